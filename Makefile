@@ -1,0 +1,61 @@
+# Everything that one does here, by name. `make` alone lists it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN    := .venv/bin
+STAMP  := .venv/.installed
+OUT    ?= runs
+
+# Two processes share two cores: one thread each, and a waiting thread sleeps instead of spinning.
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run smoke test test-all lint format types docs bench golden clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## .venv with the pinned dependencies and firstsight in it
+
+# Debian ships venv without ensurepip; the machine's own pip then installs into .venv from outside.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"firstsight wants Python 3.11 or newer. Got {v.major}.{v.minor}. Try: make setup PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv; $(PYTHON) -m venv --without-pip .venv; }
+	@if [ -x $(BIN)/pip ]; then pip="$(BIN)/python -m pip"; else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
+	set -x; $$pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: setup ## the `when` study at cpu scale with real pictures, and its report
+	$(BIN)/firstsight run when --scale cpu --out $(OUT)
+
+smoke: setup ## the same study, tiny, in at most a minute, from nothing
+	@rm -rf $(OUT)/smoke
+	$(BIN)/firstsight run when --scale smoke --out $(OUT)/smoke
+
+test: setup ## the default suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q --durations 8
+
+test-all: setup ## the default suite and what is slow or needs several processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m 'not gpu' --timeout 900
+
+lint: setup ## style, formatting, import direction, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright --warnings
+
+format: setup ## let ruff write what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup ## the documentation, warnings as errors, in docs/_build/html
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+bench: setup ## tokens/s of a training step, and where a finished study's time went
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/study.py --out $(OUT)
+
+golden: setup ## write the frozen commands and addresses anew; review the diff
+	FIRSTSIGHT_GOLDEN=write $(BIN)/python -m pytest -q -n 0 tests/test_house.py -k golden
+
+clean: ## remove the environment and built pages, keep the runs
+	rm -rf .venv docs/_build .pytest_cache .ruff_cache .import_linter_cache .hypothesis

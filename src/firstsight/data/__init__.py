@@ -1,0 +1,1 @@
+"""Reading: records, indexes, rows and batches."""

@@ -1,0 +1,1 @@
+"""Judging: tasks, metrics and scores."""

@@ -1,0 +1,1 @@
+"""Computing: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Knowing: what will run, what it shares, what it costs."""

@@ -1,0 +1,1 @@
+"""Wanting: what a study consists of, as pure values of the standard library."""

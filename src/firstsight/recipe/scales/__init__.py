@@ -1,0 +1,28 @@
+"""Complete recipes by size: everything but the axis that a study varies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from firstsight.errors import UnknownName
+from firstsight.recipe.scales.base import Scale, enter
+from firstsight.recipe.scales.paper import paper_1b, paper_7b, paper_79m, paper_411m
+from firstsight.recipe.scales.world import cpu, smoke
+
+__all__ = ["SCALES", "Scale", "enter", "scale_named"]
+
+SCALES: dict[str, Callable[[], Scale]] = {
+    "smoke": smoke,
+    "cpu": cpu,
+    "79m": paper_79m,
+    "411m": paper_411m,
+    "1b": paper_1b,
+    "7b": paper_7b,
+}
+
+
+def scale_named(name: str) -> Scale:
+    """The recipe of that size; UnknownName with the nearest names otherwise."""
+    if name not in SCALES:
+        raise UnknownName("scale", name, SCALES)
+    return SCALES[name]()

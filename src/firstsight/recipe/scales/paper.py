@@ -1,0 +1,179 @@
+"""The paper's scales: its models, budgets and schedules, with data from the user's own machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from firstsight.recipe.mix import Mix, Named, Part
+from firstsight.recipe.model import LMSpec, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
+from firstsight.recipe.scales.base import VISION_TASKS, Scale
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Adam, Evaluate, Finetune, Midtrain, Pretrain, Rows
+from firstsight.recipe.study import Arm
+from firstsight.units import Share, Tokens
+
+PAPER_TEXT_TASKS = (
+    "agieval_sat_en",
+    "arc_easy",
+    "bigbench_conceptual_combinations_multiple_choice",
+    "bigbench_cs_algorithms_multiple_choice",
+    "boolq",
+    "copa",
+    "hellaswag",
+    "mathqa",
+    "piqa",
+    "pubmedqa",
+)
+
+
+def paper_79m() -> Scale:
+    """79M parameters, 237B text tokens. Source: paper Table 2."""
+    return _paper_scale(
+        _PaperSize(
+            name="79m",
+            lm=openlm(layers=8, width=512, heads=4, vocabulary=50_432),
+            trunk=Tokens(236_700_000_000),
+            batch=512,
+            warmup=400,
+            peak=3e-3,
+            decay=0.033,
+            z_loss=1e-4,
+            mid=Tokens(1_578_000_000),
+        )
+    )
+
+
+def paper_411m() -> Scale:
+    """411M parameters; the authors ran it outside the paper's tables. Trunk at 150 x 20 tokens a parameter."""
+    return _paper_scale(
+        _PaperSize(
+            name="411m",
+            lm=openlm(layers=24, width=1024, heads=8, vocabulary=50_432),
+            trunk=Tokens(1_236_000_000_000),
+            batch=512,
+            warmup=2000,
+            peak=3e-3,
+            decay=0.033,
+            z_loss=1e-4,
+            mid=Tokens(8_240_000_000),
+        )
+    )
+
+
+def paper_1b() -> Scale:
+    """The paper's study: 1.4B parameters, DCLM-1B's 4.3T-token run, 28.8B image-text tokens a branch."""
+    return _paper_scale(
+        _PaperSize(
+            name="1b",
+            lm=openlm(layers=24, width=2048, heads=16, vocabulary=50_432),
+            trunk=Tokens(4_319_385_600_000),
+            batch=512,
+            warmup=5000,
+            peak=1e-2,
+            decay=0.01,
+            z_loss=1e-6,
+            mid=Tokens(28_795_904_000),
+        )
+    )
+
+
+def paper_7b() -> Scale:
+    """6.9B parameters with DCLM's 7B settings; the paper does not tell its trunk, ours is DCLM's 276B-token run."""
+    return _paper_scale(
+        _PaperSize(
+            name="7b",
+            lm=openlm(layers=32, width=4096, heads=32, vocabulary=50_432),
+            trunk=Tokens(275_576_422_400),
+            batch=2048,
+            warmup=5000,
+            peak=2e-3,
+            decay=0.05,
+            z_loss=5e-6,
+            mid=Tokens(28_795_904_000),
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PaperSize:
+    name: str
+    lm: LMSpec
+    trunk: Tokens
+    batch: int
+    warmup: int
+    peak: float
+    decay: float
+    z_loss: float
+    mid: Tokens
+
+
+def _paper_scale(size: _PaperSize) -> Scale:
+    long, short = Rows(batch=size.batch, length=2048), Rows(batch=256, length=1024)
+    tune = Rows(batch=128, length=1024)
+    trunk, mid = long.whole(size.trunk), short.whole(size.mid)
+    epoch = tune.whole(Tokens(625_000 * 1024))
+    neox = Named(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
+    text = Named(name="dclm-mix", form="text", tokens=Tokens(0))
+    captions = Named(name="datacomp-dr-1b", form="captions", tokens=Tokens(0))
+    llava = Named(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
+    trunk_optim = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=size.decay, clip=1.0, z_loss=size.z_loss)
+    vision = Siglip(
+        vit=Vit(layers=27, width=1152, heads=16, hidden=4304, image=384, patch=14),
+        weights=Named(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)),
+    )
+    model = VLMSpec(lm=size.lm, vision=vision, projector=ProjectorSpec(kind="mlp3", positions=False))
+    pretrain = Pretrain(
+        model=size.lm,
+        tokenizer=neox,
+        text=text,
+        packing="best_fit",
+        rows=long,
+        tokens=size.trunk,
+        rate=Rewarm(peak=size.peak, floor=3e-5, warmup=Tokens(size.warmup * long.tokens), tokens=trunk),
+        optim=trunk_optim,
+        seed=124,
+    )
+    warmup = Tokens(5000 * short.tokens if size.name in ("1b", "7b") else mid * 5000 // 109_848)
+    rewarm = Rewarm(peak=3e-3, floor=3e-5, warmup=warmup, tokens=mid)
+    midtrain = Midtrain(
+        model=model,
+        tokenizer=neox,
+        mix=Mix(
+            text=text,
+            images=(Part(source=captions, share=Share(1)),),
+            share=Share(1, 10),
+            counted_in="rows",
+            packing="one_image_per_row",
+        ),
+        text_rows_seen=0,
+        rows=short,
+        tokens=size.mid,
+        rate=rewarm,
+        moments="carried",
+        optim=replace(trunk_optim, decay=0.033, z_loss=1e-4),
+        seed=124,
+    )
+    finetune = Finetune(
+        model=model,
+        tokenizer=neox,
+        mix=Mix(
+            text=text,
+            images=(Part(source=llava, share=Share(1)),),
+            share=Share(1),
+            counted_in="rows",
+            packing="one_image_per_row",
+        ),
+        rows=tune,
+        epoch=epoch,
+        epochs=2,
+        rate=Rewarm(peak=2e-5, floor=0.0, warmup=Tokens(2 * epoch * 3 // 100), tokens=Tokens(2 * epoch)),
+        optim=replace(trunk_optim, decay=0.1, z_loss=0.0),
+        seed=7,
+    )
+    judge = Evaluate(
+        benchmarks=Named(name="paper-benchmarks", form="benchmarks", tokens=Tokens(0)),
+        vision=VISION_TASKS,
+        text=PAPER_TEXT_TASKS,
+    )
+    base = Arm(name="base", seed=0, pretrain=pretrain, start=Share(4, 5), stages=(midtrain, finetune), evaluate=judge)
+    return Scale(name=size.name, base=base, rewarm=rewarm, seeds=1)

@@ -1,0 +1,144 @@
+"""One frozen spec for each kind of work on a model: pre-train, mid-train, fine-tune, evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from firstsight.errors import QuantityError
+from firstsight.recipe.mix import Benchmarks, Mix, Named, Packing, Source, Texts, Vocabulary
+from firstsight.recipe.model import LMSpec, VLMSpec
+from firstsight.recipe.schedule import Rate, Rewarm
+from firstsight.units import Share, Steps, Tokens, steps_for
+
+Tokenizer = Vocabulary | Named
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """The fixed shape of a step: `batch` rows of `length` tokens."""
+
+    batch: int
+    length: int
+
+    @property
+    def tokens(self) -> Tokens:
+        """Tokens of one step, padding included: the clock."""
+        return Tokens(self.batch * self.length)
+
+    def steps(self, tokens: Tokens) -> Steps:
+        """Whole steps that cover `tokens`, rounded up."""
+        return steps_for(tokens, batch=self.batch, row=self.length)
+
+    def whole(self, tokens: Tokens) -> Tokens:
+        """`tokens` rounded up to whole steps."""
+        return Tokens(self.steps(tokens) * self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adam:
+    """AdamW as open_lm sets it: decay on every parameter, clipped gradients, z-loss beside the cross-entropy."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    decay: float
+    clip: float
+    z_loss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrain:
+    """Text pre-training: the trunk that arms branch from."""
+
+    model: LMSpec
+    tokenizer: Tokenizer
+    text: Texts | Named
+    packing: Packing
+    rows: Rows
+    tokens: Tokens
+    rate: Rewarm
+    optim: Adam
+    seed: int
+
+    def at(self, share: Share) -> Tokens:
+        """Where `share` of the trunk falls, rounded up to a whole step."""
+        return self.rows.whole(Tokens(-(-self.tokens * share.numerator // share.denominator))) if share else Tokens(0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """The trunk from the end of an earlier segment (or from nothing) to `until`."""
+
+    pretrain: Pretrain
+    since: Share
+    until: Share
+
+    def __post_init__(self) -> None:
+        if not self.since < self.until:
+            raise QuantityError(f"a segment must end after it begins. Got {self.since} to {self.until}.")
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(self.pretrain.at(self.until) - self.pretrain.at(self.since))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Midtrain:
+    """Image-text training on a text model: images enter here."""
+
+    model: VLMSpec
+    tokenizer: Tokenizer
+    mix: Mix
+    text_rows_seen: int
+    """Text rows that the trunk has read: the branch's text goes on from there, unbroken."""
+    rows: Rows
+    tokens: Tokens
+    rate: Rate
+    moments: Literal["carried", "fresh"]
+    optim: Adam
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finetune:
+    """Instruction tuning: loss on answers only, its own schedule for every epoch count. Source: paper section 4."""
+
+    model: VLMSpec
+    tokenizer: Tokenizer
+    mix: Mix
+    rows: Rows
+    epoch: Tokens
+    epochs: int
+    rate: Rewarm
+    optim: Adam
+    seed: int
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(self.epoch * self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluate:
+    """Judge a checkpoint on tasks; vision tasks are asked with their picture and, blind, without it."""
+
+    benchmarks: Benchmarks | Named
+    vision: tuple[str, ...]
+    text: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepare:
+    """Check, tokenize and index one source."""
+
+    source: Source
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encode:
+    """The frozen encoder's features of every picture of a source, computed once for all arms."""
+
+    source: Source
+    model: VLMSpec

@@ -1,0 +1,1 @@
+"""Telling: tables, claims, figures and the page."""

@@ -1,0 +1,65 @@
+"""Exact quantities. A budget is a whole number of tokens, a share is a fraction; neither is ever a float."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NewType
+
+from firstsight.errors import QuantityError
+
+Tokens = NewType("Tokens", int)
+Steps = NewType("Steps", int)
+
+_SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)\s*([kMBT]?)")
+
+
+class Share(Fraction):
+    """An exact part of a whole, from 0 to 1; both ends are legal arms."""
+
+    def __new__(cls, numerator: int | str | Fraction = 0, denominator: int | None = None) -> Share:
+        share = super().__new__(cls, numerator, denominator)
+        if not 0 <= share <= 1:
+            raise QuantityError(f"a share lies between 0 and 1 (0 % and 100 %). Got {Fraction(share)}.")
+        return share
+
+    def __str__(self) -> str:
+        percent = Fraction(self) * 100
+        exact = percent.denominator == 1
+        return f"{percent.numerator} %" if exact else f"{float(percent):.4g} %"
+
+
+def parse_share(text: str) -> Share:
+    """Read "10%", "1/8" or "0.1" exactly; raises QuantityError for anything else."""
+    clean = text.strip()
+    try:
+        return Share(Fraction(clean[:-1].strip()) / 100) if clean.endswith("%") else Share(Fraction(clean))
+    except (ValueError, ZeroDivisionError):
+        raise QuantityError(f"wanted a share such as 10%, 1/8 or 0.1. Got {text!r}.") from None
+
+
+def parse_tokens(text: str) -> Tokens:
+    """Read "28B", "1.4M" or "28_795_904_000" as a whole number of tokens."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise QuantityError(f"wanted a number of tokens such as 28B or 600_000. Got {text!r}.")
+    amount = Fraction(match[1].replace("_", "").replace(",", "")) * _SUFFIX[match[2]]
+    if amount.denominator != 1:
+        raise QuantityError(f"wanted a whole number of tokens. Got {text!r} = {float(amount)}.")
+    return Tokens(int(amount))
+
+
+def steps_for(tokens: Tokens, *, batch: int, row: int) -> Steps:
+    """Whole steps of `batch` rows of `row` tokens that cover `tokens`, rounded up."""
+    if tokens <= 0:
+        raise QuantityError(f"a budget needs at least one step of {batch} x {row} tokens. Got {tokens} tokens.")
+    return Steps(-(-tokens // (batch * row)))
+
+
+def short(count: int | float) -> str:
+    """Print a count in at most five characters and a suffix: 28795904000 becomes 28.8B."""
+    for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{suffix}" if count < 1000 * size else f"{count / size:,.0f}{suffix}"
+    return f"{count:.3g}" if isinstance(count, float) else str(count)

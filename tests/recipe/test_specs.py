@@ -1,0 +1,106 @@
+"""Budgets, counts and canonical forms against published numbers and round trips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firstsight.errors import QuantityError, UnknownName
+from firstsight.recipe import canon
+from firstsight.recipe.model import openlm
+from firstsight.recipe.scales import SCALES, enter, scale_named
+from firstsight.recipe.stages import Midtrain, Rows, Segment
+from firstsight.studies.when import when
+from firstsight.units import Share, Tokens, parse_share, parse_tokens, short, steps_for
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "heads", "published"),
+    [(24, 2048, 16, 1_439_795_200), (32, 4096, 32, 6_889_410_560)],
+)
+def test_parameter_counts_are_the_published_ones_without_qk_gains(
+    layers: int, width: int, heads: int, published: int
+) -> None:
+    spec = openlm(layers=layers, width=width, heads=heads, vocabulary=50_432)
+    assert spec.parameters() - layers * 2 * width == published
+
+
+def test_the_paper_budget_rounds_up_to_its_step_count() -> None:
+    assert steps_for(Tokens(28_795_904_000), batch=256, row=1024) == 109_848
+    stage = enter(scale_named("1b"), Share(80, 100)).stages[0]
+    assert isinstance(stage, Midtrain)
+    assert stage.rows.steps(stage.tokens) == 109_848
+    assert stage.tokens == 28_795_904_000
+
+
+@given(st.integers(1, 10**14), st.integers(1, 4096), st.integers(1, 8192))
+def test_whole_steps_cover_a_budget_and_waste_less_than_one(tokens: int, batch: int, row: int) -> None:
+    rows = Rows(batch=batch, length=row)
+    assert 0 <= rows.whole(Tokens(tokens)) - tokens < rows.tokens
+
+
+def test_a_budget_of_no_step_is_refused() -> None:
+    with pytest.raises(QuantityError, match="at least one step"):
+        steps_for(Tokens(0), batch=32, row=64)
+
+
+@pytest.mark.parametrize("scale", list(SCALES))
+def test_every_spec_of_every_scale_survives_the_canonical_form(scale: str) -> None:
+    for arm in when(scale_named(scale)).arms:
+        for spec in (arm.pretrain, *arm.stages, arm.evaluate):
+            assert canon.decode(canon.encode(spec)) == spec
+            assert canon.dumps(canon.decode(canon.encode(spec))) == canon.dumps(spec)
+
+
+def test_canonical_form_refuses_what_is_no_spec() -> None:
+    with pytest.raises(QuantityError, match="a spec holds"):
+        canon.dumps(lambda: 1)
+    with pytest.raises(UnknownName):
+        canon.decode({"type": "Surprise"})
+
+
+@given(st.integers(0, 100))
+def test_percent_and_fraction_read_alike(percent: int) -> None:
+    assert parse_share(f"{percent}%") == parse_share(f"{percent}/100") == Fraction(percent, 100)
+    assert parse_share(str(Share(percent, 100))) == Fraction(percent, 100)
+
+
+@pytest.mark.parametrize("text", ["101%", "-1%", "ten", "", "1/0", "nan"])
+def test_impossible_shares_are_refused(text: str) -> None:
+    with pytest.raises(QuantityError):
+        parse_share(text)
+
+
+def test_tokens_read_and_print() -> None:
+    assert parse_tokens("28B") == 28_000_000_000
+    assert parse_tokens("28_795_904_000") == 28_795_904_000
+    assert parse_tokens("1.4M") == 1_400_000
+    assert short(28_795_904_000) == "28.8B"
+    with pytest.raises(QuantityError):
+        parse_tokens("1.5")
+
+
+def test_text_goes_on_where_the_trunk_stopped() -> None:
+    scale = scale_named("cpu")
+    for percent in range(0, 101, 20):
+        arm = enter(scale, Share(percent, 100))
+        stage = arm.stages[0]
+        assert isinstance(stage, Midtrain)
+        assert stage.text_rows_seen * stage.rows.length == arm.pretrain.at(arm.start)
+
+
+def test_segments_join_without_gap_or_overlap() -> None:
+    pretrain = scale_named("1b").base.pretrain
+    cuts = [Share(p, 100) for p in range(0, 101, 20)]
+    parts = [Segment(pretrain=pretrain, since=a, until=b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    assert sum(part.tokens for part in parts) == pretrain.at(Share(1)) == pretrain.rows.whole(pretrain.tokens)
+
+
+def test_arms_with_one_name_twice_are_refused() -> None:
+    study = when(scale_named("smoke"))
+    with pytest.raises(QuantityError, match="names of their own"):
+        replace(study, arms=study.arms + study.arms[:1])
