@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from math import cos, pi
 
@@ -37,7 +38,7 @@ def test_after_the_warm_up_the_rate_only_falls_and_ends_exactly_at_the_floor(
     rate = trunk(tokens, warm, peak)
     seen = sorted(int(rate.warmup + p * (tokens - rate.warmup)) for p in points)
     rates = [rate.lr(Tokens(s)) for s in seen]
-    assert all(a >= b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates))
     assert all(rate.floor <= r <= peak for r in rates)
     assert rate.lr(Tokens(tokens)) == rate.floor
     assert rate.lr(Tokens(tokens - 1)) >= rate.floor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from fractions import Fraction
 
@@ -96,7 +97,7 @@ def test_text_goes_on_where_the_trunk_stopped() -> None:
 def test_segments_join_without_gap_or_overlap() -> None:
     pretrain = scale_named("1b").base.pretrain
     cuts = [Share(p, 100) for p in range(0, 101, 20)]
-    parts = [Segment(pretrain=pretrain, since=a, until=b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [Segment(pretrain=pretrain, since=a, until=b) for a, b in itertools.pairwise(cuts)]
     assert sum(part.tokens for part in parts) == pretrain.at(Share(1)) == pretrain.rows.whole(pretrain.tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from firstsight.recipe.mix import Captions, Named
@@ -145,7 +146,7 @@ class ProjectorSpec:
     def parameters(self, vision: VisionSpec, lm: LMSpec) -> int:
         first = 4 * vision.width if self.kind == "mlp3" else lm.width
         sizes = [vision.width, first, lm.width] + ([lm.width] if self.kind == "mlp3" else [])
-        layers = sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+        layers = sum(a * b + b for a, b in pairwise(sizes))
         return layers + (vision.tokens * lm.width if self.positions else 0)
 
 

@@ -107,73 +107,105 @@ class _PaperSize:
     mid: Tokens
 
 
+TEXT = Named(name="dclm-mix", form="text", tokens=Tokens(0))
+CAPTIONS = Named(name="datacomp-dr-1b", form="captions", tokens=Tokens(0))
+LLAVA = Named(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
+NEOX = Named(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
+SIGLIP = Siglip(
+    vit=Vit(layers=27, width=1152, heads=16, hidden=4304, image=384, patch=14),
+    weights=Named(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)),
+)
+JUDGE = Evaluate(
+    benchmarks=Named(name="paper-benchmarks", form="benchmarks", tokens=Tokens(0)),
+    vision=VISION_TASKS,
+    text=PAPER_TEXT_TASKS,
+)
+MID_ROWS = Rows(batch=256, length=1024)
+TUNE_ROWS = Rows(batch=128, length=1024)
+EPOCH = TUNE_ROWS.whole(Tokens(625_000 * 1024))
+"""LLaVA's 625,000 dialogues with a picture, one a row; the paper's figure rounds it to 1B tokens."""
+
+
 def _paper_scale(size: _PaperSize) -> Scale:
-    long, short = Rows(batch=size.batch, length=2048), Rows(batch=256, length=1024)
-    tune = Rows(batch=128, length=1024)
-    trunk, mid = long.whole(size.trunk), short.whole(size.mid)
-    epoch = tune.whole(Tokens(625_000 * 1024))
-    neox = Named(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
-    text = Named(name="dclm-mix", form="text", tokens=Tokens(0))
-    captions = Named(name="datacomp-dr-1b", form="captions", tokens=Tokens(0))
-    llava = Named(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
-    trunk_optim = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=size.decay, clip=1.0, z_loss=size.z_loss)
-    vision = Siglip(
-        vit=Vit(layers=27, width=1152, heads=16, hidden=4304, image=384, patch=14),
-        weights=Named(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)),
+    rewarm = _rewarm(size)
+    base = Arm(
+        name="base",
+        seed=0,
+        pretrain=_pretrain(size),
+        start=Share(4, 5),
+        stages=(_midtrain(size, rewarm), _finetune(size)),
+        evaluate=JUDGE,
     )
-    model = VLMSpec(lm=size.lm, vision=vision, projector=ProjectorSpec(kind="mlp3", positions=False))
-    pretrain = Pretrain(
+    return Scale(name=size.name, base=base, rewarm=rewarm, seeds=1)
+
+
+def _optim(*, decay: float, z_loss: float) -> Adam:
+    return Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=decay, clip=1.0, z_loss=z_loss)
+
+
+def _model(size: _PaperSize) -> VLMSpec:
+    return VLMSpec(lm=size.lm, vision=SIGLIP, projector=ProjectorSpec(kind="mlp3", positions=False))
+
+
+def _rewarm(size: _PaperSize) -> Rewarm:
+    """5000 steps of 109,848 to 3e-3, then to 3e-5: the paper's 0 % and 100 % arms."""
+    tokens = MID_ROWS.whole(size.mid)
+    warmup = Tokens(MID_ROWS.steps(size.mid) * 5000 // 109_848 * MID_ROWS.tokens)
+    return Rewarm(peak=3e-3, floor=3e-5, warmup=warmup, tokens=tokens)
+
+
+def _pretrain(size: _PaperSize) -> Pretrain:
+    rows = Rows(batch=size.batch, length=2048)
+    warmup = Tokens(size.warmup * rows.tokens)
+    return Pretrain(
         model=size.lm,
-        tokenizer=neox,
-        text=text,
+        tokenizer=NEOX,
+        text=TEXT,
         packing="best_fit",
-        rows=long,
+        rows=rows,
         tokens=size.trunk,
-        rate=Rewarm(peak=size.peak, floor=3e-5, warmup=Tokens(size.warmup * long.tokens), tokens=trunk),
-        optim=trunk_optim,
-        seed=124,
+        rate=Rewarm(peak=size.peak, floor=3e-5, warmup=warmup, tokens=rows.whole(size.trunk)),
+        optim=_optim(decay=size.decay, z_loss=size.z_loss),
+        seed=0,
     )
-    warmup = Tokens(5000 * short.tokens if size.name in ("1b", "7b") else mid * 5000 // 109_848)
-    rewarm = Rewarm(peak=3e-3, floor=3e-5, warmup=warmup, tokens=mid)
-    midtrain = Midtrain(
-        model=model,
-        tokenizer=neox,
-        mix=Mix(
-            text=text,
-            images=(Part(source=captions, share=Share(1)),),
-            share=Share(1, 10),
-            counted_in="rows",
-            packing="one_image_per_row",
-        ),
+
+
+def _midtrain(size: _PaperSize, rewarm: Rewarm) -> Midtrain:
+    return Midtrain(
+        model=_model(size),
+        tokenizer=NEOX,
+        mix=_mix(CAPTIONS, Share(1, 10)),
         text_rows_seen=0,
-        rows=short,
+        rows=MID_ROWS,
         tokens=size.mid,
         rate=rewarm,
         moments="carried",
-        optim=replace(trunk_optim, decay=0.033, z_loss=1e-4),
-        seed=124,
+        optim=_optim(decay=0.033, z_loss=1e-4),
+        seed=0,
     )
-    finetune = Finetune(
-        model=model,
-        tokenizer=neox,
-        mix=Mix(
-            text=text,
-            images=(Part(source=llava, share=Share(1)),),
-            share=Share(1),
-            counted_in="rows",
-            packing="one_image_per_row",
-        ),
-        rows=tune,
-        epoch=epoch,
+
+
+def _finetune(size: _PaperSize) -> Finetune:
+    """Prismatic's defaults for LLaVA, two epochs: the sweet spot of the paper's Figure 8."""
+    tokens = Tokens(2 * EPOCH)
+    return Finetune(
+        model=_model(size),
+        tokenizer=NEOX,
+        mix=_mix(LLAVA, Share(1)),
+        rows=TUNE_ROWS,
+        epoch=EPOCH,
         epochs=2,
-        rate=Rewarm(peak=2e-5, floor=0.0, warmup=Tokens(2 * epoch * 3 // 100), tokens=Tokens(2 * epoch)),
-        optim=replace(trunk_optim, decay=0.1, z_loss=0.0),
-        seed=7,
+        rate=Rewarm(peak=2e-5, floor=0.0, warmup=Tokens(tokens * 3 // 100), tokens=tokens),
+        optim=_optim(decay=0.1, z_loss=0.0),
+        seed=0,
     )
-    judge = Evaluate(
-        benchmarks=Named(name="paper-benchmarks", form="benchmarks", tokens=Tokens(0)),
-        vision=VISION_TASKS,
-        text=PAPER_TEXT_TASKS,
+
+
+def _mix(images: Named, share: Share) -> Mix:
+    return Mix(
+        text=TEXT,
+        images=(Part(source=images, share=Share(1)),),
+        share=share,
+        counted_in="rows",
+        packing="one_image_per_row",
     )
-    base = Arm(name="base", seed=0, pretrain=pretrain, start=Share(4, 5), stages=(midtrain, finetune), evaluate=judge)
-    return Scale(name=size.name, base=base, rewarm=rewarm, seeds=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Mix, Part, Texts, Vocabulary, World
-from firstsight.recipe.model import Contrast, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
+from firstsight.recipe.model import Contrast, LMSpec, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
 from firstsight.recipe.scales.base import VISION_TASKS, Scale
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Adam, Evaluate, Finetune, Midtrain, Pretrain, Rows
@@ -27,6 +27,7 @@ def smoke() -> Scale:
             tune_steps=20,
             encoder_steps=20,
             questions=24,
+            seeds=1,
         )
     )
 
@@ -43,6 +44,7 @@ def cpu() -> Scale:
             tune_steps=390,
             encoder_steps=300,
             questions=200,
+            seeds=2,
         )
     )
 
@@ -57,83 +59,129 @@ class _WorldSize:
     tune_steps: int
     encoder_steps: int
     questions: int
+    seeds: int
+
+    @property
+    def world(self) -> World:
+        return World(objects=self.objects, kinds=self.kinds, picture=48, crowd=4, seed=0)
+
+    @property
+    def text(self) -> Texts:
+        rows = ROWS.batch * (self.trunk_steps + self.mid_steps)
+        return Texts(world=self.world, documents=4 * rows, mask="determined")
+
+    @property
+    def captions(self) -> Captions:
+        return Captions(world=self.world, pictures=2 * ROWS.batch * self.mid_steps, quality="rich")
+
+    @property
+    def dialogues(self) -> Dialogues:
+        return Dialogues(world=self.world, pictures=2 * ROWS.batch * self.tune_steps, turns=2)
+
+
+ROWS = Rows(batch=32, length=64)
+ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4)
 
 
 def _world_scale(size: _WorldSize) -> Scale:
-    world = World(objects=size.objects, kinds=size.kinds, picture=48, crowd=4, seed=0)
-    rows = Rows(batch=32, length=64)
-    trunk, mid, tune = (Tokens(n * rows.tokens) for n in (size.trunk_steps, size.mid_steps, size.tune_steps))
-    words = Vocabulary(world=world)
-    optim = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4)
-    text = Texts(world=world, documents=4 * 32 * (size.trunk_steps + size.mid_steps), mask="determined")
-    captions = Captions(world=world, pictures=2 * 32 * size.mid_steps, quality="rich")
-    dialogues = Dialogues(world=world, pictures=2 * 32 * size.tune_steps, turns=2)
-    lm = replace(openlm(layers=4, width=128, heads=4, vocabulary=512), hidden=512, token_shift=4, embedding_scale=4)
-    vision = Siglip(
-        vit=Vit(layers=4, width=128, heads=4, hidden=256, image=48, patch=12),
-        weights=Contrast(
-            captions=captions,
-            text_layers=1,
-            steps=size.encoder_steps,
-            batch=64,
-            peak=1e-3,
-            warmup=20,
-            decay=0.01,
-            seed=0,
+    rewarm = _rewarm(size)
+    pretrain = _pretrain(size)
+    base = Arm(
+        name="base",
+        seed=0,
+        pretrain=pretrain,
+        start=Share(4, 5),
+        stages=(_midtrain(size, rewarm), _finetune(size)),
+        evaluate=Evaluate(
+            benchmarks=Benchmarks(world=size.world, questions=size.questions),
+            vision=(*VISION_TASKS, "kinds"),
+            text=WORLD_TEXT_TASKS,
         ),
     )
-    model = VLMSpec(lm=lm, vision=vision, projector=ProjectorSpec(kind="mlp2", positions=True))
-    pretrain = Pretrain(
-        model=lm,
-        tokenizer=words,
-        text=text,
-        packing="best_fit",
-        rows=rows,
-        tokens=trunk,
-        rate=Rewarm(peak=3e-3, floor=9e-6, warmup=Tokens(trunk // 20), tokens=trunk),
-        optim=optim,
+    return Scale(name=size.name, base=base, rewarm=rewarm, seeds=size.seeds)
+
+
+def _decoder() -> LMSpec:
+    """Four layers bind words to places only with a little help: token shift and larger input embeddings."""
+    small = openlm(layers=4, width=128, heads=4, vocabulary=512)
+    return replace(small, hidden=512, token_shift=4, embedding_scale=4)
+
+
+def _model(size: _WorldSize) -> VLMSpec:
+    learning = Contrast(
+        captions=size.captions,
+        text_layers=1,
+        steps=size.encoder_steps,
+        batch=64,
+        peak=1e-3,
+        warmup=size.encoder_steps // 15,
+        decay=0.01,
         seed=0,
     )
-    rewarm = Rewarm(peak=2e-3, floor=2e-5, warmup=Tokens(mid * 5000 // 109_848), tokens=mid)
-    midtrain = Midtrain(
-        model=model,
-        tokenizer=words,
-        mix=Mix(
-            text=text,
-            images=(Part(source=captions, share=Share(1)),),
-            share=Share(4, 5),
-            counted_in="rows",
-            packing="best_fit",
-        ),
+    vit = Vit(layers=4, width=128, heads=4, hidden=256, image=48, patch=12)
+    return VLMSpec(
+        lm=_decoder(),
+        vision=Siglip(vit=vit, weights=learning),
+        projector=ProjectorSpec(kind="mlp2", positions=True),
+    )
+
+
+def _rewarm(size: _WorldSize) -> Rewarm:
+    """The paper's warm-up share (5000 of 109,848 steps) and floor (a hundredth of the peak)."""
+    tokens = Tokens(size.mid_steps * ROWS.tokens)
+    return Rewarm(peak=2e-3, floor=2e-5, warmup=Tokens(tokens * 5000 // 109_848), tokens=tokens)
+
+
+def _pretrain(size: _WorldSize) -> Pretrain:
+    tokens = Tokens(size.trunk_steps * ROWS.tokens)
+    return Pretrain(
+        model=_decoder(),
+        tokenizer=Vocabulary(world=size.world),
+        text=size.text,
+        packing="best_fit",
+        rows=ROWS,
+        tokens=tokens,
+        rate=Rewarm(peak=3e-3, floor=9e-6, warmup=Tokens(tokens // 20), tokens=tokens),
+        optim=ADAM,
+        seed=0,
+    )
+
+
+def _midtrain(size: _WorldSize, rewarm: Rewarm) -> Midtrain:
+    return Midtrain(
+        model=_model(size),
+        tokenizer=Vocabulary(world=size.world),
+        mix=_mix(size, size.captions, Share(4, 5)),
         text_rows_seen=0,
-        rows=rows,
-        tokens=mid,
+        rows=ROWS,
+        tokens=rewarm.tokens,
         rate=rewarm,
         moments="carried",
-        optim=optim,
+        optim=ADAM,
         seed=0,
     )
-    finetune = Finetune(
-        model=model,
-        tokenizer=words,
-        mix=Mix(
-            text=text,
-            images=(Part(source=dialogues, share=Share(1)),),
-            share=Share(1),
-            counted_in="rows",
-            packing="best_fit",
-        ),
-        rows=rows,
-        epoch=tune,
+
+
+def _finetune(size: _WorldSize) -> Finetune:
+    tokens = Tokens(size.tune_steps * ROWS.tokens)
+    return Finetune(
+        model=_model(size),
+        tokenizer=Vocabulary(world=size.world),
+        mix=_mix(size, size.dialogues, Share(1)),
+        rows=ROWS,
+        epoch=tokens,
         epochs=1,
-        rate=Rewarm(peak=2e-3, floor=0.0, warmup=Tokens(tune * 3 // 100), tokens=tune),
-        optim=optim,
+        rate=Rewarm(peak=2e-3, floor=0.0, warmup=Tokens(tokens * 3 // 100), tokens=tokens),
+        optim=ADAM,
         seed=0,
     )
-    judge = Evaluate(
-        benchmarks=Benchmarks(world=world, questions=size.questions),
-        vision=(*VISION_TASKS, "kinds"),
-        text=WORLD_TEXT_TASKS,
+
+
+def _mix(size: _WorldSize, images: Captions | Dialogues, share: Share) -> Mix:
+    return Mix(
+        text=size.text,
+        images=(Part(source=images, share=Share(1)),),
+        share=share,
+        counted_in="rows",
+        packing="best_fit",
     )
-    base = Arm(name="base", seed=0, pretrain=pretrain, start=Share(4, 5), stages=(midtrain, finetune), evaluate=judge)
-    return Scale(name=size.name, base=base, rewarm=rewarm, seeds=2 if size.name == "cpu" else 1)
