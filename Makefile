@@ -8,7 +8,7 @@ OUT    ?= runs
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-all lint format types docs bench golden clean
+.PHONY: help setup run smoke test test-all lint style direction types format docs bench golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -18,7 +18,7 @@ setup: $(STAMP) ## .venv with the pinned dependencies and firstsight in it
 # Debian ships venv without ensurepip; the machine's own pip then installs into .venv from outside.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"firstsight wants Python 3.11 or newer. Got {v.major}.{v.minor}. Try: make setup PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv; $(PYTHON) -m venv --without-pip .venv; }
+	@$(PYTHON) -m venv --clear .venv >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip .venv
 	@if [ -x $(BIN)/pip ]; then pip="$(BIN)/python -m pip"; else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
 	set -x; $$pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -27,8 +27,8 @@ run: setup ## the `when` study at cpu scale with real pictures, and its report
 	$(BIN)/firstsight run when --scale cpu --out $(OUT)
 
 smoke: setup ## the same study, tiny, in at most a minute, from nothing
-	@rm -rf $(OUT)/smoke
-	$(BIN)/firstsight run when --scale smoke --out $(OUT)/smoke
+	@rm -rf build/smoke
+	$(BIN)/firstsight run when --scale smoke --out build/smoke
 
 test: setup ## the default suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q --durations 8
@@ -36,10 +36,16 @@ test: setup ## the default suite
 test-all: setup ## the default suite and what is slow or needs several processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m 'not gpu' --timeout 900
 
-lint: setup ## style, formatting, import direction, types
+lint: style direction types ## style and formatting, import direction, types
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+direction: setup
 	$(BIN)/lint-imports
+
+types: setup
 	$(BIN)/basedpyright --warnings
 
 format: setup ## let ruff write what it can
@@ -47,7 +53,7 @@ format: setup ## let ruff write what it can
 	$(BIN)/ruff format .
 
 docs: setup ## the documentation, warnings as errors, in docs/_build/html
-	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 bench: setup ## tokens/s of a training step, and where a finished study's time went

@@ -1,0 +1,207 @@
+"""What a user can type. Each command here asks, and leaves the work to the room that knows it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from firstsight.cli.study import about_study, recipe_in
+from firstsight.errors import FirstsightError, RequestError
+from firstsight.recipe.study import Study
+
+OUT = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results lie; made if it is not there.")]
+RUNS = Path("runs")
+BUILT_IN = ("smoke", "cpu")
+"""Scales that bring their own data and run on a laptop."""
+
+
+def plan(
+    study: Study,
+    *,
+    device: Annotated[
+        str | None, typer.Option(help="What the bill is made out on; cpu at the built-in scales, else h100.")
+    ] = None,
+    utilisation: Annotated[float, typer.Option(help="Part of the device's peak that training reaches.")] = 0.4,
+    out: OUT = RUNS,
+) -> None:
+    """What would run, what is shared, and what it costs, before anything runs.
+
+    Example: firstsight plan when --scale 1b --device h100
+    """
+    from firstsight.cli import show
+    from firstsight.plan import budget, graph
+
+    steps = graph.graph(study)
+    published = out / "steps"
+    stored = {folder.name for folder in published.iterdir()} if published.is_dir() else ()
+    priced = budget.bill(steps, budget.device(device or _usual(study), utilisation=utilisation))
+    show.lines([study.question, "", *graph.tree(steps, stored), ""])
+    show.bill(priced)
+    show.lines(priced.thin)
+
+
+def _usual(study: Study) -> str:
+    """What a study of that scale runs on."""
+    return "cpu" if study.scale in BUILT_IN else "h100"
+
+
+def run(
+    study: Study,
+    *,
+    out: OUT = RUNS,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps side by side; as many as cores if not given.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="What runs the steps: local.")] = "local",
+) -> None:
+    """Run what is missing, skip what exists, then write the report.
+
+    Stop it at any time; the same command goes on where it stopped. Example: firstsight run when --scale cpu
+    """
+    from firstsight.cli.running import run_study
+
+    raise typer.Exit(run_study(study, out=out, jobs=jobs, executor=executor))
+
+
+def explain(
+    study: Study,
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="An arm, a step or an address.")],
+    *,
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="Another one.")],
+    out: OUT = RUNS,
+) -> None:
+    """The fields in which two arms, steps or addresses differ.
+
+    Arms are start-080 or start-080.s2; an address may be cut short: midtrain-010-images-3f2a, or only 3f2a.
+    Example: firstsight explain start-020 start-080 --scale 1b
+    """
+    from firstsight.cli import show
+    from firstsight.cli.looking import differences
+
+    found = differences(first, second, study=study, out=out)
+    show.differences(found, first=first, second=second)
+
+
+def report(study: Study, *, out: OUT = RUNS) -> None:
+    """Write the report anew from what is stored, also of a study that is not finished.
+
+    Example: firstsight report when --scale cpu
+    """
+    from firstsight.cli.telling import write_report
+
+    write_report(study, out)
+
+
+def ask(
+    study: Study,
+    checkpoint: Annotated[str, typer.Argument(help="A folder, an address under --out, or an arm: start-080.s1.")],
+    *,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
+    question: Annotated[str, typer.Argument(help="In the words that the model knows.")],
+    out: OUT = RUNS,
+) -> None:
+    """One answer about one picture.
+
+    Example: firstsight ask start-080.s1 scene.png "what is left of the cat ?"
+    """
+    from firstsight.cli.looking import answer
+
+    typer.echo(answer(checkpoint, study=study, image=image, question=question, out=out))
+
+
+def evaluate(
+    study: Study,
+    checkpoint: Annotated[str, typer.Argument(help="A folder, an address under --out, or an arm: start-080.s1.")],
+    *,
+    tasks: Annotated[str, typer.Option(metavar="TASK,…", help="Which tasks; all of the study's if not given.")] = "",
+    blind: Annotated[bool, typer.Option("--blind", help="Ask without the picture only.")] = False,
+    out: OUT = RUNS,
+) -> None:
+    """Judge one checkpoint on some tasks.
+
+    Example: firstsight evaluate start-080.s1 --tasks pope,vqav2
+    """
+    from firstsight.cli import show
+    from firstsight.cli.looking import judge
+
+    show.table(judge(checkpoint, study=study, tasks=tasks, blind=blind, out=out))
+
+
+def doctor(*, out: OUT = RUNS) -> None:
+    """What this machine has, what is missing, and what to do."""
+    from firstsight.cli import show
+    from firstsight.cli.doctor import examine
+
+    found = list(examine(out))
+    show.findings((one.what, one.state, one.found, one.advice) for one in found)
+    raise typer.Exit(1 if any(one.state == "missing" for one in found) else 0)
+
+
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """When should a language model first see? Plan, run and read the study.
+
+    Begin with: firstsight plan when --scale cpu, then: firstsight run when --scale cpu
+    """
+
+
+STUDIES: dict[str, Callable[..., None]] = {"plan": plan, "run": run, "report": report}
+"""Commands whose first word is the study."""
+
+NAMES: dict[str, Callable[..., None]] = {"explain": explain, "ask": ask, "evaluate": evaluate}
+"""Commands about arms and addresses; the study that names them is an option."""
+
+
+def build(words: Sequence[str] = ()) -> typer.Typer:
+    """All commands, the one in `words` with the options that its study adds."""
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(_root)
+    for named, group in ((False, STUDIES), (True, NAMES)):
+        for name, function in group.items():
+            recipe = recipe_in(words[1:], named=named) if words[:1] == [name] else None
+            app.command(name)(about_study(function, recipe, named=named))
+    app.command("doctor")(doctor)
+    return app
+
+
+def main() -> None:
+    """The console script."""
+    raise SystemExit(command(sys.argv[1:]))
+
+
+def command(words: list[str]) -> int:
+    """Do what `words` ask for; the exit code: 0 done, 1 a step failed, 2 the request is wrong, 130 stopped."""
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if words == ["--version"]:
+        from firstsight import __version__
+
+        print(f"firstsight {__version__}")  # noqa: T201
+        return 0
+    try:
+        return build(words)(words or ["--help"], standalone_mode=False, prog_name="firstsight") or 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("stopped. The same command goes on where this one stopped.", 130)
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except TyperException as error:
+        return _say(error.format_message(), error.exit_code)
+    except FirstsightError as error:
+        if debug:
+            traceback.print_exc()
+        return _say(str(error), 2 if isinstance(error, RequestError) else 1)
+
+
+def _say(message: str, code: int) -> int:
+    from firstsight.cli.show import complain
+
+    complain(message)
+    return code

@@ -1,0 +1,81 @@
+"""Plans, bills, differences and findings as they stand in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from firstsight.plan import budget
+from firstsight.plan.budget import Bill
+from firstsight.plan.step import Difference
+
+SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
+
+
+def console(*, errors: bool = False) -> Console:
+    """Where words go: full width when piped, so that a line stays a line."""
+    stream = sys.stderr if errors else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160, soft_wrap=not stream.isatty())
+
+
+def lines(words: Iterable[str]) -> None:
+    """Print lines as they are."""
+    out = console()
+    for line in words:
+        out.print(escape(line), soft_wrap=True)
+
+
+def table(rows: Sequence[Sequence[str]]) -> None:
+    """A header and rows, the first column to the left, numbers to the right."""
+    head, *body = rows
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(head):
+        grid.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in body:
+        grid.add_row(*map(escape, row), style="bold" if row[0] == "total" else None)
+    console().print(grid)
+
+
+def bill(priced: Bill) -> None:
+    """The bill as a table, then what its hours and estimates mean."""
+    table(budget.table(priced))
+    device = priced.device
+    lines([f"Hours on one {device.name} at {device.utilisation:.0%} of {device.peak / 1e12:,.4g} TFLOP/s (bf16)."])
+    lines(dict.fromkeys(f"{row.cost.note}." for row in priced.rows if row.cost.note))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table as plain text: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def differences(found: Sequence[Difference], *, first: str, second: str) -> None:
+    """Each differing field on a line of its own."""
+    if not found:
+        lines([f"{first} and {second} are the same."])
+        return
+    lines([f"{first} | {second}", *map(str, found)])
+
+
+def findings(found: Iterable[tuple[str, str, str, str]]) -> None:
+    """What doctor saw: thing, state, what is there, what to do."""
+    grid = Table(box=None, pad_edge=False, show_header=False)
+    for what, state, there, advice in found:
+        grid.add_row(escape(what), SIGNS[state], escape(there), escape(advice))
+    console().print(grid)
+
+
+def complain(message: str) -> None:
+    """One clear message on stderr."""
+    console(errors=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)

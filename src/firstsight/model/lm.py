@@ -1,0 +1,174 @@
+"""The decoder-only language model of the OpenLM family. Names and initial values are open_lm's (paper section 1.2).
+
+Shapes: B rows, T tokens, S cached and new tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from firstsight.errors import ModelError
+from firstsight.model import layers
+from firstsight.model.layers import Frame, Weights, block, norm
+from firstsight.recipe.model import LMSpec
+
+Run = Callable[[Tensor, Weights, Frame, int, torch.dtype], Tensor]
+Stream = Float[Tensor, "B T D"]
+
+
+class Gain(nn.Module):
+    """The gain of a LayerNorm without bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+
+class Attention(nn.Module):
+    """Weights of attention; the arithmetic stands in `layers`."""
+
+    def __init__(self, spec: LMSpec) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(spec.width, 3 * spec.width, bias=False)
+        self.q_norm, self.k_norm = Gain(spec.width), Gain(spec.width)
+        self.out_proj = nn.Linear(spec.width, spec.width, bias=False)
+        self.shift = nn.Parameter(torch.zeros(spec.token_shift, spec.width)) if spec.token_shift > 1 else None
+
+
+class FeedForward(nn.Module):
+    """Weights of SwiGLU: `w12` makes gate and value, `w3` comes back."""
+
+    def __init__(self, spec: LMSpec) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(spec.width, 2 * spec.hidden, bias=False)
+        self.w3 = nn.Linear(spec.hidden, spec.width, bias=False)
+
+
+class Block(nn.Module):
+    """Weights of one pre-norm block."""
+
+    def __init__(self, spec: LMSpec) -> None:
+        super().__init__()
+        self.attention_norm, self.ffn_norm = Gain(spec.width), Gain(spec.width)
+        self.attention = Attention(spec)
+        self.feed_forward = FeedForward(spec)
+
+    def weights(self) -> Weights:
+        attention, feed = self.attention, self.feed_forward
+        return Weights(
+            attention_norm=self.attention_norm.weight,
+            in_proj=attention.in_proj.weight,
+            q_norm=attention.q_norm.weight,
+            k_norm=attention.k_norm.weight,
+            out_proj=attention.out_proj.weight,
+            ffn_norm=self.ffn_norm.weight,
+            w12=feed.w12.weight,
+            w3=feed.w3.weight,
+            shift=attention.shift,
+        )
+
+
+class Cache:
+    """Keys, values and, with token shift, the last normed inputs of every layer while text is being generated."""
+
+    def __init__(self, spec: LMSpec, rows: int, length: int, like: Tensor) -> None:
+        shape = (spec.layers, rows, spec.heads, length, spec.width // spec.heads)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.length = 0
+        """Tokens held, padding included."""
+        self.before = like.new_zeros(spec.layers, rows, spec.token_shift - 1, spec.width)
+
+
+class LM(nn.Module):
+    """Token ids in, hidden states out; the head is called apart, on the tokens that need it."""
+
+    def __init__(self, spec: LMSpec) -> None:
+        super().__init__()
+        if spec.width % spec.heads or (spec.width // spec.heads) % 2:
+            raise ModelError(f"heads must split the width into even parts. Got {spec.heads} for {spec.width}.")
+        self.spec = spec
+        self.compute: torch.dtype = torch.float32
+        self.run: Run = block
+        self.tok_embeddings = nn.Embedding(spec.vocabulary, spec.width)
+        self.layers = nn.ModuleList([Block(spec) for _ in range(spec.layers)])
+        self.norm = Gain(spec.width)
+        self.output = nn.Linear(spec.width, spec.vocabulary, bias=False)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """open_lm's start: normal values cut at three deviations, smaller where a deeper block writes to the stream."""
+
+        def draw(weight: Tensor, deviation: float) -> None:
+            nn.init.trunc_normal_(weight, std=deviation, a=-3 * deviation, b=3 * deviation, generator=generator)
+
+        wide, hidden = self.spec.width**-0.5, self.spec.hidden**-0.5
+        draw(self.tok_embeddings.weight, wide)
+        draw(self.output.weight, wide)
+        for depth, layer in enumerate(self.layers):
+            w, shrink = layer.weights(), 1 / math.sqrt(2 * (depth + 1))  # pyright: ignore[reportCallIssue]
+            draw(w.in_proj, wide)
+            draw(w.out_proj, wide * shrink)
+            draw(w.w12, wide)
+            draw(w.w3, hidden * shrink)
+            if w.shift is not None:
+                w.shift.zero_()[0] = 1
+
+    def embed(self, tokens: Int[Tensor, "B T"]) -> Stream:
+        """The stream that the blocks read."""
+        vectors = self.tok_embeddings(tokens)
+        return vectors if self.spec.embedding_scale == 1 else vectors * self.spec.embedding_scale
+
+    def frame(self, docs: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Frame:
+        """What every layer needs to know about the rows; document -1 is padding."""
+        return self._frame(layers.visible(docs), positions)
+
+    def forward(self, x: Stream, frame: Frame) -> Stream:
+        """The stream through all blocks, before the last norm."""
+        for layer in self.layers:
+            x = self.run(x, layer.weights(), frame, self.spec.heads, self.compute)  # pyright: ignore[reportCallIssue]
+        return x
+
+    def logits(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
+        """Float32 logits of hidden states: last norm, then the head."""
+        h = norm(hidden, self.norm.weight, self.compute)
+        logits = nn.functional.linear(h, self.output.weight.to(h.dtype))
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def extend(self, x: Stream, positions: Int[Tensor, "B T"], seen: Bool[Tensor, "B 1 _ S"], cache: Cache) -> Stream:
+        """Blocks over tokens that come after those in the cache, which takes them up; position -1 marks padding.
+
+        `seen` says which of the S tokens, old and new, each new one may look at.
+        """
+        frame, start, end = self._frame(seen, positions), cache.length, cache.length + x.shape[1]
+        for index, layer in enumerate(self.layers):
+            w = layer.weights()  # pyright: ignore[reportCallIssue]
+            h = norm(x, w.attention_norm, self.compute)
+            if w.shift is not None:
+                before = cache.before[index].clone()
+                cache.before[index] = _last(torch.cat((before, h), dim=1), positions, before.shape[1])
+                h = layers.shifted(h, w.shift.to(h.dtype), before, positions)
+            q, k, v = layers.project(w, h, (frame.cos, frame.sin), self.spec.heads)
+            cache.keys[index, :, :, start:end], cache.values[index, :, :, start:end] = k, v
+            keys, values = cache.keys[index, :, :, :end], cache.values[index, :, :, :end]
+            x = layers.finish(w, x, layers.attend(q, keys, values, frame.mask))
+        cache.length = end
+        return x
+
+    def _frame(self, allowed: Bool[Tensor, "B 1 _ S"], positions: Int[Tensor, "B T"]) -> Frame:
+        """Angles and mask in float32, whatever the products are computed in (float64 stays float64)."""
+        dtype = torch.float64 if self.compute == torch.float64 else torch.float32
+        head, base = self.spec.width // self.spec.heads, float(self.spec.rope_base)
+        cos, sin = layers.rotations(positions, head=head, base=base, dtype=dtype)
+        return Frame(cos=cos, sin=sin, mask=layers.additive(allowed, dtype), positions=positions)
+
+
+def _last(inputs: Float[Tensor, "B _ D"], positions: Int[Tensor, "B T"], count: int) -> Float[Tensor, "B lag D"]:
+    """The `count` inputs that end at each row's last real token; `count` remembered ones precede the T of this call."""
+    real = (positions >= 0).sum(dim=1)
+    columns = real[:, None] + torch.arange(count, device=real.device)
+    return inputs.gather(1, columns[..., None].expand(-1, -1, inputs.shape[-1]))

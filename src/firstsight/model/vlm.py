@@ -1,0 +1,136 @@
+"""A language model that sees: projected image vectors take their slots in the token stream.
+
+Shapes: B rows, T tokens, D LM width, N images, I tokens an image, W vision width, S pixels a side
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from firstsight.errors import ModelError
+from firstsight.model.lm import LM
+from firstsight.model.vision import PatchProjection
+from firstsight.recipe.model import LMSpec, Patches, ProjectorSpec, VisionSpec, VLMSpec
+
+Images = Float[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]
+Vectors = Float[Tensor, "vectors D"]
+Stream = Float[Tensor, "B T D"]
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """What a forward pass needs of a batch."""
+
+    @property
+    def tokens(self) -> Int[Tensor, "B T"]: ...
+
+    @property
+    def docs(self) -> Int[Tensor, "B T"]:
+        """-1 is padding."""
+        ...
+
+    @property
+    def positions(self) -> Int[Tensor, "B T"]: ...
+
+    @property
+    def slots(self) -> Int[Tensor, "B T"]:
+        """Row of the image vectors that stands here, -1 for a word."""
+        ...
+
+    @property
+    def images(self) -> Images: ...
+
+
+class Projector(nn.Module):
+    """From vision width to LM width through GELUs, with a learned vector per image token where asked."""
+
+    def __init__(self, spec: ProjectorSpec, vision: VisionSpec, lm: LMSpec) -> None:
+        super().__init__()
+        wide = [4 * vision.width] if spec.kind == "mlp3" else []
+        sizes = [vision.width, *wide, lm.width, lm.width]
+        self.linears = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(sizes)])
+        self.positions = nn.Parameter(torch.zeros(vision.tokens, lm.width)) if spec.positions else None
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Normal values at fan-in scale, cut at three deviations; positions at the scale of word embeddings."""
+        weights = [parameter for parameter in self.parameters() if parameter.dim() == 2]
+        for weight in weights:
+            deviation = weight.shape[1] ** -0.5
+            nn.init.trunc_normal_(weight, std=deviation, a=-3 * deviation, b=3 * deviation, generator=generator)
+        for linear in self.linears:
+            linear.bias.zero_()  # pyright: ignore[reportCallIssue]
+
+    def forward(self, seen: Float[Tensor, "N I W"], dtype: torch.dtype) -> Float[Tensor, "N I D"]:
+        """Vectors in the word embeddings' space."""
+        x = seen.to(dtype)
+        for index, linear in enumerate(self.linears):
+            x = F.linear(F.gelu(x) if index else x, linear.weight.to(dtype), linear.bias.to(dtype))  # pyright: ignore
+        return x if self.positions is None else x + self.positions
+
+
+class VLM(nn.Module):
+    """Decoder, projector and, for patch projection, the convolution; from an LMSpec it is the decoder alone."""
+
+    def __init__(self, spec: LMSpec | VLMSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.lm = LM(spec.lm if isinstance(spec, VLMSpec) else spec)
+        self.projector = Projector(spec.projector, spec.vision, spec.lm) if isinstance(spec, VLMSpec) else None
+        trained = isinstance(spec, VLMSpec) and isinstance(spec.vision, Patches)
+        self.vision = PatchProjection(spec.vision) if trained else None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+    def initialise(self, seed: int) -> None:
+        """Initial values from `seed`; the decoder's are the same with and without eyes."""
+        self.lm.initialise(torch.Generator().manual_seed(seed))
+        self.initialise_sight(seed)
+
+    def initialise_sight(self, seed: int) -> None:
+        """Initial values of what is not the decoder, from `seed`."""
+        generator = torch.Generator().manual_seed(2**32 + seed)
+        for part in (self.vision, self.projector):
+            if part is not None:
+                part.initialise(generator)
+
+    def see(self, images: Images) -> Vectors:
+        """Pixels or features to vectors in the word embeddings' space."""
+        if self.projector is None:
+            raise ModelError("a text model has no eyes. Got images. Mid-train it first, or leave the images out.")
+        seen = images if self.vision is None else self.vision(images)
+        return self.projector(seen, self.lm.compute).flatten(0, 1)
+
+    def blank(self) -> Images:
+        """One black picture, or its features, in the form that `see` takes."""
+        assert isinstance(self.spec, VLMSpec)
+        vision, device = self.spec.vision, self.lm.norm.weight.device
+        if isinstance(vision, Patches):
+            return torch.zeros(1, vision.image, vision.image, 3, dtype=torch.uint8, device=device)
+        return torch.zeros(1, vision.tokens, vision.width, dtype=torch.float16, device=device)
+
+    def splice(self, tokens: Int[Tensor, "B T"], images: Images, slots: Int[Tensor, "B T"]) -> Stream:
+        """Words, and image vectors where `slots` names one.
+
+        A batch without images shows the projector one blank that nothing uses: its gradient is zero, not missing.
+        """
+        x = self.lm.embed(tokens)
+        if self.projector is None and images.shape[0] == 0:
+            return x
+        vectors = self.see(images if images.shape[0] else self.blank())
+        return self.lay(x, vectors, slots)
+
+    @staticmethod
+    def lay(x: Stream, vectors: Vectors, slots: Int[Tensor, "B T"]) -> Stream:
+        """Image vectors into the places of the stream that `slots` names."""
+        chosen = vectors.index_select(0, slots.clamp(min=0).flatten()).view(*slots.shape, -1)
+        return torch.where((slots >= 0)[..., None], chosen.to(x.dtype), x)
+
+    def forward(self, rows: Rows) -> Stream:
+        """Hidden states before the last norm."""
+        x = self.splice(rows.tokens, rows.images, rows.slots)
+        return self.lm(x, self.lm.frame(rows.docs, rows.positions))

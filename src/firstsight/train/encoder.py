@@ -1,0 +1,210 @@
+"""Handlers for the frozen encoder: train a small SigLIP on captions, and encode every picture of a source once.
+
+Shapes: B pictures of a batch, P different phrases of a batch, L words a phrase, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+from firstsight.data.index import Index, read_image
+from firstsight.data.order import shuffled
+from firstsight.data.pictures import decode
+from firstsight.data.sources import PICTURES, plain_members
+from firstsight.errors import DataError, ModelError
+from firstsight.model.vision import features, load_siglip, scaled
+from firstsight.recipe.model import Contrast, Siglip
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Encode
+from firstsight.site import Progress, Site, Tell
+from firstsight.train.compiled import settle
+from firstsight.units import Tokens
+
+AT_ONCE = 256
+"""Pictures encoded together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shot:
+    """A picture's place in its tar and what is true of it."""
+
+    file: Path
+    offset: int
+    size: int
+    phrases: tuple[str, ...]
+
+
+def contrast(spec: Siglip, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+    """Handler: a SigLIP from scratch, every picture of a batch against every phrase of the batch, true or not.
+
+    Phrases of other pictures that hold here too count as true, so that what is left are honest and hard negatives.
+    """
+    if not isinstance(spec.weights, Contrast):
+        raise ModelError(f"contrast trains its own weights. Got weights that exist: {spec.weights.name}.")
+    settle(site)
+    recipe, shots = spec.weights, list(_shots(inputs["captions"]))
+    words = _words(shots)
+    model = _siglip(spec, recipe, words).to(site.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.peak, weight_decay=recipe.decay, betas=(0.9, 0.95))
+    rate = Rewarm(peak=recipe.peak, floor=0.0, warmup=Tokens(recipe.warmup), tokens=Tokens(recipe.steps))
+    told = monotonic()
+    for step in range(recipe.steps):
+        optimizer.param_groups[0]["lr"] = rate.lr(Tokens(step + 1))
+        nth = np.arange(step * recipe.batch, (step + 1) * recipe.batch)
+        _, rows = shuffled(nth, count=len(shots), seed=recipe.seed)
+        loss = _pairwise(model, [shots[row] for row in rows.tolist()], words, spec.vit.image)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if monotonic() - told > 0.5:
+            told = monotonic()
+            tell(Progress(done=step + 1, total=recipe.steps, unit="steps", numbers={"loss": loss.item()}))
+    _leave(model, words, spec, out)
+
+
+def _shots(folder: Path) -> Iterator[Shot]:
+    """Captioned pictures in file order; the caption is the phrase where json lists none."""
+    for file in sorted(folder.glob("*.tar")):
+        with file.open("rb") as data:
+            current, parts = "", dict[str, Any]()
+            for member in plain_members(file):
+                stem, _, ending = PurePosixPath(member.name).name.partition(".")
+                if stem != current and parts:
+                    yield _shot(file, current, parts)
+                    parts = {}
+                current = stem
+                if ending in PICTURES:
+                    parts["place"] = (member.offset_data, member.size)
+                elif ending in ("txt", "json"):
+                    data.seek(member.offset_data)
+                    parts[ending] = data.read(member.size)
+            if parts:
+                yield _shot(file, current, parts)
+
+
+def _shot(file: Path, key: str, parts: Mapping[str, Any]) -> Shot:
+    if "place" not in parts or "txt" not in parts:
+        raise DataError(f"{file}: sample {key} wants a picture and its txt. Got {', '.join(parts)}. Make it again.")
+    phrases = json.loads(parts.get("json", b"{}")).get("phrases") or [parts["txt"].decode().strip()]
+    return Shot(file=file, offset=parts["place"][0], size=parts["place"][1], phrases=tuple(phrases))
+
+
+def _words(shots: list[Shot]) -> Tokenizer:
+    """The words of all phrases as a tokenizer that pads to the longest phrase."""
+    phrases = {phrase for shot in shots for phrase in shot.phrases}
+    if not phrases:
+        raise DataError("contrast needs captioned pictures. Got none. Check the captions' folder.")
+    known = ["[PAD]", "[UNK]", *sorted({word for phrase in phrases for word in phrase.split()})]
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    longest = min(64, max(len(phrase.split()) for phrase in phrases))
+    words.enable_padding(length=longest, pad_id=0, pad_token="[PAD]")
+    words.enable_truncation(longest)
+    return words
+
+
+def _siglip(spec: Siglip, recipe: Contrast, words: Tokenizer) -> Any:
+    from transformers import SiglipConfig, SiglipModel
+
+    vit = spec.vit
+    tower = {
+        "hidden_size": vit.width,
+        "intermediate_size": vit.hidden,
+        "num_attention_heads": vit.heads,
+        "attention_dropout": 0.0,
+    }
+    text = {
+        "num_hidden_layers": recipe.text_layers,
+        "vocab_size": words.get_vocab_size(),
+        "max_position_embeddings": words.padding["length"],  # pyright: ignore[reportOptionalSubscript]
+        "projection_size": vit.width,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    vision = {"num_hidden_layers": vit.layers, "image_size": vit.image, "patch_size": vit.patch}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = SiglipModel(SiglipConfig(text_config=tower | text, vision_config=tower | vision))
+    with torch.no_grad():
+        # SigLIP's own start (scale 10, bias -10) suits one true phrase among thousands; here the two sides are balanced
+        model.logit_scale.fill_(2.3)
+        model.logit_bias.fill_(0.0)
+    return model
+
+
+def _pairwise(model: Any, shots: list[Shot], words: Tokenizer, side: int) -> Tensor:
+    """Sigmoid loss over all B x P pairs, true and untrue pairs weighing the same."""
+    device = model.device
+    phrases = sorted({phrase for shot in shots for phrase in shot.phrases})
+    place = {phrase: number for number, phrase in enumerate(phrases)}
+    true = torch.zeros(len(shots), len(phrases))
+    for row, shot in enumerate(shots):
+        true[row, [place[phrase] for phrase in shot.phrases]] = 1
+    ids = torch.tensor([found.ids for found in words.encode_batch_fast(phrases)], device=device)
+    pixels = torch.from_numpy(np.stack([_pixels(shot, side) for shot in shots])).to(device)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
+        images = model.vision_model(pixel_values=scaled(pixels)).pooler_output
+        texts = model.text_model(input_ids=ids).pooler_output
+    alike = F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
+    logits = alike * model.logit_scale.exp() + model.logit_bias
+    true = true.to(device)
+    weight = true / true.sum() + (1 - true) / (1 - true).sum().clamp(min=1)
+    return F.binary_cross_entropy_with_logits(logits, true, weight=weight, reduction="sum") / 2
+
+
+def _pixels(shot: Shot, side: int) -> np.ndarray:
+    with shot.file.open("rb") as data:
+        data.seek(shot.offset)
+        return decode(data.read(shot.size), side)
+
+
+def _leave(model: Any, words: Tokenizer, spec: Siglip, out: Path) -> None:
+    model.save_pretrained(out)
+    words.save(str(out / "tokenizer.json"))
+    processor = {
+        "image_processor_type": "SiglipImageProcessor",
+        "do_resize": True,
+        "size": {"height": spec.vit.image, "width": spec.vit.image},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n")
+
+
+def encode(spec: Encode, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+    """Handler: the frozen encoder's features of every picture of an index, float16, in the index's order."""
+    vision = spec.model.vision
+    if not isinstance(vision, Siglip):
+        raise ModelError(f"encode needs a frozen encoder. Got {type(vision).__name__}, which trains with the model.")
+    settle(site)
+    index, tower = Index.open(inputs["index"]), load_siglip(inputs["encoder"]).to(site.device)
+    shape, told = (len(index.images), vision.tokens, vision.width), monotonic()
+    found = np.lib.format.open_memmap(out / "features.npy", mode="w+", dtype=np.float16, shape=shape)
+    for start in range(0, shape[0], AT_ONCE):
+        numbers = range(start, min(shape[0], start + AT_ONCE))
+        pixels = np.stack([decode(read_image(inputs["source"], index, i), vision.vit.image) for i in numbers])
+        seen = features(tower, torch.from_numpy(pixels).to(site.device)).half().cpu().numpy()
+        if seen.shape[1:] != shape[1:]:
+            raise ModelError(f"{inputs['encoder']}: wanted {shape[1:]} a picture. Got {seen.shape[1:]}. Mend the Vit.")
+        found[start : start + len(seen)] = seen
+        if monotonic() - told > 0.5:
+            told = monotonic()
+            tell(Progress(done=start + len(seen), total=shape[0], unit="pictures"))
+    found.flush()

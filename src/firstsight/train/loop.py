@@ -1,0 +1,74 @@
+"""The training loop: yields after every update; logging, judging and saving belong to the caller's `for`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from firstsight.data.loader import Batch
+from firstsight.model.loss import loss
+from firstsight.train.state import TrainState
+from firstsight.units import Tokens
+
+GROUPS = 8
+"""Kinds of rows that losses are told apart by: text, then up to seven image sources."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepInfo:
+    """What one update did."""
+
+    seen: Tokens
+    step: int
+    lr: float
+    loss: float
+    """Cross-entropy per loss token."""
+    grad_norm: float
+    losses: tuple[float, ...]
+    """Cross-entropy summed by kind of row."""
+    loss_tokens: tuple[int, ...]
+    """Loss tokens by kind of row."""
+
+
+def train(
+    state: TrainState, batches: Iterator[Batch], rate: Callable[[Tokens], float], until: Tokens
+) -> Iterator[StepInfo]:
+    """One update a batch until `state.seen` reaches `until`; the update that brings it to s uses `rate(s)`."""
+    while state.seen < until:
+        batch = next(batches)
+        state.seen = Tokens(state.seen + batch.tokens.numel())
+        lr = state.optimizer.param_groups[0]["lr"] = rate(state.seen)
+        found = loss(
+            state.model.lm, state.model(batch), batch.targets, kinds=batch.kinds, groups=GROUPS, z=state.optim.z_loss
+        )
+        counts = found.counts.sum().clamp(min=1)
+        (found.total / counts).backward()
+        grad_norm = clip(list(state.model.parameters()), state.optim.clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        yield StepInfo(
+            seen=state.seen,
+            step=state.seen // batch.tokens.numel(),
+            lr=lr,
+            loss=float(found.each.sum() / counts),
+            grad_norm=float(grad_norm),
+            losses=tuple(found.each.tolist()),
+            loss_tokens=tuple(found.counts.tolist()),
+        )
+
+
+@torch.no_grad()
+def clip(parameters: list[torch.nn.Parameter], most: float) -> Tensor:
+    """Scale gradients down to a global norm of at most `most`; returns the norm before.
+
+    Squares are added one parameter after the other in float64, so that parameters with zero gradients
+    (a projector that saw no picture) leave the norm's bits as they are.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    squares = torch.stack(torch._foreach_norm(grads)).double().square()  # pyright: ignore[reportPrivateImportUsage]
+    norm = squares.cumsum(0)[-1].sqrt()
+    torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp(max=1.0).float())  # pyright: ignore[reportPrivateImportUsage]
+    return norm

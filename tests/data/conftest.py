@@ -1,0 +1,106 @@
+"""Small sources in the real formats, written by hand: no generator of the product takes part."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from firstsight.data import index
+from firstsight.recipe.mix import Form, Named
+from firstsight.recipe.stages import Prepare
+from firstsight.site import Site
+from firstsight.units import Tokens
+
+SPECIALS = ("<|endoftext|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>", "<|pad|>", "<unk>")
+END, ANSWER, HUMAN, PAD = 0, 3, 5, 6
+WORDS = len(SPECIALS)
+"""The id of w0; w1 follows and so on to w199."""
+
+
+def picture(colour: tuple[int, int, int], *, side: int = 8, form: str = "PNG") -> bytes:
+    """A square in one colour."""
+    held = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(held, form)
+    return held.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Writes sources under a folder and prepares them."""
+
+    root: Path
+
+    def folder(self, name: str) -> Path:
+        made = self.root / name
+        made.mkdir(parents=True, exist_ok=True)
+        return made
+
+    def words(self) -> Path:
+        vocabulary = {text: number for number, text in enumerate([*SPECIALS, *(f"w{i}" for i in range(200))])}
+        made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        made.add_special_tokens(list(SPECIALS[:7]))
+        made.save(str(self.folder("words") / "tokenizer.json"))
+        return self.folder("words")
+
+    def texts(self, rows: Sequence[Mapping[str, object]], name: str = "texts") -> Path:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (self.folder(name) / "text-00000.jsonl").write_text(lines)
+        return self.folder(name)
+
+    def captions(self, captions: Sequence[str], name: str = "captions") -> Path:
+        with tarfile.open(self.folder(name) / "00000.tar", "w") as tar:
+            for number, caption in enumerate(captions):
+                add(tar, f"{number:05d}.png", picture((number % 256, number // 256, 7)))
+                add(tar, f"{number:05d}.txt", caption.encode())
+                add(tar, f"{number:05d}.json", b"{}")
+        return self.folder(name)
+
+    def dialogues(self, rows: Sequence[Mapping[str, object]], pictures: Sequence[str], name: str = "dialogues") -> Path:
+        (self.folder(name) / "dialogues.json").write_text(json.dumps(list(rows)))
+        with tarfile.open(self.folder(name) / "images.tar", "w") as tar:
+            for number, file in enumerate(pictures):
+                add(tar, file, picture((number % 256, number // 256, 9)))
+        return self.folder(name)
+
+    def prepare(self, source: Path, form: Form, name: str | None = None) -> index.Index:
+        out = self.folder(name or f"{source.name}.index")
+        spec = Prepare(
+            source=Named(name="s", form=form, tokens=Tokens(0)),
+            tokenizer=Named(name="t", form="tokenizer", tokens=Tokens(0)),
+        )
+        inputs = {"source": source, "tokenizer": self.words()}
+        index.prepare(spec, inputs=inputs, out=out, site=Site(), tell=lambda progress: None)
+        return index.Index.open(out)
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of small real files beside the repository, or skip."""
+    found = Path(__file__).resolve().parents[3] / "shared" / "data"
+    if not found.is_dir():
+        pytest.skip("no ../shared/data beside this repository")
+    return found
+
+
+def words_of(numbers: Sequence[int]) -> str:
+    return " ".join(f"w{number}" for number in numbers)

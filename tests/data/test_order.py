@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firstsight.data.order import permuted, pick, picks, shuffled, split
+from firstsight.errors import MixError
+
+shares = st.fractions(min_value=0, max_value=1, max_denominator=1000)
+
+
+@given(share=shares, start=st.integers(0, 10**9))
+def test_every_prefix_of_n_rows_holds_the_floor_of_n_times_share(share: Fraction, start: int) -> None:
+    images, texts = int(start * share), start - int(start * share)
+    for row in range(start, start + 50):
+        is_image, nth = pick(row, share)
+        assert nth == (images if is_image else texts)
+        images, texts = images + is_image, texts + (not is_image)
+        assert images == (row + 1) * share.numerator // share.denominator
+
+
+@given(share=shares, start=st.integers(0, 10**6))
+def test_picks_is_pick_for_many(share: Fraction, start: int) -> None:
+    chosen, nth = picks(np.arange(start, start + 40), share)
+    assert [(bool(c), int(n)) for c, n in zip(chosen, nth, strict=True)] == [
+        pick(row, share) for row in range(start, start + 40)
+    ]
+
+
+@pytest.mark.parametrize("share", [Fraction(0), Fraction(1)])
+def test_the_ends_are_pure(share: Fraction) -> None:
+    assert {pick(row, share) for row in range(100)} == {(bool(share), row) for row in range(100)}
+
+
+@given(weights=st.lists(st.integers(0, 20), min_size=1, max_size=4).filter(any))
+def test_split_counts_rows_of_each_part_without_gap_and_the_first_exactly(weights: list[int]) -> None:
+    parts = [Fraction(weight, sum(weights)) for weight in weights]
+    part, nth = split(np.arange(500), parts)
+    seen = Counter[int]()
+    for row, (number, place) in enumerate(zip(part.tolist(), nth.tolist(), strict=True), start=1):
+        assert place == seen[number]
+        seen[number] += 1
+        assert seen[0] == row * parts[0].numerator // parts[0].denominator
+        assert all(abs(seen[k] - row * share) < len(parts) for k, share in enumerate(parts))
+        assert all(seen[k] == 0 for k, share in enumerate(parts) if share == 0)
+
+
+def test_split_refuses_shares_that_do_not_make_a_whole() -> None:
+    with pytest.raises(MixError, match="sum to 1"):
+        split(np.arange(3), [Fraction(1, 2)])
+
+
+@given(count=st.integers(1, 700), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 5))
+def test_every_epoch_visits_every_row_once(count: int, seed: int, epoch: int) -> None:
+    epochs, rows = shuffled(np.arange(epoch * count, (epoch + 1) * count), count=count, seed=seed)
+    assert set(epochs.tolist()) == {epoch}
+    assert sorted(rows.tolist()) == list(range(count))
+
+
+@given(count=st.integers(1, 10**12), seed=st.integers(0, 99), data=st.data())
+def test_permuted_stays_inside_and_agrees_with_shuffled(count: int, seed: int, data: st.DataObject) -> None:
+    nth = data.draw(st.integers(0, count - 1))
+    found = permuted(nth, count, seed)
+    assert 0 <= found < count
+    assert found == shuffled(nth, count=count, seed=seed)[1][0]
+
+
+def test_orders_differ_between_seeds_and_epochs_and_look_shuffled() -> None:
+    count = 2000
+    first, second = (shuffled(np.arange(2 * count), count=count, seed=seed)[1] for seed in (1, 2))
+    assert (first[:count] != first[count:]).mean() > 0.99
+    assert (first[:count] != second[:count]).mean() > 0.99
+    assert abs(np.corrcoef(np.arange(count), first[:count])[0, 1]) < 0.1
+    fixed = [(shuffled(np.arange(60), count=60, seed=seed)[1] == np.arange(60)).sum() for seed in range(2000)]
+    assert abs(np.mean(fixed) - 1) < 0.1, "a random permutation has one fixed point on average"

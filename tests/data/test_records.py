@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from firstsight.data.records import Place, Refused, dialogue, document
+
+PLACE = Place(shard="images.tar", offset=512, size=9)
+
+
+def said(*turns: tuple[str, str]) -> dict[str, object]:
+    return {"id": "7", "image": "a.png", "conversations": [{"from": role, "value": value} for role, value in turns]}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"id": "1"}, "field missing"),
+        ({"text": 3}, "field missing"),
+        ({"text": " \n"}, "empty text"),
+        ({"text": "a\ud800"}, "not UTF-8"),
+        ({"text": "abc", "loss": [[0, 4]]}, "bad loss span"),
+        ({"text": "abc", "loss": [[1, 1]]}, "bad loss span"),
+        ({"text": "abc", "loss": [[1, 2], [0, 1]]}, "bad loss span"),
+        ({"text": "abc", "loss": [[0, 1.0]]}, "bad loss span"),
+        ({"text": "abc", "loss": "all"}, "bad loss span"),
+    ],
+)
+def test_a_bad_document_is_refused_by_name(row: dict[str, object], reason: str) -> None:
+    with pytest.raises(Refused) as refused:
+        document(row, name="f:1")
+    assert refused.value.reason == reason
+
+
+def test_a_document_keeps_its_spans_and_its_place_stands_in_for_a_missing_id() -> None:
+    assert document({"text": "ab cd", "loss": [[0, 2], [2, 5]]}, name="f:1").loss == ((0, 2), (2, 5))
+    assert document({"text": "ab"}, name="f:1").id == "f:1"
+    assert document({"text": "ab"}, name="f:1").loss is None
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([], "field missing"),
+        ([("human", "q")], "turns do not alternate"),
+        ([("gpt", "a"), ("human", "q")], "turns do not alternate"),
+        ([("human", "q"), ("human", "q")], "turns do not alternate"),
+        ([("system", "s"), ("gpt", "a")], "unknown role"),
+        ([("human", "<image>\n"), ("gpt", "a")], "empty turn"),
+        ([("human", "<image><image>q"), ("gpt", "a")], "several pictures"),
+    ],
+)
+def test_a_bad_dialogue_is_refused_by_name(turns: list[tuple[str, str]], reason: str) -> None:
+    with pytest.raises(Refused) as refused:
+        dialogue(said(*turns), name="f:1", image=PLACE)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("human", ["<image>\nwhat ?", "what ?\n<image>", "<image>what ?"])
+def test_the_placeholder_goes_with_its_line_break(human: str) -> None:
+    assert dialogue(said(("human", human), ("gpt", "a\nb")), name="f", image=PLACE).turns == ("what ?", "a\nb")
+
+
+def test_a_placeholder_without_a_picture_is_refused() -> None:
+    with pytest.raises(Refused, match="no picture"):
+        dialogue(said(("human", "<image>\nq"), ("gpt", "a")), name="f", image=None)

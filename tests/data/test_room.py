@@ -1,0 +1,98 @@
+"""The whole room on the built-in world: what it writes, the readers read, down to the batch."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from firstsight.data import world
+from firstsight.data.index import Index, prepare, read_image
+from firstsight.data.loader import Features, Feed, Stream
+from firstsight.data.pack import pack
+from firstsight.data.pictures import decode
+from firstsight.data.records import Dialogue, Document, ImageText
+from firstsight.data.sources import read
+from firstsight.data.tokenizer import load
+from firstsight.recipe.mix import Captions, Dialogues, Texts, Vocabulary, World
+from firstsight.recipe.stages import Prepare, Rows
+from firstsight.site import Progress, Site
+
+WORLD = World(objects=16, kinds=8, picture=48, crowd=4, seed=0)
+SPECS = {
+    "text": (Texts(world=WORLD, documents=400, mask="determined"), world.texts),
+    "captions": (Captions(world=WORLD, pictures=60, quality="rich"), world.captions),
+    "dialogues": (Dialogues(world=WORLD, pictures=60, turns=2), world.dialogues),
+}
+
+
+def quiet(progress: Progress) -> None:
+    del progress
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    site = Site(cache=root / "cache")
+    for name in ("words", *SPECS, *(f"{name}.index" for name in SPECS)):
+        (root / name).mkdir()
+    world.vocabulary(Vocabulary(world=WORLD), inputs={}, out=root / "words", site=site, tell=quiet)
+    for name, (spec, write) in SPECS.items():
+        write(spec, inputs={}, out=root / name, site=site, tell=quiet)
+        inputs = {"source": root / name, "tokenizer": root / "words"}
+        todo = Prepare(source=spec, tokenizer=Vocabulary(world=WORLD))
+        prepare(todo, inputs=inputs, out=root / f"{name}.index", site=site, tell=quiet)
+    return root
+
+
+def spoken(text: str) -> list[str]:
+    """Words without the marks between turns, which told questions hold as in dialogues."""
+    return [word for word in text.split() if not word.startswith("<|")]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_record_comes_through_word_for_word(made: Path, name: str) -> None:
+    words, index = load(made / "words"), Index.open(made / f"{name}.index")
+    assert (index.path / "quarantine.jsonl").read_text() == ""
+    assert len(index.samples) == {"text": 400, "captions": 60, "dialogues": 60}[name]
+    for sample, record in zip(index.samples, read(made / name, index.form), strict=True):
+        start, count, image = sample.item()
+        match record:
+            case Document():
+                text, marked = record.text, record.loss
+                loss = index.loss[start + 1 : start + count - 1]
+                tokens = index.tokens[start + 1 : start + count - 1]
+                said = [text[a:b] for a, b in marked or ()]
+                assert spoken(" ".join(said)) == words.decode(tokens[loss > 0].tolist()).split()
+                assert (tokens == words.special.answer).sum() == text.split().count("<|/a|>")
+            case ImageText():
+                text = record.caption
+            case Dialogue():
+                text = " ".join(record.turns)
+        assert words.decode(index.tokens[start : start + count].tolist()).split() == spoken(text)
+        if image >= 0:
+            assert decode(read_image(made / name, index, image), 48).shape == (48, 48, 3)
+
+
+def test_a_mixed_batch_comes_out(made: Path) -> None:
+    def feed(name: str) -> Feed:
+        index = Index.open(made / f"{name}.index")
+        features = Features(array=np.zeros((len(index.images), 9, 4), dtype=np.float16)) if name != "text" else None
+        table = pack(index, length=64, image_tokens=9 if features else 0, packing="best_fit")
+        return Feed(name=name, index=index, table=table, pictures=features, answers_only=False)
+
+    parts = (feed("captions"), Fraction(1, 2)), (feed("dialogues"), Fraction(1, 2))
+    stream = Stream(
+        text=feed("text"),
+        images=parts,
+        share=Fraction(1, 2),
+        rows=Rows(batch=8, length=64),
+        seed=0,
+        text_rows_seen=0,
+        steps=4,
+        epochs=1,
+    )
+    assert [stream.batch(step).kinds.tolist().count(0) for step in range(4)] == [4] * 4
+    assert stream.achieved(4).rows == {"text": 16, "captions": 8, "dialogues": 8}

@@ -1,0 +1,73 @@
+"""Small models and hand-made rows for the tests of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from firstsight.model.vlm import VLM
+from firstsight.recipe.mix import Named
+from firstsight.recipe.model import LMSpec, Patches, ProjectorSpec, Siglip, Vit, VLMSpec
+from firstsight.units import Tokens
+
+PLAIN = LMSpec(
+    layers=2, width=16, heads=2, hidden=24, vocabulary=20, rope_base=10_000, token_shift=1, embedding_scale=1
+)
+SHIFTED = replace(PLAIN, token_shift=3, embedding_scale=4)
+TOWER = Siglip(
+    vit=Vit(layers=2, width=6, heads=2, hidden=8, image=8, patch=4),
+    weights=Named(name="tower", form="encoder", tokens=Tokens(0)),
+)
+SEEING = VLMSpec(lm=SHIFTED, vision=TOWER, projector=ProjectorSpec(kind="mlp2", positions=True))
+PATCHED = VLMSpec(
+    lm=PLAIN, vision=Patches(image=8, patch=4, width=6), projector=ProjectorSpec(kind="mlp3", positions=False)
+)
+EACH = 4
+"""Tokens an image, in both."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What `VLM.forward` needs."""
+
+    tokens: Tensor
+    docs: Tensor
+    positions: Tensor
+    slots: Tensor
+    images: Tensor
+
+
+def grown(spec: LMSpec | VLMSpec, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> VLM:
+    """A model whose every parameter is off its starting value, so that none can hide."""
+    model = VLM(spec)
+    model.initialise(seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.to(dtype)
+    model.lm.compute = dtype
+    return model
+
+
+def packed(documents: Sequence[Sequence[Sequence[int | None]]], *, length: int, images: Tensor | None = None) -> Rows:
+    """Rows of documents of ids; None is the next image's next slot, what is left is padding."""
+    shape = (len(documents), length)
+    tokens, positions = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int32)
+    docs, slots = torch.full(shape, -1, dtype=torch.int32), torch.full(shape, -1, dtype=torch.int64)
+    seen = 0
+    for row, texts in enumerate(documents):
+        column = 0
+        for number, ids in enumerate(texts):
+            for position, token in enumerate(ids):
+                docs[row, column], positions[row, column] = number, position
+                if token is None:
+                    slots[row, column], seen = seen, seen + 1
+                else:
+                    tokens[row, column] = token
+                column += 1
+    blank = torch.zeros(0, 0, 0, dtype=torch.float16)
+    return Rows(tokens=tokens, docs=docs, positions=positions, slots=slots, images=blank if images is None else images)

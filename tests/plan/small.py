@@ -1,0 +1,110 @@
+"""Handlers and a graph for the runner's tests: files, pauses, failures, and work that resumes where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from firstsight.errors import DataError
+from firstsight.plan.executors import Local
+from firstsight.plan.graph import Graph
+from firstsight.plan.runner import Event, Summary, run
+from firstsight.plan.step import Step
+from firstsight.plan.store import Store
+from firstsight.recipe.canon import encode
+from firstsight.recipe.mix import Named
+from firstsight.site import Progress, Site, Tell
+from firstsight.units import Tokens
+
+HANDLERS = {kind: f"small:{kind}" for kind in ("write", "slow", "fail", "die", "empty", "seen")}
+SLICES = 30
+
+
+def step(kind: str, name: str, **needs: Step) -> Step:
+    spec = Named(name=name, form="text", tokens=Tokens(0))
+    return Step(kind=kind, spec=spec, needs=tuple(needs.items()), version=1)
+
+
+def graph(**arms: Step) -> Graph:
+    lists = {label: tuple(dict.fromkeys(_upto(final))) for label, final in arms.items()}
+    steps = tuple(dict.fromkeys(step for steps in lists.values() for step in steps))
+    return Graph(title="small", steps=steps, arms=lists, seeds=dict.fromkeys(lists, 0))
+
+
+def diamond() -> Graph:
+    """A shared slow trunk of two segments, and three arms that leave it."""
+    first = step("slow", "first")
+    second = step("slow", "second", previous=first)
+    arms = {
+        f"arm{n}": step("write", f"end{n}", checkpoint=step("slow", f"branch{n}", trunk=parent))
+        for n, parent in enumerate((first, second, second))
+    }
+    return graph(**arms)
+
+
+def go(plan: Graph, root: Path, *, workers: int = 2, watch: list[Event] | None = None) -> Summary:
+    site = Site(cache=root / "cache")
+    told = watch if watch is not None else []
+    with Local(workers, site) as executor:
+        return run(plan, Store(root), site=site, executor=executor, handlers=HANDLERS, watch=told.append)
+
+
+def results(root: Path) -> dict[str, str]:
+    """Every published byte, by path."""
+    folder = root / "steps"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _upto(step: Step) -> list[Step]:
+    return [*(found for _, parent in step.needs for found in _upto(parent)), step]
+
+
+def _text(spec: Named, inputs: Mapping[str, Path]) -> str:
+    read = {role: sorted((path.name, path.read_text()) for path in folder.iterdir()) for role, folder in inputs.items()}
+    return json.dumps([encode(spec), read], sort_keys=True)
+
+
+def write(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+    (out / "text").write_text(_text(spec, inputs))
+    sys.stdout.write(f"wrote {spec.name}\n")
+
+
+def slow(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+    """Thirty slices of a long file, one at a time; goes on after the slices that are there."""
+    done = out / "slices"
+    with done.open("a") as ledger:  # nobody else may be writing here: every slice comes once and in order
+        for number in range(len(done.read_text().splitlines()), SLICES):
+            time.sleep(0.003)
+            ledger.write(f"{number} {hashlib.sha256(_text(spec, inputs).encode() + bytes([number])).hexdigest()}\n")
+            ledger.flush()
+            tell(Progress(done=number + 1, total=SLICES, unit="slices", numbers={"loss": 1 / (number + 1)}))
+
+
+def fail(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+    sys.stdout.write("about to fail\n")
+    raise DataError(f"{spec.name}: wanted bread, got stones. Bake.")
+
+
+def die(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def empty(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+    pass
+
+
+def seen(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+    """What the worker's process looks like."""
+    facts = {"pid": os.getpid(), "omp": os.environ["OMP_NUM_THREADS"], "wait": os.environ["OMP_WAIT_POLICY"]}
+    (out / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    sys.exit(0 if go(diamond(), Path(sys.argv[1])).ok else 1)

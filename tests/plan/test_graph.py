@@ -1,0 +1,158 @@
+"""The shipped study, counted by hand: what is one node, what reads what, what comes first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from firstsight.errors import QuantityError, UnknownName
+from firstsight.plan.graph import Graph, graph, tree
+from firstsight.plan.step import Step
+from firstsight.recipe.mix import Part
+from firstsight.recipe.model import Patches
+from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.study import Study, over_seeds
+from firstsight.studies.when import when
+from firstsight.units import Share
+
+SMOKE = graph(when(scale_named("smoke")))
+BIG = graph(when(scale_named("1b")))
+
+
+def of_kind(graph: Graph, kind: str) -> list[Step]:
+    return [step for step in graph.steps if step.kind == kind]
+
+
+def starts(*percents: int, scale: str = "smoke", seeds: int = 1) -> Graph:
+    arms = [enter(scale_named(scale), Share(percent, 100)) for percent in percents]
+    return graph(Study(name="some", scale=scale, question="?", arms=over_seeds(arms, range(1, seeds + 1))))
+
+
+def test_the_when_study_is_as_many_steps_as_by_hand() -> None:
+    counts = {kind: len(of_kind(SMOKE, kind)) for kind in dict.fromkeys(step.kind for step in SMOKE.steps)}
+    assert counts == {
+        "texts": 1, "vocabulary": 1, "captions": 1, "dialogues": 1, "benchmarks": 1, "prepare": 3, "contrast": 1,
+        "encode": 2, "pretrain": 5, "midtrain": 6, "finetune": 6, "evaluate": 7,
+    }  # fmt: skip
+
+
+def test_named_weights_have_no_encode_step_and_are_leaves() -> None:
+    assert not of_kind(BIG, "encode") and not of_kind(BIG, "contrast")
+    assert sorted(step.spec.form for step in of_kind(BIG, "named")) == [
+        "benchmarks", "captions", "dialogues", "encoder", "text", "tokenizer",
+    ]  # fmt: skip
+
+
+def test_roles_are_those_of_the_contract() -> None:
+    roles = {step.kind: [role for role, _ in step.needs] for step in SMOKE.arms["start-080.s1"]}
+    sees = ["image0", "image0.source", "image0.features", "encoder"]
+    assert roles == {
+        "texts": [], "vocabulary": [], "captions": [], "dialogues": [], "benchmarks": [],
+        "prepare": ["source", "tokenizer"],
+        "contrast": ["captions"],
+        "encode": ["source", "index", "encoder"],
+        "pretrain": ["previous", "text", "tokenizer"],
+        "midtrain": ["trunk", "tokenizer", "text", *sees],
+        "finetune": ["previous", "tokenizer", "text", *sees],
+        "evaluate": ["checkpoint", "benchmarks"],
+    }  # fmt: skip
+    (first, *_) = [step for step in SMOKE.arms["start-080.s1"] if step.kind == "pretrain"]
+    assert [role for role, _ in first.needs] == ["text", "tokenizer"]
+
+
+def test_an_arm_from_nothing_has_no_trunk() -> None:
+    (midtrain,) = [step for step in SMOKE.arms["start-000.s1"] if step.kind == "midtrain"]
+    assert midtrain.need("trunk") is None and midtrain.need("previous") is None
+    assert not [step for step in SMOKE.arms["start-000.s1"] if step.kind == "pretrain"]
+
+
+def test_arms_share_the_segments_up_to_where_they_leave() -> None:
+    users = SMOKE.users()
+    shared = {step.slug: len(users[step]) for step in of_kind(SMOKE, "pretrain")}
+    assert shared == {
+        "pretrain-000-020": 6, "pretrain-020-040": 5, "pretrain-040-060": 4, "pretrain-060-080": 3,
+        "pretrain-080-100": 2,
+    }  # fmt: skip
+
+
+def test_segments_chain_and_do_not_depend_on_later_ones() -> None:
+    short, long = (
+        [step.address for step in of_kind(starts(*cuts), "pretrain")] for cuts in ((20, 40), (20, 40, 60, 100))
+    )
+    assert short == long[:2]
+    spans = [(step.spec.since, step.spec.until) for step in of_kind(starts(100, 20, 60), "pretrain")]
+    assert spans == [(Share(0), Share(1, 5)), (Share(1, 5), Share(3, 5)), (Share(3, 5), Share(1))]
+
+
+def test_seeds_share_data_and_the_encoder_but_no_training() -> None:
+    one, two = starts(0, 80), starts(0, 80, seeds=2)
+    trained = ("pretrain", "midtrain", "finetune", "evaluate")
+    for kind in {step.kind for step in one.steps}:
+        assert len(of_kind(two, kind)) == len(of_kind(one, kind)) * (2 if kind in trained else 1)
+
+
+def test_parents_come_first_and_the_first_seed_before_the_second() -> None:
+    plan = starts(0, 40, 80, seeds=2)
+    for place, step in enumerate(plan.steps):
+        assert {parent for _, parent in step.needs} <= set(plan.steps[:place])
+    seeds = [step.spec.seed for step in plan.steps if step.kind in ("midtrain", "finetune")]
+    assert seeds == sorted(seeds)
+    kinds = [step.kind for step in plan.steps]
+    assert kinds.index("midtrain") > [n for n, kind in enumerate(kinds) if kind == "pretrain"][1]
+
+
+def test_patches_need_pixels_and_nothing_else() -> None:
+    arm = enter(scale_named("smoke"), Share(4, 5))
+    eyes = Patches(image=48, patch=12, width=128)
+    stages = tuple(replace(stage, model=replace(stage.model, vision=eyes)) for stage in arm.stages)
+    plan = graph(Study(name="patches", scale="smoke", question="?", arms=(replace(arm, stages=stages),)))
+    (midtrain,) = of_kind(plan, "midtrain")
+    assert [role for role, _ in midtrain.needs] == ["trunk", "tokenizer", "text", "image0", "image0.source"]
+    assert not of_kind(plan, "contrast") and not of_kind(plan, "encode")
+
+
+def test_two_image_sources_and_two_stages_in_a_row() -> None:
+    arm = enter(scale_named("smoke"), Share(4, 5))
+    first, tune = arm.stages
+    both = (
+        Part(source=first.mix.images[0].source, share=Share(4, 5)),
+        Part(source=tune.mix.images[0].source, share=Share(1, 5)),
+    )
+    second = replace(first, mix=replace(first.mix, images=both))
+    plan = graph(Study(name="two", scale="smoke", question="?", arms=(replace(arm, stages=(first, second, tune)),)))
+    early, late = of_kind(plan, "midtrain")
+    assert late.need("previous") == early and late.need("trunk") is None
+    assert [role for role, _ in late.needs if role.startswith("image1")] == [
+        "image1",
+        "image1.source",
+        "image1.features",
+    ]
+
+
+def test_an_arm_that_trains_nothing_is_refused() -> None:
+    arm = replace(enter(scale_named("smoke"), Share(0)), stages=())
+    with pytest.raises(QuantityError, match="nothing is trained"):
+        graph(Study(name="none", scale="smoke", question="?", arms=(arm,)))
+
+
+def test_finding_steps_and_arms() -> None:
+    step = of_kind(SMOKE, "contrast")[0]
+    assert SMOKE.find("contrast") == SMOKE.find(step.address[-12:]) == step
+    assert SMOKE.final("start-020.s1").kind == "evaluate"
+    with pytest.raises(UnknownName):
+        SMOKE.final("start-030.s1")
+
+
+@pytest.mark.parametrize("plan", [SMOKE, BIG, starts(0, 20, 40, 60, 80, 100, seeds=2)], ids=["smoke", "1b", "12 arms"])
+def test_the_tree_prints_every_step_once_and_marks_sharing(plan: Graph) -> None:
+    lines = tree(plan, stored=[plan.steps[0].address])
+    text = "\n".join(lines)
+    assert all(text.count(step.address) == 1 for step in plan.steps)
+    assert all(label in text for label in plan.arms)
+    assert "shared by 5 arms" in text and text.count("[stored]") == 1
+    assert len(lines) <= len(plan.steps)
+
+
+def test_twelve_arms_fit_on_a_screen() -> None:
+    assert len(tree(starts(0, 20, 40, 60, 80, 100, seeds=2))) <= 40

@@ -1,0 +1,185 @@
+"""Real workers on small handlers: failures stay local, kills lose nothing, and two runs share a store."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the workers import their handlers from here
+
+import small
+
+from firstsight.errors import RequestError, StepFailed
+from firstsight.plan.executors import Local
+from firstsight.plan.graph import graph
+from firstsight.plan.runner import Event, run
+from firstsight.plan.store import Store
+from firstsight.recipe.scales import scale_named
+from firstsight.site import Site
+from firstsight.studies.when import when
+
+HERE = Path(small.__file__)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the small study leaves when nobody disturbs it."""
+    root = tmp_path_factory.mktemp("whole")
+    assert small.go(small.diamond(), root).ok
+    return small.results(root)
+
+
+def test_every_step_runs_once_after_its_parents_and_then_never_again(tmp_path: Path) -> None:
+    plan, told = small.diamond(), list[Event]()
+    first = small.go(plan, tmp_path, watch=told)
+    assert first.ok and set(first.published) == set(plan.steps) and len(first.published) == len(plan.steps)
+    ends = {event.step: place for place, event in enumerate(told) if event.what == "published"}
+    begins = {event.step: place for place, event in enumerate(told) if event.what == "started"}
+    assert all(ends[parent] < begins[step] for step in plan.steps for _, parent in step.needs)
+    before = small.results(tmp_path)
+    again = small.go(plan, tmp_path)
+    assert again.published == () and set(again.skipped) == set(plan.steps)
+    assert small.results(tmp_path) == before
+    assert all(Store(tmp_path).verify(step.address) == () for step in plan.steps)
+
+
+def test_events_tell_arms_progress_and_time_left(tmp_path: Path) -> None:
+    told: list[Event] = []
+    small.go(small.diamond(), tmp_path, watch=told)
+    progress = [event for event in told if event.what == "progress"]
+    assert {event.progress.unit for event in progress if event.progress} == {"slices"}
+    assert {label for event in progress for label in event.arms} == {"arm0", "arm1", "arm2"}
+    assert told[0].left is None and told[-1].left == 0
+    assert all(event.left is None or event.left >= 0 for event in told)
+    assert [event.at for event in told] == sorted(event.at for event in told)
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
+    bad = small.step("fail", "bread")
+    stopped = small.step("write", "after", source=bad)
+    plan = small.graph(bad=small.step("write", "end", source=stopped), good=small.step("write", "fine"))
+    summary = small.go(plan, tmp_path)
+    assert not summary.ok and [step.spec.name for step in summary.published] == ["fine"]
+    (failure,) = summary.failed
+    assert failure.step == bad and failure.arms == ("bad",) and failure.why == "bread: wanted bread, got stones. Bake."
+    log = failure.log.read_text()
+    assert "about to fail" in log and "Traceback" in log and "DataError" in log
+    assert dict(summary.blocked) == {stopped: bad, plan.final("bad"): bad}
+    text = "\n".join(summary.lines())
+    assert str(failure.log) in text and f"needs {bad.address}" in text and "same command" in text
+    with pytest.raises(StepFailed, match="got stones"):
+        summary.check()
+
+
+@pytest.mark.parametrize(("kind", "why"), [("die", "signal 9"), ("empty", "left nothing")])
+def test_a_dead_worker_fails_its_step_and_is_replaced(tmp_path: Path, kind: str, why: str) -> None:
+    good = {f"good{n}": small.step("write", f"good{n}") for n in range(3)}
+    summary = small.go(small.graph(bad=small.step(kind, "bad"), **good), tmp_path, workers=1)
+    assert why in summary.failed[0].why and len(summary.published) == 3
+
+
+def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path) -> None:
+    plan = small.graph(**{f"arm{n}": small.step("seen", f"arm{n}") for n in range(4)})
+    small.go(plan, tmp_path, workers=1)
+    facts = [json.loads((Store(tmp_path).path(step.address) / "facts.json").read_text()) for step in plan.steps]
+    assert len({fact["pid"] for fact in facts}) == 1
+    assert {(fact["omp"], fact["wait"]) for fact in facts} == {("1", "PASSIVE")}
+    assert facts[0]["pid"] != os.getpid()
+
+
+def test_what_is_not_needed_is_not_run(tmp_path: Path) -> None:
+    parent = small.step("write", "parent")
+    plan = small.graph(arm=small.step("write", "child", source=parent))
+    small.go(plan, tmp_path)
+    (Store(tmp_path).path(parent.address) / "text").unlink()
+    Store(tmp_path).path(parent.address).rmdir()
+    assert small.go(plan, tmp_path).published == ()
+
+
+def test_named_leaves_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    site, plan = Site(cache=tmp_path), graph(when(scale_named("1b")))
+    handlers = {step.kind: "small:write" for step in plan.steps if step.kind != "named"}
+    with Local(1, site) as executor, pytest.raises(RequestError, match=r"dclm-mix, gpt-neox-20b.*place") as refused:
+        run(plan, Store(tmp_path / "runs"), site=site, executor=executor, handlers=handlers, watch=lambda event: None)
+    assert "Nothing was run" in str(refused.value)
+    assert Store(tmp_path / "runs").addresses() == ()
+
+
+def test_a_kind_without_a_handler_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="kind unheard"):
+        small.go(small.graph(arm=small.step("unheard", "of")), tmp_path)
+
+
+def test_a_worker_killed_at_any_moment_leaves_the_same_bytes(tmp_path: Path, whole: dict[str, str]) -> None:
+    chance, plan = random.Random(3), small.diamond()
+    for _ in range(20):
+        kills: list[Event] = []
+        site = Site(cache=tmp_path)
+        with Local(2, site) as executor:
+
+            def watch(event: Event, executor: Local = executor, kills: list[Event] = kills) -> None:
+                if event.what == "progress" and not kills and chance.random() < 0.3:
+                    kills.append(event)
+                    os.kill(executor.pids()[event.step.address], signal.SIGKILL)
+
+            summary = run(plan, Store(tmp_path), site=site, executor=executor, handlers=small.HANDLERS, watch=watch)
+        if summary.ok:
+            break
+    assert summary.ok and small.results(tmp_path) == whole
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_whole_run_ended_by_a_signal_goes_on_to_the_same_bytes(
+    tmp_path: Path, whole: dict[str, str], how: signal.Signals
+) -> None:
+    command = [sys.executable, str(HERE), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    patience = time.monotonic() + 20
+    while not list(tmp_path.glob("work/*/slices")):
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(timeout=5) != 0
+    store = Store(tmp_path)
+    time.sleep(0.2)
+    quiet = {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
+    assert quiet and not any(store.busy(step.address) for step in small.diamond().steps)
+    time.sleep(0.1)
+    assert quiet == {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
+    assert small.go(small.diamond(), tmp_path).ok
+    assert small.results(tmp_path) == whole
+
+
+def test_two_runs_on_one_store_do_every_step_once(tmp_path: Path, whole: dict[str, str]) -> None:
+    plan = small.diamond()
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: small.go(plan, tmp_path), range(2))
+    assert one.ok and two.ok
+    assert not set(one.published) & set(two.published)
+    assert set(one.published) | set(two.published) == set(plan.steps)
+    assert set(one.published) | set(one.skipped) == set(plan.steps)
+    assert small.results(tmp_path) == whole
+
+
+def test_a_run_takes_over_what_another_one_let_go(tmp_path: Path, whole: dict[str, str]) -> None:
+    plan, store = small.diamond(), Store(tmp_path)
+    first = plan.steps[0]
+    with ThreadPoolExecutor(1) as pool:
+        with store.lock(first.address) as mine:
+            assert mine
+            pending = pool.submit(small.go, plan, tmp_path)
+            time.sleep(0.4)
+            assert not pending.done() and not store.has(first.address)
+        assert pending.result(timeout=20).ok
+    assert small.results(tmp_path) == whole

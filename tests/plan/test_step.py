@@ -1,0 +1,153 @@
+"""Addresses: equal for equal work, different for every field; differences name the fields."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+
+from firstsight.errors import RequestError, UnknownName
+from firstsight.plan.graph import graph
+from firstsight.plan.step import VERSIONS, Step, difference, find
+from firstsight.recipe.canon import decode, encode
+from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.study import Arm, Study
+from firstsight.studies.when import when
+from firstsight.units import Share
+
+WORDS = {
+    "rich": "noisy",
+    "determined": "all",
+    "best_fit": "one_image_per_row",
+    "mlp2": "mlp3",
+    "carried": "fresh",
+}
+"""Another legal value for every word in the specs."""
+
+
+def arm(start: int = 80) -> Arm:
+    return enter(scale_named("smoke"), Share(start, 100))
+
+
+def final(arm: Arm) -> Step:
+    return graph(Study(name="one", scale="smoke", question="?", arms=(arm,))).final(arm.label)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every leaf of a canonical JSON value but the names of types."""
+    if isinstance(value, dict):
+        return [found for key in value if key != "type" for found in places(value[key], (*path, key))]
+    if isinstance(value, list):
+        return [found for place, item in enumerate(value) for found in places(item, (*path, place))]
+    return [path]
+
+
+def changed(value: Any, path: tuple[Any, ...]) -> Any:
+    """The value with the leaf at `path` another one of its type."""
+    if not path:
+        match value:
+            case bool():
+                return not value
+            case int() | float():
+                return value + 1
+            case _:
+                return WORDS[value]
+    head, *rest = path
+    body = list(value) if isinstance(value, list) else dict(value)
+    body[head] = changed(value[head], tuple(rest))
+    return body
+
+
+MIDTRAIN = next(parent for role, parent in final(arm()).needs if role == "checkpoint").need("previous")
+LEAVES = [path for path in places(encode(MIDTRAIN.spec)) if path[-1] not in ("value", "counted_in")]
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda path: ".".join(map(str, path)))
+def test_every_field_of_a_spec_moves_the_address(path: tuple[Any, ...]) -> None:
+    other = replace(MIDTRAIN, spec=decode(changed(encode(MIDTRAIN.spec), path)))
+    assert other.address != MIDTRAIN.address
+    assert [found.path for found in difference(MIDTRAIN, other)] == [".".join(map(str, ("spec", *path)))]
+
+
+def test_shares_kind_version_and_parents_move_the_address() -> None:
+    moved = replace(MIDTRAIN.spec, mix=replace(MIDTRAIN.spec.mix, share=Share(1, 3)))
+    others = [
+        replace(MIDTRAIN, spec=moved),
+        replace(MIDTRAIN, kind="finetune"),
+        replace(MIDTRAIN, version=2),
+        replace(MIDTRAIN, needs=MIDTRAIN.needs[1:]),
+        replace(MIDTRAIN, needs=(("previous", MIDTRAIN.needs[0][1]), *MIDTRAIN.needs[1:])),
+        replace(MIDTRAIN, needs=(("trunk", replace(MIDTRAIN.needs[0][1], version=2)), *MIDTRAIN.needs[1:])),
+    ]
+    assert len({MIDTRAIN.address, *(other.address for other in others)}) == 7
+
+
+def test_the_order_of_needs_is_not_part_of_the_identity() -> None:
+    turned = replace(MIDTRAIN, needs=tuple(reversed(MIDTRAIN.needs)))
+    assert turned == MIDTRAIN and hash(turned) == hash(MIDTRAIN)
+
+
+def test_a_whole_study_has_the_same_addresses_when_built_again() -> None:
+    first, second = (graph(when(scale_named("smoke"))) for _ in range(2))
+    assert [step.address for step in first.steps] == [step.address for step in second.steps]
+
+
+def test_an_address_reads_as_kind_hint_and_digest() -> None:
+    assert MIDTRAIN.slug == "midtrain-080-images"
+    digest = MIDTRAIN.address.removeprefix("midtrain-080-images-")
+    assert len(digest) == 12 and set(digest) <= set("0123456789abcdef")
+
+
+def test_every_kind_has_a_version() -> None:
+    kinds = {step.kind for scale in ("smoke", "1b") for step in graph(when(scale_named(scale))).steps}
+    assert kinds <= set(VERSIONS)
+
+
+def test_difference_follows_into_parents_and_tells_a_trunk_once() -> None:
+    other = replace(arm(), pretrain=replace(arm().pretrain, seed=7))
+    paths = [found.path for found in difference(final(arm()), final(other))]
+    assert paths == ["needs.checkpoint.needs.previous.needs.trunk.spec.pretrain.seed"]
+
+
+def test_difference_between_starts_ends_where_one_side_has_nothing() -> None:
+    found = difference(final(arm(0)), final(arm(80)))
+    last = next(one for one in found if one.path.endswith("needs.trunk"))
+    assert last.first == "(absent)" and last.second.startswith("pretrain-000-080-")
+
+
+def test_difference_of_a_trunk_segment_tells_the_field_once_over_the_whole_chain() -> None:
+    scale = scale_named("smoke")
+    study = when(scale)
+    slower = replace(scale.base.pretrain.rate, peak=1e-3)
+    moved = replace(study, arms=tuple(replace(a, pretrain=replace(a.pretrain, rate=slower)) for a in study.arms))
+    found = difference(graph(study).final("start-060.s1"), graph(moved).final("start-060.s1"))
+    assert [one.path.rpartition("spec.")[2] for one in found] == ["pretrain.rate.peak"]
+
+
+def test_difference_between_arms_names_their_fields() -> None:
+    found = {one.path: (one.first, one.second) for one in difference(arm(20), arm(80))}
+    assert found["name"] == ("start-020", "start-080")
+    assert set(found) == {"name", "start", "stages.0.text_rows_seen", "stages.0.rate.at"}
+    assert difference(arm(), arm()) == ()
+
+
+def test_a_difference_prints_both_sides() -> None:
+    shares = difference(arm(20).start, arm(80).start)
+    assert [str(one) for one in shares] == [": 1/5 | 4/5"]
+
+
+def test_find_takes_addresses_and_digests_but_no_doubt() -> None:
+    known = ["texts-aaaabbbbcccc", "texts-aaaaddddeeee", "captions-rich-ffffbbbbcccc"]
+    assert find("captions", known) == find("ffff", known) == known[2]
+    assert find("aaaad", known) == known[1]
+    with pytest.raises(RequestError, match="fits 2 steps"):
+        find("texts", known)
+    with pytest.raises(UnknownName):
+        find("zzz", known)
+
+
+def test_every_spec_in_the_plan_is_a_frozen_value() -> None:
+    for step in graph(when(scale_named("smoke"))).steps:
+        assert is_dataclass(step.spec) and fields(step.spec)
+        assert decode(encode(step.spec)) == step.spec

@@ -1,0 +1,130 @@
+"""The store: whole or not at all, ours or refused, damage noticed."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from firstsight.errors import DataError, RequestError, StepFailed, StoreError
+from firstsight.plan.step import Step
+from firstsight.plan.store import FORMAT, Store
+from firstsight.recipe.mix import Named
+from firstsight.units import Tokens
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def step(name: str = "thing", **needs: Step) -> Step:
+    spec = Named(name=name, form="text", tokens=Tokens(0))
+    return Step(kind="named", spec=spec, needs=tuple(needs.items()), version=1)
+
+
+def published(store: Store, step: Step) -> Path:
+    work = store.work(step.address)
+    (work / "deep").mkdir()
+    (work / "deep" / "b.txt").write_text("two")
+    (work / "a.txt").write_text("one")
+    return store.publish(step, started=NOW)
+
+
+def test_a_result_is_published_whole_with_its_provenance_outside(tmp_path: Path) -> None:
+    store, thing = Store(tmp_path / "runs"), step()
+    child = step("child", source=thing)
+    published(store, thing)
+    folder = published(store, child)
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "a.txt",
+        "deep/b.txt",
+    ]
+    note = store.provenance(child.address)
+    assert note["needs"] == {"source": thing.address} and note["spec"]["name"] == "child"
+    assert note["started"] == NOW.isoformat() and note["ended"] > note["started"]
+    assert set(note["code"]) == {"commit", "python", "packages"} and "torch" in note["code"]["packages"]
+    assert store.has(child.address) and not (tmp_path / "runs" / "work" / child.address).exists()
+    assert not list((tmp_path / "runs").rglob(".*"))
+
+
+def test_nothing_left_is_not_a_result(tmp_path: Path) -> None:
+    store, thing = Store(tmp_path), step()
+    store.work(thing.address)
+    with pytest.raises(StepFailed, match="left nothing"):
+        store.publish(thing, started=NOW)
+    assert not store.has(thing.address)
+
+
+def test_the_working_folder_survives(tmp_path: Path) -> None:
+    (Store(tmp_path).work("a-1") / "half").write_text("half")
+    assert (Store(tmp_path).work("a-1") / "half").read_text() == "half"
+
+
+@pytest.mark.parametrize("damage", ["changed", "lost", "foreign"])
+def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
+    store, thing = Store(tmp_path), step()
+    folder = published(store, thing)
+    assert store.verify(thing.address) == ()
+    match damage:
+        case "changed":
+            (folder / "a.txt").write_text("onf")
+        case "lost":
+            (folder / "a.txt").unlink()
+        case _:
+            (folder / "c.txt").write_text("three")
+    assert store.verify(thing.address) == (f"{'c' if damage == 'foreign' else 'a'}.txt: {damage}",)
+
+
+def test_lost_provenance_is_said(tmp_path: Path) -> None:
+    store, thing = Store(tmp_path), step()
+    published(store, thing)
+    (tmp_path / "provenance" / f"{thing.address}.json").write_text("{")
+    with pytest.raises(DataError, match="wanted the provenance"):
+        store.verify(thing.address)
+
+
+def test_one_holder_a_lock(tmp_path: Path) -> None:
+    one, two = Store(tmp_path), Store(tmp_path)
+    with one.lock("a-1") as mine, two.lock("a-1") as theirs, two.lock("b-1") as other:
+        assert (mine, theirs, other) == (True, False, True)
+        assert two.busy("a-1")
+    assert not two.busy("a-1")
+
+
+def test_a_store_opens_again_and_finds_by_prefix(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second = step("first"), step("second")
+    published(store, first)
+    published(store, second)
+    again = Store(tmp_path)
+    assert again.find("named-first") == again.find(first.address[-12:]) == first.address
+    assert again.addresses() == tuple(sorted((first.address, second.address)))
+    with pytest.raises(RequestError, match="fits 2"):
+        again.find("named-")
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="not a firstsight store"):
+        Store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("sign", ["{", "[]", '{"firstsight": "other"}', json.dumps({"format": FORMAT})])
+def test_a_foreign_sign_is_refused(tmp_path: Path, sign: str) -> None:
+    (tmp_path / "store.json").write_text(sign)
+    with pytest.raises(StoreError, match="not the sign"):
+        Store(tmp_path)
+
+
+def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path)
+    (tmp_path / "store.json").write_text(json.dumps({"firstsight": "store", "format": FORMAT + 1}))
+    with pytest.raises(StoreError, match=f"has format {FORMAT + 1}"):
+        Store(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(tmp_path / "file" / "runs")

@@ -1,0 +1,44 @@
+"""The inputs of every training step, made once by the real handlers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.train import small
+
+from firstsight.data.index import prepare
+from firstsight.recipe.stages import Encode, Prepare
+from firstsight.site import Site
+from firstsight.train.run import contrast, encode
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """One thread, nothing compiled."""
+    return Site(compile=False, cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory, site: Site) -> dict[str, Path]:
+    """Every role that a training step may read, small and real."""
+    root = tmp_path_factory.mktemp("inputs")
+    rng = np.random.default_rng(0)
+    made = {
+        "tokenizer": small.write_tokenizer(root),
+        "texts": small.write_texts(root, rng),
+        "captions": small.write_captions(root, rng),
+    }
+    for role, source, spec in (("text", "texts", small.TEXTS), ("image0", "captions", small.CAPTIONS)):
+        needs = {"source": made[source], "tokenizer": made["tokenizer"]}
+        made[role] = small.ran(
+            prepare, Prepare(source=spec, tokenizer=small.VOCABULARY), needs, root / f"{role}-index", site
+        )
+    made["image0.source"] = made["captions"]
+    made["encoder"] = small.ran(contrast, small.SIGLIP, {"captions": made["captions"]}, root / "encoder", site)
+    needs = {"source": made["captions"], "index": made["image0"], "encoder": made["encoder"]}
+    made["image0.features"] = small.ran(
+        encode, Encode(source=small.CAPTIONS, model=small.SEES), needs, root / "features", site
+    )
+    return made

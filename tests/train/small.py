@@ -1,0 +1,152 @@
+"""A study in a thimble: forty words, sixty-four pictures, a decoder of two layers."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from firstsight.recipe.mix import Captions, Mix, Part, Texts, Vocabulary, World
+from firstsight.recipe.model import Contrast, LMSpec, Patches, ProjectorSpec, Siglip, Vit, VLMSpec
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Adam, Finetune, Midtrain, Pretrain, Rows, Segment
+from firstsight.site import Site
+from firstsight.units import Share, Tokens
+
+WORLD = World(objects=4, kinds=2, picture=8, crowd=1, seed=0)
+ROWS = Rows(batch=4, length=16)
+ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, clip=1.0, z_loss=1e-4)
+LM = LMSpec(layers=2, width=16, heads=2, hidden=32, vocabulary=64, rope_base=10_000, token_shift=3, embedding_scale=2)
+VOCABULARY = Vocabulary(world=WORLD)
+TEXTS = Texts(world=WORLD, documents=400, mask="all")
+CAPTIONS = Captions(world=WORLD, pictures=64, quality="rich")
+COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200), "grey": (120, 120, 120)}
+VIT = Vit(layers=2, width=16, heads=2, hidden=32, image=8, patch=4)
+SIGLIP = Siglip(
+    vit=VIT,
+    weights=Contrast(captions=CAPTIONS, text_layers=1, steps=6, batch=8, peak=1e-3, warmup=2, decay=0.01, seed=0),
+)
+PROJECTOR = ProjectorSpec(kind="mlp2", positions=True)
+SEES = VLMSpec(lm=LM, vision=SIGLIP, projector=PROJECTOR)
+PATCHED = VLMSpec(lm=LM, vision=Patches(image=8, patch=4, width=12), projector=replace(PROJECTOR, kind="mlp3"))
+
+
+def told(_: object) -> None:
+    """Nobody listens."""
+
+
+def ran(handler: Any, spec: Any, inputs: Mapping[str, Path], out: Path, site: Site) -> Path:
+    """Run a handler as the runner would and return its folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    handler(spec, inputs=inputs, out=out, site=site, tell=told)
+    return out
+
+
+def rate(tokens: int) -> Rewarm:
+    return Rewarm(peak=1e-2, floor=1e-4, warmup=Tokens(tokens // 10), tokens=Tokens(tokens))
+
+
+def trunk(steps: int) -> Pretrain:
+    tokens = Tokens(steps * ROWS.tokens)
+    return Pretrain(
+        model=LM,
+        tokenizer=VOCABULARY,
+        text=TEXTS,
+        packing="best_fit",
+        rows=ROWS,
+        tokens=tokens,
+        rate=rate(tokens),
+        optim=ADAM,
+        seed=1,
+    )
+
+
+def segment(steps: int, since: str, until: str) -> Segment:
+    return Segment(pretrain=trunk(steps), since=Share(since), until=Share(until))
+
+
+def midtraining(model: VLMSpec, steps: int, share: str) -> Midtrain:
+    tokens = Tokens(steps * ROWS.tokens)
+    mix = Mix(
+        text=TEXTS,
+        images=(Part(source=CAPTIONS, share=Share(1)),),
+        share=Share(share),
+        counted_in="rows",
+        packing="best_fit",
+    )
+    return Midtrain(
+        model=model,
+        tokenizer=VOCABULARY,
+        mix=mix,
+        text_rows_seen=0,
+        rows=ROWS,
+        tokens=tokens,
+        rate=rate(tokens),
+        moments="carried",
+        optim=ADAM,
+        seed=1,
+    )
+
+
+def finetuning(model: VLMSpec, steps: int) -> Finetune:
+    mid, tokens = midtraining(model, steps, "1"), Tokens(steps * ROWS.tokens)
+    return Finetune(
+        model=model,
+        tokenizer=VOCABULARY,
+        mix=mid.mix,
+        rows=ROWS,
+        epoch=tokens,
+        epochs=1,
+        rate=rate(tokens),
+        optim=ADAM,
+        seed=1,
+    )
+
+
+def write_tokenizer(root: Path) -> Path:
+    special = ["<|endoftext|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>", "<|pad|>"]
+    words = [*special, "<unk>", *COLOURS, *(f"w{n}" for n in range(40))]
+    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    made.add_special_tokens(special)
+    folder = root / "tokenizer"
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def write_texts(root: Path, rng: np.random.Generator) -> Path:
+    folder = root / "texts"
+    folder.mkdir()
+    lines = [
+        json.dumps({"id": str(n), "text": " ".join(f"w{k}" for k in (start + np.arange(size)) % 40)})
+        for n, (start, size) in enumerate(zip(rng.integers(40, size=1600), rng.integers(3, 20, size=1600), strict=True))
+    ]
+    (folder / "texts-00000.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_captions(root: Path, rng: np.random.Generator) -> Path:
+    folder = root / "captions"
+    folder.mkdir()
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for n in range(160):
+            words = [list(COLOURS)[k] for k in rng.integers(4, size=2)]
+            pixels = np.concatenate([np.full((8, 4, 3), COLOURS[word], np.uint8) for word in words], axis=1)
+            picture = io.BytesIO()
+            Image.fromarray(pixels).save(picture, "PNG")
+            truth = json.dumps({"uid": str(n), "phrases": [f"{words[0]} w0", f"{words[1]} w1"]})
+            parts = {"png": picture.getvalue(), "txt": " ".join(words).encode(), "json": truth.encode()}
+            for ending, data in parts.items():
+                member = tarfile.TarInfo(f"{n:05d}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return folder

@@ -1,0 +1,110 @@
+"""The update against AdamW's and clipping's definitions, and the loop's clock."""
+
+from __future__ import annotations
+
+import math
+from itertools import repeat
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.train import small
+
+from firstsight.data.loader import Batch
+from firstsight.train.loop import clip, train
+from firstsight.train.state import TrainState, fresh
+from firstsight.units import Tokens
+
+
+def batch(seed: int = 0) -> Batch:
+    tokens = torch.randint(64, (4, 16), generator=torch.Generator().manual_seed(seed))
+    targets = tokens.roll(-1, dims=1).masked_fill(torch.arange(16) % 3 == 0, -100)
+    column = torch.arange(16, dtype=torch.int32).expand(4, 16)
+    return Batch(
+        tokens=tokens,
+        targets=targets,
+        docs=torch.where(column < 14, column // 7, -1).int(),
+        positions=column % 7,
+        slots=torch.full_like(tokens, -1),
+        images=torch.zeros(0, 0, 0, dtype=torch.float16),
+        kinds=torch.tensor([0, 1, 0, 1], dtype=torch.int8),
+    )
+
+
+def state(dtype: torch.dtype) -> TrainState:
+    made = fresh(small.LM, small.ADAM, seed=0)
+    made.model.to(dtype)
+    made.model.lm.compute = dtype
+    return made
+
+
+def test_an_update_is_adamw_on_the_clipped_gradient_of_the_mean_loss() -> None:
+    mine, rows, adam, lr = state(torch.float64), batch(), small.ADAM, 0.01
+    theirs = state(torch.float64)
+    before = {name: value.clone() for name, value in theirs.model.state_dict().items()}
+    logits = theirs.model.lm.logits(theirs.model(rows)).flatten(0, 1)
+    kept = rows.targets.flatten() >= 0
+    z = logits.logsumexp(dim=1)[kept].square().mean()
+    (F.cross_entropy(logits, rows.targets.flatten()) + adam.z_loss * z).backward()
+    grads = {name: p.grad for name, p in theirs.model.named_parameters() if p.grad is not None}
+    norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads.values()))
+    info = next(train(mine, repeat(rows), lambda seen: lr, Tokens(64)))
+    assert info.grad_norm == pytest.approx(norm)
+    assert info.loss == pytest.approx(F.cross_entropy(logits, rows.targets.flatten()).item())
+    for name, value in mine.model.state_dict().items():
+        grad = grads[name] * min(1.0, adam.clip / (norm + 1e-6))
+        first, second = (1 - adam.beta1) * grad, (1 - adam.beta2) * grad**2
+        step = (first / (1 - adam.beta1)) / ((second / (1 - adam.beta2)).sqrt() + adam.eps)
+        wanted = before[name] * (1 - lr * adam.decay) - lr * step
+        torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_the_clock_counts_padding_and_the_rate_is_that_of_the_tokens_reached() -> None:
+    asked: list[int] = []
+
+    def rate(seen: Tokens) -> float:
+        asked.append(seen)
+        return 1e-3 * seen
+
+    steps = list(train(state(torch.float32), repeat(batch()), rate, Tokens(3 * 64)))
+    assert asked == [64, 128, 192]
+    assert [(info.step, info.seen) for info in steps] == [(1, 64), (2, 128), (3, 192)]
+    assert [info.lr for info in steps] == [1e-3 * seen for seen in asked]
+
+
+def test_losses_are_told_apart_by_kind() -> None:
+    info = next(train(state(torch.float32), repeat(batch()), lambda seen: 1e-3, Tokens(64)))
+    tokens = [(batch().targets[kind::2] >= 0).sum().item() for kind in range(2)]
+    assert list(info.loss_tokens[:2]) == tokens
+    assert not any(info.loss_tokens[2:])
+    assert sum(info.losses) / sum(tokens) == pytest.approx(info.loss)
+
+
+def test_no_batch_is_drawn_beyond_the_end() -> None:
+    drawn = iter([batch(), batch(1)])
+    assert len(list(train(state(torch.float32), drawn, lambda seen: 1e-3, Tokens(65)))) == 2
+    assert next(drawn, None) is None
+
+
+def test_zero_gradients_leave_the_norms_bits_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grads = [torch.randn(n, 7, generator=generator) for n in (3, 11, 5)]
+
+    def norm(extra: list[torch.Tensor]) -> torch.Tensor:
+        parameters = [torch.nn.Parameter(grad) for grad in [*grads, *extra]]
+        for parameter, grad in zip(parameters, [*grads, *extra], strict=True):
+            parameter.grad = grad.clone()
+        return clip(parameters, 1.0)
+
+    assert torch.equal(norm([]), norm([torch.zeros(9, 9), torch.zeros(4)]))
+    assert norm([]).item() == pytest.approx(math.sqrt(sum(float(grad.square().sum()) for grad in grads)), rel=1e-6)
+
+
+def test_bf16_follows_float32_down() -> None:
+    curves = []
+    for dtype in (torch.float32, torch.bfloat16):
+        made = state(torch.float32)
+        made.model.lm.compute = dtype
+        curves.append([info.loss for info in train(made, repeat(batch()), lambda seen: 3e-3, Tokens(64 * 30))])
+    assert curves[0][-1] < 0.6 * curves[0][0]
+    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 0.15
