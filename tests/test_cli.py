@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from firstsight.cli import command
+from firstsight.cli import command, doctor
 from firstsight.cli.study import Parameter, find_recipe, shipped
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.units import Share, Tokens
@@ -62,6 +67,16 @@ def test_plan_tells_the_papers_numbers(capsys: pytest.CaptureFixture[str]) -> No
     for number in ("28,795,904,000", "109,848", "863,877,120,000"):
         assert number in out
     assert "start-080.s1" in out and "shared by 6 arms" in out and "one a100" in out
+
+
+def test_plan_tells_the_rates_at_the_branches(capsys: pytest.CaptureFixture[str]) -> None:
+    """Within 2 % of the published rates, whose checkpoints fell a little off the nominal shares. Source: paper 2."""
+    _, out, _ = say(capsys, "plan", "when", "--scale", "1b")
+    assert "trunk: 4,319,385,600,000 tokens" in out
+    for percent, published in ((20, 9.080e-3), (40, 6.500e-3), (60, 3.447e-3), (80, 9.789e-4)):
+        found = re.search(rf"start-0{percent} [\d,]+ \({percent} %\) Continue (\S+) to 3e-05", out)
+        assert found is not None and float(found[1]) == pytest.approx(published, rel=0.02)
+    assert len(re.findall(r"Rewarm 0 to 0.003 to 3e-05 28,795,904,000 109,848 256 x 1,024", out)) == 2
 
 
 def test_seeds_make_arms(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +182,7 @@ def test_utilisation_is_a_part(capsys: pytest.CaptureFixture[str], utilisation: 
     [
         ("def late(scale: Scale) -> Study: ...", "NameError"),
         ("def late(:", "SyntaxError"),
-        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("import nothing_of_that_name", "No module named"),
         ("x = 1", "-> Study"),
         (MINE + MINE.replace("def late", "def later"), "Name one"),
         (MINE.replace("scale: Scale, at", "at"), "scale: Scale"),
@@ -179,6 +194,14 @@ def test_utilisation_is_a_part(capsys: pytest.CaptureFixture[str], utilisation: 
 def test_a_study_file_that_is_none(capsys: pytest.CaptureFixture[str], mine: Path, text: str, told: str) -> None:
     mine.write_text(text)
     assert told in refused(capsys, "plan", mine, "--scale", "smoke")
+
+
+def test_an_optional_package_that_is_missing(
+    capsys: pytest.CaptureFixture[str], mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(doctor.OPTIONAL, "nothing_of_that_name", ("ray", "many machines"))
+    mine.write_text("import nothing_of_that_name.below")
+    assert "pip install 'firstsight[ray]'" in refused(capsys, "plan", mine, "--scale", "smoke")
 
 
 def test_a_study_file_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, mine: Path) -> None:
@@ -209,6 +232,22 @@ def test_an_output_folder_of_another_version(capsys: pytest.CaptureFixture[str],
 def test_data_that_only_its_owner_has(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(capsys, "run", "when", "--scale", "1b", "--out", tmp_path)
     assert "datacomp-dr-1b" in message and "Nothing was run" in message
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, by: signal.Signals) -> None:
+    words = ["run", "when", "--scale", "smoke", "--out", str(tmp_path / "runs"), "--jobs", "1"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "firstsight", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    logs, until = tmp_path / "runs" / "logs", time.monotonic() + 60
+    while not any(logs.glob("*.log")) and time.monotonic() < until:
+        time.sleep(0.05)
+    run.send_signal(by)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 130, told
+    assert told == "error: stopped. The same command goes on where this one stopped.\n"
+    assert (tmp_path / "runs" / "store.json").is_file()
 
 
 def test_a_report_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.model.rows import EACH, PLAIN, SEEING, SHIFTED, grown, packed
 
 from firstsight.errors import ModelError
 from firstsight.model.generate import choices, greedy
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec
+from tests.model.rows import EACH, PLAIN, SEEING, SHIFTED, grown, packed
 
 PROMPTS = [[3], [1, 4, 1, 5], [9, 2, 6, 5, 3, 5], [8, 9]]
 SEEN = [[0] * EACH + [7], [1, 4], [0] * EACH + [9, 2, 6], [0] * EACH]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.model.rows import PLAIN, grown, packed
 
 from firstsight.model import loss as module
 from firstsight.model.loss import loss, next_token
+from tests.model.rows import PLAIN, grown, packed
 
 
 def drawn(count: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

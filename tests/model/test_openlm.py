@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.model.rows import PLAIN, SHIFTED, grown, packed
 from torch import Tensor
 
 from firstsight.model.lm import LM
 from firstsight.recipe.model import LMSpec, openlm
+from tests.model.rows import PLAIN, SHIFTED, grown, packed
 
 
 def layer_norm(x: Tensor, gain: Tensor) -> Tensor:

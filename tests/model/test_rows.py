@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 
 from firstsight.errors import ModelError
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec, VLMSpec
+from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 
 SLOTS: list[int | None] = [None] * EACH
 

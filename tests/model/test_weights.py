@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.model.rows import PATCHED, PLAIN, grown
 
 from firstsight.errors import ModelError
 from firstsight.model.weights import load, read_tensors, save, write_tensors
+from tests.model.rows import PATCHED, PLAIN, grown
 
 
 @pytest.fixture

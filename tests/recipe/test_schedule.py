@@ -25,7 +25,9 @@ def trunk(tokens: int, warm: float, peak: float) -> Rewarm:
 
 
 @given(budgets, shares, shares, st.floats(1e-5, 1e-1))
-def test_a_branch_continues_the_trunks_rate_at_that_very_token(tokens: int, warm: float, at: float, peak: float) -> None:
+def test_a_branch_continues_the_trunks_rate_at_that_very_token(
+    tokens: int, warm: float, at: float, peak: float
+) -> None:
     main = trunk(tokens, warm, peak)
     branch = Continue(trunk=main, at=Tokens(int(tokens * at)), floor=main.floor, tokens=Tokens(1000))
     assert branch.lr(Tokens(0)) == main.lr(branch.at)

@@ -106,7 +106,7 @@ def test_limits_count_seeds_and_budgets(make: Make, study: Callable[[str], Study
     _, cannot = limits(arms, tidy(arms), study(""), tokens={"start-000": 1_392_640.0, "start-100": 2_826_240.0})
     text = " ".join(cannot)
     assert ("How the next seed would come out" in text) == (len(seeds) < 3)
-    assert "1.39M tokens in all and a late one 2.83M" in text
+    assert "1.39M tokens in all and the latest 2.83M" in text
     assert "The moment alone at 0 % and 100 %" in text
     assert "lacks copa, piqa" in text
 

@@ -109,6 +109,18 @@ def test_shared_trunk_is_drawn_once_and_arms_go_on_where_it_ends(make: Make) -> 
     assert logged.ends["start-100"] == 1_433_600 + 593_920 + 798_720
 
 
+def test_controls_stand_in_lanes_of_their_own(make: Make) -> None:
+    arms = make(questions=10)
+    names = {"start-080": "start-080-rewarm", "start-100": "start-100-matched"}
+    controls = [
+        replace(arm, name=names[arm.name], label=f"{names[arm.name]}.s{arm.seed}") for arm in arms if arm.name in names
+    ]
+    (points,) = _layers(themed(figures.stable(tidy([*arms, *controls]), {})), "point")
+    lanes = {row["arm"]: row["lane"] for row in points}
+    assert [lanes[f"start-{percent:03d}"] for percent in range(0, 101, 20)] == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert 1 < lanes["start-080-rewarm"] < lanes["start-100-matched"]
+
+
 def test_arms_stand_side_by_side_where_starts_do_not_vary(make: Make) -> None:
     late = make(ability={80: 0.5}, literacy={80: 0.5}, seeds=(1,), trunk=False)
     arms = [replace(arm, name=name, label=f"{name}.s1") for arm in late for name in ("siglip", "patches")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -107,6 +108,28 @@ def test_half_a_study_says_what_is_missing(wounded: Whole) -> None:
     assert f"{len(gone)} of 14 arms have no scores" in text
     for arm in gone:
         assert f"{arm.label} {arm.missing} {arm.address}" in text
+
+
+@pytest.mark.parametrize("judged", [("trunk",), ("start-080",), ("start-000", "trunk")])
+def test_every_stage_of_a_run_has_a_page(make: Make, study: Frame, tmp_path: Path, judged: tuple[str, ...]) -> None:
+    whole = make(seeds=(1,), questions=5)
+    done = {stage.address for arm in whole if arm.name in judged for stage in arm.stages}
+    arms = [
+        replace(
+            arm,
+            scores=arm.scores if arm.name in judged else None,
+            stages=tuple(stage if stage.address in done else replace(stage, log=None) for stage in arm.stages),
+        )
+        for arm in whole
+    ]
+    page = Page(write(arms, study=study(""), folder=tmp_path / "report"))
+    assert f"{7 - len(judged)} of 7 arms have no scores" in page.text
+    drawn = json.loads(page.scripts[1])
+    assert ("stable" in drawn) == any(name.startswith("start") for name in judged)
+    assert {"heat", "schedules", "losses"} <= drawn.keys()
+    for name in drawn:
+        with Image.open(tmp_path / "report" / "figures" / f"{name}.png") as image:
+            assert image.width > 800
 
 
 def test_a_study_without_scores_is_a_page_too(make: Make, study: Frame, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.train import small
 
 from firstsight.data.index import prepare
 from firstsight.recipe.stages import Encode, Prepare
 from firstsight.site import Site
 from firstsight.train.run import contrast, encode
+from tests.train import small
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, site: Site) -> dict[str, Pa
     made["encoder"] = small.ran(contrast, small.SIGLIP, {"captions": made["captions"]}, root / "encoder", site)
     needs = {"source": made["captions"], "index": made["image0"], "encoder": made["encoder"]}
     made["image0.features"] = small.ran(
-        encode, Encode(source=small.CAPTIONS, model=small.SEES), needs, root / "features", site
+        encode, Encode(source=small.CAPTIONS, vision=small.SEES.vision), needs, root / "features", site
     )
     return made

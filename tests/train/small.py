@@ -32,7 +32,9 @@ COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200), 
 VIT = Vit(layers=2, width=16, heads=2, hidden=32, image=8, patch=4)
 SIGLIP = Siglip(
     vit=VIT,
-    weights=Contrast(captions=CAPTIONS, text_layers=1, steps=6, batch=8, peak=1e-3, warmup=2, decay=0.01, seed=0),
+    weights=Contrast(
+        captions=CAPTIONS, text_layers=1, text_width=16, steps=6, batch=8, peak=1e-3, warmup=2, decay=0.01, seed=0
+    ),
 )
 PROJECTOR = ProjectorSpec(kind="mlp2", positions=True)
 SEES = VLMSpec(lm=LM, vision=SIGLIP, projector=PROJECTOR)

@@ -8,12 +8,12 @@ from itertools import repeat
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.train import small
 
 from firstsight.data.loader import Batch
 from firstsight.train.loop import clip, train
 from firstsight.train.state import TrainState, fresh
 from firstsight.units import Tokens
+from tests.train import small
 
 
 def batch(seed: int = 0) -> Batch:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train import small
 
 from firstsight.errors import ModelError
 from firstsight.model.generate import greedy
@@ -24,6 +23,7 @@ from firstsight.site import Progress, Site
 from firstsight.train import run
 from firstsight.train.loop import StepInfo, train
 from firstsight.train.run import finetune, midtrain, pretrain
+from tests.train import small
 
 
 def contents(folder: Path) -> dict[str, bytes]:

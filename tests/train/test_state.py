@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train import small
 
 from firstsight.errors import ModelError
 from firstsight.model.weights import read_tensors
 from firstsight.site import Site
 from firstsight.train.run import pretrain
 from firstsight.train.state import branch, fresh, take_moments
+from tests.train import small
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,16 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from firstsight.cli.doctor import missing
 from firstsight.cli.study import about_study, recipe_in
 from firstsight.errors import FirstsightError, RequestError
 from firstsight.recipe.study import Study
 
 OUT = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results lie; made if it is not there.")]
 RUNS = Path("runs")
+AGAIN = "stopped. The same command goes on where this one stopped."
+STOPPED = 130
+"""The exit code of a command that Ctrl-C or SIGTERM ended."""
 BUILT_IN = ("smoke", "cpu")
 """Scales that bring their own data and run on a laptop."""
 
@@ -42,6 +46,7 @@ def plan(
     stored = {folder.name for folder in published.iterdir()} if published.is_dir() else ()
     priced = budget.bill(steps, budget.device(device or _usual(study), utilisation=utilisation))
     show.lines([study.question, "", *graph.tree(steps, stored), ""])
+    show.branches(study)
     show.bill(priced)
     show.lines(priced.thin)
 
@@ -187,17 +192,29 @@ def command(words: list[str]) -> int:
         print(f"firstsight {__version__}")  # noqa: T201
         return 0
     try:
-        return build(words)(words or ["--help"], standalone_mode=False, prog_name="firstsight") or 0
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("stopped. The same command goes on where this one stopped.", 130)
-    except typer.Exit as leaving:
-        return leaving.exit_code
-    except TyperException as error:
-        return _say(error.format_message(), error.exit_code)
-    except FirstsightError as error:
+        code = build(words)(words or ["--help"], standalone_mode=False, prog_name="firstsight") or 0
+        return _say(AGAIN, STOPPED) if code == STOPPED else code  # typer turns Ctrl-C into this code
+    except KeyboardInterrupt:
+        return _say(AGAIN, STOPPED)
+    except (TyperException, FirstsightError, ModuleNotFoundError, OSError) as error:
         if debug:
             traceback.print_exc()
-        return _say(str(error), 2 if isinstance(error, RequestError) else 1)
+        return _say(*_told(error))
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """The message and the exit code that an error stands for; what nobody foresaw goes on as it is."""
+    match error:
+        case TyperException():
+            return error.format_message(), error.exit_code
+        case FirstsightError():
+            return str(error), 2 if isinstance(error, RequestError) else 1
+        case ModuleNotFoundError() if (lacking := missing(error)) is not None:
+            return str(lacking), 2
+        case OSError(filename=str(name)):
+            return f"{name}: {error.strerror}. Choose another place with --out, or make room.", 1
+        case _:
+            raise error
 
 
 def _say(message: str, code: int) -> int:

@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from firstsight.errors import MissingPackage
+
 GB = 10**9
 OPTIONAL = {
     "lm_eval": ("eval", "text tasks at the paper's scale"),
@@ -36,6 +38,15 @@ class Finding:
     state: State
     """`note`: works, with less; `missing`: firstsight cannot run without."""
     advice: str = ""
+
+
+def missing(error: ModuleNotFoundError) -> MissingPackage | None:
+    """What to tell a user who lacks an optional package; None where the module is none of ours."""
+    module = (error.name or "").partition(".")[0]
+    if module not in OPTIONAL:
+        return None
+    extra, use = OPTIONAL[module]
+    return MissingPackage(f"{module} is not installed; it is for {use}. Install it: pip install 'firstsight[{extra}]'")
 
 
 def examine(out: Path) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +12,10 @@ from rich.table import Table
 from firstsight.plan import budget
 from firstsight.plan.budget import Bill
 from firstsight.plan.step import Difference
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Midtrain
+from firstsight.recipe.study import Arm, Study
+from firstsight.units import Tokens
 
 SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
 
@@ -38,6 +42,30 @@ def table(rows: Sequence[Sequence[str]]) -> None:
     for row in body:
         grid.add_row(*map(escape, row), style="bold" if row[0] == "total" else None)
     console().print(grid)
+
+
+def branches(study: Study) -> None:
+    """Where each arm leaves the trunk, at which rate, and how long its image phase is; seeds are told once."""
+    trunk = study.arms[0].pretrain
+    lines([f"trunk: {trunk.tokens:,} tokens, rate {trunk.rate.peak:g} to {trunk.rate.floor:g}"])
+    firsts = {arm.name: arm for arm in reversed(study.arms)}
+    head = ("arm", "leaves the trunk at", "schedule", "rate", "image phase", "steps", "of rows")
+    rows = [row for arm in reversed(firsts.values()) for row in _branch(arm)]
+    table([head, *rows])
+    lines([""])
+
+
+def _branch(arm: Arm) -> Iterator[tuple[str, ...]]:
+    """A row for each image phase of an arm."""
+    for stage in arm.stages:
+        if isinstance(stage, Midtrain):
+            rate, rows = stage.rate, stage.rows
+            begins = f"0 to {rate.peak:.3g}" if isinstance(rate, Rewarm) else f"{rate.lr(Tokens(0)):.3e}"
+            shape = f"{rows.batch} x {rows.length:,}"
+            at = f"{arm.pretrain.at(arm.start):,} ({arm.start})"
+            schedule = f"{type(rate).__name__}"
+            told = (at, schedule, f"{begins} to {rate.floor:g}", f"{stage.tokens:,}")
+            yield (arm.name, *told, f"{rows.steps(stage.tokens):,}", shape)
 
 
 def bill(priced: Bill) -> None:

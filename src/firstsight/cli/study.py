@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from firstsight import studies
+from firstsight.cli.doctor import missing
 from firstsight.errors import QuantityError, RequestError, UnknownName
 from firstsight.recipe.scales import SCALES, Scale, scale_named
 from firstsight.recipe.study import Study
@@ -127,6 +128,9 @@ def _load(path: Path) -> ModuleType:
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        told = missing(error)
+        raise told or RequestError(f"{path} does not load: {error}. Install it, or mend the name.") from error
     except BROKEN as error:
         raise RequestError(f"{path} does not load: {type(error).__name__}: {error}. --debug shows where.") from error
     return module

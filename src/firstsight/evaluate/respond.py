@@ -73,7 +73,7 @@ def refuse_unknown_words(words: Tokenizer, texts: Sequence[str], *, where: str) 
 
 
 def _folded(text: str) -> str:
-    """What a tokenizer that knows all words gives back: case, spaces, composition, punctuation and invisible marks aside."""
+    """What a tokenizer that knows all words gives back: case, spaces, composition and all marks aside."""
     seen = (mark for mark in unicodedata.normalize("NFKC", text.lower()) if not mark.isspace())
     return "".join(mark for mark in seen if unicodedata.category(mark)[0] not in "CP")
 

@@ -116,7 +116,8 @@ class LM(nn.Module):
             draw(w.w12, wide)
             draw(w.w3, hidden * shrink)
             if w.shift is not None:
-                w.shift.zero_()[0] = 1
+                draw(w.shift, 1.0)
+                w.shift[0] += 1
 
     def embed(self, tokens: Int[Tensor, "B T"]) -> Stream:
         """The stream that the blocks read."""

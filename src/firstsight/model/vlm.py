@@ -52,9 +52,7 @@ class Projector(nn.Module):
 
     def __init__(self, spec: ProjectorSpec, vision: VisionSpec, lm: LMSpec) -> None:
         super().__init__()
-        wide = [4 * vision.width] if spec.kind == "mlp3" else []
-        sizes = [vision.width, *wide, lm.width, lm.width]
-        self.linears = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(sizes)])
+        self.linears = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(spec.widths(vision, lm))])
         self.positions = nn.Parameter(torch.zeros(vision.tokens, lm.width)) if spec.positions else None
 
     @torch.no_grad()

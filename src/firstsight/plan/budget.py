@@ -14,7 +14,7 @@ from firstsight.errors import MixError, QuantityError, UnknownName
 from firstsight.plan.graph import LINE, Graph
 from firstsight.plan.step import Step
 from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Named, Source, Texts
-from firstsight.recipe.model import LMSpec, Patches, Siglip, VisionSpec, VLMSpec
+from firstsight.recipe.model import LMSpec, Patches, Siglip, VLMSpec
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, Segment
 
 PEAKS: dict[str, float] = {
@@ -190,7 +190,7 @@ def _contrast(vision: Siglip) -> Cost:
 
 
 def _encode(spec: Encode) -> Cost:
-    vision, pictures = spec.model.vision, _pictures(spec.source)
+    vision, pictures = spec.vision, _pictures(spec.source)
     return Cost(
         flops=pictures * vision.flops(),
         bytes=2 * pictures * vision.tokens * vision.width,
@@ -217,10 +217,11 @@ def _documents(source: Source) -> int:
 def _evaluate(spec: Evaluate, step: Step) -> Cost:
     """Each vision question is asked with its picture and blind."""
     seen, read = (sum(_questions(spec, task) for task in tasks) for tasks in (spec.vision, spec.text))
-    lm, vision = _judged(step)
+    model = _judged(step)
+    lm = model.lm if isinstance(model, VLMSpec) else model
     flops = (seen * 2 + read) * QUESTION * lm.flops(QUESTION)
-    if vision is not None:
-        flops += seen * (vision.tokens * lm.flops(vision.tokens + QUESTION) + vision.flops())
+    if isinstance(model, VLMSpec):
+        flops += seen * (model.vision.tokens * lm.flops(model.vision.tokens + QUESTION) + model.vision.flops())
     return Cost(flops=flops, items=seen * 2 + read, note=f"estimate: {QUESTION} tokens a question")
 
 
@@ -231,12 +232,12 @@ def _questions(spec: Evaluate, task: str) -> int:
     return QUESTIONS.get(task, TEXT_QUESTIONS)
 
 
-def _judged(step: Step) -> tuple[LMSpec, VisionSpec | None]:
-    """The decoder and the eyes, if any, of the checkpoint that `step` judges."""
+def _judged(step: Step) -> LMSpec | VLMSpec:
+    """The model of the checkpoint that `step` judges."""
     before = next(parent for role, parent in step.needs if role in LINE)
     if isinstance(before.spec, Segment):
-        return before.spec.pretrain.model, None
-    return before.spec.model.lm, before.spec.model.vision
+        return before.spec.pretrain.model
+    return before.spec.model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

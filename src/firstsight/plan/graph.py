@@ -140,7 +140,7 @@ def _sight(stage: Midtrain | Finetune) -> Iterator[tuple[str, Step]]:
         yield f"image{number}.source", source
         if isinstance(vision, Siglip) and isinstance(vision.weights, Contrast):
             needs = [("source", source), ("index", index), ("encoder", _encoder(vision))]
-            yield f"image{number}.features", _step("encode", Encode(source=part.source, model=stage.model), needs=needs)
+            yield f"image{number}.features", _step("encode", Encode(source=part.source, vision=vision), needs=needs)
     if isinstance(vision, Siglip):
         yield "encoder", _encoder(vision)
 

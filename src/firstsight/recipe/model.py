@@ -89,6 +89,7 @@ class Contrast:
 
     captions: Captions
     text_layers: int
+    text_width: int
     steps: int
     batch: int
     peak: float
@@ -144,10 +145,13 @@ class ProjectorSpec:
     """Add a learned vector per image token; off in the paper."""
 
     def parameters(self, vision: VisionSpec, lm: LMSpec) -> int:
-        first = 4 * vision.width if self.kind == "mlp3" else lm.width
-        sizes = [vision.width, first, lm.width] + ([lm.width] if self.kind == "mlp3" else [])
-        layers = sum(a * b + b for a, b in pairwise(sizes))
+        layers = sum(a * b + b for a, b in pairwise(self.widths(vision, lm)))
         return layers + (vision.tokens * lm.width if self.positions else 0)
+
+    def widths(self, vision: VisionSpec, lm: LMSpec) -> tuple[int, ...]:
+        """From a vision token through the hidden layers to the image token that it becomes."""
+        wide = (4 * vision.width,) if self.kind == "mlp3" else ()
+        return (vision.width, *wide, lm.width, lm.width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.mix import Benchmarks, Mix, Named, Packing, Source, Texts, Vocabulary
-from firstsight.recipe.model import LMSpec, VLMSpec
+from firstsight.recipe.model import LMSpec, VisionSpec, VLMSpec
 from firstsight.recipe.schedule import Rate, Rewarm
 from firstsight.units import Share, Steps, Tokens, steps_for
 
@@ -99,6 +99,12 @@ class Midtrain:
     optim: Adam
     seed: int
 
+    @property
+    def text_rows(self) -> int:
+        """Text rows that this stage reads."""
+        total = self.rows.steps(self.tokens) * self.rows.batch
+        return total - total * self.mix.share.numerator // self.mix.share.denominator
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetune:
@@ -107,6 +113,8 @@ class Finetune:
     model: VLMSpec
     tokenizer: Tokenizer
     mix: Mix
+    text_rows_seen: int
+    """Text rows that the stages before have read."""
     rows: Rows
     epoch: Tokens
     epochs: int
@@ -141,4 +149,4 @@ class Encode:
     """The frozen encoder's features of every picture of a source, computed once for all arms."""
 
     source: Source
-    model: VLMSpec
+    vision: VisionSpec

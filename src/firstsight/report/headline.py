@@ -31,7 +31,9 @@ def answer(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison
             f"chance in vision, and a guesser that lacks the picture or the question {100 * guessed:.1f}, so the order "
             "of the arms means nothing."
         )
-    where = f"when images entered at {_short(best, by_start)} of the text training" if by_start else f"in {best['arm']}"
+    where = (
+        f"when images entered at {_short(best, by_start)} of the text training" if by_start else f"with {best['arm']}"
+    )
     over = f"mean of {best['seeds']} seeds" if best["seeds"] > 1 else "one seed"
     opening = f"Vision came out best {where}: {100 * best['score']:.1f} points above chance ({over})"
     if not others:
@@ -73,27 +75,32 @@ def limits(
 ) -> tuple[list[str], list[str]]:
     """What this study can show, and what it cannot, as sentences that follow from its own numbers."""
     cannot = [_toy(study)] if study.toy else []
-    cannot += _few_seeds(arms) + _schedules(arms) + _budgets(tokens) + _lacking(arms)
+    cannot += _few_seeds(arms) + _schedules(arms) + _budgets(tokens, by_start=varied(rows)) + _lacking(arms)
     cannot += [f"{line}. Trust the single tasks until this is explained." for line in disagreements(arms, rows)]
     return _can(arms, rows), cannot
 
 
 def _can(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[str]:
     done = judged(arms)
-    if not done:
+    names, seeds = len({arm.name for arm in done}), len({arm.seed for arm in done})
+    if names < 2:
         return ["What is planned, what it costs, and what has trained so far."]
+    marks = f"each of {seeds} seeds is a mark of its own" if seeds > 1 else "one seed of each"
+    return [
+        f"How {names} arms compare when they are asked the same questions: {marks}, and differences are taken "
+        "question by question.",
+        *_sights(rows),
+    ]
+
+
+def _sights(rows: pl.DataFrame) -> list[str]:
     vision = margins(single(rows).filter(pl.col("kind") == "vision"))
     cells = vision.group_by("arm", "task", maintain_order=True).agg(pl.col("margin").mean())
     above = cells.filter(pl.col("margin") > 0).height
-    seeds = len({arm.seed for arm in done})
-    per_seed = f"each of {seeds} seeds is a mark of its own" if seeds > 1 else "one seed of each"
-    names = len({arm.name for arm in done})
     return [
-        f"How {names} arms compare when they are asked the same questions: {per_seed}, "
-        "and differences are taken question by question.",
         f"Where sight adds something: {above} of {cells.height} vision scores (arms × tasks) stand above both "
-        "guessers, the model without its picture and the best answer without the question.",
-    ]
+        "guessers, the model without its picture and the best answer without the question."
+    ] * (cells.height > 0)
 
 
 def _toy(study: StudyFacts) -> str:
@@ -108,7 +115,7 @@ def _few_seeds(arms: Sequence[ArmResult]) -> list[str]:
     if not seeds or seeds > 2:
         return []
     leave = "one seed leaves no interval at all" if seeds == 1 else f"{seeds} seeds leave wide intervals"
-    return [f"How the next seed would come out: {leave}. Run more with --seeds."]
+    return [f"How the next seed would come out: {leave}. More seeds tell more."]
 
 
 def _schedules(arms: Sequence[ArmResult]) -> list[str]:
@@ -122,13 +129,15 @@ def _schedules(arms: Sequence[ArmResult]) -> list[str]:
     ]
 
 
-def _budgets(tokens: Mapping[str, float]) -> list[str]:
+def _budgets(tokens: Mapping[str, float], *, by_start: bool) -> list[str]:
     if not tokens or max(tokens.values()) <= 1.02 * min(tokens.values()):
         return []
     low, high = short(int(min(tokens.values()))), short(int(max(tokens.values())))
+    if not by_start:
+        return [f"The arms at an equal budget: in all they have seen from {low} to {high} tokens."]
     return [
-        f"The moment at an equal budget: each arm trains a fixed number of tokens after its branch, so an early start "
-        f"has seen {low} tokens in all and a late one {high}."
+        "The moment at an equal budget: each arm trains a fixed number of tokens after its branch, so the earliest "
+        f"start has seen {low} tokens in all and the latest {high}."
     ]
 
 

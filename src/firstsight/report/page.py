@@ -71,10 +71,12 @@ def write(arms: Sequence[ArmResult], *, study: StudyFacts, folder: Path) -> Path
 
 def _drawn(rows: pl.DataFrame, comparison: Comparison, logged: Curves) -> dict[str, Spec]:
     charts = {}
-    if not rows.filter(pl.col("task") == STABLE).is_empty():
+    line = rows.filter(pl.col("ordinary") & (pl.col("condition") == "sighted"))
+    if not line.filter(pl.col("task") == STABLE).is_empty():
         charts["stable"] = figures.stable(rows, _intervals(rows, comparison))
-    if not single(rows).is_empty():
+    if not single(line).is_empty():
         charts["tasks"] = figures.tasks(rows)
+    if not single(rows).filter(pl.col("condition") == "sighted").is_empty():
         charts["heat"] = figures.heat(rows)
     if logged.rows:
         charts["schedules"] = figures.schedules(logged)
@@ -207,7 +209,9 @@ def inline_json(value: object) -> Markup:
 @cache
 def _vega() -> Markup:
     """Vega, Vega-Lite and Vega-Embed as one script, from the installed vl-convert: no network, now or when read."""
-    return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE).replace("</script", "<\\/script"))
+    return Markup(
+        vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE).replace("</script", "<\\/script")
+    )
 
 
 def percent(value: float | None, digits: int = 1) -> str:

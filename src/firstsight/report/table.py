@@ -120,9 +120,12 @@ def _mean(base: Row, name: str, kind: str, value: float | None, tasks: Mapping[s
             yield row | {"condition": condition, "score": gains / len(counted)}
 
 
-def means(rows: pl.DataFrame) -> pl.DataFrame:
-    """Mean over seeds of every arm, task and condition, with the seeds' range and all their addresses."""
-    keys = ["arm", "start", "schedule", "ordinary", "task", "kind", "condition"]
+def means(rows: pl.DataFrame, *, also: Sequence[str] = ()) -> pl.DataFrame:
+    """Mean over seeds of every arm, task and condition, with the seeds' range and all their addresses.
+
+    `also` names further columns that are the same for all seeds of an arm.
+    """
+    keys = ["arm", "start", "schedule", "ordinary", "task", "kind", "condition", *also]
     return (
         rows.group_by(keys, maintain_order=True)
         .agg(

@@ -120,13 +120,18 @@ def _siglip(spec: Siglip, recipe: Contrast, words: Tokenizer) -> Any:
 
     vit = spec.vit
     tower = {
+        "num_hidden_layers": vit.layers,
         "hidden_size": vit.width,
         "intermediate_size": vit.hidden,
         "num_attention_heads": vit.heads,
-        "attention_dropout": 0.0,
+        "image_size": vit.image,
+        "patch_size": vit.patch,
     }
     text = {
         "num_hidden_layers": recipe.text_layers,
+        "hidden_size": recipe.text_width,
+        "intermediate_size": 2 * recipe.text_width,
+        "num_attention_heads": vit.heads,
         "vocab_size": words.get_vocab_size(),
         "max_position_embeddings": words.padding["length"],  # pyright: ignore[reportOptionalSubscript]
         "projection_size": vit.width,
@@ -134,10 +139,9 @@ def _siglip(spec: Siglip, recipe: Contrast, words: Tokenizer) -> Any:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    vision = {"num_hidden_layers": vit.layers, "image_size": vit.image, "patch_size": vit.patch}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = SiglipModel(SiglipConfig(text_config=tower | text, vision_config=tower | vision))
+        model = SiglipModel(SiglipConfig(text_config=text, vision_config=tower))
     with torch.no_grad():
         # SigLIP's own start (scale 10, bias -10) suits one true phrase among thousands; here the two sides are balanced
         model.logit_scale.fill_(2.3)
@@ -156,9 +160,9 @@ def _pairwise(model: Any, shots: list[Shot], words: Tokenizer, side: int) -> Ten
     ids = torch.tensor([found.ids for found in words.encode_batch_fast(phrases)], device=device)
     pixels = torch.from_numpy(np.stack([_pixels(shot, side) for shot in shots])).to(device)
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        images = model.vision_model(pixel_values=scaled(pixels)).pooler_output
+        patches = model.vision_model(pixel_values=scaled(pixels)).last_hidden_state
         texts = model.text_model(input_ids=ids).pooler_output
-    alike = F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
+    alike = (F.normalize(patches.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T).amax(dim=1)
     logits = alike * model.logit_scale.exp() + model.logit_bias
     true = true.to(device)
     weight = true / true.sum() + (1 - true) / (1 - true).sum().clamp(min=1)
@@ -190,7 +194,7 @@ def _leave(model: Any, words: Tokenizer, spec: Siglip, out: Path) -> None:
 
 def encode(spec: Encode, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
     """Handler: the frozen encoder's features of every picture of an index, float16, in the index's order."""
-    vision = spec.model.vision
+    vision = spec.vision
     if not isinstance(vision, Siglip):
         raise ModelError(f"encode needs a frozen encoder. Got {type(vision).__name__}, which trains with the model.")
     settle(site)

@@ -72,7 +72,7 @@ def midtrain(spec: Midtrain, *, inputs: Inputs, out: Path, site: Site, tell: Tel
     settle(site)
     _check_vocabulary(spec.model.lm, inputs["tokenizer"])
     until = spec.rows.whole(spec.tokens)
-    stream = _stream(spec, inputs, seen=spec.text_rows_seen, until=until, epochs=1)
+    stream = _stream(spec, inputs, until=until, epochs=1)
     state = _entered(spec, inputs, site, spec.moments)
     speed_up(state.model.lm, site, steps=stream.steps)
     _learn(state, stream, spec.rate, until, inputs=inputs, out=out, site=site, tell=tell)
@@ -83,7 +83,7 @@ def finetune(spec: Finetune, *, inputs: Inputs, out: Path, site: Site, tell: Tel
     settle(site)
     _check_vocabulary(spec.model.lm, inputs["tokenizer"])
     until = spec.rows.whole(spec.tokens)
-    stream = _stream(spec, inputs, seen=0, until=until, epochs=spec.epochs)
+    stream = _stream(spec, inputs, until=until, epochs=spec.epochs)
     state = _entered(spec, inputs, site, "fresh")
     speed_up(state.model.lm, site, steps=stream.steps)
     _learn(state, stream, spec.rate, until, inputs=inputs, out=out, site=site, tell=tell)
@@ -161,7 +161,7 @@ class _Report:
         self.seen, self.told = info.seen, now
 
 
-def _stream(spec: Midtrain | Finetune, inputs: Inputs, *, seen: int, until: Tokens, epochs: int) -> Stream:
+def _stream(spec: Midtrain | Finetune, inputs: Inputs, *, until: Tokens, epochs: int) -> Stream:
     mix, answers = spec.mix, isinstance(spec, Finetune)
     names = _names(mix)
     images = tuple(
@@ -174,7 +174,7 @@ def _stream(spec: Midtrain | Finetune, inputs: Inputs, *, seen: int, until: Toke
         share=mix.share,
         rows=spec.rows,
         seed=spec.seed,
-        text_rows_seen=seen,
+        text_rows_seen=spec.text_rows_seen,
         steps=int(until) // spec.rows.tokens,
         epochs=epochs,
     )

@@ -75,7 +75,7 @@ def words(world: World) -> tuple[str, ...]:
 
 
 def tokenizer(world: World) -> Tokenizer:
-    """One token a word. Lower-cases, drops question marks and splits off other marks, so that typed questions are read."""
+    """One token a word. Lower-cases, drops question marks, splits off other marks: typed questions are read."""
     ids = {word: number for number, word in enumerate(words(world))}
     made = Tokenizer(WordLevel(ids, unk_token="<|unk|>"))
     made.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("?", "")])

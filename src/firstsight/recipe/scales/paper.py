@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from firstsight.recipe.mix import Mix, Named, Part
 from firstsight.recipe.model import LMSpec, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
@@ -192,6 +192,7 @@ def _finetune(size: _PaperSize) -> Finetune:
         model=_model(size),
         tokenizer=NEOX,
         mix=_mix(LLAVA, Share(1)),
+        text_rows_seen=0,
         rows=TUNE_ROWS,
         epoch=EPOCH,
         epochs=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Mix, Part, Texts, Vocabulary, World
 from firstsight.recipe.model import Contrast, LMSpec, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
@@ -39,10 +40,10 @@ def cpu() -> Scale:
             name="cpu",
             objects=48,
             kinds=8,
-            trunk_steps=700,
-            mid_steps=290,
-            tune_steps=390,
-            encoder_steps=300,
+            trunk_steps=1400,
+            mid_steps=580,
+            tune_steps=780,
+            encoder_steps=1000,
             questions=200,
             seeds=2,
         )
@@ -67,19 +68,29 @@ class _WorldSize:
 
     @property
     def text(self) -> Texts:
-        rows = ROWS.batch * (self.trunk_steps + self.mid_steps)
-        return Texts(world=self.world, documents=4 * rows, mask="determined")
+        """At least two documents for every text row of trunk, branch and fine-tuning."""
+        steps = self.trunk_steps + self.mid_steps * (1 - SEEN) + self.tune_steps * (1 - TUNED)
+        return Texts(world=self.world, documents=ceil(ROWS.batch * steps * 21 / 10), mask="determined")
 
     @property
     def captions(self) -> Captions:
-        return Captions(world=self.world, pictures=2 * ROWS.batch * self.mid_steps, quality="rich")
+        """3.3 pictures for every image row of a branch."""
+        pictures = ceil(ROWS.batch * self.mid_steps * SEEN * 33 / 10)
+        return Captions(world=self.world, pictures=pictures, quality="rich")
 
     @property
     def dialogues(self) -> Dialogues:
-        return Dialogues(world=self.world, pictures=2 * ROWS.batch * self.tune_steps, turns=2)
+        """3.2 pictures for every image row of fine-tuning."""
+        pictures = ceil(ROWS.batch * self.tune_steps * TUNED * 32 / 10)
+        return Dialogues(world=self.world, pictures=pictures, turns=2)
 
 
-ROWS = Rows(batch=32, length=64)
+ROWS = Rows(batch=16, length=64)
+"""Many small steps: at this size it is updates, more than tokens, that teach a model to look things up."""
+SEEN = Share(4, 5)
+"""Of the rows of a branch, those with pictures. The paper's tenth would show this model 700 pictures."""
+TUNED = Share(7, 8)
+"""Of the rows of fine-tuning, those with pictures; the paper has no text in it."""
 ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4)
 
 
@@ -111,14 +122,15 @@ def _model(size: _WorldSize) -> VLMSpec:
     learning = Contrast(
         captions=size.captions,
         text_layers=1,
+        text_width=128,
         steps=size.encoder_steps,
         batch=64,
-        peak=1e-3,
+        peak=2e-3,
         warmup=size.encoder_steps // 15,
         decay=0.01,
         seed=0,
     )
-    vit = Vit(layers=4, width=128, heads=4, hidden=256, image=48, patch=12)
+    vit = Vit(layers=3, width=256, heads=4, hidden=1024, image=48, patch=24)
     return VLMSpec(
         lm=_decoder(),
         vision=Siglip(vit=vit, weights=learning),
@@ -151,7 +163,7 @@ def _midtrain(size: _WorldSize, rewarm: Rewarm) -> Midtrain:
     return Midtrain(
         model=_model(size),
         tokenizer=Vocabulary(world=size.world),
-        mix=_mix(size, size.captions, Share(4, 5)),
+        mix=_mix(size, size.captions, SEEN),
         text_rows_seen=0,
         rows=ROWS,
         tokens=rewarm.tokens,
@@ -167,7 +179,8 @@ def _finetune(size: _WorldSize) -> Finetune:
     return Finetune(
         model=_model(size),
         tokenizer=Vocabulary(world=size.world),
-        mix=_mix(size, size.dialogues, Share(1)),
+        mix=_mix(size, size.dialogues, TUNED),
+        text_rows_seen=0,
         rows=ROWS,
         epoch=tokens,
         epochs=1,

@@ -115,7 +115,9 @@ def _drawn(stages: Sequence[Row], rows: Sequence[Row], *, field: str, title: str
     trunk = base.transform_filter(alt.datum.stage == "pretrain").mark_line(color=GREY, strokeWidth=5, opacity=0.35)
     lines = base.transform_filter(alt.datum.stage != "pretrain").mark_line(strokeWidth=1.9)
     lines = lines.encode(color=_by_arm(stages), strokeDash=_by_schedule(stages), opacity=FADED)
-    return alt.layer(trunk, lines).properties(width=width, height=300)
+    kinds = {stage["stage"] == "pretrain" for stage in stages}
+    layers = [trunk] * (True in kinds) + [lines] * (False in kinds)
+    return alt.layer(*layers).properties(width=width, height=300)
 
 
 def _by_arm(stages: Sequence[Row]) -> alt.Color:

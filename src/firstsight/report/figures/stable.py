@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import altair as alt
 import polars as pl
 
 from firstsight.report.compare import Interval
-from firstsight.report.figures.look import COLOURS, PAPER, PERCENT, SCHEDULES, SHAPES, Layers, Row, chart, tip
+from firstsight.report.figures.look import COLOURS, GREY, PAPER, PERCENT, SCHEDULES, SHAPES, Layers, Row, chart, tip
 from firstsight.report.table import STABLE, means, varied
 
 WHERE = "images enter at this share of the text training"
@@ -25,26 +26,45 @@ LINES: dict[str, list[float]] = {
 
 def stable(rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], *, width: int | str = 460) -> Layers:
     """Vision and text stable score by start (by arm, where starts do not vary), with seeds, intervals and guessers."""
-    wanted = rows.filter(pl.col("task") == STABLE)
-    mean = means(wanted)
-    x = across(WHERE if varied(rows) else None, by_start=varied(rows), names=_names(mean))
-    layers = [*_guessers(mean), _bars(mean, intervals), _seeds(wanted), _points(mean), *_names_of_controls(mean)]
-    if varied(rows):
-        layers.insert(0, _line(mean))
+    wanted, names = _laned(rows.filter(pl.col("task") == STABLE), by_start=varied(rows))
+    mean = means(wanted, also=["lane"])
+    line = _line(mean) if varied(rows) else []
+    layers = [*_lanes(wanted, names), *line, *_guessers(mean), *_bars(mean, intervals), _seeds(wanted), _points(mean)]
+    x = across(WHERE, names=names, last=wanted.get_column("lane").max()) if varied(rows) else by_name(names)
     return alt.layer(*layers).encode(x=x).properties(width=width, height=400)
 
 
-def _names(mean: pl.DataFrame) -> list[str]:
-    return mean.filter(pl.col("schedule") != "trunk").get_column("arm").unique(maintain_order=True).to_list()
+def _laned(rows: pl.DataFrame, *, by_start: bool) -> tuple[pl.DataFrame, list[str]]:
+    """Rows with their place on the axis, and the names that need a lane: controls stand to the right of 100 %."""
+    drawn = rows.filter((pl.col("schedule") != "trunk") & ~(pl.col("ordinary") & by_start))
+    names = drawn.get_column("arm").unique(maintain_order=True).to_list()
+    lanes = {name: 1.17 + 0.12 * place for place, name in enumerate(names)} if by_start else {}
+    lane = pl.col("arm").replace_strict(lanes, default=None, return_dtype=pl.Float64)
+    return rows.with_columns(lane.fill_null(pl.col("start")).alias("lane")), names
 
 
-def across(title: str | None, *, by_start: bool, names: Sequence[str], compact: bool = False) -> alt.X:
-    """The horizontal axis: the start as a share, or the arms by name."""
-    if not by_start:
-        return alt.X("arm:N", title=title, sort=list(names), axis=alt.Axis(labelAngle=-30, labels=not compact))
-    ticks = [0, 0.4, 0.8] if compact else [0, 0.2, 0.4, 0.6, 0.8, 1]
+def across(title: str | None, *, names: Sequence[str] = (), last: Any = 1.0, field: str = "lane") -> alt.X:
+    """The horizontal axis: the start as a share, and beyond it a lane for each control."""
+    ticks = [0, 0.2, 0.4, 0.6, 0.8, 1] if field == "lane" else [0, 0.4, 0.8]
     axis = alt.Axis(labelExpr=PERCENT, values=ticks, grid=False)
-    return alt.X("start:Q", title=title, axis=axis, scale=alt.Scale(domain=[-0.04, 1.06], nice=False))
+    end = last + 0.06 if names else 1.06
+    return alt.X(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=[-0.04, end], nice=False))
+
+
+def by_name(names: Sequence[str], *, compact: bool = False) -> alt.X:
+    """The horizontal axis where starts do not vary: the arms."""
+    axis = alt.Axis(labelAngle=-50, labelLimit=70, labelFontSize=10) if compact else alt.Axis(labelAngle=-30)
+    return alt.X("arm:N", title=None, sort=list(names), axis=axis)
+
+
+def _lanes(rows: pl.DataFrame, names: Sequence[str]) -> list[alt.Chart]:
+    """The controls' names, each along its lane."""
+    lanes = dict(rows.select("arm", "lane").unique(maintain_order=True).iter_rows())
+    found = [{"arm": name, "lane": lanes[name]} for name in names if lanes[name] > 1]
+    if not found:
+        return []
+    text = chart(found).mark_text(angle=270, align="right", baseline="bottom", dy=-7, fontSize=11, color=GREY)
+    return [text.encode(y=alt.value(4), text="arm:N")]
 
 
 def height(title: str | None, field: str = "score") -> alt.Y:
@@ -66,7 +86,7 @@ def _dash(used: Sequence[str]) -> alt.StrokeDash:
     return alt.StrokeDash("line:N", scale=alt.Scale(domain=names, range=[LINES[name] for name in names]), legend=legend)
 
 
-def _line(mean: pl.DataFrame) -> alt.Chart:
+def _line(mean: pl.DataFrame) -> list[alt.Chart]:
     """The line in pieces; a piece is dashed where either end follows another schedule than the trunk's own."""
     found: list[Row] = []
     for kind in COLOURS:
@@ -75,9 +95,9 @@ def _line(mean: pl.DataFrame) -> alt.Chart:
             same = a["schedule"] == b["schedule"] == "Continue"
             piece = {"kind": kind, "piece": f"{kind}{a['start']}"}
             piece["line"] = "rate continued" if same else "to another schedule"
-            found += [piece | {key: end[key] for key in ("start", "score", "address")} for end in (a, b)]
+            found += [piece | {key: end[key] for key in ("lane", "score", "address")} for end in (a, b)]
     drawn = chart(found).mark_line(strokeWidth=2.2, clip=False)
-    return drawn.encode(y=_score(), color=colour(), detail="piece:N", strokeDash=_dash(_used(mean)))
+    return [drawn.encode(y=_score(), color=colour(), detail="piece:N", strokeDash=_dash(_used(mean)))]
 
 
 def _score() -> alt.Y:
@@ -87,7 +107,8 @@ def _score() -> alt.Y:
 def _used(mean: pl.DataFrame) -> list[str]:
     """The kinds of line that these rows lead to."""
     conditions = set(mean.get_column("condition"))
-    same = mean.filter(pl.col("ordinary")).get_column("schedule")
+    line = mean.filter(pl.col("ordinary"))
+    same = line.get_column("schedule") if line.get_column("start").n_unique() > 1 else pl.Series([], dtype=pl.String)
     found = ["rate continued"] if (same == "Continue").any() else []
     found += ["to another schedule"] if (same != "Continue").any() else []
     found += ["without the picture"] if "blind" in conditions else []
@@ -104,13 +125,12 @@ def _guessers(mean: pl.DataFrame) -> list[alt.Chart]:
     trunk = mean.filter((pl.col("schedule") == "trunk") & (pl.col("condition") == "sighted"))
     levels = _level(unasked, "without the question") + _level(trunk, "finished text trunk")
     dash = _dash(_used(mean))
-    line = chart(blind.to_dicts()).mark_line(strokeWidth=1.5, opacity=0.8)
-    line = line.encode(y=_score(), color=colour(), strokeDash=dash, tooltip=_about())
+    base = chart(blind.to_dicts()).encode(y=_score(), color=colour(), tooltip=_about())
+    line = base.mark_line(strokeWidth=1.5, opacity=0.8).encode(strokeDash=dash)
+    dots = base.mark_circle(size=14, opacity=0.8).encode(description="address:N")
     rule = chart(levels).mark_rule(strokeWidth=1.5, opacity=0.8)
     rule = rule.encode(x=alt.value(0), x2=alt.value("width"), y=_score(), color=colour(), strokeDash=dash)
-    dots = chart(blind.to_dicts()).mark_circle(size=14, opacity=0.8)
-    dots = dots.encode(y=_score(), color=colour(), tooltip=_about(), description="address:N")
-    return [line, dots, rule.encode(tooltip=_about())]
+    return [line, dots] * (not blind.is_empty()) + [rule.encode(tooltip=_about())] * bool(levels)
 
 
 def _about() -> list[alt.Tooltip]:
@@ -127,7 +147,7 @@ def _level(found: pl.DataFrame, line: str) -> list[Row]:
     return rows
 
 
-def _bars(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> alt.Chart:
+def _bars(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[alt.Chart]:
     found = []
     for row in _drawn(mean).to_dicts():
         ends = intervals.get((row["arm"], row["kind"]))
@@ -135,7 +155,7 @@ def _bars(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> 
             found.append(row | {"lo": ends[0], "hi": ends[1], "about": "95 % over questions, of the mean over seeds"})
     bars = chart(found).mark_rule(strokeWidth=7, opacity=0.2)
     hover = tip("arm", "about", "lo", "hi", "address")
-    return bars.encode(y=alt.Y("lo:Q"), y2="hi:Q", color=colour(), tooltip=hover)
+    return [bars.encode(y=alt.Y("lo:Q"), y2="hi:Q", color=colour(), tooltip=hover)] * bool(found)
 
 
 def _drawn(rows: pl.DataFrame) -> pl.DataFrame:
@@ -169,12 +189,3 @@ def _points(mean: pl.DataFrame) -> alt.Chart:
             description="address:N",
         )
     )
-
-
-def _names_of_controls(mean: pl.DataFrame) -> list[alt.Chart]:
-    """Arms beside the line carry their names; by name they stand on the axis already."""
-    beside = _drawn(mean).filter(~pl.col("ordinary"))
-    if beside.is_empty():
-        return []
-    text = chart(beside.to_dicts()).mark_text(align="right", dx=-10, fontSize=11)
-    return [text.encode(y=_score(), color=colour(), text="arm:N")]

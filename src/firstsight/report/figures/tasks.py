@@ -6,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from firstsight.report.figures.look import INK, PAPER, Layers, chart, tip
-from firstsight.report.figures.stable import KINDS, LINES, across, colour, height
+from firstsight.report.figures.stable import KINDS, LINES, across, by_name, colour, height
 from firstsight.report.table import margins, means, single, tasks_of, varied
 
 SHOWN = {"sighted": "rate continued", "blind": "without the picture", "question_blind": "without the question"}
@@ -19,9 +19,9 @@ def tasks(rows: pl.DataFrame, *, columns: int = 4, width: int = 118, tall: int =
     data = [row | {"what": row["condition"]} for row in means(alone).to_dicts()]
     data += [row | {"what": "seed"} for row in alone.filter(pl.col("condition") == "sighted").to_dicts()]
     names = alone.get_column("arm").unique(maintain_order=True).to_list()
-    x = across(None, by_start=varied(rows), names=names, compact=True)
+    x = across(None, field="start") if varied(rows) else by_name(names, compact=True)
     base = chart(data).encode(x=x, y=height(None), color=colour())
-    panels = alt.layer(*_lines(base), *_marks(base)).properties(width=width, height=tall)
+    panels = alt.layer(*_lines(base, by_start=varied(rows)), *_marks(base)).properties(width=width, height=tall)
     header = alt.Header(labelAnchor="start", labelOrient="top")
     return panels.facet(facet=alt.Facet("task:N", sort=order, title=None, header=header), columns=columns)
 
@@ -31,13 +31,14 @@ def both(rows: pl.DataFrame, left: Layers) -> alt.HConcatChart:
     return alt.hconcat(left.properties(width=430, height=430), tasks(rows, width=125, tall=110), spacing=36)
 
 
-def _lines(base: alt.Chart) -> list[alt.Chart]:
+def _lines(base: alt.Chart, *, by_start: bool) -> list[alt.Chart]:
     hover = tip("arm", "task", "condition", "score", "seeds", "address")
     return [
         base.transform_filter(alt.datum.what == condition)
         .mark_line(strokeWidth=1.9 if condition == "sighted" else 1.3, strokeDash=LINES[line], opacity=0.9)
         .encode(tooltip=hover)
         for condition, line in SHOWN.items()
+        if by_start or condition != "sighted"
     ]
 
 
@@ -78,7 +79,8 @@ def heat(rows: pl.DataFrame, *, width: int | str = 520) -> Layers:
     cells = cells.with_columns(pl.when(by_start & pl.col("ordinary")).then(shares).otherwise("arm").alias("column"))
     names = cells.get_column("column").unique(maintain_order=True).to_list()
     order = tasks_of(alone, "vision") + tasks_of(alone, "text")
-    top = alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False)
+    slant = -40 if max(len(name) for name in names) > 9 else 0
+    top = alt.Axis(orient="top", labelAngle=slant, domain=False, ticks=False)
     side = alt.Axis(domain=False, ticks=False, labelLimit=170)
     base = chart(cells.to_dicts()).encode(
         x=alt.X("column:N", sort=names, title=None, axis=top),
