@@ -19,7 +19,7 @@ class Share(Fraction):
     """An exact part of a whole, from 0 to 1; both ends are legal arms."""
 
     def __new__(cls, numerator: int | str | Fraction = 0, denominator: int | None = None) -> Share:
-        share = super().__new__(cls, numerator, denominator)
+        share = super().__new__(cls, Fraction(numerator), denominator)
         if not 0 <= share <= 1:
             raise QuantityError(f"a share lies between 0 and 1 (0 % and 100 %). Got {Fraction(share)}.")
         return share

@@ -123,10 +123,11 @@ def test_initial_values_have_the_published_spread() -> None:
             assert (value == 1).all(), f"{name}: gains start at one"
 
 
-def test_token_shift_starts_as_the_plain_model() -> None:
+def test_token_shift_of_one_whole_tap_is_the_plain_model() -> None:
     plain, shifted = LM(PLAIN), LM(replace(PLAIN, token_shift=3))
-    for lm in (plain, shifted):
-        lm.initialise(torch.Generator().manual_seed(0))
+    plain.initialise(torch.Generator().manual_seed(0))
+    taps = {f"layers.{n}.attention.shift": torch.eye(3)[0, :, None].expand(3, 16) for n in range(2)}
+    shifted.load_state_dict(plain.state_dict() | taps)
     rows = packed([[[3, 1, 4, 1, 5]]], length=5)
     x = plain.embed(rows.tokens)
     frame = plain.frame(rows.docs, rows.positions)

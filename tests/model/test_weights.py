@@ -9,6 +9,7 @@ import torch
 
 from firstsight.errors import ModelError
 from firstsight.model.weights import load, read_tensors, save, write_tensors
+from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.model.rows import PATCHED, PLAIN, grown
 
 
@@ -21,7 +22,7 @@ def words(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("spec", [PLAIN, PATCHED], ids=["lm", "vlm"])
-def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path, words: Path, spec) -> None:
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path, words: Path, spec: LMSpec | VLMSpec) -> None:
     model = grown(spec, dtype=torch.float32)
     save(tmp_path / "kept", model, seen=7, tokenizer=words, encoder=None)
     loaded = load(tmp_path / "kept")

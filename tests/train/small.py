@@ -104,6 +104,7 @@ def finetuning(model: VLMSpec, steps: int) -> Finetune:
         model=model,
         tokenizer=VOCABULARY,
         mix=mid.mix,
+        text_rows_seen=0,
         rows=ROWS,
         epoch=tokens,
         epochs=1,

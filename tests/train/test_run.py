@@ -25,6 +25,8 @@ from firstsight.train.loop import StepInfo, train
 from firstsight.train.run import finetune, midtrain, pretrain
 from tests.train import small
 
+Inputs = dict[str, Path]
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -35,7 +37,7 @@ def trunk(inputs: dict[str, Path], site: Site, tmp_path_factory: pytest.TempPath
     return small.ran(pretrain, small.segment(10, "0", "2/5"), inputs, tmp_path_factory.mktemp("run") / "trunk", site)
 
 
-def test_segments_leave_the_bits_of_an_unbroken_run(inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
+def test_segments_leave_the_bits_of_an_unbroken_run(inputs: Inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
     first = small.ran(pretrain, small.segment(10, "0", "1/5"), inputs, tmp_path / "first", site)
     second = small.segment(10, "1/5", "2/5")
     joined = small.ran(pretrain, second, {**inputs, "previous": first}, tmp_path / "second", site)
@@ -43,12 +45,16 @@ def test_segments_leave_the_bits_of_an_unbroken_run(inputs, site: Site, trunk: P
         assert (joined / file).read_bytes() == (trunk / file).read_bytes(), file
 
 
-def test_a_segment_refuses_a_checkpoint_that_stops_elsewhere(inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
+def test_a_segment_refuses_a_checkpoint_that_stops_elsewhere(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=r"ends at 384 tokens\. Got 256"):
         small.ran(pretrain, small.segment(10, "3/5", "1"), {**inputs, "previous": trunk}, tmp_path / "out", site)
 
 
-def test_reruns_leave_equal_bytes_and_nothing_transient(inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
+def test_reruns_leave_equal_bytes_and_nothing_transient(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
+) -> None:
     spec, reads = small.midtraining(small.SEES, 8, "1/2"), {**inputs, "trunk": trunk}
     often = replace(site, save_every=0.0)
     one = contents(small.ran(midtrain, spec, reads, tmp_path / "one", site))
@@ -64,7 +70,9 @@ def test_reruns_leave_equal_bytes_and_nothing_transient(inputs, site: Site, trun
     }
 
 
-def test_without_image_rows_mid_training_is_text_training_bit_for_bit(inputs, site, trunk, tmp_path: Path) -> None:
+def test_without_image_rows_mid_training_is_text_training_bit_for_bit(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
+) -> None:
     spec = small.midtraining(small.SEES, 6, "0")
     seeing = small.ran(midtrain, spec, {**inputs, "trunk": trunk}, tmp_path / "seeing", site)
     patched = small.ran(
@@ -77,7 +85,7 @@ def test_without_image_rows_mid_training_is_text_training_bit_for_bit(inputs, si
         assert not torch.equal(one[name], value), f"{name} has not been trained"
 
 
-def test_a_checkpoint_is_enough_to_ask(inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_enough_to_ask(inputs: Inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
     mid = small.ran(midtrain, small.midtraining(small.SEES, 4, "1/2"), {**inputs, "trunk": trunk}, tmp_path / "m", site)
     done = small.ran(finetune, small.finetuning(small.SEES, 4), {**inputs, "previous": mid}, tmp_path / "f", site)
     loaded = load(done)
@@ -87,7 +95,9 @@ def test_a_checkpoint_is_enough_to_ask(inputs, site: Site, trunk: Path, tmp_path
     assert len(greedy(loaded.model, [[6] * 4 + [9]], [picture], stop=set(), limit=3)[0]) == 3
 
 
-def test_features_and_pixels_through_the_tower_train_alike(inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
+def test_features_and_pixels_through_the_tower_train_alike(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
+) -> None:
     reads = {**inputs, "trunk": trunk}
     spec = small.midtraining(small.SEES, 4, "1")
     ready = small.ran(midtrain, spec, reads, tmp_path / "ready", site)
@@ -98,7 +108,9 @@ def test_features_and_pixels_through_the_tower_train_alike(inputs, site: Site, t
         torch.testing.assert_close(other[name], value, rtol=0, atol=2e-2, msg=name)
 
 
-def test_the_log_adds_up_and_the_shares_are_those_asked_for(inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
+def test_the_log_adds_up_and_the_shares_are_those_asked_for(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
+) -> None:
     done = small.ran(
         midtrain, small.midtraining(small.SEES, 8, "1/4"), {**inputs, "trunk": trunk}, tmp_path / "m", site
     )
@@ -109,14 +121,14 @@ def test_the_log_adds_up_and_the_shares_are_those_asked_for(inputs, site: Site, 
     assert sum(line["loss_tokens"] for line in lines) == sum(achieved["loss_tokens"].values())
 
 
-def test_progress_is_told_in_tokens(inputs, site: Site, tmp_path: Path) -> None:
+def test_progress_is_told_in_tokens(inputs: Inputs, site: Site, tmp_path: Path) -> None:
     heard: list[Progress] = []
     pretrain(small.segment(3, "0", "1"), inputs=inputs, out=tmp_path, site=site, tell=heard.append)
     assert (heard[-1].done, heard[-1].total, heard[-1].unit) == (192, 192, "tokens")
     assert {"loss", "lr", "tokens/s"} <= heard[-1].numbers.keys()
 
 
-def test_a_vocabulary_that_is_too_small_is_refused(inputs, site: Site, tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_too_small_is_refused(inputs: Inputs, site: Site, tmp_path: Path) -> None:
     spec = small.segment(3, "0", "1")
     short = replace(spec.pretrain, model=replace(small.LM, vocabulary=40))
     with pytest.raises(ModelError, match="52 tokens, the model 40"):
@@ -135,7 +147,9 @@ def work(spec: Midtrain, inputs: Mapping[str, Path], out: Path, site: Site, paus
     midtrain(spec, inputs=inputs, out=out, site=replace(site, save_every=0.0), tell=small.told)
 
 
-def test_killed_at_any_time_and_run_again_leaves_the_same_bytes(inputs, site, trunk: Path, tmp_path: Path) -> None:
+def test_killed_at_any_time_and_run_again_leaves_the_same_bytes(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
+) -> None:
     spec, reads, out = small.midtraining(small.SEES, 40, "1/2"), {**inputs, "trunk": trunk}, tmp_path / "out"
     unbroken = contents(small.ran(midtrain, spec, reads, tmp_path / "unbroken", site))
     out.mkdir()
@@ -161,7 +175,7 @@ def point(out: Path) -> int:
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "gone", "nonsense"])
 def test_a_damaged_resume_point_is_refused_aloud_and_the_bytes_are_right(
-    inputs, site: Site, trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str
 ) -> None:
     spec, reads, out = small.segment(10, "0", "2/5"), dict(inputs), tmp_path / "out"
 

@@ -10,6 +10,7 @@ import torch
 
 from firstsight.errors import ModelError
 from firstsight.model.weights import read_tensors
+from firstsight.recipe.model import VLMSpec
 from firstsight.site import Site
 from firstsight.train.run import pretrain
 from firstsight.train.state import branch, fresh, take_moments
@@ -22,7 +23,7 @@ def trunk(inputs: dict[str, Path], site: Site, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize("model", [small.SEES, small.PATCHED], ids=["features", "patches"])
-def test_carried_moments_are_the_trunks_own_and_sight_starts_fresh(trunk: Path, model) -> None:
+def test_carried_moments_are_the_trunks_own_and_sight_starts_fresh(trunk: Path, model: VLMSpec) -> None:
     state = branch(trunk, model, small.ADAM, moments="carried", seed=1)
     weights, moments = read_tensors(trunk / "model.safetensors"), read_tensors(trunk / "optimizer.safetensors")
     carried = take_moments(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe import mix, model, schedule, stages
@@ -26,7 +26,7 @@ def encode(value: object) -> Any:
     if isinstance(value, Share):
         return {"type": "Share", "value": f"{value.numerator}/{value.denominator}"}
     if isinstance(value, (list, tuple)):
-        return [encode(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [encode(item) for item in cast(list[Any], value)]
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise QuantityError(f"a spec holds numbers, words, shares and specs. Got {type(value).__name__}: {value!r}.")
@@ -35,16 +35,16 @@ def encode(value: object) -> Any:
 def decode(value: Any) -> Any:
     """The spec that `encode` wrote; UnknownName for a type that this version does not know."""
     if isinstance(value, list):
-        return tuple(decode(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        return tuple(decode(item) for item in cast(list[Any], value))
     if not isinstance(value, dict):
         return value
-    body = dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    name = body.pop("type")
+    body = cast(dict[str, Any], value)
+    name: str = body["type"]
     if name == "Share":
-        return Share(body["value"])
+        return Share(str(body["value"]))
     if name not in SPECS:
         raise UnknownName("spec", name, SPECS)
-    return SPECS[name](**{key: decode(item) for key, item in body.items()})
+    return SPECS[name](**{key: decode(item) for key, item in body.items() if key != "type"})
 
 
 def dumps(value: object) -> str:

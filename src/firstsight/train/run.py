@@ -10,7 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -64,7 +64,7 @@ def pretrain(spec: Segment, *, inputs: Inputs, out: Path, site: Site, tell: Tell
     else:
         state = fresh(trunk.model, trunk.optim, seed=trunk.seed, device=site.device)
     speed_up(state.model.lm, site, steps=trunk.rows.steps(trunk.tokens))  # of all segments: cuts change no bits
-    _learn(state, stream, trunk.rate, until, inputs=inputs, out=out, site=site, tell=tell)
+    _learn(state, stream, trunk.rate, until, Desk(inputs=inputs, out=out, site=site, tell=tell))
 
 
 def midtrain(spec: Midtrain, *, inputs: Inputs, out: Path, site: Site, tell: Tell) -> None:
@@ -75,7 +75,7 @@ def midtrain(spec: Midtrain, *, inputs: Inputs, out: Path, site: Site, tell: Tel
     stream = _stream(spec, inputs, until=until, epochs=1)
     state = _entered(spec, inputs, site, spec.moments)
     speed_up(state.model.lm, site, steps=stream.steps)
-    _learn(state, stream, spec.rate, until, inputs=inputs, out=out, site=site, tell=tell)
+    _learn(state, stream, spec.rate, until, Desk(inputs=inputs, out=out, site=site, tell=tell))
 
 
 def finetune(spec: Finetune, *, inputs: Inputs, out: Path, site: Site, tell: Tell) -> None:
@@ -86,7 +86,7 @@ def finetune(spec: Finetune, *, inputs: Inputs, out: Path, site: Site, tell: Tel
     stream = _stream(spec, inputs, until=until, epochs=spec.epochs)
     state = _entered(spec, inputs, site, "fresh")
     speed_up(state.model.lm, site, steps=stream.steps)
-    _learn(state, stream, spec.rate, until, inputs=inputs, out=out, site=site, tell=tell)
+    _learn(state, stream, spec.rate, until, Desk(inputs=inputs, out=out, site=site, tell=tell))
 
 
 def _entered(spec: Midtrain | Finetune, inputs: Inputs, site: Site, moments: Literal["carried", "fresh"]) -> TrainState:
@@ -97,24 +97,31 @@ def _entered(spec: Midtrain | Finetune, inputs: Inputs, site: Site, moments: Lit
     return branch(before, spec.model, spec.optim, moments=moments, seed=spec.seed, device=site.device)
 
 
-def _learn(
-    state: TrainState, stream: Stream, rate: Rate, until: Tokens, *, inputs: Inputs, out: Path, site: Site, tell: Tell
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desk:
+    """Where a handler works: what it reads, where it leaves its results, on what machine, and whom it tells."""
+
+    inputs: Inputs
+    out: Path
+    site: Site
+    tell: Tell
+
+
+def _learn(state: TrainState, stream: Stream, rate: Rate, until: Tokens, desk: Desk) -> None:
     """Train to `until` with resume points on the way, then leave the checkpoint."""
-    steps = int(until) // stream.rows.tokens
+    steps, out = int(until) // stream.rows.tokens, desk.out
     ledger = Ledger(out, [feed.name for feed in stream.feeds], steps=steps)
     point = out / "resume"
     ledger.open(checkpoint.find(point, state))
-    saved, report = monotonic(), _Report(until, state.seen, tell)
-    eyes = _eyes(state, stream, inputs, site)
+    saved, report = monotonic(), _Report(until, state.seen, desk.tell)
+    eyes = _eyes(state, stream, desk.inputs, desk.site)
     for info in train(state, _batches(stream, state, eyes), rate.lr, until):
         ledger.add(info)
         report(info)
-        if monotonic() - saved > site.save_every:
+        if monotonic() - saved > desk.site.save_every:
             checkpoint.keep(point, state, ledger.notes())
             saved = monotonic()
-    encoder = inputs.get("encoder")
-    checkpoint.finish(out, state, tokenizer=inputs["tokenizer"], encoder=encoder)
+    checkpoint.finish(out, state, tokenizer=desk.inputs["tokenizer"], encoder=desk.inputs.get("encoder"))
     achieved = stream.achieved(steps).record()
     (out / "achieved.json").write_text(json.dumps(achieved, sort_keys=True, indent=1) + "\n")
     shutil.rmtree(point, ignore_errors=True)
@@ -165,7 +172,7 @@ def _stream(spec: Midtrain | Finetune, inputs: Inputs, *, until: Tokens, epochs:
     mix, answers = spec.mix, isinstance(spec, Finetune)
     names = _names(mix)
     images = tuple(
-        (_image(f"image{nth}", name, spec.model, inputs, spec.rows, mix.packing, answers=answers), part.share)
+        (_image(spec, inputs, role=f"image{nth}", name=name), part.share)
         for nth, (part, name) in enumerate(zip(mix.images, names, strict=True))
     )
     return Stream(
@@ -186,17 +193,15 @@ def _text(folder: Path, rows: Rows, packing: Packing) -> Feed:
     return Feed(name="text", index=index, table=table, pictures=None, answers_only=False)
 
 
-def _image(
-    role: str, name: str, model: VLMSpec, inputs: Inputs, rows: Rows, packing: Packing, *, answers: bool
-) -> Feed:
-    index = Index.open(inputs[role])
+def _image(spec: Midtrain | Finetune, inputs: Inputs, *, role: str, name: str) -> Feed:
+    index, vision = Index.open(inputs[role]), spec.model.vision
     if f"{role}.features" in inputs:
         pictures = Features.open(inputs[f"{role}.features"])
     else:
-        side = model.vision.image if isinstance(model.vision, Patches) else model.vision.vit.image
+        side = vision.image if isinstance(vision, Patches) else vision.vit.image
         pictures = Pixels(index=index, folder=inputs[f"{role}.source"], size=side)
-    table = pack(index, length=rows.length, image_tokens=model.vision.tokens, packing=packing)
-    return Feed(name=name, index=index, table=table, pictures=pictures, answers_only=answers)
+    table = pack(index, length=spec.rows.length, image_tokens=vision.tokens, packing=spec.mix.packing)
+    return Feed(name=name, index=index, table=table, pictures=pictures, answers_only=isinstance(spec, Finetune))
 
 
 def _names(mix: Mix) -> Sequence[str]:

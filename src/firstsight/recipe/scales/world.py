@@ -41,9 +41,9 @@ def cpu() -> Scale:
             objects=48,
             kinds=8,
             trunk_steps=1400,
-            mid_steps=580,
-            tune_steps=780,
-            encoder_steps=1000,
+            mid_steps=520,
+            tune_steps=700,
+            encoder_steps=800,
             questions=200,
             seeds=2,
         )

@@ -93,6 +93,7 @@ NAMES = {
 
 
 def tip(*fields: str) -> list[alt.Tooltip]:
+    """What a mark says when pointed at: the named fields with their titles and formats."""
     found = []
     for field in fields:
         title, form = NAMES.get(field, (field, None))
