@@ -26,11 +26,13 @@ BLIND = {"vqav2": "cat", "pope": "yes", "refcoco": "0.1 0.1 0.9 0.9"}
 
 LM = LMSpec(layers=2, width=32, heads=2, hidden=64, vocabulary=32, rope_base=10_000, token_shift=2, embedding_scale=4)
 PATCHES = VLMSpec(
-    lm=LM, vision=Patches(image=16, patch=8, width=16), projector=ProjectorSpec(kind="mlp2", positions=True)
+    lm=LM, vision=Patches(image=16, patch=8, width=16), projector=ProjectorSpec(kind="mlp2", spread=1, positions=True)
 )
 VIT = Vit(layers=2, width=16, heads=2, hidden=32, image=16, patch=8)
 TOWER = Named(name="tower", form="encoder", tokens=Tokens(0))
-SIGLIP = VLMSpec(lm=LM, vision=Siglip(vit=VIT, weights=TOWER), projector=ProjectorSpec(kind="mlp2", positions=False))
+SIGLIP = VLMSpec(
+    lm=LM, vision=Siglip(vit=VIT, weights=TOWER), projector=ProjectorSpec(kind="mlp2", spread=1, positions=False)
+)
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ TOWER = Siglip(
     vit=Vit(layers=2, width=6, heads=2, hidden=8, image=8, patch=4),
     weights=Named(name="tower", form="encoder", tokens=Tokens(0)),
 )
-SEEING = VLMSpec(lm=SHIFTED, vision=TOWER, projector=ProjectorSpec(kind="mlp2", positions=True))
+SEEING = VLMSpec(lm=SHIFTED, vision=TOWER, projector=ProjectorSpec(kind="mlp2", spread=1, positions=True))
 PATCHED = VLMSpec(
-    lm=PLAIN, vision=Patches(image=8, patch=4, width=6), projector=ProjectorSpec(kind="mlp3", positions=False)
+    lm=PLAIN, vision=Patches(image=8, patch=4, width=6), projector=ProjectorSpec(kind="mlp3", spread=1, positions=False)
 )
 EACH = 4
 """Tokens an image, in both."""

@@ -36,7 +36,7 @@ SIGLIP = Siglip(
         captions=CAPTIONS, text_layers=1, text_width=16, steps=6, batch=8, peak=1e-3, warmup=2, decay=0.01, seed=0
     ),
 )
-PROJECTOR = ProjectorSpec(kind="mlp2", positions=True)
+PROJECTOR = ProjectorSpec(kind="mlp2", spread=1, positions=True)
 SEES = VLMSpec(lm=LM, vision=SIGLIP, projector=PROJECTOR)
 PATCHED = VLMSpec(lm=LM, vision=Patches(image=8, patch=4, width=12), projector=replace(PROJECTOR, kind="mlp3"))
 

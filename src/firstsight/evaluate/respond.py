@@ -136,7 +136,8 @@ def say(who: Speaker, asked: Sequence[Asked], *, limit: int) -> Iterator[str]:
 
 def _prompt(who: Speaker, asked: Asked) -> list[int]:
     """A training dialogue's first turn: the picture's places or <|endoftext|>, then the question."""
-    slots = who.vision.tokens if asked.picture is not None and who.vision is not None else 0
+    spec = who.loaded.spec
+    slots = spec.image_tokens if asked.picture is not None and isinstance(spec, VLMSpec) else 0
     return prompt(who.words, without_placeholder(PLACEHOLDER + asked.text), image_tokens=slots)
 
 

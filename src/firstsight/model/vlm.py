@@ -1,6 +1,6 @@
 """A language model that sees: projected image vectors take their slots in the token stream.
 
-Shapes: B rows, T tokens, D LM width, N images, I tokens an image, W vision width, S pixels a side
+Shapes: B rows, T tokens, D LM width, N images of V vision and I image tokens, W vision width, S pixels a side
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ class Projector(nn.Module):
 
     def __init__(self, spec: ProjectorSpec, vision: VisionSpec, lm: LMSpec) -> None:
         super().__init__()
+        self.width = lm.width
         self.linears = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(spec.widths(vision, lm))])
-        self.positions = nn.Parameter(torch.zeros(vision.tokens, lm.width)) if spec.positions else None
+        places = vision.tokens * spec.spread
+        self.positions = nn.Parameter(torch.zeros(places, lm.width)) if spec.positions else None
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -65,11 +67,12 @@ class Projector(nn.Module):
         for linear in self.linears:
             linear.bias.zero_()  # pyright: ignore[reportCallIssue]
 
-    def forward(self, seen: Float[Tensor, "N I W"], dtype: torch.dtype) -> Float[Tensor, "N I D"]:
-        """Vectors in the word embeddings' space."""
+    def forward(self, seen: Float[Tensor, "N V W"], dtype: torch.dtype) -> Float[Tensor, "N I D"]:
+        """Vectors in the word embeddings' space, `spread` side by side for each vision token."""
         x = seen.to(dtype)
         for index, linear in enumerate(self.linears):
             x = F.linear(F.gelu(x) if index else x, linear.weight.to(dtype), linear.bias.to(dtype))  # pyright: ignore
+        x = x.unflatten(-1, (-1, self.width)).flatten(1, 2)
         return x if self.positions is None else x + self.positions
 
 
@@ -97,7 +100,7 @@ class VLM(nn.Module):
                 part.initialise(generator)
 
     def see(self, images: Images) -> Vectors:
-        """Pixels or features to vectors in the word embeddings' space."""
+        """Pixels or features to vectors in the word embeddings' space, `spread` side by side for each vision token."""
         if self.projector is None:
             raise ModelError("a text model has no eyes. Got images. Mid-train it first, or leave the images out.")
         seen = images if self.vision is None else self.vision(images)

@@ -156,7 +156,7 @@ def _seen(stage: Midtrain | Finetune) -> tuple[int, str]:
     rows = floor(stage.rows.steps(stage.tokens) * stage.rows.batch * stage.mix.share)
     if stage.mix.packing == "one_image_per_row":
         return rows, ""
-    each = max(1, stage.rows.length // (stage.model.vision.tokens + CAPTION))
+    each = max(1, stage.rows.length // (stage.model.image_tokens + CAPTION))
     return rows * each, f"estimate: {each} pictures a row of {stage.rows.length}, {CAPTION} words each"
 
 
@@ -221,7 +221,7 @@ def _evaluate(spec: Evaluate, step: Step) -> Cost:
     lm = model.lm if isinstance(model, VLMSpec) else model
     flops = (seen * 2 + read) * QUESTION * lm.flops(QUESTION)
     if isinstance(model, VLMSpec):
-        flops += seen * (model.vision.tokens * lm.flops(model.vision.tokens + QUESTION) + model.vision.flops())
+        flops += seen * (model.image_tokens * lm.flops(model.image_tokens + QUESTION) + model.vision.flops())
     return Cost(flops=flops, items=seen * 2 + read, note=f"estimate: {QUESTION} tokens a question")
 
 

@@ -141,17 +141,19 @@ class ProjectorSpec:
     """From vision width to LM width: mlp2 is the paper's text, mlp3 its code (fused-gelu-mlp)."""
 
     kind: Literal["mlp2", "mlp3"]
+    spread: int
+    """Image tokens that each vision token becomes, side by side; 1 is the paper's."""
     positions: bool
     """Add a learned vector per image token; off in the paper."""
 
     def parameters(self, vision: VisionSpec, lm: LMSpec) -> int:
         layers = sum(a * b + b for a, b in pairwise(self.widths(vision, lm)))
-        return layers + (vision.tokens * lm.width if self.positions else 0)
+        return layers + (vision.tokens * self.spread * lm.width if self.positions else 0)
 
     def widths(self, vision: VisionSpec, lm: LMSpec) -> tuple[int, ...]:
-        """From a vision token through the hidden layers to the image token that it becomes."""
+        """From a vision token through the hidden layers to the image tokens that it becomes."""
         wide = (4 * vision.width,) if self.kind == "mlp3" else ()
-        return (vision.width, *wide, lm.width, lm.width)
+        return (vision.width, *wide, lm.width, self.spread * lm.width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,3 +163,8 @@ class VLMSpec:
     lm: LMSpec
     vision: VisionSpec
     projector: ProjectorSpec
+
+    @property
+    def image_tokens(self) -> int:
+        """Places that one picture takes in a row."""
+        return self.vision.tokens * self.projector.spread

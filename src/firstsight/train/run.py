@@ -200,7 +200,7 @@ def _image(spec: Midtrain | Finetune, inputs: Inputs, *, role: str, name: str) -
     else:
         side = vision.image if isinstance(vision, Patches) else vision.vit.image
         pictures = Pixels(index=index, folder=inputs[f"{role}.source"], size=side)
-    table = pack(index, length=spec.rows.length, image_tokens=vision.tokens, packing=spec.mix.packing)
+    table = pack(index, length=spec.rows.length, image_tokens=spec.model.image_tokens, packing=spec.mix.packing)
     return Feed(name=name, index=index, table=table, pictures=pictures, answers_only=isinstance(spec, Finetune))
 
 

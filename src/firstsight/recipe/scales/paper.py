@@ -144,7 +144,7 @@ def _optim(*, decay: float, z_loss: float) -> Adam:
 
 
 def _model(size: _PaperSize) -> VLMSpec:
-    return VLMSpec(lm=size.lm, vision=SIGLIP, projector=ProjectorSpec(kind="mlp3", positions=False))
+    return VLMSpec(lm=size.lm, vision=SIGLIP, projector=ProjectorSpec(kind="mlp3", spread=1, positions=False))
 
 
 def _rewarm(size: _PaperSize) -> Rewarm:

@@ -41,9 +41,9 @@ def cpu() -> Scale:
             objects=48,
             kinds=8,
             trunk_steps=1400,
-            mid_steps=520,
-            tune_steps=700,
-            encoder_steps=800,
+            mid_steps=540,
+            tune_steps=720,
+            encoder_steps=700,
             questions=200,
             seeds=2,
         )
@@ -74,14 +74,14 @@ class _WorldSize:
 
     @property
     def captions(self) -> Captions:
-        """3.3 pictures for every image row of a branch."""
-        pictures = ceil(ROWS.batch * self.mid_steps * SEEN * 33 / 10)
+        """2.5 pictures for every image row of a branch."""
+        pictures = ceil(ROWS.batch * self.mid_steps * SEEN * 25 / 10)
         return Captions(world=self.world, pictures=pictures, quality="rich")
 
     @property
     def dialogues(self) -> Dialogues:
-        """3.2 pictures for every image row of fine-tuning."""
-        pictures = ceil(ROWS.batch * self.tune_steps * TUNED * 32 / 10)
+        """2.2 pictures for every image row of fine-tuning."""
+        pictures = ceil(ROWS.batch * self.tune_steps * TUNED * 22 / 10)
         return Dialogues(world=self.world, pictures=pictures, turns=2)
 
 
@@ -134,14 +134,14 @@ def _model(size: _WorldSize) -> VLMSpec:
     return VLMSpec(
         lm=_decoder(),
         vision=Siglip(vit=vit, weights=learning),
-        projector=ProjectorSpec(kind="mlp2", positions=True),
+        projector=ProjectorSpec(kind="mlp2", spread=3, positions=True),
     )
 
 
 def _rewarm(size: _WorldSize) -> Rewarm:
     """The paper's warm-up share (5000 of 109,848 steps) and floor (a hundredth of the peak)."""
     tokens = Tokens(size.mid_steps * ROWS.tokens)
-    return Rewarm(peak=2e-3, floor=2e-5, warmup=Tokens(tokens * 5000 // 109_848), tokens=tokens)
+    return Rewarm(peak=3e-3, floor=3e-5, warmup=Tokens(tokens * 5000 // 109_848), tokens=tokens)
 
 
 def _pretrain(size: _WorldSize) -> Pretrain:
@@ -153,7 +153,7 @@ def _pretrain(size: _WorldSize) -> Pretrain:
         packing="best_fit",
         rows=ROWS,
         tokens=tokens,
-        rate=Rewarm(peak=3e-3, floor=9e-6, warmup=Tokens(tokens // 20), tokens=tokens),
+        rate=Rewarm(peak=4e-3, floor=12e-6, warmup=Tokens(tokens // 20), tokens=tokens),
         optim=ADAM,
         seed=0,
     )
@@ -184,7 +184,7 @@ def _finetune(size: _WorldSize) -> Finetune:
         rows=ROWS,
         epoch=tokens,
         epochs=1,
-        rate=Rewarm(peak=2e-3, floor=0.0, warmup=Tokens(tokens * 3 // 100), tokens=tokens),
+        rate=Rewarm(peak=4e-3, floor=0.0, warmup=Tokens(tokens * 3 // 100), tokens=tokens),
         optim=ADAM,
         seed=0,
     )
