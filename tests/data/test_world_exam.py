@@ -76,7 +76,7 @@ def test_held_out_combinations_are_what_they_say(written: Path):
     for row in json.loads((written / "refcoco/refcoco_val.json").read_text()):
         left, top, width, height = row["bbox"]
         place = PLACES[2 * (top + height / 2 > 24) + (left + width / 2 > 24)]
-        name = row["sents"].split()[-2]
+        name = row["sents"].split()[-1]
         assert (KNOWN.unseen.get(name) == place) == (row["combination"] == "heldout")
     for row in json.loads((written / "vizwiz/val.json").read_text()):
         said = row["answers"][0]["answer"]

@@ -57,7 +57,7 @@ class Continue:
 class Matched:
     """Start at the rate at which another arm starts, no warm-up: the control that reviewers asked for at 100 %."""
 
-    to: Continue
+    to: Rate
     floor: float
     tokens: Tokens
 
