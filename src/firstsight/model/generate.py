@@ -58,24 +58,33 @@ def choices(
     *,
     batch: int = 64,
 ) -> list[Likelihood]:
-    """How likely each context makes its continuation; repeat a context for each of its choices."""
-    whole = [[*context, *more] for context, more in zip(contexts, continuations, strict=True)]
-    found = [Likelihood(0.0, 0) for _ in whole]
-    for chosen in _groups([len(row) for row in whole], images, batch):
-        rows = _rows(model, [whole[i] for i in chosen], [None if images is None else images[i] for i in chosen])
+    """How likely each context makes its continuation; repeat a context for each of its choices.
+
+    Choices that differ in their last token alone are read once.
+    """
+    shown = images or [None] * len(contexts)
+    sharing: dict[tuple[tuple[int, ...], int], list[int]] = {}
+    for i, (context, more, image) in enumerate(zip(contexts, continuations, shown, strict=True)):
+        if not context:
+            raise ModelError("choices: a context needs at least one token. Got none. Begin it with <|endoftext|>.")
+        sharing.setdefault(((*context, *more[:-1]), id(image)), []).append(i)
+    read, asking = [row for row, _ in sharing], list(sharing.values())
+    seen = [shown[some[0]] for some in asking]
+    found = [Likelihood(0.0, 0) for _ in contexts]
+    for chosen in _groups([len(row) for row in read], seen, batch):
+        rows = _rows(model, [read[n] for n in chosen], [seen[n] for n in chosen])
         hidden = model.lm(rows.x, model.lm.frame(rows.docs, rows.positions))
-        for at, i in enumerate(chosen):
-            end = int(rows.lengths[at])
-            found[i] = _likelihood(model.lm, hidden[at, :end], continuations[i])
+        for at, n in enumerate(chosen):
+            states = hidden[at, : int(rows.lengths[at])]
+            for i in asking[n]:
+                found[i] = _likelihood(model.lm, states, continuations[i])
     return found
 
 
-def _likelihood(lm: LM, hidden: Tensor, continuation: Sequence[int]) -> Likelihood:
-    """Of the last tokens of a row [T, D], each predicted from the state before it."""
+def _likelihood(lm: LM, states: Tensor, continuation: Sequence[int]) -> Likelihood:
+    """Of a continuation whose tokens are predicted by the last of a row's states [T, D]."""
     count = len(continuation)
-    if len(hidden) <= count:
-        raise ModelError("choices: a context needs at least one token. Got none. Begin it with <|endoftext|>.")
-    likely = lm.logits(hidden[len(hidden) - count - 1 : -1]).log_softmax(dim=-1)
+    likely = lm.logits(states[len(states) - count :]).log_softmax(dim=-1)
     wanted = torch.tensor(list(continuation), dtype=torch.int64, device=likely.device)
     return Likelihood(float(likely.gather(1, wanted[:, None]).sum()), count)
 
