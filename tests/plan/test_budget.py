@@ -66,8 +66,8 @@ def test_features_of_a_frozen_encoder_are_billed_once_in_bytes_and_flops() -> No
     small = bill(graph(when(scale_named("cpu"))), H100)
     for row in rows("encode", small):
         pictures = row.step.spec.source.pictures
-        assert row.cost.bytes == pictures * 16 * 128 * 2
-        assert row.cost.flops == pictures * row.step.spec.model.vision.flops()
+        assert row.cost.bytes == pictures * 4 * 256 * 2
+        assert row.cost.flops == pictures * row.step.spec.vision.flops()
 
 
 def test_sharing_saves_what_the_arms_have_in_common() -> None:

@@ -128,7 +128,7 @@ def test_difference_of_a_trunk_segment_tells_the_field_once_over_the_whole_chain
 def test_difference_between_arms_names_their_fields() -> None:
     found = {one.path: (one.first, one.second) for one in difference(arm(20), arm(80))}
     assert found["name"] == ("start-020", "start-080")
-    assert set(found) == {"name", "start", "stages.0.text_rows_seen", "stages.0.rate.at"}
+    assert set(found) == {"name", "start", "stages.0.text_rows_seen", "stages.0.rate.at", "stages.1.text_rows_seen"}
     assert difference(arm(), arm()) == ()
 
 
