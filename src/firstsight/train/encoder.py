@@ -152,7 +152,7 @@ def _siglip(spec: Siglip, recipe: Contrast, words: Tokenizer) -> Any:
 
 
 def _pairwise(model: Any, shots: list[Shot], words: Tokenizer, side: int) -> Tensor:
-    """Sigmoid loss over all B x P pairs, true and untrue pairs weighing the same."""
+    """Sigmoid loss over all B x P pairs, each phrase against its best patch; true and untrue pairs weigh the same."""
     device = model.device
     phrases = sorted({phrase for shot in shots for phrase in shot.phrases})
     place = {phrase: number for number, phrase in enumerate(phrases)}

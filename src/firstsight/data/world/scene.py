@@ -37,7 +37,7 @@ TRAIN = Law(fewest=1, unseen=False, signs=0.5, clutter=0.25)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thing:
-    """One object, and how it lies in its cell: draws in [0, 1) for size, horizontal and vertical place, sign corner."""
+    """One object, and how it lies in its cell: draws in [0, 1) for size, place across and down, sign's shift."""
 
     name: str
     place: str
