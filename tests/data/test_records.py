@@ -4,7 +4,7 @@ import pytest
 
 from firstsight.data.records import Place, Refused, dialogue, document
 
-PLACE = Place(shard="images.tar", offset=512, size=9)
+PLACE = Place(shard="images.tar", offset=512, size=9, hash=0)
 
 
 def said(*turns: tuple[str, str]) -> dict[str, object]:

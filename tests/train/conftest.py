@@ -30,7 +30,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, site: Site) -> dict[str, Pa
         "texts": small.write_texts(root, rng),
         "captions": small.write_captions(root, rng),
     }
-    for role, source, spec in (("text", "texts", small.TEXTS), ("image0", "captions", small.CAPTIONS)):
+    for role, source, spec in (("text0", "texts", small.TEXTS), ("image0", "captions", small.CAPTIONS)):
         needs = {"source": made[source], "tokenizer": made["tokenizer"]}
         made[role] = small.ran(
             prepare, Prepare(source=spec, tokenizer=small.VOCABULARY), needs, root / f"{role}-index", site

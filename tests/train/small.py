@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from firstsight.recipe.mix import Captions, Mix, Part, Texts, Vocabulary, World
+from firstsight.recipe.mix import Captions, Mix, Texts, Vocabulary, World, alone
 from firstsight.recipe.model import Contrast, LMSpec, Patches, ProjectorSpec, Siglip, Vit, VLMSpec
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Adam, Finetune, Midtrain, Pretrain, Rows, Segment
@@ -61,7 +61,7 @@ def trunk(steps: int) -> Pretrain:
     return Pretrain(
         model=LM,
         tokenizer=VOCABULARY,
-        text=TEXTS,
+        text=alone(TEXTS),
         packing="best_fit",
         rows=ROWS,
         tokens=tokens,
@@ -78,8 +78,8 @@ def segment(steps: int, since: str, until: str) -> Segment:
 def midtraining(model: VLMSpec, steps: int, share: str) -> Midtrain:
     tokens = Tokens(steps * ROWS.tokens)
     mix = Mix(
-        text=TEXTS,
-        images=(Part(source=CAPTIONS, share=Share(1)),),
+        text=alone(TEXTS),
+        images=alone(CAPTIONS),
         share=Share(share),
         counted_in="rows",
         packing="best_fit",
@@ -88,7 +88,6 @@ def midtraining(model: VLMSpec, steps: int, share: str) -> Midtrain:
         model=model,
         tokenizer=VOCABULARY,
         mix=mix,
-        text_rows_seen=0,
         rows=ROWS,
         tokens=tokens,
         rate=rate(tokens),
@@ -104,7 +103,6 @@ def finetuning(model: VLMSpec, steps: int) -> Finetune:
         model=model,
         tokenizer=VOCABULARY,
         mix=mid.mix,
-        text_rows_seen=0,
         rows=ROWS,
         epoch=tokens,
         epochs=1,

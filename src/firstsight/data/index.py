@@ -1,8 +1,9 @@
 """`prepare`: one pass over a source that checks, tokenizes and indexes it; `Index`: what that pass left.
 
-samples.npy        tokens_from, tokens_count, image (-1: none), one a record
+samples.npy        tokens_from, tokens_count, shown_from, shown_count, one a record
+shown.npy          picture, at: which pictures a record shows, each before which of the record's tokens
 tokens.npy         all tokens in a row; loss.npy beside it (0 never, 1 always, 2 only before fine-tuning)
-images.npy         shard, offset, size of every picture's encoded bytes in the source folder; shards.json names them
+images.npy         shard, offset, size, hash of every picture's encoded bytes in the source; shards.json names them
 manifest.json      counts, form, tokenizer, special ids, digest of all of the above
 quarantine.jsonl   what was refused: reason, shard, where, detail
 """
@@ -24,19 +25,20 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from firstsight.data import sources, tokenizer
-from firstsight.data.records import Bad, Document, Place, Record
+from firstsight.data.records import Bad, Dialogue, ImageText, Place, Record
 from firstsight.errors import DataError
-from firstsight.recipe.mix import Captions, Dialogues, Form, Named, Source, Texts
+from firstsight.recipe.mix import Captions, Dialogues, Form, Named, Recaptioned, Source, Texts
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Progress, Site, Tell
 
 MOST_BAD = Fraction(1, 100)
 """A source with more refused records than this is itself refused: something else is wrong with it."""
-SAMPLE = np.dtype([("tokens_from", "<i8"), ("tokens_count", "<i4"), ("image", "<i4")])
-IMAGE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("size", "<i8")])
-_ARRAYS = ("samples", "tokens", "loss", "images")
+SAMPLE = np.dtype([("tokens_from", "<i8"), ("tokens_count", "<i4"), ("shown_count", "<i4"), ("shown_from", "<i8")])
+SHOWN = np.dtype([("picture", "<i4"), ("at", "<i4")])
+IMAGE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("hash", "<u8"), ("shard", "<i4")])
+_ARRAYS = ("samples", "shown", "tokens", "loss", "images")
 _BATCH = 4096
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +48,7 @@ class Index:
     path: Path
     form: Form
     samples: np.ndarray
+    shown: np.ndarray
     tokens: Integer[np.ndarray, "tokens"]
     loss: UInt8[np.ndarray, "tokens"]
     images: np.ndarray
@@ -82,7 +85,7 @@ def _mapped(file: Path, counts: Mapping[str, int]) -> np.ndarray:
 
 def read_image(folder: Path, index: Index, number: int) -> bytes:
     """Encoded bytes of picture `number` of an index, out of the source folder that it was made from."""
-    shard, offset, size = index.images[number].item()
+    offset, size, _, shard = index.images[number].item()
     file = folder / index.shards[shard]
     with file.open("rb") as data:
         data.seek(offset)
@@ -103,6 +106,8 @@ def form_of(source: Source) -> Form:
             return "dialogues"
         case Named():
             return source.form
+        case Recaptioned():
+            return "captions"
 
 
 def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
@@ -124,7 +129,7 @@ def _expected(source: Source) -> int:
             return source.documents
         case Captions() | Dialogues():
             return source.pictures
-        case Named():
+        case Named() | Recaptioned():
             return 0
 
 
@@ -159,7 +164,7 @@ class Writer:
         self._shards, self._numbers = dict[str, int](), dict[Place, int]()
         self._stack = ExitStack()
         size = np.dtype("<u2" if words.size <= 2**16 else "<u4")
-        kinds = {"samples": SAMPLE, "tokens": size, "loss": np.dtype("u1"), "images": IMAGE}
+        kinds = {"samples": SAMPLE, "shown": SHOWN, "tokens": size, "loss": np.dtype("u1"), "images": IMAGE}
         self.arrays = {name: Growing(out / f"{name}.npy", kinds[name]) for name in _ARRAYS}
         for array in self.arrays.values():
             self._stack.callback(array.close)
@@ -194,7 +199,7 @@ class Writer:
     def _write(self, records: list[Record]) -> None:
         if not records:
             return
-        places = [None if isinstance(record, Document) else record.image for record in records]
+        places = [record.image if isinstance(record, ImageText | Dialogue) else None for record in records]
         laid = tokenizer.lay(
             self.words,
             [(tokenizer.parts(record), place is not None) for record, place in zip(records, places, strict=True)],
@@ -203,7 +208,12 @@ class Writer:
         counts = np.array([len(ids) for ids, _ in laid])
         samples["tokens_count"] = counts
         samples["tokens_from"] = self.arrays["tokens"].count + np.cumsum(counts) - counts
-        samples["image"] = [-1 if place is None else self._number(place) for place in places]
+        pictures = [self._number(place) for place in places if place is not None]
+        samples["shown_count"] = [place is not None for place in places]
+        samples["shown_from"] = self.arrays["shown"].count + np.cumsum(samples["shown_count"]) - samples["shown_count"]
+        shown = np.zeros(len(pictures), dtype=SHOWN)
+        shown["picture"] = pictures
+        self.arrays["shown"].append(shown)
         self.arrays["samples"].append(samples)
         self.arrays["tokens"].append(np.concatenate([ids for ids, _ in laid]))
         self.arrays["loss"].append(np.concatenate([loss for _, loss in laid]))
@@ -213,7 +223,7 @@ class Writer:
         if place not in self._numbers:
             shard = self._shards.setdefault(place.shard, len(self._shards))
             self._numbers[place] = len(self._numbers)
-            self.arrays["images"].append(np.array([(shard, place.offset, place.size)], dtype=IMAGE))
+            self.arrays["images"].append(np.array([(place.offset, place.size, place.hash, shard)], dtype=IMAGE))
         return self._numbers[place]
 
     def refuse_rot(self, folder: Path) -> None:

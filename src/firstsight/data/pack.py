@@ -28,8 +28,10 @@ class Pieces:
     """Into the index's tokens."""
     count: Int32[np.ndarray, "P"]
     """Tokens, slots not among them."""
-    image: Int32[np.ndarray, "P"]
-    """Picture of the index, -1 for none."""
+    shown_from: Int64[np.ndarray, "P"]
+    """Into the index's `shown`."""
+    shown_count: Int32[np.ndarray, "P"]
+    """Pictures in this piece."""
     goes_on: Bool[np.ndarray, "P"]
     """The document goes on behind this piece: its last token still has a target."""
 
@@ -38,7 +40,8 @@ class Pieces:
             sample=self.sample[order],
             start=self.start[order],
             count=self.count[order],
-            image=self.image[order],
+            shown_from=self.shown_from[order],
+            shown_count=self.shown_count[order],
             goes_on=self.goes_on[order],
         )
 
@@ -92,8 +95,8 @@ def pack(index: Index, *, length: int, image_tokens: int, packing: Packing) -> R
     if image_tokens >= length and len(index.images):
         raise QuantityError(f"a row of {length} tokens has no room for a picture of {image_tokens}. Lengthen the rows.")
     pieces, lost = _split(index, length) if index.form == "text" else _cut(index, length, image_tokens)
-    size = pieces.count + np.where(pieces.image >= 0, image_tokens, 0).astype(np.int32)
-    row, rows = _rows(size, pieces.image >= 0, length, packing)
+    size = pieces.count + pieces.shown_count * image_tokens
+    row, rows = _rows(size, pieces.shown_count > 0, length, packing)
     order = np.argsort(row, kind="stable")
     first = np.searchsorted(row[order], np.arange(rows + 1))
     return _table(index, pieces.taken(order), first, size[order], shape=(length, image_tokens), lost=lost)
@@ -110,7 +113,8 @@ def _split(index: Index, length: int) -> tuple[Pieces, tuple[int, int, int]]:
         sample=sample.astype(np.int32),
         start=start[sample] + nth * length,
         count=held.astype(np.int32),
-        image=np.full(len(sample), -1, dtype=np.int32),
+        shown_from=np.zeros(len(sample), dtype=np.int64),
+        shown_count=np.zeros(len(sample), dtype=np.int32),
         goes_on=nth * length + held < count[sample],
     )
     return pieces, (0, 0, 0)
@@ -120,7 +124,7 @@ def _cut(index: Index, length: int, image_tokens: int) -> tuple[Pieces, tuple[in
     """One piece a record, shortened to fit, and (tokens lost, records cut, records skipped)."""
     samples = index.samples
     count = samples["tokens_count"].astype(np.int64)
-    room = length - np.where(samples["image"] >= 0, image_tokens, 0)
+    room = length - samples["shown_count"].astype(np.int64) * image_tokens
     held = np.minimum(count, room)
     if index.form == "dialogues":
         for number in np.flatnonzero(count > room):
@@ -130,7 +134,8 @@ def _cut(index: Index, length: int, image_tokens: int) -> tuple[Pieces, tuple[in
         sample=kept.astype(np.int32),
         start=samples["tokens_from"][kept],
         count=held[kept].astype(np.int32),
-        image=samples["image"][kept],
+        shown_from=samples["shown_from"][kept],
+        shown_count=samples["shown_count"][kept],
         goes_on=(held < count)[kept] & (index.form == "captions"),
     )
     skipped = len(count) - len(kept)
@@ -209,7 +214,7 @@ def _table(
         tokens_lost=lost[0],
         cut=lost[1],
         skipped=lost[2],
-        images_per_row=float((pieces.image >= 0).sum()) / max(1, len(filled)),
+        images_per_row=float(pieces.shown_count.sum()) / max(1, len(filled)),
         loss_share=float(always.sum() + before.sum()) / room,
     )
     return RowTable(
@@ -228,7 +233,7 @@ def _table(
 def _targets(index: Index, pieces: Pieces, first: Int64[np.ndarray, "edges"], kind: int) -> Int32[np.ndarray, "R"]:
     """Targets of one loss kind: a piece's tokens but a first one that nothing precedes, and the next if it goes on."""
     so_far = np.concatenate([[0], np.cumsum(index.loss == kind, dtype=np.int64)])
-    begin = pieces.start + (pieces.image < 0)
+    begin = pieces.start + (pieces.shown_count == 0)
     stop = pieces.start + pieces.count + pieces.goes_on
     sums = np.concatenate([[0], np.cumsum(so_far[stop] - so_far[begin])])
     return np.diff(sums[first]).astype(np.int32)

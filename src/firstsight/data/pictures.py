@@ -61,6 +61,15 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def checked(data: bytes) -> int:
+    """The perceptual hash of a picture that decodes to its end; raises Refused for what does not.
+
+    64 bits, unsigned: which of 8 x 9 neighbours in a row of the shrunken grey picture is brighter.
+    """
+    grey = np.asarray(upright(data).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+
+
 def decode(data: bytes, size: int) -> UInt8[np.ndarray, "S S 3"]:
     """Pixels of a picture squeezed to a square of `size`, bicubic; raises Refused for what is not a picture."""
     return np.asarray(upright(data).resize((size, size), Image.Resampling.BICUBIC))

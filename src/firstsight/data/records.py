@@ -1,4 +1,5 @@
-"""What a source may hold: documents, captioned pictures and dialogues, checked at the door.
+"""What a source may hold, checked at the door: documents, token lists, captioned pictures, interleaved documents,
+dialogues.
 
 Every refusal has a reason out of a fixed list, so that a quarantine can be counted and read.
 """
@@ -46,11 +47,18 @@ class Refused(DataError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where bytes lie inside a source folder; a loose file is a shard with offset 0."""
+    """Where a picture's encoded bytes lie in a source, and its perceptual hash."""
 
     shard: str
+    """A file's name below the source's place, or `pictures:` and its name below the place of the pictures.
+
+    A loose file is a shard with offset 0. A table's shard ends in `#` and the column of the pictures.
+    """
     offset: int
+    """In bytes; in a table the row."""
     size: int
+    hash: int
+    """64 bits, unsigned: pictures that look alike differ in few of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +68,22 @@ class Document:
     id: str
     text: str
     loss: tuple[tuple[int, int], ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokenized:
+    """A document that was tokenized by its publisher, with the end tokens that it came with."""
+
+    id: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interleaved:
+    """A document of texts and pictures in reading order."""
+
+    id: str
+    parts: tuple[str | Place, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +115,7 @@ class Bad:
     """Line, member or item inside the shard."""
 
 
-Record = Document | ImageText | Dialogue
+Record = Document | Tokenized | ImageText | Interleaved | Dialogue
 
 
 def clean(text: object, *, empty: Reason) -> str:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from firstsight.data.pictures import MOST_BYTES, upright
+from firstsight.data.pictures import MOST_BYTES, checked
 from firstsight.data.records import (
     Bad,
     Dialogue,
@@ -156,8 +156,8 @@ def _captioned(data: BinaryIO, shard: str, key: str, members: dict[str, tarfile.
         caption = clean(_content(data, members["txt"]).decode().strip(), empty="empty caption")
     except UnicodeDecodeError as error:
         raise Refused("not UTF-8", f"caption, byte {error.start}") from None
-    upright(_content(data, members[kind]))
-    place = Place(shard=shard, offset=members[kind].offset_data, size=members[kind].size)
+    found = checked(_content(data, members[kind]))
+    place = Place(shard=shard, offset=members[kind].offset_data, size=members[kind].size, hash=found)
     return ImageText(id=key, image=place, caption=caption)
 
 
@@ -242,8 +242,8 @@ def _checked(folder: Path, name: str, packed: tuple[Path, tarfile.TarInfo] | Non
         tar, member = packed
         _trusted(member)
         with tar.open("rb") as data:
-            upright(_content(data, member))
-        return Place(shard=tar.name, offset=member.offset_data, size=member.size)
+            found = checked(_content(data, member))
+        return Place(shard=tar.name, offset=member.offset_data, size=member.size, hash=found)
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise Refused("unsafe path", name)
@@ -253,5 +253,5 @@ def _checked(folder: Path, name: str, packed: tuple[Path, tarfile.TarInfo] | Non
     size = found.stat().st_size
     if size > MOST_BYTES:
         raise Refused("too many bytes", f"{name} has {size:,} bytes, at most {MOST_BYTES:,}")
-    upright(found.read_bytes())
-    return Place(shard=found.relative_to(folder).as_posix(), offset=0, size=size)
+    seen = checked(found.read_bytes())
+    return Place(shard=found.relative_to(folder).as_posix(), offset=0, size=size, hash=seen)

@@ -20,7 +20,7 @@ from jaxtyping import Integer, UInt8
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Fast
 
-from firstsight.data.records import Dialogue, Document, ImageText, Record
+from firstsight.data.records import Dialogue, Document, ImageText, Interleaved, Record, Tokenized
 from firstsight.errors import DataError
 
 END = "<|endoftext|>"
@@ -123,6 +123,8 @@ def parts(record: Record) -> tuple[Part, ...]:
             return (Part(text=record.text, closer="end", loss=ALWAYS, spans=record.loss),)
         case ImageText():
             return (Part(text=record.caption, closer="end", loss=ALWAYS, spans=None),)
+        case Tokenized() | Interleaved():
+            raise DataError(f"{record.id}: not laid out yet")
         case Dialogue():
             return tuple(_turn(text, asked=number % 2 == 0) for number, text in enumerate(record.turns))
 

@@ -13,7 +13,7 @@ from math import floor
 from firstsight.errors import MixError, QuantityError, UnknownName
 from firstsight.plan.graph import LINE, Graph
 from firstsight.plan.step import Step
-from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Named, Source, Texts
+from firstsight.recipe.mix import Benchmarks, Blend, Captions, Dialogues, Named, Recaptioned, Source, Texts
 from firstsight.recipe.model import LMSpec, Patches, Siglip, VLMSpec
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, Segment
 
@@ -153,7 +153,7 @@ def _stage(stage: Midtrain | Finetune) -> Cost:
 
 def _seen(stage: Midtrain | Finetune) -> tuple[int, str]:
     """Pictures read in a stage, and how they were estimated."""
-    rows = floor(stage.rows.steps(stage.tokens) * stage.rows.batch * stage.mix.share)
+    rows = stage.mix.image_rows(stage.rows.steps(stage.tokens) * stage.rows.batch)
     if stage.mix.packing == "one_image_per_row":
         return rows, ""
     each = max(1, stage.rows.length // (stage.model.image_tokens + CAPTION))
@@ -323,7 +323,8 @@ def refuse_thin(bill: Bill) -> None:
 
 def _thin(step: Step) -> Iterator[str]:
     """Sources with a known size that are too small for this step; a row counts in full, padding included."""
-    for source, want in _wanted(step):
+    for asked, want in _wanted(step):
+        source = asked.named if isinstance(asked, Recaptioned) else asked
         if isinstance(source, Named) and 0 < source.tokens < want:
             yield (
                 f"{step.address}: wants {want:,} tokens in one pass, but {source.name!r} is declared with "
@@ -336,17 +337,35 @@ def _wanted(step: Step) -> Iterator[tuple[Source, int]]:
     """Every source of a training step with the tokens that it must hold."""
     match step.spec:
         case Segment() as segment:
-            yield segment.pretrain.text, segment.pretrain.at(segment.until)
+            yield from _shares(segment.pretrain.text, segment.pretrain.at(segment.until), epochs=1)
         case Midtrain() | Finetune() as stage:
             rows = stage.rows.steps(stage.tokens) * stage.rows.batch
-            images = floor(rows * stage.mix.share)
+            images = stage.mix.image_rows(rows)
             epochs = stage.epochs if isinstance(stage, Finetune) else 1
-            before = stage.text_rows_seen if isinstance(stage, Midtrain) and rows > images else 0
-            yield stage.mix.text, (before + -(-(rows - images) // epochs)) * stage.rows.length
-            for part in stage.mix.images:
-                yield part.source, -(-floor(images * part.share) // epochs) * stage.rows.length
+            read = _text_before(step) if rows > images else 0
+            yield from _shares(stage.mix.text, read + (rows - images) * stage.rows.length, epochs=epochs)
+            yield from _shares(stage.mix.images, images * stage.rows.length, epochs=epochs)
         case _:
             return
+
+
+def _shares(blend: Blend, tokens: int, *, epochs: int) -> Iterator[tuple[Source, int]]:
+    """What each source of a blend must hold in one pass, if the blend gives `tokens` in all."""
+    for part in blend.parts:
+        yield part.source, -(-floor(tokens * part.share) // (part.epochs * epochs))
+
+
+def _text_before(step: Step) -> int:
+    """Text tokens that the stages before this one have read: its own text goes on behind them."""
+    before = step.need("trunk") or step.need("previous")
+    match before.spec if before else None:
+        case Segment() as segment:
+            return segment.pretrain.at(segment.until)
+        case Midtrain() | Finetune() as stage if before is not None:
+            rows = stage.rows.steps(stage.tokens) * stage.rows.batch
+            return _text_before(before) + (rows - stage.mix.image_rows(rows)) * stage.rows.length
+        case _:
+            return 0
 
 
 def table(bill: Bill) -> tuple[tuple[str, ...], ...]:

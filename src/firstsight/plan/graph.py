@@ -8,7 +8,7 @@ from typing import Any
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.step import VERSIONS, Step, find
-from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Named, Source, Texts, Vocabulary
+from firstsight.recipe.mix import Benchmarks, Blend, Captions, Dialogues, Named, Recaptioned, Source, Texts, Vocabulary
 from firstsight.recipe.model import Contrast, Siglip
 from firstsight.recipe.stages import Encode, Finetune, Midtrain, Prepare, Pretrain, Segment, Tokenizer
 from firstsight.recipe.study import Arm, Study
@@ -95,6 +95,8 @@ def _step(kind: str, spec: Any, *, needs: Iterable[tuple[str, Step]] = ()) -> St
 
 
 def _leaf(spec: Source | Tokenizer | Benchmarks) -> Step:
+    if isinstance(spec, Recaptioned):
+        return _leaf(spec.named)
     return _step(LEAVES[type(spec)], spec)
 
 
@@ -116,7 +118,7 @@ def _judged(arm: Arm, cuts: list[Share]) -> Step:
 
 def _trunk(pretrain: Pretrain, cuts: list[Share]) -> Step | None:
     """The chain of segments through `cuts`; an address depends on the cuts before it, never on later ones."""
-    reads = [("text", _index(pretrain.text, pretrain.tokenizer)), ("tokenizer", _leaf(pretrain.tokenizer))]
+    reads = [("tokenizer", _leaf(pretrain.tokenizer)), *_words(pretrain.text, pretrain.tokenizer)]
     model: Step | None = None
     for since, until in zip([Share(0), *cuts], cuts, strict=False):
         before = [("previous", model)] if model is not None else []
@@ -126,21 +128,27 @@ def _trunk(pretrain: Pretrain, cuts: list[Share]) -> Step | None:
 
 def _stage(stage: Midtrain | Finetune, model: list[tuple[str, Step]]) -> Step:
     """One stage with the model that it goes on from (none: untrained) and all that it reads."""
-    text, words = _index(stage.mix.text, stage.tokenizer), _leaf(stage.tokenizer)
     kind = "midtrain" if isinstance(stage, Midtrain) else "finetune"
-    return _step(kind, stage, needs=[*model, ("tokenizer", words), ("text", text), *_sight(stage)])
+    reads = [("tokenizer", _leaf(stage.tokenizer)), *_words(stage.mix.text, stage.tokenizer), *_sight(stage)]
+    return _step(kind, stage, needs=[*model, *reads])
+
+
+def _words(text: Blend, tokenizer: Tokenizer) -> Iterator[tuple[str, Step]]:
+    """The text sources of a trunk or stage, in order."""
+    for number, source in enumerate(text.sources):
+        yield f"text{number}", _index(source, tokenizer)
 
 
 def _sight(stage: Midtrain | Finetune) -> Iterator[tuple[str, Step]]:
     """What the image part reads. An encoder of our own is applied once for all arms; a named one as rows are read."""
     vision = stage.model.vision
-    for number, part in enumerate(stage.mix.images):
-        index, source = _index(part.source, stage.tokenizer), _leaf(part.source)
+    for number, wanted in enumerate(stage.mix.images.sources):
+        index, source = _index(wanted, stage.tokenizer), _leaf(wanted)
         yield f"image{number}", index
         yield f"image{number}.source", source
         if isinstance(vision, Siglip) and isinstance(vision.weights, Contrast):
             needs = [("source", source), ("index", index), ("encoder", _encoder(vision))]
-            yield f"image{number}.features", _step("encode", Encode(source=part.source, vision=vision), needs=needs)
+            yield f"image{number}.features", _step("encode", Encode(source=wanted, vision=vision), needs=needs)
     if isinstance(vision, Siglip):
         yield "encoder", _encoder(vision)
 

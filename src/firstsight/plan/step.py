@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from firstsight.errors import RequestError, UnknownName
 from firstsight.recipe.canon import encode
-from firstsight.recipe.mix import Captions, Named
+from firstsight.recipe.mix import Captions, Named, Recaptioned
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, Segment
 from firstsight.units import Share
 
@@ -102,7 +102,7 @@ def _hint(spec: Any) -> str:
         case Segment():
             return f"{_percent(spec.since)}-{_percent(spec.until)}"
         case Midtrain():
-            return f"{_percent(spec.mix.share)}-images"
+            return "staged-images" if isinstance(spec.mix.share, tuple) else f"{_percent(spec.mix.share)}-images"
         case Finetune():
             return f"{spec.epochs}-epochs" if spec.epochs > 1 else "1-epoch"
         case Evaluate():
@@ -111,10 +111,14 @@ def _hint(spec: Any) -> str:
             return spec.quality
         case Named():
             return re.sub(r"[^a-z0-9.]+", "-", spec.name.lower()).strip("-.")
+        case Recaptioned():
+            return _hint(spec.named)
         case Prepare() | Encode():
             inner = spec.source
             name = type(inner).__name__.lower()
-            return _hint(inner) if isinstance(inner, Named) else "-".join(filter(None, (name, _hint(inner))))
+            return (
+                _hint(inner) if isinstance(inner, Named | Recaptioned) else "-".join(filter(None, (name, _hint(inner))))
+            )
         case _:
             return ""
 

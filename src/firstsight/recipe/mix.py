@@ -1,17 +1,19 @@
-"""Which data, in what share, counted in what."""
+"""Which data, in what share, counted in what, and how often."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 from firstsight.errors import QuantityError
 from firstsight.units import Share, Tokens
 
 Packing = Literal["one_image_per_row", "best_fit"]
-Unit = Literal["rows"]
-Form = Literal["text", "captions", "dialogues", "benchmarks", "tokenizer", "encoder"]
+Unit = Literal["rows", "tokens", "loss_tokens"]
+"""What a share counts: rows (the paper), tokens that are not padding, or tokens that carry loss."""
+Form = Literal["text", "captions", "interleaved", "dialogues", "benchmarks", "tokenizer", "encoder"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,30 +83,91 @@ class Named:
     """Tokens in one pass as published; 0 where the form has none."""
 
 
-Source = Texts | Captions | Dialogues | Named
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recaptioned:
+    """Captioned pictures that the user has, with a real and a synthetic caption each, as in DataComp-DR."""
+
+    named: Named
+    synthetic: Share
+    """Of the pictures, how many are told by a synthetic caption; which ones is a function of key and seed."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.named.form != "captions":
+            raise QuantityError(f"{self.named.name}: only captions can be recaptioned. Got {self.named.form}.")
+
+
+Source = Texts | Captions | Dialogues | Named | Recaptioned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One source inside the image part of a mix, with its share of that part."""
+    """One source of a blend, its share of the blend, and how often a stage may go through it."""
 
     source: Source
+    share: Share
+    epochs: int
+    """Passes at most; a fine-tuning stage multiplies them by its own epochs."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise QuantityError(f"a source is gone through at least once. Got epochs={self.epochs}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blend:
+    """Sources of one part of a mix side by side, in exact shares on every prefix."""
+
+    parts: tuple[Part, ...]
+    counted_in: Unit
+
+    def __post_init__(self) -> None:
+        total = sum((part.share for part in self.parts), Fraction(0))
+        if total != 1:
+            raise QuantityError(f"shares of a blend must sum to 1. Got {total} from {len(self.parts)} parts.")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(part.source for part in self.parts)
+
+
+def alone(source: Source, *, epochs: int = 1) -> Blend:
+    """A blend of one source."""
+    return Blend(parts=(Part(source=source, share=Share(1), epochs=epochs),), counted_in="rows")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A stretch of a stage with one image share."""
+
+    until: Share
+    """Of the stage's rows, where the stretch ends; the last one's is 1."""
     share: Share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mix:
-    """Text beside image rows: `share` of the rows are image rows, exactly, on every prefix. Source: paper section 3."""
+    """Text beside images: `share` of it is image rows, exactly, on every prefix. Source: paper section 3."""
 
-    text: Source
-    images: tuple[Part, ...]
-    share: Share
+    text: Blend
+    images: Blend
+    share: Share | tuple[Span, ...]
+    """One share, or stretches with one each, in order."""
     counted_in: Unit
     packing: Packing
 
     def __post_init__(self) -> None:
-        total = sum((part.share for part in self.images), Fraction(0))
-        if total != 1:
-            raise QuantityError(
-                f"shares inside the image part must sum to 1. Got {total} from {len(self.images)} parts."
-            )
+        ends = [span.until for span in self.share] if isinstance(self.share, tuple) else [Share(1)]
+        if not ends or ends[-1] != 1 or any(first >= then for first, then in pairwise([Share(0), *ends])):
+            raise QuantityError(f"stretches of a mix must end one after the other, the last at 1. Got {ends}.")
+
+    def spans(self, rows: int) -> tuple[tuple[int, Share], ...]:
+        """(rows, image share) of each stretch of a stage of `rows` rows, in order."""
+        if not isinstance(self.share, tuple):
+            return ((rows, self.share),)
+        ends = [0, *(rows * span.until.numerator // span.until.denominator for span in self.share)]
+        return tuple((stop - start, span.share) for (start, stop), span in zip(pairwise(ends), self.share, strict=True))
+
+    def image_rows(self, rows: int) -> int:
+        """Image rows among `rows`, where shares count rows; about as many where they count tokens."""
+        return sum(count * share.numerator // share.denominator for count, share in self.spans(rows))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.mix import Benchmarks, Mix, Named, Packing, Source, Texts, Vocabulary
+from firstsight.recipe.mix import Benchmarks, Blend, Mix, Named, Packing, Source, Vocabulary
 from firstsight.recipe.model import LMSpec, VisionSpec, VLMSpec
 from firstsight.recipe.schedule import Rate, Rewarm
 from firstsight.units import Share, Steps, Tokens, steps_for
@@ -53,7 +53,7 @@ class Pretrain:
 
     model: LMSpec
     tokenizer: Tokenizer
-    text: Texts | Named
+    text: Blend
     packing: Packing
     rows: Rows
     tokens: Tokens
@@ -90,20 +90,13 @@ class Midtrain:
     model: VLMSpec
     tokenizer: Tokenizer
     mix: Mix
-    text_rows_seen: int
-    """Text rows that the trunk has read: the branch's text goes on from there, unbroken."""
+    """Its text goes on where the stage before stopped reading, unbroken."""
     rows: Rows
     tokens: Tokens
     rate: Rate
     moments: Literal["carried", "fresh"]
     optim: Adam
     seed: int
-
-    @property
-    def text_rows(self) -> int:
-        """Text rows that this stage reads."""
-        total = self.rows.steps(self.tokens) * self.rows.batch
-        return total - total * self.mix.share.numerator // self.mix.share.denominator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,8 +106,6 @@ class Finetune:
     model: VLMSpec
     tokenizer: Tokenizer
     mix: Mix
-    text_rows_seen: int
-    """Text rows that the stages before have read."""
     rows: Rows
     epoch: Tokens
     epochs: int

@@ -23,7 +23,7 @@ from firstsight.data.pack import pack
 from firstsight.errors import ModelError
 from firstsight.model.vision import features, load_siglip
 from firstsight.model.weights import read_spec
-from firstsight.recipe.mix import Captions, Mix, Named, Packing, Source
+from firstsight.recipe.mix import Captions, Mix, Named, Packing, Recaptioned, Source
 from firstsight.recipe.model import LMSpec, Patches, Siglip, VLMSpec
 from firstsight.recipe.schedule import Rate
 from firstsight.recipe.stages import Finetune, Midtrain, Rows, Segment
@@ -47,7 +47,7 @@ def pretrain(spec: Segment, *, inputs: Inputs, out: Path, site: Site, tell: Tell
     trunk = spec.pretrain
     _check_vocabulary(trunk.model, inputs["tokenizer"])
     until = trunk.at(spec.until)
-    text = _text(inputs["text"], trunk.rows, trunk.packing)
+    text = _text(inputs["text0"], trunk.rows, trunk.packing)
     stream = Stream(
         text=text,
         images=(),
@@ -173,18 +173,25 @@ def _stream(spec: Midtrain | Finetune, inputs: Inputs, *, until: Tokens, epochs:
     names = _names(mix)
     images = tuple(
         (_image(spec, inputs, role=f"image{nth}", name=name), part.share)
-        for nth, (part, name) in enumerate(zip(mix.images, names, strict=True))
+        for nth, (part, name) in enumerate(zip(mix.images.parts, names, strict=True))
     )
     return Stream(
-        text=replace(_text(inputs["text"], spec.rows, mix.packing), answers_only=answers),
+        text=replace(_text(inputs["text0"], spec.rows, mix.packing), answers_only=answers),
         images=images,
-        share=mix.share,
+        share=mix.spans(1)[0][1],
         rows=spec.rows,
         seed=spec.seed,
-        text_rows_seen=spec.text_rows_seen,
+        text_rows_seen=_text_rows(inputs, spec.rows),
         steps=int(until) // spec.rows.tokens,
         epochs=epochs,
     )
+
+
+def _text_rows(inputs: Inputs, rows: Rows) -> int:
+    """Text rows that the stages before have read; their text goes on behind them."""
+    before = inputs.get("trunk", inputs.get("previous"))
+    note = None if before is None else before / "achieved.json"
+    return json.loads(note.read_text())["text_rows_seen"] if note is not None and note.is_file() else 0
 
 
 def _text(folder: Path, rows: Rows, packing: Packing) -> Feed:
@@ -206,7 +213,7 @@ def _image(spec: Midtrain | Finetune, inputs: Inputs, *, role: str, name: str) -
 
 def _names(mix: Mix) -> Sequence[str]:
     """What each image part is called in logs; parts of one name are numbered."""
-    plain = [_name(part.source) for part in mix.images]
+    plain = [_name(source) for source in mix.images.sources]
     total, so_far = Counter(plain), Counter[str]()
     names: list[str] = []
     for name in plain:
@@ -219,6 +226,8 @@ def _name(source: Source) -> str:
     match source:
         case Named():
             return source.name
+        case Recaptioned():
+            return source.named.name
         case Captions():
             return f"captions-{source.quality}"
         case _:

@@ -41,8 +41,5 @@ def enter(scale: Scale, start: Share) -> Arm:
         if inside
         else scale.rewarm
     )
-    moved = replace(midtrain, rate=rate, text_rows_seen=at // midtrain.rows.length)
-    read = moved.text_rows_seen + moved.text_rows
-    later = [replace(stage, text_rows_seen=read) for stage in later]
     percent = start.numerator * 100 / start.denominator
-    return replace(base, name=f"start-{percent:03.0f}", start=start, stages=(moved, *later))
+    return replace(base, name=f"start-{percent:03.0f}", start=start, stages=(replace(midtrain, rate=rate), *later))

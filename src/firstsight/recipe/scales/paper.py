@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from firstsight.recipe.mix import Mix, Named, Part
+from firstsight.recipe.mix import Mix, Named, Recaptioned, alone
 from firstsight.recipe.model import LMSpec, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
 from firstsight.recipe.scales.base import VISION_TASKS, Scale
 from firstsight.recipe.schedule import Rewarm
@@ -108,7 +108,10 @@ class _PaperSize:
 
 
 TEXT = Named(name="dclm-mix", form="text", tokens=Tokens(0))
-CAPTIONS = Named(name="datacomp-dr-1b", form="captions", tokens=Tokens(0))
+CAPTIONS = Recaptioned(
+    named=Named(name="datacomp-dr-1b", form="captions", tokens=Tokens(0)), synthetic=Share(1), seed=0
+)
+"""The paper does not tell how it chose between real and regenerated captions; the set's name suggests the latter."""
 LLAVA = Named(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
 NEOX = Named(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
 SIGLIP = Siglip(
@@ -160,7 +163,7 @@ def _pretrain(size: _PaperSize) -> Pretrain:
     return Pretrain(
         model=size.lm,
         tokenizer=NEOX,
-        text=TEXT,
+        text=alone(TEXT),
         packing="best_fit",
         rows=rows,
         tokens=size.trunk,
@@ -175,7 +178,6 @@ def _midtrain(size: _PaperSize, rewarm: Rewarm) -> Midtrain:
         model=_model(size),
         tokenizer=NEOX,
         mix=_mix(CAPTIONS, Share(1, 10)),
-        text_rows_seen=0,
         rows=MID_ROWS,
         tokens=size.mid,
         rate=rewarm,
@@ -192,7 +194,6 @@ def _finetune(size: _PaperSize) -> Finetune:
         model=_model(size),
         tokenizer=NEOX,
         mix=_mix(LLAVA, Share(1)),
-        text_rows_seen=0,
         rows=TUNE_ROWS,
         epoch=EPOCH,
         epochs=2,
@@ -202,10 +203,10 @@ def _finetune(size: _PaperSize) -> Finetune:
     )
 
 
-def _mix(images: Named, share: Share) -> Mix:
+def _mix(images: Named | Recaptioned, share: Share) -> Mix:
     return Mix(
-        text=TEXT,
-        images=(Part(source=images, share=Share(1)),),
+        text=alone(TEXT),
+        images=alone(images),
         share=share,
         counted_in="rows",
         packing="one_image_per_row",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Mix, Part, Texts, Vocabulary, World
+from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Mix, Texts, Vocabulary, World, alone
 from firstsight.recipe.model import Contrast, LMSpec, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
 from firstsight.recipe.scales.base import VISION_TASKS, Scale
 from firstsight.recipe.schedule import Rewarm
@@ -149,7 +149,7 @@ def _pretrain(size: _WorldSize) -> Pretrain:
     return Pretrain(
         model=_decoder(),
         tokenizer=Vocabulary(world=size.world),
-        text=size.text,
+        text=alone(size.text),
         packing="best_fit",
         rows=ROWS,
         tokens=tokens,
@@ -164,7 +164,6 @@ def _midtrain(size: _WorldSize, rewarm: Rewarm) -> Midtrain:
         model=_model(size),
         tokenizer=Vocabulary(world=size.world),
         mix=_mix(size, size.captions, SEEN),
-        text_rows_seen=0,
         rows=ROWS,
         tokens=rewarm.tokens,
         rate=rewarm,
@@ -180,7 +179,6 @@ def _finetune(size: _WorldSize) -> Finetune:
         model=_model(size),
         tokenizer=Vocabulary(world=size.world),
         mix=_mix(size, size.dialogues, TUNED),
-        text_rows_seen=0,
         rows=ROWS,
         epoch=tokens,
         epochs=1,
@@ -192,8 +190,8 @@ def _finetune(size: _WorldSize) -> Finetune:
 
 def _mix(size: _WorldSize, images: Captions | Dialogues, share: Share) -> Mix:
     return Mix(
-        text=size.text,
-        images=(Part(source=images, share=Share(1)),),
+        text=alone(size.text),
+        images=alone(images),
         share=share,
         counted_in="rows",
         packing="best_fit",

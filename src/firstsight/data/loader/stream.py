@@ -1,102 +1,21 @@
-"""Rows to batches: `Stream.batch(step)` is a pure function of the step, so resuming is one integer.
-
-Legend: B rows of T tokens, N pictures in the batch (varies, may be 0) of I tokens of width W, or of S x S pixels.
-"""
+"""Which rows a step reads: `Stream.batch(step)` is a pure function of the step, so resuming is one integer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float16, Int8, Int32, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Int64
 
-from firstsight.data.index import Index, read_image
+from firstsight.data.loader.feeds import Feed
+from firstsight.data.loader.rows import Batch, Blank
 from firstsight.data.order import picks, shuffled, split
-from firstsight.data.pack import Pieces, RowTable
-from firstsight.data.pictures import decode
-from firstsight.data.tokenizer import ALWAYS, BEFORE
 from firstsight.errors import MixError
 from firstsight.recipe.stages import Rows
 
-IGNORED = -100
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Features:
-    """Pictures as what the frozen encoder made of them, in the order of the index."""
-
-    array: Float16[np.ndarray, "pictures I W"]
-
-    @classmethod
-    def open(cls, folder: Path) -> Features:
-        """The output of an encode step, memory-mapped."""
-        return cls(array=np.load(folder / "features.npy", mmap_mode="r").view(np.ndarray))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape[1:]
-
-    def take(self, numbers: Int64[np.ndarray, "N"]) -> Float16[np.ndarray, "N I W"]:
-        return self.array[numbers]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pixels:
-    """Pictures decoded when they are needed, for a model without a frozen encoder."""
-
-    index: Index
-    folder: Path
-    size: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.size, self.size, 3)
-
-    def take(self, numbers: Int64[np.ndarray, "N"]) -> UInt8[np.ndarray, "N S S 3"]:
-        found = np.empty((len(numbers), *self.shape), dtype=np.uint8)
-        for place, number in enumerate(numbers.tolist()):
-            found[place] = decode(read_image(self.folder, self.index, number), self.size)
-        return found
-
-
-Pictures = Features | Pixels
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Feed:
-    """One source ready to be drawn from."""
-
-    name: str
-    index: Index
-    table: RowTable
-    pictures: Pictures | None
-    """None for text."""
-    answers_only: bool
-    """Fine-tuning: questions carry no loss."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """B rows of T tokens; what is not a token (picture slots, padding) holds the pad id."""
-
-    tokens: Int64[Tensor, "B T"]
-    targets: Int64[Tensor, "B T"]
-    """The next token where it carries loss, IGNORED elsewhere."""
-    docs: Int32[Tensor, "B T"]
-    """Document within the row from 0, -1 for padding."""
-    positions: Int32[Tensor, "B T"]
-    """Within the document, from 0."""
-    slots: Int64[Tensor, "B T"]
-    """Row of `images` flattened to [N*I, W] that belongs here, -1 elsewhere."""
-    images: Float16[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]
-    kinds: Int8[Tensor, "B"]
-    """0 text, 1 and up the image sources in the order of the mix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +27,8 @@ class Achieved:
     """Padding not among them."""
     loss_tokens: dict[str, int]
     epochs: dict[str, float]
+    text_rows_seen: int
+    """Of this stage and all before: where the text of the next stage begins."""
     asked: Fraction
     """Share of image rows."""
     padding: float
@@ -117,7 +38,14 @@ class Achieved:
         counts = {"rows": self.rows, "tokens": self.tokens, "loss_tokens": self.loss_tokens}
         text = next(iter(self.rows))
         shares = {unit: 1 - held[text] / max(1, sum(held.values())) for unit, held in counts.items()}
-        return {"asked": str(self.asked), "achieved": shares, **counts, "epochs": self.epochs, "padding": self.padding}
+        return {
+            "asked": str(self.asked),
+            "achieved": shares,
+            **counts,
+            "epochs": self.epochs,
+            "padding": self.padding,
+            "text_rows_seen": self.text_rows_seen,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +84,7 @@ class Stream:
     def batch(self, step: int) -> Batch:
         """The rows of step `step`, from 0; the same for any history."""
         size = self.rows.batch
-        blank = _Blank(size, self.rows.length, self.text.index.special.pad)
+        blank = Blank(size, self.rows.length, self.text.index.special.pad)
         for kind, (places, rows) in enumerate(self._drawn(np.arange(step * size, (step + 1) * size))):
             if len(places):
                 blank.put(self.feeds[kind], kind, places, rows)
@@ -207,6 +135,7 @@ class Stream:
             tokens=tokens,
             loss_tokens=loss,
             epochs={feed.name: rows[feed.name] / max(1, feed.table.rows) for feed in self.feeds},
+            text_rows_seen=self.text_rows_seen + rows[self.text.name],
             asked=Fraction(self.share),
             padding=1 - int(counts[:, 1].sum()) / max(1, total * self.rows.length),
         )
@@ -258,77 +187,3 @@ def _check_supply(stream: Stream) -> None:
                 f"{feed.name}: wants {want:,} rows, but {feed.index.path} holds {have:,} and may be gone through "
                 f"{stream.epochs} times. Train for fewer tokens, {needed}or add a source."
             )
-
-
-class _Blank:
-    """A batch while it is filled: flat arrays, so that every feed writes all its rows with one indexing each."""
-
-    def __init__(self, batch: int, length: int, pad: int) -> None:
-        self.shape, places = (batch, length), batch * length
-        self.tokens = np.full(places, pad, dtype=np.int64)
-        self.targets = np.full(places, IGNORED, dtype=np.int64)
-        self.docs = np.full(places, -1, dtype=np.int32)
-        self.positions = np.zeros(places, dtype=np.int32)
-        self.slots = np.full(places, -1, dtype=np.int64)
-        self.kinds = np.zeros(batch, dtype=np.int8)
-        self.images: list[np.ndarray] = []
-
-    def put(self, feed: Feed, kind: int, places: Int64[np.ndarray, "n"], rows: Int64[np.ndarray, "n"]) -> None:
-        """Write `rows` of a feed's table into the batch's rows `places`."""
-        table = feed.table
-        first, stop = table.first[rows], table.first[rows + 1]
-        pieces, nth = _ranges(first, stop)
-        held = table.pieces.taken(pieces)
-        start = np.repeat(places, stop - first) * self.shape[1] + table.column[pieces]
-        slots = np.where(held.image >= 0, table.image_tokens, 0)
-        whole, within = _ranges(start, start + slots + held.count)
-        self.kinds[places] = kind
-        self.docs[whole] = np.repeat(nth, slots + held.count)
-        self.positions[whole] = within
-        self._words(feed, held, start, slots)
-        if feed.pictures is not None:
-            self._pictures(feed.pictures, held, start, table.image_tokens)
-
-    def _words(self, feed: Feed, held: Pieces, start: np.ndarray, slots: np.ndarray) -> None:
-        """Tokens, and one place to their left the targets; a piece that goes on also aims at the token behind it."""
-        source, within = _ranges(held.start, held.start + held.count + held.goes_on)
-        aim = np.repeat(start + slots, held.count + held.goes_on) + within
-        token, loss = feed.index.tokens[source], feed.index.loss[source]
-        inside = within < np.repeat(held.count, held.count + held.goes_on)
-        self.tokens[aim[inside]] = token[inside]
-        carries = (loss == ALWAYS) | ((loss == BEFORE) & (not feed.answers_only))
-        carries &= (within > 0) | np.repeat(slots > 0, held.count + held.goes_on)
-        self.targets[aim[carries] - 1] = token[carries]
-
-    def _pictures(self, pictures: Pictures, held: Pieces, start: np.ndarray, tokens: int) -> None:
-        pictured = np.flatnonzero(held.image >= 0)
-        before = sum(len(array) for array in self.images)
-        aim, _ = _ranges(start[pictured], start[pictured] + tokens)
-        self.slots[aim] = before * tokens + np.arange(len(aim))
-        self.images.append(pictures.take(held.image[pictured].astype(np.int64)))
-
-    def finished(self, pictures: Pictures | None) -> Batch:
-        if pictures is None:
-            images = np.zeros((0, 0, 0), dtype=np.float16)
-        elif self.images:
-            images = np.concatenate(self.images)
-        else:
-            images = pictures.take(np.zeros(0, dtype=np.int64))
-        flat = (self.tokens, self.targets, self.docs, self.positions, self.slots)
-        tokens, targets, docs, positions, slots = (torch.from_numpy(array.reshape(self.shape)) for array in flat)
-        return Batch(
-            tokens=tokens,
-            targets=targets,
-            docs=docs,
-            positions=positions,
-            slots=slots,
-            images=torch.from_numpy(images),
-            kinds=torch.from_numpy(self.kinds),
-        )
-
-
-def _ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of all ranges [start, stop) in a row, and each one's place inside its range."""
-    count = stop - start
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return np.repeat(start, count) + within, within

@@ -1,0 +1,1 @@
+"""Commands about data: prepare it, look at it, prove what was read."""

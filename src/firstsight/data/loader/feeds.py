@@ -1,0 +1,70 @@
+"""A source ready to be drawn from: its index, its rows, and its pictures as pixels or as features.
+
+Legend: N pictures asked for, of I tokens of width W, or of S x S pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float16, Int64, UInt8
+
+from firstsight.data.index import Index, read_image
+from firstsight.data.pack import RowTable
+from firstsight.data.pictures import decode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """Pictures as what the frozen encoder made of them, in the order of the index."""
+
+    array: Float16[np.ndarray, "pictures I W"]
+
+    @classmethod
+    def open(cls, folder: Path) -> Features:
+        """The output of an encode step, memory-mapped."""
+        return cls(array=np.load(folder / "features.npy", mmap_mode="r").view(np.ndarray))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape[1:]
+
+    def take(self, numbers: Int64[np.ndarray, "N"]) -> Float16[np.ndarray, "N I W"]:
+        return self.array[numbers]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pixels:
+    """Pictures decoded when they are needed, for a model without a frozen encoder."""
+
+    index: Index
+    folder: Path
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.size, self.size, 3)
+
+    def take(self, numbers: Int64[np.ndarray, "N"]) -> UInt8[np.ndarray, "N S S 3"]:
+        found = np.empty((len(numbers), *self.shape), dtype=np.uint8)
+        for place, number in enumerate(numbers.tolist()):
+            found[place] = decode(read_image(self.folder, self.index, number), self.size)
+        return found
+
+
+Pictures = Features | Pixels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feed:
+    """One source ready to be drawn from."""
+
+    name: str
+    index: Index
+    table: RowTable
+    pictures: Pictures | None
+    """None for text."""
+    answers_only: bool
+    """Fine-tuning: questions carry no loss."""
