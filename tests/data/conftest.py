@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from firstsight.data import index
+from firstsight.data.index import Index
+from firstsight.data.prepare import prepare
 from firstsight.recipe.mix import Form, Named
 from firstsight.recipe.stages import Prepare
-from firstsight.site import Site
+from firstsight.site import Location, Site
 from firstsight.units import Tokens
 
 SPECIALS = ("<|endoftext|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>", "<|pad|>", "<unk>")
@@ -36,6 +37,14 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
+
+
+def asked(form: Form) -> Prepare:
+    """To prepare the site's source `s` with a tokenizer."""
+    return Prepare(
+        source=Named(name="s", form=form, tokens=Tokens(0)),
+        tokenizer=Named(name="t", form="tokenizer", tokens=Tokens(0)),
+    )
 
 
 @dataclass(frozen=True)
@@ -77,15 +86,11 @@ class Workshop:
                 add(tar, file, picture((number % 256, number // 256, 9)))
         return self.folder(name)
 
-    def prepare(self, source: Path, form: Form, name: str | None = None) -> index.Index:
+    def prepare(self, source: Path, form: Form, name: str | None = None, *, readers: int = 1) -> Index:
         out = self.folder(name or f"{source.name}.index")
-        spec = Prepare(
-            source=Named(name="s", form=form, tokens=Tokens(0)),
-            tokenizer=Named(name="t", form="tokenizer", tokens=Tokens(0)),
-        )
-        inputs = {"source": source, "tokenizer": self.words()}
-        index.prepare(spec, inputs=inputs, out=out, site=Site(), tell=lambda progress: None)
-        return index.Index.open(out)
+        site = Site(sources={"s": Location(path=str(source))}, readers=readers)
+        prepare(asked(form), inputs={"tokenizer": self.words()}, out=out, site=site, tell=lambda progress: None)
+        return Index.open(out)
 
 
 @pytest.fixture

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from firstsight.data.index import Index, read_image
+from firstsight.data.index import Index, changed
 from firstsight.errors import DataError
+from firstsight.site import Location
 
 from .conftest import ANSWER, END, HUMAN, WORDS, Workshop, picture, words_of
 
@@ -16,9 +20,17 @@ def ids(*numbers: int) -> list[int]:
     return [WORDS + number for number in numbers]
 
 
-def held(index: Index, number: int) -> tuple[list[int], list[int], int]:
-    start, count, image = index.samples[number].item()
-    return index.tokens[start : start + count].tolist(), index.loss[start : start + count].tolist(), image
+def held(index: Index, number: int) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """Tokens, loss, and (picture, at) of a record."""
+    start, count, shown, shown_from = index.samples[number].item()
+    seen = index.shown[shown_from : shown_from + shown].tolist()
+    return index.tokens[start : start + count].tolist(), index.loss[start : start + count].tolist(), seen
+
+
+def bytes_of(index: Index, folder: Path, number: int) -> bytes:
+    """Of a picture, by the place that the index tells."""
+    offset, size, _, shard = index.images[number].item()
+    return (folder / index.shards[shard]).read_bytes()[offset : offset + size]
 
 
 def test_a_text_stands_between_two_ends_and_only_its_spans_carry_loss(workshop: Workshop) -> None:
@@ -26,8 +38,8 @@ def test_a_text_stands_between_two_ends_and_only_its_spans_carry_loss(workshop: 
     spans = [[text.index("w22"), text.index("w22") + 3], [text.index("w144"), len(text)]]
     folder = workshop.texts([{"id": "a", "text": text}, {"id": "b", "text": text, "loss": spans}])
     index = workshop.prepare(folder, "text")
-    assert held(index, 0) == ([END, *ids(1, 22, 3, 144), END], [0, 1, 1, 1, 1, 1], -1)
-    assert held(index, 1) == ([END, *ids(1, 22, 3, 144), END], [0, 0, 1, 0, 1, 1], -1)
+    assert held(index, 0) == ([END, *ids(1, 22, 3, 144), END], [0, 1, 1, 1, 1, 1], [])
+    assert held(index, 1) == ([END, *ids(1, 22, 3, 144), END], [0, 0, 1, 0, 1, 1], [])
 
 
 def test_loss_spans_map_to_exactly_the_words(workshop: Workshop) -> None:
@@ -51,8 +63,8 @@ def test_a_caption_ends_and_keeps_its_picture(workshop: Workshop) -> None:
     folder = workshop.captions([words_of([number]) for number in range(10)])
     index = workshop.prepare(folder, "captions")
     for number in range(10):
-        assert held(index, number) == ([*ids(number), END], [1, 1], number)
-        assert read_image(folder, index, number) == picture((number, 0, 7))
+        assert held(index, number) == ([*ids(number), END], [1, 1], [(number, 0)])
+        assert bytes_of(index, folder, number) == picture((number, 0, 7))
 
 
 def test_questions_carry_loss_only_before_fine_tuning_and_a_shared_picture_is_held_once(workshop: Workshop) -> None:
@@ -64,49 +76,10 @@ def test_questions_carry_loss_only_before_fine_tuning_and_a_shared_picture_is_he
     index = workshop.prepare(folder, "dialogues")
     tokens = [*ids(1, 2), HUMAN, *ids(3), ANSWER, *ids(4), HUMAN, *ids(5, 6), ANSWER]
     loss = [2, 2, 2, 1, 1, 2, 2, 1, 1, 1]
-    assert [held(index, number) for number in range(3)] == [(tokens, loss, 0), (tokens, loss, 1), (tokens, loss, 0)]
-    assert held(index, 3) == ([END, *ids(7), HUMAN, *ids(8), ANSWER], [0, 2, 2, 1, 1], -1)
+    assert [held(index, number) for number in range(3)] == [(tokens, loss, [(picture, 0)]) for picture in (0, 1, 0)]
+    assert held(index, 3) == ([END, *ids(7), HUMAN, *ids(8), ANSWER], [0, 2, 2, 1, 1], [])
     assert len(index.images) == 2
-    assert read_image(folder, index, 0) == picture((1, 0, 9))
-
-
-def test_preparing_twice_leaves_the_same_bytes(workshop: Workshop) -> None:
-    folder = workshop.captions([words_of([number, number + 1]) for number in range(50)])
-    first, second = (workshop.prepare(folder, "captions", name) for name in ("one", "two"))
-    files = sorted(file.name for file in first.path.iterdir())
-    assert files == sorted(file.name for file in second.path.iterdir())
-    assert all((first.path / name).read_bytes() == (second.path / name).read_bytes() for name in files)
-    assert str(workshop.root) not in (first.path / "manifest.json").read_text()
-
-
-def test_an_interrupted_preparation_starts_over(workshop: Workshop) -> None:
-    folder = workshop.captions([words_of([number]) for number in range(9)])
-    whole = workshop.prepare(folder, "captions", "whole")
-    torn = workshop.folder("torn")
-    for name in ("tokens.npy", "samples.npy", "quarantine.jsonl"):
-        (torn / name).write_bytes(b"\x93NUMPY half of it" * 500)
-    assert workshop.prepare(folder, "captions", "torn").digest == whole.digest
-    assert all((torn / file.name).read_bytes() == file.read_bytes() for file in whole.path.iterdir())
-
-
-def test_few_bad_records_are_set_aside_and_counted(workshop: Workshop) -> None:
-    rows = [{"id": str(number), "text": "w1" if number % 100 else " "} for number in range(1, 301)]
-    index = workshop.prepare(workshop.texts(rows), "text")
-    lines = [json.loads(line) for line in (index.path / "quarantine.jsonl").read_text().splitlines()]
-    assert [(line["reason"], line["shard"], line["where"]) for line in lines] == [
-        ("empty text", "text-00000.jsonl", f"line {number}") for number in (100, 200, 300)
-    ]
-    manifest = json.loads((index.path / "manifest.json").read_text())
-    assert manifest["counts"] == {"samples": 297, "tokens": 3 * 297, "images": 0, "bad": 3}
-    assert manifest["refused"] == {"empty text": 3}
-
-
-def test_a_rotten_source_is_refused_with_its_reasons(workshop: Workshop) -> None:
-    rows = [{"text": "w1" if number % 50 else ""} for number in range(100)]
-    with pytest.raises(DataError, match=r"Got 2 of 100: 2 x empty text \(first: text-00000\.jsonl, line 1"):
-        workshop.prepare(workshop.texts(rows), "text")
-    with pytest.raises(DataError, match="no record at all"):
-        workshop.prepare(workshop.texts([], "empty"), "text")
+    assert bytes_of(index, folder, 0) == picture((1, 0, 9))
 
 
 def test_an_index_that_contradicts_its_manifest_is_refused(workshop: Workshop) -> None:
@@ -118,19 +91,56 @@ def test_an_index_that_contradicts_its_manifest_is_refused(workshop: Workshop) -
         Index.open(workshop.folder("nothing"))
 
 
-def test_a_source_that_changed_is_noticed(workshop: Workshop) -> None:
-    folder = workshop.captions(["w1", "w2"])
-    index = workshop.prepare(folder, "captions")
-    (folder / "00000.tar").write_bytes(b"")
-    with pytest.raises(DataError, match="It changed"):
-        read_image(folder, index, 1)
+@pytest.mark.parametrize(("name", "short"), [("tokens", "tokens"), ("shown", "shown")])
+def test_an_index_whose_last_record_ends_elsewhere_is_refused(workshop: Workshop, name: str, short: str) -> None:
+    index = workshop.prepare(workshop.captions(["w1 w2", "w3"]), "captions")
+    samples = index.samples.copy()
+    samples[-1][f"{name}_count"] += 1
+    np.save(index.path / "samples.npy", samples)
+    with pytest.raises(DataError, match=f"wanted the last record to end at . {short}"):
+        Index.open(index.path)
 
 
-def test_the_bytes_do_not_depend_on_how_records_are_batched(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = workshop.captions([words_of(range(1 + number % 5)) for number in range(50)])
-    whole = workshop.prepare(folder, "captions", "whole")
-    monkeypatch.setattr("firstsight.data.index._BATCH", 7)
-    pieces = workshop.prepare(folder, "captions", "pieces")
-    assert all((pieces.path / file.name).read_bytes() == file.read_bytes() for file in whole.path.iterdir())
+def test_an_index_of_another_format_is_refused(workshop: Workshop) -> None:
+    index = workshop.prepare(workshop.texts([{"text": "w1"}]), "text")
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    (index.path / "manifest.json").write_text(json.dumps(manifest | {"format": manifest["format"] - 1}))
+    with pytest.raises(DataError, match="Prepare the source again"):
+        Index.open(index.path)
+
+
+@pytest.fixture
+def three(workshop: Workshop) -> Path:
+    """A source of three shards."""
+    folder = workshop.folder("three")
+    for number in range(3):
+        (folder / f"{number}.jsonl").write_text(json.dumps({"text": words_of([number, number])}) + "\n")
+    return folder
+
+
+def test_a_source_that_changed_is_told_from_one_that_was_touched(workshop: Workshop, three: Path) -> None:
+    index, location = workshop.prepare(three, "text"), Location(path=str(three))
+    changed(index, location)
+    middle = three / "1.jsonl"
+    kept = middle.read_bytes()
+    os.utime(middle, ns=(1, 1))
+    changed(index, location)
+    middle.write_bytes(kept.replace(b"w1", b"w2"))
+    with pytest.raises(DataError, match=r"1\.jsonl: wanted bytes of digest .*prepare the source again"):
+        changed(index, location)
+    middle.write_bytes(kept + b"\n")
+    with pytest.raises(DataError, match=r"1\.jsonl: wanted the \d+ bytes that were prepared"):
+        changed(index, location)
+    middle.unlink()
+    with pytest.raises(DataError, match=r"1\.jsonl: wanted the file that was prepared\. Got none"):
+        changed(index, location)
+
+
+def test_the_index_knows_what_was_read(workshop: Workshop, three: Path) -> None:
+    index = workshop.prepare(three, "text")
+    assert [(one.name, one.size, one.records) for one in index.read] == [
+        (f"{number}.jsonl", (three / f"{number}.jsonl").stat().st_size, 1) for number in range(3)
+    ]
+    wanted = [hashlib.sha256((three / f"{number}.jsonl").read_bytes()).hexdigest() for number in range(3)]
+    assert [one.sha256 for one in index.read] == wanted
+    assert index.source_digest == hashlib.sha256("\n".join(wanted).encode()).hexdigest()

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.order import permuted, pick, picks, shuffled, split
+from firstsight.data.order import BLOCK, WINDOW, grouped, permuted, pick, picks, shuffled, split, split_counts
 from firstsight.errors import MixError
 
 shares = st.fractions(min_value=0, max_value=1, max_denominator=1000)
@@ -78,3 +79,59 @@ def test_orders_differ_between_seeds_and_epochs_and_look_shuffled() -> None:
     assert abs(np.corrcoef(np.arange(count), first[:count])[0, 1]) < 0.1
     fixed = [(shuffled(np.arange(60), count=60, seed=seed)[1] == np.arange(60)).sum() for seed in range(2000)]
     assert abs(np.mean(fixed) - 1) < 0.1, "a random permutation has one fixed point on average"
+
+
+def test_the_order_of_short_sources_is_the_one_that_was_published() -> None:
+    """Golden: these bytes order the rows of every run so far, up to the longest freely shuffled source."""
+    assert shuffled(np.arange(8), count=300, seed=7)[1].tolist() == [258, 112, 298, 199, 204, 22, 216, 134]
+    found = [
+        shuffled(np.arange(2 * count), count=count, seed=seed)[1].astype("<i8").tobytes()
+        for count in (1, 3, 700, 65_535, 65_536)
+        for seed in (0, 1, 2**64 - 1)
+    ]
+    digest = hashlib.sha256(b"".join(found)).hexdigest()
+    assert digest == "354faa2b69bf6153e69fe8a5fae4fe3f4c0e2db97ba1c4711aee303096b95fd2"
+
+
+@settings(max_examples=12, deadline=None)
+@given(count=st.integers(WINDOW + 1, 3 * WINDOW), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 3))
+def test_long_sources_too_visit_every_row_once_an_epoch(count: int, seed: int, epoch: int) -> None:
+    epochs, rows = shuffled(np.arange(epoch * count, (epoch + 1) * count), count=count, seed=seed)
+    assert set(epochs.tolist()) == {epoch}
+    assert (np.bincount(rows, minlength=count) == 1).all()
+    assert len(rows) == count
+
+
+@pytest.mark.parametrize("count", [WINDOW + 1, WINDOW + BLOCK, 3 * WINDOW, 3 * WINDOW + 77, 10**7])
+def test_a_window_of_draws_lies_in_few_blocks_of_neighbours(count: int) -> None:
+    """Window by window at most 256 blocks, so that remote files are read in long stretches; any other, two windows."""
+    for window in range(min(3, count // WINDOW)):
+        rows = shuffled(np.arange(window * WINDOW, (window + 1) * WINDOW), count=count, seed=5)[1]
+        blocks = np.unique(rows // BLOCK)
+        assert len(blocks) <= WINDOW // BLOCK
+        crossing = shuffled(np.arange(window * WINDOW + 999, (window + 1) * WINDOW + 999) % count, count=count, seed=5)
+        assert len(np.unique(crossing[1] // BLOCK)) <= 2 * WINDOW // BLOCK
+
+
+def test_long_orders_differ_between_seeds_and_epochs_and_look_shuffled() -> None:
+    count = 4 * WINDOW + 100
+    first, second = (shuffled(np.arange(2 * count), count=count, seed=seed)[1] for seed in (1, 2))
+    assert (first[:count] != first[count:]).mean() > 0.99
+    assert (first[:count] != second[:count]).mean() > 0.99
+    assert abs(np.corrcoef(np.arange(WINDOW), first[:WINDOW])[0, 1]) < 0.02, "rows inside a window"
+    assert abs(np.corrcoef(np.arange(count), first[:count])[0, 1]) < 0.15, "windows among each other"
+    assert np.abs(np.diff(first[:WINDOW])).min() >= 1
+    assert (np.abs(np.diff(first[:WINDOW])) < BLOCK).mean() < 0.02, "neighbours in a file are rarely drawn in a row"
+
+
+@given(count=st.integers(1, 300), cut=st.integers(1, 5), seed=st.integers(0, 99))
+def test_rows_that_were_cut_from_one_are_drawn_one_after_the_other(count: int, cut: int, seed: int) -> None:
+    whole = shuffled(np.arange(2 * count), count=count, seed=seed)[1].tolist()
+    found = grouped(np.arange(2 * count * cut), count=count * cut, cut=cut, seed=seed).tolist()
+    assert found == [row * cut + part for row in whole for part in range(cut)]
+
+
+@given(weights=st.lists(st.integers(0, 20), min_size=1, max_size=4).filter(any), rows=st.integers(0, 400))
+def test_split_counts_is_what_split_hands_out(weights: list[int], rows: int) -> None:
+    parts = [Fraction(weight, sum(weights)) for weight in weights]
+    assert split_counts(rows, parts) == np.bincount(split(np.arange(rows), parts)[0], minlength=len(parts)).tolist()

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstsight.data.index import Index
-from firstsight.data.pack import RowTable, best_fit, context, pack, prompt
+from firstsight.data.pack import RowTable, best_fit, context, fit, pack, prompt
+from firstsight.data.pack.table import Pieces
 from firstsight.data.tokenizer import load
-from firstsight.errors import QuantityError
+from firstsight.errors import DataError, QuantityError
 from firstsight.recipe.mix import Packing
 
 from .conftest import ANSWER, END, HUMAN, PAD, WORDS, Workshop, words_of
+from .rows import Raw, index_of
 
 
 @given(sizes=st.lists(st.integers(1, 64), max_size=300))
@@ -40,16 +45,55 @@ def test_best_fit_is_the_plain_search_for_the_fullest_row() -> None:
     assert sorted((32 - filled).tolist()) == sorted(left)
 
 
-def texts(workshop: Workshop, lengths: list[int]) -> Index:
-    chance = random.Random(3)
-    rows = []
+@given(sizes=st.lists(st.integers(3, 40), min_size=1, max_size=9), length=st.integers(40, 90))
+def test_a_fullest_row_is_the_fullest_of_all_choices(sizes: list[int], length: int) -> None:
+    sizes.sort(reverse=True)
+    found, rows = fit._fullest(sizes, length, 0)
+    filled = [sum(size for size, row in zip(sizes, found, strict=True) if row == one) for one in range(rows)]
+    choices = [sum(some) for count in range(len(sizes)) for some in combinations(sizes[1:], count)]
+    assert filled[0] == sizes[0] + max(each for each in choices if sizes[0] + each <= length)
+    assert max(filled) <= length
+    assert sorted(set(found)) == list(range(rows))
+
+
+def test_rows_of_pictures_waste_little_more_than_their_size_demands() -> None:
+    usual = [7, 8, 8, 9, 9, 10, 10, 10, 11, 11, 11, 12, 12, 13, 13, 13, 14, 14, 15, 16, 17, 19, 22, 23, 27, 34, 43, 71]
+    words = np.random.default_rng(2).choice(usual, 20_000)
+    for slots, length in ((64, 256), (64, 1024), (144, 1024)):
+        size = (slots + words).astype(np.int32)
+        row, rows = best_fit(size, length)
+        filled = np.bincount(row, weights=size, minlength=rows)
+        assert len(filled) == rows
+        assert filled.max() <= length
+        floor = max(int(size.sum()) / length, len(size) / (length // int(size.min())))
+        assert rows <= floor * 1.04
+
+
+def texts(lengths: list[int]) -> Index:
+    """Documents of that many words between end tokens; in each third one the first word carries no loss."""
+    chance, records = random.Random(3), list[Raw]()
     for length in lengths:
-        text = words_of([chance.randrange(200) for _ in range(length)])
-        rows.append({"text": text} | ({"loss": [[0, text.index(" ")]]} if length % 3 == 0 else {}))
-    return workshop.prepare(workshop.texts(rows), "text")
+        words = [WORDS + chance.randrange(200) for _ in range(length)]
+        records.append(Raw([END, *words, END], [0, int(length % 3 > 0), *[1] * length], []))
+    return index_of("text", records)
 
 
-def check(table: RowTable, index: Index) -> None:
+def captions(lengths: list[int]) -> Index:
+    """Record n shows picture n."""
+    records = [Raw([*range(WORDS, WORDS + n), END], [1] * (n + 1), [(0, at)]) for at, n in enumerate(lengths)]
+    return index_of("captions", records, images=len(records))
+
+
+def dialogue(sizes: list[int], *, pictured: bool = True) -> Raw:
+    """Turns of that many words, human and answer in turn."""
+    tokens, loss = ([], []) if pictured else ([END], [0])
+    for nth, size in enumerate(sizes):
+        tokens += [*range(WORDS, WORDS + size), (HUMAN, ANSWER)[nth % 2]]
+        loss += [(2, 1)[nth % 2]] * (size + 1)
+    return Raw(tokens, loss, [(0, 0)] if pictured else [])
+
+
+def check(table: RowTable) -> None:
     """Rows are in order, nobody overlaps, and what is counted as filled is filled."""
     size = table.pieces.count + table.pieces.shown_count * table.image_tokens
     for row in range(table.rows):
@@ -61,11 +105,11 @@ def check(table: RowTable, index: Index) -> None:
 
 
 @pytest.mark.parametrize("length", [5, 16, 17, 64])
-def test_texts_are_cut_into_stretches_without_losing_a_target(workshop: Workshop, length: int) -> None:
+def test_texts_are_cut_into_stretches_without_losing_a_target(length: int) -> None:
     lengths = [*range(3, 60), 200, length - 1, length, length + 1, 2 * length - 2, 2 * length - 1, 2 * length]
-    index = texts(workshop, lengths)
+    index = texts(lengths)
     table = pack(index, length=length, image_tokens=0, packing="best_fit")
-    check(table, index)
+    check(table)
     parts: dict[int, list[int]] = {}
     order = np.argsort(table.pieces.start, kind="stable")
     for start, count, sample, more in zip(
@@ -86,19 +130,19 @@ def test_texts_are_cut_into_stretches_without_losing_a_target(workshop: Workshop
     assert table.always.sum() == (index.loss == 1).sum()
     assert table.before.sum() == 0
     assert table.numbers.tokens_lost == table.numbers.cut == table.numbers.skipped == 0
+    assert table.numbers.split == sum(words + 2 > length + 1 for words in lengths)
 
 
-def test_short_documents_waste_less_than_a_twentieth(workshop: Workshop) -> None:
+def test_short_documents_waste_less_than_a_twentieth() -> None:
     chance = random.Random(5)
-    index = texts(workshop, [chance.randint(4, 50) for _ in range(2000)])
+    index = texts([chance.randint(4, 50) for _ in range(2000)])
     assert pack(index, length=64, image_tokens=0, packing="best_fit").numbers.padding < 0.05
 
 
 @pytest.mark.parametrize("packing", ["best_fit", "one_image_per_row"])
-def test_every_caption_has_one_place_with_its_picture(workshop: Workshop, packing: Packing) -> None:
-    index = workshop.prepare(workshop.captions([words_of(range(1 + number % 7)) for number in range(90)]), "captions")
-    table = pack(index, length=32, image_tokens=4, packing=packing)
-    check(table, index)
+def test_every_caption_has_one_place_with_its_picture(packing: Packing) -> None:
+    table = pack(captions([1 + number % 7 for number in range(90)]), length=32, image_tokens=4, packing=packing)
+    check(table)
     assert sorted(table.pieces.sample.tolist()) == list(range(90))
     assert table.pieces.shown_from.tolist() == table.pieces.sample.tolist()
     assert table.always.sum() == sum(1 + number % 7 + 1 for number in range(90))
@@ -108,24 +152,16 @@ def test_every_caption_has_one_place_with_its_picture(workshop: Workshop, packin
         assert table.rows < 40
 
 
-def test_a_caption_longer_than_its_row_is_cut_and_counted(workshop: Workshop) -> None:
-    index = workshop.prepare(workshop.captions([words_of(range(20)), words_of(range(3))]), "captions")
-    table = pack(index, length=16, image_tokens=4, packing="best_fit")
+def test_a_caption_longer_than_its_row_is_cut_and_counted() -> None:
+    table = pack(captions([20, 3]), length=16, image_tokens=4, packing="best_fit")
     assert dict(zip(table.pieces.sample.tolist(), table.pieces.count.tolist(), strict=True)) == {0: 12, 1: 4}
     assert (table.numbers.tokens_lost, table.numbers.cut, table.numbers.skipped) == (9, 1, 0)
     assert table.always.sum() == 13 + 4, "the last word that fits still aims at the next one"
 
 
-def test_a_dialogue_longer_than_its_row_ends_with_its_last_whole_turn(workshop: Workshop) -> None:
-    def spoken(*sizes: int) -> dict[str, object]:
-        roles = [("human", "<image>\n") if nth == 0 else (("human", "gpt")[nth % 2], "") for nth in range(len(sizes))]
-        said = [
-            {"from": who, "value": more + words_of(range(size))} for (who, more), size in zip(roles, sizes, strict=True)
-        ]
-        return {"image": "a.png", "conversations": said}
-
-    rows = [spoken(3, 2), spoken(3, 2, 3, 2, 3, 2), spoken(20, 2), spoken(3, 2, 40, 1)]
-    index = workshop.prepare(workshop.dialogues(rows, ["a.png"]), "dialogues")
+def test_a_dialogue_longer_than_its_row_ends_with_its_last_whole_turn() -> None:
+    spoken = [dialogue(sizes) for sizes in ([3, 2], [3, 2, 3, 2, 3, 2], [20, 2], [3, 2, 40, 1])]
+    index = index_of("dialogues", spoken, images=1)
     table = pack(index, length=20, image_tokens=4, packing="best_fit")
     assert dict(zip(table.pieces.sample.tolist(), table.pieces.count.tolist(), strict=True)) == {0: 7, 1: 14, 3: 7}
     assert (table.numbers.cut, table.numbers.skipped) == (2, 1)
@@ -137,28 +173,145 @@ def test_a_dialogue_longer_than_its_row_ends_with_its_last_whole_turn(workshop: 
     assert table.before.sum() == 4 + 8 + 4
 
 
-def test_dialogues_without_a_picture_are_fitted_even_beside_rows_of_one(workshop: Workshop) -> None:
-    plain = {"conversations": [{"from": "human", "value": "w1"}, {"from": "gpt", "value": "w2"}]}
-    seen = {"image": "a.png", "conversations": plain["conversations"]}
-    index = workshop.prepare(workshop.dialogues([plain, seen] * 6, ["a.png"]), "dialogues")
-    table = pack(index, length=15, image_tokens=4, packing="one_image_per_row")
-    check(table, index)
+def test_dialogues_without_a_picture_are_fitted_even_beside_rows_of_one() -> None:
+    both = [dialogue([1, 1], pictured=False), dialogue([1, 1])] * 6
+    table = pack(index_of("dialogues", both, images=1), length=15, image_tokens=4, packing="one_image_per_row")
+    check(table)
     assert Counter(np.diff(table.first).tolist()) == {1: 6, 3: 2}
 
 
-def test_a_picture_that_leaves_no_room_is_refused(workshop: Workshop) -> None:
-    index = workshop.prepare(workshop.captions(["w1"]), "captions")
+def test_a_picture_that_leaves_no_room_is_refused() -> None:
     with pytest.raises(QuantityError, match="no room for a picture of 16"):
-        pack(index, length=16, image_tokens=16, packing="best_fit")
+        pack(captions([1]), length=16, image_tokens=16, packing="best_fit")
 
 
-def test_the_window_bounds_how_far_neighbours_come_from(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = texts(workshop, [5 + number % 11 for number in range(300)])
-    monkeypatch.setattr("firstsight.data.pack.WINDOW", 30)
+def test_the_window_bounds_how_far_neighbours_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = texts([5 + number % 11 for number in range(300)])
+    monkeypatch.setattr("firstsight.data.pack.fit.WINDOW", 30)
     table = pack(index, length=32, image_tokens=0, packing="best_fit")
     for row in range(table.rows):
         held = table.pieces.sample[table.first[row] : table.first[row + 1]]
         assert len(set((held // 30).tolist())) == 1
+
+
+def arrays(table: RowTable) -> dict[str, list[int]]:
+    pieces = {name: getattr(table.pieces, name).tolist() for name in Pieces.__dataclass_fields__}
+    return pieces | {name: getattr(table, name).tolist() for name in ("first", "column", "filled", "always", "before")}
+
+
+def mixed(count: int) -> Index:
+    """Interleaved documents with up to three pictures each, some of several rows."""
+    chance, records = random.Random(7), list[Raw]()
+    for _ in range(count):
+        words = chance.randint(2, 40)
+        shown = sorted(chance.randrange(words) for _ in range(chance.randint(0, 3)))
+        records.append(Raw([END] * words, [1] * words, [(at, chance.randrange(5)) for at in shown]))
+    return index_of("interleaved", records, images=5)
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "one_image_per_row"])
+def test_chunks_are_the_rows_of_their_samples_alone(packing: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, chunk = mixed(70), 20
+    wanted = [
+        pack(cut_out(index, low, low + chunk), length=16, image_tokens=2, packing=packing)
+        for low in range(0, 70, chunk)
+    ]
+    monkeypatch.setattr("firstsight.data.pack.rows.CHUNK", chunk)
+    monkeypatch.setattr("firstsight.data.pack.targets.BLOCK", 50)
+    found = pack(index, length=16, image_tokens=2, packing=packing)
+    check(found)
+    assert found.rows == sum(one.rows for one in wanted)
+    for name in ("filled", "always", "before", "column"):
+        assert getattr(found, name).tolist() == np.concatenate([getattr(one, name) for one in wanted]).tolist()
+    assert found.pieces.sample.tolist() == [
+        number + chunk * nth for nth, one in enumerate(wanted) for number in one.pieces.sample.tolist()
+    ]
+    assert found.numbers.split == sum(one.numbers.split for one in wanted)
+
+
+def cut_out(index: Index, low: int, high: int) -> Index:
+    """Some samples as an index of their own."""
+    records = list[Raw]()
+    for start, count, pictures, first in index.samples[low:high].tolist():
+        shown = [(at, picture) for picture, at in index.shown[first : first + pictures].tolist()]
+        whole = slice(start, start + count)
+        records.append(Raw(index.tokens[whole].tolist(), index.loss[whole].tolist(), shown))
+    return index_of("interleaved", records, images=len(index.images))
+
+
+def test_a_cache_gives_the_table_that_packing_gives_and_is_packed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, shape = mixed(50), {"length": 16, "image_tokens": 2}
+    monkeypatch.setattr("firstsight.data.pack.rows.CHUNK", 20)
+    plain = pack(index, **shape, packing="best_fit")
+    first = pack(index, **shape, packing="best_fit", cache=tmp_path / "rows")
+    monkeypatch.setattr("firstsight.data.pack.rows.pieces", None)  # whoever packs again fails
+    again = pack(index, **shape, packing="best_fit", cache=tmp_path / "rows")
+    for table in (first, again):
+        assert arrays(table) == arrays(plain)
+        assert table.numbers == plain.numbers
+        assert not table.filled.flags.writeable, "mapped, not read"
+    for other in (replace(index, digest="other"), replace(index)):
+        with pytest.raises(TypeError):
+            pack(other, length=16 + (other.digest == index.digest), image_tokens=2, packing="best_fit", cache=tmp_path)
+    assert sorted(path.name[0] for path in (tmp_path / "rows").iterdir()) != ["."], "nothing half-made is left"
+    assert len(list((tmp_path / "rows").iterdir())) == 1
+
+
+@pytest.mark.parametrize("harm", ["short", "gone", "other length", "not JSON", "other dtype"])
+def test_a_damaged_cache_is_packed_again(tmp_path: Path, harm: str) -> None:
+    index = mixed(50)
+    wanted = arrays(pack(index, length=16, image_tokens=2, packing="best_fit", cache=tmp_path))
+    [folder] = tmp_path.iterdir()
+    file = folder / "filled.npy"
+    match harm:
+        case "short":
+            file.write_bytes(file.read_bytes()[:-4])
+        case "gone":
+            file.unlink()
+        case "other length":
+            (folder / "first.npy").write_bytes((folder / "start.npy").read_bytes())
+        case "not JSON":
+            (folder / "table.json").write_text("{")
+        case _:
+            np.save(file, np.load(file).view("<u4"))
+    assert arrays(pack(index, length=16, image_tokens=2, packing="best_fit", cache=tmp_path)) == wanted
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("array", "entry", "field", "value", "told"),
+    [
+        ("samples", 3, "tokens_from", 9999, r"samples.npy: wanted tokens that go on .* Got entry 3"),
+        ("samples", 3, "tokens_from", 0, r"samples.npy: wanted tokens that go on .* Got entry 3"),
+        ("samples", 0, "tokens_count", 0, r"samples.npy: .* Got entry 0"),
+        ("samples", -1, "tokens_count", 60, r"samples.npy: .* Got entry 49"),
+        ("samples", -1, "tokens_count", 1, r"wanted as many tokens everywhere"),
+        ("samples", 25, "shown_from", 0, r"samples.npy: wanted pictures that go on"),
+        ("shown", 4, "at", -1, r"shown.npy: .* Got entry 4"),
+        ("shown", 4, "at", 999, r"shown.npy: .* Got entry 4"),
+        ("shown", 4, "picture", 5, r"shown.npy: wanted pictures of images.npy .* Got entry 4"),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_refused(
+    array: str, entry: int, field: str, value: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = mixed(50)
+    broken = getattr(index, array).copy()
+    broken[field][entry] = value
+    monkeypatch.setattr("firstsight.data.pack.rows.CHUNK", 20)
+    with pytest.raises(DataError, match=told):
+        pack(replace(index, **{array: broken}), length=16, image_tokens=2, packing="best_fit")
+
+
+def test_only_text_is_cut_and_into_equal_parts() -> None:
+    table = pack(texts([40, 3]), length=16, image_tokens=0, packing="best_fit")
+    assert table.cut(1) is table
+    with pytest.raises(QuantityError, match="3 parts of 16"):
+        table.cut(3)
+    with pytest.raises(QuantityError, match="rows with pictures"):
+        pack(captions([3]), length=16, image_tokens=4, packing="best_fit").cut(2)
 
 
 @settings(max_examples=20)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from firstsight.data.records import Place, Refused, dialogue, document
+from firstsight.data.records import Place, Refused, caption, dialogue, document, interleaved, tokenized
 
 PLACE = Place(shard="images.tar", offset=512, size=9, hash=0)
 
@@ -18,6 +18,7 @@ def said(*turns: tuple[str, str]) -> dict[str, object]:
         ({"text": 3}, "field missing"),
         ({"text": " \n"}, "empty text"),
         ({"text": "a\ud800"}, "not UTF-8"),
+        ({"text": "a\0b"}, "control character"),
         ({"text": "abc", "loss": [[0, 4]]}, "bad loss span"),
         ({"text": "abc", "loss": [[1, 1]]}, "bad loss span"),
         ({"text": "abc", "loss": [[1, 2], [0, 1]]}, "bad loss span"),
@@ -63,3 +64,32 @@ def test_the_placeholder_goes_with_its_line_break(human: str) -> None:
 def test_a_placeholder_without_a_picture_is_refused() -> None:
     with pytest.raises(Refused, match="no picture"):
         dialogue(said(("human", "<image>\nq"), ("gpt", "a")), name="f", image=None)
+
+
+def test_captions_lose_the_space_around_them_and_documents_keep_their_control_characters() -> None:
+    assert caption(" a\tb\nc ") == "a\tb\nc"
+    assert document({"text": "\x0c a\x1b"}, name="f").text == "\x0c a\x1b"
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [(None, "field missing"), ("", "empty caption"), ("a\x9b", "control character"), ("a" * 10_001, "too long")],
+)
+def test_a_bad_caption_is_refused_by_name(told: object, reason: str) -> None:
+    with pytest.raises(Refused) as refused:
+        caption(told)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("ids", [[], None, "12", {}, [1, -1], [1.0], [True], [None], (1, 2)])
+def test_a_bad_list_of_tokens_is_refused(ids: object) -> None:
+    with pytest.raises(Refused, match="bad tokens"):
+        tokenized(ids, name="f")
+
+
+def test_texts_that_touch_are_joined_and_empty_ones_left_out() -> None:
+    parts = ["", "a", " ", "b", PLACE, PLACE, "\n", "c", "d"]
+    assert interleaved(parts, name="f", glue="+").parts == ("a+b", PLACE, PLACE, "c+d")
+    for left, reason in (([PLACE], "empty text"), (["a"], "no picture"), ([], "empty text")):
+        with pytest.raises(Refused, match=reason):
+            interleaved(left, name="f", glue="")

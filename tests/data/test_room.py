@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from firstsight.data import world
-from firstsight.data.index import Index, prepare, read_image
-from firstsight.data.loader import Features, Feed, Stream
+from firstsight.data.fetch import Fetch
+from firstsight.data.index import Index
+from firstsight.data.loader import Blended, Features, Feed, Stream
 from firstsight.data.pack import pack
 from firstsight.data.pictures import decode
+from firstsight.data.prepare import prepare
 from firstsight.data.records import Dialogue, Document, ImageText
-from firstsight.data.sources import read
+from firstsight.data.sources import Reader, shards
 from firstsight.data.tokenizer import load
 from firstsight.recipe.mix import Captions, Dialogues, Texts, Vocabulary, World
 from firstsight.recipe.stages import Prepare, Rows
-from firstsight.site import Progress, Site
+from firstsight.site import Location, Progress, Site
 
 WORLD = World(objects=16, kinds=8, picture=48, crowd=4, seed=0)
 SPECS = {
@@ -57,8 +59,11 @@ def test_every_record_comes_through_word_for_word(made: Path, name: str) -> None
     words, index = load(made / "words"), Index.open(made / f"{name}.index")
     assert (index.path / "quarantine.jsonl").read_text() == ""
     assert len(index.samples) == {"text": 400, "captions": 60, "dialogues": 60}[name]
-    for sample, record in zip(index.samples, read(made / name, index.form), strict=True):
-        start, count, image = sample.item()
+    place = Location(path=str(made / name))
+    reader, fetch = Reader(place, index.form, source=SPECS[name][0]), Fetch(index, place, None)
+    records = (record for shard in shards(place, index.form) for record in reader.read(shard))
+    for sample, record in zip(index.samples, records, strict=True):
+        start, count, shown, shown_from = sample.item()
         match record:
             case Document():
                 text, marked = record.text, record.loss
@@ -71,9 +76,11 @@ def test_every_record_comes_through_word_for_word(made: Path, name: str) -> None
                 text = record.caption
             case Dialogue():
                 text = " ".join(record.turns)
+            case _:
+                pytest.fail(f"the world writes no {type(record).__name__}")
         assert words.decode(index.tokens[start : start + count].tolist()).split() == spoken(text)
-        if image >= 0:
-            assert decode(read_image(made / name, index, image), 48).shape == (48, 48, 3)
+        for data in fetch.take(index.shown["picture"][shown_from : shown_from + shown].astype(np.int64)):
+            assert decode(data, 48).shape == (48, 48, 3)
 
 
 def test_a_mixed_batch_comes_out(made: Path) -> None:
@@ -83,16 +90,19 @@ def test_a_mixed_batch_comes_out(made: Path) -> None:
         table = pack(index, length=64, image_tokens=9 if features else 0, packing="best_fit")
         return Feed(name=name, index=index, table=table, pictures=features, answers_only=False)
 
-    parts = (feed("captions"), Fraction(1, 2)), (feed("dialogues"), Fraction(1, 2))
+    def blend(*names: str) -> Blended:
+        shares, feeds = (Fraction(1, len(names)),) * len(names), tuple(feed(name) for name in names)
+        return Blended(feeds=feeds, shares=shares, epochs=(1,) * len(names), counted_in="rows")
+
     stream = Stream(
-        text=feed("text"),
-        images=parts,
-        share=Fraction(1, 2),
+        text=blend("text"),
+        images=blend("captions", "dialogues"),
+        spans=((32, Fraction(1, 2)),),
+        counted_in="rows",
         rows=Rows(batch=8, length=64),
         seed=0,
         text_rows_seen=0,
         steps=4,
-        epochs=1,
     )
     assert [stream.batch(step).kinds.tolist().count(0) for step in range(4)] == [4] * 4
     assert stream.achieved(4).rows == {"text": 16, "captions": 8, "dialogues": 8}

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import gzip
+import json
+import tarfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer as Fast
 from tokenizers import models
 
-from firstsight.data.tokenizer import ALWAYS, Part, carried, lay, load
+from firstsight.data.records import Dialogue, Document, ImageText, Interleaved, Place, Record, Tokenized
+from firstsight.data.tokenizer import ALWAYS, BEFORE, NONE, Part, carried, laid, lay, load
 from firstsight.errors import DataError
 
 from .conftest import ANSWER, END, HUMAN, PAD, WORDS, Workshop
@@ -79,3 +85,98 @@ def test_loss_spans_in_byte_pairs_map_to_exactly_the_words(neox: Path) -> None:
         [(ids, loss)] = lay(words, [((part,), False)])
         assert words.decode(ids[loss > 0].tolist()[:-1]).strip() == wanted
     assert words.size > WORDS
+
+
+PLACE = Place(shard="a.tar", offset=0, size=1, hash=0)
+W = WORDS
+"""The id of w0."""
+
+
+def told(workshop: Workshop, *records: Record) -> list[tuple[list[int], list[int], tuple[int, ...], int]]:
+    return [(one.ids.tolist(), one.loss.tolist(), one.at, one.record) for one in laid(load(workshop.words()), records)]
+
+
+def test_every_form_is_laid_out_as_the_page_says(workshop: Workshop) -> None:
+    """Written by hand from the module's table; 1 always, 2 before fine-tuning, 0 never."""
+    records = [
+        Document(id="1", text="w1 w2 w3", loss=((0, 2), (6, 8))),
+        ImageText(id="2", image=PLACE, caption="w1 w2"),
+        Dialogue(id="3", image=PLACE, turns=("w1", "w2", "w3", "w4")),
+        Dialogue(id="4", image=None, turns=("w1", "w2")),
+        Tokenized(id="5", tokens=(9, END, 10)),
+        Interleaved(id="6", parts=("w1", PLACE, "w2 w3", PLACE, PLACE, "w4")),
+        Interleaved(id="7", parts=(PLACE, "w1", PLACE)),
+    ]
+    assert told(workshop, *records) == [
+        ([END, W + 1, W + 2, W + 3, END], [0, 1, 0, 1, 1], (), 0),
+        ([W + 1, W + 2, END], [1, 1, 1], (0,), 1),
+        ([W + 1, HUMAN, W + 2, ANSWER, W + 3, HUMAN, W + 4, ANSWER], [2, 2, 1, 1, 2, 2, 1, 1], (0,), 2),
+        ([END, W + 1, HUMAN, W + 2, ANSWER], [0, 2, 2, 1, 1], (), 3),
+        ([9, END], [0, 1], (), 4),
+        ([END, 10], [0, 1], (), 4),
+        ([END, W + 1, W + 2, W + 3, W + 4, END], [0, 1, 1, 1, 1, 1], (2, 4, 4), 5),
+        ([W + 1, END], [1, 1], (0, 1), 6),
+    ]
+    assert (NONE, ALWAYS, BEFORE) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "pieces"),
+    [
+        ([8, 9], [[8, 9]]),
+        ([END, 8, 9], [[END, 8, 9]]),
+        ([8, 9, END], [[8, 9, END]]),
+        ([8, END, END, 9], [[8, END], [END, 9]]),
+        ([END, 8, END, 9, END], [[END, 8, END], [END, 9, END]]),
+        ([END], []),
+        ([END, END], []),
+    ],
+)
+def test_a_chunk_is_cut_at_its_ends(workshop: Workshop, chunk: list[int], pieces: list[list[int]]) -> None:
+    assert [ids for ids, *_ in told(workshop, Tokenized(id="1", tokens=tuple(chunk)))] == pieces
+
+
+@given(chunk=st.lists(st.integers(0, 3), min_size=1, max_size=30))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+def test_no_target_of_a_chunk_is_lost_or_told_twice(workshop: Workshop, chunk: list[int]) -> None:
+    """Targets are all but the first token and the ends that follow an end; each has what came before it before it."""
+    words = workshop.root / "words"
+    found = laid(load(words if words.exists() else workshop.words()), [Tokenized(id="1", tokens=tuple(chunk))])
+    targets = [
+        (before, then)
+        for one in found
+        for before, then in zip(one.ids[:-1].tolist(), one.ids[1:].tolist(), strict=True)
+    ]
+    wanted = [(before, then) for before, then in pairwise(chunk) if before or then]
+    assert targets == wanted
+    assert all(one.loss.tolist() == [0] + [1] * (len(one.ids) - 1) for one in found)
+
+
+def test_ids_that_the_tokenizers_file_does_not_know_condemn_the_source(workshop: Workshop, neox: Path) -> None:
+    size = load(workshop.words()).size
+    assert told(workshop, Tokenized(id="1", tokens=(size - 1,)))
+    with pytest.raises(DataError, match=f"does not match the token tar: wanted ids below {size} .* Got {size}"):
+        told(workshop, Tokenized(id="1", tokens=(1, size)))
+    bare = load(neox)
+    assert len(laid(bare, [Tokenized(id="1", tokens=(50276,))])) == 1
+    with pytest.raises(DataError, match=r"below 50277 .* Got 50277"):
+        laid(bare, [Tokenized(id="1", tokens=(50277,))])
+
+
+@pytest.mark.shared
+def test_real_chunks_are_cut_into_the_documents_that_they_hold(shared: Path, neox: Path) -> None:
+    """32 chunks of 2,049 ids with 82 ends, none at a chunk's edge and no two side by side: 114 pieces.
+
+    Each end stands in two pieces, so they hold 65,568 + 82 tokens.
+    """
+    words = load(neox)
+    with tarfile.open(shared / "vla_foundry_shards" / "text" / "text_dataset_1" / "shard-0000.tar") as tar:
+        streams = [tar.extractfile(one) for one in tar]
+        chunks = [json.loads(gzip.decompress(one.read())) for one in streams if one is not None]
+    found = laid(words, [Tokenized(id=str(n), tokens=tuple(chunk)) for n, chunk in enumerate(chunks)])
+    assert len(found) == 114
+    assert sum(len(one.ids) for one in found) == 65_650
+    told = [words.decode(one.ids.tolist()) for one in found if one.record == 0]
+    whole = Fast.from_file(str(neox / "tokenizer.json")).decode(chunks[0], skip_special_tokens=False)
+    assert told == whole.split("<|endoftext|>")
+    assert told[0].startswith('1 comment about "Advertisers Need to Make Some Noise ".')

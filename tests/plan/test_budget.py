@@ -9,9 +9,11 @@ import pytest
 
 from firstsight.errors import MixError, QuantityError, UnknownName
 from firstsight.plan.budget import Bill, Row, bill, cost, device, refuse_thin, table
+from firstsight.plan.enough import image_rows
 from firstsight.plan.graph import graph
-from firstsight.recipe.mix import Named, Part
+from firstsight.recipe.mix import Blend, Named, Part, Span
 from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.stages import Rows
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
@@ -85,22 +87,24 @@ def test_hours_are_flops_over_speed() -> None:
         device("h100", utilisation=0.0)
 
 
-def resized(value: Any, name: str, tokens: int) -> Any:
-    return replace(value, tokens=Tokens(tokens)) if isinstance(value, Named) and value.name == name else value
+def resized(blend: Blend, tokens: int, **part: Any) -> Blend:
+    """The blend of one named source, of another size, with other settings of its part."""
+    (only,) = blend.parts
+    assert isinstance(only.source, Named)
+    return replace(blend, parts=(replace(only, source=replace(only.source, tokens=Tokens(tokens)), **part),))
 
 
 def with_text(tokens: int) -> Arm:
     arm = enter(scale_named("1b"), Share(1, 5))
-    text = resized(arm.pretrain.text, "dclm-mix", tokens)
+    text = resized(arm.pretrain.text, tokens)
     stages = tuple(replace(stage, mix=replace(stage.mix, text=text)) for stage in arm.stages)
     return replace(arm, pretrain=replace(arm.pretrain, text=text), stages=stages)
 
 
 def test_text_that_would_repeat_is_refused_and_text_that_just_suffices_is_not() -> None:
     arm = with_text(0)
-    midtrain = arm.stages[0]
     branch = 109_848 * 256
-    wants = (midtrain.text_rows_seen + branch - branch // 10) * 1024
+    wants = arm.pretrain.at(Share(1, 5)) + (branch - branch // 10) * 1024
     refuse_thin(one(with_text(wants)))
     with pytest.raises(MixError, match="dclm-mix"):
         refuse_thin(one(with_text(wants - 1)))
@@ -109,13 +113,12 @@ def test_text_that_would_repeat_is_refused_and_text_that_just_suffices_is_not() 
 def test_pictures_that_would_repeat_are_flagged_and_epochs_may() -> None:
     arm = enter(scale_named("1b"), Share(1, 5))
     midtrain, finetune = arm.stages
-    part = Part(source=resized(finetune.mix.images[0].source, "llava-v1.5-multimodal", 625_000 * 1024), share=Share(1))
-    twice = replace(finetune, mix=replace(finetune.mix, images=(part,)))
-    (short,) = one(replace(arm, stages=(midtrain, replace(twice, epochs=1, epoch=twice.tokens)))).thin
-    assert "llava-v1.5-multimodal" in short
+    short = resized(finetune.mix.images, 625_000 * 1024)
+    twice = replace(finetune, mix=replace(finetune.mix, images=short))
+    (told,) = one(replace(arm, stages=(midtrain, replace(twice, epochs=1, epoch=twice.tokens)))).thin
+    assert "llava-v1.5-multimodal" in told
     assert len(one(replace(arm, stages=(midtrain, twice))).thin) == 1  # 4883 steps of 128 rows are 24 more than 625,000
-    exact = resized(part.source, "llava-v1.5-multimodal", 4_883 * 128 * 1024)
-    fits = replace(finetune, mix=replace(finetune.mix, images=(replace(part, source=exact),)))
+    fits = replace(finetune, mix=replace(finetune.mix, images=resized(finetune.mix.images, 4_883 * 128 * 1024)))
     assert one(replace(arm, stages=(midtrain, fits))).thin == ()
 
 
@@ -136,3 +139,54 @@ def test_the_table_has_one_line_for_equal_steps_and_ends_in_the_sums() -> None:
     assert len(lines) <= 14
     assert [line[0] for line in lines[-3:]] == ["total", "each arm alone", "saved (74%)"]
     assert any("28,795,904,000" in line and "109,848" in line for line in lines)
+
+
+def staged(counted_in: Any, packing: Any = "one_image_per_row") -> Arm:
+    """A fifth of images, then three fifths, in a branch of 100 steps of ten rows of 1,000 tokens."""
+    arm = enter(scale_named("1b"), Share(1, 5))
+    share = (Span(until=Share(1, 2), share=Share(1, 5)), Span(until=Share(1), share=Share(3, 5)))
+    mix = replace(arm.stages[0].mix, share=share, counted_in=counted_in, packing=packing)
+    stage = replace(arm.stages[0], mix=mix, rows=Rows(batch=10, length=1_000), tokens=Tokens(1_000_000))
+    return replace(arm, stages=(stage,))
+
+
+def test_image_rows_of_staged_shares_are_exact_in_rows_and_estimated_in_tokens() -> None:
+    """A picture row holds 729 + 32 of 1,000 tokens, 32 of them with loss; a text row holds 1,000 of both."""
+    rows, tokens, loss, packed = (
+        one(staged(*how)) for how in (("rows",), ("tokens",), ("loss_tokens",), ("tokens", "best_fit"))
+    )
+    assert image_rows(staged("rows").stages[0]) == 100 + 300
+    for counted, weight in (("tokens", 0.761), ("loss_tokens", 0.032)):
+        halves = [share / weight / (share / weight + 1 - share) for share in (0.2, 0.6)]
+        assert image_rows(staged(counted).stages[0]) == sum(int(500 * half) for half in halves)
+    notes = [
+        "".join(row.cost.note for row in bill.rows if row.step.kind == "midtrain") for bill in (rows, tokens, loss)
+    ]
+    assert notes[0] == "" and "shares of tokens" in notes[1] and "shares of loss tokens" in notes[2]
+    assert {row.cost.note.count(";") for row in packed.rows if row.step.kind == "midtrain"} == {1}
+
+
+def test_tokens_that_were_counted_stand_above_what_was_declared() -> None:
+    arm = with_text(10**15)
+    plan = graph(Study(name="one", scale="?", question="?", arms=(arm,)))
+    wants = arm.pretrain.at(Share(1, 5)) + (109_848 * 256 - 109_848 * 256 // 10) * 1024
+    assert bill(plan, H100).thin == () == bill(plan, H100, counted={"dclm-mix": wants}).thin
+    (told,) = [line for line in bill(plan, H100, counted={"dclm-mix": wants - 1}).thin if "midtrain" in line]
+    assert f"wants {wants:,} tokens" in told and f"holds {wants - 1:,}" in told
+
+
+def test_epochs_of_a_part_and_shares_of_a_blend_divide_what_a_source_must_hold() -> None:
+    """Half of 1,000 rows from a source that may be read four times: 125 rows of 1,000 tokens."""
+    arm = staged("rows")
+    source = Named(name="half", form="captions", tokens=Tokens(0))
+    parts = (
+        Part(source=source, share=Share(1, 2), epochs=4),
+        Part(source=arm.stages[0].mix.images.sources[0], share=Share(1, 2), epochs=1),
+    )
+    stage = replace(
+        arm.stages[0], mix=replace(arm.stages[0].mix, share=Share(1), images=Blend(parts=parts, counted_in="tokens"))
+    )
+    plan = graph(Study(name="one", scale="?", question="?", arms=(replace(arm, stages=(stage,)),)))
+    assert bill(plan, H100, counted={"half": 125_000}).thin == ()
+    (told,) = bill(plan, H100, counted={"half": 124_999}).thin
+    assert "about 125,000" in told

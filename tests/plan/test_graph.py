@@ -9,7 +9,7 @@ import pytest
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import Graph, graph, tree
 from firstsight.plan.step import Step
-from firstsight.recipe.mix import Part
+from firstsight.recipe.mix import Blend, Part
 from firstsight.recipe.model import Patches
 from firstsight.recipe.scales import enter, scale_named
 from firstsight.recipe.study import Study, over_seeds
@@ -52,13 +52,13 @@ def test_roles_are_those_of_the_contract() -> None:
         "prepare": ["source", "tokenizer"],
         "contrast": ["captions"],
         "encode": ["source", "index", "encoder"],
-        "pretrain": ["previous", "text", "tokenizer"],
-        "midtrain": ["trunk", "tokenizer", "text", *sees],
-        "finetune": ["previous", "tokenizer", "text", *sees],
+        "pretrain": ["previous", "tokenizer", "text0"],
+        "midtrain": ["trunk", "tokenizer", "text0", *sees],
+        "finetune": ["previous", "tokenizer", "text0", *sees],
         "evaluate": ["checkpoint", "benchmarks"],
     }  # fmt: skip
     (first, *_) = [step for step in SMOKE.arms["start-080.s1"] if step.kind == "pretrain"]
-    assert [role for role, _ in first.needs] == ["text", "tokenizer"]
+    assert [role for role, _ in first.needs] == ["tokenizer", "text0"]
 
 
 def test_an_arm_from_nothing_has_no_trunk() -> None:
@@ -108,16 +108,19 @@ def test_patches_need_pixels_and_nothing_else() -> None:
     stages = tuple(replace(stage, model=replace(stage.model, vision=eyes)) for stage in arm.stages)
     plan = graph(Study(name="patches", scale="smoke", question="?", arms=(replace(arm, stages=stages),)))
     (midtrain,) = of_kind(plan, "midtrain")
-    assert [role for role, _ in midtrain.needs] == ["trunk", "tokenizer", "text", "image0", "image0.source"]
+    assert [role for role, _ in midtrain.needs] == ["trunk", "tokenizer", "text0", "image0", "image0.source"]
     assert not of_kind(plan, "contrast") and not of_kind(plan, "encode")
 
 
 def test_two_image_sources_and_two_stages_in_a_row() -> None:
     arm = enter(scale_named("smoke"), Share(4, 5))
     first, tune = arm.stages
-    both = (
-        Part(source=first.mix.images[0].source, share=Share(4, 5)),
-        Part(source=tune.mix.images[0].source, share=Share(1, 5)),
+    both = Blend(
+        parts=(
+            Part(source=first.mix.images.sources[0], share=Share(4, 5), epochs=1),
+            Part(source=tune.mix.images.sources[0], share=Share(1, 5), epochs=1),
+        ),
+        counted_in="rows",
     )
     second = replace(first, mix=replace(first.mix, images=both))
     plan = graph(Study(name="two", scale="smoke", question="?", arms=(replace(arm, stages=(first, second, tune)),)))

@@ -11,10 +11,11 @@ from firstsight.errors import RequestError, UnknownName
 from firstsight.plan.graph import graph
 from firstsight.plan.step import VERSIONS, Step, difference, find
 from firstsight.recipe.canon import decode, encode
+from firstsight.recipe.mix import Blend, Named, Part, Span
 from firstsight.recipe.scales import enter, scale_named
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
-from firstsight.units import Share
+from firstsight.units import Share, Tokens
 
 WORDS = {
     "rich": "noisy",
@@ -128,13 +129,26 @@ def test_difference_of_a_trunk_segment_tells_the_field_once_over_the_whole_chain
 def test_difference_between_arms_names_their_fields() -> None:
     found = {one.path: (one.first, one.second) for one in difference(arm(20), arm(80))}
     assert found["name"] == ("start-020", "start-080")
-    assert set(found) == {"name", "start", "stages.0.text_rows_seen", "stages.0.rate.at", "stages.1.text_rows_seen"}
+    assert set(found) == {"name", "start", "stages.0.rate.at"}
     assert difference(arm(), arm()) == ()
 
 
 def test_a_difference_prints_both_sides() -> None:
     shares = difference(arm(20).start, arm(80).start)
     assert [str(one) for one in shares] == [": 1/5 | 4/5"]
+
+
+def test_a_staged_share_and_a_new_part_print_as_they_are_written() -> None:
+    stage = arm().stages[0]
+    growing = (Span(until=Share(1, 2), share=Share(1, 4)), Span(until=Share(1), share=Share(3, 4)))
+    (share,) = difference(stage.mix, replace(stage.mix, share=growing))
+    assert str(share) == "share: 4/5 | [Span(until=1/2, share=1/4), Span(until=1/1, share=3/4)]"
+    (only,) = stage.mix.text.parts
+    half = replace(only, share=Share(1, 2))
+    notes = Part(source=Named(name="notes", form="text", tokens=Tokens(0)), share=Share(1, 2), epochs=2)
+    found = difference(stage.mix.text, Blend(parts=(half, notes), counted_in="rows"))
+    assert [one.path for one in found] == ["parts.0.share", "parts.1"]
+    assert str(found[1]).startswith("parts.1: (absent) | Part(source=Named(name=notes, form=text, tokens=0), share=1/2")
 
 
 def test_find_takes_addresses_and_digests_but_no_doubt() -> None:

@@ -85,13 +85,15 @@ def test_tokens_read_and_print() -> None:
         parse_tokens("1.5")
 
 
-def test_text_goes_on_where_the_trunk_stopped() -> None:
+def test_arms_differ_in_where_they_enter_and_in_their_rate_alone() -> None:
+    """Where text goes on is the checkpoint's to say: no later stage of an arm knows where images entered."""
     scale = scale_named("cpu")
+    base = enter(scale, Share(4, 5))
     for percent in range(0, 101, 20):
         arm = enter(scale, Share(percent, 100))
-        stage = arm.stages[0]
-        assert isinstance(stage, Midtrain)
-        assert stage.text_rows_seen * stage.rows.length == arm.pretrain.at(arm.start)
+        first, *later = arm.stages
+        assert arm.pretrain == base.pretrain and tuple(later) == base.stages[1:]
+        assert replace(first, rate=base.stages[0].rate) == base.stages[0]
 
 
 def test_segments_join_without_gap_or_overlap() -> None:

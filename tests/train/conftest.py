@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firstsight.data.index import prepare
+from firstsight.data.prepare import prepare
 from firstsight.recipe.stages import Encode, Prepare
 from firstsight.site import Site
 from firstsight.train.run import contrast, encode

@@ -116,7 +116,7 @@ def write_tokenizer(root: Path) -> Path:
     special = ["<|endoftext|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>", "<|pad|>"]
     words = [*special, "<unk>", *COLOURS, *(f"w{n}" for n in range(40))]
     made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(special)
     folder = root / "tokenizer"
     folder.mkdir()

@@ -67,6 +67,8 @@ def test_reruns_leave_equal_bytes_and_nothing_transient(
         "encoder",
         "log.jsonl",
         "achieved.json",
+        "ledger.npy",
+        "ledger.json",
     }
 
 

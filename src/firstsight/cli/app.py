@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from firstsight.cli.data.asking import prepare
 from firstsight.cli.doctor import missing
 from firstsight.cli.study import about_study, recipe_in
 from firstsight.errors import FirstsightError, RequestError
@@ -39,15 +40,19 @@ def plan(
     Example: firstsight plan when --scale 1b --device h100
     """
     from firstsight.cli import show
+    from firstsight.cli.data.naming import known_graph
+    from firstsight.cli.running import site
     from firstsight.plan import budget, graph
 
-    steps = graph.graph(study)
+    steps = known_graph(study, site())
     published = out / "steps"
     stored = {folder.name for folder in published.iterdir()} if published.is_dir() else ()
     priced = budget.bill(steps, budget.device(device or _usual(study), utilisation=utilisation))
     show.lines([study.question, "", *graph.tree(steps, stored), ""])
     show.branches(study)
+    show.mixes(study)
     show.bill(priced)
+    show.provisional(steps)
     show.lines(priced.thin)
 
 
@@ -103,6 +108,26 @@ def report(study: Study, *, out: OUT = RUNS) -> None:
     write_report(study, out)
 
 
+def preview(
+    study: Study,
+    *,
+    arm: Annotated[str, typer.Option(metavar="ARM", help="start-080 or start-080.s1; the first that sees.")] = "",
+    stage: Annotated[
+        str, typer.Option(metavar="STAGE", help="pretrain, midtrain, finetune; midtrain if not given.")
+    ] = "",
+    rows: Annotated[int, typer.Option(metavar="N", help="How many rows to show.")] = 24,
+    first: Annotated[int, typer.Option(metavar="ROW", help="Of the stage's rows, the first to show.")] = 0,
+    out: OUT = RUNS,
+) -> None:
+    """A page of the rows that a model would see in a stage: pictures, text, borders, loss, source.
+
+    Makes what is missing of the data and trains nothing. Example: firstsight preview when --arm start-080
+    """
+    from firstsight.cli.data.previewing import Asked, write_preview
+
+    write_preview(study, Asked(arm=arm, stage=stage, first=first, rows=rows), out=out)
+
+
 def ask(
     study: Study,
     checkpoint: Annotated[str, typer.Argument(help="A folder, an address under --out, or an arm: start-080.s1.")],
@@ -138,6 +163,21 @@ def evaluate(
     show.table(judge(checkpoint, study=study, tasks=tasks, blind=blind, out=out))
 
 
+def verify(
+    ledgers: Annotated[
+        list[Path],
+        typer.Argument(metavar="LEDGER…", help="Folders of checkpoints: segments of a trunk, then a branch."),
+    ],
+) -> None:
+    """Prove from ledgers that no row was trained on twice or passed over, and that a branch's text goes on unbroken.
+
+    Example: firstsight data verify runs/steps/pretrain-020-3f2a runs/steps/midtrain-010-9c4d
+    """
+    from firstsight.cli.data.verifying import verify_ledgers
+
+    raise typer.Exit(verify_ledgers(ledgers))
+
+
 def doctor(*, out: OUT = RUNS) -> None:
     """What this machine has, what is missing, and what to do."""
     from firstsight.cli import show
@@ -158,7 +198,7 @@ def _root(
     """
 
 
-STUDIES: dict[str, Callable[..., None]] = {"plan": plan, "run": run, "report": report}
+STUDIES: dict[str, Callable[..., None]] = {"plan": plan, "run": run, "report": report, "preview": preview}
 """Commands whose first word is the study."""
 
 NAMES: dict[str, Callable[..., None]] = {"explain": explain, "ask": ask, "evaluate": evaluate}
@@ -173,7 +213,11 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
         for name, function in group.items():
             recipe = recipe_in(words[1:], named=named) if words[:1] == [name] else None
             app.command(name)(about_study(function, recipe, named=named))
+    app.command("prepare")(prepare)
     app.command("doctor")(doctor)
+    data = typer.Typer(no_args_is_help=True, help="About prepared data and what was trained on.")
+    data.command("verify")(verify)
+    app.add_typer(data, name="data")
     return app
 
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from firstsight.errors import MissingPackage
+from firstsight.errors import MissingPackage, RequestError
 
 GB = 10**9
 OPTIONAL = {
@@ -60,6 +60,7 @@ def examine(out: Path) -> Iterator[Finding]:
     yield _memory()
     yield _waiting()
     yield _disk(out)
+    yield from _site(out)
     for module, (extra, use) in OPTIONAL.items():
         yield _optional(module, extra, use)
 
@@ -153,6 +154,26 @@ def _disk(out: Path) -> Finding:
     state: State = "ok" if free > 2 * GB else "note"
     advice = "" if state == "ok" else "The study at cpu scale stores up to 2 GB."
     return Finding(what="disk", found=f"{free / GB:.0f} GB free at {there}", state=state, advice=advice)
+
+
+def _site(out: Path) -> Iterator[Finding]:
+    """The site file, and what lies at each of its places."""
+    from firstsight.cli.running import site, site_file
+
+    file = site_file()
+    if file is None:
+        advice = "Only for data of your own: see 'Bring your own data' in the documentation."
+        yield Finding(what="site file", found="none", state="ok", advice=advice)
+        return
+    try:
+        place = site()
+    except RequestError as error:
+        yield Finding(what="site file", found=str(file), state="missing", advice=str(error))
+        return
+    yield Finding(what="site file", found=f"{file}: {len(place.sources)} sources", state="ok")
+    from firstsight.cli.data.fitting import examine_sources
+
+    yield from examine_sources(place, out)
 
 
 def _optional(module: str, extra: str, use: str) -> Finding:

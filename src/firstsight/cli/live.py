@@ -143,7 +143,7 @@ def _numbers(event: Event) -> str:
         return ""
     shown = {name: value for name, value in told.numbers.items() if name != "lr"}
     return "  ".join(
-        f"{short(float(round(value)))} {name}" if "/s" in name else f"{name} {value:.3f}"
+        f"{short(float(round(value)))} {name}" if "/s" in name or value == round(value) else f"{name} {value:.3f}"
         for name, value in shown.items()
     )
 

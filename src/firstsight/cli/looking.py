@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from firstsight.cli.data.naming import known_graph
+from firstsight.cli.running import site
 from firstsight.errors import DataError, ModelError, RequestError, UnknownName
-from firstsight.plan.graph import Graph, graph
+from firstsight.plan.graph import Graph
 from firstsight.plan.step import Difference, Step, difference
 from firstsight.plan.store import Store
 from firstsight.recipe.canon import decode
@@ -21,7 +23,7 @@ from firstsight.recipe.study import Arm, Study
 
 def differences(first: str, second: str, *, study: Study, out: Path) -> tuple[Difference, ...]:
     """The fields in which two arms, steps or stored results differ."""
-    steps = graph(study)
+    steps = known_graph(study, site())
     ours, theirs = (_subject(word, study, steps, out) for word in (first, second))
     if isinstance(ours, Arm) and isinstance(theirs, Arm):
         return difference(ours, theirs)
@@ -59,7 +61,7 @@ def checkpoint(word: str, *, study: Study, out: Path) -> Path:
     """The folder of the checkpoint that `word` names: a folder, an arm of the study, or an address."""
     if (Path(word) / "spec.json").is_file():
         return Path(word)
-    steps = graph(study)
+    steps = known_graph(study, site())
     address = _stored(word, out)
     if address is None:
         subject = _subject(word, study, steps, out)
@@ -96,7 +98,6 @@ def answer(word: str, *, study: Study, image: Path, question: str, out: Path) ->
     folder = checkpoint(word, study=study, out=out)
     if not image.is_file():
         raise RequestError(f"no picture lies at {image}.")
-    from firstsight.cli.running import site
     from firstsight.evaluate.harness import ask
 
     _hush()
@@ -109,7 +110,7 @@ def judge(word: str, *, study: Study, tasks: str, blind: bool, out: Path) -> tup
     folder = checkpoint(word, study=study, out=out)
     spec = max((arm.evaluate for arm in study.arms), key=lambda one: len(one.vision) + len(one.text))
     names = _tasks(tasks, spec, folder)
-    from firstsight.cli.running import benchmarks_of, site
+    from firstsight.cli.running import benchmarks_of
     from firstsight.evaluate import harness
 
     style = "bare" if isinstance(spec.benchmarks, Benchmarks) else "paper"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,10 +15,11 @@ from firstsight.errors import MixError, QuantityError, RequestError, UnknownName
 from firstsight.plan import budget
 from firstsight.plan.executors import Local
 from firstsight.plan.graph import Graph, graph
-from firstsight.plan.runner import Summary, run
+from firstsight.plan.runner import NAMED, Summary, lacking, run
+from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.study import Study
-from firstsight.site import Site
+from firstsight.site import Site, read
 
 HANDLERS: dict[str, str] = {
     "vocabulary": "firstsight.data.world:vocabulary",
@@ -24,7 +27,7 @@ HANDLERS: dict[str, str] = {
     "captions": "firstsight.data.world:captions",
     "dialogues": "firstsight.data.world:dialogues",
     "benchmarks": "firstsight.data.world:benchmarks",
-    "prepare": "firstsight.data.index:prepare",
+    "prepare": "firstsight.data.prepare:prepare",
     "contrast": "firstsight.train.run:contrast",
     "encode": "firstsight.train.run:encode",
     "pretrain": "firstsight.train.run:pretrain",
@@ -39,9 +42,8 @@ def run_study(study: Study, *, out: Path, jobs: int | None, executor: str) -> in
     """Bring the study into the store under `out` and write its report; the exit code of the command."""
     if executor != "local":
         raise UnknownName("executor", executor, ["local"])
-    steps = graph(study)
-    _refuse_thin(steps)
-    store = Store(out)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    store, steps = known_study(study, out=out, jobs=jobs)
     summary = run_graph(steps, store, jobs=jobs)
     show.lines(summary.lines())
     from firstsight.cli.telling import tell_study  # its figures take a second to import
@@ -50,20 +52,61 @@ def run_study(study: Study, *, out: Path, jobs: int | None, executor: str) -> in
     return 0 if summary.ok else 1
 
 
+def known_study(study: Study, *, out: Path, jobs: int | None) -> tuple[Store, Graph]:
+    """The store under `out` and the study's plan, with every source of the user's looked at and prepared.
+
+    RequestError where a source has no place, is not what it should be, has changed or is too small.
+    """
+    from firstsight.cli.data import fitting, naming  # reading data takes a second to import
+    from firstsight.cli.data.following import Following
+
+    steps, place = graph(study), site()
+    _refuse_thin(steps, {})
+    if not steps.unknown():
+        return Store(out), steps
+    naming.check_places(naming.sources_of(steps), place)
+    fitting.check_models(steps.steps, place)
+    store = Store(out)
+    look = naming.Look(
+        site=replace(place, readers=max(place.readers, jobs or len(os.sched_getaffinity(0)))),
+        store=store,
+        shown=Following(show.console()),
+        made=lambda step: made(step, store),
+    )
+    content = naming.identify(steps, look)
+    steps = graph(study, content.identities)
+    _refuse_thin(steps, content.counted())
+    content.adopt(lacking(steps, store), store)
+    return store, steps
+
+
 def run_graph(steps: Graph, store: Store, *, jobs: int | None) -> Summary:
     """Run what is missing, with bars or lines; Ctrl-C and SIGTERM leave a store that goes on from there."""
     place, out = site(), show.console()
     workers = _jobs(jobs, place)
     shown = display(out, len(steps.steps))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Local(workers, place) as local, shown.around():
         return run(steps, store, site=place, executor=local, handlers=HANDLERS, watch=shown)
 
 
+SITE = "FIRSTSIGHT_SITE"
+"""The variable that names the site file."""
+
+
 def site() -> Site:
-    """This machine: a GPU where the driver and torch's build both know one, else one CPU thread a worker."""
+    """This machine as its site file says, over what it has by itself: a GPU where the driver and torch know one."""
     gpu = Path("/dev/nvidiactl").exists() and not version("torch").endswith("+cpu")
-    return Site(device="cuda" if gpu else "cpu")
+    machine = Site(device="cuda" if gpu else "cpu")
+    file = site_file()
+    return machine if file is None else read(file, machine=machine)
+
+
+def site_file() -> Path | None:
+    """$FIRSTSIGHT_SITE, else ./site.toml if it is there, else the user's own if it is there."""
+    if os.environ.get(SITE):
+        return Path(os.environ[SITE]).expanduser()
+    usual = (Path("site.toml"), Path.home() / ".config" / "firstsight" / "site.toml")
+    return next((file for file in usual if file.is_file()), None)
 
 
 def _jobs(asked: int | None, place: Site) -> int:
@@ -74,20 +117,32 @@ def _jobs(asked: int | None, place: Site) -> int:
     return asked
 
 
-def _refuse_thin(steps: Graph) -> None:
+def _refuse_thin(steps: Graph, counted: Mapping[str, int]) -> None:
     """Too little data is a wrong request as long as nothing has run."""
     try:
-        budget.refuse_thin(budget.bill(steps, budget.device("cpu", utilisation=1.0)))
+        budget.refuse_thin(budget.bill(steps, budget.device("cpu", utilisation=1.0), counted=counted))
     except MixError as error:
         raise RequestError(str(error)) from error
 
 
 def benchmarks_of(study: Study, store: Store) -> Path:
-    """Where the study's benchmarks lie, made if they are not there."""
+    """Where the study's benchmarks lie, made if they are not there; the user's own where the site says."""
     steps = graph(study)
     judged = {parent: None for arm in steps.arms for role, parent in steps.final(arm).needs if role == "benchmarks"}
     step = next(iter(judged))
+    if step.kind != NAMED:
+        return made(step, store)
+    from firstsight.cli.data import naming
+
+    place = site()
+    naming.check_places([step.spec], place)
+    return Path(place.sources[step.spec.name].path)
+
+
+def made(step: Step, store: Store) -> Path:
+    """Where the result of a step lies, made if it is not there."""
     if not store.has(step.address):
-        alone = Graph(title=steps.title, steps=(step,), arms={"benchmarks": (step,)}, seeds={"benchmarks": 0})
+        needs = tuple(parent for _, parent in step.needs)
+        alone = Graph(title=step.address, steps=(*needs, step), arms={step.kind: (*needs, step)}, seeds={step.kind: 0})
         run_graph(alone, store, jobs=1).check()
     return store.path(step.address)

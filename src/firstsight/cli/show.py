@@ -11,7 +11,9 @@ from rich.table import Table
 
 from firstsight.plan import budget
 from firstsight.plan.budget import Bill
+from firstsight.plan.graph import Graph
 from firstsight.plan.step import Difference
+from firstsight.recipe.mix import Mix
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
@@ -66,6 +68,29 @@ def _branch(arm: Arm) -> Iterator[tuple[str, ...]]:
             schedule = f"{type(rate).__name__}"
             told = (at, schedule, f"{begins} to {rate.floor:g}", f"{stage.tokens:,}")
             yield (arm.name, *told, f"{rows.steps(stage.tokens):,}", shape)
+
+
+def mixes(study: Study) -> None:
+    """What each stage reads: shares, what they count, and epochs; stages that read alike are told once."""
+    told: dict[str, list[str]] = {}
+    for arm in study.arms:
+        for name, spec in (("pretrain", arm.pretrain.text), *_stages(arm)):
+            told.setdefault(f"{name} reads {spec}", []).append(arm.name)
+    every = {arm.name for arm in study.arms if arm.stages}
+    for line, names in told.items():
+        lines([line if every <= set(names) else f"{line} ({', '.join(dict.fromkeys(names))})"])
+    lines([""])
+
+
+def _stages(arm: Arm) -> Iterator[tuple[str, Mix]]:
+    for stage in arm.stages:
+        yield ("midtrain" if isinstance(stage, Midtrain) else "finetune"), stage.mix
+
+
+def provisional(steps: Graph) -> None:
+    """One line where addresses hang on data or weights that nobody has looked at."""
+    if unknown := steps.unknown():
+        lines([f"Addresses are provisional until a run has looked at {', '.join(unknown)}."])
 
 
 def bill(priced: Bill) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.cli import show
+from firstsight.cli.data.naming import known_graph
 from firstsight.cli.running import site
 from firstsight.errors import StoreError
 from firstsight.plan import budget
-from firstsight.plan.graph import MODEL, Graph, graph, tree
+from firstsight.plan.graph import MODEL, Graph, tree
 from firstsight.plan.runner import Summary
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
@@ -27,7 +28,7 @@ def write_report(study: Study, out: Path) -> None:
     """Write the report from what is stored under `out`; StoreError where nothing is."""
     if not (out / "store.json").is_file():
         raise StoreError(f"nothing is stored under {out}. Run the study first, or name its folder with --out.")
-    show.lines([f"report: {tell_study(study, Store(out), steps=graph(study), summary=None)}"])
+    show.lines([f"report: {tell_study(study, Store(out), steps=known_graph(study, site()), summary=None)}"])
 
 
 def tell_study(study: Study, store: Store, *, steps: Graph, summary: Summary | None) -> Path:

@@ -14,6 +14,10 @@ from jaxtyping import Bool, Int64, UInt64
 from firstsight.errors import MixError
 
 Places = Int64[np.ndarray, "n"]
+BLOCK = 256
+"""Neighbouring rows that stay near each other in the order of a long source."""
+WINDOW = 256 * BLOCK
+"""Draws that come out of at most 256 blocks; up to here rows are shuffled freely."""
 _ROUNDS = 6
 """Even, so that both halves end where they began."""
 
@@ -48,13 +52,37 @@ def split(nth: Places, shares: Sequence[Fraction]) -> tuple[Places, Places]:
     return part, place
 
 
+def split_counts(rows: int, shares: Sequence[Fraction]) -> list[int]:
+    """How many of the first `rows` rows `split` gives to each part."""
+    counts, left = list[int](), Fraction(1)
+    for share in shares:
+        part = share / left if left else Fraction(0)
+        counts.append(rows * part.numerator // part.denominator)
+        rows, left = rows - counts[-1], left - share
+    return counts
+
+
 def shuffled(nth: Places | int, *, count: int, seed: int) -> tuple[Places, Places]:
-    """(epoch, row) of the nth draw: every epoch visits each of `count` rows once, in an order of its own."""
+    """(epoch, row) of the nth draw: every epoch visits each of `count` rows once, in an order of its own.
+
+    Above WINDOW rows, draws w * WINDOW to (w + 1) * WINDOW of an epoch hold the rows of at most 256 whole blocks
+    of neighbours, so that what is read together lies near each other in a remote file.
+    """
     if count <= 0:
         raise MixError(f"cannot draw rows from a source of {count} rows.")
     epoch, place = np.divmod(np.atleast_1d(np.asarray(nth, dtype=np.int64)), count)
     keys = _mixed(_mixed(np.full(len(place), seed % 2**64, dtype=np.uint64)) + epoch.astype(np.uint64))
-    return epoch, _permuted(place.astype(np.uint64), count, keys).astype(np.int64)
+    order = _permuted if count <= WINDOW else _near
+    return epoch, order(place.astype(np.uint64), count, keys).astype(np.int64)
+
+
+def grouped(nth: Places, *, count: int, cut: int, seed: int) -> Places:
+    """The row of the nth draw where `cut` consecutive rows are drawn together, as one row that they were cut from."""
+    if cut == 1:
+        return shuffled(nth, count=count, seed=seed)[1]
+    if count % cut:
+        raise MixError(f"wanted rows in whole groups of {cut}. Got {count} rows. Report this as a bug.")
+    return shuffled(nth // cut, count=count // cut, seed=seed)[1] * cut + nth % cut
 
 
 def permuted(nth: int, count: int, seed: int) -> int:
@@ -72,6 +100,33 @@ def _permuted(place: UInt64[np.ndarray, "n"], count: int, keys: UInt64[np.ndarra
     while len(outside):
         found[outside] = _feistel(found[outside], bits, keys[outside])
         outside = outside[found[outside] >= count]
+    return found
+
+
+def _near(place: UInt64[np.ndarray, "n"], count: int, keys: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+    """Blocks of neighbours in an order of their own, then the rows of every 256 blocks in one.
+
+    The last block, where it is ragged, always comes in the last window: so every window but that one is whole.
+    """
+    blocks, ragged = -(-count // BLOCK), -count % BLOCK
+    window = place // np.uint64(WINDOW)
+    inside, last = place % np.uint64(WINDOW), (count - 1) // WINDOW
+    whole = window < last
+    turned, inner = np.empty_like(place), _mixed(keys ^ np.uint64(0x5851F42D4C957F2D)) + window
+    for part, size in ((whole, WINDOW), (~whole, count - last * WINDOW)):
+        turned[part] = _permuted(inside[part], size, _mixed(inner[part]))
+    block = window * np.uint64(WINDOW // BLOCK) + turned // np.uint64(BLOCK)
+    moved = _permuted_but_last(block, blocks, keys) if ragged else _permuted(block, blocks, keys)
+    return moved * np.uint64(BLOCK) + turned % np.uint64(BLOCK)
+
+
+def _permuted_but_last(
+    place: UInt64[np.ndarray, "n"], count: int, keys: UInt64[np.ndarray, "n"]
+) -> UInt64[np.ndarray, "n"]:
+    """A bijection of 0..count-1 that leaves the last where it is."""
+    found = place.copy()
+    moving = place < count - 1
+    found[moving] = _permuted(place[moving], count - 1, keys[moving])
     return found
 
 

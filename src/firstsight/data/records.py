@@ -6,6 +6,7 @@ Every refusal has a reason out of a fixed list, so that a quarantine can be coun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -31,9 +32,17 @@ Reason = Literal[
     "too many bytes",
     "too many pixels",
     "not a picture",
+    "duplicate key",
+    "control character",
+    "too long",
+    "bad tokens",
+    "bad layout",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 PLACEHOLDER = "<image>"
+MOST_CAPTION = 10_000
+"""Characters of a caption; what is longer is a page that was taken for one."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class Refused(DataError):
@@ -72,7 +81,10 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokenized:
-    """A document that was tokenized by its publisher, with the end tokens that it came with."""
+    """A chunk that its publisher tokenized, with the end tokens that it came with: several documents, or a part of one.
+
+    `tokenizer.laid` cuts it into documents, because only the tokenizer knows which id is the end.
+    """
 
     id: str
     tokens: tuple[int, ...]
@@ -93,6 +105,8 @@ class ImageText:
     id: str
     image: Place
     caption: str
+    synthetic: bool = False
+    """The caption was written by a model (DataComp-DR), not found with the picture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +142,46 @@ def clean(text: object, *, empty: Reason) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise Refused("not UTF-8", f"lone surrogate at character {error.start}") from None
+    if "\0" in text:
+        raise Refused("control character", f"NUL at character {text.index(chr(0))}")
     return text
+
+
+def caption(text: object) -> str:
+    """A caption without the white space around it; raises Refused for control characters and for whole pages."""
+    said = clean(text, empty="empty caption").strip()
+    if len(said) > MOST_CAPTION:
+        raise Refused("too long", f"{len(said):,} characters, at most {MOST_CAPTION:,}")
+    if found := _CONTROL.search(said):
+        raise Refused("control character", f"U+{ord(found[0]):04X} at character {found.start()}")
+    return said
+
+
+def tokenized(ids: object, *, name: str) -> Tokenized:
+    """A publisher's list of token ids; raises Refused unless it holds integers from 0 on, and at least one."""
+    if not isinstance(ids, list) or not ids:
+        raise Refused("bad tokens", "wanted a list of ids. Got " + ("none" if ids == [] else type(ids).__name__))
+    wrong = [one for one in ids if type(one) is not int or one < 0]
+    if wrong:
+        raise Refused("bad tokens", f"wanted integers from 0 on. Got {wrong[0]!r}")
+    return Tokenized(id=name, tokens=tuple(ids))
+
+
+def interleaved(parts: Sequence[str | Place], *, name: str, glue: str) -> Interleaved:
+    """Texts and pictures in reading order; texts that touch are joined by `glue`, empty ones are left out."""
+    joined: list[str | Place] = []
+    for part in parts:
+        if isinstance(part, str) and not part.strip():
+            continue
+        if isinstance(part, str) and joined and isinstance(before := joined[-1], str):
+            joined[-1] = clean(before + glue + part, empty="empty text")
+        else:
+            joined.append(clean(part, empty="empty text") if isinstance(part, str) else part)
+    if not any(isinstance(part, str) for part in joined):
+        raise Refused("empty text", "nothing but pictures")
+    if not any(isinstance(part, Place) for part in joined):
+        raise Refused("no picture", "no picture is left of this document")
+    return Interleaved(id=name, parts=tuple(joined))
 
 
 def document(row: Mapping[str, object], *, name: str) -> Document:

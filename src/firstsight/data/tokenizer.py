@@ -3,14 +3,16 @@
     text      <|endoftext|> text <|endoftext|>
     caption   [picture] caption <|endoftext|>
     dialogue  [picture] human <|/h|> gpt <|/a|> human <|/h|> …      without a picture: <|endoftext|> in its stead
+    document with pictures   [picture] text [picture] text <|endoftext|>      text first: <|endoftext|> before it
+    publisher's chunk        cut at each <|endoftext|>, which closes one document and opens the next
 
-Training rows and evaluation prompts both come from `lay`, so they cannot drift apart.
+Training rows come from `laid`, evaluation prompts from `lay` beneath it, so they cannot drift apart.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +22,7 @@ from jaxtyping import Integer, UInt8
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Fast
 
-from firstsight.data.records import Dialogue, Document, ImageText, Interleaved, Record, Tokenized
+from firstsight.data.records import Dialogue, Document, ImageText, Interleaved, Place, Record, Tokenized
 from firstsight.errors import DataError
 
 END = "<|endoftext|>"
@@ -30,7 +32,7 @@ CHAT = ("<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 
 NONE, ALWAYS, BEFORE = 0, 1, 2
 """Loss of a token: never, in every stage, only before fine-tuning."""
-Closer = Literal["end", "human", "answer"]
+Closer = Literal["end", "human", "answer", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +59,18 @@ Ids = Integer[np.ndarray, "n"]
 Loss = UInt8[np.ndarray, "n"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Laid:
+    """One sample as tokens, and before which of them its pictures stand."""
+
+    ids: Ids
+    loss: Loss
+    at: tuple[int, ...]
+    """For each picture in reading order how many of `ids` come before it; two may stand at one place."""
+    record: int
+    """Which of the records that were laid together this sample is made of."""
+
+
 class Tokenizer:
     """A `tokenizers` file with its special ids; what data writes like a special token is read as plain text.
 
@@ -71,6 +85,8 @@ class Tokenizer:
         self._fast.no_truncation()
         self._fast.no_padding()
         known = self._fast.get_vocab(with_added_tokens=True)
+        self.published = max(known.values(), default=-1) + 1
+        """Ids below this are the file's own; the chat tokens that it lacked come behind."""
         if END not in known:
             raise DataError(f"{file}: wanted a tokenizer that knows {END}. Got {len(known)} tokens without it. Add it.")
         missing = [AddedToken(text, special=True, normalized=False) for text in CHAT if text not in known]
@@ -116,15 +132,82 @@ def load(place: Path) -> Tokenizer:
     return Tokenizer(file)
 
 
-def parts(record: Record) -> tuple[Part, ...]:
+def laid(tokenizer: Tokenizer, records: Sequence[Record]) -> list[Laid]:
+    """Samples of `records`, in their order; `Laid.record` says whose each is.
+
+    Every record is one sample, but for a publisher's chunk of tokens, which is cut into its documents: as many samples
+    as it holds, none when it holds ends alone. A document that a chunk begins or breaks off within stays as it is. The
+    end token stands in both samples that it divides: it closes the one, with loss, and opens the other, without.
+    Raises DataError when a chunk holds an id that the tokenizer's file does not.
+    """
+    spoken = iter(_spoken(tokenizer, [one for one in records if not isinstance(one, Tokenized)]))
+    result: list[Laid] = []
+    for number, record in enumerate(records):
+        if isinstance(record, Tokenized):
+            result += [_made(ids, loss, (), number) for ids, loss in _cut(tokenizer, record)]
+        else:
+            ids, loss, at = next(spoken)
+            result.append(_made(ids, loss, at, number))
+    return result
+
+
+def _made(ids: Sequence[int], loss: Sequence[int], at: tuple[int, ...], record: int) -> Laid:
+    return Laid(ids=np.array(ids, dtype=np.uint32), loss=np.array(loss, dtype=np.uint8), at=at, record=record)
+
+
+def _spoken(
+    tokenizer: Tokenizer, records: Sequence[Document | ImageText | Interleaved | Dialogue]
+) -> Iterator[tuple[list[int], list[int], tuple[int, ...]]]:
+    """Ids, loss and the pictures' places of records that are told in text; all texts are encoded together."""
+    told = [parts(record) for record in records]
+    encoded = iter(_encoded(tokenizer, [part for pieces in told for part in pieces]))
+    for record, pieces in zip(records, told, strict=True):
+        seen = _shown(record)
+        ids, loss, begins = _joined(tokenizer, pieces, encoded, picture=bool(seen) and seen[0] == 0)
+        yield ids, loss, tuple(begins[number] for number in seen)
+
+
+def _shown(record: Document | ImageText | Interleaved | Dialogue) -> tuple[int, ...]:
+    """Before which of a record's parts of text each of its pictures stands."""
+    match record:
+        case Interleaved():
+            pictures = [number for number, part in enumerate(record.parts) if isinstance(part, Place)]
+            return tuple(number - before for before, number in enumerate(pictures))
+        case Document() | Dialogue(image=None):
+            return ()
+        case ImageText() | Dialogue():
+            return (0,)
+
+
+def _cut(tokenizer: Tokenizer, chunk: Tokenized) -> Iterator[tuple[list[int], list[int]]]:
+    """Documents of a chunk with their ends; its first token is no target, and neither is the end before a document."""
+    if (largest := max(chunk.tokens)) >= tokenizer.published:
+        raise DataError(
+            f"{chunk.id}: a tokenizer that does not match the token tar: wanted ids below {tokenizer.published} "
+            f"({tokenizer.path}). Got {largest}. Name the tokenizer that made these tokens."
+        )
+    ids, end = chunk.tokens, tokenizer.special.end
+    ends = [number for number, one in enumerate(ids) if one == end]
+    for before, behind in zip([-1, *ends], [*ends, len(ids)], strict=True):
+        if behind - before > 1:
+            piece = list(ids[max(before, 0) : behind + 1])
+            yield piece, [NONE, *([ALWAYS] * (len(piece) - 1))]
+
+
+def parts(record: Document | ImageText | Interleaved | Dialogue) -> tuple[Part, ...]:
     """The stretches of a record in reading order with their loss: questions carry it only before fine-tuning."""
     match record:
         case Document():
             return (Part(text=record.text, closer="end", loss=ALWAYS, spans=record.loss),)
         case ImageText():
             return (Part(text=record.caption, closer="end", loss=ALWAYS, spans=None),)
-        case Tokenized() | Interleaved():
-            raise DataError(f"{record.id}: not laid out yet")
+        case Interleaved():
+            texts = [part for part in record.parts if isinstance(part, str)]
+            last = len(texts) - 1
+            return tuple(
+                Part(text=text, closer="end" if number == last else "none", loss=ALWAYS, spans=None)
+                for number, text in enumerate(texts)
+            )
         case Dialogue():
             return tuple(_turn(text, asked=number % 2 == 0) for number, text in enumerate(record.turns))
 
@@ -139,14 +222,26 @@ def lay(tokenizer: Tokenizer, documents: Sequence[tuple[Sequence[Part], bool]]) 
     encoded = iter(_encoded(tokenizer, flat))
     result: list[tuple[Ids, Loss]] = []
     for pieces, picture in documents:
-        ids: list[int] = [] if picture else [tokenizer.special.end]
-        loss: list[int] = [] if picture else [NONE]
-        for part in pieces:
-            inside, carries = next(encoded)
-            ids += [*inside, getattr(tokenizer.special, part.closer)]
-            loss += [*carries, part.loss]
+        ids, loss, _ = _joined(tokenizer, pieces, encoded, picture=picture)
         result.append((np.array(ids, dtype=np.uint32), np.array(loss, dtype=np.uint8)))
     return result
+
+
+def _joined(
+    tokenizer: Tokenizer, pieces: Sequence[Part], encoded: Iterator[tuple[list[int], list[int]]], *, picture: bool
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids and loss of one sample, and where each of its parts begins; behind the last: where a last picture stands."""
+    ids, loss = ([], []) if picture else ([tokenizer.special.end], [NONE])
+    begins = list[int]()
+    for part in pieces:
+        begins.append(len(ids))
+        inside, carries = next(encoded)
+        closing = [] if part.closer == "none" else [getattr(tokenizer.special, part.closer)]
+        ids += [*inside, *closing]
+        loss += [*carries, *([part.loss] * len(closing))]
+    # Nothing is told behind a last picture but the document's end, and that stands behind the picture.
+    begins.append(len(ids) - 1)
+    return ids, loss, begins
 
 
 def _encoded(tokenizer: Tokenizer, flat: Sequence[Part]) -> list[tuple[list[int], list[int]]]:

@@ -8,18 +8,24 @@ Shapes: B rows, T tokens, S tokens looked at, D width, H heads, K head width, F 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 EPS = 1e-5
+BLOCK = 128
+"""Tokens a side of the squares in which a GPU's attention kernel skips what nobody may look at."""
 WRITTEN_OUT = 256
 """Longest row whose attention is written out: torch's fused CPU kernel is slow backwards in bf16 at short rows."""
 
 Heads = Float[Tensor, "B H T K"]
+Mask = Float[Tensor, "B 1 T S"] | BlockMask
+"""Who may look where: 0 where a token may look and -inf elsewhere, or the squares in which anybody looks at all."""
 Rotary = tuple[Float[Tensor, "B 1 T half"], Float[Tensor, "B 1 T half"]]
 
 
@@ -45,8 +51,7 @@ class Frame:
 
     cos: Float[Tensor, "B 1 T half"]
     sin: Float[Tensor, "B 1 T half"]
-    mask: Float[Tensor, "B 1 T S"]
-    """0 where a token may look, -inf elsewhere."""
+    mask: Mask
     positions: Int[Tensor, "B T"]
 
 
@@ -70,6 +75,40 @@ def visible(docs: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
 def additive(allowed: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
     """0 where allowed, -inf elsewhere."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+
+
+def blocks(docs: Int[Tensor, "B T"]) -> BlockMask:
+    """What `visible` says, as squares: nobody looks, some do, all do; documents stand in order, padding last."""
+    length = docs.shape[1]
+    count = -(-length // BLOCK)
+    behind_all = torch.iinfo(docs.dtype).max
+    in_order = docs.masked_fill(docs < 0, behind_all)
+    squares = F.pad(in_order, (0, count * BLOCK - length), value=behind_all).unflatten(1, (count, BLOCK))
+    low, high = squares[:, :, 0], squares[:, :, -1]
+    nth = torch.arange(count, device=docs.device)
+    before, filled = nth[:, None] > nth, nth[:, None] < length // BLOCK
+    # squares are sorted, so two of them share a document where the earlier one's last is the later one's first
+    some = (high[:, None, :] >= low[:, :, None]) & (before | (nth[:, None] == nth))
+    whole = (low[:, None, :] == high[:, :, None]) & before & filled
+
+    return BlockMask.from_kv_blocks(
+        *_listed(some & ~whole),
+        *_listed(whole),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=lambda row, head, here, there: (docs[row, here] == docs[row, there]) & (there <= here),
+        seq_lengths=(length, length),
+    )
+
+
+def _listed(squares: Bool[Tensor, "B n n"]) -> tuple[Int[Tensor, "B 1 n"], Int[Tensor, "B 1 n n"]]:
+    """For each row of squares how many are true, and their numbers first."""
+    numbers = squares.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return squares.sum(dim=-1, dtype=torch.int32)[:, None], numbers.to(torch.int32)[:, None]
+
+
+def sight(docs: Int[Tensor, "B T"], dtype: torch.dtype) -> Mask:
+    """The mask in the form that suits the device: squares on a GPU (whose kernel has no float64), else written out."""
+    return blocks(docs) if docs.is_cuda and dtype != torch.float64 else additive(visible(docs), dtype)
 
 
 def norm(x: Float[Tensor, "*any D"], gain: Float[Tensor, " D"], dtype: torch.dtype) -> Float[Tensor, "*any D"]:
@@ -110,12 +149,25 @@ def _heads(x: Float[Tensor, "B T D"], count: int) -> Heads:
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def attend(q: Heads, k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], mask: Float[Tensor, "B 1 T S"]) -> Heads:
-    """Softmax attention under an additive mask; the softmax in the mask's own precision."""
+def attend(q: Heads, k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], mask: Mask) -> Heads:
+    """Softmax attention under a mask; under one that is written out, the softmax has the mask's own precision."""
+    if isinstance(mask, BlockMask):
+        return _in_squares(q, k, v, mask)
     if k.shape[2] > WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
     scores = (q @ k.transpose(-2, -1)).to(mask.dtype) * q.shape[-1] ** -0.5 + mask
     return scores.softmax(dim=-1).to(q.dtype) @ v
+
+
+def _in_squares(q: Heads, k: Heads, v: Heads, mask: BlockMask) -> Heads:
+    """Flex attention: part of a compiled block, else on a GPU a kernel of its own, else plain operations."""
+    alone = q.is_cuda and not torch.compiler.is_compiling()
+    return (_kernel() if alone else flex_attention)(q, k, v, block_mask=mask)
+
+
+@cache
+def _kernel() -> Any:
+    return torch.compile(flex_attention)
 
 
 def finish(w: Weights, x: Float[Tensor, "B T D"], attended: Heads) -> Float[Tensor, "B T D"]:

@@ -125,8 +125,8 @@ class LM(nn.Module):
         return vectors if self.spec.embedding_scale == 1 else vectors * self.spec.embedding_scale
 
     def frame(self, docs: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Frame:
-        """What every layer needs to know about the rows; document -1 is padding."""
-        return self._frame(layers.visible(docs), positions)
+        """What every layer needs to know about the rows; documents stand in order, -1 is padding and comes last."""
+        return self._frame(layers.sight(docs, self._wide), positions)
 
     def forward(self, x: Stream, frame: Frame) -> Stream:
         """The stream through all blocks, before the last norm."""
@@ -145,7 +145,8 @@ class LM(nn.Module):
 
         `seen` says which of the S tokens, old and new, each new one may look at.
         """
-        frame, start, end = self._frame(seen, positions), cache.length, cache.length + x.shape[1]
+        frame = self._frame(layers.additive(seen, self._wide), positions)
+        start, end = cache.length, cache.length + x.shape[1]
         for index, layer in enumerate(self.layers):
             w = layer.weights()  # pyright: ignore[reportCallIssue]
             h = norm(x, w.attention_norm, self.compute)
@@ -160,12 +161,15 @@ class LM(nn.Module):
         cache.length = end
         return x
 
-    def _frame(self, allowed: Bool[Tensor, "B 1 _ S"], positions: Int[Tensor, "B T"]) -> Frame:
-        """Angles and mask in float32, whatever the products are computed in (float64 stays float64)."""
-        dtype = torch.float64 if self.compute == torch.float64 else torch.float32
+    @property
+    def _wide(self) -> torch.dtype:
+        """Of angles and masks: float32, whatever the products are computed in (float64 stays float64)."""
+        return torch.float64 if self.compute == torch.float64 else torch.float32
+
+    def _frame(self, mask: layers.Mask, positions: Int[Tensor, "B T"]) -> Frame:
         head, base = self.spec.width // self.spec.heads, float(self.spec.rope_base)
-        cos, sin = layers.rotations(positions, head=head, base=base, dtype=dtype)
-        return Frame(cos=cos, sin=sin, mask=layers.additive(allowed, dtype), positions=positions)
+        cos, sin = layers.rotations(positions, head=head, base=base, dtype=self._wide)
+        return Frame(cos=cos, sin=sin, mask=mask, positions=positions)
 
 
 def _last(inputs: Float[Tensor, "B _ D"], positions: Int[Tensor, "B T"], count: int) -> Float[Tensor, "B lag D"]:

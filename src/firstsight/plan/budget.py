@@ -6,14 +6,16 @@ Numbers that hang on data which nobody has counted yet are estimates, and their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import floor
+from types import MappingProxyType
 
 from firstsight.errors import MixError, QuantityError, UnknownName
+from firstsight.plan.enough import CAPTION, image_rows, pictures_a_row, thin
 from firstsight.plan.graph import LINE, Graph
 from firstsight.plan.step import Step
-from firstsight.recipe.mix import Benchmarks, Blend, Captions, Dialogues, Named, Recaptioned, Source, Texts
+from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Named, Source, Texts
 from firstsight.recipe.model import LMSpec, Patches, Siglip, VLMSpec
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, Segment
 
@@ -31,14 +33,14 @@ PEAKS: dict[str, float] = {
 WEIGHTS, MOMENTS = 4, 8
 """Bytes a parameter takes in a checkpoint: fp32, and AdamW's two moments."""
 
-CAPTION = 32
-"""Estimated tokens of one picture's words, where best_fit packs several to a row."""
-
 QUESTION = 64
 """Estimated tokens of one question with its answer."""
 
 ITEM = 1e-3
 """Seconds to make, read or check one document, picture or question: only to order and foretell, never billed."""
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
+"""No source was counted yet."""
 
 QUESTIONS: dict[str, int] = {
     "vqav2": 214_354,
@@ -152,12 +154,15 @@ def _stage(stage: Midtrain | Finetune) -> Cost:
 
 
 def _seen(stage: Midtrain | Finetune) -> tuple[int, str]:
-    """Pictures read in a stage, and how they were estimated."""
-    rows = stage.mix.image_rows(stage.rows.steps(stage.tokens) * stage.rows.batch)
-    if stage.mix.packing == "one_image_per_row":
-        return rows, ""
-    each = max(1, stage.rows.length // (stage.model.image_tokens + CAPTION))
-    return rows * each, f"estimate: {each} pictures a row of {stage.rows.length}, {CAPTION} words each"
+    """Pictures read in a stage, and what of it was estimated."""
+    each, mix = pictures_a_row(stage), stage.mix
+    notes: list[str] = []
+    if mix.packing != "one_image_per_row":
+        notes.append(f"{each} pictures a row of {stage.rows.length}, {CAPTION} words each")
+    if mix.counted_in != "rows":
+        unit = mix.counted_in.replace("_", " ")
+        notes.append(f"image rows from shares of {unit}, {CAPTION} words a picture, text rows full")
+    return image_rows(stage) * each, f"estimate: {'; '.join(notes)}" if notes else ""
 
 
 def _picture_flops(stage: Midtrain | Finetune) -> int:
@@ -289,8 +294,8 @@ class Bill:
         return self.saved.flops / self.alone.flops if self.alone.flops else 0.0
 
 
-def bill(graph: Graph, device: Device) -> Bill:
-    """The costs of every step of `graph`, in its order."""
+def bill(graph: Graph, device: Device, *, counted: Mapping[str, int] = NOTHING) -> Bill:
+    """The costs of every step of `graph`, in its order; `counted`: tokens of named sources that were counted."""
     users = graph.users()
     rows = tuple(
         Row(step=step, arms=users[step], cost=(price := cost(step)), hours=device.hours(price.flops))
@@ -301,7 +306,7 @@ def bill(graph: Graph, device: Device) -> Bill:
         rows=rows,
         total=_sum((row, 1) for row in rows),
         alone=_sum((row, len(row.arms)) for row in rows),
-        thin=tuple(dict.fromkeys(line for row in rows for line in _thin(row.step))),
+        thin=tuple(dict.fromkeys(line for row in rows for line in thin(row.step, counted))),
     )
 
 
@@ -319,53 +324,6 @@ def refuse_thin(bill: Bill) -> None:
     """Raise MixError if any source of the plan would have to repeat beyond the epochs that its recipe asks for."""
     if bill.thin:
         raise MixError("\n".join(bill.thin))
-
-
-def _thin(step: Step) -> Iterator[str]:
-    """Sources with a known size that are too small for this step; a row counts in full, padding included."""
-    for asked, want in _wanted(step):
-        source = asked.named if isinstance(asked, Recaptioned) else asked
-        if isinstance(source, Named) and 0 < source.tokens < want:
-            yield (
-                f"{step.address}: wants {want:,} tokens in one pass, but {source.name!r} is declared with "
-                f"{source.tokens:,}. "
-                f"Add a source, lower its share or the budget, or correct the declared size."
-            )
-
-
-def _wanted(step: Step) -> Iterator[tuple[Source, int]]:
-    """Every source of a training step with the tokens that it must hold."""
-    match step.spec:
-        case Segment() as segment:
-            yield from _shares(segment.pretrain.text, segment.pretrain.at(segment.until), epochs=1)
-        case Midtrain() | Finetune() as stage:
-            rows = stage.rows.steps(stage.tokens) * stage.rows.batch
-            images = stage.mix.image_rows(rows)
-            epochs = stage.epochs if isinstance(stage, Finetune) else 1
-            read = _text_before(step) if rows > images else 0
-            yield from _shares(stage.mix.text, read + (rows - images) * stage.rows.length, epochs=epochs)
-            yield from _shares(stage.mix.images, images * stage.rows.length, epochs=epochs)
-        case _:
-            return
-
-
-def _shares(blend: Blend, tokens: int, *, epochs: int) -> Iterator[tuple[Source, int]]:
-    """What each source of a blend must hold in one pass, if the blend gives `tokens` in all."""
-    for part in blend.parts:
-        yield part.source, -(-floor(tokens * part.share) // (part.epochs * epochs))
-
-
-def _text_before(step: Step) -> int:
-    """Text tokens that the stages before this one have read: its own text goes on behind them."""
-    before = step.need("trunk") or step.need("previous")
-    match before.spec if before else None:
-        case Segment() as segment:
-            return segment.pretrain.at(segment.until)
-        case Midtrain() | Finetune() as stage if before is not None:
-            rows = stage.rows.steps(stage.tokens) * stage.rows.batch
-            return _text_before(before) + (rows - stage.mix.image_rows(rows)) * stage.rows.length
-        case _:
-            return 0
 
 
 def table(bill: Bill) -> tuple[tuple[str, ...], ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstsight.errors import QuantityError, UnknownName
+from firstsight.plan.identity import Identities, known_as, unidentified
 from firstsight.plan.step import VERSIONS, Step, find
 from firstsight.recipe.mix import Benchmarks, Blend, Captions, Dialogues, Named, Recaptioned, Source, Texts, Vocabulary
 from firstsight.recipe.model import Contrast, Siglip
@@ -23,6 +24,9 @@ LEAVES: dict[type, str] = {
     Benchmarks: "benchmarks",
 }
 """Specs that need nothing, and the kind of step that each is."""
+
+UNKNOWN: Identities = {}
+"""Nothing is known of what the user has."""
 
 LINE = ("trunk", "previous", "checkpoint")
 """Roles in which the model itself is handed on."""
@@ -44,6 +48,11 @@ class Graph:
     seeds: Mapping[str, int]
     """Each arm's seed, by label."""
 
+    def unknown(self) -> tuple[str, ...]:
+        """Names of data and weights whose content nobody has looked at: with any, addresses are provisional."""
+        found = {name for step in self.steps for name in unidentified(step.spec, step.identities)}
+        return tuple(sorted(found))
+
     def final(self, label: str) -> Step:
         """The step that judges the arm called `label`."""
         if label not in self.arms:
@@ -64,12 +73,17 @@ class Graph:
         return next(step for step in self.steps if step.address == address)
 
 
-def graph(study: Study) -> Graph:
-    """The steps of all arms, with each trunk cut wherever one of the study's arms leaves it."""
+def graph(study: Study, identities: Identities = UNKNOWN) -> Graph:
+    """The steps of all arms, with each trunk cut wherever one of the study's arms leaves it.
+
+    `identities`: digests of the user's own sources by `known_as`. Without them addresses are provisional: right for
+    counting, drawing and telling apart, but nothing can be stored under them.
+    """
+    draft = _Draft(identities=identities)
     cuts: dict[Pretrain, set[Share]] = {}
     for arm in study.arms:
         cuts.setdefault(arm.pretrain, set()).update({arm.start} - {Share(0)})
-    finals = {arm.label: _judged(arm, sorted(cuts[arm.pretrain])) for arm in study.arms}
+    finals = {arm.label: draft.judged(arm, sorted(cuts[arm.pretrain])) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
         ours = [step for arm in study.arms if arm.seed == seed for step in _upto(finals[arm.label])]
@@ -90,79 +104,81 @@ def _upto(step: Step) -> Iterator[Step]:
     yield step
 
 
-def _step(kind: str, spec: Any, *, needs: Iterable[tuple[str, Step]] = ()) -> Step:
-    return Step(kind=kind, spec=spec, needs=tuple(needs), version=VERSIONS[kind])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Draft:
+    """Steps from specs, with what is known of the content of the user's own sources."""
 
+    identities: Identities
 
-def _leaf(spec: Source | Tokenizer | Benchmarks) -> Step:
-    if isinstance(spec, Recaptioned):
-        return _leaf(spec.named)
-    return _step(LEAVES[type(spec)], spec)
+    def step(self, kind: str, spec: Any, *, needs: Iterable[tuple[str, Step]] = ()) -> Step:
+        return Step(kind=kind, spec=spec, needs=tuple(needs), version=VERSIONS[kind], identities=self.identities)
 
+    def leaf(self, spec: Source | Tokenizer | Benchmarks) -> Step:
+        """What is read and was never made from anything; content that is read in two ways has a leaf for each."""
+        if not isinstance(spec, Recaptioned):
+            return self.step(LEAVES[type(spec)], spec)
+        digest = self.identities.get(known_as(spec))
+        return _Draft(identities={spec.named.name: digest} if digest else {}).leaf(spec.named)
 
-def _judged(arm: Arm, cuts: list[Share]) -> Step:
-    """The arm's last step."""
-    model = _trunk(arm.pretrain, [cut for cut in cuts if cut <= arm.start])
-    role = "trunk"
-    for stage in arm.stages:
-        model = _stage(stage, [(role, model)] if model is not None else [])
-        role = "previous"
-    if model is None:
-        raise QuantityError(
-            f"{arm.label}: nothing is trained before it is judged. "
-            "Got start 0 and no stages; set a start above 0 or add a stage."
-        )
-    reads = [("checkpoint", model), ("benchmarks", _leaf(arm.evaluate.benchmarks))]
-    return _step("evaluate", arm.evaluate, needs=reads)
+    def judged(self, arm: Arm, cuts: list[Share]) -> Step:
+        """The arm's last step."""
+        model = self.trunk(arm.pretrain, [cut for cut in cuts if cut <= arm.start])
+        role = "trunk"
+        for stage in arm.stages:
+            model = self.stage(stage, [(role, model)] if model is not None else [])
+            role = "previous"
+        if model is None:
+            raise QuantityError(
+                f"{arm.label}: nothing is trained before it is judged. "
+                "Got start 0 and no stages; set a start above 0 or add a stage."
+            )
+        reads = [("checkpoint", model), ("benchmarks", self.leaf(arm.evaluate.benchmarks))]
+        return self.step("evaluate", arm.evaluate, needs=reads)
 
+    def trunk(self, pretrain: Pretrain, cuts: list[Share]) -> Step | None:
+        """The chain of segments through `cuts`; an address depends on the cuts before it, never on later ones."""
+        reads = [("tokenizer", self.leaf(pretrain.tokenizer)), *self.words(pretrain.text, pretrain.tokenizer)]
+        model: Step | None = None
+        for since, until in zip([Share(0), *cuts], cuts, strict=False):
+            before = [("previous", model)] if model is not None else []
+            segment = Segment(pretrain=pretrain, since=since, until=until)
+            model = self.step("pretrain", segment, needs=[*before, *reads])
+        return model
 
-def _trunk(pretrain: Pretrain, cuts: list[Share]) -> Step | None:
-    """The chain of segments through `cuts`; an address depends on the cuts before it, never on later ones."""
-    reads = [("tokenizer", _leaf(pretrain.tokenizer)), *_words(pretrain.text, pretrain.tokenizer)]
-    model: Step | None = None
-    for since, until in zip([Share(0), *cuts], cuts, strict=False):
-        before = [("previous", model)] if model is not None else []
-        model = _step("pretrain", Segment(pretrain=pretrain, since=since, until=until), needs=[*before, *reads])
-    return model
+    def stage(self, stage: Midtrain | Finetune, model: list[tuple[str, Step]]) -> Step:
+        """One stage with the model that it goes on from (none: untrained) and all that it reads."""
+        kind = "midtrain" if isinstance(stage, Midtrain) else "finetune"
+        words = self.words(stage.mix.text, stage.tokenizer)
+        reads = [("tokenizer", self.leaf(stage.tokenizer)), *words, *self.sight(stage)]
+        return self.step(kind, stage, needs=[*model, *reads])
 
+    def words(self, text: Blend, tokenizer: Tokenizer) -> Iterator[tuple[str, Step]]:
+        """The text sources of a trunk or stage, in order."""
+        for number, source in enumerate(text.sources):
+            yield f"text{number}", self.index(source, tokenizer)
 
-def _stage(stage: Midtrain | Finetune, model: list[tuple[str, Step]]) -> Step:
-    """One stage with the model that it goes on from (none: untrained) and all that it reads."""
-    kind = "midtrain" if isinstance(stage, Midtrain) else "finetune"
-    reads = [("tokenizer", _leaf(stage.tokenizer)), *_words(stage.mix.text, stage.tokenizer), *_sight(stage)]
-    return _step(kind, stage, needs=[*model, *reads])
+    def sight(self, stage: Midtrain | Finetune) -> Iterator[tuple[str, Step]]:
+        """What the image part reads. An encoder of our own is applied once for all arms; a named one to rows."""
+        vision = stage.model.vision
+        for number, wanted in enumerate(stage.mix.images.sources):
+            index, source = self.index(wanted, stage.tokenizer), self.leaf(wanted)
+            yield f"image{number}", index
+            yield f"image{number}.source", source
+            if isinstance(vision, Siglip) and isinstance(vision.weights, Contrast):
+                needs = [("source", source), ("index", index), ("encoder", self.encoder(vision))]
+                yield f"image{number}.features", self.step("encode", Encode(source=wanted, vision=vision), needs=needs)
+        if isinstance(vision, Siglip):
+            yield "encoder", self.encoder(vision)
 
+    def encoder(self, vision: Siglip) -> Step:
+        """The tower's weights: trained here, or named."""
+        if isinstance(vision.weights, Named):
+            return self.leaf(vision.weights)
+        return self.step("contrast", vision, needs=[("captions", self.leaf(vision.weights.captions))])
 
-def _words(text: Blend, tokenizer: Tokenizer) -> Iterator[tuple[str, Step]]:
-    """The text sources of a trunk or stage, in order."""
-    for number, source in enumerate(text.sources):
-        yield f"text{number}", _index(source, tokenizer)
-
-
-def _sight(stage: Midtrain | Finetune) -> Iterator[tuple[str, Step]]:
-    """What the image part reads. An encoder of our own is applied once for all arms; a named one as rows are read."""
-    vision = stage.model.vision
-    for number, wanted in enumerate(stage.mix.images.sources):
-        index, source = _index(wanted, stage.tokenizer), _leaf(wanted)
-        yield f"image{number}", index
-        yield f"image{number}.source", source
-        if isinstance(vision, Siglip) and isinstance(vision.weights, Contrast):
-            needs = [("source", source), ("index", index), ("encoder", _encoder(vision))]
-            yield f"image{number}.features", _step("encode", Encode(source=wanted, vision=vision), needs=needs)
-    if isinstance(vision, Siglip):
-        yield "encoder", _encoder(vision)
-
-
-def _encoder(vision: Siglip) -> Step:
-    """The tower's weights: trained here, or named."""
-    if isinstance(vision.weights, Named):
-        return _leaf(vision.weights)
-    return _step("contrast", vision, needs=[("captions", _leaf(vision.weights.captions))])
-
-
-def _index(source: Source, tokenizer: Tokenizer) -> Step:
-    needs = [("source", _leaf(source)), ("tokenizer", _leaf(tokenizer))]
-    return _step("prepare", Prepare(source=source, tokenizer=tokenizer), needs=needs)
+    def index(self, source: Source, tokenizer: Tokenizer) -> Step:
+        needs = [("source", self.leaf(source)), ("tokenizer", self.leaf(tokenizer))]
+        return self.step("prepare", Prepare(source=source, tokenizer=tokenizer), needs=needs)
 
 
 def tree(graph: Graph, stored: Collection[str] = ()) -> tuple[str, ...]:
@@ -195,7 +211,9 @@ class _Drawing:
     stored: Collection[str]
 
     def name(self, step: Step) -> str:
-        return f"{step.address} [stored]" if step.address in self.stored else step.address
+        """The address, what the user calls that source where the address does not say it, and whether it is stored."""
+        stored = " [stored]" if step.address in self.stored else ""
+        return f"{step.address}{_called(step)}{stored}"
 
     def shared(self, step: Step) -> str:
         labels = self.users[step]
@@ -214,6 +232,14 @@ class _Drawing:
             line = f"{labels[0]}: {steps}" if len(labels) == 1 else f"{steps}  {self.shared(step)}"
             yield f"{indent}{corner}{line}"
             yield from self.branches(chain[-1], indent + down)
+
+
+def _called(step: Step) -> str:
+    """The user's name for a source whose address says only its form."""
+    source = step.spec.source if isinstance(step.spec, Prepare) else step.spec
+    if not isinstance(source, Named | Recaptioned) or known_as(source) not in step.identities:
+        return ""
+    return f" ({source.named.name if isinstance(source, Recaptioned) else source.name})"
 
 
 def _data(steps: list[Step], drawing: _Drawing) -> Iterator[str]:

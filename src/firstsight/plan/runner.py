@@ -20,6 +20,9 @@ from firstsight.site import Progress, Site
 LISTEN = 0.2
 """Seconds to wait for news before looking whether another run has finished something."""
 
+NAMED = "named"
+"""The kind of a leaf that the user has: read where the site says, never run and never stored."""
+
 SPEED, START = 2e10, 0.2
 """FLOPs a second and seconds a step, both nominal: they order steps until real speeds are measured."""
 
@@ -63,7 +66,7 @@ class Summary:
 
     published: tuple[Step, ...]
     skipped: tuple[Step, ...]
-    """Stored before, or by another run meanwhile, or not needed because what needs them is stored."""
+    """Stored before, or by another run meanwhile, or not needed because what needs them is stored; never made here."""
     failed: tuple[Failure, ...]
     blocked: tuple[tuple[Step, Step], ...]
     """Steps that were not run, each with the failed step that it needs."""
@@ -100,15 +103,16 @@ def run(
 ) -> Summary:
     """Bring every arm's judgement into `store`; a failed step stops only what needs it.
 
-    `handlers` maps a kind to `module:function`. RequestError, before anything runs, where a needed kind has none.
+    `handlers` maps a kind to `module:function`. RequestError, before anything runs, where a needed kind has none or
+    the site does not say where a named source lies. Named sources are never run: they lie where the site says.
     """
-    missing = _missing(graph, store)
-    _refuse(missing, handlers)
+    missing = lacking(graph, store)
+    _refuse(missing, handlers, site)
     walk = _Walk(graph=graph, store=store, watch=watch, workers=executor.workers, missing=missing)
     while walk.waiting or walk.running or walk.elsewhere:
         walk.look_elsewhere()
         while len(walk.running) < executor.workers and (step := walk.take()) is not None:
-            inputs = {role: store.path(parent.address) for role, parent in step.needs}
+            inputs = {role: _place(parent, store, site) for role, parent in step.needs}
             handler = handlers[step.kind]
             executor.submit(Job(step=step, handler=handler, inputs=inputs, site=site, root=store.root))
         for report in executor.wait(LISTEN) if walk.running or walk.elsewhere else ():
@@ -116,23 +120,29 @@ def run(
     return walk.summary()
 
 
-def _missing(graph: Graph, store: Store) -> set[Step]:
-    """What is not stored and is needed for a judgement that is not stored."""
+def lacking(graph: Graph, store: Store) -> set[Step]:
+    """What is not stored, can be made, and is needed for a judgement that is not stored."""
     found: set[Step] = set()
     ask = [steps[-1] for steps in graph.arms.values()]
     while ask:
         step = ask.pop()
-        if step not in found and not store.has(step.address):
+        if step.kind != NAMED and step not in found and not store.has(step.address):
             found.add(step)
             ask.extend(parent for _, parent in step.needs)
     return found
 
 
-def _refuse(missing: set[Step], handlers: Mapping[str, str]) -> None:
-    named = sorted(step.spec.name for step in missing if step.kind == "named" and "named" not in handlers)
-    if named:
+def _place(step: Step, store: Store, site: Site) -> Path:
+    """Where the result of a step lies; a named source where the site says."""
+    return Path(site.sources[step.spec.name].path) if step.kind == NAMED else store.path(step.address)
+
+
+def _refuse(missing: set[Step], handlers: Mapping[str, str], site: Site) -> None:
+    read = {parent.spec.name for step in missing for _, parent in step.needs if parent.kind == NAMED}
+    nowhere = sorted(read - set(site.sources))
+    if nowhere:
         raise RequestError(
-            f"{', '.join(named)}: wanted a place on this machine for each of these names, got none. "
+            f"{', '.join(nowhere)}: wanted a place on this machine for each of these names, got none. "
             "Nothing was run. Say in the site file where they lie, or take a scale with built-in data (smoke, cpu)."
         )
     unknown = sorted({step.kind for step in missing} - set(handlers))
@@ -198,8 +208,8 @@ class _Walk:
         self._blocked: dict[Step, Step] = {}
         for step in graph.steps:
             if step not in missing:
-                stored = store.has(step.address)
-                self._skip(step, "stored" if stored else "not needed: what needs it is stored")
+                stored = "stored" if store.has(step.address) else "not needed: what needs it is stored"
+                self._skip(step, "lies on this machine" if step.kind == NAMED else stored)
 
     def take(self) -> Step | None:
         """The next ready step, marked as running; None if nothing is ready."""

@@ -1,7 +1,8 @@
 """A step is a spec with what it needs; its address is a digest of both, so equal work has an equal address.
 
-Paths, devices and worker counts never enter an address. Where the bytes that a kind of step leaves change
-for the same spec, its number in `VERSIONS` is raised by hand.
+Paths, devices and worker counts never enter an address; the user's own data and weights enter by the digest of their
+content, where it is known. Where the bytes that a kind of step leaves change for the same spec, its number in
+`VERSIONS` is raised by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hashlib import sha256
 from typing import Any, cast
 
 from firstsight.errors import RequestError, UnknownName
+from firstsight.plan.identity import Identities, identified, known_as
 from firstsight.recipe.canon import encode
 from firstsight.recipe.mix import Captions, Named, Recaptioned
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, Segment
@@ -49,11 +51,13 @@ class Step:
     needs: tuple[tuple[str, Step], ...] = field(compare=False, default=())
     """What the handler reads, by role."""
     version: int = field(compare=False)
+    identities: Identities = field(compare=False, default_factory=dict[str, str])
+    """Digests of the named sources in the spec; a name without one stands for itself."""
     address: str = field(init=False)
 
     def __post_init__(self) -> None:
         digest = sha256(self.canonical().encode()).hexdigest()[:12]
-        object.__setattr__(self, "address", f"{_slug(self.kind, self.spec)}-{digest}")
+        object.__setattr__(self, "address", f"{_slug(self.kind, self.spec, self.identities)}-{digest}")
 
     @property
     def slug(self) -> str:
@@ -64,7 +68,7 @@ class Step:
         """Everything that this step's identity hangs on, as one line of JSON."""
         identity = {
             "kind": self.kind,
-            "spec": encode(self.spec),
+            "spec": identified(self.spec, self.identities),
             "needs": {role: parent.address for role, parent in self.needs},
             "version": self.version,
         }
@@ -91,13 +95,13 @@ def find(prefix: str, addresses: Iterable[str]) -> str:
     return found[0]
 
 
-def _slug(kind: str, spec: Any) -> str:
+def _slug(kind: str, spec: Any, identities: Identities) -> str:
     """What a person recognises in a listing: the kind and the one setting that tells its siblings apart."""
-    hint = _hint(spec)
+    hint = _hint(spec, identities)
     return f"{kind}-{hint}" if hint and hint != kind else kind
 
 
-def _hint(spec: Any) -> str:
+def _hint(spec: Any, identities: Identities) -> str:
     match spec:
         case Segment():
             return f"{_percent(spec.since)}-{_percent(spec.until)}"
@@ -109,18 +113,23 @@ def _hint(spec: Any) -> str:
             return f"{len(spec.vision) + len(spec.text)}-tasks"
         case Captions():
             return spec.quality
-        case Named():
-            return re.sub(r"[^a-z0-9.]+", "-", spec.name.lower()).strip("-.")
-        case Recaptioned():
-            return _hint(spec.named)
+        case Named() | Recaptioned():
+            return _named_hint(spec, identities)
+        case Prepare(source=Named() | Recaptioned() as source) | Encode(source=Named() | Recaptioned() as source):
+            return _named_hint(source, identities)
         case Prepare() | Encode():
-            inner = spec.source
-            name = type(inner).__name__.lower()
-            return (
-                _hint(inner) if isinstance(inner, Named | Recaptioned) else "-".join(filter(None, (name, _hint(inner))))
-            )
+            name = type(spec.source).__name__.lower()
+            return "-".join(filter(None, (name, _hint(spec.source, identities))))
         case _:
             return ""
+
+
+def _named_hint(source: Named | Recaptioned, identities: Identities) -> str:
+    """The user's name for a source as long as it stands for itself; its form once a digest does."""
+    named = source.named if isinstance(source, Recaptioned) else source
+    if known_as(source) in identities:
+        return named.form
+    return re.sub(r"[^a-z0-9.]+", "-", named.name.lower()).strip("-.")
 
 
 def _percent(share: Share) -> str:
@@ -154,7 +163,8 @@ def _between_steps(first: Step, second: Step, *, path: str, told: set[tuple[str,
     told.add((first.address, second.address))
     for name in ("kind", "version"):
         yield from _between(getattr(first, name), getattr(second, name), path=_join(path, name))
-    for found in _between(encode(first.spec), encode(second.spec), path=_join(path, "spec")):
+    ours, theirs = (identified(step.spec, step.identities) for step in (first, second))
+    for found in _between(ours, theirs, path=_join(path, "spec")):
         key = (f"pretrain {found.path.rpartition('pretrain.')[2]}", str((found.first, found.second)))
         if "spec.pretrain." in found.path and key in told:
             continue  # the segments of a trunk carry one and the same Pretrain
@@ -162,13 +172,11 @@ def _between_steps(first: Step, second: Step, *, path: str, told: set[tuple[str,
         yield found
     roles = [role for role, _ in first.needs] + [role for role, _ in second.needs if first.need(role) is None]
     for role in roles:
-        ours, theirs, at = first.need(role), second.need(role), _join(path, f"needs.{role}")
-        if ours is not None and theirs is not None:
-            yield from _between_steps(ours, theirs, path=at, told=told)
+        one, other, at = first.need(role), second.need(role), _join(path, f"needs.{role}")
+        if one is not None and other is not None:
+            yield from _between_steps(one, other, path=at, told=told)
         else:
-            yield Difference(
-                path=at, first=ours.address if ours else ABSENT, second=theirs.address if theirs else ABSENT
-            )
+            yield Difference(path=at, first=one.address if one else ABSENT, second=other.address if other else ABSENT)
 
 
 def _between(first: Any, second: Any, *, path: str) -> Iterator[Difference]:
@@ -203,7 +211,16 @@ def _join(path: str, name: str) -> str:
 
 def _shown(value: Any) -> str:
     """One side of a difference, short enough for a line."""
-    if isinstance(value, dict) and "value" in value:
-        return str(cast(dict[str, Any], value)["value"])  # a share
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    text = _words(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _words(value: Any) -> str:
+    """A canonical value as a person writes it: shares as fractions, specs with their fields, words without quotes."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_words, cast(list[Any], value)))}]"
+    if isinstance(value, dict):
+        body = cast(dict[str, Any], value)
+        told = ", ".join(f"{name}={_words(part)}" for name, part in body.items() if name != "type")
+        return str(body["value"]) if body["type"] == "Share" else f"{body['type']}({told})"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +103,21 @@ class Store:
         _sync(goal.parent)
         return goal
 
+    def adopt(self, step: Step, made: Path) -> Path:
+        """Publish a folder that was made outside as the result of `step`; its files are linked where disks allow.
+
+        StoreError if another process is publishing the same step.
+        """
+        with self.lock(step.address) as free:
+            if self.has(step.address):
+                return self.path(step.address)
+            if not free:
+                raise StoreError(f"{step.address}: another run is storing it. Wait for it, then try again.")
+            started, work = datetime.now(UTC), self.root / "work" / step.address
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.copytree(made, work, copy_function=_link)
+            return self.publish(step, started=started)
+
     def verify(self, address: str) -> tuple[str, ...]:
         """What is damaged in a published result: a line for each file that is lost, changed or foreign."""
         wanted, found = self.provenance(address)["files"], _digests(self.path(address))
@@ -130,6 +146,15 @@ class Store:
 
     def _note(self, address: str) -> Path:
         return self.root / "provenance" / f"{address}.json"
+
+
+def _link(file: str, goal: str) -> str:
+    """Two names for one file, or a copy where that cannot be: on another disk, or one that has no links."""
+    try:
+        os.link(file, goal)
+    except OSError:
+        shutil.copy2(file, goal)
+    return goal
 
 
 def _claim(root: Path) -> None:
@@ -196,6 +221,7 @@ def _note(step: Step, *, started: datetime, files: dict[str, str]) -> dict[str, 
         "kind": step.kind,
         "version": step.version,
         "spec": encode(step.spec),
+        "identities": dict(step.identities),
         "needs": {role: parent.address for role, parent in step.needs},
         "started": started.isoformat(),
         "ended": datetime.now(UTC).isoformat(),

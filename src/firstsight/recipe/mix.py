@@ -100,6 +100,22 @@ class Recaptioned:
 Source = Texts | Captions | Dialogues | Named | Recaptioned
 
 
+def called(source: Source) -> str:
+    """What a person calls a source: the user's own name, or what the built-in world makes."""
+    match source:
+        case Named():
+            return source.name
+        case Recaptioned():
+            return f"{source.named.name} ({source.synthetic} synthetic captions)"
+        case Captions():
+            return f"{source.quality} captions"
+        case _:
+            return type(source).__name__.lower()
+
+
+_COUNTED: dict[Unit, str] = {"rows": "rows", "tokens": "tokens", "loss_tokens": "loss tokens"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """One source of a blend, its share of the blend, and how often a stage may go through it."""
@@ -112,6 +128,9 @@ class Part:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise QuantityError(f"a source is gone through at least once. Got epochs={self.epochs}.")
+
+    def __str__(self) -> str:
+        return called(self.source) + (f" (up to {self.epochs} epochs)" if self.epochs > 1 else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +148,12 @@ class Blend:
     @property
     def sources(self) -> tuple[Source, ...]:
         return tuple(part.source for part in self.parts)
+
+    def __str__(self) -> str:
+        """75 % dclm + 25 % notes (up to 2 epochs), of tokens."""
+        if len(self.parts) == 1:
+            return str(self.parts[0])
+        return f"{' + '.join(f'{part.share} {part}' for part in self.parts)}, of {_COUNTED[self.counted_in]}"
 
 
 def alone(source: Source, *, epochs: int = 1) -> Blend:
@@ -160,6 +185,19 @@ class Mix:
         ends = [span.until for span in self.share] if isinstance(self.share, tuple) else [Share(1)]
         if not ends or ends[-1] != 1 or any(first >= then for first, then in pairwise([Share(0), *ends])):
             raise QuantityError(f"stretches of a mix must end one after the other, the last at 1. Got {ends}.")
+
+    def __str__(self) -> str:
+        """25 % images to 50 %, then 75 % to the end, of rows; images: ...; text: ..."""
+        if isinstance(self.share, tuple):
+            ends = [f"{span.until}" for span in self.share[:-1]] + ["the end"]
+            shares = ", then ".join(f"{span.share} images to {end}" for span, end in zip(self.share, ends, strict=True))
+        else:
+            shares = f"{self.share} images"
+        read = [f"{shares}, of {_COUNTED[self.counted_in]}"]
+        every = {span.share for span in self.share} if isinstance(self.share, tuple) else {self.share}
+        read += [f"images: {self.images}"] if every != {0} else []
+        read += [f"text: {self.text}"] if every != {1} else []
+        return "; ".join(read)
 
     def spans(self, rows: int) -> tuple[tuple[int, Share], ...]:
         """(rows, image share) of each stretch of a stage of `rows` rows, in order."""

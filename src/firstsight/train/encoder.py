@@ -6,7 +6,9 @@ Shapes: B pictures of a batch, P different phrases of a batch, L words a phrase,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from time import monotonic
@@ -18,10 +20,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from firstsight.data.index import Index, read_image
+from firstsight.data.index import Index, changed
+from firstsight.data.loader import Pixels
 from firstsight.data.order import shuffled
 from firstsight.data.pictures import decode
-from firstsight.data.sources import PICTURES, plain_members
+from firstsight.data.sources import PICTURES, locate, plain_members
 from firstsight.errors import DataError, ModelError
 from firstsight.model.vision import features, load_siglip, scaled
 from firstsight.recipe.model import Contrast, Siglip
@@ -33,6 +36,8 @@ from firstsight.units import Tokens
 
 AT_ONCE = 256
 """Pictures encoded together."""
+KEPT = 256 << 20
+"""Bytes of pixels that `contrast` keeps in memory; what is beyond is decoded in every epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +63,12 @@ def contrast(spec: Siglip, *, inputs: Mapping[str, Path], out: Path, site: Site,
     model = _siglip(spec, recipe, words).to(site.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.peak, weight_decay=recipe.decay, betas=(0.9, 0.95))
     rate = Rewarm(peak=recipe.peak, floor=0.0, warmup=Tokens(recipe.warmup), tokens=Tokens(recipe.steps))
-    told = monotonic()
+    told, album = monotonic(), _Album(shots, spec.vit.image)
     for step in range(recipe.steps):
         optimizer.param_groups[0]["lr"] = rate.lr(Tokens(step + 1))
         nth = np.arange(step * recipe.batch, (step + 1) * recipe.batch)
         _, rows = shuffled(nth, count=len(shots), seed=recipe.seed)
-        loss = _pairwise(model, [shots[row] for row in rows.tolist()], words, spec.vit.image)
+        loss = _pairwise(model, [shots[row].phrases for row in rows.tolist()], words, album.take(rows.tolist()))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -151,18 +156,18 @@ def _siglip(spec: Siglip, recipe: Contrast, words: Tokenizer) -> Any:
     return model
 
 
-def _pairwise(model: Any, shots: list[Shot], words: Tokenizer, side: int) -> Tensor:
+def _pairwise(model: Any, told: list[tuple[str, ...]], words: Tokenizer, pixels: np.ndarray) -> Tensor:
     """Sigmoid loss over all B x P pairs, each phrase against its best patch; true and untrue pairs weigh the same."""
     device = model.device
-    phrases = sorted({phrase for shot in shots for phrase in shot.phrases})
+    phrases = sorted({phrase for true_here in told for phrase in true_here})
     place = {phrase: number for number, phrase in enumerate(phrases)}
-    true = torch.zeros(len(shots), len(phrases))
-    for row, shot in enumerate(shots):
-        true[row, [place[phrase] for phrase in shot.phrases]] = 1
+    true = torch.zeros(len(told), len(phrases))
+    for row, true_here in enumerate(told):
+        true[row, [place[phrase] for phrase in true_here]] = 1
     ids = torch.tensor([found.ids for found in words.encode_batch_fast(phrases)], device=device)
-    pixels = torch.from_numpy(np.stack([_pixels(shot, side) for shot in shots])).to(device)
+    seen = scaled(torch.from_numpy(pixels).to(device))
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        patches = model.vision_model(pixel_values=scaled(pixels)).last_hidden_state
+        patches = model.vision_model(pixel_values=seen).last_hidden_state
         texts = model.text_model(input_ids=ids).pooler_output
     alike = (F.normalize(patches.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T).amax(dim=1)
     logits = alike * model.logit_scale.exp() + model.logit_bias
@@ -171,10 +176,24 @@ def _pairwise(model: Any, shots: list[Shot], words: Tokenizer, side: int) -> Ten
     return F.binary_cross_entropy_with_logits(logits, true, weight=weight, reduction="sum") / 2
 
 
-def _pixels(shot: Shot, side: int) -> np.ndarray:
-    with shot.file.open("rb") as data:
-        data.seek(shot.offset)
-        return decode(data.read(shot.size), side)
+class _Album:
+    """Pixels of captioned pictures, decoded once each as far as KEPT has room."""
+
+    def __init__(self, shots: list[Shot], side: int) -> None:
+        self._shots, self._side = shots, side
+        self._room, self._kept = KEPT // (side * side * 3), dict[int, np.ndarray]()
+
+    def take(self, rows: list[int]) -> np.ndarray:
+        return np.stack([self._kept[row] if row in self._kept else self._decoded(row) for row in rows])
+
+    def _decoded(self, row: int) -> np.ndarray:
+        shot = self._shots[row]
+        with shot.file.open("rb") as data:
+            data.seek(shot.offset)
+            pixels = decode(data.read(shot.size), self._side)
+        if len(self._kept) < self._room:
+            self._kept[row] = pixels
+        return pixels
 
 
 def _leave(model: Any, words: Tokenizer, spec: Siglip, out: Path) -> None:
@@ -195,22 +214,75 @@ def _leave(model: Any, words: Tokenizer, spec: Siglip, out: Path) -> None:
 
 
 def encode(spec: Encode, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
-    """Handler: the frozen encoder's features of every picture of an index, float16, in the index's order."""
+    """Handler: the frozen encoder's features of every picture of an index, float16, in the index's order.
+
+    Killed and run again it goes on with the batches that are left, to the same bytes. Raises DataError where the
+    source is no longer what was prepared, ModelError where the encoder has another shape than the recipe.
+    """
     vision = spec.vision
     if not isinstance(vision, Siglip):
         raise ModelError(f"encode needs a frozen encoder. Got {type(vision).__name__}, which trains with the model.")
     settle(site)
-    index, tower = Index.open(inputs["index"]), load_siglip(inputs["encoder"]).to(site.device)
-    shape, told = (len(index.images), vision.tokens, vision.width), monotonic()
-    found = np.lib.format.open_memmap(out / "features.npy", mode="w+", dtype=np.float16, shape=shape)
-    for start in range(0, shape[0], AT_ONCE):
-        numbers = range(start, min(shape[0], start + AT_ONCE))
-        pixels = np.stack([decode(read_image(inputs["source"], index, i), vision.vit.image) for i in numbers])
-        seen = features(tower, torch.from_numpy(pixels).to(site.device)).half().cpu().numpy()
-        if seen.shape[1:] != shape[1:]:
-            raise ModelError(f"{inputs['encoder']}: wanted {shape[1:]} a picture. Got {seen.shape[1:]}. Mend the Vit.")
-        found[start : start + len(seen)] = seen
+    index, location = Index.open(inputs["index"]), locate(spec.source, inputs.get("source"), site)
+    changed(index, location)
+    tower, told = load_siglip(inputs["encoder"]).to(site.device), monotonic()
+    sheet = _Sheet(out, (len(index.images), vision.tokens, vision.width), mark=index.digest)
+    cuts = [np.arange(at, min(at + AT_ONCE, len(sheet.array))) for at in range(sheet.done, len(sheet.array), AT_ONCE)]
+    pixels, saved = Pixels(index=index, location=location, size=vision.vit.image, cache=site.cache), monotonic()
+    for numbers, decoded in zip(cuts, _decoded(pixels, cuts, site.readers), strict=True):
+        seen = features(tower, torch.from_numpy(decoded).to(site.device)).half().cpu().numpy()
+        sheet.put(numbers, seen, where=inputs["encoder"])
+        if monotonic() - saved > site.save_every:
+            sheet.keep()
+            saved = monotonic()
         if monotonic() - told > 0.5:
             told = monotonic()
-            tell(Progress(done=start + len(seen), total=shape[0], unit="pictures"))
-    found.flush()
+            tell(Progress(done=sheet.done, total=len(sheet.array), unit="pictures"))
+    sheet.finish()
+
+
+def _decoded(pixels: Pixels, cuts: Iterable[np.ndarray], readers: int) -> Iterator[np.ndarray]:
+    """Pixels of each of `cuts`, made by `readers` threads while those before are encoded."""
+    with ThreadPoolExecutor(readers) as crew:
+        coming: Iterator[np.ndarray] | None = None
+        for numbers in cuts:
+            then = crew.map(pixels.take, np.array_split(numbers, readers))
+            if coming is not None:
+                yield np.concatenate(list(coming))
+            coming = then
+        if coming is not None:
+            yield np.concatenate(list(coming))
+
+
+class _Sheet:
+    """The features while they are made: an array in `resume/`, and beside it how many of its rows are done."""
+
+    def __init__(self, out: Path, shape: tuple[int, int, int], *, mark: str) -> None:
+        self._out, self._folder, self._mark = out, out / "resume", mark
+        self._note, file = self._folder / "point.json", self._folder / "features.npy"
+        note = json.loads(self._note.read_text()) if self._note.is_file() else {}
+        self.done = note["done"] if note.get("mark") == mark and note.get("shape") == list(shape) else 0
+        self._folder.mkdir(exist_ok=True)
+        mode = "r+" if self.done else "w+"
+        self.array = np.lib.format.open_memmap(file, mode=mode, dtype=np.float16, shape=shape)
+
+    def put(self, numbers: np.ndarray, seen: np.ndarray, *, where: Path) -> None:
+        """Write the next rows; ModelError when they are of another shape."""
+        wanted = self.array.shape[1:]
+        if seen.shape[1:] != wanted:
+            raise ModelError(f"{where}: wanted {wanted} a picture. Got {seen.shape[1:]}. Mend the Vit.")
+        self.array[numbers] = seen
+        self.done = int(numbers[-1]) + 1
+
+    def keep(self) -> None:
+        """Make what is done the resume point: first the rows, then the note that names them."""
+        self.array.flush()
+        fresh = self._note.with_suffix(".new")
+        fresh.write_text(json.dumps({"done": self.done, "mark": self._mark, "shape": list(self.array.shape)}))
+        fresh.replace(self._note)
+
+    def finish(self) -> None:
+        """Leave features.npy and nothing else."""
+        self.array.flush()
+        (self._folder / "features.npy").replace(self._out / "features.npy")
+        shutil.rmtree(self._folder)

@@ -8,37 +8,33 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Literal
 
 from firstsight.data import tokenizer
-from firstsight.data.index import Index
-from firstsight.data.loader import Batch, Features, Feed, Pixels, Stream
-from firstsight.data.pack import pack
+from firstsight.data.loader import Batch, Pixels, Stream, ahead
+from firstsight.data.loader.ledger import Draws
 from firstsight.errors import ModelError
 from firstsight.model.vision import features, load_siglip
 from firstsight.model.weights import read_spec
-from firstsight.recipe.mix import Captions, Mix, Named, Packing, Recaptioned, Source
-from firstsight.recipe.model import LMSpec, Patches, Siglip, VLMSpec
+from firstsight.recipe.model import LMSpec, Siglip, VLMSpec
 from firstsight.recipe.schedule import Rate
-from firstsight.recipe.stages import Finetune, Midtrain, Rows, Segment
+from firstsight.recipe.stages import Finetune, Midtrain, Segment
 from firstsight.site import Progress, Site, Tell
 from firstsight.train import checkpoint
 from firstsight.train.compiled import settle, speed_up
 from firstsight.train.encoder import contrast, encode
+from firstsight.train.feeding import Inputs, Read, stage_stream, trunk_stream
 from firstsight.train.ledger import Ledger
 from firstsight.train.loop import StepInfo, train
 from firstsight.train.state import TrainState, branch, fresh, resume
-from firstsight.units import Share, Tokens
+from firstsight.units import Tokens
 
 __all__ = ["contrast", "encode", "finetune", "midtrain", "pretrain"]
-
-Inputs = Mapping[str, Path]
 
 
 def pretrain(spec: Segment, *, inputs: Inputs, out: Path, site: Site, tell: Tell) -> None:
@@ -47,17 +43,7 @@ def pretrain(spec: Segment, *, inputs: Inputs, out: Path, site: Site, tell: Tell
     trunk = spec.pretrain
     _check_vocabulary(trunk.model, inputs["tokenizer"])
     until = trunk.at(spec.until)
-    text = _text(inputs["text0"], trunk.rows, trunk.packing)
-    stream = Stream(
-        text=text,
-        images=(),
-        share=Share(0),
-        rows=trunk.rows,
-        seed=trunk.seed,
-        text_rows_seen=0,
-        steps=trunk.rows.steps(until),
-        epochs=1,
-    )
+    stream = trunk_stream(spec, inputs=inputs, site=site)
     if spec.since:
         _check_clock(inputs["previous"], trunk.at(spec.since))
         state = resume(inputs["previous"], trunk.model, trunk.optim, seen=trunk.at(spec.since), device=site.device)
@@ -72,7 +58,7 @@ def midtrain(spec: Midtrain, *, inputs: Inputs, out: Path, site: Site, tell: Tel
     settle(site)
     _check_vocabulary(spec.model.lm, inputs["tokenizer"])
     until = spec.rows.whole(spec.tokens)
-    stream = _stream(spec, inputs, until=until, epochs=1)
+    stream = stage_stream(spec, inputs=inputs, site=site)
     state = _entered(spec, inputs, site, spec.moments)
     speed_up(state.model.lm, site, steps=stream.steps)
     _learn(state, stream, spec.rate, until, Desk(inputs=inputs, out=out, site=site, tell=tell))
@@ -83,7 +69,7 @@ def finetune(spec: Finetune, *, inputs: Inputs, out: Path, site: Site, tell: Tel
     settle(site)
     _check_vocabulary(spec.model.lm, inputs["tokenizer"])
     until = spec.rows.whole(spec.tokens)
-    stream = _stream(spec, inputs, until=until, epochs=spec.epochs)
+    stream = stage_stream(spec, inputs=inputs, site=site)
     state = _entered(spec, inputs, site, "fresh")
     speed_up(state.model.lm, site, steps=stream.steps)
     _learn(state, stream, spec.rate, until, Desk(inputs=inputs, out=out, site=site, tell=tell))
@@ -109,28 +95,34 @@ class Desk:
 
 def _learn(state: TrainState, stream: Stream, rate: Rate, until: Tokens, desk: Desk) -> None:
     """Train to `until` with resume points on the way, then leave the checkpoint."""
-    steps, out = int(until) // stream.rows.tokens, desk.out
-    ledger = Ledger(out, [feed.name for feed in stream.feeds], steps=steps)
-    point = out / "resume"
-    ledger.open(checkpoint.find(point, state))
+    out, point, each = desk.out, desk.out / "resume", int(stream.rows.tokens)
+    log = Ledger(out, stream.names, steps=stream.steps)
+    draws = Draws(out, stream, first=int(state.seen) // each)
+    notes = checkpoint.find(point, state)
+    log.open(notes)
+    draws.open(None if notes is None else notes["draws"])
     saved, report = monotonic(), _Report(until, state.seen, desk.tell)
-    eyes = _eyes(state, stream, desk.inputs, desk.site)
-    for info in train(state, _batches(stream, state, eyes), rate.lr, until):
-        ledger.add(info)
-        report(info)
-        if monotonic() - saved > desk.site.save_every:
-            checkpoint.keep(point, state, ledger.notes())
-            saved = monotonic()
+    ready = _eyes(state, stream, desk.inputs, desk.site)
+    with closing(ahead(stream, int(state.seen) // each, readers=desk.site.readers)) as batches:
+        for info in train(state, map(ready, batches), rate.lr, until):
+            log.add(info)
+            draws.reach(info.step)
+            report(info)
+            if monotonic() - saved > desk.site.save_every:
+                checkpoint.keep(point, state, log.notes() | {"draws": draws.notes()})
+                saved = monotonic()
     checkpoint.finish(out, state, tokenizer=desk.inputs["tokenizer"], encoder=desk.inputs.get("encoder"))
-    achieved = stream.achieved(steps).record()
-    (out / "achieved.json").write_text(json.dumps(achieved, sort_keys=True, indent=1) + "\n")
+    draws.close()
+    (out / "achieved.json").write_text(json.dumps(_achieved(stream, desk.inputs), sort_keys=True, indent=1) + "\n")
     shutil.rmtree(point, ignore_errors=True)
 
 
-def _batches(stream: Stream, state: TrainState, ready: Callable[[Batch], Batch]) -> Iterator[Batch]:
-    """The stream from where the state stands, made ready for the model."""
-    first = int(state.seen) // stream.rows.tokens
-    return (ready(stream.batch(step)) for step in count(first))
+def _achieved(stream: Stream, inputs: Inputs) -> dict[str, object]:
+    """What the run holds; where it read no text, the text goes on later from where the stage before left it."""
+    found = stream.achieved(stream.steps)
+    if any(found.rows[name] for name in found.text):
+        return found.record()
+    return found.record() | Read.before(inputs, stream.rows, stream.seed).record()
 
 
 def _eyes(state: TrainState, stream: Stream, inputs: Inputs, site: Site) -> Callable[[Batch], Batch]:
@@ -166,72 +158,6 @@ class _Report:
         numbers = {"loss": info.loss, "lr": info.lr, "tokens/s": speed}
         self.tell(Progress(done=info.seen, total=self.until, unit="tokens", numbers=numbers))
         self.seen, self.told = info.seen, now
-
-
-def _stream(spec: Midtrain | Finetune, inputs: Inputs, *, until: Tokens, epochs: int) -> Stream:
-    mix, answers = spec.mix, isinstance(spec, Finetune)
-    names = _names(mix)
-    images = tuple(
-        (_image(spec, inputs, role=f"image{nth}", name=name), part.share)
-        for nth, (part, name) in enumerate(zip(mix.images.parts, names, strict=True))
-    )
-    return Stream(
-        text=replace(_text(inputs["text0"], spec.rows, mix.packing), answers_only=answers),
-        images=images,
-        share=mix.spans(1)[0][1],
-        rows=spec.rows,
-        seed=spec.seed,
-        text_rows_seen=_text_rows(inputs, spec.rows),
-        steps=int(until) // spec.rows.tokens,
-        epochs=epochs,
-    )
-
-
-def _text_rows(inputs: Inputs, rows: Rows) -> int:
-    """Text rows that the stages before have read; their text goes on behind them."""
-    before = inputs.get("trunk", inputs.get("previous"))
-    note = None if before is None else before / "achieved.json"
-    return json.loads(note.read_text())["text_rows_seen"] if note is not None and note.is_file() else 0
-
-
-def _text(folder: Path, rows: Rows, packing: Packing) -> Feed:
-    index = Index.open(folder)
-    table = pack(index, length=rows.length, image_tokens=0, packing=packing)
-    return Feed(name="text", index=index, table=table, pictures=None, answers_only=False)
-
-
-def _image(spec: Midtrain | Finetune, inputs: Inputs, *, role: str, name: str) -> Feed:
-    index, vision = Index.open(inputs[role]), spec.model.vision
-    if f"{role}.features" in inputs:
-        pictures = Features.open(inputs[f"{role}.features"])
-    else:
-        side = vision.image if isinstance(vision, Patches) else vision.vit.image
-        pictures = Pixels(index=index, folder=inputs[f"{role}.source"], size=side)
-    table = pack(index, length=spec.rows.length, image_tokens=spec.model.image_tokens, packing=spec.mix.packing)
-    return Feed(name=name, index=index, table=table, pictures=pictures, answers_only=isinstance(spec, Finetune))
-
-
-def _names(mix: Mix) -> Sequence[str]:
-    """What each image part is called in logs; parts of one name are numbered."""
-    plain = [_name(source) for source in mix.images.sources]
-    total, so_far = Counter(plain), Counter[str]()
-    names: list[str] = []
-    for name in plain:
-        so_far[name] += 1
-        names.append(f"{name}-{so_far[name]}" if total[name] > 1 else name)
-    return names
-
-
-def _name(source: Source) -> str:
-    match source:
-        case Named():
-            return source.name
-        case Recaptioned():
-            return source.named.name
-        case Captions():
-            return f"captions-{source.quality}"
-        case _:
-            return type(source).__name__.lower()
 
 
 def _check_vocabulary(spec: LMSpec, place: Path) -> None:

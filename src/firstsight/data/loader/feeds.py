@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Int64, UInt8
 
-from firstsight.data.index import Index, read_image
+from firstsight.data.fetch import Fetch
+from firstsight.data.index import Index
 from firstsight.data.pack import RowTable
-from firstsight.data.pictures import decode
+from firstsight.data.pictures import quick
+from firstsight.site import Location
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,22 +37,21 @@ class Features:
         return self.array[numbers]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Pixels:
-    """Pictures decoded when they are needed, for a model without a frozen encoder."""
+    """Pictures fetched and decoded when they are needed, for a model without features of a frozen encoder."""
 
-    index: Index
-    folder: Path
-    size: int
+    def __init__(self, *, index: Index, location: Location, size: int, cache: Path | None) -> None:
+        self._fetch, self._size = Fetch(index, location, cache), size
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.size, self.size, 3)
+        return (self._size, self._size, 3)
 
     def take(self, numbers: Int64[np.ndarray, "N"]) -> UInt8[np.ndarray, "N S S 3"]:
+        """Pixels of the pictures `numbers` of the index, as `pictures.quick` makes them; for any thread."""
         found = np.empty((len(numbers), *self.shape), dtype=np.uint8)
-        for place, number in enumerate(numbers.tolist()):
-            found[place] = decode(read_image(self.folder, self.index, number), self.size)
+        for place, data in enumerate(self._fetch.take(numbers)):
+            found[place] = quick(data, self._size)
         return found
 
 
@@ -68,3 +69,5 @@ class Feed:
     """None for text."""
     answers_only: bool
     """Fine-tuning: questions carry no loss."""
+    cut: int = 1
+    """How many consecutive rows are drawn together: a text table that was cut from longer rows."""

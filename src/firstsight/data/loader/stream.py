@@ -5,156 +5,182 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import NoReturn
 
 import numpy as np
-from jaxtyping import Int64
 
+from firstsight.data.loader.achieved import UNITS, Achieved, Counts, stretch
+from firstsight.data.loader.blend import Blended, Drawing, check_countable, largest, units
 from firstsight.data.loader.feeds import Feed
+from firstsight.data.loader.merge import ByRows, ByUnits
 from firstsight.data.loader.rows import Batch, Blank
-from firstsight.data.order import picks, shuffled, split
+from firstsight.data.order import Places
 from firstsight.errors import MixError
+from firstsight.recipe.mix import Unit
 from firstsight.recipe.stages import Rows
 
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Achieved:
-    """What a run really holds, counted row by row; shares are of the whole run."""
-
-    rows: dict[str, int]
-    tokens: dict[str, int]
-    """Padding not among them."""
-    loss_tokens: dict[str, int]
-    epochs: dict[str, float]
-    text_rows_seen: int
-    """Of this stage and all before: where the text of the next stage begins."""
-    asked: Fraction
-    """Share of image rows."""
-    padding: float
-
-    def record(self) -> dict[str, object]:
-        """As JSON: counts by source, and the image part's share in all three units."""
-        counts = {"rows": self.rows, "tokens": self.tokens, "loss_tokens": self.loss_tokens}
-        text = next(iter(self.rows))
-        shares = {unit: 1 - held[text] / max(1, sum(held.values())) for unit, held in counts.items()}
-        return {
-            "asked": str(self.asked),
-            "achieved": shares,
-            **counts,
-            "epochs": self.epochs,
-            "padding": self.padding,
-            "text_rows_seen": self.text_rows_seen,
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Stream:
     """All batches of one training step: text beside image rows, exactly mixed, each source in its own seeded order.
 
     Construction raises MixError when a source holds too few rows or when sources do not fit together.
     """
 
-    text: Feed
-    images: tuple[tuple[Feed, Fraction], ...]
-    """Image sources with their shares of the image part; these sum to 1."""
-    share: Fraction
-    """Of all rows, how many are image rows."""
+    text: Blended
+    images: Blended | None
+    spans: tuple[tuple[int, Fraction], ...]
+    """(rows, image share) of each stretch, in order; together all rows of the run."""
+    counted_in: Unit
+    """What the image share counts."""
     rows: Rows
     seed: int
     text_rows_seen: int
-    """Text rows that came before this stream: its own go on from there."""
+    """Rows of the text blend that came before this stream: its own go on from there."""
     steps: int
-    epochs: int
-    """How often a source may be gone through at most."""
 
     def __post_init__(self) -> None:
         _check_fit(self)
         _check_supply(self)
 
-    @property
+    @cached_property
     def feeds(self) -> tuple[Feed, ...]:
         """Text first, then the image sources: the order of `Batch.kinds`."""
-        return (self.text, *(feed for feed, _ in self.images))
+        return self.text.feeds + (self.images.feeds if self.images else ())
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(feed.name for feed in self.feeds)
 
-    def batch(self, step: int) -> Batch:
-        """The rows of step `step`, from 0; the same for any history."""
-        size = self.rows.batch
-        blank = Blank(size, self.rows.length, self.text.index.special.pad)
-        for kind, (places, rows) in enumerate(self._drawn(np.arange(step * size, (step + 1) * size))):
+    @property
+    def total(self) -> int:
+        """Rows of the whole run."""
+        return self.steps * self.rows.batch
+
+    @cached_property
+    def _course(self) -> ByRows | ByUnits:
+        """Which positions hold image rows."""
+        if self.images is None or not self.weighed:
+            return ByRows(self.spans)
+        pictured, seen, unit = _drawing(self.images, self.seed, self.total), self.text_rows_seen, self.counted_in
+        return ByUnits(
+            self.spans,
+            text=lambda nth: self._text.units(nth + seen, unit),
+            images=lambda nth: pictured.units(nth, unit),
+        )
+
+    @property
+    def weighed(self) -> bool:
+        """Whether the place of image rows hangs on what rows hold."""
+        return self.counted_in != "rows" and any(0 < share < 1 for _, share in self.spans)
+
+    @cached_property
+    def _text(self) -> Drawing:
+        rows = self.total if self.weighed else ByRows(self.spans).counts(self.total)[0]
+        seeds = [self.seed * 1_000_003 - number for number in range(len(self.text.feeds))]
+        return Drawing(self.text, seeds=seeds, rows=self.text_rows_seen + rows)
+
+    @cached_property
+    def _pictured(self) -> Drawing | None:
+        return None if self.images is None else _drawing(self.images, self.seed, self._course.counts(self.total)[1])
+
+    def batch(self, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        """The rows of step `step`, from 0, that process `part[0]` of `part[1]` trains on; the same for any history.
+
+        Raises MixError where the step's rows cannot be shared out evenly.
+        """
+        positions = self._positions(step, part)
+        blank = Blank(len(positions), self.rows.length, self.text.feeds[0].index.special.pad)
+        for kind, (places, rows) in enumerate(self.drawn(positions)):
             if len(places):
-                blank.put(self.feeds[kind], kind, places, rows)
-        return blank.finished(next((feed.pictures for feed in self.feeds[1:]), None))
+                blank.put(self.feeds[kind], kind, places=places, rows=rows)
+        return blank.finished(None if self.images is None else self.images.feeds[0].pictures)
 
     def samples(self, step: int) -> list[list[tuple[int, int]]]:
-        """The ledger of a step: for each row the (kind, record of its index) that it holds."""
-        ledger: list[list[tuple[int, int]]] = [[] for _ in range(self.rows.batch)]
-        first = step * self.rows.batch
-        for kind, (places, rows) in enumerate(self._drawn(np.arange(first, first + self.rows.batch))):
+        """The records of a step: for each row the (kind, record of its index) that it holds."""
+        held_by: list[list[tuple[int, int]]] = [[] for _ in range(self.rows.batch)]
+        for kind, (places, rows) in enumerate(self.drawn(self._positions(step, (0, 1)))):
             table = self.feeds[kind].table
             for place, row in zip(places.tolist(), rows.tolist(), strict=True):
                 held = table.pieces.sample[table.first[row] : table.first[row + 1]]
-                ledger[place] = [(kind, number) for number in held.tolist()]
-        return ledger
+                held_by[place] = [(kind, number) for number in held.tolist()]
+        return held_by
 
-    def _drawn(self, positions: Int64[np.ndarray, "n"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _positions(self, step: int, part: tuple[int, int]) -> Places:
+        (rank, of), batch = part, self.rows.batch
+        if batch % of:
+            raise MixError(f"wanted {batch} rows a step in {of} equal parts. Got {batch % of} over. Change either.")
+        if not (0 <= step < self.steps and 0 <= rank < of):
+            raise MixError(f"wanted a step below {self.steps} and a rank below {of}. Got {step} and {rank}.")
+        size = batch // of
+        return np.arange(step * batch + rank * size, step * batch + (rank + 1) * size)
+
+    def drawn(self, positions: Places) -> Iterator[tuple[Places, Places]]:
         """For each feed which of `positions` it fills (as places among them) and with which of its table's rows."""
-        pictured, nth = picks(positions, self.share)
-        places = np.flatnonzero(~pictured)
-        yield places, self._rows(0, nth[places] + self.text_rows_seen)
-        if not self.images:
-            return
-        places = np.flatnonzero(pictured)
-        part, within = split(nth[places], [share for _, share in self.images])
-        for number in range(len(self.images)):
-            mine = part == number
-            yield places[mine], self._rows(number + 1, within[mine])
+        pictured, nth = self._course.at(positions)
+        for drawing, mine, seen in ((self._text, ~pictured, self.text_rows_seen), (self._pictured, pictured, 0)):
+            if drawing is None:
+                continue
+            places = np.flatnonzero(mine)
+            part, rows = drawing.at(nth[places] + seen)
+            for number in range(len(drawing.blend.feeds)):
+                of_it = part == number
+                yield places[of_it], rows[of_it]
 
-    def _rows(self, kind: int, nth: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-        if not len(nth):
-            return nth
-        return shuffled(nth, count=self.feeds[kind].table.rows, seed=self.seed * 1_000_003 + kind)[1]
+    def draws(self, rows: int) -> tuple[int, ...]:
+        """How often each feed has been drawn from when the first `rows` rows are read; text since its beginning."""
+        texts, images = self._course.counts(rows)
+        pictured = [] if self._pictured is None else self._pictured.counts(images)
+        return (*self._text.counts(self.text_rows_seen + texts), *pictured)
 
     def achieved(self, steps: int) -> Achieved:
-        """Rows, tokens and loss tokens of the first `steps` steps by source; raises MixError where the share is off."""
-        total = steps * self.rows.batch
-        counts = np.zeros((len(self.feeds), 3), dtype=np.int64)
-        for start in range(0, total, _CHUNK):
-            for kind, (_, rows) in enumerate(self._drawn(np.arange(start, min(total, start + _CHUNK)))):
-                counts[kind] += _counted(self.feeds[kind], rows)
-        wanted, got = total * self.share.numerator // self.share.denominator, int(counts[1:, 0].sum())
-        if got != wanted:
-            raise MixError(f"{self.text.name}: wanted {wanted} image rows of {total}. Got {got}. Report this as a bug.")
-        rows, tokens, loss = (dict(zip(self.names, counts[:, unit].tolist(), strict=True)) for unit in range(3))
+        """What the first `steps` steps hold by source; raises MixError where a share is off."""
+        total, counts = steps * self.rows.batch, list[Counts]()
+        ends = [min(total, end) for end in accumulate((rows for rows, _ in self.spans), initial=0)]
+        for start, stop in pairwise(ends):
+            counts.append(self._count(start, stop))
+        _check_shares(self, counts)
+        whole, texts = sum(counts, np.zeros((len(self.feeds), 3), dtype=np.int64)), len(self.text.feeds)
+        rows, tokens, loss = (dict(zip(self.names, whole[:, unit].tolist(), strict=True)) for unit in range(3))
         return Achieved(
             rows=rows,
             tokens=tokens,
             loss_tokens=loss,
             epochs={feed.name: rows[feed.name] / max(1, feed.table.rows) for feed in self.feeds},
-            text_rows_seen=self.text_rows_seen + rows[self.text.name],
-            asked=Fraction(self.share),
-            padding=1 - int(counts[:, 1].sum()) / max(1, total * self.rows.length),
+            text=self.names[:texts],
+            text_rows_seen=self.text_rows_seen + self._course.counts(total)[0],
+            text_row_length=self.rows.length,
+            text_cut=self.text.cut,
+            text_seed=self.seed,
+            counted_in=self.counted_in,
+            spans=tuple(stretch(held, texts, share) for held, (_, share) in zip(counts, self.spans, strict=True)),
+            padding=1 - int(whole[:, 1].sum()) / max(1, total * self.rows.length),
         )
 
+    def _count(self, start: int, stop: int) -> Counts:
+        found = np.zeros((len(self.feeds), 3), dtype=np.int64)
+        for first in range(start, stop, _CHUNK):
+            for kind, (_, rows) in enumerate(self.drawn(np.arange(first, min(stop, first + _CHUNK)))):
+                found[kind] += [int(units(self.feeds[kind], rows, unit).sum()) for unit in UNITS]
+        return found
 
-def _counted(feed: Feed, rows: Int64[np.ndarray, "n"]) -> tuple[int, int, int]:
-    """Rows, tokens and loss tokens of some rows of a feed."""
-    table = feed.table
-    loss = table.always if feed.answers_only else table.always + table.before
-    return len(rows), int(table.filled[rows].sum(dtype=np.int64)), int(loss[rows].sum(dtype=np.int64))
+
+def _drawing(images: Blended, seed: int, rows: int) -> Drawing:
+    return Drawing(images, seeds=[seed * 1_000_003 + 1 + number for number in range(len(images.feeds))], rows=rows)
 
 
 def _check_fit(stream: Stream) -> None:
     """Same row length, tokenizer and picture shape everywhere, and names that tell the feeds apart."""
-    text, names = stream.text, stream.names
-    if stream.share and not stream.images:
-        raise MixError(
-            f"{text.name}: wanted {stream.share} image rows. Got no image source. Add one, or make the share 0."
-        )
+    text, names, images = stream.text.feeds[0], stream.names, stream.images
+    if sum(rows for rows, _ in stream.spans) != stream.total:
+        raise MixError(f"wanted spans over {stream.total} rows. Got {stream.spans}. Report this as a bug.")
+    if images is None and any(share for _, share in stream.spans):
+        share = max(share for _, share in stream.spans)
+        raise MixError(f"{text.name}: wanted {share} image rows. Got no image source. Add one, or make the share 0.")
     if len(set(names)) < len(names):
         raise MixError(f"sources need names of their own. Got {', '.join(names)}.")
     for feed in stream.feeds:
@@ -164,26 +190,55 @@ def _check_fit(stream: Stream) -> None:
             raise MixError(
                 f"{feed.name}: wanted the tokenizer of {text.name}. Got another tokenizer. Prepare it again."
             )
-    shapes = {None if feed.pictures is None else feed.pictures.shape for feed, _ in stream.images}
+    shapes = {None if feed.pictures is None else feed.pictures.shape for feed in (images.feeds if images else ())}
     if len(shapes) > 1 or None in shapes:
         raise MixError(f"{', '.join(names[1:])}: wanted pictures of one shape. Got {', '.join(map(str, shapes))}.")
+    for blend in (stream.text, images) if stream.weighed and images else ():
+        if not any(largest(feed, stream.counted_in, together=1) for feed in blend.feeds):
+            check_countable(blend.feeds[0], Fraction(1), stream.counted_in)
 
 
 def _check_supply(stream: Stream) -> None:
-    """Every source holds its rows of the whole run in at most `epochs` passes."""
-    total = stream.steps * stream.rows.batch
-    pictured = total * stream.share.numerator // stream.share.denominator
-    wanted = [stream.text_rows_seen + total - pictured]
-    left, rest = pictured, Fraction(1)
-    for _, share in stream.images:
-        part = share / rest if rest else Fraction(0)
-        wanted.append(left * part.numerator // part.denominator)
-        left, rest = left - wanted[-1], rest - share
-    for feed, want in zip(stream.feeds, wanted, strict=True):
+    """Every source holds its rows of the whole run, and of the runs before, in as many passes as it may take."""
+    epochs = stream.text.epochs + (stream.images.epochs if stream.images else ())
+    begun = stream.draws(0)
+    for feed, want, most, had in zip(stream.feeds, stream.draws(stream.total), epochs, begun, strict=True):
         have = feed.table.rows
-        if want > have * stream.epochs:
+        if want > max(had, have * most):
             needed = f"allow epochs={-(-want // have)}, " if have else ""
             raise MixError(
                 f"{feed.name}: wants {want:,} rows, but {feed.index.path} holds {have:,} and may be gone through "
-                f"{stream.epochs} times. Train for fewer tokens, {needed}or add a source."
+                f"{most} times. Train for fewer tokens, {needed}or add a source."
             )
+
+
+def _check_shares(stream: Stream, counts: list[Counts]) -> None:
+    """What was counted keeps the law of its unit: in rows the floor, in tokens less than a largest row of each side."""
+    texts, unit = len(stream.text.feeds), UNITS.index(stream.counted_in)
+    slack = 0
+    if stream.weighed:
+        sides = (stream.feeds[:texts], stream.feeds[texts:])
+        slack = sum(max(largest(feed, stream.counted_in, together=1) for feed in side) for side in sides)
+    for held, (_, share) in zip(counts, stream.spans, strict=True):
+        text, images = int(held[:texts, unit].sum()), int(held[texts:, unit].sum())
+        wanted = (text + images) * share
+        if images != int(wanted) if stream.counted_in == "rows" else abs(images - wanted) > slack:
+            _complain(stream.names, (share, stream.counted_in), (images, text + images))
+    whole = sum(counts, np.zeros((len(stream.feeds), 3), dtype=np.int64))
+    for blend, held in ((stream.text, whole[:texts]), (stream.images, whole[texts:])):
+        if blend is not None:
+            _check_blend(blend, held)
+
+
+def _check_blend(blend: Blended, counts: Counts) -> None:
+    """A stretch of a blend is the difference of two prefixes: each of these may be off by what is drawn together."""
+    held, names = counts[:, UNITS.index(blend.counted_in)].tolist(), tuple(feed.name for feed in blend.feeds)
+    slack = 2 * sum(largest(feed, blend.counted_in, together=blend.cut) for feed in blend.feeds)
+    for count, share in zip(held, blend.shares, strict=True):
+        if abs(count - sum(held) * share) > slack:
+            _complain(names, (share, blend.counted_in), (count, sum(held)))
+
+
+def _complain(names: tuple[str, ...], wanted: tuple[Fraction, Unit], got: tuple[int, int]) -> NoReturn:
+    share, unit = wanted
+    raise MixError(f"{', '.join(names)}: wanted {share} of the {unit}. Got {got[0]} of {got[1]}. Report this as a bug.")

@@ -1,0 +1,100 @@
+"""What the user's files are known by: digests of their bytes, kept so that nothing is read twice for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from hashlib import file_digest, sha256
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from firstsight.errors import RequestError
+from firstsight.recipe.canon import decode
+from firstsight.recipe.mix import Form, Recaptioned
+from firstsight.site import Location
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+"""Endings of weight files; of a folder of weights these and the configurations in JSON make the content."""
+
+
+class Digests:
+    """sha256 of files by place, size and time of change, kept in one file."""
+
+    def __init__(self, cache: Path) -> None:
+        self._file = cache / "digests.json"
+        self._known: dict[str, list[Any]] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._new = False
+
+    def of(self, file: Path) -> str:
+        """The digest of a file's bytes, read only where the file is new or has changed."""
+        stat, name = file.stat(), str(file.absolute())
+        known = self._known.get(name)
+        if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
+            with file.open("rb") as data:
+                known = [stat.st_size, stat.st_mtime_ns, file_digest(data, "sha256").hexdigest()]
+            self._known[name], self._new = known, True
+        return known[2]
+
+    def of_all(self, folder: Path, files: Iterable[Path]) -> str:
+        """One digest over the names below `folder` and the bytes of several files."""
+        told = [[file.relative_to(folder).as_posix(), self.of(file)] for file in sorted(files)]
+        return sha256(json.dumps(told).encode()).hexdigest()
+
+    def keep(self) -> None:
+        """Write down what was learned."""
+        if self._new:
+            write_whole(self._file, self._known)
+            self._new = False
+
+
+def write_whole(file: Path, value: object) -> None:
+    """JSON that is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}.{token_hex(4)}")
+    new.write_text(json.dumps(value, sort_keys=True) + "\n")
+    new.replace(file)
+
+
+def tokenizer_file(location: Location, name: str) -> Path:
+    """The tokenizer.json that a location means, itself or in its folder; RequestError where there is none."""
+    place = Path(location.path)
+    file = place / "tokenizer.json" if place.is_dir() else place
+    if file.name != "tokenizer.json" or not file.is_file():
+        raise RequestError(f"{name}: wanted a tokenizer.json at {place}. Got none. Name its folder in the site file.")
+    return file
+
+
+def weight_files(location: Location, name: str) -> list[Path]:
+    """Configurations and weights of a folder in Hugging Face layout; RequestError where one of them is missing."""
+    place = Path(location.path)
+    files = [file for file in place.glob("*") if file.suffix in WEIGHTS or file.suffix == ".json"]
+    if not (place / "config.json").is_file() or not any(file.suffix in WEIGHTS for file in files):
+        raise RequestError(
+            f"{name}: wanted a folder with config.json and weights at {place}. "
+            f"Got {', '.join(sorted(file.name for file in files)) or 'neither'}. Download the model there."
+        )
+    return files
+
+
+def digest(name: str, form: Form, *, location: Location, digests: Digests) -> str:
+    """What a tokenizer, an encoder or a folder of benchmarks is known by; RequestError where it is none."""
+    if form == "tokenizer":
+        return digests.of(tokenizer_file(location, name))
+    place = Path(location.path)
+    if form == "encoder":
+        return digests.of_all(place, weight_files(location, name))
+    files = [file for file in place.rglob("*") if file.is_file()]
+    if not files:
+        raise RequestError(f"{name}: wanted a folder with one folder for each task at {place}. Got no file.")
+    return digests.of_all(place, files)
+
+
+def prepared_names(out: Path) -> set[str]:
+    """The names of the sources that lie prepared under `out`."""
+    found: set[str] = set()
+    for note in (out / "sources").glob("*/read.json"):
+        if (note.parent / "manifest.json").is_file():
+            source = decode(json.loads(note.read_text())["source"])
+            found.add(source.named.name if isinstance(source, Recaptioned) else source.name)
+    return found

@@ -1,0 +1,193 @@
+"""From names to content: before a study is planned in earnest, the user's own data and weights are looked at.
+
+A tokenizer, an encoder and benchmarks are known by their bytes; data by what preparing read of it, so it is prepared
+first, into the store's folder of sources, and published from there, by links, under the address of its prepare step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from json import dumps, loads
+from pathlib import Path
+
+from firstsight.cli.data.content import Digests, digest, tokenizer_file, write_whole
+from firstsight.cli.data.following import Following
+from firstsight.errors import DataError, RequestError
+from firstsight.plan.graph import Graph, graph
+from firstsight.plan.identity import known_as
+from firstsight.plan.step import Step
+from firstsight.plan.store import Store
+from firstsight.recipe.canon import encode
+from firstsight.recipe.mix import Named, Recaptioned
+from firstsight.recipe.stages import Prepare
+from firstsight.recipe.study import Study
+from firstsight.site import Location, Site, lines_for
+
+DATA = ("text", "captions", "interleaved", "dialogues")
+"""Forms that are prepared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """With what sources are looked at."""
+
+    site: Site
+    store: Store
+    shown: Following
+    made: Callable[[Step], Path]
+    """Makes a step that a source needs before it can be prepared (the built-in vocabulary), and says where it lies."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """What is known of the named sources of a study."""
+
+    identities: Mapping[str, str]
+    """Digest by `known_as`."""
+    prepared: Mapping[tuple[str, str], Path]
+    """Prepared folders by `known_as` of the source and its prepare step's tokenizer, as canonical JSON."""
+
+    def adopt(self, steps: Iterable[Step], store: Store) -> None:
+        """Publish what was prepared as the results of these steps."""
+        for step in steps:
+            if isinstance(step.spec, Prepare) and _key(step.spec) in self.prepared and not store.has(step.address):
+                store.adopt(step, self.prepared[_key(step.spec)])
+
+    def counted(self) -> dict[str, int]:
+        """Tokens of each text source, as preparing counted them."""
+        found: dict[str, int] = {}
+        for (name, _), folder in self.prepared.items():
+            manifest = loads((folder / "manifest.json").read_text())
+            if manifest["form"] == "text":
+                found[name] = manifest["counts"]["tokens"]
+        return found
+
+
+def _key(spec: Prepare) -> tuple[str, str]:
+    return dumps(encode(spec.source), sort_keys=True), dumps(encode(spec.tokenizer), sort_keys=True)
+
+
+def sources_of(steps: Graph) -> tuple[Named, ...]:
+    """Everything named that a study reads, each once, in the order of the plan."""
+    return tuple(dict.fromkeys(step.spec for step in steps.steps if step.kind == "named"))
+
+
+def check_places(sources: Iterable[Named], site: Site) -> None:
+    """Raise RequestError with every name that the site file lacks, and for places where nothing lies."""
+    named = {source.name: source.form for source in sources}
+    nowhere = {name: form for name, form in named.items() if name not in site.sources}
+    if nowhere:
+        raise RequestError(
+            f"{', '.join(nowhere)}: wanted a place on this machine for each of these names, got none. "
+            f"Nothing was run. Say in the site file where they lie:\n\n{lines_for(nowhere)}\n\n"
+            "or take a scale with built-in data (smoke, cpu)."
+        )
+    empty = [f"{name}: nothing lies at {place}." for name in named for place in absent(site.sources[name])]
+    if empty:
+        raise RequestError("\n".join([*empty, "Nothing was run. Mend the site file, or mount the disk."]))
+
+
+def absent(location: Location) -> list[str]:
+    """The local places of a location where nothing lies; of a pattern, the part before it is looked at."""
+    places = [place for place in (location.path, location.pictures, location.captions) if place and "://" not in place]
+    return [place for place in places if not _before_pattern(place).exists()]
+
+
+def _before_pattern(place: str) -> Path:
+    found = Path(place)
+    while re.search(r"[*?\[{]", str(found)):
+        found = found.parent
+    return found
+
+
+def identify(steps: Graph, look: Look) -> Content:
+    """Look at every named source of a provisional plan, preparing what is not prepared yet.
+
+    Raises RequestError for a place that holds something else and for a source that changed since it was prepared,
+    DataError for data that cannot be prepared.
+    """
+    site, digests = look.site, Digests(look.site.cache)
+    identities = {
+        one.name: digest(one.name, one.form, location=site.sources[one.name], digests=digests)
+        for one in sources_of(steps)
+        if one.form not in DATA
+    }
+    digests.keep()
+    prepared: dict[tuple[str, str], Path] = {}
+    words = {step: _tokenizer(step, look) for step in steps.steps if _of_user(step)}  # a run of its own, if it is made
+    with look.shown.around():
+        for step, tokenizer in words.items():
+            folder = _prepared(step.spec, tokenizer, look)
+            prepared[_key(step.spec)] = folder
+            identities[known_as(step.spec.source)] = loads((folder / "manifest.json").read_text())["source"]
+    for name, found in identities.items():
+        write_whole(_note(name, site), found)
+    return Content(identities=identities, prepared=prepared)
+
+
+def noted(steps: Graph, site: Site) -> dict[str, str]:
+    """What the last look at these sources found, without looking again; nothing for those never looked at."""
+    prepared = {known_as(step.spec.source) for step in steps.steps if _of_user(step)}
+    names = prepared | {one.name for one in sources_of(steps) if one.form not in DATA}
+    return {name: loads(_note(name, site).read_text()) for name in names if _note(name, site).is_file()}
+
+
+def _of_user(step: Step) -> bool:
+    return isinstance(step.spec, Prepare) and isinstance(step.spec.source, Named | Recaptioned)
+
+
+def known_graph(study: Study, site: Site) -> Graph:
+    """The plan with addresses as far as they are known; `Graph.unknown` names what makes them provisional."""
+    steps = graph(study)
+    return graph(study, noted(steps, site)) if steps.unknown() else steps
+
+
+def _note(name: str, site: Site) -> Path:
+    return site.cache / "identities" / f"{sha256(name.encode()).hexdigest()[:20]}.json"
+
+
+def _tokenizer(step: Step, look: Look) -> Path:
+    """Where the tokenizer of a prepare step lies."""
+    wanted = step.need("tokenizer")
+    assert wanted is not None  # every prepare step has one
+    if wanted.kind == "named":
+        return tokenizer_file(look.site.sources[wanted.spec.name], wanted.spec.name).parent
+    return look.made(wanted)
+
+
+def _prepared(spec: Prepare, words: Path, look: Look) -> Path:
+    """The folder of a prepared source: made if it is not there, RequestError if its files are no longer those."""
+    from firstsight.cli.data.preparing import place_of, prepared
+
+    source = spec.source
+    assert isinstance(source, Named | Recaptioned)
+    name = source.named.name if isinstance(source, Recaptioned) else source.name
+    folder = place_of(source, words=words, out=look.store.root)
+    if not (folder / "manifest.json").is_file():
+        look.shown.begin(name)
+        return prepared(source, spec.tokenizer, words=words, site=look.site, out=look.store.root, tell=look.shown)
+    try:
+        _refuse_changed(folder, look.site.sources[name], look.site)
+    except DataError as error:
+        raise RequestError(
+            f"{name} has changed since it was prepared: results from before and after would not be about the same "
+            f"data. {error} Nothing was run."
+        ) from error
+    return folder
+
+
+def _refuse_changed(folder: Path, location: Location, site: Site) -> None:
+    """Raise DataError for a source with other bytes; files with the stamps of the last look are not read again."""
+    from firstsight.data.index import Index, changed
+    from firstsight.data.sources import shards
+
+    index = Index.open(folder)
+    stamps = [[one.name, one.start, one.stop, one.size, one.stamp] for one in shards(location, index.form)]
+    note = site.cache / "looked" / f"{sha256(str(folder.absolute()).encode()).hexdigest()[:20]}.json"
+    seen = [index.digest, location.path, stamps]
+    if not note.is_file() or loads(note.read_text()) != seen:
+        changed(index, location)
+        write_whole(note, seen)

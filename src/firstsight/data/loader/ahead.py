@@ -1,0 +1,45 @@
+"""Batches made by threads ahead of training, delivered in order: decoding and copying let go of Python's lock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from firstsight.data.loader.rows import Batch
+from firstsight.data.loader.stream import Stream
+from firstsight.errors import DataError
+
+
+def ahead(
+    stream: Stream, first: int, *, readers: int, depth: int = 4, part: tuple[int, int] = (0, 1)
+) -> Generator[Batch]:
+    """The batches of a stream from step `first` to its end, at most `depth` of them made ahead by `readers` threads.
+
+    The same batches for any number of readers; 0 makes each when it is asked for. An error is raised at its step
+    and names it. The threads end with the iterator: at its end, when it is closed, or when nobody holds it.
+    """
+    steps = range(first, stream.steps)
+    if not readers:
+        yield from (_made(stream, step, part) for step in steps)
+        return
+    pool, waiting = ThreadPoolExecutor(readers, thread_name_prefix="reader"), deque[Future[Batch]]()
+    try:
+        for step in steps:
+            waiting.append(pool.submit(_made, stream, step, part))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _made(stream: Stream, step: int, part: tuple[int, int]) -> Batch:
+    try:
+        return stream.batch(step, part)
+    except DataError as error:
+        raise type(error)(f"step {step}: {error}") from error
+    except Exception as error:
+        error.add_note(f"while the batch of step {step} was made")
+        raise

@@ -1,0 +1,171 @@
+"""Killed, or without room, at any moment: nothing half-published, nothing left running, the same bytes in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from firstsight.site import Location, Site
+from tests.data.conftest import Workshop, asked, words_of
+
+from .test_prepare import same
+
+SHARDS = 12
+SLOW = pytest.mark.slow
+RUN = """
+import resource, sys
+from pathlib import Path
+from firstsight.data.prepare import prepare
+from firstsight.recipe.mix import Named
+from firstsight.recipe.stages import Prepare
+from firstsight.site import Location, Site
+source, words, out, readers, most = sys.argv[1:]
+if int(most):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
+spec = Prepare(source=Named(name="s", form="text", tokens=0), tokenizer=Named(name="t", form="tokenizer", tokens=0))
+site = Site(sources={"s": Location(path=source)}, readers=int(readers))
+Path(out).mkdir(exist_ok=True)
+print("begun", flush=True)
+prepare(spec, inputs={"tokenizer": Path(words)}, out=Path(out), site=site, tell=lambda told: None)
+print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def source(workshop: Workshop) -> Path:
+    folder = workshop.folder("source")
+    for shard in range(SHARDS):
+        lines = [json.dumps({"text": words_of(range(shard, shard + 1 + row % 9))}) + "\n" for row in range(400)]
+        (folder / f"{shard:02d}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def start(workshop: Workshop, source: Path, *, readers: int, most: int = 0) -> subprocess.Popen[str]:
+    """A process group of its own that prepares `source` into out, its files at most `most` bytes long."""
+    words = [str(source), str(workshop.words()), str(workshop.root / "out"), str(readers), str(most)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, "-c", RUN, *words], start_new_session=True, **pipes)
+
+
+def gone(group: int, within: float = 5.0) -> bool:
+    """Whether no process of a group is left after a while; a process that ended is not waited for."""
+    stop = time.monotonic() + within
+    while time.monotonic() < stop:
+        states = [stat.read_text().rpartition(")")[2].split() for stat in Path("/proc").glob("[0-9]*/stat")]
+        if not any(int(fields[2]) == group and fields[0] != "Z" for fields in states):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("readers", "times"), [(1, 1), (2, 1), pytest.param(1, 8, marks=SLOW), pytest.param(3, 8, marks=SLOW)]
+)
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
+    workshop: Workshop, source: Path, readers: int, times: int
+) -> None:
+    whole = workshop.prepare(source, "text", "whole")
+    chance, parts = random.Random(readers), workshop.root / "out" / "parts"
+    for kill in range(times):
+        run, wanted = start(workshop, source, readers=readers), chance.randint(kill * (SHARDS - 4) // times, SHARDS - 4)
+        while run.poll() is None and len(list(parts.glob("*/part.json"))) < wanted:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.01))
+        os.kill(run.pid, signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL, "it was done before it was killed"
+        assert gone(run.pid), "its processes go on without it"
+    assert len(list(parts.glob("*/part.json"))) >= wanted and not (parts.parent / "manifest.json").exists()
+    assert same(whole.path, workshop.prepare(source, "text", "out").path)
+
+
+@SLOW
+def test_killed_while_parts_are_put_together_it_goes_on_to_the_same_bytes(workshop: Workshop, source: Path) -> None:
+    whole, chance, finished = workshop.prepare(source, "text", "whole"), random.Random(0), 0
+    for _ in range(20):
+        run = start(workshop, source, readers=1)
+        while run.poll() is None and not (workshop.root / "out" / "quarantine.jsonl").exists():
+            time.sleep(0.0005)
+        time.sleep(chance.uniform(0.0, 0.03))
+        run.kill()
+        finished += run.wait() == 0
+        again = workshop.prepare(source, "text", "out")
+        assert same(whole.path, again.path)
+        shutil.rmtree(again.path)
+    assert finished < 20
+
+
+def test_a_full_disk_is_told_and_gone_on_from(workshop: Workshop, source: Path) -> None:
+    """Files of at most 40 kB: shards fit, the whole does not."""
+    whole = workshop.prepare(source, "text", "whole")
+    out = workshop.root / "out"
+    assert whole.samples.nbytes > 40_000 > max(file.stat().st_size for file in source.iterdir())
+    run = start(workshop, source, readers=1, most=40_000)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 1 and "StepFailed" in said and "Make room and give the same command again" in said
+    assert not (out / "manifest.json").exists() and len(list(out.glob("parts/*/part.json"))) == SHARDS
+    assert same(whole.path, workshop.prepare(source, "text", "out").path)
+
+
+def test_a_disk_that_fills_in_a_reader_process_is_told_and_gone_on_from(workshop: Workshop, source: Path) -> None:
+    whole = workshop.prepare(source, "text", "whole")
+    run = start(workshop, source, readers=2, most=4_000)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 1 and "StepFailed" in said and "Make room" in said
+    assert not list((workshop.root / "out").glob("*.npy")) and gone(run.pid)
+    assert same(whole.path, workshop.prepare(source, "text", "out").path)
+
+
+def test_a_killed_reader_process_is_told(workshop: Workshop, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from firstsight.data.prepare import crew
+    from firstsight.errors import StepFailed
+
+    killed: list[int] = []
+    send = crew._Worker.send
+
+    def once(self: crew._Worker, what: object) -> None:
+        if isinstance(what, crew.Shard) and not killed:
+            killed.append(self._process.pid)
+            self._process.kill()
+            self._process.wait()
+        send(self, what)
+
+    monkeypatch.setattr(crew._Worker, "send", once)
+    with pytest.raises(StepFailed, match=r"\.jsonl: a reader process was ended by signal 9 .*try fewer readers"):
+        workshop.prepare(source, "text", "out", readers=2)
+    assert same(workshop.prepare(source, "text").path, workshop.prepare(source, "text", "out").path)
+
+
+def test_it_works_inside_a_step_of_a_run(workshop: Workshop, source: Path) -> None:
+    """In a worker of the executor, whose `__main__` is a line of Python."""
+    from firstsight.plan.executors import Job, Local
+    from firstsight.plan.step import Step
+    from firstsight.plan.store import Store
+
+    store = Store(workshop.root / "store")
+    site = Site(sources={"s": Location(path=str(source))}, readers=2)
+    step = Step(kind="prepare", spec=asked("text"), version=1)
+    job = Job(
+        step=step,
+        handler="firstsight.data.prepare:prepare",
+        inputs={"tokenizer": workshop.words()},
+        site=site,
+        root=store.root,
+    )
+    reports = []
+    with Local(1, site) as local:
+        local.submit(job)
+        while not any(report.state != "progress" for report in reports):
+            reports += local.wait(0.2)
+    assert reports[-1].state == "published", reports[-1].why
+    assert any(report.progress is not None for report in reports)
+    assert same(workshop.prepare(source, "text", "whole").path, store.path(step.address))

@@ -1,0 +1,154 @@
+"""Tars byte by byte: what the standard library writes is read, what was tampered with is refused."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firstsight.data.sources import plain_members
+from firstsight.data.sources.tars import members
+from firstsight.errors import DataError
+
+from ..conftest import add, picture
+from .reading import at, bad, everything, good
+
+RED = picture((255, 0, 0))
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+
+
+def packed(files: dict[str, bytes], form: int = tarfile.GNU_FORMAT, **headers: str) -> bytes:
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w", format=form, pax_headers=headers) as tar:
+        for name, data in files.items():
+            add(tar, name, data)
+    return held.getvalue()
+
+
+class Pipe(io.BytesIO):
+    """A stream that cannot jump."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *place: object) -> int:
+        raise AssertionError(f"a pipe was asked to go to {place}")
+
+
+@given(
+    files=st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=300)
+                          .filter(lambda name: name not in (".", "..") and len(name.encode()) < 700),
+                          st.binary(max_size=1200), max_size=4),
+    form=st.sampled_from(FORMATS[1:]),
+)  # fmt: skip
+def test_members_are_those_of_the_standard_library(files: dict[str, bytes], form: int) -> None:
+    data = packed(files, form)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        wanted = [(one.name, one.offset_data, one.size) for one in tar]
+    for stream in (Pipe(data), io.BytesIO(data)):
+        found = list(members(stream, "t", wanted=lambda member: True))
+        assert [(one.name, one.offset_data, one.size) for one, _ in found] == wanted
+        assert [content for _, content in found] == list(files.values())
+    assert [one.offset_data for one, _ in members(io.BytesIO(data), "t", wanted=lambda member: False)] == [
+        offset for _, offset, _ in wanted
+    ]
+
+
+@given(st.data())
+def test_a_cut_anywhere_is_found(data: st.DataObject) -> None:
+    whole = packed({"a.txt": b"x" * 700, "b" * 150: b"y"}, data.draw(st.sampled_from(FORMATS[1:])))
+    end = len(whole.rstrip(b"\0"))
+    cut = data.draw(st.integers(0, end))
+    for stream in (Pipe(whole[:cut]), io.BytesIO(whole[:cut])):
+        with pytest.raises(DataError, match="Copy it again"):
+            list(members(stream, "t", wanted=lambda member: False))
+
+
+def test_a_flipped_header_is_found() -> None:
+    whole = bytearray(packed({"a": b"1", "b": b"2"}))
+    whole[1024 + 3] ^= 1
+    with pytest.raises(DataError, match="bad checksum"):
+        list(members(io.BytesIO(bytes(whole)), "t", wanted=lambda member: False))
+
+
+def test_two_tars_in_one_file_are_not_half_read() -> None:
+    with pytest.raises(DataError, match="goes on behind its closing block"):
+        list(members(io.BytesIO(packed({"a": b"1"}) * 2), "t", wanted=lambda member: False))
+
+
+def pax(name: str, data: bytes, **headers: str) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.pax_headers = len(data), headers
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(data))
+    return held.getvalue()
+
+
+@pytest.mark.parametrize("size", ["0", "1", "1536", "-512", "1e3"])
+def test_a_member_with_two_sizes_is_refused(size: str) -> None:
+    with pytest.raises(DataError, match="two sizes, 600 and"):
+        list(members(io.BytesIO(pax("a.png", b"x" * 600, size=size)), "t", wanted=lambda member: True))
+
+
+def test_a_member_whose_sizes_agree_is_read() -> None:
+    [(member, data)] = members(io.BytesIO(pax("a.png", b"x" * 600, size="600")), "t", wanted=lambda member: True)
+    assert (member.size, data) == (600, b"x" * 600)
+
+
+@pytest.mark.parametrize("headers", [{"path": "b.png"}, {"size": "3"}])
+def test_a_header_that_renames_all_members_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(DataError, match="for all members"):
+        list(members(io.BytesIO(packed({"a": b"1"}, tarfile.PAX_FORMAT, **headers)), "t", wanted=lambda member: True))
+    fine = packed({"a": b"1"}, tarfile.PAX_FORMAT, comment="made by hand")
+    assert [one.name for one, _ in members(io.BytesIO(fine), "t", wanted=lambda member: True)] == ["a"]
+
+
+def test_names_that_only_an_extended_header_tells_are_judged_too(tmp_path: Path) -> None:
+    deep = "x" * 120
+    names = [f"../{deep}.png", f"/{deep}.png", f"a/../../{deep}.png"]
+    for form in FORMATS[1:]:
+        (tmp_path / "a.tar").write_bytes(packed(dict.fromkeys(names, RED), form))
+        assert [reason for _, reason in bad(everything(at(tmp_path), "captions"))] == ["unsafe path"] * 3
+
+
+def test_sparse_members_are_refused_and_the_next_is_read(tmp_path: Path) -> None:
+    sparse = pax("0.png", RED, **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    (tmp_path / "a.tar").write_bytes(
+        sparse[: -(-len(sparse.rstrip(b"\0")) // 512) * 512] + packed({"1.png": RED, "1.txt": b"w1"})
+    )
+    found = everything(at(tmp_path), "captions")
+    assert bad(found) == [("0", "not a plain file")]
+    assert [one.id for one in good(found)] == ["1"]
+
+
+def test_old_sparse_headers_with_their_continuations_are_passed_over() -> None:
+    head = bytearray(tarfile.TarInfo("holes").tobuf(tarfile.GNU_FORMAT))
+    head[156:157] = b"S"
+    head[124:136] = b"00000000003\0"
+    head[482] = 1
+    head[148:156] = b" " * 8
+    head[148:156] = f"{sum(head):06o}\0 ".encode()
+    more = bytes(504) + b"\1" + bytes(7)
+    whole = bytes(head) + more + bytes(512) + b"abc".ljust(512, b"\0") + packed({"next": b"1"})
+    found = list(members(Pipe(whole), "t", wanted=lambda member: True))
+    assert [(one.name, one.plain, data) for one, data in found] == [("holes", False, b"abc"), ("next", True, b"1")]
+
+
+def test_an_empty_file_and_a_page_are_no_tars(tmp_path: Path) -> None:
+    for data in (b"", b"<html>" * 200):
+        (tmp_path / "a.tar").write_bytes(data)
+        with pytest.raises(DataError, match=r"a\.tar.*Copy it again"):
+            list(plain_members(tmp_path / "a.tar"))
+
+
+def test_folders_are_no_members_and_an_empty_tar_holds_none(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        made = tarfile.TarInfo("part")
+        made.type = tarfile.DIRTYPE
+        tar.addfile(made)
+    assert list(plain_members(tmp_path / "a.tar")) == []

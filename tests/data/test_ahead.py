@@ -1,0 +1,115 @@
+"""Threads ahead of training: the same batches, errors at their step, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from contextlib import closing
+from fractions import Fraction
+
+import pytest
+import torch
+
+from firstsight.data.loader import Batch, Blended, Feed, Stream, ahead
+from firstsight.data.pack import pack
+from firstsight.errors import DataError, MixError
+from firstsight.recipe.stages import Rows
+
+from .rows import Raw, index_of
+
+STEPS = 30
+
+
+class Slow(Stream):
+    """A stream that takes its time, remembers what was asked for, and may fail."""
+
+    begun: list[int]
+    makers: set[str]
+    fails_at = -1
+    error: type[Exception] = DataError
+    pause = 0.0
+
+    def batch(self, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        self.begun.append(step)
+        self.makers.add(threading.current_thread().name)
+        time.sleep(self.pause * (1 + step % 3))
+        if step == self.fails_at:
+            raise self.error("a shard is gone")
+        return super().batch(step, part)
+
+
+def slow(*, fails_at: int = -1, error: type[Exception] = DataError, pause: float = 0.0) -> Slow:
+    index = index_of("text", [Raw(list(range(9)), [1] * 9, []) for _ in range(200)])
+    feed = Feed(
+        name="text",
+        index=index,
+        table=pack(index, length=16, image_tokens=0, packing="best_fit"),
+        pictures=None,
+        answers_only=False,
+    )
+    made = Slow(
+        text=Blended(feeds=(feed,), shares=(Fraction(1),), epochs=(99,), counted_in="rows"),
+        images=None,
+        spans=((4 * STEPS, Fraction(0)),),
+        counted_in="rows",
+        rows=Rows(batch=4, length=16),
+        seed=0,
+        text_rows_seen=0,
+        steps=STEPS,
+    )
+    told = {"begun": [], "makers": set(), "fails_at": fails_at, "error": error, "pause": pause}
+    for name, value in told.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def readers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("reader")]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_steps_come_in_order_to_the_end(count: int) -> None:
+    stream = slow(pause=0.001)
+    found = list(ahead(stream, 4, readers=count, depth=5, part=(1, 2)))
+    assert len(found) == STEPS - 4
+    for step, batch in enumerate(found, start=4):
+        assert torch.equal(batch.tokens, stream.batch(step).tokens[2:])
+    assert (threading.current_thread().name in stream.makers) and len(stream.makers) <= 1 + count
+    assert sorted(stream.begun[: STEPS - 4]) == list(range(4, STEPS)), "each is made once"
+    assert readers() == []
+
+
+def test_no_more_than_the_depth_is_made_ahead() -> None:
+    stream = slow()
+    with closing(ahead(stream, 0, readers=2, depth=3)) as batches:
+        for step in range(3):
+            next(batches)
+            time.sleep(0.05)
+            assert max(stream.begun) == step + 3
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("error", [DataError, MixError, OSError])
+def test_an_error_comes_at_its_step_and_names_it(count: int, error: type[Exception]) -> None:
+    batches = ahead(slow(fails_at=7, error=error), 0, readers=count, depth=4)
+    for _ in range(7):
+        next(batches)
+    with pytest.raises(error) as caught:
+        next(batches)
+    told = [str(caught.value), *getattr(caught.value, "__notes__", [])]
+    assert any("step 7" in words for words in told)
+    assert "a shard is gone" in told[0]
+    assert readers() == []
+
+
+@pytest.mark.parametrize("how", ["closed", "garbage"])
+def test_the_threads_end_with_the_iterator(how: str) -> None:
+    batches = ahead(slow(pause=0.002), 0, readers=3, depth=4)
+    next(batches)
+    assert len(readers()) == 3
+    if how == "closed":
+        batches.close()
+    del batches
+    gc.collect()
+    assert readers() == []

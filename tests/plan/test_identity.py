@@ -1,0 +1,140 @@
+"""Addresses of the user's own data: by content, whatever it is called and wherever it lies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firstsight.errors import StoreError
+from firstsight.plan.graph import Graph, graph, tree
+from firstsight.plan.identity import known_as
+from firstsight.plan.step import difference
+from firstsight.plan.store import Store
+from firstsight.recipe.canon import encode
+from firstsight.recipe.mix import Named, Recaptioned, alone
+from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.stages import Prepare
+from firstsight.recipe.study import Arm, Study
+from firstsight.units import Share, Tokens
+
+ARM = enter(scale_named("1b"), Share(4, 5))
+KNOWN = {
+    "dclm-mix": "d" * 64,
+    "datacomp-dr-1b with synthetic captions": "c" * 64,
+    "llava-v1.5-multimodal": "a" * 64,
+    "gpt-neox-20b": "7" * 64,
+    "siglip-so400m-patch14-384": "5" * 64,
+    "paper-benchmarks": "b" * 64,
+}
+
+
+def planned(arm: Arm, known: dict[str, str]) -> Graph:
+    return graph(Study(name="one", scale="1b", question="?", arms=(arm,)), known)
+
+
+def renamed(value: Any, names: dict[str, str]) -> Any:
+    """The same spec with other names for its sources."""
+    from firstsight.recipe.canon import decode
+
+    def walk(part: Any) -> Any:
+        if isinstance(part, list):
+            return [walk(item) for item in part]
+        if isinstance(part, dict):
+            return {key: names.get(item, item) if key == "name" else walk(item) for key, item in part.items()}
+        return part
+
+    return decode(walk(encode(value)))
+
+
+def addresses(steps: Graph) -> list[str]:
+    return [step.address for step in steps.steps]
+
+
+def test_names_do_not_matter_where_content_is_known() -> None:
+    names = {"dclm-mix": "mine", "gpt-neox-20b": "words", "llava-v1.5-multimodal": "turns"}
+    other = replace(
+        ARM,
+        pretrain=renamed(ARM.pretrain, names),
+        stages=tuple(renamed(stage, names) for stage in ARM.stages),
+    )
+    known = {names.get(name, name): digest for name, digest in KNOWN.items()}
+    assert addresses(planned(other, known)) == addresses(planned(ARM, KNOWN))
+    unmoved = set(addresses(planned(other, {}))) & set(addresses(planned(ARM, {})))
+    assert {address.split("-")[0] for address in unmoved} == {"named"} and len(unmoved) == 3  # the names that we kept
+    assert not any(name in address for name in KNOWN for address in addresses(planned(ARM, KNOWN)))
+
+
+def test_neither_does_a_declared_size() -> None:
+    def sized(tokens: int) -> Arm:
+        text = alone(Named(name="dclm-mix", form="text", tokens=Tokens(tokens)))
+        return replace(ARM, pretrain=replace(ARM.pretrain, text=text))
+
+    assert addresses(planned(sized(0), KNOWN)) == addresses(planned(sized(10**15), KNOWN))
+
+
+@pytest.mark.parametrize("name", list(KNOWN))
+def test_every_content_moves_what_reads_it_and_nothing_else(name: str) -> None:
+    before, after = planned(ARM, KNOWN), planned(ARM, {**KNOWN, name: "e" * 64})
+    reads = {
+        "dclm-mix": {"named", "prepare", "pretrain", "midtrain", "finetune", "evaluate"},
+        "datacomp-dr-1b with synthetic captions": {"named", "prepare", "midtrain", "finetune", "evaluate"},
+        "llava-v1.5-multimodal": {"named", "prepare", "finetune", "evaluate"},
+        "gpt-neox-20b": {"named", "prepare", "pretrain", "midtrain", "finetune", "evaluate"},
+        "siglip-so400m-patch14-384": {"named", "midtrain", "finetune", "evaluate"},
+        "paper-benchmarks": {"named", "evaluate"},
+    }[name]
+    moved = [new.kind for old, new in zip(before.steps, after.steps, strict=True) if old != new]
+    assert set(moved) == reads and moved.count("named") == 1
+    assert moved.count("prepare") == {"gpt-neox-20b": 3}.get(name, int("prepare" in reads))
+    (first, *_) = difference(before.final("start-080.s0"), after.final("start-080.s0"))
+    assert first.second == "e" * 64 and first.path.endswith("digest")
+
+
+def test_content_read_in_two_ways_is_two_contents() -> None:
+    captions = ARM.stages[0].mix.images.sources[0]
+    assert isinstance(captions, Recaptioned)
+    real = alone(captions.named)
+    stage = replace(ARM.stages[0], mix=replace(ARM.stages[0].mix, images=real))
+    both = Study(name="two", scale="1b", question="?", arms=(ARM, replace(ARM, name="real", stages=(stage,))))
+    known = {**KNOWN, "datacomp-dr-1b": "f" * 64}
+    assert known_as(captions) in known and known_as(captions.named) in known
+    leaves = [step for step in graph(both, known).steps if step.spec == captions.named]
+    assert len(leaves) == 2 and graph(both, known).unknown() == ()
+    assert graph(both, KNOWN).unknown() == ("datacomp-dr-1b",)
+
+
+def test_a_plan_without_content_says_what_it_lacks_and_a_known_one_keeps_names_for_people() -> None:
+    assert len(planned(ARM, {}).unknown()) == 6 and planned(ARM, KNOWN).unknown() == ()
+    drawn = "\n".join(tree(planned(ARM, KNOWN)))
+    for name in ("dclm-mix", "datacomp-dr-1b", "gpt-neox-20b", "paper-benchmarks"):
+        assert f"({name})" in drawn
+
+
+def test_what_was_prepared_outside_is_published_without_a_second_copy(tmp_path: Path) -> None:
+    steps = planned(ARM, KNOWN)
+    (step, *_) = [step for step in steps.steps if isinstance(step.spec, Prepare)]
+    made = tmp_path / "made"
+    (made / "deep").mkdir(parents=True)
+    (made / "deep" / "tokens.npy").write_bytes(b"12345")
+    (made / "manifest.json").write_text("{}")
+    store = Store(tmp_path / "runs")
+    torn = store.work(step.address) / "left by a killed run"
+    torn.write_text("x")
+    goal = store.adopt(step, made)
+    assert store.has(step.address) and store.verify(step.address) == ()
+    assert sorted(store.provenance(step.address)["files"]) == ["deep/tokens.npy", "manifest.json"]
+    assert (goal / "deep" / "tokens.npy").stat().st_ino == (made / "deep" / "tokens.npy").stat().st_ino
+    assert store.provenance(step.address)["identities"] == KNOWN
+    assert store.adopt(step, tmp_path / "not read") == goal
+
+
+def test_two_runs_do_not_publish_the_same_at_once(tmp_path: Path) -> None:
+    (step, *_) = [step for step in planned(ARM, KNOWN).steps if isinstance(step.spec, Prepare)]
+    (tmp_path / "made").mkdir()
+    store = Store(tmp_path / "runs")
+    with store.lock(step.address) as free, pytest.raises(StoreError, match="another run"):
+        assert free
+        store.adopt(step, tmp_path / "made")

@@ -1,0 +1,91 @@
+"""The command: what it makes, what it refuses, and that its page is a promise about training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firstsight.cli import command, running
+from firstsight.cli.data.previewing import Asked, data_of, stages_of, write_preview
+from firstsight.plan.graph import Graph, graph
+from firstsight.plan.store import Store
+from firstsight.recipe.scales import scale_named
+from firstsight.recipe.study import Study
+from firstsight.studies.when import when
+from firstsight.units import Share, Tokens
+
+WHEN = when(replace(scale_named("smoke"), seeds=1))
+PLAN = graph(WHEN)
+
+
+def thimble() -> Study:
+    """One arm whose text goes on over three stages, a few steps each."""
+    base, step = scale_named("smoke").base, 1024
+    trunk = replace(base.pretrain, tokens=Tokens(8 * step))
+    mid, fine = base.stages
+    mid = replace(mid, tokens=Tokens(3 * step), mix=replace(mid.mix, share=Share(1, 3)))
+    fine = replace(fine, epoch=Tokens(2 * step), mix=replace(fine.mix, share=Share(1, 2)))  # type: ignore[call-arg]
+    arm = replace(base, name="thimble", pretrain=trunk, start=Share(1, 2), stages=(mid, fine))
+    return Study(name="thimble", scale="smoke", question="Is the page a promise?", arms=(arm,))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--stage", "fintune"], "Nearest: finetune"),
+        (["--arm", "start-08"], "start-080.s1"),
+        (["--arm", "trunk", "--stage", "midtrain"], "Nearest: pretrain"),
+        (["--first", "320"], "from 0 to 319"),
+        (["--first", "-1"], "from 0 to 319"),
+        (["--rows", "0"], "at least 1"),
+    ],
+)
+def test_a_wrong_request_makes_nothing(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = command(["preview", "when", "--scale", "smoke", "--out", str(tmp_path / "out"), *words])
+    assert code == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "kinds"),
+    [
+        ("pretrain", {"vocabulary", "texts", "prepare"}),
+        ("midtrain", {"vocabulary", "texts", "captions", "prepare"}),
+        ("finetune", {"vocabulary", "texts", "captions", "dialogues", "prepare"}),
+    ],
+)
+def test_only_data_is_made(stage: str, kinds: set[str], tmp_path: Path) -> None:
+    step = stages_of(PLAN, WHEN.arm("start-080"))[stage]
+    part = data_of(PLAN, step, Store(tmp_path / "out"))
+    assert {step.kind for step in part.steps} == kinds
+    assert {step.address for step in part.steps} <= {step.address for step in PLAN.steps}
+
+
+def test_stages_go_by_their_kind_and_are_numbered_where_it_recurs() -> None:
+    arm = WHEN.arm("start-080")
+    assert list(stages_of(PLAN, arm)) == ["pretrain", "midtrain", "finetune"]
+    assert list(stages_of(PLAN, WHEN.arm("start-000"))) == ["midtrain", "finetune"]
+    twice = replace(arm, stages=(arm.stages[0], *arm.stages))
+    study = replace(WHEN, arms=(twice,))
+    assert list(stages_of(graph(study), twice)) == ["pretrain", "midtrain-1", "midtrain-2", "finetune"]
+    assert stages_of(PLAN, arm)["pretrain"].spec.until == Share(4, 5)
+
+
+@pytest.mark.slow
+def test_the_page_is_the_same_before_and_after_training(tmp_path: Path) -> None:
+    """Where the text goes on follows from what was trained; the preview must know it without the training."""
+    study, asked = thimble(), Asked(arm="", stage="finetune", first=0, rows=32)
+    before = write_preview(study, asked, out=tmp_path).read_text()
+    plan = graph(study)
+    [label] = plan.arms
+    trained = tuple(step for step in plan.arms[label] if step.kind not in ("evaluate", "benchmarks"))
+    part = Graph(title="trained", steps=trained, arms={label: trained}, seeds={label: 0})
+    running.run_graph(part, Store(tmp_path), jobs=2).check()
+    after = write_preview(study, asked, out=tmp_path).read_text()
+    assert "record" in before
+    assert after == before

@@ -1,0 +1,288 @@
+"""The site file, and a user's own data from it to a report: what is read, refused, kept and never done twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from firstsight.cli import command
+from firstsight.cli.data.naming import sources_of
+from firstsight.cli.doctor import examine
+from firstsight.cli.running import site, site_file
+from firstsight.errors import RequestError
+from firstsight.plan.graph import graph
+from firstsight.recipe.scales import scale_named
+from firstsight.site import MOST_BAD, Location, Site, lines_for, read
+from firstsight.studies.when import when
+from firstsight.units import Share
+from tests.own_data import STUDY, OwnData
+from tests.test_tutorial import BLOCK, commands, pattern
+
+HOW_TO = Path(__file__).parents[1] / "docs" / "howto" / "own-data.md"
+
+
+def told(tmp_path: Path, text: str) -> Site:
+    file = tmp_path / "site.toml"
+    file.write_text(text)
+    return read(file)
+
+
+def test_a_site_file_says_machine_and_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISK", "/mnt/fast")
+    monkeypatch.setenv("HOME", "/home/someone")
+    found = told(
+        tmp_path,
+        """
+        [machine]
+        device = "cuda"
+        threads = 4
+        compile = false
+        save_every = 30
+        cache = "${DISK}/cache"
+        readers = 8
+
+        [sources.near]
+        path = "data/near"
+        [sources."llava-v1.5"]
+        path = "$DISK/llava/mix.json"
+        pictures = "~/pictures"
+        split = "train"
+        most_bad = "2.5%"
+        columns = { text = "content", picture = "image" }
+        [sources.far]
+        path = "s3://bucket/{00000..00009}.tar"
+        captions = "https://host/captions/"
+        """,
+    )
+    machine = (found.device, found.threads, found.compile, found.save_every, found.cache, found.readers)
+    assert machine == ("cuda", 4, False, 30.0, Path("/mnt/fast/cache"), 8)
+    assert found.sources["near"] == Location(path=str(tmp_path / "data" / "near"))
+    assert found.sources["near"].most_bad == MOST_BAD
+    assert found.sources["llava-v1.5"] == Location(
+        path="/mnt/fast/llava/mix.json",
+        pictures="/home/someone/pictures",
+        split="train",
+        most_bad=Share(1, 40),
+        columns={"text": "content", "picture": "image"},
+    )
+    assert found.sources["far"].path == "s3://bucket/{00000..00009}.tar"
+    assert found.sources["far"].captions == "https://host/captions/"
+
+
+def test_an_empty_file_changes_nothing_and_a_machine_keeps_what_is_not_said(tmp_path: Path) -> None:
+    machine = Site(device="cuda", threads=3)
+    (tmp_path / "site.toml").write_text("")
+    assert read(tmp_path / "site.toml", machine=machine) == machine
+    (tmp_path / "site.toml").write_text("[machine]\nthreads = 2")
+    assert read(tmp_path / "site.toml", machine=machine) == Site(device="cuda", threads=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[machin]\ndevice = 'cpu'", ("machin", "machine, sources", "Nearest: machine")),
+        ("[machine]\nthread = 1", ("[machine] thread", "Nearest: threads")),
+        ("[machine]\nthreads = '1'", ("[machine] threads", "a whole number", "'1'")),
+        ("[machine]\nthreads = true", ("[machine] threads", "a whole number", "True")),
+        ("[machine]\nthreads = 1.5", ("[machine] threads", "a whole number", "1.5")),
+        ("[machine]\nreaders = 0", ("[machine] readers", "at least 1", "0")),
+        ("[machine]\nsave_every = -1", ("[machine] save_every", "-1")),
+        ("[machine]\ncompile = 'no'", ("[machine] compile", "true or false")),
+        ("machine = 3", ("[machine]", "a table", "3")),
+        ("[sources]\nx = '/data'", ("[sources.x]", "a table", "/data")),
+        ("[sources.x]\nsplit = 'train'", ("[sources.x] path", "Got none", 'path = "/where/x/lies"')),
+        ("[sources.x]\npath = ''", ("[sources.x] path", "Got none")),
+        ("[sources.x]\npath = '/a'\npicture = '/b'", ("[sources.x] picture", "Nearest: pictures")),
+        ("[sources.x]\npath = ['/a']", ("[sources.x] path", "words in quotes")),
+        ("[sources.x]\npath = '/a'\nmost_bad = 0.01", ("[sources.x] most_bad", "words in quotes", "0.01")),
+        ("[sources.x]\npath = '/a'\nmost_bad = '101%'", ("[sources.x] most_bad", "between 0 and 1")),
+        ("[sources.x]\npath = '/a'\ncolumns = { text = 3 }", ("columns.text", "words in quotes", "3")),
+        ("[sources.'a.b']\npath = '$NOT_SET_HERE/x'", ('[sources."a.b"] path', "$NOT_SET_HERE is not set")),
+        ("[sources.x\npath = '/a'", ("TOML", "line 1")),
+    ],
+)
+def test_a_wrong_site_file_is_refused_by_file_key_wanted_and_got(
+    tmp_path: Path, text: str, words: tuple[str, ...]
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        told(tmp_path, text)
+    for word in (str(tmp_path / "site.toml"), *words):
+        assert word in str(refused.value)
+
+
+def test_the_lines_that_are_asked_for_read_as_a_site_file(tmp_path: Path) -> None:
+    assert set(told(tmp_path, lines_for({"plain-name_1": "text", "llava-v1.5": "dialogues"})).sources) == {
+        "plain-name_1",
+        "llava-v1.5",
+    }
+
+
+def test_the_site_file_is_found_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    (home / ".config" / "firstsight").mkdir(parents=True)
+    here.mkdir()
+    monkeypatch.delenv("FIRSTSIGHT_SITE", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    assert site_file() is None and site().sources == {}
+    (home / ".config" / "firstsight" / "site.toml").write_text("[machine]\nthreads = 2")
+    assert site().threads == 2
+    (here / "site.toml").write_text("[machine]\nthreads = 3")
+    assert site().threads == 3
+    monkeypatch.setenv("FIRSTSIGHT_SITE", str(tmp_path / "mine.toml"))
+    with pytest.raises(RequestError, match=r"mine\.toml"):
+        site()
+
+
+def test_the_how_to_is_true(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its site files read, its study plans, and its commands say what it shows, on a machine without any data."""
+    monkeypatch.delenv("FIRSTSIGHT_SITE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    page = HOW_TO.read_text()
+    names = {
+        name for text in re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S) for name in told(tmp_path, text).sources
+    }
+    assert names > {source.name for source in sources_of(graph(when(scale_named("79m"))))}
+    (tmp_path / "site.toml").unlink()
+    for form, block in BLOCK.findall(page):
+        if form == "python":
+            (tmp_path / "own.py").write_text(block)
+            continue
+        for words, shown in commands(block):
+            command(shlex.split(words)[1:])
+            out, err = capsys.readouterr()
+            assert pattern(shown.strip()).search(" ".join((out + err).split())), f"{words}\n{out}{err}"
+
+
+class Own:
+    """A user's folder: data, site file, study file, results."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.monkeypatch = root, monkeypatch
+        self.data = root / "data"
+        OwnData(self.data).write()
+        (root / "mine.py").write_text(STUDY)
+        self.placed(root / "site.toml", self.data)
+
+    def placed(self, file: Path, data: Path) -> None:
+        """From now on the data lies there, as this site file says."""
+        OwnData(data).site(file)
+        self.monkeypatch.setenv("FIRSTSIGHT_SITE", str(file))
+
+    def say(self, capsys: pytest.CaptureFixture[str], word: str, *more: str) -> tuple[int, str]:
+        code = command([word, str(self.root / "mine.py"), "--scale", "79m", "--out", str(self.root / "runs"), *more])
+        out, err = capsys.readouterr()
+        return code, " ".join((out + err).split())
+
+    def steps(self, kind: str) -> list[Path]:
+        return sorted(folder for folder in (self.root / "runs" / "steps").iterdir() if folder.name.startswith(kind))
+
+
+@pytest.mark.timeout(400)
+def test_a_study_of_ones_own_data_runs_once_and_refuses_what_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Own(tmp_path, monkeypatch)
+    assert "provisional until a run has looked at my-benchmarks, my-datacomp" in own.say(capsys, "plan")[1]
+    code, words = own.say(capsys, "run", "--jobs", "1")
+    assert code == 0, words
+    assert "8 steps run" in words and (tmp_path / "runs/reports/mine-79m/report.html").is_file()
+    _shares_are_as_asked(own)
+
+    addresses = {folder.name for folder in own.steps("")}
+    assert len(addresses) == 5 + 8  # five sources prepared; two segments, and two of each later stage
+    assert not any("my-" in address for address in addresses)
+    planned = own.say(capsys, "plan")[1]
+    assert "provisional" not in planned and "(my-datacomp)" in planned and planned.count("[stored]") == 13
+    assert "0 steps run" in own.say(capsys, "run")[1]
+
+    moved = tmp_path / "elsewhere" / "data"
+    shutil.copytree(own.data, moved, copy_function=shutil.copyfile)  # new times of change, old bytes
+    shutil.rmtree(own.data)
+    own.placed(tmp_path / "elsewhere" / "site.toml", moved)
+    code, words = own.say(capsys, "run")
+    assert code == 0 and "0 steps run" in words, words
+    assert {folder.name for folder in own.steps("")} == addresses
+
+    shard = moved / "datacomp" / "00000001.tar"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    code, words = own.say(capsys, "run")
+    assert code == 2 and "00000001.tar" in words and "my-datacomp has changed" in words and "Nothing was run" in words
+
+
+def test_nothing_runs_for_data_and_models_that_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Own(tmp_path, monkeypatch)
+    good = (tmp_path / "site.toml").read_text()
+
+    def refused(site: str) -> str:
+        (tmp_path / "site.toml").write_text(site)
+        code, words = own.say(capsys, "run")
+        assert code == 2 and not (tmp_path / "runs").exists(), words
+        return words
+
+    lacking = refused(good.replace("my-dclm", "other-dclm").replace("my-siglip", "other-siglip"))
+    assert '[sources.my-dclm] path = "..." # text [sources.my-siglip] path = "..." # encoder' in lacking
+    assert "my-notes," not in lacking
+    assert f"my-dclm: nothing lies at {tmp_path}/data/dcml." in refused(good.replace("data/dclm", "data/dcml"))
+    study = (tmp_path / "mine.py").read_text()
+    (tmp_path / "mine.py").write_text(study.replace("vocabulary=512", "vocabulary=300"))
+    assert "my-tokenizer: wanted at most 300 tokens" in refused(good)
+    (tmp_path / "mine.py").write_text(study.replace("Vit(layers=2, width=16", "Vit(layers=3, width=32"))
+    fits = refused(good)
+    assert "wanted num_hidden_layers 3, got 2; wanted hidden_size 32, got 16" in fits
+
+
+def test_doctor_looks_at_every_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Own(tmp_path, monkeypatch)
+    monkeypatch.setenv("COLUMNS", "400")
+    assert command(["doctor", "--out", str(tmp_path / "runs")]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    size = sum(file.stat().st_size for file in (own.data / "datacomp").iterdir())
+    assert f"captions: 2 shards, {size / 1000:.3g} kB, not prepared" in words
+    for found in (
+        "8 sources",
+        "tokenizer: 325 tokens",
+        "text: 2 shards",
+        "dialogues: 1 shard,",
+        "interleaved: 1 shard,",
+    ):
+        assert found in words
+    assert "2 layers, width 16, image 16, patch 8" in words and "wanted num_hidden_layers 27, got 2" in words
+    assert "token store" in words and "for what is not prepared" in words
+    (tmp_path / "site.toml").write_text("[sources.dclm-mix]\npath = 'nowhere'\n[sources.junk]\npath = 'mine.py'")
+    assert command(["doctor", "--out", str(tmp_path / "runs")]) == 1
+    found = {one.what: one for one in examine(tmp_path / "runs")}
+    assert found["dclm-mix"].state == found["junk"].state == "missing"
+    assert found["dclm-mix"].found == f"nothing at {tmp_path}/nowhere"
+    assert "Got nothing that is read as text, captions" in found["junk"].advice
+    capsys.readouterr()
+    (tmp_path / "site.toml").write_text("[machin]")
+    assert command(["doctor", "--out", str(tmp_path / "runs")]) == 1
+    assert "Nearest: machine" in " ".join(capsys.readouterr().out.split())
+
+
+def _shares_are_as_asked(own: Own) -> None:
+    """A quarter of 16 rows and three quarters of the next 16 show pictures; text is 3 : 1 in tokens, within a row."""
+    for folder in own.steps("midtrain"):
+        achieved = json.loads((folder / "achieved.json").read_text())
+        assert [(span["rows"], span["achieved"]["rows"]) for span in achieved["spans"]] == [(16, 0.25), (16, 0.75)]
+        rows, tokens = achieved["rows"], achieved["tokens"]
+        assert [rows[name] for name in ("my-datacomp", "my-obelics", "my-llava")] == [8, 4, 4]
+        dclm, notes = tokens["text-my-dclm"], tokens["text-my-notes"]
+        assert abs(dclm - (dclm + notes) * 3 / 4) <= 64
+    for folder in own.steps("evaluate"):
+        assert set(json.loads((folder / "scores.json").read_text())["tasks"]) == {"pope", "boolq"}

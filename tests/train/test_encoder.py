@@ -1,0 +1,96 @@
+"""The encoder's handlers: a kill costs one batch and changes no byte; memory changes no bit."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from firstsight.data.index import Index
+from firstsight.data.pictures import decode
+from firstsight.errors import DataError
+from firstsight.model.vision import features, load_siglip
+from firstsight.recipe.stages import Encode
+from firstsight.site import Site
+from firstsight.train import encoder
+from firstsight.train.encoder import contrast, encode
+from tests.train import small
+
+SPEC = Encode(source=small.CAPTIONS, vision=small.SEES.vision)
+
+
+@pytest.fixture
+def needs(inputs: dict[str, Path]) -> dict[str, Path]:
+    return {"source": inputs["captions"], "index": inputs["image0"], "encoder": inputs["encoder"]}
+
+
+def test_features_are_the_towers_in_the_order_of_the_index(
+    inputs: dict[str, Path], needs: dict[str, Path], site: Site, tmp_path: Path
+) -> None:
+    index, tower = Index.open(inputs["image0"]), load_siglip(inputs["encoder"])
+    found = np.load(small.ran(encode, SPEC, needs, tmp_path / "out", site) / "features.npy")
+    assert found.shape == (len(index.images), 4, 16)
+    for number in (0, 1, 77, 159):
+        offset, size, _, shard = index.images[number].item()
+        data = (inputs["captions"] / index.shards[shard]).read_bytes()[offset : offset + size]
+        wanted = features(tower, torch.from_numpy(decode(data, 8).copy())[None])[0].numpy()
+        np.testing.assert_allclose(found[number], wanted, rtol=0, atol=2e-2)
+
+
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_killed_and_run_again_it_goes_on_to_the_same_bytes(
+    needs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
+) -> None:
+    monkeypatch.setattr(encoder, "AT_ONCE", 32)
+    whole = small.ran(encode, SPEC, needs, tmp_path / "whole", site)
+    batches: list[int] = []
+
+    def dying(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+        batches.append(len(pixels))
+        if len(batches) == 4:
+            raise Killed
+        return features(tower, pixels)
+
+    monkeypatch.setattr(encoder, "features", dying)
+    often = replace(site, save_every=0.0, readers=readers)
+    with pytest.raises(Killed):
+        small.ran(encode, SPEC, needs, tmp_path / "out", often)
+    assert not (tmp_path / "out" / "features.npy").exists()
+    small.ran(encode, SPEC, needs, tmp_path / "out", often)
+    assert batches == [32] * 6, "three batches, the one that died, and the two that were left"
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["features.npy"]
+    assert (tmp_path / "out" / "features.npy").read_bytes() == (whole / "features.npy").read_bytes()
+
+
+def test_a_source_that_changed_is_refused(needs: dict[str, Path], site: Site, tmp_path: Path) -> None:
+    (tmp_path / "captions").mkdir()
+    tar = next(needs["source"].glob("*.tar"))
+    (tmp_path / "captions" / tar.name).write_bytes(tar.read_bytes()[:-512] + b"\1" * 512)
+    with pytest.raises(DataError, match=tar.name):
+        small.ran(encode, SPEC, {**needs, "source": tmp_path / "captions"}, tmp_path / "out", site)
+
+
+def test_contrast_decodes_once_and_trains_to_the_same_bits_without_memory(
+    inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(encoder, "decode", lambda data, side: (decoded.append(data), decode(data, side))[1])
+    recipe = replace(small.SIGLIP, weights=replace(small.SIGLIP.weights, steps=50))
+    needs, digests = {"captions": inputs["captions"]}, list[str]()
+    for kept in (encoder.KEPT, 0):
+        monkeypatch.setattr(encoder, "KEPT", kept)
+        out = small.ran(contrast, recipe, needs, tmp_path / str(kept), site)
+        digests.append(hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest())
+        if kept:
+            assert len(decoded) == 160, "50 batches of 8 are two and a half epochs"
+    assert digests[0] == digests[1]
+    assert len(decoded) == 160 + 400
