@@ -211,17 +211,38 @@ def _against_golden(name: str, text: str) -> None:
     assert text == path.read_text(), f"{name} has moved. If that is meant: make golden, and review the diff."
 
 
+COMMANDS = (
+    "plan",
+    "run",
+    "report",
+    "preview",
+    "explain",
+    "ask",
+    "evaluate",
+    "prepare",
+    "data verify",
+    "doctor",
+)
+
+
+def _command(group: typer.core.TyperGroup, words: str) -> typer.core.TyperCommand:
+    """The command that `words` name, below the groups that they name first."""
+    first, _, rest = words.partition(" ")
+    found = group.commands[first]
+    return _command(found, rest) if rest else found  # type: ignore[arg-type]
+
+
 def test_golden_commands() -> None:
     """Every command, argument, option and default: a new one is a decision."""
     lines: list[str] = []
     for study in shipped():
-        words = {"plan": ["plan", study], "run": ["run", study], "report": ["report", study]}
-        for command in ("plan", "run", "report", "explain", "ask", "evaluate", "doctor"):
+        words = {name: [name, study] for name in ("plan", "run", "report", "preview")}
+        for command in COMMANDS:
             group = typer.main.get_command(build(words.get(command, [])))
             assert isinstance(group, typer.core.TyperGroup)
-            assert set(group.commands) == {"plan", "run", "report", "explain", "ask", "evaluate", "doctor"}
+            assert set(group.commands) == {name.partition(" ")[0] for name in COMMANDS}
             lines.append(f"{command} {study}" if command in words else command)
-            lines += [f"  {_told(option)}" for option in group.commands[command].params]
+            lines += [f"  {_told(option)}" for option in _command(group, command).params]
     _against_golden("cli.txt", "\n".join(dict.fromkeys(_blocks(lines))) + "\n")
 
 

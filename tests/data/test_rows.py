@@ -61,7 +61,7 @@ def feed_of(form: Form, records: list[Raw], *, length: int, slots: int, packing:
 def batch_of(feed: Feed) -> Batch:
     """All rows of a feed's table, in order."""
     blank, rows = Blank(feed.table.rows, feed.table.length, PAD), np.arange(feed.table.rows)
-    blank.put(feed, 1, rows, rows)
+    blank.put(feed, 1, places=rows, rows=rows)
     return blank.finished(feed.pictures)
 
 

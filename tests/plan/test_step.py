@@ -76,10 +76,16 @@ def test_shares_kind_version_and_parents_move_the_address() -> None:
     others = [
         replace(MIDTRAIN, spec=moved),
         replace(MIDTRAIN, kind="finetune"),
-        replace(MIDTRAIN, version=2),
+        replace(MIDTRAIN, version=MIDTRAIN.version + 1),
         replace(MIDTRAIN, needs=MIDTRAIN.needs[1:]),
         replace(MIDTRAIN, needs=(("previous", MIDTRAIN.needs[0][1]), *MIDTRAIN.needs[1:])),
-        replace(MIDTRAIN, needs=(("trunk", replace(MIDTRAIN.needs[0][1], version=2)), *MIDTRAIN.needs[1:])),
+        replace(
+            MIDTRAIN,
+            needs=(
+                ("trunk", replace(MIDTRAIN.needs[0][1], version=MIDTRAIN.needs[0][1].version + 1)),
+                *MIDTRAIN.needs[1:],
+            ),
+        ),
     ]
     assert len({MIDTRAIN.address, *(other.address for other in others)}) == 7
 

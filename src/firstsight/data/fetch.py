@@ -62,6 +62,9 @@ class Fetch:
         lying = ((int(wanted[at]), *places[at].item()) for at in order.tolist())
         found: dict[int, bytes] = {}
         for shard, held in groupby(lying, key=lambda one: one[4]):
+            if not 0 <= shard < len(self._index.shards):
+                file, shards = self._index.path / "images.npy", len(self._index.shards)
+                raise DataError(f"{file}: wanted one of {shards} shards. Got number {shard}. Prepare it again.")
             found.update(self._read(self._index.shards[shard], [(number, at, size) for number, at, size, *_ in held]))
         return [found[number] for number in numbers.tolist()]
 

@@ -28,12 +28,12 @@ VERSIONS: dict[str, int] = {
     "captions": 1,
     "dialogues": 1,
     "benchmarks": 1,
-    "prepare": 1,
+    "prepare": 2,
     "contrast": 1,
-    "encode": 1,
-    "pretrain": 1,
-    "midtrain": 1,
-    "finetune": 1,
+    "encode": 2,
+    "pretrain": 2,
+    "midtrain": 2,
+    "finetune": 2,
     "evaluate": 1,
 }
 

@@ -40,6 +40,6 @@ def _made(stream: Stream, step: int, part: tuple[int, int]) -> Batch:
         return stream.batch(step, part)
     except DataError as error:
         raise type(error)(f"step {step}: {error}") from error
-    except Exception as error:
+    except OSError as error:
         error.add_note(f"while the batch of step {step} was made")
         raise

@@ -73,7 +73,7 @@ class Blank:
         self.kinds = np.zeros(batch, dtype=np.int8)
         self.images: list[np.ndarray] = []
 
-    def put(self, feed: Feed, kind: int, places: Int64[np.ndarray, "n"], rows: Int64[np.ndarray, "n"]) -> None:
+    def put(self, feed: Feed, kind: int, *, places: Int64[np.ndarray, "n"], rows: Int64[np.ndarray, "n"]) -> None:
         """Write `rows` of a feed's table into the batch's rows `places`."""
         spread = _spread(feed, rows)
         self.kinds[places] = kind
