@@ -75,6 +75,8 @@ class Blank:
 
     def put(self, feed: Feed, kind: int, *, places: Int64[np.ndarray, "n"], rows: Int64[np.ndarray, "n"]) -> None:
         """Write `rows` of a feed's table into the batch's rows `places`."""
+        if not len(rows):
+            return
         spread = _spread(feed, rows)
         self.kinds[places] = kind
         self._words(feed, spread, places)
@@ -88,20 +90,22 @@ class Blank:
         place = np.arange(shape[0] * shape[1])
         source = place + np.repeat(origin, length)
         docs = np.repeat(np.append(spread.nth, -1)[owner].astype(np.int32), length)
-        padding = docs < 0
         token = feed.index.tokens.take(source, mode="clip").astype(np.int64)
         loss = feed.index.loss.take(source, mode="clip")
         positions = place.astype(np.int32) - np.repeat(np.append(spread.begin, 0)[owner].astype(np.int32), length)
         slots = (spread.slots[:, None] + np.arange(image_tokens)).ravel()
+        padding = np.flatnonzero(docs < 0)
         token[padding], positions[padding], token[slots] = self.pad, 0, self.pad
         wanted = loss == ALWAYS if feed.answers_only else loss != NONE
         wanted[padding] = wanted[slots] = wanted[spread.begin[spread.end > spread.begin]] = False
-        targets = np.full(len(place), IGNORED)
-        targets[:-1] += (token[1:] - IGNORED) * wanted[1:]  # a choice by arithmetic: a third of np.where's time
+        targets = np.append(token[1:], IGNORED)
+        targets[np.flatnonzero(~wanted[1:])] = IGNORED
         _aim_on(feed, spread, targets)
-        for whole, part in ((self.tokens, token), (self.targets, targets), (self.docs, docs)):
-            whole[places] = part.reshape(shape)
-        self.positions[places] = positions.reshape(shape)
+        for name, part in (("tokens", token), ("targets", targets), ("docs", docs), ("positions", positions)):
+            if shape == self.tokens.shape:  # one feed fills the batch, and its rows come in order
+                setattr(self, name, part.reshape(shape))
+            else:
+                getattr(self, name)[places] = part.reshape(shape)
 
     def _pictures(self, feed: Feed, pictures: Pictures, spread: Spread, places: Int64[np.ndarray, "n"]) -> None:
         length, each = self.tokens.shape[1], feed.table.image_tokens
@@ -115,7 +119,7 @@ class Blank:
         if pictures is None:
             images = np.zeros((0, 0, 0), dtype=np.float16)
         elif self.images:
-            images = np.concatenate(self.images)
+            images = self.images[0] if len(self.images) == 1 else np.concatenate(self.images)
         else:
             images = pictures.take(np.zeros(0, dtype=np.int64))
         return Batch(

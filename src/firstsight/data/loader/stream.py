@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import NoReturn
 
@@ -22,6 +22,8 @@ from firstsight.recipe.mix import Unit
 from firstsight.recipe.stages import Rows
 
 _CHUNK = 1 << 20
+_AHEAD = 4096
+"""Positions that are drawn together: drawing a few costs as much as drawing these."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,10 +96,12 @@ class Stream:
         Raises MixError where the step's rows cannot be shared out evenly.
         """
         positions = self._positions(step, part)
+        kinds, rows = self._draw(positions)
         blank = Blank(len(positions), self.rows.length, self.text.feeds[0].index.special.pad)
-        for kind, (places, rows) in enumerate(self.drawn(positions)):
+        for kind, feed in enumerate(self.feeds):
+            places = np.flatnonzero(kinds == kind)
             if len(places):
-                blank.put(self.feeds[kind], kind, places=places, rows=rows)
+                blank.put(feed, kind, places=places, rows=rows[places])
         return blank.finished(None if self.images is None else self.images.feeds[0].pictures)
 
     def samples(self, step: int) -> list[list[tuple[int, int]]]:
@@ -118,6 +122,28 @@ class Stream:
             raise MixError(f"wanted a step below {self.steps} and a rank below {of}. Got {step} and {rank}.")
         size = batch // of
         return np.arange(step * batch + rank * size, step * batch + (rank + 1) * size)
+
+    def _draw(self, positions: Places) -> tuple[Places, Places]:
+        """Which feed fills each of some neighbouring positions, and with which of its table's rows."""
+        first, last = int(positions[0]), int(positions[-1])
+        kept = [self._drawn_at_once(number) for number in range(first // _AHEAD, last // _AHEAD + 1)]
+        kinds, rows = (np.concatenate(found) for found in zip(*kept, strict=True))
+        mine = slice(first % _AHEAD, first % _AHEAD + len(positions))
+        return kinds[mine], rows[mine]
+
+    @cached_property
+    def _drawn_at_once(self) -> Callable[[int], tuple[Places, Places]]:
+        """The draws of the nth _AHEAD positions; the last few answers are kept, and none is ever another."""
+
+        @lru_cache(maxsize=4)
+        def draw(number: int) -> tuple[Places, Places]:
+            positions = np.arange(number * _AHEAD, min((number + 1) * _AHEAD, self.total))
+            kinds, rows = np.zeros_like(positions), np.zeros_like(positions)
+            for kind, (places, found) in enumerate(self.drawn(positions)):
+                kinds[places], rows[places] = kind, found
+            return kinds, rows
+
+        return draw
 
     def drawn(self, positions: Places) -> Iterator[tuple[Places, Places]]:
         """For each feed which of `positions` it fills (as places among them) and with which of its table's rows."""
