@@ -56,9 +56,13 @@ docs: setup ## the documentation, warnings as errors, in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-bench: setup ## tokens/s of a training step, and where a finished study's time went
+bench: setup ## speed of training steps, of a finished study, and of loading, beside what one would use instead
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/study.py --out $(OUT)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/pictures.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rows.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/prepare.py
 
 golden: setup ## write the frozen commands and addresses anew; review the diff
 	FIRSTSIGHT_GOLDEN=write $(BIN)/python -m pytest -q -n 0 tests/test_house.py -k golden
