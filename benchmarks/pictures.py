@@ -110,6 +110,7 @@ def streamed(root: Path, place: Path, size: int, batch: int) -> Stream:
         counted_in="rows",
         rows=Rows(batch=batch, length=LENGTH),
         seed=0,
+        text_seed=0,
         text_rows_seen=0,
         steps=steps,
     )

@@ -78,6 +78,7 @@ def stream_of(feeds: tuple[Feed, ...], rows: Rows, *, steps: int, counted_in: Un
         counted_in="rows",
         rows=rows,
         seed=0,
+        text_seed=0,
         text_rows_seen=0,
         steps=steps,
     )

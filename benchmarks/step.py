@@ -89,9 +89,9 @@ def main() -> None:
     speed_up(state.model.lm, site, steps=WORTH)
     data = rows(batch, length, spec.vocabulary, share=asked.share)
 
-    def again() -> Iterator[Batch]:
+    def again() -> Iterator[tuple[Batch, ...]]:
         while True:
-            yield data
+            yield (data,)
 
     steps = train(state, again(), lambda seen: 1e-4, Tokens(10**15))
     begin = time.perf_counter()

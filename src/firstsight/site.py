@@ -2,7 +2,7 @@
 
 A site file says it in TOML; `read` takes it, and refuses what it does not know:
 
-    [machine]                   device, threads, compile, save_every, cache, readers
+    [machine]                   device, threads, compile, save_every, cache, rows_at_once, readers
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 """
 
@@ -57,6 +57,8 @@ class Site:
     """Rasterised drawings, compiled kernels and packed tables; safe to delete."""
     sources: Mapping[str, Location] = field(default_factory=dict[str, Location])
     """Where named data and weights lie."""
+    rows_at_once: int = 0
+    """Rows of a step that are computed together where memory is short, their gradients added up; 0: all."""
     readers: int = 1
     """Threads that make batches ready ahead of training; processes that prepare shards."""
 
@@ -97,6 +99,7 @@ _MACHINE: dict[str, tuple[type, ...]] = {
     "save_every": (int, float),
     "cache": (str,),
     "readers": (int,),
+    "rows_at_once": (int,),
 }
 _SOURCE: dict[str, type] = {
     "path": str,

@@ -55,6 +55,7 @@ def slow(*, fails_at: int = -1, error: type[Exception] = DataError, pause: float
         counted_in="rows",
         rows=Rows(batch=4, length=16),
         seed=0,
+        text_seed=0,
         text_rows_seen=0,
         steps=STEPS,
     )
@@ -71,12 +72,12 @@ def readers() -> list[str]:
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_steps_come_in_order_to_the_end(count: int) -> None:
     stream = slow(pause=0.001)
-    found = list(ahead(stream, 4, readers=count, depth=5, part=(1, 2)))
+    found = list(ahead(stream, 4, readers=count, depth=5, parts=((1, 2), (0, 2))))
     assert len(found) == STEPS - 4
-    for step, batch in enumerate(found, start=4):
-        assert torch.equal(batch.tokens, stream.batch(step).tokens[2:])
+    for step, (second, first) in enumerate(found, start=4):
+        assert torch.equal(torch.cat([first.tokens, second.tokens]), stream.batch(step).tokens)
     assert (threading.current_thread().name in stream.makers) and len(stream.makers) <= 1 + count
-    assert sorted(stream.begun[: STEPS - 4]) == list(range(4, STEPS)), "each is made once"
+    assert sorted(stream.begun[: 2 * (STEPS - 4)]) == sorted(2 * [*range(4, STEPS)]), "each part is made once"
     assert readers() == []
 
 

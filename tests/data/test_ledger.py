@@ -56,6 +56,7 @@ def stream(texts: Blended, *, steps: int, seen: int = 0, share: Fraction = HALF,
         counted_in=counted_in,
         rows=ROWS,
         seed=1,
+        text_seed=1,
         text_rows_seen=seen,
         steps=steps,
     )

@@ -91,6 +91,7 @@ def stream(
         counted_in=counted_in,
         rows=ROWS,
         seed=3,
+        text_seed=3,
         text_rows_seen=seen,
         steps=20,
     )

@@ -101,6 +101,7 @@ def test_a_mixed_batch_comes_out(made: Path) -> None:
         counted_in="rows",
         rows=Rows(batch=8, length=64),
         seed=0,
+        text_seed=0,
         text_rows_seen=0,
         steps=4,
     )

@@ -60,6 +60,7 @@ def stream(text: Feed, *images: Feed, share: Fraction = Fraction(1, 2)) -> Strea
         counted_in="rows",
         rows=ROWS,
         seed=3,
+        text_seed=3,
         text_rows_seen=0,
         steps=STEPS,
     )

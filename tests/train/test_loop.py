@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import repeat
 
 import pytest
@@ -48,7 +49,7 @@ def test_an_update_is_adamw_on_the_clipped_gradient_of_the_mean_loss() -> None:
     (F.cross_entropy(logits, rows.targets.flatten()) + adam.z_loss * z).backward()
     grads = {name: p.grad for name, p in theirs.model.named_parameters() if p.grad is not None}
     norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads.values()))
-    info = next(train(mine, repeat(rows), lambda seen: lr, Tokens(64)))
+    info = next(train(mine, repeat((rows,)), lambda seen: lr, Tokens(64)))
     assert info.grad_norm == pytest.approx(norm)
     assert info.loss == pytest.approx(F.cross_entropy(logits, rows.targets.flatten()).item())
     for name, value in mine.model.state_dict().items():
@@ -66,14 +67,32 @@ def test_the_clock_counts_padding_and_the_rate_is_that_of_the_tokens_reached() -
         asked.append(seen)
         return 1e-3 * seen
 
-    steps = list(train(state(torch.float32), repeat(batch()), rate, Tokens(3 * 64)))
+    steps = list(train(state(torch.float32), repeat((batch(),)), rate, Tokens(3 * 64)))
     assert asked == [64, 128, 192]
     assert [(info.step, info.seen) for info in steps] == [(1, 64), (2, 128), (3, 192)]
     assert [info.lr for info in steps] == [1e-3 * seen for seen in asked]
 
 
+def test_parts_add_up_to_the_step_of_the_whole_batch() -> None:
+    rows, whole, parted = batch(), state(torch.float64), state(torch.float64)
+    names = ("tokens", "targets", "docs", "positions", "slots", "kinds")
+    parts = tuple(
+        replace(rows, **{name: getattr(rows, name)[mine] for name in names}) for mine in (slice(1), slice(1, 4))
+    )
+    for _ in range(3):
+        told = [
+            next(train(made, repeat(given), lambda seen: 0.01, Tokens(made.seen + 1)))
+            for made, given in ((whole, (rows,)), (parted, parts))
+        ]
+        assert told[0].loss_tokens == told[1].loss_tokens and told[0].seen == told[1].seen
+        assert told[0].losses == pytest.approx(told[1].losses)
+        assert told[0].grad_norm == pytest.approx(told[1].grad_norm)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(parted.model.state_dict()[name], value, rtol=1e-7, atol=1e-9, msg=name)
+
+
 def test_losses_are_told_apart_by_kind() -> None:
-    info = next(train(state(torch.float32), repeat(batch()), lambda seen: 1e-3, Tokens(64)))
+    info = next(train(state(torch.float32), repeat((batch(),)), lambda seen: 1e-3, Tokens(64)))
     tokens = [(batch().targets[kind::2] >= 0).sum().item() for kind in range(2)]
     assert list(info.loss_tokens[:2]) == tokens
     assert not any(info.loss_tokens[2:])
@@ -81,7 +100,7 @@ def test_losses_are_told_apart_by_kind() -> None:
 
 
 def test_no_batch_is_drawn_beyond_the_end() -> None:
-    drawn = iter([batch(), batch(1)])
+    drawn = iter([(batch(),), (batch(1),)])
     assert len(list(train(state(torch.float32), drawn, lambda seen: 1e-3, Tokens(65)))) == 2
     assert next(drawn, None) is None
 
@@ -105,6 +124,6 @@ def test_bf16_follows_float32_down() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         made = state(torch.float32)
         made.model.lm.compute = dtype
-        curves.append([info.loss for info in train(made, repeat(batch()), lambda seen: 3e-3, Tokens(64 * 30))])
+        curves.append([info.loss for info in train(made, repeat((batch(),)), lambda seen: 3e-3, Tokens(64 * 30))])
     assert curves[0][-1] < 0.6 * curves[0][0]
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 0.15

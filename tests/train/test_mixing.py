@@ -130,15 +130,28 @@ def test_shorter_rows_go_on_in_the_trunks_own(reads: Inputs, site: Site, tmp_pat
     assert not prove([trunk, branch, last]).wrong
 
 
-def test_lengths_and_seeds_that_cannot_go_on_are_refused(reads: Inputs, site: Site, tmp_path: Path) -> None:
+def test_lengths_that_cannot_go_on_are_refused(reads: Inputs, site: Site, tmp_path: Path) -> None:
     trunk = {**reads, "trunk": small.ran(pretrain, small.segment(10, "0", "2/5"), reads, tmp_path / "t", site)}
     spec = small.midtraining(small.SEES, 8, "1/2")
     for length in (12, 32):
         other = replace(spec, rows=Rows(batch=4, length=length))
         with pytest.raises(MixError, match=rf"divide the 16 tokens .* Got rows of {length}"):
             small.ran(midtrain, other, trunk, tmp_path / str(length), site)
-    with pytest.raises(MixError, match=r"order of seed 1\. Got seed 5"):
-        small.ran(midtrain, replace(spec, seed=5), trunk, tmp_path / "seed", site)
+
+
+def test_a_branch_with_a_seed_of_its_own_keeps_the_order_of_the_text(
+    reads: Inputs, site: Site, tmp_path: Path
+) -> None:
+    trunk = small.ran(pretrain, small.segment(10, "0", "2/5"), reads, tmp_path / "t", site)
+    spec = small.midtraining(small.SEES, 8, "1/2")
+    held = {}
+    for seed in (1, 5):
+        branch = small.ran(midtrain, replace(spec, seed=seed), {**reads, "trunk": trunk}, tmp_path / str(seed), site)
+        held[seed] = records(branch)
+        assert note(branch)["text_seed"] == 1
+        assert not prove([trunk, branch]).wrong
+    texts, pictures = ([held[seed]["row"][held[seed]["source"] == kind].tolist() for seed in held] for kind in (0, 1))
+    assert texts[0] == texts[1] and pictures[0] != pictures[1]
 
 
 def test_a_stage_without_text_leaves_the_place_in_the_text_alone(reads: Inputs, site: Site, tmp_path: Path) -> None:

@@ -137,6 +137,20 @@ def test_a_vocabulary_that_is_too_small_is_refused(inputs: Inputs, site: Site, t
         small.ran(pretrain, replace(spec, pretrain=short), inputs, tmp_path, site)
 
 
+def test_rows_that_are_computed_apart_train_as_together(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
+) -> None:
+    spec, reads = small.midtraining(small.SEES, 8, "1/2"), {**inputs, "trunk": trunk}
+    told = []
+    for at_once in (0, 3, 1):  # 3 of 4 rows do not divide a step: two and two
+        out = small.ran(midtrain, spec, reads, tmp_path / str(at_once), replace(site, rows_at_once=at_once))
+        told.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
+        assert (out / "ledger.npy").read_bytes() == (tmp_path / "0" / "ledger.npy").read_bytes()
+    for apart in told[1:]:
+        assert [line["loss_tokens"] for line in apart] == [line["loss_tokens"] for line in told[0]]
+        assert [line["loss"] for line in apart] == pytest.approx([line["loss"] for line in told[0]], rel=2e-2)
+
+
 def work(spec: Midtrain, inputs: Mapping[str, Path], out: Path, site: Site, pause: float) -> None:
     """One attempt at a step, with a resume point and a pause after every update."""
 

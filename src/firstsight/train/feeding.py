@@ -25,7 +25,10 @@ Inputs = Mapping[str, Path]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Read:
-    """How far the stages before have read the text: in rows of `length`, cut from rows `cut` times as long."""
+    """How far the stages before have read the text: in rows of `length`, cut from rows `cut` times as long.
+
+    The text goes on in the order of the seed that it was begun with.
+    """
 
     rows: int
     length: int
@@ -55,12 +58,7 @@ class Read:
                 f"wanted rows that divide the {packed} tokens in which the text was packed, and the {seen:,} that were "
                 f"read. Got rows of {rows.length}. Choose a length that does, or mix no text in."
             )
-        if seed != self.seed:
-            raise MixError(
-                f"wanted the text to go on in the order of seed {self.seed}. Got seed {seed}. "
-                "Give the stage the seed of the stage before, or mix no text in."
-            )
-        return Read(rows=seen // rows.length, length=rows.length, cut=packed // rows.length, seed=seed)
+        return replace(self, rows=seen // rows.length, length=rows.length, cut=packed // rows.length)
 
     def record(self) -> dict[str, int]:
         """As it stands in achieved.json."""
@@ -84,6 +82,7 @@ def trunk_stream(spec: Segment, *, inputs: Inputs, site: Site) -> Stream:
         counted_in="rows",
         rows=trunk.rows,
         seed=trunk.seed,
+        text_seed=read.seed,
         text_rows_seen=0,
         steps=steps,
     )
@@ -113,6 +112,7 @@ def stage_stream(spec: Midtrain | Finetune, *, inputs: Inputs, site: Site) -> St
         counted_in=mix.counted_in,
         rows=spec.rows,
         seed=spec.seed,
+        text_seed=read.seed,
         text_rows_seen=read.rows,
         steps=steps,
     )

@@ -17,6 +17,10 @@ GROUPS = 8
 """Kinds of rows that losses are told apart by: text, then up to seven image sources."""
 
 
+Parts = tuple[Batch, ...]
+"""The rows of one step, as many at once as the machine holds."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepInfo:
     """What one update did."""
@@ -34,30 +38,40 @@ class StepInfo:
 
 
 def train(
-    state: TrainState, batches: Iterator[Batch], rate: Callable[[Tokens], float], until: Tokens
+    state: TrainState, batches: Iterator[Parts], rate: Callable[[Tokens], float], until: Tokens
 ) -> Iterator[StepInfo]:
-    """One update a batch until `state.seen` reaches `until`; the update that brings it to s uses `rate(s)`."""
+    """One update a batch until `state.seen` reaches `until`; the update that brings it to s uses `rate(s)`.
+
+    A batch may come in parts: their gradients add up to that of the mean over all loss tokens of the batch.
+    """
     while state.seen < until:
-        batch = next(batches)
-        state.seen = Tokens(state.seen + batch.tokens.numel())
+        parts = next(batches)
+        tokens = sum(part.tokens.numel() for part in parts)
+        state.seen = Tokens(state.seen + tokens)
         lr = state.optimizer.param_groups[0]["lr"] = rate(state.seen)
-        found = loss(
-            state.model.lm, state.model(batch), batch.targets, kinds=batch.kinds, groups=GROUPS, z=state.optim.z_loss
-        )
-        counts = found.counts.sum().clamp(min=1)
-        (found.total / counts).backward()
+        counts = sum((part.targets >= 0).sum() for part in parts).clamp(min=1)
+        each, held = zip(*(_learn(state, part, counts) for part in parts), strict=True)
+        losses, loss_tokens = sum(each), sum(held)
         grad_norm = clip(list(state.model.parameters()), state.optim.clip)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         yield StepInfo(
             seen=state.seen,
-            step=state.seen // batch.tokens.numel(),
+            step=state.seen // tokens,
             lr=lr,
-            loss=float(found.each.sum() / counts),
+            loss=float(losses.sum() / counts),
             grad_norm=float(grad_norm),
-            losses=tuple(found.each.tolist()),
-            loss_tokens=tuple(found.counts.tolist()),
+            losses=tuple(losses.tolist()),
+            loss_tokens=tuple(loss_tokens.tolist()),
         )
+
+
+def _learn(state: TrainState, part: Batch, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Add a part's gradients of the loss over `counts` tokens; its loss and loss tokens by kind of row."""
+    hidden, z = state.model(part), state.optim.z_loss
+    found = loss(state.model.lm, hidden, part.targets, kinds=part.kinds, groups=GROUPS, z=z)
+    (found.total / counts).backward()
+    return found.each, found.counts
 
 
 @torch.no_grad()

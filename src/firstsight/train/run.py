@@ -103,8 +103,9 @@ def _learn(state: TrainState, stream: Stream, rate: Rate, until: Tokens, desk: D
     draws.open(None if notes is None else notes["draws"])
     saved, report = monotonic(), _Report(until, state.seen, desk.tell)
     ready = _eyes(state, stream, desk.inputs, desk.site)
-    with closing(ahead(stream, int(state.seen) // each, readers=desk.site.readers)) as batches:
-        for info in train(state, map(ready, batches), rate.lr, until):
+    parts = _parts(stream.rows.batch, desk.site.rows_at_once)
+    with closing(ahead(stream, int(state.seen) // each, readers=desk.site.readers, parts=parts)) as batches:
+        for info in train(state, (tuple(map(ready, batch)) for batch in batches), rate.lr, until):
             log.add(info)
             draws.reach(info.step)
             report(info)
@@ -115,6 +116,13 @@ def _learn(state: TrainState, stream: Stream, rate: Rate, until: Tokens, desk: D
     draws.close()
     (out / "achieved.json").write_text(json.dumps(_achieved(stream, desk.inputs), sort_keys=True, indent=1) + "\n")
     shutil.rmtree(point, ignore_errors=True)
+
+
+def _parts(rows: int, at_once: int) -> list[tuple[int, int]]:
+    """The fewest equal parts of a step's rows that hold at most `at_once` rows each; 0 sets no bound."""
+    most = at_once or rows
+    count = next(count for count in range(1, rows + 1) if rows % count == 0 and rows // count <= most)
+    return [(number, count) for number in range(count)]
 
 
 def _achieved(stream: Stream, inputs: Inputs) -> dict[str, object]:

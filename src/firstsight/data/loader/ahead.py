@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from firstsight.data.loader.rows import Batch
@@ -12,21 +12,21 @@ from firstsight.errors import DataError
 
 
 def ahead(
-    stream: Stream, first: int, *, readers: int, depth: int = 4, part: tuple[int, int] = (0, 1)
-) -> Generator[Batch]:
-    """The batches of a stream from step `first` to its end, at most `depth` of them made ahead by `readers` threads.
+    stream: Stream, first: int, *, readers: int, depth: int = 4, parts: Sequence[tuple[int, int]] = ((0, 1),)
+) -> Generator[tuple[Batch, ...]]:
+    """The steps of a stream from `first` to its end, at most `depth` of them made ahead by `readers` threads.
 
-    The same batches for any number of readers; 0 makes each when it is asked for. An error is raised at its step
+    Of each step those parts that are asked for, see `Stream.batch`. The same batches for any number of readers; 0 makes each when it is asked for. An error is raised at its step
     and names it. The threads end with the iterator: at its end, when it is closed, or when nobody holds it.
     """
     steps = range(first, stream.steps)
     if not readers:
-        yield from (_made(stream, step, part) for step in steps)
+        yield from (_made(stream, step, parts) for step in steps)
         return
-    pool, waiting = ThreadPoolExecutor(readers, thread_name_prefix="reader"), deque[Future[Batch]]()
+    pool, waiting = ThreadPoolExecutor(readers, thread_name_prefix="reader"), deque[Future[tuple[Batch, ...]]]()
     try:
         for step in steps:
-            waiting.append(pool.submit(_made, stream, step, part))
+            waiting.append(pool.submit(_made, stream, step, parts))
             if len(waiting) > depth:
                 yield waiting.popleft().result()
         while waiting:
@@ -35,9 +35,9 @@ def ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _made(stream: Stream, step: int, part: tuple[int, int]) -> Batch:
+def _made(stream: Stream, step: int, parts: Sequence[tuple[int, int]]) -> tuple[Batch, ...]:
     try:
-        return stream.batch(step, part)
+        return tuple(stream.batch(step, part) for part in parts)
     except DataError as error:
         raise type(error)(f"step {step}: {error}") from error
     except OSError as error:

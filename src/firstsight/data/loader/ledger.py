@@ -100,6 +100,7 @@ def describe(stream: Stream, first: int) -> dict[str, Any]:
         "counted_in": stream.counted_in,
         "spans": [[rows, str(Fraction(share))] for rows, share in stream.spans],
         "seed": stream.seed,
+        "text_seed": stream.text_seed,
         "row_length": stream.rows.length,
         "text_rows_seen": stream.text_rows_seen,
     }

@@ -41,6 +41,9 @@ class Stream:
     """What the image share counts."""
     rows: Rows
     seed: int
+    """Of the order of the image sources."""
+    text_seed: int
+    """Of the order of the text: a branch keeps its trunk's, whatever its own seed."""
     text_rows_seen: int
     """Rows of the text blend that came before this stream: its own go on from there."""
     steps: int
@@ -83,7 +86,7 @@ class Stream:
     @cached_property
     def _text(self) -> Drawing:
         rows = self.total if self.weighed else ByRows(self.spans).counts(self.total)[0]
-        seeds = [self.seed * 1_000_003 - number for number in range(len(self.text.feeds))]
+        seeds = [self.text_seed * 1_000_003 - number for number in range(len(self.text.feeds))]
         return Drawing(self.text, seeds=seeds, rows=self.text_rows_seen + rows)
 
     @cached_property
@@ -181,7 +184,7 @@ class Stream:
             text_rows_seen=self.text_rows_seen + self._course.counts(total)[0],
             text_row_length=self.rows.length,
             text_cut=self.text.cut,
-            text_seed=self.seed,
+            text_seed=self.text_seed,
             counted_in=self.counted_in,
             spans=tuple(stretch(held, texts, share) for held, (_, share) in zip(counts, self.spans, strict=True)),
             padding=1 - int(whole[:, 1].sum()) / max(1, total * self.rows.length),
