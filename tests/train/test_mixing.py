@@ -139,9 +139,7 @@ def test_lengths_that_cannot_go_on_are_refused(reads: Inputs, site: Site, tmp_pa
             small.ran(midtrain, other, trunk, tmp_path / str(length), site)
 
 
-def test_a_branch_with_a_seed_of_its_own_keeps_the_order_of_the_text(
-    reads: Inputs, site: Site, tmp_path: Path
-) -> None:
+def test_a_branch_with_a_seed_of_its_own_keeps_the_order_of_the_text(reads: Inputs, site: Site, tmp_path: Path) -> None:
     trunk = small.ran(pretrain, small.segment(10, "0", "2/5"), reads, tmp_path / "t", site)
     spec = small.midtraining(small.SEES, 8, "1/2")
     held = {}

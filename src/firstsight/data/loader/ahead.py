@@ -16,8 +16,9 @@ def ahead(
 ) -> Generator[tuple[Batch, ...]]:
     """The steps of a stream from `first` to its end, at most `depth` of them made ahead by `readers` threads.
 
-    Of each step those parts that are asked for, see `Stream.batch`. The same batches for any number of readers; 0 makes each when it is asked for. An error is raised at its step
-    and names it. The threads end with the iterator: at its end, when it is closed, or when nobody holds it.
+    Of each step those parts that are asked for, see `Stream.batch`; the same ones for any number of readers, and 0
+    makes each when it is asked for. An error is raised at its step and names it. The threads end with the iterator:
+    at its end, when it is closed, or when nobody holds it.
     """
     steps = range(first, stream.steps)
     if not readers:
