@@ -136,9 +136,7 @@ def main() -> None:
     """Synthesise, then print a table of each measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=10**5)
-    parser.add_argument(
-        "--tokens", type=int, default=1000, help="of a record, about: web pages 1000, captions 40"
-    )
+    parser.add_argument("--tokens", type=int, default=1000, help="of a record, about: web pages 1000, captions 40")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--folder", type=Path, default=None)

@@ -118,6 +118,14 @@ def stage_stream(spec: Midtrain | Finetune, *, inputs: Inputs, site: Site) -> St
     )
 
 
+def achieved(stream: Stream, inputs: Inputs) -> dict[str, object]:
+    """What a run holds; where it reads no text, the text goes on later from where the stage before left it."""
+    found = stream.achieved(stream.steps)
+    if any(found.rows[name] for name in found.text):
+        return found.record()
+    return found.record() | Read.before(inputs, stream.rows, stream.seed).record()
+
+
 def _blended(blend: Blend, feeds: Sequence[Feed], *, times: int) -> Blended:
     return Blended(
         feeds=tuple(feeds),

@@ -28,7 +28,7 @@ from firstsight.site import Progress, Site, Tell
 from firstsight.train import checkpoint
 from firstsight.train.compiled import settle, speed_up
 from firstsight.train.encoder import contrast, encode
-from firstsight.train.feeding import Inputs, Read, stage_stream, trunk_stream
+from firstsight.train.feeding import Inputs, achieved, stage_stream, trunk_stream
 from firstsight.train.ledger import Ledger
 from firstsight.train.loop import StepInfo, train
 from firstsight.train.state import TrainState, branch, fresh, resume
@@ -114,7 +114,7 @@ def _learn(state: TrainState, stream: Stream, rate: Rate, until: Tokens, desk: D
                 saved = monotonic()
     checkpoint.finish(out, state, tokenizer=desk.inputs["tokenizer"], encoder=desk.inputs.get("encoder"))
     draws.close()
-    (out / "achieved.json").write_text(json.dumps(_achieved(stream, desk.inputs), sort_keys=True, indent=1) + "\n")
+    (out / "achieved.json").write_text(json.dumps(achieved(stream, desk.inputs), sort_keys=True, indent=1) + "\n")
     shutil.rmtree(point, ignore_errors=True)
 
 
@@ -123,14 +123,6 @@ def _parts(rows: int, at_once: int) -> list[tuple[int, int]]:
     most = at_once or rows
     count = next(count for count in range(1, rows + 1) if rows % count == 0 and rows // count <= most)
     return [(number, count) for number in range(count)]
-
-
-def _achieved(stream: Stream, inputs: Inputs) -> dict[str, object]:
-    """What the run holds; where it read no text, the text goes on later from where the stage before left it."""
-    found = stream.achieved(stream.steps)
-    if any(found.rows[name] for name in found.text):
-        return found.record()
-    return found.record() | Read.before(inputs, stream.rows, stream.seed).record()
 
 
 def _eyes(state: TrainState, stream: Stream, inputs: Inputs, site: Site) -> Callable[[Batch], Batch]:

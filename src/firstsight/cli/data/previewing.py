@@ -168,9 +168,9 @@ class _Sitting:
         """A folder with the note of what a stage has read: its checkpoint, or the same note without the training."""
         if self.store.has(step.address):
             return self.store.path(step.address)
-        from firstsight.train.run import _achieved
+        from firstsight.train.feeding import achieved
 
-        folder, note = self.scratch / step.address, _achieved(self.stream(step), self.inputs(step))
+        folder, note = self.scratch / step.address, achieved(self.stream(step), self.inputs(step))
         folder.mkdir(exist_ok=True)
         (folder / "achieved.json").write_text(json.dumps(note))
         return folder
