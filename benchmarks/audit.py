@@ -11,24 +11,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from firstsight.data.audit import near, ngrams, repeats
-
-
-def fastest(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Seconds of the fastest run of each, taken in turns: what else the machine does hurts all alike."""
-    times = [float("inf")] * len(works)
-    for _ in range(repeats):
-        for place, work in enumerate(works):
-            begin = time.perf_counter()
-            work()
-            times[place] = min(times[place], time.perf_counter() - begin)
-    return times
+from timing import fastest
 
 
 def hashes(count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -26,6 +26,7 @@ from firstsight.train.compiled import WORTH, settle, speed_up
 from firstsight.train.loop import train
 from firstsight.train.state import fresh
 from firstsight.units import Tokens
+from timing import fastest
 
 ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4)
 
@@ -57,17 +58,6 @@ def products(spec: LMSpec, tokens: int, share: float) -> tuple[list[Callable[[],
         x, y, w = (torch.randn(*shape).bfloat16() for shape in ((count, into), (count, out), (out, into)))
         calls += [lambda x=x, w=w: x @ w.T, lambda y=y, w=w: y @ w, lambda x=x, y=y: y.T @ x]
     return calls, float(sum(6 * count * out * into for count, out, into in shapes))
-
-
-def fastest(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Seconds of the fastest of `repeats` runs of each, taken in turns: what else the machine does hurts all alike."""
-    times = [float("inf")] * len(works)
-    for _ in range(repeats):
-        for place, work in enumerate(works):
-            begin = time.perf_counter()
-            work()
-            times[place] = min(times[place], time.perf_counter() - begin)
-    return times
 
 
 def main() -> None:

@@ -63,3 +63,11 @@ def short(count: int | float) -> str:
         if count >= size:
             return f"{count / size:.3g}{suffix}" if count < 1000 * size else f"{count / size:,.0f}{suffix}"
     return f"{count:.3g}" if isinstance(count, float) else str(count)
+
+
+def in_bytes(count: int) -> str:
+    """Print a number of bytes in three digits and a unit: 3102720 becomes 3.1 MB."""
+    for suffix, unit in (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= unit:
+            return f"{count / unit:.3g} {suffix}"
+    return f"{count} B"

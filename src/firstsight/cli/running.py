@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -58,7 +57,6 @@ def known_study(study: Study, *, out: Path, jobs: int | None) -> tuple[Store, Gr
     RequestError where a source has no place, is not what it should be, has changed or is too small.
     """
     from firstsight.cli.data import fitting, naming  # reading data takes a second to import
-    from firstsight.cli.data.following import Following
 
     steps, place = graph(study), site()
     _refuse_thin(steps, {})
@@ -67,13 +65,7 @@ def known_study(study: Study, *, out: Path, jobs: int | None) -> tuple[Store, Gr
     naming.check_places(naming.sources_of(steps), place)
     fitting.check_models(steps.steps, place)
     store = Store(out)
-    look = naming.Look(
-        site=replace(place, readers=max(place.readers, jobs or len(os.sched_getaffinity(0)))),
-        store=store,
-        shown=Following(show.console()),
-        made=lambda step: made(step, store),
-    )
-    content = naming.identify(steps, look)
+    content = naming.looked_at(steps, store, site=place, jobs=jobs, made=made)
     steps = graph(study, content.identities)
     _refuse_thin(steps, content.counted())
     content.adopt(lacking(steps, store), store)

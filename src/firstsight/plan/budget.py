@@ -18,6 +18,7 @@ from firstsight.plan.step import Step
 from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Named, Source, Texts
 from firstsight.recipe.model import LMSpec, Patches, Siglip, VLMSpec
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, Segment
+from firstsight.units import in_bytes
 
 PEAKS: dict[str, float] = {
     "h100": 989e12,
@@ -351,18 +352,15 @@ def _words(slug: str, price: Cost, *, rows: list[Row]) -> tuple[str, ...]:
     counts = (price.asked, price.tokens, price.steps)
     asked, tokens, steps = (f"{count:,}" if count else "" for count in counts)
     hours = _hours(sum(row.hours for row in rows))
-    return (slug, str(len(rows)), asked, tokens, steps, f"{price.flops:.3g}", _bytes(price.bytes), hours)
+    return (slug, str(len(rows)), asked, tokens, steps, f"{price.flops:.3g}", _stored(price.bytes), hours)
 
 
 def _sums(name: str, total: Total) -> tuple[str, ...]:
-    return (name, "", "", f"{total.tokens:,}", "", f"{total.flops:.3g}", _bytes(total.bytes), _hours(total.hours))
+    return (name, "", "", f"{total.tokens:,}", "", f"{total.flops:.3g}", _stored(total.bytes), _hours(total.hours))
 
 
-def _bytes(count: int) -> str:
-    for suffix, size in (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {suffix}"
-    return f"{count} B" if count else ""
+def _stored(count: int) -> str:
+    return in_bytes(count) if count else ""
 
 
 def _hours(hours: float) -> str:

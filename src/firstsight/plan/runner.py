@@ -112,7 +112,7 @@ def run(
     while walk.waiting or walk.running or walk.elsewhere:
         walk.look_elsewhere()
         while len(walk.running) < executor.workers and (step := walk.take()) is not None:
-            inputs = {role: _place(parent, store, site) for role, parent in step.needs}
+            inputs = {role: place(parent, store, site) for role, parent in step.needs}
             handler = handlers[step.kind]
             executor.submit(Job(step=step, handler=handler, inputs=inputs, site=site, root=store.root))
         for report in executor.wait(LISTEN) if walk.running or walk.elsewhere else ():
@@ -132,7 +132,7 @@ def lacking(graph: Graph, store: Store) -> set[Step]:
     return found
 
 
-def _place(step: Step, store: Store, site: Site) -> Path:
+def place(step: Step, store: Store, site: Site) -> Path:
     """Where the result of a step lies; a named source where the site says."""
     return Path(site.sources[step.spec.name].path) if step.kind == NAMED else store.path(step.address)
 

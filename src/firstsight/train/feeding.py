@@ -108,7 +108,7 @@ def stage_stream(spec: Midtrain | Finetune, *, inputs: Inputs, site: Site) -> St
             epochs=tuple(epochs * times for epochs in text.epochs),
         ),
         images=_blended(mix.images, images, times=times),
-        spans=tuple((rows, share) for rows, share in spans),
+        spans=spans,
         counted_in=mix.counted_in,
         rows=spec.rows,
         seed=spec.seed,

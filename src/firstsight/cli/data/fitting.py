@@ -19,7 +19,7 @@ from firstsight.recipe.scales import paper
 from firstsight.recipe.scales.base import VISION_TASKS
 from firstsight.recipe.stages import Finetune, Midtrain, Segment
 from firstsight.site import Location, Site
-from firstsight.units import Tokens
+from firstsight.units import Tokens, in_bytes
 
 _USUAL = {"num_hidden_layers": 12, "hidden_size": 768, "image_size": 224, "patch_size": 16}
 """What a SigLIP's configuration means where it does not say, as in transformers."""
@@ -119,7 +119,7 @@ def _looked(name: str, location: Location, *, prepared: bool) -> tuple[Finding, 
     found = shards(location, form)
     whole = {one.name: one.size for one in found}
     many, state = "s" * (len(whole) != 1), "" if prepared else "not "
-    told = f"{form}: {len(whole):,} shard{many}, {_bytes(sum(whole.values()))}, {state}prepared"
+    told = f"{form}: {len(whole):,} shard{many}, {in_bytes(sum(whole.values()))}, {state}prepared"
     advice = "" if prepared else f"firstsight prepare {name} --tokenizer ..., or leave it to run."
     stored = 0 if prepared else sum(round(size * _grows(shard, form)) for shard, size in whole.items())
     return Finding(what=name, found=told, state="ok", advice=advice), stored
@@ -187,13 +187,6 @@ def _room(wanted: int, out: Path) -> Finding:
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     enough = free > wanted
-    found = f"about {_bytes(wanted)} for what is not prepared, {_bytes(free)} free"
+    found = f"about {in_bytes(wanted)} for what is not prepared, {in_bytes(free)} free"
     advice = "" if enough else "Make room, or choose another disk with --out."
     return Finding(what="token store", found=found, state="ok" if enough else "note", advice=advice)
-
-
-def _bytes(count: int) -> str:
-    for suffix, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {suffix}"
-    return f"{count} B"

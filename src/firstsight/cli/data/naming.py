@@ -6,13 +6,15 @@ first, into the store's folder of sources, and published from there, by links, u
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from json import dumps, loads
 from pathlib import Path
 
+from firstsight.cli import show
 from firstsight.cli.data.content import Digests, digest, tokenizer_file, write_whole
 from firstsight.cli.data.following import Following
 from firstsight.errors import DataError, RequestError
@@ -101,6 +103,19 @@ def _before_pattern(place: str) -> Path:
     while re.search(r"[*?\[{]", str(found)):
         found = found.parent
     return found
+
+
+def looked_at(
+    steps: Graph, store: Store, *, site: Site, jobs: int | None, made: Callable[[Step, Store], Path]
+) -> Content:
+    """`identify`, told on the terminal, in as many processes as asked or as there are cores."""
+    look = Look(
+        site=replace(site, readers=max(site.readers, jobs or len(os.sched_getaffinity(0)))),
+        store=store,
+        shown=Following(show.console()),
+        made=lambda step: made(step, store),
+    )
+    return identify(steps, look)
 
 
 def identify(steps: Graph, look: Look) -> Content:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from firstsight.cli import running, show
 from firstsight.cli.data import naming
-from firstsight.cli.data.following import Following
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import LINE, Graph, graph
-from firstsight.plan.runner import NAMED, lacking
+from firstsight.plan.runner import NAMED, lacking, place
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.stages import Finetune, Midtrain, Segment
@@ -85,13 +83,7 @@ def _known(study: Study, stage: Step, *, out: Path) -> tuple[Store, Graph]:
     if not part.unknown():
         return store, naming.known_graph(study, site)
     naming.check_places(naming.sources_of(part), site)
-    look = naming.Look(
-        site=replace(site, readers=max(site.readers, len(os.sched_getaffinity(0)))),
-        store=store,
-        shown=Following(show.console()),
-        made=lambda step: running.made(step, store),
-    )
-    content = naming.identify(part, look)
+    content = naming.looked_at(part, store, site=site, jobs=None, made=running.made)
     steps = graph(study, {**naming.noted(steps, site), **content.identities})
     content.adopt(steps.steps, store)
     return store, steps
@@ -153,14 +145,9 @@ class _Sitting:
     site: Site
     scratch: Path
 
-    def place(self, step: Step) -> Path:
-        """Where the result of a step lies; a named source where the site says."""
-        named = step.kind == NAMED
-        return Path(self.site.sources[step.spec.name].path) if named else self.store.path(step.address)
-
     def inputs(self, step: Step) -> Mapping[str, Path]:
         """What training would be given, without model and features; the model's place tells what was read before."""
-        found = {role: self.place(parent) for role, parent in _reads(step)}
+        found = {role: place(parent, self.store, self.site) for role, parent in _reads(step)}
         before = _before(step)
         return found if before is None else {**found, before[0]: self.told(before[1])}
 
