@@ -18,7 +18,7 @@ from tempfile import gettempdir
 import torch
 
 from firstsight.data.loader import Batch
-from firstsight.recipe.model import LMSpec
+from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.scales import scale_named
 from firstsight.recipe.stages import Adam
 from firstsight.site import Site
@@ -28,7 +28,7 @@ from firstsight.train.state import fresh
 from firstsight.units import Tokens
 from timing import fastest
 
-ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4)
+ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4, encoder_rate=0.0, encoder_decay=0.0)
 
 
 def rows(batch: int, length: int, vocabulary: int, *, share: float) -> Batch:

@@ -51,7 +51,8 @@ STUDY = '''
 from dataclasses import replace
 
 from firstsight.recipe.mix import Blend, Mix, Named, Part, Recaptioned, Span
-from firstsight.recipe.model import Siglip, Vit, openlm
+from firstsight.recipe.lm import openlm
+from firstsight.recipe.vision import Siglip, Vit
 from firstsight.recipe.scales import Scale, enter
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Evaluate, Rows
@@ -84,7 +85,11 @@ SEEN = Blend(
 )
 TUNED = Blend(parts=(Part(source=TURNS, share=Share(1), epochs=1),), counted_in="rows")
 GROWING = (Span(until=Share(1, 2), share=Share(1, 4)), Span(until=Share(1), share=Share(3, 4)))
-EYES = Siglip(vit=Vit(layers=2, width=16, heads=2, hidden=32, image=16, patch=8), weights=named("my-siglip", "encoder"))
+EYES = Siglip(
+    vit=Vit(layers=2, width=16, heads=2, hidden=32, image=16, patch=8),
+    fit="resize",
+    weights=named("my-siglip", "encoder"),
+)
 JUDGE = Evaluate(benchmarks=named("my-benchmarks", "benchmarks"), vision=("pope",), text=("boolq",))
 
 

@@ -16,22 +16,47 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from firstsight.model.vlm import VLM
 from firstsight.model.weights import save
+from firstsight.recipe.lm import LMSpec, Rope
 from firstsight.recipe.mix import Named
-from firstsight.recipe.model import LMSpec, Patches, ProjectorSpec, Siglip, Vit, VLMSpec
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.vision import Patches, Siglip, Vit
 from firstsight.units import Tokens
 
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 WORDS = ("what", "is", "it", "?", "there", "a", "cat", "dog", "yes", "no", "0.1", "0.9", "red", "the")
 BLIND = {"vqav2": "cat", "pope": "yes", "refcoco": "0.1 0.1 0.9 0.9"}
 
-LM = LMSpec(layers=2, width=32, heads=2, hidden=64, vocabulary=32, rope_base=10_000, token_shift=2, embedding_scale=4)
+LM = LMSpec(
+    layers=2,
+    width=32,
+    heads=2,
+    kv_heads=2,
+    head=16,
+    hidden=64,
+    vocabulary=32,
+    norm="layer",
+    eps=1e-5,
+    qk_norm=True,
+    rope=Rope(base=10_000.0),
+    tied=False,
+    token_shift=2,
+    embedding_scale=4,
+)
 PATCHES = VLMSpec(
-    lm=LM, vision=Patches(image=16, patch=8, width=16), projector=ProjectorSpec(kind="mlp2", spread=1, positions=True)
+    lm=LM,
+    vision=Patches(image=16, patch=8, width=16, fit="resize"),
+    encoder="frozen",
+    projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True),
+    attention="causal",
 )
 VIT = Vit(layers=2, width=16, heads=2, hidden=32, image=16, patch=8)
 TOWER = Named(name="tower", form="encoder", tokens=Tokens(0))
 SIGLIP = VLMSpec(
-    lm=LM, vision=Siglip(vit=VIT, weights=TOWER), projector=ProjectorSpec(kind="mlp2", spread=1, positions=False)
+    lm=LM,
+    vision=Siglip(vit=VIT, fit="resize", weights=TOWER),
+    encoder="frozen",
+    projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=False),
+    attention="causal",
 )
 
 
@@ -57,8 +82,8 @@ def checkpoint(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         if not (root / kind).exists():
             model = VLM(spec)
             model.initialise(7)
-            encoder = _tower(root / "tower") if kind == "siglip" else None
-            save(root / kind, model, seen=0, tokenizer=tokenizer, encoder=encoder)
+            encoders = [_tower(root / "tower")] if kind == "siglip" else []
+            save(root / kind, model, seen=0, tokenizer=tokenizer, encoders=encoders)
         return root / kind
 
     return make

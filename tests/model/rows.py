@@ -9,21 +9,47 @@ import torch
 from torch import Tensor
 
 from firstsight.model.vlm import VLM
+from firstsight.recipe.lm import LMSpec, Rope
 from firstsight.recipe.mix import Named
-from firstsight.recipe.model import LMSpec, Patches, ProjectorSpec, Siglip, Vit, VLMSpec
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.vision import Patches, Siglip, Vit
 from firstsight.units import Tokens
 
 PLAIN = LMSpec(
-    layers=2, width=16, heads=2, hidden=24, vocabulary=20, rope_base=10_000, token_shift=1, embedding_scale=1
+    layers=2,
+    width=16,
+    heads=2,
+    kv_heads=2,
+    head=8,
+    hidden=24,
+    vocabulary=20,
+    norm="layer",
+    eps=1e-5,
+    qk_norm=True,
+    rope=Rope(base=10_000.0),
+    tied=False,
+    token_shift=1,
+    embedding_scale=1,
 )
 SHIFTED = replace(PLAIN, token_shift=3, embedding_scale=4)
 TOWER = Siglip(
     vit=Vit(layers=2, width=6, heads=2, hidden=8, image=8, patch=4),
+    fit="resize",
     weights=Named(name="tower", form="encoder", tokens=Tokens(0)),
 )
-SEEING = VLMSpec(lm=SHIFTED, vision=TOWER, projector=ProjectorSpec(kind="mlp2", spread=1, positions=True))
+SEEING = VLMSpec(
+    lm=SHIFTED,
+    vision=TOWER,
+    encoder="frozen",
+    projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True),
+    attention="causal",
+)
 PATCHED = VLMSpec(
-    lm=PLAIN, vision=Patches(image=8, patch=4, width=6), projector=ProjectorSpec(kind="mlp3", spread=1, positions=False)
+    lm=PLAIN,
+    vision=Patches(image=8, patch=4, width=6, fit="resize"),
+    encoder="frozen",
+    projector=ProjectorSpec(kind="mlp3", shuffle=1, spread=1, positions=False),
+    attention="causal",
 )
 EACH = 4
 """Tokens an image, in both."""

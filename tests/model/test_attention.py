@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from firstsight.model import layers
 from firstsight.model.vlm import VLM
-from firstsight.recipe.model import LMSpec
+from firstsight.recipe.lm import LMSpec
 from tests.model.rows import PLAIN, SHIFTED, Rows, grown, packed
 
 RAGGED = [[1, 1, 130, 3, 40], [300], [128, 128, 1, 43], [], [5], [256, 44]]

@@ -8,7 +8,7 @@ import torch
 from firstsight.errors import ModelError
 from firstsight.model.generate import choices, greedy
 from firstsight.model.vlm import VLM
-from firstsight.recipe.model import LMSpec
+from firstsight.recipe.lm import LMSpec
 from tests.model.rows import EACH, PLAIN, SEEING, SHIFTED, grown, packed
 
 PROMPTS = [[3], [1, 4, 1, 5], [9, 2, 6, 5, 3, 5], [8, 9]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from firstsight.model.lm import LM
-from firstsight.recipe.model import LMSpec, openlm
+from firstsight.recipe.lm import LMSpec, openlm
 from tests.model.rows import PLAIN, SHIFTED, grown, packed
 
 
@@ -52,8 +52,8 @@ def transcription(lm: LM, ids: list[int]) -> Tensor:
         for position, h in enumerate(normed):
             q, k, v = (layer["attention.in_proj.weight"] @ h).split(spec.width)
             q, k = layer_norm(q, layer["attention.q_norm.weight"]), layer_norm(k, layer["attention.k_norm.weight"])
-            queries.append([turned(head, position, spec.rope_base) for head in q.split(size)])
-            keys.append([turned(head, position, spec.rope_base) for head in k.split(size)])
+            queries.append([turned(head, position, spec.rope.base) for head in q.split(size)])
+            keys.append([turned(head, position, spec.rope.base) for head in k.split(size)])
             values.append(v.split(size))
         for t in range(len(ids)):
             found = []

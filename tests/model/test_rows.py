@@ -7,7 +7,8 @@ import torch
 
 from firstsight.errors import ModelError
 from firstsight.model.vlm import VLM
-from firstsight.recipe.model import LMSpec, VLMSpec
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import VLMSpec
 from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 
 SLOTS: list[int | None] = [None] * EACH

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from firstsight.errors import ModelError
-from firstsight.model.vision import PatchProjection, features, load_siglip, scaled
-from firstsight.recipe.model import Patches
+from firstsight.model.vision import PatchProjection, features, load_encoder, load_siglip, scaled
+from firstsight.recipe.mix import Named
+from firstsight.recipe.vision import Patches, Siglip, Vit
+from firstsight.units import Tokens
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,9 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+VIT = Vit(layers=3, width=16, heads=2, hidden=32, image=16, patch=8)
+
+
 def pixels(count: int, side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
@@ -38,8 +43,9 @@ def test_pixels_are_scaled_as_the_processor_does() -> None:
 
 
 def test_features_are_the_second_to_last_blocks(tower: Path) -> None:
-    encoder, seen = load_siglip(tower), pixels(2, 16)
-    inner = encoder.vision_model if hasattr(encoder, "vision_model") else encoder
+    spec = Siglip(vit=VIT, fit="resize", weights=Named(name="tower", form="encoder", tokens=Tokens(0)))
+    whole, encoder, seen = load_siglip(tower), load_encoder(spec, [tower]), pixels(2, 16)
+    inner = whole.vision_model if hasattr(whole, "vision_model") else whole
     x = inner.embeddings(scaled(seen))
     for layer in list(inner.encoder.layers)[:-1]:
         x = layer(x, attention_mask=None)
@@ -58,7 +64,7 @@ def test_folders_that_are_no_siglip_are_refused(tower: Path, tmp_path: Path) -> 
 
 
 def test_patches_are_one_linear_map_of_each_square() -> None:
-    layer = PatchProjection(Patches(image=8, patch=4, width=5)).double()
+    layer = PatchProjection(Patches(image=8, patch=4, width=5, fit="resize")).double()
     seen = pixels(2, 8)
     found = layer(seen)
     for row in range(2):

@@ -9,7 +9,8 @@ import torch
 
 from firstsight.errors import ModelError
 from firstsight.model.weights import load, read_tensors, save, write_tensors
-from firstsight.recipe.model import LMSpec, VLMSpec
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import VLMSpec
 from tests.model.rows import PATCHED, PLAIN, grown
 
 
@@ -24,18 +25,18 @@ def words(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("spec", [PLAIN, PATCHED], ids=["lm", "vlm"])
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path, words: Path, spec: LMSpec | VLMSpec) -> None:
     model = grown(spec, dtype=torch.float32)
-    save(tmp_path / "kept", model, seen=7, tokenizer=words, encoder=None)
+    save(tmp_path / "kept", model, seen=7, tokenizer=words, encoders=[])
     loaded = load(tmp_path / "kept")
     assert (loaded.spec, loaded.seen, loaded.tokenizer.read_text(), loaded.encoder) == (spec, 7, "{}", None)
     back = loaded.model.state_dict()
     assert all(torch.equal(value, back[name]) for name, value in model.state_dict().items())
-    save(tmp_path / "again", loaded.model, seen=7, tokenizer=words.parent, encoder=None)
+    save(tmp_path / "again", loaded.model, seen=7, tokenizer=words.parent, encoders=[])
     for file in (tmp_path / "kept").iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_every_fault_is_named(tmp_path: Path, words: Path) -> None:
-    save(tmp_path / "kept", grown(PLAIN, dtype=torch.float32), seen=0, tokenizer=words, encoder=None)
+    save(tmp_path / "kept", grown(PLAIN, dtype=torch.float32), seen=0, tokenizer=words, encoders=[])
     file = tmp_path / "kept" / "model.safetensors"
     tensors = read_tensors(file)
     del tensors["lm.norm.weight"]
@@ -53,7 +54,7 @@ def test_every_fault_is_named(tmp_path: Path, words: Path) -> None:
 def test_half_a_file_and_a_strange_folder_are_refused(tmp_path: Path, words: Path) -> None:
     with pytest.raises(ModelError, match=r"no spec\.json"):
         load(tmp_path)
-    save(tmp_path / "kept", grown(PLAIN, dtype=torch.float32), seen=0, tokenizer=words, encoder=None)
+    save(tmp_path / "kept", grown(PLAIN, dtype=torch.float32), seen=0, tokenizer=words, encoders=[])
     file = tmp_path / "kept" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ModelError, match="whole safetensors"):

@@ -10,9 +10,9 @@ from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import Graph, graph, tree
 from firstsight.plan.step import Step
 from firstsight.recipe.mix import Blend, Part
-from firstsight.recipe.model import Patches
 from firstsight.recipe.scales import enter, scale_named
 from firstsight.recipe.study import Study, over_seeds
+from firstsight.recipe.vision import Patches
 from firstsight.studies.when import when
 from firstsight.units import Share
 
@@ -46,12 +46,12 @@ def test_named_weights_have_no_encode_step_and_are_leaves() -> None:
 
 def test_roles_are_those_of_the_contract() -> None:
     roles = {step.kind: [role for role, _ in step.needs] for step in SMOKE.arms["start-080.s1"]}
-    sees = ["image0", "image0.source", "image0.features", "encoder"]
+    sees = ["image0", "image0.source", "image0.features", "encoder0"]
     assert roles == {
         "texts": [], "vocabulary": [], "captions": [], "dialogues": [], "benchmarks": [],
         "prepare": ["source", "tokenizer"],
         "contrast": ["captions"],
-        "encode": ["source", "index", "encoder"],
+        "encode": ["source", "index", "encoder0"],
         "pretrain": ["previous", "tokenizer", "text0"],
         "midtrain": ["trunk", "tokenizer", "text0", *sees],
         "finetune": ["previous", "tokenizer", "text0", *sees],
@@ -104,7 +104,7 @@ def test_parents_come_first_and_the_first_seed_before_the_second() -> None:
 
 def test_patches_need_pixels_and_nothing_else() -> None:
     arm = enter(scale_named("smoke"), Share(4, 5))
-    eyes = Patches(image=48, patch=12, width=128)
+    eyes = Patches(image=48, patch=12, width=128, fit="resize")
     stages = tuple(replace(stage, model=replace(stage.model, vision=eyes)) for stage in arm.stages)
     plan = graph(Study(name="patches", scale="smoke", question="?", arms=(replace(arm, stages=stages),)))
     (midtrain,) = of_kind(plan, "midtrain")

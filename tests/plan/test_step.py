@@ -23,6 +23,10 @@ WORDS = {
     "best_fit": "one_image_per_row",
     "mlp2": "mlp3",
     "carried": "fresh",
+    "layer": "rms",
+    "resize": "letterbox",
+    "frozen": "trained",
+    "causal": "prefix",
 }
 """Another legal value for every word in the specs."""
 
@@ -50,13 +54,15 @@ def changed(value: Any, path: tuple[Any, ...]) -> Any:
         match value:
             case bool():
                 return not value
-            case int() | float():
+            case int():
+                return 2 * value if value > 1 else 2  # even heads stay even, and divisible
+            case float():
                 return value + 1
             case _:
                 return WORDS[value]
     head, *rest = path
     body = list(value) if isinstance(value, list) else dict(value)
-    body[head] = changed(value[head], tuple(rest))
+    body[head] = 1 if head == "kv_heads" else changed(value[head], tuple(rest))
     return body
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe import canon
-from firstsight.recipe.model import openlm
+from firstsight.recipe.lm import openlm
 from firstsight.recipe.scales import SCALES, enter, scale_named
 from firstsight.recipe.stages import Midtrain, Rows, Segment
 from firstsight.studies.when import when

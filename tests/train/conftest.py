@@ -36,8 +36,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, site: Site) -> dict[str, Pa
             prepare, Prepare(source=spec, tokenizer=small.VOCABULARY), needs, root / f"{role}-index", site
         )
     made["image0.source"] = made["captions"]
-    made["encoder"] = small.ran(contrast, small.SIGLIP, {"captions": made["captions"]}, root / "encoder", site)
-    needs = {"source": made["captions"], "index": made["image0"], "encoder": made["encoder"]}
+    made["encoder0"] = small.ran(contrast, small.SIGLIP, {"captions": made["captions"]}, root / "encoder", site)
+    needs = {"source": made["captions"], "index": made["image0"], "encoder0": made["encoder0"]}
     made["image0.features"] = small.ran(
         encode, Encode(source=small.CAPTIONS, vision=small.SEES.vision), needs, root / "features", site
     )

@@ -14,31 +14,55 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from firstsight.recipe.lm import LMSpec, Rope
 from firstsight.recipe.mix import Captions, Mix, Texts, Vocabulary, World, alone
-from firstsight.recipe.model import Contrast, LMSpec, Patches, ProjectorSpec, Siglip, Vit, VLMSpec
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Adam, Finetune, Midtrain, Pretrain, Rows, Segment
+from firstsight.recipe.vision import Contrast, Patches, Siglip, Vit
 from firstsight.site import Site
 from firstsight.units import Share, Tokens
 
 WORLD = World(objects=4, kinds=2, picture=8, crowd=1, seed=0)
 ROWS = Rows(batch=4, length=16)
-ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, clip=1.0, z_loss=1e-4)
-LM = LMSpec(layers=2, width=16, heads=2, hidden=32, vocabulary=64, rope_base=10_000, token_shift=3, embedding_scale=2)
+ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, clip=1.0, z_loss=1e-4, encoder_rate=0.0, encoder_decay=0.0)
+LM = LMSpec(
+    layers=2,
+    width=16,
+    heads=2,
+    kv_heads=2,
+    head=8,
+    hidden=32,
+    vocabulary=64,
+    norm="layer",
+    eps=1e-5,
+    qk_norm=True,
+    rope=Rope(base=10_000.0),
+    tied=False,
+    token_shift=3,
+    embedding_scale=2,
+)
 VOCABULARY = Vocabulary(world=WORLD)
 TEXTS = Texts(world=WORLD, documents=400, mask="all")
 CAPTIONS = Captions(world=WORLD, pictures=64, quality="rich")
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200), "grey": (120, 120, 120)}
 VIT = Vit(layers=2, width=16, heads=2, hidden=32, image=8, patch=4)
 SIGLIP = Siglip(
+    fit="resize",
     vit=VIT,
     weights=Contrast(
         captions=CAPTIONS, text_layers=1, text_width=16, steps=6, batch=8, peak=1e-3, warmup=2, decay=0.01, seed=0
     ),
 )
-PROJECTOR = ProjectorSpec(kind="mlp2", spread=1, positions=True)
-SEES = VLMSpec(lm=LM, vision=SIGLIP, projector=PROJECTOR)
-PATCHED = VLMSpec(lm=LM, vision=Patches(image=8, patch=4, width=12), projector=replace(PROJECTOR, kind="mlp3"))
+PROJECTOR = ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True)
+SEES = VLMSpec(lm=LM, vision=SIGLIP, encoder="frozen", projector=PROJECTOR, attention="causal")
+PATCHED = VLMSpec(
+    lm=LM,
+    vision=Patches(image=8, patch=4, width=12, fit="resize"),
+    encoder="frozen",
+    projector=replace(PROJECTOR, kind="mlp3"),
+    attention="causal",
+)
 
 
 def told(_: object) -> None:

@@ -14,7 +14,7 @@ import torch
 from firstsight.data.index import Index
 from firstsight.data.pictures import decode
 from firstsight.errors import DataError
-from firstsight.model.vision import features, load_siglip
+from firstsight.model.vision import features, load_encoder
 from firstsight.recipe.stages import Encode
 from firstsight.site import Site
 from firstsight.train import encoder
@@ -26,13 +26,13 @@ SPEC = Encode(source=small.CAPTIONS, vision=small.SEES.vision)
 
 @pytest.fixture
 def needs(inputs: dict[str, Path]) -> dict[str, Path]:
-    return {"source": inputs["captions"], "index": inputs["image0"], "encoder": inputs["encoder"]}
+    return {"source": inputs["captions"], "index": inputs["image0"], "encoder0": inputs["encoder0"]}
 
 
 def test_features_are_the_towers_in_the_order_of_the_index(
     inputs: dict[str, Path], needs: dict[str, Path], site: Site, tmp_path: Path
 ) -> None:
-    index, tower = Index.open(inputs["image0"]), load_siglip(inputs["encoder"])
+    index, tower = Index.open(inputs["image0"]), load_encoder(small.SIGLIP, [inputs["encoder0"]])
     found = np.load(small.ran(encode, SPEC, needs, tmp_path / "out", site) / "features.npy")
     assert found.shape == (len(index.images), 4, 16)
     for number in (0, 1, 77, 159):

@@ -64,7 +64,7 @@ def test_reruns_leave_equal_bytes_and_nothing_transient(
         "optimizer.safetensors",
         "spec.json",
         "tokenizer.json",
-        "encoder",
+        "encoder0",
         "log.jsonl",
         "achieved.json",
         "ledger.npy",

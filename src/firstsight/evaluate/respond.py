@@ -24,7 +24,8 @@ from firstsight.evaluate.question import Style
 from firstsight.model.generate import choices, greedy
 from firstsight.model.vision import features
 from firstsight.model.weights import Loaded, load
-from firstsight.recipe.model import Patches, VisionSpec, VLMSpec
+from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.vision import VisionSpec
 from firstsight.site import Site
 
 LIMIT: dict[Style, int] = {"bare": 8, "paper": 128}
@@ -84,8 +85,7 @@ def see(who: Speaker, encoded: Sequence[tuple[str, bytes]]) -> list[torch.Tensor
     vision = who.vision
     if vision is None:
         raise ModelError("a text model cannot look at pictures. Judge it blind, or mid-train it first.")
-    size = vision.image if isinstance(vision, Patches) else vision.vit.image
-    pixels = [torch.from_numpy(_pixels(name, data, size)) for name, data in encoded]
+    pixels = [torch.from_numpy(_pixels(name, data, vision.image)) for name, data in encoded]
     if who.loaded.encoder is None:
         return pixels
     seen: list[torch.Tensor] = []

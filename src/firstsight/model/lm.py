@@ -1,4 +1,4 @@
-"""The decoder-only language model of the OpenLM family. Names and initial values are open_lm's (paper section 1.2).
+"""The decoder-only language model. Names and initial values are open_lm's (paper section 1.2).
 
 Shapes: B rows, T tokens, S cached and new tokens, D width, V vocabulary.
 """
@@ -11,18 +11,18 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from firstsight.errors import ModelError
 from firstsight.model import layers
-from firstsight.model.layers import Frame, Weights, block, norm
-from firstsight.recipe.model import LMSpec
+from firstsight.model.layers import Frame, Shape, Weights, block, norm
+from firstsight.recipe.lm import LMSpec
 
-Run = Callable[[Tensor, Weights, Frame, int, torch.dtype], Tensor]
+Run = Callable[[Tensor, Weights, Frame, Shape], Tensor]
 Stream = Float[Tensor, "B T D"]
 
 
 class Gain(nn.Module):
-    """The gain of a LayerNorm without bias."""
+    """The gain of a norm without bias."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -34,9 +34,11 @@ class Attention(nn.Module):
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        self.in_proj = nn.Linear(spec.width, 3 * spec.width, bias=False)
-        self.q_norm, self.k_norm = Gain(spec.width), Gain(spec.width)
-        self.out_proj = nn.Linear(spec.width, spec.width, bias=False)
+        asked, kept = spec.heads * spec.head, spec.kv_heads * spec.head
+        self.in_proj = nn.Linear(spec.width, asked + 2 * kept, bias=False)
+        self.q_norm = Gain(asked) if spec.qk_norm else None
+        self.k_norm = Gain(kept) if spec.qk_norm else None
+        self.out_proj = nn.Linear(asked, spec.width, bias=False)
         self.shift = nn.Parameter(torch.zeros(spec.token_shift, spec.width)) if spec.token_shift > 1 else None
 
 
@@ -63,8 +65,8 @@ class Block(nn.Module):
         return Weights(
             attention_norm=self.attention_norm.weight,
             in_proj=attention.in_proj.weight,
-            q_norm=attention.q_norm.weight,
-            k_norm=attention.k_norm.weight,
+            q_norm=None if attention.q_norm is None else attention.q_norm.weight,
+            k_norm=None if attention.k_norm is None else attention.k_norm.weight,
             out_proj=attention.out_proj.weight,
             ffn_norm=self.ffn_norm.weight,
             w12=feed.w12.weight,
@@ -77,7 +79,7 @@ class Cache:
     """Keys, values and, with token shift, the last normed inputs of every layer while text is being generated."""
 
     def __init__(self, spec: LMSpec, rows: int, length: int, like: Tensor) -> None:
-        shape = (spec.layers, rows, spec.heads, length, spec.width // spec.heads)
+        shape = (spec.layers, rows, spec.kv_heads, length, spec.head)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.length = 0
         """Tokens held, padding included."""
@@ -89,15 +91,15 @@ class LM(nn.Module):
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        if spec.width % spec.heads or (spec.width // spec.heads) % 2:
-            raise ModelError(f"heads must split the width into even parts. Got {spec.heads} for {spec.width}.")
         self.spec = spec
         self.compute: torch.dtype = torch.float32
         self.run: Run = block
+        self.recompute = False
+        """Keep one stream a block for the backward pass and work the rest out again: less memory, the same bits."""
         self.tok_embeddings = nn.Embedding(spec.vocabulary, spec.width)
         self.layers = nn.ModuleList([Block(spec) for _ in range(spec.layers)])
         self.norm = Gain(spec.width)
-        self.output = nn.Linear(spec.width, spec.vocabulary, bias=False)
+        self.output = None if spec.tied else nn.Linear(spec.width, spec.vocabulary, bias=False)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -108,7 +110,8 @@ class LM(nn.Module):
 
         wide, hidden = self.spec.width**-0.5, self.spec.hidden**-0.5
         draw(self.tok_embeddings.weight, wide)
-        draw(self.output.weight, wide)
+        if self.output is not None:
+            draw(self.output.weight, wide)
         for depth, layer in enumerate(self.layers):
             w, shrink = layer.weights(), 1 / math.sqrt(2 * (depth + 1))  # pyright: ignore[reportCallIssue]
             draw(w.in_proj, wide)
@@ -124,20 +127,40 @@ class LM(nn.Module):
         vectors = self.tok_embeddings(tokens)
         return vectors if self.spec.embedding_scale == 1 else vectors * self.spec.embedding_scale
 
-    def frame(self, docs: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Frame:
-        """What every layer needs to know about the rows; documents stand in order, -1 is padding and comes last."""
-        return self._frame(layers.sight(docs, self._wide), positions)
+    @property
+    def head(self) -> Float[Tensor, "V D"]:
+        """The weights that turn states into logits."""
+        return self.tok_embeddings.weight if self.output is None else self.output.weight
+
+    @property
+    def shape(self) -> Shape:
+        """What the arithmetic of every block hangs on."""
+        spec = self.spec
+        return Shape(heads=spec.heads, kv_heads=spec.kv_heads, rms=spec.norm == "rms", eps=spec.eps, dtype=self.compute)
+
+    def frame(
+        self, docs: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], pictures: Int[Tensor, "B T"] | None = None
+    ) -> Frame:
+        """What every layer needs to know about the rows; documents stand in order, -1 is padding and comes last.
+
+        `pictures` numbers each row's pictures, -1 for words: their tokens see each other. Without it all is causal.
+        """
+        return self._frame(layers.sight(docs, pictures, self._wide), positions)
 
     def forward(self, x: Stream, frame: Frame) -> Stream:
         """The stream through all blocks, before the last norm."""
         for layer in self.layers:
-            x = self.run(x, layer.weights(), frame, self.spec.heads, self.compute)  # pyright: ignore[reportCallIssue]
+            weights: Weights = layer.weights()  # pyright: ignore[reportCallIssue]
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(self.run, x, weights, frame, self.shape, use_reentrant=False)
+            else:
+                x = self.run(x, weights, frame, self.shape)
         return x
 
     def logits(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
         """Float32 logits of hidden states: last norm, then the head."""
-        h = norm(hidden, self.norm.weight, self.compute)
-        logits = nn.functional.linear(h, self.output.weight.to(h.dtype))
+        h = norm(hidden, self.norm.weight, self.shape)
+        logits = nn.functional.linear(h, self.head.to(h.dtype))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def extend(self, x: Stream, positions: Int[Tensor, "B T"], seen: Bool[Tensor, "B 1 _ S"], cache: Cache) -> Stream:
@@ -149,15 +172,15 @@ class LM(nn.Module):
         start, end = cache.length, cache.length + x.shape[1]
         for index, layer in enumerate(self.layers):
             w = layer.weights()  # pyright: ignore[reportCallIssue]
-            h = norm(x, w.attention_norm, self.compute)
+            h = norm(x, w.attention_norm, self.shape)
             if w.shift is not None:
                 before = cache.before[index].clone()
                 cache.before[index] = _last(torch.cat((before, h), dim=1), positions, before.shape[1])
                 h = layers.shifted(h, w.shift.to(h.dtype), before, positions)
-            q, k, v = layers.project(w, h, (frame.cos, frame.sin), self.spec.heads)
+            q, k, v = layers.project(w, h, (frame.cos, frame.sin), self.shape)
             cache.keys[index, :, :, start:end], cache.values[index, :, :, start:end] = k, v
             keys, values = cache.keys[index, :, :, :end], cache.values[index, :, :, :end]
-            x = layers.finish(w, x, layers.attend(q, keys, values, frame.mask))
+            x = layers.finish(w, x, layers.attend(q, keys, values, frame.mask), self.shape)
         cache.length = end
         return x
 
@@ -167,8 +190,7 @@ class LM(nn.Module):
         return torch.float64 if self.compute == torch.float64 else torch.float32
 
     def _frame(self, mask: layers.Mask, positions: Int[Tensor, "B T"]) -> Frame:
-        head, base = self.spec.width // self.spec.heads, float(self.spec.rope_base)
-        cos, sin = layers.rotations(positions, head=head, base=base, dtype=self._wide)
+        cos, sin = layers.rotations(positions, self.spec.rope, head=self.spec.head, dtype=self._wide)
         return Frame(cos=cos, sin=sin, mask=mask, positions=positions)
 
 

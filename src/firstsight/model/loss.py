@@ -73,8 +73,8 @@ def next_token(states: Tensor, head: Tensor, targets: Tensor, *, z: float) -> tu
 def loss(lm: LM, hidden: Tensor, targets: Tensor, *, kinds: Tensor, groups: int, z: float) -> Loss:
     """The loss of hidden states [B, T, D] before the last norm; `kinds` [B] names each row's group, 0 to groups-1."""
     where = (targets.flatten() != IGNORED).nonzero()[:, 0]
-    states = norm(hidden.flatten(0, 1).index_select(0, where), lm.norm.weight, lm.compute)
-    total, each = next_token(states, lm.output.weight, targets.flatten()[where], z=z)
+    states = norm(hidden.flatten(0, 1).index_select(0, where), lm.norm.weight, lm.shape)
+    total, each = next_token(states, lm.head, targets.flatten()[where], z=z)
     group = kinds.long()[where // targets.shape[1]]
     sums = each.new_zeros(groups).index_add_(0, group, each)
     return Loss(total=total, each=sums, counts=torch.bincount(group, minlength=groups))

@@ -1,4 +1,4 @@
-"""From pixels to image vectors: a frozen SigLIP tower from a folder, or one trained convolution.
+"""From pixels to image vectors: one or two encoder towers in Hugging Face layout, or one trained convolution.
 
 Shapes: N images of S x S pixels (uint8, channels last), I tokens an image, W vision width.
 """
@@ -6,6 +6,7 @@ Shapes: N images of S x S pixels (uint8, channels last), I tokens an image, W vi
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from firstsight.errors import ModelError
-from firstsight.recipe.model import Patches
+from firstsight.recipe.vision import Dinov2, EncoderSpec, Patches, TowerSpec
+
+Pixels = UInt8[Tensor, "N S S 3"]
+Seen = Float[Tensor, "N I W"]
 
 
-def scaled(pixels: UInt8[Tensor, "N S S 3"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "N 3 S S"]:
+def scaled(pixels: Pixels, dtype: torch.dtype = torch.float32) -> Float[Tensor, "N 3 S S"]:
     """Channels first, in -1..1: SigLIP's mean and deviation of one half."""
     return pixels.permute(0, 3, 1, 2).to(dtype).div(127.5).sub(1)
 
@@ -35,9 +39,52 @@ class PatchProjection(nn.Module):
         deviation = (3 * self.spec.patch**2) ** -0.5
         nn.init.trunc_normal_(self.conv.weight, std=deviation, a=-3 * deviation, b=3 * deviation, generator=generator)
 
-    def forward(self, pixels: UInt8[Tensor, "N S S 3"]) -> Float[Tensor, "N I W"]:
+    def forward(self, pixels: Pixels) -> Seen:
         """Patches row by row of the picture."""
         return self.conv(scaled(pixels, self.conv.weight.dtype)).flatten(2).transpose(1, 2)
+
+
+class Encoder(nn.Module):
+    """The towers of a spec on the same pixels, their patch features side by side on channels."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.towers = nn.ModuleList([_built(one) for one in spec.towers])
+
+    def forward(self, pixels: Pixels) -> Seen:
+        """Patch outputs of the second-to-last block, no head and no class token. Source: paper section 3."""
+        return torch.cat(
+            [_run(one, tower, pixels) for one, tower in zip(self.spec.towers, self.towers, strict=True)], -1
+        )
+
+
+def _built(spec: TowerSpec) -> nn.Module:
+    if isinstance(spec, Dinov2):
+        raise NotImplementedError
+    from transformers import SiglipVisionConfig, SiglipVisionModel  # costs a second that text-only steps need not pay
+
+    vit = spec.vit
+    config = SiglipVisionConfig(
+        num_hidden_layers=vit.layers,
+        hidden_size=vit.width,
+        intermediate_size=vit.hidden,
+        num_attention_heads=vit.heads,
+        image_size=vit.image,
+        patch_size=vit.patch,
+    )
+    return SiglipVisionModel(config)
+
+
+def _run(spec: TowerSpec, tower: nn.Module, pixels: Pixels) -> Seen:
+    return tower(pixel_values=scaled(pixels), output_hidden_states=True).hidden_states[-2]
+
+
+def load_encoder(spec: EncoderSpec, folders: Sequence[Path]) -> Encoder:
+    """The towers of a spec with published weights, one folder each; frozen, in eval mode."""
+    encoder = Encoder(spec)
+    encoder.towers = nn.ModuleList([load_siglip(folder) for folder in folders])
+    return encoder.requires_grad_(False).eval()
 
 
 def load_siglip(folder: Path) -> nn.Module:
@@ -66,6 +113,6 @@ def load_siglip(folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def features(encoder: nn.Module, pixels: UInt8[Tensor, "N S S 3"]) -> Float[Tensor, "N I W"]:
-    """Patch outputs of the second-to-last block, no head. Source: paper section 3."""
-    return encoder(pixel_values=scaled(pixels), output_hidden_states=True).hidden_states[-2]
+def features(encoder: nn.Module, pixels: Pixels) -> Seen:
+    """What a frozen encoder sees."""
+    return encoder(pixels)

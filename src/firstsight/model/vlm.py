@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from firstsight.errors import ModelError
 from firstsight.model.lm import LM
 from firstsight.model.vision import PatchProjection
-from firstsight.recipe.model import LMSpec, Patches, ProjectorSpec, VisionSpec, VLMSpec
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.vision import Patches, VisionSpec
 
 Images = Float[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]
 Vectors = Float[Tensor, "vectors D"]
@@ -54,8 +56,8 @@ class Projector(nn.Module):
         super().__init__()
         self.width = lm.width
         self.linears = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(spec.widths(vision, lm))])
-        places = vision.tokens * spec.spread
-        self.positions = nn.Parameter(torch.zeros(places, lm.width)) if spec.positions else None
+        self.side, self.shuffle = vision.side, spec.shuffle
+        self.positions = nn.Parameter(torch.zeros(spec.tokens(vision), lm.width)) if spec.positions else None
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -69,11 +71,21 @@ class Projector(nn.Module):
 
     def forward(self, seen: Float[Tensor, "N V W"], dtype: torch.dtype) -> Float[Tensor, "N I D"]:
         """Vectors in the word embeddings' space, `spread` side by side for each vision token."""
-        x = seen.to(dtype)
+        x = seen.to(dtype) if self.shuffle == 1 else shuffled(seen.to(dtype), self.side, self.shuffle)
         for index, linear in enumerate(self.linears):
             x = F.linear(F.gelu(x) if index else x, linear.weight.to(dtype), linear.bias.to(dtype))  # pyright: ignore
         x = x.unflatten(-1, (-1, self.width)).flatten(1, 2)
         return x if self.positions is None else x + self.positions
+
+
+def shuffled(x: Float[Tensor, "N V W"], side: int, by: int) -> Float[Tensor, "N v wide"]:
+    """Squares of `by` x `by` tokens of a picture as one token each, their channels side by side, row by row.
+
+    A grid that `by` does not divide is filled with zeros at the right and below.
+    """
+    grid, lack = x.unflatten(1, (side, side)), -side % by
+    grid = F.pad(grid, (0, 0, 0, lack, 0, lack)).unflatten(2, (-1, by)).unflatten(1, (-1, by))
+    return grid.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
 class VLM(nn.Module):
@@ -134,4 +146,10 @@ class VLM(nn.Module):
     def forward(self, rows: Rows) -> Stream:
         """Hidden states before the last norm."""
         x = self.splice(rows.tokens, rows.images, rows.slots)
-        return self.lm(x, self.lm.frame(rows.docs, rows.positions))
+        return self.lm(x, self.lm.frame(rows.docs, rows.positions, self.pictures(rows.slots)))
+
+    def pictures(self, slots: Int[Tensor, "B T"]) -> Int[Tensor, "B T"] | None:
+        """Which picture each place belongs to, -1 for words, where attention asks; None where all of it is causal."""
+        if not isinstance(self.spec, VLMSpec) or self.spec.attention == "causal":
+            return None
+        return torch.where(slots >= 0, slots // self.spec.image_tokens, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from firstsight.errors import ModelError
-from firstsight.model.vision import load_siglip
+from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe import canon
-from firstsight.recipe.model import LMSpec, VLMSpec
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.vision import Patches
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,22 +34,22 @@ class Loaded:
     spec: LMSpec | VLMSpec
     tokenizer: Path
     """The checkpoint's own tokenizer.json."""
-    encoder: nn.Module | None
-    """The frozen SigLIP tower, where the model has one."""
+    encoder: Encoder | None
+    """The frozen encoder, where the model has one beside it."""
     seen: int
 
 
-def save(folder: Path, model: VLM, *, seen: int, tokenizer: Path, encoder: Path | None) -> None:
-    """Write weights, spec, tokenizer and encoder; the bytes depend on nothing else."""
+def save(folder: Path, model: VLM, *, seen: int, tokenizer: Path, encoders: Sequence[Path]) -> None:
+    """Write weights, spec, tokenizer and the folders of a frozen encoder; the bytes depend on nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = "vlm" if isinstance(model.spec, VLMSpec) else "lm"
     write_tensors(folder / "model.safetensors", model.state_dict())
     body = {"format": FORMAT, "kind": kind, "model": canon.encode(model.spec), "seen": seen}
     (folder / "spec.json").write_text(json.dumps(body, sort_keys=True, indent=1) + "\n")
     shutil.copyfile(tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer, folder / "tokenizer.json")
-    if encoder is not None:
-        shutil.rmtree(folder / "encoder", ignore_errors=True)
-        shutil.copytree(encoder, folder / "encoder", copy_function=_link)
+    for number, encoder in enumerate(encoders):
+        shutil.rmtree(folder / f"encoder{number}", ignore_errors=True)
+        shutil.copytree(encoder, folder / f"encoder{number}", copy_function=_link)
 
 
 def load(folder: Path, *, device: str = "cpu", compute: torch.dtype = torch.float32) -> Loaded:
@@ -57,9 +59,17 @@ def load(folder: Path, *, device: str = "cpu", compute: torch.dtype = torch.floa
     fill(model, read_tensors(folder / "model.safetensors"), where=folder / "model.safetensors")
     model.to(device).eval().requires_grad_(False)
     model.lm.compute = compute
-    encoder = load_siglip(folder / "encoder").to(device) if (folder / "encoder").is_dir() else None
+    encoder = _encoder(body["model"], folder)
+    if encoder is not None:
+        encoder.to(device)
     words = folder / "tokenizer.json"
     return Loaded(model=model, spec=body["model"], tokenizer=words, encoder=encoder, seen=body["seen"])
+
+
+def _encoder(spec: LMSpec | VLMSpec, folder: Path) -> Encoder | None:
+    if not isinstance(spec, VLMSpec) or spec.encoder == "trained" or isinstance(spec.vision, Patches):
+        return None
+    return load_encoder(spec.vision, [folder / f"encoder{number}" for number in range(len(spec.vision.towers))])
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

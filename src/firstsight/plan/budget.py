@@ -7,7 +7,7 @@ Numbers that hang on data which nobody has counted yet are estimates, and their 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import floor
 from types import MappingProxyType
 
@@ -15,9 +15,11 @@ from firstsight.errors import MixError, QuantityError, UnknownName
 from firstsight.plan.enough import CAPTION, image_rows, pictures_a_row, thin
 from firstsight.plan.graph import LINE, Graph
 from firstsight.plan.step import Step
+from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Named, Source, Texts
-from firstsight.recipe.model import LMSpec, Patches, Siglip, VLMSpec
+from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, Segment
+from firstsight.recipe.vision import Contrast, Patches, Siglip
 from firstsight.units import in_bytes
 
 PEAKS: dict[str, float] = {
@@ -169,17 +171,17 @@ def _seen(stage: Midtrain | Finetune) -> tuple[int, str]:
 def _picture_flops(stage: Midtrain | Finetune) -> int:
     """Of one picture in training: the projector is trained; the encoder is frozen, and free where its features lie."""
     vision = stage.model.vision
-    projector = replace(stage.model.projector, positions=False).parameters(vision, stage.model.lm)
-    trained = 3 * 2 * projector * vision.tokens
-    if isinstance(vision, Patches):
+    trained = 3 * stage.model.projector.flops(vision, stage.model.lm)
+    if isinstance(vision, Patches) or (stage.model.encoder == "trained" and stage.optim.encoder_rate):
         return trained + 3 * vision.flops()
-    return trained + (vision.flops() if isinstance(vision.weights, Named) else 0)
+    cached = stage.model.encoder == "frozen" and any(isinstance(one.weights, Contrast) for one in vision.towers)
+    return trained + (0 if cached else vision.flops())
 
 
 def _eyes(model: VLMSpec) -> int:
     """Trained parameters outside the decoder."""
-    patches = 3 * model.vision.patch**2 * model.vision.width if isinstance(model.vision, Patches) else 0
-    return model.projector.parameters(model.vision, model.lm) + patches
+    own = isinstance(model.vision, Patches) or model.encoder == "trained"
+    return model.projector.parameters(model.vision, model.lm) + (model.vision.parameters() if own else 0)
 
 
 def _contrast(vision: Siglip) -> Cost:

@@ -10,9 +10,9 @@ from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.identity import Identities, known_as, unidentified
 from firstsight.plan.step import VERSIONS, Step, find
 from firstsight.recipe.mix import Benchmarks, Blend, Captions, Dialogues, Named, Recaptioned, Source, Texts, Vocabulary
-from firstsight.recipe.model import Contrast, Siglip
 from firstsight.recipe.stages import Encode, Finetune, Midtrain, Prepare, Pretrain, Segment, Tokenizer
 from firstsight.recipe.study import Arm, Study
+from firstsight.recipe.vision import Contrast, TowerSpec, VisionSpec
 from firstsight.units import Share
 
 LEAVES: dict[type, str] = {
@@ -164,14 +164,17 @@ class _Draft:
             index, source = self.index(wanted, stage.tokenizer), self.leaf(wanted)
             yield f"image{number}", index
             yield f"image{number}.source", source
-            if isinstance(vision, Siglip) and isinstance(vision.weights, Contrast):
-                needs = [("source", source), ("index", index), ("encoder", self.encoder(vision))]
+            if stage.model.encoder == "frozen" and any(isinstance(one.weights, Contrast) for one in vision.towers):
+                needs = [("source", source), ("index", index), *self.encoders(vision)]
                 yield f"image{number}.features", self.step("encode", Encode(source=wanted, vision=vision), needs=needs)
-        if isinstance(vision, Siglip):
-            yield "encoder", self.encoder(vision)
+        yield from self.encoders(vision)
 
-    def encoder(self, vision: Siglip) -> Step:
-        """The tower's weights: trained here, or named."""
+    def encoders(self, vision: VisionSpec) -> Iterator[tuple[str, Step]]:
+        """The weights of each tower: trained here, or named."""
+        for number, tower in enumerate(vision.towers):
+            yield f"encoder{number}", self.tower(tower)
+
+    def tower(self, vision: TowerSpec) -> Step:
         if isinstance(vision.weights, Named):
             return self.leaf(vision.weights)
         return self.step("contrast", vision, needs=[("captions", self.leaf(vision.weights.captions))])

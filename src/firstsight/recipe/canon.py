@@ -7,12 +7,12 @@ from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe import mix, model, schedule, stages
+from firstsight.recipe import lm, mix, model, schedule, stages, vision
 from firstsight.units import Share
 
 SPECS: dict[str, type] = {
     name: kind
-    for module in (mix, model, schedule, stages)
+    for module in (lm, mix, vision, model, schedule, stages)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and is_dataclass(kind)
 }

@@ -13,7 +13,7 @@ from firstsight.units import Share, Tokens
 Packing = Literal["one_image_per_row", "best_fit"]
 Unit = Literal["rows", "tokens", "loss_tokens"]
 """What a share counts: rows (the paper), tokens that are not padding, or tokens that carry loss."""
-Form = Literal["text", "captions", "interleaved", "dialogues", "benchmarks", "tokenizer", "encoder"]
+Form = Literal["text", "captions", "interleaved", "dialogues", "benchmarks", "tokenizer", "encoder", "checkpoint"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from firstsight.errors import QuantityError
+from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mix import Benchmarks, Blend, Mix, Named, Packing, Source, Vocabulary
-from firstsight.recipe.model import LMSpec, VisionSpec, VLMSpec
+from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.schedule import Rate, Rewarm
+from firstsight.recipe.vision import VisionSpec
 from firstsight.units import Share, Steps, Tokens, steps_for
 
 Tokenizer = Vocabulary | Named
@@ -45,6 +47,10 @@ class Adam:
     decay: float
     clip: float
     z_loss: float
+    encoder_rate: float
+    """A trained encoder's rate, in times the schedule's; 0 holds it still: no gradients and no moments."""
+    encoder_decay: float
+    """A trained encoder's weight decay."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +70,42 @@ class Pretrain:
     def at(self, share: Share) -> Tokens:
         """Where `share` of the trunk falls, rounded up to a whole step."""
         return self.rows.whole(Tokens(-(-self.tokens * share.numerator // share.denominator))) if share else Tokens(0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Donor:
+    """A public run in the place of a trunk: its model, the schedule it declares, and its checkpoints that we hold."""
+
+    model: LMSpec
+    tokenizer: Tokenizer
+    rows: Rows
+    """Of one of its steps."""
+    tokens: Tokens
+    """Of the whole run."""
+    rate: Rewarm
+    checkpoints: tuple[tuple[Share, Named], ...]
+    """Where on the run each was taken; folders that `firstsight import` wrote."""
+
+    def __post_init__(self) -> None:
+        for share, named in self.checkpoints:
+            if named.form != "checkpoint" or not 0 < share <= 1:
+                raise QuantityError(
+                    f"{named.name}: a donor's checkpoints lie above 0 and at most at 1. Got {named.form} at {share}."
+                )
+
+    def at(self, share: Share) -> Tokens:
+        """Where `share` of the run falls, rounded up to a whole step."""
+        return self.rows.whole(Tokens(-(-self.tokens * share.numerator // share.denominator))) if share else Tokens(0)
+
+    def checkpoint(self, share: Share) -> Named:
+        """The checkpoint at `share`; QuantityError that names those there are."""
+        found = dict(self.checkpoints)
+        if share not in found:
+            raise QuantityError(
+                f"the donor has no checkpoint at {share} of its run. Got {', '.join(map(str, sorted(found)))}. "
+                "Start at one of these, or import another."
+            )
+        return found[share]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

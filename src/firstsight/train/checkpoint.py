@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,9 @@ def find(folder: Path, state: TrainState) -> dict[str, Any] | None:
     return notes
 
 
-def finish(folder: Path, state: TrainState, *, tokenizer: Path, encoder: Path | None) -> None:
+def finish(folder: Path, state: TrainState, *, tokenizer: Path, encoders: Sequence[Path]) -> None:
     """Write the checkpoint folder's weights, optimizer, spec, tokenizer and encoder."""
-    save(folder, state.model, seen=state.seen, tokenizer=tokenizer, encoder=encoder)
+    save(folder, state.model, seen=state.seen, tokenizer=tokenizer, encoders=encoders)
     write_tensors(folder / "optimizer.safetensors", take_moments(state))
 
 

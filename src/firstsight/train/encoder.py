@@ -26,10 +26,10 @@ from firstsight.data.order import shuffled
 from firstsight.data.pictures import decode
 from firstsight.data.sources import PICTURES, locate, plain_members
 from firstsight.errors import DataError, ModelError
-from firstsight.model.vision import features, load_siglip, scaled
-from firstsight.recipe.model import Contrast, Siglip
+from firstsight.model.vision import features, load_encoder, scaled
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Encode
+from firstsight.recipe.vision import Contrast, Patches, Siglip
 from firstsight.site import Progress, Site, Tell
 from firstsight.train.compiled import settle
 from firstsight.units import Tokens
@@ -220,18 +220,19 @@ def encode(spec: Encode, *, inputs: Mapping[str, Path], out: Path, site: Site, t
     source is no longer what was prepared, ModelError where the encoder has another shape than the recipe.
     """
     vision = spec.vision
-    if not isinstance(vision, Siglip):
-        raise ModelError(f"encode needs a frozen encoder. Got {type(vision).__name__}, which trains with the model.")
+    if isinstance(vision, Patches):
+        raise ModelError("encode needs a frozen encoder. Got Patches, which train with the model.")
     settle(site)
     index, location = Index.open(inputs["index"]), locate(spec.source, inputs.get("source"), site)
     changed(index, location)
-    tower, told = load_siglip(inputs["encoder"]).to(site.device), monotonic()
+    folders = [inputs[f"encoder{number}"] for number in range(len(vision.towers))]
+    encoder, told = load_encoder(vision, folders).to(site.device), monotonic()
     sheet = _Sheet(out, (len(index.images), vision.tokens, vision.width), mark=index.digest)
     cuts = [np.arange(at, min(at + AT_ONCE, len(sheet.array))) for at in range(sheet.done, len(sheet.array), AT_ONCE)]
-    pixels, saved = Pixels(index=index, location=location, size=vision.vit.image, cache=site.cache), monotonic()
+    pixels, saved = Pixels(index=index, location=location, size=vision.image, cache=site.cache), monotonic()
     for numbers, decoded in zip(cuts, _decoded(pixels, cuts, site.readers), strict=True):
-        seen = features(tower, torch.from_numpy(decoded).to(site.device)).half().cpu().numpy()
-        sheet.put(numbers, seen, where=inputs["encoder"])
+        seen = features(encoder, torch.from_numpy(decoded).to(site.device)).half().cpu().numpy()
+        sheet.put(numbers, seen, where=folders[0])
         if monotonic() - saved > site.save_every:
             sheet.keep()
             saved = monotonic()

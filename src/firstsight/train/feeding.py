@@ -14,7 +14,6 @@ from firstsight.data.pack import pack
 from firstsight.data.sources import locate
 from firstsight.errors import MixError
 from firstsight.recipe.mix import Blend, Captions, Named, Packing, Recaptioned, Source
-from firstsight.recipe.model import Patches
 from firstsight.recipe.stages import Finetune, Midtrain, Rows, Segment
 from firstsight.site import Site
 from firstsight.train.loop import GROUPS
@@ -154,10 +153,9 @@ def _image(spec: Midtrain | Finetune, inputs: Inputs, site: Site, *, nth: int, n
     if f"{role}.features" in inputs:
         pictures = Features.open(inputs[f"{role}.features"])
     else:
-        side = vision.image if isinstance(vision, Patches) else vision.vit.image
         location = locate(source, inputs.get(f"{role}.source"), site)
         changed(index, location)
-        pictures = Pixels(index=index, location=location, size=side, cache=site.cache)
+        pictures = Pixels(index=index, location=location, size=vision.image, cache=site.cache)
     tokens, rows = spec.model.image_tokens, spec.rows
     table = pack(index, length=rows.length, image_tokens=tokens, packing=spec.mix.packing, cache=site.cache)
     return Feed(name=name, index=index, table=table, pictures=pictures, answers_only=isinstance(spec, Finetune))

@@ -19,11 +19,13 @@ from firstsight.data import tokenizer
 from firstsight.data.loader import Batch, Pixels, Stream, ahead
 from firstsight.data.loader.ledger import Draws
 from firstsight.errors import ModelError
-from firstsight.model.vision import features, load_siglip
+from firstsight.model.vision import features, load_encoder
 from firstsight.model.weights import read_spec
-from firstsight.recipe.model import LMSpec, Siglip, VLMSpec
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.schedule import Rate
 from firstsight.recipe.stages import Finetune, Midtrain, Segment
+from firstsight.recipe.vision import Patches
 from firstsight.site import Progress, Site, Tell
 from firstsight.train import checkpoint
 from firstsight.train.compiled import settle, speed_up
@@ -112,7 +114,7 @@ def _learn(state: TrainState, stream: Stream, rate: Rate, until: Tokens, desk: D
             if monotonic() - saved > desk.site.save_every:
                 checkpoint.keep(point, state, log.notes() | {"draws": draws.notes()})
                 saved = monotonic()
-    checkpoint.finish(out, state, tokenizer=desk.inputs["tokenizer"], encoder=desk.inputs.get("encoder"))
+    checkpoint.finish(out, state, tokenizer=desk.inputs["tokenizer"], encoders=_encoders(state, desk.inputs))
     draws.close()
     (out / "achieved.json").write_text(json.dumps(achieved(stream, desk.inputs), sort_keys=True, indent=1) + "\n")
     shutil.rmtree(point, ignore_errors=True)
@@ -128,9 +130,10 @@ def _parts(rows: int, at_once: int) -> list[tuple[int, int]]:
 def _eyes(state: TrainState, stream: Stream, inputs: Inputs, site: Site) -> Callable[[Batch], Batch]:
     """Moves a batch to the site's device and, where its pictures are pixels for a frozen encoder, encodes them."""
     spec = state.model.spec
-    raw = any(isinstance(feed.pictures, Pixels) for feed in stream.feeds)
-    tower = isinstance(spec, VLMSpec) and isinstance(spec.vision, Siglip) and raw
-    encoder = load_siglip(inputs["encoder"]).to(site.device) if tower else None
+    folders = _encoders(state, inputs)
+    encoder = None
+    if isinstance(spec, VLMSpec) and not isinstance(spec.vision, Patches) and folders and _raw(stream):
+        encoder = load_encoder(spec.vision, folders).to(site.device)
 
     def ready(batch: Batch) -> Batch:
         if site.device != "cpu":
@@ -141,6 +144,18 @@ def _eyes(state: TrainState, stream: Stream, inputs: Inputs, site: Site) -> Call
         return replace(batch, images=features(encoder, batch.images).half())
 
     return ready
+
+
+def _raw(stream: Stream) -> bool:
+    return any(isinstance(feed.pictures, Pixels) for feed in stream.feeds)
+
+
+def _encoders(state: TrainState, inputs: Inputs) -> list[Path]:
+    """The folders of a frozen encoder; none where the model holds its own."""
+    spec = state.model.spec
+    if not isinstance(spec, VLMSpec) or spec.encoder == "trained":
+        return []
+    return [inputs[f"encoder{number}"] for number in range(len(spec.vision.towers))]
 
 
 class _Report:

@@ -13,7 +13,8 @@ from torch import Tensor
 from firstsight.errors import ModelError
 from firstsight.model.vlm import VLM
 from firstsight.model.weights import read_tensors
-from firstsight.recipe.model import LMSpec, VLMSpec
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.stages import Adam
 from firstsight.units import Tokens
 

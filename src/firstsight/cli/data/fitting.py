@@ -13,11 +13,13 @@ from firstsight.cli.data.naming import DATA, absent
 from firstsight.cli.doctor import Finding
 from firstsight.errors import DataError, FirstsightError, RequestError
 from firstsight.plan.step import Step
+from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mix import Form, Named, Recaptioned
-from firstsight.recipe.model import LMSpec, Siglip, Vit, VLMSpec
+from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import paper
 from firstsight.recipe.scales.base import VISION_TASKS
 from firstsight.recipe.stages import Finetune, Midtrain, Segment
+from firstsight.recipe.vision import Siglip, Vit
 from firstsight.site import Location, Site
 from firstsight.units import Tokens, in_bytes
 

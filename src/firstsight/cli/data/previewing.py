@@ -109,7 +109,7 @@ def stages_of(plan: Graph, arm: Arm) -> dict[str, Step]:
 def _reads(step: Step) -> Iterator[tuple[str, Step]]:
     """What a stage needs to know its rows: data and tokenizer; no model, no encoder, no features."""
     for role, parent in step.needs:
-        if role not in (*LINE, "encoder") and not role.endswith(".features"):
+        if role not in LINE and not role.startswith("encoder") and not role.endswith(".features"):
             yield role, parent
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from firstsight.recipe.lm import LMSpec, openlm
 from firstsight.recipe.mix import Mix, Named, Recaptioned, alone
-from firstsight.recipe.model import LMSpec, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.scales.base import VISION_TASKS, Scale
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Adam, Evaluate, Finetune, Midtrain, Pretrain, Rows
 from firstsight.recipe.study import Arm
+from firstsight.recipe.vision import Siglip, Vit
 from firstsight.units import Share, Tokens
 
 PAPER_TEXT_TASKS = (
@@ -116,6 +118,7 @@ LLAVA = Named(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
 NEOX = Named(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
 SIGLIP = Siglip(
     vit=Vit(layers=27, width=1152, heads=16, hidden=4304, image=384, patch=14),
+    fit="resize",
     weights=Named(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)),
 )
 JUDGE = Evaluate(
@@ -143,11 +146,19 @@ def _paper_scale(size: _PaperSize) -> Scale:
 
 
 def _optim(*, decay: float, z_loss: float) -> Adam:
-    return Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=decay, clip=1.0, z_loss=z_loss)
+    return Adam(
+        beta1=0.9, beta2=0.95, eps=1e-8, decay=decay, clip=1.0, z_loss=z_loss, encoder_rate=0.0, encoder_decay=0.0
+    )
 
 
 def _model(size: _PaperSize) -> VLMSpec:
-    return VLMSpec(lm=size.lm, vision=SIGLIP, projector=ProjectorSpec(kind="mlp3", spread=1, positions=False))
+    return VLMSpec(
+        lm=size.lm,
+        vision=SIGLIP,
+        encoder="frozen",
+        projector=ProjectorSpec(kind="mlp3", shuffle=1, spread=1, positions=False),
+        attention="causal",
+    )
 
 
 def _rewarm(size: _PaperSize) -> Rewarm:

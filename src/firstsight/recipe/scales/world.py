@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
+from firstsight.recipe.lm import LMSpec, openlm
 from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Mix, Texts, Vocabulary, World, alone
-from firstsight.recipe.model import Contrast, LMSpec, ProjectorSpec, Siglip, Vit, VLMSpec, openlm
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.scales.base import VISION_TASKS, Scale
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Adam, Evaluate, Finetune, Midtrain, Pretrain, Rows
 from firstsight.recipe.study import Arm
+from firstsight.recipe.vision import Contrast, Siglip, Vit
 from firstsight.units import Share, Tokens
 
 WORLD_TEXT_TASKS = ("arc_easy", "mathqa", "boolq", "agieval_sat_en", "hellaswag", "copa")
@@ -91,7 +93,7 @@ SEEN = Share(4, 5)
 """Of the rows of a branch, those with pictures. The paper's tenth would show this model 700 pictures."""
 TUNED = Share(7, 8)
 """Of the rows of fine-tuning, those with pictures; the paper has no text in it."""
-ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4)
+ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4, encoder_rate=0.0, encoder_decay=0.0)
 
 
 def _world_scale(size: _WorldSize) -> Scale:
@@ -133,8 +135,10 @@ def _model(size: _WorldSize) -> VLMSpec:
     vit = Vit(layers=3, width=256, heads=4, hidden=1024, image=48, patch=24)
     return VLMSpec(
         lm=_decoder(),
-        vision=Siglip(vit=vit, weights=learning),
-        projector=ProjectorSpec(kind="mlp2", spread=3, positions=True),
+        vision=Siglip(vit=vit, fit="resize", weights=learning),
+        encoder="frozen",
+        projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=3, positions=True),
+        attention="causal",
     )
 
 
