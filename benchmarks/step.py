@@ -1,102 +1,186 @@
-"""Speed of a training step, and how it stands to this machine's own bf16 matrix products of the same shapes.
+"""Speed and memory of a training step, beside transformers' Llama of the same shape and this machine's matrix rate.
 
-    python benchmarks/step.py --scale cpu --threads 1
-    python benchmarks/step.py --scale cpu --length 128
+    python benchmarks/step.py --shape 79m --threads 2
+    python benchmarks/step.py --shape toy --threads 2
 
-The yardstick multiplies exactly the matrices of a step's forward and backward passes (weights and head; attention's
-products are left out of both sides), in the same run, so the share says how much of the time is arithmetic.
+Every side is a process of its own; they work in turns, one step each, so that what else the machine does hurts all
+alike, and each tells its peak memory. All tokens carry loss. The peer is trained its best plain way: bf16 autocast,
+each block compiled (and once not), fused AdamW, its plain loss. The matrix rate is that of exactly the products of a
+step's forward and backward passes (weights and head; attention's own products are left out), in a process that is
+settled as ours is.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 
 import torch
 
 from firstsight.data.loader import Batch
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.lm import LMSpec, openlm
 from firstsight.recipe.stages import Adam
 from firstsight.site import Site
 from firstsight.train.compiled import WORTH, settle, speed_up
 from firstsight.train.loop import train
 from firstsight.train.state import fresh
 from firstsight.units import Tokens
-from timing import fastest
+from turns import Step, in_turns
 
 ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4, encoder_rate=0.0, encoder_decay=0.0)
+RATE = 1e-4
+SHAPES = {
+    "79m": (openlm(layers=8, width=512, heads=4, vocabulary=50_432), 2, 1024),
+    "toy": (openlm(layers=4, width=128, heads=4, vocabulary=512), 32, 128),
+}
 
 
-def rows(batch: int, length: int, vocabulary: int, *, share: float) -> Batch:
-    """Random text in documents of a third of a row; `share` of the tokens carry loss."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocabulary, (batch, length), generator=generator)
-    column, document = torch.arange(length).expand(batch, length), length // 3
-    carries = torch.rand(batch, length, generator=generator) < share
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one side does: a model on a batch of rows."""
+
+    spec: LMSpec
+    batch: int
+    length: int
+    documents: int
+    site: Site
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.length
+
+
+def rows(batch: int, length: int, vocabulary: int, *, documents: int = 1) -> Batch:
+    """Random text, `documents` to a row, every token with a target."""
+    tokens = torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
+    column, each = torch.arange(length).expand(batch, length), -(-length // documents)
     return Batch(
         tokens=tokens,
-        targets=torch.where(carries, tokens.roll(-1, dims=1), -100),
-        docs=(column // document).int(),
-        positions=(column % document).int(),
+        targets=tokens.roll(-1, dims=1),
+        docs=(column // each).int(),
+        positions=(column % each).int(),
         slots=torch.full_like(tokens, -1),
         images=torch.zeros(0, 0, 0, dtype=torch.float16),
         kinds=torch.zeros(batch, dtype=torch.int8),
     )
 
 
-def products(spec: LMSpec, tokens: int, share: float) -> tuple[list[Callable[[], object]], float]:
-    """Every matrix product of one step as something to call, and their floating-point operations."""
-    d, f = spec.width, spec.hidden
-    sizes = [(3 * d, d), (d, d), (2 * f, d), (d, f)]
-    shapes = [(tokens, *size) for size in sizes] * spec.layers + [(int(tokens * share), spec.vocabulary, spec.width)]
-    calls: list[Callable[[], object]] = []
-    for count, out, into in shapes:
-        x, y, w = (torch.randn(*shape).bfloat16() for shape in ((count, into), (count, out), (out, into)))
-        calls += [lambda x=x, w=w: x @ w.T, lambda y=y, w=w: y @ w, lambda x=x, y=y: y.T @ x]
-    return calls, float(sum(6 * count * out * into for count, out, into in shapes))
-
-
-def main() -> None:
-    ask = argparse.ArgumentParser(description="Speed of a training step")
-    ask.add_argument("--scale", default="cpu")
-    ask.add_argument("--batch", type=int)
-    ask.add_argument("--length", type=int)
-    ask.add_argument("--threads", type=int, default=1)
-    ask.add_argument("--share", type=float, default=0.5, help="share of tokens that carry loss")
-    ask.add_argument("--steps", type=int, default=30)
-    ask.add_argument("--eager", action="store_true")
-    ask.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
-    asked = ask.parse_args()
-    trunk = scale_named(asked.scale).base.pretrain
-    spec, batch, length = trunk.model, asked.batch or trunk.rows.batch, asked.length or trunk.rows.length
-    site = Site(threads=asked.threads, compile=not asked.eager, cache=asked.cache)
-    settle(site)
-    state = fresh(spec, ADAM, seed=0)
-    speed_up(state.model.lm, site, steps=WORTH)
-    data = rows(batch, length, spec.vocabulary, share=asked.share)
+def ours(task: Task) -> Step:
+    """A step of firstsight's own loop."""
+    settle(task.site)
+    state = fresh(task.spec, ADAM, seed=0)
+    speed_up(state.model.lm, task.site, steps=WORTH)
+    data = rows(task.batch, task.length, task.spec.vocabulary, documents=task.documents)
 
     def again() -> Iterator[tuple[Batch, ...]]:
         while True:
             yield (data,)
 
-    steps = train(state, again(), lambda seen: 1e-4, Tokens(10**15))
-    begin = time.perf_counter()
-    next(steps)
-    first = time.perf_counter() - begin
-    for _ in range(3):
-        next(steps)
-    calls, work = products(spec, batch * length, asked.share)
-    step, *each = fastest([lambda: next(steps), *calls], asked.steps)
-    ideal = sum(each)
-    print(f"model         {spec.parameters():,} parameters, {spec.layers} x {spec.width}, rows {batch} x {length}")
-    print(f"first step    {first:.1f} s (compiling; less when {asked.cache} is warm)")
-    print(f"step          {step * 1e3:.1f} ms, {batch * length / step:,.0f} tokens/s with {asked.threads} thread(s)")
-    print(f"products      {ideal * 1e3:.1f} ms, {work / ideal / 1e9:.0f} GFLOP/s in bf16")
-    print(f"share of the matrix rate {ideal / step:.2f}")
+    steps = train(state, again(), lambda seen: RATE, Tokens(10**15))
+    return lambda: next(steps)
+
+
+def peer(task: Task) -> Step:
+    """A step of transformers' Llama; `site.compile` compiles each block."""
+    torch.set_num_threads(task.site.threads)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(task.site.cache / "kernels")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    spec = task.spec
+    config = LlamaConfig(
+        vocab_size=spec.vocabulary,
+        hidden_size=spec.width,
+        intermediate_size=spec.hidden,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        max_position_embeddings=task.length,
+        use_cache=False,
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] - transformers takes it in its **kwargs
+    )
+    model = LlamaForCausalLM(config)
+    assert sum(p.numel() for p in model.parameters()) == spec.parameters()
+    if task.site.compile:
+        for layer in model.model.layers:
+            layer.compile(fullgraph=True, dynamic=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    data = rows(task.batch, task.length, spec.vocabulary)
+
+    def step() -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(input_ids=data.tokens, labels=data.tokens, shift_labels=data.targets).loss
+        found.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(found.detach())
+
+    return step
+
+
+def products(task: Task) -> Step:
+    """Every matrix product of one step, one after the other."""
+    settle(task.site)
+    shapes = sizes(task)
+    calls: list[Step] = []
+    for count, out, into in shapes:
+        x, y, w = (torch.randn(*shape).bfloat16() for shape in ((count, into), (count, out), (out, into)))
+        calls += [lambda x=x, w=w: x @ w.T, lambda y=y, w=w: y @ w, lambda x=x, y=y: y.T @ x]
+
+    def step() -> None:
+        for call in calls:
+            call()
+
+    return step
+
+
+def sizes(task: Task) -> list[tuple[int, int, int]]:
+    """Tokens, columns out and columns in of each weight's product."""
+    d, f, v = task.spec.width, task.spec.hidden, task.spec.vocabulary
+    block = [(3 * d, d), (d, d), (2 * f, d), (d, f)]
+    return [(task.tokens, *size) for size in [*block * task.spec.layers, (v, d)]]
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description="Speed and memory of a training step beside its peer")
+    ask.add_argument("--shape", choices=SHAPES, default="toy")
+    ask.add_argument("--batch", type=int)
+    ask.add_argument("--length", type=int)
+    ask.add_argument("--documents", type=int, default=3, help="documents a row, of the OpenLM side that has several")
+    ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--steps", type=int, default=10)
+    ask.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
+    asked = ask.parse_args()
+    spec, batch, length = SHAPES[asked.shape]
+    site = Site(threads=asked.threads, cache=asked.cache)
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+    openlm_task = Task(spec=spec, batch=asked.batch or batch, length=asked.length or length, documents=1, site=site)
+    llama_task = replace(openlm_task, spec=replace(spec, norm="rms", qk_norm=False))
+    eager = replace(llama_task, site=replace(site, compile=False))
+    sides = {
+        "matrix products alone": (products, llama_task),
+        "transformers, eager": (peer, eager),
+        "transformers, blocks compiled": (peer, llama_task),
+        "ours, Llama settings": (ours, llama_task),
+        "ours, OpenLM settings": (ours, openlm_task),
+        f"ours, OpenLM, {asked.documents} documents a row": (ours, replace(openlm_task, documents=asked.documents)),
+    }
+    took = in_turns([partial(build, task) for build, task in sides.values()], asked.steps)
+    ideal, best = took[0].seconds, min(one.seconds for one in took[1:3])
+    work = sum(6 * count * out * into for count, out, into in sizes(llama_task))
+    print(
+        f"{spec.parameters():,} parameters, {spec.layers} x {spec.width}, vocabulary {spec.vocabulary}, "
+        f"rows {openlm_task.batch} x {openlm_task.length}, {asked.threads} threads; "
+        f"products {work / ideal / 1e9:.0f} GFLOP/s in bf16"
+    )
+    print(f"{'':34}{'ms':>8}{'tokens/s':>10}{'of rate':>9}{'x peer':>8}{'peak MiB':>10}")
+    for name, one in zip(sides, took, strict=True):
+        speed, share, faster = openlm_task.tokens / one.seconds, ideal / one.seconds, best / one.seconds
+        print(f"{name:34}{one.seconds * 1e3:8.1f}{speed:10,.0f}{share:9.2f}{faster:8.2f}{one.peak_mib:10,.0f}")
 
 
 if __name__ == "__main__":

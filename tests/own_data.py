@@ -13,10 +13,14 @@ import torch
 import zstandard
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 from transformers.utils import logging
 
+from firstsight.cli import command
 from firstsight.data.world import benchmarks
+from firstsight.model.vlm import VLM
+from firstsight.model.weights import save
+from firstsight.recipe.lm import llama
 from firstsight.recipe.mix import Benchmarks, World
 from firstsight.site import Site
 
@@ -118,6 +122,37 @@ def mine(scale: Scale) -> Study:
     return Study(name="mine", scale=scale.name, question="Does it run on my own data?", arms=over_seeds(arms, [1]))
 '''
 
+DONATED = (
+    STUDY
+    + """
+
+from firstsight.recipe.lm import llama
+from firstsight.recipe.stages import Donor
+
+GIVEN = llama(layers=2, width=32, heads=2, kv_heads=1, hidden=64, vocabulary=512)
+WHOLE = Tokens(51_200)
+DONOR = Donor(
+    model=GIVEN,
+    tokenizer=WORDS,
+    rows=Rows(batch=8, length=64),
+    tokens=WHOLE,
+    rate=Rewarm(peak=2e-3, floor=2e-5, warmup=Tokens(512), tokens=WHOLE),
+    checkpoints=((Share(2, 5), named("donor-40", "checkpoint")), (Share(4, 5), named("donor-80", "checkpoint"))),
+)
+
+
+def donated(scale: Scale) -> Study:
+    base = small(scale.base)
+    mid, tune = (replace(stage, model=replace(stage.model, lm=GIVEN)) for stage in base.stages)
+    base = replace(base, pretrain=DONOR, stages=(replace(mid, moments="fresh"), tune))
+    own = replace(scale, base=base, rewarm=rate(8))
+    given = replace(base, name="given", start=Share(4, 5), stages=(), evaluate=replace(JUDGE, vision=()))
+    arms = [given, enter(own, Share(2, 5)), enter(own, Share(4, 5))]
+    return Study(name="donated", scale=scale.name, question="Does a donor do?", arms=over_seeds(arms, [1]))
+"""
+)
+"""A second function in the same file: branches of a public run's checkpoints, and one of these itself."""
+
 
 class OwnData:
     """Everything that the study file names, under one folder."""
@@ -126,7 +161,16 @@ class OwnData:
         self.root, self._luck = root, random.Random(0)
 
     def write(self) -> None:
-        for make in (self.texts, self.tokenizer, self.datacomp, self.llava, self.obelics, self.siglip, self.benchmarks):
+        for make in (
+            self.texts,
+            self.tokenizer,
+            self.datacomp,
+            self.llava,
+            self.obelics,
+            self.siglip,
+            self.benchmarks,
+            self.donor,
+        ):
             make()
 
     def told(self, words: int) -> str:
@@ -220,6 +264,28 @@ class OwnData:
         out = self.folder("benchmarks")
         benchmarks(Benchmarks(world=world, questions=8), inputs={}, out=out, site=Site(), tell=lambda _: None)
 
+    def donor(self) -> None:
+        """Two checkpoints of one run: one as training would leave it, one imported from transformers' Llama."""
+        spec = llama(layers=2, width=32, heads=2, kv_heads=1, hidden=64, vocabulary=512)
+        model = VLM(spec)
+        model.initialise(0)
+        save(self.folder("donor-40"), model, seen=0, tokenizer=self.folder("words"), encoders=())
+        config = LlamaConfig(
+            num_hidden_layers=2,
+            hidden_size=32,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=64,
+            vocab_size=512,
+            rms_norm_eps=1e-5,
+        )
+        torch.manual_seed(0)
+        logging.disable_progress_bar()
+        LlamaForCausalLM(config).save_pretrained(self.folder("llama"))
+        logging.enable_progress_bar()
+        words = ["--tokenizer", str(self.folder("words")), "--out", str(self.root / "donor-80")]
+        assert command(["import", str(self.folder("llama")), *words]) == 0
+
     def site(self, file: Path) -> None:
         """The site file: places relative to it, so that it goes where the data goes."""
         near = self.root.relative_to(file.parent).as_posix()
@@ -249,5 +315,9 @@ pictures = "{near}/obelics-pictures"
 path = "{near}/siglip"
 [sources.my-benchmarks]
 path = "{near}/benchmarks"
+[sources.donor-40]
+path = "{near}/donor-40"
+[sources.donor-80]
+path = "{near}/donor-80"
 """
         )

@@ -221,6 +221,8 @@ COMMANDS = (
     "evaluate",
     "prepare",
     "data verify",
+    "import",
+    "export",
     "doctor",
 )
 

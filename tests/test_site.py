@@ -254,7 +254,7 @@ def test_doctor_looks_at_every_place(
     size = sum(file.stat().st_size for file in (own.data / "datacomp").iterdir())
     assert f"captions: 2 shards, {size / 1000:.3g} kB, not prepared" in words
     for found in (
-        "8 sources",
+        "10 sources",
         "tokenizer: 325 tokens",
         "text: 2 shards",
         "dialogues: 1 shard,",

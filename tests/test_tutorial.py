@@ -42,6 +42,7 @@ def run(words: list[str], where: Path) -> str:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial_is_true(tmp_path: Path) -> None:
     for form, block in BLOCK.findall(PAGE.read_text()):

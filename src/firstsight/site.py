@@ -2,7 +2,7 @@
 
 A site file says it in TOML; `read` takes it, and refuses what it does not know:
 
-    [machine]                   device, threads, compile, save_every, cache, rows_at_once, readers
+    [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 """
 
@@ -21,6 +21,7 @@ from firstsight.errors import QuantityError, RequestError
 from firstsight.units import Share, parse_share
 
 MOST_BAD = Share(1, 100)
+LOSSES = ("chunked", "liger")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,10 @@ class Site:
     """CPU threads of one worker; two one-thread arms beat one two-thread arm."""
     compile: bool = True
     """Compile each transformer block; falls back, aloud, where no compiler exists."""
+    recompute: bool = False
+    """Keep one stream a transformer block and work the rest out again in the backward pass: a third more arithmetic."""
+    loss: str = "chunked"
+    """How cross-entropy is worked out: `chunked`, or on a GPU `liger` (needs the package liger-kernel)."""
     save_every: float = 60.0
     """Seconds between resume points of a training step."""
     cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "firstsight")
@@ -96,6 +101,8 @@ _MACHINE: dict[str, tuple[type, ...]] = {
     "device": (str,),
     "threads": (int,),
     "compile": (bool,),
+    "recompute": (bool,),
+    "loss": (str,),
     "save_every": (int, float),
     "cache": (str,),
     "readers": (int,),
@@ -149,6 +156,8 @@ def _machine(key: str, value: object, path: Path) -> Any:
         return Path(_place(found, path, where))
     if key == "save_every":
         found = float(found)
+    if key == "loss" and found not in LOSSES:
+        raise RequestError(f"{path}: {where}: wanted {' or '.join(LOSSES)}. Got {found!r}. Mend that line.")
     if not isinstance(found, str) and (found < 0 or (key in ("threads", "readers") and found < 1)):
         raise RequestError(
             f"{path}: {where}: wanted {'at least 1' if key != 'save_every' else 'seconds'}. Got {found}."

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from firstsight.model.vlm import VLM
 from firstsight.model.weights import save
-from firstsight.recipe.lm import LMSpec, Rope
+from firstsight.recipe.lm import openlm
 from firstsight.recipe.mix import Named
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Patches, Siglip, Vit
@@ -26,22 +27,7 @@ SPECIAL = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|
 WORDS = ("what", "is", "it", "?", "there", "a", "cat", "dog", "yes", "no", "0.1", "0.9", "red", "the")
 BLIND = {"vqav2": "cat", "pope": "yes", "refcoco": "0.1 0.1 0.9 0.9"}
 
-LM = LMSpec(
-    layers=2,
-    width=32,
-    heads=2,
-    kv_heads=2,
-    head=16,
-    hidden=64,
-    vocabulary=32,
-    norm="layer",
-    eps=1e-5,
-    qk_norm=True,
-    rope=Rope(base=10_000.0),
-    tied=False,
-    token_shift=2,
-    embedding_scale=4,
-)
+LM = replace(openlm(layers=2, width=32, heads=2, vocabulary=32), hidden=64, token_shift=2, embedding_scale=4)
 PATCHES = VLMSpec(
     lm=LM,
     vision=Patches(image=16, patch=8, width=16, fit="resize"),

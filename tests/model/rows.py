@@ -9,28 +9,13 @@ import torch
 from torch import Tensor
 
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec, Rope
+from firstsight.recipe.lm import LMSpec, openlm
 from firstsight.recipe.mix import Named
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Patches, Siglip, Vit
 from firstsight.units import Tokens
 
-PLAIN = LMSpec(
-    layers=2,
-    width=16,
-    heads=2,
-    kv_heads=2,
-    head=8,
-    hidden=24,
-    vocabulary=20,
-    norm="layer",
-    eps=1e-5,
-    qk_norm=True,
-    rope=Rope(base=10_000.0),
-    tied=False,
-    token_shift=1,
-    embedding_scale=1,
-)
+PLAIN = replace(openlm(layers=2, width=16, heads=2, vocabulary=20), hidden=24)
 SHIFTED = replace(PLAIN, token_shift=3, embedding_scale=4)
 TOWER = Siglip(
     vit=Vit(layers=2, width=6, heads=2, hidden=8, image=8, patch=4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from jaxtyping import config
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from firstsight.model import layers
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.lm import LMSpec, Rope
 from tests.model.rows import PLAIN, SHIFTED, Rows, grown, packed
 
 RAGGED = [[1, 1, 130, 3, 40], [300], [128, 128, 1, 43], [], [5], [256, 44]]
@@ -158,6 +159,126 @@ def test_a_cpu_is_given_the_written_mask_and_its_bits() -> None:
             allowed[row, 0, here, there] = nobody
     assert isinstance(frame.mask, Tensor)
     assert torch.equal(frame.mask, allowed)
+
+
+@st.composite
+def with_pictures(draw: st.DrawFn, lengths: Sequence[int] = (1, 129, 300, 600), rows: int = 2) -> tuple[Tensor, Tensor]:
+    """Documents, and pictures that lie in them: their numbers count up within a row."""
+    docs = draw(documents(lengths=lengths, rows=rows))
+    pictures = torch.full_like(docs, -1)
+    for row in range(rows):
+        number = 0
+        for document in docs[row][docs[row] >= 0].unique().tolist():
+            places = (docs[row] == document).nonzero()[:, 0]
+            borders = sorted(draw(st.lists(st.integers(0, len(places)), max_size=4)))
+            for start, stop in zip(borders[::2], borders[1::2], strict=False):
+                pictures[row, places[start:stop]] = number
+                number += 1
+    return docs, pictures
+
+
+def written_down(squares: BlockMask, rows: int, length: int) -> Tensor:
+    """What a kernel may look at: all of the full squares, and of the others what their rule lets through."""
+    count = -(-length // layers.BLOCK)
+    here = torch.arange(length)
+    rule = squares.mask_mod(torch.arange(rows)[:, None, None], torch.tensor(0), here[:, None], here[None, :])
+    seen = torch.zeros(rows, length, length, dtype=torch.bool)
+    for row, square in torch.cartesian_prod(torch.arange(rows), torch.arange(count)).tolist():
+        down = slice(square * layers.BLOCK, (square + 1) * layers.BLOCK)
+        for kind in ("kv", "full_kv"):
+            listed = getattr(squares, f"{kind}_indices")[row, 0, square]
+            for other in listed[: int(getattr(squares, f"{kind}_num_blocks")[row, 0, square])].tolist():
+                across = slice(other * layers.BLOCK, (other + 1) * layers.BLOCK)
+                seen[row, down, across] = True if kind == "full_kv" else rule[row, down, across]
+    return seen
+
+
+@settings(max_examples=30, deadline=None)
+@given(drawn=with_pictures())
+def test_squares_let_words_look_back_and_pictures_into_themselves(drawn: tuple[Tensor, Tensor]) -> None:
+    docs, pictures = drawn
+    allowed = layers.visible(docs, pictures)[:, 0]
+    assert torch.equal(written_down(layers.blocks(docs, pictures), *docs.shape), allowed)
+    here = torch.arange(docs.shape[1])
+    ahead = allowed & (here[None, :] > here[:, None])
+    assert torch.equal(allowed & ~ahead, layers.visible(docs)[:, 0]), "words look as they always do"
+    assert torch.equal(ahead.any(dim=2), _not_last(pictures)), "each token of a picture but its last looks ahead"
+
+
+def _not_last(pictures: Tensor) -> Tensor:
+    after = torch.cat((pictures[:, 1:], torch.full_like(pictures[:, :1], -1)), dim=1)
+    return (pictures >= 0) & (after == pictures)
+
+
+@settings(max_examples=12, deadline=None)
+@given(drawn=with_pictures(lengths=(257, 300, 600)), seeing=st.booleans())
+def test_stripes_are_the_whole_mask(drawn: tuple[Tensor, Tensor], seeing: bool) -> None:
+    docs, pictures = drawn[0], drawn[1] if seeing else None
+    stripes = layers.sight(docs, pictures, torch.float64)
+    assert isinstance(stripes, tuple) and len(stripes) > 1
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, 2, docs.shape[1], 8, dtype=torch.float64, generator=generator) for _ in range(3))
+    allowed = layers.visible(docs, pictures)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    torch.testing.assert_close(layers.attend(q, k, v, stripes), wanted)
+
+
+@pytest.mark.parametrize("length", [9, 300])
+def test_shared_heads_are_heads_repeated(length: int) -> None:
+    shared = replace(PLAIN, heads=4, kv_heads=2, head=4)
+    few, many = grown(shared), grown(replace(shared, kv_heads=4))
+    twice = torch.tensor([0, 0, 1, 1])
+    tensors = dict(few.state_dict())
+    for name, tensor in few.state_dict().items():
+        if name.endswith("in_proj.weight"):
+            queries, keys, values = tensor.split([16, 8, 8])
+            repeated = [each.view(2, 4, -1)[twice].flatten(0, 1) for each in (keys, values)]
+            tensors[name] = torch.cat((queries, *repeated))
+        elif name.endswith("k_norm.weight"):
+            tensors[name] = tensor.view(2, 4)[twice].flatten()
+    many.load_state_dict(tensors)
+    rows = rows_of([[length - 3], [length]], length)
+    torch.testing.assert_close(few(rows), many(rows))
+
+
+def test_recomputed_blocks_keep_less_and_change_no_bit() -> None:
+    rows = rows_of([[200, 100], [300]], 300)
+
+    def learnt(recompute: bool) -> tuple[int, list[Tensor]]:
+        model, kept = grown(SHIFTED, dtype=torch.float32), dict[int, int]()
+        model.lm.compute, model.lm.recompute = torch.bfloat16, recompute
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden = model(rows)
+            held = sum(kept.values())
+        hidden.square().sum().backward()
+        return held, [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    (plain, wanted), (less, found) = learnt(False), learnt(True)
+    assert len(found) == len(wanted) > 10
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert less < plain / 4
+
+
+@pytest.mark.parametrize("compute", [torch.bfloat16, torch.float32])
+def test_angles_and_logits_are_float32_whatever_products_are(compute: torch.dtype) -> None:
+    model = grown(replace(PLAIN, rope=Rope(base=10_000.0), head=64, heads=1, kv_heads=1), dtype=torch.float32)
+    model.lm.compute = compute
+    positions = torch.tensor([[0, 1, 511, 1023, 8191, 32767]])
+    with torch.autocast("cpu", torch.bfloat16, enabled=compute == torch.bfloat16):
+        frame = model.lm.frame(torch.zeros_like(positions), positions)
+        logits = model.lm.logits(torch.randn(1, 6, 16))
+    assert (frame.cos.dtype, frame.sin.dtype, logits.dtype) == (torch.float32,) * 3
+    for column, position in enumerate(positions[0].tolist()):
+        angles = [position * 10_000.0 ** (-pair / 32) for pair in range(32)]
+        near = 1e-3 if position < 1024 else 1e-2
+        for table, wave in ((frame.cos, math.cos), (frame.sin, math.sin)):
+            wanted = torch.tensor([wave(angle) for angle in angles], dtype=torch.float64)
+            assert (table[0, 0, column].double() - wanted).abs().max() < near
 
 
 @pytest.mark.gpu

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
-from firstsight.errors import ModelError
-from firstsight.model.generate import choices, greedy
+from firstsight.errors import ModelError, QuantityError
+from firstsight.model.cache import Reader, empty, product, reader
+from firstsight.model.generate import generate
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec
-from tests.model.rows import EACH, PLAIN, SEEING, SHIFTED, grown, packed
+from firstsight.recipe.lm import LMSpec, Rope
+from firstsight.recipe.model import VLMSpec
+from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 
+LLAMA = replace(PLAIN, heads=4, kv_heads=2, head=4, norm="rms", qk_norm=False, tied=True, rope=Rope(base=500.0))
+PREFIX = replace(SEEING, lm=replace(SHIFTED, heads=4, kv_heads=2, head=4), attention="prefix")
 PROMPTS = [[3], [1, 4, 1, 5], [9, 2, 6, 5, 3, 5], [8, 9]]
 SEEN = [[0] * EACH + [7], [1, 4], [0] * EACH + [9, 2, 6], [0] * EACH]
 
 
-def images() -> list[torch.Tensor | None]:
-    drawn = torch.randn(3, EACH, 6, generator=torch.Generator().manual_seed(2)).half()
+def images(spec: VLMSpec = SEEING) -> list[Tensor | None]:
+    generator = torch.Generator().manual_seed(2)
+    if spec is PATCHED:
+        pixels = torch.randint(0, 256, (3, 8, 8, 3), generator=generator, dtype=torch.uint8)
+        return [pixels[0], None, pixels[1], pixels[2]]
+    drawn = torch.randn(3, EACH, 6, generator=generator).half()
     return [drawn[0], None, drawn[1], drawn[2]]
 
 
-def read_anew(model: VLM, prompt: list[int], image: torch.Tensor | None, count: int) -> list[int]:
+def read_anew(model: VLM, prompt: list[int], image: Tensor | None, count: int) -> list[int]:
     """Greedy tokens without any cache: the whole row again for every token."""
     row: list[int | None] = list(prompt)
     if image is not None:
@@ -31,58 +44,163 @@ def read_anew(model: VLM, prompt: list[int], image: torch.Tensor | None, count: 
     return [token for token in row[len(prompt) :] if token is not None]
 
 
-@pytest.mark.parametrize("spec", [PLAIN, SHIFTED], ids=["openlm", "token shift"])
+def counting(monkeypatch: pytest.MonkeyPatch, where: type, name: str) -> list[Any]:
+    """The first argument of every call of a method from now on."""
+    calls: list[Any] = []
+    method: Callable[..., Any] = getattr(where, name)
+
+    def counted(self: Any, first: Any, *rest: Any, **named: Any) -> Any:
+        calls.append(first)
+        return method(self, first, *rest, **named)
+
+    monkeypatch.setattr(where, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize("spec", [PLAIN, SHIFTED, LLAMA], ids=["openlm", "token shift", "llama"])
 def test_cached_decoding_says_what_reading_anew_says(spec: LMSpec) -> None:
     model = grown(spec)
     wanted = [read_anew(model, prompt, None, 6) for prompt in PROMPTS]
-    assert greedy(model, PROMPTS, stop=set(), limit=6) == wanted
+    assert generate(model, PROMPTS, stop=(), limit=6) == wanted
     assert len({tuple(answer) for answer in wanted}) > 1, "prompts that all end alike prove nothing"
 
 
-def test_pictures_take_their_places_in_cached_decoding() -> None:
-    model = grown(SEEING)
-    wanted = [read_anew(model, prompt, image, 5) for prompt, image in zip(SEEN, images(), strict=True)]
-    assert greedy(model, SEEN, images(), stop=set(), limit=5, batch=3) == wanted
+@pytest.mark.parametrize("spec", [SEEING, PREFIX, PATCHED], ids=["features", "prefix attention", "pixels"])
+def test_pictures_take_their_places_in_cached_decoding(spec: VLMSpec) -> None:
+    model, seen = grown(spec), images(spec)
+    wanted = [read_anew(model, prompt, image, 5) for prompt, image in zip(SEEN, seen, strict=True)]
+    assert generate(model, SEEN, seen, stop=(), limit=5) == wanted
 
 
-def test_a_batch_says_what_each_prompt_says_alone() -> None:
-    model = grown(SHIFTED)
-    alone = [greedy(model, [prompt], stop={5}, limit=6)[0] for prompt in PROMPTS]
-    for batch in (2, 64):
-        assert greedy(model, PROMPTS, stop={5}, limit=6, batch=batch) == alone
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_with_a_cache_are_logits_without_one(dtype: torch.dtype) -> None:
+    """In both precisions, in which weights are laid out anew on a CPU."""
+    model = grown(LLAMA, dtype=torch.float32)
+    row: list[int | None] = [3, 1, 4, 1, 5, 9, 2, 6]
+    with torch.no_grad():
+        exact = model.lm.logits(model(packed([[row]], length=8)))
+        model.lm.compute = dtype
+        plain = model.lm.logits(model(packed([[row]], length=8)))
+        reader = Reader(model.lm, 8)
+        cache = empty(model.lm, 1, 8)
+        ids = torch.tensor([row])
+        parts = [reader.extend(model.lm.embed(ids[:, a:b]), None, cache) for a, b in ((0, 4), (4, 5), (5, 8))]
+        found = reader.logits(torch.cat(parts, dim=1))
+    assert found.dtype == torch.float32
+    rounding = (plain - exact).abs().max() if dtype == torch.bfloat16 else torch.tensor(1e-4)
+    assert (found - exact).abs().max() <= 2 * rounding
 
 
-def test_an_answer_ends_before_its_first_stop_token() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_product_is_the_linear_map(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(33, 20, generator=generator), torch.randn(3, 5, 20, generator=generator)
+    exact = x.to(dtype).double() @ weight.to(dtype).double().T
+    found = product(weight, dtype)(x.to(dtype))
+    assert found.dtype == dtype
+    assert torch.allclose(found.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("spec", [SHIFTED, LLAMA], ids=["token shift", "llama"])
+def test_a_batch_says_what_each_prompt_says_alone(spec: LMSpec) -> None:
+    model = grown(spec)
+    prompts = [[*prompt, extra] for prompt in PROMPTS for extra in range(17)]
+    some = range(0, len(prompts), 5)
+    alone = [generate(model, [prompts[n]], stop=[5], limit=6)[0] for n in some]
+    together = generate(model, prompts, stop=[5], limit=6)
+    assert [together[n] for n in some] == alone
+    assert len({len(answer) for answer in together}) > 2, "rows that all end together never leave"
+
+
+def test_an_answer_ends_before_its_first_stop() -> None:
+    """Ids and sequences, those that straddle steps too; the longest of those that end together is left out."""
     model = grown(PLAIN)
-    free = greedy(model, PROMPTS, stop=set(), limit=8)
-    stop = free[1][3]
-    ended = greedy(model, PROMPTS, stop={stop}, limit=8)
-    assert ended == [answer[: answer.index(stop)] if stop in answer else answer for answer in free]
+    free = generate(model, PROMPTS, stop=(), limit=8)
+    said = free[1]
+    assert generate(model, PROMPTS, stop={said[3]}, limit=8) == [
+        answer[: answer.index(said[3])] if said[3] in answer else answer for answer in free
+    ]
+    start = next(at for at in range(1, 6) if said[at : at + 3] not in [said[n : n + 3] for n in range(at)])
+    three = tuple(said[start : start + 3])
+    assert generate(model, [PROMPTS[1]], stop=[three], limit=8) == [said[:start]]
+    assert generate(model, [PROMPTS[1]], stop=[three[1:], three], limit=8)[0] in (said[:start], said[: start - 1])
+    assert generate(model, [PROMPTS[1]], stop=[three], limit=start + 2) == [said[: start + 2]], "only its beginning"
+    assert generate(model, [PROMPTS[1]], stop=[(PROMPTS[1][-1], said[0])], limit=8) == [said], "prompts do not count"
 
 
-def test_likelihoods_are_sums_over_the_continuations_own_tokens() -> None:
-    model = grown(SEEING)
-    more = [[4, 4], [5], [1, 2, 3], [6]]
-    found = choices(model, SEEN, more, images(), batch=3)
-    for prompt, continuation, image, likelihood in zip(SEEN, more, images(), found, strict=True):
-        row: list[int | None] = [*prompt, *continuation]
-        if image is not None:
-            row[:EACH] = [None] * EACH
-        logits = model.lm.logits(model(packed([[row]], length=len(row), images=None if image is None else image[None])))
-        shares = logits[0].softmax(dim=-1)
-        wanted = sum(shares[len(prompt) - 1 + n, token].log().item() for n, token in enumerate(continuation))
-        assert likelihood.total == pytest.approx(wanted)
-        assert likelihood.tokens == len(continuation)
+def test_rows_that_ended_leave_and_work_stops_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = grown(PLAIN)
+    free = generate(model, PROMPTS, stop=(), limit=12)
+    read = counting(monkeypatch, Reader, "extend")
+    early = [tuple(answer[:3]) for answer in free[:3]]
+    assert generate(model, PROMPTS, stop=early, limit=12) == [[], [], [], free[3]]
+    assert [len(x) for x in read] == [4, 4, 4, *[1] * 9], "the last token of an answer need not be read"
+    read.clear()
+    assert generate(model, PROMPTS, stop=[*early, tuple(free[3][:5])], limit=12) == [[], [], [], []]
+    assert [len(x) for x in read] == [4, 4, 4, 1, 1]
 
 
-def test_likelihoods_of_all_next_tokens_sum_to_one() -> None:
-    model = grown(SHIFTED)
-    found = choices(model, [[3, 1, 4]] * 20, [[token] for token in range(20)])
-    assert sum(torch.tensor(one.total).exp().item() for one in found) == pytest.approx(1)
+def test_a_limit_of_nothing_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counting(monkeypatch, Reader, "extend")
+    assert generate(grown(PLAIN), PROMPTS, stop=(), limit=0) == [[], [], [], []]
+    assert generate(grown(PLAIN), [], stop=(), limit=3) == []
+    assert not calls
 
 
-def test_prompts_without_room_are_refused() -> None:
+def test_a_picture_is_encoded_and_read_once_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (one, _, other, _) = grown(SEEING), images()
+    prompts = [[0] * EACH + [number % 20, number // 20] for number in range(150)]
+    shown = [one if number % 2 else other for number in range(150)]
+    alone = [generate(model, [prompts[n]], [shown[n]], stop=(), limit=3)[0] for n in (0, 1, 77, 149)]
+    seen, read = counting(monkeypatch, VLM, "see"), counting(monkeypatch, Reader, "extend")
+    answers = generate(model, prompts, shown, stop=(), limit=3)
+    assert sum(len(pictures) for pictures in seen) == 2
+    assert sum(len(x) for x in read if x.shape[1] == EACH) <= 4, "read again only where a batch ends"
+    assert [answers[n] for n in (0, 1, 77, 149)] == alone
+
+
+def test_a_prompt_asked_twice_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = grown(PLAIN)
+    [wanted] = generate(model, [PROMPTS[2]], stop=(), limit=3)
+    read = counting(monkeypatch, Reader, "extend")
+    assert generate(model, [PROMPTS[2]] * 5, stop=(), limit=3) == [wanted] * 5
+    assert [x.shape[:2] for x in read] == [(1, 6), (5, 1), (5, 1)]
+
+
+def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(ModelError, match="4 places"):
-        greedy(grown(SEEING), [[0, 0]], [torch.zeros(EACH, 6).half()], stop=set(), limit=1)
+        generate(grown(SEEING), [[0, 0]], [torch.zeros(EACH, 6).half()], stop=(), limit=1)
     with pytest.raises(ModelError, match="Got 0 tokens"):
-        greedy(grown(PLAIN), [[]], stop=set(), limit=1)
+        generate(grown(PLAIN), [[3], []], stop=(), limit=1)
+    with pytest.raises(ModelError, match="no eyes"):
+        generate(grown(PLAIN), [[3]], [torch.zeros(EACH, 6).half()], stop=(), limit=1)
+    with pytest.raises(ModelError, match="empty sequence"):
+        generate(grown(PLAIN), [[3]], stop=[()], limit=1)
+    with pytest.raises(QuantityError, match="limit"):
+        generate(grown(PLAIN), [[3]], stop=(), limit=-1)
+
+
+def test_what_was_made_ready_is_used_until_a_weight_changes() -> None:
+    model = grown(PLAIN, dtype=torch.float32).requires_grad_(False)
+    first = reader(model.lm, 8)
+    assert reader(model.lm, 6) is first
+    assert reader(model.lm, 9) is not first
+    before = generate(model, [[1, 2, 3]], stop=(), limit=3)
+    other = grown(PLAIN, seed=1, dtype=torch.float32)
+    model.load_state_dict(other.state_dict())
+    assert before != generate(model, [[1, 2, 3]], stop=(), limit=3) == generate(other, [[1, 2, 3]], stop=(), limit=3)
+    held = reader(model.lm, 8)
+    model.lm.compute = torch.float64
+    assert reader(model.lm.double(), 8) is not held
+
+
+def test_a_model_in_training_is_read_as_it_is_now() -> None:
+    model = grown(PLAIN, dtype=torch.float32)
+    generate(model, [[1, 2, 3]], stop=(), limit=3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    optimizer.step()
+    other = grown(PLAIN, dtype=torch.float32)
+    other.load_state_dict(model.state_dict())
+    assert generate(model, [[1, 2, 3]], stop=(), limit=3) == generate(other, [[1, 2, 3]], stop=(), limit=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from firstsight.plan.enough import image_rows
 from firstsight.plan.graph import graph
 from firstsight.recipe.mix import Blend, Named, Part, Span
 from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.scales.encoders import siglip_dinov2_384
 from firstsight.recipe.stages import Rows
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
@@ -50,13 +52,57 @@ def test_trunk_flops_are_three_forwards_of_the_1b_model() -> None:
     assert sum(row.cost.flops for row in rows("pretrain")) == 3 * forward * 4_119_288 * 512 * 2048
 
 
-def test_images_cost_one_encoder_pass_and_three_projector_passes_a_picture() -> None:
+SIGHT = 729 * (2 * 3 * 14**2 * 1152 + 26 * (8 * 1152**2 + 4 * 1152 * 4304 + 4 * 729 * 1152))
+"""SigLIP so400m up to the second-to-last of its 27 blocks: patches, then projections, MLP and attention of each."""
+SECOND = 729 * 2 * 3 * 14**2 * 1024 + (729 + 5) * 23 * (8 * 1024**2 + 4 * 1024 * 4096 + 4 * 734 * 1024)
+"""DINOv2 large with its class token and four registers beside the patches, up to the 23rd of its 24 blocks."""
+
+
+def seeing(**changes: Any) -> Row:
+    """The bill of a branch of ten thousand picture rows whose model is the paper's with these changes."""
+    arm = enter(scale_named("1b"), Share(1, 5))
+    stage = replace(arm.stages[0], tokens=Tokens(100 * 100 * 1024), rows=Rows(batch=100, length=1024))
+    optim = replace(stage.optim, encoder_rate=changes.pop("rate", 0.0))
+    model, mix = replace(stage.model, **changes), replace(stage.mix, share=Share(1))
+    (row,) = rows("midtrain", one(replace(arm, stages=(replace(stage, model=model, mix=mix, optim=optim),))))
+    return row
+
+
+def beside(row: Row) -> int:
+    """FLOPs for each picture but the decoder's."""
+    return (row.cost.flops - 3 * row.cost.tokens * row.step.spec.model.lm.flops(1024)) // 10_000
+
+
+def mlp(*widths: int) -> int:
+    return sum(2 * a * b for a, b in pairwise(widths))
+
+
+def test_a_picture_costs_one_pass_of_a_frozen_encoder_and_three_of_the_projector() -> None:
     (row, *_) = rows("midtrain")
+    decoder = 3 * row.cost.tokens * row.step.spec.model.lm.flops(1024)
     pictures = 109_848 * 256 // 10
-    spec = row.step.spec
-    projector = 1152 * 4608 + 4608 + 4608 * 2048 + 2048 + 2048 * 2048 + 2048
-    decoder = 3 * row.cost.tokens * spec.model.lm.flops(1024)
-    assert row.cost.flops == decoder + pictures * (spec.model.vision.flops() + 3 * 2 * projector * 729)
+    assert row.cost.flops == decoder + pictures * (SIGHT + 3 * 729 * mlp(1152, 4608, 2048, 2048))
+
+
+def test_encoders_that_train_are_fused_or_pooled_cost_what_they_multiply() -> None:
+    model = scale_named("1b").base.stages[0].model
+    first, second = (Named(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "two"))
+    through = 3 * 729 * mlp(1152, 4608, 2048, 2048)
+    assert beside(seeing()) == beside(seeing(encoder="trained")) == SIGHT + through
+    assert beside(seeing(encoder="trained", rate=0.1)) == 3 * SIGHT + through
+    both = 3 * 729 * mlp(2176, 8704, 2048, 2048)
+    assert beside(seeing(vision=siglip_dinov2_384(first, second))) == SIGHT + SECOND + both
+    for factor, tokens in ((2, 14**2), (3, 9**2)):
+        pooled = seeing(projector=replace(model.projector, kind="mlp2", shuffle=factor))
+        assert beside(pooled) == SIGHT + 3 * tokens * mlp(1152 * factor**2, 2048, 2048)
+        assert pooled.step.spec.model.image_tokens == tokens
+
+
+def test_a_trained_encoder_is_stored_with_the_model_and_has_moments_where_it_learns() -> None:
+    tower = 26 * (4 * 1152 * 1153 + 2 * 1152 * 4304 + 4304 + 1152 + 4 * 1152) + (3 * 14**2 + 1 + 729) * 1152
+    frozen = seeing().cost.bytes
+    assert seeing(encoder="trained").cost.bytes - frozen == 4 * tower
+    assert seeing(encoder="trained", rate=0.1).cost.bytes - frozen == 12 * tower
 
 
 def test_checkpoints_store_weights_and_both_moments() -> None:

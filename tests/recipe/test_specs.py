@@ -30,6 +30,16 @@ def test_parameter_counts_are_the_published_ones_without_qk_gains(
     assert spec.parameters() - layers * 2 * width == published
 
 
+@pytest.mark.parametrize("name", ["79m", "154m", "411m", "1b"])
+def test_trunks_are_150_times_20_tokens_a_parameter_and_branches_20(name: str) -> None:
+    """Paper Table 2, M = 150: parameters without the gains of QK-norm, budgets rounded as the scale states them."""
+    arm = scale_named(name).base
+    lm = arm.pretrain.model
+    count = lm.parameters() - lm.layers * 2 * lm.width
+    assert arm.pretrain.tokens == pytest.approx(3_000 * count, rel=2e-3)
+    assert arm.stages[0].tokens == pytest.approx(20 * count, rel=2e-3)
+
+
 def test_the_paper_budget_rounds_up_to_its_step_count() -> None:
     assert steps_for(Tokens(28_795_904_000), batch=256, row=1024) == 109_848
     stage = enter(scale_named("1b"), Share(80, 100)).stages[0]

@@ -11,37 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from firstsight.recipe.lm import LMSpec, Rope
-from firstsight.recipe.mix import Captions, Mix, Texts, Vocabulary, World, alone
+from firstsight.recipe.lm import openlm
+from firstsight.recipe.mix import Captions, Mix, Named, Texts, Vocabulary, World, alone
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Adam, Finetune, Midtrain, Pretrain, Rows, Segment
-from firstsight.recipe.vision import Contrast, Patches, Siglip, Vit
+from firstsight.recipe.vision import Contrast, Dinov2, Patches, Siglip, Vit
 from firstsight.site import Site
 from firstsight.units import Share, Tokens
 
 WORLD = World(objects=4, kinds=2, picture=8, crowd=1, seed=0)
 ROWS = Rows(batch=4, length=16)
 ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, clip=1.0, z_loss=1e-4, encoder_rate=0.0, encoder_decay=0.0)
-LM = LMSpec(
-    layers=2,
-    width=16,
-    heads=2,
-    kv_heads=2,
-    head=8,
-    hidden=32,
-    vocabulary=64,
-    norm="layer",
-    eps=1e-5,
-    qk_norm=True,
-    rope=Rope(base=10_000.0),
-    tied=False,
-    token_shift=3,
-    embedding_scale=2,
-)
+LM = replace(openlm(layers=2, width=16, heads=2, vocabulary=64), hidden=32, token_shift=3, embedding_scale=2)
 VOCABULARY = Vocabulary(world=WORLD)
 TEXTS = Texts(world=WORLD, documents=400, mask="all")
 CAPTIONS = Captions(world=WORLD, pictures=64, quality="rich")
@@ -54,8 +40,13 @@ SIGLIP = Siglip(
         captions=CAPTIONS, text_layers=1, text_width=16, steps=6, batch=8, peak=1e-3, warmup=2, decay=0.01, seed=0
     ),
 )
+NAMED = replace(SIGLIP, weights=Named(name="siglip", form="encoder", tokens=Tokens(0)))
+DINOV2 = Dinov2(
+    vit=VIT, fit="resize", registers=2, table=3, weights=Named(name="dinov2", form="encoder", tokens=Tokens(0))
+)
 PROJECTOR = ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True)
 SEES = VLMSpec(lm=LM, vision=SIGLIP, encoder="frozen", projector=PROJECTOR, attention="causal")
+TRAINED = replace(SEES, encoder="trained")
 PATCHED = VLMSpec(
     lm=LM,
     vision=Patches(image=8, patch=4, width=12, fit="resize"),
@@ -159,19 +150,59 @@ def write_texts(root: Path, rng: np.random.Generator) -> Path:
     return folder
 
 
+def picture(left: str, right: str) -> bytes:
+    """Two colours side by side as PNG."""
+    pixels = np.concatenate([np.full((8, 4, 3), COLOURS[word], np.uint8) for word in (left, right)], axis=1)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def write_captions(root: Path, rng: np.random.Generator) -> Path:
     folder = root / "captions"
     folder.mkdir()
     with tarfile.open(folder / "00000.tar", "w") as tar:
         for n in range(160):
             words = [list(COLOURS)[k] for k in rng.integers(4, size=2)]
-            pixels = np.concatenate([np.full((8, 4, 3), COLOURS[word], np.uint8) for word in words], axis=1)
-            picture = io.BytesIO()
-            Image.fromarray(pixels).save(picture, "PNG")
             truth = json.dumps({"uid": str(n), "phrases": [f"{words[0]} w0", f"{words[1]} w1"]})
-            parts = {"png": picture.getvalue(), "txt": " ".join(words).encode(), "json": truth.encode()}
+            parts = {"png": picture(*words), "txt": " ".join(words).encode(), "json": truth.encode()}
             for ending, data in parts.items():
                 member = tarfile.TarInfo(f"{n:05d}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
+    return folder
+
+
+def write_siglip(folder: Path, seed: int) -> Path:
+    """A published SigLIP tower of VIT's shape, untrained."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(seed)
+    config = SiglipVisionConfig(
+        num_hidden_layers=VIT.layers,
+        hidden_size=VIT.width,
+        intermediate_size=VIT.hidden,
+        num_attention_heads=VIT.heads,
+        image_size=VIT.image,
+        patch_size=VIT.patch,
+    )
+    SiglipVisionModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_dinov2(folder: Path, seed: int) -> Path:
+    """A published DINOv2 tower of VIT's shape with registers, untrained; its table holds three patches a side."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    torch.manual_seed(seed)
+    config = Dinov2WithRegistersConfig(
+        num_hidden_layers=VIT.layers,
+        hidden_size=VIT.width,
+        mlp_ratio=VIT.hidden // VIT.width,
+        num_attention_heads=VIT.heads,
+        image_size=3 * VIT.patch,
+        patch_size=VIT.patch,
+        num_register_tokens=DINOV2.registers,
+    )
+    Dinov2WithRegistersModel(config).save_pretrained(folder)
     return folder

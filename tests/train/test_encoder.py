@@ -83,7 +83,9 @@ def test_contrast_decodes_once_and_trains_to_the_same_bits_without_memory(
     inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
-    monkeypatch.setattr(encoder, "decode", lambda data, side: (decoded.append(data), decode(data, side))[1])
+    monkeypatch.setattr(
+        encoder, "decode", lambda data, *how, **more: (decoded.append(data), decode(data, *how, **more))[1]
+    )
     recipe = replace(small.SIGLIP, weights=replace(small.SIGLIP.weights, steps=50))
     needs, digests = {"captions": inputs["captions"]}, list[str]()
     for kept in (encoder.KEPT, 0):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +14,12 @@ import pytest
 import torch
 
 from firstsight.errors import ModelError
-from firstsight.model.weights import read_tensors
+from firstsight.model.vlm import VLM
+from firstsight.model.weights import read_tensors, write_tensors
 from firstsight.recipe.model import VLMSpec
 from firstsight.site import Site
 from firstsight.train.run import pretrain
-from firstsight.train.state import branch, fresh, take_moments
+from firstsight.train.state import branch, carry, fresh, take_moments
 from tests.train import small
 
 
@@ -24,8 +30,9 @@ def trunk(inputs: dict[str, Path], site: Site, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize("model", [small.SEES, small.PATCHED], ids=["features", "patches"])
 def test_carried_moments_are_the_trunks_own_and_sight_starts_fresh(trunk: Path, model: VLMSpec) -> None:
-    state = branch(trunk, model, small.ADAM, moments="carried", seed=1)
-    weights, moments = read_tensors(trunk / "model.safetensors"), read_tensors(trunk / "optimizer.safetensors")
+    state = branch(trunk, model, small.ADAM, seed=1)
+    carry(state, trunk)
+    weights, moments = read_tensors(trunk), read_tensors(trunk, "optimizer")
     carried = take_moments(state)
     assert carried.keys() == moments.keys()
     assert all(torch.equal(carried[name], moments[name]) for name in moments)
@@ -37,13 +44,14 @@ def test_carried_moments_are_the_trunks_own_and_sight_starts_fresh(trunk: Path, 
 
 
 def test_fresh_moments_are_none_at_all(trunk: Path) -> None:
-    assert take_moments(branch(trunk, small.SEES, small.ADAM, moments="fresh", seed=1)) == {}
+    assert take_moments(branch(trunk, small.SEES, small.ADAM, seed=1)) == {}
 
 
 def test_new_token_rows_start_fresh_behind_the_old(trunk: Path) -> None:
     wider = replace(small.LM, vocabulary=70)
-    state = branch(trunk, wider, small.ADAM, moments="carried", seed=1)
-    old, moments = read_tensors(trunk / "model.safetensors"), take_moments(state)
+    state = branch(trunk, wider, small.ADAM, seed=1)
+    carry(state, trunk)
+    old, moments = read_tensors(trunk), take_moments(state)
     for name in ("lm.tok_embeddings.weight", "lm.output.weight"):
         rows = state.model.get_parameter(name)
         assert torch.equal(rows[:64], old[name])
@@ -54,11 +62,11 @@ def test_new_token_rows_start_fresh_behind_the_old(trunk: Path) -> None:
 
 def test_a_checkpoint_of_another_shape_is_refused_by_name(trunk: Path) -> None:
     with pytest.raises(ModelError, match=r"of another shape: .*lm\.layers\.0\.feed_forward\.w12\.weight"):
-        branch(trunk, replace(small.LM, hidden=48), small.ADAM, moments="fresh", seed=1)
+        branch(trunk, replace(small.LM, hidden=48), small.ADAM, seed=1)
     with pytest.raises(ModelError, match=r"not in the checkpoint: .*lm\.layers\.2\."):
-        branch(trunk, replace(small.LM, layers=3), small.ADAM, moments="fresh", seed=1)
+        branch(trunk, replace(small.LM, layers=3), small.ADAM, seed=1)
     with pytest.raises(ModelError, match=r"not in the spec: .*lm\.layers\.1\."):
-        branch(trunk, replace(small.LM, layers=1), small.ADAM, moments="fresh", seed=1)
+        branch(trunk, replace(small.LM, layers=1), small.ADAM, seed=1)
 
 
 def test_the_decoder_starts_alike_with_and_without_eyes() -> None:
@@ -67,3 +75,30 @@ def test_the_decoder_starts_alike_with_and_without_eyes() -> None:
     assert all(torch.equal(value, seeing[name]) for name, value in text.items())
     other = fresh(small.LM, small.ADAM, seed=4).model.state_dict()
     assert not torch.equal(text["lm.output.weight"], other["lm.output.weight"])
+
+
+def grown(work: Callable[[], object]) -> int:
+    """Bytes by which memory grows at most while a process of its own does the work."""
+    context = multiprocessing.get_context("fork")  # a child that need not import torch
+    ours, theirs = context.Pipe()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # else it lives on what tests before have left
+
+    def child() -> None:
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        work()
+        theirs.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+    process = context.Process(target=child)
+    process.start()
+    process.join()
+    return ours.recv()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_holds_the_weights_once(tmp_path: Path) -> None:
+    deep = replace(small.LM, layers=16, width=256, heads=4, kv_heads=4, head=64, hidden=1024)
+    size = 4 * deep.parameters()
+    assert size > 5e7, "what else a process needs does not matter"
+    write_tensors(tmp_path, {name: torch.ones(*p.shape) for name, p in VLM(deep).named_parameters()})
+    for work in (lambda: fresh(deep, small.ADAM, seed=0), lambda: branch(tmp_path, deep, small.ADAM, seed=0)):
+        assert 0.9 * size < grown(work) < 1.7 * size

@@ -14,6 +14,8 @@ from typer.exceptions import TyperException
 from firstsight.cli.data.asking import prepare
 from firstsight.cli.doctor import missing
 from firstsight.cli.study import about_study, recipe_in
+from firstsight.cli.weights.exporting import export
+from firstsight.cli.weights.importing import import_weights
 from firstsight.errors import FirstsightError, RequestError
 from firstsight.recipe.study import Study
 
@@ -214,6 +216,8 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
             recipe = recipe_in(words[1:], named=named) if words[:1] == [name] else None
             app.command(name)(about_study(function, recipe, named=named))
     app.command("prepare")(prepare)
+    app.command("export")(export)
+    app.command("import")(import_weights)
     app.command("doctor")(doctor)
     data = typer.Typer(no_args_is_help=True, help="About prepared data and what was trained on.")
     data.command("verify")(verify)

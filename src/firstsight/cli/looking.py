@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from firstsight.cli.data.naming import known_graph
+from firstsight.cli.data.naming import brought, check_places, known_graph
 from firstsight.cli.running import site
 from firstsight.errors import DataError, ModelError, RequestError, UnknownName
 from firstsight.plan.graph import Graph
@@ -66,14 +66,25 @@ def checkpoint(word: str, *, study: Study, out: Path) -> Path:
     if address is None:
         subject = _subject(word, study, steps, out)
         step: Step = steps.final(subject.label) if isinstance(subject, Arm) else subject
-        address = next((parent.address for role, parent in step.needs if role == "checkpoint"), step.address)
+        step = step.need("checkpoint") or step
+        if step.holds:
+            return _donated(step)
+        address = step.address
         if not (out / "store.json").is_file() or not Store(out).has(address):
             raise RequestError(
                 f"{word}: its checkpoint {address} is not stored under {out}. "
                 f"Run it first: firstsight run {study.name} --scale {study.scale} --out {out}"
             )
-    needs = Store(out).provenance(address)["needs"]
-    return Store(out).path(needs.get("checkpoint", address))
+    judged = Store(out).provenance(address)["needs"].get("checkpoint", address)
+    given = next((one for one in steps.steps if one.address == judged and one.holds), None)
+    return _donated(given) if given else Store(out).path(judged)
+
+
+def _donated(step: Step) -> Path:
+    """Where a donor's checkpoint lies, as the site says."""
+    named = [step.spec]
+    check_places(named, site())
+    return Path(brought(named, site()).sources[step.spec.name].path)
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def known_study(study: Study, *, out: Path, jobs: int | None) -> tuple[Store, Gr
     if not steps.unknown():
         return Store(out), steps
     naming.check_places(naming.sources_of(steps), place)
+    place = naming.brought(naming.sources_of(steps), place)
     fitting.check_models(steps.steps, place)
     store = Store(out)
     content = naming.looked_at(steps, store, site=place, jobs=jobs, made=made)
@@ -74,7 +75,9 @@ def known_study(study: Study, *, out: Path, jobs: int | None) -> tuple[Store, Gr
 
 def run_graph(steps: Graph, store: Store, *, jobs: int | None) -> Summary:
     """Run what is missing, with bars or lines; Ctrl-C and SIGTERM leave a store that goes on from there."""
-    place, out = site(), show.console()
+    from firstsight.cli.data import naming
+
+    place, out = naming.brought(naming.sources_of(steps), site()), show.console()
     workers = _jobs(jobs, place)
     shown = display(out, len(steps.steps))
     with Local(workers, place) as local, shown.around():

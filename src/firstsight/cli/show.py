@@ -13,9 +13,8 @@ from firstsight.plan import budget
 from firstsight.plan.budget import Bill
 from firstsight.plan.graph import Graph
 from firstsight.plan.step import Difference
-from firstsight.recipe.mix import Mix
 from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Midtrain
+from firstsight.recipe.stages import Donor, Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Tokens
 
@@ -48,13 +47,21 @@ def table(rows: Sequence[Sequence[str]]) -> None:
 
 def branches(study: Study) -> None:
     """Where each arm leaves the trunk, at which rate, and how long its image phase is; seeds are told once."""
-    trunk = study.arms[0].pretrain
-    lines([f"trunk: {trunk.tokens:,} tokens, rate {trunk.rate.peak:g} to {trunk.rate.floor:g}"])
+    lines(dict.fromkeys(_trunk(arm.pretrain) for arm in study.arms))
     firsts = {arm.name: arm for arm in reversed(study.arms)}
     head = ("arm", "leaves the trunk at", "schedule", "rate", "image phase", "steps", "of rows")
     rows = [row for arm in reversed(firsts.values()) for row in _branch(arm)]
     table([head, *rows])
     lines([""])
+
+
+def _trunk(trunk: Pretrain | Donor) -> str:
+    """What arms branch from, but for its seed."""
+    told = f"{trunk.tokens:,} tokens, rate {trunk.rate.peak:g} to {trunk.rate.floor:g}"
+    if isinstance(trunk, Pretrain):
+        return f"trunk: {told}"
+    held = ", ".join(f"{named.name} at {share}" for share, named in sorted(trunk.checkpoints))
+    return f"donor: {told}; checkpoints: {held}; a branch's text begins at its first row"
 
 
 def _branch(arm: Arm) -> Iterator[tuple[str, ...]]:
@@ -74,7 +81,7 @@ def mixes(study: Study) -> None:
     """What each stage reads: shares, what they count, and epochs; stages that read alike are told once."""
     told: dict[str, list[str]] = {}
     for arm in study.arms:
-        for name, spec in (("pretrain", arm.pretrain.text), *_stages(arm)):
+        for name, spec in _reads(arm):
             told.setdefault(f"{name} reads {spec}", []).append(arm.name)
     every = {arm.name for arm in study.arms if arm.stages}
     for line, names in told.items():
@@ -82,9 +89,13 @@ def mixes(study: Study) -> None:
     lines([""])
 
 
-def _stages(arm: Arm) -> Iterator[tuple[str, Mix]]:
+def _reads(arm: Arm) -> Iterator[tuple[str, str]]:
+    """What each stage reads; what a donor has read is its own affair."""
+    if isinstance(arm.pretrain, Pretrain):
+        yield "pretrain", str(arm.pretrain.text)
     for stage in arm.stages:
-        yield ("midtrain" if isinstance(stage, Midtrain) else "finetune"), stage.mix
+        room = f"a picture takes {stage.model.image_tokens:,} tokens of a row of {stage.rows.length:,}"
+        yield ("midtrain" if isinstance(stage, Midtrain) else "finetune"), f"{stage.mix}; {room}"
 
 
 def provisional(steps: Graph) -> None:

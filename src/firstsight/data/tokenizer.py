@@ -6,6 +6,7 @@
     document with pictures   [picture] text [picture] text <|endoftext|>      text first: <|endoftext|> before it
     publisher's chunk        cut at each <|endoftext|>, which closes one document and opens the next
 
+<|endoftext|> stands for the end token of the tokenizer's own family (`ENDS`).
 Training rows come from `laid`, evaluation prompts from `lay` beneath it, so they cannot drift apart.
 """
 
@@ -26,6 +27,11 @@ from firstsight.data.records import Dialogue, Document, ImageText, Interleaved, 
 from firstsight.errors import DataError
 
 END = "<|endoftext|>"
+ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
+"""What ends a document, first known first: GPT-NeoX and most others; Llama 3; Llama 1, 2 and Mistral; Gemma; DeepSeek.
+
+Only tokenizer.json decides, the one file that goes with every checkpoint: equal files lay out equal rows.
+"""
 PAD = "<|pad|>"
 CHAT = ("<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 """The paper's additions in its order: a bare GPT-NeoX tokenizer gives them 50277 to 50281."""
@@ -87,16 +93,22 @@ class Tokenizer:
         known = self._fast.get_vocab(with_added_tokens=True)
         self.published = max(known.values(), default=-1) + 1
         """Ids below this are the file's own; the chat tokens that it lacked come behind."""
-        if END not in known:
-            raise DataError(f"{file}: wanted a tokenizer that knows {END}. Got {len(known)} tokens without it. Add it.")
+        end = next((one for one in ENDS if one in known), None)
+        if end is None:
+            raise DataError(
+                f"{file}: wanted a tokenizer that knows one of {', '.join(ENDS)}. Got {len(known)} tokens without. "
+                f"Add {END}."
+            )
+        self.end = end
+        """What ends a document, as it is written in the file."""
         missing = [AddedToken(text, special=True, normalized=False) for text in CHAT if text not in known]
         self._fast.add_special_tokens(missing)
         self._fast.encode_special_tokens = True
         self.special = Special(
-            end=self._id(END),
+            end=self._id(end),
             human=self._id("<|/h|>"),
             answer=self._id("<|/a|>"),
-            pad=self._id(PAD if PAD in known else END),
+            pad=self._id(PAD if PAD in known else end),
         )
 
     def _id(self, text: str) -> int:

@@ -21,7 +21,7 @@ from firstsight.data.tokenizer import Tokenizer
 from firstsight.data.tokenizer import load as load_tokenizer
 from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.evaluate.question import Style
-from firstsight.model.generate import choices, greedy
+from firstsight.model.generate import choices, generate
 from firstsight.model.vision import features
 from firstsight.model.weights import Loaded, load
 from firstsight.recipe.model import VLMSpec
@@ -32,9 +32,8 @@ LIMIT: dict[Style, int] = {"bare": 8, "paper": 128}
 """Most tokens of an answer: the built-in world says at most four words (a box); the paper's harness stops at 128."""
 
 _BATCH = 64
-_BATCH_TOKENS = 1 << 16
 _HELD = 1 << 28
-"""Bytes of picture features held at once."""
+"""Bytes of pictures held at once, as features or pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,11 +80,11 @@ def _folded(text: str) -> str:
 
 @torch.no_grad()
 def see(who: Speaker, encoded: Sequence[tuple[str, bytes]]) -> list[torch.Tensor]:
-    """One tensor a (name, bytes): features float16 [I, W] of a frozen encoder, or pixels uint8 [S, S, 3]."""
+    """One tensor a (name, bytes): features float16 [I, W] of a frozen encoder, else pixels uint8 [S, S, 3]."""
     vision = who.vision
     if vision is None:
         raise ModelError("a text model cannot look at pictures. Judge it blind, or mid-train it first.")
-    pixels = [torch.from_numpy(_pixels(name, data, vision.image)) for name, data in encoded]
+    pixels = [torch.from_numpy(_pixels(name, data, vision)) for name, data in encoded]
     if who.loaded.encoder is None:
         return pixels
     seen: list[torch.Tensor] = []
@@ -95,17 +94,20 @@ def see(who: Speaker, encoded: Sequence[tuple[str, bytes]]) -> list[torch.Tensor
     return seen
 
 
-def _pixels(name: str, data: bytes, size: int) -> UInt8[np.ndarray, "S S 3"]:
+def _pixels(name: str, data: bytes, vision: VisionSpec) -> UInt8[np.ndarray, "S S 3"]:
     try:
-        return pictures.decode(data, size).copy()
+        return pictures.decode(data, vision.image, vision.fit, ground=vision.ground).copy()
     except Refused as refused:
         raise DataError(f"{name}: wanted a picture. Got {refused.detail}. Give a PNG, JPEG or WebP file.") from refused
 
 
 def pictures_held(who: Speaker) -> int:
     """How many pictures to hold at once."""
-    size = 2 * who.vision.tokens * who.vision.width if who.vision is not None else _HELD
-    return max(_BATCH, _HELD // size)
+    vision = who.vision
+    if vision is None:
+        return _BATCH
+    own = who.loaded.encoder is None
+    return max(_BATCH, _HELD // (3 * vision.image**2 if own else 2 * vision.tokens * vision.width))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,16 +122,14 @@ def say(who: Speaker, asked: Sequence[Asked], *, limit: int) -> Iterator[str]:
     """Greedy answers in order, worked out in portions that fit."""
     special = who.words.special
     prompts = [_prompt(who, one) for one in asked]
-    portion = max(1, _BATCH_TOKENS // (max(map(len, prompts), default=1) + limit))
     for start in range(0, len(prompts), 4 * _BATCH):
         some = slice(start, start + 4 * _BATCH)
-        answers = greedy(
+        answers = generate(
             who.loaded.model,
             prompts[some],
             [one.picture for one in asked[some]],
             stop={special.end, special.answer},
             limit=limit,
-            batch=min(_BATCH, portion),
         )
         yield from (who.words.decode(ids).strip() for ids in answers)
 
@@ -155,7 +155,6 @@ def choose(who: Speaker, asked: Sequence[tuple[str, tuple[str, ...]]]) -> Iterat
             who.loaded.model,
             contexts,
             [whole[len(begun) :] for begun, whole in zip(contexts, wholes, strict=True)],
-            batch=_BATCH,
         )
         totals = iter([likelihood.total for likelihood in found])
         yield from (_likeliest([next(totals) for _ in every]) for _, every in some)

@@ -25,13 +25,18 @@ from firstsight.recipe.lm import Rotary as RopeSpec
 
 BLOCK = 128
 """Tokens a side of the squares in which a GPU's attention kernel skips what nobody may look at."""
-WRITTEN_OUT = 256
-"""Longest row whose attention is written out: torch's fused CPU kernel is slow backwards in bf16 at short rows."""
+STRIPE = 256
+"""Tokens of a row whose attention a CPU writes out at once, against those before them: half the square is left out."""
+WRITTEN_OUT = 2048
+"""Longest row whose attention is written out: torch's fused CPU kernel takes three times as long in bf16, but less
+memory."""
 
 Heads = Float[Tensor, "B H T K"]
 Keys = Float[Tensor, "B G S K"]
-Mask = Float[Tensor, "B 1 T S"] | BlockMask
-"""Who may look where: 0 where a token may look and -inf elsewhere, or the squares in which anybody looks at all."""
+Stripes = tuple[Float[Tensor, "B 1 _ _"], ...]
+Mask = Float[Tensor, "B 1 T S"] | Stripes | BlockMask
+"""Who may look where: 0 where a token may look and -inf elsewhere, whole or in stripes of tokens, each against the
+row's tokens up to the last it may see; or the squares in which anybody looks at all."""
 Rotary = tuple[Float[Tensor, "B 1 T half"], Float[Tensor, "B 1 T half"]]
 Look = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(row, head, here, there): whether the token here may look there."""
@@ -172,7 +177,12 @@ def sight(docs: Int[Tensor, "B T"], pictures: Int[Tensor, "B T"] | None, dtype: 
     """The mask in the form that suits the device: squares on a GPU (whose kernel has no float64), else written out."""
     if docs.is_cuda and dtype != torch.float64:
         return blocks(docs, pictures)
-    return additive(visible(docs, pictures), dtype)
+    mask, length = additive(visible(docs, pictures), dtype), docs.shape[1]
+    if not STRIPE < length <= WRITTEN_OUT:
+        return mask
+    ahead = pictures is not None  # then a stripe's tokens may see beyond its end
+    starts = range(0, length, STRIPE)
+    return tuple(mask[:, :, at : at + STRIPE, : length if ahead else at + STRIPE].contiguous() for at in starts)
 
 
 def norm(x: Float[Tensor, "*any D"], gain: Float[Tensor, " D"], shape: Shape) -> Float[Tensor, "*any D"]:
@@ -230,10 +240,19 @@ def attend(q: Heads, k: Keys, v: Keys, mask: Mask) -> Heads:
     shared = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
         return _in_squares(q, k, v, mask)
-    if k.shape[2] > WRITTEN_OUT:
+    if isinstance(mask, Tensor) and k.shape[2] > STRIPE:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), enable_gqa=shared)
     if shared:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    if isinstance(mask, Tensor):
+        return _written_out(q, k, v, mask)
+    parts = zip(q.split([stripe.shape[2] for stripe in mask], dim=2), mask, strict=True)
+    return torch.cat([_written_out(own, k[:, :, : m.shape[3]], v[:, :, : m.shape[3]], m) for own, m in parts], dim=2)
+
+
+def _written_out(
+    q: Heads, k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], mask: Float[Tensor, "B 1 T S"]
+) -> Heads:
     scores = (q @ k.transpose(-2, -1)).to(mask.dtype) * q.shape[-1] ** -0.5 + mask
     return scores.softmax(dim=-1).to(q.dtype) @ v
 

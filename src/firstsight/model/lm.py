@@ -1,18 +1,23 @@
 """The decoder-only language model. Names and initial values are open_lm's (paper section 1.2).
 
-Shapes: B rows, T tokens, S cached and new tokens, D width, V vocabulary.
+A model is built empty: `initialise` or a checkpoint gives every parameter its values, nothing is drawn twice. On the
+meta device it costs no memory; `allocate` gives it memory, and what comes after is the same bit for bit.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from firstsight.errors import ModelError
 from firstsight.model import layers
 from firstsight.model.layers import Frame, Shape, Weights, block, norm
 from firstsight.recipe.lm import LMSpec
@@ -26,7 +31,15 @@ class Gain(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.empty(width))
+
+
+class Matrix(nn.Module):
+    """The weights of a linear map without bias, or of a table of vectors."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, columns))
 
 
 class Attention(nn.Module):
@@ -35,11 +48,11 @@ class Attention(nn.Module):
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
         asked, kept = spec.heads * spec.head, spec.kv_heads * spec.head
-        self.in_proj = nn.Linear(spec.width, asked + 2 * kept, bias=False)
+        self.in_proj = Matrix(asked + 2 * kept, spec.width)
         self.q_norm = Gain(asked) if spec.qk_norm else None
         self.k_norm = Gain(kept) if spec.qk_norm else None
-        self.out_proj = nn.Linear(asked, spec.width, bias=False)
-        self.shift = nn.Parameter(torch.zeros(spec.token_shift, spec.width)) if spec.token_shift > 1 else None
+        self.out_proj = Matrix(spec.width, asked)
+        self.shift = nn.Parameter(torch.empty(spec.token_shift, spec.width)) if spec.token_shift > 1 else None
 
 
 class FeedForward(nn.Module):
@@ -47,8 +60,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        self.w12 = nn.Linear(spec.width, 2 * spec.hidden, bias=False)
-        self.w3 = nn.Linear(spec.hidden, spec.width, bias=False)
+        self.w12 = Matrix(2 * spec.hidden, spec.width)
+        self.w3 = Matrix(spec.width, spec.hidden)
 
 
 class Block(nn.Module):
@@ -75,17 +88,6 @@ class Block(nn.Module):
         )
 
 
-class Cache:
-    """Keys, values and, with token shift, the last normed inputs of every layer while text is being generated."""
-
-    def __init__(self, spec: LMSpec, rows: int, length: int, like: Tensor) -> None:
-        shape = (spec.layers, rows, spec.kv_heads, length, spec.head)
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.length = 0
-        """Tokens held, padding included."""
-        self.before = like.new_zeros(spec.layers, rows, spec.token_shift - 1, spec.width)
-
-
 class LM(nn.Module):
     """Token ids in, hidden states out; the head is called apart, on the tokens that need it."""
 
@@ -94,37 +96,48 @@ class LM(nn.Module):
         self.spec = spec
         self.compute: torch.dtype = torch.float32
         self.run: Run = block
+        self.score: Callable[[Any], tuple[Tensor, Tensor]] | None = None
+        """How `loss` works its sums out, where it is another way than plain chunks."""
+        self.ready: Any = None
+        """What `cache.reader` made ready of the weights, for as long as they stay as they are."""
         self.recompute = False
         """Keep one stream a block for the backward pass and work the rest out again: less memory, the same bits."""
-        self.tok_embeddings = nn.Embedding(spec.vocabulary, spec.width)
+        self.tok_embeddings = Matrix(spec.vocabulary, spec.width)
         self.layers = nn.ModuleList([Block(spec) for _ in range(spec.layers)])
         self.norm = Gain(spec.width)
-        self.output = None if spec.tied else nn.Linear(spec.width, spec.vocabulary, bias=False)
+        self.output = None if spec.tied else Matrix(spec.vocabulary, spec.width)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """open_lm's start: normal values cut at three deviations, smaller where a deeper block writes to the stream."""
+        """open_lm's start: normal values cut at three deviations, smaller where a deeper block writes to the stream.
+
+        The deviation is one over the root of the fan-in, which for `out_proj` is heads x head; gains are one.
+        """
 
         def draw(weight: Tensor, deviation: float) -> None:
             nn.init.trunc_normal_(weight, std=deviation, a=-3 * deviation, b=3 * deviation, generator=generator)
 
         wide, hidden = self.spec.width**-0.5, self.spec.hidden**-0.5
+        attended = (self.spec.heads * self.spec.head) ** -0.5
         draw(self.tok_embeddings.weight, wide)
         if self.output is not None:
             draw(self.output.weight, wide)
         for depth, layer in enumerate(self.layers):
             w, shrink = layer.weights(), 1 / math.sqrt(2 * (depth + 1))  # pyright: ignore[reportCallIssue]
             draw(w.in_proj, wide)
-            draw(w.out_proj, wide * shrink)
+            draw(w.out_proj, attended * shrink)
             draw(w.w12, wide)
             draw(w.w3, hidden * shrink)
             if w.shift is not None:
                 draw(w.shift, 1.0)
                 w.shift[0] += 1
+        for part in self.modules():
+            if isinstance(part, Gain):
+                part.weight.fill_(1)
 
     def embed(self, tokens: Int[Tensor, "B T"]) -> Stream:
         """The stream that the blocks read."""
-        vectors = self.tok_embeddings(tokens)
+        vectors = nn.functional.embedding(tokens, self.tok_embeddings.weight)
         return vectors if self.spec.embedding_scale == 1 else vectors * self.spec.embedding_scale
 
     @property
@@ -163,27 +176,6 @@ class LM(nn.Module):
         logits = nn.functional.linear(h, self.head.to(h.dtype))
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def extend(self, x: Stream, positions: Int[Tensor, "B T"], seen: Bool[Tensor, "B 1 _ S"], cache: Cache) -> Stream:
-        """Blocks over tokens that come after those in the cache, which takes them up; position -1 marks padding.
-
-        `seen` says which of the S tokens, old and new, each new one may look at.
-        """
-        frame = self._frame(layers.additive(seen, self._wide), positions)
-        start, end = cache.length, cache.length + x.shape[1]
-        for index, layer in enumerate(self.layers):
-            w = layer.weights()  # pyright: ignore[reportCallIssue]
-            h = norm(x, w.attention_norm, self.shape)
-            if w.shift is not None:
-                before = cache.before[index].clone()
-                cache.before[index] = _last(torch.cat((before, h), dim=1), positions, before.shape[1])
-                h = layers.shifted(h, w.shift.to(h.dtype), before, positions)
-            q, k, v = layers.project(w, h, (frame.cos, frame.sin), self.shape)
-            cache.keys[index, :, :, start:end], cache.values[index, :, :, start:end] = k, v
-            keys, values = cache.keys[index, :, :, :end], cache.values[index, :, :, :end]
-            x = layers.finish(w, x, layers.attend(q, keys, values, frame.mask), self.shape)
-        cache.length = end
-        return x
-
     @property
     def _wide(self) -> torch.dtype:
         """Of angles and masks: float32, whatever the products are computed in (float64 stays float64)."""
@@ -194,8 +186,21 @@ class LM(nn.Module):
         return Frame(cos=cos, sin=sin, mask=mask, positions=positions)
 
 
-def _last(inputs: Float[Tensor, "B _ D"], positions: Int[Tensor, "B T"], count: int) -> Float[Tensor, "B lag D"]:
-    """The `count` inputs that end at each row's last real token; `count` remembered ones precede the T of this call."""
-    real = (positions >= 0).sum(dim=1)
-    columns = real[:, None] + torch.arange(count, device=real.device)
-    return inputs.gather(1, columns[..., None].expand(-1, -1, inputs.shape[-1]))
+@torch.no_grad()
+def allocate(model: nn.Module, *, device: str = "cpu") -> None:
+    """Memory for all that a model built on the meta device lacks; its parameters have no values until they get some.
+
+    The one kind of buffer, the count of positions in transformers' encoders, has its values; ModelError for others.
+    """
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                real = torch.empty_like(parameter, device=device)
+                setattr(module, name, nn.Parameter(real, requires_grad=parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta and name != "position_ids":
+                raise ModelError(
+                    f"{type(module).__name__}: wanted parameters alone. Got buffer {name}. Build it plainly."
+                )
+            if buffer.is_meta:
+                setattr(module, name, torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))

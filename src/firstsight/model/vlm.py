@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, D LM width, N images of V vision and I image tokens, W
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from firstsight.errors import ModelError
 from firstsight.model.lm import LM
-from firstsight.model.vision import PatchProjection
+from firstsight.model.vision import Encoder, PatchProjection
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Patches, VisionSpec
@@ -88,16 +89,22 @@ def shuffled(x: Float[Tensor, "N V W"], side: int, by: int) -> Float[Tensor, "N 
     return grid.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
+def _eyes(spec: VLMSpec) -> Encoder | PatchProjection | None:
+    """What turns pixels into features within the model; nothing where a frozen encoder beside it does."""
+    if isinstance(spec.vision, Patches):
+        return PatchProjection(spec.vision)
+    return Encoder(spec.vision) if spec.encoder == "trained" else None
+
+
 class VLM(nn.Module):
-    """Decoder, projector and, for patch projection, the convolution; from an LMSpec it is the decoder alone."""
+    """Decoder, projector and the eyes that train with it, encoder or convolution; from an LMSpec the decoder alone."""
 
     def __init__(self, spec: LMSpec | VLMSpec) -> None:
         super().__init__()
         self.spec = spec
         self.lm = LM(spec.lm if isinstance(spec, VLMSpec) else spec)
         self.projector = Projector(spec.projector, spec.vision, spec.lm) if isinstance(spec, VLMSpec) else None
-        trained = isinstance(spec, VLMSpec) and isinstance(spec.vision, Patches)
-        self.vision = PatchProjection(spec.vision) if trained else None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        self.vision = _eyes(spec) if isinstance(spec, VLMSpec) else None
 
     def initialise(self, seed: int) -> None:
         """Initial values from `seed`; the decoder's are the same with and without eyes."""
@@ -105,26 +112,40 @@ class VLM(nn.Module):
         self.initialise_sight(seed)
 
     def initialise_sight(self, seed: int) -> None:
-        """Initial values of what is not the decoder, from `seed`."""
+        """Initial values of projector and patches, from `seed`; a trained encoder begins with published weights."""
         generator = torch.Generator().manual_seed(2**32 + seed)
         for part in (self.vision, self.projector):
-            if part is not None:
+            if part is not None and not isinstance(part, Encoder):
                 part.initialise(generator)
 
     def see(self, images: Images) -> Vectors:
         """Pixels or features to vectors in the word embeddings' space, `spread` side by side for each vision token."""
         if self.projector is None:
             raise ModelError("a text model has no eyes. Got images. Mid-train it first, or leave the images out.")
-        seen = images if self.vision is None else self.vision(images)
-        return self.projector(seen, self.lm.compute).flatten(0, 1)
+        if images.shape[1:] != self.picture:
+            wanted, got = self.picture, tuple(images.shape[1:])
+            raise ModelError(f"the model sees pictures of shape {wanted}. Got {got}. Encode them as its spec says.")
+        return self.projector(self._look(images), self.lm.compute).flatten(0, 1)
+
+    def _look(self, images: Images) -> Images:
+        """Features of pixels by the model's own eyes; its encoder under autocast where products are narrow."""
+        if self.vision is None:
+            return images
+        narrow = isinstance(self.vision, Encoder) and self.lm.compute.itemsize == 2
+        with torch.autocast(images.device.type, self.lm.compute) if narrow else nullcontext():
+            return self.vision(images)
+
+    @property
+    def picture(self) -> tuple[int, ...]:
+        """Shape of one picture as `see` takes it: pixels where the eyes are the model's own, else features."""
+        assert isinstance(self.spec, VLMSpec)
+        vision = self.spec.vision
+        return (vision.tokens, vision.width) if self.vision is None else (vision.image, vision.image, 3)
 
     def blank(self) -> Images:
         """One black picture, or its features, in the form that `see` takes."""
-        assert isinstance(self.spec, VLMSpec)
-        vision, device = self.spec.vision, self.lm.norm.weight.device
-        if isinstance(vision, Patches):
-            return torch.zeros(1, vision.image, vision.image, 3, dtype=torch.uint8, device=device)
-        return torch.zeros(1, vision.tokens, vision.width, dtype=torch.float16, device=device)
+        dtype = torch.float16 if self.vision is None else torch.uint8
+        return torch.zeros(1, *self.picture, dtype=dtype, device=self.lm.norm.weight.device)
 
     def splice(self, tokens: Int[Tensor, "B T"], images: Images, slots: Int[Tensor, "B T"]) -> Stream:
         """Words, and image vectors where `slots` names one.

@@ -7,7 +7,7 @@ Numbers that hang on data which nobody has counted yet are estimates, and their 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from types import MappingProxyType
 
@@ -125,6 +125,10 @@ def cost(step: Step) -> Cost:
             return Cost(items=_pictures(step.spec) or _documents(step.spec))
         case Benchmarks():
             return Cost(items=step.spec.questions)
+        case Named() if step.holds:
+            return Cost(
+                bytes=WEIGHTS * step.holds.parameters(), note="given: a donor's weights, where they were imported"
+            )
         case _:
             return Cost()
 
@@ -151,7 +155,7 @@ def _stage(stage: Midtrain | Finetune) -> Cost:
         tokens=steps * stage.rows.tokens,
         steps=steps,
         flops=decoder + pictures * _picture_flops(stage),
-        bytes=(WEIGHTS + MOMENTS) * (model.lm.parameters() + _eyes(model)),
+        bytes=WEIGHTS * (model.lm.parameters() + _eyes(model)) + MOMENTS * _learning(stage),
         note=note,
     )
 
@@ -169,7 +173,8 @@ def _seen(stage: Midtrain | Finetune) -> tuple[int, str]:
 
 
 def _picture_flops(stage: Midtrain | Finetune) -> int:
-    """Of one picture in training: the projector is trained; the encoder is frozen, and free where its features lie."""
+    """Of one picture in training: three passes through what is trained; one through an encoder that is held still,
+    none where the features of a frozen one lie in the store."""
     vision = stage.model.vision
     trained = 3 * stage.model.projector.flops(vision, stage.model.lm)
     if isinstance(vision, Patches) or (stage.model.encoder == "trained" and stage.optim.encoder_rate):
@@ -179,9 +184,15 @@ def _picture_flops(stage: Midtrain | Finetune) -> int:
 
 
 def _eyes(model: VLMSpec) -> int:
-    """Trained parameters outside the decoder."""
+    """Parameters outside the decoder that belong to the model: a frozen encoder lies beside it, by links."""
     own = isinstance(model.vision, Patches) or model.encoder == "trained"
     return model.projector.parameters(model.vision, model.lm) + (model.vision.parameters() if own else 0)
+
+
+def _learning(stage: Midtrain | Finetune) -> int:
+    """Parameters that are trained: all of the model's own but an encoder that is held still."""
+    model, still = stage.model, stage.model.encoder == "trained" and not stage.optim.encoder_rate
+    return model.lm.parameters() + _eyes(model) - (model.vision.parameters() if still else 0)
 
 
 def _contrast(vision: Siglip) -> Cost:
@@ -189,9 +200,10 @@ def _contrast(vision: Siglip) -> Cost:
     if isinstance(vision.weights, Named):
         return Cost()
     pictures = vision.weights.steps * vision.weights.batch
+    deeper = replace(vision.vit, layers=vision.vit.layers + 1)  # of this one the second-to-last block is our last
     return Cost(
         steps=vision.weights.steps,
-        flops=3 * pictures * vision.flops(),
+        flops=3 * pictures * deeper.flops(),
         bytes=WEIGHTS * vision.vit.parameters(),
         note="estimate: without the text tower",
     )
@@ -243,6 +255,8 @@ def _questions(spec: Evaluate, task: str) -> int:
 def _judged(step: Step) -> LMSpec | VLMSpec:
     """The model of the checkpoint that `step` judges."""
     before = next(parent for role, parent in step.needs if role in LINE)
+    if before.holds:
+        return before.holds
     if isinstance(before.spec, Segment):
         return before.spec.pretrain.model
     return before.spec.model

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.identity import Identities, known_as, unidentified
 from firstsight.plan.step import VERSIONS, Step, find
 from firstsight.recipe.mix import Benchmarks, Blend, Captions, Dialogues, Named, Recaptioned, Source, Texts, Vocabulary
-from firstsight.recipe.stages import Encode, Finetune, Midtrain, Prepare, Pretrain, Segment, Tokenizer
+from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, Segment, Tokenizer
 from firstsight.recipe.study import Arm, Study
 from firstsight.recipe.vision import Contrast, TowerSpec, VisionSpec
 from firstsight.units import Share
@@ -32,7 +32,8 @@ LINE = ("trunk", "previous", "checkpoint")
 """Roles in which the model itself is handed on."""
 
 MODEL = ("pretrain", "midtrain", "finetune", "evaluate")
-"""Kinds on the line from nothing to a judged model; all other kinds make what these read."""
+"""Kinds on the line from nothing to a judged model, which a donor's checkpoint may begin; all others make what these
+read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,14 +81,14 @@ def graph(study: Study, identities: Identities = UNKNOWN) -> Graph:
     counting, drawing and telling apart, but nothing can be stored under them.
     """
     draft = _Draft(identities=identities)
-    cuts: dict[Pretrain, set[Share]] = {}
+    cuts: dict[Pretrain | Donor, set[Share]] = {}
     for arm in study.arms:
         cuts.setdefault(arm.pretrain, set()).update({arm.start} - {Share(0)})
     finals = {arm.label: draft.judged(arm, sorted(cuts[arm.pretrain])) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
         ours = [step for arm in study.arms if arm.seed == seed for step in _upto(finals[arm.label])]
-        trunks = [step for segment in ours if segment.kind == "pretrain" for step in _upto(segment)]
+        trunks = [step for trunk in ours if trunk.kind == "pretrain" or trunk.holds for step in _upto(trunk)]
         order.update(dict.fromkeys([*trunks, *ours]))
     return Graph(
         title=f"{study.name} at {study.scale}",
@@ -121,8 +122,9 @@ class _Draft:
         return _Draft(identities={spec.named.name: digest} if digest else {}).leaf(spec.named)
 
     def judged(self, arm: Arm, cuts: list[Share]) -> Step:
-        """The arm's last step."""
-        model = self.trunk(arm.pretrain, [cut for cut in cuts if cut <= arm.start])
+        """The arm's last step; QuantityError where its models do not go on from each other."""
+        arm.check()
+        model = self.trunk(arm, cuts)
         role = "trunk"
         for stage in arm.stages:
             model = self.stage(stage, [(role, model)] if model is not None else [])
@@ -135,7 +137,15 @@ class _Draft:
         reads = [("checkpoint", model), ("benchmarks", self.leaf(arm.evaluate.benchmarks))]
         return self.step("evaluate", arm.evaluate, needs=reads)
 
-    def trunk(self, pretrain: Pretrain, cuts: list[Share]) -> Step | None:
+    def trunk(self, arm: Arm, cuts: list[Share]) -> Step | None:
+        """What an arm branches from: a donor's checkpoint, or the chain of our own segments; nothing at start 0."""
+        if not isinstance(arm.pretrain, Donor):
+            return self.segments(arm.pretrain, [cut for cut in cuts if cut <= arm.start])
+        if not arm.start:
+            return None
+        return replace(self.leaf(arm.pretrain.checkpoint(arm.start)), holds=arm.pretrain.model)
+
+    def segments(self, pretrain: Pretrain, cuts: list[Share]) -> Step | None:
         """The chain of segments through `cuts`; an address depends on the cuts before it, never on later ones."""
         reads = [("tokenizer", self.leaf(pretrain.tokenizer)), *self.words(pretrain.text, pretrain.tokenizer)]
         model: Step | None = None
@@ -192,16 +202,16 @@ def tree(graph: Graph, stored: Collection[str] = ()) -> tuple[str, ...]:
     users = graph.users()
     alone = sum(len(steps) for steps in graph.arms.values())
     head = f"{graph.title}: {len(graph.arms)} arms, {len(graph.steps)} steps ({alone} if every arm ran alone)"
-    data = [step for step in graph.steps if step.kind not in MODEL]
+    data = [step for step in graph.steps if step.kind not in MODEL and not step.holds]
     drawing = _Drawing(children=_children(graph), users=users, stored=stored)
     return (head, "data", *_data(data, drawing), "models", *drawing.branches(None, ""))
 
 
 def _children(graph: Graph) -> dict[Step | None, list[Step]]:
-    """Who goes on from whom along the model line; models from nothing are the children of None."""
+    """Who goes on from whom along the model line; models from nothing and donors' are the children of None."""
     found: dict[Step | None, list[Step]] = {}
     for step in graph.steps:
-        if step.kind in MODEL:
+        if step.kind in MODEL or step.holds:
             before = [parent for role, parent in step.needs if role in LINE]
             found.setdefault(before[0] if before else None, []).append(step)
     return found
@@ -224,7 +234,7 @@ class _Drawing:
 
     def branches(self, parent: Step | None, indent: str) -> Iterator[str]:
         """A line for each chain that only the same arms use, its branches indented below."""
-        below = sorted(self.children.get(parent, []), key=lambda step: step.kind == "pretrain")
+        below = sorted(self.children.get(parent, []), key=lambda step: step.kind == "pretrain" or bool(step.holds))
         for number, step in enumerate(below):
             chain = [step]
             while len(after := self.children.get(chain[-1], [])) == 1 and self.users[after[0]] == self.users[step]:

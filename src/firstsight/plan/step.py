@@ -17,6 +17,7 @@ from typing import Any, cast
 from firstsight.errors import RequestError, UnknownName
 from firstsight.plan.identity import Identities, identified, known_as
 from firstsight.recipe.canon import encode
+from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mix import Captions, Named, Recaptioned
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, Segment
 from firstsight.units import Share
@@ -53,6 +54,8 @@ class Step:
     version: int = field(compare=False)
     identities: Identities = field(compare=False, default_factory=dict[str, str])
     """Digests of the named sources in the spec; a name without one stands for itself."""
+    holds: LMSpec | None = field(compare=False, default=None)
+    """The model that a donor declares for this checkpoint of its; the bytes themselves are what is identified."""
     address: str = field(init=False)
 
     def __post_init__(self) -> None:

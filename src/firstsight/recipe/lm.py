@@ -5,7 +5,7 @@ Source: paper Table 2 and section 1.2, open_lm's configurations; for the Llama s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from firstsight.errors import QuantityError
@@ -17,6 +17,9 @@ class Rope:
 
     base: float
 
+    def __post_init__(self) -> None:
+        _positive("rotary base", self.base)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearRope:
@@ -24,6 +27,10 @@ class LinearRope:
 
     base: float
     factor: float
+
+    def __post_init__(self) -> None:
+        _positive("rotary base", self.base)
+        _scaled(self.factor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +45,17 @@ class Llama3Rope:
     low: float
     high: float
     context: int
+
+    def __post_init__(self) -> None:
+        _positive("rotary base", self.base)
+        _positive("rotary context", self.context)
+        _positive("low", self.low)
+        _scaled(self.factor)
+        if self.low >= self.high:
+            raise QuantityError(
+                f"slow waves turn less often than fast ones: low must be below high. Got {self.low} and {self.high}. "
+                "Llama 3 says 1 and 4."
+            )
 
 
 Rotary = Rope | LinearRope | Llama3Rope
@@ -70,10 +88,18 @@ class LMSpec:
     """Input embeddings are multiplied by this; 1 is the paper's."""
 
     def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "kv_heads", "head", "hidden", "vocabulary", "eps"):
+            _positive(name, getattr(self, name))
+        for name in ("token_shift", "embedding_scale"):
+            if getattr(self, name) < 1:
+                raise QuantityError(f"{name} must be 1 or more. Got {getattr(self, name)}. Say 1 to go without.")
         if self.heads % self.kv_heads:
-            raise QuantityError(f"kv_heads must divide heads. Got {self.kv_heads} for {self.heads} heads.")
+            raise QuantityError(
+                f"every key serves the same number of queries: kv_heads must divide heads. Got {self.kv_heads} for "
+                f"{self.heads} heads. Choose a divisor."
+            )
         if self.head % 2:
-            raise QuantityError(f"rotary turns pairs: a head's width must be even. Got {self.head}.")
+            raise QuantityError(f"rotary turns pairs: a head's width must be even. Got {self.head}. Add one.")
 
     @property
     def attention(self) -> int:
@@ -105,7 +131,7 @@ def openlm(*, layers: int, width: int, heads: int, vocabulary: int) -> LMSpec:
         width=width,
         heads=heads,
         kv_heads=heads,
-        head=width // heads,
+        head=_share(width, heads),
         hidden=swiglu_hidden(width),
         vocabulary=vocabulary,
         norm="layer",
@@ -116,3 +142,31 @@ def openlm(*, layers: int, width: int, heads: int, vocabulary: int) -> LMSpec:
         token_shift=1,
         embedding_scale=1,
     )
+
+
+def llama(*, layers: int, width: int, heads: int, kv_heads: int, hidden: int, vocabulary: int) -> LMSpec:
+    """The Llama family as it began: rotary base 10,000, a head of its own, eps 1e-5; `replace` gives the later ones."""
+    plain = openlm(layers=layers, width=width, heads=heads, vocabulary=vocabulary)
+    return replace(plain, kv_heads=kv_heads, hidden=hidden, norm="rms", qk_norm=False)
+
+
+def _share(width: int, heads: int) -> int:
+    if heads < 1 or width % heads:
+        raise QuantityError(
+            f"heads share the width among them: heads must divide width. Got {heads} heads for width {width}. "
+            "Choose a divisor, or build the LMSpec with a head width of its own."
+        )
+    return width // heads
+
+
+def _positive(name: str, value: int | float) -> None:
+    if not value > 0:
+        raise QuantityError(f"{name} must be above zero. Got {value}. Take it from the model's configuration.")
+
+
+def _scaled(factor: float) -> None:
+    if not factor >= 1:
+        raise QuantityError(
+            f"scaling makes a longer context fit: its factor must be 1 or more. Got {factor}. Divide the longer "
+            "context by the shorter."
+        )

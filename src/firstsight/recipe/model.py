@@ -13,7 +13,10 @@ from firstsight.recipe.vision import Patches, VisionSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectorSpec:
-    """From vision width to LM width: mlp2 is the paper's text, mlp3 its code (fused-gelu-mlp)."""
+    """From vision width to LM width: mlp2 is the paper's text, mlp3 its code (fused-gelu-mlp).
+
+    The hidden layer of mlp3 is four times the vision width, whatever `shuffle` puts side by side before it.
+    """
 
     kind: Literal["linear", "mlp2", "mlp3"]
     shuffle: int
@@ -25,6 +28,10 @@ class ProjectorSpec:
     """Image tokens that each vision token becomes, side by side; 1 is the paper's."""
     positions: bool
     """Add a learned vector per image token; off in the paper."""
+
+    def __post_init__(self) -> None:
+        if self.shuffle < 1 or self.spread < 1:
+            raise QuantityError(f"shuffle and spread count from 1. Got {self.shuffle} and {self.spread}.")
 
     def tokens(self, vision: VisionSpec) -> int:
         """Places that one picture takes in a row."""
@@ -42,7 +49,7 @@ class ProjectorSpec:
     def widths(self, vision: VisionSpec, lm: LMSpec) -> tuple[int, ...]:
         """From a vision token, or a square of them, through the hidden layers to the image tokens that it becomes."""
         begin, end = vision.width * self.shuffle**2, self.spread * lm.width
-        wide = {"linear": (), "mlp2": (lm.width,), "mlp3": (4 * begin, lm.width)}[self.kind]
+        wide = {"linear": (), "mlp2": (lm.width,), "mlp3": (4 * vision.width, lm.width)}[self.kind]
         return (begin, *wide, end)
 
 

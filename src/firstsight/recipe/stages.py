@@ -52,6 +52,26 @@ class Adam:
     encoder_decay: float
     """A trained encoder's weight decay."""
 
+    def __post_init__(self) -> None:
+        if self.encoder_rate < 0 or self.encoder_decay < 0:
+            raise QuantityError(
+                f"an encoder's rate and decay are 0 or above. Got encoder_rate={self.encoder_rate} and "
+                f"encoder_decay={self.encoder_decay}. Say 0 to hold the encoder still."
+            )
+
+
+def _check_eyes(optim: Adam, model: LMSpec | VLMSpec) -> None:
+    """Raise QuantityError for an encoder's rate or decay where no encoder trains."""
+    if isinstance(model, VLMSpec) and model.encoder == "trained":
+        return
+    if optim.encoder_rate or optim.encoder_decay:
+        still = "its encoder is frozen" if isinstance(model, VLMSpec) and model.vision.towers else "it has no encoder"
+        raise QuantityError(
+            f"encoder_rate and encoder_decay must be 0 for this model: {still}. Got encoder_rate={optim.encoder_rate} "
+            f"and encoder_decay={optim.encoder_decay}. Set both to 0.0"
+            + (', or say encoder="trained".' if still == "its encoder is frozen" else ".")
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrain:
@@ -66,6 +86,9 @@ class Pretrain:
     rate: Rewarm
     optim: Adam
     seed: int
+
+    def __post_init__(self) -> None:
+        _check_eyes(self.optim, self.model)
 
     def at(self, share: Share) -> Tokens:
         """Where `share` of the trunk falls, rounded up to a whole step."""
@@ -90,8 +113,14 @@ class Donor:
         for share, named in self.checkpoints:
             if named.form != "checkpoint" or not 0 < share <= 1:
                 raise QuantityError(
-                    f"{named.name}: a donor's checkpoints lie above 0 and at most at 1. Got {named.form} at {share}."
+                    f"{named.name}: wanted a Named of form checkpoint, above 0 and at most at 1 of a donor's run. "
+                    f'Got {named.form} at {share}. Say form="checkpoint" and where on the run it was taken.'
                 )
+        shares = [share for share, _ in self.checkpoints]
+        double = sorted({share for share in shares if shares.count(share) > 1})
+        if double or not shares:
+            told = f"two at {', '.join(map(str, double))}" if double else "none"
+            raise QuantityError(f"a donor has one checkpoint at each place of its run. Got {told}. Name each once.")
 
     def at(self, share: Share) -> Tokens:
         """Where `share` of the run falls, rounded up to a whole step."""
@@ -102,7 +131,7 @@ class Donor:
         found = dict(self.checkpoints)
         if share not in found:
             raise QuantityError(
-                f"the donor has no checkpoint at {share} of its run. Got {', '.join(map(str, sorted(found)))}. "
+                f"wanted a donor with a checkpoint at {share} of its run. Got {', '.join(map(str, sorted(found)))}. "
                 "Start at one of these, or import another."
             )
         return found[share]
@@ -140,6 +169,9 @@ class Midtrain:
     optim: Adam
     seed: int
 
+    def __post_init__(self) -> None:
+        _check_eyes(self.optim, self.model)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetune:
@@ -154,6 +186,9 @@ class Finetune:
     rate: Rewarm
     optim: Adam
     seed: int
+
+    def __post_init__(self) -> None:
+        _check_eyes(self.optim, self.model)
 
     @property
     def tokens(self) -> Tokens:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe.stages import Evaluate, Finetune, Midtrain, Pretrain
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain
 from firstsight.units import Share
 
 
@@ -16,7 +17,8 @@ class Arm:
 
     name: str
     seed: int
-    pretrain: Pretrain
+    pretrain: Pretrain | Donor
+    """The trunk: a text run of our own, or a public one that gives its checkpoints."""
     start: Share
     """Where on the trunk the first stage branches off; 0 starts from an untrained model."""
     stages: tuple[Midtrain | Finetune, ...]
@@ -28,13 +30,34 @@ class Arm:
         return f"{self.name}.s{self.seed}"
 
     def seeded(self, seed: int) -> Arm:
-        """The same arm with every stage's seed set."""
+        """The same arm with every stage's seed set; a donor's weights are what they are."""
+        trunk = self.pretrain
         return replace(
             self,
             seed=seed,
-            pretrain=replace(self.pretrain, seed=seed),
+            pretrain=trunk if isinstance(trunk, Donor) else replace(trunk, seed=seed),
             stages=tuple(replace(stage, seed=seed) for stage in self.stages),
         )
+
+    def check(self) -> None:
+        """Raise QuantityError where a stage's decoder is not the one that it goes on from, with the field named.
+
+        Rows of new tokens at the end of the vocabulary are no other decoder. A donor's tokens keep their meaning only
+        under its own tokenizer, so that another one wants rows of its own.
+        """
+        before = self.pretrain.model if self.start else None
+        for stage in self.stages:
+            if before is not None:
+                _check_decoder(f"{self.label}: {type(stage).__name__.lower()}", before, stage.model.lm)
+            before = stage.model.lm
+        first, trunk = next(iter(self.stages), None), self.pretrain
+        if not self.start or first is None or not isinstance(trunk, Donor) or first.tokenizer == trunk.tokenizer:
+            return
+        if first.model.lm.vocabulary == trunk.model.vocabulary:
+            raise QuantityError(
+                f"{self.label}: wanted the donor's tokenizer {trunk.tokenizer} in its branch. Got {first.tokenizer}. "
+                "Name the donor's, or give the branch a larger vocabulary with rows for the tokens that it adds."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,3 +87,18 @@ def over_seeds(arms: Iterable[Arm], seeds: Iterable[int]) -> tuple[Arm, ...]:
     """Every arm once for every seed, seed by seed, so that the first seed is complete first."""
     bases = tuple(arms)
     return tuple(arm.seeded(seed) for seed in seeds for arm in bases)
+
+
+def _check_decoder(where: str, before: LMSpec, after: LMSpec) -> None:
+    """Every field is as it was, but for a vocabulary that grew."""
+    told = [
+        f"{field.name} {ours!r}, not {theirs!r}"
+        for field in fields(LMSpec)
+        if (ours := getattr(before, field.name)) != (theirs := getattr(after, field.name))
+        and not (field.name == "vocabulary" and ours < theirs)
+    ]
+    if told:
+        raise QuantityError(
+            f"{where}: wanted the decoder of the model that it goes on from, with {', '.join(told)}. "
+            "Give both one decoder; only its vocabulary may grow."
+        )

@@ -6,6 +6,7 @@ Source: paper section 3.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,23 @@ from firstsight.recipe.mix import Captions, Named
 
 Fit = Literal["resize", "letterbox"]
 """How a picture becomes a square: squeezed, or kept in shape on a ground of the encoder's mean colour."""
+Colour = tuple[float, float, float]
+"""Red, green, blue from 0 to 1."""
+Ground = tuple[int, int, int]
+"""Red, green, blue from 0 to 255, behind a letterboxed picture."""
+
+HALF: Colour = (0.5, 0.5, 0.5)
+"""SigLIP's mean and deviation."""
+IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+"""DINOv2's mean."""
+IMAGENET_DEVIATION: Colour = (0.229, 0.224, 0.225)
+"""DINOv2's deviation."""
+
+
+def ground_of(mean: Colour) -> Ground:
+    """The mean colour in bytes, halves rounded up."""
+    red, green, blue = (math.floor(255 * part + 0.5) for part in mean)
+    return red, green, blue
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +44,14 @@ class Vit:
     hidden: int
     image: int
     patch: int
+
+    def __post_init__(self) -> None:
+        if self.layers < 2:
+            raise QuantityError(f"features are those of the second-to-last block. Got {self.layers} layers. Give two.")
+        if self.width % self.heads:
+            raise QuantityError(f"heads must divide the width. Got {self.heads} heads for a width of {self.width}.")
+        if self.image < self.patch:
+            raise QuantityError(f"a picture holds at least one patch. Got {self.image} pixels, patch {self.patch}.")
 
     @property
     def side(self) -> int:
@@ -68,17 +94,11 @@ class Contrast:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Siglip:
-    """A SigLIP tower."""
+class _Tower:
+    """What every single encoder says of itself."""
 
     vit: Vit
     fit: Fit
-    weights: Contrast | Named
-
-    @property
-    def towers(self) -> tuple[Siglip | Dinov2, ...]:
-        """What is run on every picture, in the order of its channels."""
-        return (self,)
 
     @property
     def image(self) -> int:
@@ -98,6 +118,33 @@ class Siglip:
     def width(self) -> int:
         return self.vit.width
 
+    @property
+    def ground(self) -> Ground:
+        """Behind a letterboxed picture: the mean colour, which the encoder sees as zeros, or nearly."""
+        return ground_of(self.mean)
+
+    @property
+    def mean(self) -> Colour:
+        """Taken from pixels that lie between 0 and 1."""
+        return HALF
+
+    @property
+    def deviation(self) -> Colour:
+        """What pixels are divided by after the mean was taken."""
+        return HALF
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Siglip(_Tower):
+    """A SigLIP tower."""
+
+    weights: Contrast | Named
+
+    @property
+    def towers(self) -> tuple[TowerSpec, ...]:
+        """What is run on every picture, in the order of its channels."""
+        return (self,)
+
     def flops(self) -> int:
         return self.vit.flops()
 
@@ -107,35 +154,25 @@ class Siglip:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Dinov2:
+class Dinov2(_Tower):
     """A DINOv2 tower with or without registers; its table of positions is stretched to the picture's patches."""
 
-    vit: Vit
-    fit: Fit
     registers: int
     table: int
     """Patches a side that the published table of positions holds: 37 for 518 pixels in patches of 14."""
     weights: Named
 
     @property
-    def towers(self) -> tuple[Siglip | Dinov2, ...]:
+    def towers(self) -> tuple[TowerSpec, ...]:
         return (self,)
 
     @property
-    def image(self) -> int:
-        return self.vit.image
+    def mean(self) -> Colour:
+        return IMAGENET_MEAN
 
     @property
-    def side(self) -> int:
-        return self.vit.side
-
-    @property
-    def tokens(self) -> int:
-        return self.vit.tokens
-
-    @property
-    def width(self) -> int:
-        return self.vit.width
+    def deviation(self) -> Colour:
+        return IMAGENET_DEVIATION
 
     def flops(self) -> int:
         return self.vit.flops(1 + self.registers)
@@ -163,7 +200,7 @@ class Fused:
             )
 
     @property
-    def towers(self) -> tuple[Siglip | Dinov2, ...]:
+    def towers(self) -> tuple[TowerSpec, ...]:
         return (self.first, self.second)
 
     @property
@@ -186,6 +223,11 @@ class Fused:
     def width(self) -> int:
         return self.first.width + self.second.width
 
+    @property
+    def ground(self) -> Ground:
+        """Behind a letterboxed picture: the first tower's; both see the same pixels, each by its own mean."""
+        return self.first.ground
+
     def flops(self) -> int:
         return self.first.flops() + self.second.flops()
 
@@ -202,8 +244,12 @@ class Patches:
     width: int
     fit: Fit
 
+    def __post_init__(self) -> None:
+        if self.image < self.patch:
+            raise QuantityError(f"a picture holds at least one patch. Got {self.image} pixels, patch {self.patch}.")
+
     @property
-    def towers(self) -> tuple[Siglip | Dinov2, ...]:
+    def towers(self) -> tuple[TowerSpec, ...]:
         return ()
 
     @property
@@ -213,6 +259,21 @@ class Patches:
     @property
     def tokens(self) -> int:
         return self.side**2
+
+    @property
+    def mean(self) -> Colour:
+        """Taken from pixels that lie between 0 and 1."""
+        return HALF
+
+    @property
+    def deviation(self) -> Colour:
+        """What pixels are divided by after the mean was taken."""
+        return HALF
+
+    @property
+    def ground(self) -> Ground:
+        """Behind a letterboxed picture: the mean colour, which the encoder sees as zeros, or nearly."""
+        return ground_of(self.mean)
 
     def flops(self) -> int:
         return self.tokens * 2 * 3 * self.patch**2 * self.width

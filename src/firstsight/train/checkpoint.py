@@ -1,6 +1,6 @@
 """Resume points while a step works, and the checkpoint folder that it leaves.
 
-A resume point is one tensor file and `point.json`, which names it with its digest and is replaced atomically last:
+A resume point is tensor files and `point.json`, which names them with their digests and is replaced atomically last:
 a kill leaves the old point or the new one, and a damaged one is refused, never half read.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.errors import ModelError
-from firstsight.model.weights import fill, read_tensors, save, write_tensors
+from firstsight.model.weights import Stored, fill, save, write_tensors
 from firstsight.train.state import TrainState, give_moments, take_moments
 from firstsight.units import Tokens
 
@@ -25,19 +25,19 @@ POINT = "point.json"
 def keep(folder: Path, state: TrainState, notes: dict[str, Any]) -> None:
     """Make `state` and `notes` (plain JSON) the folder's resume point; older points go."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in take_moments(state).items()}
-    file = folder / f"{state.seen:015d}.safetensors"
-    write_tensors(file, tensors)
-    _settle(file)
-    body = {"file": file.name, "digest": _digest(file), "seen": state.seen, "notes": notes}
+    weights, moments = _names(state.seen)
+    files = write_tensors(folder, state.model.state_dict(), name=weights)
+    files += write_tensors(folder, take_moments(state), name=moments)
+    for file in files:
+        _settle(file)
+    body = {"digests": {file.name: _digest(file) for file in files}, "seen": state.seen, "notes": notes}
     fresh = folder / f"{POINT}.new"
     fresh.write_text(json.dumps(body))
     _settle(fresh)
     fresh.replace(folder / POINT)
     _settle(folder)
-    for old in folder.glob("*.safetensors"):
-        if old != file:
+    for old in folder.glob("*.safetensors*"):
+        if old not in files:
             old.unlink()
 
 
@@ -51,23 +51,29 @@ def find(folder: Path, state: TrainState) -> dict[str, Any] | None:
         return None
     try:
         body = json.loads(point.read_text())
-        file, digest, seen, notes = folder / body["file"], body["digest"], int(body["seen"]), body["notes"]
-        if _digest(file) != digest:
-            raise ModelError(f"{file}: its digest is not the one that {POINT} names.")
-        tensors = read_tensors(file)
-    except (OSError, ValueError, KeyError, TypeError, ModelError) as problem:
+        seen, notes = int(body["seen"]), body["notes"]
+        for file, digest in body["digests"].items():
+            if _digest(folder / file) != digest:
+                raise ModelError(f"{folder / file}: its digest is not the one that {POINT} names.")
+        weights, moments = (Stored(folder, name) for name in _names(seen))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as problem:
         sys.stderr.write(f"{folder}: the resume point is damaged ({problem}); the step starts over.\n")
         return None
-    fill(state.model, {name[6:]: t for name, t in tensors.items() if name.startswith("model.")}, where=file)
-    give_moments(state, {name[10:]: t for name, t in tensors.items() if name.startswith("optimizer.")})
+    fill(state.model, weights, where=folder)
+    give_moments(state, moments)
     state.seen = Tokens(seen)
     return notes
 
 
 def finish(folder: Path, state: TrainState, *, tokenizer: Path, encoders: Sequence[Path]) -> None:
-    """Write the checkpoint folder's weights, optimizer, spec, tokenizer and encoder."""
+    """Write the checkpoint folder's weights, optimizer, spec, tokenizer and frozen encoder."""
     save(folder, state.model, seen=state.seen, tokenizer=tokenizer, encoders=encoders)
-    write_tensors(folder / "optimizer.safetensors", take_moments(state))
+    write_tensors(folder, take_moments(state), name="optimizer")
+
+
+def _names(seen: int) -> tuple[str, str]:
+    """What the weights and the moments of a resume point are called."""
+    return f"{seen:015d}-model", f"{seen:015d}-optimizer"
 
 
 def _digest(file: Path) -> str:

@@ -32,6 +32,7 @@ from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import Contrast, Patches, Siglip
 from firstsight.site import Progress, Site, Tell
 from firstsight.train.compiled import settle
+from firstsight.train.feeding import pictures_of
 from firstsight.units import Tokens
 
 AT_ONCE = 256
@@ -63,7 +64,7 @@ def contrast(spec: Siglip, *, inputs: Mapping[str, Path], out: Path, site: Site,
     model = _siglip(spec, recipe, words).to(site.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.peak, weight_decay=recipe.decay, betas=(0.9, 0.95))
     rate = Rewarm(peak=recipe.peak, floor=0.0, warmup=Tokens(recipe.warmup), tokens=Tokens(recipe.steps))
-    told, album = monotonic(), _Album(shots, spec.vit.image)
+    told, album = monotonic(), _Album(shots, spec)
     for step in range(recipe.steps):
         optimizer.param_groups[0]["lr"] = rate.lr(Tokens(step + 1))
         nth = np.arange(step * recipe.batch, (step + 1) * recipe.batch)
@@ -179,18 +180,18 @@ def _pairwise(model: Any, told: list[tuple[str, ...]], words: Tokenizer, pixels:
 class _Album:
     """Pixels of captioned pictures, decoded once each as far as KEPT has room."""
 
-    def __init__(self, shots: list[Shot], side: int) -> None:
-        self._shots, self._side = shots, side
-        self._room, self._kept = KEPT // (side * side * 3), dict[int, np.ndarray]()
+    def __init__(self, shots: list[Shot], spec: Siglip) -> None:
+        self._shots, self._spec = shots, spec
+        self._room, self._kept = KEPT // (spec.image**2 * 3), dict[int, np.ndarray]()
 
     def take(self, rows: list[int]) -> np.ndarray:
         return np.stack([self._kept[row] if row in self._kept else self._decoded(row) for row in rows])
 
     def _decoded(self, row: int) -> np.ndarray:
-        shot = self._shots[row]
+        shot, spec = self._shots[row], self._spec
         with shot.file.open("rb") as data:
             data.seek(shot.offset)
-            pixels = decode(data.read(shot.size), self._side)
+            pixels = decode(data.read(shot.size), spec.image, spec.fit, ground=spec.ground)
         if len(self._kept) < self._room:
             self._kept[row] = pixels
         return pixels
@@ -229,8 +230,8 @@ def encode(spec: Encode, *, inputs: Mapping[str, Path], out: Path, site: Site, t
     encoder, told = load_encoder(vision, folders).to(site.device), monotonic()
     sheet = _Sheet(out, (len(index.images), vision.tokens, vision.width), mark=index.digest)
     cuts = [np.arange(at, min(at + AT_ONCE, len(sheet.array))) for at in range(sheet.done, len(sheet.array), AT_ONCE)]
-    pixels, saved = Pixels(index=index, location=location, size=vision.image, cache=site.cache), monotonic()
-    for numbers, decoded in zip(cuts, _decoded(pixels, cuts, site.readers), strict=True):
+    ready, saved = _decoded(pictures_of(index, location, vision, cache=site.cache), cuts, site.readers), monotonic()
+    for numbers, decoded in zip(cuts, ready, strict=True):
         seen = features(encoder, torch.from_numpy(decoded).to(site.device)).half().cpu().numpy()
         sheet.put(numbers, seen, where=folders[0])
         if monotonic() - saved > site.save_every:

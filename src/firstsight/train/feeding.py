@@ -15,7 +15,8 @@ from firstsight.data.sources import locate
 from firstsight.errors import MixError
 from firstsight.recipe.mix import Blend, Captions, Named, Packing, Recaptioned, Source
 from firstsight.recipe.stages import Finetune, Midtrain, Rows, Segment
-from firstsight.site import Site
+from firstsight.recipe.vision import VisionSpec
+from firstsight.site import Location, Site
 from firstsight.train.loop import GROUPS
 from firstsight.units import Share
 
@@ -147,18 +148,23 @@ def _texts(blend: Blend, inputs: Inputs, read: Read, *, packing: Packing, site: 
 
 
 def _image(spec: Midtrain | Finetune, inputs: Inputs, site: Site, *, nth: int, name: str) -> Feed:
-    """An image source; where its pictures are read again, that they are still those that were prepared."""
+    """An image source, as features for a frozen encoder; pictures that are read again are still those prepared."""
     role, vision, source = f"image{nth}", spec.model.vision, spec.mix.images.sources[nth]
     index = Index.open(inputs[role])
-    if f"{role}.features" in inputs:
+    if spec.model.encoder == "frozen" and f"{role}.features" in inputs:
         pictures = Features.open(inputs[f"{role}.features"])
     else:
         location = locate(source, inputs.get(f"{role}.source"), site)
         changed(index, location)
-        pictures = Pixels(index=index, location=location, size=vision.image, cache=site.cache)
+        pictures = pictures_of(index, location, vision, cache=site.cache)
     tokens, rows = spec.model.image_tokens, spec.rows
     table = pack(index, length=rows.length, image_tokens=tokens, packing=spec.mix.packing, cache=site.cache)
     return Feed(name=name, index=index, table=table, pictures=pictures, answers_only=isinstance(spec, Finetune))
+
+
+def pictures_of(index: Index, location: Location, vision: VisionSpec, *, cache: Path | None) -> Pixels:
+    """A source's pictures in the form that an encoder or patches take."""
+    return Pixels(index=index, location=location, size=vision.image, cache=cache, fit=vision.fit, ground=vision.ground)
 
 
 def _names(sources: Sequence[Source]) -> list[str]:

@@ -48,7 +48,7 @@ def train(
         parts = next(batches)
         tokens = sum(part.tokens.numel() for part in parts)
         state.seen = Tokens(state.seen + tokens)
-        lr = state.optimizer.param_groups[0]["lr"] = rate(state.seen)
+        lr = _paced(state, rate(state.seen))
         counts = torch.stack([(part.targets >= 0).sum() for part in parts]).sum().clamp(min=1)
         each, held = zip(*(_learn(state, part, counts) for part in parts), strict=True)
         losses, loss_tokens = torch.stack(each).sum(dim=0), torch.stack(held).sum(dim=0)
@@ -64,6 +64,13 @@ def train(
             losses=tuple(losses.tolist()),
             loss_tokens=tuple(loss_tokens.tolist()),
         )
+
+
+def _paced(state: TrainState, lr: float) -> float:
+    """Give each group of parameters its share of the rate; returns the rate."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+    return lr
 
 
 def _learn(state: TrainState, part: Batch, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ from firstsight.train.encoder import contrast, encode
 from firstsight.train.feeding import Inputs, achieved, stage_stream, trunk_stream
 from firstsight.train.ledger import Ledger
 from firstsight.train.loop import StepInfo, train
-from firstsight.train.state import TrainState, branch, fresh, resume
+from firstsight.train.state import TrainState, branch, carry, fresh, resume
 from firstsight.units import Tokens
 
 __all__ = ["contrast", "encode", "finetune", "midtrain", "pretrain"]
@@ -79,10 +79,13 @@ def finetune(spec: Finetune, *, inputs: Inputs, out: Path, site: Site, tell: Tel
 
 def _entered(spec: Midtrain | Finetune, inputs: Inputs, site: Site, moments: Literal["carried", "fresh"]) -> TrainState:
     """The state that a stage starts with: branched off what came before, or untrained."""
-    before = inputs.get("trunk", inputs.get("previous"))
+    before, encoders = inputs.get("trunk", inputs.get("previous")), _towers(spec.model, inputs, "trained")
     if before is None:
-        return fresh(spec.model, spec.optim, seed=spec.seed, device=site.device)
-    return branch(before, spec.model, spec.optim, moments=moments, seed=spec.seed, device=site.device)
+        return fresh(spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
+    state = branch(before, spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
+    if moments == "carried":
+        carry(state, before)
+    return state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +117,8 @@ def _learn(state: TrainState, stream: Stream, rate: Rate, until: Tokens, desk: D
             if monotonic() - saved > desk.site.save_every:
                 checkpoint.keep(point, state, log.notes() | {"draws": draws.notes()})
                 saved = monotonic()
-    checkpoint.finish(out, state, tokenizer=desk.inputs["tokenizer"], encoders=_encoders(state, desk.inputs))
+    encoders = _towers(state.model.spec, desk.inputs, "frozen")
+    checkpoint.finish(out, state, tokenizer=desk.inputs["tokenizer"], encoders=encoders)
     draws.close()
     (out / "achieved.json").write_text(json.dumps(achieved(stream, desk.inputs), sort_keys=True, indent=1) + "\n")
     shutil.rmtree(point, ignore_errors=True)
@@ -130,10 +134,9 @@ def _parts(rows: int, at_once: int) -> list[tuple[int, int]]:
 def _eyes(state: TrainState, stream: Stream, inputs: Inputs, site: Site) -> Callable[[Batch], Batch]:
     """Moves a batch to the site's device and, where its pictures are pixels for a frozen encoder, encodes them."""
     spec = state.model.spec
-    folders = _encoders(state, inputs)
     encoder = None
-    if isinstance(spec, VLMSpec) and not isinstance(spec.vision, Patches) and folders and _raw(stream):
-        encoder = load_encoder(spec.vision, folders).to(site.device)
+    if isinstance(spec, VLMSpec) and not isinstance(spec.vision, Patches) and spec.encoder == "frozen" and _raw(stream):
+        encoder = load_encoder(spec.vision, _towers(spec, inputs, "frozen")).to(site.device)
 
     def ready(batch: Batch) -> Batch:
         if site.device != "cpu":
@@ -150,10 +153,9 @@ def _raw(stream: Stream) -> bool:
     return any(isinstance(feed.pictures, Pixels) for feed in stream.feeds)
 
 
-def _encoders(state: TrainState, inputs: Inputs) -> list[Path]:
-    """The folders of a frozen encoder; none where the model holds its own."""
-    spec = state.model.spec
-    if not isinstance(spec, VLMSpec) or spec.encoder == "trained":
+def _towers(spec: LMSpec | VLMSpec, inputs: Inputs, encoder: Literal["frozen", "trained"]) -> list[Path]:
+    """The folders of the model's towers, where its encoder is of that kind."""
+    if not isinstance(spec, VLMSpec) or spec.encoder != encoder:
         return []
     return [inputs[f"encoder{number}"] for number in range(len(spec.vision.towers))]
 

@@ -77,13 +77,32 @@ def weight_files(location: Location, name: str) -> list[Path]:
     return files
 
 
+def checkpoint_files(location: Location, name: str) -> list[Path]:
+    """Spec, tokenizer, weights and, where it has them, moments of a checkpoint; RequestError where it is none."""
+    place = Path(location.path)
+    tensors = [*place.glob("*.safetensors"), *place.glob("*.safetensors.index.json")]
+    told = [file for file in (place / "spec.json", place / "tokenizer.json") if file.is_file()]
+    if len(told) < 2 or not any(file.name.startswith("model") for file in tensors):
+        held = ", ".join(sorted(file.name for file in (*told, *tensors))) or "none of them"
+        raise RequestError(
+            f"{name}: wanted a checkpoint folder with spec.json, tokenizer.json and model.safetensors at {place}. "
+            f"Got {held}. Write one from public weights with firstsight import."
+        )
+    return [*told, *tensors]
+
+
 def digest(name: str, form: Form, *, location: Location, digests: Digests) -> str:
-    """What a tokenizer, an encoder or a folder of benchmarks is known by; RequestError where it is none."""
+    """What a tokenizer, an encoder, a checkpoint or a folder of benchmarks is known by; RequestError where it is none.
+
+    A folder of weights is known by their bytes and those of the files that say how to read them, by nothing beside.
+    """
     if form == "tokenizer":
         return digests.of(tokenizer_file(location, name))
     place = Path(location.path)
     if form == "encoder":
         return digests.of_all(place, weight_files(location, name))
+    if form == "checkpoint":
+        return digests.of_all(place, checkpoint_files(location, name))
     files = [file for file in place.rglob("*") if file.is_file()]
     if not files:
         raise RequestError(f"{name}: wanted a folder with one folder for each task at {place}. Got no file.")

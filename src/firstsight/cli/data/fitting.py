@@ -1,43 +1,70 @@
-"""Whether what lies at the user's places fits: tokenizer and encoder to the models, all else to its form."""
+"""Whether what lies at the user's places fits: tokenizer, encoder and donor to the models, all else to its form."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from firstsight.cli.data.content import prepared_names, tokenizer_file, weight_files
-from firstsight.cli.data.naming import DATA, absent
+from firstsight.cli.data.content import checkpoint_files, prepared_names, tokenizer_file, weight_files
+from firstsight.cli.data.naming import DATA, absent, on_hub
 from firstsight.cli.doctor import Finding
 from firstsight.errors import DataError, FirstsightError, RequestError
-from firstsight.plan.step import Step
+from firstsight.plan.step import Step, difference
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mix import Form, Named, Recaptioned
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import paper
 from firstsight.recipe.scales.base import VISION_TASKS
 from firstsight.recipe.stages import Finetune, Midtrain, Segment
-from firstsight.recipe.vision import Siglip, Vit
+from firstsight.recipe.vision import Dinov2, TowerSpec
 from firstsight.site import Location, Site
 from firstsight.units import Tokens, in_bytes
 
-_USUAL = {"num_hidden_layers": 12, "hidden_size": 768, "image_size": 224, "patch_size": 16}
-"""What a SigLIP's configuration means where it does not say, as in transformers."""
+_SIGLIP = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "image_size": 224,
+    "patch_size": 16,
+}
+_DINOV2 = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "mlp_ratio": 4,
+    "image_size": 224,
+    "patch_size": 14,
+    "use_swiglu_ffn": False,
+}
+_USUAL: dict[str, dict[str, Any]] = {
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": {**_DINOV2, "patch_size": 16, "num_register_tokens": 4},
+}
+"""What an encoder's configuration means where it does not say, as in transformers, by its model_type."""
+_SIGLIPS = ("siglip", "siglip_vision_model")
 _PEEKED: tuple[Form, ...] = ("captions", "interleaved", "dialogues", "text")
 """Forms in the order in which they are tried on data whose form nobody tells."""
 
 
 def check_models(steps: Iterable[Step], site: Site) -> None:
-    """Raise RequestError where a named tokenizer or encoder does not fit the models that a plan trains."""
+    """Raise RequestError where a named tokenizer, encoder or donor's checkpoint does not fit what a plan trains."""
     for step in steps:
         match step.spec:
+            case Named() as named if step.holds is not None:
+                _check_checkpoint(named, step.holds, site)
             case Segment() as segment:
                 _check_tokenizer(segment.pretrain.tokenizer, segment.pretrain.model, site)
             case Midtrain() | Finetune() as stage:
                 _check_tokenizer(stage.tokenizer, stage.model.lm, site)
-                _check_encoder(stage.model, site)
+                _check_encoders(stage.model, site)
+                _check_branch(step, stage, site)
             case _:
                 pass
 
@@ -53,15 +80,67 @@ def _check_tokenizer(tokenizer: object, model: LMSpec, site: Site) -> None:
         )
 
 
-def _check_encoder(model: VLMSpec, site: Site) -> None:
-    vision = model.vision
-    if isinstance(vision, Siglip) and isinstance(vision.weights, Named):
-        location = site.sources[vision.weights.name]
-        if differs := disagreement(vision.vit, location, vision.weights.name):
+def _check_encoders(model: VLMSpec, site: Site) -> None:
+    for tower in model.vision.towers:
+        if isinstance(tower.weights, Named):
+            location = site.sources[tower.weights.name]
+            if differs := disagreement(tower, location, tower.weights.name):
+                raise RequestError(
+                    f"{tower.weights.name}: {differs}, says {location.path}/config.json. Name the encoder that the "
+                    "recipe means, or give the recipe this one's shape."
+                )
+
+
+def _check_checkpoint(named: Named, wanted: LMSpec, site: Site) -> None:
+    """A donor's checkpoint holds the model that the donor declares."""
+    location = site.sources[named.name]
+    found = held(location, named.name)
+    if differs := "; ".join(f"{one.path} wanted {one.first}, got {one.second}" for one in difference(wanted, found)):
+        raise RequestError(
+            f"{named.name}: {differs}, says {location.path}/spec.json. Declare the donor's model as it is there, "
+            "or name the checkpoint that the recipe means."
+        )
+
+
+def held(location: Location, name: str) -> LMSpec | VLMSpec:
+    """The model of a checkpoint folder; RequestError where it is none, or of another version."""
+    from firstsight.model.weights import read_spec
+
+    checkpoint_files(location, name)
+    try:
+        return read_spec(Path(location.path))["model"]
+    except FirstsightError as error:
+        raise RequestError(f"{name}: {error}") from error
+
+
+def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
+    """A branch finds in its donor's checkpoint what it carries on, and reads by the donor's tokens."""
+    trunk = step.need("trunk")
+    if trunk is None or trunk.holds is None:
+        return
+    name, place = trunk.spec.name, Path(site.sources[trunk.spec.name].path)
+    if isinstance(stage, Midtrain) and stage.moments == "carried" and not any(place.glob("optimizer*.safetensors")):
+        raise RequestError(
+            f"{step.slug}: wanted optimizer.safetensors in {place}, since the branch carries its donor's moments. Got "
+            f'none. Say moments="fresh" in the study, or import {name} with its optimizer file.'
+        )
+    if isinstance(stage.tokenizer, Named):
+        own = tokenizer_file(site.sources[stage.tokenizer.name], stage.tokenizer.name)
+        ours, theirs = _ids(own), _ids(place / "tokenizer.json")
+        moved = sorted((number, word) for word, number in theirs.items() if ours.get(word) != number)
+        if moved:
+            number, word = moved[0]
             raise RequestError(
-                f"{vision.weights.name}: {differs}, says {location.path}/config.json. Name the encoder that the recipe "
-                "means, or give the recipe this one's shape."
+                f"{stage.tokenizer.name}: wanted the tokens of {name} under their own numbers. Got {len(moved):,} of "
+                f"{len(theirs):,} under others, first {word!r}: {number} there, {ours.get(word, 'none')} here. "
+                "Name the donor's tokenizer, or one that only adds tokens at its end."
             )
+
+
+def _ids(file: Path) -> dict[str, int]:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
 
 
 def tokenizer_size(location: Location, name: str) -> int:
@@ -74,18 +153,33 @@ def tokenizer_size(location: Location, name: str) -> int:
         raise RequestError(str(error)) from error
 
 
-def disagreement(vit: Vit, location: Location, name: str) -> str:
+def disagreement(tower: TowerSpec, location: Location, name: str) -> str:
     """In what an encoder's configuration is not the tower that a recipe describes; empty where it is."""
-    told = _tower(location, name)
-    wanted = dict(zip(_USUAL, (vit.layers, vit.width, vit.image, vit.patch), strict=True))
-    words = [f"wanted {key} {value}, got {told[key]}" for key, value in wanted.items() if told[key] != value]
-    return "; ".join(words)
+    told, vit = _tower(location, name), tower.vit
+    wanted: dict[str, Any] = {
+        "num_hidden_layers": vit.layers,
+        "hidden_size": vit.width,
+        "num_attention_heads": vit.heads,
+        "patch_size": vit.patch,
+    }
+    if isinstance(tower, Dinov2):
+        kinds = ("dinov2_with_registers",) if tower.registers else ("dinov2",)
+        wanted |= {"image_size": tower.table * vit.patch, "mlp_ratio": vit.hidden / vit.width, "use_swiglu_ffn": False}
+        wanted |= {"num_register_tokens": tower.registers} if tower.registers else {}
+    else:
+        kinds = _SIGLIPS
+        wanted |= {"image_size": vit.image, "intermediate_size": vit.hidden}
+    if told["model_type"] not in kinds:
+        return f"wanted model_type {' or '.join(kinds)}, got {told['model_type']}"
+    return "; ".join(f"wanted {key} {value}, got {told[key]}" for key, value in wanted.items() if told[key] != value)
 
 
 def _tower(location: Location, name: str) -> dict[str, Any]:
+    """An encoder's configuration with what it leaves unsaid; SigLIP's whole model says it of its vision part."""
     weight_files(location, name)
     config = json.loads((Path(location.path) / "config.json").read_text())
-    return {**_USUAL, **config.get("vision_config", config)}
+    kind = str(config.get("model_type"))
+    return {**_USUAL.get(kind, _SIGLIP), **config.get("vision_config", config), "model_type": kind}
 
 
 def examine_sources(site: Site, out: Path) -> Iterator[Finding]:
@@ -97,7 +191,8 @@ def examine_sources(site: Site, out: Path) -> Iterator[Finding]:
             yield Finding(what=name, found=f"nothing at {', '.join(gone)}", state="missing", advice=advice)
             continue
         try:
-            finding, size = _looked(name, location, prepared=name in done)
+            here = _downloaded(location) if on_hub(location) else location
+            finding, size = _looked(name, here, prepared=name in done) if here else (_waits(name, location), 0)
         except FirstsightError as error:
             finding, size = Finding(what=name, found=location.path, state="missing", advice=str(error)), 0
         waiting += size
@@ -113,6 +208,8 @@ def _looked(name: str, location: Location, *, prepared: bool) -> tuple[Finding, 
         return _tokenizer(name, location), 0
     if form == "encoder":
         return _encoder(name, location), 0
+    if form == "checkpoint":
+        return _checkpoint(name, location), 0
     if form == "benchmarks":
         tasks = sorted(folder.name for folder in Path(location.path).iterdir() if folder.is_dir())
         return Finding(what=name, found=f"benchmarks: {', '.join(tasks)}", state="ok"), 0
@@ -137,10 +234,38 @@ def _tokenizer(name: str, location: Location) -> Finding:
 def _encoder(name: str, location: Location) -> Finding:
     told = _tower(location, name)
     shape = f"{told['num_hidden_layers']} layers, width {told['hidden_size']}, image {told['image_size']}"
-    differs = disagreement(paper.SIGLIP.vit, location, name)
+    differs = disagreement(paper.SIGLIP, location, name) if told["model_type"] in _SIGLIPS else ""
     advice = f"The scales 79m to 7b: {differs}. Give your recipe a Vit of this shape." if differs else ""
     found = f"encoder: {shape}, patch {told['patch_size']}"
     return Finding(what=name, found=found, state="note" if differs else "ok", advice=advice)
+
+
+def _checkpoint(name: str, location: Location) -> Finding:
+    model, moments = held(location, name), any(Path(location.path).glob("optimizer*.safetensors"))
+    lm = model.lm if isinstance(model, VLMSpec) else model
+    shape = f"{lm.layers} layers, width {lm.width}, vocabulary {lm.vocabulary:,}"
+    what = "that sees" if isinstance(model, VLMSpec) else f"{'with' if moments else 'without'} moments"
+    advice = "" if moments else 'Branches from it say moments="fresh".'
+    return Finding(what=name, found=f"checkpoint: {shape}, {what}", state="ok", advice=advice)
+
+
+def _downloaded(location: Location) -> Location | None:
+    """The local folder of a repository of the hub, if it was ever brought here; asks nobody."""
+    from huggingface_hub import errors, snapshot_download
+
+    name, _, revision = location.path.partition("://")[2].partition("@")
+    try:
+        return replace(location, path=snapshot_download(name, revision=revision or None, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
+    except errors.HFValidationError as error:
+        raise RequestError(f"wanted hf://OWNER/NAME or hf://OWNER/NAME@REVISION. Got {location.path}.") from error
+
+
+def _waits(name: str, location: Location) -> Finding:
+    advice = "The first run that needs it downloads its configuration, tokenizer and tensors. Without a network: "
+    advice += "download it elsewhere, and let path name the folder."
+    return Finding(what=name, found=f"{location.path}: not on this machine yet", state="ok", advice=advice)
 
 
 def _published() -> dict[str, Form]:
@@ -153,16 +278,21 @@ def _published() -> dict[str, Form]:
 def recognised(name: str, location: Location) -> Form:
     """What lies at a location, by its files and its first record; RequestError where nothing reads it."""
     place = Path(location.path)
+    if (place / "spec.json").is_file():
+        return "checkpoint"
+    config = place / "config.json"
+    if config.is_file() and json.loads(config.read_text()).get("model_type") in _USUAL:
+        return "encoder"
     if place.name == "tokenizer.json" or (place / "tokenizer.json").is_file():
         return "tokenizer"
-    if (place / "config.json").is_file():
-        return "encoder"
     if any((place / task).is_dir() for task in (*VISION_TASKS, *paper.PAPER_TEXT_TASKS)):
         return "benchmarks"
     for form in _PEEKED:
         if _reads(name, location, form):
             return form
-    raise RequestError(f"Got nothing that is read as {', '.join(DATA)}, a tokenizer, an encoder or benchmarks.")
+    raise RequestError(
+        f"Got nothing that is read as {', '.join(DATA)}, a tokenizer, an encoder, a checkpoint or benchmarks."
+    )
 
 
 def _reads(name: str, location: Location, form: Form) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from firstsight.cli import show
 from firstsight.cli.data.content import Digests, digest, tokenizer_file, write_whole
 from firstsight.cli.data.following import Following
-from firstsight.errors import DataError, RequestError
+from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.plan.graph import Graph, graph
 from firstsight.plan.identity import known_as
 from firstsight.plan.step import Step
@@ -30,6 +30,9 @@ from firstsight.site import Location, Site, lines_for
 
 DATA = ("text", "captions", "interleaved", "dialogues")
 """Forms that are prepared."""
+
+PUBLISHED = ("tokenizer", "encoder", "checkpoint")
+"""Forms that may lie in a repository of the Hugging Face hub: `path = "hf://owner/name"`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +93,42 @@ def check_places(sources: Iterable[Named], site: Site) -> None:
     empty = [f"{name}: nothing lies at {place}." for name in named for place in absent(site.sources[name])]
     if empty:
         raise RequestError("\n".join([*empty, "Nothing was run. Mend the site file, or mount the disk."]))
+
+
+def on_hub(location: Location) -> bool:
+    """Whether a location is a model's repository on the Hugging Face hub; hf://datasets/... is data, read as it is."""
+    head, _, rest = location.path.partition("://")
+    return head == "hf" and rest.partition("/")[0] not in ("datasets", "spaces", "buckets")
+
+
+def brought(sources: Iterable[Named], site: Site) -> Site:
+    """The site with every tokenizer, encoder and checkpoint among `sources` in a local folder, fetched if need be.
+
+    Addresses hang on the bytes there, never on the hub's name. Raises RequestError where the hub cannot be reached or a
+    download is not complete, with what to do, and where a model's repository is named as data.
+    """
+    found = dict(site.sources)
+    for one in sources:
+        if one.name not in found:
+            continue
+        place = found[one.name]
+        if one.form in PUBLISHED:
+            found[one.name] = replace(place, path=str(_folder(place.path, weights=one.form != "tokenizer")))
+        elif on_hub(place):
+            raise RequestError(
+                f"{one.name}: wanted {one.form} at {place.path}. Got a repository of models. "
+                "Data sets lie at hf://datasets/OWNER/NAME; or download it and name its folder."
+            )
+    return replace(site, sources=found)
+
+
+def _folder(place: str, *, weights: bool) -> Path:
+    from firstsight.hub.finding import folder_of
+
+    try:
+        return folder_of(place, weights=weights)
+    except ModelError as error:
+        raise RequestError(str(error)) from error
 
 
 def absent(location: Location) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from firstsight.cli import running, show
 from firstsight.cli.data.asking import Asked
 from firstsight.cli.data.following import Following
+from firstsight.cli.data.naming import brought
 from firstsight.errors import DataError, QuantityError, RequestError, UnknownName
 from firstsight.plan.store import Store
 from firstsight.recipe.mix import Form, Named, Recaptioned, Source
@@ -97,7 +98,8 @@ def prepare_all(asked: Asked) -> int:
 def _words(asked: str, site: Site) -> tuple[Tokenizer, Path]:
     """The tokenizer as a recipe names it, and where it lies."""
     if asked in site.sources:
-        return Named(name=asked, form="tokenizer", tokens=Tokens(0)), Path(site.sources[asked].path)
+        named = Named(name=asked, form="tokenizer", tokens=Tokens(0))
+        return named, Path(brought([named], site).sources[asked].path)
     if Path(asked).exists():
         return Named(name=asked, form="tokenizer", tokens=Tokens(0)), Path(asked)
     raise RequestError(

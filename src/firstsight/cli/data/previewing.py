@@ -58,7 +58,8 @@ def write_preview(study: Study, asked: Asked, *, out: Path) -> Path:
         running.run_graph(data, store, jobs=None).check()
     page = out / f"preview-{_slug(arm.label)}-{name}.html"
     with TemporaryDirectory() as scratch:
-        sitting = _Sitting(study=study, arm=arm, store=store, site=running.site(), scratch=Path(scratch))
+        place = naming.brought(naming.sources_of(data), running.site())
+        sitting = _Sitting(study=study, arm=arm, store=store, site=place, scratch=Path(scratch))
         text = _page(sitting, name, stages[name], asked, provisional=bool(steps.unknown()))
     page.write_text(text, encoding="utf-8")
     show.lines([f"preview: {page}"])
@@ -83,6 +84,7 @@ def _known(study: Study, stage: Step, *, out: Path) -> tuple[Store, Graph]:
     if not part.unknown():
         return store, naming.known_graph(study, site)
     naming.check_places(naming.sources_of(part), site)
+    site = naming.brought(naming.sources_of(part), site)
     content = naming.looked_at(part, store, site=site, jobs=None, made=running.made)
     steps = graph(study, {**naming.noted(steps, site), **content.identities})
     content.adopt(steps.steps, store)
@@ -152,13 +154,19 @@ class _Sitting:
         return found if before is None else {**found, before[0]: self.told(before[1])}
 
     def told(self, step: Step) -> Path:
-        """A folder with the note of what a stage has read: its checkpoint, or the same note without the training."""
+        """A folder with the note of what a stage has read: its checkpoint, or the same note without the training.
+
+        A donor leaves no note: what it has read is not ours.
+        """
         if self.store.has(step.address):
             return self.store.path(step.address)
+        folder = self.scratch / step.address
+        folder.mkdir(exist_ok=True)
+        if step.kind == NAMED:
+            return folder
         from firstsight.train.feeding import achieved
 
-        folder, note = self.scratch / step.address, achieved(self.stream(step), self.inputs(step))
-        folder.mkdir(exist_ok=True)
+        note = achieved(self.stream(step), self.inputs(step))
         (folder / "achieved.json").write_text(json.dumps(note))
         return folder
 

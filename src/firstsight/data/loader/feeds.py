@@ -14,7 +14,8 @@ from jaxtyping import Float16, Int64, UInt8
 from firstsight.data.fetch import Fetch
 from firstsight.data.index import Index
 from firstsight.data.pack import RowTable
-from firstsight.data.pictures import quick
+from firstsight.data.pictures import GREY, quick
+from firstsight.recipe.vision import Fit, Ground
 from firstsight.site import Location
 
 
@@ -40,8 +41,19 @@ class Features:
 class Pixels:
     """Pictures fetched and decoded when they are needed, for a model without features of a frozen encoder."""
 
-    def __init__(self, *, index: Index, location: Location, size: int, cache: Path | None) -> None:
+    def __init__(
+        self,
+        *,
+        index: Index,
+        location: Location,
+        size: int,
+        cache: Path | None,
+        fit: Fit = "resize",
+        ground: Ground = GREY,
+    ) -> None:
         self._fetch, self._size = Fetch(index, location, cache), size
+        self._fit: Fit = fit
+        self._ground = ground
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,7 +63,7 @@ class Pixels:
         """Pixels of the pictures `numbers` of the index, as `pictures.quick` makes them; for any thread."""
         found = np.empty((len(numbers), *self.shape), dtype=np.uint8)
         for place, data in enumerate(self._fetch.take(numbers)):
-            found[place] = quick(data, self._size)
+            found[place] = quick(data, self._size, self._fit, ground=self._ground)
         return found
 
 

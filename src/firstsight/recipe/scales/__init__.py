@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from firstsight.errors import UnknownName
 from firstsight.recipe.scales.base import Scale, enter
-from firstsight.recipe.scales.paper import paper_1b, paper_7b, paper_79m, paper_411m
+from firstsight.recipe.scales.paper import paper_1b, paper_7b, paper_79m, paper_154m, paper_411m
 from firstsight.recipe.scales.world import cpu, smoke
 
 __all__ = ["SCALES", "Scale", "enter", "scale_named"]
@@ -15,6 +15,7 @@ SCALES: dict[str, Callable[[], Scale]] = {
     "smoke": smoke,
     "cpu": cpu,
     "79m": paper_79m,
+    "154m": paper_154m,
     "411m": paper_411m,
     "1b": paper_1b,
     "7b": paper_7b,

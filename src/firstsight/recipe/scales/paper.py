@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from firstsight.recipe.lm import LMSpec, openlm
+from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mix import Mix, Named, Recaptioned, alone
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.scales.base import VISION_TASKS, Scale
+from firstsight.recipe.scales.decoders import openlm_1b, openlm_7b, openlm_79m, openlm_154m, openlm_411m
+from firstsight.recipe.scales.encoders import siglip_so400m_384
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Adam, Evaluate, Finetune, Midtrain, Pretrain, Rows
 from firstsight.recipe.study import Arm
-from firstsight.recipe.vision import Siglip, Vit
 from firstsight.units import Share, Tokens
 
 PAPER_TEXT_TASKS = (
@@ -33,7 +34,7 @@ def paper_79m() -> Scale:
     return _paper_scale(
         _PaperSize(
             name="79m",
-            lm=openlm(layers=8, width=512, heads=4, vocabulary=50_432),
+            lm=openlm_79m(),
             trunk=Tokens(236_700_000_000),
             batch=512,
             warmup=400,
@@ -45,12 +46,29 @@ def paper_79m() -> Scale:
     )
 
 
+def paper_154m() -> Scale:
+    """154M parameters; the authors ran it outside the paper's tables. Trunk at 150 x 20 tokens a parameter."""
+    return _paper_scale(
+        _PaperSize(
+            name="154m",
+            lm=openlm_154m(),
+            trunk=Tokens(461_000_000_000),
+            batch=512,
+            warmup=400,
+            peak=3e-3,
+            decay=0.033,
+            z_loss=1e-4,
+            mid=Tokens(3_074_000_000),
+        )
+    )
+
+
 def paper_411m() -> Scale:
     """411M parameters; the authors ran it outside the paper's tables. Trunk at 150 x 20 tokens a parameter."""
     return _paper_scale(
         _PaperSize(
             name="411m",
-            lm=openlm(layers=24, width=1024, heads=8, vocabulary=50_432),
+            lm=openlm_411m(),
             trunk=Tokens(1_236_000_000_000),
             batch=512,
             warmup=2000,
@@ -67,7 +85,7 @@ def paper_1b() -> Scale:
     return _paper_scale(
         _PaperSize(
             name="1b",
-            lm=openlm(layers=24, width=2048, heads=16, vocabulary=50_432),
+            lm=openlm_1b(),
             trunk=Tokens(4_319_385_600_000),
             batch=512,
             warmup=5000,
@@ -84,7 +102,7 @@ def paper_7b() -> Scale:
     return _paper_scale(
         _PaperSize(
             name="7b",
-            lm=openlm(layers=32, width=4096, heads=32, vocabulary=50_432),
+            lm=openlm_7b(),
             trunk=Tokens(275_576_422_400),
             batch=2048,
             warmup=5000,
@@ -116,11 +134,7 @@ CAPTIONS = Recaptioned(
 """The paper does not tell how it chose between real and regenerated captions; the set's name suggests the latter."""
 LLAVA = Named(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
 NEOX = Named(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
-SIGLIP = Siglip(
-    vit=Vit(layers=27, width=1152, heads=16, hidden=4304, image=384, patch=14),
-    fit="resize",
-    weights=Named(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)),
-)
+SIGLIP = siglip_so400m_384(Named(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)))
 JUDGE = Evaluate(
     benchmarks=Named(name="paper-benchmarks", form="benchmarks", tokens=Tokens(0)),
     vision=VISION_TASKS,

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup, escape
 from tokenizers import Tokenizer as Fast
 
-from firstsight.data.tokenizer import END, PAD, Tokenizer
+from firstsight.data.tokenizer import PAD, Tokenizer
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """How vocabularies with byte fallback write a single byte."""
@@ -40,7 +40,7 @@ class Speller:
         text = words.path.read_text(encoding="utf-8")
         self._fast, file = Fast.from_str(text), json.loads(text)
         special = words.special
-        self._named = {special.pad: PAD, special.human: "<|/h|>", special.answer: "<|/a|>", special.end: END}
+        self._named = {special.pad: PAD, special.human: "<|/h|>", special.answer: "<|/a|>", special.end: words.end}
         added = file.get("added_tokens") or []
         self._named |= {token["id"]: token["content"] for token in added if token["special"]}
         self._plain = {token["id"]: token["content"] for token in added if not token["special"]}

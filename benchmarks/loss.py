@@ -1,0 +1,89 @@
+"""Memory and time of the chunked loss beside the plain one: forward and backward, in bf16.
+
+    python benchmarks/loss.py --tokens 4096 --vocabulary 50432
+
+Each side is a process of its own that works in turns with the others. Memory is what the process's peak grows by over
+what it held before the loss: inputs are held before, gradients are part of it on every side. No side is `settled` as
+training is: a process that keeps its memory needs more of it for the plain loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import gettempdir
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from firstsight.model.loss import Asked, chunked, compiled
+from turns import Step, in_turns
+
+Z = 1e-4
+
+
+def plain(asked: Asked) -> tuple[Tensor, Tensor]:
+    """Torch's own cross-entropy of float32 logits, and z-loss."""
+    logits = (asked.states @ asked.head.to(asked.states.dtype).T).float()
+    each = F.cross_entropy(logits, asked.targets, reduction="none")
+    return each.sum() + asked.z * logits.logsumexp(dim=1).square().sum(), each.detach()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a loss is measured on."""
+
+    tokens: int
+    vocabulary: int
+    width: int
+    threads: int
+    cache: Path
+
+
+def build(way: Callable[[Asked], tuple[Tensor, Tensor]], size: Size) -> Step:
+    """A loss and its gradients."""
+    torch.set_num_threads(size.threads)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(size.cache / "kernels")
+    states = torch.randn(size.tokens, size.width).bfloat16().requires_grad_()
+    head = torch.randn(size.vocabulary, size.width).mul_(size.width**-0.5).requires_grad_()
+    targets = torch.randint(size.vocabulary, (size.tokens,))
+
+    def step(count: int) -> None:
+        group = torch.zeros(count, dtype=torch.int64)
+        asked = Asked(states=states[:count], head=head, targets=targets[:count], group=group, groups=1, z=Z)
+        (way(asked)[0] / count).backward()
+        states.grad = head.grad = None
+
+    step(1)  # a compiler's own memory is not the loss's
+    return partial(step, size.tokens)
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description="Memory and time of the chunked loss beside the plain one")
+    ask.add_argument("--tokens", type=int, default=4096)
+    ask.add_argument("--vocabulary", type=int, default=50_432)
+    ask.add_argument("--width", type=int, default=512)
+    ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
+    asked = ask.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+    size = Size(
+        tokens=asked.tokens, vocabulary=asked.vocabulary, width=asked.width, threads=asked.threads, cache=asked.cache
+    )
+    ways = {"plain": plain, "chunked, compiled": compiled, "chunked": chunked}
+    took = in_turns([partial(build, way, size) for way in ways.values()], asked.rounds)
+    print(f"{asked.tokens} tokens x {asked.vocabulary}, width {asked.width}, {asked.threads} threads, bf16")
+    print(f"{'':20}{'ms':>9}{'x plain':>9}{'MiB':>9}{'of plain':>10}")
+    for name, one in zip(ways, took, strict=True):
+        slower, more = one.seconds / took[0].seconds, one.grown_mib / took[0].grown_mib
+        print(f"{name:20}{one.seconds * 1e3:9.0f}{slower:9.2f}{one.grown_mib:9,.0f}{more:10.3f}")
+
+
+if __name__ == "__main__":
+    main()

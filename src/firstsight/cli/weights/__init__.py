@@ -1,0 +1,1 @@
+"""Commands about weights: import and export."""

@@ -1,0 +1,105 @@
+"""What goes into firstsight's own classes: pictures as training saw them, and places for them among the words.
+
+Shapes: N pictures, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from transformers import BatchFeature, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import make_flat_list_of_images
+
+from firstsight.data.pictures import inner
+from firstsight.errors import DataError
+from firstsight.recipe.vision import Fit, Ground
+
+IMAGE = "<|img_patch|>"
+"""Stands once for a picture in a prompt; the processor repeats it for each of the picture's places."""
+
+
+def square(picture: Image.Image, size: int, *, fit: Fit, ground: Ground) -> UInt8[np.ndarray, "S S 3"]:
+    """Pixels of an opened picture as `data.pictures.decode` makes them of its bytes."""
+    seen = upright(picture)
+    if fit == "resize":
+        return np.array(seen.resize((size, size), Image.Resampling.BICUBIC))
+    width, height = inner(seen.size, size)
+    framed = Image.new("RGB", (size, size), ground)
+    framed.paste(seen.resize((width, height), Image.Resampling.BICUBIC), ((size - width) // 2, (size - height) // 2))
+    return np.array(framed)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say, transparency over white, 16 bits to 8, RGB."""
+    seen = ImageOps.exif_transpose(picture)
+    if seen.mode.startswith("I"):
+        return Image.fromarray((np.asarray(seen) >> 8).astype(np.uint8)).convert("RGB")
+    if seen.has_transparency_data:
+        over = seen.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over).convert("RGB")
+    return seen.convert("RGB")
+
+
+class FirstsightImageProcessor(BaseImageProcessor):
+    """Pictures to uint8 pixels [N, S, S, 3]; the model scales them itself, as each of its encoders wants them.
+
+    `image_tokens` are the places that one picture takes among the words.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 384,
+        fit: Fit = "resize",
+        ground: Any = (128, 128, 128),
+        image_tokens: int = 729,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_tokens = image_tokens
+        self.size, self.fit = int(size), fit
+        self.ground = [int(part) for part in ground]
+
+    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        """Pillow pictures, or RGB arrays [h, w, 3] of bytes, flat or nested; always tensors."""
+        given: Any = self.fetch_images(images)
+        red, green, blue = cast(list[int], self.ground)
+        fit, flat = cast(Fit, self.fit), cast(list[Any], make_flat_list_of_images(given))
+        pixels = [torch.from_numpy(square(_opened(one), self.size, fit=fit, ground=(red, green, blue))) for one in flat]
+        return BatchFeature({"pixel_values": torch.stack(pixels)})
+
+
+def _opened(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise DataError(
+            f"wanted a Pillow picture or bytes [h, w, 3]. Got {pixels.dtype} {list(pixels.shape)}. Open it."
+        )
+    return Image.fromarray(pixels)
+
+
+@no_type_check  # transformers reads its __init__'s own code to know what it takes
+class FirstsightProcessor(ProcessorMixin):
+    """Dialogues and pictures to a model's inputs, with as many places as a picture takes where a prompt names one."""
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.image_token = IMAGE
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
+        """The places of one picture."""
+        return IMAGE * self.image_processor.image_tokens

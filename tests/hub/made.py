@@ -1,0 +1,162 @@
+"""Small checkpoints of every kind of model, as training steps leave them, and what they say by our own hand."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+from firstsight.data import pictures
+from firstsight.data.pack import prompt
+from firstsight.data.tokenizer import load as load_tokenizer
+from firstsight.model.generate import generate
+from firstsight.model.vision import features
+from firstsight.model.weights import Loaded, load, save
+from firstsight.recipe.lm import LMSpec, llama
+from firstsight.recipe.mix import Named
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.vision import Dinov2, Fused, Patches, Siglip, Vit
+from firstsight.units import Tokens
+from tests.model.rows import PLAIN, grown, packed
+
+WORDS = ("what", "where", "is", "the", "cat", "red", "blue", "left", "of", "a", "dog", "?")
+FIXED = ("<|endoftext|>", "<|pad|>", "<|unk|>")
+MARKS = ("<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
+OPENLM = replace(PLAIN, vocabulary=24)
+SHIFTED = replace(OPENLM, token_shift=3, embedding_scale=4)
+LLAMA = llama(layers=2, width=16, heads=4, kv_heads=2, hidden=24, vocabulary=24)
+NAMED = Named(name="tower", form="encoder", tokens=Tokens(0))
+VIT = Vit(layers=3, width=8, heads=2, hidden=16, image=12, patch=4)
+SIGLIP = Siglip(vit=VIT, fit="resize", weights=NAMED)
+DINOV2 = Dinov2(vit=VIT, fit="resize", registers=2, table=5, weights=NAMED)
+PATCHES = Patches(image=12, patch=4, width=6, fit="resize")
+PLAINLY = ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=False)
+LLAVA = VLMSpec(lm=LLAMA, vision=SIGLIP, encoder="frozen", projector=PLAINLY, attention="causal")
+NATIVE: dict[str, LMSpec | VLMSpec] = {
+    "llama": LLAMA,
+    "llama-tied": replace(LLAMA, tied=True),
+    "llava": LLAVA,
+    "llava-trained": replace(LLAVA, lm=replace(LLAMA, tied=True), encoder="trained"),
+}
+OURS: dict[str, LMSpec | VLMSpec] = {
+    "openlm": OPENLM,
+    "shifted": SHIFTED,
+    "seeing": replace(LLAVA, lm=SHIFTED, projector=replace(PLAINLY, positions=True, spread=3)),
+    "letterbox": replace(LLAVA, vision=replace(SIGLIP, fit="letterbox"), projector=replace(PLAINLY, shuffle=2)),
+    "prefix": replace(LLAVA, attention="prefix"),
+    "patches": replace(LLAVA, lm=OPENLM, vision=PATCHES, projector=replace(PLAINLY, kind="mlp3")),
+    "fused": replace(LLAVA, vision=Fused(first=SIGLIP, second=DINOV2), projector=replace(PLAINLY, kind="linear")),
+    "dinov2-trained": replace(LLAVA, vision=DINOV2, encoder="trained"),
+}
+ALL = NATIVE | OURS
+
+
+def words(folder: Path, *, marks: Sequence[str] = MARKS) -> Path:
+    """A tokenizer of whole words, with the chat marks that it is to know by itself."""
+    vocabulary = {word: number for number, word in enumerate((*FIXED, *marks, *WORDS))}
+    fast = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    fast.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in (*FIXED, *marks)])
+    folder.mkdir(parents=True, exist_ok=True)
+    fast.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def checkpoint(folder: Path, spec: LMSpec | VLMSpec) -> Path:
+    """A checkpoint folder with random weights; a frozen encoder's towers are whole, as they are published."""
+    encoders: list[Path] = []
+    if isinstance(spec, VLMSpec) and spec.encoder == "frozen":
+        for number, tower in enumerate(spec.vision.towers):
+            encoders.append(folder.with_name(f"{folder.name}-tower{number}"))
+            published(tower, encoders[-1])
+    save(folder, grown(spec, dtype=torch.float32), seen=640, tokenizer=words(folder / "words"), encoders=encoders)
+    return folder
+
+
+def published(tower: Siglip | Dinov2, folder: Path) -> None:
+    """A whole tower in Hugging Face layout."""
+    from transformers import (
+        Dinov2WithRegistersConfig,
+        Dinov2WithRegistersModel,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
+
+    torch.manual_seed(0)
+    vit = tower.vit
+    shape = {
+        "num_hidden_layers": vit.layers,
+        "hidden_size": vit.width,
+        "num_attention_heads": vit.heads,
+        "patch_size": vit.patch,
+    }
+    if isinstance(tower, Siglip):
+        config = SiglipVisionConfig(intermediate_size=vit.hidden, image_size=vit.image, **shape)
+        SiglipVisionModel(config).save_pretrained(folder)
+    else:
+        size = tower.table * vit.patch
+        ratio = vit.hidden // vit.width
+        config = Dinov2WithRegistersConfig(
+            mlp_ratio=ratio, image_size=size, num_register_tokens=tower.registers, **shape
+        )
+        Dinov2WithRegistersModel(config).save_pretrained(folder)
+
+
+def png(seed: int, *, size: tuple[int, int] = (20, 13), mode: str = "RGB") -> bytes:
+    """A noisy picture's bytes."""
+    depth = {"RGB": 3, "RGBA": 4}[mode]
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], depth), dtype=np.uint8)
+    held = io.BytesIO()
+    Image.fromarray(noise).save(held, "PNG")
+    return held.getvalue()
+
+
+class Own:
+    """What a checkpoint says by firstsight's own functions, in any precision."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self.loaded: Loaded = load(folder)
+        self.words = load_tokenizer(folder)
+        self.dtype = dtype
+        self.loaded.model.to(dtype)
+        self.loaded.model.lm.compute = dtype
+        if self.loaded.encoder is not None:
+            self.loaded.encoder.to(dtype)
+
+    def seen(self, data: bytes, *, half: bool) -> Tensor:
+        """Of one picture what the model is shown: features, rounded as training keeps them or not, or pixels."""
+        spec = self.loaded.spec
+        assert isinstance(spec, VLMSpec)
+        vision = spec.vision
+        pixels = torch.from_numpy(pictures.decode(data, vision.image, vision.fit, ground=vision.ground).copy())[None]
+        if self.loaded.encoder is None:
+            return pixels[0]
+        found = features(self.loaded.encoder, pixels)[0]
+        return found.half() if half else found
+
+    def prompt(self, question: str, *, picture: bool) -> list[int]:
+        """Ids of a dialogue that waits for its answer; pad ids at the picture's places."""
+        spec = self.loaded.spec
+        return prompt(self.words, question, image_tokens=spec.image_tokens if picture else 0)  # pyright: ignore
+
+    def logits(self, ids: Sequence[int], picture: Tensor | None) -> Tensor:
+        """[T, V] of one row."""
+        model, count = self.loaded.model, 0
+        if picture is not None:
+            count = self.loaded.spec.image_tokens  # pyright: ignore[reportAttributeAccessIssue]
+        row = [None if place < count else word for place, word in enumerate(ids)]
+        rows = packed([[row]], length=len(row), images=None if picture is None else picture[None])
+        with torch.no_grad():
+            return model.lm.logits(model(rows))[0]
+
+    def answers(self, prompts: Sequence[Sequence[int]], seen: Sequence[Tensor | None], limit: int) -> list[list[int]]:
+        """Greedy tokens, stops left out."""
+        stop = {self.words.special.end, self.words.special.answer}
+        return generate(self.loaded.model, prompts, seen, stop=stop, limit=limit)

@@ -1,0 +1,123 @@
+"""firstsight's classes in transformers' hands: cache, padding, loss, gradients, and what they refuse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from firstsight.errors import ModelError
+from firstsight.hub.classes import FirstsightConfig, FirstsightForCausalLM, FirstsightForConditionalGeneration
+from firstsight.recipe import canon
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import VLMSpec
+from tests.hub.made import OURS
+from tests.model.rows import grown
+
+IMAGE = 3
+
+
+def built(name: str, dtype: torch.dtype = torch.float64) -> Any:
+    """A model with every parameter off its starting value."""
+    spec = OURS[name]
+    config = FirstsightConfig(firstsight=canon.encode(spec), image_token_id=IMAGE, eos_token_id=None, pad_token_id=1)
+    kind = FirstsightForConditionalGeneration if isinstance(spec, VLMSpec) else FirstsightForCausalLM
+    model = kind(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    model.model.load_state_dict(grown(spec, dtype=torch.float32).state_dict())
+    return model.to(dtype).eval()
+
+
+def asked(name: str) -> dict[str, torch.Tensor]:
+    """Two rows, the second shorter; with a picture each where the model sees, at the rows' beginning."""
+    spec, generator = OURS[name], torch.Generator().manual_seed(1)
+    words = torch.randint(8, 20, (2, 7), generator=generator)
+    if isinstance(spec, LMSpec):
+        return {"input_ids": words}
+    pixels = torch.randint(256, (2, 12, 12, 3), dtype=torch.uint8, generator=generator)
+    return {"input_ids": torch.cat((torch.full((2, spec.image_tokens), IMAGE), words), 1), "pixel_values": pixels}
+
+
+@pytest.mark.parametrize("name", ["openlm", "shifted", "seeing", "prefix", "fused"])
+def test_the_cache_and_padding_change_nothing(name: str) -> None:
+    model, given = built(name), asked(name)
+    ids = given.pop("input_ids")
+    whole = model(ids, use_cache=False, **given).logits
+    begun = model(ids[:, :-3], use_cache=True, **given)
+    seen, cache = [begun.logits], begun.past_key_values
+    for column in range(ids.shape[1] - 3, ids.shape[1]):
+        seen.append(model(ids[:, column : column + 1], past_key_values=cache).logits)
+    torch.testing.assert_close(torch.cat(seen, 1), whole, rtol=0, atol=1e-10)
+    for left, right in ((4, 0), (0, 4)):
+        padded = torch.nn.functional.pad(ids, (left, right), value=1)
+        mask = torch.nn.functional.pad(torch.ones_like(ids), (left, right))
+        found = model(padded, attention_mask=mask, **given).logits[:, left : left + ids.shape[1]]
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["shifted", "seeing"])
+def test_generation_is_the_same_with_and_without_a_cache_and_beams_run(name: str) -> None:
+    model, given = built(name), asked(name)
+    words: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [IMAGE]}
+    cached, plain = model.generate(**given, **words), model.generate(**given, **words, use_cache=False)
+    assert torch.equal(cached, plain)
+    best = model.generate(**given, **words, num_beams=3)
+    assert best.shape == cached.shape
+
+    def likelihood(ids: torch.Tensor) -> torch.Tensor:
+        more = {key: value for key, value in given.items() if key != "input_ids"}
+        logits = model(ids, use_cache=False, **more).logits[:, -6:-1].log_softmax(-1)
+        return logits.gather(2, ids[:, -5:, None]).sum(dim=(1, 2))
+
+    assert bool((likelihood(best) >= likelihood(cached) - 1e-9).all())
+
+
+def test_the_loss_is_the_mean_over_targets_and_has_gradients() -> None:
+    model, given = built("seeing"), asked("seeing")
+    labels = given["input_ids"].clone()
+    labels[:, :-4] = -100
+    found = model(**given, labels=labels)
+    wanted = cross_entropy(found.logits[:, -5:-1].flatten(0, 1), given["input_ids"][:, -4:].flatten())
+    torch.testing.assert_close(found.loss.double(), wanted, rtol=0, atol=1e-6)
+    found.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.model.parameters())
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+
+
+def test_the_last_logits_alone() -> None:
+    model, given = built("openlm"), asked("openlm")
+    found = model(**given, logits_to_keep=2).logits
+    torch.testing.assert_close(found, model(**given).logits[:, -2:], rtol=0, atol=1e-12)
+
+
+def test_pictures_and_places_must_match() -> None:
+    model, given = built("seeing"), asked("seeing")
+    with pytest.raises(ModelError, match=r"wanted 27 image tokens, 27 for each of 1 pictures\. Got 54"):
+        model(**given | {"pixel_values": given["pixel_values"][:1]})
+    with pytest.raises(ModelError, match=r"of 0 pictures\. Got 54"):
+        model(given["input_ids"])
+    with pytest.raises(ModelError, match="attention_mask: wanted"):
+        model(**given, attention_mask=torch.ones(2, 3, dtype=torch.int64))
+    with pytest.raises(ModelError, match="no eyes"):
+        built("openlm")(asked("openlm")["input_ids"], pixel_values=given["pixel_values"])
+
+
+def test_models_go_to_their_own_class() -> None:
+    for name, kind in (("seeing", FirstsightForCausalLM), ("openlm", FirstsightForConditionalGeneration)):
+        with pytest.raises(ModelError, match="Load it with AutoModel"):
+            kind(FirstsightConfig(firstsight=canon.encode(OURS[name])))
+    with pytest.raises(ModelError, match="wanted a spec"):
+        FirstsightForCausalLM(FirstsightConfig())
+
+
+def test_looking_up_a_name_needs_no_classes() -> None:
+    told = "import sys, firstsight.hub; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

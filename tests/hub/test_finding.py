@@ -1,0 +1,186 @@
+"""Where names lead: local folders as they are, hub names through the cache; every way not to find one says what to do.
+
+No test here has network; the cache is laid out as huggingface_hub lays it out: refs, snapshots, blobs, trees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors.torch import save_file
+
+from firstsight.errors import ModelError
+from firstsight.hub.finding import folder_of
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "owner/run-1b"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no network even on a machine that has one."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def stored(cache: Path, *files: str, revision: str = "main", listed: tuple[str, ...] = ()) -> Path:
+    """A snapshot in the cache: files are links to blobs; `listed` is what the hub said the commit holds."""
+    repository = cache / "models--owner--run-1b"
+    snapshot = repository / "snapshots" / COMMIT
+    for folder in (repository / "refs", repository / "blobs", repository / "trees", snapshot):
+        folder.mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / revision).write_text(COMMIT)
+    for number, name in enumerate(files):
+        blob = repository / "blobs" / f"{number:040d}"
+        if name.endswith(".safetensors"):
+            save_file({"one": torch.ones(1)}, blob)
+        else:
+            blob.write_text("{}")
+        (snapshot / name).symlink_to(blob)
+    if listed:
+        told = {name: {"size": 1, "blob_id": "0"} for name in listed}
+        (repository / "trees" / f"{COMMIT}.json").write_text(json.dumps({"format_version": 1, "files": told}))
+    return snapshot
+
+
+def test_what_lies_here_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "owner" / "run-1b").mkdir(parents=True)
+    (tmp_path / "epoch_3.pt").write_text("")
+    assert folder_of(NAME) == Path(NAME)
+    assert folder_of(str(tmp_path / "epoch_3.pt")) == tmp_path / "epoch_3.pt"
+    assert folder_of(str(tmp_path)) == tmp_path
+    with pytest.raises(ModelError, match="a revision belongs to a hub name"):
+        folder_of(NAME, revision="main")
+
+
+@pytest.mark.parametrize("place", [NAME, f"hf://{NAME}", f"{NAME}@main", f"hf://{NAME}@{COMMIT}"])
+def test_a_hub_name_is_found_in_the_cache_without_network(cache: Path, place: str) -> None:
+    snapshot = stored(cache, "config.json", "model.safetensors")
+    assert folder_of(place) == snapshot
+
+
+def test_a_revision_of_a_run_is_its_own_folder(cache: Path) -> None:
+    snapshot = stored(cache, "config.json", "model.safetensors", revision="step-1000")
+    assert folder_of(NAME, revision="step-1000") == folder_of(f"{NAME}@step-1000", revision="step-1000") == snapshot
+    with pytest.raises(ModelError, match=r"owner/run-1b: wanted a hub folder\. Got no network"):
+        folder_of(NAME)
+    with pytest.raises(ModelError, match="wanted one revision"):
+        folder_of(f"{NAME}@step-1000", revision="step-2000")
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_name_without_network_says_how_to_point_to_a_folder(monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # refuses at once, wherever the test runs
+    with pytest.raises(ModelError) as caught:
+        folder_of(NAME, revision="step-1000")
+    told = str(caught.value)
+    assert told.startswith("owner/run-1b@step-1000: wanted a hub folder. Got no network")
+    assert "hf download owner/run-1b --revision step-1000 --local-dir FOLDER; then name that folder" in told
+
+
+@pytest.mark.parametrize("place", ["nowhere", "./owner/run", "/none/at/all", "a/b/c", "hf://one", "owner/ru n", ""])
+def test_what_is_neither_here_nor_a_name_is_refused(place: str) -> None:
+    with pytest.raises(ModelError, match="wanted a folder, a file or a hub name"):
+        folder_of(place)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "told"),
+    [
+        (GatedRepoError, 403, "consent"),
+        (RepositoryNotFoundError, 404, "knows no such name"),
+        (RevisionNotFoundError, 404, "no such revision"),
+    ],
+)
+def test_what_the_hub_answers_is_said_plainly(
+    monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Exception], status: int, told: str
+) -> None:
+    """The hub's answers as huggingface_hub raises them."""
+
+    def refuse(*_: object, **__: object) -> str:
+        raise kind("no", response=httpx2.Response(status, request=httpx2.Request("GET", "https://hub")))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ModelError, match=told):
+        folder_of(NAME)
+
+
+def test_only_data_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the patterns let through of a folder that holds everything, by huggingface_hub's own filter."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked: list[dict[str, object]] = []
+
+    def fetch(*_: object, **given: object) -> str:
+        asked.append(given)
+        save_file({"one": torch.ones(1)}, tmp_path / "model.safetensors")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    folder_of(NAME)
+    folder_of(NAME, weights=False)
+    held = [
+        "config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+        "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "merges.txt", "chat_template.jinja",
+        "modeling_openlm.py", "pytorch_model.bin", "epoch_1.pt", "model.pkl", "consolidated.safetensors",
+        "original/params.json", "README.md", "model.gguf", "flax_model.msgpack",
+    ]  # fmt: skip
+    kept = [
+        set(filter_repo_objects(held, allow_patterns=one["allow_patterns"], ignore_patterns=one["ignore_patterns"]))
+        for one in asked
+    ]
+    assert kept[0] == set(held[:9])
+    assert kept[1] == {name for name in held[:9] if not name.endswith(".safetensors")}
+
+
+def test_a_half_downloaded_folder_names_what_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    folder.mkdir()
+    parts = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    where = {"weight_map": {f"tensor{n}": part for n, part in enumerate(parts)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(where))
+    save_file({"tensor1": torch.ones(1)}, folder / parts[1])
+    with pytest.raises(ModelError) as caught:
+        folder_of(str(folder))
+    told = str(caught.value)
+    assert told.startswith(f"{folder}: wanted all of its weights. Got no {parts[0]} (named by model.safetensors.index")
+    assert parts[2] in told and parts[1] not in told
+    assert folder_of(str(folder), weights=False) == folder
+    for part in parts:
+        save_file({"one": torch.ones(1)}, folder / part)
+    assert folder_of(str(folder)) == folder
+    unfinished = folder / ".cache" / "huggingface" / "download" / "x.safetensors.abc.incomplete"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_text("")
+    with pytest.raises(ModelError, match=r"unfinished download of x\.safetensors\.abc\.incomplete"):
+        folder_of(str(folder))
+
+
+def test_a_clone_without_lfs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(ModelError, match=r"a Git LFS pointer in place of model\.safetensors"):
+        folder_of(str(tmp_path))
+
+
+def test_a_half_fetched_snapshot_is_refused(cache: Path) -> None:
+    stored(cache, "config.json", listed=("config.json", "model.safetensors", "README.md"))
+    with pytest.raises(ModelError, match=r"Got half of it in the cache.*model\.safetensors.*hf download"):
+        folder_of(NAME)
+    assert folder_of(NAME, weights=False).name == COMMIT
+
+
+def test_a_snapshot_without_safetensors_is_refused(cache: Path) -> None:
+    stored(cache, "config.json", "pytorch_model.bin")
+    with pytest.raises(ModelError, match="wanted safetensors"):
+        folder_of(NAME)

@@ -1,0 +1,287 @@
+"""`firstsight import` as a user types it: what it writes, what it says, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from firstsight.cli.app import command
+from firstsight.data import tokenizer
+from firstsight.errors import DataError, ModelError
+from firstsight.hub import importing
+from firstsight.hub.importing import Request, bring
+from firstsight.model import weights
+from firstsight.model.weights import load, read_tensors
+from firstsight.site import Progress
+from tests.hub.made import words
+from tests.hub.test_llama_files import LLAMA3, SMALL, seeing
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A Llama with grouped keys, a tied head and scaled angles, in bf16 shards, as transformers saves it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**SMALL, rope_parameters=LLAMA3, tie_word_embeddings=True)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path / "llama", max_shard_size=4000)
+    words(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def asked(place: Path, **given: Any) -> Request:
+    return Request(**{"place": str(place), "revision": None, "tokenizer": "", "config": None, "seen": None, **given})
+
+
+def silent(_: Progress) -> None:
+    pass
+
+
+def changed(source: Path, **settings: Any) -> None:
+    file = source / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def rewritten(source: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """The source's weights as one file."""
+    for file in source.glob("model*.safetensors*"):
+        file.unlink()
+    save_file(dict(tensors), source / "model.safetensors")
+
+
+def test_sharded_bf16_llama_becomes_a_checkpoint(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(list(source.glob("model-*.safetensors"))) > 2
+    monkeypatch.setattr(weights, "SHARD", 5000)
+    out = tmp_path / "donor"
+    assert command(["import", str(source), "--out", str(out), "--seen", "2.5T"]) == 0
+    told = capsys.readouterr().out
+    assert "tokens seen: 2,500,000,000,000" in told
+    assert "moments: none" in told
+    assert f"folder: {out}" in told
+    peer, tokens = LlamaForCausalLM.from_pretrained(source).float().eval(), torch.randint(31, (90,))
+    loaded = load(out)
+    assert loaded.seen == 2_500_000_000_000
+    assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        theirs = peer(tokens[None]).logits[0]
+    own = {name.removeprefix("lm."): one for name, one in loaded.model.state_dict().items()}
+    assert (seeing(loaded.spec, own, tokens, torch.float32) - theirs).abs().max() < 1e-5
+    kept = read_tensors(out)
+    assert {one.dtype for one in kept.values()} == {torch.bfloat16}, "kept as published: half the bytes, the same bits"
+    assert (out / "model.safetensors.index.json").is_file()
+
+
+def test_it_records_what_it_read_and_nothing_of_when_or_where(source: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    bring(asked(source), tmp_path / "one", tell=told.append)
+    bring(asked(source), tmp_path / "two", tell=silent)
+    for file in sorted((tmp_path / "one").iterdir()):
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
+    record = json.loads((tmp_path / "one" / "imported.json").read_text())
+    read = [*source.glob("model*"), source / "config.json", source / "tokenizer.json"]
+    assert record["files"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in read}
+    assert (record["source"], record["revision"], record["moments"]) == ("llama", None, False)
+    done = [one.done for one in told]
+    assert done == sorted(done)
+    assert all(one.done <= one.total for one in told)
+
+
+def test_a_revision_from_the_cache_is_recorded_by_its_commit(source: Path, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "cache" / "models--owner--run"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "step-1000").write_text(commit)
+    (repository / "snapshots").mkdir()
+    source.rename(repository / "snapshots" / commit)
+    bring(asked(Path("owner/run"), revision="step-1000"), tmp_path / "out", tell=silent)
+    record = json.loads((tmp_path / "out" / "imported.json").read_text())
+    assert (record["source"], record["revision"]) == ("owner/run", commit)
+
+
+def sized(file: Path, count: int) -> None:
+    """A tokenizer of so many words."""
+    known = {"<|endoftext|>": 0, **{f"w{n}": n for n in range(1, count)}}
+    Tokenizer(models.WordLevel(known, unk_token="w1")).save(str(file))
+
+
+@pytest.mark.parametrize(("known", "line"), [(26, ""), (27, "32 token rows, the model has 31; say vocabulary=32")])
+def test_what_the_next_stage_needs_for_the_marks_is_said(source: Path, tmp_path: Path, known: int, line: str) -> None:
+    sized(source / "tokenizer.json", known)
+    done = bring(asked(source), tmp_path / "out", tell=silent)
+    assert done.rows == known + 5 == tokenizer.load(tmp_path / "out").size
+    assert ("chat marks" in "".join(done.lines())) == bool(line)
+    assert line in "".join(done.lines())
+
+
+@pytest.mark.parametrize(
+    ("harm", "told", "code"),
+    [
+        ("shard gone", ["llama: wanted all of its weights. Got no model-00002-of-", "Download it again"], 1),
+        ("tensor gone", ["llama: weights and", "missing: model.norm.weight", "Copy both from the same run"], 1),
+        ("tensor more", ["llama: weights and", "extra: ghost", "Copy both"], 1),
+        ("misshapen", ["misshapen: model.layers.1.self_attn.q_proj.weight wanted [32, 24] got [16, 24]"], 1),
+        ("another kind", ["model.norm.weight wanted torch.float32 got torch.int8"], 1),
+        ("layers", ["missing: model.layers.2.input_layernorm.weight, model.layers.2.mlp.down_proj.weight"], 1),
+        ("bias", ["llama: config.json: wanted a plain Llama. Got attention_bias True. Choose"], 1),
+        ("neox", ["llama: model_type: wanted llama", "Pythia", "OpenLM/DCLM or a Llama-family run as the donor"], 1),
+        ("vision", ["llama: wanted a language model. Got siglip: vision weights", "need no import", "site file"], 2),
+        ("no config", ["llama: wanted config.json in a folder of weights. Got none. Name the folder"], 1),
+        ("config cut", ["config.json: wanted a configuration in JSON"], 1),
+        ("pickles", ["llama: wanted safetensors. Got pytorch_model.bin, pickles", "save_pretrained"], 1),
+        ("no words", ["llama: wanted a tokenizer.json beside the weights. Got none. Give --tokenizer"], 2),
+        ("large words", ["tokenizer.json: wanted the tokenizer of a model with 31 token rows. Got one of 45"], 1),
+        ("endless words", ["tokenizer.json: wanted a tokenizer that knows one of <|endoftext|>", "Add"], 1),
+        ("ours", ["this is a checkpoint folder of firstsight already"], 2),
+    ],
+)
+def test_bad_input_says_where_wanted_got_and_what_to_do(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str, told: list[str], code: int
+) -> None:
+    tensors = {name: one for file in source.glob("model-*.safetensors") for name, one in load_file(file).items()}
+    norm, query = tensors["model.norm.weight"], "model.layers.1.self_attn.q_proj.weight"
+    match harm:
+        case "shard gone":
+            next(source.glob("model-00002-of-*")).unlink()
+        case "tensor gone":
+            rewritten(source, {name: one for name, one in tensors.items() if one is not norm})
+        case "tensor more":
+            rewritten(source, {**tensors, "ghost": torch.ones(1)})
+        case "misshapen":
+            rewritten(source, {**tensors, query: tensors[query][:16].clone()})
+        case "another kind":
+            rewritten(source, {**tensors, "model.norm.weight": norm.to(torch.int8)})
+        case "layers":
+            changed(source, num_hidden_layers=3)
+        case "bias":
+            changed(source, attention_bias=True)
+        case "neox":
+            changed(source, model_type="gpt_neox")
+        case "vision":
+            changed(source, model_type="siglip")
+        case "no config":
+            (source / "config.json").unlink()
+        case "config cut":
+            (source / "config.json").write_text('{"model_type":')
+        case "pickles":
+            for file in source.glob("model*"):
+                file.unlink()
+            torch.save(tensors, source / "pytorch_model.bin")
+        case "no words":
+            (source / "tokenizer.json").unlink()
+        case "large words":
+            sized(source / "tokenizer.json", 45)
+        case "endless words":
+            Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(source / "tokenizer.json"))
+        case _:
+            (source / "spec.json").write_text("{}")
+    assert command(["import", str(source), "--out", str(tmp_path / "out")]) == code
+    said = " ".join(capsys.readouterr().err.split())
+    assert str(source) in said
+    assert all(one in said for one in told), said
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*")), "nothing half is left"
+
+
+def test_a_tokenizer_far_too_small_is_refused_where_nothing_else_tells(source: Path, tmp_path: Path) -> None:
+    (source / "tokenizer.json").unlink()
+    sized(tmp_path / "small.json", 15)
+    with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one of 15"):
+        bring(asked(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", tell=silent)
+    sized(tmp_path / "small.json", 16)
+    bring(asked(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", tell=silent)
+
+
+def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_path: Path) -> None:
+    other = json.loads((source / "tokenizer.json").read_text())
+    vocabulary: dict[str, int] = other["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(ModelError, match=r"other\.json: wanted the vocabulary of .*tokenizer\.json\. Got 4 other"):
+        bring(asked(source, tokenizer=str(tmp_path / "other.json")), tmp_path / "out", tell=silent)
+
+
+def test_a_name_without_network_ends_with_one_and_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["import", "owner/run", "--revision", "step-9", "--out", str(tmp_path / "out")]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "owner/run@step-9: wanted a hub folder. Got no network" in said
+    assert "hf download owner/run --revision step-9 --local-dir FOLDER; then name that folder here" in said
+
+
+def test_a_place_that_is_taken_and_options_that_do_not_fit_are_refused(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("")
+    for options, told in (
+        (["--out", str(tmp_path / "taken")], "taken: wanted a new folder"),
+        (["--out", str(tmp_path / "out"), "--config", str(source / "config.json")], "--config: is for OpenLM"),
+        (["--out", str(tmp_path / "out"), "--seen", "many"], "wanted a number of tokens"),
+    ):
+        assert command(["import", str(source), *options]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("step", ["write_tensors", "write_spec", "_record"])
+def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Killed before any of its steps: Ctrl-C tidies up; what a harder end leaves is swept by the next import."""
+    out, beside = tmp_path / "out", tmp_path / ".out.importing"
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            bring(asked(source), out, tell=silent)
+    assert not out.exists()
+    assert not beside.exists()
+    beside.mkdir()
+    (beside / "model.safetensors").write_text("half")
+    bring(asked(source), out, tell=silent)
+    assert not beside.exists()
+    load(out)
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted"),
+    [
+        (["</s>", "<s>", "<eos>"], "</s>"),
+        (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"], "<|end_of_text|>"),
+        (["<bos>", "<eos>", "<pad>"], "<eos>"),
+        (["</s>", "<|endoftext|>"], "<|endoftext|>"),
+    ],
+)
+def test_every_family_has_its_end(tmp_path: Path, held: list[str], wanted: str) -> None:
+    fast = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    fast.add_special_tokens([AddedToken(one, special=True) for one in held])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    known = tokenizer.load(tmp_path)
+    assert known.end == wanted
+    assert known.special.end == fast.token_to_id(wanted) == known.special.pad
+
+
+def test_no_family_is_a_data_error(tmp_path: Path) -> None:
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match=r"<\|end_of_text\|>"):
+        tokenizer.load(tmp_path)

@@ -1,0 +1,317 @@
+"""open_lm's own files: settings, `.pt` checkpoints and optimizers, laid out as its main.py and model.py write them.
+
+Oracle: a run made here by torch alone under open_lm's names; the formulas of the paper's model in float64.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from firstsight.errors import ModelError
+from firstsight.hub import openlm
+from firstsight.hub.importing import Request, bring
+from firstsight.model.weights import load, read_tensors
+from firstsight.recipe.lm import LMSpec, Rope
+from firstsight.recipe.stages import Adam
+from firstsight.train import state
+from tests.hub.made import words
+from tests.model.test_openlm import transcription
+
+CONFIG: dict[str, Any] = {
+    "hidden_dim": 16, "n_layers": 2, "n_heads": 2, "seq_len": 32, "vocab_size": 40, "post_embed_norm": False,
+    "weight_tying": False, "ffn_type": "swiglu_torch",
+}  # fmt: skip
+ARGS = {
+    "model": "tiny", "model_norm": "gain_only_lp_layer_norm", "qk_norm": True, "positional_embedding_type": "rotary",
+    "ffn_type": "swiglu", "moe_freq": 0, "lr": 0.003, "resume": None, "attn_name": "auto",
+}  # fmt: skip
+SPEC = LMSpec(
+    layers=2, width=16, heads=2, kv_heads=2, head=8, hidden=256, vocabulary=40, norm="layer", eps=1e-5, qk_norm=True,
+    rope=Rope(base=10_000.0), tied=False, token_shift=1, embedding_scale=1,
+)  # fmt: skip
+
+
+class Norm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width))
+
+
+class Rotary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", 1.0 / (10_000 ** (torch.arange(0, 8, 2).float() / 8)))
+
+
+def linear(a: int, b: int) -> nn.Linear:
+    return nn.Linear(a, b, bias=False)
+
+
+class Run(nn.Module):
+    """The modules of open_lm's Transformer in its order, which numbers the optimizer's parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(40, 16)
+        self.layers = nn.ModuleList()
+        for _ in range(2):
+            attention = nn.ModuleDict()
+            attention["in_proj"], attention["out_proj"] = linear(16, 48), linear(16, 16)
+            attention["pos_embed"], attention["q_norm"], attention["k_norm"] = Rotary(), Norm(16), Norm(16)
+            feed = nn.ModuleDict({"w12": linear(16, 512), "w3": linear(256, 16)})
+            parts = {"attention": attention, "feed_forward": feed, "attention_norm": Norm(16), "ffn_norm": Norm(16)}
+            self.layers.append(nn.ModuleDict(parts))
+        self.norm, self.output = Norm(16), linear(16, 40)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder: params.txt, its model config, and one checkpoint with the optimizer's state of two steps."""
+    torch.manual_seed(0)
+    model = Run()
+    trained = torch.optim.AdamW([{"params": [], "weight_decay": 0.0}, {"params": list(model.parameters())}], lr=1e-2)
+    for _ in range(2):
+        sum(((one - 1) ** 2).sum() for one in model.parameters()).backward()  # type: ignore[union-attr]
+        trained.step()
+        trained.zero_grad()
+    tensors = {f"module.{name}": one for name, one in model.state_dict().items()}
+    folder = tmp_path / "logs" / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "params.txt").write_text("".join(f"{name}: {ARGS[name]}\n" for name in sorted(ARGS)))
+    (folder / "tiny.json").write_text(json.dumps(CONFIG))
+    told = {"epoch": 3, "name": "run", "evaluation_metrics": [{"loss": 1.0}], "samples_seen": 1000, "step": 2}
+    torch.save({**told, "state_dict": tensors}, folder / "checkpoints" / "epoch_3.pt")
+    torch.save({**told, "optimizer": trained.state_dict()}, folder / "checkpoints" / "optimizer_3.pt")
+    words(tmp_path / "words")
+    return folder
+
+
+def brought(run: Path, out: Path, **given: Any) -> Any:
+    told = {"config": run / "tiny.json", "tokenizer": str(run.parents[1] / "words"), "seen": None, **given}
+    request = Request(place=str(run / "checkpoints" / "epoch_3.pt"), revision=None, **told)
+    return bring(request, out, tell=lambda _: None)
+
+
+def test_a_checkpoint_says_what_the_formulas_say_of_its_tensors(run: Path, tmp_path: Path) -> None:
+    done = brought(run, tmp_path / "out")
+    assert (done.spec, done.seen, done.moments) == (SPEC, 32 * 1000, True)
+    body = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
+    named = {name.removeprefix("module."): one.double() for name, one in body.items()}
+    wanted = transcription(SimpleNamespace(spec=SPEC, named_parameters=lambda: named.items()), [3, 1, 4, 1, 5])  # type: ignore[arg-type]
+    loaded = load(tmp_path / "out", compute=torch.float64)
+    lm, ids = loaded.model.double().lm, torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.no_grad():
+        found = lm.logits(lm(lm.embed(ids), lm.frame(torch.zeros_like(ids), torch.arange(5)[None])))[0]
+    assert (found - wanted).abs().max() < 1e-10
+    assert loaded.seen == 32_000
+
+
+def test_a_dclm_folder_is_the_checkpoint_that_it_was_made_of(run: Path, tmp_path: Path) -> None:
+    """As open_lm's hf_model keeps it: names behind `model.`, settings in two places, angles too."""
+    body = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
+    folder = tmp_path / "dclm"
+    words(folder)
+    save_file({name.replace("module.", "model."): one for name, one in body.items()}, folder / "model.safetensors")
+    config = {"architectures": ["OpenLMModel"], "model_type": "openlm", "params": None, "params_args_dict": ARGS}
+    (folder / "config.json").write_text(json.dumps({**config, **CONFIG}))
+    request = Request(place=str(folder), revision=None, tokenizer="", config=None, seen=None)
+    done = bring(request, tmp_path / "one", tell=lambda _: None)
+    assert (done.spec, done.seen, done.moments) == (SPEC, None, False)
+    brought(run, tmp_path / "two")
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "two" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_tied_run_keeps_one_copy_and_its_moments(run: Path, tmp_path: Path) -> None:
+    """open_lm ties the two matrices but stores both; its optimizer counts one."""
+    (run / "tiny.json").write_text(json.dumps({**CONFIG, "weight_tying": True}))
+    for name in ("epoch_3.pt", "optimizer_3.pt"):
+        file = run / "checkpoints" / name
+        body = torch.load(file, weights_only=True)
+        if name == "epoch_3.pt":
+            body["state_dict"]["module.output.weight"] = body["state_dict"]["module.tok_embeddings.weight"]
+        else:
+            last = body["optimizer"]["param_groups"][1]["params"].pop()
+            del body["optimizer"]["state"][last]
+        torch.save(body, file)
+    done = brought(run, tmp_path / "out")
+    assert done.spec.tied
+    assert done.moments
+    assert "lm.output.weight" not in read_tensors(tmp_path / "out")
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_moments_are_carried_into_training(run: Path, tmp_path: Path, fsdp: bool) -> None:
+    """FSDP keeps names where a plain optimizer keeps numbers; both reach every parameter of a branch."""
+    model = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
+    parameters = [name.removeprefix("module.") for name in model if "inv_freq" not in name]
+    file = run / "checkpoints" / "optimizer_3.pt"
+    body = torch.load(file, weights_only=True)
+    theirs = {parameters[number]: one for number, one in body["optimizer"]["state"].items()}
+    if fsdp:
+        torch.save({**body, "optimizer": {"state": theirs, "param_groups": []}}, file)
+    brought(run, tmp_path / "out")
+    moments = read_tensors(tmp_path / "out", "optimizer")
+    assert len(moments) == 3 * len(parameters)
+    optim = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, clip=1.0, z_loss=0.0, encoder_rate=0.0, encoder_decay=0.0)
+    branch = state.branch(tmp_path / "out", SPEC, optim, seed=0)
+    state.carry(branch, tmp_path / "out")
+    for name, parameter in branch.model.named_parameters():
+        own, told = branch.optimizer.state[parameter], theirs[name.removeprefix("lm.")]
+        assert torch.equal(parameter, model[f"module.{name.removeprefix('lm.')}"]), name
+        assert all(torch.equal(own[key], told[key]) for key in ("exp_avg", "exp_avg_sq", "step")), name
+        assert own["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("one gone", "norm.weight (missing)"),
+        ("one more", "ghost (not in the model)"),
+        ("misshapen", "norm.weight (another shape)"),
+        ("sgd", "norm.weight (momentum_buffer)"),
+        ("numbers", "in another order"),
+        ("nothing", "wanted an optimizer's state"),
+    ],
+)
+def test_moments_of_another_model_are_refused(run: Path, tmp_path: Path, harm: str, told: str) -> None:
+    model = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
+    names = [name.removeprefix("module.") for name in model if "inv_freq" not in name]
+    file = run / "checkpoints" / "optimizer_3.pt"
+    body = torch.load(file, weights_only=True)
+    found = {names[number]: one for number, one in body["optimizer"]["state"].items()}
+    match harm:
+        case "one gone":
+            del found["norm.weight"]
+        case "one more":
+            found["ghost"] = found["norm.weight"]
+        case "misshapen":
+            found["norm.weight"]["exp_avg"] = torch.ones(3)
+        case "sgd":
+            found["norm.weight"] = {"momentum_buffer": torch.ones(16)}
+        case "numbers":
+            body["optimizer"]["param_groups"][1]["params"].reverse()
+        case _:
+            body["optimizer"] = None
+    if harm not in ("numbers", "nothing"):
+        body["optimizer"]["state"] = found
+    torch.save(body, file)
+    with pytest.raises(ModelError) as caught:
+        brought(run, tmp_path / "out")
+    assert str(caught.value).startswith(str(file))
+    assert told in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+class Harm:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.file}",)
+
+
+def test_a_pickle_that_would_run_something_is_refused(run: Path, tmp_path: Path) -> None:
+    file, trace = run / "checkpoints" / "epoch_3.pt", tmp_path / "ran"
+    torch.save({"epoch": 1, "state_dict": {"one": torch.ones(1)}, "harm": Harm(trace)}, file)
+    torch.load(file, weights_only=False)
+    assert trace.exists(), "this pickle is harmless: the test proves nothing"
+    trace.unlink()
+    with pytest.raises(ModelError) as caught:
+        brought(run, tmp_path / "out")
+    assert not trace.exists()
+    assert str(caught.value).startswith(f"{file}: wanted tensors and plain values alone. Got a pickle that calls ")
+    assert "posix.system; nothing of it was run. Do not trust this file" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("body", [b"", b"nothing", b"PK\x03\x04cut"])
+def test_what_is_no_pt_file_is_refused(run: Path, tmp_path: Path, body: bytes) -> None:
+    (run / "checkpoints" / "epoch_3.pt").write_bytes(body)
+    with pytest.raises(ModelError, match=r"epoch_3\.pt: wanted"):
+        brought(run, tmp_path / "out")
+
+
+def test_half_a_pt_file_and_one_without_a_model_are_refused(run: Path, tmp_path: Path) -> None:
+    file = run / "checkpoints" / "epoch_3.pt"
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=r"wanted a whole \.pt file"):
+        brought(run, tmp_path / "out")
+    torch.save({"epoch": 3, "is_final_checkpoint": True}, file)
+    with pytest.raises(ModelError, match=r"wanted a model's state_dict\. Got epoch, is_final_checkpoint"):
+        brought(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ({**CONFIG, **ARGS}, SPEC),
+        ({**ARGS, "dim": 16, "n_layers": 2, "n_heads": 2, "vocab_size": 40}, SPEC),
+        (
+            {**CONFIG, "norm_type": "gain_only_layer_norm", "apply_qk_norm": True, "params": None}
+            | {"positional_embedding_type": "rotary"},
+            SPEC,
+        ),
+    ],
+    ids=["model config and params", "Params", "Params' other names"],
+)  # fmt: skip
+def test_settings_are_read_under_all_their_names(place: dict[str, Any], told: LMSpec) -> None:
+    assert openlm.spec_of(place) == told
+
+
+def test_a_model_config_goes_before_the_arguments(run: Path) -> None:
+    """As in open_lm's create_params."""
+    given = openlm.settings(run / "params.txt")
+    assert (given["qk_norm"], given["moe_freq"], given["lr"], given["resume"]) == (True, 0, 0.003, None)
+    assert openlm.spec_of({**CONFIG, "qk_norm": False}, given).qk_norm is False
+    assert openlm.spec_of({**CONFIG, "model_norm": "rms_norm"}, given).norm == "rms"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model_norm": "lp_layer_norm"}, "model_norm 'lp_layer_norm'"),
+        ({"positional_embedding_type": "head_rotary"}, "positional_embedding_type 'head_rotary'"),
+        ({"ffn_type": "gemma_geglu"}, "ffn_type 'gemma_geglu'"),
+        ({"post_embed_norm": True}, "post_embed_norm True"),
+        ({"moe_freq": 2}, "moe_freq 2"),
+        ({"attn_name": "custom_attn"}, "attn_name 'custom_attn'"),
+        ({"n_heads": 3}, "heads must divide width"),
+        ({"n_heads": None}, "Got none told. Give --config"),
+        ({"model_norm": None}, "wanted model_norm"),
+    ],
+)
+def test_what_we_cannot_do_the_same_is_refused_by_name(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        openlm.spec_of({**CONFIG, **ARGS, **change})
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["module.norm.weight", "module.layers.0.attention.pos_embed.inv_freq"])
+def test_tensors_that_contradict_the_settings_are_named(run: Path, tmp_path: Path, name: str) -> None:
+    file = run / "checkpoints" / "epoch_3.pt"
+    body = torch.load(file, weights_only=True)
+    tensors: dict[str, Tensor] = body["state_dict"]
+    tensors[name] = tensors[name][:2].clone()
+    tensors["module.ghost"] = tensors.pop("module.output.weight")
+    torch.save(body, file)
+    with pytest.raises(ModelError) as caught:
+        brought(run, tmp_path / "out")
+    if "inv_freq" in name:
+        assert "wanted the angles of base 10000 for heads of 8" in str(caught.value)
+    else:
+        told = str(caught.value)
+        assert "missing: output.weight; extra: module.ghost; misshapen: module.norm.weight wanted [16] got [2]" in told

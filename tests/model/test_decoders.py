@@ -1,0 +1,225 @@
+"""Published decoders: their counts, models without memory, FLOPs against torch's own counter, and what cannot be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from firstsight.errors import ModelError, QuantityError
+from firstsight.model.lm import LM, allocate
+from firstsight.model.vision import Encoder
+from firstsight.model.vlm import VLM
+from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, llama, openlm
+from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.scales import decoders
+from tests.model.rows import PATCHED, PLAIN, SEEING, SHIFTED, TOWER, grown, packed
+
+OPENLM = (
+    decoders.openlm_79m,
+    decoders.openlm_154m,
+    decoders.openlm_411m,
+    decoders.openlm_1b,
+    decoders.openlm_7b,
+)
+DONORS = {
+    decoders.smollm2_135m: 134_515_008,
+    decoders.smollm2_360m: 361_821_120,
+    decoders.smollm2_1b: 1_711_376_384,
+    decoders.tinyllama_1b: 1_100_048_384,
+    decoders.amber_7b: 6_738_415_616,
+    decoders.llama32_1b: 1_235_814_400,
+}
+"""Numbers in the published safetensors files; Amber's are Llama 7B's."""
+
+
+def sizes(spec: LMSpec) -> dict[str, int]:
+    with torch.device("meta"):
+        return {name: parameter.numel() for name, parameter in LM(spec).named_parameters()}
+
+
+def gains_of_qk_norm(named: dict[str, int]) -> int:
+    return sum(size for name, size in named.items() if "q_norm" in name or "k_norm" in name)
+
+
+@pytest.mark.parametrize("vocabulary", [50_432, 66_816], ids=["text", "with image codes"])
+@pytest.mark.parametrize("published", OPENLM)
+def test_openlm_counts_are_those_of_a_built_model(published: Callable[[int], LMSpec], vocabulary: int) -> None:
+    spec = published(vocabulary)
+    assert spec.vocabulary == vocabulary
+    assert spec.parameters() == sum(sizes(spec).values())
+
+
+@pytest.mark.parametrize(
+    ("published", "without", "gains"),
+    [(decoders.openlm_1b, 1_439_795_200, 24 * 2 * 2048), (decoders.openlm_7b, 6_889_410_560, 32 * 2 * 4096)],
+    ids=["1.4B", "7B"],
+)
+def test_published_counts_leave_the_gains_of_qk_norm_out(
+    published: Callable[[], LMSpec], without: int, gains: int
+) -> None:
+    spec = published()
+    assert spec.vocabulary == 50_432
+    assert spec.parameters() == without + gains
+    assert gains_of_qk_norm(sizes(spec)) == gains
+    assert replace(spec, qk_norm=False).parameters() == without
+
+
+@pytest.mark.parametrize(("published", "millions"), [(decoders.openlm_79m, 78.9), (decoders.openlm_154m, 153.7)])
+def test_smaller_sizes_are_those_that_they_are_called_after(published: Callable[[], LMSpec], millions: float) -> None:
+    assert replace(published(), qk_norm=False).parameters() / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize(("published", "count"), DONORS.items(), ids=[one.__name__ for one in DONORS])
+def test_donors_have_the_published_counts(published: Callable[[], LMSpec], count: int) -> None:
+    spec = published()
+    assert spec.parameters() == count == sum(sizes(spec).values())
+
+
+def resident() -> int:
+    """Bytes of memory in use by this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it")
+@pytest.mark.parametrize("seeing", [False, True], ids=["lm", "vlm"])
+def test_a_large_model_on_the_meta_device_takes_no_memory_and_no_time(seeing: bool) -> None:
+    spec = replace(PATCHED, lm=decoders.openlm_7b()) if seeing else decoders.openlm_7b()
+    held, began = resident(), time.perf_counter()
+    with torch.device("meta"):
+        model = VLM(spec)
+    assert time.perf_counter() - began < 1
+    assert resident() - held < 50e6
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in model.lm.parameters()) == decoders.openlm_7b().parameters()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [PLAIN, SHIFTED, replace(PLAIN, norm="rms", qk_norm=False, kv_heads=1, head=12, tied=True), SEEING, PATCHED],
+    ids=["openlm", "token shift", "llama", "projector", "patches"],
+)
+def test_memory_given_later_is_filled_with_the_same_bits(spec: LMSpec | VLMSpec) -> None:
+    plain = VLM(spec)
+    plain.initialise(7)
+    with torch.device("meta"):
+        later = VLM(spec)
+    allocate(later)
+    with torch.no_grad():
+        for parameter in later.parameters():
+            parameter.fill_(float("nan"))
+    later.initialise(7)
+    wanted, got = plain.state_dict(), later.state_dict()
+    assert list(wanted) == list(got)
+    assert all(torch.equal(value, got[name]) for name, value in wanted.items())
+
+
+def test_building_draws_nothing() -> None:
+    """Initial values are drawn once, by `initialise`: the global stream of random numbers stays where it was."""
+    before = torch.random.get_rng_state()
+    LM(PLAIN)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_published_encoder_on_meta_sees_the_same_once_it_has_memory_and_weights() -> None:
+    pixels = torch.randint(256, (2, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain = Encoder(TOWER)
+    with torch.device("meta"):
+        later = Encoder(TOWER)
+    allocate(later)
+    later.load_state_dict(plain.state_dict())
+    assert torch.equal(plain(pixels), later(pixels))
+
+
+def test_a_buffer_that_nobody_knows_is_refused() -> None:
+    with torch.device("meta"):
+        strange = nn.Sequential(nn.BatchNorm1d(4))
+    with pytest.raises(ModelError, match="BatchNorm1d: wanted parameters alone"):
+        allocate(strange)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        openlm(layers=3, width=32, heads=4, vocabulary=50),
+        llama(layers=2, width=48, heads=6, kv_heads=2, hidden=80, vocabulary=70),
+        replace(llama(layers=2, width=48, heads=6, kv_heads=1, hidden=80, vocabulary=70), tied=True, head=10),
+    ],
+    ids=["openlm", "grouped", "tied, heads wider than their share"],
+)
+def test_flops_are_those_that_torch_counts(spec: LMSpec) -> None:
+    """torch counts the whole square of attention; half of it lies ahead of the tokens and is not counted by us."""
+    tokens = 64
+    model, rows = grown(spec), packed([[list(range(20)) * 3 + [1, 2, 3, 4]]], length=tokens)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.lm.logits(model(rows))
+    counted = {str(op).removeprefix("aten."): flops for op, flops in counter.get_flop_counts()["Global"].items()}
+    assert counted.keys() == {"mm", "bmm"}
+    assert counted["mm"] == tokens * spec.flops(0)
+    assert counted["bmm"] == 2 * tokens * (spec.flops(tokens) - spec.flops(0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("kv_heads", 3, "kv_heads must divide heads. Got 3 for 4 heads"),
+        ("head", 7, "a head's width must be even. Got 7"),
+        ("layers", 0, "layers must be above zero. Got 0"),
+        ("width", -8, "width must be above zero. Got -8"),
+        ("heads", 0, "heads must be above zero. Got 0"),
+        ("kv_heads", 0, "kv_heads must be above zero. Got 0"),
+        ("hidden", 0, "hidden must be above zero. Got 0"),
+        ("vocabulary", 0, "vocabulary must be above zero. Got 0"),
+        ("eps", 0.0, "eps must be above zero. Got 0.0"),
+        ("eps", float("nan"), "eps must be above zero. Got nan"),
+        ("token_shift", 0, "token_shift must be 1 or more. Got 0"),
+        ("embedding_scale", 0, "embedding_scale must be 1 or more. Got 0"),
+    ],
+)
+def test_a_decoder_that_cannot_be_is_refused(field: str, value: float, told: str) -> None:
+    spec = openlm(layers=2, width=32, heads=4, vocabulary=50)
+    with pytest.raises(QuantityError) as caught:
+        LMSpec(**{one.name: getattr(spec, one.name) for one in fields(spec)} | {field: value})
+    assert told in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (lambda: Rope(base=0.0), "rotary base must be above zero. Got 0.0"),
+        (lambda: LinearRope(base=-1.0, factor=2.0), "rotary base must be above zero. Got -1.0"),
+        (lambda: LinearRope(base=1e4, factor=0.5), "its factor must be 1 or more. Got 0.5"),
+        (lambda: Llama3Rope(base=1e4, factor=0.0, low=1.0, high=4.0, context=8), "1 or more. Got 0.0"),
+        (lambda: Llama3Rope(base=1e4, factor=8.0, low=4.0, high=4.0, context=8), "low must be below high. Got 4.0"),
+        (lambda: Llama3Rope(base=1e4, factor=8.0, low=0.0, high=4.0, context=8), "low must be above zero. Got 0.0"),
+        (lambda: Llama3Rope(base=1e4, factor=8.0, low=1.0, high=4.0, context=0), "context must be above zero. Got 0"),
+        (
+            lambda: openlm(layers=1, width=30, heads=4, vocabulary=9),
+            "heads must divide width. Got 4 heads for width 30",
+        ),
+        (
+            lambda: llama(layers=1, width=32, heads=0, kv_heads=1, hidden=8, vocabulary=9),
+            "heads must divide width. Got 0 heads",
+        ),
+    ],
+)
+def test_angles_and_shares_that_cannot_be_are_refused(build: Callable[[], object], told: str) -> None:
+    with pytest.raises(QuantityError) as caught:
+        build()
+    assert told in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_larger_embeddings_may_be_tied() -> None:
+    """The head is then the table as it is stored, not as it is scaled on the way in."""
+    spec = replace(PLAIN, tied=True, embedding_scale=4)
+    lm = LM(spec)
+    lm.initialise(torch.Generator().manual_seed(0))
+    assert torch.equal(lm.embed(torch.tensor([[3]]))[0, 0], 4 * lm.head[3])

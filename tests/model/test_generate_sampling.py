@@ -1,0 +1,102 @@
+"""Drawn tokens against the softmax, and against what else is asked with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from firstsight.errors import QuantityError
+from firstsight.model.generate import Sampling, distribution, generate
+from tests.model.rows import PLAIN, grown
+from tests.model.test_generate import PROMPTS
+
+WARM = Sampling(temperature=1.3, seed=3)
+
+
+def shares_of(sampling: Sampling) -> torch.Tensor:
+    """The softmax over one prompt's next token, cut by sorting: the definition, written plainly."""
+    model = grown(PLAIN)
+    frame = model.lm.frame(torch.zeros(1, 4, dtype=torch.int64), torch.arange(4)[None])
+    with torch.no_grad():
+        logits = model.lm.logits(model.lm(model.lm.embed(torch.tensor([PROMPTS[1]])), frame))[0, -1]
+    shares = (logits / sampling.temperature).softmax(dim=-1)
+    order = shares.argsort(descending=True).tolist()
+    kept = order[: sampling.top_k or len(order)]
+    if sampling.top_p is not None:
+        whole, held = sum(float(shares[token]) for token in kept), 0.0
+        for count, token in enumerate(kept, start=1):
+            held += float(shares[token]) / whole
+            if held >= sampling.top_p:
+                kept = kept[:count]
+                break
+    cut = torch.zeros_like(shares)
+    cut[kept] = shares[kept]
+    return cut / cut.sum()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [WARM, replace(WARM, top_k=4), replace(WARM, top_p=0.7), replace(WARM, top_k=9, top_p=0.8)],
+    ids=["softmax", "top_k", "top_p", "both"],
+)
+def test_tokens_are_drawn_as_the_softmax_says(sampling: Sampling) -> None:
+    count = 2_000
+    said = generate(grown(PLAIN), [PROMPTS[1]] * count, stop=(), limit=1, sampling=sampling)
+    drawn, wanted = Counter(answer[0] for answer in said), shares_of(sampling)
+    possible = [token for token in range(20) if wanted[token] > 0]
+    assert set(drawn) <= set(possible), "a token that was cut off was drawn"
+    assert len(possible) > 2
+    test = chisquare([drawn[token] for token in possible], [count * float(wanted[token]) for token in possible])
+    assert test.pvalue > 1e-3
+
+
+def test_the_cuts_are_exact() -> None:
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+    for cut, kept in (
+        ({"top_k": 1}, {1}),
+        ({"top_k": 3}, {1, 3, 2}),
+        ({"top_k": 9}, {0, 1, 2, 3}),
+        ({"top_p": 0.39}, {1}),
+        ({"top_p": 0.41}, {1, 3}),
+        ({"top_p": 0.71}, {1, 3, 2}),
+        ({"top_p": 1.0}, {0, 1, 2, 3}),
+        ({"top_k": 2, "top_p": 0.56}, {1}),  # 4/7 of what top_k left
+        ({"top_k": 2, "top_p": 0.58}, {1, 3}),
+    ):
+        shares, ids = distribution(logits, Sampling(temperature=1.0, seed=0, **cut))
+        assert ids is not None
+        assert {int(token) for token, share in zip(ids[0], shares[0], strict=True) if share > 0} == kept, cut
+
+
+def test_a_prompt_draws_the_same_whoever_else_is_asked() -> None:
+    model = grown(PLAIN)
+    prompts = PROMPTS * 40
+    together = generate(model, prompts, stop=[7], limit=6, sampling=WARM)
+    assert generate(model, prompts[:3], stop=[7], limit=6, sampling=WARM) == together[:3]
+    for number in (1, 63, 64, 159):
+        alone = generate(model, [prompts[number]], stop=[7], limit=6, sampling=replace(WARM, first=number))
+        assert alone == [together[number]]
+    shorter = generate(model, prompts, stop=[7], limit=4, sampling=WARM)
+    assert shorter == [answer[:4] for answer in together], "a step's draw hangs on the limit"
+
+
+def test_numbers_and_seeds_draw_apart_and_one_token_is_greed() -> None:
+    model = grown(PLAIN)
+    same = generate(model, [PROMPTS[1]] * 30, stop=(), limit=5, sampling=WARM)
+    assert len({tuple(answer) for answer in same}) > 10
+    assert generate(model, [PROMPTS[1]] * 30, stop=(), limit=5, sampling=replace(WARM, seed=4)) != same
+    greedy = generate(model, PROMPTS, stop=(), limit=5)
+    assert generate(model, PROMPTS, stop=(), limit=5, sampling=replace(WARM, top_k=1)) == greedy
+    assert generate(model, PROMPTS, stop=(), limit=5, sampling=Sampling(temperature=1e-6, seed=1)) == greedy
+
+
+@pytest.mark.parametrize(
+    ("named", "value"), [("temperature", 0.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("first", -1)]
+)
+def test_impossible_sampling_is_refused(named: str, value: float) -> None:
+    with pytest.raises(QuantityError, match=named):
+        replace(WARM, **{named: value})

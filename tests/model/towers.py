@@ -1,0 +1,100 @@
+"""Small encoder towers as recipes, each beside what builds transformers' own model of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from firstsight.recipe.mix import Named
+from firstsight.recipe.vision import Dinov2, Siglip, TowerSpec, Vit
+from firstsight.units import Tokens
+
+NAMED = Named(name="tower", form="encoder", tokens=Tokens(0))
+VIT = Vit(layers=3, width=16, heads=2, hidden=32, image=16, patch=4)
+SIGLIP = Siglip(vit=VIT, fit="resize", weights=NAMED)
+WIDE = Vit(layers=3, width=24, heads=3, hidden=96, image=16, patch=4)
+DINOV2 = Dinov2(vit=WIDE, fit="resize", registers=0, table=5, weights=NAMED)
+REGISTERED = Dinov2(vit=WIDE, fit="resize", registers=2, table=7, weights=NAMED)
+DEVIATION = 0.4
+"""Of random weights: large enough that every part shows in the features."""
+
+
+def _vision(vit: Vit) -> dict[str, Any]:
+    return {
+        "hidden_size": vit.width,
+        "intermediate_size": vit.hidden,
+        "num_hidden_layers": vit.layers,
+        "num_attention_heads": vit.heads,
+        "image_size": vit.image,
+        "patch_size": vit.patch,
+    }
+
+
+def _scrambled(model: Any) -> Any:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, DEVIATION, generator=generator)
+    return model
+
+
+def siglip_whole() -> Any:
+    """SigLIP with its text tower."""
+    from transformers import SiglipConfig, SiglipModel
+
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 8,
+        "max_position_embeddings": 4,
+        "projection_size": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return _scrambled(SiglipModel(SiglipConfig(text_config=text, vision_config=_vision(VIT))))
+
+
+def siglip_tower() -> Any:
+    """SigLIP's vision tower with its head."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    return _scrambled(SiglipVisionModel(SiglipVisionConfig(**_vision(VIT))))
+
+
+def _dinov2_shape(spec: Dinov2) -> dict[str, Any]:
+    shape = _vision(spec.vit) | {"mlp_ratio": spec.vit.hidden // spec.vit.width, "image_size": spec.table * 4}
+    del shape["intermediate_size"]
+    return shape
+
+
+def dinov2() -> Any:
+    """DINOv2 with its mask token."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    return _scrambled(Dinov2Model(Dinov2Config(**_dinov2_shape(DINOV2))))
+
+
+def registered() -> Any:
+    """DINOv2 with registers."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    shape = _dinov2_shape(REGISTERED)
+    return _scrambled(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**shape, num_register_tokens=2)))
+
+
+TOWERS: dict[str, tuple[TowerSpec, Callable[[], Any]]] = {
+    "siglip, whole": (SIGLIP, siglip_whole),
+    "siglip, tower": (SIGLIP, siglip_tower),
+    "dinov2": (DINOV2, dinov2),
+    "dinov2 with registers": (REGISTERED, registered),
+}
+
+
+def vision_of(model: Any) -> Any:
+    """The vision tower of a model that may have a text tower beside it."""
+    return model.vision_model if type(model).__name__ == "SiglipModel" else model

@@ -1,0 +1,94 @@
+"""Encoders at the door: transformers' own configurations against the towers that recipes describe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipConfig, SiglipVisionConfig
+
+from firstsight.cli.data.fitting import check_models, disagreement
+from firstsight.errors import RequestError
+from firstsight.plan.step import Step
+from firstsight.recipe.mix import Named
+from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales.encoders import dinov2_large_reg_384, siglip_base_224, siglip_dinov2_384
+from firstsight.recipe.vision import Dinov2, Vit
+from firstsight.site import Location, Site
+from firstsight.units import Tokens
+
+ONE, TWO = (Named(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "two"))
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 518, "patch_size": 14}
+"""What google/siglip-so400m-patch14-384 and facebook/dinov2-with-registers-large say of themselves."""
+
+
+def placed(folder: Path, config: Any) -> Location:
+    """A folder as transformers writes it, its weights left empty: only the configuration is asked."""
+    config.save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"")
+    return Location(path=str(folder))
+
+
+def test_what_a_configuration_leaves_unsaid_is_what_transformers_means(tmp_path: Path) -> None:
+    """Newer versions write only what differs from their defaults: an empty configuration says as much as a full one."""
+    plain = Vit(layers=12, width=768, heads=12, hidden=3072, image=224, patch=14)
+    for config, tower in (
+        (SiglipVisionConfig(), siglip_base_224(ONE)),
+        (Dinov2Config(), Dinov2(vit=plain, fit="resize", registers=0, table=16, weights=ONE)),
+        (
+            Dinov2WithRegistersConfig(),
+            Dinov2(vit=replace(plain, patch=16), fit="resize", registers=4, table=14, weights=ONE),
+        ),
+    ):
+        for body in (config.to_json_string(use_diff=False), f'{{"model_type": "{config.model_type}"}}'):
+            location = placed(tmp_path / config.model_type, config)
+            (tmp_path / config.model_type / "config.json").write_text(body)
+            assert disagreement(tower, location, "one") == ""
+
+
+def test_a_whole_siglip_and_its_tower_alone_are_the_same_encoder(tmp_path: Path) -> None:
+    whole = placed(tmp_path / "whole", SiglipConfig(vision_config=SO400M))
+    alone = placed(tmp_path / "alone", SiglipVisionConfig(**SO400M))
+    tower = scale_named("1b").base.stages[0].model.vision.towers[0]
+    assert disagreement(tower, whole, "one") == disagreement(tower, alone, "one") == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_register_tokens": 8}, "wanted num_register_tokens 4, got 8"),
+        ({"image_size": 224}, "wanted image_size 518, got 224"),
+        ({"num_attention_heads": 8}, "wanted num_attention_heads 16, got 8"),
+        ({"mlp_ratio": 2}, "wanted mlp_ratio 4.0, got 2"),
+        ({"use_swiglu_ffn": True}, "wanted use_swiglu_ffn False, got True"),
+    ],
+)
+def test_a_dinov2_that_is_another_is_told_by_its_field(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    location = placed(tmp_path, Dinov2WithRegistersConfig(**{**LARGE, **change}))
+    assert disagreement(dinov2_large_reg_384(ONE), location, "one") == words
+
+
+@pytest.mark.parametrize("encoder", ["frozen", "trained"])
+def test_each_tower_of_a_pair_is_looked_at(tmp_path: Path, encoder: Any) -> None:
+    base = scale_named("1b").base.stages[0]
+    stage = replace(base, model=replace(base.model, vision=siglip_dinov2_384(ONE, TWO), encoder=encoder))
+    stage = replace(stage, tokenizer=scale_named("smoke").base.pretrain.tokenizer)
+    step = Step(kind="midtrain", spec=stage, version=1)
+    first = placed(tmp_path / "one", SiglipConfig(vision_config=SO400M))
+    second = placed(tmp_path / "two", Dinov2WithRegistersConfig(**LARGE))
+    check_models([step], Site(sources={"one": first, "two": second}))
+    with pytest.raises(RequestError, match=r"one: wanted model_type siglip or siglip_vision_model, got dinov2_with"):
+        check_models([step], Site(sources={"one": second, "two": second}))
+    small = placed(tmp_path / "small", Dinov2WithRegistersConfig(**{**LARGE, "hidden_size": 768}))
+    with pytest.raises(RequestError, match=r"two: wanted hidden_size 1024, got 768, says .*small/config\.json\. Name"):
+        check_models([step], Site(sources={"one": first, "two": small}))

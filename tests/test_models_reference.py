@@ -1,0 +1,170 @@
+"""The tables of docs/reference/models.md are what the specs say: every number is worked out again and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rotary
+from firstsight.recipe.mix import Named
+from firstsight.recipe.model import ProjectorSpec
+from firstsight.recipe.scales import decoders, encoders
+from firstsight.recipe.vision import VisionSpec
+from firstsight.units import Tokens
+from tests.conftest import ROOT
+
+PAGE = ROOT / "docs" / "reference" / "models.md"
+DECODERS: dict[str, Callable[[], LMSpec]] = {
+    name: getattr(decoders, name)
+    for name in (
+        "openlm_79m",
+        "openlm_154m",
+        "openlm_411m",
+        "openlm_1b",
+        "openlm_7b",
+        "smollm2_135m",
+        "smollm2_360m",
+        "smollm2_1b",
+        "tinyllama_1b",
+        "amber_7b",
+        "llama32_1b",
+    )
+}
+ROW = 1024
+"""Tokens of the paper's image-text rows."""
+PUBLISHED = Named(name="published", form="encoder", tokens=Tokens(0))
+ENCODERS: dict[str, VisionSpec] = {
+    "siglip_so400m_384": encoders.siglip_so400m_384(PUBLISHED),
+    "siglip_base_224": encoders.siglip_base_224(PUBLISHED),
+    "dinov2_large_reg_384": encoders.dinov2_large_reg_384(PUBLISHED),
+    "siglip_dinov2_384": encoders.siglip_dinov2_384(PUBLISHED, PUBLISHED),
+    "patches_14_384": encoders.patches_14_384(2048),
+}
+Row = Sequence[str]
+
+
+def angles(rope: Rotary) -> str:
+    base = f"{rope.base:,.0f}"
+    match rope:
+        case Llama3Rope():
+            return f"{base}, llama3 {rope.factor:.0f} from {rope.context:,}"
+        case LinearRope():
+            return f"{base}, linear {rope.factor:.0f}"
+        case _:
+            return base
+
+
+def settings() -> list[Row]:
+    return [
+        (
+            f"`{name}`",
+            str(spec.layers),
+            str(spec.width),
+            f"{spec.heads} / {spec.kv_heads}",
+            str(spec.head),
+            str(spec.hidden),
+            f"{spec.vocabulary:,}",
+            f"{spec.norm} {spec.eps:.0e}".replace("e-0", "e-"),
+            "yes" if spec.qk_norm else "no",
+            angles(spec.rope),
+            "tied" if spec.tied else "own",
+        )
+        for name, spec in ((name, build()) for name, build in DECODERS.items())
+    ]
+
+
+def costs() -> list[Row]:
+    return [
+        (
+            f"`{name}`",
+            f"{spec.parameters():,}",
+            f"{replace(spec, qk_norm=False).parameters():,}",
+            f"{spec.flops(ROW) / 1e9:.3f}",
+            f"{spec.flops(2 * ROW) / 1e9:.3f}",
+            f"{4 * spec.parameters() / 1e9:.2f}",
+            f"{8 * spec.parameters() / 1e9:.2f}",
+        )
+        for name, spec in ((name, build()) for name, build in DECODERS.items())
+    ]
+
+
+def sights() -> list[Row]:
+    return [
+        (
+            f"`{name}`",
+            str(spec.image),
+            f"{spec.side} x {spec.side}",
+            str(spec.tokens),
+            str(spec.width),
+            f"{spec.parameters():,}",
+            f"{spec.flops() / 1e9:.1f}",
+        )
+        for name, spec in ENCODERS.items()
+    ]
+
+
+def projector(kind: str, shuffle: int) -> ProjectorSpec:
+    return ProjectorSpec(kind=kind, shuffle=shuffle, spread=1, positions=False)  # pyright: ignore[reportArgumentType]
+
+
+def pooling() -> list[Row]:
+    """Places a picture takes in a row, and their share of it."""
+    found: list[Row] = []
+    for name, spec in ENCODERS.items():
+        places = [projector("mlp2", by).tokens(spec) for by in (1, 2, 3)]
+        told = [f"{count} ({count / ROW:.1%})" for count in places]
+        found.append((f"`{name}`", *told))
+    return found
+
+
+def projectors() -> list[Row]:
+    """Between the paper's encoder and its main decoder."""
+    eye, lm = ENCODERS["siglip_so400m_384"], decoders.openlm_1b()
+    found: list[Row] = []
+    for kind in ("linear", "mlp2", "mlp3"):
+        for by in (1, 2, 3):
+            spec = projector(kind, by)
+            widths = " to ".join(str(width) for width in spec.widths(eye, lm))
+            found.append((kind, str(by), widths, f"{spec.parameters(eye, lm):,}", f"{spec.flops(eye, lm) / 1e9:.1f}"))
+    return found
+
+
+def table(heading: str) -> list[Row]:
+    """Rows of the first table below a heading, without its two lines of heading."""
+    below = PAGE.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    first = below[below.index("\n|") + 1 :].split("\n\n", 1)[0]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in first.splitlines()[2:]]
+
+
+@pytest.mark.parametrize(
+    ("heading", "rows"),
+    [
+        ("Decoders: settings", settings),
+        ("Decoders: what they cost", costs),
+        ("Encoders", sights),
+        ("Pooling", pooling),
+        ("Projectors", projectors),
+    ],
+)
+def test_the_page_says_what_the_specs_say(heading: str, rows: Callable[[], list[Row]]) -> None:
+    wanted = [tuple(row) for row in rows()]
+    told = "\n".join(f"| {' | '.join(row)} |" for row in wanted)
+    assert table(heading) == wanted, f"docs/reference/models.md, {heading}:\n{told}"
+
+
+def test_every_published_decoder_and_encoder_is_on_the_page() -> None:
+    for module, named in ((decoders, set(DECODERS)), (encoders, set(ENCODERS))):
+        built = {
+            name
+            for name, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+        }
+        assert built <= named, f"{built - named} is missing from docs/reference/models.md"
+
+
+def test_the_example_prints_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    example, printed = PAGE.read_text().split("```python\n", 1)[1].split("```text\n", 1)
+    exec(compile(example.split("```", 1)[0], str(PAGE), "exec"), {})
+    assert capsys.readouterr().out == printed.split("```", 1)[0]

@@ -1,0 +1,127 @@
+"""Every kind of model through every handler: text, images, instructions, and an answer at the end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firstsight.evaluate import respond
+from firstsight.model.weights import load
+from firstsight.recipe.lm import Llama3Rope
+from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.stages import Encode
+from firstsight.recipe.vision import Fused
+from firstsight.site import Site
+from firstsight.train.run import encode, finetune, midtrain, pretrain
+from tests.train import small
+
+Inputs = dict[str, Path]
+LLAMA = replace(
+    small.LM,
+    norm="rms",
+    qk_norm=False,
+    kv_heads=1,
+    tied=True,
+    token_shift=1,
+    embedding_scale=1,
+    rope=Llama3Rope(base=10_000.0, factor=8.0, low=1.0, high=4.0, context=8),
+)
+FUSED = replace(small.SEES, vision=Fused(first=small.NAMED, second=small.DINOV2))
+LETTERBOX = replace(small.NAMED, fit="letterbox")
+ARMS: dict[str, VLMSpec] = {
+    "linear": replace(small.SEES, projector=replace(small.PROJECTOR, kind="linear")),
+    "mlp3": replace(small.SEES, projector=replace(small.PROJECTOR, kind="mlp3")),
+    "shuffle 2": replace(small.SEES, projector=replace(small.PROJECTOR, shuffle=2)),
+    "prefix": replace(small.SEES, attention="prefix"),
+    "trained": small.TRAINED,
+    "named, letterboxed": replace(small.SEES, vision=LETTERBOX),
+    "fused": FUSED,
+    "fused, trained": replace(FUSED, encoder="trained"),
+    "dinov2": replace(small.SEES, vision=small.DINOV2),
+    "patches": small.PATCHED,
+    "llama": replace(small.SEES, lm=LLAMA),
+}
+
+
+@pytest.fixture(scope="module")
+def reads(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inputs]:
+    """What each kind of vision reads: with features of our own SigLIP, or with published folders."""
+    root = tmp_path_factory.mktemp("arms")
+    plain = {role: path for role, path in inputs.items() if role not in ("image0.features", "encoder0")}
+    siglip, dinov2 = small.write_siglip(root / "siglip", 1), small.write_dinov2(root / "dinov2", 2)
+    named = {**plain, "encoder0": siglip}
+    return {
+        "our own": inputs,
+        "siglip": named,
+        "dinov2": {**plain, "encoder0": dinov2},
+        "fused": {**named, "encoder1": dinov2},
+        "none": plain,
+    }
+
+
+@pytest.fixture(scope="module")
+def trunks(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """The text model that arms branch from, and the one with Llama's settings."""
+    found, spec = dict[bool, Path](), small.segment(12, "0", "1")
+    for llama in (False, True):
+        trunk = replace(spec.pretrain, model=LLAMA if llama else small.LM)
+        folder = tmp_path_factory.mktemp("trunk")
+        found[llama] = small.ran(pretrain, replace(spec, pretrain=trunk), inputs, folder, site)
+    return found
+
+
+def read(model: VLMSpec) -> str:
+    match model.vision:
+        case Fused():
+            return "fused"
+        case small.SIGLIP:
+            return "our own"
+        case small.DINOV2:
+            return "dinov2"
+        case _:
+            return "siglip" if model.vision.towers else "none"
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["losses"]["captions-rich"] for line in lines if "captions-rich" in line["losses"]]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_learns_and_answers(
+    arm: str, reads: dict[str, Inputs], trunks: dict[bool, Path], site: Site, tmp_path: Path
+) -> None:
+    model = ARMS[arm]
+    inputs = reads[read(model)]
+    optim = replace(small.ADAM, encoder_rate=0.5 if model.encoder == "trained" else 0.0)
+    spec = replace(small.midtraining(model, 12, "3/4"), optim=optim)
+    trunk = trunks[model.lm == LLAMA]
+    mid = small.ran(midtrain, spec, {**inputs, "trunk": trunk}, tmp_path / "mid", site)
+    tuning = replace(small.finetuning(model, 8), optim=optim)
+    done = small.ran(finetune, tuning, {**inputs, "previous": mid}, tmp_path / "done", site)
+    fell = [*losses(mid), *losses(done)]
+    assert sum(fell[-4:]) < 0.9 * sum(fell[:4])
+    assert load(done).spec == model
+    who = respond.speaker(done, site=site)
+    [seen] = respond.see(who, [("x.png", small.picture("red", "blue"))])
+    asked = [respond.Asked(text="w1 w2", picture=picture) for picture in (seen, None)]
+    assert len(list(respond.say(who, asked, limit=3))) == 2
+
+
+@pytest.mark.parametrize("arm", ["fused", "dinov2", "named, letterboxed"])
+def test_features_of_a_named_encoder_stored_first_train_alike(
+    arm: str, reads: dict[str, Inputs], trunks: dict[bool, Path], site: Site, tmp_path: Path
+) -> None:
+    """Both are rounded to float16; how many pictures go through the encoder together is all that differs."""
+    model = ARMS[arm]
+    inputs = {**reads[read(model)], "trunk": trunks[False]}
+    needs = {**inputs, "source": inputs["captions"], "index": inputs["image0"]}
+    sheet = small.ran(encode, Encode(source=small.CAPTIONS, vision=model.vision), needs, tmp_path / "sheet", site)
+    spec = small.midtraining(model, 4, "1")
+    online = small.ran(midtrain, spec, inputs, tmp_path / "online", site)
+    stored = small.ran(midtrain, spec, {**inputs, "image0.features": sheet}, tmp_path / "stored", site)
+    assert losses(stored) == pytest.approx(losses(online), rel=1e-3)
+    assert (online / "encoder0").is_dir() and (online / "encoder1").is_dir() == (arm == "fused")

@@ -1,0 +1,73 @@
+"""The studies of eyes: arms differ in what is asked and share all else, and the world's SigLIP arm is everyone's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from firstsight.errors import QuantityError
+from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.study import Arm
+from firstsight.recipe.vision import Fused, Patches
+from firstsight.studies.encoders import encoders, ways
+from firstsight.studies.frozen import frozen
+from firstsight.studies.when import when
+from firstsight.units import Share
+
+
+def as_frozen(arm: Arm) -> Arm:
+    """An arm without what `frozen` asks about."""
+    stages = (
+        replace(
+            stage,
+            model=replace(stage.model, encoder="frozen"),
+            optim=replace(stage.optim, encoder_rate=0.0, encoder_decay=0.0),
+        )
+        for stage in arm.stages
+    )
+    return replace(arm, name="", stages=tuple(stages))
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "79m", "1b"])
+def test_arms_of_frozen_differ_in_the_encoders_training_alone(scale: str) -> None:
+    study = frozen(scale_named(scale), lowered=Share(1, 4))
+    plain = study.arm("frozen.s1")
+    for name, rate in (("frozen", 0.0), ("trained", 1.0), ("lowered", 0.25)):
+        arm = study.arm(f"{name}.s1")
+        assert {stage.optim.encoder_rate for stage in arm.stages} == {rate}
+        assert {stage.model.encoder for stage in arm.stages} == {"trained" if rate else "frozen"}
+        assert as_frozen(arm) == as_frozen(plain)
+    assert plain == replace(when(scale_named(scale)).arm("start-080.s1"), name="frozen")
+
+
+@pytest.mark.parametrize(
+    ("scale", "tokens"),
+    [
+        ("smoke", {"siglip": 12, "patches": 12, "shuffle-2": 3, "prefix": 12}),
+        (
+            "1b",
+            {"siglip": 729, "siglip-dinov2": 729, "patches": 729, "shuffle-2": 196, "shuffle-3": 81, "prefix": 729},
+        ),
+    ],
+)
+def test_every_way_of_seeing_takes_the_places_that_it_should(scale: str, tokens: dict[str, int]) -> None:
+    study = encoders(scale_named(scale))
+    sighted = {arm.name: arm.stages for arm in study.arms if arm.stages and arm.seed == 1}
+    assert {name: stages[0].model.image_tokens for name, stages in sighted.items()} == tokens
+    assert all(len({stage.model for stage in stages}) == 1 for stages in sighted.values())
+    assert sighted["siglip"] == when(scale_named(scale)).arm("start-080.s1").stages
+    patches = sighted["patches"][0].model
+    assert isinstance(patches.vision, Patches)
+    assert patches.vision.width == patches.lm.width
+    if scale == "1b":
+        assert patches.vision.width == 2048, "the width that the authors' code gives it"
+        fused = sighted["siglip-dinov2"][0].model.vision
+        assert isinstance(fused, Fused)
+        assert (fused.width, fused.first) == (1152 + 1024, sighted["siglip"][0].model.vision)
+
+
+def test_a_scale_without_a_siglip_is_refused() -> None:
+    model = enter(scale_named("smoke"), Share(4, 5)).stages[0].model
+    with pytest.raises(QuantityError, match="SigLIP"):
+        list(ways(replace(model, vision=Patches(image=8, patch=4, width=8, fit="resize"))))
