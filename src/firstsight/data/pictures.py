@@ -112,7 +112,11 @@ def decode(data: bytes, size: int, fit: Fit = "resize", *, ground: Ground = GREY
     Source: transformers, SiglipImageProcessor with resample=3 (Pillow's bicubic on the whole picture). DINOv2's
     BitImageProcessor does the same where it is told to resize to the square and not to crop.
     """
-    picture = upright(data)
+    return squared(upright(data), size, fit, ground=ground)
+
+
+def squared(picture: Image.Image, size: int, fit: Fit, *, ground: Ground) -> UInt8[np.ndarray, "S S 3"]:
+    """What `decode` makes of an upright RGB picture."""
     width, height = inner(picture.size, size) if fit == "letterbox" else (size, size)
     return _framed(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)), size, ground)
 
@@ -184,7 +188,7 @@ def _pixels(
         else:
             picture.seek(0)
             picture.load()
-            found = np.array(_rgb(picture))
+            found = np.array(rgb(picture))
         number, (width, height) = _orientation(picture), picture.size
         turn = _TURNS.get(number)
         whole = (height, width) if number > 4 and turn is not None else (width, height)
@@ -206,8 +210,8 @@ def _jpeg(data: bytes, picture: Image.Image, parts: int) -> np.ndarray:
         harmless = stray is not None and int(stray[1]) <= _MOST_STRAY
         if not harmless and "subsampling" not in str(error):
             raise
-        return np.array(_rgb(picture))
-    return np.array(_rgb(picture)) if printed else found
+        return np.array(rgb(picture))
+    return np.array(rgb(picture)) if printed else found
 
 
 def _parts(size: tuple[int, int], least: int | None, fit: Fit) -> int:
@@ -229,7 +233,8 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def rgb(picture: Image.Image) -> Image.Image:
+    """Transparency over white, 16 bits to 8, RGB; raises Refused for values whose white nobody tells."""
     if picture.mode == "F":
         raise Refused("not a picture", "numbers with fractions, of which nobody says where white is")
     if picture.mode.startswith("I"):

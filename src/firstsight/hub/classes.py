@@ -35,7 +35,7 @@ from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe import canon
 from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import VLMSpec, decoder
 from firstsight.recipe.vision import Patches
 
 Ids = Int[Tensor, "B T"]
@@ -70,11 +70,6 @@ class FirstsightConfig(PreTrainedConfig):
         if self.firstsight is None:
             raise ModelError("config.json: wanted a spec under 'firstsight'. Got none. Export the checkpoint again.")
         return canon.decode(self.firstsight)
-
-
-def decoder(spec: LMSpec | VLMSpec) -> LMSpec:
-    """The language model of a spec."""
-    return spec.lm if isinstance(spec, VLMSpec) else spec
 
 
 class _Firstsight(PreTrainedModel, GenerationMixin):

@@ -24,7 +24,7 @@ from firstsight.hub.beside import card, words
 from firstsight.model.weights import Loaded, load, write_tensors
 from firstsight.recipe import canon
 from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import VLMSpec, decoder
 
 Number = Literal["float32", "bfloat16"]
 """What weights are written as."""
@@ -85,7 +85,7 @@ def _ours(folder: Path) -> bool:
 
 
 def _refuse_other_words(spec: LMSpec | VLMSpec, tokenizer: Tokenizer) -> None:
-    rows = spec.lm.vocabulary if isinstance(spec, VLMSpec) else spec.vocabulary
+    rows = decoder(spec).vocabulary
     if tokenizer.size > rows:
         raise ModelError(
             f"{tokenizer.path}: wanted at most {rows} tokens, the rows of the model's embedding. Got {tokenizer.size}, "

@@ -25,7 +25,7 @@ from firstsight.model.vlm import VLM
 from firstsight.model.weights import Form, Stored, contradictions, forms, hollow, write_spec, write_tensors
 from firstsight.recipe import canon
 from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import VLMSpec, decoder
 from firstsight.recipe.vision import Patches, Siglip, TowerSpec
 from firstsight.site import Progress, Tell
 from firstsight.units import Tokens
@@ -71,7 +71,7 @@ class Imported:
 
     def lines(self) -> list[str]:
         """What was written, in words, and what the next stage must know."""
-        lm = _decoder(self.spec)
+        lm = decoder(self.spec)
         seen = "not told; 0 is written (--seen says it)" if self.seen is None else f"{self.seen:,}"
         moments = "carried: AdamW's averages and steps lie beside the weights" if self.moments else "none: start fresh"
         found = [
@@ -113,7 +113,7 @@ def bring(request: Request, out: Path, *, tell: Tell) -> Imported:
         raise RequestError(f"{out}: wanted a new folder for the import. Got one that is not empty. Choose another.")
     place = folder_of(request.place, revision=request.revision)
     source = _read(place, request)
-    words = _tokenizer(place, request, _decoder(source.spec).vocabulary)
+    words = _tokenizer(place, request, decoder(source.spec).vocabulary)
     source = replace(source, files=(*source.files, words), seen=source.seen if request.seen is None else request.seen)
     fresh = out.absolute().with_name(f".{out.name}.importing")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -136,10 +136,6 @@ def bring(request: Request, out: Path, *, tell: Tell) -> Imported:
         end=known.end,
         rows=known.size,
     )
-
-
-def _decoder(spec: LMSpec | VLMSpec) -> LMSpec:
-    return spec.lm if isinstance(spec, VLMSpec) else spec
 
 
 def _read(place: Path, request: Request) -> Source:

@@ -15,34 +15,16 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import make_flat_list_of_images
 
-from firstsight.data.pictures import inner
+from firstsight.data import pictures
 from firstsight.errors import DataError
+from firstsight.hub.beside.words import IMAGE
 from firstsight.recipe.vision import Fit, Ground
-
-IMAGE = "<|img_patch|>"
-"""Stands once for a picture in a prompt; the processor repeats it for each of the picture's places."""
 
 
 def square(picture: Image.Image, size: int, *, fit: Fit, ground: Ground) -> UInt8[np.ndarray, "S S 3"]:
-    """Pixels of an opened picture as `data.pictures.decode` makes them of its bytes."""
-    seen = upright(picture)
-    if fit == "resize":
-        return np.array(seen.resize((size, size), Image.Resampling.BICUBIC))
-    width, height = inner(seen.size, size)
-    framed = Image.new("RGB", (size, size), ground)
-    framed.paste(seen.resize((width, height), Image.Resampling.BICUBIC), ((size - width) // 2, (size - height) // 2))
-    return np.array(framed)
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say, transparency over white, 16 bits to 8, RGB."""
-    seen = ImageOps.exif_transpose(picture)
-    if seen.mode.startswith("I"):
-        return Image.fromarray((np.asarray(seen) >> 8).astype(np.uint8)).convert("RGB")
-    if seen.has_transparency_data:
-        over = seen.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over).convert("RGB")
-    return seen.convert("RGB")
+    """Pixels of an opened picture as `data.pictures.decode` makes them of its bytes; writable."""
+    upright = pictures.rgb(ImageOps.exif_transpose(picture))
+    return pictures.squared(upright, size, fit, ground=ground).copy()
 
 
 class FirstsightImageProcessor(BaseImageProcessor):
@@ -101,5 +83,5 @@ class FirstsightProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
-        """The places of one picture."""
+        """The places of one picture, whose mark stands once in a prompt."""
         return IMAGE * self.image_processor.image_tokens

@@ -263,6 +263,21 @@ def _whole(told: Mapping[str, Any], key: str, path: Path) -> int:
     raise ModelError(f"{path}: wanted {key} as a whole number, sides equal. Got {value!r}. Name another folder.")
 
 
+def siglip_processor(side: int) -> dict[str, object]:
+    """preprocessor_config.json of a SigLIP that sees `side` x `side` pixels, for transformers."""
+    return {
+        "image_processor_type": "SiglipImageProcessor",
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+
+
 def _check_processor(folder: Path, spec: TowerSpec) -> None:
     """That preprocessor_config.json, where there is one, prepares pixels as `pictures.decode` and `scaled` do."""
     path = folder / "preprocessor_config.json"

@@ -18,7 +18,7 @@ from firstsight.errors import ModelError
 from firstsight.model.lm import LM
 from firstsight.model.vision import Encoder, PatchProjection
 from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.model import ProjectorSpec, VLMSpec, decoder
 from firstsight.recipe.vision import Patches, VisionSpec
 
 Images = Float[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]
@@ -102,7 +102,7 @@ class VLM(nn.Module):
     def __init__(self, spec: LMSpec | VLMSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.lm = LM(spec.lm if isinstance(spec, VLMSpec) else spec)
+        self.lm = LM(decoder(spec))
         self.projector = Projector(spec.projector, spec.vision, spec.lm) if isinstance(spec, VLMSpec) else None
         self.vision = _eyes(spec) if isinstance(spec, VLMSpec) else None
 

@@ -73,3 +73,8 @@ class VLMSpec:
     def image_tokens(self) -> int:
         """Places that one picture takes in a row."""
         return self.projector.tokens(self.vision)
+
+
+def decoder(spec: LMSpec | VLMSpec) -> LMSpec:
+    """The language model of a spec."""
+    return spec.lm if isinstance(spec, VLMSpec) else spec

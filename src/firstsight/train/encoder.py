@@ -26,7 +26,7 @@ from firstsight.data.order import shuffled
 from firstsight.data.pictures import decode
 from firstsight.data.sources import PICTURES, locate, plain_members
 from firstsight.errors import DataError, ModelError
-from firstsight.model.vision import features, load_encoder, scaled
+from firstsight.model.vision import features, load_encoder, scaled, siglip_processor
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import Contrast, Patches, Siglip
@@ -200,17 +200,7 @@ class _Album:
 def _leave(model: Any, words: Tokenizer, spec: Siglip, out: Path) -> None:
     model.save_pretrained(out)
     words.save(str(out / "tokenizer.json"))
-    processor = {
-        "image_processor_type": "SiglipImageProcessor",
-        "do_resize": True,
-        "size": {"height": spec.vit.image, "width": spec.vit.image},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
+    processor = siglip_processor(spec.vit.image)
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n")
 
 

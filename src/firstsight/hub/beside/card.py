@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import VLMSpec, decoder
 from firstsight.recipe.vision import Patches
 
 SEEING = """\
@@ -79,7 +79,7 @@ def text(spec: LMSpec | VLMSpec, about: About) -> str:
 
 
 def _facts(spec: LMSpec | VLMSpec) -> dict[str, str]:
-    lm = spec.lm if isinstance(spec, VLMSpec) else spec
+    lm = decoder(spec)
     norm = "RMSNorm" if lm.norm == "rms" else "LayerNorm"
     found = {
         "decoder": f"{lm.layers} layers, width {lm.width}, {lm.heads} heads ({lm.kv_heads} of keys and values), "

@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Fast
 
 from firstsight.data.tokenizer import CHAT, Tokenizer
+from firstsight.model.vision import siglip_processor
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.vision import VisionSpec
 
@@ -96,19 +97,7 @@ def write_processor(folder: Path, spec: VLMSpec, *, native: bool) -> None:
         write_json(folder / "preprocessor_config.json", whole | picture)
         write_json(folder / "processor_config.json", whole)
         return
-    picture = {
-        "processor_class": "LlavaProcessor",
-        "image_processor_type": "SiglipImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": vision.image, "width": vision.image},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
+    picture = siglip_processor(vision.image) | {"processor_class": "LlavaProcessor", "do_convert_rgb": True}
     write_json(folder / "preprocessor_config.json", picture)
     whole = {
         "processor_class": "LlavaProcessor",
