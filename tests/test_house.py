@@ -216,9 +216,12 @@ COMMANDS = (
     "run",
     "report",
     "preview",
+    "power",
     "explain",
     "ask",
     "evaluate",
+    "answers",
+    "score",
     "prepare",
     "data verify",
     "import",
@@ -238,7 +241,7 @@ def test_golden_commands() -> None:
     """Every command, argument, option and default: a new one is a decision."""
     lines: list[str] = []
     for study in shipped():
-        words = {name: [name, study] for name in ("plan", "run", "report", "preview")}
+        words = {name: [name, study] for name in ("plan", "run", "report", "preview", "power")}
         for command in COMMANDS:
             group = typer.main.get_command(build(words.get(command, [])))
             assert isinstance(group, typer.core.TyperGroup)

@@ -24,6 +24,7 @@ from firstsight.data.world.tellings import document
 from firstsight.data.world.things import PLACES, catalogue
 from firstsight.data.world.words import EDGES, tokenizer
 from firstsight.errors import QuantityError
+from firstsight.evaluate.question import files
 from firstsight.evaluate.tasks import TASKS
 from firstsight.recipe.mix import Benchmarks, Captions, Dialogues, Texts, Vocabulary, World
 from firstsight.site import Site
@@ -46,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("task", [*VISION, *TEXT])
 def test_files_are_read_by_the_benchmarks_readers(written: Path, task: str):
-    found = TASKS[task].read(written / task)
+    found = TASKS[task].read(files(written / task))
     assert len(found) == 96
     forms = Counter(question.tags["form"] for question in found)
     combinations = Counter(question.tags["combination"] for question in found)
@@ -57,7 +58,7 @@ def test_files_are_read_by_the_benchmarks_readers(written: Path, task: str):
 @pytest.mark.parametrize("task", VISION)
 def test_the_blind_guesser_answers_every_question_and_pictures_are_there(written: Path, task: str):
     guesses = json.loads((written / task / "question_blind.json").read_text())
-    found = TASKS[task].read(written / task)
+    found = TASKS[task].read(files(written / task))
     assert set(guesses) == {question.id for question in found}
     pictures = (written / "images.tar").read_bytes()
     assert all(f"world_{int(re.findall(r'[0-9]+', q.image or '')[0]):012d}.png".encode() in pictures for q in found)
@@ -67,7 +68,7 @@ def test_the_blind_guesser_answers_every_question_and_pictures_are_there(written
 def test_questions_stay_in_the_vocabulary(written: Path, task: str):
     made = tokenizer(WORLD)
     made.encode_special_tokens = True
-    for question in TASKS[task].read(written / task):
+    for question in TASKS[task].read(files(written / task)):
         for text in (question.text, *question.choices):
             assert made.encode(text).tokens == text.split()
 

@@ -25,6 +25,8 @@ from firstsight.units import Tokens
 
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 WORDS = ("what", "is", "it", "?", "there", "a", "cat", "dog", "yes", "no", "0.1", "0.9", "red", "the")
+ASKED = ("answer", "question", "using", "single", "word", "or", "phrase.")
+"""What the paper's wording of a question adds."""
 BLIND = {"vqav2": "cat", "pope": "yes", "refcoco": "0.1 0.1 0.9 0.9"}
 
 LM = replace(openlm(layers=2, width=32, heads=2, vocabulary=32), hidden=64, token_shift=2, embedding_scale=4)
@@ -49,7 +51,7 @@ SIGLIP = VLMSpec(
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    words = {word: number for number, word in enumerate(SPECIAL + WORDS)}
+    words = {word: number for number, word in enumerate(SPECIAL + WORDS + ASKED)}
     made = Tokenizer(models.WordLevel(words, unk_token="<|pad|>"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

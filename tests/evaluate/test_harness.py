@@ -14,9 +14,9 @@ from PIL import Image
 
 from firstsight.data.pack import prompt
 from firstsight.errors import DataError, ModelError, RequestError, UnknownName
-from firstsight.evaluate import respond
 from firstsight.evaluate.harness import Asking, ask, evaluate, judge
-from firstsight.evaluate.respond import Asked
+from firstsight.evaluate.speakers.own import own
+from firstsight.evaluate.speakers.speaker import Asked, Offered
 from firstsight.recipe.mix import Benchmarks, World
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, Site
@@ -122,7 +122,7 @@ def test_a_text_model_is_judged_on_text_and_blind_alone(checkpoint: Checkpoint, 
 
 
 def test_the_likeliest_choice_is_lm_evals(checkpoint: Checkpoint, tokenizer: Path) -> None:
-    who = respond.speaker(checkpoint("lm"), site=Site())
+    who = own(checkpoint("lm"), site=Site())
     offered = ("a cat", "dog", "the red dog", "no")
     totals = []
     for choice in offered:
@@ -134,13 +134,15 @@ def test_the_likeliest_choice_is_lm_evals(checkpoint: Checkpoint, tokenizer: Pat
             )
             logs = who.loaded.model.lm.logits(hidden).log_softmax(-1)[0]
         totals.append(sum(float(logs[at - 1, ids[0, at]]) for at in range(5, ids.shape[1])))
-    assert list(respond.choose(who, [("what is it ?", offered)])) == [int(np.argmax(totals))]
+    assert list(who.choose([Offered(text="what is it ?", picture=None, choices=offered, turn=False)])) == [
+        int(np.argmax(totals))
+    ]
 
 
 def test_the_first_answered_word_is_what_a_training_row_predicts(checkpoint: Checkpoint) -> None:
     """The same tokens in the training layout, run through VLM.forward, predict the first generated word."""
-    who = respond.speaker(checkpoint("siglip"), site=Site())
-    [picture] = respond.see(who, [("x.png", _png(3))])
+    who = own(checkpoint("siglip"), site=Site())
+    [picture] = who.see([("x.png", _png(3))])
     laid = torch.tensor([prompt(who.words, "what is it ?", image_tokens=4)])
     columns = torch.arange(laid.shape[1])[None]
 
@@ -154,7 +156,7 @@ def test_the_first_answered_word_is_what_a_training_row_predicts(checkpoint: Che
     with torch.no_grad():
         model = who.loaded.model
         likeliest = int(model.lm.logits(model(Rows()))[0, -1].argmax())
-    [answer] = respond.say(who, [Asked(text="\nwhat is it ?", picture=picture)], limit=1)
+    [answer] = who.say([Asked(text="\nwhat is it ?", picture=picture)], limit=1)
     stopped = likeliest in (who.words.special.end, who.words.special.answer)
     assert answer == ("" if stopped else who.words.decode([likeliest]))
 

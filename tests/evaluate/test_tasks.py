@@ -1,37 +1,42 @@
-"""Readers on small files in the benchmarks' own forms, and on real ones."""
+"""The tasks as a whole: their names, words, versions, and which of them enter the stable score."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import tarfile
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from firstsight.errors import DataError, UnknownName
-from firstsight.evaluate.pictures import Pictures
-from firstsight.evaluate.question import Question, Task
+from firstsight.evaluate.metrics import METRICS as CHECKS
+from firstsight.evaluate.question import Question, files, version_of
 from firstsight.evaluate.tasks import TASKS, task
+from tests.evaluate.tasks.written import lines, read, write
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+DOCS = Path(__file__).parents[2] / "docs"
+SHORT = "\nQ?\nAnswer the question using a single word or phrase."
+BOX = '\nPlease provide the bounding box coordinate of the region this sentence describes: "Q?"'
+GOLDEN = {
+    **dict.fromkeys(("vqav2", "kinds", "gqa", "textvqa", "textvqa_ocr", "pope", "pope_p"), SHORT),
+    **dict.fromkeys(("refcoco", "refcoco_plus", "refcocog", "ocid_ref"), BOX),
+    **dict.fromkeys(("coco_captions", "nocaps"), "\nQ?"),
+    "vizwiz": "\nQ?\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+    "\nAnswer the question using a single word or phrase.",
+    "mmmu": "\nQ?\nAnswer with the option's letter from the given choices directly.",
+}
+"""The paper's own words, letter by letter (paper 5.2), and those of its harness for the tasks beyond."""
+VERSIONS = {"vqav2": 2, "kinds": 2, "vizwiz": 2, "textvqa": 2}
+BASELINES = {"vqav2": 0.25, "gqa": 0.25, "textvqa": 0.0, "refcoco": 0.0, "ocid_ref": 0.0, "pope": 0.5}
+METRICS = {"vqav2": "vqa", "textvqa": "textvqa", "vizwiz": "vizwiz", "gqa": "exact", "refcocog": "iou50"} | {
+    "ocid_ref": "iou25",
+    "pope_p": "yes_no",
+    "nocaps": "cider",
+    "mmmu": "letter",
+}
 
 
-def write(folder: Path, name: str, content: Any) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    text = content if isinstance(content, str) else json.dumps(content)
-    data = text.encode()
-    (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-
-
-def perfect(name: str, question: Question) -> str:
-    truth = question.truth
-    if isinstance(truth, tuple):
-        return " ".join(str(edge) for edge in truth) if name in ("refcoco", "ocid_ref") else str(truth[0])
-    return str(truth)
+def question(text: str = "Q?", *, split: str = "", name: str = "1") -> Question:
+    return Question(id=name, text=text, truth="yes", image=None, choices=(), split=split, tags={})
 
 
 def test_names_are_keys_and_unknown_names_list_the_nearest() -> None:
@@ -40,144 +45,121 @@ def test_names_are_keys_and_unknown_names_list_the_nearest() -> None:
         task("vqa2")
 
 
-def test_the_stable_score_has_six_vision_and_nine_text_tasks() -> None:
-    scored = [t for t in TASKS.values() if t.baseline is not None]
-    assert sum(t.kind == "vision" for t in scored) == 6
-    assert sum(t.kind == "text" for t in scored) == 9
+def test_the_stable_score_has_the_papers_six_vision_and_nine_text_tasks() -> None:
+    scored = {t.name: t.baseline for t in TASKS.values() if t.baseline is not None and t.kind == "vision"}
+    assert scored == BASELINES
+    assert sum(t.kind == "text" and t.baseline is not None for t in TASKS.values()) == 9
+
+
+def test_the_papers_wording_letter_by_letter() -> None:
+    vision = {name: one.prompt(question(), "paper") for name, one in TASKS.items() if one.kind == "vision"}
+    assert vision == GOLDEN
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_bare_wording_is_the_question_alone(name: str) -> None:
-    question = Question(id="1", text="is it {red}?", truth="yes", image=None, choices=(), split="", tags={})
-    assert task(name).prompt(question, "bare") == "is it {red}?"
-    assert "is it {red}?" in task(name).prompt(question, "paper")
+    assert task(name).prompt(question("is it {red}?"), "bare") == "is it {red}?"
+    assert "is it {red}?" in task(name).prompt(question("is it {red}?"), "paper")
 
 
-def test_the_papers_wording() -> None:
-    question = Question(id="1", text="Q?", truth="yes", image=None, choices=(), split="", tags={})
-    short = "\nQ?\nAnswer the question using a single word or phrase."
-    assert {task(n).prompt(question, "paper") for n in ("vqav2", "gqa", "textvqa", "pope")} == {short}
-    assert "respond with 'Unanswerable'" in task("vizwiz").prompt(question, "paper")
-    assert task("refcoco").prompt(question, "paper").endswith('this sentence describes: "Q?"')
+def test_versions_and_metrics_stand_as_released() -> None:
+    assert {name: one.version for name, one in TASKS.items() if one.kind == "vision" and one.version > 1} == VERSIONS
+    assert {name: TASKS[name].metric.name for name in METRICS} == METRICS
 
 
-@pytest.mark.parametrize("name", ["vqav2", "textvqa", "vizwiz", "kinds"])
-def test_the_vqa_form_joins_by_question_id(name: str, tmp_path: Path) -> None:
-    questions = [{"question_id": n, "image_id": 7, "question": f"q{n}", "form": "heldout"} for n in (1, 2)]
-    annotations = [{"question_id": n, "answers": [{"answer": f"a{n}"}] * 10} for n in (2, 1)]
-    write(tmp_path, "val_questions.json", {"questions": questions})
-    write(tmp_path, "val_annotations.json.gz", {"annotations": annotations})
-    first, second = task(name).read(tmp_path)
-    assert (first.id, first.text, first.image, first.truth) == ("1", "q1", "7", ("a1",) * 10)
-    assert (second.truth[0], second.tags) == ("a2", {"form": "heldout"})  # type: ignore[index]
+@pytest.mark.parametrize(
+    ("name", "count", "said"),
+    [
+        ("vqav2", 214354, "214,354 questions: VQAv2 val2014"),
+        ("refcoco", 10834, "10,834 questions: RefCOCO val"),
+        ("refcoco", 5657, "5,657 questions: RefCOCO testA, not RefCOCO val"),
+        ("refcoco_plus", 10834, "10,834 questions: RefCOCO val, not RefCOCO+ val"),
+        ("refcocog", 4896, "4,896 questions: RefCOCOg val"),
+        ("gqa", 12, "12 questions: no published version; GQA testdev_balanced has 12,578"),
+        ("kinds", 96, "96 questions"),
+    ],
+)
+def test_a_version_is_told_by_its_count(name: str, count: int, said: str) -> None:
+    assert version_of(task(name), [question()] * count) == said
 
 
-def test_a_question_without_annotation_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, "questions.json", {"questions": [{"question_id": 3, "image_id": 7, "question": "q"}]})
-    write(tmp_path, "annotations.json", {"annotations": []})
-    with pytest.raises(DataError, match="question 3 has no annotation"):
-        task("vqav2").read(tmp_path)
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((3000, 3000, 3000), "9,000 questions: POPE on COCO, head (3,000 random questions)"),
+        ((3000, 3000, 2910), "8,910 questions: e3e3926 (2,910 random questions, LLaVA's), not POPE on COCO, head"),
+        ((0, 0, 2910), "2,910 questions: only the split random of e3e3926"),
+        ((4, 4, 4), "12 questions: no published version"),
+    ],
+)
+def test_popes_two_versions_are_told_apart(counts: tuple[int, ...], said: str) -> None:
+    splits = zip(("adversarial", "popular", "random"), counts, strict=True)
+    asked = [question(split=split) for split, count in splits for _ in range(count)]
+    assert version_of(task("pope"), asked).startswith(said)
 
 
-def test_textvqa_and_vizwiz_own_files(tmp_path: Path) -> None:
-    row = {"question_id": 5, "image_id": "ab", "question": "q", "answers": ["x"] * 10}
-    write(tmp_path / "t", "TextVQA_0.5.1_val.json", {"data": [row]})
-    assert task("textvqa").read(tmp_path / "t")[0].truth == ("x",) * 10
-    write(tmp_path / "v", "question_blind.json", {"V.jpg": "unanswerable"})
-    item = {"image": "V.jpg", "question": "q", "answers": [{"answer": "x", "answer_confidence": "yes"}]}
-    write(tmp_path / "v", "val.json", [item])
-    assert task("vizwiz").read(tmp_path / "v")[0].id == "V.jpg"
+def test_the_papers_counts_add_up() -> None:
+    """paper 5.2: 26,488 for RefCOCO, RefCOCO+ and RefCOCOg together; 9,000 for POPE."""
+    wanted = {name: sum(one.published[0].counts.values()) for name, one in TASKS.items() if one.published}
+    assert wanted["refcoco"] + wanted["refcoco_plus"] + wanted["refcocog"] == 26488
+    papers = {"vqav2": 214354, "gqa": 12578, "vizwiz": 4319, "textvqa": 5000, "ocid_ref": 18342, "pope": 9000}
+    assert papers.items() <= wanted.items()
 
 
-def test_pope_has_three_splits_and_its_own_ids(tmp_path: Path) -> None:
-    line = {"question_id": 1, "image": "a.jpg", "text": "Is there a cat?", "label": "yes"}
-    for split in ("random", "popular", "adversarial"):
-        write(tmp_path, f"coco_pope_{split}.json", json.dumps(line) + "\n" + json.dumps(line | {"question_id": 2}))
-    read = task("pope").read(tmp_path)
-    assert len({q.id for q in read}) == 6
-    assert {q.split for q in read} == {"random", "popular", "adversarial"}
-    write(tmp_path, "coco_pope_random.json", json.dumps(line | {"label": "maybe"}))
-    with pytest.raises(DataError, match="maybe"):
-        task("pope").read(tmp_path)
+def test_a_variant_reads_its_own_folder_or_that_of_its_task(tmp_path: Path) -> None:
+    assert task("pope_p").home(tmp_path) == tmp_path / "pope"
+    (tmp_path / "pope_p").mkdir()
+    assert task("pope_p").home(tmp_path) == tmp_path / "pope_p"
+    assert task("gqa").home(tmp_path) == tmp_path / "gqa"
 
 
-def test_refcoco_boxes_become_shares(tmp_path: Path) -> None:
-    row = {"img_id": "COCO_train2014_000000580957_4", "sents": "bowl", "bbox": [160, 107, 320, 214]}
-    write(tmp_path, "refcoco_val.json", [row | {"height": 428, "width": 640}] * 2)
-    first, second = task("refcoco").read(tmp_path)
-    assert first.truth == (0.25, 0.25, 0.75, 0.75)
-    assert first.image == "COCO_train2014_000000580957"
-    assert first.id != second.id
-
-
-def test_ocid_ref_boxes_are_corners_in_text(tmp_path: Path) -> None:
-    row = {"scene_path": "ARID20/floor/x.png", "sentence": "the mug", "bbox": "[160, 120, 320, 240]", "take_id": 3}
-    write(tmp_path, "val_expressions.json", {"9": row})
-    (only,) = task("ocid_ref").read(tmp_path)
-    assert (only.id, only.truth) == ("9", (0.25, 0.25, 0.5, 0.5))
-    write(tmp_path, "val_expressions.json", {"9": row | {"bbox": "[160, 120, 160, 240]"}})
-    with pytest.raises(DataError, match="empty"):
-        task("ocid_ref").read(tmp_path)
+def test_a_folders_files_are_the_benchmarks_alone(tmp_path: Path) -> None:
+    for name in ("b.jsonl.gz", "a.json", "README.json", "LICENSE", "question_blind.json", "task.json", ".x.json"):
+        write(tmp_path, name, "")
+    write(tmp_path / "images", "c.json", "")
+    assert [path.name for path in files(tmp_path)] == ["a.json", "b.jsonl.gz"]
+    with pytest.raises(DataError, match=r"Got c\.txt"):
+        files(write(tmp_path / "other", "c.txt", "").parent)
+    with pytest.raises(DataError, match="Got none"):
+        files(tmp_path / "nowhere")
 
 
 def test_choices_must_hold_the_right_one(tmp_path: Path) -> None:
-    write(tmp_path, "copa.jsonl", json.dumps({"query": "q", "choices": ["a", "b"], "gold": 2}))
+    write(tmp_path, "copa.jsonl", lines([{"query": "q", "choices": ["a", "b"], "gold": 2}]))
     with pytest.raises(DataError, match=r"copa\.jsonl:1: gold"):
-        task("copa").read(tmp_path)
+        read("copa", tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", '{"question": 1}', "\xff"])
-def test_broken_files_are_named(content: str, tmp_path: Path) -> None:
-    (tmp_path / "arc_easy.jsonl").write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match=r"arc_easy\.jsonl"):
-        task("arc_easy").read(tmp_path)
-    with pytest.raises(DataError, match="Got none"):
-        task("gqa").read(tmp_path)
+@pytest.mark.parametrize("name", ["arc_easy", "gqa", "vizwiz", "refcoco", "ocid_ref", "coco_captions", "mmmu"])
+@pytest.mark.parametrize(
+    "content", ["{", '{"query": "a"}\n{"query', '{"strange": 1}', "[1, 2]", "3", b"\xff", b"\x1f\x8bxx"]
+)
+def test_broken_files_are_named(content: str | bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / "given.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=r"given\.jsonl"):
+        read(name, tmp_path)
 
 
-def test_pictures_are_found_by_name_stem_and_coco_number(tmp_path: Path) -> None:
-    names = {"val/COCO_val2014_000000458752.jpg": b"coco", "n578564.jpg": b"gqa", "000012.png": b"world"}
-    with tarfile.open(tmp_path / "images.tar", "w") as tar:
-        for name, data in names.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    pictures = Pictures(tmp_path)
-    assert pictures.read("458752") == pictures.read("COCO_val2014_000000458752.jpg") == b"coco"
-    assert pictures.read("n578564") == b"gqa"
-    assert pictures.read("000012") == pictures.read("000012.png") == b"world"
-    with pytest.raises(DataError, match="no picture is called 'x'"):
-        pictures.read("x")
-    pictures.close()
+def test_the_reference_page_lists_every_vision_task_as_it_is() -> None:
+    page = (DOCS / "reference" / "tasks.md").read_text()
+    told: dict[str, tuple[str, float, float | None, int]] = {}
+    for row in re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE):
+        cells = [cell.strip() for cell in row[1].split("|")]
+        if len(cells) == 6:
+            _, _, metric, chance, stable, version = cells
+            told[row[0]] = (metric.strip("`"), float(chance), float(stable) if stable else None, int(version))
+    vision = [one for one in TASKS.values() if one.kind == "vision"]
+    assert told == {one.name: (one.metric.name, one.chance, one.baseline, one.version) for one in vision}
+    assert all(f"{sum(one.published[0].counts.values()):,}" in page for one in vision if one.published)
+    assert all(f"`{one.name}`" in page for one in TASKS.values())
 
 
-REAL = {
-    "vqav2": "allennlp_vision/vqav2",
-    "gqa": "allennlp_vision/gqa",
-    "textvqa": "openflamingo_vqa_val/textvqa",
-    "vizwiz": "openflamingo_vqa_val/vizwiz",
-    "pope": "pope/head",
-}
-
-
-@needs_shared
-@pytest.mark.shared
-@pytest.mark.parametrize("name", sorted(REAL))
-def test_real_files_are_read(name: str) -> None:
-    judged: Task = task(name)
-    read = judged.read(SHARED / REAL[name])
-    assert len({question.id for question in read}) == len(read) > 0
-    assert all(0 <= judged.check(perfect(name, question), question.truth) <= 1 for question in read)
-
-
-@needs_shared
-@pytest.mark.shared
-def test_real_references_and_choices_are_read(tmp_path: Path) -> None:
-    (tmp_path / "refcoco").mkdir()
-    (tmp_path / "refcoco" / "refcoco_val.json.gz").symlink_to(SHARED / "refcoco" / "refcoco_val.json.gz")
-    boxes = task("refcoco").read(tmp_path / "refcoco")
-    assert len(boxes) == 10834
-    assert all(task("refcoco").check(perfect("refcoco", question), question.truth) == 1 for question in boxes)
-    (tmp_path / "arc").mkdir()
-    (tmp_path / "arc" / "arc_easy.jsonl").symlink_to(SHARED / "llm_foundry_evals" / "arc_easy.jsonl")
-    assert len(task("arc_easy").read(tmp_path / "arc")) > 2000
+def test_the_how_to_page_of_own_benchmarks_is_true(tmp_path: Path) -> None:
+    page = (DOCS / "howto" / "own-benchmark.md").read_text()
+    head, row = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    write(tmp_path / "birds", "task.json", head)
+    write(tmp_path / "birds", "questions.jsonl", row)
+    found = task("birds", tmp_path)
+    (only,) = found.read(files(tmp_path / "birds"))
+    assert found.prompt(only, "paper") == "\nWhich bird is this?\nAnswer with one word."
+    assert all(f"`{name}`" in page for name in CHECKS)

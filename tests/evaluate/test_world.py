@@ -10,7 +10,8 @@ import pytest
 from firstsight.data import world
 from firstsight.data.tokenizer import load
 from firstsight.evaluate.pictures import Pictures
-from firstsight.evaluate.respond import refuse_unknown_words
+from firstsight.evaluate.question import files
+from firstsight.evaluate.speakers.own import refuse_unknown_words
 from firstsight.evaluate.tasks import task
 from firstsight.recipe.mix import Benchmarks, Vocabulary, World
 from firstsight.recipe.scales.base import VISION_TASKS
@@ -36,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [*VISION_TASKS, "kinds", *WORLD_TEXT_TASKS])
 def test_every_task_is_read_and_can_be_said(name: str, made: Path) -> None:
     judged = task(name)
-    questions = judged.read(made / name)
+    questions = judged.read(files(made / name))
     assert len({question.id for question in questions}) == len(questions) == 12
     texts = [text for q in questions for text in (judged.prompt(q, "bare"), *q.choices)]
     refuse_unknown_words(load(made / "words"), texts, where=name)
@@ -46,11 +47,11 @@ def test_every_task_is_read_and_can_be_said(name: str, made: Path) -> None:
 @pytest.mark.parametrize("name", [*VISION_TASKS, "kinds"])
 def test_every_question_has_its_picture_and_its_guess(name: str, made: Path) -> None:
     judged = task(name)
-    questions = judged.read(made / name)
+    questions = judged.read(files(made / name))
     pictures = Pictures(made)
     assert all(pictures.read(str(question.image)).startswith(b"\x89PNG") for question in questions)
     pictures.close()
     guesses = json.loads((made / name / "question_blind.json").read_text())
     assert guesses.keys() == {question.id for question in questions}
-    scores = [judged.check(guesses[question.id], question.truth) for question in questions]
+    scores = judged.metric.marks([guesses[one.id] for one in questions], [one.truth for one in questions])
     assert 0 < sum(scores) < len(scores)

@@ -53,6 +53,24 @@ def test_one_seed_decides_nothing_however_clear_it_looks(make: Make) -> None:
     assert set(_verdicts(arms).values()) == {"undecided"}
     assert "One seed cannot tell" in _claims(arms)["two-points"].evidence
     assert "one seed cannot tell an effect from a lucky run" in _answer(arms)
+    assert "over questions alone" in _claims(arms)["two-points"].evidence
+
+
+def test_no_difference_is_told_without_its_interval(make: Make) -> None:
+    for seeds in ((1,), (1, 2)):
+        arms = make(ability=PAPER, seeds=seeds, questions=40)
+        told = [text for claim in _claims(arms).values() if (text := claim.evidence)] + [_answer(arms)]
+        sized = [text for text in told if "points more" in text or "points less" in text or "points behind" in text]
+        assert len(sized) >= 4
+        assert all(" to " in text and ("% interval" in text or "over questions alone" in text) for text in sized)
+
+
+def test_comparisons_that_decide_one_claim_are_corrected_together(make: Make) -> None:
+    found = _claims(make(ability=PAPER, questions=80))
+    assert [d.family for d in found["best"].differences] == [5] * 5
+    assert [d.family for d in found["from-scratch"].differences] == [2] * 2
+    assert found["two-points"].differences[0].family == 1
+    assert "after Holm for 5" in found["best"].evidence
 
 
 def test_seeds_that_disagree_decide_nothing(make: Make) -> None:
@@ -90,7 +108,7 @@ def test_no_claims_where_starts_do_not_vary(make: Make) -> None:
 def test_the_answer_names_best_next_and_seeds(make: Make) -> None:
     text = _answer(make(ability=PAPER, questions=80))
     assert text.startswith("Vision came out best when images entered at 80 % of the text training: ")
-    assert "(mean of 2 seeds), clear of every other arm; 100 % is next" in text
+    assert "(mean of 2 seeds), clear of every other arm; 100 % is next, " in text
     assert "cannot tell it from" in _answer(make(ability=FLAT, noise=0.05))
 
 

@@ -1,102 +1,136 @@
-"""Intervals against scipy, against arithmetic, and against laws that any bootstrap over clusters obeys."""
+"""Differences between arms against scipy, against arithmetic, and against laws of pairing and of correction."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
+from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 from scipy import stats
 
-from firstsight.report.compare import Comparison, over_seeds, pooled, spread
+from firstsight.report.compare import Comparison, Difference, Pair
 from firstsight.report.results import ArmResult
 from firstsight.report.table import tidy
 
 Make = Callable[..., list[ArmResult]]
+LATE_END = Pair(a="start-080", b="start-100", kind="vision")
 
 
 def _comparison(arms: list[ArmResult]) -> Comparison:
     return Comparison(arms, tidy(arms))
 
 
-def test_two_arms_over_seeds_agree_with_the_paired_t_test(make: Make) -> None:
+def _found(arms: list[ArmResult], pair: Pair = LATE_END) -> Difference:
+    found = _comparison(arms).difference(pair)
+    assert found is not None
+    return found
+
+
+def test_the_mean_is_of_the_stable_scores_by_seed(make: Make) -> None:
+    arms = make(ability={80: 0.6, 100: 0.5}, literacy={80: 0.5, 100: 0.5}, seeds=(1, 2, 3, 4), noise=0.1, trunk=False)
+    comparison = _comparison(arms)
+    a, b = (comparison.scores(name, "vision") for name in ("start-080", "start-100"))
+    found = _found(arms)
+    assert dict(found.per_seed) == pytest.approx({seed: a[seed] - b[seed] for seed in a})
+    assert found.mean == pytest.approx(np.mean(list(a.values())) - np.mean(list(b.values())))
+    assert found.lacking == ()
+
+
+def test_without_answers_it_is_the_paired_t_test(make: Make) -> None:
     arms = make(ability={80: 0.6, 100: 0.5}, literacy={80: 0.5, 100: 0.5}, seeds=(1, 2, 3, 4), noise=0.1, trunk=False)
     comparison = _comparison(arms)
     a, b = (list(comparison.scores(name, "vision").values()) for name in ("start-080", "start-100"))
-    known = stats.ttest_rel(a, b).confidence_interval(0.95)
-    found = comparison.difference("start-080", "start-100", kind="vision")
-    assert found is not None
-    assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
-    assert found.seeds == pytest.approx((known.low, known.high))
+    known = stats.ttest_rel(a, b)
+    found = _found([replace(arm, answers=None) for arm in arms])
+    assert found.interval == pytest.approx(tuple(known.confidence_interval(0.95)), rel=2e-3)
+    assert found.adjusted == pytest.approx(known.pvalue, rel=1e-2)
 
 
-def test_pooled_variance_is_the_mean_over_all_pairs() -> None:
-    y = np.random.default_rng(3).normal(size=(6, 3))
-    pairs = [(y[a] - y[b]).var(ddof=1) for a, b in combinations(range(6), 2)]
-    sd, freedom = pooled(y)
-    assert sd**2 == pytest.approx(np.mean(pairs))
-    assert freedom == 10
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_where_nothing_differs_few_intervals_say_otherwise(seeds: int) -> None:
-    random = np.random.default_rng(seeds)
-    wrong = 0
-    for _ in range(2000):
-        y = random.normal(size=(6, seeds)) + random.normal(size=(1, seeds))
-        found = over_seeds(y[0] - y[1], y, level=0.95)
-        wrong += found is not None and not found[0] < 0 < found[1]
-    assert wrong / 2000 < 0.06
+def test_questions_widen_what_seeds_alone_would_say(make: Make) -> None:
+    """Seeds that agree to the last answer say nothing of another draw of the questions."""
+    arms = make(ability={80: 0.6, 100: 0.5}, literacy={80: 0.5, 100: 0.5}, noise=0.0, trunk=False)
+    found = _found(arms)
+    assert found.interval is not None
+    assert found.interval[1] - found.interval[0] > 0.03
+    alone = _found([replace(arm, answers=None) for arm in arms])
+    assert alone.interval == pytest.approx((alone.mean, alone.mean))
 
 
 def test_one_seed_gives_questions_but_no_verdict(make: Make) -> None:
-    found = _comparison(make(seeds=(1,))).difference("start-080", "start-000", kind="vision")
-    assert found is not None
+    found = _found(make(seeds=(1,)), Pair(a="start-080", b="start-000", kind="vision"))
     assert found.questions is not None
     assert found.questions[0] < found.mean < found.questions[1]
-    assert (found.seeds, found.interval) == (None, None)
+    assert (found.interval, found.adjusted, found.side) == (None, None, 0)
+    assert found.shown == found.questions
 
 
-def test_several_comparisons_widen_each_interval(make: Make) -> None:
+def test_a_family_is_corrected_and_its_intervals_say_what_is_decided(make: Make) -> None:
     comparison = _comparison(make())
-    alone, among = (comparison.difference("start-080", "start-100", kind="vision", among=count) for count in (1, 5))
-    assert alone is not None
-    assert among is not None
-    assert (alone.level, among.level) == (0.95, pytest.approx(0.99))
-    assert alone.interval is not None
-    assert among.interval is not None
-    assert among.interval[0] < alone.interval[0] < alone.interval[1] < among.interval[1]
+    pairs = [Pair(a="start-080", b=f"start-{start:03d}", kind="vision") for start in (0, 20, 40, 60, 100)]
+    together = [found for found in comparison.family(pairs) if found is not None]
+    assert len(together) == 5
+    for pair, found in zip(pairs, together, strict=True):
+        alone = comparison.difference(pair)
+        assert alone is not None
+        assert alone.adjusted is not None
+        assert found.adjusted is not None
+        assert alone.adjusted <= found.adjusted <= min(1.0, 5 * alone.adjusted)
+        assert (found.family, alone.family, alone.level) == (5, 1, 0.95)
+        assert found.interval is not None
+        low, high = found.interval
+        assert found.side == (1 if low > 0 else -1 if high < 0 else 0)
+    assert min(found.adjusted or 0 for found in comparison.family(pairs, among=15) if found) >= min(
+        found.adjusted or 0 for found in together
+    )
 
 
-def _asked(scores: list[float], images: list[str]) -> pl.DataFrame:
-    ids = [str(place) for place in range(len(scores))]
-    return pl.DataFrame({"task": ["gqa"] * len(scores), "question": ids, "image": images, "score": scores})
+def test_a_bar_is_what_the_difference_is_held_against(make: Make) -> None:
+    arms = make(ability={80: 0.6, 100: 0.5}, literacy={80: 0.5, 100: 0.5}, questions=100)
+    assert _found(arms, replace(LATE_END, bar=-0.02)).side == 1
+    assert _found(arms, replace(LATE_END, bar=0.5)).side == -1
+    assert _found(arms, replace(LATE_END, bar=_found(arms).mean)).side == 0
 
 
-def test_bootstrap_of_single_questions_is_near_the_normal_interval() -> None:
-    scores = [float(place % 10 < 3) for place in range(400)]
-    low, high = spread(_asked(scores, [""] * 400), level=0.95)
-    half = 1.96 * np.sqrt(0.3 * 0.7 / 400)
-    assert low == pytest.approx(-half, rel=0.1)
-    assert high == pytest.approx(half, rel=0.1)
+def test_a_task_that_one_run_lacks_is_left_out_and_named(make: Make) -> None:
+    arms = make(trunk=False)
+    first = arms[0]
+    scores = dict(first.scores or {})
+    lacking = replace(first, scores=scores | {"tasks": {k: v for k, v in scores["tasks"].items() if k != "gqa"}})
+    pair = Pair(a=first.name, b="start-080", kind="vision")
+    found, whole = _found([lacking, *arms[1:]], pair), _found(arms, pair)
+    assert found.lacking == ("gqa",)
+    assert whole.lacking == ()
+    # By hand: the mean over the five tasks that are left.
+    by_seed: dict[str, list[float]] = {first.name: [], "start-080": []}
+    for arm in arms:
+        if arm.name in by_seed:
+            tasks = (arm.scores or {})["tasks"]
+            left = [
+                f["score"] - f["chance"]
+                for n, f in tasks.items()
+                if f["kind"] == "vision" and f["stable"] and n != "gqa"
+            ]
+            by_seed[arm.name].append(sum(left) / 5)
+    assert found.mean == pytest.approx(np.mean(by_seed[first.name]) - np.mean(by_seed["start-080"]))
 
 
-def test_questions_about_one_picture_count_once() -> None:
-    scores = [float(place % 3 == 0) for place in range(60)]
-    once = spread(_asked(scores, [f"{place:03d}" for place in range(60)]), level=0.95)
-    four = spread(_asked(scores * 4, [f"{place:03d}" for place in range(60)] * 4), level=0.95)
-    loose = spread(_asked(scores * 4, [""] * 240), level=0.95)
-    assert four == pytest.approx(once)
-    assert loose[1] - loose[0] < 0.7 * (once[1] - once[0])
+def test_no_common_seed_is_no_difference(make: Make) -> None:
+    arms = [arm for arm in make() if (arm.name, arm.seed) not in {("start-080", 1), ("start-100", 2)}]
+    assert _comparison(arms).difference(LATE_END) is None
 
 
 def test_pairing_removes_what_both_arms_share(make: Make) -> None:
-    comparison = _comparison(make(ability={80: 0.50, 100: 0.49}, literacy={80: 0.5, 100: 0.5}, questions=100))
-    found = comparison.difference("start-080", "start-100", kind="vision")
-    alone = comparison.interval("start-080", "vision")
-    assert found is not None
+    arms = make(ability={80: 0.50, 100: 0.49}, literacy={80: 0.5, 100: 0.5}, questions=100, seeds=(1,))
+    alone = _comparison(arms).interval("start-080", "vision")
+    found = _found(arms)
     assert found.questions is not None
     assert alone is not None
     assert found.questions[1] - found.questions[0] < 0.5 * (alone[1] - alone[0])
+
+
+def test_an_arms_interval_holds_its_mean_over_seeds(make: Make) -> None:
+    comparison = _comparison(make())
+    found = comparison.interval("start-080", "vision")
+    assert found is not None
+    assert found[0] < np.mean(list(comparison.scores("start-080", "vision").values())) < found[1]

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from firstsight.report.results import ArmResult, ordinary
-from firstsight.report.table import disagreements, margins, means, overview, tidy, varied
+from firstsight.report.table import counted, disagreements, margins, means, overview, tidy, varied
 
 
 def _facts(kind: str, score: float, **more: Any) -> dict[str, Any]:
@@ -66,6 +66,30 @@ def test_margin_is_over_the_better_guesser_and_over_chance_without_one() -> None
     assert (found["gqa"]["better"], found["gqa"]["margin"]) == ("question_blind", pytest.approx(-0.05))
     assert (found["pope"]["better"], found["pope"]["margin"]) == ("blind", pytest.approx(0.3))
     assert (found["arc_easy"]["better"], found["arc_easy"]["margin"]) == ("chance", pytest.approx(0.5))
+
+
+def test_a_margin_has_the_interval_of_its_paired_difference() -> None:
+    arm = _arm("start-080", 1, Fraction(4, 5), gqa=0.45)
+    tasks = dict((arm.scores or {})["tasks"])
+    tasks["pope"] = tasks["pope"] | {"over": {"blind": {"difference": 0.3, "interval": [0.22, 0.37]}}}
+    scores = dict(arm.scores or {}) | {"tasks": tasks}
+    rows = tidy([ArmResult(**{name: getattr(arm, name) for name in arm.__slots__} | {"scores": scores})])
+    found = {row["task"]: row for row in margins(rows).to_dicts()}
+    assert (found["pope"]["margin_lo"], found["pope"]["margin_hi"]) == (0.22, 0.37)
+    assert found["gqa"]["margin_lo"] is None  # nobody compared it with that guesser question by question
+    # Chance is a fixed number: what is uncertain is the score alone.
+    assert (found["arc_easy"]["margin_lo"], found["arc_easy"]["margin_hi"]) == pytest.approx((0.1 - 0.25, 0.9 - 0.25))
+    shown = {row["task"]: row["margin_ends"] for row in overview(rows)}
+    assert shown["pope"] == (0.22, 0.37)
+    assert shown["gqa"] is None
+    assert shown["arc_easy"] == pytest.approx((-0.15, 0.65))
+
+
+def test_what_the_stable_score_counts_stands_less_its_baseline() -> None:
+    assert counted(tidy([LATE]), "start-080", "vision") == {
+        "gqa": {1: pytest.approx(0.2)},
+        "pope": {1: pytest.approx(0.4)},
+    }
 
 
 def test_means_are_over_seeds_and_keep_every_address() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.evaluate import respond
+from firstsight.evaluate.speakers.own import own
+from firstsight.evaluate.speakers.speaker import Asked
 from firstsight.model.weights import load
 from firstsight.recipe.lm import Llama3Rope
 from firstsight.recipe.model import VLMSpec
@@ -105,10 +106,10 @@ def test_an_arm_learns_and_answers(
     fell = [*losses(mid), *losses(done)]
     assert sum(fell[-4:]) < 0.9 * sum(fell[:4])
     assert load(done).spec == model
-    who = respond.speaker(done, site=site)
-    [seen] = respond.see(who, [("x.png", small.picture("red", "blue"))])
-    asked = [respond.Asked(text="w1 w2", picture=picture) for picture in (seen, None)]
-    assert len(list(respond.say(who, asked, limit=3))) == 2
+    who = own(done, site=site)
+    [seen] = who.see([("x.png", small.picture("red", "blue"))])
+    asked = [Asked(text="w1 w2", picture=picture) for picture in (seen, None)]
+    assert len(list(who.say(asked, limit=3))) == 2
 
 
 @pytest.mark.parametrize("arm", ["fused", "dinov2", "named, letterboxed"])

@@ -12,7 +12,8 @@ import torch
 
 from firstsight.data.loader import Batch
 from firstsight.errors import ModelError
-from firstsight.evaluate import respond
+from firstsight.evaluate.speakers.own import own
+from firstsight.evaluate.speakers.speaker import Asked
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.model.weights import read_tensors, write_tensors
@@ -227,11 +228,11 @@ def test_it_is_asked_with_pixels(reads: Inputs, trained: Path, site: Site, tmp_p
     spec = replace(small.finetuning(small.TRAINED, 4), optim=MOVED)
     inputs = {**{role: path for role, path in reads.items() if role != "trunk"}, "previous": trained}
     done = small.ran(finetune, spec, inputs, tmp_path / "done", site)
-    who, data = respond.speaker(done, site=site), small.picture("red", "blue")
+    who, data = own(done, site=site), small.picture("red", "blue")
     assert who.loaded.encoder is None
-    [seen] = respond.see(who, [("x.png", data)])
+    [seen] = who.see([("x.png", data)])
     assert (seen.dtype, seen.shape) == (torch.uint8, (8, 8, 3))
-    assert len(list(respond.say(who, [respond.Asked(text="w1", picture=seen)], limit=3))) == 1
+    assert len(list(who.say([Asked(text="w1", picture=seen)], limit=3))) == 1
 
 
 @pytest.mark.parametrize("kind", ["LM", "SEES", "PATCHED", "TRAINED"])

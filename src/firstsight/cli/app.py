@@ -13,6 +13,10 @@ from typer.exceptions import TyperException
 
 from firstsight.cli.data.asking import prepare
 from firstsight.cli.doctor import missing
+from firstsight.cli.judging.answering import answers
+from firstsight.cli.judging.evaluating import evaluate
+from firstsight.cli.judging.powering import power
+from firstsight.cli.judging.scoring import score
 from firstsight.cli.study import about_study, recipe_in
 from firstsight.cli.weights.exporting import export
 from firstsight.cli.weights.importing import import_weights
@@ -147,24 +151,6 @@ def ask(
     typer.echo(answer(checkpoint, study=study, image=image, question=question, out=out))
 
 
-def evaluate(
-    study: Study,
-    checkpoint: Annotated[str, typer.Argument(help="A folder, an address under --out, or an arm: start-080.s1.")],
-    *,
-    tasks: Annotated[str, typer.Option(metavar="TASK,…", help="Which tasks; all of the study's if not given.")] = "",
-    blind: Annotated[bool, typer.Option("--blind", help="Ask without the picture only.")] = False,
-    out: OUT = RUNS,
-) -> None:
-    """Judge one checkpoint on some tasks.
-
-    Example: firstsight evaluate start-080.s1 --tasks pope,vqav2
-    """
-    from firstsight.cli import show
-    from firstsight.cli.looking import judge
-
-    show.table(judge(checkpoint, study=study, tasks=tasks, blind=blind, out=out))
-
-
 def verify(
     ledgers: Annotated[
         list[Path],
@@ -200,10 +186,16 @@ def _root(
     """
 
 
-STUDIES: dict[str, Callable[..., None]] = {"plan": plan, "run": run, "report": report, "preview": preview}
+STUDIES: dict[str, Callable[..., None]] = {
+    "plan": plan,
+    "run": run,
+    "report": report,
+    "preview": preview,
+    "power": power,
+}
 """Commands whose first word is the study."""
 
-NAMES: dict[str, Callable[..., None]] = {"explain": explain, "ask": ask, "evaluate": evaluate}
+NAMES: dict[str, Callable[..., None]] = {"explain": explain, "ask": ask, "evaluate": evaluate, "answers": answers}
 """Commands about arms and addresses; the study that names them is an option."""
 
 
@@ -218,6 +210,7 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
     app.command("prepare")(prepare)
     app.command("export")(export)
     app.command("import")(import_weights)
+    app.command("score")(score)
     app.command("doctor")(doctor)
     data = typer.Typer(no_args_is_help=True, help="About prepared data and what was trained on.")
     data.command("verify")(verify)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +14,6 @@ from firstsight.plan.graph import Graph
 from firstsight.plan.step import Difference, Step, difference
 from firstsight.plan.store import Store
 from firstsight.recipe.canon import decode
-from firstsight.recipe.mix import Benchmarks
-from firstsight.recipe.stages import Evaluate
 from firstsight.recipe.study import Arm, Study
 
 
@@ -58,26 +54,67 @@ def _stored(word: str, out: Path) -> str | None:
 
 
 def checkpoint(word: str, *, study: Study, out: Path) -> Path:
-    """The folder of the checkpoint that `word` names: a folder, an arm of the study, or an address."""
-    if (Path(word) / "spec.json").is_file():
+    """The folder of the checkpoint that `word` names: a folder, an arm of the study, an address, or a hub name."""
+    if any((Path(word) / name).is_file() for name in ("spec.json", "config.json")):
         return Path(word)
+    if Path(word).is_dir():
+        raise RequestError(
+            f"{word}: wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). "
+            "Got neither. Name what a training step left, or a downloaded model's folder."
+        )
+    if "/" in word:
+        from firstsight.hub.finding import folder_of
+
+        with as_request():
+            return folder_of(word)
     steps = known_graph(study, site())
-    address = _stored(word, out)
-    if address is None:
-        subject = _subject(word, study, steps, out)
-        step: Step = steps.final(subject.label) if isinstance(subject, Arm) else subject
-        step = step.need("checkpoint") or step
-        if step.holds:
-            return _donated(step)
-        address = step.address
-        if not (out / "store.json").is_file() or not Store(out).has(address):
+    return _lies(_address(word, study=study, steps=steps, out=out), steps, out)
+
+
+def text_model(word: str, *, study: Study, out: Path) -> Path:
+    """The folder of the text model that the checkpoint which `word` names came from, where it left its trunk.
+
+    RequestError for a folder, which does not say what it came from, and for models that saw from the beginning.
+    """
+    if Path(word).is_dir():
+        raise RequestError(f"{word}: a folder does not say which text model it came from. Name it with --text-model.")
+    steps = known_graph(study, site())
+    address = _address(word, study=study, steps=steps, out=out)
+    given = {one.address for one in steps.steps if one.holds}
+    while address not in given and (note := Store(out).provenance(address))["kind"] != "pretrain":
+        before = note["needs"].get("previous") or note["needs"].get("trunk")
+        if before is None:
             raise RequestError(
-                f"{word}: its checkpoint {address} is not stored under {out}. "
-                f"Run it first: firstsight run {study.name} --scale {study.scale} --out {out}"
+                f"{word}: it came from no text model: {address} saw from the beginning. "
+                "Name one to compare with, with --text-model, or leave --text-only out."
             )
-    judged = Store(out).provenance(address)["needs"].get("checkpoint", address)
-    given = next((one for one in steps.steps if one.address == judged and one.holds), None)
-    return _donated(given) if given else Store(out).path(judged)
+        address = before
+    folder = _lies(address, steps, out)
+    if not folder.is_dir():
+        raise RequestError(f"{word}: its text model {address} is no longer under {out}. Run the study again.")
+    return folder
+
+
+def _address(word: str, *, study: Study, steps: Graph, out: Path) -> str:
+    """Of the checkpoint that an arm or an address means; RequestError where it is not stored."""
+    address = _stored(word, out)
+    if address is not None:
+        return Store(out).provenance(address)["needs"].get("checkpoint", address)
+    subject = _subject(word, study, steps, out)
+    step: Step = steps.final(subject.label) if isinstance(subject, Arm) else subject
+    step = step.need("checkpoint") or step
+    if not step.holds and (not (out / "store.json").is_file() or not Store(out).has(step.address)):
+        raise RequestError(
+            f"{word}: its checkpoint {step.address} is not stored under {out}. "
+            f"Run it first: firstsight run {study.name} --scale {study.scale} --out {out}"
+        )
+    return step.address
+
+
+def _lies(address: str, steps: Graph, out: Path) -> Path:
+    """Where a stored checkpoint lies, or a donor's."""
+    given = next((one for one in steps.steps if one.address == address and one.holds), None)
+    return _donated(given) if given else Store(out).path(address)
 
 
 def _donated(step: Step) -> Path:
@@ -96,7 +133,7 @@ def as_request() -> Iterator[None]:
         raise RequestError(str(error)) from error
 
 
-def _hush() -> None:
+def hush() -> None:
     """No word from transformers about the half of SigLIP that a vision tower leaves out."""
     from transformers.utils import logging
 
@@ -111,50 +148,6 @@ def answer(word: str, *, study: Study, image: Path, question: str, out: Path) ->
         raise RequestError(f"no picture lies at {image}.")
     from firstsight.evaluate.harness import ask
 
-    _hush()
+    hush()
     with as_request():
         return ask(folder, image, question, site=site())
-
-
-def judge(word: str, *, study: Study, tasks: str, blind: bool, out: Path) -> tuple[tuple[str, ...], ...]:
-    """The scores of a checkpoint, task by task, as rows of words with a header."""
-    folder = checkpoint(word, study=study, out=out)
-    spec = max((arm.evaluate for arm in study.arms), key=lambda one: len(one.vision) + len(one.text))
-    names = _tasks(tasks, spec, folder)
-    from firstsight.cli.running import benchmarks_of
-    from firstsight.evaluate import harness
-
-    style = "bare" if isinstance(spec.benchmarks, Benchmarks) else "paper"
-    asking = harness.Asking(tasks=names, sight="blind" if blind else "both", style=style)
-    where = benchmarks_of(study, Store(out))
-    _hush()
-    with as_request():
-        verdict = harness.judge(folder, where, asking=asking, site=site(), tell=lambda _: None)
-    return _scores(verdict.scores)
-
-
-def _tasks(words: str, spec: Evaluate, folder: Path) -> tuple[str, ...]:
-    """The tasks that were asked for; without any, all that the checkpoint has the eyes for."""
-    known = (*spec.vision, *spec.text)
-    names = tuple(name.strip() for name in words.split(",") if name.strip())
-    for name in names:
-        if name not in known:
-            raise UnknownName("task", name, known)
-    seeing = json.loads((folder / "spec.json").read_text())["kind"] == "vlm"
-    return names or (known if seeing else spec.text)
-
-
-def _scores(scores: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
-    head = ("task", "metric", "questions", "score", "95 % interval", "blind", "question-blind", "chance")
-    return (head, *(_score(name, task) for name, task in scores["tasks"].items()))
-
-
-def _score(name: str, task: dict[str, Any]) -> tuple[str, ...]:
-    low, high = task.get("interval") or (None, None)
-    interval = "" if low is None else f"{_number(low)} to {_number(high)}"
-    rest = (_number(task.get(key)) for key in ("blind", "question_blind", "chance"))
-    return (name, str(task["metric"]), str(task["n"]), _number(task.get("score")), interval, *rest)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.3f}"

@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
@@ -210,6 +210,19 @@ def about_study(command: Callable[..., None], recipe: Recipe | None, *, named: b
     called.__annotations__ = {one.name: one.annotation for one in parameters}
     called.__signature__ = inspect.Signature(parameters)
     return called
+
+
+def ask_for(request: type[Any], command: Callable[..., None], *, about: bool) -> None:
+    """Let `command` take the fields of `request`: a field there is an option here. `about` a study comes first."""
+    hints = get_type_hints(request, include_extras=True)
+    study = inspect.Parameter("study", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Study)
+    asked = [
+        _keyword(field.name, hints[field.name], inspect.Parameter.empty if field.default is MISSING else field.default)
+        for field in fields(request)
+    ]
+    parameters = [study, *asked] if about else asked
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # typer reads it
 
 
 def recipe_in(words: Sequence[str], *, named: bool) -> Recipe | None:

@@ -34,8 +34,13 @@ def write_report(study: Study, out: Path) -> None:
 def tell_study(study: Study, store: Store, *, steps: Graph, summary: Summary | None) -> Path:
     """Write the report of a study, finished or not; the path of its page."""
     folder = store.root / "reports" / f"{study.name}-{study.scale}"
-    arms = [_result(arm, steps, store, summary) for arm in study.arms]
+    arms = results(study, store, steps=steps, summary=summary)
     return page.write(arms, study=_facts(study, steps, store), folder=folder)
+
+
+def results(study: Study, store: Store, *, steps: Graph, summary: Summary | None = None) -> list[ArmResult]:
+    """What the store holds of each arm, and why it holds no more."""
+    return [_result(arm, steps, store, summary) for arm in study.arms]
 
 
 def _result(arm: Arm, steps: Graph, store: Store, summary: Summary | None) -> ArmResult:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from firstsight.errors import DataError
 from firstsight.evaluate.question import Kind, Task
+from firstsight.evaluate.statistics import bootstrap
+from firstsight.evaluate.statistics.sample import Sample, gather
 from firstsight.evaluate.tasks import TASKS
 
-VERSION = 1
-"""Of how task scores, intervals and stable scores are computed; raised when a number would change."""
+VERSION = 2
+"""Of how task scores and their intervals are computed; raised when a number would change."""
 
-_RESAMPLES = 1000
-_SEED = 20250307
-_CELLS = 1 << 22
-"""Most numbers drawn at once by the bootstrap."""
+AGGREGATES: dict[str, int] = {"stable": 1, "centred": 1, "raw": 1}
+"""The means over tasks, each with its version."""
+
+_PLACES = 9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,41 +32,19 @@ class Judged:
 
 def total(judged: Judged) -> float:
     """The task's score: the mean over splits of the mean over questions (only POPE has several splits)."""
-    sums, counts, _ = _tables(judged)
-    return float((sums.sum(0) / counts.sum(0)).mean())
+    return _sample(judged).mean
 
 
-def interval(judged: Judged) -> tuple[float, float]:
-    """A 95 % bootstrap interval of `total`: percentiles over 1,000 resamples of clusters, always the same draw."""
-    sums, counts, size = _tables(judged)
-    draw = np.random.default_rng(_SEED)
-    step = max(1, _CELLS // size)
-    means: list[np.ndarray] = []
-    for start in range(0, _RESAMPLES, step):
-        times = draw.multinomial(size, np.full(size, 1 / size), size=min(step, _RESAMPLES - start)).astype(np.float64)
-        means.append(_over_splits(times @ sums, times @ counts))
-    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
-    return float(low), float(high)
+def interval(judged: Judged, *, signed: bool = False) -> tuple[float, float]:
+    """A 95 % interval of `total` over questions, whole pictures at a time; always the same draw.
+
+    `signed`: the scores are paired differences, from -1 to 1, and not shares of 1.
+    """
+    return bootstrap.interval(_sample(judged), bounds=(-1.0 if signed else 0.0, 1.0))
 
 
-def _tables(judged: Judged) -> tuple[np.ndarray, np.ndarray, int]:
-    """Sums and counts of scores, [clusters, splits]."""
-    if not judged.scores:
-        raise DataError("a task without questions has no score. Check that the benchmark's files are complete.")
-    _, cluster = np.unique(np.asarray(judged.clusters), return_inverse=True)
-    _, split = np.unique(np.asarray(judged.splits), return_inverse=True)
-    sums = np.zeros((int(cluster.max()) + 1, int(split.max()) + 1))
-    counts = np.zeros_like(sums)
-    np.add.at(sums, (cluster, split), np.asarray(judged.scores, dtype=np.float64))
-    np.add.at(counts, (cluster, split), 1.0)
-    return sums, counts, len(sums)
-
-
-def _over_splits(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean over the splits that a resample holds."""
-    held = counts > 0
-    means = np.divide(sums, counts, out=np.zeros_like(sums), where=held)
-    return means.sum(1) / held.sum(1)
+def _sample(judged: Judged) -> Sample:
+    return gather(judged.scores, clusters=judged.clusters, splits=judged.splits)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,26 +52,55 @@ class Means:
     """Three means over the stable score's tasks of one kind, and which of its tasks were not there."""
 
     stable: float | None
-    """Accuracy less the authors' baseline, not divided by what is left: the paper's number. None without a task."""
+    """Accuracy less the authors' baseline, not divided by what is left: the paper's number."""
     centred: float | None
     """(accuracy - chance) / (1 - chance), as DCLM centres."""
     raw: float | None
     missing: tuple[str, ...]
 
 
-def means(scores: Mapping[str, float], kind: Kind) -> Means:
-    """The authors' stable score over the tasks that are there, beside the centred and the raw mean.
+def means(scores: Mapping[str, float], kind: Kind, *, partial: bool = False) -> Means:
+    """The authors' stable score beside the centred and the raw mean; None where a task of theirs is missing.
 
-    Source: paper 5.1; compute_stable_score.py of the authors' open_lm, which also skips missing tasks.
+    `partial` takes the mean over the tasks that are there, as the authors' own script does; None without any.
+    Source: paper 5.1; compute_stable_score.py of the authors' open_lm.
     """
-    wanted = [task for task in TASKS.values() if task.kind == kind and task.baseline is not None]
+    wanted = _counted(kind)
     there = [task for task in wanted if task.name in scores]
+    missing = tuple(task.name for task in wanted if task.name not in scores)
+    if not there or (missing and not partial):
+        return Means(stable=None, centred=None, raw=None, missing=missing)
     return Means(
         stable=_mean([scores[task.name] - _baseline(task) for task in there]),
         centred=_mean([(scores[task.name] - task.chance) / (1 - task.chance) for task in there]),
         raw=_mean([scores[task.name] for task in there]),
-        missing=tuple(task.name for task in wanted if task.name not in scores),
+        missing=missing,
     )
+
+
+def aggregates(scores: Mapping[str, float]) -> dict[str, Any]:
+    """The means by kind over the tasks that are there, what is missing of the paper's, and what was subtracted.
+
+    For scores.json: whoever reads it can compute every mean again from the tasks' scores and `baselines`.
+    """
+    kinds: tuple[Kind, ...] = ("vision", "text")
+    found = {kind: means(scores, kind, partial=True) for kind in kinds}
+    there = [task for kind in kinds for task in _counted(kind) if task.name in scores]
+    return {
+        "stable": {kind: _round(mean.stable) for kind, mean in found.items()},
+        "centred": {kind: _round(mean.centred) for kind, mean in found.items()},
+        "raw": {kind: _round(mean.raw) for kind, mean in found.items()},
+        "missing": {kind: list(mean.missing) for kind, mean in found.items()},
+        "baselines": {
+            "stable": {task.name: _round(task.baseline) for task in there},
+            "centred": {task.name: _round(task.chance) for task in there},
+        },
+    }
+
+
+def _counted(kind: Kind) -> list[Task]:
+    """The tasks of the stable score, in their order."""
+    return [task for task in TASKS.values() if task.kind == kind and task.baseline is not None]
 
 
 def _baseline(task: Task) -> float:
@@ -101,5 +108,9 @@ def _baseline(task: Task) -> float:
     return task.baseline
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(float(value), _PLACES)

@@ -67,6 +67,8 @@ class Likelihood(NamedTuple):
 
     total: float
     tokens: int
+    greedy: bool
+    """Whether greedy decoding would say it."""
 
 
 @torch.no_grad()
@@ -116,14 +118,16 @@ def choices(
         return []
     more = max(len(continuation) for continuation in continuations)
     ready, eyes = reader(model.lm, max(map(len, contexts)) + more), _Eyes(model, asked.pictures)
-    totals = [0.0] * len(contexts)
+    totals, greedy = [0.0] * len(contexts), [True] * len(contexts)
     for units in asked.batches(more):
         begun = _begin(ready, eyes, asked, units, more=0)
         pairs = [(at, row) for at, unit in enumerate(units) for row in unit.rows]
         states, wanted = _branch(ready, begun, pairs, continuations)
-        for row, likely in _likely(ready, states, wanted):
+        for row, likely, best in _likely(ready, states, wanted):
             totals[row] += likely
-    return [Likelihood(total, len(more)) for total, more in zip(totals, continuations, strict=True)]
+            greedy[row] &= best
+    lengths = [len(continuation) for continuation in continuations]
+    return [Likelihood(*found) for found in zip(totals, lengths, greedy, strict=True)]
 
 
 class _Unit(NamedTuple):
@@ -362,15 +366,20 @@ def _branch(
     return torch.cat((begun.last, _read(reader, [text for _, text in branches], cache).flatten(0, 1))), wanted
 
 
-def _likely(reader: Reader, states: Float[Tensor, "states D"], wanted: list[_Wanted]) -> Iterator[tuple[int, float]]:
-    """Row and log-likelihood of every wanted token; logits of `STATES` states at a time."""
+def _likely(
+    reader: Reader, states: Float[Tensor, "states D"], wanted: list[_Wanted]
+) -> Iterator[tuple[int, float, bool]]:
+    """Row and log-likelihood of every wanted token, and if it is the likeliest; logits of `STATES` states at a time."""
     for some in _runs(sorted(wanted, key=lambda one: one.state)):
         numbers = sorted({one.state for one in some})
         slot = {number: place for place, number in enumerate(numbers)}
         logits = reader.logits(states[numbers])
         at, tokens = [slot[one.state] for one in some], [one.token for one in some]
         likely = logits[at, tokens] - logits.logsumexp(dim=-1)[at]
-        yield from zip((one.row for one in some), likely.tolist(), strict=True)
+        best = logits.argmax(dim=-1)[at].tolist()
+        yield from zip(
+            (one.row for one in some), likely.tolist(), [a == b for a, b in zip(best, tokens, strict=True)], strict=True
+        )
 
 
 def _runs(wanted: list[_Wanted]) -> Iterator[list[_Wanted]]:

@@ -35,7 +35,7 @@ VERSIONS: dict[str, int] = {
     "pretrain": 2,
     "midtrain": 2,
     "finetune": 2,
-    "evaluate": 1,
+    "evaluate": 2,
 }
 
 ABSENT = "(absent)"

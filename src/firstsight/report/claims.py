@@ -1,7 +1,8 @@
 """Each claim of the paper that a study of starts can speak to: holds, flips or undecided, with the evidence.
 
 A claim holds when the whole interval lies on its side and flips when it lies on the other; everything else, a single
-seed and a missing arm among it, is undecided. Source of the claims: paper section 6, Figures 4 to 6.
+seed and a missing arm among it, is undecided. The comparisons that decide one claim are corrected together. Source of
+the claims: paper section 6, Figures 4 to 6.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from firstsight.report.compare import Comparison, Difference
+from firstsight.evaluate.statistics.bootstrap import Interval
+from firstsight.report.compare import Comparison, Difference, Pair
 from firstsight.report.results import ArmResult, judged, ordinary
 
 Verdict = Literal["holds", "flips", "undecided"]
@@ -61,16 +63,16 @@ def _best(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
     rivals = list(dict.fromkeys(arm.name for arm in ordinary(arms) if arm.name != late))
     if late is None or not rivals:
         return _silent("best", statement, "it needs an arm at 80 % and at least one other start")
-    found = _all(comparison, late, rivals, kind="vision")
+    found = _family(comparison, [Pair(a=late, b=rival, kind="vision") for rival in rivals])
     if not found:
         return _silent("best", statement, "no other start has been judged with the same seeds")
     verdict: Verdict = "undecided"
-    if len(found) == len(rivals) and all(_side(d, 0.0) > 0 for d in found):
+    if len(found) == len(rivals) and all(d.side > 0 for d in found):
         verdict = "holds"
-    elif any(_side(d, 0.0) < 0 for d in found):
+    elif any(d.side < 0 for d in found):
         verdict = "flips"
     closest = min(found, key=lambda d: d.mean)
-    beaten = sum(_side(d, 0.0) > 0 for d in found)
+    beaten = sum(d.side > 0 for d in found)
     evidence = f"80 % is clear of {beaten} of {len(rivals)} other starts. The closest: {_evidence([closest])}"
     caution = "0 % and 100 % follow another learning-rate schedule, so the two ends compare more than the moment."
     return Claim(
@@ -80,7 +82,8 @@ def _best(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
 
 def _two_points(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
     statement = "Entering at 80 % gives about two points more vision than entering after all text (100 %)."
-    found = _pair(arms, comparison, kind="vision", ends=(LATE, END))
+    late, end = at(arms, LATE), at(arms, END)
+    found = comparison.difference(Pair(a=late, b=end, kind="vision")) if late and end else None
     if found is None:
         return _silent("two-points", statement, "it needs the arms at 80 % and at 100 % with a seed in common")
     inside = found.interval is not None and found.interval[0] <= 0.02 <= found.interval[1]
@@ -88,7 +91,7 @@ def _two_points(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
     return Claim(
         name="two-points",
         statement=statement,
-        verdict=_verdict(found, 0.0),
+        verdict=_verdict(found),
         evidence=_evidence([found]) + (f" {size}" if found.interval else ""),
         caution="The verdict is about the sign. The 100 % arm re-warms its rate and the 80 % arm does not.",
         differences=(found,),
@@ -102,10 +105,10 @@ def _same_schedule(arms: Sequence[ArmResult], comparison: Comparison) -> list[Cl
     rewarmed = next((a.name for a in arms if a.schedule == "Rewarm" and a.start == LATE), None)
     matched = next((a.name for a in arms if a.schedule == "Matched" and a.start == END), None)
     pairs = [(a, b) for a, b in ((rewarmed, end), (late, matched)) if a and b]
-    found = [d for a, b in pairs if (d := comparison.difference(a, b, kind="vision", among=len(pairs)))]
+    found = _family(comparison, [Pair(a=a, b=b, kind="vision") for a, b in pairs])
     if not found:
         return []
-    sides = {_side(d, 0.0) for d in found}
+    sides = {d.side for d in found}
     verdict: Verdict = "holds" if sides == {1} else "flips" if sides == {-1} else "undecided"
     return [
         Claim(
@@ -121,11 +124,12 @@ def _same_schedule(arms: Sequence[ArmResult], comparison: Comparison) -> list[Cl
 
 def _scratch(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
     statement = "Images from the very first step (0 %) hurt both vision and text."
-    kinds = ("vision", "text")
-    found = [d for kind in kinds if (d := _pair(arms, comparison, kind=kind, ends=(BIRTH, LATE), among=2))]
-    if len(found) < len(kinds):
+    birth, late = at(arms, BIRTH), at(arms, LATE)
+    kinds = ("vision", "text") if birth and late else ()
+    found = _family(comparison, [Pair(a=birth or "", b=late or "", kind=kind) for kind in kinds])
+    if len(found) < 2:
         return _silent("from-scratch", statement, "it needs vision and text of the arms at 0 % and at 80 %")
-    sides = [_side(d, 0.0) for d in found]
+    sides = [d.side for d in found]
     verdict: Verdict = "holds" if sides == [-1, -1] else "flips" if 1 in sides else "undecided"
     return Claim(
         name="from-scratch",
@@ -142,40 +146,26 @@ def _text_kept(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
     late = at(arms, LATE)
     trunk = next((arm.name for arm in arms if arm.schedule == "trunk"), None)
     base = trunk or at(arms, END)
-    found = comparison.difference(late, base, kind="text") if late and base else None
+    found = comparison.difference(Pair(a=late, b=base, kind="text", bar=-KEPT)) if late and base else None
     if found is None:
         return _silent("text-kept", statement, "it needs text scores at 80 % and of the trunk (or of 100 %)")
     return Claim(
         name="text-kept",
         statement=statement,
-        verdict=_verdict(found, -KEPT),
+        verdict=_verdict(found),
         evidence=_evidence([found]),
         caution="The yardstick is the finished trunk itself." if trunk else "The yardstick is the 100 % arm.",
         differences=(found,),
     )
 
 
-def _pair(
-    arms: Sequence[ArmResult], comparison: Comparison, *, kind: str, ends: tuple[Fraction, Fraction], among: int = 1
-) -> Difference | None:
-    a, b = at(arms, ends[0]), at(arms, ends[1])
-    return comparison.difference(a, b, kind=kind, among=among) if a and b else None
+def _family(comparison: Comparison, pairs: Sequence[Pair]) -> list[Difference]:
+    """The differences that could be taken, corrected together."""
+    return [found for found in comparison.family(pairs) if found is not None]
 
 
-def _all(comparison: Comparison, a: str, rivals: Sequence[str], *, kind: str) -> list[Difference]:
-    return [d for b in rivals if (d := comparison.difference(a, b, kind=kind, among=len(rivals)))]
-
-
-def _side(found: Difference, bar: float) -> int:
-    """1 if the whole interval lies above `bar`, -1 if it lies below, else 0."""
-    if found.interval is None:
-        return 0
-    low, high = found.interval
-    return 1 if low > bar else -1 if high < bar else 0
-
-
-def _verdict(found: Difference, bar: float) -> Verdict:
-    return ("undecided", "holds", "flips")[_side(found, bar)]
+def _verdict(found: Difference) -> Verdict:
+    return ("undecided", "holds", "flips")[found.side]
 
 
 def _silent(name: str, statement: str, why: str) -> Claim:
@@ -192,14 +182,31 @@ def _evidence(found: Sequence[Difference]) -> str:
 
 
 def told(found: Difference) -> str:
-    """A difference in words: who, by how much, how sure, from how many seeds."""
+    """A difference in words: who, by how much, how sure, from how many seeds, over which tasks."""
     seeds = len(found.per_seed)
     size = f"{abs(100 * found.mean):.1f} points {'more' if found.mean >= 0 else 'less'}"
     words = f"{found.a} scores {size} in {found.kind} than {found.b}"
-    if found.interval is None:
-        return words
-    low, high = found.interval
-    return f"{words} ({100 * found.level:.3g} % interval {points(low)} to {points(high)}, {seeds} seeds)"
+    without = (
+        f", without {', '.join(found.lacking)}, which not all of these runs were judged on" if found.lacking else ""
+    )
+    if found.interval is not None:
+        sure = f"{100 * found.level:.3g} % interval {span(found.interval)}, {probability(found)}"
+        return f"{words} ({sure}, {seeds} seeds{without})"
+    if found.questions is not None:
+        return f"{words} (95 % over questions alone {span(found.questions)}, one seed{without})"
+    return words + without
+
+
+def span(ends: Interval) -> str:
+    """An interval in points: +0.3 to +4.1."""
+    return f"{points(ends[0])} to {points(ends[1])}"
+
+
+def probability(found: Difference) -> str:
+    """The adjusted p-value in words: p = 0.013 after Holm for 5."""
+    value = found.adjusted if found.adjusted is not None else 1.0
+    shown = f"p = {value:.2g}" if value >= 0.0001 else "p < 0.0001"
+    return f"{shown} after Holm for {found.family}" if found.family > 1 else shown
 
 
 def points(share: float) -> str:

@@ -1,51 +1,99 @@
-"""Paired differences between arms: over the same questions, and over seeds.
+"""Paired differences between arms, over the same questions and the same seeds.
 
-Two kinds of chance meet in a score. Questions: another draw of the benchmark, answered by bootstrap over questions,
-whole pictures at a time. Seeds: another run of the same recipe, answered by a t interval over paired differences.
-A difference counts only if it is clear of both, so the wider interval is the one that decides.
+Two kinds of chance meet in a score: another draw of the benchmark's questions, and another run of the same recipe. An
+interval here speaks for both at once (firstsight.evaluate.statistics.seeds), and comparisons that decide one thing are
+corrected together (Holm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
-from firstsight.report.results import ArmResult, asked_of_all, judged, ordinary, read_answers
-from firstsight.report.table import STABLE
+from firstsight.evaluate.statistics import bootstrap
+from firstsight.evaluate.statistics.bootstrap import Interval
+from firstsight.evaluate.statistics.family import ALPHA, holm
+from firstsight.evaluate.statistics.sample import Sample, gather
+from firstsight.evaluate.statistics.seeds import Estimate, crossed
+from firstsight.report.results import ArmResult, judged, ordinary, read_answers
+from firstsight.report.table import STABLE, counted
 
-DRAWS = 2000
-CHUNK = 100
-Interval = tuple[float, float]
+_ID = ["task", "question"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """What is asked: does `a` minus `b` differ from `bar`, in one kind?"""
+
+    a: str
+    b: str
+    kind: str
+    bar: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
     """Stable score of `a` minus that of `b` in one kind, over the seeds that both have. Numbers are shares of 1."""
 
-    a: str
-    b: str
-    kind: str
-    mean: float
+    pair: Pair
     per_seed: tuple[tuple[int, float], ...]
+    estimate: Estimate | None
+    """Over seeds and questions; None with a single seed, because nothing then speaks for the next run."""
     questions: Interval | None
-    """Bootstrap over questions, clustered by picture, of the mean over seeds; None where no answers were kept."""
-    seeds: Interval | None
-    """t interval over paired seeds; None with a single seed."""
-    level: float
+    """95 % over questions alone, where there is only one seed; None where no answers were kept either."""
+    lacking: tuple[str, ...]
+    """Tasks that some of the compared runs were not judged on: they are left out of the difference."""
     addresses: tuple[str, ...]
+    level: float = 1 - ALPHA
+    """Of the interval: the level at which the decision fell."""
+    adjusted: float | None = None
+    """p-value after correction for the comparisons made together; None with a single seed."""
+    family: int = 1
+    """How many comparisons it was corrected for."""
+
+    @property
+    def a(self) -> str:
+        """The arm whose score comes first."""
+        return self.pair.a
+
+    @property
+    def b(self) -> str:
+        """The arm whose score is taken away."""
+        return self.pair.b
+
+    @property
+    def kind(self) -> str:
+        """Vision or text."""
+        return self.pair.kind
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return float(np.mean([value for _, value in self.per_seed]))
 
     @property
     def interval(self) -> Interval | None:
-        """The wider of the two; None while there is only one seed, because nothing then speaks for the next run."""
-        if self.seeds is None:
+        """Over seeds and questions, at `level`, within what shares of 1 can differ by; None with a single seed."""
+        if self.estimate is None:
             return None
-        both = [self.seeds] + ([self.questions] if self.questions else [])
-        return min(low for low, _ in both), max(high for _, high in both)
+        low, high = self.estimate.interval(self.level)
+        return max(low, -1.0), min(high, 1.0)
+
+    @property
+    def shown(self) -> Interval | None:
+        """What stands beside the difference: the interval, or with one seed what the questions alone leave open."""
+        return self.interval or self.questions
+
+    @property
+    def side(self) -> int:
+        """1 if the difference is clear above the bar, -1 if clear below, else 0; the interval says the same."""
+        if self.adjusted is None or self.adjusted > ALPHA:
+            return 0
+        return 1 if self.mean > self.pair.bar else -1
 
 
 class Comparison:
@@ -66,118 +114,122 @@ class Comparison:
         found = self._rows.filter(wanted & (pl.col("condition") == "sighted"))
         return dict(zip(found.get_column("seed"), found.get_column("score"), strict=True))
 
-    def difference(self, a: str, b: str, *, kind: str, among: int = 1) -> Difference | None:
-        """`a` minus `b`; `among` comparisons share the 5 % (Bonferroni). None where they share no seed."""
-        of_a, of_b = self.scores(a, kind), self.scores(b, kind)
-        shared = sorted(of_a.keys() & of_b.keys())
-        if not shared:
-            return None
-        per_seed = tuple((seed, of_a[seed] - of_b[seed]) for seed in shared)
-        values = np.array([value for _, value in per_seed])
-        level = 1 - 0.05 / among
-        return Difference(
-            a=a,
-            b=b,
-            kind=kind,
-            mean=float(values.mean()),
-            per_seed=per_seed,
-            questions=self._over_questions((a, b), kind, seeds=shared, level=level),
-            seeds=self._over_seeds(values, kind, level=level),
-            level=level,
-            addresses=tuple(arm.address for arm in self._arms if arm.name in (a, b) and arm.seed in shared),
-        )
+    def family(self, pairs: Sequence[Pair], *, among: int = 0) -> list[Difference | None]:
+        """Differences that decide one thing together, corrected by Holm; None where two arms share no seed.
+
+        `among` is the number of pairs that these were chosen from by looking at the scores.
+        """
+        found = [self._plain(pair) for pair in pairs]
+        tested = [place for place, one in enumerate(found) if one is not None and one.estimate is not None]
+        values = [_p(found[place]) for place in tested]
+        for place, decision in zip(tested, holm(values, among=among), strict=True):
+            one = found[place]
+            assert one is not None
+            count = max(len(values), among)
+            found[place] = replace(one, level=decision.level, adjusted=decision.adjusted, family=count)
+        return found
+
+    def difference(self, pair: Pair) -> Difference | None:
+        """One comparison on its own; None where the arms share no seed."""
+        return self.family([pair])[0]
 
     def interval(self, name: str, kind: str) -> Interval | None:
         """95 % interval over questions of an arm's mean stable score over its seeds, centred on that mean."""
-        score = self.scores(name, kind)
-        asked = self._questions(name, kind, sorted(score))
-        if asked.is_empty() or not score:
+        scores = self.scores(name, kind)
+        asked = self._asked([name], sorted(scores), tasks=counted(self._rows, name, kind).keys())
+        if asked is None:
             return None
-        mean = float(np.mean(list(score.values())))
-        low, high = spread(asked, level=0.95)
-        return mean + low, mean + high
+        sample = _sample(asked, asked.select(pl.mean_horizontal("^score.*$")).to_series().to_numpy())
+        mean = float(np.mean(list(scores.values())))
+        low, high = bootstrap.interval(sample)
+        return mean + low - sample.mean, mean + high - sample.mean
 
-    def _questions(self, name: str, kind: str, seeds: Sequence[int]) -> pl.DataFrame:
-        sheets = [self.sheets[arm.label] for arm in self._arms if arm.name == name and arm.seed in seeds]
-        wanted = (pl.col("kind") == kind) & pl.col("baseline").is_not_null()
-        tasks = self._rows.filter(wanted).get_column("task").unique().to_list()
-        return asked_of_all(sheets).filter(pl.col("task").is_in(tasks))
+    def pulls(self, pair: Pair, *, seeds: Sequence[int], tasks: Sequence[str]) -> list[Sample]:
+        """Paired differences over the questions that all these runs answered, one sample a seed; empty without any."""
+        asked = self._asked([pair.a, pair.b], seeds, tasks=tasks)
+        if asked is None:
+            return []
+        columns = [asked.get_column(f"score_{name}_{seed}").to_numpy() for name in (pair.a, pair.b) for seed in seeds]
+        return [_sample(asked, a - b) for a, b in zip(columns[: len(seeds)], columns[len(seeds) :], strict=True)]
 
-    def _over_questions(
-        self, names: tuple[str, str], kind: str, *, seeds: Sequence[int], level: float
-    ) -> Interval | None:
-        a, b = (self._questions(name, kind, seeds) for name in names)
-        pairs = a.join(b.select("task", "question", "score"), on=["task", "question"], suffix="_b")
-        if pairs.is_empty():
+    def _plain(self, pair: Pair) -> Difference | None:
+        of_a, of_b = (self._gains(name, pair.kind) for name in (pair.a, pair.b))
+        seeds = sorted(of_a.keys() & of_b.keys())
+        tasks = self.tasks(pair, seeds)
+        if not tasks:
             return None
-        low, high = spread(pairs.with_columns(pl.col("score") - pl.col("score_b")), level=level)
-        first, second = (self.scores(name, kind) for name in names)
-        mean = float(np.mean([first[seed] - second[seed] for seed in seeds]))
-        return mean + low, mean + high
+        values = np.array([_mean(of_a[seed], tasks) - _mean(of_b[seed], tasks) for seed in seeds])
+        samples = self.pulls(pair, seeds=seeds, tasks=tasks)
+        pulls = np.stack([sample.influence() for sample in samples]) if samples else None
+        return Difference(
+            pair=pair,
+            per_seed=tuple(zip(seeds, values.tolist(), strict=True)),
+            estimate=crossed(values, table=self.table(pair, seeds=seeds, tasks=tasks), pulls=pulls),
+            questions=_over_questions(samples, values) if len(seeds) == 1 else None,
+            lacking=tuple(sorted({task for of in (of_a, of_b) for seed in seeds for task in of[seed]} - set(tasks))),
+            addresses=tuple(a.address for a in self._arms if a.name in (pair.a, pair.b) and a.seed in seeds),
+        )
 
-    def _over_seeds(self, values: np.ndarray, kind: str, *, level: float) -> Interval | None:
-        names = dict.fromkeys(arm.name for arm in ordinary(self._arms))
-        table = [scores for name in names if (scores := self.scores(name, kind))]
-        shared = sorted(set.intersection(*(set(row) for row in table))) if table else []
-        return over_seeds(values, np.array([[row[seed] for seed in shared] for row in table]), level=level)
+    def tasks(self, pair: Pair, seeds: Sequence[int]) -> list[str]:
+        """The stable score's tasks that all runs of a pair were judged on."""
+        runs = [self._gains(name, pair.kind)[seed].keys() for name in (pair.a, pair.b) for seed in seeds]
+        return sorted(set.intersection(*map(set, runs))) if runs else []
+
+    def table(self, pair: Pair, *, seeds: Sequence[int], tasks: Sequence[str]) -> np.ndarray:
+        """Means over `tasks` [arms, seeds] of the pair, and of the arms on the line that have all seeds and tasks."""
+        names = dict.fromkeys([pair.a, pair.b, *(arm.name for arm in ordinary(self._arms))])
+        rows = []
+        for name in names:
+            gains = self._gains(name, pair.kind)
+            if all(seed in gains and set(tasks) <= gains[seed].keys() for seed in seeds):
+                rows.append([_mean(gains[seed], tasks) for seed in seeds])
+        return np.array(rows)
+
+    def _gains(self, name: str, kind: str) -> dict[int, dict[str, float]]:
+        """Score less baseline of the stable score's tasks, by seed."""
+        found: dict[int, dict[str, float]] = {}
+        for task, by_seed in counted(self._rows, name, kind).items():
+            for seed, gain in by_seed.items():
+                found.setdefault(seed, {})[task] = gain
+        return found
+
+    def _asked(self, names: Sequence[str], seeds: Sequence[int], *, tasks: Collection[str]) -> pl.DataFrame | None:
+        """Questions that all these runs answered with the picture: image, split, and a score_NAME_SEED for each run."""
+        wanted = pl.col("task").is_in(list(tasks)) & ~pl.col("blind")
+        found: pl.DataFrame | None = None
+        for name in names:
+            for seed in seeds:
+                label = next(arm.label for arm in self._arms if (arm.name, arm.seed) == (name, seed))
+                sheet = self.sheets[label].filter(wanted).unique(_ID, keep="first", maintain_order=True)
+                score = sheet.select(*_ID, pl.col("score").alias(f"score_{name}_{seed}"))
+                found = sheet.select(*_ID, "image", "split") if found is None else found
+                found = found.join(score, on=_ID, maintain_order="left")
+        return None if found is None or found.is_empty() else found
 
 
-def over_seeds(values: np.ndarray, table: np.ndarray, *, level: float) -> Interval | None:
-    """t interval of the mean of paired differences; None for a single one.
+def _mean(gains: Mapping[str, float], tasks: Sequence[str]) -> float:
+    return float(np.mean([gains[task] for task in tasks]))
 
-    `table` holds the study's scores [arms, seeds]. The spread is the pair's own or the pooled one, whichever is
-    larger: two seeds alone would often look calm by luck.
-    """
-    if len(values) < 2:
+
+def _p(found: Difference | None) -> float:
+    assert found is not None
+    assert found.estimate is not None
+    return found.estimate.p(found.pair.bar)
+
+
+def _over_questions(samples: Sequence[Sample], values: np.ndarray) -> Interval | None:
+    """For a single seed: the questions' interval, centred on the difference of the scores as judged."""
+    if not samples:
         return None
-    sd, freedom = pooled(table)
-    sd, freedom = max(float(values.std(ddof=1)), sd), max(freedom, len(values) - 1)
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * sd / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+    low, high = bootstrap.interval(samples[0], bounds=(-1.0, 1.0))
+    off = float(values[0]) - samples[0].mean
+    return low + off, high + off
 
 
-def pooled(table: np.ndarray) -> tuple[float, int]:
-    """Seed-to-seed sd of a difference between two arms from all arms at once [arms, seeds], and its degrees of freedom.
-
-    A score is arm + seed + noise; the noise is what is left after both means are taken out, and a difference holds it
-    twice. One pair at two seeds has a single degree of freedom, six arms at two seeds have five.
-    """
-    if table.ndim < 2 or min(table.shape) < 2:
-        return 0.0, 0
-    arms, seeds = table.shape
-    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + table.mean()
-    freedom = (arms - 1) * (seeds - 1)
-    return float(np.sqrt(2 * (rest**2).sum() / freedom)), freedom
-
-
-def spread(asked: pl.DataFrame, *, level: float, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Ends of a bootstrap interval, relative to the mean over tasks of the mean score of `asked`'s questions.
-
-    Pictures are drawn with all their questions, in all tasks at once; a question without a picture is its own cluster.
-    """
+def _sample(asked: pl.DataFrame, scores: np.ndarray) -> Sample:
+    """Pictures with all their questions, in all tasks at once; a question without a picture is its own cluster."""
     own = pl.concat_str(pl.col("task"), pl.lit("\0"), pl.col("question"))
     cluster = pl.when(pl.col("image") == "").then(own).otherwise(pl.col("image"))
-    coded = asked.with_columns((cluster.rank("dense") - 1).alias("c"), (pl.col("task").rank("dense") - 1).alias("t"))
-    c, t = coded.get_column("c").to_numpy(), coded.get_column("t").to_numpy()
-    shape = int(t.max()) + 1, int(c.max()) + 1
-    flat = t.astype(np.int64) * shape[1] + c
-    sums = np.bincount(flat, weights=coded.get_column("score").to_numpy(), minlength=shape[0] * shape[1])
-    counts = np.bincount(flat, minlength=shape[0] * shape[1]).astype(np.float64)
-    found = _bootstrap(sums.reshape(shape), counts.reshape(shape), draws=draws, seed=seed)
-    centre = float(np.mean(sums.reshape(shape).sum(1) / counts.reshape(shape).sum(1)))
-    low, high = np.nanquantile(found, [0.5 - level / 2, 0.5 + level / 2])
-    return float(low) - centre, float(high) - centre
-
-
-def _bootstrap(sums: np.ndarray, counts: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
-    """Mean over tasks [draws] under `draws` resamplings of the clusters; sums and counts are [tasks, clusters]."""
-    random = np.random.default_rng(seed)
-    clusters = sums.shape[1]
-    found = []
-    for _ in range(0, draws, CHUNK):
-        rows = random.integers(clusters, size=(CHUNK, clusters)) + np.arange(CHUNK)[:, None] * clusters
-        picks = np.bincount(rows.ravel(), minlength=CHUNK * clusters).reshape(CHUNK, clusters).astype(np.float64)
-        asked = picks @ counts.T
-        means = np.divide(picks @ sums.T, asked, out=np.full_like(asked, np.nan), where=asked > 0)
-        found.append(np.nanmean(means, axis=1))
-    return np.concatenate(found)
+    clusters = asked.select(cluster.alias("c")).get_column("c").to_list()
+    tasks, splits = asked.get_column("task").to_list(), asked.get_column("split").to_list()
+    return gather(scores, clusters=clusters, tasks=tasks, splits=splits)

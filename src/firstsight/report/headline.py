@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from firstsight.report.claims import points
-from firstsight.report.compare import Comparison, Difference
+from firstsight.report.claims import points, span
+from firstsight.report.compare import Comparison, Difference, Pair
 from firstsight.report.results import ArmResult, StudyFacts, judged, ordinary
 from firstsight.report.table import STABLE, disagreements, margins, means, single, varied
 from firstsight.units import short
@@ -38,21 +38,32 @@ def answer(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison
     opening = f"Vision came out best {where}: {100 * best['score']:.1f} points above chance ({over})"
     if not others:
         return f"{opening}; no other arm has been judged."
-    found = [comparison.difference(best["arm"], row["arm"], kind="vision", among=len(others)) for row in others]
+    # The best arm was picked by looking, so it is corrected as if every pair had been compared.
+    pairs = [Pair(a=best["arm"], b=row["arm"], kind="vision") for row in others]
+    found = comparison.family(pairs, among=len(ranked) * len(others) // 2)
     return opening + _apart(list(zip(others, found, strict=True)), by_start, single=best["seeds"] == 1)
 
 
 def _apart(others: list[tuple[Row, Difference | None]], by_start: bool, *, single: bool) -> str:
     """Whether the best arm is clear of the rest, whose nearest comes first."""
     runner, nearest = others[0]
+    next_one = f"{_short(runner, by_start)} is next{_behind(nearest)}"
     if single:
-        return f"; {_short(runner, by_start)} is next, but one seed cannot tell an effect from a lucky run."
-    close = [row for row, found in others if found is None or found.interval is None or found.interval[0] <= 0]
+        return f"; {next_one}, but one seed cannot tell an effect from a lucky run."
+    close = [row for row, found in others if found is None or found.side <= 0]
     if close:
         names = _listed([_short(row, by_start) for row in close])
-        return f", but these seeds and questions cannot tell it from {names}."
-    ahead = f" {points(nearest.mean).lstrip('+')} points behind" if nearest else ""
-    return f", clear of every other arm; {_short(runner, by_start)} is next,{ahead}."
+        return f"; {next_one}. These seeds and questions cannot tell it from {names}."
+    return f", clear of every other arm; {next_one}."
+
+
+def _behind(nearest: Difference | None) -> str:
+    """By how much, with its interval; over questions alone where there is one seed."""
+    if nearest is None or nearest.shown is None:
+        return ""
+    alone = " over questions alone" if nearest.interval is None else ""
+    ends = f"{100 * nearest.level:.3g} % interval{alone} {span(nearest.shown)}"
+    return f", {points(nearest.mean).lstrip('+')} points behind ({ends})"
 
 
 def _guessed(arm: str, rows: pl.DataFrame) -> float | None:

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import polars as pl
@@ -20,12 +21,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from firstsight.report import figures
-from firstsight.report.claims import Claim, claims, points, told
+from firstsight.report.answers import shown
+from firstsight.report.claims import Claim, claims, points, probability, span, told
 from firstsight.report.compare import Comparison
 from firstsight.report.figures import SCHEDULES, Curves
 from firstsight.report.headline import answer, limits
 from firstsight.report.results import ArmResult, StudyFacts, judged, read_achieved
-from firstsight.report.samples import samples, shown
+from firstsight.report.samples import samples
 from firstsight.report.table import STABLE, overview, single, tidy
 from firstsight.units import Share, short
 
@@ -132,6 +134,7 @@ def _page(material: _Material) -> str:
     home = files("firstsight.report")
     frame = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     frame.filters |= {"percent": percent, "points": points, "short": short, "shown": shown, "told": told}
+    frame.filters |= {"span": span, "probability": probability}
     frame.filters |= {"share": lambda share: str(Share(share)), "duration": duration}
     ours = {name: Markup((home / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
     template = frame.from_string((home / "page.html").read_text(encoding="utf-8"))
@@ -179,14 +182,15 @@ def _findings(material: _Material) -> dict[str, Any]:
 
 
 def _reach(found: Sequence[Claim]) -> float:
-    """How far the strips of differences must reach to either side of 0: all intervals and seeds, in whole 5 points."""
-    ends = [
-        abs(end)
-        for claim in found
-        for d in claim.differences
-        for end in (*(d.interval or ()), *dict(d.per_seed).values())
-    ]
-    return 0.05 * ceil(max([0.01, *ends]) / 0.05)
+    """How far the strips of differences reach to either side of 0, in whole 5 points: all seeds and common intervals.
+
+    An interval of three times the usual size is cut at its strip's end, so that the others can still be read.
+    """
+    told = [d for claim in found for d in claim.differences]
+    ends = [abs(end) for d in told for end in d.shown or ()]
+    common = [end for end in ends if end <= 3 * median(ends)]
+    seeds = [abs(value) for d in told for value in dict(d.per_seed).values()]
+    return 0.05 * ceil(max([0.01, *common, *seeds]) / 0.05)
 
 
 def _charts(material: _Material) -> dict[str, Any]:

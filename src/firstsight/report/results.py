@@ -125,63 +125,34 @@ def judged(arms: Sequence[ArmResult]) -> list[ArmResult]:
     return sorted((arm for arm in arms if arm.scores is not None), key=lambda arm: (arm.start, arm.name, arm.seed))
 
 
+_TEXTS = ("image", "prompt", "answer", "truth", "form", "split")
 ANSWERS: dict[str, Any] = {
     "task": pl.String,
     "question": pl.String,
-    "image": pl.String,
-    "prompt": pl.String,
-    "answer": pl.String,
-    "truth": pl.String,
+    **dict.fromkeys(_TEXTS, pl.String),
     "score": pl.Float64,
     "blind": pl.Boolean,
-    "form": pl.String,
 }
 
 
 def read_answers(arm: ArmResult) -> pl.DataFrame:
-    """Every answer of one arm; empty where none were kept, DataError where a line lacks its task, id or score."""
-    rows: list[dict[str, Any]] = []
+    """Every answer of one arm; empty where none were kept, DataError where a line lacks its task, id or score.
+
+    Identifiers and texts are strings, whatever the benchmark's own file calls them.
+    """
+    rows: list[list[Any]] = []
     if arm.answers is not None and arm.answers.exists():
         for where, line in json_lines(arm.answers):
+            given = [line.get(name) for name in _TEXTS]
+            texts = [
+                value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+                for value in given
+            ]
             try:
-                rows.append(_row(line))
+                told = [str(line["task"]), str(line["question_id"]), *texts]
+                rows.append([*told, float(line["score"]), bool(line.get("blind", False))])
             except (KeyError, TypeError, ValueError) as problem:
                 raise DataError(
                     f"{where}: an answer needs task, question_id and score. Got keys {sorted(line)}."
                 ) from problem
-    return pl.DataFrame(rows, schema=ANSWERS)
-
-
-def _row(line: dict[str, Any]) -> dict[str, Any]:
-    """Identifiers and texts as strings, whatever the benchmark's own file calls them."""
-    return {
-        "task": str(line["task"]),
-        "question": str(line["question_id"]),
-        "image": _text(line.get("image")),
-        "prompt": _text(line.get("prompt")),
-        "answer": _text(line.get("answer")),
-        "truth": _text(line.get("truth")),
-        "score": float(line["score"]),
-        "blind": bool(line.get("blind", False)),
-        "form": _text(line.get("form")),
-    }
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def asked_of_all(sheets: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Questions that all sheets answered, not blind, with their mean score; columns task, question, image, score."""
-    seen = [sheet.filter(~pl.col("blind")).unique(["task", "question"], maintain_order=True) for sheet in sheets]
-    if not seen:
-        return pl.DataFrame(schema={name: ANSWERS[name] for name in ("task", "question", "image", "score")})
-    return (
-        pl.concat(seen)
-        .group_by("task", "question", maintain_order=True)
-        .agg(pl.col("image").first(), pl.col("score").mean(), pl.len().alias("times"))
-        .filter(pl.col("times") == len(seen))
-        .drop("times")
-    )
+    return pl.DataFrame(rows, schema=ANSWERS, orient="row")

@@ -5,28 +5,18 @@ They are not chosen for their looks: tasks take turns, and within a task the ord
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import polars as pl
-from PIL import Image
 
-from firstsight.evaluate.pictures import Pictures
+from firstsight.evaluate.metrics.boxes import Box, parse_box
+from firstsight.report.answers import Album, Thumbnail
 from firstsight.report.compare import Comparison
 from firstsight.report.results import ArmResult, judged
 from firstsight.report.table import STABLE
-
-MIMES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
-SMALL = 24_000
-"""Pictures of at most this many bytes enter the page as they are; larger ones are drawn again at SIDE pixels."""
-SIDE = 320
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +55,17 @@ def samples(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Compariso
     blind = _by_question(comparison.sheets[best.label], blind=True)
     if best.benchmarks is None or not best.benchmarks.is_dir():
         return []
-    pictures = Pictures(best.benchmarks)
+    album = Album()
     found: list[Sample] = []
     for key, row in _turns(sheets[best.label])[:count]:
+        picture = album.find(best.benchmarks, row["task"], row["image"])
+        if isinstance(picture, str):
+            continue
         replies = [_reply(arm, sheets[arm.label][key]) for arm in pair if key in sheets[arm.label]]
         if key in blind:
             replies.append(_reply(best, blind[key]))
-        found.append(_sample(row, pictures.read(row["image"]), replies))
-    pictures.close()
+        found.append(_sample(row, picture.shown, replies))
+    album.close()
     return found
 
 
@@ -84,8 +77,8 @@ def _best_and_worst(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[ArmRe
 
 
 def _by_question(sheet: pl.DataFrame, *, blind: bool) -> dict[tuple[str, str], dict[str, Any]]:
-    shown = sheet.filter((pl.col("blind") == blind) & (pl.col("image") != ""))
-    return {(row["task"], row["question"]): row for row in shown.to_dicts()}
+    asked = sheet.filter((pl.col("blind") == blind) & (pl.col("image") != ""))
+    return {(row["task"], row["question"]): row for row in asked.to_dicts()}
 
 
 def _turns(asked: Mapping[tuple[str, str], dict[str, Any]]) -> list[tuple[tuple[str, str], dict[str, Any]]]:
@@ -106,57 +99,19 @@ def _turns(asked: Mapping[tuple[str, str], dict[str, Any]]) -> list[tuple[tuple[
 
 def _reply(arm: ArmResult, row: Mapping[str, Any]) -> Reply:
     answer, blind = row["answer"], row["blind"]
-    return Reply(who=arm.label, address=arm.address, text=answer, score=row["score"], blind=blind, box=box(answer))
+    return Reply(
+        who=arm.label, address=arm.address, text=answer, score=row["score"], blind=blind, box=parse_box(answer)
+    )
 
 
-def _sample(row: Mapping[str, Any], picture: bytes, replies: list[Reply]) -> Sample:
-    uri, pixelated = _inline(picture)
+def _sample(row: Mapping[str, Any], picture: Thumbnail, replies: list[Reply]) -> Sample:
     return Sample(
         task=row["task"],
         question=row["question"],
         prompt=row["prompt"],
         truth=row["truth"],
-        box=box(row["truth"]),
-        picture=uri,
-        pixelated=pixelated,
+        box=parse_box(row["truth"]),
+        picture=picture.uri,
+        pixelated=picture.pixelated,
         replies=tuple(replies),
     )
-
-
-def box(text: str) -> Box | None:
-    """Four numbers between 0 and 1 as left, top, right, bottom; None for any other text."""
-    if not re.fullmatch(r"[\[\](),.\d\s]+", text):
-        return None
-    numbers = [float(number) for number in re.findall(r"\d*\.?\d+", text)]
-    if len(numbers) != 4 or max(numbers) > 1:
-        return None
-    left, top, right, bottom = numbers
-    return (left, top, right, bottom) if left < right and top < bottom else None
-
-
-def shown(text: str) -> str:
-    """An answer as one reads it: a box in two digits, accepted answers once each, all else as it is."""
-    found = box(text)
-    if found:
-        return " ".join(f"{edge:.2f}".removeprefix("0") for edge in found)
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return " / ".join(dict.fromkeys(value))
-    return text
-
-
-def _inline(picture: bytes) -> tuple[str, bool]:
-    """A data URI, and whether the picture is so small that its pixels should stay visible."""
-    with Image.open(io.BytesIO(picture)) as image:
-        tiny = max(image.size) <= 128
-        mime = next((mime for magic, mime in MIMES.items() if picture.startswith(magic)), None)
-        if mime is None or len(picture) > SMALL:
-            image = image.convert("RGB")
-            image.thumbnail((SIDE, SIDE))
-            small = io.BytesIO()
-            image.save(small, "JPEG", quality=85)
-            picture, mime = small.getvalue(), "image/jpeg"
-    return f"data:{mime};base64,{base64.b64encode(picture).decode()}", tiny

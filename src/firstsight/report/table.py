@@ -25,6 +25,8 @@ SCHEMA: dict[str, Any] = {
     "score": pl.Float64,
     "lo": pl.Float64,
     "hi": pl.Float64,
+    "over_lo": pl.Float64,
+    "over_hi": pl.Float64,
     "chance": pl.Float64,
     "baseline": pl.Float64,
     "n": pl.Int64,
@@ -33,8 +35,9 @@ SCHEMA: dict[str, Any] = {
     "version": pl.String,
 }
 """Columns of `tidy`. Scores and intervals are shares of 1. `condition` is sighted, blind, question_blind, heldout, or a
-part of the questions such as "split: popular". `chance` is what guessing scores, `baseline` what the stable score
-subtracts, null where a task stays out of it."""
+part of the questions such as "split: popular". `over_lo` and `over_hi` end the 95 % interval, over questions, of the
+sighted score less this row's, question by question; null where it was not taken. `chance` is what guessing scores,
+`baseline` what the stable score subtracts, null where a task stays out of it."""
 
 STABLE = "stable"
 """The task name under which a kind's mean of (score - baseline) is listed."""
@@ -86,14 +89,15 @@ def _rows(arm: ArmResult) -> Iterable[Row]:
         yield from _parts(base, facts)
     for name in AGGREGATES:
         for kind, value in scores.get(name, {}).items():
-            yield from _mean(common | {"version": str(versions.get(STABLE, ""))}, name, kind, value, scores["tasks"])
+            yield from _mean(common | {"version": str(versions.get(name, ""))}, name, kind, value, scores["tasks"])
 
 
 def _conditions(base: Row, facts: Mapping[str, Any]) -> Iterable[Row]:
     lo, hi = facts["interval"] or (None, None)
     for condition, name in zip(CONDITIONS, ("score", "blind", "question_blind", "heldout"), strict=True):
         if facts.get(name) is not None:
-            ends = {"lo": lo, "hi": hi} if condition == "sighted" else {}
+            over = facts.get("over", {}).get(condition, {}).get("interval") or (None, None)
+            ends = {"lo": lo, "hi": hi} if condition == "sighted" else {"over_lo": over[0], "over_hi": over[1]}
             yield base | {"condition": condition, "score": facts[name]} | ends
 
 
@@ -144,18 +148,38 @@ def means(rows: pl.DataFrame, *, also: Sequence[str] = ()) -> pl.DataFrame:
 def margins(rows: pl.DataFrame) -> pl.DataFrame:
     """How far each sighted score stands above the better guesser that sees only half of the question.
 
-    Where a task has no guesser, chance stands in. Columns: the sighted row's, `guessed`, `better` (which), `margin`.
+    Where a task has no guesser, chance stands in. Columns: the sighted row's, `guessed`, `better` (which), `margin` and
+    its interval over questions, `margin_lo` and `margin_hi` (chance is a fixed number, so there it is the score's own).
     """
     keys = ["label", "task", "kind"]
     guessers = (
         rows.filter(pl.col("condition").is_in(["blind", "question_blind"]))
         .sort("score", descending=True)
         .group_by(keys, maintain_order=True)
-        .agg(pl.col("score").first().alias("guessed"), pl.col("condition").first().alias("better"))
+        .agg(
+            pl.col("score").first().alias("guessed"),
+            pl.col("condition").first().alias("better"),
+            pl.col("over_lo", "over_hi").first().name.replace("over", "margin"),
+        )
     )
     sighted = rows.filter(pl.col("condition") == "sighted").join(guessers, on=keys, how="left", maintain_order="left")
-    filled = sighted.with_columns(pl.col("guessed").fill_null(pl.col("chance")), pl.col("better").fill_null("chance"))
-    return filled.with_columns((pl.col("score") - pl.col("guessed")).alias("margin"))
+    alone = pl.col("guessed").is_null()
+    ends = [
+        pl.when(alone).then(pl.col(end) - pl.col("chance")).otherwise(pl.col(f"margin_{end}")).alias(f"margin_{end}")
+        for end in ("lo", "hi")
+    ]
+    filled = [pl.col("guessed").fill_null(pl.col("chance")), pl.col("better").fill_null("chance")]
+    return sighted.with_columns(*ends, *filled).with_columns((pl.col("score") - pl.col("guessed")).alias("margin"))
+
+
+def counted(rows: pl.DataFrame, arm: str, kind: str) -> dict[str, dict[int, float]]:
+    """Score less baseline of an arm on each task that the stable score counts, by task and seed."""
+    wanted = (pl.col("arm") == arm) & (pl.col("kind") == kind) & (pl.col("condition") == "sighted")
+    some = single(rows.filter(wanted & pl.col("baseline").is_not_null()))
+    found: dict[str, dict[int, float]] = {}
+    for task, seed, gain in some.select("task", "seed", pl.col("score") - pl.col("baseline")).iter_rows():
+        found.setdefault(task, {})[seed] = gain
+    return found
 
 
 def single(rows: pl.DataFrame) -> pl.DataFrame:
@@ -198,13 +222,36 @@ def overview(rows: pl.DataFrame) -> list[Row]:
             best = mean.filter(pl.col("condition") == "sighted").sort("score", descending=True).to_dicts()[0]
             of_best = mean.filter(pl.col("arm") == best["arm"])
             beside = dict(of_best.select("condition", "score").iter_rows())
-            guess = max(beside.get(name, best["chance"]) for name in ("blind", "question_blind"))
             found.append(
                 best
                 | {name: beside.get(name) for name in CONDITIONS}
-                | {"metric": here.get_column("metric")[0], "margin": best["score"] - guess, "stable": task_counts(here)}
+                | {"metric": here.get_column("metric")[0], "stable": task_counts(here)}
+                | _margin(here.filter(pl.col("arm") == best["arm"]))
             )
     return found
+
+
+def _margin(rows: pl.DataFrame) -> Row:
+    """One arm's margin in one task, mean over seeds, over the guesser that is better on that mean, and its interval.
+
+    The ends are means over seeds too: all seeds answer the same questions, so the mean is at least that sure.
+    """
+    score = (
+        rows.filter(pl.col("condition") == "sighted").select(pl.col("score", "lo", "hi", "chance").mean()).to_dicts()[0]
+    )
+    guessers = means(rows.filter(pl.col("condition").is_in(["blind", "question_blind"]))).sort("score", descending=True)
+    if guessers.is_empty():
+        return {
+            "margin": score["score"] - score["chance"],
+            "margin_ends": _ends(score["lo"], score["hi"], score["chance"]),
+        }
+    better = guessers.row(0, named=True)
+    over = rows.filter(pl.col("condition") == better["condition"]).select(pl.col("over_lo", "over_hi").mean()).row(0)
+    return {"margin": score["score"] - better["score"], "margin_ends": _ends(over[0], over[1], 0.0)}
+
+
+def _ends(low: float | None, high: float | None, off: float) -> tuple[float, float] | None:
+    return None if low is None or high is None else (low - off, high - off)
 
 
 def task_counts(rows: pl.DataFrame) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
+
+from firstsight.cli.study import ask_for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,18 +51,4 @@ def prepare(**given: Any) -> None:
     raise typer.Exit(prepare_all(Asked(**given)))
 
 
-def _parameters() -> list[inspect.Parameter]:
-    hints = get_type_hints(Asked, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=hints[field.name],
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-        )
-        for field in fields(Asked)
-    ]
-
-
-prepare.__annotations__ = {one.name: one.annotation for one in _parameters()}
-prepare.__signature__ = inspect.Signature(_parameters())  # typer reads it
+ask_for(Asked, prepare, about=False)

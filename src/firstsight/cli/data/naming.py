@@ -15,8 +15,9 @@ from json import dumps, loads
 from pathlib import Path
 
 from firstsight.cli import show
-from firstsight.cli.data.content import Digests, digest, tokenizer_file, write_whole
+from firstsight.cli.data.content import digest, tokenizer_file
 from firstsight.cli.data.following import Following
+from firstsight.data.digests import Digests, write_whole
 from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.plan.graph import Graph, graph
 from firstsight.plan.identity import known_as
@@ -178,7 +179,7 @@ def identify(steps: Graph, look: Look) -> Content:
             prepared[_key(step.spec)] = folder
             identities[known_as(step.spec.source)] = loads((folder / "manifest.json").read_text())["source"]
     for name, found in identities.items():
-        write_whole(_note(name, site), found)
+        write_whole(_note(name, site), dumps(found, sort_keys=True) + "\n")
     return Content(identities=identities, prepared=prepared)
 
 
@@ -244,4 +245,4 @@ def _refuse_changed(folder: Path, location: Location, site: Site) -> None:
     seen = [index.digest, location.path, stamps]
     if not note.is_file() or loads(note.read_text()) != seen:
         changed(index, location)
-        write_whole(note, seen)
+        write_whole(note, dumps(seen, sort_keys=True) + "\n")

@@ -84,7 +84,7 @@ def _chunks(part: Part, name: str) -> Iterator[np.ndarray]:
         yield whole[start : start + CHUNK]
 
 
-def _numbered(parts: Sequence[Part], shards: Sequence[Int64[np.ndarray, "places"]]) -> Iterator[Numbers | int]:
+def _numbered(parts: Sequence[Part], shards: Sequence[Int64[np.ndarray, " _"]]) -> Iterator[Numbers | int]:
     """For every part its pictures' numbers in the whole: by first appearance, one a place.
 
     Only an int, the first number, where no two parts show pictures of the same file: then none can be shared.

@@ -1,15 +1,18 @@
-"""RefCOCO and OCID-Ref: where is it? The answer is a box in shares of the picture."""
+"""RefCOCO, RefCOCO+, RefCOCOg and OCID-Ref: where is it? The answer is a box in shares of the picture."""
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError
-from firstsight.evaluate.metrics import iou25, iou50
-from firstsight.evaluate.question import Question, Task, find, lines, load, tags, take
+from firstsight.evaluate.metrics.boxes import IOU25, IOU50
+from firstsight.evaluate.question import Published, Question, Task, single, tags, take
+from firstsight.evaluate.tasks.records import Record, distinct, four, rows, shares, word
 
 _COCO = re.compile(r"(COCO_\w+?_\d{12})_\d+")
 _OCID_SIZE = (640, 480)
@@ -17,86 +20,127 @@ _OCID_SIZE = (640, 480)
 _ASK = '\nPlease provide the bounding box coordinate of the region this sentence describes: "{q}"'
 
 
-def read_refcoco(folder: Path) -> tuple[Question, ...]:
-    """One row a sentence: {"img_id", "sents", "bbox": [left, top, width, height], "width", "height"} in pixels."""
-    path = find(folder, "*refcoco*.json*")
-    return tuple(_refcoco(row, number, path) for number, row in enumerate(lines(path)))
+def read_refcoco(given: Sequence[Path], *, named: str) -> tuple[Question, ...]:
+    """One row a sentence: {"img_id", "sents", "bbox": [left, top, width, height], "width", "height"} in pixels.
+
+    Or the index that the paper's harness builds over all three, whose rows say which they are of ("refer_dataset").
+    """
+    path = single(given, f"{named}'s sentences of one split")
+    return _read(path, _refcoco, named=named)
 
 
-def _refcoco(row: dict[str, Any], number: int, path: Path) -> Question:
-    left, top, width, height = _four(take(row, "bbox", path), path)
-    size = (take(row, "width", path), take(row, "height", path))
-    name = str(take(row, "img_id", path))
-    coco = _COCO.fullmatch(name)
-    return Question(
-        # img_id repeats over sentences, so the line tells questions apart.
-        id=str(row.get("question_id", f"{name}-{number}")),
-        text=take(row, "sents", path),
-        truth=_shares((left, top, left + width, top + height), size, path),
-        image=coco[1] if coco else name,
-        choices=(),
-        split="",
-        tags=tags(row),
-    )
-
-
-def read_ocid_ref(folder: Path) -> tuple[Question, ...]:
+def read_ocid_ref(given: Sequence[Path]) -> tuple[Question, ...]:
     """{id: {"scene_path", "sentence", "bbox": "[left, top, right, bottom]"}} in pixels of a 640 x 480 picture."""
-    path = find(folder, "*expressions*.json*")
-    return tuple(_ocid(str(key), row, path) for key, row in load(path).items())
+    path = single(given, "OCID-Ref's expressions of one split")
+    return _read(path, _ocid, named=None)
 
 
-def _ocid(key: str, row: dict[str, Any], path: Path) -> Question:
-    box = take(row, "bbox", path)
+def _read(path: Path, one: Callable[[Record], Question], *, named: str | None) -> tuple[Question, ...]:
+    found: list[Question] = []
+    others: set[str] = set()
+    for record in rows(path):
+        dataset = record.held.get("refer_dataset", named)
+        if dataset != named:
+            others.add(str(dataset))
+        else:
+            found.append(_indexed(record) if "ref_expression" in record.held else one(record))
+    if not found and others:
+        raise DataError(f"{path}: wanted rows of {named}. Got {', '.join(sorted(others))}. Add them.")
+    return distinct(found, [path])
+
+
+def _indexed(record: Record) -> Question:
+    """A row of the paper's harness: boxes are shares of the picture already (and rounded to two places)."""
+    row, where = record.held, record.where
+    box = shares(four(take(row, "bbox", where), where), (1, 1), where, slack=0.0)
+    key = record.key or word(row, "example_id", where)
+    return _box_question(key, word(row, "ref_expression", where), box, word(row, "img_path", where), row)
+
+
+def _refcoco(record: Record) -> Question:
+    row, where = record.held, record.where
+    left, top, width, height = four(take(row, "bbox", where), where)
+    size = (take(row, "width", where), take(row, "height", where))
+    box = shares((left, top, left + width, top + height), size, where)
+    name = word(row, "img_id", where)
+    coco = _COCO.fullmatch(name)
+    # img_id repeats over sentences, so the line tells questions apart.
+    key = str(row.get("question_id", f"{name}-{record.number}"))
+    return _box_question(key, word(row, "sents", where), box, coco[1] if coco else name, row)
+
+
+def _ocid(record: Record) -> Question:
+    row, where = record.held, record.where
+    if record.key is None:
+        raise DataError(f"{where}: wanted an object of expressions by their ids. Got a list. Is this OCID-Ref's file?")
     size = (row.get("width", _OCID_SIZE[0]), row.get("height", _OCID_SIZE[1]))
-    return Question(
-        id=key,
-        text=take(row, "sentence", path),
-        truth=_shares(_four(json.loads(box) if isinstance(box, str) else box, path), size, path),
-        image=str(take(row, "scene_path", path)),
-        choices=(),
-        split="",
-        tags=tags(row),
-    )
+    box = shares(four(take(row, "bbox", where), where), size, where)
+    return _box_question(record.key, word(row, "sentence", where), box, word(row, "scene_path", where), row)
 
 
-def _four(box: Any, path: Path) -> tuple[float, float, float, float]:
-    if not isinstance(box, list) or len(box) != 4:
-        raise DataError(f"{path}: a box is four numbers. Got {box!r}. Is this the benchmark's original file?")
-    a, b, c, d = (float(edge) for edge in box)
-    return a, b, c, d
+def _box_question(key: str, text: str, box: tuple[float, ...], picture: str, row: dict[str, Any]) -> Question:
+    return Question(id=key, text=text, truth=box, image=picture, choices=(), split="", tags=tags(row))
 
 
-def _shares(box: tuple[float, float, float, float], size: tuple[int, int], path: Path) -> tuple[float, ...]:
-    width, height = size
-    left, top, right, bottom = box
-    # Annotated boxes may stick out of the picture by a rounding error.
-    shares = (max(left / width, 0.0), max(top / height, 0.0), min(right / width, 1.0), min(bottom / height, 1.0))
-    if not (shares[0] < shares[2] and shares[1] < shares[3]):
-        raise DataError(f"{path}: box {box} is empty in a picture of {width} x {height}. Is it in this form's order?")
-    return shares
+_VAL = {"RefCOCO": 10834, "RefCOCO+": 10758, "RefCOCOg": 4896}
+_TESTS = {
+    "RefCOCO testA": 5657,
+    "RefCOCO testB": 5095,
+    "RefCOCO+ testA": 5726,
+    "RefCOCO+ testB": 4889,
+    "RefCOCOg test": 9602,
+}
+
+
+def _known(named: str) -> tuple[Published, ...]:
+    """All three benchmarks' splits, this one's validation split first: their files look alike."""
+    order = [named, *(name for name in _VAL if name != named)]
+    counts = {f"{name} val": _VAL[name] for name in order} | _TESTS
+    return tuple(Published(name=name, counts={"": count}) for name, count in counts.items())
 
 
 REFCOCO = Task(
     name="refcoco",
     kind="vision",
-    metric="iou50",
-    check=iou50,
+    answered="words",
+    metric=IOU50,
     chance=0.0,
     baseline=0.0,
-    read=read_refcoco,
+    read=partial(read_refcoco, named="RefCOCO"),
     wording={"bare": "{q}", "paper": _ASK},
     version=1,
+    published=_known("RefCOCO"),
+)
+
+REFCOCO_PLUS = replace(
+    REFCOCO,
+    name="refcoco_plus",
+    baseline=None,
+    read=partial(read_refcoco, named="RefCOCO+"),
+    published=_known("RefCOCO+"),
+)
+
+REFCOCOG = replace(
+    REFCOCO,
+    name="refcocog",
+    baseline=None,
+    read=partial(read_refcoco, named="RefCOCOg"),
+    published=_known("RefCOCOg"),
 )
 
 OCID_REF = Task(
     name="ocid_ref",
     kind="vision",
-    metric="iou25",
-    check=iou25,
+    answered="words",
+    metric=IOU25,
     chance=0.0,
     baseline=0.0,
     read=read_ocid_ref,
     wording={"bare": "{q}", "paper": _ASK},
     version=1,
+    published=(
+        Published(name="OCID-Ref val", counts={"": 18342}),
+        Published(name="test", counts={"": 27513}),
+        Published(name="train", counts={"": 259839}),
+    ),
 )

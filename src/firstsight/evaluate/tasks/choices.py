@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError
-from firstsight.evaluate.metrics import choice
-from firstsight.evaluate.question import Question, Task, find, lines, tags, take
+from firstsight.evaluate.metrics.words import CHOICE
+from firstsight.evaluate.question import Question, Task, lines, single, tags, take
 
 
-def read(folder: Path) -> tuple[Question, ...]:
+def read(given: Sequence[Path]) -> tuple[Question, ...]:
     """One JSON object a line: {"query", "choices", "gold"}."""
-    path = find(folder, "*.jsonl*")
+    path = single(given, "a query, its choices and the right one a line")
     return tuple(_question(row, number, path) for number, row in enumerate(lines(path)))
 
 
@@ -35,8 +36,8 @@ def _task(name: str, *, chance: float, baseline: float | None, ending: str) -> T
     return Task(
         name=name,
         kind="text",
-        metric="choice",
-        check=choice,
+        answered="choice",
+        metric=CHOICE,
         chance=chance,
         baseline=baseline,
         read=read,

@@ -79,6 +79,8 @@ NAMES = {
     "hi": ("to", ".1%"),
     "guessed": ("better guesser", ".1%"),
     "margin": ("margin", "+.1%"),
+    "margin_lo": ("margin from (95 % over questions)", "+.1%"),
+    "margin_hi": ("margin to", "+.1%"),
     "better": ("which guesser", None),
     "start": ("images enter at", ".0%"),
     "seen": ("tokens seen", ","),

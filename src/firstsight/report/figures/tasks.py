@@ -60,6 +60,10 @@ def _marks(base: alt.Chart) -> list[alt.Chart]:
     ]
 
 
+MARGIN = ("margin_lo", "margin_hi")
+"""Ends of a margin, means over seeds: all seeds answer the same questions, so the mean is at least that sure."""
+
+
 def heat(rows: pl.DataFrame, *, width: int | str = 520) -> Layers:
     """Arms by tasks: the mean score in each cell, coloured by its margin over the better guesser."""
     alone = single(rows)
@@ -67,7 +71,7 @@ def heat(rows: pl.DataFrame, *, width: int | str = 520) -> Layers:
         margins(alone)
         .group_by("arm", "start", "ordinary", "task", "kind", maintain_order=True)
         .agg(
-            pl.col("score", "margin", "guessed").mean(),
+            pl.col("score", "margin", "margin_lo", "margin_hi", "guessed").mean(),
             pl.col("better").first(),
             pl.len().alias("seeds"),
             pl.col("address").unique(maintain_order=True).str.join(", "),
@@ -85,7 +89,7 @@ def heat(rows: pl.DataFrame, *, width: int | str = 520) -> Layers:
     base = chart(cells.to_dicts()).encode(
         x=alt.X("column:N", sort=names, title=None, axis=top),
         y=alt.Y("task:N", sort=order, title=None, axis=side),
-        tooltip=tip("arm", "task", "score", "guessed", "better", "margin", "seeds", "address"),
+        tooltip=tip("arm", "task", "score", "guessed", "better", "margin", *MARGIN, "seeds", "address"),
     )
     reach = max([0.05, *(abs(value) for value in cells.get_column("margin"))])
     return alt.layer(*_tiles(base, reach)).properties(width=width, height=alt.Step(25))

@@ -1,0 +1,1 @@
+"""Commands that judge: checkpoints, answers that exist already, and differences."""

@@ -1,0 +1,177 @@
+"""`firstsight evaluate`: one checkpoint on any tasks, beside what it scores blind and what its text model does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from firstsight.cli.study import ask_for
+from firstsight.errors import RequestError, UnknownName
+from firstsight.evaluate.cache import home
+from firstsight.plan.store import Store
+from firstsight.recipe.mix import Benchmarks
+from firstsight.recipe.study import Study
+
+if TYPE_CHECKING:
+    from firstsight.evaluate.harness import Asking, Verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """A request as it was typed; a field here is an option there."""
+
+    checkpoint: Annotated[
+        str, typer.Argument(help="A folder, of transformers too, an address under --out, or an arm: start-080.s1.")
+    ]
+    benchmarks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder with one for each task; the study's if not given.")
+    ] = None
+    tasks: Annotated[str, typer.Option(metavar="TASK,…", help="Which tasks; all that are there if not given.")] = ""
+    blind: Annotated[bool, typer.Option("--blind", help="Ask without the picture only.")] = False
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="Ask the text model that the checkpoint came from, too.")
+    ] = False
+    text_model: Annotated[
+        str, typer.Option(metavar="CHECKPOINT", help="Which one that is, where the study does not tell.")
+    ] = ""
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results lie; made if it is not there.")] = (
+        Path("runs")
+    )
+
+
+def evaluate(study: Study, **given: Any) -> None:
+    """Judge one checkpoint on some tasks, with its pictures and without.
+
+    Answers are kept as they come: stopped, the same command goes on, and a second time nothing is asked.
+    Example: firstsight evaluate start-080.s1 --tasks pope,vqav2
+    """
+    show_scores(study, Wanted(**given))
+
+
+ask_for(Wanted, evaluate, about=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bench:
+    """On what is judged."""
+
+    place: Path
+    style: Literal["bare", "paper"]
+    tasks: Mapping[str, str]
+    """All that are there, and their kinds."""
+
+
+def show_scores(study: Study, wanted: Wanted) -> None:
+    """Judge, keep, and print scores, baselines and means."""
+    from firstsight.cli import show
+    from firstsight.cli.judging.tables import baselines, means, scores, which
+    from firstsight.cli.looking import checkpoint, hush
+
+    folder = checkpoint(wanted.checkpoint, study=study, out=wanted.out)
+    origin = _origin(study, wanted)
+    bench = _bench(study, wanted)
+    names = _names(wanted.tasks, bench, sees=wanted.blind or _sees(folder))
+    Store(wanted.out)  # refuses a folder that is not ours, before anything is asked
+    hush()
+    from firstsight.evaluate import harness
+    from firstsight.evaluate.summary import beside
+
+    asking = harness.Asking(tasks=names, sight="blind" if wanted.blind else "both", style=bench.style)
+    verdict = _judged(folder, bench.place, asking, word=wanted.checkpoint, out=wanted.out)
+    if origin is not None:
+        blind = replace(asking, sight="blind")
+        word = wanted.text_model or f"text model of {wanted.checkpoint}"
+        theirs = _judged(origin, bench.place, blind, word=word, out=wanted.out)
+        verdict = replace(verdict, scores=beside(verdict.scores, verdict.rows, text_only=theirs.rows))
+        _record(verdict, folder, bench.place, word=wanted.checkpoint, out=wanted.out)
+    show.table(scores(verdict.scores["tasks"]))
+    show.lines([""])
+    show.table(baselines(verdict.scores["tasks"]))
+    told = which(verdict.scores["tasks"]) if bench.style == "paper" else ()
+    show.lines(["", *told, *means(verdict.scores), f"kept: {home(wanted.out, folder)}"])
+
+
+def _origin(study: Study, wanted: Wanted) -> Path | None:
+    """The text model to compare with, where one is asked for."""
+    from firstsight.cli.looking import checkpoint, text_model
+
+    if not wanted.text_model:
+        return text_model(wanted.checkpoint, study=study, out=wanted.out) if wanted.text_only else None
+    folder = checkpoint(wanted.text_model, study=study, out=wanted.out)
+    if _sees(folder):
+        raise RequestError(f"--text-model {wanted.text_model}: wanted a text model. Got one that sees. Name another.")
+    return folder
+
+
+_SEEING = {"vision_config", "image_token_id", "image_token_index"}
+"""What a transformers configuration of a model that sees says at least one of."""
+
+
+def _sees(folder: Path) -> bool:
+    """Whether a checkpoint has eyes, as its own description says."""
+    spec, config = folder / "spec.json", folder / "config.json"
+    if spec.is_file():
+        return json.loads(spec.read_text())["kind"] == "vlm"
+    return bool(_SEEING & json.loads(config.read_text()).keys())
+
+
+def _bench(study: Study, wanted: Wanted) -> _Bench:
+    """The user's folder of benchmarks, or the study's."""
+    from firstsight.cli.looking import as_request
+    from firstsight.cli.running import benchmarks_of
+    from firstsight.evaluate.tasks import TASKS, task
+
+    if wanted.benchmarks is None:
+        spec = max((arm.evaluate for arm in study.arms), key=lambda one: len(one.vision) + len(one.text))
+        place = benchmarks_of(study, Store(wanted.out))
+        kinds = dict.fromkeys(spec.vision, "vision") | dict.fromkeys(spec.text, "text")
+        return _Bench(place=place, style="bare" if isinstance(spec.benchmarks, Benchmarks) else "paper", tasks=kinds)
+    place = wanted.benchmarks
+    if not place.is_dir():
+        raise RequestError(f"--benchmarks {place}: wanted a folder with one for each task. Got none. Make or mount it.")
+    own = sorted(note.parent.name for note in place.glob("*/task.json"))
+    there = [name for name in (*TASKS, *own) if (place / name).is_dir()]
+    if not there:
+        held = ", ".join(sorted(path.name for path in place.iterdir())[:8]) or "nothing"
+        raise RequestError(f"--benchmarks {place}: wanted folders called {', '.join(TASKS)}. Got {held}.")
+    with as_request():
+        kinds = {name: task(name, place).kind for name in there}
+    return _Bench(place=place, style="paper", tasks=kinds)
+
+
+def _names(words: str, bench: _Bench, *, sees: bool) -> tuple[str, ...]:
+    """The tasks that were asked for; without any, all that the checkpoint has the eyes for."""
+    names = tuple(dict.fromkeys(name.strip() for name in words.split(",") if name.strip()))
+    for name in names:
+        if name not in bench.tasks:
+            raise UnknownName("task", name, bench.tasks)
+    return names or tuple(name for name, kind in bench.tasks.items() if sees or kind == "text")
+
+
+def _judged(folder: Path, benchmarks: Path, asking: Asking, *, word: str, out: Path) -> Verdict:
+    """Ask what is not kept yet, with a bar, and keep the verdict."""
+    from firstsight.cli import show
+    from firstsight.cli.judging.watching import Watching
+    from firstsight.cli.looking import as_request
+    from firstsight.cli.running import site
+    from firstsight.evaluate import harness
+
+    with as_request():
+        sheets = home(out, folder) / harness.SHEETS
+        watching = Watching(show.console(), word)
+        with watching.around():
+            verdict = harness.judge(folder, benchmarks, asking=asking, site=site(), tell=watching, sheets=sheets)
+    _record(verdict, folder, benchmarks, word=word, out=out)
+    return verdict
+
+
+def _record(verdict: Verdict, folder: Path, benchmarks: Path, *, word: str, out: Path) -> None:
+    from firstsight.evaluate.harness import record
+
+    note = {"checkpoint": str(folder.absolute()), "word": word, "benchmarks": str(benchmarks.absolute())}
+    record(verdict, home(out, folder), note)

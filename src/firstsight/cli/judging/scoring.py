@@ -1,0 +1,122 @@
+"""`firstsight score`: answers that exist already, scored without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from firstsight.evaluate.given.scoring import Scored
+
+_POPE = ("accuracy", "precision", "recall", "f1", "yes")
+
+
+def score(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="vqav2, gqa, vizwiz, textvqa, refcoco, pope ...")],
+    *,
+    answers: Annotated[
+        list[Path], typer.Option(metavar="FILE", help="The model's answers; a folder, or several times, for parts.")
+    ],
+    references: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE", help="The benchmark's own files, several times; also the model's question file."),
+    ],
+    missing: Annotated[
+        str, typer.Option(metavar="SHARE", help="Most questions without an answer; beyond it, refused.")
+    ] = "5%",
+    out_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+    rows: Annotated[Path | None, typer.Option(metavar="FILE", help="Write each question's score here.")] = None,
+) -> None:
+    """Score answers that a model gave elsewhere; answers find their questions by what they say, in any order.
+
+    Example: firstsight score pope --answers llava.jsonl --references coco_pope/ --references llava_pope_test.jsonl
+    """
+    from firstsight.cli import show
+    from firstsight.errors import DataError, RequestError
+    from firstsight.evaluate import tasks
+    from firstsight.evaluate.given import scoring
+    from firstsight.units import parse_share
+
+    allowed = parse_share(missing)
+    wanted = tasks.task(task, references[0].parent if references[0].is_dir() else None)
+    try:
+        scored = scoring.score(wanted, answers, references)
+    except DataError as error:
+        raise RequestError(str(error)) from error
+    if out_json:
+        out_json.write_text(json.dumps(scoring.facts(scored), indent=1) + "\n", encoding="utf-8")
+    if rows:
+        rows.write_text(scoring.lines(scored), encoding="utf-8")
+    if scored.lacking > allowed * len(scored.rows):
+        raise RequestError("\n".join([_refusal(scored, str(allowed)), *_counts(scored)]))
+    show.table(_table(scored))
+    if scored.splits:
+        show.lines([""])
+        show.table(_splits(scored))
+    show.lines(["", *_counts(scored)])
+
+
+def _table(scored: Scored) -> list[tuple[str, ...]]:
+    low, high = scored.interval
+    head = ("task", "metric", "score", "95 % interval", "questions", "missing", "unreadable", "others", "duplicates")
+    joined = scored.joined
+    counts = (len(scored.rows), scored.lacking, scored.unreadable, len(joined.others), joined.duplicates)
+    number = (_points(scored.score), f"{_points(low)} to {_points(high)}")
+    return [head, (scored.task.name, scored.task.metric.name, *number, *(f"{count:,}" for count in counts))]
+
+
+def _splits(scored: Scored) -> list[tuple[str, ...]]:
+    rows = [(split, *(_points(held[key]) for key in _POPE)) for split, held in scored.splits.items()]
+    return [("split", "accuracy", "precision", "recall", "F1", "yes"), *rows]
+
+
+def _counts(scored: Scored) -> Iterator[str]:
+    """What stands behind the number, a line each."""
+    from firstsight.evaluate.given import scoring
+
+    joined = scored.joined
+    unit = "CIDEr x 100" if scored.task.metric.name == "cider" else "percent"
+    yield f"scores are {unit}; references: {scored.version}"
+    yield "joined by " + ", ".join(f"{way} ({count:,})" for way, count in joined.ways.items())
+    yield from scored.notes
+    if scored.lacking and scored.answered is not None:
+        only = _points(scored.answered)
+        lacking = _many(scored.lacking, "question has", "questions have")
+        yield f"{lacking} no answer, which counts as wrong; the answered ones alone score {only}"
+    if joined.contested:
+        asked = ", ".join(scored.rows[at].question.id for at in joined.contested[:4])
+        yield (
+            f"{len(joined.contested):,} of these got several answers that name no more than picture and words, which "
+            f"another question with another truth shares: {asked}"
+        )
+    if joined.shared:
+        answered = _many(joined.shared, "question is", "questions are")
+        yield f"{answered} answered by another split's answer to the same words and picture"
+    if joined.others:
+        others = _many(len(joined.others), "answer is to another question", "answers are to other questions")
+        yield f"{others}, which does not count: {scoring.others(scored)}"
+    if joined.others and scored.lacking:
+        known = "; ".join(one.name for one in scored.task.published) or "none is known"
+        yield f"both at once often mean that the model was asked another version of the benchmark (known: {known})"
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"
+
+
+def _refusal(scored: Scored, allowed: str) -> str:
+    share = scored.lacking / len(scored.rows)
+    return (
+        f"{scored.lacking:,} of {len(scored.rows):,} questions have no answer ({share:.1%}); at most {allowed} may "
+        f"lack one. Counted as wrong, the score is {_points(scored.score)}; over the answered ones alone it is "
+        f"{_points(scored.answered or 0.0)}. Give the other answers or the model's question file too, or allow more "
+        "with --missing."
+    )
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.2f}"

@@ -1,0 +1,164 @@
+"""A task's questions as they are put to one who can be asked, in the order that is quickest to work through."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from firstsight.errors import DataError
+from firstsight.evaluate.cache import Key, Sheet, questions_digest
+from firstsight.evaluate.pictures import Pictures
+from firstsight.evaluate.question import Question, Style, Task, files
+from firstsight.evaluate.speakers.speaker import Asked, Offered, Speaker
+from firstsight.evaluate.summary import Row, checked
+
+Sight = Literal["both", "seeing", "blind"]
+"""Whether vision questions are asked with their picture, without it, or once each way."""
+
+LIMIT: dict[Style, int] = {"bare": 8, "paper": 128}
+"""Most tokens of an answer: the built-in world says at most four words (a box); the paper's harness stops at 128."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One question in one condition."""
+
+    task: Task
+    question: Question
+    prompt: str
+    blind: bool
+    folder: str
+    """The task's folder, where pictures of its own may lie."""
+
+    @property
+    def key(self) -> Key:
+        """What its answer is kept under, in its task's sheet."""
+        return self.question.id, self.blind
+
+    @property
+    def looks(self) -> bool:
+        """Whether it is asked about a picture."""
+        return self.task.kind == "vision" and not self.blind
+
+    @property
+    def picture(self) -> str:
+        """What its files call the picture."""
+        return str(self.question.image)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Everything that the model reads."""
+        return (self.prompt, *self.question.choices)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paper:
+    """One task's questions in one wording, and the sheet with the answers to them."""
+
+    task: Task
+    questions: tuple[Question, ...]
+    prompts: tuple[str, ...]
+    folder: str
+    """Its name."""
+    left_out: Mapping[str, int]
+    """Questions of the files that are not asked: how many, by why."""
+    sheet: Sheet
+
+    def items(self, sight: Sight) -> list[Item]:
+        """Every question once for each condition that it is asked in."""
+        looks = {"both": (False, True), "seeing": (False,), "blind": (True,)}[sight]
+        return [
+            Item(task=self.task, question=question, prompt=prompt, blind=blind, folder=self.folder)
+            for blind in (looks if self.task.kind == "vision" else (False,))
+            for question, prompt in zip(self.questions, self.prompts, strict=True)
+        ]
+
+    def rows(self, known: Mapping[Key, str]) -> list[Row]:
+        """Of each condition that is answered whole, checked at once, since a metric may look at a whole corpus."""
+        rows: list[Row] = []
+        for blind in (False, True):
+            if all((question.id, blind) in known for question in self.questions):
+                answers = [known[question.id, blind] for question in self.questions]
+                rows += checked(self.task, self.questions, answers, prompts=self.prompts, blind=blind)
+        return rows
+
+
+def paper(task: Task, benchmarks: Path, *, style: Style, sheets: Path | None) -> Paper:
+    """The questions of the task in `benchmarks`, and their sheet in the folder `sheets` (None: not kept).
+
+    Raises DataError where the folder is missing or a question is there twice.
+    """
+    own = task.home(benchmarks)
+    if not own.is_dir():
+        there = ", ".join(sorted(path.name for path in benchmarks.glob("*/"))) or "none"
+        raise DataError(f"{benchmarks}: wanted a folder {own.name} of its files. Got {there}. Add or drop {task.name}.")
+    given = files(own)
+    questions = task.read(given)
+    twice = [name for name, times in Counter(question.id for question in questions).items() if times > 1]
+    if twice:
+        shown = ", ".join(twice[:5]) + (", ..." if len(twice) > 5 else "")
+        raise DataError(f"{own}: wanted each question once. Got more of {shown}. Drop the copies.")
+    prompts = tuple(task.prompt(question, style) for question in questions)
+    # Equal names may be other pictures elsewhere; in one place they stay what they are.
+    where = str(benchmarks.resolve()) if task.kind == "vision" else ""
+    asked = ([one.id, prompt, one.image, one.choices] for one, prompt in zip(questions, prompts, strict=True))
+    head = {"task": task.name, "version": task.version, "style": style, "questions": questions_digest([where, *asked])}
+    sheet = Sheet(folder=sheets, head=head)
+    left = task.left_out(given) if task.left_out else {}
+    return Paper(task=task, questions=questions, prompts=prompts, folder=own.name, left_out=left, sheet=sheet)
+
+
+def refuse(who: Speaker, items: Sequence[Item]) -> None:
+    """RequestError that names words which the model cannot read, task by task."""
+    words: dict[str, dict[str, None]] = {}
+    for item in items:
+        words.setdefault(item.task.name, {}).update(dict.fromkeys(item.words))
+    for name, texts in words.items():
+        who.refuse_unknown(list(texts), where=f"task {name}")
+
+
+def put(who: Speaker, items: Sequence[Item], pictures: Pictures | None, *, limit: int) -> Iterator[tuple[int, str]]:
+    """(place in `items`, answer), a choice by its number; in the order that is quickest, each once.
+
+    What is said twice is asked once, and each picture is seen once: all questions about a portion of pictures are
+    answered before the next portion.
+    """
+    yield from _put(who, [(at, item, None) for at, item in enumerate(items) if not item.looks], limit)
+    if pictures is None:
+        return
+    about: dict[str, list[tuple[int, Item]]] = {}
+    for at, item in enumerate(items):
+        if item.looks:
+            about.setdefault(pictures.where(item.picture, item.folder), []).append((at, item))
+    places = list(about)
+    for start in range(0, len(places), who.held):
+        some = [about[place] for place in places[start : start + who.held]]
+        firsts = [group[0][1] for group in some]
+        seen = who.see([(item.picture, pictures.read(item.picture, item.folder)) for item in firsts])
+        shown = [(at, item, picture) for group, picture in zip(some, seen, strict=True) for at, item in group]
+        yield from _put(who, shown, limit)
+
+
+def _put(who: Speaker, asked: Sequence[tuple[int, Item, object | None]], limit: int) -> Iterator[tuple[int, str]]:
+    """Each distinct question once; those that are answered by a choice after the others."""
+    said: dict[tuple[str, int], list[int]] = {}
+    chosen: dict[tuple[str, int, tuple[str, ...], bool], list[int]] = {}
+    shown = {id(picture): picture for _, _, picture in asked}
+    for at, item, picture in asked:
+        if item.task.answered == "choice":
+            key = (item.prompt, id(picture), item.question.choices, item.task.kind == "vision")
+            chosen.setdefault(key, []).append(at)
+        else:
+            said.setdefault((item.prompt, id(picture)), []).append(at)
+    told = who.say([Asked(text=prompt, picture=shown[which]) for prompt, which in said], limit=limit)
+    for places, answer in zip(said.values(), told, strict=True):
+        yield from ((at, answer) for at in places)
+    offered = [
+        Offered(text=prompt, picture=shown[which], choices=choices, turn=turn)
+        for prompt, which, choices, turn in chosen
+    ]
+    for places, number in zip(chosen.values(), who.choose(offered), strict=True):
+        yield from ((at, str(number)) for at in places)

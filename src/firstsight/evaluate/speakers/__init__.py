@@ -1,0 +1,1 @@
+"""Who is asked: checkpoints of firstsight, and other people's models, behind one interface."""

@@ -1,0 +1,66 @@
+"""Untrained text checkpoints that can read any text: a small byte-level tokenizer whose words hold their spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from firstsight.evaluate.speakers.own import Own, own
+from firstsight.model.weights import save
+from firstsight.recipe.lm import LMSpec, llama, openlm
+from firstsight.site import Site
+from tests.model.rows import grown
+
+MARKS = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
+TEXTS = ["Question: what is the cat\nAnswer: the cat is red. No, it is not  there?  yes", "a man, a plan; the end."] * 8
+SIZE = 320
+LLAMA = llama(layers=2, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=SIZE)
+OPENLM = replace(openlm(layers=2, width=32, heads=2, vocabulary=SIZE), hidden=64)
+SPECS: dict[str, LMSpec] = {"llama": LLAMA, "openlm": OPENLM}
+
+
+@pytest.fixture(scope="session")
+def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bytewise") / "tokenizer.json"
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    made.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    room = SIZE - len(MARKS)
+    made.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=room, initial_alphabet=alphabet, show_progress=False)
+    )
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in MARKS])
+    made.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def folder(bytewise: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a random "llama" or "openlm"."""
+    root = tmp_path_factory.mktemp("text")
+
+    def make(kind: str) -> Path:
+        if not (root / kind).exists():
+            model = grown(SPECS[kind], dtype=torch.float32)
+            save(root / kind, model, seen=0, tokenizer=bytewise, encoders=[])
+        return root / kind
+
+    return make
+
+
+@pytest.fixture
+def who(folder: Callable[[str], Path]) -> Own:
+    return asked(folder("openlm"))
+
+
+def asked(place: Path) -> Own:
+    """The checkpoint of a folder, computing in float32."""
+    found = own(place, site=Site())
+    found.loaded.model.lm.compute = torch.float32
+    return found

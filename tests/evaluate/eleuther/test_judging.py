@@ -1,0 +1,281 @@
+"""lm-eval's own definitions over offline copies: their prompts, their scores, and rows like every other task's."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from firstsight.data import world
+from firstsight.errors import DataError, UnknownName
+from firstsight.evaluate.eleuther import examine, judge_text, text_version
+from firstsight.evaluate.eleuther.definitions import ready
+from firstsight.evaluate.question import files
+from firstsight.evaluate.speakers.own import Own
+from firstsight.evaluate.speakers.speaker import Offered
+from firstsight.evaluate.tasks import task
+from firstsight.model.generate import choices
+from firstsight.model.vlm import VLM
+from firstsight.model.weights import save
+from firstsight.recipe.lm import llama
+from firstsight.recipe.mix import Benchmarks, Vocabulary, World
+from firstsight.recipe.scales.world import WORLD_TEXT_TASKS
+from firstsight.site import Progress, Site
+from tests.evaluate.eleuther.conftest import asked
+
+OWN: dict[str, list[dict[str, Any]]] = {
+    "arc_easy": [
+        {"id": f"m{n}", "question": f"what is {n}", "answerKey": "AB"[n % 2]}
+        | {"choices": {"text": ["a cat", "no"], "label": ["A", "B"]}}
+        for n in range(5)
+    ],
+    "boolq": [{"passage": "It is red.", "question": f"is it {n}", "label": n % 2 == 0, "idx": n} for n in range(4)],
+    "agieval_sat_en": [
+        {"query": f"P {n}\nA: Among A through D, the answer is", "choices": ["(A)x", "(B)the cat"], "gold": [n % 2]}
+        for n in range(4)
+    ],
+    "bigbench_cs_algorithms_multiple_choice": [
+        {"inputs": f"Count {n}:", "targets": ["1"], "multiple_choice_targets": ["0", "1"], "idx": n} for n in range(3)
+    ],
+    "pubmedqa": [{"CONTEXTS": ["A.", "B."], "QUESTION": "Is it?", "final_decision": "no"}],
+    "mathqa": [{"Problem": "2+2", "options": "a ) 1 , b ) 2 , c ) 3 , d ) 4 , e ) 5", "correct": "d"}],
+}
+
+
+def silent(_: Progress) -> None:
+    """Progress that nobody watches."""
+
+
+def put(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def by_hand(who: Own, pairs: list[tuple[str, str]]) -> list[float]:
+    """Log-likelihoods of continuations, without lm-eval."""
+    begun = who.words.encode([prompt for prompt, _ in pairs])
+    wholes = who.words.encode([prompt + said for prompt, said in pairs])
+    more = [whole[len(ids) :] for ids, whole in zip(begun, wholes, strict=True)]
+    found = choices(who.loaded.model, [[who.words.special.end, *ids] for ids in begun], more)
+    return [likelihood.total for likelihood in found]
+
+
+def test_copies_of_the_data_sets_run_under_their_own_definitions(who: Own, tmp_path: Path) -> None:
+    for name, rows in OWN.items():
+        put(tmp_path, name, rows)
+    told: list[Progress] = []
+    results = {one.name: one for one in examine(who, list(OWN), folder=tmp_path, tell=told.append, style="paper")}
+    prompts = {name: result.rows[0].prompt for name, result in results.items()}
+    assert prompts == {
+        "arc_easy": "Question: what is 0\nAnswer:",
+        "boolq": "It is red.\nQuestion: is it 0?\nAnswer:",
+        "agieval_sat_en": "P 0\nA: Among A through D, the answer is",
+        "bigbench_cs_algorithms_multiple_choice": "Count 0:",
+        "pubmedqa": "Abstract: A.\nB.\nQuestion: Is it?\nAnswer:",
+        "mathqa": "Question: 2+2\nAnswer:",
+    }
+    assert [row.question.id for row in results["arc_easy"].rows] == [f"m{n}" for n in range(5)]
+    assert [row.line()["truth"] for row in results["boolq"].rows] == ["yes", "no", "yes", "no"]
+    assert results["mathqa"].rows[0].line()["truth"] == "4"
+    for result in results.values():
+        for row in result.rows:
+            chosen = int(np.argmax(by_hand(who, [(row.prompt, f" {choice}") for choice in row.question.choices])))
+            assert row.answer == row.question.choices[chosen]
+            assert row.score == float(chosen == row.question.truth)
+        assert result.measures["acc"] == np.mean([row.score for row in result.rows])
+        assert result.version == text_version(result.name)
+    assert results["arc_easy"].measures.keys() == {"acc", "acc_norm"}
+    assert told[-1].done == told[-1].total == sum(len(row.question.choices) for r in results.values() for row in r.rows)
+
+
+def test_judging_leaves_no_traces(
+    who: Own, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same rows twice, and neither seeds nor log levels nor switches of the process are other than before."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    put(tmp_path, "arc_easy", OWN["arc_easy"])
+    judge_text(who, ["arc_easy"], folder=tmp_path, tell=silent)
+    capfd.readouterr()
+    caplog.clear()
+
+    def state() -> tuple[Any, ...]:
+        log = logging.getLogger("lm_eval").level
+        numpy: Any = np.random.get_state()
+        return numpy[1].tolist(), torch.get_rng_state().tolist(), log, config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+
+    before = state()
+    first, second = (judge_text(who, ["arc_easy"], folder=tmp_path, tell=silent) for _ in range(2))
+    assert [row.line() for row in first] == [row.line() for row in second]
+    for now, then in zip(state(), before, strict=True):
+        assert now == then
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_what_cannot_be_asked_is_refused(who: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import config
+
+    with pytest.raises(UnknownName, match="arc_easy"):
+        judge_text(who, ["arc_esay"], folder=tmp_path, tell=silent)
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"piqa: lm-eval could not fetch.*folder piqa"):
+        judge_text(who, ["piqa"], folder=tmp_path, tell=silent)
+    put(tmp_path, "copa", [{"premise": "A.", "label": 0}])
+    with pytest.raises(DataError, match="copa, record 1: wanted premise, choice1"):
+        judge_text(who, ["copa"], folder=tmp_path, tell=silent)
+    put(tmp_path, "boolq", [{"passage": "A.", "question": "q", "label": 7}])
+    with pytest.raises(DataError, match=r"boolq: wanted records that lm-eval.*IndexError"):
+        judge_text(who, ["boolq"], folder=tmp_path, tell=silent)
+    put(tmp_path, "arc_easy", [*OWN["arc_easy"], {**OWN["arc_easy"][0], "answerKey": "C"}])
+    with pytest.raises(DataError, match=r"arc_easy: wanted records.*not in list"):
+        judge_text(who, ["arc_easy"], folder=tmp_path, tell=silent)
+    put(tmp_path, "agieval_sat_en", [*OWN["agieval_sat_en"], {**OWN["agieval_sat_en"][0], "gold": [2]}])
+    with pytest.raises(DataError, match=r"wanted the number of a choice as truth. Got \[2\]"):
+        judge_text(who, ["agieval_sat_en"], folder=tmp_path, tell=silent)
+    put(tmp_path, "bigbench_cs_algorithms_multiple_choice", [{"context": "c", "continuation": "8"}])
+    with pytest.raises(DataError, match="or query, choices and gold"):
+        judge_text(who, ["bigbench_cs_algorithms_multiple_choice"], folder=tmp_path, tell=silent)
+
+
+@pytest.mark.parametrize("name", ["mathqa", "agieval_sat_en"])
+def test_questions_that_a_definition_cannot_tell_are_asked_as_they_stand(name: str, who: Own, tmp_path: Path) -> None:
+    """A comma within one of MathQA's choices would be read as the end of it."""
+    rows = [{"query": "Question: 2+2", "choices": ["1 , 2", "2", "3", "4", "5"], "gold": 3}]
+    put(tmp_path, name, rows)
+    [result] = examine(who, [name], folder=tmp_path, tell=silent, style="paper")
+    assert "query, choices and gold" in result.version
+    assert result.rows[0].prompt == "Question: 2+2\nAnswer:"
+    assert result.rows[0].question.choices == tuple(rows[0]["choices"])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in world's text tasks, and a checkpoint that knows its words."""
+    out = tmp_path_factory.mktemp("world")
+    small = World(objects=16, kinds=4, picture=48, crowd=4, seed=0)
+    world.benchmarks(Benchmarks(world=small, questions=12), inputs={}, out=out, site=Site(), tell=silent)
+    (out / "words").mkdir()
+    world.vocabulary(Vocabulary(world=small), inputs={}, out=out / "words", site=Site(), tell=silent)
+    words = asked_words(out / "words")
+    model = VLM(llama(layers=2, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=words))
+    model.initialise(3)
+    save(out / "checkpoint", model, seen=0, tokenizer=out / "words", encoders=[])
+    return out
+
+
+def asked_words(folder: Path) -> int:
+    from firstsight.data.tokenizer import load
+
+    return load(folder).size
+
+
+def test_the_built_in_tasks_score_as_by_our_own_quick_path(tiny: Path) -> None:
+    who = asked(tiny / "checkpoint")
+    results = examine(who, WORLD_TEXT_TASKS, folder=tiny, tell=silent, style="bare")
+    for name, result in zip(WORLD_TEXT_TASKS, results, strict=True):
+        questions = task(name).read(files(tiny / name))
+        offered = [Offered(text=one.text, picture=None, choices=one.choices, turn=False) for one in questions]
+        quick = [(one.id, one.truth, one.choices[at]) for one, at in zip(questions, who.choose(offered), strict=True)]
+        assert [(row.question.id, row.question.truth, row.answer) for row in result.rows] == quick
+        scores = task(name).metric.marks(
+            [str(one.choices.index(said)) for one, (_, _, said) in zip(questions, quick, strict=True)],
+            [one.truth for one in questions],
+        )
+        assert [row.score for row in result.rows] == list(scores)
+        assert [row.question.tags for row in result.rows] == [one.tags for one in questions]
+
+
+def _unzipped(path: Path) -> list[dict[str, Any]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as rows:  # pyright: ignore[reportArgumentType]
+        return [json.loads(row) for row in rows]
+
+
+FILES = {
+    "arc_easy": "olmo_requests/arc_easy_rc_0shot_requests.jsonl.gz",
+    "copa": "olmo_requests/copa_rc_0shot_requests.jsonl.gz",
+    "hellaswag": "olmo_requests/hellaswag_rc_5shot_requests.jsonl.gz",
+    "piqa": "llm_foundry_evals/piqa.jsonl",
+    "boolq": "llm_foundry_evals/boolq.jsonl.gz",
+}
+
+
+def requests_of(name: str, source: Path) -> list[tuple[str, str]]:
+    """Everything that lm-eval asks about a copy, in its order."""
+    made = ready(name, source).task
+    made.set_config(key="num_fewshot", value=0)
+    made.build_all_requests()
+    return [request.args for request in made.instances]  # pyright: ignore[reportReturnType]
+
+
+def copied(name: str, shared: Path, folder: Path) -> Path:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    source = shared / FILES[name]
+    (folder / name / source.name).symlink_to(source)
+    return folder / name
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["arc_easy", "copa", "hellaswag"])
+def test_requests_are_those_of_olmes(name: str, shared: Path, tmp_path: Path) -> None:
+    """Letter by letter, but for COPA, where lm-eval puts two spaces before a choice, and HellaSwag's five examples."""
+    rows = [row for row in _unzipped(shared / FILES[name]) if row["doc_id"] < 1_000_000]
+    wanted = [(row["request"]["context"], row["request"]["continuation"]) for row in rows]
+    if name == "copa":
+        wanted = [(context, f" {more}") for context, more in wanted]
+    if name == "hellaswag":
+        wanted = [(context.split("\n\n")[-1], more) for context, more in wanted]
+    found = requests_of(name, copied(name, shared, tmp_path))
+    assert len(found) == {"arc_easy": 2281, "copa": 200, "hellaswag": 4000}[name]
+    if name == "hellaswag":
+        # lm-eval keeps the space that a heading in brackets leaves before an ending; OLMES strips it.
+        found = [(context, f" {more.strip()}") for context, more in found]
+        wanted = [(context, f" {more.strip()}") for context, more in wanted]
+    assert found == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["piqa", "boolq"])
+def test_requests_are_llm_foundrys_questions(name: str, shared: Path, tmp_path: Path) -> None:
+    rows = _unzipped(shared / FILES[name])
+    found = requests_of(name, copied(name, shared, tmp_path))
+    prompts = {"piqa": "{}Answer:", "boolq": "{}\nAnswer:"}
+    wanted = [
+        (prompts[name].format(row["query"].removeprefix("Passage: ")), f" {choice}")
+        for row in rows
+        for choice in row["choices"]
+    ]
+    assert len(rows) == {"piqa": 1838, "boolq": 3270}[name]
+    assert found == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_untrained_accuracy_is_chance_and_as_by_hand(
+    folder: Callable[[str], Path], shared: Path, tmp_path: Path
+) -> None:
+    who = asked(folder("openlm"))
+    counts = {"arc_easy": 570, "copa": 100, "piqa": 1838}
+    for name in counts:
+        copied(name, shared, tmp_path)
+    results = examine(who, list(counts), folder=tmp_path, tell=silent, style="paper")
+    for result in results:
+        n, chance = counts[result.name], task(result.name).chance
+        assert len(result.rows) == n
+        assert abs(result.measures["acc"] - chance) < 4 * np.sqrt(chance * (1 - chance) / n)
+        asked_of = requests_of(result.name, tmp_path / result.name)
+        likely = iter(by_hand(who, asked_of))
+        for row in result.rows:
+            chosen = int(np.argmax([next(likely) for _ in row.question.choices]))
+            assert row.score == float(chosen == row.question.truth)

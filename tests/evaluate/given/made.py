@@ -1,0 +1,79 @@
+"""Small benchmarks in their own forms, and the command that scores answers to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from firstsight.cli import command
+from firstsight.evaluate.given.scoring import Scored, score
+from firstsight.evaluate.tasks import task
+
+ASKED = "\nAnswer the question using a single word or phrase."
+
+
+def put(folder: Path, name: str, content: Any) -> Path:
+    """A list of objects as JSON lines where the name says so, else JSON; text and bytes as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return path
+    if not isinstance(content, str):
+        lines = isinstance(content, list) and name.endswith(".jsonl")
+        content = "".join(json.dumps(row) + "\n" for row in content) if lines else json.dumps(content)
+    path.write_text(content)
+    return path
+
+
+def vqa(folder: Path, count: int = 8) -> Path:
+    """Questions about pictures, two a picture; the right answer to number n is w{n}, of all ten annotators."""
+    rows = [{"question_id": 100 + n, "image_id": n // 2, "question": f"What is thing {n}?"} for n in range(count)]
+    truths = [{"question_id": 100 + n, "answers": [{"answer": f"w{n}"}] * 10} for n in range(count)]
+    put(folder, "questions.json", {"questions": rows})
+    put(folder, "annotations.json", {"annotations": truths})
+    return folder
+
+
+def pope(folder: Path) -> Path:
+    """Three splits over two pictures; the first question of each picture is in all of them, as in POPE."""
+    for split in ("random", "popular", "adversarial"):
+        rows = [
+            {"question_id": 1, "image": "COCO_val2014_000000000007.jpg", "text": "Is there a cat in the image?"},
+            {"question_id": 2, "image": "COCO_val2014_000000000007.jpg", "text": f"Is there a {split} in the image?"},
+            {"question_id": 3, "image": "COCO_val2014_000000000009.jpg", "text": "Is there a cat in the image?"},
+        ]
+        put(
+            folder, f"coco_pope_{split}.jsonl", [row | {"label": ("yes", "no", "yes")[n]} for n, row in enumerate(rows)]
+        )
+    return folder
+
+
+def refcoco(folder: Path, count: int = 30) -> Path:
+    """Two sentences an object, two objects a picture of 400 x 200; boxes of 200 x 100 pixels."""
+    rows = [
+        {
+            "img_id": f"COCO_train2014_{n // 4:012d}_{n // 2 % 2}",
+            "sents": f"thing {n}",
+            "bbox": [100 * (n // 2 % 2), 50, 200, 100],
+            "width": 400,
+            "height": 200,
+        }
+        for n in range(count)
+    ]
+    put(folder, "refcoco_val.json", rows)
+    return folder
+
+
+def scored(name: str, answers: Path, *references: Path) -> Scored:
+    """Answers to a task, scored."""
+    return score(task(name), [answers], references)
+
+
+def said(name: str, answers: Path, *references: Path, more: tuple[str, ...] = ()) -> int:
+    """The exit code of the command."""
+    words = ["score", name, "--answers", str(answers)]
+    for path in references:
+        words += ["--references", str(path)]
+    return command([*words, *more])

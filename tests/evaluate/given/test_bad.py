@@ -1,0 +1,124 @@
+"""Files that cannot be scored, and what is said of them; the command ends with 2 and loses nothing that it computed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.evaluate.given.made import ASKED, pope, put, refcoco, said, scored, vqa
+
+WHOLE = [{"question_id": 100 + n, "answer": f"w{n}"} for n in range(8)]
+
+
+def _told(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+BAD: dict[str, tuple[str, Any, str]] = {
+    "empty": ("a.json", "", "wanted answers. Got none"),
+    "empty list": ("a.json", [], "wanted answers. Got none"),
+    "a string": ("a.json", '"hello"', "Got a str: 'hello'"),
+    "a list of strings": ("a.json", ["yes", "no"], "a.json:1: wanted an object"),
+    "cut short": ("a.json", '[{"question_id": 100, "ans', "Was the file cut short?"),
+    "cut short, packed": ("a.json.gz", gzip.compress(json.dumps(WHOLE).encode())[:-9], "Fetch it again"),
+    "a cut line": ("a.jsonl", '{"question_id": 100, "answer": "w0"}\n{"question_id": 10', "a.jsonl:2: wanted one JSON"),
+    "no text": ("a.json", b"\xff\xfe\x00\x81", "wanted a text file"),
+    "no answers in it": ("a.json", [{"question_id": 100, "mood": "fine"}], "Got only question_id, mood"),
+    "an id that is NaN": ("a.json", '[{"question_id": NaN, "answer": "x"}]', "question_id is a name or a whole number"),
+    "an object as answer": ("a.json", [{"question_id": 100, "answer": {"a": 1}}], "wanted one answer"),
+    "other ids": ("a.json", [{"question_id": 9, "answer": "x"}], "An answer says id '9'; a question says id '100'"),
+    "two answers": ("a.json", [*WHOLE, {"question_id": 103, "answer": "x"}], "question 103 has several answers"),
+    "another's task": ("a.jsonl", [{"task": "gqa", "blind": False, "answer": "x"}], "Got gqa"),
+    "a picture of two": ("a.json", [{"image": "1.jpg", "answer": "x"}], "fits 102, 103"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_by_name(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, content, words = BAD[case]
+    assert said("vqav2", put(tmp_path, name, content), vqa(tmp_path / "vqav2")) == 2
+    assert words in _told(capsys)
+
+
+def test_too_many_missing_is_refused_with_both_readings_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four right of eight questions, five answered."""
+    rows = [*WHOLE[:4], {"question_id": 104, "answer": "no"}]
+    out = tmp_path / "out.json"
+    answers, references = put(tmp_path, "a.json", rows), vqa(tmp_path / "vqav2")
+    assert said("vqav2", answers, references, more=("--json", str(out))) == 2
+    told = _told(capsys)
+    assert "3 of 8 questions have no answer (37.5%); at most 5 %" in told and "50.00" in told and "80.00" in told
+    assert (json.loads(out.read_text())["score"], json.loads(out.read_text())["score_of_answered"]) == (0.5, 0.8)
+    assert said("vqav2", answers, references, more=("--missing", "40%")) == 0
+    assert "the answered ones alone score 80.00" in capsys.readouterr().out
+
+
+def test_answers_to_other_questions_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*WHOLE, {"question_id": 7777, "answer": "w0"}]
+    assert said("vqav2", put(tmp_path, "a.json", rows), vqa(tmp_path / "vqav2")) == 0
+    told = capsys.readouterr().out
+    assert "1 answer is to another question, which does not count" in told and "'7777'" in told
+
+
+def test_ids_of_another_numbering_are_not_believed(tmp_path: Path) -> None:
+    """The id is of one question, the words are of another: the words and the picture are the question."""
+    rows = [
+        {
+            "question_id": 100 + (n + 1) % 8,
+            "image": f"{n // 2}.jpg",
+            "prompt": f"What is thing {n}?{ASKED}",
+            "text": f"w{n}",
+        }
+        for n in range(8)
+    ]
+    found = scored("vqav2", put(tmp_path, "a.jsonl", rows), vqa(tmp_path / "vqav2"))
+    assert (found.score, found.lacking) == (1, 0)
+
+
+def test_a_question_file_of_other_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [{"question_id": n, "prompt": f"What is thing {n}?{ASKED}", "text": f"w{n}"} for n in range(8)]
+    asked = [{"question_id": n, "image": f"{n // 2}.jpg", "text": f"What is thing {n + 1}?{ASKED}"} for n in range(8)]
+    question_file = put(tmp_path, "llava.jsonl", asked)
+    assert said("vqav2", put(tmp_path, "a.jsonl", answers), vqa(tmp_path / "vqav2"), question_file) == 2
+    assert "llava.jsonl: is not the question file of these answers" in _told(capsys)
+
+
+def test_pope_ids_alone_fit_three_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question_id": 2, "answer": "yes"}]
+    assert said("pope", put(tmp_path, "a.jsonl", rows), pope(tmp_path / "pope")) == 2
+    assert "fits adversarial-2, popular-2, random-2" in _told(capsys)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '"x"', "[1, 2]"])
+def test_references_that_hold_nothing(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    references = put(tmp_path / "gqa", "questions.json", content)
+    assert said("gqa", put(tmp_path, "a.json", WHOLE), references) == 2
+    assert "questions.json" in _told(capsys)
+
+
+def test_a_question_file_alone_holds_no_truths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    references = put(tmp_path, "llava.jsonl", [{"question_id": 1, "image": "1.jpg", "text": "What?"}])
+    assert said("gqa", put(tmp_path, "a.json", WHOLE), references) == 2
+    assert "with the right answers" in _told(capsys)
+
+
+def test_boxes_as_text_are_counted_and_wrong(tmp_path: Path) -> None:
+    references = refcoco(tmp_path / "refcoco", 4)
+    words = ("on the left \N{CAT FACE}", "[0.0, 0.25, 0.5, 0.75]", "", "[0.5, 0.2, 0.1, 0.9]")
+    names = [row["img_id"] for row in json.loads((references / "refcoco_val.json").read_text())]
+    rows = [{"img_id": names[n], "sents": f"thing {n}", "answer": word} for n, word in enumerate(words)]
+    found = scored("refcoco", put(tmp_path, "a.json", rows), references)
+    assert (found.score, found.unreadable, found.lacking) == (0.25, 3, 0)
+
+
+def test_boxes_whose_units_cannot_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    references = refcoco(tmp_path / "refcoco", 2)
+    rows = [{"sents": f"thing {n}", "answer": [100, 50, 300, 150]} for n in range(2)]
+    assert said("refcoco", put(tmp_path, "a.json", rows), references) == 2
+    assert "their units cannot be told" in _told(capsys)

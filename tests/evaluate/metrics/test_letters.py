@@ -1,0 +1,112 @@
+"""Letters in free text against a transcription of MMMU's own parser."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firstsight.evaluate.metrics import METRICS
+from firstsight.evaluate.metrics.letters import letter, named_letter
+
+OPTIONS = {"A": "a cat", "B": "A small dog", "C": "two cats", "D": "none of the above"}
+
+
+def mmmus_reading(response: str, options: dict[str, str]) -> str | None:
+    """MMMU's parse_multi_choice_response; None where it would draw by lot."""
+    for mark in [",", ".", "!", "?", ";", ":", "'"]:
+        response = response.strip(mark)
+    response = " " + response + " "
+    forms, text = {choice: f"({choice})" for choice in options}, response
+    candidates = [choice for choice in options if forms[choice] in text]
+    if not candidates:
+        forms = {choice: f" {choice} " for choice in options}
+        candidates = [choice for choice in options if forms[choice] in text]
+    if not candidates and len(response.split()) > 5:
+        forms, text = {choice: option.lower() for choice, option in options.items()}, response.lower()
+        candidates = [choice for choice in options if forms[choice] in text]
+    if not candidates:
+        return None
+    starts = [text.rfind(forms[choice]) for choice in candidates]
+    return candidates[starts.index(max(starts))]
+
+
+PIECES = [
+    "A",
+    "B",
+    "C",
+    "D",
+    "(A)",
+    "(D)",
+    "B.",
+    "C)",
+    "a cat",
+    "two cats",
+    "small",
+    "the answer is",
+    "a",
+    "'",
+    "I",
+    ".",
+]
+TEXTS = st.one_of(
+    st.builds(
+        lambda join, parts: join.join(parts), st.sampled_from([" ", "", "\n"]), st.lists(st.sampled_from(PIECES))
+    ),
+    st.text("ABCD(). ,'!abcde", max_size=30),
+)
+
+
+@given(TEXTS)
+def test_what_mmmu_finds_is_found(text: str) -> None:
+    theirs = mmmus_reading(text, OPTIONS)
+    ours = named_letter(text, OPTIONS)
+    if theirs is not None:
+        assert ours == theirs
+    elif ours is not None:
+        assert f"{ours}." in text
+    assert letter(text, ("B", *OPTIONS.values())) == float(ours == "B")
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        ("B", "B"),
+        ("B.", "B"),
+        ("(B)", "B"),
+        ("Answer: (B) a small dog", "B"),
+        ("B. a small dog", "B"),
+        ("(A) is wrong, so it is (C)", "C"),
+        ("It must be D because nothing else fits", "D"),
+        ("I would say that it shows two cats", "C"),
+        ("two cats", None),
+        ("b", None),
+        ("B) a small dog", None),
+        ("E", None),
+        ("", None),
+        ("\U0001f436", None),
+    ],
+)
+def test_letters_by_hand(answer: str, wanted: str | None) -> None:
+    assert named_letter(answer, OPTIONS) == wanted
+    scores = METRICS["letter"].marks([answer] * 4, [(right, *OPTIONS.values()) for right in OPTIONS])
+    assert scores == [float(right == wanted) for right in OPTIONS]
+
+
+@pytest.mark.parametrize(
+    ("answer", "readable"),
+    [
+        ("B", True),
+        ("(C)", True),
+        ("D. a dog", True),
+        ("some long text that may name it", True),
+        ("dunno", False),
+        ("", False),
+    ],
+)
+def test_answers_that_name_no_letter_are_told(answer: str, readable: bool) -> None:
+    assert METRICS["letter"].readable(answer) is readable
+
+
+def test_without_options_nothing_is_named() -> None:
+    assert named_letter("A", {}) is None

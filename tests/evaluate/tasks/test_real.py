@@ -1,0 +1,177 @@
+"""The benchmarks' real files: all of them read, their versions named, and real pictures judged from end to end."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firstsight.errors import DataError
+from firstsight.evaluate.harness import Asking, judge
+from firstsight.evaluate.pictures import Pictures
+from firstsight.evaluate.question import Question, files, version_of
+from firstsight.evaluate.tasks import task
+from firstsight.model.vlm import VLM
+from firstsight.model.weights import save
+from firstsight.site import Site
+from tests.evaluate.conftest import LM, PATCHES
+from tests.evaluate.tasks.written import SHARED, lines, needs_shared, read, write
+
+pytestmark = [needs_shared, pytest.mark.shared]
+
+FILES = {
+    "textvqa": ("textvqa", "openflamingo_vqa_val/textvqa", 5000, "TextVQA val"),
+    "vizwiz": ("vizwiz", "openflamingo_vqa_val/vizwiz", 4319, "VizWiz val"),
+    "pope head": ("pope", "pope/head", 9000, "POPE on COCO, head (3,000 random questions)"),
+    "pope e3e3926": ("pope", "pope/e3e3926", 8910, "e3e3926 (2,910 random questions, LLaVA's), not POPE"),
+    "pope_p": ("pope_p", "pope/e3e3926", 8910, "e3e3926"),
+    "refcoco": ("refcoco", "refcoco/refcoco_val.json.gz", 10834, "RefCOCO val"),
+    "refcoco testA": ("refcoco", "refcoco/refcoco_testA.json.gz", 5657, "RefCOCO testA, not RefCOCO val"),
+    "refcoco testB": ("refcoco", "refcoco/refcoco_testB.json.gz", 5095, "RefCOCO testB, not RefCOCO val"),
+    "refcoco_plus": ("refcoco_plus", "refcoco/refcoco+_val.json.gz", 10758, "RefCOCO+ val"),
+    "refcoco with +": ("refcoco", "refcoco/refcoco+_val.json.gz", 10758, "RefCOCO+ val, not RefCOCO val"),
+    "refcocog": ("refcocog", "refcoco/refcocog_val.json", 4896, "RefCOCOg val"),
+    "vqav2": ("vqav2", "allennlp_vision/vqav2", 3, "no published version; VQAv2 val2014 has 214,354"),
+    "gqa": ("gqa", "allennlp_vision/gqa", 1, "no published version; GQA testdev_balanced has 12,578"),
+}
+
+
+def right(question: Question) -> str:
+    truth = question.truth
+    if isinstance(truth, tuple):
+        words = all(isinstance(part, str) for part in truth)
+        return max(map(str, truth), key=truth.count) if words else " ".join(map(str, truth))
+    return str(truth)
+
+
+SLOW = {"refcoco testB", "refcoco with +", "pope_p", "pope head"}
+
+
+@pytest.mark.parametrize("which", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in FILES])
+def test_real_files_are_read_and_their_version_is_named(which: str) -> None:
+    name, place, count, version = FILES[which]
+    at = SHARED / place
+    found = task(name).read(files(at) if at.is_dir() else [at])
+    assert len({one.id for one in found}) == len(found) == count
+    assert version_of(task(name), found).startswith(f"{count:,} questions: {version}")
+    some = found[::10]
+    marks = task(name).metric.marks([right(one) for one in some], [one.truth for one in some])
+    assert min(marks) >= 0 and sum(marks) > 0.8 * len(some)
+
+
+def test_both_versions_of_pope_in_one_folder_are_refused_by_name(tmp_path: Path) -> None:
+    for version in ("head", "e3e3926"):
+        (tmp_path / f"{version}_random.json").symlink_to(SHARED / "pope" / version / "coco_pope_random.json")
+    with pytest.raises(DataError, match=r"e3e3926_random\.json.*head_random\.json.*one file of the split random"):
+        read("pope", tmp_path)
+
+
+def test_llavas_question_file_holds_no_labels(tmp_path: Path) -> None:
+    packed = SHARED / "llava15_pope" / "llava_pope_test.jsonl.gz"
+    with pytest.raises(DataError, match="lacks 'label'"):
+        task("pope").read([packed])
+
+
+@pytest.fixture(scope="module")
+def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model with the paper's tokenizer, which can say anything."""
+    folder = tmp_path_factory.mktemp("bytewise")
+    tokens = gzip.decompress((SHARED / "tokenizers" / "gpt-neox-20b_tokenizer.json.gz").read_bytes())
+    (folder / "tokenizer.json").write_bytes(tokens)
+    model = VLM(replace(PATCHES, lm=replace(LM, vocabulary=50432, token_shift=1)))
+    model.initialise(7)
+    save(folder / "checkpoint", model, seen=0, tokenizer=folder / "tokenizer.json", encoders=[])
+    return folder / "checkpoint"
+
+
+def real(root: Path) -> Path:
+    """VQAv2's and GQA's real records with their pictures where the benchmarks keep them."""
+    vision = SHARED / "allennlp_vision"
+    for name, own in (("vqav2", False), ("gqa", True)):
+        (root / name).mkdir(parents=True)
+        for path in files(vision / name):
+            (root / name / path.name).symlink_to(path)
+        at = root / name / "images" if own else root / "images" / "train2014"
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.symlink_to(vision / "images" / name)
+    return root
+
+
+def test_real_records_and_pictures_are_judged_from_end_to_end(bytewise: Path, tmp_path: Path) -> None:
+    benchmarks = real(tmp_path / "benchmarks")
+    asking = Asking(tasks=("vqav2", "gqa"), sight="both", style="paper")
+    verdict = judge(bytewise, benchmarks, asking=asking, site=Site(), tell=lambda _: None)
+    assert [row.blind for row in verdict.rows] == [False] * 3 + [True] * 3 + [False, True]
+    first, last = verdict.rows[0], verdict.rows[-1]
+    assert first.prompt == (
+        "\nWhat is this photo taken looking through?\nAnswer the question using a single word or phrase."
+    )
+    assert last.prompt.startswith("\nWhat is hanging above the chalkboard?\n")
+    assert last.line()["truth"] == "picture"
+    assert all(0 <= row.score <= 1 for row in verdict.rows)
+    assert verdict.scores["tasks"]["vqav2"]["n"] == 3 and verdict.scores["versions"]["vqav2"] == 2
+
+
+def test_lost_pictures_are_counted_before_anything_is_asked(bytewise: Path, tmp_path: Path) -> None:
+    benchmarks = real(tmp_path / "benchmarks")
+    rows = {str(n): {"question": "q?", "imageId": f"n{n}", "answer": "yes"} for n in range(9)}
+    (benchmarks / "gqa" / "questions.json").unlink()
+    write(benchmarks / "gqa", "questions.json", rows)
+    asking = Asking(tasks=("vqav2", "gqa"), sight="both", style="paper")
+    told: list[object] = []
+    with pytest.raises(DataError, match=r"9 of 9 pictures are missing: 'n0', 'n1', 'n2', \.\.\."):
+        judge(bytewise, benchmarks, asking=asking, site=Site(), tell=told.append)
+    assert told == []
+
+
+def test_real_pictures_go_by_every_name(tmp_path: Path) -> None:
+    pictures = Pictures(real(tmp_path / "benchmarks"))
+    assert pictures.read("458752", "vqav2") == pictures.read("COCO_train2014_000000458752.jpg")
+    assert pictures.read("n578564", "gqa").startswith(b"\xff\xd8")
+    assert pictures.missing(["n578564", "262148"], "vqav2") == ("n578564",)
+
+
+def small(root: Path) -> Path:
+    """One or two questions of every other form, about the same pictures."""
+    picture = "COCO_train2014_000000458752.jpg"
+    line = {"question_id": 1, "image": picture, "text": "Is there a net in the image?", "label": "yes"}
+    write(root / "pope", "coco_pope_random.json", lines([line, line | {"question_id": 2, "label": "no"}]))
+    row = {"question_id": 5, "image_id": "n578564", "question": "what does it say?", "answers": ["chalk"] * 10}
+    write(root / "textvqa", "val.json", {"data": [row | {"ocr_tokens": ["chalk", "board"]}]})
+    box = {"img_id": picture[:-4] + "_1", "sents": "the man", "bbox": [10, 10, 90, 90], "height": 480, "width": 640}
+    write(root / "refcoco_plus", "refcoco+_val.json", [box])
+    images = [{"id": 1, "file_name": picture, "domain": "in-domain"}, {"id": 2, "file_name": "n578564.jpg"}]
+    said = [{"image_id": 1, "caption": "a man bats"}, {"image_id": 2, "caption": "a room"}]
+    write(root / "nocaps", "nocaps_val_4500_captions.json", {"images": images, "annotations": said})
+    college = {"id": "1", "question": "<image 1> Who?", "options": "['a', 'b']", "answer": "B", "image_1": picture}
+    write(root / "mmmu", "Art.jsonl", lines([college]))
+    head = {"prompt": "{question}", "metric": "choice", "answered": "choice", "chance": 0.5, "version": 1}
+    write(root / "sport", "task.json", head)
+    own = {
+        "id": "1",
+        "question": "Which sport?",
+        "image": "own.jpg",
+        "choices": ["tennis", "baseball"],
+        "answer": "tennis",
+    }
+    write(root / "sport", "questions.jsonl", lines([own]))
+    (root / "sport" / "images").mkdir()
+    (root / "sport" / "images" / "own.jpg").symlink_to(SHARED / "allennlp_vision" / "images" / "gqa" / "2368326.jpg")
+    (root / "images" / "gqa").symlink_to(SHARED / "allennlp_vision" / "images" / "gqa")
+    return root
+
+
+def test_every_other_form_is_judged_too(bytewise: Path, tmp_path: Path) -> None:
+    benchmarks = small(real(tmp_path / "benchmarks"))
+    names = ("pope", "pope_p", "textvqa_ocr", "refcoco_plus", "nocaps", "mmmu", "sport")
+    asking = Asking(tasks=names, sight="seeing", style="paper")
+    verdict = judge(bytewise, benchmarks, asking=asking, site=Site(), tell=lambda _: None)
+    facts = verdict.scores["tasks"]
+    assert {name: facts[name]["n"] for name in names} == dict(zip(names, (2, 2, 1, 1, 2, 1, 1), strict=True))
+    answers = {row.task.name: row.answer for row in verdict.rows}
+    assert answers["pope_p"] in ("Yes", "No") and answers["sport"] in ("tennis", "baseball")
+    assert facts["pope_p"]["splits"]["random"]["accuracy"] == 0.5
+    assert facts["nocaps"]["by"] == {"domain": {"in-domain": {"n": 1, "score": 0.0}}}
+    assert verdict.scores["missing"]["vision"] == ["vqav2", "gqa", "textvqa", "refcoco", "ocid_ref"]

@@ -1,0 +1,48 @@
+"""Small files in the benchmarks' own forms."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firstsight.evaluate.question import Question, files
+from firstsight.evaluate.tasks import task
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+
+
+def write(folder: Path, name: str, content: Any) -> Path:
+    """JSON, or text as it is; packed where the name says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = (content if isinstance(content, str) else json.dumps(content)).encode()
+    (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return folder / name
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def read(name: str, folder: Path) -> tuple[Question, ...]:
+    """What the task's reader makes of a folder."""
+    return task(name).read(files(folder))
+
+
+def packed(path: Path, members: Mapping[str, bytes]) -> Path:
+    """A tar of files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path

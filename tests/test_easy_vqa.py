@@ -1,0 +1,164 @@
+"""easy-vqa, a complete published set, brought as a user brings data: a model trained on it must look to score.
+
+The test asks for more than the best constant answer to each wording, which needs no picture: .670 on the test split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import easy_vqa
+import pytest
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+from firstsight.cli import command
+
+HOME = Path(easy_vqa.__file__).parent / "data"
+SPECIAL = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
+Asked = list[tuple[str, str, int]]
+
+STUDY = '''
+"""A decoder that sees patches straight from pixels, tuned on single questions about drawn shapes."""
+from dataclasses import replace
+
+from firstsight.recipe.lm import openlm
+from firstsight.recipe.mix import Mix, Named, alone
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.scales import Scale, enter
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Evaluate, Rows
+from firstsight.recipe.study import Study, over_seeds
+from firstsight.recipe.vision import Patches
+from firstsight.units import Share, Tokens
+
+
+def named(name, form):
+    return Named(name=name, form=form, tokens=Tokens(0))
+
+
+ROWS = Rows(batch=32, length=128)
+LM = replace(openlm(layers=4, width=128, heads=4, vocabulary=128), hidden=512, token_shift=4, embedding_scale=4)
+SEES = VLMSpec(
+    lm=LM,
+    vision=Patches(image=64, patch=16, width=128, fit="resize"),
+    encoder="frozen",
+    projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True),
+    attention="causal",
+)
+TEXT, TURNS, WORDS = named("easy-text", "text"), named("easy-train", "dialogues"), named("easy-words", "tokenizer")
+MIX = Mix(
+    text=alone(TEXT), images=alone(TURNS, epochs=2), share=Share(1), counted_in="rows", packing="best_fit"
+)
+
+
+def rate(steps):
+    tokens = Tokens(steps * ROWS.tokens)
+    return Rewarm(peak=3e-3, floor=0.0, warmup=Tokens(tokens // 20), tokens=tokens)
+
+
+def easy(scale: Scale) -> Study:
+    base = enter(scale, Share(1))
+    mid, tune = base.stages
+    alike = dict(model=SEES, tokenizer=WORDS, rows=ROWS, mix=MIX)
+    short = dict(tokens=rate(20).tokens, rate=rate(20))
+    arm = replace(
+        base,
+        pretrain=replace(base.pretrain, model=LM, tokenizer=WORDS, text=alone(TEXT), rows=ROWS, **short),
+        stages=(
+            replace(mid, **alike, **short),
+            replace(tune, **alike, epoch=rate(300).tokens, epochs=1, rate=rate(300)),
+        ),
+        evaluate=Evaluate(benchmarks=named("easy-benchmarks", "benchmarks"), vision=("easy_vqa",), text=()),
+    )
+    return Study(name="easy", scale=scale.name, question="Does it look?", arms=over_seeds([arm], [1]))
+'''
+
+
+def asked(split: str) -> Asked:
+    """(question, answer, picture) of the published split."""
+    return json.loads((HOME / split / "questions.json").read_text())
+
+
+def write(root: Path) -> None:
+    """Tokenizer, text, dialogues and benchmark in their usual forms, the study, and the site file that names them."""
+    train, test = asked("train"), asked("test")
+    held = Tokenizer(models.WordLevel(_vocabulary(train + test), unk_token="<|pad|>"))
+    held.pre_tokenizer = pre_tokenizers.Whitespace()
+    held.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    own = root / "benchmarks" / "easy_vqa"
+    for folder in (own, root / "words"):
+        folder.mkdir(parents=True)
+    held.save(str(root / "words" / "tokenizer.json"))
+    _lines(root / "text.jsonl", [{"text": f"{question} {answer}"} for question, answer, _ in train])
+    (root / "train.json").write_text(json.dumps([_dialogue(number, *row) for number, row in enumerate(train)]))
+    form = {"prompt": "{question}", "metric": "exact", "answered": "words", "chance": 0.5, "version": 1}
+    (own / "task.json").write_text(json.dumps(form))
+    _lines(
+        own / "questions.jsonl",
+        [
+            {"id": str(number), "question": question, "image": f"{picture}.png", "answer": answer}
+            for number, (question, answer, picture) in enumerate(test)
+        ],
+    )
+    (root / "benchmarks" / "images").symlink_to(HOME / "test" / "images")
+    (root / "easy.py").write_text(STUDY)
+    (root / "site.toml").write_text(
+        f"""
+[machine]
+device = "cpu"
+cache = "cache"
+[sources.easy-words]
+path = "words"
+[sources.easy-text]
+path = "text.jsonl"
+[sources.easy-train]
+path = "train.json"
+pictures = "{HOME}"
+[sources.easy-benchmarks]
+path = "benchmarks"
+"""
+    )
+
+
+def _vocabulary(rows: Asked) -> dict[str, int]:
+    words = {word for question, answer, _ in rows for word in (*question.replace("?", " ?").split(), answer)}
+    return {word: number for number, word in enumerate((*SPECIAL, *sorted(words)))}
+
+
+def _dialogue(number: int, question: str, answer: str, picture: int) -> dict[str, object]:
+    turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+    return {"id": str(number), "image": f"train/images/{picture}.png", "conversations": turns}
+
+
+def _lines(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def prior() -> float:
+    """What the best constant answer to each wording scores, learned from the training split."""
+    seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for question, answer, _ in asked("train"):
+        seen[question][answer] += 1
+    test = asked("test")
+    return sum(seen[question].most_common(1)[0][0] == answer for question, answer, _ in test) / len(test)
+
+
+def test_the_set_is_the_published_one() -> None:
+    assert (len(asked("train")), len(asked("test"))) == (38_575, 9_673)
+    assert prior() == pytest.approx(0.670, abs=0.0005)
+
+
+@pytest.mark.slow
+def test_a_model_trained_on_easy_vqa_beats_whoever_does_not_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path)
+    monkeypatch.setenv("FIRSTSIGHT_SITE", str(tmp_path / "site.toml"))
+    assert command(["run", str(tmp_path / "easy.py"), "--out", str(tmp_path / "runs")]) == 0
+    [file] = (tmp_path / "runs" / "steps").glob("evaluate-*/scores.json")
+    scores = json.loads(file.read_text())["tasks"]["easy_vqa"]
+    assert scores["n"] == 9_673
+    assert scores["interval"][0] > prior()
+    assert scores["blind"] < 0.68
