@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +88,7 @@ class Paper:
 def paper(task: Task, benchmarks: Path, *, style: Style, sheets: Path | None) -> Paper:
     """The questions of the task in `benchmarks`, and their sheet in the folder `sheets` (None: not kept).
 
-    Raises DataError where the folder is missing or a question is there twice.
+    Raises DataError where the folder is missing, and what the task's reader raises.
     """
     own = task.home(benchmarks)
     if not own.is_dir():
@@ -97,10 +96,6 @@ def paper(task: Task, benchmarks: Path, *, style: Style, sheets: Path | None) ->
         raise DataError(f"{benchmarks}: wanted a folder {own.name} of its files. Got {there}. Add or drop {task.name}.")
     given = files(own)
     questions = task.read(given)
-    twice = [name for name, times in Counter(question.id for question in questions).items() if times > 1]
-    if twice:
-        shown = ", ".join(twice[:5]) + (", ..." if len(twice) > 5 else "")
-        raise DataError(f"{own}: wanted each question once. Got more of {shown}. Drop the copies.")
     prompts = tuple(task.prompt(question, style) for question in questions)
     # Equal names may be other pictures elsewhere; in one place they stay what they are.
     where = str(benchmarks.resolve()) if task.kind == "vision" else ""

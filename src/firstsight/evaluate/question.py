@@ -138,14 +138,18 @@ def _home(given: Sequence[Path]) -> str:
 
 def load(path: Path) -> Any:
     """A JSON file, plain or gzip; a file of one JSON object a line is a list of them."""
-    text = _text(path)
+    return parsed(text_of(path), path)
+
+
+def parsed(text: str, path: Path) -> Any:
+    """What the text of a file says; DataError names the file, and the line where it is one of many."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         # JSON lines are JSON up to the end of the first line, and more after it.
         if error.msg == "Extra data" and "\n" in text[: error.pos + 1]:
             return _by_line(text, path)
-        raise DataError(f"{path}: wanted JSON. Got: {error}.") from error
+        raise DataError(f"{path}: wanted JSON. Got: {error}. Was the file cut short?") from error
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -180,12 +184,13 @@ def _line(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: wanted JSON. Got: {error}.") from error
+        raise DataError(f"{where}: wanted one JSON object a line. Got: {error}. Was the file cut short?") from error
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file, plain or gzip."""
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: wanted a text file, plain or gzip. Got: {error}.") from error
+        raise DataError(f"{path}: wanted a text file, plain or gzip. Got: {error}. Fetch it again.") from error

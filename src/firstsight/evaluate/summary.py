@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firstsight.evaluate.metrics.words import presence
@@ -113,7 +113,7 @@ def _facts(rows: Sequence[Row], guesses: Mapping[str, str] | None) -> dict[str, 
         "asked": version_of(task, [row.question for row in asked]),
         "unreadable": sum(not row.readable for row in asked),
         "score": _score(seeing),
-        "interval": [_round(end) for end in interval(_judged(seeing))] if seeing else None,
+        "interval": [_round(end) for end in interval(judged(seeing))] if seeing else None,
         # What the stable score subtracts; beside it what guessing really scores, which centring uses.
         "chance": _round(task.baseline if task.baseline is not None else task.chance),
         "guess": _round(task.chance),
@@ -142,11 +142,7 @@ def beside(scores: Mapping[str, Any], rows: Sequence[Row], *, text_only: Sequenc
 def _over(rows: Sequence[Row], below: Sequence[Row]) -> dict[str, Any]:
     """How far a score stands over another to the same questions, with the interval of the paired difference."""
     under = {row.question.id: row.score for row in below}
-    gap = Judged(
-        scores=[row.score - under[row.question.id] for row in rows],
-        splits=[row.question.split for row in rows],
-        clusters=[row.question.image or row.question.id for row in rows],
-    )
+    gap = replace(judged(rows), scores=[row.score - under[row.question.id] for row in rows])
     return {"difference": _round(total(gap)), "interval": [_round(end) for end in interval(gap, signed=True)]}
 
 
@@ -163,7 +159,8 @@ def _numbered(question: Question, answer: str) -> str:
     return str([choice.lower() for choice in question.choices].index(answer.lower()))
 
 
-def _judged(rows: Sequence[Row]) -> Judged:
+def judged(rows: Sequence[Row]) -> Judged:
+    """The rows' scores; questions about one picture stand or fall together, the others alone."""
     return Judged(
         scores=[row.score for row in rows],
         splits=[row.question.split for row in rows],
@@ -172,7 +169,7 @@ def _judged(rows: Sequence[Row]) -> Judged:
 
 
 def _score(rows: Sequence[Row]) -> float | None:
-    return _round(total(_judged(rows))) if rows else None
+    return _round(total(judged(rows))) if rows else None
 
 
 def _by_tag(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:

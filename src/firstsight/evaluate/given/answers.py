@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError
-from firstsight.evaluate.question import files
+from firstsight.evaluate.question import files, parsed, text_of
 
 IDS = ("question_id", "questionId", "questionID", "question_ID", "qid", "img_id", "id", "sample_id", "data_id", "index")
 """Where a record says which question it answers, tried in this order (as all of these tables)."""
@@ -234,40 +232,6 @@ def _under(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def content_of(path: Path) -> Any:
     """A JSON file, or one JSON value a line as a list; plain or gzip. NaN, which Python writes, is read."""
-    text = _text(path)
-    first, _, rest = text.partition("\n")
-    several = bool(rest.strip()) or ".jsonl" in path.name
-    try:
-        if not several or not _whole(first):
-            return json.loads(text) if text else []
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: wanted JSON. Got: {error}. Was the file cut short?") from error
-    found: list[Any] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            found.append(_parsed(line, f"{path}:{number}"))
-    return found
-
-
-def _whole(line: str) -> bool:
-    """Whether a line is an object by itself."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
-        return False
-
-
-def _parsed(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: wanted one JSON object a line. Got: {error}. Was the file cut short?") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: wanted a text file, plain or gzip. Got: {error}. Fetch it again.") from error
-    return text.strip()
+    text = text_of(path)
+    held = parsed(text, path) if text.strip() else []
+    return [held] if isinstance(held, dict) and ".jsonl" in path.name else held

@@ -22,7 +22,7 @@ from firstsight.evaluate.given.units import in_shares
 from firstsight.evaluate.metrics.words import YES_NO, presence
 from firstsight.evaluate.question import Question, Task, version_of
 from firstsight.evaluate.score import VERSION, Judged, interval, total
-from firstsight.evaluate.summary import Row
+from firstsight.evaluate.summary import Row, judged
 
 _PLACES = 9
 _CHOICE = re.compile(r"\(?([A-Z])(?:\)|\.|:|$)", re.IGNORECASE)
@@ -89,8 +89,8 @@ def _score(task: Task, answers: Sequence[Path], references: Sequence[Path]) -> S
         task=task,
         rows=rows,
         missing=missing,
-        score=total(_judged(rows)),
-        interval=interval(_judged(rows)),
+        score=total(judged(rows)),
+        interval=interval(judged(rows)),
         answered=_answered(task, rows, missing),
         splits=_splits(task, rows, missing),
         joined=joined,
@@ -154,14 +154,6 @@ def _place(answer: str, choices: Sequence[str]) -> int | None:
     return place if 0 <= place < len(choices) else None
 
 
-def _judged(rows: Sequence[Row]) -> Judged:
-    return Judged(
-        scores=[row.score for row in rows],
-        splits=[row.question.split for row in rows],
-        clusters=[row.question.image or row.question.id for row in rows],
-    )
-
-
 def _answered(task: Task, rows: Sequence[Row], missing: Sequence[bool]) -> float | None:
     """The other reading: a corpus metric such as CIDEr weighs words by the questions that are there."""
     if not any(missing):
@@ -170,8 +162,8 @@ def _answered(task: Task, rows: Sequence[Row], missing: Sequence[bool]) -> float
     questions = [row.question for row in there]
     meant = _meant(task, [row.answer for row in there], questions)
     marks = task.metric.marks(meant, [question.truth for question in questions])
-    judged = _judged(there)
-    return total(Judged(scores=list(map(float, marks)), splits=judged.splits, clusters=judged.clusters))
+    told = judged(there)
+    return total(Judged(scores=list(map(float, marks)), splits=told.splits, clusters=told.clusters))
 
 
 def _splits(task: Task, rows: Sequence[Row], missing: Sequence[bool]) -> dict[str, dict[str, float]]:

@@ -9,12 +9,13 @@ from typing import Any
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.words import CHOICE
 from firstsight.evaluate.question import Question, Task, lines, single, tags, take
+from firstsight.evaluate.tasks.records import distinct
 
 
 def read(given: Sequence[Path]) -> tuple[Question, ...]:
     """One JSON object a line: {"query", "choices", "gold"}."""
     path = single(given, "a query, its choices and the right one a line")
-    return tuple(_question(row, number, path) for number, row in enumerate(lines(path)))
+    return distinct([_question(row, number, path) for number, row in enumerate(lines(path))], given)
 
 
 def _question(row: dict[str, Any], number: int, path: Path) -> Question:

@@ -30,12 +30,12 @@ def shown(text: str) -> str:
 def seen(text: str) -> str:
     """`text` with its lines kept, what cannot be seen written out ([U+200B]), and no longer than MOST letters."""
     cut = text if len(text) <= MOST else f"{text[:MOST]} ... ({len(text):,} letters)"
-    return "".join(f"[U+{ord(letter):04X}]" if _unseen(letter) else letter for letter in cut)
+    return "".join(f"[U+{ord(letter):04X}]" if letter not in " \n" and unseen(letter) else letter for letter in cut)
 
 
-def _unseen(letter: str) -> bool:
-    """Controls, marks that turn their neighbours round, strange spaces, halves of pairs."""
-    return letter not in " \n" and unicodedata.category(letter) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs")
+def unseen(letter: str) -> bool:
+    """Controls, marks that turn their neighbours round, blanks of every kind, halves of pairs."""
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs")
 
 
 def true_box(truth: Any) -> Box | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from markupsafe import Markup, escape
 from tokenizers import Tokenizer as Fast
 
 from firstsight.data.tokenizer import PAD, Tokenizer
+from firstsight.report.answers.wording import unseen
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """How vocabularies with byte fallback write a single byte."""
@@ -135,13 +135,9 @@ def marked(text: str) -> Markup:
 def _marked(letter: str) -> Markup:
     if letter in BLANKS:
         return BLANKS[letter]
-    return WRITTEN(ord(letter)) if _unseen(letter) else escape(letter)
+    return WRITTEN(ord(letter)) if unseen(letter) else escape(letter)
 
 
 def plain(text: str) -> str:
     """`text` on one line without letters that cannot be seen: names of files and records."""
-    return "".join(f"[U+{ord(letter):04X}]" if letter != " " and _unseen(letter) else letter for letter in text)
-
-
-def _unseen(letter: str) -> bool:
-    return unicodedata.category(letter) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs")
+    return "".join(f"[U+{ord(letter):04X}]" if letter != " " and unseen(letter) else letter for letter in text)
