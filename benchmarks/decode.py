@@ -2,9 +2,12 @@
 
     python benchmarks/decode.py --shape toy --dtype float32
     python benchmarks/decode.py --shape 79m --dtype bfloat16
+    python benchmarks/decode.py --shape 1b --dtype bfloat16 --device cuda
 
 Both are Llamas (RMSNorm, no QK-norm), so that transformers can say the same; transformers shows its faster cache.
-The first tokens of both answers are compared, so that the race is between equals.
+The first tokens of both answers are compared, so that the race is between equals. Each piece of work ends with its
+answer on the host, so that a GPU is done when the clock is read. A step's bytes, those of the weights and of the keys
+and values of all rows, say how fast memory would allow it to be.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ from timing import fastest
 SHAPES = {
     "toy": openlm(layers=4, width=128, heads=4, vocabulary=512),
     "79m": openlm(layers=8, width=512, heads=4, vocabulary=50_432),
+    "411m": openlm(layers=24, width=1_024, heads=8, vocabulary=50_432),
+    "1b": openlm(layers=24, width=2_048, heads=16, vocabulary=50_432),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def peer(model: VLM, spec: LMSpec, dtype: torch.dtype) -> Any:
-    """The same weights as a LlamaForCausalLM of transformers."""
+    """The same weights, on the same device, as a LlamaForCausalLM of transformers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -47,7 +52,8 @@ def peer(model: VLM, spec: LMSpec, dtype: torch.dtype) -> Any:
         eos_token_id=None,
         pad_token_id=0,
     )
-    built = LlamaForCausalLM(config)
+    with model.lm.head.device:
+        built = LlamaForCausalLM(config)
     ours, lm = {}, model.lm
     ours["model.embed_tokens.weight"], ours["model.norm.weight"] = lm.tok_embeddings.weight, lm.norm.weight
     ours["lm_head.weight"] = lm.head
@@ -97,6 +103,7 @@ def main() -> None:
     ask.add_argument("--batch", type=int, default=16)
     ask.add_argument("--prompt", type=int, default=64)
     ask.add_argument("--new", type=int, default=64)
+    ask.add_argument("--device", default="cpu")
     ask.add_argument("--threads", type=int, default=1)
     ask.add_argument("--repeats", type=int, default=5)
     asked = ask.parse_args()
@@ -104,12 +111,12 @@ def main() -> None:
     spec, dtype = replace(SHAPES[asked.shape], norm="rms", qk_norm=False), DTYPES[asked.dtype]
     model = VLM(spec)
     model.initialise(0)
-    model.requires_grad_(False)  # as a loaded checkpoint is
+    model.to(asked.device).requires_grad_(False)  # as a loaded checkpoint is
     model.lm.compute = dtype
     draw = torch.Generator().manual_seed(0)
     prompts = torch.randint(1, spec.vocabulary, (asked.batch, asked.prompt), generator=draw)
     llama = peer(model, spec, dtype)
-    ids = prompts.tolist()
+    ids, prompts = prompts.tolist(), prompts.to(asked.device)
     works = [
         lambda: generate(model, ids, stop=(), limit=asked.new),
         answering(llama, prompts, new=asked.new, cache="dynamic"),
@@ -119,13 +126,23 @@ def main() -> None:
     same = sum(a[0] == b[0] for a, b in zip(ours, theirs, strict=True))
     seconds, *peers = fastest(works, asked.repeats)
     rate = asked.batch * asked.new
-    print(f"{asked.shape}, {asked.dtype}, {spec.layers} x {spec.width}, batch {asked.batch}, {asked.threads} thread(s)")
+    where = f"{asked.threads} thread(s)" if asked.device == "cpu" else asked.device
+    print(f"{asked.shape}, {asked.dtype}, {spec.layers} x {spec.width}, batch {asked.batch}, {where}")
     print(f"first tokens that agree      {same} of {asked.batch}")
     print(f"ours                         {rate / seconds:10,.0f} tokens/s")
     for name, took in zip(("dynamic", "static"), peers, strict=True):
         print(f"transformers, {name:8}       {rate / took:10,.0f} tokens/s")
     print(f"ours / transformers          {min(peers) / seconds:10.2f}")
+    print(f"ours, a step                 {seconds / asked.new * 1e3:10.2f} ms, its prompt shared out")
+    looked = moved(spec, dtype, rows=asked.batch, read=asked.prompt + asked.new // 2)
+    print(f"bytes a step                 {looked / 1e9:10.2f} GB")
     scoring(model, spec, repeats=asked.repeats)
+
+
+def moved(spec: LMSpec, dtype: torch.dtype, *, rows: int, read: int) -> int:
+    """Bytes of what every step looks at: all weights but the embeddings, keys and values of `read` tokens a row."""
+    weights = spec.parameters() - spec.vocabulary * spec.width
+    return dtype.itemsize * (weights + 2 * spec.layers * rows * read * spec.kv_heads * spec.head)
 
 
 def scoring(model: VLM, spec: LMSpec, *, repeats: int, context: int = 256, choice: int = 8) -> None:

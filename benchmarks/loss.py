@@ -1,10 +1,12 @@
 """Memory and time of the chunked loss beside the plain one: forward and backward, in bf16.
 
     python benchmarks/loss.py --tokens 4096 --vocabulary 50432
+    python benchmarks/loss.py --tokens 32768 --device cuda
 
 Each side is a process of its own that works in turns with the others. Memory is what the process's peak grows by over
-what it held before the loss: inputs are held before, gradients are part of it on every side. No side is `settled` as
-training is: a process that keeps its memory needs more of it for the plain loss.
+what it held before the loss, on a GPU that of its tensors there: inputs are held before, gradients are part of it on
+every side. No side is `settled` as training is: a process that keeps its memory needs more of it for the plain loss.
+On a GPU Liger's kernel is a side, too.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from firstsight.model.loss import Asked, chunked, compiled
+from firstsight.model.loss import Asked, chunked, compiled, liger
 from turns import Step, in_turns
 
 Z = 1e-4
@@ -41,6 +43,7 @@ class Size:
     tokens: int
     vocabulary: int
     width: int
+    device: str
     threads: int
     cache: Path
 
@@ -49,13 +52,13 @@ def build(way: Callable[[Asked], tuple[Tensor, Tensor]], size: Size) -> Step:
     """A loss and its gradients."""
     torch.set_num_threads(size.threads)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(size.cache / "kernels")
-    states = torch.randn(size.tokens, size.width).bfloat16().requires_grad_()
-    head = torch.randn(size.vocabulary, size.width).mul_(size.width**-0.5).requires_grad_()
-    targets = torch.randint(size.vocabulary, (size.tokens,))
+    states = torch.randn(size.tokens, size.width, device=size.device).bfloat16().requires_grad_()
+    head = torch.randn(size.vocabulary, size.width, device=size.device).mul_(size.width**-0.5).requires_grad_()
+    targets = torch.randint(size.vocabulary, (size.tokens,), device=size.device)
+    group = torch.zeros_like(targets)
 
     def step(count: int) -> None:
-        group = torch.zeros(count, dtype=torch.int64)
-        asked = Asked(states=states[:count], head=head, targets=targets[:count], group=group, groups=1, z=Z)
+        asked = Asked(states=states[:count], head=head, targets=targets[:count], group=group[:count], groups=1, z=Z)
         (way(asked)[0] / count).backward()
         states.grad = head.grad = None
 
@@ -68,21 +71,30 @@ def main() -> None:
     ask.add_argument("--tokens", type=int, default=4096)
     ask.add_argument("--vocabulary", type=int, default=50_432)
     ask.add_argument("--width", type=int, default=512)
+    ask.add_argument("--device", default="cpu")
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--rounds", type=int, default=5)
     ask.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
     asked = ask.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     size = Size(
-        tokens=asked.tokens, vocabulary=asked.vocabulary, width=asked.width, threads=asked.threads, cache=asked.cache
+        tokens=asked.tokens,
+        vocabulary=asked.vocabulary,
+        width=asked.width,
+        device=asked.device,
+        threads=asked.threads,
+        cache=asked.cache,
     )
     ways = {"plain": plain, "chunked, compiled": compiled, "chunked": chunked}
+    if asked.device.startswith("cuda"):
+        ways["liger"] = liger
     took = in_turns([partial(build, way, size) for way in ways.values()], asked.rounds)
-    print(f"{asked.tokens} tokens x {asked.vocabulary}, width {asked.width}, {asked.threads} threads, bf16")
+    where = f"{asked.threads} threads" if asked.device == "cpu" else torch.cuda.get_device_name(asked.device)
+    print(f"{asked.tokens} tokens x {asked.vocabulary}, width {asked.width}, {where}, bf16")
     print(f"{'':20}{'ms':>9}{'x plain':>9}{'MiB':>9}{'of plain':>10}")
     for name, one in zip(ways, took, strict=True):
         slower, more = one.seconds / took[0].seconds, one.grown_mib / took[0].grown_mib
-        print(f"{name:20}{one.seconds * 1e3:9.0f}{slower:9.2f}{one.grown_mib:9,.0f}{more:10.3f}")
+        print(f"{name:20}{one.seconds * 1e3:9.1f}{slower:9.2f}{one.grown_mib:9,.0f}{more:10.3f}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/step.py --shape 79m --threads 2
     python benchmarks/step.py --shape toy --threads 2
+    python benchmarks/step.py --shape 1b --device cuda
 
 Every side is a process of its own; they work in turns, one step each, so that what else the machine does hurts all
 alike, and each tells its peak memory. All tokens carry loss. The peer is trained its best plain way: bf16 autocast,
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
@@ -36,6 +37,8 @@ ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4, 
 RATE = 1e-4
 SHAPES = {
     "79m": (openlm(layers=8, width=512, heads=4, vocabulary=50_432), 2, 1024),
+    "411m": (openlm(layers=24, width=1024, heads=8, vocabulary=50_432), 8, 2048),
+    "1b": (openlm(layers=24, width=2048, heads=16, vocabulary=50_432), 4, 2048),
     "toy": (openlm(layers=4, width=128, heads=4, vocabulary=512), 32, 128),
 }
 
@@ -55,27 +58,29 @@ class Task:
         return self.batch * self.length
 
 
-def rows(batch: int, length: int, vocabulary: int, *, documents: int = 1) -> Batch:
+def rows(task: Task, *, documents: int = 1) -> Batch:
     """Random text, `documents` to a row, every token with a target."""
-    tokens = torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
-    column, each = torch.arange(length).expand(batch, length), -(-length // documents)
-    return Batch(
+    size, length = (task.batch, task.length), task.length
+    tokens = torch.randint(task.spec.vocabulary, size, generator=torch.Generator().manual_seed(0))
+    column, each = torch.arange(length).expand(size), -(-length // documents)
+    made = Batch(
         tokens=tokens,
         targets=tokens.roll(-1, dims=1),
         docs=(column // each).int(),
         positions=(column % each).int(),
         slots=torch.full_like(tokens, -1),
         images=torch.zeros(0, 0, 0, dtype=torch.float16),
-        kinds=torch.zeros(batch, dtype=torch.int8),
+        kinds=torch.zeros(task.batch, dtype=torch.int8),
     )
+    return replace(made, **{one.name: getattr(made, one.name).to(task.site.device) for one in fields(made)})
 
 
 def ours(task: Task) -> Step:
     """A step of firstsight's own loop."""
     settle(task.site)
-    state = fresh(task.spec, ADAM, seed=0)
+    state = fresh(task.spec, ADAM, seed=0, device=task.site.device)
     speed_up(state.model.lm, task.site, steps=WORTH)
-    data = rows(task.batch, task.length, task.spec.vocabulary, documents=task.documents)
+    data = rows(task, documents=task.documents)
 
     def again() -> Iterator[tuple[Batch, ...]]:
         while True:
@@ -102,16 +107,16 @@ def peer(task: Task) -> Step:
         use_cache=False,
         attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] - transformers takes it in its **kwargs
     )
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config).to(torch.device(task.site.device))
     assert sum(p.numel() for p in model.parameters()) == spec.parameters()
     if task.site.compile:
         for layer in model.model.layers:
             layer.compile(fullgraph=True, dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
-    data = rows(task.batch, task.length, spec.vocabulary)
+    data = rows(task)
 
     def step() -> float:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(task.site.device, torch.bfloat16):
             found = model(input_ids=data.tokens, labels=data.tokens, shift_labels=data.targets).loss
         found.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -128,7 +133,8 @@ def products(task: Task) -> Step:
     shapes = sizes(task)
     calls: list[Step] = []
     for count, out, into in shapes:
-        x, y, w = (torch.randn(*shape).bfloat16() for shape in ((count, into), (count, out), (out, into)))
+        shapes_of = ((count, into), (count, out), (out, into))
+        x, y, w = (torch.randn(*shape, device=task.site.device).bfloat16() for shape in shapes_of)
         calls += [lambda x=x, w=w: x @ w.T, lambda y=y, w=w: y @ w, lambda x=x, y=y: y.T @ x]
 
     def step() -> None:
@@ -151,12 +157,13 @@ def main() -> None:
     ask.add_argument("--batch", type=int)
     ask.add_argument("--length", type=int)
     ask.add_argument("--documents", type=int, default=3, help="documents a row, of the OpenLM side that has several")
+    ask.add_argument("--device", default="cpu")
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--steps", type=int, default=10)
     ask.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
     asked = ask.parse_args()
     spec, batch, length = SHAPES[asked.shape]
-    site = Site(threads=asked.threads, cache=asked.cache)
+    site = Site(device=asked.device, threads=asked.threads, cache=asked.cache)
     os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     openlm_task = Task(spec=spec, batch=asked.batch or batch, length=asked.length or length, documents=1, site=site)
     llama_task = replace(openlm_task, spec=replace(spec, norm="rms", qk_norm=False))
@@ -169,12 +176,16 @@ def main() -> None:
         "ours, OpenLM settings": (ours, openlm_task),
         f"ours, OpenLM, {asked.documents} documents a row": (ours, replace(openlm_task, documents=asked.documents)),
     }
-    took = in_turns([partial(build, task) for build, task in sides.values()], asked.steps)
+    builds = [partial(build, task) for build, task in sides.values()]
+    if asked.device == "cpu":
+        took = in_turns(builds, asked.steps)
+    else:  # a GPU is not shared, and has no room for all at once
+        took = [one for build in builds for one in in_turns([build], asked.steps)]
     ideal, best = took[0].seconds, min(one.seconds for one in took[1:3])
     work = sum(6 * count * out * into for count, out, into in sizes(llama_task))
     print(
         f"{spec.parameters():,} parameters, {spec.layers} x {spec.width}, vocabulary {spec.vocabulary}, "
-        f"rows {openlm_task.batch} x {openlm_task.length}, {asked.threads} threads; "
+        f"rows {openlm_task.batch} x {openlm_task.length}, {asked.device}, {asked.threads} threads; "
         f"products {work / ideal / 1e9:.0f} GFLOP/s in bf16"
     )
     print(f"{'':34}{'ms':>8}{'tokens/s':>10}{'of rate':>9}{'x peer':>8}{'peak MiB':>10}")

@@ -9,6 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Step = Callable[[], object]
 Build = Callable[[], Step]
 """Makes a step, in the process that is to run it."""
@@ -17,7 +19,10 @@ WARM = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Took:
-    """What a side needed: its fastest step, its highest memory, and that over what it held before its first step."""
+    """What a side needed: its fastest step, its highest memory, and that over what it held before its first step.
+
+    Memory is the process's on a CPU, and what it has of the GPU's where it uses one.
+    """
 
     seconds: float
     peak_mib: float
@@ -30,6 +35,7 @@ def in_turns(sides: Sequence[Build], rounds: int) -> list[Took]:
     for build in sides:
         wire, end = context.Pipe()
         context.Process(target=_side, args=(end, build), daemon=True).start()
+        end.close()  # so that a side that dies is heard of
         wire.recv()
         wires.append(wire)
     seconds = [float("inf")] * len(wires)
@@ -47,18 +53,47 @@ def in_turns(sides: Sequence[Build], rounds: int) -> list[Took]:
 
 def _side(wire: Any, build: Build) -> None:
     step = build()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _status("VmRSS")
+    memory = _Gpu() if torch.cuda.is_initialized() else _Process()
     for _ in range(WARM):
         step()
     wire.send(None)
     while wire.recv():
+        memory.wait()
         begin = time.perf_counter()
         step()
+        memory.wait()
         wire.send(time.perf_counter() - begin)
-    wire.send((_status("VmHWM"), before))
+    wire.send((memory.peak(), memory.before))
 
 
-def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(name))
+class _Process:
+    """MiB of this process; its peak begins anew."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")
+        self.before = self._status("VmRSS")
+
+    def wait(self) -> None:
+        """A CPU is done when it returns."""
+
+    def peak(self) -> float:
+        return self._status("VmHWM")
+
+    def _status(self, name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(name))
+
+
+class _Gpu:
+    """MiB of this process's tensors on the GPU, whose work goes on after a call returns."""
+
+    def __init__(self) -> None:
+        self.wait()
+        torch.cuda.reset_peak_memory_stats()
+        self.before = torch.cuda.memory_allocated() / 2**20
+
+    def wait(self) -> None:
+        torch.cuda.synchronize()
+
+    def peak(self) -> float:
+        return torch.cuda.max_memory_allocated() / 2**20

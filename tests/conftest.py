@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,8 +12,27 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+DEVICE = os.environ.get("FIRSTSIGHT_TEST_DEVICE", "cpu")
+"""Where the models of the tests live: with `cuda` the same laws are held against a GPU."""
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+
+
+def pytest_sessionstart() -> None:
+    """Every `Site()` of a test is on the tests' device, whose float32 is whole."""
+    import torch
+
+    from firstsight.site import Site  # not earlier: what checks shapes hooks into imports first
+
+    torch.backends.cudnn.allow_tf32 = False
+
+    begin = Site.__init__
+
+    def there(self: Site, **settings: Any) -> None:
+        begin(self, **{"device": DEVICE, **settings})
+
+    Site.__init__ = there
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

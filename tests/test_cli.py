@@ -246,7 +246,7 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, by: signal.Signals) -> 
     run.send_signal(by)
     _, told = run.communicate(timeout=60)
     assert run.returncode == 130, told
-    assert told == "error: stopped. The same command goes on where this one stopped.\n"
+    assert told == "error: stopped. The same command goes on from what is done.\n"
     assert (tmp_path / "runs" / "store.json").is_file()
 
 

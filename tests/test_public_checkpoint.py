@@ -119,7 +119,7 @@ def test_its_site_file_and_its_studies_name_the_same_things(typed: Path) -> None
 def test_pythia_is_refused_and_told_what_to_do(typed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (typed / "pythia").mkdir()
     (typed / "pythia" / "config.json").write_text(json.dumps({"model_type": "gpt_neox", "vocab_size": 50_304}))
-    assert command(["import", "pythia", "--out", "donors/pythia"]) == 1
+    assert command(["import", "pythia", "--out", "donors/pythia"]) == 2
     words = " ".join(capsys.readouterr().err.split())
     assert "gpt_neox" in words and "Llama-family run as the donor" in words
     assert not (typed / "donors").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from firstsight.data.index import Index
+from firstsight.data.loader import Feed
 from firstsight.data.prepare import prepare
 from firstsight.recipe.mix import Form, Named
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Site
 from firstsight.units import Tokens
+
+from .streams import feed
 
 SPECIALS = ("<|endoftext|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>", "<|pad|>", "<unk>")
 END, ANSWER, HUMAN, PAD = 0, 3, 5, 6
@@ -109,3 +113,44 @@ def shared() -> Path:
 
 def words_of(numbers: Sequence[int]) -> str:
     return " ".join(f"w{number}" for number in numbers)
+
+
+@pytest.fixture
+def text(workshop: Workshop) -> Feed:
+    """A feed of 200 texts of odd lengths, every fourth with a first word that carries no loss."""
+    chance = random.Random(1)
+    texts = [
+        words_of([chance.randrange(200) for _ in range(chance.choice([3, 9, 20, 29, 30, 31, 90]))]) for _ in range(200)
+    ]
+    rows = [
+        {"text": text} | ({"loss": [[0, text.index(" ")]]} if nth % 4 == 0 else {}) for nth, text in enumerate(texts)
+    ]
+    return feed(workshop.prepare(workshop.texts(rows), "text"), "text")
+
+
+@pytest.fixture
+def captions(workshop: Workshop) -> Feed:
+    """A feed of 120 captioned pictures."""
+    return feed(
+        workshop.prepare(workshop.captions([words_of(range(1 + n % 9)) for n in range(120)]), "captions"), "captions"
+    )
+
+
+@pytest.fixture
+def dialogues(workshop: Workshop) -> Feed:
+    """A feed of 60 dialogues of two turns over 20 pictures."""
+
+    def said(number: int) -> dict[str, object]:
+        values = [
+            ("human", f"<image>\n{words_of(range(number % 5 + 1))}"),
+            ("gpt", "w9 w8"),
+            ("human", "w3"),
+            ("gpt", "w7"),
+        ]
+        return {
+            "image": f"{number % 20}.png",
+            "conversations": [{"from": role, "value": value} for role, value in values],
+        }
+
+    folder = workshop.dialogues([said(number) for number in range(60)], [f"{number}.png" for number in range(20)])
+    return feed(workshop.prepare(folder, "dialogues"), "dialogues")

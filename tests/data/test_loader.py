@@ -1,100 +1,24 @@
+"""Batches against plain loops over the raw records; the same after any history, restart or number of processes."""
+
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 
-from firstsight.data.index import Index
-from firstsight.data.loader import IGNORED, Batch, Blended, Features, Feed, Pixels, Stream
+from firstsight.data.loader import IGNORED, Batch, Feed, Pixels, Stream
 from firstsight.data.order import pick
-from firstsight.data.pack import pack
 from firstsight.errors import MixError
-from firstsight.recipe.mix import Packing, Unit
+from firstsight.recipe.mix import Unit
 from firstsight.recipe.stages import Rows
 from firstsight.site import Location
 
 from .conftest import ANSWER, HUMAN, PAD, Workshop, words_of
-
-SLOTS, T, B = 4, 32, 6
-ROWS = Rows(batch=B, length=T)
-
-
-def feed(index: Index, name: str, *, packing: Packing = "best_fit", answers_only: bool = False) -> Feed:
-    """A feed whose picture n is the vector of n's, so that a picture in the wrong place shows."""
-    numbers = np.arange(len(index.images), dtype=np.float16)
-    features = np.broadcast_to(numbers[:, None, None], (len(numbers), SLOTS, 3)).copy()
-    pictures = None if index.form == "text" else Features(array=features)
-    table = pack(index, length=T, image_tokens=0 if pictures is None else SLOTS, packing=packing)
-    return Feed(name=name, index=index, table=table, pictures=pictures, answers_only=answers_only)
-
-
-@pytest.fixture
-def text(workshop: Workshop) -> Feed:
-    chance = random.Random(1)
-    texts = [
-        words_of([chance.randrange(200) for _ in range(chance.choice([3, 9, 20, 29, 30, 31, 90]))]) for _ in range(200)
-    ]
-    rows = [
-        {"text": text} | ({"loss": [[0, text.index(" ")]]} if nth % 4 == 0 else {}) for nth, text in enumerate(texts)
-    ]
-    return feed(workshop.prepare(workshop.texts(rows), "text"), "text")
-
-
-@pytest.fixture
-def captions(workshop: Workshop) -> Feed:
-    return feed(
-        workshop.prepare(workshop.captions([words_of(range(1 + n % 9)) for n in range(120)]), "captions"), "captions"
-    )
-
-
-@pytest.fixture
-def dialogues(workshop: Workshop) -> Feed:
-    def said(number: int) -> dict[str, object]:
-        values = [
-            ("human", f"<image>\n{words_of(range(number % 5 + 1))}"),
-            ("gpt", "w9 w8"),
-            ("human", "w3"),
-            ("gpt", "w7"),
-        ]
-        return {
-            "image": f"{number % 20}.png",
-            "conversations": [{"from": role, "value": value} for role, value in values],
-        }
-
-    folder = workshop.dialogues([said(number) for number in range(60)], [f"{number}.png" for number in range(20)])
-    return feed(workshop.prepare(folder, "dialogues"), "dialogues")
-
-
-def blend(*parts: tuple[Feed, Fraction], epochs: int = 9, counted_in: Unit = "rows") -> Blended:
-    feeds, shares = zip(*parts, strict=True)
-    return Blended(feeds=feeds, shares=shares, epochs=(epochs,) * len(feeds), counted_in=counted_in)
-
-
-def stream(
-    text: Feed | Blended,
-    *images: tuple[Feed, Fraction],
-    share: Fraction | tuple[tuple[int, Fraction], ...],
-    seen: int = 0,
-    epochs: int = 9,
-    counted_in: Unit = "rows",
-) -> Stream:
-    return Stream(
-        text=blend((text, Fraction(1)), epochs=epochs) if isinstance(text, Feed) else text,
-        images=blend(*images, epochs=epochs, counted_in=counted_in) if images else None,
-        spans=share if isinstance(share, tuple) else ((20 * B, share),),
-        counted_in=counted_in,
-        rows=ROWS,
-        seed=3,
-        text_seed=3,
-        text_rows_seen=seen,
-        steps=20,
-    )
+from .streams import ROWS, SLOTS, B, T, blend, feed, stream
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -227,24 +151,6 @@ def test_a_branch_goes_on_with_the_trunks_text(text: Feed, captions: Feed) -> No
     assert branch_rows[: len(trunk_rows)] == trunk_rows[: len(branch_rows)]
 
 
-def test_achieved_counts_what_the_batches_hold(text: Feed, captions: Feed, dialogues: Feed) -> None:
-    parts = (captions, Fraction(1, 3)), (replace(dialogues, answers_only=True), Fraction(2, 3))
-    mixed = stream(text, *parts, share=Fraction(3, 10))
-    rows, tokens, loss = Counter[int](), Counter[int](), Counter[int]()
-    for step in range(20):
-        batch = mixed.batch(step)
-        for kind, docs, targets in zip(batch.kinds.tolist(), batch.docs, batch.targets, strict=True):
-            rows[kind] += 1
-            tokens[kind] += int((docs >= 0).sum())
-            loss[kind] += int((targets != IGNORED).sum())
-    found = mixed.achieved(20)
-    for counted, told in ((rows, found.rows), (tokens, found.tokens), (loss, found.loss_tokens)):
-        assert [counted[kind] for kind in range(3)] == [told[one.name] for one in mixed.feeds]
-    record = found.record()
-    assert record["achieved"]["rows"] == pytest.approx(0.3)  # type: ignore[index]
-    assert record["padding"] == pytest.approx(1 - tokens.total() / (20 * B * T))
-
-
 def test_pixels_come_decoded(text: Feed, captions: Feed, workshop: Workshop) -> None:
     place = Location(path=str(workshop.folder("captions")))
     seen = replace(captions, pictures=Pixels(index=captions.index, location=place, size=8, cache=None))
@@ -254,32 +160,6 @@ def test_pixels_come_decoded(text: Feed, captions: Feed, workshop: Workshop) -> 
     assert pixels.images.shape[1:] == (8, 8, 3)
     assert pixels.images[:, 3, 3, 0].tolist() == features.images[:, 0, 0].tolist(), "picture n is drawn in red value n"
     assert torch.equal(pixels.slots, features.slots)
-
-
-def test_thin_data_is_refused_before_anything_runs(text: Feed, captions: Feed) -> None:
-    have, want = captions.table.rows, 20 * B // 2
-    assert have < want
-    with pytest.raises(MixError, match=rf"wants {want} rows.*holds {have} .*allow epochs={-(-want // have)}"):
-        stream(text, (captions, Fraction(1)), share=Fraction(1, 2), epochs=1)
-    stream(text, (captions, Fraction(1)), share=Fraction(1, 2), epochs=-(-want // have))
-    with pytest.raises(MixError, match="text: wants"):
-        stream(text, share=Fraction(0), seen=text.table.rows, epochs=1)
-
-
-def test_sources_that_do_not_fit_together_are_refused(text: Feed, captions: Feed) -> None:
-    half = Fraction(1, 2)
-    with pytest.raises(MixError, match="Got no image source"):
-        stream(text, share=half)
-    with pytest.raises(MixError, match="names of their own"):
-        stream(text, (captions, half), (captions, half), share=half)
-    with pytest.raises(MixError, match="another tokenizer"):
-        stream(
-            text, (replace(captions, index=replace(captions.index, tokenizer_digest="other")), Fraction(1)), share=half
-        )
-    with pytest.raises(MixError, match="pictures of one shape"):
-        stream(text, (replace(captions, pictures=None), Fraction(1)), share=half)
-    with pytest.raises(MixError, match="Pack it again"):
-        replace(stream(text, share=Fraction(0)), rows=Rows(batch=B, length=T + 1))
 
 
 def rows_of(batch: Batch) -> list[tuple[object, ...]]:
@@ -306,66 +186,6 @@ def test_any_number_of_processes_reads_the_same_rows(
         mixed.batch(20)
 
 
-@pytest.mark.parametrize("counted_in", ["tokens", "loss_tokens"])
-def test_a_mix_of_tokens_holds_its_share_on_every_prefix(
-    text: Feed, captions: Feed, dialogues: Feed, counted_in: Unit
-) -> None:
-    """Counted in the batches themselves: no table takes part."""
-    share = Fraction(3, 10)
-    sparse = pack(captions.index, length=T, image_tokens=SLOTS, packing="one_image_per_row")
-    parts = (replace(captions, table=sparse), Fraction(1, 4)), (dialogues, Fraction(3, 4))
-    mixed = stream(text, *parts, share=share, counted_in=counted_in, epochs=99)
-    held, within = [0, 0], [0, 0]
-    for step in range(20):
-        batch = mixed.batch(step)
-        units = (batch.docs >= 0).sum(1) if counted_in == "tokens" else (batch.targets != IGNORED).sum(1)
-        for kind, unit in zip(batch.kinds.tolist(), units.tolist(), strict=True):
-            held[kind > 0] += unit
-            if kind:
-                within[kind - 1] += unit
-            assert abs(held[1] - share * sum(held)) < T + T
-            assert abs(within[0] - Fraction(1, 4) * sum(within)) < T + T
-    found = mixed.achieved(20).record()
-    assert found["achieved"][counted_in] == pytest.approx(held[1] / sum(held))  # type: ignore[index]
-    assert found["counted_in"] == counted_in
-    rows = stream(text, *parts, share=share, epochs=99).achieved(20).record()
-    assert rows["achieved"]["rows"] == pytest.approx(0.3)  # type: ignore[index]
-    assert abs(rows["achieved"][counted_in] - 0.3) > 0.02, "counting rows is something else"  # type: ignore[index]
-
-
-@pytest.mark.parametrize("counted_in", ["rows", "tokens"])
-def test_shares_change_where_a_span_ends(text: Feed, captions: Feed, counted_in: Unit) -> None:
-    spans = ((50, Fraction(0)), (1, Fraction(1)), (40, Fraction(1, 2)), (29, Fraction(1, 4)))
-    mixed = stream(text, (captions, Fraction(1)), share=spans, counted_in=counted_in)
-    kinds = torch.cat([mixed.batch(step).kinds for step in range(20)])
-    tokens = torch.cat([(mixed.batch(step).docs >= 0).sum(1) for step in range(20)])
-    units, start = tokens if counted_in == "tokens" else torch.ones_like(tokens), 0
-    for (rows, share), told in zip(spans, mixed.achieved(20).spans, strict=True):
-        mine, held = kinds[start : start + rows] > 0, units[start : start + rows]
-        got, whole = int(held[mine].sum()), int(held.sum())
-        assert got == int(whole * share) if counted_in == "rows" else abs(got - whole * share) < 2 * T
-        assert (told.rows, told.asked) == (rows, share)
-        assert told.achieved[counted_in] == pytest.approx(got / whole)
-        start += rows
-    assert mixed.achieved(20).record()["asked"] == str(Fraction(50 * 0 + 1 + 20, 120) + Fraction(29, 4 * 120))
-
-
-@pytest.mark.parametrize("counted_in", ["rows", "tokens", "loss_tokens"])
-def test_two_texts_go_on_across_a_branch(text: Feed, captions: Feed, workshop: Workshop, counted_in: Unit) -> None:
-    more = [{"text": words_of(range(n % 40, n % 40 + 2 + n % 25))} for n in range(150)]
-    other = feed(workshop.prepare(workshop.texts(more, "more"), "text"), "more")
-    texts = blend((text, Fraction(2, 3)), (other, Fraction(1, 3)), counted_in=counted_in)
-    trunk = stream(texts, share=Fraction(0))
-    held = [row for step in range(20) for row in trunk.samples(step)]
-    for seen in (0, 1, 17, 60):
-        branch = stream(texts, (captions, Fraction(1)), share=Fraction(1, 3), seen=seen, counted_in=counted_in)
-        behind = [row for step in range(20) for row in branch.samples(step) if row[0][0] < 2]
-        most = min(len(held) - seen, len(behind))
-        assert most > 30
-        assert behind[:most] == held[seen : seen + most]
-        assert branch.achieved(20).text_rows_seen == seen + len(behind)
-
-
 def test_rows_that_were_cut_come_as_the_long_rows_would(text: Feed, captions: Feed) -> None:
     """A trunk of rows of T, a branch of rows of T / 2: the branch reads what the trunk has not, token for token."""
     short = Rows(batch=B, length=T // 2)
@@ -377,38 +197,3 @@ def test_rows_that_were_cut_come_as_the_long_rows_would(text: Feed, captions: Fe
     assert len(found) == 60
     for row, long in zip(found, wanted[7:67], strict=True):
         assert row.tolist() == long.tolist()
-
-
-def test_sources_are_gone_through_as_often_as_declared_also_where_tokens_are_counted(
-    text: Feed, captions: Feed
-) -> None:
-    mixed = stream(text, (captions, Fraction(1)), share=Fraction(1, 2), counted_in="tokens")
-    want, have = mixed.achieved(20).rows["captions"], captions.table.rows
-    needed = -(-want // have)
-    assert needed > 1
-    with pytest.raises(MixError, match=rf"captions: wants {want} rows.*holds {have} .*allow epochs={needed}"):
-        replace(mixed, images=blend((captions, Fraction(1)), epochs=needed - 1))
-    replace(mixed, images=blend((captions, Fraction(1)), epochs=needed))
-
-
-def test_a_source_without_what_is_counted_is_refused(text: Feed, captions: Feed) -> None:
-    nothing = np.zeros_like(text.table.always)
-    mute = replace(text, name="mute", table=replace(text.table, always=nothing, before=nothing))
-    with pytest.raises(MixError, match="mute: wanted 1 of the loss tokens"):
-        stream(mute, (captions, Fraction(1)), share=Fraction(1, 2), counted_in="loss_tokens")
-    with pytest.raises(MixError, match="mute: wanted 1/2 of the loss tokens"):
-        stream(blend((text, Fraction(1, 2)), (mute, Fraction(1, 2)), counted_in="loss_tokens"), share=Fraction(0))
-
-
-def test_achieved_notices_a_share_that_is_off(text: Feed, captions: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed = stream(text, (captions, Fraction(1)), share=Fraction(1, 2))
-    drawn = Stream.drawn
-
-    def one_less(self: Stream, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        (_, texts), (_, images) = drawn(self, positions)
-        return iter([(texts, texts), (images[2:], images[2:])])
-
-    mixed.achieved(20)
-    monkeypatch.setattr(Stream, "drawn", one_less)
-    with pytest.raises(MixError, match=r"wanted 1/2 of the rows\. Got 58 of 118"):
-        mixed.achieved(20)

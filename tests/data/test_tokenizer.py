@@ -60,6 +60,13 @@ def test_special_words_inside_data_are_plain_text(neox: Path) -> None:
     assert (ids == words.special.end).sum() == 2
 
 
+@pytest.mark.parametrize("data", [b"{", b"\xff", b'{"model": {"type": "none"}}', b""])
+def test_a_damaged_file_is_refused_by_name(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    with pytest.raises(DataError, match=r"tokenizer\.json: wanted Hugging Face tokenizers' JSON\. Got: .*Copy"):
+        load(tmp_path)
+
+
 @pytest.fixture
 def neox(shared: Path, tmp_path: Path) -> Path:
     data = gzip.decompress((shared / "tokenizers" / "gpt-neox-20b_tokenizer.json.gz").read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -247,3 +248,48 @@ def test_other_peoples_models_are_sent_to_lm_eval_for_text(judged: Judge, tmp_pa
     pytest.importorskip("lm_eval")
     with pytest.raises(RequestError, match="lm_eval --model hf"):
         judged(Scripted(), "copa", style="paper")
+
+
+def loose(place: Path, benchmarks: Path) -> Path:
+    """The benchmarks with their pictures in a folder; returns it."""
+    shutil.copytree(benchmarks, place)
+    with tarfile.open(place / "images.tar") as tar:
+        tar.extractall(place / "images", filter="data")
+    (place / "images.tar").unlink()
+    return place / "images"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pictures_that_changed_in_place_are_asked_about_again(
+    judged: Judge, benchmarks: Path, tmp_path: Path, packed: bool
+) -> None:
+    place = tmp_path / "own"
+    images = loose(place, benchmarks)
+    if packed:
+        shutil.rmtree(images)
+        shutil.copy2(benchmarks / "images.tar", place)
+    sheets = {"place": place, "sheets": tmp_path / "sheets"}
+    first = judged(Scripted(), "vqav2", "copa", **sheets)
+    assert judged(None, "vqav2", "copa", **sheets).scores == first.scores
+    file = place / "images.tar" if packed else images / "000003.png"
+    with file.open("ab") as more:
+        more.write(b"\0" * 512)
+    who = Scripted()
+    again = judged(who, "vqav2", "copa", **sheets)
+    assert {type(one) for one in who.asked} == {Asked}, "texts have no pictures"
+    moved = [old.question.image for old, new in zip(first.rows, again.rows, strict=True) if old.answer != new.answer]
+    assert set(moved) == (set() if packed else {"3"})
+
+
+def test_other_pictures_beside_them_change_nothing(judged: Judge, benchmarks: Path, tmp_path: Path) -> None:
+    images = loose(tmp_path / "own", benchmarks)
+    sheets = {"place": tmp_path / "own", "sheets": tmp_path / "sheets"}
+    judged(Scripted(), "vqav2", **sheets)
+    (images / "another.png").write_bytes(b"")
+    judged(None, "vqav2", **sheets)
+
+
+def test_a_broken_picture_is_named_by_its_place(judged: Judge, benchmarks: Path) -> None:
+    who = Scripted()
+    judged(who, "vqav2")
+    assert set(who.seen) == {f"{benchmarks}/images.tar/{number:06d}.png" for number in range(6)}

@@ -83,6 +83,13 @@ def test_an_arm_beside_blindness_and_its_text_model(say: Say, runs: Path, checkp
     assert facts["copa"]["over"]["text_only"]["difference"] == pytest.approx(gap, abs=1e-8)
 
 
+def test_text_tasks_alone(say: Say, runs: Path) -> None:
+    code, out, err = say("evaluate", arm(), "--tasks", "copa", "--scale", "smoke", "--seeds", 1, "--out", runs)
+    assert code == 0, err
+    assert "copa" in out
+    assert "INCOMPLETE" in out
+
+
 def test_a_second_time_nothing_is_loaded(say: Say, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("evaluate", arm(), "--tasks", "pope", "--scale", "smoke", "--seeds", 1, "--out", runs)
     code, first, _ = say(*words)
@@ -138,6 +145,25 @@ def test_blind_asks_for_no_pictures(say: Say, checkpoint: Checkpoint, benchmarks
     assert code == 2
 
 
+def test_a_variant_of_a_task_that_is_there_is_asked_where_it_is_named(
+    say: Say, checkpoint: Checkpoint, benchmarks: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(benchmarks / "pope", tmp_path / "own" / "pope")
+    shutil.copy(benchmarks / "images.tar", tmp_path / "own")
+    words = ("evaluate", checkpoint("patches"), "--benchmarks", tmp_path / "own", "--out", tmp_path / "runs")
+    code, _, err = say(*words)
+    assert code == 0, err
+    assert list(kept(tmp_path / "runs", checkpoint("patches"))) == ["pope"]
+    code, _, err = say(*words, "--tasks", "pope_p")
+    assert code == 0, err
+    assert list(kept(tmp_path / "runs", checkpoint("patches"))) == ["pope", "pope_p"]
+    lines = (home(tmp_path / "runs", checkpoint("patches")) / "answers.jsonl").read_text().splitlines()
+    said = {row["answer"] for row in map(json.loads, lines) if row["task"] == "pope_p"}
+    assert said <= {"Yes", "No"}
+    code, _, err = say(*words, "--tasks", "textvqa_ocr")
+    assert code == 2 and "what can be asked there is pope, pope_p" in err
+
+
 def test_what_cannot_be_is_refused_before_anything_is_asked(
     say: Say, runs: Path, checkpoint: Checkpoint, benchmarks: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +172,7 @@ def test_what_cannot_be_is_refused_before_anything_is_asked(
     (tmp_path / "empty").mkdir()
     refused = {
         (arm(), "--tasks", "pop"): "Nearest: pope",
+        (arm(), "--tasks", "nocaps"): "wanted a folder nocaps of its files",
         (tmp_path / "empty",): "spec.json (firstsight) or config.json (transformers)",
         (patches, "--benchmarks", tmp_path / "none"): "wanted a folder with one for each task",
         (patches, "--benchmarks", tmp_path / "empty"): "wanted folders called vqav2",
@@ -156,6 +183,17 @@ def test_what_cannot_be_is_refused_before_anything_is_asked(
         code, out, err = say("evaluate", *words, *smoke)
         assert (code, out) == (2, "") and told in err, (words, err)
     assert not list((runs / "judged").glob("*/sheets/*"))
+
+
+@pytest.mark.parametrize("name", ["spec.json", "config.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "\x00"])
+def test_a_damaged_description_of_a_checkpoint_is_named(
+    name: str, content: str, say: Say, benchmarks: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / name).write_text(content)
+    code, _, err = say("evaluate", tmp_path / "damaged", "--benchmarks", benchmarks, "--out", tmp_path / "runs")
+    assert code == 2 and f"damaged/{name}: wanted" in err, err
 
 
 def test_a_model_that_saw_from_the_beginning_has_no_text_model(say: Say, runs: Path, checkpoint: Checkpoint) -> None:

@@ -182,6 +182,14 @@ def test_pictures_keep_their_size_and_what_is_none_is_refused(folder: Callable[[
         who.see([("b.png", ENCODED[1][1][:200])])
 
 
+def test_a_picture_that_a_processor_does_not_take_is_refused_in_words(folder: Callable[[str], Path]) -> None:
+    who, flat = foreign(folder("qwen2_vl"), site=Site()), io.BytesIO()
+    Image.new("RGB", (3000, 2)).save(flat, "PNG")
+    [picture] = who.see([("flat.png", flat.getvalue())])
+    with pytest.raises(DataError, match=r"qwen2_vl's processor: wanted pictures.*aspect ratio.*Leave those"):
+        list(who.say([Asked(text="why ?", picture=picture)], limit=LIMIT))
+
+
 @pytest.mark.parametrize("kind", ["patches", "siglip", "lm"])
 def test_our_own_exports_answer_as_the_checkpoint_does(
     kind: str, checkpoint: Callable[[str], Path], tmp_path: Path

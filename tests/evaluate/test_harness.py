@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from PIL import Image
 from firstsight.data.pack import prompt
 from firstsight.errors import DataError, ModelError, RequestError, UnknownName
 from firstsight.evaluate.harness import Asking, ask, evaluate, judge
-from firstsight.evaluate.speakers.own import own
+from firstsight.evaluate.speakers.own import Own, own
 from firstsight.evaluate.speakers.speaker import Asked, Offered
 from firstsight.recipe.mix import Benchmarks, World
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, Site
+from tests.model.rows import packed
 
 Checkpoint = Callable[[str], Path]
 
@@ -121,41 +122,33 @@ def test_a_text_model_is_judged_on_text_and_blind_alone(checkpoint: Checkpoint, 
         judged("copa", "pope", sight="both")
 
 
+def predicted(who: Own, ids: Sequence[int | None], images: torch.Tensor | None = None) -> torch.Tensor:
+    """[T, V] logits of one row in the training layout, run through VLM.forward."""
+    model = who.loaded.model
+    with torch.no_grad():
+        return model.lm.logits(model(packed([[ids]], length=len(ids), images=images)))[0]
+
+
 def test_the_likeliest_choice_is_lm_evals(checkpoint: Checkpoint, tokenizer: Path) -> None:
     who = own(checkpoint("lm"), site=Site())
     offered = ("a cat", "dog", "the red dog", "no")
     totals = []
     for choice in offered:
-        ids = torch.tensor([[who.words.special.end, *who.words.encode([f"what is it ? {choice}"])[0]]])
-        with torch.no_grad():
-            hidden = who.loaded.model.lm(
-                who.loaded.model.lm.embed(ids),
-                who.loaded.model.lm.frame(torch.zeros_like(ids).int(), torch.arange(ids.shape[1])[None].int()),
-            )
-            logs = who.loaded.model.lm.logits(hidden).log_softmax(-1)[0]
-        totals.append(sum(float(logs[at - 1, ids[0, at]]) for at in range(5, ids.shape[1])))
+        ids = [who.words.special.end, *who.words.encode([f"what is it ? {choice}"])[0]]
+        logs = predicted(who, ids).log_softmax(-1)
+        totals.append(sum(float(logs[at - 1, ids[at]]) for at in range(5, len(ids))))
     assert list(who.choose([Offered(text="what is it ?", picture=None, choices=offered, turn=False)])) == [
         int(np.argmax(totals))
     ]
 
 
 def test_the_first_answered_word_is_what_a_training_row_predicts(checkpoint: Checkpoint) -> None:
-    """The same tokens in the training layout, run through VLM.forward, predict the first generated word."""
+    """The same tokens in the training layout predict the first generated word."""
     who = own(checkpoint("siglip"), site=Site())
     [picture] = who.see([("x.png", _png(3))])
-    laid = torch.tensor([prompt(who.words, "what is it ?", image_tokens=4)])
-    columns = torch.arange(laid.shape[1])[None]
-
-    class Rows:
-        tokens = laid
-        docs = torch.zeros_like(laid, dtype=torch.int32)
-        positions = columns.int()
-        slots = torch.where(columns < 4, columns, -1)
-        images = picture[None]
-
-    with torch.no_grad():
-        model = who.loaded.model
-        likeliest = int(model.lm.logits(model(Rows()))[0, -1].argmax())
+    assert isinstance(picture, torch.Tensor)
+    laid = prompt(who.words, "what is it ?", image_tokens=4)
+    likeliest = int(predicted(who, [*[None] * 4, *laid[4:]], images=picture[None])[-1].argmax())
     [answer] = who.say([Asked(text="\nwhat is it ?", picture=picture)], limit=1)
     stopped = likeliest in (who.words.special.end, who.words.special.answer)
     assert answer == ("" if stopped else who.words.decode([likeliest]))

@@ -24,6 +24,7 @@ from firstsight.recipe.mix import Named
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Dinov2, Fused, Patches, Siglip, Vit
 from firstsight.units import Tokens
+from tests.conftest import DEVICE
 from tests.model.rows import PLAIN, grown, packed
 
 WORDS = ("what", "where", "is", "the", "cat", "red", "blue", "left", "of", "a", "dog", "?")
@@ -122,7 +123,7 @@ class Own:
     """What a checkpoint says by firstsight's own functions, in any precision."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
-        self.loaded: Loaded = load(folder)
+        self.loaded: Loaded = load(folder, device=DEVICE)
         self.words = load_tokenizer(folder)
         self.dtype = dtype
         self.loaded.model.to(dtype)
@@ -135,7 +136,8 @@ class Own:
         spec = self.loaded.spec
         assert isinstance(spec, VLMSpec)
         vision = spec.vision
-        pixels = torch.from_numpy(pictures.decode(data, vision.image, vision.fit, ground=vision.ground).copy())[None]
+        square = pictures.decode(data, vision.image, vision.fit, ground=vision.ground)
+        pixels = torch.from_numpy(square.copy()).to(DEVICE)[None]
         if self.loaded.encoder is None:
             return pixels[0]
         found = features(self.loaded.encoder, pixels)[0]

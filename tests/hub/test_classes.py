@@ -15,6 +15,7 @@ from firstsight.hub.classes import FirstsightConfig, FirstsightForCausalLM, Firs
 from firstsight.recipe import canon
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
+from tests.conftest import DEVICE
 from tests.hub.made import OURS
 from tests.model.rows import grown
 
@@ -32,17 +33,18 @@ def built(name: str, dtype: torch.dtype = torch.float64) -> Any:
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     model.model.load_state_dict(grown(spec, dtype=torch.float32).state_dict())
-    return model.to(dtype).eval()
+    return model.to(DEVICE, dtype).eval()
 
 
 def asked(name: str) -> dict[str, torch.Tensor]:
     """Two rows, the second shorter; with a picture each where the model sees, at the rows' beginning."""
     spec, generator = OURS[name], torch.Generator().manual_seed(1)
-    words = torch.randint(8, 20, (2, 7), generator=generator)
+    words = torch.randint(8, 20, (2, 7), generator=generator).to(DEVICE)
     if isinstance(spec, LMSpec):
         return {"input_ids": words}
-    pixels = torch.randint(256, (2, 12, 12, 3), dtype=torch.uint8, generator=generator)
-    return {"input_ids": torch.cat((torch.full((2, spec.image_tokens), IMAGE), words), 1), "pixel_values": pixels}
+    pixels = torch.randint(256, (2, 12, 12, 3), dtype=torch.uint8, generator=generator).to(DEVICE)
+    places = words.new_full((2, spec.image_tokens), IMAGE)
+    return {"input_ids": torch.cat((places, words), 1), "pixel_values": pixels}
 
 
 @pytest.mark.parametrize("name", ["openlm", "shifted", "seeing", "prefix", "fused"])
@@ -79,6 +81,16 @@ def test_generation_is_the_same_with_and_without_a_cache_and_beams_run(name: str
     assert bool((likelihood(best) >= likelihood(cached) - 1e-9).all())
 
 
+@pytest.mark.parametrize("name", ["openlm", "shifted", "seeing"])
+def test_guesses_that_the_cache_takes_back_change_nothing(name: str) -> None:
+    """Tokens looked up in the prompt are tried first; most are wrong, and some are right."""
+    model, given = built(name), {key: value[:1] for key, value in asked(name).items()}
+    given["input_ids"] = torch.cat((given["input_ids"], given["input_ids"][:, -5:]), 1)
+    words: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False, "suppress_tokens": [IMAGE]}
+    guessed = model.generate(**given, **words, prompt_lookup_num_tokens=3)
+    assert torch.equal(guessed, model.generate(**given, **words))
+
+
 def test_the_loss_is_the_mean_over_targets_and_has_gradients() -> None:
     model, given = built("seeing"), asked("seeing")
     labels = given["input_ids"].clone()
@@ -107,6 +119,11 @@ def test_pictures_and_places_must_match() -> None:
         model(**given, attention_mask=torch.ones(2, 3, dtype=torch.int64))
     with pytest.raises(ModelError, match="no eyes"):
         built("openlm")(asked("openlm")["input_ids"], pixel_values=given["pixel_values"])
+
+
+def test_a_static_cache_is_refused() -> None:
+    with pytest.raises(ModelError, match="Leave cache_implementation out"):
+        built("openlm").generate(**asked("openlm"), max_new_tokens=3, cache_implementation="static")
 
 
 def test_models_go_to_their_own_class() -> None:

@@ -18,6 +18,7 @@ from firstsight.model.vision import features
 from firstsight.model.weights import load, read_tensors
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
+from tests.conftest import DEVICE
 from tests.hub.made import ALL, NATIVE, OURS, Own, checkpoint, png
 
 QUESTIONS = ("what is the cat ?", "where is a red dog left of the blue cat ?", "what ?")
@@ -43,13 +44,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def taken(folder: Path, dtype: torch.dtype, *, sees: bool) -> Any:
-    """The model by its Auto class; every weight must be wanted and there."""
+    """The model by its Auto class, on the tests' device; every weight must be wanted and there."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     model, told = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     assert not any(told.values()), told
-    return model.eval()
+    return model.to(DEVICE).eval()
 
 
 def asked(folder: Path, shown: list[bytes | None]) -> Any:
@@ -61,7 +62,8 @@ def asked(folder: Path, shown: list[bytes | None]) -> Any:
         picture = [{"type": "image", "image": Image.open(io.BytesIO(data))}] if data else []
         talks.append([{"role": "user", "content": [*picture, {"type": "text", "text": question}]}])
     form = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "processor_kwargs": {"padding": True}}
-    return AutoProcessor.from_pretrained(folder).apply_chat_template(talks, **form)
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")  # torchvision rounds otherwise
+    return processor.apply_chat_template(talks, **form).to(DEVICE)
 
 
 def close(name: str, dtype: torch.dtype) -> float:
@@ -98,7 +100,7 @@ def test_text_models_say_the_same(made: Any, name: str, dtype: torch.dtype) -> N
     model, own = taken(out, dtype, sees=False), Own(kept, dtype)
     assert type(model).__name__ == (CLASS["llama"] if name in NATIVE else "FirstsightForCausalLM")
     tokenizer = AutoTokenizer.from_pretrained(out)
-    inputs = tokenizer([tokenizer.eos_token + text for text in QUESTIONS], padding=True, return_tensors="pt")
+    inputs = tokenizer([tokenizer.eos_token + text for text in QUESTIONS], padding=True, return_tensors="pt").to(DEVICE)
     with torch.no_grad():
         logits = model(**inputs).logits
     prompts = [[own.words.special.end, *own.words.encode([text])[0]] for text in QUESTIONS]

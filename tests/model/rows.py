@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from firstsight.recipe.mix import Named
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Patches, Siglip, Vit
 from firstsight.units import Tokens
+from tests.conftest import DEVICE
 
 PLAIN = replace(openlm(layers=2, width=16, heads=2, vocabulary=20), hidden=24)
 SHIFTED = replace(PLAIN, token_shift=3, embedding_scale=4)
@@ -39,6 +41,8 @@ PATCHED = VLMSpec(
 EACH = 4
 """Tokens an image, in both."""
 
+cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="says what happens on a CPU")
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -59,7 +63,7 @@ def grown(spec: LMSpec | VLMSpec, *, seed: int = 0, dtype: torch.dtype = torch.f
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    model.to(dtype)
+    model.to(DEVICE, dtype)
     model.lm.compute = dtype
     return model
 
@@ -81,4 +85,6 @@ def packed(documents: Sequence[Sequence[Sequence[int | None]]], *, length: int, 
                     tokens[row, column] = token
                 column += 1
     blank = torch.zeros(0, 0, 0, dtype=torch.float16)
-    return Rows(tokens=tokens, docs=docs, positions=positions, slots=slots, images=blank if images is None else images)
+    images = blank if images is None else images
+    made = (tensor.to(DEVICE) for tensor in (tokens, docs, positions, slots, images))
+    return Rows(*made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -89,12 +88,11 @@ def resident() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it")
 @pytest.mark.parametrize("seeing", [False, True], ids=["lm", "vlm"])
-def test_a_large_model_on_the_meta_device_takes_no_memory_and_no_time(seeing: bool) -> None:
+def test_a_large_model_on_the_meta_device_takes_no_memory(seeing: bool) -> None:
     spec = replace(PATCHED, lm=decoders.openlm_7b()) if seeing else decoders.openlm_7b()
-    held, began = resident(), time.perf_counter()
+    held = resident()
     with torch.device("meta"):
         model = VLM(spec)
-    assert time.perf_counter() - began < 1
     assert resident() - held < 50e6
     assert all(parameter.is_meta for parameter in model.parameters())
     assert sum(parameter.numel() for parameter in model.lm.parameters()) == decoders.openlm_7b().parameters()

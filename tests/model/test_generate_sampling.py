@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 
 from firstsight.errors import QuantityError
 from firstsight.model.generate import Sampling, distribution, generate
-from tests.model.rows import PLAIN, grown
+from tests.model.rows import PLAIN, grown, packed
 from tests.model.test_generate import PROMPTS
 
 WARM = Sampling(temperature=1.3, seed=3)
@@ -20,9 +20,8 @@ WARM = Sampling(temperature=1.3, seed=3)
 def shares_of(sampling: Sampling) -> torch.Tensor:
     """The softmax over one prompt's next token, cut by sorting: the definition, written plainly."""
     model = grown(PLAIN)
-    frame = model.lm.frame(torch.zeros(1, 4, dtype=torch.int64), torch.arange(4)[None])
     with torch.no_grad():
-        logits = model.lm.logits(model.lm(model.lm.embed(torch.tensor([PROMPTS[1]])), frame))[0, -1]
+        logits = model.lm.logits(model(packed([[PROMPTS[1]]], length=4)))[0, -1]
     shares = (logits / sampling.temperature).softmax(dim=-1)
     order = shares.argsort(descending=True).tolist()
     kept = order[: sampling.top_k or len(order)]

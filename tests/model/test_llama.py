@@ -27,6 +27,7 @@ from firstsight.model import layers
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama
 from firstsight.recipe.scales.decoders import llama32_1b
+from tests.conftest import DEVICE
 from tests.model.rows import grown, packed
 
 GROUPED = llama(layers=2, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=40)
@@ -130,7 +131,7 @@ def renamed(ours: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
 
 def pair(spec: LMSpec, dtype: torch.dtype) -> tuple[VLM, LlamaForCausalLM]:
     """Both models with the same weights; call it within `wide`."""
-    model, peer = grown(spec, dtype=dtype), LlamaForCausalLM(config(spec)).to(dtype)
+    model, peer = grown(spec, dtype=dtype), LlamaForCausalLM(config(spec)).to(DEVICE, dtype)
     told = peer.load_state_dict(renamed(model.lm.state_dict(), spec), strict=False)
     assert not told.unexpected_keys
     assert set(told.missing_keys) <= ({"lm_head.weight"} if spec.tied else set()), "every weight has its place"
@@ -171,9 +172,9 @@ def test_rows_read_as_transformers_reads_left_padded_prompts(spec: LMSpec) -> No
     """Ours have their padding at the end; transformers generates from prompts that have it in front."""
     texts = sentences(LENGTH, 5, 11)
     rows = packed([[text] for text in texts], length=LENGTH)
-    lacks = torch.tensor([LENGTH - len(text) for text in texts])
-    positions = torch.arange(LENGTH) - lacks[:, None]
-    padded = torch.tensor([[0] * int(lack) + text for lack, text in zip(lacks, texts, strict=True)])
+    lacks = [LENGTH - len(text) for text in texts]
+    positions = torch.arange(LENGTH, device=DEVICE) - torch.tensor(lacks, device=DEVICE)[:, None]
+    padded = torch.tensor([[0] * lack + text for lack, text in zip(lacks, texts, strict=True)], device=DEVICE)
     with wide(torch.float64), torch.no_grad():
         model, peer = pair(spec, torch.float64)
         seen = (positions >= 0).long()
@@ -186,7 +187,7 @@ def test_documents_packed_in_one_row_are_read_as_if_alone() -> None:
     spec, texts = SPECS["llama3 scaling"], sentences(40, 5)
     with wide(torch.float64), torch.no_grad():
         model, peer = pair(spec, torch.float64)
-        alone = [peer(input_ids=torch.tensor([text])).logits[0] for text in texts]
+        alone = [peer(input_ids=torch.tensor([text], device=DEVICE)).logits[0] for text in texts]
     with torch.no_grad():
         together = model.lm.logits(model(packed([texts], length=LENGTH)))[0, : sum(map(len, texts))]
     near(together, torch.cat(alone))
@@ -194,11 +195,11 @@ def test_documents_packed_in_one_row_are_read_as_if_alone() -> None:
 
 @pytest.mark.parametrize("rope", [llama32_1b().rope, Rope(base=130_000.0), LinearRope(base=10_000.0, factor=8.0)])
 def test_angles_are_those_of_transformers_beyond_the_first_context(rope: Rotary) -> None:
-    positions = torch.tensor([[0, 1, 17, 8191, 8192, 8193, 50_000, 131_071]])
+    positions = torch.tensor([[0, 1, 17, 8191, 8192, 8193, 50_000, 131_071]], device=DEVICE)
     spec = replace(llama32_1b(), rope=rope)
     with wide(torch.float64):
-        peer = modeling_llama.LlamaRotaryEmbedding(config(spec))
-        cos, sin = peer(torch.zeros((), dtype=torch.float64), positions)
+        peer = modeling_llama.LlamaRotaryEmbedding(config(spec)).to(DEVICE)
+        cos, sin = peer(torch.zeros((), dtype=torch.float64, device=DEVICE), positions)
     mine = layers.rotations(positions, rope, head=spec.head, dtype=torch.float64)
     for ours, theirs in zip(mine, (cos, sin), strict=True):
         # an angle of 131,071 radians is itself only known to 1.5e-11

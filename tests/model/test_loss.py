@@ -20,7 +20,8 @@ from firstsight.model.loss import Asked, chunked, compiled, liger, loss, next_to
 from firstsight.recipe.lm import LMSpec
 from firstsight.site import Site, read
 from firstsight.train.compiled import WORTH, speed_up
-from tests.model.rows import PLAIN, grown, packed
+from tests.conftest import DEVICE
+from tests.model.rows import PLAIN, cpu_only, grown, packed
 
 
 @pytest.fixture
@@ -44,15 +45,20 @@ class Largest(TorchDispatchMode):
         return found
 
 
+def one_kind() -> torch.Tensor:
+    """Kinds of a batch of one row."""
+    return torch.zeros(1, dtype=torch.int8, device=DEVICE)
+
+
 def drawn(count: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     states, head = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (count, 11))
-    return states, head, torch.randint(11, (count,), generator=generator)
+    return states.to(DEVICE), head.to(DEVICE), torch.randint(11, (count,), generator=generator).to(DEVICE)
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, chunk: int, piece: int, product: int) -> None:
-    for name, value in (("CHUNK", chunk), ("PIECE", piece), ("PRODUCT", product)):
-        monkeypatch.setattr(module, name, value)
+    for device in ("CPU", "GPU"):
+        monkeypatch.setattr(module, device, module.CPU._replace(chunk=chunk, piece=piece, product=product))
 
 
 CUTS = [(1, 1, 1), (7 * 11, 3 * 11, 4 * 6), (8 * 11, 8 * 11, 11 * 6), (2**26, 4 * 11, 2**22), (2**26, 2**20, 2**22)]
@@ -82,8 +88,8 @@ def test_sum_and_gradients_are_those_of_the_definition(
 def test_sums_and_counts_are_split_by_kind_of_row() -> None:
     model = grown(PLAIN)
     rows = packed([[[1, 2, 3]], [[4, 5, 6]], [[7, 8]]], length=4)
-    targets = torch.tensor([[2, 3, -100, -100], [-100, 6, -100, -100], [8, -100, -100, -100]])
-    kinds = torch.tensor([0, 2, 0], dtype=torch.int8)
+    targets = torch.tensor([[2, 3, -100, -100], [-100, 6, -100, -100], [8, -100, -100, -100]], device=DEVICE)
+    kinds = torch.tensor([0, 2, 0], dtype=torch.int8, device=DEVICE)
     hidden = model(rows)
     found = loss(model.lm, hidden, targets, kinds=kinds, groups=3, z=0.0)
     each = (
@@ -98,13 +104,13 @@ def test_sums_and_counts_are_split_by_kind_of_row() -> None:
 
 @pytest.mark.parametrize("spec", [PLAIN, replace(PLAIN, tied=True)], ids=["head", "tied"])
 def test_gradients_reach_every_parameter_as_with_whole_logits(spec: LMSpec) -> None:
-    rows, targets = packed([[[1, 2, 3, 4]]], length=5), torch.tensor([[-100, 3, -100, 7, -100]])
+    rows, targets = packed([[[1, 2, 3, 4]]], length=5), torch.tensor([[-100, 3, -100, 7, -100]], device=DEVICE)
     grads = []
     for gathered in (True, False):
         model = grown(spec)
         hidden = model(rows)
         if gathered:
-            total = loss(model.lm, hidden, targets, kinds=torch.zeros(1, dtype=torch.int8), groups=1, z=0.1).total
+            total = loss(model.lm, hidden, targets, kinds=one_kind(), groups=1, z=0.1).total
         else:
             logits = model.lm.logits(hidden)[0]
             total = F.cross_entropy(logits, targets[0], reduction="sum")
@@ -117,9 +123,9 @@ def test_gradients_reach_every_parameter_as_with_whole_logits(spec: LMSpec) -> N
 
 def test_a_batch_without_loss_tokens_has_zero_loss_and_zero_gradients() -> None:
     model = grown(PLAIN)
-    targets = torch.full((1, 3), -100)
+    targets = torch.full((1, 3), -100, device=DEVICE)
     hidden = model(packed([[[1, 2, 3]]], length=3))
-    found = loss(model.lm, hidden, targets, kinds=torch.zeros(1, dtype=torch.int8), groups=1, z=0.1)
+    found = loss(model.lm, hidden, targets, kinds=one_kind(), groups=1, z=0.1)
     found.total.backward()
     assert found.total == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
@@ -150,20 +156,21 @@ def test_slopes_are_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_matrix_of_tokens_and_vocabulary_is_ever_made(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     count, vocabulary, width = 128, 1000, 8
     cut(monkeypatch, 32 * vocabulary, 8 * vocabulary, 2**22)
-    states, head = torch.randn(count, width, dtype=dtype).requires_grad_(), torch.randn(vocabulary, width)
+    states = torch.randn(count, width, dtype=dtype, device=DEVICE, requires_grad=True)
+    head, targets = torch.randn(vocabulary, width, device=DEVICE), torch.randint(vocabulary, (count,), device=DEVICE)
     with Largest() as seen:
-        next_token(states, head.requires_grad_(), torch.randint(vocabulary, (count,)), z=1e-4)[0].backward()
+        next_token(states, head.requires_grad_(), targets, z=1e-4)[0].backward()
     assert seen.most == 32 * vocabulary
     with Largest() as seen:
-        F.cross_entropy((states @ head.to(dtype).T).float(), torch.randint(vocabulary, (count,))).backward()
+        F.cross_entropy((states @ head.to(dtype).T).float(), targets).backward()
     assert seen.most == count * vocabulary, "the measure sees such a matrix where there is one"
 
 
 def test_in_bf16_it_is_as_near_to_the_truth_as_the_plain_loss() -> None:
     generator = torch.Generator().manual_seed(3)
     states, head = (torch.randn(n, 32, generator=generator) for n in (200, 500))
-    targets = torch.randint(500, (200,), generator=generator)
-    states, head = states.bfloat16(), (head * 0.3).bfloat16().float()
+    targets = torch.randint(500, (200,), generator=generator).to(DEVICE)
+    states, head = states.bfloat16().to(DEVICE), (head * 0.3).bfloat16().float().to(DEVICE)
 
     def grads(dtype: torch.dtype, plain: bool) -> list[torch.Tensor]:
         given = [states.to(dtype).requires_grad_(), head.double().requires_grad_()]
@@ -194,7 +201,7 @@ def test_compiled_it_is_the_same_whatever_the_count(monkeypatch: pytest.MonkeyPa
     for count in (30, 5, 0):
         states, head, targets = drawn(count)
         given = (states.requires_grad_(), head.requires_grad_())
-        asked = Asked(*given, targets, torch.zeros(count, dtype=torch.int64), 1, 0.3)
+        asked = Asked(*given, targets, torch.zeros_like(targets), 1, 0.3)
         (one, each), (other, sums) = compiled(asked), chunked(asked)
         torch.testing.assert_close((one, each), (other, sums))
         for mine, theirs in zip(torch.autograd.grad(one, given), torch.autograd.grad(other, given), strict=True):
@@ -218,6 +225,7 @@ def test_liger_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, t
         read(tmp_path / "site.toml")
 
 
+@cpu_only
 def test_the_site_says_how_the_loss_is_worked_out_and_what_is_recomputed(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text("[machine]\nloss = 'liger'\nrecompute = true\ncompile = false")
     model = grown(PLAIN)
@@ -225,11 +233,11 @@ def test_the_site_says_how_the_loss_is_worked_out_and_what_is_recomputed(tmp_pat
     assert model.lm.recompute
     hidden, targets = model(packed([[[1, 2, 3]]], length=3)), torch.ones(1, 3, dtype=torch.int64)
     with pytest.raises(ModelError, match="wanted a GPU"):
-        loss(model.lm, hidden, targets, kinds=torch.zeros(1, dtype=torch.int8), groups=1, z=0.1)
+        loss(model.lm, hidden, targets, kinds=one_kind(), groups=1, z=0.1)
     other = grown(PLAIN)
     speed_up(other.lm, Site(compile=False), steps=WORTH)
     assert not other.lm.recompute
-    loss(other.lm, hidden, targets, kinds=torch.zeros(1, dtype=torch.int8), groups=1, z=0.1)
+    loss(other.lm, hidden, targets, kinds=one_kind(), groups=1, z=0.1)
 
 
 @pytest.mark.gpu

@@ -18,6 +18,7 @@ from firstsight.model.vlm import Projector, shuffled
 from firstsight.recipe.lm import LMSpec, openlm
 from firstsight.recipe.model import ProjectorSpec
 from firstsight.recipe.vision import Patches
+from tests.conftest import DEVICE
 
 LM: LMSpec = replace(openlm(layers=1, width=8, heads=2, vocabulary=16), hidden=8)
 Kind = Literal["linear", "mlp2", "mlp3"]
@@ -40,11 +41,13 @@ def built(spec: ProjectorSpec, vision: Patches, seed: int = 0) -> Projector:
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(0, 0.5, generator=generator)
-    return made
+    return made.to(DEVICE)
 
 
 def seen(vision: Patches, count: int = 2) -> Tensor:
-    return torch.randn(count, vision.tokens, vision.width, generator=torch.Generator().manual_seed(9)).double()
+    return (
+        torch.randn(count, vision.tokens, vision.width, generator=torch.Generator().manual_seed(9)).double().to(DEVICE)
+    )
 
 
 def gelu(x: float) -> float:
@@ -71,7 +74,7 @@ def by_hand(projector: Projector, spec: ProjectorSpec, vision: Patches, features
                     weight, bias = linear.weight.tolist(), linear.bias.tolist()
                     x = [sum(a * b for a, b in zip(w, x, strict=True)) + c for w, c in zip(weight, bias, strict=True)]
                 tokens += [x[part * LM.width : (part + 1) * LM.width] for part in range(spec.spread)]
-        placed = torch.tensor(tokens, dtype=torch.float64)
+        placed = torch.tensor(tokens, dtype=torch.float64, device=DEVICE)
         pictures.append(placed if projector.positions is None else placed + projector.positions)
     return torch.stack(pictures)
 
@@ -103,7 +106,7 @@ def test_mlp2_is_llavas_projector() -> None:
         vision_config=CLIPVisionConfig(hidden_size=6, num_attention_heads=2),
         text_config=LlamaConfig(hidden_size=8, num_attention_heads=2),
     )
-    theirs, ours = LlavaMultiModalProjector(config), Projector(spec_of("mlp2"), vision, LM)
+    theirs, ours = LlavaMultiModalProjector(config).to(DEVICE), Projector(spec_of("mlp2"), vision, LM).to(DEVICE)
     names = {"linears.0": "linear_1", "linears.1": "linear_2"}
     state = {name: theirs.state_dict()[f"{names[name[:9]]}{name[9:]}"] for name in ours.state_dict()}
     ours.load_state_dict(state)

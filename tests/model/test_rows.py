@@ -9,6 +9,7 @@ from firstsight.errors import ModelError
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
+from tests.conftest import DEVICE
 from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 
 SLOTS: list[int | None] = [None] * EACH
@@ -56,6 +57,7 @@ def test_without_images_sight_has_zero_gradients_and_words_the_text_models_bits(
     model, text = VLM(spec), VLM(spec.lm)
     model.initialise(3)
     text.initialise(3)
+    model, text = model.to(DEVICE), text.to(DEVICE)
     rows = packed([[[3, 1, 4], [1, 5]]], length=6)
     for each in (model, text):
         each.lm.logits(each(rows)).square().mean().backward()

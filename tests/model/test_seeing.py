@@ -16,6 +16,7 @@ from firstsight.model.vlm import VLM
 from firstsight.model.weights import load, save
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.vision import Fused
+from tests.conftest import DEVICE
 from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 from tests.model.towers import REGISTERED, SIGLIP, registered, siglip_tower
 
@@ -41,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def pixels(count: int) -> Tensor:
     generator = torch.Generator().manual_seed(4)
-    return torch.randint(256, (count, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    return torch.randint(256, (count, 16, 16, 3), dtype=torch.uint8, generator=generator).to(DEVICE)
 
 
 def given(spec: VLMSpec, folders: list[Path]) -> VLM:
@@ -50,7 +51,12 @@ def given(spec: VLMSpec, folders: list[Path]) -> VLM:
     if isinstance(model.vision, Encoder):
         model.vision.load_state_dict(load_encoder(PAIR, folders).state_dict())
     model.initialise(1)
-    return model
+    return model.to(DEVICE)
+
+
+def frozen(folders: list[Path]) -> Encoder:
+    """The published weights in eyes beside the model."""
+    return load_encoder(PAIR, folders).to(DEVICE)
 
 
 def test_eyes_are_part_of_the_model_only_where_they_train() -> None:
@@ -66,14 +72,14 @@ def test_eyes_are_part_of_the_model_only_where_they_train() -> None:
 
 def test_a_trained_encoder_begins_as_the_frozen_one(folders: list[Path]) -> None:
     own, beside, seen = given(TRAINED, folders), given(FROZEN, folders), pixels(2)
-    shown = features(load_encoder(PAIR, folders), seen)
+    shown = features(frozen(folders), seen)
     assert torch.equal(own.see(seen), beside.see(shown))
     for name, parameter in beside.named_parameters():
         assert torch.equal(parameter, own.get_parameter(name)), "eyes do not move the rest's first values"
 
 
 def test_first_values_leave_a_given_encoder_alone(folders: list[Path]) -> None:
-    model = given(TRAINED, folders)
+    model = given(TRAINED, folders).cpu()
     model.initialise(2)
     model.initialise_sight(3)
     for name, tensor in load_encoder(PAIR, folders).state_dict().items():
@@ -84,7 +90,7 @@ def test_rows_with_pixels_are_rows_with_their_features(folders: list[Path]) -> N
     own, beside, seen = given(TRAINED, folders).double(), given(FROZEN, folders).double(), pixels(2)
     own.lm.compute = beside.lm.compute = torch.float64
     document = [[*SLOTS, 1, 5], [7, 7], [*SLOTS, 9]]
-    shown = features(load_encoder(PAIR, folders).double(), seen)
+    shown = features(frozen(folders).double(), seen)
     found = own(packed([document], length=14, images=seen))
     torch.testing.assert_close(found, beside(packed([document], length=14, images=shown)))
 
@@ -147,7 +153,7 @@ def test_a_trained_encoder_is_saved_with_the_model(folders: list[Path], tmp_path
     model, words = given(TRAINED, folders), tmp_path / "tokenizer.json"
     words.write_text("{}")
     save(tmp_path / "kept", model, seen=0, tokenizer=words, encoders=())
-    loaded = load(tmp_path / "kept")
+    loaded = load(tmp_path / "kept", device=DEVICE)
     assert loaded.encoder is None and loaded.spec == TRAINED
     rows = packed([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))
     assert torch.equal(loaded.model(rows), model(rows))

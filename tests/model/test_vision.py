@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from firstsight.model.vision import Encoder, PatchProjection, features, load_encoder, scaled, spec_of
-from firstsight.recipe.vision import Dinov2, Fused, Patches, Siglip, TowerSpec
+from firstsight.recipe.vision import Dinov2, EncoderSpec, Fused, Patches, Siglip, TowerSpec
+from tests.conftest import DEVICE
 from tests.model.towers import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, siglip_tower, vision_of
 
 Saved = Mapping[str, tuple[nn.Module, Path]]
@@ -26,13 +27,17 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     for name, (_, build) in TOWERS.items():
         folder, whole = tmp_path_factory.mktemp("towers") / name, build()
         whole.save_pretrained(folder)
-        made[name] = (whole.eval(), folder)
+        made[name] = (whole.to(DEVICE).eval(), folder)
     return made
 
 
 def pixels(count: int, side: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+    return torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator).to(DEVICE)
+
+
+def loaded(spec: EncoderSpec, *folders: Path) -> Encoder:
+    return load_encoder(spec, folders).to(DEVICE)
 
 
 def published(whole: nn.Module, spec: TowerSpec, seen: Tensor) -> Tensor:
@@ -47,7 +52,7 @@ def published(whole: nn.Module, spec: TowerSpec, seen: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", TOWERS)
 def test_features_are_transformers_second_to_last_hidden_states(name: str, saved: Saved) -> None:
     (spec, _), (whole, folder) = TOWERS[name], saved[name]
-    encoder, seen = load_encoder(spec, [folder]), pixels(3, spec.image)
+    encoder, seen = loaded(spec, folder), pixels(3, spec.image)
     found = features(encoder, seen)
     assert torch.equal(found, published(whole, spec, seen))
     assert found.shape == (3, spec.tokens, spec.width)
@@ -58,16 +63,16 @@ def test_two_towers_stand_side_by_side_in_their_order(saved: Saved) -> None:
     first, second = saved["siglip, tower"], saved["dinov2 with registers"]
     seen = pixels(2, 16)
     one, other = (published(whole, spec, seen) for (whole, _), spec in ((first, SIGLIP), (second, REGISTERED)))
-    ahead = load_encoder(Fused(first=SIGLIP, second=REGISTERED), [first[1], second[1]])
+    ahead = loaded(Fused(first=SIGLIP, second=REGISTERED), first[1], second[1])
     assert torch.equal(features(ahead, seen), torch.cat((one, other), -1))
-    behind = load_encoder(Fused(first=REGISTERED, second=SIGLIP), [second[1], first[1]])
+    behind = loaded(Fused(first=REGISTERED, second=SIGLIP), second[1], first[1])
     assert torch.equal(features(behind, seen), torch.cat((other, one), -1))
 
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_a_loaded_encoder_is_frozen_and_sees_no_chance(name: str, saved: Saved) -> None:
     spec, folder = TOWERS[name][0], saved[name][1]
-    encoder = load_encoder(spec, [folder])
+    encoder = loaded(spec, folder)
     assert not encoder.training and not any(parameter.requires_grad for parameter in encoder.parameters())
     assert all(p.dtype == torch.float32 and not p.is_meta for p in encoder.parameters())
     assert not list(encoder.buffers())
@@ -96,7 +101,7 @@ def test_what_is_on_the_meta_device_is_filled_by_assignment(name: str, saved: Sa
     with torch.device("meta"):
         hollow = Encoder(spec)
     assert all(one.is_meta for one in hollow.state_dict().values())
-    encoder = load_encoder(spec, [folder])
+    encoder = loaded(spec, folder)
     hollow.load_state_dict(encoder.state_dict(), assign=True)
     seen = pixels(2, spec.image)
     assert torch.equal(features(hollow, seen), features(encoder, seen))
@@ -113,7 +118,7 @@ def test_counts_are_those_of_the_built_tower(name: str) -> None:
 @pytest.mark.parametrize("spec", [SIGLIP, DINOV2, REGISTERED, Fused(first=SIGLIP, second=REGISTERED)], ids=repr)
 def test_flops_are_counted_in_its_products(spec: Siglip | Dinov2 | Fused) -> None:
     seen = pixels(3, spec.image)
-    encoder = Encoder(spec).eval()
+    encoder = Encoder(spec).to(DEVICE).eval()
     for tower in encoder.towers:
         tower.encoder.config._attn_implementation = "eager"  # type: ignore[union-attr]
     with FlopCounterMode(display=False) as counter:
@@ -123,7 +128,7 @@ def test_flops_are_counted_in_its_products(spec: Siglip | Dinov2 | Fused) -> Non
 
 def test_flops_and_parameters_of_patches() -> None:
     spec = Patches(image=23, patch=5, width=7, fit="resize")
-    built = PatchProjection(spec)
+    built = PatchProjection(spec).to(DEVICE)
     with FlopCounterMode(display=False) as counter:
         assert built(pixels(2, 23)).shape == (2, 16, 7)
     assert counter.get_total_flops() == 2 * spec.flops()
@@ -131,7 +136,7 @@ def test_flops_and_parameters_of_patches() -> None:
 
 
 def test_every_parameter_of_a_trained_encoder_gets_a_gradient() -> None:
-    encoder = Encoder(Fused(first=SIGLIP, second=REGISTERED))
+    encoder = Encoder(Fused(first=SIGLIP, second=REGISTERED)).to(DEVICE)
     encoder(pixels(2, 16)).square().sum().backward()
     idle = [name for name, parameter in encoder.named_parameters() if parameter.grad is None]
     assert not idle
@@ -142,7 +147,7 @@ def test_every_parameter_of_a_trained_encoder_gets_a_gradient() -> None:
 )
 def test_every_byte_is_scaled_as_the_processor_does(spec: Any, worst: float) -> None:
     every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
-    found = scaled(every, mean=spec.mean, deviation=spec.deviation)
+    found = scaled(every.to(DEVICE), mean=spec.mean, deviation=spec.deviation).cpu()
     told = [torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (spec.mean, spec.deviation)]
     wanted = (every.permute(0, 3, 1, 2).double() / 255 - told[0]) / told[1]
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-6)
@@ -151,7 +156,7 @@ def test_every_byte_is_scaled_as_the_processor_does(spec: Any, worst: float) -> 
 
 
 def test_patches_are_one_linear_map_of_each_square() -> None:
-    layer = PatchProjection(Patches(image=8, patch=4, width=5, fit="resize")).double()
+    layer = PatchProjection(Patches(image=8, patch=4, width=5, fit="resize")).to(DEVICE).double()
     seen = pixels(2, 8)
     found = layer(seen)
     for row in range(2):
@@ -174,13 +179,13 @@ def test_a_dinov2_may_be_shown_pictures_of_any_size(saved: Saved) -> None:
     for image in (8, 12, 15, 28):
         spec = replace(DINOV2, vit=replace(DINOV2.vit, image=image))
         seen = pixels(2, image)
-        assert torch.equal(features(load_encoder(spec, [folder]), seen), published(whole, spec, seen))
+        assert torch.equal(features(loaded(spec, folder), seen), published(whole, spec, seen))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_files_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     whole = siglip_tower().to(dtype)
     whole.save_pretrained(tmp_path)
-    encoder, seen = load_encoder(SIGLIP, [tmp_path]), pixels(2, 16)
-    assert torch.equal(features(encoder, seen), published(whole.float().eval(), SIGLIP, seen))
+    encoder, seen = loaded(SIGLIP, tmp_path), pixels(2, 16)
+    assert torch.equal(features(encoder, seen), published(whole.to(DEVICE).float().eval(), SIGLIP, seen))
     assert all(parameter.dtype == torch.float32 for parameter in encoder.parameters())

@@ -20,6 +20,7 @@ from firstsight.model.vlm import VLM
 from firstsight.model.weights import Stored, fill, hollow, load, read_tensors, save, write_tensors
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
+from tests.conftest import DEVICE
 from tests.model.rows import PATCHED, PLAIN, grown
 
 GAINS = {f"gain{n}": torch.full((n + 1, 8), float(n)) for n in range(6)}
@@ -50,7 +51,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(
     model = grown(spec, dtype=torch.float32)
     save(tmp_path / "kept", model, seen=7, tokenizer=words, encoders=[])
     assert (tmp_path / "kept" / "model.safetensors").is_file() == (bound > 2000)
-    loaded = load(tmp_path / "kept")
+    loaded = load(tmp_path / "kept", device=DEVICE)
     assert (loaded.spec, loaded.seen, loaded.tokenizer.read_text(), loaded.encoder) == (spec, 7, "{}", None)
     back = loaded.model.state_dict()
     assert all(torch.equal(value, back[name]) for name, value in model.state_dict().items())
@@ -257,4 +258,4 @@ def test_memory_holds_the_weights_once(tmp_path: Path, words: Path, kind: torch.
     model = load(tmp_path).model
     size = sum(one.nbytes for one in model.parameters())
     assert size > 100_000_000
-    assert (peak() - before) / size < 1.3
+    assert (peak() - before) / size < 1.6

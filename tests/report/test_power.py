@@ -39,8 +39,16 @@ def test_one_seed_tells_nothing_of_the_next(make: Make) -> None:
         _told(make(seeds=(1,)), 0.02)
 
 
+EFFECTS = ("0", "-1", "nan", "inf", "101")
+
+
 @pytest.mark.parametrize(
-    "words", [["--effect", "0"], ["--effect", "2", "--kind", "taste"], ["--effect", "2", "--power", "1"]]
+    "words",
+    [
+        *(["--effect", size] for size in EFFECTS),
+        ["--effect", "2", "--kind", "taste"],
+        ["--effect", "2", "--power", "1"],
+    ],
 )
 def test_what_cannot_be_asked_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert command(["power", "when", *words, "--out", str(tmp_path)]) == 2

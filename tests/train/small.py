@@ -27,7 +27,7 @@ from firstsight.units import Share, Tokens
 WORLD = World(objects=4, kinds=2, picture=8, crowd=1, seed=0)
 ROWS = Rows(batch=4, length=16)
 ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, clip=1.0, z_loss=1e-4, encoder_rate=0.0, encoder_decay=0.0)
-LM = replace(openlm(layers=2, width=16, heads=2, vocabulary=64), hidden=32, token_shift=3, embedding_scale=2)
+LM = replace(openlm(layers=2, width=32, heads=2, vocabulary=64), hidden=32, token_shift=3, embedding_scale=2)
 VOCABULARY = Vocabulary(world=WORLD)
 TEXTS = Texts(world=WORLD, documents=400, mask="all")
 CAPTIONS = Captions(world=WORLD, pictures=64, quality="rich")

@@ -169,9 +169,10 @@ def test_killed_at_any_time_and_run_again_leaves_the_same_bytes(
     spec, reads, out = small.midtraining(small.SEES, 40, "1/2"), {**inputs, "trunk": trunk}, tmp_path / "out"
     unbroken = contents(small.ran(midtrain, spec, reads, tmp_path / "unbroken", site))
     out.mkdir()
-    draw, seen, fork = random.Random(0), 0, multiprocessing.get_context("fork")  # a child that need not import torch
-    for pause in (0.05, 0.05, 0.05, 0.0):
-        child = fork.Process(target=work, args=(spec, reads, out, site, pause))
+    way = "fork" if site.device == "cpu" else "spawn"  # a forked child need not import torch; a GPU wants a new process
+    draw, seen, context = random.Random(0), 0, multiprocessing.get_context(way)
+    for pause in (0.08, 0.08, 0.08, 0.0):
+        child = context.Process(target=work, args=(spec, reads, out, site, pause))
         child.start()
         while pause and child.is_alive() and point(out) <= seen:
             time.sleep(0.005)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,13 @@ import torch
 from firstsight.errors import ModelError
 from firstsight.model.vlm import VLM
 from firstsight.model.weights import read_tensors, write_tensors
+from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from firstsight.site import Site
 from firstsight.train.run import pretrain
-from firstsight.train.state import branch, carry, fresh, take_moments
+from firstsight.train.state import TrainState, branch, carry, fresh, take_moments
+from tests.conftest import DEVICE
+from tests.model.test_weights import peak
 from tests.train import small
 
 
@@ -77,29 +79,33 @@ def test_the_decoder_starts_alike_with_and_without_eyes() -> None:
     assert not torch.equal(text["lm.output.weight"], other["lm.output.weight"])
 
 
-def grown(work: Callable[[], object]) -> int:
-    """Bytes by which memory grows at most while a process of its own does the work."""
-    context = multiprocessing.get_context("fork")  # a child that need not import torch
-    ours, theirs = context.Pipe()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # else it lives on what tests before have left
-
-    def child() -> None:
-        fresh(small.LM, small.ADAM, seed=0)  # imports and pages of code that the first model brings are no weights
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        work()
-        theirs.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
-
-    process = context.Process(target=child)
-    process.start()
-    process.join()
-    return ours.recv()
+def begin(deep: LMSpec, _folder: Path) -> TrainState:
+    return fresh(deep, small.ADAM, seed=0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_holds_the_weights_once(tmp_path: Path) -> None:
+def go_on(deep: LMSpec, folder: Path) -> TrainState:
+    return branch(folder, deep, small.ADAM, seed=0)
+
+
+def grow(work: Callable[[LMSpec, Path], TrainState], deep: LMSpec, folder: Path, wire: Connection) -> None:
+    """Send the bytes by which memory grows at most while the work is done."""
+    begin(small.LM, folder)  # imports and pages of code that the first model brings are no weights
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    work(deep, folder)
+    wire.send(peak() - before)
+
+
+@pytest.mark.skipif(DEVICE != "cpu" or sys.platform != "linux", reason="memory is read where Linux tells it")
+@pytest.mark.parametrize("work", [begin, go_on])
+def test_memory_holds_the_weights_once(work: Callable[[LMSpec, Path], TrainState], tmp_path: Path) -> None:
     deep = replace(small.LM, layers=16, width=256, heads=4, kv_heads=4, head=64, hidden=1024)
     size = 4 * deep.parameters()
     assert size > 5e7, "what else a process needs does not matter"
     write_tensors(tmp_path, {name: torch.ones(*p.shape) for name, p in VLM(deep).named_parameters()})
-    for work in (lambda: fresh(deep, small.ADAM, seed=0), lambda: branch(tmp_path, deep, small.ADAM, seed=0)):
-        assert 0.9 * size < grown(work) < 1.7 * size
+    context = multiprocessing.get_context("spawn")  # a process of its own, without what tests before have left
+    ours, theirs = context.Pipe()
+    process = context.Process(target=grow, args=(work, deep, tmp_path, theirs))
+    process.start()
+    process.join()
+    assert 0.9 * size < ours.recv() < 1.7 * size

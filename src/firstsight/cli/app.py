@@ -25,7 +25,7 @@ from firstsight.recipe.study import Study
 
 OUT = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results lie; made if it is not there.")]
 RUNS = Path("runs")
-AGAIN = "stopped. The same command goes on where this one stopped."
+AGAIN = "stopped. The same command goes on from what is done."
 STOPPED = 130
 """The exit code of a command that Ctrl-C or SIGTERM ended."""
 BUILT_IN = ("smoke", "cpu")

@@ -87,7 +87,7 @@ class Tokenizer:
         data = file.read_bytes()
         self.path = file
         self.digest = hashlib.sha256(data).hexdigest()
-        self._fast = Fast.from_str(data.decode())
+        self._fast = _read(data, file)
         self._fast.no_truncation()
         self._fast.no_padding()
         known = self._fast.get_vocab(with_added_tokens=True)
@@ -134,6 +134,14 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special tokens are left out."""
         return self._fast.decode(list(ids), skip_special_tokens=True)
+
+
+def _read(data: bytes, file: Path) -> Fast:
+    try:
+        return Fast.from_str(data.decode())
+    except Exception as error:  # the library raises no narrower one
+        told = str(error)[:120]
+        raise DataError(f"{file}: wanted Hugging Face tokenizers' JSON. Got: {told}. Copy the file again.") from error
 
 
 def load(place: Path) -> Tokenizer:

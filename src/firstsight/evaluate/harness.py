@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 from firstsight.data.digests import write_whole
 from firstsight.errors import DataError, ModelError
 from firstsight.evaluate import cache, tasks
-from firstsight.evaluate.asking import LIMIT, Item, Paper, Sight, paper, put, refuse
+from firstsight.evaluate.asking import LIMIT, Item, Paper, Sight, Terms, paper, put, refuse
 from firstsight.evaluate.cache import Key
 from firstsight.evaluate.pictures import Pictures
 from firstsight.evaluate.question import QUESTION_BLIND, Style, Task, load
+from firstsight.evaluate.speakers.boxes import writing
 from firstsight.evaluate.speakers.opening import speaker
 from firstsight.evaluate.speakers.speaker import Asked, Speaker
 from firstsight.evaluate.summary import Guesses, Row, summarise, summed
@@ -125,7 +126,9 @@ def judge(
     """
     judged = [tasks.task(name, benchmarks) for name in asking.tasks]
     own = [task for task in judged if not lm_evals(task, asking.style)]
-    papers = {task.name: paper(task, benchmarks, style=asking.style, sheets=sheets) for task in own}
+    with _there(benchmarks, own) as pictures:
+        terms = Terms(style=asking.style, pictures=pictures, writing=writing(checkpoint))
+        papers = {task.name: paper(task, benchmarks, terms=terms, sheets=sheets) for task in own}
     known = {name: one.sheet.read() for name, one in papers.items()}
     who = functools.cache(lambda: speaker(checkpoint, site=site))
     items = [item for one in papers.values() for item in one.items(asking.sight)]
@@ -145,8 +148,7 @@ def judge(
             rows += told(task, benchmarks, who=who, sheets=sheets, tell=tell)
     scores = summarise(rows, _guesses(own, benchmarks))
     for name, one in papers.items():
-        if one.left_out:
-            scores["tasks"][name]["left_out"] = dict(one.left_out)
+        scores["tasks"][name] |= one.facts
     return Verdict(rows=tuple(rows), scores=scores)
 
 
@@ -193,6 +195,20 @@ def ask(checkpoint: Path, picture: Path, question: str, *, site: Site) -> str:
     [seen] = who.see([(str(picture), data)])
     [answer] = who.say([Asked(text=question, picture=seen)], limit=LIMIT["paper"])
     return answer
+
+
+@contextmanager
+def _there(benchmarks: Path, judged: Sequence[Task]) -> Generator[Pictures | None, None, None]:
+    """The pictures as they lie there, for vision tasks; None where there are none: blind questions need none."""
+    try:
+        pictures = Pictures(benchmarks) if any(task.kind == "vision" for task in judged) else None
+    except DataError:  # told when somebody is to look at them
+        pictures = None
+    try:
+        yield pictures
+    finally:
+        if pictures is not None:
+            pictures.close()
 
 
 def _pictures(left: Sequence[Item], benchmarks: Path, held: ExitStack) -> Pictures | None:

@@ -43,6 +43,14 @@ class Pictures:
         place, at = self._found(name, folder)
         return f"{place.home}/{place.names[at]}"
 
+    def stamp(self, name: str, folder: str = "") -> tuple[int, int] | None:
+        """Size and time of change of the file that holds a picture; None where `read` would refuse."""
+        try:
+            place, at = self._found(name, folder)
+            return place.stamp(at)
+        except (DataError, OSError):
+            return None
+
     def missing(self, names: Iterable[str], folder: str = "") -> tuple[str, ...]:
         """Those of `names` that are not here, each once; DataError where a name means several pictures."""
         return tuple(name for name in dict.fromkeys(names) if self._find(name, folder) is None)
@@ -124,6 +132,11 @@ class _Place:
         if len(data) != self._sizes[at]:
             raise DataError(f"{self.home}: ends within {name}. Copy the archive again.")
         return data
+
+    def stamp(self, at: int) -> tuple[int, int]:
+        """Size and time of change of a picture's file, or of the archive; OSError for a link that leads nowhere."""
+        told = (self.home if self._tar else self.home / self.names[at]).stat()
+        return told.st_size, told.st_mtime_ns
 
     def close(self) -> None:
         """Let go of the archive."""

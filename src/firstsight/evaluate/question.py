@@ -28,6 +28,7 @@ _GZIP = b"\x1f\x8b"
 _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _BESIDE = re.compile(r"\.|readme|license|(question_blind|task)\.json$", re.IGNORECASE)
 """Names of a folder's files that are none of the benchmark's."""
+_PICKLES = (".p", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,7 @@ class Task:
 def version_of(task: Task, questions: Sequence[Question]) -> str:
     """Which published version these questions are, or that they are none: for people, before a score is believed."""
     held = Counter(question.split for question in questions)
-    size = f"{len(questions):,} questions"
+    size = f"{len(questions):,} question{'' if len(questions) == 1 else 's'}"
     if not task.published:
         return size
     wanted = task.published[0]
@@ -120,7 +121,10 @@ def files(folder: Path) -> tuple[Path, ...]:
     held = tuple(path for path in found if path.name.endswith(_ENDINGS) and not _BESIDE.match(path.name))
     if not held:
         there = ", ".join(path.name for path in found) or "none"
-        raise DataError(f"{folder}: wanted the benchmark's files (.json, .jsonl, .gz of them). Got {there}. Add them.")
+        pickles = "; a pickle can run code and is not opened" if any(path.suffix in _PICKLES for path in found) else ""
+        raise DataError(
+            f"{folder}: wanted the benchmark's files (.json, .jsonl, .gz of them). Got {there}{pickles}. Add them."
+        )
     return held
 
 

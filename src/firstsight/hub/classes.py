@@ -1,7 +1,7 @@
 """firstsight's models as transformers' classes: importing this makes them known to the Auto classes.
 
 They load, train and generate like any other; no code is ever read from a folder. The arithmetic is `model.layers`';
-only the cache is transformers' own, so that all of `generate` works with it.
+only the cache, a dynamic one, is transformers' own, so that all of `generate` works with it.
 Shapes: B rows, T new tokens, S tokens seen, D width, V vocabulary, N pictures of P pixels a side.
 """
 
@@ -99,7 +99,7 @@ class _Firstsight(PreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: Ids,
-        attention_mask: Int[Tensor, "B S"] | Bool[Tensor, "B S"] | None = None,
+        attention_mask: Int[Tensor, "B S"] | Bool[Tensor, "B S"] | dict[str, Any] | None = None,
         *,
         pixel_values: UInt8[Tensor, "N P P 3"] | None = None,
         past_key_values: Any = None,
@@ -185,11 +185,13 @@ def _frozen(spec: LMSpec | VLMSpec) -> Encoder | None:
     return Encoder(spec.vision).requires_grad_(False)
 
 
-def _real(mask: Tensor | None, ids: Ids, past: int) -> Bool[Tensor, "B S"]:
+def _real(mask: Tensor | dict[str, Any] | None, ids: Ids, past: int) -> Bool[Tensor, "B S"]:
     """True where a token stands, old and new, False at padding."""
     whole = (ids.shape[0], past + ids.shape[1])
     if mask is None:
         return torch.ones(whole, dtype=torch.bool, device=ids.device)
+    if isinstance(mask, dict):
+        raise ModelError("wanted a cache that grows. Got a static one, and its masks. Leave cache_implementation out.")
     if tuple(mask.shape) != whole:
         raise ModelError(f"attention_mask: wanted {list(whole)}, old and new tokens. Got {list(mask.shape)}. Give all.")
     return mask.bool()
@@ -237,13 +239,18 @@ def extended(lm: LM, x: Stream, frame: Frame, *, cache: Any) -> Stream:
 def remembered(
     cache: Any, index: int, h: Float[Tensor, "B T D"], *, positions: Int[Tensor, "B T"], lag: int
 ) -> Float[Tensor, "B lag D"]:
-    """The last inputs before `h` that a layer's cache holds; it then holds the last real ones of both."""
-    held = cache.get_conv_state(index)
-    before = h.new_zeros(len(h), lag, h.shape[2]) if held is None else held.transpose(1, 2).clone()
-    columns = torch.arange(h.shape[1], device=h.device)
-    last = torch.where(positions >= 0, columns, -1).amax(dim=1)
-    kept = (last[:, None] + 1 + torch.arange(lag, device=h.device))[..., None].expand(-1, -1, h.shape[2])
-    cache.update_conv_state(torch.cat((before, h), dim=1).gather(1, kept).transpose(1, 2), index)
+    """The last inputs before `h` that a layer's cache holds, which takes up those of `h`.
+
+    Its last `lag` are then each row's last real ones, whatever padding follows, and so they stay where the cache takes
+    back tokens of `h`, as it does for guesses that were wrong.
+    """
+    held = cache.layers[index].conv_states[0]
+    before = h.new_zeros(len(h), lag, h.shape[2]) if held is None else held[..., -lag:].transpose(1, 2).clone()
+    columns = torch.arange(lag + h.shape[1], device=h.device)
+    last = torch.where(positions >= 0, columns[: h.shape[1]], -1).amax(dim=1)
+    kept = (columns + last[:, None] + 1 - h.shape[1]).clamp(min=0)[..., None].expand(-1, -1, h.shape[2])
+    both = torch.cat((before, h), dim=1).gather(1, kept)
+    cache.update_conv_state(both.transpose(1, 2), index, conv_kernel_size=lag)
     return before
 
 

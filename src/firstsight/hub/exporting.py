@@ -21,6 +21,7 @@ from firstsight.data.tokenizer import load as load_tokenizer
 from firstsight.errors import ModelError, RequestError
 from firstsight.hub import llama, llava
 from firstsight.hub.beside import card, words
+from firstsight.hub.finding import writing
 from firstsight.model.weights import Loaded, load, write_tensors
 from firstsight.recipe import canon
 from firstsight.recipe.lm import LMSpec
@@ -52,18 +53,19 @@ def export(checkpoint: Path, out: Path, *, number: Number) -> Exported:
     tokenizer = load_tokenizer(loaded.tokenizer)
     _refuse_other_words(loaded.spec, tokenizer)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    fresh.mkdir(parents=True)
     try:
-        told = _write(fresh, loaded, tokenizer, number=number)
-        about = card.About(
-            checkpoint=checkpoint,
-            seen=loaded.seen,
-            parameters=told.parameters,
-            architecture=told.architecture,
-            reason=told.reason,
-        )
-        (fresh / "README.md").write_text(card.text(loaded.spec, about))
-        _move(fresh, out)
+        with writing(out):
+            fresh.mkdir(parents=True)
+            told = _write(fresh, loaded, tokenizer, number=number)
+            about = card.About(
+                checkpoint=checkpoint,
+                seen=loaded.seen,
+                parameters=told.parameters,
+                architecture=told.architecture,
+                reason=told.reason,
+            )
+            (fresh / "README.md").write_text(card.text(loaded.spec, about))
+            _move(fresh, out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return told

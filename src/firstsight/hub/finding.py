@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from firstsight.errors import ModelError
+from safetensors import SafetensorError
+
+from firstsight.errors import ModelError, StoreError
 
 HUB = "hf://"
 NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
@@ -18,6 +22,7 @@ WEIGHTS = ("*.safetensors",)
 DOUBLE = ("consolidated*", "original/*", "*.py", "*.bin")
 """The same weights once more in their makers' own layout, and what may run."""
 POINTER = b"version https://git-lfs"
+PARTS, INDEX = "model-?????-of-?????.safetensors", "model.safetensors.index.json"
 
 
 def folder_of(place: str, *, revision: str | None = None, weights: bool = True) -> Path:
@@ -96,6 +101,19 @@ def _first(problem: Exception) -> str:
     return str(problem).strip().partition("\n")[0].rstrip(".")
 
 
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """While `out` is written: StoreError in place of what the disk says."""
+    try:
+        yield
+    except (OSError, SafetensorError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else _first(problem)
+        raise StoreError(
+            f"{out}: wanted a folder that can be written to the end. Got: {reason}. Nothing of it was left. "
+            "Make room, or choose another --out."
+        ) from problem
+
+
 def check_whole(folder: Path) -> None:
     """ModelError that names what a half-downloaded folder lacks: shards of an index, unfinished files, LFS contents."""
     lacking = [
@@ -105,7 +123,11 @@ def check_whole(folder: Path) -> None:
         if not (folder / shard).is_file()
     ]
     unfinished = [path.name for path in folder.glob(".cache/huggingface/download/**/*.incomplete")]
-    pointers = [path.name for path in sorted(folder.glob("*.safetensors")) if _is_pointer(path)]
+    held = sorted(path for form in ("*.safetensors", "*.json") for path in folder.glob(form))
+    lacking += [f"{path.name} (a link to nothing)" for path in held if not path.exists()]
+    whole = any((folder / name).exists() for name in ("model.safetensors", INDEX))
+    lacking += [f"{INDEX} (its shards are there)"] if not whole and any(folder.glob(PARTS)) else []
+    pointers = [path.name for path in held if path.is_file() and _is_pointer(path)]
     faults = {"no": lacking, "the unfinished download of": unfinished, "a Git LFS pointer in place of": pointers}
     if told := "; ".join(f"{what} {', '.join(names)}" for what, names in faults.items() if names):
         raise ModelError(f"{folder}: wanted all of its weights. Got {told}. Download it again to the end.")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 from firstsight.data.tokenizer import load as load_tokenizer
-from firstsight.errors import ModelError, RequestError
+from firstsight.errors import ModelError, QuantityError, RequestError
 from firstsight.hub import llama, llava, openlm
-from firstsight.hub.finding import HUB, folder_of
+from firstsight.hub.beside import belonging, towers
+from firstsight.hub.finding import HUB, folder_of, writing
+from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
 from firstsight.model.weights import Form, Stored, contradictions, forms, hollow, write_spec, write_tensors
-from firstsight.recipe import canon
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec, decoder
-from firstsight.recipe.vision import Patches, Siglip, TowerSpec
+from firstsight.recipe.vision import Patches
 from firstsight.site import Progress, Tell
 from firstsight.units import Tokens
 
@@ -35,7 +36,6 @@ NEEDLESS = (
     "vision weights in this layout need no import: name the folder (or hub name) under [sources.NAME] path in the "
     "site file, and NAME in the recipe"
 )
-TOWER = re.compile(r"encoder\.towers\.(\d)\.(.+)")
 CHUNK = 1 << 24
 
 
@@ -113,18 +113,19 @@ def bring(request: Request, out: Path, *, tell: Tell) -> Imported:
         raise RequestError(f"{out}: wanted a new folder for the import. Got one that is not empty. Choose another.")
     place = folder_of(request.place, revision=request.revision)
     source = _read(place, request)
-    words = _tokenizer(place, request, decoder(source.spec).vocabulary)
+    words = belonging.tokenizer(place, request.tokenizer, decoder(source.spec).vocabulary)
     source = replace(source, files=(*source.files, words), seen=source.seen if request.seen is None else request.seen)
     fresh = out.absolute().with_name(f".{out.name}.importing")
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
     try:
-        told = _Told(tell, source)
-        _write(fresh, source, words, told)
-        _record(fresh, request, place, source, told=told)
-        if out.exists():
-            out.rmdir()
-        fresh.rename(out)
+        with writing(out):
+            fresh.mkdir(parents=True)
+            told = _Told(tell, source)
+            _write(fresh, source, words, told)
+            _record(fresh, request, place, source, told=told)
+            if out.exists():
+                out.rmdir()
+            fresh.rename(out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     known = load_tokenizer(out)
@@ -156,26 +157,56 @@ def _read(place: Path, request: Request) -> Source:
     if pickles and not any(place.glob("*.safetensors")):
         raise ModelError(
             f"{place}: wanted safetensors. Got {', '.join(pickles)}, pickles that may run anything. Name a revision "
-            "that has safetensors, or write them with transformers' save_pretrained."
+            "that has safetensors, or write them with transformers' save_pretrained; for OpenLM with "
+            "torch.load(FILE, weights_only=True) and safetensors.torch.save_file."
         )
     if kind == "openlm":
-        return _openlm_folder(place, config, request.config)
+        with _at(place):
+            return _openlm_folder(place, config, request.config)
     if request.config is not None:
         raise RequestError(f"--config: is for OpenLM, whose settings may lie elsewhere. Got it for {kind}. Omit it.")
     if kind in VISION:
         raise RequestError(f"{place}: wanted a language model. Got {kind}: {NEEDLESS}.")
     if kind in ("llava", llava.OWN):
-        return _seeing(place, config)
-    try:
+        return _whole(place, config)
+    with _at(place):
         spec = llama.spec_of(config)
-    except ModelError as problem:
-        raise ModelError(f"{place}: {problem}") from problem
+        _check_head(config)
+    return _llama(place, spec, config)
+
+
+@contextmanager
+def _at(place: Path) -> Iterator[None]:
+    """ModelError that says where, for what settings and names alone cannot say."""
+    try:
+        yield
+    except (ModelError, QuantityError) as problem:
+        told = str(problem)
+        raise ModelError(told if told.startswith(str(place)) else f"{place}: {told}") from problem
+
+
+def _check_head(config: Mapping[str, Any]) -> None:
+    classes = config.get("architectures")
+    if isinstance(classes, list) and classes and not str(cast(list[Any], classes)[0]).endswith("ForCausalLM"):
+        raise ModelError(
+            f"config.json: architectures: wanted a language model (...ForCausalLM). Got {classes[0]}, whose head is "
+            "another or none. Take the folder that it was made of."
+        )
+
+
+def _llama(place: Path, spec: LMSpec, config: Mapping[str, Any]) -> Source:
     tensors = Stored(place)
     parts = {f"lm.{name}": tuple(name for name, _ in pieces) for name, pieces in llama.pieces(spec).items()}
     heights = {name: rows for pieces in llama.pieces(spec).values() for name, rows in pieces}
     source = _source(place, spec, tensors=tensors, made=parts, files=(place / "config.json", *tensors.files))
     _check(place, source, llama.counted(tensors, spec), heights)
-    return source
+    return replace(source, seen=_seen(config))
+
+
+def _seen(config: Mapping[str, Any]) -> int | None:
+    """Tokens trained on, as an export of ours says them."""
+    seen = config.get("firstsight_seen")
+    return seen if isinstance(seen, int) else None
 
 
 def _config(file: Path) -> dict[str, Any]:
@@ -198,7 +229,9 @@ def _openlm_file(file: Path, config: Path | None) -> Source:
     beside = [place for place in (file.parent / "params.txt", file.parent.parent / "params.txt") if place.is_file()]
     read = [*([config] if config else []), *beside[:1]]
     places = [openlm.settings(one) for one in read]
-    spec, found = openlm.spec_of(*places), openlm.read(file)
+    with _at(file):
+        spec = openlm.spec_of(*places)
+    found = openlm.read(file)
     source = _openlm(file, spec, found.tensors, files=(file, *read))
     row = next((one["seq_len"] for one in places if isinstance(one.get("seq_len"), int)), None)
     seen = None if row is None or found.samples is None else row * found.samples
@@ -211,7 +244,7 @@ def _openlm_file(file: Path, config: Path | None) -> Source:
 
 def _openlm_folder(place: Path, config: Mapping[str, Any], extra: Path | None) -> Source:
     """OpenLM as transformers keeps it: settings at the top of config.json and in its params_args_dict."""
-    inner = cast(dict[str, Any], config.get("params_args_dict") or {})
+    inner = llama.table(config, "params_args_dict")
     spec = openlm.spec_of(*([openlm.settings(extra)] if extra else []), config, inner)
     tensors = Stored(place)
     read = (place / "config.json", *tensors.files, *([extra] if extra else []))
@@ -244,56 +277,32 @@ def _check(place: Path, source: Source, counted: list[str], heights: Mapping[str
         )
 
 
-def _seeing(place: Path, config: Mapping[str, Any]) -> Source:
+def _whole(place: Path, config: Mapping[str, Any]) -> Source:
     """A Llava or an export of ours: the whole model at once, its frozen encoder's tensors among it."""
     stored = Stored(place)
-    if config.get("model_type") == llava.OWN:
-        spec: LMSpec | VLMSpec = canon.decode(config[llava.OWN])
-        tensors = dict(stored.items())
-    else:
-        spec = llava.spec_of(config)
-        tensors = llava.from_llava(stored, spec)
-    with hollow():
-        own = VLM(spec).state_dict()
-    towers = {name: form for name, form in forms(tensors).items() if TOWER.fullmatch(name)}
-    if told := contradictions(forms(own) | towers, forms(tensors)):
+    with _at(place):
+        if config.get("model_type") == llava.OWN:
+            spec: LMSpec | VLMSpec = llava.written(config)
+            tensors = {name.removeprefix("model."): one for name, one in stored.items()}  # so transformers saves again
+        else:
+            spec = llava.spec_of(config)
+            tensors = llava.from_llava(stored, spec)
+    if told := contradictions(forms(_hollow(spec)), forms(tensors)):
         raise ModelError(
             f"{place}: weights and configuration contradict each other. {told}. Copy both from the same run."
         )
     made = {name: (name,) for name in tensors}
     source = _source(place, spec, tensors=tensors, made=made, files=(place / "config.json", *stored.files))
-    seen = config.get("firstsight_seen")
-    return replace(source, seen=seen if isinstance(seen, int) else None)
+    return replace(source, seen=_seen(config))
 
 
-def _tokenizer(place: Path, request: Request, vocabulary: int) -> Path:
-    """The tokenizer.json that belongs to the model; ModelError where its numbers are not the model's."""
-    own = place / "tokenizer.json"
-    if not request.tokenizer and not own.is_file():
-        raise RequestError(
-            f"{request.place}: wanted a tokenizer.json beside the weights. Got none. Give --tokenizer with a file, "
-            "folder or hub name; OpenLM and DCLM use EleutherAI/gpt-neox-20b."
-        )
-    found = folder_of(request.tokenizer, weights=False) if request.tokenizer else own
-    words = load_tokenizer(found)
-    advice = "Give the tokenizer that the model was trained with."
-    far = not own.is_file() and 2 * words.published < vocabulary  # nothing else says that they belong together
-    if words.published > vocabulary or far:
-        raise ModelError(
-            f"{words.path}: wanted the tokenizer of a model with {vocabulary} token rows. Got one of "
-            f"{words.published} tokens. {advice}"
-        )
-    if own.is_file() and (differing := _differing(own, words.path)):
-        raise ModelError(f"{words.path}: wanted the vocabulary of {own}. Got {differing} other tokens. {advice}")
-    return words.path
-
-
-def _differing(one: Path, other: Path) -> int:
-    """How many tokens have another number in the other file, or none."""
-    from tokenizers import Tokenizer as Fast
-
-    first, second = (Fast.from_file(str(file)).get_vocab(with_added_tokens=True) for file in (one, other))
-    return len(first.items() ^ second.items())
+def _hollow(spec: LMSpec | VLMSpec) -> dict[str, Tensor]:
+    """All tensors of a model without their numbers, a frozen encoder's among them."""
+    with hollow():
+        own = dict(VLM(spec).state_dict())
+        if isinstance(spec, VLMSpec) and spec.encoder == "frozen" and not isinstance(spec.vision, Patches):
+            own |= {f"encoder.{name}": one for name, one in Encoder(spec.vision).state_dict().items()}
+    return own
 
 
 class _Made(Mapping[str, Tensor]):
@@ -301,7 +310,7 @@ class _Made(Mapping[str, Tensor]):
 
     def __init__(self, source: Source, told: Callable[[int], None]) -> None:
         self.source, self.told = source, told
-        self.names = [name for name in source.made if not TOWER.fullmatch(name)]
+        self.names = [name for name in source.made if not towers.NAME.fullmatch(name)]
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = llama.joined([self.source.tensors[part] for part in self.source.made[name]])
@@ -333,38 +342,9 @@ def _write(folder: Path, source: Source, words: Path, told: _Told) -> None:
     if source.moments is not None:
         write_tensors(folder, source.moments, name="optimizer")
     if isinstance(source.spec, VLMSpec) and source.spec.encoder == "frozen":
-        _write_towers(folder, source.spec, source.tensors)
+        towers.write(folder, source.spec, source.tensors)
     shutil.copyfile(words, folder / "tokenizer.json")
     write_spec(folder, source.spec, seen=source.seen or 0)
-
-
-def _write_towers(folder: Path, spec: VLMSpec, tensors: Mapping[str, Tensor]) -> None:
-    """A frozen encoder's towers as folders beside the model, in the layout that encoders are published in."""
-    towers = () if isinstance(spec.vision, Patches) else spec.vision.towers
-    for number, tower in enumerate(towers):
-        inside = folder / f"encoder{number}"
-        inside.mkdir()
-        found = [(match, name) for name in tensors if (match := TOWER.fullmatch(name)) and int(match[1]) == number]
-        write_tensors(inside, {match[2]: tensors[name] for match, name in found})
-        (inside / "config.json").write_text(json.dumps(_tower(tower), sort_keys=True, indent=1) + "\n")
-
-
-def _tower(spec: TowerSpec) -> dict[str, Any]:
-    """A tower's config.json; its last block, which nobody runs, is counted and not there."""
-    vit = spec.vit
-    told: dict[str, Any] = {
-        "num_hidden_layers": vit.layers,
-        "hidden_size": vit.width,
-        "num_attention_heads": vit.heads,
-        "patch_size": vit.patch,
-    }
-    if isinstance(spec, Siglip):
-        whole = {"model_type": "siglip_vision_model", "intermediate_size": vit.hidden, "image_size": vit.image}
-        return told | whole
-    registers = {"num_register_tokens": spec.registers} if spec.registers else {}
-    kind = "dinov2_with_registers" if spec.registers else "dinov2"
-    size = {"image_size": spec.table * vit.patch, "mlp_ratio": vit.hidden // vit.width}
-    return told | registers | size | {"model_type": kind}
 
 
 def _record(folder: Path, request: Request, place: Path, source: Source, *, told: _Told) -> None:

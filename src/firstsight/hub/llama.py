@@ -6,13 +6,15 @@ that those classes give it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
+from firstsight.model.vision import FOREIGN as ENCODERS
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
 
 KINDS = ("llama", "mistral")
@@ -29,23 +31,39 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "embedding_multiplier": (1, None),
 }
 """What a setting must be where it is given; anything else would be another model."""
-NEOX = (
-    "gpt_neox (Pythia) is another architecture: parallel blocks, biases, LayerNorm with bias, GELU and partial rotary. "
-    "Its weights are not read; its tokenizer is the one that OpenLM uses and is. "
-    "Take OpenLM/DCLM or a Llama-family run as the donor"
-)
+FOREIGN = {
+    "gpt_neox": "gpt_neox (Pythia) is another architecture: parallel blocks, biases, LayerNorm with bias, GELU and "
+    "partial rotary. Its weights are not read; its tokenizer is the one that OpenLM uses and is",
+    "gpt2": "it adds learned positions to its words, has biases, LayerNorm with bias and a feed-forward without gate",
+    "qwen2": "it has biases of queries, keys and values",
+    "qwen3": "it norms queries and keys of each head by itself; OpenLM norms all heads together",
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3"),
+        "it counts gains from one, scales embeddings by the root of the width and has GELU in its gate",
+    ),
+    "olmo": "its LayerNorm has no gains",
+    "olmo2": "it norms behind attention and feed-forward instead of before",
+    "smollm3": "every fourth of its layers has no rotary angles (SmolLM2 is a Llama and is read)",
+    "phi3": "it keeps queries, keys and values in one tensor and looks back through a window",
+    "phi": "its attention and feed-forward stand side by side, with biases",
+    "cohere": "its attention and feed-forward stand side by side",
+    "granite": "it scales embeddings, attention, residuals and logits by numbers of its own",
+    "stablelm": "its LayerNorm has a bias, and its rotary angles turn a quarter of each head",
+    **dict.fromkeys(
+        ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe"), "it chooses among several feed-forwards for every token"
+    ),
+}
+"""Why a well-known family is not read, by its model_type without what follows a _."""
+DONORS = "Take OpenLM/DCLM or a Llama-family run as the donor"
 _OLD = ".self_attn.rotary_emb.inv_freq"
 """Angles that early folders keep beside the weights."""
 
 
 def spec_of(config: Mapping[str, Any]) -> LMSpec:
     """The decoder that a config.json of model_type llama or mistral describes; ModelError names all that we lack."""
-    kind = config.get("model_type")
-    if kind == "gpt_neox":
-        raise ModelError(f"model_type: wanted llama, mistral or openlm. Got gpt_neox: {NEOX}.")
-    if kind not in KINDS:
-        raise ModelError(f"model_type: wanted llama, mistral or openlm. Got {kind!r}. Choose a run of those families.")
-    if lacking := [name for name in SIZES if not isinstance(config.get(name), int)]:
+    if config.get("model_type") not in KINDS:
+        raise ModelError(refusal(config.get("model_type")))
+    if lacking := [name for name in SIZES if not _is_count(config.get(name))]:
         raise ModelError(f"config.json: wanted whole numbers. Got none for {', '.join(lacking)}. Copy it again.")
     if foreign := _foreign(config):
         raise ModelError(f"config.json: wanted a plain Llama. Got {', '.join(foreign)}. Choose a run without.")
@@ -55,12 +73,12 @@ def spec_of(config: Mapping[str, Any]) -> LMSpec:
             layers=config["num_hidden_layers"],
             width=config["hidden_size"],
             heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head=config.get("head_dim") or config["hidden_size"] // heads,
+            kv_heads=count(config, "num_key_value_heads", usual=heads),
+            head=count(config, "head_dim", usual=config["hidden_size"] // heads),
             hidden=config["intermediate_size"],
             vocabulary=config["vocab_size"],
             norm="rms",
-            eps=float(config.get("rms_norm_eps", 1e-6)),
+            eps=_number(config, "rms_norm_eps", usual=1e-6),
             qk_norm=False,
             rope=_rope(config),
             tied=bool(config.get("tie_word_embeddings", False)),
@@ -71,41 +89,91 @@ def spec_of(config: Mapping[str, Any]) -> LMSpec:
         raise ModelError(f"config.json: wanted the numbers of a decoder. {problem}") from problem
 
 
+def refusal(kind: object) -> str:
+    """What is said of a model_type that is not read: why, where that is known, and what to take instead."""
+    reasons = FOREIGN | {name: f"it is an encoder, {told}. Take SigLIP or DINOv2" for name, told in ENCODERS.items()}
+    found = [name for name in reasons if f"{kind}_".startswith(f"{name}_")]
+    shown = "gpt_neox" if kind == "gpt_neox" else repr(kind)
+    why = f"Got {shown}: {reasons[max(found, key=len)]}." if found else f"Got {shown}."
+    return f"model_type: wanted llama, mistral or openlm. {why} {DONORS}."
+
+
+def count(told: Mapping[str, Any], name: str, *, usual: int) -> int:
+    """A whole number above zero, `usual` where none is told; ModelError for anything else."""
+    value = told.get(name)
+    if value is None:
+        return usual
+    if not _is_count(value):
+        raise ModelError(f"config.json: {name}: wanted a whole number above zero. Got {value!r}. Copy it again.")
+    return value
+
+
+def table(told: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The settings under a name, empty where there are none; ModelError for anything else."""
+    value = told.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise ModelError(f"config.json: {name}: wanted settings by name. Got {value!r}. Copy it again.")
+    return dict(cast(dict[str, Any], value or {}))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _number(told: Mapping[str, Any], name: str, *, usual: float) -> float:
+    value = told.get(name, usual)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ModelError(f"config.json: {name}: wanted a number. Got {value!r}. Copy it again.")
+    return float(value)
+
+
 def _foreign(config: Mapping[str, Any]) -> list[str]:
     """Settings under which the model is not ours, with their values."""
     given = dict(config)
     if config["model_type"] == "mistral":
         given.setdefault("sliding_window", "4096, as mistral has it where none is told")
     found = [f"{key} {given[key]!r}" for key, good in PLAIN.items() if key in given and given[key] not in good]
-    layers = given.get("layer_types") or ()
-    return found + sorted({f"layer_types {one!r}" for one in layers if one != "full_attention"})
+    layers = given.get("layer_types") or []
+    if not isinstance(layers, list):
+        return [*found, f"layer_types {layers!r}"]
+    return found + sorted({f"layer_types {one!r}" for one in cast(list[Any], layers) if one != "full_attention"})
 
 
 def _rope(config: Mapping[str, Any]) -> Rotary:
     """The rotary settings, in the old keys (rope_theta, rope_scaling) or the new one (rope_parameters)."""
-    told: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    base = float(told.get("rope_theta", config.get("rope_theta", 10_000.0)))
+    told = table(config, "rope_parameters") or table(config, "rope_scaling")
+    base = _number({"rope_theta": 10_000.0} | dict(config) | told, "rope_theta", usual=10_000.0)
     kind = told.get("rope_type", told.get("type", "default"))
-    if float(told.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise ModelError("config.json: rope: wanted a whole head turned. Got a partial_rotary_factor. Choose another.")
+    if (part := told.get("partial_rotary_factor", 1)) != 1:
+        raise ModelError(
+            f"config.json: rope: wanted a whole head turned. Got partial_rotary_factor {part!r}. Choose another run."
+        )
     try:
         match kind:
             case "default":
                 return Rope(base=base)
             case "linear":
-                return LinearRope(base=base, factor=float(told["factor"]))
+                return LinearRope(base=base, factor=_needed(told, "factor"))
             case "llama3":
                 return Llama3Rope(
                     base=base,
-                    factor=float(told["factor"]),
-                    low=float(told["low_freq_factor"]),
-                    high=float(told["high_freq_factor"]),
-                    context=int(told["original_max_position_embeddings"]),
+                    factor=_needed(told, "factor"),
+                    low=_needed(told, "low_freq_factor"),
+                    high=_needed(told, "high_freq_factor"),
+                    context=int(_needed(told, "original_max_position_embeddings")),
                 )
             case _:
-                raise ModelError(f"config.json: rope: wanted default, linear or llama3. Got {kind!r}. Choose another.")
+                raise ModelError(
+                    f"config.json: rope: wanted default, linear or llama3. Got {kind!r}, other angles than those. "
+                    "Choose another run, or the one before its context was made longer."
+                )
     except KeyError as problem:
         raise ModelError(f"config.json: rope {kind}: wanted {problem}. Got none. Copy it again.") from problem
+
+
+def _needed(told: Mapping[str, Any], name: str) -> float:
+    """A number that must be told; KeyError where it is not."""
+    return _number({name: told[name]}, name, usual=1.0)
 
 
 def why_not(spec: LMSpec) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from firstsight.errors import ModelError
+from firstsight.errors import FirstsightError, ModelError
 from firstsight.hub import llama
 from firstsight.recipe import canon
+from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mix import Named
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Siglip, Vit
@@ -26,6 +27,15 @@ OWN = "firstsight"
 OURS, TOWER = "vision.towers.0.", "vision_tower.vision_model."
 BESIDE = "encoder.towers.0."
 """Names of a frozen tower, which is no part of the model."""
+USUAL = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+}
+"""A SigLIP tower's sizes where its settings leave one out, as transformers has it."""
 PROJECTOR = {f"projector.linears.{n}.{part}": f"multi_modal_projector.linear_{n + 1}.{part}"
              for n in (0, 1) for part in ("weight", "bias")}  # fmt: skip
 
@@ -79,8 +89,8 @@ def spec_of(config: Mapping[str, Any]) -> VLMSpec:
 
     Raises ModelError that names the first thing firstsight cannot do the same.
     """
-    if OWN in config:
-        return canon.decode(config[OWN])
+    if OWN in config and isinstance(spec := written(config), VLMSpec):
+        return spec
     seen, layer = _seen(config), config.get("vision_feature_layer", -2)
     wanted = {
         "vision_feature_select_strategy": ("full", config.get("vision_feature_select_strategy", "default")),
@@ -92,17 +102,18 @@ def spec_of(config: Mapping[str, Any]) -> VLMSpec:
     for name, (want, got) in wanted.items():
         if want != got:
             raise ModelError(f"{name}: wanted {want!r}. Got {got!r}, which firstsight does not do. Take another Llava.")
-    if not isinstance(layer, int) or not -seen["num_hidden_layers"] <= layer < 0:
+    sizes = {name: llama.count(seen, name, usual=usual) for name, usual in USUAL.items()}
+    if not isinstance(layer, int) or not -sizes["num_hidden_layers"] <= layer < 0:
         raise ModelError(f"vision_feature_layer: wanted one negative number. Got {layer!r}. Take another Llava.")
     vit = Vit(
-        layers=seen["num_hidden_layers"] + layer + 2,
-        width=seen["hidden_size"],
-        heads=seen["num_attention_heads"],
-        hidden=seen["intermediate_size"],
-        image=seen["image_size"],
-        patch=seen["patch_size"],
+        layers=sizes["num_hidden_layers"] + layer + 2,
+        width=sizes["hidden_size"],
+        heads=sizes["num_attention_heads"],
+        hidden=sizes["intermediate_size"],
+        image=sizes["image_size"],
+        patch=sizes["patch_size"],
     )
-    lm = llama.spec_of(config["text_config"])
+    lm = llama.spec_of(llama.table(config, "text_config"))
     return VLMSpec(
         lm=lm if lm.tied or not config.get("tie_word_embeddings", False) else replace(lm, tied=True),
         vision=Siglip(vit=vit, fit="resize", weights=Named(name="llava", form="encoder", tokens=Tokens(0))),
@@ -112,13 +123,25 @@ def spec_of(config: Mapping[str, Any]) -> VLMSpec:
     )
 
 
+def written(config: Mapping[str, Any]) -> LMSpec | VLMSpec:
+    """The spec that firstsight wrote into a config.json; ModelError where it is none."""
+    try:
+        if isinstance(spec := canon.decode(llama.table(config, OWN)), LMSpec | VLMSpec):
+            return spec
+        raise TypeError(type(spec).__name__)
+    except (FirstsightError, KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise ModelError(f"config.json: {OWN}: wanted a spec. Got: {problem}. Export the model again.") from problem
+
+
 def _seen(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the tower, with transformers' values for what is not written."""
-    told = dict(config.get("vision_config") or {"model_type": "clip_vision_model"})
+    """Settings of the tower as they are written."""
+    told = llama.table(config, "vision_config") or {"model_type": "clip_vision_model"}
     if told.get("model_type") != "siglip_vision_model":
-        raise ModelError(f"vision_config: wanted siglip_vision_model. Got {told.get('model_type')!r}. Take another.")
-    usual = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
-    return usual | {"image_size": 224, "patch_size": 16} | told
+        raise ModelError(
+            f"vision_config: wanted siglip_vision_model. Got {told.get('model_type')!r}, which firstsight does not "
+            "read. Take a Llava with SigLIP, or its language model alone."
+        )
+    return told
 
 
 def to_llava(tensors: Mapping[str, Tensor], spec: VLMSpec) -> dict[str, Tensor]:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from firstsight.errors import ModelError, QuantityError
 from firstsight.recipe.lm import LMSpec, Rope, openlm
@@ -160,18 +162,26 @@ def read(file: Path) -> Checkpoint:
         held = ", ".join(sorted(map(str, body))[:8]) or "nothing"
         raise ModelError(f"{file}: wanted a model's state_dict. Got {held}. Name the file epoch_N.pt of a run.")
     samples = body.get("samples_seen")
-    return Checkpoint(tensors=tensors, samples=samples if isinstance(samples, int) else None)
+    return Checkpoint(tensors=tensors, samples=int(samples) if isinstance(samples, int | np.integer) else None)
+
+
+def _numbers() -> list[Any]:
+    """What numpy's numbers are pickled with: open_lm keeps intervals of its validation losses as such; none runs."""
+    kinds = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "bool")}
+    scalar: Any = np.float64(0).__reduce__()[0]
+    return [np.dtype, *kinds, *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
 
 
 def _loaded(file: Path) -> dict[str, Any]:
     try:
-        body = torch.load(file, weights_only=True, mmap=True, map_location="cpu")
+        with safe_globals(_numbers()):
+            body = torch.load(file, weights_only=True, mmap=True, map_location="cpu")
     except pickle.UnpicklingError as problem:
         called = re.search(r"GLOBAL (\S+)", str(problem))
         what = f"a pickle that calls {called[1]}" if called else "a pickle that holds more"
         raise ModelError(
             f"{file}: wanted tensors and plain values alone. Got {what}; nothing of it was run. "
-            "Do not trust this file; ask who made it for safetensors."
+            "Do not trust this file; ask who made it for safetensors, or for torch.save of its state_dict alone."
         ) from problem
     except (RuntimeError, OSError, EOFError, ValueError) as problem:
         reason = str(problem).partition("\n")[0].rstrip(".")

@@ -31,7 +31,7 @@ STATES = 512
 
 Images = Sequence[Tensor | None] | None
 """One entry a prompt: features [I, W] or pixels uint8 [S, S, 3], or None; None alone for prompts without any."""
-Pick = Callable[[Float[Tensor, "B V"], list[int], int], Int[Tensor, " B"]]
+Pick = Callable[[Float[Tensor, "B V"], Int[Tensor, " B"], int], Int[Tensor, " B"]]
 """(logits, the rows they are of, step): the next token of each."""
 
 
@@ -71,7 +71,7 @@ class Likelihood(NamedTuple):
     """Whether greedy decoding would say it."""
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: VLM,
     prompts: Sequence[Sequence[int]],
@@ -96,13 +96,13 @@ def generate(
         begun = _begin(ready, eyes, asked, units, more=limit)
         rows = [row for unit in units for row in unit.rows]
         begun = begun.take([at for at, unit in enumerate(units) for _ in unit.rows])
-        pick = _likeliest if sampling is None else _draws(sampling, rows, limit)
+        pick = _likeliest if sampling is None else _draws(sampling, rows, limit, begun.last.device)
         for row, answer in zip(rows, _decode(ready, begun, stops, pick=pick, limit=limit), strict=True):
             answers[row] = answer
     return answers
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def choices(
     model: VLM,
     contexts: Sequence[Sequence[int]],
@@ -221,7 +221,7 @@ class _Begun(NamedTuple):
 
     def take(self, rows: list[int]) -> _Begun:
         """These rows, as often as named."""
-        return _Begun(self.cache.take(rows, self.cache.keys.shape[3]), self.last[rows])
+        return _Begun(self.cache.take(rows, self.cache.room), self.last[rows])
 
 
 def _begin(reader: Reader, eyes: _Eyes, asked: _Asked, units: list[_Unit], *, more: int) -> _Begun:
@@ -281,8 +281,9 @@ def _decode(reader: Reader, begun: _Begun, stops: _Stops, *, pick: Pick, limit: 
     cache, hidden = begun
     answers: list[list[int]] = [[] for _ in hidden]
     rows, waiting = list(range(len(answers))), set(range(len(answers)))
+    places = torch.arange(len(rows), device=hidden.device)
     for step in range(limit):
-        tokens = pick(reader.logits(hidden), rows, step)
+        tokens = pick(reader.logits(hidden), places, step)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if row in waiting:
                 answers[row].append(token)
@@ -292,31 +293,28 @@ def _decode(reader: Reader, begun: _Begun, stops: _Stops, *, pick: Pick, limit: 
             break
         if 2 * len(waiting) <= len(rows):
             staying = [at for at, row in enumerate(rows) if row in waiting]
-            cache, tokens, rows = (
-                cache.take(staying, cache.keys.shape[3]),
-                tokens[staying],
-                [rows[at] for at in staying],
-            )
+            cache, rows = cache.take(staying, cache.room), [rows[at] for at in staying]
+            tokens, places = tokens[staying], places[staying]
         hidden = reader.extend(reader.lm.embed(tokens[:, None]), None, cache)[:, 0]
     return answers
 
 
-def _likeliest(logits: Tensor, rows: list[int], step: int) -> Tensor:
+def _likeliest(logits: Tensor, places: Tensor, step: int) -> Tensor:
     if logits.device.type == "cpu":
         return torch.from_numpy(logits.numpy().argmax(axis=-1))  # nine times as fast as torch's at 50,000 words
     return logits.argmax(dim=-1)
 
 
-def _draws(sampling: Sampling, numbers: list[int], limit: int) -> Pick:
+def _draws(sampling: Sampling, numbers: list[int], limit: int, device: torch.device) -> Pick:
     """Picks by inverse distribution: each row's uniform numbers come from a counter keyed by seed and prompt number."""
     keys = [[sampling.seed % 2**64, sampling.first + number] for number in numbers]
     drawn = [np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64))).random(limit) for key in keys]
-    uniform = torch.from_numpy(np.stack(drawn))
+    uniform = torch.from_numpy(np.stack(drawn, axis=1)).to(device)
 
-    def pick(logits: Tensor, rows: list[int], step: int) -> Tensor:
+    def pick(logits: Tensor, places: Tensor, step: int) -> Tensor:
         shares, ids = distribution(logits, sampling)
         reach = shares.cumsum(dim=-1)
-        at = uniform[rows, step].to(logits.device)[:, None] * reach[:, -1:]
+        at = uniform[step, places][:, None] * reach[:, -1:]
         chosen = torch.searchsorted(reach, at, right=True).clamp(max=reach.shape[-1] - 1)
         return chosen[:, 0] if ids is None else ids.gather(1, chosen)[:, 0]
 

@@ -27,6 +27,8 @@ BLOCK = 128
 """Tokens a side of the squares in which a GPU's attention kernel skips what nobody may look at."""
 STRIPE = 256
 """Tokens of a row whose attention a CPU writes out at once, against those before them: half the square is left out."""
+NARROWEST = 16
+"""Numbers of the narrowest head that a GPU's attention kernel takes."""
 WRITTEN_OUT = 2048
 """Longest row whose attention is written out: torch's fused CPU kernel takes three times as long in bf16, but less
 memory."""
@@ -160,11 +162,10 @@ def _looks(docs: Int[Tensor, "B T"]) -> Look:
 
 
 def _looks_ahead(docs: Int[Tensor, "B T"], pictures: Int[Tensor, "B T"]) -> Look:
-    def look(row: Tensor, head: Tensor, here: Tensor, there: Tensor) -> Tensor:
-        backwards = (docs[row, here] == docs[row, there]) & (there <= here)
-        return backwards | ((pictures[row, here] == pictures[row, there]) & (pictures[row, there] >= 0))
-
-    return look
+    back = _looks(docs)
+    return lambda row, head, here, there: (
+        back(row, head, here, there) | ((pictures[row, here] == pictures[row, there]) & (pictures[row, there] >= 0))
+    )
 
 
 def _listed(squares: Bool[Tensor, "B n n"]) -> tuple[Int[Tensor, "B 1 n"], Int[Tensor, "B 1 n n"]]:
@@ -173,9 +174,9 @@ def _listed(squares: Bool[Tensor, "B n n"]) -> tuple[Int[Tensor, "B 1 n"], Int[T
     return squares.sum(dim=-1, dtype=torch.int32)[:, None], numbers.to(torch.int32)[:, None]
 
 
-def sight(docs: Int[Tensor, "B T"], pictures: Int[Tensor, "B T"] | None, dtype: torch.dtype) -> Mask:
+def sight(docs: Int[Tensor, "B T"], pictures: Int[Tensor, "B T"] | None, dtype: torch.dtype, *, head: int) -> Mask:
     """The mask in the form that suits the device: squares on a GPU (whose kernel has no float64), else written out."""
-    if docs.is_cuda and dtype != torch.float64:
+    if docs.is_cuda and dtype != torch.float64 and head >= NARROWEST:
         return blocks(docs, pictures)
     mask, length = additive(visible(docs, pictures), dtype), docs.shape[1]
     if not STRIPE < length <= WRITTEN_OUT:

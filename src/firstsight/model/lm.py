@@ -158,7 +158,7 @@ class LM(nn.Module):
 
         `pictures` numbers each row's pictures, -1 for words: their tokens see each other. Without it all is causal.
         """
-        return self._frame(layers.sight(docs, pictures, self._wide), positions)
+        return self._frame(layers.sight(docs, pictures, self._wide, head=self.spec.head), positions)
 
     def forward(self, x: Stream, frame: Frame) -> Stream:
         """The stream through all blocks, before the last norm."""

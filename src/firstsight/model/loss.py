@@ -23,12 +23,23 @@ from firstsight.model.layers import norm
 from firstsight.model.lm import LM
 
 IGNORED = -100
-CHUNK = 2**26
-"""Most logits held at once (128 MiB in bf16)."""
-PIECE = 2**20
-"""Most logits in float32 at once on a CPU (4 MiB)."""
-PRODUCT = 2**22
-"""Most numbers of a chunk's gradient of the head at once (8 MiB in bf16)."""
+
+
+class _Most(NamedTuple):
+    """How many numbers are worked on at once: what a CPU's cache holds, and on a GPU what keeps it busy."""
+
+    chunk: int
+    """Logits that are held."""
+    piece: int
+    """Logits in float32."""
+    product: int
+    """Of a chunk's gradient of the head."""
+
+
+CPU = _Most(chunk=2**26, piece=2**20, product=2**22)
+"""128, 4 and 8 MiB."""
+GPU = _Most(chunk=2**28, piece=2**26, product=2**62)
+"""512 and 256 MiB, and the gradient whole."""
 
 Turn = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -76,10 +87,9 @@ class _Chunks:
     """How N tokens are cut: chunks of `size` rows whose logits are held, in pieces of `piece` rows."""
 
     def __init__(self, count: int, head: Tensor) -> None:
-        vocabulary = head.shape[0]
-        most = CHUNK if head.is_cuda else PIECE
-        self.piece = max(1, most // vocabulary)
-        chunks = max(1, -(-count * vocabulary // CHUNK))
+        vocabulary, most = head.shape[0], GPU if head.is_cuda else CPU
+        self.piece = max(1, most.piece // vocabulary)
+        chunks = max(1, -(-count * vocabulary // most.chunk))
         self.size = -(-max(1, -(-count // chunks)) // self.piece) * self.piece
         self.starts = range(0, count, self.size)
 
@@ -123,7 +133,7 @@ class _Head(torch.autograd.Function):
 
 def _add_up(to_head: Tensor, slope: Tensor, states: Tensor, *, first: bool) -> None:
     """Add slope' x states to float32 `to_head`, or begin it, so many rows at a time as the cache holds."""
-    rows = max(1, PRODUCT // to_head.shape[1])
+    rows = max(1, (GPU if to_head.is_cuda else CPU).product // to_head.shape[1])
     product = states.new_empty(min(rows, to_head.shape[0]), to_head.shape[1])
     for start in range(0, to_head.shape[0], rows):
         sums = to_head[start : start + rows]
@@ -145,7 +155,8 @@ def next_token(states: Tensor, head: Tensor, targets: Tensor, *, z: float, turn:
 def chunked(asked: Asked, turn: Turn = turn) -> tuple[Tensor, Tensor]:
     """Summed loss, and cross-entropy summed by group (no gradient)."""
     total, each = next_token(asked.states, asked.head, asked.targets, z=asked.z, turn=turn)
-    return total, each.new_zeros(asked.groups).index_add_(0, asked.group, each)
+    groups = torch.arange(asked.groups, device=each.device)[:, None]
+    return total, (each * (asked.group == groups)).sum(dim=1)  # not added up by index: a GPU would do so in any order
 
 
 def liger(asked: Asked) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from firstsight.errors import ModelError
+from firstsight.errors import ModelError, QuantityError
 from firstsight.recipe.mix import Named
 from firstsight.recipe.vision import HALF, Colour, Dinov2, EncoderSpec, Fit, Patches, Siglip, TowerSpec, Vit
 from firstsight.units import Tokens
@@ -29,6 +29,12 @@ ATTENTION = "sdpa"
 """On one CPU core 1.04 times as fast as attention written out at base/16@224, 1.19 times at so400m/14@384."""
 KINDS = {"siglip": "siglip", "siglip_vision_model": "siglip", "dinov2": "dinov2", "dinov2_with_registers": "dinov2"}
 """What config.json may call its model, and which family that is."""
+FOREIGN = {
+    "clip": "which normalises before its blocks and has a class token",
+    "siglip2": "whose patches have any aspect",
+    "dinov3": "whose positions are rotary",
+}
+"""Why another well-known encoder is not read, by its model_type without what follows a _."""
 SETTLED: Mapping[str, Mapping[str, object]] = {
     "siglip": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "num_channels": 3},
     "dinov2": {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3, "qkv_bias": True},
@@ -199,14 +205,17 @@ def spec_of(folder: Path, name: str, fit: Fit) -> TowerSpec:
     path, weights = folder / "config.json", Named(name=name, form="encoder", tokens=Tokens(0))
     patch, width = _whole(told, "patch_size", path), _whole(told, "hidden_size", path)
     ratio = _whole(told, "mlp_ratio", path) if KINDS[kind] == "dinov2" else 0
-    vit = Vit(
-        layers=_whole(told, "num_hidden_layers", path),
-        width=width,
-        heads=_whole(told, "num_attention_heads", path),
-        hidden=ratio * width or _whole(told, "intermediate_size", path),
-        image=_whole(told, "image_size", path),
-        patch=patch,
-    )
+    try:
+        vit = Vit(
+            layers=_whole(told, "num_hidden_layers", path),
+            width=width,
+            heads=_whole(told, "num_attention_heads", path),
+            hidden=ratio * width or _whole(told, "intermediate_size", path),
+            image=_whole(told, "image_size", path),
+            patch=patch,
+        )
+    except QuantityError as problem:
+        raise ModelError(f"{path}: {problem}") from problem
     registers = _whole(told, "num_register_tokens", path) if kind == "dinov2_with_registers" else 0
     if KINDS[kind] == "siglip":
         found: TowerSpec = Siglip(vit=vit, fit=fit, weights=weights)
@@ -223,14 +232,18 @@ def _config(folder: Path) -> tuple[str, dict[str, Any]]:
     body, path = _json(folder / "config.json"), folder / "config.json"
     kind = body.get("model_type")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ModelError(f"{path}: wanted model_type {', '.join(KINDS)}. Got {kind!r}. Name a SigLIP or DINOv2.")
+        why = next((f", {told}" for name, told in FOREIGN.items() if f"{kind}_".startswith(f"{name}_")), "")
+        raise ModelError(f"{path}: wanted model_type {', '.join(KINDS)}. Got {kind!r}{why}. Name a SigLIP or DINOv2.")
     whole = {
         "siglip": SiglipVisionConfig,
         "siglip_vision_model": SiglipVisionConfig,
         "dinov2": Dinov2Config,
         "dinov2_with_registers": Dinov2WithRegistersConfig,
     }[kind]()
-    told: dict[str, Any] = whole.to_dict() | (body.get("vision_config") or {} if kind == "siglip" else body)
+    inner = (body.get("vision_config") or {}) if kind == "siglip" else body
+    if not isinstance(inner, dict):
+        raise ModelError(f"{path}: wanted vision_config with settings. Got {inner!r}. Copy it again.")
+    told: dict[str, Any] = whole.to_dict() | cast(dict[str, Any], inner)
     if told.get("use_swiglu_ffn"):
         raise ModelError(f"{path}: wanted a DINOv2 with a plain MLP. Got SwiGLU (giant). Take large, base or small.")
     settled = SETTLED[KINDS[kind]]
@@ -258,9 +271,11 @@ def _whole(told: Mapping[str, Any], key: str, path: Path) -> int:
     value = told.get(key)
     if isinstance(value, (list, tuple)) and len(cast(list[Any], value)) == 2 and value[0] == value[1]:
         value = cast(object, value[0])
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    raise ModelError(f"{path}: wanted {key} as a whole number, sides equal. Got {value!r}. Name another folder.")
+    raise ModelError(
+        f"{path}: wanted {key} as a whole number above zero, sides equal. Got {value!r}. Name another folder."
+    )
 
 
 def siglip_processor(side: int) -> dict[str, object]:

@@ -18,6 +18,8 @@ from firstsight.site import Site
 
 WORTH = 100
 """Fewest steps for which compiling saves more than the time it takes."""
+SHAPES = 4096
+"""Most shapes of rows and models that one process compiles for: a worker stays warm for as many steps as there are."""
 
 
 def settle(site: Site) -> None:
@@ -52,12 +54,21 @@ def speed_up(lm: LM, site: Site, *, steps: int) -> None:
     """
     lm.recompute = site.recompute
     compiles = site.compile and steps >= WORTH and (site.device != "cpu" or _has_compiler())
+    if compiles or site.device != "cpu":  # a GPU's attention is compiled even where nothing else is
+        _allow_shapes()
     if compiles:
         lm.run = _compiled()
     if site.loss == "liger":
         lm.score = liger
     elif compiles:
         lm.score = compiled
+
+
+@cache
+def _allow_shapes() -> None:
+    from torch._dynamo import config
+
+    config.recompile_limit = config.accumulated_recompile_limit = SHAPES
 
 
 @cache

@@ -116,7 +116,8 @@ def give_moments(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
         for key, value in averages.items():
             old = tensors[f"{name}.{key}"]
             value[: len(old)].copy_(old)
-        state.optimizer.state[parameter] = {"step": tensors[f"{name}.step"].clone(), **averages}
+        step = tensors[f"{name}.step"].to(parameter.device, copy=True)
+        state.optimizer.state[parameter] = {"step": step, **averages}
 
 
 def _blank(spec: LMSpec | VLMSpec) -> VLM:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import get_model
+from lm_eval.models.utils import normalize_gen_kwargs
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from firstsight.data.tokenizer import load
 from firstsight.errors import DataError, RequestError
-from firstsight.evaluate.eleuther.adapter import Adapter, Firstsight, _Pair, _parted
+from firstsight.evaluate.eleuther.adapter import Adapter, Firstsight, _Pair, _parted, _Saying
 from firstsight.evaluate.speakers.own import Own
 from firstsight.hub.exporting import export
 from firstsight.model.generate import generate
 from firstsight.site import Progress
-from tests.evaluate.eleuther.conftest import asked
+from tests.conftest import DEVICE
+from tests.evaluate.eleuther.conftest import MARKS, asked
+from tests.model.rows import packed
 
 PAIRS = [
     ("Question: what is the cat\nAnswer:", " the cat is red."),
@@ -52,11 +58,10 @@ def instances(kind: Any, *arguments: tuple[Any, ...]) -> list[Instance]:
 
 def by_hand(who: Own, begun: Sequence[int], more: Sequence[int]) -> tuple[float, bool]:
     """The forward pass of training over everything at once."""
-    lm = who.loaded.model.lm
-    ids = torch.tensor([[*begun, *more]])
+    model, ids = who.loaded.model, [*begun, *more]
     with torch.no_grad():
-        frame = lm.frame(torch.zeros_like(ids).int(), torch.arange(ids.shape[1])[None].int())
-        logs = lm.logits(lm(lm.embed(ids), frame)).log_softmax(-1)[0, len(begun) - 1 : -1]
+        logits = model.lm.logits(model(packed([[ids]], length=len(ids))))
+    logs = logits.log_softmax(-1)[0, len(begun) - 1 : -1].cpu()
     target = torch.tensor(list(more))
     return float(logs[range(len(more)), target].sum()), bool((logs.argmax(-1) == target).all())
 
@@ -97,7 +102,7 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(
 
     importlib.import_module("firstsight.hub.classes")  # makes them known to transformers
     export(folder(kind), tmp_path / "hf", number="float32")
-    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).to(DEVICE)
     model.generation_config.max_new_tokens = None  # an export's own limit, which would go before the task's
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "hf")
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
@@ -198,6 +203,62 @@ def test_an_answer_ends_before_the_first_stop(who: Own) -> None:
     assert drawn == said(do_sample=True, temperature=1.0)
     with pytest.raises(RequestError, match="num_beams"):
         said(num_beams=4)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"max_new_tokens": 2},
+        {"max_tokens": 2},
+        {"max_completion_tokens": 2, "max_gen_toks": None},
+        {"max_tokens": 3, "max_gen_toks": 2},
+        {"temperature": 0.7},
+        {"temperature": 0.7, "do_sample": True},
+        {"temperature": 0.7, "do_sample": False},
+        {"temperature": 0.0, "do_sample": True},
+        {"num_beams": 1, "top_k": 0, "until": "x"},
+    ],
+)
+def test_how_to_generate_is_understood_as_lm_evals_own_models_do(told: dict[str, Any]) -> None:
+    wanted, found = normalize_gen_kwargs(told, default_max_gen_toks=256), _Saying(told)
+    drawn = found.sampling(0, 0)
+    assert (found.limit, found.until) == (wanted["max_gen_toks"], wanted["until"])
+    assert (0.0 if drawn is None else drawn.temperature) == wanted.get("temperature", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "match"),
+    [
+        ("path=x,dtype=float32,pretrained=y", {}, r"wanted path, and.*Got dtype, pretrained\. Write"),
+        ("seed=1", {}, "Got no path"),
+        ("path=x,max_length=1", {}, "at least 2 tokens. Got 1"),
+        ("path=x", {"batch_size": "two"}, "auto or a number from 1. Got two"),
+        ("path=x", {"batch_size": 0}, "auto or a number from 1. Got 0"),
+        ("path=x", {"batch_size": "-4"}, "auto or a number from 1. Got -4"),
+    ],
+)
+def test_arguments_that_are_none_are_refused_before_a_checkpoint_is_read(
+    arguments: str, more: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(RequestError, match=match):
+        get_model("firstsight").create_from_arg_string(arguments, more)
+
+
+def test_words_that_a_small_vocabulary_lacks_are_refused_whatever_is_asked(who: Own, tmp_path: Path) -> None:
+    words = models.WordLevel({text: at for at, text in enumerate([*MARKS, "<unk>", "the", "cat"])}, unk_token="<unk>")
+    made = Tokenizer(words)
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    made.add_special_tokens([*MARKS])
+    made.save(str(tmp_path / "tokenizer.json"))
+    small = adapter(replace(who, words=load(tmp_path)))
+    small.loglikelihood_rolling(instances("loglikelihood_rolling", ("the cat",)))
+    with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
+        small.loglikelihood(instances("loglikelihood", ("the cat", " zebra")))
+    with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
+        small.loglikelihood_rolling(instances("loglikelihood_rolling", ("the zebra",)))
+    with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
+        small.generate_until(instances("generate_until", ("the zebra", {"until": ["."]})))
 
 
 def test_lm_eval_knows_the_model_by_name_and_entry_point(folder: Callable[[str], Path]) -> None:

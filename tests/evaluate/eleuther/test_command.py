@@ -7,10 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lm_eval.tasks import TaskManager
 
-from firstsight.evaluate.eleuther import examine
+from firstsight.errors import DataError
+from firstsight.evaluate.eleuther import definitions, examine, known
 from firstsight.evaluate.eleuther.__main__ import main
 from tests.evaluate.eleuther.conftest import asked
 from tests.evaluate.eleuther.test_judging import OWN, put, silent
@@ -58,6 +61,90 @@ def test_with_our_model_known_any_task_of_lm_evals_can_be_asked(folder: Callable
     )
     [told] = (tmp_path / "out").rglob("results_*.json")
     assert json.loads(told.read_text())["results"]["sums"]["acc,none"] in (0.0, 1.0)
+
+
+def ask(folder: Path, *, examples: int) -> list[str]:
+    """The prompts of a task that `lm_eval --num_fewshot` asks."""
+    [made] = TaskManager(include_defaults=False).load([str(folder / "made" / "arc_easy.yaml")])["tasks"].values()
+    made.set_config(key="num_fewshot", value=examples)
+    made.set_fewshot_seed(seed=1234)
+    made.build_all_requests()
+    return list(dict.fromkeys(request.args[0] for request in made.instances))
+
+
+def write(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> int:
+    """Write definitions of the copies in FOLDER/benchmarks."""
+    monkeypatch.setattr(sys, "argv", ["eleuther", str(folder / "benchmarks"), str(folder / "made"), *names])
+    return main()
+
+
+QUERIES = [{"query": f"Question: what is {n}", "choices": ["a cat", "no"], "gold": n % 2} for n in range(3)]
+
+
+@pytest.mark.parametrize("rows", [OWN["arc_easy"], QUERIES], ids=["own", "queries"])
+def test_examples_come_from_the_training_split_of_a_copy_and_from_nowhere_else(
+    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "benchmarks", "arc_easy", rows)
+    assert write(tmp_path, monkeypatch) == 0
+    assert len(ask(tmp_path, examples=0)) == len(rows)
+    with pytest.raises(DataError, match=r"--num_fewshot 2: wanted a copy whose training split.*Got none"):
+        ask(tmp_path, examples=2)
+    learnt = {"question": "what is it", "choices": {"text": ["a dog", "no"], "label": ["A", "B"]}, "answerKey": "A"}
+    if rows is QUERIES:
+        learnt = {"query": "Question: what is it", "choices": ["a dog", "no"], "gold": 0}
+    (tmp_path / "benchmarks" / "arc_easy" / "train.jsonl").write_text(f"{json.dumps(learnt)}\n")
+    one, *_ = ask(tmp_path, examples=1)
+    assert one == "Question: what is it\nAnswer: a dog\n\nQuestion: what is 0\nAnswer:"
+
+
+def test_questions_that_are_asked_as_they_stand_are_no_examples_of_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "benchmarks", "arc_easy", [{"query": "Do: what", "choices": ["a  b", " a b"], "gold": 0}] * 3)
+    monkeypatch.setattr(definitions, "_same", lambda task, asked: False)
+    assert write(tmp_path, monkeypatch) == 0
+    assert len(ask(tmp_path, examples=0)) == 1
+    with pytest.raises(DataError, match=r"--num_fewshot 1: wanted a copy"):
+        ask(tmp_path, examples=1)
+
+
+def test_definitions_are_written_without_a_word_but_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "benchmarks", "boolq", OWN["boolq"])
+    assert write(tmp_path, monkeypatch, "boolq") == 0
+    assert capfd.readouterr() == (f"{tmp_path / 'made' / 'boolq.yaml'}\n", "")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("bolq", "no text task of lm-eval is called 'bolq'. Nearest: boolq."),
+        ("piqa", "wanted a copy of the task's data set"),
+        ("copa", "copa.jsonl: wanted JSON"),
+    ],
+)
+def test_definitions_that_cannot_be_written_are_refused_in_one_sentence(
+    name: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "benchmarks", "copa", [])
+    assert write(tmp_path, monkeypatch, name) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert match in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_a_machine_without_lm_eval_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "benchmarks", "boolq", OWN["boolq"])
+    monkeypatch.setattr(known, "find_spec", lambda name: None)
+    assert write(tmp_path, monkeypatch) == 2
+    assert "pip install 'firstsight[eval]'" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_folder_without_tasks_is_refused_in_one_sentence(

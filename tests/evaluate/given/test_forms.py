@@ -77,9 +77,14 @@ def test_numbers_truths_and_nothing_as_answers(tmp_path: Path) -> None:
 
 
 def test_textvqa_keeps_two_answers_in_the_papers_harness(tmp_path: Path) -> None:
+    """Its question holds the tokens, which only one of the answers was given with."""
     row = {"question_id": 1, "model_output_ocr": "with", "model_output_no_ocr": "without"}
-    path = put(tmp_path, "results.json", {"1": row})
-    assert [read([path], name)[0].answer for name in ("textvqa", "textvqa_ocr")] == ["without", "with"]
+    path = put(tmp_path, "results.json", {"1": row | {"question": "what?\nReference OCR token: A"}})
+    found = {name: read([path], name)[0] for name in ("textvqa", "textvqa_ocr")}
+    assert {name: (one.answer, "OCR" in one.prompt) for name, one in found.items()} == {
+        "textvqa": ("without", False),
+        "textvqa_ocr": ("with", True),
+    }
 
 
 def test_pope_splits_by_file_name_category_or_not_at_all(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,11 +97,11 @@ def test_textvqa_in_llavas_form_joins_all(shared: Path, tmp_path: Path) -> None:
     assert by_id.score > 0
 
 
-def _boxes(shared: Path) -> list[dict]:
+def _boxes(shared: Path) -> list[dict[str, Any]]:
     return json.loads(gzip.open(shared / "refcoco" / "refcoco_val.json.gz", "rt").read())
 
 
-def _share(row: dict, shift: float) -> list[float]:
+def _share(row: dict[str, Any], shift: float) -> list[float]:
     left, top, width, height = row["bbox"]
     left += shift * width
     return [left / row["width"], top / row["height"], (left + width) / row["width"], (top + height) / row["height"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,76 @@ def test_two_splits_in_a_folder_are_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path, "refcoco_testA.json", [ROW])
     with pytest.raises(DataError, match=r"Got refcoco_testA\.json, refcoco_val\.json"):
         read("refcoco", tmp_path)
+
+
+QWEN: dict[str, Any] = {
+    "image": "data/coco/train2014/COCO_train2014_000000580957.jpg",
+    "sent": "bowl",
+    "bbox": [160.0, 107.0, 480.0, 321.0],
+    "height": 428,
+    "width": 640,
+}
+SHIKRA: dict[str, Any] = {
+    "img_path": "COCO_train2014_000000580957.jpg",
+    "expression": "bowl",
+    "bbox": [160, 107, 480, 321],
+    "dataset_name": "refcoco+_unc_val",
+    "height": 428,
+    "width": 640,
+}
+MDETR: dict[str, Any] = {
+    "images": [
+        {
+            "id": 7,
+            "file_name": "COCO_train2014_000000580957.jpg",
+            "caption": "bowl",
+            "dataset_name": "refcocog",
+            "height": 428,
+            "width": 640,
+        }
+    ],
+    "annotations": [{"image_id": 7, "bbox": [160, 107, 320, 214]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "others"),
+    [
+        ("refcoco", lines([QWEN] * 2), None),
+        ("refcoco_plus", lines([SHIKRA] * 2), r"wanted rows of RefCOCO\. Got RefCOCO\+"),
+        ("refcocog", MDETR, r"wanted rows of RefCOCO\. Got RefCOCOg"),
+    ],
+)
+def test_other_public_forms_tell_the_same_box(name: str, content: Any, others: str | None, tmp_path: Path) -> None:
+    write(tmp_path, "refcoco_val.json", [ROW])
+    (plain,) = read("refcoco", tmp_path)
+    write(tmp_path, "refcoco_val.json", content)
+    found = read(name, tmp_path)
+    assert {(one.text, one.truth, one.image) for one in found} == {("bowl", plain.truth, f"{plain.image}.jpg")}
+    assert len({one.id for one in found}) == len(found)
+    if others:
+        with pytest.raises(DataError, match=others):
+            read("refcoco", tmp_path)
+
+
+class Trap:
+    """A pickle of it runs code when it is opened."""
+
+    def __init__(self, sprung: Path) -> None:
+        self._sprung = sprung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._sprung,)
+
+
+def test_refers_pickle_is_not_opened_and_another_form_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "refcoco"
+    write(folder, "README.md", "")
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(DataError, match=r"refs\(unc\)\.p; a pickle can run code and is not opened"):
+        read("refcoco", folder)
+    plain = [{key: value for key, value in row.items() if key != "caption"} for row in MDETR["images"]]
+    write(folder, "instances.json", MDETR | {"images": plain})
+    with pytest.raises(DataError, match=r"a pickle, which can run code and is not opened\. Take .*refcoco_val\.jsonl"):
+        read("refcoco", folder)
+    assert not (tmp_path / "sprung").exists()

@@ -55,7 +55,7 @@ def test_real_files_are_read_and_their_version_is_named(which: str) -> None:
     at = SHARED / place
     found = task(name).read(files(at) if at.is_dir() else [at])
     assert len({one.id for one in found}) == len(found) == count
-    assert version_of(task(name), found).startswith(f"{count:,} questions: {version}")
+    assert version_of(task(name), found).startswith(f"{count:,} question{'s' * (count > 1)}: {version}")
     some = found[::10]
     marks = task(name).metric.marks([right(one) for one in some], [one.truth for one in some])
     assert min(marks) >= 0 and sum(marks) > 0.8 * len(some)

@@ -90,8 +90,9 @@ def show_scores(study: Study, wanted: Wanted) -> None:
         verdict = replace(verdict, scores=beside(verdict.scores, verdict.rows, text_only=theirs.rows))
         _record(verdict, folder, bench.place, word=wanted.checkpoint, out=wanted.out)
     show.table(scores(verdict.scores["tasks"]))
-    show.lines([""])
-    show.table(baselines(verdict.scores["tasks"]))
+    if beneath := baselines(verdict.scores["tasks"]):
+        show.lines([""])
+        show.table(beneath)
     told = which(verdict.scores["tasks"]) if bench.style == "paper" else ()
     show.lines(["", *told, *means(verdict.scores), f"kept: {home(wanted.out, folder)}"])
 
@@ -114,10 +115,20 @@ _SEEING = {"vision_config", "image_token_id", "image_token_index"}
 
 def _sees(folder: Path) -> bool:
     """Whether a checkpoint has eyes, as its own description says."""
-    spec, config = folder / "spec.json", folder / "config.json"
-    if spec.is_file():
-        return json.loads(spec.read_text())["kind"] == "vlm"
-    return bool(_SEEING & json.loads(config.read_text()).keys())
+    own = folder / "spec.json"
+    told = _described(own if own.is_file() else folder / "config.json")
+    return told.get("kind") == "vlm" if own.is_file() else bool(_SEEING & told.keys())
+
+
+def _described(file: Path) -> dict[str, Any]:
+    """What a checkpoint's own description says; RequestError for a damaged one."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file}: wanted a checkpoint's description. Got {error}. Copy the folder again.") from error
+    if not isinstance(told, dict):
+        raise RequestError(f"{file}: wanted an object. Got {str(told)[:40]}. Copy the folder again.")
+    return told
 
 
 def _bench(study: Study, wanted: Wanted) -> _Bench:
@@ -145,11 +156,24 @@ def _bench(study: Study, wanted: Wanted) -> _Bench:
 
 
 def _names(words: str, bench: _Bench, *, sees: bool) -> tuple[str, ...]:
-    """The tasks that were asked for; without any, all that the checkpoint has the eyes for."""
+    """The tasks that were asked for; without any, all that the checkpoint has the eyes for.
+
+    A variant of a task that is there (P(yes) of POPE) is asked where it is named, and not by itself.
+    """
+    from firstsight.evaluate.tasks import TASKS
+
     names = tuple(dict.fromkeys(name.strip() for name in words.split(",") if name.strip()))
+    variants = [name for name, task in TASKS.items() if task.variant in bench.tasks]
     for name in names:
-        if name not in bench.tasks:
-            raise UnknownName("task", name, bench.tasks)
+        if name in (*bench.tasks, *variants):
+            continue
+        if name in TASKS:
+            there = ", ".join((*bench.tasks, *variants))
+            raise RequestError(
+                f"--tasks {name}: wanted a folder {name} of its files in {bench.place}. Got none; what can be asked "
+                f"there is {there}. Add the folder, or drop the task."
+            )
+        raise UnknownName("task", name, (*bench.tasks, *variants))
     return names or tuple(name for name, kind in bench.tasks.items() if sees or kind == "text")
 
 

@@ -29,8 +29,8 @@ def power(
 
     Example: firstsight power when --effect 2
     """
-    if effect <= 0:
-        raise RequestError(f"--effect: wanted points above 0. Got {effect:g}.")
+    if not 0 < effect <= 100:  # neither is NaN
+        raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
     if kind not in ("vision", "text"):
         raise RequestError(f"--kind: wanted vision or text. Got {kind!r}.")
     if not 0 < wanted < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,8 +41,10 @@ def score(
     from firstsight.evaluate.given import scoring
     from firstsight.units import parse_share
 
+    _refuse_places([out for out in (out_json, rows) if out])
     allowed = parse_share(missing)
-    wanted = tasks.task(task, references[0].parent if references[0].is_dir() else None)
+    home = references[0] if references[0].is_dir() else references[0].parent
+    wanted = tasks.task(task, home.resolve().parent)
     try:
         scored = scoring.score(wanted, answers, references)
     except DataError as error:
@@ -58,6 +60,15 @@ def score(
         show.lines([""])
         show.table(_splits(scored))
     show.lines(["", *_counts(scored)])
+
+
+def _refuse_places(wanted: Sequence[Path]) -> None:
+    """Before anything is computed, which could then not be kept."""
+    from firstsight.errors import RequestError
+
+    for out in wanted:
+        if not out.parent.is_dir():
+            raise RequestError(f"{out}: there is no folder {out.parent}. Make it, or write elsewhere.")
 
 
 def _table(scored: Scored) -> list[tuple[str, ...]]:

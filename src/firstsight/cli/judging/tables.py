@@ -46,10 +46,11 @@ def _above(facts: Mapping[str, Any], key: str) -> tuple[str, str, str]:
 
 
 def which(tasks: Mapping[str, Any]) -> Iterator[str]:
-    """A line a task: which published version its questions are, and which of them were not asked."""
+    """A line a task: which published version its questions are, which were not asked, and how boxes were read."""
     for name, facts in tasks.items():
         left = ", ".join(f"{count:,} {why}" for why, count in facts.get("left_out", {}).items())
-        yield f"{name}: {facts['asked']}" + (f"; left out: {left}" if left else "")
+        told = (facts["asked"], f"left out: {left}" if left else "", facts.get("boxes", ""))
+        yield f"{name}: " + "; ".join(part for part in told if part)
 
 
 def means(found: Mapping[str, Any]) -> Iterator[str]:

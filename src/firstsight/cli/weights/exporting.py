@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ def export(
         raise UnknownName("dtype", dtype, NUMBERS)
     from firstsight.hub import exporting
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with as_request():
         told = exporting.export(checkpoint, out, number="bfloat16" if dtype == "bfloat16" else "float32")
     typer.echo(f"{out}: {told.architecture}, {told.parameters:,} parameters, {dtype}")

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from firstsight.cli import show
+from firstsight.cli.looking import as_request
 from firstsight.site import Progress, Tell
 from firstsight.units import in_bytes, parse_tokens
 
@@ -58,7 +59,7 @@ def import_weights(
         seen=parse_tokens(seen) if seen else None,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _shown(source) as tell:
+    with as_request(), _shown(source) as tell:
         done = bring(request, out, tell=tell)
     show.lines(done.lines())
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from firstsight.errors import DataError, FirstsightError
-from firstsight.evaluate.eleuther.known import TASKS
+from firstsight.evaluate.eleuther.known import TASKS, definition
 
 
 def main() -> int:
@@ -27,12 +27,16 @@ def main() -> int:
 
 
 def _written(benchmarks: Path, out: Path, names: list[str]) -> list[Path]:
-    from firstsight.evaluate.eleuther import definitions
-
     asked = names or [name for name in TASKS if (benchmarks / name).is_dir()]
     if not asked:
         raise DataError(f"{benchmarks}: wanted folders named after tasks. Got none of {', '.join(TASKS)}. Add one.")
-    return [definitions.write(name, benchmarks / name, out) for name in asked]
+    for name in asked:
+        definition(name)  # refuses a name that is none and a machine without lm-eval before anything is written
+    from firstsight.evaluate.eleuther import definitions
+    from firstsight.evaluate.eleuther.judging import quiet
+
+    with quiet():
+        return [definitions.write(name, benchmarks / name, out) for name in asked]
 
 
 if __name__ == "__main__":

@@ -25,12 +25,16 @@ from firstsight.model.vlm import VLM
 from firstsight.site import Progress, Site, Tell
 
 NAME = "firstsight"
+_ASKED = "lm-eval's requests"
 LONGEST = 2048
 """Most tokens that are read; what stands further left is cut off. Source: the paper's fine-tuning length."""
 _PORTION = 256
 """Contexts between reports of progress, where no batch size is asked for."""
 _ANSWER = 256
 """Most tokens of a generated answer where the task does not say, as in lm-eval's own models."""
+_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""What tasks call the most tokens of an answer; the first that is told counts, as in lm-eval's own models."""
+_SAYING = {*_LIMITS, "until", "do_sample", "temperature", "top_k", "top_p", "num_beams"}
 
 Ids = list[int]
 
@@ -87,7 +91,7 @@ class Adapter(TemplateLM):
         asked = [_Pair(*request.args) for request in requests]
         parted = [_parted(pair) for pair in asked]
         wholes = [context + continuation for context, continuation in parted]
-        self._who.refuse_unknown(wholes, where="lm-eval's requests")
+        self._who.refuse_unknown(wholes, where=_ASKED)
         texts = list(dict.fromkeys([*(context for context, _ in parted), *wholes]))
         ids = dict(zip(texts, self._who.words.encode(texts), strict=True))
         begun = [[self.eot_token_id, *ids[context]] for context, _ in parted]
@@ -127,6 +131,7 @@ class Adapter(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of each whole text, read in windows where it is longer than `max_length`."""
+        self._who.refuse_unknown([_text(request) for request in requests], where=_ASKED)
         windows: list[tuple[None, Ids, Ids]] = []
         counts: list[int] = []
         for request in requests:
@@ -139,6 +144,7 @@ class Adapter(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model says after each context, up to one of the texts in `until`, which is left out."""
+        self._who.refuse_unknown([_text(request) for request in requests], where=_ASKED)
         answers: dict[int, str] = {}
         asked = [_Saying(_Told(*request.args).how) for request in requests]
         for _, some in groupby(sorted(range(len(asked)), key=lambda at: asked[at].key), lambda at: asked[at].key):
@@ -163,18 +169,22 @@ class Adapter(TemplateLM):
 
 
 class _Saying:
-    """How an answer is to be generated, as a task of lm-eval says it."""
+    """How an answer is to be generated, as a task of lm-eval says it; told as its own models understand it."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         until = told.get("until") or []
         self.until = [until] if isinstance(until, str) else [text for text in until if text]
-        self.limit = int(told.get("max_gen_toks", _ANSWER))
-        self._temperature = float(told.get("temperature") or 0.0) if told.get("do_sample") else 0.0
-        self._top_k, self._top_p = told.get("top_k"), told.get("top_p")
-        strange = told.keys() - {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
+        self.limit = int(next((told[key] for key in _LIMITS if told.get(key) is not None), _ANSWER))
+        # A temperature alone asks for sampling, too.
+        self._temperature = 0.0 if told.get("do_sample") is False else float(told.get("temperature") or 0.0)
+        self._top_k, self._top_p = told.get("top_k") or None, told.get("top_p")
+        strange = told.keys() - _SAYING
+        if told.get("num_beams") not in (None, 1):
+            strange |= {"num_beams"}
         if strange:
             raise RequestError(
-                f"generation: wanted until, max_gen_toks and sampling. Got {', '.join(sorted(strange))}."
+                f"generation: wanted until, max_gen_toks and sampling. Got {', '.join(sorted(strange))}. "
+                "Leave it out of the task or of --gen_kwargs."
             )
 
     @property
@@ -195,17 +205,34 @@ class Firstsight(Adapter):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path = "",
         *,
         device: str = "cpu",
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         max_length: int = LONGEST,
         seed: int = 0,
+        **others: object,
     ) -> None:
+        if others or not path:
+            raise RequestError(
+                "--model_args: wanted path, and max_length and seed if you like. "
+                f"Got {', '.join(sorted(others)) or 'no path'}. Write --model_args path=FOLDER."
+            )
+        if max_length < 2:
+            raise RequestError(f"max_length: wanted at least 2 tokens. Got {max_length}. Leave it out for {LONGEST}.")
+        batch = _batch(batch_size)
         site = Site(device=_there(device), threads=len(sched_getaffinity(0)))
-        batch = None if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
         super().__init__(own(Path(path), site=site), batch=batch, longest=max_length, tell=_silent, seed=seed)
+
+
+def _batch(size: int | str | None) -> int | None:
+    """How many contexts are read at once; None is what fits."""
+    if size is None or str(size).startswith("auto"):
+        return None
+    if not str(size).isdecimal() or int(size) == 0:
+        raise RequestError(f"--batch_size: wanted auto or a number from 1. Got {size}. Leave it out or write auto.")
+    return int(size)
 
 
 def _there(device: str) -> str:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from datasets import Dataset
+from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
@@ -22,6 +23,7 @@ from firstsight.evaluate.eleuther.known import definition, known, plain_version,
 from firstsight.evaluate.eleuther.queries import Query
 from firstsight.evaluate.tasks import TASKS
 
+_EXAMPLES = f"{{sampler: !function {__name__}.Examples}}"
 MODEL = adapter.NAME
 """The model type that whoever loads one of these definitions has registered."""
 
@@ -87,6 +89,19 @@ def write(name: str, folder: Path, out: Path) -> Path:
     return file
 
 
+class Examples(ContextSampler):
+    """Examples from the copy's training split; DataError where `--num_fewshot` asks and the copy has none."""
+
+    def sample(self, n: int, *asked: Any, **more: Any) -> Sequence[dict[str, Any]]:
+        """`n` examples for one question."""
+        if n and not self.df:
+            raise DataError(
+                f"--num_fewshot {n}: wanted a copy whose training split holds examples, in its own records. Got none. "
+                "Put train.jsonl (or .parquet) beside the judged split and write the definition again, or ask without."
+            )
+        return super().sample(n, *asked, **more)
+
+
 def own_records(folder: str, name: str, *, examples: bool, **_: object) -> dict[str, Dataset]:
     """The judged split as lm-eval's definition reads it, the others for `examples` alone; called by lm-eval."""
     judged, splits = known(name).split, copies.records(Path(folder), name)
@@ -102,7 +117,8 @@ def plain_records(folder: str, name: str, ending: str = "", **_: object) -> dict
     asked = [queries.plain(one) for one in queries.queries(rows, folder) or ()]
     for row in asked:
         row["query"] = row["query"].removesuffix(ending) + ending
-    return {"test": Dataset.from_list(asked)}
+    made = Dataset.from_list(asked)
+    return {"test": made, "train": made.select([])}
 
 
 def _readable(rows: Sequence[copies.Record], name: str, folder: str) -> list[dict[str, Any]]:
@@ -130,6 +146,7 @@ def _own(name: str, folder: Path, *, examples: bool) -> str:
             "include": str(definition(name)),
             "custom_dataset": f"!function {__name__}.own_records",
             "dataset_kwargs": {"folder": str(folder), "name": name, "examples": examples},
+            "fewshot_config": _EXAMPLES,
         }
     )
 
@@ -141,7 +158,9 @@ def _plain(name: str, folder: Path, ending: str) -> str:
             "custom_dataset": f"!function {__name__}.plain_records",
             "dataset_kwargs": {"folder": str(folder), "name": name, "ending": ending},
             "output_type": "multiple_choice",
+            "training_split": "train",
             "test_split": "test",
+            "fewshot_config": _EXAMPLES,
             "doc_to_text": "query",
             "doc_to_choice": "choices",
             "doc_to_target": "gold",
@@ -152,10 +171,8 @@ def _plain(name: str, folder: Path, ending: str) -> str:
 
 
 def _file(told: dict[str, Any]) -> str:
-    """YAML, of which JSON is a part; only a function's name stands bare."""
-    lines = (
-        f"{key}: {value if str(value).startswith('!function') else json.dumps(value)}" for key, value in told.items()
-    )
+    """YAML, of which JSON is a part; only what names a function stands bare."""
+    lines = (f"{key}: {value if '!function ' in str(value) else json.dumps(value)}" for key, value in told.items())
     return "\n".join(lines) + "\n"
 
 

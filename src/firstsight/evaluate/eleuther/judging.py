@@ -57,7 +57,7 @@ def examine(who: Own, names: Sequence[str], *, folder: Path, tell: Tell, style: 
         if (error.name or "").partition(".")[0] != "lm_eval":
             raise
         raise lacking() from error
-    with _quiet():
+    with quiet():
         made = {name: _ready(name, folder, style) for name in names}
         model = adapter.Adapter(who, batch=None, longest=adapter.LONGEST, tell=tell)
         samples = _asked(model, made)
@@ -143,7 +143,7 @@ def _ids(docs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Generator[None, None, None]:
+def quiet() -> Generator[None, None, None]:
     """Without the log lines and bars of lm-eval and datasets; errors are raised as ever."""
     import datasets
 

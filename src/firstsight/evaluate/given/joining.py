@@ -86,11 +86,15 @@ def _with(one: Given, source: Given | None, known: Known) -> Given:
     """An answer with what the model's question file says of its id; its split may also stand in its file's name."""
     split = source.split if source and source.split in known.splits else one.split
     if split not in known.splits:
-        named = [name for name in known.splits if name in one.file.lower()]
-        split = named[0] if len(named) == 1 else ""
+        split = _told(one.file.rpartition("/")[2], known) or _told(one.file, known)
     if source is None or not (not one.prompt or not source.prompt or _alike(one, source)):
         return one if split == one.split else replace(one, split=split)
     return replace(one, image=source.image or one.image, prompt=one.prompt or source.prompt, split=split)
+
+
+def _told(file: str, known: Known) -> str:
+    named = [name for name in known.splits if name in file.lower()]
+    return named[0] if len(named) == 1 else ""
 
 
 def _places(answers: Sequence[Given], known: Known) -> list[_Place | None]:
@@ -129,6 +133,8 @@ def _by_picture(one: Given, known: Known, *, own: bool) -> _Place | None:
     """By the picture that an answer names; unless ids are the benchmark's `own`, the id may be it, as in LLaVA's."""
     names = [(one.image, "picture and question")]
     names += [] if own else [(one.id, "question id as the picture's, and question")]
+    if known.uniform and one.image in known.ids:  # NoCaps' results name pictures by number, its pictures are files.
+        return _placed(known.ids[one.image], known, "picture")
     for name, way in names:
         about = known.pictures.get(known.name(name)) if name else None
         if about is None:
@@ -144,8 +150,14 @@ def _by_picture(one: Given, known: Known, *, own: bool) -> _Place | None:
 
 
 def _by_box(one: Given, known: Known) -> _Place | None:
-    found = known.boxes.get((fold(one.prompt), near(one.box))) if one.box and one.prompt else None
-    return _Place(questions=tuple(found), way="sentence and true box") if found else None
+    """By the true box that an answer repeats: with a sentence one question, without any all that ask for this box."""
+    if not one.box:
+        return None
+    if one.prompt:
+        found = asked(one.prompt, known.boxes.get(near(one.box), {}))
+        return _Place(questions=tuple(found), way="sentence and true box") if found else None
+    found = known.boxed(one.box)
+    return _Place(questions=tuple(found), way="true box", each=True) if found else None
 
 
 def _placed(found: Sequence[int], known: Known, way: str) -> _Place:
@@ -162,7 +174,8 @@ def _by_words(answers: Sequence[Given], known: Known) -> list[_Place | None]:
     found = [said(one.prompt, about) for one in answers]
     if all(len(some) <= 1 for some in found):
         return [_Place(questions=tuple(some), way="question") if some else None for some in found]
-    return _verbatim(answers, known)
+    # An id that nobody knows is of another file, which may have as many questions in the same words.
+    return [None] * len(answers) if any(one.id for one in answers) else _verbatim(answers, known)
 
 
 def _verbatim(answers: Sequence[Given], known: Known) -> list[_Place | None]:

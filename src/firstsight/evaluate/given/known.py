@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 from firstsight.evaluate.given.answers import Given
-from firstsight.evaluate.given.wording import fold, holds, picture
+from firstsight.evaluate.given.wording import bare, fold, holds, picture, series
 from firstsight.evaluate.question import Question
+
+_STRAY = 0.001
+"""Most by which an edge of a true box that an answer repeats may differ, as a share of the picture: rounded pixels."""
+_OPTIONS = "\nA. "
 
 
 class Known:
@@ -22,7 +27,7 @@ class Known:
         self.splits = {question.split for question in questions} - {""}
         self.name = _naming(questions)
         self.ids: dict[str, list[int]] = defaultdict(list)
-        self.boxes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        self.boxes: dict[tuple[float, ...], dict[str, list[int]]] = defaultdict(dict)
         self.pictures: dict[str, dict[str, list[int]]] = {}
         for at, question in enumerate(questions):
             for name in _ids(question):
@@ -31,7 +36,7 @@ class Known:
                 about = self.pictures.setdefault(self.name(question.image), {})
                 about.setdefault(self.words[at], []).append(at)
             if is_box(question):
-                self.boxes[self.words[at], near(question.truth)].append(at)
+                self.boxes[near(question.truth)].setdefault(self.words[at], []).append(at)
 
     def within(self, found: Sequence[int], split: str) -> list[int]:
         """Those of a split, where there is a split of that name."""
@@ -42,10 +47,15 @@ class Known:
         image = self.questions[at].image
         if one.image and image is not None and self.name(one.image) != self.name(image):
             return False
-        if not one.prompt or self.uniform:
+        return not one.prompt or self.uniform or self._asks(one.prompt, at)
+
+    def _asks(self, prompt: str, at: int) -> bool:
+        """Whether a prompt holds a question's words, be it without its options or marks, as some tools repeat it."""
+        said, words = fold(prompt), self.words[at]
+        if said == words or holds(said, words):
             return True
-        prompt = fold(one.prompt)
-        return prompt == self.words[at] or holds(prompt, self.words[at])
+        stem = self.questions[at].text.partition(_OPTIONS)[0]
+        return bool(bare(stem)) and holds(bare(prompt), bare(stem))
 
     def speaks(self, one: Given, at: int) -> bool:
         """Whether the answer says anything, but for its id, that the question could contradict."""
@@ -68,6 +78,19 @@ class Known:
         """Those of them that are of its split."""
         return self.within(self.alike(at), self.questions[at].split)
 
+    def boxed(self, box: Sequence[float]) -> list[int]:
+        """The questions whose true box is `box`, up to rounding to pixels; empty where none is."""
+        keys = product(*({round(edge - _STRAY, 2), round(edge + _STRAY, 2)} for edge in box))
+        found = [at for key in keys if key in self.boxes for held in self.boxes[key].values() for at in held]
+        apart = {at: max(abs(a - b) for a, b in zip(box, self._box(at), strict=True)) for at in found}
+        least = min(apart.values(), default=1.0)
+        return sorted(at for at in found if apart[at] == least) if least <= _STRAY else []
+
+    def _box(self, at: int) -> tuple[float, ...]:
+        truth = self.questions[at].truth
+        assert isinstance(truth, tuple)
+        return tuple(float(edge) for edge in truth)
+
     def by_words(self) -> dict[str, list[int]]:
         """Questions by their words alone."""
         about: dict[str, list[int]] = defaultdict(list)
@@ -88,9 +111,15 @@ def near(box: Any) -> tuple[float, ...]:
 
 
 def _naming(questions: Sequence[Question]) -> Callable[[str], str]:
-    """How pictures are called: in short, unless two of the benchmark's pictures would get one name."""
+    """How pictures are called: in short, unless two of the benchmark's pictures would get one name.
+
+    Numbers of another series (VizWiz_test_00000007 for VizWiz_val) are other pictures.
+    """
     images = {question.image for question in questions if question.image is not None}
-    return picture if len({picture(name) for name in images}) == len(images) else str
+    own = {series(name) for name in images} - {""}
+    if len({picture(name) for name in images}) < len(images):
+        return str
+    return lambda name: picture(name) if series(name) in ("", *own) or not own else name
 
 
 def _ids(question: Question) -> list[str]:

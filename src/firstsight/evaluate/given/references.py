@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from firstsight.errors import DataError
-from firstsight.evaluate.given.answers import Given, content_of
+from firstsight.evaluate.given.answers import Given, content_of, refuse_foreign
 from firstsight.evaluate.question import Question, Task, files
 from firstsight.evaluate.tasks import TASKS
 
 _TRUTHS = ("label", "answer", "answers", "gold", "target", "ground_truth", "bbox", "box")
+_INDEX = re.compile(r'\s*\{\s*"-?\d+"\s*:\s*\{\s*"question_id"')
+_INDEXED = ("question", "img_path")
+_ENTRY = 2000
+"""Letters in which the first entry of such an index names its keys."""
+_ASKED = (("question_id",), ("image", "img_path"), ("text", "question"), ("category", "split"))
 _HEAD = 1 << 16
 """Bytes read to tell what a file is; question files have one short object a line."""
 
@@ -31,7 +38,7 @@ class References:
 
 def read(paths: Sequence[Path], task: Task) -> References:
     """The references of `task`; a folder stands for its data files. DataError names a file that is neither kind."""
-    every = [file for path in paths for file in (files(path) if path.is_dir() else (path,))]
+    every = [file for path in paths for file in (_inside(path, task) if path.is_dir() else (path,))]
     named: dict[str, Given] = {}
     own: list[Path] = []
     for path in every:
@@ -41,7 +48,10 @@ def read(paths: Sequence[Path], task: Task) -> References:
             own.append(path)
     if not own:
         names = ", ".join(path.name for path in every) or "no files"
-        raise DataError(f"{names}: wanted {task.name}'s own files, with the right answers. Got none that holds them.")
+        raise DataError(
+            f"{names}: wanted {task.name}'s own files, with the right answers. Got only the questions that a model was "
+            "asked. Add the benchmark's files."
+        )
     # What a variant adds to the prompt is not needed to score what was answered.
     plain = TASKS[task.variant] if task.variant is not None and task.answered == "words" else task
     questions = plain.read(own)
@@ -51,9 +61,23 @@ def read(paths: Sequence[Path], task: Task) -> References:
     return References(questions=questions, named=named, files=tuple(own))
 
 
+def _inside(folder: Path, task: Task) -> Sequence[Path]:
+    """A folder's own files; the folders in it may be of other tasks or splits."""
+    deeper = sorted({path.parent for path in folder.glob("*/*.json*")})
+    if deeper and not any(path.is_file() for path in folder.iterdir()):
+        names = ", ".join(path.name for path in deeper)
+        raise DataError(
+            f"{folder}: wanted {task.name}'s own files. Got folders: {names}. Give the one that holds them."
+        )
+    return files(folder)
+
+
 def _is_question_file(path: Path) -> bool:
-    """A JSON-lines file in LLaVA's form: an id, a picture, a text, and no right answer."""
+    """JSON lines in LLaVA's form, an id, a picture, a text and no right answer; or the index of the paper's harness."""
+    refuse_foreign(path)
     first = _first_line(path)
+    if _INDEX.match(first):
+        return all(f'"{key}"' in first[:_ENTRY] for key in _INDEXED)
     try:
         record = json.loads(first)
     except json.JSONDecodeError:
@@ -78,15 +102,19 @@ def _questions(path: Path) -> dict[str, Given]:
     """
     named: dict[str, Given] = {}
     content = content_of(path)
-    for number, record in enumerate(content if isinstance(content, list) else [content], start=1):
+    rows = list(content.values()) if isinstance(content, dict) else content
+    for number, record in enumerate(rows, start=1):
         where = f"{path.name}:{number}"
         if not isinstance(record, dict):
             raise DataError(f"{where}: wanted a question as an object. Got {json.dumps(record)[:80]}.")
-        held = (str(record.get(key, "")) for key in ("question_id", "image", "text", "category"))
-        name, image, text, split = held
+        name, image, text, split = (str(_first(record, keys)) for keys in _ASKED)
         one = Given(id=name, answer="", image=image, prompt=text, split=split, box=(), file=path.name, where=where)
         named[name] = _agreed(named[name], one) if name in named else one
     return named
+
+
+def _first(record: dict[str, Any], keys: Sequence[str]) -> Any:
+    return next((record[key] for key in keys if key in record), "")
 
 
 def _agreed(first: Given, second: Given) -> Given:

@@ -10,8 +10,9 @@ from firstsight.evaluate.question import Question
 _NAMED = 3
 """Most examples in a message."""
 _ADD = (
-    "Add what is lacking: with --references the questions that the model was given (LLaVA's question file says which "
-    "picture and words an id means), or the picture and the question in each answer."
+    "Add what is lacking: with --references the questions that the model was given (LLaVA's question file, or the "
+    "index of the paper's harness, says which picture and words an id means), or the picture and the question in each "
+    "answer."
 )
 
 

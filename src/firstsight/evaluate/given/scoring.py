@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from firstsight.errors import DataError
 from firstsight.evaluate.given import refusing
 from firstsight.evaluate.given.answers import Given, read
 from firstsight.evaluate.given.joining import Joined, join
@@ -19,12 +20,15 @@ from firstsight.evaluate.given.known import is_box
 from firstsight.evaluate.given.references import References
 from firstsight.evaluate.given.references import read as read_references
 from firstsight.evaluate.given.units import in_shares
-from firstsight.evaluate.metrics.words import YES_NO, presence
+from firstsight.evaluate.metrics.words import YES_NO, presence, says_yes
 from firstsight.evaluate.question import Question, Task, version_of
 from firstsight.evaluate.score import VERSION, Judged, interval, total
 from firstsight.evaluate.summary import Row, judged
 
 _PLACES = 9
+_NO = re.compile(r"\W*(?:no|not)\b", re.IGNORECASE)
+_OCR = "OCR token"
+"""In LLaVA's prompts, the older ones too."""
 _CHOICE = re.compile(r"\(?([A-Z])(?:\)|\.|:|$)", re.IGNORECASE)
 
 
@@ -79,12 +83,18 @@ def _undisturbed() -> Iterator[None]:
 
 def _score(task: Task, answers: Sequence[Path], references: Sequence[Path]) -> Scored:
     asked = read_references(references, task)
-    joined = join(read(answers, task.name), asked.questions, asked.named)
+    version = version_of(task, asked.questions)
+    given = read(answers, task.name)
+    try:
+        joined = join(given, asked.questions, asked.named)
+    except DataError as error:
+        raise DataError(f"{error} The references are {version}.") from error
     words, units = _words(joined.answers, asked)
     missing = tuple(one is None for one in joined.answers)
     rows = _rows(task, asked.questions, joined.answers, words)
     left = task.left_out(asked.files) if task.left_out else {}
     notes = [f"{count:,} questions {why} are left out" for why, count in left.items()]
+    notes += _warnings(task, [one for one in joined.answers if one])
     return Scored(
         task=task,
         rows=rows,
@@ -94,9 +104,24 @@ def _score(task: Task, answers: Sequence[Path], references: Sequence[Path]) -> S
         answered=_answered(task, rows, missing),
         splits=_splits(task, rows, missing),
         joined=joined,
-        version=version_of(task, asked.questions),
+        version=version,
         notes=(*units, *notes),
     )
+
+
+def _warnings(task: Task, answers: Sequence[Given]) -> list[str]:
+    """What makes a score another thing than its name says."""
+    found: list[str] = []
+    helped = sum(_OCR in one.prompt for one in answers) if task.name == "textvqa" else 0
+    if helped:
+        found.append(f"{helped:,} prompts hold OCR tokens: this is no score of textvqa, but of textvqa_ocr")
+    turned = [one.answer for one in answers if _NO.match(one.answer) and says_yes(one.answer)]
+    if turned and task.metric is YES_NO:
+        found.append(
+            f"{len(turned):,} answers such as {turned[0][:20]!r} count as yes, as POPE's script has it, which knows "
+            "No, no and not between spaces; clean the answers if they mean no"
+        )
+    return found
 
 
 def _words(answers: Sequence[Given | None], asked: References) -> tuple[list[str], tuple[str, ...]]:
@@ -224,7 +249,17 @@ def lines(scored: Scored) -> str:
     kept = [
         row.line() | ({"missing": True} if gone else {}) for row, gone in zip(scored.rows, scored.missing, strict=True)
     ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+    return "".join(_written(line) + "\n" for line in kept)
+
+
+def _written(line: Mapping[str, Any]) -> str:
+    """JSON with its letters as they are, save half letters, which a cut answer may end with and no file can hold."""
+    text = json.dumps(line, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(line)
+    return text
 
 
 def others(scored: Scored) -> str:

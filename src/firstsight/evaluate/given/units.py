@@ -88,8 +88,9 @@ def _unit(boxes: Sequence[str], sizes: Sequence[Size | None]) -> str:
         if most <= _WHOLE["thousandths"]:
             return "thousandths"
     raise DataError(
-        f"{len(boxes):,} boxes such as {boxes[0]} reach beyond 1, and their units cannot be told. Wanted left, top, "
-        "right, bottom in shares of the picture. Divide them by its width and height."
+        f"{len(boxes):,} box{'es' if len(boxes) > 1 else ''} such as {boxes[0]} beyond 1: their units cannot be told. "
+        f"Wanted left, top, right, bottom in shares of the picture, or {_ENOUGH} boxes in pixels, hundredths or "
+        "thousandths. Divide them by the picture's width and height."
     )
 
 

@@ -9,6 +9,8 @@ from functools import lru_cache
 
 _NUMBERED = re.compile(r"[A-Za-z]+_[A-Za-z]+\d*_(\d{8,12})(?:_\d+)?")
 """COCO_val2014_000000310196 and, as RefCOCO writes it, with an annotation's number; VizWiz_val_00000012."""
+_SERIES = re.compile(r"(?!COCO_)([A-Za-z]+_[A-Za-z]+\d*)_\d{8,12}")
+"""Only COCO numbers its pictures through over all splits."""
 _ENDING = re.compile(r"\.(?:jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
 _MARKER = re.compile(
     r"<\|?/?(?:image|img|im_start|im_end|im_patch|grounding|vision_start|vision_end)[^<>]{0,12}>", re.IGNORECASE
@@ -19,11 +21,22 @@ _ROLE = re.compile(
 _EDGE = " ?.!\t"
 _ASKED = re.compile(r"question\s*:\s*(.*?)\s*(?:(?:short )?answer\s*:|$)")
 _QUOTED = re.compile(r"[\"“](.+)[\"”]")
+_MARKS = re.compile(r"[^\w\s]|_")
+
+
+def _stem(name: str) -> str:
+    return _ENDING.sub("", name.strip().replace("\\", "/").rpartition("/")[2])
+
+
+def series(name: str) -> str:
+    """What a picture's number is counted in, as VizWiz_val; empty where there is no number or it is of all splits."""
+    found = _SERIES.fullmatch(_stem(name))
+    return found[1] if found else ""
 
 
 def picture(name: str) -> str:
     """A picture's name without folder and ending; its number where the name is COCO's, VizWiz' or a number."""
-    stem = _ENDING.sub("", name.strip().replace("\\", "/").rpartition("/")[2])
+    stem = _stem(name)
     numbered = _NUMBERED.fullmatch(stem)
     number = numbered[1] if numbered else stem
     return number.lstrip("0") or "0" if number.isdecimal() else number
@@ -35,6 +48,12 @@ def fold(text: str) -> str:
     plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
     clean = _MARKER.sub(" ", plain) if "<" in plain else plain
     return " ".join(clean.casefold().split()).strip(_EDGE)
+
+
+@lru_cache(maxsize=1 << 16)
+def bare(text: str) -> str:
+    """Folded words without any marks, as some tools repeat them."""
+    return " ".join(_MARKS.sub("", fold(text)).split())
 
 
 def holds(prompt: str, words: str) -> bool:
@@ -56,8 +75,12 @@ def asked(prompt: str, known: Mapping[str, Sequence[int]]) -> Sequence[int]:
     if found := said(prompt, known):
         return found
     whole = fold(prompt)
-    inside = sorted((words for words in known if words and holds(whole, words)), key=len, reverse=True)
-    return known[inside[0]] if inside and all(holds(inside[0], words) for words in inside) else ()
+    if inside := [words for words in known if words and holds(whole, words)]:
+        longest = max(inside, key=len)
+        return known[longest] if all(holds(longest, words) for words in inside) else ()
+    plain = bare(prompt)
+    unmarked = [words for words in known if bare(words) and holds(plain, bare(words))]
+    return known[unmarked[0]] if len(unmarked) == 1 else ()
 
 
 def said(prompt: str, known: Mapping[str, Sequence[int]]) -> Sequence[int]:

@@ -26,8 +26,8 @@ def named_letter(answer: str, options: Mapping[str, str]) -> str | None:
 
     Letters in brackets come first, then letters between spaces, then, in more than five words, the options' texts
     (case aside); of several the one that is named last. Marks at the ends are dropped before. Where the scorer finds
-    nothing it draws a letter by lot. Here a letter with a full stop behind it is taken, as MMMU-Pro's scorer does, and
-    an answer without one names nothing and is wrong.
+    nothing it draws a letter by lot. Here a letter with a full stop behind it is taken, as MMMU-Pro's scorer does, or
+    one at the end of a line; an answer without any names nothing and is wrong.
     """
     text = f" {_trimmed(answer)} "
     for form in ("({})", " {} "):
@@ -37,7 +37,8 @@ def named_letter(answer: str, options: Mapping[str, str]) -> str | None:
     texts = {one: option.lower() for one, option in options.items()}
     if len(text.split()) > _SHORT and (found := _last(lowered, texts)):
         return found
-    return _last(text, {one: f" {one}." for one in options})
+    lines = "".join(f" {_trimmed(line.strip())} " for line in answer.splitlines())
+    return _last(text, {one: f" {one}." for one in options}) or _last(lines, {one: f" {one} " for one in options})
 
 
 def _trimmed(answer: str) -> str:

@@ -144,7 +144,12 @@ class Foreign:
     def _inputs(self, laid: Sequence[str], shown: Sequence[object | None]) -> Any:
         seen = [one for one in shown if isinstance(one, Image.Image)]
         model = self.parts.model
-        made = self.turn.inputs(laid, seen or None)
+        try:
+            made = self.turn.inputs(laid, seen or None)
+        except ValueError as error:  # Qwen2-VL's of a picture 1,500 times as wide as high
+            raise DataError(
+                f"{self.parts.kind}'s processor: wanted pictures that it takes. Got {error}. Leave those questions out."
+            ) from error
         # pictures in the weights' own numbers; ids and masks stay whole numbers
         return {
             name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
@@ -187,17 +192,18 @@ class _Forced:
 
     def __call__(self, input_ids: Int[Tensor, "B S"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Only the forced token of each row is left."""
-        likely = scores.float().log_softmax(dim=-1)
-        only = torch.full_like(scores, float("-inf"))
+        likely, places = scores.float().log_softmax(dim=-1), range(len(self._rows))
+        forced = [(*row.stem, self._end)[min(self._step, len(row.stem))] for row in self._rows]
+        said = likely[places, forced].tolist()  # of all rows at once: a GPU is waited for once a step
         for number, row in enumerate(self._rows):
-            more = self._step < len(row.stem)
-            only[number, row.stem[self._step] if more else self._end] = 0.0
-            if more:
-                self._stems[number] += float(likely[number, row.stem[self._step]])
+            if self._step < len(row.stem):
+                self._stems[number] += said[number]
             elif self._step == len(row.stem):
                 ends = likely[number, list(row.lasts)].tolist()
                 self.found[number] = {t: self._stems[number] + end for t, end in zip(row.lasts, ends, strict=True)}
         self._step += 1
+        only = torch.full_like(scores, float("-inf"))
+        only[places, forced] = 0.0
         return only
 
 

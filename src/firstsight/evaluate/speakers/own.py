@@ -155,7 +155,7 @@ def refuse_unknown_words(words: Tokenizer, texts: Sequence[str], *, where: str) 
         shown = ", ".join(repr(word) for word in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
         raise RequestError(
             f"{where}: the checkpoint's vocabulary of {words.size} tokens lacks {len(unknown)} of the words: {shown}. "
-            "Use words that its training data holds."
+            "Ask with words that its training data holds, or another checkpoint, whose tokenizer reads any text."
         )
 
 

@@ -15,15 +15,20 @@ from firstsight.evaluate.question import Published, Question, Task, single, tags
 from firstsight.evaluate.tasks.records import Record, distinct, four, rows, shares, word
 
 _COCO = re.compile(r"(COCO_\w+?_\d{12})_\d+")
+_CORNERS = (("sent", "image"), ("expression", "img_path"))
+"""Sentence and picture where the box is left, top, right, bottom: Qwen-VL's (and InternVL's) lines, and Shikra's."""
 _OCID_SIZE = (640, 480)
 """Every OCID picture, width and height; records of other sizes say so."""
 _ASK = '\nPlease provide the bounding box coordinate of the region this sentence describes: "{q}"'
 
 
 def read_refcoco(given: Sequence[Path], *, named: str) -> tuple[Question, ...]:
-    """One row a sentence: {"img_id", "sents", "bbox": [left, top, width, height], "width", "height"} in pixels.
+    """One row a sentence, with the picture's width and height, in one of the public forms.
 
-    Or the index that the paper's harness builds over all three, whose rows say which they are of ("refer_dataset").
+    MiniGPT-4's {"img_id", "sents", "bbox": [left, top, width, height]}; Qwen-VL's {"image", "sent", "bbox": [left, top,
+    right, bottom]}; Shikra's, likewise, {"img_path", "expression", "bbox", "dataset_name"}; MDETR's, which is COCO's
+    with a caption a picture; all in pixels. Or the index that the paper's harness builds over all three, whose rows say
+    which they are of ("refer_dataset").
     """
     path = single(given, f"{named}'s sentences of one split")
     return _read(path, _refcoco, named=named)
@@ -38,8 +43,8 @@ def read_ocid_ref(given: Sequence[Path]) -> tuple[Question, ...]:
 def _read(path: Path, one: Callable[[Record], Question], *, named: str | None) -> tuple[Question, ...]:
     found: list[Question] = []
     others: set[str] = set()
-    for record in rows(path):
-        dataset = record.held.get("refer_dataset", named)
+    for record in _split_up(path):
+        dataset = record.held.get("refer_dataset") or _dataset(record) or named
         if dataset != named:
             others.add(str(dataset))
         else:
@@ -59,14 +64,46 @@ def _indexed(record: Record) -> Question:
 
 def _refcoco(record: Record) -> Question:
     row, where = record.held, record.where
-    left, top, width, height = four(take(row, "bbox", where), where)
+    sentence, picture = next((keys for keys in _CORNERS if keys[0] in row), ("sents", "img_id"))
+    left, top, right, bottom = four(take(row, "bbox", where), where)
+    if sentence == "sents":
+        right, bottom = left + right, top + bottom
     size = (take(row, "width", where), take(row, "height", where))
-    box = shares((left, top, left + width, top + height), size, where)
-    name = word(row, "img_id", where)
+    box = shares((left, top, right, bottom), size, where)
+    # Without the folders of the machine that wrote the lines.
+    name = word(row, picture, where) if sentence == "sents" else word(row, picture, where).rpartition("/")[2]
     coco = _COCO.fullmatch(name)
     # img_id repeats over sentences, so the line tells questions apart.
     key = str(row.get("question_id", f"{name}-{record.number}"))
-    return _box_question(key, word(row, "sents", where), box, coco[1] if coco else name, row)
+    return _box_question(key, word(row, sentence, where), box, coco[1] if coco else name, row)
+
+
+def _dataset(record: Record) -> str | None:
+    """Which benchmark a row of Shikra or MDETR says it is of: refcoco_unc_val, refcoco+_unc_testA, refcocog."""
+    said = str(record.held.get("dataset_name", "")).partition("_")[0].lower()
+    return next((name for name in _VAL if name.lower() == said), None)
+
+
+def _split_up(path: Path) -> list[Record]:
+    """The rows of a file; of MDETR's, which is COCO's form, one for each picture with its caption and its one box."""
+    found = rows(path)
+    if len(found) != 1 or not {"images", "annotations"} <= found[0].held.keys():
+        return found
+    boxes = {take(row, "image_id", path): row for row in found[0].held["annotations"]}
+    pictures = found[0].held["images"]
+    if not pictures or "caption" not in pictures[0]:
+        raise DataError(
+            f"{path}: this holds boxes without sentences. In refer's download those lie in refs(unc).p, a pickle, "
+            "which can run code and is not opened. Take the split as a list: MiniGPT-4's refcoco_val.json, Qwen-VL's "
+            "refcoco_val.jsonl or MDETR's finetune_refcoco_val.json."
+        )
+    joined = [
+        row
+        | {"img_id": take(row, "file_name", path), "sents": take(row, "caption", path)}
+        | {"bbox": take(boxes.get(take(row, "id", path), {}), "bbox", path)}
+        for row in pictures
+    ]
+    return [Record(key=None, number=at, where=f"{path}: picture {at + 1}", held=row) for at, row in enumerate(joined)]
 
 
 def _ocid(record: Record) -> Question:

@@ -1,0 +1,113 @@
+"""Broken pictures and bombs are set aside with a reason; odd ones are taken with their right pixels."""
+
+from __future__ import annotations
+
+import resource
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from firstsight.data.pictures import decode, quick
+
+from .conftest import Workshop
+from .spoilt import pairs, run, saved, tarred
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def told_in_png() -> bytes:
+    """A picture with a comment of 100 MB in 100 kB."""
+    held = saved(Image.new("RGB", (16, 16)), "PNG")
+    said = b"zTXtComment\0\0" + zlib.compress(bytes(100_000_000))
+    return held[:33] + struct.pack(">I", len(said) - 4) + said + struct.pack(">I", zlib.crc32(said)) + held[33:]
+
+
+def jpeg_header(width: int, height: int) -> bytes:
+    data = bytearray(saved(Image.new("RGB", (16, 16)), "JPEG"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+BROKEN = {
+    "zero bytes": ("b_png", b"", "zero bytes"),
+    "a bomb in png": ("b_png", png_header(60_000, 60_000), "too many pixels"),
+    "a bomb in jpeg": ("b_jpg", jpeg_header(65_000, 65_000), "too many pixels"),
+    "a bomb in a comment": ("b_png", told_in_png(), "not a picture"),
+    "half a png": ("b_png", saved(Image.effect_noise((64, 64), 90), "PNG")[:-800], "not a picture"),
+    "half a jpeg": ("b_jpg", saved(Image.effect_noise((64, 64), 90), "JPEG")[:-800], "not a picture"),
+    "half a webp": ("b_webp", saved(Image.effect_noise((64, 64), 90), "WEBP")[:-400], "not a picture"),
+    "a page of html": ("b_jpg", b"<html>404 not found</html>", "not a picture"),
+    "an svg": ("b_png", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not a picture"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_picture_is_set_aside(workshop: Workshop, name: str) -> None:
+    member, data, reason = BROKEN[name]
+    folder = tarred(workshop.folder("source"), pairs(2, **{member: data, "b_txt": b"w7"}))
+    found = run(workshop, folder, "captions")
+    assert found.quarantine == [(reason, "00000.tar", "b")]
+    assert found.captions() == [[0], [1]]
+
+
+def test_a_bomb_is_never_unpacked(workshop: Workshop) -> None:
+    """A declared 3.6 gigapixels would take 10 GB; the whole process must get by with far less."""
+    folder = tarred(workshop.folder("source"), pairs(1, b_png=png_header(60_000, 60_000), b_txt=b"w7"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(workshop, folder, "captions")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+def two_sided(left: tuple[int, int, int], right: tuple[int, int, int]) -> Image.Image:
+    image = Image.new("RGB", (64, 64), left)
+    image.paste(right, (32, 0, 64, 64))
+    return image
+
+
+RED, BLUE, WHITE, PINK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (255, 204, 204)
+_TURNED = Image.Exif()
+_TURNED[0x0112] = 6
+"""To be turned by a quarter clockwise: what is on the left belongs on top."""
+
+_FRAMES = {"save_all": True, "append_images": [two_sided(BLUE, BLUE)]}
+_DEEP = Image.fromarray(np.full((64, 64), 0x80FF, dtype=np.uint16))
+ODD = {
+    "print colours": ("jpg", saved(Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG", quality=95), RED, RED),
+    "sixteen bits": ("png", saved(_DEEP, "PNG"), (128, 128, 128), (128, 128, 128)),
+    "moving": ("webp", saved(two_sided(RED, RED), "WEBP", lossless=True, **_FRAMES), RED, RED),
+    "moving png": ("png", saved(two_sided(RED, RED), "PNG", **_FRAMES), RED, RED),
+    "see-through": (
+        "png",
+        saved(Image.new("RGBA", (64, 64), (255, 0, 0, 51)), "PNG"),
+        (255, 204, 204),
+        (255, 204, 204),
+    ),
+    "a see-through colour": ("png", saved(Image.new("P", (64, 64)), "PNG", transparency=0), WHITE, WHITE),
+    "one bit": ("png", saved(Image.new("1", (64, 64), 1), "PNG"), WHITE, WHITE),
+    "turned": ("jpg", saved(two_sided(RED, BLUE), "JPEG", exif=_TURNED, quality=95), RED, BLUE),
+    "turned in png": ("png", saved(two_sided(RED, BLUE), "PNG", exif=_TURNED), RED, BLUE),
+}
+"""Ending, bytes, the colour of the upper half, that of the lower."""
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_picture_is_taken_with_its_right_pixels(workshop: Workshop, name: str) -> None:
+    ending, data, upper, lower = ODD[name]
+    folder = tarred(workshop.folder("source"), {f"b.{ending}": data, "b.txt": b"w7"})
+    found = run(workshop, folder, "captions")
+    assert (found.quarantine, found.captions()) == ([], [[7]])
+    assert found.pictures() == [data]
+    for way in (decode, quick):
+        pixels = way(data, 16).astype(int)
+        assert abs(pixels[:6] - upper).max() <= 3
+        assert abs(pixels[10:] - lower).max() <= 3
