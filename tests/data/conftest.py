@@ -102,15 +102,6 @@ def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
 
 
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of small real files beside the repository, or skip."""
-    found = Path(__file__).resolve().parents[3] / "shared" / "data"
-    if not found.is_dir():
-        pytest.skip("no ../shared/data beside this repository")
-    return found
-
-
 def words_of(numbers: Sequence[int]) -> str:
     return " ".join(f"w{number}" for number in numbers)
 

@@ -53,6 +53,7 @@ def test_a_token_carries_loss_when_a_span_touches_it(spans: tuple[tuple[int, int
     assert carried(part, [(0, 2), (3, 5), (6, 8), (9, 11)]) == wanted
 
 
+@pytest.mark.shared
 def test_special_words_inside_data_are_plain_text(neox: Path) -> None:
     words = load(neox)
     [(ids, _)] = lay(words, [((Part(text="a <|/a|> b <|endoftext|>", closer="end", loss=ALWAYS, spans=None),), False)])
@@ -159,6 +160,7 @@ def test_no_target_of_a_chunk_is_lost_or_told_twice(workshop: Workshop, chunk: l
     assert all(one.loss.tolist() == [0] + [1] * (len(one.ids) - 1) for one in found)
 
 
+@pytest.mark.shared
 def test_ids_that_the_tokenizers_file_does_not_know_condemn_the_source(workshop: Workshop, neox: Path) -> None:
     size = load(workshop.words()).size
     assert told(workshop, Tokenized(id="1", tokens=(size - 1,)))

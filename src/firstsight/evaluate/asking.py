@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,9 +195,9 @@ def _put(who: Speaker, asked: Sequence[tuple[int, Item, object | None]], limit: 
         else:
             said.setdefault((item.prompt, id(picture), item.writing), []).append(at)
     told = who.say([Asked(text=prompt, picture=shown[which]) for prompt, which, _ in said], limit=limit)
+    size = cache(lambda which: boxes.scaled(who, shown[which]))
     for ((_, which, writing), places), answer in zip(said.items(), told, strict=True):
-        size = partial(boxes.scaled, who, shown[which])
-        heard = boxes.in_shares(answer, writing, size=size) if writing else answer
+        heard = boxes.in_shares(answer, writing, size=partial(size, which)) if writing else answer
         yield from ((at, heard) for at in places)
     offered = [
         Offered(text=prompt, picture=shown[which], choices=choices, turn=turn)

@@ -126,16 +126,15 @@ def judge(
     """
     judged = [tasks.task(name, benchmarks) for name in asking.tasks]
     own = [task for task in judged if not lm_evals(task, asking.style)]
-    with _there(benchmarks, own) as pictures:
-        terms = Terms(style=asking.style, pictures=pictures, writing=writing(checkpoint))
-        papers = {task.name: paper(task, benchmarks, terms=terms, sheets=sheets) for task in own}
-    known = {name: one.sheet.read() for name, one in papers.items()}
     who = functools.cache(lambda: speaker(checkpoint, site=site))
-    items = [item for one in papers.values() for item in one.items(asking.sight)]
-    left = [item for item in items if item.key not in known[item.task.name]]
-    if left:
-        with ExitStack() as held:
-            pictures = _pictures(left, benchmarks, held)
+    with _there(benchmarks, own) as there:
+        terms = Terms(style=asking.style, pictures=there, writing=writing(checkpoint))
+        papers = {task.name: paper(task, benchmarks, terms=terms, sheets=sheets) for task in own}
+        known = {name: one.sheet.read() for name, one in papers.items()}
+        items = [item for one in papers.values() for item in one.items(asking.sight)]
+        left = [item for item in items if item.key not in known[item.task.name]]
+        if left:
+            pictures = _pictures(left, benchmarks, there)
             _refuse_looking(who(), left, checkpoint)
             refuse(who(), left)
             keep = _Keeping(papers=papers, known=known, left=left, tell=tell, total=len(items))
@@ -211,7 +210,7 @@ def _there(benchmarks: Path, judged: Sequence[Task]) -> Generator[Pictures | Non
             pictures.close()
 
 
-def _pictures(left: Sequence[Item], benchmarks: Path, held: ExitStack) -> Pictures | None:
+def _pictures(left: Sequence[Item], benchmarks: Path, there: Pictures | None) -> Pictures | None:
     """The benchmarks' pictures, where any are looked at; DataError that counts those that are missing."""
     wanted: dict[str, list[str]] = {}
     for item in left:
@@ -219,8 +218,7 @@ def _pictures(left: Sequence[Item], benchmarks: Path, held: ExitStack) -> Pictur
             wanted.setdefault(item.folder, []).append(item.picture)
     if not wanted:
         return None
-    pictures = Pictures(benchmarks)
-    held.callback(pictures.close)
+    pictures = Pictures(benchmarks) if there is None else there  # the former says why none are there
     for folder, names in wanted.items():
         pictures.require(names, folder)
     return pictures

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
 from firstsight.model.vision import FOREIGN as ENCODERS
+from firstsight.model.vision import reason
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
 
 KINDS = ("llama", "mistral")
@@ -92,9 +93,8 @@ def spec_of(config: Mapping[str, Any]) -> LMSpec:
 def refusal(kind: object) -> str:
     """What is said of a model_type that is not read: why, where that is known, and what to take instead."""
     reasons = FOREIGN | {name: f"it is an encoder, {told}. Take SigLIP or DINOv2" for name, told in ENCODERS.items()}
-    found = [name for name in reasons if f"{kind}_".startswith(f"{name}_")]
-    shown = "gpt_neox" if kind == "gpt_neox" else repr(kind)
-    why = f"Got {shown}: {reasons[max(found, key=len)]}." if found else f"Got {shown}."
+    shown, told = "gpt_neox" if kind == "gpt_neox" else repr(kind), reason(kind, reasons)
+    why = f"Got {shown}: {told}." if told else f"Got {shown}."
     return f"model_type: wanted llama, mistral or openlm. {why} {DONORS}."
 
 

@@ -225,6 +225,12 @@ def spec_of(folder: Path, name: str, fit: Fit) -> TowerSpec:
     return found
 
 
+def reason(kind: object, reasons: Mapping[str, str]) -> str:
+    """Why a model_type is not read, of `reasons` by its beginning, the longest that fits; empty where none is known."""
+    found = [name for name in reasons if f"{kind}_".startswith(f"{name}_")]
+    return reasons[max(found, key=len)] if found else ""
+
+
 def _config(folder: Path) -> tuple[str, dict[str, Any]]:
     """What config.json calls its model, and the tower's settings with transformers' defaults for those left out."""
     from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipVisionConfig  # costs a second
@@ -232,8 +238,9 @@ def _config(folder: Path) -> tuple[str, dict[str, Any]]:
     body, path = _json(folder / "config.json"), folder / "config.json"
     kind = body.get("model_type")
     if not isinstance(kind, str) or kind not in KINDS:
-        why = next((f", {told}" for name, told in FOREIGN.items() if f"{kind}_".startswith(f"{name}_")), "")
-        raise ModelError(f"{path}: wanted model_type {', '.join(KINDS)}. Got {kind!r}{why}. Name a SigLIP or DINOv2.")
+        why = reason(kind, FOREIGN)
+        got = f"{kind!r}, {why}" if why else repr(kind)
+        raise ModelError(f"{path}: wanted model_type {', '.join(KINDS)}. Got {got}. Name a SigLIP or DINOv2.")
     whole = {
         "siglip": SiglipVisionConfig,
         "siglip_vision_model": SiglipVisionConfig,

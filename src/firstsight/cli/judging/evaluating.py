@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,10 +121,11 @@ def _sees(folder: Path) -> bool:
 
 def _described(file: Path) -> dict[str, Any]:
     """What a checkpoint's own description says; RequestError for a damaged one."""
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file}: wanted a checkpoint's description. Got {error}. Copy the folder again.") from error
+    from firstsight.cli.looking import as_request
+    from firstsight.evaluate.question import load
+
+    with as_request():
+        told = load(file)
     if not isinstance(told, dict):
         raise RequestError(f"{file}: wanted an object. Got {str(told)[:40]}. Copy the folder again.")
     return told

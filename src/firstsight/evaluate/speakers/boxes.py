@@ -5,14 +5,14 @@ PaliGemma's turn reads its own <loc0000> tokens; it stands here so that its outp
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from firstsight.evaluate.metrics.boxes import parse_box
+from firstsight.evaluate.metrics.boxes import parse_box, rescaled
+from firstsight.evaluate.question import load
 from firstsight.evaluate.speakers.speaker import Speaker
 
 Unit = Literal["thousandths", "pixels of the scaled picture", "1,024ths"]
@@ -71,7 +71,7 @@ def writing(checkpoint: Path) -> Writing | None:
     file = checkpoint / "config.json"
     if (checkpoint / "spec.json").is_file() or not file.is_file():
         return None
-    return WRITINGS.get(str(json.loads(file.read_text(encoding="utf-8")).get("model_type")))
+    return WRITINGS.get(str(load(file).get("model_type")))
 
 
 def in_shares(answer: str, of: Writing, *, size: Callable[[], Size | None]) -> str:
@@ -86,8 +86,7 @@ def in_shares(answer: str, of: Writing, *, size: Callable[[], Size | None]) -> s
     whole = (_THOUSAND, _THOUSAND) if of.unit == "thousandths" else size() if found else None
     if found is None or whole is None:
         return answer
-    edges = [float(edge) / whole[at % 2] for at, edge in enumerate(found.groups())]
-    return "[" + ", ".join(f"{edge:.4f}" for edge in edges) + "]"
+    return rescaled(found[0], whole=whole[0], high=whole[1]) or answer
 
 
 def scaled(who: Speaker, picture: object | None) -> Size | None:
