@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from firstsight.data.audit import near, ngrams, repeats
+from firstsight.data.audit import duplicates, hamming, ngrams
 from timing import fastest
 
 
@@ -28,7 +28,7 @@ def hashes(count: int) -> np.ndarray:
     return np.unique(made)
 
 
-def store(folder: Path, count: int, texts: int) -> tuple[np.ndarray, ngrams.Grams]:
+def store(folder: Path, count: int, texts: int) -> tuple[np.ndarray, ngrams.NgramSet]:
     """A memory-mapped token store of words as frequent as in a language, and texts of 30 tokens to look for in it.
 
     One text in ten stands in the store.
@@ -39,7 +39,9 @@ def store(folder: Path, count: int, texts: int) -> tuple[np.ndarray, ngrams.Gram
     wanted = np.minimum(chance.zipf(1.2, (texts, 30)), 50_000)
     starts = chance.integers(0, count - 30, texts // 10)
     wanted[: len(starts)] = made[starts[:, None] + np.arange(30)]
-    return np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray), ngrams.grams(wanted.tolist(), range(texts))
+    return np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray), ngrams.build_ngrams(
+        wanted.tolist(), range(texts)
+    )
 
 
 def told(name: str, seconds: float, bare: float, tokens: int) -> None:
@@ -54,9 +56,9 @@ def main() -> None:
     ask.add_argument("--repeats", type=int, default=5)
     asked = ask.parse_args()
     codes = hashes(asked.hashes)
-    linked = len(codes) - len(np.unique(near.groups(codes).labels))
+    linked = len(codes) - len(np.unique(hamming.group_hashes(codes).labels))
     mixed = np.random.default_rng(1).permutation(codes)
-    sort, group = fastest([lambda: np.argsort(mixed), lambda: near.groups(codes)], asked.repeats)
+    sort, group = fastest([lambda: np.argsort(mixed), lambda: hamming.group_hashes(codes)], asked.repeats)
     print(f"near-duplicates   {group:8.2f} s for {len(codes):,} hashes, {linked:,} linked, {group / sort:.0f} x a sort")
     with tempfile.TemporaryDirectory() as folder:
         tokens, wanted = store(Path(folder), asked.tokens, asked.texts)
@@ -64,11 +66,11 @@ def main() -> None:
         start = np.cumsum(count) - 500
 
         def look() -> int:
-            return sum(len(found.positions) for found in ngrams.scan(tokens, wanted))
+            return sum(len(found.positions) for found in ngrams.find_ngrams(tokens, wanted))
 
         def tell() -> None:
-            for some in repeats._stretches(count):
-                repeats._hashed(tokens, start[some], count[some])
+            for some in duplicates._token_chunks(count):
+                duplicates._hash_records(tokens, start[some], count[some])
 
         hits = look()
         bare, scan, tale = fastest([lambda: np.sum(tokens), look, tell], asked.repeats)

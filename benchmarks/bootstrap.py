@@ -17,17 +17,17 @@ from functools import partial
 import numpy as np
 from scipy import stats
 
-from firstsight.evaluate.statistics.bootstrap import interval
-from firstsight.evaluate.statistics.sample import Sample, gather
+from firstsight.evaluate.statistics.bootstrap import bca_interval
+from firstsight.evaluate.statistics.clustered_scores import ClusteredScores, cluster_scores
 from timing import fastest
 
 
 def ours_whole(scores: np.ndarray, clusters: list[int], *, resamples: int) -> object:
     """Adding up, resampling, interval."""
-    return interval(gather(scores, clusters=clusters), draws=resamples)
+    return bca_interval(cluster_scores(scores, clusters=clusters), num_draws=resamples)
 
 
-def plain(sample: Sample, resamples: int) -> np.ndarray:
+def plain(sample: ClusteredScores, resamples: int) -> np.ndarray:
     """Percentiles from a loop over resamples."""
     random = np.random.default_rng(0)
     sums, counts = sample.sums[:, 0], sample.counts[:, 0]
@@ -38,7 +38,7 @@ def plain(sample: Sample, resamples: int) -> np.ndarray:
     return np.percentile(means, (2.5, 97.5))
 
 
-def scipys(sample: Sample, resamples: int) -> object:
+def scipys(sample: ClusteredScores, resamples: int) -> object:
     """The percentile interval of scipy over the same clusters."""
 
     def ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def main() -> None:
     print(f"{'':30}{'pictures':>9}{'kinds':>8}{'ours':>8}{'loop':>8}{'scipy':>8}{'loop/ours':>11}{'scipy/ours':>11}")
     for name, (scores, each) in cases.items():
         clusters = (np.arange(count) // each).tolist()
-        sample = gather(scores, clusters=clusters)
+        sample = cluster_scores(scores, clusters=clusters)
         works: list[Callable[[], object]] = [
             partial(ours_whole, scores, clusters, resamples=asked.resamples),
             partial(plain, sample, few),
@@ -77,7 +77,7 @@ def main() -> None:
         ]
         ours, loop, theirs = fastest(works, asked.repeats)
         kinds = len(np.unique(np.hstack([sample.sums, sample.counts]), axis=0))
-        row = f"{name:30}{sample.clusters:9,}{kinds:8,}{ours:8.2f}{loop * scale:8.2f}{theirs * scale:8.2f}"
+        row = f"{name:30}{sample.num_clusters:9,}{kinds:8,}{ours:8.2f}{loop * scale:8.2f}{theirs * scale:8.2f}"
         print(f"{row}{loop * scale / ours:10.1f}x{theirs * scale / ours:10.1f}x")
 
 

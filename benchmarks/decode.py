@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 
-from firstsight.model.generate import choices, generate
+from firstsight.model.generate import continuation_likelihoods, generate
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec, openlm
+from firstsight.recipe.lm import LMSpec, openlm_spec
 from timing import fastest
 
 SHAPES = {
-    "toy": openlm(layers=4, width=128, heads=4, vocabulary=512),
-    "79m": openlm(layers=8, width=512, heads=4, vocabulary=50_432),
-    "411m": openlm(layers=24, width=1_024, heads=8, vocabulary=50_432),
-    "1b": openlm(layers=24, width=2_048, heads=16, vocabulary=50_432),
+    "toy": openlm_spec(layers=4, width=128, heads=4, vocab_size=512),
+    "79m": openlm_spec(layers=8, width=512, heads=4, vocab_size=50_432),
+    "411m": openlm_spec(layers=24, width=1_024, heads=8, vocab_size=50_432),
+    "1b": openlm_spec(layers=24, width=2_048, heads=16, vocab_size=50_432),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -38,9 +38,9 @@ def peer(model: VLM, spec: LMSpec, dtype: torch.dtype) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=spec.vocabulary,
+        vocab_size=spec.vocab_size,
         hidden_size=spec.width,
-        intermediate_size=spec.hidden,
+        intermediate_size=spec.mlp_width,
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
         num_key_value_heads=spec.kv_heads,
@@ -52,11 +52,11 @@ def peer(model: VLM, spec: LMSpec, dtype: torch.dtype) -> Any:
         eos_token_id=None,
         pad_token_id=0,
     )
-    with model.lm.head.device:
+    with model.lm.head_weight.device:
         built = LlamaForCausalLM(config)
     ours, lm = {}, model.lm
     ours["model.embed_tokens.weight"], ours["model.norm.weight"] = lm.tok_embeddings.weight, lm.norm.weight
-    ours["lm_head.weight"] = lm.head
+    ours["lm_head.weight"] = lm.head_weight
     for depth, layer in enumerate(lm.layers):
         w, place = layer.weights(), f"model.layers.{depth}."
         q, k, v = w.in_proj.chunk(3)
@@ -112,13 +112,13 @@ def main() -> None:
     model = VLM(spec)
     model.initialise(0)
     model.to(asked.device).requires_grad_(False)  # as a loaded checkpoint is
-    model.lm.compute = dtype
+    model.lm.compute_dtype = dtype
     draw = torch.Generator().manual_seed(0)
-    prompts = torch.randint(1, spec.vocabulary, (asked.batch, asked.prompt), generator=draw)
+    prompts = torch.randint(1, spec.vocab_size, (asked.batch, asked.prompt), generator=draw)
     llama = peer(model, spec, dtype)
     ids, prompts = prompts.tolist(), prompts.to(asked.device)
     works = [
-        lambda: generate(model, ids, stop=(), limit=asked.new),
+        lambda: generate(model, ids, stop=(), max_new_tokens=asked.new),
         answering(llama, prompts, new=asked.new, cache="dynamic"),
         answering(llama, prompts, new=asked.new, cache="static"),
     ]
@@ -141,16 +141,22 @@ def main() -> None:
 
 def moved(spec: LMSpec, dtype: torch.dtype, *, rows: int, read: int) -> int:
     """Bytes of what every step looks at: all weights but the embeddings, keys and values of `read` tokens a row."""
-    weights = spec.parameters() - spec.vocabulary * spec.width
-    return dtype.itemsize * (weights + 2 * spec.layers * rows * read * spec.kv_heads * spec.head)
+    weights = spec.parameters() - spec.vocab_size * spec.width
+    return dtype.itemsize * (weights + 2 * spec.layers * rows * read * spec.kv_heads * spec.head_dim)
 
 
 def scoring(model: VLM, spec: LMSpec, *, repeats: int, context: int = 256, choice: int = 8) -> None:
     """What four choices after one context cost, in costs of one."""
     draw = torch.Generator().manual_seed(1)
-    read = torch.randint(spec.vocabulary, (context,), generator=draw).tolist()
-    more = torch.randint(spec.vocabulary, (4, choice), generator=draw).tolist()
-    one, four = fastest([lambda: choices(model, [read], more[:1]), lambda: choices(model, [read] * 4, more)], repeats)
+    read = torch.randint(spec.vocab_size, (context,), generator=draw).tolist()
+    more = torch.randint(spec.vocab_size, (4, choice), generator=draw).tolist()
+    one, four = fastest(
+        [
+            lambda: continuation_likelihoods(model, [read], more[:1]),
+            lambda: continuation_likelihoods(model, [read] * 4, more),
+        ],
+        repeats,
+    )
     print(f"one choice of {choice} after {context}     {one * 1e3:10.1f} ms")
     print(f"four choices                 {four * 1e3:10.1f} ms")
     print(f"four / one                   {four / one:10.2f}")

@@ -30,17 +30,17 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from firstsight.data.tokenizer import CHAT
-from firstsight.evaluate import asking, tasks
-from firstsight.evaluate.harness import Asking, Verdict, judge
-from firstsight.evaluate.question import Question, Task, files
-from firstsight.hub.exporting import export
+from firstsight.data.tokenizer import CHAT_TOKENS
+from firstsight.evaluate import requests, tasks
+from firstsight.evaluate.harness import EvalConfig, EvalResult, evaluate_checkpoint
+from firstsight.evaluate.task import Question, Task, benchmark_files
+from firstsight.hub.export import export_checkpoint
+from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import save
-from firstsight.recipe.lm import llama
-from firstsight.recipe.mix import Named
+from firstsight.recipe.lm import llama_family_spec
+from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
-from firstsight.recipe.vision import Siglip, Vit
+from firstsight.recipe.vision import Siglip, ViTSpec
 from firstsight.site import Site
 from firstsight.units import Tokens
 
@@ -54,7 +54,7 @@ class Shape:
     """A model that sees."""
 
     name: str
-    vit: Vit
+    vit: ViTSpec
     layers: int
     width: int
 
@@ -62,13 +62,13 @@ class Shape:
 LAPTOP = (
     Shape(
         name="encoder-heavy: ViT 12 x 384 at 224 (196 tokens), decoder 4 x 256",
-        vit=Vit(layers=12, width=384, heads=6, hidden=1536, image=224, patch=16),
+        vit=ViTSpec(layers=12, width=384, heads=6, mlp_width=1536, image_size=224, patch_size=16),
         layers=4,
         width=256,
     ),
     Shape(
         name="decoder-heavy: ViT 6 x 192 at 112 (49 tokens), decoder 8 x 448",
-        vit=Vit(layers=6, width=192, heads=3, hidden=768, image=112, patch=16),
+        vit=ViTSpec(layers=6, width=192, heads=3, mlp_width=768, image_size=112, patch_size=16),
         layers=8,
         width=448,
     ),
@@ -76,7 +76,7 @@ LAPTOP = (
 GPU = (
     Shape(
         name="ViT-B/16: 12 x 768 at 224 (196 tokens), decoder 12 x 768",
-        vit=Vit(layers=12, width=768, heads=12, hidden=3072, image=224, patch=16),
+        vit=ViTSpec(layers=12, width=768, heads=12, mlp_width=3072, image_size=224, patch_size=16),
         layers=12,
         width=768,
     ),
@@ -121,11 +121,11 @@ def tokenizer(file: Path) -> Path:
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=2048,
-        special_tokens=["<|endoftext|>", "<|pad|>", *CHAT],
+        special_tokens=["<|endoftext|>", "<|pad|>", *CHAT_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    wordings = [tasks.task(name).wording["paper"] for name in TASKS]
+    wordings = [tasks.get_task(name).prompt_templates["paper"] for name in TASKS]
     told = [wording.replace("{q}", one.format(thing)) for wording in wordings for one in ASKED for thing in THINGS]
     made.train_from_iterator([*told, "Yes", "No"] * 3, trainer)
     made.save(str(file))
@@ -140,26 +140,28 @@ def checkpoint(folder: Path, shape: Shape) -> Path:
     vit = shape.vit
     config = SiglipVisionConfig(
         hidden_size=vit.width,
-        intermediate_size=vit.hidden,
+        intermediate_size=vit.mlp_width,
         num_hidden_layers=vit.layers,
         num_attention_heads=vit.heads,
-        image_size=vit.image,
-        patch_size=vit.patch,
+        image_size=vit.image_size,
+        patch_size=vit.patch_size,
     )
     SiglipVisionModel(config).save_pretrained(folder / "tower")
     heads, hidden = shape.width // 64, 8 * shape.width // 3 // 64 * 64
-    lm = llama(layers=shape.layers, width=shape.width, heads=heads, kv_heads=heads, hidden=hidden, vocabulary=32_768)
+    lm = llama_family_spec(
+        layers=shape.layers, width=shape.width, heads=heads, kv_heads=heads, mlp_width=hidden, vocab_size=32_768
+    )
     spec = VLMSpec(
         lm=lm,
-        vision=Siglip(vit=vit, fit="resize", weights=Named(name="tower", form="encoder", tokens=Tokens(0))),
+        vision=Siglip(vit=vit, fit="resize", weights=External(name="tower", form="encoder", tokens=Tokens(0))),
         encoder="frozen",
-        projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=False),
+        projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False),
         attention="causal",
     )
     model = VLM(spec)
     model.initialise(7)
     words = tokenizer(folder / "tokenizer.json")
-    save(folder / "checkpoint", model, seen=0, tokenizer=words, encoders=[folder / "tower"])
+    save(folder / "checkpoint", model, tokens_seen=0, tokenizer=words, encoders=[folder / "tower"])
     return folder / "checkpoint"
 
 
@@ -185,7 +187,7 @@ class Plain:
         inputs = self.processor.apply_chat_template(talk, tokenize=True, return_dict=True, return_tensors="pt")
         self.spent["processor"] += time.perf_counter() - began
         began = time.perf_counter()
-        answer = (self.chosen if task.answered == "choice" else self.said)(inputs.to(self.model.device))
+        answer = (self.chosen if task.answer_type == "choice" else self.said)(inputs.to(self.model.device))
         self.spent["generate"] += time.perf_counter() - began  # to words, so a GPU has done its work
         return answer
 
@@ -235,7 +237,7 @@ def shares(profile: Profile, seconds: float) -> str:
 
 def questions(task: Task, benchmarks: Path) -> tuple[Question, ...]:
     """All of a task's."""
-    return task.read(files(benchmarks / task.name))
+    return task.read_questions(benchmark_files(benchmarks / task.name))
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -254,25 +256,31 @@ def measure(shape: Shape, folder: Path, given: argparse.Namespace) -> None:
     torch.set_num_threads(site.threads)
     folder.mkdir()
     made = checkpoint(folder, shape)
-    told = export(made, folder / "exported", number="float32")
-    ask = Asking(tasks=TASKS, sight="seeing", style="paper")
+    told = export_checkpoint(made, folder / "exported", dtype="float32")
+    ask = EvalConfig(tasks=TASKS, image_mode="seeing", prompt_style="paper")
     benchmarks = folder.parent / "benchmarks"
-    asked = [(task, one) for task in map(tasks.task, TASKS) for one in questions(task, benchmarks)[: given.plain // 2]]
-    verdicts: list[Verdict] = []
+    asked = [
+        (task, one) for task in map(tasks.get_task, TASKS) for one in questions(task, benchmarks)[: given.plain // 2]
+    ]
+    verdicts: list[EvalResult] = []
     other = plain(folder / "exported", benchmarks, device=site.device, tokens=given.tokens)
     other.ask(*asked[0])  # what a library makes ready once is nobody's
     other.spent = dict.fromkeys(other.spent, 0.0)
     # every second question before the harness and the others after it: what else the machine does hurts both alike
     answers = {one: other.ask(task, question) for one, (task, question) in enumerate(asked) if one % 2 == 0}
     with Profile() as profile:  # a few thousand calls a second; nothing beside what they compute
-        ours = _timed(lambda: verdicts.append(judge(made, benchmarks, asking=ask, site=site, tell=lambda _: None)))
+        ours = _timed(
+            lambda: verdicts.append(
+                evaluate_checkpoint(made, benchmarks, config=ask, site=site, on_progress=lambda _: None)
+            )
+        )
     answers |= {one: other.ask(task, question) for one, (task, question) in enumerate(asked) if one % 2}
     [verdict] = verdicts
     spent = {name: seconds / len(asked) for name, seconds in other.spent.items()}
-    count, each = len(verdict.rows), sum(spent.values())
-    mine = {(row.task.name, row.question.id): row.answer for row in verdict.rows}
+    count, each = len(verdict.answers), sum(spent.values())
+    mine = {(row.task.name, row.question.id): row.answer for row in verdict.answers}
     same = sum(mine[task.name, one.id] == answers[at] for at, (task, one) in enumerate(asked))
-    print(f"\n{shape.name}; {told.architecture}, {told.parameters / 1e6:.0f} M parameters")
+    print(f"\n{shape.name}; {told.architecture}, {told.parameter_count / 1e6:.0f} M parameters")
     print(f"  harness  {ours:7.1f} s for {count:,} questions, loading included: {1000 * ours / count:6.1f} ms each")
     if site.device == "cpu":  # a GPU's work is counted where it is waited for
         print(f"           {shares(profile, ours)}")
@@ -289,7 +297,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    asking.LIMIT["paper"] = given.tokens
+    requests.ANSWER_TOKEN_LIMITS["paper"] = given.tokens
     with TemporaryDirectory() as folder:
         benchmark(Path(folder) / "benchmarks", given.pictures)
         for number, shape in enumerate(LAPTOP if given.device == "cpu" else GPU):

@@ -23,17 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from firstsight.model.loss import Asked, chunked, compiled, liger
+from firstsight.model.loss import LossInputs, chunked_loss, compiled_loss, liger_loss
 from turns import Step, in_turns
 
 Z = 1e-4
 
 
-def plain(asked: Asked) -> tuple[Tensor, Tensor]:
+def plain(asked: LossInputs) -> tuple[Tensor, Tensor]:
     """Torch's own cross-entropy of float32 logits, and z-loss."""
-    logits = (asked.states @ asked.head.to(asked.states.dtype).T).float()
+    logits = (asked.states @ asked.head_weight.to(asked.states.dtype).T).float()
     each = F.cross_entropy(logits, asked.targets, reduction="none")
-    return each.sum() + asked.z * logits.logsumexp(dim=1).square().sum(), each.detach()
+    return each.sum() + asked.z_coefficient * logits.logsumexp(dim=1).square().sum(), each.detach()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Size:
     cache: Path
 
 
-def build(way: Callable[[Asked], tuple[Tensor, Tensor]], size: Size) -> Step:
+def build(way: Callable[[LossInputs], tuple[Tensor, Tensor]], size: Size) -> Step:
     """A loss and its gradients."""
     torch.set_num_threads(size.threads)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(size.cache / "kernels")
@@ -58,7 +58,14 @@ def build(way: Callable[[Asked], tuple[Tensor, Tensor]], size: Size) -> Step:
     group = torch.zeros_like(targets)
 
     def step(count: int) -> None:
-        asked = Asked(states=states[:count], head=head, targets=targets[:count], group=group[:count], groups=1, z=Z)
+        asked = LossInputs(
+            states=states[:count],
+            head_weight=head,
+            targets=targets[:count],
+            group_ids=group[:count],
+            num_groups=1,
+            z_coefficient=Z,
+        )
         (way(asked)[0] / count).backward()
         states.grad = head.grad = None
 
@@ -85,9 +92,9 @@ def main() -> None:
         threads=asked.threads,
         cache=asked.cache,
     )
-    ways = {"plain": plain, "chunked, compiled": compiled, "chunked": chunked}
+    ways = {"plain": plain, "chunked, compiled": compiled_loss, "chunked": chunked_loss}
     if asked.device.startswith("cuda"):
-        ways["liger"] = liger
+        ways["liger"] = liger_loss
     took = in_turns([partial(build, way, size) for way in ways.values()], asked.rounds)
     where = f"{asked.threads} threads" if asked.device == "cpu" else torch.cuda.get_device_name(asked.device)
     print(f"{asked.tokens} tokens x {asked.vocabulary}, width {asked.width}, {where}, bf16")

@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from firstsight.data.index import IMAGE, SAMPLE, SHOWN, Index
-from firstsight.data.pack import pack
-from firstsight.data.pack.fit import best_fit
-from firstsight.data.tokenizer import Special
-from firstsight.recipe.mix import Named, Packing
+from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
+from firstsight.data.packing import pack
+from firstsight.data.packing.bins import best_fit
+from firstsight.data.tokenizer import SpecialTokenIds
+from firstsight.recipe.mixture import External, PackingMode
 from firstsight.units import Tokens
 
 SHAPES = ("64:256", "64:1024", "729:1024", "729:4096")
-PACKINGS: tuple[Packing, ...] = ("one_image_per_row", "best_fit")
+PACKINGS: tuple[PackingMode, ...] = ("one_image_per_row", "best_fit")
 
 
 def counts(shards: Iterable[Path], tokenizer: Path) -> np.ndarray:
@@ -46,7 +46,7 @@ def counts(shards: Iterable[Path], tokenizer: Path) -> np.ndarray:
 
 def index_of(lengths: np.ndarray) -> Index:
     """A source of captions of these lengths, a picture each, all of whose tokens carry loss."""
-    samples, shown = np.zeros(len(lengths), dtype=SAMPLE), np.zeros(len(lengths), dtype=SHOWN)
+    samples, shown = np.zeros(len(lengths), dtype=SAMPLE_DTYPE), np.zeros(len(lengths), dtype=IMAGE_REF_DTYPE)
     samples["tokens_count"], samples["tokens_from"] = lengths, np.cumsum(lengths) - lengths
     samples["shown_count"], samples["shown_from"] = 1, np.arange(len(lengths))
     total = int(lengths.sum())
@@ -54,14 +54,14 @@ def index_of(lengths: np.ndarray) -> Index:
         path=Path("captions"),
         form="captions",
         samples=samples,
-        shown=shown,
+        image_refs=shown,
         tokens=np.zeros(total, dtype=np.uint16),
         loss=np.ones(total, dtype=np.uint8),
-        images=np.zeros(1, dtype=IMAGE),
-        shards=(),
-        read=(),
-        source=Named(name="captions", form="captions", tokens=Tokens(0)),
-        special=Special(end=0, human=1, answer=2, pad=3),
+        images=np.zeros(1, dtype=IMAGE_DTYPE),
+        image_shards=(),
+        source_shards=(),
+        source=External(name="captions", form="captions", tokens=Tokens(0)),
+        special_ids=SpecialTokenIds(end=0, human=1, answer=2, pad=3),
         tokenizer_digest="",
         source_digest="",
         digest="",
@@ -92,11 +92,13 @@ def main() -> None:
         fitting = time.perf_counter() - begin
         for packing in PACKINGS:
             begin = time.perf_counter()
-            told = pack(index, length=length, image_tokens=slots, packing=packing).numbers
+            told = pack(index, length=length, image_tokens=slots, packing=packing).stats
             seconds = time.perf_counter() - begin
             fits = fitting if packing == "best_fit" else 0
             told_shares = f"{told.images_per_row:10.2f}  {told.padding:7.1%}  {floor:6.1%}  {told.loss_share:10.1%}"
-            print(f"{shape:9}  {packing:17}  {told.rows:8,}  {told_shares}  {told.cut:3}  {seconds:6.2f}  {fits:5.2f}")
+            print(
+                f"{shape:9}  {packing:17}  {told.rows:8,}  {told_shares}  {told.truncated:3}  {seconds:6.2f}  {fits:5.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
 
+from firstsight.data.images import decode_image_fast, perceptual_hash
 from firstsight.data.index import Index
-from firstsight.data.loader import Blended, Feed, Pixels, Stream
-from firstsight.data.pack import pack
-from firstsight.data.pictures import checked, quick
+from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource
+from firstsight.data.packing import pack
 from firstsight.data.prepare import prepare
-from firstsight.recipe.mix import Form, Named
-from firstsight.recipe.stages import Prepare, Rows
+from firstsight.recipe.mixture import External, ExternalForm
+from firstsight.recipe.stages import Prepare, RowShape
 from firstsight.site import Location, Site
 from firstsight.units import Tokens
 
@@ -74,7 +74,7 @@ def write(root: Path, shots: Sequence[bytes], copies: int) -> list[Path]:
     return sorted(root.glob("*.tar"))
 
 
-def indexed(root: Path, place: Path, form: Form) -> Index:
+def indexed(root: Path, place: Path, form: ExternalForm) -> Index:
     """A source prepared with a tokenizer of ten words."""
     words, out = root / "words", root / f"{form}.index"
     words.mkdir(exist_ok=True)
@@ -84,34 +84,34 @@ def indexed(root: Path, place: Path, form: Form) -> Index:
     made.save(str(words / "tokenizer.json"))
     out.mkdir()
     spec = Prepare(
-        source=Named(name="s", form=form, tokens=Tokens(0)),
-        tokenizer=Named(name="t", form="tokenizer", tokens=Tokens(0)),
+        source=External(name="s", form=form, tokens=Tokens(0)),
+        tokenizer=External(name="t", form="tokenizer", tokens=Tokens(0)),
     )
     site = Site(sources={"s": Location(path=str(place))})
-    prepare(spec, inputs={"tokenizer": words}, out=out, site=site, tell=lambda progress: None)
+    prepare(spec, inputs={"tokenizer": words}, out=out, site=site, on_progress=lambda progress: None)
     return Index.open(out)
 
 
-def streamed(root: Path, place: Path, size: int, batch: int) -> Stream:
+def streamed(root: Path, place: Path, size: int, batch: int) -> BatchStream:
     """Image rows alone, one picture each."""
     (root / "texts").mkdir()
     (root / "texts" / "0.jsonl").write_text('{"id": "0", "text": "w1 w2"}\n')
     texts, shown = indexed(root, root / "texts", "text"), indexed(root, place, "captions")
-    pixels = Pixels(index=shown, location=Location(path=str(place)), size=size, cache=None)
+    pixels = DecodedImages(index=shown, location=Location(path=str(place)), size=size, cache=None)
     table = pack(shown, length=LENGTH, image_tokens=SLOTS, packing="one_image_per_row")
     words = pack(texts, length=LENGTH, image_tokens=0, packing="best_fit")
-    text = Feed(name="text", index=texts, table=words, pictures=None, answers_only=False)
-    images = Feed(name="images", index=shown, table=table, pictures=pixels, answers_only=False)
+    text = LoaderSource(name="text", index=texts, packed_rows=words, images=None, answers_only=False)
+    images = LoaderSource(name="images", index=shown, packed_rows=table, images=pixels, answers_only=False)
     one, steps = (Fraction(1),), len(shown.images) // batch
-    return Stream(
-        text=Blended(feeds=(text,), shares=one, epochs=(1,), counted_in="rows"),
-        images=Blended(feeds=(images,), shares=one, epochs=(1,), counted_in="rows"),
+    return BatchStream(
+        text_mixture=LoaderMixture(sources=(text,), shares=one, epochs=(1,), counted_in="rows"),
+        image_mixture=LoaderMixture(sources=(images,), shares=one, epochs=(1,), counted_in="rows"),
         spans=((steps * batch, Fraction(1)),),
         counted_in="rows",
-        rows=Rows(batch=batch, length=LENGTH),
+        row_shape=RowShape(batch_size=batch, length=LENGTH),
         seed=0,
         text_seed=0,
-        text_rows_seen=0,
+        text_row_offset=0,
         steps=steps,
     )
 
@@ -159,7 +159,7 @@ def webdatasets(tars: Sequence[Path], size: int, batch: int) -> Iterable[Any]:
     return found.decode("pilrgb").to_tuple("jpg", "txt").map_tuple(squeezed, str).batched(batch)
 
 
-def batches(stream: Stream) -> Iterator[Any]:
+def batches(stream: BatchStream) -> Iterator[Any]:
     return (stream.batch(step) for step in range(stream.steps))
 
 
@@ -186,7 +186,7 @@ def threads(shots: Sequence[bytes], size: int, rounds: int) -> float:
         for count in times:
             with ThreadPoolExecutor(count) as crew:
                 begin = time.perf_counter()
-                run_through(crew.map(lambda data: quick(data, size), shots))
+                run_through(crew.map(lambda data: decode_image_fast(data, size), shots))
                 times[count] = min(times[count], time.perf_counter() - begin)
     return times[1] / times[2]
 
@@ -204,12 +204,12 @@ def measured(root: Path, shots: Sequence[bytes], asked: argparse.Namespace) -> t
     works: dict[str, Callable[[], None]] = {
         "bare Pillow, bicubic (a)": lambda: run_through(pillow(data, size) for data in many),
         "bare libjpeg-turbo, torch's bicubic (b)": lambda: run_through(bare(data, size) for data in many),
-        "quick": lambda: run_through(quick(data, size) for data in many),
+        "quick": lambda: run_through(decode_image_fast(data, size) for data in many),
         "our image rows (c)": lambda: run_through(batches(stream)),
         "webdataset (d)": lambda: run_through(webdatasets(tars, size, batch)),
         "DataLoader, no worker (e)": lambda: run_through(plain(0)),
         "DataLoader, one worker (e)": lambda: run_through(plain(1)),
-        "checked, at the door": lambda: run_through(checked(data) for data in many),
+        "checked, at the door": lambda: run_through(perceptual_hash(data) for data in many),
     }
     return fastest(works, asked.rounds), len(many)
 

@@ -29,8 +29,8 @@ import tokenizers
 
 from firstsight.data.index import Index
 from firstsight.data.prepare import prepare
-from firstsight.data.tokenizer import END
-from firstsight.recipe.mix import Named
+from firstsight.data.tokenizer import END_OF_TEXT
+from firstsight.recipe.mixture import External
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Progress, Site
 from firstsight.units import Tokens
@@ -91,7 +91,7 @@ def tokenizer(asked: Path | None, folder: Path, files: list[Path]) -> Path:
         return goal
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=8192, special_tokens=[END])
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=8192, special_tokens=[END_OF_TEXT])
     made.train_from_iterator((json.loads(line)["text"] for line in files[0].open()), trainer)
     made.save(str(goal))
     return goal
@@ -140,12 +140,12 @@ def prepared(words: Path, source: Path, out: Path, jobs: int) -> tuple[float, fl
     """Tokens a second, and a second of processor time, of the handler, from its call to the finished index; tokens."""
     out.mkdir()
     spec = Prepare(
-        source=Named(name="s", form="text", tokens=Tokens(0)),
-        tokenizer=Named(name="t", form="tokenizer", tokens=Tokens(0)),
+        source=External(name="s", form="text", tokens=Tokens(0)),
+        tokenizer=External(name="t", form="tokenizer", tokens=Tokens(0)),
     )
     site = Site(sources={"s": Location(path=str(source))}, readers=jobs)
     began, busy = time.perf_counter(), processor()
-    prepare(spec, inputs={"tokenizer": words}, out=out, site=site, tell=quiet)
+    prepare(spec, inputs={"tokenizer": words}, out=out, site=site, on_progress=quiet)
     seconds, taken = time.perf_counter() - began, processor() - busy
     tokens = len(Index.open(out).tokens)
     return tokens / seconds, tokens / taken, tokens

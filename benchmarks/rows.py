@@ -23,14 +23,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from firstsight.data.index import FORMAT, IMAGE, SAMPLE, SHOWN, Index
-from firstsight.data.loader import Blended, Feed, Stream
-from firstsight.data.order import shuffled
-from firstsight.data.pack import pack
-from firstsight.data.tokenizer import Special
-from firstsight.recipe import canon
-from firstsight.recipe.mix import Named, Unit
-from firstsight.recipe.stages import Rows
+from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, INDEX_FORMAT, SAMPLE_DTYPE, Index
+from firstsight.data.loader import BatchStream, LoaderMixture, LoaderSource
+from firstsight.data.packing import pack
+from firstsight.data.sampling import epoch_permutation
+from firstsight.data.tokenizer import SpecialTokenIds
+from firstsight.recipe import serialize
+from firstsight.recipe.mixture import External, ShareUnit
+from firstsight.recipe.stages import RowShape
 from firstsight.units import Tokens
 
 STEPS = 40
@@ -40,46 +40,46 @@ def synthesise(folder: Path, records: int, *, tokens: int) -> None:
     """An index of texts of about `tokens` tokens, every one a number."""
     folder.mkdir(parents=True, exist_ok=True)
     chance = np.random.default_rng(0)
-    samples = np.zeros(records, dtype=SAMPLE)
+    samples = np.zeros(records, dtype=SAMPLE_DTYPE)
     samples["tokens_count"] = chance.integers(tokens // 2, tokens + tokens // 2, records)
     samples["tokens_from"] = np.cumsum(samples["tokens_count"], dtype=np.int64) - samples["tokens_count"]
     total = int(samples["tokens_count"].sum(dtype=np.int64))
     held = {
         "samples": samples,
-        "shown": np.zeros(0, SHOWN),
+        "shown": np.zeros(0, IMAGE_REF_DTYPE),
         "tokens": chance.integers(8, 50_000, total, dtype=np.uint16),
         "loss": np.ones(total, np.uint8),
-        "images": np.zeros(0, IMAGE),
+        "images": np.zeros(0, IMAGE_DTYPE),
     }
     for name, array in held.items():
         np.save(folder / f"{name}.npy", array)
     manifest = {
-        "format": FORMAT,
+        "format": INDEX_FORMAT,
         "form": "text",
         "counts": {name: len(array) for name, array in held.items() if name != "loss"},
-        "special": asdict(Special(end=0, human=1, answer=2, pad=3)),
+        "special": asdict(SpecialTokenIds(end=0, human=1, answer=2, pad=3)),
         "tokenizer": "made",
         "source": "made",
         "digest": f"made {records} {tokens}",
     }
-    source = canon.encode(Named(name="made", form="text", tokens=Tokens(0)))
+    source = serialize.to_json(External(name="made", form="text", tokens=Tokens(0)))
     (folder / "shards.json").write_text("[]")
     (folder / "read.json").write_text(json.dumps({"shards": [], "source": source}))
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def stream_of(feeds: tuple[Feed, ...], rows: Rows, *, steps: int, counted_in: Unit) -> Stream:
+def stream_of(feeds: tuple[LoaderSource, ...], rows: RowShape, *, steps: int, counted_in: ShareUnit) -> BatchStream:
     """Texts alone, in equal shares."""
     shares = (Fraction(1, len(feeds)),) * len(feeds)
-    return Stream(
-        text=Blended(feeds=feeds, shares=shares, epochs=(10_000,) * len(feeds), counted_in=counted_in),
-        images=None,
-        spans=((steps * rows.batch, Fraction(0)),),
+    return BatchStream(
+        text_mixture=LoaderMixture(sources=feeds, shares=shares, epochs=(10_000,) * len(feeds), counted_in=counted_in),
+        image_mixture=None,
+        spans=((steps * rows.batch_size, Fraction(0)),),
         counted_in="rows",
-        rows=rows,
+        row_shape=rows,
         seed=0,
         text_seed=0,
-        text_rows_seen=0,
+        text_row_offset=0,
         steps=steps,
     )
 
@@ -94,19 +94,19 @@ def best(work: Callable[[], object], times: int = 5) -> float:
     return min(found)
 
 
-def against_a_bare_read(stream: Stream) -> None:
+def against_a_bare_read(stream: BatchStream) -> None:
     """Rows a second of whole batches and of the yardstick."""
-    tokens, (batch, length) = stream.feeds[0].index.tokens, (stream.rows.batch, stream.rows.length)
+    tokens, (batch, length) = stream.sources[0].index.tokens, (stream.row_shape.batch_size, stream.row_shape.length)
     table = tokens[: len(tokens) // length * length].reshape(-1, length)
 
     def bare() -> None:
         for step in range(STEPS):
             nth = np.arange(step * batch, (step + 1) * batch)
-            torch.from_numpy(table[shuffled(nth, count=len(table), seed=0)[1]].astype(np.int64))
+            torch.from_numpy(table[epoch_permutation(nth, count=len(table), seed=0)[1]].astype(np.int64))
 
     def drawn() -> None:
         for step in range(STEPS):
-            list(stream.drawn(np.arange(step * batch, (step + 1) * batch)))
+            list(stream.source_rows(np.arange(step * batch, (step + 1) * batch)))
 
     def made() -> None:
         for step in range(STEPS):
@@ -119,9 +119,9 @@ def against_a_bare_read(stream: Stream) -> None:
         print(f"  {name:24}{speed:12,.0f} rows/s{ratio:8.2f} x the time of a bare read")
 
 
-def far_away(stream: Stream, name: str) -> None:
+def far_away(stream: BatchStream, name: str) -> None:
     """A new stream's first batch, at the beginning and a million rows later."""
-    steps = (10 // stream.rows.batch, 10**6 // stream.rows.batch)
+    steps = (10 // stream.row_shape.batch_size, 10**6 // stream.row_shape.batch_size)
     near, far = (best(lambda step=step: replace(stream).batch(step), 20) for step in steps)
     print(f"  {name:24}row 10: {1e3 * near:.3f} ms   row 10^6: {1e3 * far:.3f} ms   {far / near:.2f} x")
 
@@ -147,10 +147,10 @@ def main() -> None:
         place = folder / f"index-{given.records}-{given.tokens}"
         if not (place / "manifest.json").is_file():
             synthesise(place, given.records, tokens=given.tokens)
-        measure(place, folder / "cache", Rows(batch=given.batch, length=given.length))
+        measure(place, folder / "cache", RowShape(batch_size=given.batch, length=given.length))
 
 
-def measure(place: Path, cache: Path, rows: Rows) -> None:
+def measure(place: Path, cache: Path, rows: RowShape) -> None:
     """All tables."""
     before, start = memory(), time.perf_counter()
     index = Index.open(place)
@@ -161,9 +161,9 @@ def measure(place: Path, cache: Path, rows: Rows) -> None:
         start, before = time.perf_counter(), memory()
         table = pack(index, length=rows.length, image_tokens=0, packing="best_fit", cache=cache)
         print(f"  {again:24}{time.perf_counter() - start:.2f} s, {memory() - before:.1f} MB")
-    feed = Feed(name="one", index=index, table=table, pictures=None, answers_only=False)
-    other = Feed(name="two", index=index, table=table, pictures=None, answers_only=False)
-    steps, before, start = 10**6 // rows.batch + 1, memory(), time.perf_counter()
+    feed = LoaderSource(name="one", index=index, packed_rows=table, images=None, answers_only=False)
+    other = LoaderSource(name="two", index=index, packed_rows=table, images=None, answers_only=False)
+    steps, before, start = 10**6 // rows.batch_size + 1, memory(), time.perf_counter()
     plain = stream_of((feed,), rows, steps=steps, counted_in="rows")
     for step in range(STEPS):
         plain.batch(step)

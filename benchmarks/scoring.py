@@ -80,7 +80,7 @@ def plain(answers: Sequence[str], truths: Sequence[Sequence[str]]) -> list[float
 
 def fresh() -> None:
     """Forget what earlier runs have brought into form."""
-    for form in (vqa.normalise, vqa.normalise_textvqa, vqa.unmarked):
+    for form in (vqa.normalise_vqa_answer, vqa.normalise_textvqa_answer, vqa.strip_punctuation):
         form.cache_clear()
 
 
@@ -96,7 +96,7 @@ def main() -> None:
 
     def ours(answers: Sequence[str], truths: Sequence[tuple[str, ...]], name: str) -> Sequence[float]:
         fresh()
-        return METRICS[name].marks(answers, truths)
+        return METRICS[name].compute(answers, truths)
 
     if abs(sum(plain(some, few)) - sum(ours(some, few, "vqa_strict"))) > 1e-6:
         raise SystemExit("the plain loop and ours differ")
@@ -112,7 +112,7 @@ def main() -> None:
         " ".join(listed[place] for place in row) + "." for row in draw.integers(2_000, size=(given.captions * 6, 11))
     ]
     begin = time.process_time()
-    METRICS["cider"].marks(said[::6], [tuple(said[at + 1 : at + 6]) for at in range(0, len(said), 6)])
+    METRICS["cider"].compute(said[::6], [tuple(said[at + 1 : at + 6]) for at in range(0, len(said), 6)])
     print(
         f"cider   {given.captions:8,} captions, five references each {time.process_time() - begin:6.2f} s of one core"
     )

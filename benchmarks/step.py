@@ -24,22 +24,31 @@ from tempfile import gettempdir
 import torch
 
 from firstsight.data.loader import Batch
-from firstsight.recipe.lm import LMSpec, openlm
-from firstsight.recipe.stages import Adam
+from firstsight.recipe.lm import LMSpec, openlm_spec
+from firstsight.recipe.stages import AdamWSpec
 from firstsight.site import Site
-from firstsight.train.compiled import WORTH, settle, speed_up
+from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder, configure_torch
 from firstsight.train.loop import train
-from firstsight.train.state import fresh
+from firstsight.train.state import untrained_state
 from firstsight.units import Tokens
 from turns import Step, in_turns
 
-ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.01, clip=1.0, z_loss=1e-4, encoder_rate=0.0, encoder_decay=0.0)
+ADAM = AdamWSpec(
+    beta1=0.9,
+    beta2=0.95,
+    eps=1e-8,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    z_loss=1e-4,
+    encoder_lr_scale=0.0,
+    encoder_weight_decay=0.0,
+)
 RATE = 1e-4
 SHAPES = {
-    "79m": (openlm(layers=8, width=512, heads=4, vocabulary=50_432), 2, 1024),
-    "411m": (openlm(layers=24, width=1024, heads=8, vocabulary=50_432), 8, 2048),
-    "1b": (openlm(layers=24, width=2048, heads=16, vocabulary=50_432), 4, 2048),
-    "toy": (openlm(layers=4, width=128, heads=4, vocabulary=512), 32, 128),
+    "79m": (openlm_spec(layers=8, width=512, heads=4, vocab_size=50_432), 2, 1024),
+    "411m": (openlm_spec(layers=24, width=1024, heads=8, vocab_size=50_432), 8, 2048),
+    "1b": (openlm_spec(layers=24, width=2048, heads=16, vocab_size=50_432), 4, 2048),
+    "toy": (openlm_spec(layers=4, width=128, heads=4, vocab_size=512), 32, 128),
 }
 
 
@@ -61,7 +70,7 @@ class Task:
 def rows(task: Task, *, documents: int = 1) -> Batch:
     """Random text, `documents` to a row, every token with a target."""
     size, length = (task.batch, task.length), task.length
-    tokens = torch.randint(task.spec.vocabulary, size, generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(task.spec.vocab_size, size, generator=torch.Generator().manual_seed(0))
     column, each = torch.arange(length).expand(size), -(-length // documents)
     made = Batch(
         tokens=tokens,
@@ -70,16 +79,16 @@ def rows(task: Task, *, documents: int = 1) -> Batch:
         positions=(column % each).int(),
         slots=torch.full_like(tokens, -1),
         images=torch.zeros(0, 0, 0, dtype=torch.float16),
-        kinds=torch.zeros(task.batch, dtype=torch.int8),
+        source_ids=torch.zeros(task.batch, dtype=torch.int8),
     )
     return replace(made, **{one.name: getattr(made, one.name).to(task.site.device) for one in fields(made)})
 
 
 def ours(task: Task) -> Step:
     """A step of firstsight's own loop."""
-    settle(task.site)
-    state = fresh(task.spec, ADAM, seed=0, device=task.site.device)
-    speed_up(state.model.lm, task.site, steps=WORTH)
+    configure_torch(task.site)
+    state = untrained_state(task.spec, ADAM, seed=0, device=task.site.device)
+    compile_decoder(state.model.lm, task.site, steps=MIN_COMPILE_STEPS)
     data = rows(task, documents=task.documents)
 
     def again() -> Iterator[tuple[Batch, ...]]:
@@ -98,9 +107,9 @@ def peer(task: Task) -> Step:
 
     spec = task.spec
     config = LlamaConfig(
-        vocab_size=spec.vocabulary,
+        vocab_size=spec.vocab_size,
         hidden_size=spec.width,
-        intermediate_size=spec.hidden,
+        intermediate_size=spec.mlp_width,
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
         max_position_embeddings=task.length,
@@ -129,7 +138,7 @@ def peer(task: Task) -> Step:
 
 def products(task: Task) -> Step:
     """Every matrix product of one step, one after the other."""
-    settle(task.site)
+    configure_torch(task.site)
     shapes = sizes(task)
     calls: list[Step] = []
     for count, out, into in shapes:
@@ -146,7 +155,7 @@ def products(task: Task) -> Step:
 
 def sizes(task: Task) -> list[tuple[int, int, int]]:
     """Tokens, columns out and columns in of each weight's product."""
-    d, f, v = task.spec.width, task.spec.hidden, task.spec.vocabulary
+    d, f, v = task.spec.width, task.spec.mlp_width, task.spec.vocab_size
     block = [(3 * d, d), (d, d), (2 * f, d), (d, f)]
     return [(task.tokens, *size) for size in [*block * task.spec.layers, (v, d)]]
 
@@ -184,7 +193,7 @@ def main() -> None:
     ideal, best = took[0].seconds, min(one.seconds for one in took[1:3])
     work = sum(6 * count * out * into for count, out, into in sizes(llama_task))
     print(
-        f"{spec.parameters():,} parameters, {spec.layers} x {spec.width}, vocabulary {spec.vocabulary}, "
+        f"{spec.parameters():,} parameters, {spec.layers} x {spec.width}, vocabulary {spec.vocab_size}, "
         f"rows {openlm_task.batch} x {openlm_task.length}, {asked.device}, {asked.threads} threads; "
         f"products {work / ideal / 1e9:.0f} GFLOP/s in bf16"
     )

@@ -17,12 +17,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, Sigl
 from transformers.utils import logging
 
 from firstsight.cli import command
-from firstsight.data.world import benchmarks
+from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import save
-from firstsight.recipe.lm import llama
-from firstsight.recipe.mix import Benchmarks, World
+from firstsight.recipe.lm import llama_family_spec
+from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld
 from firstsight.site import Site
+from firstsight.synthetic import write_benchmarks
 
 WORDS = [
     "a",
@@ -54,71 +54,71 @@ STUDY = '''
 """Own data: two texts counted in tokens, and captions, documents and instructions in an image share that grows."""
 from dataclasses import replace
 
-from firstsight.recipe.mix import Blend, Mix, Named, Part, Recaptioned, Span
-from firstsight.recipe.lm import openlm
-from firstsight.recipe.vision import Siglip, Vit
-from firstsight.recipe.scales import Scale, enter
+from firstsight.recipe.mixture import Mixture, ImageTextMix, External, WeightedSource, Recaptioned, ShareSpan
+from firstsight.recipe.lm import openlm_spec
+from firstsight.recipe.vision import Siglip, ViTSpec
+from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Evaluate, Rows
+from firstsight.recipe.stages import Evaluate, RowShape
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share, Tokens
 
 
 def named(name, form):
-    return Named(name=name, form=form, tokens=Tokens(0))
+    return External(name=name, form=form, tokens=Tokens(0))
 
 
-ROWS = Rows(batch=4, length=64)
+ROWS = RowShape(batch_size=4, length=64)
 WORDS = named("my-tokenizer", "tokenizer")
-TEXT = Blend(
-    parts=(
-        Part(source=named("my-dclm", "text"), share=Share(3, 4), epochs=1),
-        Part(source=named("my-notes", "text"), share=Share(1, 4), epochs=2),
+TEXT = Mixture(
+    components=(
+        WeightedSource(source=named("my-dclm", "text"), share=Share(3, 4), max_epochs=1),
+        WeightedSource(source=named("my-notes", "text"), share=Share(1, 4), max_epochs=2),
     ),
-    counted_in="tokens",
+    share_unit="tokens",
 )
-CAPTIONS = Recaptioned(named=named("my-datacomp", "captions"), synthetic=Share(3, 4), seed=0)
+CAPTIONS = Recaptioned(external=named("my-datacomp", "captions"), synthetic_share=Share(3, 4), seed=0)
 TURNS = named("my-llava", "dialogues")
-SEEN = Blend(
-    parts=(
-        Part(source=CAPTIONS, share=Share(1, 2), epochs=1),
-        Part(source=named("my-obelics", "interleaved"), share=Share(1, 4), epochs=1),
-        Part(source=TURNS, share=Share(1, 4), epochs=1),
+SEEN = Mixture(
+    components=(
+        WeightedSource(source=CAPTIONS, share=Share(1, 2), max_epochs=1),
+        WeightedSource(source=named("my-obelics", "interleaved"), share=Share(1, 4), max_epochs=1),
+        WeightedSource(source=TURNS, share=Share(1, 4), max_epochs=1),
     ),
-    counted_in="rows",
+    share_unit="rows",
 )
-TUNED = Blend(parts=(Part(source=TURNS, share=Share(1), epochs=1),), counted_in="rows")
-GROWING = (Span(until=Share(1, 2), share=Share(1, 4)), Span(until=Share(1), share=Share(3, 4)))
+TUNED = Mixture(components=(WeightedSource(source=TURNS, share=Share(1), max_epochs=1),), share_unit="rows")
+GROWING = (ShareSpan(end=Share(1, 2), share=Share(1, 4)), ShareSpan(end=Share(1), share=Share(3, 4)))
 EYES = Siglip(
-    vit=Vit(layers=2, width=16, heads=2, hidden=32, image=16, patch=8),
+    vit=ViTSpec(layers=2, width=16, heads=2, mlp_width=32, image_size=16, patch_size=8),
     fit="resize",
     weights=named("my-siglip", "encoder"),
 )
-JUDGE = Evaluate(benchmarks=named("my-benchmarks", "benchmarks"), vision=("pope",), text=("boolq",))
+JUDGE = Evaluate(benchmarks=named("my-benchmarks", "benchmarks"), vision_tasks=("pope",), text_tasks=("boolq",))
 
 
 def mix(images, share):
-    return Mix(text=TEXT, images=images, share=share, counted_in="rows", packing="best_fit")
+    return ImageTextMix(text=TEXT, images=images, image_share=share, share_unit="rows", packing="best_fit")
 
 
 def rate(steps):
-    tokens = Tokens(steps * ROWS.tokens)
-    return Rewarm(peak=1e-3, floor=1e-5, warmup=ROWS.tokens, tokens=tokens)
+    tokens = Tokens(steps * ROWS.tokens_per_step)
+    return Rewarm(peak_lr=1e-3, min_lr=1e-5, warmup_tokens=ROWS.tokens_per_step, tokens=tokens)
 
 
 def small(arm: Arm) -> Arm:
-    lm = openlm(layers=2, width=32, heads=2, vocabulary=512)
+    lm = openlm_spec(layers=2, width=32, heads=2, vocab_size=512)
     mid, tune = arm.stages
     model = replace(mid.model, lm=lm, vision=EYES)
-    trunk = replace(arm.pretrain, model=lm, tokenizer=WORDS, text=TEXT, rows=ROWS, tokens=rate(8).tokens, rate=rate(8))
-    alike = dict(model=model, tokenizer=WORDS, rows=ROWS)
-    mid = replace(mid, **alike, mix=mix(SEEN, GROWING), tokens=rate(8).tokens, rate=rate(8))
-    tune = replace(tune, **alike, mix=mix(TUNED, Share(1)), epoch=rate(2).tokens, epochs=2, rate=rate(4))
+    trunk = replace(arm.pretrain, model=lm, tokenizer=WORDS, text=TEXT, row_shape=ROWS, tokens=rate(8).tokens, schedule=rate(8))
+    alike = dict(model=model, tokenizer=WORDS, row_shape=ROWS)
+    mid = replace(mid, **alike, mix=mix(SEEN, GROWING), tokens=rate(8).tokens, schedule=rate(8))
+    tune = replace(tune, **alike, mix=mix(TUNED, Share(1)), epoch_tokens=rate(2).tokens, epochs=2, schedule=rate(4))
     return replace(arm, pretrain=trunk, stages=(mid, tune), evaluate=JUDGE)
 
 
 def mine(scale: Scale) -> Study:
-    arms = [small(enter(scale, Share(1, 2))), small(enter(scale, Share(1)))]
+    arms = [small(branch_at(scale, Share(1, 2))), small(branch_at(scale, Share(1)))]
     return Study(name="mine", scale=scale.name, question="Does it run on my own data?", arms=over_seeds(arms, [1]))
 '''
 
@@ -126,17 +126,17 @@ DONATED = (
     STUDY
     + """
 
-from firstsight.recipe.lm import llama
+from firstsight.recipe.lm import llama_family_spec
 from firstsight.recipe.stages import Donor
 
-GIVEN = llama(layers=2, width=32, heads=2, kv_heads=1, hidden=64, vocabulary=512)
+GIVEN = llama_family_spec(layers=2, width=32, heads=2, kv_heads=1, mlp_width=64, vocab_size=512)
 WHOLE = Tokens(51_200)
 DONOR = Donor(
     model=GIVEN,
     tokenizer=WORDS,
-    rows=Rows(batch=8, length=64),
+    row_shape=RowShape(batch_size=8, length=64),
     tokens=WHOLE,
-    rate=Rewarm(peak=2e-3, floor=2e-5, warmup=Tokens(512), tokens=WHOLE),
+    schedule=Rewarm(peak_lr=2e-3, min_lr=2e-5, warmup_tokens=Tokens(512), tokens=WHOLE),
     checkpoints=((Share(2, 5), named("donor-40", "checkpoint")), (Share(4, 5), named("donor-80", "checkpoint"))),
 )
 
@@ -146,8 +146,8 @@ def donated(scale: Scale) -> Study:
     mid, tune = (replace(stage, model=replace(stage.model, lm=GIVEN)) for stage in base.stages)
     base = replace(base, pretrain=DONOR, stages=(replace(mid, moments="fresh"), tune))
     own = replace(scale, base=base, rewarm=rate(8))
-    given = replace(base, name="given", start=Share(4, 5), stages=(), evaluate=replace(JUDGE, vision=()))
-    arms = [given, enter(own, Share(2, 5)), enter(own, Share(4, 5))]
+    given = replace(base, name="given", start=Share(4, 5), stages=(), evaluate=replace(JUDGE, vision_tasks=()))
+    arms = [given, branch_at(own, Share(2, 5)), branch_at(own, Share(4, 5))]
     return Study(name="donated", scale=scale.name, question="Does a donor do?", arms=over_seeds(arms, [1]))
 """
 )
@@ -260,16 +260,18 @@ class OwnData:
         logging.enable_progress_bar()
 
     def benchmarks(self) -> None:
-        world = World(objects=16, kinds=4, picture=48, crowd=4, seed=0)
+        world = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)
         out = self.folder("benchmarks")
-        benchmarks(Benchmarks(world=world, questions=8), inputs={}, out=out, site=Site(), tell=lambda _: None)
+        write_benchmarks(
+            SyntheticBenchmarks(world=world, questions=8), inputs={}, out=out, site=Site(), on_progress=lambda _: None
+        )
 
     def donor(self) -> None:
         """Two checkpoints of one run: one as training would leave it, one imported from transformers' Llama."""
-        spec = llama(layers=2, width=32, heads=2, kv_heads=1, hidden=64, vocabulary=512)
+        spec = llama_family_spec(layers=2, width=32, heads=2, kv_heads=1, mlp_width=64, vocab_size=512)
         model = VLM(spec)
         model.initialise(0)
-        save(self.folder("donor-40"), model, seen=0, tokenizer=self.folder("words"), encoders=())
+        save(self.folder("donor-40"), model, tokens_seen=0, tokenizer=self.folder("words"), encoders=())
         config = LlamaConfig(
             num_hidden_layers=2,
             hidden_size=32,

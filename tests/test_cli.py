@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.cli import command, doctor
-from firstsight.cli.study import Parameter, find_recipe, shipped
+from firstsight.cli.study_options import Parameter, find_recipe, shipped
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.units import Share, Tokens
 
@@ -22,14 +22,14 @@ MINE = '''
 from dataclasses import replace
 from typing import Literal
 
-from firstsight.recipe.scales import Scale, enter
+from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.units import Share, Tokens
 
 
 def late(scale: Scale, at: Share = Share(9, 10), *, budget: Tokens = Tokens(4096), again: bool = False,
          order: Literal["first", "last"] = "first", label: str = "late", copies: int = 1) -> Study:
-    arm = replace(enter(scale, at), name=f"{label}-{order}-{budget}-{again}-{copies}")
+    arm = replace(branch_at(scale, at), name=f"{label}-{order}-{budget}-{again}-{copies}")
     return Study(name="late", scale=scale.name, question="Is late enough?", arms=over_seeds([arm], range(scale.seeds)))
 
 
@@ -154,8 +154,8 @@ def test_budgets_are_whole_tokens(capsys: pytest.CaptureFixture[str], mine: Path
 def test_a_budget_of_no_step_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "empty.py"
     text = MINE.replace(
-        "arm = replace(enter(scale, at),",
-        "base = enter(scale, at)\n    mid = replace(base.stages[0], tokens=Tokens(0))\n"
+        "arm = replace(branch_at(scale, at),",
+        "base = branch_at(scale, at)\n    mid = replace(base.stages[0], tokens=Tokens(0))\n"
         "    arm = replace(base, stages=(mid, *base.stages[1:]),",
     )
     path.write_text(text)

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from firstsight.cli import command
-from firstsight.cli.data.fitting import check_models
-from firstsight.cli.data.naming import brought, sources_of
 from firstsight.cli.doctor import examine
-from firstsight.cli.looking import checkpoint
-from firstsight.cli.running import site
-from firstsight.cli.study import find_recipe
+from firstsight.cli.study_options import find_recipe
 from firstsight.errors import RequestError
-from firstsight.plan.graph import graph
+from firstsight.plan.graph import build_graph
 from firstsight.recipe.study import Study
+from firstsight.workspace.check_sources import check_models
+from firstsight.workspace.resolve import checkpoint
+from firstsight.workspace.run import site
+from firstsight.workspace.source_ids import brought, sources_of
 from tests.own_data import DONATED, OwnData
 
 
@@ -155,7 +155,7 @@ REFUSED: list[tuple[Callable[[Given], object], str]] = [
         r'Say moments="fresh" in the study, or import donor-40 with its optimizer file',
     ),
     (
-        lambda one: one.swap("mine.py", ("enter(own, Share(2, 5))", "enter(own, Share(3, 5))")),
+        lambda one: one.swap("mine.py", ("branch_at(own, Share(2, 5))", "branch_at(own, Share(3, 5))")),
         "wanted a donor with a checkpoint at 60 % of its run. Got 40 %, 80 %",
     ),
 ]
@@ -175,7 +175,7 @@ def test_a_donor_that_does_not_fit_is_refused_at_the_door(
 
 def test_moments_that_came_with_a_donor_may_be_carried(given: Given) -> None:
     given.swap("mine.py", ('moments="fresh"', 'moments="carried"'))
-    steps = graph(given.study())
+    steps = build_graph(given.study())
     with pytest.raises(RequestError, match="donor-40"):
         check_models(steps.steps, site())
     for name in ("donor-40", "donor-80"):
@@ -212,7 +212,7 @@ def test_a_hub_name_is_a_local_folder_to_all_that_comes_after(given: Given, monk
         return str(given.data / "siglip")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    steps, plain = graph(given.study()), site()
+    steps, plain = build_graph(given.study()), site()
     given.swap("site.toml", ("data/siglip", "hf://someone/siglip@main"))
     there = brought(sources_of(steps), site())
     assert site().sources["my-siglip"].path == "hf://someone/siglip@main"

@@ -23,54 +23,54 @@ STUDY = '''
 """A decoder that sees patches straight from pixels, tuned on single questions about drawn shapes."""
 from dataclasses import replace
 
-from firstsight.recipe.lm import openlm
-from firstsight.recipe.mix import Mix, Named, alone
+from firstsight.recipe.lm import openlm_spec
+from firstsight.recipe.mixture import ImageTextMix, External, single_source
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
-from firstsight.recipe.scales import Scale, enter
+from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Evaluate, Rows
+from firstsight.recipe.stages import Evaluate, RowShape
 from firstsight.recipe.study import Study, over_seeds
-from firstsight.recipe.vision import Patches
+from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.units import Share, Tokens
 
 
 def named(name, form):
-    return Named(name=name, form=form, tokens=Tokens(0))
+    return External(name=name, form=form, tokens=Tokens(0))
 
 
-ROWS = Rows(batch=32, length=128)
-LM = replace(openlm(layers=4, width=128, heads=4, vocabulary=128), hidden=512, token_shift=4, embedding_scale=4)
+ROWS = RowShape(batch_size=32, length=128)
+LM = replace(openlm_spec(layers=4, width=128, heads=4, vocab_size=128), mlp_width=512, token_shift=4, embedding_scale=4)
 SEES = VLMSpec(
     lm=LM,
-    vision=Patches(image=64, patch=16, width=128, fit="resize"),
+    vision=PatchProjectionSpec(image_size=64, patch_size=16, width=128, fit="resize"),
     encoder="frozen",
-    projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True),
+    projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True),
     attention="causal",
 )
 TEXT, TURNS, WORDS = named("easy-text", "text"), named("easy-train", "dialogues"), named("easy-words", "tokenizer")
-MIX = Mix(
-    text=alone(TEXT), images=alone(TURNS, epochs=2), share=Share(1), counted_in="rows", packing="best_fit"
+MIX = ImageTextMix(
+    text=single_source(TEXT), images=single_source(TURNS, max_epochs=2), image_share=Share(1), share_unit="rows", packing="best_fit"
 )
 
 
 def rate(steps):
-    tokens = Tokens(steps * ROWS.tokens)
-    return Rewarm(peak=3e-3, floor=0.0, warmup=Tokens(tokens // 20), tokens=tokens)
+    tokens = Tokens(steps * ROWS.tokens_per_step)
+    return Rewarm(peak_lr=3e-3, min_lr=0.0, warmup_tokens=Tokens(tokens // 20), tokens=tokens)
 
 
 def easy(scale: Scale) -> Study:
-    base = enter(scale, Share(1))
+    base = branch_at(scale, Share(1))
     mid, tune = base.stages
-    alike = dict(model=SEES, tokenizer=WORDS, rows=ROWS, mix=MIX)
-    short = dict(tokens=rate(20).tokens, rate=rate(20))
+    alike = dict(model=SEES, tokenizer=WORDS, row_shape=ROWS, mix=MIX)
+    short = dict(tokens=rate(20).tokens, schedule=rate(20))
     arm = replace(
         base,
-        pretrain=replace(base.pretrain, model=LM, tokenizer=WORDS, text=alone(TEXT), rows=ROWS, **short),
+        pretrain=replace(base.pretrain, model=LM, tokenizer=WORDS, text=single_source(TEXT), row_shape=ROWS, **short),
         stages=(
             replace(mid, **alike, **short),
-            replace(tune, **alike, epoch=rate(300).tokens, epochs=1, rate=rate(300)),
+            replace(tune, **alike, epoch_tokens=rate(300).tokens, epochs=1, schedule=rate(300)),
         ),
-        evaluate=Evaluate(benchmarks=named("easy-benchmarks", "benchmarks"), vision=("easy_vqa",), text=()),
+        evaluate=Evaluate(benchmarks=named("easy-benchmarks", "benchmarks"), vision_tasks=("easy_vqa",), text_tasks=()),
     )
     return Study(name="easy", scale=scale.name, question="Does it look?", arms=over_seeds([arm], [1]))
 '''

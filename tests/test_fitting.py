@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipConfig, SiglipVisionConfig
 
-from firstsight.cli.data.fitting import check_models, disagreement
 from firstsight.errors import RequestError
 from firstsight.plan.step import Step
-from firstsight.recipe.mix import Named
+from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import scale_named
 from firstsight.recipe.scales.encoders import dinov2_large_reg_384, siglip_base_224, siglip_dinov2_384
-from firstsight.recipe.vision import Dinov2, Vit
+from firstsight.recipe.vision import Dinov2, ViTSpec
 from firstsight.site import Location, Site
 from firstsight.units import Tokens
+from firstsight.workspace.check_sources import check_models, disagreement
 
-ONE, TWO = (Named(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "two"))
+ONE, TWO = (External(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "two"))
 SO400M = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -41,13 +41,13 @@ def placed(folder: Path, config: Any) -> Location:
 
 def test_what_a_configuration_leaves_unsaid_is_what_transformers_means(tmp_path: Path) -> None:
     """Newer versions write only what differs from their defaults: an empty configuration says as much as a full one."""
-    plain = Vit(layers=12, width=768, heads=12, hidden=3072, image=224, patch=14)
+    plain = ViTSpec(layers=12, width=768, heads=12, mlp_width=3072, image_size=224, patch_size=14)
     for config, tower in (
         (SiglipVisionConfig(), siglip_base_224(ONE)),
-        (Dinov2Config(), Dinov2(vit=plain, fit="resize", registers=0, table=16, weights=ONE)),
+        (Dinov2Config(), Dinov2(vit=plain, fit="resize", registers=0, position_grid_size=16, weights=ONE)),
         (
             Dinov2WithRegistersConfig(),
-            Dinov2(vit=replace(plain, patch=16), fit="resize", registers=4, table=14, weights=ONE),
+            Dinov2(vit=replace(plain, patch_size=16), fit="resize", registers=4, position_grid_size=14, weights=ONE),
         ),
     ):
         for body in (config.to_json_string(use_diff=False), f'{{"model_type": "{config.model_type}"}}'):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rotary
-from firstsight.recipe.mix import Named
+from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec
 from firstsight.recipe.scales import decoders, encoders
 from firstsight.recipe.vision import VisionSpec
@@ -34,7 +34,7 @@ DECODERS: dict[str, Callable[[], LMSpec]] = {
 }
 ROW = 1024
 """Tokens of the paper's image-text rows."""
-PUBLISHED = Named(name="published", form="encoder", tokens=Tokens(0))
+PUBLISHED = External(name="published", form="encoder", tokens=Tokens(0))
 ENCODERS: dict[str, VisionSpec] = {
     "siglip_so400m_384": encoders.siglip_so400m_384(PUBLISHED),
     "siglip_base_224": encoders.siglip_base_224(PUBLISHED),
@@ -49,7 +49,7 @@ def angles(rope: Rotary) -> str:
     base = f"{rope.base:,.0f}"
     match rope:
         case Llama3Rope():
-            return f"{base}, llama3 {rope.factor:.0f} from {rope.context:,}"
+            return f"{base}, llama3 {rope.factor:.0f} from {rope.original_context:,}"
         case LinearRope():
             return f"{base}, linear {rope.factor:.0f}"
         case _:
@@ -63,13 +63,13 @@ def settings() -> list[Row]:
             str(spec.layers),
             str(spec.width),
             f"{spec.heads} / {spec.kv_heads}",
-            str(spec.head),
-            str(spec.hidden),
-            f"{spec.vocabulary:,}",
+            str(spec.head_dim),
+            str(spec.mlp_width),
+            f"{spec.vocab_size:,}",
             f"{spec.norm} {spec.eps:.0e}".replace("e-0", "e-"),
             "yes" if spec.qk_norm else "no",
             angles(spec.rope),
-            "tied" if spec.tied else "own",
+            "tied" if spec.ties_embeddings else "own",
         )
         for name, spec in ((name, build()) for name, build in DECODERS.items())
     ]
@@ -94,8 +94,8 @@ def sights() -> list[Row]:
     return [
         (
             f"`{name}`",
-            str(spec.image),
-            f"{spec.side} x {spec.side}",
+            str(spec.image_size),
+            f"{spec.grid_size} x {spec.grid_size}",
             str(spec.tokens),
             str(spec.width),
             f"{spec.parameters():,}",
@@ -106,7 +106,7 @@ def sights() -> list[Row]:
 
 
 def projector(kind: str, shuffle: int) -> ProjectorSpec:
-    return ProjectorSpec(kind=kind, shuffle=shuffle, spread=1, positions=False)  # pyright: ignore[reportArgumentType]
+    return ProjectorSpec(kind=kind, pixel_shuffle=shuffle, tokens_per_patch=1, has_position_embeddings=False)  # pyright: ignore[reportArgumentType]
 
 
 def pooling() -> list[Row]:

@@ -16,10 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 from firstsight.cli import command
-from firstsight.cli.study import find_recipe
+from firstsight.cli.study_options import find_recipe
 from firstsight.model.vlm import VLM
-from firstsight.plan.graph import graph
-from firstsight.recipe.lm import openlm
+from firstsight.plan.graph import build_graph
+from firstsight.recipe.lm import openlm_spec
 from tests.own_data import OwnData
 from tests.test_site import told
 from tests.test_tutorial import commands, pattern
@@ -61,7 +61,7 @@ class Hub:
         plain |= {"weight_tying": False, "ffn_type": "swiglu_torch", "positional_embedding_type": "rotary"}
         settings = sizes | plain
         (folder / "config.json").write_text(json.dumps({"model_type": "openlm", "params_args_dict": settings}))
-        model = VLM(openlm(layers=1, width=32, heads=2, vocabulary=512))
+        model = VLM(openlm_spec(layers=1, width=32, heads=2, vocab_size=512))
         model.initialise(0)
         tensors = {f"model.{name.removeprefix('lm.')}": tensor for name, tensor in model.state_dict().items()}
         save_file({name: torch.clone(tensor) for name, tensor in tensors.items()}, folder / "model.safetensors")
@@ -110,8 +110,8 @@ def test_its_site_file_and_its_studies_name_the_same_things(typed: Path) -> None
         if form != "python" or not name:
             continue
         (typed / f"{name[1]}.py").write_text(block)
-        steps = graph(find_recipe(f"{name[1]}.py").build("1b", seeds=2, options={}))
-        given = {step.spec.name for step in steps.steps if step.holds}
+        steps = build_graph(find_recipe(f"{name[1]}.py").build("1b", seeds=2, options={}))
+        given = {step.spec.name for step in steps.steps if step.donor_model}
         assert given == ({"dclm-1b"} if name[1] == "dclm" else {"tiny-1t", "tiny-2t", "tiny-3t"})
         assert not [step for step in steps.steps if step.kind == "pretrain"]
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from firstsight.cli import command
-from firstsight.cli.data.naming import sources_of
 from firstsight.cli.doctor import examine
-from firstsight.cli.running import site, site_file
 from firstsight.errors import RequestError
-from firstsight.plan.graph import graph
+from firstsight.plan.graph import build_graph
 from firstsight.recipe.scales import scale_named
-from firstsight.site import MOST_BAD, Location, Site, lines_for, read
+from firstsight.site import MAX_BAD_SHARE, Location, Site, read_site, source_entries_template
 from firstsight.studies.when import when
 from firstsight.units import Share
+from firstsight.workspace.run import site, site_file
+from firstsight.workspace.source_ids import sources_of
 from tests.own_data import STUDY, OwnData
 from tests.test_tutorial import BLOCK, commands, pattern
 
@@ -29,7 +29,7 @@ HOW_TO = Path(__file__).parents[1] / "docs" / "howto" / "own-data.md"
 def told(tmp_path: Path, text: str) -> Site:
     file = tmp_path / "site.toml"
     file.write_text(text)
-    return read(file)
+    return read_site(file)
 
 
 def test_a_site_file_says_machine_and_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_a_site_file_says_machine_and_sources(tmp_path: Path, monkeypatch: pytes
     machine = (found.device, found.threads, found.compile, found.save_every, found.cache, found.readers)
     assert machine == ("cuda", 4, False, 30.0, Path("/mnt/fast/cache"), 8)
     assert found.sources["near"] == Location(path=str(tmp_path / "data" / "near"))
-    assert found.sources["near"].most_bad == MOST_BAD
+    assert found.sources["near"].most_bad == MAX_BAD_SHARE
     assert found.sources["llava-v1.5"] == Location(
         path="/mnt/fast/llava/mix.json",
         pictures="/home/someone/pictures",
@@ -77,9 +77,9 @@ def test_a_site_file_says_machine_and_sources(tmp_path: Path, monkeypatch: pytes
 def test_an_empty_file_changes_nothing_and_a_machine_keeps_what_is_not_said(tmp_path: Path) -> None:
     machine = Site(device="cuda", threads=3)
     (tmp_path / "site.toml").write_text("")
-    assert read(tmp_path / "site.toml", machine=machine) == machine
+    assert read_site(tmp_path / "site.toml", defaults=machine) == machine
     (tmp_path / "site.toml").write_text("[machine]\nthreads = 2")
-    assert read(tmp_path / "site.toml", machine=machine) == Site(device="cuda", threads=2)
+    assert read_site(tmp_path / "site.toml", defaults=machine) == Site(device="cuda", threads=2)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,9 @@ def test_a_wrong_site_file_is_refused_by_file_key_wanted_and_got(
 
 
 def test_the_lines_that_are_asked_for_read_as_a_site_file(tmp_path: Path) -> None:
-    assert set(told(tmp_path, lines_for({"plain-name_1": "text", "llava-v1.5": "dialogues"})).sources) == {
+    assert set(
+        told(tmp_path, source_entries_template({"plain-name_1": "text", "llava-v1.5": "dialogues"})).sources
+    ) == {
         "plain-name_1",
         "llava-v1.5",
     }
@@ -150,7 +152,7 @@ def test_the_how_to_is_true(
     names = {
         name for text in re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S) for name in told(tmp_path, text).sources
     }
-    assert names > {source.name for source in sources_of(graph(when(scale_named("79m"))))}
+    assert names > {source.name for source in sources_of(build_graph(when(scale_named("79m"))))}
     (tmp_path / "site.toml").unlink()
     for form, block in BLOCK.findall(page):
         if form == "python":
@@ -237,7 +239,7 @@ def test_nothing_runs_for_data_and_models_that_do_not_fit(
     assert "my-notes," not in lacking
     assert f"my-dclm: nothing lies at {tmp_path}/data/dcml." in refused(good.replace("data/dclm", "data/dcml"))
     study = (tmp_path / "mine.py").read_text()
-    (tmp_path / "mine.py").write_text(study.replace("vocabulary=512", "vocabulary=300"))
+    (tmp_path / "mine.py").write_text(study.replace("vocab_size=512", "vocab_size=300"))
     assert "my-tokenizer: wanted at most 300 tokens" in refused(good)
     (tmp_path / "mine.py").write_text(study.replace("Vit(layers=2, width=16", "Vit(layers=3, width=32"))
     fits = refused(good)

@@ -33,11 +33,11 @@ class QuantityError(RequestError):
 class UnknownName(RequestError):
     """No such name; the message lists the nearest ones."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        near = get_close_matches(name, names, n=3, cutoff=0.4)
-        listed = "Nearest: " + ", ".join(near) if near else "Known: " + ", ".join(names)
-        super().__init__(f"no {what} is called {name!r}. {listed}.")
+    def __init__(self, noun: str, name: str, known_names: Iterable[str]) -> None:
+        names = sorted(known_names)
+        nearest = get_close_matches(name, names, n=3, cutoff=0.4)
+        suggestion = "Nearest: " + ", ".join(nearest) if nearest else "Known: " + ", ".join(names)
+        super().__init__(f"no {noun} is called {name!r}. {suggestion}.")
 
 
 class MissingPackage(RequestError):

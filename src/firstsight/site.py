@@ -20,8 +20,8 @@ from typing import Any, cast
 from firstsight.errors import QuantityError, RequestError
 from firstsight.units import Share, parse_share
 
-MOST_BAD = Share(1, 100)
-LOSSES = ("chunked", "liger")
+MAX_BAD_SHARE = Share(1, 100)
+LOSS_IMPLEMENTATIONS = ("chunked", "liger")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class Location:
     """For tables: which column holds the text, picture, caption, turns, question, answer."""
     split: str = ""
     """Which split to read, where the files' names tell several (train, validation, test)."""
-    most_bad: Share = MOST_BAD
+    most_bad: Share = MAX_BAD_SHARE
     """A source with more refused records than this is itself refused: something else is wrong with it."""
 
 
@@ -75,29 +75,29 @@ class Progress:
     done: int
     total: int
     unit: str
-    numbers: dict[str, float] = field(default_factory=dict[str, float])
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
 
 
-Tell = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 """How a handler reports progress while it works."""
 
 
-def read(path: Path, *, machine: Site | None = None) -> Site:
+def read_site(path: Path, *, defaults: Site | None = None) -> Site:
     """The site that a TOML file tells, over what `machine` has; relative places are relative to the file.
 
     Raises RequestError that names file, key, wanted, got and the nearest known key.
     """
-    told = _toml(path)
-    _known(told, ("machine", "sources"), path, "")
-    given = _table(told.get("machine", {}), path, "[machine]")
-    _known(given, tuple(_MACHINE), path, "[machine] ")
-    settings = {key: _machine(key, value, path) for key, value in given.items()}
-    named = _table(told.get("sources", {}), path, "[sources]")
-    sources = {name: _location(name, body, path) for name, body in named.items()}
-    return replace(machine or Site(), **settings, sources=sources)
+    document = _load_toml(path)
+    _check_keys(document, ("machine", "sources"), path, "")
+    machine_table = _as_table(document.get("machine", {}), path, "[machine]")
+    _check_keys(machine_table, tuple(_MACHINE_TYPES), path, "[machine] ")
+    settings = {key: _machine_setting(key, value, path) for key, value in machine_table.items()}
+    source_tables = _as_table(document.get("sources", {}), path, "[sources]")
+    sources = {name: _parse_location(name, source_table, path) for name, source_table in source_tables.items()}
+    return replace(defaults or Site(), **settings, sources=sources)
 
 
-_MACHINE: dict[str, tuple[type, ...]] = {
+_MACHINE_TYPES: dict[str, tuple[type, ...]] = {
     "device": (str,),
     "threads": (int,),
     "compile": (bool,),
@@ -108,7 +108,7 @@ _MACHINE: dict[str, tuple[type, ...]] = {
     "readers": (int,),
     "rows_at_once": (int,),
 }
-_SOURCE: dict[str, type] = {
+_SOURCE_TYPES: dict[str, type] = {
     "path": str,
     "pictures": str,
     "captions": str,
@@ -116,10 +116,16 @@ _SOURCE: dict[str, type] = {
     "split": str,
     "most_bad": str,
 }
-_WORDS = {str: "words in quotes", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
+_TYPE_DESCRIPTIONS = {
+    str: "words in quotes",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a table",
+}
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def _load_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -128,85 +134,97 @@ def _toml(path: Path) -> dict[str, Any]:
         raise RequestError(f"{path}: wanted a site file in TOML. Got {error}. Mend that line.") from error
 
 
-def _known(given: Mapping[str, Any], known: tuple[str, ...], path: Path, where: str) -> None:
-    for key in given:
-        if key not in known:
-            near = get_close_matches(key, known, n=1, cutoff=0.4)
-            advice = f"Nearest: {near[0]}." if near else "Take it out."
-            raise RequestError(f"{path}: {where}{key}: wanted one of {', '.join(known)}. Got {key!r}. {advice}")
+def _check_keys(mapping: Mapping[str, Any], known_keys: tuple[str, ...], path: Path, key_prefix: str) -> None:
+    for key in mapping:
+        if key not in known_keys:
+            nearest = get_close_matches(key, known_keys, n=1, cutoff=0.4)
+            advice = f"Nearest: {nearest[0]}." if nearest else "Take it out."
+            raise RequestError(
+                f"{path}: {key_prefix}{key}: wanted one of {', '.join(known_keys)}. Got {key!r}. {advice}"
+            )
 
 
-def _table(value: object, path: Path, where: str) -> dict[str, Any]:
+def _as_table(value: object, path: Path, header: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RequestError(f"{path}: {where}: wanted a table. Got {value!r}. Begin it with a line {where}.")
+        raise RequestError(f"{path}: {header}: wanted a table. Got {value!r}. Begin it with a line {header}.")
     return cast(dict[str, Any], value)
 
 
-def _typed(value: object, wanted: tuple[type, ...], path: Path, where: str) -> Any:
+def _check_type(value: object, types: tuple[type, ...], path: Path, location: str) -> Any:
     """`value`, if it is of a wanted type; true is no number."""
-    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        raise RequestError(f"{path}: {where}: wanted {_WORDS[wanted[-1]]}. Got {value!r}. Mend that line.")
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise RequestError(
+            f"{path}: {location}: wanted {_TYPE_DESCRIPTIONS[types[-1]]}. Got {value!r}. Mend that line."
+        )
     return value
 
 
-def _machine(key: str, value: object, path: Path) -> Any:
-    where = f"[machine] {key}"
-    found = _typed(value, _MACHINE[key], path, where)
+def _machine_setting(key: str, value: object, path: Path) -> Any:
+    location = f"[machine] {key}"
+    setting = _check_type(value, _MACHINE_TYPES[key], path, location)
     if key == "cache":
-        return Path(_place(found, path, where))
+        return Path(_resolve_location(setting, path, location))
     if key == "save_every":
-        found = float(found)
-    if key == "loss" and found not in LOSSES:
-        raise RequestError(f"{path}: {where}: wanted {' or '.join(LOSSES)}. Got {found!r}. Mend that line.")
-    if not isinstance(found, str) and (found < 0 or (key in ("threads", "readers") and found < 1)):
+        setting = float(setting)
+    if key == "loss" and setting not in LOSS_IMPLEMENTATIONS:
         raise RequestError(
-            f"{path}: {where}: wanted {'at least 1' if key != 'save_every' else 'seconds'}. Got {found}."
+            f"{path}: {location}: wanted {' or '.join(LOSS_IMPLEMENTATIONS)}. Got {setting!r}. Mend that line."
         )
-    return found
+    if not isinstance(setting, str) and (setting < 0 or (key in ("threads", "readers") and setting < 1)):
+        raise RequestError(
+            f"{path}: {location}: wanted {'at least 1' if key != 'save_every' else 'seconds'}. Got {setting}."
+        )
+    return setting
 
 
-def _location(name: str, body: object, path: Path) -> Location:
-    header = f"[sources.{_quoted(name)}]"
-    given = _table(body, path, header)
-    _known(given, tuple(_SOURCE), path, f"{header} ")
-    for key, value in given.items():
-        _typed(value, (_SOURCE[key],), path, f"{header} {key}")
-    if not given.get("path"):
+def _parse_location(name: str, table: object, path: Path) -> Location:
+    header = f"[sources.{_toml_key(name)}]"
+    entries = _as_table(table, path, header)
+    _check_keys(entries, tuple(_SOURCE_TYPES), path, f"{header} ")
+    for key, value in entries.items():
+        _check_type(value, (_SOURCE_TYPES[key],), path, f"{header} {key}")
+    if not entries.get("path"):
         raise RequestError(
             f"{path}: {header} path: wanted the place of {name}. Got none. "
             f'Write path = "/where/{name}/lies" below {header}.'
         )
-    for column, value in cast(dict[str, object], given.get("columns", {})).items():
-        _typed(value, (str,), path, f"{header} columns.{column}")
-    places = ("path", "pictures", "captions")
-    settings: dict[str, Any] = dict(given)
-    settings.update({key: _place(given[key], path, f"{header} {key}") for key in places if key in given})
-    if "most_bad" in given:
-        settings["most_bad"] = _part(given["most_bad"], path, header)
+    for column, value in cast(dict[str, object], entries.get("columns", {})).items():
+        _check_type(value, (str,), path, f"{header} columns.{column}")
+    path_keys = ("path", "pictures", "captions")
+    settings: dict[str, Any] = dict(entries)
+    settings.update(
+        {key: _resolve_location(entries[key], path, f"{header} {key}") for key in path_keys if key in entries}
+    )
+    if "most_bad" in entries:
+        settings["most_bad"] = _parse_bad_share(entries["most_bad"], path, header)
     return Location(**settings)
 
 
-def _quoted(name: str) -> str:
+def _toml_key(name: str) -> str:
     """As TOML writes a key: bare where it may be."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
 
 
-def _part(text: str, path: Path, header: str) -> Share:
+def _parse_bad_share(text: str, path: Path, header: str) -> Share:
     try:
         return parse_share(text)
     except QuantityError as error:
         raise RequestError(f"{path}: {header} most_bad: {error}") from error
 
 
-def _place(text: str, path: Path, where: str) -> str:
+def _resolve_location(raw: str, path: Path, location: str) -> str:
     """With variables and ~ written out, and absolute unless it is a URL; an empty place stays empty."""
-    full = os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111 - Path would eat the slashes of a URL
-    unset = re.search(r"\$\{?\w+\}?", full)
-    if unset:
-        raise RequestError(f"{path}: {where}: {unset[0]} is not set. Got {text!r}. Set it, or write the place out.")
-    return full if not full or "://" in full else str(path.absolute().parent / full)
+    expanded = os.path.expanduser(os.path.expandvars(raw))  # noqa: PTH111 - Path would eat the slashes of a URL
+    unset_variable = re.search(r"\$\{?\w+\}?", expanded)
+    if unset_variable:
+        raise RequestError(
+            f"{path}: {location}: {unset_variable[0]} is not set. Got {raw!r}. Set it, or write the place out."
+        )
+    return expanded if not expanded or "://" in expanded else str(path.absolute().parent / expanded)
 
 
-def lines_for(names: Mapping[str, str]) -> str:
+def source_entries_template(names: Mapping[str, str]) -> str:
     """The lines of a site file that say where `names` lie; the value of each is what stands there, for a person."""
-    return "\n".join(f'[sources.{_quoted(name)}]\npath = "..."  # {what}' for name, what in names.items())
+    return "\n".join(
+        f'[sources.{_toml_key(name)}]\npath = "..."  # {description}' for name, description in names.items()
+    )

@@ -26,15 +26,15 @@ class Share(Fraction):
 
     def __str__(self) -> str:
         percent = Fraction(self) * 100
-        exact = percent.denominator == 1
-        return f"{percent.numerator} %" if exact else f"{float(percent):.4g} %"
+        is_whole = percent.denominator == 1
+        return f"{percent.numerator} %" if is_whole else f"{float(percent):.4g} %"
 
 
 def parse_share(text: str) -> Share:
     """Read "10%", "1/8" or "0.1" exactly; raises QuantityError for anything else."""
-    clean = text.strip()
+    stripped = text.strip()
     try:
-        return Share(Fraction(clean[:-1].strip()) / 100) if clean.endswith("%") else Share(Fraction(clean))
+        return Share(Fraction(stripped[:-1].strip()) / 100) if stripped.endswith("%") else Share(Fraction(stripped))
     except (ValueError, ZeroDivisionError):
         raise QuantityError(f"wanted a share such as 10%, 1/8 or 0.1. Got {text!r}.") from None
 
@@ -44,20 +44,22 @@ def parse_tokens(text: str) -> Tokens:
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
         raise QuantityError(f"wanted a number of tokens such as 28B or 600_000. Got {text!r}.")
-    amount = Fraction(match[1].replace("_", "").replace(",", "")) * _SUFFIX[match[2]]
-    if amount.denominator != 1:
-        raise QuantityError(f"wanted a whole number of tokens. Got {text!r} = {float(amount)}.")
-    return Tokens(int(amount))
+    token_count = Fraction(match[1].replace("_", "").replace(",", "")) * _SUFFIX[match[2]]
+    if token_count.denominator != 1:
+        raise QuantityError(f"wanted a whole number of tokens. Got {text!r} = {float(token_count)}.")
+    return Tokens(int(token_count))
 
 
-def steps_for(tokens: Tokens, *, batch: int, row: int) -> Steps:
+def steps_for(tokens: Tokens, *, batch_size: int, row_length: int) -> Steps:
     """Whole steps of `batch` rows of `row` tokens that cover `tokens`, rounded up."""
     if tokens <= 0:
-        raise QuantityError(f"a budget needs at least one step of {batch} x {row} tokens. Got {tokens} tokens.")
-    return Steps(-(-tokens // (batch * row)))
+        raise QuantityError(
+            f"a budget needs at least one step of {batch_size} x {row_length} tokens. Got {tokens} tokens."
+        )
+    return Steps(-(-tokens // (batch_size * row_length)))
 
 
-def short(count: int | float) -> str:
+def format_count(count: int | float) -> str:
     """Print a count in at most five characters and a suffix: 28795904000 becomes 28.8B."""
     for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
@@ -65,9 +67,9 @@ def short(count: int | float) -> str:
     return f"{count:.3g}" if isinstance(count, float) else str(count)
 
 
-def in_bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Print a number of bytes in three digits and a unit: 3102720 becomes 3.1 MB."""
-    for suffix, unit in (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= unit:
-            return f"{count / unit:.3g} {suffix}"
+    for suffix, unit_size in (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= unit_size:
+            return f"{count / unit_size:.3g} {suffix}"
     return f"{count} B"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from firstsight.data.index import IMAGE, SAMPLE, SHOWN, Index
-from firstsight.data.tokenizer import Special
-from firstsight.recipe.mix import Named
+from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
+from firstsight.data.tokenizer import SpecialTokenIds
+from firstsight.recipe.mixture import External
 from firstsight.units import Tokens
 
 from .conftest import END
@@ -29,12 +29,12 @@ def made(
     form: str = "captions",
 ) -> Index:
     """An index of token lists; the first of them show one picture each, in one tar, 1,000 bytes apart."""
-    samples = np.zeros(len(documents), dtype=SAMPLE)
+    samples = np.zeros(len(documents), dtype=SAMPLE_DTYPE)
     samples["tokens_count"] = [len(one) for one in documents]
     samples["tokens_from"] = np.cumsum(samples["tokens_count"]) - samples["tokens_count"]
     samples["shown_count"] = np.arange(len(documents)) < len(pictures)
     samples["shown_from"] = np.minimum(np.arange(len(documents)), len(pictures))
-    shown = np.zeros(len(pictures), dtype=SHOWN)
+    shown = np.zeros(len(pictures), dtype=IMAGE_REF_DTYPE)
     shown["picture"] = np.arange(len(pictures))
     rows = [(1000 * number, size, code, 0) for number, (code, size) in enumerate(pictures)]
     flat = np.array([token for one in documents for token in one], dtype=np.uint16)
@@ -42,14 +42,14 @@ def made(
         path=Path("made"),
         form=form,  # type: ignore[arg-type]
         samples=samples,
-        shown=shown,
+        image_refs=shown,
         tokens=flat,
         loss=np.ones(len(flat), dtype=np.uint8),
-        images=np.array(rows, dtype=IMAGE),
-        shards=("a.tar",),
-        read=(),
-        source=Named(name="s", form="captions", tokens=Tokens(0)),
-        special=Special(end=END, human=5, answer=3, pad=6),
+        images=np.array(rows, dtype=IMAGE_DTYPE),
+        image_shards=("a.tar",),
+        source_shards=(),
+        source=External(name="s", form="captions", tokens=Tokens(0)),
+        special_ids=SpecialTokenIds(end=END, human=5, answer=3, pad=6),
         tokenizer_digest=digest,
         source_digest="",
         digest="",

@@ -15,9 +15,9 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from firstsight.data.index import Index
-from firstsight.data.loader import Feed
+from firstsight.data.loader import LoaderSource
 from firstsight.data.prepare import prepare
-from firstsight.recipe.mix import Form, Named
+from firstsight.recipe.mixture import External, ExternalForm
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Site
 from firstsight.units import Tokens
@@ -43,11 +43,11 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def asked(form: Form) -> Prepare:
+def asked(form: ExternalForm) -> Prepare:
     """To prepare the site's source `s` with a tokenizer."""
     return Prepare(
-        source=Named(name="s", form=form, tokens=Tokens(0)),
-        tokenizer=Named(name="t", form="tokenizer", tokens=Tokens(0)),
+        source=External(name="s", form=form, tokens=Tokens(0)),
+        tokenizer=External(name="t", form="tokenizer", tokens=Tokens(0)),
     )
 
 
@@ -90,10 +90,10 @@ class Workshop:
                 add(tar, file, picture((number % 256, number // 256, 9)))
         return self.folder(name)
 
-    def prepare(self, source: Path, form: Form, name: str | None = None, *, readers: int = 1) -> Index:
+    def prepare(self, source: Path, form: ExternalForm, name: str | None = None, *, readers: int = 1) -> Index:
         out = self.folder(name or f"{source.name}.index")
         site = Site(sources={"s": Location(path=str(source))}, readers=readers)
-        prepare(asked(form), inputs={"tokenizer": self.words()}, out=out, site=site, tell=lambda progress: None)
+        prepare(asked(form), inputs={"tokenizer": self.words()}, out=out, site=site, on_progress=lambda progress: None)
         return Index.open(out)
 
 
@@ -107,7 +107,7 @@ def words_of(numbers: Sequence[int]) -> str:
 
 
 @pytest.fixture
-def text(workshop: Workshop) -> Feed:
+def text(workshop: Workshop) -> LoaderSource:
     """A feed of 200 texts of odd lengths, every fourth with a first word that carries no loss."""
     chance = random.Random(1)
     texts = [
@@ -120,7 +120,7 @@ def text(workshop: Workshop) -> Feed:
 
 
 @pytest.fixture
-def captions(workshop: Workshop) -> Feed:
+def captions(workshop: Workshop) -> LoaderSource:
     """A feed of 120 captioned pictures."""
     return feed(
         workshop.prepare(workshop.captions([words_of(range(1 + n % 9)) for n in range(120)]), "captions"), "captions"
@@ -128,7 +128,7 @@ def captions(workshop: Workshop) -> Feed:
 
 
 @pytest.fixture
-def dialogues(workshop: Workshop) -> Feed:
+def dialogues(workshop: Workshop) -> LoaderSource:
     """A feed of 60 dialogues of two turns over 20 pictures."""
 
     def said(number: int) -> dict[str, object]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from firstsight.data.index import IMAGE, SAMPLE, SHOWN, Index
-from firstsight.data.loader.rows import IGNORED
-from firstsight.data.tokenizer import Special
-from firstsight.recipe.mix import Form, Named
+from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
+from firstsight.data.loader.collate import IGNORE_INDEX
+from firstsight.data.tokenizer import SpecialTokenIds
+from firstsight.recipe.mixture import External, ExternalForm
 from firstsight.units import Tokens
 
 END, HUMAN, ANSWER, PAD = 0, 5, 3, 6
@@ -38,9 +38,9 @@ class Stretch:
     goes_on: bool
 
 
-def index_of(form: Form, records: Sequence[Raw], *, images: int = 0) -> Index:
+def index_of(form: ExternalForm, records: Sequence[Raw], *, images: int = 0) -> Index:
     """The index of records, in memory."""
-    samples = np.zeros(len(records), dtype=SAMPLE)
+    samples = np.zeros(len(records), dtype=SAMPLE_DTYPE)
     tokens = shown = 0
     for sample, record in zip(samples, records, strict=True):
         sample["tokens_from"], sample["tokens_count"] = tokens, len(record.tokens)
@@ -50,14 +50,16 @@ def index_of(form: Form, records: Sequence[Raw], *, images: int = 0) -> Index:
         path=Path("made-by-hand"),
         form=form,
         samples=samples,
-        shown=np.array([(picture, at) for record in records for at, picture in record.shown], dtype=SHOWN),
+        image_refs=np.array(
+            [(picture, at) for record in records for at, picture in record.shown], dtype=IMAGE_REF_DTYPE
+        ),
         tokens=np.array([token for record in records for token in record.tokens], dtype=np.uint16),
         loss=np.array([loss for record in records for loss in record.loss], dtype=np.uint8),
-        images=np.zeros(images, dtype=IMAGE),
-        shards=(),
-        read=(),
-        source=Named(name="made", form=form, tokens=Tokens(0)),
-        special=Special(end=END, human=HUMAN, answer=ANSWER, pad=PAD),
+        images=np.zeros(images, dtype=IMAGE_DTYPE),
+        image_shards=(),
+        source_shards=(),
+        source=External(name="made", form=form, tokens=Tokens(0)),
+        special_ids=SpecialTokenIds(end=END, human=HUMAN, answer=ANSWER, pad=PAD),
         tokenizer_digest="",
         source_digest="",
         digest=f"{form} {len(records)} {tokens}",
@@ -93,7 +95,7 @@ def lay_by_hand(
     rows: Sequence[Sequence[Stretch]], records: Sequence[Raw], *, length: int, slots: int, answers_only: bool
 ) -> dict[str, list[list[int]]]:
     """Rows of stretches, position by position; `picture` names the picture whose slot a position is."""
-    blank = {"tokens": PAD, "targets": IGNORED, "docs": -1, "positions": 0, "picture": -1}
+    blank = {"tokens": PAD, "targets": IGNORE_INDEX, "docs": -1, "positions": 0, "picture": -1}
     laid: dict[str, list[list[int]]] = {name: [] for name in blank}
     for stretches in rows:
         row: dict[str, list[int]] = {name: [] for name in blank}
@@ -109,7 +111,7 @@ def lay_by_hand(
             for place, (here, then) in enumerate(zip(positions, [*positions[1:], *behind], strict=True)):
                 carries = then[0] == "word" and record.loss[then[1]] in ([1] if answers_only else [1, 2])
                 row["tokens"].append(record.tokens[here[1]] if here[0] == "word" else PAD)
-                row["targets"].append(record.tokens[then[1]] if carries else IGNORED)
+                row["targets"].append(record.tokens[then[1]] if carries else IGNORE_INDEX)
                 row["docs"].append(document)
                 row["positions"].append(place)
                 row["picture"].append(here[1] if here[0] == "slot" else -1)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from firstsight.data.fetch import Fetch
+from firstsight.data.image_reader import ImageReader
 from firstsight.data.index import Index
 from firstsight.data.prepare import prepare
 from firstsight.errors import DataError
-from firstsight.recipe.mix import Form
+from firstsight.recipe.mixture import ExternalForm
 from firstsight.site import Location, Site
 from firstsight.units import Share
 
@@ -43,10 +43,10 @@ class Made:
         ]
 
     def pictures(self) -> list[bytes]:
-        return Fetch(self.index, self.location, None).take(np.arange(len(self.index.images)))
+        return ImageReader(self.index, self.location, None).read_images(np.arange(len(self.index.images)))
 
 
-def run(workshop: Workshop, source: Path, form: Form, *, words: Path | None = None, out: str = "index") -> Made:
+def run(workshop: Workshop, source: Path, form: ExternalForm, *, words: Path | None = None, out: str = "index") -> Made:
     """Prepare a source of which any share may be bad."""
     location = Location(path=str(source), most_bad=Share(1))
     folder = workshop.folder(out)
@@ -55,7 +55,7 @@ def run(workshop: Workshop, source: Path, form: Form, *, words: Path | None = No
         inputs={"tokenizer": words or workshop.words()},
         out=folder,
         site=Site(sources={"s": location}),
-        tell=lambda progress: None,
+        on_progress=lambda progress: None,
     )
     lines = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
     refused = [(line["reason"], line["shard"], line["where"]) for line in lines]
@@ -65,7 +65,7 @@ def run(workshop: Workshop, source: Path, form: Form, *, words: Path | None = No
     return Made(index=index, location=location, quarantine=refused)
 
 
-def refuses(workshop: Workshop, source: Path, form: Form, match: str, *, words: Path | None = None) -> None:
+def refuses(workshop: Workshop, source: Path, form: ExternalForm, match: str, *, words: Path | None = None) -> None:
     """Preparing ends in a DataError that says `match`, and leaves nothing that could be taken for an index."""
     with pytest.raises(DataError, match=match):
         run(workshop, source, form, words=words)

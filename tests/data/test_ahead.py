@@ -11,17 +11,17 @@ from fractions import Fraction
 import pytest
 import torch
 
-from firstsight.data.loader import Batch, Blended, Feed, Stream, ahead
-from firstsight.data.pack import pack
+from firstsight.data.loader import Batch, BatchStream, LoaderMixture, LoaderSource, prefetch_batches
+from firstsight.data.packing import pack
 from firstsight.errors import DataError, MixError
-from firstsight.recipe.stages import Rows
+from firstsight.recipe.stages import RowShape
 
 from .rows import Raw, index_of
 
 STEPS = 30
 
 
-class Slow(Stream):
+class Slow(BatchStream):
     """A stream that takes its time, remembers what was asked for, and may fail."""
 
     begun: list[int]
@@ -41,19 +41,19 @@ class Slow(Stream):
 
 def slow(*, fails_at: int = -1, error: type[Exception] = DataError, pause: float = 0.0) -> Slow:
     index = index_of("text", [Raw(list(range(9)), [1] * 9, []) for _ in range(200)])
-    feed = Feed(
+    feed = LoaderSource(
         name="text",
         index=index,
-        table=pack(index, length=16, image_tokens=0, packing="best_fit"),
-        pictures=None,
+        packed_rows=pack(index, length=16, image_tokens=0, packing="best_fit"),
+        images=None,
         answers_only=False,
     )
     made = Slow(
-        text=Blended(feeds=(feed,), shares=(Fraction(1),), epochs=(99,), counted_in="rows"),
+        text=LoaderMixture(sources=(feed,), shares=(Fraction(1),), epochs=(99,), counted_in="rows"),
         images=None,
         spans=((4 * STEPS, Fraction(0)),),
         counted_in="rows",
-        rows=Rows(batch=4, length=16),
+        rows=RowShape(batch_size=4, length=16),
         seed=0,
         text_seed=0,
         text_rows_seen=0,
@@ -72,7 +72,7 @@ def readers() -> list[str]:
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_steps_come_in_order_to_the_end(count: int) -> None:
     stream = slow(pause=0.001)
-    found = list(ahead(stream, 4, readers=count, depth=5, parts=((1, 2), (0, 2))))
+    found = list(prefetch_batches(stream, 4, num_workers=count, depth=5, replicas=((1, 2), (0, 2))))
     assert len(found) == STEPS - 4
     for step, (second, first) in enumerate(found, start=4):
         assert torch.equal(torch.cat([first.tokens, second.tokens]), stream.batch(step).tokens)
@@ -83,7 +83,7 @@ def test_steps_come_in_order_to_the_end(count: int) -> None:
 
 def test_no_more_than_the_depth_is_made_ahead() -> None:
     stream = slow()
-    with closing(ahead(stream, 0, readers=2, depth=3)) as batches:
+    with closing(prefetch_batches(stream, 0, num_workers=2, depth=3)) as batches:
         for step in range(3):
             next(batches)
             time.sleep(0.05)
@@ -93,7 +93,7 @@ def test_no_more_than_the_depth_is_made_ahead() -> None:
 @pytest.mark.parametrize("count", [0, 2])
 @pytest.mark.parametrize("error", [DataError, MixError, OSError])
 def test_an_error_comes_at_its_step_and_names_it(count: int, error: type[Exception]) -> None:
-    batches = ahead(slow(fails_at=7, error=error), 0, readers=count, depth=4)
+    batches = prefetch_batches(slow(fails_at=7, error=error), 0, num_workers=count, depth=4)
     for _ in range(7):
         next(batches)
     with pytest.raises(error) as caught:
@@ -106,7 +106,7 @@ def test_an_error_comes_at_its_step_and_names_it(count: int, error: type[Excepti
 
 @pytest.mark.parametrize("how", ["closed", "garbage"])
 def test_the_threads_end_with_the_iterator(how: str) -> None:
-    batches = ahead(slow(pause=0.002), 0, readers=3, depth=4)
+    batches = prefetch_batches(slow(pause=0.002), 0, num_workers=3, depth=4)
     next(batches)
     assert len(readers()) == 3
     if how == "closed":

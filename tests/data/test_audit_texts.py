@@ -19,11 +19,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.audit import duplicates, ngrams, overlap, repeats
-from firstsight.data.audit.against import collect
-from firstsight.data.audit.findings import COMMON
-from firstsight.data.pictures import checked
-from firstsight.data.tokenizer import Tokenizer, load
+from firstsight.data.audit import duplicates, find_duplicates, find_overlap, ngrams
+from firstsight.data.audit.eval_sets import collect_eval_sets
+from firstsight.data.audit.overlap_report import MAX_RARE_RECORDS
+from firstsight.data.images import perceptual_hash
+from firstsight.data.tokenizer import Tokenizer, load_tokenizer
 from firstsight.errors import DataError
 
 from .audited import again, made, real
@@ -35,43 +35,43 @@ tokens = st.lists(st.integers(0, 2), max_size=6)
 @given(documents=st.lists(tokens, max_size=40))
 @settings(max_examples=60)
 def test_records_repeat_exactly_when_their_tokens_do(documents: list[list[int]]) -> None:
-    before = repeats._CHUNK
-    repeats._CHUNK = 7
+    before = duplicates._CHUNK
+    duplicates._CHUNK = 7
     try:
         index = made(documents)
-        labels = repeats.repeats(index).tolist()
-        counted = duplicates(index)
+        labels = duplicates.label_equal_texts(index).tolist()
+        counted = find_duplicates(index)
     finally:
-        repeats._CHUNK = before
+        duplicates._CHUNK = before
     for (one, ours), (other, theirs) in combinations(zip(documents, labels, strict=True), 2):
         assert (one == other) == (ours == theirs)
     times = Counter(map(tuple, documents))
-    assert (counted.records, counted.repeated) == (len(documents), len(documents) - len(times))
+    assert (counted.records, counted.repeated_texts) == (len(documents), len(documents) - len(times))
     sizes = sorted((size for size in times.values() if size > 1), reverse=True)
-    assert [one.size for one in counted.largest_repeated] == sizes[: repeats.LARGEST]
+    assert [one.size for one in counted.largest_repeated] == sizes[: duplicates.MAX_LISTED_CLUSTERS]
 
 
 def test_equal_hashes_of_unequal_texts_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "_hashed", lambda tokens, start, count: np.zeros(len(count), dtype=np.uint64))
-    labels = repeats.repeats(made([[1, 2], [1, 3], [1, 3], [4, 4, 4]])).tolist()
+    monkeypatch.setattr(duplicates, "_hash_records", lambda tokens, start, count: np.zeros(len(count), dtype=np.uint64))
+    labels = duplicates.label_equal_texts(made([[1, 2], [1, 3], [1, 3], [4, 4, 4]])).tolist()
     assert len(set(labels)) == 3
     assert labels[1] == labels[2]
 
 
-@given(values=st.lists(st.integers(0, 2**16 - 1), min_size=ngrams.N, max_size=40))
+@given(values=st.lists(st.integers(0, 2**16 - 1), min_size=ngrams.NGRAM_SIZE, max_size=40))
 def test_rolled_hashes_are_the_polynomial(values: list[int]) -> None:
     base = int(ngrams._BASE)
     wanted = []
-    for start in range(len(values) - ngrams.N + 1):
+    for start in range(len(values) - ngrams.NGRAM_SIZE + 1):
         value = 0
-        for token in values[start : start + ngrams.N]:
+        for token in values[start : start + ngrams.NGRAM_SIZE]:
             value = (value * base + token) % 2**32
         wanted.append(value)
-    assert ngrams.rolled(np.array(values, dtype=np.uint32)).tolist() == wanted
+    assert ngrams.rolling_hashes(np.array(values, dtype=np.uint32)).tolist() == wanted
 
 
 def stretches(ids: Sequence[int]) -> set[tuple[int, ...]]:
-    return {tuple(ids[start : start + ngrams.N]) for start in range(len(ids) - ngrams.N + 1)}
+    return {tuple(ids[start : start + ngrams.NGRAM_SIZE]) for start in range(len(ids) - ngrams.NGRAM_SIZE + 1)}
 
 
 @st.composite
@@ -102,18 +102,20 @@ def test_planted_stretches_are_all_found_and_only_they(
     before = ngrams._CHUNK
     ngrams._CHUNK = chunk
     try:
-        sought = ngrams.grams(texts, range(len(texts)))
-        hits = list(ngrams.scan(np.array(flat, dtype=np.uint16), sought))
+        sought = ngrams.build_ngrams(texts, range(len(texts)))
+        hits = list(ngrams.find_ngrams(np.array(flat, dtype=np.uint16), sought))
     finally:
         ngrams._CHUNK = before
     assert len(sought.hashes) == len(wanted)
     assert [at for one in hits for at in one.positions.tolist()] == [
-        start for start in range(len(flat) - ngrams.N + 1) if tuple(flat[start : start + ngrams.N]) in wanted
+        start
+        for start in range(len(flat) - ngrams.NGRAM_SIZE + 1)
+        if tuple(flat[start : start + ngrams.NGRAM_SIZE]) in wanted
     ]
     for one in hits:
-        for at, gram in zip(one.positions, one.grams, strict=True):
-            assert sought.tokens[gram].tolist() == flat[at : at + ngrams.N]
-            assert tuple(flat[at : at + ngrams.N]) in stretches(texts[sought.texts[gram]])
+        for at, gram in zip(one.positions, one.ngram_ids, strict=True):
+            assert sought.tokens[gram].tolist() == flat[at : at + ngrams.NGRAM_SIZE]
+            assert tuple(flat[at : at + ngrams.NGRAM_SIZE]) in stretches(texts[sought.texts[gram]])
 
 
 def benchmark(folder: Path, texts: Sequence[str]) -> Path:
@@ -129,60 +131,69 @@ def test_records_that_hold_evaluation_texts_are_those_that_sets_find(
 ) -> None:
     texts, documents = data
     workshop = Workshop(tmp_path_factory.mktemp("audit"))
-    words = load(workshop.words())
+    words = load_tokenizer(workshop.words())
     index = made([[WORDS + one for one in document] for document in documents], digest=words.digest)
-    told = overlap(index, against=[benchmark(workshop.folder("sets"), [words_of(text) for text in texts])], words=words)
+    told = find_overlap(
+        index, eval_paths=[benchmark(workshop.folder("sets"), [words_of(text) for text in texts])], tokenizer=words
+    )
     wanted = set[tuple[int, ...]]().union(*map(stretches, texts))
     held = {number for number, one in enumerate(documents) if stretches(one) & wanted}
-    assert {one.seen.record for one in told.says} == held
+    assert {one.train_record.record for one in told.text_overlaps} == held
     assert not told.phrases
-    for one in told.says:
-        number = int(one.against.item.removeprefix("rows[").partition("]")[0])
-        ours, theirs = words_of(documents[one.seen.record]), words_of(texts[number])
-        assert f" {one.words} " in f" {ours} "
-        assert f" {one.words} " in f" {theirs} "
-        assert one.words.count("w") >= ngrams.N
+    for one in told.text_overlaps:
+        number = int(one.eval_item.item.removeprefix("rows[").partition("]")[0])
+        ours, theirs = words_of(documents[one.train_record.record]), words_of(texts[number])
+        assert f" {one.shared_text} " in f" {ours} "
+        assert f" {one.shared_text} " in f" {theirs} "
+        assert one.shared_text.count("w") >= ngrams.NGRAM_SIZE
     distinct = {words_of(text) for text in texts}
-    assert (told.looked.texts, told.looked.short) == (len(distinct), sum(one.count("w") < 13 for one in distinct))
+    assert (told.coverage.texts, told.coverage.short_texts) == (
+        len(distinct),
+        sum(one.count("w") < 13 for one in distinct),
+    )
 
 
 def test_words_across_the_border_of_two_records_are_no_leak(workshop: Workshop) -> None:
-    words = load(workshop.words())
+    words = load_tokenizer(workshop.words())
     text = list(range(13))
     index = made([[WORDS + one for one in text[:6]], [WORDS + one for one in text[6:]]], digest=words.digest)
-    assert not overlap(index, against=[benchmark(workshop.folder("sets"), [words_of(text)])], words=words).says
+    assert not find_overlap(
+        index, eval_paths=[benchmark(workshop.folder("sets"), [words_of(text)])], tokenizer=words
+    ).text_overlaps
 
 
 def test_what_many_records_say_is_a_phrase(workshop: Workshop) -> None:
-    words = load(workshop.words())
+    words = load_tokenizer(workshop.words())
     rare, common = list(range(14)), list(range(50, 64))
-    documents = [[END, *(WORDS + one for one in common), 99, n % 7] for n in range(COMMON + 1)]
-    documents += [[END, *(WORDS + one for one in rare)] for _ in range(COMMON)]
+    documents = [[END, *(WORDS + one for one in common), 99, n % 7] for n in range(MAX_RARE_RECORDS + 1)]
+    documents += [[END, *(WORDS + one for one in rare)] for _ in range(MAX_RARE_RECORDS)]
     sets = benchmark(workshop.folder("sets"), [words_of(rare), words_of(common)])
-    told = overlap(made(documents, digest=words.digest), against=[sets], words=words)
-    assert {one.seen.record for one in told.says} == set(range(COMMON + 1, 2 * COMMON + 1))
-    assert {one.stretches for one in told.says} == {2}
-    assert [(one.records, str(one.against)) for one in told.phrases] == [
-        (COMMON + 1, "sets/questions.json: rows[1].question.text")
+    told = find_overlap(made(documents, digest=words.digest), eval_paths=[sets], tokenizer=words)
+    assert {one.train_record.record for one in told.text_overlaps} == set(
+        range(MAX_RARE_RECORDS + 1, 2 * MAX_RARE_RECORDS + 1)
+    )
+    assert {one.shared_ngrams for one in told.text_overlaps} == {2}
+    assert [(one.records, str(one.eval_item)) for one in told.phrases] == [
+        (MAX_RARE_RECORDS + 1, "sets/questions.json: rows[1].question.text")
     ]
-    assert told.phrases[0].words in (words_of(common[:13]), words_of(common[1:]))
-    text = "\n".join(told.lines())
+    assert told.phrases[0].shared_text in (words_of(common[:13]), words_of(common[1:]))
+    text = "\n".join(told.summary_lines())
     assert "10 of 21 (47.62%) records hold 13 or more tokens in a row of 1 of 2 (50.00%) evaluation texts." in text
     assert f'record 11 has, as sets/questions.json: rows[0].question.text: "{words_of(rare)}"' in text
     assert "1 evaluation texts hold words that stand in more than 10 records" in text
     lines = [json.loads(line) for line in told.write(workshop.root).read_text().splitlines()]
-    assert Counter(line["kind"] for line in lines) == {"words": COMMON, "phrase": 1}
+    assert Counter(line["kind"] for line in lines) == {"words": MAX_RARE_RECORDS, "phrase": 1}
     assert lines[0]["seen"] == {"record": 11, "shard": "", "place": -1}
 
 
 def test_a_leak_that_comes_twice_in_a_record_counts_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ngrams, "_CHUNK", 5)
-    words = load(workshop.words())
+    words = load_tokenizer(workshop.words())
     text = [WORDS + one for one in range(13)]
-    index = made([text * (COMMON + 5)], digest=words.digest)
-    told = overlap(index, against=[benchmark(workshop.folder("sets"), [words_of(range(13))])], words=words)
+    index = made([text * (MAX_RARE_RECORDS + 5)], digest=words.digest)
+    told = find_overlap(index, eval_paths=[benchmark(workshop.folder("sets"), [words_of(range(13))])], tokenizer=words)
     assert not told.phrases
-    assert [(one.stretches, one.seen.record) for one in told.says] == [(COMMON + 5, 0)]
+    assert [(one.shared_ngrams, one.train_record.record) for one in told.text_overlaps] == [(MAX_RARE_RECORDS + 5, 0)]
 
 
 def test_every_layout_of_an_evaluation_set_is_read(tmp_path: Path) -> None:
@@ -208,7 +219,7 @@ def test_every_layout_of_an_evaluation_set_is_read(tmp_path: Path) -> None:
     (root / "m.jpg").write_bytes(b"no picture")
     (root / "n.json").write_text("{ no json")
     (root / "o.zip").write_bytes(b"PK")
-    sets = collect([root])
+    sets = collect_eval_sets([root])
     numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     assert [text.split()[0].strip(",") for text in sets.texts if "text" in text] == numbers
     assert {"caption of i.tar", "caption of j.tar.gz", "\u4e09\u4e2a\u5b57"} <= set(sets.texts)
@@ -216,33 +227,33 @@ def test_every_layout_of_an_evaluation_set_is_read(tmp_path: Path) -> None:
     assert str(sets.texts["two texts"]) == "sets/a.json: [0].inner.answers[0]"
     assert str(sets.texts["four texts"]) == "sets/b.jsonl: line 3.q"
     assert str(sets.texts["ten,\n texts"]) == "sets/g.csv: row 2, column 2"
-    assert [str(one) for one in sets.pictures] == [
+    assert [str(one) for one in sets.images] == [
         "sets/f.tsv: row 2, column 3",
         "sets/i.tar/x/0.png",
         "sets/j.tar.gz/x/0.png",
         "sets/k.parquet: [0].image.bytes",
         "sets/l.jpg",
     ]
-    assert sets.hashes[1] == checked(picture((9, 9, 9)))
-    counted = collect([root], hashing=False)
-    assert (counted.pictures[0], len(counted.pictures), len(counted.hashes)) == (sets.pictures[0], 6, 0)
+    assert sets.hashes[1] == perceptual_hash(picture((9, 9, 9)))
+    counted = collect_eval_sets([root], with_hashes=False)
+    assert (counted.images[0], len(counted.images), len(counted.hashes)) == (sets.images[0], 6, 0)
     assert sets.unread == {".npz": 2, ".zip": 1}
     assert [line.partition(":")[0] for line in sets.refused] == ["sets/m.jpg", "sets/n.json"]
 
 
 def test_an_evaluation_set_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: wanted an evaluation set"):
-        collect([tmp_path / "nowhere"])
+        collect_eval_sets([tmp_path / "nowhere"])
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"Got none \(1 x \.zip\)"):
-        collect([tmp_path])
+        collect_eval_sets([tmp_path])
 
 
 def test_another_tokenizer_is_refused(workshop: Workshop) -> None:
-    words = load(workshop.words())
+    words = load_tokenizer(workshop.words())
     sets = benchmark(workshop.folder("sets"), [words_of(range(13))])
     with pytest.raises(DataError, match="wanted the tokenizer that it was prepared with"):
-        overlap(made([[1, 2]], digest="another"), against=[sets], words=words)
+        find_overlap(made([[1, 2]], digest="another"), eval_paths=[sets], tokenizer=words)
 
 
 @pytest.mark.shared
@@ -251,22 +262,22 @@ def test_a_real_evaluation_set_is_found_in_real_data(shared: Path, tmp_path: Pat
     (tmp_path / "tokenizer.json").write_bytes(
         gzip.decompress((shared / "tokenizers" / "gpt-neox-20b_tokenizer.json.gz").read_bytes())
     )
-    words = load(tmp_path)
+    words = load_tokenizer(tmp_path)
     sets = shared / "allennlp_vision"
     web, _ = real(shared)
     said = said_twice(words)
-    clean = made(said, pictures=[(checked(data), len(data)) for data in web[:5]], digest=words.digest)
-    told = overlap(clean, against=[sets], words=words)
-    assert (told.pictures, told.looked.evaluation_pictures) == ((), 5)
+    clean = made(said, pictures=[(perceptual_hash(data), len(data)) for data in web[:5]], digest=words.digest)
+    told = find_overlap(clean, eval_paths=[sets], tokenizer=words)
+    assert (told.image_overlaps, told.coverage.eval_images) == ((), 5)
     hidden = [again(file.read_bytes(), "WEBP", 0.4) for file in sorted((sets / "images").rglob("*.jpg"))]
-    leaky = made(said, pictures=[(checked(data), len(data)) for data in hidden], digest=words.digest)
-    told = overlap(leaky, against=[sets], words=words)
-    assert {(one.seen.record, Path(one.against.file).name) for one in told.pictures} == {
+    leaky = made(said, pictures=[(perceptual_hash(data), len(data)) for data in hidden], digest=words.digest)
+    told = find_overlap(leaky, eval_paths=[sets], tokenizer=words)
+    assert {(one.train_record.record, Path(one.eval_item.file).name) for one in told.image_overlaps} == {
         (number, file.name) for number, file in enumerate(sorted((sets / "images").rglob("*.jpg")))
     }
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": QUESTION}) + "\n")
-    told = overlap(leaky, against=[tmp_path / "q.jsonl"], words=words)
-    assert {one.seen.record for one in told.says} == {0, 1, 2}
+    told = find_overlap(leaky, eval_paths=[tmp_path / "q.jsonl"], tokenizer=words)
+    assert {one.train_record.record for one in told.text_overlaps} == {0, 1, 2}
 
 
 QUESTION = "Which of the two umbrellas beside the wooden bench has stripes of yellow and dark green?"
@@ -275,4 +286,4 @@ QUESTION = "Which of the two umbrellas beside the wooden bench has stripes of ye
 def said_twice(words: Tokenizer) -> list[list[int]]:
     """The question at the beginning, after a word, and after a line break; then other texts."""
     texts = [QUESTION, f"We ask: {QUESTION} Nobody knows.", f"Quiz\n{QUESTION}\n", QUESTION[:40], QUESTION.upper()]
-    return [[words.special.end, *ids, words.special.end] for ids in words.encode(texts)]
+    return [[words.special_ids.end, *ids, words.special_ids.end] for ids in words.encode(texts)]

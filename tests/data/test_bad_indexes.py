@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from firstsight.data.audit import duplicates
-from firstsight.data.fetch import Fetch
-from firstsight.data.index import Index, changed
-from firstsight.data.pack import pack
+from firstsight.data.audit import find_duplicates
+from firstsight.data.image_reader import ImageReader
+from firstsight.data.index import Index, check_source_unchanged
+from firstsight.data.packing import pack
 from firstsight.errors import DataError, StepFailed
 
 from .conftest import Workshop, words_of
@@ -30,7 +30,7 @@ def captioned(workshop: Workshop) -> Made:
         members |= {f"a{n}.png": saved(Image.effect_noise((32, 32), 90 + n), "PNG") for n in range(10)}
         tarred(folder, members, f"0000{shard}.tar")
     found = run(workshop, folder, "captions")
-    changed(found.index, found.location)
+    check_source_unchanged(found.index, found.location)
     assert len(found.pictures()) == 20
     return found
 
@@ -39,7 +39,7 @@ def test_a_shard_that_vanishes_is_named(workshop: Workshop) -> None:
     found = captioned(workshop)
     (workshop.root / "source" / "00001.tar").unlink()
     with pytest.raises(DataError, match=r"00001\.tar"):
-        changed(found.index, found.location)
+        check_source_unchanged(found.index, found.location)
     with pytest.raises(DataError, match=r"00001\.tar.*prepare it again"):
         found.pictures()
 
@@ -65,7 +65,7 @@ def test_a_shard_that_changes_is_named(workshop: Workshop, change: Callable[[byt
     file = workshop.root / "source" / "00000.tar"
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(DataError, match=r"00000\.tar"):
-        changed(found.index, found.location)
+        check_source_unchanged(found.index, found.location)
     if change is shortened:
         with pytest.raises(DataError, match=r"00000\.tar.*changed"):
             found.pictures()
@@ -75,7 +75,7 @@ def test_a_shard_that_was_only_copied_is_the_same(workshop: Workshop) -> None:
     found = captioned(workshop)
     file = workshop.root / "source" / "00000.tar"
     file.write_bytes(file.read_bytes())
-    changed(found.index, found.location)
+    check_source_unchanged(found.index, found.location)
 
 
 FULL = """
@@ -89,7 +89,7 @@ from firstsight.site import Location, Site
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 site = Site(sources={{"s": Location(path={source!r})}}, readers={readers})
 try:
-    prepare(asked("text"), inputs={{"tokenizer": Path({words!r})}}, out=Path({out!r}), site=site, tell=str)
+    prepare(asked("text"), inputs={{"tokenizer": Path({words!r})}}, out=Path({out!r}), site=site, on_progress=str)
 except StepFailed as error:
     print(error)
     sys.exit(7)
@@ -202,7 +202,7 @@ def test_a_picture_that_lies_nowhere_is_named(workshop: Workshop, field: str, va
 
     index = tampered(found.index, "images", change)
     with pytest.raises(DataError):
-        Fetch(index, found.location, None).take(np.arange(8))
+        ImageReader(index, found.location, None).read_images(np.arange(8))
 
 
 def test_an_audit_of_what_is_left_counts_only_what_is_left(workshop: Workshop) -> None:
@@ -217,8 +217,8 @@ def test_an_audit_of_what_is_left_counts_only_what_is_left(workshop: Workshop) -
         "c.txt": b"\0w1",
     }
     members |= {"d.png": noise[2], "d.txt": b"w3", "e.png": noise[0], "e.txt": b"w4"}
-    seen = duplicates(run(workshop, tarred(workshop.folder("source"), members), "captions").index)
-    assert (seen.pictures, seen.same, seen.records, seen.repeated) == (4, 1, 4, 1)
+    seen = find_duplicates(run(workshop, tarred(workshop.folder("source"), members), "captions").index)
+    assert (seen.images, seen.identical_images, seen.records, seen.repeated_texts) == (4, 1, 4, 1)
 
 
 def test_step_failed_is_no_data_error() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from firstsight.data.pictures import decode, quick
+from firstsight.data.images import decode_image, decode_image_fast
 
 from .conftest import Workshop
 from .spoilt import pairs, run, saved, tarred
@@ -107,7 +107,7 @@ def test_an_odd_picture_is_taken_with_its_right_pixels(workshop: Workshop, name:
     found = run(workshop, folder, "captions")
     assert (found.quarantine, found.captions()) == ([], [[7]])
     assert found.pictures() == [data]
-    for way in (decode, quick):
+    for way in (decode_image, decode_image_fast):
         pixels = way(data, 16).astype(int)
         assert abs(pixels[:6] - upper).max() <= 3
         assert abs(pixels[10:] - lower).max() <= 3

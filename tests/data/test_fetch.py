@@ -24,12 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
-from firstsight.data.fetch import MOST_HANDLES, Fetch, Recent, Remote
-from firstsight.data.index import IMAGE, SAMPLE, SHOWN, Index
-from firstsight.data.sources.places import Folder, folder
-from firstsight.data.tokenizer import Special
+from firstsight.data.image_reader import MAX_OPEN_FILES, ImageReader, LRUCache, RemoteFiles
+from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
+from firstsight.data.readers.filesystem import SourceFolder, open_folder
+from firstsight.data.tokenizer import SpecialTokenIds
 from firstsight.errors import DataError
-from firstsight.recipe.mix import Named
+from firstsight.recipe.mixture import External
 from firstsight.site import Location
 from firstsight.units import Tokens
 from tests.data.conftest import add, picture
@@ -39,21 +39,21 @@ SHOTS = [picture((number, 0, 7), side=8 + number) for number in range(12)]
 
 def indexed(images: Sequence[tuple[int, int, int]], shards: Sequence[str]) -> Index:
     """An index of pictures alone: (offset or row, size, shard) each."""
-    held = np.zeros(len(images), dtype=IMAGE)
+    held = np.zeros(len(images), dtype=IMAGE_DTYPE)
     for number, (offset, size, shard) in enumerate(images):
         held[number] = (offset, size, 0, shard)
     return Index(
         path=Path(),
         form="captions",
-        samples=np.zeros(0, dtype=SAMPLE),
-        shown=np.zeros(0, dtype=SHOWN),
+        samples=np.zeros(0, dtype=SAMPLE_DTYPE),
+        image_refs=np.zeros(0, dtype=IMAGE_REF_DTYPE),
         tokens=np.zeros(0, dtype=np.uint16),
         loss=np.zeros(0, dtype=np.uint8),
         images=held,
-        shards=tuple(shards),
-        read=(),
-        source=Named(name="s", form="captions", tokens=Tokens(0)),
-        special=Special(end=0, human=5, answer=3, pad=6),
+        image_shards=tuple(shards),
+        source_shards=(),
+        source=External(name="s", form="captions", tokens=Tokens(0)),
+        special_ids=SpecialTokenIds(end=0, human=5, answer=3, pad=6),
         tokenizer_digest="",
         source_digest="",
         digest="",
@@ -80,28 +80,28 @@ def test_tars_loose_files_and_pictures_elsewhere_come_in_the_order_asked_for(tmp
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "b.png").write_bytes(SHOTS[5])
     index = indexed([*tar, (0, len(SHOTS[4]), 1), (0, len(SHOTS[5]), 2)], ["sub/0.tar", "a.png", "pictures:b.png"])
-    fetch = Fetch(index, Location(path=str(tmp_path / "main"), pictures=str(tmp_path / "else")), None)
+    fetch = ImageReader(index, Location(path=str(tmp_path / "main"), pictures=str(tmp_path / "else")), None)
     order = [5, 0, 3, 0, 4, 1, 2, 5]
-    assert fetch.take(numbers(*order)) == [SHOTS[number] for number in order]
-    assert fetch.take(numbers()) == []
+    assert fetch.read_images(numbers(*order)) == [SHOTS[number] for number in order]
+    assert fetch.read_images(numbers()) == []
 
 
 def test_what_changed_is_refused_by_name(tmp_path: Path) -> None:
     places = packed(tmp_path / "0.tar", SHOTS[:2])
     offset, size, _ = places[1]
-    fetch = Fetch(indexed(places, ["0.tar"]), Location(path=str(tmp_path)), None)
+    fetch = ImageReader(indexed(places, ["0.tar"]), Location(path=str(tmp_path)), None)
     shard = str(tmp_path / "0.tar")
     os.truncate(shard, offset + 5)
     with pytest.raises(DataError, match=re.escape(f"{shard}: wanted {size} bytes at {offset}. Got 5. ") + ".*prepare"):
-        fetch.take(numbers(1))
+        fetch.read_images(numbers(1))
     Path(shard).write_bytes(bytes(offset + size))
     with pytest.raises(DataError, match=r"wanted a picture at .*Got b'\\x00"):
-        fetch.take(numbers(1))
+        fetch.read_images(numbers(1))
     Path(shard).unlink()
     with pytest.raises(DataError, match=re.escape(shard) + ".*No such file.*put it back"):
-        Fetch(indexed(places, ["0.tar"]), Location(path=str(tmp_path)), None).take(numbers(0))
+        ImageReader(indexed(places, ["0.tar"]), Location(path=str(tmp_path)), None).read_images(numbers(0))
     with pytest.raises(DataError, match="Name `pictures`"):
-        Fetch(indexed(places, ["pictures:0.tar"]), Location(path=str(tmp_path)), None).take(numbers(0))
+        ImageReader(indexed(places, ["pictures:0.tar"]), Location(path=str(tmp_path)), None).read_images(numbers(0))
 
 
 def handles() -> int:
@@ -110,26 +110,26 @@ def handles() -> int:
 
 
 def test_few_handles_stay_open(tmp_path: Path) -> None:
-    many = MOST_HANDLES + 20
+    many = MAX_OPEN_FILES + 20
     for number in range(many):
         (tmp_path / f"{number}.png").write_bytes(SHOTS[number % 12])
     index = indexed([(0, len(SHOTS[n % 12]), n) for n in range(many)], [f"{number}.png" for number in range(many)])
-    fetch, before = Fetch(index, Location(path=str(tmp_path)), None), handles()
-    assert fetch.take(np.arange(many)) == [SHOTS[number % 12] for number in range(many)]
-    assert handles() - before == MOST_HANDLES
+    fetch, before = ImageReader(index, Location(path=str(tmp_path)), None), handles()
+    assert fetch.read_images(np.arange(many)) == [SHOTS[number % 12] for number in range(many)]
+    assert handles() - before == MAX_OPEN_FILES
     del fetch
     assert handles() == before
 
 
 def test_threads_share_handles_that_are_dropped_meanwhile(tmp_path: Path) -> None:
-    many = MOST_HANDLES + 6
+    many = MAX_OPEN_FILES + 6
     for number in range(many):
         (tmp_path / f"{number}.png").write_bytes(SHOTS[number % 12])
     index = indexed([(0, len(SHOTS[n % 12]), n) for n in range(many)], [f"{number}.png" for number in range(many)])
-    fetch, rng = Fetch(index, Location(path=str(tmp_path)), None), np.random.default_rng(0)
+    fetch, rng = ImageReader(index, Location(path=str(tmp_path)), None), np.random.default_rng(0)
     asked = [rng.integers(0, many, 40) for _ in range(40)]
     with ThreadPoolExecutor(4) as crew:
-        for wanted, found in zip(asked, crew.map(fetch.take, asked), strict=True):
+        for wanted, found in zip(asked, crew.map(fetch.read_images, asked), strict=True):
             assert found == [SHOTS[number % 12] for number in wanted.tolist()]
 
 
@@ -138,7 +138,7 @@ def test_the_recent_weigh_no_more_than_allowed(most: int, asked: list[tuple[str,
     """Oracle: walk back from the latest use and keep while there is room."""
     weights = {name: len(name) * 0 + weight for name, weight in reversed(asked)}
     made = Counter[str]()
-    recent = Recent[str](most, weigh=weights.__getitem__)
+    recent = LRUCache[str](most, weight_of=weights.__getitem__)
     kept: list[str] = []
     for name, _ in asked:
         assert recent.get(name, lambda name=name: made.update([name]) or name) == name
@@ -174,7 +174,7 @@ def test_tables_give_the_cell(tmp_path: Path, form: str, struct: bool) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe(f"/{form}{struct}/{name}", (tmp_path / name).read_bytes())
     for place in (str(tmp_path), f"memory://{form}{struct}"):
-        found = Fetch(index, Location(path=place), tmp_path / "cache").take(numbers(*order))
+        found = ImageReader(index, Location(path=place), tmp_path / "cache").read_images(numbers(*order))
         assert found == [SHOTS[number] for number in order]
 
 
@@ -183,10 +183,10 @@ def test_a_table_that_changed_is_refused(tmp_path: Path) -> None:
     for column, row, told in [("shot", 12, "a table of 12 rows"), ("gone", 0, "gone")]:
         index = indexed([(row, 5, 0)], [f"{name}#{column}"])
         with pytest.raises(DataError, match=told):
-            Fetch(index, Location(path=str(tmp_path)), None).take(numbers(0))
+            ImageReader(index, Location(path=str(tmp_path)), None).read_images(numbers(0))
     (tmp_path / name).write_bytes(b"what is this?")
     with pytest.raises(DataError, match="neither parquet nor arrow"):
-        Fetch(indexed([(0, 5, 0)], [f"{name}#shot"]), Location(path=str(tmp_path)), None).take(numbers(0))
+        ImageReader(indexed([(0, 5, 0)], [f"{name}#shot"]), Location(path=str(tmp_path)), None).read_images(numbers(0))
 
 
 class Counting(LocalFileSystem):
@@ -205,12 +205,14 @@ class Counting(LocalFileSystem):
         return super().cat_file(path, start=start, end=end, **more)
 
 
-def counting(root: Path, contents: bytes) -> tuple[Folder, Path]:
+def counting(root: Path, contents: bytes) -> tuple[SourceFolder, Path]:
     (root / "far").mkdir()
     (root / "far" / "shard").write_bytes(contents)
     log = root / "log"
     log.touch()
-    return Folder(said="far", system=Counting(log), base=str(root / "far"), only=None), log
+    return SourceFolder(
+        original_path="far", filesystem=Counting(log), base_path=str(root / "far"), selected_names=None
+    ), log
 
 
 CONTENTS = np.random.default_rng(0).bytes(10_000)
@@ -222,8 +224,11 @@ def test_blocks_join_to_what_lies_there(
 ) -> None:
     root = tmp_path_factory.mktemp("blocks")
     far, _ = counting(root, CONTENTS)
-    assert Remote(far, root / "cache", block=block).read("shard", offset, size) == CONTENTS[offset : offset + size]
-    assert Remote(far, None).read("shard", offset, size) == CONTENTS[offset : offset + size]
+    assert (
+        RemoteFiles(far, root / "cache", block_size=block).read("shard", offset, size)
+        == CONTENTS[offset : offset + size]
+    )
+    assert RemoteFiles(far, None).read("shard", offset, size) == CONTENTS[offset : offset + size]
 
 
 def test_each_block_is_fetched_once_by_all_threads_and_processes(tmp_path: Path) -> None:
@@ -231,7 +236,7 @@ def test_each_block_is_fetched_once_by_all_threads_and_processes(tmp_path: Path)
     ranges = [(start, 700) for start in range(0, 9_300, 310)]
 
     def work() -> None:
-        shelf = Remote(far, tmp_path / "cache", block=1_000)
+        shelf = RemoteFiles(far, tmp_path / "cache", block_size=1_000)
         with ThreadPoolExecutor(4) as crew:
             found = list(crew.map(lambda one: shelf.read("shard", *one), ranges))
         assert found == [CONTENTS[start : start + size] for start, size in ranges]
@@ -248,7 +253,7 @@ def test_each_block_is_fetched_once_by_all_threads_and_processes(tmp_path: Path)
 
 def test_the_cache_stays_below_its_bound_and_the_longest_unused_go(tmp_path: Path) -> None:
     far, log = counting(tmp_path, CONTENTS)
-    shelf = Remote(far, tmp_path / "cache", block=1_000, most=3_000)
+    shelf = RemoteFiles(far, tmp_path / "cache", block_size=1_000, max_bytes=3_000)
 
     def blocks() -> list[Path]:
         return [file for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock"]
@@ -271,14 +276,14 @@ def test_the_cache_stays_below_its_bound_and_the_longest_unused_go(tmp_path: Pat
 
 def test_a_damaged_block_and_another_version_are_fetched_anew(tmp_path: Path) -> None:
     far, log = counting(tmp_path, CONTENTS)
-    shelf = Remote(far, tmp_path / "cache", block=20_000)
+    shelf = RemoteFiles(far, tmp_path / "cache", block_size=20_000)
     shelf.read("shard", 0, 10)
     [block] = [file for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock"]
     os.truncate(block, 100)
     assert shelf.read("shard", 50, 100) == CONTENTS[50:150]
     (tmp_path / "far" / "shard").write_bytes(CONTENTS[::-1])
     os.utime(tmp_path / "far" / "shard", (5, 5))
-    assert Remote(far, tmp_path / "cache", block=20_000).read("shard", 0, 10) == CONTENTS[::-1][:10]
+    assert RemoteFiles(far, tmp_path / "cache", block_size=20_000).read("shard", 0, 10) == CONTENTS[::-1][:10]
     assert len(log.read_text().splitlines()) == 3
 
 
@@ -323,21 +328,21 @@ def test_a_web_server_gives_what_the_disk_gives_in_one_request(
     pytest.importorskip("aiohttp")
     url, sent = served
     index = indexed(packed(tmp_path / "far" / "0.tar", SHOTS), ["0.tar"])
-    near, wanted = Fetch(index, Location(path=str(tmp_path / "far")), None), numbers(7, 3, 11, 0)
-    far = Fetch(index, Location(path=url), tmp_path / "cache")
-    assert far.take(wanted) == near.take(wanted) == [SHOTS[7], SHOTS[3], SHOTS[11], SHOTS[0]]
-    assert Fetch(index, Location(path=url), tmp_path / "cache").take(np.arange(12)) == SHOTS
+    near, wanted = ImageReader(index, Location(path=str(tmp_path / "far")), None), numbers(7, 3, 11, 0)
+    far = ImageReader(index, Location(path=url), tmp_path / "cache")
+    assert far.read_images(wanted) == near.read_images(wanted) == [SHOTS[7], SHOTS[3], SHOTS[11], SHOTS[0]]
+    assert ImageReader(index, Location(path=url), tmp_path / "cache").read_images(np.arange(12)) == SHOTS
     whole = (tmp_path / "far" / "0.tar").stat().st_size
     assert dict(sent) == {f"0-{whole - 1}": 1}, "all pictures lie in one block"
     os.truncate(tmp_path / "far" / "0.tar", whole // 2)
     with pytest.raises(DataError, match=re.escape(url)):
-        Fetch(index, Location(path=url), tmp_path / "other").take(numbers(11))
+        ImageReader(index, Location(path=url), tmp_path / "other").read_images(numbers(11))
 
 
 def test_memory_is_a_remote_too(tmp_path: Path) -> None:
     places = packed(tmp_path / "0.tar", SHOTS)
     fsspec.filesystem("memory").pipe("/room/0.tar", (tmp_path / "0.tar").read_bytes())
     index = indexed(places, ["0.tar"])
-    assert not folder("memory://room").is_local
+    assert not open_folder("memory://room").is_local
     for cache in (tmp_path / "cache", None):
-        assert Fetch(index, Location(path="memory://room"), cache).take(np.arange(12)) == SHOTS
+        assert ImageReader(index, Location(path="memory://room"), cache).read_images(np.arange(12)) == SHOTS

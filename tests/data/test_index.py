@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firstsight.data.index import Index, changed
+from firstsight.data.index import Index, check_source_unchanged
 from firstsight.errors import DataError
 from firstsight.site import Location
 
@@ -23,14 +23,14 @@ def ids(*numbers: int) -> list[int]:
 def held(index: Index, number: int) -> tuple[list[int], list[int], list[tuple[int, int]]]:
     """Tokens, loss, and (picture, at) of a record."""
     start, count, shown, shown_from = index.samples[number].item()
-    seen = index.shown[shown_from : shown_from + shown].tolist()
+    seen = index.image_refs[shown_from : shown_from + shown].tolist()
     return index.tokens[start : start + count].tolist(), index.loss[start : start + count].tolist(), seen
 
 
 def bytes_of(index: Index, folder: Path, number: int) -> bytes:
     """Of a picture, by the place that the index tells."""
     offset, size, _, shard = index.images[number].item()
-    return (folder / index.shards[shard]).read_bytes()[offset : offset + size]
+    return (folder / index.image_shards[shard]).read_bytes()[offset : offset + size]
 
 
 def test_a_text_stands_between_two_ends_and_only_its_spans_carry_loss(workshop: Workshop) -> None:
@@ -120,27 +120,27 @@ def three(workshop: Workshop) -> Path:
 
 def test_a_source_that_changed_is_told_from_one_that_was_touched(workshop: Workshop, three: Path) -> None:
     index, location = workshop.prepare(three, "text"), Location(path=str(three))
-    changed(index, location)
+    check_source_unchanged(index, location)
     middle = three / "1.jsonl"
     kept = middle.read_bytes()
     os.utime(middle, ns=(1, 1))
-    changed(index, location)
+    check_source_unchanged(index, location)
     middle.write_bytes(kept.replace(b"w1", b"w2"))
     with pytest.raises(DataError, match=r"1\.jsonl: wanted bytes of digest .*prepare the source again"):
-        changed(index, location)
+        check_source_unchanged(index, location)
     middle.write_bytes(kept + b"\n")
     with pytest.raises(DataError, match=r"1\.jsonl: wanted the \d+ bytes that were prepared"):
-        changed(index, location)
+        check_source_unchanged(index, location)
     middle.unlink()
     with pytest.raises(DataError, match=r"1\.jsonl: wanted the file that was prepared\. Got none"):
-        changed(index, location)
+        check_source_unchanged(index, location)
 
 
 def test_the_index_knows_what_was_read(workshop: Workshop, three: Path) -> None:
     index = workshop.prepare(three, "text")
-    assert [(one.name, one.size, one.records) for one in index.read] == [
+    assert [(one.name, one.size, one.records) for one in index.source_shards] == [
         (f"{number}.jsonl", (three / f"{number}.jsonl").stat().st_size, 1) for number in range(3)
     ]
     wanted = [hashlib.sha256((three / f"{number}.jsonl").read_bytes()).hexdigest() for number in range(3)]
-    assert [one.sha256 for one in index.read] == wanted
+    assert [one.sha256 for one in index.source_shards] == wanted
     assert index.source_digest == hashlib.sha256("\n".join(wanted).encode()).hexdigest()

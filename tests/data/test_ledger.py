@@ -13,71 +13,73 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firstsight.data.loader import Blended, Features, Feed, Stream
-from firstsight.data.loader.ledger import RECORD, Draws
-from firstsight.data.pack import pack
-from firstsight.data.proof import Proof, prove
+from firstsight.data.loader import BatchStream, LoaderMixture, LoaderSource, PrecomputedFeatures
+from firstsight.data.loader.sample_ledger import LEDGER_DTYPE, SampleLedgerWriter
+from firstsight.data.packing import pack
+from firstsight.data.verify_ledger import LedgerCheck, verify_ledgers
 from firstsight.errors import MixError, RequestError
-from firstsight.recipe.mix import Unit
-from firstsight.recipe.stages import Rows
+from firstsight.recipe.mixture import ShareUnit
+from firstsight.recipe.stages import RowShape
 
 from .rows import Raw, index_of
 
 T, B = 16, 4
-ROWS = Rows(batch=B, length=T)
+ROWS = RowShape(batch_size=B, length=T)
 HALF = Fraction(1, 2)
 
 
-def text(name: str, documents: int) -> Feed:
+def text(name: str, documents: int) -> LoaderSource:
     """Documents of 16 tokens: as many rows."""
     index = index_of("text", [Raw([0, *range(7, 7 + T)], [1] * (T + 1), []) for _ in range(documents)])
     table = pack(index, length=T, image_tokens=0, packing="best_fit")
-    assert table.rows == documents
-    return Feed(name=name, index=index, table=table, pictures=None, answers_only=False)
+    assert table.row_count == documents
+    return LoaderSource(name=name, index=index, packed_rows=table, images=None, answers_only=False)
 
 
-def pictures(count: int) -> Feed:
+def pictures(count: int) -> LoaderSource:
     index = index_of("captions", [Raw([7, 8, 0], [1] * 3, [(0, n)]) for n in range(count)], images=count)
     table = pack(index, length=T, image_tokens=4, packing="one_image_per_row")
-    held = Features(array=np.zeros((count, 4, 2), dtype=np.float16))
-    return Feed(name="captions", index=index, table=table, pictures=held, answers_only=False)
+    held = PrecomputedFeatures(array=np.zeros((count, 4, 2), dtype=np.float16))
+    return LoaderSource(name="captions", index=index, packed_rows=table, images=held, answers_only=False)
 
 
-def blend(*feeds: Feed, epochs: int = 3, counted_in: Unit = "rows") -> Blended:
+def blend(*feeds: LoaderSource, epochs: int = 3, counted_in: ShareUnit = "rows") -> LoaderMixture:
     shares = (Fraction(1, len(feeds)),) * len(feeds)
-    return Blended(feeds=feeds, shares=shares, epochs=(epochs,) * len(feeds), counted_in=counted_in)
+    return LoaderMixture(sources=feeds, shares=shares, epochs=(epochs,) * len(feeds), counted_in=counted_in)
 
 
-def stream(texts: Blended, *, steps: int, seen: int = 0, share: Fraction = HALF, counted_in: Unit = "rows") -> Stream:
-    return Stream(
-        text=texts,
-        images=blend(pictures(13), epochs=9) if share else None,
+def stream(
+    texts: LoaderMixture, *, steps: int, seen: int = 0, share: Fraction = HALF, counted_in: ShareUnit = "rows"
+) -> BatchStream:
+    return BatchStream(
+        text_mixture=texts,
+        image_mixture=blend(pictures(13), epochs=9) if share else None,
         spans=((steps * B, share),),
         counted_in=counted_in,
-        rows=ROWS,
+        row_shape=ROWS,
         seed=1,
         text_seed=1,
-        text_rows_seen=seen,
+        text_row_offset=seen,
         steps=steps,
     )
 
 
-def write(out: Path, stream: Stream, *, first: int = 0, kills: tuple[int, ...] = ()) -> Path:
+def write(out: Path, stream: BatchStream, *, first: int = 0, kills: tuple[int, ...] = ()) -> Path:
     """The ledger of a run that was killed after some steps and went on from the step before the last."""
     out.mkdir(parents=True, exist_ok=True)
     notes, kept = None, first
     for stop in (*kills, stream.steps):
-        draws = Draws(out, stream, first=first)
+        draws = SampleLedgerWriter(out, stream, first_step=first)
         draws.open(notes)
         for step in range(kept + 1, stop + 1):
-            draws.reach(step)
+            draws.mark_trained(step)
             if step == stop - 1:
-                notes, kept = draws.notes(), step
+                notes, kept = draws.state_dict(), step
         if stop == stream.steps:
             draws.close()
         else:
             draws._write()  # what a kill finds in the file and the resume point does not know
-    (out / "achieved.json").write_text(json.dumps(stream.achieved(stream.steps).record()))
+    (out / "achieved.json").write_text(json.dumps(stream.achieved_mix(stream.steps).to_dict()))
     return out
 
 
@@ -94,10 +96,10 @@ def trunk(tmp_path: Path) -> list[Path]:
 def test_a_ledger_holds_each_row_that_a_batch_was_made_of(tmp_path: Path) -> None:
     mixed = stream(blend(text("one", 50)), steps=9)
     held = np.load(write(tmp_path / "out", mixed) / "ledger.npy")
-    assert held.dtype == RECORD
+    assert held.dtype == LEDGER_DTYPE
     found = iter(held.tolist())
     for step in range(9):
-        for [(kind, record)] in mixed.samples(step):
+        for [(kind, record)] in mixed.step_records(step):
             assert next(found) == (kind, record), "each row holds the record of its number here"
     assert next(found, None) is None
 
@@ -112,38 +114,40 @@ def test_a_killed_run_leaves_the_same_ledger(tmp_path: Path, kills: tuple[int, .
 
 def test_segments_and_branch_are_proved_together_and_apart(trunk: list[Path]) -> None:
     for places in ([trunk[0]], [trunk[1]], [trunk[2]], trunk[:2], trunk[1:], trunk, [trunk[0] / "ledger.npy"]):
-        assert not prove(places).wrong, places
-    proof = prove(trunk)
-    assert [(one.name, one.rows, one.distinct) for one in proof.found] == [
+        assert not verify_ledgers(places).problems, places
+    proof = verify_ledgers(trunk)
+    assert [(one.name, one.rows, one.distinct_rows) for one in proof.coverage] == [
         ("one", 54, 50),
         ("two", 54, 30),
         ("captions", 60, 13),
     ]
-    assert [one.passes for one in proof.found] == pytest.approx([54 / 50, 54 / 30, 60 / 13])
+    assert [one.passes for one in proof.coverage] == pytest.approx([54 / 50, 54 / 30, 60 / 13])
 
 
 @pytest.mark.parametrize("counted_in", ["tokens", "loss_tokens"])
-def test_mixes_of_tokens_are_proved_too(tmp_path: Path, counted_in: Unit) -> None:
+def test_mixes_of_tokens_are_proved_too(tmp_path: Path, counted_in: ShareUnit) -> None:
     texts = blend(text("one", 90), text("two", 90), counted_in=counted_in)
-    assert not prove([write(tmp_path / "out", stream(texts, steps=30, counted_in=counted_in))]).wrong
+    assert not verify_ledgers([write(tmp_path / "out", stream(texts, steps=30, counted_in=counted_in))]).problems
 
 
 def test_a_branch_of_shorter_rows_goes_on_in_the_middle_of_the_trunks(tmp_path: Path) -> None:
     long = text("text", 50)
     first = write(tmp_path / "trunk", stream(blend(long), steps=9, share=Fraction(0)))
-    halves = replace(long, table=long.table.cut(2), cut=2)
+    halves = replace(long, packed_rows=long.packed_rows.split_rows(2), group_size=2)
     short = stream(blend(long), steps=9, share=Fraction(0))
-    short = replace(short, text=blend(halves), rows=Rows(batch=B, length=T // 2), text_rows_seen=72)
+    short = replace(
+        short, text_mixture=blend(halves), row_shape=RowShape(batch_size=B, length=T // 2), text_row_offset=72
+    )
     second = write(tmp_path / "branch", short)
-    assert not prove([first, second]).wrong
-    early = write(tmp_path / "early", replace(short, text_rows_seen=70))
-    assert "an overlap" in said(prove([first, early]))
-    late = write(tmp_path / "late", replace(short, text_rows_seen=74))
-    assert "a gap" in said(prove([first, late]))
+    assert not verify_ledgers([first, second]).problems
+    early = write(tmp_path / "early", replace(short, text_row_offset=70))
+    assert "an overlap" in said(verify_ledgers([first, early]))
+    late = write(tmp_path / "late", replace(short, text_row_offset=74))
+    assert "a gap" in said(verify_ledgers([first, late]))
 
 
-def said(proof: Proof) -> str:
-    return "\n".join(map(str, proof.wrong))
+def said(proof: LedgerCheck) -> str:
+    return "\n".join(map(str, proof.problems))
 
 
 def rewrite(folder: Path, change: Callable[[np.ndarray], np.ndarray], *, honest: bool) -> None:
@@ -205,9 +209,9 @@ def test_every_harm_is_seen_where_it_begins(
     tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], words: str, honest: bool
 ) -> None:
     place = write(tmp_path / "out", stream(blend(text("one", 50)), steps=20))
-    assert not prove([place]).wrong
+    assert not verify_ledgers([place]).problems
     rewrite(place, change, honest=honest)
-    found = said(prove([place]))
+    found = said(verify_ledgers([place]))
     assert found
     assert words in found or (not honest and "wanted 80 records" in found)
 
@@ -215,7 +219,7 @@ def test_every_harm_is_seen_where_it_begins(
 def test_harm_that_no_law_forbids_is_seen_by_the_digest(tmp_path: Path) -> None:
     place = write(tmp_path / "out", stream(blend(text("one", 50)), steps=20))
     rewrite(place, other, honest=False)
-    assert said(prove([place])).endswith("their digest differs.")
+    assert said(verify_ledgers([place])).endswith("their digest differs.")
 
 
 def test_a_truncated_file_is_seen(tmp_path: Path) -> None:
@@ -223,18 +227,18 @@ def test_a_truncated_file_is_seen(tmp_path: Path) -> None:
     data = (place / "ledger.npy").read_bytes()
     for cut in (len(data) - 5, len(data) - 2, 40, 0):
         (place / "ledger.npy").write_bytes(data[:cut])
-        assert "Train the step again" in said(prove([place]))
+        assert "Train the step again" in said(verify_ledgers([place]))
 
 
 def test_ledgers_in_the_wrong_order_or_of_another_text_are_seen(trunk: list[Path], tmp_path: Path) -> None:
     first, second, branch = trunk
-    assert "an overlap" in said(prove([second, first]))
-    assert "an overlap" in said(prove([first, second, second]))
-    assert "a gap" in said(prove([first, branch]))
-    assert "an overlap" in said(prove([branch, first, second]))
+    assert "an overlap" in said(verify_ledgers([second, first]))
+    assert "an overlap" in said(verify_ledgers([first, second, second]))
+    assert "a gap" in said(verify_ledgers([first, branch]))
+    assert "an overlap" in said(verify_ledgers([branch, first, second]))
     texts = blend(text("one", 51), text("two", 30))
     another = write(tmp_path / "another", stream(texts, steps=30, seen=48))
-    assert "is not the source" in said(prove([first, second, another]))
+    assert "is not the source" in said(verify_ledgers([first, second, another]))
 
 
 def test_more_passes_than_declared_and_other_counts_are_seen(tmp_path: Path) -> None:
@@ -242,19 +246,19 @@ def test_more_passes_than_declared_and_other_counts_are_seen(tmp_path: Path) -> 
     note = json.loads((place / "ledger.json").read_text())
     note["sources"][0]["epochs"] = 1
     (place / "ledger.json").write_text(json.dumps(note))
-    assert "one was gone through more than 1 times" in said(prove([place]))
+    assert "one was gone through more than 1 times" in said(verify_ledgers([place]))
     told = json.loads((place / "achieved.json").read_text())
     told["rows"]["captions"] += 1
     (place / "achieved.json").write_text(json.dumps(told))
-    assert "40 rows of captions. achieved.json says 41" in said(prove([place]))
+    assert "40 rows of captions. achieved.json says 41" in said(verify_ledgers([place]))
     with pytest.raises(MixError, match="may be gone through 1 times"):
         stream(blend(text("one", 20), epochs=1), steps=20)
 
 
 def test_where_there_is_no_ledger_the_request_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="Got no ledger in it"):
-        prove([tmp_path])
+        verify_ledgers([tmp_path])
     place = write(tmp_path / "out", stream(blend(text("one", 50)), steps=2))
     shutil.rmtree(place)
     with pytest.raises(RequestError, match="Got no ledger in it"):
-        prove([place / "ledger.npy"])
+        verify_ledgers([place / "ledger.npy"])

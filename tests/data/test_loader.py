@@ -10,11 +10,11 @@ from fractions import Fraction
 import pytest
 import torch
 
-from firstsight.data.loader import IGNORED, Batch, Feed, Pixels, Stream
-from firstsight.data.order import pick
+from firstsight.data.loader import IGNORE_INDEX, Batch, BatchStream, DecodedImages, LoaderSource
+from firstsight.data.sampling import source_at
 from firstsight.errors import MixError
-from firstsight.recipe.mix import Unit
-from firstsight.recipe.stages import Rows
+from firstsight.recipe.mixture import ShareUnit
+from firstsight.recipe.stages import RowShape
 from firstsight.site import Location
 
 from .conftest import ANSWER, HUMAN, PAD, Workshop, words_of
@@ -22,30 +22,30 @@ from .streams import ROWS, SLOTS, B, T, blend, feed, stream
 
 
 def same(one: Batch, other: Batch) -> bool:
-    names = ("tokens", "targets", "docs", "positions", "slots", "kinds")
+    names = ("tokens", "targets", "docs", "positions", "slots", "source_ids")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names) and (
         one.images.numel() == other.images.numel() == 0 or torch.equal(one.images, other.images)
     )
 
 
-def slow(stream: Stream, step: int) -> dict[str, list[list[int]]]:
+def slow(stream: BatchStream, step: int) -> dict[str, list[list[int]]]:
     """The batch by plain loops over the ledger and the raw tokens, for sources whose documents all fit a row."""
-    blank = {"tokens": PAD, "targets": IGNORED, "docs": -1, "positions": 0, "picture": -1}
+    blank = {"tokens": PAD, "targets": IGNORE_INDEX, "docs": -1, "positions": 0, "picture": -1}
     rows: dict[str, list[list[int]]] = {name: [] for name in blank}
-    for held in stream.samples(step):
+    for held in stream.step_records(step):
         row: dict[str, list[int]] = {name: [] for name in blank}
         for number, (kind, sample) in enumerate(held):
-            feed = stream.feeds[kind]
+            feed = stream.sources[kind]
             start, count, shown, shown_from = feed.index.samples[sample].item()
-            image = int(feed.index.shown["picture"][shown_from]) if shown else -1
+            image = int(feed.index.image_refs["picture"][shown_from]) if shown else -1
             slots = SLOTS if image >= 0 else 0
             tokens = [PAD] * slots + feed.index.tokens[start : start + count].tolist()
             loss = [0] * slots + feed.index.loss[start : start + count].tolist()
             kept = [1] if feed.answers_only else [1, 2]
             row["tokens"] += tokens
-            row["targets"] += [tokens[n + 1] if loss[n + 1] in kept else IGNORED for n in range(len(tokens) - 1)] + [
-                IGNORED
-            ]
+            row["targets"] += [
+                tokens[n + 1] if loss[n + 1] in kept else IGNORE_INDEX for n in range(len(tokens) - 1)
+            ] + [IGNORE_INDEX]
             row["docs"] += [number] * len(tokens)
             row["positions"] += range(len(tokens))
             row["picture"] += [image] * slots + [-1] * count
@@ -55,7 +55,7 @@ def slow(stream: Stream, step: int) -> dict[str, list[list[int]]]:
 
 
 def test_a_batch_is_what_plain_loops_over_the_raw_records_give(
-    captions: Feed, dialogues: Feed, workshop: Workshop
+    captions: LoaderSource, dialogues: LoaderSource, workshop: Workshop
 ) -> None:
     short = feed(
         workshop.prepare(workshop.texts([{"text": words_of(range(2 + n % 25))} for n in range(99)], "short"), "text"),
@@ -75,21 +75,23 @@ def test_a_batch_is_what_plain_loops_over_the_raw_records_give(
             assert sorted(used.tolist()) == list(range(len(flat))), "every picture vector is used once"
 
 
-def test_rows_come_in_the_order_that_pick_says(text: Feed, captions: Feed, dialogues: Feed) -> None:
+def test_rows_come_in_the_order_that_pick_says(
+    text: LoaderSource, captions: LoaderSource, dialogues: LoaderSource
+) -> None:
     share = Fraction(2, 5)
     mixed = stream(text, (captions, Fraction(1, 4)), (dialogues, Fraction(3, 4)), share=share)
-    kinds = torch.cat([mixed.batch(step).kinds for step in range(20)]).tolist()
-    assert [kind > 0 for kind in kinds] == [pick(row, share)[0] for row in range(20 * B)]
+    kinds = torch.cat([mixed.batch(step).source_ids for step in range(20)]).tolist()
+    assert [kind > 0 for kind in kinds] == [source_at(row, share)[0] for row in range(20 * B)]
     pictured = [kind for kind in kinds if kind]
     assert all(pictured[: n + 1].count(1) == (n + 1) // 4 for n in range(len(pictured)))
 
 
-def test_targets_never_cross_a_border_and_stretches_of_a_long_text_join(text: Feed) -> None:
+def test_targets_never_cross_a_border_and_stretches_of_a_long_text_join(text: LoaderSource) -> None:
     alone = stream(text, share=Fraction(0))
     for step in range(20):
         batch = alone.batch(step)
         inner = batch.docs[:, :-1] == batch.docs[:, 1:]
-        aimed = batch.targets[:, :-1] != IGNORED
+        aimed = batch.targets[:, :-1] != IGNORE_INDEX
         border = aimed & ~inner
         assert torch.equal(batch.targets[:, :-1][aimed & inner], batch.tokens[:, 1:][aimed & inner])
         assert not border.any(), "inside a row a document that goes on fills it to the end"
@@ -99,32 +101,32 @@ def test_targets_never_cross_a_border_and_stretches_of_a_long_text_join(text: Fe
         ].all()
 
 
-def test_an_epoch_holds_every_record_once_and_every_loss_token_of_the_source(text: Feed) -> None:
-    rows = replace(ROWS, batch=1)
-    spans = ((text.table.rows, Fraction(0)),)
-    once = replace(stream(text, share=Fraction(0), epochs=1), rows=rows, steps=text.table.rows, spans=spans)
+def test_an_epoch_holds_every_record_once_and_every_loss_token_of_the_source(text: LoaderSource) -> None:
+    rows = replace(ROWS, batch_size=1)
+    spans = ((text.packed_rows.row_count, Fraction(0)),)
+    once = replace(stream(text, share=Fraction(0), epochs=1), rows=rows, steps=text.packed_rows.row_count, spans=spans)
     seen, targets = Counter[int](), 0
-    for step in range(text.table.rows):
-        seen.update(number for _, number in once.samples(step)[0])
-        targets += int((once.batch(step).targets != IGNORED).sum())
+    for step in range(text.packed_rows.row_count):
+        seen.update(number for _, number in once.step_records(step)[0])
+        targets += int((once.batch(step).targets != IGNORE_INDEX).sum())
     assert set(seen) == set(range(200))
-    assert sum(seen.values()) == len(text.table.column)
+    assert sum(seen.values()) == len(text.packed_rows.column)
     assert targets == int((text.index.loss > 0).sum()), "every token that carries loss is aimed at exactly once"
 
 
-def test_fine_tuning_aims_at_answers_alone(text: Feed, dialogues: Feed) -> None:
+def test_fine_tuning_aims_at_answers_alone(text: LoaderSource, dialogues: LoaderSource) -> None:
     tuned = stream(text, (replace(dialogues, answers_only=True), Fraction(1)), share=Fraction(1))
     mid = stream(text, (dialogues, Fraction(1)), share=Fraction(1))
     for step in range(5):
         answers = tuned.batch(step).targets
         assert not (answers == HUMAN).any()
-        documents = len([1 for row in tuned.samples(step) for _ in row])
+        documents = len([1 for row in tuned.step_records(step) for _ in row])
         assert (answers == ANSWER).sum() == 2 * documents
-        assert (answers != IGNORED).sum() == (3 + 2) * documents
+        assert (answers != IGNORE_INDEX).sum() == (3 + 2) * documents
         assert (mid.batch(step).targets == HUMAN).sum() == 2 * documents
 
 
-def test_a_step_is_the_same_after_any_history_and_restart(text: Feed, captions: Feed) -> None:
+def test_a_step_is_the_same_after_any_history_and_restart(text: LoaderSource, captions: LoaderSource) -> None:
     one, other = (stream(text, (captions, Fraction(1)), share=Fraction(1, 2)) for _ in range(2))
     kept = [one.batch(step) for step in range(10)]
     for step in (7, 0, 9, 3):
@@ -132,28 +134,28 @@ def test_a_step_is_the_same_after_any_history_and_restart(text: Feed, captions: 
     assert not same(replace(one, seed=4).batch(0), kept[0])
 
 
-def test_no_images_is_the_text_stream_bit_for_bit(text: Feed, captions: Feed) -> None:
+def test_no_images_is_the_text_stream_bit_for_bit(text: LoaderSource, captions: LoaderSource) -> None:
     plain, zero = stream(text, share=Fraction(0)), stream(text, (captions, Fraction(1)), share=Fraction(0))
     assert all(same(plain.batch(step), zero.batch(step)) for step in range(20))
     assert plain.batch(0).images.shape[0] == zero.batch(0).images.shape[0] == 0
 
 
-def test_nothing_but_images_holds_no_text(text: Feed, captions: Feed) -> None:
+def test_nothing_but_images_holds_no_text(text: LoaderSource, captions: LoaderSource) -> None:
     full = stream(text, (captions, Fraction(1)), share=Fraction(1))
-    assert all((full.batch(step).kinds == 1).all() for step in range(10))
+    assert all((full.batch(step).source_ids == 1).all() for step in range(10))
 
 
-def test_a_branch_goes_on_with_the_trunks_text(text: Feed, captions: Feed) -> None:
+def test_a_branch_goes_on_with_the_trunks_text(text: LoaderSource, captions: LoaderSource) -> None:
     trunk = stream(text, share=Fraction(0))
     branch = stream(text, (captions, Fraction(1)), share=Fraction(1, 3), seen=5 * B)
-    trunk_rows = [row for step in range(5, 20) for row in trunk.samples(step)]
-    branch_rows = [row for step in range(20) for row in branch.samples(step) if row[0][0] == 0]
+    trunk_rows = [row for step in range(5, 20) for row in trunk.step_records(step)]
+    branch_rows = [row for step in range(20) for row in branch.step_records(step) if row[0][0] == 0]
     assert branch_rows[: len(trunk_rows)] == trunk_rows[: len(branch_rows)]
 
 
-def test_pixels_come_decoded(text: Feed, captions: Feed, workshop: Workshop) -> None:
+def test_pixels_come_decoded(text: LoaderSource, captions: LoaderSource, workshop: Workshop) -> None:
     place = Location(path=str(workshop.folder("captions")))
-    seen = replace(captions, pictures=Pixels(index=captions.index, location=place, size=8, cache=None))
+    seen = replace(captions, images=DecodedImages(index=captions.index, location=place, size=8, cache=None))
     features = stream(text, (captions, Fraction(1)), share=Fraction(1, 2)).batch(0)
     pixels = stream(text, (seen, Fraction(1)), share=Fraction(1, 2)).batch(0)
     assert pixels.images.dtype == torch.uint8
@@ -167,12 +169,12 @@ def rows_of(batch: Batch) -> list[tuple[object, ...]]:
     flat = batch.images.reshape(-1, batch.images.shape[-1])[:, 0] if batch.images.numel() else torch.zeros(1)
     seen = torch.where(batch.slots >= 0, flat[batch.slots.clamp(min=0)].double(), -1.0)
     held = (batch.tokens, batch.targets, batch.docs, batch.positions, seen)
-    return [(int(batch.kinds[row]), *(tuple(part[row].tolist()) for part in held)) for row in range(len(seen))]
+    return [(int(batch.source_ids[row]), *(tuple(part[row].tolist()) for part in held)) for row in range(len(seen))]
 
 
 @pytest.mark.parametrize("counted_in", ["rows", "tokens", "loss_tokens"])
 def test_any_number_of_processes_reads_the_same_rows(
-    text: Feed, captions: Feed, dialogues: Feed, counted_in: Unit
+    text: LoaderSource, captions: LoaderSource, dialogues: LoaderSource, counted_in: ShareUnit
 ) -> None:
     parts = (captions, Fraction(1, 3)), (dialogues, Fraction(2, 3))
     mixed = stream(text, *parts, share=Fraction(2, 5), counted_in=counted_in, epochs=99)
@@ -186,10 +188,10 @@ def test_any_number_of_processes_reads_the_same_rows(
         mixed.batch(20)
 
 
-def test_rows_that_were_cut_come_as_the_long_rows_would(text: Feed, captions: Feed) -> None:
+def test_rows_that_were_cut_come_as_the_long_rows_would(text: LoaderSource, captions: LoaderSource) -> None:
     """A trunk of rows of T, a branch of rows of T / 2: the branch reads what the trunk has not, token for token."""
-    short = Rows(batch=B, length=T // 2)
-    halves = replace(text, table=text.table.cut(2), cut=2)
+    short = RowShape(batch_size=B, length=T // 2)
+    halves = replace(text, packed_rows=text.packed_rows.split_rows(2), group_size=2)
     trunk = replace(stream(text, share=Fraction(0)))
     branch = replace(stream(text, share=Fraction(0)), rows=short, text=blend((halves, Fraction(1))), text_rows_seen=14)
     wanted = [row for step in range(20) for row in trunk.batch(step).tokens]

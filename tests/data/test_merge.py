@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.loader.merge import ByRows, ByUnits, Kinds, Units, merged
-from firstsight.data.order import pick
+from firstsight.data.loader.mixing import RowMixing, SourceSequence, TokenMixing, UnitCounter, merge_by_units
+from firstsight.data.sampling import source_at
 from firstsight.errors import MixError
 
 weights = st.lists(st.integers(0, 50), min_size=1, max_size=4).filter(any)
@@ -22,7 +22,7 @@ def shares_of(found: list[int]) -> list[Fraction]:
     return [Fraction(weight, sum(found)) for weight in found]
 
 
-def round_and_round(held: list[int]) -> Units:
+def round_and_round(held: list[int]) -> UnitCounter:
     """A source that begins anew after its last row."""
     return lambda nth: np.array(held, dtype=np.int64)[nth % len(held)]
 
@@ -46,7 +46,7 @@ def by_definition(sources: list[list[int]], shares: list[Fraction], rows: int) -
 @given(weights=weights, sizes=sizes, rows=st.integers(1, 120))
 def test_the_merge_is_its_definition(weights: list[int], sizes: list[list[int]], rows: int) -> None:
     shares = shares_of(weights)
-    found = merged([round_and_round(held) for held in sizes[: len(shares)]], shares, rows)
+    found = merge_by_units([round_and_round(held) for held in sizes[: len(shares)]], shares, rows)
     assert found.tolist() == by_definition(sizes, shares, rows)
 
 
@@ -55,7 +55,7 @@ def test_on_every_prefix_each_share_is_off_by_less_than_one_row_of_each(
     weights: list[int], sizes: list[list[int]], rows: int
 ) -> None:
     shares = shares_of(weights)
-    found = merged([round_and_round(held) for held in sizes[: len(shares)]], shares, rows).tolist()
+    found = merge_by_units([round_and_round(held) for held in sizes[: len(shares)]], shares, rows).tolist()
     slack = sum(max(held) for held, share in zip(sizes, shares, strict=False) if share)
     units, places = [0] * len(shares), [0] * len(shares)
     for part in found:
@@ -71,7 +71,7 @@ def test_long_merges_are_as_exact_as_short_ones(seed: int, top: int) -> None:
     """Many chunks, rows of 10^8 tokens, denominators of 10^4: sums near 10^13, and no bit is lost."""
     rows, share = 150_000, Fraction(top, 10_000)
     held = [np.random.default_rng([seed, part]).integers(0, 10**8, rows) for part in range(2)]
-    found = merged([held[0].__getitem__, held[1].__getitem__], [1 - share, share], rows)
+    found = merge_by_units([held[0].__getitem__, held[1].__getitem__], [1 - share, share], rows)
     ones = np.cumsum(found, dtype=np.int64)
     sums = [np.concatenate([[0], np.cumsum(one)]) for one in held]
     for row in (1, 17, 65_535, 65_536, 65_537, 131_072, rows):
@@ -85,7 +85,9 @@ def test_long_merges_are_as_exact_as_short_ones(seed: int, top: int) -> None:
 
 def test_rows_without_units_hold_nobody_up_and_starve_nobody() -> None:
     sparse = [0] * 99 + [10]
-    found = merged([round_and_round(sparse), round_and_round([1])], [Fraction(1, 2), Fraction(1, 2)], 2200).tolist()
+    found = merge_by_units(
+        [round_and_round(sparse), round_and_round([1])], [Fraction(1, 2), Fraction(1, 2)], 2200
+    ).tolist()
     assert found == by_definition([sparse, [1]], [Fraction(1, 2), Fraction(1, 2)], 2200)
     assert 190 < found.count(1) < 210
     assert found[:99] == [0] * 99, "they have the key of what came before them, here the beginning"
@@ -93,16 +95,16 @@ def test_rows_without_units_hold_nobody_up_and_starve_nobody() -> None:
 
 def test_shares_that_cannot_be_told_apart_are_refused() -> None:
     with pytest.raises(MixError, match="denominators of at most"):
-        merged([round_and_round([1])] * 2, [Fraction(1, 10**9), 1 - Fraction(1, 10**9)], 4)
+        merge_by_units([round_and_round([1])] * 2, [Fraction(1, 10**9), 1 - Fraction(1, 10**9)], 4)
 
 
 @given(kinds=st.lists(st.integers(0, 2), max_size=40), repeat=st.integers(1, 400), data=st.data())
 def test_kinds_find_any_row_and_count_any_prefix(kinds: list[int], repeat: int, data: st.DataObject) -> None:
     every = np.array(kinds * repeat, dtype=np.uint8)
-    held, rows = Kinds.of(every, parts=3), data.draw(st.integers(0, len(every)))
-    assert held.counts(rows) == np.bincount(every[:rows], minlength=3).tolist()
+    held, rows = SourceSequence.from_source_ids(every, source_count=3), data.draw(st.integers(0, len(every)))
+    assert held.draw_counts(rows) == np.bincount(every[:rows], minlength=3).tolist()
     nth = np.arange(data.draw(st.integers(0, rows)), rows)[::-1]
-    part, place = held.at(nth)
+    part, place = held.source_draws(nth)
     assert part.tolist() == every[nth].tolist()
     assert [int((every[:n] == every[n]).sum()) for n in nth[:20]] == place.tolist()[:20]
 
@@ -114,14 +116,14 @@ spans = st.lists(st.tuples(st.integers(0, 60), st.fractions(0, 1, max_denominato
 
 @given(spans=spans)
 def test_every_span_begins_its_share_anew(spans: list[tuple[int, Fraction]]) -> None:
-    total, course = sum(rows for rows, _ in spans), ByRows(spans)
-    pictured, nth = course.at(np.arange(total))
-    wanted = [pick(row, share)[0] for rows, share in spans for row in range(rows)]
+    total, course = sum(rows for rows, _ in spans), RowMixing(spans)
+    pictured, nth = course.draws_at(np.arange(total))
+    wanted = [source_at(row, share)[0] for rows, share in spans for row in range(rows)]
     assert pictured.tolist() == wanted
     for kind in (False, True):
         assert nth[pictured == kind].tolist() == list(range(wanted.count(kind)))
     prefix = [(rows - images, images) for rows, images in enumerate(accumulate(wanted, initial=0))]
-    assert [course.counts(rows) for rows in range(total + 1)] == prefix
+    assert [course.text_image_counts(rows) for rows in range(total + 1)] == prefix
 
 
 @given(spans=spans, sizes=sizes)
@@ -129,8 +131,8 @@ def test_spans_of_tokens_keep_their_share_and_go_on_in_each_source(
     spans: list[tuple[int, Fraction]], sizes: list[list[int]]
 ) -> None:
     text, images = (sizes[part] for part in range(2))
-    course, total = ByUnits(spans, round_and_round(text), round_and_round(images)), sum(rows for rows, _ in spans)
-    pictured, nth = course.at(np.arange(total))
+    course, total = TokenMixing(spans, round_and_round(text), round_and_round(images)), sum(rows for rows, _ in spans)
+    pictured, nth = course.draws_at(np.arange(total))
     for kind in (False, True):
         assert nth[pictured == kind].tolist() == list(range(int((pictured == kind).sum())))
     held = np.where(pictured, round_and_round(images)(nth), round_and_round(text)(nth))

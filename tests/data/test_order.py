@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.order import BLOCK, WINDOW, grouped, permuted, pick, picks, shuffled, split, split_counts
+from firstsight.data.sampling import (
+    SHUFFLE_BLOCK,
+    SHUFFLE_WINDOW,
+    assign_sources,
+    epoch_permutation,
+    grouped_permutation,
+    permutation_at,
+    source_at,
+    source_counts,
+    sources_at,
+)
 from firstsight.errors import MixError
 
 shares = st.fractions(min_value=0, max_value=1, max_denominator=1000)
@@ -19,7 +29,7 @@ shares = st.fractions(min_value=0, max_value=1, max_denominator=1000)
 def test_every_prefix_of_n_rows_holds_the_floor_of_n_times_share(share: Fraction, start: int) -> None:
     images, texts = int(start * share), start - int(start * share)
     for row in range(start, start + 50):
-        is_image, nth = pick(row, share)
+        is_image, nth = source_at(row, share)
         assert nth == (images if is_image else texts)
         images, texts = images + is_image, texts + (not is_image)
         assert images == (row + 1) * share.numerator // share.denominator
@@ -27,21 +37,21 @@ def test_every_prefix_of_n_rows_holds_the_floor_of_n_times_share(share: Fraction
 
 @given(share=shares, start=st.integers(0, 10**6))
 def test_picks_is_pick_for_many(share: Fraction, start: int) -> None:
-    chosen, nth = picks(np.arange(start, start + 40), share)
+    chosen, nth = sources_at(np.arange(start, start + 40), share)
     assert [(bool(c), int(n)) for c, n in zip(chosen, nth, strict=True)] == [
-        pick(row, share) for row in range(start, start + 40)
+        source_at(row, share) for row in range(start, start + 40)
     ]
 
 
 @pytest.mark.parametrize("share", [Fraction(0), Fraction(1)])
 def test_the_ends_are_pure(share: Fraction) -> None:
-    assert {pick(row, share) for row in range(100)} == {(bool(share), row) for row in range(100)}
+    assert {source_at(row, share) for row in range(100)} == {(bool(share), row) for row in range(100)}
 
 
 @given(weights=st.lists(st.integers(0, 20), min_size=1, max_size=4).filter(any))
 def test_split_counts_rows_of_each_part_without_gap_and_the_first_exactly(weights: list[int]) -> None:
     parts = [Fraction(weight, sum(weights)) for weight in weights]
-    part, nth = split(np.arange(500), parts)
+    part, nth = assign_sources(np.arange(500), parts)
     seen = Counter[int]()
     for row, (number, place) in enumerate(zip(part.tolist(), nth.tolist(), strict=True), start=1):
         assert place == seen[number]
@@ -53,12 +63,12 @@ def test_split_counts_rows_of_each_part_without_gap_and_the_first_exactly(weight
 
 def test_split_refuses_shares_that_do_not_make_a_whole() -> None:
     with pytest.raises(MixError, match="sum to 1"):
-        split(np.arange(3), [Fraction(1, 2)])
+        assign_sources(np.arange(3), [Fraction(1, 2)])
 
 
 @given(count=st.integers(1, 700), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 5))
 def test_every_epoch_visits_every_row_once(count: int, seed: int, epoch: int) -> None:
-    epochs, rows = shuffled(np.arange(epoch * count, (epoch + 1) * count), count=count, seed=seed)
+    epochs, rows = epoch_permutation(np.arange(epoch * count, (epoch + 1) * count), count=count, seed=seed)
     assert set(epochs.tolist()) == {epoch}
     assert sorted(rows.tolist()) == list(range(count))
 
@@ -66,26 +76,26 @@ def test_every_epoch_visits_every_row_once(count: int, seed: int, epoch: int) ->
 @given(count=st.integers(1, 10**12), seed=st.integers(0, 99), data=st.data())
 def test_permuted_stays_inside_and_agrees_with_shuffled(count: int, seed: int, data: st.DataObject) -> None:
     nth = data.draw(st.integers(0, count - 1))
-    found = permuted(nth, count, seed)
+    found = permutation_at(nth, count, seed)
     assert 0 <= found < count
-    assert found == shuffled(nth, count=count, seed=seed)[1][0]
+    assert found == epoch_permutation(nth, count=count, seed=seed)[1][0]
 
 
 def test_orders_differ_between_seeds_and_epochs_and_look_shuffled() -> None:
     count = 2000
-    first, second = (shuffled(np.arange(2 * count), count=count, seed=seed)[1] for seed in (1, 2))
+    first, second = (epoch_permutation(np.arange(2 * count), count=count, seed=seed)[1] for seed in (1, 2))
     assert (first[:count] != first[count:]).mean() > 0.99
     assert (first[:count] != second[:count]).mean() > 0.99
     assert abs(np.corrcoef(np.arange(count), first[:count])[0, 1]) < 0.1
-    fixed = [(shuffled(np.arange(60), count=60, seed=seed)[1] == np.arange(60)).sum() for seed in range(2000)]
+    fixed = [(epoch_permutation(np.arange(60), count=60, seed=seed)[1] == np.arange(60)).sum() for seed in range(2000)]
     assert abs(np.mean(fixed) - 1) < 0.1, "a random permutation has one fixed point on average"
 
 
 def test_the_order_of_short_sources_is_the_one_that_was_published() -> None:
     """Golden: these bytes order the rows of every run so far, up to the longest freely shuffled source."""
-    assert shuffled(np.arange(8), count=300, seed=7)[1].tolist() == [258, 112, 298, 199, 204, 22, 216, 134]
+    assert epoch_permutation(np.arange(8), count=300, seed=7)[1].tolist() == [258, 112, 298, 199, 204, 22, 216, 134]
     found = [
-        shuffled(np.arange(2 * count), count=count, seed=seed)[1].astype("<i8").tobytes()
+        epoch_permutation(np.arange(2 * count), count=count, seed=seed)[1].astype("<i8").tobytes()
         for count in (1, 3, 700, 65_535, 65_536)
         for seed in (0, 1, 2**64 - 1)
     ]
@@ -94,44 +104,57 @@ def test_the_order_of_short_sources_is_the_one_that_was_published() -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(count=st.integers(WINDOW + 1, 3 * WINDOW), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 3))
+@given(
+    count=st.integers(SHUFFLE_WINDOW + 1, 3 * SHUFFLE_WINDOW), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 3)
+)
 def test_long_sources_too_visit_every_row_once_an_epoch(count: int, seed: int, epoch: int) -> None:
-    epochs, rows = shuffled(np.arange(epoch * count, (epoch + 1) * count), count=count, seed=seed)
+    epochs, rows = epoch_permutation(np.arange(epoch * count, (epoch + 1) * count), count=count, seed=seed)
     assert set(epochs.tolist()) == {epoch}
     assert (np.bincount(rows, minlength=count) == 1).all()
     assert len(rows) == count
 
 
-@pytest.mark.parametrize("count", [WINDOW + 1, WINDOW + BLOCK, 3 * WINDOW, 3 * WINDOW + 77, 10**7])
+@pytest.mark.parametrize(
+    "count", [SHUFFLE_WINDOW + 1, SHUFFLE_WINDOW + SHUFFLE_BLOCK, 3 * SHUFFLE_WINDOW, 3 * SHUFFLE_WINDOW + 77, 10**7]
+)
 def test_a_window_of_draws_lies_in_few_blocks_of_neighbours(count: int) -> None:
     """Window by window at most 256 blocks, so that remote files are read in long stretches; any other, two windows."""
-    for window in range(min(3, count // WINDOW)):
-        rows = shuffled(np.arange(window * WINDOW, (window + 1) * WINDOW), count=count, seed=5)[1]
-        blocks = np.unique(rows // BLOCK)
-        assert len(blocks) <= WINDOW // BLOCK
-        crossing = shuffled(np.arange(window * WINDOW + 999, (window + 1) * WINDOW + 999) % count, count=count, seed=5)
-        assert len(np.unique(crossing[1] // BLOCK)) <= 2 * WINDOW // BLOCK
+    for window in range(min(3, count // SHUFFLE_WINDOW)):
+        rows = epoch_permutation(
+            np.arange(window * SHUFFLE_WINDOW, (window + 1) * SHUFFLE_WINDOW), count=count, seed=5
+        )[1]
+        blocks = np.unique(rows // SHUFFLE_BLOCK)
+        assert len(blocks) <= SHUFFLE_WINDOW // SHUFFLE_BLOCK
+        crossing = epoch_permutation(
+            np.arange(window * SHUFFLE_WINDOW + 999, (window + 1) * SHUFFLE_WINDOW + 999) % count, count=count, seed=5
+        )
+        assert len(np.unique(crossing[1] // SHUFFLE_BLOCK)) <= 2 * SHUFFLE_WINDOW // SHUFFLE_BLOCK
 
 
 def test_long_orders_differ_between_seeds_and_epochs_and_look_shuffled() -> None:
-    count = 4 * WINDOW + 100
-    first, second = (shuffled(np.arange(2 * count), count=count, seed=seed)[1] for seed in (1, 2))
+    count = 4 * SHUFFLE_WINDOW + 100
+    first, second = (epoch_permutation(np.arange(2 * count), count=count, seed=seed)[1] for seed in (1, 2))
     assert (first[:count] != first[count:]).mean() > 0.99
     assert (first[:count] != second[:count]).mean() > 0.99
-    assert abs(np.corrcoef(np.arange(WINDOW), first[:WINDOW])[0, 1]) < 0.02, "rows inside a window"
+    assert abs(np.corrcoef(np.arange(SHUFFLE_WINDOW), first[:SHUFFLE_WINDOW])[0, 1]) < 0.02, "rows inside a window"
     assert abs(np.corrcoef(np.arange(count), first[:count])[0, 1]) < 0.15, "windows among each other"
-    assert np.abs(np.diff(first[:WINDOW])).min() >= 1
-    assert (np.abs(np.diff(first[:WINDOW])) < BLOCK).mean() < 0.02, "neighbours in a file are rarely drawn in a row"
+    assert np.abs(np.diff(first[:SHUFFLE_WINDOW])).min() >= 1
+    assert (np.abs(np.diff(first[:SHUFFLE_WINDOW])) < SHUFFLE_BLOCK).mean() < 0.02, (
+        "neighbours in a file are rarely drawn in a row"
+    )
 
 
 @given(count=st.integers(1, 300), cut=st.integers(1, 5), seed=st.integers(0, 99))
 def test_rows_that_were_cut_from_one_are_drawn_one_after_the_other(count: int, cut: int, seed: int) -> None:
-    whole = shuffled(np.arange(2 * count), count=count, seed=seed)[1].tolist()
-    found = grouped(np.arange(2 * count * cut), count=count * cut, cut=cut, seed=seed).tolist()
+    whole = epoch_permutation(np.arange(2 * count), count=count, seed=seed)[1].tolist()
+    found = grouped_permutation(np.arange(2 * count * cut), count=count * cut, group_size=cut, seed=seed).tolist()
     assert found == [row * cut + part for row in whole for part in range(cut)]
 
 
 @given(weights=st.lists(st.integers(0, 20), min_size=1, max_size=4).filter(any), rows=st.integers(0, 400))
 def test_split_counts_is_what_split_hands_out(weights: list[int], rows: int) -> None:
     parts = [Fraction(weight, sum(weights)) for weight in weights]
-    assert split_counts(rows, parts) == np.bincount(split(np.arange(rows), parts)[0], minlength=len(parts)).tolist()
+    assert (
+        source_counts(rows, parts)
+        == np.bincount(assign_sources(np.arange(rows), parts)[0], minlength=len(parts)).tolist()
+    )

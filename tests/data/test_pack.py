@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstsight.data.index import Index
-from firstsight.data.pack import RowTable, best_fit, context, fit, pack, prompt
-from firstsight.data.pack.table import Pieces
-from firstsight.data.tokenizer import load
+from firstsight.data.packing import PackedRows, best_fit, bins, encode_context, encode_prompt, pack
+from firstsight.data.packing.packed_rows import Segments
+from firstsight.data.tokenizer import load_tokenizer
 from firstsight.errors import DataError, QuantityError
-from firstsight.recipe.mix import Packing
+from firstsight.recipe.mixture import PackingMode
 
 from .conftest import ANSWER, END, HUMAN, PAD, WORDS, Workshop, words_of
 from .rows import Raw, index_of
@@ -48,7 +48,7 @@ def test_best_fit_is_the_plain_search_for_the_fullest_row() -> None:
 @given(sizes=st.lists(st.integers(3, 40), min_size=1, max_size=9), length=st.integers(40, 90))
 def test_a_fullest_row_is_the_fullest_of_all_choices(sizes: list[int], length: int) -> None:
     sizes.sort(reverse=True)
-    found, rows = fit._fullest(sizes, length, 0)
+    found, rows = bins._fullest_rows_first(sizes, length, 0)
     filled = [sum(size for size, row in zip(sizes, found, strict=True) if row == one) for one in range(rows)]
     choices = [sum(some) for count in range(len(sizes)) for some in combinations(sizes[1:], count)]
     assert filled[0] == sizes[0] + max(each for each in choices if sizes[0] + each <= length)
@@ -93,15 +93,15 @@ def dialogue(sizes: list[int], *, pictured: bool = True) -> Raw:
     return Raw(tokens, loss, [(0, 0)] if pictured else [])
 
 
-def check(table: RowTable) -> None:
+def check(table: PackedRows) -> None:
     """Rows are in order, nobody overlaps, and what is counted as filled is filled."""
-    size = table.pieces.count + table.pieces.shown_count * table.image_tokens
-    for row in range(table.rows):
-        mine = slice(table.first[row], table.first[row + 1])
+    size = table.segments.count + table.segments.image_count * table.image_tokens
+    for row in range(table.row_count):
+        mine = slice(table.segment_offsets[row], table.segment_offsets[row + 1])
         assert table.column[mine].tolist() == (np.cumsum(size[mine]) - size[mine]).tolist()
         assert table.filled[row] == size[mine].sum() <= table.length
-    assert table.first[-1] == len(table.column)
-    assert table.numbers.padding == pytest.approx(1 - size.sum() / (table.rows * table.length))
+    assert table.segment_offsets[-1] == len(table.column)
+    assert table.stats.padding == pytest.approx(1 - size.sum() / (table.row_count * table.length))
 
 
 @pytest.mark.parametrize("length", [5, 16, 17, 64])
@@ -111,12 +111,12 @@ def test_texts_are_cut_into_stretches_without_losing_a_target(length: int) -> No
     table = pack(index, length=length, image_tokens=0, packing="best_fit")
     check(table)
     parts: dict[int, list[int]] = {}
-    order = np.argsort(table.pieces.start, kind="stable")
+    order = np.argsort(table.segments.start, kind="stable")
     for start, count, sample, more in zip(
-        table.pieces.start[order].tolist(),
-        table.pieces.count[order].tolist(),
-        table.pieces.sample[order].tolist(),
-        table.pieces.goes_on[order].tolist(),
+        table.segments.start[order].tolist(),
+        table.segments.count[order].tolist(),
+        table.segments.sample[order].tolist(),
+        table.segments.has_next_token[order].tolist(),
         strict=True,
     ):
         held = parts.setdefault(sample, [])
@@ -127,57 +127,57 @@ def test_texts_are_cut_into_stretches_without_losing_a_target(length: int) -> No
     lacking = [int(index.samples["tokens_count"][sample]) - len(held) for sample, held in parts.items()]
     assert len(parts) == len(lengths)
     assert set(lacking) <= {0, 1}, "only a last token that is nothing but a target has no place"
-    assert table.always.sum() == (index.loss == 1).sum()
-    assert table.before.sum() == 0
-    assert table.numbers.tokens_lost == table.numbers.cut == table.numbers.skipped == 0
-    assert table.numbers.split == sum(words + 2 > length + 1 for words in lengths)
+    assert table.loss_always.sum() == (index.loss == 1).sum()
+    assert table.loss_before_finetuning.sum() == 0
+    assert table.stats.dropped_tokens == table.stats.truncated == table.stats.skipped == 0
+    assert table.stats.split == sum(words + 2 > length + 1 for words in lengths)
 
 
 def test_short_documents_waste_less_than_a_twentieth() -> None:
     chance = random.Random(5)
     index = texts([chance.randint(4, 50) for _ in range(2000)])
-    assert pack(index, length=64, image_tokens=0, packing="best_fit").numbers.padding < 0.05
+    assert pack(index, length=64, image_tokens=0, packing="best_fit").stats.padding < 0.05
 
 
 @pytest.mark.parametrize("packing", ["best_fit", "one_image_per_row"])
-def test_every_caption_has_one_place_with_its_picture(packing: Packing) -> None:
+def test_every_caption_has_one_place_with_its_picture(packing: PackingMode) -> None:
     table = pack(captions([1 + number % 7 for number in range(90)]), length=32, image_tokens=4, packing=packing)
     check(table)
-    assert sorted(table.pieces.sample.tolist()) == list(range(90))
-    assert table.pieces.shown_from.tolist() == table.pieces.sample.tolist()
-    assert table.always.sum() == sum(1 + number % 7 + 1 for number in range(90))
+    assert sorted(table.segments.sample.tolist()) == list(range(90))
+    assert table.segments.image_start.tolist() == table.segments.sample.tolist()
+    assert table.loss_always.sum() == sum(1 + number % 7 + 1 for number in range(90))
     if packing == "one_image_per_row":
-        assert (np.diff(table.first) == 1).all()
+        assert (np.diff(table.segment_offsets) == 1).all()
     else:
-        assert table.rows < 40
+        assert table.row_count < 40
 
 
 def test_a_caption_longer_than_its_row_is_cut_and_counted() -> None:
     table = pack(captions([20, 3]), length=16, image_tokens=4, packing="best_fit")
-    assert dict(zip(table.pieces.sample.tolist(), table.pieces.count.tolist(), strict=True)) == {0: 12, 1: 4}
-    assert (table.numbers.tokens_lost, table.numbers.cut, table.numbers.skipped) == (9, 1, 0)
-    assert table.always.sum() == 13 + 4, "the last word that fits still aims at the next one"
+    assert dict(zip(table.segments.sample.tolist(), table.segments.count.tolist(), strict=True)) == {0: 12, 1: 4}
+    assert (table.stats.dropped_tokens, table.stats.truncated, table.stats.skipped) == (9, 1, 0)
+    assert table.loss_always.sum() == 13 + 4, "the last word that fits still aims at the next one"
 
 
 def test_a_dialogue_longer_than_its_row_ends_with_its_last_whole_turn() -> None:
     spoken = [dialogue(sizes) for sizes in ([3, 2], [3, 2, 3, 2, 3, 2], [20, 2], [3, 2, 40, 1])]
     index = index_of("dialogues", spoken, images=1)
     table = pack(index, length=20, image_tokens=4, packing="best_fit")
-    assert dict(zip(table.pieces.sample.tolist(), table.pieces.count.tolist(), strict=True)) == {0: 7, 1: 14, 3: 7}
-    assert (table.numbers.cut, table.numbers.skipped) == (2, 1)
-    assert table.numbers.tokens_lost == 7 + 24 + 43
-    ends = table.pieces.start + table.pieces.count - 1
+    assert dict(zip(table.segments.sample.tolist(), table.segments.count.tolist(), strict=True)) == {0: 7, 1: 14, 3: 7}
+    assert (table.stats.truncated, table.stats.skipped) == (2, 1)
+    assert table.stats.dropped_tokens == 7 + 24 + 43
+    ends = table.segments.start + table.segments.count - 1
     assert (index.tokens[ends] == ANSWER).all()
-    assert not table.pieces.goes_on.any()
-    assert table.always.sum() == 3 + 6 + 3
-    assert table.before.sum() == 4 + 8 + 4
+    assert not table.segments.has_next_token.any()
+    assert table.loss_always.sum() == 3 + 6 + 3
+    assert table.loss_before_finetuning.sum() == 4 + 8 + 4
 
 
 def test_dialogues_without_a_picture_are_fitted_even_beside_rows_of_one() -> None:
     both = [dialogue([1, 1], pictured=False), dialogue([1, 1])] * 6
     table = pack(index_of("dialogues", both, images=1), length=15, image_tokens=4, packing="one_image_per_row")
     check(table)
-    assert Counter(np.diff(table.first).tolist()) == {1: 6, 3: 2}
+    assert Counter(np.diff(table.segment_offsets).tolist()) == {1: 6, 3: 2}
 
 
 def test_a_picture_that_leaves_no_room_is_refused() -> None:
@@ -187,15 +187,15 @@ def test_a_picture_that_leaves_no_room_is_refused() -> None:
 
 def test_the_window_bounds_how_far_neighbours_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     index = texts([5 + number % 11 for number in range(300)])
-    monkeypatch.setattr("firstsight.data.pack.fit.WINDOW", 30)
+    monkeypatch.setattr("firstsight.data.packing.bins.FIT_WINDOW", 30)
     table = pack(index, length=32, image_tokens=0, packing="best_fit")
-    for row in range(table.rows):
-        held = table.pieces.sample[table.first[row] : table.first[row + 1]]
+    for row in range(table.row_count):
+        held = table.segments.sample[table.segment_offsets[row] : table.segment_offsets[row + 1]]
         assert len(set((held // 30).tolist())) == 1
 
 
-def arrays(table: RowTable) -> dict[str, list[int]]:
-    pieces = {name: getattr(table.pieces, name).tolist() for name in Pieces.__dataclass_fields__}
+def arrays(table: PackedRows) -> dict[str, list[int]]:
+    pieces = {name: getattr(table.segments, name).tolist() for name in Segments.__dataclass_fields__}
     return pieces | {name: getattr(table, name).tolist() for name in ("first", "column", "filled", "always", "before")}
 
 
@@ -210,30 +210,30 @@ def mixed(count: int) -> Index:
 
 
 @pytest.mark.parametrize("packing", ["best_fit", "one_image_per_row"])
-def test_chunks_are_the_rows_of_their_samples_alone(packing: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_the_rows_of_their_samples_alone(packing: PackingMode, monkeypatch: pytest.MonkeyPatch) -> None:
     index, chunk = mixed(70), 20
     wanted = [
         pack(cut_out(index, low, low + chunk), length=16, image_tokens=2, packing=packing)
         for low in range(0, 70, chunk)
     ]
-    monkeypatch.setattr("firstsight.data.pack.rows.CHUNK", chunk)
-    monkeypatch.setattr("firstsight.data.pack.targets.BLOCK", 50)
+    monkeypatch.setattr("firstsight.data.packing.pack_index.SAMPLES_PER_CHUNK", chunk)
+    monkeypatch.setattr("firstsight.data.packing.loss_counts.TOKENS_PER_BLOCK", 50)
     found = pack(index, length=16, image_tokens=2, packing=packing)
     check(found)
-    assert found.rows == sum(one.rows for one in wanted)
+    assert found.row_count == sum(one.row_count for one in wanted)
     for name in ("filled", "always", "before", "column"):
         assert getattr(found, name).tolist() == np.concatenate([getattr(one, name) for one in wanted]).tolist()
-    assert found.pieces.sample.tolist() == [
-        number + chunk * nth for nth, one in enumerate(wanted) for number in one.pieces.sample.tolist()
+    assert found.segments.sample.tolist() == [
+        number + chunk * nth for nth, one in enumerate(wanted) for number in one.segments.sample.tolist()
     ]
-    assert found.numbers.split == sum(one.numbers.split for one in wanted)
+    assert found.stats.split == sum(one.stats.split for one in wanted)
 
 
 def cut_out(index: Index, low: int, high: int) -> Index:
     """Some samples as an index of their own."""
     records = list[Raw]()
     for start, count, pictures, first in index.samples[low:high].tolist():
-        shown = [(at, picture) for picture, at in index.shown[first : first + pictures].tolist()]
+        shown = [(at, picture) for picture, at in index.image_refs[first : first + pictures].tolist()]
         whole = slice(start, start + count)
         records.append(Raw(index.tokens[whole].tolist(), index.loss[whole].tolist(), shown))
     return index_of("interleaved", records, images=len(index.images))
@@ -243,14 +243,14 @@ def test_a_cache_gives_the_table_that_packing_gives_and_is_packed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, shape = mixed(50), {"length": 16, "image_tokens": 2}
-    monkeypatch.setattr("firstsight.data.pack.rows.CHUNK", 20)
+    monkeypatch.setattr("firstsight.data.packing.pack_index.SAMPLES_PER_CHUNK", 20)
     plain = pack(index, **shape, packing="best_fit")
     first = pack(index, **shape, packing="best_fit", cache=tmp_path / "rows")
-    monkeypatch.setattr("firstsight.data.pack.rows.pieces", None)  # whoever packs again fails
+    monkeypatch.setattr("firstsight.data.packing.pack_index.split_into_segments", None)  # whoever packs again fails
     again = pack(index, **shape, packing="best_fit", cache=tmp_path / "rows")
     for table in (first, again):
         assert arrays(table) == arrays(plain)
-        assert table.numbers == plain.numbers
+        assert table.stats == plain.stats
         assert not table.filled.flags.writeable, "mapped, not read"
     for other in (replace(index, digest="other"), replace(index)):
         with pytest.raises(TypeError):
@@ -300,18 +300,18 @@ def test_an_index_that_contradicts_itself_is_refused(
     index = mixed(50)
     broken = getattr(index, array).copy()
     broken[field][entry] = value
-    monkeypatch.setattr("firstsight.data.pack.rows.CHUNK", 20)
+    monkeypatch.setattr("firstsight.data.packing.pack_index.SAMPLES_PER_CHUNK", 20)
     with pytest.raises(DataError, match=told):
         pack(replace(index, **{array: broken}), length=16, image_tokens=2, packing="best_fit")
 
 
 def test_only_text_is_cut_and_into_equal_parts() -> None:
     table = pack(texts([40, 3]), length=16, image_tokens=0, packing="best_fit")
-    assert table.cut(1) is table
+    assert table.split_rows(1) is table
     with pytest.raises(QuantityError, match="3 parts of 16"):
-        table.cut(3)
+        table.split_rows(3)
     with pytest.raises(QuantityError, match="rows with pictures"):
-        pack(captions([3]), length=16, image_tokens=4, packing="best_fit").cut(2)
+        pack(captions([3]), length=16, image_tokens=4, packing="best_fit").split_rows(2)
 
 
 @settings(max_examples=20)
@@ -320,7 +320,11 @@ def test_a_prompt_is_the_beginning_of_its_training_row(
     tmp_path_factory: pytest.TempPathFactory, words: list[int], slots: int
 ) -> None:
     workshop = Workshop(tmp_path_factory.mktemp("prompt"))
-    tokenizer = load(workshop.words())
+    tokenizer = load_tokenizer(workshop.words())
     head = [PAD] * slots if slots else [END]
-    assert prompt(tokenizer, words_of(words), image_tokens=slots) == [*head, *(WORDS + word for word in words), HUMAN]
-    assert context(tokenizer, words_of(words)) == [END, *(WORDS + word for word in words)]
+    assert encode_prompt(tokenizer, words_of(words), image_tokens=slots) == [
+        *head,
+        *(WORDS + word for word in words),
+        HUMAN,
+    ]
+    assert encode_context(tokenizer, words_of(words)) == [END, *(WORDS + word for word in words)]

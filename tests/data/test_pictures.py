@@ -18,8 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from firstsight.data.pictures import MOST_BYTES, ROOM, checked, decode, opened, quick, signed, upright
-from firstsight.data.records import Refused
+from firstsight.data.images import (
+    JPEG_OVERSAMPLING,
+    MAX_IMAGE_BYTES,
+    decode_image,
+    decode_image_fast,
+    decode_rgb,
+    has_image_signature,
+    open_image,
+    perceptual_hash,
+)
+from firstsight.data.records import RecordError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 
@@ -82,7 +91,11 @@ FORMS = {
 }
 GOLDEN = 3222785471
 """crc32 of what `quick` made of a fixed JPEG, with AVX-512, with AVX2 and without vector instructions."""
-WAYS = {"exact": lambda data: decode(data, 32), "quick": lambda data: quick(data, 32), "door": checked}
+WAYS = {
+    "exact": lambda data: decode_image(data, 32),
+    "quick": lambda data: decode_image_fast(data, 32),
+    "door": perceptual_hash,
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -90,7 +103,7 @@ WAYS = {"exact": lambda data: decode(data, 32), "quick": lambda data: quick(data
     ("data", "reason"),
     [
         (b"", "zero bytes"),
-        (b"\xff" * (MOST_BYTES + 1), "too many bytes"),
+        (b"\xff" * (MAX_IMAGE_BYTES + 1), "too many bytes"),
         (b"<svg/>", "not a picture"),
         (declared(8_000, 8_000), "too many pixels"),
         (declared(30_000, 30_000), "too many pixels"),
@@ -103,13 +116,13 @@ WAYS = {"exact": lambda data: decode(data, 32), "quick": lambda data: quick(data
     ],
 )
 def test_what_is_no_picture_is_refused_by_name(data: bytes, reason: str, way: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RecordError) as refused:
         WAYS[way](data)
     assert refused.value.reason == reason
 
 
 def test_fifty_megapixels_are_still_a_picture() -> None:
-    assert opened(declared(10_000, 5_000)).size == (10_000, 5_000)
+    assert open_image(declared(10_000, 5_000)).size == (10_000, 5_000)
 
 
 def outcomes(data: bytes) -> list[Any]:
@@ -118,7 +131,7 @@ def outcomes(data: bytes) -> list[Any]:
     for way in WAYS.values():
         try:
             found.append(way(data))
-        except Refused as refused:
+        except RecordError as refused:
             found.append(refused.reason)
     return found
 
@@ -131,8 +144,8 @@ def test_a_picture_that_breaks_off_is_refused_or_whole(form: str, cut: float) ->
     if isinstance(exact, str):
         assert exact == fast == door
     else:
-        assert (exact == decode(data, 32)).all()
-        assert (fast == quick(data, 32)).all()
+        assert (exact == decode_image(data, 32)).all()
+        assert (fast == decode_image_fast(data, 32)).all()
 
 
 @settings(deadline=None)
@@ -154,8 +167,8 @@ def test_a_damaged_scan_is_refused_though_pillow_shows_it() -> None:
 
 def test_a_few_bytes_before_the_end_mark_do_no_harm() -> None:
     data = FORMS["jpeg"]
-    assert (decode(data[:-2] + b"\0\1\2" + data[-2:], 32) == decode(data, 32)).all()
-    assert (quick(data + b"behind the end", 32) == quick(data, 32)).all()
+    assert (decode_image(data[:-2] + b"\0\1\2" + data[-2:], 32) == decode_image(data, 32)).all()
+    assert (decode_image_fast(data + b"behind the end", 32) == decode_image_fast(data, 32)).all()
     assert outcomes(data[:-2] + bytes(500) + data[-2:]) == ["not a picture"] * 3
 
 
@@ -166,16 +179,16 @@ def test_exif_that_cannot_be_read_says_nothing() -> None:
         .replace(b"Exif\0\0II*\0", b"Exif\0\0\xff\xfe\xfd\xfc")
     )
     assert broken != FORMS["turned"]
-    assert (decode(broken, 32) == decode(FORMS["jpeg"], 32)).all()
+    assert (decode_image(broken, 32) == decode_image(FORMS["jpeg"], 32)).all()
 
 
 def test_what_begins_like_a_picture() -> None:
-    assert all(signed(data) for data in FORMS.values())
-    assert not any(signed(data) for data in (b"", b"<svg/>", bytes(20), b"RIFF1234WAVE", b"{}", b"PAR1"))
+    assert all(has_image_signature(data) for data in FORMS.values())
+    assert not any(has_image_signature(data) for data in (b"", b"<svg/>", bytes(20), b"RIFF1234WAVE", b"{}", b"PAR1"))
 
 
 def corner(data: bytes) -> tuple[int, ...]:
-    exact, fast = decode(data, 4), quick(data, 4)
+    exact, fast = decode_image(data, 4), decode_image_fast(data, 4)
     assert np.abs(exact.astype(int) - fast).max() <= 1
     return tuple(exact[0, 0].tolist())
 
@@ -212,16 +225,18 @@ def test_exif_turns_the_picture_upright(form: str, turn: int) -> None:
     told = Image.open(io.BytesIO(data))
     told.load()
     wanted = ImageOps.exif_transpose(told).convert("RGB")
-    assert (np.asarray(upright(data)) == np.asarray(wanted)).all()
-    assert upright(data).size == ((24, 40) if turn > 4 else (40, 24))
-    difference = np.abs(quick(data, 8).astype(int) - np.asarray(wanted.resize((8, 8), Image.Resampling.BICUBIC)))
+    assert (np.asarray(decode_rgb(data)) == np.asarray(wanted)).all()
+    assert decode_rgb(data).size == ((24, 40) if turn > 4 else (40, 24))
+    difference = np.abs(
+        decode_image_fast(data, 8).astype(int) - np.asarray(wanted.resize((8, 8), Image.Resampling.BICUBIC))
+    )
     assert difference.max() <= 2
 
 
 def test_a_picture_of_the_right_size_keeps_its_pixels_and_others_are_squeezed() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     flat = encoded(Image.new("RGB", (40, 10), (9, 8, 7)))
-    for way in (decode, quick):
+    for way in (decode_image, decode_image_fast):
         assert (way(encoded(Image.fromarray(noise)), 6) == noise).all()
         assert way(flat, 5).tolist() == [[[9, 8, 7]] * 5] * 5
 
@@ -230,9 +245,9 @@ def test_a_picture_of_the_right_size_keeps_its_pixels_and_others_are_squeezed() 
 def test_thin_pictures_are_pictures(shape: tuple[int, int]) -> None:
     for form in ("PNG", "JPEG"):
         data = encoded(Image.new("RGB", shape, (200, 100, 50)), form, **({"quality": 95} if form == "JPEG" else {}))
-        for pixels in (decode(data, 8), quick(data, 8)):
+        for pixels in (decode_image(data, 8), decode_image_fast(data, 8)):
             assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 4
-        assert 0 <= checked(data) < 2**64
+        assert 0 <= perceptual_hash(data) < 2**64
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
@@ -240,7 +255,7 @@ def test_thin_pictures_are_pictures(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("progressive", [False, True])
 def test_jpeg_pixels_are_pillows(subsampling: str, size: tuple[int, int], progressive: bool) -> None:
     data = encoded(photo(*size), "JPEG", subsampling=subsampling, progressive=progressive, quality=85)
-    assert (np.asarray(upright(data)) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
+    assert (np.asarray(decode_rgb(data)) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
 
 
 def test_the_exact_way_is_siglips_processor() -> None:
@@ -250,7 +265,7 @@ def test_the_exact_way_is_siglips_processor() -> None:
     for form in ("jpeg", "progressive", "png", "webp", "palette"):
         picture = Image.open(io.BytesIO(FORMS[form])).convert("RGB")
         wanted = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        np.testing.assert_allclose(decode(FORMS[form], 56) / 127.5 - 1, wanted, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(decode_image(FORMS[form], 56) / 127.5 - 1, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 40])
@@ -265,20 +280,20 @@ def test_jpeg_is_decoded_as_small_as_room_allows(size: int, monkeypatch: pytest.
     simplejpeg_decode = simplejpeg.decode_jpeg
     monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
     data = encoded(photo(301, 199), "JPEG")
-    quick(data, size)
-    fitting = [side for side in (25, 50, 100, 199) if side >= ROOM * size]
+    decode_image_fast(data, size)
+    fitting = [side for side in (25, 50, 100, 199) if side >= JPEG_OVERSAMPLING * size]
     assert sides == [min(fitting, default=199)]
-    decode(data, size)
+    decode_image(data, size)
     assert sides[1] == 199
 
 
 def test_quick_is_the_same_in_every_thread_and_on_every_machine() -> None:
     datas = [encoded(photo(90 + 17 * seed, 200 - 13 * seed, seed), "JPEG") for seed in range(8)] * 4
-    alone = [quick(data, 24).tobytes() for data in datas]
+    alone = [decode_image_fast(data, 24).tobytes() for data in datas]
     with ThreadPoolExecutor(4) as crew:
-        assert [found.tobytes() for found in crew.map(lambda data: quick(data, 24), datas)] == alone
+        assert [found.tobytes() for found in crew.map(lambda data: decode_image_fast(data, 24), datas)] == alone
     ramp = np.add.outer(np.arange(301) * 7, np.arange(200) * 11)[..., None] * (1, 3, 5) % 256
-    held = quick(encoded(Image.fromarray(ramp.astype(np.uint8))), 48)
+    held = decode_image_fast(encoded(Image.fromarray(ramp.astype(np.uint8))), 48)
     assert zlib.crc32(held.tobytes()) == GOLDEN
 
 
@@ -293,7 +308,9 @@ def photographs(shared: Path) -> list[bytes]:
 def test_quick_is_close_to_exact_on_real_photographs(
     photographs: list[bytes], size: int, mean: float, worst: float
 ) -> None:
-    off = [np.abs(quick(data, size).astype(int) - decode(data, size)).mean() for data in photographs[:16]]
+    off = [
+        np.abs(decode_image_fast(data, size).astype(int) - decode_image(data, size)).mean() for data in photographs[:16]
+    ]
     assert np.mean(off) <= mean
     assert max(off) <= worst
 
@@ -308,9 +325,9 @@ def copies(data: bytes) -> list[bytes]:
 
 @pytest.mark.shared
 def test_copies_hash_alike_and_other_pictures_do_not(photographs: list[bytes]) -> None:
-    hashes = [checked(data) for data in photographs]
+    hashes = [perceptual_hash(data) for data in photographs]
     pairs = [(one, copy) for one, data in zip(hashes[:16], photographs, strict=False) for copy in copies(data)[::2]]
-    copied = [(one ^ checked(copy)).bit_count() for one, copy in pairs]
+    copied = [(one ^ perceptual_hash(copy)).bit_count() for one, copy in pairs]
     others = [(one ^ other).bit_count() for one, other in itertools.combinations(hashes, 2)]
     assert max(copied) <= 4
     assert min(others) >= 20
@@ -318,9 +335,9 @@ def test_copies_hash_alike_and_other_pictures_do_not(photographs: list[bytes]) -
 
 def test_a_hash_sees_the_picture_and_not_its_file() -> None:
     pictures = [photo(150, 100, seed) for seed in range(12)]
-    hashes = [checked(encoded(one)) for one in pictures]
+    hashes = [perceptual_hash(encoded(one)) for one in pictures]
     for one, picture in zip(hashes, pictures, strict=True):
-        assert (one ^ checked(encoded(picture.resize((300, 200)), "JPEG", quality=50))).bit_count() <= 6
+        assert (one ^ perceptual_hash(encoded(picture.resize((300, 200)), "JPEG", quality=50))).bit_count() <= 6
     assert min((one ^ other).bit_count() for one, other in itertools.combinations(hashes, 2)) > 12
-    red, blue = (checked(encoded(Image.new("RGB", (8, 8), colour))) for colour in ("red", "blue"))
+    red, blue = (perceptual_hash(encoded(Image.new("RGB", (8, 8), colour))) for colour in ("red", "blue"))
     assert red == blue, "one colour alone has no waves"

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from firstsight.data.pictures import GREY, decode, inner, quick
-from firstsight.model.vision import scaled
-from firstsight.recipe.mix import Named
+from firstsight.data.images import SIGLIP_PAD_COLOR, decode_image, decode_image_fast, letterbox_size
+from firstsight.model.vision import normalize_pixels
+from firstsight.recipe.mixture import External
 from firstsight.recipe.scales.encoders import dinov2_large_reg_384, siglip_dinov2_384, siglip_so400m_384
-from firstsight.recipe.vision import Patches
+from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.units import Tokens
 
-NAMED = Named(name="tower", form="encoder", tokens=Tokens(0))
+NAMED = External(name="tower", form="encoder", tokens=Tokens(0))
 SIGLIP, DINOV2 = siglip_so400m_384(NAMED), dinov2_large_reg_384(NAMED)
-WAYS = {"exact": decode, "quick": quick}
+WAYS = {"exact": decode_image, "quick": decode_image_fast}
 MAGENTA = (255, 0, 254)
 
 
@@ -48,13 +48,13 @@ def turned(number: int) -> Image.Exif:
 
 def test_grounds_are_the_encoders_mean_colours() -> None:
     """Oracle: 255 times the published means, halves up."""
-    assert SIGLIP.ground == GREY == (128, 128, 128)
-    assert DINOV2.ground == (124, 116, 104)
-    assert siglip_dinov2_384(NAMED, NAMED).ground == SIGLIP.ground
-    assert Patches(image=8, patch=4, width=2, fit="letterbox").ground == SIGLIP.ground
+    assert SIGLIP.pad_color == SIGLIP_PAD_COLOR == (128, 128, 128)
+    assert DINOV2.pad_color == (124, 116, 104)
+    assert siglip_dinov2_384(NAMED, NAMED).pad_color == SIGLIP.pad_color
+    assert PatchProjectionSpec(image_size=8, patch_size=4, width=2, fit="letterbox").pad_color == SIGLIP.pad_color
     for spec in (SIGLIP, DINOV2):
-        ground = torch.tensor(spec.ground, dtype=torch.uint8).expand(1, 1, 1, 3)
-        assert scaled(ground, mean=spec.mean, deviation=spec.deviation).abs().max() < 0.5 / 255 / 0.2
+        ground = torch.tensor(spec.pad_color, dtype=torch.uint8).expand(1, 1, 1, 3)
+        assert normalize_pixels(ground, mean=spec.mean, std=spec.std).abs().max() < 0.5 / 255 / 0.2
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -73,7 +73,7 @@ def test_grounds_are_the_encoders_mean_colours() -> None:
 )
 def test_a_letterbox_keeps_the_shape(way: str, shape: tuple[int, int], box: tuple[int, int, int, int]) -> None:
     flat = encoded(np.full((*shape, 3), (9, 8, 7)))
-    found = WAYS[way](flat, 10, "letterbox", ground=MAGENTA)
+    found = WAYS[way](flat, 10, "letterbox", pad_color=MAGENTA)
     wanted = np.full((10, 10, 3), MAGENTA, dtype=np.uint8)
     wanted[box[0] : box[2], box[1] : box[3]] = (9, 8, 7)
     assert (found == wanted).all()
@@ -82,12 +82,12 @@ def test_a_letterbox_keeps_the_shape(way: str, shape: tuple[int, int], box: tupl
 @settings(deadline=None)
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000), size=st.integers(1, 500))
 def test_the_longer_side_fills_and_the_shorter_is_nearest(width: int, height: int, size: int) -> None:
-    wide, high = inner((width, height), size)
+    wide, high = letterbox_size((width, height), size)
     assert max(wide, high) == size
     assert (wide >= high) if width >= height else (high >= wide)
     shorter, exact = min(wide, high), size * min(width, height) / max(width, height)
     assert abs(shorter - exact) <= 0.5 or shorter == 1 > exact
-    assert inner((height, width), size) == (high, wide)
+    assert letterbox_size((height, width), size) == (high, wide)
 
 
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60), (31, 77), (48, 48)])
@@ -95,24 +95,24 @@ def test_a_letterboxed_picture_is_pillows_resized(shape: tuple[int, int]) -> Non
     picture = Image.fromarray(waves(*shape))
     long = max(shape)
     high, wide = (round(side * 32 / long + 1e-9) for side in shape)
-    wanted = np.full((32, 32, 3), GREY, dtype=np.uint8)
+    wanted = np.full((32, 32, 3), SIGLIP_PAD_COLOR, dtype=np.uint8)
     top, left = (32 - high) // 2, (32 - wide) // 2
     wanted[top : top + high, left : left + wide] = np.asarray(picture.resize((wide, high), Image.Resampling.BICUBIC))
     data = encoded(waves(*shape))
-    assert (decode(data, 32, "letterbox") == wanted).all()
-    assert np.abs(quick(data, 32, "letterbox").astype(int) - wanted).max() <= 1
+    assert (decode_image(data, 32, "letterbox") == wanted).all()
+    assert np.abs(decode_image_fast(data, 32, "letterbox").astype(int) - wanted).max() <= 1
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_picture_that_fits_keeps_its_pixels(way: str) -> None:
-    found = WAYS[way](encoded(waves(6, 8)), 8, "letterbox", ground=MAGENTA)
+    found = WAYS[way](encoded(waves(6, 8)), 8, "letterbox", pad_color=MAGENTA)
     assert (found[1:7] == waves(6, 8)).all() and (found[[0, 7]] == MAGENTA).all()
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_a_picture_is_boxed_as_it_stands_upright(turn: int) -> None:
     data = encoded(waves(80, 300), "JPEG", quality=90, exif=turned(turn))
-    exact, fast = (way(data, 12, "letterbox", ground=MAGENTA) for way in WAYS.values())
+    exact, fast = (way(data, 12, "letterbox", pad_color=MAGENTA) for way in WAYS.values())
     rows = (exact == MAGENTA).all(axis=(1, 2)).sum(), (fast == MAGENTA).all(axis=(1, 2)).sum()
     columns = (exact == MAGENTA).all(axis=(0, 2)).sum(), (fast == MAGENTA).all(axis=(0, 2)).sum()
     assert (rows, columns) == (((0, 0), (9, 9)) if turn > 4 else ((9, 9), (0, 0)))
@@ -137,9 +137,9 @@ def test_a_boxed_jpeg_is_decoded_as_small_as_room_allows(
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
     data = encoded(waves(*shape), "JPEG")
-    quick(data, 100, "letterbox")
+    decode_image_fast(data, 100, "letterbox")
     assert seen == sides
-    quick(data, 100, "resize")
+    decode_image_fast(data, 100, "resize")
     assert seen[1:] == [max(shape)]
 
 
@@ -155,7 +155,7 @@ GOLDEN = {
 @pytest.mark.parametrize(("way", "fit"), GOLDEN)
 def test_pixels_are_the_same_on_every_machine(way: str, fit: Any) -> None:
     datas = encoded(waves(300, 201)), encoded(waves(411, 640), "JPEG", quality=90, subsampling="4:4:4")
-    found = b"".join(WAYS[way](data, 48, fit, ground=DINOV2.ground).tobytes() for data in datas)
+    found = b"".join(WAYS[way](data, 48, fit, pad_color=DINOV2.pad_color).tobytes() for data in datas)
     assert zlib.crc32(found) == GOLDEN[way, fit]
 
 
@@ -168,8 +168,8 @@ def test_exact_pixels_are_those_of_the_published_processors(shape: tuple[int, in
     square = bit(size=size, do_center_crop=False, image_mean=mean, image_std=deviation)
     for spec, processor in ((SIGLIP, siglip(size=size)), (DINOV2, square)):
         wanted = processor(Image.fromarray(waves(*shape)), return_tensors="np")["pixel_values"]
-        found = torch.from_numpy(decode(encoded(waves(*shape)), 56).copy())[None]
-        values = scaled(found, mean=spec.mean, deviation=spec.deviation).numpy()
+        found = torch.from_numpy(decode_image(encoded(waves(*shape)), 56).copy())[None]
+        values = normalize_pixels(found, mean=spec.mean, std=spec.std).numpy()
         np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-6)
 
 
@@ -183,7 +183,7 @@ def test_quick_letterboxes_are_close_to_exact_on_real_photographs(
     with tarfile.open(shared / "torchtitan_cc12m" / "cc12m-train-0000.tar") as tar:
         members = [member for member in tar if member.name.endswith(".jpg")][:16]
         datas = [tar.extractfile(member).read() for member in members]  # type: ignore[union-attr]
-    both = [(quick(data, size, "letterbox"), decode(data, size, "letterbox")) for data in datas]
+    both = [(decode_image_fast(data, size, "letterbox"), decode_image(data, size, "letterbox")) for data in datas]
     off = [np.abs(fast.astype(int) - exact).mean() for fast, exact in both]
     assert np.mean(off) <= mean
     assert max(off) <= worst

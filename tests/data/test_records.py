@@ -2,9 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from firstsight.data.records import Place, Refused, caption, dialogue, document, interleaved, tokenized
+from firstsight.data.records import (
+    ImageLocation,
+    RecordError,
+    join_interleaved,
+    parse_caption,
+    parse_document,
+    parse_llava_dialogue,
+    parse_token_ids,
+)
 
-PLACE = Place(shard="images.tar", offset=512, size=9, hash=0)
+PLACE = ImageLocation(shard="images.tar", offset=512, size=9, hash=0)
 
 
 def said(*turns: tuple[str, str]) -> dict[str, object]:
@@ -27,15 +35,15 @@ def said(*turns: tuple[str, str]) -> dict[str, object]:
     ],
 )
 def test_a_bad_document_is_refused_by_name(row: dict[str, object], reason: str) -> None:
-    with pytest.raises(Refused) as refused:
-        document(row, name="f:1")
+    with pytest.raises(RecordError) as refused:
+        parse_document(row, default_id="f:1")
     assert refused.value.reason == reason
 
 
 def test_a_document_keeps_its_spans_and_its_place_stands_in_for_a_missing_id() -> None:
-    assert document({"text": "ab cd", "loss": [[0, 2], [2, 5]]}, name="f:1").loss == ((0, 2), (2, 5))
-    assert document({"text": "ab"}, name="f:1").id == "f:1"
-    assert document({"text": "ab"}, name="f:1").loss is None
+    assert parse_document({"text": "ab cd", "loss": [[0, 2], [2, 5]]}, default_id="f:1").loss == ((0, 2), (2, 5))
+    assert parse_document({"text": "ab"}, default_id="f:1").id == "f:1"
+    assert parse_document({"text": "ab"}, default_id="f:1").loss is None
 
 
 @pytest.mark.parametrize(
@@ -51,24 +59,27 @@ def test_a_document_keeps_its_spans_and_its_place_stands_in_for_a_missing_id() -
     ],
 )
 def test_a_bad_dialogue_is_refused_by_name(turns: list[tuple[str, str]], reason: str) -> None:
-    with pytest.raises(Refused) as refused:
-        dialogue(said(*turns), name="f:1", image=PLACE)
+    with pytest.raises(RecordError) as refused:
+        parse_llava_dialogue(said(*turns), default_id="f:1", image=PLACE)
     assert refused.value.reason == reason
 
 
 @pytest.mark.parametrize("human", ["<image>\nwhat ?", "what ?\n<image>", "<image>what ?"])
 def test_the_placeholder_goes_with_its_line_break(human: str) -> None:
-    assert dialogue(said(("human", human), ("gpt", "a\nb")), name="f", image=PLACE).turns == ("what ?", "a\nb")
+    assert parse_llava_dialogue(said(("human", human), ("gpt", "a\nb")), default_id="f", image=PLACE).turns == (
+        "what ?",
+        "a\nb",
+    )
 
 
 def test_a_placeholder_without_a_picture_is_refused() -> None:
-    with pytest.raises(Refused, match="no picture"):
-        dialogue(said(("human", "<image>\nq"), ("gpt", "a")), name="f", image=None)
+    with pytest.raises(RecordError, match="no picture"):
+        parse_llava_dialogue(said(("human", "<image>\nq"), ("gpt", "a")), default_id="f", image=None)
 
 
 def test_captions_lose_the_space_around_them_and_documents_keep_their_control_characters() -> None:
-    assert caption(" a\tb\nc ") == "a\tb\nc"
-    assert document({"text": "\x0c a\x1b"}, name="f").text == "\x0c a\x1b"
+    assert parse_caption(" a\tb\nc ") == "a\tb\nc"
+    assert parse_document({"text": "\x0c a\x1b"}, default_id="f").text == "\x0c a\x1b"
 
 
 @pytest.mark.parametrize(
@@ -76,20 +87,20 @@ def test_captions_lose_the_space_around_them_and_documents_keep_their_control_ch
     [(None, "field missing"), ("", "empty caption"), ("a\x9b", "control character"), ("a" * 10_001, "too long")],
 )
 def test_a_bad_caption_is_refused_by_name(told: object, reason: str) -> None:
-    with pytest.raises(Refused) as refused:
-        caption(told)
+    with pytest.raises(RecordError) as refused:
+        parse_caption(told)
     assert refused.value.reason == reason
 
 
 @pytest.mark.parametrize("ids", [[], None, "12", {}, [1, -1], [1.0], [True], [None], (1, 2)])
 def test_a_bad_list_of_tokens_is_refused(ids: object) -> None:
-    with pytest.raises(Refused, match="bad tokens"):
-        tokenized(ids, name="f")
+    with pytest.raises(RecordError, match="bad tokens"):
+        parse_token_ids(ids, record_id="f")
 
 
 def test_texts_that_touch_are_joined_and_empty_ones_left_out() -> None:
     parts = ["", "a", " ", "b", PLACE, PLACE, "\n", "c", "d"]
-    assert interleaved(parts, name="f", glue="+").parts == ("a+b", PLACE, PLACE, "c+d")
+    assert join_interleaved(parts, record_id="f", separator="+").parts == ("a+b", PLACE, PLACE, "c+d")
     for left, reason in (([PLACE], "empty text"), (["a"], "no picture"), ([], "empty text")):
-        with pytest.raises(Refused, match=reason):
-            interleaved(left, name="f", glue="")
+        with pytest.raises(RecordError, match=reason):
+            join_interleaved(left, record_id="f", separator="")

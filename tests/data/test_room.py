@@ -8,25 +8,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firstsight.data import world
-from firstsight.data.fetch import Fetch
+from firstsight import synthetic
+from firstsight.data.image_reader import ImageReader
+from firstsight.data.images import decode_image
 from firstsight.data.index import Index
-from firstsight.data.loader import Blended, Features, Feed, Stream
-from firstsight.data.pack import pack
-from firstsight.data.pictures import decode
+from firstsight.data.loader import BatchStream, LoaderMixture, LoaderSource, PrecomputedFeatures
+from firstsight.data.packing import pack
 from firstsight.data.prepare import prepare
+from firstsight.data.readers import RecordReader, list_shards
 from firstsight.data.records import Dialogue, Document, ImageText
-from firstsight.data.sources import Reader, shards
-from firstsight.data.tokenizer import load
-from firstsight.recipe.mix import Captions, Dialogues, Texts, Vocabulary, World
-from firstsight.recipe.stages import Prepare, Rows
+from firstsight.data.tokenizer import load_tokenizer
+from firstsight.recipe.mixture import (
+    SyntheticCaptions,
+    SyntheticDialogues,
+    SyntheticTexts,
+    SyntheticVocabulary,
+    SyntheticWorld,
+)
+from firstsight.recipe.stages import Prepare, RowShape
 from firstsight.site import Location, Progress, Site
 
-WORLD = World(objects=16, kinds=8, picture=48, crowd=4, seed=0)
+WORLD = SyntheticWorld(objects=16, kinds=8, image_size=48, max_objects=4, seed=0)
 SPECS = {
-    "text": (Texts(world=WORLD, documents=400, mask="determined"), world.texts),
-    "captions": (Captions(world=WORLD, pictures=60, quality="rich"), world.captions),
-    "dialogues": (Dialogues(world=WORLD, pictures=60, turns=2), world.dialogues),
+    "text": (SyntheticTexts(world=WORLD, documents=400, loss_mask="determined"), synthetic.write_texts),
+    "captions": (SyntheticCaptions(world=WORLD, images=60, quality="rich"), synthetic.write_captions),
+    "dialogues": (SyntheticDialogues(world=WORLD, images=60, turns=2), synthetic.write_dialogues),
 }
 
 
@@ -40,12 +46,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = Site(cache=root / "cache")
     for name in ("words", *SPECS, *(f"{name}.index" for name in SPECS)):
         (root / name).mkdir()
-    world.vocabulary(Vocabulary(world=WORLD), inputs={}, out=root / "words", site=site, tell=quiet)
+    synthetic.write_vocabulary(
+        SyntheticVocabulary(world=WORLD), inputs={}, out=root / "words", site=site, on_progress=quiet
+    )
     for name, (spec, write) in SPECS.items():
-        write(spec, inputs={}, out=root / name, site=site, tell=quiet)
+        write(spec, inputs={}, out=root / name, site=site, on_progress=quiet)
         inputs = {"source": root / name, "tokenizer": root / "words"}
-        todo = Prepare(source=spec, tokenizer=Vocabulary(world=WORLD))
-        prepare(todo, inputs=inputs, out=root / f"{name}.index", site=site, tell=quiet)
+        todo = Prepare(source=spec, tokenizer=SyntheticVocabulary(world=WORLD))
+        prepare(todo, inputs=inputs, out=root / f"{name}.index", site=site, on_progress=quiet)
     return root
 
 
@@ -56,12 +64,12 @@ def spoken(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_record_comes_through_word_for_word(made: Path, name: str) -> None:
-    words, index = load(made / "words"), Index.open(made / f"{name}.index")
+    words, index = load_tokenizer(made / "words"), Index.open(made / f"{name}.index")
     assert (index.path / "quarantine.jsonl").read_text() == ""
     assert len(index.samples) == {"text": 400, "captions": 60, "dialogues": 60}[name]
     place = Location(path=str(made / name))
-    reader, fetch = Reader(place, index.form, source=SPECS[name][0]), Fetch(index, place, None)
-    records = (record for shard in shards(place, index.form) for record in reader.read(shard))
+    reader, fetch = RecordReader(place, index.form, source=SPECS[name][0]), ImageReader(index, place, None)
+    records = (record for shard in list_shards(place, index.form) for record in reader.read(shard))
     for sample, record in zip(index.samples, records, strict=True):
         start, count, shown, shown_from = sample.item()
         match record:
@@ -71,7 +79,7 @@ def test_every_record_comes_through_word_for_word(made: Path, name: str) -> None
                 tokens = index.tokens[start + 1 : start + count - 1]
                 said = [text[a:b] for a, b in marked or ()]
                 assert spoken(" ".join(said)) == words.decode(tokens[loss > 0].tolist()).split()
-                assert (tokens == words.special.answer).sum() == text.split().count("<|/a|>")
+                assert (tokens == words.special_ids.answer).sum() == text.split().count("<|/a|>")
             case ImageText():
                 text = record.caption
             case Dialogue():
@@ -79,31 +87,33 @@ def test_every_record_comes_through_word_for_word(made: Path, name: str) -> None
             case _:
                 pytest.fail(f"the world writes no {type(record).__name__}")
         assert words.decode(index.tokens[start : start + count].tolist()).split() == spoken(text)
-        for data in fetch.take(index.shown["picture"][shown_from : shown_from + shown].astype(np.int64)):
-            assert decode(data, 48).shape == (48, 48, 3)
+        for data in fetch.read_images(index.image_refs["picture"][shown_from : shown_from + shown].astype(np.int64)):
+            assert decode_image(data, 48).shape == (48, 48, 3)
 
 
 def test_a_mixed_batch_comes_out(made: Path) -> None:
-    def feed(name: str) -> Feed:
+    def feed(name: str) -> LoaderSource:
         index = Index.open(made / f"{name}.index")
-        features = Features(array=np.zeros((len(index.images), 9, 4), dtype=np.float16)) if name != "text" else None
+        features = (
+            PrecomputedFeatures(array=np.zeros((len(index.images), 9, 4), dtype=np.float16)) if name != "text" else None
+        )
         table = pack(index, length=64, image_tokens=9 if features else 0, packing="best_fit")
-        return Feed(name=name, index=index, table=table, pictures=features, answers_only=False)
+        return LoaderSource(name=name, index=index, packed_rows=table, images=features, answers_only=False)
 
-    def blend(*names: str) -> Blended:
+    def blend(*names: str) -> LoaderMixture:
         shares, feeds = (Fraction(1, len(names)),) * len(names), tuple(feed(name) for name in names)
-        return Blended(feeds=feeds, shares=shares, epochs=(1,) * len(names), counted_in="rows")
+        return LoaderMixture(sources=feeds, shares=shares, epochs=(1,) * len(names), counted_in="rows")
 
-    stream = Stream(
-        text=blend("text"),
-        images=blend("captions", "dialogues"),
+    stream = BatchStream(
+        text_mixture=blend("text"),
+        image_mixture=blend("captions", "dialogues"),
         spans=((32, Fraction(1, 2)),),
         counted_in="rows",
-        rows=Rows(batch=8, length=64),
+        row_shape=RowShape(batch_size=8, length=64),
         seed=0,
         text_seed=0,
-        text_rows_seen=0,
+        text_row_offset=0,
         steps=4,
     )
-    assert [stream.batch(step).kinds.tolist().count(0) for step in range(4)] == [4] * 4
-    assert stream.achieved(4).rows == {"text": 16, "captions": 8, "dialogues": 8}
+    assert [stream.batch(step).source_ids.tolist().count(0) for step in range(4)] == [4] * 4
+    assert stream.achieved_mix(4).rows == {"text": 16, "captions": 8, "dialogues": 8}

@@ -12,29 +12,46 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Fast
 from tokenizers import models
 
-from firstsight.data.records import Dialogue, Document, ImageText, Interleaved, Place, Record, Tokenized
-from firstsight.data.tokenizer import ALWAYS, BEFORE, NONE, Part, carried, laid, lay, load
+from firstsight.data.records import (
+    Dialogue,
+    Document,
+    ImageLocation,
+    ImageText,
+    InterleavedDocument,
+    Record,
+    TokenizedChunk,
+)
+from firstsight.data.tokenizer import (
+    LOSS_ALWAYS,
+    LOSS_BEFORE_FINETUNING,
+    LOSS_NEVER,
+    TextSpan,
+    load_tokenizer,
+    span_loss_flags,
+    tokenize_records,
+    tokenize_spans,
+)
 from firstsight.errors import DataError
 
 from .conftest import ANSWER, END, HUMAN, PAD, WORDS, Workshop
 
 
 def test_special_ids_are_found_by_their_text(workshop: Workshop) -> None:
-    special = load(workshop.words()).special
+    special = load_tokenizer(workshop.words()).special_ids
     assert (special.end, special.human, special.answer, special.pad) == (END, HUMAN, ANSWER, PAD)
 
 
 def test_the_digest_is_that_of_the_file_and_a_file_is_as_good_as_its_folder(workshop: Workshop) -> None:
     folder = workshop.words()
-    assert load(folder).digest == load(folder / "tokenizer.json").digest
+    assert load_tokenizer(folder).digest == load_tokenizer(folder / "tokenizer.json").digest
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     Fast(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match="endoftext"):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
     with pytest.raises(DataError, match=r"wanted tokenizer\.json"):
-        load(tmp_path / "nowhere")
+        load_tokenizer(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -49,23 +66,26 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_token_carries_loss_when_a_span_touches_it(spans: tuple[tuple[int, int], ...], wanted: list[int]) -> None:
-    part = Part(text="ab cd ef gh", closer="end", loss=ALWAYS, spans=spans)
-    assert carried(part, [(0, 2), (3, 5), (6, 8), (9, 11)]) == wanted
+    part = TextSpan(text="ab cd ef gh", closing_token="end", loss=LOSS_ALWAYS, loss_spans=spans)
+    assert span_loss_flags(part, [(0, 2), (3, 5), (6, 8), (9, 11)]) == wanted
 
 
 @pytest.mark.shared
 def test_special_words_inside_data_are_plain_text(neox: Path) -> None:
-    words = load(neox)
-    [(ids, _)] = lay(words, [((Part(text="a <|/a|> b <|endoftext|>", closer="end", loss=ALWAYS, spans=None),), False)])
-    assert words.special.answer not in ids
-    assert (ids == words.special.end).sum() == 2
+    words = load_tokenizer(neox)
+    [(ids, _)] = tokenize_spans(
+        words,
+        [((TextSpan(text="a <|/a|> b <|endoftext|>", closing_token="end", loss=LOSS_ALWAYS, loss_spans=None),), False)],
+    )
+    assert words.special_ids.answer not in ids
+    assert (ids == words.special_ids.end).sum() == 2
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff", b'{"model": {"type": "none"}}', b""])
 def test_a_damaged_file_is_refused_by_name(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(data)
     with pytest.raises(DataError, match=r"tokenizer\.json: wanted Hugging Face tokenizers' JSON\. Got: .*Copy"):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 @pytest.fixture
@@ -77,31 +97,34 @@ def neox(shared: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.shared
 def test_a_bare_neox_tokenizer_gets_the_papers_ids(neox: Path) -> None:
-    words = load(neox)
-    assert (words.special.end, words.special.answer, words.special.human) == (0, 50279, 50281)
-    assert words.special.pad == words.special.end
-    assert words.size == 50282
+    words = load_tokenizer(neox)
+    assert (words.special_ids.end, words.special_ids.answer, words.special_ids.human) == (0, 50279, 50281)
+    assert words.special_ids.pad == words.special_ids.end
+    assert words.vocab_size == 50282
 
 
 @pytest.mark.shared
 def test_loss_spans_in_byte_pairs_map_to_exactly_the_words(neox: Path) -> None:
-    words = load(neox)
+    words = load_tokenizer(neox)
     text = "The naïve penguin — 企鵝 — is a flightless bird, isn't it?"
     for wanted in ("naïve", "penguin", "企鵝", "flightless", "it"):
         start = text.index(wanted) if wanted != "it" else text.rindex(wanted)
-        part = Part(text=text, closer="end", loss=ALWAYS, spans=((start, start + len(wanted)),))
-        [(ids, loss)] = lay(words, [((part,), False)])
+        part = TextSpan(text=text, closing_token="end", loss=LOSS_ALWAYS, loss_spans=((start, start + len(wanted)),))
+        [(ids, loss)] = tokenize_spans(words, [((part,), False)])
         assert words.decode(ids[loss > 0].tolist()[:-1]).strip() == wanted
-    assert words.size > WORDS
+    assert words.vocab_size > WORDS
 
 
-PLACE = Place(shard="a.tar", offset=0, size=1, hash=0)
+PLACE = ImageLocation(shard="a.tar", offset=0, size=1, hash=0)
 W = WORDS
 """The id of w0."""
 
 
 def told(workshop: Workshop, *records: Record) -> list[tuple[list[int], list[int], tuple[int, ...], int]]:
-    return [(one.ids.tolist(), one.loss.tolist(), one.at, one.record) for one in laid(load(workshop.words()), records)]
+    return [
+        (one.ids.tolist(), one.loss.tolist(), one.image_positions, one.record_number)
+        for one in tokenize_records(load_tokenizer(workshop.words()), records)
+    ]
 
 
 def test_every_form_is_laid_out_as_the_page_says(workshop: Workshop) -> None:
@@ -111,9 +134,9 @@ def test_every_form_is_laid_out_as_the_page_says(workshop: Workshop) -> None:
         ImageText(id="2", image=PLACE, caption="w1 w2"),
         Dialogue(id="3", image=PLACE, turns=("w1", "w2", "w3", "w4")),
         Dialogue(id="4", image=None, turns=("w1", "w2")),
-        Tokenized(id="5", tokens=(9, END, 10)),
-        Interleaved(id="6", parts=("w1", PLACE, "w2 w3", PLACE, PLACE, "w4")),
-        Interleaved(id="7", parts=(PLACE, "w1", PLACE)),
+        TokenizedChunk(id="5", tokens=(9, END, 10)),
+        InterleavedDocument(id="6", parts=("w1", PLACE, "w2 w3", PLACE, PLACE, "w4")),
+        InterleavedDocument(id="7", parts=(PLACE, "w1", PLACE)),
     ]
     assert told(workshop, *records) == [
         ([END, W + 1, W + 2, W + 3, END], [0, 1, 0, 1, 1], (), 0),
@@ -125,7 +148,7 @@ def test_every_form_is_laid_out_as_the_page_says(workshop: Workshop) -> None:
         ([END, W + 1, W + 2, W + 3, W + 4, END], [0, 1, 1, 1, 1, 1], (2, 4, 4), 5),
         ([W + 1, END], [1, 1], (0, 1), 6),
     ]
-    assert (NONE, ALWAYS, BEFORE) == (0, 1, 2)
+    assert (LOSS_NEVER, LOSS_ALWAYS, LOSS_BEFORE_FINETUNING) == (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +164,7 @@ def test_every_form_is_laid_out_as_the_page_says(workshop: Workshop) -> None:
     ],
 )
 def test_a_chunk_is_cut_at_its_ends(workshop: Workshop, chunk: list[int], pieces: list[list[int]]) -> None:
-    assert [ids for ids, *_ in told(workshop, Tokenized(id="1", tokens=tuple(chunk)))] == pieces
+    assert [ids for ids, *_ in told(workshop, TokenizedChunk(id="1", tokens=tuple(chunk)))] == pieces
 
 
 @given(chunk=st.lists(st.integers(0, 3), min_size=1, max_size=30))
@@ -149,7 +172,9 @@ def test_a_chunk_is_cut_at_its_ends(workshop: Workshop, chunk: list[int], pieces
 def test_no_target_of_a_chunk_is_lost_or_told_twice(workshop: Workshop, chunk: list[int]) -> None:
     """Targets are all but the first token and the ends that follow an end; each has what came before it before it."""
     words = workshop.root / "words"
-    found = laid(load(words if words.exists() else workshop.words()), [Tokenized(id="1", tokens=tuple(chunk))])
+    found = tokenize_records(
+        load_tokenizer(words if words.exists() else workshop.words()), [TokenizedChunk(id="1", tokens=tuple(chunk))]
+    )
     targets = [
         (before, then)
         for one in found
@@ -162,14 +187,14 @@ def test_no_target_of_a_chunk_is_lost_or_told_twice(workshop: Workshop, chunk: l
 
 @pytest.mark.shared
 def test_ids_that_the_tokenizers_file_does_not_know_condemn_the_source(workshop: Workshop, neox: Path) -> None:
-    size = load(workshop.words()).size
-    assert told(workshop, Tokenized(id="1", tokens=(size - 1,)))
+    size = load_tokenizer(workshop.words()).vocab_size
+    assert told(workshop, TokenizedChunk(id="1", tokens=(size - 1,)))
     with pytest.raises(DataError, match=f"does not match the token tar: wanted ids below {size} .* Got {size}"):
-        told(workshop, Tokenized(id="1", tokens=(1, size)))
-    bare = load(neox)
-    assert len(laid(bare, [Tokenized(id="1", tokens=(50276,))])) == 1
+        told(workshop, TokenizedChunk(id="1", tokens=(1, size)))
+    bare = load_tokenizer(neox)
+    assert len(tokenize_records(bare, [TokenizedChunk(id="1", tokens=(50276,))])) == 1
     with pytest.raises(DataError, match=r"below 50277 .* Got 50277"):
-        laid(bare, [Tokenized(id="1", tokens=(50277,))])
+        tokenize_records(bare, [TokenizedChunk(id="1", tokens=(50277,))])
 
 
 @pytest.mark.shared
@@ -178,14 +203,14 @@ def test_real_chunks_are_cut_into_the_documents_that_they_hold(shared: Path, neo
 
     Each end stands in two pieces, so they hold 65,568 + 82 tokens.
     """
-    words = load(neox)
+    words = load_tokenizer(neox)
     with tarfile.open(shared / "vla_foundry_shards" / "text" / "text_dataset_1" / "shard-0000.tar") as tar:
         streams = [tar.extractfile(one) for one in tar]
         chunks = [json.loads(gzip.decompress(one.read())) for one in streams if one is not None]
-    found = laid(words, [Tokenized(id=str(n), tokens=tuple(chunk)) for n, chunk in enumerate(chunks)])
+    found = tokenize_records(words, [TokenizedChunk(id=str(n), tokens=tuple(chunk)) for n, chunk in enumerate(chunks)])
     assert len(found) == 114
     assert sum(len(one.ids) for one in found) == 65_650
-    told = [words.decode(one.ids.tolist()) for one in found if one.record == 0]
+    told = [words.decode(one.ids.tolist()) for one in found if one.record_number == 0]
     whole = Fast.from_file(str(neox / "tokenizer.json")).decode(chunks[0], skip_special_tokens=False)
     assert told == whole.split("<|endoftext|>")
     assert told[0].startswith('1 comment about "Advertisers Need to Make Some Noise ".')

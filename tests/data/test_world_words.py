@@ -13,19 +13,25 @@ import numpy as np
 import pytest
 import zstandard
 
-from firstsight.data import world
-from firstsight.data.world.draw import studio
-from firstsight.data.world.scene import scene
-from firstsight.data.world.tellings import LONGEST, document, noisy_caption, phrases, rich_caption
-from firstsight.data.world.things import PLACES, catalogue, stream
-from firstsight.data.world.words import QUESTIONS, tokenizer, words
-from firstsight.data.world.write import truth
-from firstsight.recipe.mix import Captions, Dialogues, Texts, Vocabulary, World
+from firstsight import synthetic
+from firstsight.recipe.mixture import (
+    SyntheticCaptions,
+    SyntheticDialogues,
+    SyntheticTexts,
+    SyntheticVocabulary,
+    SyntheticWorld,
+)
 from firstsight.site import Site
+from firstsight.synthetic.captions import MAX_DOCUMENT_WORDS, noisy_caption, rich_caption, sample_document, true_phrases
+from firstsight.synthetic.catalog import PLACES, catalog, world_rng
+from firstsight.synthetic.rendering import cached_renderer
+from firstsight.synthetic.scenes import sample_scene
+from firstsight.synthetic.vocabulary import QUESTION_FORMS, vocabulary_words, word_tokenizer
+from firstsight.synthetic.writers import scene_annotation
 
-WORLD = World(objects=48, kinds=8, picture=48, crowd=4, seed=0)
+WORLD = SyntheticWorld(objects=48, kinds=8, image_size=48, max_objects=4, seed=0)
 SITE = Site(cache=Path(tempfile.gettempdir()) / "firstsight-tests")
-KNOWN = catalogue(WORLD)
+KNOWN = catalog(WORLD)
 PARTS = re.compile(r"(?:(\S+) )?(top-left|top-right|bottom-left|bottom-right)(?: (?!with)(\S+))?(?: with (\S+))?")
 
 
@@ -78,23 +84,23 @@ def form_of(text: str) -> str:
     return "told" if any(place in text for place in PLACES) else "kinds"
 
 
-DOCUMENTS = [document(WORLD, index) for index in range(2000)]
+DOCUMENTS = [sample_document(WORLD, index) for index in range(2000)]
 
 
 def test_the_second_reader_agrees_with_the_truth():
     for index in range(300):
-        shown = scene(WORLD, "text scene", index)
-        text = document(WORLD, index).text
+        shown = sample_scene(WORLD, "text scene", index)
+        text = sample_document(WORLD, index).text
         if form_of(text) in ("told", "retelling"):
             told = read(text.split(" . ")[0])
-            assert told == {"at": {t.place: (t.name, t.sign) for t in shown.things}, "ground": shown.ground}
+            assert told == {"at": {t.place: (t.name, t.sign) for t in shown.objects}, "ground": shown.ground}
 
 
 def test_documents_come_in_the_declared_shares_and_fit_a_row():
     forms = Counter(form_of(told.text) for told in DOCUMENTS)
     for form, share in {"retelling": 0.40, "told": 0.44, "kinds": 0.10, "sums": 0.06}.items():
         assert abs(forms[form] / len(DOCUMENTS) - share) < 0.04
-    assert max(len(told.text.split()) for told in DOCUMENTS) <= LONGEST
+    assert max(len(told.text.split()) for told in DOCUMENTS) <= MAX_DOCUMENT_WORDS
 
 
 def test_told_answers_are_right_and_alone_carry_loss():
@@ -103,7 +109,7 @@ def test_told_answers_are_right_and_alone_carry_loss():
             head, _, turns = told.text.partition(" . ")
             asked = re.findall(r"(.+?) <\|/h\|> (.+?) <\|/a\|>(?: |$)", turns)
             assert asked and all(answer(read(head), question) == said for question, said in asked)
-            assert [told.text[a:b] for a, b in told.loss] == [f"{said} <|/a|>" for _, said in asked]
+            assert [told.text[a:b] for a, b in told.loss_spans] == [f"{said} <|/a|>" for _, said in asked]
 
 
 def test_retellings_say_the_same_and_only_determined_words_carry_loss():
@@ -112,7 +118,7 @@ def test_retellings_say_the_same_and_only_determined_words_carry_loss():
             first, second = told.text.split(" . again ")
             assert read(first) == read(second)
             free = re.split(r" , ", second.removesuffix(" ."))
-            unmarked = _without(told.text, told.loss).split()
+            unmarked = _without(told.text, told.loss_spans).split()
             assert unmarked == [*first.split(), ".", "again", *(part.split()[0] for part in free)]
 
 
@@ -135,19 +141,19 @@ def test_facts_about_kinds_and_sums_are_true():
 
 
 def test_kinds_are_told_in_text_alone():
-    drawn = studio(WORLD, SITE.cache)
+    drawn = cached_renderer(WORLD, SITE.cache)
     kinds = set(KNOWN.kinds) | {"kind"}
     for told in DOCUMENTS:
         if form_of(told.text) in ("told", "retelling"):
             assert not kinds & set(told.text.split())
     for index in range(500):
-        shown = scene(WORLD, "captions", index)
-        boxes, rng = drawn.boxes(shown), stream(WORLD, "test", index)
+        shown = sample_scene(WORLD, "captions", index)
+        boxes, rng = drawn.boxes(shown), world_rng(WORLD, "test", index)
         said = [
             rich_caption(shown, boxes, rng),
             noisy_caption(shown, rng),
-            *phrases(shown, boxes),
-            json.dumps(truth(shown, boxes)),
+            *true_phrases(shown, boxes),
+            json.dumps(scene_annotation(shown, boxes)),
         ]
         assert not kinds & set(" ".join(said).replace('"', " ").split())
 
@@ -157,17 +163,22 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every source once, small."""
     out = tmp_path_factory.mktemp("world")
     make = {
-        "texts": Texts(world=WORLD, documents=300, mask="determined"),
-        "plain": Texts(world=WORLD, documents=20, mask="all"),
-        "rich": Captions(world=WORLD, pictures=200, quality="rich"),
-        "noisy": Captions(world=WORLD, pictures=200, quality="noisy"),
-        "dialogues": Dialogues(world=WORLD, pictures=600, turns=3),
-        "vocabulary": Vocabulary(world=WORLD),
+        "texts": SyntheticTexts(world=WORLD, documents=300, loss_mask="determined"),
+        "plain": SyntheticTexts(world=WORLD, documents=20, loss_mask="all"),
+        "rich": SyntheticCaptions(world=WORLD, images=200, quality="rich"),
+        "noisy": SyntheticCaptions(world=WORLD, images=200, quality="noisy"),
+        "dialogues": SyntheticDialogues(world=WORLD, images=600, turns=3),
+        "vocabulary": SyntheticVocabulary(world=WORLD),
     }
-    handlers = {Texts: world.texts, Captions: world.captions, Dialogues: world.dialogues, Vocabulary: world.vocabulary}
+    handlers = {
+        SyntheticTexts: synthetic.write_texts,
+        SyntheticCaptions: synthetic.write_captions,
+        SyntheticDialogues: synthetic.write_dialogues,
+        SyntheticVocabulary: synthetic.write_vocabulary,
+    }
     for name, spec in make.items():
         (out / name).mkdir()
-        handlers[type(spec)](spec, inputs={}, out=out / name, site=SITE, tell=lambda _: None)
+        handlers[type(spec)](spec, inputs={}, out=out / name, site=SITE, on_progress=lambda _: None)
     return out
 
 
@@ -195,13 +206,13 @@ def dialogues(written: Path) -> list[tuple[int, str, str]]:
 
 
 def test_dialogue_answers_are_true(written: Path):
-    drawn = studio(WORLD, SITE.cache)
+    drawn = cached_renderer(WORLD, SITE.cache)
     boxes = 0
     for index, question, said in dialogues(written):
-        shown = scene(WORLD, "dialogues", index)
-        told = {"at": {t.place: (t.name, t.sign) for t in shown.things}, "ground": shown.ground}
+        shown = sample_scene(WORLD, "dialogues", index)
+        told = {"at": {t.place: (t.name, t.sign) for t in shown.objects}, "ground": shown.ground}
         if "box" in question:
-            box = dict(zip([t.name for t in shown.things], drawn.boxes(shown), strict=True))[question.split()[-1]]
+            box = dict(zip([t.name for t in shown.objects], drawn.boxes(shown), strict=True))[question.split()[-1]]
             off = np.abs(np.array(said.split(), float) * 48 - box)
             assert off.max() <= 2 + 48 * 0.005
             boxes += 1
@@ -212,16 +223,16 @@ def test_dialogue_answers_are_true(written: Path):
 
 def test_dialogues_ask_for_the_kind_of_half_of_the_objects_only(written: Path):
     asked = {
-        scene(WORLD, "dialogues", index).at(question.split()[-1]).name  # type: ignore[union-attr]
+        sample_scene(WORLD, "dialogues", index).object_at(question.split()[-1]).name  # type: ignore[union-attr]
         for index, question, _ in dialogues(written)
         if "kind" in question
     }
     kinds = {said for _, question, said in dialogues(written) if said in KNOWN.kinds and "kind" not in question}
-    assert len(asked) > 12 and asked <= KNOWN.asked and not kinds
+    assert len(asked) > 12 and asked <= KNOWN.trained_kind_names and not kinds
 
 
 def test_the_held_out_forms_are_never_used_in_training(written: Path):
-    held = [re.escape(forms[2]).replace(r"\{x\}", r"(?:a )?[^ ]+(?: the [^ ]+)?") for forms in QUESTIONS.values()]
+    held = [re.escape(forms[2]).replace(r"\{x\}", r"(?:a )?[^ ]+(?: the [^ ]+)?") for forms in QUESTION_FORMS.values()]
     pattern = re.compile("|".join(rf"(?:^|[.>] ){form}(?: <\||$)" for form in held))
     said = [told.text for told in DOCUMENTS] + [question for _, question, _ in dialogues(written)]
     assert not [text for text in said if pattern.search(text)]
@@ -260,9 +271,9 @@ def test_noisy_captions_are_partial_and_sometimes_wrong(written: Path):
 
 
 def test_every_word_is_one_known_token(written: Path):
-    made = tokenizer(WORLD)
+    made = word_tokenizer(WORLD)
     made.encode_special_tokens = True
-    assert made.get_vocab_size() == len(words(WORLD)) < 300
+    assert made.get_vocab_size() == len(vocabulary_words(WORLD)) < 300
     said = [told.text for told in DOCUMENTS] + [text for _, q, a in dialogues(written) for text in (q, a)]
     for quality in ("rich", "noisy"):
         with tarfile.open(written / quality / "00000.tar") as tar:

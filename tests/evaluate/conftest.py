@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
+from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import save
-from firstsight.recipe.lm import openlm
-from firstsight.recipe.mix import Named
+from firstsight.recipe.lm import openlm_spec
+from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
-from firstsight.recipe.vision import Patches, Siglip, Vit
+from firstsight.recipe.vision import PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.units import Tokens
 
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
@@ -29,21 +29,21 @@ ASKED = ("answer", "question", "using", "single", "word", "or", "phrase.")
 """What the paper's wording of a question adds."""
 BLIND = {"vqav2": "cat", "pope": "yes", "refcoco": "0.1 0.1 0.9 0.9"}
 
-LM = replace(openlm(layers=2, width=32, heads=2, vocabulary=32), hidden=64, token_shift=2, embedding_scale=4)
+LM = replace(openlm_spec(layers=2, width=32, heads=2, vocab_size=32), mlp_width=64, token_shift=2, embedding_scale=4)
 PATCHES = VLMSpec(
     lm=LM,
-    vision=Patches(image=16, patch=8, width=16, fit="resize"),
+    vision=PatchProjectionSpec(image_size=16, patch_size=8, width=16, fit="resize"),
     encoder="frozen",
-    projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True),
+    projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True),
     attention="causal",
 )
-VIT = Vit(layers=2, width=16, heads=2, hidden=32, image=16, patch=8)
-TOWER = Named(name="tower", form="encoder", tokens=Tokens(0))
+VIT = ViTSpec(layers=2, width=16, heads=2, mlp_width=32, image_size=16, patch_size=8)
+TOWER = External(name="tower", form="encoder", tokens=Tokens(0))
 SIGLIP = VLMSpec(
     lm=LM,
     vision=Siglip(vit=VIT, fit="resize", weights=TOWER),
     encoder="frozen",
-    projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=False),
+    projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False),
     attention="causal",
 )
 
@@ -71,7 +71,7 @@ def checkpoint(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
             model = VLM(spec)
             model.initialise(7)
             encoders = [_tower(root / "tower")] if kind == "siglip" else []
-            save(root / kind, model, seen=0, tokenizer=tokenizer, encoders=encoders)
+            save(root / kind, model, tokens_seen=0, tokenizer=tokenizer, encoders=encoders)
         return root / kind
 
     return make

@@ -134,13 +134,13 @@ def qwen2_vl(folder: Path) -> Path:
         Qwen2VLProcessor,
     )
 
-    from firstsight.evaluate.speakers.foreign_folder import without_videos
+    from firstsight.evaluate.models.hf_folder import without_video_processor
 
     marks = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     known = words(marks)
     ids = dict(zip(marks, known.convert_tokens_to_ids(marks), strict=True))
     picture = "<|vision_start|><|image_pad|><|vision_end|>"
-    processor = without_videos(Qwen2VLProcessor)(
+    processor = without_video_processor(Qwen2VLProcessor)(
         Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 4 * 28 * 28}),
         known,
         None,

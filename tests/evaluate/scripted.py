@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from firstsight.errors import ModelError
-from firstsight.evaluate.speakers.speaker import Asked, Offered
+from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
 
 
 class Scripted:
@@ -14,36 +14,36 @@ class Scripted:
 
     def __init__(self, *, sees: bool = True, dies: int | None = None, held: int = 2) -> None:
         self._sees, self._dies, self._held = sees, dies, held
-        self.asked: list[Asked | Offered] = []
+        self.asked: list[GenerationRequest | ChoiceRequest] = []
         self.seen: list[str] = []
         self.answered = 0
 
     @property
-    def sees(self) -> bool:
+    def has_vision(self) -> bool:
         return self._sees
 
     @property
-    def held(self) -> int:
+    def image_batch(self) -> int:
         return self._held
 
-    def refuse_unknown(self, texts: Sequence[str], *, where: str) -> None:
+    def check_vocabulary(self, texts: Sequence[str], *, location: str) -> None:
         """It reads everything."""
 
-    def see(self, encoded: Sequence[tuple[str, bytes]]) -> list[object]:
-        self.seen += [name for name, _ in encoded]
-        return [sha256(data).hexdigest() for _, data in encoded]
+    def encode_images(self, named_images: Sequence[tuple[str, bytes]]) -> list[object]:
+        self.seen += [name for name, _ in named_images]
+        return [sha256(data).hexdigest() for _, data in named_images]
 
-    def say(self, asked: Sequence[Asked], *, limit: int) -> Iterator[str]:
-        for one in asked:
+    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
+        for one in requests:
             self._count(one)
-            yield f"{one.picture}|{one.text}"
+            yield f"{one.image}|{one.text}"
 
-    def choose(self, offered: Sequence[Offered]) -> Iterator[int]:
-        for one in offered:
+    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
+        for one in requests:
             self._count(one)
-            yield sha256(f"{one.picture}|{one.text}".encode()).digest()[0] % len(one.choices)
+            yield sha256(f"{one.image}|{one.text}".encode()).digest()[0] % len(one.choices)
 
-    def _count(self, one: Asked | Offered) -> None:
+    def _count(self, one: GenerationRequest | ChoiceRequest) -> None:
         if self.answered == self._dies:
             raise ModelError("no memory is left. Take a larger machine.")
         self.asked.append(one)

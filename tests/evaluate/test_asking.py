@@ -17,17 +17,24 @@ from hypothesis import strategies as st
 
 from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.evaluate import harness, tasks
-from firstsight.evaluate.harness import Asking, Verdict, evaluate, judge, record, write
-from firstsight.evaluate.pictures import Pictures
-from firstsight.evaluate.speakers.speaker import Asked, Offered
-from firstsight.evaluate.summary import beside
-from firstsight.recipe.mix import Benchmarks, World
+from firstsight.evaluate.benchmark_images import BenchmarkImages
+from firstsight.evaluate.harness import (
+    EvalConfig,
+    EvalResult,
+    evaluate,
+    evaluate_checkpoint,
+    merge_result,
+    write_result,
+)
+from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
+from firstsight.evaluate.results import add_text_only_scores
+from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, Site
 from tests.evaluate.scripted import Scripted
 
 ALL = ("vqav2", "pope", "pope_p", "refcoco", "copa")
-Judge = Callable[..., Verdict]
+Judge = Callable[..., EvalResult]
 
 
 def silent(progress: Progress) -> None:
@@ -38,37 +45,41 @@ def silent(progress: Progress) -> None:
 def judged(benchmarks: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     """Judges `who`; None fails where a checkpoint would be loaded."""
 
-    def judging(who: Scripted | None, *names: str, sight: Any = "both", style: Any = "bare", **where: Any) -> Verdict:
+    def judging(
+        who: Scripted | None, *names: str, sight: Any = "both", style: Any = "bare", **where: Any
+    ) -> EvalResult:
         def opened(checkpoint: Path, *, site: Site) -> Scripted:
             assert who is not None, "wanted no checkpoint to be loaded"
             return who
 
-        monkeypatch.setattr(harness, "speaker", opened)
-        asking = Asking(tasks=names or ALL, sight=sight, style=style)
+        monkeypatch.setattr(harness, "load_eval_model", opened)
+        asking = EvalConfig(tasks=names or ALL, image_mode=sight, prompt_style=style)
         place, tell = where.get("place", benchmarks), where.get("tell", silent)
-        return judge(Path("x"), place, asking=asking, site=Site(), tell=tell, sheets=where.get("sheets"))
+        return evaluate_checkpoint(
+            Path("x"), place, config=asking, site=Site(), on_progress=tell, answers_folder=where.get("sheets")
+        )
 
     return judging
 
 
 def test_every_question_is_asked_about_its_own_picture(judged: Judge, benchmarks: Path) -> None:
-    who, pictures = Scripted(), Pictures(benchmarks)
-    for row in judged(who).rows:
-        if row.task.answered == "words":
-            seen = None if row.blind else sha256(pictures.read(str(row.question.image))).hexdigest()
+    who, pictures = Scripted(), BenchmarkImages(benchmarks)
+    for row in judged(who).answers:
+        if row.task.answer_type == "words":
+            seen = None if row.is_blind else sha256(pictures.read(str(row.question.image))).hexdigest()
             assert row.answer == f"{seen}|{row.prompt}"
     assert len(who.seen) == 6, "each picture is seen once, whatever the tasks call it"
-    keys = [(type(one), one.text, one.picture) for one in who.asked]
+    keys = [(type(one), one.text, one.image) for one in who.asked]
     assert len(set(keys)) == len(keys), "what is said twice is asked once"
 
 
 def test_a_choice_about_a_picture_is_the_answer_of_a_turn(judged: Judge, benchmarks: Path) -> None:
     who = Scripted()
     verdict = judged(who, "pope_p", "copa")
-    offers = [one for one in who.asked if isinstance(one, Offered)]
+    offers = [one for one in who.asked if isinstance(one, ChoiceRequest)]
     assert len(offers) == len(who.asked)
-    assert {(one.turn, one.choices) for one in offers} == {(True, ("Yes", "No")), (False, ("a cat", "dog"))}
-    assert {one.picture is None for one in offers if one.turn} == {True, False}
+    assert {(one.is_chat_turn, one.choices) for one in offers} == {(True, ("Yes", "No")), (False, ("a cat", "dog"))}
+    assert {one.image is None for one in offers if one.is_chat_turn} == {True, False}
     splits = verdict.scores["tasks"]["pope_p"]["splits"]
     assert set(splits) == {"random", "popular", "adversarial"}
     mean = sum(found["accuracy"] for found in splits.values()) / 3
@@ -79,13 +90,13 @@ def test_a_tasks_own_pictures_come_first(judged: Judge, benchmarks: Path, tmp_pa
     place = Path(shutil.copytree(benchmarks, tmp_path / "b"))
     (place / "pope" / "images").mkdir()
     (place / "pope" / "images" / "000001.png").write_bytes(b"another")
-    rows = judged(Scripted(), "pope", "vqav2", sight="seeing", place=place).rows
+    rows = judged(Scripted(), "pope", "vqav2", sight="seeing", place=place).answers
     wanted = sha256(b"another").hexdigest()
     assert {row.task.name for row in rows if row.answer.startswith(wanted)} == {"pope"}
 
 
-def left(verdict: Verdict, out: Path) -> dict[str, bytes]:
-    write(verdict, out)
+def left(verdict: EvalResult, out: Path) -> dict[str, bytes]:
+    write_result(verdict, out)
     return {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
 
 
@@ -113,7 +124,7 @@ def test_killed_anywhere_it_goes_on_and_leaves_the_same_bytes(
 
 
 def test_killed_by_ctrl_c_what_was_told_is_kept(judged: Judge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(harness, "_TOLD", 10)
+    monkeypatch.setattr(harness, "_PROGRESS_INTERVAL", 10)
 
     def stop(progress: Progress) -> None:
         assert progress.total == 108
@@ -121,22 +132,24 @@ def test_killed_by_ctrl_c_what_was_told_is_kept(judged: Judge, monkeypatch: pyte
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        judged(Scripted(), sheets=tmp_path, tell=stop)
+        judged(Scripted(), sheets=tmp_path, on_progress=stop)
     lines = [json.loads(line) for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
     assert sum("answer" in line for line in lines) == 50
     told: list[Progress] = []
-    judged(Scripted(), sheets=tmp_path, tell=told.append)
+    judged(Scripted(), sheets=tmp_path, on_progress=told.append)
     assert (told[0].done, told[-1].done) == (60, 108)
 
 
 def test_a_killed_step_of_a_study_goes_on(benchmarks: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    world = Benchmarks(world=World(objects=8, kinds=2, picture=16, crowd=4, seed=0), questions=12)
-    spec = Evaluate(benchmarks=world, vision=("vqav2", "pope"), text=("copa",))
+    world = SyntheticBenchmarks(
+        world=SyntheticWorld(objects=8, kinds=2, image_size=16, max_objects=4, seed=0), questions=12
+    )
+    spec = Evaluate(benchmarks=world, vision_tasks=("vqav2", "pope"), text_tasks=("copa",))
     inputs, whole = {"checkpoint": tmp_path, "benchmarks": benchmarks}, Scripted()
 
     def step(who: Scripted, name: str) -> dict[str, bytes]:
-        monkeypatch.setattr(harness, "speaker", lambda *_, **__: who)
-        evaluate(spec, inputs=inputs, out=tmp_path / name, site=Site(), tell=silent)
+        monkeypatch.setattr(harness, "load_eval_model", lambda *_, **__: who)
+        evaluate(spec, inputs=inputs, out=tmp_path / name, site=Site(), on_progress=silent)
         return {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
 
     wanted = step(whole, "whole")
@@ -200,7 +213,7 @@ def test_a_picture_that_is_none_keeps_what_was_answered(judged: Judge, tmp_path:
 def test_unreadable_answers_are_counted(judged: Judge) -> None:
     verdict = judged(Scripted(), "refcoco", "vqav2")
     assert [verdict.scores["tasks"][name]["unreadable"] for name in ("refcoco", "vqav2")] == [12, 0]
-    assert [row.line().get("readable", True) for row in verdict.rows].count(False) == 24
+    assert [row.to_json().get("readable", True) for row in verdict.answers].count(False) == 24
 
 
 def test_how_far_a_score_stands_over_blindness_is_the_mean_of_paired_differences(judged: Judge) -> None:
@@ -208,7 +221,7 @@ def test_how_far_a_score_stands_over_blindness_is_the_mean_of_paired_differences
         """Right about half of the questions where it sees, and never where it does not."""
 
         def say(self, asked: Any, *, limit: int) -> Any:
-            return ("cat" if one.picture else "red" for one in asked if isinstance(one, Asked))
+            return ("cat" if one.image else "red" for one in asked if isinstance(one, GenerationRequest))
 
     verdict = judged(Cat(), "vqav2")
     facts = verdict.scores["tasks"]["vqav2"]
@@ -217,7 +230,7 @@ def test_how_far_a_score_stands_over_blindness_is_the_mean_of_paired_differences
     assert 0 <= low < 0.5 < high <= 1
     text = judged(Cat(sees=False), "vqav2", sight="blind")
     assert text.scores["tasks"]["vqav2"]["over"] == {}
-    both = beside(verdict.scores, verdict.rows, text_only=text.rows)["tasks"]["vqav2"]
+    both = add_text_only_scores(verdict.scores, verdict.answers, text_only=text.answers)["tasks"]["vqav2"]
     assert both["text_only"] == 0.0
     assert both["over"]["text_only"] == both["over"]["blind"] == facts["over"]["blind"]
 
@@ -225,7 +238,7 @@ def test_how_far_a_score_stands_over_blindness_is_the_mean_of_paired_differences
 def test_what_was_judged_is_added_up(judged: Judge, tmp_path: Path) -> None:
     note = {"checkpoint": "x", "word": "x", "benchmarks": "b"}
     for names in (("pope",), ("vqav2", "copa"), ("pope",)):
-        record(judged(Scripted(), *names), tmp_path, note)
+        merge_result(judged(Scripted(), *names), tmp_path, note)
     whole = judged(Scripted(), "pope", "vqav2", "copa")
     wanted = left(whole, tmp_path / "whole")
     assert {name: (tmp_path / name).read_bytes() for name in wanted} == wanted
@@ -235,11 +248,11 @@ def test_what_was_judged_is_added_up(judged: Judge, tmp_path: Path) -> None:
 
 def test_what_another_version_scored_is_left_out(judged: Judge, tmp_path: Path) -> None:
     note = {"checkpoint": "x", "word": "x", "benchmarks": "b"}
-    record(judged(Scripted(), "pope"), tmp_path, note)
+    merge_result(judged(Scripted(), "pope"), tmp_path, note)
     scores = json.loads((tmp_path / "scores.json").read_text())
     scores["versions"]["scores"] -= 1
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    record(judged(Scripted(), "copa"), tmp_path, note)
+    merge_result(judged(Scripted(), "copa"), tmp_path, note)
     assert list(json.loads((tmp_path / "scores.json").read_text())["tasks"]) == ["copa"]
     assert {json.loads(line)["task"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()} == {"copa"}
 
@@ -276,8 +289,10 @@ def test_pictures_that_changed_in_place_are_asked_about_again(
         more.write(b"\0" * 512)
     who = Scripted()
     again = judged(who, "vqav2", "copa", **sheets)
-    assert {type(one) for one in who.asked} == {Asked}, "texts have no pictures"
-    moved = [old.question.image for old, new in zip(first.rows, again.rows, strict=True) if old.answer != new.answer]
+    assert {type(one) for one in who.asked} == {GenerationRequest}, "texts have no pictures"
+    moved = [
+        old.question.image for old, new in zip(first.answers, again.answers, strict=True) if old.answer != new.answer
+    ]
     assert set(moved) == (set() if packed else {"3"})
 
 

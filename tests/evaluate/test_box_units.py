@@ -11,12 +11,17 @@ import pytest
 from PIL import Image
 
 from firstsight.evaluate import harness
-from firstsight.evaluate.harness import Asking, judge
+from firstsight.evaluate.harness import EvalConfig, evaluate_checkpoint
 from firstsight.evaluate.metrics.boxes import iou, parse_box
-from firstsight.evaluate.speakers import boxes
-from firstsight.evaluate.speakers.boxes import WRITINGS, in_shares, scaled, writing
-from firstsight.evaluate.speakers.opening import speaker
-from firstsight.evaluate.speakers.speaker import Asked
+from firstsight.evaluate.models import box_formats
+from firstsight.evaluate.models.box_formats import (
+    BOX_FORMATS,
+    box_format_of,
+    normalise_answer_box,
+    processed_image_size,
+)
+from firstsight.evaluate.models.interface import GenerationRequest
+from firstsight.evaluate.models.load import load_eval_model
 from firstsight.site import Site
 from tests.evaluate import foreign_made
 from tests.evaluate.scripted import Scripted
@@ -37,45 +42,48 @@ WRITTEN = {
 
 @pytest.mark.parametrize(("kind", "answer"), [(kind, answer) for kind, said in WRITTEN.items() for answer in said])
 def test_a_box_means_what_its_family_writes(kind: str, answer: str) -> None:
-    found = parse_box(in_shares(answer, WRITINGS[kind], size=lambda: (1092.0, 700.0)))
+    found = parse_box(normalise_answer_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)))
     assert found is not None and iou(found, BOX) > 0.99
 
 
 @pytest.mark.parametrize("answer", ["[0.1, 0.25, 0.5, 0.75]", "no cat", "", "(1,2)", "[1, 2, 3]", "[nan, 1, 2, 3]"])
-@pytest.mark.parametrize("kind", list(WRITINGS))
+@pytest.mark.parametrize("kind", list(BOX_FORMATS))
 def test_what_is_in_shares_or_no_box_stays_as_it_is(kind: str, answer: str) -> None:
-    assert in_shares(answer, WRITINGS[kind], size=lambda: (1092.0, 700.0)) == answer
+    assert normalise_answer_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)) == answer
 
 
 def test_without_a_picture_pixels_mean_nothing() -> None:
-    assert in_shares("[1, 2, 30, 40]", WRITINGS["qwen2_5_vl"], size=lambda: None) == "[1, 2, 30, 40]"
+    assert (
+        normalise_answer_box("[1, 2, 30, 40]", BOX_FORMATS["qwen2_5_vl"], get_image_size=lambda: None)
+        == "[1, 2, 30, 40]"
+    )
 
 
 def test_nothing_is_guessed_of_other_families(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
-    assert writing(tmp_path) is None
+    assert box_format_of(tmp_path) is None
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
-    assert writing(tmp_path) == WRITINGS["qwen2_vl"]
+    assert box_format_of(tmp_path) == BOX_FORMATS["qwen2_vl"]
     (tmp_path / "spec.json").write_text("{}")
-    assert writing(tmp_path) is None, "a checkpoint of firstsight answers in shares, whatever it was exported to"
+    assert box_format_of(tmp_path) is None, "a checkpoint of firstsight answers in shares, whatever it was exported to"
 
 
 def test_a_picture_is_as_large_as_the_processor_makes_it(tmp_path: Path) -> None:
-    who = speaker(foreign_made.qwen2_vl(tmp_path / "qwen"), site=Site())
+    who = load_eval_model(foreign_made.qwen2_vl(tmp_path / "qwen"), site=Site())
     for size in ((640, 480), (100, 900), (28, 28)):
-        found = scaled(who, Image.new("RGB", size))
+        found = processed_image_size(who, Image.new("RGB", size))
         assert found is not None
         # The law of Qwen-VL's scaling: whole blocks of 28 pixels, no more of them than the folder allows (4).
         blocks = [side / 28 for side in found]
         assert all(block == int(block) >= 1 for block in blocks)
         assert math.prod(blocks) <= max(4, max(blocks)) and (found[0] > found[1]) is (size[0] > size[1])
-    assert scaled(who, None) is None and scaled(Scripted(), "picture") is None
+    assert processed_image_size(who, None) is None and processed_image_size(Scripted(), "picture") is None
 
 
 class Thousandths(Scripted):
     """Says the one true box, `[0.1, 0.1, 0.8, 0.8]`, in thousandths, whatever it is asked."""
 
-    def say(self, asked: Sequence[Asked], *, limit: int) -> Iterator[str]:
+    def say(self, asked: Sequence[GenerationRequest], *, limit: int) -> Iterator[str]:
         for one in asked:
             self._count(one)
             yield "cat(100,100),(800,800)"
@@ -85,16 +93,21 @@ def test_a_judged_model_of_a_known_family_is_right_and_its_reading_is_told(
     benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     who = Thousandths()
-    monkeypatch.setattr(harness, "speaker", lambda checkpoint, *, site: who)
-    asking = Asking(tasks=("refcoco", "vqav2"), sight="both", style="paper")
+    monkeypatch.setattr(harness, "load_eval_model", lambda checkpoint, *, site: who)
+    asking = EvalConfig(tasks=("refcoco", "vqav2"), image_mode="both", prompt_style="paper")
     scores = {}
     for kind in ("qwen2_vl", "llava"):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-        verdict = judge(
-            tmp_path, benchmarks, asking=asking, site=Site(), tell=lambda _: None, sheets=tmp_path / "sheets"
+        verdict = evaluate_checkpoint(
+            tmp_path,
+            benchmarks,
+            config=asking,
+            site=Site(),
+            on_progress=lambda _: None,
+            answers_folder=tmp_path / "sheets",
         )
         scores[kind] = verdict.scores["tasks"]
-        said = {row.task.name: row.answer for row in verdict.rows}
+        said = {row.task.name: row.answer for row in verdict.answers}
         assert said["vqav2"] == "cat(100,100),(800,800)", "what is no box is left alone"
     assert scores["qwen2_vl"]["refcoco"]["score"] == scores["qwen2_vl"]["refcoco"]["blind"] == 1
     assert scores["qwen2_vl"]["refcoco"]["boxes"] == "boxes read as thousandths, as Qwen2-VL writes them"
@@ -106,4 +119,4 @@ def test_every_family_is_one_that_transformers_knows() -> None:
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     known = {config.model_type for config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING}
-    assert boxes.WRITINGS.keys() <= known
+    assert box_formats.BOX_FORMATS.keys() <= known

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from firstsight.cli.app import command
-from firstsight.cli.study import find_recipe
+from firstsight.cli.study_options import find_recipe
 from firstsight.evaluate import harness
-from firstsight.evaluate.cache import home
-from firstsight.plan.graph import graph
+from firstsight.evaluate.answer_cache import evaluation_folder
+from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 
@@ -39,7 +39,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 def stored(checkpoint: Checkpoint, benchmarks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which one arm of `when` was trained: untrained models stand for what its steps would leave."""
     store = Store(tmp_path_factory.mktemp("stored") / "runs")
-    steps = graph(find_recipe("when").build("smoke", seeds=1, options={}))
+    steps = build_graph(find_recipe("when").build("smoke", seeds=1, options={}))
     label = next(label for label in steps.arms if label.startswith("start-080"))
     for step in steps.arms[label]:
         made = _left(step, checkpoint, benchmarks)
@@ -60,11 +60,13 @@ def runs(stored: Path, tmp_path: Path) -> Path:
 
 
 def arm() -> str:
-    return next(one for one in graph(find_recipe("when").build("smoke", seeds=1, options={})).arms if "080" in one)
+    return next(
+        one for one in build_graph(find_recipe("when").build("smoke", seeds=1, options={})).arms if "080" in one
+    )
 
 
 def kept(runs: Path, folder: Path) -> dict[str, Any]:
-    return json.loads((home(runs, folder) / "scores.json").read_text())["tasks"]
+    return json.loads((evaluation_folder(runs, folder) / "scores.json").read_text())["tasks"]
 
 
 def test_an_arm_beside_blindness_and_its_text_model(say: Say, runs: Path, checkpoint: Checkpoint) -> None:
@@ -98,7 +100,7 @@ def test_a_second_time_nothing_is_loaded(say: Say, runs: Path, monkeypatch: pyte
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(harness, "speaker", refuse)
+    monkeypatch.setattr(harness, "load_eval_model", refuse)
     assert say(*words) == (0, first, "")
 
 
@@ -110,7 +112,7 @@ def test_a_folder_on_benchmarks_of_ones_own(say: Say, checkpoint: Checkpoint, be
     code, out, err = say("evaluate", checkpoint("patches"), "--benchmarks", own, "--out", tmp_path / "runs")
     assert code == 0, err
     assert "vqav2" in out and "pope" in out
-    folder = home(tmp_path / "runs", checkpoint("patches"))
+    folder = evaluation_folder(tmp_path / "runs", checkpoint("patches"))
     assert {file.name for file in folder.iterdir()} == {"answers.jsonl", "judged.json", "lock", "scores.json", "sheets"}
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert {line["prompt"].splitlines()[-1] for line in lines} == {"Answer the question using a single word or phrase."}
@@ -157,7 +159,7 @@ def test_a_variant_of_a_task_that_is_there_is_asked_where_it_is_named(
     code, _, err = say(*words, "--tasks", "pope_p")
     assert code == 0, err
     assert list(kept(tmp_path / "runs", checkpoint("patches"))) == ["pope", "pope_p"]
-    lines = (home(tmp_path / "runs", checkpoint("patches")) / "answers.jsonl").read_text().splitlines()
+    lines = (evaluation_folder(tmp_path / "runs", checkpoint("patches")) / "answers.jsonl").read_text().splitlines()
     said = {row["answer"] for row in map(json.loads, lines) if row["task"] == "pope_p"}
     assert said <= {"Yes", "No"}
     code, _, err = say(*words, "--tasks", "textvqa_ocr")
@@ -197,7 +199,7 @@ def test_a_damaged_description_of_a_checkpoint_is_named(
 
 
 def test_a_model_that_saw_from_the_beginning_has_no_text_model(say: Say, runs: Path, checkpoint: Checkpoint) -> None:
-    steps = graph(find_recipe("when").build("smoke", seeds=1, options={}))
+    steps = build_graph(find_recipe("when").build("smoke", seeds=1, options={}))
     label = next(label for label in steps.arms if label.startswith("start-000"))
     for step in steps.arms[label]:
         if step.kind in ("midtrain", "finetune"):

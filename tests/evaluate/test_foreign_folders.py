@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from firstsight.errors import ModelError
-from firstsight.evaluate.harness import Asking, judge
-from firstsight.evaluate.pictures import Pictures
-from firstsight.evaluate.speakers import foreign_folder
-from firstsight.evaluate.speakers.foreign import foreign
-from firstsight.evaluate.speakers.opening import speaker
-from firstsight.evaluate.speakers.speaker import Asked, Offered
+from firstsight.evaluate.benchmark_images import BenchmarkImages
+from firstsight.evaluate.harness import EvalConfig, evaluate_checkpoint
+from firstsight.evaluate.models import hf_folder
+from firstsight.evaluate.models.hf_model import load_hf_model
+from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
+from firstsight.evaluate.models.load import load_eval_model
 from firstsight.site import Site
 from tests.evaluate import foreign_made as made
 
@@ -43,7 +43,7 @@ def llava(whole: Path, tmp_path: Path) -> Path:
 
 def refused(folder: Path, match: str) -> None:
     with pytest.raises(ModelError, match=match):
-        speaker(folder, site=Site())
+        load_eval_model(folder, site=Site())
 
 
 def test_pickles_are_not_opened(llava: Path) -> None:
@@ -84,8 +84,8 @@ def test_a_folder_of_nobody_is_refused(tmp_path: Path) -> None:
 
 def test_a_hub_name_is_brought(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(foreign_folder, "folder_of", lambda place: asked.append(place) or whole)
-    assert foreign(Path("llava-hf/llava-tiny"), site=Site()).parts.kind == "llava"
+    monkeypatch.setattr(hf_folder, "resolve_hub_path", lambda place: asked.append(place) or whole)
+    assert load_hf_model(Path("llava-hf/llava-tiny"), site=Site()).components.model_type == "llava"
     assert asked == ["llava-hf/llava-tiny"]
 
 
@@ -112,12 +112,14 @@ def test_a_text_model_is_asked_blind(tmp_path: Path) -> None:
             weight.mul_(4 if weight.ndim > 1 else 1)
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
-    who = speaker(tmp_path, site=Site())
-    assert not who.sees
+    who = load_eval_model(tmp_path, site=Site())
+    assert not who.has_vision
     with pytest.raises(ModelError, match="text model"):
-        who.see([])
+        who.encode_images([])
     asked = ["what is it ?", "why"]
-    for text, told in zip(asked, who.say([Asked(text=text, picture=None) for text in asked], limit=6), strict=True):
+    for text, told in zip(
+        asked, who.generate([GenerationRequest(text=text, image=None) for text in asked], max_new_tokens=6), strict=True
+    ):
         inputs = words(text, return_tensors="pt", return_token_type_ids=False)
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
         assert told == words.decode(ids, skip_special_tokens=True).strip()
@@ -129,9 +131,11 @@ def test_a_text_model_is_asked_blind(tmp_path: Path) -> None:
         with torch.no_grad():
             likely = model(ids).logits[0, begun - 1 : -1].log_softmax(-1)
         totals.append(float(likely.gather(1, ids[0, begun:, None]).sum()))
-    offered = Offered(text="what is it ?", picture=None, choices=choices, turn=False)
-    np.testing.assert_allclose(next(foreign(tmp_path, site=Site()).likelihoods([offered])), totals, atol=1e-3)
-    assert list(who.choose([offered])) == [totals.index(max(totals))]
+    offered = ChoiceRequest(text="what is it ?", image=None, choices=choices, is_chat_turn=False)
+    np.testing.assert_allclose(
+        next(load_hf_model(tmp_path, site=Site()).choice_loglikelihoods([offered])), totals, atol=1e-3
+    )
+    assert list(who.rank_choices([offered])) == [totals.index(max(totals))]
 
 
 def test_a_stranger_is_judged_like_a_checkpoint(llava: Path, benchmarks: Path) -> None:
@@ -140,17 +144,17 @@ def test_a_stranger_is_judged_like_a_checkpoint(llava: Path, benchmarks: Path) -
 
     GenerationConfig(eos_token_id=list(range(0, 256, 11)), pad_token_id=257).save_pretrained(llava)  # short answers
     names = ("vqav2", "pope", "refcoco")
-    asking = Asking(tasks=names, sight="both", style="paper")
-    verdict = judge(llava, benchmarks, asking=asking, site=Site(), tell=lambda _: None)
+    asking = EvalConfig(tasks=names, image_mode="both", prompt_style="paper")
+    verdict = evaluate_checkpoint(llava, benchmarks, config=asking, site=Site(), on_progress=lambda _: None)
     assert {name: task["n"] for name, task in verdict.scores["tasks"].items()} == dict.fromkeys(names, 12)
-    who, pictures = foreign(llava, site=Site()), Pictures(benchmarks)
+    who, pictures = load_hf_model(llava, site=Site()), BenchmarkImages(benchmarks)
 
     @cache
     def alone(prompt: str, image: str | None) -> str:
-        [picture] = [None] if image is None else who.see([(image, pictures.read(image))])
-        return next(who.say([Asked(text=prompt, picture=picture)], limit=LIMIT))
+        [picture] = [None] if image is None else who.encode_images([(image, pictures.read(image))])
+        return next(who.generate([GenerationRequest(text=prompt, image=picture)], max_new_tokens=LIMIT))
 
-    for row in verdict.rows[::5]:
-        assert row.answer == alone(row.prompt, None if row.blind else row.question.image)
-    assert len({row.answer for row in verdict.rows}) > 3
-    assert verdict.rows[0].prompt == "\nwhat is it ?\nAnswer the question using a single word or phrase."
+    for row in verdict.answers[::5]:
+        assert row.answer == alone(row.prompt, None if row.is_blind else row.question.image)
+    assert len({row.answer for row in verdict.answers}) > 3
+    assert verdict.answers[0].prompt == "\nwhat is it ?\nAnswer the question using a single word or phrase."

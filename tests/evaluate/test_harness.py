@@ -12,28 +12,30 @@ import pytest
 import torch
 from PIL import Image
 
-from firstsight.data.pack import prompt
+from firstsight.data.packing import encode_prompt
 from firstsight.errors import DataError, ModelError, RequestError, UnknownName
-from firstsight.evaluate.harness import Asking, ask, evaluate, judge
-from firstsight.evaluate.speakers.own import Own, own
-from firstsight.evaluate.speakers.speaker import Asked, Offered
-from firstsight.recipe.mix import Benchmarks, World
+from firstsight.evaluate.harness import EvalConfig, answer_question, evaluate, evaluate_checkpoint
+from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
+from firstsight.evaluate.models.native import NativeModel, load_native_model
+from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, Site
 from tests.model.rows import packed
 
 Checkpoint = Callable[[str], Path]
 
-WORLD = Benchmarks(world=World(objects=8, kinds=2, picture=16, crowd=4, seed=0), questions=12)
-SPEC = Evaluate(benchmarks=WORLD, vision=("vqav2", "pope", "refcoco"), text=("copa",))
+WORLD = SyntheticBenchmarks(
+    world=SyntheticWorld(objects=8, kinds=2, image_size=16, max_objects=4, seed=0), questions=12
+)
+SPEC = Evaluate(benchmarks=WORLD, vision_tasks=("vqav2", "pope", "refcoco"), text_tasks=("copa",))
 
 
 def silent(progress: Progress) -> None:
     """Progress that nobody watches."""
 
 
-def asking(*tasks: str, sight: Any = "both") -> Asking:
-    return Asking(tasks=tasks, sight=sight, style="bare")
+def asking(*tasks: str, sight: Any = "both") -> EvalConfig:
+    return EvalConfig(tasks=tasks, image_mode=sight, prompt_style="bare")
 
 
 @pytest.fixture(params=["patches", "siglip"])
@@ -41,7 +43,7 @@ def judged(
     request: pytest.FixtureRequest, checkpoint: Checkpoint, benchmarks: Path, tmp_path: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     inputs = {"checkpoint": checkpoint(request.param), "benchmarks": benchmarks}
-    evaluate(SPEC, inputs=inputs, out=tmp_path, site=Site(), tell=silent)
+    evaluate(SPEC, inputs=inputs, out=tmp_path, site=Site(), on_progress=silent)
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], json.loads((tmp_path / "scores.json").read_text())
 
@@ -88,7 +90,7 @@ def test_held_out_questions_are_told_apart(judged: tuple[list[dict[str, Any]], d
 def test_judging_again_leaves_the_same_bytes(checkpoint: Checkpoint, benchmarks: Path, tmp_path: Path) -> None:
     inputs = {"checkpoint": checkpoint("siglip"), "benchmarks": benchmarks}
     for name in ("a", "b"):
-        evaluate(SPEC, inputs=inputs, out=tmp_path / name, site=Site(), tell=silent)
+        evaluate(SPEC, inputs=inputs, out=tmp_path / name, site=Site(), on_progress=silent)
     assert {file.name for file in (tmp_path / "a").iterdir()} == {"answers.jsonl", "scores.json"}
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
@@ -97,22 +99,26 @@ def test_judging_again_leaves_the_same_bytes(checkpoint: Checkpoint, benchmarks:
 def test_answers_do_not_hang_on_what_else_is_asked(checkpoint: Checkpoint, benchmarks: Path) -> None:
     found = {}
     for tasks in (("vqav2",), ("copa", "refcoco", "pope", "vqav2")):
-        verdict = judge(checkpoint("siglip"), benchmarks, asking=asking(*tasks), site=Site(), tell=silent)
-        found[tasks] = [row.line() for row in verdict.rows if row.task.name == "vqav2"]
+        verdict = evaluate_checkpoint(
+            checkpoint("siglip"), benchmarks, config=asking(*tasks), site=Site(), on_progress=silent
+        )
+        found[tasks] = [row.to_json() for row in verdict.answers if row.task.name == "vqav2"]
     first, second = found.values()
     assert first == second
 
 
 def test_progress_ends_at_its_total(checkpoint: Checkpoint, benchmarks: Path) -> None:
     told: list[Progress] = []
-    judge(checkpoint("patches"), benchmarks, asking=asking("pope"), site=Site(), tell=told.append)
+    evaluate_checkpoint(checkpoint("patches"), benchmarks, config=asking("pope"), site=Site(), on_progress=told.append)
     assert told[-1].done == told[-1].total == 24
 
 
 def test_a_text_model_is_judged_on_text_and_blind_alone(checkpoint: Checkpoint, benchmarks: Path) -> None:
     def judged(*tasks: str, sight: Any) -> dict[str, Any]:
         how = asking(*tasks, sight=sight)
-        return judge(checkpoint("lm"), benchmarks, asking=how, site=Site(), tell=silent).scores["tasks"]
+        return evaluate_checkpoint(checkpoint("lm"), benchmarks, config=how, site=Site(), on_progress=silent).scores[
+            "tasks"
+        ]
 
     assert judged("copa", sight="both")["copa"]["score"] is not None
     blind = judged("pope", "copa", sight="blind")
@@ -122,36 +128,36 @@ def test_a_text_model_is_judged_on_text_and_blind_alone(checkpoint: Checkpoint, 
         judged("copa", "pope", sight="both")
 
 
-def predicted(who: Own, ids: Sequence[int | None], images: torch.Tensor | None = None) -> torch.Tensor:
+def predicted(who: NativeModel, ids: Sequence[int | None], images: torch.Tensor | None = None) -> torch.Tensor:
     """[T, V] logits of one row in the training layout, run through VLM.forward."""
-    model = who.loaded.model
+    model = who.checkpoint.model
     with torch.no_grad():
         return model.lm.logits(model(packed([[ids]], length=len(ids), images=images)))[0]
 
 
 def test_the_likeliest_choice_is_lm_evals(checkpoint: Checkpoint, tokenizer: Path) -> None:
-    who = own(checkpoint("lm"), site=Site())
+    who = load_native_model(checkpoint("lm"), site=Site())
     offered = ("a cat", "dog", "the red dog", "no")
     totals = []
     for choice in offered:
-        ids = [who.words.special.end, *who.words.encode([f"what is it ? {choice}"])[0]]
+        ids = [who.tokenizer.special_ids.end, *who.tokenizer.encode([f"what is it ? {choice}"])[0]]
         logs = predicted(who, ids).log_softmax(-1)
         totals.append(sum(float(logs[at - 1, ids[at]]) for at in range(5, len(ids))))
-    assert list(who.choose([Offered(text="what is it ?", picture=None, choices=offered, turn=False)])) == [
-        int(np.argmax(totals))
-    ]
+    assert list(
+        who.rank_choices([ChoiceRequest(text="what is it ?", image=None, choices=offered, is_chat_turn=False)])
+    ) == [int(np.argmax(totals))]
 
 
 def test_the_first_answered_word_is_what_a_training_row_predicts(checkpoint: Checkpoint) -> None:
     """The same tokens in the training layout predict the first generated word."""
-    who = own(checkpoint("siglip"), site=Site())
-    [picture] = who.see([("x.png", _png(3))])
+    who = load_native_model(checkpoint("siglip"), site=Site())
+    [picture] = who.encode_images([("x.png", _png(3))])
     assert isinstance(picture, torch.Tensor)
-    laid = prompt(who.words, "what is it ?", image_tokens=4)
+    laid = encode_prompt(who.tokenizer, "what is it ?", image_tokens=4)
     likeliest = int(predicted(who, [*[None] * 4, *laid[4:]], images=picture[None])[-1].argmax())
-    [answer] = who.say([Asked(text="\nwhat is it ?", picture=picture)], limit=1)
-    stopped = likeliest in (who.words.special.end, who.words.special.answer)
-    assert answer == ("" if stopped else who.words.decode([likeliest]))
+    [answer] = who.generate([GenerationRequest(text="\nwhat is it ?", image=picture)], max_new_tokens=1)
+    stopped = likeliest in (who.tokenizer.special_ids.end, who.tokenizer.special_ids.answer)
+    assert answer == ("" if stopped else who.tokenizer.decode([likeliest]))
 
 
 def _png(seed: int) -> bytes:
@@ -165,22 +171,22 @@ def _png(seed: int) -> bytes:
 def test_ask_answers_about_one_picture(checkpoint: Checkpoint, tmp_path: Path) -> None:
     picture = tmp_path / "x.png"
     picture.write_bytes(_png(1))
-    assert isinstance(ask(checkpoint("siglip"), picture, "What is it ?", site=Site()), str)
+    assert isinstance(answer_question(checkpoint("siglip"), picture, "What is it ?", site=Site()), str)
     with pytest.raises(RequestError, match="'zebra'"):
-        ask(checkpoint("siglip"), picture, "is it a zebra ?", site=Site())
+        answer_question(checkpoint("siglip"), picture, "is it a zebra ?", site=Site())
     picture.write_text("no picture")
     with pytest.raises(DataError, match=r"x\.png: wanted a picture"):
-        ask(checkpoint("siglip"), picture, "what is it ?", site=Site())
+        answer_question(checkpoint("siglip"), picture, "what is it ?", site=Site())
     with pytest.raises(DataError, match="wanted a picture"):
-        ask(checkpoint("siglip"), tmp_path / "none.png", "what is it ?", site=Site())
+        answer_question(checkpoint("siglip"), tmp_path / "none.png", "what is it ?", site=Site())
     picture.write_bytes(_png(1))
     with pytest.raises(ModelError, match="text model"):
-        ask(checkpoint("lm"), picture, "what is it ?", site=Site())
+        answer_question(checkpoint("lm"), picture, "what is it ?", site=Site())
 
 
 def test_what_is_not_there_is_named(checkpoint: Checkpoint, benchmarks: Path) -> None:
     def judged(task: str) -> None:
-        judge(checkpoint("patches"), benchmarks, asking=asking(task), site=Site(), tell=silent)
+        evaluate_checkpoint(checkpoint("patches"), benchmarks, config=asking(task), site=Site(), on_progress=silent)
 
     with pytest.raises(UnknownName, match="pope"):
         judged("pop")

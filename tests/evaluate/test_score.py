@@ -11,13 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.errors import DataError
-from firstsight.evaluate.score import AGGREGATES, Judged, aggregates, interval, means, total
+from firstsight.evaluate.score import (
+    AGGREGATE_VERSIONS,
+    QuestionScores,
+    aggregate_scores,
+    aggregates_by_kind,
+    task_score,
+    task_score_interval,
+)
 from firstsight.evaluate.tasks import TASKS
 
 
-def judged(scores: list[float], clusters: list[str] | None = None, splits: list[str] | None = None) -> Judged:
+def judged(scores: list[float], clusters: list[str] | None = None, splits: list[str] | None = None) -> QuestionScores:
     names = [str(n) for n in range(len(scores))]
-    return Judged(scores=scores, splits=splits or [""] * len(scores), clusters=clusters or names)
+    return QuestionScores(scores=scores, splits=splits or [""] * len(scores), clusters=clusters or names)
 
 
 WITH_IMAGES = {"vqav2": 0.7639, "gqa": 0.6108, "vizwiz": 0.1088, "textvqa": 0.468, "refcoco": 0.642, "ocid_ref": 0.461}
@@ -28,29 +35,29 @@ WITHOUT = {"vqav2": 0.7469, "gqa": 0.606, "vizwiz": 0.1169, "textvqa": 0.416, "r
     ("table", "pope", "wanted"), [(WITH_IMAGES, 0.875, 0.4701), (WITHOUT, 0.871, 0.4377)], ids=["with", "without"]
 )
 def test_stable_score_of_the_papers_7b_models(table: dict[str, float], pope: float, wanted: float) -> None:
-    found = means(table | {"pope": pope}, "vision")
+    found = aggregate_scores(table | {"pope": pope}, "vision")
     assert found.stable == pytest.approx(wanted, abs=0.00006)
-    assert found.missing == ()
+    assert found.missing_tasks == ()
     # VizWiz is judged but stays outside: any other score of it changes nothing.
-    assert means(table | {"pope": pope, "vizwiz": 0.9}, "vision") == found
+    assert aggregate_scores(table | {"pope": pope, "vizwiz": 0.9}, "vision") == found
 
 
 def test_missing_tasks_are_named_and_never_skipped_in_silence() -> None:
     some = {"pope": 0.8, "gqa": 0.55, "kinds": 1.0}
-    found = means(some, "vision")
+    found = aggregate_scores(some, "vision")
     assert (found.stable, found.centred, found.raw) == (None, None, None)
-    assert found.missing == ("vqav2", "textvqa", "refcoco", "ocid_ref")
-    asked = means(some, "vision", partial=True)
+    assert found.missing_tasks == ("vqav2", "textvqa", "refcoco", "ocid_ref")
+    asked = aggregate_scores(some, "vision", is_partial=True)
     assert asked.stable == pytest.approx((0.3 + 0.3) / 2)
-    assert asked.missing == found.missing
-    nothing = means({}, "text", partial=True)
+    assert asked.missing_tasks == found.missing_tasks
+    nothing = aggregate_scores({}, "text", is_partial=True)
     assert (nothing.stable, nothing.centred, nothing.raw) == (None, None, None)
-    assert len(nothing.missing) == 9
+    assert len(nothing.missing_tasks) == 9
 
 
 def test_a_reader_can_compute_every_mean_again() -> None:
     scores = WITH_IMAGES | {"pope": 0.875, "boolq": 0.6, "mathqa": 0.3, "kinds": 0.9}
-    found = aggregates(scores)
+    found = aggregates_by_kind(scores)
     for kind, names in (
         ("vision", ["vqav2", "gqa", "textvqa", "refcoco", "ocid_ref", "pope"]),
         ("text", ["boolq", "mathqa"]),
@@ -63,7 +70,7 @@ def test_a_reader_can_compute_every_mean_again() -> None:
         assert found["raw"][kind] == pytest.approx(np.mean([scores[name] for name in names]), abs=1e-8)
     assert found["missing"]["vision"] == []
     assert "arc_easy" in found["missing"]["text"]
-    assert set(AGGREGATES) == {"stable", "centred", "raw"}
+    assert set(AGGREGATE_VERSIONS) == {"stable", "centred", "raw"}
 
 
 DCLM = {
@@ -102,49 +109,49 @@ def test_chances_are_dclms_where_the_task_is_the_same(shared: Path) -> None:
 
 def test_guessing_is_zero_and_perfection_is_one_when_centred() -> None:
     text = {name: task for name, task in TASKS.items() if task.kind == "text"}
-    assert means({name: task.chance for name, task in text.items()}, "text").centred == pytest.approx(0)
-    perfect = means(dict.fromkeys(text, 1.0), "text")
+    assert aggregate_scores({name: task.chance for name, task in text.items()}, "text").centred == pytest.approx(0)
+    perfect = aggregate_scores(dict.fromkeys(text, 1.0), "text")
     assert perfect.centred == perfect.raw == pytest.approx(1)
     # The authors take .2 for sat_en although it has four choices, so guessing everything stays just above 0.
-    assert means({name: task.chance for name, task in text.items()}, "text").stable == pytest.approx(
+    assert aggregate_scores({name: task.chance for name, task in text.items()}, "text").stable == pytest.approx(
         (0.05 + 1 / 3 - 0.333) / 9
     )
 
 
 def test_a_split_counts_the_same_whatever_its_size() -> None:
     scores = judged([1.0, 1.0, 1.0, 0.0], splits=["a", "a", "a", "b"])
-    assert total(scores) == 0.5
+    assert task_score(scores) == 0.5
 
 
 def test_nothing_judged_is_an_error() -> None:
     with pytest.raises(DataError, match="without questions"):
-        total(judged([]))
+        task_score(judged([]))
 
 
 @given(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=1, max_size=40), st.integers(1, 5))
 def test_interval_lies_in_the_range_and_repeats(scores: list[float], groups: int) -> None:
     sample = judged(scores, clusters=[str(n % groups) for n in range(len(scores))])
-    low, high = interval(sample)
-    assert -1e-9 <= low <= total(sample) + 1e-9
-    assert total(sample) - 1e-9 <= high <= 1 + 1e-9
-    assert interval(sample) == (low, high)
+    low, high = task_score_interval(sample)
+    assert -1e-9 <= low <= task_score(sample) + 1e-9
+    assert task_score(sample) - 1e-9 <= high <= 1 + 1e-9
+    assert task_score_interval(sample) == (low, high)
 
 
 def test_twenty_right_answers_are_no_proof_of_perfection() -> None:
     # Exact binomial: had one in six been wrong, twenty right ones would still turn up in 2.5 % of samples.
-    low, high = interval(judged([1.0] * 20, splits=["a", "b"] * 10))
+    low, high = task_score_interval(judged([1.0] * 20, splits=["a", "b"] * 10))
     assert (low, high) == pytest.approx((0.025 ** (1 / 20), 1.0))
-    assert interval(judged([0.0] * 20), signed=True) == pytest.approx((low - 1, 1 - low))
+    assert task_score_interval(judged([0.0] * 20), is_signed=True) == pytest.approx((low - 1, 1 - low))
 
 
 def test_one_cluster_is_one_observation() -> None:
-    low, high = interval(judged([0.0, 1.0] * 50, clusters=["same"] * 100))
+    low, high = task_score_interval(judged([0.0, 1.0] * 50, clusters=["same"] * 100))
     assert low < 0.02
     assert high > 0.98
 
 
 def test_interval_is_as_wide_as_the_normal_law_says() -> None:
     scores = [1.0] * 300 + [0.0] * 700
-    low, high = interval(judged(scores))
+    low, high = task_score_interval(judged(scores))
     width = 2 * 1.96 * np.sqrt(0.3 * 0.7 / 1000)
     assert high - low == pytest.approx(width, rel=0.1)

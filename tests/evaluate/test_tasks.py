@@ -9,8 +9,8 @@ import pytest
 
 from firstsight.errors import DataError, UnknownName
 from firstsight.evaluate.metrics import METRICS as CHECKS
-from firstsight.evaluate.question import Question, files, version_of
-from firstsight.evaluate.tasks import TASKS, task
+from firstsight.evaluate.task import Question, benchmark_files, describe_version
+from firstsight.evaluate.tasks import TASKS, get_task
 from tests.evaluate.tasks.written import lines, read, write
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -40,9 +40,9 @@ def question(text: str = "Q?", *, split: str = "", name: str = "1") -> Question:
 
 
 def test_names_are_keys_and_unknown_names_list_the_nearest() -> None:
-    assert all(name == task(name).name for name in TASKS)
+    assert all(name == get_task(name).name for name in TASKS)
     with pytest.raises(UnknownName, match="vqav2"):
-        task("vqa2")
+        get_task("vqa2")
 
 
 def test_the_stable_score_has_the_papers_six_vision_and_nine_text_tasks() -> None:
@@ -58,8 +58,8 @@ def test_the_papers_wording_letter_by_letter() -> None:
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_bare_wording_is_the_question_alone(name: str) -> None:
-    assert task(name).prompt(question("is it {red}?"), "bare") == "is it {red}?"
-    assert "is it {red}?" in task(name).prompt(question("is it {red}?"), "paper")
+    assert get_task(name).prompt(question("is it {red}?"), "bare") == "is it {red}?"
+    assert "is it {red}?" in get_task(name).prompt(question("is it {red}?"), "paper")
 
 
 def test_versions_and_metrics_stand_as_released() -> None:
@@ -80,7 +80,7 @@ def test_versions_and_metrics_stand_as_released() -> None:
     ],
 )
 def test_a_version_is_told_by_its_count(name: str, count: int, said: str) -> None:
-    assert version_of(task(name), [question()] * count) == said
+    assert describe_version(get_task(name), [question()] * count) == said
 
 
 @pytest.mark.parametrize(
@@ -95,33 +95,33 @@ def test_a_version_is_told_by_its_count(name: str, count: int, said: str) -> Non
 def test_popes_two_versions_are_told_apart(counts: tuple[int, ...], said: str) -> None:
     splits = zip(("adversarial", "popular", "random"), counts, strict=True)
     asked = [question(split=split) for split, count in splits for _ in range(count)]
-    assert version_of(task("pope"), asked).startswith(said)
+    assert describe_version(get_task("pope"), asked).startswith(said)
 
 
 def test_the_papers_counts_add_up() -> None:
     """paper 5.2: 26,488 for RefCOCO, RefCOCO+ and RefCOCOg together; 9,000 for POPE."""
-    wanted = {name: sum(one.published[0].counts.values()) for name, one in TASKS.items() if one.published}
+    wanted = {name: sum(one.published[0].split_sizes.values()) for name, one in TASKS.items() if one.published}
     assert wanted["refcoco"] + wanted["refcoco_plus"] + wanted["refcocog"] == 26488
     papers = {"vqav2": 214354, "gqa": 12578, "vizwiz": 4319, "textvqa": 5000, "ocid_ref": 18342, "pope": 9000}
     assert papers.items() <= wanted.items()
 
 
 def test_a_variant_reads_its_own_folder_or_that_of_its_task(tmp_path: Path) -> None:
-    assert task("pope_p").home(tmp_path) == tmp_path / "pope"
+    assert get_task("pope_p").folder(tmp_path) == tmp_path / "pope"
     (tmp_path / "pope_p").mkdir()
-    assert task("pope_p").home(tmp_path) == tmp_path / "pope_p"
-    assert task("gqa").home(tmp_path) == tmp_path / "gqa"
+    assert get_task("pope_p").folder(tmp_path) == tmp_path / "pope_p"
+    assert get_task("gqa").folder(tmp_path) == tmp_path / "gqa"
 
 
 def test_a_folders_files_are_the_benchmarks_alone(tmp_path: Path) -> None:
     for name in ("b.jsonl.gz", "a.json", "README.json", "LICENSE", "question_blind.json", "task.json", ".x.json"):
         write(tmp_path, name, "")
     write(tmp_path / "images", "c.json", "")
-    assert [path.name for path in files(tmp_path)] == ["a.json", "b.jsonl.gz"]
+    assert [path.name for path in benchmark_files(tmp_path)] == ["a.json", "b.jsonl.gz"]
     with pytest.raises(DataError, match=r"Got c\.txt"):
-        files(write(tmp_path / "other", "c.txt", "").parent)
+        benchmark_files(write(tmp_path / "other", "c.txt", "").parent)
     with pytest.raises(DataError, match="Got none"):
-        files(tmp_path / "nowhere")
+        benchmark_files(tmp_path / "nowhere")
 
 
 def test_choices_must_hold_the_right_one(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_reference_page_lists_every_vision_task_as_it_is() -> None:
             told[row[0]] = (metric.strip("`"), float(chance), float(stable) if stable else None, int(version))
     vision = [one for one in TASKS.values() if one.kind == "vision"]
     assert told == {one.name: (one.metric.name, one.chance, one.baseline, one.version) for one in vision}
-    assert all(f"{sum(one.published[0].counts.values()):,}" in page for one in vision if one.published)
+    assert all(f"{sum(one.published[0].split_sizes.values()):,}" in page for one in vision if one.published)
     assert all(f"`{one.name}`" in page for one in TASKS.values())
 
 
@@ -159,7 +159,7 @@ def test_the_how_to_page_of_own_benchmarks_is_true(tmp_path: Path) -> None:
     head, row = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     write(tmp_path / "birds", "task.json", head)
     write(tmp_path / "birds", "questions.jsonl", row)
-    found = task("birds", tmp_path)
-    (only,) = found.read(files(tmp_path / "birds"))
+    found = get_task("birds", tmp_path)
+    (only,) = found.read_questions(benchmark_files(tmp_path / "birds"))
     assert found.prompt(only, "paper") == "\nWhich bird is this?\nAnswer with one word."
     assert all(f"`{name}`" in page for name in CHECKS)

@@ -13,16 +13,16 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from firstsight.data import pictures
-from firstsight.data.pack import prompt
-from firstsight.data.tokenizer import load as load_tokenizer
+from firstsight.data import images
+from firstsight.data.packing import encode_prompt
+from firstsight.data.tokenizer import load_tokenizer as load_tokenizer
+from firstsight.model.checkpoint_io import LoadedCheckpoint, load, save
 from firstsight.model.generate import generate
-from firstsight.model.vision import features
-from firstsight.model.weights import Loaded, load, save
-from firstsight.recipe.lm import LMSpec, llama
-from firstsight.recipe.mix import Named
+from firstsight.model.vision import extract_features
+from firstsight.recipe.lm import LMSpec, llama_family_spec
+from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
-from firstsight.recipe.vision import Dinov2, Fused, Patches, Siglip, Vit
+from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.units import Tokens
 from tests.conftest import DEVICE
 from tests.model.rows import PLAIN, grown, packed
@@ -30,30 +30,32 @@ from tests.model.rows import PLAIN, grown, packed
 WORDS = ("what", "where", "is", "the", "cat", "red", "blue", "left", "of", "a", "dog", "?")
 FIXED = ("<|endoftext|>", "<|pad|>", "<|unk|>")
 MARKS = ("<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
-OPENLM = replace(PLAIN, vocabulary=24)
+OPENLM = replace(PLAIN, vocab_size=24)
 SHIFTED = replace(OPENLM, token_shift=3, embedding_scale=4)
-LLAMA = llama(layers=2, width=16, heads=4, kv_heads=2, hidden=24, vocabulary=24)
-NAMED = Named(name="tower", form="encoder", tokens=Tokens(0))
-VIT = Vit(layers=3, width=8, heads=2, hidden=16, image=12, patch=4)
+LLAMA = llama_family_spec(layers=2, width=16, heads=4, kv_heads=2, mlp_width=24, vocab_size=24)
+NAMED = External(name="tower", form="encoder", tokens=Tokens(0))
+VIT = ViTSpec(layers=3, width=8, heads=2, mlp_width=16, image_size=12, patch_size=4)
 SIGLIP = Siglip(vit=VIT, fit="resize", weights=NAMED)
-DINOV2 = Dinov2(vit=VIT, fit="resize", registers=2, table=5, weights=NAMED)
-PATCHES = Patches(image=12, patch=4, width=6, fit="resize")
-PLAINLY = ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=False)
+DINOV2 = Dinov2(vit=VIT, fit="resize", registers=2, position_grid_size=5, weights=NAMED)
+PATCHES = PatchProjectionSpec(image_size=12, patch_size=4, width=6, fit="resize")
+PLAINLY = ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False)
 LLAVA = VLMSpec(lm=LLAMA, vision=SIGLIP, encoder="frozen", projector=PLAINLY, attention="causal")
 NATIVE: dict[str, LMSpec | VLMSpec] = {
     "llama": LLAMA,
-    "llama-tied": replace(LLAMA, tied=True),
+    "llama-tied": replace(LLAMA, ties_embeddings=True),
     "llava": LLAVA,
-    "llava-trained": replace(LLAVA, lm=replace(LLAMA, tied=True), encoder="trained"),
+    "llava-trained": replace(LLAVA, lm=replace(LLAMA, ties_embeddings=True), encoder="trained"),
 }
 OURS: dict[str, LMSpec | VLMSpec] = {
     "openlm": OPENLM,
     "shifted": SHIFTED,
-    "seeing": replace(LLAVA, lm=SHIFTED, projector=replace(PLAINLY, positions=True, spread=3)),
-    "letterbox": replace(LLAVA, vision=replace(SIGLIP, fit="letterbox"), projector=replace(PLAINLY, shuffle=2)),
+    "seeing": replace(LLAVA, lm=SHIFTED, projector=replace(PLAINLY, has_position_embeddings=True, tokens_per_patch=3)),
+    "letterbox": replace(LLAVA, vision=replace(SIGLIP, fit="letterbox"), projector=replace(PLAINLY, pixel_shuffle=2)),
     "prefix": replace(LLAVA, attention="prefix"),
     "patches": replace(LLAVA, lm=OPENLM, vision=PATCHES, projector=replace(PLAINLY, kind="mlp3")),
-    "fused": replace(LLAVA, vision=Fused(first=SIGLIP, second=DINOV2), projector=replace(PLAINLY, kind="linear")),
+    "fused": replace(
+        LLAVA, vision=FusedEncoders(first=SIGLIP, second=DINOV2), projector=replace(PLAINLY, kind="linear")
+    ),
     "dinov2-trained": replace(LLAVA, vision=DINOV2, encoder="trained"),
 }
 ALL = NATIVE | OURS
@@ -77,7 +79,9 @@ def checkpoint(folder: Path, spec: LMSpec | VLMSpec) -> Path:
         for number, tower in enumerate(spec.vision.towers):
             encoders.append(folder.with_name(f"{folder.name}-tower{number}"))
             published(tower, encoders[-1])
-    save(folder, grown(spec, dtype=torch.float32), seen=640, tokenizer=words(folder / "words"), encoders=encoders)
+    save(
+        folder, grown(spec, dtype=torch.float32), tokens_seen=640, tokenizer=words(folder / "words"), encoders=encoders
+    )
     return folder
 
 
@@ -96,14 +100,14 @@ def published(tower: Siglip | Dinov2, folder: Path) -> None:
         "num_hidden_layers": vit.layers,
         "hidden_size": vit.width,
         "num_attention_heads": vit.heads,
-        "patch_size": vit.patch,
+        "patch_size": vit.patch_size,
     }
     if isinstance(tower, Siglip):
-        config = SiglipVisionConfig(intermediate_size=vit.hidden, image_size=vit.image, **shape)
+        config = SiglipVisionConfig(intermediate_size=vit.mlp_width, image_size=vit.image_size, **shape)
         SiglipVisionModel(config).save_pretrained(folder)
     else:
-        size = tower.table * vit.patch
-        ratio = vit.hidden // vit.width
+        size = tower.position_grid_size * vit.patch_size
+        ratio = vit.mlp_width // vit.width
         config = Dinov2WithRegistersConfig(
             mlp_ratio=ratio, image_size=size, num_register_tokens=tower.registers, **shape
         )
@@ -123,11 +127,11 @@ class Own:
     """What a checkpoint says by firstsight's own functions, in any precision."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
-        self.loaded: Loaded = load(folder, device=DEVICE)
+        self.loaded: LoadedCheckpoint = load(folder, device=DEVICE)
         self.words = load_tokenizer(folder)
         self.dtype = dtype
         self.loaded.model.to(dtype)
-        self.loaded.model.lm.compute = dtype
+        self.loaded.model.lm.compute_dtype = dtype
         if self.loaded.encoder is not None:
             self.loaded.encoder.to(dtype)
 
@@ -136,17 +140,17 @@ class Own:
         spec = self.loaded.spec
         assert isinstance(spec, VLMSpec)
         vision = spec.vision
-        square = pictures.decode(data, vision.image, vision.fit, ground=vision.ground)
+        square = images.decode_image(data, vision.image_size, vision.fit, pad_color=vision.pad_color)
         pixels = torch.from_numpy(square.copy()).to(DEVICE)[None]
         if self.loaded.encoder is None:
             return pixels[0]
-        found = features(self.loaded.encoder, pixels)[0]
+        found = extract_features(self.loaded.encoder, pixels)[0]
         return found.half() if half else found
 
     def prompt(self, question: str, *, picture: bool) -> list[int]:
         """Ids of a dialogue that waits for its answer; pad ids at the picture's places."""
         spec = self.loaded.spec
-        return prompt(self.words, question, image_tokens=spec.image_tokens if picture else 0)  # pyright: ignore
+        return encode_prompt(self.words, question, image_tokens=spec.image_tokens if picture else 0)  # pyright: ignore
 
     def logits(self, ids: Sequence[int], picture: Tensor | None) -> Tensor:
         """[T, V] of one row."""
@@ -160,5 +164,5 @@ class Own:
 
     def answers(self, prompts: Sequence[Sequence[int]], seen: Sequence[Tensor | None], limit: int) -> list[list[int]]:
         """Greedy tokens, stops left out."""
-        stop = {self.words.special.end, self.words.special.answer}
-        return generate(self.loaded.model, prompts, seen, stop=stop, limit=limit)
+        stop = {self.words.special_ids.end, self.words.special_ids.answer}
+        return generate(self.loaded.model, prompts, seen, stop=stop, max_new_tokens=limit)

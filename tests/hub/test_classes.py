@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from firstsight.errors import ModelError
-from firstsight.hub.classes import FirstsightConfig, FirstsightForCausalLM, FirstsightForConditionalGeneration
-from firstsight.recipe import canon
+from firstsight.hub.hf_classes import FirstsightConfig, FirstsightForCausalLM, FirstsightForConditionalGeneration
+from firstsight.recipe import serialize
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from tests.conftest import DEVICE
@@ -25,7 +25,9 @@ IMAGE = 3
 def built(name: str, dtype: torch.dtype = torch.float64) -> Any:
     """A model with every parameter off its starting value."""
     spec = OURS[name]
-    config = FirstsightConfig(firstsight=canon.encode(spec), image_token_id=IMAGE, eos_token_id=None, pad_token_id=1)
+    config = FirstsightConfig(
+        firstsight=serialize.to_json(spec), image_token_id=IMAGE, eos_token_id=None, pad_token_id=1
+    )
     kind = FirstsightForConditionalGeneration if isinstance(spec, VLMSpec) else FirstsightForCausalLM
     model = kind(config)
     generator = torch.Generator().manual_seed(0)
@@ -129,7 +131,7 @@ def test_a_static_cache_is_refused() -> None:
 def test_models_go_to_their_own_class() -> None:
     for name, kind in (("seeing", FirstsightForCausalLM), ("openlm", FirstsightForConditionalGeneration)):
         with pytest.raises(ModelError, match="Load it with AutoModel"):
-            kind(FirstsightConfig(firstsight=canon.encode(OURS[name])))
+            kind(FirstsightConfig(firstsight=serialize.to_json(OURS[name])))
     with pytest.raises(ModelError, match="wanted a spec"):
         FirstsightForCausalLM(FirstsightConfig())
 

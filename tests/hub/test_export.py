@@ -17,21 +17,20 @@ from PIL import Image
 from tokenizers import Tokenizer as Fast
 from tokenizers import processors
 
-import firstsight.hub.classes  # noqa: F401
+import firstsight.hub.hf_classes  # noqa: F401
 from firstsight.cli.app import command
-from firstsight.data import pictures
-from firstsight.data.records import Dialogue, Place
-from firstsight.data.tokenizer import laid
-from firstsight.data.tokenizer import load as load_tokenizer
+from firstsight.data import images
+from firstsight.data.records import Dialogue, ImageLocation
+from firstsight.data.tokenizer import load_tokenizer as load_tokenizer
+from firstsight.data.tokenizer import tokenize_records
 from firstsight.errors import ModelError, RequestError
-from firstsight.hub import llama, llava
-from firstsight.hub.beside import card
-from firstsight.hub.exporting import export
-from firstsight.hub.processing import square
-from firstsight.model.vision import scaled
-from firstsight.model.weights import read_tensors, save
+from firstsight.hub import llama, llava, model_card
+from firstsight.hub.export import export_checkpoint
+from firstsight.hub.hf_processing import image_to_pixels
+from firstsight.model.checkpoint_io import read_tensors, save
+from firstsight.model.vision import normalize_pixels
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.vision import Fit
+from firstsight.recipe.vision import ImageFit
 from tests.hub.made import LLAVA, MARKS, NATIVE, OPENLM, OURS, checkpoint, png
 from tests.hub.made import words as made_words
 from tests.model.rows import grown
@@ -45,14 +44,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def out(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our own classes' export."""
-    export(kept, tmp_path_factory.mktemp("own") / "out", number="float32")
+    export_checkpoint(kept, tmp_path_factory.mktemp("own") / "out", dtype="float32")
     return next(tmp_path_factory.getbasetemp().glob("own*/out"))
 
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("native")
-    export(checkpoint(folder / "kept", LLAVA), folder / "out", number="float32")
+    export_checkpoint(checkpoint(folder / "kept", LLAVA), folder / "out", dtype="float32")
     return folder / "out"
 
 
@@ -65,9 +64,9 @@ def processor(folder: Path) -> Any:
 @pytest.mark.parametrize("seeing", [True, False])
 def test_dialogues_are_laid_out_as_training_rows(out: Path, seeing: bool) -> None:
     turns = ("what is the cat ?", "red", "where ?", "left of a dog")
-    place = Place(shard="a.tar", offset=0, size=1, hash=0) if seeing else None
+    place = ImageLocation(shard="a.tar", offset=0, size=1, hash=0) if seeing else None
     tokenizer = load_tokenizer(out)
-    [sample] = laid(tokenizer, [Dialogue(id="0", image=place, turns=turns)])
+    [sample] = tokenize_records(tokenizer, [Dialogue(id="0", image=place, turns=turns)])
     shown = [{"type": "image", "image": Image.open(io.BytesIO(png(0)))}] if seeing else []
     talk: list[Any] = [
         {"role": ("user", "assistant")[number % 2], "content": said} for number, said in enumerate(turns)
@@ -89,7 +88,7 @@ def test_talks_that_training_never_had_are_refused(out: Path) -> None:
 
 
 @pytest.mark.parametrize("fit", ["resize", "letterbox"])
-def test_pictures_become_the_pixels_of_training(fit: Fit) -> None:
+def test_pictures_become_the_pixels_of_training(fit: ImageFit) -> None:
     turned = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -97,20 +96,22 @@ def test_pictures_become_the_pixels_of_training(fit: Fit) -> None:
     deep = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 1 << 16, (9, 30), dtype=np.uint16)).save(deep, "PNG")
     for data in (png(0), png(1, size=(9, 30)), png(3, mode="RGBA"), turned.getvalue(), deep.getvalue()):
-        wanted = pictures.decode(data, 12, fit, ground=(124, 116, 104))
-        assert np.array_equal(square(Image.open(io.BytesIO(data)), 12, fit=fit, ground=(124, 116, 104)), wanted)
+        wanted = images.decode_image(data, 12, fit, pad_color=(124, 116, 104))
+        assert np.array_equal(
+            image_to_pixels(Image.open(io.BytesIO(data)), 12, fit=fit, ground=(124, 116, 104)), wanted
+        )
 
 
 def test_processors_show_the_model_what_training_showed_it(out: Path, native: Path) -> None:
     data = png(5, size=(31, 17))
     seen = Image.open(io.BytesIO(data))
     own = processor(out)(images=seen, text="<|img_patch|>what ?", return_tensors="pt")["pixel_values"]
-    wanted = pictures.decode(data, 12, "letterbox", ground=(128, 128, 128))
+    wanted = images.decode_image(data, 12, "letterbox", pad_color=(128, 128, 128))
     assert own.dtype == torch.uint8
     assert np.array_equal(own[0].numpy(), wanted)
     theirs = processor(native)(images=seen, text="<|img_patch|>what ?", return_tensors="pt")["pixel_values"]
-    pixels = torch.from_numpy(pictures.decode(data, 12).copy())[None]
-    torch.testing.assert_close(theirs, scaled(pixels), rtol=0, atol=1e-6)
+    pixels = torch.from_numpy(images.decode_image(data, 12).copy())[None]
+    torch.testing.assert_close(theirs, normalize_pixels(pixels), rtol=0, atol=1e-6)
 
 
 def test_lacking_marks_get_the_ids_that_training_gave_them(tmp_path: Path) -> None:
@@ -120,28 +121,31 @@ def test_lacking_marks_get_the_ids_that_training_gave_them(tmp_path: Path) -> No
     fast = Fast.from_file(str(bare))
     fast.post_processor = processors.TemplateProcessing(single="<|pad|> $A", special_tokens=[("<|pad|>", 1)])  # pyright: ignore
     fast.save(str(bare))
-    save(tmp_path / "kept", grown(LLAVA, dtype=torch.float32), seen=0, tokenizer=bare, encoders=[])
+    save(tmp_path / "kept", grown(LLAVA, dtype=torch.float32), tokens_seen=0, tokenizer=bare, encoders=[])
     spec = replace(LLAVA, encoder="trained")
-    save(tmp_path / "kept", grown(spec, dtype=torch.float32), seen=0, tokenizer=bare, encoders=[])
-    export(tmp_path / "kept", tmp_path / "out", number="float32")
+    save(tmp_path / "kept", grown(spec, dtype=torch.float32), tokens_seen=0, tokenizer=bare, encoders=[])
+    export_checkpoint(tmp_path / "kept", tmp_path / "out", dtype="float32")
     ours, theirs = load_tokenizer(tmp_path / "kept"), AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs.convert_tokens_to_ids(list(MARKS)) == [15, 16, 17, 18, 19]
-    assert (theirs.convert_tokens_to_ids("<|/h|>"), theirs.eos_token_id) == (ours.special.human, ours.special.end)
+    assert (theirs.convert_tokens_to_ids("<|/h|>"), theirs.eos_token_id) == (
+        ours.special_ids.human,
+        ours.special_ids.end,
+    )
     text = "what is<|/h|>the cat"
     assert theirs(text)["input_ids"] == [*ours.encode(["what is"])[0], 19, *ours.encode(["the cat"])[0]]
     assert theirs.padding_side == "left"
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["image_token_index"] == 15
     stops = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
-    assert stops == [ours.special.end, ours.special.answer]
+    assert stops == [ours.special_ids.end, ours.special_ids.answer]
 
 
 def test_a_tokenizer_that_outgrows_the_model_is_refused_in_numbers(tmp_path: Path) -> None:
-    small = replace(OPENLM, vocabulary=19)
+    small = replace(OPENLM, vocab_size=19)
     model = grown(small, dtype=torch.float32)
-    save(tmp_path / "kept", model, seen=0, tokenizer=made_words(tmp_path / "words"), encoders=[])
+    save(tmp_path / "kept", model, tokens_seen=0, tokenizer=made_words(tmp_path / "words"), encoders=[])
     with pytest.raises(ModelError, match=r"wanted at most 19 tokens.*Got 20"):
-        export(tmp_path / "kept", tmp_path / "out", number="float32")
+        export_checkpoint(tmp_path / "kept", tmp_path / "out", dtype="float32")
     assert not (tmp_path / "out").exists()
 
 
@@ -149,29 +153,29 @@ def test_other_peoples_files_stay(kept: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years")
     with pytest.raises(RequestError, match="Got other files"):
-        export(kept, tmp_path / "out", number="float32")
+        export_checkpoint(kept, tmp_path / "out", dtype="float32")
     with pytest.raises(RequestError, match="Got a file"):
-        export(kept, tmp_path / "out" / "thesis.txt", number="float32")
+        export_checkpoint(kept, tmp_path / "out" / "thesis.txt", dtype="float32")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
 def test_a_killed_export_leaves_nothing_and_a_new_one_replaces(
     kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(kept, tmp_path / "out", number="float32")
+    export_checkpoint(kept, tmp_path / "out", dtype="float32")
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
 
     def killed(*_: object) -> str:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(card, "text", killed)
+        patched.setattr(model_card, "model_card", killed)
         for name in ("out", "new"):
             with pytest.raises(KeyboardInterrupt):
-                export(kept, tmp_path / name, number="bfloat16")
+                export_checkpoint(kept, tmp_path / name, dtype="bfloat16")
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
-    export(kept, tmp_path / "out", number="bfloat16")
+    export_checkpoint(kept, tmp_path / "out", dtype="bfloat16")
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
     found = read_tensors(tmp_path / "out")
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
@@ -181,7 +185,7 @@ def test_a_killed_export_leaves_nothing_and_a_new_one_replaces(
 def test_the_card_tells_what_it_is_and_names_are_no_markup(out: Path) -> None:
     told = (out / "README.md").read_text()
     assert "\n# start-080 \\<b\\>\\*bold\\*\n" in told
-    assert "import firstsight.hub.classes" in told
+    assert "import firstsight.hub.hf_classes" in told
     assert "4 tokens a picture, letterbox, frozen in training" in told
     assert "licence:" not in told and "license:" not in told
     seen = sum(tensor.numel() for tensor in read_tensors(out).values())
@@ -198,10 +202,10 @@ def test_why_not_is_empty_where_transformers_has_the_model() -> None:
 
 
 def test_a_llava_of_others_is_read_with_a_tower_of_its_own() -> None:
-    told = llava.config_of(LLAVA)
-    assert llava.spec_of(told) == replace(LLAVA, encoder="trained", vision=named(LLAVA))
+    told = llava.llava_config(LLAVA)
+    assert llava.llava_spec(told) == replace(LLAVA, encoder="trained", vision=named(LLAVA))
     whole = told | {"vision_feature_layer": -2, "vision_config": told["vision_config"] | {"num_hidden_layers": 3}}
-    assert llava.spec_of(whole) == llava.spec_of(told)
+    assert llava.llava_spec(whole) == llava.llava_spec(told)
     wrong: dict[str, Mapping[str, Any]] = {
         "vision_feature_select_strategy": {"vision_feature_select_strategy": "default"},
         "siglip_vision_model": {"vision_config": {"model_type": "clip_vision_model"}},
@@ -210,7 +214,7 @@ def test_a_llava_of_others_is_read_with_a_tower_of_its_own() -> None:
     }
     for message, changed in wrong.items():
         with pytest.raises(ModelError, match=message):
-            llava.spec_of(told | changed)
+            llava.llava_spec(told | changed)
 
 
 def named(spec: VLMSpec) -> Any:

@@ -18,7 +18,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from safetensors.torch import save_file
 
 from firstsight.errors import ModelError
-from firstsight.hub.finding import folder_of
+from firstsight.hub.download import resolve_hub_path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "owner/run-1b"
@@ -56,26 +56,30 @@ def stored(cache: Path, *files: str, revision: str = "main", listed: tuple[str, 
 def test_what_lies_here_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "owner" / "run-1b").mkdir(parents=True)
     (tmp_path / "epoch_3.pt").write_text("")
-    assert folder_of(NAME) == Path(NAME)
-    assert folder_of(str(tmp_path / "epoch_3.pt")) == tmp_path / "epoch_3.pt"
-    assert folder_of(str(tmp_path)) == tmp_path
+    assert resolve_hub_path(NAME) == Path(NAME)
+    assert resolve_hub_path(str(tmp_path / "epoch_3.pt")) == tmp_path / "epoch_3.pt"
+    assert resolve_hub_path(str(tmp_path)) == tmp_path
     with pytest.raises(ModelError, match="a revision belongs to a hub name"):
-        folder_of(NAME, revision="main")
+        resolve_hub_path(NAME, revision="main")
 
 
 @pytest.mark.parametrize("place", [NAME, f"hf://{NAME}", f"{NAME}@main", f"hf://{NAME}@{COMMIT}"])
 def test_a_hub_name_is_found_in_the_cache_without_network(cache: Path, place: str) -> None:
     snapshot = stored(cache, "config.json", "model.safetensors")
-    assert folder_of(place) == snapshot
+    assert resolve_hub_path(place) == snapshot
 
 
 def test_a_revision_of_a_run_is_its_own_folder(cache: Path) -> None:
     snapshot = stored(cache, "config.json", "model.safetensors", revision="step-1000")
-    assert folder_of(NAME, revision="step-1000") == folder_of(f"{NAME}@step-1000", revision="step-1000") == snapshot
+    assert (
+        resolve_hub_path(NAME, revision="step-1000")
+        == resolve_hub_path(f"{NAME}@step-1000", revision="step-1000")
+        == snapshot
+    )
     with pytest.raises(ModelError, match=r"owner/run-1b: wanted a hub folder\. Got no network"):
-        folder_of(NAME)
+        resolve_hub_path(NAME)
     with pytest.raises(ModelError, match="wanted one revision"):
-        folder_of(f"{NAME}@step-1000", revision="step-2000")
+        resolve_hub_path(f"{NAME}@step-1000", revision="step-2000")
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -83,7 +87,7 @@ def test_a_name_without_network_says_how_to_point_to_a_folder(monkeypatch: pytes
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # refuses at once, wherever the test runs
     with pytest.raises(ModelError) as caught:
-        folder_of(NAME, revision="step-1000")
+        resolve_hub_path(NAME, revision="step-1000")
     told = str(caught.value)
     assert told.startswith("owner/run-1b@step-1000: wanted a hub folder. Got no network")
     assert "hf download owner/run-1b --revision step-1000 --local-dir FOLDER; then name that folder" in told
@@ -92,7 +96,7 @@ def test_a_name_without_network_says_how_to_point_to_a_folder(monkeypatch: pytes
 @pytest.mark.parametrize("place", ["nowhere", "./owner/run", "/none/at/all", "a/b/c", "hf://one", "owner/ru n", ""])
 def test_what_is_neither_here_nor_a_name_is_refused(place: str) -> None:
     with pytest.raises(ModelError, match="wanted a folder, a file or a hub name"):
-        folder_of(place)
+        resolve_hub_path(place)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_what_the_hub_answers_is_said_plainly(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(ModelError, match=told):
-        folder_of(NAME)
+        resolve_hub_path(NAME)
 
 
 def test_only_data_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -128,8 +132,8 @@ def test_only_data_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    folder_of(NAME)
-    folder_of(NAME, weights=False)
+    resolve_hub_path(NAME)
+    resolve_hub_path(NAME, needs_weights=False)
     held = [
         "config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
         "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "merges.txt", "chat_template.jinja",
@@ -152,35 +156,35 @@ def test_a_half_downloaded_folder_names_what_is_missing(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(where))
     save_file({"tensor1": torch.ones(1)}, folder / parts[1])
     with pytest.raises(ModelError) as caught:
-        folder_of(str(folder))
+        resolve_hub_path(str(folder))
     told = str(caught.value)
     assert told.startswith(f"{folder}: wanted all of its weights. Got no {parts[0]} (named by model.safetensors.index")
     assert parts[2] in told and parts[1] not in told
-    assert folder_of(str(folder), weights=False) == folder
+    assert resolve_hub_path(str(folder), needs_weights=False) == folder
     for part in parts:
         save_file({"one": torch.ones(1)}, folder / part)
-    assert folder_of(str(folder)) == folder
+    assert resolve_hub_path(str(folder)) == folder
     unfinished = folder / ".cache" / "huggingface" / "download" / "x.safetensors.abc.incomplete"
     unfinished.parent.mkdir(parents=True)
     unfinished.write_text("")
     with pytest.raises(ModelError, match=r"unfinished download of x\.safetensors\.abc\.incomplete"):
-        folder_of(str(folder))
+        resolve_hub_path(str(folder))
 
 
 def test_a_clone_without_lfs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(ModelError, match=r"a Git LFS pointer in place of model\.safetensors"):
-        folder_of(str(tmp_path))
+        resolve_hub_path(str(tmp_path))
 
 
 def test_a_half_fetched_snapshot_is_refused(cache: Path) -> None:
     stored(cache, "config.json", listed=("config.json", "model.safetensors", "README.md"))
     with pytest.raises(ModelError, match=r"Got half of it in the cache.*model\.safetensors.*hf download"):
-        folder_of(NAME)
-    assert folder_of(NAME, weights=False).name == COMMIT
+        resolve_hub_path(NAME)
+    assert resolve_hub_path(NAME, needs_weights=False).name == COMMIT
 
 
 def test_a_snapshot_without_safetensors_is_refused(cache: Path) -> None:
     stored(cache, "config.json", "pytorch_model.bin")
     with pytest.raises(ModelError, match="wanted safetensors"):
-        folder_of(NAME)
+        resolve_hub_path(NAME)

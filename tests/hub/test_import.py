@@ -18,10 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from firstsight.cli.app import command
 from firstsight.data import tokenizer
 from firstsight.errors import DataError, ModelError
-from firstsight.hub import importing
-from firstsight.hub.importing import Request, bring
-from firstsight.model import weights
-from firstsight.model.weights import load, read_tensors
+from firstsight.hub import import_
+from firstsight.hub.import_ import ImportRequest, import_checkpoint
+from firstsight.model import checkpoint_io
+from firstsight.model.checkpoint_io import load, read_tensors
 from firstsight.site import Progress
 from tests.hub.made import words
 from tests.hub.test_llama_files import LLAMA3, SMALL, seeing
@@ -43,8 +43,10 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "llama"
 
 
-def asked(place: Path, **given: Any) -> Request:
-    return Request(**{"place": str(place), "revision": None, "tokenizer": "", "config": None, "seen": None, **given})
+def asked(place: Path, **given: Any) -> ImportRequest:
+    return ImportRequest(
+        **{"place": str(place), "revision": None, "tokenizer": "", "config": None, "seen": None, **given}
+    )
 
 
 def silent(_: Progress) -> None:
@@ -67,7 +69,7 @@ def test_sharded_bf16_llama_becomes_a_checkpoint(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(list(source.glob("model-*.safetensors"))) > 2
-    monkeypatch.setattr(weights, "SHARD", 5000)
+    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_BYTES", 5000)
     out = tmp_path / "donor"
     assert command(["import", str(source), "--out", str(out), "--seen", "2.5T"]) == 0
     told = capsys.readouterr().out
@@ -76,7 +78,7 @@ def test_sharded_bf16_llama_becomes_a_checkpoint(
     assert f"folder: {out}" in told
     peer, tokens = LlamaForCausalLM.from_pretrained(source).float().eval(), torch.randint(31, (90,))
     loaded = load(out)
-    assert loaded.seen == 2_500_000_000_000
+    assert loaded.tokens_seen == 2_500_000_000_000
     assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
     with torch.no_grad():
         theirs = peer(tokens[None]).logits[0]
@@ -89,8 +91,8 @@ def test_sharded_bf16_llama_becomes_a_checkpoint(
 
 def test_it_records_what_it_read_and_nothing_of_when_or_where(source: Path, tmp_path: Path) -> None:
     told: list[Progress] = []
-    bring(asked(source), tmp_path / "one", tell=told.append)
-    bring(asked(source), tmp_path / "two", tell=silent)
+    import_checkpoint(asked(source), tmp_path / "one", on_progress=told.append)
+    import_checkpoint(asked(source), tmp_path / "two", on_progress=silent)
     for file in sorted((tmp_path / "one").iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
     record = json.loads((tmp_path / "one" / "imported.json").read_text())
@@ -109,7 +111,7 @@ def test_a_revision_from_the_cache_is_recorded_by_its_commit(source: Path, tmp_p
     (repository / "refs" / "step-1000").write_text(commit)
     (repository / "snapshots").mkdir()
     source.rename(repository / "snapshots" / commit)
-    bring(asked(Path("owner/run"), revision="step-1000"), tmp_path / "out", tell=silent)
+    import_checkpoint(asked(Path("owner/run"), revision="step-1000"), tmp_path / "out", on_progress=silent)
     record = json.loads((tmp_path / "out" / "imported.json").read_text())
     assert (record["source"], record["revision"]) == ("owner/run", commit)
 
@@ -123,8 +125,8 @@ def sized(file: Path, count: int) -> None:
 @pytest.mark.parametrize(("known", "line"), [(26, ""), (27, "32 token rows, the model has 31; say vocabulary=32")])
 def test_what_the_next_stage_needs_for_the_marks_is_said(source: Path, tmp_path: Path, known: int, line: str) -> None:
     sized(source / "tokenizer.json", known)
-    done = bring(asked(source), tmp_path / "out", tell=silent)
-    assert done.rows == known + 5 == tokenizer.load(tmp_path / "out").size
+    done = import_checkpoint(asked(source), tmp_path / "out", on_progress=silent)
+    assert done.min_vocabulary == known + 5 == tokenizer.load_tokenizer(tmp_path / "out").vocab_size
     assert ("chat marks" in "".join(done.lines())) == bool(line)
     assert line in "".join(done.lines())
 
@@ -202,9 +204,9 @@ def test_a_tokenizer_far_too_small_is_refused_where_nothing_else_tells(source: P
     (source / "tokenizer.json").unlink()
     sized(tmp_path / "small.json", 15)
     with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one of 15"):
-        bring(asked(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", tell=silent)
+        import_checkpoint(asked(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent)
     sized(tmp_path / "small.json", 16)
-    bring(asked(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", tell=silent)
+    import_checkpoint(asked(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent)
 
 
 def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_pat
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ModelError, match=r"other\.json: wanted the vocabulary of .*tokenizer\.json\. Got 4 other"):
-        bring(asked(source, tokenizer=str(tmp_path / "other.json")), tmp_path / "out", tell=silent)
+        import_checkpoint(asked(source, tokenizer=str(tmp_path / "other.json")), tmp_path / "out", on_progress=silent)
 
 
 def test_a_name_without_network_ends_with_one_and_says_what_to_do(
@@ -251,14 +253,14 @@ def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(importing, step, stop)
+        patch.setattr(import_, step, stop)
         with pytest.raises(KeyboardInterrupt):
-            bring(asked(source), out, tell=silent)
+            import_checkpoint(asked(source), out, on_progress=silent)
     assert not out.exists()
     assert not beside.exists()
     beside.mkdir()
     (beside / "model.safetensors").write_text("half")
-    bring(asked(source), out, tell=silent)
+    import_checkpoint(asked(source), out, on_progress=silent)
     assert not beside.exists()
     load(out)
 
@@ -276,12 +278,12 @@ def test_every_family_has_its_end(tmp_path: Path, held: list[str], wanted: str) 
     fast = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     fast.add_special_tokens([AddedToken(one, special=True) for one in held])
     fast.save(str(tmp_path / "tokenizer.json"))
-    known = tokenizer.load(tmp_path)
-    assert known.end == wanted
-    assert known.special.end == fast.token_to_id(wanted) == known.special.pad
+    known = tokenizer.load_tokenizer(tmp_path)
+    assert known.end_token == wanted
+    assert known.special_ids.end == fast.token_to_id(wanted) == known.special_ids.pad
 
 
 def test_no_family_is_a_data_error(tmp_path: Path) -> None:
     Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match=r"<\|end_of_text\|>"):
-        tokenizer.load(tmp_path)
+        tokenizer.load_tokenizer(tmp_path)

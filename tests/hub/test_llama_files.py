@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from firstsight.errors import ModelError
-from firstsight.hub.llama import config_of, from_llama, spec_of, to_llama, why_not
+from firstsight.hub.llama import from_llama, llama_config, llama_spec, llama_unsupported_reason, to_llama
+from firstsight.model.checkpoint_io import meta_init
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import hollow
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
 
 SMALL: dict[str, Any] = {
@@ -47,12 +47,12 @@ PLAIN = {"model_type": "llama", **SMALL}
 
 def seeing(spec: LMSpec, tensors: dict[str, Tensor], tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """Our logits with these tensors, one row, one document."""
-    with hollow():
+    with meta_init():
         model = VLM(spec)
     model.load_state_dict({f"lm.{name}": one.to(dtype) for name, one in tensors.items()}, assign=True)
-    model.lm.compute = dtype
+    model.lm.compute_dtype = dtype
     rows = tokens[None]
-    frame = model.lm.frame(torch.zeros_like(rows), torch.arange(len(tokens))[None])
+    frame = model.lm.attention_inputs(torch.zeros_like(rows), torch.arange(len(tokens))[None])
     with torch.no_grad():
         return model.lm.logits(model.lm(model.lm.embed(rows), frame))[0]
 
@@ -74,7 +74,7 @@ def test_a_llamas_logits_are_transformers(settings_: dict[str, Any]) -> None:
     for one in peer.parameters():
         torch.nn.init.normal_(one, std=0.3)
     tokens = torch.randint(31, (70,))
-    spec = spec_of(peer.config.to_dict())
+    spec = llama_spec(peer.config.to_dict())
     ours = from_llama(peer.state_dict(), spec)
     with torch.no_grad():
         theirs = peer(tokens[None]).logits[0]
@@ -89,7 +89,7 @@ def test_a_mistral_without_a_window_is_a_llama() -> None:
     torch.manual_seed(0)
     peer = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)).eval()
     tokens = torch.randint(31, (40,))
-    spec = spec_of(peer.config.to_dict())
+    spec = llama_spec(peer.config.to_dict())
     with torch.no_grad():
         theirs = peer(tokens[None]).logits[0]
     ours = seeing(spec, from_llama(peer.state_dict(), spec), tokens, torch.float32)
@@ -100,13 +100,13 @@ def test_old_and_new_configurations_say_the_same() -> None:
     """Keys of transformers 4 (rope_theta, rope_scaling, torch_dtype) and of 5; what is left out is LlamaConfig's."""
     old = {key: told for key, told in LLAMA3.items() if key not in ("rope_theta", "rope_type")}
     before = {**PLAIN, "rope_theta": 500_000.0, "rope_scaling": {**old, "type": "llama3"}, "torch_dtype": "bfloat16"}
-    assert spec_of(before) == spec_of({**PLAIN, "rope_parameters": LLAMA3})
-    assert spec_of({**PLAIN, "rope_theta": 1e6, "rope_scaling": None}).rope == Rope(base=1e6)
+    assert llama_spec(before) == llama_spec({**PLAIN, "rope_parameters": LLAMA3})
+    assert llama_spec({**PLAIN, "rope_theta": 1e6, "rope_scaling": None}).rope == Rope(base=1e6)
     bare = {key: told for key, told in PLAIN.items() if key not in ("num_key_value_heads", "head_dim", "rms_norm_eps")}
     usual = LlamaConfig(**{key: told for key, told in bare.items() if key != "model_type"})
-    spec = spec_of(bare)
-    assert (spec.kv_heads, spec.head, spec.eps) == (usual.num_key_value_heads, usual.head_dim, usual.rms_norm_eps)
-    assert spec.tied == usual.tie_word_embeddings
+    spec = llama_spec(bare)
+    assert (spec.kv_heads, spec.head_dim, spec.eps) == (usual.num_key_value_heads, usual.head_dim, usual.rms_norm_eps)
+    assert spec.ties_embeddings == usual.tie_word_embeddings
     assert spec.rope == Rope(base=usual.rope_parameters["rope_theta"])
 
 
@@ -133,18 +133,18 @@ def test_old_and_new_configurations_say_the_same() -> None:
 )
 def test_what_we_cannot_do_the_same_is_refused_by_name(change: dict[str, Any], told: str) -> None:
     with pytest.raises(ModelError) as caught:
-        spec_of({**PLAIN, **change})
+        llama_spec({**PLAIN, **change})
     assert told in str(caught.value)
 
 
 ROPES: list[Rotary] = [
     Rope(base=5e5),
     LinearRope(base=1e4, factor=2.0),
-    Llama3Rope(base=5e5, factor=8.0, low=1.0, high=4.0, context=64),
+    Llama3Rope(base=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=64),
 ]
 SPECS = st.builds(
     lambda heads, shared, half, times, **given: LMSpec(
-        heads=heads * shared, kv_heads=heads, head=2 * half, width=heads * shared * times, norm="rms",
+        heads=heads * shared, kv_heads=heads, head_dim=2 * half, width=heads * shared * times, norm="rms",
         qk_norm=False, token_shift=1, embedding_scale=1, **given,
     ),
     heads=st.integers(1, 3), shared=st.integers(1, 3), half=st.integers(1, 4), layers=st.integers(1, 3),
@@ -155,7 +155,7 @@ SPECS = st.builds(
 
 def made(spec: LMSpec) -> dict[str, Tensor]:
     """Tensors of the model's names and shapes."""
-    with hollow():
+    with meta_init():
         own = VLM(spec).lm.state_dict()
     return {name: torch.randn(one.shape) for name, one in own.items()}
 
@@ -163,15 +163,17 @@ def made(spec: LMSpec) -> dict[str, Tensor]:
 @settings(max_examples=25, deadline=None)
 @given(spec=SPECS)
 def test_there_and_back_keeps_spec_and_every_bit(spec: LMSpec) -> None:
-    assert why_not(spec) == ""
-    config = json.loads(json.dumps(config_of(spec)))
-    assert spec_of(config) == spec
+    assert llama_unsupported_reason(spec) == ""
+    config = json.loads(json.dumps(llama_config(spec)))
+    assert llama_spec(config) == spec
     no_marks: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
-    with hollow():
+    with meta_init():
         peer = LlamaForCausalLM(LlamaConfig(**config, **no_marks))
     tensors = made(spec)
     theirs = to_llama(tensors, spec)
-    wanted = {name: one.shape for name, one in peer.state_dict().items() if not (spec.tied and "lm_head" in name)}
+    wanted = {
+        name: one.shape for name, one in peer.state_dict().items() if not (spec.ties_embeddings and "lm_head" in name)
+    }
     assert {name: one.shape for name, one in theirs.items()} == wanted
     back = from_llama(theirs, spec)
     assert back.keys() == tensors.keys()
@@ -189,14 +191,14 @@ def test_there_and_back_keeps_spec_and_every_bit(spec: LMSpec) -> None:
     ],
 )
 def test_what_a_llama_cannot_say_has_its_reason(change: dict[str, Any], told: str) -> None:
-    spec = replace(spec_of(PLAIN), **change)
-    assert told in why_not(spec)
+    spec = replace(llama_spec(PLAIN), **change)
+    assert told in llama_unsupported_reason(spec)
     with pytest.raises(ModelError, match=told):
-        config_of(spec)
+        llama_config(spec)
 
 
 def test_missing_and_extra_tensors_are_named() -> None:
-    spec = spec_of(PLAIN)
+    spec = llama_spec(PLAIN)
     tensors = made(spec)
     theirs = to_llama(tensors, spec)
     theirs["score.weight"] = theirs.pop("model.norm.weight")
@@ -207,7 +209,7 @@ def test_missing_and_extra_tensors_are_named() -> None:
 
 
 def test_a_tied_models_second_copy_is_let_go_only_where_it_is_one() -> None:
-    spec = replace(spec_of(PLAIN), tied=True)
+    spec = replace(llama_spec(PLAIN), ties_embeddings=True)
     theirs = to_llama(made(spec), spec)
     theirs["lm_head.weight"] = theirs["model.embed_tokens.weight"].clone()
     theirs["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # early folders hold their angles

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from firstsight.errors import ModelError
 from firstsight.hub import openlm
-from firstsight.hub.importing import Request, bring
-from firstsight.model.weights import load, read_tensors
+from firstsight.hub.import_ import ImportRequest, import_checkpoint
+from firstsight.model.checkpoint_io import load, read_tensors
 from firstsight.recipe.lm import LMSpec, Rope
-from firstsight.recipe.stages import Adam
+from firstsight.recipe.stages import AdamWSpec
 from firstsight.train import state
 from tests.hub.made import words
 from tests.model.test_openlm import transcription
@@ -35,8 +35,8 @@ ARGS = {
     "ffn_type": "swiglu", "moe_freq": 0, "lr": 0.003, "resume": None, "attn_name": "auto",
 }  # fmt: skip
 SPEC = LMSpec(
-    layers=2, width=16, heads=2, kv_heads=2, head=8, hidden=256, vocabulary=40, norm="layer", eps=1e-5, qk_norm=True,
-    rope=Rope(base=10_000.0), tied=False, token_shift=1, embedding_scale=1,
+    layers=2, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=256, vocab_size=40, norm="layer", eps=1e-5, qk_norm=True,
+    rope=Rope(base=10_000.0), ties_embeddings=False, token_shift=1, embedding_scale=1,
 )  # fmt: skip
 
 
@@ -97,8 +97,8 @@ def run(tmp_path: Path) -> Path:
 
 def brought(run: Path, out: Path, **given: Any) -> Any:
     told = {"config": run / "tiny.json", "tokenizer": str(run.parents[1] / "words"), "seen": None, **given}
-    request = Request(place=str(run / "checkpoints" / "epoch_3.pt"), revision=None, **told)
-    return bring(request, out, tell=lambda _: None)
+    request = ImportRequest(location=str(run / "checkpoints" / "epoch_3.pt"), revision=None, **told)
+    return import_checkpoint(request, out, on_progress=lambda _: None)
 
 
 def test_a_checkpoint_says_what_the_formulas_say_of_its_tensors(run: Path, tmp_path: Path) -> None:
@@ -107,12 +107,12 @@ def test_a_checkpoint_says_what_the_formulas_say_of_its_tensors(run: Path, tmp_p
     body = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
     named = {name.removeprefix("module."): one.double() for name, one in body.items()}
     wanted = transcription(SimpleNamespace(spec=SPEC, named_parameters=lambda: named.items()), [3, 1, 4, 1, 5])  # type: ignore[arg-type]
-    loaded = load(tmp_path / "out", compute=torch.float64)
+    loaded = load(tmp_path / "out", compute_dtype=torch.float64)
     lm, ids = loaded.model.double().lm, torch.tensor([[3, 1, 4, 1, 5]])
     with torch.no_grad():
-        found = lm.logits(lm(lm.embed(ids), lm.frame(torch.zeros_like(ids), torch.arange(5)[None])))[0]
+        found = lm.logits(lm(lm.embed(ids), lm.attention_inputs(torch.zeros_like(ids), torch.arange(5)[None])))[0]
     assert (found - wanted).abs().max() < 1e-10
-    assert loaded.seen == 32_000
+    assert loaded.tokens_seen == 32_000
 
 
 def test_a_dclm_folder_is_the_checkpoint_that_it_was_made_of(run: Path, tmp_path: Path) -> None:
@@ -123,9 +123,9 @@ def test_a_dclm_folder_is_the_checkpoint_that_it_was_made_of(run: Path, tmp_path
     save_file({name.replace("module.", "model."): one for name, one in body.items()}, folder / "model.safetensors")
     config = {"architectures": ["OpenLMModel"], "model_type": "openlm", "params": None, "params_args_dict": ARGS}
     (folder / "config.json").write_text(json.dumps({**config, **CONFIG}))
-    request = Request(place=str(folder), revision=None, tokenizer="", config=None, seen=None)
-    done = bring(request, tmp_path / "one", tell=lambda _: None)
-    assert (done.spec, done.seen, done.moments) == (SPEC, None, False)
+    request = ImportRequest(location=str(folder), revision=None, tokenizer="", config_path=None, tokens_seen=None)
+    done = import_checkpoint(request, tmp_path / "one", on_progress=lambda _: None)
+    assert (done.spec, done.tokens_seen, done.has_moments) == (SPEC, None, False)
     brought(run, tmp_path / "two")
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
         tmp_path / "two" / "model.safetensors"
@@ -163,9 +163,18 @@ def test_moments_are_carried_into_training(run: Path, tmp_path: Path, fsdp: bool
     brought(run, tmp_path / "out")
     moments = read_tensors(tmp_path / "out", "optimizer")
     assert len(moments) == 3 * len(parameters)
-    optim = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, clip=1.0, z_loss=0.0, encoder_rate=0.0, encoder_decay=0.0)
-    branch = state.branch(tmp_path / "out", SPEC, optim, seed=0)
-    state.carry(branch, tmp_path / "out")
+    optim = AdamWSpec(
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-8,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        z_loss=0.0,
+        encoder_lr_scale=0.0,
+        encoder_weight_decay=0.0,
+    )
+    branch = state.branch_state(tmp_path / "out", SPEC, optim, seed=0)
+    state.load_moments(branch, tmp_path / "out")
     for name, parameter in branch.model.named_parameters():
         own, told = branch.optimizer.state[parameter], theirs[name.removeprefix("lm.")]
         assert torch.equal(parameter, model[f"module.{name.removeprefix('lm.')}"]), name
@@ -269,15 +278,15 @@ def test_half_a_pt_file_and_one_without_a_model_are_refused(run: Path, tmp_path:
     ids=["model config and params", "Params", "Params' other names"],
 )  # fmt: skip
 def test_settings_are_read_under_all_their_names(place: dict[str, Any], told: LMSpec) -> None:
-    assert openlm.spec_of(place) == told
+    assert openlm.openlm_spec_from_settings(place) == told
 
 
 def test_a_model_config_goes_before_the_arguments(run: Path) -> None:
     """As in open_lm's create_params."""
-    given = openlm.settings(run / "params.txt")
+    given = openlm.read_openlm_settings(run / "params.txt")
     assert (given["qk_norm"], given["moe_freq"], given["lr"], given["resume"]) == (True, 0, 0.003, None)
-    assert openlm.spec_of({**CONFIG, "qk_norm": False}, given).qk_norm is False
-    assert openlm.spec_of({**CONFIG, "model_norm": "rms_norm"}, given).norm == "rms"
+    assert openlm.openlm_spec_from_settings({**CONFIG, "qk_norm": False}, given).qk_norm is False
+    assert openlm.openlm_spec_from_settings({**CONFIG, "model_norm": "rms_norm"}, given).norm == "rms"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +305,7 @@ def test_a_model_config_goes_before_the_arguments(run: Path) -> None:
 )
 def test_what_we_cannot_do_the_same_is_refused_by_name(change: dict[str, Any], told: str) -> None:
     with pytest.raises(ModelError) as caught:
-        openlm.spec_of({**CONFIG, **ARGS, **change})
+        openlm.openlm_spec_from_settings({**CONFIG, **ARGS, **change})
     assert told in str(caught.value)
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-import firstsight.hub.classes
-from firstsight.hub import importing
-from firstsight.hub.exporting import export
+import firstsight.hub.hf_classes
+from firstsight.hub import import_
+from firstsight.hub.export import export_checkpoint
+from firstsight.model.checkpoint_io import load, read_tensors
 from firstsight.model.generate import generate
-from firstsight.model.vision import features
-from firstsight.model.weights import load, read_tensors
+from firstsight.model.vision import extract_features
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from tests.conftest import DEVICE
@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if name not in held:
             folder = tmp_path_factory.mktemp(name)
             kept = checkpoint(folder / "kept", ALL[name])
-            export(kept, folder / "out", number="float32")
+            export_checkpoint(kept, folder / "out", dtype="float32")
             held[name] = kept, folder / "out"
         return held[name]
 
@@ -103,20 +103,20 @@ def test_text_models_say_the_same(made: Any, name: str, dtype: torch.dtype) -> N
     inputs = tokenizer([tokenizer.eos_token + text for text in QUESTIONS], padding=True, return_tensors="pt").to(DEVICE)
     with torch.no_grad():
         logits = model(**inputs).logits
-    prompts = [[own.words.special.end, *own.words.encode([text])[0]] for text in QUESTIONS]
+    prompts = [[own.words.special_ids.end, *own.words.encode([text])[0]] for text in QUESTIONS]
     for row, ids in enumerate(prompts):
         assert inputs["input_ids"][row, -len(ids) :].tolist() == ids
         wanted = own.logits(ids, None)
         assert (logits[row, -len(ids) :] - wanted).abs().max() < close(name, dtype) * wanted.abs().max(), name
     inputs.pop("token_type_ids", None)
     found = model.generate(**inputs, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
-    end = {own.words.special.end}
-    answers = generate(own.loaded.model, prompts, stop=end, limit=6)
+    end = {own.words.special_ids.end}
+    answers = generate(own.loaded.model, prompts, stop=end, max_new_tokens=6)
     assert [cut(row.tolist(), end) for row in found] == answers
 
 
 def until_stop(found: torch.Tensor, own: Own) -> list[list[int]]:
-    return [cut(row.tolist(), {own.words.special.end, own.words.special.answer}) for row in found]
+    return [cut(row.tolist(), {own.words.special_ids.end, own.words.special_ids.answer}) for row in found]
 
 
 def cut(ids: list[int], stop: set[int]) -> list[int]:
@@ -127,8 +127,8 @@ def cut(ids: list[int], stop: set[int]) -> list[int]:
 @pytest.mark.parametrize("name", ALL)
 def test_an_import_brings_every_bit_back(made: Any, name: str, tmp_path: Path) -> None:
     kept, out = made(name)
-    request = importing.Request(place=str(out), revision=None, tokenizer="", config=None, seen=None)
-    importing.bring(request, tmp_path / "back", tell=lambda _: None)
+    request = import_.ImportRequest(location=str(out), revision=None, tokenizer="", config_path=None, tokens_seen=None)
+    import_.import_checkpoint(request, tmp_path / "back", on_progress=lambda _: None)
     first, second = read_tensors(kept), read_tensors(tmp_path / "back")
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
@@ -137,8 +137,8 @@ def test_an_import_brings_every_bit_back(made: Any, name: str, tmp_path: Path) -
     assert theirs.tokenizer.read_bytes() == ours.tokenizer.read_bytes()
     if ours.encoder is not None and theirs.encoder is not None:
         pixels = torch.randint(256, (2, 12, 12, 3), dtype=torch.uint8)
-        assert torch.equal(features(ours.encoder, pixels), features(theirs.encoder, pixels))
-        export(tmp_path / "back", tmp_path / "again", number="float32")
+        assert torch.equal(extract_features(ours.encoder, pixels), extract_features(theirs.encoder, pixels))
+        export_checkpoint(tmp_path / "back", tmp_path / "again", dtype="float32")
         assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
@@ -154,4 +154,4 @@ def test_what_transformers_saves_again_loads_again(made: Any, tmp_path: Path) ->
 def test_the_classes_are_known_by_one_import() -> None:
     from transformers import AutoConfig
 
-    assert AutoConfig.for_model("firstsight").__class__ is firstsight.hub.classes.FirstsightConfig
+    assert AutoConfig.for_model("firstsight").__class__ is firstsight.hub.hf_classes.FirstsightConfig

@@ -19,19 +19,19 @@ from safetensors.torch import load_file, save_file
 
 from firstsight.cli import command
 from firstsight.errors import ModelError, StoreError
-from firstsight.hub import exporting, importing, llama, llava, openlm
-from firstsight.hub.exporting import export
-from firstsight.hub.finding import folder_of
-from firstsight.hub.importing import Request, bring
-from firstsight.model.vision import spec_of
-from firstsight.model.weights import read_spec, read_tensors
+from firstsight.hub import export, import_, llama, llava, openlm
+from firstsight.hub.download import resolve_hub_path
+from firstsight.hub.export import export_checkpoint
+from firstsight.hub.import_ import ImportRequest, import_checkpoint
+from firstsight.model.checkpoint_io import read_spec, read_tensors
+from firstsight.model.vision import encoder_spec
 from tests.hub.made import LLAMA, LLAVA, OURS, SIGLIP, checkpoint, published, words
 
-LLAMA_CONFIG: dict[str, Any] = llama.config_of(LLAMA)
+LLAMA_CONFIG: dict[str, Any] = llama.llama_config(LLAMA)
 
 
-def asked(place: Path) -> Request:
-    return Request(place=str(place), revision=None, tokenizer="", config=None, seen=None)
+def asked(place: Path) -> ImportRequest:
+    return ImportRequest(location=str(place), revision=None, tokenizer="", config_path=None, tokens_seen=None)
 
 
 def silent(_: object) -> None:
@@ -67,7 +67,7 @@ def test_a_known_family_is_refused_with_its_reason(
 
 def test_a_family_that_nobody_heard_of_is_refused_without_a_guess() -> None:
     with pytest.raises(ModelError, match=r"Got 'phimoe'\. Take OpenLM"):
-        llama.spec_of({"model_type": "phimoe"})
+        llama.llama_spec({"model_type": "phimoe"})
 
 
 WRONG: list[Any] = ["x", [3], {"a": 1}, True, -1, float("nan")]
@@ -82,7 +82,7 @@ def test_settings_of_the_wrong_kind_are_named(name: str, value: Any) -> None:
     if name == "rope_parameters" and isinstance(value, dict):
         value = {"rope_theta": "x"}
     with pytest.raises(ModelError, match={"rope_parameters": "rope", "rms_norm_eps": "eps"}.get(name, name)):
-        llama.spec_of({**LLAMA_CONFIG, name: value})
+        llama.llama_spec({**LLAMA_CONFIG, name: value})
 
 
 @pytest.mark.parametrize("value", WRONG, ids=repr)
@@ -91,34 +91,34 @@ def test_rotary_settings_of_the_wrong_kind_are_refused(name: str, value: Any) ->
     told = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
     rope = {"rope_type": "llama3", "rope_theta": 5e5, **told, name: value}
     with pytest.raises(ModelError, match=r"config\.json"):
-        llama.spec_of({**LLAMA_CONFIG, "rope_parameters": rope})
+        llama.llama_spec({**LLAMA_CONFIG, "rope_parameters": rope})
 
 
 @pytest.mark.parametrize("value", ["x", [3], True, 0, -1], ids=repr)
 @pytest.mark.parametrize("name", ["text_config", "vision_config", "hidden_size", "patch_size", "num_attention_heads"])
 def test_a_llavas_settings_of_the_wrong_kind_are_refused(name: str, value: Any) -> None:
-    told = llava.config_of(LLAVA)
+    told = llava.llava_config(LLAVA)
     inner = {"vision_config": told["vision_config"] | {name: value}}
     if name.endswith("config"):
         inner = {name: value}
     if value == 0 and name == "text_config":
         return  # nothing told: the sizes are missing, as another test says
     with pytest.raises(ModelError):
-        llava.spec_of(told | inner)
+        llava.llava_spec(told | inner)
 
 
 @pytest.mark.parametrize("told", [{}, {"type": "x"}, {"type": "Rope", "base": 1.0}, {"type": "LMSpec"}, 3], ids=repr)
 def test_an_export_without_a_spec_says_so(tmp_path: Path, told: Any) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": llava.OWN, llava.OWN: told}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": llava.SPEC_KEY, llava.SPEC_KEY: told}))
     save_file({"one": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=rf"{tmp_path}: config\.json: firstsight: wanted"):
-        bring(asked(tmp_path), tmp_path / "out", tell=silent)
+        import_checkpoint(asked(tmp_path), tmp_path / "out", on_progress=silent)
 
 
 def test_a_model_without_its_head_says_whose_it_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA_CONFIG, "architectures": ["LlamaModel"]}))
     with pytest.raises(ModelError, match=r"wanted a language model .* Got LlamaModel"):
-        bring(asked(tmp_path), tmp_path / "out", tell=silent)
+        import_checkpoint(asked(tmp_path), tmp_path / "out", on_progress=silent)
 
 
 def test_numpys_numbers_in_a_checkpoint_are_read_and_other_things_are_not(tmp_path: Path) -> None:
@@ -126,25 +126,25 @@ def test_numpys_numbers_in_a_checkpoint_are_read_and_other_things_are_not(tmp_pa
     body = {"state_dict": {"one": torch.ones(2)}, "samples_seen": np.int64(7)}
     low, high = np.percentile(np.arange(5.0), [5, 95])
     torch.save({**body, "evaluation_metrics": [{"low": low, "high": np.float32(high)}]}, tmp_path / "one.pt")
-    found = openlm.read(tmp_path / "one.pt")
-    assert found.samples == 7 and torch.equal(found.tensors["one"], torch.ones(2))
+    found = openlm.read_openlm_checkpoint(tmp_path / "one.pt")
+    assert found.samples_seen == 7 and torch.equal(found.tensors["one"], torch.ones(2))
     torch.save({**body, "args": argparse.Namespace(lr=1)}, tmp_path / "two.pt")
     with pytest.raises(ModelError, match=r"calls argparse\.Namespace; nothing of it was run.*its state_dict alone"):
-        openlm.read(tmp_path / "two.pt")
+        openlm.read_openlm_checkpoint(tmp_path / "two.pt")
 
 
 @pytest.mark.parametrize("name", ["seeing", "fused", "shifted"])
 def test_what_transformers_saves_again_of_our_classes_comes_back(tmp_path: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    import firstsight.hub.classes  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import firstsight.hub.hf_classes  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     first = checkpoint(tmp_path / "first", OURS[name])
-    export(first, tmp_path / "out", number="float32")
+    export_checkpoint(first, tmp_path / "out", dtype="float32")
     auto = AutoModelForCausalLM if name == "shifted" else AutoModelForImageTextToText
     auto.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "again")
     words(tmp_path / "again")
-    bring(asked(tmp_path / "again"), tmp_path / "back", tell=silent)
+    import_checkpoint(asked(tmp_path / "again"), tmp_path / "back", on_progress=silent)
     ours, back = read_tensors(first), read_tensors(tmp_path / "back")
     assert ours.keys() == back.keys()
     assert all(torch.equal(back[one], tensor) for one, tensor in ours.items())
@@ -152,19 +152,19 @@ def test_what_transformers_saves_again_of_our_classes_comes_back(tmp_path: Path,
 
 def test_tokens_seen_come_back_of_a_text_model_too(tmp_path: Path) -> None:
     first = checkpoint(tmp_path / "first", LLAMA)
-    export(first, tmp_path / "out", number="float32")
-    bring(asked(tmp_path / "out"), tmp_path / "back", tell=silent)
+    export_checkpoint(first, tmp_path / "out", dtype="float32")
+    import_checkpoint(asked(tmp_path / "out"), tmp_path / "back", on_progress=silent)
     assert read_spec(tmp_path / "back") == read_spec(first)
 
 
 def test_a_frozen_encoders_missing_tensor_is_named_at_import(tmp_path: Path) -> None:
-    export(checkpoint(tmp_path / "first", OURS["fused"]), tmp_path / "out", number="float32")
+    export_checkpoint(checkpoint(tmp_path / "first", OURS["fused"]), tmp_path / "out", dtype="float32")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     gone = "encoder.towers.1.embeddings.cls_token"
     del tensors[gone]
     save_file(tensors, tmp_path / "out" / "model.safetensors")
     with pytest.raises(ModelError, match=rf"contradict each other\. missing: {gone}\. Copy"):
-        bring(asked(tmp_path / "out"), tmp_path / "back", tell=silent)
+        import_checkpoint(asked(tmp_path / "out"), tmp_path / "back", on_progress=silent)
     assert not (tmp_path / "back").exists()
 
 
@@ -172,15 +172,15 @@ def test_links_to_nothing_shards_without_index_and_pointers_are_named(tmp_path: 
     weights = tmp_path / "model.safetensors"
     weights.symlink_to(tmp_path / "blobs" / "gone")
     with pytest.raises(ModelError, match=r"Got no model\.safetensors \(a link to nothing\)"):
-        folder_of(str(tmp_path))
+        resolve_hub_path(str(tmp_path))
     weights.unlink()
     save_file({"one": torch.ones(1)}, tmp_path / "model-00001-of-00002.safetensors")
     with pytest.raises(ModelError, match=r"Got no model\.safetensors\.index\.json \(its shards are there\)"):
-        folder_of(str(tmp_path))
+        resolve_hub_path(str(tmp_path))
     (tmp_path / "model-00001-of-00002.safetensors").rename(weights)
     (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(ModelError, match=r"a Git LFS pointer in place of tokenizer\.json"):
-        folder_of(str(tmp_path))
+        resolve_hub_path(str(tmp_path))
 
 
 FULL = (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device"))
@@ -195,14 +195,14 @@ def test_a_full_disk_leaves_nothing_and_says_so(
         raise problem
 
     first = checkpoint(tmp_path / "first", LLAMA)
-    export(first, tmp_path / "out", number="float32")
+    export_checkpoint(first, tmp_path / "out", dtype="float32")
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr(importing, "write_tensors", full)
-    monkeypatch.setattr(exporting, "write_tensors", full)
+    monkeypatch.setattr(import_, "write_tensors", full)
+    monkeypatch.setattr(export, "write_tensors", full)
     with pytest.raises(StoreError, match=r"back: wanted .* No space left on device\. Nothing of it was left"):
-        bring(asked(tmp_path / "out"), tmp_path / "back", tell=silent)
+        import_checkpoint(asked(tmp_path / "out"), tmp_path / "back", on_progress=silent)
     with pytest.raises(StoreError, match=r"other: wanted .* No space left on device\. Nothing of it was left"):
-        export(first, tmp_path / "other", number="float32")
+        export_checkpoint(first, tmp_path / "other", dtype="float32")
     assert set(tmp_path.iterdir()) == before
 
 
@@ -223,7 +223,7 @@ def test_an_encoder_that_is_none_of_ours_says_where_and_why(tmp_path: Path, chan
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ModelError) as caught:
-        spec_of(tmp_path, "mine", "resize")
+        encoder_spec(tmp_path, "mine", "resize")
     assert str(caught.value).startswith(f"{file}: ") and told in str(caught.value)
 
 
@@ -233,4 +233,4 @@ def test_a_siglip_2_of_a_fixed_size_is_refused_for_how_it_squeezes(tmp_path: Pat
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps({"image_processor_type": "SiglipImageProcessor", "resample": 2}))
     with pytest.raises(ModelError, match=rf"{file}: contradicts the spec: resample wanted 3 got 2"):
-        spec_of(tmp_path, "mine", "resize")
+        encoder_spec(tmp_path, "mine", "resize")

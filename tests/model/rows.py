@@ -10,32 +10,32 @@ import torch
 from torch import Tensor
 
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec, openlm
-from firstsight.recipe.mix import Named
+from firstsight.recipe.lm import LMSpec, openlm_spec
+from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
-from firstsight.recipe.vision import Patches, Siglip, Vit
+from firstsight.recipe.vision import PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.units import Tokens
 from tests.conftest import DEVICE
 
-PLAIN = replace(openlm(layers=2, width=16, heads=2, vocabulary=20), hidden=24)
+PLAIN = replace(openlm_spec(layers=2, width=16, heads=2, vocab_size=20), mlp_width=24)
 SHIFTED = replace(PLAIN, token_shift=3, embedding_scale=4)
 TOWER = Siglip(
-    vit=Vit(layers=2, width=6, heads=2, hidden=8, image=8, patch=4),
+    vit=ViTSpec(layers=2, width=6, heads=2, mlp_width=8, image_size=8, patch_size=4),
     fit="resize",
-    weights=Named(name="tower", form="encoder", tokens=Tokens(0)),
+    weights=External(name="tower", form="encoder", tokens=Tokens(0)),
 )
 SEEING = VLMSpec(
     lm=SHIFTED,
     vision=TOWER,
     encoder="frozen",
-    projector=ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True),
+    projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True),
     attention="causal",
 )
 PATCHED = VLMSpec(
     lm=PLAIN,
-    vision=Patches(image=8, patch=4, width=6, fit="resize"),
+    vision=PatchProjectionSpec(image_size=8, patch_size=4, width=6, fit="resize"),
     encoder="frozen",
-    projector=ProjectorSpec(kind="mlp3", shuffle=1, spread=1, positions=False),
+    projector=ProjectorSpec(kind="mlp3", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False),
     attention="causal",
 )
 EACH = 4
@@ -64,7 +64,7 @@ def grown(spec: LMSpec | VLMSpec, *, seed: int = 0, dtype: torch.dtype = torch.f
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     model.to(DEVICE, dtype)
-    model.lm.compute = dtype
+    model.lm.compute_dtype = dtype
     return model
 
 

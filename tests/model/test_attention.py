@@ -25,7 +25,7 @@ from tests.model.rows import PLAIN, SHIFTED, Rows, cpu_only, grown, packed
 
 RAGGED = [[1, 1, 130, 3, 40], [300], [128, 128, 1, 43], [], [5], [256, 44]]
 """Documents of six rows of 300: single tokens, whole rows, borders on the squares' edges and inside, only padding."""
-ROOMY = replace(PLAIN, head=32)
+ROOMY = replace(PLAIN, head_dim=32)
 """Heads that a GPU's kernel takes."""
 LONG = [[700, 400], [1100], [3, 500, 130, 129, 1, 200], [64] * 17]
 """Documents of rows of 1,100, in nine squares each way."""
@@ -57,9 +57,9 @@ def rows_of(lengths: Sequence[Sequence[int]], length: int) -> Rows:
     return packed(texts, length=length)
 
 
-def outcome(model: VLM, rows: Rows, mask: layers.Mask) -> list[Tensor]:
+def outcome(model: VLM, rows: Rows, mask: layers.AttentionMask) -> list[Tensor]:
     """Hidden states that are not padding, and all gradients of a sum that weighs each of them differently."""
-    frame = replace(model.lm.frame(rows.docs, rows.positions), mask=mask)
+    frame = replace(model.lm.attention_inputs(rows.docs, rows.positions), mask=mask)
     hidden = model.lm(model.lm.embed(rows.tokens), frame)
     assert hidden.isfinite().all(), "padding must stay finite"
     real = hidden[rows.docs >= 0]
@@ -87,9 +87,9 @@ def documents(draw: st.DrawFn, lengths: Sequence[int] = (1, 7, 127, 128, 129, 25
 def test_squares_are_those_that_torch_finds_by_looking_at_every_pair(docs: Tensor) -> None:
     rows, length = docs.shape
     wanted = create_block_mask(
-        lambda row, head, here, there: layers.visible(docs)[row, 0, here, there], rows, None, length, length, "cpu"
+        lambda row, head, here, there: layers.boolean_mask(docs)[row, 0, here, there], rows, None, length, length, "cpu"
     )
-    found = layers.blocks(docs)
+    found = layers.block_mask(docs)
     for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
     assert torch.equal(found.to_dense(), wanted.to_dense())
@@ -106,8 +106,10 @@ def test_squares_give_what_the_written_mask_gives(docs: Tensor) -> None:
     generator = torch.Generator().manual_seed(1)
     shape = (docs.shape[0], 2, docs.shape[1], 8)
     q, k, v = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(3))
-    written = layers.additive(layers.visible(docs), torch.float64)
-    torch.testing.assert_close(layers.attend(q, k, v, layers.blocks(docs)), layers.attend(q, k, v, written))
+    written = layers.additive_mask(layers.boolean_mask(docs), torch.float64)
+    torch.testing.assert_close(
+        layers.masked_attention(q, k, v, layers.block_mask(docs)), layers.masked_attention(q, k, v, written)
+    )
 
 
 @pytest.mark.usefixtures("gradients")
@@ -118,8 +120,8 @@ def test_squares_give_what_the_written_mask_gives(docs: Tensor) -> None:
 )
 def test_a_model_in_squares_is_the_model_with_its_gradients(spec: LMSpec, dtype: torch.dtype) -> None:
     model, rows = grown(spec, dtype=dtype), rows_of(RAGGED, 300)
-    written = outcome(model, rows, layers.additive(layers.visible(rows.docs), dtype))
-    squares = outcome(model, rows, layers.blocks(rows.docs))
+    written = outcome(model, rows, layers.additive_mask(layers.boolean_mask(rows.docs), dtype))
+    squares = outcome(model, rows, layers.block_mask(rows.docs))
     for one, other in zip(squares, written, strict=True):
         torch.testing.assert_close(one, other, **NEAR[dtype])
 
@@ -133,8 +135,8 @@ def test_documents_in_a_row_are_as_alone_and_deaf_to_each_other(squares: bool) -
 
     @torch.no_grad()
     def logits(read: Rows) -> Tensor:
-        frame = model.lm.frame(read.docs, read.positions)
-        frame = replace(frame, mask=layers.blocks(read.docs)) if squares else frame
+        frame = model.lm.attention_inputs(read.docs, read.positions)
+        frame = replace(frame, mask=layers.block_mask(read.docs)) if squares else frame
         return model.lm.logits(model.lm(model.lm.embed(read.tokens), frame))[0]
 
     together, ends = logits(rows), torch.tensor([0, *lengths]).cumsum(0).tolist()
@@ -142,7 +144,7 @@ def test_documents_in_a_row_are_as_alone_and_deaf_to_each_other(squares: bool) -
         alone = packed([[rows.tokens[0, start:stop].tolist()]], length=stop - start)
         torch.testing.assert_close(together[start:stop], logits(alone), **NEAR[dtype])
         others = torch.where(rows.docs == number, rows.tokens, (rows.tokens + 7) % 20)
-        changed = logits(replace(rows, tokens=others))
+        changed = logits(replace(rows, tokens_per_step=others))
         assert torch.equal(changed[start:stop], together[start:stop]), "not a bit of a neighbour comes through"
 
 
@@ -151,19 +153,19 @@ def test_documents_in_a_row_are_as_alone_and_deaf_to_each_other(squares: bool) -
 def test_squares_go_through_a_compiled_block_without_compiling_again() -> None:
     model, counter = grown(PLAIN), CompileCounterWithBackend("aot_eager")
     rows = rows_of(RAGGED, 300)
-    wanted = outcome(model, rows, layers.additive(layers.visible(rows.docs), torch.float64))
-    model.lm.run = torch.compile(layers.block, fullgraph=True, dynamic=False, backend=counter)
+    wanted = outcome(model, rows, layers.additive_mask(layers.boolean_mask(rows.docs), torch.float64))
+    model.lm.block_fn = torch.compile(layers.decoder_block, fullgraph=True, dynamic=False, backend=counter)
     for order in (slice(0, 6), slice(0, 6)):
         again = rows.docs[order].clone()
-        for one, other in zip(outcome(model, rows, layers.blocks(again)), wanted, strict=True):
+        for one, other in zip(outcome(model, rows, layers.block_mask(again)), wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
     assert counter.frame_count == 1, "one graph for all layers and batches"
 
 
 @pytest.mark.parametrize("head", [8, pytest.param(32, marks=cpu_only)])
 def test_a_cpu_is_given_the_written_mask_and_a_gpu_for_narrow_heads(head: int) -> None:
-    model, rows = grown(replace(PLAIN, head=head), dtype=torch.float32), rows_of([[3, 4], [9]], 9)
-    frame = model.lm.frame(rows.docs, rows.positions)
+    model, rows = grown(replace(PLAIN, head_dim=head), dtype=torch.float32), rows_of([[3, 4], [9]], 9)
+    frame = model.lm.attention_inputs(rows.docs, rows.positions)
     nobody, allowed = float("-inf"), torch.zeros(2, 1, 9, 9)
     for row, here, there in torch.cartesian_prod(torch.arange(2), torch.arange(9), torch.arange(9)).tolist():
         if there > here or rows.docs[row, here] != rows.docs[row, there]:
@@ -190,16 +192,16 @@ def with_pictures(draw: st.DrawFn, lengths: Sequence[int] = (1, 129, 300, 600), 
 
 def written_down(squares: BlockMask, rows: int, length: int) -> Tensor:
     """What a kernel may look at: all of the full squares, and of the others what their rule lets through."""
-    count = -(-length // layers.BLOCK)
+    count = -(-length // layers.ATTENTION_BLOCK)
     here = torch.arange(length)
     rule = squares.mask_mod(torch.arange(rows)[:, None, None], torch.tensor(0), here[:, None], here[None, :])
     seen = torch.zeros(rows, length, length, dtype=torch.bool)
     for row, square in torch.cartesian_prod(torch.arange(rows), torch.arange(count)).tolist():
-        down = slice(square * layers.BLOCK, (square + 1) * layers.BLOCK)
+        down = slice(square * layers.ATTENTION_BLOCK, (square + 1) * layers.ATTENTION_BLOCK)
         for kind in ("kv", "full_kv"):
             listed = getattr(squares, f"{kind}_indices")[row, 0, square]
             for other in listed[: int(getattr(squares, f"{kind}_num_blocks")[row, 0, square])].tolist():
-                across = slice(other * layers.BLOCK, (other + 1) * layers.BLOCK)
+                across = slice(other * layers.ATTENTION_BLOCK, (other + 1) * layers.ATTENTION_BLOCK)
                 seen[row, down, across] = True if kind == "full_kv" else rule[row, down, across]
     return seen
 
@@ -208,11 +210,11 @@ def written_down(squares: BlockMask, rows: int, length: int) -> Tensor:
 @given(drawn=with_pictures())
 def test_squares_let_words_look_back_and_pictures_into_themselves(drawn: tuple[Tensor, Tensor]) -> None:
     docs, pictures = drawn
-    allowed = layers.visible(docs, pictures)[:, 0]
-    assert torch.equal(written_down(layers.blocks(docs, pictures), *docs.shape), allowed)
+    allowed = layers.boolean_mask(docs, pictures)[:, 0]
+    assert torch.equal(written_down(layers.block_mask(docs, pictures), *docs.shape), allowed)
     here = torch.arange(docs.shape[1])
     ahead = allowed & (here[None, :] > here[:, None])
-    assert torch.equal(allowed & ~ahead, layers.visible(docs)[:, 0]), "words look as they always do"
+    assert torch.equal(allowed & ~ahead, layers.boolean_mask(docs)[:, 0]), "words look as they always do"
     assert torch.equal(ahead.any(dim=2), _not_last(pictures)), "each token of a picture but its last looks ahead"
 
 
@@ -225,18 +227,18 @@ def _not_last(pictures: Tensor) -> Tensor:
 @given(drawn=with_pictures(lengths=(257, 300, 600)), seeing=st.booleans())
 def test_stripes_are_the_whole_mask(drawn: tuple[Tensor, Tensor], seeing: bool) -> None:
     docs, pictures = drawn[0], drawn[1] if seeing else None
-    stripes = layers.sight(docs, pictures, torch.float64, head=8)
+    stripes = layers.attention_mask(docs, pictures, torch.float64, head_dim=8)
     assert isinstance(stripes, tuple) and len(stripes) > 1
     generator = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(2, 2, docs.shape[1], 8, dtype=torch.float64, generator=generator) for _ in range(3))
-    allowed = layers.visible(docs, pictures)
+    allowed = layers.boolean_mask(docs, pictures)
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-    torch.testing.assert_close(layers.attend(q, k, v, stripes), wanted)
+    torch.testing.assert_close(layers.masked_attention(q, k, v, stripes), wanted)
 
 
 @pytest.mark.parametrize("length", [9, 300])
 def test_shared_heads_are_heads_repeated(length: int) -> None:
-    shared = replace(PLAIN, heads=4, kv_heads=2, head=4)
+    shared = replace(PLAIN, heads=4, kv_heads=2, head_dim=4)
     few, many = grown(shared), grown(replace(shared, kv_heads=4))
     twice = torch.tensor([0, 0, 1, 1])
     tensors = dict(few.state_dict())
@@ -257,7 +259,7 @@ def test_recomputed_blocks_keep_less_and_change_no_bit() -> None:
 
     def learnt(recompute: bool) -> tuple[int, list[Tensor]]:
         model, kept = grown(SHIFTED, dtype=torch.float32), dict[int, int]()
-        model.lm.compute, model.lm.recompute = torch.bfloat16, recompute
+        model.lm.compute_dtype, model.lm.recompute = torch.bfloat16, recompute
 
         def keep(tensor: Tensor) -> Tensor:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -277,11 +279,11 @@ def test_recomputed_blocks_keep_less_and_change_no_bit() -> None:
 
 @pytest.mark.parametrize("compute", [torch.bfloat16, torch.float32])
 def test_angles_and_logits_are_float32_whatever_products_are(compute: torch.dtype) -> None:
-    model = grown(replace(PLAIN, rope=Rope(base=10_000.0), head=64, heads=1, kv_heads=1), dtype=torch.float32)
-    model.lm.compute = compute
+    model = grown(replace(PLAIN, rope=Rope(base=10_000.0), head_dim=64, heads=1, kv_heads=1), dtype=torch.float32)
+    model.lm.compute_dtype = compute
     positions = torch.tensor([[0, 1, 511, 1023, 8191, 32767]], device=DEVICE)
     with torch.autocast(DEVICE, torch.bfloat16, enabled=compute == torch.bfloat16):
-        frame = model.lm.frame(torch.zeros_like(positions), positions)
+        frame = model.lm.attention_inputs(torch.zeros_like(positions), positions)
         logits = model.lm.logits(torch.randn(1, 6, 16, device=DEVICE))
     assert (frame.cos.dtype, frame.sin.dtype, logits.dtype) == (torch.float32,) * 3
     for column, position in enumerate(positions[0].tolist()):
@@ -323,14 +325,14 @@ def test_a_gpu_runs_the_kernel_and_agrees_with_the_written_mask(
     model, rows = grown(spec, dtype=torch.float32).cuda(), rows_of(lengths, length)
     rows = replace(rows, **{name: getattr(rows, name).cuda() for name in ("tokens", "docs", "positions", "slots")})
     pictures = among_words(rows) if seeing else None
-    mask = layers.additive(layers.visible(rows.docs, pictures), torch.float32)
+    mask = layers.additive_mask(layers.boolean_mask(rows.docs, pictures), torch.float32)
     exact = outcome(model, rows, mask)
-    model.lm.compute = dtype
+    model.lm.compute_dtype = dtype
     written = outcome(model, rows, mask)
-    squares = model.lm.frame(rows.docs, rows.positions, pictures).mask
+    squares = model.lm.attention_inputs(rows.docs, rows.positions, pictures).mask
     assert isinstance(squares, BlockMask), "a GPU is given squares"
     if compiled:
-        model.lm.run = torch.compile(layers.block, fullgraph=True, dynamic=False)
+        model.lm.block_fn = torch.compile(layers.decoder_block, fullgraph=True, dynamic=False)
     for found, plain, wanted in zip(outcome(model, rows, squares), written, exact, strict=True):
         rounding = (plain - wanted).abs().max()
         assert (found - wanted).abs().max() <= 3 * rounding + 0.002 * wanted.abs().max()

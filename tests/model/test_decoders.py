@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.lm import LM, allocate
+from firstsight.model.lm import LM, allocate_parameters
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, llama, openlm
+from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, llama_family_spec, openlm_spec
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import decoders
 from tests.model.rows import PATCHED, PLAIN, SEEING, SHIFTED, TOWER, grown, packed
@@ -51,7 +51,7 @@ def gains_of_qk_norm(named: dict[str, int]) -> int:
 @pytest.mark.parametrize("published", OPENLM)
 def test_openlm_counts_are_those_of_a_built_model(published: Callable[[int], LMSpec], vocabulary: int) -> None:
     spec = published(vocabulary)
-    assert spec.vocabulary == vocabulary
+    assert spec.vocab_size == vocabulary
     assert spec.parameters() == sum(sizes(spec).values())
 
 
@@ -64,7 +64,7 @@ def test_published_counts_leave_the_gains_of_qk_norm_out(
     published: Callable[[], LMSpec], without: int, gains: int
 ) -> None:
     spec = published()
-    assert spec.vocabulary == 50_432
+    assert spec.vocab_size == 50_432
     assert spec.parameters() == without + gains
     assert gains_of_qk_norm(sizes(spec)) == gains
     assert replace(spec, qk_norm=False).parameters() == without
@@ -100,7 +100,13 @@ def test_a_large_model_on_the_meta_device_takes_no_memory(seeing: bool) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [PLAIN, SHIFTED, replace(PLAIN, norm="rms", qk_norm=False, kv_heads=1, head=12, tied=True), SEEING, PATCHED],
+    [
+        PLAIN,
+        SHIFTED,
+        replace(PLAIN, norm="rms", qk_norm=False, kv_heads=1, head_dim=12, ties_embeddings=True),
+        SEEING,
+        PATCHED,
+    ],
     ids=["openlm", "token shift", "llama", "projector", "patches"],
 )
 def test_memory_given_later_is_filled_with_the_same_bits(spec: LMSpec | VLMSpec) -> None:
@@ -108,7 +114,7 @@ def test_memory_given_later_is_filled_with_the_same_bits(spec: LMSpec | VLMSpec)
     plain.initialise(7)
     with torch.device("meta"):
         later = VLM(spec)
-    allocate(later)
+    allocate_parameters(later)
     with torch.no_grad():
         for parameter in later.parameters():
             parameter.fill_(float("nan"))
@@ -130,7 +136,7 @@ def test_a_published_encoder_on_meta_sees_the_same_once_it_has_memory_and_weight
     plain = Encoder(TOWER)
     with torch.device("meta"):
         later = Encoder(TOWER)
-    allocate(later)
+    allocate_parameters(later)
     later.load_state_dict(plain.state_dict())
     assert torch.equal(plain(pixels), later(pixels))
 
@@ -139,15 +145,17 @@ def test_a_buffer_that_nobody_knows_is_refused() -> None:
     with torch.device("meta"):
         strange = nn.Sequential(nn.BatchNorm1d(4))
     with pytest.raises(ModelError, match="BatchNorm1d: wanted parameters alone"):
-        allocate(strange)
+        allocate_parameters(strange)
 
 
 @pytest.mark.parametrize(
     "spec",
     [
-        openlm(layers=3, width=32, heads=4, vocabulary=50),
-        llama(layers=2, width=48, heads=6, kv_heads=2, hidden=80, vocabulary=70),
-        replace(llama(layers=2, width=48, heads=6, kv_heads=1, hidden=80, vocabulary=70), tied=True, head=10),
+        openlm_spec(layers=3, width=32, heads=4, vocab_size=50),
+        llama_family_spec(layers=2, width=48, heads=6, kv_heads=2, mlp_width=80, vocab_size=70),
+        replace(
+            llama_family_spec(layers=2, width=48, heads=6, kv_heads=1, mlp_width=80, vocab_size=70), tied=True, head=10
+        ),
     ],
     ids=["openlm", "grouped", "tied, heads wider than their share"],
 )
@@ -181,7 +189,7 @@ def test_flops_are_those_that_torch_counts(spec: LMSpec) -> None:
     ],
 )
 def test_a_decoder_that_cannot_be_is_refused(field: str, value: float, told: str) -> None:
-    spec = openlm(layers=2, width=32, heads=4, vocabulary=50)
+    spec = openlm_spec(layers=2, width=32, heads=4, vocab_size=50)
     with pytest.raises(QuantityError) as caught:
         LMSpec(**{one.name: getattr(spec, one.name) for one in fields(spec)} | {field: value})
     assert told in str(caught.value)
@@ -194,16 +202,28 @@ def test_a_decoder_that_cannot_be_is_refused(field: str, value: float, told: str
         (lambda: Rope(base=0.0), "rotary base must be above zero. Got 0.0"),
         (lambda: LinearRope(base=-1.0, factor=2.0), "rotary base must be above zero. Got -1.0"),
         (lambda: LinearRope(base=1e4, factor=0.5), "its factor must be 1 or more. Got 0.5"),
-        (lambda: Llama3Rope(base=1e4, factor=0.0, low=1.0, high=4.0, context=8), "1 or more. Got 0.0"),
-        (lambda: Llama3Rope(base=1e4, factor=8.0, low=4.0, high=4.0, context=8), "low must be below high. Got 4.0"),
-        (lambda: Llama3Rope(base=1e4, factor=8.0, low=0.0, high=4.0, context=8), "low must be above zero. Got 0.0"),
-        (lambda: Llama3Rope(base=1e4, factor=8.0, low=1.0, high=4.0, context=0), "context must be above zero. Got 0"),
         (
-            lambda: openlm(layers=1, width=30, heads=4, vocabulary=9),
+            lambda: Llama3Rope(base=1e4, factor=0.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8),
+            "1 or more. Got 0.0",
+        ),
+        (
+            lambda: Llama3Rope(base=1e4, factor=8.0, low_freq_factor=4.0, high_freq_factor=4.0, original_context=8),
+            "low must be below high. Got 4.0",
+        ),
+        (
+            lambda: Llama3Rope(base=1e4, factor=8.0, low_freq_factor=0.0, high_freq_factor=4.0, original_context=8),
+            "low must be above zero. Got 0.0",
+        ),
+        (
+            lambda: Llama3Rope(base=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=0),
+            "context must be above zero. Got 0",
+        ),
+        (
+            lambda: openlm_spec(layers=1, width=30, heads=4, vocab_size=9),
             "heads must divide width. Got 4 heads for width 30",
         ),
         (
-            lambda: llama(layers=1, width=32, heads=0, kv_heads=1, hidden=8, vocabulary=9),
+            lambda: llama_family_spec(layers=1, width=32, heads=0, kv_heads=1, mlp_width=8, vocab_size=9),
             "heads must divide width. Got 0 heads",
         ),
     ],
@@ -217,7 +237,7 @@ def test_angles_and_shares_that_cannot_be_are_refused(build: Callable[[], object
 
 def test_larger_embeddings_may_be_tied() -> None:
     """The head is then the table as it is stored, not as it is scaled on the way in."""
-    spec = replace(PLAIN, tied=True, embedding_scale=4)
+    spec = replace(PLAIN, ties_embeddings=True, embedding_scale=4)
     lm = LM(spec)
     lm.initialise(torch.Generator().manual_seed(0))
-    assert torch.equal(lm.embed(torch.tensor([[3]]))[0, 0], 4 * lm.head[3])
+    assert torch.equal(lm.embed(torch.tensor([[3]]))[0, 0], 4 * lm.head_weight[3])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from firstsight.model.vision import Encoder, PatchProjection
-from firstsight.recipe.mix import Named
+from firstsight.recipe.mixture import External
 from firstsight.recipe.scales.encoders import (
     dinov2_large_reg_384,
     patches_14_384,
@@ -21,7 +21,7 @@ from firstsight.recipe.scales.encoders import (
 from firstsight.recipe.vision import Dinov2, Siglip
 from firstsight.units import Tokens
 
-ONE, OTHER = (Named(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "other"))
+ONE, OTHER = (External(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "other"))
 SO400M, BASE, LARGE = siglip_so400m_384(ONE), siglip_base_224(ONE), dinov2_large_reg_384(OTHER)
 PAIR = siglip_dinov2_384(ONE, OTHER)
 
@@ -40,14 +40,16 @@ def theirs(spec: Siglip | Dinov2) -> nn.Module:
         "num_hidden_layers": vit.layers,
         "hidden_size": vit.width,
         "num_attention_heads": vit.heads,
-        "patch_size": vit.patch,
+        "patch_size": vit.patch_size,
     }
     with torch.device("meta"):
         if isinstance(spec, Siglip):
-            whole = SiglipVisionConfig(**shape, intermediate_size=vit.hidden, image_size=vit.image)
+            whole = SiglipVisionConfig(**shape, intermediate_size=vit.mlp_width, image_size=vit.image_size)
             return SiglipVisionModel(whole)
         return Dinov2WithRegistersModel(
-            Dinov2WithRegistersConfig(**shape, image_size=spec.table * vit.patch, num_register_tokens=spec.registers)
+            Dinov2WithRegistersConfig(
+                **shape, image_size=spec.position_grid_size * vit.patch_size, num_register_tokens=spec.registers
+            )
         )
 
 

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.cache import Reader, empty, product, reader
 from firstsight.model.generate import generate
+from firstsight.model.inference import InferenceDecoder, empty_cache, inference_decoder, prepare_linear
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LMSpec, Rope
 from firstsight.recipe.model import VLMSpec
 from tests.conftest import DEVICE
 from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 
-LLAMA = replace(PLAIN, heads=4, kv_heads=2, head=4, norm="rms", qk_norm=False, tied=True, rope=Rope(base=500.0))
-PREFIX = replace(SEEING, lm=replace(SHIFTED, heads=4, kv_heads=2, head=4), attention="prefix")
+LLAMA = replace(
+    PLAIN, heads=4, kv_heads=2, head_dim=4, norm="rms", qk_norm=False, ties_embeddings=True, rope=Rope(base=500.0)
+)
+PREFIX = replace(SEEING, lm=replace(SHIFTED, heads=4, kv_heads=2, head_dim=4), attention="prefix")
 PROMPTS = [[3], [1, 4, 1, 5], [9, 2, 6, 5, 3, 5], [8, 9]]
 SEEN = [[0] * EACH + [7], [1, 4], [0] * EACH + [9, 2, 6], [0] * EACH]
 
@@ -62,7 +64,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, where: type, name: str) -> list[An
 def test_cached_decoding_says_what_reading_anew_says(spec: LMSpec) -> None:
     model = grown(spec)
     wanted = [read_anew(model, prompt, None, 6) for prompt in PROMPTS]
-    assert generate(model, PROMPTS, stop=(), limit=6) == wanted
+    assert generate(model, PROMPTS, stop=(), max_new_tokens=6) == wanted
     assert len({tuple(answer) for answer in wanted}) > 1, "prompts that all end alike prove nothing"
 
 
@@ -70,7 +72,7 @@ def test_cached_decoding_says_what_reading_anew_says(spec: LMSpec) -> None:
 def test_pictures_take_their_places_in_cached_decoding(spec: VLMSpec) -> None:
     model, seen = grown(spec), images(spec)
     wanted = [read_anew(model, prompt, image, 5) for prompt, image in zip(SEEN, seen, strict=True)]
-    assert generate(model, SEEN, seen, stop=(), limit=5) == wanted
+    assert generate(model, SEEN, seen, stop=(), max_new_tokens=5) == wanted
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -80,10 +82,10 @@ def test_logits_with_a_cache_are_logits_without_one(dtype: torch.dtype) -> None:
     row: list[int | None] = [3, 1, 4, 1, 5, 9, 2, 6]
     with torch.no_grad():
         exact = model.lm.logits(model(packed([[row]], length=8)))
-        model.lm.compute = dtype
+        model.lm.compute_dtype = dtype
         plain = model.lm.logits(model(packed([[row]], length=8)))
-        reader = Reader(model.lm, 8)
-        cache = empty(model.lm, 1, 8)
+        reader = InferenceDecoder(model.lm, 8)
+        cache = empty_cache(model.lm, 1, 8)
         ids = torch.tensor([row], device=DEVICE)
         parts = [reader.extend(model.lm.embed(ids[:, a:b]), None, cache) for a, b in ((0, 4), (4, 5), (5, 8))]
         found = reader.logits(torch.cat(parts, dim=1))
@@ -97,7 +99,7 @@ def test_a_product_is_the_linear_map(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, x = torch.randn(33, 20, generator=generator), torch.randn(3, 5, 20, generator=generator)
     exact = x.to(dtype).double() @ weight.to(dtype).double().T
-    found = product(weight, dtype)(x.to(dtype))
+    found = prepare_linear(weight, dtype)(x.to(dtype))
     assert found.dtype == dtype
     assert torch.allclose(found.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)
 
@@ -107,8 +109,8 @@ def test_a_batch_says_what_each_prompt_says_alone(spec: LMSpec) -> None:
     model = grown(spec)
     prompts = [[*prompt, extra] for prompt in PROMPTS for extra in range(17)]
     some = range(0, len(prompts), 5)
-    alone = [generate(model, [prompts[n]], stop=[5], limit=6)[0] for n in some]
-    together = generate(model, prompts, stop=[5], limit=6)
+    alone = [generate(model, [prompts[n]], stop=[5], max_new_tokens=6)[0] for n in some]
+    together = generate(model, prompts, stop=[5], max_new_tokens=6)
     assert [together[n] for n in some] == alone
     assert len({len(answer) for answer in together}) > 2, "rows that all end together never leave"
 
@@ -116,38 +118,45 @@ def test_a_batch_says_what_each_prompt_says_alone(spec: LMSpec) -> None:
 def test_an_answer_ends_before_its_first_stop() -> None:
     """Ids and sequences, those that straddle steps too; the longest of those that end together is left out."""
     model = grown(PLAIN)
-    free = generate(model, PROMPTS, stop=(), limit=8)
+    free = generate(model, PROMPTS, stop=(), max_new_tokens=8)
     said = free[1]
-    assert generate(model, PROMPTS, stop={said[3]}, limit=8) == [
+    assert generate(model, PROMPTS, stop={said[3]}, max_new_tokens=8) == [
         answer[: answer.index(said[3])] if said[3] in answer else answer for answer in free
     ]
     start = next(at for at in range(1, 6) if said[at : at + 3] not in [said[n : n + 3] for n in range(at)])
     three = tuple(said[start : start + 3])
-    assert generate(model, [PROMPTS[1]], stop=[three], limit=8) == [said[:start]]
-    assert generate(model, [PROMPTS[1]], stop=[three[1:], three], limit=8)[0] in (said[:start], said[: start - 1])
-    assert generate(model, [PROMPTS[1]], stop=[three], limit=start + 2) == [said[: start + 2]], "only its beginning"
-    assert generate(model, [PROMPTS[1]], stop=[(PROMPTS[1][-1], said[0])], limit=8) == [said], "prompts do not count"
+    assert generate(model, [PROMPTS[1]], stop=[three], max_new_tokens=8) == [said[:start]]
+    assert generate(model, [PROMPTS[1]], stop=[three[1:], three], max_new_tokens=8)[0] in (
+        said[:start],
+        said[: start - 1],
+    )
+    assert generate(model, [PROMPTS[1]], stop=[three], max_new_tokens=start + 2) == [said[: start + 2]], (
+        "only its beginning"
+    )
+    assert generate(model, [PROMPTS[1]], stop=[(PROMPTS[1][-1], said[0])], max_new_tokens=8) == [said], (
+        "prompts do not count"
+    )
 
 
 def test_rows_that_ended_leave_and_work_stops_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(9):  # until the last answer says nothing that ends another: first values are torch's to choose
         model = grown(PLAIN, seed=seed)
-        free = generate(model, PROMPTS, stop=(), limit=12)
+        free = generate(model, PROMPTS, stop=(), max_new_tokens=12)
         early = [tuple(answer[:3]) for answer in free[:3]]
         if not any(tuple(free[3][at : at + 3]) in early for at in range(10)):
             break
-    read = counting(monkeypatch, Reader, "extend")
-    assert generate(model, PROMPTS, stop=early, limit=12) == [[], [], [], free[3]]
+    read = counting(monkeypatch, InferenceDecoder, "extend")
+    assert generate(model, PROMPTS, stop=early, max_new_tokens=12) == [[], [], [], free[3]]
     assert [len(x) for x in read] == [4, 4, 4, *[1] * 9], "the last token of an answer need not be read"
     read.clear()
-    assert generate(model, PROMPTS, stop=[*early, tuple(free[3][:5])], limit=12) == [[], [], [], []]
+    assert generate(model, PROMPTS, stop=[*early, tuple(free[3][:5])], max_new_tokens=12) == [[], [], [], []]
     assert [len(x) for x in read] == [4, 4, 4, 1, 1]
 
 
 def test_a_limit_of_nothing_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = counting(monkeypatch, Reader, "extend")
-    assert generate(grown(PLAIN), PROMPTS, stop=(), limit=0) == [[], [], [], []]
-    assert generate(grown(PLAIN), [], stop=(), limit=3) == []
+    calls = counting(monkeypatch, InferenceDecoder, "extend")
+    assert generate(grown(PLAIN), PROMPTS, stop=(), max_new_tokens=0) == [[], [], [], []]
+    assert generate(grown(PLAIN), [], stop=(), max_new_tokens=3) == []
     assert not calls
 
 
@@ -155,9 +164,9 @@ def test_a_picture_is_encoded_and_read_once_however_often_it_is_asked(monkeypatc
     model, (one, _, other, _) = grown(SEEING), images()
     prompts = [[0] * EACH + [number % 20, number // 20] for number in range(150)]
     shown = [one if number % 2 else other for number in range(150)]
-    alone = [generate(model, [prompts[n]], [shown[n]], stop=(), limit=3)[0] for n in (0, 1, 77, 149)]
-    seen, read = counting(monkeypatch, VLM, "see"), counting(monkeypatch, Reader, "extend")
-    answers = generate(model, prompts, shown, stop=(), limit=3)
+    alone = [generate(model, [prompts[n]], [shown[n]], stop=(), max_new_tokens=3)[0] for n in (0, 1, 77, 149)]
+    seen, read = counting(monkeypatch, VLM, "see"), counting(monkeypatch, InferenceDecoder, "extend")
+    answers = generate(model, prompts, shown, stop=(), max_new_tokens=3)
     assert sum(len(pictures) for pictures in seen) == 2
     assert sum(len(x) for x in read if x.shape[1] == EACH) <= 4, "read again only where a batch ends"
     assert [answers[n] for n in (0, 1, 77, 149)] == alone
@@ -165,49 +174,55 @@ def test_a_picture_is_encoded_and_read_once_however_often_it_is_asked(monkeypatc
 
 def test_a_prompt_asked_twice_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = grown(PLAIN)
-    [wanted] = generate(model, [PROMPTS[2]], stop=(), limit=3)
-    read = counting(monkeypatch, Reader, "extend")
-    assert generate(model, [PROMPTS[2]] * 5, stop=(), limit=3) == [wanted] * 5
+    [wanted] = generate(model, [PROMPTS[2]], stop=(), max_new_tokens=3)
+    read = counting(monkeypatch, InferenceDecoder, "extend")
+    assert generate(model, [PROMPTS[2]] * 5, stop=(), max_new_tokens=3) == [wanted] * 5
     assert [x.shape[:2] for x in read] == [(1, 6), (5, 1), (5, 1)]
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(ModelError, match="4 places"):
-        generate(grown(SEEING), [[0, 0]], [torch.zeros(EACH, 6).half()], stop=(), limit=1)
+        generate(grown(SEEING), [[0, 0]], [torch.zeros(EACH, 6).half()], stop=(), max_new_tokens=1)
     with pytest.raises(ModelError, match="Got 0 tokens"):
-        generate(grown(PLAIN), [[3], []], stop=(), limit=1)
+        generate(grown(PLAIN), [[3], []], stop=(), max_new_tokens=1)
     with pytest.raises(ModelError, match="no eyes"):
-        generate(grown(PLAIN), [[3]], [torch.zeros(EACH, 6).half()], stop=(), limit=1)
+        generate(grown(PLAIN), [[3]], [torch.zeros(EACH, 6).half()], stop=(), max_new_tokens=1)
     with pytest.raises(ModelError, match="empty sequence"):
-        generate(grown(PLAIN), [[3]], stop=[()], limit=1)
+        generate(grown(PLAIN), [[3]], stop=[()], max_new_tokens=1)
     with pytest.raises(QuantityError, match="limit"):
-        generate(grown(PLAIN), [[3]], stop=(), limit=-1)
+        generate(grown(PLAIN), [[3]], stop=(), max_new_tokens=-1)
 
 
 def test_what_was_made_ready_is_used_until_a_weight_changes() -> None:
     model = grown(PLAIN, dtype=torch.float32).requires_grad_(False)
-    first = reader(model.lm, 8)
-    assert reader(model.lm, 6) is first
-    assert reader(model.lm, 9) is not first
-    before = generate(model, [[1, 2, 3]], stop=(), limit=3)
+    first = inference_decoder(model.lm, 8)
+    assert inference_decoder(model.lm, 6) is first
+    assert inference_decoder(model.lm, 9) is not first
+    before = generate(model, [[1, 2, 3]], stop=(), max_new_tokens=3)
     other = grown(PLAIN, seed=1, dtype=torch.float32)
     model.load_state_dict(other.state_dict())
-    assert before != generate(model, [[1, 2, 3]], stop=(), limit=3) == generate(other, [[1, 2, 3]], stop=(), limit=3)
-    held = reader(model.lm, 8)
-    model.lm.compute = torch.float64
-    assert reader(model.lm.double(), 8) is not held
+    assert (
+        before
+        != generate(model, [[1, 2, 3]], stop=(), max_new_tokens=3)
+        == generate(other, [[1, 2, 3]], stop=(), max_new_tokens=3)
+    )
+    held = inference_decoder(model.lm, 8)
+    model.lm.compute_dtype = torch.float64
+    assert inference_decoder(model.lm.double(), 8) is not held
 
 
 def test_a_model_in_training_is_read_as_it_is_now() -> None:
     model = grown(PLAIN, dtype=torch.float32)
-    generate(model, [[1, 2, 3]], stop=(), limit=3)
+    generate(model, [[1, 2, 3]], stop=(), max_new_tokens=3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     optimizer.step()
     other = grown(PLAIN, dtype=torch.float32)
     other.load_state_dict(model.state_dict())
-    assert generate(model, [[1, 2, 3]], stop=(), limit=3) == generate(other, [[1, 2, 3]], stop=(), limit=3)
+    assert generate(model, [[1, 2, 3]], stop=(), max_new_tokens=3) == generate(
+        other, [[1, 2, 3]], stop=(), max_new_tokens=3
+    )
 
 
 @pytest.mark.parametrize("spec", [LLAMA, PREFIX], ids=["llama", "pictures"])
@@ -221,7 +236,7 @@ def test_a_model_that_was_asked_learns_as_one_that_was_not(spec: LMSpec | VLMSpe
     for ask in (True, False):
         model = grown(spec).requires_grad_()
         if ask:
-            generate(model, SEEN if sees else PROMPTS, shown, stop=(), limit=2)
+            generate(model, SEEN if sees else PROMPTS, shown, stop=(), max_new_tokens=2)
         batch = packed([[row]], length=len(row), images=None if shown is None else drawn)
         model.lm.logits(model(batch)).sum().backward()
         found.append([parameter.grad for parameter in model.parameters()])

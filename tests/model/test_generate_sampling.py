@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare
 
 from firstsight.errors import QuantityError
-from firstsight.model.generate import Sampling, distribution, generate
+from firstsight.model.generate import Sampling, generate, sampling_distribution
 from tests.model.rows import PLAIN, grown, packed
 from tests.model.test_generate import PROMPTS
 
@@ -44,7 +44,7 @@ def shares_of(sampling: Sampling) -> torch.Tensor:
 )
 def test_tokens_are_drawn_as_the_softmax_says(sampling: Sampling) -> None:
     count = 2_000
-    said = generate(grown(PLAIN), [PROMPTS[1]] * count, stop=(), limit=1, sampling=sampling)
+    said = generate(grown(PLAIN), [PROMPTS[1]] * count, stop=(), max_new_tokens=1, sampling=sampling)
     drawn, wanted = Counter(answer[0] for answer in said), shares_of(sampling)
     possible = [token for token in range(20) if wanted[token] > 0]
     assert set(drawn) <= set(possible), "a token that was cut off was drawn"
@@ -66,7 +66,7 @@ def test_the_cuts_are_exact() -> None:
         ({"top_k": 2, "top_p": 0.56}, {1}),  # 4/7 of what top_k left
         ({"top_k": 2, "top_p": 0.58}, {1, 3}),
     ):
-        shares, ids = distribution(logits, Sampling(temperature=1.0, seed=0, **cut))
+        shares, ids = sampling_distribution(logits, Sampling(temperature=1.0, seed=0, **cut))
         assert ids is not None
         assert {int(token) for token, share in zip(ids[0], shares[0], strict=True) if share > 0} == kept, cut
 
@@ -74,23 +74,25 @@ def test_the_cuts_are_exact() -> None:
 def test_a_prompt_draws_the_same_whoever_else_is_asked() -> None:
     model = grown(PLAIN)
     prompts = PROMPTS * 40
-    together = generate(model, prompts, stop=[7], limit=6, sampling=WARM)
-    assert generate(model, prompts[:3], stop=[7], limit=6, sampling=WARM) == together[:3]
+    together = generate(model, prompts, stop=[7], max_new_tokens=6, sampling=WARM)
+    assert generate(model, prompts[:3], stop=[7], max_new_tokens=6, sampling=WARM) == together[:3]
     for number in (1, 63, 64, 159):
-        alone = generate(model, [prompts[number]], stop=[7], limit=6, sampling=replace(WARM, first=number))
+        alone = generate(
+            model, [prompts[number]], stop=[7], max_new_tokens=6, sampling=replace(WARM, first_index=number)
+        )
         assert alone == [together[number]]
-    shorter = generate(model, prompts, stop=[7], limit=4, sampling=WARM)
+    shorter = generate(model, prompts, stop=[7], max_new_tokens=4, sampling=WARM)
     assert shorter == [answer[:4] for answer in together], "a step's draw hangs on the limit"
 
 
 def test_numbers_and_seeds_draw_apart_and_one_token_is_greed() -> None:
     model = grown(PLAIN)
-    same = generate(model, [PROMPTS[1]] * 30, stop=(), limit=5, sampling=WARM)
+    same = generate(model, [PROMPTS[1]] * 30, stop=(), max_new_tokens=5, sampling=WARM)
     assert len({tuple(answer) for answer in same}) > 10
-    assert generate(model, [PROMPTS[1]] * 30, stop=(), limit=5, sampling=replace(WARM, seed=4)) != same
-    greedy = generate(model, PROMPTS, stop=(), limit=5)
-    assert generate(model, PROMPTS, stop=(), limit=5, sampling=replace(WARM, top_k=1)) == greedy
-    assert generate(model, PROMPTS, stop=(), limit=5, sampling=Sampling(temperature=1e-6, seed=1)) == greedy
+    assert generate(model, [PROMPTS[1]] * 30, stop=(), max_new_tokens=5, sampling=replace(WARM, seed=4)) != same
+    greedy = generate(model, PROMPTS, stop=(), max_new_tokens=5)
+    assert generate(model, PROMPTS, stop=(), max_new_tokens=5, sampling=replace(WARM, top_k=1)) == greedy
+    assert generate(model, PROMPTS, stop=(), max_new_tokens=5, sampling=Sampling(temperature=1e-6, seed=1)) == greedy
 
 
 @pytest.mark.parametrize(

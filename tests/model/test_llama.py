@@ -25,22 +25,22 @@ from transformers.models.llama import modeling_llama
 
 from firstsight.model import layers
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama
+from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec
 from firstsight.recipe.scales.decoders import llama32_1b
 from tests.conftest import DEVICE
 from tests.model.rows import grown, packed
 
-GROUPED = llama(layers=2, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=40)
-LLAMA3 = Llama3Rope(base=100.0, factor=4.0, low=1.0, high=4.0, context=32)
+GROUPED = llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=40)
+LLAMA3 = Llama3Rope(base=100.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=32)
 SPECS = {
     "untied, grouped": GROUPED,
-    "tied, a key to each query": replace(GROUPED, kv_heads=4, tied=True),
-    "tied, one key, eps 1e-3": replace(GROUPED, kv_heads=1, tied=True, eps=1e-3),
-    "heads wider than their share": replace(GROUPED, head=12),
-    "heads narrower than their share": replace(GROUPED, head=6, tied=True),
+    "tied, a key to each query": replace(GROUPED, kv_heads=4, ties_embeddings=True),
+    "tied, one key, eps 1e-3": replace(GROUPED, kv_heads=1, ties_embeddings=True, eps=1e-3),
+    "heads wider than their share": replace(GROUPED, head_dim=12),
+    "heads narrower than their share": replace(GROUPED, head_dim=6, ties_embeddings=True),
     "base 500,000": replace(GROUPED, rope=Rope(base=500_000.0)),
     "linear scaling": replace(GROUPED, rope=LinearRope(base=10_000.0, factor=3.0)),
-    "llama3 scaling": replace(GROUPED, rope=LLAMA3, head=16),
+    "llama3 scaling": replace(GROUPED, rope=LLAMA3, head_dim=16),
 }
 LENGTH = 48
 """Longer than the 32 tokens of the context that the llama3 angles are stretched from."""
@@ -81,9 +81,9 @@ def angles(rope: Rotary) -> dict[str, Any]:
                 "rope_type": "llama3",
                 "rope_theta": rope.base,
                 "factor": rope.factor,
-                "low_freq_factor": rope.low,
-                "high_freq_factor": rope.high,
-                "original_max_position_embeddings": rope.context,
+                "low_freq_factor": rope.low_freq_factor,
+                "high_freq_factor": rope.high_freq_factor,
+                "original_max_position_embeddings": rope.original_context,
             }
         case Rope():
             return {"rope_type": "default", "rope_theta": rope.base}
@@ -91,15 +91,15 @@ def angles(rope: Rotary) -> dict[str, Any]:
 
 def config(spec: LMSpec) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=spec.vocabulary,
+        vocab_size=spec.vocab_size,
         hidden_size=spec.width,
-        intermediate_size=spec.hidden,
+        intermediate_size=spec.mlp_width,
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
         num_key_value_heads=spec.kv_heads,
-        head_dim=spec.head,
+        head_dim=spec.head_dim,
         rms_norm_eps=spec.eps,
-        tie_word_embeddings=spec.tied,
+        tie_word_embeddings=spec.ties_embeddings,
         rope_parameters=angles(spec.rope),
         attn_implementation="eager",
     )
@@ -108,11 +108,11 @@ def config(spec: LMSpec) -> LlamaConfig:
 def renamed(ours: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
     """Our decoder's tensors, weights or gradients, under transformers' names."""
     theirs = {"model.embed_tokens.weight": ours["tok_embeddings.weight"], "model.norm.weight": ours["norm.weight"]}
-    if not spec.tied:
+    if not spec.ties_embeddings:
         theirs["lm_head.weight"] = ours["output.weight"]
     for n in range(spec.layers):
         mine, its = f"layers.{n}.", f"model.layers.{n}."
-        asked, kept = spec.heads * spec.head, spec.kv_heads * spec.head
+        asked, kept = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
         queries, keys, values = ours[f"{mine}attention.in_proj.weight"].split([asked, kept, kept])
         gate, up = ours[f"{mine}feed_forward.w12.weight"].chunk(2)
         theirs |= {
@@ -134,7 +134,9 @@ def pair(spec: LMSpec, dtype: torch.dtype) -> tuple[VLM, LlamaForCausalLM]:
     model, peer = grown(spec, dtype=dtype), LlamaForCausalLM(config(spec)).to(DEVICE, dtype)
     told = peer.load_state_dict(renamed(model.lm.state_dict(), spec), strict=False)
     assert not told.unexpected_keys
-    assert set(told.missing_keys) <= ({"lm_head.weight"} if spec.tied else set()), "every weight has its place"
+    assert set(told.missing_keys) <= ({"lm_head.weight"} if spec.ties_embeddings else set()), (
+        "every weight has its place"
+    )
     return model, peer
 
 
@@ -200,18 +202,18 @@ def test_angles_are_those_of_transformers_beyond_the_first_context(rope: Rotary)
     with wide(torch.float64):
         peer = modeling_llama.LlamaRotaryEmbedding(config(spec)).to(DEVICE)
         cos, sin = peer(torch.zeros((), dtype=torch.float64, device=DEVICE), positions)
-    mine = layers.rotations(positions, rope, head=spec.head, dtype=torch.float64)
+    mine = layers.rotary_cos_sin(positions, rope, head_dim=spec.head_dim, dtype=torch.float64)
     for ours, theirs in zip(mine, (cos, sin), strict=True):
         # an angle of 131,071 radians is itself only known to 1.5e-11
-        torch.testing.assert_close(ours[:, 0], theirs[..., : spec.head // 2], rtol=0, atol=1e-9)
+        torch.testing.assert_close(ours[:, 0], theirs[..., : spec.head_dim // 2], rtol=0, atol=1e-9)
 
 
 def test_the_stretched_angles_are_slow_fast_and_between() -> None:
     """The comparison above would show nothing about a kind of wave that does not occur in it."""
     for rope, head in ((LLAMA3, 16), (llama32_1b().rope, 64)):
         assert isinstance(rope, Llama3Rope)
-        ours = layers.frequencies(rope, head, device=torch.device("cpu"), dtype=torch.float64)
-        plain = layers.frequencies(Rope(base=rope.base), head, device=torch.device("cpu"), dtype=torch.float64)
+        ours = layers.rotary_frequencies(rope, head, device=torch.device("cpu"), dtype=torch.float64)
+        plain = layers.rotary_frequencies(Rope(base=rope.base), head, device=torch.device("cpu"), dtype=torch.float64)
         ratios = (plain / ours).tolist()
         kept, stretched = math.isclose(ratios[0], 1.0), math.isclose(ratios[-1], rope.factor)
         between = [ratio for ratio in ratios if 1.01 < ratio < 0.99 * rope.factor]

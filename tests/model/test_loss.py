@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from firstsight.errors import ModelError, RequestError
 from firstsight.model import loss as module
-from firstsight.model.loss import Asked, chunked, compiled, liger, loss, next_token
+from firstsight.model.loss import LossInputs, chunked_loss, compiled_loss, liger_loss, lm_loss, next_token_loss
 from firstsight.recipe.lm import LMSpec
-from firstsight.site import Site, read
-from firstsight.train.compiled import WORTH, speed_up
+from firstsight.site import Site, read_site
+from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder
 from tests.conftest import DEVICE
 from tests.model.rows import PLAIN, cpu_only, grown, packed
 
@@ -72,7 +72,7 @@ def test_sum_and_gradients_are_those_of_the_definition(
     cut(monkeypatch, *sizes)
     states, head, targets = drawn()
     mine = (states.clone().requires_grad_(), head.clone().requires_grad_())
-    total, each = next_token(*mine, targets, z=0.3)
+    total, each = next_token_loss(*mine, targets, z_coefficient=0.3)
     (total / 7).backward()
     theirs = [states.clone().requires_grad_(), head.clone().requires_grad_()]
     logits = theirs[0] @ theirs[1].T
@@ -91,18 +91,18 @@ def test_sums_and_counts_are_split_by_kind_of_row() -> None:
     targets = torch.tensor([[2, 3, -100, -100], [-100, 6, -100, -100], [8, -100, -100, -100]], device=DEVICE)
     kinds = torch.tensor([0, 2, 0], dtype=torch.int8, device=DEVICE)
     hidden = model(rows)
-    found = loss(model.lm, hidden, targets, kinds=kinds, groups=3, z=0.0)
+    found = lm_loss(model.lm, hidden, targets, row_groups=kinds, num_groups=3, z_coefficient=0.0)
     each = (
         F.cross_entropy(model.lm.logits(hidden).flatten(0, 1), targets.flatten(), reduction="none")
         .view(3, 4)
         .sum(dim=1)
     )
-    torch.testing.assert_close(found.each, torch.stack([each[0] + each[2], each[0] * 0, each[1]]).detach())
-    assert found.counts.tolist() == [3, 0, 1]
+    torch.testing.assert_close(found.by_group, torch.stack([each[0] + each[2], each[0] * 0, each[1]]).detach())
+    assert found.token_counts.tolist() == [3, 0, 1]
     torch.testing.assert_close(found.total, each.sum())
 
 
-@pytest.mark.parametrize("spec", [PLAIN, replace(PLAIN, tied=True)], ids=["head", "tied"])
+@pytest.mark.parametrize("spec", [PLAIN, replace(PLAIN, ties_embeddings=True)], ids=["head", "tied"])
 def test_gradients_reach_every_parameter_as_with_whole_logits(spec: LMSpec) -> None:
     rows, targets = packed([[[1, 2, 3, 4]]], length=5), torch.tensor([[-100, 3, -100, 7, -100]], device=DEVICE)
     grads = []
@@ -110,7 +110,7 @@ def test_gradients_reach_every_parameter_as_with_whole_logits(spec: LMSpec) -> N
         model = grown(spec)
         hidden = model(rows)
         if gathered:
-            total = loss(model.lm, hidden, targets, kinds=one_kind(), groups=1, z=0.1).total
+            total = lm_loss(model.lm, hidden, targets, row_groups=one_kind(), num_groups=1, z_coefficient=0.1).total
         else:
             logits = model.lm.logits(hidden)[0]
             total = F.cross_entropy(logits, targets[0], reduction="sum")
@@ -125,7 +125,7 @@ def test_a_batch_without_loss_tokens_has_zero_loss_and_zero_gradients() -> None:
     model = grown(PLAIN)
     targets = torch.full((1, 3), -100, device=DEVICE)
     hidden = model(packed([[[1, 2, 3]]], length=3))
-    found = loss(model.lm, hidden, targets, kinds=one_kind(), groups=1, z=0.1)
+    found = lm_loss(model.lm, hidden, targets, row_groups=one_kind(), num_groups=1, z_coefficient=0.1)
     found.total.backward()
     assert found.total == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
@@ -136,7 +136,7 @@ def test_slopes_are_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     states, head, targets = drawn(3)
 
     def total() -> torch.Tensor:
-        return 3 * next_token(states, head, targets, z=0.3)[0]
+        return 3 * next_token_loss(states, head, targets, z_coefficient=0.3)[0]
 
     given = [states.requires_grad_(), head.requires_grad_()]
     slopes = torch.autograd.grad(total(), given)
@@ -159,7 +159,7 @@ def test_no_matrix_of_tokens_and_vocabulary_is_ever_made(monkeypatch: pytest.Mon
     states = torch.randn(count, width, dtype=dtype, device=DEVICE, requires_grad=True)
     head, targets = torch.randn(vocabulary, width, device=DEVICE), torch.randint(vocabulary, (count,), device=DEVICE)
     with Largest() as seen:
-        next_token(states, head.requires_grad_(), targets, z=1e-4)[0].backward()
+        next_token_loss(states, head.requires_grad_(), targets, z_coefficient=1e-4)[0].backward()
     assert seen.most == 32 * vocabulary
     with Largest() as seen:
         F.cross_entropy((states @ head.to(dtype).T).float(), targets).backward()
@@ -178,7 +178,7 @@ def test_in_bf16_it_is_as_near_to_the_truth_as_the_plain_loss() -> None:
             logits = (given[0] @ given[1].to(dtype).T).to(torch.float64 if dtype == torch.float64 else torch.float32)
             total = F.cross_entropy(logits, targets, reduction="sum")
         else:
-            total = next_token(given[0], given[1], targets, z=0.0)[0]
+            total = next_token_loss(given[0], given[1], targets, z_coefficient=0.0)[0]
         return [total.detach().double(), *(one.double() for one in torch.autograd.grad(total, given))]
 
     truth = grads(torch.float64, True)
@@ -188,7 +188,7 @@ def test_in_bf16_it_is_as_near_to_the_truth_as_the_plain_loss() -> None:
 
 def test_a_loss_is_differentiated_once() -> None:
     states, head, targets = drawn()
-    total, _ = next_token(states.requires_grad_(), head, targets, z=0.0)
+    total, _ = next_token_loss(states.requires_grad_(), head, targets, z_coefficient=0.0)
     total.backward(retain_graph=True)
     with pytest.raises(ModelError, match="one backward pass"):
         total.backward()
@@ -201,43 +201,43 @@ def test_compiled_it_is_the_same_whatever_the_count(monkeypatch: pytest.MonkeyPa
     for count in (30, 5, 0):
         states, head, targets = drawn(count)
         given = (states.requires_grad_(), head.requires_grad_())
-        asked = Asked(*given, targets, torch.zeros_like(targets), 1, 0.3)
-        (one, each), (other, sums) = compiled(asked), chunked(asked)
+        asked = LossInputs(*given, targets, torch.zeros_like(targets), 1, 0.3)
+        (one, each), (other, sums) = compiled_loss(asked), chunked_loss(asked)
         torch.testing.assert_close((one, each), (other, sums))
         for mine, theirs in zip(torch.autograd.grad(one, given), torch.autograd.grad(other, given), strict=True):
             torch.testing.assert_close(mine, theirs)
 
 
-def asked_on(device: str, dtype: torch.dtype) -> Asked:
+def asked_on(device: str, dtype: torch.dtype) -> LossInputs:
     states, head, targets = (one.to(device) for one in drawn())
     group = torch.arange(30, device=device) % 2 * 2  # the group between has no tokens
-    return Asked(states.to(dtype).requires_grad_(), head.float().requires_grad_(), targets, group, 3, 0.3)
+    return LossInputs(states.to(dtype).requires_grad_(), head.float().requires_grad_(), targets, group, 3, 0.3)
 
 
 def test_liger_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"wanted a GPU.*Got cpu.*Take loss"):
-        liger(asked_on("cpu", torch.float32))
+        liger_loss(asked_on("cpu", torch.float32))
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     with pytest.raises(ModelError, match=r"wanted the package liger-kernel.*install it"):
         module._liger_kernel(torch.device("cuda"))
     (tmp_path / "site.toml").write_text("[machine]\nloss = 'ligr'")
     with pytest.raises(RequestError, match=r"\[machine\] loss: wanted chunked or liger. Got 'ligr'"):
-        read(tmp_path / "site.toml")
+        read_site(tmp_path / "site.toml")
 
 
 @cpu_only
 def test_the_site_says_how_the_loss_is_worked_out_and_what_is_recomputed(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text("[machine]\nloss = 'liger'\nrecompute = true\ncompile = false")
     model = grown(PLAIN)
-    speed_up(model.lm, read(tmp_path / "site.toml"), steps=WORTH)
+    compile_decoder(model.lm, read_site(tmp_path / "site.toml"), steps=MIN_COMPILE_STEPS)
     assert model.lm.recompute
     hidden, targets = model(packed([[[1, 2, 3]]], length=3)), torch.ones(1, 3, dtype=torch.int64)
     with pytest.raises(ModelError, match="wanted a GPU"):
-        loss(model.lm, hidden, targets, kinds=one_kind(), groups=1, z=0.1)
+        lm_loss(model.lm, hidden, targets, row_groups=one_kind(), num_groups=1, z_coefficient=0.1)
     other = grown(PLAIN)
-    speed_up(other.lm, Site(compile=False), steps=WORTH)
+    compile_decoder(other.lm, Site(compile=False), steps=MIN_COMPILE_STEPS)
     assert not other.lm.recompute
-    loss(other.lm, hidden, targets, kinds=one_kind(), groups=1, z=0.1)
+    lm_loss(other.lm, hidden, targets, row_groups=one_kind(), num_groups=1, z_coefficient=0.1)
 
 
 @pytest.mark.gpu
@@ -245,9 +245,9 @@ def test_the_site_says_how_the_loss_is_worked_out_and_what_is_recomputed(tmp_pat
 def test_liger_gives_sums_and_gradients_of_ours(dtype: torch.dtype, near: float) -> None:
     pytest.importorskip("liger_kernel")
     found = []
-    for way in (liger, chunked):
+    for way in (liger_loss, chunked_loss):
         asked = asked_on("cuda", dtype)
         total, sums = way(asked)
-        found.append([total, sums, *torch.autograd.grad(total / 7, [asked.states, asked.head])])
+        found.append([total, sums, *torch.autograd.grad(total / 7, [asked.states, asked.head_weight])])
     for one, other in zip(*found, strict=True):
         assert (one.float() - other.float()).abs().max() <= near * other.float().abs().max()

@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 
 from firstsight.model.lm import LM
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama, openlm
+from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec, openlm_spec
 from tests.conftest import DEVICE
 from tests.model.rows import PLAIN, SHIFTED, grown, packed
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
-LLAMA3 = Llama3Rope(base=50.0, factor=8.0, low=1.0, high=3.0, context=24)
+LLAMA3 = Llama3Rope(base=50.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=3.0, original_context=24)
 SPECS = {
     "openlm": PLAIN,
     "token shift": SHIFTED,
-    "tied": replace(PLAIN, tied=True),
-    "tied, larger embeddings": replace(PLAIN, tied=True, embedding_scale=4),
-    "a key for two queries": replace(PLAIN, heads=4, head=4, kv_heads=2),
-    "one key, heads wider than their share": replace(PLAIN, heads=3, head=10, kv_heads=1),
+    "tied": replace(PLAIN, ties_embeddings=True),
+    "tied, larger embeddings": replace(PLAIN, ties_embeddings=True, embedding_scale=4),
+    "a key for two queries": replace(PLAIN, heads=4, head_dim=4, kv_heads=2),
+    "one key, heads wider than their share": replace(PLAIN, heads=3, head_dim=10, kv_heads=1),
     "rms": replace(PLAIN, norm="rms", eps=1e-3),
-    "rms, no norm of queries, grouped": replace(PLAIN, norm="rms", qk_norm=False, heads=4, head=6, kv_heads=2),
+    "rms, no norm of queries, grouped": replace(PLAIN, norm="rms", qk_norm=False, heads=4, head_dim=6, kv_heads=2),
     "rotary base": replace(PLAIN, rope=Rope(base=37.0)),
     "linear scaling": replace(PLAIN, rope=LinearRope(base=10_000.0, factor=2.5)),
-    "llama3 scaling": replace(PLAIN, head=12, rope=LLAMA3),
+    "llama3 scaling": replace(PLAIN, head_dim=12, rope=LLAMA3),
 }
 
 
@@ -45,11 +45,11 @@ def frequency(rope: Rotary, pair: int, size: int) -> float:
     if isinstance(rope, Rope):
         return plain
     wave = 2 * math.pi / plain
-    if wave < rope.context / rope.high:
+    if wave < rope.original_context / rope.high_freq_factor:
         return plain
-    if wave > rope.context / rope.low:
+    if wave > rope.original_context / rope.low_freq_factor:
         return plain / rope.factor
-    smooth = (rope.context / wave - rope.low) / (rope.high - rope.low)
+    smooth = (rope.original_context / wave - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     return (1 - smooth) * plain / rope.factor + smooth * plain
 
 
@@ -72,9 +72,9 @@ def transcription(lm: LM, ids: list[int]) -> Tensor:
         for t, x in enumerate(found):
             stream[t] = stream[t] + layer["attention.out_proj.weight"] @ x
             between = layer["feed_forward.w12.weight"] @ normed(stream[t], layer["ffn_norm.weight"], spec)
-            gate, value = between.split(spec.hidden)
+            gate, value = between.split(spec.mlp_width)
             stream[t] = stream[t] + layer["feed_forward.w3.weight"] @ (gate / (1 + torch.exp(-gate)) * value)
-    head = w["tok_embeddings.weight" if spec.tied else "output.weight"]
+    head = w["tok_embeddings.weight" if spec.ties_embeddings else "output.weight"]
     return torch.stack([head @ normed(x, w["norm.weight"], spec) for x in stream])
 
 
@@ -87,19 +87,19 @@ def attended(layer: Mapping[str, Tensor], inputs: list[Tensor], spec: LMSpec) ->
         ]
     queries, keys, values = [], [], []
     for position, h in enumerate(inputs):
-        asked, kept = spec.heads * spec.head, spec.kv_heads * spec.head
+        asked, kept = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
         q, k, v = (layer["attention.in_proj.weight"] @ h).split([asked, kept, kept])
         if spec.qk_norm:
             q, k = normed(q, layer["attention.q_norm.weight"], spec), normed(k, layer["attention.k_norm.weight"], spec)
-        queries.append([turned(head, position, spec.rope) for head in q.split(spec.head)])
-        keys.append([turned(head, position, spec.rope) for head in k.split(spec.head)])
-        values.append(v.split(spec.head))
+        queries.append([turned(head, position, spec.rope) for head in q.split(spec.head_dim)])
+        keys.append([turned(head, position, spec.rope) for head in k.split(spec.head_dim)])
+        values.append(v.split(spec.head_dim))
     found = []
     for t in range(len(inputs)):
         heads = []
         for head in range(spec.heads):
             key = head // (spec.heads // spec.kv_heads)
-            scores = torch.stack([queries[t][head] @ keys[s][key] / math.sqrt(spec.head) for s in range(t + 1)])
+            scores = torch.stack([queries[t][head] @ keys[s][key] / math.sqrt(spec.head_dim) for s in range(t + 1)])
             shares = torch.exp(scores) / torch.exp(scores).sum()
             heads.append(torch.stack([share * values[s][key] for s, share in enumerate(shares)]).sum(0))
         found.append(torch.cat(heads))
@@ -110,7 +110,7 @@ def attended(layer: Mapping[str, Tensor], inputs: list[Tensor], spec: LMSpec) ->
 def test_logits_and_gradients_are_those_of_the_published_formulas(spec: LMSpec) -> None:
     """In float64 two right programs agree to 1e-13 here; a bound of 1e-10 leaves no room for a formula that differs."""
     model = grown(spec)
-    weigh = torch.randn(len(IDS), spec.vocabulary, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weigh = torch.randn(len(IDS), spec.vocab_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weigh, told = weigh.to(DEVICE), transcription(model.lm, IDS)
     (told * weigh).sum().backward()
     published = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -127,11 +127,11 @@ def test_logits_and_gradients_are_those_of_the_published_formulas(spec: LMSpec) 
 )
 def test_tables_of_angles_and_logits_stay_float32_under_bf16_autocast(rope: Rotary) -> None:
     """An angle of 1,023 radians that went through bf16 would be off by up to 4; two peers' tables are off by 1.16."""
-    model = grown(replace(PLAIN, head=16, rope=rope), dtype=torch.float32)
-    model.lm.compute = torch.bfloat16
+    model = grown(replace(PLAIN, head_dim=16, rope=rope), dtype=torch.float32)
+    model.lm.compute_dtype = torch.bfloat16
     rows = packed([[[t % 20 for t in range(1024)]]], length=1024)
     with torch.autocast(DEVICE, dtype=torch.bfloat16), torch.no_grad():
-        frame = model.lm.frame(rows.docs, rows.positions)
+        frame = model.lm.attention_inputs(rows.docs, rows.positions)
         logits = model.lm.logits(model.lm.embed(rows.tokens[:, :3]))
     angles = [[position * frequency(rope, pair, 16) for pair in range(8)] for position in range(1024)]
     exact = torch.tensor(angles, dtype=torch.float64)
@@ -149,7 +149,7 @@ def test_recomputed_blocks_keep_one_stream_each_and_give_the_same_bits(name: str
         model.lm.recompute = recompute
         model.zero_grad()
         x = model.lm.embed(rows.tokens)
-        frame = model.lm.frame(rows.docs, rows.positions)
+        frame = model.lm.attention_inputs(rows.docs, rows.positions)
         kept: dict[int, int] = {}
         weights = {parameter.data_ptr() for parameter in model.parameters()}
 
@@ -200,9 +200,13 @@ def test_gradients_are_those_of_finite_differences(spec: LMSpec) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        openlm(layers=3, width=256, heads=4, vocabulary=1000),
-        replace(llama(layers=2, width=256, heads=8, kv_heads=2, hidden=320, vocabulary=600), head=64, tied=True),
-        replace(openlm(layers=2, width=256, heads=4, vocabulary=600), head=32, kv_heads=1),
+        openlm_spec(layers=3, width=256, heads=4, vocab_size=1000),
+        replace(
+            llama_family_spec(layers=2, width=256, heads=8, kv_heads=2, mlp_width=320, vocab_size=600),
+            head=64,
+            tied=True,
+        ),
+        replace(openlm_spec(layers=2, width=256, heads=4, vocab_size=600), head_dim=32, kv_heads=1),
     ],
     ids=["openlm", "heads wider than their share", "heads narrower than their share"],
 )
@@ -215,8 +219,8 @@ def test_initial_values_have_the_published_spread(spec: LMSpec) -> None:
     for n in range(spec.layers):
         deeper = math.sqrt(2 * (n + 1))
         wide |= {f"layers.{n}.attention.in_proj.weight": 1 / 16, f"layers.{n}.feed_forward.w12.weight": 1 / 16}
-        wide[f"layers.{n}.attention.out_proj.weight"] = (spec.heads * spec.head) ** -0.5 / deeper
-        wide[f"layers.{n}.feed_forward.w3.weight"] = spec.hidden**-0.5 / deeper
+        wide[f"layers.{n}.attention.out_proj.weight"] = (spec.heads * spec.head_dim) ** -0.5 / deeper
+        wide[f"layers.{n}.feed_forward.w3.weight"] = spec.mlp_width**-0.5 / deeper
     for name, value in lm.named_parameters():
         if name in wide:
             assert value.std().item() == pytest.approx(cut * wide[name], rel=0.02), name
@@ -232,5 +236,5 @@ def test_token_shift_of_one_whole_tap_is_the_plain_model() -> None:
     shifted.load_state_dict(plain.state_dict() | taps)
     plain, shifted, rows = plain.to(DEVICE), shifted.to(DEVICE), packed([[[3, 1, 4, 1, 5]]], length=5)
     x = plain.embed(rows.tokens)
-    frame = plain.frame(rows.docs, rows.positions)
+    frame = plain.attention_inputs(rows.docs, rows.positions)
     assert torch.equal(plain(x, frame), shifted(x, frame))

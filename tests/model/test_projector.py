@@ -14,27 +14,27 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from firstsight.errors import QuantityError
-from firstsight.model.vlm import Projector, shuffled
-from firstsight.recipe.lm import LMSpec, openlm
+from firstsight.model.vlm import Projector, pixel_shuffle
+from firstsight.recipe.lm import LMSpec, openlm_spec
 from firstsight.recipe.model import ProjectorSpec
-from firstsight.recipe.vision import Patches
+from firstsight.recipe.vision import PatchProjectionSpec
 from tests.conftest import DEVICE
 
-LM: LMSpec = replace(openlm(layers=1, width=8, heads=2, vocabulary=16), hidden=8)
+LM: LMSpec = replace(openlm_spec(layers=1, width=8, heads=2, vocab_size=16), mlp_width=8)
 Kind = Literal["linear", "mlp2", "mlp3"]
 KINDS: tuple[Kind, ...] = ("linear", "mlp2", "mlp3")
 
 
-def grid(side: int, width: int) -> Patches:
+def grid(side: int, width: int) -> PatchProjectionSpec:
     """A vision of side x side tokens, which is all that a projector asks for."""
-    return Patches(image=4 * side, patch=4, width=width, fit="resize")
+    return PatchProjectionSpec(image_size=4 * side, patch_size=4, width=width, fit="resize")
 
 
 def spec_of(kind: Kind, *, shuffle: int = 1, spread: int = 1, positions: bool = False) -> ProjectorSpec:
-    return ProjectorSpec(kind=kind, shuffle=shuffle, spread=spread, positions=positions)
+    return ProjectorSpec(kind=kind, pixel_shuffle=shuffle, tokens_per_patch=spread, has_position_embeddings=positions)
 
 
-def built(spec: ProjectorSpec, vision: Patches, seed: int = 0) -> Projector:
+def built(spec: ProjectorSpec, vision: PatchProjectionSpec, seed: int = 0) -> Projector:
     """A projector in float64 with every number random, positions and biases too."""
     made = Projector(spec, vision, LM).double()
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +44,7 @@ def built(spec: ProjectorSpec, vision: Patches, seed: int = 0) -> Projector:
     return made.to(DEVICE)
 
 
-def seen(vision: Patches, count: int = 2) -> Tensor:
+def seen(vision: PatchProjectionSpec, count: int = 2) -> Tensor:
     return (
         torch.randn(count, vision.tokens, vision.width, generator=torch.Generator().manual_seed(9)).double().to(DEVICE)
     )
@@ -54,9 +54,9 @@ def gelu(x: float) -> float:
     return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
 
 
-def by_hand(projector: Projector, spec: ProjectorSpec, vision: Patches, features: Tensor) -> Tensor:
+def by_hand(projector: Projector, spec: ProjectorSpec, vision: PatchProjectionSpec, features: Tensor) -> Tensor:
     """One number at a time, from what the recipe says: squares of tokens, layers with GELUs between, spread, places."""
-    side, factor, pictures = vision.side, spec.shuffle, list[Tensor]()
+    side, factor, pictures = vision.grid_size, spec.pixel_shuffle, list[Tensor]()
     squares = math.ceil(side / factor)
     for picture in features:
         tokens = list[list[float]]()
@@ -73,7 +73,7 @@ def by_hand(projector: Projector, spec: ProjectorSpec, vision: Patches, features
                     assert isinstance(linear, nn.Linear)
                     weight, bias = linear.weight.tolist(), linear.bias.tolist()
                     x = [sum(a * b for a, b in zip(w, x, strict=True)) + c for w, c in zip(weight, bias, strict=True)]
-                tokens += [x[part * LM.width : (part + 1) * LM.width] for part in range(spec.spread)]
+                tokens += [x[part * LM.width : (part + 1) * LM.width] for part in range(spec.tokens_per_patch)]
         placed = torch.tensor(tokens, dtype=torch.float64, device=DEVICE)
         pictures.append(placed if projector.positions is None else placed + projector.positions)
     return torch.stack(pictures)
@@ -117,7 +117,7 @@ def test_mlp2_is_llavas_projector() -> None:
 @pytest.mark.parametrize(("shuffle", "tokens"), [(1, 729), (2, 196), (3, 81)])
 def test_what_a_picture_of_729_tokens_costs(shuffle: int, tokens: int) -> None:
     assert spec_of("mlp2", shuffle=shuffle).tokens(grid(27, 4)) == tokens
-    assert shuffled(torch.zeros(1, 729, 4), 27, shuffle).shape == (1, tokens, 4 * shuffle**2)
+    assert pixel_shuffle(torch.zeros(1, 729, 4), 27, shuffle).shape == (1, tokens, 4 * shuffle**2)
 
 
 @settings(deadline=None)
@@ -126,7 +126,7 @@ def test_a_shuffle_can_be_undone(side: int, by: int, width: int) -> None:
     """Every number has its place; what is not a number of the picture is zero, at the right and below."""
     count = side * side * width
     x = torch.arange(1, count + 1, dtype=torch.float64).view(1, side * side, width)
-    found = shuffled(x, side, by)
+    found = pixel_shuffle(x, side, by)
     assert sorted(found[found > 0].tolist()) == x.flatten().tolist()
     squares = -(-side // by)
     whole = (
@@ -144,7 +144,7 @@ SHAPES = st.builds(spec_of, st.sampled_from(KINDS), shuffle=st.integers(1, 3), s
 def test_parameters_are_those_of_the_built_projector(
     spec: ProjectorSpec, positions: bool, side: int, width: int
 ) -> None:
-    spec, vision = replace(spec, positions=positions), grid(side, width)
+    spec, vision = replace(spec, has_position_embeddings=positions), grid(side, width)
     with torch.device("meta"):
         made = Projector(spec, vision, LM)
     assert sum(parameter.numel() for parameter in made.parameters()) == spec.parameters(vision, LM)

@@ -11,19 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.vision import Encoder, PatchProjection, features, load_encoder
+from firstsight.model.checkpoint_io import load, save
+from firstsight.model.vision import Encoder, PatchProjection, extract_features, load_encoder
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import load, save
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.vision import Fused
+from firstsight.recipe.vision import FusedEncoders
 from tests.conftest import DEVICE
 from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 from tests.model.towers import REGISTERED, SIGLIP, registered, siglip_tower
 
 SLOTS: list[int | None] = [None] * EACH
-PAIR = Fused(first=SIGLIP, second=REGISTERED)
+PAIR = FusedEncoders(first=SIGLIP, second=REGISTERED)
 TRAINED = replace(
-    SEEING, vision=PAIR, encoder="trained", projector=replace(SEEING.projector, shuffle=2, positions=False)
+    SEEING,
+    vision=PAIR,
+    encoder="trained",
+    projector=replace(SEEING.projector, pixel_shuffle=2, has_position_embeddings=False),
 )
 """16 tokens a picture of 4 x 4 patches, shuffled by 2 into EACH."""
 FROZEN = replace(TRAINED, encoder="frozen")
@@ -72,8 +75,8 @@ def test_eyes_are_part_of_the_model_only_where_they_train() -> None:
 
 def test_a_trained_encoder_begins_as_the_frozen_one(folders: list[Path]) -> None:
     own, beside, seen = given(TRAINED, folders), given(FROZEN, folders), pixels(2)
-    shown = features(frozen(folders), seen)
-    assert torch.equal(own.see(seen), beside.see(shown))
+    shown = extract_features(frozen(folders), seen)
+    assert torch.equal(own.encode_images(seen), beside.encode_images(shown))
     for name, parameter in beside.named_parameters():
         assert torch.equal(parameter, own.get_parameter(name)), "eyes do not move the rest's first values"
 
@@ -81,16 +84,16 @@ def test_a_trained_encoder_begins_as_the_frozen_one(folders: list[Path]) -> None
 def test_first_values_leave_a_given_encoder_alone(folders: list[Path]) -> None:
     model = given(TRAINED, folders).cpu()
     model.initialise(2)
-    model.initialise_sight(3)
+    model.initialise_vision(3)
     for name, tensor in load_encoder(PAIR, folders).state_dict().items():
         assert torch.equal(model.get_parameter(f"vision.{name}"), tensor)
 
 
 def test_rows_with_pixels_are_rows_with_their_features(folders: list[Path]) -> None:
     own, beside, seen = given(TRAINED, folders).double(), given(FROZEN, folders).double(), pixels(2)
-    own.lm.compute = beside.lm.compute = torch.float64
+    own.lm.compute_dtype = beside.lm.compute_dtype = torch.float64
     document = [[*SLOTS, 1, 5], [7, 7], [*SLOTS, 9]]
-    shown = features(frozen(folders).double(), seen)
+    shown = extract_features(frozen(folders).double(), seen)
     found = own(packed([document], length=14, images=seen))
     torch.testing.assert_close(found, beside(packed([document], length=14, images=shown)))
 
@@ -108,7 +111,7 @@ def test_gradients_reach_every_part_of_a_trained_encoder(folders: list[Path]) ->
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_without_images_eyes_get_zero_and_not_missing_gradients(compute: torch.dtype, folders: list[Path]) -> None:
     model = given(TRAINED, folders)
-    model.lm.compute = compute
+    model.lm.compute_dtype = compute
     model(packed([[[3, 1, 4], [1, 5]]], length=6)).float().square().sum().backward()
     sight = [(name, one) for name, one in model.named_parameters() if not name.startswith("lm.")]
     assert len(sight) > 50
@@ -119,13 +122,13 @@ def test_without_images_eyes_get_zero_and_not_missing_gradients(compute: torch.d
 
 def test_narrow_products_reach_the_eyes_and_their_weights_stay_wide(folders: list[Path]) -> None:
     model, seen = given(TRAINED, folders), pixels(2)
-    exact = model.see(seen).float()
+    exact = model.encode_images(seen).float()
     products = list[torch.dtype]()
     for name, part in model.named_modules():
         if name.startswith("vision.") and isinstance(part, nn.Linear | nn.Conv2d):
             part.register_forward_hook(lambda _, given, made: products.append(made.dtype))
-    model.lm.compute = torch.bfloat16
-    narrow = model.see(seen)
+    model.lm.compute_dtype = torch.bfloat16
+    narrow = model.encode_images(seen)
     assert len(products) > 20 and set(products) == {torch.bfloat16}
     assert narrow.dtype == torch.bfloat16
     off = ((narrow.float() - exact).norm() / exact.norm()).item()
@@ -152,7 +155,7 @@ def test_built_hollow_it_is_filled_by_assignment(folders: list[Path]) -> None:
 def test_a_trained_encoder_is_saved_with_the_model(folders: list[Path], tmp_path: Path) -> None:
     model, words = given(TRAINED, folders), tmp_path / "tokenizer.json"
     words.write_text("{}")
-    save(tmp_path / "kept", model, seen=0, tokenizer=words, encoders=())
+    save(tmp_path / "kept", model, tokens_seen=0, tokenizer=words, encoders=())
     loaded = load(tmp_path / "kept", device=DEVICE)
     assert loaded.encoder is None and loaded.spec == TRAINED
     rows = packed([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))
@@ -173,8 +176,8 @@ def test_pictures_of_another_shape_are_refused(spec: VLMSpec, wrong: Tensor) -> 
     model = VLM(spec)
     model.initialise(0)
     with pytest.raises(ModelError, match="the model sees pictures of shape"):
-        model.see(wrong)
-    assert model.see(model.blank()).shape == (EACH, spec.lm.width)
+        model.encode_images(wrong)
+    assert model.encode_images(model.blank_image()).shape == (EACH, spec.lm.width)
 
 
 def stream(model: VLM, documents: Any, length: int, images: Tensor) -> Tensor:

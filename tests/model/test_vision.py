@@ -12,8 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from firstsight.model.vision import Encoder, PatchProjection, features, load_encoder, scaled, spec_of
-from firstsight.recipe.vision import Dinov2, EncoderSpec, Fused, Patches, Siglip, TowerSpec
+from firstsight.model.vision import (
+    Encoder,
+    PatchProjection,
+    encoder_spec,
+    extract_features,
+    load_encoder,
+    normalize_pixels,
+)
+from firstsight.recipe.vision import Dinov2, EncoderSpec, FusedEncoders, PatchProjectionSpec, Siglip, TowerSpec
 from tests.conftest import DEVICE
 from tests.model.towers import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, siglip_tower, vision_of
 
@@ -44,7 +51,7 @@ def published(whole: nn.Module, spec: TowerSpec, seen: Tensor) -> Tensor:
     """What transformers calls hidden_states[-2], without class token and registers."""
     tower = vision_of(whole)
     with torch.no_grad():
-        values = scaled(seen, mean=spec.mean, deviation=spec.deviation)
+        values = normalize_pixels(seen, mean=spec.mean, std=spec.std)
         hidden = tower(pixel_values=values, output_hidden_states=True).hidden_states[-2]
     return hidden[:, 1 + spec.registers :] if isinstance(spec, Dinov2) else hidden
 
@@ -52,8 +59,8 @@ def published(whole: nn.Module, spec: TowerSpec, seen: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", TOWERS)
 def test_features_are_transformers_second_to_last_hidden_states(name: str, saved: Saved) -> None:
     (spec, _), (whole, folder) = TOWERS[name], saved[name]
-    encoder, seen = loaded(spec, folder), pixels(3, spec.image)
-    found = features(encoder, seen)
+    encoder, seen = loaded(spec, folder), pixels(3, spec.image_size)
+    found = extract_features(encoder, seen)
     assert torch.equal(found, published(whole, spec, seen))
     assert found.shape == (3, spec.tokens, spec.width)
     assert found.std() > 0.1
@@ -63,10 +70,10 @@ def test_two_towers_stand_side_by_side_in_their_order(saved: Saved) -> None:
     first, second = saved["siglip, tower"], saved["dinov2 with registers"]
     seen = pixels(2, 16)
     one, other = (published(whole, spec, seen) for (whole, _), spec in ((first, SIGLIP), (second, REGISTERED)))
-    ahead = loaded(Fused(first=SIGLIP, second=REGISTERED), first[1], second[1])
-    assert torch.equal(features(ahead, seen), torch.cat((one, other), -1))
-    behind = loaded(Fused(first=REGISTERED, second=SIGLIP), second[1], first[1])
-    assert torch.equal(features(behind, seen), torch.cat((other, one), -1))
+    ahead = loaded(FusedEncoders(first=SIGLIP, second=REGISTERED), first[1], second[1])
+    assert torch.equal(extract_features(ahead, seen), torch.cat((one, other), -1))
+    behind = loaded(FusedEncoders(first=REGISTERED, second=SIGLIP), second[1], first[1])
+    assert torch.equal(extract_features(behind, seen), torch.cat((other, one), -1))
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -76,8 +83,8 @@ def test_a_loaded_encoder_is_frozen_and_sees_no_chance(name: str, saved: Saved) 
     assert not encoder.training and not any(parameter.requires_grad for parameter in encoder.parameters())
     assert all(p.dtype == torch.float32 and not p.is_meta for p in encoder.parameters())
     assert not list(encoder.buffers())
-    seen = pixels(2, spec.image)
-    assert not features(encoder, seen).requires_grad
+    seen = pixels(2, spec.image_size)
+    assert not extract_features(encoder, seen).requires_grad
     assert torch.equal(encoder.train()(seen), encoder.eval()(seen)), "no dropout, in training neither"
 
 
@@ -103,8 +110,8 @@ def test_what_is_on_the_meta_device_is_filled_by_assignment(name: str, saved: Sa
     assert all(one.is_meta for one in hollow.state_dict().values())
     encoder = loaded(spec, folder)
     hollow.load_state_dict(encoder.state_dict(), assign=True)
-    seen = pixels(2, spec.image)
-    assert torch.equal(features(hollow, seen), features(encoder, seen))
+    seen = pixels(2, spec.image_size)
+    assert torch.equal(extract_features(hollow, seen), extract_features(encoder, seen))
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -115,19 +122,19 @@ def test_counts_are_those_of_the_built_tower(name: str) -> None:
     assert sum(parameter.numel() for parameter in built.parameters()) == spec.parameters()
 
 
-@pytest.mark.parametrize("spec", [SIGLIP, DINOV2, REGISTERED, Fused(first=SIGLIP, second=REGISTERED)], ids=repr)
-def test_flops_are_counted_in_its_products(spec: Siglip | Dinov2 | Fused) -> None:
-    seen = pixels(3, spec.image)
+@pytest.mark.parametrize("spec", [SIGLIP, DINOV2, REGISTERED, FusedEncoders(first=SIGLIP, second=REGISTERED)], ids=repr)
+def test_flops_are_counted_in_its_products(spec: Siglip | Dinov2 | FusedEncoders) -> None:
+    seen = pixels(3, spec.image_size)
     encoder = Encoder(spec).to(DEVICE).eval()
     for tower in encoder.towers:
         tower.encoder.config._attn_implementation = "eager"  # type: ignore[union-attr]
     with FlopCounterMode(display=False) as counter:
-        features(encoder, seen)
+        extract_features(encoder, seen)
     assert counter.get_total_flops() == 3 * spec.flops()
 
 
 def test_flops_and_parameters_of_patches() -> None:
-    spec = Patches(image=23, patch=5, width=7, fit="resize")
+    spec = PatchProjectionSpec(image_size=23, patch_size=5, width=7, fit="resize")
     built = PatchProjection(spec).to(DEVICE)
     with FlopCounterMode(display=False) as counter:
         assert built(pixels(2, 23)).shape == (2, 16, 7)
@@ -136,18 +143,19 @@ def test_flops_and_parameters_of_patches() -> None:
 
 
 def test_every_parameter_of_a_trained_encoder_gets_a_gradient() -> None:
-    encoder = Encoder(Fused(first=SIGLIP, second=REGISTERED)).to(DEVICE)
+    encoder = Encoder(FusedEncoders(first=SIGLIP, second=REGISTERED)).to(DEVICE)
     encoder(pixels(2, 16)).square().sum().backward()
     idle = [name for name, parameter in encoder.named_parameters() if parameter.grad is None]
     assert not idle
 
 
 @pytest.mark.parametrize(
-    ("spec", "worst"), [(SIGLIP, 0.0), (Patches(image=8, patch=4, width=5, fit="resize"), 0.0), (DINOV2, 1e-6)]
+    ("spec", "worst"),
+    [(SIGLIP, 0.0), (PatchProjectionSpec(image_size=8, patch_size=4, width=5, fit="resize"), 0.0), (DINOV2, 1e-6)],
 )
 def test_every_byte_is_scaled_as_the_processor_does(spec: Any, worst: float) -> None:
     every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
-    found = scaled(every.to(DEVICE), mean=spec.mean, deviation=spec.deviation).cpu()
+    found = normalize_pixels(every.to(DEVICE), mean=spec.mean, std=spec.deviation).cpu()
     told = [torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (spec.mean, spec.deviation)]
     wanted = (every.permute(0, 3, 1, 2).double() / 255 - told[0]) / told[1]
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-6)
@@ -156,12 +164,12 @@ def test_every_byte_is_scaled_as_the_processor_does(spec: Any, worst: float) -> 
 
 
 def test_patches_are_one_linear_map_of_each_square() -> None:
-    layer = PatchProjection(Patches(image=8, patch=4, width=5, fit="resize")).to(DEVICE).double()
+    layer = PatchProjection(PatchProjectionSpec(image_size=8, patch_size=4, width=5, fit="resize")).to(DEVICE).double()
     seen = pixels(2, 8)
     found = layer(seen)
     for row in range(2):
         for column in range(2):
-            square = scaled(seen, torch.float64)[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            square = normalize_pixels(seen, torch.float64)[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
             wanted = square.flatten(1) @ layer.conv.weight.flatten(1).T
             torch.testing.assert_close(found[:, 2 * row + column], wanted)
 
@@ -169,17 +177,21 @@ def test_patches_are_one_linear_map_of_each_square() -> None:
 @pytest.mark.parametrize("name", TOWERS)
 def test_a_folder_says_its_own_spec(name: str, saved: Saved) -> None:
     spec, folder = TOWERS[name][0], saved[name][1]
-    found = spec_of(folder, "tower", "letterbox")
-    own = replace(spec.vit, image=spec.table * spec.vit.patch) if isinstance(spec, Dinov2) else spec.vit
+    found = encoder_spec(folder, "tower", "letterbox")
+    own = (
+        replace(spec.vit, image_size=spec.position_grid_size * spec.vit.patch_size)
+        if isinstance(spec, Dinov2)
+        else spec.vit
+    )
     assert found == replace(spec, vit=own, fit="letterbox", weights=NAMED)
 
 
 def test_a_dinov2_may_be_shown_pictures_of_any_size(saved: Saved) -> None:
     whole, folder = saved["dinov2"]
     for image in (8, 12, 15, 28):
-        spec = replace(DINOV2, vit=replace(DINOV2.vit, image=image))
+        spec = replace(DINOV2, vit=replace(DINOV2.vit, image_size=image))
         seen = pixels(2, image)
-        assert torch.equal(features(loaded(spec, folder), seen), published(whole, spec, seen))
+        assert torch.equal(extract_features(loaded(spec, folder), seen), published(whole, spec, seen))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -187,5 +199,5 @@ def test_narrow_files_become_float32(dtype: torch.dtype, tmp_path: Path) -> None
     whole = siglip_tower().to(dtype)
     whole.save_pretrained(tmp_path)
     encoder, seen = loaded(SIGLIP, tmp_path), pixels(2, 16)
-    assert torch.equal(features(encoder, seen), published(whole.to(DEVICE).float().eval(), SIGLIP, seen))
+    assert torch.equal(extract_features(encoder, seen), published(whole.to(DEVICE).float().eval(), SIGLIP, seen))
     assert all(parameter.dtype == torch.float32 for parameter in encoder.parameters())

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.vision import features, load_encoder, spec_of
-from firstsight.recipe.vision import Dinov2, Fused, Patches, TowerSpec, Vit
+from firstsight.model.vision import encoder_spec, extract_features, load_encoder
+from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, TowerSpec, ViTSpec
 from tests.model.towers import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, VIT
 
 
@@ -151,14 +151,14 @@ def test_published_configs_say_only_what_differs_from_the_defaults(place: Callab
     (folder / "config.json").write_text(
         json.dumps({"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}})
     )
-    found = spec_of(folder, "base", "resize")
-    assert found.vit == Vit(layers=12, width=768, heads=12, hidden=3072, image=224, patch=16)
+    found = encoder_spec(folder, "base", "resize")
+    assert found.vit == ViTSpec(layers=12, width=768, heads=12, mlp_width=3072, image_size=224, patch_size=16)
 
 
 def test_sides_may_be_told_twice(place: Callable[[str], Path]) -> None:
     folder = place("siglip, tower")
     configure(folder, image_size=[16, 16], patch_size=[4, 4])
-    assert spec_of(folder, "tower", "resize") == SIGLIP
+    assert encoder_spec(folder, "tower", "resize") == SIGLIP
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_processor_that_prepares_pixels_otherwise_is_refused(
     (folder / "preprocessor_config.json").write_text(json.dumps(told))
     refused(TOWERS[name][0], folder, fault)
     with pytest.raises(ModelError, match=fault):
-        spec_of(folder, "tower", "resize")
+        encoder_spec(folder, "tower", "resize")
 
 
 def test_published_processors_agree(place: Callable[[str], Path]) -> None:
@@ -200,9 +200,9 @@ def test_a_sharded_folder_is_read_and_a_lost_shard_is_named(tmp_path: Path) -> N
     shards = sorted(tmp_path.glob("*.safetensors"))
     assert len(shards) > 2
     seen = torch.arange(2 * 16 * 16 * 3).remainder(256).to(torch.uint8).view(2, 16, 16, 3)
-    found = features(load_encoder(SIGLIP, [tmp_path]), seen)
+    found = extract_features(load_encoder(SIGLIP, [tmp_path]), seen)
     whole.save_pretrained(tmp_path / "one")
-    assert torch.equal(found, features(load_encoder(SIGLIP, [tmp_path / "one"]), seen))
+    assert torch.equal(found, extract_features(load_encoder(SIGLIP, [tmp_path / "one"]), seen))
     shards[1].unlink()
     refused(SIGLIP, tmp_path, shards[1].name)
 
@@ -245,7 +245,7 @@ def test_folders_that_hold_no_encoder_are_refused(place: Callable[[str], Path], 
         (folder / "config.json").write_text(text)
         refused(SIGLIP, folder, "wanted ")
     with pytest.raises(ModelError, match="each of 2 towers"):
-        load_encoder(Fused(first=SIGLIP, second=REGISTERED), [folder])
+        load_encoder(FusedEncoders(first=SIGLIP, second=REGISTERED), [folder])
 
 
 def test_specs_that_cannot_be_are_refused() -> None:
@@ -257,9 +257,12 @@ def test_specs_that_cannot_be_are_refused() -> None:
         with pytest.raises(QuantityError, match=told):
             replace(VIT, **changed)
     with pytest.raises(QuantityError, match="one patch"):
-        Patches(image=3, patch=4, width=8, fit="resize")
-    other = replace(SIGLIP, vit=replace(VIT, patch=8))
+        PatchProjectionSpec(image_size=3, patch_size=4, width=8, fit="resize")
+    other = replace(SIGLIP, vit=replace(VIT, patch_size=8))
     with pytest.raises(QuantityError, match=re.escape("(16, 2, 'resize')")):
-        Fused(first=SIGLIP, second=other)
+        FusedEncoders(first=SIGLIP, second=other)
     with pytest.raises(ModelError, match="multiple of its width"):
-        load_encoder(Dinov2(vit=replace(VIT, hidden=33), fit="resize", registers=0, table=4, weights=NAMED), [Path()])
+        load_encoder(
+            Dinov2(vit=replace(VIT, mlp_width=33), fit="resize", registers=0, position_grid_size=4, weights=NAMED),
+            [Path()],
+        )

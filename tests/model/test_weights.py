@@ -15,9 +15,17 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 
 from firstsight.errors import ModelError
-from firstsight.model import weights
+from firstsight.model import checkpoint_io
+from firstsight.model.checkpoint_io import (
+    StoredTensors,
+    load,
+    load_weights,
+    meta_init,
+    read_tensors,
+    save,
+    write_tensors,
+)
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import Stored, fill, hollow, load, read_tensors, save, write_tensors
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from tests.conftest import DEVICE
@@ -38,7 +46,7 @@ def words(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kept(tmp_path: Path, words: Path) -> Path:
-    save(tmp_path / "kept", grown(PLAIN, dtype=torch.float32), seen=0, tokenizer=words, encoders=[])
+    save(tmp_path / "kept", grown(PLAIN, dtype=torch.float32), tokens_seen=0, tokenizer=words, encoders=[])
     return tmp_path / "kept"
 
 
@@ -47,16 +55,16 @@ def kept(tmp_path: Path, words: Path) -> Path:
 def test_a_checkpoint_comes_back_bit_for_bit(
     tmp_path: Path, words: Path, monkeypatch: pytest.MonkeyPatch, spec: LMSpec | VLMSpec, bound: int
 ) -> None:
-    monkeypatch.setattr(weights, "SHARD", bound)
+    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_BYTES", bound)
     model = grown(spec, dtype=torch.float32)
-    save(tmp_path / "kept", model, seen=7, tokenizer=words, encoders=[])
+    save(tmp_path / "kept", model, tokens_seen=7, tokenizer=words, encoders=[])
     assert (tmp_path / "kept" / "model.safetensors").is_file() == (bound > 2000)
     loaded = load(tmp_path / "kept", device=DEVICE)
-    assert (loaded.spec, loaded.seen, loaded.tokenizer.read_text(), loaded.encoder) == (spec, 7, "{}", None)
+    assert (loaded.spec, loaded.tokens_seen, loaded.tokenizer.read_text(), loaded.encoder) == (spec, 7, "{}", None)
     back = loaded.model.state_dict()
     assert all(torch.equal(value, back[name]) for name, value in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    save(tmp_path / "again", loaded.model, seen=7, tokenizer=words.parent, encoders=[])
+    save(tmp_path / "again", loaded.model, tokens_seen=7, tokenizer=words.parent, encoders=[])
     files = sorted(file.name for file in (tmp_path / "kept").iterdir())
     assert files == sorted(file.name for file in (tmp_path / "again").iterdir())
     for file in files:
@@ -68,7 +76,7 @@ def test_shards_are_laid_out_as_huggingface_hub_lays_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int
 ) -> None:
     """The hub counts a tensor's storage as we count its bytes; names, cuts and index are equal."""
-    monkeypatch.setattr(weights, "SHARD", bound)
+    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_BYTES", bound)
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
     written = write_tensors(tmp_path / "ours", GAINS)
@@ -86,7 +94,7 @@ def test_shards_are_laid_out_as_huggingface_hub_lays_them(
 
 
 def test_a_tensor_larger_than_a_shard_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "SHARD", 100)
+    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_BYTES", 100)
     write_tensors(tmp_path, GAINS)
     placed = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
     assert placed["gain0"] == placed["gain1"]
@@ -103,7 +111,7 @@ def test_weights_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
 def test_what_was_written_under_the_name_before_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tensors(tmp_path, GAINS)
     write_tensors(tmp_path, {"step": torch.ones(())}, name="optimizer")
-    monkeypatch.setattr(weights, "SHARD", 256)
+    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_BYTES", 256)
     write_tensors(tmp_path, GAINS)
     assert not (tmp_path / "model.safetensors").exists()
     assert (tmp_path / "optimizer.safetensors").exists()
@@ -127,7 +135,7 @@ def test_what_was_written_under_the_name_before_is_gone(tmp_path: Path, monkeypa
     ],
 )
 def test_damaged_shards_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, told: str) -> None:
-    monkeypatch.setattr(weights, "SHARD", 256)
+    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_BYTES", 256)
     write_tensors(tmp_path, GAINS)
     index = tmp_path / "model.safetensors.index.json"
     shard = tmp_path / json.loads(index.read_text())["weight_map"]["gain3"]
@@ -215,17 +223,17 @@ def test_narrow_numbers_are_kept_narrow_and_loaded_wide(kept: Path, kind: torch.
 
 
 def test_a_model_with_memory_is_filled_in_place_and_a_hollow_one_takes_the_tensors(kept: Path) -> None:
-    stored, model = Stored(kept), VLM(PLAIN)
+    stored, model = StoredTensors(kept), VLM(PLAIN)
     addresses = {name: one.data_ptr() for name, one in model.named_parameters()}
-    fill(model, stored, where=kept)
+    load_weights(model, stored, location=kept)
     assert {name: one.data_ptr() for name, one in model.named_parameters()} == addresses
-    with hollow():
+    with meta_init():
         empty = VLM(PLAIN)
         table = torch.arange(3)
     assert table.tolist() == [0, 1, 2]
     assert all(one.is_meta for one in empty.parameters())
     tensors = dict(stored.items())
-    fill(empty, tensors, where=kept)
+    load_weights(empty, tensors, location=kept)
     assert {name: one.data_ptr() for name, one in empty.named_parameters()} == {
         name: one.data_ptr() for name, one in tensors.items()
     }
@@ -248,11 +256,11 @@ def peak() -> int:
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_memory_holds_the_weights_once(tmp_path: Path, words: Path, kind: torch.dtype) -> None:
     """100 MB of weights: the system counts them once, and one tensor more while it is read."""
-    spec = replace(PLAIN, layers=8, width=512, heads=4, kv_heads=4, head=128, hidden=1536)
-    with hollow():
+    spec = replace(PLAIN, layers=8, width=512, heads=4, kv_heads=4, head_dim=128, mlp_width=1536)
+    with meta_init():
         forms = {name: one.shape for name, one in VLM(spec).state_dict().items()}
     write_tensors(tmp_path, {name: torch.ones(shape, dtype=kind) for name, shape in forms.items()})
-    weights.write_spec(tmp_path, spec, seen=0)
+    checkpoint_io.write_spec(tmp_path, spec, tokens_seen=0)
     Path("/proc/self/clear_refs").write_text("5")
     before = peak()
     model = load(tmp_path).model

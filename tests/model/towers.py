@@ -7,28 +7,28 @@ from typing import Any
 
 import torch
 
-from firstsight.recipe.mix import Named
-from firstsight.recipe.vision import Dinov2, Siglip, TowerSpec, Vit
+from firstsight.recipe.mixture import External
+from firstsight.recipe.vision import Dinov2, Siglip, TowerSpec, ViTSpec
 from firstsight.units import Tokens
 
-NAMED = Named(name="tower", form="encoder", tokens=Tokens(0))
-VIT = Vit(layers=3, width=16, heads=2, hidden=32, image=16, patch=4)
+NAMED = External(name="tower", form="encoder", tokens=Tokens(0))
+VIT = ViTSpec(layers=3, width=16, heads=2, mlp_width=32, image_size=16, patch_size=4)
 SIGLIP = Siglip(vit=VIT, fit="resize", weights=NAMED)
-WIDE = Vit(layers=3, width=24, heads=3, hidden=96, image=16, patch=4)
-DINOV2 = Dinov2(vit=WIDE, fit="resize", registers=0, table=5, weights=NAMED)
-REGISTERED = Dinov2(vit=WIDE, fit="resize", registers=2, table=7, weights=NAMED)
+WIDE = ViTSpec(layers=3, width=24, heads=3, mlp_width=96, image_size=16, patch_size=4)
+DINOV2 = Dinov2(vit=WIDE, fit="resize", registers=0, position_grid_size=5, weights=NAMED)
+REGISTERED = Dinov2(vit=WIDE, fit="resize", registers=2, position_grid_size=7, weights=NAMED)
 DEVIATION = 0.4
 """Of random weights: large enough that every part shows in the features."""
 
 
-def _vision(vit: Vit) -> dict[str, Any]:
+def _vision(vit: ViTSpec) -> dict[str, Any]:
     return {
         "hidden_size": vit.width,
-        "intermediate_size": vit.hidden,
+        "intermediate_size": vit.mlp_width,
         "num_hidden_layers": vit.layers,
         "num_attention_heads": vit.heads,
-        "image_size": vit.image,
-        "patch_size": vit.patch,
+        "image_size": vit.image_size,
+        "patch_size": vit.patch_size,
     }
 
 
@@ -67,7 +67,10 @@ def siglip_tower() -> Any:
 
 
 def _dinov2_shape(spec: Dinov2) -> dict[str, Any]:
-    shape = _vision(spec.vit) | {"mlp_ratio": spec.vit.hidden // spec.vit.width, "image_size": spec.table * 4}
+    shape = _vision(spec.vit) | {
+        "mlp_ratio": spec.vit.mlp_width // spec.vit.width,
+        "image_size": spec.position_grid_size * 4,
+    }
     del shape["intermediate_size"]
     return shape
 

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from firstsight.errors import DataError
-from firstsight.plan.executors import Local
+from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
-from firstsight.plan.runner import Event, Summary, run
+from firstsight.plan.scheduler import StepEvent, Summary, run
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
-from firstsight.recipe.canon import encode
-from firstsight.recipe.mix import Named
-from firstsight.site import Progress, Site, Tell
+from firstsight.recipe.mixture import External
+from firstsight.recipe.serialize import to_json
+from firstsight.site import Progress, ProgressCallback, Site
 from firstsight.units import Tokens
 
 HANDLERS = {kind: f"small:{kind}" for kind in ("write", "slow", "fail", "die", "empty", "seen")}
@@ -27,7 +27,7 @@ SLICES = 30
 
 
 def step(kind: str, name: str, **needs: Step) -> Step:
-    spec = Named(name=name, form="text", tokens=Tokens(0))
+    spec = External(name=name, form="text", tokens=Tokens(0))
     return Step(kind=kind, spec=spec, needs=tuple(needs.items()), version=1)
 
 
@@ -48,11 +48,11 @@ def diamond() -> Graph:
     return graph(**arms)
 
 
-def go(plan: Graph, root: Path, *, workers: int = 2, watch: list[Event] | None = None) -> Summary:
+def go(plan: Graph, root: Path, *, workers: int = 2, watch: list[StepEvent] | None = None) -> Summary:
     site = Site(cache=root / "cache")
     told = watch if watch is not None else []
-    with Local(workers, site) as executor:
-        return run(plan, Store(root), site=site, executor=executor, handlers=HANDLERS, watch=told.append)
+    with LocalExecutor(workers, site) as executor:
+        return run(plan, Store(root), site=site, executor=executor, handlers=HANDLERS, on_event=told.append)
 
 
 def results(root: Path) -> dict[str, str]:
@@ -66,17 +66,17 @@ def _upto(step: Step) -> list[Step]:
     return [*(found for _, parent in step.needs for found in _upto(parent)), step]
 
 
-def _text(spec: Named, inputs: Mapping[str, Path]) -> str:
+def _text(spec: External, inputs: Mapping[str, Path]) -> str:
     read = {role: sorted((path.name, path.read_text()) for path in folder.iterdir()) for role, folder in inputs.items()}
-    return json.dumps([encode(spec), read], sort_keys=True)
+    return json.dumps([to_json(spec), read], sort_keys=True)
 
 
-def write(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def write(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     (out / "text").write_text(_text(spec, inputs))
     sys.stdout.write(f"wrote {spec.name}\n")
 
 
-def slow(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def slow(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """Thirty slices of a long file, one at a time; goes on after the slices that are there."""
     done = out / "slices"
     with done.open("a") as ledger:  # nobody else may be writing here: every slice comes once and in order
@@ -84,23 +84,23 @@ def slow(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell
             time.sleep(0.003)
             ledger.write(f"{number} {hashlib.sha256(_text(spec, inputs).encode() + bytes([number])).hexdigest()}\n")
             ledger.flush()
-            tell(Progress(done=number + 1, total=SLICES, unit="slices", numbers={"loss": 1 / (number + 1)}))
+            on_progress(Progress(done=number + 1, total=SLICES, unit="slices", metrics={"loss": 1 / (number + 1)}))
 
 
-def fail(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def fail(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     sys.stdout.write("about to fail\n")
     raise DataError(f"{spec.name}: wanted bread, got stones. Bake.")
 
 
-def die(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def die(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def empty(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def empty(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     pass
 
 
-def seen(spec: Named, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def seen(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """What the worker's process looks like."""
     facts = {"pid": os.getpid(), "omp": os.environ["OMP_NUM_THREADS"], "wait": os.environ["OMP_WAIT_POLICY"]}
     (out / "facts.json").write_text(json.dumps(facts))

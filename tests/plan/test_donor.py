@@ -9,35 +9,35 @@ from typing import Any
 
 import pytest
 
-from firstsight.cli import show
+from firstsight.cli import terminal
 from firstsight.errors import QuantityError
-from firstsight.plan.budget import bill, cost, device
-from firstsight.plan.graph import Graph, graph, tree
-from firstsight.plan.step import difference
-from firstsight.recipe import canon
-from firstsight.recipe.mix import Named
-from firstsight.recipe.scales import Scale, enter, scale_named
+from firstsight.plan.estimate import device_spec, estimate_cost, estimate_step
+from firstsight.plan.graph import Graph, build_graph, render_tree
+from firstsight.plan.step import field_differences
+from firstsight.recipe import serialize
+from firstsight.recipe.mixture import External
+from firstsight.recipe.scales import Scale, branch_at, scale_named
 from firstsight.recipe.scales.decoders import openlm_1b, tinyllama_1b
 from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Adam, Donor, Midtrain, Rows
+from firstsight.recipe.stages import AdamWSpec, Donor, Midtrain, RowShape
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share, Tokens
 
-ROWS = Rows(batch=1024, length=2048)
-WHOLE = Tokens(1_430_512 * ROWS.tokens)
+ROWS = RowShape(batch_size=1024, length=2048)
+WHOLE = Tokens(1_430_512 * ROWS.tokens_per_step)
 """TinyLlama's declared run: 1,430,512 steps of about two million tokens."""
 
 
-def named(name: str, form: Any = "checkpoint") -> Named:
-    return Named(name=name, form=form, tokens=Tokens(0))
+def named(name: str, form: Any = "checkpoint") -> External:
+    return External(name=name, form=form, tokens=Tokens(0))
 
 
 DONOR = Donor(
     model=tinyllama_1b(),
     tokenizer=named("llama-words", "tokenizer"),
-    rows=ROWS,
+    row_shape=ROWS,
     tokens=WHOLE,
-    rate=Rewarm(peak=4e-4, floor=4e-5, warmup=Tokens(2_000 * ROWS.tokens), tokens=WHOLE),
+    schedule=Rewarm(peak_lr=4e-4, min_lr=4e-5, warmup_tokens=Tokens(2_000 * ROWS.tokens_per_step), tokens=WHOLE),
     checkpoints=((Share(2, 5), named("tiny-40")), (Share(4, 5), named("tiny-80")), (Share(1), named("tiny-100"))),
 )
 ROOM = 32_064
@@ -47,7 +47,7 @@ ROOM = 32_064
 def scale(donor: Donor = DONOR, **model: Any) -> Scale:
     """The paper's 1b scale on another trunk."""
     base = scale_named("1b").base
-    lm = replace(donor.model, vocabulary=ROOM, **model)
+    lm = replace(donor.model, vocab_size=ROOM, **model)
     stages = tuple(
         replace(stage, model=replace(stage.model, lm=lm), tokenizer=named("chat-words", "tokenizer"))
         for stage in base.stages
@@ -57,11 +57,11 @@ def scale(donor: Donor = DONOR, **model: Any) -> Scale:
 
 def planned(*arms: Arm, seeds: int = 1, known: dict[str, str] | None = None) -> Graph:
     study = Study(name="donated", scale="1b", question="?", arms=over_seeds(arms, range(1, seeds + 1)))
-    return graph(study, known or {})
+    return build_graph(study, known or {})
 
 
 def arms(*percents: int) -> list[Arm]:
-    return [enter(scale(), Share(percent, 100)) for percent in percents]
+    return [branch_at(scale(), Share(percent, 100)) for percent in percents]
 
 
 def test_a_branch_starts_at_the_donor_s_checkpoint_and_nothing_of_its_run_is_trained() -> None:
@@ -69,7 +69,7 @@ def test_a_branch_starts_at_the_donor_s_checkpoint_and_nothing_of_its_run_is_tra
     assert not [step for step in plan.steps if step.kind == "pretrain"]
     for label, name in (("start-040.s1", "tiny-40"), ("start-080.s1", "tiny-80")):
         (branch,) = [step for step in plan.arms[label] if step.kind == "midtrain"]
-        trunk = branch.need("trunk")
+        trunk = branch.parent("trunk")
         assert trunk is not None and trunk.kind == "named" and trunk.spec == named(name)
         assert [role for role, _ in branch.needs][:3] == ["trunk", "tokenizer", "text0"]
 
@@ -82,71 +82,81 @@ def declared(percent: int) -> float:
 
 def test_a_branch_continues_the_rate_that_the_donor_had_there() -> None:
     for percent in (40, 80):
-        stage = enter(scale(), Share(percent, 100)).stages[0]
-        assert stage.rate.lr(Tokens(0)) == pytest.approx(declared(percent), rel=1e-12)
-    assert isinstance(enter(scale(), Share(1)).stages[0].rate, Rewarm)
+        stage = branch_at(scale(), Share(percent, 100)).stages[0]
+        assert stage.schedule.lr(Tokens(0)) == pytest.approx(declared(percent), rel=1e-12)
+    assert isinstance(branch_at(scale(), Share(1)).stages[0].schedule, Rewarm)
 
 
 def test_seeds_share_the_checkpoint_and_start_0_needs_none() -> None:
     plan = planned(*arms(0, 40), seeds=2)
-    assert len([step for step in plan.steps if step.holds]) == 1
+    assert len([step for step in plan.steps if step.donor_model]) == 1
     assert len([step for step in plan.steps if step.kind == "midtrain"]) == 4
     for seed in (1, 2):
         (first,) = [step for step in plan.arms[f"start-000.s{seed}"] if step.kind == "midtrain"]
-        assert first.need("trunk") is None and first.spec.seed == seed
+        assert first.parent("trunk") is None and first.spec.seed == seed
     assert {arm.pretrain for arm in over_seeds(arms(40), [1, 2])} == {DONOR}
 
 
 def test_an_arm_without_stages_judges_the_checkpoint_itself() -> None:
     arm = arms(80)[0]
-    given = replace(arm, name="given", stages=(), evaluate=replace(arm.evaluate, vision=(), text=("boolq", "piqa")))
-    judge = planned(given).final("given.s1")
-    judged = judge.need("checkpoint")
+    given = replace(
+        arm, name="given", stages=(), evaluate=replace(arm.evaluate, vision_tasks=(), text_tasks=("boolq", "piqa"))
+    )
+    judge = planned(given).final_step("given.s1")
+    judged = judge.parent("checkpoint")
     assert judged is not None and judged.spec == named("tiny-80")
-    assert cost(judge).flops == 2 * 5_000 * 64 * tinyllama_1b().flops(64)
+    assert estimate_step(judge).flops == 2 * 5_000 * 64 * tinyllama_1b().flops(64)
 
 
 def test_the_content_of_the_checkpoint_moves_the_address_and_its_name_does_not() -> None:
     donor = replace(DONOR, checkpoints=((Share(2, 5), named("mine")),))
-    ours, same = planned(*arms(40), known={"tiny-40": "a" * 64}), enter(scale(donor), Share(2, 5))
+    ours, same = planned(*arms(40), known={"tiny-40": "a" * 64}), branch_at(scale(donor), Share(2, 5))
     assert planned(same, known={"mine": "a" * 64}).steps == ours.steps
     other = planned(*arms(40), known={"tiny-40": "b" * 64})
     moved = [new.kind for old, new in zip(ours.steps, other.steps, strict=True) if old != new]
     assert moved == ["named", "midtrain", "finetune", "evaluate"]
-    (found,) = difference(ours.final("start-040.s1"), other.final("start-040.s1"))
+    (found,) = field_differences(ours.final_step("start-040.s1"), other.final_step("start-040.s1"))
     assert (found.first, found.second) == ("a" * 64, "b" * 64) and found.path.endswith("needs.trunk.spec.digest")
-    assert "tiny-40" in planned(*arms(40)).unknown()
+    assert "tiny-40" in planned(*arms(40)).undigested_names()
 
 
 def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(*arms(40, 80), seeds=2)
-    lines = tree(plan)
+    lines = render_tree(plan)
     text = "\n".join(lines)
     assert all(text.count(step.address) == 1 for step in plan.steps)
     data, models = text.split("models")
     assert "named-tiny-40" not in data and "named-tiny-40" in models and "shared by 2 arms" in models
-    show.branches(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
+    terminal.branches(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
     told = " ".join(capsys.readouterr().out.split())
     assert f"donor: {WHOLE:,} tokens, rate 0.0004 to 4e-05; checkpoints: tiny-40 at 40 %, tiny-80 at 80 %" in told
     assert "a branch's text begins at its first row" in told and f"Continue {declared(40):.3e} to 3e-05" in told
-    rows = {row.step.spec.name: row.cost for row in bill(plan, device("h100", utilisation=0.4)).rows if row.step.holds}
+    rows = {
+        row.step.spec.name: row.cost
+        for row in estimate_cost(plan, device_spec("h100", utilisation=0.4)).step_costs
+        if row.step.donor_model
+    }
     assert set(rows) == {"tiny-40", "tiny-80"}
     for price in rows.values():
-        assert (price.flops, price.tokens, price.bytes) == (0, 0, 4 * 1_100_048_384)  # TinyLlama's published count
+        assert (price.flops, price.tokens, price.stored_bytes) == (
+            0,
+            0,
+            4 * 1_100_048_384,
+        )  # TinyLlama's published count
 
 
 def test_arms_of_a_donor_differ_field_by_field_and_survive_the_canonical_form() -> None:
     first, second = arms(40, 80)
-    paths = {found.path for found in difference(first, second)}
+    paths = {found.path for found in field_differences(first, second)}
     assert paths == {"name", "start", "stages.0.rate.at"}
-    assert canon.decode(canon.encode(DONOR)) == DONOR
+    assert serialize.from_json(serialize.to_json(DONOR)) == DONOR
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: planned(*arms(20)), "wanted a donor with a checkpoint at 20 % of its run. Got 40 %, 80 %, 100 %"),
-    (lambda: planned(enter(scale(heads=16), Share(2, 5))), "with heads 32, not 16"),
-    (lambda: planned(enter(scale(eps=1e-6), Share(2, 5))), "with eps 1e-05, not 1e-06"),
-    (lambda: planned(enter(scale(replace(DONOR, model=openlm_1b())), Share(2, 5))), "vocabulary 50432, not 32064"),
+    (lambda: planned(branch_at(scale(heads=16), Share(2, 5))), "with heads 32, not 16"),
+    (lambda: planned(branch_at(scale(eps=1e-6), Share(2, 5))), "with eps 1e-05, not 1e-06"),
+    (lambda: planned(branch_at(scale(replace(DONOR, model=openlm_1b())), Share(2, 5))), "vocabulary 50432, not 32064"),
     (lambda: replace(DONOR, checkpoints=((Share(1, 2), named("x", "encoder")),)), "x: wanted a Named of form checkp"),
     (lambda: replace(DONOR, checkpoints=((Share(0), named("x")),)), "above 0"),
     (lambda: replace(DONOR, checkpoints=()), "Got none"),
@@ -164,17 +174,17 @@ def test_what_contradicts_the_donor_is_refused_before_anything_is_looked_at(
 
 
 def test_other_tokens_need_rows_of_their_own() -> None:
-    arm = enter(scale(), Share(2, 5))
+    arm = branch_at(scale(), Share(2, 5))
     lm = DONOR.model
     stages = tuple(replace(stage, model=replace(stage.model, lm=lm)) for stage in arm.stages)
     with pytest.raises(QuantityError, match=r"wanted the donor's tokenizer Named\(name='llama-words'"):
         planned(replace(arm, stages=stages))
     own = tuple(replace(stage, tokenizer=DONOR.tokenizer) for stage in stages)
-    assert planned(replace(arm, stages=own)).final("start-040.s1")
+    assert planned(replace(arm, stages=own)).final_step("start-040.s1")
 
 
 def test_a_trunk_of_our_own_is_held_to_the_same_law() -> None:
-    arm = enter(scale_named("smoke"), Share(4, 5))
+    arm = branch_at(scale_named("smoke"), Share(4, 5))
     shallow = replace(arm.pretrain, model=replace(arm.pretrain.model, layers=3))
     with pytest.raises(QuantityError, match=r"start-080\.s1: midtrain: wanted the decoder .* with layers 3, not 4"):
         planned(replace(arm, pretrain=shallow))
@@ -184,7 +194,7 @@ def test_a_trunk_of_our_own_is_held_to_the_same_law() -> None:
         planned(replace(arm, stages=(arm.stages[0], other)))
 
 
-def optim(**encoder: float) -> Adam:
+def optim(**encoder: float) -> AdamWSpec:
     return replace(scale_named("1b").base.stages[0].optim, **encoder)
 
 
@@ -203,4 +213,7 @@ def test_an_encoder_s_rate_and_decay_belong_to_an_encoder_that_trains() -> None:
     with pytest.raises(QuantityError, match="encoder_decay=-1"):
         optim(encoder_decay=-1.0)
     trained = replace(midtrain.model, encoder="trained")
-    assert replace(midtrain, model=trained, optim=optim(encoder_rate=0.1, encoder_decay=0.05)).optim.encoder_rate == 0.1
+    assert (
+        replace(midtrain, model=trained, optim=optim(encoder_rate=0.1, encoder_decay=0.05)).optim.encoder_lr_scale
+        == 0.1
+    )

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.plan.graph import Graph, graph, tree
+from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.plan.step import Step
-from firstsight.recipe.mix import Blend, Part
-from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.mixture import Mixture, WeightedSource
+from firstsight.recipe.scales import branch_at, scale_named
 from firstsight.recipe.study import Study, over_seeds
-from firstsight.recipe.vision import Patches
+from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.studies.when import when
 from firstsight.units import Share
 
-SMOKE = graph(when(scale_named("smoke")))
-BIG = graph(when(scale_named("1b")))
+SMOKE = build_graph(when(scale_named("smoke")))
+BIG = build_graph(when(scale_named("1b")))
 
 
 def of_kind(graph: Graph, kind: str) -> list[Step]:
@@ -25,8 +25,8 @@ def of_kind(graph: Graph, kind: str) -> list[Step]:
 
 
 def starts(*percents: int, scale: str = "smoke", seeds: int = 1) -> Graph:
-    arms = [enter(scale_named(scale), Share(percent, 100)) for percent in percents]
-    return graph(Study(name="some", scale=scale, question="?", arms=over_seeds(arms, range(1, seeds + 1))))
+    arms = [branch_at(scale_named(scale), Share(percent, 100)) for percent in percents]
+    return build_graph(Study(name="some", scale=scale, question="?", arms=over_seeds(arms, range(1, seeds + 1))))
 
 
 def test_the_when_study_is_as_many_steps_as_by_hand() -> None:
@@ -63,12 +63,12 @@ def test_roles_are_those_of_the_contract() -> None:
 
 def test_an_arm_from_nothing_has_no_trunk() -> None:
     (midtrain,) = [step for step in SMOKE.arms["start-000.s1"] if step.kind == "midtrain"]
-    assert midtrain.need("trunk") is None and midtrain.need("previous") is None
+    assert midtrain.parent("trunk") is None and midtrain.parent("previous") is None
     assert not [step for step in SMOKE.arms["start-000.s1"] if step.kind == "pretrain"]
 
 
 def test_arms_share_the_segments_up_to_where_they_leave() -> None:
-    users = SMOKE.users()
+    users = SMOKE.arms_by_step()
     shared = {step.slug: len(users[step]) for step in of_kind(SMOKE, "pretrain")}
     assert shared == {
         "pretrain-000-020": 6, "pretrain-020-040": 5, "pretrain-040-060": 4, "pretrain-060-080": 3,
@@ -103,29 +103,31 @@ def test_parents_come_first_and_the_first_seed_before_the_second() -> None:
 
 
 def test_patches_need_pixels_and_nothing_else() -> None:
-    arm = enter(scale_named("smoke"), Share(4, 5))
-    eyes = Patches(image=48, patch=12, width=128, fit="resize")
+    arm = branch_at(scale_named("smoke"), Share(4, 5))
+    eyes = PatchProjectionSpec(image_size=48, patch_size=12, width=128, fit="resize")
     stages = tuple(replace(stage, model=replace(stage.model, vision=eyes)) for stage in arm.stages)
-    plan = graph(Study(name="patches", scale="smoke", question="?", arms=(replace(arm, stages=stages),)))
+    plan = build_graph(Study(name="patches", scale="smoke", question="?", arms=(replace(arm, stages=stages),)))
     (midtrain,) = of_kind(plan, "midtrain")
     assert [role for role, _ in midtrain.needs] == ["trunk", "tokenizer", "text0", "image0", "image0.source"]
     assert not of_kind(plan, "contrast") and not of_kind(plan, "encode")
 
 
 def test_two_image_sources_and_two_stages_in_a_row() -> None:
-    arm = enter(scale_named("smoke"), Share(4, 5))
+    arm = branch_at(scale_named("smoke"), Share(4, 5))
     first, tune = arm.stages
-    both = Blend(
-        parts=(
-            Part(source=first.mix.images.sources[0], share=Share(4, 5), epochs=1),
-            Part(source=tune.mix.images.sources[0], share=Share(1, 5), epochs=1),
+    both = Mixture(
+        components=(
+            WeightedSource(source=first.mix.images.sources[0], share=Share(4, 5), max_epochs=1),
+            WeightedSource(source=tune.mix.images.sources[0], share=Share(1, 5), max_epochs=1),
         ),
-        counted_in="rows",
+        share_unit="rows",
     )
     second = replace(first, mix=replace(first.mix, images=both))
-    plan = graph(Study(name="two", scale="smoke", question="?", arms=(replace(arm, stages=(first, second, tune)),)))
+    plan = build_graph(
+        Study(name="two", scale="smoke", question="?", arms=(replace(arm, stages=(first, second, tune)),))
+    )
     early, late = of_kind(plan, "midtrain")
-    assert late.need("previous") == early and late.need("trunk") is None
+    assert late.parent("previous") == early and late.parent("trunk") is None
     assert [role for role, _ in late.needs if role.startswith("image1")] == [
         "image1",
         "image1.source",
@@ -134,22 +136,22 @@ def test_two_image_sources_and_two_stages_in_a_row() -> None:
 
 
 def test_an_arm_that_trains_nothing_is_refused() -> None:
-    arm = replace(enter(scale_named("smoke"), Share(0)), stages=())
+    arm = replace(branch_at(scale_named("smoke"), Share(0)), stages=())
     with pytest.raises(QuantityError, match="nothing is trained"):
-        graph(Study(name="none", scale="smoke", question="?", arms=(arm,)))
+        build_graph(Study(name="none", scale="smoke", question="?", arms=(arm,)))
 
 
 def test_finding_steps_and_arms() -> None:
     step = of_kind(SMOKE, "contrast")[0]
-    assert SMOKE.find("contrast") == SMOKE.find(step.address[-12:]) == step
-    assert SMOKE.final("start-020.s1").kind == "evaluate"
+    assert SMOKE.find_step("contrast") == SMOKE.find_step(step.address[-12:]) == step
+    assert SMOKE.final_step("start-020.s1").kind == "evaluate"
     with pytest.raises(UnknownName):
-        SMOKE.final("start-030.s1")
+        SMOKE.final_step("start-030.s1")
 
 
 @pytest.mark.parametrize("plan", [SMOKE, BIG, starts(0, 20, 40, 60, 80, 100, seeds=2)], ids=["smoke", "1b", "12 arms"])
 def test_the_tree_prints_every_step_once_and_marks_sharing(plan: Graph) -> None:
-    lines = tree(plan, stored=[plan.steps[0].address])
+    lines = render_tree(plan, stored_addresses=[plan.steps[0].address])
     text = "\n".join(lines)
     assert all(text.count(step.address) == 1 for step in plan.steps)
     assert all(label in text for label in plan.arms)
@@ -158,4 +160,4 @@ def test_the_tree_prints_every_step_once_and_marks_sharing(plan: Graph) -> None:
 
 
 def test_twelve_arms_fit_on_a_screen() -> None:
-    assert len(tree(starts(0, 20, 40, 60, 80, 100, seeds=2))) <= 40
+    assert len(render_tree(starts(0, 20, 40, 60, 80, 100, seeds=2))) <= 40

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from firstsight.errors import StoreError
-from firstsight.plan.graph import Graph, graph, tree
-from firstsight.plan.identity import known_as
-from firstsight.plan.step import difference
+from firstsight.plan.content_ids import content_key
+from firstsight.plan.graph import Graph, build_graph, render_tree
+from firstsight.plan.step import field_differences
 from firstsight.plan.store import Store
-from firstsight.recipe.canon import encode
-from firstsight.recipe.mix import Named, Recaptioned, alone
-from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.mixture import External, Recaptioned, single_source
+from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.serialize import to_json
 from firstsight.recipe.stages import Prepare
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Share, Tokens
 
-ARM = enter(scale_named("1b"), Share(4, 5))
+ARM = branch_at(scale_named("1b"), Share(4, 5))
 KNOWN = {
     "dclm-mix": "d" * 64,
     "datacomp-dr-1b with synthetic captions": "c" * 64,
@@ -32,12 +32,12 @@ KNOWN = {
 
 
 def planned(arm: Arm, known: dict[str, str]) -> Graph:
-    return graph(Study(name="one", scale="1b", question="?", arms=(arm,)), known)
+    return build_graph(Study(name="one", scale="1b", question="?", arms=(arm,)), known)
 
 
 def renamed(value: Any, names: dict[str, str]) -> Any:
     """The same spec with other names for its sources."""
-    from firstsight.recipe.canon import decode
+    from firstsight.recipe.serialize import from_json
 
     def walk(part: Any) -> Any:
         if isinstance(part, list):
@@ -46,7 +46,7 @@ def renamed(value: Any, names: dict[str, str]) -> Any:
             return {key: names.get(item, item) if key == "name" else walk(item) for key, item in part.items()}
         return part
 
-    return decode(walk(encode(value)))
+    return from_json(walk(to_json(value)))
 
 
 def addresses(steps: Graph) -> list[str]:
@@ -69,7 +69,7 @@ def test_names_do_not_matter_where_content_is_known() -> None:
 
 def test_neither_does_a_declared_size() -> None:
     def sized(tokens: int) -> Arm:
-        text = alone(Named(name="dclm-mix", form="text", tokens=Tokens(tokens)))
+        text = single_source(External(name="dclm-mix", form="text", tokens=Tokens(tokens)))
         return replace(ARM, pretrain=replace(ARM.pretrain, text=text))
 
     assert addresses(planned(sized(0), KNOWN)) == addresses(planned(sized(10**15), KNOWN))
@@ -89,26 +89,26 @@ def test_every_content_moves_what_reads_it_and_nothing_else(name: str) -> None:
     moved = [new.kind for old, new in zip(before.steps, after.steps, strict=True) if old != new]
     assert set(moved) == reads and moved.count("named") == 1
     assert moved.count("prepare") == {"gpt-neox-20b": 3}.get(name, int("prepare" in reads))
-    (first, *_) = difference(before.final("start-080.s0"), after.final("start-080.s0"))
+    (first, *_) = field_differences(before.final_step("start-080.s0"), after.final_step("start-080.s0"))
     assert first.second == "e" * 64 and first.path.endswith("digest")
 
 
 def test_content_read_in_two_ways_is_two_contents() -> None:
     captions = ARM.stages[0].mix.images.sources[0]
     assert isinstance(captions, Recaptioned)
-    real = alone(captions.named)
+    real = single_source(captions.external)
     stage = replace(ARM.stages[0], mix=replace(ARM.stages[0].mix, images=real))
     both = Study(name="two", scale="1b", question="?", arms=(ARM, replace(ARM, name="real", stages=(stage,))))
     known = {**KNOWN, "datacomp-dr-1b": "f" * 64}
-    assert known_as(captions) in known and known_as(captions.named) in known
-    leaves = [step for step in graph(both, known).steps if step.spec == captions.named]
-    assert len(leaves) == 2 and graph(both, known).unknown() == ()
-    assert graph(both, KNOWN).unknown() == ("datacomp-dr-1b",)
+    assert content_key(captions) in known and content_key(captions.external) in known
+    leaves = [step for step in build_graph(both, known).steps if step.spec == captions.external]
+    assert len(leaves) == 2 and build_graph(both, known).undigested_names() == ()
+    assert build_graph(both, KNOWN).undigested_names() == ("datacomp-dr-1b",)
 
 
 def test_a_plan_without_content_says_what_it_lacks_and_a_known_one_keeps_names_for_people() -> None:
-    assert len(planned(ARM, {}).unknown()) == 6 and planned(ARM, KNOWN).unknown() == ()
-    drawn = "\n".join(tree(planned(ARM, KNOWN)))
+    assert len(planned(ARM, {}).undigested_names()) == 6 and planned(ARM, KNOWN).undigested_names() == ()
+    drawn = "\n".join(render_tree(planned(ARM, KNOWN)))
     for name in ("dclm-mix", "datacomp-dr-1b", "gpt-neox-20b", "paper-benchmarks"):
         assert f"({name})" in drawn
 
@@ -121,7 +121,7 @@ def test_what_was_prepared_outside_is_published_without_a_second_copy(tmp_path: 
     (made / "deep" / "tokens.npy").write_bytes(b"12345")
     (made / "manifest.json").write_text("{}")
     store = Store(tmp_path / "runs")
-    torn = store.work(step.address) / "left by a killed run"
+    torn = store.work_folder(step.address) / "left by a killed run"
     torn.write_text("x")
     goal = store.adopt(step, made)
     assert store.has(step.address) and store.verify(step.address) == ()

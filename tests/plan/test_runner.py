@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # the workers import their handl
 import small
 
 from firstsight.errors import RequestError, StepFailed
-from firstsight.plan.executors import Local
-from firstsight.plan.graph import graph
-from firstsight.plan.runner import Event, run
+from firstsight.plan.executor import LocalExecutor
+from firstsight.plan.graph import build_graph
+from firstsight.plan.scheduler import StepEvent, run
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import scale_named
 from firstsight.site import Site
@@ -39,11 +39,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_every_step_runs_once_after_its_parents_and_then_never_again(tmp_path: Path) -> None:
-    plan, told = small.diamond(), list[Event]()
+    plan, told = small.diamond(), list[StepEvent]()
     first = small.go(plan, tmp_path, watch=told)
     assert first.ok and set(first.published) == set(plan.steps) and len(first.published) == len(plan.steps)
-    ends = {event.step: place for place, event in enumerate(told) if event.what == "published"}
-    begins = {event.step: place for place, event in enumerate(told) if event.what == "started"}
+    ends = {event.step: place for place, event in enumerate(told) if event.kind == "published"}
+    begins = {event.step: place for place, event in enumerate(told) if event.kind == "started"}
     assert all(ends[parent] < begins[step] for step in plan.steps for _, parent in step.needs)
     before = small.results(tmp_path)
     again = small.go(plan, tmp_path)
@@ -53,14 +53,14 @@ def test_every_step_runs_once_after_its_parents_and_then_never_again(tmp_path: P
 
 
 def test_events_tell_arms_progress_and_time_left(tmp_path: Path) -> None:
-    told: list[Event] = []
+    told: list[StepEvent] = []
     small.go(small.diamond(), tmp_path, watch=told)
-    progress = [event for event in told if event.what == "progress"]
+    progress = [event for event in told if event.kind == "progress"]
     assert {event.progress.unit for event in progress if event.progress} == {"slices"}
     assert {label for event in progress for label in event.arms} == {"arm0", "arm1", "arm2"}
-    assert told[0].left is None and told[-1].left == 0
-    assert all(event.left is None or event.left >= 0 for event in told)
-    assert [event.at for event in told] == sorted(event.at for event in told)
+    assert told[0].seconds_left is None and told[-1].seconds_left == 0
+    assert all(event.seconds_left is None or event.seconds_left >= 0 for event in told)
+    assert [event.timestamp for event in told] == sorted(event.timestamp for event in told)
 
 
 def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
@@ -70,12 +70,14 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     summary = small.go(plan, tmp_path)
     assert not summary.ok and [step.spec.name for step in summary.published] == ["fine"]
     (failure,) = summary.failed
-    assert failure.step == bad and failure.arms == ("bad",) and failure.why == "bread: wanted bread, got stones. Bake."
-    log = failure.log.read_text()
+    assert (
+        failure.step == bad and failure.arms == ("bad",) and failure.reason == "bread: wanted bread, got stones. Bake."
+    )
+    log = failure.log_path.read_text()
     assert "about to fail" in log and "Traceback" in log and "DataError" in log
-    assert dict(summary.blocked) == {stopped: bad, plan.final("bad"): bad}
+    assert dict(summary.blocked) == {stopped: bad, plan.final_step("bad"): bad}
     text = "\n".join(summary.lines())
-    assert str(failure.log) in text and f"needs {bad.address}" in text and "same command" in text
+    assert str(failure.log_path) in text and f"needs {bad.address}" in text and "same command" in text
     with pytest.raises(StepFailed, match="got stones"):
         summary.check()
 
@@ -84,7 +86,7 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
 def test_a_dead_worker_fails_its_step_and_is_replaced(tmp_path: Path, kind: str, why: str) -> None:
     good = {f"good{n}": small.step("write", f"good{n}") for n in range(3)}
     summary = small.go(small.graph(bad=small.step(kind, "bad"), **good), tmp_path, workers=1)
-    assert why in summary.failed[0].why and len(summary.published) == 3
+    assert why in summary.failed[0].reason and len(summary.published) == 3
 
 
 def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path) -> None:
@@ -106,10 +108,15 @@ def test_what_is_not_needed_is_not_run(tmp_path: Path) -> None:
 
 
 def test_named_leaves_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    site, plan = Site(cache=tmp_path), graph(when(scale_named("1b")))
+    site, plan = Site(cache=tmp_path), build_graph(when(scale_named("1b")))
     handlers = {step.kind: "small:write" for step in plan.steps if step.kind != "named"}
-    with Local(1, site) as executor, pytest.raises(RequestError, match=r"dclm-mix, gpt-neox-20b.*place") as refused:
-        run(plan, Store(tmp_path / "runs"), site=site, executor=executor, handlers=handlers, watch=lambda event: None)
+    with (
+        LocalExecutor(1, site) as executor,
+        pytest.raises(RequestError, match=r"dclm-mix, gpt-neox-20b.*place") as refused,
+    ):
+        run(
+            plan, Store(tmp_path / "runs"), site=site, executor=executor, handlers=handlers, on_event=lambda event: None
+        )
     assert "Nothing was run" in str(refused.value)
     assert Store(tmp_path / "runs").addresses() == ()
 
@@ -122,16 +129,16 @@ def test_a_kind_without_a_handler_is_refused(tmp_path: Path) -> None:
 def test_a_worker_killed_at_any_moment_leaves_the_same_bytes(tmp_path: Path, whole: dict[str, str]) -> None:
     chance, plan = random.Random(3), small.diamond()
     for _ in range(20):
-        kills: list[Event] = []
+        kills: list[StepEvent] = []
         site = Site(cache=tmp_path)
-        with Local(2, site) as executor:
+        with LocalExecutor(2, site) as executor:
 
-            def watch(event: Event, executor: Local = executor, kills: list[Event] = kills) -> None:
-                if event.what == "progress" and not kills and chance.random() < 0.3:
+            def watch(event: StepEvent, executor: LocalExecutor = executor, kills: list[StepEvent] = kills) -> None:
+                if event.kind == "progress" and not kills and chance.random() < 0.3:
                     kills.append(event)
                     os.kill(executor.pids()[event.step.address], signal.SIGKILL)
 
-            summary = run(plan, Store(tmp_path), site=site, executor=executor, handlers=small.HANDLERS, watch=watch)
+            summary = run(plan, Store(tmp_path), site=site, executor=executor, handlers=small.HANDLERS, on_event=watch)
         if summary.ok:
             break
     assert summary.ok and small.results(tmp_path) == whole
@@ -154,7 +161,7 @@ def test_a_whole_run_ended_by_a_signal_goes_on_to_the_same_bytes(
     store = Store(tmp_path)
     time.sleep(0.2)
     quiet = {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
-    assert quiet and not any(store.busy(step.address) for step in small.diamond().steps)
+    assert quiet and not any(store.is_locked(step.address) for step in small.diamond().steps)
     time.sleep(0.1)
     assert quiet == {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
     assert small.go(small.diamond(), tmp_path).ok

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.plan.graph import graph
-from firstsight.plan.step import VERSIONS, Step, difference, find
-from firstsight.recipe.canon import decode, encode
-from firstsight.recipe.mix import Blend, Named, Part, Span
-from firstsight.recipe.scales import enter, scale_named
+from firstsight.plan.graph import build_graph
+from firstsight.plan.step import STEP_VERSIONS, Step, field_differences, find_address
+from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
+from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.serialize import from_json, to_json
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
@@ -32,11 +32,11 @@ WORDS = {
 
 
 def arm(start: int = 80) -> Arm:
-    return enter(scale_named("smoke"), Share(start, 100))
+    return branch_at(scale_named("smoke"), Share(start, 100))
 
 
 def final(arm: Arm) -> Step:
-    return graph(Study(name="one", scale="smoke", question="?", arms=(arm,))).final(arm.label)
+    return build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,))).final_step(arm.label)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -66,18 +66,18 @@ def changed(value: Any, path: tuple[Any, ...]) -> Any:
     return body
 
 
-MIDTRAIN = next(parent for role, parent in final(arm()).needs if role == "checkpoint").need("previous")
+MIDTRAIN = next(parent for role, parent in final(arm()).needs if role == "checkpoint").parent("previous")
 TRAINED = replace(MIDTRAIN, spec=replace(MIDTRAIN.spec, model=replace(MIDTRAIN.spec.model, encoder="trained")))
 """With an encoder that may have a rate and a decay."""
-LEAVES = [path for path in places(encode(MIDTRAIN.spec)) if path[-1] not in ("value", "counted_in")]
+LEAVES = [path for path in places(to_json(MIDTRAIN.spec)) if path[-1] not in ("value", "counted_in")]
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: ".".join(map(str, path)))
 def test_every_field_of_a_spec_moves_the_address(path: tuple[Any, ...]) -> None:
     ours = TRAINED if path[-1].startswith("encoder_") else MIDTRAIN
-    other = replace(ours, spec=decode(changed(encode(ours.spec), path)))
+    other = replace(ours, spec=from_json(changed(to_json(ours.spec), path)))
     assert other.address != ours.address
-    assert [found.path for found in difference(ours, other)] == [".".join(map(str, ("spec", *path)))]
+    assert [found.path for found in field_differences(ours, other)] == [".".join(map(str, ("spec", *path)))]
 
 
 def test_shares_kind_version_and_parents_move_the_address() -> None:
@@ -105,7 +105,7 @@ def test_the_order_of_needs_is_not_part_of_the_identity() -> None:
 
 
 def test_a_whole_study_has_the_same_addresses_when_built_again() -> None:
-    first, second = (graph(when(scale_named("smoke"))) for _ in range(2))
+    first, second = (build_graph(when(scale_named("smoke"))) for _ in range(2))
     assert [step.address for step in first.steps] == [step.address for step in second.steps]
 
 
@@ -116,18 +116,18 @@ def test_an_address_reads_as_kind_hint_and_digest() -> None:
 
 
 def test_every_kind_has_a_version() -> None:
-    kinds = {step.kind for scale in ("smoke", "1b") for step in graph(when(scale_named(scale))).steps}
-    assert kinds <= set(VERSIONS)
+    kinds = {step.kind for scale in ("smoke", "1b") for step in build_graph(when(scale_named(scale))).steps}
+    assert kinds <= set(STEP_VERSIONS)
 
 
 def test_difference_follows_into_parents_and_tells_a_trunk_once() -> None:
     other = replace(arm(), pretrain=replace(arm().pretrain, seed=7))
-    paths = [found.path for found in difference(final(arm()), final(other))]
+    paths = [found.path for found in field_differences(final(arm()), final(other))]
     assert paths == ["needs.checkpoint.needs.previous.needs.trunk.spec.pretrain.seed"]
 
 
 def test_difference_between_starts_ends_where_one_side_has_nothing() -> None:
-    found = difference(final(arm(0)), final(arm(80)))
+    found = field_differences(final(arm(0)), final(arm(80)))
     last = next(one for one in found if one.path.endswith("needs.trunk"))
     assert last.first == "(absent)" and last.second.startswith("pretrain-000-080-")
 
@@ -135,48 +135,52 @@ def test_difference_between_starts_ends_where_one_side_has_nothing() -> None:
 def test_difference_of_a_trunk_segment_tells_the_field_once_over_the_whole_chain() -> None:
     scale = scale_named("smoke")
     study = when(scale)
-    slower = replace(scale.base.pretrain.rate, peak=1e-3)
-    moved = replace(study, arms=tuple(replace(a, pretrain=replace(a.pretrain, rate=slower)) for a in study.arms))
-    found = difference(graph(study).final("start-060.s1"), graph(moved).final("start-060.s1"))
+    slower = replace(scale.base.pretrain.schedule, peak_lr=1e-3)
+    moved = replace(study, arms=tuple(replace(a, pretrain=replace(a.pretrain, schedule=slower)) for a in study.arms))
+    found = field_differences(
+        build_graph(study).final_step("start-060.s1"), build_graph(moved).final_step("start-060.s1")
+    )
     assert [one.path.rpartition("spec.")[2] for one in found] == ["pretrain.rate.peak"]
 
 
 def test_difference_between_arms_names_their_fields() -> None:
-    found = {one.path: (one.first, one.second) for one in difference(arm(20), arm(80))}
+    found = {one.path: (one.first, one.second) for one in field_differences(arm(20), arm(80))}
     assert found["name"] == ("start-020", "start-080")
     assert set(found) == {"name", "start", "stages.0.rate.at"}
-    assert difference(arm(), arm()) == ()
+    assert field_differences(arm(), arm()) == ()
 
 
 def test_a_difference_prints_both_sides() -> None:
-    shares = difference(arm(20).start, arm(80).start)
+    shares = field_differences(arm(20).start, arm(80).start)
     assert [str(one) for one in shares] == [": 1/5 | 4/5"]
 
 
 def test_a_staged_share_and_a_new_part_print_as_they_are_written() -> None:
     stage = arm().stages[0]
-    growing = (Span(until=Share(1, 2), share=Share(1, 4)), Span(until=Share(1), share=Share(3, 4)))
-    (share,) = difference(stage.mix, replace(stage.mix, share=growing))
+    growing = (ShareSpan(end=Share(1, 2), share=Share(1, 4)), ShareSpan(end=Share(1), share=Share(3, 4)))
+    (share,) = field_differences(stage.mix, replace(stage.mix, image_share=growing))
     assert str(share) == "share: 4/5 | [Span(until=1/2, share=1/4), Span(until=1/1, share=3/4)]"
-    (only,) = stage.mix.text.parts
+    (only,) = stage.mix.text.components
     half = replace(only, share=Share(1, 2))
-    notes = Part(source=Named(name="notes", form="text", tokens=Tokens(0)), share=Share(1, 2), epochs=2)
-    found = difference(stage.mix.text, Blend(parts=(half, notes), counted_in="rows"))
+    notes = WeightedSource(
+        source=External(name="notes", form="text", tokens=Tokens(0)), share=Share(1, 2), max_epochs=2
+    )
+    found = field_differences(stage.mix.text, Mixture(components=(half, notes), share_unit="rows"))
     assert [one.path for one in found] == ["parts.0.share", "parts.1"]
     assert str(found[1]).startswith("parts.1: (absent) | Part(source=Named(name=notes, form=text, tokens=0), share=1/2")
 
 
 def test_find_takes_addresses_and_digests_but_no_doubt() -> None:
     known = ["texts-aaaabbbbcccc", "texts-aaaaddddeeee", "captions-rich-ffffbbbbcccc"]
-    assert find("captions", known) == find("ffff", known) == known[2]
-    assert find("aaaad", known) == known[1]
+    assert find_address("captions", known) == find_address("ffff", known) == known[2]
+    assert find_address("aaaad", known) == known[1]
     with pytest.raises(RequestError, match="fits 2 steps"):
-        find("texts", known)
+        find_address("texts", known)
     with pytest.raises(UnknownName):
-        find("zzz", known)
+        find_address("zzz", known)
 
 
 def test_every_spec_in_the_plan_is_a_frozen_value() -> None:
-    for step in graph(when(scale_named("smoke"))).steps:
+    for step in build_graph(when(scale_named("smoke"))).steps:
         assert is_dataclass(step.spec) and fields(step.spec)
-        assert decode(encode(step.spec)) == step.spec
+        assert from_json(to_json(step.spec)) == step.spec

@@ -10,20 +10,20 @@ import pytest
 
 from firstsight.errors import DataError, RequestError, StepFailed, StoreError
 from firstsight.plan.step import Step
-from firstsight.plan.store import FORMAT, Store
-from firstsight.recipe.mix import Named
+from firstsight.plan.store import STORE_FORMAT, Store
+from firstsight.recipe.mixture import External
 from firstsight.units import Tokens
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def step(name: str = "thing", **needs: Step) -> Step:
-    spec = Named(name=name, form="text", tokens=Tokens(0))
+    spec = External(name=name, form="text", tokens=Tokens(0))
     return Step(kind="named", spec=spec, needs=tuple(needs.items()), version=1)
 
 
 def published(store: Store, step: Step) -> Path:
-    work = store.work(step.address)
+    work = store.work_folder(step.address)
     (work / "deep").mkdir()
     (work / "deep" / "b.txt").write_text("two")
     (work / "a.txt").write_text("one")
@@ -49,15 +49,15 @@ def test_a_result_is_published_whole_with_its_provenance_outside(tmp_path: Path)
 
 def test_nothing_left_is_not_a_result(tmp_path: Path) -> None:
     store, thing = Store(tmp_path), step()
-    store.work(thing.address)
+    store.work_folder(thing.address)
     with pytest.raises(StepFailed, match="left nothing"):
         store.publish(thing, started=NOW)
     assert not store.has(thing.address)
 
 
 def test_the_working_folder_survives(tmp_path: Path) -> None:
-    (Store(tmp_path).work("a-1") / "half").write_text("half")
-    assert (Store(tmp_path).work("a-1") / "half").read_text() == "half"
+    (Store(tmp_path).work_folder("a-1") / "half").write_text("half")
+    assert (Store(tmp_path).work_folder("a-1") / "half").read_text() == "half"
 
 
 @pytest.mark.parametrize("damage", ["changed", "lost", "foreign"])
@@ -87,8 +87,8 @@ def test_one_holder_a_lock(tmp_path: Path) -> None:
     one, two = Store(tmp_path), Store(tmp_path)
     with one.lock("a-1") as mine, two.lock("a-1") as theirs, two.lock("b-1") as other:
         assert (mine, theirs, other) == (True, False, True)
-        assert two.busy("a-1")
-    assert not two.busy("a-1")
+        assert two.is_locked("a-1")
+    assert not two.is_locked("a-1")
 
 
 def test_a_store_opens_again_and_finds_by_prefix(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("sign", ["{", "[]", '{"firstsight": "other"}', json.dumps({"format": FORMAT})])
+@pytest.mark.parametrize("sign", ["{", "[]", '{"firstsight": "other"}', json.dumps({"format": STORE_FORMAT})])
 def test_a_foreign_sign_is_refused(tmp_path: Path, sign: str) -> None:
     (tmp_path / "store.json").write_text(sign)
     with pytest.raises(StoreError, match="not the sign"):
@@ -119,8 +119,8 @@ def test_a_foreign_sign_is_refused(tmp_path: Path, sign: str) -> None:
 
 def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     Store(tmp_path)
-    (tmp_path / "store.json").write_text(json.dumps({"firstsight": "store", "format": FORMAT + 1}))
-    with pytest.raises(StoreError, match=f"has format {FORMAT + 1}"):
+    (tmp_path / "store.json").write_text(json.dumps({"firstsight": "store", "format": STORE_FORMAT + 1}))
+    with pytest.raises(StoreError, match=f"has format {STORE_FORMAT + 1}"):
         Store(tmp_path)
 
 

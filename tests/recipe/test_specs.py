@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe import canon
-from firstsight.recipe.lm import openlm
-from firstsight.recipe.scales import SCALES, enter, scale_named
-from firstsight.recipe.stages import Midtrain, Rows, Segment
+from firstsight.recipe import serialize
+from firstsight.recipe.lm import openlm_spec
+from firstsight.recipe.scales import SCALES, branch_at, scale_named
+from firstsight.recipe.stages import Midtrain, RowShape, TrunkSegment
 from firstsight.studies.when import when
-from firstsight.units import Share, Tokens, parse_share, parse_tokens, short, steps_for
+from firstsight.units import Share, Tokens, format_count, parse_share, parse_tokens, steps_for
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from firstsight.units import Share, Tokens, parse_share, parse_tokens, short, st
 def test_parameter_counts_are_the_published_ones_without_qk_gains(
     layers: int, width: int, heads: int, published: int
 ) -> None:
-    spec = openlm(layers=layers, width=width, heads=heads, vocabulary=50_432)
+    spec = openlm_spec(layers=layers, width=width, heads=heads, vocab_size=50_432)
     assert spec.parameters() - layers * 2 * width == published
 
 
@@ -41,37 +41,39 @@ def test_trunks_are_150_times_20_tokens_a_parameter_and_branches_20(name: str) -
 
 
 def test_the_paper_budget_rounds_up_to_its_step_count() -> None:
-    assert steps_for(Tokens(28_795_904_000), batch=256, row=1024) == 109_848
-    stage = enter(scale_named("1b"), Share(80, 100)).stages[0]
+    assert steps_for(Tokens(28_795_904_000), batch_size=256, row_length=1024) == 109_848
+    stage = branch_at(scale_named("1b"), Share(80, 100)).stages[0]
     assert isinstance(stage, Midtrain)
-    assert stage.rows.steps(stage.tokens) == 109_848
+    assert stage.row_shape.steps(stage.tokens) == 109_848
     assert stage.tokens == 28_795_904_000
 
 
 @given(st.integers(1, 10**14), st.integers(1, 4096), st.integers(1, 8192))
 def test_whole_steps_cover_a_budget_and_waste_less_than_one(tokens: int, batch: int, row: int) -> None:
-    rows = Rows(batch=batch, length=row)
-    assert 0 <= rows.whole(Tokens(tokens)) - tokens < rows.tokens
+    rows = RowShape(batch_size=batch, length=row)
+    assert 0 <= rows.round_up(Tokens(tokens)) - tokens < rows.tokens_per_step
 
 
 def test_a_budget_of_no_step_is_refused() -> None:
     with pytest.raises(QuantityError, match="at least one step"):
-        steps_for(Tokens(0), batch=32, row=64)
+        steps_for(Tokens(0), batch_size=32, row_length=64)
 
 
 @pytest.mark.parametrize("scale", list(SCALES))
 def test_every_spec_of_every_scale_survives_the_canonical_form(scale: str) -> None:
     for arm in when(scale_named(scale)).arms:
         for spec in (arm.pretrain, *arm.stages, arm.evaluate):
-            assert canon.decode(canon.encode(spec)) == spec
-            assert canon.dumps(canon.decode(canon.encode(spec))) == canon.dumps(spec)
+            assert serialize.from_json(serialize.to_json(spec)) == spec
+            assert serialize.canonical_json(serialize.from_json(serialize.to_json(spec))) == serialize.canonical_json(
+                spec
+            )
 
 
 def test_canonical_form_refuses_what_is_no_spec() -> None:
     with pytest.raises(QuantityError, match="a spec holds"):
-        canon.dumps(lambda: 1)
+        serialize.canonical_json(lambda: 1)
     with pytest.raises(UnknownName):
-        canon.decode({"type": "Surprise"})
+        serialize.from_json({"type": "Surprise"})
 
 
 @given(st.integers(0, 100))
@@ -90,7 +92,7 @@ def test_tokens_read_and_print() -> None:
     assert parse_tokens("28B") == 28_000_000_000
     assert parse_tokens("28_795_904_000") == 28_795_904_000
     assert parse_tokens("1.4M") == 1_400_000
-    assert short(28_795_904_000) == "28.8B"
+    assert format_count(28_795_904_000) == "28.8B"
     with pytest.raises(QuantityError):
         parse_tokens("1.5")
 
@@ -98,19 +100,23 @@ def test_tokens_read_and_print() -> None:
 def test_arms_differ_in_where_they_enter_and_in_their_rate_alone() -> None:
     """Where text goes on is the checkpoint's to say: no later stage of an arm knows where images entered."""
     scale = scale_named("cpu")
-    base = enter(scale, Share(4, 5))
+    base = branch_at(scale, Share(4, 5))
     for percent in range(0, 101, 20):
-        arm = enter(scale, Share(percent, 100))
+        arm = branch_at(scale, Share(percent, 100))
         first, *later = arm.stages
         assert arm.pretrain == base.pretrain and tuple(later) == base.stages[1:]
-        assert replace(first, rate=base.stages[0].rate) == base.stages[0]
+        assert replace(first, schedule=base.stages[0].schedule) == base.stages[0]
 
 
 def test_segments_join_without_gap_or_overlap() -> None:
     pretrain = scale_named("1b").base.pretrain
     cuts = [Share(p, 100) for p in range(0, 101, 20)]
-    parts = [Segment(pretrain=pretrain, since=a, until=b) for a, b in itertools.pairwise(cuts)]
-    assert sum(part.tokens for part in parts) == pretrain.at(Share(1)) == pretrain.rows.whole(pretrain.tokens)
+    parts = [TrunkSegment(pretrain=pretrain, start=a, end=b) for a, b in itertools.pairwise(cuts)]
+    assert (
+        sum(part.tokens for part in parts)
+        == pretrain.tokens_at(Share(1))
+        == pretrain.row_shape.round_up(pretrain.tokens)
+    )
 
 
 def test_arms_with_one_name_twice_are_refused() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from firstsight.report.answers import Kept, Sheet
+from firstsight.report.pages.answers_table import AnswerFile, AnswersTable
 
 Line = dict[str, Any]
 
@@ -29,9 +29,9 @@ def written(file: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
     return file
 
 
-def sheet(folder: Path, name: str, lines: Iterable[Mapping[str, Any]], benchmarks: Path | None = None) -> Sheet:
+def sheet(folder: Path, name: str, lines: Iterable[Mapping[str, Any]], benchmarks: Path | None = None) -> AnswersTable:
     """The lines as a checkpoint's answers."""
-    return Sheet(name, [Kept(answers=written(folder / f"{name}.jsonl", lines), benchmarks=benchmarks)])
+    return AnswersTable(name, [AnswerFile(path=written(folder / f"{name}.jsonl", lines), benchmarks_dir=benchmarks)])
 
 
 def picture(width: int, height: int, form: str = "PNG", **told: Any) -> bytes:

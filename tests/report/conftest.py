@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from firstsight.report.page import write
-from firstsight.report.results import ArmResult, Schedule, Stage, StageKind, StudyFacts
+from firstsight.report.pages.report_page import write
+from firstsight.report.results import ArmResult, ArmSchedule, StageKind, StageLog, StudyFacts
 
 VISION = {"vqav2": 0.25, "gqa": 0.25, "vizwiz": 0.0, "textvqa": 0.0, "refcoco": 0.0, "ocid_ref": 0.0, "pope": 0.5}
 TEXT = {"arc_easy": 0.25, "mathqa": 0.2, "boolq": 0.5, "agieval_sat_en": 0.2, "hellaswag": 0.25}
@@ -54,14 +54,14 @@ def build(world: World) -> list[ArmResult]:
     arms = []
     for seed in world.seeds:
         for percent in world.ability:
-            schedule: Schedule = "Continue" if 0 < percent < 100 else "Rewarm"
+            schedule: ArmSchedule = "continue" if 0 < percent < 100 else "rewarm"
             arms.append(_arm(world, f"start-{percent:03d}", seed, percent, schedule))
         if world.trunk:
             arms.append(_arm(world, "trunk", seed, 100, "trunk"))
     return arms
 
 
-def _arm(world: World, name: str, seed: int, percent: int, schedule: Schedule) -> ArmResult:
+def _arm(world: World, name: str, seed: int, percent: int, schedule: ArmSchedule) -> ArmResult:
     label = f"{name}{world.spice}.s{seed}"
     folder = world.folder / f"{name}.s{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,9 +77,9 @@ def _arm(world: World, name: str, seed: int, percent: int, schedule: Schedule) -
         address=f"evaluate-{abs(hash_of(label)):012x}",
         stages=_stages(folder, seed, percent, schedule),
         scores=None if missing else json.loads((folder / "scores.json").read_text()),
-        missing=missing + world.spice if missing else "",
-        answers=None if missing else folder / "answers.jsonl",
-        benchmarks=world.folder / "benchmarks",
+        missing_reason=missing + world.spice if missing else "",
+        answers_path=None if missing else folder / "answers.jsonl",
+        benchmarks_dir=world.folder / "benchmarks",
     )
 
 
@@ -88,7 +88,7 @@ def hash_of(text: str) -> int:
     return Random(text).getrandbits(48)
 
 
-def _judge(world: World, folder: Path, seed: int, percent: int, schedule: Schedule) -> None:
+def _judge(world: World, folder: Path, seed: int, percent: int, schedule: ArmSchedule) -> None:
     """scores.json and answers.jsonl; a question is answered rightly where its own difficulty is below the ability."""
     drift = Random(f"{seed}{percent}").uniform(-world.noise, world.noise)
     lines: list[dict[str, Any]] = []
@@ -164,7 +164,7 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _stages(folder: Path, seed: int, percent: int, schedule: Schedule) -> tuple[Stage, ...]:
+def _stages(folder: Path, seed: int, percent: int, schedule: ArmSchedule) -> tuple[StageLog, ...]:
     found = []
     for end in range(20, percent + 1, 20):
         start, stop = TRUNK * (end - 20) // 100, TRUNK * end // 100
@@ -173,8 +173,8 @@ def _stages(folder: Path, seed: int, percent: int, schedule: Schedule) -> tuple[
     if schedule == "trunk":
         return tuple(found)
     at = TRUNK * percent // 100
-    peak = _trunk(at) if schedule == "Continue" else 3e-3
-    warm = 0 if schedule == "Continue" else BRANCH // 20
+    peak = _trunk(at) if schedule == "continue" else 3e-3
+    warm = 0 if schedule == "continue" else BRANCH // 20
     name = f"{percent:03d}{seed:09d}"
     rate, tune = _cosine(peak, 3e-5, warm, BRANCH), _cosine(2e-3, 0.0, TUNE // 30, TUNE)
     found.append(_stage("midtrain", f"midtrain-{name}", folder / "mid.jsonl", at, (0, BRANCH), rate))
@@ -197,7 +197,7 @@ def _cosine(peak: float, floor: float, warm: int, total: int) -> Callable[[float
 
 def _stage(
     kind: StageKind, address: str, log: Path, begins: int, span: tuple[int, int], rate: Callable[[float], float]
-) -> Stage:
+) -> StageLog:
     random = Random(address)
     steps = 140
     rows = []
@@ -210,7 +210,7 @@ def _stage(
         shares = {"rows": 0.1, "tokens": 0.0971, "loss_tokens": 0.0312}
         log.with_name("achieved.json").write_text(json.dumps({"asked": "1/10", "achieved": shares}))
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Stage(kind=kind, address=address, begins=begins, log=log)
+    return StageLog(kind=kind, address=address, start_tokens=begins, log_path=log)
 
 
 def _pictures(path: Path) -> None:
@@ -241,16 +241,16 @@ def study(spice: str = "") -> StudyFacts:
         name=f"when{spice}",
         scale="cpu",
         question=f"When in text pre-training should images enter?{spice}",
-        tree=f"when · cpu · 7 arms × 2 seeds{spice}\n"
+        plan_tree=f"when · cpu · 7 arms × 2 seeds{spice}\n"
         "├── pretrain 0–20 %        shared by 12\n"
         "│   └── pretrain 20–40 %   shared by 10\n"
         "└── …",
-        bill=f"tokens 18.2M   FLOPs 41T   disk 310 MB   0.2 h\nagainst each arm alone: 31.4M tokens, 42 % saved{spice}",
+        cost_estimate=f"tokens 18.2M   FLOPs 41T   disk 310 MB   0.2 h\nagainst each arm alone: 31.4M tokens, 42 % saved{spice}",
         provenance={"firstsight": f"0.1.0{spice}", "python": "3.11.7", "torch": "2.13.0+cpu", "git": "4f1c2ab"},
         device=f"2 cores, AVX-512 bf16{spice}",
-        seconds=521.4,
-        toy=True,
-        openmoji=True,
+        compute_seconds=521.4,
+        is_builtin_scale=True,
+        uses_openmoji=True,
     )
 
 

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from firstsight.errors import DataError, RequestError, UnknownName
-from firstsight.report.answers import Album, Kept, Sheet, cards, look_up, thumbnail
-from firstsight.report.answers.pairing import alone, paired
-from firstsight.report.answers.tally import tallies
+from firstsight.report.pages.answers_table import AnswerFile, AnswersTable
+from firstsight.report.pages.disagreements import draw_questions, rank_disagreements
+from firstsight.report.pages.question_cards import question_cards, question_lines
+from firstsight.report.pages.task_stats import compute_task_stats
+from firstsight.report.pages.thumbnails import Thumbnails, make_thumbnail
 from tests.report.answer_files import Line, benchmarks, line, picture, sheet, written
 
 SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)
@@ -60,8 +62,8 @@ def test_differences_stand_on_top_the_largest_first(given: tuple[list[Line], lis
         return
     with TemporaryDirectory() as folder:
         both = sheet(Path(folder), "a", first), sheet(Path(folder), "b", second)
-        found = paired(*both)
-        counted = {row.task: row for row in tallies(both, found)}
+        found = rank_disagreements(*both)
+        counted = {row.task: row for row in compute_task_stats(both, found)}
     wanted = {
         key: _kind(*([one for one in lines if (one["task"], one["question_id"]) == key] for lines in (first, second)))
         for key in {(one["task"], one["question_id"]) for one in (*first, *second)}
@@ -77,8 +79,8 @@ def test_differences_stand_on_top_the_largest_first(given: tuple[list[Line], lis
     assert sizes == sorted(sizes, reverse=True)
     for task, row in counted.items():
         own = [kind for (name, _), kind in wanted.items() if name == task]
-        assert row.kinds == Counter(kind for kind, _ in own)
-        assert row.better == (sum(less > 0 for _, less in own), sum(less < 0 for _, less in own))
+        assert row.kind_counts == Counter(kind for kind, _ in own)
+        assert row.better_counts == (sum(less > 0 for _, less in own), sum(less < 0 for _, less in own))
 
 
 @given(asked(), st.integers(1, 12))
@@ -89,7 +91,7 @@ def test_a_draw_is_fair_to_tasks_and_hangs_on_no_order(given: tuple[list[Line], 
         return
     with TemporaryDirectory() as folder:
         one, turned = sheet(Path(folder), "a", lines), sheet(Path(folder), "b", lines[::-1])
-        drawn, again = alone(one, count=count), alone(turned, count=10**6)
+        drawn, again = draw_questions(one, count=count), draw_questions(turned, count=10**6)
     keys = drawn.select("task", "question").rows()
     sizes = Counter(task for task, _ in {(one["task"], one["question_id"]) for one in lines})
     assert len(keys) == len(set(keys)) == min(count, sum(sizes.values()))
@@ -105,7 +107,7 @@ def test_ties_let_tasks_take_turns(tmp_path: Path) -> None:
     keys = [(task, str(number)) for task in ("gqa", "pope", "kinds") for number in range(5)]
     first = sheet(tmp_path, "a", [line(number, task=task, score=1.0) for task, number in keys])
     second = sheet(tmp_path, "b", [line(number, task=task, score=0.0) for task, number in keys])
-    tasks = paired(first, second).get_column("task").to_list()
+    tasks = rank_disagreements(first, second).get_column("task").to_list()
     assert [set(tasks[at : at + 3]) for at in range(0, 15, 3)] == [{"gqa", "pope", "kinds"}] * 5
 
 
@@ -120,11 +122,11 @@ def test_scores_and_the_difference_are_those_of_the_lines(tmp_path: Path) -> Non
     second.append(line("9", task="pope", split="popular", score=0.0))
     first.append(line("0", task="pope", split="random", score=0.5, blind=True))
     both = sheet(tmp_path, "a", first), sheet(tmp_path, "b", second)
-    [row] = tallies(both, paired(*both))
+    [row] = compute_task_stats(both, rank_disagreements(*both))
     a, b = row.scores
-    assert a is not None and a.seeing == pytest.approx((2 / 3 + 0) / 2) and a.blind == 0.5 and a.questions == 4
-    assert b is not None and b.seeing == pytest.approx((1 / 3 + 1 / 2) / 2) and b.blind is None and b.questions == 5
-    assert row.compared == 4 and row.difference == pytest.approx((1 / 3 - 1) / 2)
+    assert a is not None and a.sighted == pytest.approx((2 / 3 + 0) / 2) and a.blind == 0.5 and a.questions == 4
+    assert b is not None and b.sighted == pytest.approx((1 / 3 + 1 / 2) / 2) and b.blind is None and b.questions == 5
+    assert row.compared_count == 4 and row.difference == pytest.approx((1 / 3 - 1) / 2)
     assert row.interval is not None and row.interval[0] <= (1 / 3 - 1) / 2 <= row.interval[1]
 
 
@@ -133,16 +135,16 @@ def test_a_paired_difference_is_surer_than_two_scores(tmp_path: Path) -> None:
     hard = [n % 2 == 0 for n in range(200)]
     first = sheet(tmp_path, "a", [line(str(n), score=0.0 if hard[n] else 1.0) for n in range(200)])
     second = sheet(tmp_path, "b", [line(str(n), score=0.0 if hard[n] or n % 20 == 1 else 1.0) for n in range(200)])
-    [row] = tallies((first, second), paired(first, second))
+    [row] = compute_task_stats((first, second), rank_disagreements(first, second))
     assert row.interval is not None and 0 < row.interval[0] < 0.05 < row.interval[1] < 0.1
 
 
 def test_several_files_give_each_task_from_the_first_that_has_it(tmp_path: Path) -> None:
     own = written(tmp_path / "own.jsonl", [line("1", answer="own")])
     beside = written(tmp_path / "beside.jsonl", [line("1", answer="beside"), line("2", task="mmmu", answer="beside")])
-    held = Sheet("a", [Kept(answers=own, benchmarks=None), Kept(answers=beside, benchmarks=None)])
-    shown = list(cards([held], alone(held, count=9), Album()))
-    assert [(card.task, card.replies[0].text) for card in shown] == [("vqav2", "own"), ("mmmu", "beside")]
+    held = AnswersTable("a", [AnswerFile(path=own, benchmarks_dir=None), AnswerFile(path=beside, benchmarks_dir=None)])
+    shown = list(question_cards([held], draw_questions(held, count=9), Thumbnails()))
+    assert [(card.task, card.answers[0].text) for card in shown] == [("vqav2", "own"), ("mmmu", "beside")]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +165,14 @@ def test_what_is_no_file_of_answers_is_named(text: str, told: str, tmp_path: Pat
     file = tmp_path / "answers.jsonl"
     file.write_text(text)
     with pytest.raises(DataError, match=told):
-        Sheet("a", [Kept(answers=file, benchmarks=None)])
+        AnswersTable("a", [AnswerFile(path=file, benchmarks_dir=None)])
 
 
 def test_a_task_that_was_not_answered_is_refused_with_those_that_were(tmp_path: Path) -> None:
     file = written(tmp_path / "a.jsonl", [line("1"), line("1", task="pope")])
     with pytest.raises(UnknownName, match="pope"):
-        Sheet("a", [Kept(answers=file, benchmarks=None)], task="popo")
-    only = Sheet("a", [Kept(answers=file, benchmarks=None)], task="pope")
+        AnswersTable("a", [AnswerFile(path=file, benchmarks_dir=None)], task="popo")
+    only = AnswersTable("a", [AnswerFile(path=file, benchmarks_dir=None)], task="pope")
     assert only.rows.get_column("task").to_list() == ["pope"]
 
 
@@ -188,20 +190,20 @@ def _decoded(uri: str) -> Image.Image:
     ],
 )
 def test_pictures_are_drawn_anew(data: bytes, form: str, size: tuple[int, int]) -> None:
-    shown = thumbnail(data + b"<script>alert(1)</script>")
+    shown = make_thumbnail(data + b"<script>alert(1)</script>")
     again = _decoded(shown.uri)
     assert (again.format, again.size, (shown.width, shown.height)) == (form, size, size)
     assert b"script" not in base64.b64decode(shown.uri.partition(",")[2])
     left, right = again.convert("RGB").getpixel((2, size[1] // 2)), again.convert("RGB").getpixel((size[0] - 3, 2))
     assert isinstance(left, tuple) and isinstance(right, tuple)
     assert left[0] > 240 > 20 > left[2] and right[2] > 240 > 20 > right[0]
-    assert thumbnail(data).uri == thumbnail(data).uri
+    assert make_thumbnail(data).uri == make_thumbnail(data).uri
 
 
 def test_a_picture_stands_upright_and_without_what_its_camera_wrote() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a secret place"
-    shown = thumbnail(picture(400, 200, "JPEG", exif=exif))
+    shown = make_thumbnail(picture(400, 200, "JPEG", exif=exif))
     assert (shown.width, shown.height) == (192, 384)
     assert b"secret" not in base64.b64decode(shown.uri.partition(",")[2])
 
@@ -209,8 +211,8 @@ def test_a_picture_stands_upright_and_without_what_its_camera_wrote() -> None:
 def test_an_album_names_what_it_cannot_show(tmp_path: Path) -> None:
     whole, broken, drawing = picture(200, 200, "JPEG"), picture(200, 200, "JPEG")[:-200], b"<svg onload=alert(1)>"
     place = benchmarks(tmp_path / "b", {"1.jpg": whole, "2.jpg": broken, "3.png": drawing, "4.gif": b""})
-    album = Album()
-    assert album.find(place, "gqa", "1") is album.find(place, "gqa", "1") and len(album.prints) == 1
+    album = Thumbnails()
+    assert album.find(place, "gqa", "1") is album.find(place, "gqa", "1") and len(album.page_images) == 1
     for name, told in (("2", "breaks"), ("3", "none of"), ("4", "empty"), ("9", "no picture is called '9'")):
         assert told in str(album.find(place, "gqa", name))
     assert "--benchmarks" in str(album.find(None, "gqa", "1"))
@@ -219,23 +221,23 @@ def test_an_album_names_what_it_cannot_show(tmp_path: Path) -> None:
     (tmp_path / "torn" / "images.tar").write_bytes(b"no archive at all" * 100)
     assert "images.tar" in str(album.find(tmp_path / "torn", "gqa", "1"))
     album.close()
-    assert len(album.prints) == 1
+    assert len(album.page_images) == 1
 
 
 def test_a_task_may_bring_pictures_of_its_own(tmp_path: Path) -> None:
     place = benchmarks(tmp_path / "b", {"1.png": picture(10, 10)})
     benchmarks(place / "textvqa", {"1.png": picture(20, 20)})
     benchmarks(tmp_path / "secret", {"1.png": picture(30, 30), "2.png": picture(30, 30)})
-    album = Album()
+    album = Thumbnails()
     found = [album.find(place, task, "1") for task in ("gqa", "textvqa", "textvqa_ocr", "../secret", "..", "\0")]
-    assert [one.shown.width for one in found if not isinstance(one, str)] == [10, 20, 20, 10, 10, 10]
-    assert len(album.prints) == 2 and isinstance(album.find(place, "../secret", "2"), str)
+    assert [one.thumbnail.width for one in found if not isinstance(one, str)] == [10, 20, 20, 10, 10, 10]
+    assert len(album.page_images) == 2 and isinstance(album.find(place, "../secret", "2"), str)
 
 
 def test_an_album_is_full_at_some_point(tmp_path: Path) -> None:
     place = benchmarks(tmp_path / "b", {f"{n}.jpg": picture(384, 300 + n, "JPEG") for n in range(4)})
-    size = len(thumbnail(picture(384, 300, "JPEG")).uri)
-    album = Album(most=2 * size + size // 2)
+    size = len(make_thumbnail(picture(384, 300, "JPEG")).uri)
+    album = Thumbnails(max_bytes=2 * size + size // 2)
     found = [album.find(place, "gqa", str(n)) for n in range(4)]
     assert [isinstance(one, str) for one in found] == [False, False, True, True]
     assert "fewer rows" in str(found[2])
@@ -256,8 +258,8 @@ def test_boxes_overlap_where_the_truth_is_a_box(truth: Any, answer: str, overlap
     held = sheet(
         tmp_path, "a", [line("1", truth=truth, answer=answer), line("1", truth=truth, answer=answer, blind=True)]
     )
-    [card] = cards([held], alone(held, count=1), Album())
-    assert [reply.overlap for reply in card.replies] == [overlap and pytest.approx(overlap), None]
+    [card] = question_cards([held], draw_questions(held, count=1), Thumbnails())
+    assert [reply.overlap for reply in card.answers] == [overlap and pytest.approx(overlap), None]
 
 
 def test_one_question_is_looked_up(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_one_question_is_looked_up(tmp_path: Path) -> None:
     ]
     first = sheet(tmp_path, "a", [*lines, line("7", task="pope"), line("8")])
     second = sheet(tmp_path, "b", [line("7", prompt="Which ?", answer="")])
-    told = look_up([first, second], "vqav2/7")
+    told = question_lines([first, second], "vqav2/7")
     assert told == [
         "vqav2/7",
         "picture: p",
@@ -278,9 +280,9 @@ def test_one_question_is_looked_up(tmp_path: Path) -> None:
         "  prompt: Which ?",
         "b: (nothing)  [score 1]",
     ]
-    assert [one for one in look_up([first, second], "7") if "/" in one] == ["vqav2/7", "pope/7"]
+    assert [one for one in question_lines([first, second], "7") if "/" in one] == ["vqav2/7", "pope/7"]
     with pytest.raises(RequestError, match="vqav2/7"):
-        look_up([first, second], "nothing")
+        question_lines([first, second], "nothing")
 
 
 def test_lines_are_read_again_where_they_stand(tmp_path: Path) -> None:
@@ -289,6 +291,9 @@ def test_lines_are_read_again_where_they_stand(tmp_path: Path) -> None:
     texts = ["caf\u00e9 \U0001f642", "\u2028", "x" * 5000]
     rows = [json.dumps(line(str(n), answer=text), ensure_ascii=n % 2 == 0) for n, text in enumerate(texts)]
     file.write_bytes("\r\n\n".join(rows).encode())
-    held = Sheet("a", [Kept(answers=file, benchmarks=None)])
-    found = {card.question: card.replies[0].text for card in cards([held], alone(held, count=9), Album())}
+    held = AnswersTable("a", [AnswerFile(path=file, benchmarks_dir=None)])
+    found = {
+        card.question: card.answers[0].text
+        for card in question_cards([held], draw_questions(held, count=9), Thumbnails())
+    }
     assert found == {str(n): text for n, text in enumerate(texts)}

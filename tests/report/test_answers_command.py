@@ -10,26 +10,26 @@ from typing import Any
 import pytest
 
 from firstsight.cli import command
-from firstsight.plan.graph import graph
+from firstsight.plan.graph import build_graph
 from firstsight.plan.store import Store
-from firstsight.recipe.canon import encode
 from firstsight.recipe.scales import scale_named
+from firstsight.recipe.serialize import to_json
 from firstsight.studies.when import when
 from tests.report.answer_files import Page, benchmarks, line, picture, written
 
-PLAN = graph(when(replace(scale_named("smoke"), seeds=1)))
+PLAN = build_graph(when(replace(scale_named("smoke"), seeds=1)))
 BLANK = {"answer": "dog", "score": 0.0, "image": "1"}
 
 
 def _stored(out: Path, label: str, lines: list[dict[str, Any]], *, ended: str = "2026-01-01") -> str:
     """An arm's evaluate step and its checkpoint in a store, as a run leaves them; the checkpoint's address."""
-    store, step = Store(out), PLAN.final(label)
+    store, step = Store(out), PLAN.final_step(label)
     needs = {role: parent.address for role, parent in step.needs}
     written(store.path(step.address) / "answers.jsonl", lines)
     benchmarks(store.path(needs["benchmarks"]), {"1.png": picture(48, 48)})
     store.path(needs["checkpoint"]).mkdir(exist_ok=True)
     (store.path(needs["checkpoint"]) / "spec.json").write_text(json.dumps({"kind": label}))
-    for address, spec, role in ((step.address, encode(step.spec), needs), (needs["checkpoint"], {}, {})):
+    for address, spec, role in ((step.address, to_json(step.spec), needs), (needs["checkpoint"], {}, {})):
         note = {"address": address, "needs": role, "spec": spec, "ended": ended}
         (out / "provenance" / f"{address}.json").write_text(json.dumps(note))
     return needs["checkpoint"]
@@ -76,7 +76,10 @@ def test_one_question_is_printed_and_no_page_written(out: Path, capsys: pytest.C
 
 
 def test_every_name_of_a_checkpoint_finds_its_answers(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    step, checkpoint = PLAN.final("start-080.s1").address, dict(PLAN.final("start-080.s1").needs)["checkpoint"].address
+    step, checkpoint = (
+        PLAN.final_step("start-080.s1").address,
+        dict(PLAN.final_step("start-080.s1").needs)["checkpoint"].address,
+    )
     steps = out / "steps"
     file = steps / step / "answers.jsonl"
     for word in ("start-080", step, step[-12:], checkpoint, str(steps / step), str(file), str(steps / checkpoint)):
@@ -85,7 +88,10 @@ def test_every_name_of_a_checkpoint_finds_its_answers(out: Path, capsys: pytest.
 
 
 def test_of_two_judgings_the_later_speaks_for_a_checkpoint(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    step, checkpoint = PLAN.final("start-080.s1").address, dict(PLAN.final("start-080.s1").needs)["checkpoint"].address
+    step, checkpoint = (
+        PLAN.final_step("start-080.s1").address,
+        dict(PLAN.final_step("start-080.s1").needs)["checkpoint"].address,
+    )
     note = json.loads((out / "provenance" / f"{step}.json").read_text())
     later = "evaluate-9-tasks-0123456789ab"
     written(out / "steps" / later / "answers.jsonl", [line("1", answer="owl")])
@@ -97,10 +103,10 @@ def test_of_two_judgings_the_later_speaks_for_a_checkpoint(out: Path, capsys: py
 
 
 def test_what_was_judged_beside_a_study_comes_behind_it(out: Path, tmp_path: Path) -> None:
-    from firstsight.evaluate.cache import home
+    from firstsight.evaluate.answer_cache import evaluation_folder
 
-    checkpoint = out / "steps" / dict(PLAN.final("start-080.s1").needs)["checkpoint"].address
-    beside, place = home(out, checkpoint), benchmarks(tmp_path / "coco", {"7.png": picture(60, 60)})
+    checkpoint = out / "steps" / dict(PLAN.final_step("start-080.s1").needs)["checkpoint"].address
+    beside, place = evaluation_folder(out, checkpoint), benchmarks(tmp_path / "coco", {"7.png": picture(60, 60)})
     written(beside / "answers.jsonl", [line("1", answer="never shown"), line("7", task="nocaps", image="7")])
     told = {"benchmarks": str(tmp_path / "gone"), "tasks": {"nocaps": str(place)}}
     (beside / "judged.json").write_text(json.dumps(told))
@@ -155,7 +161,7 @@ def test_nothing_is_made_where_nothing_was_judged(tmp_path: Path, capsys: pytest
 
 
 def test_a_checkpoint_that_nobody_judged_is_told_how_to_be(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (out / "steps" / PLAN.final("start-080.s1").address / "answers.jsonl").unlink()
+    (out / "steps" / PLAN.final_step("start-080.s1").address / "answers.jsonl").unlink()
     assert _answers("start-080", "--out", str(out)) == 2
     assert f"firstsight evaluate start-080 --study when --scale smoke --out {out}" in _told(capsys)
 

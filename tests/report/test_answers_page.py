@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from firstsight.report.answers import Sheet, render
+from firstsight.report.pages.answers_page import render_answers
+from firstsight.report.pages.answers_table import AnswersTable
 from tests.report.answer_files import Page, benchmarks, line, picture, sheet
 
 HOSTILE = (
@@ -29,7 +30,7 @@ HOSTILE = (
 BOX = [0.25, 0.5, 0.75, 1.0]
 
 
-def _two(folder: Path) -> list[Sheet]:
+def _two(folder: Path) -> list[AnswersTable]:
     """Two checkpoints over text, pictures, boxes, a broken picture and a missing one."""
     place = benchmarks(
         folder / "b", {"1.jpg": picture(400, 200, "JPEG"), "2.png": picture(48, 48), "3.jpg": b"\xff\xd8\xff"}
@@ -63,12 +64,15 @@ def _two(folder: Path) -> list[Sheet]:
 
 
 def test_questions_stand_by_how_they_differ(tmp_path: Path) -> None:
-    page = Page(render(_two(tmp_path), rows=99))
+    page = Page(render_answers(_two(tmp_path), max_questions=99))
     order = list(page.cards)
     assert set(order[:3]) == {"vqav2/1", "refcoco/b", "refcoco/c"}
     assert order[3:5] == ["boolq/t", "vqav2/2"]
     assert set(order[5:8]) == {"vqav2/3", "vqav2/x", "vqav2/y"} and order[8:] == ["boolq/u", "boolq/o"]
-    headings = [" ".join(part.split()) for part in re.findall(r"<h2>(.*?)</h2>", render(_two(tmp_path), rows=99))]
+    headings = [
+        " ".join(part.split())
+        for part in re.findall(r"<h2>(.*?)</h2>", render_answers(_two(tmp_path), max_questions=99))
+    ]
     counts = {re.sub("<.*?>", "", one).rpartition(" ")[0]: one.partition("<small>")[2][0] for one in headings[2:]}
     assert counts["Scored differently"] == "4" and counts["Same score, other words"] == "1"
     assert counts["Same answer"] == "3"
@@ -76,7 +80,7 @@ def test_questions_stand_by_how_they_differ(tmp_path: Path) -> None:
 
 
 def test_a_question_shows_all_that_was_said_to_it(tmp_path: Path) -> None:
-    page = Page(render(_two(tmp_path), rows=99))
+    page = Page(render_answers(_two(tmp_path), max_questions=99))
     words = " ".join(page.cards["vqav2/1"].split())
     for told in ("what is 1 ?", "truthcat", "with picture", "without picture", "dog score 0", "start-080.s1 +1"):
         assert told in words
@@ -88,7 +92,7 @@ def test_a_question_shows_all_that_was_said_to_it(tmp_path: Path) -> None:
 
 
 def test_pictures_stand_once_and_boxes_over_them(tmp_path: Path) -> None:
-    page = Page(render(_two(tmp_path), rows=99))
+    page = Page(render_answers(_two(tmp_path), max_questions=99))
     images = {one["id"]: one for one in page.all("image")}
     asked = Counter(images[str(one["href"])[1:]]["width"] for one in page.all("use"))
     assert len(images) == 2 and asked == {"384": 3, "48": 2}
@@ -103,15 +107,15 @@ def test_pictures_stand_once_and_boxes_over_them(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named_and_breaks_nothing(tmp_path: Path) -> None:
-    page = Page(render(_two(tmp_path), rows=99))
+    page = Page(render_answers(_two(tmp_path), max_questions=99))
     assert "2 questions on this page without their picture" in page.text
     assert "not a picture" in page.cards["vqav2/x"] and "no picture is called '9'" in page.cards["vqav2/y"]
     alone = sheet(tmp_path, "bare", [line("1", image="1.jpg")])
-    assert "name it with --benchmarks" in Page(render([alone], rows=9)).cards["vqav2/1"]
+    assert "name it with --benchmarks" in Page(render_answers([alone], max_questions=9)).cards["vqav2/1"]
 
 
 def test_one_checkpoint_is_told_task_by_task(tmp_path: Path) -> None:
-    page = Page(render(_two(tmp_path)[:1], rows=99))
+    page = Page(render_answers(_two(tmp_path)[:1], max_questions=99))
     assert [key.partition("/")[0] for key in page.cards] == 5 * ["vqav2"] + 2 * ["refcoco"] + 3 * ["boolq"]
     assert "start-080" not in page.text and "differ" not in " ".join(
         str(one.get("value")) for one in page.all("option")
@@ -120,7 +124,7 @@ def test_one_checkpoint_is_told_task_by_task(tmp_path: Path) -> None:
 
 def test_few_rows_are_a_part_of_many(tmp_path: Path) -> None:
     sheets = _two(tmp_path)
-    whole, part = Page(render(sheets, rows=99)), Page(render(sheets, rows=4))
+    whole, part = Page(render_answers(sheets, max_questions=99)), Page(render_answers(sheets, max_questions=4))
     assert list(part.cards) == list(whole.cards)[:4]
     assert "4 of 10 questions" in part.text and "--rows 8" in part.text
     assert "4 of 4" not in part.text
@@ -129,7 +133,7 @@ def test_few_rows_are_a_part_of_many(tmp_path: Path) -> None:
 def test_the_page_stays_small_whatever_it_is_given(tmp_path: Path) -> None:
     place = benchmarks(tmp_path / "b", {"1.png": picture(1500, 1000)})
     many = sheet(tmp_path, "a", [line(str(n), image="1", answer="word " * 20_000) for n in range(60)], place)
-    html = render([many], rows=40)
+    html = render_answers([many], max_questions=40)
     assert len(Page(html).cards) == 40
     assert len(html) < 40 * 4000 + 150_000
     assert "(100,000 letters)" in html
@@ -137,7 +141,7 @@ def test_the_page_stays_small_whatever_it_is_given(tmp_path: Path) -> None:
 
 def test_equal_answers_give_equal_bytes(tmp_path: Path) -> None:
     sheets = _two(tmp_path)
-    assert render(sheets, rows=7) == render(sheets, rows=7)
+    assert render_answers(sheets, max_questions=7) == render_answers(sheets, max_questions=7)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +157,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
             for n, word in enumerate(words)
         ]
         other = [one | {"answer": one["answer"] + "!", "score": 0.0, "prompt": one["prompt"] + "?"} for one in lines]
-        return render([sheet(folder / kind, "a", lines, place), sheet(folder / kind, "b", other, place)], rows=99)
+        return render_answers(
+            [sheet(folder / kind, "a", lines, place), sheet(folder / kind, "b", other, place)], max_questions=99
+        )
 
     return made("hostile", HOSTILE), made("harmless", tuple(f"word{n}" for n in range(len(HOSTILE))))
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from firstsight.report.claims import Claim, claims, points
+from firstsight.report.claims import Claim, evaluate_claims, format_points
 from firstsight.report.compare import Comparison
-from firstsight.report.headline import answer, limits
 from firstsight.report.results import ArmResult, StudyFacts
-from firstsight.report.table import tidy
+from firstsight.report.summary import answer_sentence, study_limits
+from firstsight.report.table import score_table
 
 Make = Callable[..., list[ArmResult]]
 PAPER = {0: 0.05, 20: 0.2, 40: 0.3, 60: 0.45, 80: 0.8, 100: 0.6}
@@ -20,12 +20,12 @@ FLAT = dict.fromkeys(range(0, 101, 20), 0.5)
 
 
 def _claims(arms: list[ArmResult]) -> dict[str, Claim]:
-    return {claim.name: claim for claim in claims(arms, Comparison(arms, tidy(arms)))}
+    return {claim.name: claim for claim in evaluate_claims(arms, Comparison(arms, score_table(arms)))}
 
 
 def _answer(arms: list[ArmResult]) -> str:
-    rows = tidy(arms)
-    return answer(arms, rows, Comparison(arms, rows))
+    rows = score_table(arms)
+    return answer_sentence(arms, rows, Comparison(arms, rows))
 
 
 def _verdicts(arms: list[ArmResult]) -> dict[str, str]:
@@ -67,9 +67,9 @@ def test_no_difference_is_told_without_its_interval(make: Make) -> None:
 
 def test_comparisons_that_decide_one_claim_are_corrected_together(make: Make) -> None:
     found = _claims(make(ability=PAPER, questions=80))
-    assert [d.family for d in found["best"].differences] == [5] * 5
-    assert [d.family for d in found["from-scratch"].differences] == [2] * 2
-    assert found["two-points"].differences[0].family == 1
+    assert [d.family_size for d in found["best"].differences] == [5] * 5
+    assert [d.family_size for d in found["from-scratch"].differences] == [2] * 2
+    assert found["two-points"].differences[0].family_size == 1
     assert "after Holm for 5" in found["best"].evidence
 
 
@@ -93,7 +93,7 @@ def test_the_same_schedule_is_compared_where_the_control_was_run(make: Make) -> 
     assert "same-schedule" not in _verdicts(arms)
     late = [arm for arm in arms if arm.name == "start-080"]
     controls = [
-        replace(arm, name="start-080-rewarm", label=f"start-080-rewarm.s{arm.seed}", schedule="Rewarm") for arm in late
+        replace(arm, name="start-080-rewarm", label=f"start-080-rewarm.s{arm.seed}", schedule="rewarm") for arm in late
     ]
     claim = _claims([*arms, *controls])["same-schedule"]
     assert claim.verdict == "holds"
@@ -121,7 +121,9 @@ def test_a_score_that_a_guesser_reaches_is_no_answer(make: Make) -> None:
 @pytest.mark.parametrize("seeds", [(1,), (1, 2), (1, 2, 3)])
 def test_limits_count_seeds_and_budgets(make: Make, study: Callable[[str], StudyFacts], seeds: tuple[int, ...]) -> None:
     arms = make(seeds=seeds, questions=20)
-    _, cannot = limits(arms, tidy(arms), study(""), tokens={"start-000": 1_392_640.0, "start-100": 2_826_240.0})
+    _, cannot = study_limits(
+        arms, score_table(arms), study(""), tokens={"start-000": 1_392_640.0, "start-100": 2_826_240.0}
+    )
     text = " ".join(cannot)
     assert ("How the next seed would come out" in text) == (len(seeds) < 3)
     assert "1.39M tokens in all and the latest 2.83M" in text
@@ -130,4 +132,4 @@ def test_limits_count_seeds_and_budgets(make: Make, study: Callable[[str], Study
 
 
 def test_points_carry_their_sign() -> None:
-    assert [points(0.0213), points(-0.4)] == ["+2.1", "\N{MINUS SIGN}40.0"]
+    assert [format_points(0.0213), format_points(-0.4)] == ["+2.1", "\N{MINUS SIGN}40.0"]

@@ -11,9 +11,9 @@ import altair as alt
 import pytest
 
 from firstsight.report import figures
-from firstsight.report.figures import themed
+from firstsight.report.figures import vega_lite_spec
 from firstsight.report.results import ArmResult
-from firstsight.report.table import tidy
+from firstsight.report.table import score_table
 
 Make = Callable[..., list[ArmResult]]
 Spec = dict[str, Any]
@@ -37,17 +37,17 @@ def _walk(part: Any) -> Iterator[Spec]:
 
 @pytest.fixture
 def spec(make: Make) -> Spec:
-    rows = tidy(make(questions=20))
-    return themed(figures.stable(rows, {("start-080", "vision"): (0.4, 0.6)}))
+    rows = score_table(make(questions=20))
+    return vega_lite_spec(figures.stable_score_chart(rows, {("start-080", "vision"): (0.4, 0.6)}))
 
 
 def test_every_figure_is_valid(make: Make) -> None:
     arms = make(questions=20)
-    rows, logged = tidy(arms), figures.curves(arms)
-    stable = figures.stable(rows, {})
-    drawn = [stable, figures.tasks(rows), figures.both(rows, stable), figures.heat(rows)]
-    for chart in [*drawn, figures.schedules(logged), figures.losses(logged)]:
-        spec = themed(chart)
+    rows, logged = score_table(arms), figures.read_curves(arms)
+    stable = figures.stable_score_chart(rows, {})
+    drawn = [stable, figures.task_grid(rows), figures.combined_chart(rows, stable), figures.task_heatmap(rows)]
+    for chart in [*drawn, figures.learning_rate_chart(logged), figures.loss_chart(logged)]:
+        spec = vega_lite_spec(chart)
         spec["datasets"] = {name: rows[:1] for name, rows in spec["datasets"].items()}
         alt.Chart.from_dict(spec, validate=True)
 
@@ -83,9 +83,14 @@ def test_both_guessers_and_the_trunk_are_drawn(spec: Spec) -> None:
 
 def test_every_mark_names_its_address(make: Make) -> None:
     arms = make(questions=20)
-    rows, logged = tidy(arms), figures.curves(arms)
-    for chart in (figures.stable(rows, {}), figures.tasks(rows), figures.heat(rows), figures.losses(logged)):
-        spec = themed(chart)
+    rows, logged = score_table(arms), figures.read_curves(arms)
+    for chart in (
+        figures.stable_score_chart(rows, {}),
+        figures.task_grid(rows),
+        figures.task_heatmap(rows),
+        figures.loss_chart(logged),
+    ):
+        spec = vega_lite_spec(chart)
         for name, dataset in spec["datasets"].items():
             assert all(row["address"] for row in dataset), name
         marks = [part for part in _walk(spec) if isinstance(part.get("mark"), dict) and part["mark"]["type"] != "text"]
@@ -96,17 +101,17 @@ def test_every_mark_names_its_address(make: Make) -> None:
 
 def test_shared_trunk_is_drawn_once_and_arms_go_on_where_it_ends(make: Make) -> None:
     arms = make(questions=5)
-    logged = figures.curves(arms)
+    logged = figures.read_curves(arms)
     addresses = [stage["address"] for stage in logged.stages]
     assert len(addresses) == len(set(addresses)) == 2 * (5 + 2 * 6)
     rates = {address: [row for row in logged.rows if row["address"] == address] for address in addresses}
     for arm in arms:
-        if arm.schedule == "Continue":
+        if arm.schedule == "continue":
             trunk, branch = rates[arm.stages[-3].address], rates[arm.stages[-2].address]
             assert branch[0]["seen"] > trunk[-1]["seen"]
             assert branch[0]["lr"] == pytest.approx(trunk[-1]["lr"], rel=0.02)
-    assert logged.ends["start-000"] == 593_920 + 798_720
-    assert logged.ends["start-100"] == 1_433_600 + 593_920 + 798_720
+    assert logged.total_tokens["start-000"] == 593_920 + 798_720
+    assert logged.total_tokens["start-100"] == 1_433_600 + 593_920 + 798_720
 
 
 def test_controls_stand_in_lanes_of_their_own(make: Make) -> None:
@@ -115,7 +120,7 @@ def test_controls_stand_in_lanes_of_their_own(make: Make) -> None:
     controls = [
         replace(arm, name=names[arm.name], label=f"{names[arm.name]}.s{arm.seed}") for arm in arms if arm.name in names
     ]
-    (points,) = _layers(themed(figures.stable(tidy([*arms, *controls]), {})), "point")
+    (points,) = _layers(vega_lite_spec(figures.stable_score_chart(score_table([*arms, *controls]), {})), "point")
     lanes = {row["arm"]: row["lane"] for row in points}
     assert [lanes[f"start-{percent:03d}"] for percent in range(0, 101, 20)] == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert 1 < lanes["start-080-rewarm"] < lanes["start-100-matched"]
@@ -124,6 +129,6 @@ def test_controls_stand_in_lanes_of_their_own(make: Make) -> None:
 def test_arms_stand_side_by_side_where_starts_do_not_vary(make: Make) -> None:
     late = make(ability={80: 0.5}, literacy={80: 0.5}, seeds=(1,), trunk=False)
     arms = [replace(arm, name=name, label=f"{name}.s1") for arm in late for name in ("siglip", "patches")]
-    spec = themed(figures.stable(tidy(arms), {}))
+    spec = vega_lite_spec(figures.stable_score_chart(score_table(arms), {}))
     axes = [part["encoding"]["x"] for part in _walk(spec) if "x" in part.get("encoding", {})]
     assert {axis.get("field", "arm") for axis in axes} == {"arm"}

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from firstsight.errors import DataError
-from firstsight.report.page import duration, inline_json, percent, write
+from firstsight.report.pages.report_page import format_duration, format_percent, inline_json, write
 from firstsight.report.results import ArmResult, StudyFacts
-from firstsight.report.table import tidy
+from firstsight.report.table import score_table
 
 Make = Callable[..., list[ArmResult]]
 Frame = Callable[[str], StudyFacts]
@@ -107,7 +107,7 @@ def test_half_a_study_says_what_is_missing(wounded: Whole) -> None:
     gone = [arm for arm in arms if arm.scores is None]
     assert f"{len(gone)} of 14 arms have no scores" in text
     for arm in gone:
-        assert f"{arm.label} {arm.missing} {arm.address}" in text
+        assert f"{arm.label} {arm.missing_reason} {arm.address}" in text
 
 
 @pytest.mark.parametrize("judged", [("trunk",), ("start-080",), ("start-000", "trunk")])
@@ -118,7 +118,7 @@ def test_every_stage_of_a_run_has_a_page(make: Make, study: Frame, tmp_path: Pat
         replace(
             arm,
             scores=arm.scores if arm.name in judged else None,
-            stages=tuple(stage if stage.address in done else replace(stage, log=None) for stage in arm.stages),
+            stages=tuple(stage if stage.address in done else replace(stage, log_path=None) for stage in arm.stages),
         )
         for arm in whole
     ]
@@ -143,7 +143,7 @@ def test_a_study_without_scores_is_a_page_too(make: Make, study: Frame, tmp_path
 
 def test_figures_and_scores_lie_beside_the_page(whole: Whole) -> None:
     arms, path = whole
-    rows = tidy(arms)
+    rows = score_table(arms)
     assert pl.read_parquet(path.parent / "scores.parquet").equals(rows)
     assert pl.read_csv(path.parent / "scores.csv").shape == rows.shape
     for name in ("main", "stable", "tasks", "heat", "schedules", "losses"):
@@ -180,8 +180,8 @@ def test_a_foreign_scores_file_is_refused_by_name(make: Make, study: Frame, tmp_
 
 
 def test_numbers_read_as_people_write_them() -> None:
-    assert [percent(0.5312), percent(-0.02), percent(None)] == ["53.1", "\N{MINUS SIGN}2.0", ""]
-    assert [duration(42.0), duration(570.0), duration(111_600.0)] == ["42 s", "9.5 min", "31 h"]
+    assert [format_percent(0.5312), format_percent(-0.02), format_percent(None)] == ["53.1", "\N{MINUS SIGN}2.0", ""]
+    assert [format_duration(42.0), format_duration(570.0), format_duration(111_600.0)] == ["42 s", "9.5 min", "31 h"]
 
 
 def test_asked_and_achieved_image_shares_are_shown(whole: Whole) -> None:

@@ -9,15 +9,15 @@ import pytest
 
 from firstsight.cli.app import command
 from firstsight.errors import DataError
-from firstsight.report.power import told
+from firstsight.report.power import power_report
 from firstsight.report.results import ArmResult
-from firstsight.report.table import tidy
+from firstsight.report.table import score_table
 
 Make = Callable[..., list[ArmResult]]
 
 
 def _told(arms: list[ArmResult], effect: float) -> str:
-    return "\n".join(told(arms, tidy(arms), effect=effect, kind="vision", wanted=0.8).lines)
+    return "\n".join(power_report(arms, score_table(arms), effect=effect, kind="vision", power=0.8).lines)
 
 
 def test_where_seeds_spread_widely_questions_cannot_help(make: Make) -> None:
@@ -28,7 +28,7 @@ def test_where_seeds_spread_widely_questions_cannot_help(make: Make) -> None:
 
 def test_more_seeds_show_less(make: Make) -> None:
     arms = make(noise=0.02)
-    head, *rows = told(arms, tidy(arms), effect=0.05, kind="vision", wanted=0.8).table
+    head, *rows = power_report(arms, score_table(arms), effect=0.05, kind="vision", power=0.8).table
     sizes = [float(size) for _, size in rows]
     assert head[0] == "seeds"
     assert sizes == sorted(sizes, reverse=True)

@@ -21,11 +21,12 @@ from PIL import Image
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from firstsight.data.loader import IGNORED, Batch
-from firstsight.data.tokenizer import CHAT, END, PAD, Tokenizer, load
-from firstsight.report import preview
-from firstsight.report.preview import Count, Facts, Record, Row, Speller, Where
-from firstsight.report.preview.spelling import marked
+from firstsight.data.loader import IGNORE_INDEX, Batch
+from firstsight.data.tokenizer import CHAT_TOKENS, END_OF_TEXT, PAD_TOKEN, Tokenizer, load_tokenizer
+from firstsight.report.pages import batch_rows, preview_page
+from firstsight.report.pages.batch_rows import PreviewRecord, PreviewRow
+from firstsight.report.pages.preview_page import PreviewFacts, PreviewSource, StageIdentity
+from firstsight.report.pages.token_text import TokenDecoder, visible_html
 
 SLOTS, LENGTH = 4, 24
 HOSTILE = (
@@ -36,7 +37,7 @@ HOSTILE = (
     "bell\x07\x1b[31m",
     "</style></span>",
 )
-WORDS = [END, *CHAT, PAD, "<unk>", *(f"w{number}" for number in range(40)), *HOSTILE]
+WORDS = [END_OF_TEXT, *CHAT_TOKENS, PAD_TOKEN, "<unk>", *(f"w{number}" for number in range(40)), *HOSTILE]
 ID = {word: number for number, word in enumerate(WORDS)}
 Item = str | tuple[str, bool] | int
 """A word with loss; (word, loss); or a picture by its number."""
@@ -46,7 +47,7 @@ Item = str | tuple[str, bool] | int
 def word_level() -> Tokenizer:
     made = Fast(models.WordLevel(ID, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens([END, *CHAT, PAD])
+    made.add_special_tokens([END_OF_TEXT, *CHAT_TOKENS, PAD_TOKEN])
     return _saved(made)
 
 
@@ -58,7 +59,7 @@ def byte_level() -> Tokenizer:
     texts = ["the cat sat on the mat\n\n", "the hat \U0001f642 caf\u00e9", "     deep  blanks"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     made.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=300, special_tokens=[END], initial_alphabet=alphabet)
+        texts, trainers.BpeTrainer(vocab_size=300, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet)
     )
     made.add_tokens(["   "])
     return _saved(made)
@@ -67,13 +68,13 @@ def byte_level() -> Tokenizer:
 def _saved(made: Fast) -> Tokenizer:
     folder = Path(mkdtemp())
     made.save(str(folder / "tokenizer.json"))
-    return load(folder)
+    return load_tokenizer(folder)
 
 
 def batch(*rows: Sequence[Sequence[Item]], beyond: Sequence[tuple[int, int, str]] = ()) -> Batch:
     """Rows of documents of items as tensors; `beyond`: targets (row, column, word) that are set on top."""
     shape = (len(rows), LENGTH)
-    tokens, targets = np.full(shape, ID[PAD], dtype=np.int64), np.full(shape, IGNORED, dtype=np.int64)
+    tokens, targets = np.full(shape, ID[PAD_TOKEN], dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
     docs, slots = np.full(shape, -1, dtype=np.int32), np.full(shape, -1, dtype=np.int64)
     positions, pictures = np.zeros(shape, dtype=np.int32), 0
     for row, documents in enumerate(rows):
@@ -106,41 +107,41 @@ def batch(*rows: Sequence[Sequence[Item]], beyond: Sequence[tuple[int, int, str]
         positions=positions_,
         slots=slots_,
         images=images_,
-        kinds=kinds,
+        source_ids=kinds,
     )
 
 
-def read(held: Batch, place: str = "texts.jsonl #7") -> list[Row]:
-    return preview.read(
+def read(held: Batch, place: str = "texts.jsonl #7") -> list[PreviewRow]:
+    return batch_rows.decode_rows(
         held,
-        at=range(len(held.kinds)),
+        row_indices=range(len(held.source_ids)),
         image_tokens=SLOTS,
-        origin=lambda row, document: Record(number=10 * row + document, place=place),
-        speller=Speller(word_level()),
-        closers=(ID[END], ID["<|/a|>"]),
+        record_of=lambda row, document: PreviewRecord(record_index=10 * row + document, location=place),
+        decoder=TokenDecoder(word_level()),
+        end_ids=(ID[END_OF_TEXT], ID["<|/a|>"]),
     )
 
 
-def page(rows: Sequence[Row], *names: str, apart: bool = True) -> Page:
+def page(rows: Sequence[PreviewRow], *names: str, apart: bool = True) -> Page:
     counts = tuple(
-        Count(name=name, form="text", asked="all", rows=8, tokens=100, loss_tokens=50, passes=0.5)
+        PreviewSource(name=name, form="text", requested_share="all", rows=8, tokens=100, loss_tokens=50, epochs=0.5)
         for name in names or ("texts", "captions")
     )
-    where = Where(study="when", scale="smoke", arm="a.s1", stage="midtrain", seed=1, address="midtrain-0123")
-    facts = Facts(
-        where=where,
-        batch=4,
-        length=LENGTH,
+    where = StageIdentity(study="when", scale="smoke", arm="a.s1", stage="midtrain", seed=1, address="midtrain-0123")
+    facts = PreviewFacts(
+        identity=where,
+        batch_rows=4,
+        row_length=LENGTH,
         steps=2,
         packing="best_fit",
-        tokenizer="f" * 64,
-        apart=apart,
-        asked="50 % of rows",
-        achieved={"rows": 0.5, "tokens": 0.4, "loss_tokens": 0.3},
-        padding=0.25,
+        tokenizer_digest="f" * 64,
+        needs_spacing=apart,
+        requested_share="50 % of rows",
+        achieved_shares={"rows": 0.5, "tokens": 0.4, "loss_tokens": 0.3},
+        padding_share=0.25,
         sources=counts,
     )
-    return Page(preview.render(facts, rows))
+    return Page(preview_page.render_preview(facts, rows))
 
 
 class Page(HTMLParser):
@@ -176,25 +177,30 @@ class Page(HTMLParser):
 
 
 MIXED = batch(
-    [[(END, False), "w0", ("w1", False), "w2", END], [(END, False), "w3", "w4", "w5"]],
-    [[0, "w6", "w7", END], [1, "w8", END], [2, ("w9", False), ("<|/h|>", False), "w10", "<|/a|>"]],
+    [[(END_OF_TEXT, False), "w0", ("w1", False), "w2", END_OF_TEXT], [(END_OF_TEXT, False), "w3", "w4", "w5"]],
+    [[0, "w6", "w7", END_OF_TEXT], [1, "w8", END_OF_TEXT], [2, ("w9", False), ("<|/h|>", False), "w10", "<|/a|>"]],
     beyond=[(0, 8, "w6")],
 )
 
 
 def test_tokens_coloured_as_loss_are_the_targets_of_the_batch() -> None:
     found = page(read(MIXED))
-    wanted = (MIXED.targets != IGNORED).sum(dim=1).tolist()
+    wanted = (MIXED.targets != IGNORE_INDEX).sum(dim=1).tolist()
     assert wanted == [7, 7]
     assert [found.count(row, element="span", name="l") for row in range(2)] == wanted
-    assert [row.loss for row in read(MIXED)] == wanted
+    assert [row.loss_tokens for row in read(MIXED)] == wanted
 
 
 def test_a_word_is_coloured_when_it_is_aimed_at() -> None:
     [row, _] = read(MIXED)
-    told = [(shown.spelt.text, shown.loss) for document in row.documents for shown in document.shown if shown.spelt]
-    assert told[:5] == [(END, False), ("w0", True), ("w1", False), ("w2", True), (END, True)]
-    assert [shown.sort for shown in row.documents[1].shown] == ["token"] * 4 + ["beyond"]
+    told = [
+        (shown.token_text.text, shown.has_loss)
+        for document in row.documents
+        for shown in document.elements
+        if shown.token_text
+    ]
+    assert told[:5] == [(END_OF_TEXT, False), ("w0", True), ("w1", False), ("w2", True), (END_OF_TEXT, True)]
+    assert [shown.kind for shown in row.documents[1].elements] == ["token"] * 4 + ["beyond"]
 
 
 def test_every_document_has_a_border_and_every_picture_its_place() -> None:
@@ -202,9 +208,9 @@ def test_every_document_has_a_border_and_every_picture_its_place() -> None:
     assert [found.count(row, element="div", name="doc") for row in range(2)] == [2, 3]
     assert [found.count(row, element="span", name="pic") for row in range(2)] == [0, 3]
     first, second = read(MIXED)
-    assert [document.first for document in first.documents] == [0, 5]
-    assert [document.first for document in second.documents] == [0, 7, 13]
-    assert [document.position for document in second.documents] == [0, 0, 0]
+    assert [document.first_column for document in first.documents] == [0, 5]
+    assert [document.first_column for document in second.documents] == [0, 7, 13]
+    assert [document.first_position for document in second.documents] == [0, 0, 0]
     assert second.tokens + second.padding == LENGTH
 
 
@@ -222,8 +228,8 @@ def preview_of(picture: int) -> str:
 
 
 def test_a_picture_between_words_stands_between_words() -> None:
-    [row] = read(batch([[(END, False), "w0", 0, "w1", 1, 2, "w2", END]]))
-    assert [shown.sort for shown in row.documents[0].shown] == [
+    [row] = read(batch([[(END_OF_TEXT, False), "w0", 0, "w1", 1, 2, "w2", END_OF_TEXT]]))
+    assert [shown.kind for shown in row.documents[0].elements] == [
         "token",
         "token",
         "picture",
@@ -233,18 +239,23 @@ def test_a_picture_between_words_stands_between_words() -> None:
         "token",
         "token",
     ]
-    assert [shown.slots for shown in row.documents[0].shown if shown.sort == "picture"] == [SLOTS] * 3
-    assert row.pictures == 3
+    assert [shown.slot_count for shown in row.documents[0].elements if shown.kind == "picture"] == [SLOTS] * 3
+    assert row.image_count == 3
 
 
 def test_how_documents_begin_and_end_is_told() -> None:
     rows = read(
         batch(
-            [[(END, False), "w0", END], [("w1", False), "w2", END], [(END, False), "w3"], [(END, False), "w4"]],
+            [
+                [(END_OF_TEXT, False), "w0", END_OF_TEXT],
+                [("w1", False), "w2", END_OF_TEXT],
+                [(END_OF_TEXT, False), "w3"],
+                [(END_OF_TEXT, False), "w4"],
+            ],
             beyond=[(0, 9, "w5")],
         )
     )
-    told = [(document.begins, document.ends) for document in rows[0].documents]
+    told = [(document.has_start, document.ending) for document in rows[0].documents]
     assert told == [(True, "closed"), (False, "closed"), (True, "cut"), (True, "goes on")]
     words = page(rows).words
     assert [words.count(told) for told in ("no start token", "no end token", "goes on behind this row")] == [1, 1, 1]
@@ -252,25 +263,25 @@ def test_how_documents_begin_and_end_is_told() -> None:
 
 def test_a_target_that_is_not_the_next_token_is_seen() -> None:
     """A shifted template: the loss sits one place too far left."""
-    held = batch([[(END, False), ("w0", False), ("w1", False), END]], beyond=[(0, 0, "w1")])
+    held = batch([[(END_OF_TEXT, False), ("w0", False), ("w1", False), END_OF_TEXT]], beyond=[(0, 0, "w1")])
     [row] = read(held)
-    assert [(shown.sort, shown.column) for shown in row.documents[0].shown][:2] == [("token", 0), ("beyond", 0)]
+    assert [(shown.kind, shown.column) for shown in row.documents[0].elements][:2] == [("token", 0), ("beyond", 0)]
     assert page([row]).count(0, element="span", name="b") == 1
 
 
 def test_padding_is_one_word() -> None:
-    found = page(read(batch([[0, "w0", END]])))
+    found = page(read(batch([[0, "w0", END_OF_TEXT]])))
     assert found.count(0, element="div", name="void") == 1
     assert f"{LENGTH - SLOTS - 2} padding" in found.words
 
 
 def test_a_full_row_has_no_padding() -> None:
-    found = page(read(batch([[(END, False), *["w0"] * (LENGTH - 1)]])))
+    found = page(read(batch([[(END_OF_TEXT, False), *["w0"] * (LENGTH - 1)]])))
     assert found.count(0, element="div", name="void") == 0
 
 
 def test_a_stage_without_pictures() -> None:
-    found = page(read(batch([[(END, False), "w0", END]], [[(END, False), "w1", END]])))
+    found = page(read(batch([[(END_OF_TEXT, False), "w0", END_OF_TEXT]], [[(END_OF_TEXT, False), "w1", END_OF_TEXT]])))
     assert not any(tag == "img" for tag, _ in found.elements)
     assert len(found.rows) == 2
 
@@ -309,9 +320,9 @@ def test_the_page_runs_and_loads_nothing() -> None:
 
 def test_what_data_wrote_is_text() -> None:
     """Words, names of sources and of files: markup, quotes, bidi overrides, control characters."""
-    rows = read(batch([[(END, False), *HOSTILE, END]]), place=f"{''.join(HOSTILE)}.tar #0")
+    rows = read(batch([[(END_OF_TEXT, False), *HOSTILE, END_OF_TEXT]]), place=f"{''.join(HOSTILE)}.tar #0")
     hostile = page(rows, "".join(HOSTILE), "captions")
-    tame = page(read(batch([[(END, False), *["w0"] * len(HOSTILE), END]])), "texts", "captions")
+    tame = page(read(batch([[(END_OF_TEXT, False), *["w0"] * len(HOSTILE), END_OF_TEXT]])), "texts", "captions")
     unseen = {"U+202E": 1, "U+202C": 1, "U+0007": 1, "U+001B": 1}
     assert [tag for tag, _ in hostile.rows[0] if tag != "i"] == [tag for tag, _ in tame.rows[0] if tag != "i"]
     assert {f"U+{code}" for code in re.findall(r"<i class=u>U\+([0-9A-F]{4})", hostile.html)} == set(unseen)
@@ -328,10 +339,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 def test_byte_level_tokens_spell_the_text(text: str) -> None:
     words = byte_level()
     [ids] = words.encode([text])
-    found = Speller(words).spell(ids)
+    found = TokenDecoder(words).token_texts(ids)
     assert len(found) == len(ids)
     assert "".join(spelt.text for spelt in found) == text
-    assert not any(spelt.broken or spelt.special for spelt in found)
+    assert not any(spelt.is_invalid_utf8 or spelt.is_special for spelt in found)
 
 
 @given(TEXT, st.integers(0, 60), st.integers(0, 60))
@@ -340,45 +351,49 @@ def test_cut_letters_are_marked_and_nothing_else(text: str, start: int, stop: in
     words = byte_level()
     [ids] = words.encode([text])
     kept = ids[start:stop]
-    found = Speller(words).spell(kept)
+    found = TokenDecoder(words).token_texts(kept)
     assert len(found) == len(kept)
-    whole = "".join(spelt.text for spelt in found if not spelt.broken)
+    whole = "".join(spelt.text for spelt in found if not spelt.is_invalid_utf8)
     assert whole in text
-    assert sum(spelt.broken for spelt in found) <= 6
+    assert sum(spelt.is_invalid_utf8 for spelt in found) <= 6
 
 
 def test_tokens_that_share_a_letter_stand_together() -> None:
     words = byte_level()
     [ids] = words.encode(["\U0001f680"])
-    found = Speller(words).spell(ids)
+    found = TokenDecoder(words).token_texts(ids)
     assert len(ids) > 1
     assert [spelt.text for spelt in found] == ["\U0001f680"] + [""] * (len(ids) - 1)
-    assert [spelt.joined for spelt in found] == [False] + [True] * (len(ids) - 1)
+    assert [spelt.is_continuation for spelt in found] == [False] + [True] * (len(ids) - 1)
 
 
 def test_a_token_cut_inside_a_letter_is_shown_as_bytes() -> None:
     words = byte_level()
     [ids] = words.encode(["\u4f60"])
-    [first, *_] = Speller(words).spell(ids[:1])
-    assert (first.text, first.broken) == ("\\xe4", True)
+    [first, *_] = TokenDecoder(words).token_texts(ids[:1])
+    assert (first.text, first.is_invalid_utf8) == ("\\xe4", True)
 
 
 def test_special_tokens_go_by_name_in_every_vocabulary() -> None:
     words = byte_level()
-    found = Speller(words).spell([words.special.end, words.special.human, words.special.answer])
-    assert [(spelt.text, spelt.special) for spelt in found] == [(END, True), ("<|/h|>", True), ("<|/a|>", True)]
+    found = TokenDecoder(words).token_texts([words.special_ids.end, words.special_ids.human, words.special_ids.answer])
+    assert [(spelt.text, spelt.is_special) for spelt in found] == [
+        (END_OF_TEXT, True),
+        ("<|/h|>", True),
+        ("<|/a|>", True),
+    ]
 
 
 def test_pieces_with_byte_fallback() -> None:
-    names = [END, "<unk>", "\u2581the", "\u2581", "cat", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names = [END_OF_TEXT, "<unk>", "\u2581the", "\u2581", "cat", *(f"<0x{byte:02X}>" for byte in range(256))]
     made = Fast(models.BPE(vocab={name: n for n, name in enumerate(names)}, merges=[], byte_fallback=True))
     made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
-    made.add_special_tokens([END])
-    speller = Speller(_saved(made))
+    made.add_special_tokens([END_OF_TEXT])
+    speller = TokenDecoder(_saved(made))
     ids = [2, 3, 4, *(5 + byte for byte in "é".encode())]
-    assert [spelt.text for spelt in speller.spell(ids)] == [" the", " ", "cat", "é", ""]
-    assert not speller.apart
-    assert Speller(word_level()).apart
+    assert [spelt.text for spelt in speller.token_texts(ids)] == [" the", " ", "cat", "é", ""]
+    assert not speller.needs_spacing
+    assert TokenDecoder(word_level()).needs_spacing
 
 
 @pytest.mark.parametrize(
@@ -391,4 +406,4 @@ def test_pieces_with_byte_fallback() -> None:
     ],
 )
 def test_blanks_are_in_sight(text: str, html: str) -> None:
-    assert marked(text) == html
+    assert visible_html(text) == html

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.cli import command, running
-from firstsight.cli.data.previewing import Asked, data_of, stages_of, write_preview
-from firstsight.plan.graph import Graph, graph
+from firstsight.cli import command
+from firstsight.cli.preview import Asked, data_of, stages_of, write_preview
+from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import scale_named
 from firstsight.recipe.study import Study
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
+from firstsight.workspace import run
 
 WHEN = when(replace(scale_named("smoke"), seeds=1))
-PLAN = graph(WHEN)
+PLAN = build_graph(WHEN)
 
 
 def thimble() -> Study:
@@ -25,8 +26,8 @@ def thimble() -> Study:
     base, step = scale_named("smoke").base, 1024
     trunk = replace(base.pretrain, tokens=Tokens(8 * step))
     mid, fine = base.stages
-    mid = replace(mid, tokens=Tokens(3 * step), mix=replace(mid.mix, share=Share(1, 3)))
-    fine = replace(fine, epoch=Tokens(2 * step), mix=replace(fine.mix, share=Share(1, 2)))  # type: ignore[call-arg]
+    mid = replace(mid, tokens=Tokens(3 * step), mix=replace(mid.mix, image_share=Share(1, 3)))
+    fine = replace(fine, epoch_tokens=Tokens(2 * step), mix=replace(fine.mix, image_share=Share(1, 2)))  # type: ignore[call-arg]
     arm = replace(base, name="thimble", pretrain=trunk, start=Share(1, 2), stages=(mid, fine))
     return Study(name="thimble", scale="smoke", question="Is the page a promise?", arms=(arm,))
 
@@ -72,7 +73,7 @@ def test_stages_go_by_their_kind_and_are_numbered_where_it_recurs() -> None:
     assert list(stages_of(PLAN, WHEN.arm("start-000"))) == ["midtrain", "finetune"]
     twice = replace(arm, stages=(arm.stages[0], *arm.stages))
     study = replace(WHEN, arms=(twice,))
-    assert list(stages_of(graph(study), twice)) == ["pretrain", "midtrain-1", "midtrain-2", "finetune"]
+    assert list(stages_of(build_graph(study), twice)) == ["pretrain", "midtrain-1", "midtrain-2", "finetune"]
     assert stages_of(PLAN, arm)["pretrain"].spec.until == Share(4, 5)
 
 
@@ -81,11 +82,11 @@ def test_the_page_is_the_same_before_and_after_training(tmp_path: Path) -> None:
     """Where the text goes on follows from what was trained; the preview must know it without the training."""
     study, asked = thimble(), Asked(arm="", stage="finetune", first=0, rows=32)
     before = write_preview(study, asked, out=tmp_path).read_text()
-    plan = graph(study)
+    plan = build_graph(study)
     [label] = plan.arms
     trained = tuple(step for step in plan.arms[label] if step.kind not in ("evaluate", "benchmarks"))
     part = Graph(title="trained", steps=trained, arms={label: trained}, seeds={label: 0})
-    running.run_graph(part, Store(tmp_path), jobs=2).check()
+    run.run_graph(part, Store(tmp_path), jobs=2).check()
     after = write_preview(study, asked, out=tmp_path).read_text()
     assert "record" in before
     assert after == before

@@ -8,8 +8,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from firstsight.report.results import ArmResult, ordinary
-from firstsight.report.table import counted, disagreements, margins, means, overview, tidy, varied
+from firstsight.report.results import ArmResult, main_sweep_arms
+from firstsight.report.table import (
+    guesser_margins,
+    has_varied_starts,
+    mean_over_seeds,
+    score_table,
+    stable_gains,
+    stable_score_mismatches,
+    task_overview,
+)
 
 
 def _facts(kind: str, score: float, **more: Any) -> dict[str, Any]:
@@ -17,7 +25,7 @@ def _facts(kind: str, score: float, **more: Any) -> dict[str, Any]:
     return base | {"guess": 0.25, "stable": True, "blind": None, "question_blind": None, "heldout": None} | more
 
 
-def _arm(name: str, seed: int, start: Fraction, *, gqa: float, schedule: Any = "Continue") -> ArmResult:
+def _arm(name: str, seed: int, start: Fraction, *, gqa: float, schedule: Any = "continue") -> ArmResult:
     tasks = {
         "gqa": _facts("vision", gqa, blind=0.3, question_blind=0.5),
         "pope": _facts("vision", 0.9, chance=0.5, guess=0.5, blind=0.6, question_blind=0.5),
@@ -46,7 +54,7 @@ def _value(rows: pl.DataFrame, **where: str) -> float:
 
 
 def test_one_row_an_arm_task_and_condition() -> None:
-    rows = tidy([LATE])
+    rows = score_table([LATE])
     # gqa and pope 3 each, vizwiz 2, arc_easy 1 and its held-out part, stable: vision 3 and text 1.
     assert rows.height == 3 + 3 + 2 + 2 + 3 + 1
     assert _value(rows, task="arc_easy", condition="form: heldout") == 0.5
@@ -55,14 +63,14 @@ def test_one_row_an_arm_task_and_condition() -> None:
 
 
 def test_guessers_get_a_stable_score_by_the_same_formula() -> None:
-    rows = tidy([LATE])
+    rows = score_table([LATE])
     assert _value(rows, task="stable", kind="vision", condition="sighted") == pytest.approx(0.3)
     assert _value(rows, task="stable", kind="vision", condition="blind") == pytest.approx((0.05 + 0.1) / 2)
     assert _value(rows, task="stable", kind="vision", condition="question_blind") == pytest.approx((0.25 + 0) / 2)
 
 
 def test_margin_is_over_the_better_guesser_and_over_chance_without_one() -> None:
-    found = {row["task"]: row for row in margins(tidy([LATE])).to_dicts()}
+    found = {row["task"]: row for row in guesser_margins(score_table([LATE])).to_dicts()}
     assert (found["gqa"]["better"], found["gqa"]["margin"]) == ("question_blind", pytest.approx(-0.05))
     assert (found["pope"]["better"], found["pope"]["margin"]) == ("blind", pytest.approx(0.3))
     assert (found["arc_easy"]["better"], found["arc_easy"]["margin"]) == ("chance", pytest.approx(0.5))
@@ -73,56 +81,56 @@ def test_a_margin_has_the_interval_of_its_paired_difference() -> None:
     tasks = dict((arm.scores or {})["tasks"])
     tasks["pope"] = tasks["pope"] | {"over": {"blind": {"difference": 0.3, "interval": [0.22, 0.37]}}}
     scores = dict(arm.scores or {}) | {"tasks": tasks}
-    rows = tidy([ArmResult(**{name: getattr(arm, name) for name in arm.__slots__} | {"scores": scores})])
-    found = {row["task"]: row for row in margins(rows).to_dicts()}
+    rows = score_table([ArmResult(**{name: getattr(arm, name) for name in arm.__slots__} | {"scores": scores})])
+    found = {row["task"]: row for row in guesser_margins(rows).to_dicts()}
     assert (found["pope"]["margin_lo"], found["pope"]["margin_hi"]) == (0.22, 0.37)
     assert found["gqa"]["margin_lo"] is None  # nobody compared it with that guesser question by question
     # Chance is a fixed number: what is uncertain is the score alone.
     assert (found["arc_easy"]["margin_lo"], found["arc_easy"]["margin_hi"]) == pytest.approx((0.1 - 0.25, 0.9 - 0.25))
-    shown = {row["task"]: row["margin_ends"] for row in overview(rows)}
+    shown = {row["task"]: row["margin_ends"] for row in task_overview(rows)}
     assert shown["pope"] == (0.22, 0.37)
     assert shown["gqa"] is None
     assert shown["arc_easy"] == pytest.approx((-0.15, 0.65))
 
 
 def test_what_the_stable_score_counts_stands_less_its_baseline() -> None:
-    assert counted(tidy([LATE]), "start-080", "vision") == {
+    assert stable_gains(score_table([LATE]), "start-080", "vision") == {
         "gqa": {1: pytest.approx(0.2)},
         "pope": {1: pytest.approx(0.4)},
     }
 
 
 def test_means_are_over_seeds_and_keep_every_address() -> None:
-    rows = tidy([_arm("start-080", seed, Fraction(4, 5), gqa=gqa) for seed, gqa in ((1, 0.4), (2, 0.6))])
-    row = means(rows.filter((pl.col("task") == "gqa") & (pl.col("condition") == "sighted"))).to_dicts()[0]
+    rows = score_table([_arm("start-080", seed, Fraction(4, 5), gqa=gqa) for seed, gqa in ((1, 0.4), (2, 0.6))])
+    row = mean_over_seeds(rows.filter((pl.col("task") == "gqa") & (pl.col("condition") == "sighted"))).to_dicts()[0]
     assert (row["score"], row["least"], row["most"], row["seeds"]) == (pytest.approx(0.5), 0.4, 0.6, 2)
     assert row["address"] == "evaluate-start-080-1, evaluate-start-080-2"
 
 
 def test_overview_names_the_best_arm_of_each_task_vision_first() -> None:
-    rows = tidy([LATE, _arm("start-100", 1, Fraction(1), gqa=0.7, schedule="Rewarm")])
-    found = overview(rows)
+    rows = score_table([LATE, _arm("start-100", 1, Fraction(1), gqa=0.7, schedule="rewarm")])
+    found = task_overview(rows)
     assert [row["task"] for row in found] == ["gqa", "pope", "vizwiz", "arc_easy"]
     assert (found[0]["arm"], found[0]["margin"]) == ("start-100", pytest.approx(0.2))
     assert [row["stable"] for row in found] == [True, True, False, True]
 
 
 def test_a_stable_score_that_its_tasks_do_not_give_is_said() -> None:
-    honest = tidy([LATE])
-    assert disagreements([LATE], honest) == []
+    honest = score_table([LATE])
+    assert stable_score_mismatches([LATE], honest) == []
     scores = dict(LATE.scores or {}) | {"stable": {"vision": 0.9}}
     wrong = ArmResult(**{name: getattr(LATE, name) for name in LATE.__slots__} | {"scores": scores})
-    assert disagreements([wrong], tidy([wrong])) == [
+    assert stable_score_mismatches([wrong], score_table([wrong])) == [
         "start-080.s1: vision was judged 0.9000, but the tasks shown give 0.3000"
     ]
 
 
 def test_the_line_joins_one_family_of_names() -> None:
     starts = [_arm(f"start-{p:03d}", 1, Fraction(p, 100), gqa=0.5) for p in (0, 80, 100)]
-    controls = [_arm("start-080-rewarm", 1, Fraction(4, 5), gqa=0.5, schedule="Rewarm")]
+    controls = [_arm("start-080-rewarm", 1, Fraction(4, 5), gqa=0.5, schedule="rewarm")]
     trunk = [_arm("trunk", 1, Fraction(1), gqa=0.5, schedule="trunk")]
-    assert ordinary([*starts, *controls, *trunk]) == starts
-    assert varied(tidy([*starts, *controls, *trunk]))
+    assert main_sweep_arms([*starts, *controls, *trunk]) == starts
+    assert has_varied_starts(score_table([*starts, *controls, *trunk]))
     encoders = [_arm(name, 1, Fraction(4, 5), gqa=0.5) for name in ("siglip", "patches")]
-    assert ordinary(encoders) == encoders
-    assert not varied(tidy(encoders))
+    assert main_sweep_arms(encoders) == encoders
+    assert not has_varied_starts(score_table(encoders))

@@ -10,7 +10,7 @@ import pytest
 from firstsight.data.prepare import prepare
 from firstsight.recipe.stages import Encode, Prepare
 from firstsight.site import Site
-from firstsight.train.run import contrast, encode
+from firstsight.train.handlers import encode_features, train_contrastive
 from tests.train import small
 
 
@@ -36,9 +36,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, site: Site) -> dict[str, Pa
             prepare, Prepare(source=spec, tokenizer=small.VOCABULARY), needs, root / f"{role}-index", site
         )
     made["image0.source"] = made["captions"]
-    made["encoder0"] = small.ran(contrast, small.SIGLIP, {"captions": made["captions"]}, root / "encoder", site)
+    made["encoder0"] = small.ran(
+        train_contrastive, small.SIGLIP, {"captions": made["captions"]}, root / "encoder", site
+    )
     needs = {"source": made["captions"], "index": made["image0"], "encoder0": made["encoder0"]}
     made["image0.features"] = small.ran(
-        encode, Encode(source=small.CAPTIONS, vision=small.SEES.vision), needs, root / "features", site
+        encode_features, Encode(source=small.CAPTIONS, vision=small.SEES.vision), needs, root / "features", site
     )
     return made

@@ -15,41 +15,70 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from firstsight.recipe.lm import openlm
-from firstsight.recipe.mix import Captions, Mix, Named, Texts, Vocabulary, World, alone
+from firstsight.recipe.lm import openlm_spec
+from firstsight.recipe.mixture import (
+    External,
+    ImageTextMix,
+    SyntheticCaptions,
+    SyntheticTexts,
+    SyntheticVocabulary,
+    SyntheticWorld,
+    single_source,
+)
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Adam, Finetune, Midtrain, Pretrain, Rows, Segment
-from firstsight.recipe.vision import Contrast, Dinov2, Patches, Siglip, Vit
+from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, RowShape, TrunkSegment
+from firstsight.recipe.vision import ContrastiveTraining, Dinov2, PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.site import Site
 from firstsight.units import Share, Tokens
 
-WORLD = World(objects=4, kinds=2, picture=8, crowd=1, seed=0)
-ROWS = Rows(batch=4, length=16)
-ADAM = Adam(beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, clip=1.0, z_loss=1e-4, encoder_rate=0.0, encoder_decay=0.0)
-LM = replace(openlm(layers=2, width=32, heads=2, vocabulary=64), hidden=32, token_shift=3, embedding_scale=2)
-VOCABULARY = Vocabulary(world=WORLD)
-TEXTS = Texts(world=WORLD, documents=400, mask="all")
-CAPTIONS = Captions(world=WORLD, pictures=64, quality="rich")
+WORLD = SyntheticWorld(objects=4, kinds=2, image_size=8, max_objects=1, seed=0)
+ROWS = RowShape(batch_size=4, length=16)
+ADAM = AdamWSpec(
+    beta1=0.9,
+    beta2=0.95,
+    eps=1e-8,
+    weight_decay=0.1,
+    max_grad_norm=1.0,
+    z_loss=1e-4,
+    encoder_lr_scale=0.0,
+    encoder_weight_decay=0.0,
+)
+LM = replace(openlm_spec(layers=2, width=32, heads=2, vocab_size=64), mlp_width=32, token_shift=3, embedding_scale=2)
+VOCABULARY = SyntheticVocabulary(world=WORLD)
+TEXTS = SyntheticTexts(world=WORLD, documents=400, loss_mask="all")
+CAPTIONS = SyntheticCaptions(world=WORLD, images=64, quality="rich")
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200), "grey": (120, 120, 120)}
-VIT = Vit(layers=2, width=16, heads=2, hidden=32, image=8, patch=4)
+VIT = ViTSpec(layers=2, width=16, heads=2, mlp_width=32, image_size=8, patch_size=4)
 SIGLIP = Siglip(
     fit="resize",
     vit=VIT,
-    weights=Contrast(
-        captions=CAPTIONS, text_layers=1, text_width=16, steps=6, batch=8, peak=1e-3, warmup=2, decay=0.01, seed=0
+    weights=ContrastiveTraining(
+        captions=CAPTIONS,
+        text_layers=1,
+        text_width=16,
+        steps=6,
+        batch_size=8,
+        peak_lr=1e-3,
+        warmup_steps=2,
+        weight_decay=0.01,
+        seed=0,
     ),
 )
-NAMED = replace(SIGLIP, weights=Named(name="siglip", form="encoder", tokens=Tokens(0)))
+NAMED = replace(SIGLIP, weights=External(name="siglip", form="encoder", tokens=Tokens(0)))
 DINOV2 = Dinov2(
-    vit=VIT, fit="resize", registers=2, table=3, weights=Named(name="dinov2", form="encoder", tokens=Tokens(0))
+    vit=VIT,
+    fit="resize",
+    registers=2,
+    position_grid_size=3,
+    weights=External(name="dinov2", form="encoder", tokens=Tokens(0)),
 )
-PROJECTOR = ProjectorSpec(kind="mlp2", shuffle=1, spread=1, positions=True)
+PROJECTOR = ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True)
 SEES = VLMSpec(lm=LM, vision=SIGLIP, encoder="frozen", projector=PROJECTOR, attention="causal")
 TRAINED = replace(SEES, encoder="trained")
 PATCHED = VLMSpec(
     lm=LM,
-    vision=Patches(image=8, patch=4, width=12, fit="resize"),
+    vision=PatchProjectionSpec(image_size=8, patch_size=4, width=12, fit="resize"),
     encoder="frozen",
     projector=replace(PROJECTOR, kind="mlp3"),
     attention="causal",
@@ -63,49 +92,49 @@ def told(_: object) -> None:
 def ran(handler: Any, spec: Any, inputs: Mapping[str, Path], out: Path, site: Site) -> Path:
     """Run a handler as the runner would and return its folder."""
     out.mkdir(parents=True, exist_ok=True)
-    handler(spec, inputs=inputs, out=out, site=site, tell=told)
+    handler(spec, inputs=inputs, out=out, site=site, on_progress=told)
     return out
 
 
 def rate(tokens: int) -> Rewarm:
-    return Rewarm(peak=1e-2, floor=1e-4, warmup=Tokens(tokens // 10), tokens=Tokens(tokens))
+    return Rewarm(peak_lr=1e-2, min_lr=1e-4, warmup_tokens=Tokens(tokens // 10), tokens=Tokens(tokens))
 
 
 def trunk(steps: int) -> Pretrain:
-    tokens = Tokens(steps * ROWS.tokens)
+    tokens = Tokens(steps * ROWS.tokens_per_step)
     return Pretrain(
         model=LM,
         tokenizer=VOCABULARY,
-        text=alone(TEXTS),
+        text=single_source(TEXTS),
         packing="best_fit",
-        rows=ROWS,
+        row_shape=ROWS,
         tokens=tokens,
-        rate=rate(tokens),
+        schedule=rate(tokens),
         optim=ADAM,
         seed=1,
     )
 
 
-def segment(steps: int, since: str, until: str) -> Segment:
-    return Segment(pretrain=trunk(steps), since=Share(since), until=Share(until))
+def segment(steps: int, since: str, until: str) -> TrunkSegment:
+    return TrunkSegment(pretrain=trunk(steps), start=Share(since), end=Share(until))
 
 
 def midtraining(model: VLMSpec, steps: int, share: str) -> Midtrain:
-    tokens = Tokens(steps * ROWS.tokens)
-    mix = Mix(
-        text=alone(TEXTS),
-        images=alone(CAPTIONS),
-        share=Share(share),
-        counted_in="rows",
+    tokens = Tokens(steps * ROWS.tokens_per_step)
+    mix = ImageTextMix(
+        text=single_source(TEXTS),
+        images=single_source(CAPTIONS),
+        image_share=Share(share),
+        share_unit="rows",
         packing="best_fit",
     )
     return Midtrain(
         model=model,
         tokenizer=VOCABULARY,
         mix=mix,
-        rows=ROWS,
+        row_shape=ROWS,
         tokens=tokens,
-        rate=rate(tokens),
+        schedule=rate(tokens),
         moments="carried",
         optim=ADAM,
         seed=1,
@@ -113,15 +142,15 @@ def midtraining(model: VLMSpec, steps: int, share: str) -> Midtrain:
 
 
 def finetuning(model: VLMSpec, steps: int) -> Finetune:
-    mid, tokens = midtraining(model, steps, "1"), Tokens(steps * ROWS.tokens)
+    mid, tokens = midtraining(model, steps, "1"), Tokens(steps * ROWS.tokens_per_step)
     return Finetune(
         model=model,
         tokenizer=VOCABULARY,
         mix=mid.mix,
-        rows=ROWS,
-        epoch=tokens,
+        row_shape=ROWS,
+        epoch_tokens=tokens,
         epochs=1,
-        rate=rate(tokens),
+        schedule=rate(tokens),
         optim=ADAM,
         seed=1,
     )
@@ -181,10 +210,10 @@ def write_siglip(folder: Path, seed: int) -> Path:
     config = SiglipVisionConfig(
         num_hidden_layers=VIT.layers,
         hidden_size=VIT.width,
-        intermediate_size=VIT.hidden,
+        intermediate_size=VIT.mlp_width,
         num_attention_heads=VIT.heads,
-        image_size=VIT.image,
-        patch_size=VIT.patch,
+        image_size=VIT.image_size,
+        patch_size=VIT.patch_size,
     )
     SiglipVisionModel(config).save_pretrained(folder)
     return folder
@@ -198,10 +227,10 @@ def write_dinov2(folder: Path, seed: int) -> Path:
     config = Dinov2WithRegistersConfig(
         num_hidden_layers=VIT.layers,
         hidden_size=VIT.width,
-        mlp_ratio=VIT.hidden // VIT.width,
+        mlp_ratio=VIT.mlp_width // VIT.width,
         num_attention_heads=VIT.heads,
-        image_size=3 * VIT.patch,
-        patch_size=VIT.patch,
+        image_size=3 * VIT.patch_size,
+        patch_size=VIT.patch_size,
         num_register_tokens=DINOV2.registers,
     )
     Dinov2WithRegistersModel(config).save_pretrained(folder)

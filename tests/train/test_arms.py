@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.evaluate.speakers.own import own
-from firstsight.evaluate.speakers.speaker import Asked
-from firstsight.model.weights import load
+from firstsight.evaluate.models.interface import GenerationRequest
+from firstsight.evaluate.models.native import load_native_model
+from firstsight.model.checkpoint_io import load
 from firstsight.recipe.lm import Llama3Rope
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.stages import Encode
-from firstsight.recipe.vision import Fused
+from firstsight.recipe.vision import FusedEncoders
 from firstsight.site import Site
-from firstsight.train.run import encode, finetune, midtrain, pretrain
+from firstsight.train.handlers import encode_features, finetune, midtrain, pretrain
 from tests.train import small
 
 Inputs = dict[str, Path]
@@ -25,17 +25,17 @@ LLAMA = replace(
     norm="rms",
     qk_norm=False,
     kv_heads=1,
-    tied=True,
+    ties_embeddings=True,
     token_shift=1,
     embedding_scale=1,
-    rope=Llama3Rope(base=10_000.0, factor=8.0, low=1.0, high=4.0, context=8),
+    rope=Llama3Rope(base=10_000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8),
 )
-FUSED = replace(small.SEES, vision=Fused(first=small.NAMED, second=small.DINOV2))
+FUSED = replace(small.SEES, vision=FusedEncoders(first=small.NAMED, second=small.DINOV2))
 LETTERBOX = replace(small.NAMED, fit="letterbox")
 ARMS: dict[str, VLMSpec] = {
     "linear": replace(small.SEES, projector=replace(small.PROJECTOR, kind="linear")),
     "mlp3": replace(small.SEES, projector=replace(small.PROJECTOR, kind="mlp3")),
-    "shuffle 2": replace(small.SEES, projector=replace(small.PROJECTOR, shuffle=2)),
+    "shuffle 2": replace(small.SEES, projector=replace(small.PROJECTOR, pixel_shuffle=2)),
     "prefix": replace(small.SEES, attention="prefix"),
     "trained": small.TRAINED,
     "named, letterboxed": replace(small.SEES, vision=LETTERBOX),
@@ -76,7 +76,7 @@ def trunks(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory)
 
 def read(model: VLMSpec) -> str:
     match model.vision:
-        case Fused():
+        case FusedEncoders():
             return "fused"
         case small.SIGLIP:
             return "our own"
@@ -97,7 +97,7 @@ def test_an_arm_learns_and_answers(
 ) -> None:
     model = ARMS[arm]
     inputs = reads[read(model)]
-    optim = replace(small.ADAM, encoder_rate=0.5 if model.encoder == "trained" else 0.0)
+    optim = replace(small.ADAM, encoder_lr_scale=0.5 if model.encoder == "trained" else 0.0)
     spec = replace(small.midtraining(model, 12, "3/4"), optim=optim)
     trunk = trunks[model.lm == LLAMA]
     mid = small.ran(midtrain, spec, {**inputs, "trunk": trunk}, tmp_path / "mid", site)
@@ -106,10 +106,10 @@ def test_an_arm_learns_and_answers(
     fell = [*losses(mid), *losses(done)]
     assert sum(fell[-4:]) < 0.9 * sum(fell[:4])
     assert load(done).spec == model
-    who = own(done, site=site)
-    [seen] = who.see([("x.png", small.picture("red", "blue"))])
-    asked = [Asked(text="w1 w2", picture=picture) for picture in (seen, None)]
-    assert len(list(who.say(asked, limit=3))) == 2
+    who = load_native_model(done, site=site)
+    [seen] = who.encode_images([("x.png", small.picture("red", "blue"))])
+    asked = [GenerationRequest(text="w1 w2", image=picture) for picture in (seen, None)]
+    assert len(list(who.generate(asked, max_new_tokens=3))) == 2
 
 
 @pytest.mark.parametrize("arm", ["fused", "dinov2", "named, letterboxed"])
@@ -120,7 +120,9 @@ def test_features_of_a_named_encoder_stored_first_train_alike(
     model = ARMS[arm]
     inputs = {**reads[read(model)], "trunk": trunks[False]}
     needs = {**inputs, "source": inputs["captions"], "index": inputs["image0"]}
-    sheet = small.ran(encode, Encode(source=small.CAPTIONS, vision=model.vision), needs, tmp_path / "sheet", site)
+    sheet = small.ran(
+        encode_features, Encode(source=small.CAPTIONS, vision=model.vision), needs, tmp_path / "sheet", site
+    )
     spec = small.midtraining(model, 4, "1")
     online = small.ran(midtrain, spec, inputs, tmp_path / "online", site)
     stored = small.ran(midtrain, spec, {**inputs, "image0.features": sheet}, tmp_path / "stored", site)

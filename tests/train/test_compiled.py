@@ -15,9 +15,9 @@ from torch._dynamo.utils import counters
 
 from firstsight.model.vlm import VLM
 from firstsight.site import Site
-from firstsight.train import compiled
-from firstsight.train.compiled import speed_up
-from firstsight.train.run import midtrain, pretrain
+from firstsight.train import compilation
+from firstsight.train.compilation import compile_decoder
+from firstsight.train.handlers import midtrain, pretrain
 from tests.train import small
 from tests.train.test_run import contents
 
@@ -27,7 +27,7 @@ Inputs = dict[str, Path]
 @pytest.fixture(autouse=True)
 def compiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every run is worth compiling, and type checks, which torch cannot compile, are off."""
-    monkeypatch.setattr(compiled, "WORTH", 1)
+    monkeypatch.setattr(compilation, "MIN_COMPILE_STEPS", 1)
     config.update("jaxtyping_disable", True)
     counters.clear()
     yield
@@ -38,21 +38,21 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks are traced as for the compiler, which then does nothing with them."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    compiled._compiled.cache_clear()
+    compilation._compiled_block.cache_clear()
     torch._dynamo.reset()
     yield
-    compiled._compiled.cache_clear()
+    compilation._compiled_block.cache_clear()
 
 
 @pytest.mark.usefixtures("traced")
 def test_a_process_compiles_for_as_many_shapes_as_it_meets() -> None:
     model = VLM(small.LM)
     model.initialise(0)
-    speed_up(model.lm, Site(), steps=1)
+    compile_decoder(model.lm, Site(), steps=1)
     shapes = [(1, length) for length in range(4, 15)]
     for shape in shapes:
         tokens, positions = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int32)
-        model.lm(model.lm.embed(tokens), model.lm.frame(positions, positions))
+        model.lm(model.lm.embed(tokens), model.lm.attention_inputs(positions, positions))
     assert counters["stats"]["unique_graphs"] >= len(shapes)
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from firstsight.data.loader import Batch
-from firstsight.train.loop import clip, train
-from firstsight.train.state import TrainState, fresh
+from firstsight.train.loop import clip_grad_norm, train
+from firstsight.train.state import TrainState, untrained_state
 from firstsight.units import Tokens
 from tests.train import small
 
@@ -28,14 +28,14 @@ def batch(seed: int = 0) -> Batch:
         positions=column % 7,
         slots=torch.full_like(tokens, -1),
         images=torch.zeros(0, 0, 0, dtype=torch.float16),
-        kinds=torch.tensor([0, 1, 0, 1], dtype=torch.int8),
+        source_ids=torch.tensor([0, 1, 0, 1], dtype=torch.int8),
     )
 
 
 def state(dtype: torch.dtype) -> TrainState:
-    made = fresh(small.LM, small.ADAM, seed=0)
+    made = untrained_state(small.LM, small.ADAM, seed=0)
     made.model.to(dtype)
-    made.model.lm.compute = dtype
+    made.model.lm.compute_dtype = dtype
     return made
 
 
@@ -53,10 +53,10 @@ def test_an_update_is_adamw_on_the_clipped_gradient_of_the_mean_loss() -> None:
     assert info.grad_norm == pytest.approx(norm)
     assert info.loss == pytest.approx(F.cross_entropy(logits, rows.targets.flatten()).item())
     for name, value in mine.model.state_dict().items():
-        grad = grads[name] * min(1.0, adam.clip / (norm + 1e-6))
+        grad = grads[name] * min(1.0, adam.max_grad_norm / (norm + 1e-6))
         first, second = (1 - adam.beta1) * grad, (1 - adam.beta2) * grad**2
         step = (first / (1 - adam.beta1)) / ((second / (1 - adam.beta2)).sqrt() + adam.eps)
-        wanted = before[name] * (1 - lr * adam.decay) - lr * step
+        wanted = before[name] * (1 - lr * adam.weight_decay) - lr * step
         torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-8, msg=name)
 
 
@@ -69,22 +69,22 @@ def test_the_clock_counts_padding_and_the_rate_is_that_of_the_tokens_reached() -
 
     steps = list(train(state(torch.float32), repeat((batch(),)), rate, Tokens(3 * 64)))
     assert asked == [64, 128, 192]
-    assert [(info.step, info.seen) for info in steps] == [(1, 64), (2, 128), (3, 192)]
+    assert [(info.step, info.tokens_seen) for info in steps] == [(1, 64), (2, 128), (3, 192)]
     assert [info.lr for info in steps] == [1e-3 * seen for seen in asked]
 
 
 def test_parts_add_up_to_the_step_of_the_whole_batch() -> None:
     rows, whole, parted = batch(), state(torch.float64), state(torch.float64)
-    names = ("tokens", "targets", "docs", "positions", "slots", "kinds")
+    names = ("tokens", "targets", "docs", "positions", "slots", "source_ids")
     parts = tuple(
         replace(rows, **{name: getattr(rows, name)[mine] for name in names}) for mine in (slice(1), slice(1, 4))
     )
     for _ in range(3):
         told = [
-            next(train(made, repeat(given), lambda seen: 0.01, Tokens(made.seen + 1)))
+            next(train(made, repeat(given), lambda seen: 0.01, Tokens(made.tokens_seen + 1)))
             for made, given in ((whole, (rows,)), (parted, parts))
         ]
-        assert told[0].loss_tokens == told[1].loss_tokens and told[0].seen == told[1].seen
+        assert told[0].loss_tokens == told[1].loss_tokens and told[0].tokens_seen == told[1].tokens_seen
         assert told[0].losses == pytest.approx(told[1].losses)
         assert told[0].grad_norm == pytest.approx(told[1].grad_norm)
     for name, value in whole.model.state_dict().items():
@@ -113,7 +113,7 @@ def test_zero_gradients_leave_the_norms_bits_alone() -> None:
         parameters = [torch.nn.Parameter(grad) for grad in [*grads, *extra]]
         for parameter, grad in zip(parameters, [*grads, *extra], strict=True):
             parameter.grad = grad.clone()
-        return clip(parameters, 1.0)
+        return clip_grad_norm(parameters, 1.0)
 
     assert torch.equal(norm([]), norm([torch.zeros(9, 9), torch.zeros(4)]))
     assert norm([]).item() == pytest.approx(math.sqrt(sum(float(grad.square().sum()) for grad in grads)), rel=1e-6)
@@ -123,7 +123,7 @@ def test_bf16_follows_float32_down() -> None:
     curves = []
     for dtype in (torch.float32, torch.bfloat16):
         made = state(torch.float32)
-        made.model.lm.compute = dtype
+        made.model.lm.compute_dtype = dtype
         curves.append([info.loss for info in train(made, repeat((batch(),)), lambda seen: 3e-3, Tokens(64 * 30))])
     assert curves[0][-1] < 0.6 * curves[0][0]
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 0.15

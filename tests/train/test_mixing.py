@@ -12,19 +12,19 @@ import pytest
 
 from firstsight.cli.app import command
 from firstsight.data.index import Index
-from firstsight.data.pack import pack
+from firstsight.data.packing import pack
 from firstsight.data.prepare import prepare
-from firstsight.data.proof import prove
+from firstsight.data.verify_ledger import verify_ledgers
 from firstsight.errors import MixError
-from firstsight.recipe.mix import Blend, Part, Span, Texts, Unit
-from firstsight.recipe.stages import Midtrain, Prepare, Rows, Segment
+from firstsight.recipe.mixture import Mixture, ShareSpan, ShareUnit, SyntheticTexts, WeightedSource
+from firstsight.recipe.stages import Midtrain, Prepare, RowShape, TrunkSegment
 from firstsight.site import Site
-from firstsight.train.run import finetune, midtrain, pretrain
+from firstsight.train.handlers import finetune, midtrain, pretrain
 from firstsight.units import Share, Tokens
 from tests.train import small
 
 Inputs = dict[str, Path]
-MORE = Texts(world=small.WORLD, documents=300, mask="all")
+MORE = SyntheticTexts(world=small.WORLD, documents=300, loss_mask="all")
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def reads(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) 
     return {**inputs, "text1": small.ran(prepare, spec, needs, root / "text1-index", site)}
 
 
-def texts(counted_in: Unit) -> Blend:
+def texts(counted_in: ShareUnit) -> Mixture:
     parts = (small.TEXTS, Share(3, 4)), (MORE, Share(1, 4))
-    return Blend(
-        parts=tuple(Part(source=source, share=share, epochs=1) for source, share in parts),
-        counted_in=counted_in,
+    return Mixture(
+        components=tuple(WeightedSource(source=source, share=share, max_epochs=1) for source, share in parts),
+        share_unit=counted_in,
     )
 
 
@@ -58,17 +58,19 @@ def records(folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("counted_in", ["rows", "tokens"])
 def test_two_texts_go_on_across_segments_and_branch(
-    reads: Inputs, site: Site, tmp_path: Path, counted_in: Unit, capsys: pytest.CaptureFixture[str]
+    reads: Inputs, site: Site, tmp_path: Path, counted_in: ShareUnit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trunk = replace(small.trunk(10), text=texts(counted_in))
     cuts = [Share(0), Share(1, 5), Share(2, 5)]
-    first = small.ran(pretrain, Segment(pretrain=trunk, since=cuts[0], until=cuts[1]), reads, tmp_path / "1", site)
-    later = Segment(pretrain=trunk, since=cuts[1], until=cuts[2])
+    first = small.ran(pretrain, TrunkSegment(pretrain=trunk, start=cuts[0], end=cuts[1]), reads, tmp_path / "1", site)
+    later = TrunkSegment(pretrain=trunk, start=cuts[1], end=cuts[2])
     second = small.ran(pretrain, later, {**reads, "previous": first}, tmp_path / "2", site)
     spec = mixed(small.midtraining(small.SEES, 8, "1/2"), text=texts(counted_in))
     branch = small.ran(midtrain, spec, {**reads, "trunk": second}, tmp_path / "3", site)
-    whole = replace(trunk, tokens=small.ROWS.tokens * 10)
-    unbroken = small.ran(pretrain, Segment(pretrain=whole, since=Share(0), until=Share(1)), reads, tmp_path / "4", site)
+    whole = replace(trunk, tokens=small.ROWS.tokens_per_step * 10)
+    unbroken = small.ran(
+        pretrain, TrunkSegment(pretrain=whole, start=Share(0), end=Share(1)), reads, tmp_path / "4", site
+    )
     held = [records(place) for place in (first, second, branch)]
     text = np.concatenate([each[each["source"] < 2] for each in held])
     most = min(len(text), 40)
@@ -82,7 +84,7 @@ def test_two_texts_go_on_across_segments_and_branch(
 
 
 def test_shares_are_staged(reads: Inputs, site: Site, tmp_path: Path) -> None:
-    spans = Span(until=Share(1, 4), share=Share(0)), Span(until=Share(1), share=Share(3, 4))
+    spans = ShareSpan(end=Share(1, 4), share=Share(0)), ShareSpan(end=Share(1), share=Share(3, 4))
     spec = mixed(small.midtraining(small.SEES, 8, "1/2"), share=spans)
     done = small.ran(midtrain, spec, reads, tmp_path / "m", site)
     pictured = records(done)["source"] > 0
@@ -106,35 +108,35 @@ def test_shares_of_tokens_are_those_that_the_log_saw(
     assert abs(units["captions-rich"] - Fraction(1, 5) * sum(units.values())) < 2 * small.ROWS.length
     lines = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
     assert sum(line["loss_tokens"] for line in lines) == sum(told["loss_tokens"].values())  # type: ignore[attr-defined]
-    assert not prove([done]).wrong
+    assert not verify_ledgers([done]).problems
 
 
 def test_shorter_rows_go_on_in_the_trunks_own(reads: Inputs, site: Site, tmp_path: Path) -> None:
     """The branch's text is what the trunk's rows hold from where it stopped, in rows half as long."""
     trunk = small.ran(pretrain, small.segment(10, "0", "2/5"), reads, tmp_path / "t", site)
     spec = small.midtraining(small.SEES, 8, "1/2")
-    short = replace(spec, rows=Rows(batch=8, length=8), tokens=Tokens(8 * 64))
+    short = replace(spec, row_shape=RowShape(batch_size=8, length=8), tokens=Tokens(8 * 64))
     branch = small.ran(midtrain, short, {**reads, "trunk": trunk}, tmp_path / "b", site)
     told = note(branch)
     assert (told["text_row_length"], told["text_cut"], told["text_rows_seen"]) == (8, 2, 32 + 32)
-    assert not prove([trunk, branch]).wrong
+    assert not verify_ledgers([trunk, branch]).problems
     index = Index.open(reads["text0"])
     long = pack(index, length=16, image_tokens=0, packing="best_fit")
     everything = small.ran(pretrain, small.segment(10, "0", "1"), reads, tmp_path / "all", site)
     wanted = [row * 2 + half for row in records(everything)["row"][16:32].tolist() for half in range(2)]
     held = records(branch)
     assert held["row"][held["source"] == 0].tolist() == wanted
-    assert long.cut(2).filled[wanted].sum() == long.filled[records(everything)["row"][16:32]].sum()
+    assert long.split_rows(2).filled[wanted].sum() == long.filled[records(everything)["row"][16:32]].sum()
     last = small.ran(midtrain, spec, {**reads, "trunk": branch}, tmp_path / "c", site)
     assert (note(last)["text_cut"], note(last)["text_rows_seen"]) == (1, 32 + 16), "and back to rows of 16"
-    assert not prove([trunk, branch, last]).wrong
+    assert not verify_ledgers([trunk, branch, last]).problems
 
 
 def test_lengths_that_cannot_go_on_are_refused(reads: Inputs, site: Site, tmp_path: Path) -> None:
     trunk = {**reads, "trunk": small.ran(pretrain, small.segment(10, "0", "2/5"), reads, tmp_path / "t", site)}
     spec = small.midtraining(small.SEES, 8, "1/2")
     for length in (12, 32):
-        other = replace(spec, rows=Rows(batch=4, length=length))
+        other = replace(spec, row_shape=RowShape(batch_size=4, length=length))
         with pytest.raises(MixError, match=rf"divide the 16 tokens .* Got rows of {length}"):
             small.ran(midtrain, other, trunk, tmp_path / str(length), site)
 
@@ -147,14 +149,14 @@ def test_a_branch_with_a_seed_of_its_own_keeps_the_order_of_the_text(reads: Inpu
         branch = small.ran(midtrain, replace(spec, seed=seed), {**reads, "trunk": trunk}, tmp_path / str(seed), site)
         held[seed] = records(branch)
         assert note(branch)["text_seed"] == 1
-        assert not prove([trunk, branch]).wrong
+        assert not verify_ledgers([trunk, branch]).problems
     texts, pictures = ([held[seed]["row"][held[seed]["source"] == kind].tolist() for seed in held] for kind in (0, 1))
     assert texts[0] == texts[1] and pictures[0] != pictures[1]
 
 
 def test_a_stage_without_text_leaves_the_place_in_the_text_alone(reads: Inputs, site: Site, tmp_path: Path) -> None:
     trunk = small.ran(pretrain, small.segment(10, "0", "2/5"), reads, tmp_path / "t", site)
-    tuning = replace(small.finetuning(small.SEES, 4), seed=9, rows=Rows(batch=2, length=32))
+    tuning = replace(small.finetuning(small.SEES, 4), seed=9, rows=RowShape(batch_size=2, length=32))
     tuned = small.ran(finetune, tuning, {**reads, "previous": trunk}, tmp_path / "f", site)
     for name in ("text_rows_seen", "text_row_length", "text_cut", "text_seed"):
         assert note(tuned)[name] == note(trunk)[name]
@@ -162,7 +164,7 @@ def test_a_stage_without_text_leaves_the_place_in_the_text_alone(reads: Inputs, 
         midtrain, small.midtraining(small.SEES, 8, "1/2"), {**reads, "trunk": tuned}, tmp_path / "b", site
     )
     assert note(branch)["text_rows_seen"] == 16 + 16
-    assert not prove([trunk, tuned, branch]).wrong
+    assert not verify_ledgers([trunk, tuned, branch]).problems
 
 
 def test_epochs_are_those_of_each_source_times_the_stages_own(reads: Inputs, site: Site, tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_epochs_are_those_of_each_source_times_the_stages_own(reads: Inputs, sit
     tuning = small.finetuning(small.SEES, 40)
     with pytest.raises(MixError, match="captions-rich: wants 160 rows"):
         small.ran(finetune, tuning, reads, tmp_path / "1", site)
-    twice = replace(tuning, epoch=Tokens(tuning.epoch // 2), epochs=2)
+    twice = replace(tuning, epoch_tokens=Tokens(tuning.epoch_tokens // 2), epochs=2)
     done = small.ran(finetune, twice, reads, tmp_path / "2", site)
     assert note(done)["epochs"]["captions-rich"] <= 2  # type: ignore[index]
 

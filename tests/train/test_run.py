@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from firstsight.errors import ModelError
+from firstsight.model.checkpoint_io import load, read_tensors
 from firstsight.model.generate import generate
-from firstsight.model.weights import load, read_tensors
 from firstsight.recipe.stages import Midtrain
 from firstsight.site import Progress, Site
-from firstsight.train import run
+from firstsight.train import handlers
+from firstsight.train.handlers import finetune, midtrain, pretrain
 from firstsight.train.loop import StepInfo, train
-from firstsight.train.run import finetune, midtrain, pretrain
 from tests.train import small
 
 Inputs = dict[str, Path]
@@ -92,9 +92,9 @@ def test_a_checkpoint_is_enough_to_ask(inputs: Inputs, site: Site, trunk: Path, 
     done = small.ran(finetune, small.finetuning(small.SEES, 4), {**inputs, "previous": mid}, tmp_path / "f", site)
     loaded = load(done)
     assert loaded.encoder is not None
-    assert loaded.seen == 4 * 64
+    assert loaded.tokens_seen == 4 * 64
     picture = torch.randn(4, 16, generator=torch.Generator().manual_seed(0)).half()
-    assert len(generate(loaded.model, [[6] * 4 + [9]], [picture], stop=set(), limit=3)[0]) == 3
+    assert len(generate(loaded.model, [[6] * 4 + [9]], [picture], stop=set(), max_new_tokens=3)[0]) == 3
 
 
 def test_features_and_pixels_through_the_tower_train_alike(
@@ -125,14 +125,14 @@ def test_the_log_adds_up_and_the_shares_are_those_asked_for(
 
 def test_progress_is_told_in_tokens(inputs: Inputs, site: Site, tmp_path: Path) -> None:
     heard: list[Progress] = []
-    pretrain(small.segment(3, "0", "1"), inputs=inputs, out=tmp_path, site=site, tell=heard.append)
+    pretrain(small.segment(3, "0", "1"), inputs=inputs, out=tmp_path, site=site, on_progress=heard.append)
     assert (heard[-1].done, heard[-1].total, heard[-1].unit) == (192, 192, "tokens")
-    assert {"loss", "lr", "tokens/s"} <= heard[-1].numbers.keys()
+    assert {"loss", "lr", "tokens/s"} <= heard[-1].metrics.keys()
 
 
 def test_a_vocabulary_that_is_too_small_is_refused(inputs: Inputs, site: Site, tmp_path: Path) -> None:
     spec = small.segment(3, "0", "1")
-    short = replace(spec.pretrain, model=replace(small.LM, vocabulary=40))
+    short = replace(spec.pretrain, model=replace(small.LM, vocab_size=40))
     with pytest.raises(ModelError, match="52 tokens, the model 40"):
         small.ran(pretrain, replace(spec, pretrain=short), inputs, tmp_path, site)
 
@@ -159,8 +159,8 @@ def work(spec: Midtrain, inputs: Mapping[str, Path], out: Path, site: Site, paus
             time.sleep(pause)
             yield info
 
-    run.train = slowly  # only in the child process that this runs in
-    midtrain(spec, inputs=inputs, out=out, site=replace(site, save_every=0.0), tell=small.told)
+    handlers.train = slowly  # only in the child process that this runs in
+    midtrain(spec, inputs=inputs, out=out, site=replace(site, save_every=0.0), on_progress=small.told)
 
 
 def test_killed_at_any_time_and_run_again_leaves_the_same_bytes(
@@ -202,7 +202,7 @@ def test_a_damaged_resume_point_is_refused_aloud_and_the_bytes_are_right(
 
     out.mkdir()
     with pytest.raises(KeyboardInterrupt):
-        pretrain(spec, inputs=reads, out=out, site=replace(site, save_every=0.0), tell=stop)
+        pretrain(spec, inputs=reads, out=out, site=replace(site, save_every=0.0), on_progress=stop)
     tensors = sorted((out / "resume").glob("*.safetensors"))[kind == "moments"]
     data = tensors.read_bytes()
     match harm:

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from firstsight.errors import ModelError
+from firstsight.model.checkpoint_io import read_tensors, write_tensors
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import read_tensors, write_tensors
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from firstsight.site import Site
-from firstsight.train.run import pretrain
-from firstsight.train.state import TrainState, branch, carry, fresh, take_moments
+from firstsight.train.handlers import pretrain
+from firstsight.train.state import TrainState, branch_state, collect_moments, load_moments, untrained_state
 from tests.conftest import DEVICE
 from tests.model.test_weights import peak
 from tests.train import small
@@ -32,28 +32,28 @@ def trunk(inputs: dict[str, Path], site: Site, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize("model", [small.SEES, small.PATCHED], ids=["features", "patches"])
 def test_carried_moments_are_the_trunks_own_and_sight_starts_fresh(trunk: Path, model: VLMSpec) -> None:
-    state = branch(trunk, model, small.ADAM, seed=1)
-    carry(state, trunk)
+    state = branch_state(trunk, model, small.ADAM, seed=1)
+    load_moments(state, trunk)
     weights, moments = read_tensors(trunk), read_tensors(trunk, "optimizer")
-    carried = take_moments(state)
+    carried = collect_moments(state)
     assert carried.keys() == moments.keys()
     assert all(torch.equal(carried[name], moments[name]) for name in moments)
     assert {float(value) for name, value in moments.items() if name.endswith(".step")} == {6.0}
-    untrained = dict(fresh(model, small.ADAM, seed=1).model.named_parameters())
+    untrained = dict(untrained_state(model, small.ADAM, seed=1).model.named_parameters())
     for name, parameter in state.model.named_parameters():
         assert torch.equal(parameter, weights.get(name, untrained[name])), name
-    assert state.seen == 0
+    assert state.tokens_seen == 0
 
 
 def test_fresh_moments_are_none_at_all(trunk: Path) -> None:
-    assert take_moments(branch(trunk, small.SEES, small.ADAM, seed=1)) == {}
+    assert collect_moments(branch_state(trunk, small.SEES, small.ADAM, seed=1)) == {}
 
 
 def test_new_token_rows_start_fresh_behind_the_old(trunk: Path) -> None:
-    wider = replace(small.LM, vocabulary=70)
-    state = branch(trunk, wider, small.ADAM, seed=1)
-    carry(state, trunk)
-    old, moments = read_tensors(trunk), take_moments(state)
+    wider = replace(small.LM, vocab_size=70)
+    state = branch_state(trunk, wider, small.ADAM, seed=1)
+    load_moments(state, trunk)
+    old, moments = read_tensors(trunk), collect_moments(state)
     for name in ("lm.tok_embeddings.weight", "lm.output.weight"):
         rows = state.model.get_parameter(name)
         assert torch.equal(rows[:64], old[name])
@@ -64,27 +64,27 @@ def test_new_token_rows_start_fresh_behind_the_old(trunk: Path) -> None:
 
 def test_a_checkpoint_of_another_shape_is_refused_by_name(trunk: Path) -> None:
     with pytest.raises(ModelError, match=r"of another shape: .*lm\.layers\.0\.feed_forward\.w12\.weight"):
-        branch(trunk, replace(small.LM, hidden=48), small.ADAM, seed=1)
+        branch_state(trunk, replace(small.LM, mlp_width=48), small.ADAM, seed=1)
     with pytest.raises(ModelError, match=r"not in the checkpoint: .*lm\.layers\.2\."):
-        branch(trunk, replace(small.LM, layers=3), small.ADAM, seed=1)
+        branch_state(trunk, replace(small.LM, layers=3), small.ADAM, seed=1)
     with pytest.raises(ModelError, match=r"not in the spec: .*lm\.layers\.1\."):
-        branch(trunk, replace(small.LM, layers=1), small.ADAM, seed=1)
+        branch_state(trunk, replace(small.LM, layers=1), small.ADAM, seed=1)
 
 
 def test_the_decoder_starts_alike_with_and_without_eyes() -> None:
-    text = fresh(small.LM, small.ADAM, seed=3).model.state_dict()
-    seeing = fresh(small.SEES, small.ADAM, seed=3).model.state_dict()
+    text = untrained_state(small.LM, small.ADAM, seed=3).model.state_dict()
+    seeing = untrained_state(small.SEES, small.ADAM, seed=3).model.state_dict()
     assert all(torch.equal(value, seeing[name]) for name, value in text.items())
-    other = fresh(small.LM, small.ADAM, seed=4).model.state_dict()
+    other = untrained_state(small.LM, small.ADAM, seed=4).model.state_dict()
     assert not torch.equal(text["lm.output.weight"], other["lm.output.weight"])
 
 
 def begin(deep: LMSpec, _folder: Path) -> TrainState:
-    return fresh(deep, small.ADAM, seed=0)
+    return untrained_state(deep, small.ADAM, seed=0)
 
 
 def go_on(deep: LMSpec, folder: Path) -> TrainState:
-    return branch(folder, deep, small.ADAM, seed=0)
+    return branch_state(folder, deep, small.ADAM, seed=0)
 
 
 def grow(work: Callable[[LMSpec, Path], TrainState], deep: LMSpec, folder: Path, wire: Connection) -> None:
@@ -99,7 +99,7 @@ def grow(work: Callable[[LMSpec, Path], TrainState], deep: LMSpec, folder: Path,
 @pytest.mark.skipif(DEVICE != "cpu" or sys.platform != "linux", reason="memory is read where Linux tells it")
 @pytest.mark.parametrize("work", [begin, go_on])
 def test_memory_holds_the_weights_once(work: Callable[[LMSpec, Path], TrainState], tmp_path: Path) -> None:
-    deep = replace(small.LM, layers=16, width=256, heads=4, kv_heads=4, head=64, hidden=1024)
+    deep = replace(small.LM, layers=16, width=256, heads=4, kv_heads=4, head_dim=64, mlp_width=1024)
     size = 4 * deep.parameters()
     assert size > 5e7, "what else a process needs does not matter"
     write_tensors(tmp_path, {name: torch.ones(*p.shape) for name, p in VLM(deep).named_parameters()})

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.scales import enter, scale_named
+from firstsight.recipe.scales import branch_at, scale_named
 from firstsight.recipe.study import Arm
-from firstsight.recipe.vision import Fused, Patches
-from firstsight.studies.encoders import encoders, ways
+from firstsight.recipe.vision import FusedEncoders, PatchProjectionSpec
+from firstsight.studies.encoders import encoder_variants, encoders
 from firstsight.studies.frozen import frozen
 from firstsight.studies.when import when
 from firstsight.units import Share
@@ -22,7 +22,7 @@ def as_frozen(arm: Arm) -> Arm:
         replace(
             stage,
             model=replace(stage.model, encoder="frozen"),
-            optim=replace(stage.optim, encoder_rate=0.0, encoder_decay=0.0),
+            optim=replace(stage.optim, encoder_lr_scale=0.0, encoder_weight_decay=0.0),
         )
         for stage in arm.stages
     )
@@ -35,7 +35,7 @@ def test_arms_of_frozen_differ_in_the_encoders_training_alone(scale: str) -> Non
     plain = study.arm("frozen.s1")
     for name, rate in (("frozen", 0.0), ("trained", 1.0), ("lowered", 0.25)):
         arm = study.arm(f"{name}.s1")
-        assert {stage.optim.encoder_rate for stage in arm.stages} == {rate}
+        assert {stage.optim.encoder_lr_scale for stage in arm.stages} == {rate}
         assert {stage.model.encoder for stage in arm.stages} == {"trained" if rate else "frozen"}
         assert as_frozen(arm) == as_frozen(plain)
     assert plain == replace(when(scale_named(scale)).arm("start-080.s1"), name="frozen")
@@ -58,16 +58,20 @@ def test_every_way_of_seeing_takes_the_places_that_it_should(scale: str, tokens:
     assert all(len({stage.model for stage in stages}) == 1 for stages in sighted.values())
     assert sighted["siglip"] == when(scale_named(scale)).arm("start-080.s1").stages
     patches = sighted["patches"][0].model
-    assert isinstance(patches.vision, Patches)
+    assert isinstance(patches.vision, PatchProjectionSpec)
     assert patches.vision.width == patches.lm.width
     if scale == "1b":
         assert patches.vision.width == 2048, "the width that the authors' code gives it"
         fused = sighted["siglip-dinov2"][0].model.vision
-        assert isinstance(fused, Fused)
+        assert isinstance(fused, FusedEncoders)
         assert (fused.width, fused.first) == (1152 + 1024, sighted["siglip"][0].model.vision)
 
 
 def test_a_scale_without_a_siglip_is_refused() -> None:
-    model = enter(scale_named("smoke"), Share(4, 5)).stages[0].model
+    model = branch_at(scale_named("smoke"), Share(4, 5)).stages[0].model
     with pytest.raises(QuantityError, match="SigLIP"):
-        list(ways(replace(model, vision=Patches(image=8, patch=4, width=8, fit="resize"))))
+        list(
+            encoder_variants(
+                replace(model, vision=PatchProjectionSpec(image_size=8, patch_size=4, width=8, fit="resize"))
+            )
+        )

@@ -12,27 +12,34 @@ import torch
 
 from firstsight.data.loader import Batch
 from firstsight.errors import ModelError
-from firstsight.evaluate.speakers.own import own
-from firstsight.evaluate.speakers.speaker import Asked
+from firstsight.evaluate.models.interface import GenerationRequest
+from firstsight.evaluate.models.native import load_native_model
+from firstsight.model.checkpoint_io import read_tensors, write_tensors
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import read_tensors, write_tensors
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.stages import Adam, Midtrain
+from firstsight.recipe.stages import AdamWSpec, Midtrain
 from firstsight.site import Progress, Site
+from firstsight.train.handlers import finetune, midtrain, pretrain
 from firstsight.train.loop import train
-from firstsight.train.run import finetune, midtrain, pretrain
-from firstsight.train.state import TOWERS, TrainState, branch, carry, fresh, take_moments
+from firstsight.train.state import (
+    TOWER_PREFIX,
+    TrainState,
+    branch_state,
+    collect_moments,
+    load_moments,
+    untrained_state,
+)
 from firstsight.units import Tokens
 from tests.train import small
 from tests.train.test_run import contents
 
 Inputs = dict[str, Path]
 HELD = small.ADAM
-MOVED = replace(small.ADAM, encoder_rate=0.5, encoder_decay=0.01)
+MOVED = replace(small.ADAM, encoder_lr_scale=0.5, encoder_weight_decay=0.01)
 
 
-def stage(model: VLMSpec, steps: int, share: str, optim: Adam) -> Midtrain:
+def stage(model: VLMSpec, steps: int, share: str, optim: AdamWSpec) -> Midtrain:
     return replace(small.midtraining(model, steps, share), optim=optim)
 
 
@@ -70,21 +77,21 @@ def pictured(seed: int = 0) -> Batch:
         positions=column,
         slots=slots,
         images=torch.randint(256, (2, 8, 8, 3), generator=generator).to(torch.uint8),
-        kinds=torch.tensor([1, 0, 1, 0], dtype=torch.int8),
+        source_ids=torch.tensor([1, 0, 1, 0], dtype=torch.int8),
     )
 
 
-def state(reads: Inputs, optim: Adam, dtype: torch.dtype = torch.float32) -> TrainState:
-    made = fresh(small.TRAINED, optim, seed=0, encoders=[reads["encoder0"]])
+def state(reads: Inputs, optim: AdamWSpec, dtype: torch.dtype = torch.float32) -> TrainState:
+    made = untrained_state(small.TRAINED, optim, seed=0, encoders=[reads["encoder0"]])
     made.model.to(dtype)
-    made.model.lm.compute = dtype
+    made.model.lm.compute_dtype = dtype
     return made
 
 
 def stepped(made: TrainState, lr: float) -> dict[str, torch.Tensor]:
     """How each parameter moves in one step."""
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
-    next(train(made, repeat((pictured(),)), lambda seen: lr, Tokens(made.seen + 64)))
+    next(train(made, repeat((pictured(),)), lambda seen: lr, Tokens(made.tokens_seen + 64)))
     return {name: value - before[name] for name, value in made.model.state_dict().items()}
 
 
@@ -110,8 +117,8 @@ def test_held_at_rate_0_it_is_a_frozen_one(reads: Inputs, site: Site, tmp_path: 
     held = small.ran(midtrain, stage(small.TRAINED, 6, "1/2", HELD), pixels, tmp_path / "held", site)
     weights, moments, before = read_tensors(held), read_tensors(held, "optimizer"), published(reads)
     assert all(torch.equal(weights[name], value) for name, value in before.items())
-    assert not [name for name in moments if name.startswith(TOWERS)]
-    wanted, start = read_tensors(frozen), branch(reads["trunk"], small.SEES, HELD, seed=1).model.state_dict()
+    assert not [name for name in moments if name.startswith(TOWER_PREFIX)]
+    wanted, start = read_tensors(frozen), branch_state(reads["trunk"], small.SEES, HELD, seed=1).model.state_dict()
     assert wanted.keys() | before.keys() == weights.keys()
     for name, value in wanted.items():
         apart, moved = weights[name] - value, value - start[name]
@@ -133,7 +140,7 @@ def test_a_held_encoder_costs_no_gradient_and_is_in_eval_mode(reads: Inputs) -> 
 
 def test_the_first_step_is_the_rate_times_the_scale(reads: Inputs) -> None:
     """AdamW's first step is the rate for every element whose gradient is far above eps."""
-    made = state(reads, replace(small.ADAM, decay=0.0, encoder_rate=0.1))
+    made = state(reads, replace(small.ADAM, weight_decay=0.0, encoder_lr_scale=0.1))
     moved = stepped(made, 1e-4)
     for begins, wanted in (("vision.", 1e-5), ("lm.layers", 1e-4), ("projector.linears", 1e-4)):
         steps = torch.cat([step.abs().flatten() for name, step in moved.items() if name.startswith(begins)])
@@ -142,11 +149,11 @@ def test_the_first_step_is_the_rate_times_the_scale(reads: Inputs) -> None:
 
 
 def test_it_has_a_decay_of_its_own(reads: Inputs) -> None:
-    made = state(reads, replace(small.ADAM, decay=0.0, encoder_rate=0.5, encoder_decay=2e8))
+    made = state(reads, replace(small.ADAM, weight_decay=0.0, encoder_lr_scale=0.5, encoder_weight_decay=2e8))
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
     stepped(made, 1e-9)
     for name, value in made.model.state_dict().items():
-        shrunk = 0.9 if name.startswith(TOWERS) else 1.0
+        shrunk = 0.9 if name.startswith(TOWER_PREFIX) else 1.0
         torch.testing.assert_close(value, shrunk * before[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
@@ -154,7 +161,9 @@ def test_parts_of_a_step_add_up(reads: Inputs) -> None:
     rows, whole, parted = pictured(), state(reads, MOVED, torch.float64), state(reads, MOVED, torch.float64)
     parts = []
     for at in (0, 2):
-        mine = {name: getattr(rows, name)[at : at + 2] for name in ("tokens", "targets", "docs", "positions", "kinds")}
+        mine = {
+            name: getattr(rows, name)[at : at + 2] for name in ("tokens", "targets", "docs", "positions", "source_ids")
+        }
         slots = torch.where(rows.slots >= 0, rows.slots - 2 * at, -1)[at : at + 2]
         parts.append(replace(rows, **mine, slots=slots, images=rows.images[at // 2 : at // 2 + 1]))
     for made, given in ((whole, (rows,)), (parted, tuple(parts))):
@@ -181,26 +190,26 @@ def test_killed_and_run_again_it_leaves_the_same_bytes(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        midtrain(spec, inputs=reads, out=tmp_path, site=replace(site, save_every=0.0), tell=lambda _: None)
-        midtrain(spec, inputs=reads, out=tmp_path, site=replace(site, save_every=0.0), tell=stop)
+        midtrain(spec, inputs=reads, out=tmp_path, site=replace(site, save_every=0.0), on_progress=lambda _: None)
+        midtrain(spec, inputs=reads, out=tmp_path, site=replace(site, save_every=0.0), on_progress=stop)
     small.ran(midtrain, spec, reads, tmp_path, site)
     assert contents(tmp_path) == contents(trained)
 
 
 def test_a_checkpoint_keeps_its_own_towers_and_what_was_held_starts_fresh(reads: Inputs, trained: Path) -> None:
     towers, before = [reads["encoder0"]], published(reads)
-    begun = branch(reads["trunk"], small.TRAINED, MOVED, seed=1, encoders=towers)
+    begun = branch_state(reads["trunk"], small.TRAINED, MOVED, seed=1, encoders=towers)
     for name, value in before.items():
         assert torch.equal(begun.model.state_dict()[name], value), name
-    went_on = branch(trained, small.TRAINED, MOVED, seed=1, encoders=towers)
-    carry(went_on, trained)
+    went_on = branch_state(trained, small.TRAINED, MOVED, seed=1, encoders=towers)
+    load_moments(went_on, trained)
     kept, moments = read_tensors(trained), read_tensors(trained, "optimizer")
     assert all(torch.equal(value, kept[name]) for name, value in went_on.model.state_dict().items())
-    assert all(torch.equal(value, moments[name]) for name, value in take_moments(went_on).items())
-    assert take_moments(went_on).keys() == moments.keys()
-    held = branch(trained, small.TRAINED, HELD, seed=1)
-    carry(held, trained)
-    assert take_moments(held).keys() == {name for name in moments if not name.startswith(TOWERS)}
+    assert all(torch.equal(value, moments[name]) for name, value in collect_moments(went_on).items())
+    assert collect_moments(went_on).keys() == moments.keys()
+    held = branch_state(trained, small.TRAINED, HELD, seed=1)
+    load_moments(held, trained)
+    assert collect_moments(held).keys() == {name for name in moments if not name.startswith(TOWER_PREFIX)}
 
 
 def test_moments_of_what_was_held_are_not_needed(reads: Inputs, site: Site, tmp_path: Path) -> None:
@@ -208,31 +217,31 @@ def test_moments_of_what_was_held_are_not_needed(reads: Inputs, site: Site, tmp_
     then = {**{role: path for role, path in reads.items() if role != "trunk"}, "previous": held}
     done = small.ran(midtrain, stage(small.TRAINED, 2, "1", MOVED), then, tmp_path / "then", site)
     steps = {name: float(value) for name, value in read_tensors(done, "optimizer").items() if name.endswith(".step")}
-    assert {count for name, count in steps.items() if name.startswith(TOWERS)} == {2.0}
+    assert {count for name, count in steps.items() if name.startswith(TOWER_PREFIX)} == {2.0}
     assert {count for name, count in steps.items() if name.startswith("projector.")} == {5.0}
 
 
 def test_half_an_encoder_and_no_encoder_are_refused(reads: Inputs, trained: Path, tmp_path: Path) -> None:
     weights = read_tensors(trained)
-    lost = next(name for name in weights if name.startswith(TOWERS))
+    lost = next(name for name in weights if name.startswith(TOWER_PREFIX))
     write_tensors(tmp_path, {name: value for name, value in weights.items() if name != lost})
     with pytest.raises(ModelError, match=rf"not in the checkpoint: {lost}"):
-        branch(tmp_path, small.TRAINED, MOVED, seed=1, encoders=[reads["encoder0"]])
+        branch_state(tmp_path, small.TRAINED, MOVED, seed=1, encoders=[reads["encoder0"]])
     with pytest.raises(ModelError, match="not in the spec: vision"):
-        branch(trained, small.SEES, HELD, seed=1)
+        branch_state(trained, small.SEES, HELD, seed=1)
     with pytest.raises(ModelError, match=r"1 folders, one a tower\. Got 0"):
-        fresh(small.TRAINED, MOVED, seed=1)
+        untrained_state(small.TRAINED, MOVED, seed=1)
 
 
 def test_it_is_asked_with_pixels(reads: Inputs, trained: Path, site: Site, tmp_path: Path) -> None:
     spec = replace(small.finetuning(small.TRAINED, 4), optim=MOVED)
     inputs = {**{role: path for role, path in reads.items() if role != "trunk"}, "previous": trained}
     done = small.ran(finetune, spec, inputs, tmp_path / "done", site)
-    who, data = own(done, site=site), small.picture("red", "blue")
-    assert who.loaded.encoder is None
-    [seen] = who.see([("x.png", data)])
+    who, data = load_native_model(done, site=site), small.picture("red", "blue")
+    assert who.checkpoint.encoder is None
+    [seen] = who.encode_images([("x.png", data)])
     assert (seen.dtype, seen.shape) == (torch.uint8, (8, 8, 3))
-    assert len(list(who.say([Asked(text="w1", picture=seen)], limit=3))) == 1
+    assert len(list(who.generate([GenerationRequest(text="w1", image=seen)], max_new_tokens=3))) == 1
 
 
 @pytest.mark.parametrize("kind", ["LM", "SEES", "PATCHED", "TRAINED"])
@@ -244,7 +253,7 @@ def test_a_hollow_build_has_the_bits_of_a_plain_one(reads: Inputs, kind: str) ->
     plain.initialise(3)
     torch.use_deterministic_algorithms(True)  # then memory that was never written holds NaN
     try:
-        made = fresh(spec, small.ADAM, seed=3, encoders=[reads["encoder0"]])
+        made = untrained_state(spec, small.ADAM, seed=3, encoders=[reads["encoder0"]])
     finally:
         torch.use_deterministic_algorithms(False)
     assert made.model.state_dict().keys() == plain.state_dict().keys()

@@ -11,15 +11,15 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from firstsight.cli.data.asking import prepare
+from firstsight.cli.answers import answers
 from firstsight.cli.doctor import missing
-from firstsight.cli.judging.answering import answers
-from firstsight.cli.judging.evaluating import evaluate
-from firstsight.cli.judging.powering import power
-from firstsight.cli.judging.scoring import score
-from firstsight.cli.study import about_study, recipe_in
-from firstsight.cli.weights.exporting import export
-from firstsight.cli.weights.importing import import_weights
+from firstsight.cli.evaluate import evaluate
+from firstsight.cli.export import export
+from firstsight.cli.import_ import import_weights
+from firstsight.cli.power import power
+from firstsight.cli.prepare import prepare
+from firstsight.cli.score import score
+from firstsight.cli.study_options import about_study, recipe_in
 from firstsight.errors import FirstsightError, RequestError
 from firstsight.recipe.study import Study
 
@@ -45,21 +45,21 @@ def plan(
 
     Example: firstsight plan when --scale 1b --device h100
     """
-    from firstsight.cli import show
-    from firstsight.cli.data.naming import known_graph
-    from firstsight.cli.running import site
-    from firstsight.plan import budget, graph
+    from firstsight.cli import terminal
+    from firstsight.plan import estimate, graph
+    from firstsight.workspace.run import site
+    from firstsight.workspace.source_ids import known_graph
 
     steps = known_graph(study, site())
     published = out / "steps"
     stored = {folder.name for folder in published.iterdir()} if published.is_dir() else ()
-    priced = budget.bill(steps, budget.device(device or _usual(study), utilisation=utilisation))
-    show.lines([study.question, "", *graph.tree(steps, stored), ""])
-    show.branches(study)
-    show.mixes(study)
-    show.bill(priced)
-    show.provisional(steps)
-    show.lines(priced.thin)
+    priced = estimate.estimate_cost(steps, estimate.device_spec(device or _usual(study), utilisation=utilisation))
+    terminal.lines([study.question, "", *graph.render_tree(steps, stored), ""])
+    terminal.branches(study)
+    terminal.mixes(study)
+    terminal.bill(priced)
+    terminal.provisional(steps)
+    terminal.lines(priced.shortages)
 
 
 def _usual(study: Study) -> str:
@@ -80,7 +80,7 @@ def run(
 
     Stop it at any time; the same command goes on where it stopped. Example: firstsight run when --scale cpu
     """
-    from firstsight.cli.running import run_study
+    from firstsight.workspace.run import run_study
 
     raise typer.Exit(run_study(study, out=out, jobs=jobs, executor=executor))
 
@@ -97,11 +97,11 @@ def explain(
     Arms are start-080 or start-080.s2; an address may be cut short: midtrain-010-images-3f2a, or only 3f2a.
     Example: firstsight explain start-020 start-080 --scale 1b
     """
-    from firstsight.cli import show
-    from firstsight.cli.looking import differences
+    from firstsight.cli import terminal
+    from firstsight.workspace.resolve import differences
 
     found = differences(first, second, study=study, out=out)
-    show.differences(found, first=first, second=second)
+    terminal.differences(found, first=first, second=second)
 
 
 def report(study: Study, *, out: OUT = RUNS) -> None:
@@ -109,7 +109,7 @@ def report(study: Study, *, out: OUT = RUNS) -> None:
 
     Example: firstsight report when --scale cpu
     """
-    from firstsight.cli.telling import write_report
+    from firstsight.workspace.results import write_report
 
     write_report(study, out)
 
@@ -129,7 +129,7 @@ def preview(
 
     Makes what is missing of the data and trains nothing. Example: firstsight preview when --arm start-080
     """
-    from firstsight.cli.data.previewing import Asked, write_preview
+    from firstsight.cli.preview import Asked, write_preview
 
     write_preview(study, Asked(arm=arm, stage=stage, first=first, rows=rows), out=out)
 
@@ -146,7 +146,7 @@ def ask(
 
     Example: firstsight ask start-080.s1 scene.png "what is left of the cat ?"
     """
-    from firstsight.cli.looking import answer
+    from firstsight.workspace.resolve import answer
 
     typer.echo(answer(checkpoint, study=study, image=image, question=question, out=out))
 
@@ -161,18 +161,18 @@ def verify(
 
     Example: firstsight data verify runs/steps/pretrain-020-3f2a runs/steps/midtrain-010-9c4d
     """
-    from firstsight.cli.data.verifying import verify_ledgers
+    from firstsight.cli.verify import print_ledger_check
 
-    raise typer.Exit(verify_ledgers(ledgers))
+    raise typer.Exit(print_ledger_check(ledgers))
 
 
 def doctor(*, out: OUT = RUNS) -> None:
     """What this machine has, what is missing, and what to do."""
-    from firstsight.cli import show
+    from firstsight.cli import terminal
     from firstsight.cli.doctor import examine
 
     found = list(examine(out))
-    show.findings((one.what, one.state, one.found, one.advice) for one in found)
+    terminal.findings((one.what, one.state, one.found, one.advice) for one in found)
     raise typer.Exit(1 if any(one.state == "missing" for one in found) else 0)
 
 
@@ -259,7 +259,7 @@ def _told(error: Exception) -> tuple[str, int]:
 
 
 def _say(message: str, code: int) -> int:
-    from firstsight.cli.show import complain
+    from firstsight.cli.terminal import complain
 
     complain(message)
     return code

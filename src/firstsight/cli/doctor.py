@@ -158,7 +158,7 @@ def _disk(out: Path) -> Finding:
 
 def _site(out: Path) -> Iterator[Finding]:
     """The site file, and what lies at each of its places."""
-    from firstsight.cli.running import site, site_file
+    from firstsight.workspace.run import site, site_file
 
     file = site_file()
     if file is None:
@@ -171,7 +171,7 @@ def _site(out: Path) -> Iterator[Finding]:
         yield Finding(what="site file", found=str(file), state="missing", advice=str(error))
         return
     yield Finding(what="site file", found=f"{file}: {len(place.sources)} sources", state="ok")
-    from firstsight.cli.data.fitting import examine_sources
+    from firstsight.workspace.check_sources import examine_sources
 
     yield from examine_sources(place, out)
 

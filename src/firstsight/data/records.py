@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from firstsight.errors import DataError
 
-Reason = Literal[
+RejectionReason = Literal[
     "not JSON",
     "not UTF-8",
     "field missing",
@@ -38,24 +38,24 @@ Reason = Literal[
     "bad tokens",
     "bad layout",
 ]
-REASONS: tuple[str, ...] = get_args(Reason)
-PLACEHOLDER = "<image>"
-MOST_CAPTION = 10_000
+REJECTION_REASONS: tuple[str, ...] = get_args(RejectionReason)
+IMAGE_PLACEHOLDER = "<image>"
+MAX_CAPTION_CHARS = 10_000
 """Characters of a caption; what is longer is a page that was taken for one."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
-class Refused(DataError):
+class RecordError(DataError):
     """One record that is not what it claims to be; it goes to quarantine with its reason."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: RejectionReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason: Reason = reason
+        self.reason: RejectionReason = reason
         self.detail = detail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class ImageLocation:
     """Where a picture's encoded bytes lie in a source, and its perceptual hash."""
 
     shard: str
@@ -80,7 +80,7 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tokenized:
+class TokenizedChunk:
     """A chunk that its publisher tokenized, with the end tokens that it came with: several documents, or a part of one.
 
     `tokenizer.laid` cuts it into documents, because only the tokenizer knows which id is the end.
@@ -91,11 +91,11 @@ class Tokenized:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Interleaved:
+class InterleavedDocument:
     """A document of texts and pictures in reading order."""
 
     id: str
-    parts: tuple[str | Place, ...]
+    parts: tuple[str | ImageLocation, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ class ImageText:
     """A picture and its caption."""
 
     id: str
-    image: Place
+    image: ImageLocation
     caption: str
     synthetic: bool = False
     """The caption was written by a model (DataComp-DR), not found with the picture."""
@@ -114,132 +114,134 @@ class Dialogue:
     """Turns of human, gpt, human, gpt …, about at most one picture; placeholders are already stripped."""
 
     id: str
-    image: Place | None
+    image: ImageLocation | None
     turns: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bad:
+class RejectedRecord:
     """A refused record: what was wrong and where it lies."""
 
-    reason: Reason
+    reason: RejectionReason
     detail: str
     shard: str
     where: str
     """Line, member or item inside the shard."""
 
 
-Record = Document | Tokenized | ImageText | Interleaved | Dialogue
+Record = Document | TokenizedChunk | ImageText | InterleavedDocument | Dialogue
 
 
-def clean(text: object, *, empty: Reason) -> str:
+def clean_text(text: object, *, empty_reason: RejectionReason) -> str:
     """`text` as a string that encodes and says something; raises Refused otherwise."""
     if not isinstance(text, str):
-        raise Refused("field missing", f"wanted a text, got {type(text).__name__}")
+        raise RecordError("field missing", f"wanted a text, got {type(text).__name__}")
     if not text.strip():
-        raise Refused(empty, "nothing but white space")
+        raise RecordError(empty_reason, "nothing but white space")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Refused("not UTF-8", f"lone surrogate at character {error.start}") from None
+        raise RecordError("not UTF-8", f"lone surrogate at character {error.start}") from None
     if "\0" in text:
-        raise Refused("control character", f"NUL at character {text.index(chr(0))}")
+        raise RecordError("control character", f"NUL at character {text.index(chr(0))}")
     return text
 
 
-def caption(text: object) -> str:
+def parse_caption(text: object) -> str:
     """A caption without the white space around it; raises Refused for control characters and for whole pages."""
-    said = clean(text, empty="empty caption").strip()
-    if len(said) > MOST_CAPTION:
-        raise Refused("too long", f"{len(said):,} characters, at most {MOST_CAPTION:,}")
-    if found := _CONTROL.search(said):
-        raise Refused("control character", f"U+{ord(found[0]):04X} at character {found.start()}")
-    return said
+    stripped = clean_text(text, empty_reason="empty caption").strip()
+    if len(stripped) > MAX_CAPTION_CHARS:
+        raise RecordError("too long", f"{len(stripped):,} characters, at most {MAX_CAPTION_CHARS:,}")
+    if match := _CONTROL_CHARACTERS.search(stripped):
+        raise RecordError("control character", f"U+{ord(match[0]):04X} at character {match.start()}")
+    return stripped
 
 
-def tokenized(ids: object, *, name: str) -> Tokenized:
+def parse_token_ids(ids: object, *, record_id: str) -> TokenizedChunk:
     """A publisher's list of token ids; raises Refused unless it holds integers from 0 on, and at least one."""
     if not isinstance(ids, list) or not ids:
-        raise Refused("bad tokens", "wanted a list of ids. Got " + ("none" if ids == [] else type(ids).__name__))
-    wrong = [one for one in ids if type(one) is not int or one < 0]
-    if wrong:
-        raise Refused("bad tokens", f"wanted integers from 0 on. Got {wrong[0]!r}")
-    return Tokenized(id=name, tokens=tuple(ids))
+        raise RecordError("bad tokens", "wanted a list of ids. Got " + ("none" if ids == [] else type(ids).__name__))
+    invalid_ids = [token_id for token_id in ids if type(token_id) is not int or token_id < 0]
+    if invalid_ids:
+        raise RecordError("bad tokens", f"wanted integers from 0 on. Got {invalid_ids[0]!r}")
+    return TokenizedChunk(id=record_id, tokens=tuple(ids))
 
 
-def interleaved(parts: Sequence[str | Place], *, name: str, glue: str) -> Interleaved:
+def join_interleaved(parts: Sequence[str | ImageLocation], *, record_id: str, separator: str) -> InterleavedDocument:
     """Texts and pictures in reading order; texts that touch are joined by `glue`, empty ones are left out."""
-    joined: list[str | Place] = []
+    merged_parts: list[str | ImageLocation] = []
     for part in parts:
         if isinstance(part, str) and not part.strip():
             continue
-        if isinstance(part, str) and joined and isinstance(before := joined[-1], str):
-            joined[-1] = clean(before + glue + part, empty="empty text")
+        if isinstance(part, str) and merged_parts and isinstance(previous := merged_parts[-1], str):
+            merged_parts[-1] = clean_text(previous + separator + part, empty_reason="empty text")
         else:
-            joined.append(clean(part, empty="empty text") if isinstance(part, str) else part)
-    if not any(isinstance(part, str) for part in joined):
-        raise Refused("empty text", "nothing but pictures")
-    if not any(isinstance(part, Place) for part in joined):
-        raise Refused("no picture", "no picture is left of this document")
-    return Interleaved(id=name, parts=tuple(joined))
+            merged_parts.append(clean_text(part, empty_reason="empty text") if isinstance(part, str) else part)
+    if not any(isinstance(part, str) for part in merged_parts):
+        raise RecordError("empty text", "nothing but pictures")
+    if not any(isinstance(part, ImageLocation) for part in merged_parts):
+        raise RecordError("no picture", "no picture is left of this document")
+    return InterleavedDocument(id=record_id, parts=tuple(merged_parts))
 
 
-def document(row: Mapping[str, object], *, name: str) -> Document:
+def parse_document(row: Mapping[str, object], *, default_id: str) -> Document:
     """A text record {"id", "text", "loss"?}; `name` stands in for a missing id."""
-    text = clean(row.get("text"), empty="empty text")
-    loss = _spans(row["loss"], len(text)) if "loss" in row else None
-    return Document(id=str(row.get("id", name)), text=text, loss=loss)
+    text = clean_text(row.get("text"), empty_reason="empty text")
+    loss = _parse_loss_spans(row["loss"], len(text)) if "loss" in row else None
+    return Document(id=str(row.get("id", default_id)), text=text, loss=loss)
 
 
-def _spans(value: object, length: int) -> tuple[tuple[int, int], ...]:
+def _parse_loss_spans(value: object, length: int) -> tuple[tuple[int, int], ...]:
     """Ascending, disjoint character ranges inside a text of `length` characters."""
     if not isinstance(value, list):
-        raise Refused("bad loss span", f"wanted a list of [from, to], got {type(value).__name__}")
+        raise RecordError("bad loss span", f"wanted a list of [from, to], got {type(value).__name__}")
     spans: list[tuple[int, int]] = []
-    before = 0
+    previous_end = 0
     for span in value:
-        whole = isinstance(span, list) and len(span) == 2 and all(type(edge) is int for edge in span)
-        if not whole or not before <= span[0] < span[1] <= length:
-            raise Refused("bad loss span", f"wanted ascending ranges inside 0..{length}, got {span!r}")
-        before = span[1]
+        is_range = isinstance(span, list) and len(span) == 2 and all(type(edge) is int for edge in span)
+        if not is_range or not previous_end <= span[0] < span[1] <= length:
+            raise RecordError("bad loss span", f"wanted ascending ranges inside 0..{length}, got {span!r}")
+        previous_end = span[1]
         spans.append((span[0], span[1]))
     return tuple(spans)
 
 
-def dialogue(row: Mapping[str, object], *, name: str, image: Place | None) -> Dialogue:
+def parse_llava_dialogue(row: Mapping[str, object], *, default_id: str, image: ImageLocation | None) -> Dialogue:
     """A LLaVA record {"id", "image"?, "conversations"}; at most one picture, turns alternate, the last is an answer."""
-    said = row.get("conversations")
-    if not isinstance(said, list) or not said:
-        raise Refused("field missing", "no conversations")
-    if sum(_value(turn).count(PLACEHOLDER) for turn in said) > 1:
-        raise Refused("several pictures", f"more than one {PLACEHOLDER}")
-    if image is None and any(PLACEHOLDER in _value(turn) for turn in said):
-        raise Refused("no picture", f"{PLACEHOLDER} is said but no picture is named")
-    return Dialogue(id=str(row.get("id", name)), image=image, turns=_turns(said))
+    conversation = row.get("conversations")
+    if not isinstance(conversation, list) or not conversation:
+        raise RecordError("field missing", "no conversations")
+    if sum(_turn_value(turn).count(IMAGE_PLACEHOLDER) for turn in conversation) > 1:
+        raise RecordError("several pictures", f"more than one {IMAGE_PLACEHOLDER}")
+    if image is None and any(IMAGE_PLACEHOLDER in _turn_value(turn) for turn in conversation):
+        raise RecordError("no picture", f"{IMAGE_PLACEHOLDER} is said but no picture is named")
+    return Dialogue(id=str(row.get("id", default_id)), image=image, turns=_parse_turns(conversation))
 
 
-def _value(turn: object) -> str:
+def _turn_value(turn: object) -> str:
     value = turn.get("value") if isinstance(turn, dict) else None
     if not isinstance(value, str):
-        raise Refused("field missing", "a turn without value")
+        raise RecordError("field missing", "a turn without value")
     return value
 
 
-def _turns(said: Sequence[object]) -> tuple[str, ...]:
+def _parse_turns(conversation: Sequence[object]) -> tuple[str, ...]:
     """Texts of alternating turns that begin with human and end with gpt."""
-    for number, turn in enumerate(said):
+    for turn_number, turn in enumerate(conversation):
         role = turn.get("from") if isinstance(turn, dict) else None
         if role not in ("human", "gpt"):
-            raise Refused("unknown role", f"wanted human or gpt, got {role!r} at turn {number}")
-        if role != ("human", "gpt")[number % 2]:
-            raise Refused("turns do not alternate", f"{role} at turn {number}")
-    if len(said) % 2:
-        raise Refused("turns do not alternate", "the last turn is not an answer")
-    return tuple(clean(without_placeholder(_value(turn)), empty="empty turn") for turn in said)
+            raise RecordError("unknown role", f"wanted human or gpt, got {role!r} at turn {turn_number}")
+        if role != ("human", "gpt")[turn_number % 2]:
+            raise RecordError("turns do not alternate", f"{role} at turn {turn_number}")
+    if len(conversation) % 2:
+        raise RecordError("turns do not alternate", "the last turn is not an answer")
+    return tuple(
+        clean_text(strip_image_placeholder(_turn_value(turn)), empty_reason="empty turn") for turn in conversation
+    )
 
 
-def without_placeholder(text: str) -> str:
+def strip_image_placeholder(text: str) -> str:
     """`text` without the picture's placeholder and the line break that sets it off."""
-    for form in (PLACEHOLDER + "\n", "\n" + PLACEHOLDER, PLACEHOLDER):
-        text = text.replace(form, "")
+    for placeholder in (IMAGE_PLACEHOLDER + "\n", "\n" + IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER):
+        text = text.replace(placeholder, "")
     return text

@@ -19,225 +19,262 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.recipe.lm import LMSpec, Rope, openlm
+from firstsight.recipe.lm import LMSpec, Rope, openlm_spec
 
-SIZES = {"width": "hidden_dim", "layers": "n_layers", "heads": "n_heads", "vocabulary": "vocab_size"}
+OPENLM_SIZE_KEYS = {"width": "hidden_dim", "layers": "n_layers", "heads": "n_heads", "vocabulary": "vocab_size"}
 """Our names of the sizes, and those of open_lm's model configs."""
-ALSO = {"dim": "hidden_dim", "norm_type": "model_norm", "apply_qk_norm": "qk_norm"}
+OPENLM_KEY_ALIASES = {"dim": "hidden_dim", "norm_type": "model_norm", "apply_qk_norm": "qk_norm"}
 """Other names that its Params have."""
-NORM, POSITIONS = "model_norm", "positional_embedding_type"
-PLAIN: dict[str, tuple[Any, ...]] = {
-    NORM: ("gain_only_lp_layer_norm", "gain_only_layer_norm", "rms_norm"),
-    POSITIONS: ("rotary",),
+NORM_KEY, POSITIONS_KEY = "model_norm", "positional_embedding_type"
+OPENLM_SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
+    NORM_KEY: ("gain_only_lp_layer_norm", "gain_only_layer_norm", "rms_norm"),
+    POSITIONS_KEY: ("rotary",),
     "ffn_type": ("swiglu", "swiglu_torch"),
     "attn_name": ("auto", "xformers_attn", "torch_attn"),
     "post_embed_norm": (False,),
     "moe_freq": (0,),
 }
 """What a setting must be where it is told; anything else would be another model."""
-ANGLES = ".pos_embed.inv_freq"
+INV_FREQ_SUFFIX = ".pos_embed.inv_freq"
 """A buffer that open_lm stores with every layer: its rotary angles."""
-WRAPPED = ("module.", "model.")
+WRAPPER_PREFIXES = ("module.", "model.")
 """What DistributedDataParallel and transformers put before a name."""
-AVERAGES = ("exp_avg", "exp_avg_sq", "step")
+ADAMW_STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
+class OpenLMCheckpoint:
     """What a `.pt` file of open_lm holds that we read."""
 
     tensors: Mapping[str, Tensor]
     """Under open_lm's own names, angles left out; they lie in the file until they are used."""
-    samples: int | None
+    samples_seen: int | None
     """Rows trained on, where the run counted them."""
 
 
-def settings(file: Path) -> dict[str, Any]:
+def read_openlm_settings(path: Path) -> dict[str, Any]:
     """A model config (.json), or the params.txt that open_lm writes beside a run; ModelError for another file."""
     try:
-        text = file.read_text()
-        if file.suffix == ".json":
+        text = path.read_text()
+        if path.suffix == ".json":
             return dict(json.loads(text))
         lines = (line.partition(": ") for line in text.splitlines() if ": " in line)
-        return {name.strip(): _value(told.strip()) for name, _, told in lines}
-    except (OSError, ValueError, TypeError) as problem:
+        return {name.strip(): _parse_value(value.strip()) for name, _, value in lines}
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"{file}: wanted a model config (.json) or params.txt of open_lm. Got: {problem}. Name the run's own."
-        ) from problem
+            f"{path}: wanted a model config (.json) or params.txt of open_lm. Got: {error}. Name the run's own."
+        ) from error
 
 
-def _value(told: str) -> Any:
+def _parse_value(text: str) -> Any:
     """What Python printed, as the value that it was."""
-    words: dict[str, Any] = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
-    if told in words:
-        return words[told]
-    for kind in (int, float):
+    constants: dict[str, Any] = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
+    if text in constants:
+        return constants[text]
+    for number_type in (int, float):
         try:
-            return kind(told)
+            return number_type(text)
         except ValueError:
             continue
-    return told.strip("'\"")
+    return text.strip("'\"")
 
 
-def spec_of(*places: Mapping[str, Any]) -> LMSpec:
+def openlm_spec_from_settings(*settings_dicts: Mapping[str, Any]) -> LMSpec:
     """The decoder that open_lm's settings describe; where two places tell one, the first counts, as in open_lm.
 
     What none tells has open_lm's own default. ModelError names all that is missing and all that we lack.
     """
-    given = {name: told for place in reversed(places) for name, told in _called(place).items()}
-    sizes = {ours: given.get(name) for ours, name in SIZES.items()}
-    lacking = [SIZES[ours] for ours, told in sizes.items() if not isinstance(told, int)]
-    lacking += [name for name in (NORM, POSITIONS) if name not in given]
-    if lacking:
+    merged_settings = {
+        name: value for settings in reversed(settings_dicts) for name, value in _canonical_keys(settings).items()
+    }
+    sizes = {size: merged_settings.get(name) for size, name in OPENLM_SIZE_KEYS.items()}
+    missing_keys = [OPENLM_SIZE_KEYS[size] for size, value in sizes.items() if not isinstance(value, int)]
+    missing_keys += [name for name in (NORM_KEY, POSITIONS_KEY) if name not in merged_settings]
+    if missing_keys:
         raise ModelError(
-            f"open_lm's settings: wanted {', '.join(lacking)}. Got none told. Give --config with the run's model "
+            f"open_lm's settings: wanted {', '.join(missing_keys)}. Got none told. Give --config with the run's model "
             "config (.json), all of these in it, or put the run's params.txt beside the checkpoint."
         )
-    if foreign := _foreign(given):
-        raise ModelError(f"open_lm's settings: wanted its usual decoder. Got {', '.join(foreign)}. Choose another run.")
+    if unsupported := _unsupported_settings(merged_settings):
+        raise ModelError(
+            f"open_lm's settings: wanted its usual decoder. Got {', '.join(unsupported)}. Choose another run."
+        )
     try:
         return replace(
-            openlm(**cast(dict[str, int], sizes)),
-            norm="rms" if given[NORM] == "rms_norm" else "layer",
-            eps=float(given.get("norm_eps", 1e-5)),
-            qk_norm=bool(given.get("qk_norm", False)),
-            tied=bool(given.get("weight_tying", False)),
+            openlm_spec(**cast(dict[str, int], sizes)),
+            norm="rms" if merged_settings[NORM_KEY] == "rms_norm" else "layer",
+            eps=float(merged_settings.get("norm_eps", 1e-5)),
+            qk_norm=bool(merged_settings.get("qk_norm", False)),
+            ties_embeddings=bool(merged_settings.get("weight_tying", False)),
         )
-    except (QuantityError, ValueError, TypeError) as problem:
-        raise ModelError(f"open_lm's settings: wanted the numbers of a decoder. Got: {problem}") from problem
+    except (QuantityError, ValueError, TypeError) as error:
+        raise ModelError(f"open_lm's settings: wanted the numbers of a decoder. Got: {error}") from error
 
 
-def _called(place: Mapping[str, Any]) -> dict[str, Any]:
+def _canonical_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a place tells, under the names of open_lm's model configs."""
-    told = {name: value for name, value in place.items() if value is not None}
-    return {ALSO[name]: value for name, value in told.items() if name in ALSO} | told
+    defined_settings = {name: value for name, value in settings.items() if value is not None}
+    return {
+        OPENLM_KEY_ALIASES[name]: value for name, value in defined_settings.items() if name in OPENLM_KEY_ALIASES
+    } | defined_settings
 
 
-def _foreign(given: Mapping[str, Any]) -> list[str]:
+def _unsupported_settings(settings: Mapping[str, Any]) -> list[str]:
     """Settings under which the model is not ours, with their values."""
-    return [f"{name} {given[name]!r}" for name, good in PLAIN.items() if name in given and given[name] not in good]
+    return [
+        f"{name} {settings[name]!r}"
+        for name, supported_values in OPENLM_SUPPORTED_VALUES.items()
+        if name in settings and settings[name] not in supported_values
+    ]
 
 
-def named(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, str]:
+def openlm_tensor_names(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, str]:
     """Our name (without `lm.`) of every tensor, in the model's order, with the name that it has there.
 
     Rotary angles and a tied model's second copy of the embeddings are left out where they are what they should be;
     ModelError for angles that are not open_lm's.
     """
-    found = {plain(name): name for name in tensors}
-    for ours in [name for name in found if name.endswith(ANGLES)]:
-        _check_angles(tensors[found.pop(ours)], spec, ours)
-    words, head = found.get("tok_embeddings.weight"), found.get("output.weight")
-    if spec.tied and words and head and torch.equal(tensors[words], tensors[head]):
-        del found["output.weight"]
-    return found
+    stored_names = {strip_wrapper_prefixes(name): name for name in tensors}
+    for inv_freq_name in [name for name in stored_names if name.endswith(INV_FREQ_SUFFIX)]:
+        _check_inv_freq(tensors[stored_names.pop(inv_freq_name)], spec, inv_freq_name)
+    embedding_name, head_name = stored_names.get("tok_embeddings.weight"), stored_names.get("output.weight")
+    if (
+        spec.ties_embeddings
+        and embedding_name
+        and head_name
+        and torch.equal(tensors[embedding_name], tensors[head_name])
+    ):
+        del stored_names["output.weight"]
+    return stored_names
 
 
-def plain(name: str) -> str:
+def strip_wrapper_prefixes(name: str) -> str:
     """A tensor's name without what training and publishing put around it."""
     name = name.replace("_orig_mod.", "")
-    for prefix in WRAPPED:
+    for prefix in WRAPPER_PREFIXES:
         name = name.removeprefix(prefix)
     return name
 
 
-def _check_angles(told: Tensor, spec: LMSpec, name: str) -> None:
+def _check_inv_freq(inv_freq: Tensor, spec: LMSpec, name: str) -> None:
     assert isinstance(spec.rope, Rope)
-    own = spec.rope.base ** (-torch.arange(0, spec.head, 2, dtype=torch.float64) / spec.head)
-    if told.shape != own.shape or not torch.allclose(told.double(), own, rtol=1e-2):  # they may be kept in bf16
+    expected_inv_freq = spec.rope.base ** (-torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim)
+    if inv_freq.shape != expected_inv_freq.shape or not torch.allclose(
+        inv_freq.double(), expected_inv_freq, rtol=1e-2
+    ):  # they may be kept in bf16
         raise ModelError(
-            f"{name}: wanted the angles of base {spec.rope.base:g} for heads of {spec.head}. Got others, "
-            f"{list(told.shape)}. Check n_heads in the configuration."
+            f"{name}: wanted the angles of base {spec.rope.base:g} for heads of {spec.head_dim}. Got others, "
+            f"{list(inv_freq.shape)}. Check n_heads in the configuration."
         )
 
 
-def read(file: Path) -> Checkpoint:
+def read_openlm_checkpoint(path: Path) -> OpenLMCheckpoint:
     """The model of a `.pt` checkpoint, as open_lm saves it or as bare tensors; nothing in the file is executed.
 
     Raises ModelError for a file that would run something when it is loaded, and for one that holds no model.
     """
-    body = _loaded(file)
-    tensors = body.get("state_dict", body)
-    if not isinstance(tensors, dict) or not tensors or not all(isinstance(one, Tensor) for one in tensors.values()):
-        held = ", ".join(sorted(map(str, body))[:8]) or "nothing"
-        raise ModelError(f"{file}: wanted a model's state_dict. Got {held}. Name the file epoch_N.pt of a run.")
-    samples = body.get("samples_seen")
-    return Checkpoint(tensors=tensors, samples=int(samples) if isinstance(samples, int | np.integer) else None)
+    checkpoint = _load_tensors_only(path)
+    tensors = checkpoint.get("state_dict", checkpoint)
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(tensor, Tensor) for tensor in tensors.values())
+    ):
+        key_list = ", ".join(sorted(map(str, checkpoint))[:8]) or "nothing"
+        raise ModelError(f"{path}: wanted a model's state_dict. Got {key_list}. Name the file epoch_N.pt of a run.")
+    samples_seen = checkpoint.get("samples_seen")
+    return OpenLMCheckpoint(
+        tensors=tensors, samples_seen=int(samples_seen) if isinstance(samples_seen, int | np.integer) else None
+    )
 
 
-def _numbers() -> list[Any]:
+def _numpy_globals() -> list[Any]:
     """What numpy's numbers are pickled with: open_lm keeps intervals of its validation losses as such; none runs."""
-    kinds = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "bool")}
+    dtype_classes = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "bool")}
     scalar: Any = np.float64(0).__reduce__()[0]
-    return [np.dtype, *kinds, *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
+    return [
+        np.dtype,
+        *dtype_classes,
+        *((scalar, f"numpy.{core_module}.multiarray.scalar") for core_module in ("core", "_core")),
+    ]
 
 
-def _loaded(file: Path) -> dict[str, Any]:
+def _load_tensors_only(path: Path) -> dict[str, Any]:
     try:
-        with safe_globals(_numbers()):
-            body = torch.load(file, weights_only=True, mmap=True, map_location="cpu")
-    except pickle.UnpicklingError as problem:
-        called = re.search(r"GLOBAL (\S+)", str(problem))
-        what = f"a pickle that calls {called[1]}" if called else "a pickle that holds more"
+        with safe_globals(_numpy_globals()):
+            checkpoint = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        description = f"a pickle that calls {match[1]}" if match else "a pickle that holds more"
         raise ModelError(
-            f"{file}: wanted tensors and plain values alone. Got {what}; nothing of it was run. "
+            f"{path}: wanted tensors and plain values alone. Got {description}; nothing of it was run. "
             "Do not trust this file; ask who made it for safetensors, or for torch.save of its state_dict alone."
-        ) from problem
-    except (RuntimeError, OSError, EOFError, ValueError) as problem:
-        reason = str(problem).partition("\n")[0].rstrip(".")
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise ModelError(
-            f"{file}: wanted a whole .pt file as torch.save writes it since 1.6. Got: {reason}. Copy it again."
-        ) from problem
-    if not isinstance(body, dict):
-        raise ModelError(f"{file}: wanted a checkpoint. Got a {type(body).__name__}. Name the epoch_N.pt of a run.")
-    return cast(dict[str, Any], body)
+            f"{path}: wanted a whole .pt file as torch.save writes it since 1.6. Got: {reason}. Copy it again."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ModelError(
+            f"{path}: wanted a checkpoint. Got a {type(checkpoint).__name__}. Name the epoch_N.pt of a run."
+        )
+    return cast(dict[str, Any], checkpoint)
 
 
-def moments(file: Path, tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
+def read_openlm_moments(path: Path, tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
     """AdamW's averages and steps of an `optimizer_N.pt`, as `<our name>.exp_avg`, for the model `tensors` beside it.
 
     FSDP names its parameters; a plain optimizer numbers them in the model's own order. Raises ModelError where they
     are not AdamW's, or not of this model.
     """
-    body = _loaded(file).get("optimizer")
-    if not isinstance(body, dict) or not isinstance(body.get("state"), dict):
-        raise ModelError(f"{file}: wanted an optimizer's state. Got none. Name the run's own optimizer_N.pt.")
-    shapes = {name: tensors[there].shape for name, there in named(tensors, spec).items()}
-    state = cast(dict[Any, dict[str, Any]], body["state"])
-    if all(isinstance(key, int) for key in state):
-        _check_numbers(file, cast(dict[str, Any], body), shapes)
-        own = list(shapes)
-        found = {own[number]: one for number, one in state.items()}
+    optimizer_state = _load_tensors_only(path).get("optimizer")
+    if not isinstance(optimizer_state, dict) or not isinstance(optimizer_state.get("state"), dict):
+        raise ModelError(f"{path}: wanted an optimizer's state. Got none. Name the run's own optimizer_N.pt.")
+    shapes = {name: tensors[stored_name].shape for name, stored_name in openlm_tensor_names(tensors, spec).items()}
+    parameter_states = cast(dict[Any, dict[str, Any]], optimizer_state["state"])
+    if all(isinstance(key, int) for key in parameter_states):
+        _check_parameter_order(path, cast(dict[str, Any], optimizer_state), shapes)
+        parameter_names = list(shapes)
+        states_by_name = {
+            parameter_names[position]: parameter_state for position, parameter_state in parameter_states.items()
+        }
     else:
-        found = {plain(str(key)): one for key, one in state.items()}
-    _check_moments(file, found, shapes)
+        states_by_name = {
+            strip_wrapper_prefixes(str(key)): parameter_state for key, parameter_state in parameter_states.items()
+        }
+    _check_moments(path, states_by_name, shapes)
     return {
-        f"lm.{name}.{key}": one[key] if key != "step" else torch.tensor(float(one[key]))
-        for name, one in found.items()
-        for key in AVERAGES
+        f"lm.{name}.{key}": parameter_state[key] if key != "step" else torch.tensor(float(parameter_state[key]))
+        for name, parameter_state in states_by_name.items()
+        for key in ADAMW_STATE_KEYS
     }
 
 
-def _check_numbers(file: Path, body: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
+def _check_parameter_order(path: Path, optimizer_state: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
     """Numbers mean something only where they count the model's parameters one after the other."""
-    numbers = [number for group in body.get("param_groups", []) for number in group["params"]]
-    if numbers != list(range(len(shapes))):
+    parameter_indices = [
+        parameter_index for group in optimizer_state.get("param_groups", []) for parameter_index in group["params"]
+    ]
+    if parameter_indices != list(range(len(shapes))):
         raise ModelError(
-            f"{file}: wanted moments numbered like the model's {len(shapes)} tensors. Got {len(numbers)} parameters "
+            f"{path}: wanted moments numbered like the model's {len(shapes)} tensors. Got {len(parameter_indices)} parameters "
             "in another order. Import without this file beside the model, and start with fresh moments."
         )
 
 
-def _check_moments(file: Path, found: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, torch.Size]) -> None:
-    faults = [f"{name} (missing)" for name in sorted(shapes.keys() - found.keys())]
-    faults += [f"{name} (not in the model)" for name in sorted(found.keys() - shapes.keys())]
-    for name in sorted(found.keys() & shapes.keys()):
-        if sorted(found[name]) != sorted(AVERAGES):
-            faults.append(f"{name} ({', '.join(sorted(found[name]))})")
-        elif any(found[name][key].shape != shapes[name] for key in AVERAGES[:2]):
+def _check_moments(
+    path: Path, states_by_name: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, torch.Size]
+) -> None:
+    faults = [f"{name} (missing)" for name in sorted(shapes.keys() - states_by_name.keys())]
+    faults += [f"{name} (not in the model)" for name in sorted(states_by_name.keys() - shapes.keys())]
+    for name in sorted(states_by_name.keys() & shapes.keys()):
+        if sorted(states_by_name[name]) != sorted(ADAMW_STATE_KEYS):
+            faults.append(f"{name} ({', '.join(sorted(states_by_name[name]))})")
+        elif any(states_by_name[name][key].shape != shapes[name] for key in ADAMW_STATE_KEYS[:2]):
             faults.append(f"{name} (another shape)")
     if faults:
         raise ModelError(
-            f"{file}: wanted AdamW's {', '.join(AVERAGES)} of every tensor of the model. Got {'; '.join(faults)}. "
+            f"{path}: wanted AdamW's {', '.join(ADAMW_STATE_KEYS)} of every tensor of the model. Got {'; '.join(faults)}. "
             "Put the optimizer file of the same epoch beside the model, or none."
         )

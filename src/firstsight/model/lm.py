@@ -19,14 +19,14 @@ from torch.utils.checkpoint import checkpoint
 
 from firstsight.errors import ModelError
 from firstsight.model import layers
-from firstsight.model.layers import Frame, Shape, Weights, block, norm
+from firstsight.model.layers import AttentionInputs, BlockConfig, BlockWeights, decoder_block, norm
 from firstsight.recipe.lm import LMSpec
 
-Run = Callable[[Tensor, Weights, Frame, Shape], Tensor]
-Stream = Float[Tensor, "B T D"]
+BlockFn = Callable[[Tensor, BlockWeights, AttentionInputs, BlockConfig], Tensor]
+HiddenStates = Float[Tensor, "B T D"]
 
 
-class Gain(nn.Module):
+class NormWeight(nn.Module):
     """The gain of a norm without bias."""
 
     def __init__(self, width: int) -> None:
@@ -34,7 +34,7 @@ class Gain(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
 
 
-class Matrix(nn.Module):
+class WeightMatrix(nn.Module):
     """The weights of a linear map without bias, or of a table of vectors."""
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -47,11 +47,11 @@ class Attention(nn.Module):
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        asked, kept = spec.heads * spec.head, spec.kv_heads * spec.head
-        self.in_proj = Matrix(asked + 2 * kept, spec.width)
-        self.q_norm = Gain(asked) if spec.qk_norm else None
-        self.k_norm = Gain(kept) if spec.qk_norm else None
-        self.out_proj = Matrix(spec.width, asked)
+        query_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        self.in_proj = WeightMatrix(query_width + 2 * kv_width, spec.width)
+        self.q_norm = NormWeight(query_width) if spec.qk_norm else None
+        self.k_norm = NormWeight(kv_width) if spec.qk_norm else None
+        self.out_proj = WeightMatrix(spec.width, query_width)
         self.shift = nn.Parameter(torch.empty(spec.token_shift, spec.width)) if spec.token_shift > 1 else None
 
 
@@ -60,8 +60,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        self.w12 = Matrix(2 * spec.hidden, spec.width)
-        self.w3 = Matrix(spec.width, spec.hidden)
+        self.w12 = WeightMatrix(2 * spec.mlp_width, spec.width)
+        self.w3 = WeightMatrix(spec.width, spec.mlp_width)
 
 
 class Block(nn.Module):
@@ -69,21 +69,21 @@ class Block(nn.Module):
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        self.attention_norm, self.ffn_norm = Gain(spec.width), Gain(spec.width)
+        self.attention_norm, self.ffn_norm = NormWeight(spec.width), NormWeight(spec.width)
         self.attention = Attention(spec)
         self.feed_forward = FeedForward(spec)
 
-    def weights(self) -> Weights:
-        attention, feed = self.attention, self.feed_forward
-        return Weights(
+    def weights(self) -> BlockWeights:
+        attention, feed_forward = self.attention, self.feed_forward
+        return BlockWeights(
             attention_norm=self.attention_norm.weight,
             in_proj=attention.in_proj.weight,
             q_norm=None if attention.q_norm is None else attention.q_norm.weight,
             k_norm=None if attention.k_norm is None else attention.k_norm.weight,
             out_proj=attention.out_proj.weight,
             ffn_norm=self.ffn_norm.weight,
-            w12=feed.w12.weight,
-            w3=feed.w3.weight,
+            w12=feed_forward.w12.weight,
+            w3=feed_forward.w3.weight,
             shift=attention.shift,
         )
 
@@ -94,18 +94,18 @@ class LM(nn.Module):
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.compute: torch.dtype = torch.float32
-        self.run: Run = block
-        self.score: Callable[[Any], tuple[Tensor, Tensor]] | None = None
+        self.compute_dtype: torch.dtype = torch.float32
+        self.block_fn: BlockFn = decoder_block
+        self.loss_fn: Callable[[Any], tuple[Tensor, Tensor]] | None = None
         """How `loss` works its sums out, where it is another way than plain chunks."""
-        self.ready: Any = None
+        self.cached_decoder: Any = None
         """What `cache.reader` made ready of the weights, for as long as they stay as they are."""
         self.recompute = False
         """Keep one stream a block for the backward pass and work the rest out again: less memory, the same bits."""
-        self.tok_embeddings = Matrix(spec.vocabulary, spec.width)
+        self.tok_embeddings = WeightMatrix(spec.vocab_size, spec.width)
         self.layers = nn.ModuleList([Block(spec) for _ in range(spec.layers)])
-        self.norm = Gain(spec.width)
-        self.output = None if spec.tied else Matrix(spec.vocabulary, spec.width)
+        self.norm = NormWeight(spec.width)
+        self.output = None if spec.ties_embeddings else WeightMatrix(spec.vocab_size, spec.width)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -114,80 +114,90 @@ class LM(nn.Module):
         The deviation is one over the root of the fan-in, which for `out_proj` is heads x head; gains are one.
         """
 
-        def draw(weight: Tensor, deviation: float) -> None:
-            nn.init.trunc_normal_(weight, std=deviation, a=-3 * deviation, b=3 * deviation, generator=generator)
+        def init_weight(weight: Tensor, std: float) -> None:
+            nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std, generator=generator)
 
-        wide, hidden = self.spec.width**-0.5, self.spec.hidden**-0.5
-        attended = (self.spec.heads * self.spec.head) ** -0.5
-        draw(self.tok_embeddings.weight, wide)
+        input_std, hidden_std = self.spec.width**-0.5, self.spec.mlp_width**-0.5
+        attention_std = (self.spec.heads * self.spec.head_dim) ** -0.5
+        init_weight(self.tok_embeddings.weight, input_std)
         if self.output is not None:
-            draw(self.output.weight, wide)
+            init_weight(self.output.weight, input_std)
         for depth, layer in enumerate(self.layers):
-            w, shrink = layer.weights(), 1 / math.sqrt(2 * (depth + 1))  # pyright: ignore[reportCallIssue]
-            draw(w.in_proj, wide)
-            draw(w.out_proj, attended * shrink)
-            draw(w.w12, wide)
-            draw(w.w3, hidden * shrink)
+            w, depth_scale = layer.weights(), 1 / math.sqrt(2 * (depth + 1))  # pyright: ignore[reportCallIssue]
+            init_weight(w.in_proj, input_std)
+            init_weight(w.out_proj, attention_std * depth_scale)
+            init_weight(w.w12, input_std)
+            init_weight(w.w3, hidden_std * depth_scale)
             if w.shift is not None:
-                draw(w.shift, 1.0)
+                init_weight(w.shift, 1.0)
                 w.shift[0] += 1
-        for part in self.modules():
-            if isinstance(part, Gain):
-                part.weight.fill_(1)
+        for module in self.modules():
+            if isinstance(module, NormWeight):
+                module.weight.fill_(1)
 
-    def embed(self, tokens: Int[Tensor, "B T"]) -> Stream:
+    def embed(self, tokens: Int[Tensor, "B T"]) -> HiddenStates:
         """The stream that the blocks read."""
         vectors = nn.functional.embedding(tokens, self.tok_embeddings.weight)
         return vectors if self.spec.embedding_scale == 1 else vectors * self.spec.embedding_scale
 
     @property
-    def head(self) -> Float[Tensor, "V D"]:
+    def head_weight(self) -> Float[Tensor, "V D"]:
         """The weights that turn states into logits."""
         return self.tok_embeddings.weight if self.output is None else self.output.weight
 
     @property
-    def shape(self) -> Shape:
+    def block_config(self) -> BlockConfig:
         """What the arithmetic of every block hangs on."""
         spec = self.spec
-        return Shape(heads=spec.heads, kv_heads=spec.kv_heads, rms=spec.norm == "rms", eps=spec.eps, dtype=self.compute)
+        return BlockConfig(
+            heads=spec.heads,
+            kv_heads=spec.kv_heads,
+            is_rms_norm=spec.norm == "rms",
+            eps=spec.eps,
+            dtype=self.compute_dtype,
+        )
 
-    def frame(
-        self, docs: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], pictures: Int[Tensor, "B T"] | None = None
-    ) -> Frame:
+    def attention_inputs(
+        self, docs: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None = None
+    ) -> AttentionInputs:
         """What every layer needs to know about the rows; documents stand in order, -1 is padding and comes last.
 
         `pictures` numbers each row's pictures, -1 for words: their tokens see each other. Without it all is causal.
         """
-        return self._frame(layers.sight(docs, pictures, self._wide, head=self.spec.head), positions)
+        return self._inputs_with_mask(
+            layers.attention_mask(docs, image_ids, self._angle_dtype, head_dim=self.spec.head_dim), positions
+        )
 
-    def forward(self, x: Stream, frame: Frame) -> Stream:
+    def forward(self, x: HiddenStates, inputs: AttentionInputs) -> HiddenStates:
         """The stream through all blocks, before the last norm."""
         for layer in self.layers:
-            weights: Weights = layer.weights()  # pyright: ignore[reportCallIssue]
+            weights: BlockWeights = layer.weights()  # pyright: ignore[reportCallIssue]
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(self.run, x, weights, frame, self.shape, use_reentrant=False)
+                x = checkpoint(self.block_fn, x, weights, inputs, self.block_config, use_reentrant=False)
             else:
-                x = self.run(x, weights, frame, self.shape)
+                x = self.block_fn(x, weights, inputs, self.block_config)
         return x
 
     def logits(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
         """Float32 logits of hidden states: last norm, then the head."""
-        h = norm(hidden, self.norm.weight, self.shape)
-        logits = nn.functional.linear(h, self.head.to(h.dtype))
+        h = norm(hidden, self.norm.weight, self.block_config)
+        logits = nn.functional.linear(h, self.head_weight.to(h.dtype))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     @property
-    def _wide(self) -> torch.dtype:
+    def _angle_dtype(self) -> torch.dtype:
         """Of angles and masks: float32, whatever the products are computed in (float64 stays float64)."""
-        return torch.float64 if self.compute == torch.float64 else torch.float32
+        return torch.float64 if self.compute_dtype == torch.float64 else torch.float32
 
-    def _frame(self, mask: layers.Mask, positions: Int[Tensor, "B T"]) -> Frame:
-        cos, sin = layers.rotations(positions, self.spec.rope, head=self.spec.head, dtype=self._wide)
-        return Frame(cos=cos, sin=sin, mask=mask, positions=positions)
+    def _inputs_with_mask(self, mask: layers.AttentionMask, positions: Int[Tensor, "B T"]) -> AttentionInputs:
+        cos, sin = layers.rotary_cos_sin(
+            positions, self.spec.rope, head_dim=self.spec.head_dim, dtype=self._angle_dtype
+        )
+        return AttentionInputs(cos=cos, sin=sin, mask=mask, positions=positions)
 
 
 @torch.no_grad()
-def allocate(model: nn.Module, *, device: str = "cpu") -> None:
+def allocate_parameters(model: nn.Module, *, device: str = "cpu") -> None:
     """Memory for all that a model built on the meta device lacks; its parameters have no values until they get some.
 
     The one kind of buffer, the count of positions in transformers' encoders, has its values; ModelError for others.
@@ -195,8 +205,8 @@ def allocate(model: nn.Module, *, device: str = "cpu") -> None:
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:
-                real = torch.empty_like(parameter, device=device)
-                setattr(module, name, nn.Parameter(real, requires_grad=parameter.requires_grad))
+                empty_parameter = torch.empty_like(parameter, device=device)
+                setattr(module, name, nn.Parameter(empty_parameter, requires_grad=parameter.requires_grad))
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.is_meta and name != "position_ids":
                 raise ModelError(

@@ -18,37 +18,52 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.recipe.mix import Named
-from firstsight.recipe.vision import HALF, Colour, Dinov2, EncoderSpec, Fit, Patches, Siglip, TowerSpec, Vit
+from firstsight.recipe.mixture import External
+from firstsight.recipe.vision import (
+    SIGLIP_MEAN_STD,
+    Dinov2,
+    EncoderSpec,
+    ImageFit,
+    PatchProjectionSpec,
+    RGBFloat,
+    Siglip,
+    TowerSpec,
+    ViTSpec,
+)
 from firstsight.units import Tokens
 
-Pixels = UInt8[Tensor, "N S S 3"]
-Seen = Float[Tensor, "N I W"]
+PixelBatch = UInt8[Tensor, "N S S 3"]
+ImageFeatures = Float[Tensor, "N I W"]
 
-ATTENTION = "sdpa"
+ATTENTION_IMPLEMENTATION = "sdpa"
 """On one CPU core 1.04 times as fast as attention written out at base/16@224, 1.19 times at so400m/14@384."""
-KINDS = {"siglip": "siglip", "siglip_vision_model": "siglip", "dinov2": "dinov2", "dinov2_with_registers": "dinov2"}
+ENCODER_FAMILIES = {
+    "siglip": "siglip",
+    "siglip_vision_model": "siglip",
+    "dinov2": "dinov2",
+    "dinov2_with_registers": "dinov2",
+}
 """What config.json may call its model, and which family that is."""
-FOREIGN = {
+UNSUPPORTED_ENCODERS = {
     "clip": "which normalises before its blocks and has a class token",
     "siglip2": "whose patches have any aspect",
     "dinov3": "whose positions are rotary",
 }
 """Why another well-known encoder is not read, by its model_type without what follows a _."""
-SETTLED: Mapping[str, Mapping[str, object]] = {
+FAMILY_SETTINGS: Mapping[str, Mapping[str, object]] = {
     "siglip": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "num_channels": 3},
     "dinov2": {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3, "qkv_bias": True},
 }
 """What every published tower of a family has in common, so that no recipe says it."""
-_BEGINS = re.compile(r"^(vision_model|dinov2|dinov2_with_registers)\.")
-_RENAMED = (
+_MODEL_PREFIX = re.compile(r"^(vision_model|dinov2|dinov2_with_registers)\.")
+_DINOV2_RENAMES = (
     ("attention.attention.query.", "attention.q_proj."),
     ("attention.attention.key.", "attention.k_proj."),
     ("attention.attention.value.", "attention.v_proj."),
     ("attention.output.dense.", "attention.o_proj."),
 )
 """DINOv2's files call these otherwise than transformers' modules do."""
-_LEFT_OUT = {
+_UNUSED_TENSORS = {
     "siglip": re.compile(
         r"text_model\.|logit_scale$|logit_bias$|head\.|classifier\.|post_layernorm\.|embeddings\.position_ids$"
     ),
@@ -57,34 +72,38 @@ _LEFT_OUT = {
 """Tensors of published models that features do not hang on, besides the last block."""
 
 
-def scaled(
-    pixels: Pixels, dtype: torch.dtype = torch.float32, *, mean: Colour = HALF, deviation: Colour = HALF
+def normalize_pixels(
+    pixels: PixelBatch,
+    dtype: torch.dtype = torch.float32,
+    *,
+    mean: RGBFloat = SIGLIP_MEAN_STD,
+    std: RGBFloat = SIGLIP_MEAN_STD,
 ) -> Float[Tensor, "N 3 S S"]:
     """Channels first, less the mean, by the deviation; SigLIP's pixels are then in -1..1."""
     x = pixels.permute(0, 3, 1, 2).to(dtype)
-    wide, shift = [255 * part for part in deviation], [m / d for m, d in zip(mean, deviation, strict=True)]
-    return x.div(x.new_tensor(wide)[:, None, None]).sub(x.new_tensor(shift)[:, None, None])
+    scale, offset = [255 * channel_std for channel_std in std], [m / d for m, d in zip(mean, std, strict=True)]
+    return x.div(x.new_tensor(scale)[:, None, None]).sub(x.new_tensor(offset)[:, None, None])
 
 
 class PatchProjection(nn.Module):
     """One strided convolution without bias, trained with the model. Source: paper section 3."""
 
-    def __init__(self, spec: Patches) -> None:
+    def __init__(self, spec: PatchProjectionSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.conv = nn.Conv2d(3, spec.width, spec.patch, stride=spec.patch, bias=False)
+        self.conv = nn.Conv2d(3, spec.width, spec.patch_size, stride=spec.patch_size, bias=False)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Normal values at fan-in scale, cut at three deviations."""
-        deviation = (3 * self.spec.patch**2) ** -0.5
-        nn.init.trunc_normal_(self.conv.weight, std=deviation, a=-3 * deviation, b=3 * deviation, generator=generator)
+        std = (3 * self.spec.patch_size**2) ** -0.5
+        nn.init.trunc_normal_(self.conv.weight, std=std, a=-3 * std, b=3 * std, generator=generator)
 
-    def forward(self, pixels: Pixels) -> Seen:
+    def forward(self, pixels: PixelBatch) -> ImageFeatures:
         """Patches row by row of the picture."""
         spec = self.spec
-        values = scaled(pixels, self.conv.weight.dtype, mean=spec.mean, deviation=spec.deviation)
-        return self.conv(values).flatten(2).transpose(1, 2)
+        pixel_values = normalize_pixels(pixels, self.conv.weight.dtype, mean=spec.mean, std=spec.std)
+        return self.conv(pixel_values).flatten(2).transpose(1, 2)
 
 
 class Tower(nn.Module):
@@ -96,20 +115,20 @@ class Tower(nn.Module):
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.embeddings, self.encoder = _siglip(spec) if isinstance(spec, Siglip) else _dinov2(spec)
+        self.embeddings, self.encoder = _siglip_modules(spec) if isinstance(spec, Siglip) else _dinov2_modules(spec)
 
-    def forward(self, pixels: Pixels) -> Seen:
+    def forward(self, pixels: PixelBatch) -> ImageFeatures:
         """Outputs of the second-to-last block, patches row by row; no class token, no registers."""
-        spec, first = self.spec, next(self.parameters())
-        values = scaled(pixels, first.dtype, mean=spec.mean, deviation=spec.deviation)
+        spec, parameter = self.spec, next(self.parameters())
+        pixel_values = normalize_pixels(pixels, parameter.dtype, mean=spec.mean, std=spec.std)
         if isinstance(spec, Dinov2):
-            return self.encoder(self.embeddings(values)).last_hidden_state[:, 1 + spec.registers :]
+            return self.encoder(self.embeddings(pixel_values)).last_hidden_state[:, 1 + spec.registers :]
         embeddings = cast(Any, self.embeddings)
-        patches = embeddings.patch_embedding(values).flatten(2).transpose(1, 2)
+        patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         return self.encoder(inputs_embeds=patches + embeddings.position_embedding.weight).last_hidden_state
 
 
-def _siglip(spec: Siglip) -> tuple[nn.Module, nn.Module]:
+def _siglip_modules(spec: Siglip) -> tuple[nn.Module, nn.Module]:
     from transformers import SiglipVisionConfig  # costs a second that text-only steps need not pay
     from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
@@ -117,47 +136,47 @@ def _siglip(spec: Siglip) -> tuple[nn.Module, nn.Module]:
     config: Any = SiglipVisionConfig(
         num_hidden_layers=vit.layers - 1,
         hidden_size=vit.width,
-        intermediate_size=vit.hidden,
+        intermediate_size=vit.mlp_width,
         num_attention_heads=vit.heads,
-        image_size=vit.image,
-        patch_size=vit.patch,
+        image_size=vit.image_size,
+        patch_size=vit.patch_size,
         attention_dropout=0.0,
     )
-    config._attn_implementation = ATTENTION
+    config._attn_implementation = ATTENTION_IMPLEMENTATION
     embeddings = SiglipVisionEmbeddings(config)
     del embeddings.position_ids  # every position in order: the table itself
     return embeddings, SiglipEncoder(config)
 
 
-def _dinov2(spec: Dinov2) -> tuple[nn.Module, nn.Module]:
+def _dinov2_modules(spec: Dinov2) -> tuple[nn.Module, nn.Module]:
     from transformers import Dinov2Config, Dinov2WithRegistersConfig  # costs a second
     from transformers.models.dinov2 import modeling_dinov2 as plain
     from transformers.models.dinov2_with_registers import modeling_dinov2_with_registers as registered
 
     vit, registers = spec.vit, spec.registers
-    if vit.hidden % vit.width:
-        raise ModelError(f"DINOv2's hidden width is a multiple of its width. Got {vit.hidden} for {vit.width}.")
-    shape: dict[str, Any] = {
+    if vit.mlp_width % vit.width:
+        raise ModelError(f"DINOv2's hidden width is a multiple of its width. Got {vit.mlp_width} for {vit.width}.")
+    settings: dict[str, Any] = {
         "num_hidden_layers": vit.layers - 1,
         "hidden_size": vit.width,
-        "mlp_ratio": vit.hidden // vit.width,
+        "mlp_ratio": vit.mlp_width // vit.width,
         "num_attention_heads": vit.heads,
-        "image_size": spec.table * vit.patch,
-        "patch_size": vit.patch,
+        "image_size": spec.position_grid_size * vit.patch_size,
+        "patch_size": vit.patch_size,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "drop_path_rate": 0.0,
     }
     if registers:
-        config: Any = Dinov2WithRegistersConfig(**shape, num_register_tokens=registers)
-        parts = registered.Dinov2WithRegistersEmbeddings, registered.Dinov2WithRegistersEncoder
+        config: Any = Dinov2WithRegistersConfig(**settings, num_register_tokens=registers)
+        module_classes = registered.Dinov2WithRegistersEmbeddings, registered.Dinov2WithRegistersEncoder
     else:
-        config = Dinov2Config(**shape)
-        parts = plain.Dinov2Embeddings, plain.Dinov2Encoder
-    config._attn_implementation = ATTENTION
-    embeddings: Any = parts[0](config)
+        config = Dinov2Config(**settings)
+        module_classes = plain.Dinov2Embeddings, plain.Dinov2Encoder
+    config._attn_implementation = ATTENTION_IMPLEMENTATION
+    embeddings: Any = module_classes[0](config)
     embeddings.mask_token = None  # of use in DINOv2's own training alone
-    return embeddings, parts[1](config)
+    return embeddings, module_classes[1](config)
 
 
 class Encoder(nn.Module):
@@ -166,15 +185,15 @@ class Encoder(nn.Module):
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.towers = nn.ModuleList([Tower(one) for one in spec.towers])
+        self.towers = nn.ModuleList([Tower(tower_spec) for tower_spec in spec.towers])
 
-    def forward(self, pixels: Pixels) -> Seen:
+    def forward(self, pixels: PixelBatch) -> ImageFeatures:
         """Patch outputs of the second-to-last block, no head and no class token. Source: paper section 3."""
         return torch.cat([tower(pixels) for tower in self.towers], -1)
 
 
 @torch.no_grad()
-def features(encoder: nn.Module, pixels: Pixels) -> Seen:
+def extract_features(encoder: nn.Module, pixels: PixelBatch) -> ImageFeatures:
     """What a frozen encoder sees."""
     return encoder(pixels)
 
@@ -191,91 +210,99 @@ def load_encoder(spec: EncoderSpec, folders: Sequence[Path]) -> Encoder:
         encoder = Encoder(spec)
     for tower, folder in zip(encoder.towers, folders, strict=True):
         assert isinstance(tower, Tower)
-        _compare(tower.spec, folder)
-        _fill(tower, folder)
+        _check_config(tower.spec, folder)
+        _load_tower_weights(tower, folder)
     return encoder.requires_grad_(False).eval()
 
 
-def spec_of(folder: Path, name: str, fit: Fit) -> TowerSpec:
+def encoder_spec(folder: Path, name: str, fit: ImageFit) -> TowerSpec:
     """The tower in a folder of Hugging Face layout as a recipe says it, its weights the user's own `name`.
 
     A DINOv2 sees pictures of the size that it was trained on; `replace` the image of its Vit for another size.
     """
-    kind, told = _config(folder)
-    path, weights = folder / "config.json", Named(name=name, form="encoder", tokens=Tokens(0))
-    patch, width = _whole(told, "patch_size", path), _whole(told, "hidden_size", path)
-    ratio = _whole(told, "mlp_ratio", path) if KINDS[kind] == "dinov2" else 0
+    model_type, settings = _read_config(folder)
+    path, weights = folder / "config.json", External(name=name, form="encoder", tokens=Tokens(0))
+    patch, width = _positive_int(settings, "patch_size", path), _positive_int(settings, "hidden_size", path)
+    mlp_ratio = _positive_int(settings, "mlp_ratio", path) if ENCODER_FAMILIES[model_type] == "dinov2" else 0
     try:
-        vit = Vit(
-            layers=_whole(told, "num_hidden_layers", path),
+        vit = ViTSpec(
+            layers=_positive_int(settings, "num_hidden_layers", path),
             width=width,
-            heads=_whole(told, "num_attention_heads", path),
-            hidden=ratio * width or _whole(told, "intermediate_size", path),
-            image=_whole(told, "image_size", path),
-            patch=patch,
+            heads=_positive_int(settings, "num_attention_heads", path),
+            mlp_width=mlp_ratio * width or _positive_int(settings, "intermediate_size", path),
+            image_size=_positive_int(settings, "image_size", path),
+            patch_size=patch,
         )
-    except QuantityError as problem:
-        raise ModelError(f"{path}: {problem}") from problem
-    registers = _whole(told, "num_register_tokens", path) if kind == "dinov2_with_registers" else 0
-    if KINDS[kind] == "siglip":
-        found: TowerSpec = Siglip(vit=vit, fit=fit, weights=weights)
+    except QuantityError as error:
+        raise ModelError(f"{path}: {error}") from error
+    registers = _positive_int(settings, "num_register_tokens", path) if model_type == "dinov2_with_registers" else 0
+    if ENCODER_FAMILIES[model_type] == "siglip":
+        tower: TowerSpec = Siglip(vit=vit, fit=fit, weights=weights)
     else:
-        found = Dinov2(vit=vit, fit=fit, registers=registers, table=vit.side, weights=weights)
-    _check_processor(folder, found)
-    return found
+        tower = Dinov2(vit=vit, fit=fit, registers=registers, position_grid_size=vit.grid_size, weights=weights)
+    _check_processor(folder, tower)
+    return tower
 
 
-def reason(kind: object, reasons: Mapping[str, str]) -> str:
+def unsupported_reason(model_type: object, reasons: Mapping[str, str]) -> str:
     """Why a model_type is not read, of `reasons` by its beginning, the longest that fits; empty where none is known."""
-    found = [name for name in reasons if f"{kind}_".startswith(f"{name}_")]
-    return reasons[max(found, key=len)] if found else ""
+    matches = [name for name in reasons if f"{model_type}_".startswith(f"{name}_")]
+    return reasons[max(matches, key=len)] if matches else ""
 
 
-def _config(folder: Path) -> tuple[str, dict[str, Any]]:
+def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     """What config.json calls its model, and the tower's settings with transformers' defaults for those left out."""
     from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipVisionConfig  # costs a second
 
-    body, path = _json(folder / "config.json"), folder / "config.json"
-    kind = body.get("model_type")
-    if not isinstance(kind, str) or kind not in KINDS:
-        why = reason(kind, FOREIGN)
-        got = f"{kind!r}, {why}" if why else repr(kind)
-        raise ModelError(f"{path}: wanted model_type {', '.join(KINDS)}. Got {got}. Name a SigLIP or DINOv2.")
-    whole = {
+    model_config, path = _read_json(folder / "config.json"), folder / "config.json"
+    model_type = model_config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ENCODER_FAMILIES:
+        explanation = unsupported_reason(model_type, UNSUPPORTED_ENCODERS)
+        actual = f"{model_type!r}, {explanation}" if explanation else repr(model_type)
+        raise ModelError(
+            f"{path}: wanted model_type {', '.join(ENCODER_FAMILIES)}. Got {actual}. Name a SigLIP or DINOv2."
+        )
+    defaults = {
         "siglip": SiglipVisionConfig,
         "siglip_vision_model": SiglipVisionConfig,
         "dinov2": Dinov2Config,
         "dinov2_with_registers": Dinov2WithRegistersConfig,
-    }[kind]()
-    inner = (body.get("vision_config") or {}) if kind == "siglip" else body
-    if not isinstance(inner, dict):
-        raise ModelError(f"{path}: wanted vision_config with settings. Got {inner!r}. Copy it again.")
-    told: dict[str, Any] = whole.to_dict() | cast(dict[str, Any], inner)
-    if told.get("use_swiglu_ffn"):
+    }[model_type]()
+    tower_config = (model_config.get("vision_config") or {}) if model_type == "siglip" else model_config
+    if not isinstance(tower_config, dict):
+        raise ModelError(f"{path}: wanted vision_config with settings. Got {tower_config!r}. Copy it again.")
+    settings: dict[str, Any] = defaults.to_dict() | cast(dict[str, Any], tower_config)
+    if settings.get("use_swiglu_ffn"):
         raise ModelError(f"{path}: wanted a DINOv2 with a plain MLP. Got SwiGLU (giant). Take large, base or small.")
-    settled = SETTLED[KINDS[kind]]
-    if wrong := [f"{key} wanted {want} got {told[key]}" for key, want in settled.items() if told[key] != want]:
-        raise ModelError(f"{path}: this is not a published {KINDS[kind]}: {', '.join(wrong)}. Name another folder.")
-    return kind, told
+    family_settings = FAMILY_SETTINGS[ENCODER_FAMILIES[model_type]]
+    if mismatches := [
+        f"{key} wanted {expected} got {settings[key]}"
+        for key, expected in family_settings.items()
+        if settings[key] != expected
+    ]:
+        raise ModelError(
+            f"{path}: this is not a published {ENCODER_FAMILIES[model_type]}: {', '.join(mismatches)}. Name another folder."
+        )
+    return model_type, settings
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(
             f"{path.parent}: wanted an encoder in Hugging Face layout. Got no {path.name}. Name its folder."
         )
     try:
-        body = json.loads(path.read_text())
-    except ValueError as problem:
-        raise ModelError(f"{path}: wanted JSON. Got: {problem}. Copy it again.") from problem
-    if not isinstance(body, dict):
-        raise ModelError(f"{path}: wanted a JSON object. Got {type(body).__name__}. Copy it again.")
-    return cast(dict[str, Any], body)
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path}: wanted JSON. Got: {error}. Copy it again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: wanted a JSON object. Got {type(content).__name__}. Copy it again.")
+    return cast(dict[str, Any], content)
 
 
-def _whole(told: Mapping[str, Any], key: str, path: Path) -> int:
+def _positive_int(settings: Mapping[str, Any], key: str, path: Path) -> int:
     """A setting that is a whole number, or two equal ones for the sides of a square."""
-    value = told.get(key)
+    value = settings.get(key)
     if isinstance(value, (list, tuple)) and len(cast(list[Any], value)) == 2 and value[0] == value[1]:
         value = cast(object, value[0])
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -285,12 +312,12 @@ def _whole(told: Mapping[str, Any], key: str, path: Path) -> int:
     )
 
 
-def siglip_processor(side: int) -> dict[str, object]:
+def siglip_processor_config(image_size: int) -> dict[str, object]:
     """preprocessor_config.json of a SigLIP that sees `side` x `side` pixels, for transformers."""
     return {
         "image_processor_type": "SiglipImageProcessor",
         "do_resize": True,
-        "size": {"height": side, "width": side},
+        "size": {"height": image_size, "width": image_size},
         "resample": 3,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -305,83 +332,99 @@ def _check_processor(folder: Path, spec: TowerSpec) -> None:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return
-    told, wanted = _json(path), {"image_mean": list(spec.mean), "image_std": list(spec.deviation), "resample": 3}
-    wanted |= {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
-    wrong = [
-        f"{key} wanted {want} got {told[key]}" for key, want in wanted.items() if not _near(told.get(key, want), want)
+    settings, expected = _read_json(path), {"image_mean": list(spec.mean), "image_std": list(spec.std), "resample": 3}
+    expected |= {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+    mismatches = [
+        f"{key} wanted {expected_value} got {settings[key]}"
+        for key, expected_value in expected.items()
+        if not _nearly_equal(settings.get(key, expected_value), expected_value)
     ]
-    if wrong:
-        raise ModelError(f"{path}: contradicts the spec: {'; '.join(wrong)}. Take the encoder that the recipe means.")
+    if mismatches:
+        raise ModelError(
+            f"{path}: contradicts the spec: {'; '.join(mismatches)}. Take the encoder that the recipe means."
+        )
 
 
-def _near(got: Any, wanted: Any) -> bool:
+def _nearly_equal(actual: Any, expected: Any) -> bool:
     """Equal, or numbers that differ by less than files round."""
-    if isinstance(wanted, list) and isinstance(got, list):
-        pairs = zip(cast(list[Any], got), cast(list[Any], wanted), strict=False)
-        return len(cast(list[Any], got)) == len(cast(list[Any], wanted)) and all(_near(*pair) for pair in pairs)
-    return got == wanted or (isinstance(got, float) and isinstance(wanted, float) and abs(got - wanted) < 1e-6)
+    if isinstance(expected, list) and isinstance(actual, list):
+        pairs = zip(cast(list[Any], actual), cast(list[Any], expected), strict=False)
+        return len(cast(list[Any], actual)) == len(cast(list[Any], expected)) and all(
+            _nearly_equal(*pair) for pair in pairs
+        )
+    return actual == expected or (
+        isinstance(actual, float) and isinstance(expected, float) and abs(actual - expected) < 1e-6
+    )
 
 
-def _compare(spec: TowerSpec, folder: Path) -> None:
-    found = _facts(spec_of(folder, "", spec.fit))
-    wanted = _facts(spec)
-    if wrong := [f"{key} wanted {want} got {found.get(key)}" for key, want in wanted.items() if found.get(key) != want]:
-        raise ModelError(f"{folder / 'config.json'}: contradicts the spec: {', '.join(wrong)}. Mend the recipe.")
+def _check_config(spec: TowerSpec, folder: Path) -> None:
+    actual = _comparable_settings(encoder_spec(folder, "", spec.fit))
+    expected = _comparable_settings(spec)
+    if mismatches := [
+        f"{key} wanted {expected_value} got {actual.get(key)}"
+        for key, expected_value in expected.items()
+        if actual.get(key) != expected_value
+    ]:
+        raise ModelError(f"{folder / 'config.json'}: contradicts the spec: {', '.join(mismatches)}. Mend the recipe.")
 
 
-def _facts(spec: TowerSpec) -> dict[str, object]:
+def _comparable_settings(spec: TowerSpec) -> dict[str, object]:
     """What a folder and a recipe must agree in; a DINOv2's picture may have any size."""
-    facts: dict[str, object] = {"encoder": type(spec).__name__, **asdict(spec.vit)}
+    settings: dict[str, object] = {"encoder": spec.TAG, **asdict(spec.vit)}
     if isinstance(spec, Dinov2):
-        return {key: fact for key, fact in facts.items() if key != "image"} | {
+        return {key: value for key, value in settings.items() if key != "image_size"} | {
             "registers": spec.registers,
-            "table": spec.table,
+            "table": spec.position_grid_size,
         }
-    return facts
+    return settings
 
 
-def _fill(tower: Tower, folder: Path) -> None:
+def _load_tower_weights(tower: Tower, folder: Path) -> None:
     """Published tensors into a tower on the meta device: all that it runs, and nothing that is unknown."""
     family = "siglip" if isinstance(tower.spec, Siglip) else "dinov2"
-    stored, own = _stored(folder), {_plain(name): name for name in tower.state_dict()}
-    last = f"encoder.{'layers' if family == 'siglip' else 'layer'}.{tower.spec.vit.layers - 1}."
-    given, extra = dict[str, str](), list[str]()
+    stored, parameter_names = _open_tensors(folder), {_canonical_name(name): name for name in tower.state_dict()}
+    last_block_prefix = f"encoder.{'layers' if family == 'siglip' else 'layer'}.{tower.spec.vit.layers - 1}."
+    stored_names, extra = dict[str, str](), list[str]()
     for name in stored:
-        plain = _plain(name)
-        if plain in own and plain not in given:
-            given[plain] = name
-        elif not (_LEFT_OUT[family].match(plain) or plain.startswith(last)):
+        canonical = _canonical_name(name)
+        if canonical in parameter_names and canonical not in stored_names:
+            stored_names[canonical] = name
+        elif not (_UNUSED_TENSORS[family].match(canonical) or canonical.startswith(last_block_prefix)):
             extra.append(name)
     shapes = {name: tensor.shape for name, tensor in tower.state_dict().items()}
     misshapen = [
-        f"{name} wanted {list(shapes[own[plain]])} got {list(stored.shape(name))} {stored.kind(name)}"
-        for plain, name in given.items()
-        if stored.shape(name) != shapes[own[plain]] or not stored.kind(name).is_floating_point
+        f"{name} wanted {list(shapes[parameter_names[canonical]])} got {list(stored.shape(name))} {stored.dtype(name)}"
+        for canonical, name in stored_names.items()
+        if stored.shape(name) != shapes[parameter_names[canonical]] or not stored.dtype(name).is_floating_point
     ]
     faults = {
-        "missing": sorted(own[plain] for plain in own.keys() - given.keys()),
+        "missing": sorted(parameter_names[canonical] for canonical in parameter_names.keys() - stored_names.keys()),
         "extra": extra,
         "misshapen": misshapen,
     }
-    if told := "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names):
-        raise ModelError(f"{folder}: weights and spec contradict each other. {told}. Copy the published folder again.")
-    tower.load_state_dict({own[plain]: stored[name].float() for plain, name in given.items()}, assign=True)
+    if message := "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names):
+        raise ModelError(
+            f"{folder}: weights and spec contradict each other. {message}. Copy the published folder again."
+        )
+    tower.load_state_dict(
+        {parameter_names[canonical]: stored[name].float() for canonical, name in stored_names.items()}, assign=True
+    )
 
 
-def _stored(folder: Path) -> Any:
-    from firstsight.model.weights import Stored  # it imports this module
+def _open_tensors(folder: Path) -> Any:
+    from firstsight.model.checkpoint_io import StoredTensors  # it imports this module
 
     if not any(folder.glob("*.safetensors*")):
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        held = f"{', '.join(pickles)}, which may run code when it is read" if pickles else "none"
+        description = f"{', '.join(pickles)}, which may run code when it is read" if pickles else "none"
         advice = "Convert it: transformers' save_pretrained writes safetensors" if pickles else "Copy model.safetensors"
-        raise ModelError(f"{folder}: wanted weights in safetensors. Got {held}. {advice}.")
-    return Stored(folder)
+        raise ModelError(f"{folder}: wanted weights in safetensors. Got {description}. {advice}.")
+    return StoredTensors(folder)
 
 
-def _plain(name: str) -> str:
+def _canonical_name(name: str) -> str:
     """A tensor's name as transformers' modules have it, whatever whole it was published in."""
-    name = _BEGINS.sub("", name)
-    for old, new in _RENAMED:
+    name = _MODEL_PREFIX.sub("", name)
+    for old, new in _DINOV2_RENAMES:
         name = name.replace(old, new)
     return name

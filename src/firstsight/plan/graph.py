@@ -7,31 +7,41 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.plan.identity import Identities, known_as, unidentified
-from firstsight.plan.step import VERSIONS, Step, find
-from firstsight.recipe.mix import Benchmarks, Blend, Captions, Dialogues, Named, Recaptioned, Source, Texts, Vocabulary
-from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, Segment, Tokenizer
+from firstsight.plan.content_ids import ContentIds, content_key, names_without_digest
+from firstsight.plan.step import STEP_VERSIONS, Step, find_address
+from firstsight.recipe.mixture import (
+    DataSource,
+    External,
+    Mixture,
+    Recaptioned,
+    SyntheticBenchmarks,
+    SyntheticCaptions,
+    SyntheticDialogues,
+    SyntheticTexts,
+    SyntheticVocabulary,
+)
+from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, TokenizerSource, TrunkSegment
 from firstsight.recipe.study import Arm, Study
-from firstsight.recipe.vision import Contrast, TowerSpec, VisionSpec
+from firstsight.recipe.vision import ContrastiveTraining, TowerSpec, VisionSpec
 from firstsight.units import Share
 
-LEAVES: dict[type, str] = {
-    Named: "named",
-    Vocabulary: "vocabulary",
-    Texts: "texts",
-    Captions: "captions",
-    Dialogues: "dialogues",
-    Benchmarks: "benchmarks",
+LEAF_KINDS: dict[type, str] = {
+    External: "named",
+    SyntheticVocabulary: "vocabulary",
+    SyntheticTexts: "texts",
+    SyntheticCaptions: "captions",
+    SyntheticDialogues: "dialogues",
+    SyntheticBenchmarks: "benchmarks",
 }
 """Specs that need nothing, and the kind of step that each is."""
 
-UNKNOWN: Identities = {}
+NO_CONTENT_IDS: ContentIds = {}
 """Nothing is known of what the user has."""
 
-LINE = ("trunk", "previous", "checkpoint")
+MODEL_ROLES = ("trunk", "previous", "checkpoint")
 """Roles in which the model itself is handed on."""
 
-MODEL = ("pretrain", "midtrain", "finetune", "evaluate")
+MODEL_KINDS = ("pretrain", "midtrain", "finetune", "evaluate")
 """Kinds on the line from nothing to a judged model, which a donor's checkpoint may begin; all others make what these
 read."""
 
@@ -49,79 +59,84 @@ class Graph:
     seeds: Mapping[str, int]
     """Each arm's seed, by label."""
 
-    def unknown(self) -> tuple[str, ...]:
+    def undigested_names(self) -> tuple[str, ...]:
         """Names of data and weights whose content nobody has looked at: with any, addresses are provisional."""
-        found = {name for step in self.steps for name in unidentified(step.spec, step.identities)}
-        return tuple(sorted(found))
+        names = {name for step in self.steps for name in names_without_digest(step.spec, step.content_ids)}
+        return tuple(sorted(names))
 
-    def final(self, label: str) -> Step:
+    def final_step(self, label: str) -> Step:
         """The step that judges the arm called `label`."""
         if label not in self.arms:
             raise UnknownName("arm", label, self.arms)
         return self.arms[label][-1]
 
-    def users(self) -> dict[Step, tuple[str, ...]]:
+    def arms_by_step(self) -> dict[Step, tuple[str, ...]]:
         """Which arms need each step, by label, in the study's order."""
-        found: dict[Step, list[str]] = {step: [] for step in self.steps}
+        labels_by_step: dict[Step, list[str]] = {step: [] for step in self.steps}
         for label, steps in self.arms.items():
             for step in steps:
-                found[step].append(label)
-        return {step: tuple(labels) for step, labels in found.items()}
+                labels_by_step[step].append(label)
+        return {step: tuple(labels) for step, labels in labels_by_step.items()}
 
-    def find(self, prefix: str) -> Step:
+    def find_step(self, prefix: str) -> Step:
         """The step whose address or digest begins with `prefix`; UnknownName or RequestError otherwise."""
-        address = find(prefix, (step.address for step in self.steps))
+        address = find_address(prefix, (step.address for step in self.steps))
         return next(step for step in self.steps if step.address == address)
 
 
-def graph(study: Study, identities: Identities = UNKNOWN) -> Graph:
+def build_graph(study: Study, content_ids: ContentIds = NO_CONTENT_IDS) -> Graph:
     """The steps of all arms, with each trunk cut wherever one of the study's arms leaves it.
 
     `identities`: digests of the user's own sources by `known_as`. Without them addresses are provisional: right for
     counting, drawing and telling apart, but nothing can be stored under them.
     """
-    draft = _Draft(identities=identities)
-    cuts: dict[Pretrain | Donor, set[Share]] = {}
+    builder = _GraphBuilder(content_ids=content_ids)
+    cuts_by_trunk: dict[Pretrain | Donor, set[Share]] = {}
     for arm in study.arms:
-        cuts.setdefault(arm.pretrain, set()).update({arm.start} - {Share(0)})
-    finals = {arm.label: draft.judged(arm, sorted(cuts[arm.pretrain])) for arm in study.arms}
+        cuts_by_trunk.setdefault(arm.pretrain, set()).update({arm.start} - {Share(0)})
+    finals = {arm.label: builder.evaluation(arm, sorted(cuts_by_trunk[arm.pretrain])) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
-        ours = [step for arm in study.arms if arm.seed == seed for step in _upto(finals[arm.label])]
-        trunks = [step for trunk in ours if trunk.kind == "pretrain" or trunk.holds for step in _upto(trunk)]
-        order.update(dict.fromkeys([*trunks, *ours]))
+        seed_steps = [step for arm in study.arms if arm.seed == seed for step in _with_ancestors(finals[arm.label])]
+        trunks = [
+            step
+            for trunk in seed_steps
+            if trunk.kind == "pretrain" or trunk.donor_model
+            for step in _with_ancestors(trunk)
+        ]
+        order.update(dict.fromkeys([*trunks, *seed_steps]))
     return Graph(
         title=f"{study.name} at {study.scale}",
         steps=tuple(order),
-        arms={label: tuple(dict.fromkeys(_upto(final))) for label, final in finals.items()},
+        arms={label: tuple(dict.fromkeys(_with_ancestors(final))) for label, final in finals.items()},
         seeds={arm.label: arm.seed for arm in study.arms},
     )
 
 
-def _upto(step: Step) -> Iterator[Step]:
+def _with_ancestors(step: Step) -> Iterator[Step]:
     """A step after everything that it needs; what is needed twice comes twice."""
     for _, parent in step.needs:
-        yield from _upto(parent)
+        yield from _with_ancestors(parent)
     yield step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Draft:
+class _GraphBuilder:
     """Steps from specs, with what is known of the content of the user's own sources."""
 
-    identities: Identities
+    content_ids: ContentIds
 
     def step(self, kind: str, spec: Any, *, needs: Iterable[tuple[str, Step]] = ()) -> Step:
-        return Step(kind=kind, spec=spec, needs=tuple(needs), version=VERSIONS[kind], identities=self.identities)
+        return Step(kind=kind, spec=spec, needs=tuple(needs), version=STEP_VERSIONS[kind], content_ids=self.content_ids)
 
-    def leaf(self, spec: Source | Tokenizer | Benchmarks) -> Step:
+    def leaf(self, spec: DataSource | TokenizerSource | SyntheticBenchmarks) -> Step:
         """What is read and was never made from anything; content that is read in two ways has a leaf for each."""
         if not isinstance(spec, Recaptioned):
-            return self.step(LEAVES[type(spec)], spec)
-        digest = self.identities.get(known_as(spec))
-        return _Draft(identities={spec.named.name: digest} if digest else {}).leaf(spec.named)
+            return self.step(LEAF_KINDS[type(spec)], spec)
+        digest = self.content_ids.get(content_key(spec))
+        return _GraphBuilder(content_ids={spec.external.name: digest} if digest else {}).leaf(spec.external)
 
-    def judged(self, arm: Arm, cuts: list[Share]) -> Step:
+    def evaluation(self, arm: Arm, cuts: list[Share]) -> Step:
         """The arm's last step; QuantityError where its models do not go on from each other."""
         arm.check()
         model = self.trunk(arm, cuts)
@@ -134,8 +149,8 @@ class _Draft:
                 f"{arm.label}: nothing is trained before it is judged. "
                 "Got start 0 and no stages; set a start above 0 or add a stage."
             )
-        reads = [("checkpoint", model), ("benchmarks", self.leaf(arm.evaluate.benchmarks))]
-        return self.step("evaluate", arm.evaluate, needs=reads)
+        inputs = [("checkpoint", model), ("benchmarks", self.leaf(arm.evaluate.benchmarks))]
+        return self.step("evaluate", arm.evaluate, needs=inputs)
 
     def trunk(self, arm: Arm, cuts: list[Share]) -> Step | None:
         """What an arm branches from: a donor's checkpoint, or the chain of our own segments; nothing at start 0."""
@@ -143,120 +158,134 @@ class _Draft:
             return self.segments(arm.pretrain, [cut for cut in cuts if cut <= arm.start])
         if not arm.start:
             return None
-        return replace(self.leaf(arm.pretrain.checkpoint(arm.start)), holds=arm.pretrain.model)
+        return replace(self.leaf(arm.pretrain.checkpoint(arm.start)), donor_model=arm.pretrain.model)
 
     def segments(self, pretrain: Pretrain, cuts: list[Share]) -> Step | None:
         """The chain of segments through `cuts`; an address depends on the cuts before it, never on later ones."""
-        reads = [("tokenizer", self.leaf(pretrain.tokenizer)), *self.words(pretrain.text, pretrain.tokenizer)]
+        inputs = [("tokenizer", self.leaf(pretrain.tokenizer)), *self.text_indexes(pretrain.text, pretrain.tokenizer)]
         model: Step | None = None
         for since, until in zip([Share(0), *cuts], cuts, strict=False):
-            before = [("previous", model)] if model is not None else []
-            segment = Segment(pretrain=pretrain, since=since, until=until)
-            model = self.step("pretrain", segment, needs=[*before, *reads])
+            previous_input = [("previous", model)] if model is not None else []
+            segment = TrunkSegment(pretrain=pretrain, start=since, end=until)
+            model = self.step("pretrain", segment, needs=[*previous_input, *inputs])
         return model
 
-    def stage(self, stage: Midtrain | Finetune, model: list[tuple[str, Step]]) -> Step:
+    def stage(self, stage: Midtrain | Finetune, model_input: list[tuple[str, Step]]) -> Step:
         """One stage with the model that it goes on from (none: untrained) and all that it reads."""
         kind = "midtrain" if isinstance(stage, Midtrain) else "finetune"
-        words = self.words(stage.mix.text, stage.tokenizer)
-        reads = [("tokenizer", self.leaf(stage.tokenizer)), *words, *self.sight(stage)]
-        return self.step(kind, stage, needs=[*model, *reads])
+        text_inputs = self.text_indexes(stage.mix.text, stage.tokenizer)
+        inputs = [("tokenizer", self.leaf(stage.tokenizer)), *text_inputs, *self.image_inputs(stage)]
+        return self.step(kind, stage, needs=[*model_input, *inputs])
 
-    def words(self, text: Blend, tokenizer: Tokenizer) -> Iterator[tuple[str, Step]]:
+    def text_indexes(self, mixture: Mixture, tokenizer: TokenizerSource) -> Iterator[tuple[str, Step]]:
         """The text sources of a trunk or stage, in order."""
-        for number, source in enumerate(text.sources):
-            yield f"text{number}", self.index(source, tokenizer)
+        for source_index, source in enumerate(mixture.sources):
+            yield f"text{source_index}", self.prepared_index(source, tokenizer)
 
-    def sight(self, stage: Midtrain | Finetune) -> Iterator[tuple[str, Step]]:
+    def image_inputs(self, stage: Midtrain | Finetune) -> Iterator[tuple[str, Step]]:
         """What the image part reads. An encoder of our own is applied once for all arms; a named one to rows."""
         vision = stage.model.vision
-        for number, wanted in enumerate(stage.mix.images.sources):
-            index, source = self.index(wanted, stage.tokenizer), self.leaf(wanted)
-            yield f"image{number}", index
-            yield f"image{number}.source", source
-            if stage.model.encoder == "frozen" and any(isinstance(one.weights, Contrast) for one in vision.towers):
-                needs = [("source", source), ("index", index), *self.encoders(vision)]
-                yield f"image{number}.features", self.step("encode", Encode(source=wanted, vision=vision), needs=needs)
-        yield from self.encoders(vision)
+        for source_index, data_source in enumerate(stage.mix.images.sources):
+            index_step, source_step = self.prepared_index(data_source, stage.tokenizer), self.leaf(data_source)
+            yield f"image{source_index}", index_step
+            yield f"image{source_index}.source", source_step
+            if stage.model.encoder == "frozen" and any(
+                isinstance(tower.weights, ContrastiveTraining) for tower in vision.towers
+            ):
+                needs = [("source", source_step), ("index", index_step), *self.encoder_weights(vision)]
+                yield (
+                    f"image{source_index}.features",
+                    self.step("encode", Encode(source=data_source, vision=vision), needs=needs),
+                )
+        yield from self.encoder_weights(vision)
 
-    def encoders(self, vision: VisionSpec) -> Iterator[tuple[str, Step]]:
+    def encoder_weights(self, vision: VisionSpec) -> Iterator[tuple[str, Step]]:
         """The weights of each tower: trained here, or named."""
-        for number, tower in enumerate(vision.towers):
-            yield f"encoder{number}", self.tower(tower)
+        for tower_index, tower_spec in enumerate(vision.towers):
+            yield f"encoder{tower_index}", self.tower_weights(tower_spec)
 
-    def tower(self, vision: TowerSpec) -> Step:
-        if isinstance(vision.weights, Named):
-            return self.leaf(vision.weights)
-        return self.step("contrast", vision, needs=[("captions", self.leaf(vision.weights.captions))])
+    def tower_weights(self, tower_spec: TowerSpec) -> Step:
+        if isinstance(tower_spec.weights, External):
+            return self.leaf(tower_spec.weights)
+        return self.step("contrast", tower_spec, needs=[("captions", self.leaf(tower_spec.weights.captions))])
 
-    def index(self, source: Source, tokenizer: Tokenizer) -> Step:
+    def prepared_index(self, source: DataSource, tokenizer: TokenizerSource) -> Step:
         needs = [("source", self.leaf(source)), ("tokenizer", self.leaf(tokenizer))]
         return self.step("prepare", Prepare(source=source, tokenizer=tokenizer), needs=needs)
 
 
-def tree(graph: Graph, stored: Collection[str] = ()) -> tuple[str, ...]:
+def render_tree(graph: Graph, stored_addresses: Collection[str] = ()) -> tuple[str, ...]:
     """The graph as lines of text, every step once: first what is read, then the models as they branch.
 
     Shared steps say how many arms share them; a step whose address is in `stored` is marked.
     """
-    users = graph.users()
-    alone = sum(len(steps) for steps in graph.arms.values())
-    head = f"{graph.title}: {len(graph.arms)} arms, {len(graph.steps)} steps ({alone} if every arm ran alone)"
-    data = [step for step in graph.steps if step.kind not in MODEL and not step.holds]
-    drawing = _Drawing(children=_children(graph), users=users, stored=stored)
-    return (head, "data", *_data(data, drawing), "models", *drawing.branches(None, ""))
+    arms_by_step = graph.arms_by_step()
+    unshared_count = sum(len(steps) for steps in graph.arms.values())
+    header = (
+        f"{graph.title}: {len(graph.arms)} arms, {len(graph.steps)} steps ({unshared_count} if every arm ran alone)"
+    )
+    data_steps = [step for step in graph.steps if step.kind not in MODEL_KINDS and not step.donor_model]
+    renderer = _TreeRenderer(
+        children=_model_children(graph), arms_by_step=arms_by_step, stored_addresses=stored_addresses
+    )
+    return (header, "data", *_data_lines(data_steps, renderer), "models", *renderer.branches(None, ""))
 
 
-def _children(graph: Graph) -> dict[Step | None, list[Step]]:
+def _model_children(graph: Graph) -> dict[Step | None, list[Step]]:
     """Who goes on from whom along the model line; models from nothing and donors' are the children of None."""
-    found: dict[Step | None, list[Step]] = {}
+    children: dict[Step | None, list[Step]] = {}
     for step in graph.steps:
-        if step.kind in MODEL or step.holds:
-            before = [parent for role, parent in step.needs if role in LINE]
-            found.setdefault(before[0] if before else None, []).append(step)
-    return found
+        if step.kind in MODEL_KINDS or step.donor_model:
+            parents = [parent for role, parent in step.needs if role in MODEL_ROLES]
+            children.setdefault(parents[0] if parents else None, []).append(step)
+    return children
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Drawing:
+class _TreeRenderer:
     children: dict[Step | None, list[Step]]
-    users: dict[Step, tuple[str, ...]]
-    stored: Collection[str]
+    arms_by_step: dict[Step, tuple[str, ...]]
+    stored_addresses: Collection[str]
 
-    def name(self, step: Step) -> str:
+    def label(self, step: Step) -> str:
         """The address, what the user calls that source where the address does not say it, and whether it is stored."""
-        stored = " [stored]" if step.address in self.stored else ""
-        return f"{step.address}{_called(step)}{stored}"
+        stored_mark = " [stored]" if step.address in self.stored_addresses else ""
+        return f"{step.address}{_source_name_suffix(step)}{stored_mark}"
 
-    def shared(self, step: Step) -> str:
-        labels = self.users[step]
+    def arms_text(self, step: Step) -> str:
+        labels = self.arms_by_step[step]
         return f"for {labels[0]}" if len(labels) == 1 else f"shared by {len(labels)} arms"
 
     def branches(self, parent: Step | None, indent: str) -> Iterator[str]:
         """A line for each chain that only the same arms use, its branches indented below."""
-        below = sorted(self.children.get(parent, []), key=lambda step: step.kind == "pretrain" or bool(step.holds))
-        for number, step in enumerate(below):
+        child_steps = sorted(
+            self.children.get(parent, []), key=lambda step: step.kind == "pretrain" or bool(step.donor_model)
+        )
+        for position, step in enumerate(child_steps):
             chain = [step]
-            while len(after := self.children.get(chain[-1], [])) == 1 and self.users[after[0]] == self.users[step]:
-                chain.append(after[0])
-            corner, down = ("└── ", "    ") if number == len(below) - 1 else ("├── ", "│   ")
-            steps = " → ".join(map(self.name, chain))
-            labels = self.users[step]
-            line = f"{labels[0]}: {steps}" if len(labels) == 1 else f"{steps}  {self.shared(step)}"
-            yield f"{indent}{corner}{line}"
-            yield from self.branches(chain[-1], indent + down)
+            while (
+                len(next_steps := self.children.get(chain[-1], [])) == 1
+                and self.arms_by_step[next_steps[0]] == self.arms_by_step[step]
+            ):
+                chain.append(next_steps[0])
+            connector, extension = ("└── ", "    ") if position == len(child_steps) - 1 else ("├── ", "│   ")
+            steps = " → ".join(map(self.label, chain))
+            labels = self.arms_by_step[step]
+            line = f"{labels[0]}: {steps}" if len(labels) == 1 else f"{steps}  {self.arms_text(step)}"
+            yield f"{indent}{connector}{line}"
+            yield from self.branches(chain[-1], indent + extension)
 
 
-def _called(step: Step) -> str:
+def _source_name_suffix(step: Step) -> str:
     """The user's name for a source whose address says only its form."""
     source = step.spec.source if isinstance(step.spec, Prepare) else step.spec
-    if not isinstance(source, Named | Recaptioned) or known_as(source) not in step.identities:
+    if not isinstance(source, External | Recaptioned) or content_key(source) not in step.content_ids:
         return ""
-    return f" ({source.named.name if isinstance(source, Recaptioned) else source.name})"
+    return f" ({source.external.name if isinstance(source, Recaptioned) else source.name})"
 
 
-def _data(steps: list[Step], drawing: _Drawing) -> Iterator[str]:
-    for number, step in enumerate(steps):
-        corner = "└── " if number == len(steps) - 1 else "├── "
-        reads = ", ".join(parent.slug for _, parent in step.needs)
-        yield f"{corner}{drawing.name(step)}{f' from {reads}' if reads else ''}  {drawing.shared(step)}"
+def _data_lines(steps: list[Step], renderer: _TreeRenderer) -> Iterator[str]:
+    for position, step in enumerate(steps):
+        connector = "└── " if position == len(steps) - 1 else "├── "
+        parent_slugs = ", ".join(parent.slug for _, parent in step.needs)
+        yield f"{connector}{renderer.label(step)}{f' from {parent_slugs}' if parent_slugs else ''}  {renderer.arms_text(step)}"

@@ -3,73 +3,84 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.mix import Benchmarks, Blend, Mix, Named, Packing, Source, Vocabulary
+from firstsight.recipe.mixture import (
+    DataSource,
+    External,
+    ImageTextMix,
+    Mixture,
+    PackingMode,
+    SyntheticBenchmarks,
+    SyntheticVocabulary,
+)
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.schedule import Rate, Rewarm
+from firstsight.recipe.schedule import LRSchedule, Rewarm
 from firstsight.recipe.vision import VisionSpec
 from firstsight.units import Share, Steps, Tokens, steps_for
 
-Tokenizer = Vocabulary | Named
+TokenizerSource = SyntheticVocabulary | External
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
+class RowShape:
     """The fixed shape of a step: `batch` rows of `length` tokens."""
 
-    batch: int
+    TAG: ClassVar = "row_shape"
+    batch_size: int
     length: int
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens_per_step(self) -> Tokens:
         """Tokens of one step, padding included: the clock."""
-        return Tokens(self.batch * self.length)
+        return Tokens(self.batch_size * self.length)
 
     def steps(self, tokens: Tokens) -> Steps:
         """Whole steps that cover `tokens`, rounded up."""
-        return steps_for(tokens, batch=self.batch, row=self.length)
+        return steps_for(tokens, batch_size=self.batch_size, row_length=self.length)
 
-    def whole(self, tokens: Tokens) -> Tokens:
+    def round_up(self, tokens: Tokens) -> Tokens:
         """`tokens` rounded up to whole steps."""
-        return Tokens(self.steps(tokens) * self.tokens)
+        return Tokens(self.steps(tokens) * self.tokens_per_step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Adam:
+class AdamWSpec:
     """AdamW as open_lm sets it: decay on every parameter, clipped gradients, z-loss beside the cross-entropy."""
+
+    TAG: ClassVar = "adamw"
 
     beta1: float
     beta2: float
     eps: float
-    decay: float
-    clip: float
+    weight_decay: float
+    max_grad_norm: float
     z_loss: float
-    encoder_rate: float
+    encoder_lr_scale: float
     """A trained encoder's rate, in times the schedule's; 0 holds it still: no gradients and no moments."""
-    encoder_decay: float
+    encoder_weight_decay: float
     """A trained encoder's weight decay."""
 
     def __post_init__(self) -> None:
-        if self.encoder_rate < 0 or self.encoder_decay < 0:
+        if self.encoder_lr_scale < 0 or self.encoder_weight_decay < 0:
             raise QuantityError(
-                f"an encoder's rate and decay are 0 or above. Got encoder_rate={self.encoder_rate} and "
-                f"encoder_decay={self.encoder_decay}. Say 0 to hold the encoder still."
+                f"an encoder's rate and decay are 0 or above. Got encoder_rate={self.encoder_lr_scale} and "
+                f"encoder_decay={self.encoder_weight_decay}. Say 0 to hold the encoder still."
             )
 
 
-def _check_eyes(optim: Adam, model: LMSpec | VLMSpec) -> None:
+def _check_encoder_optim(optim: AdamWSpec, model: LMSpec | VLMSpec) -> None:
     """Raise QuantityError for an encoder's rate or decay where no encoder trains."""
     if isinstance(model, VLMSpec) and model.encoder == "trained":
         return
-    if optim.encoder_rate or optim.encoder_decay:
-        still = "its encoder is frozen" if isinstance(model, VLMSpec) and model.vision.towers else "it has no encoder"
+    if optim.encoder_lr_scale or optim.encoder_weight_decay:
+        reason = "its encoder is frozen" if isinstance(model, VLMSpec) and model.vision.towers else "it has no encoder"
         raise QuantityError(
-            f"encoder_rate and encoder_decay must be 0 for this model: {still}. Got encoder_rate={optim.encoder_rate} "
-            f"and encoder_decay={optim.encoder_decay}. Set both to 0.0"
-            + (', or say encoder="trained".' if still == "its encoder is frozen" else ".")
+            f"encoder_rate and encoder_decay must be 0 for this model: {reason}. Got encoder_rate={optim.encoder_lr_scale} "
+            f"and encoder_decay={optim.encoder_weight_decay}. Set both to 0.0"
+            + (', or say encoder="trained".' if reason == "its encoder is frozen" else ".")
         )
 
 
@@ -77,144 +88,160 @@ def _check_eyes(optim: Adam, model: LMSpec | VLMSpec) -> None:
 class Pretrain:
     """Text pre-training: the trunk that arms branch from."""
 
+    TAG: ClassVar = "pretrain"
     model: LMSpec
-    tokenizer: Tokenizer
-    text: Blend
-    packing: Packing
-    rows: Rows
+    tokenizer: TokenizerSource
+    text: Mixture
+    packing: PackingMode
+    row_shape: RowShape
     tokens: Tokens
-    rate: Rewarm
-    optim: Adam
+    schedule: Rewarm
+    optim: AdamWSpec
     seed: int
 
     def __post_init__(self) -> None:
-        _check_eyes(self.optim, self.model)
+        _check_encoder_optim(self.optim, self.model)
 
-    def at(self, share: Share) -> Tokens:
+    def tokens_at(self, share: Share) -> Tokens:
         """Where `share` of the trunk falls, rounded up to a whole step."""
-        return self.rows.whole(Tokens(-(-self.tokens * share.numerator // share.denominator))) if share else Tokens(0)
+        return (
+            self.row_shape.round_up(Tokens(-(-self.tokens * share.numerator // share.denominator)))
+            if share
+            else Tokens(0)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Donor:
     """A public run in the place of a trunk: its model, the schedule it declares, and its checkpoints that we hold."""
 
+    TAG: ClassVar = "donor"
     model: LMSpec
-    tokenizer: Tokenizer
-    rows: Rows
+    tokenizer: TokenizerSource
+    row_shape: RowShape
     """Of one of its steps."""
     tokens: Tokens
     """Of the whole run."""
-    rate: Rewarm
-    checkpoints: tuple[tuple[Share, Named], ...]
+    schedule: Rewarm
+    checkpoints: tuple[tuple[Share, External], ...]
     """Where on the run each was taken; folders that `firstsight import` wrote."""
 
     def __post_init__(self) -> None:
-        for share, named in self.checkpoints:
-            if named.form != "checkpoint" or not 0 < share <= 1:
+        for share, external in self.checkpoints:
+            if external.form != "checkpoint" or not 0 < share <= 1:
                 raise QuantityError(
-                    f"{named.name}: wanted a Named of form checkpoint, above 0 and at most at 1 of a donor's run. "
-                    f'Got {named.form} at {share}. Say form="checkpoint" and where on the run it was taken.'
+                    f"{external.name}: wanted a Named of form checkpoint, above 0 and at most at 1 of a donor's run. "
+                    f'Got {external.form} at {share}. Say form="checkpoint" and where on the run it was taken.'
                 )
         shares = [share for share, _ in self.checkpoints]
-        double = sorted({share for share in shares if shares.count(share) > 1})
-        if double or not shares:
-            told = f"two at {', '.join(map(str, double))}" if double else "none"
-            raise QuantityError(f"a donor has one checkpoint at each place of its run. Got {told}. Name each once.")
+        repeated_shares = sorted({share for share in shares if shares.count(share) > 1})
+        if repeated_shares or not shares:
+            problem = f"two at {', '.join(map(str, repeated_shares))}" if repeated_shares else "none"
+            raise QuantityError(f"a donor has one checkpoint at each place of its run. Got {problem}. Name each once.")
 
-    def at(self, share: Share) -> Tokens:
+    def tokens_at(self, share: Share) -> Tokens:
         """Where `share` of the run falls, rounded up to a whole step."""
-        return self.rows.whole(Tokens(-(-self.tokens * share.numerator // share.denominator))) if share else Tokens(0)
+        return (
+            self.row_shape.round_up(Tokens(-(-self.tokens * share.numerator // share.denominator)))
+            if share
+            else Tokens(0)
+        )
 
-    def checkpoint(self, share: Share) -> Named:
+    def checkpoint(self, share: Share) -> External:
         """The checkpoint at `share`; QuantityError that names those there are."""
-        found = dict(self.checkpoints)
-        if share not in found:
+        checkpoints = dict(self.checkpoints)
+        if share not in checkpoints:
             raise QuantityError(
-                f"wanted a donor with a checkpoint at {share} of its run. Got {', '.join(map(str, sorted(found)))}. "
+                f"wanted a donor with a checkpoint at {share} of its run. Got {', '.join(map(str, sorted(checkpoints)))}. "
                 "Start at one of these, or import another."
             )
-        return found[share]
+        return checkpoints[share]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Segment:
+class TrunkSegment:
     """The trunk from the end of an earlier segment (or from nothing) to `until`."""
 
+    TAG: ClassVar = "trunk_segment"
     pretrain: Pretrain
-    since: Share
-    until: Share
+    start: Share
+    end: Share
 
     def __post_init__(self) -> None:
-        if not self.since < self.until:
-            raise QuantityError(f"a segment must end after it begins. Got {self.since} to {self.until}.")
+        if not self.start < self.end:
+            raise QuantityError(f"a segment must end after it begins. Got {self.start} to {self.end}.")
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens(self.pretrain.at(self.until) - self.pretrain.at(self.since))
+        return Tokens(self.pretrain.tokens_at(self.end) - self.pretrain.tokens_at(self.start))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Midtrain:
     """Image-text training on a text model: images enter here."""
 
+    TAG: ClassVar = "midtrain"
     model: VLMSpec
-    tokenizer: Tokenizer
-    mix: Mix
+    tokenizer: TokenizerSource
+    mix: ImageTextMix
     """Its text goes on where the stage before stopped reading, unbroken."""
-    rows: Rows
+    row_shape: RowShape
     tokens: Tokens
-    rate: Rate
+    schedule: LRSchedule
     moments: Literal["carried", "fresh"]
-    optim: Adam
+    optim: AdamWSpec
     seed: int
 
     def __post_init__(self) -> None:
-        _check_eyes(self.optim, self.model)
+        _check_encoder_optim(self.optim, self.model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetune:
     """Instruction tuning: loss on answers only, its own schedule for every epoch count. Source: paper section 4."""
 
+    TAG: ClassVar = "finetune"
     model: VLMSpec
-    tokenizer: Tokenizer
-    mix: Mix
-    rows: Rows
-    epoch: Tokens
+    tokenizer: TokenizerSource
+    mix: ImageTextMix
+    row_shape: RowShape
+    epoch_tokens: Tokens
     epochs: int
-    rate: Rewarm
-    optim: Adam
+    schedule: Rewarm
+    optim: AdamWSpec
     seed: int
 
     def __post_init__(self) -> None:
-        _check_eyes(self.optim, self.model)
+        _check_encoder_optim(self.optim, self.model)
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens(self.epoch * self.epochs)
+        return Tokens(self.epoch_tokens * self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
     """Judge a checkpoint on tasks; vision tasks are asked with their picture and, blind, without it."""
 
-    benchmarks: Benchmarks | Named
-    vision: tuple[str, ...]
-    text: tuple[str, ...]
+    TAG: ClassVar = "evaluate"
+    benchmarks: SyntheticBenchmarks | External
+    vision_tasks: tuple[str, ...]
+    text_tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepare:
     """Check, tokenize and index one source."""
 
-    source: Source
-    tokenizer: Tokenizer
+    TAG: ClassVar = "prepare"
+    source: DataSource
+    tokenizer: TokenizerSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encode:
     """The frozen encoder's features of every picture of a source, computed once for all arms."""
 
-    source: Source
+    TAG: ClassVar = "encode"
+    source: DataSource
     vision: VisionSpec

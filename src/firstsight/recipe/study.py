@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.lm import LMSpec
@@ -15,6 +16,7 @@ from firstsight.units import Share
 class Arm:
     """One life of a model: the trunk to `start`, then stages, then the judge. No stages: the trunk itself is judged."""
 
+    TAG: ClassVar = "arm"
     name: str
     seed: int
     pretrain: Pretrain | Donor
@@ -29,7 +31,7 @@ class Arm:
         """Name and seed, unique within a study."""
         return f"{self.name}.s{self.seed}"
 
-    def seeded(self, seed: int) -> Arm:
+    def with_seed(self, seed: int) -> Arm:
         """The same arm with every stage's seed set; a donor's weights are what they are."""
         trunk = self.pretrain
         return replace(
@@ -45,17 +47,22 @@ class Arm:
         Rows of new tokens at the end of the vocabulary are no other decoder. A donor's tokens keep their meaning only
         under its own tokenizer, so that another one wants rows of its own.
         """
-        before = self.pretrain.model if self.start else None
+        previous_decoder = self.pretrain.model if self.start else None
         for stage in self.stages:
-            if before is not None:
-                _check_decoder(f"{self.label}: {type(stage).__name__.lower()}", before, stage.model.lm)
-            before = stage.model.lm
-        first, trunk = next(iter(self.stages), None), self.pretrain
-        if not self.start or first is None or not isinstance(trunk, Donor) or first.tokenizer == trunk.tokenizer:
+            if previous_decoder is not None:
+                _check_decoder(f"{self.label}: {stage.TAG}", previous_decoder, stage.model.lm)
+            previous_decoder = stage.model.lm
+        first_stage, trunk = next(iter(self.stages), None), self.pretrain
+        if (
+            not self.start
+            or first_stage is None
+            or not isinstance(trunk, Donor)
+            or first_stage.tokenizer == trunk.tokenizer
+        ):
             return
-        if first.model.lm.vocabulary == trunk.model.vocabulary:
+        if first_stage.model.lm.vocab_size == trunk.model.vocab_size:
             raise QuantityError(
-                f"{self.label}: wanted the donor's tokenizer {trunk.tokenizer} in its branch. Got {first.tokenizer}. "
+                f"{self.label}: wanted the donor's tokenizer {trunk.tokenizer} in its branch. Got {first_stage.tokenizer}. "
                 "Name the donor's, or give the branch a larger vocabulary with rows for the tokens that it adds."
             )
 
@@ -64,6 +71,7 @@ class Arm:
 class Study:
     """A question and the arms that answer it."""
 
+    TAG: ClassVar = "study"
     name: str
     scale: str
     question: str
@@ -71,9 +79,9 @@ class Study:
 
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
-        double = sorted({label for label in labels if labels.count(label) > 1})
-        if double:
-            raise QuantityError(f"arms need names of their own. Twice in {self.name}: {', '.join(double)}.")
+        repeated_labels = sorted({label for label in labels if labels.count(label) > 1})
+        if repeated_labels:
+            raise QuantityError(f"arms need names of their own. Twice in {self.name}: {', '.join(repeated_labels)}.")
 
     def arm(self, label: str) -> Arm:
         """The arm called `label` (start-020.s1), or the first seed of that name (start-020)."""
@@ -86,19 +94,19 @@ class Study:
 def over_seeds(arms: Iterable[Arm], seeds: Iterable[int]) -> tuple[Arm, ...]:
     """Every arm once for every seed, seed by seed, so that the first seed is complete first."""
     bases = tuple(arms)
-    return tuple(arm.seeded(seed) for seed in seeds for arm in bases)
+    return tuple(arm.with_seed(seed) for seed in seeds for arm in bases)
 
 
-def _check_decoder(where: str, before: LMSpec, after: LMSpec) -> None:
+def _check_decoder(location: str, previous: LMSpec, current: LMSpec) -> None:
     """Every field is as it was, but for a vocabulary that grew."""
-    told = [
-        f"{field.name} {ours!r}, not {theirs!r}"
+    mismatches = [
+        f"{field.name} {old_value!r}, not {new_value!r}"
         for field in fields(LMSpec)
-        if (ours := getattr(before, field.name)) != (theirs := getattr(after, field.name))
-        and not (field.name == "vocabulary" and ours < theirs)
+        if (old_value := getattr(previous, field.name)) != (new_value := getattr(current, field.name))
+        and not (field.name == "vocab_size" and old_value < new_value)
     ]
-    if told:
+    if mismatches:
         raise QuantityError(
-            f"{where}: wanted the decoder of the model that it goes on from, with {', '.join(told)}. "
+            f"{location}: wanted the decoder of the model that it goes on from, with {', '.join(mismatches)}. "
             "Give both one decoder; only its vocabulary may grow."
         )

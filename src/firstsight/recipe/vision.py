@@ -8,88 +8,96 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.mix import Captions, Named
+from firstsight.recipe.mixture import External, SyntheticCaptions
 
-Fit = Literal["resize", "letterbox"]
+ImageFit = Literal["resize", "letterbox"]
 """How a picture becomes a square: squeezed, or kept in shape on a ground of the encoder's mean colour."""
-Colour = tuple[float, float, float]
+RGBFloat = tuple[float, float, float]
 """Red, green, blue from 0 to 1."""
-Ground = tuple[int, int, int]
+RGBBytes = tuple[int, int, int]
 """Red, green, blue from 0 to 255, behind a letterboxed picture."""
 
-HALF: Colour = (0.5, 0.5, 0.5)
+SIGLIP_MEAN_STD: RGBFloat = (0.5, 0.5, 0.5)
 """SigLIP's mean and deviation."""
-IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+IMAGENET_MEAN: RGBFloat = (0.485, 0.456, 0.406)
 """DINOv2's mean."""
-IMAGENET_DEVIATION: Colour = (0.229, 0.224, 0.225)
+IMAGENET_STD: RGBFloat = (0.229, 0.224, 0.225)
 """DINOv2's deviation."""
 
 
-def ground_of(mean: Colour) -> Ground:
+def mean_color_bytes(mean: RGBFloat) -> RGBBytes:
     """The mean colour in bytes, halves rounded up."""
-    red, green, blue = (math.floor(255 * part + 0.5) for part in mean)
+    red, green, blue = (math.floor(255 * channel + 0.5) for channel in mean)
     return red, green, blue
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Vit:
+class ViTSpec:
     """A vision transformer's shape: square pictures of `image` pixels in patches of `patch`."""
 
+    TAG: ClassVar = "vit"
     layers: int
     width: int
     heads: int
-    hidden: int
-    image: int
-    patch: int
+    mlp_width: int
+    image_size: int
+    patch_size: int
 
     def __post_init__(self) -> None:
         if self.layers < 2:
             raise QuantityError(f"features are those of the second-to-last block. Got {self.layers} layers. Give two.")
         if self.width % self.heads:
             raise QuantityError(f"heads must divide the width. Got {self.heads} heads for a width of {self.width}.")
-        if self.image < self.patch:
-            raise QuantityError(f"a picture holds at least one patch. Got {self.image} pixels, patch {self.patch}.")
+        if self.image_size < self.patch_size:
+            raise QuantityError(
+                f"a picture holds at least one patch. Got {self.image_size} pixels, patch {self.patch_size}."
+            )
 
     @property
-    def side(self) -> int:
+    def grid_size(self) -> int:
         """Patches a side; pixels that do not fill a patch are left out."""
-        return self.image // self.patch
+        return self.image_size // self.patch_size
 
     @property
     def tokens(self) -> int:
         """Patch tokens per picture."""
-        return self.side**2
+        return self.grid_size**2
 
     def parameters(self) -> int:
         """Weights of the published tower without its pooling head."""
-        return self.layers * self.block() + (3 * self.patch**2 + 1 + self.tokens) * self.width + 2 * self.width
+        return (
+            self.layers * self.block_parameters()
+            + (3 * self.patch_size**2 + 1 + self.tokens) * self.width
+            + 2 * self.width
+        )
 
-    def block(self) -> int:
+    def block_parameters(self) -> int:
         """Weights of one block."""
-        return 4 * self.width * (self.width + 1) + 2 * self.width * self.hidden + self.hidden + 5 * self.width
+        return 4 * self.width * (self.width + 1) + 2 * self.width * self.mlp_width + self.mlp_width + 5 * self.width
 
-    def flops(self, extra: int = 0) -> int:
+    def flops(self, extra_tokens: int = 0) -> int:
         """Forward FLOPs of one picture up to the second-to-last block, with `extra` tokens beside the patches."""
-        tokens = self.tokens + extra
-        block = 2 * (4 * self.width**2 + 2 * self.width * self.hidden) + 4 * tokens * self.width
-        return tokens * (self.layers - 1) * block + self.tokens * 2 * 3 * self.patch**2 * self.width
+        tokens = self.tokens + extra_tokens
+        block_flops = 2 * (4 * self.width**2 + 2 * self.width * self.mlp_width) + 4 * tokens * self.width
+        return tokens * (self.layers - 1) * block_flops + self.tokens * 2 * 3 * self.patch_size**2 * self.width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contrast:
+class ContrastiveTraining:
     """Train a SigLIP from scratch on captions: pairwise sigmoid loss over every picture and phrase of a batch."""
 
-    captions: Captions
+    TAG: ClassVar = "contrastive_training"
+    captions: SyntheticCaptions
     text_layers: int
     text_width: int
     steps: int
-    batch: int
-    peak: float
-    warmup: int
-    decay: float
+    batch_size: int
+    peak_lr: float
+    warmup_steps: int
+    weight_decay: float
     seed: int
 
 
@@ -97,18 +105,18 @@ class Contrast:
 class _Tower:
     """What every single encoder says of itself."""
 
-    vit: Vit
-    fit: Fit
+    vit: ViTSpec
+    fit: ImageFit
 
     @property
-    def image(self) -> int:
+    def image_size(self) -> int:
         """Pixels a side."""
-        return self.vit.image
+        return self.vit.image_size
 
     @property
-    def side(self) -> int:
+    def grid_size(self) -> int:
         """Tokens a side."""
-        return self.vit.side
+        return self.vit.grid_size
 
     @property
     def tokens(self) -> int:
@@ -119,26 +127,27 @@ class _Tower:
         return self.vit.width
 
     @property
-    def ground(self) -> Ground:
+    def pad_color(self) -> RGBBytes:
         """Behind a letterboxed picture: the mean colour, which the encoder sees as zeros, or nearly."""
-        return ground_of(self.mean)
+        return mean_color_bytes(self.mean)
 
     @property
-    def mean(self) -> Colour:
+    def mean(self) -> RGBFloat:
         """Taken from pixels that lie between 0 and 1."""
-        return HALF
+        return SIGLIP_MEAN_STD
 
     @property
-    def deviation(self) -> Colour:
+    def std(self) -> RGBFloat:
         """What pixels are divided by after the mean was taken."""
-        return HALF
+        return SIGLIP_MEAN_STD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Siglip(_Tower):
     """A SigLIP tower."""
 
-    weights: Contrast | Named
+    TAG: ClassVar = "siglip"
+    weights: ContrastiveTraining | External
 
     @property
     def towers(self) -> tuple[TowerSpec, ...]:
@@ -150,29 +159,30 @@ class Siglip(_Tower):
 
     def parameters(self) -> int:
         """Weights that are run: all blocks but the last, without the last norm and head."""
-        return self.vit.parameters() - self.vit.block() - 2 * self.vit.width
+        return self.vit.parameters() - self.vit.block_parameters() - 2 * self.vit.width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dinov2(_Tower):
     """A DINOv2 tower with or without registers; its table of positions is stretched to the picture's patches."""
 
+    TAG: ClassVar = "dinov2"
     registers: int
-    table: int
+    position_grid_size: int
     """Patches a side that the published table of positions holds: 37 for 518 pixels in patches of 14."""
-    weights: Named
+    weights: External
 
     @property
     def towers(self) -> tuple[TowerSpec, ...]:
         return (self,)
 
     @property
-    def mean(self) -> Colour:
+    def mean(self) -> RGBFloat:
         return IMAGENET_MEAN
 
     @property
-    def deviation(self) -> Colour:
-        return IMAGENET_DEVIATION
+    def std(self) -> RGBFloat:
+        return IMAGENET_STD
 
     def flops(self) -> int:
         return self.vit.flops(1 + self.registers)
@@ -180,22 +190,25 @@ class Dinov2(_Tower):
     def parameters(self) -> int:
         """Weights that are run: all blocks but the last, without the last norm."""
         width, vit = self.vit.width, self.vit
-        blocks = (vit.layers - 1) * (vit.block() + 2 * width)
-        return blocks + (3 * vit.patch**2 + 1 + self.table**2 + 2 + self.registers) * width
+        block_weights = (vit.layers - 1) * (vit.block_parameters() + 2 * width)
+        return block_weights + (3 * vit.patch_size**2 + 1 + self.position_grid_size**2 + 2 + self.registers) * width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fused:
+class FusedEncoders:
     """Two encoders of the same patches side by side on channels; the paper's order is SigLIP, DINOv2."""
 
+    TAG: ClassVar = "fused_encoders"
     first: Siglip | Dinov2
     second: Siglip | Dinov2
 
     def __post_init__(self) -> None:
-        ours, theirs = ((one.image, one.side, one.fit) for one in (self.first, self.second))
-        if ours != theirs:
+        first_geometry, second_geometry = (
+            (encoder.image_size, encoder.grid_size, encoder.fit) for encoder in (self.first, self.second)
+        )
+        if first_geometry != second_geometry:
             raise QuantityError(
-                f"fused encoders see the same pixels in the same grid. Got {ours} and {theirs} (pixels, tokens a side, "
+                f"fused encoders see the same pixels in the same grid. Got {first_geometry} and {second_geometry} (pixels, tokens a side, "
                 "fit). Give both one image size and fit, and patches that leave the same grid."
             )
 
@@ -204,16 +217,16 @@ class Fused:
         return (self.first, self.second)
 
     @property
-    def fit(self) -> Fit:
+    def fit(self) -> ImageFit:
         return self.first.fit
 
     @property
-    def image(self) -> int:
-        return self.first.image
+    def image_size(self) -> int:
+        return self.first.image_size
 
     @property
-    def side(self) -> int:
-        return self.first.side
+    def grid_size(self) -> int:
+        return self.first.grid_size
 
     @property
     def tokens(self) -> int:
@@ -224,9 +237,9 @@ class Fused:
         return self.first.width + self.second.width
 
     @property
-    def ground(self) -> Ground:
+    def pad_color(self) -> RGBBytes:
         """Behind a letterboxed picture: the first tower's; both see the same pixels, each by its own mean."""
-        return self.first.ground
+        return self.first.pad_color
 
     def flops(self) -> int:
         return self.first.flops() + self.second.flops()
@@ -236,52 +249,55 @@ class Fused:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patches:
+class PatchProjectionSpec:
     """No encoder: one strided convolution from pixels to `width`, trained with the model. Source: paper Table 6."""
 
-    image: int
-    patch: int
+    TAG: ClassVar = "patch_projection"
+    image_size: int
+    patch_size: int
     width: int
-    fit: Fit
+    fit: ImageFit
 
     def __post_init__(self) -> None:
-        if self.image < self.patch:
-            raise QuantityError(f"a picture holds at least one patch. Got {self.image} pixels, patch {self.patch}.")
+        if self.image_size < self.patch_size:
+            raise QuantityError(
+                f"a picture holds at least one patch. Got {self.image_size} pixels, patch {self.patch_size}."
+            )
 
     @property
     def towers(self) -> tuple[TowerSpec, ...]:
         return ()
 
     @property
-    def side(self) -> int:
-        return self.image // self.patch
+    def grid_size(self) -> int:
+        return self.image_size // self.patch_size
 
     @property
     def tokens(self) -> int:
-        return self.side**2
+        return self.grid_size**2
 
     @property
-    def mean(self) -> Colour:
+    def mean(self) -> RGBFloat:
         """Taken from pixels that lie between 0 and 1."""
-        return HALF
+        return SIGLIP_MEAN_STD
 
     @property
-    def deviation(self) -> Colour:
+    def std(self) -> RGBFloat:
         """What pixels are divided by after the mean was taken."""
-        return HALF
+        return SIGLIP_MEAN_STD
 
     @property
-    def ground(self) -> Ground:
+    def pad_color(self) -> RGBBytes:
         """Behind a letterboxed picture: the mean colour, which the encoder sees as zeros, or nearly."""
-        return ground_of(self.mean)
+        return mean_color_bytes(self.mean)
 
     def flops(self) -> int:
-        return self.tokens * 2 * 3 * self.patch**2 * self.width
+        return self.tokens * 2 * 3 * self.patch_size**2 * self.width
 
     def parameters(self) -> int:
-        return 3 * self.patch**2 * self.width
+        return 3 * self.patch_size**2 * self.width
 
 
 TowerSpec = Siglip | Dinov2
-EncoderSpec = Siglip | Dinov2 | Fused
-VisionSpec = EncoderSpec | Patches
+EncoderSpec = Siglip | Dinov2 | FusedEncoders
+VisionSpec = EncoderSpec | PatchProjectionSpec

@@ -10,93 +10,121 @@ import numpy as np
 import polars as pl
 
 from firstsight.errors import DataError
-from firstsight.evaluate.statistics.power import Components, questions_needed, seeds_needed, smallest
-from firstsight.evaluate.statistics.seeds import pooled
-from firstsight.report.compare import Comparison, Difference, Pair
-from firstsight.report.results import ArmResult, judged, ordinary
+from firstsight.evaluate.statistics.power import (
+    VarianceComponents,
+    minimum_detectable_effect,
+    questions_needed,
+    seeds_needed,
+)
+from firstsight.evaluate.statistics.seeds import pool_seed_variance
+from firstsight.report.compare import ArmPair, Comparison, PairedDifference
+from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_arms
 from firstsight.report.table import STABLE
 
-COUNTS = (2, 3, 4, 5, 8, 10, 16)
+SEED_COUNTS = (2, 3, 4, 5, 8, 10, 16)
 
 
-def components(arms: Sequence[ArmResult], comparison: Comparison, *, kind: str) -> tuple[Components, int]:
+def variance_components(
+    arms: Sequence[ArmResult], comparison: Comparison, *, kind: str
+) -> tuple[VarianceComponents, int]:
     """The parts of a difference's variance, means over all pairs of arms on the line, and the seeds behind them.
 
     Raises DataError where two arms with two seeds each are not to be had: a single seed says nothing of the next.
     """
-    names = list(dict.fromkeys(arm.name for arm in ordinary(judged(arms))))
-    pairs = [Pair(a=a, b=b, kind=kind) for a, b in combinations(names, 2)]
-    found = [d for d in comparison.family(pairs) if d is not None and d.estimate is not None]
-    if not found:
+    names = list(dict.fromkeys(arm.name for arm in main_sweep_arms(arms_with_scores(arms))))
+    pairs = [ArmPair(a=a, b=b, kind=kind) for a, b in combinations(names, 2)]
+    differences = [
+        difference
+        for difference in comparison.corrected_differences(pairs)
+        if difference is not None and difference.estimate is not None
+    ]
+    if not differences:
         raise DataError(
             f"power needs two arms judged on {kind} with the same two seeds. Got {len(names)} "
-            f"judged {'arm' if len(names) == 1 else 'arms'} of {len({arm.seed for arm in judged(arms)})} seeds. "
+            f"judged {'arm' if len(names) == 1 else 'arms'} of {len({arm.seed for arm in arms_with_scores(arms)})} seeds. "
             "Run the study with --seeds 2 or more."
         )
-    first = max(found, key=lambda d: len(d.per_seed))
-    seeds = [seed for seed, _ in first.per_seed]
-    table = comparison.table(first.pair, seeds=seeds, tasks=comparison.tasks(first.pair, seeds))
-    rest = float(np.mean([_rest(d) for d in found]))
-    questions = float(np.mean([d.estimate.questions - d.estimate.rest for d in found if d.estimate]))
-    parts = Components(
-        seeds=max(pooled(table)[0] - rest, 0.0), questions=max(questions, 0.0), rest=rest, arms=len(table)
+    reference = max(differences, key=lambda difference: len(difference.per_seed))
+    seeds = [seed for seed, _ in reference.per_seed]
+    seed_scores = comparison.seed_scores(
+        reference.pair, seeds=seeds, tasks=comparison.common_tasks(reference.pair, seeds)
     )
-    return parts, len(seeds)
+    residual = float(np.mean([_residual_variance(difference) for difference in differences]))
+    question_variance = float(
+        np.mean(
+            [
+                difference.estimate.question_variance - difference.estimate.residual_variance
+                for difference in differences
+                if difference.estimate
+            ]
+        )
+    )
+    variances = VarianceComponents(
+        seed_variance=max(pool_seed_variance(seed_scores)[0] - residual, 0.0),
+        question_variance=max(question_variance, 0.0),
+        residual_variance=residual,
+        num_arms=len(seed_scores),
+    )
+    return variances, len(seeds)
 
 
-def _rest(found: Difference) -> float:
+def _residual_variance(difference: PairedDifference) -> float:
     """What seeds do not share, of a single seed."""
-    assert found.estimate is not None
-    return found.estimate.rest * len(found.per_seed)
+    assert difference.estimate is not None
+    return difference.estimate.residual_variance * len(difference.per_seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
+class PowerReport:
     """What the study would see: lines, and a table with a header."""
 
     lines: Sequence[str]
     table: Sequence[tuple[str, str]]
 
 
-def told(arms: Sequence[ArmResult], rows: pl.DataFrame, *, effect: float, kind: str, wanted: float) -> Told:
+def power_report(
+    arms: Sequence[ArmResult], rows: pl.DataFrame, *, effect: float, kind: str, power: float
+) -> PowerReport:
     """What the study would see; `effect` is a share of 1, `wanted` the chance to see it."""
     comparison = Comparison(arms, rows)
-    of, seeds = components(arms, comparison, kind=kind)
-    asked = rows.filter((pl.col("task") == STABLE) & (pl.col("kind") == kind)).get_column("n").max()
-    assert isinstance(asked, int)
+    variances, seeds = variance_components(arms, comparison, kind=kind)
+    question_count = rows.filter((pl.col("task") == STABLE) & (pl.col("kind") == kind)).get_column("n").max()
+    assert isinstance(question_count, int)
     lines = [
-        f"{kind}: {of.arms} arms, {seeds} seeds, {asked:,} questions. A difference between two of its arms varies by",
-        f"  {_points(of.seeds)} points from seed to seed (pooled over the arms),",
-        f"  {_points(of.questions)} points from one draw of the questions to the next, whichever seeds answer them,",
-        f"  {_points(of.rest)} points more in a single seed's answers to them.",
-        *_needs(of, effect=effect, seeds=seeds, asked=asked, wanted=wanted),
+        f"{kind}: {variances.num_arms} arms, {seeds} seeds, {question_count:,} questions. A difference between two of its arms varies by",
+        f"  {_format_deviation(variances.seed_variance)} points from seed to seed (pooled over the arms),",
+        f"  {_format_deviation(variances.question_variance)} points from one draw of the questions to the next, whichever seeds answer them,",
+        f"  {_format_deviation(variances.residual_variance)} points more in a single seed's answers to them.",
+        *_requirement_lines(variances, effect=effect, seeds=seeds, question_count=question_count, power=power),
     ]
-    return Told(lines=lines, table=_reach(of, seeds=seeds, wanted=wanted))
+    return PowerReport(lines=lines, table=_detectable_effects(variances, seeds=seeds, power=power))
 
 
-def _reach(of: Components, *, seeds: int, wanted: float) -> list[tuple[str, str]]:
+def _detectable_effects(variances: VarianceComponents, *, seeds: int, power: float) -> list[tuple[str, str]]:
     """For each number of seeds the smallest effect that is seen with the chance `wanted`; a header first."""
-    counts = sorted({*COUNTS, seeds})
-    found = [(count, smallest(of, seeds=count, wanted=wanted)) for count in counts]
-    head = ("seeds", f"smallest effect seen with power {100 * wanted:.3g} %, points")
-    return [head, *((str(count), f"{100 * size:.1f}") for count, size in found if size is not None)]
+    counts = sorted({*SEED_COUNTS, seeds})
+    effects = [(count, minimum_detectable_effect(variances, num_seeds=count, target_power=power)) for count in counts]
+    header = ("seeds", f"smallest effect seen with power {100 * power:.3g} %, points")
+    return [header, *((str(count), f"{100 * effect:.1f}") for count, effect in effects if effect is not None)]
 
 
-def _needs(of: Components, *, effect: float, seeds: int, asked: int, wanted: float) -> Iterator[str]:
-    goal = f"To see {100 * effect:.3g} points with power {100 * wanted:.3g} %:"
-    runs = seeds_needed(effect, of=of, wanted=wanted)
-    times = questions_needed(effect, of=of, seeds=seeds, wanted=wanted)
-    if runs is None:
-        yield f"{goal} no number of seeds will do: these questions' own spread is {_points(of.questions)} points."
+def _requirement_lines(
+    variances: VarianceComponents, *, effect: float, seeds: int, question_count: int, power: float
+) -> Iterator[str]:
+    goal = f"To see {100 * effect:.3g} points with power {100 * power:.3g} %:"
+    seed_count = seeds_needed(effect, components=variances, target_power=power)
+    question_factor = questions_needed(effect, components=variances, num_seeds=seeds, target_power=power)
+    if seed_count is None:
+        yield f"{goal} no number of seeds will do: these questions' own spread is {_format_deviation(variances.question_variance)} points."
     else:
-        yield f"{goal} at these questions {runs} seeds."
-    if times is None:
-        yield f"At these {seeds} seeds no number of questions will do: the seeds' own spread is {_points(of.seeds)}."
+        yield f"{goal} at these questions {seed_count} seeds."
+    if question_factor is None:
+        yield f"At these {seeds} seeds no number of questions will do: the seeds' own spread is {_format_deviation(variances.seed_variance)}."
     else:
-        enough = "fewer would do" if times < 1 else f"{times:.2g} times as many"
-        yield f"At these {seeds} seeds {max(1, round(times * asked)):,} questions ({enough})."
+        question_note = "fewer would do" if question_factor < 1 else f"{question_factor:.2g} times as many"
+        yield f"At these {seeds} seeds {max(1, round(question_factor * question_count)):,} questions ({question_note})."
     yield "For one comparison at 95 %; several that are corrected together ask for more."
 
 
-def _points(variance: float) -> str:
+def _format_deviation(variance: float) -> str:
     return f"{100 * variance**0.5:.2f}"

@@ -21,57 +21,61 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.mix import Named
+from firstsight.recipe.mixture import External
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.scales import Scale, enter
+from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.scales.encoders import siglip_dinov2_384
 from firstsight.recipe.stages import Finetune, Midtrain
 from firstsight.recipe.study import Arm, Study, over_seeds
-from firstsight.recipe.vision import Patches, Siglip
-from firstsight.studies.when import trunk
+from firstsight.recipe.vision import PatchProjectionSpec, Siglip
+from firstsight.studies.when import trunk_arm
 from firstsight.units import Share, Tokens
 
-DINOV2 = Named(name="dinov2-large-patch14-reg4-384", form="encoder", tokens=Tokens(0))
+DINOV2 = External(name="dinov2-large-patch14-reg4-384", form="encoder", tokens=Tokens(0))
 """The paper's second tower: timm's vit_large_patch14_reg4_dinov2.lvd142m, in Hugging Face layout."""
 
 
 def encoders(scale: Scale) -> Study:
     """One arm for each way of seeing, and the finished trunk judged on text alone."""
-    late = enter(scale, Share(80, 100))
-    arms = [seeing(late, name, model) for name, model in ways(late.stages[0].model)]
+    late_arm = branch_at(scale, Share(80, 100))
+    arms = [replace_model(late_arm, name, model) for name, model in encoder_variants(late_arm.stages[0].model)]
     return Study(
         name="encoders",
         scale=scale.name,
         question="Which encoder should a language model see through?",
-        arms=over_seeds([trunk(scale), *arms], range(1, scale.seeds + 1)),
+        arms=over_seeds([trunk_arm(scale), *arms], range(1, scale.seeds + 1)),
     )
 
 
-def ways(model: VLMSpec) -> Iterator[tuple[str, VLMSpec]]:
+def encoder_variants(model: VLMSpec) -> Iterator[tuple[str, VLMSpec]]:
     """Variants of a model that sees through a SigLIP, by name. Patches are as wide as the decoder, as in the paper."""
     vision = model.vision
     if not isinstance(vision, Siglip):
         raise QuantityError(f"this study varies a scale that sees through a SigLIP. Got {vision}. Name one that does.")
     yield "siglip", model
-    if isinstance(vision.weights, Named):
+    if isinstance(vision.weights, External):
         yield "siglip-dinov2", replace(model, vision=siglip_dinov2_384(vision.weights, DINOV2))
-    patches = Patches(image=vision.image, patch=vision.vit.patch, width=model.lm.width, fit=vision.fit)
+    patches = PatchProjectionSpec(
+        image_size=vision.image_size, patch_size=vision.vit.patch_size, width=model.lm.width, fit=vision.fit
+    )
     yield "patches", replace(model, vision=patches)
-    for by in (2, 3):
-        if by <= vision.side:
-            yield f"shuffle-{by}", replace(model, projector=replace(model.projector, shuffle=by))
+    for factor in (2, 3):
+        if factor <= vision.grid_size:
+            yield f"shuffle-{factor}", replace(model, projector=replace(model.projector, pixel_shuffle=factor))
     yield "prefix", replace(model, attention="prefix")
 
 
-def seeing(arm: Arm, name: str, model: VLMSpec) -> Arm:
+def replace_model(arm: Arm, name: str, model: VLMSpec) -> Arm:
     """The same arm with another model in every stage."""
-    return replace(arm, name=name, stages=tuple(_seeing(stage, model) for stage in arm.stages))
+    return replace(arm, name=name, stages=tuple(_stage_with_model(stage, model) for stage in arm.stages))
 
 
-def _seeing(stage: Midtrain | Finetune, model: VLMSpec) -> Midtrain | Finetune:
+def _stage_with_model(stage: Midtrain | Finetune, model: VLMSpec) -> Midtrain | Finetune:
     """Rows that are filled with smaller pictures use a source up sooner: it may be gone through once more."""
-    mix, smaller = stage.mix, model.image_tokens < stage.model.image_tokens
-    if smaller and mix.packing == "best_fit":
-        parts = tuple(replace(part, epochs=part.epochs + 1) for part in mix.images.parts)
-        mix = replace(mix, images=replace(mix.images, parts=parts))
+    mix, has_fewer_image_tokens = stage.mix, model.image_tokens < stage.model.image_tokens
+    if has_fewer_image_tokens and mix.packing == "best_fit":
+        components = tuple(
+            replace(component, max_epochs=component.max_epochs + 1) for component in mix.images.components
+        )
+        mix = replace(mix, images=replace(mix.images, components=components))
     return replace(stage, model=model, mix=mix)

@@ -16,21 +16,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.recipe.scales import Scale, enter
+from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.stages import Finetune, Midtrain
 from firstsight.recipe.study import Arm, Study, over_seeds
-from firstsight.studies.when import trunk
+from firstsight.studies.when import trunk_arm
 from firstsight.units import Share
 
 
 def frozen(scale: Scale, lowered: Share = Share(1, 10)) -> Study:
     """An encoder frozen, trained, and trained at `lowered` times the rate, and the finished trunk judged on text."""
-    late = enter(scale, Share(80, 100))
+    late_arm = branch_at(scale, Share(80, 100))
     arms = [
-        trunk(scale),
-        replace(late, name="frozen"),
-        trained(late, "trained", Share(1)),
-        trained(late, "lowered", lowered),
+        trunk_arm(scale),
+        replace(late_arm, name="frozen"),
+        train_encoder(late_arm, "trained", Share(1)),
+        train_encoder(late_arm, "lowered", lowered),
     ]
     return Study(
         name="frozen",
@@ -40,11 +40,11 @@ def frozen(scale: Scale, lowered: Share = Share(1, 10)) -> Study:
     )
 
 
-def trained(arm: Arm, name: str, rate: Share) -> Arm:
+def train_encoder(arm: Arm, name: str, lr_scale: Share) -> Arm:
     """The same arm with an encoder that trains in every stage at `rate` times the stage's own."""
-    return replace(arm, name=name, stages=tuple(_training(stage, rate) for stage in arm.stages))
+    return replace(arm, name=name, stages=tuple(_stage_with_trained_encoder(stage, lr_scale) for stage in arm.stages))
 
 
-def _training(stage: Midtrain | Finetune, rate: Share) -> Midtrain | Finetune:
-    optim = replace(stage.optim, encoder_rate=float(rate), encoder_decay=stage.optim.decay)
+def _stage_with_trained_encoder(stage: Midtrain | Finetune, lr_scale: Share) -> Midtrain | Finetune:
+    optim = replace(stage.optim, encoder_lr_scale=float(lr_scale), encoder_weight_decay=stage.optim.weight_decay)
     return replace(stage, model=replace(stage.model, encoder="trained"), optim=optim)

@@ -10,19 +10,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.recipe.scales import Scale, enter
-from firstsight.recipe.schedule import Matched, Rate
+from firstsight.recipe.scales import Scale, branch_at
+from firstsight.recipe.schedule import LRSchedule, Matched
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study, over_seeds
-from firstsight.studies.when import trunk
+from firstsight.studies.when import trunk_arm
 from firstsight.units import Share
 
 
 def rewarm(scale: Scale) -> Study:
     """Two starts times two schedules, and the finished trunk judged on text alone."""
-    late, end = enter(scale, Share(80, 100)), enter(scale, Share(1))
-    matched = Matched(to=rate_of(late), floor=scale.rewarm.floor, tokens=scale.rewarm.tokens)
-    arms = [trunk(scale), late, scheduled(late, "rewarm", scale.rewarm), end, scheduled(end, "matched", matched)]
+    late_arm, final_arm = branch_at(scale, Share(80, 100)), branch_at(scale, Share(1))
+    matched_schedule = Matched(
+        reference=entry_schedule(late_arm), min_lr=scale.rewarm.min_lr, tokens=scale.rewarm.tokens
+    )
+    arms = [
+        trunk_arm(scale),
+        late_arm,
+        replace_schedule(late_arm, "rewarm", scale.rewarm),
+        final_arm,
+        replace_schedule(final_arm, "matched", matched_schedule),
+    ]
     return Study(
         name="rewarm",
         scale=scale.name,
@@ -31,16 +39,16 @@ def rewarm(scale: Scale) -> Study:
     )
 
 
-def rate_of(arm: Arm) -> Rate:
+def entry_schedule(arm: Arm) -> LRSchedule:
     """The schedule on which images enter."""
-    return _entry(arm).rate
+    return _entry_stage(arm).schedule
 
 
-def scheduled(arm: Arm, name: str, rate: Rate) -> Arm:
+def replace_schedule(arm: Arm, suffix: str, schedule: LRSchedule) -> Arm:
     """The same arm on another schedule, named for it."""
-    first, later = _entry(arm), arm.stages[1:]
-    return replace(arm, name=f"{arm.name}-{name}", stages=(replace(first, rate=rate), *later))
+    entry_stage, later_stages = _entry_stage(arm), arm.stages[1:]
+    return replace(arm, name=f"{arm.name}-{suffix}", stages=(replace(entry_stage, schedule=schedule), *later_stages))
 
 
-def _entry(arm: Arm) -> Midtrain:
+def _entry_stage(arm: Arm) -> Midtrain:
     return next(stage for stage in arm.stages if isinstance(stage, Midtrain))

@@ -11,23 +11,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.recipe.scales import Scale, enter
+from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share
 
 
 def when(scale: Scale) -> Study:
     """Branches at 0, 20, 40, 60, 80 and 100 % of the trunk, and the finished trunk judged on text alone."""
-    arms = [enter(scale, Share(percent, 100)) for percent in range(0, 101, 20)]
+    arms = [branch_at(scale, Share(percent, 100)) for percent in range(0, 101, 20)]
     return Study(
         name="when",
         scale=scale.name,
         question="When in text pre-training should images enter?",
-        arms=over_seeds([trunk(scale), *arms], range(1, scale.seeds + 1)),
+        arms=over_seeds([trunk_arm(scale), *arms], range(1, scale.seeds + 1)),
     )
 
 
-def trunk(scale: Scale) -> Arm:
+def trunk_arm(scale: Scale) -> Arm:
     """The text model at the end of its pre-training, judged on text tasks: what branching must not lose."""
-    base = scale.base
-    return replace(base, name="trunk", start=Share(1), stages=(), evaluate=replace(base.evaluate, vision=()))
+    base_arm = scale.base
+    return replace(
+        base_arm, name="trunk", start=Share(1), stages=(), evaluate=replace(base_arm.evaluate, vision_tasks=())
+    )

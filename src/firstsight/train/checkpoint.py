@@ -15,65 +15,65 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.errors import ModelError
-from firstsight.model.weights import Stored, fill, save, write_tensors
-from firstsight.train.state import TrainState, give_moments, take_moments
+from firstsight.model.checkpoint_io import StoredTensors, load_weights, save, write_tensors
+from firstsight.train.state import TrainState, assign_moments, collect_moments
 from firstsight.units import Tokens
 
-POINT = "point.json"
+RESUME_FILE = "point.json"
 
 
-def keep(folder: Path, state: TrainState, notes: dict[str, Any]) -> None:
+def save_resume_point(folder: Path, state: TrainState, extra_state: dict[str, Any]) -> None:
     """Make `state` and `notes` (plain JSON) the folder's resume point; older points go."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights, moments = _names(state.seen)
+    weights, moments = _tensor_file_names(state.tokens_seen)
     files = write_tensors(folder, state.model.state_dict(), name=weights)
-    files += write_tensors(folder, take_moments(state), name=moments)
+    files += write_tensors(folder, collect_moments(state), name=moments)
     for file in files:
-        _settle(file)
-    body = {"digests": {file.name: _digest(file) for file in files}, "seen": state.seen, "notes": notes}
-    fresh = folder / f"{POINT}.new"
-    fresh.write_text(json.dumps(body))
-    _settle(fresh)
-    fresh.replace(folder / POINT)
-    _settle(folder)
-    for old in folder.glob("*.safetensors*"):
-        if old not in files:
-            old.unlink()
+        _fsync(file)
+    record = {"digests": {file.name: _digest(file) for file in files}, "seen": state.tokens_seen, "notes": extra_state}
+    new_file = folder / f"{RESUME_FILE}.new"
+    new_file.write_text(json.dumps(record))
+    _fsync(new_file)
+    new_file.replace(folder / RESUME_FILE)
+    _fsync(folder)
+    for stale_file in folder.glob("*.safetensors*"):
+        if stale_file not in files:
+            stale_file.unlink()
 
 
-def find(folder: Path, state: TrainState) -> dict[str, Any] | None:
+def load_resume_point(folder: Path, state: TrainState) -> dict[str, Any] | None:
     """Bring `state` to the folder's resume point and return its notes; None where there is none.
 
     A damaged point counts as none, and is said aloud.
     """
-    point = folder / POINT
-    if not point.is_file():
+    resume_file = folder / RESUME_FILE
+    if not resume_file.is_file():
         return None
     try:
-        body = json.loads(point.read_text())
-        seen, notes = int(body["seen"]), body["notes"]
-        for file, digest in body["digests"].items():
+        record = json.loads(resume_file.read_text())
+        tokens_seen, extra_state = int(record["seen"]), record["notes"]
+        for file, digest in record["digests"].items():
             if _digest(folder / file) != digest:
-                raise ModelError(f"{folder / file}: its digest is not the one that {POINT} names.")
-        weights, moments = (Stored(folder, name) for name in _names(seen))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as problem:
-        sys.stderr.write(f"{folder}: the resume point is damaged ({problem}); the step starts over.\n")
+                raise ModelError(f"{folder / file}: its digest is not the one that {RESUME_FILE} names.")
+        weights, moments = (StoredTensors(folder, name) for name in _tensor_file_names(tokens_seen))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
+        sys.stderr.write(f"{folder}: the resume point is damaged ({error}); the step starts over.\n")
         return None
-    fill(state.model, weights, where=folder)
-    give_moments(state, moments)
-    state.seen = Tokens(seen)
-    return notes
+    load_weights(state.model, weights, location=folder)
+    assign_moments(state, moments)
+    state.tokens_seen = Tokens(tokens_seen)
+    return extra_state
 
 
-def finish(folder: Path, state: TrainState, *, tokenizer: Path, encoders: Sequence[Path]) -> None:
+def write_checkpoint(folder: Path, state: TrainState, *, tokenizer: Path, encoders: Sequence[Path]) -> None:
     """Write the checkpoint folder's weights, optimizer, spec, tokenizer and frozen encoder."""
-    save(folder, state.model, seen=state.seen, tokenizer=tokenizer, encoders=encoders)
-    write_tensors(folder, take_moments(state), name="optimizer")
+    save(folder, state.model, tokens_seen=state.tokens_seen, tokenizer=tokenizer, encoders=encoders)
+    write_tensors(folder, collect_moments(state), name="optimizer")
 
 
-def _names(seen: int) -> tuple[str, str]:
+def _tensor_file_names(tokens_seen: int) -> tuple[str, str]:
     """What the weights and the moments of a resume point are called."""
-    return f"{seen:015d}-model", f"{seen:015d}-optimizer"
+    return f"{tokens_seen:015d}-model", f"{tokens_seen:015d}-optimizer"
 
 
 def _digest(file: Path) -> str:
@@ -81,10 +81,10 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def _settle(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Have the disk hold what was written."""
-    handle = os.open(path, os.O_RDONLY)
+    file_descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(file_descriptor)
     finally:
-        os.close(handle)
+        os.close(file_descriptor)

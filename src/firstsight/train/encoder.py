@@ -20,29 +20,29 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from firstsight.data.index import Index, changed
-from firstsight.data.loader import Pixels
-from firstsight.data.order import shuffled
-from firstsight.data.pictures import decode
-from firstsight.data.sources import PICTURES, locate, plain_members
+from firstsight.data.images import decode_image
+from firstsight.data.index import Index, check_source_unchanged
+from firstsight.data.loader import DecodedImages
+from firstsight.data.readers import IMAGE_EXTENSIONS, list_tar_members, locate_source
+from firstsight.data.sampling import epoch_permutation
 from firstsight.errors import DataError, ModelError
-from firstsight.model.vision import features, load_encoder, scaled, siglip_processor
+from firstsight.model.vision import extract_features, load_encoder, normalize_pixels, siglip_processor_config
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Encode
-from firstsight.recipe.vision import Contrast, Patches, Siglip
-from firstsight.site import Progress, Site, Tell
-from firstsight.train.compiled import settle
-from firstsight.train.feeding import pictures_of
+from firstsight.recipe.vision import ContrastiveTraining, PatchProjectionSpec, Siglip
+from firstsight.site import Progress, ProgressCallback, Site
+from firstsight.train.compilation import configure_torch
+from firstsight.train.streams import source_pixels
 from firstsight.units import Tokens
 
-AT_ONCE = 256
+ENCODE_BATCH = 256
 """Pictures encoded together."""
-KEPT = 256 << 20
+PIXEL_CACHE_BYTES = 256 << 20
 """Bytes of pixels that `contrast` keeps in memory; what is beyond is decoded in every epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shot:
+class CaptionedImage:
     """A picture's place in its tar and what is true of it."""
 
     file: Path
@@ -51,95 +51,105 @@ class Shot:
     phrases: tuple[str, ...]
 
 
-def contrast(spec: Siglip, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def train_contrastive(
+    spec: Siglip, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
     """Handler: a SigLIP from scratch, every picture of a batch against every phrase of the batch, true or not.
 
     Phrases of other pictures that hold here too count as true, so that what is left are honest and hard negatives.
     """
-    if not isinstance(spec.weights, Contrast):
+    if not isinstance(spec.weights, ContrastiveTraining):
         raise ModelError(f"contrast trains its own weights. Got weights that exist: {spec.weights.name}.")
-    settle(site)
-    recipe, shots = spec.weights, list(_shots(inputs["captions"]))
-    words = _words(shots)
-    model = _siglip(spec, recipe, words).to(site.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.peak, weight_decay=recipe.decay, betas=(0.9, 0.95))
-    rate = Rewarm(peak=recipe.peak, floor=0.0, warmup=Tokens(recipe.warmup), tokens=Tokens(recipe.steps))
-    told, album = monotonic(), _Album(shots, spec)
+    configure_torch(site)
+    recipe, captioned_images = spec.weights, list(_read_captioned_images(inputs["captions"]))
+    tokenizer = _build_tokenizer(captioned_images)
+    model = _build_siglip(spec, recipe, tokenizer).to(site.device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.peak_lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
+    )
+    schedule = Rewarm(
+        peak_lr=recipe.peak_lr, min_lr=0.0, warmup_tokens=Tokens(recipe.warmup_steps), tokens=Tokens(recipe.steps)
+    )
+    last_report, pixel_cache = monotonic(), _PixelCache(captioned_images, spec)
     for step in range(recipe.steps):
-        optimizer.param_groups[0]["lr"] = rate.lr(Tokens(step + 1))
-        nth = np.arange(step * recipe.batch, (step + 1) * recipe.batch)
-        _, rows = shuffled(nth, count=len(shots), seed=recipe.seed)
-        loss = _pairwise(model, [shots[row].phrases for row in rows.tolist()], words, album.take(rows.tolist()))
+        optimizer.param_groups[0]["lr"] = schedule.lr(Tokens(step + 1))
+        sample_indices = np.arange(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+        _, rows = epoch_permutation(sample_indices, count=len(captioned_images), seed=recipe.seed)
+        loss = _sigmoid_loss(
+            model, [captioned_images[row].phrases for row in rows.tolist()], tokenizer, pixel_cache.stack(rows.tolist())
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if monotonic() - told > 0.5:
-            told = monotonic()
-            tell(Progress(done=step + 1, total=recipe.steps, unit="steps", numbers={"loss": loss.item()}))
-    _leave(model, words, spec, out)
+        if monotonic() - last_report > 0.5:
+            last_report = monotonic()
+            on_progress(Progress(done=step + 1, total=recipe.steps, unit="steps", metrics={"loss": loss.item()}))
+    _save_model(model, tokenizer, spec, out)
 
 
-def _shots(folder: Path) -> Iterator[Shot]:
+def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:
     """Captioned pictures in file order; the caption is the phrase where json lists none."""
     for file in sorted(folder.glob("*.tar")):
         with file.open("rb") as data:
-            current, parts = "", dict[str, Any]()
-            for member in plain_members(file):
-                stem, _, ending = PurePosixPath(member.name).name.partition(".")
-                if stem != current and parts:
-                    yield _shot(file, current, parts)
-                    parts = {}
-                current = stem
-                if ending in PICTURES:
-                    parts["place"] = (member.offset_data, member.size)
-                elif ending in ("txt", "json"):
+            current_stem, members = "", dict[str, Any]()
+            for member in list_tar_members(file):
+                stem, _, extension = PurePosixPath(member.name).name.partition(".")
+                if stem != current_stem and members:
+                    yield _captioned_image(file, current_stem, members)
+                    members = {}
+                current_stem = stem
+                if extension in IMAGE_EXTENSIONS:
+                    members["place"] = (member.offset_data, member.size)
+                elif extension in ("txt", "json"):
                     data.seek(member.offset_data)
-                    parts[ending] = data.read(member.size)
-            if parts:
-                yield _shot(file, current, parts)
+                    members[extension] = data.read(member.size)
+            if members:
+                yield _captioned_image(file, current_stem, members)
 
 
-def _shot(file: Path, key: str, parts: Mapping[str, Any]) -> Shot:
-    if "place" not in parts or "txt" not in parts:
-        raise DataError(f"{file}: sample {key} wants a picture and its txt. Got {', '.join(parts)}. Make it again.")
-    phrases = json.loads(parts.get("json", b"{}")).get("phrases") or [parts["txt"].decode().strip()]
-    return Shot(file=file, offset=parts["place"][0], size=parts["place"][1], phrases=tuple(phrases))
+def _captioned_image(file: Path, key: str, members: Mapping[str, Any]) -> CaptionedImage:
+    if "place" not in members or "txt" not in members:
+        raise DataError(f"{file}: sample {key} wants a picture and its txt. Got {', '.join(members)}. Make it again.")
+    phrases = json.loads(members.get("json", b"{}")).get("phrases") or [members["txt"].decode().strip()]
+    return CaptionedImage(file=file, offset=members["place"][0], size=members["place"][1], phrases=tuple(phrases))
 
 
-def _words(shots: list[Shot]) -> Tokenizer:
+def _build_tokenizer(captioned_images: list[CaptionedImage]) -> Tokenizer:
     """The words of all phrases as a tokenizer that pads to the longest phrase."""
-    phrases = {phrase for shot in shots for phrase in shot.phrases}
+    phrases = {phrase for captioned_image in captioned_images for phrase in captioned_image.phrases}
     if not phrases:
         raise DataError("contrast needs captioned pictures. Got none. Check the captions' folder.")
-    known = ["[PAD]", "[UNK]", *sorted({word for phrase in phrases for word in phrase.split()})]
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    longest = min(64, max(len(phrase.split()) for phrase in phrases))
-    words.enable_padding(length=longest, pad_id=0, pad_token="[PAD]")
-    words.enable_truncation(longest)
-    return words
+    vocabulary = ["[PAD]", "[UNK]", *sorted({word for phrase in phrases for word in phrase.split()})]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: token_id for token_id, word in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    max_words = min(64, max(len(phrase.split()) for phrase in phrases))
+    tokenizer.enable_padding(length=max_words, pad_id=0, pad_token="[PAD]")
+    tokenizer.enable_truncation(max_words)
+    return tokenizer
 
 
-def _siglip(spec: Siglip, recipe: Contrast, words: Tokenizer) -> Any:
+def _build_siglip(spec: Siglip, recipe: ContrastiveTraining, tokenizer: Tokenizer) -> Any:
     from transformers import SiglipConfig, SiglipModel
 
     vit = spec.vit
-    tower = {
+    vision_settings = {
         "num_hidden_layers": vit.layers,
         "hidden_size": vit.width,
-        "intermediate_size": vit.hidden,
+        "intermediate_size": vit.mlp_width,
         "num_attention_heads": vit.heads,
-        "image_size": vit.image,
-        "patch_size": vit.patch,
+        "image_size": vit.image_size,
+        "patch_size": vit.patch_size,
     }
-    text = {
+    text_settings = {
         "num_hidden_layers": recipe.text_layers,
         "hidden_size": recipe.text_width,
         "intermediate_size": 2 * recipe.text_width,
         "num_attention_heads": vit.heads,
-        "vocab_size": words.get_vocab_size(),
-        "max_position_embeddings": words.padding["length"],  # pyright: ignore[reportOptionalSubscript]
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": tokenizer.padding["length"],  # pyright: ignore[reportOptionalSubscript]
         "projection_size": vit.width,
         "pad_token_id": 0,
         "bos_token_id": 0,
@@ -147,7 +157,7 @@ def _siglip(spec: Siglip, recipe: Contrast, words: Tokenizer) -> Any:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        config = SiglipConfig(text_config=text, vision_config=tower)
+        config = SiglipConfig(text_config=text_settings, vision_config=vision_settings)
         config._attn_implementation = "eager"  # torch's fused attention goes backwards three times slower on short rows
         model = SiglipModel(config)
     with torch.no_grad():
@@ -157,121 +167,141 @@ def _siglip(spec: Siglip, recipe: Contrast, words: Tokenizer) -> Any:
     return model
 
 
-def _pairwise(model: Any, told: list[tuple[str, ...]], words: Tokenizer, pixels: np.ndarray) -> Tensor:
+def _sigmoid_loss(
+    model: Any, phrases_by_image: list[tuple[str, ...]], tokenizer: Tokenizer, pixels: np.ndarray
+) -> Tensor:
     """Sigmoid loss over all B x P pairs, each phrase against its best patch; true and untrue pairs weigh the same."""
     device = model.device
-    phrases = sorted({phrase for true_here in told for phrase in true_here})
-    place = {phrase: number for number, phrase in enumerate(phrases)}
-    true = torch.zeros(len(told), len(phrases))
-    for row, true_here in enumerate(told):
-        true[row, [place[phrase] for phrase in true_here]] = 1
-    ids = torch.tensor([found.ids for found in words.encode_batch_fast(phrases)], device=device)
-    seen = scaled(torch.from_numpy(pixels).to(device))
+    phrases = sorted({phrase for image_phrases in phrases_by_image for phrase in image_phrases})
+    phrase_columns = {phrase: column for column, phrase in enumerate(phrases)}
+    labels = torch.zeros(len(phrases_by_image), len(phrases))
+    for row, image_phrases in enumerate(phrases_by_image):
+        labels[row, [phrase_columns[phrase] for phrase in image_phrases]] = 1
+    ids = torch.tensor([encoding.ids for encoding in tokenizer.encode_batch_fast(phrases)], device=device)
+    pixel_values = normalize_pixels(torch.from_numpy(pixels).to(device))
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        patches = model.vision_model(pixel_values=seen).last_hidden_state
-        texts = model.text_model(input_ids=ids).pooler_output
-    alike = (F.normalize(patches.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T).amax(dim=1)
-    logits = alike * model.logit_scale.exp() + model.logit_bias
-    true = true.to(device)
-    weight = true / true.sum() + (1 - true) / (1 - true).sum().clamp(min=1)
-    return F.binary_cross_entropy_with_logits(logits, true, weight=weight, reduction="sum") / 2
+        patch_embeddings = model.vision_model(pixel_values=pixel_values).last_hidden_state
+        text_embeddings = model.text_model(input_ids=ids).pooler_output
+    similarity = (F.normalize(patch_embeddings.float(), dim=-1) @ F.normalize(text_embeddings.float(), dim=-1).T).amax(
+        dim=1
+    )
+    logits = similarity * model.logit_scale.exp() + model.logit_bias
+    labels = labels.to(device)
+    weight = labels / labels.sum() + (1 - labels) / (1 - labels).sum().clamp(min=1)
+    return F.binary_cross_entropy_with_logits(logits, labels, weight=weight, reduction="sum") / 2
 
 
-class _Album:
+class _PixelCache:
     """Pixels of captioned pictures, decoded once each as far as KEPT has room."""
 
-    def __init__(self, shots: list[Shot], spec: Siglip) -> None:
-        self._shots, self._spec = shots, spec
-        self._room, self._kept = KEPT // (spec.image**2 * 3), dict[int, np.ndarray]()
+    def __init__(self, captioned_images: list[CaptionedImage], spec: Siglip) -> None:
+        self._captioned_images, self._spec = captioned_images, spec
+        self._capacity, self._pixels = PIXEL_CACHE_BYTES // (spec.image_size**2 * 3), dict[int, np.ndarray]()
 
-    def take(self, rows: list[int]) -> np.ndarray:
-        return np.stack([self._kept[row] if row in self._kept else self._decoded(row) for row in rows])
+    def stack(self, rows: list[int]) -> np.ndarray:
+        return np.stack([self._pixels[row] if row in self._pixels else self._decode(row) for row in rows])
 
-    def _decoded(self, row: int) -> np.ndarray:
-        shot, spec = self._shots[row], self._spec
-        with shot.file.open("rb") as data:
-            data.seek(shot.offset)
-            pixels = decode(data.read(shot.size), spec.image, spec.fit, ground=spec.ground)
-        if len(self._kept) < self._room:
-            self._kept[row] = pixels
+    def _decode(self, row: int) -> np.ndarray:
+        captioned_image, spec = self._captioned_images[row], self._spec
+        with captioned_image.file.open("rb") as data:
+            data.seek(captioned_image.offset)
+            pixels = decode_image(data.read(captioned_image.size), spec.image_size, spec.fit, pad_color=spec.pad_color)
+        if len(self._pixels) < self._capacity:
+            self._pixels[row] = pixels
         return pixels
 
 
-def _leave(model: Any, words: Tokenizer, spec: Siglip, out: Path) -> None:
+def _save_model(model: Any, tokenizer: Tokenizer, spec: Siglip, out: Path) -> None:
     model.save_pretrained(out)
-    words.save(str(out / "tokenizer.json"))
-    processor = siglip_processor(spec.vit.image)
+    tokenizer.save(str(out / "tokenizer.json"))
+    processor = siglip_processor_config(spec.vit.image_size)
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n")
 
 
-def encode(spec: Encode, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def encode_features(
+    spec: Encode, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
     """Handler: the frozen encoder's features of every picture of an index, float16, in the index's order.
 
     Killed and run again it goes on with the batches that are left, to the same bytes. Raises DataError where the
     source is no longer what was prepared, ModelError where the encoder has another shape than the recipe.
     """
     vision = spec.vision
-    if isinstance(vision, Patches):
+    if isinstance(vision, PatchProjectionSpec):
         raise ModelError("encode needs a frozen encoder. Got Patches, which train with the model.")
-    settle(site)
-    index, location = Index.open(inputs["index"]), locate(spec.source, inputs.get("source"), site)
-    changed(index, location)
+    configure_torch(site)
+    index, location = Index.open(inputs["index"]), locate_source(spec.source, inputs.get("source"), site)
+    check_source_unchanged(index, location)
     folders = [inputs[f"encoder{number}"] for number in range(len(vision.towers))]
-    encoder, told = load_encoder(vision, folders).to(site.device), monotonic()
-    sheet = _Sheet(out, (len(index.images), vision.tokens, vision.width), mark=index.digest)
-    cuts = [np.arange(at, min(at + AT_ONCE, len(sheet.array))) for at in range(sheet.done, len(sheet.array), AT_ONCE)]
-    ready, saved = _decoded(pictures_of(index, location, vision, cache=site.cache), cuts, site.readers), monotonic()
-    for numbers, decoded in zip(cuts, ready, strict=True):
-        seen = features(encoder, torch.from_numpy(decoded).to(site.device)).half().cpu().numpy()
-        sheet.put(numbers, seen, where=folders[0])
-        if monotonic() - saved > site.save_every:
-            sheet.keep()
-            saved = monotonic()
-        if monotonic() - told > 0.5:
-            told = monotonic()
-            tell(Progress(done=sheet.done, total=len(sheet.array), unit="pictures"))
-    sheet.finish()
+    encoder, last_report = load_encoder(vision, folders).to(site.device), monotonic()
+    feature_file = _FeatureFile(out, (len(index.images), vision.tokens, vision.width), index_digest=index.digest)
+    batches = [
+        np.arange(start, min(start + ENCODE_BATCH, len(feature_file.array)))
+        for start in range(feature_file.rows_done, len(feature_file.array), ENCODE_BATCH)
+    ]
+    decoded_batches, last_save = (
+        _decode_ahead(source_pixels(index, location, vision, cache=site.cache), batches, site.readers),
+        monotonic(),
+    )
+    for indices, pixels in zip(batches, decoded_batches, strict=True):
+        image_features = extract_features(encoder, torch.from_numpy(pixels).to(site.device)).half().cpu().numpy()
+        feature_file.write_rows(indices, image_features, location=folders[0])
+        if monotonic() - last_save > site.save_every:
+            feature_file.save()
+            last_save = monotonic()
+        if monotonic() - last_report > 0.5:
+            last_report = monotonic()
+            on_progress(Progress(done=feature_file.rows_done, total=len(feature_file.array), unit="pictures"))
+    feature_file.finish()
 
 
-def _decoded(pixels: Pixels, cuts: Iterable[np.ndarray], readers: int) -> Iterator[np.ndarray]:
+def _decode_ahead(pixels: DecodedImages, batches: Iterable[np.ndarray], readers: int) -> Iterator[np.ndarray]:
     """Pixels of each of `cuts`, made by `readers` threads while those before are encoded."""
-    with ThreadPoolExecutor(readers) as crew:
-        coming: Iterator[np.ndarray] | None = None
-        for numbers in cuts:
-            then = crew.map(pixels.take, np.array_split(numbers, readers))
-            if coming is not None:
-                yield np.concatenate(list(coming))
-            coming = then
-        if coming is not None:
-            yield np.concatenate(list(coming))
+    with ThreadPoolExecutor(readers) as pool:
+        pending: Iterator[np.ndarray] | None = None
+        for indices in batches:
+            submitted = pool.map(pixels.take, np.array_split(indices, readers))
+            if pending is not None:
+                yield np.concatenate(list(pending))
+            pending = submitted
+        if pending is not None:
+            yield np.concatenate(list(pending))
 
 
-class _Sheet:
+class _FeatureFile:
     """The features while they are made: an array in `resume/`, and beside it how many of its rows are done."""
 
-    def __init__(self, out: Path, shape: tuple[int, int, int], *, mark: str) -> None:
-        self._out, self._folder, self._mark = out, out / "resume", mark
-        self._note, file = self._folder / "point.json", self._folder / "features.npy"
-        note = json.loads(self._note.read_text()) if self._note.is_file() else {}
-        self.done = note["done"] if note.get("mark") == mark and note.get("shape") == list(shape) else 0
+    def __init__(self, out: Path, shape: tuple[int, int, int], *, index_digest: str) -> None:
+        self._out, self._folder, self._index_digest = out, out / "resume", index_digest
+        self._state_path, features_path = self._folder / "point.json", self._folder / "features.npy"
+        saved_state = json.loads(self._state_path.read_text()) if self._state_path.is_file() else {}
+        self.rows_done = (
+            saved_state["done"]
+            if saved_state.get("mark") == index_digest and saved_state.get("shape") == list(shape)
+            else 0
+        )
         self._folder.mkdir(exist_ok=True)
-        mode = "r+" if self.done else "w+"
-        self.array = np.lib.format.open_memmap(file, mode=mode, dtype=np.float16, shape=shape)
+        mode = "r+" if self.rows_done else "w+"
+        self.array = np.lib.format.open_memmap(features_path, mode=mode, dtype=np.float16, shape=shape)
 
-    def put(self, numbers: np.ndarray, seen: np.ndarray, *, where: Path) -> None:
+    def write_rows(self, indices: np.ndarray, image_features: np.ndarray, *, location: Path) -> None:
         """Write the next rows; ModelError when they are of another shape."""
-        wanted = self.array.shape[1:]
-        if seen.shape[1:] != wanted:
-            raise ModelError(f"{where}: wanted {wanted} a picture. Got {seen.shape[1:]}. Mend the Vit.")
-        self.array[numbers] = seen
-        self.done = int(numbers[-1]) + 1
+        expected_shape = self.array.shape[1:]
+        if image_features.shape[1:] != expected_shape:
+            raise ModelError(
+                f"{location}: wanted {expected_shape} a picture. Got {image_features.shape[1:]}. Mend the Vit."
+            )
+        self.array[indices] = image_features
+        self.rows_done = int(indices[-1]) + 1
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Make what is done the resume point: first the rows, then the note that names them."""
         self.array.flush()
-        fresh = self._note.with_suffix(".new")
-        fresh.write_text(json.dumps({"done": self.done, "mark": self._mark, "shape": list(self.array.shape)}))
-        fresh.replace(self._note)
+        new_file = self._state_path.with_suffix(".new")
+        new_file.write_text(
+            json.dumps({"done": self.rows_done, "mark": self._index_digest, "shape": list(self.array.shape)})
+        )
+        new_file.replace(self._state_path)
 
     def finish(self) -> None:
         """Leave features.npy and nothing else."""

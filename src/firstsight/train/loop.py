@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from firstsight.data.loader import Batch
-from firstsight.model.loss import loss
+from firstsight.model.loss import lm_loss
 from firstsight.train.state import TrainState
 from firstsight.units import Tokens
 
-GROUPS = 8
+NUM_LOSS_GROUPS = 8
 """Kinds of rows that losses are told apart by: text, then up to seven image sources."""
 
 
-Parts = tuple[Batch, ...]
+MicroBatches = tuple[Batch, ...]
 """The rows of one step, as many at once as the machine holds."""
 
 
@@ -25,7 +25,7 @@ Parts = tuple[Batch, ...]
 class StepInfo:
     """What one update did."""
 
-    seen: Tokens
+    tokens_seen: Tokens
     step: int
     lr: float
     loss: float
@@ -38,51 +38,62 @@ class StepInfo:
 
 
 def train(
-    state: TrainState, batches: Iterator[Parts], rate: Callable[[Tokens], float], until: Tokens
+    state: TrainState, batches: Iterator[MicroBatches], lr_schedule: Callable[[Tokens], float], until: Tokens
 ) -> Iterator[StepInfo]:
     """One update a batch until `state.seen` reaches `until`; the update that brings it to s uses `rate(s)`.
 
     A batch may come in parts: their gradients add up to that of the mean over all loss tokens of the batch.
     """
-    while state.seen < until:
-        parts = next(batches)
-        tokens = sum(part.tokens.numel() for part in parts)
-        state.seen = Tokens(state.seen + tokens)
-        lr = _paced(state, rate(state.seen))
-        counts = torch.stack([(part.targets >= 0).sum() for part in parts]).sum().clamp(min=1)
-        each, held = zip(*(_learn(state, part, counts) for part in parts), strict=True)
-        losses, loss_tokens = torch.stack(each).sum(dim=0), torch.stack(held).sum(dim=0)
-        grad_norm = clip(list(state.model.parameters()), state.optim.clip)
+    while state.tokens_seen < until:
+        micro_batches = next(batches)
+        tokens = sum(micro_batch.tokens.numel() for micro_batch in micro_batches)
+        state.tokens_seen = Tokens(state.tokens_seen + tokens)
+        lr = _set_lr(state, lr_schedule(state.tokens_seen))
+        num_loss_tokens = (
+            torch.stack([(micro_batch.targets >= 0).sum() for micro_batch in micro_batches]).sum().clamp(min=1)
+        )
+        group_losses, group_counts = zip(
+            *(_accumulate_gradients(state, micro_batch, num_loss_tokens) for micro_batch in micro_batches), strict=True
+        )
+        losses, loss_tokens = torch.stack(group_losses).sum(dim=0), torch.stack(group_counts).sum(dim=0)
+        grad_norm = clip_grad_norm(list(state.model.parameters()), state.optim.max_grad_norm)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         yield StepInfo(
-            seen=state.seen,
-            step=state.seen // tokens,
+            tokens_seen=state.tokens_seen,
+            step=state.tokens_seen // tokens,
             lr=lr,
-            loss=float(losses.sum() / counts),
+            loss=float(losses.sum() / num_loss_tokens),
             grad_norm=float(grad_norm),
             losses=tuple(losses.tolist()),
             loss_tokens=tuple(loss_tokens.tolist()),
         )
 
 
-def _paced(state: TrainState, lr: float) -> float:
+def _set_lr(state: TrainState, lr: float) -> float:
     """Give each group of parameters its share of the rate; returns the rate."""
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["scale"]
     return lr
 
 
-def _learn(state: TrainState, part: Batch, counts: Tensor) -> tuple[Tensor, Tensor]:
+def _accumulate_gradients(state: TrainState, micro_batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Add a part's gradients of the loss over `counts` tokens; its loss and loss tokens by kind of row."""
-    hidden, z = state.model(part), state.optim.z_loss
-    found = loss(state.model.lm, hidden, part.targets, kinds=part.kinds, groups=GROUPS, z=z)
-    (found.total / counts).backward()
-    return found.each, found.counts
+    hidden, z_coefficient = state.model(micro_batch), state.optim.z_loss
+    loss_sums = lm_loss(
+        state.model.lm,
+        hidden,
+        micro_batch.targets,
+        row_groups=micro_batch.source_ids,
+        num_groups=NUM_LOSS_GROUPS,
+        z_coefficient=z_coefficient,
+    )
+    (loss_sums.total / num_loss_tokens).backward()
+    return loss_sums.by_group, loss_sums.token_counts
 
 
 @torch.no_grad()
-def clip(parameters: list[torch.nn.Parameter], most: float) -> Tensor:
+def clip_grad_norm(parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
     """Scale gradients down to a global norm of at most `most`; returns the norm before.
 
     Squares are added one parameter after the other in float64, so that parameters with zero gradients
@@ -91,5 +102,5 @@ def clip(parameters: list[torch.nn.Parameter], most: float) -> Tensor:
     grads = [p.grad for p in parameters if p.grad is not None]
     squares = torch.stack(torch._foreach_norm(grads)).double().square()  # pyright: ignore[reportPrivateImportUsage]
     norm = squares.cumsum(0)[-1].sqrt()
-    torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp(max=1.0).float())  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0).float())  # pyright: ignore[reportPrivateImportUsage]
     return norm

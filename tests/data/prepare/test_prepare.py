@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from firstsight.data.index import Index
-from firstsight.data.prepare import part, prepare
+from firstsight.data.prepare import prepare, shard_writer
 from firstsight.errors import DataError
 from firstsight.site import Location, Progress, Site
 from firstsight.units import Share
@@ -52,13 +52,15 @@ def source(workshop: Workshop) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the shards that this process makes parts of."""
     names: list[str] = []
-    make = part.Maker.make
+    make = shard_writer.ShardWriter.write
 
-    def counted(self: part.Maker, shard: part.sources.Shard) -> Iterator[part.Reach]:
+    def counted(
+        self: shard_writer.ShardWriter, shard: shard_writer.sources.Shard
+    ) -> Iterator[shard_writer.ShardProgress]:
         names.append(shard.name)
         return make(self, shard)
 
-    monkeypatch.setattr(part.Maker, "make", counted)
+    monkeypatch.setattr(shard_writer.ShardWriter, "write", counted)
     return names
 
 
@@ -106,7 +108,7 @@ def test_the_bytes_do_not_depend_on_how_records_are_batched(
     folder = workshop.captions([words_of(range(1 + number % 5)) for number in range(50)])
     whole = workshop.prepare(folder, "captions", "whole")
     for limit, size in (("BATCH", 7), ("LETTERS", 20)):
-        monkeypatch.setattr(part, limit, size)
+        monkeypatch.setattr(shard_writer, limit, size)
         assert same(whole.path, workshop.prepare(folder, "captions", limit).path)
 
 
@@ -116,7 +118,7 @@ def test_the_digest_tells_nothing_of_the_machine(workshop: Workshop, source: Pat
     for file in moved.iterdir():
         file.write_bytes(file.read_bytes())
     second = workshop.prepare(moved, "text", "two")
-    assert [one.stamp for one in first.read] != [one.stamp for one in second.read]
+    assert [one.stamp for one in first.source_shards] != [one.stamp for one in second.source_shards]
     assert (first.path / "manifest.json").read_bytes() == (second.path / "manifest.json").read_bytes()
     (moved / "train-0.jsonl").write_text('{"text": "w7"}\n')
     third = workshop.prepare(moved, "text", "three")
@@ -183,7 +185,7 @@ def test_parts_of_another_tokenizer_are_not_taken(workshop: Workshop, source: Pa
     other.write_text(words.read_text().replace('"w199"', '"x199"'))
     made.clear()
     site = Site(sources={"s": Location(path=str(source))})
-    prepare(asked("text"), inputs={"tokenizer": other}, out=workshop.folder("out"), site=site, tell=quiet)
+    prepare(asked("text"), inputs={"tokenizer": other}, out=workshop.folder("out"), site=site, on_progress=quiet)
     assert len(made) == SHARDS
 
 
@@ -199,7 +201,7 @@ def test_a_rotten_source_is_refused_and_can_be_read_about(workshop: Workshop, ma
     assert len((out / "quarantine.jsonl").read_text().splitlines()) == 2
     made.clear()
     lenient = Site(sources={"s": Location(path=str(folder), most_bad=Share(2, 100))})
-    prepare(asked("text"), inputs={"tokenizer": workshop.words()}, out=out, site=lenient, tell=quiet)
+    prepare(asked("text"), inputs={"tokenizer": workshop.words()}, out=out, site=lenient, on_progress=quiet)
     assert made == [] and len(Index.open(out).samples) == 98
     assert not (out / "refused.json").exists()
 
@@ -210,17 +212,21 @@ def test_a_source_without_a_record_is_refused(workshop: Workshop) -> None:
 
 
 def test_progress_is_told_in_bytes_that_add_up(workshop: Workshop, source: Path, monkeypatch) -> None:
-    monkeypatch.setattr("firstsight.data.prepare.meter._EVERY", 0.0)
+    monkeypatch.setattr("firstsight.data.prepare.progress._REPORT_INTERVAL", 0.0)
     told: list[Progress] = []
     site = Site(sources={"s": Location(path=str(source))})
     prepare(
-        asked("text"), inputs={"tokenizer": workshop.words()}, out=workshop.folder("o"), site=site, tell=told.append
+        asked("text"),
+        inputs={"tokenizer": workshop.words()},
+        out=workshop.folder("o"),
+        site=site,
+        on_progress=told.append,
     )
     total = sum(file.stat().st_size for file in source.iterdir())
     assert {one.total for one in told} == {total} and {one.unit for one in told} == {"bytes"}
     done = [one.done for one in told]
     assert done == sorted(done) and done[-1] == total
-    assert told[-1].numbers["records"] == SHARDS * ROWS
+    assert told[-1].metrics["records"] == SHARDS * ROWS
 
 
 def said(picture: str, word: int) -> dict[str, object]:
@@ -233,7 +239,7 @@ def test_a_picture_has_one_number_whichever_shard_shows_it(workshop: Workshop) -
     more = [said("c.png", 3), said("b.png", 4), said("a.png", 5)]
     (folder / "more.json").write_text(json.dumps(more))
     index = workshop.prepare(folder, "dialogues")
-    assert index.shown["picture"].tolist() == [0, 1, 0, 2, 0, 1]
+    assert index.image_refs["picture"].tolist() == [0, 1, 0, 2, 0, 1]
     assert len(index.images) == 3 == len(set(index.images["offset"].tolist()))
     assert same(index.path, workshop.prepare(folder, "dialogues", "two", readers=2).path)
 
@@ -242,8 +248,8 @@ def test_pictures_of_several_tars_are_numbered_on(workshop: Workshop) -> None:
     folder = workshop.captions(["w1", "w2", "w3"])
     (folder / "00001.tar").write_bytes((folder / "00000.tar").read_bytes())
     index = workshop.prepare(folder, "captions")
-    assert index.shown["picture"].tolist() == list(range(6))
-    assert index.images["shard"].tolist() == [0, 0, 0, 1, 1, 1] and index.shards == ("00000.tar", "00001.tar")
+    assert index.image_refs["picture"].tolist() == list(range(6))
+    assert index.images["shard"].tolist() == [0, 0, 0, 1, 1, 1] and index.image_shards == ("00000.tar", "00001.tar")
     assert np.array_equal(index.images["offset"][:3], index.images["offset"][3:])
     manifest = json.loads((index.path / "manifest.json").read_text())
     assert manifest["captions"] == {"real": 6, "synthetic": 0} and manifest["counts"]["images"] == 6
@@ -252,8 +258,8 @@ def test_pictures_of_several_tars_are_numbered_on(workshop: Workshop) -> None:
 def test_memory_does_not_grow_with_the_source(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six times the shards, at most a fifth more memory."""
     workshop.prepare(workshop.texts([{"text": "w1"}]), "text")
-    monkeypatch.setattr(part, "BATCH", 16)
-    monkeypatch.setattr("firstsight.data.prepare.merge.CHUNK", 64)
+    monkeypatch.setattr(shard_writer, "BATCH_RECORDS", 16)
+    monkeypatch.setattr("firstsight.data.prepare.merge_shards.COPY_ENTRIES", 64)
     peaks = []
     for count in (4, 24):
         folder = workshop.folder(f"of-{count}")
@@ -279,12 +285,12 @@ def test_interrupted_while_parts_are_cleared_away(workshop: Workshop, source: Pa
 
 
 def test_equal_keys_for_what_a_part_depends_on_only(workshop: Workshop, source: Path) -> None:
-    from firstsight.data.prepare.task import task_of
+    from firstsight.data.prepare.job import prepare_job
 
     def key(**changes: object) -> str:
         site = Site(sources={"s": replace(Location(path=str(source)), **changes)})
         spec, inputs = asked("text"), {"tokenizer": workshop.words()}
-        return task_of(spec, inputs=inputs, out=workshop.root, site=site).key
+        return prepare_job(spec, inputs=inputs, out=workshop.root, site=site).key
 
     assert key() == key(most_bad=Share(1, 2))
     assert len({key(), key(columns={"text": "content"}), key(split="train"), key(path="/elsewhere")}) == 4

@@ -25,17 +25,17 @@ RUN = """
 import resource, sys
 from pathlib import Path
 from firstsight.data.prepare import prepare
-from firstsight.recipe.mix import Named
+from firstsight.recipe.mixture import External
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Site
 source, words, out, readers, most = sys.argv[1:]
 if int(most):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
-spec = Prepare(source=Named(name="s", form="text", tokens=0), tokenizer=Named(name="t", form="tokenizer", tokens=0))
+spec = Prepare(source=External(name="s", form="text", tokens=0), tokenizer=External(name="t", form="tokenizer", tokens=0))
 site = Site(sources={"s": Location(path=source)}, readers=int(readers))
 Path(out).mkdir(exist_ok=True)
 print("begun", flush=True)
-prepare(spec, inputs={"tokenizer": Path(words)}, out=Path(out), site=site, tell=lambda told: None)
+prepare(spec, inputs={"tokenizer": Path(words)}, out=Path(out), site=site, on_progress=lambda told: None)
 print("done", flush=True)
 """
 
@@ -126,20 +126,20 @@ def test_a_disk_that_fills_in_a_reader_process_is_told_and_gone_on_from(workshop
 
 
 def test_a_killed_reader_process_is_told(workshop: Workshop, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from firstsight.data.prepare import crew
+    from firstsight.data.prepare import workers
     from firstsight.errors import StepFailed
 
     killed: list[int] = []
-    send = crew._Worker.send
+    send = workers._Worker.send
 
-    def once(self: crew._Worker, what: object) -> None:
-        if isinstance(what, crew.Shard) and not killed:
+    def once(self: workers._Worker, what: object) -> None:
+        if isinstance(what, workers.Shard) and not killed:
             killed.append(self._process.pid)
             self._process.kill()
             self._process.wait()
         send(self, what)
 
-    monkeypatch.setattr(crew._Worker, "send", once)
+    monkeypatch.setattr(workers._Worker, "send", once)
     with pytest.raises(StepFailed, match=r"\.jsonl: a reader process was ended by signal 9 .*try fewer readers"):
         workshop.prepare(source, "text", "out", readers=2)
     assert same(workshop.prepare(source, "text").path, workshop.prepare(source, "text", "out").path)
@@ -147,25 +147,25 @@ def test_a_killed_reader_process_is_told(workshop: Workshop, source: Path, monke
 
 def test_it_works_inside_a_step_of_a_run(workshop: Workshop, source: Path) -> None:
     """In a worker of the executor, whose `__main__` is a line of Python."""
-    from firstsight.plan.executors import Job, Local
+    from firstsight.plan.executor import LocalExecutor, StepJob
     from firstsight.plan.step import Step
     from firstsight.plan.store import Store
 
     store = Store(workshop.root / "store")
     site = Site(sources={"s": Location(path=str(source))}, readers=2)
     step = Step(kind="prepare", spec=asked("text"), version=1)
-    job = Job(
+    job = StepJob(
         step=step,
         handler="firstsight.data.prepare:prepare",
         inputs={"tokenizer": workshop.words()},
         site=site,
-        root=store.root,
+        store_root=store.root,
     )
     reports = []
-    with Local(1, site) as local:
+    with LocalExecutor(1, site) as local:
         local.submit(job)
         while not any(report.state != "progress" for report in reports):
             reports += local.wait(0.2)
-    assert reports[-1].state == "published", reports[-1].why
+    assert reports[-1].state == "published", reports[-1].reason
     assert any(report.progress is not None for report in reports)
     assert same(workshop.prepare(source, "text", "whole").path, store.path(step.address))

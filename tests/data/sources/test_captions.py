@@ -14,10 +14,10 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from firstsight.data.readers import choose_caption, list_shards
 from firstsight.data.records import ImageText
-from firstsight.data.sources import shards, told
 from firstsight.errors import DataError
-from firstsight.recipe.mix import Recaptioned
+from firstsight.recipe.mixture import Recaptioned
 from firstsight.units import Share
 
 from ..conftest import add, picture
@@ -35,7 +35,7 @@ def tar(file: Path, files: list[tuple[str, bytes]]) -> Path:
 
 
 def mixed(share: Share, seed: int = 0) -> Recaptioned:
-    return Recaptioned(named=named("captions"), synthetic=share, seed=seed)
+    return Recaptioned(external=named("captions"), synthetic_share=share, seed=seed)
 
 
 def syn(*texts: object) -> bytes:
@@ -150,7 +150,7 @@ def test_a_folder_of_captions_inside_the_source_is_not_read_as_pictures(tmp_path
     tar(tmp_path / "0.tar", recaptioned(tmp_path, 2))
     tar(tmp_path / "captions" / "0.tar", synthetic(2))
     location = at(tmp_path, captions=str(tmp_path / "captions"))
-    assert [shard.name for shard in shards(location, "captions")] == ["0.tar"]
+    assert [shard.name for shard in list_shards(location, "captions")] == ["0.tar"]
     assert {one.synthetic for one in good(everything(location, "captions", mixed(Share(1))))} == {True}
 
 
@@ -191,18 +191,18 @@ def test_a_shard_without_its_captions_is_named_and_they_count_for_the_digest(tmp
 def test_as_many_are_synthetic_as_asked_and_more_share_keeps_those_that_were(seed: int, share: Fraction) -> None:
     """300 keys: five standard deviations are 0.145; a larger share takes more of the same."""
     keys = [f"{number:09d}" for number in range(300)]
-    chosen = {key for key in keys if told(mixed(Share(share), seed), key)[0]}
+    chosen = {key for key in keys if choose_caption(mixed(Share(share), seed), key)[0]}
     assert abs(len(chosen) / len(keys) - share) <= 0.145
-    assert chosen <= {key for key in keys if told(mixed(Share((share + 1) / 2), seed), key)[0]}
-    assert not any(told(mixed(Share(0), seed), key)[0] for key in keys)
-    assert all(told(mixed(Share(1), seed), key)[0] for key in keys)
+    assert chosen <= {key for key in keys if choose_caption(mixed(Share((share + 1) / 2), seed), key)[0]}
+    assert not any(choose_caption(mixed(Share(0), seed), key)[0] for key in keys)
+    assert all(choose_caption(mixed(Share(1), seed), key)[0] for key in keys)
 
 
 def test_the_choice_is_pinned() -> None:
     """Published numbers hang on it: sha256 of "7", a zero byte and the key, computed with coreutils."""
     digest = hashlib.sha256(b"7\x00000000003").hexdigest()
-    assert told(mixed(Share(1, 2), 7), "000000003") == (int(digest[:16], 16) < 2**63, int(digest[16:32], 16))
-    picks = Counter(told(mixed(Share(1), 1), str(number))[1] % 3 for number in range(900))
+    assert choose_caption(mixed(Share(1, 2), 7), "000000003") == (int(digest[:16], 16) < 2**63, int(digest[16:32], 16))
+    picks = Counter(choose_caption(mixed(Share(1), 1), str(number))[1] % 3 for number in range(900))
     assert all(230 <= picks[one] <= 370 for one in range(3))
 
 
@@ -229,11 +229,11 @@ def test_a_manifest_as_the_path_names_the_shards(tmp_path: Path) -> None:
         tar(tmp_path / name, recaptioned(tmp_path, 1))
     counted(tmp_path, s_1=1, s_0=1)
     location = at(tmp_path / "manifest.jsonl")
-    assert [shard.name for shard in shards(location, "captions")] == ["s-0.tar", "s-1.tar"]
+    assert [shard.name for shard in list_shards(location, "captions")] == ["s-0.tar", "s-1.tar"]
     assert len(everything(location, "captions")) == 2
     counted(tmp_path, s_0=1, s_7=1)
     with pytest.raises(DataError, match=r"names 2 shards\. Got none of s-7\.tar \(1 missing\)"):
-        shards(location, "captions")
+        list_shards(location, "captions")
 
 
 def test_tables_that_img2dataset_leaves_beside_its_tars_are_not_read(tmp_path: Path) -> None:
@@ -270,6 +270,6 @@ def test_the_digest_of_a_real_shard_is_the_published_one(shared: Path) -> None:
 @pytest.mark.shared
 def test_the_real_manifest_names_sixteen_shards_of_which_six_are_there(shared: Path) -> None:
     folder = shared / "vla_foundry_shards" / "image_caption"
-    assert len(shards(at(folder), "captions")) == 6
+    assert len(list_shards(at(folder), "captions")) == 6
     with pytest.raises(DataError, match=r"names 16 shards\. Got none of shard-0006\.tar, .* \(10 missing\)"):
-        shards(at(folder / "manifest.jsonl"), "captions")
+        list_shards(at(folder / "manifest.jsonl"), "captions")

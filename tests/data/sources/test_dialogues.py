@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.data.records import Bad, Dialogue
-from firstsight.data.sources import Reader, dialogues, shards
-from firstsight.data.sources.dialogues import items
+from firstsight.data.readers import RecordReader, dialogues, list_shards
+from firstsight.data.readers.dialogues import json_list_items
+from firstsight.data.records import Dialogue, RejectedRecord
 from firstsight.errors import DataError
 
 from ..conftest import picture
@@ -45,7 +45,7 @@ def test_items_are_those_of_the_standard_library_at_their_bytes(
 ) -> None:
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
     data = (around + text + around).encode("utf-8", "surrogatepass")
-    found = list(items(io.BytesIO(data), "f", start=0, goes_on=False))
+    found = list(json_list_items(io.BytesIO(data), "f", start=0, list_continues=False))
     assert [json.loads(item.decode("utf-8", "surrogatepass")) for _, item in found] == values
     assert all(data[begin:][: len(item)] == item for begin, item in found)
 
@@ -55,7 +55,7 @@ def test_every_cut_of_a_list_is_found(data: st.DataObject) -> None:
     whole = json.dumps([{"a": [1, "x]"]}, "é", 12, {}], ensure_ascii=False).encode()
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(DataError, match="wanted a JSON list"):
-        list(items(io.BytesIO(whole[:cut]), "f", start=0, goes_on=False))
+        list(json_list_items(io.BytesIO(whole[:cut]), "f", start=0, list_continues=False))
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_a_list_is_cut_into_stretches_of_whole_items_that_hold_it_all(
     data = json.dumps(rows, indent=2).encode()
     (tmp_path / "a.json").write_bytes(data)
     [whole] = passes(at(tmp_path), "dialogues")
-    monkeypatch.setattr(dialogues, "STRETCH_ITEMS", 250)
-    by_count = shards(at(tmp_path), "dialogues")
-    assert [len(list(Reader(at(tmp_path), "dialogues", source=named("dialogues")).read(one))) for one in by_count] == [
+    monkeypatch.setattr(dialogues, "RANGE_ITEMS", 250)
+    by_count = list_shards(at(tmp_path), "dialogues")
+    assert [len(list(RecordReader(at(tmp_path), "dialogues", source=named("dialogues")).read(one))) for one in by_count] == [
         250, 250, 100,
     ]  # fmt: skip
-    monkeypatch.setattr(dialogues, "STRETCH_BYTES", 9_000)
-    cut = shards(at(tmp_path), "dialogues")
+    monkeypatch.setattr(dialogues, "RANGE_BYTES", 9_000)
+    cut = list_shards(at(tmp_path), "dialogues")
     assert [one.start for one in cut] == [0, *(one.stop for one in cut[:-1])]
     assert cut[-1].stop == cut[-1].size == len(data)
     assert all(9_000 <= one.stop - one.start < 10_000 for one in cut[1:-1])
@@ -99,14 +99,14 @@ def test_a_list_is_cut_into_stretches_of_whole_items_that_hold_it_all(
 
 def test_a_list_of_ten_thousand_and_one_is_two_stretches_as_shipped(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([0] * 10_001))
-    assert [(one.start, one.stop) for one in shards(at(tmp_path), "dialogues")] == [(0, 30_001), (30_001, 30_003)]
+    assert [(one.start, one.stop) for one in list_shards(at(tmp_path), "dialogues")] == [(0, 30_001), (30_001, 30_003)]
 
 
 def test_an_item_that_is_not_utf8_harms_nothing_but_itself(tmp_path: Path) -> None:
     good_item = json.dumps(llava(1)).encode()
     (tmp_path / "a.json").write_bytes(b"[" + good_item + b', {"id": "\xff"}, 7, ' + good_item + b"]")
     found = everything(at(tmp_path), "dialogues")
-    assert [one.reason for one in found if isinstance(one, Bad)] == ["not UTF-8", "not JSON"]
+    assert [one.reason for one in found if isinstance(one, RejectedRecord)] == ["not UTF-8", "not JSON"]
     assert bad(found)[0][0] == f"byte {len(good_item) + 3}"
     assert len(good(found)) == 2
 
@@ -124,7 +124,7 @@ def test_a_long_list_is_never_held_as_a_whole(tmp_path: Path) -> None:
 
     data = json.dumps([llava(number, "x" * 1000) for number in range(5000)]).encode()
     stream = Watched(data)
-    found = items(stream, "f", start=0, goes_on=False)
+    found = json_list_items(stream, "f", start=0, list_continues=False)
     next(found)
     assert stream.asked == 1
     assert len(list(found)) == 4999

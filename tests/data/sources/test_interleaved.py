@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from firstsight.data.records import Interleaved, Place, Record
+from firstsight.data.records import ImageLocation, InterleavedDocument, Record
 
 from ..conftest import add, picture
 from .reading import at, bad, everything, good, lines
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 def told(folder: Path, record: Record) -> list[str]:
     """Parts in reading order, pictures by what lies at their place."""
-    assert isinstance(record, Interleaved)
+    assert isinstance(record, InterleavedDocument)
     names = {data: name for name, data in DATA.items()}
     return [
         part if isinstance(part, str) else names[(folder / part.shard).read_bytes()[part.offset :][: part.size]]
@@ -126,7 +126,7 @@ def test_a_name_in_two_tars_is_refused_and_pictures_may_lie_elsewhere(folder: Pa
     (folder / "00001.tar").rename(folder / "more" / "00001.tar")
     apart = everything(at(folder / "docs.jsonl", pictures=str(folder / "more" / "*.tar")), "interleaved")
     [found] = good(apart)
-    assert isinstance(found, Interleaved)
-    [place] = [part for part in found.parts if isinstance(part, Place)]
+    assert isinstance(found, InterleavedDocument)
+    [place] = [part for part in found.parts if isinstance(part, ImageLocation)]
     assert (place.shard, place.size) == ("pictures:00001.tar", len(DATA["c.png"]))
     assert bad(apart) == [("line 2, part 1", "no picture"), ("line 2", "no picture")]

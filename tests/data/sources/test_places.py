@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.data.sources import Reader, locate, shards
-from firstsight.data.sources.places import folder, spread
+from firstsight.data.readers import RecordReader, list_shards, locate_source
+from firstsight.data.readers.filesystem import expand_braces, open_folder
 from firstsight.errors import DataError, RequestError
-from firstsight.recipe.mix import Recaptioned, Texts, World
+from firstsight.recipe.mixture import Recaptioned, SyntheticTexts, SyntheticWorld
 from firstsight.site import Location, Site
 from firstsight.units import Share
 
@@ -27,7 +27,7 @@ from .reading import at, everything, good, lines, named, passes
 
 
 def names(location: Location) -> list[str]:
-    return [shard.name for shard in shards(location, "text")]
+    return [shard.name for shard in list_shards(location, "text")]
 
 
 def write(folder: Path, *files: str) -> Path:
@@ -80,13 +80,13 @@ def test_a_range_with_a_gap_and_a_pattern_without_files_are_refused(tmp_path: Pa
 @given(first=st.integers(0, 300), more=st.integers(0, 20), width=st.integers(1, 5))
 def test_a_range_counts_and_keeps_its_zeros(first: int, more: int, width: int) -> None:
     start = str(first).zfill(width)
-    found = spread(f"a{{{start}..{first + more}}}b")
+    found = expand_braces(f"a{{{start}..{first + more}}}b")
     assert [int(one[1:-1]) for one in found] == list(range(first, first + more + 1))
     assert all(len(one) - 2 == max(len(start), len(str(int(one[1:-1])))) for one in found)
 
 
 def test_braces_multiply() -> None:
-    assert spread("{a,b}-{1..2}") == ["a-1", "a-2", "b-1", "b-2"]
+    assert expand_braces("{a,b}-{1..2}") == ["a-1", "a-2", "b-1", "b-2"]
 
 
 def test_splits_are_told_by_folders_and_by_how_names_start(tmp_path: Path) -> None:
@@ -95,31 +95,31 @@ def test_splits_are_told_by_folders_and_by_how_names_start(tmp_path: Path) -> No
         names(at(tmp_path))
     assert names(at(tmp_path, split="train")) == ["train-00000.jsonl"]
     assert names(at(tmp_path, split="val")) == names(at(tmp_path, split="validation")) == ["dev/x.jsonl", "val_1.jsonl"]
-    assert [shard.split for shard in shards(at(tmp_path, split="test"), "text")] == ["test"]
+    assert [shard.split for shard in list_shards(at(tmp_path, split="test"), "text")] == ["test"]
     with pytest.raises(DataError, match="wanted the split 'extra'"):
         names(at(tmp_path, split="extra"))
 
 
 def test_one_split_among_names_that_tell_none_is_no_question(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl", "train.jsonl")
-    assert [shard.split for shard in shards(at(tmp_path), "text")] == ["", "train"]
+    assert [shard.split for shard in list_shards(at(tmp_path), "text")] == ["", "train"]
 
 
 def test_the_stamp_changes_with_the_file_and_the_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl")
-    [before] = shards(at(tmp_path), "text")
+    [before] = list_shards(at(tmp_path), "text")
     [(_, digest)] = passes(at(tmp_path), "text")
     assert digest == hashlib.sha256((tmp_path / "a.jsonl").read_bytes()).hexdigest()
     os.utime(tmp_path / "a.jsonl", ns=(1, 1))
-    [after] = shards(at(tmp_path), "text")
+    [after] = list_shards(at(tmp_path), "text")
     assert (before.size, before.start, before.stop) == (after.size, 0, after.size)
     assert before.stamp != after.stamp
 
 
 def test_a_digest_is_not_told_before_its_time(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl")
-    [shard] = shards(at(tmp_path), "text")
-    reading = Reader(at(tmp_path), "text", source=named("text")).read(shard)
+    [shard] = list_shards(at(tmp_path), "text")
+    reading = RecordReader(at(tmp_path), "text", source=named("text")).read(shard)
     next(iter(reading))
     with pytest.raises(DataError, match="Read all records first"):
         _ = reading.digest
@@ -127,22 +127,24 @@ def test_a_digest_is_not_told_before_its_time(tmp_path: Path) -> None:
 
 def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl")
-    [shard] = shards(at(tmp_path), "text")
+    [shard] = list_shards(at(tmp_path), "text")
     (tmp_path / "a.jsonl").unlink()
     with pytest.raises(DataError, match=r"a\.jsonl: cannot be opened"):
-        list(Reader(at(tmp_path), "text", source=named("text")).read(shard))
+        list(RecordReader(at(tmp_path), "text", source=named("text")).read(shard))
 
 
 def test_a_source_lies_where_the_site_says_and_the_worlds_where_its_step_left_it(tmp_path: Path) -> None:
     site = Site(sources={"s": at("s3://b/s", split="train")})
-    mixed = Recaptioned(named=named("captions"), synthetic=Share(1, 2), seed=0)
-    world = Texts(world=World(objects=16, kinds=8, picture=48, crowd=4, seed=0), documents=1, mask="all")
-    assert locate(named("text"), None, site) == locate(mixed, tmp_path, site) == site.sources["s"]
-    assert locate(world, tmp_path, site) == at(tmp_path)
+    mixed = Recaptioned(external=named("captions"), synthetic_share=Share(1, 2), seed=0)
+    world = SyntheticTexts(
+        world=SyntheticWorld(objects=16, kinds=8, image_size=48, max_objects=4, seed=0), documents=1, loss_mask="all"
+    )
+    assert locate_source(named("text"), None, site) == locate_source(mixed, tmp_path, site) == site.sources["s"]
+    assert locate_source(world, tmp_path, site) == at(tmp_path)
     with pytest.raises(RequestError, match="no source is called 's'"):
-        locate(named("text"), tmp_path, Site())
+        locate_source(named("text"), tmp_path, Site())
     with pytest.raises(RequestError, match="wanted the folder"):
-        locate(world, None, site)
+        locate_source(world, None, site)
 
 
 @pytest.fixture
@@ -187,9 +189,9 @@ def test_memory_reads_as_the_disk_does(workshop: Workshop, form: str) -> None:
         memory.pipe(f"/{workshop.root.name}/{form}/{file.name}", file.read_bytes())
     url = f"memory://{workshop.root.name}/{form}"
     same(local, url, form)
-    stamps = [shard.stamp for shard in shards(at(url), form)]
+    stamps = [shard.stamp for shard in list_shards(at(url), form)]
     assert all(stamps)
-    [pattern] = shards(at(f"{url}/*.{ {'text': 'jsonl', 'captions': 'tar', 'dialogues': 'json'}[form] }"), form)
+    [pattern] = list_shards(at(f"{url}/*.{ {'text': 'jsonl', 'captions': 'tar', 'dialogues': 'json'}[form] }"), form)
     assert [pattern.stamp] == stamps
 
 
@@ -204,4 +206,4 @@ def test_http_reads_as_the_disk_does(workshop: Workshop, remote: str, form: str)
 
 def test_a_protocol_that_nobody_knows_is_refused() -> None:
     with pytest.raises(RequestError, match="fsspec knows"):
-        folder("gopher-x://a/b")
+        open_folder("gopher-x://a/b")

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from firstsight.data.readers import list_shards
 from firstsight.data.records import Dialogue, ImageText
-from firstsight.data.sources import shards
 from firstsight.errors import DataError
-from firstsight.recipe.mix import Recaptioned
+from firstsight.recipe.mixture import Recaptioned
 from firstsight.units import Share
 
 from ..conftest import picture
@@ -62,7 +62,7 @@ def test_datasets_sees_the_same_captions_and_the_same_pictures(tmp_path: Path) -
             data = table[column][ours.image.offset].as_py()["bytes"]
             assert data == theirs["image"]["bytes"]
             assert ours.image.size == len(data)
-    assert {shard.split for shard in shards(at(tmp_path / "hub"), "captions")} == {"train"}
+    assert {shard.split for shard in list_shards(at(tmp_path / "hub"), "captions")} == {"train"}
 
 
 def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
@@ -94,7 +94,9 @@ def test_pictures_may_be_names_of_files(tmp_path: Path) -> None:
 def test_synthetic_captions_of_a_table(tmp_path: Path) -> None:
     rows = {"image": PICTURES[:3], "text": ["real"] * 3, "syn_text": [["s0"], [], None]}
     pq.write_table(pa.table(rows), tmp_path / "t.parquet")
-    found = everything(at(tmp_path), "captions", Recaptioned(named=named("captions"), synthetic=Share(1), seed=0))
+    found = everything(
+        at(tmp_path), "captions", Recaptioned(external=named("captions"), synthetic_share=Share(1), seed=0)
+    )
     assert [(one.caption, one.synthetic) for one in good(found)] == [("s0", True)]
     assert bad(found) == [("row 1", "no caption"), ("row 2", "no caption")]
     assert [one.caption for one in good(everything(at(tmp_path), "captions"))] == ["real"] * 3

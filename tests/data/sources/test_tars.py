@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.data.sources import plain_members
-from firstsight.data.sources.tars import members
+from firstsight.data.readers import list_tar_members
+from firstsight.data.readers.tars import read_tar_members
 from firstsight.errors import DataError
 
 from ..conftest import add, picture
@@ -50,12 +50,12 @@ def test_members_are_those_of_the_standard_library(files: dict[str, bytes], form
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         wanted = [(one.name, one.offset_data, one.size) for one in tar]
     for stream in (Pipe(data), io.BytesIO(data)):
-        found = list(members(stream, "t", wanted=lambda member: True))
+        found = list(read_tar_members(stream, "t", needs_content=lambda member: True))
         assert [(one.name, one.offset_data, one.size) for one, _ in found] == wanted
         assert [content for _, content in found] == list(files.values())
-    assert [one.offset_data for one, _ in members(io.BytesIO(data), "t", wanted=lambda member: False)] == [
-        offset for _, offset, _ in wanted
-    ]
+    assert [
+        one.offset_data for one, _ in read_tar_members(io.BytesIO(data), "t", needs_content=lambda member: False)
+    ] == [offset for _, offset, _ in wanted]
 
 
 @given(st.data())
@@ -65,19 +65,19 @@ def test_a_cut_anywhere_is_found(data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, end))
     for stream in (Pipe(whole[:cut]), io.BytesIO(whole[:cut])):
         with pytest.raises(DataError, match="Copy it again"):
-            list(members(stream, "t", wanted=lambda member: False))
+            list(read_tar_members(stream, "t", needs_content=lambda member: False))
 
 
 def test_a_flipped_header_is_found() -> None:
     whole = bytearray(packed({"a": b"1", "b": b"2"}))
     whole[1024 + 3] ^= 1
     with pytest.raises(DataError, match="bad checksum"):
-        list(members(io.BytesIO(bytes(whole)), "t", wanted=lambda member: False))
+        list(read_tar_members(io.BytesIO(bytes(whole)), "t", needs_content=lambda member: False))
 
 
 def test_two_tars_in_one_file_are_not_half_read() -> None:
     with pytest.raises(DataError, match="goes on behind its closing block"):
-        list(members(io.BytesIO(packed({"a": b"1"}) * 2), "t", wanted=lambda member: False))
+        list(read_tar_members(io.BytesIO(packed({"a": b"1"}) * 2), "t", needs_content=lambda member: False))
 
 
 def pax(name: str, data: bytes, **headers: str) -> bytes:
@@ -92,20 +92,26 @@ def pax(name: str, data: bytes, **headers: str) -> bytes:
 @pytest.mark.parametrize("size", ["0", "1", "1536", "-512", "1e3"])
 def test_a_member_with_two_sizes_is_refused(size: str) -> None:
     with pytest.raises(DataError, match="two sizes, 600 and"):
-        list(members(io.BytesIO(pax("a.png", b"x" * 600, size=size)), "t", wanted=lambda member: True))
+        list(read_tar_members(io.BytesIO(pax("a.png", b"x" * 600, size=size)), "t", needs_content=lambda member: True))
 
 
 def test_a_member_whose_sizes_agree_is_read() -> None:
-    [(member, data)] = members(io.BytesIO(pax("a.png", b"x" * 600, size="600")), "t", wanted=lambda member: True)
+    [(member, data)] = read_tar_members(
+        io.BytesIO(pax("a.png", b"x" * 600, size="600")), "t", needs_content=lambda member: True
+    )
     assert (member.size, data) == (600, b"x" * 600)
 
 
 @pytest.mark.parametrize("headers", [{"path": "b.png"}, {"size": "3"}])
 def test_a_header_that_renames_all_members_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(DataError, match="for all members"):
-        list(members(io.BytesIO(packed({"a": b"1"}, tarfile.PAX_FORMAT, **headers)), "t", wanted=lambda member: True))
+        list(
+            read_tar_members(
+                io.BytesIO(packed({"a": b"1"}, tarfile.PAX_FORMAT, **headers)), "t", needs_content=lambda member: True
+            )
+        )
     fine = packed({"a": b"1"}, tarfile.PAX_FORMAT, comment="made by hand")
-    assert [one.name for one, _ in members(io.BytesIO(fine), "t", wanted=lambda member: True)] == ["a"]
+    assert [one.name for one, _ in read_tar_members(io.BytesIO(fine), "t", needs_content=lambda member: True)] == ["a"]
 
 
 def test_names_that_only_an_extended_header_tells_are_judged_too(tmp_path: Path) -> None:
@@ -135,15 +141,15 @@ def test_old_sparse_headers_with_their_continuations_are_passed_over() -> None:
     head[148:156] = f"{sum(head):06o}\0 ".encode()
     more = bytes(504) + b"\1" + bytes(7)
     whole = bytes(head) + more + bytes(512) + b"abc".ljust(512, b"\0") + packed({"next": b"1"})
-    found = list(members(Pipe(whole), "t", wanted=lambda member: True))
-    assert [(one.name, one.plain, data) for one, data in found] == [("holes", False, b"abc"), ("next", True, b"1")]
+    found = list(read_tar_members(Pipe(whole), "t", needs_content=lambda member: True))
+    assert [(one.name, one.is_regular, data) for one, data in found] == [("holes", False, b"abc"), ("next", True, b"1")]
 
 
 def test_an_empty_file_and_a_page_are_no_tars(tmp_path: Path) -> None:
     for data in (b"", b"<html>" * 200):
         (tmp_path / "a.tar").write_bytes(data)
         with pytest.raises(DataError, match=r"a\.tar.*Copy it again"):
-            list(plain_members(tmp_path / "a.tar"))
+            list(list_tar_members(tmp_path / "a.tar"))
 
 
 def test_folders_are_no_members_and_an_empty_tar_holds_none(tmp_path: Path) -> None:
@@ -151,4 +157,4 @@ def test_folders_are_no_members_and_an_empty_tar_holds_none(tmp_path: Path) -> N
         made = tarfile.TarInfo("part")
         made.type = tarfile.DIRTYPE
         tar.addfile(made)
-    assert list(plain_members(tmp_path / "a.tar")) == []
+    assert list(list_tar_members(tmp_path / "a.tar")) == []

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from firstsight.data.records import Document, Tokenized
+from firstsight.data.records import Document, TokenizedChunk
 from firstsight.errors import DataError
 
 from ..conftest import add
@@ -64,8 +64,8 @@ def test_a_table_that_breaks_off_is_named(tmp_path: Path) -> None:
 def test_a_chunk_of_tokens_keeps_the_ids_as_they_are(tmp_path: Path) -> None:
     tar(tmp_path, {"a.json.gz": ids(5, 0, 7), "part/b.json": b"[1, 2]"})
     assert everything(at(tmp_path), "text") == [
-        Tokenized(id="shard-0000.tar:a", tokens=(5, 0, 7)),
-        Tokenized(id="shard-0000.tar:part/b", tokens=(1, 2)),
+        TokenizedChunk(id="shard-0000.tar:a", tokens=(5, 0, 7)),
+        TokenizedChunk(id="shard-0000.tar:part/b", tokens=(1, 2)),
     ]
 
 
@@ -137,7 +137,7 @@ def test_a_manifest_beside_tars_is_no_text(tmp_path: Path) -> None:
 @pytest.mark.shared
 def test_real_token_chunks_are_those_of_the_file(shared: Path) -> None:
     found = everything(at(shared / "vla_foundry_shards" / "text"), "text")
-    assert [type(one) for one in found] == [Tokenized] * 32
+    assert [type(one) for one in found] == [TokenizedChunk] * 32
     assert {len(one.tokens) for one in found} == {2049}
     assert found[0].id == "text_dataset_1/shard-0000.tar:0020d948e6cbace46850f403f3487724"
     assert found[0].tokens[:6] == (18, 4385, 670, 346, 3837, 23967)

@@ -10,17 +10,17 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from firstsight.evaluate.speakers.own import Own, own
-from firstsight.model.weights import save
-from firstsight.recipe.lm import LMSpec, llama, openlm
+from firstsight.evaluate.models.native import NativeModel, load_native_model
+from firstsight.model.checkpoint_io import save
+from firstsight.recipe.lm import LMSpec, llama_family_spec, openlm_spec
 from firstsight.site import Site
 from tests.model.rows import grown
 
 MARKS = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 TEXTS = ["Question: what is the cat\nAnswer: the cat is red. No, it is not  there?  yes", "a man, a plan; the end."] * 8
 SIZE = 320
-LLAMA = llama(layers=2, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=SIZE)
-OPENLM = replace(openlm(layers=2, width=32, heads=2, vocabulary=SIZE), hidden=64)
+LLAMA = llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=SIZE)
+OPENLM = replace(openlm_spec(layers=2, width=32, heads=2, vocab_size=SIZE), mlp_width=64)
 SPECS: dict[str, LMSpec] = {"llama": LLAMA, "openlm": OPENLM}
 
 
@@ -48,19 +48,19 @@ def folder(bytewise: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     def make(kind: str) -> Path:
         if not (root / kind).exists():
             model = grown(SPECS[kind], dtype=torch.float32)
-            save(root / kind, model, seen=0, tokenizer=bytewise, encoders=[])
+            save(root / kind, model, tokens_seen=0, tokenizer=bytewise, encoders=[])
         return root / kind
 
     return make
 
 
 @pytest.fixture
-def who(folder: Callable[[str], Path]) -> Own:
+def who(folder: Callable[[str], Path]) -> NativeModel:
     return asked(folder("openlm"))
 
 
-def asked(place: Path) -> Own:
+def asked(place: Path) -> NativeModel:
     """The checkpoint of a folder, computing in float32."""
-    found = own(place, site=Site())
-    found.loaded.model.lm.compute = torch.float32
+    found = load_native_model(place, site=Site())
+    found.checkpoint.model.lm.compute_dtype = torch.float32
     return found

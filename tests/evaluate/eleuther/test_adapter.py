@@ -20,11 +20,17 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from firstsight.data.tokenizer import load
+from firstsight.data.tokenizer import load_tokenizer
 from firstsight.errors import DataError, RequestError
-from firstsight.evaluate.eleuther.adapter import Adapter, Firstsight, _Pair, _parted, _Saying
-from firstsight.evaluate.speakers.own import Own
-from firstsight.hub.exporting import export
+from firstsight.evaluate.lm_eval.adapter import (
+    Firstsight,
+    LmEvalAdapter,
+    _GenerationOptions,
+    _Pair,
+    _split_trailing_spaces,
+)
+from firstsight.evaluate.models.native import NativeModel
+from firstsight.hub.export import export_checkpoint
 from firstsight.model.generate import generate
 from firstsight.site import Progress
 from tests.conftest import DEVICE
@@ -48,17 +54,17 @@ def silent(_: Progress) -> None:
     """Progress that nobody watches."""
 
 
-def adapter(who: Own, *, batch: int | None = None, longest: int = 256) -> Adapter:
-    return Adapter(who, batch=batch, longest=longest, tell=silent)
+def adapter(who: NativeModel, *, batch: int | None = None, longest: int = 256) -> LmEvalAdapter:
+    return LmEvalAdapter(who, batch_contexts=batch, max_length=longest, on_progress=silent)
 
 
 def instances(kind: Any, *arguments: tuple[Any, ...]) -> list[Instance]:
     return [Instance(request_type=kind, doc={}, arguments=one, idx=0) for one in arguments]
 
 
-def by_hand(who: Own, begun: Sequence[int], more: Sequence[int]) -> tuple[float, bool]:
+def by_hand(who: NativeModel, begun: Sequence[int], more: Sequence[int]) -> tuple[float, bool]:
     """The forward pass of training over everything at once."""
-    model, ids = who.loaded.model, [*begun, *more]
+    model, ids = who.checkpoint.model, [*begun, *more]
     with torch.no_grad():
         logits = model.lm.logits(model(packed([[ids]], length=len(ids))))
     logs = logits.log_softmax(-1)[0, len(begun) - 1 : -1].cpu()
@@ -66,12 +72,12 @@ def by_hand(who: Own, begun: Sequence[int], more: Sequence[int]) -> tuple[float,
     return float(logs[range(len(more)), target].sum()), bool((logs.argmax(-1) == target).all())
 
 
-def encoded(who: Own, text: str) -> list[int]:
-    return who.words.encode([text])[0]
+def encoded(who: NativeModel, text: str) -> list[int]:
+    return who.tokenizer.encode([text])[0]
 
 
-def test_log_likelihoods_are_those_of_the_forward_pass(who: Own) -> None:
-    end = who.words.special.end
+def test_log_likelihoods_are_those_of_the_forward_pass(who: NativeModel) -> None:
+    end = who.tokenizer.special_ids.end
     found = adapter(who).loglikelihood(instances("loglikelihood", *PAIRS))
     for (context, continuation), (total, same) in zip(PAIRS, found, strict=True):
         begun = [end, *encoded(who, context.rstrip())]
@@ -80,9 +86,9 @@ def test_log_likelihoods_are_those_of_the_forward_pass(who: Own) -> None:
         assert same == wanted[1]
 
 
-def test_greedy_is_what_greedy_decoding_says(who: Own) -> None:
-    begun = [who.words.special.end, *encoded(who, "the cat")]
-    [said] = generate(who.loaded.model, [begun], stop=(), limit=4)
+def test_greedy_is_what_greedy_decoding_says(who: NativeModel) -> None:
+    begun = [who.tokenizer.special_ids.end, *encoded(who, "the cat")]
+    [said] = generate(who.checkpoint.model, [begun], stop=(), max_new_tokens=4)
     others = [said, said[:1], said[:3], [*said[:2], said[2] ^ 1], [said[0] ^ 1, *said[1:]]]
     found = adapter(who)._loglikelihood_tokens([(None, begun, more) for more in others])
     assert [same for _, same in found] == [by_hand(who, begun, more)[1] for more in others]
@@ -100,8 +106,8 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    importlib.import_module("firstsight.hub.classes")  # makes them known to transformers
-    export(folder(kind), tmp_path / "hf", number="float32")
+    importlib.import_module("firstsight.hub.hf_classes")  # makes them known to transformers
+    export_checkpoint(folder(kind), tmp_path / "hf", dtype="float32")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).to(DEVICE)
     model.generation_config.max_new_tokens = None  # an export's own limit, which would go before the task's
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -131,7 +137,7 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(
     )
 
 
-def test_the_batch_size_changes_nothing(who: Own) -> None:
+def test_the_batch_size_changes_nothing(who: NativeModel) -> None:
     one, many = (adapter(who, batch=size).loglikelihood(instances("loglikelihood", *PAIRS)) for size in (1, 16))
     assert [total for total, _ in one] == pytest.approx([total for total, _ in many], abs=1e-4)
     assert [greedy for _, greedy in one] == [greedy for _, greedy in many]
@@ -153,27 +159,27 @@ def test_texts_are_split_as_lm_eval_splits_them(context: str, continuation: str)
             return [ord(letter) for letter in string]
 
     begun, more = Letters()._encode_pair(context, continuation)
-    before, whole = _parted(_Pair(context, continuation))
+    before, whole = _split_trailing_spaces(_Pair(context, continuation))
     assert ["".join(map(chr, ids)) for ids in (begun, more)] == [before, whole]
 
 
-def test_what_does_not_fit_is_cut_off_at_the_left(who: Own) -> None:
+def test_what_does_not_fit_is_cut_off_at_the_left(who: NativeModel) -> None:
     [(total, _)] = adapter(who, longest=6).loglikelihood(instances("loglikelihood", ("the cat is not there,", " no")))
     more = encoded(who, "the cat is not there, no")[len(encoded(who, "the cat is not there,")) :]
     begun = encoded(who, "the cat is not there,")[-(7 - len(more)) :]
     assert total == pytest.approx(by_hand(who, begun, more)[0], abs=1e-4)
 
 
-def test_choices_that_cannot_be_read_are_refused(who: Own) -> None:
+def test_choices_that_cannot_be_read_are_refused(who: NativeModel) -> None:
     with pytest.raises(DataError, match="without tokens"):
         adapter(who).loglikelihood(instances("loglikelihood", ("the cat", "")))
     with pytest.raises(DataError, match="Raise max_length"):
         adapter(who, longest=2).loglikelihood(instances("loglikelihood", ("the cat", " zebra zebra")))
 
 
-def test_a_whole_text_is_what_its_tokens_sum_to(who: Own) -> None:
+def test_a_whole_text_is_what_its_tokens_sum_to(who: NativeModel) -> None:
     """In one window as after an empty context; in many, each token is predicted once, from what its window holds."""
-    text, end = "a man, a plan; the end.", who.words.special.end
+    text, end = "a man, a plan; the end.", who.tokenizer.special_ids.end
     [whole] = adapter(who).loglikelihood_rolling(instances("loglikelihood_rolling", (text,)))
     ids = encoded(who, text)
     assert whole == pytest.approx(by_hand(who, [end], ids)[0], abs=1e-4)
@@ -185,7 +191,7 @@ def test_a_whole_text_is_what_its_tokens_sum_to(who: Own) -> None:
     assert cut == pytest.approx([wanted, by_hand(who, [end], encoded(who, "no"))[0]], abs=1e-4)
 
 
-def test_an_answer_ends_before_the_first_stop(who: Own) -> None:
+def test_an_answer_ends_before_the_first_stop(who: NativeModel) -> None:
     def says(begin: str, **how: Any) -> str:
         [text] = adapter(who).generate_until(instances("generate_until", (begin, {"max_gen_toks": 24, **how})))
         return text
@@ -221,9 +227,9 @@ def test_an_answer_ends_before_the_first_stop(who: Own) -> None:
     ],
 )
 def test_how_to_generate_is_understood_as_lm_evals_own_models_do(told: dict[str, Any]) -> None:
-    wanted, found = normalize_gen_kwargs(told, default_max_gen_toks=256), _Saying(told)
+    wanted, found = normalize_gen_kwargs(told, default_max_gen_toks=256), _GenerationOptions(told)
     drawn = found.sampling(0, 0)
-    assert (found.limit, found.until) == (wanted["max_gen_toks"], wanted["until"])
+    assert (found.max_tokens, found.until) == (wanted["max_gen_toks"], wanted["until"])
     assert (0.0 if drawn is None else drawn.temperature) == wanted.get("temperature", 0.0)
 
 
@@ -245,13 +251,13 @@ def test_arguments_that_are_none_are_refused_before_a_checkpoint_is_read(
         get_model("firstsight").create_from_arg_string(arguments, more)
 
 
-def test_words_that_a_small_vocabulary_lacks_are_refused_whatever_is_asked(who: Own, tmp_path: Path) -> None:
+def test_words_that_a_small_vocabulary_lacks_are_refused_whatever_is_asked(who: NativeModel, tmp_path: Path) -> None:
     words = models.WordLevel({text: at for at, text in enumerate([*MARKS, "<unk>", "the", "cat"])}, unk_token="<unk>")
     made = Tokenizer(words)
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     made.add_special_tokens([*MARKS])
     made.save(str(tmp_path / "tokenizer.json"))
-    small = adapter(replace(who, words=load(tmp_path)))
+    small = adapter(replace(who, tokenizer=load_tokenizer(tmp_path)))
     small.loglikelihood_rolling(instances("loglikelihood_rolling", ("the cat",)))
     with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
         small.loglikelihood(instances("loglikelihood", ("the cat", " zebra")))

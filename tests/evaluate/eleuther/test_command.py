@@ -13,8 +13,8 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from firstsight.errors import DataError
-from firstsight.evaluate.eleuther import definitions, examine, known
-from firstsight.evaluate.eleuther.__main__ import main
+from firstsight.evaluate.lm_eval import evaluate_lm_eval_tasks, task_definitions, tasks
+from firstsight.evaluate.lm_eval.__main__ import main
 from tests.evaluate.eleuther.conftest import asked
 from tests.evaluate.eleuther.test_judging import OWN, put, silent
 
@@ -25,7 +25,7 @@ def test_the_lm_eval_command_gives_our_accuracy(folder: Callable[[str], Path], t
     prepare = [
         sys.executable,
         "-m",
-        "firstsight.evaluate.eleuther",
+        "firstsight.evaluate.lm_eval",
         str(tmp_path / "benchmarks"),
         str(tmp_path / "made"),
     ]
@@ -36,8 +36,10 @@ def test_the_lm_eval_command_gives_our_accuracy(folder: Callable[[str], Path], t
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, timeout=110)
     [told] = (tmp_path / "out").rglob("results_*.json")
     found = json.loads(told.read_text())["results"]["arc_easy"]
-    [ours] = examine(asked(folder("openlm")), ["arc_easy"], folder=tmp_path / "benchmarks", tell=silent, style="paper")
-    assert {measure: found[f"{measure},none"] for measure in ("acc", "acc_norm")} == dict(ours.measures)
+    [ours] = evaluate_lm_eval_tasks(
+        asked(folder("openlm")), ["arc_easy"], folder=tmp_path / "benchmarks", on_progress=silent, style="paper"
+    )
+    assert {measure: found[f"{measure},none"] for measure in ("acc", "acc_norm")} == dict(ours.metrics)
 
 
 @pytest.mark.slow
@@ -49,7 +51,7 @@ def test_with_our_model_known_any_task_of_lm_evals_can_be_asked(folder: Callable
         f"dataset_kwargs: {{data_files: {tmp_path / 'rows.jsonl'}}}\n"
         "doc_to_text: query\ndoc_to_choice: choices\ndoc_to_target: gold\nmetric_list: [{metric: acc}]\n"
     )
-    command = [sys.executable, "-m", "firstsight.evaluate.eleuther.run", "--model", "firstsight", "--device", "cpu"]
+    command = [sys.executable, "-m", "firstsight.evaluate.lm_eval.command", "--model", "firstsight", "--device", "cpu"]
     command += ["--model_args", f"path={folder('openlm')}", "--tasks", "sums", "--include_path", str(tmp_path)]
     subprocess.run(
         [*command, "--output_path", str(tmp_path / "out")],
@@ -102,7 +104,7 @@ def test_questions_that_are_asked_as_they_stand_are_no_examples_of_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path / "benchmarks", "arc_easy", [{"query": "Do: what", "choices": ["a  b", " a b"], "gold": 0}] * 3)
-    monkeypatch.setattr(definitions, "_same", lambda task, asked: False)
+    monkeypatch.setattr(task_definitions, "_has_same_questions", lambda task, asked: False)
     assert write(tmp_path, monkeypatch) == 0
     assert len(ask(tmp_path, examples=0)) == 1
     with pytest.raises(DataError, match=r"--num_fewshot 1: wanted a copy"):
@@ -141,7 +143,7 @@ def test_a_machine_without_lm_eval_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(tmp_path / "benchmarks", "boolq", OWN["boolq"])
-    monkeypatch.setattr(known, "find_spec", lambda name: None)
+    monkeypatch.setattr(tasks, "find_spec", lambda name: None)
     assert write(tmp_path, monkeypatch) == 2
     assert "pip install 'firstsight[eval]'" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from firstsight.errors import DataError
-from firstsight.evaluate.eleuther.copies import records
+from firstsight.evaluate.lm_eval.local_data import load_dataset_splits
 
 ROWS: list[dict[str, Any]] = [
     {"question": f"q{n}", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "AB"[n % 2]}
@@ -59,22 +59,22 @@ LAYOUTS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_records(layout: str, tmp_path: Path) -> None:
     LAYOUTS[layout](tmp_path)
-    assert records(tmp_path, "arc_easy")["test"] == ROWS
+    assert load_dataset_splits(tmp_path, "arc_easy")["test"] == ROWS
 
 
 def test_what_is_no_copy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Got nothing"):
-        records(tmp_path, "arc_easy")
+        load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "arc_train.jsonl").write_text(lines(ROWS))
     with pytest.raises(DataError, match="judged on the split test"):
-        records(tmp_path, "arc_easy")
+        load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "test.jsonl").write_text("[1, 2]")
     with pytest.raises(DataError, match="record 1 is no object"):
-        records(tmp_path, "arc_easy")
+        load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "again_test.json").write_text(json.dumps(ROWS))
     with pytest.raises(DataError, match="wanted the split test once"):
-        records(tmp_path, "arc_easy")
+        load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "test.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="wanted a parquet table"):
-        records(tmp_path / "broken", "arc_easy")
+        load_dataset_splits(tmp_path / "broken", "arc_easy")

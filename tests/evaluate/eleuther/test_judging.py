@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from firstsight.data import world
+from firstsight import synthetic
 from firstsight.errors import DataError, UnknownName
-from firstsight.evaluate.eleuther import examine, judge_text, text_version
-from firstsight.evaluate.eleuther.definitions import ready
-from firstsight.evaluate.question import files
-from firstsight.evaluate.speakers.own import Own
-from firstsight.evaluate.speakers.speaker import Offered
-from firstsight.evaluate.tasks import task
-from firstsight.model.generate import choices
+from firstsight.evaluate.lm_eval import definition_version, evaluate_lm_eval_tasks, evaluate_text_tasks
+from firstsight.evaluate.lm_eval.task_definitions import load_local_task
+from firstsight.evaluate.models.interface import ChoiceRequest
+from firstsight.evaluate.models.native import NativeModel
+from firstsight.evaluate.task import benchmark_files
+from firstsight.evaluate.tasks import get_task
+from firstsight.model.checkpoint_io import save
+from firstsight.model.generate import continuation_likelihoods
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import save
-from firstsight.recipe.lm import llama
-from firstsight.recipe.mix import Benchmarks, Vocabulary, World
-from firstsight.recipe.scales.world import WORLD_TEXT_TASKS
+from firstsight.recipe.lm import llama_family_spec
+from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticVocabulary, SyntheticWorld
+from firstsight.recipe.scales.world import SYNTHETIC_TEXT_TASKS
 from firstsight.site import Progress, Site
 from tests.evaluate.eleuther.conftest import asked
 
@@ -58,20 +58,25 @@ def put(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (folder / name / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def by_hand(who: Own, pairs: list[tuple[str, str]]) -> list[float]:
+def by_hand(who: NativeModel, pairs: list[tuple[str, str]]) -> list[float]:
     """Log-likelihoods of continuations, without lm-eval."""
-    begun = who.words.encode([prompt for prompt, _ in pairs])
-    wholes = who.words.encode([prompt + said for prompt, said in pairs])
+    begun = who.tokenizer.encode([prompt for prompt, _ in pairs])
+    wholes = who.tokenizer.encode([prompt + said for prompt, said in pairs])
     more = [whole[len(ids) :] for ids, whole in zip(begun, wholes, strict=True)]
-    found = choices(who.loaded.model, [[who.words.special.end, *ids] for ids in begun], more)
-    return [likelihood.total for likelihood in found]
+    found = continuation_likelihoods(
+        who.checkpoint.model, [[who.tokenizer.special_ids.end, *ids] for ids in begun], more
+    )
+    return [likelihood.log_likelihood for likelihood in found]
 
 
-def test_copies_of_the_data_sets_run_under_their_own_definitions(who: Own, tmp_path: Path) -> None:
+def test_copies_of_the_data_sets_run_under_their_own_definitions(who: NativeModel, tmp_path: Path) -> None:
     for name, rows in OWN.items():
         put(tmp_path, name, rows)
     told: list[Progress] = []
-    results = {one.name: one for one in examine(who, list(OWN), folder=tmp_path, tell=told.append, style="paper")}
+    results = {
+        one.name: one
+        for one in evaluate_lm_eval_tasks(who, list(OWN), folder=tmp_path, on_progress=told.append, style="paper")
+    }
     prompts = {name: result.rows[0].prompt for name, result in results.items()}
     assert prompts == {
         "arc_easy": "Question: what is 0\nAnswer:",
@@ -82,28 +87,28 @@ def test_copies_of_the_data_sets_run_under_their_own_definitions(who: Own, tmp_p
         "mathqa": "Question: 2+2\nAnswer:",
     }
     assert [row.question.id for row in results["arc_easy"].rows] == [f"m{n}" for n in range(5)]
-    assert [row.line()["truth"] for row in results["boolq"].rows] == ["yes", "no", "yes", "no"]
-    assert results["mathqa"].rows[0].line()["truth"] == "4"
+    assert [row.to_json()["truth"] for row in results["boolq"].rows] == ["yes", "no", "yes", "no"]
+    assert results["mathqa"].rows[0].to_json()["truth"] == "4"
     for result in results.values():
         for row in result.rows:
             chosen = int(np.argmax(by_hand(who, [(row.prompt, f" {choice}") for choice in row.question.choices])))
             assert row.answer == row.question.choices[chosen]
             assert row.score == float(chosen == row.question.truth)
-        assert result.measures["acc"] == np.mean([row.score for row in result.rows])
-        assert result.version == text_version(result.name)
-    assert results["arc_easy"].measures.keys() == {"acc", "acc_norm"}
+        assert result.metrics["acc"] == np.mean([row.score for row in result.rows])
+        assert result.version == definition_version(result.name)
+    assert results["arc_easy"].metrics.keys() == {"acc", "acc_norm"}
     assert told[-1].done == told[-1].total == sum(len(row.question.choices) for r in results.values() for row in r.rows)
 
 
 def test_judging_leaves_no_traces(
-    who: Own, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    who: NativeModel, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same rows twice, and neither seeds nor log levels nor switches of the process are other than before."""
     from datasets import config
     from huggingface_hub import constants
 
     put(tmp_path, "arc_easy", OWN["arc_easy"])
-    judge_text(who, ["arc_easy"], folder=tmp_path, tell=silent)
+    evaluate_text_tasks(who, ["arc_easy"], folder=tmp_path, on_progress=silent)
     capfd.readouterr()
     caplog.clear()
 
@@ -113,45 +118,47 @@ def test_judging_leaves_no_traces(
         return numpy[1].tolist(), torch.get_rng_state().tolist(), log, config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
 
     before = state()
-    first, second = (judge_text(who, ["arc_easy"], folder=tmp_path, tell=silent) for _ in range(2))
-    assert [row.line() for row in first] == [row.line() for row in second]
+    first, second = (evaluate_text_tasks(who, ["arc_easy"], folder=tmp_path, on_progress=silent) for _ in range(2))
+    assert [row.to_json() for row in first] == [row.to_json() for row in second]
     for now, then in zip(state(), before, strict=True):
         assert now == then
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
 
 
-def test_what_cannot_be_asked_is_refused(who: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_asked_is_refused(who: NativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import config
 
     with pytest.raises(UnknownName, match="arc_easy"):
-        judge_text(who, ["arc_esay"], folder=tmp_path, tell=silent)
+        evaluate_text_tasks(who, ["arc_esay"], folder=tmp_path, on_progress=silent)
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"piqa: lm-eval could not fetch.*folder piqa"):
-        judge_text(who, ["piqa"], folder=tmp_path, tell=silent)
+        evaluate_text_tasks(who, ["piqa"], folder=tmp_path, on_progress=silent)
     put(tmp_path, "copa", [{"premise": "A.", "label": 0}])
     with pytest.raises(DataError, match="copa, record 1: wanted premise, choice1"):
-        judge_text(who, ["copa"], folder=tmp_path, tell=silent)
+        evaluate_text_tasks(who, ["copa"], folder=tmp_path, on_progress=silent)
     put(tmp_path, "boolq", [{"passage": "A.", "question": "q", "label": 7}])
     with pytest.raises(DataError, match=r"boolq: wanted records that lm-eval.*IndexError"):
-        judge_text(who, ["boolq"], folder=tmp_path, tell=silent)
+        evaluate_text_tasks(who, ["boolq"], folder=tmp_path, on_progress=silent)
     put(tmp_path, "arc_easy", [*OWN["arc_easy"], {**OWN["arc_easy"][0], "answerKey": "C"}])
     with pytest.raises(DataError, match=r"arc_easy: wanted records.*not in list"):
-        judge_text(who, ["arc_easy"], folder=tmp_path, tell=silent)
+        evaluate_text_tasks(who, ["arc_easy"], folder=tmp_path, on_progress=silent)
     put(tmp_path, "agieval_sat_en", [*OWN["agieval_sat_en"], {**OWN["agieval_sat_en"][0], "gold": [2]}])
     with pytest.raises(DataError, match=r"wanted the number of a choice as truth. Got \[2\]"):
-        judge_text(who, ["agieval_sat_en"], folder=tmp_path, tell=silent)
+        evaluate_text_tasks(who, ["agieval_sat_en"], folder=tmp_path, on_progress=silent)
     put(tmp_path, "bigbench_cs_algorithms_multiple_choice", [{"context": "c", "continuation": "8"}])
     with pytest.raises(DataError, match="or query, choices and gold"):
-        judge_text(who, ["bigbench_cs_algorithms_multiple_choice"], folder=tmp_path, tell=silent)
+        evaluate_text_tasks(who, ["bigbench_cs_algorithms_multiple_choice"], folder=tmp_path, on_progress=silent)
 
 
 @pytest.mark.parametrize("name", ["mathqa", "agieval_sat_en"])
-def test_questions_that_a_definition_cannot_tell_are_asked_as_they_stand(name: str, who: Own, tmp_path: Path) -> None:
+def test_questions_that_a_definition_cannot_tell_are_asked_as_they_stand(
+    name: str, who: NativeModel, tmp_path: Path
+) -> None:
     """A comma within one of MathQA's choices would be read as the end of it."""
     rows = [{"query": "Question: 2+2", "choices": ["1 , 2", "2", "3", "4", "5"], "gold": 3}]
     put(tmp_path, name, rows)
-    [result] = examine(who, [name], folder=tmp_path, tell=silent, style="paper")
+    [result] = evaluate_lm_eval_tasks(who, [name], folder=tmp_path, on_progress=silent, style="paper")
     assert "query, choices and gold" in result.version
     assert result.rows[0].prompt == "Question: 2+2\nAnswer:"
     assert result.rows[0].question.choices == tuple(rows[0]["choices"])
@@ -161,32 +168,40 @@ def test_questions_that_a_definition_cannot_tell_are_asked_as_they_stand(name: s
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in world's text tasks, and a checkpoint that knows its words."""
     out = tmp_path_factory.mktemp("world")
-    small = World(objects=16, kinds=4, picture=48, crowd=4, seed=0)
-    world.benchmarks(Benchmarks(world=small, questions=12), inputs={}, out=out, site=Site(), tell=silent)
+    small = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)
+    synthetic.write_benchmarks(
+        SyntheticBenchmarks(world=small, questions=12), inputs={}, out=out, site=Site(), on_progress=silent
+    )
     (out / "words").mkdir()
-    world.vocabulary(Vocabulary(world=small), inputs={}, out=out / "words", site=Site(), tell=silent)
+    synthetic.write_vocabulary(
+        SyntheticVocabulary(world=small), inputs={}, out=out / "words", site=Site(), on_progress=silent
+    )
     words = asked_words(out / "words")
-    model = VLM(llama(layers=2, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=words))
+    model = VLM(llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=words))
     model.initialise(3)
-    save(out / "checkpoint", model, seen=0, tokenizer=out / "words", encoders=[])
+    save(out / "checkpoint", model, tokens_seen=0, tokenizer=out / "words", encoders=[])
     return out
 
 
 def asked_words(folder: Path) -> int:
-    from firstsight.data.tokenizer import load
+    from firstsight.data.tokenizer import load_tokenizer
 
-    return load(folder).size
+    return load_tokenizer(folder).vocab_size
 
 
 def test_the_built_in_tasks_score_as_by_our_own_quick_path(tiny: Path) -> None:
     who = asked(tiny / "checkpoint")
-    results = examine(who, WORLD_TEXT_TASKS, folder=tiny, tell=silent, style="bare")
-    for name, result in zip(WORLD_TEXT_TASKS, results, strict=True):
-        questions = task(name).read(files(tiny / name))
-        offered = [Offered(text=one.text, picture=None, choices=one.choices, turn=False) for one in questions]
-        quick = [(one.id, one.truth, one.choices[at]) for one, at in zip(questions, who.choose(offered), strict=True)]
+    results = evaluate_lm_eval_tasks(who, SYNTHETIC_TEXT_TASKS, folder=tiny, on_progress=silent, style="bare")
+    for name, result in zip(SYNTHETIC_TEXT_TASKS, results, strict=True):
+        questions = get_task(name).read_questions(benchmark_files(tiny / name))
+        offered = [
+            ChoiceRequest(text=one.text, image=None, choices=one.choices, is_chat_turn=False) for one in questions
+        ]
+        quick = [
+            (one.id, one.truth, one.choices[at]) for one, at in zip(questions, who.rank_choices(offered), strict=True)
+        ]
         assert [(row.question.id, row.question.truth, row.answer) for row in result.rows] == quick
-        scores = task(name).metric.marks(
+        scores = get_task(name).metric.compute(
             [str(one.choices.index(said)) for one, (_, _, said) in zip(questions, quick, strict=True)],
             [one.truth for one in questions],
         )
@@ -211,7 +226,7 @@ FILES = {
 
 def requests_of(name: str, source: Path) -> list[tuple[str, str]]:
     """Everything that lm-eval asks about a copy, in its order."""
-    made = ready(name, source).task
+    made = load_local_task(name, source).task
     made.set_config(key="num_fewshot", value=0)
     made.build_all_requests()
     return [request.args for request in made.instances]  # pyright: ignore[reportReturnType]
@@ -269,11 +284,11 @@ def test_untrained_accuracy_is_chance_and_as_by_hand(
     counts = {"arc_easy": 570, "copa": 100, "piqa": 1838}
     for name in counts:
         copied(name, shared, tmp_path)
-    results = examine(who, list(counts), folder=tmp_path, tell=silent, style="paper")
+    results = evaluate_lm_eval_tasks(who, list(counts), folder=tmp_path, on_progress=silent, style="paper")
     for result in results:
-        n, chance = counts[result.name], task(result.name).chance
+        n, chance = counts[result.name], get_task(result.name).chance
         assert len(result.rows) == n
-        assert abs(result.measures["acc"] - chance) < 4 * np.sqrt(chance * (1 - chance) / n)
+        assert abs(result.metrics["acc"] - chance) < 4 * np.sqrt(chance * (1 - chance) / n)
         asked_of = requests_of(result.name, tmp_path / result.name)
         likely = iter(by_hand(who, asked_of))
         for row in result.rows:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.cli import command
-from firstsight.evaluate.given.scoring import Scored, score
-from firstsight.evaluate.tasks import task
+from firstsight.evaluate.offline_scoring.scoring import ScoredAnswers, score_answer_files
+from firstsight.evaluate.tasks import get_task
 
 ASKED = "\nAnswer the question using a single word or phrase."
 
@@ -66,9 +66,9 @@ def refcoco(folder: Path, count: int = 30) -> Path:
     return folder
 
 
-def scored(name: str, answers: Path, *references: Path) -> Scored:
+def scored(name: str, answers: Path, *references: Path) -> ScoredAnswers:
     """Answers to a task, scored."""
-    return score(task(name), [answers], references)
+    return score_answer_files(get_task(name), [answers], references)
 
 
 def said(name: str, answers: Path, *references: Path, more: tuple[str, ...] = ()) -> int:

@@ -90,7 +90,7 @@ def test_ids_of_another_numbering_are_not_believed(tmp_path: Path) -> None:
         for n in range(8)
     ]
     found = scored("vqav2", put(tmp_path, "a.jsonl", rows), vqa(tmp_path / "vqav2"))
-    assert (found.score, found.lacking) == (1, 0)
+    assert (found.score, found.missing_count) == (1, 0)
 
 
 def test_a_question_file_of_other_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +126,7 @@ def test_boxes_as_text_are_counted_and_wrong(tmp_path: Path) -> None:
     names = [row["img_id"] for row in json.loads((references / "refcoco_val.json").read_text())]
     rows = [{"img_id": names[n], "sents": f"thing {n}", "answer": word} for n, word in enumerate(words)]
     found = scored("refcoco", put(tmp_path, "a.json", rows), references)
-    assert (found.score, found.unreadable, found.lacking) == (0.25, 3, 0)
+    assert (found.score, found.unreadable_count, found.missing_count) == (0.25, 3, 0)
 
 
 def test_boxes_whose_units_cannot_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

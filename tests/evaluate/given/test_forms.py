@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from firstsight.evaluate.given.answers import read
-from firstsight.evaluate.given.wording import asked, fold, picture
+from firstsight.evaluate.offline_scoring.answer_files import read_answer_files
+from firstsight.evaluate.offline_scoring.text_matching import fold_text, match_prompt, normalize_image_name
 from tests.evaluate.given.made import ASKED, pope, put, refcoco, scored, vqa
 
 RIGHT = {100: "w0", 101: "w1", 102: "no", 103: "w3"}
@@ -59,7 +59,7 @@ FORMS: dict[str, Any] = {
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_scores_the_same(tmp_path: Path, name: str) -> None:
     found = scored("vqav2", put(tmp_path, name, FORMS[name]), vqa(tmp_path / "vqav2", 4))
-    assert (found.score, found.lacking, len(found.joined.others)) == (0.75, 0, 0)
+    assert (found.score, found.missing_count, len(found.joined_answers.unmatched)) == (0.75, 0, 0)
 
 
 def test_packed_and_marked_files(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_packed_and_marked_files(tmp_path: Path) -> None:
 
 def test_numbers_truths_and_nothing_as_answers(tmp_path: Path) -> None:
     content = '{"a": 2, "b": true, "c": null, "d": NaN, "e": ["x"], "f": [0.1, 0.2, 0.3, 0.4], "g": "\\ud83d\\udc31"}'
-    words = [one.answer for one in read([put(tmp_path, "answers.json", content)], "vqav2")]
+    words = [one.answer for one in read_answer_files([put(tmp_path, "answers.json", content)], "vqav2")]
     assert words == ["2", "yes", "", "", "x", "[0.1, 0.2, 0.3, 0.4]", "\N{CAT FACE}"]
 
 
@@ -80,7 +80,7 @@ def test_textvqa_keeps_two_answers_in_the_papers_harness(tmp_path: Path) -> None
     """Its question holds the tokens, which only one of the answers was given with."""
     row = {"question_id": 1, "model_output_ocr": "with", "model_output_no_ocr": "without"}
     path = put(tmp_path, "results.json", {"1": row | {"question": "what?\nReference OCR token: A"}})
-    found = {name: read([path], name)[0] for name in ("textvqa", "textvqa_ocr")}
+    found = {name: read_answer_files([path], name)[0] for name in ("textvqa", "textvqa_ocr")}
     assert {name: (one.answer, "OCR" in one.prompt) for name, one in found.items()} == {
         "textvqa": ("without", False),
         "textvqa_ocr": ("with", True),
@@ -96,7 +96,7 @@ def test_pope_splits_by_file_name_category_or_not_at_all(tmp_path: Path) -> None
         put(tmp_path / "parts", f"{split}_answers.jsonl", rows)
     for answers in (tmp_path / "parts", put(tmp_path, "all.jsonl", parts)):
         found = scored("pope", answers, references)
-        assert found.lacking == 0 and found.score == pytest.approx(2 / 3)
+        assert found.missing_count == 0 and found.score == pytest.approx(2 / 3)
         assert found.splits["mean"]["recall"] == 0.5
 
 
@@ -113,7 +113,7 @@ def test_pope_answers_serve_the_splits_that_share_a_question(tmp_path: Path) -> 
         {"image": f"{name}.jpg", "question": f"is there a {what} in the image", "answer": a} for name, what, a in rows
     ]
     found = scored("pope", put(tmp_path, "answers.jsonl", answers), references)
-    assert found.lacking == 0 and found.score == pytest.approx(2 / 3)
+    assert found.missing_count == 0 and found.score == pytest.approx(2 / 3)
 
 
 def test_popes_own_form_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_popes_own_form_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     lines = ["Is there a cat in the image?", "Is there a random in the image?", "Is there a cat in the image?"]
     rows = [{"question": words, "answer": "yes"} for words in lines]
     found = scored("pope", put(tmp_path, "answers.jsonl", rows), references / "coco_pope_random.jsonl")
-    assert found.score == pytest.approx(2 / 3) and found.lacking == 0
+    assert found.score == pytest.approx(2 / 3) and found.missing_count == 0
     with pytest.raises(Exception, match="none of 3 answers could be joined"):
         scored("pope", put(tmp_path, "answers.jsonl", rows[1:] + rows[:1]), references / "coco_pope_random.jsonl")
 
@@ -151,7 +151,7 @@ def test_captions_by_picture(tmp_path: Path) -> None:
 def test_choices_by_number_letter_or_words(tmp_path: Path, answer: str) -> None:
     references = put(tmp_path, "copa.jsonl", [{"query": "ice", "choices": ["it burns", "it melts"], "gold": 1}])
     found = scored("copa", put(tmp_path, "answers.json", {"0": answer}), references)
-    assert (found.score, found.unreadable) == (1, 0)
+    assert (found.score, found.unreadable_count) == (1, 0)
 
 
 UNITS = {
@@ -177,7 +177,7 @@ def test_boxes_in_every_familys_units(tmp_path: Path, unit: str) -> None:
         box = (left / 400, top / 200, (left + width) / 400, (top + height) / 200)
         answers.append({"img_id": row["img_id"], "sents": row["sents"], "pred_bbox": UNITS[unit](box)})
     found = scored("refcoco", put(tmp_path, "answers.json", answers), references)
-    assert (found.score, found.unreadable, found.lacking) == (1, 0, 0)
+    assert (found.score, found.unreadable_count, found.missing_count) == (1, 0, 0)
 
 
 def test_the_papers_harness_names_sentences_and_true_boxes(tmp_path: Path) -> None:
@@ -192,27 +192,31 @@ def test_the_papers_harness_names_sentences_and_true_boxes(tmp_path: Path) -> No
         for n, box in enumerate([[0.0, 0.25, 0.5, 0.75]] * 2 + [[0.25, 0.25, 0.75, 0.75]] * 2)
     ]
     found = scored("refcoco", put(tmp_path, "results.json", {str(row["example_id"]): row for row in rows}), references)
-    assert (found.score, found.lacking) == (0.5, 0)
+    assert (found.score, found.missing_count) == (0.5, 0)
 
 
 def test_names_of_pictures() -> None:
     same = ("COCO_val2014_000000000042.jpg", "val2014/COCO_val2014_000000000042.png", "42", "000000000042.jpg")
-    assert {picture(name) for name in (*same, "COCO_val2014_000000000042_1733")} == {"42"}
-    assert picture("images/VizWiz_val_00000007.jpg") == "7" and picture("n123.jpg") == "n123" and picture("0") == "0"
+    assert {normalize_image_name(name) for name in (*same, "COCO_val2014_000000000042_1733")} == {"42"}
+    assert (
+        normalize_image_name("images/VizWiz_val_00000007.jpg") == "7"
+        and normalize_image_name("n123.jpg") == "n123"
+        and normalize_image_name("0") == "0"
+    )
 
 
 def test_the_question_in_a_prompt() -> None:
-    known = {fold(words): [at] for at, words in enumerate(("Is it red?", "Is it", "left man", "region"))}
-    assert asked("OCR tokens: is it, x. Question: Is it red? Short answer: ", known) == [0]
-    assert asked("USER: <image>\nis  it RED ?\nAnswer briefly. ASSISTANT:", known) == [0]
-    assert asked("Is it red? Answer briefly.", known) == [0]
-    assert asked('Where is the region this sentence describes: "left man"', known) == [2]
-    assert asked("the region of the left man, please", known) == ()
-    assert asked("Is item red", known) == ()
+    known = {fold_text(words): [at] for at, words in enumerate(("Is it red?", "Is it", "left man", "region"))}
+    assert match_prompt("OCR tokens: is it, x. Question: Is it red? Short answer: ", known) == [0]
+    assert match_prompt("USER: <image>\nis  it RED ?\nAnswer briefly. ASSISTANT:", known) == [0]
+    assert match_prompt("Is it red? Answer briefly.", known) == [0]
+    assert match_prompt('Where is the region this sentence describes: "left man"', known) == [2]
+    assert match_prompt("the region of the left man, please", known) == ()
+    assert match_prompt("Is item red", known) == ()
 
 
 def test_scoring_loads_no_model() -> None:
-    script = "import sys, firstsight.evaluate.given.scoring; print({'torch', 'transformers', 'PIL'} & set(sys.modules))"
+    script = "import sys, firstsight.evaluate.offline_scoring.scoring; print({'torch', 'transformers', 'PIL'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -26,7 +26,12 @@ def test_llava_pope(shared: Path, llava: tuple[Path, Path]) -> None:
     f1 = {split: round(held["f1"], 4) for split, held in found.splits.items()}
     assert (f1["random"], f1["popular"], f1["adversarial"]) == (0.8714, 0.8625, 0.8446)
     assert found.splits["mean"]["f1"] == pytest.approx(0.859, abs=0.0006)
-    assert (found.lacking, found.unreadable, len(found.joined.others), found.joined.duplicates) == (0, 0, 0, 0)
+    assert (
+        found.missing_count,
+        found.unreadable_count,
+        len(found.joined_answers.unmatched),
+        found.joined_answers.duplicates,
+    ) == (0, 0, 0, 0)
 
 
 @pytest.mark.slow
@@ -91,7 +96,7 @@ def test_textvqa_in_llavas_form_joins_all(shared: Path, tmp_path: Path) -> None:
     by_picture = scored("textvqa", put(tmp_path, "llava.jsonl", llava), folder)
     by_id = scored("textvqa", put(tmp_path, "plain.json", plain), folder)
     with_tokens = scored("textvqa_ocr", tmp_path / "llava.jsonl", folder)
-    assert by_picture.lacking == by_id.lacking == with_tokens.lacking == 0
+    assert by_picture.missing_count == by_id.missing_count == with_tokens.missing_count == 0
     assert with_tokens.score == by_id.score
     assert [row.score for row in by_picture.rows] == [row.score for row in by_id.rows]
     assert by_id.score > 0
@@ -116,7 +121,7 @@ def test_refcoco_by_hand(shared: Path, tmp_path: Path, shift: float, right: bool
     answers = [{"img_id": row["img_id"], "sents": row["sents"], "answer": str(_share(row, shift))} for row in rows]
     random.Random(1).shuffle(answers)
     found = scored("refcoco", put(tmp_path, "answers.json", answers), references)
-    assert len(rows) == 600 and (found.score, found.lacking, found.unreadable) == (float(right), 0, 0)
+    assert len(rows) == 600 and (found.score, found.missing_count, found.unreadable_count) == (float(right), 0, 0)
 
 
 def test_refcoco_as_minigpt_keeps_it(shared: Path, tmp_path: Path) -> None:
@@ -129,11 +134,11 @@ def test_refcoco_as_minigpt_keeps_it(shared: Path, tmp_path: Path) -> None:
         held.setdefault(row["img_id"], []).append("{" + "".join(f"<{edge}>" for edge in box) + "}")
     answers = put(tmp_path, "minigpt.json", held)
     found = scored("refcoco", answers, references)
-    assert (found.lacking, len(found.joined.others)) == (0, 0) and found.score > 0.99
+    assert (found.missing_count, len(found.joined_answers.unmatched)) == (0, 0) and found.score > 0.99
     name = rows[0]["img_id"]
     held[name] = held[name][:-1]
     fewer = scored("refcoco", put(tmp_path, "minigpt.json", held), references)
-    assert fewer.lacking == 1 and fewer.score == pytest.approx(found.score - 1 / len(rows))
+    assert fewer.missing_count == 1 and fewer.score == pytest.approx(found.score - 1 / len(rows))
 
 
 def test_two_boxes_for_one_sentence_about_one_picture_are_named_not_dealt(shared: Path, tmp_path: Path) -> None:
@@ -149,5 +154,5 @@ def test_two_boxes_for_one_sentence_about_one_picture_are_named_not_dealt(shared
         boxes.setdefault(pair, set()).add(str(row["bbox"]))
     doubtful = [number for number, pair in enumerate(pairs) if len(boxes[pair]) > 1]
     found = scored("refcoco", put(tmp_path, "answers.json", answers), shared / "refcoco" / "refcoco_testA.json.gz")
-    assert list(found.joined.contested) == doubtful and len(doubtful) == 2
-    assert found.lacking == len(doubtful)
+    assert list(found.joined_answers.contested_positions) == doubtful and len(doubtful) == 2
+    assert found.missing_count == len(doubtful)

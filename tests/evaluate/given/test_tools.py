@@ -57,7 +57,7 @@ VQA: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("name", VQA)
 def test_vqa_of_every_tool(tmp_path: Path, name: str) -> None:
     found = scored("vqav2", put(tmp_path, name, VQA[name]), vqa(tmp_path / "vqav2", 6))
-    assert (found.score, found.lacking, len(found.joined.others)) == (pytest.approx(4 / 6), 0, 0)
+    assert (found.score, found.missing_count, len(found.joined_answers.unmatched)) == (pytest.approx(4 / 6), 0, 0)
 
 
 def test_marks_that_a_tool_takes_out_of_questions(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     put(home, "notes.txt", "no answers")
     put(home, ".cache.json", "no answers")
     found = scored("vqav2", tmp_path / "answers", vqa(tmp_path / "vqav2", 6))
-    assert (found.score, found.lacking, found.joined.duplicates) == (pytest.approx(4 / 6), 0, 6)
+    assert (found.score, found.missing_count, found.joined_answers.duplicates) == (pytest.approx(4 / 6), 0, 6)
 
 
 def test_a_folder_above_the_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_pope_of_lmms_eval_has_neither_picture_nor_split(tmp_path: Path) -> None
         for number, row in enumerate(_popes(tmp_path / "pope"))
     ]
     found = scored("pope", put(tmp_path, "samples_pope.jsonl", rows), tmp_path / "pope")
-    assert (found.score, found.lacking) == (pytest.approx(2 / 3), 0)
+    assert (found.score, found.missing_count) == (pytest.approx(2 / 3), 0)
 
 
 def test_pope_of_the_papers_harness_needs_its_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_pope_of_the_papers_harness_needs_its_index(tmp_path: Path, capsys: pyte
         index[name] |= {"answer": row["label"], "split": row["split"], "split_question_id": row["question_id"]}
     answers, known = put(tmp_path, "results.json", results), put(tmp_path, "metadata-full.json", index)
     found = scored("pope", answers, tmp_path / "pope", known)
-    assert (found.score, found.lacking, found.unreadable) == (pytest.approx(2 / 3), 0, 0)
+    assert (found.score, found.missing_count, found.unreadable_count) == (pytest.approx(2 / 3), 0, 0)
     assert said("pope", answers, tmp_path / "pope") == 2
     assert "index of the paper's harness" in capsys.readouterr().err
     assert said("pope", answers, known) == 2
@@ -141,7 +141,7 @@ def test_splits_of_pope_by_folder(tmp_path: Path) -> None:
     for name in ("popular/answers.jsonl", "adversarial/answers.jsonl", "popular/random.jsonl"):
         put(tmp_path / "a" / Path(name).parent, Path(name).name, rows)
     found = scored("pope", tmp_path / "a", pope(tmp_path / "pope"))
-    assert (found.score, found.lacking, found.joined.duplicates) == (pytest.approx(2 / 3), 0, 0)
+    assert (found.score, found.missing_count, found.joined_answers.duplicates) == (pytest.approx(2 / 3), 0, 0)
 
 
 def _vizwiz(folder: Path) -> Path:
@@ -176,7 +176,7 @@ VIZWIZ: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("name", VIZWIZ)
 def test_vizwiz_of_every_tool(tmp_path: Path, name: str) -> None:
     found = scored("vizwiz", put(tmp_path, name, VIZWIZ[name]), _vizwiz(tmp_path / "vizwiz"))
-    assert (found.score, found.lacking) == (pytest.approx(4 / 6), 0)
+    assert (found.score, found.missing_count) == (pytest.approx(4 / 6), 0)
 
 
 @pytest.mark.parametrize("key", ["image", "question_id"])
@@ -202,7 +202,7 @@ def test_nocaps_names_pictures_by_number_and_its_files_are_named_otherwise(tmp_p
         ],
     }.items():
         found = scored("nocaps", put(tmp_path, name, rows), references)
-        assert (found.score, found.lacking) == (pytest.approx(10), 0), name
+        assert (found.score, found.missing_count) == (pytest.approx(10), 0), name
 
 
 MMMU = [
@@ -237,7 +237,7 @@ def _mmmu(row: dict[str, Any], answer: str, number: int) -> dict[str, dict[str, 
 def test_mmmu_of_every_tool(tmp_path: Path, tool: str) -> None:
     rows = [_mmmu(row, answer, n)[tool] for n, (row, answer) in enumerate(zip(MMMU, SAID, strict=True))]
     found = scored("mmmu", put(tmp_path, "a.jsonl", rows[::-1]), put(tmp_path / "mmmu", "val.jsonl", MMMU))
-    assert (found.score, found.lacking, found.unreadable) == (5 / 8, 0, 3)
+    assert (found.score, found.missing_count, found.unreadable_count) == (5 / 8, 0, 3)
 
 
 def test_mmmu_of_its_own_scripts_is_a_folder_a_subject(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def _grounded(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_boxes_of_every_tool(tmp_path: Path, tool: str) -> None:
     rows = [_grounded(row)[tool] for row in _boxes(tmp_path / "refcoco")]
     found = scored("refcoco", put(tmp_path, "a.jsonl", rows), tmp_path / "refcoco")
-    assert (found.score, found.lacking, found.unreadable) == (0.75, 0, 0)
+    assert (found.score, found.missing_count, found.unreadable_count) == (0.75, 0, 0)
 
 
 def test_a_true_box_up_to_rounding_and_no_farther(tmp_path: Path) -> None:
@@ -298,7 +298,9 @@ def test_a_true_box_up_to_rounding_and_no_farther(tmp_path: Path) -> None:
     for moved, lacking in ((0.1, 0), (2.0, 40)):
         near = [row | {"gt_bbox": [edge + moved for edge in row["gt_bbox"]]} for row in rows]
         near += [rows[0]] if lacking else []
-        assert scored("refcoco", put(tmp_path, "a.json", near), tmp_path / "refcoco").lacking == max(lacking - 1, 0)
+        assert scored("refcoco", put(tmp_path, "a.json", near), tmp_path / "refcoco").missing_count == max(
+            lacking - 1, 0
+        )
 
 
 @pytest.mark.parametrize("size", [[0, 400], ["a", "b"], [200], [float("nan"), 400]])

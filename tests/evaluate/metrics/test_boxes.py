@@ -58,10 +58,10 @@ def harness_box(text: str) -> tuple[float, ...] | None:
         ("0" * 5000, None),
     ],
 )
-def test_boxes_are_four_ordered_shares_or_nothing(answer: str, box: boxes.Box | None) -> None:
+def test_boxes_are_four_ordered_shares_or_nothing(answer: str, box: boxes.BoundingBox | None) -> None:
     assert boxes.parse_box(answer) == box
-    assert METRICS["iou50"].readable(answer) is (box is not None)
-    assert METRICS["iou50"].marks([answer], [(0.1, 0.2, 0.3, 0.4)])[0] in ((0, 1) if box else (0,))
+    assert METRICS["iou50"].is_readable(answer) is (box is not None)
+    assert METRICS["iou50"].compute([answer], [(0.1, 0.2, 0.3, 0.4)])[0] in ((0, 1) if box else (0,))
 
 
 NUMBERS = st.one_of(
@@ -92,7 +92,7 @@ def test_what_the_harness_reads_is_read_to_the_same_box(text: str) -> None:
 def test_no_text_breaks_the_readers(text: str) -> None:
     found = boxes.parse_box(text)
     assert found is None or all(math.isfinite(edge) for edge in found)
-    scaled = boxes.rescaled(text, whole=100.0)
+    scaled = boxes.rescale_box(text, right_edge=100.0)
     assert scaled is None or len(ast.literal_eval(scaled.replace("inf", "1e400").replace("nan", "0"))) == 4
 
 
@@ -110,9 +110,9 @@ def test_no_text_breaks_the_readers(text: str) -> None:
     ],
 )
 def test_boxes_in_other_units_become_shares(
-    answer: str, whole: float, high: float | None, box: boxes.Box | None
+    answer: str, whole: float, high: float | None, box: boxes.BoundingBox | None
 ) -> None:
-    found = boxes.rescaled(answer, whole=whole, high=high)
+    found = boxes.rescale_box(answer, right_edge=whole, bottom_edge=high)
     assert (found and boxes.parse_box(found)) == (box and pytest.approx(box))
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics import METRICS
 from firstsight.evaluate.metrics.captions import cider
-from firstsight.evaluate.metrics.penn import tokens
+from firstsight.evaluate.metrics.ptb_tokenizer import ptb_tokenize
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "metrics" / "cider.json").read_text())
 COCO = Path(__file__).parents[4] / "shared/data/instruct_samples/llava/caps_boxes_coco2014_val_80.jsonl"
@@ -119,7 +119,7 @@ def test_a_caption_equal_to_its_only_reference_scores_ten() -> None:
 
 def test_a_picture_without_references_is_named() -> None:
     with pytest.raises(DataError, match="caption 2"):
-        METRICS["cider"].marks(["a", "b"], [("a",), ()])
+        METRICS["cider"].compute(["a", "b"], [("a",), ()])
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_a_picture_without_references_is_named() -> None:
     ],
 )
 def test_words_are_those_of_the_penn_treebank(caption: str, wanted: str) -> None:
-    assert " ".join(tokens(caption)) == wanted
+    assert " ".join(ptb_tokenize(caption)) == wanted
 
 
 @given(st.text(max_size=40))
 def test_any_text_has_words_without_white_space(text: str) -> None:
-    assert all(word and word.split() == [word] for word in tokens(text))
+    assert all(word and word.split() == [word] for word in ptb_tokenize(text))

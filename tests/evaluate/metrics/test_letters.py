@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.evaluate.metrics import METRICS
-from firstsight.evaluate.metrics.letters import letter, named_letter
+from firstsight.evaluate.metrics.multiple_choice import letter_match, parse_choice_letter
 
 OPTIONS = {"A": "a cat", "B": "A small dog", "C": "two cats", "D": "none of the above"}
 
@@ -60,13 +60,13 @@ TEXTS = st.one_of(
 @given(TEXTS)
 def test_what_mmmu_finds_is_found(text: str) -> None:
     theirs = mmmus_reading(text, OPTIONS)
-    ours = named_letter(text, OPTIONS)
+    ours = parse_choice_letter(text, OPTIONS)
     if theirs is not None:
         assert ours == theirs
     elif ours is not None:
         lines = [mmmus_reading(line.strip(), OPTIONS) for line in text.splitlines()]
         assert f"{ours}." in text or ours in lines
-    assert letter(text, ("B", *OPTIONS.values())) == float(ours == "B")
+    assert letter_match(text, ("B", *OPTIONS.values())) == float(ours == "B")
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_what_mmmu_finds_is_found(text: str) -> None:
     ],
 )
 def test_letters_by_hand(answer: str, wanted: str | None) -> None:
-    assert named_letter(answer, OPTIONS) == wanted
-    scores = METRICS["letter"].marks([answer] * 4, [(right, *OPTIONS.values()) for right in OPTIONS])
+    assert parse_choice_letter(answer, OPTIONS) == wanted
+    scores = METRICS["letter"].compute([answer] * 4, [(right, *OPTIONS.values()) for right in OPTIONS])
     assert scores == [float(right == wanted) for right in OPTIONS]
 
 
@@ -106,15 +106,15 @@ def test_letters_by_hand(answer: str, wanted: str | None) -> None:
     ],
 )
 def test_answers_that_name_no_letter_are_told(answer: str, readable: bool) -> None:
-    assert METRICS["letter"].readable(answer) is readable
+    assert METRICS["letter"].is_readable(answer) is readable
 
 
 def test_without_options_nothing_is_named() -> None:
-    assert named_letter("A", {}) is None
+    assert parse_choice_letter("A", {}) is None
 
 
 @pytest.mark.parametrize("answer", ["B\n", "\nB.", "B\r\n", "Answer:\nB\n", "\tB "])
 def test_a_letter_on_a_line_of_its_own(answer: str) -> None:
     """MMMU's parser strips no line ends and would draw by lot; the letter is there."""
     assert mmmus_reading(answer, OPTIONS) in (None, "B")
-    assert named_letter(answer, OPTIONS) == "B"
+    assert parse_choice_letter(answer, OPTIONS) == "B"

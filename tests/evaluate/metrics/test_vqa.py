@@ -16,8 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.evaluate.metrics import METRICS
-from firstsight.evaluate.metrics.vqa import normalise, normalise_textvqa, textvqa, vizwiz, vqa, vqa_paper, vqa_strict
-from firstsight.evaluate.question import Question, files
+from firstsight.evaluate.metrics.vqa import (
+    normalise_textvqa_answer,
+    normalise_vqa_answer,
+    paper_vqa_accuracy,
+    strict_vqa_accuracy,
+    textvqa_accuracy,
+    vizwiz_accuracy,
+    vqa_accuracy,
+)
+from firstsight.evaluate.task import Question, benchmark_files
 from firstsight.evaluate.tasks import TASKS
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -135,10 +143,10 @@ def official_vizwiz(answer: str, truth: Sequence[str]) -> float:
 
 Scorer = Callable[[str, tuple[str, ...]], float]
 SCORERS: list[tuple[Scorer, Callable[[str, Sequence[str]], float]]] = [
-    (vqa_strict, official_vqa),
-    (vqa_paper, official_paper),
-    (textvqa, official_textvqa),
-    (vizwiz, official_vizwiz),
+    (strict_vqa_accuracy, official_vqa),
+    (paper_vqa_accuracy, official_paper),
+    (textvqa_accuracy, official_textvqa),
+    (vizwiz_accuracy, official_vizwiz),
 ]
 each_scorer = pytest.mark.parametrize(("ours", "official"), SCORERS)
 
@@ -173,7 +181,7 @@ def test_every_answer_scores_what_the_official_scorer_gives(
     ours: Scorer, official: Callable[[str, Sequence[str]], float], case: tuple[str, tuple[str, ...]]
 ) -> None:
     answer, truth = case
-    if ours is vizwiz and all(other != words(punctuation(flat(other)), BENT) for other in truth):
+    if ours is vizwiz_accuracy and all(other != words(punctuation(flat(other)), BENT) for other in truth):
         return  # Not an answer file of VizWiz: the next test but one.
     assert ours(answer, truth) == pytest.approx(official(answer, truth), abs=1e-12)
 
@@ -182,25 +190,25 @@ def test_every_answer_scores_what_the_official_scorer_gives(
 def test_one_form_for_all_is_the_challenges_rule_where_annotators_differ(case: tuple[str, tuple[str, ...]]) -> None:
     answer, truth = case
     if len({flat(other) for other in truth}) > 1:
-        assert vqa(answer, truth) == pytest.approx(official_vqa(answer, truth), abs=1e-12)
+        assert vqa_accuracy(answer, truth) == pytest.approx(official_vqa(answer, truth), abs=1e-12)
     else:
         formed = [words(punctuation(flat(text))) for text in (answer, *truth)]
-        assert vqa(answer, truth) == pytest.approx(left_out(formed[0], formed[1:]), abs=1e-12)
+        assert vqa_accuracy(answer, truth) == pytest.approx(left_out(formed[0], formed[1:]), abs=1e-12)
 
 
 @given(TEXTS)
 def test_forms_are_those_of_the_official_processors(text: str) -> None:
-    assert normalise(text) == words(punctuation(flat(text)))
-    assert normalise_textvqa(text) == evalai(text)
+    assert normalise_vqa_answer(text) == words(punctuation(flat(text)))
+    assert normalise_textvqa_answer(text) == evalai(text)
 
 
 def test_vizwiz_reads_annotators_in_other_forms_than_its_own_files_have() -> None:
-    assert vizwiz("top-left", ("top-left",) * 10) == 1
-    assert vizwiz("top-left", ("top-left",) * 9 + ("cat",)) == 0
-    assert vizwiz("The Cat", ("cat",) * 10) == 1
+    assert vizwiz_accuracy("top-left", ("top-left",) * 10) == 1
+    assert vizwiz_accuracy("top-left", ("top-left",) * 9 + ("cat",)) == 0
+    assert vizwiz_accuracy("The Cat", ("cat",) * 10) == 1
     # Its table bends apostrophes, so a lost one is not found again.
-    assert vizwiz("dont know", ("don't know",) * 10) == 0
-    assert vizwiz("cant know", ("can't know",) * 10) == 1
+    assert vizwiz_accuracy("dont know", ("don't know",) * 10) == 0
+    assert vizwiz_accuracy("cant know", ("can't know",) * 10) == 1
 
 
 @pytest.mark.parametrize(
@@ -224,16 +232,16 @@ def test_vizwiz_reads_annotators_in_other_forms_than_its_own_files_have() -> Non
     ],
 )
 def test_answers_meet_in_one_form(given_text: str, wanted: str) -> None:
-    assert normalise(given_text) == wanted
+    assert normalise_vqa_answer(given_text) == wanted
 
 
 def test_unanimous_annotators_are_compared_letter_by_letter_by_the_challenge_alone() -> None:
     truth = ("yes",) * 10
     assert [ours("Yes", truth) for ours, _ in SCORERS] == [0, 1, 1, 1]
-    assert vqa("Yes", truth) == 1
-    assert vqa_strict("Yes", (*truth[1:], "no")) == 1
-    assert vqa_strict("the dog", ("the dog",) * 10) == vqa("the dog", ("the dog",) * 10) == 1
-    assert vqa_paper("the dog", ("the dog",) * 10) == 0
+    assert vqa_accuracy("Yes", truth) == 1
+    assert strict_vqa_accuracy("Yes", (*truth[1:], "no")) == 1
+    assert strict_vqa_accuracy("the dog", ("the dog",) * 10) == vqa_accuracy("the dog", ("the dog",) * 10) == 1
+    assert paper_vqa_accuracy("the dog", ("the dog",) * 10) == 0
 
 
 @pytest.mark.parametrize(("same", "wanted"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
@@ -264,7 +272,7 @@ def test_a_single_reference_is_right_or_wrong(ours: Scorer, official: object) ->
 
 @lru_cache
 def published(task: str) -> tuple[Question, ...]:
-    return TASKS[task].read(files(SHARED / "openflamingo_vqa_val" / task))
+    return TASKS[task].read_questions(benchmark_files(SHARED / "openflamingo_vqa_val" / task))
 
 
 @needs_shared
@@ -277,7 +285,7 @@ def test_constant_answers_score_what_is_published(task: str, questions: int, ans
     read = published(task)
     assert len(read) == questions
     assert TASKS[task].metric is METRICS[task]
-    scores = METRICS[task].marks([answer] * len(read), [question.truth for question in read])
+    scores = METRICS[task].compute([answer] * len(read), [question.truth for question in read])
     assert 100 * sum(scores) / len(scores) == pytest.approx(wanted, abs=0.005)
 
 
@@ -286,9 +294,9 @@ def test_constant_answers_score_what_is_published(task: str, questions: int, ans
 @pytest.mark.parametrize(
     ("ours", "official", "task"),
     [
-        (textvqa, official_textvqa, "textvqa"),
-        (vizwiz, official_vizwiz, "vizwiz"),
-        (vqa_strict, official_vqa, "textvqa"),
+        (textvqa_accuracy, official_textvqa, "textvqa"),
+        (vizwiz_accuracy, official_vizwiz, "vizwiz"),
+        (strict_vqa_accuracy, official_vqa, "textvqa"),
     ],
 )
 def test_annotators_judged_by_each_other_score_what_the_official_scorer_gives(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.evaluate.metrics import METRICS, words
-from firstsight.evaluate.metrics.vqa import VQA
+from firstsight.evaluate.metrics import METRICS, exact_match
+from firstsight.evaluate.metrics.vqa import VQA_ACCURACY
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
@@ -50,7 +50,7 @@ def test_every_metric_is_known_by_its_own_name() -> None:
     assert {name: metric.name for name, metric in METRICS.items()} == {name: name for name in METRICS}
     wanted = {"vqa", "textvqa", "vizwiz", "exact", "yes_no", "iou50", "iou25", "choice", "letter", "cider"}
     assert wanted <= set(METRICS)
-    assert METRICS["vqa"] is VQA
+    assert METRICS["vqa"] is VQA_ACCURACY
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_every_metric_is_known_by_its_own_name() -> None:
     ],
 )
 def test_exact_match_ignores_case_and_final_full_stops_only(answer: str, wanted: int) -> None:
-    assert words.exact(answer, "picture") == wanted
+    assert exact_match.exact_match(answer, "picture") == wanted
 
 
 @given(st.text(max_size=12), st.text(st.characters(categories=["Ll"]), min_size=1, max_size=5))
 def test_exact_match_is_gqas_comparison_after_the_usual_conversion(text: str, truth: str) -> None:
     # Answers reach the conversion without white space at their ends, and GQA's answers are in lower case.
     for answer in (text.strip(), truth, truth.upper(), truth + ".", text.strip() + truth):
-        assert words.exact(answer, truth) == float(answer.rstrip(".").lower() == truth.lower())
+        assert exact_match.exact_match(answer, truth) == float(answer.rstrip(".").lower() == truth.lower())
 
 
 @pytest.mark.parametrize(
@@ -96,33 +96,33 @@ def test_exact_match_is_gqas_comparison_after_the_usual_conversion(text: str, tr
     ],
 )
 def test_pope_reads_free_text(answer: str, yes: bool) -> None:
-    assert words.says_yes(answer) is yes
+    assert exact_match.is_yes_answer(answer) is yes
     assert popes_reading(answer) == ("yes" if yes else "no")
 
 
 @given(TEXTS)
 def test_any_text_is_read_as_pope_reads_it(text: str) -> None:
-    assert words.says_yes(text) == (popes_reading(text) == "yes")
-    assert words.yes_no(text, "no") == float(popes_reading(text) == "no")
-    assert words.yes_no(text, "yes") == 1 - words.yes_no(text, "no")
+    assert exact_match.is_yes_answer(text) == (popes_reading(text) == "yes")
+    assert exact_match.yes_no_match(text, "no") == float(popes_reading(text) == "no")
+    assert exact_match.yes_no_match(text, "yes") == 1 - exact_match.yes_no_match(text, "no")
 
 
 @given(st.lists(st.tuples(TEXTS, st.sampled_from(["yes", "no"])), max_size=20))
 def test_pope_numbers_are_its_own(pairs: list[tuple[str, str]]) -> None:
     answers, labels = [*(answer for answer, _ in pairs), "yes"], [*(label for _, label in pairs), "yes"]
-    found = words.presence(answers, labels)
-    ours = (found.accuracy, found.precision, found.recall, found.f1, found.yes)
+    found = exact_match.pope_report(answers, labels)
+    ours = (found.accuracy, found.precision, found.recall, found.f1, found.yes_rate)
     assert ours == pytest.approx(popes_numbers(answers, labels))
 
 
 def test_ratios_with_nothing_under_them_are_nothing() -> None:
-    found = words.presence(["no", "no"], ["no", "no"])
-    assert (found.accuracy, found.precision, found.recall, found.f1, found.yes) == (1, 0, 0, 0, 0)
+    found = exact_match.pope_report(["no", "no"], ["no", "no"])
+    assert (found.accuracy, found.precision, found.recall, found.f1, found.yes_rate) == (1, 0, 0, 0, 0)
 
 
 def test_pope_answers_need_a_label_each() -> None:
     with pytest.raises(ValueError):
-        words.presence(["yes"], ["yes", "no"])
+        exact_match.pope_report(["yes"], ["yes", "no"])
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_pope_answers_need_a_label_each() -> None:
     [("Yes.", True), ("NO!", True), ("It is not", True), ("a dog", False), ("", False), ("nono", False)],
 )
 def test_answers_without_a_side_are_told(answer: str, readable: bool) -> None:
-    assert METRICS["yes_no"].readable(answer) is readable
+    assert METRICS["yes_no"].is_readable(answer) is readable
 
 
 def test_a_choice_is_its_number() -> None:
-    assert METRICS["choice"].marks(["2", "1"], [2, 2]) == [1, 0]
-    assert METRICS["choice"].readable("2") and not METRICS["choice"].readable("two")
+    assert METRICS["choice"].compute(["2", "1"], [2, 2]) == [1, 0]
+    assert METRICS["choice"].is_readable("2") and not METRICS["choice"].is_readable("two")
 
 
 @needs_shared
@@ -152,9 +152,9 @@ def test_llava_scores_on_pope_what_is_published(split: str, f1: float) -> None:
     path = SHARED / "pope" / "e3e3926" / f"coco_pope_{split}.json"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     given_answers, labels = [said[row["image"], row["text"]] for row in rows], [row["label"] for row in rows]
-    found = words.presence(given_answers, labels)
+    found = exact_match.pope_report(given_answers, labels)
     assert found.f1 == pytest.approx(f1, abs=0.00005)
-    checked = METRICS["yes_no"].marks(given_answers, labels)
+    checked = METRICS["yes_no"].compute(given_answers, labels)
     assert found.accuracy == pytest.approx(sum(checked) / len(checked))
 
 

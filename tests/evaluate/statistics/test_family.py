@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.evaluate.statistics.family import holm
+from firstsight.evaluate.statistics.multiple_testing import holm
 
 FAMILIES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -27,8 +27,8 @@ def test_one_comparison_needs_no_correction() -> None:
 
 
 def test_pairs_that_were_chosen_by_looking_count_with_those_passed_over() -> None:
-    assert holm([0.01, 0.02], among=6)[0].adjusted == pytest.approx(0.06)
-    assert holm([0.01, 0.02], among=2) == holm([0.01, 0.02])
+    assert holm([0.01, 0.02], num_comparisons=6)[0].adjusted == pytest.approx(0.06)
+    assert holm([0.01, 0.02], num_comparisons=2) == holm([0.01, 0.02])
 
 
 @given(FAMILIES)

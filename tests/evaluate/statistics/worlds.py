@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from firstsight.evaluate.statistics.bootstrap import interval, resampled
-from firstsight.evaluate.statistics.sample import Sample
-from firstsight.evaluate.statistics.seeds import crossed
+from firstsight.evaluate.statistics.bootstrap import bca_interval, bootstrap_means
+from firstsight.evaluate.statistics.clustered_scores import ClusteredScores
+from firstsight.evaluate.statistics.seeds import crossed_estimate
 
 VQA = np.minimum(np.arange(11) * 0.3, 1.0)
 """What an answer scores on which so many of ten people agree."""
@@ -58,19 +58,21 @@ class Exam:
         return (scores * (np.arange(most)[:, None, None] < sizes)).sum(0)
 
 
-def sampled(sums: np.ndarray, counts: np.ndarray) -> Sample:
-    return Sample(sums=sums[:, None], counts=counts[:, None].astype(float), weights=np.ones(1))
+def sampled(sums: np.ndarray, counts: np.ndarray) -> ClusteredScores:
+    return ClusteredScores(sums=sums[:, None], counts=counts[:, None].astype(float), weights=np.ones(1))
 
 
-def covers(sample: Sample, truth: float, *, draws: int, method: str = "interval", signed: bool = False) -> bool:
+def covers(
+    sample: ClusteredScores, truth: float, *, draws: int, method: str = "interval", signed: bool = False
+) -> bool:
     """Whether one 95 % interval holds the truth."""
     if method == "percentile":
-        low, high = np.quantile(resampled(sample, draws=draws), (0.025, 0.975))
+        low, high = np.quantile(bootstrap_means(sample, num_draws=draws), (0.025, 0.975))
     elif method == "t":
-        half = stats.t.ppf(0.975, sample.clusters - 1) * np.sqrt((sample.influence() ** 2).sum())
+        half = stats.t.ppf(0.975, sample.num_clusters - 1) * np.sqrt((sample.influence() ** 2).sum())
         low, high = sample.mean - half, sample.mean + half
     else:
-        low, high = interval(sample, draws=draws, bounds=(-1.0 if signed else 0.0, 1.0))
+        low, high = bca_interval(sample, num_draws=draws, bounds=(-1.0 if signed else 0.0, 1.0))
     return bool(low <= truth <= high)
 
 
@@ -139,9 +141,9 @@ def of_seeds(study: Study, *, worlds: int) -> float:
             each = score.sum(-1) / asked
             gaps = score[0] - score[1]
             pulls = (gaps - size * (gaps.sum(1, keepdims=True) / asked)) / asked
-            found = crossed(each[0] - each[1], table=each, pulls=pulls)
+            found = crossed_estimate(each[0] - each[1], arm_scores=each, influences=pulls)
             assert found is not None
-            held += found.p(0.0) > 0.05
+            held += found.p_value(0.0) > 0.05
     return held / worlds
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from firstsight.errors import DataError
-from firstsight.evaluate.question import files
-from firstsight.evaluate.tasks import task
+from firstsight.evaluate.task import benchmark_files
+from firstsight.evaluate.tasks import get_task
 from tests.evaluate.tasks.written import lines, read, write
 
 IMAGES = [{"id": 9, "file_name": "COCO_val2014_000000000009.jpg"}, {"id": 25, "file_name": "b.jpg"}]
@@ -29,7 +29,7 @@ def test_all_captions_of_a_picture_are_its_truth(tmp_path: Path) -> None:
     first, second = read("coco_captions", tmp_path)
     assert (first.id, first.image, first.truth) == ("9", IMAGES[0]["file_name"], ("a cat", "the cat 🐈"))
     assert (second.id, second.truth) == ("25", ("b",))
-    assert task("coco_captions").prompt(first, "paper") == "\nProvide a short image description."
+    assert get_task("coco_captions").prompt(first, "paper") == "\nProvide a short image description."
 
 
 def test_karpathys_file_gives_its_test_split_and_a_list_its_pictures(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_options_are_listed_by_letter(tmp_path: Path) -> None:
     (only,) = read("mmmu", tmp_path)
     assert only.truth == ("B", "$6", "O'Neil", "")
     assert only.image == "validation_Accounting_1_1.png"
-    assert task("mmmu").prompt(only, "paper") == (
+    assert get_task("mmmu").prompt(only, "paper") == (
         "\nWho is on the ?\nA. $6\nB. O'Neil\nC. \nAnswer with the option's letter from the given choices directly."
     )
 
@@ -103,9 +103,9 @@ def test_subjects_may_have_a_file_each_and_what_cannot_be_asked_is_counted(tmp_p
     write(tmp_path, "Accounting.jsonl", lines([MMMU, several, unasked]))
     write(tmp_path, "Art.jsonl", lines([MMMU | {"id": "5"}, marked]))
     assert [one.id for one in read("mmmu", tmp_path)] == ["validation_Accounting_1", "5"]
-    left_out = task("mmmu").left_out
+    left_out = get_task("mmmu").count_skipped
     assert left_out is not None
-    assert left_out(files(tmp_path)) == {"over several pictures": 2, "without options": 1}
+    assert left_out(benchmark_files(tmp_path)) == {"over several pictures": 2, "without options": 1}
     write(tmp_path / "none", "Art.jsonl", lines([marked]))
     with pytest.raises(DataError, match=r"no multiple-choice question about one picture.*'over several pictures': 1"):
         read("mmmu", tmp_path / "none")

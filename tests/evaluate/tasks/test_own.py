@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from firstsight.errors import DataError, RequestError, UnknownName
-from firstsight.evaluate.question import files
-from firstsight.evaluate.tasks import TASKS, task
+from firstsight.evaluate.task import benchmark_files
+from firstsight.evaluate.tasks import TASKS, get_task
 from tests.evaluate.tasks.written import lines, write
 
 HEAD: dict[str, Any] = {
@@ -47,51 +47,51 @@ def own(folder: Path, head: dict[str, Any], *rows: dict[str, Any], name: str = "
     ],
 )
 def test_every_metric_has_its_truth(head: Any, row: Any, truth: Any, choices: Any, tmp_path: Path) -> None:
-    found = task("birds", own(tmp_path, head, row))
-    (only,) = found.read(files(tmp_path / "birds"))
+    found = get_task("birds", own(tmp_path, head, row))
+    (only,) = found.read_questions(benchmark_files(tmp_path / "birds"))
     assert (only.id, only.image, only.truth, only.choices) == ("a1", "a.png", truth, choices)
     assert (found.name, found.kind, found.metric.name, found.version) == ("birds", "vision", head["metric"], 3)
     assert (found.chance, found.baseline) == (0.25, None)
     answer = {"choice": "1", "letter": str(truth[0]) if isinstance(truth, tuple) else ""}.get(head["metric"])
     said = answer or (" ".join(map(str, truth)) if "iou" in head["metric"] else str(row.get("answer", "gull")))
     other = ("some other words",) if head["metric"] == "cider" else truth
-    assert found.metric.marks([said, "{}"], [truth, other])[0] > 0
+    assert found.metric.compute([said, "{}"], [truth, other])[0] > 0
 
 
 def test_the_prompt_is_the_users_in_every_style(tmp_path: Path) -> None:
-    found = task("birds", own(tmp_path, {}, ROW))
-    (only,) = found.read(files(tmp_path / "birds"))
+    found = get_task("birds", own(tmp_path, {}, ROW))
+    (only,) = found.read_questions(benchmark_files(tmp_path / "birds"))
     assert found.prompt(only, "paper") == found.prompt(only, "bare") == "Look. which bird? One word."
-    found = task("birds", own(tmp_path, {"metric": "letter", "prompt": "{question}\nLetter:"}, OFFERED))
-    (only,) = found.read(files(tmp_path / "birds"))
+    found = get_task("birds", own(tmp_path, {"metric": "letter", "prompt": "{question}\nLetter:"}, OFFERED))
+    (only,) = found.read_questions(benchmark_files(tmp_path / "birds"))
     assert found.prompt(only, "paper") == "which bird?\nA. tern\nB. gull\nLetter:"
 
 
 def test_questions_without_pictures_are_a_text_task(tmp_path: Path) -> None:
     bare = {key: value for key, value in OFFERED.items() if key != "image"}
-    found = task("birds", own(tmp_path, {"metric": "choice", "answered": "choice"}, bare))
+    found = get_task("birds", own(tmp_path, {"metric": "choice", "answered": "choice"}, bare))
     assert found.kind == "text"
-    assert found.read(files(tmp_path / "birds"))[0].image is None
+    assert found.read_questions(benchmark_files(tmp_path / "birds"))[0].image is None
     with pytest.raises(DataError, match="record 2: has no image, and others have one"):
-        task("birds", own(tmp_path, {"metric": "choice", "answered": "choice"}, OFFERED, bare))
+        get_task("birds", own(tmp_path, {"metric": "choice", "answered": "choice"}, OFFERED, bare))
     with pytest.raises(DataError, match="answered by choice"):
-        task("birds", own(tmp_path, {"metric": "letter"}, bare))
+        get_task("birds", own(tmp_path, {"metric": "letter"}, bare))
 
 
 def test_no_built_in_task_is_replaced(tmp_path: Path) -> None:
     own(tmp_path, {}, ROW, name="gqa")
     with pytest.raises(RequestError, match=r"gqa: task\.json would replace the built-in task gqa"):
-        task("gqa", tmp_path)
-    assert task("gqa") is TASKS["gqa"]
-    assert task("pope", tmp_path) is TASKS["pope"]
+        get_task("gqa", tmp_path)
+    assert get_task("gqa") is TASKS["gqa"]
+    assert get_task("pope", tmp_path) is TASKS["pope"]
 
 
 def test_an_unknown_name_lists_the_users_own_too(tmp_path: Path) -> None:
     own(tmp_path, {}, ROW)
     with pytest.raises(UnknownName, match="Nearest: birds"):
-        task("bird", tmp_path)
+        get_task("bird", tmp_path)
     with pytest.raises(UnknownName):
-        task("birds")
+        get_task("birds")
 
 
 @pytest.mark.parametrize(
@@ -117,20 +117,20 @@ def test_an_unknown_name_lists_the_users_own_too(tmp_path: Path) -> None:
 )
 def test_a_head_that_cannot_be_is_named(head: dict[str, Any], why: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"birds/task\.json: .*{why}"):
-        task("birds", own(tmp_path, head, ROW))
+        get_task("birds", own(tmp_path, head, ROW))
 
 
 def test_a_head_needs_every_key_and_to_be_an_object(tmp_path: Path) -> None:
     own(tmp_path, {}, ROW)
     write(tmp_path / "birds", "task.json", {"prompt": "{question}", "metric": "vqa"})
     with pytest.raises(DataError, match="lacks answered, chance, version"):
-        task("birds", tmp_path)
+        get_task("birds", tmp_path)
     write(tmp_path / "birds", "task.json", "[]")
     with pytest.raises(DataError, match="wanted an object"):
-        task("birds", tmp_path)
+        get_task("birds", tmp_path)
     write(tmp_path / "birds", "task.json", "{")
     with pytest.raises(DataError, match="wanted JSON"):
-        task("birds", tmp_path)
+        get_task("birds", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,6 @@ def test_a_head_needs_every_key_and_to_be_an_object(tmp_path: Path) -> None:
 def test_a_question_that_cannot_be_is_named(head: Any, row: Any, why: str, tmp_path: Path) -> None:
     good = {"vqa": MANY, "cider": MANY, "iou50": BOX, "letter": OFFERED, "choice": OFFERED}.get(head.get("metric"), ROW)
     good = good | {"answer": "no"} if head.get("metric") == "yes_no" else good
-    found = task("birds", own(tmp_path, head, good | {"id": "a0"}, row))
+    found = get_task("birds", own(tmp_path, head, good | {"id": "a0"}, row))
     with pytest.raises(DataError, match=rf"questions\.jsonl.*{why}"):
-        found.read(files(tmp_path / "birds"))
+        found.read_questions(benchmark_files(tmp_path / "birds"))

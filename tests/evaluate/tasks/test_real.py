@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError
-from firstsight.evaluate.harness import Asking, judge
-from firstsight.evaluate.pictures import Pictures
-from firstsight.evaluate.question import Question, files, version_of
-from firstsight.evaluate.tasks import task
+from firstsight.evaluate.benchmark_images import BenchmarkImages
+from firstsight.evaluate.harness import EvalConfig, evaluate_checkpoint
+from firstsight.evaluate.task import Question, benchmark_files, describe_version
+from firstsight.evaluate.tasks import get_task
+from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
-from firstsight.model.weights import save
 from firstsight.site import Site
 from tests.evaluate.conftest import LM, PATCHES
 from tests.evaluate.tasks.written import SHARED, lines, needs_shared, read, write
@@ -53,11 +53,11 @@ SLOW = {"refcoco testB", "refcoco with +", "pope_p", "pope head"}
 def test_real_files_are_read_and_their_version_is_named(which: str) -> None:
     name, place, count, version = FILES[which]
     at = SHARED / place
-    found = task(name).read(files(at) if at.is_dir() else [at])
+    found = get_task(name).read_questions(benchmark_files(at) if at.is_dir() else [at])
     assert len({one.id for one in found}) == len(found) == count
-    assert version_of(task(name), found).startswith(f"{count:,} question{'s' * (count > 1)}: {version}")
+    assert describe_version(get_task(name), found).startswith(f"{count:,} question{'s' * (count > 1)}: {version}")
     some = found[::10]
-    marks = task(name).metric.marks([right(one) for one in some], [one.truth for one in some])
+    marks = get_task(name).metric.compute([right(one) for one in some], [one.truth for one in some])
     assert min(marks) >= 0 and sum(marks) > 0.8 * len(some)
 
 
@@ -71,7 +71,7 @@ def test_both_versions_of_pope_in_one_folder_are_refused_by_name(tmp_path: Path)
 def test_llavas_question_file_holds_no_labels(tmp_path: Path) -> None:
     packed = SHARED / "llava15_pope" / "llava_pope_test.jsonl.gz"
     with pytest.raises(DataError, match="lacks 'label'"):
-        task("pope").read([packed])
+        get_task("pope").read_questions([packed])
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,9 @@ def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bytewise")
     tokens = gzip.decompress((SHARED / "tokenizers" / "gpt-neox-20b_tokenizer.json.gz").read_bytes())
     (folder / "tokenizer.json").write_bytes(tokens)
-    model = VLM(replace(PATCHES, lm=replace(LM, vocabulary=50432, token_shift=1)))
+    model = VLM(replace(PATCHES, lm=replace(LM, vocab_size=50432, token_shift=1)))
     model.initialise(7)
-    save(folder / "checkpoint", model, seen=0, tokenizer=folder / "tokenizer.json", encoders=[])
+    save(folder / "checkpoint", model, tokens_seen=0, tokenizer=folder / "tokenizer.json", encoders=[])
     return folder / "checkpoint"
 
 
@@ -91,7 +91,7 @@ def real(root: Path) -> Path:
     vision = SHARED / "allennlp_vision"
     for name, own in (("vqav2", False), ("gqa", True)):
         (root / name).mkdir(parents=True)
-        for path in files(vision / name):
+        for path in benchmark_files(vision / name):
             (root / name / path.name).symlink_to(path)
         at = root / name / "images" if own else root / "images" / "train2014"
         at.parent.mkdir(parents=True, exist_ok=True)
@@ -101,16 +101,16 @@ def real(root: Path) -> Path:
 
 def test_real_records_and_pictures_are_judged_from_end_to_end(bytewise: Path, tmp_path: Path) -> None:
     benchmarks = real(tmp_path / "benchmarks")
-    asking = Asking(tasks=("vqav2", "gqa"), sight="both", style="paper")
-    verdict = judge(bytewise, benchmarks, asking=asking, site=Site(), tell=lambda _: None)
-    assert [row.blind for row in verdict.rows] == [False] * 3 + [True] * 3 + [False, True]
-    first, last = verdict.rows[0], verdict.rows[-1]
+    asking = EvalConfig(tasks=("vqav2", "gqa"), image_mode="both", prompt_style="paper")
+    verdict = evaluate_checkpoint(bytewise, benchmarks, config=asking, site=Site(), on_progress=lambda _: None)
+    assert [row.is_blind for row in verdict.answers] == [False] * 3 + [True] * 3 + [False, True]
+    first, last = verdict.answers[0], verdict.answers[-1]
     assert first.prompt == (
         "\nWhat is this photo taken looking through?\nAnswer the question using a single word or phrase."
     )
     assert last.prompt.startswith("\nWhat is hanging above the chalkboard?\n")
-    assert last.line()["truth"] == "picture"
-    assert all(0 <= row.score <= 1 for row in verdict.rows)
+    assert last.to_json()["truth"] == "picture"
+    assert all(0 <= row.score <= 1 for row in verdict.answers)
     assert verdict.scores["tasks"]["vqav2"]["n"] == 3 and verdict.scores["versions"]["vqav2"] == 2
 
 
@@ -119,18 +119,18 @@ def test_lost_pictures_are_counted_before_anything_is_asked(bytewise: Path, tmp_
     rows = {str(n): {"question": "q?", "imageId": f"n{n}", "answer": "yes"} for n in range(9)}
     (benchmarks / "gqa" / "questions.json").unlink()
     write(benchmarks / "gqa", "questions.json", rows)
-    asking = Asking(tasks=("vqav2", "gqa"), sight="both", style="paper")
+    asking = EvalConfig(tasks=("vqav2", "gqa"), image_mode="both", prompt_style="paper")
     told: list[object] = []
     with pytest.raises(DataError, match=r"9 of 9 pictures are missing: 'n0', 'n1', 'n2', \.\.\."):
-        judge(bytewise, benchmarks, asking=asking, site=Site(), tell=told.append)
+        evaluate_checkpoint(bytewise, benchmarks, config=asking, site=Site(), on_progress=told.append)
     assert told == []
 
 
 def test_real_pictures_go_by_every_name(tmp_path: Path) -> None:
-    pictures = Pictures(real(tmp_path / "benchmarks"))
+    pictures = BenchmarkImages(real(tmp_path / "benchmarks"))
     assert pictures.read("458752", "vqav2") == pictures.read("COCO_train2014_000000458752.jpg")
     assert pictures.read("n578564", "gqa").startswith(b"\xff\xd8")
-    assert pictures.missing(["n578564", "262148"], "vqav2") == ("n578564",)
+    assert pictures.missing_names(["n578564", "262148"], "vqav2") == ("n578564",)
 
 
 def small(root: Path) -> Path:
@@ -166,11 +166,11 @@ def small(root: Path) -> Path:
 def test_every_other_form_is_judged_too(bytewise: Path, tmp_path: Path) -> None:
     benchmarks = small(real(tmp_path / "benchmarks"))
     names = ("pope", "pope_p", "textvqa_ocr", "refcoco_plus", "nocaps", "mmmu", "sport")
-    asking = Asking(tasks=names, sight="seeing", style="paper")
-    verdict = judge(bytewise, benchmarks, asking=asking, site=Site(), tell=lambda _: None)
+    asking = EvalConfig(tasks=names, image_mode="seeing", prompt_style="paper")
+    verdict = evaluate_checkpoint(bytewise, benchmarks, config=asking, site=Site(), on_progress=lambda _: None)
     facts = verdict.scores["tasks"]
     assert {name: facts[name]["n"] for name in names} == dict(zip(names, (2, 2, 1, 1, 2, 1, 1), strict=True))
-    answers = {row.task.name: row.answer for row in verdict.rows}
+    answers = {row.task.name: row.answer for row in verdict.answers}
     assert answers["pope_p"] in ("Yes", "No") and answers["sport"] in ("tennis", "baseball")
     assert facts["pope_p"]["splits"]["random"]["accuracy"] == 0.5
     assert facts["nocaps"]["by"] == {"domain": {"in-domain": {"n": 1, "score": 0.0}}}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from firstsight.errors import DataError
-from firstsight.evaluate.question import files
-from firstsight.evaluate.tasks import task
+from firstsight.evaluate.task import benchmark_files
+from firstsight.evaluate.tasks import get_task
 from tests.evaluate.tasks.written import lines, read, write
 
 Rows = list[dict[str, Any]]
@@ -35,7 +35,7 @@ def test_the_vqa_form_joins_by_question_id(name: str, tmp_path: Path) -> None:
     first, second = read(name, tmp_path)
     assert (first.id, first.text, first.image, first.truth) == ("1", "q1", "7", ("a1",) * 10)
     assert (second.truth[0], second.tags) == ("a2", {"form": "heldout"})  # type: ignore[index]
-    assert task(name).read(files(tmp_path)[::-1]) == (first, second)
+    assert get_task(name).read_questions(benchmark_files(tmp_path)[::-1]) == (first, second)
 
 
 def test_files_are_told_apart_by_what_they_hold_and_not_by_their_names(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_textvqas_own_file_and_its_tokens(tmp_path: Path) -> None:
     write(tmp_path, "TextVQA_Rosetta_OCR_v0.2_val.json", {"data": [TOKENS, TOKENS | {"image_id": "more"}]})
     assert read("textvqa", tmp_path) == (plain,)
     (with_tokens,) = read("textvqa_ocr", tmp_path)
-    assert task("textvqa_ocr").prompt(with_tokens, "paper") == (
+    assert get_task("textvqa_ocr").prompt(with_tokens, "paper") == (
         "\nq\nReference OCR token: STOP, 4-way\nAnswer the question using a single word or phrase."
     )
     assert (with_tokens.id, with_tokens.truth) == (plain.id, plain.truth)

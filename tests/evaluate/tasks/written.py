@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from firstsight.evaluate.question import Question, files
-from firstsight.evaluate.tasks import task
+from firstsight.evaluate.task import Question, benchmark_files
+from firstsight.evaluate.tasks import get_task
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
@@ -34,7 +34,7 @@ def lines(rows: list[dict[str, Any]]) -> str:
 
 def read(name: str, folder: Path) -> tuple[Question, ...]:
     """What the task's reader makes of a folder."""
-    return task(name).read(files(folder))
+    return get_task(name).read_questions(benchmark_files(folder))
 
 
 def packed(path: Path, members: Mapping[str, bytes]) -> Path:

@@ -11,11 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from firstsight.data.audit.against import Evaluation, Item, collect
-from firstsight.data.audit.findings import COMMON, Looked, Looks, Overlap, Phrase, Says
-from firstsight.data.audit.near import near, plain
-from firstsight.data.audit.ngrams import Grams, Hits, N, grams, scan
-from firstsight.data.audit.seen import Shown, records_at, text_at
+from firstsight.data.audit.eval_sets import EvalItem, EvalSets, collect_eval_sets
+from firstsight.data.audit.hamming import hamming_neighbors, uninformative_hashes
+from firstsight.data.audit.ngrams import NGRAM_SIZE, NgramHits, NgramSet, build_ngrams, find_ngrams
+from firstsight.data.audit.overlap_report import (
+    MAX_RARE_RECORDS,
+    CommonPhrase,
+    ImageOverlap,
+    OverlapCoverage,
+    OverlapReport,
+    TextOverlap,
+)
+from firstsight.data.audit.record_locations import ImageRecordFinder, records_at, text_location
 from firstsight.data.index import Index
 from firstsight.data.tokenizer import Tokenizer
 from firstsight.errors import DataError
@@ -23,141 +30,153 @@ from firstsight.errors import DataError
 _BATCH = 4096
 
 
-def overlap(index: Index, *, against: Sequence[Path], words: Tokenizer) -> Overlap:
+def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokenizer) -> OverlapReport:
     """What an index shares with the evaluation sets in `against` (files or folders); nothing is removed.
 
     Raises DataError when `words` is not the index's tokenizer, or `against` holds nothing to compare with.
     """
-    if words.digest != index.tokenizer_digest:
+    if tokenizer.digest != index.tokenizer_digest:
         raise DataError(
             f"{index.path}: wanted the tokenizer that it was prepared with ({index.tokenizer_digest[:12]}). "
-            f"Got {words.path} ({words.digest[:12]}). Name that tokenizer."
+            f"Got {tokenizer.path} ({tokenizer.digest[:12]}). Name that tokenizer."
         )
-    sets = collect(against, hashing=len(index.images) > 0)
-    pictures, crowded = _alike(index, sets)
-    wanted, searchable = _wanted(sets, words)
-    says, phrases = _Tally(index, wanted).take(scan(index.tokens, wanted)).told(sets, words)
-    looked = Looked(
-        pictures=len(index.images),
-        plain=int(plain(index.images["hash"]).sum()),
-        records=len(index.samples),
-        evaluation_pictures=len(sets.pictures),
-        evaluation_plain=int(plain(sets.hashes).sum()),
-        crowded=crowded,
-        texts=len(sets.texts),
-        short=len(sets.texts) - searchable,
-        unread=sets.unread,
-        refused=sets.refused,
+    eval_sets = collect_eval_sets(eval_paths, with_hashes=len(index.images) > 0)
+    image_overlaps, crowded = _image_overlaps(index, eval_sets)
+    ngrams, searchable_count = _eval_ngrams(eval_sets, tokenizer)
+    text_overlaps, phrases = (
+        _NgramCounter(index, ngrams).add_hits(find_ngrams(index.tokens, ngrams)).overlaps(eval_sets, tokenizer)
     )
-    return Overlap(pictures=pictures, says=says, phrases=phrases, looked=looked)
+    coverage = OverlapCoverage(
+        images=len(index.images),
+        uninformative_images=int(uninformative_hashes(index.images["hash"]).sum()),
+        records=len(index.samples),
+        eval_images=len(eval_sets.images),
+        eval_uninformative_images=int(uninformative_hashes(eval_sets.hashes).sum()),
+        crowded_images=crowded,
+        texts=len(eval_sets.texts),
+        short_texts=len(eval_sets.texts) - searchable_count,
+        unread=eval_sets.unread,
+        refused=eval_sets.refused,
+    )
+    return OverlapReport(image_overlaps=image_overlaps, text_overlaps=text_overlaps, phrases=phrases, coverage=coverage)
 
 
-def _alike(index: Index, sets: Evaluation) -> tuple[tuple[Looks, ...], int]:
+def _image_overlaps(index: Index, eval_sets: EvalSets) -> tuple[tuple[ImageOverlap, ...], int]:
     """Training pictures near an evaluation picture, nearest first; how many evaluation pictures had too many rivals."""
     if not len(index.images):
         return (), 0
     hashes = np.ascontiguousarray(index.images["hash"])
-    ours, theirs = np.flatnonzero(~plain(hashes)), np.flatnonzero(~plain(sets.hashes))
-    distinct, which = np.unique(hashes[ours], return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    edges = np.searchsorted(which[order], np.arange(len(distinct) + 1))
-    find, found, crowded = Shown(index), dict[tuple[int, int], int](), set[int]()
-    for pairs in near(sets.hashes[theirs], distinct):
-        crowded.update(pairs.crowded.tolist())
-        for one, other, distance in zip(pairs.left, pairs.right, pairs.distance, strict=True):
-            for picture in ours[order[edges[other] : edges[other + 1]]].tolist():
-                found[picture, int(theirs[one])] = int(distance)
-    ranked = sorted(found.items(), key=lambda one: (one[1], one[0]))
-    looks = (
-        Looks(distance=distance, seen=find.seen(picture), against=sets.pictures[other])
-        for (picture, other), distance in ranked
+    train_images, eval_images = (
+        np.flatnonzero(~uninformative_hashes(hashes)),
+        np.flatnonzero(~uninformative_hashes(eval_sets.hashes)),
     )
-    return tuple(looks), len(crowded)
+    distinct_hashes, hash_ids = np.unique(hashes[train_images], return_inverse=True)
+    order = np.argsort(hash_ids, kind="stable")
+    edges = np.searchsorted(hash_ids[order], np.arange(len(distinct_hashes) + 1))
+    record_finder, distances, crowded = ImageRecordFinder(index), dict[tuple[int, int], int](), set[int]()
+    for pairs in hamming_neighbors(eval_sets.hashes[eval_images], distinct_hashes):
+        crowded.update(pairs.crowded.tolist())
+        for left, right, distance in zip(pairs.left, pairs.right, pairs.distance, strict=True):
+            for image in train_images[order[edges[right] : edges[right + 1]]].tolist():
+                distances[image, int(eval_images[left])] = int(distance)
+    ranked = sorted(distances.items(), key=lambda left: (left[1], left[0]))
+    overlaps = (
+        ImageOverlap(distance=distance, train_record=record_finder.locate(image), eval_item=eval_sets.images[right])
+        for (image, right), distance in ranked
+    )
+    return tuple(overlaps), len(crowded)
 
 
-def _wanted(sets: Evaluation, words: Tokenizer) -> tuple[Grams, int]:
+def _eval_ngrams(eval_sets: EvalSets, tokenizer: Tokenizer) -> tuple[NgramSet, int]:
     """Stretches of every text, as it stands alone and behind a space; how many texts have any."""
-    texts = list(sets.texts)
+    texts = list(eval_sets.texts)
     ids: list[list[int]] = []
-    numbers: list[int] = []
+    text_numbers: list[int] = []
     for start in range(0, len(texts), _BATCH):
-        some = texts[start : start + _BATCH]
-        both = zip(words.encode(some), words.encode([f" {text}" for text in some]), strict=True)
-        for number, forms in enumerate(both, start=start):
-            long = [form for form in forms if len(form) >= N]
-            ids += long
-            numbers += [number] * len(long)
-    return grams(ids, numbers), len(set(numbers))
+        batch_texts = texts[start : start + _BATCH]
+        encodings = zip(
+            tokenizer.encode(batch_texts), tokenizer.encode([f" {text}" for text in batch_texts]), strict=True
+        )
+        for text_number, text_forms in enumerate(encodings, start=start):
+            long_forms = [form for form in text_forms if len(form) >= NGRAM_SIZE]
+            ids += long_forms
+            text_numbers += [text_number] * len(long_forms)
+    return build_ngrams(ids, text_numbers), len(set(text_numbers))
 
 
-class _Tally:
+class _NgramCounter:
     """Which records hold which stretches; where many hold one, only how many."""
 
-    def __init__(self, index: Index, wanted: Grams) -> None:
-        self._index, self._wanted = index, wanted
-        self._records = np.zeros(len(wanted.hashes), dtype=np.int64)
-        self._last = np.full(len(wanted.hashes), -1)
-        self._held: list[Hits] = []
+    def __init__(self, index: Index, ngrams: NgramSet) -> None:
+        self._index, self._ngrams = index, ngrams
+        self._record_counts = np.zeros(len(ngrams.hashes), dtype=np.int64)
+        self._last_records = np.full(len(ngrams.hashes), -1)
+        self._hits: list[NgramHits] = []
 
-    def take(self, found: Iterator[Hits]) -> _Tally:
+    def add_hits(self, hit_batches: Iterator[NgramHits]) -> _NgramCounter:
         """Count all hits that lie within one record."""
         samples = self._index.samples
-        for hits in found:
-            record = records_at(self._index, hits.positions)
-            ends = samples["tokens_from"][record] + samples["tokens_count"][record]
-            inside = hits.positions + N <= ends
-            self._count(record[inside], hits.positions[inside], hits.grams[inside])
+        for hits in hit_batches:
+            records = records_at(self._index, hits.positions)
+            ends = samples["tokens_from"][records] + samples["tokens_count"][records]
+            is_inside = hits.positions + NGRAM_SIZE <= ends
+            self._count_hits(records[is_inside], hits.positions[is_inside], hits.ngram_ids[is_inside])
         return self
 
-    def _count(self, record: np.ndarray, positions: np.ndarray, named: np.ndarray) -> None:
-        rare = self._records[named] <= COMMON
-        self._held.append(Hits(positions=positions[rare], grams=named[rare]))
+    def _count_hits(self, records: np.ndarray, positions: np.ndarray, ngram_ids: np.ndarray) -> None:
+        is_rare = self._record_counts[ngram_ids] <= MAX_RARE_RECORDS
+        self._hits.append(NgramHits(positions=positions[is_rare], ngram_ids=ngram_ids[is_rare]))
         # Positions rise, so a stretch that comes again in its record does so behind the record that counted it.
-        pairs = np.unique(np.stack([named, record]), axis=1)
-        new = pairs[:, self._last[pairs[0]] != pairs[1]]
-        np.add.at(self._records, new[0], 1)
-        np.maximum.at(self._last, pairs[0], pairs[1])
+        pairs = np.unique(np.stack([ngram_ids, records]), axis=1)
+        new_pairs = pairs[:, self._last_records[pairs[0]] != pairs[1]]
+        np.add.at(self._record_counts, new_pairs[0], 1)
+        np.maximum.at(self._last_records, pairs[0], pairs[1])
 
-    def told(self, sets: Evaluation, words: Tokenizer) -> tuple[tuple[Says, ...], tuple[Phrase, ...]]:
+    def overlaps(
+        self, eval_sets: EvalSets, tokenizer: Tokenizer
+    ) -> tuple[tuple[TextOverlap, ...], tuple[CommonPhrase, ...]]:
         """Records with rare stretches, those with the most first; and texts with common ones."""
-        items = list(sets.texts.values())
-        named = np.concatenate([hits.grams for hits in self._held] or [self._last[:0]])
-        positions = np.concatenate([hits.positions for hits in self._held] or [self._last[:0]])
-        rare = self._records[named] <= COMMON
-        said = defaultdict[tuple[int, int], list[int]](list)
-        for record, text, at in zip(
-            records_at(self._index, positions[rare]), self._wanted.texts[named[rare]], positions[rare], strict=True
+        items = list(eval_sets.texts.values())
+        ngram_ids = np.concatenate([hits.ngram_ids for hits in self._hits] or [self._last_records[:0]])
+        positions = np.concatenate([hits.positions for hits in self._hits] or [self._last_records[:0]])
+        is_rare = self._record_counts[ngram_ids] <= MAX_RARE_RECORDS
+        positions_by_pair = defaultdict[tuple[int, int], list[int]](list)
+        for record, text, position in zip(
+            records_at(self._index, positions[is_rare]),
+            self._ngrams.texts[ngram_ids[is_rare]],
+            positions[is_rare],
+            strict=True,
         ):
-            said[int(record), int(text)].append(int(at))
-        ranked = sorted(said.items(), key=lambda one: (-len(one[1]), one[0]))
-        says = tuple(
-            Says(
-                stretches=len(places),
-                words=words.decode(self._longest(places)),
-                seen=text_at(record),
-                against=items[text],
+            positions_by_pair[int(record), int(text)].append(int(position))
+        ranked = sorted(positions_by_pair.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+        text_overlaps = tuple(
+            TextOverlap(
+                shared_ngrams=len(pair_positions),
+                shared_text=tokenizer.decode(self._longest_run(pair_positions)),
+                train_record=text_location(record),
+                eval_item=items[text],
             )
-            for (record, text), places in ranked
+            for (record, text), pair_positions in ranked
         )
-        return says, tuple(self._phrases(items, words))
+        return text_overlaps, tuple(self._common_phrases(items, tokenizer))
 
-    def _longest(self, places: list[int]) -> list[int]:
+    def _longest_run(self, positions: list[int]) -> list[int]:
         """Tokens of the longest run of stretches that follow one another."""
-        places = sorted(places)
-        cuts = np.flatnonzero(np.diff(places) != 1) + 1
-        runs = [run for run in np.split(np.asarray(places), cuts) if len(run)]
+        positions = sorted(positions)
+        cuts = np.flatnonzero(np.diff(positions) != 1) + 1
+        runs = [run for run in np.split(np.asarray(positions), cuts) if len(run)]
         longest = max(runs, key=len)
-        return self._index.tokens[int(longest[0]) : int(longest[-1]) + N].tolist()
+        return self._index.tokens[int(longest[0]) : int(longest[-1]) + NGRAM_SIZE].tolist()
 
-    def _phrases(self, items: list[Item], words: Tokenizer) -> Iterator[Phrase]:
+    def _common_phrases(self, items: list[EvalItem], tokenizer: Tokenizer) -> Iterator[CommonPhrase]:
         """The commonest stretch of every text that has one."""
-        common = np.flatnonzero(self._records > COMMON)
-        best = dict[int, int]()
-        for gram in common[np.argsort(-self._records[common], kind="stable")].tolist():
-            best.setdefault(int(self._wanted.texts[gram]), gram)
-        for text, gram in best.items():
-            yield Phrase(
-                records=int(self._records[gram]),
-                words=words.decode(self._wanted.tokens[gram].tolist()),
-                against=items[text],
+        common_ngrams = np.flatnonzero(self._record_counts > MAX_RARE_RECORDS)
+        most_common = dict[int, int]()
+        for ngram in common_ngrams[np.argsort(-self._record_counts[common_ngrams], kind="stable")].tolist():
+            most_common.setdefault(int(self._ngrams.texts[ngram]), ngram)
+        for text, ngram in most_common.items():
+            yield CommonPhrase(
+                records=int(self._record_counts[ngram]),
+                shared_text=tokenizer.decode(self._ngrams.tokens[ngram].tolist()),
+                eval_item=items[text],
             )

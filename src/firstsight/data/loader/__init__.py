@@ -1,10 +1,21 @@
 """Rows to batches."""
 
-from firstsight.data.loader.achieved import Achieved
-from firstsight.data.loader.ahead import ahead
-from firstsight.data.loader.blend import Blended
-from firstsight.data.loader.feeds import Features, Feed, Pictures, Pixels
-from firstsight.data.loader.rows import IGNORED, Batch
-from firstsight.data.loader.stream import Stream
+from firstsight.data.loader.achieved_mix import AchievedMix
+from firstsight.data.loader.collate import IGNORE_INDEX, Batch
+from firstsight.data.loader.mixture import LoaderMixture
+from firstsight.data.loader.prefetch import prefetch_batches
+from firstsight.data.loader.sources import DecodedImages, ImageInputs, LoaderSource, PrecomputedFeatures
+from firstsight.data.loader.stream import BatchStream
 
-__all__ = ["IGNORED", "Achieved", "Batch", "Blended", "Features", "Feed", "Pictures", "Pixels", "Stream", "ahead"]
+__all__ = [
+    "IGNORE_INDEX",
+    "AchievedMix",
+    "Batch",
+    "BatchStream",
+    "DecodedImages",
+    "ImageInputs",
+    "LoaderMixture",
+    "LoaderSource",
+    "PrecomputedFeatures",
+    "prefetch_batches",
+]

@@ -16,119 +16,123 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from firstsight.data import sources
-from firstsight.data.index import FORMAT
-from firstsight.data.prepare.crew import FULL, make_all
-from firstsight.data.prepare.merge import merge, quarantine
-from firstsight.data.prepare.meter import Meter
-from firstsight.data.prepare.pages import write_whole
-from firstsight.data.prepare.part import Part, finished
-from firstsight.data.prepare.tally import Tally, lines, refuse_rot, tally
-from firstsight.data.prepare.task import Task, task_of
+from firstsight.data import readers
+from firstsight.data.index import INDEX_FORMAT
+from firstsight.data.prepare.array_writer import write_text_atomic
+from firstsight.data.prepare.job import PrepareJob, prepare_job
+from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
+from firstsight.data.prepare.progress import PrepareProgress
+from firstsight.data.prepare.shard_writer import ShardPart, load_finished_part
+from firstsight.data.prepare.source_stats import SourceStats, check_bad_share, collect_stats, format_stats
+from firstsight.data.prepare.workers import DISK_FULL_ERRORS, write_shards
 from firstsight.errors import StepFailed
-from firstsight.recipe import canon
+from firstsight.recipe import serialize
 from firstsight.recipe.stages import Prepare
-from firstsight.site import Site, Tell
+from firstsight.site import ProgressCallback, Site
 
 
-def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site, tell: Tell) -> None:
+def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """Handler: check, tokenize and index a source, in `site.readers` processes; goes on after a kill, equal bytes.
 
     Raises DataError when more records are bad than the source's location allows or a shard is torn, StepFailed when
     the disk is full; finished shards stay for the next try.
     """
-    task = task_of(spec, inputs=inputs, out=out, site=site)
-    shards = sources.shards(task.location, task.form)
-    with _enough_room(out):
-        if _published(out, task, shards):
+    job = prepare_job(spec, inputs=inputs, out=out, site=site)
+    shards = readers.list_shards(job.location, job.form)
+    with _disk_full_as_error(out):
+        if _is_published(out, job, shards):
             return
         (out / "refused.json").unlink(missing_ok=True)
-        parts = _parts(task, shards, jobs=site.readers, tell=tell)
-        found = tally(parts)
-        quarantine(parts, out)
-        write_whole(out / "refused.json", lines(found))
-        refuse_rot(found, task.location)
+        parts = _write_missing_parts(job, shards, worker_count=site.readers, on_progress=on_progress)
+        stats = collect_stats(parts)
+        merge_quarantines(parts, out)
+        write_text_atomic(out / "refused.json", format_stats(stats))
+        check_bad_share(stats, job.location)
         (out / "refused.json").unlink()
-        _publish(out, task, parts, found)
+        _publish(out, job, parts, stats)
 
 
-def _parts(task: Task, shards: Sequence[sources.Shard], *, jobs: int, tell: Tell) -> list[Part]:
+def _write_missing_parts(
+    job: PrepareJob, shards: Sequence[readers.Shard], *, worker_count: int, on_progress: ProgressCallback
+) -> list[ShardPart]:
     """The parts of all shards, made where they are not there yet."""
-    there = {shard: finished(task, shard) for shard in shards}
-    missing = [shard for shard, part in there.items() if part is None]
-    meter = Meter(shards, tell)
-    for shard, part in there.items():
+    existing_parts = {shard: load_finished_part(job, shard) for shard in shards}
+    missing = [shard for shard, part in existing_parts.items() if part is None]
+    progress = PrepareProgress(shards, on_progress)
+    for shard, part in existing_parts.items():
         if part is not None:
-            meter.had(shard, part.counts["samples"] + part.counts["bad"])
-    for shard, reach in make_all(task, missing, jobs=jobs):
-        meter(shard, reach)
-    meter.done()
-    made = {shard: part or finished(task, shard) for shard, part in there.items()}
-    lost = [shard.name for shard, part in made.items() if part is None]
-    if lost:
-        raise StepFailed(f"{task.parts}: wanted a part of {lost[0]}. Got none: something deletes them. Try again.")
-    return [part for part in made.values() if part is not None]
+            progress.add_finished(shard, part.counts["samples"] + part.counts["bad"])
+    for shard, shard_progress in write_shards(job, missing, worker_count=worker_count):
+        progress(shard, shard_progress)
+    progress.finish()
+    finished_parts = {shard: part or load_finished_part(job, shard) for shard, part in existing_parts.items()}
+    missing_names = [shard.name for shard, part in finished_parts.items() if part is None]
+    if missing_names:
+        raise StepFailed(
+            f"{job.parts_path}: wanted a part of {missing_names[0]}. Got none: something deletes them. Try again."
+        )
+    return [part for part in finished_parts.values() if part is not None]
 
 
-def _published(out: Path, task: Task, shards: Sequence[sources.Shard]) -> bool:
+def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard]) -> bool:
     """Whether an earlier try has put everything together; what it did not clear away is cleared away now."""
-    found = [file for name in ("merged.json", "manifest.json") if (file := out / name).is_file()]
-    if not found:
+    manifest_paths = [file for name in ("merged.json", "manifest.json") if (file := out / name).is_file()]
+    if not manifest_paths:
         return False
-    read = json.loads((out / "read.json").read_text())
-    if read["key"] == task.key and [_shard(one) for one in read["shards"]] == list(shards):
-        _clear(out)
+    read_info = json.loads((out / "read.json").read_text())
+    if read_info["key"] == job.key and [_parse_shard(entry) for entry in read_info["shards"]] == list(shards):
+        _remove_parts(out)
         return True
-    for file in found:
+    for file in manifest_paths:
         file.unlink()
     return False
 
 
-def _shard(told: Mapping[str, Any]) -> sources.Shard:
+def _parse_shard(entry: Mapping[str, Any]) -> readers.Shard:
     """The shard that an entry of read.json speaks of."""
-    return sources.Shard(**{field.name: told[field.name] for field in fields(sources.Shard)})
+    return readers.Shard(**{field.name: entry[field.name] for field in fields(readers.Shard)})
 
 
-def _publish(out: Path, task: Task, parts: Sequence[Part], found: Tally) -> None:
-    merged = merge(parts, out, vocabulary=task.vocabulary)
-    read = [
+def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: SourceStats) -> None:
+    merged = merge_parts(parts, out, vocab_size=job.vocab_size)
+    shard_entries = [
         {**asdict(part.shard), "sha256": part.digest, "records": part.counts["samples"] + part.counts["bad"]}
         for part in parts
     ]
-    told = {"key": task.key, "source": canon.encode(task.source), "shards": read}
-    write_whole(out / "read.json", json.dumps(told, ensure_ascii=False, indent=0) + "\n")
+    read_info = {"key": job.key, "source": serialize.to_json(job.source), "shards": shard_entries}
+    write_text_atomic(out / "read.json", json.dumps(read_info, ensure_ascii=False, indent=0) + "\n")
     manifest = {
-        "format": FORMAT,
-        "form": task.form,
-        **found.told(),
-        "tokenizer": task.words,
-        "special": asdict(task.special),
-        "source": _digest([part.digest for part in parts]),
+        "format": INDEX_FORMAT,
+        "form": job.form,
+        **stats.to_dict(),
+        "tokenizer": job.tokenizer_digest,
+        "special": asdict(job.special_tokens),
+        "source": _combine_digests([part.digest for part in parts]),
     }
-    manifest["counts"] |= {"images": merged.pictures}
-    manifest["digest"] = _digest([json.dumps(manifest, sort_keys=True), *merged.digests])
-    write_whole(out / "merged.json", json.dumps(manifest, sort_keys=True, indent=1) + "\n")
-    _clear(out)
+    manifest["counts"] |= {"images": merged.image_count}
+    manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *merged.digests])
+    write_text_atomic(out / "merged.json", json.dumps(manifest, sort_keys=True, indent=1) + "\n")
+    _remove_parts(out)
 
 
-def _clear(out: Path) -> None:
+def _remove_parts(out: Path) -> None:
     """Parts go, then the manifest gets its name: who finds a manifest finds nothing unfinished."""
     shutil.rmtree(out / "parts", ignore_errors=True)
     if (out / "merged.json").is_file():
         (out / "merged.json").replace(out / "manifest.json")
 
 
-def _digest(told: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+def _combine_digests(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 @contextmanager
-def _enough_room(out: Path) -> Iterator[None]:
+def _disk_full_as_error(out: Path) -> Iterator[None]:
     """A full disk as an error that says what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRORS:
             raise
         raise StepFailed(
             f"{out}: wanted room for the index of a source. Got: {error.strerror}. "

@@ -6,14 +6,33 @@ from collections.abc import Mapping
 
 from firstsight.evaluate.metrics.boxes import IOU25, IOU50
 from firstsight.evaluate.metrics.captions import CIDER
-from firstsight.evaluate.metrics.letters import LETTER
+from firstsight.evaluate.metrics.exact_match import CHOICE_MATCH, EXACT_MATCH, YES_NO_MATCH
 from firstsight.evaluate.metrics.metric import Metric
-from firstsight.evaluate.metrics.vqa import TEXTVQA, VIZWIZ, VQA, VQA_PAPER, VQA_STRICT
-from firstsight.evaluate.metrics.words import CHOICE, EXACT, YES_NO
+from firstsight.evaluate.metrics.multiple_choice import LETTER_MATCH
+from firstsight.evaluate.metrics.vqa import (
+    PAPER_VQA_ACCURACY,
+    STRICT_VQA_ACCURACY,
+    TEXTVQA_ACCURACY,
+    VIZWIZ_ACCURACY,
+    VQA_ACCURACY,
+)
 
-_ALL = (VQA, VQA_STRICT, VQA_PAPER, TEXTVQA, VIZWIZ, EXACT, YES_NO, IOU50, IOU25, CHOICE, LETTER, CIDER)
+_ALL_METRICS = (
+    VQA_ACCURACY,
+    STRICT_VQA_ACCURACY,
+    PAPER_VQA_ACCURACY,
+    TEXTVQA_ACCURACY,
+    VIZWIZ_ACCURACY,
+    EXACT_MATCH,
+    YES_NO_MATCH,
+    IOU50,
+    IOU25,
+    CHOICE_MATCH,
+    LETTER_MATCH,
+    CIDER,
+)
 
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL_METRICS}
 """Every check by the name that a task file gives it."""
 
 __all__ = ["METRICS"]

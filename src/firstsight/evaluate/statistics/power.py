@@ -14,105 +14,134 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import gammaincinv
 
-from firstsight.evaluate.statistics.seeds import Estimate, halves
+from firstsight.evaluate.statistics.seeds import DifferenceEstimate, half_widths
 
-_NODES = 96
-_MOST_SEEDS = 512
-_MOST_QUESTIONS = 1e6
+_NUM_NODES = 96
+_MAX_SEEDS = 512
+_MAX_QUESTION_FACTOR = 1e6
 """Times the present questions; beyond it only the seeds' own spread is left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Components:
+class VarianceComponents:
     """Where the variance of a difference between two arms comes from."""
 
-    seeds: float
+    seed_variance: float
     """Of the true difference from seed to seed, however many questions are asked."""
-    questions: float
+    question_variance: float
     """Of the mean over the present questions, however many seeds are run."""
-    rest: float
+    residual_variance: float
     """Of one seed's mean over the present questions: what another seed would answer otherwise."""
-    arms: int = 2
+    num_arms: int = 2
     """How many arms' seeds tell of the spread together."""
 
 
-def expected(of: Components, *, seeds: int, times: float = 1.0) -> Estimate:
+def expected_estimate(
+    components: VarianceComponents, *, num_seeds: int, question_factor: float = 1.0
+) -> DifferenceEstimate:
     """The estimate that so many seeds and `times` the present questions would give on average, about a mean of 0."""
-    rest = of.rest / times / seeds
-    return Estimate(
+    residual_variance = components.residual_variance / question_factor / num_seeds
+    return DifferenceEstimate(
         mean=0.0,
-        seeds=of.seeds / seeds + rest,
-        freedom=max(of.arms - 1, 1) * (seeds - 1),
-        questions=of.questions / times + rest,
-        rest=rest,
+        seed_variance=components.seed_variance / num_seeds + residual_variance,
+        dof=max(components.num_arms - 1, 1) * (num_seeds - 1),
+        question_variance=components.question_variance / question_factor + residual_variance,
+        residual_variance=residual_variance,
     )
 
 
-def power(effect: float, *, of: Components, seeds: int, times: float = 1.0, level: float = 0.95) -> float:
+def detection_power(
+    effect: float, *, components: VarianceComponents, num_seeds: int, question_factor: float = 1.0, level: float = 0.95
+) -> float:
     """The chance that a true difference of `effect` is seen on its right side; 0 with a single seed."""
-    if seeds < 2:
+    if num_seeds < 2:
         return 0.0
-    law = expected(of, seeds=seeds, times=times)
-    return float(_seen(np.array([abs(effect)]), law, _bars(law, level))[0])
+    estimate = expected_estimate(components, num_seeds=num_seeds, question_factor=question_factor)
+    return float(_detection_probability(np.array([abs(effect)]), estimate, _half_width_nodes(estimate, level))[0])
 
 
-def smallest(
-    of: Components, *, seeds: int, times: float = 1.0, wanted: float = 0.8, level: float = 0.95
+def minimum_detectable_effect(
+    components: VarianceComponents,
+    *,
+    num_seeds: int,
+    question_factor: float = 1.0,
+    target_power: float = 0.8,
+    level: float = 0.95,
 ) -> float | None:
     """The smallest effect that is seen with the chance `wanted`; None with a single seed, which decides nothing."""
-    if seeds < 2:
+    if num_seeds < 2:
         return None
-    law = expected(of, seeds=seeds, times=times)
-    bars = _bars(law, level)
-    if law.error == 0:
+    estimate = expected_estimate(components, num_seeds=num_seeds, question_factor=question_factor)
+    half_widths = _half_width_nodes(estimate, level)
+    if estimate.standard_error == 0:
         return 0.0
-    high = float(bars.max()) + 10 * law.error
-    return _root(lambda effect: float(_seen(np.array([effect]), law, bars)[0]) - wanted, 0.0, high)
+    high = float(half_widths.max()) + 10 * estimate.standard_error
+    return _find_root(
+        lambda effect: float(_detection_probability(np.array([effect]), estimate, half_widths)[0]) - target_power,
+        0.0,
+        high,
+    )
 
 
-def seeds_needed(effect: float, *, of: Components, wanted: float = 0.8, times: float = 1.0) -> int | None:
+def seeds_needed(
+    effect: float, *, components: VarianceComponents, target_power: float = 0.8, question_factor: float = 1.0
+) -> int | None:
     """The fewest seeds that show `effect` at these questions; None where the questions' own spread hides it."""
 
-    def enough(seeds: int) -> bool:
-        return power(effect, of=of, seeds=seeds, times=times) >= wanted
+    def is_sufficient(num_seeds: int) -> bool:
+        return (
+            detection_power(effect, components=components, num_seeds=num_seeds, question_factor=question_factor)
+            >= target_power
+        )
 
     low, high = 1, 2
-    while not enough(high):
+    while not is_sufficient(high):
         low, high = high, 2 * high
-        if high > _MOST_SEEDS:
+        if high > _MAX_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if is_sufficient(middle) else (middle, high)
     return high
 
 
-def questions_needed(effect: float, *, of: Components, seeds: int, wanted: float = 0.8) -> float | None:
+def questions_needed(
+    effect: float, *, components: VarianceComponents, num_seeds: int, target_power: float = 0.8
+) -> float | None:
     """How many times the present questions show `effect` at these seeds; None where no number of them will do."""
 
-    def short(log: float) -> float:
-        return power(effect, of=of, seeds=seeds, times=float(np.exp(log))) - wanted
+    def power_gap(log_factor: float) -> float:
+        return (
+            detection_power(
+                effect, components=components, num_seeds=num_seeds, question_factor=float(np.exp(log_factor))
+            )
+            - target_power
+        )
 
-    most = float(np.log(_MOST_QUESTIONS))
-    if short(most) < 0:
+    max_log_factor = float(np.log(_MAX_QUESTION_FACTOR))
+    if power_gap(max_log_factor) < 0:
         return None
-    return float(np.exp(_root(short, -most, most))) if short(-most) < 0 else float(np.exp(-most))
+    return (
+        float(np.exp(_find_root(power_gap, -max_log_factor, max_log_factor)))
+        if power_gap(-max_log_factor) < 0
+        else float(np.exp(-max_log_factor))
+    )
 
 
-def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    found = brentq(rising, low, high, xtol=1e-6, full_output=False)
-    assert isinstance(found, float)
-    return found
+def _find_root(function: Callable[[float], float], low: float, high: float) -> float:
+    root = brentq(function, low, high, xtol=1e-6, full_output=False)
+    assert isinstance(root, float)
+    return root
 
 
-def _bars(law: Estimate, level: float) -> np.ndarray:
+def _half_width_nodes(estimate: DifferenceEstimate, level: float) -> np.ndarray:
     """Half-widths that the interval may have, for equally likely variances between the seeds."""
-    chance = (np.arange(_NODES) + 0.5) / _NODES
-    chi = 2 * gammaincinv(law.freedom / 2, chance)
-    return halves(law.seeds * chi / law.freedom, law, level=level)
+    probabilities = (np.arange(_NUM_NODES) + 0.5) / _NUM_NODES
+    chi_squared = 2 * gammaincinv(estimate.dof / 2, probabilities)
+    return half_widths(estimate.seed_variance * chi_squared / estimate.dof, estimate, level=level)
 
 
-def _seen(effects: np.ndarray, law: Estimate, bars: np.ndarray) -> np.ndarray:
+def _detection_probability(effects: np.ndarray, estimate: DifferenceEstimate, half_widths: np.ndarray) -> np.ndarray:
     """Probability that the mean lies above the half-width, [effects]."""
-    size = max(law.error, 1e-300)
-    return stats.norm.sf((bars[None, :] - effects[:, None]) / size).mean(1)
+    standard_error = max(estimate.standard_error, 1e-300)
+    return stats.norm.sf((half_widths[None, :] - effects[:, None]) / standard_error).mean(1)

@@ -5,50 +5,62 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from firstsight.evaluate.metrics.vqa import VIZWIZ as ITS_OWN
-from firstsight.evaluate.question import Published, Question, Task, lines, load, single, tags, take
-from firstsight.evaluate.tasks.records import distinct, holding, word
-from firstsight.evaluate.tasks.vqav2 import answers, joined
+from firstsight.evaluate.metrics.vqa import VIZWIZ_ACCURACY as ITS_OWN
+from firstsight.evaluate.task import (
+    PublishedVersion,
+    Question,
+    Task,
+    load_json,
+    load_json_records,
+    record_tags,
+    require_key,
+    single_file,
+)
+from firstsight.evaluate.tasks.records import find_file_with_key, require_unique_ids, text_field
+from firstsight.evaluate.tasks.vqav2 import annotator_answers, join_vqa_files
 
-_SHORT = (
+_VIZWIZ_PROMPT = (
     "\n{q}\nWhen the provided information is insufficient, respond with 'Unanswerable'."
     "\nAnswer the question using a single word or phrase."
 )
 
 
-def read(given: Sequence[Path]) -> tuple[Question, ...]:
+def read_vizwiz(paths: Sequence[Path]) -> tuple[Question, ...]:
     """The VQA form, or VizWiz's own list, whose items are known by their picture."""
-    held = {path: load(path) for path in given}
-    if holding(held, "questions") or holding(held, "annotations"):
-        return joined(held)
-    path = single(given, "VizWiz's list of one split")
-    found: list[Question] = []
-    for number, row in enumerate(lines(path), start=1):
-        where = f"{path}: record {number}"
-        picture = word(row, "image", where)
-        found.append(
+    contents = {path: load_json(path) for path in paths}
+    if find_file_with_key(contents, "questions") or find_file_with_key(contents, "annotations"):
+        return join_vqa_files(contents)
+    path = single_file(paths, "VizWiz's list of one split")
+    questions: list[Question] = []
+    for number, row in enumerate(load_json_records(path), start=1):
+        location = f"{path}: record {number}"
+        image_name = text_field(row, "image", location)
+        questions.append(
             Question(
-                id=word(row, "question_id", where) if "question_id" in row else picture,
-                text=word(row, "question", where),
-                truth=answers(take(row, "answers", where), path),
-                image=picture,
+                id=text_field(row, "question_id", location) if "question_id" in row else image_name,
+                text=text_field(row, "question", location),
+                truth=annotator_answers(require_key(row, "answers", location), path),
+                image=image_name,
                 choices=(),
                 split="",
-                tags=tags(row),
+                tags=record_tags(row),
             )
         )
-    return distinct(found, given)
+    return require_unique_ids(questions, paths)
 
 
 VIZWIZ = Task(
     name="vizwiz",
     kind="vision",
-    answered="words",
+    answer_type="words",
     metric=ITS_OWN,
     chance=0.0,
     baseline=None,
-    read=read,
-    wording={"bare": "{q}", "paper": _SHORT},
+    read_questions=read_vizwiz,
+    prompt_templates={"bare": "{q}", "paper": _VIZWIZ_PROMPT},
     version=2,
-    published=(Published(name="VizWiz val", counts={"": 4319}), Published(name="train", counts={"": 20523})),
+    published=(
+        PublishedVersion(name="VizWiz val", split_sizes={"": 4319}),
+        PublishedVersion(name="train", split_sizes={"": 20523}),
+    ),
 )

@@ -7,104 +7,130 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError
-from firstsight.evaluate.metrics.vqa import VQA
-from firstsight.evaluate.question import Published, Question, Task, load, tags, take
-from firstsight.evaluate.tasks.records import distinct, holding, listed, word
+from firstsight.evaluate.metrics.vqa import VQA_ACCURACY
+from firstsight.evaluate.task import PublishedVersion, Question, Task, load_json, record_tags, require_key
+from firstsight.evaluate.tasks.records import abbreviate_names, find_file_with_key, require_unique_ids, text_field
 
-SHORT = "\n{q}\nAnswer the question using a single word or phrase."
+SHORT_ANSWER_PROMPT = "\n{q}\nAnswer the question using a single word or phrase."
 """The paper's wording. Source: paper 5.2."""
 
 
-def read_vqa(given: Sequence[Path]) -> tuple[Question, ...]:
+def read_vqa(paths: Sequence[Path]) -> tuple[Question, ...]:
     """The challenge's two files, questions and annotations, in any order, joined by question id."""
-    return joined({path: load(path) for path in given})
+    return join_vqa_files({path: load_json(path) for path in paths})
 
 
-def joined(held: Mapping[Path, Any]) -> tuple[Question, ...]:
+def join_vqa_files(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
     """The VQA form out of files that are loaded; DataError where a question or an annotation stands alone."""
-    asked, answered = holding(held, "questions"), holding(held, "annotations")
-    strange = [path.name for path in held if path not in (asked, answered)]
-    if asked is None or answered is None or strange:
-        names, got = ", ".join(str(path) for path in held), _holds(asked, answered, strange)
+    questions_path, annotations_path = (
+        find_file_with_key(contents, "questions"),
+        find_file_with_key(contents, "annotations"),
+    )
+    unexpected_names = [path.name for path in contents if path not in (questions_path, annotations_path)]
+    if questions_path is None or annotations_path is None or unexpected_names:
+        names, mismatch = (
+            ", ".join(str(path) for path in contents),
+            _describe_mismatch(questions_path, annotations_path, unexpected_names),
+        )
         raise DataError(
-            f"{names}: wanted a file with questions and one with annotations. Got {got}. "
+            f"{names}: wanted a file with questions and one with annotations. Got {mismatch}. "
             "Keep both files of one split, and nothing else, in the folder."
         )
-    truths = _by_id(held[answered]["annotations"], answered)
-    rows = _by_id(held[asked]["questions"], asked)
-    _refuse_alone(sorted(rows.keys() - truths.keys()), "questions have no annotation", asked, answered)
-    _refuse_alone(sorted(truths.keys() - rows.keys()), "annotations have no question", answered, asked)
-    return distinct([_question(key, row, truths[key], asked, answered) for key, row in rows.items()], list(held))
-
-
-def _holds(asked: Path | None, answered: Path | None, strange: Sequence[str]) -> str:
-    lacking = [what for what, path in (("questions", asked), ("annotations", answered)) if path is None]
-    return " and ".join([f"no {what}" for what in lacking] + [f"{name} beside them" for name in strange])
-
-
-def _by_id(given: Any, where: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    twice: list[str] = []
-    for row in given:
-        key = word(row, "question_id", where)
-        twice += [key] if key in found else []
-        found[key] = row
-    if twice:
-        raise DataError(f"{where}: question ids are told twice: {listed(twice)}. Keep one record for each.")
-    return found
-
-
-def _refuse_alone(keys: Sequence[str], what: str, where: Path, other: Path) -> None:
-    if keys:
-        raise DataError(f"{where}: {len(keys):,} {what} in {other.name}: {listed(keys)}. Are both files of one split?")
-
-
-def _question(key: str, row: dict[str, Any], truth: dict[str, Any], asked: Path, answered: Path) -> Question:
-    return Question(
-        id=key,
-        text=word(row, "question", asked),
-        truth=answers(take(truth, "answers", answered), answered),
-        image=word(row, "image_id", asked),
-        choices=(),
-        split="",
-        tags=tags(truth) | tags(row),
+    annotations = _rows_by_id(contents[annotations_path]["annotations"], annotations_path)
+    rows = _rows_by_id(contents[questions_path]["questions"], questions_path)
+    _check_unmatched(
+        sorted(rows.keys() - annotations.keys()), "questions have no annotation", questions_path, annotations_path
+    )
+    _check_unmatched(
+        sorted(annotations.keys() - rows.keys()), "annotations have no question", annotations_path, questions_path
+    )
+    return require_unique_ids(
+        [_question(key, row, annotations[key], questions_path, annotations_path) for key, row in rows.items()],
+        list(contents),
     )
 
 
-def answers(given: Any, where: Path) -> tuple[str, ...]:
+def _describe_mismatch(
+    questions_path: Path | None, annotations_path: Path | None, unexpected_names: Sequence[str]
+) -> str:
+    missing_kinds = [
+        kind for kind, path in (("questions", questions_path), ("annotations", annotations_path)) if path is None
+    ]
+    return " and ".join([f"no {kind}" for kind in missing_kinds] + [f"{name} beside them" for name in unexpected_names])
+
+
+def _rows_by_id(rows: Any, path: Path) -> dict[str, dict[str, Any]]:
+    rows_by_id: dict[str, dict[str, Any]] = {}
+    duplicate_ids: list[str] = []
+    for row in rows:
+        key = text_field(row, "question_id", path)
+        duplicate_ids += [key] if key in rows_by_id else []
+        rows_by_id[key] = row
+    if duplicate_ids:
+        raise DataError(
+            f"{path}: question ids are told twice: {abbreviate_names(duplicate_ids)}. Keep one record for each."
+        )
+    return rows_by_id
+
+
+def _check_unmatched(unmatched_ids: Sequence[str], problem: str, path: Path, counterpart_path: Path) -> None:
+    if unmatched_ids:
+        raise DataError(
+            f"{path}: {len(unmatched_ids):,} {problem} in {counterpart_path.name}: {abbreviate_names(unmatched_ids)}. Are both files of one split?"
+        )
+
+
+def _question(
+    key: str, row: dict[str, Any], annotation: dict[str, Any], questions_path: Path, annotations_path: Path
+) -> Question:
+    return Question(
+        id=key,
+        text=text_field(row, "question", questions_path),
+        truth=annotator_answers(require_key(annotation, "answers", annotations_path), annotations_path),
+        image=text_field(row, "image_id", questions_path),
+        choices=(),
+        split="",
+        tags=record_tags(annotation) | record_tags(row),
+    )
+
+
+def annotator_answers(value: Any, path: Path) -> tuple[str, ...]:
     """Every annotator's answer, kept in order: as strings, or as records with an `answer`."""
-    if not isinstance(given, list) or not given:
-        raise DataError(f"{where}: a question without answers cannot be scored. Use a split with public answers.")
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{path}: a question without answers cannot be scored. Use a split with public answers.")
     # Two million of them in VQAv2, so what is as it should be is not looked at twice.
-    said: list[Any] = [one.get("answer") if isinstance(one, dict) else one for one in given]
-    if not all(isinstance(answer, str) for answer in said):
-        said = [answer if isinstance(answer, str) else word(answer, "answer", where) for answer in given]
-    return tuple(said)
+    texts: list[Any] = [entry.get("answer") if isinstance(entry, dict) else entry for entry in value]
+    if not all(isinstance(answer, str) for answer in texts):
+        texts = [answer if isinstance(answer, str) else text_field(answer, "answer", path) for answer in value]
+    return tuple(texts)
 
 
 VQAV2 = Task(
     name="vqav2",
     kind="vision",
-    answered="words",
-    metric=VQA,
+    answer_type="words",
+    metric=VQA_ACCURACY,
     chance=0.25,
     baseline=0.25,
-    read=read_vqa,
-    wording={"bare": "{q}", "paper": SHORT},
+    read_questions=read_vqa,
+    prompt_templates={"bare": "{q}", "paper": SHORT_ANSWER_PROMPT},
     version=2,
-    published=(Published(name="VQAv2 val2014", counts={"": 214354}), Published(name="train2014", counts={"": 443757})),
+    published=(
+        PublishedVersion(name="VQAv2 val2014", split_sizes={"": 214354}),
+        PublishedVersion(name="train2014", split_sizes={"": 443757}),
+    ),
 )
 """The baseline is what "yes" to everything scores."""
 
 KINDS = Task(
     name="kinds",
     kind="vision",
-    answered="words",
-    metric=VQA,
+    answer_type="words",
+    metric=VQA_ACCURACY,
     chance=0.0,
     baseline=None,
-    read=read_vqa,
-    wording={"bare": "{q}", "paper": SHORT},
+    read_questions=read_vqa,
+    prompt_templates={"bare": "{q}", "paper": SHORT_ANSWER_PROMPT},
     version=2,
 )
 """Knowledge told only in text, applied to sight; reported apart, in no mean."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from firstsight.errors import UnknownName
-from firstsight.recipe.scales.base import Scale, enter
+from firstsight.recipe.scales.base import Scale, branch_at
 from firstsight.recipe.scales.paper import paper_1b, paper_7b, paper_79m, paper_154m, paper_411m
-from firstsight.recipe.scales.world import cpu, smoke
+from firstsight.recipe.scales.world import cpu_scale, smoke_scale
 
-__all__ = ["SCALES", "Scale", "enter", "scale_named"]
+__all__ = ["SCALES", "Scale", "branch_at", "scale_named"]
 
 SCALES: dict[str, Callable[[], Scale]] = {
-    "smoke": smoke,
-    "cpu": cpu,
+    "smoke": smoke_scale,
+    "cpu": cpu_scale,
     "79m": paper_79m,
     "154m": paper_154m,
     "411m": paper_411m,

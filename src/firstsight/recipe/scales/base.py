@@ -26,20 +26,27 @@ class Scale:
     """How many seeds a study runs unless asked otherwise."""
 
 
-def enter(scale: Scale, start: Share) -> Arm:
+def branch_at(scale: Scale, start: Share) -> Arm:
     """The base arm with images entering at `start`: `Continue` inside the trunk, `Rewarm` at its two ends."""
     base = scale.base
-    midtrain, *later = base.stages
+    midtrain, *later_stages = base.stages
     if not isinstance(midtrain, Midtrain):
         raise QuantityError(
             f"images enter in mid-training. Got a base arm of {scale.name} that begins with fine-tuning."
         )
-    at = base.pretrain.at(start)
-    inside = 0 < start < 1
-    rate = (
-        Continue(trunk=base.pretrain.rate, at=at, floor=scale.rewarm.floor, tokens=midtrain.tokens)
-        if inside
+    branch_tokens = base.pretrain.tokens_at(start)
+    is_inside_trunk = 0 < start < 1
+    schedule = (
+        Continue(
+            trunk=base.pretrain.schedule,
+            branch_tokens=branch_tokens,
+            min_lr=scale.rewarm.min_lr,
+            tokens=midtrain.tokens,
+        )
+        if is_inside_trunk
         else scale.rewarm
     )
     percent = start.numerator * 100 / start.denominator
-    return replace(base, name=f"start-{percent:03.0f}", start=start, stages=(replace(midtrain, rate=rate), *later))
+    return replace(
+        base, name=f"start-{percent:03.0f}", start=start, stages=(replace(midtrain, schedule=schedule), *later_stages)
+    )

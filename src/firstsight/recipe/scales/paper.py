@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.mix import Mix, Named, Recaptioned, alone
+from firstsight.recipe.mixture import External, ImageTextMix, Recaptioned, single_source
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.scales.base import VISION_TASKS, Scale
 from firstsight.recipe.scales.decoders import openlm_1b, openlm_7b, openlm_79m, openlm_154m, openlm_411m
 from firstsight.recipe.scales.encoders import siglip_so400m_384
 from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Adam, Evaluate, Finetune, Midtrain, Pretrain, Rows
+from firstsight.recipe.stages import AdamWSpec, Evaluate, Finetune, Midtrain, Pretrain, RowShape
 from firstsight.recipe.study import Arm
 from firstsight.units import Share, Tokens
 
@@ -35,13 +35,13 @@ def paper_79m() -> Scale:
         _PaperSize(
             name="79m",
             lm=openlm_79m(),
-            trunk=Tokens(236_700_000_000),
-            batch=512,
-            warmup=400,
-            peak=3e-3,
-            decay=0.033,
+            trunk_tokens=Tokens(236_700_000_000),
+            batch_size=512,
+            warmup_steps=400,
+            peak_lr=3e-3,
+            weight_decay=0.033,
             z_loss=1e-4,
-            mid=Tokens(1_578_000_000),
+            midtrain_tokens=Tokens(1_578_000_000),
         )
     )
 
@@ -52,13 +52,13 @@ def paper_154m() -> Scale:
         _PaperSize(
             name="154m",
             lm=openlm_154m(),
-            trunk=Tokens(461_000_000_000),
-            batch=512,
-            warmup=400,
-            peak=3e-3,
-            decay=0.033,
+            trunk_tokens=Tokens(461_000_000_000),
+            batch_size=512,
+            warmup_steps=400,
+            peak_lr=3e-3,
+            weight_decay=0.033,
             z_loss=1e-4,
-            mid=Tokens(3_074_000_000),
+            midtrain_tokens=Tokens(3_074_000_000),
         )
     )
 
@@ -69,13 +69,13 @@ def paper_411m() -> Scale:
         _PaperSize(
             name="411m",
             lm=openlm_411m(),
-            trunk=Tokens(1_236_000_000_000),
-            batch=512,
-            warmup=2000,
-            peak=3e-3,
-            decay=0.033,
+            trunk_tokens=Tokens(1_236_000_000_000),
+            batch_size=512,
+            warmup_steps=2000,
+            peak_lr=3e-3,
+            weight_decay=0.033,
             z_loss=1e-4,
-            mid=Tokens(8_240_000_000),
+            midtrain_tokens=Tokens(8_240_000_000),
         )
     )
 
@@ -86,13 +86,13 @@ def paper_1b() -> Scale:
         _PaperSize(
             name="1b",
             lm=openlm_1b(),
-            trunk=Tokens(4_319_385_600_000),
-            batch=512,
-            warmup=5000,
-            peak=1e-2,
-            decay=0.01,
+            trunk_tokens=Tokens(4_319_385_600_000),
+            batch_size=512,
+            warmup_steps=5000,
+            peak_lr=1e-2,
+            weight_decay=0.01,
             z_loss=1e-6,
-            mid=Tokens(28_795_904_000),
+            midtrain_tokens=Tokens(28_795_904_000),
         )
     )
 
@@ -103,13 +103,13 @@ def paper_7b() -> Scale:
         _PaperSize(
             name="7b",
             lm=openlm_7b(),
-            trunk=Tokens(275_576_422_400),
-            batch=2048,
-            warmup=5000,
-            peak=2e-3,
-            decay=0.05,
+            trunk_tokens=Tokens(275_576_422_400),
+            batch_size=2048,
+            warmup_steps=5000,
+            peak_lr=2e-3,
+            weight_decay=0.05,
             z_loss=5e-6,
-            mid=Tokens(28_795_904_000),
+            midtrain_tokens=Tokens(28_795_904_000),
         )
     )
 
@@ -118,31 +118,31 @@ def paper_7b() -> Scale:
 class _PaperSize:
     name: str
     lm: LMSpec
-    trunk: Tokens
-    batch: int
-    warmup: int
-    peak: float
-    decay: float
+    trunk_tokens: Tokens
+    batch_size: int
+    warmup_steps: int
+    peak_lr: float
+    weight_decay: float
     z_loss: float
-    mid: Tokens
+    midtrain_tokens: Tokens
 
 
-TEXT = Named(name="dclm-mix", form="text", tokens=Tokens(0))
-CAPTIONS = Recaptioned(
-    named=Named(name="datacomp-dr-1b", form="captions", tokens=Tokens(0)), synthetic=Share(1), seed=0
+PAPER_TEXT = External(name="dclm-mix", form="text", tokens=Tokens(0))
+PAPER_CAPTIONS = Recaptioned(
+    external=External(name="datacomp-dr-1b", form="captions", tokens=Tokens(0)), synthetic_share=Share(1), seed=0
 )
 """The paper does not tell how it chose between real and regenerated captions; the set's name suggests the latter."""
-LLAVA = Named(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
-NEOX = Named(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
-SIGLIP = siglip_so400m_384(Named(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)))
-JUDGE = Evaluate(
-    benchmarks=Named(name="paper-benchmarks", form="benchmarks", tokens=Tokens(0)),
-    vision=VISION_TASKS,
-    text=PAPER_TEXT_TASKS,
+PAPER_DIALOGUES = External(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
+PAPER_TOKENIZER = External(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
+PAPER_ENCODER = siglip_so400m_384(External(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)))
+PAPER_EVALUATION = Evaluate(
+    benchmarks=External(name="paper-benchmarks", form="benchmarks", tokens=Tokens(0)),
+    vision_tasks=VISION_TASKS,
+    text_tasks=PAPER_TEXT_TASKS,
 )
-MID_ROWS = Rows(batch=256, length=1024)
-TUNE_ROWS = Rows(batch=128, length=1024)
-EPOCH = TUNE_ROWS.whole(Tokens(625_000 * 1024))
+MIDTRAIN_ROW_SHAPE = RowShape(batch_size=256, length=1024)
+FINETUNE_ROW_SHAPE = RowShape(batch_size=128, length=1024)
+FINETUNE_EPOCH_TOKENS = FINETUNE_ROW_SHAPE.round_up(Tokens(625_000 * 1024))
 """LLaVA's 625,000 dialogues with a picture, one a row; the paper's figure rounds it to 1B tokens."""
 
 
@@ -154,46 +154,57 @@ def _paper_scale(size: _PaperSize) -> Scale:
         pretrain=_pretrain(size),
         start=Share(4, 5),
         stages=(_midtrain(size, rewarm), _finetune(size)),
-        evaluate=JUDGE,
+        evaluate=PAPER_EVALUATION,
     )
     return Scale(name=size.name, base=base, rewarm=rewarm, seeds=1)
 
 
-def _optim(*, decay: float, z_loss: float) -> Adam:
-    return Adam(
-        beta1=0.9, beta2=0.95, eps=1e-8, decay=decay, clip=1.0, z_loss=z_loss, encoder_rate=0.0, encoder_decay=0.0
+def _optim(*, weight_decay: float, z_loss: float) -> AdamWSpec:
+    return AdamWSpec(
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-8,
+        weight_decay=weight_decay,
+        max_grad_norm=1.0,
+        z_loss=z_loss,
+        encoder_lr_scale=0.0,
+        encoder_weight_decay=0.0,
     )
 
 
 def _model(size: _PaperSize) -> VLMSpec:
     return VLMSpec(
         lm=size.lm,
-        vision=SIGLIP,
+        vision=PAPER_ENCODER,
         encoder="frozen",
-        projector=ProjectorSpec(kind="mlp3", shuffle=1, spread=1, positions=False),
+        projector=ProjectorSpec(kind="mlp3", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False),
         attention="causal",
     )
 
 
 def _rewarm(size: _PaperSize) -> Rewarm:
     """5000 steps of 109,848 to 3e-3, then to 3e-5: the paper's 0 % and 100 % arms."""
-    tokens = MID_ROWS.whole(size.mid)
-    warmup = Tokens(MID_ROWS.steps(size.mid) * 5000 // 109_848 * MID_ROWS.tokens)
-    return Rewarm(peak=3e-3, floor=3e-5, warmup=warmup, tokens=tokens)
+    tokens = MIDTRAIN_ROW_SHAPE.round_up(size.midtrain_tokens)
+    warmup_tokens = Tokens(
+        MIDTRAIN_ROW_SHAPE.steps(size.midtrain_tokens) * 5000 // 109_848 * MIDTRAIN_ROW_SHAPE.tokens_per_step
+    )
+    return Rewarm(peak_lr=3e-3, min_lr=3e-5, warmup_tokens=warmup_tokens, tokens=tokens)
 
 
 def _pretrain(size: _PaperSize) -> Pretrain:
-    rows = Rows(batch=size.batch, length=2048)
-    warmup = Tokens(size.warmup * rows.tokens)
+    row_shape = RowShape(batch_size=size.batch_size, length=2048)
+    warmup_tokens = Tokens(size.warmup_steps * row_shape.tokens_per_step)
     return Pretrain(
         model=size.lm,
-        tokenizer=NEOX,
-        text=alone(TEXT),
+        tokenizer=PAPER_TOKENIZER,
+        text=single_source(PAPER_TEXT),
         packing="best_fit",
-        rows=rows,
-        tokens=size.trunk,
-        rate=Rewarm(peak=size.peak, floor=3e-5, warmup=warmup, tokens=rows.whole(size.trunk)),
-        optim=_optim(decay=size.decay, z_loss=size.z_loss),
+        row_shape=row_shape,
+        tokens=size.trunk_tokens,
+        schedule=Rewarm(
+            peak_lr=size.peak_lr, min_lr=3e-5, warmup_tokens=warmup_tokens, tokens=row_shape.round_up(size.trunk_tokens)
+        ),
+        optim=_optim(weight_decay=size.weight_decay, z_loss=size.z_loss),
         seed=0,
     )
 
@@ -201,38 +212,38 @@ def _pretrain(size: _PaperSize) -> Pretrain:
 def _midtrain(size: _PaperSize, rewarm: Rewarm) -> Midtrain:
     return Midtrain(
         model=_model(size),
-        tokenizer=NEOX,
-        mix=_mix(CAPTIONS, Share(1, 10)),
-        rows=MID_ROWS,
-        tokens=size.mid,
-        rate=rewarm,
+        tokenizer=PAPER_TOKENIZER,
+        mix=_mix(PAPER_CAPTIONS, Share(1, 10)),
+        row_shape=MIDTRAIN_ROW_SHAPE,
+        tokens=size.midtrain_tokens,
+        schedule=rewarm,
         moments="carried",
-        optim=_optim(decay=0.033, z_loss=1e-4),
+        optim=_optim(weight_decay=0.033, z_loss=1e-4),
         seed=0,
     )
 
 
 def _finetune(size: _PaperSize) -> Finetune:
     """Prismatic's defaults for LLaVA, two epochs: the sweet spot of the paper's Figure 8."""
-    tokens = Tokens(2 * EPOCH)
+    tokens = Tokens(2 * FINETUNE_EPOCH_TOKENS)
     return Finetune(
         model=_model(size),
-        tokenizer=NEOX,
-        mix=_mix(LLAVA, Share(1)),
-        rows=TUNE_ROWS,
-        epoch=EPOCH,
+        tokenizer=PAPER_TOKENIZER,
+        mix=_mix(PAPER_DIALOGUES, Share(1)),
+        row_shape=FINETUNE_ROW_SHAPE,
+        epoch_tokens=FINETUNE_EPOCH_TOKENS,
         epochs=2,
-        rate=Rewarm(peak=2e-5, floor=0.0, warmup=Tokens(tokens * 3 // 100), tokens=tokens),
-        optim=_optim(decay=0.1, z_loss=0.0),
+        schedule=Rewarm(peak_lr=2e-5, min_lr=0.0, warmup_tokens=Tokens(tokens * 3 // 100), tokens=tokens),
+        optim=_optim(weight_decay=0.1, z_loss=0.0),
         seed=0,
     )
 
 
-def _mix(images: Named | Recaptioned, share: Share) -> Mix:
-    return Mix(
-        text=alone(TEXT),
-        images=alone(images),
-        share=share,
-        counted_in="rows",
+def _mix(images: External | Recaptioned, share: Share) -> ImageTextMix:
+    return ImageTextMix(
+        text=single_source(PAPER_TEXT),
+        images=single_source(images),
+        image_share=share,
+        share_unit="rows",
         packing="one_image_per_row",
     )

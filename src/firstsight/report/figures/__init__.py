@@ -1,8 +1,19 @@
 """One function a figure; every mark names the address it came from, in its tooltip and, in SVG, in its label."""
 
-from firstsight.report.figures.curves import Curves, curves, losses, schedules
-from firstsight.report.figures.look import SCHEDULES, themed
-from firstsight.report.figures.stable import stable
-from firstsight.report.figures.tasks import both, heat, tasks
+from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
+from firstsight.report.figures.look import SCHEDULE_LABELS, vega_lite_spec
+from firstsight.report.figures.stable import stable_score_chart
+from firstsight.report.figures.tasks import combined_chart, task_grid, task_heatmap
 
-__all__ = ["SCHEDULES", "Curves", "both", "curves", "heat", "losses", "schedules", "stable", "tasks", "themed"]
+__all__ = [
+    "SCHEDULE_LABELS",
+    "TrainingCurves",
+    "combined_chart",
+    "learning_rate_chart",
+    "loss_chart",
+    "read_curves",
+    "stable_score_chart",
+    "task_grid",
+    "task_heatmap",
+    "vega_lite_spec",
+]

@@ -7,99 +7,111 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from firstsight.report.figures.look import GREY, STARTS, Layers, Row, chart, packed, tip
-from firstsight.report.results import ArmResult, Stage, read_log
+from firstsight.report.figures.look import (
+    GREY_COLOUR,
+    START_COLOURS,
+    ChartRow,
+    LayeredChart,
+    field_tooltips,
+    inline_data,
+    rows_chart,
+)
+from firstsight.report.results import ArmResult, StageLog, read_training_log
 
-POINTS = 90
+MAX_CURVE_POINTS = 90
 """Points that a curve keeps on the page; its first, last and highest rate are always among them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Curves:
+class TrainingCurves:
     """Logged rows of every stage once, though arms share it, and whose they are."""
 
-    stages: tuple[Row, ...]
+    stages: tuple[ChartRow, ...]
     """address, arm, label, seed, start, schedule, stage; the first arm that uses a stage lends it its name."""
-    rows: tuple[Row, ...]
+    rows: tuple[ChartRow, ...]
     """address, seen, lr, loss; seen on the model's own clock, loss as a running mean."""
 
     @property
-    def ends(self) -> dict[str, float]:
+    def total_tokens(self) -> dict[str, float]:
         """Tokens that each judged model has seen in all, by arm name."""
-        last = {row["address"]: row["seen"] for row in self.rows}
-        found: dict[str, float] = {}
+        last_seen = {row["address"]: row["seen"] for row in self.rows}
+        totals: dict[str, float] = {}
         for stage in self.stages:
-            if stage["stage"] != "pretrain" and stage["address"] in last:
-                found[stage["arm"]] = max(found.get(stage["arm"], 0), last[stage["address"]])
-        return found
+            if stage["stage"] != "pretrain" and stage["address"] in last_seen:
+                totals[stage["arm"]] = max(totals.get(stage["arm"], 0), last_seen[stage["address"]])
+        return totals
 
 
-def curves(arms: Sequence[ArmResult]) -> Curves:
+def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
     """Read every log that exists; an arm that has not run adds nothing."""
-    stages: dict[str, Row] = {}
-    rows: list[Row] = []
+    stages: dict[str, ChartRow] = {}
+    rows: list[ChartRow] = []
     for arm in sorted(arms, key=lambda arm: (arm.start, arm.name, arm.seed)):
-        before: list[Row] = []
+        previous: list[ChartRow] = []
         for stage in arm.stages:
-            found = _thin(_calm(read_log(stage)))
-            if found and stage.address not in stages:
-                stages[stage.address] = _facts(arm, stage)
+            log_rows = _subsample(_smooth_loss(read_training_log(stage)))
+            if log_rows and stage.address not in stages:
+                stages[stage.address] = _stage_row(arm, stage)
                 # A segment of the trunk goes on where the one before it ended, so the line is not broken.
-                joined = before[-1:] + found if stage.kind == "pretrain" else found
-                rows += [row | {"address": stage.address} for row in joined]
-            before = found
-    return Curves(stages=tuple(stages.values()), rows=tuple(rows))
+                curve_rows = previous[-1:] + log_rows if stage.kind == "pretrain" else log_rows
+                rows += [row | {"address": stage.address} for row in curve_rows]
+            previous = log_rows
+    return TrainingCurves(stages=tuple(stages.values()), rows=tuple(rows))
 
 
-def _facts(arm: ArmResult, stage: Stage) -> Row:
-    shared = stage.kind == "pretrain"
+def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
+    is_trunk = stage.kind == "pretrain"
     return {
         "address": stage.address,
-        "arm": "trunk" if shared else arm.name,
-        "label": f"trunk, seed {arm.seed}" if shared else arm.label,
+        "arm": "trunk" if is_trunk else arm.name,
+        "label": f"trunk, seed {arm.seed}" if is_trunk else arm.label,
         "seed": arm.seed,
         "start": float(arm.start),
-        "schedule": "trunk" if shared else arm.schedule,
+        "schedule": "trunk" if is_trunk else arm.schedule,
         "stage": stage.kind,
     }
 
 
-def _calm(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+def _smooth_loss(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """Loss as the mean over a window of 1/20 of the log around each row; rates untouched."""
-    reach = len(rows) // 40
-    windows = (rows[max(0, at - reach) : at + reach + 1] for at in range(len(rows)))
+    half_window = len(rows) // 40
+    windows = (rows[max(0, index - half_window) : index + half_window + 1] for index in range(len(rows)))
     means = [sum(row["loss"] for row in window) / len(window) for window in windows]
     return [row | {"loss": mean} for row, mean in zip(rows, means, strict=True)]
 
 
-def _thin(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    if len(rows) <= POINTS:
+def _subsample(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    if len(rows) <= MAX_CURVE_POINTS:
         return rows
-    kept = {round(at * (len(rows) - 1) / (POINTS - 1)) for at in range(POINTS)}
-    kept.add(max(range(len(rows)), key=lambda at: rows[at]["lr"]))
-    return [rows[at] for at in sorted(kept)]
+    indices = {round(index * (len(rows) - 1) / (MAX_CURVE_POINTS - 1)) for index in range(MAX_CURVE_POINTS)}
+    indices.add(max(range(len(rows)), key=lambda index: rows[index]["lr"]))
+    return [rows[index] for index in sorted(indices)]
 
 
-def schedules(found: Curves, *, width: int | str = 760) -> Layers:
+def learning_rate_chart(curves: TrainingCurves, *, width: int | str = 760) -> LayeredChart:
     """Learning rate of every arm against the tokens its model has seen, on one axis, the shared trunk included."""
-    first = min((stage["seed"] for stage in found.stages), default=0)
-    once = tuple(stage for stage in found.stages if stage["seed"] == first)
-    return _drawn(once, found.rows, field="lr", title="learning rate", width=width)
+    first_seed = min((stage["seed"] for stage in curves.stages), default=0)
+    first_seed_stages = tuple(stage for stage in curves.stages if stage["seed"] == first_seed)
+    return _curve_chart(first_seed_stages, curves.rows, field="lr", title="learning rate", width=width)
 
 
-def losses(found: Curves, *, width: int | str = 760) -> Layers:
+def loss_chart(curves: TrainingCurves, *, width: int | str = 760) -> LayeredChart:
     """Training loss of every arm and seed, as a running mean over the log, on the axis of `schedules`."""
-    return _drawn(found.stages, found.rows, field="loss", title="training loss, running mean", width=width)
+    return _curve_chart(curves.stages, curves.rows, field="loss", title="training loss, running mean", width=width)
 
 
-def _drawn(stages: Sequence[Row], rows: Sequence[Row], *, field: str, title: str, width: int | str) -> Layers:
+def _curve_chart(
+    stages: Sequence[ChartRow], rows: Sequence[ChartRow], *, field: str, title: str, width: int | str
+) -> LayeredChart:
     """Grey trunk below, arms above: colour by start, dash by schedule."""
-    named = {stage["address"] for stage in stages}
-    points = [{key: row[key] for key in ("address", "seen", field)} for row in rows if row["address"] in named]
-    facts = alt.LookupData(data=packed(stages), key="address", fields=["arm", "label", "schedule", "stage", "start"])
+    addresses = {stage["address"] for stage in stages}
+    points = [{key: row[key] for key in ("address", "seen", field)} for row in rows if row["address"] in addresses]
+    stage_lookup = alt.LookupData(
+        data=inline_data(stages), key="address", fields=["arm", "label", "schedule", "stage", "start"]
+    )
     base = (
-        chart(points)
-        .transform_lookup(lookup="address", from_=facts)
+        rows_chart(points)
+        .transform_lookup(lookup="address", from_=stage_lookup)
         .encode(
             x=alt.X(
                 "seen:Q",
@@ -109,35 +121,37 @@ def _drawn(stages: Sequence[Row], rows: Sequence[Row], *, field: str, title: str
             ),
             y=alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format="~g", tickCount=5)),
             detail="address:N",
-            tooltip=tip("label", "stage", "seen", field, "address"),
+            tooltip=field_tooltips("label", "stage", "seen", field, "address"),
         )
     )
-    trunk = base.transform_filter(alt.datum.stage == "pretrain").mark_line(color=GREY, strokeWidth=5, opacity=0.35)
+    trunk = base.transform_filter(alt.datum.stage == "pretrain").mark_line(
+        color=GREY_COLOUR, strokeWidth=5, opacity=0.35
+    )
     lines = base.transform_filter(alt.datum.stage != "pretrain").mark_line(strokeWidth=1.9)
-    lines = lines.encode(color=_by_arm(stages), strokeDash=_by_schedule(stages), opacity=FADED)
-    kinds = {stage["stage"] == "pretrain" for stage in stages}
-    layers = [trunk] * (True in kinds) + [lines] * (False in kinds)
+    lines = lines.encode(color=_arm_colour(stages), strokeDash=_schedule_dash(stages), opacity=FINETUNE_OPACITY)
+    has_trunk_values = {stage["stage"] == "pretrain" for stage in stages}
+    layers = [trunk] * (True in has_trunk_values) + [lines] * (False in has_trunk_values)
     return alt.layer(*layers).properties(width=width, height=300)
 
 
-def _by_arm(stages: Sequence[Row]) -> alt.Color:
-    after = sorted(
+def _arm_colour(stages: Sequence[ChartRow]) -> alt.Color:
+    arm_stages = sorted(
         (stage for stage in stages if stage["stage"] != "pretrain"), key=lambda row: (row["start"], row["arm"])
     )
-    names = list(dict.fromkeys(stage["arm"] for stage in after))
-    last = max(len(names) - 1, 1)
-    colours = [STARTS[round(place * (len(STARTS) - 1) / last)] for place in range(len(names))]
+    names = list(dict.fromkeys(stage["arm"] for stage in arm_stages))
+    last_index = max(len(names) - 1, 1)
+    colours = [START_COLOURS[round(index * (len(START_COLOURS) - 1) / last_index)] for index in range(len(names))]
     legend = alt.Legend(title=None, orient="top", columns=6, symbolType="stroke", symbolStrokeWidth=3)
     return alt.Color("arm:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
 
 
-FADED = alt.condition("datum.stage == 'finetune'", alt.value(0.4), alt.value(1))
+FINETUNE_OPACITY = alt.condition("datum.stage == 'finetune'", alt.value(0.4), alt.value(1))
 """Fine-tuning is the same in every arm: it steps back behind the phase that the study varies."""
 
-DASHES = {"Continue": [1, 0], "Rewarm": [5, 3], "Matched": [2, 2], "none": [8, 3, 2, 3], "trunk": [1, 0]}
+SCHEDULE_DASHES = {"continue": [1, 0], "rewarm": [5, 3], "matched": [2, 2], "none": [8, 3, 2, 3], "trunk": [1, 0]}
 
 
-def _by_schedule(stages: Sequence[Row]) -> alt.StrokeDash:
-    used = sorted({stage["schedule"] for stage in stages})
-    scale = alt.Scale(domain=used, range=[DASHES[name] for name in used])
+def _schedule_dash(stages: Sequence[ChartRow]) -> alt.StrokeDash:
+    schedule_names = sorted({stage["schedule"] for stage in stages})
+    scale = alt.Scale(domain=schedule_names, range=[SCHEDULE_DASHES[name] for name in schedule_names])
     return alt.StrokeDash("schedule:N", scale=scale, legend=None)

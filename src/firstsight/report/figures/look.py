@@ -12,28 +12,28 @@ from typing import Any
 
 import altair as alt
 
-Row = dict[str, Any]
-Layers = alt.LayerChart | alt.FacetChart
+ChartRow = dict[str, Any]
+LayeredChart = alt.LayerChart | alt.FacetChart
 """What altair's types say of layered charts; none here is a facet."""
 
-COLOURS = {"vision": "#0072B2", "text": "#D55E00"}
-GREY, INK, PAPER = "#6b6f76", "#1d2129", "#ffffff"
-STARTS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
+KIND_COLOURS = {"vision": "#0072B2", "text": "#D55E00"}
+GREY_COLOUR, INK_COLOUR, BACKGROUND_COLOUR = "#6b6f76", "#1d2129", "#ffffff"
+START_COLOURS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
 """From early (dark) to late (light)."""
 FONT = "Inter, 'Source Sans 3', Roboto, 'Helvetica Neue', Arial, sans-serif"
-SCHEDULES = {
-    "Continue": "continued rate",
-    "Rewarm": "re-warmed rate",
-    "Matched": "matched rate",
+SCHEDULE_LABELS = {
+    "continue": "continued rate",
+    "rewarm": "re-warmed rate",
+    "matched": "matched rate",
     "none": "no image phase",
     "trunk": "text trunk",
 }
-SHAPES = ["circle", "circle", "diamond", "square", "cross"]
-PERCENT = "replace(format(datum.value, '.0%'), '%', '\u00a0%')"
+SCHEDULE_SHAPES = ["circle", "circle", "diamond", "square", "cross"]
+PERCENT_LABEL = "replace(format(datum.value, '.0%'), '%', '\u00a0%')"
 """How an axis writes a share: 80 %."""
 
 
-def themed(drawn: alt.TopLevelMixin) -> dict[str, Any]:
+def vega_lite_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """The chart as a Vega-Lite specification in the report's look."""
     axis = {
         "labelFont": FONT,
@@ -49,20 +49,20 @@ def themed(drawn: alt.TopLevelMixin) -> dict[str, Any]:
         "titlePadding": 8,
     }
     # Validation takes longer than everything else a report does; a test validates every figure instead.
-    spec = drawn.to_dict(validate=False)
-    datasets: dict[str, list[Row]] = {name: json.loads(rows) for name, rows in spec.pop("datasets", {}).items()}
-    spec = _unpacked(spec, datasets) | {"datasets": datasets}
+    spec = chart.to_dict(validate=False)
+    datasets: dict[str, list[ChartRow]] = {name: json.loads(rows) for name, rows in spec.pop("datasets", {}).items()}
+    spec = _move_rows(spec, datasets) | {"datasets": datasets}
     spec["config"] = {
         "font": FONT,
-        "background": PAPER,
+        "background": BACKGROUND_COLOUR,
         "view": {"stroke": None},
         "axis": axis,
         "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 240},
-        "header": {"labelFontSize": 12.5, "labelFontWeight": 600, "labelColor": INK, "labelPadding": 4},
+        "header": {"labelFontSize": 12.5, "labelFontWeight": 600, "labelColor": INK_COLOUR, "labelPadding": 4},
         "title": {
             "fontSize": 16,
             "fontWeight": 600,
-            "color": INK,
+            "color": INK_COLOUR,
             "anchor": "start",
             "offset": 14,
             "subtitleColor": "#4a4e55",
@@ -73,7 +73,7 @@ def themed(drawn: alt.TopLevelMixin) -> dict[str, Any]:
     return spec
 
 
-NAMES = {
+FIELD_LABELS = {
     "score": ("score", ".1%"),
     "lo": ("from", ".1%"),
     "hi": ("to", ".1%"),
@@ -94,42 +94,46 @@ NAMES = {
 }
 
 
-def tip(*fields: str) -> list[alt.Tooltip]:
+def field_tooltips(*fields: str) -> list[alt.Tooltip]:
     """What a mark says when pointed at: the named fields with their titles and formats."""
-    found = []
+    tooltips = []
     for field in fields:
-        title, form = NAMES.get(field, (field, None))
-        numeric = form is not None or field == "seeds"
-        found.append(
-            alt.Tooltip(f"{field}:{'Q' if numeric else 'N'}", title=title, **({"format": form} if form else {}))
+        title, number_format = FIELD_LABELS.get(field, (field, None))
+        is_numeric = number_format is not None or field == "seeds"
+        tooltips.append(
+            alt.Tooltip(
+                f"{field}:{'Q' if is_numeric else 'N'}",
+                title=title,
+                **({"format": number_format} if number_format else {}),
+            )
         )
-    return found
+    return tooltips
 
 
-def chart(rows: Sequence[Row]) -> alt.Chart:
+def rows_chart(rows: Sequence[ChartRow]) -> alt.Chart:
     """A chart over plain rows."""
-    return alt.Chart(packed(rows))
+    return alt.Chart(inline_data(rows))
 
 
-def packed(rows: Sequence[Row]) -> alt.InlineData:
+def inline_data(rows: Sequence[ChartRow]) -> alt.InlineData:
     """Rows as one string, which altair neither copies nor checks a row at a time; `themed` unpacks it."""
-    return alt.InlineData(values=json.dumps(clean(rows)), format=alt.JsonDataFormat(type="json"))
+    return alt.InlineData(values=json.dumps(compact_rows(rows)), format=alt.JsonDataFormat(type="json"))
 
 
-def _unpacked(part: Any, datasets: dict[str, list[Row]]) -> Any:
+def _move_rows(node: Any, datasets: dict[str, list[ChartRow]]) -> Any:
     """The specification with the rows that altair left in place (those of lookups) moved into `datasets` too."""
-    if isinstance(part, list):
-        return [_unpacked(item, datasets) for item in part]
-    if not isinstance(part, dict):
-        return part
-    if isinstance(part.get("values"), str):
-        name = f"rows-{sha256(part['values'].encode()).hexdigest()[:12]}"
-        datasets[name] = json.loads(part["values"])
+    if isinstance(node, list):
+        return [_move_rows(item, datasets) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if isinstance(node.get("values"), str):
+        name = f"rows-{sha256(node['values'].encode()).hexdigest()[:12]}"
+        datasets[name] = json.loads(node["values"])
         return {"name": name}
-    return {key: _unpacked(item, datasets) for key, item in part.items()}
+    return {key: _move_rows(item, datasets) for key, item in node.items()}
 
 
-def clean(rows: Sequence[Row]) -> list[Row]:
+def compact_rows(rows: Sequence[ChartRow]) -> list[ChartRow]:
     """Rows without empty fields, and with numbers short enough for a page."""
     return [
         {

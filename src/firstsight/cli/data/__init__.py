@@ -1,1 +1,0 @@
-"""Commands about data: prepare it, look at it, prove what was read."""

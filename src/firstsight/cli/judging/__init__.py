@@ -1,1 +1,0 @@
-"""Commands that judge: checkpoints, answers that exist already, and differences."""

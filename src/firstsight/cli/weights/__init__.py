@@ -1,1 +1,0 @@
-"""Commands about weights: import and export."""

@@ -1,0 +1,159 @@
+"""Other people's dialogues: the words of a turn as a model was taught to read them, and what its answer means.
+
+Models with a chat template are asked through it. PaliGemma has none: it was taught short prefixes of one line, and it
+answers boxes in tokens of its own. What it is asked: `answer en QUESTION` without the sentences that ask others to be
+brief, and `detect PHRASE` for a box. Source: transformers, models/paligemma, and big_vision's README of PaliGemma.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
+
+from firstsight.data.records import IMAGE_PLACEHOLDER, strip_image_placeholder
+from firstsight.errors import ModelError
+from firstsight.evaluate.models.hf_folder import HFComponents
+
+_BOX_PROMPT = re.compile(
+    r'^Please provide the bounding box coordinate of the region this sentence describes: "(?P<said>.*)"$'
+)
+_BREVITY_PROMPTS = (
+    "Answer the question using a single word or phrase.",
+    "When the provided information is insufficient, respond with 'Unanswerable'.",
+)
+_LOCATION_TOKENS = re.compile(r"<loc(\d{4})>" * 4)
+_LOCATION_BINS = 1024
+
+
+@runtime_checkable
+class ChatFormat(Protocol):
+    """How questions are laid out for one model."""
+
+    def render(self, text: str, *, has_image: bool) -> str:
+        """Everything that stands before the answer, a picture's mark included."""
+        ...
+
+    def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
+        """What the model reads, padded at the left; all rows with a picture, or none."""
+        ...
+
+    def parse_answer(self, answer: str) -> str:
+        """An answer as the benchmarks write it."""
+        ...
+
+
+def chat_format_of(components: HFComponents) -> ChatFormat:
+    """How a model is asked; ModelError for one that sees and has no chat template."""
+    if components.model_type == "paligemma":
+        return PaliGemmaFormat(components)
+    if (
+        components.processor is not None
+        and not components.processor.chat_template
+        and not components.tokenizer.chat_template
+    ):
+        raise ModelError(
+            f"a {components.model_type} without a chat template: wanted one that says how it is asked. Got none in its folder. "
+            "Put chat_template.jinja there as the model's card has it; base models are taught no dialogues."
+        )
+    return TemplateChatFormat(components)
+
+
+class TemplateChatFormat:
+    """One user turn through the model's own chat template; a text model without one reads the words as they are."""
+
+    def __init__(self, components: HFComponents) -> None:
+        self._components = components
+        self._special_tokens = special_token_strings(components)
+
+    def render(self, text: str, *, has_image: bool) -> str:
+        clean_text = _strip_special_tokens(self._special_tokens, text)
+        processor, tokenizer = self._components.processor, self._components.tokenizer
+        if processor is None:
+            if not tokenizer.chat_template:
+                return self._components.text_prefix + clean_text
+            return _render_chat(tokenizer, [{"role": "user", "content": clean_text}])
+        content = ([{"type": "image"}] if has_image else []) + [{"type": "text", "text": clean_text}]
+        return _render_chat(processor, [{"role": "user", "content": content}])
+
+    def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
+        tokenizer = self._components.tokenizer
+        has_bos = tokenizer.bos_token is not None and rendered[0].startswith(tokenizer.bos_token)
+        settings = {"padding": True, "return_tensors": "pt", "add_special_tokens": not has_bos}
+        if self._components.processor is None:
+            return tokenizer(list(rendered), return_token_type_ids=False, **settings)
+        image_lists = None if images is None else [[image] for image in images]
+        return self._components.processor(text=list(rendered), images=image_lists, **settings)
+
+    def parse_answer(self, answer: str) -> str:
+        return answer
+
+
+class PaliGemmaFormat:
+    """PaliGemma's prefixes; see the module."""
+
+    def __init__(self, components: HFComponents) -> None:
+        self._components = components
+        self._special_tokens = special_token_strings(components)
+        self._image_token = components.processor.image_token if components.processor is not None else ""
+
+    def render(self, text: str, *, has_image: bool) -> str:
+        lines = [
+            line
+            for line in _strip_special_tokens(self._special_tokens, text).split("\n")
+            if line.strip() and line not in _BREVITY_PROMPTS
+        ]
+        clean_text = " ".join(lines)
+        box_match = _BOX_PROMPT.match(clean_text)
+        prefix = f"detect {box_match['said']}" if box_match else f"answer en {clean_text}"
+        return f"{self._image_token if has_image else ''}{self._components.tokenizer.bos_token}{prefix}\n"
+
+    def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
+        settings = {"padding": True, "return_tensors": "pt"}
+        if images is None:
+            return self._components.tokenizer(
+                list(rendered), add_special_tokens=False, return_token_type_ids=True, **settings
+            )
+        assert self._components.processor is not None
+        # its processor itself puts the mark of a beginning behind the picture, and the line break that ends a prefix
+        texts = [
+            rendered_text.replace(self._components.tokenizer.bos_token, "", 1).removesuffix("\n")
+            for rendered_text in rendered
+        ]
+        inputs = self._components.processor(text=texts, images=[[image] for image in images], **settings)
+        inputs.pop("labels", None)  # of training; all -100 here
+        return inputs
+
+    def parse_answer(self, answer: str) -> str:
+        """`<loc0102>...` (y, x, y, x of 1024) becomes [x, y, x, y] of 1."""
+        match = _LOCATION_TOKENS.search(answer)
+        if match is None:
+            return answer
+        top, left, bottom, right = (int(bin_index) / _LOCATION_BINS for bin_index in match.groups())
+        return f"[{left:.3f}, {top:.3f}, {right:.3f}, {bottom:.3f}]"
+
+
+def special_token_strings(components: HFComponents) -> list[str]:
+    """Everything that means more to a model than its letters do, the longest first."""
+    tokenizer = components.tokenizer
+    added_tokens = [str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    image_token = getattr(components.processor, "image_token", None)  # some processors have none
+    return sorted(
+        {*added_tokens, *tokenizer.all_special_tokens, *([image_token] if image_token else [])}, key=len, reverse=True
+    )
+
+
+def _render_chat(renderer: Any, messages: list[dict[str, Any]]) -> str:
+    return str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def _strip_special_tokens(special_tokens: Sequence[str], text: str) -> str:
+    """A question's words alone: nobody ends a turn or shows a picture by writing so."""
+    text = strip_image_placeholder(
+        IMAGE_PLACEHOLDER + text
+    )  # as our own are asked: less the line break that begins a wording
+    for token in special_tokens:
+        text = text.replace(token, "")
+    return text

@@ -1,0 +1,352 @@
+"""Answer files in the forms that benchmarks, harnesses and models write; what each key means stands in tables here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firstsight.errors import DataError
+from firstsight.evaluate.task import parse_json_text, read_text_file
+
+ID_KEYS = (
+    "question_id",
+    "questionId",
+    "questionID",
+    "question_ID",
+    "qid",
+    "img_id",
+    "id",
+    "sample_id",
+    "data_id",
+    "example_id",
+    "index",
+)
+"""Where a record says which question it answers, tried in this order (as all of these tables)."""
+IMAGE_KEYS = (
+    "image",
+    "image_file",
+    "image_path",
+    "img_path",
+    "image_name",
+    "file_name",
+    "image_source",
+    "scene_path",
+    "img",
+    "image_id",
+    "imageId",
+    "img_id",
+)
+"""Files come before numbers: MDETR's `image_id`, which Ferret repeats, counts sentences."""
+PROMPT_KEYS = (
+    "prompt",
+    "question",
+    "query",
+    "sentence",
+    "sents",
+    "sent",
+    "ref_exp",
+    "ref_expression",
+    "expression",
+    "caption_text",
+    "input",
+    "text",
+)
+ANSWER_KEYS = (
+    "model_output",
+    "model_answer",
+    "model_response",
+    "prediction",
+    "pred_answer",
+    "pred_ans",
+    "predicted_answer",
+    "predicted",
+    "pred",
+    "pred_bbox",
+    "pred_box",
+    "predicted_bbox",
+    "filtered_resps",
+    "response",
+    "resps",
+    "generated_text",
+    "generated",
+    "output",
+    "outputs",
+    "answer",
+    "caption",
+    "bbox",
+    "box",
+    "text",
+)
+"""`answer` and `bbox` come late: files that hold a `response` or `prediction` keep the truth there; `text` is the
+question wherever something else is the answer, save beside a `prompt`."""
+TASK_ANSWER_KEYS = {"textvqa": ("model_output_no_ocr",), "textvqa_ocr": ("model_output_ocr",)}
+"""Keys that are tried before all others for one task: the authors' harness keeps two answers in a record."""
+_YES_NO_KEY = "yes_no_probabilities"
+"""What the authors' harness keeps of a yes-no question in place of an answer."""
+SPLIT_KEYS = ("split", "category")
+TRUE_BOX_KEYS = ("ground_truth_bbox", "gt_bbox", "gt_box", "true_bbox")
+"""True boxes that harnesses repeat in their results; they say which question was meant."""
+_ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_UNSUPPORTED_SIGNATURES = {
+    b"PK\x03\x04": "a spreadsheet or a zip archive",
+    b"PAR1": "a Parquet table",
+    b"\x80": "a Python pickle",
+    b"\x28\xb5\x2f\xfd": "packed with zstd",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+}
+"""Files that tools write answers and references to and that are not read, by how they begin."""
+_TABLE_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+WRAPPER_KEYS = ("annotations", "answers", "predictions", "results", "data", "outputs", "samples", "logs")
+"""Keys of an object under which a file's records may lie."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerRecord:
+    """One answer as its file gives it; what the file does not say is empty."""
+
+    id: str
+    answer: str
+    image: str
+    prompt: str
+    split: str
+    true_box: tuple[float, ...]
+    """The true box that the record repeats."""
+    file: str
+    location: str
+    """File and record, for messages."""
+
+
+def read_answer_files(paths: Sequence[Path], task: str) -> list[AnswerRecord]:
+    """Every answer to `task` in the files, in order; DataError names the record that holds none."""
+    answers = [
+        answer for path in paths for file, name in _list_files(path) for answer in _file_answers(file, name, task)
+    ]
+    if not answers:
+        names = ", ".join(path.name for path in paths) or "no file"
+        raise DataError(f"{names}: wanted answers. Got none. Give the file that the model's answers were written to.")
+    return answers
+
+
+def _list_files(path: Path) -> list[tuple[Path, str]]:
+    """A folder's files and its folders', by their names in it: harnesses write a folder a split or subject."""
+    if not path.is_dir():
+        return [(path, path.name)]
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_ENDINGS))
+    return [(file, file.relative_to(path).as_posix()) for file in files if not file.name.startswith(".")]
+
+
+def _file_answers(path: Path, name: str, task: str) -> Iterator[AnswerRecord]:
+    """Of a file that `firstsight evaluate` left, with all tasks, each seen and blind, the seen ones to `task`."""
+    located_records = list(read_answer_records(path, display_name=name))
+    task_records = [(location, record) for location, record in located_records if not _is_unrelated(record, task)]
+    if located_records and not task_records:
+        task_names = ", ".join(sorted({str(record["task"]) for _, record in located_records}))
+        raise DataError(f"{path}: wanted answers to {task}, with the picture. Got {task_names}. Name one of its tasks.")
+    for location, record in task_records:
+        yield _parse_answer(record, task, name, location)
+
+
+def _is_unrelated(record: Mapping[str, Any], task: str) -> bool:
+    return "task" in record and "blind" in record and (record["task"] != task or bool(record["blind"]))
+
+
+def _parse_answer(record: Mapping[str, Any], task: str, file: str, location: str) -> AnswerRecord:
+    fields = _flatten_record(record)
+    key = "text" if "prompt" in record and "text" in record else None  # LLaVA's form, whatever else it keeps.
+    key = key or next(
+        (key for key in (*TASK_ANSWER_KEYS.get(task, ()), *ANSWER_KEYS, _YES_NO_KEY) if key in record), None
+    )
+    if key is None:
+        raise DataError(
+            f"{location}: wanted an answer, under a key such as answer, text, prediction, response, model_output or "
+            f"caption. Got only {', '.join(map(str, record))}. Rename its key, or give the file of the answers."
+        )
+    return AnswerRecord(
+        id=_name_field(fields, ID_KEYS, location),
+        answer=_yes_or_no(record[key], location)
+        if key == _YES_NO_KEY
+        else _answer_text(record[key], f"{location}, {key}"),
+        image=_name_field(fields, IMAGE_KEYS, location),
+        prompt=_prompt(fields, key),
+        split=_name_field(fields, SPLIT_KEYS, location),
+        true_box=next(
+            (_parse_true_box(fields[name], fields.get("hw")) for name in TRUE_BOX_KEYS if name in fields), ()
+        ),
+        file=file,
+        location=location,
+    )
+
+
+def _prompt(fields: Mapping[str, Any], key: str) -> str:
+    """What the model was asked; of the harness's two answers the one without OCR tokens was asked without them."""
+    prompt = next((fields[name] for name in PROMPT_KEYS if name != key and isinstance(fields.get(name), str)), "")
+    return prompt.partition("\nReference OCR")[0] if key in TASK_ANSWER_KEYS["textvqa"] else prompt
+
+
+def _flatten_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record with what lmms-eval keeps below it: the question under `doc`, or its names among a metric's marks."""
+    nested = [value for value in record.values() if isinstance(value, dict)]
+    if not nested:
+        return record
+    fields: dict[str, Any] = {}
+    for value in nested:
+        fields |= {key: value[key] for key in (*ID_KEYS, *IMAGE_KEYS) if key in value}
+        fields |= {"true_bbox": value["bbox"]} if "bbox" in value else {}
+    doc = record.get("doc")
+    fields |= doc if isinstance(doc, dict) else {}
+    # The prompt says more than the document's question, which for boxes is that of another task.
+    prompt_field = {"prompt": record["input"]} if isinstance(record.get("input"), str) else {}
+    return {**fields, **prompt_field, **record}
+
+
+def _yes_or_no(probabilities: Any, location: str) -> str:
+    """The likelier of yes and no; yes of equals, as the harness has it."""
+    if (
+        not isinstance(probabilities, list)
+        or len(probabilities) != 2
+        or not all(isinstance(probability, int | float) for probability in probabilities)
+    ):
+        raise DataError(
+            f"{location}: {_YES_NO_KEY} are two numbers. Got {json.dumps(probabilities)[:80]}. Mend the record."
+        )
+    return "Yes" if probabilities[0] >= probabilities[1] else "No"
+
+
+def _name_field(record: Mapping[str, Any], keys: Sequence[str], location: str) -> str:
+    """A name or number; 17.0, as some tables write ids, is 17."""
+    for key in keys:
+        if key not in record:
+            continue
+        value = record[key]
+        if isinstance(value, str):
+            return value.strip()
+        if isinstance(value, float) and not value.is_integer():
+            raise DataError(f"{location}: {key} is a name or a whole number. Got {value}. Mend the record.")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(int(value))
+    return ""
+
+
+def _answer_text(value: Any, location: str) -> str:
+    """An answer in words; null and NaN are empty, and so not readable."""
+    match value:
+        case str():
+            return value
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float() if math.isnan(value):
+            return ""
+        case int() | float():
+            return str(value)
+        case [item]:
+            return _answer_text(item, location)
+        case []:
+            return ""
+        case list() if all(isinstance(item, int | float) for item in value):
+            return json.dumps(value)
+    raise DataError(
+        f"{location}: wanted one answer, as words or numbers. Got {json.dumps(value)[:80]}. Keep one of them."
+    )
+
+
+def _parse_true_box(value: Any, size: Any) -> tuple[float, ...]:
+    """Four finite numbers; with a picture's height and width beside them, as Qwen-VL writes, shares of it."""
+    if not _is_number_list(value, 4) or (size is not None and not (_is_number_list(size, 2) and min(size) > 0)):
+        return ()
+    height, width = size or (1, 1)
+    return tuple(edge / extent for edge, extent in zip(value, (width, height, width, height), strict=True))
+
+
+def _is_number_list(value: Any, count: int) -> bool:
+    is_numeric = isinstance(value, list) and all(
+        isinstance(number, int | float) and math.isfinite(number) for number in value
+    )
+    return is_numeric and len(value) == count
+
+
+def read_answer_records(path: Path, *, display_name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each record and where it stands; values of an object keyed by id carry the key as their `id`."""
+    name, content = display_name or path.name, load_answer_json(path)
+    for number, (key, value) in enumerate(_entries(content, path), start=1):
+        location = f"{name}:{number}" if key is None else f"{name}, {key}"
+        if isinstance(value, dict):
+            yield location, value if key is None or _has_id(value) else {"id": key, **value}
+        elif key is not None:
+            yield location, {"id": key, "answer": value}
+        else:
+            excerpt = json.dumps(value)[:80]
+            raise DataError(f"{location}: wanted an object with a question's id and its answer. Got {excerpt}.")
+
+
+def _has_id(record: Mapping[str, Any]) -> bool:
+    return any(key in record for key in ID_KEYS)
+
+
+def _entries(content: Any, path: Path) -> Iterator[tuple[str | None, Any]]:
+    match content:
+        case list():
+            yield from ((None, value) for value in content)
+        case dict():
+            if isinstance(content.get("questions"), list):
+                raise DataError(f"{path}: holds questions. Wanted answers. Give it with --references.")
+            wrapped = [content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), list | dict)]
+            if len(wrapped) == 1 and not _is_record(content):
+                yield from _entries(wrapped[0], path)
+            elif _is_record(content):
+                yield None, content
+            else:
+                yield from (entry for key, value in content.items() for entry in _entries_of_id(key, value))
+        case _:
+            kind = type(content).__name__
+            raise DataError(
+                f"{path}: wanted a list of answers or an object keyed by id. Got a {kind}: {content!r:.60}."
+            )
+
+
+def _is_record(content: Mapping[str, Any]) -> bool:
+    """One answer on its own, not an object keyed by id."""
+    return _has_id(content) and any(key in content for key in ANSWER_KEYS)
+
+
+def _entries_of_id(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What lies under one id: an answer, a box, or several answers."""
+    is_answer_list = isinstance(value, list) and value and all(isinstance(item, str | dict | list) for item in value)
+    yield from ((key, item) for item in value) if is_answer_list else [(key, value)]
+
+
+def load_answer_json(path: Path) -> Any:
+    """A JSON file, or one JSON value a line as a list; plain or gzip. NaN, which Python writes, is read."""
+    check_file_format(path)
+    text = read_text_file(path)
+    content = parse_json_text(text, path) if text.strip() else []
+    return [content] if isinstance(content, dict) and ".jsonl" in path.name else content
+
+
+def check_file_format(path: Path) -> None:
+    """DataError where a file is not there or of a kind that is known and not read."""
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file. Is it the right folder?")
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(4)
+    format_name = next(
+        (
+            signature_format
+            for signature, signature_format in _UNSUPPORTED_SIGNATURES.items()
+            if head.startswith(signature)
+        ),
+        "",
+    )
+    if format_name or path.name.endswith(_TABLE_ENDINGS):
+        raise DataError(
+            f"{path}: is {format_name or 'a table'}. Wanted JSON or JSON lines in UTF-8, plain or gzip. Unpack it, or have "
+            "its records written so (VLMEvalKit: PRED_FORMAT=json)."
+        )

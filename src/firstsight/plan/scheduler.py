@@ -1,0 +1,355 @@
+"""Walk the graph: skip what is stored, run what is ready, keep going where something else failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from firstsight.errors import RequestError, StepFailed
+from firstsight.plan.estimate import estimate_step
+from firstsight.plan.executor import Executor, StepJob, StepReport
+from firstsight.plan.graph import Graph
+from firstsight.plan.step import Step
+from firstsight.plan.store import Store
+from firstsight.site import Progress, Site
+
+POLL_SECONDS = 0.2
+"""Seconds to wait for news before looking whether another run has finished something."""
+
+EXTERNAL_KIND = "named"
+"""The kind of a leaf that the user has: read where the site says, never run and never stored."""
+
+NOMINAL_FLOPS_PER_SECOND, NOMINAL_START_SECONDS = 2e10, 0.2
+"""FLOPs a second and seconds a step, both nominal: they order steps until real speeds are measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepEvent:
+    """Something that happened to a step."""
+
+    timestamp: float
+    """Seconds since 1970."""
+    kind: Literal["started", "progress", "published", "skipped", "failed"]
+    step: Step
+    arms: tuple[str, ...]
+    """Who needs the step, by label."""
+    progress: Progress | None = None
+    seconds: float = 0.0
+    """How long the step has been at work in this run."""
+    seconds_left: float | None = None
+    """Seconds that the whole run will still take, as far as measured speeds can tell; None before any was."""
+    reason: str = ""
+    """Why it was skipped or failed."""
+
+
+EventCallback = Callable[[StepEvent], None]
+"""Is shown every event as it happens, in the caller's own thread."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepFailure:
+    """A step that failed."""
+
+    step: Step
+    arms: tuple[str, ...]
+    reason: str
+    log_path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """How a run ended."""
+
+    published: tuple[Step, ...]
+    skipped: tuple[Step, ...]
+    """Stored before, or by another run meanwhile, or not needed because what needs them is stored; never made here."""
+    failed: tuple[StepFailure, ...]
+    blocked: tuple[tuple[Step, Step], ...]
+    """Steps that were not run, each with the failed step that it needs."""
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed
+
+    def lines(self) -> tuple[str, ...]:
+        """What to tell the user: counts, then what failed, why, where its log is, and what to do."""
+        counts = f"{len(self.published)} steps run, {len(self.skipped)} stored already, {self.seconds:.0f} s"
+        return (counts, *self._failure_lines()) if self.failed else (counts,)
+
+    def check(self) -> None:
+        """Raise StepFailed with everything that failed."""
+        if self.failed:
+            raise StepFailed("\n".join(self._failure_lines()))
+
+    def _failure_lines(self) -> Iterator[str]:
+        for failure in self.failed:
+            reason = (failure.reason.strip().splitlines() or ["no reason given"])[-1]
+            yield f"{failure.step.address} failed: {reason}"
+            yield f"  for {', '.join(failure.arms)}"
+            yield f"  log: {failure.log_path}"
+            blocked = [step.address for step, cause in self.blocked if cause == failure.step]
+            if blocked:
+                yield f"  not run: {', '.join(blocked)} (needs {failure.step.address})"
+        yield "Mend the cause and give the same command again: it goes on from what is stored."
+
+
+def run(
+    graph: Graph, store: Store, *, site: Site, executor: Executor, handlers: Mapping[str, str], on_event: EventCallback
+) -> Summary:
+    """Bring every arm's judgement into `store`; a failed step stops only what needs it.
+
+    `handlers` maps a kind to `module:function`. RequestError, before anything runs, where a needed kind has none or
+    the site does not say where a named source lies. Named sources are never run: they lie where the site says.
+    """
+    missing = missing_steps(graph, store)
+    _check_runnable(missing, handlers, site)
+    scheduler = _Scheduler(graph=graph, store=store, on_event=on_event, workers=executor.workers, missing=missing)
+    while scheduler.waiting or scheduler.running or scheduler.in_other_runs:
+        scheduler.poll_other_runs()
+        while len(scheduler.running) < executor.workers and (step := scheduler.start_next()) is not None:
+            inputs = {role: result_path(parent, store, site) for role, parent in step.needs}
+            handler = handlers[step.kind]
+            executor.submit(StepJob(step=step, handler=handler, inputs=inputs, site=site, store_root=store.root))
+        for report in executor.wait(POLL_SECONDS) if scheduler.running or scheduler.in_other_runs else ():
+            scheduler.handle_report(report)
+    return scheduler.summary()
+
+
+def missing_steps(graph: Graph, store: Store) -> set[Step]:
+    """What is not stored, can be made, and is needed for a judgement that is not stored."""
+    missing: set[Step] = set()
+    pending = [steps[-1] for steps in graph.arms.values()]
+    while pending:
+        step = pending.pop()
+        if step.kind != EXTERNAL_KIND and step not in missing and not store.has(step.address):
+            missing.add(step)
+            pending.extend(parent for _, parent in step.needs)
+    return missing
+
+
+def result_path(step: Step, store: Store, site: Site) -> Path:
+    """Where the result of a step lies; a named source where the site says."""
+    return Path(site.sources[step.spec.name].path) if step.kind == EXTERNAL_KIND else store.path(step.address)
+
+
+def _check_runnable(missing: set[Step], handlers: Mapping[str, str], site: Site) -> None:
+    external_names = {parent.spec.name for step in missing for _, parent in step.needs if parent.kind == EXTERNAL_KIND}
+    unlocated_names = sorted(external_names - set(site.sources))
+    if unlocated_names:
+        raise RequestError(
+            f"{', '.join(unlocated_names)}: wanted a place on this machine for each of these names, got none. "
+            "Nothing was run. Say in the site file where they lie, or take a scale with built-in data (smoke, cpu)."
+        )
+    unhandled_kinds = sorted({step.kind for step in missing} - set(handlers))
+    if unhandled_kinds:
+        raise RequestError(
+            f"no handler for steps of kind {', '.join(unhandled_kinds)}. Known: {', '.join(sorted(handlers))}."
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class _RunningStep:
+    """A step at work, and what it told."""
+
+    started_at: float
+    first_progress: Progress | None = None
+    last_progress: Progress | None = None
+
+    def fractions(self) -> tuple[float, float]:
+        """The part of the step that was there when it began (a resumed one goes on), and that is there now."""
+        if self.first_progress is None or self.last_progress is None:
+            return 0.0, 0.0
+        initial, current = (
+            progress.done / progress.total if progress.total else 0.0
+            for progress in (self.first_progress, self.last_progress)
+        )
+        return min(initial, 1.0) if initial > 0.1 else 0.0, min(current, 1.0)
+
+
+@dataclass(kw_only=True, slots=True)
+class _SpeedEstimator:
+    """How real seconds compare with nominal ones, by kind of step."""
+
+    measured: dict[str, float] = field(default_factory=dict)
+    nominal: dict[str, float] = field(default_factory=dict)
+
+    def record_speed(self, step: Step, *, seconds: float, fraction: float) -> None:
+        self.measured[step.kind] = self.measured.get(step.kind, 0.0) + seconds
+        self.nominal[step.kind] = self.nominal.get(step.kind, 0.0) + fraction * _nominal_seconds(step)
+
+    def predict_seconds(self, step: Step) -> float:
+        """Foretold: by its kind's pace, else by the pace of all kinds so far."""
+        if self.nominal.get(step.kind):
+            return _nominal_seconds(step) * self.measured[step.kind] / self.nominal[step.kind]
+        total = sum(self.nominal.values())
+        return _nominal_seconds(step) * (sum(self.measured.values()) / total if total else 1.0)
+
+
+@cache
+def _nominal_seconds(step: Step) -> float:
+    return NOMINAL_START_SECONDS + estimate_step(step).seconds(NOMINAL_FLOPS_PER_SECOND)
+
+
+class _Scheduler:
+    """Where a run stands; everything is held by step, and a step is in one place."""
+
+    def __init__(
+        self, *, graph: Graph, store: Store, on_event: EventCallback, workers: int, missing: set[Step]
+    ) -> None:
+        self._graph, self._store, self._on_event, self._workers = graph, store, on_event, workers
+        self._arms_by_step, self._started_at, self._speeds = graph.arms_by_step(), time.monotonic(), _SpeedEstimator()
+        self._priorities = _step_priorities(graph)
+        self.waiting = sorted(missing, key=self._priorities.__getitem__)
+        self.running: dict[Step, _RunningStep] = {}
+        self.in_other_runs: set[Step] = set()
+        """Steps that another run works on."""
+        self._unfinished = set(missing)
+        self._published: list[Step] = []
+        self._skipped: list[Step] = []
+        self._failed: dict[Step, StepFailure] = {}
+        self._blocked: dict[Step, Step] = {}
+        for step in graph.steps:
+            if step not in missing:
+                reason = "stored" if store.has(step.address) else "not needed: what needs it is stored"
+                self._skip(step, "lies on this machine" if step.kind == EXTERNAL_KIND else reason)
+
+    def start_next(self) -> Step | None:
+        """The next ready step, marked as running; None if nothing is ready."""
+        for step in tuple(self.waiting):
+            if any(parent in self._unfinished for _, parent in step.needs):
+                continue
+            self.waiting.remove(step)
+            if self._store.has(step.address):
+                self._skip(step, "stored by another run")
+            elif self._store.is_locked(step.address):
+                self.in_other_runs.add(step)
+            else:
+                self.running[step] = _RunningStep(started_at=time.monotonic())
+                self._emit("started", step)
+                return step
+        return None
+
+    def poll_other_runs(self) -> None:
+        """Pick up what another run has published, and take back what it has let go of."""
+        for step in tuple(self.in_other_runs):
+            if not self._store.is_locked(step.address):
+                self.in_other_runs.discard(step)
+                self.waiting = sorted([*self.waiting, step], key=self._priorities.__getitem__)
+
+    def handle_report(self, report: StepReport) -> None:
+        step = next(step for step in self.running if step.address == report.address)
+        if report.state == "progress":
+            self._record_progress(step, report.progress)
+            return
+        running_step = self.running.pop(step)
+        seconds = time.monotonic() - running_step.started_at
+        if report.state == "published":
+            self._speeds.record_speed(step, seconds=seconds, fraction=1 - running_step.fractions()[0])
+            self._published.append(step)
+            self._unfinished.discard(step)
+            self._emit("published", step, seconds=seconds)
+        elif report.state == "found":
+            self._skip(step, "stored by another run")
+        elif report.state == "busy":
+            self.in_other_runs.add(step)
+        else:
+            self._fail(step, reason=report.reason, seconds=seconds)
+
+    def summary(self) -> Summary:
+        return Summary(
+            published=tuple(self._published),
+            skipped=tuple(self._skipped),
+            failed=tuple(self._failed.values()),
+            blocked=tuple(self._blocked.items()),
+            seconds=time.monotonic() - self._started_at,
+        )
+
+    def _record_progress(self, step: Step, progress: Progress | None) -> None:
+        running_step = self.running[step]
+        running_step.first_progress, running_step.last_progress = running_step.first_progress or progress, progress
+        self._emit("progress", step, progress=progress, seconds=time.monotonic() - running_step.started_at)
+
+    def _skip(self, step: Step, reason: str) -> None:
+        self._skipped.append(step)
+        self._unfinished.discard(step)
+        self._emit("skipped", step, reason=reason)
+
+    def _fail(self, step: Step, *, reason: str, seconds: float) -> None:
+        """Mark the step and everything that needs it, near or far."""
+        log_path = self._store.log_path(step.address)
+        self._failed[step] = StepFailure(step=step, arms=self._arms_by_step[step], reason=reason, log_path=log_path)
+        self._emit("failed", step, reason=reason, seconds=seconds)
+        for descendant in self._graph.steps:  # parents first, so one pass reaches everything
+            is_blocked = any(parent == step or self._blocked.get(parent) == step for _, parent in descendant.needs)
+            if is_blocked and descendant in self.waiting:
+                self.waiting.remove(descendant)
+                self._blocked[descendant] = step
+                self._emit("skipped", descendant, reason=f"not run: needs {step.address}")
+
+    def _emit(
+        self,
+        kind: Literal["started", "progress", "published", "skipped", "failed"],
+        step: Step,
+        *,
+        progress: Progress | None = None,
+        seconds: float = 0.0,
+        reason: str = "",
+    ) -> None:
+        self._on_event(
+            StepEvent(
+                timestamp=time.time(),
+                kind=kind,
+                step=step,
+                arms=self._arms_by_step[step],
+                progress=progress,
+                seconds=seconds,
+                seconds_left=self._seconds_left(),
+                reason=reason,
+            )
+        )
+
+    def _seconds_left(self) -> float | None:
+        """All that is left spread over the workers, but never less than its longest chain."""
+        if not self._speeds.measured and not any(running_step.fractions()[1] for running_step in self.running.values()):
+            return None
+        unfinished_steps = [*self.waiting, *self.running, *self.in_other_runs]
+        remaining = {step: self._remaining_seconds(step) for step in unfinished_steps}
+        longest_chain: dict[Step, float] = {}
+        for step in self._graph.steps:
+            if step in remaining:
+                longest_chain[step] = remaining[step] + max(
+                    (longest_chain.get(parent, 0.0) for _, parent in step.needs), default=0.0
+                )
+        return max(sum(remaining.values()) / self._workers, max(longest_chain.values(), default=0.0))
+
+    def _remaining_seconds(self, step: Step) -> float:
+        running_step = self.running.get(step)
+        if running_step is None:
+            return self._speeds.predict_seconds(step)
+        initial, current = running_step.fractions()
+        seconds = time.monotonic() - running_step.started_at
+        if current > initial:
+            return seconds * (1 - current) / (current - initial)
+        return max(self._speeds.predict_seconds(step) - seconds, 0.0)
+
+
+def _step_priorities(graph: Graph) -> dict[Step, tuple[int, float, int]]:
+    """Which ready step goes first: the first seed's, then the one with the longest chain behind it."""
+    chain_seconds: dict[Step, float] = {}
+    for step in reversed(graph.steps):
+        chain_seconds[step] = chain_seconds.get(step, 0.0) + _nominal_seconds(step)
+        for _, parent in step.needs:
+            chain_seconds[parent] = max(chain_seconds.get(parent, 0.0), chain_seconds[step])
+    seeds = list(dict.fromkeys(graph.seeds.values()))
+    seed_positions = {
+        step: min(seeds.index(graph.seeds[label]) for label in labels) for step, labels in graph.arms_by_step().items()
+    }
+    return {
+        step: (seed_positions[step], -chain_seconds[step], graph_position)
+        for graph_position, step in enumerate(graph.steps)
+    }

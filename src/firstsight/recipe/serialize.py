@@ -1,0 +1,53 @@
+"""Specs as canonical JSON and back: the one form that addresses are digests of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
+
+from firstsight.errors import QuantityError, UnknownName
+from firstsight.recipe import lm, mixture, model, schedule, stages, vision
+from firstsight.units import Share
+
+SPEC_CLASSES: dict[str, type] = {
+    str(vars(spec_class)["TAG"]): spec_class
+    for module in (lm, mixture, vision, model, schedule, stages)
+    for spec_class in vars(module).values()
+    if isinstance(spec_class, type) and "TAG" in vars(spec_class)
+}
+"""Every spec class by its tag, the name that addresses and stored checkpoints know it by: a class may be renamed, a tag not."""
+
+
+def to_json(value: object) -> Any:
+    """A spec as plain JSON: dataclasses carry their class's `TAG`, shares stay exact fractions."""
+    if is_dataclass(value) and not isinstance(value, type):
+        body = {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+        return {"type": str(vars(type(value))["TAG"]), **body}
+    if isinstance(value, Share):
+        return {"type": "share", "value": f"{value.numerator}/{value.denominator}"}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in cast(list[Any], value)]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise QuantityError(f"a spec holds numbers, words, shares and specs. Got {type(value).__name__}: {value!r}.")
+
+
+def from_json(value: Any) -> Any:
+    """The spec that `to_json` wrote; UnknownName for a tag that this version does not know."""
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in cast(list[Any], value))
+    if not isinstance(value, dict):
+        return value
+    body = cast(dict[str, Any], value)
+    tag: str = body["type"]
+    if tag == "share":
+        return Share(str(body["value"]))
+    if tag not in SPEC_CLASSES:
+        raise UnknownName("spec", tag, SPEC_CLASSES)
+    return SPEC_CLASSES[tag](**{key: from_json(item) for key, item in body.items() if key != "type"})
+
+
+def canonical_json(value: object) -> str:
+    """Canonical text: sorted keys, no spaces, the same for equal specs on every machine."""
+    return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), allow_nan=False)

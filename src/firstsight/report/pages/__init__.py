@@ -1,0 +1,1 @@
+"""HTML pages: the report, answers and a preview of training rows; each one self-contained file."""

@@ -1,0 +1,197 @@
+"""What exists in the world: drawings with names and kinds, and which combinations are kept for evaluation."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+from firstsight.errors import QuantityError
+from firstsight.recipe.mixture import SyntheticWorld
+
+PLACES = ("top-left", "top-right", "bottom-left", "bottom-right")
+"""Cells in raster order."""
+SIGNS = ("go", "up", "ox", "hi", "me", "we", "by", "do", "us", "if", "am", "so")
+"""Words that stand on badges."""
+GROUNDS = ("green", "blue", "red", "yellow", "grey", "purple")
+
+# Within a kind, drawings that differ most in outline and colour come first: small worlds take the first ones.
+DRAWINGS = {
+    "bird": "🐧🦉🦩🦚🐓🦆🦜🦃🦅🦢🕊🦤🐔🐤🐣🪿",
+    "mammal": "🐘🦓🐄🐖🐅🐒🦒🐇🦊🐼🦁🐕🐈🐎🐁🐪🦘🦔🐑🐐🦌🦍🦏🦛🦇🐿🐨🐺🐻🦝🦙🦥🦨🦡🐆🦫",
+    "swimmer": "🐙🐬🦀🐠🐢🪼🦞🐡🦑🦈🐳🦐🐟🦭🦦🐊🐸🐚🪸🦪🐋",
+    "fruit": "🍌🍓🍍🍇🥝🍉🍒🍐🍋🍊🍎🥥🍑🥑🥭🍈🫐🍅🫒🍆🍏🎃🥒🌶",
+    "vehicle": "🚲🚂🚀⛵🚜🛸🚁🚌✈🚗🛵🚒🛶🚕🚚🚢🏍🛹🚑🛺🚤🛴🚎🚃🛻🛷🚐",
+    "tool": "🔨✂🧲🪣🔑🧹🧭🔧🪚🔦🪓🪛🪜⛏🔍🪒🥄🖌📏🪝🔬🔭💉🧮📎🪠🪥🪡🧯🔪✏",
+    "garment": "👗👖🎩🧦🧤👞👕🧣👑👔🧥👠👢👒🧢👘👟🩳🥻👙🥼🦺👡🩱🥾🩰🎓🪖",
+    "instrument": "🎸🎺🥁🎹🪇🔔🎷🎻🪗🪕🪘🪈🪉📯🎐🪊",
+    "plant": "🌻🌹🌵🌲🌴🍄🌷🌱🍀🍁🌳🌺🌼🪻🪷🌾🌿🎋🪴🎄🥀☘🌽🥦🥕",
+    "dish": "🍔🍕🌮🍩🍣🍦🥐🎂🍪🧀🍞🥞🍟🌭🥨🥪🍳🧁🍫🍿🍭🥗🍙🍜",
+    "toy": "⚽🎲🪁🧸🎯🧩🏀🎾🪀🎱🏈🏸🏓🥊🪃🎮🎳🏹⛸🛼🎿🎈🪅🪆",
+    "building": "🏠🏰🏭🏥⛺🛖⛪🕌🗼🏯🏛🏟🏫🏢🛕⛩🏚🏦🕍🏨🏘",
+    "device": "📱📷📺⌚☎💡💻📻🔋🎧🎤📠🖨📡🕹📞🔌🎥⏰💾📟",
+    "insect": "🐝🦋🐜🐞🕷🦂🦗🦟🪰🪲🪳🐛🐌🪱",
+}
+
+_SHORT_NAMES = {
+    "🕊": "dove", "🐤": "chick", "🐣": "hatchling", "🪿": "goose", "🐪": "camel", "🦛": "hippo", "🐠": "angelfish",
+    "🪼": "jellyfish", "🐳": "narwhal", "🐚": "shell", "🍏": "green-apple", "🍎": "apple", "🎃": "pumpkin",
+    "🥝": "kiwi", "🌶": "pepper", "🚂": "locomotive", "🛵": "moped", "🚒": "fire-truck", "🚚": "van", "🛸": "saucer",
+    "🏍": "motorcycle", "🛺": "rickshaw", "🚃": "wagon", "🛻": "pickup", "🚗": "car", "✂": "scissors", "🪚": "saw",
+    "🔦": "torch", "🔍": "magnifier", "🖌": "paintbrush", "📏": "ruler", "🪡": "needle", "🧯": "extinguisher",
+    "🔪": "knife", "👠": "high-heel", "👢": "boot", "👟": "sneaker", "👞": "shoe", "👒": "sunhat", "🧢": "cap",
+    "🦺": "vest", "👡": "sandal", "🩱": "swimsuit", "🥾": "hiking-boot", "🩰": "slippers", "🎓": "mortarboard",
+    "🪖": "helmet", "🥁": "drum", "🎹": "piano", "🪇": "maracas", "🪈": "flute", "🪉": "harp", "📯": "horn",
+    "🪊": "trombone", "🌲": "fir", "🌴": "palm", "🍀": "clover", "🍁": "maple", "🌳": "oak", "🌼": "daisy",
+    "🪻": "hyacinth", "🌾": "rice", "🎋": "bamboo", "🪴": "pot-plant", "🎄": "christmas-tree", "🥀": "wilted-rose",
+    "☘": "shamrock", "🌽": "maize", "🍕": "pizza", "🍦": "ice-cream", "🎂": "cake", "🧀": "cheese", "🍟": "fries",
+    "🍫": "chocolate", "🥗": "salad", "🍙": "rice-ball", "🍜": "soup", "🍳": "fried-egg", "⚽": "ball", "🎲": "die",
+    "🧸": "teddy", "🎯": "target", "🧩": "puzzle", "🏀": "basketball", "🎾": "tennis-ball", "🏈": "football",
+    "🏸": "shuttlecock", "🏓": "paddle", "🥊": "boxing-glove", "🎮": "gamepad", "🎳": "skittles", "🏹": "bow",
+    "🛼": "roller-skate", "🎿": "ski", "🪆": "doll", "🏠": "house", "🏰": "castle", "🗼": "tower", "🏯": "pagoda",
+    "🏛": "museum", "🏢": "office", "🛕": "temple", "⛩": "shrine", "🏚": "ruin", "🏘": "village", "📱": "phone",
+    "☎": "telephone", "💡": "bulb", "💻": "laptop", "📠": "fax", "📡": "antenna", "📞": "receiver", "🔌": "plug",
+    "🎥": "film-camera", "⏰": "alarm-clock", "💾": "floppy", "🐞": "ladybird", "🐝": "bee", "🐛": "caterpillar",
+    "🎐": "wind-chime",
+}  # fmt: skip
+
+_HOLDOUT_CYCLE = 6
+"""Of six objects of a kind, four are unseen at one place each: a sixth of all (object, place) pairs."""
+
+
+def drawing_name(drawing: str) -> str:
+    """One word for a drawing: its Unicode name in lower case with dashes, or a shorter one where that is ugly."""
+    return _SHORT_NAMES.get(drawing) or unicodedata.name(drawing).lower().removesuffix(" face").replace(" ", "-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Catalog:
+    """The objects of one world; every mapping is by name."""
+
+    drawings: dict[str, str]
+    kinds: dict[str, tuple[str, ...]]
+    kind_of: dict[str, str]
+    held_out_place: dict[str, str]
+    """Object to the place where no training picture or text ever shows it; objects without such a place are absent."""
+    popular_names: frozenset[str]
+    """A third of each kind, drawn twice as often as the others."""
+    trained_kind_names: frozenset[str]
+    """Half of each kind: dialogues may ask for the kind of these; the benchmark `kinds` asks for the others."""
+    training_names: dict[str, tuple[str, ...]]
+    """Place to what may stand there in training, popular names twice."""
+    held_out_names: dict[str, tuple[str, ...]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every object, in the order of the drawings."""
+        return tuple(self.drawings)
+
+
+@lru_cache(maxsize=16)
+def catalog(world: SyntheticWorld) -> Catalog:
+    """The world's objects, spread over its kinds as evenly as the drawings allow; QuantityError if they do not."""
+    _check_world(world)
+    kinds = _drawings_by_kind(world)
+    held_out_place, popular_names, trained_kind_names = _assign_roles(world, kinds)
+    drawings = {drawing_name(drawing): drawing for kind in kinds for drawing in kinds[kind]}
+    names_by_kind = {kind: tuple(drawing_name(drawing) for drawing in kinds[kind]) for kind in kinds}
+    return Catalog(
+        drawings=drawings,
+        kinds=names_by_kind,
+        kind_of={name: kind for kind, names in names_by_kind.items() for name in names},
+        held_out_place=held_out_place,
+        popular_names=popular_names,
+        trained_kind_names=trained_kind_names,
+        training_names={
+            place: _double_popular(
+                [object_name for object_name in drawings if held_out_place.get(object_name) != place], popular_names
+            )
+            for place in PLACES
+        },
+        held_out_names={
+            place: tuple(object_name for object_name in drawings if held_out_place.get(object_name) == place)
+            for place in PLACES
+        },
+    )
+
+
+def _check_world(world: SyntheticWorld) -> None:
+    max_objects = sum(len(drawings) for drawings in list(DRAWINGS.values())[: world.kinds])
+    if not 2 <= world.kinds <= len(DRAWINGS):
+        raise QuantityError(f"the world has 2 to {len(DRAWINGS)} kinds. Got kinds={world.kinds}.")
+    min_objects = max(2 * world.kinds, 2 * len(PLACES))
+    if not min_objects <= world.objects <= max_objects:
+        raise QuantityError(
+            f"{world.kinds} kinds hold {min_objects} to {max_objects} objects. Got objects={world.objects}. Change either."
+        )
+    if world.image_size < 32 or world.image_size % 2 or not 1 <= world.max_objects <= len(PLACES):
+        raise QuantityError(
+            f"a scene has an even side of at least 32 pixels and 1 to 4 objects. "
+            f"Got picture={world.image_size}, crowd={world.max_objects}."
+        )
+
+
+def _drawings_by_kind(world: SyntheticWorld) -> dict[str, list[str]]:
+    """First drawing of every kind, second of every kind, ... until there are enough."""
+    kinds: dict[str, list[str]] = {kind: [] for kind in list(DRAWINGS)[: world.kinds]}
+    ranks = max(len(DRAWINGS[kind]) for kind in kinds)
+    order = [(kind, rank) for rank in range(ranks) for kind in kinds if rank < len(DRAWINGS[kind])]
+    for kind, rank in order[: world.objects]:
+        kinds[kind].append(DRAWINGS[kind][rank])
+    return kinds
+
+
+def _assign_roles(
+    world: SyntheticWorld, kinds: dict[str, list[str]]
+) -> tuple[dict[str, str], frozenset[str], frozenset[str]]:
+    """Three independent shuffles of every kind say what is unseen where, what is popular, and whose kind is asked."""
+    held_out_place: dict[str, str] = {}
+    popular_names: set[str] = set()
+    trained_kind_names: set[str] = set()
+    rng = world_rng(world, "roles", 0)
+    for kind_index, drawings in enumerate(kinds.values()):
+        names = [drawing_name(drawing) for drawing in drawings]
+        for rank, name in enumerate(shuffled_list(names, rng)):
+            cycle_position = (rank + kind_index) % _HOLDOUT_CYCLE
+            if cycle_position < len(PLACES):
+                held_out_place[name] = PLACES[cycle_position]
+        popular_names.update(shuffled_list(names, rng)[: max(1, len(names) // 3)])
+        trained_kind_names.update(shuffled_list(names, rng)[: (len(names) + kind_index % 2) // 2])
+    return held_out_place, frozenset(popular_names), frozenset(trained_kind_names)
+
+
+def _double_popular(names: Sequence[str], popular: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in names for _ in range(2 if name in popular else 1))
+
+
+def world_rng(world: SyntheticWorld, purpose: str, index: int) -> np.random.Generator:
+    """Random numbers that depend on the world's seed, the part and the index alone."""
+    return np.random.Generator(np.random.PCG64([world.seed, *purpose.encode(), index]))
+
+
+T = TypeVar("T")
+
+
+def uniform_choice(options: Sequence[T], rng: np.random.Generator) -> T:
+    """One of `options`, each as likely; only Generator.random is used, whose stream numpy keeps stable."""
+    return options[int(rng.random() * len(options))]
+
+
+def shuffled_list(items: Sequence[T], rng: np.random.Generator) -> list[T]:
+    """`items` in random order."""
+    sort_keys = rng.random(len(items)).tolist()
+    return [items[index] for index in sorted(range(len(items)), key=sort_keys.__getitem__)]
+
+
+def weighted_choice(options: Sequence[tuple[float, T]], rng: np.random.Generator) -> T:
+    """One of `options` by its weight."""
+    draw = rng.random() * sum(weight for weight, _ in options)
+    for weight, option in options:
+        draw -= weight
+        if draw < 0:
+            return option
+    return options[-1][1]

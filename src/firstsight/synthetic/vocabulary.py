@@ -1,0 +1,107 @@
+"""The world's closed vocabulary: every sentence form that is ever said, and the tokenizer of their words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+
+from firstsight.recipe.mixture import SyntheticVocabulary, SyntheticWorld
+from firstsight.site import Progress, ProgressCallback, Site
+from firstsight.synthetic.catalog import GROUNDS, PLACES, SIGNS, catalog
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|unk|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
+"""Ids 0 to 7."""
+QUESTION_END, ANSWER_END = "<|/h|>", "<|/a|>"
+"""Told scenes put these words behind a question and its answer, as dialogues do."""
+
+QUESTION_FORMS: dict[str, tuple[str, str, str]] = {
+    "thing": ("what is {x}", "which thing is {x}", "what thing is {x}"),
+    "ground": ("what colour is the ground", "which colour is the ground", "what colour of ground"),
+    "count": ("how many things", "what number of things", "how many of things"),
+    "sign": ("what word is on the {x}", "which word is on the {x}", "what word of the {x}"),
+    "box": ("box of the {x}", "what is the box of the {x}", "which box is of the {x}"),
+    "there": ("is there a {x}", "there is a {x}", "is a {x}"),
+    "where": ("where is the {x}", "which place is the {x}", "what place is the {x}"),
+    "kind": ("what kind of thing is {x}", "which kind of thing is {x}", "what kind is {x}"),
+}
+"""Three forms for every type of question; the last is asked in evaluation only, in words that training uses.
+
+What is asked about comes last, and a question has no mark but the token that ends it: four layers learn to look back
+by one word within minutes, by two they do not.
+"""
+HELD_OUT_QUESTION_FORM = 2
+
+SENTENCE_TEMPLATES: dict[str, str] = {
+    "item": "{x} {place}",
+    "with": "with {sign}",
+    "ground": "ground {ground}",
+    "again": ". again",
+    "boxed": "{x} box {box}",
+    "photo": "photo of a {x}",
+    "picture": "nice picture {n}",
+    "and": "and",
+    "kind": "a {x} is a {k} .",
+    "same": "a {x} and a {y} are same kind .",
+    "other": "a {x} and a {y} are other kind .",
+    "is kind": "is a {x} a {k}",
+    "two": "{n} plus {n} is {n} .",
+    "three": "{n} plus {n} plus {n} is {n} .",
+}
+"""Everything else that is ever said; parts of a telling are joined by commas."""
+
+NUMBER_WORDS = tuple(str(n) for n in range(28))
+EDGE_WORDS = tuple(f"{n / 12:.2f}" for n in range(13))
+"""Edges of boxes: twelfths of the picture."""
+ANSWER_WORDS = ("yes", "no", "unanswerable")
+RELATION_OFFSETS: Mapping[str, tuple[int, int]] = {
+    "right-of": (1, 0),
+    "left-of": (-1, 0),
+    "below": (0, 1),
+    "above": (0, -1),
+}
+"""Where the answer stands, seen from the thing asked about: columns, rows."""
+
+
+def vocabulary_words(world: SyntheticWorld) -> tuple[str, ...]:
+    """Every word of the world once, specials first."""
+    world_catalog = catalog(world)
+    forms = [form for forms in QUESTION_FORMS.values() for form in forms] + list(SENTENCE_TEMPLATES.values())
+    sentence_words = [word for form in forms for word in form.split() if "{" not in word] + [",", "."]
+    all_words = (
+        *sentence_words,
+        *RELATION_OFFSETS,
+        *PLACES,
+        *GROUNDS,
+        *ANSWER_WORDS,
+        *NUMBER_WORDS,
+        *EDGE_WORDS,
+        *SIGNS,
+        *world_catalog.kinds,
+        *world_catalog.names,
+    )
+    return tuple(dict.fromkeys((*SPECIAL_TOKENS, *all_words)))
+
+
+def word_tokenizer(world: SyntheticWorld) -> Tokenizer:
+    """One token a word. Lower-cases, drops question marks, splits off other marks: typed questions are read."""
+    ids = {word: token_id for token_id, word in enumerate(vocabulary_words(world))}
+    built_tokenizer = Tokenizer(WordLevel(ids, unk_token="<|unk|>"))
+    built_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("?", "")])
+    built_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r",|\.$"), "isolated")]
+    )
+    built_tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL_TOKENS])
+    return built_tokenizer
+
+
+def write_vocabulary(
+    spec: SyntheticVocabulary, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
+    """Leaves tokenizer.json."""
+    del inputs, site
+    built_tokenizer = word_tokenizer(spec.world)
+    built_tokenizer.save(str(out / "tokenizer.json"))
+    on_progress(Progress(done=built_tokenizer.get_vocab_size(), total=built_tokenizer.get_vocab_size(), unit="words"))

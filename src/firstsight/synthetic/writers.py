@@ -1,0 +1,149 @@
+"""The world's data in the formats that real data comes in: jsonl, image-text tars, LLaVA dialogues."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+from firstsight.recipe.mixture import SyntheticCaptions, SyntheticDialogues, SyntheticTexts
+from firstsight.site import Progress, ProgressCallback, Site
+from firstsight.synthetic.captions import noisy_caption, rich_caption, sample_document, true_phrases
+from firstsight.synthetic.catalog import world_rng
+from firstsight.synthetic.questions import DIALOGUE_GENERATORS, sample_questions, sample_training_form
+from firstsight.synthetic.rendering import PixelBox, cached_renderer, encode_png
+from firstsight.synthetic.scenes import Scene, sample_scene
+
+_DOCUMENTS_PER_SHARD = 50_000
+_IMAGES_PER_SHARD = 5_000
+"""Records in one shard."""
+_TAR_BLOCK = 512
+_REPORT_INTERVAL = 0.5
+"""Seconds between reports of progress."""
+
+
+def write_texts(
+    spec: SyntheticTexts, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
+    """Leaves text-00000.jsonl.zst ...; where every word carries loss, records have no "loss"."""
+    del inputs, site
+    for shard, indices in _shard_ranges(spec.documents, _DOCUMENTS_PER_SHARD):
+        path = out / f"text-{shard:05d}.jsonl.zst"
+        with path.open("wb") as file, zstandard.ZstdCompressor(3).stream_writer(file) as stream:
+            for index in with_progress(indices, spec.documents, unit="documents", on_progress=on_progress):
+                masked_text = sample_document(spec.world, index)
+                record: dict[str, Any] = {"id": f"text-{index:08d}", "text": masked_text.text}
+                if spec.loss_mask == "determined":
+                    record["loss"] = masked_text.loss_spans
+                stream.write(json_line(record))
+
+
+def write_captions(
+    spec: SyntheticCaptions, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
+    """Leaves 00000.tar ...: key.png, key.txt and key.json with uid, phrases and the whole truth of the scene."""
+    del inputs
+    renderer = cached_renderer(spec.world, site.cache)
+    for shard, indices in _shard_ranges(spec.images, _IMAGES_PER_SHARD):
+        with tar_writer(out / f"{shard:05d}.tar") as add_file:
+            for index in with_progress(indices, spec.images, unit="pictures", on_progress=on_progress):
+                current_scene = sample_scene(spec.world, "captions", index)
+                boxes, rng = renderer.boxes(current_scene), world_rng(spec.world, "caption words", index)
+                caption = (
+                    rich_caption(current_scene, boxes, rng)
+                    if spec.quality == "rich"
+                    else noisy_caption(current_scene, rng)
+                )
+                annotation = {
+                    "uid": f"{index:032x}",
+                    "phrases": true_phrases(current_scene, boxes),
+                    **scene_annotation(current_scene, boxes),
+                }
+                add_file(f"{index:08d}.json", compact_json(annotation))
+                add_file(f"{index:08d}.png", encode_png(renderer.render(current_scene)))
+                add_file(f"{index:08d}.txt", caption.encode())
+
+
+def write_dialogues(
+    spec: SyntheticDialogues, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
+    """Leaves dialogues.json in LLaVA's form and images.tar."""
+    del inputs
+    renderer = cached_renderer(spec.world, site.cache)
+    with (out / "dialogues.json").open("wb") as json_file, tar_writer(out / "images.tar") as add_file:
+        for index in with_progress(range(spec.images), spec.images, unit="pictures", on_progress=on_progress):
+            current_scene = sample_scene(spec.world, "dialogues", index)
+            turns = _dialogue_turns(spec, current_scene, renderer.boxes(current_scene), index=index)
+            record = {"id": f"{index:08d}", "image": f"{index:08d}.png", "conversations": turns}
+            json_file.write((b",\n" if index else b"[\n") + compact_json(record))
+            add_file(f"{index:08d}.png", encode_png(renderer.render(current_scene)))
+        json_file.write(b"\n]\n" if spec.images else b"[]\n")
+
+
+def _dialogue_turns(
+    spec: SyntheticDialogues, current_scene: Scene, boxes: Sequence[PixelBox], *, index: int
+) -> list[dict[str, str]]:
+    rng = world_rng(spec.world, "dialogue words", index)
+    turns: list[dict[str, str]] = []
+    for question in sample_questions((current_scene, boxes), DIALOGUE_GENERATORS, limit=spec.turns, rng=rng):
+        question_text = question.to_text(sample_training_form(rng))
+        turns.append({"from": "human", "value": question_text if turns else f"<image>\n{question_text}"})
+        turns.append({"from": "gpt", "value": question.answer})
+    return turns
+
+
+def scene_annotation(scene: Scene, boxes: Sequence[PixelBox]) -> dict[str, Any]:
+    """The scene as JSON: things with place, sign and box in pixels, ground, number of specks; no kinds."""
+    pairs = zip(scene.objects, boxes, strict=True)
+    objects = [
+        {"name": scene_object.name, "place": scene_object.place, "sign": scene_object.sign, "box": list(box)}
+        for scene_object, box in pairs
+    ]
+    return {"things": objects, "ground": scene.ground, "clutter": len(scene.clutter), "side": scene.world.image_size}
+
+
+def compact_json(value: object) -> bytes:
+    """JSON with sorted keys and no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def json_line(value: object) -> bytes:
+    """One line of jsonl."""
+    return compact_json(value) + b"\n"
+
+
+def _shard_ranges(total: int, shard_size: int) -> Iterator[tuple[int, range]]:
+    for shard in range(-(-total // shard_size)):
+        yield shard, range(shard * shard_size, min(total, (shard + 1) * shard_size))
+
+
+def with_progress(indices: Sequence[int], total: int, *, unit: str, on_progress: ProgressCallback) -> Iterator[int]:
+    """`numbers` one by one, reporting progress twice a second at most, and at the end."""
+    last_report = time.monotonic()
+    for index in indices:
+        yield index
+        if time.monotonic() - last_report > _REPORT_INTERVAL or index + 1 == total:
+            last_report = time.monotonic()
+            on_progress(Progress(done=index + 1, total=total, unit=unit))
+
+
+@contextmanager
+def tar_writer(path: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """A tar file being written: call the value with a name and its bytes. Owner, time and rights never vary."""
+    with path.open("wb") as file:
+        yield lambda name, content: _write_tar_member(file, name, content)
+        file.write(b"\0" * (2 * _TAR_BLOCK))
+
+
+def _write_tar_member(file: BinaryIO, name: str, content: bytes) -> None:
+    """One plain file in ustar form; `tarfile` takes ten times as long for the same bytes."""
+    header = name.encode().ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
+    header += b"%011o\0" % len(content) + b"0" * 11 + b"\0"
+    trailer = b"0" + b"\0" * 100 + b"ustar\x0000" + b"\0" * 64 + b"0000000\0" * 2 + b"\0" * 167
+    checksum = b"%06o\0 " % (sum(header) + sum(trailer) + 8 * 32)
+    file.write(header + checksum + trailer + content + b"\0" * (-len(content) % _TAR_BLOCK))

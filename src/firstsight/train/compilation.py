@@ -1,0 +1,89 @@
+"""How the machine runs a decoder: one compiled block for all layers, its kernels kept in the site's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from firstsight.model.layers import decoder_block
+from firstsight.model.lm import LM, BlockFn
+from firstsight.model.loss import compiled_loss, liger_loss
+from firstsight.site import Site
+
+MIN_COMPILE_STEPS = 100
+"""Fewest steps for which compiling saves more than the time it takes."""
+MAX_COMPILED_SHAPES = 4096
+"""Most shapes of rows and models that one process compiles for: a worker stays warm for as many steps as there are."""
+
+
+def configure_torch(site: Site) -> None:
+    """Make torch use the site's threads and this process keep its memory; it works for one step at a time."""
+    torch.set_num_threads(site.threads)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(site.cache / "kernels")
+    if site.device == "cpu" and platform.libc_ver()[0] == "glibc":
+        _disable_malloc_trim()
+
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Of glibc's malloc.h."""
+
+
+@cache
+def _disable_malloc_trim() -> None:
+    """Let freed tensors be used again instead of given back to the system.
+
+    By default glibc maps every large tensor anew, and a training step of a small model spends a fifth of its time in
+    the page faults of that.
+    """
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def compile_decoder(lm: LM, site: Site, *, steps: int) -> None:
+    """Run the decoder as the site asks.
+
+    Blocks and loss are compiled where there is a compiler (said aloud if not) and it pays.
+    """
+    lm.recompute = site.recompute
+    should_compile = site.compile and steps >= MIN_COMPILE_STEPS and (site.device != "cpu" or _has_compiler())
+    if should_compile or site.device != "cpu":  # a GPU's attention is compiled even where nothing else is
+        _allow_shapes()
+    if should_compile:
+        lm.block_fn = _compiled_block()
+    if site.loss == "liger":
+        lm.loss_fn = liger_loss
+    elif should_compile:
+        lm.loss_fn = compiled_loss
+
+
+@cache
+def _allow_shapes() -> None:
+    from torch._dynamo import config
+
+    config.recompile_limit = config.accumulated_recompile_limit = MAX_COMPILED_SHAPES
+
+
+@cache
+def _compiled_block() -> BlockFn:
+    return torch.compile(decoder_block, fullgraph=True, dynamic=False)
+
+
+@cache
+def _has_compiler() -> bool:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    find_compiler: Callable[[], str] = get_cpp_compiler
+    try:
+        return bool(find_compiler())
+    except InvalidCxxCompiler:
+        sys.stderr.write("no C++ compiler found (g++ or clang++): blocks run uncompiled, at about half the speed.\n")
+        return False
