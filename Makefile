@@ -1,24 +1,26 @@
 # Everything that one does here, by name. `make` alone lists it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN    := .venv/bin
-STAMP  := .venv/.installed
+# `make test PYTHON=python3.13` has an environment of its own, beside the default one.
+VENV   := $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
 OUT    ?= runs
 
 # Two processes share two cores: one thread each, and a waiting thread sleeps instead of spinning.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-all lint style direction types format docs bench golden clean
+.PHONY: help setup run smoke test test-versions test-all lint style direction types format docs bench golden clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## .venv with the pinned dependencies and firstsight in it
+setup: $(STAMP) ## an environment (.venv) with the pinned dependencies and firstsight in it
 
-# Debian ships venv without ensurepip; the machine's own pip then installs into .venv from outside.
+# Debian ships venv without ensurepip; the machine's own pip then installs into the environment from outside.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"firstsight wants Python 3.11 or newer. Got {v.major}.{v.minor}. Try: make setup PYTHON=/path/to/python3.11")'
-	@$(PYTHON) -m venv --clear .venv >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip .venv
+	@$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)
 	@if [ -x $(BIN)/pip ]; then pip="$(BIN)/python -m pip"; else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
 	set -x; $$pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -33,7 +35,10 @@ smoke: setup ## the same study, tiny, in at most a minute, from nothing
 test: setup ## the default suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q --durations 8
 
-test-all: setup ## the default suite and what is slow or needs several processes
+test-versions: ## the default suite on every Python that is supported, each in an environment of its own
+	for version in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$version || exit 1; done
+
+test-all: setup ## the default suite and the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m 'not gpu' --timeout 900
 
 lint: style direction types ## style and formatting, import direction, types
@@ -74,4 +79,4 @@ golden: setup ## write the frozen commands and addresses anew; review the diff
 	FIRSTSIGHT_GOLDEN=write $(BIN)/python -m pytest -q -n 0 tests/test_house.py -k golden
 
 clean: ## remove the environment and built pages, keep the runs
-	rm -rf .venv docs/_build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* docs/_build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
