@@ -55,4 +55,6 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line)
             except ValueError as error:
-                raise DataError(f"{path}, line {number}: wanted JSON. Got {error}. Repair or remove that line.") from error
+                raise DataError(
+                    f"{path}, line {number}: wanted JSON. Got {error}. Repair or remove that line."
+                ) from error
