@@ -74,7 +74,7 @@ def test_stages_go_by_their_kind_and_are_numbered_where_it_recurs() -> None:
     twice = replace(arm, stages=(arm.stages[0], *arm.stages))
     study = replace(WHEN, arms=(twice,))
     assert list(stages_of(build_graph(study), twice)) == ["pretrain", "midtrain-1", "midtrain-2", "finetune"]
-    assert stages_of(PLAN, arm)["pretrain"].spec.until == Share(4, 5)
+    assert stages_of(PLAN, arm)["pretrain"].spec.end == Share(4, 5)
 
 
 @pytest.mark.slow

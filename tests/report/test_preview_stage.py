@@ -17,7 +17,7 @@ from firstsight.data.prepare import prepare
 from firstsight.data.tokenizer import load_tokenizer
 from firstsight.recipe.mixture import ExternalForm, ImageTextMix, PackingMode, ShareSpan
 from firstsight.recipe.stages import RowShape
-from firstsight.report.pages.batch_rows import PreviewRow
+from firstsight.report.pages.batch_rows import PreviewElement, PreviewRow
 from firstsight.report.pages.preview_page import StageIdentity, render_preview
 from firstsight.report.pages.preview_stage import preview_rows, stage_facts
 from firstsight.report.pages.token_text import TokenDecoder
@@ -213,8 +213,8 @@ def test_pictures_inside_documents_stand_where_the_file_has_them(workshop: Works
     assert any(row.image_count >= 3 for row in rows)
 
 
-def _plain(shown: object) -> bool:
-    return shown.sort == "picture" or (shown.sort == "token" and not shown.spelt.special)  # type: ignore[attr-defined]
+def _plain(shown: PreviewElement) -> bool:
+    return shown.kind == "picture" or (shown.kind == "token" and not shown.token_text.is_special)
 
 
 def test_any_row_is_the_same_whatever_is_shown_before_it(workshop: Workshop) -> None:
