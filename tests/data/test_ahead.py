@@ -30,13 +30,13 @@ class Slow(BatchStream):
     error: type[Exception] = DataError
     pause = 0.0
 
-    def batch(self, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
+    def batch(self, step: int, replica: tuple[int, int] = (0, 1)) -> Batch:
         self.begun.append(step)
         self.makers.add(threading.current_thread().name)
         time.sleep(self.pause * (1 + step % 3))
         if step == self.fails_at:
             raise self.error("a shard is gone")
-        return super().batch(step, part)
+        return super().batch(step, replica)
 
 
 def slow(*, fails_at: int = -1, error: type[Exception] = DataError, pause: float = 0.0) -> Slow:
@@ -49,14 +49,14 @@ def slow(*, fails_at: int = -1, error: type[Exception] = DataError, pause: float
         answers_only=False,
     )
     made = Slow(
-        text=LoaderMixture(sources=(feed,), shares=(Fraction(1),), epochs=(99,), counted_in="rows"),
-        images=None,
+        text_mixture=LoaderMixture(sources=(feed,), shares=(Fraction(1),), epochs=(99,), counted_in="rows"),
+        image_mixture=None,
         spans=((4 * STEPS, Fraction(0)),),
         counted_in="rows",
-        rows=RowShape(batch_size=4, length=16),
+        row_shape=RowShape(batch_size=4, length=16),
         seed=0,
         text_seed=0,
-        text_rows_seen=0,
+        text_row_offset=0,
         steps=STEPS,
     )
     told = {"begun": [], "makers": set(), "fails_at": fails_at, "error": error, "pause": pause}

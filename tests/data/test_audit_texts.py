@@ -183,7 +183,7 @@ def test_what_many_records_say_is_a_phrase(workshop: Workshop) -> None:
     assert "1 evaluation texts hold words that stand in more than 10 records" in text
     lines = [json.loads(line) for line in told.write(workshop.root).read_text().splitlines()]
     assert Counter(line["kind"] for line in lines) == {"words": MAX_RARE_RECORDS, "phrase": 1}
-    assert lines[0]["seen"] == {"record": 11, "shard": "", "place": -1}
+    assert lines[0]["train_record"] == {"record": 11, "shard": "", "offset": -1}
 
 
 def test_a_leak_that_comes_twice_in_a_record_counts_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_sources_that_do_not_fit_together_are_refused(text: LoaderSource, captio
     with pytest.raises(MixError, match="pictures of one shape"):
         stream(text, (replace(captions, images=None), Fraction(1)), share=half)
     with pytest.raises(MixError, match="Pack it again"):
-        replace(stream(text, share=Fraction(0)), rows=RowShape(batch_size=B, length=T + 1))
+        replace(stream(text, share=Fraction(0)), row_shape=RowShape(batch_size=B, length=T + 1))
 
 
 @pytest.mark.parametrize("counted_in", ["tokens", "loss_tokens"])

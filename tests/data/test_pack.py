@@ -196,7 +196,7 @@ def test_the_window_bounds_how_far_neighbours_come_from(monkeypatch: pytest.Monk
 
 def arrays(table: PackedRows) -> dict[str, list[int]]:
     pieces = {name: getattr(table.segments, name).tolist() for name in Segments.__dataclass_fields__}
-    return pieces | {name: getattr(table, name).tolist() for name in ("first", "column", "filled", "always", "before")}
+    return pieces | {name: getattr(table, name).tolist() for name in ("segment_offsets", "column", "filled", "loss_always", "loss_before_finetuning")}
 
 
 def mixed(count: int) -> Index:
@@ -221,7 +221,7 @@ def test_chunks_are_the_rows_of_their_samples_alone(packing: PackingMode, monkey
     found = pack(index, length=16, image_tokens=2, packing=packing)
     check(found)
     assert found.row_count == sum(one.row_count for one in wanted)
-    for name in ("filled", "always", "before", "column"):
+    for name in ("filled", "loss_always", "loss_before_finetuning", "column"):
         assert getattr(found, name).tolist() == np.concatenate([getattr(one, name) for one in wanted]).tolist()
     assert found.segments.sample.tolist() == [
         number + chunk * nth for nth, one in enumerate(wanted) for number in one.segments.sample.tolist()
@@ -271,7 +271,7 @@ def test_a_damaged_cache_is_packed_again(tmp_path: Path, harm: str) -> None:
         case "gone":
             file.unlink()
         case "other length":
-            (folder / "first.npy").write_bytes((folder / "start.npy").read_bytes())
+            (folder / "segment_offsets.npy").write_bytes((folder / "start.npy").read_bytes())
         case "not JSON":
             (folder / "table.json").write_text("{")
         case _:
@@ -298,11 +298,12 @@ def test_an_index_that_contradicts_itself_is_refused(
     array: str, entry: int, field: str, value: int, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = mixed(50)
-    broken = getattr(index, array).copy()
+    attribute = "image_refs" if array == "shown" else array
+    broken = getattr(index, attribute).copy()
     broken[field][entry] = value
     monkeypatch.setattr("firstsight.data.packing.pack_index.SAMPLES_PER_CHUNK", 20)
     with pytest.raises(DataError, match=told):
-        pack(replace(index, **{array: broken}), length=16, image_tokens=2, packing="best_fit")
+        pack(replace(index, **{attribute: broken}), length=16, image_tokens=2, packing="best_fit")
 
 
 def test_only_text_is_cut_and_into_equal_parts() -> None:
