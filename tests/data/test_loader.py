@@ -104,7 +104,9 @@ def test_targets_never_cross_a_border_and_stretches_of_a_long_text_join(text: Lo
 def test_an_epoch_holds_every_record_once_and_every_loss_token_of_the_source(text: LoaderSource) -> None:
     rows = replace(ROWS, batch_size=1)
     spans = ((text.packed_rows.row_count, Fraction(0)),)
-    once = replace(stream(text, share=Fraction(0), epochs=1), row_shape=rows, steps=text.packed_rows.row_count, spans=spans)
+    once = replace(
+        stream(text, share=Fraction(0), epochs=1), row_shape=rows, steps=text.packed_rows.row_count, spans=spans
+    )
     seen, targets = Counter[int](), 0
     for step in range(text.packed_rows.row_count):
         seen.update(number for _, number in once.step_records(step)[0])
@@ -193,7 +195,9 @@ def test_rows_that_were_cut_come_as_the_long_rows_would(text: LoaderSource, capt
     short = RowShape(batch_size=B, length=T // 2)
     halves = replace(text, packed_rows=text.packed_rows.split_rows(2), group_size=2)
     trunk = replace(stream(text, share=Fraction(0)))
-    branch = replace(stream(text, share=Fraction(0)), row_shape=short, text_mixture=blend((halves, Fraction(1))), text_row_offset=14)
+    branch = replace(
+        stream(text, share=Fraction(0)), row_shape=short, text_mixture=blend((halves, Fraction(1))), text_row_offset=14
+    )
     wanted = [row for step in range(20) for row in trunk.batch(step).tokens]
     found = torch.cat([branch.batch(step).tokens for step in range(20)]).reshape(-1, T)
     assert len(found) == 60

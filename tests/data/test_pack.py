@@ -196,7 +196,10 @@ def test_the_window_bounds_how_far_neighbours_come_from(monkeypatch: pytest.Monk
 
 def arrays(table: PackedRows) -> dict[str, list[int]]:
     pieces = {name: getattr(table.segments, name).tolist() for name in Segments.__dataclass_fields__}
-    return pieces | {name: getattr(table, name).tolist() for name in ("segment_offsets", "column", "filled", "loss_always", "loss_before_finetuning")}
+    return pieces | {
+        name: getattr(table, name).tolist()
+        for name in ("segment_offsets", "column", "filled", "loss_always", "loss_before_finetuning")
+    }
 
 
 def mixed(count: int) -> Index:
