@@ -18,7 +18,7 @@ from PIL import Image
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import SyntheticWorld
-from firstsight.synthetic.catalog import DRAWINGS, GROUNDS, PLACES, SIGNS, catalog, drawing_name
+from firstsight.synthetic.catalog import DRAWINGS, GROUNDS, PLACES, SIGNS, drawing_name, load_catalog
 from firstsight.synthetic.questions import box_words
 from firstsight.synthetic.rendering import Renderer, cached_renderer, encode_png
 from firstsight.synthetic.scenes import TRAINING_DISTRIBUTION, Scene, sample_scene
@@ -43,7 +43,7 @@ def test_table_has_ten_kinds_of_twenty_drawings_that_exist():
 def test_every_word_has_one_meaning():
     names = [drawing_name(drawing) for drawings in DRAWINGS.values() for drawing in drawings]
     others = (
-        set(vocabulary_words(WORLD)) - set(catalog(WORLD).names)
+        set(vocabulary_words(WORLD)) - set(load_catalog(WORLD).names)
         | set(DRAWINGS)
         | set(SIGNS)
         | set(GROUNDS)
@@ -55,28 +55,28 @@ def test_every_word_has_one_meaning():
 
 
 def test_objects_spread_evenly_over_kinds():
-    assert [len(names) for names in catalog(WORLD).kinds.values()] == [6] * 8
-    large = catalog(replace(WORLD, objects=240, kinds=12))
+    assert [len(names) for names in load_catalog(WORLD).kinds.values()] == [6] * 8
+    large = load_catalog(replace(WORLD, objects=240, kinds=12))
     assert len(large.names) == 240 and min(map(len, large.kinds.values())) >= 16
 
 
 @pytest.mark.parametrize(
-    "change", [{"objects": 7}, {"objects": 400}, {"kinds": 1}, {"kinds": 15}, {"crowd": 5}, {"picture": 31}]
+    "change", [{"objects": 7}, {"objects": 400}, {"kinds": 1}, {"kinds": 15}, {"max_objects": 5}, {"image_size": 31}]
 )
 def test_impossible_worlds_are_refused(change: dict[str, int]):
     with pytest.raises(QuantityError, match="Got"):
-        catalog(replace(WORLD, **change))
+        load_catalog(replace(WORLD, **change))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_sixth_of_combinations_is_held_out_at_every_place_alike(seed: int):
-    known = catalog(replace(WORLD, seed=seed))
+    known = load_catalog(replace(WORLD, seed=seed))
     assert len(known.held_out_place) / (48 * 4) == 1 / 6
     assert set(Counter(known.held_out_place.values()).values()) == {8}
 
 
 def test_roles_are_halves_and_thirds_of_every_kind():
-    known = catalog(WORLD)
+    known = load_catalog(WORLD)
     for names in known.kinds.values():
         assert len(known.trained_kind_names & set(names)) == 3
         assert len(known.popular_names & set(names)) == 2
@@ -97,7 +97,7 @@ def test_a_scene_is_a_pure_function(index: int, seed: int, crowd: int):
 
 @pytest.mark.parametrize("part", TRAINING_PARTS)
 def test_training_never_shows_a_held_out_combination(part: str):
-    unseen = catalog(WORLD).held_out_place.items()
+    unseen = load_catalog(WORLD).held_out_place.items()
     shown = {(thing.name, thing.place) for one in scenes(part, 2000) for thing in one.objects}
     assert not shown & set(unseen)
     assert len(shown) == 48 * 4 - len(unseen)
@@ -107,7 +107,7 @@ def test_evaluation_shows_nothing_but_held_out_combinations_where_it_says_so():
     law = replace(TRAINING_DISTRIBUTION, min_objects=2, is_unseen=True)
     shown = [sample_scene(WORLD, "exam", index, distribution=law) for index in range(500)]
     combinations = {(thing.name, thing.place) for one in shown for thing in one.objects}
-    assert combinations == set(catalog(WORLD).held_out_place.items())
+    assert combinations == set(load_catalog(WORLD).held_out_place.items())
     assert {len(one.objects) for one in shown} == {2, 3, 4}
 
 
@@ -115,7 +115,7 @@ def test_shares_of_scenes_are_as_declared():
     many = scenes("captions", 2500)
     counts = Counter(len(one.objects) for one in many)
     assert all(abs(counts[n] / 2500 - 1 / 4) < 0.03 for n in range(1, 5))
-    known = catalog(WORLD)
+    known = load_catalog(WORLD)
     crowds = [[known.kind_of[t.name] for t in one.objects] for one in many if len(one.objects) > 1]
     assert abs(np.mean([len(set(kinds)) < len(kinds) for kinds in crowds]) - 0.40) < 0.04
     assert abs(np.mean([bool(one.clutter) for one in many]) - 0.25) < 0.03

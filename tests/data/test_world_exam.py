@@ -28,17 +28,16 @@ from firstsight.recipe.mixture import (
 from firstsight.site import Site
 from firstsight.synthetic import questions as ask
 from firstsight.synthetic.captions import sample_document
-from firstsight.synthetic.catalog import PLACES, catalog
-from firstsight.synthetic.guessers import most_likely_answer, most_overlapping_box
+from firstsight.synthetic.catalog import PLACES, load_catalog
 from firstsight.synthetic.held_out import QuestionPlan
 from firstsight.synthetic.rendering import cached_renderer
 from firstsight.synthetic.scenes import TRAINING_DISTRIBUTION, sample_scene
-from firstsight.synthetic.vision_tasks import SYNTHETIC_VISION_TASKS
+from firstsight.synthetic.vision_tasks import SYNTHETIC_VISION_TASKS, most_likely_answer, most_overlapping_box
 from firstsight.synthetic.vocabulary import EDGE_WORDS, word_tokenizer
 
 WORLD = SyntheticWorld(objects=48, kinds=8, image_size=48, max_objects=4, seed=0)
 SITE = Site(cache=Path(tempfile.gettempdir()) / "firstsight-tests")
-KNOWN = catalog(WORLD)
+KNOWN = load_catalog(WORLD)
 SPEC = SyntheticBenchmarks(world=WORLD, questions=96)
 VISION = ("vqav2", "gqa", "textvqa", "vizwiz", "refcoco", "ocid_ref", "pope", "kinds")
 TRAINED = [sample_document(WORLD, index).text for index in range(2000)]
@@ -209,7 +208,7 @@ def test_the_plan_of_a_task_crosses_its_parts():
 
 def test_a_world_that_is_too_small_is_refused(tmp_path: Path):
     lonely = replace(WORLD, max_objects=1)
-    with pytest.raises(QuantityError, match="Raise crowd"):
+    with pytest.raises(QuantityError, match="Raise max_objects"):
         synthetic.write_benchmarks(
             SyntheticBenchmarks(world=lonely, questions=4),
             inputs={},

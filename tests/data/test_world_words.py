@@ -23,7 +23,7 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.site import Site
 from firstsight.synthetic.captions import MAX_DOCUMENT_WORDS, noisy_caption, rich_caption, sample_document, true_phrases
-from firstsight.synthetic.catalog import PLACES, catalog, world_rng
+from firstsight.synthetic.catalog import PLACES, load_catalog, world_rng
 from firstsight.synthetic.rendering import cached_renderer
 from firstsight.synthetic.scenes import sample_scene
 from firstsight.synthetic.vocabulary import QUESTION_FORMS, vocabulary_words, word_tokenizer
@@ -31,7 +31,7 @@ from firstsight.synthetic.writers import scene_annotation
 
 WORLD = SyntheticWorld(objects=48, kinds=8, image_size=48, max_objects=4, seed=0)
 SITE = Site(cache=Path(tempfile.gettempdir()) / "firstsight-tests")
-KNOWN = catalog(WORLD)
+KNOWN = load_catalog(WORLD)
 PARTS = re.compile(r"(?:(\S+) )?(top-left|top-right|bottom-left|bottom-right)(?: (?!with)(\S+))?(?: with (\S+))?")
 
 

@@ -1,4 +1,4 @@
-"""What exists in the world: drawings with names and kinds, and which combinations are kept for evaluation."""
+"""The catalog of the synthetic world: drawings, their names and kinds, and which combinations only evaluation shows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from firstsight.recipe.mixture import SyntheticWorld
 PLACES = ("top-left", "top-right", "bottom-left", "bottom-right")
 """Cells in raster order."""
 SIGNS = ("go", "up", "ox", "hi", "me", "we", "by", "do", "us", "if", "am", "so")
-"""Words that stand on badges."""
+"""Words on the signs of objects."""
 GROUNDS = ("green", "blue", "red", "yellow", "grey", "purple")
 
-# Within a kind, drawings that differ most in outline and colour come first: small worlds take the first ones.
+# Within a kind, the drawings that differ most in outline and colour come first: a small world takes the first ones.
 DRAWINGS = {
     "bird": "🐧🦉🦩🦚🐓🦆🦜🦃🦅🦢🕊🦤🐔🐤🐣🪿",
     "mammal": "🐘🦓🐄🐖🐅🐒🦒🐇🦊🐼🦁🐕🐈🐎🐁🐪🦘🦔🐑🐐🦌🦍🦏🦛🦇🐿🐨🐺🐻🦝🦙🦥🦨🦡🐆🦫",
@@ -60,40 +60,40 @@ _SHORT_NAMES = {
 }  # fmt: skip
 
 _HOLDOUT_CYCLE = 6
-"""Of six objects of a kind, four are unseen at one place each: a sixth of all (object, place) pairs."""
+"""Of six objects of a kind, four have one held-out place each: a sixth of all (object, place) pairs."""
 
 
 def drawing_name(drawing: str) -> str:
-    """One word for a drawing: its Unicode name in lower case with dashes, or a shorter one where that is ugly."""
+    """The one-word name of a drawing: its Unicode name in lower case with dashes, or an entry of _SHORT_NAMES."""
     return _SHORT_NAMES.get(drawing) or unicodedata.name(drawing).lower().removesuffix(" face").replace(" ", "-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Catalog:
-    """The objects of one world; every mapping is by name."""
+    """The objects of one world. Mappings have object names as keys unless stated otherwise."""
 
     drawings: dict[str, str]
     kinds: dict[str, tuple[str, ...]]
     kind_of: dict[str, str]
     held_out_place: dict[str, str]
-    """Object to the place where no training picture or text ever shows it; objects without such a place are absent."""
+    """The place at which no training image or text shows the object, for objects with such a place."""
     popular_names: frozenset[str]
-    """A third of each kind, drawn twice as often as the others."""
+    """A third of each kind, sampled twice as often as the others."""
     trained_kind_names: frozenset[str]
-    """Half of each kind: dialogues may ask for the kind of these; the benchmark `kinds` asks for the others."""
+    """Half of each kind: dialogues ask for the kind of these, the benchmark `kinds` asks for the others."""
     training_names: dict[str, tuple[str, ...]]
-    """Place to what may stand there in training, popular names twice."""
+    """Place to the names that training may show there; popular names are listed twice."""
     held_out_names: dict[str, tuple[str, ...]]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every object, in the order of the drawings."""
+        """All object names, in the order of the drawings."""
         return tuple(self.drawings)
 
 
 @lru_cache(maxsize=16)
-def catalog(world: SyntheticWorld) -> Catalog:
-    """The world's objects, spread over its kinds as evenly as the drawings allow; QuantityError if they do not."""
+def load_catalog(world: SyntheticWorld) -> Catalog:
+    """The objects of a world, spread evenly over its kinds; QuantityError where the drawings do not suffice."""
     _check_world(world)
     kinds = _drawings_by_kind(world)
     held_out_place, popular_names, trained_kind_names = _assign_roles(world, kinds)
@@ -126,17 +126,18 @@ def _check_world(world: SyntheticWorld) -> None:
     min_objects = max(2 * world.kinds, 2 * len(PLACES))
     if not min_objects <= world.objects <= max_objects:
         raise QuantityError(
-            f"{world.kinds} kinds hold {min_objects} to {max_objects} objects. Got objects={world.objects}. Change either."
+            f"{world.kinds} kinds have {min_objects} to {max_objects} objects. Got objects={world.objects}. "
+            "Change either."
         )
     if world.image_size < 32 or world.image_size % 2 or not 1 <= world.max_objects <= len(PLACES):
         raise QuantityError(
             f"a scene has an even side of at least 32 pixels and 1 to 4 objects. "
-            f"Got picture={world.image_size}, crowd={world.max_objects}."
+            f"Got image_size={world.image_size}, max_objects={world.max_objects}."
         )
 
 
 def _drawings_by_kind(world: SyntheticWorld) -> dict[str, list[str]]:
-    """First drawing of every kind, second of every kind, ... until there are enough."""
+    """The first drawing of every kind, then the second of every kind, and so on up to `world.objects` drawings."""
     kinds: dict[str, list[str]] = {kind: [] for kind in list(DRAWINGS)[: world.kinds]}
     ranks = max(len(DRAWINGS[kind]) for kind in kinds)
     order = [(kind, rank) for rank in range(ranks) for kind in kinds if rank < len(DRAWINGS[kind])]
@@ -148,7 +149,7 @@ def _drawings_by_kind(world: SyntheticWorld) -> dict[str, list[str]]:
 def _assign_roles(
     world: SyntheticWorld, kinds: dict[str, list[str]]
 ) -> tuple[dict[str, str], frozenset[str], frozenset[str]]:
-    """Three independent shuffles of every kind say what is unseen where, what is popular, and whose kind is asked."""
+    """(held_out_place, popular_names, trained_kind_names) from three independent permutations of every kind."""
     held_out_place: dict[str, str] = {}
     popular_names: set[str] = set()
     trained_kind_names: set[str] = set()
@@ -169,7 +170,7 @@ def _double_popular(names: Sequence[str], popular: frozenset[str]) -> tuple[str,
 
 
 def world_rng(world: SyntheticWorld, purpose: str, index: int) -> np.random.Generator:
-    """Random numbers that depend on the world's seed, the part and the index alone."""
+    """A generator that is a function of the world's seed, the purpose and the index alone."""
     return np.random.Generator(np.random.PCG64([world.seed, *purpose.encode(), index]))
 
 
@@ -177,18 +178,18 @@ T = TypeVar("T")
 
 
 def uniform_choice(options: Sequence[T], rng: np.random.Generator) -> T:
-    """One of `options`, each as likely; only Generator.random is used, whose stream numpy keeps stable."""
+    """One of `options`, uniformly. Uses only Generator.random, whose stream numpy keeps stable between versions."""
     return options[int(rng.random() * len(options))]
 
 
 def shuffled_list(items: Sequence[T], rng: np.random.Generator) -> list[T]:
-    """`items` in random order."""
+    """`items` in a uniformly random order."""
     sort_keys = rng.random(len(items)).tolist()
     return [items[index] for index in sorted(range(len(items)), key=sort_keys.__getitem__)]
 
 
 def weighted_choice(options: Sequence[tuple[float, T]], rng: np.random.Generator) -> T:
-    """One of `options` by its weight."""
+    """One of the (weight, option) pairs with probability proportional to its weight; the weights need not sum to 1."""
     draw = rng.random() * sum(weight for weight, _ in options)
     for weight, option in options:
         draw -= weight

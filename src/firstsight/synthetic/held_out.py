@@ -1,4 +1,4 @@
-"""What all evaluation questions share: which of them are held out, and scenes that allow the question."""
+"""Which parts of a benchmark question are held out, and the search for a scene that allows the question."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_ATTEMPTS = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionPlan:
-    """What question `nth` of a task is by plan: even numbers use unseen combinations, a quarter an unseen form."""
+    """Properties of question `index` of a task: half use held-out (object, place) pairs, a quarter a held-out form."""
 
     index: int
     is_unseen: bool
@@ -25,21 +25,21 @@ class QuestionPlan:
 
     @classmethod
     def from_index(cls, index: int) -> QuestionPlan:
-        """The plan repeats every sixteen questions, so that any two of its parts are crossed."""
+        """The plan repeats every sixteen questions, so that any two of its properties are crossed."""
         bits = index % 16
         form = HELD_OUT_QUESTION_FORM if bits >> 2 == 0 else bits >> 2 & 1
         return cls(index=index, is_unseen=bits & 1 == 0, is_yes=bits >> 1 & 1 == 0, form=form)
 
     @property
     def tags(self) -> QuestionTags:
-        """How a record says it."""
+        """The properties as fields of a benchmark record: `seen` or `heldout`."""
         form = "heldout" if self.form == HELD_OUT_QUESTION_FORM else "seen"
         return {"combination": "heldout" if self.is_unseen else "seen", "form": form}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneRequest:
-    """Which scene a question needs."""
+    """Identifies the scene of a question."""
 
     world: SyntheticWorld
     task: str
@@ -48,7 +48,7 @@ class SceneRequest:
 
 
 def find_scene(request: SceneRequest, is_suitable: Callable[[Scene], bool]) -> Scene:
-    """The first scene of this question that allows it; QuantityError where the world is too small for the task."""
+    """The first suitable scene of the question's sequence; QuantityError where the world is too small for the task."""
     world = request.world
     for attempt in range(_MAX_ATTEMPTS):
         candidate = sample_scene(
@@ -57,6 +57,7 @@ def find_scene(request: SceneRequest, is_suitable: Callable[[Scene], bool]) -> S
         if is_suitable(candidate):
             return candidate
     raise QuantityError(
-        f"{request.task}: wanted a scene that leaves something to ask. Got none in {_MAX_ATTEMPTS} scenes of a world with "
-        f"crowd={world.max_objects}, objects={world.objects}, kinds={world.kinds}. Raise crowd or objects."
+        f"{request.task}: wanted a scene with at least two possible answers. Got none in {_MAX_ATTEMPTS} scenes of a "
+        f"world with max_objects={world.max_objects}, objects={world.objects}, kinds={world.kinds}. "
+        "Raise max_objects or objects."
     )

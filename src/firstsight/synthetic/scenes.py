@@ -1,4 +1,4 @@
-"""What stands where in one picture: the truth that drawings, captions, questions and told scenes share."""
+"""Scenes: which objects an image contains and where. Images, captions, questions and texts are made from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firstsight.synthetic.catalog import (
     PLACES,
     SIGNS,
     Catalog,
-    catalog,
+    load_catalog,
     shuffled_list,
     uniform_choice,
     world_rng,
@@ -26,20 +26,20 @@ _SHADE_COUNT = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneDistribution:
-    """How scenes are drawn."""
+    """The distribution that scenes are sampled from."""
 
     min_objects: int
-    """Least number of objects. From 1, all numbers are equally likely; from 2, a number is as likely as it is large."""
+    """With 1, all counts are equally likely; with 2 or more, the probability of a count is proportional to it."""
     is_unseen: bool
-    """Only (object, place) pairs that training never shows, or only those that it may show."""
+    """Whether only held-out (object, place) pairs are used, or only those of training."""
     sign_probability: float
-    """Chance of a sign on each object."""
+    """Probability of a sign on each object."""
     clutter_probability: float
-    """Chance of clutter around the objects."""
+    """Probability of clutter around the objects."""
 
 
 NamesByPlace = dict[str, tuple[str, ...]]
-"""Place to what may stand there."""
+"""Place to the object names that may be sampled there."""
 
 TRAINING_DISTRIBUTION = SceneDistribution(
     min_objects=1, is_unseen=False, sign_probability=0.5, clutter_probability=0.25
@@ -48,7 +48,7 @@ TRAINING_DISTRIBUTION = SceneDistribution(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneObject:
-    """One object, and how it lies in its cell: draws in [0, 1) for size, place across and down, sign's shift."""
+    """One object; `pose` has draws in [0, 1) for size, horizontal and vertical offset in the cell, offset of the sign."""
 
     name: str
     place: str
@@ -59,7 +59,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClutterShape:
-    """A small neutral shape at draws in [0, 1) of the picture's width and height."""
+    """A small neutral shape at (x, y) in [0, 1) of the image's width and height."""
 
     x: float
     y: float
@@ -69,40 +69,40 @@ class ClutterShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """One picture's truth. Things are in raster order, with different names and different signs."""
+    """The content of one image. Objects are in raster order of their places, with different names and signs."""
 
     world: SyntheticWorld
     objects: tuple[SceneObject, ...]
     ground: str
     clutter: tuple[ClutterShape, ...]
     light: tuple[float, float, float]
-    """Draws in [0, 1): direction of the ground's gradient, place in the noise."""
+    """Draws in [0, 1): direction of the ground's gradient, then x and y of the crop of the noise image."""
 
     def object_at(self, place: str) -> SceneObject | None:
-        """What stands at `place`."""
-        return next((scene_object for scene_object in self.objects if scene_object.place == place), None)
+        """The object at `place`, if there is one."""
+        return next((obj for obj in self.objects if obj.place == place), None)
 
 
 def sample_scene(
     world: SyntheticWorld, purpose: str, index: int, *, distribution: SceneDistribution = TRAINING_DISTRIBUTION
 ) -> Scene:
-    """Scene `index` of `part`: a pure function of its arguments."""
-    world_catalog = catalog(world)
+    """Scene number `index` for `purpose` (captions, dialogues, a benchmark, ...): a pure function of its arguments."""
+    catalog = load_catalog(world)
     rng = world_rng(world, purpose, index)
-    names_by_place = world_catalog.held_out_names if distribution.is_unseen else world_catalog.training_names
+    names_by_place = catalog.held_out_names if distribution.is_unseen else catalog.training_names
     places = [place for place in PLACES if names_by_place[place]]
     object_count = min(_sample_object_count(world.max_objects, distribution, rng), len(places))
-    occupied_places = shuffled_list(places, rng)[:object_count]
-    names = _sample_names(world_catalog, names_by_place, places=occupied_places, rng=rng)
+    occupied = shuffled_list(places, rng)[:object_count]
+    names = _sample_names(catalog, names_by_place, places=occupied, rng=rng)
     signs = shuffled_list(SIGNS, rng)
     objects = tuple(
         _sample_object(
             names[place],
             place,
-            sign=signs[place_index] if rng.random() < distribution.sign_probability else None,
+            sign=signs[index] if rng.random() < distribution.sign_probability else None,
             rng=rng,
         )
-        for place_index, place in enumerate(PLACES)
+        for index, place in enumerate(PLACES)
         if place in names
     )
     ground = uniform_choice(GROUNDS, rng)
@@ -126,26 +126,24 @@ def _sample_object_count(max_objects: int, distribution: SceneDistribution, rng:
 
 
 def _sample_names(
-    world_catalog: Catalog, names_by_place: NamesByPlace, *, places: list[str], rng: np.random.Generator
+    catalog: Catalog, names_by_place: NamesByPlace, *, places: list[str], rng: np.random.Generator
 ) -> dict[str, str]:
-    """A name for every place; in 40 % of scenes the first two share a kind, other kinds differ where they can."""
+    """A name for every place. In 40 % of scenes the first two share a kind; all other kinds differ where possible."""
     names: dict[str, str] = {}
     shares_kind = len(places) > 1 and rng.random() < _SAME_KIND_PROBABILITY
-    for place_index, place in enumerate(places):
-        kinds = {world_catalog.kind_of[name] for name in names.values()}
-        if shares_kind and place_index == 1:
-            same_kind_names = [
-                name
-                for name in names_by_place[place]
-                if world_catalog.kind_of[name] in kinds and name not in names.values()
+    for index, place in enumerate(places):
+        kinds = {catalog.kind_of[name] for name in names.values()}
+        if shares_kind and index == 1:
+            same_kind = [
+                name for name in names_by_place[place] if catalog.kind_of[name] in kinds and name not in names.values()
             ]
-            if same_kind_names:
-                names[place] = uniform_choice(same_kind_names, rng)
+            if same_kind:
+                names[place] = uniform_choice(same_kind, rng)
                 continue
         candidates = [
             names_by_place[place][int(draw * len(names_by_place[place]))] for draw in rng.random(_NAME_DRAWS).tolist()
         ]
-        other_kind_names = (name for name in candidates if world_catalog.kind_of[name] not in kinds)
+        other_kind_names = (name for name in candidates if catalog.kind_of[name] not in kinds)
         unused_names = (name for name in (*candidates, *names_by_place[place]) if name not in names.values())
         names[place] = next(other_kind_names, None) or next(unused_names)
     return names

@@ -1,6 +1,6 @@
-"""Text tasks in llm-foundry's form: a query, choices, and the number of the right one.
+"""Text tasks in llm-foundry's format: a query, choices, and the index of the correct one.
 
-A query is a complete context: where an answer is due it ends with the word that ends a question.
+A query is a complete context: before an answer it ends with the token that ends a question.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from firstsight.recipe.mixture import SyntheticWorld
-from firstsight.synthetic import questions as ask
+from firstsight.synthetic import questions
 from firstsight.synthetic.captions import describe_scene, join_pieces, reordered_description, sample_sum, sum_query
 from firstsight.synthetic.catalog import (
     GROUNDS,
     PLACES,
     SIGNS,
-    catalog,
+    load_catalog,
     shuffled_list,
     uniform_choice,
     weighted_choice,
@@ -34,7 +34,7 @@ TextTaskRecord = dict[str, Any]
 def _described_scene(
     world: SyntheticWorld, task: str, *, plan: QuestionPlan, is_suitable: Callable[[Scene], bool] = lambda _: True
 ) -> tuple[Scene, str, np.random.Generator]:
-    """A scene, its telling, and random numbers for the question."""
+    """(scene, its description, random generator for the question)."""
     distribution = SceneDistribution(
         min_objects=2, is_unseen=plan.is_unseen, sign_probability=0.6, clutter_probability=0.0
     )
@@ -44,30 +44,33 @@ def _described_scene(
 
 
 def _allows_all_questions(scene: Scene) -> bool:
-    """Whether everything can be asked of a scene."""
-    return bool(ask.relation_questions(scene, ()) and ask.sign_questions(scene, ()))
+    """Whether a scene allows questions about relations and signs."""
+    return bool(questions.relation_questions(scene, ()) and questions.sign_questions(scene, ()))
 
 
 def _text_record(query: str, choices: Sequence[str], *, correct: str, tags: QuestionTags) -> TextTaskRecord:
     return {"query": query, "choices": list(choices), "gold": list(choices).index(correct), **tags}
 
 
-def _query_text(description: str, question: SceneQuestion, form: int) -> str:
-    return f"{description} . {question.to_text(form)} {QUESTION_END}"
+def _question_record(
+    description: str, question: SceneQuestion, choices: Sequence[str], *, plan: QuestionPlan
+) -> TextTaskRecord:
+    query = f"{description} . {question.to_text(plan.form)} {QUESTION_END}"
+    return _text_record(query, choices, correct=question.answer, tags=plan.tags)
 
 
 def _mark_seen(tags: QuestionTags, *keys: str) -> QuestionTags:
-    """`tags` where nothing is held out by `keys`."""
+    """`tags` with `keys` set to `seen`, for tasks that do not hold these out."""
     return {**tags, **dict.fromkeys(keys, "seen")}
 
 
 def arc_easy(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
-    """Which kind is it? Four kinds; facts that only text tells."""
-    world_catalog, rng = catalog(world), world_rng(world, "benchmark words arc_easy", plan.index)
-    name = uniform_choice(world_catalog.names, rng)
-    kind = world_catalog.kind_of[name]
+    """Which kind is an object? Four choices; kinds are stated in text only."""
+    catalog, rng = load_catalog(world), world_rng(world, "benchmark words arc_easy", plan.index)
+    name = uniform_choice(catalog.names, rng)
+    kind = catalog.kind_of[name]
     choices = shuffled_list(
-        [kind, *shuffled_list([candidate for candidate in world_catalog.kinds if candidate != kind], rng)[:3]], rng
+        [kind, *shuffled_list([candidate for candidate in catalog.kinds if candidate != kind], rng)[:3]], rng
     )
     if plan.form == 0:
         query = SENTENCE_TEMPLATES["kind"].replace("{x}", name).removesuffix(" {k} .")
@@ -77,7 +80,7 @@ def arc_easy(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
 
 
 def mathqa(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
-    """Sums, five choices; half of the sums appear nowhere in training."""
+    """Sums with five choices; half of the sums are not in the training data."""
     rng = world_rng(world, "benchmark words mathqa", plan.index)
     numbers = sample_sum(rng, is_held_out=plan.is_unseen)
     total = sum(numbers)
@@ -89,62 +92,43 @@ def mathqa(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
 
 
 def boolq(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
-    """Is it in the told scene? Yes and no in equal numbers."""
+    """Is an object in the described scene? Yes and no are equally frequent."""
     scene, description, rng = _described_scene(world, "boolq", plan=plan)
-    question = weighted_choice(
-        [
-            candidate
-            for candidate in ask.existence_questions(scene, ())
-            if (candidate[1].answer == "yes") == plan.is_yes
-        ],
-        rng,
-    )
-    return _text_record(
-        _query_text(description, question, plan.form), ("no", "yes"), correct=question.answer, tags=plan.tags
-    )
+    candidates = questions.existence_questions(scene, ())
+    question = weighted_choice([pair for pair in candidates if (pair[1].answer == "yes") == plan.is_yes], rng)
+    return _question_record(description, question, ("no", "yes"), plan=plan)
 
 
 def agieval_sat_en(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
-    """A question about a told scene, four choices, from the scene where it has them."""
+    """A question about a described scene, with four choices that come from the scene where possible."""
     scene, description, rng = _described_scene(world, "agieval_sat_en", plan=plan, is_suitable=_allows_all_questions)
     make_questions = uniform_choice(
-        (ask.object_questions, ask.relation_questions, ask.sign_questions, ask.place_questions), rng
+        (questions.object_questions, questions.relation_questions, questions.sign_questions, questions.place_questions),
+        rng,
     )
     question = weighted_choice(_answerable(make_questions(scene, ())), rng)
     choices = [question.answer, *_distractors(scene, question.answer, rng)[:3]]
-    return _text_record(
-        _query_text(description, question, plan.form),
-        shuffled_list(choices, rng),
-        correct=question.answer,
-        tags=plan.tags,
-    )
+    return _question_record(description, question, shuffled_list(choices, rng), plan=plan)
 
 
 def copa(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
-    """Which of two? Both stand in the told scene."""
+    """A question about a described scene with two choices, both from the scene."""
     scene, description, rng = _described_scene(
-        world, "copa", plan=plan, is_suitable=lambda candidate_scene: len(candidate_scene.objects) > 1
+        world, "copa", plan=plan, is_suitable=lambda scene: len(scene.objects) > 1
     )
-    make_questions = uniform_choice((ask.object_questions, ask.place_questions), rng)
+    make_questions = uniform_choice((questions.object_questions, questions.place_questions), rng)
     question = weighted_choice(_answerable(make_questions(scene, ())), rng)
     choices = [question.answer, _distractors(scene, question.answer, rng)[0]]
-    return _text_record(
-        _query_text(description, question, plan.form),
-        shuffled_list(choices, rng),
-        correct=question.answer,
-        tags=plan.tags,
-    )
+    return _question_record(description, question, shuffled_list(choices, rng), plan=plan)
 
 
 def hellaswag(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
-    """The right second telling of a scene among four that differ in one word."""
+    """The correct second description of a scene among four that differ in one word."""
     scene, description, rng = _described_scene(world, "hellaswag", plan=plan)
     ending = reordered_description(scene, rng)
-    words = [ending_word for ending_word, _ in ending]
+    words = [word for word, _ in ending]
     replaceable = [
-        index
-        for index, (ending_word, determined) in enumerate(ending)
-        if determined and _distractors(scene, ending_word, rng)
+        index for index, (word, determined) in enumerate(ending) if determined and _distractors(scene, word, rng)
     ]
     wrong_endings: dict[str, None] = {}
     while len(wrong_endings) < 3:
@@ -163,12 +147,12 @@ def _answerable(candidates: Sequence[WeightedQuestion]) -> list[WeightedQuestion
 
 
 def _distractors(scene: Scene, word: str, rng: np.random.Generator) -> list[str]:
-    """Other words of the sort of `word`, those of the scene first; none for words that are no such thing."""
-    object_names = catalog(scene.world).names
+    """Other words of the class of `word` (names, places, signs, colours), those of the scene first; else none."""
+    object_names = load_catalog(scene.world).names
     scene_words = {
-        object_names: [scene_object.name for scene_object in scene.objects],
-        PLACES: [scene_object.place for scene_object in scene.objects],
-        SIGNS: [scene_object.sign for scene_object in scene.objects if scene_object.sign],
+        object_names: [obj.name for obj in scene.objects],
+        PLACES: [obj.place for obj in scene.objects],
+        SIGNS: [obj.sign for obj in scene.objects if obj.sign],
         GROUNDS: [],
     }
     word_class = next((word_class for word_class in scene_words if word in word_class), None)

@@ -1,22 +1,26 @@
-"""Vision tasks: what is asked about which scenes, one task for each of the paper's, and `kinds`."""
+"""Vision tasks: scenes and questions of each benchmark, and the answers of the question-blind guesser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from firstsight.synthetic import questions as ask
+import numpy as np
+from jaxtyping import Float
+
+from firstsight.synthetic import questions
 from firstsight.synthetic.catalog import weighted_choice, world_rng
-from firstsight.synthetic.guessers import most_likely_answer, most_overlapping_box
 from firstsight.synthetic.held_out import QuestionPlan, QuestionTags, SceneRequest, find_scene
 from firstsight.synthetic.questions import QuestionGenerator, SceneQuestion, WeightedQuestion
 from firstsight.synthetic.rendering import PixelBox, Renderer
 from firstsight.synthetic.scenes import Scene, SceneDistribution
+from firstsight.synthetic.vocabulary import EDGE_WORDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionQuestion:
-    """One question about one picture, and the answer of a guesser that sees the picture but not the question."""
+    """One question about one image, and the answer of the guesser that knows the image but not the question."""
 
     number: int
     scene: Scene
@@ -27,75 +31,88 @@ class VisionQuestion:
     blind_answer: str
 
     @property
+    def answer(self) -> str:
+        return self.question.answer
+
+    @property
+    def subject(self) -> str:
+        return self.question.subject
+
+    @property
     def stem(self) -> str:
-        """The picture's name without its ending."""
+        """The image's file name without its extension."""
         return f"world_{self.number:012d}"
 
     @property
     def image(self) -> str:
-        """The picture's name in images.tar."""
+        """The image's file name in images.tar."""
         return f"{self.stem}.png"
 
     @property
     def box(self) -> PixelBox:
-        """The box of the thing asked about, in pixels."""
-        names = [scene_object.name for scene_object in self.scene.objects]
-        return self.boxes[names.index(self.question.subject)]
+        """The box of the object in the question, in pixels."""
+        names = [obj.name for obj in self.scene.objects]
+        return self.boxes[names.index(self.subject)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionTask:
-    """What is asked, of which scenes, and the overlap that a box needs (0 for words)."""
+    """Questions and scenes of one task; `min_iou` is the overlap of a correct box, 0 where answers are words."""
 
     name: str
-    """Of its folder; behind a space, the split."""
+    """The task's folder name, and after a space the split."""
     generate_questions: QuestionGenerator
     sign_probability: float = 0.5
     clutter_probability: float = 0.25
     min_objects: int = 2
     min_iou: float = 0.0
     is_balanced: bool = False
-    """Yes and no in equal numbers."""
+    """Whether yes and no are equally frequent."""
 
 
-_VQA_GENERATOR = ask.mix_generators(
-    (0.5, ask.object_questions), (0.25, ask.ground_questions), (0.25, ask.count_questions)
+_VQA_GENERATOR = questions.mix_generators(
+    (0.5, questions.object_questions), (0.25, questions.ground_questions), (0.25, questions.count_questions)
 )
 _ABSENT_GENERATORS: dict[str, Callable[[Scene], list[WeightedQuestion]]] = {
-    "random": ask.random_absent_questions,
-    "popular": ask.popular_absent_questions,
-    "adversarial": ask.adversarial_absent_questions,
+    "random": questions.random_absent_questions,
+    "popular": questions.popular_absent_questions,
+    "adversarial": questions.adversarial_absent_questions,
 }
 
 
 def _pope_task(split: str) -> VisionTask:
-    generate_questions: QuestionGenerator = lambda scene, _: ask.presence_questions(
-        scene, _ABSENT_GENERATORS[split](scene)
-    )
+    def generate_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
+        del boxes
+        return questions.presence_questions(scene, _ABSENT_GENERATORS[split](scene))
+
     return VisionTask(name=f"pope {split}", generate_questions=generate_questions, is_balanced=True)
 
 
 SYNTHETIC_VISION_TASKS: tuple[VisionTask, ...] = (
     VisionTask(name="vqav2", generate_questions=_VQA_GENERATOR),
-    VisionTask(name="gqa", generate_questions=ask.relation_questions),
-    VisionTask(name="textvqa", generate_questions=ask.sign_questions, sign_probability=0.8),
-    VisionTask(name="vizwiz", generate_questions=ask.place_questions),
-    VisionTask(name="refcoco", generate_questions=ask.box_questions, clutter_probability=0.0, min_iou=0.5),
+    VisionTask(name="gqa", generate_questions=questions.relation_questions),
+    VisionTask(name="textvqa", generate_questions=questions.sign_questions, sign_probability=0.8),
+    VisionTask(name="vizwiz", generate_questions=questions.place_questions),
+    VisionTask(name="refcoco", generate_questions=questions.box_questions, clutter_probability=0.0, min_iou=0.5),
     VisionTask(
-        name="ocid_ref", generate_questions=ask.box_questions, clutter_probability=1.0, min_objects=3, min_iou=0.25
+        name="ocid_ref",
+        generate_questions=questions.box_questions,
+        clutter_probability=1.0,
+        min_objects=3,
+        min_iou=0.25,
     ),
     *(_pope_task(split) for split in _ABSENT_GENERATORS),
-    VisionTask(name="kinds", generate_questions=ask.held_out_kind_questions),
+    VisionTask(name="kinds", generate_questions=questions.held_out_kind_questions),
 )
 
 
 def question_count(task: VisionTask, questions_per_task: int) -> int:
-    """Questions of a task; a split of POPE has a third, rounded down so that yes and no are even."""
+    """Questions of a task; each split of POPE has a third, rounded down to a multiple of 4 to balance yes and no."""
     return max(4, questions_per_task // 12 * 4) if task.is_balanced else questions_per_task
 
 
 def make_vision_question(task: VisionTask, renderer: Renderer, *, number: int, index: int) -> VisionQuestion:
-    """Question `nth` of a task, about picture `number` of all; a pure function of its arguments."""
+    """Question `index` of a task, about image `number` of images.tar; a pure function of its arguments."""
     plan = QuestionPlan.from_index(index)
     distribution = SceneDistribution(
         min_objects=task.min_objects,
@@ -103,30 +120,28 @@ def make_vision_question(task: VisionTask, renderer: Renderer, *, number: int, i
         sign_probability=task.sign_probability,
         clutter_probability=task.clutter_probability,
     )
-    is_suitable: Callable[[Scene], bool] = lambda scene: has_several_answers(
-        task.generate_questions(scene, renderer.boxes(scene))
+    request = SceneRequest(world=renderer.world, task=task.name, index=index, distribution=distribution)
+    scene = find_scene(
+        request, lambda candidate: has_several_answers(task.generate_questions(candidate, renderer.boxes(candidate)))
     )
-    chosen_scene = find_scene(
-        SceneRequest(world=renderer.world, task=task.name, index=index, distribution=distribution), is_suitable
-    )
-    boxes = renderer.boxes(chosen_scene)
-    options = task.generate_questions(chosen_scene, boxes)
+    boxes = renderer.boxes(scene)
+    options = task.generate_questions(scene, boxes)
     if task.is_balanced:
         options = [option for option in options if (option[1].answer == "yes") == plan.is_yes]
     question = weighted_choice(options, world_rng(renderer.world, f"benchmark words {task.name}", index))
     return VisionQuestion(
         number=number,
-        scene=chosen_scene,
+        scene=scene,
         boxes=boxes,
         question=question,
         text=question.to_text(plan.form),
         tags=plan.tags,
-        blind_answer=question_blind_answer(task, chosen_scene, boxes),
+        blind_answer=question_blind_answer(task, scene, boxes),
     )
 
 
 def question_blind_answer(task: VisionTask, scene: Scene, boxes: tuple[PixelBox, ...]) -> str:
-    """What the question-blind guesser says to any question of `task` about this picture."""
+    """The question-blind guesser's answer to any question of `task` about this image."""
     return (
         most_overlapping_box(scene, boxes, task.min_iou)
         if task.min_iou
@@ -135,5 +150,33 @@ def question_blind_answer(task: VisionTask, scene: Scene, boxes: tuple[PixelBox,
 
 
 def has_several_answers(options: list[WeightedQuestion]) -> bool:
-    """Whether a scene leaves something to ask: at least two answers are possible."""
+    """Whether at least two answers are possible."""
     return len({question.answer for _, question in options}) > 1
+
+
+def most_likely_answer(options: Sequence[WeightedQuestion]) -> str:
+    """The answer with the highest probability over all questions of a scene; ties go to the first in the alphabet."""
+    answer_weights: dict[str, float] = {}
+    for weight, question in options:
+        answer_weights[question.answer] = answer_weights.get(question.answer, 0.0) + weight
+    return min(answer_weights, key=lambda answer: (-round(answer_weights[answer], 9), answer))
+
+
+def most_overlapping_box(scene: Scene, boxes: Sequence[PixelBox], min_iou: float) -> str:
+    """The box in words that overlaps the most objects by at least `min_iou`; ties go to the largest sum of overlaps."""
+    candidates = _candidate_boxes()
+    edge_spacing = scene.world.image_size / (len(EDGE_WORDS) - 1)
+    ious = np.stack([_iou(candidates * edge_spacing, np.array(box, float)) for box in boxes])
+    scores = (ious >= min_iou).sum(0) + ious.sum(0) / 100
+    return " ".join(EDGE_WORDS[edge_index] for edge_index in candidates[int(scores.argmax())].astype(int))
+
+
+@lru_cache(maxsize=1)
+def _candidate_boxes() -> Float[np.ndarray, "n 4"]:
+    spans = [(start, end) for start in range(len(EDGE_WORDS)) for end in range(start + 1, len(EDGE_WORDS))]
+    return np.array([(left, top, right, bottom) for left, right in spans for top, bottom in spans], float)
+
+
+def _iou(boxes: Float[np.ndarray, "n 4"], box: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " n"]:
+    intersection = np.clip(np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2]), 0, None).prod(1)
+    return intersection / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - intersection)

@@ -1,4 +1,4 @@
-"""The world's closed vocabulary: every sentence form that is ever said, and the tokenizer of their words."""
+"""The closed vocabulary of the synthetic world: all sentence templates, and the word-level tokenizer of their words."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tokenizers.models import WordLevel
 
 from firstsight.recipe.mixture import SyntheticVocabulary, SyntheticWorld
 from firstsight.site import Progress, ProgressCallback, Site
-from firstsight.synthetic.catalog import GROUNDS, PLACES, SIGNS, catalog
+from firstsight.synthetic.catalog import GROUNDS, PLACES, SIGNS, load_catalog
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|unk|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 """Ids 0 to 7."""
 QUESTION_END, ANSWER_END = "<|/h|>", "<|/a|>"
-"""Told scenes put these words behind a question and its answer, as dialogues do."""
+"""Text documents put these tokens after a question and its answer, as dialogues do."""
 
 QUESTION_FORMS: dict[str, tuple[str, str, str]] = {
     "thing": ("what is {x}", "which thing is {x}", "what thing is {x}"),
@@ -27,10 +27,10 @@ QUESTION_FORMS: dict[str, tuple[str, str, str]] = {
     "where": ("where is the {x}", "which place is the {x}", "what place is the {x}"),
     "kind": ("what kind of thing is {x}", "which kind of thing is {x}", "what kind is {x}"),
 }
-"""Three forms for every type of question; the last is asked in evaluation only, in words that training uses.
+"""Three forms of every question type. The last is used in evaluation only, with words that training also uses.
 
-What is asked about comes last, and a question has no mark but the token that ends it: four layers learn to look back
-by one word within minutes, by two they do not.
+The subject is the last word, right before the end token and without a question mark: four layers learn within minutes
+to use the previous token, but not the one before it.
 """
 HELD_OUT_QUESTION_FORM = 2
 
@@ -50,11 +50,11 @@ SENTENCE_TEMPLATES: dict[str, str] = {
     "two": "{n} plus {n} is {n} .",
     "three": "{n} plus {n} plus {n} is {n} .",
 }
-"""Everything else that is ever said; parts of a telling are joined by commas."""
+"""All other sentences; the parts of a description are joined by commas."""
 
 NUMBER_WORDS = tuple(str(n) for n in range(28))
 EDGE_WORDS = tuple(f"{n / 12:.2f}" for n in range(13))
-"""Edges of boxes: twelfths of the picture."""
+"""Edges of boxes, in twelfths of the image."""
 ANSWER_WORDS = ("yes", "no", "unanswerable")
 RELATION_OFFSETS: Mapping[str, tuple[int, int]] = {
     "right-of": (1, 0),
@@ -62,16 +62,16 @@ RELATION_OFFSETS: Mapping[str, tuple[int, int]] = {
     "below": (0, 1),
     "above": (0, -1),
 }
-"""Where the answer stands, seen from the thing asked about: columns, rows."""
+"""Offset of the answer from the object in the question: (columns, rows)."""
 
 
 def vocabulary_words(world: SyntheticWorld) -> tuple[str, ...]:
-    """Every word of the world once, specials first."""
-    world_catalog = catalog(world)
+    """All words of the world, special tokens first, without repeats."""
+    catalog = load_catalog(world)
     forms = [form for forms in QUESTION_FORMS.values() for form in forms] + list(SENTENCE_TEMPLATES.values())
-    sentence_words = [word for form in forms for word in form.split() if "{" not in word] + [",", "."]
+    words = [word for form in forms for word in form.split() if "{" not in word] + [",", "."]
     all_words = (
-        *sentence_words,
+        *words,
         *RELATION_OFFSETS,
         *PLACES,
         *GROUNDS,
@@ -79,29 +79,31 @@ def vocabulary_words(world: SyntheticWorld) -> tuple[str, ...]:
         *NUMBER_WORDS,
         *EDGE_WORDS,
         *SIGNS,
-        *world_catalog.kinds,
-        *world_catalog.names,
+        *catalog.kinds,
+        *catalog.names,
     )
     return tuple(dict.fromkeys((*SPECIAL_TOKENS, *all_words)))
 
 
 def word_tokenizer(world: SyntheticWorld) -> Tokenizer:
-    """One token a word. Lower-cases, drops question marks, splits off other marks: typed questions are read."""
+    """One token a word. Lower-cases, removes question marks and splits off commas and full stops, so that typed
+    questions are read as well.
+    """
     ids = {word: token_id for token_id, word in enumerate(vocabulary_words(world))}
-    built_tokenizer = Tokenizer(WordLevel(ids, unk_token="<|unk|>"))
-    built_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("?", "")])
-    built_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = Tokenizer(WordLevel(ids, unk_token="<|unk|>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("?", "")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r",|\.$"), "isolated")]
     )
-    built_tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL_TOKENS])
-    return built_tokenizer
+    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL_TOKENS])
+    return tokenizer
 
 
 def write_vocabulary(
     spec: SyntheticVocabulary, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
-    """Leaves tokenizer.json."""
+    """Writes tokenizer.json."""
     del inputs, site
-    built_tokenizer = word_tokenizer(spec.world)
-    built_tokenizer.save(str(out / "tokenizer.json"))
-    on_progress(Progress(done=built_tokenizer.get_vocab_size(), total=built_tokenizer.get_vocab_size(), unit="words"))
+    tokenizer = word_tokenizer(spec.world)
+    tokenizer.save(str(out / "tokenizer.json"))
+    on_progress(Progress(done=tokenizer.get_vocab_size(), total=tokenizer.get_vocab_size(), unit="words"))

@@ -30,67 +30,63 @@ _REPORT_INTERVAL = 0.5
 def write_texts(
     spec: SyntheticTexts, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
-    """Leaves text-00000.jsonl.zst ...; where every word carries loss, records have no "loss"."""
+    """Writes text-00000.jsonl.zst ...; records have a field `loss` unless every word carries loss."""
     del inputs, site
     for shard, indices in _shard_ranges(spec.documents, _DOCUMENTS_PER_SHARD):
         path = out / f"text-{shard:05d}.jsonl.zst"
         with path.open("wb") as file, zstandard.ZstdCompressor(3).stream_writer(file) as stream:
             for index in with_progress(indices, spec.documents, unit="documents", on_progress=on_progress):
-                masked_text = sample_document(spec.world, index)
-                record: dict[str, Any] = {"id": f"text-{index:08d}", "text": masked_text.text}
+                document = sample_document(spec.world, index)
+                record: dict[str, Any] = {"id": f"text-{index:08d}", "text": document.text}
                 if spec.loss_mask == "determined":
-                    record["loss"] = masked_text.loss_spans
+                    record["loss"] = document.loss_spans
                 stream.write(json_line(record))
 
 
 def write_captions(
     spec: SyntheticCaptions, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
-    """Leaves 00000.tar ...: key.png, key.txt and key.json with uid, phrases and the whole truth of the scene."""
+    """Writes 00000.tar ...: key.png, key.txt and key.json with uid, phrases and the annotation of the scene."""
     del inputs
     renderer = cached_renderer(spec.world, site.cache)
     for shard, indices in _shard_ranges(spec.images, _IMAGES_PER_SHARD):
         with tar_writer(out / f"{shard:05d}.tar") as add_file:
-            for index in with_progress(indices, spec.images, unit="pictures", on_progress=on_progress):
-                current_scene = sample_scene(spec.world, "captions", index)
-                boxes, rng = renderer.boxes(current_scene), world_rng(spec.world, "caption words", index)
-                caption = (
-                    rich_caption(current_scene, boxes, rng)
-                    if spec.quality == "rich"
-                    else noisy_caption(current_scene, rng)
-                )
+            for index in with_progress(indices, spec.images, unit="images", on_progress=on_progress):
+                scene = sample_scene(spec.world, "captions", index)
+                boxes, rng = renderer.boxes(scene), world_rng(spec.world, "caption words", index)
+                caption = rich_caption(scene, boxes, rng) if spec.quality == "rich" else noisy_caption(scene, rng)
                 annotation = {
                     "uid": f"{index:032x}",
-                    "phrases": true_phrases(current_scene, boxes),
-                    **scene_annotation(current_scene, boxes),
+                    "phrases": true_phrases(scene, boxes),
+                    **scene_annotation(scene, boxes),
                 }
                 add_file(f"{index:08d}.json", compact_json(annotation))
-                add_file(f"{index:08d}.png", encode_png(renderer.render(current_scene)))
+                add_file(f"{index:08d}.png", encode_png(renderer.render(scene)))
                 add_file(f"{index:08d}.txt", caption.encode())
 
 
 def write_dialogues(
     spec: SyntheticDialogues, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
-    """Leaves dialogues.json in LLaVA's form and images.tar."""
+    """Writes dialogues.json in LLaVA's format and images.tar."""
     del inputs
     renderer = cached_renderer(spec.world, site.cache)
     with (out / "dialogues.json").open("wb") as json_file, tar_writer(out / "images.tar") as add_file:
-        for index in with_progress(range(spec.images), spec.images, unit="pictures", on_progress=on_progress):
-            current_scene = sample_scene(spec.world, "dialogues", index)
-            turns = _dialogue_turns(spec, current_scene, renderer.boxes(current_scene), index=index)
+        for index in with_progress(range(spec.images), spec.images, unit="images", on_progress=on_progress):
+            scene = sample_scene(spec.world, "dialogues", index)
+            turns = _dialogue_turns(spec, scene, renderer.boxes(scene), index=index)
             record = {"id": f"{index:08d}", "image": f"{index:08d}.png", "conversations": turns}
             json_file.write((b",\n" if index else b"[\n") + compact_json(record))
-            add_file(f"{index:08d}.png", encode_png(renderer.render(current_scene)))
+            add_file(f"{index:08d}.png", encode_png(renderer.render(scene)))
         json_file.write(b"\n]\n" if spec.images else b"[]\n")
 
 
 def _dialogue_turns(
-    spec: SyntheticDialogues, current_scene: Scene, boxes: Sequence[PixelBox], *, index: int
+    spec: SyntheticDialogues, scene: Scene, boxes: Sequence[PixelBox], *, index: int
 ) -> list[dict[str, str]]:
     rng = world_rng(spec.world, "dialogue words", index)
     turns: list[dict[str, str]] = []
-    for question in sample_questions((current_scene, boxes), DIALOGUE_GENERATORS, limit=spec.turns, rng=rng):
+    for question in sample_questions((scene, boxes), DIALOGUE_GENERATORS, limit=spec.turns, rng=rng):
         question_text = question.to_text(sample_training_form(rng))
         turns.append({"from": "human", "value": question_text if turns else f"<image>\n{question_text}"})
         turns.append({"from": "gpt", "value": question.answer})
@@ -100,10 +96,7 @@ def _dialogue_turns(
 def scene_annotation(scene: Scene, boxes: Sequence[PixelBox]) -> dict[str, Any]:
     """The scene as JSON: things with place, sign and box in pixels, ground, number of specks; no kinds."""
     pairs = zip(scene.objects, boxes, strict=True)
-    objects = [
-        {"name": scene_object.name, "place": scene_object.place, "sign": scene_object.sign, "box": list(box)}
-        for scene_object, box in pairs
-    ]
+    objects = [{"name": obj.name, "place": obj.place, "sign": obj.sign, "box": list(box)} for obj, box in pairs]
     return {"things": objects, "ground": scene.ground, "clutter": len(scene.clutter), "side": scene.world.image_size}
 
 
