@@ -48,7 +48,7 @@ TRAINING_DISTRIBUTION = SceneDistribution(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneObject:
-    """One object; `pose` has draws in [0, 1) for size, horizontal and vertical offset in the cell, offset of the sign."""
+    """One object; `pose` has draws in [0, 1) for size, horizontal and vertical offset in the cell, and its sign."""
 
     name: str
     place: str
