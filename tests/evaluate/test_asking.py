@@ -54,7 +54,7 @@ def judged(benchmarks: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
 
         monkeypatch.setattr(harness, "load_eval_model", opened)
         asking = EvalConfig(tasks=names or ALL, image_mode=sight, prompt_style=style)
-        place, tell = where.get("place", benchmarks), where.get("tell", silent)
+        place, tell = where.get("place", benchmarks), where.get("on_progress", silent)
         return evaluate_checkpoint(
             Path("x"), place, config=asking, site=Site(), on_progress=tell, answers_folder=where.get("sheets")
         )
@@ -201,10 +201,10 @@ def test_missing_pictures_are_counted_before_anything_is_asked(judged: Judge, be
 
 def test_a_picture_that_is_none_keeps_what_was_answered(judged: Judge, tmp_path: Path) -> None:
     class Strict(Scripted):
-        def see(self, encoded: Any) -> list[object]:
+        def encode_images(self, named_images: Any) -> list[object]:
             if self.seen:
                 raise DataError("000003.png: wanted a picture. Got a text. Mend it.")
-            return super().see(encoded)
+            return super().encode_images(named_images)
 
     with pytest.raises(DataError, match=r"Mend it\. \d+ of 108 answers are kept"):
         judged(Strict(), sheets=tmp_path)
@@ -220,8 +220,8 @@ def test_how_far_a_score_stands_over_blindness_is_the_mean_of_paired_differences
     class Cat(Scripted):
         """Right about half of the questions where it sees, and never where it does not."""
 
-        def say(self, asked: Any, *, limit: int) -> Any:
-            return ("cat" if one.image else "red" for one in asked if isinstance(one, GenerationRequest))
+        def generate(self, requests: Any, *, max_new_tokens: int) -> Any:
+            return ("cat" if one.image else "red" for one in requests if isinstance(one, GenerationRequest))
 
     verdict = judged(Cat(), "vqav2")
     facts = verdict.scores["tasks"]["vqav2"]

@@ -21,7 +21,7 @@ from firstsight.evaluate.models.box_formats import (
     processed_image_size,
 )
 from firstsight.evaluate.models.interface import GenerationRequest
-from firstsight.evaluate.models.load import load_eval_model
+from firstsight.evaluate.models.native import load_eval_model
 from firstsight.site import Site
 from tests.evaluate import foreign_made
 from tests.evaluate.scripted import Scripted
@@ -83,8 +83,8 @@ def test_a_picture_is_as_large_as_the_processor_makes_it(tmp_path: Path) -> None
 class Thousandths(Scripted):
     """Says the one true box, `[0.1, 0.1, 0.8, 0.8]`, in thousandths, whatever it is asked."""
 
-    def say(self, asked: Sequence[GenerationRequest], *, limit: int) -> Iterator[str]:
-        for one in asked:
+    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
+        for one in requests:
             self._count(one)
             yield "cat(100,100),(800,800)"
 

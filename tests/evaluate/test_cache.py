@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError, ModelError, RequestError
-from firstsight.evaluate.answer_cache import AnswerCache, checkpoint_digest, evaluation_folder, list_checkpoint_files
+from firstsight.evaluate.answer_cache import AnswerCache, checkpoint_digest, evaluation_folder
+from firstsight.evaluate.models.interface import list_checkpoint_files
 
 Checkpoint = Callable[[str], Path]
 HEAD = {"task": "pope", "version": 1, "style": "paper", "questions": "0123456789abcdef"}

@@ -19,7 +19,7 @@ from firstsight.evaluate.harness import EvalConfig, evaluate_checkpoint
 from firstsight.evaluate.models import hf_folder
 from firstsight.evaluate.models.hf_model import load_hf_model
 from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
-from firstsight.evaluate.models.load import load_eval_model
+from firstsight.evaluate.models.native import load_eval_model
 from firstsight.site import Site
 from tests.evaluate import foreign_made as made
 

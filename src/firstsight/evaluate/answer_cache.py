@@ -18,15 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.data.digests import FileDigests, write_atomic
-from firstsight.errors import DataError, ModelError, RequestError
+from firstsight.errors import DataError, RequestError
+from firstsight.evaluate.models.interface import list_checkpoint_files
 
 EVALUATIONS_FOLDER = "judged"
 _DIGITS = 12
-_MODEL_FILE_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".py")
-"""Endings of what a transformers folder is made of."""
-_TRAINING_FILE_PREFIXES = ("optimizer", "training_args", "trainer_state", "scheduler")
-"""What training leaves beside a model; no answer hangs on it."""
-
 AnswerKey = tuple[str, bool]
 """A question's id, and whether it was asked blind."""
 
@@ -49,26 +45,6 @@ def checkpoint_digest(checkpoint: Path, *, digests_folder: Path) -> str:
     digest = digests.combined_digest(checkpoint, list_checkpoint_files(checkpoint))
     digests.save()
     return digest
-
-
-def list_checkpoint_files(checkpoint: Path) -> list[Path]:
-    """The files that a checkpoint's answers hang on, by name: of firstsight (spec.json) or transformers (config.json).
-
-    Optimizer states, logs and ledgers are left out. Raises ModelError for a folder that is neither.
-    """
-    if (checkpoint / "spec.json").is_file():
-        model_files = [checkpoint / "spec.json", checkpoint / "tokenizer.json", *checkpoint.glob("model*.safetensors*")]
-        return sorted(file for file in (*model_files, *checkpoint.glob("encoder[0-9]*/*")) if file.is_file())
-    if (checkpoint / "config.json").is_file():
-        candidate_files = (
-            file for file in checkpoint.iterdir() if file.suffix in _MODEL_FILE_SUFFIXES and file.is_file()
-        )
-        return sorted(file for file in candidate_files if not file.name.startswith(_TRAINING_FILE_PREFIXES))
-    file_names = sorted(path.name for path in checkpoint.iterdir())[:5] if checkpoint.is_dir() else []
-    raise ModelError(
-        f"{checkpoint}: wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). "
-        f"Got {', '.join(file_names) or 'nothing'}. Name what a training step left, or a downloaded model's folder."
-    )
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from firstsight.errors import DataError, ModelError
 from firstsight.evaluate import answer_cache, tasks
 from firstsight.evaluate.answer_cache import AnswerKey
 from firstsight.evaluate.benchmark_images import BenchmarkImages
+from firstsight.evaluate.lm_eval.run import evaluate_with_lm_eval, uses_lm_eval
 from firstsight.evaluate.models.box_formats import box_format_of
 from firstsight.evaluate.models.interface import EvalModel, GenerationRequest
-from firstsight.evaluate.models.load import load_eval_model
+from firstsight.evaluate.models.native import load_eval_model
 from firstsight.evaluate.requests import (
     ANSWER_TOKEN_LIMITS,
     ImageMode,
@@ -31,7 +32,6 @@ from firstsight.evaluate.requests import (
 )
 from firstsight.evaluate.results import Guesses, ScoredAnswer, build_scores_json, summarise_answers
 from firstsight.evaluate.task import QUESTION_BLIND, PromptStyle, Task, load_json
-from firstsight.evaluate.text_tasks import evaluate_with_lm_eval, uses_lm_eval
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, ProgressCallback, Site

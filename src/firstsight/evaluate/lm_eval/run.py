@@ -1,21 +1,25 @@
-"""Text tasks asked by lm-eval, as rows of answers like every other task's."""
+"""The paper's text tasks through lm-eval: scored answers in the same form as all other tasks', stored once per task."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from firstsight.errors import DataError
+from firstsight.errors import DataError, RequestError
 from firstsight.evaluate import tasks
-from firstsight.evaluate.lm_eval.tasks import get_lm_eval_task, missing_lm_eval
+from firstsight.evaluate.answer_cache import AnswerCache, questions_digest
+from firstsight.evaluate.lm_eval.tasks import definition_version, get_lm_eval_task, missing_lm_eval
+from firstsight.evaluate.models.interface import EvalModel
 from firstsight.evaluate.models.native import NativeModel
 from firstsight.evaluate.results import ScoredAnswer
-from firstsight.evaluate.task import PromptStyle, Question, record_tags
+from firstsight.evaluate.task import PromptStyle, Question, Task, record_tags
+from firstsight.files import file_sha256
 from firstsight.site import ProgressCallback
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 _ID_COLUMNS = ("question_id", "native_id", "id", "idx", "pubid", "ind")
 """Columns by which data sets know their records."""
+_LM_EVAL_STYLE = "lm-eval"
+"""The prompt style in the name and header of a stored answer file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +41,83 @@ class LmEvalResult:
     rows: tuple[ScoredAnswer, ...]
     metrics: Mapping[str, float]
     """Means over questions of all that the definition measures: acc, and for some acc_norm."""
+
+
+def uses_lm_eval(task: Task, prompt_style: PromptStyle) -> bool:
+    """Whether lm-eval runs the task: the paper's text tasks, except on the synthetic benchmarks (prompt style "bare")."""
+    return prompt_style == "paper" and task.kind == "text" and task.name in tasks.TASKS
+
+
+def evaluate_with_lm_eval(
+    task: Task,
+    benchmarks_path: Path,
+    *,
+    get_model: Callable[[], EvalModel],
+    answers_folder: Path | None,
+    on_progress: ProgressCallback,
+) -> list[ScoredAnswer]:
+    """The scored answers of one task; `get_model` is called only if `answers_folder` does not contain them already.
+
+    Raises RequestError for a model that is not a firstsight checkpoint, MissingPackage without lm-eval.
+    """
+    fingerprint = [definition_version(task.name), *_file_digests(benchmarks_path / task.name)]
+    header = {
+        "task": task.name,
+        "version": task.version,
+        "style": _LM_EVAL_STYLE,
+        "questions": questions_digest(fingerprint),
+    }
+    answer_cache = AnswerCache(folder=answers_folder, header=header)
+    if stored := answer_cache.read():
+        return [_from_json(task, question_id, json.loads(answer)) for (question_id, _), answer in stored.items()]
+    model = get_model()
+    if not isinstance(model, NativeModel):
+        raise RequestError(
+            f"{task.name}: wanted a firstsight checkpoint for lm-eval's text tasks. Got a transformers model. "
+            "Run lm-eval itself: lm_eval --model hf --model_args pretrained=FOLDER; or name vision tasks with --tasks."
+        )
+    answers = evaluate_text_tasks(model, [task.name], folder=benchmarks_path, on_progress=on_progress)
+    answer_cache.write({(answer.question.id, False): json.dumps(_to_json(answer)) for answer in answers})
+    return answers
+
+
+def _file_digests(folder: Path) -> Iterator[list[str]]:
+    """[relative path, sha256] of every file of an offline copy; nothing where lm-eval downloads the data."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        yield [path.relative_to(folder).as_posix(), file_sha256(path)]
+
+
+def _to_json(answer: ScoredAnswer) -> dict[str, Any]:
+    question = answer.question
+    return {
+        "text": question.text,
+        "truth": question.truth,
+        "choices": question.choices,
+        "tags": dict(question.tags),
+        "answer": answer.answer,
+        "score": answer.score,
+    }
+
+
+def _from_json(task: Task, question_id: str, values: dict[str, Any]) -> ScoredAnswer:
+    truth = values["truth"]
+    question = Question(
+        id=question_id,
+        text=values["text"],
+        truth=tuple(truth) if isinstance(truth, list) else truth,
+        image=None,
+        choices=tuple(values["choices"]),
+        split="",
+        tags=values["tags"],
+    )
+    return ScoredAnswer(
+        task=task,
+        question=question,
+        prompt=question.text,
+        answer=values["answer"],
+        score=values["score"],
+        is_blind=False,
+    )
 
 
 def evaluate_text_tasks(

@@ -1,15 +1,23 @@
-"""What a model must be able to do to be judged; nothing here knows which answer is right."""
+"""The interface of a model under evaluation, and the files that such a model is loaded from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from firstsight.errors import ModelError
+
+_MODEL_FILE_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".py")
+"""Suffixes of the files that make up a transformers model folder."""
+_TRAINING_FILE_PREFIXES = ("optimizer", "training_args", "trainer_state", "scheduler")
+"""Files that training writes beside a model and that do not affect its answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRequest:
-    """A wording and, unless it is asked blind, what `see` gave for its picture."""
+    """A prompt and the encoded image it is about, as returned by `EvalModel.encode_images`; None for no image."""
 
     text: str
     image: object | None
@@ -17,41 +25,59 @@ class GenerationRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChoiceRequest:
-    """A wording, its picture as in Asked, and the answers to choose from."""
+    """A prompt, its encoded image as in GenerationRequest, and the answers to rank by likelihood."""
 
     text: str
     image: object | None
     choices: tuple[str, ...]
     is_chat_turn: bool
-    """Whether a choice answers a dialogue's turn (vision tasks), or goes on with a text after a space (text tasks)."""
+    """Whether a choice is the reply in a dialogue (vision tasks), or continues the text after a space (text tasks)."""
 
 
 @runtime_checkable
 class EvalModel(Protocol):
-    """A model that can be asked."""
+    """A model that can be evaluated: native checkpoints and transformers models implement it."""
 
     @property
     def has_vision(self) -> bool:
-        """Whether it can look at pictures."""
+        """Whether the model accepts images."""
         ...
 
     @property
     def image_batch(self) -> int:
-        """How many pictures to hold at once."""
+        """How many encoded images to keep in memory at once."""
         ...
 
     def check_vocabulary(self, texts: Sequence[str], *, location: str) -> None:
-        """RequestError that names words which the model cannot read."""
+        """RequestError that names the words which the tokenizer cannot represent."""
         ...
 
     def encode_images(self, named_images: Sequence[tuple[str, bytes]]) -> list[object]:
-        """One thing to ask about for each (name, encoded picture); DataError for what is no picture."""
+        """The `image` of a request for each (name, encoded image file); DataError for bytes that are no image."""
         ...
 
     def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
-        """Greedy answers in order, of at most `limit` tokens."""
+        """Greedy answers, in order."""
         ...
 
     def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
-        """The number of the likeliest choice of each, in order; the first one where two are equal."""
+        """The index of each request's likeliest choice, in order; the first one on a tie."""
         ...
+
+
+def list_checkpoint_files(checkpoint: Path) -> list[Path]:
+    """The sorted files that determine a checkpoint's answers, in firstsight's (spec.json) or transformers' (config.json) layout.
+
+    Optimizer states, logs and ledgers are left out. Raises ModelError for a folder in neither layout.
+    """
+    if (checkpoint / "spec.json").is_file():
+        paths = [checkpoint / "spec.json", checkpoint / "tokenizer.json", *checkpoint.glob("model*.safetensors*")]
+        return sorted(path for path in (*paths, *checkpoint.glob("encoder[0-9]*/*")) if path.is_file())
+    if (checkpoint / "config.json").is_file():
+        paths = [path for path in checkpoint.iterdir() if path.suffix in _MODEL_FILE_SUFFIXES and path.is_file()]
+        return sorted(path for path in paths if not path.name.startswith(_TRAINING_FILE_PREFIXES))
+    names = sorted(path.name for path in checkpoint.iterdir())[:5] if checkpoint.is_dir() else []
+    raise ModelError(
+        f"{checkpoint}: wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). "
+        f"Got {', '.join(names) or 'nothing'}. Name the output folder of a training step, or a downloaded model's folder."
+    )

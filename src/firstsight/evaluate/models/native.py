@@ -21,7 +21,7 @@ from firstsight.data.records import IMAGE_PLACEHOLDER, RecordError, strip_image_
 from firstsight.data.tokenizer import Tokenizer
 from firstsight.data.tokenizer import load_tokenizer as load_tokenizer
 from firstsight.errors import DataError, ModelError, RequestError
-from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
+from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, GenerationRequest, list_checkpoint_files
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load
 from firstsight.model.generate import continuation_likelihoods, generate
 from firstsight.model.vision import extract_features
@@ -141,6 +141,16 @@ class NativeModel:
             (context_tokens, encode_context(self.tokenizer, f"{request.text} {choice}")[len(context_tokens) :])
             for choice in request.choices
         ]
+
+
+def load_eval_model(checkpoint: Path, *, site: Site) -> EvalModel:
+    """The model in a folder in firstsight's or transformers' layout; ModelError for any other folder."""
+    if (checkpoint / "spec.json").is_file():
+        return load_native_model(checkpoint, site=site)
+    list_checkpoint_files(checkpoint)  # raises for a folder in neither layout
+    from firstsight.evaluate.models.hf_model import load_hf_model  # importing transformers takes a second
+
+    return load_hf_model(checkpoint, site=site)
 
 
 def load_native_model(checkpoint: Path, *, site: Site) -> NativeModel:
