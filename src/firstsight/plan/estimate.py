@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from math import floor
 from types import MappingProxyType
 
@@ -46,8 +47,9 @@ WEIGHT_BYTES, MOMENT_BYTES = 4, 8
 QUESTION_TOKENS = 64
 """Estimated tokens of one question with its answer."""
 
+NOMINAL_FLOPS_PER_SECOND, NOMINAL_START_SECONDS = 2e10, 0.2
 SECONDS_PER_ITEM = 1e-3
-"""Seconds to make, read or check one document, picture or question: only to order and foretell, never billed."""
+"""A slow CPU's FLOPs a second, the start of a step, and one document, image or question: see `nominal_seconds`."""
 
 NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 """No source was counted yet."""
@@ -84,10 +86,6 @@ class ComputeCost:
     """Documents, pictures or questions handled."""
     note: str = ""
     """What was estimated, and how."""
-
-    def seconds(self, speed: float) -> float:
-        """At `speed` FLOPs a second, with a nominal time for each item: to order steps by."""
-        return self.flops / speed + self.items * SECONDS_PER_ITEM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +137,13 @@ def estimate_step(step: Step) -> ComputeCost:
             )
         case _:
             return ComputeCost()
+
+
+@cache
+def nominal_seconds(step: Step) -> float:
+    """How long a step takes on a nominal machine: right only in proportion to the other steps, never an hour billed."""
+    cost = estimate_step(step)
+    return NOMINAL_START_SECONDS + cost.flops / NOMINAL_FLOPS_PER_SECOND + cost.items * SECONDS_PER_ITEM
 
 
 def _segment_cost(segment: TrunkSegment) -> ComputeCost:

@@ -6,19 +6,14 @@ works on a step while one of its writers lives; it publishes itself, so hashing 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import os
 import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
@@ -30,14 +25,10 @@ from firstsight.errors import FirstsightError
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.site import Progress, Site
+from firstsight.worker_process import WorkerProcess
 
 REPORT_INTERVAL = 0.2
 """Seconds between two reports of progress that a worker passes on."""
-
-_WORKER_COMMAND = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from firstsight.plan.executor import serve_jobs; serve_jobs({line}, {life}, parent_pid={pid})"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,11 +46,11 @@ class StepJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
-    """What a worker says about a step: how far it is, or how it ended."""
+    """How far a step is, or how it ended; sent by its worker."""
 
     address: str
-    state: Literal["progress", "published", "found", "busy", "failed"]
-    """found: somebody had published it already; busy: somebody else is at it."""
+    state: Literal["progress", "published", "already_published", "busy", "failed"]
+    """already_published: the store had it before this job began; busy: another process holds the step's lock."""
     progress: Progress | None = None
     reason: str = ""
 
@@ -85,8 +76,8 @@ class LocalExecutor:
     def __init__(self, workers: int, site: Site) -> None:
         self.workers = workers
         self._site = site
-        self._idle: list[_Worker] = []
-        self._busy: dict[str, _Worker] = {}
+        self._idle: list[WorkerProcess] = []
+        self._busy: dict[str, WorkerProcess] = {}
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -102,8 +93,7 @@ class LocalExecutor:
     def submit(self, job: StepJob) -> None:
         while self._idle and not self._idle[-1].is_alive():
             self._idle.pop().kill()
-        log_path = Store(job.store_root).log_path(job.step.address)
-        worker = self._idle.pop() if self._idle else _Worker(self._site, log_path)
+        worker = self._idle.pop() if self._idle else self._start(Store(job.store_root).log_path(job.step.address))
         self._busy[job.step.address] = worker
         worker.send(job)
 
@@ -118,84 +108,27 @@ class LocalExecutor:
         """The process at work on each step, by address."""
         return {address: worker.pid for address, worker in self._busy.items()}
 
+    def _start(self, log_path: Path) -> WorkerProcess:
+        return WorkerProcess(
+            "firstsight.plan.executor:serve_jobs",
+            environment=_worker_environment(self._site),
+            new_session=True,
+            log_path=log_path,
+        )
+
     def _receive_reports(self, address: str) -> list[StepReport]:
         worker = self._busy[address]
-        is_alive = worker.is_alive()  # asked before listening, so that the last words of a dead worker are heard
-        reports = worker.receive()
+        is_alive = worker.is_alive()  # checked before reading, so that the last messages of a dead worker are read
+        reports: list[StepReport] = worker.receive()
         if reports and reports[-1].state != "progress":
             self._idle.append(self._busy.pop(address))
         elif not is_alive:
             self._busy.pop(address).kill()
-            reports.append(StepReport(address=address, state="failed", reason=worker.death_reason()))
+            reason = f"its worker {worker.exit_description()}."
+            if worker.exit_code() == -signal.SIGKILL:
+                reason += " Try fewer --jobs."
+            reports.append(StepReport(address=address, state="failed", reason=reason))
         return reports
-
-
-class _Worker:
-    """A process, seen from its parent."""
-
-    def __init__(self, site: Site, log_path: Path) -> None:
-        parent_socket, child_socket = socket.socketpair()
-        lifeline_fd, self._lifeline_fd = os.pipe()
-        command = _WORKER_COMMAND.format(path=sys.path, line=child_socket.fileno(), life=lifeline_fd, pid=os.getpid())
-        with log_path.open("ab") as log_file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", command],
-                env={**os.environ, **_worker_environment(site)},
-                stdin=subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=log_file,
-                pass_fds=(child_socket.fileno(), lifeline_fd),
-                start_new_session=True,  # Ctrl-C is for the parent, which kills its workers
-            )
-        child_socket.close()
-        os.close(lifeline_fd)
-        self.connection = Connection(parent_socket.detach())
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def is_alive(self) -> bool:
-        if self._process.returncode is None and self._process.poll() is not None:
-            self._kill_group()
-        return self._process.returncode is None
-
-    def send(self, job: StepJob) -> None:
-        try:
-            self.connection.send(job)
-        except OSError:
-            self._process.wait()  # it died between two jobs: `wait` will say so
-
-    def receive(self) -> list[StepReport]:
-        reports: list[StepReport] = []
-        try:
-            while self.connection.poll():
-                reports.append(self.connection.recv())
-        except (EOFError, OSError):
-            self._process.wait()
-        return reports
-
-    def death_reason(self) -> str:
-        exit_code = self._process.wait()
-        if exit_code == -signal.SIGKILL:
-            return "its worker was killed by the system (signal 9): most often memory ran out. Try fewer --jobs."
-        if exit_code < 0:
-            return f"its worker was ended by signal {-exit_code} ({signal.Signals(-exit_code).name})."
-        return f"its worker ended with code {exit_code} before the step did."
-
-    def kill(self) -> None:
-        """End the process and everything that it started."""
-        if self.is_alive():
-            self._kill_group()
-            self._process.wait()
-        if not self.connection.closed:
-            self.connection.close()
-            os.close(self._lifeline_fd)
-
-    def _kill_group(self) -> None:
-        """Kill the worker's whole group: what a dead worker started must not go on writing."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _worker_environment(site: Site) -> dict[str, str]:
@@ -211,10 +144,8 @@ def _worker_environment(site: Site) -> dict[str, str]:
     return {**dict.fromkeys(thread_variables, str(site.threads)), **fixed_variables}
 
 
-def serve_jobs(connection_fd: int, lifeline_fd: int, *, parent_pid: int) -> None:
-    """The life of a worker: take jobs from `line` until it closes; die at once when `life` does."""
-    _exit_with_parent(parent_pid, lifeline_fd)
-    connection = Connection(connection_fd)
+def serve_jobs(connection: Connection) -> None:
+    """The worker's loop: run each job that arrives and send its report, until the pipe closes."""
     while True:
         try:
             job = connection.recv()
@@ -226,20 +157,6 @@ def serve_jobs(connection_fd: int, lifeline_fd: int, *, parent_pid: int) -> None
             _redirect_output(log_file.fileno())
         connection.send(report)
         gc.collect()
-
-
-def _exit_with_parent(parent_pid: int, lifeline_fd: int) -> None:
-    """No orphan may go on writing: the kernel ends us with our parent (Linux), and a closed pipe does anywhere."""
-
-    def wait_for_lifeline() -> None:
-        os.read(lifeline_fd, 1)
-        os.killpg(0, signal.SIGKILL)
-
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent_pid:
-        os.kill(os.getpid(), signal.SIGKILL)
-    threading.Thread(target=wait_for_lifeline, daemon=True).start()
 
 
 def _redirect_output(log_fd: int) -> None:
@@ -257,7 +174,7 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
         if not has_lock:
             return StepReport(address=address, state="busy")
         if store.has(address):
-            return StepReport(address=address, state="found")
+            return StepReport(address=address, state="already_published")
         started = datetime.now(UTC)
         print(f"--- {address} at {started.isoformat()}", flush=True)  # noqa: T201 - into the step's log
         module_name, _, function_name = job.handler.partition(":")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from firstsight.errors import RequestError, StepFailed
-from firstsight.plan.estimate import estimate_step
+from firstsight.plan.estimate import nominal_seconds
 from firstsight.plan.executor import Executor, StepJob, StepReport
 from firstsight.plan.graph import Graph
 from firstsight.plan.step import Step
@@ -22,9 +21,6 @@ POLL_SECONDS = 0.2
 
 EXTERNAL_KIND = "named"
 """The kind of a leaf that the user has: read where the site says, never run and never stored."""
-
-NOMINAL_FLOPS_PER_SECOND, NOMINAL_START_SECONDS = 2e10, 0.2
-"""FLOPs a second and seconds a step, both nominal: they order steps until real speeds are measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,19 +176,14 @@ class _SpeedEstimator:
 
     def record_speed(self, step: Step, *, seconds: float, fraction: float) -> None:
         self.measured[step.kind] = self.measured.get(step.kind, 0.0) + seconds
-        self.nominal[step.kind] = self.nominal.get(step.kind, 0.0) + fraction * _nominal_seconds(step)
+        self.nominal[step.kind] = self.nominal.get(step.kind, 0.0) + fraction * nominal_seconds(step)
 
     def predict_seconds(self, step: Step) -> float:
         """Foretold: by its kind's pace, else by the pace of all kinds so far."""
         if self.nominal.get(step.kind):
-            return _nominal_seconds(step) * self.measured[step.kind] / self.nominal[step.kind]
+            return nominal_seconds(step) * self.measured[step.kind] / self.nominal[step.kind]
         total = sum(self.nominal.values())
-        return _nominal_seconds(step) * (sum(self.measured.values()) / total if total else 1.0)
-
-
-@cache
-def _nominal_seconds(step: Step) -> float:
-    return NOMINAL_START_SECONDS + estimate_step(step).seconds(NOMINAL_FLOPS_PER_SECOND)
+        return nominal_seconds(step) * (sum(self.measured.values()) / total if total else 1.0)
 
 
 class _Scheduler:
@@ -253,7 +244,7 @@ class _Scheduler:
             self._published.append(step)
             self._unfinished.discard(step)
             self._emit("published", step, seconds=seconds)
-        elif report.state == "found":
+        elif report.state == "already_published":
             self._skip(step, "stored by another run")
         elif report.state == "busy":
             self.in_other_runs.add(step)
@@ -342,7 +333,7 @@ def _step_priorities(graph: Graph) -> dict[Step, tuple[int, float, int]]:
     """Which ready step goes first: the first seed's, then the one with the longest chain behind it."""
     chain_seconds: dict[Step, float] = {}
     for step in reversed(graph.steps):
-        chain_seconds[step] = chain_seconds.get(step, 0.0) + _nominal_seconds(step)
+        chain_seconds[step] = chain_seconds.get(step, 0.0) + nominal_seconds(step)
         for _, parent in step.needs:
             chain_seconds[parent] = max(chain_seconds.get(parent, 0.0), chain_seconds[step])
     seeds = list(dict.fromkeys(graph.seeds.values()))

@@ -1,0 +1,152 @@
+"""A worker process that takes messages over a pipe and never outlives its parent.
+
+It is started by a command line of its own instead of multiprocessing, so that it does not matter what `__main__` is: a
+console script, a test runner, or another worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_COMMAND = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from firstsight.worker_process import run_worker; run_worker({target!r}, {connection}, {lifeline}, {parent_pid})"
+)
+_PR_SET_PDEATHSIG = 1
+"""Linux's prctl option: the signal that a process gets when its parent ends."""
+
+
+class WorkerProcess:
+    """The parent's side of a worker: its pipe (`connection`, to wait for messages on), its state and its end.
+
+    target: `module:function`, called in the worker with its end of the pipe; the worker ends when it returns.
+    environment: variables that are set before the worker imports anything.
+    new_session: the worker leads a process group of its own. Ctrl-C does not reach it, and whatever it starts is killed
+    with it. Without one it stays in its parent's group and ignores Ctrl-C.
+    log_path: a file to which the worker's output is appended; its parent's output without one.
+    """
+
+    def __init__(
+        self, target: str, *, environment: Mapping[str, str], new_session: bool = False, log_path: Path | None = None
+    ) -> None:
+        parent_socket, child_socket = socket.socketpair()
+        lifeline_fd, self._lifeline_fd = os.pipe()
+        self._new_session = new_session
+        command = _COMMAND.format(
+            path=sys.path,
+            target=target,
+            connection=child_socket.fileno(),
+            lifeline=lifeline_fd,
+            parent_pid=os.getpid(),
+        )
+        log_file = log_path.open("ab") if log_path else None
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", command],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                pass_fds=(child_socket.fileno(), lifeline_fd),
+                start_new_session=new_session,
+            )
+        finally:
+            child_socket.close()
+            os.close(lifeline_fd)
+            if log_file:
+                log_file.close()
+        self.connection = Connection(parent_socket.detach())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """False once the worker has ended; what it started in its group is killed then."""
+        if self._process.returncode is None and self._process.poll() is not None:
+            self._kill_group()
+        return self._process.returncode is None
+
+    def send(self, message: Any) -> None:
+        """Send a message. A worker that has died is not an error here: `is_alive` and `receive` report it."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+    def receive(self) -> list[Any]:
+        """The messages that have arrived, without waiting for more."""
+        messages: list[Any] = []
+        try:
+            while self.connection.poll():
+                messages.append(self.connection.recv())
+        except (EOFError, OSError):
+            self.exit_code()
+        return messages
+
+    def exit_code(self) -> int:
+        """-n after signal n, as in subprocess; waits for the end."""
+        has_been_reaped = self._process.returncode is not None
+        code = self._process.wait()
+        if not has_been_reaped:
+            self._kill_group()
+        return code
+
+    def exit_description(self) -> str:
+        """How the worker ended, as the rest of a sentence; waits for the end."""
+        exit_code = self.exit_code()
+        if exit_code >= 0:
+            return f"ended with code {exit_code}"
+        cause = ", most often because memory ran out" if exit_code == -signal.SIGKILL else ""
+        return f"was ended by signal {-exit_code} ({signal.Signals(-exit_code).name}){cause}"
+
+    def kill(self) -> None:
+        """End the worker, and with `new_session` everything that it started."""
+        if self.is_alive():
+            self._process.kill()
+            self.exit_code()
+        if not self.connection.closed:
+            self.connection.close()
+            os.close(self._lifeline_fd)
+
+    def _kill_group(self) -> None:
+        if self._new_session:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def run_worker(target: str, connection_fd: int, lifeline_fd: int, parent_pid: int) -> None:
+    """The worker's main function: call `target` with the pipe; die at once when the parent does."""
+    _exit_with_parent(lifeline_fd, parent_pid)
+    if not _leads_group():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    module_name, _, function_name = target.partition(":")
+    getattr(importlib.import_module(module_name), function_name)(Connection(connection_fd))
+
+
+def _leads_group() -> bool:
+    return os.getpgrp() == os.getpid()
+
+
+def _exit_with_parent(lifeline_fd: int, parent_pid: int) -> None:
+    """The kernel ends this process with its parent on Linux; anywhere, the lifeline pipe closes with the parent."""
+
+    def wait_for_lifeline() -> None:
+        os.read(lifeline_fd, 1)
+        os.kill(0 if _leads_group() else os.getpid(), signal.SIGKILL)
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=wait_for_lifeline, daemon=True).start()
