@@ -144,7 +144,7 @@ def test_documents_in_a_row_are_as_alone_and_deaf_to_each_other(squares: bool) -
         alone = packed([[rows.tokens[0, start:stop].tolist()]], length=stop - start)
         torch.testing.assert_close(together[start:stop], logits(alone), **NEAR[dtype])
         others = torch.where(rows.docs == number, rows.tokens, (rows.tokens + 7) % 20)
-        changed = logits(replace(rows, tokens_per_step=others))
+        changed = logits(replace(rows, tokens=others))
         assert torch.equal(changed[start:stop], together[start:stop]), "not a bit of a neighbour comes through"
 
 

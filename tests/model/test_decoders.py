@@ -154,7 +154,7 @@ def test_a_buffer_that_nobody_knows_is_refused() -> None:
         openlm_spec(layers=3, width=32, heads=4, vocab_size=50),
         llama_family_spec(layers=2, width=48, heads=6, kv_heads=2, mlp_width=80, vocab_size=70),
         replace(
-            llama_family_spec(layers=2, width=48, heads=6, kv_heads=1, mlp_width=80, vocab_size=70), tied=True, head=10
+            llama_family_spec(layers=2, width=48, heads=6, kv_heads=1, mlp_width=80, vocab_size=70), ties_embeddings=True, head_dim=10
         ),
     ],
     ids=["openlm", "grouped", "tied, heads wider than their share"],
@@ -175,13 +175,13 @@ def test_flops_are_those_that_torch_counts(spec: LMSpec) -> None:
     ("field", "value", "told"),
     [
         ("kv_heads", 3, "kv_heads must divide heads. Got 3 for 4 heads"),
-        ("head", 7, "a head's width must be even. Got 7"),
+        ("head_dim", 7, "a head's width must be even. Got 7"),
         ("layers", 0, "layers must be above zero. Got 0"),
         ("width", -8, "width must be above zero. Got -8"),
         ("heads", 0, "heads must be above zero. Got 0"),
         ("kv_heads", 0, "kv_heads must be above zero. Got 0"),
-        ("hidden", 0, "hidden must be above zero. Got 0"),
-        ("vocabulary", 0, "vocabulary must be above zero. Got 0"),
+        ("mlp_width", 0, "mlp_width must be above zero. Got 0"),
+        ("vocab_size", 0, "vocab_size must be above zero. Got 0"),
         ("eps", 0.0, "eps must be above zero. Got 0.0"),
         ("eps", float("nan"), "eps must be above zero. Got nan"),
         ("token_shift", 0, "token_shift must be 1 or more. Got 0"),

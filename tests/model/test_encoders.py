@@ -65,7 +65,7 @@ def count(module: nn.Module, *without: str) -> int:
 def test_tokens_and_widths_are_the_papers(spec: Any, tokens: int, width: int) -> None:
     """Oracle: paper section 3; base/16@224 has 14 x 14 patches of width 768."""
     assert (spec.tokens, spec.width, spec.fit) == (tokens, width, "resize")
-    assert spec.side**2 == tokens
+    assert spec.grid_size**2 == tokens
 
 
 @pytest.mark.parametrize(

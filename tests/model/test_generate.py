@@ -165,7 +165,7 @@ def test_a_picture_is_encoded_and_read_once_however_often_it_is_asked(monkeypatc
     prompts = [[0] * EACH + [number % 20, number // 20] for number in range(150)]
     shown = [one if number % 2 else other for number in range(150)]
     alone = [generate(model, [prompts[n]], [shown[n]], stop=(), max_new_tokens=3)[0] for n in (0, 1, 77, 149)]
-    seen, read = counting(monkeypatch, VLM, "see"), counting(monkeypatch, InferenceDecoder, "extend")
+    seen, read = counting(monkeypatch, VLM, "encode_images"), counting(monkeypatch, InferenceDecoder, "extend")
     answers = generate(model, prompts, shown, stop=(), max_new_tokens=3)
     assert sum(len(pictures) for pictures in seen) == 2
     assert sum(len(x) for x in read if x.shape[1] == EACH) <= 4, "read again only where a batch ends"

@@ -96,7 +96,7 @@ def test_numbers_and_seeds_draw_apart_and_one_token_is_greed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "value"), [("temperature", 0.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("first", -1)]
+    ("named", "value"), [("temperature", 0.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("first_index", -1)]
 )
 def test_impossible_sampling_is_refused(named: str, value: float) -> None:
     with pytest.raises(QuantityError, match=named):

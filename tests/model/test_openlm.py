@@ -203,8 +203,8 @@ def test_gradients_are_those_of_finite_differences(spec: LMSpec) -> None:
         openlm_spec(layers=3, width=256, heads=4, vocab_size=1000),
         replace(
             llama_family_spec(layers=2, width=256, heads=8, kv_heads=2, mlp_width=320, vocab_size=600),
-            head=64,
-            tied=True,
+            head_dim=64,
+            ties_embeddings=True,
         ),
         replace(openlm_spec(layers=2, width=256, heads=4, vocab_size=600), head_dim=32, kv_heads=1),
     ],

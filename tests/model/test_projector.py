@@ -184,7 +184,7 @@ def test_narrow_products_are_those_of_rounded_weights() -> None:
     assert 0 < (narrow - exact).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("changed", [{"shuffle": 0}, {"spread": 0}])
+@pytest.mark.parametrize("changed", [{"pixel_shuffle": 0}, {"tokens_per_patch": 0}])
 def test_counts_begin_at_one(changed: dict[str, int]) -> None:
     with pytest.raises(QuantityError, match="count from 1"):
         replace(spec_of("linear"), **changed)

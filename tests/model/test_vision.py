@@ -155,8 +155,8 @@ def test_every_parameter_of_a_trained_encoder_gets_a_gradient() -> None:
 )
 def test_every_byte_is_scaled_as_the_processor_does(spec: Any, worst: float) -> None:
     every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
-    found = normalize_pixels(every.to(DEVICE), mean=spec.mean, std=spec.deviation).cpu()
-    told = [torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (spec.mean, spec.deviation)]
+    found = normalize_pixels(every.to(DEVICE), mean=spec.mean, std=spec.std).cpu()
+    told = [torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (spec.mean, spec.std)]
     wanted = (every.permute(0, 3, 1, 2).double() / 255 - told[0]) / told[1]
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-6)
     if not worst:

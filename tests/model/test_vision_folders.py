@@ -118,12 +118,12 @@ def test_one_tensor_under_two_names_is_one_too_many(place: Callable[[str], Path]
         ("siglip, whole", {"num_hidden_layers": 4}, "layers wanted 3 got 4"),
         ("siglip, tower", {"hidden_size": 32}, "width wanted 16 got 32"),
         ("siglip, tower", {"num_attention_heads": 4}, "heads wanted 2 got 4"),
-        ("siglip, tower", {"intermediate_size": 33}, "hidden wanted 32 got 33"),
-        ("siglip, tower", {"image_size": 32}, "image wanted 16 got 32"),
-        ("siglip, tower", {"patch_size": 8}, "patch wanted 4 got 8"),
+        ("siglip, tower", {"intermediate_size": 33}, "mlp_width wanted 32 got 33"),
+        ("siglip, tower", {"image_size": 32}, "image_size wanted 16 got 32"),
+        ("siglip, tower", {"patch_size": 8}, "patch_size wanted 4 got 8"),
         ("dinov2 with registers", {"num_register_tokens": 4}, "registers wanted 2 got 4"),
         ("dinov2 with registers", {"image_size": 36}, "table wanted 7 got 9"),
-        ("dinov2", {"mlp_ratio": 2}, "hidden wanted 96 got 48"),
+        ("dinov2", {"mlp_ratio": 2}, "mlp_width wanted 96 got 48"),
         ("dinov2", {"use_swiglu_ffn": True}, "SwiGLU"),
         ("dinov2", {"hidden_act": "relu"}, "hidden_act wanted gelu got relu"),
         ("siglip, tower", {"layer_norm_eps": 1e-5}, "layer_norm_eps wanted 1e-06 got 1e-05"),
@@ -141,8 +141,8 @@ def test_a_config_that_contradicts_the_recipe_is_named(
 
 
 def test_another_family_is_no_match(place: Callable[[str], Path]) -> None:
-    refused(SIGLIP, place("dinov2"), "encoder wanted Siglip got Dinov2")
-    refused(REGISTERED, place("siglip, tower"), "encoder wanted Dinov2 got Siglip")
+    refused(SIGLIP, place("dinov2"), "encoder wanted siglip got dinov2")
+    refused(REGISTERED, place("siglip, tower"), "encoder wanted dinov2 got siglip")
 
 
 def test_published_configs_say_only_what_differs_from_the_defaults(place: Callable[[str], Path]) -> None:
@@ -252,7 +252,7 @@ def test_specs_that_cannot_be_are_refused() -> None:
     for changed, told in (
         ({"heads": 3}, "heads must divide"),
         ({"layers": 1}, "second-to-last"),
-        ({"image": 3}, "one patch"),
+        ({"image_size": 3}, "one patch"),
     ):
         with pytest.raises(QuantityError, match=told):
             replace(VIT, **changed)

@@ -60,7 +60,7 @@ def test_killed_and_run_again_it_goes_on_to_the_same_bytes(
             raise Killed
         return extract_features(tower, pixels)
 
-    monkeypatch.setattr(encoder, "features", dying)
+    monkeypatch.setattr(encoder, "extract_features", dying)
     often = replace(site, save_every=0.0, readers=readers)
     with pytest.raises(Killed):
         small.ran(encode_features, SPEC, needs, tmp_path / "out", often)
@@ -84,7 +84,7 @@ def test_contrast_decodes_once_and_trains_to_the_same_bits_without_memory(
 ) -> None:
     decoded: list[bytes] = []
     monkeypatch.setattr(
-        encoder, "decode", lambda data, *how, **more: (decoded.append(data), decode_image(data, *how, **more))[1]
+        encoder, "decode_image", lambda data, *how, **more: (decoded.append(data), decode_image(data, *how, **more))[1]
     )
     recipe = replace(small.SIGLIP, weights=replace(small.SIGLIP.weights, steps=50))
     needs, digests = {"captions": inputs["captions"]}, list[str]()

@@ -85,7 +85,7 @@ def test_two_texts_go_on_across_segments_and_branch(
 
 def test_shares_are_staged(reads: Inputs, site: Site, tmp_path: Path) -> None:
     spans = ShareSpan(end=Share(1, 4), share=Share(0)), ShareSpan(end=Share(1), share=Share(3, 4))
-    spec = mixed(small.midtraining(small.SEES, 8, "1/2"), share=spans)
+    spec = mixed(small.midtraining(small.SEES, 8, "1/2"), image_share=spans)
     done = small.ran(midtrain, spec, reads, tmp_path / "m", site)
     pictured = records(done)["source"] > 0
     assert not pictured[:8].any()
@@ -100,7 +100,7 @@ def test_shares_are_staged(reads: Inputs, site: Site, tmp_path: Path) -> None:
 def test_shares_of_tokens_are_those_that_the_log_saw(
     reads: Inputs, site: Site, tmp_path: Path, counted_in: str
 ) -> None:
-    spec = mixed(small.midtraining(small.SEES, 12, "1/5"), counted_in=counted_in)
+    spec = mixed(small.midtraining(small.SEES, 12, "1/5"), share_unit=counted_in)
     done = small.ran(midtrain, spec, reads, tmp_path / "m", site)
     told = note(done)
     units = told[counted_in]
@@ -156,7 +156,7 @@ def test_a_branch_with_a_seed_of_its_own_keeps_the_order_of_the_text(reads: Inpu
 
 def test_a_stage_without_text_leaves_the_place_in_the_text_alone(reads: Inputs, site: Site, tmp_path: Path) -> None:
     trunk = small.ran(pretrain, small.segment(10, "0", "2/5"), reads, tmp_path / "t", site)
-    tuning = replace(small.finetuning(small.SEES, 4), seed=9, rows=RowShape(batch_size=2, length=32))
+    tuning = replace(small.finetuning(small.SEES, 4), seed=9, row_shape=RowShape(batch_size=2, length=32))
     tuned = small.ran(finetune, tuning, {**reads, "previous": trunk}, tmp_path / "f", site)
     for name in ("text_rows_seen", "text_row_length", "text_cut", "text_seed"):
         assert note(tuned)[name] == note(trunk)[name]

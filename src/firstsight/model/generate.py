@@ -60,7 +60,7 @@ class Sampling:
             raise QuantityError(f"top_p: wanted a share above 0, up to 1. Got {self.top_p}. Give None to keep all.")
         if self.first_index < 0:
             raise QuantityError(
-                f"first: wanted a prompt's number, from 0. Got {self.first_index}. Count from the first one."
+                f"first_index: wanted a prompt's number, from 0. Got {self.first_index}. Count from the first one."
             )
 
 
