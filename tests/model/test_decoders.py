@@ -154,7 +154,9 @@ def test_a_buffer_that_nobody_knows_is_refused() -> None:
         openlm_spec(layers=3, width=32, heads=4, vocab_size=50),
         llama_family_spec(layers=2, width=48, heads=6, kv_heads=2, mlp_width=80, vocab_size=70),
         replace(
-            llama_family_spec(layers=2, width=48, heads=6, kv_heads=1, mlp_width=80, vocab_size=70), ties_embeddings=True, head_dim=10
+            llama_family_spec(layers=2, width=48, heads=6, kv_heads=1, mlp_width=80, vocab_size=70),
+            ties_embeddings=True,
+            head_dim=10,
         ),
     ],
     ids=["openlm", "grouped", "tied, heads wider than their share"],
