@@ -22,7 +22,7 @@ def test_a_truncated_tar_publishes_nothing(workshop: Workshop, left: str) -> Non
         picture_at, end = tar.getmembers()[20].offset_data, tar.getmembers()[-1].offset_data + 512
     size = {"nothing": 0, "half a header": 1024 + 200, "half a picture": picture_at + 20, "no closing block": end}[left]
     file.write_bytes(file.read_bytes()[:size])
-    refuses(workshop, folder, "captions", r"00000\.tar.*(breaks off|closing block|empty)")
+    refuses(workshop, folder, "captions", r"00000\.tar.*(truncated|closing block|empty)")
 
 
 def test_a_truncated_tar_among_whole_ones_publishes_nothing(workshop: Workshop) -> None:
@@ -35,7 +35,7 @@ def test_a_truncated_tar_among_whole_ones_publishes_nothing(workshop: Workshop) 
 def test_a_packed_tar_that_is_called_plain_publishes_nothing(workshop: Workshop) -> None:
     file = tarred(workshop.folder("source"), pairs(3)) / "00000.tar"
     file.write_bytes(gzip.compress(file.read_bytes()))
-    refuses(workshop, file.parent, "captions", r"00000\.tar: a tar that breaks off or is none")
+    refuses(workshop, file.parent, "captions", r"00000\.tar: a truncated tar, or none")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
@@ -43,7 +43,7 @@ def test_a_table_that_breaks_off_publishes_nothing(workshop: Workshop, share: fl
     file = workshop.folder("source") / "a.parquet"
     pq.write_table(pa.table({"text": [words_of([n % 200]) for n in range(5000)]}), file, row_group_size=500)
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    refuses(workshop, file.parent, "text", r"a\.parquet: a table that breaks off or is none")
+    refuses(workshop, file.parent, "text", r"a\.parquet: not a table, or truncated")
 
 
 def link(kind: bytes, target: str = "") -> Callable[[str], tarfile.TarInfo]:

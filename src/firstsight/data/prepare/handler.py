@@ -18,7 +18,6 @@ from typing import Any
 
 from firstsight.data import readers
 from firstsight.data.index import INDEX_FORMAT
-from firstsight.data.prepare.array_writer import write_text_atomic
 from firstsight.data.prepare.job import PrepareJob, prepare_job
 from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
 from firstsight.data.prepare.progress import PrepareProgress
@@ -26,6 +25,7 @@ from firstsight.data.prepare.shard_writer import ShardPart, load_finished_part
 from firstsight.data.prepare.source_stats import SourceStats, check_bad_share, collect_stats, format_stats
 from firstsight.data.prepare.workers import DISK_FULL_ERRORS, write_shards
 from firstsight.errors import StepFailed
+from firstsight.files import write_atomic
 from firstsight.recipe import serialize
 from firstsight.recipe.stages import Prepare
 from firstsight.site import ProgressCallback, Site
@@ -46,7 +46,7 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
         parts = _write_missing_parts(job, shards, worker_count=site.readers, on_progress=on_progress)
         stats = collect_stats(parts)
         merge_quarantines(parts, out)
-        write_text_atomic(out / "refused.json", format_stats(stats))
+        write_atomic(out / "refused.json", format_stats(stats), sync=True)
         check_bad_share(stats, job.location)
         (out / "refused.json").unlink()
         _publish(out, job, parts, stats)
@@ -100,7 +100,7 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Sour
         for part in parts
     ]
     read_info = {"key": job.key, "source": serialize.to_json(job.source), "shards": shard_entries}
-    write_text_atomic(out / "read.json", json.dumps(read_info, ensure_ascii=False, indent=0) + "\n")
+    write_atomic(out / "read.json", json.dumps(read_info, ensure_ascii=False, indent=0) + "\n", sync=True)
     manifest = {
         "format": INDEX_FORMAT,
         "form": job.form,
@@ -111,7 +111,7 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Sour
     }
     manifest["counts"] |= {"images": merged.image_count}
     manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *merged.digests])
-    write_text_atomic(out / "merged.json", json.dumps(manifest, sort_keys=True, indent=1) + "\n")
+    write_atomic(out / "merged.json", json.dumps(manifest, sort_keys=True, indent=1) + "\n", sync=True)
     _remove_parts(out)
 
 

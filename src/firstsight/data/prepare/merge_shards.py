@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from firstsight.data.prepare.array_writer import IndexWriter, write_text_atomic
+from firstsight.data.array_writer import IndexWriter
 from firstsight.data.prepare.shard_writer import ShardPart
 from firstsight.errors import DataError
+from firstsight.files import write_atomic
 
 COPY_ENTRIES = 1 << 20
 """Entries that are copied at once."""
@@ -48,7 +49,7 @@ def merge_parts(parts: Sequence[ShardPart], out: Path, *, vocab_size: int) -> Me
         ):
             _append_part(writer, part, shard_numbers=local_to_global, image_numbers=image_numbers)
     names_json = json.dumps(list(shard_names), ensure_ascii=False, indent=0) + "\n"
-    write_text_atomic(out / "shards.json", names_json)
+    write_atomic(out / "shards.json", names_json, sync=True)
     array_digests = [array.digest for array in writer.arrays.values()]
     return MergedIndex(
         image_count=writer.arrays["images"].count,

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from firstsight.data import readers, tokenizer
+from firstsight.data.array_writer import IndexWriter
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE
-from firstsight.data.prepare.array_writer import IndexWriter, write_text_atomic
 from firstsight.data.prepare.job import PrepareJob
 from firstsight.data.records import (
     Dialogue,
@@ -29,6 +29,7 @@ from firstsight.data.records import (
     RejectedRecord,
     TokenizedChunk,
 )
+from firstsight.files import write_atomic
 
 BATCH_RECORDS = 4096
 """Records that are tokenized together at most,"""
@@ -127,7 +128,7 @@ class ShardWriter:
             "captions": dict(part_writer.caption_counts),
             "places": list(part_writer.image_shards),
         }
-        write_text_atomic(folder / "part.json", json.dumps(metadata, ensure_ascii=False, sort_keys=True))
+        write_atomic(folder / "part.json", json.dumps(metadata, ensure_ascii=False, sort_keys=True), sync=True)
         yield ShardProgress(
             records=part_writer.records, tokens=part_writer.count("tokens"), bytes=shard.stop - shard.start
         )

@@ -1,109 +1,101 @@
-"""Documents of texts and pictures in reading order, in the two published layouts.
+"""Documents of texts and images in reading order, in the two published layouts.
 
-    OBELICS   {"images": [name, null, ...], "texts": [null, text, ...]}      one of the two at every place
+    OBELICS   {"images": [name, null, ...], "texts": [null, text, ...]}      one of the two at each index
     MMC4      {"text_list": [...], "image_info": [{"image_name", "raw_url", "matched_text_index"}, ...]}
 
-In MMC4 a picture stands before the text that it is matched to. A picture that is missing or broken is left out and set
-aside as a bad record of its own; a document that has no picture left is refused.
+In MMC4 an image precedes the text that it is matched to. An image that is missing or broken is left out and rejected
+as a record of its own; a document without any image left is rejected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from firstsight.data.readers import tables, text
 from firstsight.data.readers.filesystem import ReadContext
+from firstsight.data.readers.jsonl import jsonl_records
+from firstsight.data.readers.tables import TableRow, table_records
 from firstsight.data.records import ImageLocation, Record, RecordError, RejectedRecord, join_interleaved
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ImageNames:
-    """A picture by the names that it may be found under."""
-
-    names: tuple[str, ...]
+_Part = str | tuple[str, ...]
+"""A text, or the names under which an image may be found."""
 
 
 def read_interleaved_jsonl(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a JSON-lines shard."""
-    for number, row in text.read_jsonl_rows(context):
-        yield from _read_document(context, row, f"line {number}", f"{context.shard.name}:{number}")
+
+    def parse(row: Mapping[str, Any], number: int) -> Iterator[Record | RejectedRecord]:
+        return _read_document(context, row, f"line {number}", context.default_id(number))
+
+    return jsonl_records(context, parse)
 
 
 def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a table."""
-    for number, row, columns in tables.read_table_rows(
-        context, ("images", "texts"), ("text_list", "image_info"), optional_fields=("id",)
-    ):
-        document_row = {field_name: row[column] for field_name, column in columns.items()}
-        yield from _read_document(context, document_row, f"row {number}", f"{context.shard.name}:{number}")
+
+    def parse(row: TableRow) -> Iterator[Record | RejectedRecord]:
+        fields = {field: row[field] for field in row.columns}
+        return _read_document(context, fields, f"row {row.number}", context.default_id(row.number))
+
+    layouts = ("images", "texts"), ("text_list", "image_info")
+    return table_records(context, parse, *layouts, optional_fields=("id",))
 
 
 def _read_document(
-    context: ReadContext, row: Mapping[str, Any] | RecordError, record_position: str, name: str
+    context: ReadContext, row: Mapping[str, Any], position: str, default_id: str
 ) -> Iterator[Record | RejectedRecord]:
-    try:
-        if isinstance(row, RecordError):
-            raise row
-        parts, separator = (_parse_mmc4(row), " ") if "text_list" in row else (_parse_obelics(row), "\n\n")
-        resolved_parts: list[str | ImageLocation] = []
-        for part_number, part in enumerate(parts, start=1):
-            try:
-                resolved_parts.append(_find_image(context, part) if isinstance(part, _ImageNames) else part)
-            except RecordError as refused:
-                yield context.bad_record(refused, f"{record_position}, part {part_number}")
-        record_id = row.get("id")
-        yield join_interleaved(
-            resolved_parts, record_id=name if record_id is None else str(record_id), separator=separator
-        )
-    except RecordError as refused:
-        yield context.bad_record(refused, record_position)
+    parts, separator = (_parse_mmc4(row), " ") if "text_list" in row else (_parse_obelics(row), "\n\n")
+    resolved: list[str | ImageLocation] = []
+    for number, part in enumerate(parts, start=1):
+        try:
+            resolved.append(part if isinstance(part, str) else _find_image(context, part))
+        except RecordError as error:
+            yield context.rejected(error, f"{position}, part {number}")
+    record_id = default_id if row.get("id") is None else str(row["id"])
+    yield join_interleaved(resolved, record_id=record_id, separator=separator)
 
 
-def _find_image(context: ReadContext, image_names: _ImageNames) -> ImageLocation:
-    """The picture under the first of its names that is known."""
-    first_refusal: RecordError | None = None
-    for name in image_names.names:
+def _find_image(context: ReadContext, names: tuple[str, ...]) -> ImageLocation:
+    """The image under the first of its names that exists."""
+    first_error: RecordError | None = None
+    for name in names:
         try:
             return context.find_image(name)
-        except RecordError as refused:
-            if refused.reason != "no picture":
+        except RecordError as error:
+            if error.reason != "no picture":
                 raise
-            first_refusal = first_refusal or refused
-    raise first_refusal or RecordError("no picture", "a picture without a name")
+            first_error = first_error or error
+    raise first_error or RecordError("no picture", "an image without a name")
 
 
-def _parse_obelics(row: Mapping[str, Any]) -> list[str | _ImageNames]:
+def _parse_obelics(row: Mapping[str, Any]) -> list[_Part]:
     images, texts = _list_field(row, "images"), _list_field(row, "texts")
     if len(images) != len(texts):
         raise RecordError("bad layout", f"{len(images)} images beside {len(texts)} texts")
-    parts: list[str | _ImageNames] = []
-    for position, (image, text) in enumerate(zip(images, texts, strict=True)):
+    parts: list[_Part] = []
+    for index, (image, text) in enumerate(zip(images, texts, strict=True)):
         if (image is None) == (text is None):
             present = "neither" if text is None else "both"
-            raise RecordError("bad layout", f"at place {position} wanted a picture or a text, got {present}")
-        for value in (image, text):
-            if value is not None and not isinstance(value, str):
-                raise RecordError(
-                    "bad layout", f"at place {position} wanted a name or a text, got {type(value).__name__}"
-                )
-        parts.append(text if image is None else _ImageNames(names=(image,)))
+            raise RecordError("bad layout", f"at index {index} wanted an image or a text, got {present}")
+        value = text if image is None else image
+        if not isinstance(value, str):
+            raise RecordError("bad layout", f"at index {index} wanted a name or a text, got {type(value).__name__}")
+        parts.append(text if image is None else (image,))
     return parts
 
 
-def _parse_mmc4(row: Mapping[str, Any]) -> list[str | _ImageNames]:
-    texts, image_infos = _list_field(row, "text_list"), _list_field(row, "image_info")
-    if not all(isinstance(value, str) for value in texts):
-        raise RecordError("bad layout", "text_list holds more than texts")
-    images_before: dict[int, list[_ImageNames]] = {}
-    for info in image_infos:
-        text_index = info.get("matched_text_index") if isinstance(info, Mapping) else None
-        if type(text_index) is not int or not 0 <= text_index < len(texts):
-            raise RecordError("bad layout", f"wanted a matched_text_index below {len(texts)}, got {text_index!r}")
-        names = tuple(str(info[key]) for key in ("image_name", "raw_url") if info.get(key))
-        images_before.setdefault(text_index, []).append(_ImageNames(names=names))
-    return [part for text_index, text in enumerate(texts) for part in (*images_before.get(text_index, ()), text)]
+def _parse_mmc4(row: Mapping[str, Any]) -> list[_Part]:
+    texts, images = _list_field(row, "text_list"), _list_field(row, "image_info")
+    if not all(isinstance(text, str) for text in texts):
+        raise RecordError("bad layout", "text_list contains more than texts")
+    images_before: dict[int, list[_Part]] = {}
+    for image in images:
+        index = image.get("matched_text_index") if isinstance(image, Mapping) else None
+        if type(index) is not int or not 0 <= index < len(texts):
+            raise RecordError("bad layout", f"wanted a matched_text_index below {len(texts)}, got {index!r}")
+        names = tuple(str(image[key]) for key in ("image_name", "raw_url") if image.get(key))
+        images_before.setdefault(index, []).append(names)
+    return [part for index, text in enumerate(texts) for part in (*images_before.get(index, ()), text)]
 
 
 def _list_field(row: Mapping[str, Any], name: str) -> Sequence[Any]:

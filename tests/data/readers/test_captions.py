@@ -14,7 +14,8 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.readers import choose_caption, list_shards
+from firstsight.data.readers import list_shards
+from firstsight.data.readers.source_reader import choose_caption
 from firstsight.data.records import ImageText
 from firstsight.errors import DataError
 from firstsight.recipe.mixture import Recaptioned

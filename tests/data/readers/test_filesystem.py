@@ -69,9 +69,9 @@ def test_patterns_name_what_webdataset_users_write(tmp_path: Path, pattern: str,
 def test_a_range_with_a_gap_and_a_pattern_without_files_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "t-0.jsonl", "t-2.jsonl")
     for path, wanted in {
-        "t-{0..2}.jsonl": r"t-1\.jsonl, which is not there",
+        "t-{0..2}.jsonl": r"t-1\.jsonl, which does not exist",
         "x*": "Got none",
-        "no": "Got nothing",
+        "no": "Got no such path",
     }.items():
         with pytest.raises(DataError, match=wanted):
             names(at(tmp_path / path))

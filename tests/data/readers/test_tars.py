@@ -76,7 +76,7 @@ def test_a_flipped_header_is_found() -> None:
 
 
 def test_two_tars_in_one_file_are_not_half_read() -> None:
-    with pytest.raises(DataError, match="goes on behind its closing block"):
+    with pytest.raises(DataError, match="continues after its closing block"):
         list(read_tar_members(io.BytesIO(packed({"a": b"1"}) * 2), "t", needs_content=lambda member: False))
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from firstsight.data.index import Index
 from firstsight.data.prepare import prepare, shard_writer
+from firstsight.data.readers import Shard
 from firstsight.errors import DataError
 from firstsight.site import Location, Progress, Site
 from firstsight.units import Share
@@ -54,9 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     make = shard_writer.ShardWriter.write
 
-    def counted(
-        self: shard_writer.ShardWriter, shard: shard_writer.sources.Shard
-    ) -> Iterator[shard_writer.ShardProgress]:
+    def counted(self: shard_writer.ShardWriter, shard: Shard) -> Iterator[shard_writer.ShardProgress]:
         names.append(shard.name)
         return make(self, shard)
 
@@ -107,7 +106,7 @@ def test_the_bytes_do_not_depend_on_how_records_are_batched(
 ) -> None:
     folder = workshop.captions([words_of(range(1 + number % 5)) for number in range(50)])
     whole = workshop.prepare(folder, "captions", "whole")
-    for limit, size in (("BATCH", 7), ("LETTERS", 20)):
+    for limit, size in (("BATCH_RECORDS", 7), ("BATCH_CHARACTERS", 20)):
         monkeypatch.setattr(shard_writer, limit, size)
         assert same(whole.path, workshop.prepare(folder, "captions", limit).path)
 
@@ -129,7 +128,7 @@ def test_a_torn_shard_stops_it_and_what_was_made_is_kept(workshop: Workshop, sou
     whole = gzip.compress(b'{"text": "w1"}\n' * 500)
     torn = source / "train-9.jsonl.gz"
     torn.write_bytes(whole[:-9])
-    with pytest.raises(DataError, match=r"train-9\.jsonl\.gz: a gzip file that breaks off"):
+    with pytest.raises(DataError, match=r"train-9\.jsonl\.gz: a truncated gzip file"):
         workshop.prepare(source, "text")
     torn.write_bytes(whole)
     made.clear()

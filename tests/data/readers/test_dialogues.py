@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.data.readers import RecordReader, dialogues, list_shards
-from firstsight.data.readers.dialogues import json_list_items
+from firstsight.data.readers import RecordReader, json_list, list_shards
+from firstsight.data.readers.json_list import json_list_items
 from firstsight.data.records import Dialogue, RejectedRecord
 from firstsight.errors import DataError
 
@@ -79,12 +79,12 @@ def test_a_list_is_cut_into_stretches_of_whole_items_that_hold_it_all(
     data = json.dumps(rows, indent=2).encode()
     (tmp_path / "a.json").write_bytes(data)
     [whole] = passes(at(tmp_path), "dialogues")
-    monkeypatch.setattr(dialogues, "RANGE_ITEMS", 250)
+    monkeypatch.setattr(json_list, "RANGE_ITEMS", 250)
     by_count = list_shards(at(tmp_path), "dialogues")
     assert [len(list(RecordReader(at(tmp_path), "dialogues", source=named("dialogues")).read(one))) for one in by_count] == [
         250, 250, 100,
     ]  # fmt: skip
-    monkeypatch.setattr(dialogues, "RANGE_BYTES", 9_000)
+    monkeypatch.setattr(json_list, "RANGE_BYTES", 9_000)
     cut = list_shards(at(tmp_path), "dialogues")
     assert [one.start for one in cut] == [0, *(one.stop for one in cut[:-1])]
     assert cut[-1].stop == cut[-1].size == len(data)

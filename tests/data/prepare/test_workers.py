@@ -17,7 +17,7 @@ import pytest
 from firstsight.site import Location, Site
 from tests.data.conftest import Workshop, asked, words_of
 
-from .test_prepare import same
+from .test_handler import same
 
 SHARDS = 12
 SLOW = pytest.mark.slow

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from firstsight.data.readers import read_source
 from firstsight.data.records import Dialogue, Document, ImageText, RejectedRecord
 from firstsight.errors import DataError
 
-from .conftest import Workshop, add, picture
+from ..conftest import Workshop, add, picture
+from .reading import at, everything
 
 RED = picture((255, 0, 0))
 
 
 def reasons(folder: Path, form: str) -> list[str]:
-    return [found.reason for found in read_source(folder, form) if isinstance(found, RejectedRecord)]
+    return [found.reason for found in everything(at(folder), form) if isinstance(found, RejectedRecord)]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst"])
@@ -27,7 +27,7 @@ def test_all_text_forms_hold_the_same_records(tmp_path: Path, form: str) -> None
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode().rstrip(b"\n")
     packed = {"jsonl": data, "jsonl.gz": gzip.compress(data), "jsonl.zst": zstandard.compress(data)}
     (tmp_path / f"a.{form}").write_bytes(packed[form])
-    found = list(read_source(tmp_path, "text"))
+    found = everything(at(tmp_path), "text")
     assert found == [Document(id=row["id"], text=row["text"], loss=((0, 2),)) for row in rows]
 
 
@@ -35,13 +35,13 @@ def test_zstandard_frames_behind_each_other_are_one_file(tmp_path: Path) -> None
     (tmp_path / "a.jsonl.zst").write_bytes(
         zstandard.compress(b'{"text": "a"}\n') + zstandard.compress(b'{"text": "b"}\n')
     )
-    assert [one.text for one in read_source(tmp_path, "text") if isinstance(one, Document)] == ["a", "b"]
+    assert [one.text for one in everything(at(tmp_path), "text") if isinstance(one, Document)] == ["a", "b"]
 
 
 def test_bad_lines_are_set_aside_with_their_place(tmp_path: Path) -> None:
     lines = [b'{"text": "good"}', b"{", b'{"text": "\xff"}', b"[]", b"", b'{"text": ""}', b'{"text": "good too"}']
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    found = list(read_source(tmp_path, "text"))
+    found = everything(at(tmp_path), "text")
     assert [one.text for one in found if isinstance(one, Document)] == ["good", "good too"]
     assert [(one.reason, one.where) for one in found if isinstance(one, RejectedRecord)] == [
         ("not JSON", "line 2"),
@@ -55,13 +55,13 @@ def test_bad_lines_are_set_aside_with_their_place(tmp_path: Path) -> None:
 def test_a_packed_text_that_breaks_off_is_named(tmp_path: Path, ending: str, packed) -> None:
     whole = packed("".join(f'{{"text": "{number * 7919}"}}\n' for number in range(20_000)).encode())
     (tmp_path / f"a.jsonl.{ending}").write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(DataError, match=rf"a\.jsonl\.{ending}.*breaks off"):
-        list(read_source(tmp_path, "text"))
+    with pytest.raises(DataError, match=rf"a\.jsonl\.{ending}.*truncated"):
+        list(everything(at(tmp_path), "text"))
 
 
 def test_a_captioned_picture_is_found_again_at_its_place(workshop: Workshop) -> None:
     folder = workshop.captions([f"w{number}" for number in range(20)])
-    for number, found in enumerate(read_source(folder, "captions")):
+    for number, found in enumerate(everything(at(folder), "captions")):
         assert isinstance(found, ImageText)
         assert found.caption == f"w{number}"
         data = (folder / found.image.shard).read_bytes()
@@ -76,7 +76,7 @@ def test_members_of_a_sample_come_in_any_order_and_from_folders(tmp_path: Path) 
         add(tar, "part/2.json", b"{}")
         add(tar, "part/2.webp", picture((0, 0, 0), form="WEBP"))
         add(tar, "part/2.txt", b"two")
-    assert [(one.id, one.caption) for one in read_source(tmp_path, "captions") if isinstance(one, ImageText)] == [
+    assert [(one.id, one.caption) for one in everything(at(tmp_path), "captions") if isinstance(one, ImageText)] == [
         ("part/1", "one"),
         ("part/2", "two"),
     ]
@@ -120,7 +120,7 @@ def test_a_tar_that_breaks_off_is_named(workshop: Workshop, keep: float) -> None
     for cut in (int(len(data) * keep), int(len(data) * keep) // 512 * 512):
         file.write_bytes(data[:cut])
         with pytest.raises(DataError, match=r"00000\.tar.*Copy it again"):
-            list(read_source(file.parent, "captions"))
+            list(everything(at(file.parent), "captions"))
 
 
 def test_a_tar_cut_exactly_between_members_is_named(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_tar_cut_exactly_between_members_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.tar"
     file.write_bytes(file.read_bytes()[: 512 + -(-len(RED) // 512) * 512 + 2 * 512])
     with pytest.raises(DataError, match="without its closing block"):
-        list(read_source(tmp_path, "captions"))
+        list(everything(at(tmp_path), "captions"))
 
 
 def llava(image: str | None, number: int = 0) -> dict[str, object]:
@@ -144,7 +144,7 @@ def test_dialogues_find_pictures_in_tars_in_the_folder_and_in_images(workshop: W
     (folder / "loose.png").write_bytes(RED)
     (folder / "images" / "deep").mkdir(parents=True)
     (folder / "images" / "deep" / "inside.png").write_bytes(RED)
-    found = [one for one in read_source(folder, "dialogues") if isinstance(one, Dialogue)]
+    found = [one for one in everything(at(folder), "dialogues") if isinstance(one, Dialogue)]
     assert [one.image and one.image.shard for one in found] == [
         "images.tar",
         "loose.png",
@@ -163,15 +163,15 @@ def test_bad_dialogues_are_set_aside_by_name(workshop: Workshop) -> None:
 
 def test_a_folder_without_the_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Got no such file"):
-        list(read_source(tmp_path, "captions"))
+        list(everything(at(tmp_path), "captions"))
     with pytest.raises(DataError, match="no reader"):
-        list(read_source(tmp_path, "encoder"))
+        list(everything(at(tmp_path), "encoder"))
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("folder", "count"), [("vla_foundry_shards/image_caption", 48), ("torchtitan_cc12m", 32)])
 def test_real_tars_read(shared: Path, folder: str, count: int) -> None:
-    found = list(read_source(shared / folder, "captions"))
+    found = list(everything(at(shared / folder), "captions"))
     assert not [one for one in found if isinstance(one, RejectedRecord)]
     assert len(found) == count
     captions = {one.id: one.caption for one in found if isinstance(one, ImageText)}

@@ -1,0 +1,99 @@
+"""JSON values in untrusted files: JSON-lines shards, plain or compressed, read as one stream."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import zstandard
+
+from firstsight.data.readers.filesystem import ReadContext
+from firstsight.data.records import Record, RecordError, RejectedRecord
+from firstsight.errors import DataError
+
+JSONL_EXTENSIONS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
+_READ_SIZE = 1 << 20
+RowParser = Callable[[Mapping[str, Any], int], Iterator[Record | RejectedRecord]]
+"""From a row and its number to the records in it; raises RecordError for a bad row."""
+
+
+def jsonl_records(context: ReadContext, parse: RowParser) -> Iterator[Record | RejectedRecord]:
+    """The records that `parse` makes of each line, counted from 1; blank lines are skipped.
+
+    Raises DataError when a compressed file is truncated.
+    """
+    with context.folder.open_stream(context.shard.name, context.digest) as stream:
+        for number, line in enumerate(_decompressed_lines(stream, context.path), start=1):
+            if line.strip():
+                try:
+                    yield from parse(parse_json_object(line), number)
+                except RecordError as error:
+                    yield context.rejected(error, f"line {number}")
+
+
+def parse_json_object(data: bytes) -> dict[str, Any]:
+    """A JSON object; RecordError for anything else."""
+    try:
+        value = json.loads(decode_utf8(data))
+    except (ValueError, RecursionError) as error:
+        raise RecordError("not JSON", str(error)) from None
+    if not isinstance(value, dict):
+        raise RecordError("not JSON", f"wanted an object, got {type(value).__name__}")
+    return value
+
+
+def parse_optional_object(data: bytes) -> dict[str, Any]:
+    """A JSON object, or an empty one if the bytes are anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def decode_utf8(data: bytes, prefix: str = "") -> str:
+    """The text; RecordError names the first byte that is not UTF-8, after `prefix`."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise RecordError("not UTF-8", f"{prefix}byte {error.start}") from None
+
+
+def _decompressed_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
+    if path.endswith(".zst"):
+        yield from _split_lines(_decompress_zstd(stream, path))
+        return
+    try:
+        yield from gzip.GzipFile(fileobj=stream) if path.endswith(".gz") else stream
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: a truncated gzip file ({error}). Copy it again from its origin.") from None
+
+
+def _decompress_zstd(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
+    """Decompressed chunks. zstandard's own stream reader does not report a truncated last frame, this does."""
+    decompressor = None
+    data = stream.read(_READ_SIZE)
+    while data:
+        decompressor = decompressor or zstandard.ZstdDecompressor().decompressobj()
+        try:
+            yield decompressor.decompress(data)
+        except zstandard.ZstdError as error:
+            raise DataError(f"{path}: not zstandard data ({error}). Copy it again from its origin.") from None
+        data = decompressor.unused_data if decompressor.eof else b""
+        decompressor = None if decompressor.eof else decompressor
+        data = data or stream.read(_READ_SIZE)
+    if decompressor is not None:
+        raise DataError(f"{path}: a truncated zstandard file. Copy it again from its origin.")
+
+
+def _split_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    remainder = b""
+    for chunk in chunks:
+        *lines, remainder = (remainder + chunk).split(b"\n")
+        yield from lines
+    if remainder:
+        yield remainder

@@ -1,0 +1,263 @@
+"""The shards of a source, listed in the order of their names, and the reader of each shard's format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from firstsight.data.readers.captions import read_captions_table, read_captions_tar
+from firstsight.data.readers.dialogues import read_dialogues_json, read_dialogues_jsonl, read_dialogues_table
+from firstsight.data.readers.filesystem import ReadContext, ReadDigest, Shard, SourceFolder, open_folder
+from firstsight.data.readers.image_lookup import ImageLookup
+from firstsight.data.readers.interleaved import read_interleaved_jsonl, read_interleaved_table
+from firstsight.data.readers.json_list import json_list_ranges
+from firstsight.data.readers.jsonl import JSONL_EXTENSIONS
+from firstsight.data.readers.tables import TABLE_EXTENSIONS
+from firstsight.data.readers.text import read_documents_jsonl, read_documents_table, read_documents_tar
+from firstsight.data.records import Record, RejectedRecord
+from firstsight.errors import DataError, RequestError, UnknownName
+from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned
+from firstsight.site import Location, Site
+
+FormatReader = Callable[[ReadContext], Iterator[Record | RejectedRecord]]
+FORMAT_READERS: Mapping[ExternalForm, Mapping[tuple[str, ...], FormatReader]] = {
+    "text": {
+        JSONL_EXTENSIONS: read_documents_jsonl,
+        TABLE_EXTENSIONS: read_documents_table,
+        (".tar",): read_documents_tar,
+    },
+    "captions": {(".tar",): read_captions_tar, TABLE_EXTENSIONS: read_captions_table},
+    "interleaved": {JSONL_EXTENSIONS: read_interleaved_jsonl, TABLE_EXTENSIONS: read_interleaved_table},
+    "dialogues": {
+        (".json",): read_dialogues_json,
+        JSONL_EXTENSIONS: read_dialogues_jsonl,
+        TABLE_EXTENSIONS: read_dialogues_table,
+    },
+}
+"""By form and extension."""
+SHARD_MANIFEST = "manifest.jsonl"
+"""Shards and their numbers of samples, one a line: {"shard", "num_sequences"} (open_lm, vla_foundry)."""
+_METADATA_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
+"""Written by `datasets` beside its tables."""
+_SPLIT_ALIASES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def locate_source(source: DataSource, folder: Path | None, site: Site) -> Location:
+    """The location of a recipe's source: from the site file if it is external, else the `folder` of a step's output.
+
+    Raises RequestError that names the source when the site file does not have it, or when no folder was given.
+    """
+    external = source.external if isinstance(source, Recaptioned) else source
+    if isinstance(external, External):
+        if external.name not in site.sources:
+            raise UnknownName("source", external.name, site.sources)
+        return site.sources[external.name]
+    if folder is None:
+        raise RequestError(
+            f"{type(source).__name__}: wanted the folder of a step that made it. Got none. Run it first."
+        )
+    return Location(path=str(folder))
+
+
+def list_shards(location: Location, form: ExternalForm) -> tuple[Shard, ...]:
+    """The shards of a source in the order of their names, large JSON lists as several; DataError when there is none.
+
+    If the names belong to several splits, only those of the location's split.
+    """
+    _check_form(location, form)
+    folder = open_folder(location.path)
+    if folder.selected_names == (SHARD_MANIFEST,):
+        names = _manifest_shards(folder)
+    else:
+        names = _record_files(location, folder, form)
+    if not names:
+        extensions = ", ".join(chain(*FORMAT_READERS[form]))
+        raise DataError(f"{location.path}: wanted {form} as {extensions}. Got no such file. Check the source's folder.")
+    shards: list[Shard] = []
+    for name in _select_split(location, names):
+        info = folder.file_info(name)
+        is_list = name.lower().endswith(".json")
+        ranges = json_list_ranges(folder, name, info.size) if is_list else [(0, info.size)]
+        split = _split_of_name(name)
+        shards += [
+            Shard(name=name, split=split, size=info.size, stamp=info.stamp, start=start, stop=stop)
+            for start, stop in ranges
+        ]
+    return tuple(shards)
+
+
+def _check_form(location: Location, form: ExternalForm) -> None:
+    if form not in FORMAT_READERS:
+        raise DataError(
+            f"{location.path}: no reader for a source of form {form!r}. Known: {', '.join(FORMAT_READERS)}."
+        )
+
+
+def _record_files(location: Location, folder: SourceFolder, form: ExternalForm) -> list[str]:
+    """Names of files that contain records; manifests and statistics that other tools write are left out."""
+    extensions = tuple(chain(*FORMAT_READERS[form]))
+    names = folder.names(*extensions, ".tar")
+    tar_stems = {name[: -len(".tar")] for name in names if name.lower().endswith(".tar")}
+    base = folder.base_path.rstrip("/") + "/"
+    other_paths = (open_folder(path).base_path for path in (location.pictures, location.captions) if path)
+    excluded = tuple(path.removeprefix(base) + "/" for path in other_paths if path.startswith(base))
+    return [
+        name
+        for name in names
+        if name.lower().endswith(extensions)
+        and PurePosixPath(name).name not in (SHARD_MANIFEST, *_METADATA_FILES)
+        and not name.endswith("_stats.json")
+        # img2dataset writes a table about each of its tars.
+        and not (name.endswith(".parquet") and name[: -len(".parquet")] in tar_stems)
+        and not name.startswith(excluded)
+    ]
+
+
+def _split_of_name(name: str) -> str:
+    """The split in a path: the beginning of the file's name, else the nearest folder named after a split."""
+    *folders, file_name = name.lower().split("/")
+    prefix = re.match(r"[a-z]+", file_name)
+    labels = (prefix[0] if prefix else "", *reversed(folders))
+    return next((_SPLIT_ALIASES[label] for label in labels if label in _SPLIT_ALIASES), "")
+
+
+def _select_split(location: Location, names: list[str]) -> list[str]:
+    """The names of the location's split; DataError when it has to be chosen, or does not exist."""
+    splits = sorted({_split_of_name(name) for name in names} - {""})
+    split = _SPLIT_ALIASES.get(location.split.lower(), location.split)
+    if not split and len(splits) > 1:
+        raise DataError(
+            f"{location.path}: wanted one split. Got {', '.join(splits)}. "
+            f"Choose one in the site file: split = {splits[0]!r}, or narrow the path."
+        )
+    if split and split not in splits:
+        raise DataError(
+            f"{location.path}: wanted the split {split!r}. Got {', '.join(splits) or 'names without a split'}. "
+            "Change or remove split in the site file."
+        )
+    return [name for name in names if not split or _split_of_name(name) == split]
+
+
+def _manifest_shards(folder: SourceFolder) -> list[str]:
+    """Names of the shards in the selected manifest; DataError when one does not exist."""
+    names = [f"{name}.tar" for name in _manifest_counts(folder, SHARD_MANIFEST)]
+    if missing := [name for name in names if not folder.has_file(name)]:
+        raise DataError(
+            f"{folder.original_path}: names {len(names)} shards. Got none of {', '.join(missing[:3])}"
+            f"{' ...' if len(missing) > 3 else ''} ({len(missing)} missing). Copy them, or name their folder instead."
+        )
+    return sorted(names)
+
+
+def _manifest_counts(folder: SourceFolder, manifest: str) -> dict[str, int]:
+    """Samples of each shard according to a manifest."""
+    counts: dict[str, int] = {}
+    for number, line in enumerate(folder.read(manifest).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        name, count = (row.get("shard"), row.get("num_sequences")) if isinstance(row, dict) else (None, None)
+        if not isinstance(name, str) or type(count) is not int:
+            raise DataError(
+                f"{folder.path(manifest)}, line {number}: wanted shard and num_sequences. Got {line[:80]!r}. "
+                "Repair or remove the manifest."
+            )
+        counts[name] = count
+    return counts
+
+
+class RecordReader:
+    """Reads the shards of one source; can be pickled."""
+
+    def __init__(self, location: Location, form: ExternalForm, *, source: DataSource) -> None:
+        _check_form(location, form)
+        self._location, self._source = location, source
+        self._form: ExternalForm = form
+        self._images = ImageLookup(location, match_urls=form == "interleaved")
+        self._manifests: dict[str, dict[str, int]] = {}
+        self._folder: SourceFolder | None = None
+
+    def read(self, shard: Shard) -> ShardRecords:
+        """One pass over a shard."""
+        # Opened once for all shards: a remote pattern is listed each time.
+        self._folder = folder = self._folder or open_folder(self._location.path)
+        digest, source = ReadDigest(), self._source
+        context = ReadContext(
+            shard=shard,
+            folder=folder,
+            location=self._location,
+            digest=digest,
+            find_image=self._images.finder(digest),
+            choose_caption=partial(choose_caption, source) if isinstance(source, Recaptioned) else None,
+        )
+        name = shard.name.lower()
+        readers = FORMAT_READERS[self._form].items()
+        read_records = next((reader for extensions, reader in readers if name.endswith(extensions)), None)
+        if read_records is None:
+            raise DataError(f"{context.path}: wanted {self._form}. Got a name with another ending. Rename the file.")
+        expected_count = self._manifest_count(folder, shard.name) if name.endswith(".tar") else None
+        return ShardRecords(_check_count(read_records(context), context.path, expected_count), digest)
+
+    def _manifest_count(self, folder: SourceFolder, name: str) -> int | None:
+        """Samples of a shard if a manifest in its folder has them."""
+        manifest = (PurePosixPath(name).parent / SHARD_MANIFEST).as_posix()
+        if manifest not in self._manifests:
+            self._manifests[manifest] = _manifest_counts(folder, manifest) if folder.has_file(manifest) else {}
+        return self._manifests[manifest].get(PurePosixPath(name).stem)
+
+
+def choose_caption(source: Recaptioned, key: str) -> tuple[bool, int]:
+    """Whether the record `key` gets a synthetic caption, and a number that selects one of several: by seed and key."""
+    key_digest = hashlib.sha256(f"{source.seed}\0{key}".encode("utf-8", "surrogateescape")).digest()
+    uniform, choice = int.from_bytes(key_digest[:8], "big"), int.from_bytes(key_digest[8:16], "big")
+    return uniform * source.synthetic_share.denominator < source.synthetic_share.numerator << 64, choice
+
+
+def _check_count(
+    records: Iterator[Record | RejectedRecord], path: str, expected_count: int | None
+) -> Iterator[Record | RejectedRecord]:
+    """`records`; DataError at their end when there are not as many as the manifest says."""
+    count = 0
+    for record in records:
+        count += 1
+        yield record
+    if expected_count not in (None, count):
+        raise DataError(
+            f"{path}: wanted {expected_count} samples, says {SHARD_MANIFEST}. Got {count}. "
+            "Copy the shard or its manifest again."
+        )
+
+
+class ShardRecords:
+    """One pass over a shard: its records in order, a RejectedRecord in place of each invalid one."""
+
+    def __init__(self, records: Iterator[Record | RejectedRecord], digest: ReadDigest) -> None:
+        self._records, self._digest, self._is_exhausted = records, digest, False
+
+    def __iter__(self) -> Iterator[Record | RejectedRecord]:
+        yield from self._records
+        self._is_exhausted = True
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the shard's bytes; if captions or images from other files were joined, of all their digests.
+
+        Raises DataError before the pass is complete.
+        """
+        if not self._is_exhausted:
+            raise DataError(
+                "the digest of a shard: wanted a complete pass. Got an unfinished one. Read all records first."
+            )
+        return self._digest.hexdigest()
