@@ -241,7 +241,7 @@ def test_nothing_runs_for_data_and_models_that_do_not_fit(
     study = (tmp_path / "mine.py").read_text()
     (tmp_path / "mine.py").write_text(study.replace("vocab_size=512", "vocab_size=300"))
     assert "my-tokenizer: wanted at most 300 tokens" in refused(good)
-    (tmp_path / "mine.py").write_text(study.replace("Vit(layers=2, width=16", "Vit(layers=3, width=32"))
+    (tmp_path / "mine.py").write_text(study.replace("ViTSpec(layers=2, width=16", "ViTSpec(layers=3, width=32"))
     fits = refused(good)
     assert "wanted num_hidden_layers 3, got 2; wanted hidden_size 32, got 16" in fits
 

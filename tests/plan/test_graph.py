@@ -81,7 +81,7 @@ def test_segments_chain_and_do_not_depend_on_later_ones() -> None:
         [step.address for step in of_kind(starts(*cuts), "pretrain")] for cuts in ((20, 40), (20, 40, 60, 100))
     )
     assert short == long[:2]
-    spans = [(step.spec.since, step.spec.until) for step in of_kind(starts(100, 20, 60), "pretrain")]
+    spans = [(step.spec.start, step.spec.end) for step in of_kind(starts(100, 20, 60), "pretrain")]
     assert spans == [(Share(0), Share(1, 5)), (Share(1, 5), Share(3, 5)), (Share(3, 5), Share(1))]
 
 

@@ -69,7 +69,7 @@ def changed(value: Any, path: tuple[Any, ...]) -> Any:
 MIDTRAIN = next(parent for role, parent in final(arm()).needs if role == "checkpoint").parent("previous")
 TRAINED = replace(MIDTRAIN, spec=replace(MIDTRAIN.spec, model=replace(MIDTRAIN.spec.model, encoder="trained")))
 """With an encoder that may have a rate and a decay."""
-LEAVES = [path for path in places(to_json(MIDTRAIN.spec)) if path[-1] not in ("value", "counted_in")]
+LEAVES = [path for path in places(to_json(MIDTRAIN.spec)) if path[-1] not in ("value", "share_unit")]
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: ".".join(map(str, path)))
@@ -81,7 +81,7 @@ def test_every_field_of_a_spec_moves_the_address(path: tuple[Any, ...]) -> None:
 
 
 def test_shares_kind_version_and_parents_move_the_address() -> None:
-    moved = replace(MIDTRAIN.spec, mix=replace(MIDTRAIN.spec.mix, share=Share(1, 3)))
+    moved = replace(MIDTRAIN.spec, mix=replace(MIDTRAIN.spec.mix, image_share=Share(1, 3)))
     others = [
         replace(MIDTRAIN, spec=moved),
         replace(MIDTRAIN, kind="finetune"),
@@ -140,13 +140,13 @@ def test_difference_of_a_trunk_segment_tells_the_field_once_over_the_whole_chain
     found = field_differences(
         build_graph(study).final_step("start-060.s1"), build_graph(moved).final_step("start-060.s1")
     )
-    assert [one.path.rpartition("spec.")[2] for one in found] == ["pretrain.rate.peak"]
+    assert [one.path.rpartition("spec.")[2] for one in found] == ["pretrain.schedule.peak_lr"]
 
 
 def test_difference_between_arms_names_their_fields() -> None:
     found = {one.path: (one.first, one.second) for one in field_differences(arm(20), arm(80))}
     assert found["name"] == ("start-020", "start-080")
-    assert set(found) == {"name", "start", "stages.0.rate.at"}
+    assert set(found) == {"name", "start", "stages.0.schedule.branch_tokens"}
     assert field_differences(arm(), arm()) == ()
 
 
@@ -159,15 +159,15 @@ def test_a_staged_share_and_a_new_part_print_as_they_are_written() -> None:
     stage = arm().stages[0]
     growing = (ShareSpan(end=Share(1, 2), share=Share(1, 4)), ShareSpan(end=Share(1), share=Share(3, 4)))
     (share,) = field_differences(stage.mix, replace(stage.mix, image_share=growing))
-    assert str(share) == "share: 4/5 | [Span(until=1/2, share=1/4), Span(until=1/1, share=3/4)]"
+    assert str(share) == "image_share: 4/5 | [share_span(end=1/2, share=1/4), share_span(end=1/1, share=3/4)]"
     (only,) = stage.mix.text.components
     half = replace(only, share=Share(1, 2))
     notes = WeightedSource(
         source=External(name="notes", form="text", tokens=Tokens(0)), share=Share(1, 2), max_epochs=2
     )
     found = field_differences(stage.mix.text, Mixture(components=(half, notes), share_unit="rows"))
-    assert [one.path for one in found] == ["parts.0.share", "parts.1"]
-    assert str(found[1]).startswith("parts.1: (absent) | Part(source=Named(name=notes, form=text, tokens=0), share=1/2")
+    assert [one.path for one in found] == ["components.0.share", "components.1"]
+    assert str(found[1]).startswith("components.1: (absent) | weighted_source(source=external(name=notes, form=text, tok")
 
 
 def test_find_takes_addresses_and_digests_but_no_doubt() -> None:

@@ -93,4 +93,4 @@ def test_the_ends_of_the_trunk_rewarm_as_the_paper_does() -> None:
 
 def test_a_warm_up_that_outlasts_its_phase_is_refused() -> None:
     with pytest.raises(QuantityError, match="warm-up must end"):
-        replace(trunk(1000, 0.1, 1e-2), warmup=Tokens(1000))
+        replace(trunk(1000, 0.1, 1e-2), warmup_tokens=Tokens(1000))

@@ -66,8 +66,8 @@ class AdamWSpec:
     def __post_init__(self) -> None:
         if self.encoder_lr_scale < 0 or self.encoder_weight_decay < 0:
             raise QuantityError(
-                f"an encoder's rate and decay are 0 or above. Got encoder_rate={self.encoder_lr_scale} and "
-                f"encoder_decay={self.encoder_weight_decay}. Say 0 to hold the encoder still."
+                f"an encoder's rate and decay are 0 or above. Got encoder_lr_scale={self.encoder_lr_scale} and "
+                f"encoder_weight_decay={self.encoder_weight_decay}. Say 0 to hold the encoder still."
             )
 
 
@@ -78,8 +78,8 @@ def _check_encoder_optim(optim: AdamWSpec, model: LMSpec | VLMSpec) -> None:
     if optim.encoder_lr_scale or optim.encoder_weight_decay:
         reason = "its encoder is frozen" if isinstance(model, VLMSpec) and model.vision.towers else "it has no encoder"
         raise QuantityError(
-            f"encoder_rate and encoder_decay must be 0 for this model: {reason}. Got encoder_rate={optim.encoder_lr_scale} "
-            f"and encoder_decay={optim.encoder_weight_decay}. Set both to 0.0"
+            f"encoder_lr_scale and encoder_weight_decay must be 0 for this model: {reason}. Got encoder_lr_scale={optim.encoder_lr_scale} "
+            f"and encoder_weight_decay={optim.encoder_weight_decay}. Set both to 0.0"
             + (', or say encoder="trained".' if reason == "its encoder is frozen" else ".")
         )
 

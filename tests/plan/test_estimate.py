@@ -69,7 +69,7 @@ SECOND = 729 * 2 * 3 * 14**2 * 1024 + (729 + 5) * 23 * (8 * 1024**2 + 4 * 1024 *
 def seeing(**changes: Any) -> StepCost:
     """The bill of a branch of ten thousand picture rows whose model is the paper's with these changes."""
     arm = branch_at(scale_named("1b"), Share(1, 5))
-    stage = replace(arm.stages[0], tokens=Tokens(100 * 100 * 1024), rows=RowShape(batch_size=100, length=1024))
+    stage = replace(arm.stages[0], tokens=Tokens(100 * 100 * 1024), row_shape=RowShape(batch_size=100, length=1024))
     optim = replace(stage.optim, encoder_lr_scale=changes.pop("rate", 0.0))
     model, mix = replace(stage.model, **changes), replace(stage.mix, image_share=Share(1))
     (row,) = rows("midtrain", one(replace(arm, stages=(replace(stage, model=model, mix=mix, optim=optim),))))
@@ -121,7 +121,7 @@ def test_checkpoints_store_weights_and_both_moments() -> None:
 def test_features_of_a_frozen_encoder_are_billed_once_in_bytes_and_flops() -> None:
     small = estimate_cost(build_graph(when(scale_named("cpu"))), H100)
     for row in rows("encode", small):
-        pictures = row.step.spec.source.pictures
+        pictures = row.step.spec.source.images
         assert row.cost.stored_bytes == pictures * 4 * 256 * 2
         assert row.cost.flops == pictures * row.step.spec.vision.flops()
 
@@ -202,7 +202,7 @@ def staged(counted_in: Any, packing: Any = "one_image_per_row") -> Arm:
     arm = branch_at(scale_named("1b"), Share(1, 5))
     share = (ShareSpan(end=Share(1, 2), share=Share(1, 5)), ShareSpan(end=Share(1), share=Share(3, 5)))
     mix = replace(arm.stages[0].mix, image_share=share, share_unit=counted_in, packing=packing)
-    stage = replace(arm.stages[0], mix=mix, rows=RowShape(batch_size=10, length=1_000), tokens=Tokens(1_000_000))
+    stage = replace(arm.stages[0], mix=mix, row_shape=RowShape(batch_size=10, length=1_000), tokens=Tokens(1_000_000))
     return replace(arm, stages=(stage,))
 
 

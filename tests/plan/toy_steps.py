@@ -22,7 +22,7 @@ from firstsight.recipe.serialize import to_json
 from firstsight.site import Progress, ProgressCallback, Site
 from firstsight.units import Tokens
 
-HANDLERS = {kind: f"small:{kind}" for kind in ("write", "slow", "fail", "die", "empty", "seen")}
+HANDLERS = {kind: f"toy_steps:{kind}" for kind in ("write", "slow", "fail", "die", "empty", "seen")}
 SLICES = 30
 
 

@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the workers import their handlers from here
 
-import small
+import toy_steps
 
 from firstsight.errors import RequestError, StepFailed
 from firstsight.plan.executor import LocalExecutor
@@ -27,34 +27,34 @@ from firstsight.recipe.scales import scale_named
 from firstsight.site import Site
 from firstsight.studies.when import when
 
-HERE = Path(small.__file__)
+HERE = Path(toy_steps.__file__)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the small study leaves when nobody disturbs it."""
     root = tmp_path_factory.mktemp("whole")
-    assert small.go(small.diamond(), root).ok
-    return small.results(root)
+    assert toy_steps.go(toy_steps.diamond(), root).ok
+    return toy_steps.results(root)
 
 
 def test_every_step_runs_once_after_its_parents_and_then_never_again(tmp_path: Path) -> None:
-    plan, told = small.diamond(), list[StepEvent]()
-    first = small.go(plan, tmp_path, watch=told)
+    plan, told = toy_steps.diamond(), list[StepEvent]()
+    first = toy_steps.go(plan, tmp_path, watch=told)
     assert first.ok and set(first.published) == set(plan.steps) and len(first.published) == len(plan.steps)
     ends = {event.step: place for place, event in enumerate(told) if event.kind == "published"}
     begins = {event.step: place for place, event in enumerate(told) if event.kind == "started"}
     assert all(ends[parent] < begins[step] for step in plan.steps for _, parent in step.needs)
-    before = small.results(tmp_path)
-    again = small.go(plan, tmp_path)
+    before = toy_steps.results(tmp_path)
+    again = toy_steps.go(plan, tmp_path)
     assert again.published == () and set(again.skipped) == set(plan.steps)
-    assert small.results(tmp_path) == before
+    assert toy_steps.results(tmp_path) == before
     assert all(Store(tmp_path).verify(step.address) == () for step in plan.steps)
 
 
 def test_events_tell_arms_progress_and_time_left(tmp_path: Path) -> None:
     told: list[StepEvent] = []
-    small.go(small.diamond(), tmp_path, watch=told)
+    toy_steps.go(toy_steps.diamond(), tmp_path, watch=told)
     progress = [event for event in told if event.kind == "progress"]
     assert {event.progress.unit for event in progress if event.progress} == {"slices"}
     assert {label for event in progress for label in event.arms} == {"arm0", "arm1", "arm2"}
@@ -64,10 +64,10 @@ def test_events_tell_arms_progress_and_time_left(tmp_path: Path) -> None:
 
 
 def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
-    bad = small.step("fail", "bread")
-    stopped = small.step("write", "after", source=bad)
-    plan = small.graph(bad=small.step("write", "end", source=stopped), good=small.step("write", "fine"))
-    summary = small.go(plan, tmp_path)
+    bad = toy_steps.step("fail", "bread")
+    stopped = toy_steps.step("write", "after", source=bad)
+    plan = toy_steps.graph(bad=toy_steps.step("write", "end", source=stopped), good=toy_steps.step("write", "fine"))
+    summary = toy_steps.go(plan, tmp_path)
     assert not summary.ok and [step.spec.name for step in summary.published] == ["fine"]
     (failure,) = summary.failed
     assert (
@@ -84,14 +84,14 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "why"), [("die", "signal 9"), ("empty", "left nothing")])
 def test_a_dead_worker_fails_its_step_and_is_replaced(tmp_path: Path, kind: str, why: str) -> None:
-    good = {f"good{n}": small.step("write", f"good{n}") for n in range(3)}
-    summary = small.go(small.graph(bad=small.step(kind, "bad"), **good), tmp_path, workers=1)
+    good = {f"good{n}": toy_steps.step("write", f"good{n}") for n in range(3)}
+    summary = toy_steps.go(toy_steps.graph(bad=toy_steps.step(kind, "bad"), **good), tmp_path, workers=1)
     assert why in summary.failed[0].reason and len(summary.published) == 3
 
 
 def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path) -> None:
-    plan = small.graph(**{f"arm{n}": small.step("seen", f"arm{n}") for n in range(4)})
-    small.go(plan, tmp_path, workers=1)
+    plan = toy_steps.graph(**{f"arm{n}": toy_steps.step("seen", f"arm{n}") for n in range(4)})
+    toy_steps.go(plan, tmp_path, workers=1)
     facts = [json.loads((Store(tmp_path).path(step.address) / "facts.json").read_text()) for step in plan.steps]
     assert len({fact["pid"] for fact in facts}) == 1
     assert {(fact["omp"], fact["wait"]) for fact in facts} == {("1", "PASSIVE")}
@@ -99,17 +99,17 @@ def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path)
 
 
 def test_what_is_not_needed_is_not_run(tmp_path: Path) -> None:
-    parent = small.step("write", "parent")
-    plan = small.graph(arm=small.step("write", "child", source=parent))
-    small.go(plan, tmp_path)
+    parent = toy_steps.step("write", "parent")
+    plan = toy_steps.graph(arm=toy_steps.step("write", "child", source=parent))
+    toy_steps.go(plan, tmp_path)
     (Store(tmp_path).path(parent.address) / "text").unlink()
     Store(tmp_path).path(parent.address).rmdir()
-    assert small.go(plan, tmp_path).published == ()
+    assert toy_steps.go(plan, tmp_path).published == ()
 
 
 def test_named_leaves_are_refused_before_anything_runs(tmp_path: Path) -> None:
     site, plan = Site(cache=tmp_path), build_graph(when(scale_named("1b")))
-    handlers = {step.kind: "small:write" for step in plan.steps if step.kind != "named"}
+    handlers = {step.kind: "toy_steps:write" for step in plan.steps if step.kind != "named"}
     with (
         LocalExecutor(1, site) as executor,
         pytest.raises(RequestError, match=r"dclm-mix, gpt-neox-20b.*place") as refused,
@@ -123,11 +123,11 @@ def test_named_leaves_are_refused_before_anything_runs(tmp_path: Path) -> None:
 
 def test_a_kind_without_a_handler_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="kind unheard"):
-        small.go(small.graph(arm=small.step("unheard", "of")), tmp_path)
+        toy_steps.go(toy_steps.graph(arm=toy_steps.step("unheard", "of")), tmp_path)
 
 
 def test_a_worker_killed_at_any_moment_leaves_the_same_bytes(tmp_path: Path, whole: dict[str, str]) -> None:
-    chance, plan = random.Random(3), small.diamond()
+    chance, plan = random.Random(3), toy_steps.diamond()
     for _ in range(20):
         kills: list[StepEvent] = []
         site = Site(cache=tmp_path)
@@ -138,10 +138,10 @@ def test_a_worker_killed_at_any_moment_leaves_the_same_bytes(tmp_path: Path, who
                     kills.append(event)
                     os.kill(executor.pids()[event.step.address], signal.SIGKILL)
 
-            summary = run(plan, Store(tmp_path), site=site, executor=executor, handlers=small.HANDLERS, on_event=watch)
+            summary = run(plan, Store(tmp_path), site=site, executor=executor, handlers=toy_steps.HANDLERS, on_event=watch)
         if summary.ok:
             break
-    assert summary.ok and small.results(tmp_path) == whole
+    assert summary.ok and toy_steps.results(tmp_path) == whole
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -161,32 +161,32 @@ def test_a_whole_run_ended_by_a_signal_goes_on_to_the_same_bytes(
     store = Store(tmp_path)
     time.sleep(0.2)
     quiet = {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
-    assert quiet and not any(store.is_locked(step.address) for step in small.diamond().steps)
+    assert quiet and not any(store.is_locked(step.address) for step in toy_steps.diamond().steps)
     time.sleep(0.1)
     assert quiet == {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
-    assert small.go(small.diamond(), tmp_path).ok
-    assert small.results(tmp_path) == whole
+    assert toy_steps.go(toy_steps.diamond(), tmp_path).ok
+    assert toy_steps.results(tmp_path) == whole
 
 
 def test_two_runs_on_one_store_do_every_step_once(tmp_path: Path, whole: dict[str, str]) -> None:
-    plan = small.diamond()
+    plan = toy_steps.diamond()
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda _: small.go(plan, tmp_path), range(2))
+        one, two = pool.map(lambda _: toy_steps.go(plan, tmp_path), range(2))
     assert one.ok and two.ok
     assert not set(one.published) & set(two.published)
     assert set(one.published) | set(two.published) == set(plan.steps)
     assert set(one.published) | set(one.skipped) == set(plan.steps)
-    assert small.results(tmp_path) == whole
+    assert toy_steps.results(tmp_path) == whole
 
 
 def test_a_run_takes_over_what_another_one_let_go(tmp_path: Path, whole: dict[str, str]) -> None:
-    plan, store = small.diamond(), Store(tmp_path)
+    plan, store = toy_steps.diamond(), Store(tmp_path)
     first = plan.steps[0]
     with ThreadPoolExecutor(1) as pool:
         with store.lock(first.address) as mine:
             assert mine
-            pending = pool.submit(small.go, plan, tmp_path)
+            pending = pool.submit(toy_steps.go, plan, tmp_path)
             time.sleep(0.4)
             assert not pending.done() and not store.has(first.address)
         assert pending.result(timeout=20).ok
-    assert small.results(tmp_path) == whole
+    assert toy_steps.results(tmp_path) == whole

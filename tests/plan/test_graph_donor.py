@@ -148,7 +148,7 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
 def test_arms_of_a_donor_differ_field_by_field_and_survive_the_canonical_form() -> None:
     first, second = arms(40, 80)
     paths = {found.path for found in field_differences(first, second)}
-    assert paths == {"name", "start", "stages.0.rate.at"}
+    assert paths == {"name", "start", "stages.0.schedule.branch_tokens"}
     assert serialize.from_json(serialize.to_json(DONOR)) == DONOR
 
 
@@ -156,7 +156,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: planned(*arms(20)), "wanted a donor with a checkpoint at 20 % of its run. Got 40 %, 80 %, 100 %"),
     (lambda: planned(branch_at(scale(heads=16), Share(2, 5))), "with heads 32, not 16"),
     (lambda: planned(branch_at(scale(eps=1e-6), Share(2, 5))), "with eps 1e-05, not 1e-06"),
-    (lambda: planned(branch_at(scale(replace(DONOR, model=openlm_1b())), Share(2, 5))), "vocabulary 50432, not 32064"),
+    (lambda: planned(branch_at(scale(replace(DONOR, model=openlm_1b())), Share(2, 5))), "vocab_size 50432, not 32064"),
     (lambda: replace(DONOR, checkpoints=((Share(1, 2), named("x", "encoder")),)), "x: wanted a Named of form checkp"),
     (lambda: replace(DONOR, checkpoints=((Share(0), named("x")),)), "above 0"),
     (lambda: replace(DONOR, checkpoints=()), "Got none"),
@@ -177,7 +177,7 @@ def test_other_tokens_need_rows_of_their_own() -> None:
     arm = branch_at(scale(), Share(2, 5))
     lm = DONOR.model
     stages = tuple(replace(stage, model=replace(stage.model, lm=lm)) for stage in arm.stages)
-    with pytest.raises(QuantityError, match=r"wanted the donor's tokenizer Named\(name='llama-words'"):
+    with pytest.raises(QuantityError, match=r"wanted the donor's tokenizer External\(name='llama-words'"):
         planned(replace(arm, stages=stages))
     own = tuple(replace(stage, tokenizer=DONOR.tokenizer) for stage in stages)
     assert planned(replace(arm, stages=own)).final_step("start-040.s1")
@@ -202,18 +202,18 @@ def test_an_encoder_s_rate_and_decay_belong_to_an_encoder_that_trains() -> None:
     arm = scale_named("1b").base
     midtrain = arm.stages[0]
     assert isinstance(midtrain, Midtrain)
-    with pytest.raises(QuantityError, match=r"its encoder is frozen\. Got encoder_rate=0\.1 .* say encoder=.trained"):
-        replace(midtrain, optim=optim(encoder_rate=0.1))
-    with pytest.raises(QuantityError, match=r"encoder_decay=0\.05"):
-        replace(arm.stages[1], optim=optim(encoder_decay=0.05))
+    with pytest.raises(QuantityError, match=r"its encoder is frozen\. Got encoder_lr_scale=0\.1 .* say encoder=.trained"):
+        replace(midtrain, optim=optim(encoder_lr_scale=0.1))
+    with pytest.raises(QuantityError, match=r"encoder_weight_decay=0\.05"):
+        replace(arm.stages[1], optim=optim(encoder_weight_decay=0.05))
     with pytest.raises(QuantityError, match="it has no encoder"):
-        replace(scale_named("1b").base.pretrain, optim=optim(encoder_rate=0.1))
-    with pytest.raises(QuantityError, match=r"0 or above\. Got encoder_rate=-0.1"):
-        optim(encoder_rate=-0.1)
-    with pytest.raises(QuantityError, match="encoder_decay=-1"):
-        optim(encoder_decay=-1.0)
+        replace(scale_named("1b").base.pretrain, optim=optim(encoder_lr_scale=0.1))
+    with pytest.raises(QuantityError, match=r"0 or above\. Got encoder_lr_scale=-0.1"):
+        optim(encoder_lr_scale=-0.1)
+    with pytest.raises(QuantityError, match="encoder_weight_decay=-1"):
+        optim(encoder_weight_decay=-1.0)
     trained = replace(midtrain.model, encoder="trained")
     assert (
-        replace(midtrain, model=trained, optim=optim(encoder_rate=0.1, encoder_decay=0.05)).optim.encoder_lr_scale
+        replace(midtrain, model=trained, optim=optim(encoder_lr_scale=0.1, encoder_weight_decay=0.05)).optim.encoder_lr_scale
         == 0.1
     )
