@@ -202,7 +202,9 @@ def test_an_encoder_s_rate_and_decay_belong_to_an_encoder_that_trains() -> None:
     arm = scale_named("1b").base
     midtrain = arm.stages[0]
     assert isinstance(midtrain, Midtrain)
-    with pytest.raises(QuantityError, match=r"its encoder is frozen\. Got encoder_lr_scale=0\.1 .* say encoder=.trained"):
+    with pytest.raises(
+        QuantityError, match=r"its encoder is frozen\. Got encoder_lr_scale=0\.1 .* say encoder=.trained"
+    ):
         replace(midtrain, optim=optim(encoder_lr_scale=0.1))
     with pytest.raises(QuantityError, match=r"encoder_weight_decay=0\.05"):
         replace(arm.stages[1], optim=optim(encoder_weight_decay=0.05))
@@ -214,6 +216,8 @@ def test_an_encoder_s_rate_and_decay_belong_to_an_encoder_that_trains() -> None:
         optim(encoder_weight_decay=-1.0)
     trained = replace(midtrain.model, encoder="trained")
     assert (
-        replace(midtrain, model=trained, optim=optim(encoder_lr_scale=0.1, encoder_weight_decay=0.05)).optim.encoder_lr_scale
+        replace(
+            midtrain, model=trained, optim=optim(encoder_lr_scale=0.1, encoder_weight_decay=0.05)
+        ).optim.encoder_lr_scale
         == 0.1
     )

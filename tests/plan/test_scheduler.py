@@ -138,7 +138,9 @@ def test_a_worker_killed_at_any_moment_leaves_the_same_bytes(tmp_path: Path, who
                     kills.append(event)
                     os.kill(executor.pids()[event.step.address], signal.SIGKILL)
 
-            summary = run(plan, Store(tmp_path), site=site, executor=executor, handlers=toy_steps.HANDLERS, on_event=watch)
+            summary = run(
+                plan, Store(tmp_path), site=site, executor=executor, handlers=toy_steps.HANDLERS, on_event=watch
+            )
         if summary.ok:
             break
     assert summary.ok and toy_steps.results(tmp_path) == whole

@@ -167,7 +167,9 @@ def test_a_staged_share_and_a_new_part_print_as_they_are_written() -> None:
     )
     found = field_differences(stage.mix.text, Mixture(components=(half, notes), share_unit="rows"))
     assert [one.path for one in found] == ["components.0.share", "components.1"]
-    assert str(found[1]).startswith("components.1: (absent) | weighted_source(source=external(name=notes, form=text, tok")
+    assert str(found[1]).startswith(
+        "components.1: (absent) | weighted_source(source=external(name=notes, form=text, tok"
+    )
 
 
 def test_find_takes_addresses_and_digests_but_no_doubt() -> None:
