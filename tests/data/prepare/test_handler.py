@@ -211,7 +211,7 @@ def test_a_source_without_a_record_is_refused(workshop: Workshop) -> None:
 
 
 def test_progress_is_told_in_bytes_that_add_up(workshop: Workshop, source: Path, monkeypatch) -> None:
-    monkeypatch.setattr("firstsight.data.prepare.progress._REPORT_INTERVAL", 0.0)
+    monkeypatch.setattr("firstsight.data.prepare.handler._REPORT_INTERVAL", 0.0)
     told: list[Progress] = []
     site = Site(sources={"s": Location(path=str(source))})
     prepare(

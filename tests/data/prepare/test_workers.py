@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from firstsight.data.readers import Shard
+from firstsight.errors import StepFailed
 from firstsight.site import Location, Site
+from firstsight.worker_process import WorkerProcess
 from tests.data.conftest import Workshop, asked, words_of
 
 from .test_handler import same
@@ -126,21 +129,18 @@ def test_a_disk_that_fills_in_a_reader_process_is_told_and_gone_on_from(workshop
 
 
 def test_a_killed_reader_process_is_told(workshop: Workshop, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from firstsight.data.prepare import workers
-    from firstsight.errors import StepFailed
-
     killed: list[int] = []
-    send = workers._Worker.send
+    send = WorkerProcess.send
 
-    def once(self: workers._Worker, what: object) -> None:
-        if isinstance(what, workers.Shard) and not killed:
-            killed.append(self._process.pid)
-            self._process.kill()
-            self._process.wait()
-        send(self, what)
+    def kill_first(self: WorkerProcess, message: object) -> None:
+        if isinstance(message, Shard) and not killed:
+            killed.append(self.pid)
+            os.kill(self.pid, signal.SIGKILL)
+            assert self.exit_code() == -signal.SIGKILL
+        send(self, message)
 
-    monkeypatch.setattr(workers._Worker, "send", once)
-    with pytest.raises(StepFailed, match=r"\.jsonl: a reader process was ended by signal 9 .*try fewer readers"):
+    monkeypatch.setattr(WorkerProcess, "send", kill_first)
+    with pytest.raises(StepFailed, match=r"\.jsonl: a reader process was ended by signal 9 .*Try fewer readers"):
         workshop.prepare(source, "text", "out", readers=2)
     assert same(workshop.prepare(source, "text").path, workshop.prepare(source, "text", "out").path)
 

@@ -1,8 +1,8 @@
-"""The one way from a source to an index: shards to parts, parts to one folder, its manifest last.
+"""From a source to its index: a part for each shard, then all parts merged into one folder, the manifest last.
 
-parts/<name>/       finished shards of an unfinished index; gone when it is done
-merged.json         the manifest while parts are cleared away: all else is there
-refused.json        what was counted of a source that is too bad to use; quarantine.jsonl beside it
+parts/<name>/       finished shards of an unfinished index; removed at the end
+merged.json         the manifest while the parts are being removed: everything else is complete
+refused.json        the counts of a source with too many bad records; quarantine.jsonl beside it
 """
 
 from __future__ import annotations
@@ -14,39 +14,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from firstsight.data import readers
 from firstsight.data.index import INDEX_FORMAT
 from firstsight.data.prepare.job import PrepareJob, prepare_job
 from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
-from firstsight.data.prepare.progress import PrepareProgress
-from firstsight.data.prepare.shard_writer import ShardPart, load_finished_part
-from firstsight.data.prepare.source_stats import SourceStats, check_bad_share, collect_stats, format_stats
+from firstsight.data.prepare.shard_writer import ShardPart, ShardProgress, load_finished_part
+from firstsight.data.prepare.source_stats import SourceStats, check_bad_share, collect_stats
 from firstsight.data.prepare.workers import DISK_FULL_ERRORS, write_shards
 from firstsight.errors import StepFailed
 from firstsight.files import write_atomic
 from firstsight.recipe import serialize
 from firstsight.recipe.stages import Prepare
-from firstsight.site import ProgressCallback, Site
+from firstsight.site import Progress, ProgressCallback, Site
+
+_REPORT_INTERVAL = 0.5
+"""Seconds between two progress reports."""
 
 
 def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Handler: check, tokenize and index a source, in `site.readers` processes; goes on after a kill, equal bytes.
+    """Handler: check, tokenize and index a source in `site.readers` processes; a killed run resumes to equal bytes.
 
-    Raises DataError when more records are bad than the source's location allows or a shard is torn, StepFailed when
-    the disk is full; finished shards stay for the next try.
+    Raises DataError when more records are bad than the source's location allows or a shard is truncated, StepFailed
+    when the disk is full; finished shards stay for the next run.
     """
     job = prepare_job(spec, inputs=inputs, out=out, site=site)
     shards = readers.list_shards(job.location, job.form)
     with _disk_full_as_error(out):
+        for temporary in out.glob(".*.json.*"):  # of a killed run
+            temporary.unlink()
         if _is_published(out, job, shards):
             return
         (out / "refused.json").unlink(missing_ok=True)
         parts = _write_missing_parts(job, shards, worker_count=site.readers, on_progress=on_progress)
         stats = collect_stats(parts)
         merge_quarantines(parts, out)
-        write_atomic(out / "refused.json", format_stats(stats), sync=True)
+        _write_json(out / "refused.json", stats.to_dict())
         check_bad_share(stats, job.location)
         (out / "refused.json").unlink()
         _publish(out, job, parts, stats)
@@ -55,51 +60,83 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
 def _write_missing_parts(
     job: PrepareJob, shards: Sequence[readers.Shard], *, worker_count: int, on_progress: ProgressCallback
 ) -> list[ShardPart]:
-    """The parts of all shards, made where they are not there yet."""
-    existing_parts = {shard: load_finished_part(job, shard) for shard in shards}
-    missing = [shard for shard, part in existing_parts.items() if part is None]
-    progress = PrepareProgress(shards, on_progress)
-    for shard, part in existing_parts.items():
+    """The parts of all shards; those that do not exist are written."""
+    parts = {shard: load_finished_part(job, shard) for shard in shards}
+    progress = _PrepareProgress(shards, on_progress)
+    for shard, part in parts.items():
         if part is not None:
-            progress.add_finished(shard, part.counts["samples"] + part.counts["bad"])
+            progress.add_finished(shard, part.record_count)
+    missing = [shard for shard, part in parts.items() if part is None]
     for shard, shard_progress in write_shards(job, missing, worker_count=worker_count):
-        progress(shard, shard_progress)
-    progress.finish()
-    finished_parts = {shard: part or load_finished_part(job, shard) for shard, part in existing_parts.items()}
-    missing_names = [shard.name for shard, part in finished_parts.items() if part is None]
-    if missing_names:
-        raise StepFailed(
-            f"{job.parts_path}: wanted a part of {missing_names[0]}. Got none: something deletes them. Try again."
-        )
-    return [part for part in finished_parts.values() if part is not None]
+        progress.update(shard, shard_progress)
+    progress.report()
+    finished: list[ShardPart] = []
+    for shard in shards:
+        part = parts[shard] or load_finished_part(job, shard)
+        if part is None:
+            raise StepFailed(
+                f"{job.parts_path}: wanted a part of {shard.name}. Got none: something deletes them. Try again."
+            )
+        finished.append(part)
+    return finished
+
+
+class _PrepareProgress:
+    """Sums the progress of all shards and reports it at most twice a second."""
+
+    def __init__(self, shards: Sequence[readers.Shard], on_progress: ProgressCallback) -> None:
+        self._total_bytes = sum(shard.stop - shard.start for shard in shards)
+        self._on_progress, self._shards = on_progress, dict[readers.Shard, ShardProgress]()
+        self._start = self._last_report = monotonic()
+        self._resumed_records = 0
+
+    def add_finished(self, shard: readers.Shard, records: int) -> None:
+        """Count a shard of an earlier run as done, but not for the speed."""
+        self._shards[shard] = ShardProgress(records=0, tokens=0, bytes=shard.stop - shard.start)
+        self._resumed_records += records
+
+    def update(self, shard: readers.Shard, progress: ShardProgress) -> None:
+        self._shards[shard] = progress
+        if monotonic() - self._last_report >= _REPORT_INTERVAL:
+            self.report()
+
+    def report(self) -> None:
+        self._last_report = monotonic()
+        seconds = max(self._last_report - self._start, 1e-9)
+        records = sum(progress.records for progress in self._shards.values())
+        tokens = sum(progress.tokens for progress in self._shards.values())
+        done = sum(progress.bytes for progress in self._shards.values())
+        metrics = {
+            "records": float(self._resumed_records + records),
+            "tokens/s": tokens / seconds,
+            "records/s": records / seconds,
+        }
+        self._on_progress(Progress(done=done, total=max(self._total_bytes, done), unit="bytes", metrics=metrics))
 
 
 def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard]) -> bool:
-    """Whether an earlier try has put everything together; what it did not clear away is cleared away now."""
-    manifest_paths = [file for name in ("merged.json", "manifest.json") if (file := out / name).is_file()]
-    if not manifest_paths:
+    """Whether an earlier run has merged all parts; parts that it did not remove are removed."""
+    manifests = [file for name in ("merged.json", "manifest.json") if (file := out / name).is_file()]
+    if not manifests:
         return False
     read_info = json.loads((out / "read.json").read_text())
     if read_info["key"] == job.key and [_parse_shard(entry) for entry in read_info["shards"]] == list(shards):
         _remove_parts(out)
         return True
-    for file in manifest_paths:
+    for file in manifests:
         file.unlink()
     return False
 
 
 def _parse_shard(entry: Mapping[str, Any]) -> readers.Shard:
-    """The shard that an entry of read.json speaks of."""
+    """The shard of an entry of read.json."""
     return readers.Shard(**{field.name: entry[field.name] for field in fields(readers.Shard)})
 
 
 def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: SourceStats) -> None:
     merged = merge_parts(parts, out, vocab_size=job.vocab_size)
-    shard_entries = [
-        {**asdict(part.shard), "sha256": part.digest, "records": part.counts["samples"] + part.counts["bad"]}
-        for part in parts
-    ]
-    read_info = {"key": job.key, "source": serialize.to_json(job.source), "shards": shard_entries}
+    shards = [{**asdict(part.shard), "sha256": part.digest, "records": part.record_count} for part in parts]
+    read_info = {"key": job.key, "source": serialize.to_json(job.source), "shards": shards}
     write_atomic(out / "read.json", json.dumps(read_info, ensure_ascii=False, indent=0) + "\n", sync=True)
     manifest = {
         "format": INDEX_FORMAT,
@@ -111,12 +148,16 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Sour
     }
     manifest["counts"] |= {"images": merged.image_count}
     manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *merged.digests])
-    write_atomic(out / "merged.json", json.dumps(manifest, sort_keys=True, indent=1) + "\n", sync=True)
+    _write_json(out / "merged.json", manifest)
     _remove_parts(out)
 
 
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomic(path, json.dumps(content, sort_keys=True, indent=1) + "\n", sync=True)
+
+
 def _remove_parts(out: Path) -> None:
-    """Parts go, then the manifest gets its name: who finds a manifest finds nothing unfinished."""
+    """Remove the parts, then rename the manifest: a folder with a manifest has nothing unfinished in it."""
     shutil.rmtree(out / "parts", ignore_errors=True)
     if (out / "merged.json").is_file():
         (out / "merged.json").replace(out / "manifest.json")
@@ -128,7 +169,6 @@ def _combine_digests(texts: Sequence[str]) -> str:
 
 @contextmanager
 def _disk_full_as_error(out: Path) -> Iterator[None]:
-    """A full disk as an error that says what to do."""
     try:
         yield
     except OSError as error:
@@ -136,5 +176,5 @@ def _disk_full_as_error(out: Path) -> Iterator[None]:
             raise
         raise StepFailed(
             f"{out}: wanted room for the index of a source. Got: {error.strerror}. "
-            "Make room and give the same command again: it goes on from the shards that are finished."
+            "Make room and give the same command again: it resumes after the shards that are finished."
         ) from error

@@ -1,4 +1,4 @@
-"""What is to be prepared: a source, where it lies, and with which tokenizer."""
+"""The arguments of preparing a source: its location and form, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -33,17 +33,16 @@ class PrepareJob:
     form: ExternalForm
     tokenizer_path: Path
     parts_path: Path
-    """Where finished shards are kept until all are there."""
+    """The folder of finished shards until all are finished."""
     tokenizer_digest: str
-    """The tokenizer's digest."""
     special_tokens: tokenizer.SpecialTokenIds
     vocab_size: int
     key: str
-    """Equal for two tasks whose parts may stand side by side: digest of source, location, tokenizer and format."""
+    """Equal for two jobs whose parts can be merged: digest of source, location, tokenizer and format."""
 
 
 def source_form(source: DataSource) -> ExternalForm:
-    """In which form a source comes."""
+    """The form of a source's records."""
     match source:
         case SyntheticTexts():
             return "text"
@@ -56,7 +55,7 @@ def source_form(source: DataSource) -> ExternalForm:
 
 
 def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site) -> PrepareJob:
-    """The task of a step; RequestError where the site does not know the source."""
+    """The job of a step; RequestError if the site does not have the source."""
     location = readers.locate_source(spec.source, inputs.get("source"), site)
     text_tokenizer = tokenizer.load_tokenizer(inputs["tokenizer"])
     return PrepareJob(
@@ -73,7 +72,7 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
 
 
 def _job_key(source: DataSource, location: Location, tokenizer_digest: str) -> str:
-    """`most_bad` judges parts and does not change them, so it is left out."""
+    """`most_bad` is left out: it decides whether a source is accepted and does not change its parts."""
     location_fields = [location.path, location.pictures, location.captions, dict(location.columns), location.split]
     identity = json.dumps([INDEX_FORMAT, serialize.to_json(source), location_fields, tokenizer_digest], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()

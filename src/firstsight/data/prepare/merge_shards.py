@@ -1,6 +1,6 @@
-"""Parts to one index: their arrays one behind the other, numbers moved on, in streaming copies.
+"""Merges the parts of a source into one index: arrays are concatenated in streaming copies and references renumbered.
 
-Memory holds a chunk of one array; for pictures that several parts show, one entry a picture as well.
+Memory: a chunk of one array; if several parts refer to the same image files, also one entry for each image.
 """
 
 from __future__ import annotations
@@ -24,36 +24,33 @@ from firstsight.files import write_atomic
 COPY_ENTRIES = 1 << 20
 """Entries that are copied at once."""
 MAX_IMAGES = 2**31 - 1
-ImageNumbers = Int64[np.ndarray, "pictures"]
+ImageNumbers = Int64[np.ndarray, "images"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergedIndex:
-    """What came together."""
+    """The size and the digests of a merged index."""
 
     image_count: int
     digests: tuple[str, ...]
-    """Of the arrays in their order, and of the names of what the pictures lie in."""
+    """Of the arrays in their order, and of shards.json."""
 
 
 def merge_parts(parts: Sequence[ShardPart], out: Path, *, vocab_size: int) -> MergedIndex:
     """Write the arrays of all parts and shards.json into `out`."""
-    shard_names = {name: None for part in parts for name in part.image_shards}
-    shard_numbers = {name: number for number, name in enumerate(shard_names)}
-    part_shard_numbers = [
-        np.array([shard_numbers[name] for name in part.image_shards], dtype=np.int64) for part in parts
-    ]
+    names = list(dict.fromkeys(name for part in parts for name in part.image_shards))
+    numbers = {name: number for number, name in enumerate(names)}
+    shard_numbers = [np.array([numbers[name] for name in part.image_shards], dtype=np.int64) for part in parts]
+    image_numbers = _number_images(parts, shard_numbers)
     with IndexWriter(out, vocab_size) as writer:
-        for part, local_to_global, image_numbers in zip(
-            parts, part_shard_numbers, _number_images(parts, part_shard_numbers), strict=True
-        ):
-            _append_part(writer, part, shard_numbers=local_to_global, image_numbers=image_numbers)
-    names_json = json.dumps(list(shard_names), ensure_ascii=False, indent=0) + "\n"
+        for part, part_shards, part_images in zip(parts, shard_numbers, image_numbers, strict=True):
+            _append_part(writer, part, shard_numbers=part_shards, image_numbers=part_images)
+    names_json = json.dumps(names, ensure_ascii=False, indent=0) + "\n"
     write_atomic(out / "shards.json", names_json, sync=True)
-    array_digests = [array.digest for array in writer.arrays.values()]
+    digests = [array.digest for array in writer.arrays.values()]
     return MergedIndex(
         image_count=writer.arrays["images"].count,
-        digests=(*array_digests, hashlib.sha256(names_json.encode()).hexdigest()),
+        digests=(*digests, hashlib.sha256(names_json.encode()).hexdigest()),
     )
 
 
@@ -61,36 +58,31 @@ def _append_part(
     writer: IndexWriter,
     part: ShardPart,
     *,
-    shard_numbers: Int64[np.ndarray, "places"],
+    shard_numbers: Int64[np.ndarray, "shards"],
     image_numbers: ImageNumbers | int,
 ) -> None:
-    """One part behind what is there; `numbers` are its pictures' in the whole, or the first of them."""
-    lengths = {name: writer.arrays[name].count for name in ("tokens", "shown", "images")}
+    """Append one part; `image_numbers`: the numbers of its images in the merged index, or the first of them."""
+    arrays = writer.arrays
+    counts = {name: arrays[name].count for name in ("tokens", "shown", "images")}
     for name in ("tokens", "loss"):
         for chunk in _load_chunks(part, name):
-            writer.arrays[name].append(chunk)
-    for chunk in _load_chunks(part, "samples"):
-        shifted = chunk.copy()
-        shifted["tokens_from"] += lengths["tokens"]
-        shifted["shown_from"] += lengths["shown"]
-        writer.arrays["samples"].append(shifted)
-    for chunk in _load_chunks(part, "shown"):
-        shifted = chunk.copy()
-        shifted["picture"] = (
-            image_numbers + chunk["picture"] if isinstance(image_numbers, int) else image_numbers[chunk["picture"]]
-        )
-        writer.arrays["shown"].append(shifted)
+            arrays[name].append(chunk)
+    for chunk in map(np.copy, _load_chunks(part, "samples")):
+        chunk["tokens_from"] += counts["tokens"]
+        chunk["shown_from"] += counts["shown"]
+        arrays["samples"].append(chunk)
+    for chunk in map(np.copy, _load_chunks(part, "shown")):
+        local = chunk["picture"]
+        chunk["picture"] = image_numbers + local if isinstance(image_numbers, int) else image_numbers[local]
+        arrays["shown"].append(chunk)
     start = 0
-    for chunk in _load_chunks(part, "images"):
-        shifted = chunk.copy()
-        shifted["shard"] = shard_numbers[chunk["shard"]]
-        chunk_slice = slice(start, start + len(chunk))
-        # Numbers rise with first appearance, so a picture is new exactly where its number is not behind us.
-        new_images = (
-            shifted if isinstance(image_numbers, int) else shifted[image_numbers[chunk_slice] >= lengths["images"]]
-        )
-        writer.arrays["images"].append(new_images)
-        start += len(chunk)
+    for chunk in map(np.copy, _load_chunks(part, "images")):
+        stop = start + len(chunk)
+        chunk["shard"] = shard_numbers[chunk["shard"]]
+        # Numbers rise with first appearance, so an image is new exactly if its number is not below the count.
+        is_new = slice(None) if isinstance(image_numbers, int) else image_numbers[start:stop] >= counts["images"]
+        arrays["images"].append(chunk[is_new])
+        start = stop
 
 
 def _load_chunks(part: ShardPart, name: str) -> Iterator[np.ndarray]:
@@ -102,19 +94,18 @@ def _load_chunks(part: ShardPart, name: str) -> Iterator[np.ndarray]:
 def _number_images(
     parts: Sequence[ShardPart], part_shard_numbers: Sequence[Int64[np.ndarray, " _"]]
 ) -> Iterator[ImageNumbers | int]:
-    """For every part its pictures' numbers in the whole: by first appearance, one a place.
+    """For each part the numbers of its images in the merged index: by first appearance, one for each location.
 
-    Only an int, the first number, where no two parts show pictures of the same file: then none can be shared.
+    Only an int, the first number, if no two parts refer to images in the same file: then none can be shared.
     """
     name_counts = Counter(name for part in parts for name in part.image_shards)
-    sizes = [part.counts["images"] for part in parts]
-    offsets = np.cumsum([0, *sizes])
+    offsets = np.cumsum([0, *(part.counts["images"] for part in parts)])
     if max(name_counts.values(), default=1) == 1:
         _check_image_count(int(offsets[-1]))
         yield from (int(start) for start in offsets[:-1])
         return
     shard, offset = np.empty(offsets[-1], dtype=np.int64), np.empty(offsets[-1], dtype=np.int64)
-    for part, shard_numbers, start, stop in zip(parts, part_shard_numbers, offsets, offsets[1:], strict=False):
+    for part, shard_numbers, (start, stop) in zip(parts, part_shard_numbers, pairwise(offsets), strict=True):
         images = np.load(part.folder / "images.npy", mmap_mode="r")
         shard[start:stop], offset[start:stop] = shard_numbers[images["shard"]], images["offset"]
     numbers = _number_by_location(shard, offset)
@@ -124,7 +115,7 @@ def _number_images(
 
 
 def _number_by_location(shard: ImageNumbers, offset: ImageNumbers) -> ImageNumbers:
-    """A number for every picture, by first appearance, equal where shard and offset are."""
+    """A number for each image, by first appearance, equal if shard and offset are."""
     order = np.lexsort((offset, shard))  # stable: among equals the first appearance comes first
     shard, offset = shard[order], offset[order]
     is_new = np.ones(len(order), dtype=np.bool_)
@@ -135,15 +126,15 @@ def _number_by_location(shard: ImageNumbers, offset: ImageNumbers) -> ImageNumbe
     return (np.cumsum(is_first) - 1)[first_index]
 
 
-def _check_image_count(image_count: int) -> None:
-    if image_count > MAX_IMAGES:
-        raise DataError(f"wanted at most {MAX_IMAGES:,} pictures. Got {image_count:,}. Split the source.")
+def _check_image_count(count: int) -> None:
+    if count > MAX_IMAGES:
+        raise DataError(f"wanted at most {MAX_IMAGES:,} images. Got {count:,}. Split the source.")
 
 
 def merge_quarantines(parts: Sequence[ShardPart], out: Path) -> None:
-    """All refused records in the order of their shards."""
-    temporary_path = out / "quarantine.jsonl.new"
-    with temporary_path.open("wb") as stream:
+    """Write all rejected records in the order of their shards."""
+    temporary = out / "quarantine.jsonl.new"
+    with temporary.open("wb") as stream:
         for part in parts:
             stream.write((part.folder / "quarantine.jsonl").read_bytes())
-    temporary_path.replace(out / "quarantine.jsonl")
+    temporary.replace(out / "quarantine.jsonl")

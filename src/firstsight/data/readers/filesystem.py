@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
 import fsspec
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
 from firstsight.data.records import ImageLocation, RecordError, RejectedRecord
@@ -285,7 +285,7 @@ def expand_braces(pattern: str) -> list[str]:
     """All names of a pattern like webdataset's: {0000..0009} counts with leading zeros, {a,b} lists."""
     try:
         return list(braceexpand(pattern, escape=False))
-    except UnbalancedBracesError:
+    except ValueError:  # unbalanced braces
         return [pattern]
 
 
