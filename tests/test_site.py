@@ -15,9 +15,9 @@ from firstsight.cli.doctor import examine
 from firstsight.errors import RequestError
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.scales import scale_named
-from firstsight.site import MAX_BAD_SHARE, Location, Site, read_site, source_entries_template
+from firstsight.site import Site
+from firstsight.site_file import read_site
 from firstsight.studies.when import when
-from firstsight.units import Share
 from firstsight.workspace.run import site, site_file
 from firstsight.workspace.source_ids import sources_of
 from tests.own_data import STUDY, OwnData
@@ -30,98 +30,6 @@ def told(tmp_path: Path, text: str) -> Site:
     file = tmp_path / "site.toml"
     file.write_text(text)
     return read_site(file)
-
-
-def test_a_site_file_says_machine_and_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DISK", "/mnt/fast")
-    monkeypatch.setenv("HOME", "/home/someone")
-    found = told(
-        tmp_path,
-        """
-        [machine]
-        device = "cuda"
-        threads = 4
-        compile = false
-        save_every = 30
-        cache = "${DISK}/cache"
-        readers = 8
-
-        [sources.near]
-        path = "data/near"
-        [sources."llava-v1.5"]
-        path = "$DISK/llava/mix.json"
-        pictures = "~/pictures"
-        split = "train"
-        most_bad = "2.5%"
-        columns = { text = "content", picture = "image" }
-        [sources.far]
-        path = "s3://bucket/{00000..00009}.tar"
-        captions = "https://host/captions/"
-        """,
-    )
-    machine = (found.device, found.threads, found.compile, found.save_every, found.cache, found.readers)
-    assert machine == ("cuda", 4, False, 30.0, Path("/mnt/fast/cache"), 8)
-    assert found.sources["near"] == Location(path=str(tmp_path / "data" / "near"))
-    assert found.sources["near"].most_bad == MAX_BAD_SHARE
-    assert found.sources["llava-v1.5"] == Location(
-        path="/mnt/fast/llava/mix.json",
-        pictures="/home/someone/pictures",
-        split="train",
-        most_bad=Share(1, 40),
-        columns={"text": "content", "picture": "image"},
-    )
-    assert found.sources["far"].path == "s3://bucket/{00000..00009}.tar"
-    assert found.sources["far"].captions == "https://host/captions/"
-
-
-def test_an_empty_file_changes_nothing_and_a_machine_keeps_what_is_not_said(tmp_path: Path) -> None:
-    machine = Site(device="cuda", threads=3)
-    (tmp_path / "site.toml").write_text("")
-    assert read_site(tmp_path / "site.toml", defaults=machine) == machine
-    (tmp_path / "site.toml").write_text("[machine]\nthreads = 2")
-    assert read_site(tmp_path / "site.toml", defaults=machine) == Site(device="cuda", threads=2)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[machin]\ndevice = 'cpu'", ("machin", "machine, sources", "Nearest: machine")),
-        ("[machine]\nthread = 1", ("[machine] thread", "Nearest: threads")),
-        ("[machine]\nthreads = '1'", ("[machine] threads", "a whole number", "'1'")),
-        ("[machine]\nthreads = true", ("[machine] threads", "a whole number", "True")),
-        ("[machine]\nthreads = 1.5", ("[machine] threads", "a whole number", "1.5")),
-        ("[machine]\nreaders = 0", ("[machine] readers", "at least 1", "0")),
-        ("[machine]\nsave_every = -1", ("[machine] save_every", "-1")),
-        ("[machine]\ncompile = 'no'", ("[machine] compile", "true or false")),
-        ("machine = 3", ("[machine]", "a table", "3")),
-        ("[sources]\nx = '/data'", ("[sources.x]", "a table", "/data")),
-        ("[sources.x]\nsplit = 'train'", ("[sources.x] path", "Got none", 'path = "/where/x/lies"')),
-        ("[sources.x]\npath = ''", ("[sources.x] path", "Got none")),
-        ("[sources.x]\npath = '/a'\npicture = '/b'", ("[sources.x] picture", "Nearest: pictures")),
-        ("[sources.x]\npath = ['/a']", ("[sources.x] path", "words in quotes")),
-        ("[sources.x]\npath = '/a'\nmost_bad = 0.01", ("[sources.x] most_bad", "words in quotes", "0.01")),
-        ("[sources.x]\npath = '/a'\nmost_bad = '101%'", ("[sources.x] most_bad", "between 0 and 1")),
-        ("[sources.x]\npath = '/a'\ncolumns = { text = 3 }", ("columns.text", "words in quotes", "3")),
-        ("[sources.'a.b']\npath = '$NOT_SET_HERE/x'", ('[sources."a.b"] path', "$NOT_SET_HERE is not set")),
-        ("[sources.x\npath = '/a'", ("TOML", "line 1")),
-    ],
-)
-def test_a_wrong_site_file_is_refused_by_file_key_wanted_and_got(
-    tmp_path: Path, text: str, words: tuple[str, ...]
-) -> None:
-    with pytest.raises(RequestError) as refused:
-        told(tmp_path, text)
-    for word in (str(tmp_path / "site.toml"), *words):
-        assert word in str(refused.value)
-
-
-def test_the_lines_that_are_asked_for_read_as_a_site_file(tmp_path: Path) -> None:
-    assert set(
-        told(tmp_path, source_entries_template({"plain-name_1": "text", "llava-v1.5": "dialogues"})).sources
-    ) == {
-        "plain-name_1",
-        "llava-v1.5",
-    }
 
 
 def test_the_site_file_is_found_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

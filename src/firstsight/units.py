@@ -1,4 +1,4 @@
-"""Exact quantities. A budget is a whole number of tokens, a share is a fraction; neither is ever a float."""
+"""Exact quantities: a budget is a whole number of tokens, a share is a fraction; neither is a float."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ _NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)\s*([kMBT]?)")
 
 
 class Share(Fraction):
-    """An exact part of a whole, from 0 to 1; both ends are legal arms."""
+    """An exact part of a whole, from 0 to 1 inclusive. Prints as a percentage."""
 
     def __new__(cls, numerator: int | str | Fraction = 0, denominator: int | None = None) -> Share:
         share = super().__new__(cls, Fraction(numerator), denominator)
         if not 0 <= share <= 1:
-            raise QuantityError(f"a share lies between 0 and 1 (0 % and 100 %). Got {Fraction(share)}.")
+            raise QuantityError(f"a share is between 0 and 1 (0 % and 100 %). Got {Fraction(share)}.")
         return share
 
     def __str__(self) -> str:
         percent = Fraction(self) * 100
-        is_whole = percent.denominator == 1
-        return f"{percent.numerator} %" if is_whole else f"{float(percent):.4g} %"
+        return f"{percent.numerator} %" if percent.denominator == 1 else f"{float(percent):.4g} %"
+
+    def __format__(self, format_spec: str) -> str:
+        """`str` in the given width; Fraction would print 1/5 here from Python 3.12 on."""
+        return format(str(self), format_spec)
 
 
 def parse_share(text: str) -> Share:
@@ -51,16 +54,15 @@ def parse_tokens(text: str) -> Tokens:
 
 
 def steps_for(tokens: Tokens, *, batch_size: int, row_length: int) -> Steps:
-    """Whole steps of `batch` rows of `row` tokens that cover `tokens`, rounded up."""
+    """Steps of `batch_size` rows of `row_length` tokens that cover `tokens`, rounded up."""
     if tokens <= 0:
-        raise QuantityError(
-            f"a budget needs at least one step of {batch_size} x {row_length} tokens. Got {tokens} tokens."
-        )
+        size = f"{batch_size} x {row_length}"
+        raise QuantityError(f"a budget needs at least one step of {size} tokens. Got {tokens} tokens.")
     return Steps(-(-tokens // (batch_size * row_length)))
 
 
 def format_count(count: int | float) -> str:
-    """Print a count in at most five characters and a suffix: 28795904000 becomes 28.8B."""
+    """Three digits and a suffix: 28795904000 becomes 28.8B."""
     for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             return f"{count / size:.3g}{suffix}" if count < 1000 * size else f"{count / size:,.0f}{suffix}"
@@ -68,8 +70,8 @@ def format_count(count: int | float) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Print a number of bytes in three digits and a unit: 3102720 becomes 3.1 MB."""
-    for suffix, unit_size in (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= unit_size:
-            return f"{count / unit_size:.3g} {suffix}"
+    """Three digits and a unit: 3102720 becomes 3.1 MB."""
+    for suffix, size in (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {suffix}"
     return f"{count} B"

@@ -18,7 +18,8 @@ from firstsight.errors import ModelError, RequestError
 from firstsight.model import loss as module
 from firstsight.model.loss import LossInputs, chunked_loss, compiled_loss, liger_loss, lm_loss, next_token_loss
 from firstsight.recipe.lm import LMSpec
-from firstsight.site import Site, read_site
+from firstsight.site import Site
+from firstsight.site_file import read_site
 from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder
 from tests.conftest import DEVICE
 from tests.model.rows import PLAIN, cpu_only, grown, packed

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe import serialize
 from firstsight.recipe.lm import openlm_spec
 from firstsight.recipe.scales import SCALES, branch_at, scale_named
-from firstsight.recipe.stages import Midtrain, RowShape, TrunkSegment
+from firstsight.recipe.stages import Midtrain, TrunkSegment
 from firstsight.studies.when import when
-from firstsight.units import Share, Tokens, format_count, parse_share, parse_tokens, steps_for
+from firstsight.units import Share, Tokens, steps_for
 
 
 @pytest.mark.parametrize(
@@ -48,17 +45,6 @@ def test_the_paper_budget_rounds_up_to_its_step_count() -> None:
     assert stage.tokens == 28_795_904_000
 
 
-@given(st.integers(1, 10**14), st.integers(1, 4096), st.integers(1, 8192))
-def test_whole_steps_cover_a_budget_and_waste_less_than_one(tokens: int, batch: int, row: int) -> None:
-    rows = RowShape(batch_size=batch, length=row)
-    assert 0 <= rows.round_up(Tokens(tokens)) - tokens < rows.tokens_per_step
-
-
-def test_a_budget_of_no_step_is_refused() -> None:
-    with pytest.raises(QuantityError, match="at least one step"):
-        steps_for(Tokens(0), batch_size=32, row_length=64)
-
-
 @pytest.mark.parametrize("scale", list(SCALES))
 def test_every_spec_of_every_scale_survives_the_canonical_form(scale: str) -> None:
     for arm in when(scale_named(scale)).arms:
@@ -74,27 +60,6 @@ def test_canonical_form_refuses_what_is_no_spec() -> None:
         serialize.canonical_json(lambda: 1)
     with pytest.raises(UnknownName):
         serialize.from_json({"type": "Surprise"})
-
-
-@given(st.integers(0, 100))
-def test_percent_and_fraction_read_alike(percent: int) -> None:
-    assert parse_share(f"{percent}%") == parse_share(f"{percent}/100") == Fraction(percent, 100)
-    assert parse_share(str(Share(percent, 100))) == Fraction(percent, 100)
-
-
-@pytest.mark.parametrize("text", ["101%", "-1%", "ten", "", "1/0", "nan"])
-def test_impossible_shares_are_refused(text: str) -> None:
-    with pytest.raises(QuantityError):
-        parse_share(text)
-
-
-def test_tokens_read_and_print() -> None:
-    assert parse_tokens("28B") == 28_000_000_000
-    assert parse_tokens("28_795_904_000") == 28_795_904_000
-    assert parse_tokens("1.4M") == 1_400_000
-    assert format_count(28_795_904_000) == "28.8B"
-    with pytest.raises(QuantityError):
-        parse_tokens("1.5")
 
 
 def test_arms_differ_in_where_they_enter_and_in_their_rate_alone() -> None:

@@ -18,7 +18,8 @@ from firstsight.plan.scheduler import EXTERNAL_KIND, Summary, missing_steps, run
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.study import Study
-from firstsight.site import Site, read_site
+from firstsight.site import Site
+from firstsight.site_file import read_site
 
 HANDLERS: dict[str, str] = {
     "vocabulary": "firstsight.synthetic:write_vocabulary",

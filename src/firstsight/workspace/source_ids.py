@@ -26,7 +26,8 @@ from firstsight.recipe.mixture import External, Recaptioned
 from firstsight.recipe.serialize import to_json
 from firstsight.recipe.stages import Prepare
 from firstsight.recipe.study import Study
-from firstsight.site import Location, Site, source_entries_template
+from firstsight.site import Location, Site
+from firstsight.site_file import source_entries_template
 from firstsight.workspace.content_digests import digest, tokenizer_file
 
 DATA = ("text", "captions", "interleaved", "dialogues")

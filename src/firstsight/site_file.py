@@ -1,0 +1,147 @@
+"""The site file, TOML:
+
+    [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers
+    [sources.NAME]              path, pictures, captions, columns, split, most_bad
+
+Its keys are the fields of Site and Location. Every error names the file, the key, what was wanted and what was found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+from firstsight.errors import QuantityError, RequestError
+from firstsight.site import LOSS_IMPLEMENTATIONS, Location, Site
+from firstsight.units import Share, parse_share
+
+_TOML_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "str": (str, "text in quotes"),
+    "Path": (str, "text in quotes"),
+    "Share": (str, "text in quotes"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+    "Mapping[str, str]": (dict, "a table"),
+}
+"""What TOML has for a field of Site or Location, by the field's annotation, and its name in messages."""
+_MINIMA = {"threads": 1, "readers": 1}
+"""Other numbers start at 0."""
+_PATH_KEYS = ("path", "pictures", "captions")
+
+
+def read_site(path: Path, *, defaults: Site | None = None) -> Site:
+    """The site that a file describes, over `defaults`; relative paths are relative to the file.
+
+    Raises RequestError with file, key, wanted, got and the nearest known key.
+    """
+    document = _load_toml(path)
+    _check_keys(document, ("machine", "sources"), f"{path}:")
+    machine = _read_table(document.get("machine", {}), Site, path=path, header="[machine]")
+    source_tables = _check_table(document.get("sources", {}), path, "[sources]")
+    sources = {name: _read_location(name, table, path) for name, table in source_tables.items()}
+    return replace(defaults or Site(), **machine, sources=sources)
+
+
+def source_entries_template(names: Mapping[str, str]) -> str:
+    """Lines of a site file with an empty path for each name; the value of a name is its description."""
+    return "\n".join(f'{_source_header(name)}\npath = "..."  # {description}' for name, description in names.items())
+
+
+def _load_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: wanted a site file. Got {error.strerror}. Write it, or name another.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: wanted a site file in TOML. Got {error}. Correct that line.") from error
+
+
+def _read_location(name: str, table: object, path: Path) -> Location:
+    header = _source_header(name)
+    entries = _read_table(table, Location, path=path, header=header)
+    if not entries.get("path"):
+        raise RequestError(
+            f"{path}: {header} path: wanted the path of {name}. Got none. "
+            f'Write path = "/path/to/{name}" below {header}.'
+        )
+    return Location(**entries)
+
+
+def _read_table(value: object, spec_class: type, *, path: Path, header: str) -> dict[str, Any]:
+    """The entries of a table, each converted to the type of its field in `spec_class`."""
+    table = _check_table(value, path, header)
+    annotations = {field.name: str(field.type) for field in fields(spec_class) if field.name != "sources"}
+    _check_keys(table, annotations, f"{path}: {header}")
+    return {key: _read_value(key, entry, annotations[key], path=path, header=header) for key, entry in table.items()}
+
+
+def _read_value(key: str, value: Any, annotation: str, *, path: Path, header: str) -> Any:
+    location = f"{path}: {header} {key}"
+    _check_type(value, annotation, location)
+    if annotation == "Mapping[str, str]":
+        for name, item in value.items():
+            _check_type(item, "str", f"{location}.{name}")
+    if annotation in ("int", "float") and value < _MINIMA.get(key, 0):
+        raise RequestError(f"{location}: wanted at least {_MINIMA.get(key, 0)}. Got {value}. Correct that line.")
+    if key == "loss" and value not in LOSS_IMPLEMENTATIONS:
+        raise RequestError(f"{location}: wanted {' or '.join(LOSS_IMPLEMENTATIONS)}. Got {value!r}. Correct that line.")
+    if key in _PATH_KEYS or annotation == "Path":
+        value = _absolute_path(value, path, location)
+    match annotation:
+        case "Share":
+            return _read_share(value, location)
+        case "Path":
+            return Path(value)
+        case "float":
+            return float(value)
+        case _:
+            return value
+
+
+def _check_keys(table: Mapping[str, Any], known: Collection[str], location: str) -> None:
+    for key in table:
+        if key not in known:
+            nearest = get_close_matches(key, known, n=1, cutoff=0.4)
+            advice = f"Nearest: {nearest[0]}." if nearest else "Remove it."
+            raise RequestError(f"{location} {key}: wanted one of {', '.join(known)}. Got {key!r}. {advice}")
+
+
+def _check_table(value: object, path: Path, header: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RequestError(f"{path}: {header}: wanted a table. Got {value!r}. Begin it with a line {header}.")
+    return cast(dict[str, Any], value)
+
+
+def _check_type(value: object, annotation: str, location: str) -> None:
+    """A boolean does not count as a number."""
+    toml_type, description = _TOML_TYPES[annotation]
+    if not isinstance(value, toml_type) or (isinstance(value, bool) and toml_type is not bool):
+        raise RequestError(f"{location}: wanted {description}. Got {value!r}. Correct that line.")
+
+
+def _read_share(text: str, location: str) -> Share:
+    try:
+        return parse_share(text)
+    except QuantityError as error:
+        raise RequestError(f"{location}: {error}") from error
+
+
+def _absolute_path(raw: str, path: Path, location: str) -> str:
+    """With variables and ~ expanded, and absolute unless it is a URL; an empty one stays empty."""
+    expanded = os.path.expanduser(os.path.expandvars(raw))  # noqa: PTH111 - Path would drop a slash of a URL
+    unset_variable = re.search(r"\$\{?\w+\}?", expanded)
+    if unset_variable:
+        raise RequestError(f"{location}: {unset_variable[0]} is not set. Got {raw!r}. Set it, or write the whole path.")
+    return expanded if not expanded or "://" in expanded else str(path.absolute().parent / expanded)
+
+
+def _source_header(name: str) -> str:
+    """`[sources.NAME]`, with the name in quotes where TOML needs them."""
+    return f"[sources.{name}]" if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'[sources."{name}"]'
