@@ -1,12 +1,12 @@
-"""`Index`: what `prepare` left of a source, memory-mapped; the pictures stay where they are.
+"""`Index`: the memory-mapped result of preparing a source; images stay in the source.
 
-samples.npy        tokens_from, tokens_count, shown_from, shown_count, one a record
-shown.npy          picture, at: which pictures a record shows, each before which of the record's tokens
-tokens.npy         all tokens in a row; loss.npy beside it (0 never, 1 always, 2 only before fine-tuning)
-images.npy         offset, size, hash, shard of every picture's encoded bytes in the source; shards.json names them
-read.json          what was read: files, their sizes, stamps and digests; about this machine, so outside the digest
+samples.npy        tokens_from, tokens_count, shown_from, shown_count: the tokens and images of each record
+shown.npy          picture, at: the images of each record, and the number of the record's tokens before each of them
+tokens.npy         the tokens of all records; loss.npy beside it (0 never, 1 always, 2 only before fine-tuning)
+images.npy         offset, size, hash, shard of every image's encoded bytes in the source; shards.json names the shards
+read.json          what was read: files, their sizes, stamps and digests; about this machine, so not in the digest
 manifest.json      counts, form, tokenizer, special ids, digest of the source, digest of all of the above
-quarantine.jsonl   what was refused: reason, shard, where, detail
+quarantine.jsonl   what was rejected: reason, shard, where, detail
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from firstsight.data import readers, tokenizer
+from firstsight.data.records import SpecialTokenIds
 from firstsight.errors import DataError
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import DataSource, ExternalForm
-from firstsight.site import Location
 
 SAMPLE_DTYPE = np.dtype(
     [("tokens_from", "<i8"), ("tokens_count", "<i4"), ("shown_count", "<i4"), ("shown_from", "<i8")]
@@ -33,7 +32,7 @@ IMAGE_REF_DTYPE = np.dtype([("picture", "<i4"), ("at", "<i4")])
 IMAGE_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("hash", "<u8"), ("shard", "<i4")])
 INDEX_ARRAYS = ("samples", "shown", "tokens", "loss", "images")
 INDEX_FORMAT = 3
-"""Raised when an older firstsight could not read what this one writes."""
+"""Raised if an older firstsight could not read what this one writes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,46 +46,47 @@ class ShardInfo:
     start: int
     stop: int
     sha256: str
-    """Of every byte that was read for it: the shard, captions that were joined, loose pictures."""
+    """Of all bytes that were read for it: the shard, captions that were joined, loose images."""
     records: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """A prepared source, memory-mapped: opening one is instant, holding one costs nothing."""
+    """A prepared source. Its arrays are memory-mapped: opening an index reads none of them."""
 
     path: Path
     form: ExternalForm
     samples: np.ndarray
     image_refs: np.ndarray
+    """The file shown.npy."""
     tokens: Integer[np.ndarray, "tokens"]
     loss: UInt8[np.ndarray, "tokens"]
     images: np.ndarray
     image_shards: tuple[str, ...]
-    """What the pictures lie in: `images["shard"]` counts these; see `records.Place.shard`."""
+    """Files with images; `images["shard"]` is an index into them. See `records.ImageLocation.shard`."""
     source_shards: tuple[ShardInfo, ...]
     """What was read, in order."""
     source: DataSource
-    special_ids: tokenizer.SpecialTokenIds
+    special_ids: SpecialTokenIds
     tokenizer_digest: str
     source_digest: str
-    """The identity of the data, whatever the tokenizer."""
+    """Identifies the data whatever the tokenizer."""
     digest: str
 
     @classmethod
     def open(cls, path: Path) -> Index:
-        """The index in a folder; raises DataError when the folder is none or its arrays contradict its manifest."""
+        """The index in a folder; raises DataError if there is none or its arrays contradict its manifest."""
         manifest = read_manifest(path)
         arrays = {name: _load_array(path / f"{name}.npy", manifest["counts"]) for name in INDEX_ARRAYS}
         _check_array_ends(path, arrays)
-        source_metadata = json.loads((path / "read.json").read_text())
+        read = json.loads((path / "read.json").read_text())
         return cls(
             path=path,
             form=manifest["form"],
             image_shards=tuple(json.loads((path / "shards.json").read_text())),
-            source_shards=tuple(ShardInfo(**shard) for shard in source_metadata["shards"]),
-            source=serialize.from_json(source_metadata["source"]),
-            special_ids=tokenizer.SpecialTokenIds(**manifest["special"]),
+            source_shards=tuple(ShardInfo(**shard) for shard in read["shards"]),
+            source=serialize.from_json(read["source"]),
+            special_ids=SpecialTokenIds(**manifest["special"]),
             tokenizer_digest=manifest["tokenizer"],
             source_digest=manifest["source"],
             digest=manifest["digest"],
@@ -96,7 +96,7 @@ class Index:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a prepared source; DataError where there is none, or one of another format."""
+    """The manifest of a prepared source; raises DataError if there is none or it has another format."""
     file = path / "manifest.json"
     if not file.is_file():
         raise DataError(f"{path}: wanted the folder of a prepared source. Got no manifest.json. Prepare it first.")
@@ -113,12 +113,12 @@ def _load_array(file: Path, counts: Mapping[str, int]) -> np.ndarray:
         raise DataError(f"{file}: wanted an array of a prepared source. Got {error}. Prepare it again.") from None
     expected = counts["tokens" if file.stem == "loss" else file.stem]
     if len(array) != expected:
-        raise DataError(f"{file}: wanted {expected} entries, says its manifest. Got {len(array)}. Prepare it again.")
+        raise DataError(f"{file}: wanted {expected} entries as in its manifest. Got {len(array)}. Prepare it again.")
     return array
 
 
 def _check_array_ends(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """The last record must end where tokens and shown pictures do."""
+    """The last record must end where the arrays of tokens and of image references end."""
     for name in ("tokens", "shown"):
         samples, expected = arrays["samples"], len(arrays[name])
         end = int(samples[-1][f"{name}_from"]) + int(samples[-1][f"{name}_count"]) if len(samples) else 0
@@ -126,33 +126,8 @@ def _check_array_ends(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             raise DataError(f"{path}: wanted the last record to end at {expected} {name}. Got {end}. Prepare it again.")
 
 
-def check_source_unchanged(index: Index, location: Location) -> None:
-    """Raise DataError when a shard of the source is gone, or holds other bytes than when it was prepared.
-
-    Equal stamps are believed; where one moved (a copy, a touch) or there is none, the shard is read and its digest
-    compared.
-    """
-    current_shards = {
-        (shard.name, shard.start, shard.stop): shard for shard in readers.list_shards(location, index.form)
-    }
-    names = {name for name, _, _ in current_shards}
-    advice = f"Put the old one back, or prepare the source again (then {index.path} is another index)."
-    for recorded in index.source_shards:
-        label = f"{location.path}: shard {recorded.name}"
-        current = current_shards.get((recorded.name, recorded.start, recorded.stop))
-        if recorded.name not in names:
-            raise DataError(f"{label}: wanted the file that was prepared. Got none of that name. {advice}")
-        if current is None or current.size != recorded.size:
-            raise DataError(
-                f"{label}: wanted the {recorded.size:,} bytes that were prepared. Got other items. {advice}"
-            )
-        is_modified = current.stamp != recorded.stamp or not current.stamp
-        if is_modified and (digest := _shard_digest(index, location, current)) != recorded.sha256:
-            raise DataError(f"{label}: wanted bytes of digest {recorded.sha256[:12]}. Got {digest[:12]}. {advice}")
-
-
-def _shard_digest(index: Index, location: Location, shard: readers.Shard) -> str:
-    record_stream = readers.RecordReader(location, index.form, source=index.source).read(shard)
-    for _ in record_stream:
-        pass
-    return record_stream.digest
+def ragged_ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All numbers of the ranges [start, start + count), the range of each number, and its offset in that range."""
+    ids = np.repeat(np.arange(len(counts)), counts)
+    offsets = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return starts[ids] + offsets, ids, offsets

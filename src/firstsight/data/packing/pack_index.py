@@ -1,91 +1,201 @@
-"""`pack`: an index to its rows, a chunk of samples at a time, kept in a cache where one is given.
-
-Legend: P pieces of a chunk.
-"""
+"""`pack`: an index to its rows, a chunk of samples at a time, in memory or memory-mapped from a cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 
+from firstsight.data.array_writer import ArrayFile
 from firstsight.data.index import Index
-from firstsight.data.packing import cache as kept
 from firstsight.data.packing.bins import assign_rows
-from firstsight.data.packing.cache import PackedChunk, PackingConfig, PackingTotals
-from firstsight.data.packing.loss_counts import count_loss_targets
-from firstsight.data.packing.packed_rows import PackedRows, Segments
-from firstsight.data.packing.segments import SampleChunk, split_into_segments
-from firstsight.data.packing.validate import validate_samples
-from firstsight.errors import QuantityError
+from firstsight.data.packing.packed_rows import PackedRows, PackingStats, assemble_rows
+from firstsight.data.packing.segments import (
+    SEGMENT_ARRAYS,
+    PackingConfig,
+    SampleChunk,
+    Segments,
+    split_into_segments,
+)
+from firstsight.errors import DataError, QuantityError
 from firstsight.recipe.mixture import PackingMode
 
 SAMPLES_PER_CHUNK = 1 << 20
-"""Samples that are packed at a time; rows never mix records of two chunks."""
+"""Samples that are packed at a time; no row contains records of two chunks."""
+PACKED_FORMAT = 3
+"""Raised by hand if equal indexes get other rows or other files."""
+PACKED_DTYPES: Mapping[str, str] = {
+    "sample": "<i4", "start": "<i8", "count": "<i4", "image_start": "<i8", "image_count": "<i4",
+    "has_next_token": "|b1",
+    "column": "<i4", "segment_offsets": "<i8", "filled": "<i4", "loss_always": "<i4", "loss_before_finetuning": "<i4",
+}  # fmt: skip
+_ROW_ARRAYS = ("filled", "loss_always", "loss_before_finetuning")
 
 
 def pack(
     index: Index, *, length: int, image_tokens: int, packing: PackingMode, cache: Path | None = None
 ) -> PackedRows:
-    """Rows of `length` for every record of an index, the same on every run; what has no picture is always fitted.
+    """Rows of `length` tokens with every record of an index, the same on every run.
 
-    Texts and interleaved documents longer than a row go on in the next, captions are cut, dialogues end after their
-    last whole turn that fits. With a `cache` the table is made once and memory-mapped from there.
-    Raises QuantityError when a picture leaves no room for a word, DataError when the index contradicts itself.
+    Records without an image always share rows. Texts and interleaved documents that are longer than a row continue in
+    the next one, captions are truncated, dialogues end after their last complete turn that fits. With a `cache` the
+    rows are computed once and memory-mapped from there. Raises QuantityError if an image leaves no room for a token,
+    DataError if the index contradicts itself.
     """
     if image_tokens >= length and len(index.images):
-        raise QuantityError(f"a row of {length} tokens has no room for a picture of {image_tokens}. Lengthen the rows.")
+        raise QuantityError(f"a row of {length} tokens has no room for an image of {image_tokens}. Lengthen the rows.")
     config = PackingConfig(length, image_tokens, packing)
     chunks = _pack_chunks(index, config)
-    return (
-        kept.collect_packed_rows(index, config, chunks)
-        if cache is None
-        else kept.open_packed_rows(cache, index, config, chunks=chunks)
-    )
+    if cache is not None:
+        return _pack_cached(index, config, chunks, cache)
+    columns = {name: [np.zeros(0, dtype=dtype)] for name, dtype in PACKED_DTYPES.items()}
+    stats = _append_chunks(columns, chunks, length)
+    return _rows(index, config, {name: np.concatenate(arrays) for name, arrays in columns.items()}, stats)
 
 
-def _pack_chunks(index: Index, config: PackingConfig) -> Iterator[PackedChunk]:
-    """The rows of chunk after chunk."""
+def _pack_chunks(index: Index, config: PackingConfig) -> Iterator[PackedRows]:
+    """The rows of each chunk of samples, numbered from 0 in each."""
     for start in range(0, len(index.samples), SAMPLES_PER_CHUNK):
         stop = min(start + SAMPLES_PER_CHUNK, len(index.samples))
         validate_samples(index, start, stop)
-        yield _pack_chunk(
-            SampleChunk.from_index(index, (start, stop), config[:2], packing=config.packing), config.packing
+        chunk = SampleChunk.from_index(index, start, stop, config=config)
+        segments, dropped = split_into_segments(chunk)
+        sizes = segments.count + segments.image_count * config.image_tokens
+        row_ids, row_count = assign_rows(
+            sizes.astype(np.int32), segments.image_count > 0, config.length, packing=config.packing
+        )
+        yield assemble_rows(
+            segments,
+            row_ids,
+            first_targets=segments.start + ~chunk.starts_with_image(segments),
+            loss=index.loss,
+            image_tokens=config.image_tokens,
+            stats=PackingStats(length=config.length, documents=stop - start, rows=row_count, **dropped._asdict()),
         )
 
 
-def _pack_chunk(chunk: SampleChunk, packing: PackingMode) -> PackedChunk:
-    """Everything that follows from which pieces a chunk has; rows are numbered from 0."""
-    segments, dropped = split_into_segments(chunk)
-    target_starts = segments.start + ~chunk.starts_with_image(segments)
-    loss_counts = count_loss_targets(
-        chunk.index.loss, target_starts, segments.start + segments.count + segments.has_next_token
-    )
-    sizes = segments.count + segments.image_count * chunk.image_tokens
-    row_ids, row_count = assign_rows(sizes.astype(np.int32), segments.image_count > 0, chunk.length, packing=packing)
-    filled, loss_always, loss_before_finetuning = (
-        np.bincount(row_ids, weights=values, minlength=row_count).astype(np.int32) for values in (sizes, *loss_counts)
-    )
-    order = np.argsort(row_ids, kind="stable")
-    segment_ends, sizes = np.searchsorted(row_ids[order], np.arange(1, row_count + 1)), sizes[order]
-    segment_starts = np.cumsum(sizes, dtype=np.int64) - sizes
-    columns = segment_starts - np.repeat(np.cumsum(filled, dtype=np.int64) - filled, np.diff(segment_ends, prepend=0))
-    ordered_segments = segments.select(order)
-    arrays = {name: getattr(ordered_segments, name) for name in Segments.__dataclass_fields__}
-    arrays |= {
-        "ends": segment_ends,
-        "column": columns.astype(np.int32),
-        "filled": filled,
-        "loss_always": loss_always,
-        "loss_before_finetuning": loss_before_finetuning,
-    }
-    totals = PackingTotals(
-        documents=len(chunk.samples),
-        rows=row_count,
-        filled=int(filled.sum(dtype=np.int64)),
-        images=int(segments.image_count.sum(dtype=np.int64)),
-        loss_targets=int(loss_counts[0].sum() + loss_counts[1].sum()),
-        **{f"{name}": value for name, value in dropped._asdict().items()},
-    )
-    return PackedChunk(arrays, totals)
+def _append_chunks(
+    columns: Mapping[str, list[np.ndarray]] | Mapping[str, ArrayFile], chunks: Iterable[PackedRows], length: int
+) -> PackingStats:
+    """Append the arrays of all chunks to `columns`, by name, with offsets counted through all chunks."""
+    stats, segment_count = PackingStats(length=length), 0
+    columns["segment_offsets"].append(np.zeros(1, dtype=np.int64))
+    for chunk in chunks:
+        for name in PACKED_DTYPES:
+            array = getattr(chunk.segments if name in SEGMENT_ARRAYS else chunk, name)
+            columns[name].append(array[1:] + segment_count if name == "segment_offsets" else array)
+        stats, segment_count = stats + chunk.stats, segment_count + len(chunk.column)
+    return stats
+
+
+def _rows(index: Index, config: PackingConfig, arrays: dict[str, np.ndarray], stats: PackingStats) -> PackedRows:
+    segments = Segments(**{name: arrays.pop(name) for name in SEGMENT_ARRAYS})
+    return PackedRows(image_tokens=config.image_tokens, segments=segments, stats=stats, loss=index.loss, **arrays)
+
+
+def _pack_cached(index: Index, config: PackingConfig, chunks: Iterable[PackedRows], cache: Path) -> PackedRows:
+    """Rows mapped from the cache; `chunks` are computed only if they are not there, or damaged."""
+    key = json.dumps([index.digest, *config, PACKED_FORMAT])
+    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
+    if folder.exists():
+        try:
+            return _map_files(folder, index, config)
+        except DataError:
+            shutil.rmtree(folder)
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(prefix=".packing-", dir=cache))
+    try:
+        _write_files(temporary, chunks, config.length)
+        if not folder.exists():  # otherwise another process was faster, with the same bytes
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return _map_files(folder, index, config)
+
+
+def _write_files(folder: Path, chunks: Iterable[PackedRows], length: int) -> None:
+    paths = {name: folder / f"{name}.npy" for name in PACKED_DTYPES}
+    with ExitStack() as stack:
+        files = {name: ArrayFile(path, np.dtype(PACKED_DTYPES[name])) for name, path in paths.items()}
+        for file in files.values():
+            stack.callback(file.close)
+        stats = _append_chunks(files, chunks, length)
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
+    (folder / "table.json").write_text(json.dumps({"stats": asdict(stats), "sizes": sizes}, indent=1) + "\n")
+
+
+def _map_files(folder: Path, index: Index, config: PackingConfig) -> PackedRows:
+    """The rows in a folder; raises DataError if a file is missing, truncated or of another length than table.json."""
+    try:
+        metadata = json.loads((folder / "table.json").read_text())
+        stats, arrays = PackingStats(**metadata["stats"]), dict[str, np.ndarray]()
+        for name, dtype in PACKED_DTYPES.items():
+            path, expected = folder / f"{name}.npy", metadata["sizes"][name]
+            size = path.stat().st_size
+            if size != expected:
+                raise DataError(f"{path}: wanted {expected} bytes. Got {size}. Pack again.")
+            array = np.load(path, mmap_mode="r") if size > 128 else np.load(path)  # an empty file cannot be mapped
+            arrays[name] = array.view(np.ndarray)
+            if array.dtype != np.dtype(dtype):
+                raise DataError(f"{path}: wanted {dtype}. Got {array.dtype}. Pack again.")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: wanted packed rows. Got {error!r}. Pack again.") from error
+    offsets = arrays["segment_offsets"]
+    expected = dict.fromkeys(PACKED_DTYPES, int(offsets[-1]) if len(offsets) else -1)
+    expected |= dict.fromkeys(_ROW_ARRAYS, stats.rows) | {"segment_offsets": stats.rows + 1}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if lengths != expected:
+        raise DataError(f"{folder}: wanted arrays of {expected} entries. Got {lengths}. Pack again.")
+    return _rows(index, config, arrays, stats)
+
+
+def validate_samples(index: Index, start: int, stop: int) -> None:
+    """Raise DataError if samples [start, stop) of an index overlap, leave gaps or point outside its arrays."""
+    samples = index.samples[start:stop]
+    counts = samples["tokens_count"].astype(np.int64)
+    ends = samples["tokens_from"] + counts
+    previous = index.samples[start - 1 : start]
+    previous_end = previous["tokens_from"] + previous["tokens_count"] if start else [0]
+    is_invalid = samples["tokens_from"] != np.concatenate([previous_end, ends[:-1]])
+    is_invalid |= (counts < 1) | (ends > len(index.tokens))
+    _raise_if_any(index, "samples", is_invalid, start, "tokens that start where those of the sample before end")
+    last_end = int(ends[-1:].sum())
+    if stop == len(index.samples) and not last_end == len(index.tokens) == len(index.loss):
+        got = f"{last_end} in samples.npy, {len(index.tokens)} in tokens.npy, {len(index.loss)} in loss.npy"
+        raise DataError(f"{index.path}: wanted as many tokens everywhere. Got {got}. Prepare it again.")
+    _validate_images(index, samples, start)
+
+
+def _validate_images(index: Index, samples: np.ndarray, start: int) -> None:
+    ids = np.flatnonzero(samples["shown_count"])
+    starts, counts = samples["shown_from"][ids], samples["shown_count"][ids].astype(np.int64)
+    ends = starts + counts
+    is_invalid = np.zeros(len(samples), dtype=bool)
+    is_invalid[ids] = (counts < 0) | (starts < 0) | (ends > len(index.image_refs))
+    is_invalid[ids] |= starts != np.append(starts[:1], ends[:-1])
+    _raise_if_any(index, "samples", is_invalid, start, "images that start where those of the sample before end")
+    if not len(ids):
+        return
+    refs, owners = index.image_refs[starts[0] : ends[-1]], np.repeat(ids, counts)
+    is_invalid = np.append(False, (owners[1:] == owners[:-1]) & (np.diff(refs["at"]) < 0))
+    is_invalid |= (refs["at"] < 0) | (refs["at"] >= np.repeat(samples["tokens_count"][ids], counts))
+    is_invalid |= (refs["picture"] < 0) | (refs["picture"] >= len(index.images))
+    expected = "numbers of images.npy before tokens of their sample, in order"
+    _raise_if_any(index, "shown", is_invalid, int(starts[0]), expected)
+
+
+def _raise_if_any(index: Index, name: str, is_invalid: np.ndarray, start: int, expected: str) -> None:
+    if is_invalid.any():
+        entry = start + int(np.argmax(is_invalid))
+        value = (index.samples if name == "samples" else index.image_refs)[entry]
+        raise DataError(
+            f"{index.path / name}.npy: wanted {expected}. Got entry {entry:,}: {value}. "
+            "Its files are not of one index, or damaged: prepare it again."
+        )

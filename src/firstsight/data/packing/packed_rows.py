@@ -1,75 +1,73 @@
-"""What packing leaves: rows of pieces, and what they cost.
+"""Rows of segments with the number of loss targets in each row, and rows split into shorter ones.
 
-Legend: P pieces (a document, or a stretch of a long one), R rows, edges one more than rows.
+Legend: P segments in row order, R rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 
-from firstsight.data.packing.loss_counts import count_loss_targets
+from firstsight.data.index import ragged_ranges
+from firstsight.data.packing.segments import Segments
+from firstsight.data.tokenizer import LOSS_ALWAYS, LOSS_BEFORE_FINETUNING
 from firstsight.errors import QuantityError
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Segments:
-    """Stretches of an index's tokens that stay in one row, with the pictures that stand in them."""
-
-    sample: Int32[np.ndarray, "P"]
-    start: Int64[np.ndarray, "P"]
-    """Into the index's tokens."""
-    count: Int32[np.ndarray, "P"]
-    """Tokens, slots not among them."""
-    image_start: Int64[np.ndarray, "P"]
-    """Into the index's `shown`."""
-    image_count: Int32[np.ndarray, "P"]
-    """Pictures in this piece."""
-    has_next_token: Bool[np.ndarray, "P"]
-    """A token follows behind this piece, and its last position aims at it."""
-
-    def select(self, indices: Int64[np.ndarray, "Q"]) -> Segments:
-        return Segments(
-            sample=self.sample[indices],
-            start=self.start[indices],
-            count=self.count[indices],
-            image_start=self.image_start[indices],
-            image_count=self.image_count[indices],
-            has_next_token=self.has_next_token[indices],
-        )
+TOKENS_PER_BLOCK = 1 << 22
+"""Tokens whose loss flags are read at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingStats:
-    """What packing cost."""
+    """What was packed and what packing costs."""
 
-    documents: int
-    rows: int
-    padding: float
-    """Share of all row positions."""
-    dropped_tokens: int
-    """Tokens in no row: behind the cut of a caption or dialogue that is longer than a row."""
-    truncated: int
-    skipped: int
-    """Captions and dialogues of which no whole turn, or no word, fits a row."""
-    split: int
-    """Documents that stand in several rows."""
-    images_per_row: float
-    loss_share: float
-    """Targets with loss in every stage or before fine-tuning, as a share of all row positions."""
+    length: int
+    """Positions of a row."""
+    documents: int = 0
+    rows: int = 0
+    filled: int = 0
+    """Positions that are not padding."""
+    images: int = 0
+    loss_targets: int = 0
+    """Targets with loss in every stage or before fine-tuning."""
+    dropped_tokens: int = 0
+    """Tokens in no row, cut from captions and dialogues that are longer than a row."""
+    truncated: int = 0
+    skipped: int = 0
+    """Captions and dialogues of which not one token, or not one turn, fits a row."""
+    split: int = 0
+    """Documents that continue in another row."""
+
+    @property
+    def padding(self) -> float:
+        """Share of padding in all row positions."""
+        return 1 - self.filled / max(1, self.rows * self.length)
+
+    @property
+    def images_per_row(self) -> float:
+        return self.images / max(1, self.rows)
+
+    @property
+    def loss_share(self) -> float:
+        """Share of positions with a loss target in all row positions."""
+        return self.loss_targets / max(1, self.rows * self.length)
+
+    def __add__(self, stats: PackingStats) -> PackingStats:
+        sums = {name: value + getattr(stats, name) for name, value in asdict(self).items()}
+        return PackingStats(**sums | {"length": self.length})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedRows:
-    """All rows of a packed index: row r holds pieces first[r] to first[r + 1], each from its column on."""
+    """All rows of a packed index: row r consists of segments segment_offsets[r] to segment_offsets[r + 1]."""
 
-    length: int
     image_tokens: int
-    segment_offsets: Int64[np.ndarray, "edges"]
+    segment_offsets: Int64[np.ndarray, "R+1"]
     segments: Segments
     column: Int32[np.ndarray, "P"]
+    """The first position of each segment in its row."""
     filled: Int32[np.ndarray, "R"]
     """Positions of each row that are not padding."""
     loss_always: Int32[np.ndarray, "R"]
@@ -78,7 +76,11 @@ class PackedRows:
     """Targets of each row that carry loss only before fine-tuning."""
     stats: PackingStats
     loss: UInt8[np.ndarray, "tokens"]
-    """The index's, to count the targets of rows that are cut."""
+    """The index's loss flags, to count the targets of split rows."""
+
+    @property
+    def length(self) -> int:
+        return self.stats.length
 
     @property
     def row_count(self) -> int:
@@ -87,92 +89,97 @@ class PackedRows:
     def split_rows(self, parts: int) -> PackedRows:
         """Rows of length / parts: row r becomes rows r * parts and on, with the same tokens and the same targets.
 
-        Raises QuantityError for rows with pictures and where the parts would not be equal.
+        Raises QuantityError for rows with images and if the parts are not equal.
         """
         if parts < 1 or self.length % parts or self.segments.image_count.any():
-            description = "rows with pictures" if self.segments.image_count.any() else f"{parts} parts of {self.length}"
-            raise QuantityError(
-                f"only rows without pictures are cut, into equal parts. Got {description}. Pack them anew."
-            )
-        return self if parts == 1 else _split_rows(self, parts)
-
-
-def _split_rows(packed_rows: PackedRows, parts: int) -> PackedRows:
-    length, segments = packed_rows.length // parts, packed_rows.segments
-    ends = packed_rows.column + segments.count
-    part_counts = np.maximum(1, (ends - 1) // length - packed_rows.column // length + 1)
-    segment_ids = np.repeat(np.arange(len(part_counts)), part_counts)
-    part_numbers = np.arange(len(segment_ids)) - np.repeat(np.cumsum(part_counts) - part_counts, part_counts)
-    part_starts = (packed_rows.column[segment_ids] // length + part_numbers) * length
-    begin, end = (
-        np.maximum(part_starts, packed_rows.column[segment_ids]),
-        np.minimum(part_starts + length, ends[segment_ids]),
-    )
-    offsets = begin - packed_rows.column[segment_ids]
-    split_segments = Segments(
-        sample=segments.sample[segment_ids],
-        start=segments.start[segment_ids] + offsets,
-        count=(end - begin).astype(np.int32),
-        image_start=segments.image_start[segment_ids],
-        image_count=segments.image_count[segment_ids],
-        has_next_token=segments.has_next_token[segment_ids] | (end < ends[segment_ids]),
-    )
-    row_ids = (
-        np.repeat(np.arange(packed_rows.row_count), np.diff(packed_rows.segment_offsets))[segment_ids] * parts
-        + begin // length
-    )
-    return assemble_rows(
-        split_segments,
-        row_ids,
-        packed_rows,
-        shape=(length, packed_rows.row_count * parts),
-        column=begin - begin // length * length,
-    )
+            got = "rows with images" if self.segments.image_count.any() else f"{parts} parts of {self.length}"
+            raise QuantityError(f"only rows without images are split, into equal parts. Got {got}. Pack them again.")
+        return self if parts == 1 else _split_rows(self, self.length // parts)
 
 
 def assemble_rows(
     segments: Segments,
     row_ids: Int64[np.ndarray, "P"],
-    original: PackedRows,
     *,
-    shape: tuple[int, int],
-    column: np.ndarray,
+    first_targets: Int64[np.ndarray, "P"],
+    loss: UInt8[np.ndarray, "tokens"],
+    image_tokens: int,
+    stats: PackingStats,
 ) -> PackedRows:
-    """The table of cut pieces that are in the order of their rows; `shape` is (length, rows)."""
-    length, row_count = shape
-    loss_always, loss_before_finetuning = count_loss_targets(
-        original.loss, segments.start + 1, segments.start + segments.count + segments.has_next_token
+    """Rows of `segments`, segment by segment in their order, where `row_ids` is the row of each.
+
+    `first_targets` is the first token of each segment that is a target; `stats.rows` the number of rows. The sums that
+    follow from the rows are added to `stats`.
+    """
+    sizes = segments.count + segments.image_count * image_tokens
+    loss_counts = count_loss_targets(loss, first_targets, segments.start + segments.count + segments.has_next_token)
+    filled, loss_always, loss_before_finetuning = (
+        np.bincount(row_ids, weights=values, minlength=stats.rows).astype(np.int32) for values in (sizes, *loss_counts)
     )
-    counts_by_row = (
-        np.bincount(row_ids, weights=values, minlength=row_count).astype(np.int32)
-        for values in (segments.count, loss_always, loss_before_finetuning)
-    )
-    filled, loss_always, loss_before_finetuning = counts_by_row
+    order = np.argsort(row_ids, kind="stable")
+    offsets = np.searchsorted(row_ids[order], np.arange(stats.rows + 1))
+    sizes = sizes[order]
+    columns = np.cumsum(sizes, dtype=np.int64) - sizes
+    columns -= np.repeat(np.cumsum(filled, dtype=np.int64) - filled, np.diff(offsets))
     return PackedRows(
-        length=length,
-        image_tokens=original.image_tokens,
-        segment_offsets=np.searchsorted(row_ids, np.arange(row_count + 1)),
-        segments=segments,
-        column=column.astype(np.int32),
+        image_tokens=image_tokens,
+        segment_offsets=offsets,
+        segments=segments.select(order),
+        column=columns.astype(np.int32),
         filled=filled,
         loss_always=loss_always,
         loss_before_finetuning=loss_before_finetuning,
-        stats=PackingStats(
-            documents=original.stats.documents,
-            rows=row_count,
-            padding=original.stats.padding,
-            dropped_tokens=original.stats.dropped_tokens,
-            truncated=original.stats.truncated,
-            skipped=original.stats.skipped,
-            split=len(_split_samples(segments.sample)),
-            images_per_row=0.0,
-            loss_share=float(loss_always.sum() + loss_before_finetuning.sum()) / max(1, row_count * length),
+        stats=replace(
+            stats,
+            filled=int(filled.sum(dtype=np.int64)),
+            images=int(segments.image_count.sum(dtype=np.int64)),
+            loss_targets=int(loss_counts[0].sum() + loss_counts[1].sum()),
         ),
-        loss=original.loss,
+        loss=loss,
     )
 
 
-def _split_samples(sample: Int32[np.ndarray, "P"]) -> np.ndarray:
-    """Which samples are there more than once."""
-    sample_ids, counts = np.unique(sample, return_counts=True)
-    return sample_ids[counts > 1]
+def count_loss_targets(
+    loss: UInt8[np.ndarray, "tokens"], starts: Int64[np.ndarray, "P"], stops: Int64[np.ndarray, "P"]
+) -> tuple[Int64[np.ndarray, "P"], Int64[np.ndarray, "P"]]:
+    """How many tokens of each range [start, stop) carry loss in every stage, and how many only before fine-tuning.
+
+    The loss flags are memory-mapped and read block by block.
+    """
+    always, before_finetuning = np.zeros(len(starts), dtype=np.int64), np.zeros(len(starts), dtype=np.int64)
+    order = np.argsort(starts, kind="stable")
+    sorted_starts, sorted_stops = starts[order], stops[order]
+    first = 0
+    while first < len(order):
+        block_start = int(sorted_starts[first])
+        last = max(first + 1, int(np.searchsorted(sorted_starts, block_start + TOKENS_PER_BLOCK)))
+        ids = order[first:last]
+        block = loss[block_start : int(sorted_stops[first:last].max(initial=block_start))]
+        for flag, counts in ((LOSS_ALWAYS, always), (LOSS_BEFORE_FINETUNING, before_finetuning)):
+            cumulative = np.zeros(len(block) + 1, dtype=np.int64)
+            np.cumsum(block == flag, out=cumulative[1:])
+            counts[ids] = cumulative[stops[ids] - block_start] - cumulative[starts[ids] - block_start]
+        first = last
+    return always, before_finetuning
+
+
+def _split_rows(rows: PackedRows, length: int) -> PackedRows:
+    segments, begins = rows.segments, rows.column
+    ends, parts_per_row = begins + segments.count, rows.length // length
+    first_parts = begins // length
+    parts, ids, _ = ragged_ranges(first_parts, np.maximum(1, (ends - 1) // length - first_parts + 1))
+    starts, stops = np.maximum(parts * length, begins[ids]), np.minimum((parts + 1) * length, ends[ids])
+    row_ids = np.repeat(np.arange(rows.row_count), np.diff(rows.segment_offsets))[ids] * parts_per_row + parts
+    split = replace(
+        segments.select(ids),
+        start=segments.start[ids] + starts - begins[ids],
+        count=(stops - starts).astype(np.int32),
+        has_next_token=segments.has_next_token[ids] | (stops < ends[ids]),
+    )
+    segments_per_sample = np.unique(split.sample, return_counts=True)[1]
+    stats = replace(
+        rows.stats, length=length, rows=rows.row_count * parts_per_row, split=int((segments_per_sample > 1).sum())
+    )
+    return assemble_rows(
+        split, row_ids, first_targets=split.start + 1, loss=rows.loss, image_tokens=rows.image_tokens, stats=stats
+    )
