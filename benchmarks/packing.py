@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
 from firstsight.data.packing import pack
 from firstsight.data.packing.bins import best_fit
-from firstsight.data.tokenizer import SpecialTokenIds
+from firstsight.data.records import SpecialTokenIds
 from firstsight.recipe.mixture import External, PackingMode
 from firstsight.units import Tokens
 

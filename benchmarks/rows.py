@@ -26,8 +26,8 @@ import torch
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, INDEX_FORMAT, SAMPLE_DTYPE, Index
 from firstsight.data.loader import BatchStream, LoaderMixture, LoaderSource
 from firstsight.data.packing import pack
+from firstsight.data.records import SpecialTokenIds
 from firstsight.data.sampling import epoch_permutation
-from firstsight.data.tokenizer import SpecialTokenIds
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import External, ShareUnit
 from firstsight.recipe.stages import RowShape

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, JSON line by line, digests. Standard library only, so that planning may use it."""
+"""Atomic writes, JSON lines and digests of files. Standard library only, so that planning may use it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +58,32 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 raise DataError(
                     f"{path}, line {number}: wanted JSON. Got {error}. Repair or remove that line."
                 ) from error
+
+
+class FileDigests:
+    """sha256 of files, cached in digests.json by path, size and modification time."""
+
+    def __init__(self, cache: Path) -> None:
+        self._file = cache / "digests.json"
+        self._entries: dict[str, list[Any]] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._is_modified = False
+
+    def digest(self, file: Path) -> str:
+        """The digest of a file's bytes, computed only if the file is new or has changed."""
+        stat, name = file.stat(), str(file.absolute())
+        entry = self._entries.get(name)
+        if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
+            entry = [stat.st_size, stat.st_mtime_ns, file_sha256(file)]
+            self._entries[name], self._is_modified = entry, True
+        return entry[2]
+
+    def combined_digest(self, folder: Path, files: Iterable[Path]) -> str:
+        """A single digest of several files: their paths below `folder` and their bytes."""
+        entries = [[file.relative_to(folder).as_posix(), self.digest(file)] for file in sorted(files)]
+        return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+    def save(self) -> None:
+        """Write new digests to the cache."""
+        if self._is_modified:
+            write_atomic(self._file, json.dumps(self._entries, sort_keys=True) + "\n")
+            self._is_modified = False

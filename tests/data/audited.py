@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
-from firstsight.data.tokenizer import SpecialTokenIds
+from firstsight.data.records import SpecialTokenIds
 from firstsight.recipe.mixture import External
 from firstsight.units import Tokens
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
 from firstsight.data.loader.collate import IGNORE_INDEX
-from firstsight.data.tokenizer import SpecialTokenIds
+from firstsight.data.records import SpecialTokenIds
 from firstsight.recipe.mixture import External, ExternalForm
 from firstsight.units import Tokens
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from firstsight.data.audit import find_duplicates
 from firstsight.data.image_reader import ImageReader
-from firstsight.data.index import Index, check_source_unchanged
+from firstsight.data.index import Index
 from firstsight.data.packing import pack
+from firstsight.data.source_check import check_source_unchanged
 from firstsight.errors import DataError, StepFailed
 
 from .conftest import Workshop, words_of

@@ -27,7 +27,7 @@ from pyarrow import ipc, parquet
 from firstsight.data.image_reader import MAX_OPEN_FILES, ImageReader, LRUCache, RemoteFiles
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
 from firstsight.data.readers.filesystem import SourceFolder, open_folder
-from firstsight.data.tokenizer import SpecialTokenIds
+from firstsight.data.records import SpecialTokenIds
 from firstsight.errors import DataError
 from firstsight.recipe.mixture import External
 from firstsight.site import Location

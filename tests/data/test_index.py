@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firstsight.data.index import Index, check_source_unchanged
+from firstsight.data.index import Index
+from firstsight.data.source_check import check_source_unchanged
 from firstsight.errors import DataError
 from firstsight.site import Location
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from firstsight.data.loader import IGNORE_INDEX, Batch, BatchStream, DecodedImages, LoaderSource
-from firstsight.data.sampling import source_at
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.stages import RowShape
 from firstsight.site import Location
 
 from .conftest import ANSWER, HUMAN, PAD, Workshop, words_of
+from .reference import source_at
 from .streams import ROWS, SLOTS, B, T, blend, feed, stream
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstsight.data.loader.mixing import RowMixing, SourceSequence, TokenMixing, UnitCounter, merge_by_units
-from firstsight.data.sampling import source_at
 from firstsight.errors import MixError
+
+from .reference import source_at
 
 weights = st.lists(st.integers(0, 50), min_size=1, max_size=4).filter(any)
 sizes = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any), min_size=4, max_size=4)

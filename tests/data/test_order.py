@@ -15,12 +15,12 @@ from firstsight.data.sampling import (
     assign_sources,
     epoch_permutation,
     grouped_permutation,
-    permutation_at,
-    source_at,
     source_counts,
     sources_at,
 )
 from firstsight.errors import MixError
+
+from .reference import source_at
 
 shares = st.fractions(min_value=0, max_value=1, max_denominator=1000)
 
@@ -36,7 +36,7 @@ def test_every_prefix_of_n_rows_holds_the_floor_of_n_times_share(share: Fraction
 
 
 @given(share=shares, start=st.integers(0, 10**6))
-def test_picks_is_pick_for_many(share: Fraction, start: int) -> None:
+def test_sources_at_agrees_with_the_definition(share: Fraction, start: int) -> None:
     chosen, nth = sources_at(np.arange(start, start + 40), share)
     assert [(bool(c), int(n)) for c, n in zip(chosen, nth, strict=True)] == [
         source_at(row, share) for row in range(start, start + 40)
@@ -74,11 +74,12 @@ def test_every_epoch_visits_every_row_once(count: int, seed: int, epoch: int) ->
 
 
 @given(count=st.integers(1, 10**12), seed=st.integers(0, 99), data=st.data())
-def test_permuted_stays_inside_and_agrees_with_shuffled(count: int, seed: int, data: st.DataObject) -> None:
+def test_a_draw_is_the_same_alone_and_among_its_neighbours(count: int, seed: int, data: st.DataObject) -> None:
     nth = data.draw(st.integers(0, count - 1))
-    found = permutation_at(nth, count, seed)
-    assert 0 <= found < count
-    assert found == epoch_permutation(nth, count=count, seed=seed)[1][0]
+    [alone] = epoch_permutation(nth, count=count, seed=seed)[1]
+    near = np.arange(max(0, nth - 3), min(count, nth + 4))
+    assert 0 <= alone < count
+    assert alone == epoch_permutation(near, count=count, seed=seed)[1][near == nth]
 
 
 def test_orders_differ_between_seeds_and_epochs_and_look_shuffled() -> None:

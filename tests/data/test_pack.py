@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstsight.data.index import Index
-from firstsight.data.packing import PackedRows, best_fit, bins, encode_context, encode_prompt, pack
-from firstsight.data.packing.packed_rows import Segments
-from firstsight.data.tokenizer import load_tokenizer
+from firstsight.data.packing import PackedRows, Segments, best_fit, bins, pack
+from firstsight.data.tokenizer import encode_context, encode_prompt, load_tokenizer
 from firstsight.errors import DataError, QuantityError
 from firstsight.recipe.mixture import PackingMode
 
@@ -181,7 +180,7 @@ def test_dialogues_without_a_picture_are_fitted_even_beside_rows_of_one() -> Non
 
 
 def test_a_picture_that_leaves_no_room_is_refused() -> None:
-    with pytest.raises(QuantityError, match="no room for a picture of 16"):
+    with pytest.raises(QuantityError, match="no room for an image of 16"):
         pack(captions([1]), length=16, image_tokens=16, packing="best_fit")
 
 
@@ -220,7 +219,7 @@ def test_chunks_are_the_rows_of_their_samples_alone(packing: PackingMode, monkey
         for low in range(0, 70, chunk)
     ]
     monkeypatch.setattr("firstsight.data.packing.pack_index.SAMPLES_PER_CHUNK", chunk)
-    monkeypatch.setattr("firstsight.data.packing.loss_counts.TOKENS_PER_BLOCK", 50)
+    monkeypatch.setattr("firstsight.data.packing.packed_rows.TOKENS_PER_BLOCK", 50)
     found = pack(index, length=16, image_tokens=2, packing=packing)
     check(found)
     assert found.row_count == sum(one.row_count for one in wanted)
@@ -286,15 +285,15 @@ def test_a_damaged_cache_is_packed_again(tmp_path: Path, harm: str) -> None:
 @pytest.mark.parametrize(
     ("array", "entry", "field", "value", "told"),
     [
-        ("samples", 3, "tokens_from", 9999, r"samples.npy: wanted tokens that go on .* Got entry 3"),
-        ("samples", 3, "tokens_from", 0, r"samples.npy: wanted tokens that go on .* Got entry 3"),
+        ("samples", 3, "tokens_from", 9999, r"samples.npy: wanted tokens that start .* Got entry 3"),
+        ("samples", 3, "tokens_from", 0, r"samples.npy: wanted tokens that start .* Got entry 3"),
         ("samples", 0, "tokens_count", 0, r"samples.npy: .* Got entry 0"),
         ("samples", -1, "tokens_count", 60, r"samples.npy: .* Got entry 49"),
         ("samples", -1, "tokens_count", 1, r"wanted as many tokens everywhere"),
-        ("samples", 25, "shown_from", 0, r"samples.npy: wanted pictures that go on"),
+        ("samples", 25, "shown_from", 0, r"samples.npy: wanted images that start"),
         ("shown", 4, "at", -1, r"shown.npy: .* Got entry 4"),
         ("shown", 4, "at", 999, r"shown.npy: .* Got entry 4"),
-        ("shown", 4, "picture", 5, r"shown.npy: wanted pictures of images.npy .* Got entry 4"),
+        ("shown", 4, "picture", 5, r"shown.npy: wanted numbers of images.npy .* Got entry 4"),
     ],
 )
 def test_an_index_that_contradicts_itself_is_refused(
@@ -314,7 +313,7 @@ def test_only_text_is_cut_and_into_equal_parts() -> None:
     assert table.split_rows(1) is table
     with pytest.raises(QuantityError, match="3 parts of 16"):
         table.split_rows(3)
-    with pytest.raises(QuantityError, match="rows with pictures"):
+    with pytest.raises(QuantityError, match="rows with images"):
         pack(captions([3]), length=16, image_tokens=4, packing="best_fit").split_rows(2)
 
 

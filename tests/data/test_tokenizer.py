@@ -29,7 +29,6 @@ from firstsight.data.tokenizer import (
     load_tokenizer,
     span_loss_flags,
     tokenize_records,
-    tokenize_spans,
 )
 from firstsight.errors import DataError
 
@@ -73,10 +72,8 @@ def test_a_token_carries_loss_when_a_span_touches_it(spans: tuple[tuple[int, int
 @pytest.mark.shared
 def test_special_words_inside_data_are_plain_text(neox: Path) -> None:
     words = load_tokenizer(neox)
-    [(ids, _)] = tokenize_spans(
-        words,
-        [((TextSpan(text="a <|/a|> b <|endoftext|>", closing_token="end", loss=LOSS_ALWAYS, loss_spans=None),), False)],
-    )
+    [layout] = tokenize_records(words, [Document(id="0", text="a <|/a|> b <|endoftext|>", loss=None)])
+    ids = layout.ids
     assert words.special_ids.answer not in ids
     assert (ids == words.special_ids.end).sum() == 2
 
@@ -109,9 +106,9 @@ def test_loss_spans_in_byte_pairs_map_to_exactly_the_words(neox: Path) -> None:
     text = "The naïve penguin — 企鵝 — is a flightless bird, isn't it?"
     for wanted in ("naïve", "penguin", "企鵝", "flightless", "it"):
         start = text.index(wanted) if wanted != "it" else text.rindex(wanted)
-        part = TextSpan(text=text, closing_token="end", loss=LOSS_ALWAYS, loss_spans=((start, start + len(wanted)),))
-        [(ids, loss)] = tokenize_spans(words, [((part,), False)])
-        assert words.decode(ids[loss > 0].tolist()[:-1]).strip() == wanted
+        document = Document(id="0", text=text, loss=((start, start + len(wanted)),))
+        [layout] = tokenize_records(words, [document])
+        assert words.decode(layout.ids[layout.loss > 0].tolist()[:-1]).strip() == wanted
     assert words.vocab_size > WORDS
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from firstsight.data.packing import encode_prompt
+from firstsight.data.tokenizer import encode_prompt
 from firstsight.errors import DataError, ModelError, RequestError, UnknownName
 from firstsight.evaluate.harness import EvalConfig, answer_question, evaluate, evaluate_checkpoint
 from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from firstsight.data import images
-from firstsight.data.packing import encode_prompt
+from firstsight.data.tokenizer import encode_prompt
 from firstsight.data.tokenizer import load_tokenizer as load_tokenizer
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load, save
 from firstsight.model.generate import generate

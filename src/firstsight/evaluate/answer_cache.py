@@ -17,9 +17,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from firstsight.data.digests import FileDigests, write_atomic
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.models.interface import list_checkpoint_files
+from firstsight.files import FileDigests, write_atomic
 
 EVALUATIONS_FOLDER = "judged"
 _DIGITS = 12

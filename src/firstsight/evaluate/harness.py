@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firstsight.data.digests import write_atomic
 from firstsight.errors import DataError, ModelError
 from firstsight.evaluate import answer_cache, tasks
 from firstsight.evaluate.answer_cache import AnswerKey
@@ -32,6 +31,7 @@ from firstsight.evaluate.requests import (
 )
 from firstsight.evaluate.results import Guesses, ScoredAnswer, build_scores_json, summarise_answers
 from firstsight.evaluate.task import QUESTION_BLIND, PromptStyle, Task, load_json
+from firstsight.files import write_atomic
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, ProgressCallback, Site

@@ -21,10 +21,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from firstsight.data.images import decode_image
-from firstsight.data.index import Index, check_source_unchanged
+from firstsight.data.index import Index
 from firstsight.data.loader import DecodedImages
 from firstsight.data.readers import IMAGE_EXTENSIONS, list_tar_members, locate_source
 from firstsight.data.sampling import epoch_permutation
+from firstsight.data.source_check import check_source_unchanged
 from firstsight.errors import DataError, ModelError
 from firstsight.model.vision import extract_features, load_encoder, normalize_pixels, siglip_processor_config
 from firstsight.recipe.schedule import Rewarm

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from firstsight.data.digests import FileDigests
 from firstsight.errors import RequestError
+from firstsight.files import FileDigests
 from firstsight.recipe.mixture import ExternalForm, Recaptioned
 from firstsight.recipe.serialize import from_json
 from firstsight.site import Location

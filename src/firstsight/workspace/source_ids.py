@@ -16,8 +16,8 @@ from pathlib import Path
 
 from firstsight.cli import terminal
 from firstsight.cli.prepare_progress import Following
-from firstsight.data.digests import FileDigests, write_atomic
 from firstsight.errors import DataError, ModelError, RequestError
+from firstsight.files import FileDigests, write_atomic
 from firstsight.plan.content_ids import content_key
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.step import Step
@@ -237,8 +237,9 @@ def _prepared(spec: Prepare, words: Path, look: Look) -> Path:
 
 def _refuse_changed(folder: Path, location: Location, site: Site) -> None:
     """Raise DataError for a source with other bytes; files with the stamps of the last look are not read again."""
-    from firstsight.data.index import Index, check_source_unchanged
+    from firstsight.data.index import Index
     from firstsight.data.readers import list_shards
+    from firstsight.data.source_check import check_source_unchanged
 
     index = Index.open(folder)
     stamps = [[one.name, one.start, one.stop, one.size, one.stamp] for one in list_shards(location, index.form)]

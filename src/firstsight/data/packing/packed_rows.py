@@ -1,6 +1,6 @@
 """Rows of segments with the number of loss targets in each row, and rows split into shorter ones.
 
-Legend: P segments in row order, R rows.
+Legend: P segments in row order, R rows, edges = R + 1.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PackedRows:
     """All rows of a packed index: row r consists of segments segment_offsets[r] to segment_offsets[r + 1]."""
 
     image_tokens: int
-    segment_offsets: Int64[np.ndarray, "R+1"]
+    segment_offsets: Int64[np.ndarray, "edges"]
     segments: Segments
     column: Int32[np.ndarray, "P"]
     """The first position of each segment in its row."""

@@ -16,9 +16,8 @@ import torch
 from jaxtyping import UInt8
 
 from firstsight.data import images
-from firstsight.data.packing import encode_context, encode_prompt
 from firstsight.data.records import IMAGE_PLACEHOLDER, RecordError, strip_image_placeholder
-from firstsight.data.tokenizer import Tokenizer
+from firstsight.data.tokenizer import Tokenizer, encode_context, encode_prompt
 from firstsight.data.tokenizer import load_tokenizer as load_tokenizer
 from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, GenerationRequest, list_checkpoint_files
