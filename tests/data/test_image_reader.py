@@ -95,7 +95,7 @@ def test_what_changed_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape(f"{shard}: wanted {size} bytes at {offset}. Got 5. ") + ".*prepare"):
         fetch.read_images(numbers(1))
     Path(shard).write_bytes(bytes(offset + size))
-    with pytest.raises(DataError, match=r"wanted a picture at .*Got b'\\x00"):
+    with pytest.raises(DataError, match=r"wanted an image at .*Got b'\\x00"):
         fetch.read_images(numbers(1))
     Path(shard).unlink()
     with pytest.raises(DataError, match=re.escape(shard) + ".*No such file.*put it back"):

@@ -246,7 +246,7 @@ def test_more_passes_than_declared_and_other_counts_are_seen(tmp_path: Path) -> 
     note = json.loads((place / "ledger.json").read_text())
     note["sources"][0]["epochs"] = 1
     (place / "ledger.json").write_text(json.dumps(note))
-    assert "one was gone through more than 1 times" in said(verify_ledgers([place]))
+    assert "more than 1 passes through one" in said(verify_ledgers([place]))
     told = json.loads((place / "achieved.json").read_text())
     told["rows"]["captions"] += 1
     (place / "achieved.json").write_text(json.dumps(told))

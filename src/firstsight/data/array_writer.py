@@ -22,7 +22,7 @@ def write_npy_header(stream: BinaryIO, dtype: np.dtype, count: int) -> None:
 class ArrayFile:
     """A one-dimensional .npy file that is appended to; `close` writes the final length into its header.
 
-    `hashed`: `digest` is available. `sync`: `close` waits until the bytes are on disk, and raises OSError if it is full.
+    `hashed`: `digest` is available. `sync`: `close` waits until the bytes are on disk, with OSError if it is full.
     """
 
     def __init__(self, path: Path, dtype: np.dtype, *, hashed: bool = False, sync: bool = False) -> None:

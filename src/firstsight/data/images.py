@@ -1,14 +1,14 @@
-"""Encoded pictures to pixels, the same on every machine: first frame, upright, on white, RGB.
+"""Encoded images to pixels, the same on every machine: first frame, upright, on white, RGB.
 
-Three ways in, one opinion on what is a picture: `checked` at the door, `quick` for training, `decode` for evaluation.
-JPEG goes through libjpeg-turbo at any size, and what it warns of is refused: Pillow swallows those warnings and would
-hand out half-grey pictures. Everything else goes through Pillow.
+`perceptual_hash` when a source is prepared, `decode_image_fast` for training and `decode_image` for evaluation accept
+the same images. JPEG is decoded by libjpeg-turbo at any size, and its warnings are errors: Pillow ignores them and
+returns images that are partly grey. All other formats are decoded by Pillow.
 
-A picture becomes a square in one of two ways: `resize` squeezes it; `letterbox` keeps its shape, its longer side as
-long as the square, its shorter side rounded to the nearest pixel (halves up, at least one), in the middle of `ground`.
-What the ground has more is odd at the right and below: the picture begins at half of it, rounded down.
+An image becomes a square in one of two ways: `resize` changes its proportions; `letterbox` keeps them: its longer side
+gets the size of the square, its shorter side is rounded to the nearest pixel (halves up, at least one), and the rest is
+`pad_color`. The image is centered; an odd pixel of padding is at the right or bottom.
 
-Legend: h x w pixels as decoded, S side of the square that a model sees.
+Legend: h x w pixels as decoded, S side of the square.
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ from firstsight.data.records import RecordError
 from firstsight.recipe.vision import SIGLIP_MEAN_STD, ImageFit, RGBBytes, mean_color_bytes
 
 SIGLIP_PAD_COLOR = mean_color_bytes(SIGLIP_MEAN_STD)
-"""SigLIP's ground of letterboxed pictures."""
+"""Padding of letterboxed images for SigLIP."""
 MAX_IMAGE_BYTES = 20_000_000
-"""Encoded bytes of one picture."""
+"""Encoded bytes of one image."""
 MAX_IMAGE_PIXELS = 50_000_000
-"""Declared pixels of one picture; read from the header, so that a bomb is never unpacked."""
+"""Pixels of one image; read from the header, so that a decompression bomb is never decoded."""
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 JPEG_OVERSAMPLING = 3
-"""`quick` decodes a JPEG to at least this many times the wanted side.
+"""`decode_image_fast` decodes a JPEG to at least this many times the side of the square.
 
-Mean absolute difference to `decode` in levels of 256 on real photographs of 512 pixels at S = 48: 3.2 at 1, 1.1 at 2,
-0.42 at 3, for 0.87, 0.94 and 1.05 ms (1.30 without scaling).
+Mean absolute difference to `decode_image` in levels of 256 on real photographs of 512 pixels at S = 48: 3.2 at 1,
+1.1 at 2, 0.42 at 3, for 0.87, 0.94 and 1.05 ms (1.30 without scaling).
 """
 _HASH_MIN_SIDE = 64
-"""Least side that a JPEG is decoded to before it is hashed."""
-_ORIENTATION_TAG = 0x0112
-"""EXIF's tag of the orientation."""
+"""The smallest side to which a JPEG is decoded before it is hashed."""
+_ORIENTATION_TAG = 0x0112  # of EXIF
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,33 +57,22 @@ _SIGNATURES = re.compile(
 )
 _EXTRANEOUS_BYTES = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _MAX_EXTRANEOUS_BYTES = 16
-"""Bytes before the end marker that some cameras leave; damaged scans leave hundreds."""
+"""Bytes before the end marker that some cameras write; damaged scans have hundreds."""
 _DECODE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError),
+    *(TypeError, ValueError, struct.error, zlib.error, Image.DecompressionBombError),
 )
-"""What Pillow's readers raise on bytes that are not what they claim to be."""
-warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # other people's broken EXIF: nobody can mend it
+"""Raised by Pillow's decoders for invalid data."""
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # invalid EXIF of published images
 
 
 def has_image_signature(data: bytes) -> bool:
-    """Whether `data` begins as one of FORMATS does."""
+    """Whether `data` begins like a file of one of IMAGE_FORMATS."""
     return _SIGNATURES.match(data) is not None
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The picture behind `data` with nothing decoded yet; raises Refused when size or header are out of bounds."""
+    """An image of which only the header is decoded; RecordError when it is invalid or the image too large."""
     if not data:
         raise RecordError("zero bytes", "an empty file")
     if len(data) > MAX_IMAGE_BYTES:
@@ -102,17 +90,17 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def decode_rgb(data: bytes) -> Image.Image:
-    """The decoded RGB picture: first frame, EXIF rotation applied, transparency over white, 16 bits to 8."""
+    """The decoded RGB image: first frame, EXIF rotation applied, transparency over white, 16 bits to 8."""
     return Image.fromarray(_decode_pixels(data)[0])
 
 
 def decode_image(
     data: bytes, size: int, fit: ImageFit = "resize", *, pad_color: RGBBytes = SIGLIP_PAD_COLOR
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """Pixels of a picture as a square of `size`, exactly as the encoder's processor does; Refused for what is none.
+    """Pixels of an image as a square of `size`, as the encoder's processor does it; RecordError for invalid data.
 
-    Source: transformers, SiglipImageProcessor with resample=3 (Pillow's bicubic on the whole picture). DINOv2's
-    BitImageProcessor does the same where it is told to resize to the square and not to crop.
+    Source: transformers, SiglipImageProcessor with resample=3 (Pillow's bicubic on the whole image). DINOv2's
+    BitImageProcessor does the same if it is set to resize to the square and not to crop.
     """
     return resize_to_square(decode_rgb(data), size, fit, pad_color=pad_color)
 
@@ -120,7 +108,7 @@ def decode_image(
 def resize_to_square(
     image: Image.Image, size: int, fit: ImageFit, *, pad_color: RGBBytes
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """What `decode` makes of an upright RGB picture."""
+    """`decode_image` for an upright RGB image."""
     width, height = letterbox_size(image.size, size) if fit == "letterbox" else (size, size)
     return _pad_to_square(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), size, pad_color)
 
@@ -128,26 +116,26 @@ def resize_to_square(
 def decode_image_fast(
     data: bytes, size: int, fit: ImageFit = "resize", *, pad_color: RGBBytes = SIGLIP_PAD_COLOR
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """`decode` for training, in half the time or less, equal bits on every run, thread and processor; refuses alike.
+    """`decode_image` for training, in half the time or less; equal bits on every run, thread and processor.
 
-    Real photographs of 512 pixels differ from `decode` by 0.02 levels of 256 on average at S = 384, 0.003 at 224 and
-    0.42 at 48 (the worst picture by 0.22, 0.01 and 1.5); letterboxed by 0.003, 0.002 and 0.49 (0.013, 0.005 and 1.85),
-    at 48 since most of them are then decoded at a quarter of their size instead of half.
+    Real photographs of 512 pixels differ from `decode_image` by 0.02 levels of 256 on average at S = 384, 0.003 at 224
+    and 0.42 at 48 (the worst image by 0.22, 0.01 and 1.5); letterboxed by 0.003, 0.002 and 0.49 (0.013, 0.005 and
+    1.85), at 48 because most of them are then decoded at a quarter of their size instead of half.
     """
     pixels, full_size = _decode_pixels(data, min_side=JPEG_OVERSAMPLING * size, fit=fit)
     width, height = letterbox_size(full_size, size) if fit == "letterbox" else (size, size)
     if pixels.shape[:2] == (height, width):
         return _pad_to_square(pixels, size, pad_color)
-    import torch  # the door and the tests of a record need not pay for it
+    import torch  # slow to import, and preparing a source does not need it
 
-    # In this order of None and permute torch knows the channels to be last, and needs a third of the time.
+    # In this order of None and permute torch detects that channels are last, and needs a third of the time.
     channels_last = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(channels_last, (height, width), mode="bicubic", antialias=True)
     return _pad_to_square(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()), size, pad_color)
 
 
 def letterbox_size(full_size: tuple[int, int], size: int) -> tuple[int, int]:
-    """Width and height that a picture of `whole` (width, height) takes in a letterbox of `size`."""
+    """Width and height of an image of `full_size` (width, height) in a letterbox of `size`."""
     longer = max(full_size)
     width, height = (max(1, (2 * side * size + longer) // (2 * longer)) for side in full_size)
     return width, height
@@ -165,31 +153,30 @@ def _pad_to_square(pixels: UInt8[np.ndarray, "h w 3"], size: int, pad_color: RGB
 
 
 def perceptual_hash(data: bytes) -> int:
-    """The perceptual hash of a picture that decodes to its end; raises Refused for what does not.
+    """The perceptual hash of an image that decodes completely; RecordError for others.
 
-    64 bits, unsigned: which of the 8 x 8 lowest frequencies of the grey picture are above their median. Among real
-    photographs a copy (quality 20 to 40, half or quarter size, squeezed, WebP, PNG) is at most 4 bits away and another
-    picture at least 20; with neighbours' differences for bits (dHash) it was 5 and 9. Pictures in one colour are alike.
+    64 bits, unsigned: which of the 8 x 8 lowest frequencies of the grey image are above their median. Among real
+    photographs a copy (quality 20 to 40, half or quarter size, other proportions, WebP, PNG) differs in at most 4 bits
+    and another image in at least 20; with differences of neighbouring pixels as bits (dHash) it was 5 and 9. All images
+    in a single color have the same hash.
     """
-    thumbnail = (
-        Image.fromarray(_decode_pixels(data, min_side=_HASH_MIN_SIDE)[0])
-        .convert("L")
-        .resize((32, 32), Image.Resampling.BICUBIC)
-    )
+    grey = Image.fromarray(_decode_pixels(data, min_side=_HASH_MIN_SIDE)[0]).convert("L")
+    thumbnail = grey.resize((32, 32), Image.Resampling.BICUBIC)
     coefficients = (_DCT_BASIS @ np.asarray(thumbnail, dtype=np.int64) @ _DCT_BASIS.T).ravel()
     return int.from_bytes(np.packbits(coefficients > np.median(coefficients[1:])).tobytes(), "big")
 
 
 _DCT_BASIS = np.rint(1024 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))).astype(np.int64)
-"""Cosines in whole numbers, so that a hash has no rounding to differ in between machines."""
+"""Cosines as integers, so that rounding cannot differ between machines."""
 
 
 def _decode_pixels(
     data: bytes, *, min_side: int | None = None, fit: ImageFit = "resize"
 ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
-    """Upright RGB, writable, and the width and height of the whole picture.
+    """Upright RGB, writable, and the width and height of the whole image.
 
-    A JPEG may come smaller, but neither side, or where it is letterboxed not the longer one, below `least` by that.
+    A JPEG may be decoded at a smaller scale, at which its shorter side, or if letterboxed its longer one, is at least
+    `min_side`.
     """
     image = open_image(data)
     try:
@@ -199,10 +186,12 @@ def _decode_pixels(
             image.seek(0)
             image.load()
             pixels = np.array(convert_to_rgb(image))
-        orientation, (width, height) = _exif_orientation(image), image.size
-        transpose = _TRANSPOSES.get(orientation)
-        full_size = (height, width) if orientation > 4 and transpose is not None else (width, height)
-        return (pixels if transpose is None else np.array(Image.fromarray(pixels).transpose(transpose))), full_size
+        width, height = image.size
+        orientation = _exif_orientation(image)
+        if orientation not in _TRANSPOSES:
+            return pixels, (width, height)
+        upright = np.array(Image.fromarray(pixels).transpose(_TRANSPOSES[orientation]))
+        return upright, (height, width) if orientation > 4 else (width, height)
     except _DECODE_ERRORS as error:
         if isinstance(error, RecordError):
             raise
@@ -210,7 +199,7 @@ def _decode_pixels(
 
 
 def _decode_jpeg(data: bytes, image: Image.Image, scale: int) -> np.ndarray:
-    """Pixels by libjpeg-turbo; by Pillow for print colours and rare samplings, which have no other reader."""
+    """Pixels by libjpeg-turbo; by Pillow for CMYK and rare subsamplings, which simplejpeg does not convert."""
     is_cmyk = image.mode == "CMYK"
     side = 1 if is_cmyk else -(-min(image.size) // scale) if scale > 1 else 0
     try:
@@ -225,9 +214,9 @@ def _decode_jpeg(data: bytes, image: Image.Image, scale: int) -> np.ndarray:
 
 
 def _jpeg_scale(size: tuple[int, int], min_side: int | None, fit: ImageFit) -> int:
-    """1, 2, 4 or 8: the largest by which libjpeg may divide a picture that is to keep `least`.
+    """1, 2, 4 or 8: the largest divisor at which the side is at least `min_side`.
 
-    The scales between are slower than the whole picture: only these have vector code.
+    libjpeg's other scales are slower than decoding the whole image: only these have vector code.
     """
     side, scale = max(size) if fit == "letterbox" else min(size), 1
     while min_side is not None and scale < 8 and side >= min_side * scale * 2:
@@ -236,7 +225,7 @@ def _jpeg_scale(size: tuple[int, int], min_side: int | None, fit: ImageFit) -> i
 
 
 def _exif_orientation(image: Image.Image) -> int:
-    """1 to 8 as EXIF numbers them; EXIF that cannot be read says nothing."""
+    """EXIF's orientation, 1 to 8; 1 if the EXIF data is invalid."""
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
     except _DECODE_ERRORS:
@@ -244,9 +233,9 @@ def _exif_orientation(image: Image.Image) -> int:
 
 
 def convert_to_rgb(image: Image.Image) -> Image.Image:
-    """Transparency over white, 16 bits to 8, RGB; raises Refused for values whose white nobody tells."""
+    """Transparency over white, 16 bits to 8, RGB; RecordError for values whose maximum is unknown."""
     if image.mode == "F":
-        raise RecordError("not a picture", "numbers with fractions, of which nobody says where white is")
+        raise RecordError("not a picture", "floating-point values without a known maximum")
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         if samples.min() < 0 or samples.max() > 0xFFFF:

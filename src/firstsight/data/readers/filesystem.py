@@ -81,7 +81,7 @@ class _HashingStream(io.RawIOBase):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileInfo:
-    """A file's name in its folder, size in bytes, and a stamp that changes when it does (empty: the remote has none)."""
+    """A file's name, its size in bytes, and a stamp that changes when it does (empty: the remote has none)."""
 
     name: str
     size: int

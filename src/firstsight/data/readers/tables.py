@@ -1,6 +1,7 @@
 """Rows of tables: parquet as on the Hugging Face hub, and the arrow files of `datasets.Dataset.save_to_disk`.
 
-An image is a struct of bytes and path, bare bytes, or the name of a file; its location is `<shard>#<column>` and the row.
+An image is a struct of bytes and path, bare bytes, or the name of a file; its location is
+`<shard>#<column>` and the row.
 """
 
 from __future__ import annotations
