@@ -17,19 +17,28 @@ from firstsight.errors import DataError
 def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> None:
     """Write a file under a temporary name beside it and rename it, so that no reader ever sees half of it.
 
-    Makes the folder. `sync`: the bytes are on the disk before the rename, which a power loss then cannot undo.
+    Makes the folder. `sync`: file and rename are on the disk when this returns, so that a power loss undoes neither.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        if sync:
+            fsync_path(temporary)
         temporary.replace(path)
+        if sync:
+            fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def fsync_path(path: Path) -> None:
+    """Wait until the content of a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:

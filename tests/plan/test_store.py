@@ -113,14 +113,17 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sign", ["{", "[]", '{"firstsight": "other"}', json.dumps({"format": STORE_FORMAT})])
 def test_a_foreign_sign_is_refused(tmp_path: Path, sign: str) -> None:
     (tmp_path / "store.json").write_text(sign)
-    with pytest.raises(StoreError, match="not the sign"):
+    with pytest.raises(StoreError, match="does not belong"):
         Store(tmp_path)
 
 
-def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "advice"), [(-1, "older firstsight.* other addresses.*--out"), (1, "another firstsight.*Update .*--out")]
+)
+def test_a_store_of_another_format_is_refused(tmp_path: Path, change: int, advice: str) -> None:
     Store(tmp_path)
-    (tmp_path / "store.json").write_text(json.dumps({"firstsight": "store", "format": STORE_FORMAT + 1}))
-    with pytest.raises(StoreError, match=f"has format {STORE_FORMAT + 1}"):
+    (tmp_path / "store.json").write_text(json.dumps({"firstsight": "store", "format": STORE_FORMAT + change}))
+    with pytest.raises(StoreError, match=f"has format {STORE_FORMAT + change}.*{advice}"):
         Store(tmp_path)
 
 

@@ -1,7 +1,6 @@
-"""What the user's own data and weights are known by: a digest of their content, never their name or place.
+"""Digests that stand for the user's own data and weights in addresses, instead of their name or path.
 
-A source that is read in two ways (its real captions alone, or with synthetic ones beside them) is two contents, so it
-has a digest for each way.
+A source that is read in two ways (its real captions alone, or with synthetic captions too) has a digest for each way.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from firstsight.recipe.mixture import External, Recaptioned
 from firstsight.recipe.serialize import to_json
 
 ContentIds = Mapping[str, str]
-"""Digest of content by `known_as`."""
+"""Digest of content by `content_key`."""
 
 SYNTHETIC_SUFFIX = " with synthetic captions"
 
 
 def content_key(source: External | Recaptioned) -> str:
-    """The key under which a source's digest stands."""
+    """The key of a source's digest in ContentIds."""
     return source.external.name + SYNTHETIC_SUFFIX if isinstance(source, Recaptioned) else source.name
 
 
 def json_with_digests(spec: object, content_ids: ContentIds) -> Any:
-    """Canonical JSON of a spec with digests in the place of names; a name without a digest stays."""
+    """Canonical JSON of a spec in which digests replace names; a name without a digest stays."""
     return _replace_names(to_json(spec), content_ids, suffix="")
 
 
 def names_without_digest(spec: object, content_ids: ContentIds) -> frozenset[str]:
-    """Names in a spec that no digest stands for."""
+    """The names in a spec that have no digest."""
     return frozenset(_external_names(json_with_digests(spec, content_ids)))
 
 
@@ -38,21 +37,16 @@ def _replace_names(value: Any, content_ids: ContentIds, *, suffix: str) -> Any:
         return [_replace_names(item, content_ids, suffix=suffix) for item in cast(list[Any], value)]
     if not isinstance(value, dict):
         return value
-    fields = cast(dict[str, Any], value)
-    if fields.get("type") == External.TAG:
-        digest = content_ids.get(fields["name"] + suffix)
-        return fields if digest is None else {"type": External.TAG, "form": fields["form"], "digest": digest}
-    child_suffix = SYNTHETIC_SUFFIX if fields.get("type") == Recaptioned.TAG else ""
-    return {key: _replace_names(item, content_ids, suffix=child_suffix) for key, item in fields.items()}
+    body = cast(dict[str, Any], value)
+    if body["type"] == External.TAG and (digest := content_ids.get(body["name"] + suffix)):
+        return {"type": External.TAG, "form": body["form"], "digest": digest}
+    suffix = SYNTHETIC_SUFFIX if body["type"] == Recaptioned.TAG else ""
+    return {key: _replace_names(item, content_ids, suffix=suffix) for key, item in body.items()}
 
 
 def _external_names(value: Any) -> Iterator[str]:
-    if isinstance(value, list):
-        for item in cast(list[Any], value):
-            yield from _external_names(item)
-    elif isinstance(value, dict):
-        fields = cast(dict[str, Any], value)
-        if fields.get("type") == External.TAG and "name" in fields:
-            yield fields["name"]
-        for item in fields.values():
-            yield from _external_names(item)
+    body = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+    if body.get("type") == External.TAG and "name" in body:
+        yield body["name"]
+    for item in cast(list[Any], value) if isinstance(value, list) else body.values():
+        yield from _external_names(item)

