@@ -11,9 +11,9 @@ import pytest
 
 from firstsight.cli import terminal
 from firstsight.errors import QuantityError
+from firstsight.plan.differences import field_differences
 from firstsight.plan.estimate import device_spec, estimate_cost, estimate_step
 from firstsight.plan.graph import Graph, build_graph, render_tree
-from firstsight.plan.step import field_differences
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import Scale, branch_at, scale_named

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from firstsight.errors import RequestError, UnknownName
+from firstsight.plan.differences import field_differences
 from firstsight.plan.graph import build_graph
-from firstsight.plan.step import STEP_VERSIONS, Step, field_differences, find_address
-from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
+from firstsight.plan.step import STEP_VERSIONS, Step, find_address
 from firstsight.recipe.scales import branch_at, scale_named
 from firstsight.recipe.serialize import from_json, to_json
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
-from firstsight.units import Share, Tokens
+from firstsight.units import Share
 
 WORDS = {
     "rich": "noisy",
@@ -118,58 +118,6 @@ def test_an_address_reads_as_kind_hint_and_digest() -> None:
 def test_every_kind_has_a_version() -> None:
     kinds = {step.kind for scale in ("smoke", "1b") for step in build_graph(when(scale_named(scale))).steps}
     assert kinds <= set(STEP_VERSIONS)
-
-
-def test_difference_follows_into_parents_and_tells_a_trunk_once() -> None:
-    other = replace(arm(), pretrain=replace(arm().pretrain, seed=7))
-    paths = [found.path for found in field_differences(final(arm()), final(other))]
-    assert paths == ["needs.checkpoint.needs.previous.needs.trunk.spec.pretrain.seed"]
-
-
-def test_difference_between_starts_ends_where_one_side_has_nothing() -> None:
-    found = field_differences(final(arm(0)), final(arm(80)))
-    last = next(one for one in found if one.path.endswith("needs.trunk"))
-    assert last.first == "(absent)" and last.second.startswith("pretrain-000-080-")
-
-
-def test_difference_of_a_trunk_segment_tells_the_field_once_over_the_whole_chain() -> None:
-    scale = scale_named("smoke")
-    study = when(scale)
-    slower = replace(scale.base.pretrain.schedule, peak_lr=1e-3)
-    moved = replace(study, arms=tuple(replace(a, pretrain=replace(a.pretrain, schedule=slower)) for a in study.arms))
-    found = field_differences(
-        build_graph(study).final_step("start-060.s1"), build_graph(moved).final_step("start-060.s1")
-    )
-    assert [one.path.rpartition("spec.")[2] for one in found] == ["pretrain.schedule.peak_lr"]
-
-
-def test_difference_between_arms_names_their_fields() -> None:
-    found = {one.path: (one.first, one.second) for one in field_differences(arm(20), arm(80))}
-    assert found["name"] == ("start-020", "start-080")
-    assert set(found) == {"name", "start", "stages.0.schedule.branch_tokens"}
-    assert field_differences(arm(), arm()) == ()
-
-
-def test_a_difference_prints_both_sides() -> None:
-    shares = field_differences(arm(20).start, arm(80).start)
-    assert [str(one) for one in shares] == [": 1/5 | 4/5"]
-
-
-def test_a_staged_share_and_a_new_part_print_as_they_are_written() -> None:
-    stage = arm().stages[0]
-    growing = (ShareSpan(end=Share(1, 2), share=Share(1, 4)), ShareSpan(end=Share(1), share=Share(3, 4)))
-    (share,) = field_differences(stage.mix, replace(stage.mix, image_share=growing))
-    assert str(share) == "image_share: 4/5 | [share_span(end=1/2, share=1/4), share_span(end=1/1, share=3/4)]"
-    (only,) = stage.mix.text.components
-    half = replace(only, share=Share(1, 2))
-    notes = WeightedSource(
-        source=External(name="notes", form="text", tokens=Tokens(0)), share=Share(1, 2), max_epochs=2
-    )
-    found = field_differences(stage.mix.text, Mixture(components=(half, notes), share_unit="rows"))
-    assert [one.path for one in found] == ["components.0.share", "components.1"]
-    assert str(found[1]).startswith(
-        "components.1: (absent) | weighted_source(source=external(name=notes, form=text, tok"
-    )
 
 
 def test_find_takes_addresses_and_digests_but_no_doubt() -> None:

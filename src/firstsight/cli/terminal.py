@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from firstsight.plan import estimate
+from firstsight.plan.differences import FieldDifference
 from firstsight.plan.estimate import CostEstimate
 from firstsight.plan.graph import Graph
-from firstsight.plan.step import FieldDifference
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Donor, Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.plan.content_ids import ContentIds, content_key, names_without_digest
-from firstsight.plan.step import STEP_VERSIONS, Step, find_address
+from firstsight.plan.step import STEP_VERSIONS, ContentIds, Step, content_key, find_address, names_without_digest
 from firstsight.recipe.mixture import (
     DataSource,
     External,

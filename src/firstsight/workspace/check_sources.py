@@ -11,7 +11,8 @@ from typing import Any
 
 from firstsight.cli.doctor import Finding
 from firstsight.errors import DataError, FirstsightError, RequestError
-from firstsight.plan.step import Step, field_differences
+from firstsight.plan.differences import field_differences
+from firstsight.plan.step import Step
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mixture import External, ExternalForm, Recaptioned
 from firstsight.recipe.model import VLMSpec

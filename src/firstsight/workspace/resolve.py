@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError, ModelError, RequestError, UnknownName
+from firstsight.plan.differences import FieldDifference, field_differences
 from firstsight.plan.graph import Graph
-from firstsight.plan.step import FieldDifference, Step, field_differences
+from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Arm, Study

@@ -18,9 +18,8 @@ from firstsight.cli import terminal
 from firstsight.cli.prepare_progress import Following
 from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.files import FileDigests, write_atomic
-from firstsight.plan.content_ids import content_key
 from firstsight.plan.graph import Graph, build_graph
-from firstsight.plan.step import Step
+from firstsight.plan.step import Step, content_key
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, Recaptioned
 from firstsight.recipe.serialize import to_json
