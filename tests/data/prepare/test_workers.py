@@ -20,7 +20,7 @@ from firstsight.site import Location, Site
 from firstsight.worker_process import WorkerProcess
 from tests.data.conftest import Workshop, asked, words_of
 
-from .test_handler import same
+from .conftest import equal_folders
 
 SHARDS = 12
 SLOW = pytest.mark.slow
@@ -88,7 +88,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
         assert run.wait() == -signal.SIGKILL, "it was done before it was killed"
         assert gone(run.pid), "its processes go on without it"
     assert len(list(parts.glob("*/part.json"))) >= wanted and not (parts.parent / "manifest.json").exists()
-    assert same(whole.path, workshop.prepare(source, "text", "out").path)
+    assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
 
 
 @SLOW
@@ -102,7 +102,7 @@ def test_killed_while_parts_are_put_together_it_goes_on_to_the_same_bytes(worksh
         run.kill()
         finished += run.wait() == 0
         again = workshop.prepare(source, "text", "out")
-        assert same(whole.path, again.path)
+        assert equal_folders(whole.path, again.path)
         shutil.rmtree(again.path)
     assert finished < 20
 
@@ -116,7 +116,7 @@ def test_a_full_disk_is_told_and_gone_on_from(workshop: Workshop, source: Path) 
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 1 and "StepFailed" in said and "Make room and give the same command again" in said
     assert not (out / "manifest.json").exists() and len(list(out.glob("parts/*/part.json"))) == SHARDS
-    assert same(whole.path, workshop.prepare(source, "text", "out").path)
+    assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
 
 
 def test_a_disk_that_fills_in_a_reader_process_is_told_and_gone_on_from(workshop: Workshop, source: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_disk_that_fills_in_a_reader_process_is_told_and_gone_on_from(workshop
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 1 and "StepFailed" in said and "Make room" in said
     assert not list((workshop.root / "out").glob("*.npy")) and gone(run.pid)
-    assert same(whole.path, workshop.prepare(source, "text", "out").path)
+    assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
 
 
 def test_a_killed_reader_process_is_told(workshop: Workshop, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_killed_reader_process_is_told(workshop: Workshop, source: Path, monke
     monkeypatch.setattr(WorkerProcess, "send", kill_first)
     with pytest.raises(StepFailed, match=r"\.jsonl: a reader process was ended by signal 9 .*Try fewer readers"):
         workshop.prepare(source, "text", "out", readers=2)
-    assert same(workshop.prepare(source, "text").path, workshop.prepare(source, "text", "out").path)
+    assert equal_folders(workshop.prepare(source, "text").path, workshop.prepare(source, "text", "out").path)
 
 
 def test_it_works_inside_a_step_of_a_run(workshop: Workshop, source: Path) -> None:
@@ -168,4 +168,4 @@ def test_it_works_inside_a_step_of_a_run(workshop: Workshop, source: Path) -> No
             reports += local.wait(0.2)
     assert reports[-1].state == "published", reports[-1].reason
     assert any(report.progress is not None for report in reports)
-    assert same(workshop.prepare(source, "text", "whole").path, store.path(step.address))
+    assert equal_folders(workshop.prepare(source, "text", "whole").path, store.path(step.address))

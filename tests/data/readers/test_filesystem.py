@@ -15,40 +15,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.data.readers import RecordReader, list_shards, locate_source
+from firstsight.data.readers import list_shards
 from firstsight.data.readers.filesystem import expand_braces, open_folder
 from firstsight.errors import DataError, RequestError
-from firstsight.recipe.mixture import Recaptioned, SyntheticTexts, SyntheticWorld
-from firstsight.site import Location, Site
-from firstsight.units import Share
 
 from ..conftest import Workshop
-from .reading import at, everything, good, lines, named, passes
-
-
-def names(location: Location) -> list[str]:
-    return [shard.name for shard in list_shards(location, "text")]
-
-
-def write(folder: Path, *files: str) -> Path:
-    for number, name in enumerate(files):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(lines([{"text": f"{number}"}]))
-    return folder
+from .reading import read_all, read_shards, shard_names, source_at, valid, write_texts
 
 
 def test_a_folder_is_read_with_all_below_it_in_order_of_name_and_without_hidden_files(tmp_path: Path) -> None:
-    write(tmp_path, "b.jsonl", "a/z.JSONL", "a/y.txt", ".cache/c.jsonl", "._b.jsonl")
-    assert names(at(tmp_path)) == ["a/z.JSONL", "b.jsonl"]
-    assert names(at(tmp_path / "b.jsonl")) == ["b.jsonl"]
+    write_texts(tmp_path, "b.jsonl", "a/z.JSONL", "a/y.txt", ".cache/c.jsonl", "._b.jsonl")
+    assert shard_names(source_at(tmp_path)) == ["a/z.JSONL", "b.jsonl"]
+    assert shard_names(source_at(tmp_path / "b.jsonl")) == ["b.jsonl"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
-    write(tmp_path / "real", "a.jsonl")
+    write_texts(tmp_path / "real", "a.jsonl")
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "linked").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "back").symlink_to(tmp_path / "here")
-    assert names(at(tmp_path / "here")) == ["linked/a.jsonl"]
+    assert shard_names(source_at(tmp_path / "here")) == ["linked/a.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -62,19 +48,19 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     ],
 )
 def test_patterns_name_what_webdataset_users_write(tmp_path: Path, pattern: str, wanted: list[str]) -> None:
-    write(tmp_path, "t-0008.jsonl", "t-0009.jsonl", "t-0010.jsonl", "u.jsonl", "deep/v.jsonl")
-    assert names(at(tmp_path / pattern)) == wanted
+    write_texts(tmp_path, "t-0008.jsonl", "t-0009.jsonl", "t-0010.jsonl", "u.jsonl", "deep/v.jsonl")
+    assert shard_names(source_at(tmp_path / pattern)) == wanted
 
 
 def test_a_range_with_a_gap_and_a_pattern_without_files_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, "t-0.jsonl", "t-2.jsonl")
+    write_texts(tmp_path, "t-0.jsonl", "t-2.jsonl")
     for path, wanted in {
         "t-{0..2}.jsonl": r"t-1\.jsonl, which does not exist",
         "x*": "Got none",
         "no": "Got no such path",
     }.items():
         with pytest.raises(DataError, match=wanted):
-            names(at(tmp_path / path))
+            shard_names(source_at(tmp_path / path))
 
 
 @given(first=st.integers(0, 300), more=st.integers(0, 20), width=st.integers(1, 5))
@@ -89,62 +75,15 @@ def test_braces_multiply() -> None:
     assert expand_braces("{a,b}-{1..2}") == ["a-1", "a-2", "b-1", "b-2"]
 
 
-def test_splits_are_told_by_folders_and_by_how_names_start(tmp_path: Path) -> None:
-    write(tmp_path, "train-00000.jsonl", "val_1.jsonl", "dev/x.jsonl", "trainer.jsonl", "test.jsonl", "my-test.jsonl")
-    with pytest.raises(DataError, match=r"Got test, train, validation\. Choose one .* split ="):
-        names(at(tmp_path))
-    assert names(at(tmp_path, split="train")) == ["train-00000.jsonl"]
-    assert names(at(tmp_path, split="val")) == names(at(tmp_path, split="validation")) == ["dev/x.jsonl", "val_1.jsonl"]
-    assert [shard.split for shard in list_shards(at(tmp_path, split="test"), "text")] == ["test"]
-    with pytest.raises(DataError, match="wanted the split 'extra'"):
-        names(at(tmp_path, split="extra"))
-
-
-def test_one_split_among_names_that_tell_none_is_no_question(tmp_path: Path) -> None:
-    write(tmp_path, "a.jsonl", "train.jsonl")
-    assert [shard.split for shard in list_shards(at(tmp_path), "text")] == ["", "train"]
-
-
 def test_the_stamp_changes_with_the_file_and_the_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
-    write(tmp_path, "a.jsonl")
-    [before] = list_shards(at(tmp_path), "text")
-    [(_, digest)] = passes(at(tmp_path), "text")
+    write_texts(tmp_path, "a.jsonl")
+    [before] = list_shards(source_at(tmp_path), "text")
+    [(_, digest)] = read_shards(source_at(tmp_path), "text")
     assert digest == hashlib.sha256((tmp_path / "a.jsonl").read_bytes()).hexdigest()
     os.utime(tmp_path / "a.jsonl", ns=(1, 1))
-    [after] = list_shards(at(tmp_path), "text")
+    [after] = list_shards(source_at(tmp_path), "text")
     assert (before.size, before.start, before.stop) == (after.size, 0, after.size)
     assert before.stamp != after.stamp
-
-
-def test_a_digest_is_not_told_before_its_time(tmp_path: Path) -> None:
-    write(tmp_path, "a.jsonl")
-    [shard] = list_shards(at(tmp_path), "text")
-    reading = RecordReader(at(tmp_path), "text", source=named("text")).read(shard)
-    next(iter(reading))
-    with pytest.raises(DataError, match="Read all records first"):
-        _ = reading.digest
-
-
-def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
-    write(tmp_path, "a.jsonl")
-    [shard] = list_shards(at(tmp_path), "text")
-    (tmp_path / "a.jsonl").unlink()
-    with pytest.raises(DataError, match=r"a\.jsonl: cannot be opened"):
-        list(RecordReader(at(tmp_path), "text", source=named("text")).read(shard))
-
-
-def test_a_source_lies_where_the_site_says_and_the_worlds_where_its_step_left_it(tmp_path: Path) -> None:
-    site = Site(sources={"s": at("s3://b/s", split="train")})
-    mixed = Recaptioned(external=named("captions"), synthetic_share=Share(1, 2), seed=0)
-    world = SyntheticTexts(
-        world=SyntheticWorld(objects=16, kinds=8, image_size=48, max_objects=4, seed=0), documents=1, loss_mask="all"
-    )
-    assert locate_source(named("text"), None, site) == locate_source(mixed, tmp_path, site) == site.sources["s"]
-    assert locate_source(world, tmp_path, site) == at(tmp_path)
-    with pytest.raises(RequestError, match="no source is called 's'"):
-        locate_source(named("text"), tmp_path, Site())
-    with pytest.raises(RequestError, match="wanted the folder"):
-        locate_source(world, None, site)
 
 
 @pytest.fixture
@@ -166,9 +105,9 @@ def remote(tmp_path: Path) -> Iterator[str]:
 
 def same(local: Path, url: str, form: str) -> None:
     """What lies in a local folder and behind a URL reads alike, to the digest."""
-    wanted, found = list(passes(at(local), form)), list(passes(at(url), form))
+    wanted, found = list(read_shards(source_at(local), form)), list(read_shards(source_at(url), form))
     assert found == wanted
-    assert good(everything(at(url), form))
+    assert valid(read_all(source_at(url), form))
 
 
 def sources(workshop: Workshop) -> dict[str, Path]:
@@ -189,9 +128,11 @@ def test_memory_reads_as_the_disk_does(workshop: Workshop, form: str) -> None:
         memory.pipe(f"/{workshop.root.name}/{form}/{file.name}", file.read_bytes())
     url = f"memory://{workshop.root.name}/{form}"
     same(local, url, form)
-    stamps = [shard.stamp for shard in list_shards(at(url), form)]
+    stamps = [shard.stamp for shard in list_shards(source_at(url), form)]
     assert all(stamps)
-    [pattern] = list_shards(at(f"{url}/*.{ {'text': 'jsonl', 'captions': 'tar', 'dialogues': 'json'}[form] }"), form)
+    [pattern] = list_shards(
+        source_at(f"{url}/*.{ {'text': 'jsonl', 'captions': 'tar', 'dialogues': 'json'}[form] }"), form
+    )
     assert [pattern.stamp] == stamps
 
 
@@ -201,7 +142,7 @@ def test_http_reads_as_the_disk_does(workshop: Workshop, remote: str, form: str)
     local.rename(workshop.root / "www" / form)
     same(workshop.root / "www" / form, f"{remote}{form}/", form)
     if form == "text":
-        assert names(at(f"{remote}text/text-{{00000..00000}}.jsonl")) == ["text-00000.jsonl"]
+        assert shard_names(source_at(f"{remote}text/text-{{00000..00000}}.jsonl")) == ["text-00000.jsonl"]
 
 
 def test_a_protocol_that_nobody_knows_is_refused() -> None:

@@ -1,184 +1,159 @@
 from __future__ import annotations
 
-import gzip
-import json
-import tarfile
+import hashlib
+from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from firstsight.data.records import Dialogue, Document, ImageText, RejectedRecord
-from firstsight.errors import DataError
+from firstsight.data.readers import RecordReader, list_shards, locate_source
+from firstsight.data.readers.source_reader import choose_caption
+from firstsight.errors import DataError, RequestError
+from firstsight.recipe.mixture import Recaptioned, SyntheticTexts, SyntheticWorld
+from firstsight.site import Site
+from firstsight.units import Share
 
-from ..conftest import Workshop, add, picture
-from .reading import at, everything
-
-RED = picture((255, 0, 0))
-
-
-def reasons(folder: Path, form: str) -> list[str]:
-    return [found.reason for found in everything(at(folder), form) if isinstance(found, RejectedRecord)]
-
-
-@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_all_text_forms_hold_the_same_records(tmp_path: Path, form: str) -> None:
-    rows = [{"id": str(number), "text": f"w{number} " * 5 + "é\u2028", "loss": [[0, 2]]} for number in range(3000)]
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode().rstrip(b"\n")
-    packed = {"jsonl": data, "jsonl.gz": gzip.compress(data), "jsonl.zst": zstandard.compress(data)}
-    (tmp_path / f"a.{form}").write_bytes(packed[form])
-    found = everything(at(tmp_path), "text")
-    assert found == [Document(id=row["id"], text=row["text"], loss=((0, 2),)) for row in rows]
-
-
-def test_zstandard_frames_behind_each_other_are_one_file(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl.zst").write_bytes(
-        zstandard.compress(b'{"text": "a"}\n') + zstandard.compress(b'{"text": "b"}\n')
-    )
-    assert [one.text for one in everything(at(tmp_path), "text") if isinstance(one, Document)] == ["a", "b"]
-
-
-def test_bad_lines_are_set_aside_with_their_place(tmp_path: Path) -> None:
-    lines = [b'{"text": "good"}', b"{", b'{"text": "\xff"}', b"[]", b"", b'{"text": ""}', b'{"text": "good too"}']
-    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    found = everything(at(tmp_path), "text")
-    assert [one.text for one in found if isinstance(one, Document)] == ["good", "good too"]
-    assert [(one.reason, one.where) for one in found if isinstance(one, RejectedRecord)] == [
-        ("not JSON", "line 2"),
-        ("not UTF-8", "line 3"),
-        ("not JSON", "line 4"),
-        ("empty text", "line 6"),
-    ]
-
-
-@pytest.mark.parametrize(("ending", "packed"), [("gz", gzip.compress), ("zst", zstandard.compress)])
-def test_a_packed_text_that_breaks_off_is_named(tmp_path: Path, ending: str, packed) -> None:
-    whole = packed("".join(f'{{"text": "{number * 7919}"}}\n' for number in range(20_000)).encode())
-    (tmp_path / f"a.jsonl.{ending}").write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(DataError, match=rf"a\.jsonl\.{ending}.*truncated"):
-        list(everything(at(tmp_path), "text"))
-
-
-def test_a_captioned_picture_is_found_again_at_its_place(workshop: Workshop) -> None:
-    folder = workshop.captions([f"w{number}" for number in range(20)])
-    for number, found in enumerate(everything(at(folder), "captions")):
-        assert isinstance(found, ImageText)
-        assert found.caption == f"w{number}"
-        data = (folder / found.image.shard).read_bytes()
-        assert data[found.image.offset :][: found.image.size] == picture((number, 0, 7))
-
-
-def test_members_of_a_sample_come_in_any_order_and_from_folders(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        tar.addfile(tar_folder("part"))
-        add(tar, "part/1.txt", b" one \n")
-        add(tar, "part/1.JPG", picture((0, 0, 0), form="JPEG"))
-        add(tar, "part/2.json", b"{}")
-        add(tar, "part/2.webp", picture((0, 0, 0), form="WEBP"))
-        add(tar, "part/2.txt", b"two")
-    assert [(one.id, one.caption) for one in everything(at(tmp_path), "captions") if isinstance(one, ImageText)] == [
-        ("part/1", "one"),
-        ("part/2", "two"),
-    ]
-
-
-def tar_folder(name: str) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type = tarfile.DIRTYPE
-    return member
-
-
-def test_bad_samples_of_a_tar_are_set_aside_by_name(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, data in {
-            "0.png": RED, "0.txt": b"good",
-            "1.png": b"", "1.txt": b"zero",
-            "2.png": RED, "2.txt": b" ",
-            "3.png": RED, "3.json": b"{}",
-            "4.txt": b"no picture",
-            "5.png": b"<html>", "5.txt": b"a page",
-            "6.png": RED, "6.txt": b"\xff\xfe",
-            "../7.png": RED, "../7.txt": b"escapes",
-            "/8.png": RED, "/8.txt": b"escapes",
-        }.items():  # fmt: skip
-            add(tar, name, data)
-        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE), start=9):
-            pointer = tarfile.TarInfo(f"{number}.png")
-            pointer.type, pointer.linkname = kind, "0.png"
-            tar.addfile(pointer)
-            add(tar, f"{number}.txt", b"points elsewhere")
-    assert reasons(tmp_path, "captions") == [
-        "zero bytes", "empty caption", "no caption", "no picture", "not a picture", "not UTF-8",
-        "unsafe path", "unsafe path", *["not a plain file"] * 4,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
-def test_a_tar_that_breaks_off_is_named(workshop: Workshop, keep: float) -> None:
-    file = workshop.captions([f"w{number}" for number in range(30)]) / "00000.tar"
-    data = file.read_bytes()
-    for cut in (int(len(data) * keep), int(len(data) * keep) // 512 * 512):
-        file.write_bytes(data[:cut])
-        with pytest.raises(DataError, match=r"00000\.tar.*Copy it again"):
-            list(everything(at(file.parent), "captions"))
-
-
-def test_a_tar_cut_exactly_between_members_is_named(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add(tar, "0.png", RED)
-        add(tar, "0.txt", b"caption")
-    file = tmp_path / "a.tar"
-    file.write_bytes(file.read_bytes()[: 512 + -(-len(RED) // 512) * 512 + 2 * 512])
-    with pytest.raises(DataError, match="without its closing block"):
-        list(everything(at(tmp_path), "captions"))
-
-
-def llava(image: str | None, number: int = 0) -> dict[str, object]:
-    turns = [{"from": "human", "value": ("<image>\n" if image else "") + "w1 ?"}, {"from": "gpt", "value": "w2"}]
-    return {"id": str(number), "conversations": turns} | ({"image": image} if image else {})
-
-
-def test_dialogues_find_pictures_in_tars_in_the_folder_and_in_images(workshop: Workshop) -> None:
-    names = ["packed.png", "loose.png", "deep/inside.png"]
-    folder = workshop.dialogues([llava(name) for name in names] + [llava(None)], ["packed.png"])
-    (folder / "loose.png").write_bytes(RED)
-    (folder / "images" / "deep").mkdir(parents=True)
-    (folder / "images" / "deep" / "inside.png").write_bytes(RED)
-    found = [one for one in everything(at(folder), "dialogues") if isinstance(one, Dialogue)]
-    assert [one.image and one.image.shard for one in found] == [
-        "images.tar",
-        "loose.png",
-        "images/deep/inside.png",
-        None,
-    ]
-    assert all(one.turns == ("w1 ?", "w2") for one in found)
-
-
-def test_bad_dialogues_are_set_aside_by_name(workshop: Workshop) -> None:
-    rows = [llava("gone.png"), llava("../a.png"), llava("/etc/a.png"), llava("a.png"), {"id": "no turns"}]
-    folder = workshop.dialogues([*rows, llava("empty.png")], ["a.png"])
-    (folder / "empty.png").write_bytes(b"")
-    assert reasons(folder, "dialogues") == ["no picture", "unsafe path", "unsafe path", "field missing", "zero bytes"]
+from .reading import (
+    captioned_members,
+    external,
+    read_all,
+    recaptioned,
+    shard_names,
+    source_at,
+    to_jsonl,
+    write_tar,
+    write_texts,
+)
 
 
 def test_a_folder_without_the_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Got no such file"):
-        list(everything(at(tmp_path), "captions"))
+        list(read_all(source_at(tmp_path), "captions"))
     with pytest.raises(DataError, match="no reader"):
-        list(everything(at(tmp_path), "encoder"))
+        list(read_all(source_at(tmp_path), "encoder"))
+
+
+def test_splits_are_told_by_folders_and_by_how_names_start(tmp_path: Path) -> None:
+    write_texts(
+        tmp_path, "train-00000.jsonl", "val_1.jsonl", "dev/x.jsonl", "trainer.jsonl", "test.jsonl", "my-test.jsonl"
+    )
+    with pytest.raises(DataError, match=r"Got test, train, validation\. Choose one .* split ="):
+        shard_names(source_at(tmp_path))
+    assert shard_names(source_at(tmp_path, split="train")) == ["train-00000.jsonl"]
+    assert (
+        shard_names(source_at(tmp_path, split="val"))
+        == shard_names(source_at(tmp_path, split="validation"))
+        == ["dev/x.jsonl", "val_1.jsonl"]
+    )
+    assert [shard.split for shard in list_shards(source_at(tmp_path, split="test"), "text")] == ["test"]
+    with pytest.raises(DataError, match="wanted the split 'extra'"):
+        shard_names(source_at(tmp_path, split="extra"))
+
+
+def test_one_split_among_names_that_tell_none_is_no_question(tmp_path: Path) -> None:
+    write_texts(tmp_path, "a.jsonl", "train.jsonl")
+    assert [shard.split for shard in list_shards(source_at(tmp_path), "text")] == ["", "train"]
+
+
+def test_a_digest_is_not_told_before_its_time(tmp_path: Path) -> None:
+    write_texts(tmp_path, "a.jsonl")
+    [shard] = list_shards(source_at(tmp_path), "text")
+    reading = RecordReader(source_at(tmp_path), "text", source=external("text")).read(shard)
+    next(iter(reading))
+    with pytest.raises(DataError, match="Read all records first"):
+        _ = reading.digest
+
+
+def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
+    write_texts(tmp_path, "a.jsonl")
+    [shard] = list_shards(source_at(tmp_path), "text")
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(DataError, match=r"a\.jsonl: cannot be opened"):
+        list(RecordReader(source_at(tmp_path), "text", source=external("text")).read(shard))
+
+
+def test_a_source_lies_where_the_site_says_and_the_worlds_where_its_step_left_it(tmp_path: Path) -> None:
+    site = Site(sources={"s": source_at("s3://b/s", split="train")})
+    recaptioned = Recaptioned(external=external("captions"), synthetic_share=Share(1, 2), seed=0)
+    world = SyntheticTexts(
+        world=SyntheticWorld(objects=16, kinds=8, image_size=48, max_objects=4, seed=0), documents=1, loss_mask="all"
+    )
+    assert (
+        locate_source(external("text"), None, site) == locate_source(recaptioned, tmp_path, site) == site.sources["s"]
+    )
+    assert locate_source(world, tmp_path, site) == source_at(tmp_path)
+    with pytest.raises(RequestError, match="no source is called 's'"):
+        locate_source(external("text"), tmp_path, Site())
+    with pytest.raises(RequestError, match="wanted the folder"):
+        locate_source(world, None, site)
+
+
+def counted(folder: Path, **counts: int) -> None:
+    rows = [{"shard": name.replace("_", "-"), "num_sequences": count} for name, count in counts.items()]
+    (folder / "manifest.jsonl").write_bytes(to_jsonl(rows).rstrip(b"\n"))
+
+
+def test_a_shard_that_differs_from_its_manifest_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s-0.tar", captioned_members(3))
+    write_tar(tmp_path / "s-1.tar", [*captioned_members(1), ("9.txt", b"no picture")])
+    counted(tmp_path, s_0=3, s_1=2, s_2=5)
+    assert len(read_all(source_at(tmp_path), "captions")) == 5
+    counted(tmp_path, s_0=4)
+    with pytest.raises(DataError, match=r"s-0\.tar: wanted 4 samples, says manifest\.jsonl\. Got 3"):
+        read_all(source_at(tmp_path), "captions")
+    (tmp_path / "manifest.jsonl").write_text('{"shard": "s-0"}\n')
+    with pytest.raises(DataError, match="line 1: wanted shard and num_sequences"):
+        read_all(source_at(tmp_path), "captions")
+
+
+def test_a_manifest_as_the_path_names_the_shards(tmp_path: Path) -> None:
+    for name in ("s-0.tar", "s-1.tar", "other.tar"):
+        write_tar(tmp_path / name, captioned_members(1))
+    counted(tmp_path, s_1=1, s_0=1)
+    location = source_at(tmp_path / "manifest.jsonl")
+    assert [shard.name for shard in list_shards(location, "captions")] == ["s-0.tar", "s-1.tar"]
+    assert len(read_all(location, "captions")) == 2
+    counted(tmp_path, s_0=1, s_7=1)
+    with pytest.raises(DataError, match=r"names 2 shards\. Got none of s-7\.tar \(1 missing\)"):
+        list_shards(location, "captions")
+
+
+def test_tables_that_img2dataset_leaves_beside_its_tars_are_not_read(tmp_path: Path) -> None:
+    write_tar(tmp_path / "00000.tar", captioned_members(1))
+    (tmp_path / "00000.parquet").write_bytes(b"")
+    (tmp_path / "00000_stats.json").write_bytes(b"{}")
+    assert len(read_all(source_at(tmp_path), "captions")) == 1
+
+
+@given(seed=st.integers(0, 2**64), share=st.fractions(0, 1, max_denominator=1000))
+@settings(max_examples=10, deadline=None)
+def test_as_many_are_synthetic_as_asked_and_more_share_keeps_those_that_were(seed: int, share: Fraction) -> None:
+    """300 keys: five standard deviations are 0.145; a larger share takes more of the same."""
+    keys = [f"{number:09d}" for number in range(300)]
+    chosen = {key for key in keys if choose_caption(recaptioned(Share(share), seed), key)[0]}
+    assert abs(len(chosen) / len(keys) - share) <= 0.145
+    assert chosen <= {key for key in keys if choose_caption(recaptioned(Share((share + 1) / 2), seed), key)[0]}
+    assert not any(choose_caption(recaptioned(Share(0), seed), key)[0] for key in keys)
+    assert all(choose_caption(recaptioned(Share(1), seed), key)[0] for key in keys)
+
+
+def test_the_choice_is_pinned() -> None:
+    """Published numbers hang on it: sha256 of "7", a zero byte and the key, computed with coreutils."""
+    digest = hashlib.sha256(b"7\x00000000003").hexdigest()
+    assert choose_caption(recaptioned(Share(1, 2), 7), "000000003") == (
+        int(digest[:16], 16) < 2**63,
+        int(digest[16:32], 16),
+    )
+    picks = Counter(choose_caption(recaptioned(Share(1), 1), str(number))[1] % 3 for number in range(900))
+    assert all(230 <= picks[one] <= 370 for one in range(3))
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("folder", "count"), [("vla_foundry_shards/image_caption", 48), ("torchtitan_cc12m", 32)])
-def test_real_tars_read(shared: Path, folder: str, count: int) -> None:
-    found = list(everything(at(shared / folder), "captions"))
-    assert not [one for one in found if isinstance(one, RejectedRecord)]
-    assert len(found) == count
-    captions = {one.id: one.caption for one in found if isinstance(one, ImageText)}
-    for tar_file in sorted((shared / folder).glob("*.tar")):
-        with tarfile.open(tar_file) as tar:
-            for name in tar.getnames():
-                if name.endswith(".txt"):
-                    text = tar.extractfile(name)
-                    assert text is not None
-                    assert captions[name.removesuffix(".txt")] == text.read().decode().strip()
+def test_the_real_manifest_names_sixteen_shards_of_which_six_are_there(shared: Path) -> None:
+    folder = shared / "vla_foundry_shards" / "image_caption"
+    assert len(list_shards(source_at(folder), "captions")) == 6
+    with pytest.raises(DataError, match=r"names 16 shards\. Got none of shard-0006\.tar, .* \(10 missing\)"):
+        list_shards(source_at(folder / "manifest.jsonl"), "captions")

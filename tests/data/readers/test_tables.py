@@ -17,7 +17,7 @@ from firstsight.recipe.mixture import Recaptioned
 from firstsight.units import Share
 
 from ..conftest import picture
-from .reading import at, bad, everything, good, named
+from .reading import external, read_all, rejected, source_at, valid
 
 COLOURS = [(number, 255 - number, 9) for number in range(0, 250, 25)]
 PICTURES = [picture(colour) for colour in COLOURS]
@@ -50,7 +50,7 @@ def test_datasets_sees_the_same_captions_and_the_same_pictures(tmp_path: Path) -
         "parquet", data_files=str(tmp_path / "hub" / "*.parquet"), split="train", cache_dir=str(tmp_path / "c")
     )
     for folder, peer in {"disk": disk, "hub": hub.cast_column("image", datasets.Image(decode=False))}.items():
-        found = [one for one in everything(at(tmp_path / folder), "captions") if isinstance(one, ImageText)]
+        found = [one for one in read_all(source_at(tmp_path / folder), "captions") if isinstance(one, ImageText)]
         assert len(found) == len(peer) == 10
         for ours, theirs in zip(found, peer, strict=True):
             assert (ours.id, ours.caption) == (theirs["id"], theirs["text"])
@@ -62,18 +62,18 @@ def test_datasets_sees_the_same_captions_and_the_same_pictures(tmp_path: Path) -
             data = table[column][ours.image.offset].as_py()["bytes"]
             assert data == theirs["image"]["bytes"]
             assert ours.image.size == len(data)
-    assert {shard.split for shard in list_shards(at(tmp_path / "hub"), "captions")} == {"train"}
+    assert {shard.split for shard in list_shards(source_at(tmp_path / "hub"), "captions")} == {"train"}
 
 
 def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
     pq.write_table(pa.table({"pic": PICTURES[:2], "alt": ["w1", "w2"], "text": ["no", "no"]}), tmp_path / "a.parquet")
-    found = good(everything(at(tmp_path, columns={"picture": "pic", "caption": "alt"}), "captions"))
+    found = valid(read_all(source_at(tmp_path, columns={"picture": "pic", "caption": "alt"}), "captions"))
     assert [(one.caption, one.image.shard, one.image.offset) for one in found] == [
         ("w1", "a.parquet#pic", 0),
         ("w2", "a.parquet#pic", 1),
     ]
     with pytest.raises(DataError, match=r"wanted columns for picture and caption\. Got pic, alt, text"):
-        everything(at(tmp_path), "captions")
+        read_all(source_at(tmp_path), "captions")
 
 
 def test_pictures_may_be_names_of_files(tmp_path: Path) -> None:
@@ -86,20 +86,20 @@ def test_pictures_may_be_names_of_files(tmp_path: Path) -> None:
         {"bytes": b"<html>", "path": None},
     ]
     pq.write_table(pa.table({"image": shown, "text": ["w1"] * 4}), tmp_path / "t.parquet")
-    found = everything(at(tmp_path), "captions")
-    assert [one.image.shard for one in good(found)] == ["images/a.png"]
-    assert bad(found) == [("row 1", "no picture"), ("row 2", "no picture"), ("row 3", "not a picture")]
+    found = read_all(source_at(tmp_path), "captions")
+    assert [one.image.shard for one in valid(found)] == ["images/a.png"]
+    assert rejected(found) == [("row 1", "no picture"), ("row 2", "no picture"), ("row 3", "not a picture")]
 
 
 def test_synthetic_captions_of_a_table(tmp_path: Path) -> None:
     rows = {"image": PICTURES[:3], "text": ["real"] * 3, "syn_text": [["s0"], [], None]}
     pq.write_table(pa.table(rows), tmp_path / "t.parquet")
-    found = everything(
-        at(tmp_path), "captions", Recaptioned(external=named("captions"), synthetic_share=Share(1), seed=0)
+    found = read_all(
+        source_at(tmp_path), "captions", Recaptioned(external=external("captions"), synthetic_share=Share(1), seed=0)
     )
-    assert [(one.caption, one.synthetic) for one in good(found)] == [("s0", True)]
-    assert bad(found) == [("row 1", "no caption"), ("row 2", "no caption")]
-    assert [one.caption for one in good(everything(at(tmp_path), "captions"))] == ["real"] * 3
+    assert [(one.caption, one.synthetic) for one in valid(found)] == [("s0", True)]
+    assert rejected(found) == [("row 1", "no caption"), ("row 2", "no caption")]
+    assert [one.caption for one in valid(read_all(source_at(tmp_path), "captions"))] == ["real"] * 3
 
 
 TURNS = {
@@ -117,7 +117,7 @@ TURNS = {
 def test_turns_in_all_forms_are_the_same_dialogue(tmp_path: Path, column: str) -> None:
     kept(tmp_path, [{"images": [PICTURES[number]], column: TURNS[column]} for number in range(4)])
     for folder, names in {"disk": 2, "hub": 2}.items():
-        found = [one for one in everything(at(tmp_path / folder), "dialogues") if isinstance(one, Dialogue)]
+        found = [one for one in read_all(source_at(tmp_path / folder), "dialogues") if isinstance(one, Dialogue)]
         assert [one.turns for one in found] == [("w1 ?", "w2")] * 4
         assert [one.image is not None and one.image.offset for one in found] == [0, 1, 0, 1]
         assert len({one.image.shard for one in found if one.image}) == names
@@ -127,11 +127,11 @@ def test_turns_in_one_list_a_field_and_questions_with_answers(tmp_path: Path) ->
     rows = {"picture": [None, PICTURES[0]], "conversations": [{"from": ["human", "gpt"], "value": ["a", "b"]}] * 2}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     pq.write_table(pa.table({"q": ["c", "d"], "a": ["e", None]}), tmp_path / "b.parquet")
-    found = everything(at(tmp_path / "a.parquet"), "dialogues")
+    found = read_all(source_at(tmp_path / "a.parquet"), "dialogues")
     assert [(one.turns, one.image is None) for one in found] == [(("a", "b"), True), (("a", "b"), False)]
-    found = everything(at(tmp_path / "b.parquet", columns={"question": "q", "answer": "a"}), "dialogues")
-    assert [one.turns for one in good(found)] == [("c", "e")]
-    assert bad(found) == [("row 1", "field missing")]
+    found = read_all(source_at(tmp_path / "b.parquet", columns={"question": "q", "answer": "a"}), "dialogues")
+    assert [one.turns for one in valid(found)] == [("c", "e")]
+    assert rejected(found) == [("row 1", "field missing")]
 
 
 def test_bad_rows_of_dialogues_are_set_aside(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_bad_rows_of_dialogues_are_set_aside(tmp_path: Path) -> None:
         {"image": [], "conversations": [{"from": "human", "value": "<image>q"}, said[1]]},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    assert bad(everything(at(tmp_path), "dialogues")) == [
+    assert rejected(read_all(source_at(tmp_path), "dialogues")) == [
         ("row 0", "several pictures"),
         ("row 2", "zero bytes"),
         ("row 3", "turns do not alternate"),
@@ -159,4 +159,4 @@ def test_an_arrow_file_that_breaks_off_is_named(tmp_path: Path) -> None:
     for data in (whole[: len(whole) // 2], b"", b"{}"):
         file.write_bytes(data)
         with pytest.raises(DataError, match="not a table, or truncated"):
-            everything(at(tmp_path / "disk"), "text")
+            read_all(source_at(tmp_path / "disk"), "text")

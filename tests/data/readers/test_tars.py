@@ -14,10 +14,9 @@ from firstsight.data.readers import list_tar_members
 from firstsight.data.readers.tars import read_tar_members
 from firstsight.errors import DataError
 
-from ..conftest import add, picture
-from .reading import at, bad, everything, good
+from ..conftest import Workshop, add
+from .reading import RED_IMAGE, read_all, rejected, source_at, valid
 
-RED = picture((255, 0, 0))
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
@@ -118,18 +117,18 @@ def test_names_that_only_an_extended_header_tells_are_judged_too(tmp_path: Path)
     deep = "x" * 120
     names = [f"../{deep}.png", f"/{deep}.png", f"a/../../{deep}.png"]
     for form in FORMATS[1:]:
-        (tmp_path / "a.tar").write_bytes(packed(dict.fromkeys(names, RED), form))
-        assert [reason for _, reason in bad(everything(at(tmp_path), "captions"))] == ["unsafe path"] * 3
+        (tmp_path / "a.tar").write_bytes(packed(dict.fromkeys(names, RED_IMAGE), form))
+        assert [reason for _, reason in rejected(read_all(source_at(tmp_path), "captions"))] == ["unsafe path"] * 3
 
 
 def test_sparse_members_are_refused_and_the_next_is_read(tmp_path: Path) -> None:
-    sparse = pax("0.png", RED, **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    sparse = pax("0.png", RED_IMAGE, **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
     (tmp_path / "a.tar").write_bytes(
-        sparse[: -(-len(sparse.rstrip(b"\0")) // 512) * 512] + packed({"1.png": RED, "1.txt": b"w1"})
+        sparse[: -(-len(sparse.rstrip(b"\0")) // 512) * 512] + packed({"1.png": RED_IMAGE, "1.txt": b"w1"})
     )
-    found = everything(at(tmp_path), "captions")
-    assert bad(found) == [("0", "not a plain file")]
-    assert [one.id for one in good(found)] == ["1"]
+    found = read_all(source_at(tmp_path), "captions")
+    assert rejected(found) == [("0", "not a plain file")]
+    assert [one.id for one in valid(found)] == ["1"]
 
 
 def test_old_sparse_headers_with_their_continuations_are_passed_over() -> None:
@@ -158,3 +157,23 @@ def test_folders_are_no_members_and_an_empty_tar_holds_none(tmp_path: Path) -> N
         made.type = tarfile.DIRTYPE
         tar.addfile(made)
     assert list(list_tar_members(tmp_path / "a.tar")) == []
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
+def test_a_tar_that_breaks_off_is_named(workshop: Workshop, keep: float) -> None:
+    file = workshop.captions([f"w{number}" for number in range(30)]) / "00000.tar"
+    data = file.read_bytes()
+    for cut in (int(len(data) * keep), int(len(data) * keep) // 512 * 512):
+        file.write_bytes(data[:cut])
+        with pytest.raises(DataError, match=r"00000\.tar.*Copy it again"):
+            list(read_all(source_at(file.parent), "captions"))
+
+
+def test_a_tar_cut_exactly_between_members_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.png", RED_IMAGE)
+        add(tar, "0.txt", b"caption")
+    file = tmp_path / "a.tar"
+    file.write_bytes(file.read_bytes()[: 512 + -(-len(RED_IMAGE) // 512) * 512 + 2 * 512])
+    with pytest.raises(DataError, match="without its closing block"):
+        list(read_all(source_at(tmp_path), "captions"))

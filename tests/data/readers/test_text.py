@@ -15,7 +15,7 @@ from firstsight.data.records import Document, TokenizedChunk
 from firstsight.errors import DataError
 
 from ..conftest import add
-from .reading import at, bad, everything, good, lines
+from .reading import read_all, rejected, source_at, to_jsonl, valid
 
 
 def tar(folder: Path, files: dict[str, bytes]) -> Path:
@@ -34,22 +34,22 @@ def test_a_table_and_lines_tell_the_same_documents(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a" / "x.parquet", row_group_size=40)
-    (tmp_path / "b" / "x.jsonl").write_bytes(lines(rows))
+    (tmp_path / "b" / "x.jsonl").write_bytes(to_jsonl(rows))
     wanted = [Document(id=row["id"], text=row["content"], loss=None) for row in rows]
     for folder in ("a", "b"):
-        assert everything(at(tmp_path / folder, columns={"text": "content"}), "text") == wanted
+        assert read_all(source_at(tmp_path / folder, columns={"text": "content"}), "text") == wanted
 
 
 def test_cells_without_text_are_refused_and_a_table_without_the_column_too(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", None, " ", "b\0", "c\x01"]}), tmp_path / "x.parquet")
-    found = everything(at(tmp_path), "text")
-    assert bad(found) == [("row 1", "field missing"), ("row 2", "empty text"), ("row 3", "control character")]
-    assert [one.text for one in good(found)] == ["a", "c\x01"]
+    found = read_all(source_at(tmp_path), "text")
+    assert rejected(found) == [("row 1", "field missing"), ("row 2", "empty text"), ("row 3", "control character")]
+    assert [one.text for one in valid(found)] == ["a", "c\x01"]
     with pytest.raises(DataError, match=r"wanted a column 'body' \(text\)\. Got text"):
-        everything(at(tmp_path, columns={"text": "body"}), "text")
+        read_all(source_at(tmp_path, columns={"text": "body"}), "text")
     pq.write_table(pa.table({"body": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"wanted columns for text\. Got body\."):
-        everything(at(tmp_path), "text")
+        read_all(source_at(tmp_path), "text")
 
 
 def test_a_table_that_breaks_off_is_named(tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ def test_a_table_that_breaks_off_is_named(tmp_path: Path) -> None:
     for data in (whole[: len(whole) // 2], b"", b"text\na\n"):
         (tmp_path / "x.parquet").write_bytes(data)
         with pytest.raises(DataError, match=r"x\.parquet: not a table, or truncated"):
-            everything(at(tmp_path), "text")
+            read_all(source_at(tmp_path), "text")
 
 
 def test_a_chunk_of_tokens_keeps_the_ids_as_they_are(tmp_path: Path) -> None:
     tar(tmp_path, {"a.json.gz": ids(5, 0, 7), "part/b.json": b"[1, 2]"})
-    assert everything(at(tmp_path), "text") == [
+    assert read_all(source_at(tmp_path), "text") == [
         TokenizedChunk(id="shard-0000.tar:a", tokens=(5, 0, 7)),
         TokenizedChunk(id="shard-0000.tar:part/b", tokens=(1, 2)),
     ]
@@ -85,7 +85,7 @@ def test_broken_chunks_are_refused_by_name_and_never_pass_for_text(tmp_path: Pat
         "a.json.gz": b"",
         "b.npy": b"\x93NUMPY",
     }
-    assert bad(everything(at(tar(tmp_path, files)), "text")) == [
+    assert rejected(read_all(source_at(tar(tmp_path, files)), "text")) == [
         ("1.json.gz", "bad tokens"),
         ("2.json.gz", "bad tokens"),
         ("3.json.gz", "bad tokens"),
@@ -102,9 +102,9 @@ def test_broken_chunks_are_refused_by_name_and_never_pass_for_text(tmp_path: Pat
 
 
 def test_a_broken_list_at_the_head_of_a_tar_is_no_text_either(tmp_path: Path) -> None:
-    found = everything(at(tar(tmp_path, {"0.json": b"[12, 13,", "1.json": b"[1]"})), "text")
-    assert bad(found) == [("0.json", "bad tokens")]
-    assert [one.tokens for one in good(found)] == [(1,)]
+    found = read_all(source_at(tar(tmp_path, {"0.json": b"[12, 13,", "1.json": b"[1]"})), "text")
+    assert rejected(found) == [("0.json", "bad tokens")]
+    assert [one.tokens for one in valid(found)] == [(1,)]
 
 
 def test_a_tar_of_texts_holds_them_bare_or_as_json(tmp_path: Path) -> None:
@@ -118,25 +118,25 @@ def test_a_tar_of_texts_holds_them_bare_or_as_json(tmp_path: Path) -> None:
         "g.json": b"[1, 2]",
         "h.txt": b"a\0b",
     }
-    found = everything(at(tar(tmp_path, files)), "text")
-    assert [one.text for one in good(found)] == ["[Verse 1] plain words", "a JSON text", "told by name", "12"]
-    assert [reason for _, reason in bad(found)] == ["field missing", "not UTF-8", "not JSON", "control character"]
+    found = read_all(source_at(tar(tmp_path, files)), "text")
+    assert [one.text for one in valid(found)] == ["[Verse 1] plain words", "a JSON text", "told by name", "12"]
+    assert [reason for _, reason in rejected(found)] == ["field missing", "not UTF-8", "not JSON", "control character"]
 
 
 def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
     tar(tmp_path, {"a.json.gz": ids(1), "b.json.gz": gzip.compress(b" " * 30_000_000, 1)})
-    assert bad(everything(at(tmp_path), "text")) == [("b.json.gz", "too many bytes")]
+    assert rejected(read_all(source_at(tmp_path), "text")) == [("b.json.gz", "too many bytes")]
 
 
 def test_a_manifest_beside_tars_is_no_text(tmp_path: Path) -> None:
     tar(tmp_path, {"a.json": b"[1]"})
-    (tmp_path / "manifest.jsonl").write_bytes(lines([{"shard": "shard-0000", "num_sequences": 1}]))
-    assert len(everything(at(tmp_path), "text")) == 1
+    (tmp_path / "manifest.jsonl").write_bytes(to_jsonl([{"shard": "shard-0000", "num_sequences": 1}]))
+    assert len(read_all(source_at(tmp_path), "text")) == 1
 
 
 @pytest.mark.shared
 def test_real_token_chunks_are_those_of_the_file(shared: Path) -> None:
-    found = everything(at(shared / "vla_foundry_shards" / "text"), "text")
+    found = read_all(source_at(shared / "vla_foundry_shards" / "text"), "text")
     assert [type(one) for one in found] == [TokenizedChunk] * 32
     assert {len(one.tokens) for one in found} == {2049}
     assert found[0].id == "text_dataset_1/shard-0000.tar:0020d948e6cbace46850f403f3487724"
@@ -148,10 +148,10 @@ def test_real_token_chunks_are_those_of_the_file(shared: Path) -> None:
 @pytest.mark.shared
 def test_real_untokenized_members_are_bare_texts(shared: Path) -> None:
     """32 members; four hold a NUL, which `grep -c` over the unpacked members counts too."""
-    found = everything(at(shared / "vla_foundry_shards" / "text_untokenized"), "text")
-    assert len(good(found)) == 28
-    assert [reason for _, reason in bad(found)] == ["control character"] * 4
+    found = read_all(source_at(shared / "vla_foundry_shards" / "text_untokenized"), "text")
+    assert len(valid(found)) == 28
+    assert [reason for _, reason in rejected(found)] == ["control character"] * 4
     with tarfile.open(shared / "vla_foundry_shards" / "text_untokenized" / "shard-0000.tar") as packed:
-        content = packed.extractfile(good(found)[-1].id.partition(":")[2] + ".json")
+        content = packed.extractfile(valid(found)[-1].id.partition(":")[2] + ".json")
         assert content is not None
-        assert good(found)[-1].text == content.read().decode()
+        assert valid(found)[-1].text == content.read().decode()

@@ -1,0 +1,22 @@
+"""The key of a job: what the bytes of a part depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from firstsight.site import Location, Site
+from firstsight.units import Share
+from tests.data.conftest import Workshop, asked
+
+
+def test_equal_keys_for_what_a_part_depends_on_only(workshop: Workshop, source: Path) -> None:
+    from firstsight.data.prepare.job import prepare_job
+
+    def key(**changes: object) -> str:
+        site = Site(sources={"s": replace(Location(path=str(source)), **changes)})
+        spec, inputs = asked("text"), {"tokenizer": workshop.words()}
+        return prepare_job(spec, inputs=inputs, out=workshop.root, site=site).key
+
+    assert key() == key(most_bad=Share(1, 2))
+    assert len({key(), key(columns={"text": "content"}), key(split="train"), key(path="/elsewhere")}) == 4

@@ -1,0 +1,91 @@
+"""Parts of shards: which are kept for the next run, batches, memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from firstsight.data.prepare import prepare, shard_writer
+from firstsight.errors import DataError
+from firstsight.site import Location, Site
+from tests.data.conftest import Workshop, asked, words_of
+
+from .conftest import ROWS, SHARDS, equal_folders, ignore_progress, shard_rows
+
+
+def test_the_bytes_do_not_depend_on_how_records_are_batched(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = workshop.captions([words_of(range(1 + number % 5)) for number in range(50)])
+    whole = workshop.prepare(folder, "captions", "whole")
+    for limit, size in (("BATCH_RECORDS", 7), ("BATCH_CHARACTERS", 20)):
+        monkeypatch.setattr(shard_writer, limit, size)
+        assert equal_folders(whole.path, workshop.prepare(folder, "captions", limit).path)
+
+
+def test_a_torn_shard_stops_it_and_what_was_made_is_kept(
+    workshop: Workshop, source: Path, written_shards: list[str]
+) -> None:
+    whole = gzip.compress(b'{"text": "w1"}\n' * 500)
+    torn = source / "train-9.jsonl.gz"
+    torn.write_bytes(whole[:-9])
+    with pytest.raises(DataError, match=r"train-9\.jsonl\.gz: a truncated gzip file"):
+        workshop.prepare(source, "text")
+    torn.write_bytes(whole)
+    written_shards.clear()
+    index = workshop.prepare(source, "text")
+    assert written_shards == ["train-9.jsonl.gz", "unnamed-4.jsonl"]
+    assert equal_folders(index.path, workshop.prepare(source, "text", "unbroken").path)
+
+
+def test_a_shard_that_changed_since_its_part_was_made_is_made_again(
+    workshop: Workshop, source: Path, written_shards: list[str]
+) -> None:
+    (source / "unnamed-9.jsonl.gz").write_bytes(b"nothing packed")
+    with pytest.raises(DataError):
+        workshop.prepare(source, "text")
+    (source / "unnamed-9.jsonl.gz").unlink()
+    (source / "train-2.jsonl").write_text('{"text": "w3"}\n')
+    written_shards.clear()
+    index = workshop.prepare(source, "text")
+    assert written_shards == ["train-2.jsonl"]
+    assert len(index.samples) == (SHARDS - 1) * ROWS + 1
+    assert equal_folders(index.path, workshop.prepare(source, "text", "unbroken").path)
+
+
+def test_parts_of_another_tokenizer_are_not_taken(workshop: Workshop, source: Path, written_shards: list[str]) -> None:
+    torn = source / "unnamed-9.jsonl.gz"
+    torn.write_bytes(b"nothing packed")
+    with pytest.raises(DataError):
+        workshop.prepare(source, "text", "out")
+    torn.unlink()
+    words = workshop.words() / "tokenizer.json"
+    other = workshop.folder("other") / "tokenizer.json"
+    other.write_text(words.read_text().replace('"w199"', '"x199"'))
+    written_shards.clear()
+    site = Site(sources={"s": Location(path=str(source))})
+    prepare(
+        asked("text"), inputs={"tokenizer": other}, out=workshop.folder("out"), site=site, on_progress=ignore_progress
+    )
+    assert len(written_shards) == SHARDS
+
+
+def test_memory_does_not_grow_with_the_source(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six times the shards, at most a fifth more memory."""
+    workshop.prepare(workshop.texts([{"text": "w1"}]), "text")
+    monkeypatch.setattr(shard_writer, "BATCH_RECORDS", 16)
+    monkeypatch.setattr("firstsight.data.prepare.merge_shards.COPY_ENTRIES", 64)
+    peaks = []
+    for count in (4, 24):
+        folder = workshop.folder(f"of-{count}")
+        for shard in range(count):
+            (folder / f"{shard:02d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shard_rows(shard)))
+        tracemalloc.start()
+        workshop.prepare(folder, "text", f"out-{count}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] + 100_000
