@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError
-from firstsight.files import file_sha256, link_or_copy, read_jsonl, write_atomic
+from firstsight.files import file_lock, file_sha256, link_or_copy, read_jsonl, write_atomic
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -38,3 +38,11 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "lines.jsonl").write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(DataError, match=r"lines.jsonl, line 2: wanted JSON"):
         list(read_jsonl(tmp_path / "lines.jsonl"))
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "locks" / "lock"
+    with file_lock(path, is_blocking=True) as is_first_locked, file_lock(path, is_blocking=False) as is_second_locked:
+        assert is_first_locked and not is_second_locked
+    with file_lock(path, is_blocking=False) as is_locked:
+        assert is_locked

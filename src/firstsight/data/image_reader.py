@@ -9,7 +9,6 @@ All of it may be called from several threads at once.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import os
@@ -28,6 +27,7 @@ from firstsight.data.images import has_image_signature
 from firstsight.data.index import Index
 from firstsight.data.readers.filesystem import FileInfo, SourceFolder, open_folder
 from firstsight.errors import DataError
+from firstsight.files import file_lock
 from firstsight.site import Location
 
 BLOCK_BYTES = 8 << 20
@@ -231,8 +231,7 @@ class RemoteFiles:
         file = cache / name
         if file.is_file():
             return file
-        with (cache / f"{int(name[:8], 16) % _LOCK_COUNT:02}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_lock(cache / f"{int(name[:8], 16) % _LOCK_COUNT:02}.lock", is_blocking=True):
             if not file.is_file():
                 start = block * self._block_size
                 data = self._fetch(path, start, min(info.size, start + self._block_size))

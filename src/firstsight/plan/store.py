@@ -10,7 +10,6 @@ locks/<address>.lock    locked while a step runs; the kernel unlocks it when its
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from firstsight.errors import DataError, StepFailed, StoreError
-from firstsight.files import file_sha256, fsync_path, link_or_copy, write_atomic
+from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, write_atomic
 from firstsight.plan.step import Step, find_address
 from firstsight.recipe.serialize import to_json
 
@@ -133,13 +132,8 @@ class Store:
     @contextmanager
     def lock(self, address: str) -> Generator[bool, None, None]:
         """Lock `address` for this process; yields False at once if another process has locked it."""
-        with (self.root / "locks" / f"{address}.lock").open("a") as lock_file:
-            try:
-                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        with file_lock(self.root / "locks" / f"{address}.lock", is_blocking=False) as has_lock:
+            yield has_lock
 
     def is_locked(self, address: str) -> bool:
         """Whether another process runs `address` right now."""
