@@ -20,18 +20,15 @@ from firstsight.evaluate import harness, tasks
 from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.harness import (
     EvalConfig,
-    EvalResult,
     evaluate,
     evaluate_checkpoint,
-    merge_result,
-    write_result,
 )
 from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
-from firstsight.evaluate.results import add_text_only_scores
+from firstsight.evaluate.results import EvalResult, add_text_only_scores, merge_result, write_result
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, Site
-from tests.evaluate.scripted import Scripted
+from tests.evaluate.scripted_model import Scripted
 
 ALL = ("vqav2", "pope", "pope_p", "refcoco", "copa")
 Judge = Callable[..., EvalResult]
@@ -115,7 +112,7 @@ def test_killed_anywhere_it_goes_on_and_leaves_the_same_bytes(
         try:
             judged(who, *some, sheets=root / "sheets")
         except ModelError as error:
-            assert ("are kept" in str(error)) is (dies > 0)
+            assert ("are stored" in str(error)) is (dies > 0)
         answered += who.answered
     last = Scripted()
     assert left(judged(last, *some, sheets=root / "sheets"), root / "again") == wanted
@@ -193,7 +190,7 @@ def test_missing_pictures_are_counted_before_anything_is_asked(judged: Judge, be
     (place / "images").mkdir()
     (place / "images" / "000001.png").write_bytes(b"one of six")
     who = Scripted()
-    with pytest.raises(DataError, match="5 of 6 pictures are missing"):
+    with pytest.raises(DataError, match="5 of 6 images are missing"):
         judged(who, "copa", "vqav2", place=place)
     assert not who.asked
     assert judged(who, "vqav2", place=place, sight="blind").scores["tasks"]["vqav2"]["n"] == 12
@@ -206,7 +203,7 @@ def test_a_picture_that_is_none_keeps_what_was_answered(judged: Judge, tmp_path:
                 raise DataError("000003.png: wanted a picture. Got a text. Mend it.")
             return super().encode_images(named_images)
 
-    with pytest.raises(DataError, match=r"Mend it\. \d+ of 108 answers are kept"):
+    with pytest.raises(DataError, match=r"Mend it\. \d+ of 108 answers are stored"):
         judged(Strict(), sheets=tmp_path)
 
 

@@ -23,8 +23,8 @@ from firstsight.evaluate.models.box_formats import (
 from firstsight.evaluate.models.interface import GenerationRequest
 from firstsight.evaluate.models.native import load_eval_model
 from firstsight.site import Site
-from tests.evaluate import foreign_made
-from tests.evaluate.scripted import Scripted
+from tests.evaluate.models import hf_folders as foreign_made
+from tests.evaluate.scripted_model import Scripted
 
 BOX = (0.1, 0.25, 0.5, 0.75)
 """In shares; below, as each family's makers write it of a picture that is 1,092 by 700 pixels for the model."""

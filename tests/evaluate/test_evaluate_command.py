@@ -142,7 +142,7 @@ def test_blind_asks_for_no_pictures(say: Say, checkpoint: Checkpoint, benchmarks
     facts = kept(tmp_path / "runs", checkpoint("lm"))["vqav2"]
     assert facts["score"] is None and facts["blind"] is not None
     code, _, err = say("evaluate", checkpoint("patches"), *where)
-    assert code == 2 and "wanted the pictures" in err
+    assert code == 2 and "wanted the images" in err
     code, _, err = say("evaluate", checkpoint("lm"), "--tasks", "vqav2", *where)
     assert code == 2
 

@@ -124,7 +124,7 @@ def test_a_text_model_is_judged_on_text_and_blind_alone(checkpoint: Checkpoint, 
     blind = judged("pope", "copa", sight="blind")
     assert blind["pope"]["score"] is None
     assert blind["pope"]["blind"] is not None
-    with pytest.raises(ModelError, match="no eyes"):
+    with pytest.raises(ModelError, match="text-only model"):
         judged("copa", "pope", sight="both")
 
 
@@ -175,9 +175,9 @@ def test_ask_answers_about_one_picture(checkpoint: Checkpoint, tmp_path: Path) -
     with pytest.raises(RequestError, match="'zebra'"):
         answer_question(checkpoint("siglip"), picture, "is it a zebra ?", site=Site())
     picture.write_text("no picture")
-    with pytest.raises(DataError, match=r"x\.png: wanted a picture"):
+    with pytest.raises(DataError, match=r"x\.png: wanted an image"):
         answer_question(checkpoint("siglip"), picture, "what is it ?", site=Site())
-    with pytest.raises(DataError, match="wanted a picture"):
+    with pytest.raises(DataError, match="wanted an image"):
         answer_question(checkpoint("siglip"), tmp_path / "none.png", "what is it ?", site=Site())
     picture.write_bytes(_png(1))
     with pytest.raises(ModelError, match="text model"):

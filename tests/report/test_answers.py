@@ -213,7 +213,7 @@ def test_an_album_names_what_it_cannot_show(tmp_path: Path) -> None:
     place = benchmarks(tmp_path / "b", {"1.jpg": whole, "2.jpg": broken, "3.png": drawing, "4.gif": b""})
     album = Thumbnails()
     assert album.find(place, "gqa", "1") is album.find(place, "gqa", "1") and len(album.page_images) == 1
-    for name, told in (("2", "breaks"), ("3", "none of"), ("4", "empty"), ("9", "no picture is called '9'")):
+    for name, told in (("2", "breaks"), ("3", "none of"), ("4", "empty"), ("9", "no image is called '9'")):
         assert told in str(album.find(place, "gqa", name))
     assert "--benchmarks" in str(album.find(None, "gqa", "1"))
     assert "images.tar or images/" in str(album.find(tmp_path / "gone", "gqa", "1"))

@@ -109,7 +109,7 @@ def test_pictures_stand_once_and_boxes_over_them(tmp_path: Path) -> None:
 def test_what_is_missing_is_named_and_breaks_nothing(tmp_path: Path) -> None:
     page = Page(render_answers(_two(tmp_path), max_questions=99))
     assert "2 questions on this page without their picture" in page.text
-    assert "not a picture" in page.cards["vqav2/x"] and "no picture is called '9'" in page.cards["vqav2/y"]
+    assert "not a picture" in page.cards["vqav2/x"] and "no image is called '9'" in page.cards["vqav2/y"]
     alone = sheet(tmp_path, "bare", [line("1", image="1.jpg")])
     assert "name it with --benchmarks" in Page(render_answers([alone], max_questions=9)).cards["vqav2/1"]
 

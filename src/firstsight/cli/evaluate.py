@@ -201,7 +201,7 @@ def _judged(folder: Path, benchmarks: Path, asking: EvalConfig, *, word: str, ou
 
 
 def _record(verdict: EvalResult, folder: Path, benchmarks: Path, *, word: str, out: Path) -> None:
-    from firstsight.evaluate.harness import merge_result
+    from firstsight.evaluate.results import merge_result
 
     note = {"checkpoint": str(folder.absolute()), "word": word, "benchmarks": str(benchmarks.absolute())}
     merge_result(verdict, evaluation_folder(out, folder), note)

@@ -1,1 +1,1 @@
-"""Judging: tasks, metrics and scores."""
+"""Evaluation: tasks, models, metrics and scores."""

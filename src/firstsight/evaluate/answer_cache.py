@@ -117,7 +117,9 @@ def _parse_row(line: bytes, location: str) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{location}: wanted a stored answer. Got {error}. Delete the file to evaluate again.") from error
+        raise DataError(
+            f"{location}: wanted a stored answer. Got {error}. Delete the file to evaluate again."
+        ) from error
 
 
 def questions_digest(values: Iterable[Any]) -> str:

@@ -1,4 +1,4 @@
-"""A benchmark's pictures, by the names that its files use."""
+"""A benchmark's images, looked up by the names in its question files."""
 
 from __future__ import annotations
 
@@ -15,88 +15,87 @@ from firstsight.errors import DataError
 _TAR_NAME, _FOLDER_NAME = "images.tar", "images"
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 _NUMBER_PATTERN = re.compile(r"(?:.*_)?0*(\d{12})|0*(\d+)")
-"""COCO_val2014_000000458752, 000000458752 and 458752 are one number; GQA's n578564 is a name."""
+"""COCO_val2014_000000458752, 000000458752 and 458752 are one number; GQA's n578564 is none."""
 _MAX_EXAMPLES = 3
+_NO_MATCH = 3
 
 
 class BenchmarkImages:
-    """Encoded pictures from `images.tar` or the folder `images`, in a task's own folder or beside the tasks' folders.
+    """Image files in `images.tar` or the folder `images`, in a task's folder or beside the tasks' folders.
 
-    A task's own come first. COCO's numbers (458752) find COCO_val2014_000000458752.jpg, names without an ending find
-    their file, and a name with folders finds the file that lies in them.
+    A task's own come first. COCO's numbers (458752) match COCO_val2014_000000458752.jpg, names without a suffix match
+    their file, and a name with folders matches a path that ends with it.
     """
 
     def __init__(self, benchmarks_path: Path) -> None:
         self._root = benchmarks_path
         self._shared_stores = _open_stores(benchmarks_path)
         self._task_stores: dict[str, list[_ImageStore]] = {}
-        if not self._shared_stores and not any(_has_images(folder) for folder in benchmarks_path.glob("*/")):
-            raise DataError(f"{benchmarks_path}: wanted the pictures in {_TAR_NAME} or {_FOLDER_NAME}/. Got neither.")
+        if not self._shared_stores and not any(_store_paths(folder) for folder in benchmarks_path.glob("*/")):
+            raise DataError(f"{benchmarks_path}: wanted the images in {_TAR_NAME} or {_FOLDER_NAME}/. Got neither.")
 
     def read(self, name: str, folder: str = "") -> bytes:
-        """The encoded bytes of the picture that the tasks in `folder` call `name`; DataError where it is missing."""
-        store, index = self._require(name, folder)
+        """The bytes of the image file that the task in `folder` calls `name`; DataError where it is missing."""
+        store, index = self._find(name, folder)
         return store.read(index)
 
     def location(self, name: str, folder: str = "") -> str:
-        """Which picture it is, whatever the tasks call it: equal for two names of one picture. DataError as `read`."""
-        store, index = self._require(name, folder)
+        """The path of an image, equal for all names of one image; DataError where it is missing."""
+        store, index = self._find(name, folder)
         return f"{store.root}/{store.names[index]}"
 
     def fingerprint(self, name: str, folder: str = "") -> tuple[int, int] | None:
-        """Size and time of change of the file that holds a picture; None where `read` would refuse."""
+        """Size and modification time of the file or archive with an image; None where `read` would raise."""
         try:
-            store, index = self._require(name, folder)
-            return store.stamp(index)
+            store, index = self._find(name, folder)
+            return store.fingerprint(index)
         except (DataError, OSError):
             return None
 
     def missing_names(self, names: Iterable[str], folder: str = "") -> tuple[str, ...]:
-        """Those of `names` that are not here, each once; DataError where a name means several pictures."""
+        """The distinct `names` without an image; DataError where a name matches several images."""
         return tuple(name for name in dict.fromkeys(names) if self._lookup(name, folder) is None)
 
     def check_present(self, names: Iterable[str], folder: str = "") -> None:
-        """DataError that counts the missing ones and shows the first: to be asked before any work is done."""
+        """DataError that counts the missing images and shows the first; to be called before any work is done."""
         unique_names = list(dict.fromkeys(names))
-        missing = self.missing_names(unique_names, folder)
-        if missing:
+        if missing := self.missing_names(unique_names, folder):
             raise DataError(self._missing_message(missing, folder, total=len(unique_names)))
 
     def close(self) -> None:
-        """Let go of the archives."""
+        """Close the archives."""
         for store in (*self._shared_stores, *(store for stores in self._task_stores.values() for store in stores)):
             store.close()
 
-    def _require(self, name: str, folder: str) -> tuple[_ImageStore, int]:
+    def _find(self, name: str, folder: str) -> tuple[_ImageStore, int]:
         match = self._lookup(name, folder)
         if match is None:
-            raise DataError(self._missing_message([name], folder, total=1))
+            raise DataError(self._missing_message((name,), folder, total=1))
         return match
 
     def _lookup(self, name: str, folder: str) -> tuple[_ImageStore, int] | None:
         if folder and folder not in self._task_stores:
             self._task_stores[folder] = _open_stores(self._root / folder)
-        for store in (*self._task_stores.get(folder, ()), *self._shared_stores):
+        for store in self._stores(folder):
             index = store.find(name)
             if index is not None:
                 return store, index
         return None
 
-    def _missing_message(self, missing: Iterable[str], folder: str, *, total: int) -> str:
-        names = list(missing)
-        example_names = ", ".join(repr(name) for name in names[:_MAX_EXAMPLES]) + (
-            ", ..." if len(names) > _MAX_EXAMPLES else ""
-        )
-        stores = (*self._task_stores.get(folder, ()), *self._shared_stores)
-        available_names = next((store.names[:_MAX_EXAMPLES] for store in stores if store.names), [])
-        problem = "no picture is called" if total == 1 else f"{len(names):,} of {total:,} pictures are missing:"
-        availability = f"There are {', '.join(available_names)}, ..." if available_names else "There are none."
+    def _stores(self, folder: str) -> tuple[_ImageStore, ...]:
+        return (*self._task_stores.get(folder, ()), *self._shared_stores)
+
+    def _missing_message(self, names: tuple[str, ...], folder: str, *, total: int) -> str:
+        examples = ", ".join(map(repr, names[:_MAX_EXAMPLES])) + (", ..." if len(names) > _MAX_EXAMPLES else "")
+        available = next((store.names[:_MAX_EXAMPLES] for store in self._stores(folder) if store.names), [])
+        problem = "no image is called" if total == 1 else f"{len(names):,} of {total:,} images are missing:"
+        contents = f"There are {', '.join(available)}, ..." if available else "There are none."
         advice = f"Put them into {_FOLDER_NAME}/ or {_TAR_NAME} there" + (f", or in {folder}/." if folder else ".")
-        return f"{self._root}: {problem} {example_names}. {availability} {advice}"
+        return f"{self._root}: {problem} {examples}. {contents} {advice}"
 
 
 class _ImageStore:
-    """Pictures in one archive or folder: their paths, and for an archive where each begins and how long it is."""
+    """The images in one archive or folder: their paths, and for an archive their offsets and sizes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -105,45 +104,48 @@ class _ImageStore:
         self._links: set[str] = set()
         self._indices_by_key: dict[str, int | list[int]] = {}
         self._tar_file: BinaryIO | None = root.open("rb") if root.is_file() else None
-        for name, offset, size in self._members() if self._tar_file else _walk_files(root):
+        for name, offset, size in self._tar_members() if self._tar_file else _walk_files(root):
             self._add(name, offset, size)
 
     def find(self, name: str) -> int | None:
-        """Which picture is called so: by its path, by the end of its path, then without the ending or by number."""
+        """The index of the image with this path, else with a path that ends so, else with this stem or number."""
         entry = self._indices_by_key.get(_lookup_key(name), [])
-        candidates = [entry] if isinstance(entry, int) else entry
-        matches: list[int] = []
-        for is_match in (_matches_path, _matches_suffix, _matches_stem):
-            matches = [index for index in candidates if is_match(self.names[index], name)]
-            if matches:
-                break
+        ranks = {
+            index: _match_rank(self.names[index], name) for index in ([entry] if isinstance(entry, int) else entry)
+        }
+        best = min(ranks.values(), default=_NO_MATCH)
+        matches = [index for index, rank in ranks.items() if rank == best < _NO_MATCH]
         if len(matches) > 1:
-            match_names = ", ".join(self.names[index] for index in matches[:_MAX_EXAMPLES])
+            names = ", ".join(self.names[index] for index in matches[:_MAX_EXAMPLES])
             raise DataError(
-                f"{self.root}: {name!r} may be any of {match_names}. Give each task its own {_FOLDER_NAME}/ folder."
+                f"{self.root}: {name!r} may be any of {names}. Give each task its own {_FOLDER_NAME}/ folder."
             )
         return matches[0] if matches else None
 
     def read(self, index: int) -> bytes:
-        """The bytes of one picture."""
+        """The bytes of one image file."""
         name = self.names[index]
         if name in self._links:
             raise DataError(f"{self.root}: {name} is no plain file, but a link. Pack the archive with --dereference.")
         if self._tar_file is None:
-            return _read_bytes(self.root / name)
+            path = self.root / name
+            try:
+                return path.read_bytes()
+            except OSError as error:
+                raise DataError(f"{path}: wanted an image. Got {error.strerror}. Mend the file or the link.") from error
         self._tar_file.seek(self._offsets[index])
         data = self._tar_file.read(self._sizes[index])
         if len(data) != self._sizes[index]:
             raise DataError(f"{self.root}: ends within {name}. Copy the archive again.")
         return data
 
-    def stamp(self, index: int) -> tuple[int, int]:
-        """Size and time of change of a picture's file, or of the archive; OSError for a link that leads nowhere."""
-        file_stat = (self.root if self._tar_file else self.root / self.names[index]).stat()
-        return file_stat.st_size, file_stat.st_mtime_ns
+    def fingerprint(self, index: int) -> tuple[int, int]:
+        """Size and modification time of an image's file, or of the archive; OSError for a broken link."""
+        stat = (self.root if self._tar_file else self.root / self.names[index]).stat()
+        return stat.st_size, stat.st_mtime_ns
 
     def close(self) -> None:
-        """Let go of the archive."""
+        """Close the archive."""
         if self._tar_file is not None:
             self._tar_file.close()
 
@@ -156,8 +158,8 @@ class _ImageStore:
         if entry != index:
             self._indices_by_key[key] = [entry, index] if isinstance(entry, int) else [*entry, index]
 
-    def _members(self) -> Iterator[tuple[str, int, int]]:
-        """(name, begin, size) of an archive's files, read once from front to back; nothing is ever unpacked."""
+    def _tar_members(self) -> Iterator[tuple[str, int, int]]:
+        """(name, offset, size) of an archive's files, in one pass; nothing is unpacked."""
         for member in list_tar_members(self.root):
             if member.name.startswith("/") or ".." in member.name.split("/"):
                 raise DataError(f"{self.root}: {member.name} points out of the archive. Pack it again, from inside.")
@@ -167,21 +169,18 @@ class _ImageStore:
             yield name, member.offset_data, member.size
 
 
-def _has_images(folder: Path) -> bool:
-    return (folder / _TAR_NAME).is_file() or (folder / _FOLDER_NAME).is_dir()
+def _store_paths(folder: Path) -> list[Path]:
+    """The archive and the folder of images in `folder`, if they exist."""
+    tar_path, image_folder = folder / _TAR_NAME, folder / _FOLDER_NAME
+    return [*([tar_path] if tar_path.is_file() else []), *([image_folder] if image_folder.is_dir() else [])]
 
 
 def _open_stores(folder: Path) -> list[_ImageStore]:
-    tar_path, folder_path = folder / _TAR_NAME, folder / _FOLDER_NAME
-    return [
-        _ImageStore(path)
-        for path, exists in ((tar_path, tar_path.is_file()), (folder_path, folder_path.is_dir()))
-        if exists
-    ]
+    return [_ImageStore(path) for path in _store_paths(folder)]
 
 
 def _walk_files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Every file below `folder`; folders that are linked in are walked, each once."""
+    """(relative path, 0, 0) of every file below `folder`; links to folders are followed, each folder once."""
     visited: set[str] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         real_path = os.path.realpath(root)
@@ -194,15 +193,8 @@ def _walk_files(folder: Path) -> Iterator[tuple[str, int, int]]:
         yield from ((name if relative_root == "." else f"{relative_root}/{name}", 0, 0) for name in sorted(names))
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: wanted a picture. Got {error.strerror}. Mend the file or the link.") from error
-
-
 def _lookup_key(name: str) -> str:
-    """What all ways to call one picture have in common: its number, or its name without folders and ending."""
+    """What all names of one image have in common: its number, or its name without folders and suffix."""
     stem = _stem(name)
     return _image_number(stem) or stem
 
@@ -216,18 +208,15 @@ def _image_number(stem: str) -> str:
     return (match[1] or match[2]).lstrip("0") or "0" if match else ""
 
 
-def _matches_path(path: str, name: str) -> bool:
-    return path == name
+def _match_rank(path: str, name: str) -> int:
+    """0: `name` is the path; 1: it is the end of the path; 2: its stem or number; 3: no match.
 
-
-def _matches_suffix(path: str, name: str) -> bool:
-    return path.endswith(f"/{name}")
-
-
-def _matches_stem(path: str, name: str) -> bool:
-    """Numbers are compared as numbers alone: Visual Genome's 107899.jpg and COCO's number 107899 are two pictures."""
-    if "/" in name:
-        return False
-    if name.isdecimal() and name.isascii():
-        return _image_number(_stem(path)) == _image_number(name)
-    return _stem(path) == name
+    Only a bare number is compared as a number: Visual Genome's 107899.jpg and COCO's number 107899 are two images.
+    """
+    if path == name:
+        return 0
+    if path.endswith(f"/{name}"):
+        return 1
+    is_number = name.isdecimal() and name.isascii()
+    is_match = _image_number(_stem(path)) == _image_number(name) if is_number else _stem(path) == name
+    return 2 if is_match and "/" not in name else _NO_MATCH

@@ -1,4 +1,4 @@
-"""What a benchmark is made of: questions, and the task that asks and checks them."""
+"""Questions and tasks of a benchmark, and how its files are read."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from firstsight.evaluate.metrics.metric import Metric, Truth
 
 TaskKind = Literal["vision", "text"]
 PromptStyle = Literal["bare", "paper"]
-"""How a question is worded: on its own (the built-in world knows no more words), or as the paper's harness does."""
+"""The prompt: the question alone (synthetic vocabularies have no other words), or worded as in the paper's harness."""
 AnswerType = Literal["words", "choice"]
-"""In the model's own words, or by the likeliest of the question's choices."""
+"""Generated text, or the likeliest of the question's choices."""
 
 QUESTION_BLIND = "question_blind.json"
-"""Question id to the answer of the best guesser that does not read the question; beside the benchmark's own files."""
+"""A file beside the benchmark's: question id to the answer of the best guesser that does not read the question."""
 _TAG_NAMES = ("form", "combination", "domain")
 _GZIP = b"\x1f\x8b"
 _DATA_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _UNRELATED_FILE = re.compile(r"\.|readme|license|(question_blind|task)\.json$", re.IGNORECASE)
-"""Names of a folder's files that are none of the benchmark's."""
+"""Names of files in a task's folder that are not the benchmark's."""
 _PICKLE_SUFFIXES = (".p", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One question of a benchmark, as its own files give it."""
+    """One question of a benchmark."""
 
     id: str
     """Unique within the task."""
     text: str
     truth: Truth
     image: str | None
-    """The picture's name in the benchmark's files; None for text."""
+    """The image's name in the benchmark's files; None for text tasks."""
     choices: tuple[str, ...]
     split: str
     """Scores are means over splits of means over questions; only POPE has more than one."""
     tags: Mapping[str, str]
-    """What sort it is of, by what: {"form": "heldout", "combination": "seen"}, NoCaps' {"domain": "near-domain"}."""
+    """Categories to score apart: {"form": "heldout", "combination": "seen"}, NoCaps' {"domain": "near-domain"}."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedVersion:
-    """A version of a benchmark that its makers gave out, known by how many questions it has."""
+    """A published version of a benchmark, recognised by its number of questions."""
 
     name: str
     split_sizes: Mapping[str, int]
@@ -59,41 +59,41 @@ class PublishedVersion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """Records + wording + answer check; equal names and versions mean equal numbers."""
+    """File reader, prompt and metric of a benchmark; equal names and versions mean equal scores."""
 
     name: str
     kind: TaskKind
     answer_type: AnswerType
     metric: Metric
     chance: float
-    """What guessing without reading the question scores."""
+    """The score of guessing without reading the question."""
     baseline: float | None
-    """What the stable score subtracts, as the authors set it; None keeps the task out of it. Source: paper 5.1."""
+    """What the stable score subtracts, as set by the authors; None leaves the task out of it. Source: paper 5.1."""
     read_questions: Callable[[Sequence[Path]], tuple[Question, ...]]
-    """From the benchmark's own files, in any order; DataError names the file and record that is not in its form."""
+    """The questions in the benchmark's files, given in any order; DataError names a malformed file and record."""
     prompt_templates: Mapping[PromptStyle, str]
-    """A template with {q} for each style."""
+    """A template with {q} for the question, by style."""
     version: int
-    """Raised when the same answers to the same files would get another score, or the same question other words."""
+    """Raised when the same answers to the same files would get another score, or a question another prompt."""
     published: tuple[PublishedVersion, ...] = ()
-    """What the benchmark's files may be; the first is the one that is wanted. Never enforced: see version_of."""
+    """Published versions of the files, the preferred one first. Not enforced, only reported by describe_version."""
     variant_of: str | None = None
-    """The task whose files this one reads, unless its own folder is there."""
+    """The task whose files this one reads, unless it has a folder of its own."""
     count_skipped: Callable[[Sequence[Path]], Mapping[str, int]] | None = None
-    """Questions of the files that `read` passes by: how many, by why. None where it reads every one."""
+    """The number of questions that `read_questions` leaves out, by reason. None where it leaves out none."""
 
     def folder(self, benchmarks_path: Path) -> Path:
-        """The folder of its files: its own, or that of the task whose variant it is. It need not be there."""
+        """The folder of its files: its own, or that of the task whose variant it is. It need not exist."""
         task_folder = benchmarks_path / self.name
         return benchmarks_path / self.variant_of if self.variant_of and not task_folder.is_dir() else task_folder
 
     def prompt(self, question: Question, style: PromptStyle) -> str:
-        """The words that the model reads."""
+        """The prompt for a question."""
         return self.prompt_templates[style].replace("{q}", question.text)
 
 
 def describe_version(task: Task, questions: Sequence[Question]) -> str:
-    """Which published version these questions are, or that they are none: for people, before a score is believed."""
+    """A sentence for readers of a score: the number of questions, and which published version that is, if any."""
     split_sizes = Counter(question.split for question in questions)
     size_text = f"{len(questions):,} question{'' if len(questions) == 1 else 's'}"
     if not task.published:
@@ -111,61 +111,59 @@ def describe_version(task: Task, questions: Sequence[Question]) -> str:
 
 
 def record_tags(record: Mapping[str, Any]) -> dict[str, str]:
-    """What a record says about its sort."""
+    """The categories of a record; see Question.tags."""
     return {key: str(record[key]) for key in _TAG_NAMES if key in record}
 
 
 def benchmark_files(folder: Path) -> tuple[Path, ...]:
-    """The benchmark's own files in a task's folder: JSON or JSON lines, plain or gzip; not what lies beside them."""
+    """The benchmark's files in a task's folder: JSON or JSON lines, plain or gzip; DataError without any."""
     paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    data_paths = tuple(
-        path for path in paths if path.name.endswith(_DATA_SUFFIXES) and not _UNRELATED_FILE.match(path.name)
-    )
+    data_paths = [path for path in paths if path.name.endswith(_DATA_SUFFIXES) and not _UNRELATED_FILE.match(path.name)]
     if not data_paths:
-        file_names = ", ".join(path.name for path in paths) or "none"
-        pickle_note = (
-            "; a pickle can run code and is not opened"
-            if any(path.suffix in _PICKLE_SUFFIXES for path in paths)
-            else ""
-        )
+        names = ", ".join(path.name for path in paths) or "none"
+        has_pickle = any(path.suffix in _PICKLE_SUFFIXES for path in paths)
+        note = "; a pickle can run code and is not opened" if has_pickle else ""
         raise DataError(
-            f"{folder}: wanted the benchmark's files (.json, .jsonl, .gz of them). Got {file_names}{pickle_note}. Add them."
+            f"{folder}: wanted the benchmark's files (.json, .jsonl, .gz of them). Got {names}{note}. Add them."
         )
-    return data_paths
+    return tuple(data_paths)
 
 
 def single_file(paths: Sequence[Path], description: str) -> Path:
-    """The one file of a benchmark that keeps everything in one."""
+    """The file of a benchmark that has only one; DataError for none or several."""
     if len(paths) != 1:
-        names = ", ".join(path.name for path in paths) or "none"
-        raise DataError(
-            f"{_folder_name(paths)}: wanted one file, {description}. Got {names}. Keep one benchmark split to a folder."
-        )
+        folder, names = paths[0].parent if paths else "the files", ", ".join(path.name for path in paths) or "none"
+        raise DataError(f"{folder}: wanted one file, {description}. Got {names}. Keep one benchmark split to a folder.")
     return paths[0]
 
 
-def _folder_name(paths: Sequence[Path]) -> str:
-    return str(paths[0].parent) if paths else "the files"
-
-
 def load_json(path: Path) -> Any:
-    """A JSON file, plain or gzip; a file of one JSON object a line is a list of them."""
+    """The content of a JSON file, plain or gzip; a list for a file of JSON lines."""
     return parse_json_text(read_text_file(path), path)
 
 
 def parse_json_text(text: str, path: Path) -> Any:
-    """What the text of a file says; DataError names the file, and the line where it is one of many."""
+    """The value of JSON text, a list for JSON lines; DataError names the file, and the line where there are several."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        # JSON lines are JSON up to the end of the first line, and more after it.
+        # JSON lines are valid JSON up to the end of the first line.
         if error.msg == "Extra data" and "\n" in text[: error.pos + 1]:
-            return _parse_json_lines(text, path)
+            # Not splitlines(), which also splits at characters that a string may contain.
+            lines = enumerate(text.split("\n"), start=1)
+            return [_parse_json_line(line, f"{path}:{number}") for number, line in lines if line.strip()]
         raise DataError(f"{path}: wanted JSON. Got: {error}. Was the file cut short?") from error
 
 
+def _parse_json_line(text: str, location: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{location}: wanted one JSON object a line. Got: {error}. Was the file cut short?") from error
+
+
 def load_json_records(path: Path) -> list[dict[str, Any]]:
-    """A file of one JSON object a line (or, as older tools write it, one list), plain or gzip."""
+    """The objects of a file of JSON lines (or of one JSON list, as older tools write), plain or gzip."""
     content = load_json(path)
     rows = [content] if isinstance(content, dict) else content
     if not isinstance(rows, list):
@@ -187,22 +185,6 @@ def require_key(record: Any, key: str, location: Path | str) -> Any:
 
 def _preview(record: Any) -> str:
     return json.dumps(record, ensure_ascii=False)[:120]
-
-
-def _parse_json_lines(text: str, path: Path) -> list[Any]:
-    # Not splitlines(): a text may hold characters that end a line elsewhere.
-    return [
-        _parse_json_line(row, f"{path}:{line_number}")
-        for line_number, row in enumerate(text.split("\n"), start=1)
-        if row.strip()
-    ]
-
-
-def _parse_json_line(text: str, location: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{location}: wanted one JSON object a line. Got: {error}. Was the file cut short?") from error
 
 
 def read_text_file(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.evaluate.statistics.worlds import EXAMS, STUDIES, Exam, Study, of_a_difference, of_a_score, of_seeds
+from tests.evaluate.statistics.simulations import EXAMS, STUDIES, Exam, Study, of_a_difference, of_a_score, of_seeds
 
 EXAM = Exam(pictures=120, each=3, right=0.3, alike=0.3)
 

@@ -121,7 +121,7 @@ def test_lost_pictures_are_counted_before_anything_is_asked(bytewise: Path, tmp_
     write(benchmarks / "gqa", "questions.json", rows)
     asking = EvalConfig(tasks=("vqav2", "gqa"), image_mode="both", prompt_style="paper")
     told: list[object] = []
-    with pytest.raises(DataError, match=r"9 of 9 pictures are missing: 'n0', 'n1', 'n2', \.\.\."):
+    with pytest.raises(DataError, match=r"9 of 9 images are missing: 'n0', 'n1', 'n2', \.\.\."):
         evaluate_checkpoint(bytewise, benchmarks, config=asking, site=Site(), on_progress=told.append)
     assert told == []
 

@@ -1,1 +1,1 @@
-"""Who is asked: checkpoints of firstsight, and other people's models, behind one interface."""
+"""Models under evaluation: firstsight checkpoints and transformers models behind one interface."""

@@ -1,8 +1,8 @@
-"""Other people's dialogues: the words of a turn as a model was taught to read them, and what its answer means.
+"""Prompt formats of transformers models: a question as the model was trained to read it, and its parsed answer.
 
-Models with a chat template are asked through it. PaliGemma has none: it was taught short prefixes of one line, and it
-answers boxes in tokens of its own. What it is asked: `answer en QUESTION` without the sentences that ask others to be
-brief, and `detect PHRASE` for a box. Source: transformers, models/paligemma, and big_vision's README of PaliGemma.
+Models with a chat template use it. PaliGemma has none: it was trained on one-line prefixes, and writes boxes as
+location tokens. Its prompts are `answer en QUESTION`, without the sentences that ask for brief answers, and
+`detect PHRASE` for a box. Source: transformers, models/paligemma, and big_vision's README of PaliGemma.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from firstsight.errors import ModelError
 from firstsight.evaluate.models.hf_folder import HFComponents
 
 _BOX_PROMPT = re.compile(
-    r'^Please provide the bounding box coordinate of the region this sentence describes: "(?P<said>.*)"$'
+    r'^Please provide the bounding box coordinate of the region this sentence describes: "(?P<phrase>.*)"$'
 )
 _BREVITY_PROMPTS = (
     "Answer the question using a single word or phrase.",
@@ -30,39 +30,36 @@ _LOCATION_BINS = 1024
 
 @runtime_checkable
 class ChatFormat(Protocol):
-    """How questions are laid out for one model."""
+    """The prompt format of one model."""
 
     def render(self, text: str, *, has_image: bool) -> str:
-        """Everything that stands before the answer, a picture's mark included."""
+        """The whole prompt of a question, image token included."""
         ...
 
     def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
-        """What the model reads, padded at the left; all rows with a picture, or none."""
+        """The model's inputs for rendered prompts, padded on the left; all rows have an image, or none has."""
         ...
 
     def parse_answer(self, answer: str) -> str:
-        """An answer as the benchmarks write it."""
+        """The answer in the benchmarks' notation."""
         ...
 
 
 def chat_format_of(components: HFComponents) -> ChatFormat:
-    """How a model is asked; ModelError for one that sees and has no chat template."""
+    """The prompt format of a model; ModelError for a vision-language model without a chat template."""
     if components.model_type == "paligemma":
         return PaliGemmaFormat(components)
-    if (
-        components.processor is not None
-        and not components.processor.chat_template
-        and not components.tokenizer.chat_template
-    ):
+    processor = components.processor
+    if processor is not None and not processor.chat_template and not components.tokenizer.chat_template:
         raise ModelError(
-            f"a {components.model_type} without a chat template: wanted one that says how it is asked. Got none in its folder. "
-            "Put chat_template.jinja there as the model's card has it; base models are taught no dialogues."
+            f"{components.model_type}: wanted a chat template, which defines the prompt. Got none in its folder. "
+            "Put chat_template.jinja there as the model's card has it; base models are not trained on dialogues."
         )
     return TemplateChatFormat(components)
 
 
 class TemplateChatFormat:
-    """One user turn through the model's own chat template; a text model without one reads the words as they are."""
+    """One user turn through the model's chat template; a text model without one gets the text unchanged."""
 
     def __init__(self, components: HFComponents) -> None:
         self._components = components
@@ -92,7 +89,7 @@ class TemplateChatFormat:
 
 
 class PaliGemmaFormat:
-    """PaliGemma's prefixes; see the module."""
+    """PaliGemma's prefixes; see the module's docstring."""
 
     def __init__(self, components: HFComponents) -> None:
         self._components = components
@@ -100,14 +97,10 @@ class PaliGemmaFormat:
         self._image_token = components.processor.image_token if components.processor is not None else ""
 
     def render(self, text: str, *, has_image: bool) -> str:
-        lines = [
-            line
-            for line in _strip_special_tokens(self._special_tokens, text).split("\n")
-            if line.strip() and line not in _BREVITY_PROMPTS
-        ]
-        clean_text = " ".join(lines)
+        lines = _strip_special_tokens(self._special_tokens, text).split("\n")
+        clean_text = " ".join(line for line in lines if line.strip() and line not in _BREVITY_PROMPTS)
         box_match = _BOX_PROMPT.match(clean_text)
-        prefix = f"detect {box_match['said']}" if box_match else f"answer en {clean_text}"
+        prefix = f"detect {box_match['phrase']}" if box_match else f"answer en {clean_text}"
         return f"{self._image_token if has_image else ''}{self._components.tokenizer.bos_token}{prefix}\n"
 
     def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
@@ -117,17 +110,15 @@ class PaliGemmaFormat:
                 list(rendered), add_special_tokens=False, return_token_type_ids=True, **settings
             )
         assert self._components.processor is not None
-        # its processor itself puts the mark of a beginning behind the picture, and the line break that ends a prefix
-        texts = [
-            rendered_text.replace(self._components.tokenizer.bos_token, "", 1).removesuffix("\n")
-            for rendered_text in rendered
-        ]
+        # the processor itself adds the bos token after the image, and the line break that ends a prefix
+        bos_token = self._components.tokenizer.bos_token
+        texts = [prompt.replace(bos_token, "", 1).removesuffix("\n") for prompt in rendered]
         inputs = self._components.processor(text=texts, images=[[image] for image in images], **settings)
-        inputs.pop("labels", None)  # of training; all -100 here
+        inputs.pop("labels", None)  # for training; all -100 here
         return inputs
 
     def parse_answer(self, answer: str) -> str:
-        """`<loc0102>...` (y, x, y, x of 1024) becomes [x, y, x, y] of 1."""
+        """`<loc0102>...` (y, x, y, x in 1,024ths) becomes [x, y, x, y] in shares of the image."""
         match = _LOCATION_TOKENS.search(answer)
         if match is None:
             return answer
@@ -136,13 +127,12 @@ class PaliGemmaFormat:
 
 
 def special_token_strings(components: HFComponents) -> list[str]:
-    """Everything that means more to a model than its letters do, the longest first."""
+    """The strings that a model's tokenizer or processor treats as special tokens, longest first."""
     tokenizer = components.tokenizer
     added_tokens = [str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
     image_token = getattr(components.processor, "image_token", None)  # some processors have none
-    return sorted(
-        {*added_tokens, *tokenizer.all_special_tokens, *([image_token] if image_token else [])}, key=len, reverse=True
-    )
+    image_tokens = [image_token] if image_token else []
+    return sorted({*added_tokens, *tokenizer.all_special_tokens, *image_tokens}, key=len, reverse=True)
 
 
 def _render_chat(renderer: Any, messages: list[dict[str, Any]]) -> str:
@@ -150,10 +140,11 @@ def _render_chat(renderer: Any, messages: list[dict[str, Any]]) -> str:
 
 
 def _strip_special_tokens(special_tokens: Sequence[str], text: str) -> str:
-    """A question's words alone: nobody ends a turn or shows a picture by writing so."""
-    text = strip_image_placeholder(
-        IMAGE_PLACEHOLDER + text
-    )  # as our own are asked: less the line break that begins a wording
+    """A question without special tokens, which would end a turn or stand for an image.
+
+    Like a native model's prompt, it also loses the line break at its start.
+    """
+    text = strip_image_placeholder(IMAGE_PLACEHOLDER + text)
     for token in special_tokens:
         text = text.replace(token, "")
     return text

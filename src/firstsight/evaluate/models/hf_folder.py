@@ -1,7 +1,4 @@
-"""What lies in a folder of transformers: its model, its tokenizer and what makes inputs of words and pictures.
-
-No code is read from a folder and no pickle is opened.
-"""
+"""Loads model, tokenizer and processor from a folder in transformers' layout, without code or pickles from it."""
 
 from __future__ import annotations
 
@@ -17,51 +14,51 @@ from firstsight.errors import ModelError
 from firstsight.hub.download import check_download_complete, resolve_hub_path
 from firstsight.site import Site
 
-IMAGE_PROCESSOR = "image_processor"
 VIDEO_PROCESSOR = "video_processor"
+_LOCAL_FILES: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HFComponents:
-    """A model that stands ready on its device, and what it reads with."""
+    """A transformers model on its device, with tokenizer and processor."""
 
     model_type: str
-    """Its model_type."""
+    """The `model_type` of config.json."""
     model: Any
     tokenizer: Any
-    """Its tokenizer; it pads at the left."""
+    """Pads on the left."""
     processor: Any | None
-    """None for a model of text alone."""
+    """None for a text-only model."""
     text_prefix: str
-    """What a plain text must begin with beyond what the tokenizer puts there by itself."""
+    """Text to put before a plain text that the tokenizer does not add by itself."""
 
 
 def load_hf_components(name_or_path: Path, *, site: Site) -> HFComponents:
-    """The model of a local folder or of a hub name, weights as they are stored.
+    """The model in a local folder or of a hub name, in the dtype of its weights.
 
-    Raises ModelError for what transformers cannot load without running a stranger's code, and names what is missing.
+    Raises ModelError, which names what is missing, where transformers cannot load it without code from the folder.
     """
-    import firstsight.hub.hf_classes  # pyright: ignore[reportUnusedImport] # noqa: F401 - our exports' classes
+    from transformers import AutoConfig, AutoTokenizer
+
+    import firstsight.hub.hf_classes  # pyright: ignore[reportUnusedImport] # noqa: F401 - registers firstsight's own classes
 
     folder = name_or_path if name_or_path.is_dir() else resolve_hub_path(str(name_or_path))
     _refuse_pickles(folder)
     with _loading_errors(folder):
-        config = _load_config(folder)
+        config = AutoConfig.from_pretrained(folder, **_LOCAL_FILES)
         model = _load_model(folder, config, is_vision=_is_vision_model(config))
         processor = _load_processor(folder, config) if _is_vision_model(config) else None
-        tokenizer = _load_tokenizer(folder) if processor is None else processor.tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL_FILES) if processor is None else processor.tokenizer
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    # Documents began with the end token when these were trained, and their tokenizer does not put it there.
-    text_prefix = tokenizer.bos_token if "firstsight" in config.to_dict() else ""
-    placed_model = model.to(site.device).eval().requires_grad_(False)
     return HFComponents(
         model_type=config.model_type,
-        model=placed_model,
+        model=model.to(site.device).eval().requires_grad_(False),
         tokenizer=tokenizer,
         processor=processor,
-        text_prefix=text_prefix,
+        # Exports of firstsight were trained on documents that begin with this token, which their tokenizer omits.
+        text_prefix=tokenizer.bos_token if "firstsight" in config.to_dict() else "",
     )
 
 
@@ -70,14 +67,14 @@ def _refuse_pickles(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         file_names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file())[:8]) or "nothing"
         raise ModelError(
-            f"{folder}: wanted weights in *.safetensors. Got {file_names}; pickles of strangers are not opened. "
-            "Take a revision that has safetensors, or convert them yourself and name that folder."
+            f"{folder}: wanted weights in *.safetensors. Got {file_names}; pickles are not opened. "
+            "Use a revision that has safetensors, or convert them yourself and name that folder."
         )
 
 
 @contextmanager
 def _loading_errors(folder: Path) -> Iterator[None]:
-    """What transformers says of a folder that it cannot load, as ModelError."""
+    """Turns transformers' errors about a folder that it cannot load into ModelError."""
     try:
         yield
     except ImportError as error:
@@ -88,7 +85,7 @@ def _loading_errors(folder: Path) -> Iterator[None]:
         message = " ".join(str(error).split())[:400]
         raise ModelError(
             f"{folder}: wanted a model that transformers loads by itself. Got: {message or repr(error)}. Folders that "
-            "lack parts or bring code of their own cannot be judged: take the -hf version, or a newer transformers."
+            "lack files or need code of their own cannot be evaluated: use the -hf version, or a newer transformers."
         ) from error
 
 
@@ -99,19 +96,13 @@ def _missing_package_hint(error: ImportError) -> str:
     return f"Run: pip install {package}." if package else f"Got: {message[:300]}."
 
 
-def _load_config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-
-
 def _is_vision_model(config: Any) -> bool:
-    """Whether it is a model that sees; ModelError where it is no model that answers."""
+    """Whether it is a vision-language model; ModelError for what is neither that nor a causal language model."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     architecture = str((config.architectures or [""])[0])
     if config.is_encoder_decoder:
-        raise ModelError(f"{architecture or config.model_type}: wanted a decoder alone. Got an encoder and a decoder.")
+        raise ModelError(f"{architecture or config.model_type}: wanted a decoder-only model. Got an encoder-decoder.")
     is_causal_lm = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return not (is_causal_lm and architecture.endswith("ForCausalLM") and config.model_type == "firstsight")
@@ -124,7 +115,7 @@ def _is_vision_model(config: Any) -> bool:
 
 
 def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
-    """With all of its weights: transformers itself would draw what a folder lacks."""
+    """The model with all of its weights, where transformers alone would initialise missing ones at random."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     auto_class: Any = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
@@ -132,10 +123,9 @@ def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
         folder,
         config=config,
         dtype="auto",
-        trust_remote_code=False,
-        local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
+        **_LOCAL_FILES,
     )
     if missing_keys := sorted(loading_info["missing_keys"]):
         raise ModelError(
@@ -144,14 +134,8 @@ def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
     return model
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-
-
 def _load_processor(folder: Path, config: Any) -> Any:
-    """The folder's own, with Pillow's picture processor, so that scores do not hang on torchvision being installed."""
+    """The folder's processor with Pillow's image backend, so that scores do not depend on torchvision."""
     from transformers import PROCESSOR_MAPPING, AutoProcessor
 
     default_class: Any = PROCESSOR_MAPPING.get(type(config), AutoProcessor)
@@ -160,11 +144,11 @@ def _load_processor(folder: Path, config: Any) -> Any:
     )
     has_video = processor_class is not AutoProcessor and VIDEO_PROCESSOR in processor_class.get_attributes()
     loading_class = without_video_processor(processor_class) if has_video else AutoProcessor
-    return loading_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True, backend="pil")
+    return loading_class.from_pretrained(folder, backend="pil", **_LOCAL_FILES)
 
 
 def _processor_class_name(folder: Path) -> str:
-    """The processor's class as the folder names it; empty where it does not."""
+    """The processor's class name in the folder's configuration; empty where it names none."""
     for name in ("processor_config.json", "preprocessor_config.json"):
         config_path = folder / name
         if config_path.is_file() and (class_name := json.loads(config_path.read_text()).get("processor_class")):
@@ -173,10 +157,10 @@ def _processor_class_name(folder: Path) -> str:
 
 
 def without_video_processor(processor_class: Any) -> Any:
-    """A processor's class less its part for videos, which no benchmark here has and which alone needs torchvision."""
+    """A processor class without its video processor, which needs torchvision and which no benchmark here needs."""
 
     class ImageOnlyProcessor(processor_class):
-        video_processor = SimpleNamespace(num_frames=0, fps=0)  # SmolVLM's chat template asks for these
+        video_processor = SimpleNamespace(num_frames=0, fps=0)  # read by SmolVLM's chat template
 
         @classmethod
         def get_attributes(cls) -> list[str]:
@@ -187,5 +171,5 @@ def without_video_processor(processor_class: Any) -> Any:
             image_settings = {key: value for key, value in processor_dict.items() if key != VIDEO_PROCESSOR}
             return super().from_args_and_dict([*args, None], image_settings, **kwargs)
 
-    ImageOnlyProcessor.__name__ = processor_class.__name__  # transformers looks settings up by it
+    ImageOnlyProcessor.__name__ = processor_class.__name__  # transformers looks up settings by class name
     return ImageOnlyProcessor

@@ -1,6 +1,6 @@
-"""Other people's models as ones who are asked: any folder that transformers loads, with its own processor.
+"""Transformers models under evaluation: any folder that transformers loads, with its own processor.
 
-Every answer is greedy, whatever the folder's generation settings draw or penalise.
+Decoding is greedy, whatever sampling or penalties the folder's generation settings ask for.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from PIL import Image
 from torch import Tensor
 
 from firstsight.data import images
-from firstsight.data.records import RecordError
 from firstsight.errors import DataError, ModelError
 from firstsight.evaluate.models.hf_chat import ChatFormat, chat_format_of, special_token_strings
 from firstsight.evaluate.models.hf_folder import HFComponents, load_hf_components
-from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
+from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest, image_errors
 from firstsight.site import Site
 
 _BATCH_SIZE = 16
-"""Questions read at once."""
-_IMAGE_MEMORY_BYTES = 1 << 28
-_LARGE_IMAGE_BYTES = 1 << 22
-"""Bytes of pictures held at once, and of a large one."""
+"""Prompts per batch."""
+_IMAGE_BATCH = 64
+"""Images in memory at once: 256 MiB of large ones of 4 MiB."""
 
 
 class _ChoiceRow(NamedTuple):
-    """Choices of one question that are read together."""
+    """The choices of one request that share all tokens but the last, and so one row of a batch."""
 
     request_id: int
     rendered: str
@@ -44,86 +42,81 @@ class _ChoiceRow(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HFModel:
-    """A model of transformers that can be asked; see Speaker. Pictures keep their size: its processor scales them."""
+    """A transformers model as an EvalModel. Encoded images are PIL images in their original size."""
 
     components: HFComponents
     chat_format: ChatFormat
 
     @property
     def has_vision(self) -> bool:
-        """Whether it has eyes."""
+        """Whether the model accepts images."""
         return self.components.processor is not None
 
     @property
     def image_batch(self) -> int:
-        """How many pictures to hold at once."""
-        return _IMAGE_MEMORY_BYTES // _LARGE_IMAGE_BYTES
+        """How many images to keep in memory at once."""
+        return _IMAGE_BATCH
 
     def check_vocabulary(self, texts: Sequence[str], *, location: str) -> None:
-        """Nothing: their tokenizers read everything."""
+        """Nothing: these tokenizers encode any text."""
 
     def encode_images(self, named_images: Sequence[tuple[str, bytes]]) -> list[object]:
-        """One upright RGB picture of Pillow's a (name, bytes), as large as it is."""
+        """An upright RGB PIL image in original size for each (name, file)."""
         if not self.has_vision:
-            raise ModelError("a text model cannot look at pictures. Judge it blind, or name a model that sees.")
-        return [_open_image(name, data) for name, data in named_images]
+            raise ModelError("a text model does not accept images. Evaluate it blind, or name a vision-language model.")
+        pil_images: list[object] = []
+        for name, data in named_images:
+            with image_errors(name):
+                pil_images.append(images.decode_rgb(data))
+        return pil_images
 
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
-        """Greedy answers in order, up to the model's own end token."""
+        """Greedy answers, in order, up to the model's end token."""
+        eos_token_ids, decode = self._eos_token_ids(), self.components.tokenizer.decode
+        config = self._greedy_config(max_new_tokens)
         for has_image, group in groupby(requests, key=lambda request: request.image is not None):
             for batch in _batches(list(group)):
                 rendered = [self.chat_format.render(request.text, has_image=has_image) for request in batch]
                 inputs = self._model_inputs(rendered, [request.image for request in batch])
-                generated = self.components.model.generate(
-                    **inputs, generation_config=self._greedy_config(max_new_tokens)
-                )
+                generated = self.components.model.generate(**inputs, generation_config=config)
                 for ids in generated[:, inputs["input_ids"].shape[1] :].tolist():
-                    answer = self.components.tokenizer.decode(
-                        _truncate_at_eos(ids, self._eos_token_ids()), skip_special_tokens=True
-                    )
+                    answer = decode(_truncate_at_eos(ids, eos_token_ids), skip_special_tokens=True)
                     yield self.chat_format.parse_answer(answer.strip())
 
     def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
-        """The number of the likeliest choice of each, in order; the first one where two are equal.
+        """The index of each request's likeliest choice, in order; the first one on a tie.
 
-        Log-likelihoods summed over tokens, a space before a choice unless a mark or white space stands there.
+        Log-likelihoods summed over tokens, a space before a choice unless the prompt ends in a special token or space.
         """
         for loglikelihoods in self.choice_loglikelihoods(requests):
             yield max(range(len(loglikelihoods)), key=loglikelihoods.__getitem__)
 
     def choice_loglikelihoods(self, requests: Sequence[ChoiceRequest]) -> Iterator[list[float]]:
-        """Of each choice of each, as `generate` would have said it: its own steps, with the choice's tokens forced."""
+        """The log-likelihood of each request's choices: `generate` with the choice's tokens forced.
+
+        So positions, attention masks and image inputs are those of the model's own decoding.
+        """
         for has_image, group in groupby(requests, key=lambda request: request.image is not None):
             for batch in _batches(list(group)):
                 rows = [row for request in batch for row in self._choice_rows(request, has_image=has_image)]
-                row_loglikelihoods = (
-                    loglikelihoods for row_batch in _batches(rows) for loglikelihoods in self._score_rows(row_batch)
-                )
-                loglikelihoods = dict(
-                    zip(((row.request_id, row.prefix) for row in rows), row_loglikelihoods, strict=True)
-                )
+                row_scores = [scores for row_batch in _batches(rows) for scores in self._score_rows(row_batch)]
+                scores = {
+                    (row.request_id, row.prefix): by_token for row, by_token in zip(rows, row_scores, strict=True)
+                }
                 for request in batch:
-                    yield [
-                        loglikelihoods[id(request), tokens[:-1]][tokens[-1]]
-                        for tokens in self._choices_tokens(request, has_image=has_image)
-                    ]
+                    choices = self._choices_tokens(request, has_image=has_image)
+                    yield [scores[id(request), tokens[:-1]][tokens[-1]] for tokens in choices]
 
     def _choice_rows(self, request: ChoiceRequest, *, has_image: bool) -> list[_ChoiceRow]:
-        """Choices that differ in their last token alone are read once."""
-        last_tokens_by_prefix: dict[tuple[int, ...], list[int]] = {}
+        """One row for all choices that differ only in their last token."""
+        last_tokens: dict[tuple[int, ...], list[int]] = {}
         for tokens in self._choices_tokens(request, has_image=has_image):
-            last_tokens_by_prefix.setdefault(tokens[:-1], []).append(tokens[-1])
+            last_tokens.setdefault(tokens[:-1], []).append(tokens[-1])
         rendered = self._render(request, has_image=has_image)
         return [
-            _ChoiceRow(
-                request_id=id(request),
-                rendered=rendered,
-                image=request.image,
-                prefix=prefix,
-                last_tokens=tuple(last_tokens),
-            )
-            for prefix, last_tokens in last_tokens_by_prefix.items()
+            _ChoiceRow(id(request), rendered, request.image, prefix, tuple(tokens))
+            for prefix, tokens in last_tokens.items()
         ]
 
     def _choices_tokens(self, request: ChoiceRequest, *, has_image: bool) -> list[tuple[int, ...]]:
@@ -134,11 +127,11 @@ class HFModel:
         if request.is_chat_turn:
             return self.chat_format.render(request.text, has_image=has_image)
         if has_image:
-            raise ModelError("wanted a text to go on with. Got a picture beside it. Ask it as a turn.")
+            raise ModelError("wanted a text to continue. Got an image with it. Use is_chat_turn=True.")
         return self.components.text_prefix + request.text
 
     def _choice_tokens(self, rendered: str, choice: str, *, is_chat_turn: bool) -> tuple[int, ...]:
-        """A choice's tokens behind what is laid out."""
+        """A choice's tokens as they follow the rendered prompt."""
         tokenizer = self.components.tokenizer
         ends_with_special = rendered.endswith(tuple(special_token_strings(self.components)))
         choice = choice if is_chat_turn and (ends_with_special or rendered[-1:].isspace()) else f" {choice}"
@@ -151,7 +144,7 @@ class HFModel:
 
     @torch.no_grad()
     def _score_rows(self, rows: Sequence[_ChoiceRow]) -> list[dict[int, float]]:
-        """For each row the log-likelihood of its stem with each of its last tokens."""
+        """For each row: the log-likelihood of its prefix followed by each of its last tokens."""
         from transformers import LogitsProcessorList
 
         inputs = self._model_inputs([row.rendered for row in rows], [row.image for row in rows])
@@ -167,11 +160,12 @@ class HFModel:
         model = self.components.model
         try:
             inputs = self.chat_format.model_inputs(rendered, pil_images or None)
-        except ValueError as error:  # Qwen2-VL's of a picture 1,500 times as wide as high
+        except ValueError as error:  # Qwen2-VL's of an image 1,500 times as wide as high
             raise DataError(
-                f"{self.components.model_type}'s processor: wanted pictures that it takes. Got {error}. Leave those questions out."
+                f"{self.components.model_type}'s processor: wanted images that it accepts. Got {error}. "
+                "Leave those questions out."
             ) from error
-        # pictures in the weights' own numbers; ids and masks stay whole numbers
+        # images in the weights' dtype; ids and masks stay integers
         return {
             name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
             if isinstance(value, Tensor)
@@ -180,15 +174,15 @@ class HFModel:
         }
 
     def _eos_token_ids(self) -> list[int]:
-        """The model's own end tokens."""
+        """The model's end tokens."""
         eos_token_id = self.components.model.generation_config.eos_token_id
         eos_token_id = self.components.tokenizer.eos_token_id if eos_token_id is None else eos_token_id
         if eos_token_id is None:
-            raise ModelError("generation_config.json: wanted eos_token_id, where an answer ends. Got none. Add it.")
+            raise ModelError("generation_config.json: wanted eos_token_id, which ends an answer. Got none. Add it.")
         return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
 
     def _greedy_config(self, max_new_tokens: int) -> Any:
-        """Settings that leave nothing of the folder's own but its ends."""
+        """Greedy generation settings with the folder's end tokens and nothing else of its settings."""
         from transformers import GenerationConfig
 
         pad_token_id = self.components.tokenizer.pad_token_id
@@ -203,7 +197,7 @@ class HFModel:
 
 
 class _ForcedDecoding:
-    """A logits processor that makes each row say its stem and then end, and adds up how likely that was."""
+    """A logits processor that forces each row's prefix and then its end, and sums the log-likelihoods."""
 
     def __init__(self, rows: Sequence[_ChoiceRow], *, eos_token_id: int) -> None:
         self._rows, self._eos_token_id = rows, eos_token_id
@@ -212,12 +206,10 @@ class _ForcedDecoding:
         self.loglikelihoods: list[dict[int, float]] = [{} for _ in rows]
 
     def __call__(self, input_ids: Int[Tensor, "B S"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        """Only the forced token of each row is left."""
+        """Scores in which only the forced token of each row is possible."""
         log_probs, row_indices = scores.float().log_softmax(dim=-1), range(len(self._rows))
         forced_tokens = [(*row.prefix, self._eos_token_id)[min(self._step, len(row.prefix))] for row in self._rows]
-        forced_log_probs = log_probs[
-            row_indices, forced_tokens
-        ].tolist()  # of all rows at once: a GPU is waited for once a step
+        forced_log_probs = log_probs[row_indices, forced_tokens].tolist()  # one GPU synchronisation per step
         for row_index, row in enumerate(self._rows):
             if self._step < len(row.prefix):
                 self._prefix_loglikelihoods[row_index] += forced_log_probs[row_index]
@@ -234,11 +226,11 @@ class _ForcedDecoding:
 
 
 def load_hf_model(folder: Path, *, site: Site) -> HFModel:
-    """The model of a folder in transformers' layout, on the site's device and threads; see foreign_folder.parts."""
+    """The model of a folder in transformers' layout, on the site's device and threads; see load_hf_components."""
     torch.set_num_threads(site.threads)
     components = load_hf_components(folder, site=site)
     model = HFModel(components=components, chat_format=chat_format_of(components))
-    # what a folder's generation settings draw, penalise or forbid is no part of a greedy answer
+    # the folder's settings for sampling and penalties must not affect greedy decoding
     components.model.generation_config = model._greedy_config(1)
     return model
 
@@ -249,12 +241,5 @@ def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _truncate_at_eos(ids: list[int], eos_token_ids: Sequence[int]) -> list[int]:
-    """What stands before the first end."""
+    """The tokens before the first end token."""
     return ids[: next((index for index, token in enumerate(ids) if token in eos_token_ids), len(ids))]
-
-
-def _open_image(name: str, data: bytes) -> Image.Image:
-    try:
-        return images.decode_rgb(data)
-    except RecordError as error:
-        raise DataError(f"{name}: wanted a picture. Got {error.detail}. Give a PNG, JPEG or WebP file.") from error

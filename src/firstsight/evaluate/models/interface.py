@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from firstsight.errors import ModelError
+from firstsight.data.records import RecordError
+from firstsight.errors import DataError, ModelError
 
 _MODEL_FILE_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".py")
 """Suffixes of the files that make up a transformers model folder."""
@@ -65,10 +67,19 @@ class EvalModel(Protocol):
         ...
 
 
-def list_checkpoint_files(checkpoint: Path) -> list[Path]:
-    """The sorted files that determine a checkpoint's answers, in firstsight's (spec.json) or transformers' (config.json) layout.
+@contextmanager
+def image_errors(name: str) -> Generator[None, None, None]:
+    """Turns an image decoder's RecordError into a DataError that names the image."""
+    try:
+        yield
+    except RecordError as error:
+        raise DataError(f"{name}: wanted an image. Got {error.detail}. Give a PNG, JPEG or WebP file.") from error
 
-    Optimizer states, logs and ledgers are left out. Raises ModelError for a folder in neither layout.
+
+def list_checkpoint_files(checkpoint: Path) -> list[Path]:
+    """The files that determine a checkpoint's answers, sorted: without optimizer states, logs and ledgers.
+
+    ModelError for a folder that is neither in firstsight's (spec.json) nor in transformers' layout (config.json).
     """
     if (checkpoint / "spec.json").is_file():
         paths = [checkpoint / "spec.json", checkpoint / "tokenizer.json", *checkpoint.glob("model*.safetensors*")]
@@ -79,5 +90,5 @@ def list_checkpoint_files(checkpoint: Path) -> list[Path]:
     names = sorted(path.name for path in checkpoint.iterdir())[:5] if checkpoint.is_dir() else []
     raise ModelError(
         f"{checkpoint}: wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). "
-        f"Got {', '.join(names) or 'nothing'}. Name the output folder of a training step, or a downloaded model's folder."
+        f"Got {', '.join(names) or 'nothing'}. Name the output of a training step, or a downloaded model's folder."
     )

@@ -1,6 +1,6 @@
 """Simulated benchmarks whose truth is known, and how often an interval holds it.
 
-    python -m tests.evaluate.statistics.worlds
+    python -m tests.evaluate.statistics.simulations
 
 prints the table of docs/why/differences.
 """

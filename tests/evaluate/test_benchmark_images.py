@@ -65,7 +65,7 @@ def test_a_picture_is_found_by_each_of_its_names(benchmarks: Path, name: str, da
 )
 def test_no_other_name_finds_one(benchmarks: Path, name: str) -> None:
     pictures = BenchmarkImages(benchmarks)
-    with pytest.raises(DataError, match="no picture is called"):
+    with pytest.raises(DataError, match="no image is called"):
         pictures.read(name)
     assert pictures.missing_names([name, "458752"]) == (name,)
     pictures.close()
@@ -112,7 +112,7 @@ def test_a_tasks_own_pictures_come_first_and_the_common_ones_fill_up(tmp_path: P
 def test_pictures_may_lie_in_the_tasks_folders_alone(tmp_path: Path) -> None:
     _loose(tmp_path / "gqa" / "images", {"a.png": b"own"})
     assert BenchmarkImages(tmp_path).read("a", "gqa") == b"own"
-    with pytest.raises(DataError, match=r"no picture is called 'a'.*There are none"):
+    with pytest.raises(DataError, match=r"no image is called 'a'.*There are none"):
         BenchmarkImages(tmp_path).read("a", "pope")
     with pytest.raises(DataError, match=r"images.tar or images/. Got neither"):
         BenchmarkImages(tmp_path / "gqa" / "images")
@@ -122,7 +122,7 @@ def test_missing_pictures_are_counted_and_the_first_few_shown(benchmarks: Path) 
     pictures = BenchmarkImages(benchmarks)
     wanted = ["458752", *(f"lost{n}.jpg" for n in range(40)), "lost0.jpg"]
     with pytest.raises(
-        DataError, match=r"40 of 41 pictures are missing: 'lost0.jpg', 'lost1.jpg', 'lost2.jpg', \.\.\."
+        DataError, match=r"40 of 41 images are missing: 'lost0.jpg', 'lost1.jpg', 'lost2.jpg', \.\.\."
     ):
         pictures.check_present(wanted, "vqav2")
     pictures.check_present(["458752"])
@@ -174,13 +174,13 @@ def test_folders_that_are_linked_in_are_walked_and_a_circle_ends(tmp_path: Path)
     (tmp_path / "images" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     pictures = BenchmarkImages(tmp_path)
     assert pictures.read("9") == b"far"
-    with pytest.raises(DataError, match=r"gone\.png: wanted a picture"):
+    with pytest.raises(DataError, match=r"gone\.png: wanted an image"):
         pictures.read("gone")
 
 
 def test_a_folder_called_like_a_picture_is_none(tmp_path: Path) -> None:
     (tmp_path / "images" / "a.png").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"no picture is called 'a\.png'"):
+    with pytest.raises(DataError, match=r"no image is called 'a\.png'"):
         BenchmarkImages(tmp_path).read("a.png")
 
 

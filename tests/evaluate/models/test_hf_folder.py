@@ -21,7 +21,7 @@ from firstsight.evaluate.models.hf_model import load_hf_model
 from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
 from firstsight.evaluate.models.native import load_eval_model
 from firstsight.site import Site
-from tests.evaluate import foreign_made as made
+from tests.evaluate.models import hf_folders as made
 
 LIMIT = 128
 
@@ -60,7 +60,7 @@ def test_weights_that_lack_are_named_and_not_drawn(llava: Path) -> None:
 
 def test_a_model_that_nobody_taught_turns_is_refused(llava: Path) -> None:
     (llava / "chat_template.jinja").unlink()
-    refused(llava, "a llava without a chat template.*chat_template.jinja")
+    refused(llava, "llava: wanted a chat template.*chat_template.jinja")
 
 
 def test_code_of_a_folder_is_never_run(llava: Path) -> None:
@@ -71,7 +71,7 @@ def test_code_of_a_folder_is_never_run(llava: Path) -> None:
     refused(llava, "wanted a model that transformers loads by itself")
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("t5", "a decoder alone"), ("siglip", "an image-text-to-text model")])
+@pytest.mark.parametrize(("kind", "reason"), [("t5", "a decoder-only model"), ("siglip", "an image-text-to-text model")])
 def test_models_that_do_not_answer_are_refused(kind: str, reason: str, llava: Path) -> None:
     (llava / "config.json").write_text(json.dumps({"model_type": kind}))
     refused(llava, reason)

@@ -22,7 +22,7 @@ from firstsight.evaluate.models.interface import ChoiceRequest, GenerationReques
 from firstsight.evaluate.models.native import load_native_model
 from firstsight.hub.export import export_checkpoint
 from firstsight.site import Site
-from tests.evaluate import foreign_made as made
+from tests.evaluate.models import hf_folders as made
 
 KINDS = ("llava", "paligemma", "idefics3", "qwen2_vl")
 PAPER = "\n{q}\nAnswer the question using a single word or phrase."
@@ -190,7 +190,7 @@ def test_pictures_keep_their_size_and_what_is_none_is_refused(folder: Callable[[
         (100, 20),
         (64, 90),
     ]
-    with pytest.raises(DataError, match=re.escape("b.png: wanted a picture. Got")):
+    with pytest.raises(DataError, match=re.escape("b.png: wanted an image. Got")):
         who.encode_images([("b.png", ENCODED[1][1][:200])])
 
 
@@ -198,7 +198,7 @@ def test_a_picture_that_a_processor_does_not_take_is_refused_in_words(folder: Ca
     who, flat = load_hf_model(folder("qwen2_vl"), site=Site()), io.BytesIO()
     Image.new("RGB", (3000, 2)).save(flat, "PNG")
     [picture] = who.encode_images([("flat.png", flat.getvalue())])
-    with pytest.raises(DataError, match=r"qwen2_vl's processor: wanted pictures.*aspect ratio.*Leave those"):
+    with pytest.raises(DataError, match=r"qwen2_vl's processor: wanted images.*aspect ratio.*Leave those"):
         list(who.generate([GenerationRequest(text="why ?", image=picture)], max_new_tokens=LIMIT))
 
 
