@@ -121,9 +121,7 @@ def test_pictures_may_lie_in_the_tasks_folders_alone(tmp_path: Path) -> None:
 def test_missing_pictures_are_counted_and_the_first_few_shown(benchmarks: Path) -> None:
     pictures = BenchmarkImages(benchmarks)
     wanted = ["458752", *(f"lost{n}.jpg" for n in range(40)), "lost0.jpg"]
-    with pytest.raises(
-        DataError, match=r"40 of 41 images are missing: 'lost0.jpg', 'lost1.jpg', 'lost2.jpg', \.\.\."
-    ):
+    with pytest.raises(DataError, match=r"40 of 41 images are missing: 'lost0.jpg', 'lost1.jpg', 'lost2.jpg', \.\.\."):
         pictures.check_present(wanted, "vqav2")
     pictures.check_present(["458752"])
     pictures.close()

@@ -29,7 +29,6 @@ from firstsight.evaluate.requests import (
 )
 from firstsight.evaluate.results import EvalResult, Guesses, ScoredAnswer, summarise_answers, write_result
 from firstsight.evaluate.task import QUESTION_BLIND, PromptStyle, Task, load_json
-from firstsight.files import write_atomic
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, ProgressCallback, Site

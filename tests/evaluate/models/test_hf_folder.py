@@ -71,7 +71,9 @@ def test_code_of_a_folder_is_never_run(llava: Path) -> None:
     refused(llava, "wanted a model that transformers loads by itself")
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("t5", "a decoder-only model"), ("siglip", "an image-text-to-text model")])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("t5", "a decoder-only model"), ("siglip", "an image-text-to-text model")]
+)
 def test_models_that_do_not_answer_are_refused(kind: str, reason: str, llava: Path) -> None:
     (llava / "config.json").write_text(json.dumps({"model_type": kind}))
     refused(llava, reason)
