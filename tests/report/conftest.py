@@ -245,7 +245,8 @@ def study(spice: str = "") -> StudyFacts:
         "├── pretrain 0–20 %        shared by 12\n"
         "│   └── pretrain 20–40 %   shared by 10\n"
         "└── …",
-        cost_estimate=f"tokens 18.2M   FLOPs 41T   disk 310 MB   0.2 h\nagainst each arm alone: 31.4M tokens, 42 % saved{spice}",
+        cost_estimate="tokens 18.2M   FLOPs 41T   disk 310 MB   0.2 h\n"
+        f"against each arm alone: 31.4M tokens, 42 % saved{spice}",
         provenance={"firstsight": f"0.1.0{spice}", "python": "3.11.7", "torch": "2.13.0+cpu", "git": "4f1c2ab"},
         device=f"2 cores, AVX-512 bf16{spice}",
         compute_seconds=521.4,

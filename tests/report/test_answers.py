@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from firstsight.data.images import decode_rgb
 from firstsight.errors import DataError, RequestError, UnknownName
 from firstsight.report.pages.answers_table import AnswerFile, AnswersTable
-from firstsight.report.pages.disagreements import draw_questions, rank_disagreements
+from firstsight.report.pages.disagreements import compute_task_stats, draw_questions, rank_disagreements
 from firstsight.report.pages.question_cards import question_cards, question_lines
-from firstsight.report.pages.task_stats import compute_task_stats
 from firstsight.report.pages.thumbnails import Thumbnails, make_thumbnail
 from tests.report.answer_files import Line, benchmarks, line, picture, sheet, written
 
@@ -48,10 +48,10 @@ def _kind(first: list[Line], second: list[Line]) -> tuple[str, float]:
         a, b = ([one for one in lines if one["blind"] is blind] for lines in (first, second))
         if a and b:
             if a[0]["truth"] != b[0]["truth"]:
-                return "unlike", 0.0
+                return "truth", 0.0
             less = round(a[0]["score"] - b[0]["score"], 9)
-            return ("score" if less else "words" if a[0]["answer"] != b[0]["answer"] else "same"), less
-    return "one", 0.0
+            return ("score" if less else "wording" if a[0]["answer"] != b[0]["answer"] else "same"), less
+    return "unpaired", 0.0
 
 
 @given(asked())
@@ -70,10 +70,10 @@ def test_differences_stand_on_top_the_largest_first(given: tuple[list[Line], lis
     }
     rows = found.select("task", "question", "kind", "difference").rows()
     told = {
-        (task, question): (kind, difference if kind != "unlike" else 0.0) for task, question, kind, difference in rows
+        (task, question): (kind, difference if kind != "truth" else 0.0) for task, question, kind, difference in rows
     }
     assert told == wanted and len(rows) == len(wanted)
-    places = [("score", "words", "same", "unlike", "one").index(kind) for _, _, kind, _ in rows]
+    places = [("score", "wording", "same", "truth", "unpaired").index(kind) for _, _, kind, _ in rows]
     assert places == sorted(places)
     sizes = [abs(difference) for _, _, kind, difference in rows if kind == "score"]
     assert sizes == sorted(sizes, reverse=True)
@@ -158,7 +158,7 @@ def test_several_files_give_each_task_from_the_first_that_has_it(tmp_path: Path)
         ('{"task": "gqa", "question_id": 1, "score": NaN}\n', "Got nan"),
         ('{"task": "gqa", "question_id": 1, "score": Infinity}\n', "Got inf"),
         ('{"task": "gqa", "question_id": 1, "score": null}\n', "answers.jsonl:1"),
-        ("\n" + 2 * '{"task": "gqa", "question_id": 1, "score": 1}\n', "two for '1' of gqa with its picture"),
+        ("\n" + 2 * '{"task": "gqa", "question_id": 1, "score": 1}\n', "two for '1' of gqa with its image"),
     ],
 )
 def test_what_is_no_file_of_answers_is_named(text: str, told: str, tmp_path: Path) -> None:
@@ -190,20 +190,20 @@ def _decoded(uri: str) -> Image.Image:
     ],
 )
 def test_pictures_are_drawn_anew(data: bytes, form: str, size: tuple[int, int]) -> None:
-    shown = make_thumbnail(data + b"<script>alert(1)</script>")
+    shown = make_thumbnail(decode_rgb(data + b"<script>alert(1)</script>"))
     again = _decoded(shown.uri)
     assert (again.format, again.size, (shown.width, shown.height)) == (form, size, size)
     assert b"script" not in base64.b64decode(shown.uri.partition(",")[2])
     left, right = again.convert("RGB").getpixel((2, size[1] // 2)), again.convert("RGB").getpixel((size[0] - 3, 2))
     assert isinstance(left, tuple) and isinstance(right, tuple)
     assert left[0] > 240 > 20 > left[2] and right[2] > 240 > 20 > right[0]
-    assert make_thumbnail(data).uri == make_thumbnail(data).uri
+    assert make_thumbnail(decode_rgb(data)).uri == make_thumbnail(decode_rgb(data)).uri
 
 
 def test_a_picture_stands_upright_and_without_what_its_camera_wrote() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a secret place"
-    shown = make_thumbnail(picture(400, 200, "JPEG", exif=exif))
+    shown = make_thumbnail(decode_rgb(picture(400, 200, "JPEG", exif=exif)))
     assert (shown.width, shown.height) == (192, 384)
     assert b"secret" not in base64.b64decode(shown.uri.partition(",")[2])
 
@@ -236,7 +236,7 @@ def test_a_task_may_bring_pictures_of_its_own(tmp_path: Path) -> None:
 
 def test_an_album_is_full_at_some_point(tmp_path: Path) -> None:
     place = benchmarks(tmp_path / "b", {f"{n}.jpg": picture(384, 300 + n, "JPEG") for n in range(4)})
-    size = len(make_thumbnail(picture(384, 300, "JPEG")).uri)
+    size = len(make_thumbnail(decode_rgb(picture(384, 300, "JPEG"))).uri)
     album = Thumbnails(max_bytes=2 * size + size // 2)
     found = [album.find(place, "gqa", str(n)) for n in range(4)]
     assert [isinstance(one, str) for one in found] == [False, False, True, True]
@@ -272,11 +272,11 @@ def test_one_question_is_looked_up(tmp_path: Path) -> None:
     told = question_lines([first, second], "vqav2/7")
     assert told == [
         "vqav2/7",
-        "picture: p",
+        "image: p",
         "prompt: what is 7 ?",
         "truth: cat",
         "a: owl  [score 0.3]",
-        "a without the picture: [U+001B][31m?  [score 0, unreadable]",
+        "a without the image: [U+001B][31m?  [score 0, unreadable]",
         "  prompt: Which ?",
         "b: (nothing)  [score 1]",
     ]

@@ -74,7 +74,7 @@ def test_questions_stand_by_how_they_differ(tmp_path: Path) -> None:
         for part in re.findall(r"<h2>(.*?)</h2>", render_answers(_two(tmp_path), max_questions=99))
     ]
     counts = {re.sub("<.*?>", "", one).rpartition(" ")[0]: one.partition("<small>")[2][0] for one in headings[2:]}
-    assert counts["Scored differently"] == "4" and counts["Same score, other words"] == "1"
+    assert counts["Different scores"] == "4" and counts["Same score, different wording"] == "1"
     assert counts["Same answer"] == "3"
     assert "start-000.s1 scores more on 2 and start-080.s1 on 2" in page.text
 
@@ -82,7 +82,7 @@ def test_questions_stand_by_how_they_differ(tmp_path: Path) -> None:
 def test_a_question_shows_all_that_was_said_to_it(tmp_path: Path) -> None:
     page = Page(render_answers(_two(tmp_path), max_questions=99))
     words = " ".join(page.cards["vqav2/1"].split())
-    for told in ("what is 1 ?", "truthcat", "with picture", "without picture", "dog score 0", "start-080.s1 +1"):
+    for told in ("what is 1 ?", "truthcat", "with image", "without image", "dog score 0", "start-080.s1 +1"):
         assert told in words
     assert "unreadable" in page.cards["refcoco/c"] and "unreadable" not in page.cards["refcoco/b"]
     assert "overlap 0.50" in page.cards["refcoco/b"]
@@ -108,7 +108,7 @@ def test_pictures_stand_once_and_boxes_over_them(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named_and_breaks_nothing(tmp_path: Path) -> None:
     page = Page(render_answers(_two(tmp_path), max_questions=99))
-    assert "2 questions on this page without their picture" in page.text
+    assert "2 questions on this page without their image" in page.text
     assert "not a picture" in page.cards["vqav2/x"] and "no image is called '9'" in page.cards["vqav2/y"]
     alone = sheet(tmp_path, "bare", [line("1", image="1.jpg")])
     assert "name it with --benchmarks" in Page(render_answers([alone], max_questions=9)).cards["vqav2/1"]
@@ -136,7 +136,7 @@ def test_the_page_stays_small_whatever_it_is_given(tmp_path: Path) -> None:
     html = render_answers([many], max_questions=40)
     assert len(Page(html).cards) == 40
     assert len(html) < 40 * 4000 + 150_000
-    assert "(100,000 letters)" in html
+    assert "(100,000 characters)" in html
 
 
 def test_equal_answers_give_equal_bytes(tmp_path: Path) -> None:

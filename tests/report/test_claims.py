@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from firstsight.report.claims import Claim, evaluate_claims, format_points
+from firstsight.report.claims import Claim, evaluate_claims
 from firstsight.report.compare import Comparison
+from firstsight.report.format import format_points
 from firstsight.report.results import ArmResult, StudyFacts
 from firstsight.report.summary import answer_sentence, study_limits
 from firstsight.report.table import score_table
@@ -51,8 +52,8 @@ def test_claims_stay_undecided_where_nothing_differs(make: Make) -> None:
 def test_one_seed_decides_nothing_however_clear_it_looks(make: Make) -> None:
     arms = make(ability=PAPER, seeds=(1,), questions=80)
     assert set(_verdicts(arms).values()) == {"undecided"}
-    assert "One seed cannot tell" in _claims(arms)["two-points"].evidence
-    assert "one seed cannot tell an effect from a lucky run" in _answer(arms)
+    assert "One seed cannot distinguish" in _claims(arms)["two-points"].evidence
+    assert "one seed cannot distinguish an effect from a lucky run" in _answer(arms)
     assert "over questions alone" in _claims(arms)["two-points"].evidence
 
 
@@ -107,15 +108,15 @@ def test_no_claims_where_starts_do_not_vary(make: Make) -> None:
 
 def test_the_answer_names_best_next_and_seeds(make: Make) -> None:
     text = _answer(make(ability=PAPER, questions=80))
-    assert text.startswith("Vision came out best when images entered at 80 % of the text training: ")
-    assert "(mean of 2 seeds), clear of every other arm; 100 % is next, " in text
-    assert "cannot tell it from" in _answer(make(ability=FLAT, noise=0.05))
+    assert text.startswith("Vision is best when images enter at 80 % of the text training: ")
+    assert "(mean of 2 seeds), significantly better than every other arm; 100 % is next, " in text
+    assert "cannot distinguish it from" in _answer(make(ability=FLAT, noise=0.05))
 
 
 def test_a_score_that_a_guesser_reaches_is_no_answer(make: Make) -> None:
     low = dict.fromkeys(range(0, 101, 20), 0.01)
-    assert "a guesser that lacks" in _answer(make(ability=low))
-    assert "a guesser that lacks" not in _answer(make(ability=PAPER))
+    assert "a guesser without" in _answer(make(ability=low))
+    assert "a guesser without" not in _answer(make(ability=PAPER))
 
 
 @pytest.mark.parametrize("seeds", [(1,), (1, 2), (1, 2, 3)])
@@ -125,9 +126,9 @@ def test_limits_count_seeds_and_budgets(make: Make, study: Callable[[str], Study
         arms, score_table(arms), study(""), tokens={"start-000": 1_392_640.0, "start-100": 2_826_240.0}
     )
     text = " ".join(cannot)
-    assert ("How the next seed would come out" in text) == (len(seeds) < 3)
-    assert "1.39M tokens in all and the latest 2.83M" in text
-    assert "The moment alone at 0 % and 100 %" in text
+    assert ("The result of another seed" in text) == (len(seeds) < 3)
+    assert "1.39M tokens in all and the latest on 2.83M" in text
+    assert "The start alone at 0 % and 100 %" in text
     assert "lacks copa, piqa" in text
 
 

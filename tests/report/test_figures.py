@@ -56,12 +56,12 @@ def test_ends_are_hollow_and_the_inside_is_filled(spec: Spec) -> None:
     (points,) = _layers(spec, "point")
     assert len(points) == 12
     assert {row["start"] for row in points if row["fill"] == "hollow"} == {0.0, 1.0}
-    assert {row["how"] for row in points if row["fill"] == "hollow"} == {"re-warmed rate"}
+    assert {row["schedule_label"] for row in points if row["fill"] == "hollow"} == {"re-warmed rate"}
 
 
 def test_line_is_dashed_toward_another_schedule(spec: Spec) -> None:
-    pieces = next(rows for rows in _layers(spec, "line") if "piece" in rows[0])
-    dashed = {row["piece"] for row in pieces if row["line"] == "to another schedule"}
+    pieces = next(rows for rows in _layers(spec, "line") if "segment" in rows[0])
+    dashed = {row["segment"] for row in pieces if row["line"] == "to another schedule"}
     assert dashed == {f"{kind}{start}" for kind in ("vision", "text") for start in (0.0, 0.8)}
 
 

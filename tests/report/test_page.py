@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from firstsight.errors import DataError
-from firstsight.report.pages.report_page import format_duration, format_percent, inline_json, write
+from firstsight.report.format import format_duration, format_percent
+from firstsight.report.pages.report_page import write
+from firstsight.report.pages.templates import inline_json
 from firstsight.report.results import ArmResult, StudyFacts
 from firstsight.report.table import score_table
 
@@ -86,7 +88,7 @@ def test_what_users_wrote_is_text(whole: Whole, wounded: Whole, evil: str) -> No
     assert len(page.scripts) == len(plain.scripts) == 3
     assert not [a for _, a in page.elements if "onerror" in a]
     assert all((a.get("src") or "data:").startswith("data:") for tag, a in page.elements if tag == "img")
-    for part in ("What the models saw", "Unfinished", "The plan", "Where this comes from"):
+    for part in ("Questions and model answers", "Unfinished", "The plan", "Provenance"):
         assert evil in page.text[page.text.index(part) :], part
     for svg in (wounded[1].parent / "figures").glob("*.svg"):
         assert "<script" not in svg.read_text()
@@ -164,7 +166,7 @@ def test_equal_input_gives_equal_bytes(whole: Whole, study: Frame, tmp_path: Pat
 
 def test_drawings_are_credited_where_they_appear(whole: Whole) -> None:
     page = Page(whole[1])
-    samples = page.text.index("What the models saw")
+    samples = page.text.index("Questions and model answers")
     credit = page.text.index("CC BY-SA 4.0")
     assert samples < credit < page.text.index("How the arms trained")
     links = {a.get("href") for tag, a in page.elements if tag == "a"}
@@ -175,7 +177,7 @@ def test_a_foreign_scores_file_is_refused_by_name(make: Make, study: Frame, tmp_
     arms = make(seeds=(1,), questions=5)
     (arms[0].scores or {})["tasks"].pop("gqa")  # type: ignore[union-attr]
     (arms[0].scores or {})["tasks"]["vqav2"].pop("n")  # type: ignore[union-attr]
-    with pytest.raises(DataError, match=r"start-000\.s1 .*KeyError: 'n'.*Judge the checkpoint again"):
+    with pytest.raises(DataError, match=r"start-000\.s1 .*KeyError: 'n'.*Evaluate the checkpoint again"):
         write(arms, study=study(""), folder=tmp_path)
 
 

@@ -26,7 +26,8 @@ from firstsight.data.tokenizer import CHAT_TOKENS, END_OF_TEXT, PAD_TOKEN, Token
 from firstsight.report.pages import batch_rows, preview_page
 from firstsight.report.pages.batch_rows import PreviewRecord, PreviewRow
 from firstsight.report.pages.preview_page import PreviewFacts, PreviewSource, StageIdentity
-from firstsight.report.pages.token_text import TokenDecoder, visible_html
+from firstsight.report.pages.text import visible_html
+from firstsight.report.pages.token_text import TokenDecoder
 
 SLOTS, LENGTH = 4, 24
 HOSTILE = (
@@ -200,13 +201,13 @@ def test_a_word_is_coloured_when_it_is_aimed_at() -> None:
         if shown.token_text
     ]
     assert told[:5] == [(END_OF_TEXT, False), ("w0", True), ("w1", False), ("w2", True), (END_OF_TEXT, True)]
-    assert [shown.kind for shown in row.documents[1].elements] == ["token"] * 4 + ["beyond"]
+    assert [shown.kind for shown in row.documents[1].elements] == ["token"] * 4 + ["external_target"]
 
 
 def test_every_document_has_a_border_and_every_picture_its_place() -> None:
     found = page(read(MIXED))
-    assert [found.count(row, element="div", name="doc") for row in range(2)] == [2, 3]
-    assert [found.count(row, element="span", name="pic") for row in range(2)] == [0, 3]
+    assert [found.count(row, element="div", name="document") for row in range(2)] == [2, 3]
+    assert [found.count(row, element="span", name="slots") for row in range(2)] == [0, 3]
     first, second = read(MIXED)
     assert [document.first_column for document in first.documents] == [0, 5]
     assert [document.first_column for document in second.documents] == [0, 7, 13]
@@ -223,7 +224,7 @@ def test_the_three_pictures_are_those_of_the_batch() -> None:
 
 def preview_of(picture: int) -> str:
     held = io.BytesIO()
-    Image.fromarray(np.full((8, 8, 3), picture * 40, np.uint8)).save(held, "PNG", quality=88)
+    Image.fromarray(np.full((8, 8, 3), picture * 40, np.uint8)).save(held, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
 
 
@@ -232,14 +233,14 @@ def test_a_picture_between_words_stands_between_words() -> None:
     assert [shown.kind for shown in row.documents[0].elements] == [
         "token",
         "token",
-        "picture",
+        "image",
         "token",
-        "picture",
-        "picture",
+        "image",
+        "image",
         "token",
         "token",
     ]
-    assert [shown.slot_count for shown in row.documents[0].elements if shown.kind == "picture"] == [SLOTS] * 3
+    assert [shown.slot_count for shown in row.documents[0].elements if shown.kind == "image"] == [SLOTS] * 3
     assert row.image_count == 3
 
 
@@ -256,28 +257,31 @@ def test_how_documents_begin_and_end_is_told() -> None:
         )
     )
     told = [(document.has_start, document.ending) for document in rows[0].documents]
-    assert told == [(True, "closed"), (False, "closed"), (True, "cut"), (True, "goes on")]
+    assert told == [(True, "end_token"), (False, "end_token"), (True, "no_end_token"), (True, "continues")]
     words = page(rows).words
-    assert [words.count(told) for told in ("no start token", "no end token", "goes on behind this row")] == [1, 1, 1]
+    assert [words.count(told) for told in ("no start token", "no end token", "continues in another row")] == [1, 1, 1]
 
 
 def test_a_target_that_is_not_the_next_token_is_seen() -> None:
     """A shifted template: the loss sits one place too far left."""
     held = batch([[(END_OF_TEXT, False), ("w0", False), ("w1", False), END_OF_TEXT]], beyond=[(0, 0, "w1")])
     [row] = read(held)
-    assert [(shown.kind, shown.column) for shown in row.documents[0].elements][:2] == [("token", 0), ("beyond", 0)]
+    assert [(shown.kind, shown.column) for shown in row.documents[0].elements][:2] == [
+        ("token", 0),
+        ("external_target", 0),
+    ]
     assert page([row]).count(0, element="span", name="b") == 1
 
 
 def test_padding_is_one_word() -> None:
     found = page(read(batch([[0, "w0", END_OF_TEXT]])))
-    assert found.count(0, element="div", name="void") == 1
+    assert found.count(0, element="div", name="empty") == 1
     assert f"{LENGTH - SLOTS - 2} padding" in found.words
 
 
 def test_a_full_row_has_no_padding() -> None:
     found = page(read(batch([[(END_OF_TEXT, False), *["w0"] * (LENGTH - 1)]])))
-    assert found.count(0, element="div", name="void") == 0
+    assert found.count(0, element="div", name="empty") == 0
 
 
 def test_a_stage_without_pictures() -> None:
@@ -290,7 +294,7 @@ def test_the_strip_covers_the_row() -> None:
     for row in read(MIXED):
         assert sum(length for _, _, length in row.strip) == LENGTH
         assert [column for _, column, _ in row.strip] == sorted({column for _, column, _ in row.strip})
-    picture = sum(length for sort, _, length in read(MIXED)[1].strip if sort == "picture")
+    picture = sum(length for sort, _, length in read(MIXED)[1].strip if sort == "image")
     assert picture == 3 * SLOTS
 
 

@@ -18,8 +18,7 @@ from firstsight.data.tokenizer import load_tokenizer
 from firstsight.recipe.mixture import ExternalForm, ImageTextMix, PackingMode, ShareSpan
 from firstsight.recipe.stages import RowShape
 from firstsight.report.pages.batch_rows import PreviewElement, PreviewRow
-from firstsight.report.pages.preview_page import StageIdentity, render_preview
-from firstsight.report.pages.preview_stage import preview_rows, stage_facts
+from firstsight.report.pages.preview_page import StageIdentity, preview_rows, render_preview, stage_facts
 from firstsight.report.pages.token_text import TokenDecoder
 from firstsight.site import Location, Site
 from firstsight.units import Share
@@ -124,7 +123,7 @@ def test_rows_say_what_the_files_say(workshop: Workshop, packing: PackingMode) -
         for record, told in words(row):
             whole = (TEXTS, good)[row.source_index][record]
             assert told == whole if row.source_index else told in whole
-        pictured = [sum(shown.kind == "picture" for shown in document.elements) for document in row.documents]
+        pictured = [sum(shown.kind == "image" for shown in document.elements) for document in row.documents]
         assert pictured == [row.source_index] * len(row.documents)
         assert packing == "best_fit" or not row.source_index or row.image_count == 1
     assert packing != "best_fit" or max(row.image_count for row in rows) > 1
@@ -202,19 +201,17 @@ def test_pictures_inside_documents_stand_where_the_file_has_them(workshop: Works
         for document in row.documents:
             assert document.record is not None
             marks = [
-                "P" if shown.kind == "picture" else shown.token_text.text
-                for shown in document.elements
-                if _plain(shown)
+                "P" if shown.kind == "image" else shown.token_text.text for shown in document.elements if _plain(shown)
             ]
             number = document.record.record_index
             whole = ["P", f"w{number}", "w1", "P", "P", "w2", f"w{number + 50}", "w3"]
             assert marks == whole[: len(marks)] or marks == whole[-len(marks) :]
-            assert {shown.slot_count for shown in document.elements if shown.kind == "picture"} <= {SLOTS}
+            assert {shown.slot_count for shown in document.elements if shown.kind == "image"} <= {SLOTS}
     assert any(row.image_count >= 3 for row in rows)
 
 
 def _plain(shown: PreviewElement) -> bool:
-    return shown.kind == "picture" or (shown.kind == "token" and not shown.token_text.is_special)
+    return shown.kind == "image" or (shown.kind == "token" and not shown.token_text.is_special)
 
 
 def test_any_row_is_the_same_whatever_is_shown_before_it(workshop: Workshop) -> None:

@@ -71,9 +71,9 @@ def test_guessers_get_a_stable_score_by_the_same_formula() -> None:
 
 def test_margin_is_over_the_better_guesser_and_over_chance_without_one() -> None:
     found = {row["task"]: row for row in guesser_margins(score_table([LATE])).to_dicts()}
-    assert (found["gqa"]["better"], found["gqa"]["margin"]) == ("question_blind", pytest.approx(-0.05))
-    assert (found["pope"]["better"], found["pope"]["margin"]) == ("blind", pytest.approx(0.3))
-    assert (found["arc_easy"]["better"], found["arc_easy"]["margin"]) == ("chance", pytest.approx(0.5))
+    assert (found["gqa"]["guesser"], found["gqa"]["margin"]) == ("question_blind", pytest.approx(-0.05))
+    assert (found["pope"]["guesser"], found["pope"]["margin"]) == ("blind", pytest.approx(0.3))
+    assert (found["arc_easy"]["guesser"], found["arc_easy"]["margin"]) == ("chance", pytest.approx(0.5))
 
 
 def test_a_margin_has_the_interval_of_its_paired_difference() -> None:
@@ -83,11 +83,13 @@ def test_a_margin_has_the_interval_of_its_paired_difference() -> None:
     scores = dict(arm.scores or {}) | {"tasks": tasks}
     rows = score_table([ArmResult(**{name: getattr(arm, name) for name in arm.__slots__} | {"scores": scores})])
     found = {row["task"]: row for row in guesser_margins(rows).to_dicts()}
-    assert (found["pope"]["margin_lo"], found["pope"]["margin_hi"]) == (0.22, 0.37)
-    assert found["gqa"]["margin_lo"] is None  # nobody compared it with that guesser question by question
+    assert (found["pope"]["margin_low"], found["pope"]["margin_high"]) == (0.22, 0.37)
+    assert found["gqa"]["margin_low"] is None  # nobody compared it with that guesser question by question
     # Chance is a fixed number: what is uncertain is the score alone.
-    assert (found["arc_easy"]["margin_lo"], found["arc_easy"]["margin_hi"]) == pytest.approx((0.1 - 0.25, 0.9 - 0.25))
-    shown = {row["task"]: row["margin_ends"] for row in task_overview(rows)}
+    assert (found["arc_easy"]["margin_low"], found["arc_easy"]["margin_high"]) == pytest.approx(
+        (0.1 - 0.25, 0.9 - 0.25)
+    )
+    shown = {row["task"]: row["margin_interval"] for row in task_overview(rows)}
     assert shown["pope"] == (0.22, 0.37)
     assert shown["gqa"] is None
     assert shown["arc_easy"] == pytest.approx((-0.15, 0.65))
@@ -95,15 +97,14 @@ def test_a_margin_has_the_interval_of_its_paired_difference() -> None:
 
 def test_what_the_stable_score_counts_stands_less_its_baseline() -> None:
     assert stable_gains(score_table([LATE]), "start-080", "vision") == {
-        "gqa": {1: pytest.approx(0.2)},
-        "pope": {1: pytest.approx(0.4)},
+        1: {"gqa": pytest.approx(0.2), "pope": pytest.approx(0.4)},
     }
 
 
 def test_means_are_over_seeds_and_keep_every_address() -> None:
     rows = score_table([_arm("start-080", seed, Fraction(4, 5), gqa=gqa) for seed, gqa in ((1, 0.4), (2, 0.6))])
     row = mean_over_seeds(rows.filter((pl.col("task") == "gqa") & (pl.col("condition") == "sighted"))).to_dicts()[0]
-    assert (row["score"], row["least"], row["most"], row["seeds"]) == (pytest.approx(0.5), 0.4, 0.6, 2)
+    assert (row["score"], row["min_score"], row["max_score"], row["seeds"]) == (pytest.approx(0.5), 0.4, 0.6, 2)
     assert row["address"] == "evaluate-start-080-1, evaluate-start-080-2"
 
 
@@ -121,7 +122,7 @@ def test_a_stable_score_that_its_tasks_do_not_give_is_said() -> None:
     scores = dict(LATE.scores or {}) | {"stable": {"vision": 0.9}}
     wrong = ArmResult(**{name: getattr(LATE, name) for name in LATE.__slots__} | {"scores": scores})
     assert stable_score_mismatches([wrong], score_table([wrong])) == [
-        "start-080.s1: vision was judged 0.9000, but the tasks shown give 0.3000"
+        "start-080.s1: the vision stable score is 0.9000, but the mean of its tasks is 0.3000"
     ]
 
 

@@ -182,8 +182,7 @@ class _Sitting:
 
 def _page(sitting: _Sitting, name: str, step: Step, asked: Asked, *, provisional: bool) -> str:
     from firstsight.data import tokenizer
-    from firstsight.report.pages.preview_page import StageIdentity, render_preview
-    from firstsight.report.pages.preview_stage import preview_rows, stage_facts
+    from firstsight.report.pages.preview_page import StageIdentity, preview_rows, render_preview, stage_facts
     from firstsight.report.pages.token_text import TokenDecoder
 
     study, arm = sitting.study, sitting.arm

@@ -1,4 +1,4 @@
-"""One function a figure; every mark names the address it came from, in its tooltip and, in SVG, in its label."""
+"""One function for each figure; every mark has the address of its evaluate or training step in its tooltip."""
 
 from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
 from firstsight.report.figures.look import SCHEDULE_LABELS, vega_lite_spec

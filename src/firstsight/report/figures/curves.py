@@ -1,4 +1,4 @@
-"""What happened while the arms trained: learning rates and losses on one clock."""
+"""Learning rate and loss of every arm against the tokens that its model was trained on."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from firstsight.report.figures.look import (
 from firstsight.report.results import ArmResult, StageLog, read_training_log
 
 MAX_CURVE_POINTS = 90
-"""Points that a curve keeps on the page; its first, last and highest rate are always among them."""
+"""Points of a curve on the page; its first and last point and its highest rate are always among them."""
+
+SCHEDULE_DASHES = {"continue": [1, 0], "rewarm": [5, 3], "matched": [2, 2], "none": [8, 3, 2, 3], "trunk": [1, 0]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingCurves:
-    """Logged rows of every stage once, though arms share it, and whose they are."""
+    """Logs of all stages; a stage that several arms share is in them once."""
 
     stages: tuple[ChartRow, ...]
-    """address, arm, label, seed, start, schedule, stage; the first arm that uses a stage lends it its name."""
+    """address, arm, label, seed, start, schedule, stage; a shared stage has the name of the first arm that uses it."""
     rows: tuple[ChartRow, ...]
-    """address, seen, lr, loss; seen on the model's own clock, loss as a running mean."""
+    """address, seen, lr, loss; `seen` counted from the model's first token, loss as a running mean."""
 
     @property
     def total_tokens(self) -> dict[str, float]:
-        """Tokens that each judged model has seen in all, by arm name."""
+        """Tokens that each finished model was trained on in all, by arm name."""
         last_seen = {row["address"]: row["seen"] for row in self.rows}
         totals: dict[str, float] = {}
         for stage in self.stages:
@@ -43,7 +45,7 @@ class TrainingCurves:
 
 
 def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
-    """Read every log that exists; an arm that has not run adds nothing."""
+    """All logs that exist."""
     stages: dict[str, ChartRow] = {}
     rows: list[ChartRow] = []
     for arm in sorted(arms, key=lambda arm: (arm.start, arm.name, arm.seed)):
@@ -52,9 +54,9 @@ def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
             log_rows = _subsample(_smooth_loss(read_training_log(stage)))
             if log_rows and stage.address not in stages:
                 stages[stage.address] = _stage_row(arm, stage)
-                # A segment of the trunk goes on where the one before it ended, so the line is not broken.
-                curve_rows = previous[-1:] + log_rows if stage.kind == "pretrain" else log_rows
-                rows += [row | {"address": stage.address} for row in curve_rows]
+                # A segment of the trunk starts with the last point of the segment before it: an unbroken line.
+                points = previous[-1:] + log_rows if stage.kind == "pretrain" else log_rows
+                rows += [row | {"address": stage.address} for row in points]
             previous = log_rows
     return TrainingCurves(stages=tuple(stages.values()), rows=tuple(rows))
 
@@ -73,9 +75,9 @@ def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
 
 
 def _smooth_loss(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Loss as the mean over a window of 1/20 of the log around each row; rates untouched."""
-    half_window = len(rows) // 40
-    windows = (rows[max(0, index - half_window) : index + half_window + 1] for index in range(len(rows)))
+    """Rows with the loss averaged over a centred window of 1/20 of the log."""
+    half = len(rows) // 40
+    windows = (rows[max(0, index - half) : index + half + 1] for index in range(len(rows)))
     means = [sum(row["loss"] for row in window) / len(window) for window in windows]
     return [row | {"loss": mean} for row, mean in zip(rows, means, strict=True)]
 
@@ -89,69 +91,57 @@ def _subsample(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def learning_rate_chart(curves: TrainingCurves, *, width: int | str = 760) -> LayeredChart:
-    """Learning rate of every arm against the tokens its model has seen, on one axis, the shared trunk included."""
+    """Learning rate of every arm of the first seed, with the shared trunk."""
     first_seed = min((stage["seed"] for stage in curves.stages), default=0)
-    first_seed_stages = tuple(stage for stage in curves.stages if stage["seed"] == first_seed)
-    return _curve_chart(first_seed_stages, curves.rows, field="lr", title="learning rate", width=width)
+    stages = [stage for stage in curves.stages if stage["seed"] == first_seed]
+    return _curve_chart(stages, curves.rows, field="lr", title="learning rate", width=width)
 
 
 def loss_chart(curves: TrainingCurves, *, width: int | str = 760) -> LayeredChart:
-    """Training loss of every arm and seed, as a running mean over the log, on the axis of `schedules`."""
+    """Training loss of every arm and seed as a running mean, on the x axis of the learning rates."""
     return _curve_chart(curves.stages, curves.rows, field="loss", title="training loss, running mean", width=width)
 
 
 def _curve_chart(
     stages: Sequence[ChartRow], rows: Sequence[ChartRow], *, field: str, title: str, width: int | str
 ) -> LayeredChart:
-    """Grey trunk below, arms above: colour by start, dash by schedule."""
+    """The trunk in grey below the arms, which have a colour by start and a dash by schedule."""
     addresses = {stage["address"] for stage in stages}
     points = [{key: row[key] for key in ("address", "seen", field)} for row in rows if row["address"] in addresses]
-    stage_lookup = alt.LookupData(
-        data=inline_data(stages), key="address", fields=["arm", "label", "schedule", "stage", "start"]
+    fields = ["arm", "label", "schedule", "stage", "start"]
+    lookup = alt.LookupData(data=inline_data(stages), key="address", fields=fields)
+    x = alt.X(
+        "seen:Q",
+        title="tokens that the model was trained on",
+        axis=alt.Axis(format=".2~s", grid=False, tickCount=8),
+        scale=alt.Scale(nice=False),
     )
-    base = (
-        rows_chart(points)
-        .transform_lookup(lookup="address", from_=stage_lookup)
-        .encode(
-            x=alt.X(
-                "seen:Q",
-                title="tokens seen, over the model's whole life",
-                axis=alt.Axis(format=".2~s", grid=False, tickCount=8),
-                scale=alt.Scale(nice=False),
-            ),
-            y=alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format="~g", tickCount=5)),
-            detail="address:N",
-            tooltip=field_tooltips("label", "stage", "seen", field, "address"),
-        )
-    )
+    y = alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format="~g", tickCount=5))
+    tooltips = field_tooltips("label", "stage", "seen", field, "address")
+    base = rows_chart(points).transform_lookup(lookup="address", from_=lookup)
+    base = base.encode(x=x, y=y, detail="address:N", tooltip=tooltips)
     trunk = base.transform_filter(alt.datum.stage == "pretrain").mark_line(
         color=GREY_COLOUR, strokeWidth=5, opacity=0.35
     )
     lines = base.transform_filter(alt.datum.stage != "pretrain").mark_line(strokeWidth=1.9)
-    lines = lines.encode(color=_arm_colour(stages), strokeDash=_schedule_dash(stages), opacity=FINETUNE_OPACITY)
-    has_trunk_values = {stage["stage"] == "pretrain" for stage in stages}
-    layers = [trunk] * (True in has_trunk_values) + [lines] * (False in has_trunk_values)
+    # Fine-tuning is the same in every arm, so it is drawn fainter than the phase that the study varies.
+    opacity = alt.condition("datum.stage == 'finetune'", alt.value(0.4), alt.value(1))
+    lines = lines.encode(color=_arm_colour(stages), strokeDash=_schedule_dash(stages), opacity=opacity)
+    is_trunk = {stage["stage"] == "pretrain" for stage in stages}
+    layers = [trunk] * (True in is_trunk) + [lines] * (False in is_trunk)
     return alt.layer(*layers).properties(width=width, height=300)
 
 
 def _arm_colour(stages: Sequence[ChartRow]) -> alt.Color:
-    arm_stages = sorted(
-        (stage for stage in stages if stage["stage"] != "pretrain"), key=lambda row: (row["start"], row["arm"])
-    )
-    names = list(dict.fromkeys(stage["arm"] for stage in arm_stages))
-    last_index = max(len(names) - 1, 1)
-    colours = [START_COLOURS[round(index * (len(START_COLOURS) - 1) / last_index)] for index in range(len(names))]
+    arms = sorted((stage["start"], stage["arm"]) for stage in stages if stage["stage"] != "pretrain")
+    names = list(dict.fromkeys(name for _, name in arms))
+    last = max(len(names) - 1, 1)
+    colours = [START_COLOURS[round(index * (len(START_COLOURS) - 1) / last)] for index in range(len(names))]
     legend = alt.Legend(title=None, orient="top", columns=6, symbolType="stroke", symbolStrokeWidth=3)
     return alt.Color("arm:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
 
 
-FINETUNE_OPACITY = alt.condition("datum.stage == 'finetune'", alt.value(0.4), alt.value(1))
-"""Fine-tuning is the same in every arm: it steps back behind the phase that the study varies."""
-
-SCHEDULE_DASHES = {"continue": [1, 0], "rewarm": [5, 3], "matched": [2, 2], "none": [8, 3, 2, 3], "trunk": [1, 0]}
-
-
 def _schedule_dash(stages: Sequence[ChartRow]) -> alt.StrokeDash:
-    schedule_names = sorted({stage["schedule"] for stage in stages})
-    scale = alt.Scale(domain=schedule_names, range=[SCHEDULE_DASHES[name] for name in schedule_names])
+    schedules = sorted({stage["schedule"] for stage in stages})
+    scale = alt.Scale(domain=schedules, range=[SCHEDULE_DASHES[schedule] for schedule in schedules])
     return alt.StrokeDash("schedule:N", scale=scale, legend=None)

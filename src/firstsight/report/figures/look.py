@@ -1,6 +1,6 @@
-"""How every figure looks: colours, type, tooltips; and how rows enter a chart.
+"""The common look of all figures (colours, fonts, tooltips), and how rows are put into a chart.
 
-Colours are Okabe and Ito's, safe for colour-blind readers; shape and dash repeat what colour says.
+Colours are Okabe and Ito's, safe for colour-blind readers; shape and dash repeat what the colour says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import altair as alt
 
 ChartRow = dict[str, Any]
 LayeredChart = alt.LayerChart | alt.FacetChart
-"""What altair's types say of layered charts; none here is a facet."""
+"""The return type of altair's methods on layered charts; no chart here is a facet."""
 
 KIND_COLOURS = {"vision": "#0072B2", "text": "#D55E00"}
 GREY_COLOUR, INK_COLOUR, BACKGROUND_COLOUR = "#6b6f76", "#1d2129", "#ffffff"
@@ -30,98 +30,92 @@ SCHEDULE_LABELS = {
 }
 SCHEDULE_SHAPES = ["circle", "circle", "diamond", "square", "cross"]
 PERCENT_LABEL = "replace(format(datum.value, '.0%'), '%', '\u00a0%')"
-"""How an axis writes a share: 80 %."""
+"""Vega expression of an axis label: 80 %."""
 
-
-def vega_lite_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    """The chart as a Vega-Lite specification in the report's look."""
-    axis = {
+_MUTED, _DOMAIN = "#4a4e55", "#b9b6ad"
+CHART_CONFIG: dict[str, Any] = {
+    "font": FONT,
+    "background": BACKGROUND_COLOUR,
+    "view": {"stroke": None},
+    "axis": {
         "labelFont": FONT,
         "titleFont": FONT,
         "labelFontSize": 12,
         "titleFontSize": 12,
         "titleFontWeight": "normal",
-        "labelColor": "#4a4e55",
-        "titleColor": "#4a4e55",
+        "labelColor": _MUTED,
+        "titleColor": _MUTED,
         "gridColor": "#e9e7e1",
-        "domainColor": "#b9b6ad",
-        "tickColor": "#b9b6ad",
+        "domainColor": _DOMAIN,
+        "tickColor": _DOMAIN,
         "titlePadding": 8,
-    }
-    # Validation takes longer than everything else a report does; a test validates every figure instead.
-    spec = chart.to_dict(validate=False)
-    datasets: dict[str, list[ChartRow]] = {name: json.loads(rows) for name, rows in spec.pop("datasets", {}).items()}
-    spec = _move_rows(spec, datasets) | {"datasets": datasets}
-    spec["config"] = {
-        "font": FONT,
-        "background": BACKGROUND_COLOUR,
-        "view": {"stroke": None},
-        "axis": axis,
-        "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 240},
-        "header": {"labelFontSize": 12.5, "labelFontWeight": 600, "labelColor": INK_COLOUR, "labelPadding": 4},
-        "title": {
-            "fontSize": 16,
-            "fontWeight": 600,
-            "color": INK_COLOUR,
-            "anchor": "start",
-            "offset": 14,
-            "subtitleColor": "#4a4e55",
-            "subtitleFontSize": 12,
-            "subtitlePadding": 6,
-        },
-    }
-    return spec
-
+    },
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 240},
+    "header": {"labelFontSize": 12.5, "labelFontWeight": 600, "labelColor": INK_COLOUR, "labelPadding": 4},
+    "title": {
+        "fontSize": 16,
+        "fontWeight": 600,
+        "color": INK_COLOUR,
+        "anchor": "start",
+        "offset": 14,
+        "subtitleColor": _MUTED,
+        "subtitleFontSize": 12,
+        "subtitlePadding": 6,
+    },
+}
 
 FIELD_LABELS = {
     "score": ("score", ".1%"),
-    "lo": ("from", ".1%"),
-    "hi": ("to", ".1%"),
-    "guessed": ("better guesser", ".1%"),
+    "interval_low": ("from", ".1%"),
+    "interval_high": ("to", ".1%"),
+    "interval_note": ("interval", None),
+    "guesser": ("which guesser", None),
+    "guesser_score": ("better guesser", ".1%"),
     "margin": ("margin", "+.1%"),
-    "margin_lo": ("margin from (95 % over questions)", "+.1%"),
-    "margin_hi": ("margin to", "+.1%"),
-    "better": ("which guesser", None),
+    "margin_low": ("margin from (95 % over questions)", "+.1%"),
+    "margin_high": ("margin to", "+.1%"),
     "start": ("images enter at", ".0%"),
-    "seen": ("tokens seen", ","),
+    "seen": ("tokens", ","),
     "lr": ("learning rate", ".3~g"),
     "loss": ("loss", ".4~g"),
-    "how": ("schedule", None),
-    "says": ("line", None),
-    "about": ("interval", None),
-    "n": ("questions", ","),
+    "schedule_label": ("schedule", None),
+    "questions": ("questions", ","),
+    "seeds": ("seeds", ""),
     "label": ("arm and seed", None),
 }
+"""Title and number format of each field in a tooltip; None for text."""
+
+
+def vega_lite_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """The chart as a Vega-Lite specification with the report's look."""
+    # Validation would take longer than the rest of the report; the tests validate every figure instead.
+    spec = chart.to_dict(validate=False)
+    datasets: dict[str, list[ChartRow]] = {name: json.loads(rows) for name, rows in spec.pop("datasets", {}).items()}
+    return _move_rows(spec, datasets) | {"datasets": datasets, "config": CHART_CONFIG}
 
 
 def field_tooltips(*fields: str) -> list[alt.Tooltip]:
-    """What a mark says when pointed at: the named fields with their titles and formats."""
+    """A tooltip with the named fields, their titles and formats."""
     tooltips = []
     for field in fields:
         title, number_format = FIELD_LABELS.get(field, (field, None))
-        is_numeric = number_format is not None or field == "seeds"
-        tooltips.append(
-            alt.Tooltip(
-                f"{field}:{'Q' if is_numeric else 'N'}",
-                title=title,
-                **({"format": number_format} if number_format else {}),
-            )
-        )
+        options = {"format": number_format} if number_format else {}
+        tooltips.append(alt.Tooltip(f"{field}:{'N' if number_format is None else 'Q'}", title=title, **options))
     return tooltips
 
 
 def rows_chart(rows: Sequence[ChartRow]) -> alt.Chart:
-    """A chart over plain rows."""
+    """A chart of plain rows."""
     return alt.Chart(inline_data(rows))
 
 
 def inline_data(rows: Sequence[ChartRow]) -> alt.InlineData:
-    """Rows as one string, which altair neither copies nor checks a row at a time; `themed` unpacks it."""
+    """Rows as one JSON string, which altair neither copies nor validates row by row; `vega_lite_spec` parses it."""
     return alt.InlineData(values=json.dumps(compact_rows(rows)), format=alt.JsonDataFormat(type="json"))
 
 
 def _move_rows(node: Any, datasets: dict[str, list[ChartRow]]) -> Any:
-    """The specification with the rows that altair left in place (those of lookups) moved into `datasets` too."""
+    """The specification with rows that altair left inline (those of lookups) moved into `datasets`."""
     if isinstance(node, list):
         return [_move_rows(item, datasets) for item in node]
     if not isinstance(node, dict):
@@ -134,12 +128,9 @@ def _move_rows(node: Any, datasets: dict[str, list[ChartRow]]) -> Any:
 
 
 def compact_rows(rows: Sequence[ChartRow]) -> list[ChartRow]:
-    """Rows without empty fields, and with numbers short enough for a page."""
-    return [
-        {
-            key: float(f"{value:.6g}") if isinstance(value, float) else value
-            for key, value in row.items()
-            if value is not None
-        }
-        for row in rows
-    ]
+    """Rows without null fields, and with floats rounded to six digits, to keep the page small."""
+
+    def rounded(value: Any) -> Any:
+        return float(f"{value:.6g}") if isinstance(value, float) else value
+
+    return [{key: rounded(value) for key, value in row.items() if value is not None} for row in rows]

@@ -1,4 +1,4 @@
-"""The figure: stable scores against the point where images enter."""
+"""The main figure: stable scores against the point where images enter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from firstsight.report.compare import Interval
+from firstsight.evaluate.statistics.bootstrap import Interval
 from firstsight.report.figures.look import (
     BACKGROUND_COLOUR,
     GREY_COLOUR,
@@ -26,41 +26,42 @@ from firstsight.report.table import STABLE, has_varied_starts, mean_over_seeds
 
 START_TITLE = "images enter at this share of the text training"
 KIND_SCALE = alt.Scale(domain=list(KIND_COLOURS), range=list(KIND_COLOURS.values()))
+CONTINUED, RESCHEDULED, TRUNK = "rate continued", "to another schedule", "finished text trunk"
+BLIND, QUESTION_BLIND = "without the image", "without the question"
 LINE_DASHES: dict[str, list[float]] = {
-    "rate continued": [1, 0],
-    "to another schedule": [5, 4],
-    "without the picture": [2.5, 2.5],
-    "without the question": [1, 3],
-    "finished text trunk": [9, 3, 2, 3],
+    CONTINUED: [1, 0],
+    RESCHEDULED: [5, 4],
+    BLIND: [2.5, 2.5],
+    QUESTION_BLIND: [1, 3],
+    TRUNK: [9, 3, 2, 3],
 }
 
 
 def stable_score_chart(
     rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], *, width: int | str = 460
 ) -> LayeredChart:
-    """Vision and text stable score by start (by arm, where starts do not vary), with seeds, intervals and guessers."""
-    stable_rows, names = _assign_lanes(rows.filter(pl.col("task") == STABLE), by_start=has_varied_starts(rows))
-    mean = mean_over_seeds(stable_rows, extra_keys=["lane"])
-    sweep_layers = _sweep_line(mean) if has_varied_starts(rows) else []
+    """Vision and text stable score by start (by arm, where starts do not vary), with seeds, intervals and guessers.
+
+    `intervals` are over questions, by arm and kind.
+    """
+    by_start = has_varied_starts(rows)
+    stable, names = _assign_lanes(rows.filter(task=STABLE), by_start=by_start)
+    mean = mean_over_seeds(stable, extra_keys=["lane"])
+    x = start_axis(START_TITLE, names=names, last_lane=stable["lane"].max()) if by_start else arm_axis(names)
     layers = [
-        *_lane_labels(stable_rows, names),
-        *sweep_layers,
+        *_lane_labels(stable, names),
+        *(_sweep_line(mean) if by_start else []),
         *_guesser_layers(mean),
         *_interval_bars(mean, intervals),
-        _seed_dots(stable_rows),
+        _seed_dots(stable),
         _mean_points(mean),
     ]
-    x = (
-        start_axis(START_TITLE, names=names, last_lane=stable_rows.get_column("lane").max())
-        if has_varied_starts(rows)
-        else arm_axis(names)
-    )
     return alt.layer(*layers).encode(x=x).properties(width=width, height=400)
 
 
 def _assign_lanes(rows: pl.DataFrame, *, by_start: bool) -> tuple[pl.DataFrame, list[str]]:
-    """Rows with their place on the axis, and the names that need a lane: controls stand to the right of 100 %."""
-    controls = rows.filter((pl.col("schedule") != "trunk") & ~(pl.col("ordinary") & by_start))
+    """Rows with their x position (`lane`), and the names of the control arms, which are placed right of 100 %."""
+    controls = rows.filter((pl.col("schedule") != "trunk") & ~(pl.col("in_sweep") & by_start))
     names = controls.get_column("arm").unique(maintain_order=True).to_list()
     lanes = {name: 1.17 + 0.12 * index for index, name in enumerate(names)} if by_start else {}
     lane = pl.col("arm").replace_strict(lanes, default=None, return_dtype=pl.Float64)
@@ -68,7 +69,7 @@ def _assign_lanes(rows: pl.DataFrame, *, by_start: bool) -> tuple[pl.DataFrame, 
 
 
 def start_axis(title: str | None, *, names: Sequence[str] = (), last_lane: Any = 1.0, field: str = "lane") -> alt.X:
-    """The horizontal axis: the start as a share, and beyond it a lane for each control."""
+    """The horizontal axis of starts as shares; with `names`, it extends to the last lane of the control arms."""
     ticks = [0, 0.2, 0.4, 0.6, 0.8, 1] if field == "lane" else [0, 0.4, 0.8]
     axis = alt.Axis(labelExpr=PERCENT_LABEL, values=ticks, grid=False)
     axis_end = last_lane + 0.06 if names else 1.06
@@ -76,28 +77,23 @@ def start_axis(title: str | None, *, names: Sequence[str] = (), last_lane: Any =
 
 
 def arm_axis(names: Sequence[str], *, compact: bool = False) -> alt.X:
-    """The horizontal axis where starts do not vary: the arms."""
+    """The horizontal axis of arm names, where starts do not vary."""
     axis = alt.Axis(labelAngle=-50, labelLimit=70, labelFontSize=10) if compact else alt.Axis(labelAngle=-30)
     return alt.X("arm:N", title=None, sort=list(names), axis=axis)
 
 
 def _lane_labels(rows: pl.DataFrame, names: Sequence[str]) -> list[alt.Chart]:
-    """The controls' names, each along its lane."""
+    """The control arms' names, vertical beside their lanes."""
     lanes = dict(rows.select("arm", "lane").unique(maintain_order=True).iter_rows())
-    label_rows = [{"arm": name, "lane": lanes[name]} for name in names if lanes[name] > 1]
-    if not label_rows:
-        return []
-    text = rows_chart(label_rows).mark_text(
-        angle=270, align="right", baseline="bottom", dy=-7, fontSize=11, color=GREY_COLOUR
-    )
-    return [text.encode(y=alt.value(4), text="arm:N")]
+    labels = [{"arm": name, "lane": lanes[name]} for name in names if lanes[name] > 1]
+    style = {"angle": 270, "align": "right", "baseline": "bottom", "dy": -7, "fontSize": 11, "color": GREY_COLOUR}
+    return [rows_chart(labels).mark_text(**style).encode(y=alt.value(4), text="arm:N")] if labels else []
 
 
-def score_axis(title: str | None, field: str = "score") -> alt.Y:
+def score_axis(title: str | None) -> alt.Y:
     """The vertical axis: a share, in percent."""
-    return alt.Y(
-        f"{field}:Q", title=title, axis=alt.Axis(labelExpr=PERCENT_LABEL), scale=alt.Scale(zero=False, nice=True)
-    )
+    axis = alt.Axis(labelExpr=PERCENT_LABEL)
+    return alt.Y("score:Q", title=title, axis=axis, scale=alt.Scale(zero=False, nice=True))
 
 
 def kind_colour() -> alt.Color:
@@ -106,129 +102,113 @@ def kind_colour() -> alt.Color:
     return alt.Color("kind:N", scale=KIND_SCALE, legend=legend)
 
 
-def _line_dash(line_names: Sequence[str]) -> alt.StrokeDash:
-    names = [name for name in LINE_DASHES if name in line_names]
-    legend = alt.Legend(
-        title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=400, symbolStrokeWidth=2
-    )
-    return alt.StrokeDash(
-        "line:N", scale=alt.Scale(domain=names, range=[LINE_DASHES[name] for name in names]), legend=legend
-    )
-
-
-def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
-    """The line in pieces; a piece is dashed where either end follows another schedule than the trunk's own."""
-    segments: list[ChartRow] = []
-    for kind in KIND_COLOURS:
-        kind_means = mean.filter((pl.col("kind") == kind) & pl.col("ordinary") & (pl.col("condition") == "sighted"))
-        for a, b in pairwise(kind_means.sort("start").to_dicts()):
-            is_continued = a["schedule"] == b["schedule"] == "continue"
-            piece = {"kind": kind, "piece": f"{kind}{a['start']}"}
-            piece["line"] = "rate continued" if is_continued else "to another schedule"
-            segments += [piece | {key: endpoint[key] for key in ("lane", "score", "address")} for endpoint in (a, b)]
-    line = rows_chart(segments).mark_line(strokeWidth=2.2, clip=False)
-    return [
-        line.encode(
-            y=_stable_score_axis(), color=kind_colour(), detail="piece:N", strokeDash=_line_dash(_line_names(mean))
-        )
-    ]
-
-
 def _stable_score_axis() -> alt.Y:
     return score_axis("stable score: mean of (accuracy − chance)")
 
 
-def _line_names(mean: pl.DataFrame) -> list[str]:
-    """The kinds of line that these rows lead to."""
-    conditions = set(mean.get_column("condition"))
-    sweep_rows = mean.filter(pl.col("ordinary"))
-    sweep_schedules = (
-        sweep_rows.get_column("schedule")
-        if sweep_rows.get_column("start").n_unique() > 1
-        else pl.Series([], dtype=pl.String)
+def _line_dash(mean: pl.DataFrame) -> alt.StrokeDash:
+    """Dashes of the kinds of lines that these rows need, with a legend."""
+    conditions, sweep = set(mean.get_column("condition")), mean.filter(pl.col("in_sweep"))
+    schedules = (
+        sweep.get_column("schedule") if sweep.get_column("start").n_unique() > 1 else pl.Series([], dtype=pl.String)
     )
-    line_names = ["rate continued"] if (sweep_schedules == "continue").any() else []
-    line_names += ["to another schedule"] if (sweep_schedules != "continue").any() else []
-    line_names += ["without the picture"] if "blind" in conditions else []
-    line_names += ["without the question"] if "question_blind" in conditions else []
-    return line_names + (["finished text trunk"] if (mean.get_column("schedule") == "trunk").any() else [])
+    is_drawn = {
+        CONTINUED: (schedules == "continue").any(),
+        RESCHEDULED: (schedules != "continue").any(),
+        BLIND: "blind" in conditions,
+        QUESTION_BLIND: "question_blind" in conditions,
+        TRUNK: (mean.get_column("schedule") == "trunk").any(),
+    }
+    names = [name for name in LINE_DASHES if is_drawn[name]]
+    legend = alt.Legend(
+        title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=400, symbolStrokeWidth=2
+    )
+    scale = alt.Scale(domain=names, range=[LINE_DASHES[name] for name in names])
+    return alt.StrokeDash("line:N", scale=scale, legend=legend)
+
+
+def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
+    """The line through the sweep in segments, dashed where either end has another schedule than the trunk's own."""
+    points: list[ChartRow] = []
+    for kind in KIND_COLOURS:
+        sweep = mean.filter(pl.col("in_sweep"), kind=kind, condition="sighted").sort("start")
+        for a, b in pairwise(sweep.to_dicts()):
+            is_continued = a["schedule"] == b["schedule"] == "continue"
+            segment = {
+                "kind": kind,
+                "segment": f"{kind}{a['start']}",
+                "line": CONTINUED if is_continued else RESCHEDULED,
+            }
+            points += [segment | {key: end[key] for key in ("lane", "score", "address")} for end in (a, b)]
+    line = rows_chart(points).mark_line(strokeWidth=2.2, clip=False)
+    dash = _line_dash(mean)
+    return [line.encode(y=_stable_score_axis(), color=kind_colour(), detail="segment:N", strokeDash=dash)]
 
 
 def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
-    """The score without the picture, one an arm; the best without the question, one for all; the finished trunk."""
-    blind = mean.filter((pl.col("condition") == "blind") & pl.col("ordinary")).with_columns(
-        pl.lit("without the picture").alias("line")
-    )
-    question_blind = mean.filter(pl.col("condition") == "question_blind")
-    trunk = mean.filter((pl.col("schedule") == "trunk") & (pl.col("condition") == "sighted"))
-    levels = _level_rows(question_blind, "without the question") + _level_rows(trunk, "finished text trunk")
-    dash = _line_dash(_line_names(mean))
-    base = rows_chart(blind.to_dicts()).encode(y=_stable_score_axis(), color=kind_colour(), tooltip=_guesser_tooltips())
+    """The score without the image for each arm; that without the question and the finished trunk as levels."""
+    blind = mean.filter(pl.col("in_sweep"), condition="blind").with_columns(pl.lit(BLIND).alias("line"))
+    trunk = mean.filter(schedule="trunk", condition="sighted")
+    levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND) + _level_rows(trunk, TRUNK)
+    dash, tooltips = _line_dash(mean), field_tooltips("line", "arm", "score", "seeds", "address")
+    base = rows_chart(blind.to_dicts()).encode(y=_stable_score_axis(), color=kind_colour(), tooltip=tooltips)
     line = base.mark_line(strokeWidth=1.5, opacity=0.8).encode(strokeDash=dash)
     dots = base.mark_circle(size=14, opacity=0.8).encode(description="address:N")
     rule = rows_chart(levels).mark_rule(strokeWidth=1.5, opacity=0.8)
-    rule = rule.encode(
-        x=alt.value(0), x2=alt.value("width"), y=_stable_score_axis(), color=kind_colour(), strokeDash=dash
-    )
-    return [line, dots] * (not blind.is_empty()) + [rule.encode(tooltip=_guesser_tooltips())] * bool(levels)
+    x = {"x": alt.value(0), "x2": alt.value("width")}
+    rule = rule.encode(**x, y=_stable_score_axis(), color=kind_colour(), strokeDash=dash, tooltip=tooltips)
+    return [line, dots] * (not blind.is_empty()) + [rule] * bool(levels)
 
 
-def _guesser_tooltips() -> list[alt.Tooltip]:
-    return field_tooltips("line", "arm", "score", "seeds", "address")
-
-
-def _level_rows(level_means: pl.DataFrame, line: str) -> list[ChartRow]:
-    """One row a kind: a level that no start changes, with everything it came from."""
+def _level_rows(means: pl.DataFrame, line: str) -> list[ChartRow]:
+    """One row for each kind: a level that does not depend on the start, with all its arms and addresses."""
     rows: list[ChartRow] = []
-    for (kind,), part in level_means.group_by("kind", maintain_order=True):
-        addresses = ", ".join(part.get_column("address").unique(maintain_order=True))
-        rows.append({"kind": kind, "line": line, "score": part.get_column("score").mean(), "address": addresses})
-        rows[-1] |= {"arm": ", ".join(part.get_column("arm").unique(maintain_order=True)), "seeds": part["seeds"].max()}
+    for (kind,), part in means.group_by("kind", maintain_order=True):
+        names = {key: ", ".join(part.get_column(key).unique(maintain_order=True)) for key in ("address", "arm")}
+        rows.append({"kind": kind, "line": line, "score": part["score"].mean(), "seeds": part["seeds"].max(), **names})
     return rows
 
 
 def _interval_bars(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[alt.Chart]:
-    bar_rows = []
+    rows: list[ChartRow] = []
     for row in _sighted_arms(mean).to_dicts():
-        interval = intervals.get((row["arm"], row["kind"]))
-        if interval:
-            bar_rows.append(
-                row | {"lo": interval[0], "hi": interval[1], "about": "95 % over questions, of the mean over seeds"}
-            )
-    bars = rows_chart(bar_rows).mark_rule(strokeWidth=7, opacity=0.2)
-    tooltips = field_tooltips("arm", "about", "lo", "hi", "address")
-    return [bars.encode(y=alt.Y("lo:Q"), y2="hi:Q", color=kind_colour(), tooltip=tooltips)] * bool(bar_rows)
+        low, high = intervals.get((row["arm"], row["kind"]), (None, None))
+        if low is not None:
+            note = "95 % over questions, of the mean over seeds"
+            rows.append(row | {"interval_low": low, "interval_high": high, "interval_note": note})
+    bars = rows_chart(rows).mark_rule(strokeWidth=7, opacity=0.2)
+    tooltips = field_tooltips("arm", "interval_note", "interval_low", "interval_high", "address")
+    y = {"y": alt.Y("interval_low:Q"), "y2": "interval_high:Q"}
+    return [bars.encode(**y, color=kind_colour(), tooltip=tooltips)] * bool(rows)
 
 
 def _sighted_arms(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter((pl.col("condition") == "sighted") & (pl.col("schedule") != "trunk"))
+    return rows.filter(pl.col("schedule") != "trunk", condition="sighted")
 
 
-def _seed_dots(stable_rows: pl.DataFrame) -> alt.Chart:
-    """Every seed as a small dot, a little to the right of its mean so that neither hides the other."""
-    dots = rows_chart(_sighted_arms(stable_rows).to_dicts()).mark_circle(size=30, opacity=0.85, xOffset=11)
-    tooltips = field_tooltips("label", "seed", "score", "schedule", "n", "address")
+def _seed_dots(stable: pl.DataFrame) -> alt.Chart:
+    """Every seed as a small dot, slightly to the right of its mean so that neither hides the other."""
+    dots = rows_chart(_sighted_arms(stable).to_dicts()).mark_circle(size=30, opacity=0.85, xOffset=11)
+    tooltips = field_tooltips("label", "seed", "score", "schedule", "questions", "address")
     return dots.encode(y=_stable_score_axis(), color=kind_colour(), tooltip=tooltips, description="address:N")
 
 
 def _mean_points(mean: pl.DataFrame) -> alt.Chart:
-    """Means over seeds: filled for the continued rate, hollow for any other schedule, whose shape tells which."""
-    point_rows = [
+    """Means over seeds: filled where the learning rate continues, hollow otherwise; the shape is by schedule."""
+    rows = [
         row
-        | {"how": SCHEDULE_LABELS[row["schedule"]], "fill": row["kind"] if row["schedule"] == "continue" else "hollow"}
+        | {"schedule_label": SCHEDULE_LABELS[row["schedule"]]}
+        | {"fill": row["kind"] if row["schedule"] == "continue" else "hollow"}
         for row in _sighted_arms(mean).to_dicts()
     ]
     fill = alt.Scale(domain=[*KIND_COLOURS, "hollow"], range=[*KIND_COLOURS.values(), BACKGROUND_COLOUR])
     shape = alt.Scale(domain=list(SCHEDULE_LABELS.values()), range=SCHEDULE_SHAPES)
-    return (
-        rows_chart(point_rows)
-        .mark_point(size=95, strokeWidth=2.2, opacity=1)
-        .encode(
-            y=_stable_score_axis(),
-            color=kind_colour(),
-            fill=alt.Fill("fill:N", scale=fill, legend=None),
-            shape=alt.Shape("how:N", scale=shape, legend=None),
-            tooltip=field_tooltips("arm", "score", "seeds", "how", "address"),
-            description="address:N",
-        )
+    points = rows_chart(rows).mark_point(size=95, strokeWidth=2.2, opacity=1)
+    return points.encode(
+        y=_stable_score_axis(),
+        color=kind_colour(),
+        fill=alt.Fill("fill:N", scale=fill, legend=None),
+        shape=alt.Shape("schedule_label:N", scale=shape, legend=None),
+        tooltip=field_tooltips("arm", "score", "seeds", "schedule_label", "address"),
+        description="address:N",
     )

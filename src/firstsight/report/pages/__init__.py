@@ -1,1 +1,1 @@
-"""HTML pages: the report, answers and a preview of training rows; each one self-contained file."""
+"""The HTML pages: report.html, answers.html and preview.html. Import the module of the page that you need."""

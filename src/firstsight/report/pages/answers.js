@@ -1,75 +1,76 @@
 "use strict";
 (() => {
   const form = document.getElementById("filters");
-  const none = document.getElementById("none");
+  const noMatch = document.getElementById("no-match");
   const cards = [...document.querySelectorAll("main article")];
-  const words = new Map(cards.map((card) => [card, card.textContent.toLowerCase()]));
+  const texts = new Map(cards.map((card) => [card, card.textContent.toLowerCase()]));
+  const TOLERANCE = 5e-10;
 
-  const replies = (card) => [...card.querySelectorAll("[data-who]")];
+  const answersOf = (card) => [...card.querySelectorAll("[data-checkpoint]")];
+  const answerText = (answer) => answer.querySelector(".answer-text").textContent;
 
-  // What a question is judged by: the chosen condition; without a choice the picture's, else the only one there is.
-  function pair(card, sight) {
-    const all = replies(card);
-    for (const blind of sight ? [sight] : ["0", "1"]) {
-      const found = ["0", "1"].map((who) => all.find((one) => one.dataset.who === who && one.dataset.blind === blind));
-      if (found[0] && found[1]) return found;
+  // The answers of both checkpoints: in the selected condition; without a selection with the image, else without it.
+  function answerPair(card, blind) {
+    const answers = answersOf(card);
+    const find = (checkpoint, condition) =>
+      answers.find(({ dataset }) => dataset.checkpoint === checkpoint && (!condition || dataset.blind === condition));
+    for (const condition of blind ? [blind] : ["0", "1"]) {
+      const pair = ["0", "1"].map((checkpoint) => find(checkpoint, condition));
+      if (pair[0] && pair[1]) return pair;
     }
-    const some = (who) => all.find((one) => one.dataset.who === who && (!sight || one.dataset.blind === sight));
-    return [some("0"), some("1")];
+    return [find("0", blind), find("1", blind)];
   }
 
-  const said = (reply) => reply.querySelector(".said").textContent;
-
-  function fits(card, wanted) {
-    const [result, who] = wanted.result.split("-");
-    const two = pair(card, wanted.sight);
-    const less = two[0] && two[1] ? Number(two[0].dataset.score) - Number(two[1].dataset.score) : NaN;
-    const one = two[Number(who)];
+  function hasResult(card, filter) {
+    const [result, checkpoint] = filter.result.split("-");
+    const pair = answerPair(card, filter.blind);
+    const difference = pair[0] && pair[1] ? Number(pair[0].dataset.score) - Number(pair[1].dataset.score) : NaN;
+    const answer = pair[Number(checkpoint)];
     switch (result) {
-      case "differs": return Math.abs(less) > 5e-10;
-      case "better": return who === "0" ? less > 5e-10 : less < -5e-10;
-      case "words": return Math.abs(less) <= 5e-10 && said(two[0]) !== said(two[1]);
-      case "right": return one?.dataset.right === "1";
-      case "wrong": return one?.dataset.right === "0";
-      case "unread": return replies(card).some((any) => any.dataset.read === "0" && (!wanted.sight || any.dataset.blind === wanted.sight));
+      case "differs": return Math.abs(difference) > TOLERANCE;
+      case "better": return checkpoint === "0" ? difference > TOLERANCE : difference < -TOLERANCE;
+      case "wording": return Math.abs(difference) <= TOLERANCE && answerText(pair[0]) !== answerText(pair[1]);
+      case "correct": return answer?.dataset.correct === "1";
+      case "wrong": return answer?.dataset.correct === "0";
+      case "unreadable": return answersOf(card).some(({ dataset }) =>
+        dataset.readable === "0" && (!filter.blind || dataset.blind === filter.blind));
     }
-    return !wanted.sight || Boolean(two[0] || two[1]);
+    return !filter.blind || Boolean(pair[0] || pair[1]);
   }
 
-  function apply() {
-    const wanted = { task: "", sight: "", result: "", held: "", text: "", ...Object.fromEntries(new FormData(form)) };
-    const text = wanted.text.trim().toLowerCase();
+  function applyFilter() {
+    const filter = { task: "", blind: "", result: "", heldout: "", text: "", ...Object.fromEntries(new FormData(form)) };
+    const text = filter.text.trim().toLowerCase();
     let count = 0;
     for (const card of cards) {
-      const shown = (!wanted.task || card.dataset.task === wanted.task)
-        && (!wanted.held || card.dataset.held === wanted.held)
-        && (!text || words.get(card).includes(text))
-        && fits(card, wanted);
-      card.hidden = !shown;
-      count += shown;
+      const matches = (!filter.task || card.dataset.task === filter.task)
+        && (!filter.heldout || card.dataset.heldout === filter.heldout)
+        && (!text || texts.get(card).includes(text))
+        && hasResult(card, filter);
+      card.hidden = !matches;
+      count += matches;
     }
     for (const group of document.querySelectorAll(".group")) group.hidden = !group.querySelector("article:not([hidden])");
-    document.body.dataset.sight = wanted.sight;
+    document.body.dataset.blind = filter.blind;
     form.elements.count.value = `${count} of ${cards.length}`;
-    none.hidden = count > 0;
+    noMatch.hidden = count > 0;
   }
 
-  // An address leads to its question, also to one that a filter hides.
-  function reveal() {
-    const name = location.hash.slice(1);
-    const card = document.getElementById(name);
+  // A URL with #task/id leads to its question, also to one that a filter hides.
+  function showLinkedCard() {
+    const card = document.getElementById(location.hash.slice(1));
     if (!card || card.tagName !== "ARTICLE") return;
     if (card.hidden) form.reset();
-    apply();
+    applyFilter();
     card.scrollIntoView();
     card.focus({ preventScroll: true });
   }
 
   form.hidden = false;
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", apply);
-  form.addEventListener("reset", () => setTimeout(apply));
-  addEventListener("hashchange", reveal);
-  apply();
-  reveal();
+  form.addEventListener("input", applyFilter);
+  form.addEventListener("reset", () => setTimeout(applyFilter));
+  addEventListener("hashchange", showLinkedCard);
+  applyFilter();
+  showLinkedCard();
 })();

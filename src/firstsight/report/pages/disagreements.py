@@ -1,82 +1,139 @@
-"""Which questions two checkpoints answered differently, and in which order questions are shown.
+"""Which questions two checkpoints answered differently, the order of questions on the page, and statistics by task.
 
-Questions are compared as both saw them: with the picture where both were asked so, else without. Ties are ordered by
-tasks taking turns and, within a task, by a hash of the question, so that equal answers give equal pages whatever the
-order of the files, and pages of different checkpoints show the same questions.
+Questions are compared in the condition that both checkpoints have: with the image if possible, else without. Ties are
+ordered by alternating tasks and, within a task, by a hash of the question, so that equal answers give equal pages
+whatever the order of the files, and pages of different checkpoints show the same questions.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import polars as pl
 
+from firstsight.evaluate.score import QuestionScores, task_score, task_score_interval
+from firstsight.report.answers import QUESTION_KEY
 from firstsight.report.pages.answers_table import AnswersTable, text_digest
 
-QUESTION_KEY = ["task", "question"]
-DISAGREEMENT_KINDS = ("score", "words", "same", "unlike", "one")
-"""Other score, same score in other words, same answer; then what cannot be compared: the truth differs between the
-two files, or only one checkpoint was asked in that condition."""
-SINGLE_CHECKPOINT = "alone"
+COMPARED_KINDS = ("score", "wording", "same")
+"""Different scores; the same score with different answers; the same answer."""
+DISAGREEMENT_KINDS = (*COMPARED_KINDS, "truth", "unpaired")
+"""The last two cannot be compared: the truth differs between the files, or only one checkpoint has an answer."""
+SINGLE_CHECKPOINT = "single"
 """The kind of every question where there is one checkpoint."""
 _DIGITS = 9
-"""Scores are kept to nine places; what differs beyond them is rounding."""
+"""Scores are stored to nine decimal places; smaller differences are rounding."""
 
 
 def rank_disagreements(first: AnswersTable, second: AnswersTable) -> pl.DataFrame:
-    """Every question once, in the order of the page; columns task, question, kind, difference (first less second)."""
-    columns = ["blind", "score", "words", "truth", *QUESTION_KEY]
+    """Every question once, in page order; columns task, question, kind, blind, difference (first minus second)."""
+    columns = ["blind", "score", "answer", "truth", *QUESTION_KEY]
     a, b = (table.rows.select(columns) for table in (first, second))
-    shared = (
-        a.join(b, on=[*QUESTION_KEY, "blind"], suffix="_b")
-        .sort("blind")
-        .unique(QUESTION_KEY, keep="first", maintain_order=True)
-    )
-    difference = (pl.col("score") - pl.col("score_b")).round(_DIGITS)
-    comparisons = shared.with_columns(difference.alias("difference")).with_columns(_disagreement_kind())
+    pairs = a.join(b, on=[*QUESTION_KEY, "blind"], suffix="_b").sort("blind")
+    pairs = pairs.unique(QUESTION_KEY, keep="first", maintain_order=True)
+    difference = (pl.col("score") - pl.col("score_b")).round(_DIGITS).alias("difference")
+    pairs = pairs.with_columns(difference).with_columns(_disagreement_kind())
     questions = pl.concat([a.select(QUESTION_KEY), b.select(QUESTION_KEY)]).unique(QUESTION_KEY, maintain_order=True)
-    question_kinds = questions.join(
-        comparisons.select(*QUESTION_KEY, "blind", "kind", "difference"),
-        on=QUESTION_KEY,
-        how="left",
-        maintain_order="left",
+    pairs = pairs.select(*QUESTION_KEY, "kind", "blind", "difference")
+    ranking = _with_order(questions.join(pairs, on=QUESTION_KEY, how="left", maintain_order="left")).with_columns(
+        pl.col("kind").fill_null("unpaired"), pl.col("difference").fill_null(0.0)
     )
-    question_kinds = question_kinds.with_columns(pl.col("kind").fill_null("one"), pl.col("difference").fill_null(0.0))
-    ranking = _with_order(question_kinds).with_columns(
-        pl.col("kind").replace_strict({kind: rank for rank, kind in enumerate(DISAGREEMENT_KINDS)}).alias("group"),
-        pl.col("difference").abs().alias("size"),
-    )
-    turn = pl.col("hash").rank("ordinal").over("group", "size", "task")
-    page_order = ranking.with_columns(turn.alias("turn")).sort("group", "size", "turn", "order", descending=_DESCENDING)
-    return page_order.select(*QUESTION_KEY, "kind", "blind", "difference")
-
-
-_DESCENDING = [False, True, False, False]
+    ranks = {kind: rank for rank, kind in enumerate(DISAGREEMENT_KINDS)}
+    group, size = pl.col("kind").replace_strict(ranks).alias("group"), pl.col("difference").abs().alias("size")
+    ranking = ranking.with_columns(group, size)
+    turn = pl.col("hash").rank("ordinal").over("group", "size", "task").alias("turn")
+    ranking = ranking.with_columns(turn).sort("group", "size", "turn", "order", descending=[False, True, False, False])
+    return ranking.select(*QUESTION_KEY, "kind", "blind", "difference")
 
 
 def _disagreement_kind() -> pl.Expr:
-    truth_differs, score_differs, words_differ = (
-        pl.col("truth") != pl.col("truth_b"),
-        pl.col("difference") != 0,
-        pl.col("words") != pl.col("words_b"),
-    )
-    same_truth_kind = (
-        pl.when(score_differs).then(pl.lit("score")).when(words_differ).then(pl.lit("words")).otherwise(pl.lit("same"))
-    )
-    return pl.when(truth_differs).then(pl.lit("unlike")).otherwise(same_truth_kind).alias("kind")
+    truth_differs, answer_differs = pl.col("truth") != pl.col("truth_b"), pl.col("answer") != pl.col("answer_b")
+    kind = pl.when(truth_differs).then(pl.lit("truth")).when(pl.col("difference") != 0).then(pl.lit("score"))
+    return kind.when(answer_differs).then(pl.lit("wording")).otherwise(pl.lit("same")).alias("kind")
 
 
 def draw_questions(table: AnswersTable, *, count: int) -> pl.DataFrame:
-    """At most `count` of a checkpoint's questions, tasks taking turns, in the order of its tasks; columns as paired."""
+    """At most `count` questions of a checkpoint, drawn with alternating tasks, sorted by task; the same columns."""
     questions = table.rows.sort("blind", maintain_order=True).unique(QUESTION_KEY, keep="first", maintain_order=True)
-    ranking = _with_order(questions.select(*QUESTION_KEY, "blind"))
-    turn = pl.col("hash").rank("ordinal").over("task")
-    selection = ranking.with_columns(turn.alias("turn")).sort("turn", "order").head(count).sort("order", "turn")
-    page_rows = selection.with_columns(pl.lit(SINGLE_CHECKPOINT).alias("kind"), pl.lit(0.0).alias("difference"))
-    return page_rows.select(*QUESTION_KEY, "kind", "blind", "difference")
+    turn = pl.col("hash").rank("ordinal").over("task").alias("turn")
+    ranking = _with_order(questions.select(*QUESTION_KEY, "blind")).with_columns(turn)
+    drawn = ranking.sort("turn", "order").head(count).sort("order", "turn")
+    return drawn.select(
+        *QUESTION_KEY, pl.lit(SINGLE_CHECKPOINT).alias("kind"), "blind", pl.lit(0.0).alias("difference")
+    )
 
 
 def _with_order(rows: pl.DataFrame) -> pl.DataFrame:
-    """With the hash of every question, and the place of its task in the files."""
+    """`rows` with the hash of every question, and the position of its task in the files (`order`)."""
     tasks = {task: index for index, task in enumerate(rows.get_column("task").unique(maintain_order=True))}
     order = [tasks[task] for task in rows.get_column("task")]
     hashes = [text_digest(f"{task}\0{question}") for task, question in rows.select(QUESTION_KEY).iter_rows()]
     return rows.with_columns(pl.Series("order", order, pl.Int64), pl.Series("hash", hashes, pl.UInt64))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScore:
+    """One checkpoint's score on one task."""
+
+    questions: int
+    sighted: float | None
+    """With the image, or of a text task; None where there are only answers without the image."""
+    blind: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskStats:
+    """One task on answers.html; with one checkpoint, all but the scores is None or empty."""
+
+    task: str
+    scores: tuple[TaskScore | None, ...]
+    """None for a checkpoint without answers to this task."""
+    compared_count: int
+    difference: float | None
+    """First minus second over the questions that both answered, with one truth, in the condition that both have."""
+    interval: tuple[float, float] | None
+    """95 % over questions, paired; it does not cover another seed."""
+    better_counts: tuple[int, int]
+    """Questions on which the first, and the second, checkpoint scores more."""
+    kind_counts: Mapping[str, int]
+
+
+def compute_task_stats(tables: tuple[AnswersTable, ...], questions: pl.DataFrame) -> list[TaskStats]:
+    """One entry for each task, in the order of the files; `questions` from rank_disagreements or draw_questions."""
+    tasks = pl.concat([table.rows.get_column("task") for table in tables]).unique(maintain_order=True)
+    return [_task_stats(task, tables, questions.filter(task=task)) for task in tasks]
+
+
+def _task_stats(task: str, tables: tuple[AnswersTable, ...], questions: pl.DataFrame) -> TaskStats:
+    compared = questions.filter(pl.col("kind").is_in(COMPARED_KINDS))
+    joined = compared.join(tables[0].rows, on=[*QUESTION_KEY, "blind"], how="left", maintain_order="left")
+    paired_scores, differences = _question_scores(joined, "difference"), compared.get_column("difference")
+    return TaskStats(
+        task=task,
+        scores=tuple(_task_score(table.rows.filter(task=task)) for table in tables),
+        compared_count=len(compared),
+        difference=task_score(paired_scores) if len(compared) else None,
+        interval=task_score_interval(paired_scores, is_signed=True) if len(compared) else None,
+        better_counts=(int((differences > 0).sum()), int((differences < 0).sum())),
+        kind_counts=Counter(questions.get_column("kind")),
+    )
+
+
+def _task_score(rows: pl.DataFrame) -> TaskScore | None:
+    if rows.is_empty():
+        return None
+    parts = [rows.filter(blind=blind) for blind in (False, True)]
+    sighted, blind = (None if part.is_empty() else task_score(_question_scores(part, "score")) for part in parts)
+    return TaskScore(questions=rows.select(QUESTION_KEY).n_unique(), sighted=sighted, blind=blind)
+
+
+def _question_scores(rows: pl.DataFrame, column: str) -> QuestionScores:
+    """Scores clustered by image; a question without an image is a cluster of its own."""
+    cluster = pl.when(pl.col("image") == "").then("question").otherwise("image")
+    return QuestionScores(
+        scores=rows.get_column(column).to_list(),
+        splits=rows.get_column("split").to_list(),
+        clusters=rows.select(cluster).to_series().to_list(),
+    )

@@ -1,40 +1,53 @@
-"""preview.html: facts and rows into one file that loads nothing and runs no script, whatever the data wrote."""
+"""preview.html: rows of a training stage's batches, and what the whole stage contains."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from itertools import accumulate
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from firstsight.report.pages.batch_rows import PreviewElement, PreviewRow
-from firstsight.report.pages.token_text import single_line_text, visible_html
+from firstsight.data.index import Index
+from firstsight.data.loader import AchievedMix, BatchStream
+from firstsight.data.tokenizer import Tokenizer
+from firstsight.files import read_jsonl
+from firstsight.recipe.mixture import Mixture
+from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
+from firstsight.report.format import format_percent
+from firstsight.report.pages.batch_rows import PreviewElement, PreviewRecord, PreviewRow, decode_rows
+from firstsight.report.pages.templates import read_assets, render_template
+from firstsight.report.pages.text import visible_html
+from firstsight.report.pages.token_text import TokenDecoder
 
+StageSpec = TrunkSegment | Midtrain | Finetune
+
+UNITS = ("rows", "tokens", "loss_tokens")
 SOURCE_COLOUR_COUNT = 8
-"""Sources beyond these take the first colours again."""
+"""With more sources, colours repeat."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreviewSource:
-    """One source over the whole stage."""
+    """One source, counted over the whole stage."""
 
     name: str
     form: str
     requested_share: str
-    """Its share as the recipe says it."""
+    """Its share in the recipe."""
     rows: int
     tokens: int
-    """Padding not among them."""
+    """Without padding."""
     loss_tokens: int
     epochs: float
-    """How often the stage goes through it."""
+    """How often the stage reads it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageIdentity:
-    """Which stage it is."""
+    """The stage that the page shows."""
 
     study: str
     scale: str
@@ -46,7 +59,7 @@ class StageIdentity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreviewFacts:
-    """What the header says."""
+    """The stage as a whole, for the page's header."""
 
     identity: StageIdentity
     batch_rows: int
@@ -54,59 +67,154 @@ class PreviewFacts:
     steps: int
     packing: str
     tokenizer_digest: str
-    """Digest of its file."""
     needs_spacing: bool
-    """Its tokens hold no white space."""
+    """The tokenizer's tokens contain no white space."""
     requested_share: str
-    """The image share, and what it counts."""
+    """The recipe's image share with its unit."""
     achieved_shares: Mapping[str, float]
-    """The image share in rows, tokens and loss tokens."""
+    """The image share in each of UNITS."""
     padding_share: float
-    """Share of all positions."""
+    """Of all positions."""
     sources: tuple[PreviewSource, ...]
-    """In the order of `Row.kind`."""
+    """`PreviewRow.source_index` counts these."""
 
     @property
     def rows(self) -> int:
         return self.steps * self.batch_rows
 
 
+def preview_rows(stream: BatchStream, decoder: TokenDecoder, *, first_row: int, count: int) -> list[PreviewRow]:
+    """`count` rows of a stage from row `first_row` on, fewer at its end."""
+    batch_size = stream.row_shape.batch_size
+    special, origins = stream.sources[0].index.special_ids, [RecordOrigins(source.index) for source in stream.sources]
+    rows: list[PreviewRow] = []
+    for row_index in range(first_row, min(stream.total_rows, first_row + count)):
+        step, batch_row = divmod(row_index, batch_size)
+        samples = stream.step_records(step)[batch_row]
+
+        def record_of(_: int, document: int, samples: Sequence[tuple[int, int]] = samples) -> PreviewRecord:
+            source, record_index = samples[document][:2]
+            return origins[source].record(record_index)
+
+        rows += decode_rows(
+            stream.batch(step, (batch_row, batch_size)),
+            row_indices=[row_index],
+            image_tokens=max(source.packed_rows.image_tokens for source in stream.sources),
+            record_of=record_of,
+            decoder=decoder,
+            end_ids=(special.end, special.answer),
+        )
+    return rows
+
+
+class RecordOrigins:
+    """Shard and position of an index's records: its samples are in the order of its shards, without refused records."""
+
+    def __init__(self, index: Index) -> None:
+        counts: Counter[str] = Counter()
+        for shard in index.source_shards:
+            counts[shard.name] += shard.records
+        for _, refused in read_jsonl(index.path / "quarantine.jsonl"):
+            counts[refused["shard"]] -= 1
+        self._names = tuple(dict.fromkeys(shard.name for shard in index.source_shards))
+        self._starts: Sequence[int] = list(accumulate((counts[name] for name in self._names), initial=0))
+        self._is_complete = self._starts[-1] == len(index.samples)
+
+    def record(self, record_index: int) -> PreviewRecord:
+        """The origin of a record; its position counts the records of its shard that were not refused."""
+        location = ""
+        if self._is_complete:
+            shard = bisect_right(self._starts, record_index) - 1
+            location = f"{self._names[shard]} #{record_index - self._starts[shard]}"
+        return PreviewRecord(record_index=record_index, location=location)
+
+
+def stage_facts(
+    stream: BatchStream, spec: StageSpec, *, identity: StageIdentity, tokenizer: Tokenizer, needs_spacing: bool
+) -> PreviewFacts:
+    """The stage as a whole, counted over all of its rows."""
+    achieved = stream.achieved_mix(stream.steps)
+    shares = achieved.to_dict()["achieved"]
+    assert isinstance(shares, dict)
+    return PreviewFacts(
+        identity=identity,
+        batch_rows=stream.row_shape.batch_size,
+        row_length=stream.row_shape.length,
+        steps=stream.steps,
+        packing=spec.pretrain.packing if isinstance(spec, TrunkSegment) else spec.mix.packing,
+        tokenizer_digest=tokenizer.digest,
+        needs_spacing=needs_spacing,
+        requested_share=_image_share_text(spec),
+        achieved_shares=shares,
+        padding_share=achieved.padding,
+        sources=tuple(_source_counts(achieved, stream, spec)),
+    )
+
+
+def _image_share_text(spec: StageSpec) -> str:
+    """The recipe's image share."""
+    if isinstance(spec, TrunkSegment):
+        return "no images"
+    share, unit = spec.mix.image_share, spec.mix.share_unit.replace("_", " ")
+    if not isinstance(share, tuple):
+        return f"{share} of {unit}"
+    return ", ".join(f"{span.share} until {span.end}" for span in share) + f" of {unit}"
+
+
+def _source_counts(achieved: AchievedMix, stream: BatchStream, spec: StageSpec) -> Iterator[PreviewSource]:
+    """Each source over the whole stage, with its share in the recipe."""
+    if isinstance(spec, TrunkSegment):
+        shares = _requested_shares("text", spec.pretrain.text)
+    else:
+        shares = _requested_shares("text", spec.mix.text) + _requested_shares("images", spec.mix.images)
+    for source, share in zip(stream.sources, shares, strict=False):  # without image rows there may be no image source
+        yield PreviewSource(
+            name=source.name,
+            form=source.index.form,
+            requested_share=share,
+            rows=achieved.rows[source.name],
+            tokens=achieved.tokens[source.name],
+            loss_tokens=achieved.loss_tokens[source.name],
+            epochs=achieved.epochs[source.name],
+        )
+
+
+def _requested_shares(label: str, mixture: Mixture) -> list[str]:
+    if len(mixture.components) == 1:
+        return [f"all {label}"]
+    unit = "" if mixture.share_unit == "rows" else f", in {mixture.share_unit.replace('_', ' ')}"
+    return [f"{source.share} of {label}{unit}" for source in mixture.components]
+
+
 def render_preview(facts: PreviewFacts, rows: Sequence[PreviewRow]) -> str:
     """The page as HTML; equal input gives equal text."""
-    report_files, preview_files = files("firstsight.report.pages"), files("firstsight.report.pages")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"plain": single_line_text, "token": _token_html, "percent": _format_percent}
-    css = [
-        (report_files / "page.css").read_text(encoding="utf-8"),
-        (preview_files / "preview.css").read_text(encoding="utf-8"),
-    ]
-    totals = {
-        unit: sum(getattr(source, unit) for source in facts.sources) for unit in ("rows", "tokens", "loss_tokens")
+    return render_template(
+        "preview.html",
+        css=read_assets("page.css", "preview.css"),
+        facts=facts,
+        rows=rows,
+        units=UNITS,
+        totals={unit: sum(getattr(source, unit) for source in facts.sources) for unit in UNITS},
+        colours=SOURCE_COLOUR_COUNT,
+        share_of=lambda part, whole: f"{format_percent(part / whole)} %" if whole else "0 %",
+        token_html=token_html,
+    )
+
+
+def token_html(element: PreviewElement) -> Markup:
+    """A token with its classes (see preview.css) and its position as title."""
+    text = element.token_text
+    assert text is not None, "only images have no text"
+    is_external = element.kind == "external_target"
+    flags = {
+        "l": element.has_loss,
+        "s": text.is_special,
+        "j": text.is_continuation,
+        "x": text.is_invalid_utf8,
+        "b": is_external,
     }
-    return environment.from_string((preview_files / "preview.html").read_text(encoding="utf-8")).render(
-        css=Markup("\n".join(css)), facts=facts, rows=rows, colours=SOURCE_COLOUR_COUNT, totals=totals
-    )
-
-
-def _format_percent(part: int | float, whole: int = 1) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "0 %"
-
-
-def _token_html(element: PreviewElement) -> Markup:
-    """One token; its class says whether it carries loss, its title where it stands."""
-    token_text = element.token_text
-    assert token_text is not None  # only pictures have no spelling
-    classes = ["t"]
-    classes += (
-        ["l"] * element.has_loss
-        + ["s"] * token_text.is_special
-        + ["j"] * token_text.is_continuation
-        + ["x"] * token_text.is_invalid_utf8
-    )
     title = f"position {element.position}, column {element.column}, token {element.token_id}"
-    if element.kind == "beyond":
-        classes.append("b")
-        title = f"target of column {element.column}, token {element.token_id}, behind the end of this row"
-    return Markup('<span class="{}" title="{}">{}</span>').format(
-        " ".join(classes), title, visible_html(token_text.text)
-    )
+    if is_external:
+        title = f"target of column {element.column}, token {element.token_id}, after the end of this row"
+    classes = " ".join(["t", *(name for name, is_set in flags.items() if is_set)])
+    return Markup('<span class="{}" title="{}">{}</span>').format(classes, title, visible_html(text.text))

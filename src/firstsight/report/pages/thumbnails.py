@@ -1,4 +1,4 @@
-"""Pictures for a page: drawn anew and small, each once however many questions ask about it."""
+"""Images for a page: decoded, shrunk and encoded again, each once however many questions refer to it."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.tasks import TASKS
 
 THUMBNAIL_SIDE = 384
-"""Pixels of a picture's longer side on a page."""
+"""Maximal pixels of an image's longer side on a page."""
 LOSSLESS_SIDE = 128
-"""Pictures of at most this many pixels a side stay lossless, and their pixels visible."""
+"""Images of at most this many pixels a side are encoded without loss and displayed with visible pixels."""
 MAX_PAGE_IMAGE_BYTES = 64_000_000
-"""All pictures of a page together, as text; what comes behind is named."""
+"""Maximal size of all images of a page together, as base64; further images are replaced by a message."""
 
 _FOLDER_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thumbnail:
-    """A picture as it stands in a page: never the bytes that it came from."""
+    """An image as a data URI, never with the bytes of its file."""
 
     uri: str
     width: int
     height: int
     pixelated: bool
+    """Encoded without loss, to be displayed with visible pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageImage:
-    """A picture of the album, under the name that the page refers to."""
+    """A thumbnail and the id by which the page refers to it."""
 
     key: str
     thumbnail: Thumbnail
 
 
-def make_thumbnail(data: bytes) -> Thumbnail:
-    """`data` decoded, shrunk to SIDE and encoded again as PNG or JPEG; Refused for what is no whole picture."""
-    image = decode_rgb(data)
+def make_thumbnail(image: Image.Image) -> Thumbnail:
+    """`image` as PNG if it is small, else shrunk to THUMBNAIL_SIDE as JPEG."""
     is_lossless = max(image.size) <= LOSSLESS_SIDE
     buffer = io.BytesIO()
     if is_lossless:
@@ -58,7 +58,7 @@ def make_thumbnail(data: bytes) -> Thumbnail:
 
 
 class Thumbnails:
-    """The pictures of a page, read when first asked for."""
+    """The images of a page, read when they are first needed."""
 
     def __init__(self, max_bytes: int = MAX_PAGE_IMAGE_BYTES) -> None:
         self._bytes_left = max_bytes
@@ -66,13 +66,13 @@ class Thumbnails:
         self._page_images: dict[str, PageImage | str] = {}
 
     def find(self, benchmarks: Path | None, task: str, name: str) -> PageImage | str:
-        """The picture that a task calls `name`, or why it cannot be shown."""
+        """The image that a task calls `name`, or the reason why it cannot be shown."""
         if benchmarks is None:
             return "the benchmark's folder is not known; name it with --benchmarks"
-        images = self._open_images(benchmarks)
-        if isinstance(images, str):
-            return images
         try:
+            images = self._open_images(benchmarks)
+            if isinstance(images, str):
+                return images
             folder = _task_folder(benchmarks, task)
             location = images.location(name, folder)
             if location not in self._page_images:
@@ -83,11 +83,11 @@ class Thumbnails:
 
     @property
     def page_images(self) -> list[PageImage]:
-        """Every picture that was found, once."""
+        """Every image that was found, once."""
         return [page_image for page_image in self._page_images.values() if isinstance(page_image, PageImage)]
 
     def close(self) -> None:
-        """Let go of the archives."""
+        """Close the archives."""
         for images in self._benchmark_images.values():
             if isinstance(images, BenchmarkImages):
                 images.close()
@@ -102,17 +102,18 @@ class Thumbnails:
 
     def _make_page_image(self, images: BenchmarkImages, name: str, folder: str) -> PageImage | str:
         try:
-            thumbnail = make_thumbnail(images.read(name, folder))
+            thumbnail = make_thumbnail(decode_rgb(images.read(name, folder)))
         except (DataError, OSError) as error:
             return str(error)
         if len(thumbnail.uri) > self._bytes_left:
-            return f"the page holds {MAX_PAGE_IMAGE_BYTES // 1_000_000} MB of pictures already; ask for fewer rows or one task"
+            megabytes = MAX_PAGE_IMAGE_BYTES // 1_000_000
+            return f"the page already contains {megabytes} MB of images; ask for fewer rows or one task"
         self._bytes_left -= len(thumbnail.uri)
-        return PageImage(key=f"picture-{len(self._page_images)}", thumbnail=thumbnail)
+        return PageImage(key=f"image-{len(self._page_images)}", thumbnail=thumbnail)
 
 
 def _task_folder(benchmarks: Path, task: str) -> str:
-    """The task's folder of files; a name that is no folder's name has none."""
+    """Name of the task's folder of files; empty for a task name that cannot be a folder's name."""
     definition = TASKS.get(task)
     if definition is not None:
         return definition.folder(benchmarks).name
