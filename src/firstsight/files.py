@@ -100,9 +100,9 @@ class FileDigests:
         stat, name = file.stat(), str(file.absolute())
         entry = self._entries.get(name)
         if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-            entry = [stat.st_size, stat.st_mtime_ns, file_sha256(file)]
-            self._entries[name], self._is_modified = entry, True
-        return entry[2]
+            entry = self._entries[name] = [stat.st_size, stat.st_mtime_ns, file_sha256(file)]
+            self._is_modified = True
+        return str(entry[2])
 
     def combined_digest(self, folder: Path, files: Iterable[Path]) -> str:
         """A single digest of several files: their paths below `folder` and their bytes."""

@@ -116,9 +116,9 @@ def test_planted_pictures_are_counted_and_named() -> None:
     member = seen.largest_identical[0].members[1]
     assert (member.shard, member.offset) == ("a.tar", 20_000)
     text = "\n".join(seen.summary_lines())
-    assert "3 of 31 (9.68%) pictures repeat an earlier one" in text
+    assert "3 of 31 (9.68%) images repeat an earlier one" in text
     assert "3 x: record 7 (a.tar at 7,000), record 20 (a.tar at 20,000)" in text
-    assert "4 of 31 (12.90%) pictures were left out" in text
+    assert "4 of 31 (12.90%) images were left out" in text
 
 
 def test_flat_pictures_look_like_nothing(workshop: Workshop) -> None:
@@ -139,7 +139,7 @@ def test_flat_pictures_look_like_nothing(workshop: Workshop) -> None:
         4,
         4,
     )
-    assert "4 training and 4 evaluation pictures were left out" in "\n".join(told.summary_lines())
+    assert "4 training and 4 evaluation images were left out" in "\n".join(told.summary_lines())
     seen = find_duplicates(index)
     assert (seen.identical_images, seen.similar_images, seen.uninformative_images) == (0, 0, 4)
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from firstsight.data.audit import duplicates, find_duplicates, find_overlap, ngrams
 from firstsight.data.audit.eval_sets import collect_eval_sets
-from firstsight.data.audit.overlap_report import MAX_RARE_RECORDS
+from firstsight.data.audit.report import MAX_RARE_RECORDS
 from firstsight.data.images import perceptual_hash
 from firstsight.data.tokenizer import Tokenizer, load_tokenizer
 from firstsight.errors import DataError
@@ -178,9 +178,9 @@ def test_what_many_records_say_is_a_phrase(workshop: Workshop) -> None:
     ]
     assert told.phrases[0].shared_text in (words_of(common[:13]), words_of(common[1:]))
     text = "\n".join(told.summary_lines())
-    assert "10 of 21 (47.62%) records hold 13 or more tokens in a row of 1 of 2 (50.00%) evaluation texts." in text
+    assert "10 of 21 (47.62%) records contain 13 or more consecutive tokens of 1 of 2 (50.00%) evaluation texts." in text
     assert f'record 11 has, as sets/questions.json: rows[0].question.text: "{words_of(rare)}"' in text
-    assert "1 evaluation texts hold words that stand in more than 10 records" in text
+    assert "1 evaluation texts contain words that are in more than 10 records" in text
     lines = [json.loads(line) for line in told.write(workshop.root).read_text().splitlines()]
     assert Counter(line["kind"] for line in lines) == {"words": MAX_RARE_RECORDS, "phrase": 1}
     assert lines[0]["train_record"] == {"record": 11, "shard": "", "offset": -1}

@@ -10,10 +10,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from firstsight.data.loader import IGNORE_INDEX, Batch, BatchStream, DecodedImages, LoaderSource
+from firstsight.data.loader import Batch, BatchStream, DecodedImages, LoaderSource
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit
-from firstsight.recipe.stages import RowShape
+from firstsight.recipe.stages import IGNORE_INDEX, RowShape
 from firstsight.site import Location
 
 from .conftest import ANSWER, HUMAN, PAD, Workshop, words_of

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from firstsight.data.loader import IGNORE_INDEX, BatchStream, LoaderSource
+from firstsight.data.loader import BatchStream, LoaderSource
 from firstsight.data.packing import pack
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit
-from firstsight.recipe.stages import RowShape
+from firstsight.recipe.stages import IGNORE_INDEX, RowShape
 
 from .conftest import Workshop, words_of
 from .streams import SLOTS, B, T, blend, feed, stream
@@ -55,13 +55,13 @@ def test_sources_that_do_not_fit_together_are_refused(text: LoaderSource, captio
     half = Fraction(1, 2)
     with pytest.raises(MixError, match="Got no image source"):
         stream(text, share=half)
-    with pytest.raises(MixError, match="names of their own"):
+    with pytest.raises(MixError, match="distinct names"):
         stream(text, (captions, half), (captions, half), share=half)
     with pytest.raises(MixError, match="another tokenizer"):
         stream(
             text, (replace(captions, index=replace(captions.index, tokenizer_digest="other")), Fraction(1)), share=half
         )
-    with pytest.raises(MixError, match="pictures of one shape"):
+    with pytest.raises(MixError, match="images of one shape"):
         stream(text, (replace(captions, images=None), Fraction(1)), share=half)
     with pytest.raises(MixError, match="Pack it again"):
         replace(stream(text, share=Fraction(0)), row_shape=RowShape(batch_size=B, length=T + 1))

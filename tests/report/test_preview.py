@@ -21,8 +21,9 @@ from PIL import Image
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from firstsight.data.loader import IGNORE_INDEX, Batch
+from firstsight.data.loader import Batch
 from firstsight.data.tokenizer import CHAT_TOKENS, END_OF_TEXT, PAD_TOKEN, Tokenizer, load_tokenizer
+from firstsight.recipe.stages import IGNORE_INDEX
 from firstsight.report.pages import batch_rows, preview_page
 from firstsight.report.pages.batch_rows import PreviewRecord, PreviewRow
 from firstsight.report.pages.preview_page import PreviewFacts, PreviewSource, StageIdentity

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from firstsight.data.index import Index
-from firstsight.data.loader import IGNORE_INDEX, BatchStream, DecodedImages, LoaderMixture, LoaderSource
+from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource
 from firstsight.data.packing import pack
 from firstsight.data.prepare import prepare
 from firstsight.data.tokenizer import load_tokenizer
 from firstsight.recipe.mixture import ExternalForm, ImageTextMix, PackingMode, ShareSpan
-from firstsight.recipe.stages import RowShape
+from firstsight.recipe.stages import IGNORE_INDEX, RowShape
 from firstsight.report.pages.batch_rows import PreviewElement, PreviewRow
 from firstsight.report.pages.preview_page import StageIdentity, preview_rows, render_preview, stage_facts
 from firstsight.report.pages.token_text import TokenDecoder

@@ -21,8 +21,7 @@ from torch import Tensor
 from firstsight.errors import ModelError
 from firstsight.model.layers import norm
 from firstsight.model.lm import LM
-
-IGNORE_INDEX = -100
+from firstsight.recipe.stages import IGNORE_INDEX
 
 
 class _WorkSizes(NamedTuple):

@@ -23,6 +23,9 @@ from firstsight.units import Share, Steps, Tokens, steps_for
 
 TokenizerSource = SyntheticVocabulary | External
 
+IGNORE_INDEX = -100
+"""Target of a position without loss; torch's default."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowShape:

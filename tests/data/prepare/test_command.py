@@ -84,7 +84,7 @@ def test_what_benchmarks_share_with_it_is_told(at: Workshop, capsys: pytest.Capt
     (at.folder("exam") / "questions.jsonl").write_text(json.dumps({"question": said}) + "\n")
     words = ("leaky", "--form", "text", "--tokenizer", "words", "--against", "exam", "--jobs", "1")
     code, out, _ = say(capsys, *words)
-    assert code == 0 and "1 of 1 (100.00%) records hold 13 or more tokens in a row of 1 of 1" in out
+    assert code == 0 and "1 of 1 (100.00%) records contain 13 or more consecutive tokens of 1 of 1" in out
     assert sorted(file.name for file in folder().iterdir()).count("overlap.jsonl") == 0
 
 

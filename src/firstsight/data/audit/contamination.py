@@ -1,7 +1,4 @@
-"""What training data shares with evaluation sets, before anything is trained: pictures that look alike, words in a row.
-
-Nothing is removed. Whoever reads this decides.
-"""
+"""What training data shares with evaluation sets: similar images and n-grams of tokens. Nothing is removed."""
 
 from __future__ import annotations
 
@@ -14,15 +11,16 @@ import numpy as np
 from firstsight.data.audit.eval_sets import EvalItem, EvalSets, collect_eval_sets
 from firstsight.data.audit.hamming import hamming_neighbors, uninformative_hashes
 from firstsight.data.audit.ngrams import NGRAM_SIZE, NgramHits, NgramSet, build_ngrams, find_ngrams
-from firstsight.data.audit.overlap_report import (
+from firstsight.data.audit.report import (
     MAX_RARE_RECORDS,
     CommonPhrase,
     ImageOverlap,
+    ImageRecordFinder,
     OverlapCoverage,
     OverlapReport,
+    RecordLocation,
     TextOverlap,
 )
-from firstsight.data.audit.record_locations import ImageRecordFinder, records_at, text_location
 from firstsight.data.index import Index
 from firstsight.data.tokenizer import Tokenizer
 from firstsight.errors import DataError
@@ -31,9 +29,9 @@ _BATCH = 4096
 
 
 def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokenizer) -> OverlapReport:
-    """What an index shares with the evaluation sets in `against` (files or folders); nothing is removed.
+    """What an index shares with the evaluation sets at `eval_paths` (files or folders).
 
-    Raises DataError when `words` is not the index's tokenizer, or `against` holds nothing to compare with.
+    Raises DataError if `tokenizer` is not the index's, or if the evaluation sets have no image and no text.
     """
     if tokenizer.digest != index.tokenizer_digest:
         raise DataError(
@@ -42,10 +40,11 @@ def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokeniz
         )
     eval_sets = collect_eval_sets(eval_paths, with_hashes=len(index.images) > 0)
     image_overlaps, crowded = _image_overlaps(index, eval_sets)
-    ngrams, searchable_count = _eval_ngrams(eval_sets, tokenizer)
-    text_overlaps, phrases = (
-        _NgramCounter(index, ngrams).add_hits(find_ngrams(index.tokens, ngrams)).overlaps(eval_sets, tokenizer)
-    )
+    ngrams, searchable = _eval_ngrams(eval_sets, tokenizer)
+    counter = _NgramCounter(index, ngrams)
+    for hits in find_ngrams(index.tokens, ngrams):
+        counter.add_hits(hits)
+    items = tuple(eval_sets.texts.values())
     coverage = OverlapCoverage(
         images=len(index.images),
         uninformative_images=int(uninformative_hashes(index.images["hash"]).sum()),
@@ -53,126 +52,112 @@ def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokeniz
         eval_images=len(eval_sets.images),
         eval_uninformative_images=int(uninformative_hashes(eval_sets.hashes).sum()),
         crowded_images=crowded,
-        texts=len(eval_sets.texts),
-        short_texts=len(eval_sets.texts) - searchable_count,
+        texts=len(items),
+        short_texts=len(items) - searchable,
         unread=eval_sets.unread,
         refused=eval_sets.refused,
     )
-    return OverlapReport(image_overlaps=image_overlaps, text_overlaps=text_overlaps, phrases=phrases, coverage=coverage)
+    return OverlapReport(
+        image_overlaps=image_overlaps,
+        text_overlaps=tuple(counter.rare_overlaps(items, tokenizer)),
+        phrases=tuple(counter.common_phrases(items, tokenizer)),
+        coverage=coverage,
+    )
 
 
 def _image_overlaps(index: Index, eval_sets: EvalSets) -> tuple[tuple[ImageOverlap, ...], int]:
-    """Training pictures near an evaluation picture, nearest first; how many evaluation pictures had too many rivals."""
+    """Pairs of similar training and evaluation images, nearest first; number of incompletely compared eval images."""
     if not len(index.images):
         return (), 0
     hashes = np.ascontiguousarray(index.images["hash"])
-    train_images, eval_images = (
-        np.flatnonzero(~uninformative_hashes(hashes)),
-        np.flatnonzero(~uninformative_hashes(eval_sets.hashes)),
-    )
-    distinct_hashes, hash_ids = np.unique(hashes[train_images], return_inverse=True)
+    train_ids = np.flatnonzero(~uninformative_hashes(hashes))
+    eval_ids = np.flatnonzero(~uninformative_hashes(eval_sets.hashes))
+    distinct, hash_ids = np.unique(hashes[train_ids], return_inverse=True)
     order = np.argsort(hash_ids, kind="stable")
-    edges = np.searchsorted(hash_ids[order], np.arange(len(distinct_hashes) + 1))
-    record_finder, distances, crowded = ImageRecordFinder(index), dict[tuple[int, int], int](), set[int]()
-    for pairs in hamming_neighbors(eval_sets.hashes[eval_images], distinct_hashes):
+    edges = np.searchsorted(hash_ids[order], np.arange(len(distinct) + 1))
+    distances, crowded = dict[tuple[int, int], int](), set[int]()
+    for pairs in hamming_neighbors(eval_sets.hashes[eval_ids], distinct):
         crowded.update(pairs.crowded.tolist())
         for left, right, distance in zip(pairs.left, pairs.right, pairs.distance, strict=True):
-            for image in train_images[order[edges[right] : edges[right + 1]]].tolist():
-                distances[image, int(eval_images[left])] = int(distance)
-    ranked = sorted(distances.items(), key=lambda left: (left[1], left[0]))
+            for image in train_ids[order[edges[right] : edges[right + 1]]].tolist():
+                distances[image, int(eval_ids[left])] = int(distance)
+    finder = ImageRecordFinder(index)
     overlaps = (
-        ImageOverlap(distance=distance, train_record=record_finder.locate(image), eval_item=eval_sets.images[right])
-        for (image, right), distance in ranked
+        ImageOverlap(distance=distance, train_record=finder.locate(image), eval_item=eval_sets.images[eval_image])
+        for (image, eval_image), distance in sorted(distances.items(), key=lambda entry: (entry[1], entry[0]))
     )
     return tuple(overlaps), len(crowded)
 
 
 def _eval_ngrams(eval_sets: EvalSets, tokenizer: Tokenizer) -> tuple[NgramSet, int]:
-    """Stretches of every text, as it stands alone and behind a space; how many texts have any."""
-    texts = list(eval_sets.texts)
-    ids: list[list[int]] = []
-    text_numbers: list[int] = []
+    """N-grams of every text, tokenized alone and after a space; the number of texts with any."""
+    texts, ids, text_numbers = list(eval_sets.texts), list[list[int]](), list[int]()
     for start in range(0, len(texts), _BATCH):
-        batch_texts = texts[start : start + _BATCH]
-        encodings = zip(
-            tokenizer.encode(batch_texts), tokenizer.encode([f" {text}" for text in batch_texts]), strict=True
-        )
-        for text_number, text_forms in enumerate(encodings, start=start):
-            long_forms = [form for form in text_forms if len(form) >= NGRAM_SIZE]
+        batch = texts[start : start + _BATCH]
+        spaced = tokenizer.encode([f" {text}" for text in batch])
+        for number, forms in enumerate(zip(tokenizer.encode(batch), spaced, strict=True), start=start):
+            long_forms = [form for form in forms if len(form) >= NGRAM_SIZE]
             ids += long_forms
-            text_numbers += [text_number] * len(long_forms)
+            text_numbers += [number] * len(long_forms)
     return build_ngrams(ids, text_numbers), len(set(text_numbers))
 
 
 class _NgramCounter:
-    """Which records hold which stretches; where many hold one, only how many."""
+    """Positions of rare n-grams in the records of an index; of common ones only the number of records."""
 
     def __init__(self, index: Index, ngrams: NgramSet) -> None:
         self._index, self._ngrams = index, ngrams
         self._record_counts = np.zeros(len(ngrams.hashes), dtype=np.int64)
         self._last_records = np.full(len(ngrams.hashes), -1)
-        self._hits: list[NgramHits] = []
+        empty = np.zeros(0, dtype=np.int64)
+        self._hits = [NgramHits(positions=empty, ngram_ids=empty)]
 
-    def add_hits(self, hit_batches: Iterator[NgramHits]) -> _NgramCounter:
-        """Count all hits that lie within one record."""
-        samples = self._index.samples
-        for hits in hit_batches:
-            records = records_at(self._index, hits.positions)
-            ends = samples["tokens_from"][records] + samples["tokens_count"][records]
-            is_inside = hits.positions + NGRAM_SIZE <= ends
-            self._count_hits(records[is_inside], hits.positions[is_inside], hits.ngram_ids[is_inside])
-        return self
+    def _records_at(self, positions: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._index.samples["tokens_from"], positions, side="right") - 1
 
-    def _count_hits(self, records: np.ndarray, positions: np.ndarray, ngram_ids: np.ndarray) -> None:
+    def add_hits(self, hits: NgramHits) -> None:
+        """Count the hits that are within a single record; positions rise from call to call."""
+        samples, records = self._index.samples, self._records_at(hits.positions)
+        ends = samples["tokens_from"][records] + samples["tokens_count"][records]
+        is_inside = hits.positions + NGRAM_SIZE <= ends
+        records, positions, ngram_ids = records[is_inside], hits.positions[is_inside], hits.ngram_ids[is_inside]
         is_rare = self._record_counts[ngram_ids] <= MAX_RARE_RECORDS
         self._hits.append(NgramHits(positions=positions[is_rare], ngram_ids=ngram_ids[is_rare]))
-        # Positions rise, so a stretch that comes again in its record does so behind the record that counted it.
+        # As positions rise, a second hit of an n-gram in a record comes after the hit that counted this record.
         pairs = np.unique(np.stack([ngram_ids, records]), axis=1)
         new_pairs = pairs[:, self._last_records[pairs[0]] != pairs[1]]
         np.add.at(self._record_counts, new_pairs[0], 1)
         np.maximum.at(self._last_records, pairs[0], pairs[1])
 
-    def overlaps(
-        self, eval_sets: EvalSets, tokenizer: Tokenizer
-    ) -> tuple[tuple[TextOverlap, ...], tuple[CommonPhrase, ...]]:
-        """Records with rare stretches, those with the most first; and texts with common ones."""
-        items = list(eval_sets.texts.values())
-        ngram_ids = np.concatenate([hits.ngram_ids for hits in self._hits] or [self._last_records[:0]])
-        positions = np.concatenate([hits.positions for hits in self._hits] or [self._last_records[:0]])
+    def rare_overlaps(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[TextOverlap]:
+        """Records with rare n-grams, those with the most first."""
+        ngram_ids = np.concatenate([hits.ngram_ids for hits in self._hits])
         is_rare = self._record_counts[ngram_ids] <= MAX_RARE_RECORDS
-        positions_by_pair = defaultdict[tuple[int, int], list[int]](list)
-        for record, text, position in zip(
-            records_at(self._index, positions[is_rare]),
-            self._ngrams.texts[ngram_ids[is_rare]],
-            positions[is_rare],
-            strict=True,
-        ):
-            positions_by_pair[int(record), int(text)].append(int(position))
-        ranked = sorted(positions_by_pair.items(), key=lambda entry: (-len(entry[1]), entry[0]))
-        text_overlaps = tuple(
-            TextOverlap(
+        positions = np.concatenate([hits.positions for hits in self._hits])[is_rare]
+        records, texts = self._records_at(positions), self._ngrams.texts[ngram_ids[is_rare]]
+        by_pair = defaultdict[tuple[int, int], list[int]](list)
+        for record, text, position in zip(records.tolist(), texts.tolist(), positions.tolist(), strict=True):
+            by_pair[record, text].append(position)
+        for (record, text), pair_positions in sorted(by_pair.items(), key=lambda entry: (-len(entry[1]), entry[0])):
+            yield TextOverlap(
                 shared_ngrams=len(pair_positions),
                 shared_text=tokenizer.decode(self._longest_run(pair_positions)),
-                train_record=text_location(record),
+                train_record=RecordLocation(record=record),
                 eval_item=items[text],
             )
-            for (record, text), pair_positions in ranked
-        )
-        return text_overlaps, tuple(self._common_phrases(items, tokenizer))
 
     def _longest_run(self, positions: list[int]) -> list[int]:
-        """Tokens of the longest run of stretches that follow one another."""
-        positions = sorted(positions)
-        cuts = np.flatnonzero(np.diff(positions) != 1) + 1
-        runs = [run for run in np.split(np.asarray(positions), cuts) if len(run)]
+        """Tokens of the longest run of consecutive n-grams."""
+        ascending = np.sort(positions)
+        runs = np.split(ascending, np.flatnonzero(np.diff(ascending) != 1) + 1)
         longest = max(runs, key=len)
         return self._index.tokens[int(longest[0]) : int(longest[-1]) + NGRAM_SIZE].tolist()
 
-    def _common_phrases(self, items: list[EvalItem], tokenizer: Tokenizer) -> Iterator[CommonPhrase]:
-        """The commonest stretch of every text that has one."""
-        common_ngrams = np.flatnonzero(self._record_counts > MAX_RARE_RECORDS)
+    def common_phrases(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[CommonPhrase]:
+        """The most common n-gram of every text that has a common one."""
+        common = np.flatnonzero(self._record_counts > MAX_RARE_RECORDS)
         most_common = dict[int, int]()
-        for ngram in common_ngrams[np.argsort(-self._record_counts[common_ngrams], kind="stable")].tolist():
+        for ngram in common[np.argsort(-self._record_counts[common], kind="stable")].tolist():
             most_common.setdefault(int(self._ngrams.texts[ngram]), ngram)
         for text, ngram in most_common.items():
             yield CommonPhrase(

@@ -1,10 +1,10 @@
-"""Evaluation sets in whatever layout: every picture's hash and every text, each with where it was found.
+"""Reads evaluation sets in any layout: the hash of every image and every text, each with its location.
 
-    pictures   .png .jpg .jpeg .webp .gif .bmp .tif .tiff, loose or in a tar; inside a field of a table or of JSON
+    images     .png .jpg .jpeg .webp .gif .bmp .tif .tiff, loose or in a tar; inside a field of a table or of JSON
                as base64, inside Parquet as bytes
     texts      .json .jsonl .csv .tsv .txt, also .gz or .zst, loose or in a tar; .parquet: every string at any depth
 
-Files with other endings are counted by their ending, so that nothing is passed over in silence.
+Files with other suffixes are counted by suffix, so that the report lists everything that was not read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import zlib
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -36,26 +37,19 @@ from firstsight.errors import DataError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _MIN_BASE64_CHARS = 512
-"""Characters that base64 of a picture has at least."""
+"""Shorter strings are never read as base64 of an image."""
 _MAX_CSV_FIELD = 1 << 27
 _READ_ERRORS = (
-    ValueError,
-    OSError,
-    EOFError,
-    zlib.error,
-    zstandard.ZstdError,
-    csv.Error,
-    RecursionError,
-    pa.ArrowException,
-)
+    ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError, csv.Error, RecursionError, pa.ArrowException,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalItem:
-    """Where in an evaluation set something stands."""
+    """A location in an evaluation set."""
 
     file: str
-    item: str
+    item: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.item}" if self.item else self.file
@@ -63,15 +57,15 @@ class EvalItem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalSets:
-    """What evaluation sets hold that training data should not."""
+    """The images and texts of evaluation sets."""
 
     hashes: UInt64[np.ndarray, "hashed"]
-    """Of every picture; none where they were not asked for."""
+    """Of every image; empty if they were not requested."""
     images: tuple[EvalItem, ...]
     texts: dict[str, EvalItem]
-    """Distinct texts in order, each with the place where it stands first."""
+    """Distinct texts in order, each with its first location."""
     unread: dict[str, int]
-    """Files of no known ending, by ending."""
+    """Number of files of unknown types, by suffix."""
     refused: tuple[str, ...]
     """What could not be read, each with its reason."""
 
@@ -94,7 +88,8 @@ class _EvalCollector:
             self.refused.append(f"{item}: {error}")
 
     def add_value(self, value: object, location: EvalItem) -> None:
-        """Strings and pictures of a decoded value, at any depth."""
+        """Strings and images of a decoded value, at any depth."""
+        file, item = location.file, location.item
         match value:
             case str():
                 self._add_text(value, location)
@@ -102,35 +97,25 @@ class _EvalCollector:
                 self.add_image(value, location)
             case dict():
                 for name, child in value.items():
-                    self.add_value(
-                        child,
-                        EvalItem(file=location.file, item=f"{location.item}.{name}" if location.item else str(name)),
-                    )
+                    self.add_value(child, EvalItem(file=file, item=f"{item}.{name}" if item else str(name)))
             case list():
                 for number, child in enumerate(value):
-                    self.add_value(child, EvalItem(file=location.file, item=f"{location.item}[{number}]"))
+                    self.add_value(child, EvalItem(file=file, item=f"{item}[{number}]"))
             case _:
                 pass
 
     def _add_text(self, text: str, location: EvalItem) -> None:
         if not text.isascii() or len(text.split(None, 1)) > 1:
             self.texts.setdefault(text, location)
-        elif len(text) >= _MIN_BASE64_CHARS and (data := _decode_base64(text)) is not None:
-            self.add_image(data, location)
-
-
-def _decode_base64(text: str) -> bytes | None:
-    """Bytes behind base64, where a text is that."""
-    try:
-        return b64decode(text.rpartition(",")[2], validate=True)
-    except binascii.Error:
-        return None
+        elif len(text) >= _MIN_BASE64_CHARS:
+            with suppress(binascii.Error):  # raised for long words and URLs
+                self.add_image(b64decode(text.rpartition(",")[2], validate=True), location)
 
 
 def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> EvalSets:
-    """All pictures and texts of evaluation sets; raises DataError when a place is missing or holds neither.
+    """All images and texts of evaluation sets; raises DataError if a path is missing or nothing was read.
 
-    Without `hashing` pictures are only counted, for training data that has none.
+    With `with_hashes=False` images are only counted, for training data without images.
     """
     collector = _EvalCollector(with_hashes=with_hashes)
     for path in paths:
@@ -144,11 +129,11 @@ def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> Eva
                 except (*_READ_ERRORS, tarfile.TarError) as error:
                     collector.refused.append(f"{name}: {error}")
     if not collector.images and not collector.texts:
-        listed = ", ".join(map(str, paths))
-        reasons = "; ".join(
-            [*collector.refused[:3], *(f"{count} x {suffix}" for suffix, count in collector.unread.items())]
+        unread = [f"{count} x {suffix}" for suffix, count in collector.unread.items()]
+        reasons = "; ".join([*collector.refused[:3], *unread]) or "no file"
+        raise DataError(
+            f"{', '.join(map(str, paths))}: wanted images or texts of an evaluation set. Got none ({reasons})."
         )
-        raise DataError(f"{listed}: wanted pictures or texts of an evaluation set. Got none ({reasons or 'no file'}).")
     return EvalSets(
         hashes=np.array(collector.hashes, dtype=np.uint64),
         images=tuple(collector.images),
@@ -163,46 +148,36 @@ def _collect_file(file: Path, name: str, collector: _EvalCollector) -> None:
         with tarfile.open(file, "r|*") as tar:
             for member in tar:
                 if member.isreg() and (data := tar.extractfile(member)) is not None:
-                    _collect_member(data.read(), f"{name}/{member.name}", collector)
+                    member_name, content = f"{name}/{member.name}", data.read()
+                    try:
+                        _collect_bytes(lambda content=content: content, member_name, collector)
+                    except _READ_ERRORS as error:  # the next members are read all the same
+                        collector.refused.append(f"{member_name}: {error}")
     elif name.lower().endswith(".parquet"):
-        for number, row in enumerate(_parquet_rows(file)):
+        rows = (row for batch in pq.ParquetFile(file).iter_batches(batch_size=64) for row in batch.to_pylist())
+        for number, row in enumerate(rows):
             collector.add_value(row, EvalItem(file=name, item=f"[{number}]"))
     else:
         _collect_bytes(file.read_bytes, name, collector)
 
 
-def _collect_member(data: bytes, name: str, collector: _EvalCollector) -> None:
-    """One member of a tar; a broken one is noted and the next ones are read."""
-    try:
-        _collect_bytes(lambda: data, name, collector)
-    except _READ_ERRORS as error:
-        collector.refused.append(f"{name}: {error}")
-
-
 def _collect_bytes(read_content: Callable[[], bytes], name: str, collector: _EvalCollector) -> None:
-    """One file by its ending."""
-    base_name, suffix = name.lower(), PurePosixPath(name.lower()).suffix
-    decompress = _DECOMPRESSORS.get(suffix)
-    if decompress is not None:
-        base_name = base_name.removesuffix(suffix)
-    suffix = PurePosixPath(base_name).suffix
+    """A file or a member of a tar, by its suffix."""
+    path = PurePosixPath(name.lower())
+    decompress = _DECOMPRESSORS.get(path.suffix)
+    suffix = path.with_suffix("").suffix if decompress else path.suffix
     if decompress is None and suffix in IMAGE_SUFFIXES:
-        collector.add_image(read_content(), EvalItem(file=name, item=""))
+        collector.add_image(read_content(), EvalItem(file=name))
     elif suffix in _TEXT_PARSERS:
-        text = (decompress(read_content()) if decompress else read_content()).decode("utf-8-sig")
-        for item, value in _TEXT_PARSERS[suffix](text):
+        content = decompress(read_content()) if decompress else read_content()
+        for item, value in _TEXT_PARSERS[suffix](content.decode("utf-8-sig")):
             collector.add_value(value, EvalItem(file=name, item=item))
     else:
         collector.unread[suffix or "no ending"] += 1
 
 
-def _parquet_rows(file: Path) -> Iterator[object]:
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
-        yield from batch.to_pylist()
-
-
 def _parse_json(text: str) -> Iterator[tuple[str, object]]:
-    """A JSON value; or one a line, which some publishers call .json too."""
+    """A JSON value, or JSON lines in a file that is called .json."""
     try:
         yield "", json.loads(text)
     except json.JSONDecodeError:

@@ -1,14 +1,12 @@
-"""Rows to batches."""
+"""Packed rows to batches: exact mixing of sources, order of rows, tensors, and the ledger of what was drawn."""
 
 from firstsight.data.loader.achieved_mix import AchievedMix
-from firstsight.data.loader.collate import IGNORE_INDEX, Batch
+from firstsight.data.loader.collate import Batch
 from firstsight.data.loader.mixture import LoaderMixture
-from firstsight.data.loader.prefetch import prefetch_batches
 from firstsight.data.loader.sources import DecodedImages, ImageInputs, LoaderSource, PrecomputedFeatures
-from firstsight.data.loader.stream import BatchStream
+from firstsight.data.loader.stream import BatchStream, prefetch_batches
 
 __all__ = [
-    "IGNORE_INDEX",
     "AchievedMix",
     "Batch",
     "BatchStream",

@@ -1,48 +1,60 @@
-"""What a run really holds: rows, tokens and loss tokens by source, and the shares that they make, span by span."""
+"""What a run consists of: rows, tokens and loss tokens by source, and the shares that they make, span by span."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Int64
 
+from firstsight.data.loader.mixture import LoaderMixture
+from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit
 
 MIX_UNITS: tuple[ShareUnit, ...] = ("rows", "tokens", "loss_tokens")
-SourceCounts = Int64[np.ndarray, "feeds 3"]
-"""Rows, tokens and loss tokens of each feed."""
+SourceCounts = Int64[np.ndarray, "sources 3"]
+"""Rows, tokens and loss tokens of each source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpanStats:
-    """A span of a run with one image share."""
+    """A span of a run with a constant image share."""
 
     rows: int
     target_share: Fraction
     achieved_shares: Mapping[str, float]
-    """The image part's share in all three units."""
+    """The share of images in each unit."""
+
+    @classmethod
+    def from_counts(cls, counts: SourceCounts, text_count: int, target_share: Fraction) -> SpanStats:
+        """The first `text_count` sources are text."""
+        totals, images = counts.sum(axis=0), counts[text_count:].sum(axis=0)
+        shares = {
+            unit: image / max(1, total)
+            for unit, image, total in zip(MIX_UNITS, images.tolist(), totals.tolist(), strict=True)
+        }
+        return cls(rows=int(totals[0]), target_share=Fraction(target_share), achieved_shares=shares)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AchievedMix:
-    """What a run really holds, counted row by row."""
+    """What a run consists of, counted row by row."""
 
     rows: dict[str, int]
     tokens: dict[str, int]
-    """Padding not among them."""
+    """Without padding."""
     loss_tokens: dict[str, int]
     epochs: dict[str, float]
     """Passes of this stage through each source."""
     text_sources: tuple[str, ...]
-    """Which of the sources are text."""
     text_rows_read: int
     """Of this stage and all before: where the text of the next stage begins."""
     text_row_length: int
     text_group_size: int
-    """How many of these rows one row of the packed text was cut into."""
+    """How many of these rows are parts of one row that the text was packed into."""
     text_seed: int
     counted_in: ShareUnit
     spans: tuple[SpanStats, ...]
@@ -50,23 +62,22 @@ class AchievedMix:
 
     @property
     def target_share(self) -> Fraction:
-        """The image share of the whole run, over spans by their rows."""
+        """The image share of the whole run: the mean over spans, weighted by rows."""
         total = sum(span.rows for span in self.spans)
         return sum((span.rows * span.target_share for span in self.spans), Fraction(0)) / max(1, total)
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON: counts by source, and the image part's share in all three units."""
+        """The contents of achieved.json: counts by source, and the share of images in each unit."""
         counts: dict[str, dict[str, int]] = {"rows": self.rows, "tokens": self.tokens, "loss_tokens": self.loss_tokens}
-        image_totals = {
-            unit: sum(source_counts[name] for name in source_counts if name not in self.text_sources)
-            for unit, source_counts in counts.items()
+        achieved = {
+            unit: sum(count for name, count in by_source.items() if name not in self.text_sources)
+            / max(1, sum(by_source.values()))
+            for unit, by_source in counts.items()
         }
         return {
             "asked": str(self.target_share),
             "counted_in": self.counted_in,
-            "achieved": {
-                unit: image_totals[unit] / max(1, sum(source_counts.values())) for unit, source_counts in counts.items()
-            },
+            "achieved": achieved,
             "spans": [
                 {"rows": span.rows, "asked": str(span.target_share), "achieved": dict(span.achieved_shares)}
                 for span in self.spans
@@ -81,11 +92,45 @@ class AchievedMix:
         }
 
 
-def span_stats(counts: SourceCounts, text_source_count: int, target_share: Fraction) -> SpanStats:
-    """A span out of its counts, of which the first `texts` feeds are text."""
-    totals, image_totals = counts.sum(axis=0).tolist(), counts[text_source_count:].sum(axis=0).tolist()
-    shares = {
-        unit: image_total / max(1, unit_total)
-        for unit, image_total, unit_total in zip(MIX_UNITS, image_totals, totals, strict=True)
-    }
-    return SpanStats(rows=totals[0], target_share=Fraction(target_share), achieved_shares=shares)
+def check_span_shares(
+    text: LoaderMixture,
+    images: LoaderMixture | None,
+    *,
+    counts: Sequence[SourceCounts],
+    shares: Sequence[Fraction],
+    counted_in: ShareUnit,
+) -> None:
+    """Raise MixError unless every span has its image share, and the whole run the shares of both mixtures.
+
+    An image share of rows is exact (floor); a share of tokens may be off by a largest row of text and one of images.
+    """
+    unit, mixtures = MIX_UNITS.index(counted_in), [text] if images is None else [text, images]
+    text_count, sources = len(text.sources), [source for mixture in mixtures for source in mixture.sources]
+    names = tuple(source.name for source in sources)
+    slack = 0
+    if counted_in != "rows":
+        slack = sum(max(source.max_units(counted_in) for source in mixture.sources) for mixture in mixtures)
+    for span, share in zip(counts, shares, strict=True):
+        total, image_units = int(span[:, unit].sum()), int(span[text_count:, unit].sum())
+        is_off = image_units != int(total * share)
+        if counted_in != "rows" and 0 < share < 1:
+            is_off = abs(image_units - total * share) > slack
+        if is_off:
+            _raise_share_error(names, share, counted_in, image_units, total)
+    totals = sum(counts, np.zeros((len(sources), 3), dtype=np.int64))
+    _check_mixture_shares(text, totals[:text_count])
+    if images is not None:
+        _check_mixture_shares(images, totals[text_count:])
+
+
+def _check_mixture_shares(mixture: LoaderMixture, counts: SourceCounts) -> None:
+    """A run is the difference of two prefixes of a mixture: each of these may be off by what is drawn together."""
+    units, names = counts[:, MIX_UNITS.index(mixture.counted_in)].tolist(), [source.name for source in mixture.sources]
+    slack = 2 * sum(source.max_units(mixture.counted_in, group_size=mixture.group_size) for source in mixture.sources)
+    for count, share in zip(units, mixture.shares, strict=True):
+        if abs(count - sum(units) * share) > slack:
+            _raise_share_error(names, share, mixture.counted_in, count, sum(units))
+
+
+def _raise_share_error(names: Sequence[str], share: Fraction, unit: ShareUnit, count: int, total: int) -> NoReturn:
+    raise MixError(f"{', '.join(names)}: wanted {share} of the {unit}. Got {count} of {total}. Report this as a bug.")

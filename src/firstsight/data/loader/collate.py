@@ -1,7 +1,8 @@
-"""Rows of packed tables to the tensors of a batch.
+"""Packed rows to the tensors of a batch.
 
-Legend: B rows of T tokens, n of them from one feed, N pictures in the batch (varies, may be 0) of I tokens of width W,
-or of S x S pixels; P pieces, K pictures of a feed in the batch.
+Legend: B rows of T tokens, n of them from one source; N images in the batch (varies, may be 0) of I tokens of width W,
+or of S x S pixels; P segments and K images of a source in the batch. The n rows of a source are computed as one flat
+array of n * T positions.
 """
 
 from __future__ import annotations
@@ -11,56 +12,55 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Int8, Int32, Int64, UInt8
+from jaxtyping import Bool, Float16, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
+from firstsight.data.index import ragged_ranges
 from firstsight.data.loader.sources import ImageInputs, LoaderSource
 from firstsight.data.packing import Segments
 from firstsight.data.tokenizer import LOSS_ALWAYS, LOSS_NEVER
-
-IGNORE_INDEX = -100
+from firstsight.recipe.stages import IGNORE_INDEX
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """B rows of T tokens; what is not a token (picture slots, padding) holds the pad id."""
+    """B rows of T tokens; positions that are no token (image slots, padding) have the pad id."""
 
     tokens: Int64[Tensor, "B T"]
     targets: Int64[Tensor, "B T"]
-    """The next token where it carries loss, IGNORED elsewhere."""
+    """The next token if it carries loss, else IGNORE_INDEX."""
     docs: Int32[Tensor, "B T"]
-    """Document within the row from 0, -1 for padding."""
+    """Number of the document in its row, -1 for padding."""
     positions: Int32[Tensor, "B T"]
-    """Within the document, from 0."""
+    """Position in the document, from 0."""
     slots: Int64[Tensor, "B T"]
-    """Row of `images` flattened to [N*I, W] that belongs here, -1 elsewhere."""
+    """Row of `images`, flattened to [N*I, W], at this position; -1 if it is no image slot."""
     images: Float16[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]
     source_ids: Int8[Tensor, "B"]
-    """0 text, 1 and up the image sources in the order of the mix."""
+    """Number of the source in `BatchStream.sources`."""
 
 
 class FlatRows(NamedTuple):
-    """Where a feed's rows lie when they stand one behind the other, from place 0 on."""
+    """Where segments, images and padding are in the flat array of a source's rows."""
 
     segments: Segments
     segment_numbers: Int64[np.ndarray, "P"]
-    """Of its row."""
+    """Number of the segment in its row."""
     segment_starts: Int64[np.ndarray, "P"]
     segment_ends: Int64[np.ndarray, "P"]
     padding_starts: Int64[np.ndarray, "n"]
-    """Where the padding of each row begins."""
     image_refs: Int64[np.ndarray, "K"]
-    """Into the index's `shown`."""
+    """Indices into the index's `image_refs`."""
     slot_starts: Int64[np.ndarray, "K"]
-    """Where each picture's slots begin."""
+    """First slot of each image."""
     next_tokens: Int64[np.ndarray, "K"]
-    """The token behind each picture, by its place in the index."""
+    """The token after each image, an index into the index's `tokens`."""
     image_segments: Int64[np.ndarray, "K"]
-    """Which of the pieces holds each picture."""
+    """The segment of each image."""
 
 
 class BatchBuilder:
-    """A batch while it is filled."""
+    """A batch that is filled source by source."""
 
     def __init__(self, batch_size: int, length: int, pad_id: int) -> None:
         shape = (batch_size, length)
@@ -76,137 +76,112 @@ class BatchBuilder:
     def add_rows(
         self, source: LoaderSource, source_id: int, *, batch_rows: Int64[np.ndarray, "n"], rows: Int64[np.ndarray, "n"]
     ) -> None:
-        """Write `rows` of a feed's table into the batch's rows `places`."""
+        """Write `rows` of a source to the rows `batch_rows` of the batch."""
         if not len(rows):
             return
-        flat_rows = _flatten_rows(source, rows)
+        flat = _flatten_rows(source, rows)
         self.source_ids[batch_rows] = source_id
-        self._fill_tokens(source, flat_rows, batch_rows)
-        if source.images is not None and len(flat_rows.image_refs) and source.packed_rows.image_tokens:
-            self._fill_images(source, source.images, flat_rows, batch_rows)
+        self._fill_tokens(source, flat, batch_rows)
+        if source.images is not None and len(flat.image_refs) and source.packed_rows.image_tokens:
+            self._fill_images(source, source.images, flat, batch_rows)
 
-    def _fill_tokens(self, source: LoaderSource, flat_rows: FlatRows, batch_rows: Int64[np.ndarray, "n"]) -> None:
-        """Tokens, and one place to their left the targets; a piece that goes on also aims at the token behind it."""
+    def _fill_tokens(self, source: LoaderSource, flat: FlatRows, batch_rows: Int64[np.ndarray, "n"]) -> None:
+        """Tokens, and shifted by one the targets; the target after a segment may be a token of the next row."""
         shape, image_tokens = (len(batch_rows), self.tokens.shape[1]), source.packed_rows.image_tokens
-        owners, origins, lengths = _token_runs(flat_rows, image_tokens, shape)
+        owners, origins, lengths = _token_runs(flat, image_tokens, shape)
         flat_positions = np.arange(shape[0] * shape[1])
         token_indices = flat_positions + np.repeat(origins, lengths)
-        docs = np.repeat(np.append(flat_rows.segment_numbers, -1)[owners].astype(np.int32), lengths)
+        docs = np.repeat(np.append(flat.segment_numbers, -1)[owners].astype(np.int32), lengths)
         tokens = source.index.tokens.take(token_indices, mode="clip").astype(np.int64)
-        loss = source.index.loss.take(token_indices, mode="clip")
-        positions = flat_positions.astype(np.int32) - np.repeat(
-            np.append(flat_rows.segment_starts, 0)[owners].astype(np.int32), lengths
-        )
-        slots = (flat_rows.slot_starts[:, None] + np.arange(image_tokens)).ravel()
+        starts = np.append(flat.segment_starts, 0)[owners].astype(np.int32)
+        positions = flat_positions.astype(np.int32) - np.repeat(starts, lengths)
+        slots = (flat.slot_starts[:, None] + np.arange(image_tokens)).ravel()
         padding = np.flatnonzero(docs < 0)
         tokens[padding], positions[padding], tokens[slots] = self.pad_id, 0, self.pad_id
-        has_loss = loss == LOSS_ALWAYS if source.answers_only else loss != LOSS_NEVER
-        has_loss[padding] = has_loss[slots] = has_loss[
-            flat_rows.segment_starts[flat_rows.segment_ends > flat_rows.segment_starts]
-        ] = False
+        has_loss = _has_loss(source, source.index.loss.take(token_indices, mode="clip"))
+        first_positions = flat.segment_starts[flat.segment_ends > flat.segment_starts]
+        has_loss[padding] = has_loss[slots] = has_loss[first_positions] = False
         targets = np.append(tokens[1:], IGNORE_INDEX)
         targets[np.flatnonzero(~has_loss[1:])] = IGNORE_INDEX
-        _set_continuation_targets(source, flat_rows, targets)
+        _set_continuation_targets(source, flat, targets)
         for name, values in (("tokens", tokens), ("targets", targets), ("docs", docs), ("positions", positions)):
-            if shape == self.tokens.shape:  # one feed fills the batch, and its rows come in order
+            if shape == self.tokens.shape:  # a single source fills the batch, and its rows come in order
                 setattr(self, name, values.reshape(shape))
             else:
                 getattr(self, name)[batch_rows] = values.reshape(shape)
 
     def _fill_images(
-        self, source: LoaderSource, image_inputs: ImageInputs, flat_rows: FlatRows, batch_rows: Int64[np.ndarray, "n"]
+        self, source: LoaderSource, inputs: ImageInputs, flat: FlatRows, batch_rows: Int64[np.ndarray, "n"]
     ) -> None:
         length, image_tokens = self.tokens.shape[1], source.packed_rows.image_tokens
-        first_feature_row = sum(len(array) for array in self.images) * image_tokens
-        slot_positions = batch_rows[flat_rows.slot_starts // length] * length + flat_rows.slot_starts % length
-        feature_rows = first_feature_row + np.arange(len(slot_positions) * image_tokens).reshape(-1, image_tokens)
-        self.slots.reshape(-1)[slot_positions[:, None] + np.arange(image_tokens)] = feature_rows
-        self.images.append(image_inputs.take(source.index.image_refs["picture"][flat_rows.image_refs].astype(np.int64)))
+        first = sum(len(array) for array in self.images) * image_tokens
+        positions = batch_rows[flat.slot_starts // length] * length + flat.slot_starts % length
+        feature_rows = first + np.arange(len(positions) * image_tokens).reshape(-1, image_tokens)
+        self.slots.reshape(-1)[positions[:, None] + np.arange(image_tokens)] = feature_rows
+        self.images.append(inputs.take(source.index.image_refs["picture"][flat.image_refs].astype(np.int64)))
 
-    def build(self, image_inputs: ImageInputs | None) -> Batch:
-        if image_inputs is None:
-            images = np.zeros((0, 0, 0), dtype=np.float16)
-        elif self.images:
+    def build(self, inputs: ImageInputs | None) -> Batch:
+        """The tensors; without an image in the batch, `inputs` (None: text only) gives the shape of `images`."""
+        if self.images:
             images = self.images[0] if len(self.images) == 1 else np.concatenate(self.images)
+        elif inputs is not None:
+            images = inputs.take(np.zeros(0, dtype=np.int64))
         else:
-            images = image_inputs.take(np.zeros(0, dtype=np.int64))
-        return Batch(
-            tokens=torch.from_numpy(self.tokens),
-            targets=torch.from_numpy(self.targets),
-            docs=torch.from_numpy(self.docs),
-            positions=torch.from_numpy(self.positions),
-            slots=torch.from_numpy(self.slots),
-            images=torch.from_numpy(images),
-            source_ids=torch.from_numpy(self.source_ids),
-        )
+            images = np.zeros((0, 0, 0), dtype=np.float16)
+        names = ("tokens", "targets", "docs", "positions", "slots", "source_ids")
+        arrays = {name: torch.from_numpy(getattr(self, name)) for name in names}
+        return Batch(images=torch.from_numpy(images), **arrays)
 
 
 def _flatten_rows(source: LoaderSource, rows: Int64[np.ndarray, "n"]) -> FlatRows:
-    packed_rows = source.packed_rows
-    segment_ids, segment_numbers, row_ids = _expand_ranges(
-        packed_rows.segment_offsets[rows], packed_rows.segment_offsets[rows + 1]
-    )
-    segments, row_starts = packed_rows.segments.select(segment_ids), np.arange(len(rows)) * packed_rows.length
-    segment_starts = row_starts[row_ids] + packed_rows.column[segment_ids]
-    image_refs, image_numbers, image_segments = _expand_ranges(
-        segments.image_start, segments.image_start + segments.image_count
-    )
-    sample_starts = source.index.samples["tokens_from"][segments.sample[image_segments]]
+    packed, offsets = source.packed_rows, source.packed_rows.segment_offsets
+    ids, row_ids, numbers = ragged_ranges(offsets[rows], offsets[rows + 1] - offsets[rows])
+    segments, row_starts = packed.segments.select(ids), np.arange(len(rows)) * packed.length
+    starts = row_starts[row_ids] + packed.column[ids]
+    image_refs, owners, image_numbers = ragged_ranges(segments.image_start, segments.image_count)
+    sample_starts = source.index.samples["tokens_from"][segments.sample[owners]]
     next_tokens = sample_starts + source.index.image_refs["at"][image_refs]
+    tokens_before = next_tokens - segments.start[owners]
     return FlatRows(
         segments=segments,
-        segment_numbers=segment_numbers,
-        segment_starts=segment_starts,
-        segment_ends=segment_starts + segments.count + segments.image_count * packed_rows.image_tokens,
-        padding_starts=row_starts + packed_rows.filled[rows],
+        segment_numbers=numbers,
+        segment_starts=starts,
+        segment_ends=starts + segments.count + segments.image_count * packed.image_tokens,
+        padding_starts=row_starts + packed.filled[rows],
         image_refs=image_refs,
-        slot_starts=segment_starts[image_segments]
-        + next_tokens
-        - segments.start[image_segments]
-        + image_numbers * packed_rows.image_tokens,
+        slot_starts=starts[owners] + tokens_before + image_numbers * packed.image_tokens,
         next_tokens=next_tokens,
-        image_segments=image_segments,
+        image_segments=owners,
     )
 
 
 def _token_runs(
-    flat_rows: FlatRows, image_tokens: int, shape: tuple[int, int]
+    flat: FlatRows, image_tokens: int, shape: tuple[int, int]
 ) -> tuple[Int64[np.ndarray, "s"], Int64[np.ndarray, "s"], Int64[np.ndarray, "s"]]:
-    """All places as stretches: whose piece (-1 is padding), which token would stand at place 0, how long.
+    """All positions as s runs: (segment or -1 for padding, token index minus position, length).
 
-    A stretch is a row's padding, a piece's tokens before its first picture, or a picture's slots and the tokens behind.
+    A run is the padding of a row, the tokens of a segment before its first image, or an image's slots and the tokens
+    after them.
     """
-    segment_count = len(flat_rows.segment_starts)
     owners = np.concatenate(
-        [np.full(len(flat_rows.padding_starts), -1), np.arange(segment_count), flat_rows.image_segments]
+        [np.full(len(flat.padding_starts), -1), np.arange(len(flat.segment_starts)), flat.image_segments]
     )
-    starts = np.concatenate([flat_rows.padding_starts, flat_rows.segment_starts, flat_rows.slot_starts])
-    origins = np.concatenate(
-        [
-            np.zeros_like(flat_rows.padding_starts),
-            flat_rows.segments.start - flat_rows.segment_starts,
-            flat_rows.next_tokens - flat_rows.slot_starts - image_tokens,
-        ]
-    )
-    order = np.argsort(starts, kind="stable")  # padding ends a row before the next begins, words stand before pictures
+    starts = np.concatenate([flat.padding_starts, flat.segment_starts, flat.slot_starts])
+    segment_origins = flat.segments.start - flat.segment_starts
+    image_origins = flat.next_tokens - flat.slot_starts - image_tokens
+    origins = np.concatenate([np.zeros_like(flat.padding_starts), segment_origins, image_origins])
+    # At equal starts the run that comes first is empty: padding of a full row, a segment that starts with an image.
+    order = np.argsort(starts, kind="stable")
     return owners[order], origins[order], np.diff(starts[order], append=shape[0] * shape[1])
 
 
-def _set_continuation_targets(source: LoaderSource, flat_rows: FlatRows, targets: Int64[np.ndarray, "places"]) -> None:
-    """The last position of a piece that goes on aims at the token behind the piece."""
-    has_next_token = flat_rows.segments.has_next_token
-    next_tokens, last_positions = (
-        (flat_rows.segments.start + flat_rows.segments.count)[has_next_token],
-        flat_rows.segment_ends[has_next_token] - 1,
-    )
-    loss = source.index.loss[next_tokens]
-    has_loss = loss == LOSS_ALWAYS if source.answers_only else loss != LOSS_NEVER
-    targets[last_positions[has_loss]] = source.index.tokens[next_tokens[has_loss]]
+def _set_continuation_targets(source: LoaderSource, flat: FlatRows, targets: Int64[np.ndarray, "positions"]) -> None:
+    """The target of the last position of a segment with a next token is that token."""
+    segments, has_next = flat.segments, flat.segments.has_next_token
+    tokens, positions = (segments.start + segments.count)[has_next], flat.segment_ends[has_next] - 1
+    has_loss = _has_loss(source, source.index.loss[tokens])
+    targets[positions[has_loss]] = source.index.tokens[tokens[has_loss]]
 
 
-def _expand_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The numbers of all ranges [start, stop) in a row, each one's place inside its range, and which range that is."""
-    counts = stop - start
-    range_ids = np.repeat(np.arange(len(counts)), counts)
-    offsets = np.arange(len(range_ids)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return start[range_ids] + offsets, offsets, range_ids
+def _has_loss(source: LoaderSource, flags: UInt8[np.ndarray, "m"]) -> Bool[np.ndarray, "m"]:
+    return flags == LOSS_ALWAYS if source.answers_only else flags != LOSS_NEVER

@@ -1,11 +1,12 @@
-"""A source ready to be drawn from: its index, its rows, and its pictures as pixels or as features.
+"""A source of the loader: its index, its packed rows, and its images as pixels or as encoder features.
 
-Legend: N pictures asked for, of I tokens of width W, or of S x S pixels.
+Legend: N images of I tokens of width W, or of S x S pixels; n rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,18 @@ from firstsight.data.image_reader import ImageReader
 from firstsight.data.images import SIGLIP_PAD_COLOR, decode_image_fast
 from firstsight.data.index import Index
 from firstsight.data.packing import PackedRows
+from firstsight.data.sampling import Indices
+from firstsight.errors import MixError
+from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.vision import ImageFit, RGBBytes
 from firstsight.site import Location
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecomputedFeatures:
-    """Pictures as what the frozen encoder made of them, in the order of the index."""
+    """The features that a frozen encoder computed of an index's images, in the order of the index."""
 
-    array: Float16[np.ndarray, "pictures I W"]
+    array: Float16[np.ndarray, "images I W"]
 
     @classmethod
     def open(cls, folder: Path) -> PrecomputedFeatures:
@@ -39,7 +43,7 @@ class PrecomputedFeatures:
 
 
 class DecodedImages:
-    """Pictures fetched and decoded when they are needed, for a model without features of a frozen encoder."""
+    """Images that are read and decoded when they are needed, for a model without precomputed features."""
 
     def __init__(
         self,
@@ -51,7 +55,7 @@ class DecodedImages:
         fit: ImageFit = "resize",
         pad_color: RGBBytes = SIGLIP_PAD_COLOR,
     ) -> None:
-        self._image_reader, self._size = ImageReader(index, location, cache), size
+        self._reader, self._size = ImageReader(index, location, cache), size
         self._fit: ImageFit = fit
         self._pad_color = pad_color
 
@@ -60,9 +64,9 @@ class DecodedImages:
         return (self._size, self._size, 3)
 
     def take(self, image_ids: Int64[np.ndarray, "N"]) -> UInt8[np.ndarray, "N S S 3"]:
-        """Pixels of the pictures `numbers` of the index, as `pictures.quick` makes them; for any thread."""
+        """Pixels of images of the index, decoded by `images.decode_image_fast`; thread-safe."""
         pixels = np.empty((len(image_ids), *self.shape), dtype=np.uint8)
-        for position, data in enumerate(self._image_reader.read_images(image_ids)):
+        for position, data in enumerate(self._reader.read_images(image_ids)):
             pixels[position] = decode_image_fast(data, self._size, self._fit, pad_color=self._pad_color)
         return pixels
 
@@ -72,7 +76,7 @@ ImageInputs = PrecomputedFeatures | DecodedImages
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderSource:
-    """One source ready to be drawn from."""
+    """A source that rows are drawn from."""
 
     name: str
     index: Index
@@ -82,4 +86,29 @@ class LoaderSource:
     answers_only: bool
     """Fine-tuning: questions carry no loss."""
     group_size: int = 1
-    """How many consecutive rows are drawn together: a text table that was cut from longer rows."""
+    """How many consecutive rows are drawn together: the parts of one longer row that the text was packed into."""
+
+    def units(self, rows: Indices, unit: ShareUnit) -> Int64[np.ndarray, "n"]:
+        """What each of `rows` counts for in `unit`."""
+        packed = self.packed_rows
+        match unit:
+            case "rows":
+                return np.ones_like(rows)
+            case "tokens":
+                return packed.filled[rows].astype(np.int64)
+            case "loss_tokens":
+                always = packed.loss_always[rows].astype(np.int64)
+                return always if self.answers_only else always + packed.loss_before_finetuning[rows]
+
+    def max_units(self, unit: ShareUnit, *, group_size: int = 1) -> int:
+        """The most that `group_size` consecutive rows count for."""
+        units = self.units(np.arange(self.packed_rows.row_count), unit)
+        return int(units.reshape(-1, group_size).sum(axis=1).max(initial=0))
+
+    def check_countable(self, share: Fraction, unit: ShareUnit) -> None:
+        """Raise MixError if no row counts for anything in `unit`: a share of it could never be reached."""
+        if share and unit != "rows" and not self.max_units(unit):
+            raise MixError(
+                f"{self.name}: wanted {share} of the {unit.replace('_', ' ')}. Got a source without any, "
+                f"{self.index.path}. Count rows, or take the source out."
+            )

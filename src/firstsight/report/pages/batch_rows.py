@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
-from firstsight.data.loader import IGNORE_INDEX, Batch
+from firstsight.data.loader import Batch
+from firstsight.recipe.stages import IGNORE_INDEX
 from firstsight.report.pages.thumbnails import Thumbnail, make_thumbnail
 from firstsight.report.pages.token_text import TokenDecoder, TokenText
 
