@@ -178,7 +178,9 @@ def test_what_many_records_say_is_a_phrase(workshop: Workshop) -> None:
     ]
     assert told.phrases[0].shared_text in (words_of(common[:13]), words_of(common[1:]))
     text = "\n".join(told.summary_lines())
-    assert "10 of 21 (47.62%) records contain 13 or more consecutive tokens of 1 of 2 (50.00%) evaluation texts." in text
+    assert (
+        "10 of 21 (47.62%) records contain 13 or more consecutive tokens of 1 of 2 (50.00%) evaluation texts." in text
+    )
     assert f'record 11 has, as sets/questions.json: rows[0].question.text: "{words_of(rare)}"' in text
     assert "1 evaluation texts contain words that are in more than 10 records" in text
     lines = [json.loads(line) for line in told.write(workshop.root).read_text().splitlines()]
