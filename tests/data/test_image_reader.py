@@ -1,4 +1,4 @@
-"""Pictures' bytes come back as they were written, from wherever, asked for no more often than needed."""
+"""Encoded images are read unchanged from local, table and remote sources, with as few requests as possible."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from firstsight.site import Location
 from firstsight.units import Tokens
 from tests.data.conftest import add, picture
 
-SHOTS = [picture((number, 0, 7), side=8 + number) for number in range(12)]
+IMAGES = [picture((number, 0, 7), side=8 + number) for number in range(12)]
 
 
-def indexed(images: Sequence[tuple[int, int, int]], shards: Sequence[str]) -> Index:
-    """An index of pictures alone: (offset or row, size, shard) each."""
-    held = np.zeros(len(images), dtype=IMAGE_DTYPE)
+def image_index(images: Sequence[tuple[int, int, int]], shards: Sequence[str]) -> Index:
+    """An index with images only, each as (offset or row, size, shard)."""
+    entries = np.zeros(len(images), dtype=IMAGE_DTYPE)
     for number, (offset, size, shard) in enumerate(images):
-        held[number] = (offset, size, 0, shard)
+        entries[number] = (offset, size, 0, shard)
     return Index(
         path=Path(),
         form="captions",
@@ -49,7 +49,7 @@ def indexed(images: Sequence[tuple[int, int, int]], shards: Sequence[str]) -> In
         image_refs=np.zeros(0, dtype=IMAGE_REF_DTYPE),
         tokens=np.zeros(0, dtype=np.uint16),
         loss=np.zeros(0, dtype=np.uint8),
-        images=held,
+        images=entries,
         image_shards=tuple(shards),
         source_shards=(),
         source=External(name="s", form="captions", tokens=Tokens(0)),
@@ -60,99 +60,107 @@ def indexed(images: Sequence[tuple[int, int, int]], shards: Sequence[str]) -> In
     )
 
 
-def packed(file: Path, shots: Sequence[bytes]) -> list[tuple[int, int, int]]:
-    """A tar of pictures, and where each lies in shard 0 as the standard library reads it."""
+def write_image_tar(file: Path, contents: Sequence[bytes]) -> list[tuple[int, int, int]]:
+    """A tar of images, and (offset, size, 0) of each according to the standard library."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(file, "w") as tar:
-        for number, shot in enumerate(shots):
-            add(tar, f"{number:05d}.png", shot)
+        for number, content in enumerate(contents):
+            add(tar, f"{number:05d}.png", content)
     with tarfile.open(file) as tar:
         return [(member.offset_data, member.size, 0) for member in tar]
 
 
-def numbers(*wanted: int) -> np.ndarray:
-    return np.array(wanted, dtype=np.int64)
+def numbers(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
 
 
-def test_tars_loose_files_and_pictures_elsewhere_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    tar = packed(tmp_path / "main" / "sub" / "0.tar", SHOTS[:4])
-    (tmp_path / "main" / "a.png").write_bytes(SHOTS[4])
+def test_images_from_tars_and_files_are_in_the_requested_order(tmp_path: Path) -> None:
+    tar = write_image_tar(tmp_path / "main" / "sub" / "0.tar", IMAGES[:4])
+    (tmp_path / "main" / "a.png").write_bytes(IMAGES[4])
     (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "b.png").write_bytes(SHOTS[5])
-    index = indexed([*tar, (0, len(SHOTS[4]), 1), (0, len(SHOTS[5]), 2)], ["sub/0.tar", "a.png", "pictures:b.png"])
-    fetch = ImageReader(index, Location(path=str(tmp_path / "main"), pictures=str(tmp_path / "else")), None)
+    (tmp_path / "else" / "b.png").write_bytes(IMAGES[5])
+    index = image_index(
+        [*tar, (0, len(IMAGES[4]), 1), (0, len(IMAGES[5]), 2)], ["sub/0.tar", "a.png", "pictures:b.png"]
+    )
+    reader = ImageReader(index, Location(path=str(tmp_path / "main"), pictures=str(tmp_path / "else")), None)
     order = [5, 0, 3, 0, 4, 1, 2, 5]
-    assert fetch.read_images(numbers(*order)) == [SHOTS[number] for number in order]
-    assert fetch.read_images(numbers()) == []
+    assert reader.read_images(numbers(*order)) == [IMAGES[number] for number in order]
+    assert reader.read_images(numbers()) == []
 
 
-def test_what_changed_is_refused_by_name(tmp_path: Path) -> None:
-    places = packed(tmp_path / "0.tar", SHOTS[:2])
-    offset, size, _ = places[1]
-    fetch = ImageReader(indexed(places, ["0.tar"]), Location(path=str(tmp_path)), None)
+def test_changed_source_is_an_error(tmp_path: Path) -> None:
+    entries = write_image_tar(tmp_path / "0.tar", IMAGES[:2])
+    offset, size, _ = entries[1]
+    reader = ImageReader(image_index(entries, ["0.tar"]), Location(path=str(tmp_path)), None)
     shard = str(tmp_path / "0.tar")
     os.truncate(shard, offset + 5)
     with pytest.raises(DataError, match=re.escape(f"{shard}: wanted {size} bytes at {offset}. Got 5. ") + ".*prepare"):
-        fetch.read_images(numbers(1))
+        reader.read_images(numbers(1))
     Path(shard).write_bytes(bytes(offset + size))
     with pytest.raises(DataError, match=r"wanted an image at .*Got b'\\x00"):
-        fetch.read_images(numbers(1))
+        reader.read_images(numbers(1))
     Path(shard).unlink()
     with pytest.raises(DataError, match=re.escape(shard) + ".*No such file.*put it back"):
-        ImageReader(indexed(places, ["0.tar"]), Location(path=str(tmp_path)), None).read_images(numbers(0))
+        ImageReader(image_index(entries, ["0.tar"]), Location(path=str(tmp_path)), None).read_images(numbers(0))
     with pytest.raises(DataError, match="Name `pictures`"):
-        ImageReader(indexed(places, ["pictures:0.tar"]), Location(path=str(tmp_path)), None).read_images(numbers(0))
+        ImageReader(image_index(entries, ["pictures:0.tar"]), Location(path=str(tmp_path)), None).read_images(
+            numbers(0)
+        )
 
 
-def handles() -> int:
-    """Files that this process holds open."""
+def open_file_count() -> int:
+    """The number of open files of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_few_handles_stay_open(tmp_path: Path) -> None:
-    many = MAX_OPEN_FILES + 20
-    for number in range(many):
-        (tmp_path / f"{number}.png").write_bytes(SHOTS[number % 12])
-    index = indexed([(0, len(SHOTS[n % 12]), n) for n in range(many)], [f"{number}.png" for number in range(many)])
-    fetch, before = ImageReader(index, Location(path=str(tmp_path)), None), handles()
-    assert fetch.read_images(np.arange(many)) == [SHOTS[number % 12] for number in range(many)]
-    assert handles() - before == MAX_OPEN_FILES
-    del fetch
-    assert handles() == before
+def test_number_of_open_files_is_bounded(tmp_path: Path) -> None:
+    file_count = MAX_OPEN_FILES + 20
+    for number in range(file_count):
+        (tmp_path / f"{number}.png").write_bytes(IMAGES[number % 12])
+    index = image_index(
+        [(0, len(IMAGES[n % 12]), n) for n in range(file_count)], [f"{number}.png" for number in range(file_count)]
+    )
+    reader, before = ImageReader(index, Location(path=str(tmp_path)), None), open_file_count()
+    assert reader.read_images(np.arange(file_count)) == [IMAGES[number % 12] for number in range(file_count)]
+    assert open_file_count() - before == MAX_OPEN_FILES
+    del reader
+    assert open_file_count() == before
 
 
-def test_threads_share_handles_that_are_dropped_meanwhile(tmp_path: Path) -> None:
-    many = MAX_OPEN_FILES + 6
-    for number in range(many):
-        (tmp_path / f"{number}.png").write_bytes(SHOTS[number % 12])
-    index = indexed([(0, len(SHOTS[n % 12]), n) for n in range(many)], [f"{number}.png" for number in range(many)])
-    fetch, rng = ImageReader(index, Location(path=str(tmp_path)), None), np.random.default_rng(0)
-    asked = [rng.integers(0, many, 40) for _ in range(40)]
-    with ThreadPoolExecutor(4) as crew:
-        for wanted, found in zip(asked, crew.map(fetch.read_images, asked), strict=True):
-            assert found == [SHOTS[number % 12] for number in wanted.tolist()]
+def test_threads_share_descriptors_that_are_dropped(tmp_path: Path) -> None:
+    file_count = MAX_OPEN_FILES + 6
+    for number in range(file_count):
+        (tmp_path / f"{number}.png").write_bytes(IMAGES[number % 12])
+    index = image_index(
+        [(0, len(IMAGES[n % 12]), n) for n in range(file_count)], [f"{number}.png" for number in range(file_count)]
+    )
+    reader, rng = ImageReader(index, Location(path=str(tmp_path)), None), np.random.default_rng(0)
+    draws = [rng.integers(0, file_count, 40) for _ in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        for draw, images in zip(draws, pool.map(reader.read_images, draws), strict=True):
+            assert images == [IMAGES[number % 12] for number in draw.tolist()]
 
 
 @given(st.integers(1, 20), st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 9)), max_size=40))
-def test_the_recent_weigh_no_more_than_allowed(most: int, asked: list[tuple[str, int]]) -> None:
-    """Oracle: walk back from the latest use and keep while there is room."""
-    weights = {name: len(name) * 0 + weight for name, weight in reversed(asked)}
-    made = Counter[str]()
-    recent = LRUCache[str](most, weight_of=weights.__getitem__)
-    kept: list[str] = []
-    for name, _ in asked:
-        assert recent.get(name, lambda name=name: made.update([name]) or name) == name
-        kept = [one for one in kept if one != name] + [name]
-        while sum(weights[one] for one in kept) > most and len(kept) > 1:
-            kept.pop(0)
-    before = made.copy()
-    for name in kept:
-        recent.get(name, lambda name=name: made.update([name]) or name)
-    assert made == before, "what should be kept was made again"
+def test_lru_cache_drops_the_least_recently_used(max_weight: int, uses: list[tuple[str, int]]) -> None:
+    """Oracle: from the latest use backwards, keys are stored while their weights fit."""
+    weights = {name: len(name) * 0 + weight for name, weight in reversed(uses)}
+    calls = Counter[str]()
+    cache = LRUCache[str](max_weight, weight_of=weights.__getitem__)
+    stored: list[str] = []
+    for name, _ in uses:
+        assert cache.get(name, lambda name=name: calls.update([name]) or name) == name
+        stored = [item for item in stored if item != name] + [name]
+        while sum(weights[item] for item in stored) > max_weight and len(stored) > 1:
+            stored.pop(0)
+    before = calls.copy()
+    for name in stored:
+        cache.get(name, lambda name=name: calls.update([name]) or name)
+    assert calls == before, "a stored value was made again"
 
 
-def tables(root: Path, form: str, cells: list[Any]) -> str:
-    """A table of twelve pictures in groups of five; a whole column `other` stands beside it."""
+def write_table(root: Path, form: str, cells: list[Any]) -> str:
+    """A table of twelve images in groups of five, with a second column `other`."""
     table = pa.table({"other": list(range(12)), "shot": cells})
     name = f"{form}.table"
     if form == "parquet":
@@ -166,31 +174,33 @@ def tables(root: Path, form: str, cells: list[Any]) -> str:
 
 @pytest.mark.parametrize("form", ["parquet", "file", "stream"])
 @pytest.mark.parametrize("struct", [False, True])
-def test_tables_give_the_cell(tmp_path: Path, form: str, struct: bool) -> None:
-    cells = [{"bytes": shot, "path": "x"} for shot in SHOTS] if struct else SHOTS
-    name = tables(tmp_path, form, cells)
-    index = indexed([(row, len(shot), 0) for row, shot in enumerate(SHOTS)], [f"{name}#shot"])
+def test_images_from_tables(tmp_path: Path, form: str, struct: bool) -> None:
+    cells = [{"bytes": content, "path": "x"} for content in IMAGES] if struct else IMAGES
+    name = write_table(tmp_path, form, cells)
+    index = image_index([(row, len(content), 0) for row, content in enumerate(IMAGES)], [f"{name}#shot"])
     order = [11, 0, 4, 5, 9, 10, 0]
     memory = fsspec.filesystem("memory")
     memory.pipe(f"/{form}{struct}/{name}", (tmp_path / name).read_bytes())
-    for place in (str(tmp_path), f"memory://{form}{struct}"):
-        found = ImageReader(index, Location(path=place), tmp_path / "cache").read_images(numbers(*order))
-        assert found == [SHOTS[number] for number in order]
+    for path in (str(tmp_path), f"memory://{form}{struct}"):
+        images = ImageReader(index, Location(path=path), tmp_path / "cache").read_images(numbers(*order))
+        assert images == [IMAGES[number] for number in order]
 
 
-def test_a_table_that_changed_is_refused(tmp_path: Path) -> None:
-    name = tables(tmp_path, "parquet", SHOTS)
-    for column, row, told in [("shot", 12, "a table of 12 rows"), ("gone", 0, "gone")]:
-        index = indexed([(row, 5, 0)], [f"{name}#{column}"])
-        with pytest.raises(DataError, match=told):
+def test_changed_table_is_an_error(tmp_path: Path) -> None:
+    name = write_table(tmp_path, "parquet", IMAGES)
+    for column, row, message in [("shot", 12, "a table of 12 rows"), ("gone", 0, "gone")]:
+        index = image_index([(row, 5, 0)], [f"{name}#{column}"])
+        with pytest.raises(DataError, match=message):
             ImageReader(index, Location(path=str(tmp_path)), None).read_images(numbers(0))
     (tmp_path / name).write_bytes(b"what is this?")
     with pytest.raises(DataError, match="neither parquet nor arrow"):
-        ImageReader(indexed([(0, 5, 0)], [f"{name}#shot"]), Location(path=str(tmp_path)), None).read_images(numbers(0))
+        ImageReader(image_index([(0, 5, 0)], [f"{name}#shot"]), Location(path=str(tmp_path)), None).read_images(
+            numbers(0)
+        )
 
 
-class Counting(LocalFileSystem):
-    """A remote on this disk that writes down what it is asked for."""
+class CountingFileSystem(LocalFileSystem):
+    """A file system that logs the requested ranges."""
 
     protocol = "counting"
     cachable = False
@@ -199,19 +209,19 @@ class Counting(LocalFileSystem):
         super().__init__()
         self.log = log
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         with self.log.open("a") as log:
             log.write(f"{Path(path).name} {start} {end}\n")
-        return super().cat_file(path, start=start, end=end, **more)
+        return super().cat_file(path, start=start, end=end, **options)
 
 
-def counting(root: Path, contents: bytes) -> tuple[SourceFolder, Path]:
+def counting_folder(root: Path, contents: bytes) -> tuple[SourceFolder, Path]:
     (root / "far").mkdir()
     (root / "far" / "shard").write_bytes(contents)
     log = root / "log"
     log.touch()
     return SourceFolder(
-        original_path="far", filesystem=Counting(log), base_path=str(root / "far"), selected_names=None
+        original_path="far", filesystem=CountingFileSystem(log), base_path=str(root / "far"), selected_names=None
     ), log
 
 
@@ -219,85 +229,83 @@ CONTENTS = np.random.default_rng(0).bytes(10_000)
 
 
 @given(offset=st.integers(0, 10_100), size=st.integers(0, 4_000), block=st.integers(1_000, 12_000))
-def test_blocks_join_to_what_lies_there(
-    tmp_path_factory: pytest.TempPathFactory, offset: int, size: int, block: int
-) -> None:
+def test_blocks_join_to_the_file(tmp_path_factory: pytest.TempPathFactory, offset: int, size: int, block: int) -> None:
     root = tmp_path_factory.mktemp("blocks")
-    far, _ = counting(root, CONTENTS)
+    folder, _ = counting_folder(root, CONTENTS)
     assert (
-        RemoteFiles(far, root / "cache", block_size=block).read("shard", offset, size)
+        RemoteFiles(folder, root / "cache", block_size=block).read("shard", offset, size)
         == CONTENTS[offset : offset + size]
     )
-    assert RemoteFiles(far, None).read("shard", offset, size) == CONTENTS[offset : offset + size]
+    assert RemoteFiles(folder, None).read("shard", offset, size) == CONTENTS[offset : offset + size]
 
 
 def test_each_block_is_fetched_once_by_all_threads_and_processes(tmp_path: Path) -> None:
-    far, log = counting(tmp_path, CONTENTS)
+    folder, log = counting_folder(tmp_path, CONTENTS)
     ranges = [(start, 700) for start in range(0, 9_300, 310)]
 
     def work() -> None:
-        shelf = RemoteFiles(far, tmp_path / "cache", block_size=1_000)
-        with ThreadPoolExecutor(4) as crew:
-            found = list(crew.map(lambda one: shelf.read("shard", *one), ranges))
-        assert found == [CONTENTS[start : start + size] for start, size in ranges]
+        files = RemoteFiles(folder, tmp_path / "cache", block_size=1_000)
+        with ThreadPoolExecutor(4) as pool:
+            images = list(pool.map(lambda item: files.read("shard", *item), ranges))
+        assert images == [CONTENTS[start : start + size] for start, size in ranges]
 
-    crew = [multiprocessing.get_context("fork").Process(target=work) for _ in range(2)]
-    for one in crew:
-        one.start()
+    processes = [multiprocessing.get_context("fork").Process(target=work) for _ in range(2)]
+    for process in processes:
+        process.start()
     work()
-    for one in crew:
-        one.join()
-        assert one.exitcode == 0
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
     assert sorted(log.read_text().splitlines()) == sorted(f"shard {at} {at + 1_000}" for at in range(0, 10_000, 1_000))
 
 
-def test_the_cache_stays_below_its_bound_and_the_longest_unused_go(tmp_path: Path) -> None:
-    far, log = counting(tmp_path, CONTENTS)
-    shelf = RemoteFiles(far, tmp_path / "cache", block_size=1_000, max_bytes=3_000)
+def test_cache_is_bounded_and_drops_the_least_recently_used(tmp_path: Path) -> None:
+    folder, log = counting_folder(tmp_path, CONTENTS)
+    files = RemoteFiles(folder, tmp_path / "cache", block_size=1_000, max_bytes=3_000)
 
     def blocks() -> list[Path]:
         return [file for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock"]
 
     for age, number in enumerate([0, 1, 2]):
         before = set(blocks())
-        shelf.read("shard", number * 1_000, 10)
+        files.read("shard", number * 1_000, 10)
         [fresh] = set(blocks()) - before
         os.utime(fresh, (age, age))
-    shelf.read("shard", 5, 10)
-    shelf.read("shard", 7_000, 10)
+    files.read("shard", 5, 10)
+    files.read("shard", 7_000, 10)
     assert sum(file.stat().st_size for file in blocks()) == 3_000
-    asked = len(log.read_text().splitlines())
-    shelf.read("shard", 0, 10)
-    shelf.read("shard", 2_000, 10)
-    assert len(log.read_text().splitlines()) == asked, "0 was used again and 2 is younger than 1"
-    assert shelf.read("shard", 1_000, 10) == CONTENTS[1_000:1_010]
-    assert len(log.read_text().splitlines()) == asked + 1
+    requests = len(log.read_text().splitlines())
+    files.read("shard", 0, 10)
+    files.read("shard", 2_000, 10)
+    assert len(log.read_text().splitlines()) == requests, "block 0 was used again and block 2 is newer than block 1"
+    assert files.read("shard", 1_000, 10) == CONTENTS[1_000:1_010]
+    assert len(log.read_text().splitlines()) == requests + 1
 
 
-def test_a_damaged_block_and_another_version_are_fetched_anew(tmp_path: Path) -> None:
-    far, log = counting(tmp_path, CONTENTS)
-    shelf = RemoteFiles(far, tmp_path / "cache", block_size=20_000)
-    shelf.read("shard", 0, 10)
+def test_damaged_block_and_new_version_are_fetched_again(tmp_path: Path) -> None:
+    folder, log = counting_folder(tmp_path, CONTENTS)
+    files = RemoteFiles(folder, tmp_path / "cache", block_size=20_000)
+    files.read("shard", 0, 10)
     [block] = [file for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock"]
     os.truncate(block, 100)
-    assert shelf.read("shard", 50, 100) == CONTENTS[50:150]
+    assert files.read("shard", 50, 100) == CONTENTS[50:150]
     (tmp_path / "far" / "shard").write_bytes(CONTENTS[::-1])
     os.utime(tmp_path / "far" / "shard", (5, 5))
-    assert RemoteFiles(far, tmp_path / "cache", block_size=20_000).read("shard", 0, 10) == CONTENTS[::-1][:10]
+    assert RemoteFiles(folder, tmp_path / "cache", block_size=20_000).read("shard", 0, 10) == CONTENTS[::-1][:10]
     assert len(log.read_text().splitlines()) == 3
 
 
-class Ranges(SimpleHTTPRequestHandler):
-    """A file server that knows ranges and counts what it sends."""
+class RangeHandler(SimpleHTTPRequestHandler):
+    """A file server with range requests that counts the ranges it sends."""
 
-    sent: Counter[str]
+    sent_ranges: Counter[str]
 
     def do_GET(self) -> None:
         data = Path(self.translate_path(self.path)).read_bytes()
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        first, last = (int(asked[1]), min(int(asked[2]), len(data) - 1)) if asked else (0, len(data) - 1)
-        self.sent[f"{first}-{last}"] += 1
-        self.send_response(206 if asked else 200)
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        first, last = (int(byte_range[1]), min(int(byte_range[2]), len(data) - 1)) if byte_range else (0, len(data) - 1)
+        self.sent_ranges[f"{first}-{last}"] += 1
+        self.send_response(206 if byte_range else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(last + 1 - first))
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
@@ -312,37 +320,39 @@ class Ranges(SimpleHTTPRequestHandler):
 def served(tmp_path: Path) -> Iterator[tuple[str, Counter[str]]]:
     """(URL of tmp_path/far, counts of the ranges that were sent)."""
     (tmp_path / "far").mkdir()
-    handler = type("Handler", (Ranges,), {"sent": Counter[str]()})
+    handler = type("Handler", (RangeHandler,), {"sent_ranges": Counter[str]()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path / "far")))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/", handler.sent
+    yield f"http://127.0.0.1:{server.server_port}/", handler.sent_ranges
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_a_web_server_gives_what_the_disk_gives_in_one_request(
-    tmp_path: Path, served: tuple[str, Counter[str]]
-) -> None:
+def test_web_server_equals_disk_in_one_request(tmp_path: Path, served: tuple[str, Counter[str]]) -> None:
     pytest.importorskip("aiohttp")
-    url, sent = served
-    index = indexed(packed(tmp_path / "far" / "0.tar", SHOTS), ["0.tar"])
-    near, wanted = ImageReader(index, Location(path=str(tmp_path / "far")), None), numbers(7, 3, 11, 0)
-    far = ImageReader(index, Location(path=url), tmp_path / "cache")
-    assert far.read_images(wanted) == near.read_images(wanted) == [SHOTS[7], SHOTS[3], SHOTS[11], SHOTS[0]]
-    assert ImageReader(index, Location(path=url), tmp_path / "cache").read_images(np.arange(12)) == SHOTS
+    url, counts = served
+    index = image_index(write_image_tar(tmp_path / "far" / "0.tar", IMAGES), ["0.tar"])
+    local_reader, expected = ImageReader(index, Location(path=str(tmp_path / "far")), None), numbers(7, 3, 11, 0)
+    folder = ImageReader(index, Location(path=url), tmp_path / "cache")
+    assert (
+        folder.read_images(expected)
+        == local_reader.read_images(expected)
+        == [IMAGES[7], IMAGES[3], IMAGES[11], IMAGES[0]]
+    )
+    assert ImageReader(index, Location(path=url), tmp_path / "cache").read_images(np.arange(12)) == IMAGES
     whole = (tmp_path / "far" / "0.tar").stat().st_size
-    assert dict(sent) == {f"0-{whole - 1}": 1}, "all pictures lie in one block"
+    assert dict(counts) == {f"0-{whole - 1}": 1}, "all images are in one block"
     os.truncate(tmp_path / "far" / "0.tar", whole // 2)
     with pytest.raises(DataError, match=re.escape(url)):
         ImageReader(index, Location(path=url), tmp_path / "other").read_images(numbers(11))
 
 
-def test_memory_is_a_remote_too(tmp_path: Path) -> None:
-    places = packed(tmp_path / "0.tar", SHOTS)
+def test_memory_filesystem(tmp_path: Path) -> None:
+    entries = write_image_tar(tmp_path / "0.tar", IMAGES)
     fsspec.filesystem("memory").pipe("/room/0.tar", (tmp_path / "0.tar").read_bytes())
-    index = indexed(places, ["0.tar"])
+    index = image_index(entries, ["0.tar"])
     assert not open_folder("memory://room").is_local
     for cache in (tmp_path / "cache", None):
-        assert ImageReader(index, Location(path="memory://room"), cache).read_images(np.arange(12)) == SHOTS
+        assert ImageReader(index, Location(path="memory://room"), cache).read_images(np.arange(12)) == IMAGES

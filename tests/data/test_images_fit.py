@@ -1,4 +1,4 @@
-"""How a picture becomes a square: squeezed as the encoders' processors do, or letterboxed; the same bits anywhere."""
+"""Images resized to a square as by the encoders' processors, or letterboxed; equal bits on every machine."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from firstsight.recipe.scales.encoders import dinov2_large_reg_384, siglip_dinov
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.units import Tokens
 
-NAMED = External(name="tower", form="encoder", tokens=Tokens(0))
-SIGLIP, DINOV2 = siglip_so400m_384(NAMED), dinov2_large_reg_384(NAMED)
-WAYS = {"exact": decode_image, "quick": decode_image_fast}
+ENCODER = External(name="tower", form="encoder", tokens=Tokens(0))
+SIGLIP, DINOV2 = siglip_so400m_384(ENCODER), dinov2_large_reg_384(ENCODER)
+DECODERS = {"exact": decode_image, "fast": decode_image_fast}
 MAGENTA = (255, 0, 254)
 
 
-def encoded(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
-    held = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(held, form, **options)
-    return held.getvalue()
+def encode(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def waves(height: int, width: int) -> np.ndarray:
-    """A smooth picture that no random generator has a say in."""
+    """A smooth image without random numbers."""
     y, x = np.mgrid[0:height, 0:width]
     planes = [(y * 3 + x * 2) % 256, (y * y // 50 + x) % 256, (255 - y) % 256]
     return np.stack(planes, -1).astype(np.uint8)
 
 
-def turned(number: int) -> Image.Exif:
-    told = Image.Exif()
-    told[0x0112] = number
-    return told
+def orientation_exif(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
 
 
-def test_grounds_are_the_encoders_mean_colours() -> None:
+def test_pad_colors_are_the_encoders_mean_colors() -> None:
     """Oracle: 255 times the published means, halves up."""
     assert SIGLIP.pad_color == SIGLIP_PAD_COLOR == (128, 128, 128)
     assert DINOV2.pad_color == (124, 116, 104)
-    assert siglip_dinov2_384(NAMED, NAMED).pad_color == SIGLIP.pad_color
+    assert siglip_dinov2_384(ENCODER, ENCODER).pad_color == SIGLIP.pad_color
     assert PatchProjectionSpec(image_size=8, patch_size=4, width=2, fit="letterbox").pad_color == SIGLIP.pad_color
     for spec in (SIGLIP, DINOV2):
-        ground = torch.tensor(spec.pad_color, dtype=torch.uint8).expand(1, 1, 1, 3)
-        assert normalize_pixels(ground, mean=spec.mean, std=spec.std).abs().max() < 0.5 / 255 / 0.2
+        padding = torch.tensor(spec.pad_color, dtype=torch.uint8).expand(1, 1, 1, 3)
+        assert normalize_pixels(padding, mean=spec.mean, std=spec.std).abs().max() < 0.5 / 255 / 0.2
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(
     ("shape", "box"),  # box: top, left, bottom, right in a square of 10
     [
@@ -71,17 +71,17 @@ def test_grounds_are_the_encoders_mean_colours() -> None:
         ((10, 6), (0, 2, 10, 8)),
     ],
 )
-def test_a_letterbox_keeps_the_shape(way: str, shape: tuple[int, int], box: tuple[int, int, int, int]) -> None:
-    flat = encoded(np.full((*shape, 3), (9, 8, 7)))
-    found = WAYS[way](flat, 10, "letterbox", pad_color=MAGENTA)
-    wanted = np.full((10, 10, 3), MAGENTA, dtype=np.uint8)
-    wanted[box[0] : box[2], box[1] : box[3]] = (9, 8, 7)
-    assert (found == wanted).all()
+def test_letterbox_keeps_proportions(decoder: str, shape: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+    flat = encode(np.full((*shape, 3), (9, 8, 7)))
+    pixels = DECODERS[decoder](flat, 10, "letterbox", pad_color=MAGENTA)
+    expected = np.full((10, 10, 3), MAGENTA, dtype=np.uint8)
+    expected[box[0] : box[2], box[1] : box[3]] = (9, 8, 7)
+    assert (pixels == expected).all()
 
 
 @settings(deadline=None)
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000), size=st.integers(1, 500))
-def test_the_longer_side_fills_and_the_shorter_is_nearest(width: int, height: int, size: int) -> None:
+def test_longer_side_fills_and_shorter_is_rounded(width: int, height: int, size: int) -> None:
     wide, high = letterbox_size((width, height), size)
     assert max(wide, high) == size
     assert (wide >= high) if width >= height else (high >= wide)
@@ -91,28 +91,28 @@ def test_the_longer_side_fills_and_the_shorter_is_nearest(width: int, height: in
 
 
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60), (31, 77), (48, 48)])
-def test_a_letterboxed_picture_is_pillows_resized(shape: tuple[int, int]) -> None:
-    picture = Image.fromarray(waves(*shape))
+def test_letterboxed_image_equals_pillow_resize(shape: tuple[int, int]) -> None:
+    image = Image.fromarray(waves(*shape))
     long = max(shape)
     high, wide = (round(side * 32 / long + 1e-9) for side in shape)
-    wanted = np.full((32, 32, 3), SIGLIP_PAD_COLOR, dtype=np.uint8)
+    expected = np.full((32, 32, 3), SIGLIP_PAD_COLOR, dtype=np.uint8)
     top, left = (32 - high) // 2, (32 - wide) // 2
-    wanted[top : top + high, left : left + wide] = np.asarray(picture.resize((wide, high), Image.Resampling.BICUBIC))
-    data = encoded(waves(*shape))
-    assert (decode_image(data, 32, "letterbox") == wanted).all()
-    assert np.abs(decode_image_fast(data, 32, "letterbox").astype(int) - wanted).max() <= 1
+    expected[top : top + high, left : left + wide] = np.asarray(image.resize((wide, high), Image.Resampling.BICUBIC))
+    data = encode(waves(*shape))
+    assert (decode_image(data, 32, "letterbox") == expected).all()
+    assert np.abs(decode_image_fast(data, 32, "letterbox").astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_picture_that_fits_keeps_its_pixels(way: str) -> None:
-    found = WAYS[way](encoded(waves(6, 8)), 8, "letterbox", pad_color=MAGENTA)
-    assert (found[1:7] == waves(6, 8)).all() and (found[[0, 7]] == MAGENTA).all()
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_image_of_the_right_size_keeps_its_pixels(decoder: str) -> None:
+    pixels = DECODERS[decoder](encode(waves(6, 8)), 8, "letterbox", pad_color=MAGENTA)
+    assert (pixels[1:7] == waves(6, 8)).all() and (pixels[[0, 7]] == MAGENTA).all()
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_a_picture_is_boxed_as_it_stands_upright(turn: int) -> None:
-    data = encoded(waves(80, 300), "JPEG", quality=90, exif=turned(turn))
-    exact, fast = (way(data, 12, "letterbox", pad_color=MAGENTA) for way in WAYS.values())
+def test_letterbox_of_the_upright_image(turn: int) -> None:
+    data = encode(waves(80, 300), "JPEG", quality=90, exif=orientation_exif(turn))
+    exact, fast = (decoder(data, 12, "letterbox", pad_color=MAGENTA) for decoder in DECODERS.values())
     rows = (exact == MAGENTA).all(axis=(1, 2)).sum(), (fast == MAGENTA).all(axis=(1, 2)).sum()
     columns = (exact == MAGENTA).all(axis=(0, 2)).sum(), (fast == MAGENTA).all(axis=(0, 2)).sum()
     assert (rows, columns) == (((0, 0), (9, 9)) if turn > 4 else ((9, 9), (0, 0)))
@@ -122,60 +122,60 @@ def test_a_picture_is_boxed_as_it_stands_upright(turn: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "sides"), [((800, 200), [400]), ((200, 800), [400]), ((801, 199), [401]), ((96, 96), [96])]
 )
-def test_a_boxed_jpeg_is_decoded_as_small_as_room_allows(
+def test_letterboxed_jpeg_is_decoded_at_the_smallest_sufficient_scale(
     shape: tuple[int, int], sides: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The longer side of a boxed picture counts: 3 times 100 pixels fit in half of 800, squeezed ones need all."""
+    """The longer side of a letterboxed image: 3 times 100 pixels fit in half of 800; `resize` needs the whole image."""
     import simplejpeg
 
-    whole, seen = simplejpeg.decode_jpeg, list[int]()
+    decode_jpeg, decoded_sides = simplejpeg.decode_jpeg, list[int]()
 
-    def watched(*given: Any, **named: Any) -> np.ndarray:
-        found = whole(*given, **named)
-        seen.append(max(found.shape[:2]))
-        return found
+    def record_side(*args: Any, **kwargs: Any) -> np.ndarray:
+        pixels = decode_jpeg(*args, **kwargs)
+        decoded_sides.append(max(pixels.shape[:2]))
+        return pixels
 
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
-    data = encoded(waves(*shape), "JPEG")
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", record_side)
+    data = encode(waves(*shape), "JPEG")
     decode_image_fast(data, 100, "letterbox")
-    assert seen == sides
+    assert decoded_sides == sides
     decode_image_fast(data, 100, "resize")
-    assert seen[1:] == [max(shape)]
+    assert decoded_sides[1:] == [max(shape)]
 
 
 GOLDEN = {
     ("exact", "resize"): 61551735,
     ("exact", "letterbox"): 1518231875,
-    ("quick", "resize"): 91940015,
-    ("quick", "letterbox"): 1607484325,
+    ("fast", "resize"): 91940015,
+    ("fast", "letterbox"): 1607484325,
 }
-"""crc32 of two fixed pictures' pixels, a PNG and a JPEG, with AVX-512, with AVX2 and without vector instructions."""
+"""crc32 of the pixels of two fixed images, a PNG and a JPEG, with AVX-512, with AVX2 and without vectors."""
 
 
-@pytest.mark.parametrize(("way", "fit"), GOLDEN)
-def test_pixels_are_the_same_on_every_machine(way: str, fit: Any) -> None:
-    datas = encoded(waves(300, 201)), encoded(waves(411, 640), "JPEG", quality=90, subsampling="4:4:4")
-    found = b"".join(WAYS[way](data, 48, fit, pad_color=DINOV2.pad_color).tobytes() for data in datas)
-    assert zlib.crc32(found) == GOLDEN[way, fit]
+@pytest.mark.parametrize(("decoder", "fit"), GOLDEN)
+def test_pixels_are_pinned(decoder: str, fit: Any) -> None:
+    datas = encode(waves(300, 201)), encode(waves(411, 640), "JPEG", quality=90, subsampling="4:4:4")
+    pixels = b"".join(DECODERS[decoder](data, 48, fit, pad_color=DINOV2.pad_color).tobytes() for data in datas)
+    assert zlib.crc32(pixels) == GOLDEN[decoder, fit]
 
 
 @pytest.mark.parametrize("shape", [(100, 150), (33, 17), (224, 224), (500, 333)])
-def test_exact_pixels_are_those_of_the_published_processors(shape: tuple[int, int]) -> None:
-    """Oracle: transformers' SigLIP processor, and DINOv2's told to resize to the square and not to crop."""
+def test_exact_pixels_equal_the_published_processors(shape: tuple[int, int]) -> None:
+    """Oracle: transformers' SigLIP processor, and DINOv2's set to resize to the square and not to crop."""
     siglip = pytest.importorskip("transformers.models.siglip.image_processing_pil_siglip").SiglipImageProcessorPil
     bit = pytest.importorskip("transformers.models.bit.image_processing_pil_bit").BitImageProcessorPil
     size, mean, deviation = {"height": 56, "width": 56}, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     square = bit(size=size, do_center_crop=False, image_mean=mean, image_std=deviation)
     for spec, processor in ((SIGLIP, siglip(size=size)), (DINOV2, square)):
-        wanted = processor(Image.fromarray(waves(*shape)), return_tensors="np")["pixel_values"]
-        found = torch.from_numpy(decode_image(encoded(waves(*shape)), 56).copy())[None]
-        values = normalize_pixels(found, mean=spec.mean, std=spec.std).numpy()
-        np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-6)
+        expected = processor(Image.fromarray(waves(*shape)), return_tensors="np")["pixel_values"]
+        pixels = torch.from_numpy(decode_image(encode(waves(*shape)), 56).copy())[None]
+        values = normalize_pixels(pixels, mean=spec.mean, std=spec.std).numpy()
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("size", "mean", "worst"), [(384, 0.005, 0.02), (224, 0.005, 0.01), (48, 0.55, 1.9)])
-def test_quick_letterboxes_are_close_to_exact_on_real_photographs(
+def test_fast_letterboxes_are_close_to_exact_on_real_photographs(
     shared: Path, size: int, mean: float, worst: float
 ) -> None:
     import tarfile
@@ -184,6 +184,6 @@ def test_quick_letterboxes_are_close_to_exact_on_real_photographs(
         members = [member for member in tar if member.name.endswith(".jpg")][:16]
         datas = [tar.extractfile(member).read() for member in members]  # type: ignore[union-attr]
     both = [(decode_image_fast(data, size, "letterbox"), decode_image(data, size, "letterbox")) for data in datas]
-    off = [np.abs(fast.astype(int) - exact).mean() for fast, exact in both]
-    assert np.mean(off) <= mean
-    assert max(off) <= worst
+    differences = [np.abs(fast.astype(int) - exact).mean() for fast, exact in both]
+    assert np.mean(differences) <= mean
+    assert max(differences) <= worst

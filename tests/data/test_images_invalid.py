@@ -1,4 +1,4 @@
-"""Broken pictures and bombs are set aside with a reason; odd ones are taken with their right pixels."""
+"""Invalid images and decompression bombs are rejected with a reason; unusual images are decoded correctly."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
-def told_in_png() -> bytes:
-    """A picture with a comment of 100 MB in 100 kB."""
-    held = saved(Image.new("RGB", (16, 16)), "PNG")
-    said = b"zTXtComment\0\0" + zlib.compress(bytes(100_000_000))
-    return held[:33] + struct.pack(">I", len(said) - 4) + said + struct.pack(">I", zlib.crc32(said)) + held[33:]
+def png_with_large_comment() -> bytes:
+    """An image with a comment of 100 MB, compressed to 100 kB."""
+    png = saved(Image.new("RGB", (16, 16)), "PNG")
+    comment = b"zTXtComment\0\0" + zlib.compress(bytes(100_000_000))
+    return png[:33] + struct.pack(">I", len(comment) - 4) + comment + struct.pack(">I", zlib.crc32(comment)) + png[33:]
 
 
 def jpeg_header(width: int, height: int) -> bytes:
@@ -38,11 +38,11 @@ def jpeg_header(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-BROKEN = {
+INVALID_IMAGES = {
     "zero bytes": ("b_png", b"", "zero bytes"),
     "a bomb in png": ("b_png", png_header(60_000, 60_000), "too many pixels"),
     "a bomb in jpeg": ("b_jpg", jpeg_header(65_000, 65_000), "too many pixels"),
-    "a bomb in a comment": ("b_png", told_in_png(), "not a picture"),
+    "a bomb in a comment": ("b_png", png_with_large_comment(), "not a picture"),
     "half a png": ("b_png", saved(Image.effect_noise((64, 64), 90), "PNG")[:-800], "not a picture"),
     "half a jpeg": ("b_jpg", saved(Image.effect_noise((64, 64), 90), "JPEG")[:-800], "not a picture"),
     "half a webp": ("b_webp", saved(Image.effect_noise((64, 64), 90), "WEBP")[:-400], "not a picture"),
@@ -51,17 +51,17 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_picture_is_set_aside(workshop: Workshop, name: str) -> None:
-    member, data, reason = BROKEN[name]
+@pytest.mark.parametrize("name", INVALID_IMAGES)
+def test_broken_image_is_rejected(workshop: Workshop, name: str) -> None:
+    member, data, reason = INVALID_IMAGES[name]
     folder = tarred(workshop.folder("source"), pairs(2, **{member: data, "b_txt": b"w7"}))
-    found = run(workshop, folder, "captions")
-    assert found.quarantine == [(reason, "00000.tar", "b")]
-    assert found.captions() == [[0], [1]]
+    prepared = run(workshop, folder, "captions")
+    assert prepared.quarantine == [(reason, "00000.tar", "b")]
+    assert prepared.captions() == [[0], [1]]
 
 
-def test_a_bomb_is_never_unpacked(workshop: Workshop) -> None:
-    """A declared 3.6 gigapixels would take 10 GB; the whole process must get by with far less."""
+def test_decompression_bomb_is_never_decoded(workshop: Workshop) -> None:
+    """3.6 gigapixels in the header would take 10 GB; the process must need far less."""
     folder = tarred(workshop.folder("source"), pairs(1, b_png=png_header(60_000, 60_000), b_txt=b"w7"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run(workshop, folder, "captions")
@@ -77,11 +77,11 @@ def two_sided(left: tuple[int, int, int], right: tuple[int, int, int]) -> Image.
 RED, BLUE, WHITE, PINK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (255, 204, 204)
 _TURNED = Image.Exif()
 _TURNED[0x0112] = 6
-"""To be turned by a quarter clockwise: what is on the left belongs on top."""
+"""Rotate by 90 degrees clockwise: the left side becomes the top."""
 
 _FRAMES = {"save_all": True, "append_images": [two_sided(BLUE, BLUE)]}
 _DEEP = Image.fromarray(np.full((64, 64), 0x80FF, dtype=np.uint16))
-ODD = {
+UNUSUAL_IMAGES = {
     "print colours": ("jpg", saved(Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG", quality=95), RED, RED),
     "sixteen bits": ("png", saved(_DEEP, "PNG"), (128, 128, 128), (128, 128, 128)),
     "moving": ("webp", saved(two_sided(RED, RED), "WEBP", lossless=True, **_FRAMES), RED, RED),
@@ -97,17 +97,17 @@ ODD = {
     "turned": ("jpg", saved(two_sided(RED, BLUE), "JPEG", exif=_TURNED, quality=95), RED, BLUE),
     "turned in png": ("png", saved(two_sided(RED, BLUE), "PNG", exif=_TURNED), RED, BLUE),
 }
-"""Ending, bytes, the colour of the upper half, that of the lower."""
+"""Extension, bytes, color of the upper and of the lower half."""
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_an_odd_picture_is_taken_with_its_right_pixels(workshop: Workshop, name: str) -> None:
-    ending, data, upper, lower = ODD[name]
+@pytest.mark.parametrize("name", UNUSUAL_IMAGES)
+def test_unusual_images_are_decoded_correctly(workshop: Workshop, name: str) -> None:
+    ending, data, upper, lower = UNUSUAL_IMAGES[name]
     folder = tarred(workshop.folder("source"), {f"b.{ending}": data, "b.txt": b"w7"})
-    found = run(workshop, folder, "captions")
-    assert (found.quarantine, found.captions()) == ([], [[7]])
-    assert found.pictures() == [data]
-    for way in (decode_image, decode_image_fast):
-        pixels = way(data, 16).astype(int)
+    prepared = run(workshop, folder, "captions")
+    assert (prepared.quarantine, prepared.captions()) == ([], [[7]])
+    assert prepared.pictures() == [data]
+    for decode in (decode_image, decode_image_fast):
+        pixels = decode(data, 16).astype(int)
         assert abs(pixels[:6] - upper).max() <= 3
         assert abs(pixels[10:] - lower).max() <= 3

@@ -21,7 +21,7 @@ def ignore_progress(progress: Progress) -> None:
 
 
 def equal_folders(first: Path, second: Path) -> bool:
-    """Whether two folders hold the same names with the same bytes, at any depth."""
+    """Whether two folders contain the same names with the same bytes, recursively."""
     names = [sorted(file.relative_to(root).as_posix() for file in root.rglob("*")) for root in (first, second)]
     files = [name for name in names[0] if (first / name).is_file()]
     return names[0] == names[1] and all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
@@ -43,13 +43,13 @@ def source(workshop: Workshop) -> Path:
 
 @pytest.fixture
 def written_shards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the shards that this process makes parts of."""
+    """The names of the shards whose parts this process writes."""
     names: list[str] = []
-    make = shard_writer.ShardWriter.write
+    write = shard_writer.ShardWriter.write
 
-    def counted(self: shard_writer.ShardWriter, shard: Shard) -> Iterator[shard_writer.ShardProgress]:
+    def record_name(self: shard_writer.ShardWriter, shard: Shard) -> Iterator[shard_writer.ShardProgress]:
         names.append(shard.name)
-        return make(self, shard)
+        return write(self, shard)
 
-    monkeypatch.setattr(shard_writer.ShardWriter, "write", counted)
+    monkeypatch.setattr(shard_writer.ShardWriter, "write", record_name)
     return names

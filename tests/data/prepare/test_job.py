@@ -10,7 +10,7 @@ from firstsight.units import Share
 from tests.data.conftest import Workshop, asked
 
 
-def test_equal_keys_for_what_a_part_depends_on_only(workshop: Workshop, source: Path) -> None:
+def test_key_depends_on_what_changes_a_part(workshop: Workshop, source: Path) -> None:
     from firstsight.data.prepare.job import prepare_job
 
     def key(**changes: object) -> str:

@@ -11,22 +11,24 @@ from tests.data.conftest import Workshop
 from .conftest import equal_folders
 
 
-def said(picture: str, word: int) -> dict[str, object]:
+def dialogue_row(picture: str, word: int) -> dict[str, object]:
     turns = [("human", f"<image>\nw{word}"), ("gpt", "w1")]
     return {"image": picture, "conversations": [{"from": role, "value": value} for role, value in turns]}
 
 
-def test_a_picture_has_one_number_whichever_shard_shows_it(workshop: Workshop) -> None:
-    folder = workshop.dialogues([said("b.png", 0), said("a.png", 1), said("b.png", 2)], ["a.png", "b.png", "c.png"])
-    more = [said("c.png", 3), said("b.png", 4), said("a.png", 5)]
-    (folder / "more.json").write_text(json.dumps(more))
+def test_shared_image_has_one_number(workshop: Workshop) -> None:
+    folder = workshop.dialogues(
+        [dialogue_row("b.png", 0), dialogue_row("a.png", 1), dialogue_row("b.png", 2)], ["a.png", "b.png", "c.png"]
+    )
+    rows = [dialogue_row("c.png", 3), dialogue_row("b.png", 4), dialogue_row("a.png", 5)]
+    (folder / "more.json").write_text(json.dumps(rows))
     index = workshop.prepare(folder, "dialogues")
     assert index.image_refs["picture"].tolist() == [0, 1, 0, 2, 0, 1]
     assert len(index.images) == 3 == len(set(index.images["offset"].tolist()))
     assert equal_folders(index.path, workshop.prepare(folder, "dialogues", "two", readers=2).path)
 
 
-def test_pictures_of_several_tars_are_numbered_on(workshop: Workshop) -> None:
+def test_images_of_several_tars_are_numbered_consecutively(workshop: Workshop) -> None:
     folder = workshop.captions(["w1", "w2", "w3"])
     (folder / "00001.tar").write_bytes((folder / "00000.tar").read_bytes())
     index = workshop.prepare(folder, "captions")

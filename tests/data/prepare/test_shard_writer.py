@@ -17,34 +17,30 @@ from tests.data.conftest import Workshop, asked, words_of
 from .conftest import ROWS, SHARDS, equal_folders, ignore_progress, shard_rows
 
 
-def test_the_bytes_do_not_depend_on_how_records_are_batched(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_do_not_depend_on_batches(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = workshop.captions([words_of(range(1 + number % 5)) for number in range(50)])
     whole = workshop.prepare(folder, "captions", "whole")
-    for limit, size in (("BATCH_RECORDS", 7), ("BATCH_CHARACTERS", 20)):
-        monkeypatch.setattr(shard_writer, limit, size)
-        assert equal_folders(whole.path, workshop.prepare(folder, "captions", limit).path)
+    for constant, size in (("BATCH_RECORDS", 7), ("BATCH_CHARACTERS", 20)):
+        monkeypatch.setattr(shard_writer, constant, size)
+        assert equal_folders(whole.path, workshop.prepare(folder, "captions", constant).path)
 
 
-def test_a_torn_shard_stops_it_and_what_was_made_is_kept(
+def test_truncated_shard_is_an_error_and_finished_parts_are_kept(
     workshop: Workshop, source: Path, written_shards: list[str]
 ) -> None:
     whole = gzip.compress(b'{"text": "w1"}\n' * 500)
-    torn = source / "train-9.jsonl.gz"
-    torn.write_bytes(whole[:-9])
+    shard = source / "train-9.jsonl.gz"
+    shard.write_bytes(whole[:-9])
     with pytest.raises(DataError, match=r"train-9\.jsonl\.gz: a truncated gzip file"):
         workshop.prepare(source, "text")
-    torn.write_bytes(whole)
+    shard.write_bytes(whole)
     written_shards.clear()
     index = workshop.prepare(source, "text")
     assert written_shards == ["train-9.jsonl.gz", "unnamed-4.jsonl"]
     assert equal_folders(index.path, workshop.prepare(source, "text", "unbroken").path)
 
 
-def test_a_shard_that_changed_since_its_part_was_made_is_made_again(
-    workshop: Workshop, source: Path, written_shards: list[str]
-) -> None:
+def test_part_of_a_changed_shard_is_written_again(workshop: Workshop, source: Path, written_shards: list[str]) -> None:
     (source / "unnamed-9.jsonl.gz").write_bytes(b"nothing packed")
     with pytest.raises(DataError):
         workshop.prepare(source, "text")
@@ -57,19 +53,23 @@ def test_a_shard_that_changed_since_its_part_was_made_is_made_again(
     assert equal_folders(index.path, workshop.prepare(source, "text", "unbroken").path)
 
 
-def test_parts_of_another_tokenizer_are_not_taken(workshop: Workshop, source: Path, written_shards: list[str]) -> None:
-    torn = source / "unnamed-9.jsonl.gz"
-    torn.write_bytes(b"nothing packed")
+def test_parts_of_another_tokenizer_are_not_used(workshop: Workshop, source: Path, written_shards: list[str]) -> None:
+    shard = source / "unnamed-9.jsonl.gz"
+    shard.write_bytes(b"nothing packed")
     with pytest.raises(DataError):
         workshop.prepare(source, "text", "out")
-    torn.unlink()
+    shard.unlink()
     words = workshop.words() / "tokenizer.json"
-    other = workshop.folder("other") / "tokenizer.json"
-    other.write_text(words.read_text().replace('"w199"', '"x199"'))
+    other_tokenizer = workshop.folder("other") / "tokenizer.json"
+    other_tokenizer.write_text(words.read_text().replace('"w199"', '"x199"'))
     written_shards.clear()
     site = Site(sources={"s": Location(path=str(source))})
     prepare(
-        asked("text"), inputs={"tokenizer": other}, out=workshop.folder("out"), site=site, on_progress=ignore_progress
+        asked("text"),
+        inputs={"tokenizer": other_tokenizer},
+        out=workshop.folder("out"),
+        site=site,
+        on_progress=ignore_progress,
     )
     assert len(written_shards) == SHARDS
 

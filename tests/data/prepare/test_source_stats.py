@@ -17,22 +17,24 @@ from tests.data.conftest import Workshop, asked
 from .conftest import ROWS, ignore_progress
 
 
-def test_the_manifest_counts_and_splits(workshop: Workshop, source: Path) -> None:
+def test_manifest_counts_and_splits(workshop: Workshop, source: Path) -> None:
     file = source / "unnamed-4.jsonl"
     file.write_text(file.read_text() + '{"text": " "}\n')
     index = workshop.prepare(source, "text")
     manifest = json.loads((index.path / "manifest.json").read_text())
     words = sum(1 + row % 7 for row in range(ROWS))
-    one = {"samples": ROWS, "shown": 0, "tokens": words + 2 * ROWS, "loss tokens": words + ROWS, "bad": 0}
-    train = {name: 5 * count for name, count in one.items()}
-    assert manifest["splits"] == {"train": train, "": one | {"bad": 1}}
-    assert manifest["counts"] == {name: 6 * count for name, count in one.items()} | {"images": 0, "bad": 1}
+    counts = {"samples": ROWS, "shown": 0, "tokens": words + 2 * ROWS, "loss tokens": words + ROWS, "bad": 0}
+    train = {name: 5 * count for name, count in counts.items()}
+    assert manifest["splits"] == {"train": train, "": counts | {"bad": 1}}
+    assert manifest["counts"] == {name: 6 * count for name, count in counts.items()} | {"images": 0, "bad": 1}
     assert manifest["refused"] == {"empty text": 1} and manifest["captions"] == {"real": 0, "synthetic": 0}
     [bad] = [json.loads(line) for line in (index.path / "quarantine.jsonl").read_text().splitlines()]
     assert (bad["reason"], bad["shard"], bad["where"]) == ("empty text", "unnamed-4.jsonl", f"line {ROWS + 1}")
 
 
-def test_a_rotten_source_is_refused_and_can_be_read_about(workshop: Workshop, written_shards: list[str]) -> None:
+def test_source_with_too_many_bad_records_is_refused_with_its_counts(
+    workshop: Workshop, written_shards: list[str]
+) -> None:
     folder = workshop.texts([{"text": "w1" if number % 50 else ""} for number in range(100)])
     with pytest.raises(
         DataError, match=r"at most 1 % bad .*Got 2 of 100: 2 x empty text \(first: text-00000\.jsonl, l"
@@ -43,12 +45,14 @@ def test_a_rotten_source_is_refused_and_can_be_read_about(workshop: Workshop, wr
     assert json.loads((out / "refused.json").read_text())["counts"]["bad"] == 2
     assert len((out / "quarantine.jsonl").read_text().splitlines()) == 2
     written_shards.clear()
-    lenient = Site(sources={"s": Location(path=str(folder), most_bad=Share(2, 100))})
-    prepare(asked("text"), inputs={"tokenizer": workshop.words()}, out=out, site=lenient, on_progress=ignore_progress)
+    lenient_site = Site(sources={"s": Location(path=str(folder), most_bad=Share(2, 100))})
+    prepare(
+        asked("text"), inputs={"tokenizer": workshop.words()}, out=out, site=lenient_site, on_progress=ignore_progress
+    )
     assert written_shards == [] and len(Index.open(out).samples) == 98
     assert not (out / "refused.json").exists()
 
 
-def test_a_source_without_a_record_is_refused(workshop: Workshop) -> None:
+def test_source_without_records_is_refused(workshop: Workshop) -> None:
     with pytest.raises(DataError, match="no record at all"):
         workshop.prepare(workshop.texts([], "empty"), "text")

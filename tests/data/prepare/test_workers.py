@@ -1,4 +1,4 @@
-"""Killed, or without room, at any moment: nothing half-published, nothing left running, the same bytes in the end."""
+"""Killed, or without disk space, at any moment: nothing partly published, no process left, equal bytes in the end."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from firstsight.data.prepare import prepare
 from firstsight.recipe.mixture import External
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Site
-source, words, out, readers, most = sys.argv[1:]
-if int(most):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
-spec = Prepare(source=External(name="s", form="text", tokens=0), tokenizer=External(name="t", form="tokenizer", tokens=0))
+source, words, out, readers, max_bytes = sys.argv[1:]
+if int(max_bytes):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(max_bytes), int(max_bytes)))
+words_source = External(name="t", form="tokenizer", tokens=0)
+spec = Prepare(source=External(name="s", form="text", tokens=0), tokenizer=words_source)
 site = Site(sources={"s": Location(path=source)}, readers=int(readers))
 Path(out).mkdir(exist_ok=True)
-print("begun", flush=True)
-prepare(spec, inputs={"tokenizer": Path(words)}, out=Path(out), site=site, on_progress=lambda told: None)
+print("started", flush=True)
+prepare(spec, inputs={"tokenizer": Path(words)}, out=Path(out), site=site, on_progress=lambda progress: None)
 print("done", flush=True)
 """
 
@@ -52,16 +53,16 @@ def source(workshop: Workshop) -> Path:
     return folder
 
 
-def start(workshop: Workshop, source: Path, *, readers: int, most: int = 0) -> subprocess.Popen[str]:
-    """A process group of its own that prepares `source` into out, its files at most `most` bytes long."""
-    words = [str(source), str(workshop.words()), str(workshop.root / "out"), str(readers), str(most)]
+def start_prepare(workshop: Workshop, source: Path, *, readers: int, max_bytes: int = 0) -> subprocess.Popen[str]:
+    """A process group that prepares `source` into out, with files of at most `max_bytes` bytes."""
+    words = [str(source), str(workshop.words()), str(workshop.root / "out"), str(readers), str(max_bytes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([sys.executable, "-c", RUN, *words], start_new_session=True, **pipes)
 
 
-def gone(group: int, within: float = 5.0) -> bool:
-    """Whether no process of a group is left after a while; a process that ended is not waited for."""
-    stop = time.monotonic() + within
+def has_ended(group: int, seconds: float = 5.0) -> bool:
+    """Whether no process of a group is left within some seconds; zombies do not count."""
+    stop = time.monotonic() + seconds
     while time.monotonic() < stop:
         states = [stat.read_text().rpartition(")")[2].split() for stat in Path("/proc").glob("[0-9]*/stat")]
         if not any(int(fields[2]) == group and fields[0] != "Z" for fields in states):
@@ -70,35 +71,38 @@ def gone(group: int, within: float = 5.0) -> bool:
     return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize(
     ("readers", "times"), [(1, 1), (2, 1), pytest.param(1, 8, marks=SLOW), pytest.param(3, 8, marks=SLOW)]
 )
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes(
     workshop: Workshop, source: Path, readers: int, times: int
 ) -> None:
     whole = workshop.prepare(source, "text", "whole")
-    chance, parts = random.Random(readers), workshop.root / "out" / "parts"
+    rng, parts = random.Random(readers), workshop.root / "out" / "parts"
     for kill in range(times):
-        run, wanted = start(workshop, source, readers=readers), chance.randint(kill * (SHARDS - 4) // times, SHARDS - 4)
-        while run.poll() is None and len(list(parts.glob("*/part.json"))) < wanted:
+        run, parts_before_kill = (
+            start_prepare(workshop, source, readers=readers),
+            rng.randint(kill * (SHARDS - 4) // times, SHARDS - 4),
+        )
+        while run.poll() is None and len(list(parts.glob("*/part.json"))) < parts_before_kill:
             time.sleep(0.001)
-        time.sleep(chance.uniform(0.0, 0.01))
+        time.sleep(rng.uniform(0.0, 0.01))
         os.kill(run.pid, signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL, "it was done before it was killed"
-        assert gone(run.pid), "its processes go on without it"
-    assert len(list(parts.glob("*/part.json"))) >= wanted and not (parts.parent / "manifest.json").exists()
+        assert run.wait() == -signal.SIGKILL, "it ended before it was killed"
+        assert has_ended(run.pid), "its worker processes survived it"
+    assert len(list(parts.glob("*/part.json"))) >= parts_before_kill and not (parts.parent / "manifest.json").exists()
     assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
 
 
 @SLOW
-def test_killed_while_parts_are_put_together_it_goes_on_to_the_same_bytes(workshop: Workshop, source: Path) -> None:
-    whole, chance, finished = workshop.prepare(source, "text", "whole"), random.Random(0), 0
+def test_killed_while_merging_it_resumes_to_the_same_bytes(workshop: Workshop, source: Path) -> None:
+    whole, rng, finished = workshop.prepare(source, "text", "whole"), random.Random(0), 0
     for _ in range(20):
-        run = start(workshop, source, readers=1)
+        run = start_prepare(workshop, source, readers=1)
         while run.poll() is None and not (workshop.root / "out" / "quarantine.jsonl").exists():
             time.sleep(0.0005)
-        time.sleep(chance.uniform(0.0, 0.03))
+        time.sleep(rng.uniform(0.0, 0.03))
         run.kill()
         finished += run.wait() == 0
         again = workshop.prepare(source, "text", "out")
@@ -107,28 +111,28 @@ def test_killed_while_parts_are_put_together_it_goes_on_to_the_same_bytes(worksh
     assert finished < 20
 
 
-def test_a_full_disk_is_told_and_gone_on_from(workshop: Workshop, source: Path) -> None:
-    """Files of at most 40 kB: shards fit, the whole does not."""
+def test_full_disk_is_reported_and_resumed(workshop: Workshop, source: Path) -> None:
+    """Files of at most 40 kB: parts fit, the index does not."""
     whole = workshop.prepare(source, "text", "whole")
     out = workshop.root / "out"
     assert whole.samples.nbytes > 40_000 > max(file.stat().st_size for file in source.iterdir())
-    run = start(workshop, source, readers=1, most=40_000)
-    said, _ = run.communicate(timeout=60)
-    assert run.returncode == 1 and "StepFailed" in said and "Make room and give the same command again" in said
+    run = start_prepare(workshop, source, readers=1, max_bytes=40_000)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 1 and "StepFailed" in output and "Make room and give the same command again" in output
     assert not (out / "manifest.json").exists() and len(list(out.glob("parts/*/part.json"))) == SHARDS
     assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
 
 
-def test_a_disk_that_fills_in_a_reader_process_is_told_and_gone_on_from(workshop: Workshop, source: Path) -> None:
+def test_full_disk_in_a_worker_is_reported_and_resumed(workshop: Workshop, source: Path) -> None:
     whole = workshop.prepare(source, "text", "whole")
-    run = start(workshop, source, readers=2, most=4_000)
-    said, _ = run.communicate(timeout=60)
-    assert run.returncode == 1 and "StepFailed" in said and "Make room" in said
-    assert not list((workshop.root / "out").glob("*.npy")) and gone(run.pid)
+    run = start_prepare(workshop, source, readers=2, max_bytes=4_000)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 1 and "StepFailed" in output and "Make room" in output
+    assert not list((workshop.root / "out").glob("*.npy")) and has_ended(run.pid)
     assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
 
 
-def test_a_killed_reader_process_is_told(workshop: Workshop, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_worker_is_reported(workshop: Workshop, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
     send = WorkerProcess.send
 
@@ -145,8 +149,8 @@ def test_a_killed_reader_process_is_told(workshop: Workshop, source: Path, monke
     assert equal_folders(workshop.prepare(source, "text").path, workshop.prepare(source, "text", "out").path)
 
 
-def test_it_works_inside_a_step_of_a_run(workshop: Workshop, source: Path) -> None:
-    """In a worker of the executor, whose `__main__` is a line of Python."""
+def test_prepare_inside_a_step_of_a_run(workshop: Workshop, source: Path) -> None:
+    """In a worker of the executor, whose `__main__` is a command line."""
     from firstsight.plan.executor import LocalExecutor, StepJob
     from firstsight.plan.step import Step
     from firstsight.plan.store import Store

@@ -34,7 +34,7 @@ def syn(*texts: object) -> bytes:
     return json.dumps({"syn_text": texts}).encode()
 
 
-def test_a_caption_is_txt_or_else_what_json_says(tmp_path: Path) -> None:
+def test_caption_is_txt_else_json(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "a.tar",
         [
@@ -44,12 +44,12 @@ def test_a_caption_is_txt_or_else_what_json_says(tmp_path: Path) -> None:
             *[("5.png", RED_IMAGE), ("5.json", b"{"), ("6.png", RED_IMAGE), ("6.paug.json", b"{}")],
         ],
     )
-    found = read_all(source_at(tmp_path), "captions")
-    assert [(one.id, one.caption, one.synthetic) for one in valid(found)] == [
+    records = read_all(source_at(tmp_path), "captions")
+    assert [(record.id, record.caption, record.synthetic) for record in valid(records)] == [
         ("1", "of txt", False),
         ("2", "of json", False),
     ]
-    assert rejected(found) == [("3", "no caption"), ("4", "field missing"), ("5", "not JSON"), ("6", "no caption")]
+    assert rejected(records) == [("3", "no caption"), ("4", "field missing"), ("5", "not JSON"), ("6", "no caption")]
 
 
 @pytest.mark.parametrize(
@@ -65,38 +65,38 @@ def test_a_caption_is_txt_or_else_what_json_says(tmp_path: Path) -> None:
         ("x" * 10_000, None),
     ],
 )
-def test_captions_that_are_none_are_refused_by_name(tmp_path: Path, caption: str, reason: str | None) -> None:
+def test_invalid_captions_are_rejected_with_a_reason(tmp_path: Path, caption: str, reason: str | None) -> None:
     write_tar(tmp_path / "a.tar", [("1.png", RED_IMAGE), ("1.txt", caption.encode())])
-    found = read_all(source_at(tmp_path), "captions")
-    assert [why for _, why in rejected(found)] == ([] if reason is None else [reason])
+    records = read_all(source_at(tmp_path), "captions")
+    assert [reason for _, reason in rejected(records)] == ([] if reason is None else [reason])
 
 
-def test_keys_and_members_that_stand_twice_are_refused(tmp_path: Path) -> None:
-    one = [("1.png", RED_IMAGE), ("1.txt", b"w1")]
+def test_duplicate_keys_and_members_are_rejected(tmp_path: Path) -> None:
+    sample = [("1.png", RED_IMAGE), ("1.txt", b"w1")]
     write_tar(
         tmp_path / "a.tar",
         [
-            *one,
+            *sample,
             ("2.png", RED_IMAGE),
             ("2.png", RED_IMAGE),
             ("2.txt", b"w2"),
             ("3.png", RED_IMAGE),
             ("3.txt", b"w3"),
-            *one,
+            *sample,
         ],
     )
-    found = read_all(source_at(tmp_path), "captions")
-    assert [one.id for one in valid(found)] == ["1", "3"]
-    assert rejected(found) == [("2", "duplicate key"), ("1", "duplicate key")]
+    records = read_all(source_at(tmp_path), "captions")
+    assert [record.id for record in valid(records)] == ["1", "3"]
+    assert rejected(records) == [("2", "duplicate key"), ("1", "duplicate key")]
 
 
-def test_a_picture_that_is_too_large_is_passed_over(tmp_path: Path) -> None:
+def test_too_large_image_is_rejected(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "a.tar", [("1.png", bytes(20_000_001)), ("1.txt", b"w1"), ("2.png", RED_IMAGE), ("2.txt", b"w2")]
     )
-    found = read_all(source_at(tmp_path), "captions")
-    assert rejected(found) == [("1", "too many bytes")]
-    assert [one.id for one in valid(found)] == ["2"]
+    records = read_all(source_at(tmp_path), "captions")
+    assert rejected(records) == [("1", "too many bytes")]
+    assert [record.id for record in valid(records)] == ["2"]
 
 
 def synthetic(count: int, key: str = "{:06d}") -> list[tuple[str, bytes]]:
@@ -105,46 +105,47 @@ def synthetic(count: int, key: str = "{:06d}") -> list[tuple[str, bytes]]:
     ]
 
 
-def test_synthetic_captions_come_from_the_sample_or_from_a_tar_apart(tmp_path: Path) -> None:
-    """Four ways to keep the same captions tell the same records; real and synthetic come as often as asked."""
+def test_synthetic_captions_from_the_sample_or_another_tar(tmp_path: Path) -> None:
+    """Captions in the sample, in another tar by key and by uid give the same records, in the requested shares."""
     count = 60
     own = [
-        one
+        member
         for number in range(count)
-        for one in (*captioned_members(count)[3 * number :][:3], synthetic(count)[number])
+        for member in (*captioned_members(count)[3 * number :][:3], synthetic(count)[number])
     ]
     uids = [(f"u{number}.json", json.dumps({"uid": f"u{number}"}).encode()) for number in range(count)]
     write_tar(tmp_path / "own" / "0.tar", own)
     write_tar(tmp_path / "pictures" / "0.tar", captioned_members(count))
     write_tar(tmp_path / "apart" / "0.tar", synthetic(count))
     write_tar(
-        tmp_path / "by-uid" / "0.tar", [one for pair in zip(uids, synthetic(count, "u{}"), strict=True) for one in pair]
+        tmp_path / "by-uid" / "0.tar",
+        [record for pair in zip(uids, synthetic(count, "u{}"), strict=True) for record in pair],
     )
     source = recaptioned(Share(1, 3))
-    found = [
+    records = [
         read_all(source_at(tmp_path / "own"), "captions", source),
         read_all(source_at(tmp_path / "pictures", captions=str(tmp_path / "apart")), "captions", source),
         read_all(source_at(tmp_path / "pictures", captions=str(tmp_path / "by-uid")), "captions", source),
     ]
-    told = [[(one.id, one.caption, one.synthetic) for one in records] for records in found]
-    assert told[0] == told[1] == told[2]
-    assert len(told[0]) == count
-    for number, (key, caption, made) in enumerate(told[0]):
+    captions = [[(record.id, record.caption, record.synthetic) for record in records] for records in records]
+    assert captions[0] == captions[1] == captions[2]
+    assert len(captions[0]) == count
+    for number, (key, caption, is_synthetic) in enumerate(captions[0]):
         assert key == f"{number:06d}"
-        assert caption.startswith(f"syn {number} " if made else f"real {number}")
-    assert {caption[-1] for _, caption, made in told[0] if made} == {"0", "1", "2"}
-    assert 10 <= sum(made for _, _, made in told[0]) <= 30
+        assert caption.startswith(f"syn {number} " if is_synthetic else f"real {number}")
+    assert {caption[-1] for _, caption, is_synthetic in captions[0] if is_synthetic} == {"0", "1", "2"}
+    assert 10 <= sum(is_synthetic for _, _, is_synthetic in captions[0]) <= 30
 
 
-def test_a_folder_of_captions_inside_the_source_is_not_read_as_pictures(tmp_path: Path) -> None:
+def test_captions_folder_inside_the_source_is_not_read_as_images(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", captioned_members(2))
     write_tar(tmp_path / "captions" / "0.tar", synthetic(2))
     location = source_at(tmp_path, captions=str(tmp_path / "captions"))
     assert [shard.name for shard in list_shards(location, "captions")] == ["0.tar"]
-    assert {one.synthetic for one in valid(read_all(location, "captions", recaptioned(Share(1))))} == {True}
+    assert {record.synthetic for record in valid(read_all(location, "captions", recaptioned(Share(1))))} == {True}
 
 
-def test_a_record_that_wants_a_synthetic_caption_and_has_none_is_refused(tmp_path: Path) -> None:
+def test_missing_synthetic_caption_is_rejected(tmp_path: Path) -> None:
     sample = [("png", RED_IMAGE), ("txt", b"real")]
     files = {
         "1": [],
@@ -153,17 +154,19 @@ def test_a_record_that_wants_a_synthetic_caption_and_has_none_is_refused(tmp_pat
         "4": [("syn.json", b"[")],
     }
     write_tar(
-        tmp_path / "a.tar", [(f"{key}.{end}", data) for key, more in files.items() for end, data in sample + more]
+        tmp_path / "a.tar", [(f"{key}.{end}", data) for key, extra in files.items() for end, data in sample + extra]
     )
-    found = read_all(source_at(tmp_path), "captions", recaptioned(Share(1)))
-    assert rejected(found) == [("1", "no caption"), ("2", "no caption"), ("3", "no caption"), ("4", "not JSON")]
+    records = read_all(source_at(tmp_path), "captions", recaptioned(Share(1)))
+    assert rejected(records) == [("1", "no caption"), ("2", "no caption"), ("3", "no caption"), ("4", "not JSON")]
     assert len(valid(read_all(source_at(tmp_path), "captions", recaptioned(Share(0))))) == 4
     write_tar(tmp_path / "b" / "a.tar", [("9.syn.json", syn("of another key"))])
     location = source_at(tmp_path / "a.tar", captions=str(tmp_path / "b"))
-    assert [why for _, why in rejected(read_all(location, "captions", recaptioned(Share(1))))] == ["no caption"] * 4
+    assert [reason for _, reason in rejected(read_all(location, "captions", recaptioned(Share(1))))] == [
+        "no caption"
+    ] * 4
 
 
-def test_a_shard_without_its_captions_is_named_and_they_count_for_the_digest(tmp_path: Path) -> None:
+def test_captions_tar_is_required_and_enters_the_digest(tmp_path: Path) -> None:
     write_tar(tmp_path / "p" / "0.tar", captioned_members(1))
     write_tar(tmp_path / "c" / "1.tar", synthetic(1))
     location = source_at(tmp_path / "p", captions=str(tmp_path / "c"))
@@ -180,20 +183,20 @@ def test_a_shard_without_its_captions_is_named_and_they_count_for_the_digest(tmp
 
 @pytest.mark.shared
 @pytest.mark.parametrize("folder", ["vla_foundry_shards/image_caption", "torchtitan_cc12m"])
-def test_webdataset_sees_the_same_samples_and_the_same_bytes_at_our_offsets(shared: Path, folder: str) -> None:
-    found = [one for one in read_all(source_at(shared / folder), "captions") if isinstance(one, ImageText)]
+def test_webdataset_reads_the_same_samples_and_bytes(shared: Path, folder: str) -> None:
+    records = [record for record in read_all(source_at(shared / folder), "captions") if isinstance(record, ImageText)]
     files = sorted(str(file) for file in (shared / folder).glob("*.tar"))
-    peer = list(webdataset.WebDataset(files, shardshuffle=False))
-    assert len(found) == len(peer)
-    for ours, theirs in zip(found, peer, strict=True):
-        data = (shared / folder / ours.image.shard).read_bytes()[ours.image.offset :][: ours.image.size]
-        assert ours.id == theirs["__key__"]
-        assert ours.caption == theirs["txt"].decode().strip()
-        assert data == next(theirs[kind] for kind in ("jpg", "webp") if kind in theirs)
+    samples = list(webdataset.WebDataset(files, shardshuffle=False))
+    assert len(records) == len(samples)
+    for record, sample in zip(records, samples, strict=True):
+        data = (shared / folder / record.image.shard).read_bytes()[record.image.offset :][: record.image.size]
+        assert record.id == sample["__key__"]
+        assert record.caption == sample["txt"].decode().strip()
+        assert data == next(sample[kind] for kind in ("jpg", "webp") if kind in sample)
 
 
 @pytest.mark.shared
-def test_the_digest_of_a_real_shard_is_the_published_one(shared: Path) -> None:
+def test_real_shard_digest_is_the_published_one(shared: Path) -> None:
     """The first 16 digits stand in the README that came with the files."""
     digests = [
         digest for _, digest in read_shards(source_at(shared / "vla_foundry_shards" / "image_caption"), "captions")
@@ -204,16 +207,16 @@ def test_the_digest_of_a_real_shard_is_the_published_one(shared: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_captioned_picture_is_found_again_at_its_place(workshop: Workshop) -> None:
+def test_image_bytes_are_at_the_recorded_offset(workshop: Workshop) -> None:
     folder = workshop.captions([f"w{number}" for number in range(20)])
-    for number, found in enumerate(read_all(source_at(folder), "captions")):
-        assert isinstance(found, ImageText)
-        assert found.caption == f"w{number}"
-        data = (folder / found.image.shard).read_bytes()
-        assert data[found.image.offset :][: found.image.size] == picture((number, 0, 7))
+    for number, record in enumerate(read_all(source_at(folder), "captions")):
+        assert isinstance(record, ImageText)
+        assert record.caption == f"w{number}"
+        data = (folder / record.image.shard).read_bytes()
+        assert data[record.image.offset :][: record.image.size] == picture((number, 0, 7))
 
 
-def test_members_of_a_sample_come_in_any_order_and_from_folders(tmp_path: Path) -> None:
+def test_members_in_any_order_and_in_folders(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.addfile(tar_folder("part"))
         add(tar, "part/1.txt", b" one \n")
@@ -222,7 +225,9 @@ def test_members_of_a_sample_come_in_any_order_and_from_folders(tmp_path: Path) 
         add(tar, "part/2.webp", picture((0, 0, 0), form="WEBP"))
         add(tar, "part/2.txt", b"two")
     assert [
-        (one.id, one.caption) for one in read_all(source_at(tmp_path), "captions") if isinstance(one, ImageText)
+        (record.id, record.caption)
+        for record in read_all(source_at(tmp_path), "captions")
+        if isinstance(record, ImageText)
     ] == [
         ("part/1", "one"),
         ("part/2", "two"),
@@ -235,7 +240,7 @@ def tar_folder(name: str) -> tarfile.TarInfo:
     return member
 
 
-def test_bad_samples_of_a_tar_are_set_aside_by_name(tmp_path: Path) -> None:
+def test_invalid_samples_are_rejected_with_a_reason(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, data in {
             "0.png": RED_IMAGE, "0.txt": b"good",
@@ -262,11 +267,11 @@ def test_bad_samples_of_a_tar_are_set_aside_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("folder", "count"), [("vla_foundry_shards/image_caption", 48), ("torchtitan_cc12m", 32)])
-def test_real_tars_read(shared: Path, folder: str, count: int) -> None:
-    found = list(read_all(source_at(shared / folder), "captions"))
-    assert not [one for one in found if isinstance(one, RejectedRecord)]
-    assert len(found) == count
-    captions = {one.id: one.caption for one in found if isinstance(one, ImageText)}
+def test_real_tars(shared: Path, folder: str, count: int) -> None:
+    records = list(read_all(source_at(shared / folder), "captions"))
+    assert not [record for record in records if isinstance(record, RejectedRecord)]
+    assert len(records) == count
+    captions = {record.id: record.caption for record in records if isinstance(record, ImageText)}
     for tar_file in sorted((shared / folder).glob("*.tar")):
         with tarfile.open(tar_file) as tar:
             for name in tar.getnames():

@@ -14,7 +14,7 @@ from ..conftest import picture
 from .reading import RED_IMAGE, llava_row, read_all, read_shards, rejected, source_at, to_jsonl, valid
 
 
-def test_lines_hold_llava_records_and_single_questions(tmp_path: Path) -> None:
+def test_llava_records_and_single_questions_in_lines(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(RED_IMAGE)
     rows = [
         llava_row(0, image="a.png"),
@@ -26,8 +26,8 @@ def test_lines_hold_llava_records_and_single_questions(tmp_path: Path) -> None:
         llava_row(6, image=""),
     ]
     (tmp_path / "a.jsonl").write_bytes(to_jsonl(rows))
-    found = [one for one in read_all(source_at(tmp_path), "dialogues") if isinstance(one, Dialogue)]
-    assert [(one.id, one.image is not None, one.turns) for one in found] == [
+    records = [record for record in read_all(source_at(tmp_path), "dialogues") if isinstance(record, Dialogue)]
+    assert [(record.id, record.image is not None, record.turns) for record in records] == [
         ("n0", True, ("w1 ?", "w2")),
         ("5", True, ("q", "a")),
         ("a.jsonl:3", False, ("add\n1 and 2", "3")),
@@ -38,7 +38,7 @@ def test_lines_hold_llava_records_and_single_questions(tmp_path: Path) -> None:
     ]
 
 
-def test_bad_lines_are_refused_by_name(tmp_path: Path) -> None:
+def test_invalid_dialogues_are_rejected_with_a_reason(tmp_path: Path) -> None:
     rows = [
         {"prompt": "q"},
         {"prompt": " ", "response": "a"},
@@ -58,36 +58,40 @@ def test_bad_lines_are_refused_by_name(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_shared_picture_counts_for_the_digest_of_every_shard_that_shows_it(tmp_path: Path) -> None:
+def test_shared_image_enters_the_digest_of_every_shard(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(RED_IMAGE)
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text(json.dumps([llava_row(0, image="a.png"), llava_row(1, image="a.png")]))
     before = [digest for _, digest in read_shards(source_at(tmp_path), "dialogues")]
-    own = hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
-    shown = hashlib.sha256(RED_IMAGE).hexdigest()
-    assert before == [hashlib.sha256((own + shown).encode()).hexdigest()] * 2
+    file_digest = hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
+    image_digest = hashlib.sha256(RED_IMAGE).hexdigest()
+    assert before == [hashlib.sha256((file_digest + image_digest).encode()).hexdigest()] * 2
     (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
     assert not set(before) & {digest for _, digest in read_shards(source_at(tmp_path), "dialogues")}
 
 
 @pytest.mark.shared
-def test_real_questions_of_llava_miss_their_pictures_and_nothing_else(shared: Path, tmp_path: Path) -> None:
+def test_real_llava_questions_lack_only_their_images(shared: Path, tmp_path: Path) -> None:
     """90 records, `wc -l`, about 30 pictures, which do not lie beside them; with stand-ins all read."""
     file = shared / "instruct_samples" / "llava" / "coco2014_val_gpt4_qa_30x3.jsonl"
     assert [reason for _, reason in rejected(read_all(source_at(file), "dialogues"))] == ["no picture"] * 90
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows:
         (tmp_path / row["image"]).write_bytes(RED_IMAGE)
-    found = [one for one in read_all(source_at(file, pictures=str(tmp_path)), "dialogues") if isinstance(one, Dialogue)]
-    assert [one.turns for one in found] == [(row["instruction"], row["output"]) for row in rows]
-    assert len({one.image for one in found}) == 30
+    records = [
+        record
+        for record in read_all(source_at(file, pictures=str(tmp_path)), "dialogues")
+        if isinstance(record, Dialogue)
+    ]
+    assert [record.turns for record in records] == [(row["instruction"], row["output"]) for row in rows]
+    assert len({record.image for record in records}) == 30
 
 
 @pytest.mark.shared
-def test_real_prompts_and_responses_read(shared: Path) -> None:
+def test_real_prompts_and_responses(shared: Path) -> None:
     """1,000 rows, `zcat | wc -l`; the other file has a question and choices, which are no dialogue."""
-    found = read_all(source_at(shared / "instruct_samples" / "dolly_hhrlhf_train_small.jsonl.gz"), "dialogues")
-    assert len(valid(found)) == 1000
-    assert all(len(one.turns) == 2 and one.image is None for one in valid(found))
-    other = read_all(source_at(shared / "instruct_samples" / "finetune_example_train.jsonl"), "dialogues")
-    assert [reason for _, reason in rejected(other)] == ["field missing"] * 100
+    records = read_all(source_at(shared / "instruct_samples" / "dolly_hhrlhf_train_small.jsonl.gz"), "dialogues")
+    assert len(valid(records)) == 1000
+    assert all(len(record.turns) == 2 and record.image is None for record in valid(records))
+    choices = read_all(source_at(shared / "instruct_samples" / "finetune_example_train.jsonl"), "dialogues")
+    assert [reason for _, reason in rejected(choices)] == ["field missing"] * 100

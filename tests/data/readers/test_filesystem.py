@@ -1,4 +1,4 @@
-"""Where files lie: folders, files, patterns, URLs, splits, stamps and digests."""
+"""Files of a source: folders, files, patterns, URLs, splits, stamps and digests."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ..conftest import Workshop
 from .reading import read_all, read_shards, shard_names, source_at, valid, write_texts
 
 
-def test_a_folder_is_read_with_all_below_it_in_order_of_name_and_without_hidden_files(tmp_path: Path) -> None:
+def test_folder_is_read_recursively_by_name_without_hidden_files(tmp_path: Path) -> None:
     write_texts(tmp_path, "b.jsonl", "a/z.JSONL", "a/y.txt", ".cache/c.jsonl", "._b.jsonl")
     assert shard_names(source_at(tmp_path)) == ["a/z.JSONL", "b.jsonl"]
     assert shard_names(source_at(tmp_path / "b.jsonl")) == ["b.jsonl"]
 
 
-def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+def test_folder_links_are_followed_once(tmp_path: Path) -> None:
     write_texts(tmp_path / "real", "a.jsonl")
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "linked").symlink_to(tmp_path / "real")
@@ -38,7 +38,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "wanted"),
+    ("pattern", "expected"),
     [
         ("t-*.jsonl", ["t-0008.jsonl", "t-0009.jsonl", "t-0010.jsonl"]),
         ("t-{0009..0010}.jsonl", ["t-0009.jsonl", "t-0010.jsonl"]),
@@ -47,35 +47,35 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
         ("d?ep/*.jsonl", ["deep/v.jsonl"]),
     ],
 )
-def test_patterns_name_what_webdataset_users_write(tmp_path: Path, pattern: str, wanted: list[str]) -> None:
+def test_webdataset_patterns(tmp_path: Path, pattern: str, expected: list[str]) -> None:
     write_texts(tmp_path, "t-0008.jsonl", "t-0009.jsonl", "t-0010.jsonl", "u.jsonl", "deep/v.jsonl")
-    assert shard_names(source_at(tmp_path / pattern)) == wanted
+    assert shard_names(source_at(tmp_path / pattern)) == expected
 
 
-def test_a_range_with_a_gap_and_a_pattern_without_files_are_refused(tmp_path: Path) -> None:
+def test_range_with_gap_and_pattern_without_files_are_refused(tmp_path: Path) -> None:
     write_texts(tmp_path, "t-0.jsonl", "t-2.jsonl")
-    for path, wanted in {
+    for path, expected in {
         "t-{0..2}.jsonl": r"t-1\.jsonl, which does not exist",
         "x*": "Got none",
         "no": "Got no such path",
     }.items():
-        with pytest.raises(DataError, match=wanted):
+        with pytest.raises(DataError, match=expected):
             shard_names(source_at(tmp_path / path))
 
 
-@given(first=st.integers(0, 300), more=st.integers(0, 20), width=st.integers(1, 5))
-def test_a_range_counts_and_keeps_its_zeros(first: int, more: int, width: int) -> None:
+@given(first=st.integers(0, 300), count=st.integers(0, 20), width=st.integers(1, 5))
+def test_brace_range_counts_with_leading_zeros(first: int, count: int, width: int) -> None:
     start = str(first).zfill(width)
-    found = expand_braces(f"a{{{start}..{first + more}}}b")
-    assert [int(one[1:-1]) for one in found] == list(range(first, first + more + 1))
-    assert all(len(one) - 2 == max(len(start), len(str(int(one[1:-1])))) for one in found)
+    names = expand_braces(f"a{{{start}..{first + count}}}b")
+    assert [int(name[1:-1]) for name in names] == list(range(first, first + count + 1))
+    assert all(len(name) - 2 == max(len(start), len(str(int(name[1:-1])))) for name in names)
 
 
-def test_braces_multiply() -> None:
+def test_several_braces_multiply() -> None:
     assert expand_braces("{a,b}-{1..2}") == ["a-1", "a-2", "b-1", "b-2"]
 
 
-def test_the_stamp_changes_with_the_file_and_the_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
+def test_stamp_changes_with_the_file_and_digest_is_sha256(tmp_path: Path) -> None:
     write_texts(tmp_path, "a.jsonl")
     [before] = list_shards(source_at(tmp_path), "text")
     [(_, digest)] = read_shards(source_at(tmp_path), "text")
@@ -88,12 +88,12 @@ def test_the_stamp_changes_with_the_file_and_the_digest_is_that_of_its_bytes(tmp
 
 @pytest.fixture
 def remote(tmp_path: Path) -> Iterator[str]:
-    """The folder tmp_path/www as a plain web server shows it, which knows no ranges."""
+    """The URL of tmp_path/www on a web server without range requests."""
     pytest.importorskip("aiohttp", reason="http:// needs fsspec[http]")
 
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *said: object) -> None:
-            del said
+        def log_message(self, *message: object) -> None:
+            del message
 
     (tmp_path / "www").mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "www")))
@@ -103,31 +103,31 @@ def remote(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def same(local: Path, url: str, form: str) -> None:
-    """What lies in a local folder and behind a URL reads alike, to the digest."""
-    wanted, found = list(read_shards(source_at(local), form)), list(read_shards(source_at(url), form))
-    assert found == wanted
+def check_equal(local: Path, url: str, form: str) -> None:
+    """A local folder and a URL have the same records and digests."""
+    expected, records = list(read_shards(source_at(local), form)), list(read_shards(source_at(url), form))
+    assert records == expected
     assert valid(read_all(source_at(url), form))
 
 
 def sources(workshop: Workshop) -> dict[str, Path]:
-    say = [{"from": "human", "value": "<image>w1"}, {"from": "gpt", "value": "w2"}]
-    told = [{"id": str(number), "image": f"{number}.png", "conversations": say} for number in range(3)]
+    turns = [{"from": "human", "value": "<image>w1"}, {"from": "gpt", "value": "w2"}]
+    rows = [{"id": str(number), "image": f"{number}.png", "conversations": turns} for number in range(3)]
     return {
         "text": workshop.texts([{"text": "w1"}, {"text": ""}]),
         "captions": workshop.captions(["w1", "w2 w3"]),
-        "dialogues": workshop.dialogues(told, ["0.png", "1.png"]),
+        "dialogues": workshop.dialogues(rows, ["0.png", "1.png"]),
     }
 
 
 @pytest.mark.parametrize("form", ["text", "captions", "dialogues"])
-def test_memory_reads_as_the_disk_does(workshop: Workshop, form: str) -> None:
+def test_memory_filesystem_equals_disk(workshop: Workshop, form: str) -> None:
     local = sources(workshop)[form]
     memory = fsspec.filesystem("memory")
     for file in local.iterdir():
         memory.pipe(f"/{workshop.root.name}/{form}/{file.name}", file.read_bytes())
     url = f"memory://{workshop.root.name}/{form}"
-    same(local, url, form)
+    check_equal(local, url, form)
     stamps = [shard.stamp for shard in list_shards(source_at(url), form)]
     assert all(stamps)
     [pattern] = list_shards(
@@ -137,14 +137,14 @@ def test_memory_reads_as_the_disk_does(workshop: Workshop, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "captions", "dialogues"])
-def test_http_reads_as_the_disk_does(workshop: Workshop, remote: str, form: str) -> None:
+def test_http_equals_disk(workshop: Workshop, remote: str, form: str) -> None:
     local = sources(workshop)[form]
     local.rename(workshop.root / "www" / form)
-    same(workshop.root / "www" / form, f"{remote}{form}/", form)
+    check_equal(workshop.root / "www" / form, f"{remote}{form}/", form)
     if form == "text":
         assert shard_names(source_at(f"{remote}text/text-{{00000..00000}}.jsonl")) == ["text-00000.jsonl"]
 
 
-def test_a_protocol_that_nobody_knows_is_refused() -> None:
+def test_unknown_protocol_is_refused() -> None:
     with pytest.raises(RequestError, match="fsspec knows"):
         open_folder("gopher-x://a/b")

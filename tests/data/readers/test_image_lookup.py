@@ -13,23 +13,23 @@ def image_row(image: str | None) -> dict[str, object]:
     return {"conversations": turns} | ({"image": image} if image else {})
 
 
-def test_dialogues_find_pictures_in_tars_in_the_folder_and_in_images(workshop: Workshop) -> None:
+def test_images_in_tars_in_the_folder_and_in_images(workshop: Workshop) -> None:
     names = ["packed.png", "loose.png", "deep/inside.png"]
     folder = workshop.dialogues([image_row(name) for name in names] + [image_row(None)], ["packed.png"])
     (folder / "loose.png").write_bytes(RED_IMAGE)
     (folder / "images" / "deep").mkdir(parents=True)
     (folder / "images" / "deep" / "inside.png").write_bytes(RED_IMAGE)
-    found = [one for one in read_all(source_at(folder), "dialogues") if isinstance(one, Dialogue)]
-    assert [one.image and one.image.shard for one in found] == [
+    records = [record for record in read_all(source_at(folder), "dialogues") if isinstance(record, Dialogue)]
+    assert [record.image and record.image.shard for record in records] == [
         "images.tar",
         "loose.png",
         "images/deep/inside.png",
         None,
     ]
-    assert all(one.turns == ("w1 ?", "w2") for one in found)
+    assert all(record.turns == ("w1 ?", "w2") for record in records)
 
 
-def test_bad_dialogues_are_set_aside_by_name(workshop: Workshop) -> None:
+def test_names_without_a_valid_image_are_rejected(workshop: Workshop) -> None:
     rows = [
         image_row("gone.png"),
         image_row("../a.png"),

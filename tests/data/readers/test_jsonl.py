@@ -16,28 +16,31 @@ from .reading import read_all, source_at
 
 
 @pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_all_text_forms_hold_the_same_records(tmp_path: Path, form: str) -> None:
+def test_plain_and_compressed_lines_are_equal(tmp_path: Path, form: str) -> None:
     rows = [{"id": str(number), "text": f"w{number} " * 5 + "é\u2028", "loss": [[0, 2]]} for number in range(3000)]
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode().rstrip(b"\n")
     packed = {"jsonl": data, "jsonl.gz": gzip.compress(data), "jsonl.zst": zstandard.compress(data)}
     (tmp_path / f"a.{form}").write_bytes(packed[form])
-    found = read_all(source_at(tmp_path), "text")
-    assert found == [Document(id=row["id"], text=row["text"], loss=((0, 2),)) for row in rows]
+    records = read_all(source_at(tmp_path), "text")
+    assert records == [Document(id=row["id"], text=row["text"], loss=((0, 2),)) for row in rows]
 
 
-def test_zstandard_frames_behind_each_other_are_one_file(tmp_path: Path) -> None:
+def test_concatenated_zstandard_frames(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.zst").write_bytes(
         zstandard.compress(b'{"text": "a"}\n') + zstandard.compress(b'{"text": "b"}\n')
     )
-    assert [one.text for one in read_all(source_at(tmp_path), "text") if isinstance(one, Document)] == ["a", "b"]
+    assert [record.text for record in read_all(source_at(tmp_path), "text") if isinstance(record, Document)] == [
+        "a",
+        "b",
+    ]
 
 
-def test_bad_lines_are_set_aside_with_their_place(tmp_path: Path) -> None:
+def test_invalid_lines_are_rejected_with_their_number(tmp_path: Path) -> None:
     lines = [b'{"text": "good"}', b"{", b'{"text": "\xff"}', b"[]", b"", b'{"text": ""}', b'{"text": "good too"}']
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    found = read_all(source_at(tmp_path), "text")
-    assert [one.text for one in found if isinstance(one, Document)] == ["good", "good too"]
-    assert [(one.reason, one.where) for one in found if isinstance(one, RejectedRecord)] == [
+    records = read_all(source_at(tmp_path), "text")
+    assert [record.text for record in records if isinstance(record, Document)] == ["good", "good too"]
+    assert [(record.reason, record.where) for record in records if isinstance(record, RejectedRecord)] == [
         ("not JSON", "line 2"),
         ("not UTF-8", "line 3"),
         ("not JSON", "line 4"),
@@ -46,7 +49,7 @@ def test_bad_lines_are_set_aside_with_their_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ending", "packed"), [("gz", gzip.compress), ("zst", zstandard.compress)])
-def test_a_packed_text_that_breaks_off_is_named(tmp_path: Path, ending: str, packed) -> None:
+def test_truncated_compressed_file_is_an_error(tmp_path: Path, ending: str, packed) -> None:
     whole = packed("".join(f'{{"text": "{number * 7919}"}}\n' for number in range(20_000)).encode())
     (tmp_path / f"a.jsonl.{ending}").write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(DataError, match=rf"a\.jsonl\.{ending}.*truncated"):

@@ -29,14 +29,14 @@ from .reading import (
 )
 
 
-def test_a_folder_without_the_form_is_refused(tmp_path: Path) -> None:
+def test_folder_without_files_of_the_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Got no such file"):
         list(read_all(source_at(tmp_path), "captions"))
     with pytest.raises(DataError, match="no reader"):
         list(read_all(source_at(tmp_path), "encoder"))
 
 
-def test_splits_are_told_by_folders_and_by_how_names_start(tmp_path: Path) -> None:
+def test_splits_from_folders_and_file_names(tmp_path: Path) -> None:
     write_texts(
         tmp_path, "train-00000.jsonl", "val_1.jsonl", "dev/x.jsonl", "trainer.jsonl", "test.jsonl", "my-test.jsonl"
     )
@@ -53,12 +53,12 @@ def test_splits_are_told_by_folders_and_by_how_names_start(tmp_path: Path) -> No
         shard_names(source_at(tmp_path, split="extra"))
 
 
-def test_one_split_among_names_that_tell_none_is_no_question(tmp_path: Path) -> None:
+def test_single_split_need_not_be_chosen(tmp_path: Path) -> None:
     write_texts(tmp_path, "a.jsonl", "train.jsonl")
     assert [shard.split for shard in list_shards(source_at(tmp_path), "text")] == ["", "train"]
 
 
-def test_a_digest_is_not_told_before_its_time(tmp_path: Path) -> None:
+def test_digest_requires_a_complete_pass(tmp_path: Path) -> None:
     write_texts(tmp_path, "a.jsonl")
     [shard] = list_shards(source_at(tmp_path), "text")
     reading = RecordReader(source_at(tmp_path), "text", source=external("text")).read(shard)
@@ -67,7 +67,7 @@ def test_a_digest_is_not_told_before_its_time(tmp_path: Path) -> None:
         _ = reading.digest
 
 
-def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
+def test_removed_file_is_an_error(tmp_path: Path) -> None:
     write_texts(tmp_path, "a.jsonl")
     [shard] = list_shards(source_at(tmp_path), "text")
     (tmp_path / "a.jsonl").unlink()
@@ -75,7 +75,7 @@ def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
         list(RecordReader(source_at(tmp_path), "text", source=external("text")).read(shard))
 
 
-def test_a_source_lies_where_the_site_says_and_the_worlds_where_its_step_left_it(tmp_path: Path) -> None:
+def test_locate_source_from_the_site_or_the_step(tmp_path: Path) -> None:
     site = Site(sources={"s": source_at("s3://b/s", split="train")})
     recaptioned = Recaptioned(external=external("captions"), synthetic_share=Share(1, 2), seed=0)
     world = SyntheticTexts(
@@ -96,7 +96,7 @@ def counted(folder: Path, **counts: int) -> None:
     (folder / "manifest.jsonl").write_bytes(to_jsonl(rows).rstrip(b"\n"))
 
 
-def test_a_shard_that_differs_from_its_manifest_is_refused(tmp_path: Path) -> None:
+def test_shard_must_match_its_manifest(tmp_path: Path) -> None:
     write_tar(tmp_path / "s-0.tar", captioned_members(3))
     write_tar(tmp_path / "s-1.tar", [*captioned_members(1), ("9.txt", b"no picture")])
     counted(tmp_path, s_0=3, s_1=2, s_2=5)
@@ -109,7 +109,7 @@ def test_a_shard_that_differs_from_its_manifest_is_refused(tmp_path: Path) -> No
         read_all(source_at(tmp_path), "captions")
 
 
-def test_a_manifest_as_the_path_names_the_shards(tmp_path: Path) -> None:
+def test_manifest_as_the_path_selects_shards(tmp_path: Path) -> None:
     for name in ("s-0.tar", "s-1.tar", "other.tar"):
         write_tar(tmp_path / name, captioned_members(1))
     counted(tmp_path, s_1=1, s_0=1)
@@ -121,7 +121,7 @@ def test_a_manifest_as_the_path_names_the_shards(tmp_path: Path) -> None:
         list_shards(location, "captions")
 
 
-def test_tables_that_img2dataset_leaves_beside_its_tars_are_not_read(tmp_path: Path) -> None:
+def test_img2dataset_tables_beside_tars_are_not_read(tmp_path: Path) -> None:
     write_tar(tmp_path / "00000.tar", captioned_members(1))
     (tmp_path / "00000.parquet").write_bytes(b"")
     (tmp_path / "00000_stats.json").write_bytes(b"{}")
@@ -130,7 +130,7 @@ def test_tables_that_img2dataset_leaves_beside_its_tars_are_not_read(tmp_path: P
 
 @given(seed=st.integers(0, 2**64), share=st.fractions(0, 1, max_denominator=1000))
 @settings(max_examples=10, deadline=None)
-def test_as_many_are_synthetic_as_asked_and_more_share_keeps_those_that_were(seed: int, share: Fraction) -> None:
+def test_synthetic_share_is_met_and_nested(seed: int, share: Fraction) -> None:
     """300 keys: five standard deviations are 0.145; a larger share takes more of the same."""
     keys = [f"{number:09d}" for number in range(300)]
     chosen = {key for key in keys if choose_caption(recaptioned(Share(share), seed), key)[0]}
@@ -140,7 +140,7 @@ def test_as_many_are_synthetic_as_asked_and_more_share_keeps_those_that_were(see
     assert all(choose_caption(recaptioned(Share(1), seed), key)[0] for key in keys)
 
 
-def test_the_choice_is_pinned() -> None:
+def test_caption_choice_is_pinned() -> None:
     """Published numbers hang on it: sha256 of "7", a zero byte and the key, computed with coreutils."""
     digest = hashlib.sha256(b"7\x00000000003").hexdigest()
     assert choose_caption(recaptioned(Share(1, 2), 7), "000000003") == (
@@ -148,11 +148,11 @@ def test_the_choice_is_pinned() -> None:
         int(digest[16:32], 16),
     )
     picks = Counter(choose_caption(recaptioned(Share(1), 1), str(number))[1] % 3 for number in range(900))
-    assert all(230 <= picks[one] <= 370 for one in range(3))
+    assert all(230 <= picks[record] <= 370 for record in range(3))
 
 
 @pytest.mark.shared
-def test_the_real_manifest_names_sixteen_shards_of_which_six_are_there(shared: Path) -> None:
+def test_real_manifest_with_missing_shards(shared: Path) -> None:
     folder = shared / "vla_foundry_shards" / "image_caption"
     assert len(list_shards(source_at(folder), "captions")) == 6
     with pytest.raises(DataError, match=r"names 16 shards\. Got none of shard-0006\.tar, .* \(10 missing\)"):

@@ -1,4 +1,4 @@
-"""Tables as the Hugging Face hub and `datasets` leave them; `datasets` itself is the second reader."""
+"""Tables as on the Hugging Face hub and as `datasets` writes them, compared with what `datasets` reads."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from firstsight.units import Share
 from ..conftest import picture
 from .reading import external, read_all, rejected, source_at, valid
 
-COLOURS = [(number, 255 - number, 9) for number in range(0, 250, 25)]
-PICTURES = [picture(colour) for colour in COLOURS]
+COLORS = [(number, 255 - number, 9) for number in range(0, 250, 25)]
+IMAGES = [picture(color) for color in COLORS]
 
 
-def kept(folder: Path, rows: list[dict[str, Any]], features: datasets.Features | None = None) -> datasets.Dataset:
+def save_as_parquet_and_arrow(
+    folder: Path, rows: list[dict[str, Any]], features: datasets.Features | None = None
+) -> datasets.Dataset:
     """The rows as two parquet shards and as two arrow shards."""
-    made = datasets.Dataset.from_list(rows, features=features)
-    made.save_to_disk(folder / "disk", num_shards=2)
+    dataset = datasets.Dataset.from_list(rows, features=features)
+    dataset.save_to_disk(folder / "disk", num_shards=2)
     (folder / "hub").mkdir()
     for number in range(2):
-        made.shard(2, number, contiguous=True).to_parquet(folder / "hub" / f"train-{number:05d}-of-00002.parquet")
-    return made
+        dataset.shard(2, number, contiguous=True).to_parquet(folder / "hub" / f"train-{number:05d}-of-00002.parquet")
+    return dataset
 
 
-def test_datasets_sees_the_same_captions_and_the_same_pictures(tmp_path: Path) -> None:
+def test_datasets_library_reads_the_same_captions_and_images(tmp_path: Path) -> None:
     rows = [
         {"image": {"bytes": data, "path": f"{n}.png"}, "text": f"w{n} é", "id": f"k{n}"}
-        for n, data in enumerate(PICTURES)
+        for n, data in enumerate(IMAGES)
     ]
-    kept(
+    save_as_parquet_and_arrow(
         tmp_path,
         rows,
         datasets.Features(
@@ -49,26 +51,28 @@ def test_datasets_sees_the_same_captions_and_the_same_pictures(tmp_path: Path) -
     hub = datasets.load_dataset(
         "parquet", data_files=str(tmp_path / "hub" / "*.parquet"), split="train", cache_dir=str(tmp_path / "c")
     )
-    for folder, peer in {"disk": disk, "hub": hub.cast_column("image", datasets.Image(decode=False))}.items():
-        found = [one for one in read_all(source_at(tmp_path / folder), "captions") if isinstance(one, ImageText)]
-        assert len(found) == len(peer) == 10
-        for ours, theirs in zip(found, peer, strict=True):
-            assert (ours.id, ours.caption) == (theirs["id"], theirs["text"])
-            file, _, column = ours.image.shard.partition("#")
+    for folder, samples in {"disk": disk, "hub": hub.cast_column("image", datasets.Image(decode=False))}.items():
+        records = [
+            record for record in read_all(source_at(tmp_path / folder), "captions") if isinstance(record, ImageText)
+        ]
+        assert len(records) == len(samples) == 10
+        for record, sample in zip(records, samples, strict=True):
+            assert (record.id, record.caption) == (sample["id"], sample["text"])
+            file, _, column = record.image.shard.partition("#")
             path = tmp_path / folder / file
             table = (
                 pq.read_table(path) if path.suffix == ".parquet" else pa.ipc.open_stream(path.read_bytes()).read_all()
             )
-            data = table[column][ours.image.offset].as_py()["bytes"]
-            assert data == theirs["image"]["bytes"]
-            assert ours.image.size == len(data)
+            data = table[column][record.image.offset].as_py()["bytes"]
+            assert data == sample["image"]["bytes"]
+            assert record.image.size == len(data)
     assert {shard.split for shard in list_shards(source_at(tmp_path / "hub"), "captions")} == {"train"}
 
 
-def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"pic": PICTURES[:2], "alt": ["w1", "w2"], "text": ["no", "no"]}), tmp_path / "a.parquet")
-    found = valid(read_all(source_at(tmp_path, columns={"picture": "pic", "caption": "alt"}), "captions"))
-    assert [(one.caption, one.image.shard, one.image.offset) for one in found] == [
+def test_column_mapping(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"pic": IMAGES[:2], "alt": ["w1", "w2"], "text": ["no", "no"]}), tmp_path / "a.parquet")
+    records = valid(read_all(source_at(tmp_path, columns={"picture": "pic", "caption": "alt"}), "captions"))
+    assert [(record.caption, record.image.shard, record.image.offset) for record in records] == [
         ("w1", "a.parquet#pic", 0),
         ("w2", "a.parquet#pic", 1),
     ]
@@ -76,30 +80,30 @@ def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
         read_all(source_at(tmp_path), "captions")
 
 
-def test_pictures_may_be_names_of_files(tmp_path: Path) -> None:
+def test_images_by_file_name(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(PICTURES[0])
-    shown = [
+    (tmp_path / "images" / "a.png").write_bytes(IMAGES[0])
+    cells = [
         {"bytes": None, "path": "a.png"},
         {"bytes": None, "path": "gone.png"},
         None,
         {"bytes": b"<html>", "path": None},
     ]
-    pq.write_table(pa.table({"image": shown, "text": ["w1"] * 4}), tmp_path / "t.parquet")
-    found = read_all(source_at(tmp_path), "captions")
-    assert [one.image.shard for one in valid(found)] == ["images/a.png"]
-    assert rejected(found) == [("row 1", "no picture"), ("row 2", "no picture"), ("row 3", "not a picture")]
+    pq.write_table(pa.table({"image": cells, "text": ["w1"] * 4}), tmp_path / "t.parquet")
+    records = read_all(source_at(tmp_path), "captions")
+    assert [record.image.shard for record in valid(records)] == ["images/a.png"]
+    assert rejected(records) == [("row 1", "no picture"), ("row 2", "no picture"), ("row 3", "not a picture")]
 
 
-def test_synthetic_captions_of_a_table(tmp_path: Path) -> None:
-    rows = {"image": PICTURES[:3], "text": ["real"] * 3, "syn_text": [["s0"], [], None]}
+def test_synthetic_captions_in_a_table(tmp_path: Path) -> None:
+    rows = {"image": IMAGES[:3], "text": ["real"] * 3, "syn_text": [["s0"], [], None]}
     pq.write_table(pa.table(rows), tmp_path / "t.parquet")
-    found = read_all(
+    records = read_all(
         source_at(tmp_path), "captions", Recaptioned(external=external("captions"), synthetic_share=Share(1), seed=0)
     )
-    assert [(one.caption, one.synthetic) for one in valid(found)] == [("s0", True)]
-    assert rejected(found) == [("row 1", "no caption"), ("row 2", "no caption")]
-    assert [one.caption for one in valid(read_all(source_at(tmp_path), "captions"))] == ["real"] * 3
+    assert [(record.caption, record.synthetic) for record in valid(records)] == [("s0", True)]
+    assert rejected(records) == [("row 1", "no caption"), ("row 2", "no caption")]
+    assert [record.caption for record in valid(read_all(source_at(tmp_path), "captions"))] == ["real"] * 3
 
 
 TURNS = {
@@ -114,34 +118,36 @@ TURNS = {
 
 
 @pytest.mark.parametrize("column", TURNS)
-def test_turns_in_all_forms_are_the_same_dialogue(tmp_path: Path, column: str) -> None:
-    kept(tmp_path, [{"images": [PICTURES[number]], column: TURNS[column]} for number in range(4)])
+def test_all_forms_of_turns_are_the_same_dialogue(tmp_path: Path, column: str) -> None:
+    save_as_parquet_and_arrow(tmp_path, [{"images": [IMAGES[number]], column: TURNS[column]} for number in range(4)])
     for folder, names in {"disk": 2, "hub": 2}.items():
-        found = [one for one in read_all(source_at(tmp_path / folder), "dialogues") if isinstance(one, Dialogue)]
-        assert [one.turns for one in found] == [("w1 ?", "w2")] * 4
-        assert [one.image is not None and one.image.offset for one in found] == [0, 1, 0, 1]
-        assert len({one.image.shard for one in found if one.image}) == names
+        records = [
+            record for record in read_all(source_at(tmp_path / folder), "dialogues") if isinstance(record, Dialogue)
+        ]
+        assert [record.turns for record in records] == [("w1 ?", "w2")] * 4
+        assert [record.image is not None and record.image.offset for record in records] == [0, 1, 0, 1]
+        assert len({record.image.shard for record in records if record.image}) == names
 
 
-def test_turns_in_one_list_a_field_and_questions_with_answers(tmp_path: Path) -> None:
-    rows = {"picture": [None, PICTURES[0]], "conversations": [{"from": ["human", "gpt"], "value": ["a", "b"]}] * 2}
+def test_turns_as_columns_and_question_answer_columns(tmp_path: Path) -> None:
+    rows = {"picture": [None, IMAGES[0]], "conversations": [{"from": ["human", "gpt"], "value": ["a", "b"]}] * 2}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     pq.write_table(pa.table({"q": ["c", "d"], "a": ["e", None]}), tmp_path / "b.parquet")
-    found = read_all(source_at(tmp_path / "a.parquet"), "dialogues")
-    assert [(one.turns, one.image is None) for one in found] == [(("a", "b"), True), (("a", "b"), False)]
-    found = read_all(source_at(tmp_path / "b.parquet", columns={"question": "q", "answer": "a"}), "dialogues")
-    assert [one.turns for one in valid(found)] == [("c", "e")]
-    assert rejected(found) == [("row 1", "field missing")]
+    records = read_all(source_at(tmp_path / "a.parquet"), "dialogues")
+    assert [(record.turns, record.image is None) for record in records] == [(("a", "b"), True), (("a", "b"), False)]
+    records = read_all(source_at(tmp_path / "b.parquet", columns={"question": "q", "answer": "a"}), "dialogues")
+    assert [record.turns for record in valid(records)] == [("c", "e")]
+    assert rejected(records) == [("row 1", "field missing")]
 
 
-def test_bad_rows_of_dialogues_are_set_aside(tmp_path: Path) -> None:
-    said = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+def test_invalid_dialogue_rows_are_rejected(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     rows = [
-        {"image": [PICTURES[0], PICTURES[1]], "conversations": said},
-        {"image": [], "conversations": said},
-        {"image": [b""], "conversations": said},
-        {"image": [], "conversations": said[:1]},
-        {"image": [], "conversations": [{"from": "human", "value": "<image>q"}, said[1]]},
+        {"image": [IMAGES[0], IMAGES[1]], "conversations": turns},
+        {"image": [], "conversations": turns},
+        {"image": [b""], "conversations": turns},
+        {"image": [], "conversations": turns[:1]},
+        {"image": [], "conversations": [{"from": "human", "value": "<image>q"}, turns[1]]},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert rejected(read_all(source_at(tmp_path), "dialogues")) == [
@@ -152,8 +158,8 @@ def test_bad_rows_of_dialogues_are_set_aside(tmp_path: Path) -> None:
     ]
 
 
-def test_an_arrow_file_that_breaks_off_is_named(tmp_path: Path) -> None:
-    kept(tmp_path, [{"text": "x" * 1000} for _ in range(50)])
+def test_truncated_arrow_file_is_an_error(tmp_path: Path) -> None:
+    save_as_parquet_and_arrow(tmp_path, [{"text": "x" * 1000} for _ in range(50)])
     [file, _] = sorted((tmp_path / "disk").glob("*.arrow"))
     whole = file.read_bytes()
     for data in (whole[: len(whole) // 2], b"", b"{}"):

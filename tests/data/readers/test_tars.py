@@ -1,4 +1,4 @@
-"""Tars byte by byte: what the standard library writes is read, what was tampered with is refused."""
+"""Tars byte by byte: tars of the standard library are read, modified ones are refused."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
 def packed(files: dict[str, bytes], form: int = tarfile.GNU_FORMAT, **headers: str) -> bytes:
-    held = io.BytesIO()
-    with tarfile.open(fileobj=held, mode="w", format=form, pax_headers=headers) as tar:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form, pax_headers=headers) as tar:
         for name, data in files.items():
             add(tar, name, data)
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 class Pipe(io.BytesIO):
-    """A stream that cannot jump."""
+    """A stream that cannot seek."""
 
     def seekable(self) -> bool:
         return False
 
-    def seek(self, *place: object) -> int:
-        raise AssertionError(f"a pipe was asked to go to {place}")
+    def seek(self, *position: object) -> int:
+        raise AssertionError(f"seek to {position}")
 
 
 @given(
@@ -44,37 +44,37 @@ class Pipe(io.BytesIO):
                           st.binary(max_size=1200), max_size=4),
     form=st.sampled_from(FORMATS[1:]),
 )  # fmt: skip
-def test_members_are_those_of_the_standard_library(files: dict[str, bytes], form: int) -> None:
+def test_members_equal_the_standard_library(files: dict[str, bytes], form: int) -> None:
     data = packed(files, form)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        wanted = [(one.name, one.offset_data, one.size) for one in tar]
+        expected = [(member.name, member.offset_data, member.size) for member in tar]
     for stream in (Pipe(data), io.BytesIO(data)):
-        found = list(read_tar_members(stream, "t", needs_content=lambda member: True))
-        assert [(one.name, one.offset_data, one.size) for one, _ in found] == wanted
-        assert [content for _, content in found] == list(files.values())
+        members = list(read_tar_members(stream, "t", needs_content=lambda member: True))
+        assert [(member.name, member.offset_data, member.size) for member, _ in members] == expected
+        assert [content for _, content in members] == list(files.values())
     assert [
-        one.offset_data for one, _ in read_tar_members(io.BytesIO(data), "t", needs_content=lambda member: False)
-    ] == [offset for _, offset, _ in wanted]
+        member.offset_data for member, _ in read_tar_members(io.BytesIO(data), "t", needs_content=lambda member: False)
+    ] == [offset for _, offset, _ in expected]
 
 
 @given(st.data())
-def test_a_cut_anywhere_is_found(data: st.DataObject) -> None:
-    whole = packed({"a.txt": b"x" * 700, "b" * 150: b"y"}, data.draw(st.sampled_from(FORMATS[1:])))
-    end = len(whole.rstrip(b"\0"))
+def test_truncation_anywhere_is_an_error(data: st.DataObject) -> None:
+    tar_bytes = packed({"a.txt": b"x" * 700, "b" * 150: b"y"}, data.draw(st.sampled_from(FORMATS[1:])))
+    end = len(tar_bytes.rstrip(b"\0"))
     cut = data.draw(st.integers(0, end))
-    for stream in (Pipe(whole[:cut]), io.BytesIO(whole[:cut])):
+    for stream in (Pipe(tar_bytes[:cut]), io.BytesIO(tar_bytes[:cut])):
         with pytest.raises(DataError, match="Copy it again"):
             list(read_tar_members(stream, "t", needs_content=lambda member: False))
 
 
-def test_a_flipped_header_is_found() -> None:
-    whole = bytearray(packed({"a": b"1", "b": b"2"}))
-    whole[1024 + 3] ^= 1
+def test_damaged_header_is_an_error() -> None:
+    tar_bytes = bytearray(packed({"a": b"1", "b": b"2"}))
+    tar_bytes[1024 + 3] ^= 1
     with pytest.raises(DataError, match="bad checksum"):
-        list(read_tar_members(io.BytesIO(bytes(whole)), "t", needs_content=lambda member: False))
+        list(read_tar_members(io.BytesIO(bytes(tar_bytes)), "t", needs_content=lambda member: False))
 
 
-def test_two_tars_in_one_file_are_not_half_read() -> None:
+def test_two_tars_in_one_file_are_refused() -> None:
     with pytest.raises(DataError, match="continues after its closing block"):
         list(read_tar_members(io.BytesIO(packed({"a": b"1"}) * 2), "t", needs_content=lambda member: False))
 
@@ -82,19 +82,19 @@ def test_two_tars_in_one_file_are_not_half_read() -> None:
 def pax(name: str, data: bytes, **headers: str) -> bytes:
     member = tarfile.TarInfo(name)
     member.size, member.pax_headers = len(data), headers
-    held = io.BytesIO()
-    with tarfile.open(fileobj=held, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(member, io.BytesIO(data))
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("size", ["0", "1", "1536", "-512", "1e3"])
-def test_a_member_with_two_sizes_is_refused(size: str) -> None:
+def test_member_with_two_sizes_is_refused(size: str) -> None:
     with pytest.raises(DataError, match="two sizes, 600 and"):
         list(read_tar_members(io.BytesIO(pax("a.png", b"x" * 600, size=size)), "t", needs_content=lambda member: True))
 
 
-def test_a_member_whose_sizes_agree_is_read() -> None:
+def test_member_with_equal_sizes_is_read() -> None:
     [(member, data)] = read_tar_members(
         io.BytesIO(pax("a.png", b"x" * 600, size="600")), "t", needs_content=lambda member: True
     )
@@ -102,18 +102,20 @@ def test_a_member_whose_sizes_agree_is_read() -> None:
 
 
 @pytest.mark.parametrize("headers", [{"path": "b.png"}, {"size": "3"}])
-def test_a_header_that_renames_all_members_is_refused(headers: dict[str, str]) -> None:
+def test_global_header_that_renames_members_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(DataError, match="for all members"):
         list(
             read_tar_members(
                 io.BytesIO(packed({"a": b"1"}, tarfile.PAX_FORMAT, **headers)), "t", needs_content=lambda member: True
             )
         )
-    fine = packed({"a": b"1"}, tarfile.PAX_FORMAT, comment="made by hand")
-    assert [one.name for one, _ in read_tar_members(io.BytesIO(fine), "t", needs_content=lambda member: True)] == ["a"]
+    valid_tar = packed({"a": b"1"}, tarfile.PAX_FORMAT, comment="made by hand")
+    assert [
+        member.name for member, _ in read_tar_members(io.BytesIO(valid_tar), "t", needs_content=lambda member: True)
+    ] == ["a"]
 
 
-def test_names_that_only_an_extended_header_tells_are_judged_too(tmp_path: Path) -> None:
+def test_names_in_extended_headers_are_checked(tmp_path: Path) -> None:
     deep = "x" * 120
     names = [f"../{deep}.png", f"/{deep}.png", f"a/../../{deep}.png"]
     for form in FORMATS[1:]:
@@ -121,46 +123,49 @@ def test_names_that_only_an_extended_header_tells_are_judged_too(tmp_path: Path)
         assert [reason for _, reason in rejected(read_all(source_at(tmp_path), "captions"))] == ["unsafe path"] * 3
 
 
-def test_sparse_members_are_refused_and_the_next_is_read(tmp_path: Path) -> None:
+def test_sparse_members_are_rejected_and_the_next_is_read(tmp_path: Path) -> None:
     sparse = pax("0.png", RED_IMAGE, **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
     (tmp_path / "a.tar").write_bytes(
         sparse[: -(-len(sparse.rstrip(b"\0")) // 512) * 512] + packed({"1.png": RED_IMAGE, "1.txt": b"w1"})
     )
-    found = read_all(source_at(tmp_path), "captions")
-    assert rejected(found) == [("0", "not a plain file")]
-    assert [one.id for one in valid(found)] == ["1"]
+    members = read_all(source_at(tmp_path), "captions")
+    assert rejected(members) == [("0", "not a plain file")]
+    assert [member.id for member in valid(members)] == ["1"]
 
 
-def test_old_sparse_headers_with_their_continuations_are_passed_over() -> None:
+def test_old_gnu_sparse_headers_are_skipped() -> None:
     head = bytearray(tarfile.TarInfo("holes").tobuf(tarfile.GNU_FORMAT))
     head[156:157] = b"S"
     head[124:136] = b"00000000003\0"
     head[482] = 1
     head[148:156] = b" " * 8
     head[148:156] = f"{sum(head):06o}\0 ".encode()
-    more = bytes(504) + b"\1" + bytes(7)
-    whole = bytes(head) + more + bytes(512) + b"abc".ljust(512, b"\0") + packed({"next": b"1"})
-    found = list(read_tar_members(Pipe(whole), "t", needs_content=lambda member: True))
-    assert [(one.name, one.is_regular, data) for one, data in found] == [("holes", False, b"abc"), ("next", True, b"1")]
+    continuation = bytes(504) + b"\1" + bytes(7)
+    tar = bytes(head) + continuation + bytes(512) + b"abc".ljust(512, b"\0") + packed({"next": b"1"})
+    members = list(read_tar_members(Pipe(tar), "t", needs_content=lambda member: True))
+    assert [(member.name, member.is_regular, data) for member, data in members] == [
+        ("holes", False, b"abc"),
+        ("next", True, b"1"),
+    ]
 
 
-def test_an_empty_file_and_a_page_are_no_tars(tmp_path: Path) -> None:
+def test_empty_file_and_html_are_refused(tmp_path: Path) -> None:
     for data in (b"", b"<html>" * 200):
         (tmp_path / "a.tar").write_bytes(data)
         with pytest.raises(DataError, match=r"a\.tar.*Copy it again"):
             list(list_tar_members(tmp_path / "a.tar"))
 
 
-def test_folders_are_no_members_and_an_empty_tar_holds_none(tmp_path: Path) -> None:
+def test_folders_are_not_members(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        made = tarfile.TarInfo("part")
-        made.type = tarfile.DIRTYPE
-        tar.addfile(made)
+        member = tarfile.TarInfo("part")
+        member.type = tarfile.DIRTYPE
+        tar.addfile(member)
     assert list(list_tar_members(tmp_path / "a.tar")) == []
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
-def test_a_tar_that_breaks_off_is_named(workshop: Workshop, keep: float) -> None:
+def test_truncated_tar_is_an_error(workshop: Workshop, keep: float) -> None:
     file = workshop.captions([f"w{number}" for number in range(30)]) / "00000.tar"
     data = file.read_bytes()
     for cut in (int(len(data) * keep), int(len(data) * keep) // 512 * 512):
@@ -169,7 +174,7 @@ def test_a_tar_that_breaks_off_is_named(workshop: Workshop, keep: float) -> None
             list(read_all(source_at(file.parent), "captions"))
 
 
-def test_a_tar_cut_exactly_between_members_is_named(tmp_path: Path) -> None:
+def test_tar_truncated_between_members_is_an_error(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "0.png", RED_IMAGE)
         add(tar, "0.txt", b"caption")
