@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import BinaryIO
 
 from firstsight.data.readers.tars import list_tar_members
 from firstsight.errors import DataError
+from firstsight.evaluate.image_names import coco_number, image_stem
 
 _TAR_NAME, _FOLDER_NAME = "images.tar", "images"
-_IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
-_NUMBER_PATTERN = re.compile(r"(?:.*_)?0*(\d{12})|0*(\d+)")
-"""COCO_val2014_000000458752, 000000458752 and 458752 are one number; GQA's n578564 is none."""
 _MAX_EXAMPLES = 3
 _NO_MATCH = 3
 
@@ -195,17 +192,8 @@ def _walk_files(folder: Path) -> Iterator[tuple[str, int, int]]:
 
 def _lookup_key(name: str) -> str:
     """What all names of one image have in common: its number, or its name without folders and suffix."""
-    stem = _stem(name)
-    return _image_number(stem) or stem
-
-
-def _stem(name: str) -> str:
-    return _IMAGE_SUFFIX.sub("", name.rpartition("/")[2])
-
-
-def _image_number(stem: str) -> str:
-    match = _NUMBER_PATTERN.fullmatch(stem)
-    return (match[1] or match[2]).lstrip("0") or "0" if match else ""
+    stem = image_stem(name)
+    return coco_number(stem) or stem
 
 
 def _match_rank(path: str, name: str) -> int:
@@ -218,5 +206,5 @@ def _match_rank(path: str, name: str) -> int:
     if path.endswith(f"/{name}"):
         return 1
     is_number = name.isdecimal() and name.isascii()
-    is_match = _image_number(_stem(path)) == _image_number(name) if is_number else _stem(path) == name
+    is_match = coco_number(image_stem(path)) == coco_number(name) if is_number else image_stem(path) == name
     return 2 if is_match and "/" not in name else _NO_MATCH

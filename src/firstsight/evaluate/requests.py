@@ -12,8 +12,8 @@ from firstsight.errors import DataError
 from firstsight.evaluate.answer_cache import AnswerCache, AnswerKey, questions_digest
 from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.metrics.boxes import IOU25, IOU50
-from firstsight.evaluate.models import box_formats
-from firstsight.evaluate.models.box_formats import BoxFormat
+from firstsight.evaluate.models.box_formats import BoxFormat, normalize_model_box
+from firstsight.evaluate.models.hf_model import processed_image_size
 from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, GenerationRequest
 from firstsight.evaluate.results import ScoredAnswer, score_answers
 from firstsight.evaluate.task import PromptStyle, Question, Task, benchmark_files
@@ -217,11 +217,11 @@ def _run_batch(
         [GenerationRequest(text=prompt, image=images[image_id]) for prompt, image_id, _ in generation_groups],
         max_new_tokens=max_new_tokens,
     )
-    image_size = cache(lambda image_id: box_formats.processed_image_size(model, images[image_id]))
+    image_size = cache(lambda image_id: processed_image_size(model, images[image_id]))
     for ((_, image_id, box_format), indices), answer in zip(generation_groups.items(), generated, strict=True):
         if box_format:
             get_image_size = partial(image_size, image_id)
-            answer = box_formats.normalise_answer_box(answer, box_format, get_image_size=get_image_size)
+            answer = normalize_model_box(answer, box_format, get_image_size=get_image_size)
         yield from ((index, answer) for index in indices)
     choice_requests = [
         ChoiceRequest(text=prompt, image=images[image_id], choices=choices, is_chat_turn=is_chat_turn)

@@ -1,39 +1,56 @@
-"""How other people's models write boxes, for the families whose makers say so, and the same boxes in shares.
+"""Units and notations of boxes: what each family of models writes, and the same boxes in shares of the image.
 
-PaliGemma's turn reads its own <loc0000> tokens; it stands here so that its output is stated like the others'.
+A model's own answers are read in its family's documented unit (`normalize_model_box`); answer files, whose model is
+unknown, by their notation, or else by all their boxes together (`normalize_file_boxes`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from firstsight.errors import DataError
+from firstsight.evaluate.image_names import normalize_image_name
 from firstsight.evaluate.metrics.boxes import parse_box, rescale_box
-from firstsight.evaluate.models.interface import EvalModel
 from firstsight.evaluate.task import load_json
 
 BoxUnit = Literal["thousandths", "pixels of the scaled picture", "1,024ths"]
+ImageSize = tuple[float, float]
+"""Width and height in pixels."""
 
-_NUMBER_PATTERN = r"(\d+(?:\.\d+)?)"
-_COMMA_PATTERN = r"\s*,\s*"
-_CORNER_PAIRS = re.compile(
-    rf"\(\s*{_NUMBER_PATTERN}{_COMMA_PATTERN}{_NUMBER_PATTERN}\s*\){_COMMA_PATTERN}\(\s*{_NUMBER_PATTERN}{_COMMA_PATTERN}{_NUMBER_PATTERN}\s*\)"
-)
+_UNIT_EXTENTS = {"hundredths": 100.0, "thousandths": 1000.0, "1,024ths": 1024.0}
+"""The coordinate of the image's right and bottom edges."""
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_PAIR = rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)"
+_CORNER_PAIRS = re.compile(rf"{_PAIR}\s*,\s*{_PAIR}")
 """(left,top),(right,bottom): Qwen2-VL."""
-_BRACKETED_LIST = re.compile(rf"\[\s*{_COMMA_PATTERN.join([_NUMBER_PATTERN] * 4)}\s*\]")
-"""[left, top, right, bottom], also within brackets, words or JSON: all others."""
-_BARE_LIST = re.compile(rf"\s*{_COMMA_PATTERN.join([_NUMBER_PATTERN] * 4)}\s*")
-_THOUSAND = 1000.0
+_LIST = r"\s*,\s*".join([_NUMBER] * 4)
+_BRACKETED_LIST = re.compile(rf"\[\s*{_LIST}\s*\]")
+"""[left, top, right, bottom], also in brackets, text or JSON: all other families."""
+_BARE_LIST = re.compile(rf"\s*{_LIST}\s*")
 
-PixelSize = tuple[float, float]
+_HUNDREDTHS = re.compile(r"\{\s*(?:<\s*\d{1,3}\s*>\s*){4}\}")
+"""MiniGPT-v2."""
+_THOUSANDTHS = re.compile(r"<box>|<\|box_start\|>|\[\s*\[[\d\s,]*\]\s*\]")
+"""Qwen-VL, InternVL, CogVLM."""
+_LOC_TOKEN = re.compile(r"<loc(\d{4})>")
+_LOC_BOX = re.compile(r"(?:<loc\d{4}>\s*){4}")
+"""PaliGemma: top, left, bottom, right in 1,024 steps."""
+_SIGNED_LIST = re.compile(r"[\[(]?\s*" + r"\s*,\s*".join([r"(-?\d+\.?\d*)"] * 4) + r"\s*[\])]?")
+_MIN_BOXES = 20
+"""Fewest boxes from which a unit is inferred."""
+_PIXEL_TOLERANCE = 1.0
+"""Pixels by which a box may exceed its image because of rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoxFormat:
-    """In what a family of models counts the edges of a box, and where its makers say so."""
+    """The unit in which a family of models writes boxes, and where its makers document it."""
 
     family: str
     unit: BoxUnit
@@ -41,7 +58,7 @@ class BoxFormat:
 
     @property
     def description(self) -> str:
-        """One line for whoever reads the score."""
+        """One line beside the score; part of the answer cache's key."""
         return f"boxes read as {self.unit}, as {self.family} writes them"
 
 
@@ -65,38 +82,91 @@ BOX_FORMATS: dict[str, BoxFormat] = {
     "internvl": _INTERN,
     "paligemma": _GEMMA,
 }
-"""By the `model_type` of config.json; of all others nothing is guessed."""
+"""By the `model_type` of config.json; other models' boxes are read as shares."""
 
 
 def box_format_of(checkpoint: Path) -> BoxFormat | None:
-    """How the model in a folder writes boxes, where its family says so and not in shares; loads no weights."""
+    """The box format of the model in a folder; None for families that write shares or do not document it."""
     config_path = checkpoint / "config.json"
     if (checkpoint / "spec.json").is_file() or not config_path.is_file():
         return None
     return BOX_FORMATS.get(str(load_json(config_path).get("model_type")))
 
 
-def normalise_answer_box(answer: str, box_format: BoxFormat, *, get_image_size: Callable[[], PixelSize | None]) -> str:
-    """The first box of an answer in shares of the picture; the answer as it is where it holds none.
+def normalize_model_box(answer: str, box_format: BoxFormat, *, get_image_size: Callable[[], ImageSize | None]) -> str:
+    """The first box of an answer in shares of the image; answers without one, or in shares already, are unchanged.
 
-    What is a box in shares already, as the question's other readers give it, stays so. `size` gives width and height
-    of the scaled picture, None for a question without one.
+    `get_image_size` returns the size of the scaled image, None for a question without one. PaliGemma's <loc0000> tokens
+    are converted by its chat format, so its answers are unchanged here.
     """
     if parse_box(answer) is not None or box_format.unit == "1,024ths":
         return answer
     match = _CORNER_PAIRS.search(answer) or _BRACKETED_LIST.search(answer) or _BARE_LIST.fullmatch(answer)
-    box_scale = (_THOUSAND, _THOUSAND) if box_format.unit == "thousandths" else get_image_size() if match else None
-    if match is None or box_scale is None:
+    extent = _UNIT_EXTENTS.get(box_format.unit)
+    size = (extent, extent) if extent else get_image_size() if match else None
+    if match is None or size is None:
         return answer
-    return rescale_box(match[0], right_edge=box_scale[0], bottom_edge=box_scale[1]) or answer
+    return rescale_box(match[0], right_edge=size[0], bottom_edge=size[1]) or answer
 
 
-def processed_image_size(model: EvalModel, image: object | None) -> PixelSize | None:
-    """Width and height of a picture as a Qwen-VL's own processor scales it for the model."""
-    from firstsight.evaluate.models.hf_model import HFModel
+def normalize_file_boxes(
+    answers: Sequence[str], images: Sequence[str], *, get_image_sizes: Callable[[], Mapping[str, ImageSize]]
+) -> tuple[list[str], tuple[str, ...]]:
+    """Answers with boxes in shares of their images, and a note for each other unit; other answers are unchanged.
 
-    if image is None or not isinstance(model, HFModel) or model.components.processor is None:
-        return None
-    image_processor: Any = model.components.processor.image_processor
-    _, grid_height, grid_width = image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0].tolist()
-    return float(grid_width * image_processor.patch_size), float(grid_height * image_processor.patch_size)
+    The unit of plain numbers is inferred from all boxes together; DataError if it cannot be. `get_image_sizes` returns
+    sizes by normalised image name; it is called only for plain numbers.
+    """
+    parsed = [_parse_notation(answer) for answer in answers]
+    texts = [text for text, _ in parsed]
+    counts = Counter(unit for _, unit in parsed)
+    notes = [f"{counts[unit]:,} boxes are written in {unit} of the image" for unit in _UNIT_EXTENTS if counts[unit]]
+    positions = [position for position, (_, unit) in enumerate(parsed) if unit == "plain"]
+    # A few are malformed answers in shares; if most have numbers over 1, the file is in another unit.
+    if 2 * len(positions) <= len(answers):
+        return texts, tuple(notes)
+    all_sizes = get_image_sizes()
+    sizes = [all_sizes.get(normalize_image_name(images[position])) for position in positions]
+    unit = _infer_unit([texts[position] for position in positions], sizes)
+    for position, size in zip(positions, sizes, strict=True):
+        width, height = size if unit == "pixels" and size else (_UNIT_EXTENTS[unit],) * 2
+        texts[position] = rescale_box(texts[position], right_edge=width, bottom_edge=height) or texts[position]
+    return texts, (*notes, f"{len(positions):,} boxes have no units; all of them together are {unit}")
+
+
+def _parse_notation(answer: str) -> tuple[str, str]:
+    """A box in shares and the unit that its notation implies; "plain" for four numbers of which some are over 1."""
+    if parse_box(answer) is not None:
+        return answer, "shares"
+    for unit, pattern in (("hundredths", _HUNDREDTHS), ("thousandths", _THOUSANDTHS)):
+        if pattern.search(answer):
+            return rescale_box(answer, right_edge=_UNIT_EXTENTS[unit]) or answer, unit
+    if _LOC_BOX.search(answer):
+        steps = _UNIT_EXTENTS["1,024ths"]
+        top, left, bottom, right = (int(step) / steps for step in _LOC_TOKEN.findall(answer)[:4])
+        return str([left, top, right, bottom]), "1,024ths"
+    match = _SIGNED_LIST.fullmatch(answer.strip())
+    return answer, "plain" if match and max(map(float, match.groups())) > 1 else ""
+
+
+def _infer_unit(boxes: Sequence[str], sizes: Sequence[ImageSize | None]) -> str:
+    """The unit of boxes in plain numbers, "pixels" or a key of _UNIT_EXTENTS."""
+    edges = [tuple(map(float, match.groups())) for box in boxes if (match := _SIGNED_LIST.fullmatch(box.strip()))]
+    largest = max(map(max, edges))
+    exceeds_image = any(
+        right > size[0] + _PIXEL_TOLERANCE or bottom > size[1] + _PIXEL_TOLERANCE
+        for (_, _, right, bottom), size in zip(edges, sizes, strict=True)
+        if size
+    )
+    if len(boxes) >= _MIN_BOXES and all(sizes):
+        if largest <= _UNIT_EXTENTS["hundredths"]:
+            return "hundredths"
+        if not exceeds_image:
+            return "pixels"
+        if largest <= _UNIT_EXTENTS["thousandths"]:
+            return "thousandths"
+    raise DataError(
+        f"{len(boxes):,} box{'es' if len(boxes) > 1 else ''} such as {boxes[0]} beyond 1: their unit is unclear. "
+        f"Wanted left, top, right, bottom in shares of the image, or {_MIN_BOXES} boxes in pixels, hundredths or "
+        "thousandths. Divide them by the image's width and height."
+    )

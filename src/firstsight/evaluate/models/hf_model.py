@@ -20,7 +20,7 @@ from firstsight.data import images
 from firstsight.errors import DataError, ModelError
 from firstsight.evaluate.models.hf_chat import ChatFormat, chat_format_of, special_token_strings
 from firstsight.evaluate.models.hf_folder import HFComponents, load_hf_components
-from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest, image_errors
+from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, GenerationRequest, image_errors
 from firstsight.site import Site
 
 _BATCH_SIZE = 16
@@ -233,6 +233,15 @@ def load_hf_model(folder: Path, *, site: Site) -> HFModel:
     # the folder's settings for sampling and penalties must not affect greedy decoding
     components.model.generation_config = model._greedy_config(1)
     return model
+
+
+def processed_image_size(model: EvalModel, image: object | None) -> tuple[float, float] | None:
+    """Width and height in pixels of an image as a Qwen-VL's own processor scales it; None without image or processor."""
+    if image is None or not isinstance(model, HFModel) or model.components.processor is None:
+        return None
+    image_processor: Any = model.components.processor.image_processor
+    _, grid_height, grid_width = image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0].tolist()
+    return float(grid_width * image_processor.patch_size), float(grid_height * image_processor.patch_size)
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

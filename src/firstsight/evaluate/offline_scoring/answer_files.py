@@ -1,4 +1,7 @@
-"""Answer files in the forms that benchmarks, harnesses and models write; what each key means stands in tables here."""
+"""Reading of answer files in the forms that benchmarks, evaluation harnesses and models write.
+
+The meaning of each form's keys is in the tables below; keys are tried in the order of their table.
+"""
 
 from __future__ import annotations
 
@@ -13,84 +16,35 @@ from firstsight.errors import DataError
 from firstsight.evaluate.task import parse_json_text, read_text_file
 
 ID_KEYS = (
-    "question_id",
-    "questionId",
-    "questionID",
-    "question_ID",
-    "qid",
-    "img_id",
-    "id",
-    "sample_id",
-    "data_id",
-    "example_id",
-    "index",
+    *("question_id", "questionId", "questionID", "question_ID", "qid", "img_id", "id"),
+    *("sample_id", "data_id", "example_id", "index"),
 )
-"""Where a record says which question it answers, tried in this order (as all of these tables)."""
+"""The question's id."""
 IMAGE_KEYS = (
-    "image",
-    "image_file",
-    "image_path",
-    "img_path",
-    "image_name",
-    "file_name",
-    "image_source",
-    "scene_path",
-    "img",
-    "image_id",
-    "imageId",
-    "img_id",
+    *("image", "image_file", "image_path", "img_path", "image_name", "file_name", "image_source", "scene_path", "img"),
+    *("image_id", "imageId", "img_id"),
 )
-"""Files come before numbers: MDETR's `image_id`, which Ferret repeats, counts sentences."""
+"""Files come before numbers, since `image_id` of MDETR and Ferret counts sentences."""
 PROMPT_KEYS = (
-    "prompt",
-    "question",
-    "query",
-    "sentence",
-    "sents",
-    "sent",
-    "ref_exp",
-    "ref_expression",
-    "expression",
-    "caption_text",
-    "input",
-    "text",
+    *("prompt", "question", "query", "sentence", "sents", "sent", "ref_exp", "ref_expression", "expression"),
+    *("caption_text", "input", "text"),
 )
 ANSWER_KEYS = (
-    "model_output",
-    "model_answer",
-    "model_response",
-    "prediction",
-    "pred_answer",
-    "pred_ans",
-    "predicted_answer",
-    "predicted",
-    "pred",
-    "pred_bbox",
-    "pred_box",
-    "predicted_bbox",
-    "filtered_resps",
-    "response",
-    "resps",
-    "generated_text",
-    "generated",
-    "output",
-    "outputs",
-    "answer",
-    "caption",
-    "bbox",
-    "box",
-    "text",
+    *("model_output", "model_answer", "model_response", "prediction", "pred_answer", "pred_ans", "predicted_answer"),
+    *("predicted", "pred", "pred_bbox", "pred_box", "predicted_bbox", "filtered_resps", "response", "resps"),
+    *("generated_text", "generated", "output", "outputs", "answer", "caption", "bbox", "box", "text"),
 )
-"""`answer` and `bbox` come late: files that hold a `response` or `prediction` keep the truth there; `text` is the
-question wherever something else is the answer, save beside a `prompt`."""
+"""`answer` and `bbox` come late, since files with a `response` or `prediction` have the truth there; `text` is the
+question if another key has the answer, except beside a `prompt`."""
 TASK_ANSWER_KEYS = {"textvqa": ("model_output_no_ocr",), "textvqa_ocr": ("model_output_ocr",)}
-"""Keys that are tried before all others for one task: the authors' harness keeps two answers in a record."""
+"""Keys with precedence for one task: the authors' harness writes two answers in a record."""
 _YES_NO_KEY = "yes_no_probabilities"
-"""What the authors' harness keeps of a yes-no question in place of an answer."""
+"""The authors' harness writes these two numbers instead of an answer to a yes-no question."""
 SPLIT_KEYS = ("split", "category")
 TRUE_BOX_KEYS = ("ground_truth_bbox", "gt_bbox", "gt_box", "true_bbox")
-"""True boxes that harnesses repeat in their results; they say which question was meant."""
-_ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+"""True boxes, which harnesses repeat in their results; they identify the question."""
+_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _UNSUPPORTED_SIGNATURES = {
     b"PK\x03\x04": "a spreadsheet or a zip archive",
     b"PAR1": "a Parquet table",
@@ -99,15 +53,14 @@ _UNSUPPORTED_SIGNATURES = {
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }
-"""Files that tools write answers and references to and that are not read, by how they begin."""
-_TABLE_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+"""First bytes of files that tools write but that are not read here."""
 WRAPPER_KEYS = ("annotations", "answers", "predictions", "results", "data", "outputs", "samples", "logs")
-"""Keys of an object under which a file's records may lie."""
+"""Keys of an object that contains a file's records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerRecord:
-    """One answer as its file gives it; what the file does not say is empty."""
+    """One answer of a file; fields that the file lacks are empty."""
 
     id: str
     answer: str
@@ -122,7 +75,7 @@ class AnswerRecord:
 
 
 def read_answer_files(paths: Sequence[Path], task: str) -> list[AnswerRecord]:
-    """Every answer to `task` in the files, in order; DataError names the record that holds none."""
+    """All answers to `task` in the files, in order; DataError names a record without an answer."""
     answers = [
         answer for path in paths for file, name in _list_files(path) for answer in _file_answers(file, name, task)
     ]
@@ -133,20 +86,20 @@ def read_answer_files(paths: Sequence[Path], task: str) -> list[AnswerRecord]:
 
 
 def _list_files(path: Path) -> list[tuple[Path, str]]:
-    """A folder's files and its folders', by their names in it: harnesses write a folder a split or subject."""
+    """(file, relative name) of the files in a folder and its subfolders, one of which some harnesses write per split."""
     if not path.is_dir():
         return [(path, path.name)]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_ENDINGS))
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_SUFFIXES))
     return [(file, file.relative_to(path).as_posix()) for file in files if not file.name.startswith(".")]
 
 
 def _file_answers(path: Path, name: str, task: str) -> Iterator[AnswerRecord]:
-    """Of a file that `firstsight evaluate` left, with all tasks, each seen and blind, the seen ones to `task`."""
-    located_records = list(read_answer_records(path, display_name=name))
-    task_records = [(location, record) for location, record in located_records if not _is_unrelated(record, task)]
-    if located_records and not task_records:
-        task_names = ", ".join(sorted({str(record["task"]) for _, record in located_records}))
-        raise DataError(f"{path}: wanted answers to {task}, with the picture. Got {task_names}. Name one of its tasks.")
+    """A file's answers; of the answers.jsonl of `firstsight evaluate` those to `task` with the image."""
+    records = list(read_answer_records(path, display_name=name))
+    task_records = [(location, record) for location, record in records if not _is_unrelated(record, task)]
+    if records and not task_records:
+        names = ", ".join(sorted({str(record["task"]) for _, record in records}))
+        raise DataError(f"{path}: wanted answers to {task}, with the image. Got {names}. Name one of its tasks.")
     for location, record in task_records:
         yield _parse_answer(record, task, name, location)
 
@@ -157,39 +110,35 @@ def _is_unrelated(record: Mapping[str, Any], task: str) -> bool:
 
 def _parse_answer(record: Mapping[str, Any], task: str, file: str, location: str) -> AnswerRecord:
     fields = _flatten_record(record)
-    key = "text" if "prompt" in record and "text" in record else None  # LLaVA's form, whatever else it keeps.
-    key = key or next(
-        (key for key in (*TASK_ANSWER_KEYS.get(task, ()), *ANSWER_KEYS, _YES_NO_KEY) if key in record), None
-    )
+    keys = (*TASK_ANSWER_KEYS.get(task, ()), *ANSWER_KEYS, _YES_NO_KEY)
+    is_llava = "prompt" in record and "text" in record
+    key = "text" if is_llava else next((key for key in keys if key in record), None)
     if key is None:
         raise DataError(
             f"{location}: wanted an answer, under a key such as answer, text, prediction, response, model_output or "
             f"caption. Got only {', '.join(map(str, record))}. Rename its key, or give the file of the answers."
         )
+    value = record[key]
     return AnswerRecord(
         id=_name_field(fields, ID_KEYS, location),
-        answer=_yes_or_no(record[key], location)
-        if key == _YES_NO_KEY
-        else _answer_text(record[key], f"{location}, {key}"),
+        answer=_yes_or_no(value, location) if key == _YES_NO_KEY else _answer_text(value, f"{location}, {key}"),
         image=_name_field(fields, IMAGE_KEYS, location),
         prompt=_prompt(fields, key),
         split=_name_field(fields, SPLIT_KEYS, location),
-        true_box=next(
-            (_parse_true_box(fields[name], fields.get("hw")) for name in TRUE_BOX_KEYS if name in fields), ()
-        ),
+        true_box=next((_parse_true_box(fields[k], fields.get("hw")) for k in TRUE_BOX_KEYS if k in fields), ()),
         file=file,
         location=location,
     )
 
 
 def _prompt(fields: Mapping[str, Any], key: str) -> str:
-    """What the model was asked; of the harness's two answers the one without OCR tokens was asked without them."""
+    """The model's prompt; the harness's answer without OCR tokens was given to the part before the tokens."""
     prompt = next((fields[name] for name in PROMPT_KEYS if name != key and isinstance(fields.get(name), str)), "")
     return prompt.partition("\nReference OCR")[0] if key in TASK_ANSWER_KEYS["textvqa"] else prompt
 
 
 def _flatten_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record with what lmms-eval keeps below it: the question under `doc`, or its names among a metric's marks."""
+    """A record with lmms-eval's nested fields: the question under `doc`, or its names inside a metric's object."""
     nested = [value for value in record.values() if isinstance(value, dict)]
     if not nested:
         return record
@@ -199,26 +148,23 @@ def _flatten_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
         fields |= {"true_bbox": value["bbox"]} if "bbox" in value else {}
     doc = record.get("doc")
     fields |= doc if isinstance(doc, dict) else {}
-    # The prompt says more than the document's question, which for boxes is that of another task.
-    prompt_field = {"prompt": record["input"]} if isinstance(record.get("input"), str) else {}
-    return {**fields, **prompt_field, **record}
+    # The prompt has precedence over the document's question, which for boxes is another task's.
+    if isinstance(record.get("input"), str):
+        fields["prompt"] = record["input"]
+    return {**fields, **record}
 
 
 def _yes_or_no(probabilities: Any, location: str) -> str:
-    """The likelier of yes and no; yes of equals, as the harness has it."""
-    if (
-        not isinstance(probabilities, list)
-        or len(probabilities) != 2
-        or not all(isinstance(probability, int | float) for probability in probabilities)
-    ):
+    """The likelier of yes and no; yes if equal, as in the harness."""
+    if not isinstance(probabilities, list) or [type(p) in (int, float, bool) for p in probabilities] != [True, True]:
         raise DataError(
-            f"{location}: {_YES_NO_KEY} are two numbers. Got {json.dumps(probabilities)[:80]}. Mend the record."
+            f"{location}: {_YES_NO_KEY} are two numbers. Got {json.dumps(probabilities)[:80]}. Correct the record."
         )
     return "Yes" if probabilities[0] >= probabilities[1] else "No"
 
 
 def _name_field(record: Mapping[str, Any], keys: Sequence[str], location: str) -> str:
-    """A name or number; 17.0, as some tables write ids, is 17."""
+    """A name or whole number as text; 17.0, as some tables write ids, is 17."""
     for key in keys:
         if key not in record:
             continue
@@ -226,29 +172,27 @@ def _name_field(record: Mapping[str, Any], keys: Sequence[str], location: str) -
         if isinstance(value, str):
             return value.strip()
         if isinstance(value, float) and not value.is_integer():
-            raise DataError(f"{location}: {key} is a name or a whole number. Got {value}. Mend the record.")
+            raise DataError(f"{location}: {key} is a name or a whole number. Got {value}. Correct the record.")
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(int(value))
     return ""
 
 
 def _answer_text(value: Any, location: str) -> str:
-    """An answer in words; null and NaN are empty, and so not readable."""
+    """An answer as text; null and NaN are empty, and therefore unreadable for every metric."""
     match value:
         case str():
             return value
-        case None:
-            return ""
         case bool():
             return "yes" if value else "no"
+        case None | []:
+            return ""
         case float() if math.isnan(value):
             return ""
         case int() | float():
             return str(value)
         case [item]:
             return _answer_text(item, location)
-        case []:
-            return ""
         case list() if all(isinstance(item, int | float) for item in value):
             return json.dumps(value)
     raise DataError(
@@ -257,7 +201,7 @@ def _answer_text(value: Any, location: str) -> str:
 
 
 def _parse_true_box(value: Any, size: Any) -> tuple[float, ...]:
-    """Four finite numbers; with a picture's height and width beside them, as Qwen-VL writes, shares of it."""
+    """Four finite numbers; divided by an image's [height, width], which Qwen-VL writes. Empty if invalid."""
     if not _is_number_list(value, 4) or (size is not None and not (_is_number_list(size, 2) and min(size) > 0)):
         return ()
     height, width = size or (1, 1)
@@ -265,16 +209,14 @@ def _parse_true_box(value: Any, size: Any) -> tuple[float, ...]:
 
 
 def _is_number_list(value: Any, count: int) -> bool:
-    is_numeric = isinstance(value, list) and all(
-        isinstance(number, int | float) and math.isfinite(number) for number in value
-    )
-    return is_numeric and len(value) == count
+    is_list = isinstance(value, list) and len(value) == count
+    return is_list and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
 
 
 def read_answer_records(path: Path, *, display_name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each record and where it stands; values of an object keyed by id carry the key as their `id`."""
-    name, content = display_name or path.name, load_answer_json(path)
-    for number, (key, value) in enumerate(_entries(content, path), start=1):
+    """(location, record) of a file; values of an object keyed by id get the key as their `id`."""
+    name = display_name or path.name
+    for number, (key, value) in enumerate(_entries(load_answer_json(path), path), start=1):
         location = f"{name}:{number}" if key is None else f"{name}, {key}"
         if isinstance(value, dict):
             yield location, value if key is None or _has_id(value) else {"id": key, **value}
@@ -290,39 +232,32 @@ def _has_id(record: Mapping[str, Any]) -> bool:
 
 
 def _entries(content: Any, path: Path) -> Iterator[tuple[str | None, Any]]:
-    match content:
-        case list():
-            yield from ((None, value) for value in content)
-        case dict():
-            if isinstance(content.get("questions"), list):
-                raise DataError(f"{path}: holds questions. Wanted answers. Give it with --references.")
-            wrapped = [content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), list | dict)]
-            if len(wrapped) == 1 and not _is_record(content):
-                yield from _entries(wrapped[0], path)
-            elif _is_record(content):
-                yield None, content
-            else:
-                yield from (entry for key, value in content.items() for entry in _entries_of_id(key, value))
-        case _:
-            kind = type(content).__name__
-            raise DataError(
-                f"{path}: wanted a list of answers or an object keyed by id. Got a {kind}: {content!r:.60}."
-            )
-
-
-def _is_record(content: Mapping[str, Any]) -> bool:
-    """One answer on its own, not an object keyed by id."""
-    return _has_id(content) and any(key in content for key in ANSWER_KEYS)
+    """(id, record) of a file's content; the id is None in lists."""
+    if isinstance(content, list):
+        yield from ((None, value) for value in content)
+        return
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise DataError(f"{path}: wanted a list of answers or an object keyed by id. Got a {kind}: {content!r:.60}.")
+    if isinstance(content.get("questions"), list):
+        raise DataError(f"{path}: contains questions. Wanted answers. Give it with --references.")
+    wrapped = [content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), list | dict)]
+    if _has_id(content) and any(key in content for key in ANSWER_KEYS):
+        yield None, content
+    elif len(wrapped) == 1:
+        yield from _entries(wrapped[0], path)
+    else:
+        yield from (entry for key, value in content.items() for entry in _entries_of_id(key, value))
 
 
 def _entries_of_id(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What lies under one id: an answer, a box, or several answers."""
+    """The value of one id: an answer, a box, or several answers."""
     is_answer_list = isinstance(value, list) and value and all(isinstance(item, str | dict | list) for item in value)
-    yield from ((key, item) for item in value) if is_answer_list else [(key, value)]
+    yield from ((key, item) for item in (value if is_answer_list else [value]))
 
 
 def load_answer_json(path: Path) -> Any:
-    """A JSON file, or one JSON value a line as a list; plain or gzip. NaN, which Python writes, is read."""
+    """A JSON file, or JSON lines as a list; plain or gzip. NaN, which Python writes, is valid."""
     check_file_format(path)
     text = read_text_file(path)
     content = parse_json_text(text, path) if text.strip() else []
@@ -330,23 +265,16 @@ def load_answer_json(path: Path) -> Any:
 
 
 def check_file_format(path: Path) -> None:
-    """DataError where a file is not there or of a kind that is known and not read."""
+    """DataError for a missing file and for known formats that are not read."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file. Is it the right folder?")
     if not path.is_file():
         return
     with path.open("rb") as file:
         head = file.read(4)
-    format_name = next(
-        (
-            signature_format
-            for signature, signature_format in _UNSUPPORTED_SIGNATURES.items()
-            if head.startswith(signature)
-        ),
-        "",
-    )
-    if format_name or path.name.endswith(_TABLE_ENDINGS):
+    kind = next((kind for signature, kind in _UNSUPPORTED_SIGNATURES.items() if head.startswith(signature)), "")
+    if kind or path.name.endswith(_TABLE_SUFFIXES):
         raise DataError(
-            f"{path}: is {format_name or 'a table'}. Wanted JSON or JSON lines in UTF-8, plain or gzip. Unpack it, or have "
+            f"{path}: is {kind or 'a table'}. Wanted JSON or JSON lines in UTF-8, plain or gzip. Unpack it, or have "
             "its records written so (VLMEvalKit: PRED_FORMAT=json)."
         )

@@ -1,7 +1,7 @@
-"""Which question an answer answers, told by what both sides say of themselves, not by the order of lines.
+"""Which question each answer belongs to, decided by ids, images, prompts and true boxes, never by the order of lines.
 
-An answer that names a picture and a question answers every question of that picture in those words: POPE's splits share
-some, and RefCOCO asks some twice.
+An answer with an image and a prompt belongs to every question with that image and text: POPE's splits share some
+questions, and RefCOCO has some twice.
 """
 
 from __future__ import annotations
@@ -11,51 +11,63 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from firstsight.errors import DataError
-from firstsight.evaluate.offline_scoring import join_errors
 from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord
-from firstsight.evaluate.offline_scoring.question_index import QuestionIndex, has_box_truth, round_box
-from firstsight.evaluate.offline_scoring.text_matching import contains_words, fold_text, match_prompt, match_prompt_line
+from firstsight.evaluate.offline_scoring.question_index import (
+    QuestionIndex,
+    contains_words,
+    fold_text,
+    has_box_truth,
+    match_prompt,
+    match_prompt_line,
+    round_box,
+)
 from firstsight.evaluate.task import Question
 
 _MIN_AGREEMENT = 0.9
-"""Least share of answers whose prompt or picture must agree with the question that has their id."""
+"""Smallest share of answers whose prompt or image must agree with the question of their id."""
+_MAX_EXAMPLES = 3
+"""Examples in a message."""
+_ADVICE = (
+    "Add what is missing: with --references the questions that the model was given (LLaVA's question file, or the "
+    "index of the paper's harness, has the image and the text of an id), or the image and the question in each answer."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JoinedAnswers:
-    """Each question's answer, and what is left over."""
+    """Each question's answer, and the answers without a question."""
 
     answers: tuple[AnswerRecord | None, ...]
-    """In the order of the questions; None where nothing answers."""
+    """In the order of the questions; None for a question without an answer."""
     unmatched: tuple[AnswerRecord, ...]
-    """Answers to questions that the references do not hold."""
+    """Answers to questions that are not in the references."""
     duplicates: int
-    """Answers that say again what another one to the same question said."""
+    """Answers that repeat another answer to the same question."""
     shared_across_splits: int
-    """Questions answered by what was given in another split to the same words about the same picture."""
+    """Questions with the answer of another split to the same text and image."""
     contested_positions: tuple[int, ...]
-    """Places of questions left unanswered: several answers name their picture and words, and so does another box."""
+    """Questions left without an answer: several different answers fit them and another question with another truth."""
     method_counts: Mapping[str, int]
-    """By what answers were joined, and how many."""
+    """Number of answers by joining method."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Match:
-    """Where an answer belongs."""
+    """The questions that an answer fits."""
 
     positions: tuple[int, ...]
     method: str
-    """How that was found; empty where it is not clear which of them is meant."""
+    """How they were determined; empty if the answer is ambiguous."""
     is_one_to_one: bool = False
-    """Several answers go to one question each: the file names only the object that all of them ask for."""
+    """Several answers go to one question each, since the file names only the object that all questions ask for."""
 
 
 def join_answers(
     raw_answers: Sequence[AnswerRecord], questions: Sequence[Question], question_records: Mapping[str, AnswerRecord]
 ) -> JoinedAnswers:
-    """Each question's answer. `named`: what a model's question file says of the answers' ids.
+    """Each question's answer. `question_records` are the entries of a model's question file by the answers' ids.
 
-    Raises DataError where an answer fits several questions, a question got two answers, or nothing fits.
+    Raises DataError for an answer that fits several questions, a question with different answers, or no match at all.
     """
     index = QuestionIndex(questions)
     _check_question_file(raw_answers, question_records)
@@ -64,17 +76,15 @@ def join_answers(
     if not any(matches):
         matches = _match_by_text(answers, index)
     if not any(matches):
-        raise DataError(join_errors.no_match_message(raw_answers, questions, question_records))
-    ambiguous = [
-        (answer, match.positions) for answer, match in zip(answers, matches, strict=True) if match and not match.method
-    ]
-    if ambiguous:
-        raise DataError(join_errors.ambiguous_match_message(ambiguous, questions))
+        raise DataError(_no_match_message(raw_answers, questions, question_records))
+    pairs = zip(answers, matches, strict=True)
+    if ambiguous := [(answer, match.positions) for answer, match in pairs if match and not match.method]:
+        raise DataError(_ambiguous_match_message(ambiguous, questions))
     return _assign_answers(answers, matches, index)
 
 
 def _check_question_file(answers: Sequence[AnswerRecord], question_records: Mapping[str, AnswerRecord]) -> None:
-    """A question file of other numbering would send answers to other pictures wherever questions are worded alike."""
+    """DataError for a question file with other ids, which would join answers with other images' equal questions."""
     pairs = [
         (answer, question_records[answer.id])
         for answer in answers
@@ -82,47 +92,50 @@ def _check_question_file(answers: Sequence[AnswerRecord], question_records: Mapp
     ]
     mismatched = [pair for pair in pairs if not _has_same_prompt(*pair)]
     if len(mismatched) > (1 - _MIN_AGREEMENT) * len(pairs):
-        raise DataError(join_errors.wrong_question_file_message(mismatched[0], len(mismatched), total=len(pairs)))
+        answer, source = mismatched[0]
+        raise DataError(
+            f"{source.file}: is not the question file of these answers: of {len(pairs):,} ids in both, "
+            f"{len(mismatched):,} have other words. {answer.location} has the prompt {answer.prompt[:60]!r}, "
+            f"{source.location} {source.prompt[:60]!r}. Give the file that the model was run on."
+        )
 
 
 def _has_same_prompt(answer: AnswerRecord, source: AnswerRecord) -> bool:
-    answer_prompt, source_prompt = fold_text(answer.prompt), fold_text(source.prompt)
-    return contains_words(answer_prompt, source_prompt) or contains_words(source_prompt, answer_prompt)
+    first, second = fold_text(answer.prompt), fold_text(source.prompt)
+    return contains_words(first, second) or contains_words(second, first)
 
 
 def _with_question_fields(answer: AnswerRecord, source: AnswerRecord | None, index: QuestionIndex) -> AnswerRecord:
-    """An answer with what the model's question file says of its id; its split may also stand in its file's name."""
+    """An answer with image, prompt and split of the question file; the split may also be in its file's name."""
     split = source.split if source and source.split in index.splits else answer.split
     if split not in index.splits:
         split = _split_from_name(answer.file.rpartition("/")[2], index) or _split_from_name(answer.file, index)
-    if source is None or not (not answer.prompt or not source.prompt or _has_same_prompt(answer, source)):
+    if source is None or (answer.prompt and source.prompt and not _has_same_prompt(answer, source)):
         return answer if split == answer.split else replace(answer, split=split)
     return replace(answer, image=source.image or answer.image, prompt=answer.prompt or source.prompt, split=split)
 
 
-def _split_from_name(file_name: str, index: QuestionIndex) -> str:
-    matching_splits = [split for split in index.splits if split in file_name.lower()]
-    return matching_splits[0] if len(matching_splits) == 1 else ""
+def _split_from_name(name: str, index: QuestionIndex) -> str:
+    splits = [split for split in index.splits if split in name.lower()]
+    return splits[0] if len(splits) == 1 else ""
 
 
 def _match_answers(answers: Sequence[AnswerRecord], index: QuestionIndex) -> list[_Match | None]:
-    """By id where ids are the benchmark's own, else by picture and words, else by true box and words."""
+    """By id if the ids are the benchmark's, else by image and text, else by true box and text."""
     id_matches = [_match_by_id(answer, index) for answer in answers]
     agreements = [agreement for _, agreement in id_matches if agreement is not None]
     ids_are_trusted = not agreements or sum(agreements) >= _MIN_AGREEMENT * len(agreements)
     uses_benchmark_ids = ids_are_trusted and any(match for match, _ in id_matches)
-    matches: list[_Match | None] = []
-    for answer, (match, _) in zip(answers, id_matches, strict=True):
-        matches.append(
-            (match if ids_are_trusted else None)
-            or _match_by_image(answer, index, uses_benchmark_ids=uses_benchmark_ids)
-            or _match_by_box(answer, index)
-        )
-    return matches
+    return [
+        (match if ids_are_trusted else None)
+        or _match_by_image(answer, index, uses_benchmark_ids=uses_benchmark_ids)
+        or _match_by_box(answer, index)
+        for answer, (match, _) in zip(answers, id_matches, strict=True)
+    ]
 
 
 def _match_by_id(answer: AnswerRecord, index: QuestionIndex) -> tuple[_Match | None, bool | None]:
-    """The questions with an answer's id, and whether what else it says agrees; None where it says nothing else."""
+    """The questions with an answer's id, and whether its other fields agree; None if it has no other fields."""
     positions = index.filter_by_split(index.positions_by_id.get(answer.id, ()), answer.split) if answer.id else []
     if not positions:
         return None, None
@@ -130,41 +143,34 @@ def _match_by_id(answer: AnswerRecord, index: QuestionIndex) -> tuple[_Match | N
     if not consistent:
         return None, False
     if len(consistent) > 1 and answer.prompt:
-        consistent = match_prompt(answer.prompt, _group_by_text(consistent, index)) or consistent
+        consistent = match_prompt(answer.prompt, index.group_by_text(consistent)) or consistent
     return _make_match(consistent, index, "question id"), True if index.has_evidence(answer, consistent[0]) else None
 
 
-def _group_by_text(positions: Sequence[int], index: QuestionIndex) -> dict[str, list[int]]:
-    positions_by_text: dict[str, list[int]] = {}
-    for position in positions:
-        positions_by_text.setdefault(index.texts[position], []).append(position)
-    return positions_by_text
-
-
 def _match_by_image(answer: AnswerRecord, index: QuestionIndex, *, uses_benchmark_ids: bool) -> _Match | None:
-    """By the picture that an answer names; unless ids are the benchmark's `own`, the id may be it, as in LLaVA's."""
-    candidates = [(answer.image, "picture and question")]
-    candidates += [] if uses_benchmark_ids else [(answer.id, "question id as the picture's, and question")]
-    if (
-        index.is_uniform and answer.image in index.positions_by_id
-    ):  # NoCaps' results name pictures by number, its pictures are files.
-        return _make_match(index.positions_by_id[answer.image], index, "picture")
+    """By the answer's image, which may also be in its id, as LLaVA writes, unless ids are the benchmark's."""
+    candidates = [(answer.image, "image and question")]
+    if not uses_benchmark_ids:
+        candidates.append((answer.id, "question id as the image's, and question"))
+    if index.is_uniform and answer.image in index.positions_by_id:
+        # NoCaps' results name images by number, its questions by file
+        return _make_match(index.positions_by_id[answer.image], index, "image")
     for name, method in candidates:
-        positions_by_text = index.positions_by_image.get(index.image_key(name)) if name else None
-        if positions_by_text is None:
+        by_text = index.positions_by_image.get(index.image_key(name)) if name else None
+        if by_text is None:
             continue
         if not answer.prompt or index.is_uniform:
-            all_positions = [position for positions in positions_by_text.values() for position in positions]
-            # An answer with an id that nobody knows, and no words, answers something else about this picture.
-            is_unrelated = len(positions_by_text) > 1 and bool(answer.id) and name != answer.id
-            return None if is_unrelated else _make_match(all_positions, index, "picture")
-        if positions := match_prompt(answer.prompt, positions_by_text):
+            # An answer with an unknown id and no prompt belongs to another question about this image.
+            is_unrelated = len(by_text) > 1 and bool(answer.id) and name != answer.id
+            positions = [position for group in by_text.values() for position in group]
+            return None if is_unrelated else _make_match(positions, index, "image")
+        if positions := match_prompt(answer.prompt, by_text):
             return _Match(positions=tuple(positions), method=method)
     return None
 
 
 def _match_by_box(answer: AnswerRecord, index: QuestionIndex) -> _Match | None:
-    """By the true box that an answer repeats: with a sentence one question, without any all that ask for this box."""
+    """By the true box in an answer: with a prompt one question, without any all questions with this box."""
     if not answer.true_box:
         return None
     if answer.prompt:
@@ -175,109 +181,148 @@ def _match_by_box(answer: AnswerRecord, index: QuestionIndex) -> _Match | None:
 
 
 def _make_match(positions: Sequence[int], index: QuestionIndex, method: str) -> _Match:
-    """One identity; or one object, named without the words that ask for it; or nothing clear."""
-    is_one_to_one = (
-        not index.is_same_question(positions)
-        and has_box_truth(index.questions[positions[0]])
-        and index.has_single_truth(positions)
-    )
+    """A match of equal questions, or of several questions about one object; else an ambiguous match."""
+    is_same = index.is_same_question(positions)
+    is_one_object = has_box_truth(index.questions[positions[0]]) and index.has_single_truth(positions)
     return _Match(
         positions=tuple(positions),
-        method=method if is_one_to_one or index.is_same_question(positions) else "",
-        is_one_to_one=is_one_to_one,
+        method=method if is_same or is_one_object else "",
+        is_one_to_one=is_one_object and not is_same,
     )
 
 
 def _match_by_text(answers: Sequence[AnswerRecord], index: QuestionIndex) -> list[_Match | None]:
-    """For files that name neither ids nor pictures: questions asked only once, or a whole file in POPE's own form."""
+    """For files without ids and images: questions whose text is unique, or a whole file in POPE's own form."""
+    no_matches: list[_Match | None] = [None] * len(answers)
     if any(answer.image for answer in answers) or not all(answer.prompt for answer in answers):
-        return [None] * len(answers)
-    positions_by_text = index.positions_by_text()
-    matches = [match_prompt_line(answer.prompt, positions_by_text) for answer in answers]
+        return no_matches
+    by_text = index.group_by_text()
+    matches = [match_prompt_line(answer.prompt, by_text) for answer in answers]
     if all(len(positions) <= 1 for positions in matches):
         return [_Match(positions=tuple(positions), method="question") if positions else None for positions in matches]
-    # An id that nobody knows is of another file, which may have as many questions in the same words.
-    return [None] * len(answers) if any(answer.id for answer in answers) else _match_whole_files(answers, index)
+    # An unknown id is of another file, which may have as many questions with the same texts.
+    return no_matches if any(answer.id for answer in answers) else _match_whole_files(answers, index)
 
 
 def _match_whole_files(answers: Sequence[AnswerRecord], index: QuestionIndex) -> list[_Match | None]:
-    """POPE's own form says nothing but the question: a file is taken that repeats a split's, each in its place."""
+    """POPE's own form has only the question's text: a file matches that repeats a split's questions in their order."""
     matches: list[_Match | None] = [None] * len(answers)
     numbers_by_file: dict[str, list[int]] = defaultdict(list)
-    for number, record in enumerate(answers):
-        numbers_by_file[record.file].append(number)
-    positions_by_split = {
-        split: [position for position, record in enumerate(index.questions) if record.split == split]
+    for number, answer in enumerate(answers):
+        numbers_by_file[answer.file].append(number)
+    split_positions = [
+        [position for position, question in enumerate(index.questions) if question.split == split]
         for split in index.splits
-    }
+    ] or [list(range(len(index.texts)))]
     for numbers in numbers_by_file.values():
         texts = [fold_text(answers[number].prompt) for number in numbers]
-        for positions in positions_by_split.values() or [list(range(len(index.texts)))]:
+        for positions in split_positions:
             if [index.texts[position] for position in positions] == texts:
                 for number, position in zip(numbers, positions, strict=True):
-                    matches[number] = _Match(
-                        positions=(position,), method="its file's questions, all repeated in their order"
-                    )
+                    method = "its file's questions, all repeated in their order"
+                    matches[number] = _Match(positions=(position,), method=method)
     return matches
 
 
 def _assign_answers(
     answers: Sequence[AnswerRecord], matches: Sequence[_Match | None], index: QuestionIndex
 ) -> JoinedAnswers:
-    """Hand answers to their own split's questions, then to other splits' of the same identity that have none."""
-    offered_answers: dict[int, list[AnswerRecord]] = defaultdict(list)
-    spare_answers: dict[int, list[AnswerRecord]] = defaultdict(list)
-    answers_by_positions: dict[tuple[int, ...], list[AnswerRecord]] = defaultdict(list)
+    """Assign answers to their own split's questions, then to equal questions of other splits without an answer."""
+    offered: dict[int, list[AnswerRecord]] = defaultdict(list)
+    spare: dict[int, list[AnswerRecord]] = defaultdict(list)
+    groups: dict[tuple[int, ...], list[AnswerRecord]] = defaultdict(list)
     for answer, match in zip(answers, matches, strict=True):
         if match is None:
             continue
         positions = index.filter_by_split(match.positions, answer.split)
-        answers_by_positions[tuple(positions)].append(answer)
-        offset = (len(answers_by_positions[tuple(positions)]) - 1) % max(len(positions), 1)
+        group = groups[tuple(positions)]
+        offset = len(group) % max(len(positions), 1)
+        group.append(answer)
         for position in positions[offset : offset + 1] if match.is_one_to_one else positions:
-            offered_answers[position].append(answer)
+            offered[position].append(answer)
         for position in set(index.equivalent_positions(match.positions[0])) - set(positions) if index.splits else ():
-            spare_answers[position].append(answer)
-    contested_positions = tuple(
-        sorted(
-            position for position, candidates in offered_answers.items() if _is_contested(position, candidates, index)
-        )
-    )
-    resolved = {
+            spare[position].append(answer)
+    contested = {position for position, candidates in offered.items() if _is_contested(position, candidates, index)}
+    assigned = {
         position: _resolve_answer(position, candidates, index)
-        for position, candidates in offered_answers.items()
-        if position not in set(contested_positions)
+        for position, candidates in offered.items()
+        if position not in contested
     }
     borrowed = {
         position: candidates[0]
-        for position, candidates in spare_answers.items()
-        if position not in resolved and len({answer.answer for answer in candidates}) == 1
+        for position, candidates in spare.items()
+        if position not in assigned and len({answer.answer for answer in candidates}) == 1
     }
-    assigned = resolved | borrowed
+    assigned |= borrowed
     return JoinedAnswers(
         answers=tuple(assigned.get(position) for position in range(len(index.questions))),
         unmatched=tuple(answer for answer, match in zip(answers, matches, strict=True) if match is None),
-        duplicates=sum(
-            max(0, len(candidates) - len(group)) for group, candidates in answers_by_positions.items() if group
-        ),
+        duplicates=sum(max(0, len(group) - len(positions)) for positions, group in groups.items() if positions),
         shared_across_splits=len(borrowed),
-        contested_positions=contested_positions,
+        contested_positions=tuple(sorted(contested)),
         method_counts=Counter(match.method for match in matches if match),
     )
 
 
 def _is_contested(position: int, candidates: Sequence[AnswerRecord], index: QuestionIndex) -> bool:
-    """Whether its different answers may be meant for another question with its words and another truth."""
-    return len({answer.answer for answer in candidates}) > 1 and not index.has_single_truth(
-        index.equivalents_in_split(position)
-    )
+    """Whether its different answers may belong to another question with its text and another truth."""
+    has_different_answers = len({answer.answer for answer in candidates}) > 1
+    return has_different_answers and not index.has_single_truth(index.equivalents_in_split(position))
 
 
 def _resolve_answer(position: int, candidates: Sequence[AnswerRecord], index: QuestionIndex) -> AnswerRecord:
-    """The answer that all agree on; or, of several to one sentence that is asked as often, the one in this turn."""
-    if len({answer.answer for answer in candidates}) == 1:
-        return candidates[0]
+    """The answer if all are equal; if there are as many as equal questions, the one at this question's rank."""
+    first = candidates[0]
+    different = next((answer for answer in candidates if answer.answer != first.answer), None)
+    if different is None:
+        return first
     equivalents = index.equivalents_in_split(position)
     if len(candidates) != len(equivalents):
-        raise DataError(join_errors.conflicting_answers_message(candidates, index.questions[position]))
+        raise DataError(
+            f"question {index.questions[position].id} has several answers: {first.location} has {first.answer[:60]!r}, "
+            f"{different.location} {different.answer[:60]!r}. Keep one of them; or, if they belong to different "
+            "questions, add which."
+        )
     return candidates[equivalents.index(position)]
+
+
+def _no_match_message(
+    answers: Sequence[AnswerRecord], questions: Sequence[Question], question_records: Mapping[str, AnswerRecord]
+) -> str:
+    files = ", ".join(dict.fromkeys(answer.file for answer in answers))
+    known_count = sum(answer.id in question_records for answer in answers)
+    note = f"The question file has the ids of {known_count:,} answers. " if question_records else ""
+    return (
+        f"{files}: none of {len(answers):,} answers could be joined to the {len(questions):,} questions. An answer has "
+        f"{_describe_answer(answers[0])}; a question has {_describe_question(questions[0])}. {note}{_ADVICE}"
+    )
+
+
+def _ambiguous_match_message(
+    matches: Sequence[tuple[AnswerRecord, Sequence[int]]], questions: Sequence[Question]
+) -> str:
+    examples: list[str] = []
+    for answer, positions in matches[:_MAX_EXAMPLES]:
+        ids = ", ".join(questions[position].id for position in positions[:_MAX_EXAMPLES])
+        rest = f" and {len(positions) - _MAX_EXAMPLES:,} more" if len(positions) > _MAX_EXAMPLES else ""
+        examples.append(f"{answer.location} ({_describe_answer(answer)}) fits {ids}{rest}")
+    return f"{len(matches):,} answers fit several questions each: {'; '.join(examples)}. {_ADVICE}"
+
+
+def unmatched_answers_message(unmatched: Sequence[AnswerRecord], questions: Sequence[Question]) -> str:
+    """The first few answers to questions that are not in the references, and the fields of one question."""
+    examples = "; ".join(f"{answer.location} ({_describe_answer(answer)})" for answer in unmatched[:_MAX_EXAMPLES])
+    return f"{examples}; a question here has {_describe_question(questions[0])}"
+
+
+def _describe_answer(answer: AnswerRecord) -> str:
+    fields = _describe_fields(id=answer.id, image=answer.image, question=answer.prompt, split=answer.split)
+    return fields or f"only an answer, {answer.answer[:40]!r}"
+
+
+def _describe_question(question: Question) -> str:
+    return _describe_fields(id=question.id, image=question.image or "", question=question.text)
+
+
+def _describe_fields(**fields: str) -> str:
+    return ", ".join(f"{key} {' '.join(value.split())[:60]!r}" for key, value in fields.items() if value)

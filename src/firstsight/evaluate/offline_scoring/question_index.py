@@ -1,161 +1,214 @@
-"""The references' questions by everything that an answer may say of itself."""
+"""The references' questions by id, image, text and true box, and the text matching between prompts and questions."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
+from firstsight.evaluate.image_names import image_series, normalize_image_name
 from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord
-from firstsight.evaluate.offline_scoring.text_matching import (
-    contains_words,
-    fold_text,
-    fold_without_punctuation,
-    image_series,
-    normalize_image_name,
-)
 from firstsight.evaluate.task import Question
 
 _BOX_TOLERANCE = 0.001
-"""Most by which an edge of a true box that an answer repeats may differ, as a share of the picture: rounded pixels."""
+"""Largest difference, as a share of the image, between an edge of a true box and its repetition in rounded pixels."""
 _OPTIONS_MARKER = "\nA. "
+_IMAGE_MARKER = re.compile(
+    r"<\|?/?(?:image|img|im_start|im_end|im_patch|grounding|vision_start|vision_end)[^<>]{0,12}>", re.IGNORECASE
+)
+_ROLE_LABEL = re.compile(
+    r"^(?:#+\s*)?(?:user|human|question|q|assistant)\s*:\s*|\s*(?:#+\s*)?(?:assistant|answer|short answer)\s*:$"
+)
+_STRIP_CHARS = " ?.!\t"
+_LABELLED_QUESTION = re.compile(r"question\s*:\s*(.*?)\s*(?:(?:short )?answer\s*:|$)")
+_QUOTED_TEXT = re.compile(r"[\"“](.+)[\"”]")
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+
+PositionsByText = Mapping[str, Sequence[int]]
+"""Positions of questions by their folded text."""
 
 
 class QuestionIndex:
-    """Questions by id, by picture and words, and by true box and words; places stand for questions throughout."""
+    """Questions by id, by image and text, and by true box and text; a question is referred to by its position."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self.questions = questions
         self.texts = [fold_text(question.text) for question in questions]
         self.is_uniform = len(set(self.texts)) == 1
-        """Captions: one request for all pictures, which every model words in its own way."""
+        """Captions: one request for all images, which harnesses word differently."""
         self.splits = {question.split for question in questions} - {""}
         self.image_key = _choose_image_key(questions)
         self.positions_by_id: dict[str, list[int]] = defaultdict(list)
         self.positions_by_box: dict[tuple[float, ...], dict[str, list[int]]] = defaultdict(dict)
         self.positions_by_image: dict[str, dict[str, list[int]]] = {}
         for position, question in enumerate(questions):
+            text = self.texts[position]
             for question_id in _question_ids(question):
                 self.positions_by_id[question_id].append(position)
             if question.image is not None:
-                positions_by_text = self.positions_by_image.setdefault(self.image_key(question.image), {})
-                positions_by_text.setdefault(self.texts[position], []).append(position)
+                by_text = self.positions_by_image.setdefault(self.image_key(question.image), {})
+                by_text.setdefault(text, []).append(position)
             if has_box_truth(question):
-                self.positions_by_box[round_box(question.truth)].setdefault(self.texts[position], []).append(position)
+                self.positions_by_box[round_box(question.truth)].setdefault(text, []).append(position)
+
+    def group_by_text(self, positions: Sequence[int] | None = None) -> dict[str, list[int]]:
+        """Positions, by default all, by the question's folded text."""
+        by_text: dict[str, list[int]] = {}
+        for position in range(len(self.texts)) if positions is None else positions:
+            by_text.setdefault(self.texts[position], []).append(position)
+        return by_text
 
     def filter_by_split(self, positions: Sequence[int], split: str) -> list[int]:
-        """Those of a split, where there is a split of that name."""
-        return (
-            [position for position in positions if self.questions[position].split == split]
-            if split in self.splits
-            else list(positions)
-        )
+        """The positions of a split; all positions if no split has that name."""
+        return [p for p in positions if split not in self.splits or self.questions[p].split == split]
 
     def is_consistent(self, answer: AnswerRecord, position: int) -> bool:
-        """Whether an answer's picture and prompt, where it says them, are the question's."""
+        """Whether an answer's image and prompt, if it has them, are the question's."""
         image = self.questions[position].image
         if answer.image and image is not None and self.image_key(answer.image) != self.image_key(image):
             return False
         return not answer.prompt or self.is_uniform or self._prompt_contains_question(answer.prompt, position)
 
     def _prompt_contains_question(self, prompt: str, position: int) -> bool:
-        """Whether a prompt holds a question's words, be it without its options or marks, as some tools repeat it."""
-        folded_prompt, text = fold_text(prompt), self.texts[position]
-        if folded_prompt == text or contains_words(folded_prompt, text):
+        """Whether a prompt contains a question's text, possibly without options or punctuation, as some tools write."""
+        if contains_words(fold_text(prompt), self.texts[position]):
             return True
-        stem = self.questions[position].text.partition(_OPTIONS_MARKER)[0]
-        return bool(fold_without_punctuation(stem)) and contains_words(
-            fold_without_punctuation(prompt), fold_without_punctuation(stem)
-        )
+        stem = fold_without_punctuation(self.questions[position].text.partition(_OPTIONS_MARKER)[0])
+        return bool(stem) and contains_words(fold_without_punctuation(prompt), stem)
 
     def has_evidence(self, answer: AnswerRecord, position: int) -> bool:
-        """Whether the answer says anything, but for its id, that the question could contradict."""
-        return bool(
-            (answer.prompt and not self.is_uniform) or (answer.image and self.questions[position].image is not None)
-        )
+        """Whether the answer has a field besides its id that could contradict the question."""
+        has_image = answer.image and self.questions[position].image is not None
+        return bool((answer.prompt and not self.is_uniform) or has_image)
 
     def is_same_question(self, positions: Sequence[int]) -> bool:
-        """Whether questions have one identity: the same words about the same picture."""
+        """Whether all questions have the same text and image."""
         return len({(self.texts[position], self.questions[position].image) for position in positions}) == 1
 
     def has_single_truth(self, positions: Sequence[int]) -> bool:
-        """Whether it makes no difference to the score which of the questions an answer is given to."""
+        """Whether all questions have the same truth, so that an answer scores the same for each of them."""
         return len({self.questions[position].truth for position in positions}) == 1
 
     def equivalent_positions(self, position: int) -> list[int]:
-        """A question and those of any split that ask the same words about the same picture."""
+        """The questions of all splits with this question's text and image, itself included."""
         image = self.questions[position].image
         return [position] if image is None else self.positions_by_image[self.image_key(image)][self.texts[position]]
 
     def equivalents_in_split(self, position: int) -> list[int]:
-        """Those of them that are of its split."""
+        """The equivalent questions of the same split."""
         return self.filter_by_split(self.equivalent_positions(position), self.questions[position].split)
 
     def find_by_box(self, box: Sequence[float]) -> list[int]:
-        """The questions whose true box is `box`, up to rounding to pixels; empty where none is."""
+        """The questions whose true box is nearest to `box`, within the rounding of pixels; else empty."""
         keys = product(*({round(edge - _BOX_TOLERANCE, 2), round(edge + _BOX_TOLERANCE, 2)} for edge in box))
-        positions = [
-            position
-            for key in keys
-            if key in self.positions_by_box
-            for text_positions in self.positions_by_box[key].values()
-            for position in text_positions
-        ]
         distances = {
             position: max(abs(a - b) for a, b in zip(box, self._true_box(position), strict=True))
+            for key in keys
+            if key in self.positions_by_box
+            for positions in self.positions_by_box[key].values()
             for position in positions
         }
-        min_distance = min(distances.values(), default=1.0)
-        return (
-            sorted(position for position in positions if distances[position] == min_distance)
-            if min_distance <= _BOX_TOLERANCE
-            else []
-        )
+        smallest = min(distances.values(), default=1.0)
+        return sorted(p for p, distance in distances.items() if distance == smallest <= _BOX_TOLERANCE)
 
     def _true_box(self, position: int) -> tuple[float, ...]:
         truth = self.questions[position].truth
         assert isinstance(truth, tuple)
-        return tuple(float(edge) for edge in truth)
-
-    def positions_by_text(self) -> dict[str, list[int]]:
-        """Questions by their words alone."""
-        positions_by_text: dict[str, list[int]] = defaultdict(list)
-        for position, text in enumerate(self.texts):
-            positions_by_text[text].append(position)
-        return positions_by_text
+        return tuple(map(float, truth))
 
 
 def has_box_truth(question: Question) -> bool:
-    """Whether a box answers the question."""
+    """Whether the answer to the question is a box."""
     truth = question.truth
     return isinstance(truth, tuple) and len(truth) > 0 and isinstance(truth[0], float)
 
 
 def round_box(box: Any) -> tuple[float, ...]:
-    """A box in hundredths, as the authors' harness writes true ones."""
+    """A box in hundredths, as the authors' harness writes true boxes."""
     return tuple(round(float(edge), 2) for edge in box)
 
 
 def _choose_image_key(questions: Sequence[Question]) -> Callable[[str], str]:
-    """How pictures are called: in short, unless two of the benchmark's pictures would get one name.
+    """How images are compared: by normalised name, or by full name if two of the benchmark's would become equal.
 
-    Numbers of another series (VizWiz_test_00000007 for VizWiz_val) are other pictures.
+    Numbers of another series (VizWiz_test_00000007 for VizWiz_val) are other images, so their names stay as they are.
     """
-    image_names = {question.image for question in questions if question.image is not None}
-    series_names = {image_series(name) for name in image_names} - {""}
-    if len({normalize_image_name(name) for name in image_names}) < len(image_names):
+    names = {question.image for question in questions if question.image is not None}
+    series = {image_series(name) for name in names} - {""}
+    if len({normalize_image_name(name) for name in names}) < len(names):
         return str
-    return lambda name: (
-        normalize_image_name(name) if image_series(name) in ("", *series_names) or not series_names else name
-    )
+    return lambda name: normalize_image_name(name) if not series or image_series(name) in ("", *series) else name
 
 
 def _question_ids(question: Question) -> list[str]:
-    """What a question is called: its id, the id without its split, and of a box the object without the line."""
+    """A question's id, also without its split, and for boxes also the object's id without the line number."""
     ids = [question.id]
     if question.split:
         ids.append(question.id.removeprefix(f"{question.split}-"))
     if has_box_truth(question):
         ids.append(question.id.rpartition("-")[0])
     return [question_id for question_id in dict.fromkeys(ids) if question_id]
+
+
+@lru_cache(maxsize=1 << 16)
+def fold_text(text: str) -> str:
+    """Text in one case with single spaces, without image markers and without punctuation at both ends."""
+    normalized = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    without_markers = _IMAGE_MARKER.sub(" ", normalized) if "<" in normalized else normalized
+    return " ".join(without_markers.casefold().split()).strip(_STRIP_CHARS)
+
+
+@lru_cache(maxsize=1 << 16)
+def fold_without_punctuation(text: str) -> str:
+    """Folded text without any punctuation, as some tools write questions."""
+    return " ".join(_PUNCTUATION.sub("", fold_text(text)).split())
+
+
+def contains_words(prompt: str, words: str) -> bool:
+    """Whether the folded `words` occur in the folded `prompt` as whole words."""
+    start = prompt.find(words)
+    while start >= 0:
+        end = start + len(words)
+        if not (prompt[start - 1 : start].isalnum() or prompt[end : end + 1].isalnum()):
+            return True
+        start = prompt.find(words, start + 1)
+    return False
+
+
+def match_prompt(prompt: str, positions_by_text: PositionsByText) -> Sequence[int]:
+    """The positions of the question in a prompt: one of its lines, or else words inside it.
+
+    Empty if it contains no question, or several of which none contains all others.
+    """
+    if positions := match_prompt_line(prompt, positions_by_text):
+        return positions
+    folded = fold_text(prompt)
+    if texts := [text for text in positions_by_text if text and contains_words(folded, text)]:
+        longest = max(texts, key=len)
+        return positions_by_text[longest] if all(contains_words(longest, text) for text in texts) else ()
+    stripped = fold_without_punctuation(prompt)
+    pairs = ((text, fold_without_punctuation(text)) for text in positions_by_text)
+    texts = [text for text, words in pairs if words and contains_words(stripped, words)]
+    return positions_by_text[texts[0]] if len(texts) == 1 else ()
+
+
+def match_prompt_line(prompt: str, positions_by_text: PositionsByText) -> Sequence[int]:
+    """The positions of the question that is a line of the prompt, in quotes, or after "Question:"; else empty."""
+    return next((positions_by_text[text] for text in _candidate_questions(prompt) if text in positions_by_text), ())
+
+
+def _candidate_questions(prompt: str) -> Iterator[str]:
+    """Folded texts that may be the question, the likeliest first."""
+    folded = fold_text(prompt)
+    yield folded
+    for line in prompt.split("\n"):
+        folded_line = fold_text(line)
+        yield folded_line
+        yield _ROLE_LABEL.sub("", folded_line).strip(_STRIP_CHARS)
+    for pattern in (_QUOTED_TEXT, _LABELLED_QUESTION):
+        if match := pattern.search(folded):
+            yield match[1].strip(_STRIP_CHARS)

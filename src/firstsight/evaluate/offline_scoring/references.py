@@ -1,4 +1,4 @@
-"""Which of the files given as references are the benchmark's, and which are the questions a model was asked."""
+"""Reading of --references: the benchmark's own files, and the files of questions that a model was given."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError
-from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord, check_file_format, load_answer_json
+from firstsight.evaluate.image_names import normalize_image_name
+from firstsight.evaluate.offline_scoring.answer_files import (
+    AnswerRecord,
+    check_file_format,
+    load_answer_json,
+    read_answer_records,
+)
 from firstsight.evaluate.task import Question, Task, benchmark_files
 from firstsight.evaluate.tasks import TASKS
 
@@ -20,71 +26,79 @@ _TRUTH_KEYS = ("label", "answer", "answers", "gold", "target", "ground_truth", "
 _HARNESS_INDEX = re.compile(r'\s*\{\s*"-?\d+"\s*:\s*\{\s*"question_id"')
 _HARNESS_INDEX_KEYS = ("question", "img_path")
 _FIRST_ENTRY_CHARS = 2000
-"""Letters in which the first entry of such an index names its keys."""
+"""Characters within which the first entry of such an index has its keys."""
 _QUESTION_KEYS = (("question_id",), ("image", "img_path"), ("text", "question"), ("category", "split"))
+_SIZED_IMAGE_KEYS = ("img_id", "image", "file_name", "scene_path")
 _MAX_HEAD_BYTES = 1 << 16
-"""Bytes read to tell what a file is; question files have one short object a line."""
+"""Bytes read to recognise a question file, which has one short object per line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class References:
-    """A benchmark's questions, and what a model's question files say of the ids of its answers."""
+    """A benchmark's questions, and the entries of a model's question files by the ids of its answers."""
 
     questions: tuple[Question, ...]
     question_records: dict[str, AnswerRecord]
     benchmark_files: tuple[Path, ...]
-    """The benchmark's own."""
+    """The benchmark's own files."""
+
+    def image_sizes(self) -> Mapping[str, tuple[float, float]]:
+        """Images' width and height by normalised name, if the benchmark's own files have them."""
+        sizes: dict[str, tuple[float, float]] = {}
+        for path in self.benchmark_files:
+            for _, row in read_answer_records(path):
+                name, width, height = _first_value(row, _SIZED_IMAGE_KEYS), row.get("width"), row.get("height")
+                if isinstance(name, str) and isinstance(width, int) and isinstance(height, int):
+                    sizes[normalize_image_name(name)] = (float(width), float(height))
+        return sizes
 
 
 def read_references(paths: Sequence[Path], task: Task) -> References:
-    """The references of `task`; a folder stands for its data files. DataError names a file that is neither kind."""
-    reference_files = [file for path in paths for file in (_list_files(path, task) if path.is_dir() else (path,))]
+    """The references of `task`; a folder stands for its data files. DataError names files without right answers."""
+    files = [file for path in paths for file in (_list_files(path, task) if path.is_dir() else (path,))]
+    names = ", ".join(path.name for path in files) or "no files"
     question_records: dict[str, AnswerRecord] = {}
-    benchmark_files: list[Path] = []
-    for path in reference_files:
+    own_files: list[Path] = []
+    for path in files:
         if _is_question_file(path):
             question_records |= _read_question_file(path)
         else:
-            benchmark_files.append(path)
-    if not benchmark_files:
-        names = ", ".join(path.name for path in reference_files) or "no files"
+            own_files.append(path)
+    if not own_files:
         raise DataError(
             f"{names}: wanted {task.name}'s own files, with the right answers. Got only the questions that a model was "
-            "asked. Add the benchmark's files."
+            "given. Add the benchmark's files."
         )
-    # What a variant adds to the prompt is not needed to score what was answered.
+    # A variant's additions to the prompt do not matter for the score of existing answers.
     base_task = TASKS[task.variant_of] if task.variant_of is not None and task.answer_type == "words" else task
-    questions = base_task.read_questions(benchmark_files)
+    questions = base_task.read_questions(own_files)
     if not questions:
-        names = ", ".join(path.name for path in benchmark_files)
+        names = ", ".join(path.name for path in own_files)
         raise DataError(f"{names}: wanted {task.name}'s questions. Got none. Is the file complete?")
-    return References(questions=questions, question_records=question_records, benchmark_files=tuple(benchmark_files))
+    return References(questions=questions, question_records=question_records, benchmark_files=tuple(own_files))
 
 
 def _list_files(folder: Path, task: Task) -> Sequence[Path]:
-    """A folder's own files; the folders in it may be of other tasks or splits."""
-    subfolders = sorted({path.parent for path in folder.glob("*/*.json*")})
+    """The files directly in a folder, since its subfolders may be of other tasks or splits."""
+    subfolders = sorted({path.parent.name for path in folder.glob("*/*.json*")})
     if subfolders and not any(path.is_file() for path in folder.iterdir()):
-        names = ", ".join(path.name for path in subfolders)
         raise DataError(
-            f"{folder}: wanted {task.name}'s own files. Got folders: {names}. Give the one that holds them."
+            f"{folder}: wanted {task.name}'s own files. Got folders: {', '.join(subfolders)}. Give the one that has them."
         )
     return benchmark_files(folder)
 
 
 def _is_question_file(path: Path) -> bool:
-    """JSON lines in LLaVA's form, an id, a picture, a text and no right answer; or the index of the paper's harness."""
+    """Whether a file is LLaVA's JSON lines of id, image and text without a truth, or the paper's harness' index."""
     check_file_format(path)
-    first = _first_line(path)
-    if _HARNESS_INDEX.match(first):
-        return all(f'"{key}"' in first[:_FIRST_ENTRY_CHARS] for key in _HARNESS_INDEX_KEYS)
+    line = _first_line(path)
+    if _HARNESS_INDEX.match(line):
+        return all(f'"{key}"' in line[:_FIRST_ENTRY_CHARS] for key in _HARNESS_INDEX_KEYS)
     try:
-        record = json.loads(first)
+        record = json.loads(line)
     except json.JSONDecodeError:
         return False
-    return (
-        isinstance(record, dict) and {"question_id", "text"} <= record.keys() and not set(_TRUTH_KEYS) & record.keys()
-    )
+    return isinstance(record, dict) and {"question_id", "text"} <= record.keys() and not record.keys() & _TRUTH_KEYS
 
 
 def _first_line(path: Path) -> str:
@@ -98,19 +112,18 @@ def _first_line(path: Path) -> str:
 
 
 def _read_question_file(path: Path) -> dict[str, AnswerRecord]:
-    """Each id with its picture, words and split; of an id that stands for several, what they have in common.
+    """Image, text and split by id; for an id with several questions, the fields that are equal in all of them.
 
-    TextVQA's ids are pictures', which have several questions: there an answer's own prompt tells them apart.
+    TextVQA's ids are those of images, which have several questions, so an answer's own prompt must identify them.
     """
-    question_records: dict[str, AnswerRecord] = {}
+    records: dict[str, AnswerRecord] = {}
     content = load_answer_json(path)
-    rows = list(content.values()) if isinstance(content, dict) else content
-    for number, record in enumerate(rows, start=1):
+    for number, row in enumerate(content.values() if isinstance(content, dict) else content, start=1):
         location = f"{path.name}:{number}"
-        if not isinstance(record, dict):
-            raise DataError(f"{location}: wanted a question as an object. Got {json.dumps(record)[:80]}.")
-        question_id, image, text, split = (str(_first_value(record, keys)) for keys in _QUESTION_KEYS)
-        question_record = AnswerRecord(
+        if not isinstance(row, dict):
+            raise DataError(f"{location}: wanted a question as an object. Got {json.dumps(row)[:80]}.")
+        question_id, image, text, split = (str(_first_value(row, keys)) for keys in _QUESTION_KEYS)
+        record = AnswerRecord(
             id=question_id,
             answer="",
             image=image,
@@ -120,16 +133,12 @@ def _read_question_file(path: Path) -> dict[str, AnswerRecord]:
             file=path.name,
             location=location,
         )
-        question_records[question_id] = (
-            _common_fields(question_records[question_id], question_record)
-            if question_id in question_records
-            else question_record
-        )
-    return question_records
+        records[question_id] = _common_fields(records.get(question_id, record), record)
+    return records
 
 
-def _first_value(record: dict[str, Any], keys: Sequence[str]) -> Any:
-    return next((record[key] for key in keys if key in record), "")
+def _first_value(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((row[key] for key in keys if key in row), "")
 
 
 def _common_fields(first: AnswerRecord, second: AnswerRecord) -> AnswerRecord:

@@ -1,4 +1,4 @@
-"""The tasks by name; a new one is a file and a line, and a user's own is a folder."""
+"""The tasks by name: the paper's, further ones, and users' own from a folder with task.json."""
 
 from __future__ import annotations
 
@@ -10,35 +10,30 @@ from firstsight.evaluate.tasks.boxes import OCID_REF, REFCOCO, REFCOCO_PLUS, REF
 from firstsight.evaluate.tasks.captions import COCO_CAPTIONS, NOCAPS
 from firstsight.evaluate.tasks.choices import TEXT_TASKS
 from firstsight.evaluate.tasks.custom import TASK_FILE, load_custom_task
-from firstsight.evaluate.tasks.gqa import GQA
 from firstsight.evaluate.tasks.mmmu import MMMU
 from firstsight.evaluate.tasks.pope import POPE, POPE_P
 from firstsight.evaluate.tasks.textvqa import TEXTVQA, TEXTVQA_OCR
-from firstsight.evaluate.tasks.vizwiz import VIZWIZ
-from firstsight.evaluate.tasks.vqav2 import KINDS, VQAV2
+from firstsight.evaluate.tasks.vqa import GQA, KINDS, VIZWIZ, VQAV2
 
 PAPER_TASKS: tuple[Task, ...] = (VQAV2, GQA, VIZWIZ, TEXTVQA, REFCOCO, OCID_REF, POPE)
 EXTRA_TASKS: tuple[Task, ...] = (KINDS, TEXTVQA_OCR, REFCOCO_PLUS, REFCOCOG, POPE_P, COCO_CAPTIONS, NOCAPS, MMMU)
 
-TASKS: dict[str, Task] = {get_task.name: get_task for get_task in (*PAPER_TASKS, *EXTRA_TASKS, *TEXT_TASKS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*PAPER_TASKS, *EXTRA_TASKS, *TEXT_TASKS)}
 
 
 def get_task(name: str, benchmarks: Path | None = None) -> Task:
-    """The task called `name`: a known one, or the one that `benchmarks/name/task.json` describes.
+    """The task called `name`: a built-in one, or the one of `benchmarks/name/task.json`.
 
-    UnknownName lists the nearest; a user's task of a known name is refused, and DataError says what is wrong in one.
+    Raises UnknownName with the nearest names, RequestError for a user's task with a built-in name, DataError for an
+    invalid task.json.
     """
-    is_custom = benchmarks is not None and (benchmarks / name / TASK_FILE).is_file()
-    if is_custom and name in TASKS:
-        raise RequestError(
-            f"{benchmarks}/{name}: {TASK_FILE} would replace the built-in task {name}. Rename the folder."
-        )
-    if is_custom and benchmarks is not None:
+    if benchmarks is not None and (benchmarks / name / TASK_FILE).is_file():
+        if name in TASKS:
+            raise RequestError(
+                f"{benchmarks}/{name}: {TASK_FILE} would replace the built-in task {name}. Rename the folder."
+            )
         return load_custom_task(benchmarks / name)
     if name not in TASKS:
-        raise UnknownName("task", name, [*TASKS, *_custom_task_names(benchmarks)])
+        custom_names = [] if benchmarks is None else [path.parent.name for path in benchmarks.glob(f"*/{TASK_FILE}")]
+        raise UnknownName("task", name, [*TASKS, *custom_names])
     return TASKS[name]
-
-
-def _custom_task_names(benchmarks: Path | None) -> list[str]:
-    return [] if benchmarks is None else [path.parent.name for path in benchmarks.glob(f"*/{TASK_FILE}")]

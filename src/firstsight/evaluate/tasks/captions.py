@@ -1,4 +1,4 @@
-"""COCO captions and NoCaps: say what is in the picture, against everyone's captions of it."""
+"""COCO captions and NoCaps: a caption of an image, compared with all annotators' captions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,30 @@ from typing import Any
 
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.captions import CIDER
-from firstsight.evaluate.task import PublishedVersion, Question, Task, load_json, record_tags, require_key, single_file
-from firstsight.evaluate.tasks.records import abbreviate_names, first_text_field, require_unique_ids, text_field
+from firstsight.evaluate.task import Question, load_json, require_key, single_file
+from firstsight.evaluate.tasks.records import (
+    abbreviate_names,
+    first_text_field,
+    image_question,
+    is_text_list,
+    published_versions,
+    require_unique_ids,
+    text_field,
+    vision_task,
+)
 
 _CAPTION_PROMPT = "Provide a short image description."
-"""The paper's trigger words for captions, which its harness asks with, too. Source: paper 3."""
+"""The paper's trigger words for captions, which its harness uses as the prompt too. Source: paper 3."""
 _IMAGE_KEYS = ("file_name", "image", "filename")
+_ID_KEYS = ("id", "cocoid", "image_id")
 _KARPATHY_SPLIT = "test"
+
+_CaptionedRows = list[tuple[Mapping[str, Any], list[str]]]
+"""An image's record and its captions."""
 
 
 def read_coco_captions(paths: Sequence[Path]) -> tuple[Question, ...]:
-    """One question a picture, all its captions the truth, from one of the usual forms.
+    """One question per image, with all its captions as truth, from one of the usual forms.
 
     COCO's and NoCaps' {"images": [...], "annotations": [...]}, Karpathy's {"images": [{"sentences", "split"}]} (its
     test split), or a list of {"image", "caption": [...]}.
@@ -27,7 +40,7 @@ def read_coco_captions(paths: Sequence[Path]) -> tuple[Question, ...]:
     path = single_file(paths, "the captions of one split")
     content = load_json(path)
     if isinstance(content, list):
-        pairs = [(row, _require_texts(require_key(row, "caption", path), path)) for row in content]
+        pairs = [(row, _caption_list(require_key(row, "caption", path), path)) for row in content]
     elif isinstance(content, dict) and "annotations" in content:
         pairs = _join_captions(content, path)
     else:
@@ -36,71 +49,54 @@ def read_coco_captions(paths: Sequence[Path]) -> tuple[Question, ...]:
 
 
 def _question(row: Mapping[str, Any], captions: Sequence[str], path: Path) -> Question:
-    image_name = first_text_field(row, _IMAGE_KEYS, path)
-    question_id = next((str(row[key]) for key in ("id", "cocoid", "image_id") if key in row), image_name)
+    image = first_text_field(row, _IMAGE_KEYS, path)
+    question_id = next((str(row[key]) for key in _ID_KEYS if key in row), image)
     if not any(caption.strip() for caption in captions):
         raise DataError(
-            f"{path}: picture {question_id} has no captions to compare with. Use a split with public captions."
+            f"{path}: image {question_id} has no captions to compare with. Use a split with public captions."
         )
-    return Question(
-        id=question_id,
-        text=_CAPTION_PROMPT,
-        truth=tuple(captions),
-        image=image_name,
-        choices=(),
-        split="",
-        tags=record_tags(dict(row)),
-    )
+    return image_question(row, question_id=question_id, text=_CAPTION_PROMPT, truth=tuple(captions), image=image)
 
 
-def _join_captions(content: Mapping[str, Any], path: Path) -> list[tuple[Mapping[str, Any], list[str]]]:
-    """COCO's form: captions find their picture by its id, and none may stand alone."""
+def _join_captions(content: Mapping[str, Any], path: Path) -> _CaptionedRows:
+    """COCO's form: captions refer to images by id; DataError for an image or a caption without counterpart."""
     captions: dict[str, list[str]] = {}
     for row in content["annotations"]:
         captions.setdefault(text_field(row, "image_id", path), []).append(text_field(row, "caption", path))
     images = [(text_field(row, "id", path), row) for row in require_key(content, "images", path)]
     image_ids = {image_id for image_id, _ in images}
-    for problem, unmatched_ids in (
-        ("pictures without captions", image_ids - captions.keys()),
-        ("captions", captions.keys() - image_ids),
+    for problem, ids in (
+        ("images without captions", image_ids - captions.keys()),
+        ("captions of images that are missing", captions.keys() - image_ids),
     ):
-        if unmatched_ids:
-            raise DataError(
-                f"{path}: {problem} of no picture here: {abbreviate_names(sorted(unmatched_ids))}. Is the file complete?"
-            )
+        if ids:
+            raise DataError(f"{path}: {problem}: {abbreviate_names(sorted(ids))}. Is the file complete?")
     return [(row, captions[image_id]) for image_id, row in images]
 
 
-def _karpathy_captions(rows: Any, path: Path) -> list[tuple[Mapping[str, Any], list[str]]]:
-    test_rows = [row for row in rows if require_key(row, "split", path) == _KARPATHY_SPLIT]
+def _karpathy_captions(rows: Any, path: Path) -> _CaptionedRows:
     return [
         (row, [text_field(sentence, "raw", path) for sentence in require_key(row, "sentences", path)])
-        for row in test_rows
+        for row in rows
+        if require_key(row, "split", path) == _KARPATHY_SPLIT
     ]
 
 
-def _require_texts(value: Any, path: Path) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+def _caption_list(value: Any, path: Path) -> list[str]:
+    captions = [value] if isinstance(value, str) else value
+    if not is_text_list(captions):
         raise DataError(f"{path}: captions are texts. Got {str(value)[:80]}. Is this the benchmark's own file?")
-    return texts
+    return captions
 
 
-COCO_CAPTIONS = Task(
-    name="coco_captions",
-    kind="vision",
-    answer_type="words",
-    metric=CIDER,
-    chance=0.0,
-    baseline=None,
-    read_questions=read_coco_captions,
-    prompt_templates={"bare": "{q}", "paper": "\n{q}"},
+COCO_CAPTIONS = vision_task(
+    "coco_captions",
+    CIDER,
+    read_coco_captions,
+    prompt="\n{q}",
     version=1,
-    published=(
-        PublishedVersion(name="COCO Karpathy test, Karpathy val or val2017", split_sizes={"": 5000}),
-        PublishedVersion(name="val2014, whole", split_sizes={"": 40504}),
-    ),
+    published={"COCO Karpathy test, Karpathy val or val2017": 5000, "val2014, whole": 40504},
 )
 
-NOCAPS = replace(COCO_CAPTIONS, name="nocaps", published=(PublishedVersion(name="NoCaps val", split_sizes={"": 4500}),))
-"""Its records say their domain, so scores come by in-domain, near-domain and out-domain, too."""
+NOCAPS = replace(COCO_CAPTIONS, name="nocaps", published=published_versions({"NoCaps val": 4500}))
+"""Its records have a `domain`, so scores are also given for in-domain, near-domain and out-domain."""

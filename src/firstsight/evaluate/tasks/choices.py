@@ -1,4 +1,4 @@
-"""Text tasks: which ending is likeliest? In llm-foundry's form, scored as lm-eval's `acc`."""
+"""Text tasks answered by the likeliest choice, in llm-foundry's form; scored as lm-eval's `acc`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from firstsight.evaluate.tasks.records import require_unique_ids
 
 
 def read_multiple_choice(paths: Sequence[Path]) -> tuple[Question, ...]:
-    """One JSON object a line: {"query", "choices", "gold"}."""
+    """JSON lines of {"query", "choices", "gold"}."""
     path = single_file(paths, "a query, its choices and the right one a line")
-    return require_unique_ids(
-        [_question(row, number, path) for number, row in enumerate(load_json_records(path))], paths
-    )
+    return require_unique_ids([_question(row, index, path) for index, row in enumerate(load_json_records(path))], paths)
 
 
-def _question(row: dict[str, Any], number: int, path: Path) -> Question:
+def _question(row: dict[str, Any], index: int, path: Path) -> Question:
     choices, gold = tuple(require_key(row, "choices", path)), require_key(row, "gold", path)
     if not isinstance(gold, int) or not 0 <= gold < len(choices):
-        raise DataError(f"{path}:{number + 1}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}.")
+        raise DataError(f"{path}:{index + 1}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}.")
     return Question(
-        id=str(row.get("question_id", number)),
+        id=str(row.get("question_id", index)),
         text=require_key(row, "query", path),
         truth=gold,
         image=None,

@@ -1,59 +1,93 @@
-"""What all benchmarks' records have in common: words, boxes, and questions that are told apart."""
+"""Reading of benchmark records: text fields, boxes and question ids, and the parts that all vision tasks share."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError
-from firstsight.evaluate.task import Question, load_json, require_key
+from firstsight.evaluate.metrics.metric import Metric, Truth
+from firstsight.evaluate.task import PublishedVersion, Question, Task, load_json, record_tags, require_key
 
+SHORT_ANSWER_PROMPT = "\n{q}\nAnswer the question using a single word or phrase."
+"""The paper's prompt for short answers. Source: paper 5.2."""
 _MAX_NAMES = 3
 _PIXEL_TOLERANCE = 1.0
-"""Pixels that an annotated box may stick out of its picture by rounding."""
+"""Pixels by which an annotated box may exceed its image because of rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkRecord:
-    """One record of a file, and where it stands."""
+    """One record of a benchmark file, and its location for error messages."""
 
     key: str | None
-    """Its id, where the file is an object whose keys are the ids."""
+    """The record's id, if the file is an object keyed by ids."""
     index: int
     """From 0."""
     location: str
     fields: dict[str, Any]
 
 
+def vision_task(
+    name: str,
+    metric: Metric,
+    read_questions: Callable[[Sequence[Path]], tuple[Question, ...]],
+    *,
+    prompt: str,
+    version: int,
+    chance: float = 0.0,
+    baseline: float | None = None,
+    published: Mapping[str, int] | None = None,
+) -> Task:
+    """A vision task with free-text answers; `prompt` is the paper's template, `published` maps versions to counts."""
+    return Task(
+        name=name,
+        kind="vision",
+        answer_type="words",
+        metric=metric,
+        chance=chance,
+        baseline=baseline,
+        read_questions=read_questions,
+        prompt_templates={"bare": "{q}", "paper": prompt},
+        version=version,
+        published=published_versions(published or {}),
+    )
+
+
+def published_versions(counts: Mapping[str, int]) -> tuple[PublishedVersion, ...]:
+    """Published versions without splits, by name and number of questions."""
+    return tuple(PublishedVersion(name=name, split_sizes={"": count}) for name, count in counts.items())
+
+
+def image_question(row: Mapping[str, Any], *, question_id: str, text: str, truth: Truth, image: str) -> Question:
+    """A question about an image without choices and splits; its tags are the row's."""
+    return Question(id=question_id, text=text, truth=truth, image=image, choices=(), split="", tags=record_tags(row))
+
+
 def read_benchmark_records(path: Path) -> list[BenchmarkRecord]:
-    """The records of a list, of JSON lines, or of an object whose keys are the ids."""
+    """The records of a list, of JSON lines, or of an object keyed by ids."""
     content = load_json(path)
-    is_keyed_by_id = (
-        isinstance(content, dict) and bool(content) and all(isinstance(row, dict) for row in content.values())
-    )
-    pairs = (
-        list(content.items())
-        if is_keyed_by_id
-        else [(None, row) for row in (content if isinstance(content, list) else [content])]
-    )
+    is_keyed = isinstance(content, dict) and bool(content) and all(isinstance(row, dict) for row in content.values())
+    rows = content if isinstance(content, list) else [content]
+    pairs = list(content.items()) if is_keyed else [(None, row) for row in rows]
     for number, (_, row) in enumerate(pairs, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}: record {number} is no object: {str(row)[:80]}. Is this the benchmark's own file?")
     return [
         BenchmarkRecord(
-            key=key, index=number, location=f"{path}: record {number + 1 if key is None else key}", fields=row
+            key=key, index=index, location=f"{path}: record {index + 1 if key is None else key}", fields=row
         )
-        for number, (key, row) in enumerate(pairs)
+        for index, (key, row) in enumerate(pairs)
     ]
 
 
 def text_field(record: Any, key: str, location: Path | str) -> str:
-    """A record's text under `key`; a finite number counts as its digits, anything else is a DataError."""
+    """A record's text under `key`; a finite number becomes its digits, any other value raises DataError."""
     value = require_key(record, key, location)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not isinstance(value, str) and not is_number:
@@ -62,66 +96,76 @@ def text_field(record: Any, key: str, location: Path | str) -> str:
 
 
 def first_text_field(record: Any, keys: Sequence[str], location: Path | str) -> str:
-    """The text under the first of `keys` that the record has: tools name the same thing differently."""
-    present_key = next((key for key in keys if isinstance(record, dict) and key in record), keys[0])
-    return text_field(record, present_key, location)
+    """The text under the first of `keys` that the record has, since tools use different keys."""
+    key = next((key for key in keys if isinstance(record, dict) and key in record), keys[0])
+    return text_field(record, key, location)
+
+
+def is_text_list(value: Any) -> bool:
+    """Whether a JSON value is a list of strings."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def abbreviate_names(names: Sequence[str]) -> str:
-    """The first few of many names, and how many there are."""
+    """The first few of many names, and their number."""
     suffix = f", ... ({len(names):,} in all)" if len(names) > _MAX_NAMES else ""
     return ", ".join(names[:_MAX_NAMES]) + suffix
 
 
-def require_unique_ids(questions: Sequence[Question], paths: Sequence[Path]) -> tuple[Question, ...]:
-    """The questions, where no two have one id and there is any; else a DataError that says which."""
-    location = ", ".join(str(path) for path in paths)
-    duplicate_ids = [
-        question_id for question_id, count in Counter(question.id for question in questions).items() if count > 1
-    ]
-    if duplicate_ids:
+def join_paths(paths: Iterable[Path]) -> str:
+    """Paths as messages list them."""
+    return ", ".join(map(str, paths))
+
+
+def check_unique_ids(ids: Iterable[str], location: Path | str) -> None:
+    """DataError that names the question ids that occur several times."""
+    duplicates = [question_id for question_id, count in Counter(ids).items() if count > 1]
+    if duplicates:
         raise DataError(
-            f"{location}: question ids are told twice: {abbreviate_names(duplicate_ids)}. Keep one record for each."
+            f"{location}: question ids appear twice: {abbreviate_names(duplicates)}. Keep one record for each."
         )
+
+
+def require_unique_ids(questions: Sequence[Question], paths: Sequence[Path]) -> tuple[Question, ...]:
+    """The questions; DataError if there are none or two have the same id."""
+    check_unique_ids((question.id for question in questions), join_paths(paths))
     if not questions:
-        raise DataError(f"{location}: wanted questions. Got none. Is the file complete?")
+        raise DataError(f"{join_paths(paths)}: wanted questions. Got none. Is the file complete?")
     return tuple(questions)
 
 
 def parse_four_floats(box: Any, location: Path | str) -> tuple[float, float, float, float]:
-    """Four finite numbers, as a list or as text of one."""
+    """Four finite numbers, as a list or as the JSON text of a list."""
     try:
         edges = json.loads(box) if isinstance(box, str) else box
         numbers = [edge for edge in edges if isinstance(edge, (int, float)) and not isinstance(edge, bool)]
     except (TypeError, json.JSONDecodeError):
         edges, numbers = [], []
-    if len(numbers) != 4 or len(edges) != 4 or not all(math.isfinite(edge) for edge in numbers):
+    if len(numbers) != 4 or len(edges) != 4 or not all(map(math.isfinite, numbers)):
         raise DataError(f"{location}: a box is four numbers. Got {box!r}. Is this the benchmark's original file?")
-    a, b, c, d = (float(edge) for edge in numbers)
+    a, b, c, d = map(float, numbers)
     return a, b, c, d
 
 
 def normalize_box(
     box: Sequence[float], size: tuple[Any, Any], location: Path | str, *, tolerance: float = _PIXEL_TOLERANCE
 ) -> tuple[float, ...]:
-    """(left, top, right, bottom) in pixels as shares of a picture of `size`; a box beside or outside it is refused."""
+    """(left, top, right, bottom) in pixels as shares of an image of `size`; DataError if empty or outside of it."""
     left, top, right, bottom = box
     width, height = parse_four_floats([*size, 1, 1], location)[:2]
+    area = f"image of {width} x {height}"
     if not (left < right and top < bottom and width > 0 and height > 0):
-        raise DataError(
-            f"{location}: box {box} is empty in a picture of {width} x {height}. Is it in this form's order?"
-        )
+        raise DataError(f"{location}: box {box} is empty in an {area}. Is it in this form's order?")
     if max(-left, -top, right - width, bottom - height) > tolerance:
-        raise DataError(
-            f"{location}: box {box} leaves its picture of {width} x {height}. Is it in this form's order and size?"
-        )
+        raise DataError(f"{location}: box {box} exceeds its {area}. Is it in this form's order and size?")
     return (max(left / width, 0.0), max(top / height, 0.0), min(right / width, 1.0), min(bottom / height, 1.0))
 
 
 def find_file_with_key(contents: Mapping[Path, Any], key: str) -> Path | None:
-    """The one file that is an object with `key`; None where there is none, DataError where there are several."""
-    matching_paths = [path for path, content in contents.items() if isinstance(content, dict) and key in content]
-    if len(matching_paths) > 1:
-        names = ", ".join(str(path) for path in matching_paths)
-        raise DataError(f"{names}: several files of {key}. Wanted one. Keep one benchmark split to a folder.")
-    return matching_paths[0] if matching_paths else None
+    """The one file that is an object with `key`; None if there is none, DataError if there are several."""
+    paths = [path for path, content in contents.items() if isinstance(content, dict) and key in content]
+    if len(paths) > 1:
+        raise DataError(
+            f"{join_paths(paths)}: several files of {key}. Wanted one. Keep one benchmark split to a folder."
+        )
+    return paths[0] if paths else None
