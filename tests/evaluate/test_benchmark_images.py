@@ -12,7 +12,7 @@ import pytest
 
 from firstsight.errors import DataError
 from firstsight.evaluate.benchmark_images import BenchmarkImages
-from tests.evaluate.tasks.written import packed
+from tests.evaluate.tasks.task_files import packed
 
 NAMES = {
     "val2014/COCO_val2014_000000458752.jpg": b"coco",

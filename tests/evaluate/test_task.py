@@ -11,7 +11,7 @@ from firstsight.errors import DataError, UnknownName
 from firstsight.evaluate.metrics import METRICS as CHECKS
 from firstsight.evaluate.task import Question, benchmark_files, describe_version
 from firstsight.evaluate.tasks import TASKS, get_task
-from tests.evaluate.tasks.written import lines, read, write
+from tests.evaluate.tasks.task_files import lines, read, write
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHORT = "\nQ?\nAnswer the question using a single word or phrase."

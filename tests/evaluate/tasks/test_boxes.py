@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from firstsight.errors import DataError
-from tests.evaluate.tasks.written import lines, read, write
+from tests.evaluate.tasks.task_files import lines, read, write
 
 ROW: dict[str, Any] = {
     "img_id": "COCO_train2014_000000580957_4",
@@ -77,8 +77,8 @@ BAD_BOXES = [
     (7, "four numbers"),
     ([1.0, 2.0, float("nan"), 4.0], "four numbers"),
     ([1.0, 2.0, float("inf"), 4.0], "four numbers"),
-    ([600, 10, 100, 20], "leaves its picture"),
-    ([-30, 10, 100, 20], "leaves its picture"),
+    ([600, 10, 100, 20], "exceeds its image"),
+    ([-30, 10, 100, 20], "exceeds its image"),
 ]
 
 
@@ -90,7 +90,7 @@ def test_boxes_that_cannot_be_are_refused_with_their_record(box: Any, said: str,
 
 
 @pytest.mark.parametrize(
-    ("box", "said"), [*BAD_BOXES[:-2], ([160, 120, 160, 240], "empty"), ([9, 9, 900, 20], "leaves")]
+    ("box", "said"), [*BAD_BOXES[:-2], ([160, 120, 160, 240], "empty"), ([9, 9, 900, 20], "exceeds")]
 )
 @pytest.mark.parametrize("as_text", [True, False])
 def test_so_are_ocids(box: Any, said: str, as_text: bool, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_box_may_stick_out_by_a_rounding_error_but_not_in_shares(tmp_path: Pat
     write(tmp_path, "refcoco_val.json", [ROW | {"bbox": [320, 214, 320.6, 214.6]}])
     assert read("refcoco", tmp_path)[0].truth == (0.5, 0.5, 1.0, 1.0)
     write(tmp_path, "refcoco_val.json", {"1": INDEXED | {"bbox": [0, 0, 1.2, 1], "refer_dataset": "RefCOCO"}})
-    with pytest.raises(DataError, match="leaves its picture"):
+    with pytest.raises(DataError, match="exceeds its image"):
         read("refcoco", tmp_path)
 
 

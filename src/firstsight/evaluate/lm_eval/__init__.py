@@ -1,4 +1,4 @@
-"""Text tasks through lm-eval (EleutherAI): its own task definitions, over offline copies of their data."""
+"""Text tasks through EleutherAI's lm-eval: its own task definitions, over offline copies of their data."""
 
 from firstsight.evaluate.lm_eval.run import LmEvalResult, evaluate_lm_eval_tasks, evaluate_text_tasks
 from firstsight.evaluate.lm_eval.tasks import definition_version

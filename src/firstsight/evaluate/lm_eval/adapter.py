@@ -1,56 +1,47 @@
-"""A checkpoint of firstsight as a model of lm-eval's: text alone, without a picture, as the paper asks.
+"""A firstsight checkpoint as a model of lm-eval, for text without images, as in the paper.
 
-Whatever is read begins with <|endoftext|>, as every training row without a picture does.
+Every input begins with <|endoftext|>, as every training row without an image does.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from os import sched_getaffinity
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.models.native import NativeModel, load_native_model
 from firstsight.model.generate import Sampling, continuation_likelihoods, generate
-from firstsight.model.vlm import VLM
 from firstsight.site import Progress, ProgressCallback, Site
 
 MODEL_NAME = "firstsight"
-_REQUEST_SOURCE = "lm-eval's requests"
 DEFAULT_MAX_LENGTH = 2048
-"""Most tokens that are read; what stands further left is cut off. Source: the paper's fine-tuning length."""
+"""Tokens of an input; longer inputs are truncated at the left. Source: the paper's fine-tuning length."""
 _BATCH_CONTEXTS = 256
-"""Contexts between reports of progress, where no batch size is asked for."""
+"""Distinct contexts between progress reports if no batch size is given."""
 _DEFAULT_MAX_GEN_TOKS = 256
-"""Most tokens of a generated answer where the task does not say, as in lm-eval's own models."""
-_MAX_TOKENS_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-"""What tasks call the most tokens of an answer; the first that is told counts, as in lm-eval's own models."""
-_GENERATION_KEYS = {*_MAX_TOKENS_KEYS, "until", "do_sample", "temperature", "top_k", "top_p", "num_beams"}
+"""Tokens of a generated answer if the task has no limit, as in lm-eval's own models."""
+_GENERATION_KEYS = frozenset(("until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "num_beams"))
 
 TokenIds = list[int]
 
 
-class _Pair(NamedTuple):
-    context: str
-    continuation: str
-
-
-class _GenerationArgs(NamedTuple):
-    context: str
-    gen_kwargs: Mapping[str, Any]
-
-
 class LmEvalAdapter(TemplateLM):
-    """An `Own` that lm-eval asks. `batch` contexts are read at once (None: what fits), each with all its choices."""
+    """A NativeModel behind lm-eval's interface.
+
+    `batch_contexts` distinct contexts are computed at once, each with all its choices; None uses what fits into memory.
+    """
 
     def __init__(
         self,
@@ -63,90 +54,86 @@ class LmEvalAdapter(TemplateLM):
     ) -> None:
         super().__init__()
         self._device = native_model.device
-        self._native_model, self._batch_contexts, self._max_length, self._on_progress, self._seed = (
-            native_model,
-            batch_contexts,
-            max_length,
-            on_progress,
-            seed,
-        )
+        self._native_model, self._batch_contexts, self._on_progress = native_model, batch_contexts, on_progress
+        self._max_length, self._seed = max_length, seed
 
     @property
     def eot_token_id(self) -> int:
-        """The id of what ends and begins a text."""
+        """The id of <|endoftext|>."""
         return self._native_model.tokenizer.special_ids.end
 
     @property
     def max_length(self) -> int:
-        """Most tokens that are read."""
+        """The largest number of input tokens."""
         return self._max_length
 
     @property
     def max_gen_toks(self) -> int:
-        """Most tokens of an answer, where the task does not say."""
+        """The largest number of answer tokens if the task has no limit."""
         return _DEFAULT_MAX_GEN_TOKS
 
     @property
     def tokenizer_name(self) -> str:
-        """Empty: texts go in as they are, there is no chat template."""
+        """Empty, since there is no chat template."""
         return ""
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> TokenIds:
-        """Ids of a text, <|endoftext|> before them unless `add_special_tokens` is False."""
+        """Token ids of a text, after <|endoftext|> unless `add_special_tokens` is False."""
         [ids] = self._native_model.tokenizer.encode([string])
         return ids if add_special_tokens is False else [self.eot_token_id, *ids]
 
+    def _check_vocabulary(self, texts: Sequence[str]) -> None:
+        self._native_model.check_vocabulary(texts, location="lm-eval's requests")
+
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation, and whether greedy decoding would say it.
+        """(log-likelihood, whether greedy decoding would produce it) of each request's continuation.
 
-        Split as lm-eval splits: spaces that end a context belong to the continuation, and both are encoded as one.
-        Raises RequestError for words outside a small vocabulary.
+        Texts are split as in lm-eval: context and continuation are encoded together, and white space at the end of the
+        context belongs to the continuation. Raises RequestError for words outside a small vocabulary.
         """
-        pairs = [_Pair(*request.args) for request in requests]
-        split_pairs = [_split_trailing_spaces(pair) for pair in pairs]
-        full_texts = [context + continuation for context, continuation in split_pairs]
-        self._native_model.check_vocabulary(full_texts, location=_REQUEST_SOURCE)
-        texts = list(dict.fromkeys([*(context for context, _ in split_pairs), *full_texts]))
-        ids_by_text = dict(zip(texts, self._native_model.tokenizer.encode(texts), strict=True))
-        context_ids = [[self.eot_token_id, *ids_by_text[context]] for context, _ in split_pairs]
-        continuation_ids = [
-            ids_by_text[full_text][len(prefix_ids) - 1 :]
-            for full_text, prefix_ids in zip(full_texts, context_ids, strict=True)
-        ]
-        return self._loglikelihood_tokens(list(zip(pairs, context_ids, continuation_ids, strict=True)))
+        pairs: list[tuple[str, str]] = [request.args for request in requests]  # pyright: ignore[reportAssignmentType]
+        full_texts = [context + continuation for context, continuation in pairs]
+        self._check_vocabulary(full_texts)
+        texts = list(dict.fromkeys([*(context.rstrip() for context, _ in pairs), *full_texts]))
+        ids = dict(zip(texts, self._native_model.tokenizer.encode(texts), strict=True))
+        contexts = [ids[context.rstrip()] for context, _ in pairs]
+        return self._loglikelihood_tokens(
+            [
+                (pair, [self.eot_token_id, *context], ids[full_text][len(context) :])
+                for pair, context, full_text in zip(pairs, contexts, full_texts, strict=True)
+            ]
+        )
 
-    def _loglikelihood_tokens(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, requests: Sequence[tuple[_Pair | None, TokenIds, TokenIds]], **kwargs: Any
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[tuple[str, str] | None, TokenIds, TokenIds]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Equal contexts are read once, together with others of about their length."""
-        rows = [
-            (self._truncate_context(context_ids, continuation_ids), continuation_ids)
-            for _, context_ids, continuation_ids in requests
-        ]
-        likelihoods: dict[int, tuple[float, bool]] = {}
-        for batch in self._batches([context_ids for context_ids, _ in rows]):
-            batch_likelihoods = _score_continuations(
-                self._native_model.checkpoint.model, [rows[position] for position in batch]
+        """Equal contexts are computed once, in batches of contexts of similar length."""
+        contexts = [self._truncate_context(context, continuation) for _, context, continuation in requests]
+        results: dict[int, tuple[float, bool]] = {}
+        for batch in self._batches(contexts):
+            likelihoods = continuation_likelihoods(
+                self._native_model.checkpoint.model,
+                [contexts[position] for position in batch],
+                [requests[position][2] for position in batch],
             )
-            likelihoods.update(zip(batch, batch_likelihoods, strict=True))
-            for position in batch:
+            for position, likelihood in zip(batch, likelihoods, strict=True):
+                results[position] = (likelihood.log_likelihood, likelihood.is_greedy)
                 if (pair := requests[position][0]) is not None:
-                    self.cache_hook.add_partial("loglikelihood", tuple(pair), likelihoods[position])
-            self._on_progress(Progress(done=len(likelihoods), total=len(rows), unit="choices"))
-        return [likelihoods[position] for position in range(len(rows))]
+                    self.cache_hook.add_partial("loglikelihood", pair, results[position])
+            self._on_progress(Progress(done=len(results), total=len(requests), unit="choices"))
+        return [results[position] for position in range(len(requests))]
 
-    def _truncate_context(self, context_ids: TokenIds, continuation_ids: TokenIds) -> TokenIds:
-        """The end of a context that still fits; the continuation's last token need not be read."""
-        if not continuation_ids:
+    def _truncate_context(self, context: TokenIds, continuation: TokenIds) -> TokenIds:
+        """The last tokens of a context that fit; the continuation's last token is no input."""
+        count, limit = len(continuation), self._max_length
+        if not count:
             raise DataError("a continuation without tokens has no likelihood. Give each choice at least a letter.")
-        if len(continuation_ids) > self._max_length:
-            raise DataError(
-                f"a continuation of {len(continuation_ids)} tokens: wanted at most {self._max_length}. Raise max_length."
-            )
-        return context_ids[-(self._max_length + 1 - len(continuation_ids)) :]
+        if count > limit:
+            raise DataError(f"a continuation of {count} tokens: wanted at most {limit}. Raise max_length.")
+        return context[-(limit + 1 - count) :]
 
     def _batches(self, contexts: Sequence[TokenIds]) -> Iterator[list[int]]:
-        """Places of contexts, the longest first: what is made ready for them serves the rest. Equal ones together."""
+        """Positions of contexts, equal ones together; the longest first, so that buffers fit all later batches."""
         order = sorted(range(len(contexts)), key=lambda position: (-len(contexts[position]), contexts[position]))
         groups = [list(group) for _, group in groupby(order, key=lambda position: contexts[position])]
         step = self._batch_contexts or _BATCH_CONTEXTS
@@ -154,103 +141,102 @@ class LmEvalAdapter(TemplateLM):
             yield [position for group in groups[start : start + step] for position in group]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of each whole text, read in windows where it is longer than `max_length`."""
-        self._native_model.check_vocabulary(
-            [_request_context(request) for request in requests], location=_REQUEST_SOURCE
-        )
+        """The log-likelihood of each whole text, in windows if it is longer than `max_length`."""
+        texts = [str(request.args[0]) for request in requests]
+        self._check_vocabulary(texts)
         windows: list[tuple[None, TokenIds, TokenIds]] = []
-        counts: list[int] = []
-        for request in requests:
-            ids = self.tok_encode(_request_context(request), add_special_tokens=False)
-            request_windows = get_rolling_token_windows(ids, self.prefix_token_id, self._max_length, context_len=1)
-            windows += [(None, *make_disjoint_window(window)) for window in request_windows]
-            counts.append(len(windows) - sum(counts))
-        totals = iter([total for total, _ in self._loglikelihood_tokens(windows)])
-        return [sum(next(totals) for _ in range(count)) for count in counts]
+        owners: list[int] = []
+        for position, text in enumerate(texts):
+            ids = self.tok_encode(text, add_special_tokens=False)
+            text_windows = get_rolling_token_windows(ids, self.prefix_token_id, self._max_length, context_len=1)
+            windows += [(None, *make_disjoint_window(window)) for window in text_windows]
+            owners += [position] * (len(windows) - len(owners))
+        totals = [0.0] * len(texts)
+        for position, (log_likelihood, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[position] += log_likelihood
+        return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What the model says after each context, up to one of the texts in `until`, which is left out."""
-        self._native_model.check_vocabulary(
-            [_request_context(request) for request in requests], location=_REQUEST_SOURCE
-        )
+        """A generated answer for each context, cut before the first of the texts in `until`."""
+        contexts = [str(request.args[0]) for request in requests]
+        self._check_vocabulary(contexts)
+        groups: dict[_GenerationOptions, list[int]] = {}
+        for position, request in enumerate(requests):
+            _, gen_kwargs = request.args  # pyright: ignore[reportAssignmentType]
+            groups.setdefault(_GenerationOptions.from_kwargs(gen_kwargs), []).append(position)
         answers: dict[int, str] = {}
-        request_options = [_GenerationOptions(_GenerationArgs(*request.args).gen_kwargs) for request in requests]
-        for _, group in groupby(
-            sorted(range(len(request_options)), key=lambda position: request_options[position].group_key),
-            lambda position: request_options[position].group_key,
-        ):
-            positions = list(group)
-            group_options = request_options[positions[0]]
-            max_tokens = min(group_options.max_tokens, self._max_length - 1)
+        for options, positions in groups.items():
+            max_tokens = min(options.max_tokens, self._max_length - 1)
             prompts = [
-                self.tok_encode(_request_context(requests[position]))[-(self._max_length - max_tokens) :]
-                for position in positions
+                self.tok_encode(contexts[position])[-(self._max_length - max_tokens) :] for position in positions
             ]
-            stops = [
-                self.eot_token_id,
-                self._native_model.tokenizer.special_ids.answer,
-                *self._stop_sequences(group_options.until),
-            ]
-            generated_ids = generate(
+            generated = generate(
                 self._native_model.checkpoint.model,
                 prompts,
-                stop=stops,
+                stop=self._stop_tokens(options.until),
                 max_new_tokens=max_tokens,
-                sampling=group_options.sampling(self._seed, positions[0]),
+                sampling=options.sampling(self._seed, positions[0]),
             )
-            answers.update(
-                (position, _truncate_at_stop(self._native_model.tokenizer.decode(ids), group_options.until))
-                for position, ids in zip(positions, generated_ids, strict=True)
-            )
-            self._on_progress(Progress(done=len(answers), total=len(request_options), unit="answers"))
-        return [answers[position] for position in range(len(request_options))]
+            for position, ids in zip(positions, generated, strict=True):
+                text = self._native_model.tokenizer.decode(ids)
+                for stop in options.until:
+                    text = text.split(stop)[0]
+                answers[position] = text
+            self._on_progress(Progress(done=len(answers), total=len(requests), unit="answers"))
+        return [answers[position] for position in range(len(requests))]
 
-    def _stop_sequences(self, until: Sequence[str]) -> list[TokenIds]:
-        """Ids that certainly spell a stop: saying them ends an answer early, the text decides in any case."""
-        pairs = zip(until, self._native_model.tokenizer.encode(until), strict=True)
-        return [ids for text, ids in pairs if ids and self._native_model.tokenizer.decode(ids) == text]
+    def _stop_tokens(self, until: Sequence[str]) -> list[int | TokenIds]:
+        """Tokens and token sequences that end generation early; the text is cut at `until` in any case."""
+        tokenizer = self._native_model.tokenizer
+        pairs = zip(until, tokenizer.encode(until), strict=True)
+        sequences = [ids for text, ids in pairs if ids and tokenizer.decode(ids) == text]
+        return [self.eot_token_id, tokenizer.special_ids.answer, *sequences]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _GenerationOptions:
-    """How an answer is to be generated, as a task of lm-eval says it; told as its own models understand it."""
+    """How a task of lm-eval wants an answer generated; requests with equal options are generated together."""
 
-    def __init__(self, gen_kwargs: Mapping[str, Any]) -> None:
-        until = gen_kwargs.get("until") or []
-        self.until = [until] if isinstance(until, str) else [text for text in until if text]
-        self.max_tokens = int(
-            next(
-                (gen_kwargs[key] for key in _MAX_TOKENS_KEYS if gen_kwargs.get(key) is not None), _DEFAULT_MAX_GEN_TOKS
-            )
-        )
-        # A temperature alone asks for sampling, too.
-        self._temperature = 0.0 if gen_kwargs.get("do_sample") is False else float(gen_kwargs.get("temperature") or 0.0)
-        self._top_k, self._top_p = gen_kwargs.get("top_k") or None, gen_kwargs.get("top_p")
-        unknown_keys = gen_kwargs.keys() - _GENERATION_KEYS
-        if gen_kwargs.get("num_beams") not in (None, 1):
-            unknown_keys |= {"num_beams"}
-        if unknown_keys:
+    until: tuple[str, ...]
+    max_tokens: int
+    temperature: float
+    """0 for greedy decoding."""
+    top_k: int | None
+    top_p: float | None
+
+    @classmethod
+    def from_kwargs(cls, gen_kwargs: Mapping[str, Any]) -> _GenerationOptions:
+        """The options in a request, interpreted as by lm-eval's own models; RequestError for unknown ones."""
+        given = {key: value for key, value in gen_kwargs.items() if value is not None}
+        options: dict[str, Any] = dict(normalize_gen_kwargs(given, default_max_gen_toks=_DEFAULT_MAX_GEN_TOKS))
+        unknown = options.keys() - _GENERATION_KEYS
+        if options.get("num_beams", 1) != 1:
+            unknown |= {"num_beams"}
+        if unknown:
             raise RequestError(
-                f"generation: wanted until, max_gen_toks and sampling. Got {', '.join(sorted(unknown_keys))}. "
+                f"generation: wanted until, max_gen_toks and sampling. Got {', '.join(sorted(unknown))}. "
                 "Leave it out of the task or of --gen_kwargs."
             )
+        return cls(
+            until=tuple(text for text in options["until"] if text),
+            max_tokens=options["max_gen_toks"],
+            temperature=options.get("temperature", 0.0) if options["do_sample"] else 0.0,
+            top_k=options.get("top_k") or None,
+            top_p=options.get("top_p"),
+        )
 
-    @property
-    def group_key(self) -> tuple[Any, ...]:
-        """Equal for what can be generated together."""
-        return repr(self.until), self.max_tokens, self._temperature, repr(self._top_k), repr(self._top_p)
-
-    def sampling(self, seed: int, first: int) -> Sampling | None:
-        """None says the likeliest token again and again."""
-        if self._temperature == 0:
+    def sampling(self, seed: int, first_index: int) -> Sampling | None:
+        """None for greedy decoding."""
+        if self.temperature == 0:
             return None
         return Sampling(
-            temperature=self._temperature, top_k=self._top_k, top_p=self._top_p, seed=seed, first_index=first
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=seed, first_index=first_index
         )
 
 
 @register_model(MODEL_NAME)
 class Firstsight(LmEvalAdapter):
-    """`lm_eval --model firstsight --model_args path=FOLDER`: a checkpoint that a step of firstsight left."""
+    """`lm_eval --model firstsight --model_args path=FOLDER`: the checkpoint in a training step's output folder."""
 
     def __init__(
         self,
@@ -273,9 +259,12 @@ class Firstsight(LmEvalAdapter):
                 f"max_length: wanted at least 2 tokens. Got {max_length}. Leave it out for {DEFAULT_MAX_LENGTH}."
             )
         batch_contexts = _parse_batch_size(batch_size)
-        site = Site(device=_available_device(device), threads=len(sched_getaffinity(0)))
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            # `lm_eval` requests a GPU by default; its own models fall back to the CPU too
+            logging.getLogger(__name__).warning("no GPU here: %s becomes cpu", device)
+            device = "cpu"
         super().__init__(
-            load_native_model(Path(path), site=site),
+            load_native_model(Path(path), site=Site(device=device, threads=len(sched_getaffinity(0)))),
             batch_contexts=batch_contexts,
             max_length=max_length,
             on_progress=_ignore_progress,
@@ -284,7 +273,7 @@ class Firstsight(LmEvalAdapter):
 
 
 def _parse_batch_size(size: int | str | None) -> int | None:
-    """How many contexts are read at once; None is what fits."""
+    """Contexts computed at once; None for automatic."""
     if size is None or str(size).startswith("auto"):
         return None
     if not str(size).isdecimal() or int(size) == 0:
@@ -292,37 +281,5 @@ def _parse_batch_size(size: int | str | None) -> int | None:
     return int(size)
 
 
-def _available_device(device: str) -> str:
-    """`lm_eval` asks for a GPU unless it is told otherwise; where there is none its own models take the CPU, too."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        logging.getLogger(__name__).warning("no GPU here: %s becomes cpu", device)
-        return "cpu"
-    return device
-
-
 def _ignore_progress(_: Progress) -> None:
-    """lm-eval shows progress of its own."""
-
-
-def _request_context(request: Instance) -> str:
-    [text, *_] = request.args
-    return text
-
-
-def _split_trailing_spaces(pair: _Pair) -> tuple[str, str]:
-    context, continuation = pair
-    spaces = len(context) - len(context.rstrip())
-    return (context[:-spaces], context[-spaces:] + continuation) if spaces else (context, continuation)
-
-
-def _score_continuations(model: VLM, rows: Sequence[tuple[TokenIds, TokenIds]]) -> list[tuple[float, bool]]:
-    likelihoods = continuation_likelihoods(
-        model, [context_ids for context_ids, _ in rows], [continuation_ids for _, continuation_ids in rows]
-    )
-    return [(likelihood.log_likelihood, likelihood.is_greedy) for likelihood in likelihoods]
-
-
-def _truncate_at_stop(text: str, until: Iterable[str]) -> str:
-    for stop in until:
-        text = text.split(stop)[0]
-    return text
+    """lm-eval has its own progress bars."""

@@ -1,7 +1,7 @@
-"""lm-eval's own command with our model known to it, also where lm-eval does not look for other people's models.
+"""lm-eval's own command with the model `firstsight` registered, for versions of lm-eval that read no entry points.
 
-`python -m firstsight.evaluate.lm_eval.command --model firstsight --model_args path=FOLDER --tasks arc_easy` is `lm_eval`
-with the same words.
+`python -m firstsight.evaluate.lm_eval.command --model firstsight --model_args path=FOLDER --tasks arc_easy` takes the
+same arguments as `lm_eval`.
 """
 
 from __future__ import annotations

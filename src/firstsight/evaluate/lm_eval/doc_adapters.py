@@ -1,6 +1,6 @@
-"""Questions in llm-foundry's or OLMES' form (query, choices, gold), turned into what lm-eval's definitions read.
+"""Conversion of questions in llm-foundry's or OLMES' form (query, choices, gold) to records of lm-eval's definitions.
 
-Each form of record is the one that lm-eval's own template makes the same question of again.
+From each converted record lm-eval's own template generates the original question again.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any
 from firstsight.errors import DataError
 
 _UNCONDITIONAL_OFFSET = 1_000_000
-"""OLMES lists every question again for its unconditional likelihood, numbered from here."""
+"""OLMES repeats all questions for their unconditional likelihood, with ids from this number."""
 _EXTRA_KEYS = ("question_id", "form", "combination")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChoiceQuery:
-    """A question as it is told, its choices, and the number of the right one."""
+    """A question, its choices, and the index of the right one."""
 
     query: str
     choices: tuple[str, ...]
     gold: int
     extra_fields: Mapping[str, Any]
-    """What else is known of it: its id, and what it holds out."""
+    """Its id and tags."""
 
 
 def parse_queries(rows: Sequence[Mapping[str, Any]], location: str) -> list[ChoiceQuery] | None:
-    """The questions of rows in query form; None where the first row is not in it. DataError names a row that is not."""
+    """The questions of rows in query form; None if the first row has another form, DataError if a later row has."""
     numbered_rows = _unique_docs(rows) if rows and "request" in rows[0] else list(enumerate(rows))
     if not numbered_rows or not _is_query(numbered_rows[0][1]):
         return None
@@ -40,7 +40,7 @@ def parse_queries(rows: Sequence[Mapping[str, Any]], location: str) -> list[Choi
 
 
 def _unique_docs(requests: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Mapping[str, Any]]]:
-    """OLMES' requests, one a choice and again without a context: each question once, by its native id."""
+    """(native id, document) once per question; OLMES has a request per choice, and each again without a context."""
     docs_by_id: dict[Any, tuple[Any, Mapping[str, Any]]] = {}
     for request in requests:
         doc_id, doc = request.get("doc_id"), request.get("doc")
@@ -50,35 +50,37 @@ def _unique_docs(requests: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Mappi
 
 
 def _is_query(row: Mapping[str, Any]) -> bool:
-    """AGIEval's own records have these keys, too; their gold is a list."""
+    """Whether a row has this form; AGIEval's own records have the same keys, but a list as gold."""
     return {"query", "choices", "gold"} <= row.keys() and isinstance(row["gold"], int)
 
 
 def _query(row: Mapping[str, Any], location: str) -> ChoiceQuery:
     if not _is_query(row):
-        raise DataError(f"{location}: wanted query, choices and gold. Got {str(dict(row))[:120]}. Mend it.")
+        raise DataError(f"{location}: wanted query, choices and gold. Got {str(dict(row))[:120]}. Correct it.")
     choices, gold = tuple(row["choices"]), row["gold"]
     if not isinstance(row["query"], str) or not all(isinstance(choice, str) and choice for choice in choices):
-        raise DataError(f"{location}: wanted a query and choices in words. Got {str(row)[:120]}. Mend it.")
+        raise DataError(f"{location}: wanted a query and choices in words. Got {str(row)[:120]}. Correct it.")
     if isinstance(gold, bool) or not 0 <= gold < len(choices):
-        raise DataError(f"{location}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}. Mend it.")
+        raise DataError(
+            f"{location}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}. Correct it."
+        )
     extra_fields = {key: row[key] for key in _EXTRA_KEYS if key in row}
     return ChoiceQuery(query=row["query"], choices=choices, gold=gold, extra_fields=extra_fields)
 
 
 def definition_row(name: str, query: ChoiceQuery) -> dict[str, Any] | None:
-    """What lm-eval's definition of task `name` reads; None where this question cannot be told in it."""
+    """A record for lm-eval's definition of task `name`; None if the definition cannot express the question."""
     fields = _ROW_BUILDERS[name](query) if name in _ROW_BUILDERS else None
     return None if fields is None else {**query.extra_fields, **fields}
 
 
 def query_row(query: ChoiceQuery) -> dict[str, Any]:
-    """A record of a task that has no more than query, choices and gold."""
+    """A record for a definition that uses query, choices and gold as they are."""
     return {**query.extra_fields, "query": query.query, "choices": list(query.choices), "gold": query.gold}
 
 
 def _question_text(query: str) -> str:
-    """The question without what lm-eval's template puts around it."""
+    """The question without the text that lm-eval's template adds."""
     return query.removesuffix("Answer:").removesuffix("\n").removeprefix("Question: ")
 
 
@@ -95,12 +97,8 @@ def _arc_row(query: ChoiceQuery) -> dict[str, Any]:
 def _piqa_row(query: ChoiceQuery) -> dict[str, Any] | None:
     if len(query.choices) != 2:
         return None
-    return {
-        "goal": _question_text(query.query),
-        "sol1": query.choices[0],
-        "sol2": query.choices[1],
-        "label": query.gold,
-    }
+    first, second = query.choices
+    return {"goal": _question_text(query.query), "sol1": first, "sol2": second, "label": query.gold}
 
 
 def _boolq_row(query: ChoiceQuery) -> dict[str, Any] | None:
@@ -116,7 +114,7 @@ def _copa_row(query: ChoiceQuery) -> dict[str, Any] | None:
         return None
     kind = "cause" if parts[2] == "because" else "effect"
     first, second = query.choices
-    # The definition cuts the premise's last character off, its full stop.
+    # The definition removes the premise's last character, its full stop.
     return {"premise": f"{parts[1]}.", "question": kind, "choice1": first, "choice2": second, "label": query.gold}
 
 
@@ -130,7 +128,7 @@ def _hellaswag_row(query: ChoiceQuery) -> dict[str, Any] | None:
 
 
 def _protect_from_cleaning(text: str) -> str:
-    """What the definition's cleaning (bare edges, brackets out, two spaces into one) makes `text` of."""
+    """Text that becomes `text` by the definition's cleaning, which strips, drops brackets and halves double spaces."""
     spaced_text = re.sub(" {2,}", lambda spaces: 2 * spaces[0], text)
     return f"[]{spaced_text}[]" if text != text.strip() else spaced_text
 
@@ -159,3 +157,14 @@ _ROW_BUILDERS: Mapping[str, Callable[[ChoiceQuery], dict[str, Any] | None]] = {
     "piqa": _piqa_row,
     "pubmedqa": _pubmedqa_row,
 }
+
+
+def gold_index(target: Any, choices: Sequence[str], doc: object) -> int:
+    """The index of the right choice from a definition's target, an index or a text; DataError if it is neither."""
+    value = target[0] if isinstance(target, list) and target else target
+    index = choices.index(value) if isinstance(value, str) and value in choices else value
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(choices):
+        raise DataError(
+            f"{str(doc)[:120]}: wanted the number of a choice as truth. Got {target!r}. Correct the record."
+        )
+    return index

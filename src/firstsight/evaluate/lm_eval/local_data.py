@@ -1,12 +1,11 @@
-"""Offline copies of a data set's records, by split: parquet, JSON, JSON lines (.gz), or a `save_to_disk` folder.
+"""Offline copies of data sets, by split: Parquet, JSON, JSON lines (.gz), or a `save_to_disk` folder.
 
-Nothing of a copy is executed, and nothing is fetched.
+No code of a copy is executed, and nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,22 @@ from firstsight.evaluate.task import load_json_records
 DatasetRow = dict[str, Any]
 DatasetSplits = dict[str, list[DatasetRow]]
 
-_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
+_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
 _IGNORED_NAMES = re.compile(r"\.|readme|license|question_blind\.json$|task\.json$|dataset_infos?\.json$", re.IGNORECASE)
-_SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"} | {
-    "dev": "validation",
-    "test": "test",
-}
+_SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 
 
 def load_dataset_splits(folder: Path, name: str) -> DatasetSplits:
-    """The splits of a task's offline copy; a file whose name tells none is the one that is judged.
+    """The splits of a task's offline copy; a file without a split in its name is the evaluated split.
 
-    Raises DataError for a folder without data, for files of two kinds in a split, and where the judged split lacks.
+    Raises DataError for a folder without data, for several copies of a split, and for a missing evaluated split.
     """
     task = get_lm_eval_task(name)
     root = folder / task.config if task.config and (folder / task.config).is_dir() else folder
     splits = _load_saved(root, task) if _is_saved_to_disk(root) else _load_files(root, task)
     if not splits.get(task.split):
         split_names = ", ".join(split for split, rows in splits.items() if rows) or "none"
-        raise DataError(f"{folder}: {name} is judged on the split {task.split}. Got {split_names}. Add its file.")
+        raise DataError(f"{folder}: {name} is evaluated on the split {task.split}. Got {split_names}. Add its file.")
     return splits
 
 
@@ -49,46 +45,36 @@ def _load_saved(root: Path, task: LmEvalTask) -> DatasetSplits:
     try:
         dataset = datasets.load_from_disk(str(root))
     except (OSError, ValueError) as error:
-        raise DataError(f"{root}: wanted what datasets' save_to_disk left. Got: {error}. Save it again.") from error
+        raise DataError(f"{root}: wanted the output of datasets' save_to_disk. Got: {error}. Save it again.") from error
     if isinstance(dataset, datasets.Dataset):
         return {task.split: dataset.to_list()}
     return {str(split): rows.to_list() for split, rows in dataset.items()}
 
 
 def _load_files(root: Path, task: LmEvalTask) -> DatasetSplits:
-    files = list(_list_data_files(root))
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name.endswith(_SUFFIXES)]
+    files = [path for path in paths if not _IGNORED_NAMES.match(path.name)]
     if not files:
-        file_names = ", ".join(sorted(path.name for path in root.iterdir())) if root.is_dir() else "no folder"
+        names = ", ".join(sorted(path.name for path in root.iterdir())) if root.is_dir() else "no folder"
         raise DataError(
-            f"{root}: wanted a copy of the task's data set ({', '.join(_ENDINGS)} or save_to_disk). "
-            f"Got {file_names or 'nothing'}. Put it there."
+            f"{root}: wanted a copy of the task's data set ({', '.join(_SUFFIXES)} or save_to_disk). "
+            f"Got {names or 'nothing'}. Put it there."
         )
     splits: dict[str, list[Path]] = {}
     for file in files:
         splits.setdefault(_split_from_path(file.relative_to(root), task.split), []).append(file)
     for split, split_files in splits.items():
-        endings = sorted({_file_ending(file) for file in split_files})
-        if len(endings) > 1 or (len(split_files) > 1 and endings != [".parquet"]):
+        if len(split_files) > 1 and any(file.suffix != ".parquet" for file in split_files):
             names = ", ".join(str(file.relative_to(root)) for file in split_files)
             raise DataError(f"{root}: wanted the split {split} once. Got {names}. Keep one copy of it.")
     return {split: [row for file in split_files for row in _read_rows(file)] for split, split_files in splits.items()}
 
 
-def _list_data_files(root: Path) -> Iterator[Path]:
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and path.name.endswith(_ENDINGS) and not _IGNORED_NAMES.match(path.name):
-            yield path
-
-
-def _file_ending(file: Path) -> str:
-    return next(ending for ending in _ENDINGS if file.name.endswith(ending))
-
-
 def _split_from_path(file: Path, evaluated_split: str) -> str:
-    """The last word of a path that names a split; `default` is one only where such a split is judged."""
-    split_names = _SPLIT_NAMES | ({evaluated_split: evaluated_split})
-    path_splits = [split_names[word] for word in re.split(r"[^a-z]+", str(file).lower()) if word in split_names]
-    return path_splits[-1] if path_splits else evaluated_split
+    """The last word of a path that is a split's name; `default` counts only if that split is evaluated."""
+    names = _SPLIT_NAMES | {evaluated_split: evaluated_split}
+    splits = [names[word] for word in re.split(r"[^a-z]+", str(file).lower()) if word in names]
+    return splits[-1] if splits else evaluated_split
 
 
 def _read_rows(file: Path) -> list[DatasetRow]:
@@ -102,4 +88,4 @@ def _read_parquet(file: Path) -> list[DatasetRow]:
     try:
         return parquet.read_table(file).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{file}: wanted a parquet table. Got: {error}. Copy it again.") from error
+        raise DataError(f"{file}: wanted a Parquet table. Got: {error}. Copy it again.") from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate import tasks
 from firstsight.evaluate.answer_cache import AnswerCache, questions_digest
+from firstsight.evaluate.lm_eval.doc_adapters import gold_index
 from firstsight.evaluate.lm_eval.tasks import definition_version, get_lm_eval_task, missing_lm_eval
 from firstsight.evaluate.models.interface import EvalModel
 from firstsight.evaluate.models.native import NativeModel
@@ -26,25 +27,25 @@ if TYPE_CHECKING:
     from firstsight.evaluate.lm_eval.task_definitions import LoadedTask
 
 _ID_COLUMNS = ("question_id", "native_id", "id", "idx", "pubid", "ind")
-"""Columns by which data sets know their records."""
+"""Columns of data sets with an id."""
 _LM_EVAL_STYLE = "lm-eval"
 """The prompt style in the name and header of a stored answer file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LmEvalResult:
-    """What lm-eval found of one task."""
+    """lm-eval's result of one task."""
 
     name: str
     version: str
-    """Of lm-eval and of its task; says so where the questions were asked as they stand."""
+    """The versions of lm-eval and of the definition, or that the questions were used as they are."""
     rows: tuple[ScoredAnswer, ...]
     metrics: Mapping[str, float]
-    """Means over questions of all that the definition measures: acc, and for some acc_norm."""
+    """Means over questions of the definition's metrics: acc, and for some tasks acc_norm."""
 
 
 def uses_lm_eval(task: Task, prompt_style: PromptStyle) -> bool:
-    """Whether lm-eval runs the task: the paper's text tasks, except on the synthetic benchmarks (prompt style "bare")."""
+    """Whether lm-eval runs the task: the paper's text tasks, except in prompt style "bare" of the synthetic world."""
     return prompt_style == "paper" and task.kind == "text" and task.name in tasks.TASKS
 
 
@@ -123,115 +124,87 @@ def _from_json(task: Task, question_id: str, values: dict[str, Any]) -> ScoredAn
 def evaluate_text_tasks(
     native_model: NativeModel, names: Sequence[str], *, folder: Path, on_progress: ProgressCallback
 ) -> list[ScoredAnswer]:
-    """Rows of the tasks `names` in lm-eval's wording, over the copies in FOLDER/NAME; see `examine`."""
-    return [
-        row
-        for result in evaluate_lm_eval_tasks(native_model, names, folder=folder, on_progress=on_progress, style="paper")
-        for row in result.rows
-    ]
+    """The answers to the tasks `names` in lm-eval's wording; see `evaluate_lm_eval_tasks`."""
+    results = evaluate_lm_eval_tasks(native_model, names, folder=folder, on_progress=on_progress, style="paper")
+    return [row for result in results for row in result.rows]
 
 
 def evaluate_lm_eval_tasks(
     native_model: NativeModel, names: Sequence[str], *, folder: Path, on_progress: ProgressCallback, style: PromptStyle
 ) -> list[LmEvalResult]:
-    """Every task's rows and measures; style `bare` asks questions in query form as they stand.
+    """All tasks' answers and metrics over the copies in FOLDER/NAME; style `bare` uses questions in query form as is.
 
-    A task without a folder is fetched by lm-eval. Zero examples, no picture, the same answers every time.
-    Raises DataError for data in no known form or that cannot be fetched, MissingPackage without lm-eval, RequestError
-    for words outside a small vocabulary.
+    lm-eval downloads the data of a task without a folder. Zero-shot, without images, deterministic. Raises DataError
+    for data in an unknown form or that cannot be downloaded, MissingPackage without lm-eval, RequestError for words
+    outside a small vocabulary.
     """
     for name in names:
         get_lm_eval_task(name)
     try:
-        from firstsight.evaluate.lm_eval import adapter
+        from firstsight.evaluate.lm_eval import adapter, task_definitions
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "lm_eval":
             raise
         raise missing_lm_eval() from error
+    model = adapter.LmEvalAdapter(
+        native_model, batch_contexts=None, max_length=adapter.DEFAULT_MAX_LENGTH, on_progress=on_progress
+    )
+    loaded: dict[str, LoadedTask] = {}
     with silence_lm_eval():
-        loaded_tasks = {name: _load_task(name, folder, style) for name in names}
-        adapter_model = adapter.LmEvalAdapter(
-            native_model, batch_contexts=None, max_length=adapter.DEFAULT_MAX_LENGTH, on_progress=on_progress
-        )
-        samples = _collect_samples(adapter_model, loaded_tasks)
-    return [_result(name, loaded_tasks[name], samples[name]) for name in names]
+        for name in names:
+            is_local = style == "bare" or (folder / name).is_dir()
+            with _offline() if is_local else contextlib.nullcontext():
+                if style == "bare":
+                    loaded[name] = task_definitions.load_query_task(name, folder / name, ending="")
+                elif is_local:
+                    loaded[name] = task_definitions.load_local_task(name, folder / name)
+                else:
+                    loaded[name] = task_definitions.load_hub_task(name)
+        with _offline():
+            samples = task_definitions.collect_samples(model, loaded)
+    return [_result(name, loaded[name], samples[name]) for name in names]
 
 
-def _load_task(name: str, folder: Path, style: PromptStyle) -> LoadedTask:
-    from firstsight.evaluate.lm_eval import task_definitions
-
-    task_folder = folder / name
-    if style == "bare":
-        return task_definitions.load_query_task(name, task_folder, ending="")
-    if not task_folder.is_dir():
-        return task_definitions.load_hub_task(name)
-    with _offline():
-        return task_definitions.load_local_task(name, task_folder)
-
-
-def _collect_samples(model: Any, loaded_tasks: Mapping[str, LoadedTask]) -> dict[str, list[dict[str, Any]]]:
-    """lm-eval's samples by task, in the order of the task's documents.
-
-    `evaluate` and not `simple_evaluate`, which sets the process's seeds and asks the machine for its drivers.
-    """
-    from lm_eval.evaluator import evaluate
-    from lm_eval.tasks import TaskManager
-
-    from firstsight.evaluate.lm_eval.task_definitions import convert_record_errors
-
-    for loaded_task in loaded_tasks.values():
-        loaded_task.task.set_config(key="num_fewshot", value=0)
-    with _offline():
-        task_dict = TaskManager(include_defaults=False).load(
-            [loaded_task.task for loaded_task in loaded_tasks.values()]
-        )
-        with convert_record_errors(", ".join(loaded_tasks)):
-            results = evaluate(model, task_dict, bootstrap_iters=0, log_samples=True)
-    samples: dict[str, list[Any]] = (results or {}).get("samples", {})
-    return {name: sorted(task_samples, key=lambda sample: sample["doc_id"]) for name, task_samples in samples.items()}
-
-
-def _result(name: str, loaded_task: LoadedTask, samples: Sequence[dict[str, Any]]) -> LmEvalResult:
+def _result(name: str, loaded: LoadedTask, samples: Sequence[Mapping[str, Any]]) -> LmEvalResult:
     if not samples:
         raise DataError(f"{name}: wanted questions. Got none. Check that the copy of its data is complete.")
     ids = _doc_ids([sample["doc"] for sample in samples])
-    rows = tuple(_row(name, sample, question_id) for sample, question_id in zip(samples, ids, strict=True))
-    metrics = {
-        metric: sum(float(sample[metric]) for sample in samples) / len(samples) for metric in samples[0]["metrics"]
-    }
-    return LmEvalResult(name=name, version=loaded_task.version, rows=rows, metrics=metrics)
+    return LmEvalResult(
+        name=name,
+        version=loaded.version,
+        rows=tuple(_row(name, sample, question_id) for sample, question_id in zip(samples, ids, strict=True)),
+        metrics={
+            metric: sum(float(sample[metric]) for sample in samples) / len(samples) for metric in samples[0]["metrics"]
+        },
+    )
 
 
 def _row(name: str, sample: Mapping[str, Any], question_id: str) -> ScoredAnswer:
-    from firstsight.evaluate.lm_eval.task_definitions import gold_index
-
-    continuations = [continuation for _, continuation in sample["arguments"]]
+    prompts, continuations = zip(*sample["arguments"], strict=True)
     choices = tuple(continuation.strip() for continuation in continuations)
-    likelihoods = [total for [(total, _)] in sample["resps"]]
+    likelihoods = [likelihood for [(likelihood, _)] in sample["resps"]]
+    labels = [continuation.removeprefix(" ") for continuation in continuations]
     question = Question(
         id=question_id,
-        text=sample["arguments"][0][0],
-        truth=gold_index(
-            sample["target"], [continuation.removeprefix(" ") for continuation in continuations], sample["doc"]
-        ),
+        text=prompts[0],
+        truth=gold_index(sample["target"], labels, sample["doc"]),
         image=None,
         choices=choices,
         split="",
         tags=record_tags(sample["doc"]),
     )
-    answer = choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
     return ScoredAnswer(
         task=tasks.get_task(name),
         question=question,
         prompt=question.text,
-        answer=answer,
+        answer=choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)],
         score=float(sample["acc"]),
         is_blind=False,
     )
 
 
 def _doc_ids(docs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The data set's own ids where they tell its records apart, else their numbers."""
+    """The data set's own ids if they are unique, else the records' numbers."""
     for column in _ID_COLUMNS:
         ids = [str(doc[column]) for doc in docs if doc.get(column) is not None]
         if len(set(ids)) == len(docs):
@@ -241,7 +214,7 @@ def _doc_ids(docs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 @contextlib.contextmanager
 def silence_lm_eval() -> Generator[None, None, None]:
-    """Without the log lines and bars of lm-eval and datasets; errors are raised as ever."""
+    """Suppress the log lines and progress bars of lm-eval and datasets; errors are raised as usual."""
     import datasets
 
     loggers = {name: logging.getLogger(name) for name in ("lm_eval", "datasets")}
@@ -262,7 +235,7 @@ def silence_lm_eval() -> Generator[None, None, None]:
 
 @contextlib.contextmanager
 def _offline() -> Generator[None, None, None]:
-    """While it lasts datasets and the hub refuse to fetch; both read these switches at every request."""
+    """Forbid downloads by datasets and huggingface_hub, which read these switches at every request."""
     from datasets import config
     from huggingface_hub import constants
 

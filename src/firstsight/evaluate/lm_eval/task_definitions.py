@@ -1,12 +1,12 @@
-"""lm-eval's tasks over offline copies: its own definition with other data, or query, choices and gold as they stand.
+"""lm-eval's tasks over offline copies: its own definition with other data, or query, choices and gold as they are.
 
-Both are files in lm-eval's own form, so that the `lm_eval` command can run them as well (see `write`).
+Both are YAML files in lm-eval's form, so that the `lm_eval` command can run them too (see `write`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,17 +15,20 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import Task
+from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from firstsight.errors import DataError
-from firstsight.evaluate.lm_eval import adapter, doc_adapters, local_data
-from firstsight.evaluate.lm_eval.doc_adapters import ChoiceQuery
+from firstsight.evaluate.lm_eval import doc_adapters, local_data
+from firstsight.evaluate.lm_eval.adapter import LmEvalAdapter
+from firstsight.evaluate.lm_eval.doc_adapters import ChoiceQuery, gold_index
 from firstsight.evaluate.lm_eval.tasks import definition_version, find_definition, get_lm_eval_task, query_version
 from firstsight.evaluate.tasks import TASKS
 
 _FEWSHOT_CONFIG = f"{{sampler: !function {__name__}.LocalFewshotSampler}}"
-REGISTERED_MODEL = adapter.MODEL_NAME
-"""The model type that whoever loads one of these definitions has registered."""
+
+Sample = dict[str, Any]
+"""lm-eval's record of one question: doc, target, arguments, resps, and a value for each of its metrics."""
 
 
 class LoadedTask(NamedTuple):
@@ -34,52 +37,42 @@ class LoadedTask(NamedTuple):
     task: Task
     version: str
     file: str
-    """Its definition."""
+    """The text of its definition."""
 
 
 def load_local_task(name: str, folder: Path) -> LoadedTask:
-    """The task over its copy in `folder`, in lm-eval's own wording wherever the copy allows it.
+    """The task over its copy in `folder`, in lm-eval's own wording if the copy allows it.
 
-    Raises DataError for a copy in none of the known forms, or with a record that lacks something.
+    Raises DataError for a copy in an unknown form, or with an incomplete record.
     """
     rows = local_data.load_dataset_splits(folder, name)[get_lm_eval_task(name).split]
-    parsed_queries = doc_adapters.parse_queries(rows, str(folder))
-    if parsed_queries is None:
+    queries = doc_adapters.parse_queries(rows, str(folder))
+    if queries is None:
         _check_columns(rows, name, folder)
-        return _load_definition(_include_definition(name, folder, examples=False), definition_version(name), folder)
-    if all(doc_adapters.definition_row(name, query) is not None for query in parsed_queries):
-        loaded_task = _load_definition(
-            _include_definition(name, folder, examples=False), definition_version(name), folder
-        )
-        if _has_same_questions(loaded_task.task, parsed_queries):
-            return loaded_task
+    elif any(doc_adapters.definition_row(name, query) is None for query in queries):
+        return load_query_task(name, folder)
+    definition = _include_definition(name, folder, examples=False)
+    loaded = _load_definition(definition, definition_version(name), folder)
+    if queries is None or _has_same_questions(loaded.task, queries):
+        return loaded
     return load_query_task(name, folder)
 
 
 def load_query_task(name: str, folder: Path, *, ending: str | None = None) -> LoadedTask:
-    """The task of a copy in query form, asked as it stands; `ending` is put behind a query that lacks it."""
+    """The task of a copy in query form, used as it is; `ending`, by default our own, is added to queries without it."""
     rows = local_data.load_dataset_splits(folder, name)[get_lm_eval_task(name).split]
     if doc_adapters.parse_queries(rows, str(folder)) is None:
         raise DataError(f"{folder}: wanted query, choices and gold. Got {', '.join(rows[0])}. Give such a file.")
-    return _load_definition(
-        _query_definition(name, folder, _query_ending(name) if ending is None else ending), query_version(name), folder
-    )
-
-
-def _query_ending(name: str) -> str:
-    """What our own wording puts behind a query that the definition's template cannot make again."""
-    return TASKS[name].prompt_templates["paper"].removeprefix("{q}")
+    if ending is None:
+        ending = TASKS[name].prompt_templates["paper"].removeprefix("{q}")
+    return _load_definition(_query_definition(name, folder, ending), query_version(name), folder)
 
 
 def load_hub_task(name: str) -> LoadedTask:
-    """The task over data that lm-eval fetches; DataError that says where a copy belongs where it cannot."""
+    """The task over data that lm-eval downloads; DataError with the folder for a copy if it cannot."""
+    path = find_definition(name)
     try:
-        return _load_definition(
-            find_definition(name).read_text(encoding="utf-8"),
-            definition_version(name),
-            find_definition(name),
-            definition_path=find_definition(name),
-        )
+        return _load_definition(path.read_text(encoding="utf-8"), definition_version(name), path, definition_path=path)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{name}: lm-eval could not fetch the task's data. Got: {str(error)[:200]}. "
@@ -88,47 +81,58 @@ def load_hub_task(name: str) -> LoadedTask:
 
 
 def write(name: str, folder: Path, out: Path) -> Path:
-    """Leave OUT/NAME.yaml, which `lm_eval --tasks` takes: the task over its copy in `folder`."""
+    """Write OUT/NAME.yaml for `lm_eval --tasks`: the task over its copy in `folder`."""
     out.mkdir(parents=True, exist_ok=True)
-    file, loaded_task = out / f"{name}.yaml", load_local_task(name, folder.absolute())
-    uses_definition = loaded_task.version == definition_version(name)
-    file.write_text(
-        _include_definition(name, folder.absolute(), examples=True) if uses_definition else loaded_task.file,
-        encoding="utf-8",
+    folder = folder.absolute()
+    path, loaded = out / f"{name}.yaml", load_local_task(name, folder)
+    uses_definition = loaded.version == definition_version(name)
+    path.write_text(
+        _include_definition(name, folder, examples=True) if uses_definition else loaded.file, encoding="utf-8"
     )
-    return file
+    return path
+
+
+def collect_samples(model: LmEvalAdapter, loaded: Mapping[str, LoadedTask]) -> dict[str, list[Sample]]:
+    """lm-eval's samples by task, zero-shot, in the order of the task's documents.
+
+    By `evaluate` instead of `simple_evaluate`, which sets the process's seeds and queries the machine's drivers.
+    """
+    for loaded_task in loaded.values():
+        loaded_task.task.set_config(key="num_fewshot", value=0)
+    task_dict = TaskManager(include_defaults=False).load([loaded_task.task for loaded_task in loaded.values()])
+    with _convert_record_errors(", ".join(loaded)):
+        results: Any = evaluate(model, task_dict, bootstrap_iters=0, log_samples=True)
+    samples = (results or {}).get("samples", {})
+    return {name: sorted(task_samples, key=lambda sample: sample["doc_id"]) for name, task_samples in samples.items()}
 
 
 class LocalFewshotSampler(ContextSampler):
-    """Examples from the copy's training split; DataError where `--num_fewshot` asks and the copy has none."""
+    """Examples from the copy's training split; DataError if `--num_fewshot` needs some and the copy has none."""
 
     def sample(self, n: int, *args: Any, **kwargs: Any) -> Sequence[dict[str, Any]]:
         """`n` examples for one question."""
         if n and not self.df:
             raise DataError(
-                f"--num_fewshot {n}: wanted a copy whose training split holds examples, in its own records. Got none. "
-                "Put train.jsonl (or .parquet) beside the judged split and write the definition again, or ask without."
+                f"--num_fewshot {n}: wanted a copy whose training split has examples, in its own records. Got none. "
+                "Put train.jsonl (or .parquet) beside the evaluated split and write the definition again, or use 0."
             )
         return super().sample(n, *args, **kwargs)
 
 
 def definition_dataset(folder: str, name: str, *, examples: bool, **_: object) -> dict[str, Dataset]:
-    """The judged split as lm-eval's definition reads it, the others for `examples` alone; called by lm-eval."""
-    evaluated_split, splits = get_lm_eval_task(name).split, local_data.load_dataset_splits(Path(folder), name)
-    selected_splits = splits if examples else {evaluated_split: splits[evaluated_split]}
-    split_datasets = {
-        split: Dataset.from_list(_definition_rows(rows, name, folder))
-        for split, rows in selected_splits.items()
-        if rows
+    """The records of the evaluated split for lm-eval's definition, with `examples` of all splits; called by lm-eval."""
+    split, splits = get_lm_eval_task(name).split, local_data.load_dataset_splits(Path(folder), name)
+    datasets = {
+        key: Dataset.from_list(_definition_rows(rows, name, folder))
+        for key, rows in splits.items()
+        if rows and (examples or key == split)
     }
-    # lm-eval looks into every split that the definition names, even if it takes no examples from it.
-    return {
-        split: split_datasets[evaluated_split].select([]) for split in ("train", "validation", "test")
-    } | split_datasets
+    # lm-eval reads every split that the definition names, even if it takes no examples from it.
+    return {key: datasets[split].select([]) for key in ("train", "validation", "test")} | datasets
 
 
 def query_dataset(folder: str, name: str, ending: str = "", **_: object) -> dict[str, Dataset]:
-    """The judged split of a copy in query form; called by lm-eval for the files made here."""
+    """The evaluated split of a copy in query form; called by lm-eval for `_query_definition`."""
     rows = local_data.load_dataset_splits(Path(folder), name)[get_lm_eval_task(name).split]
     query_rows = [doc_adapters.query_row(query) for query in doc_adapters.parse_queries(rows, folder) or ()]
     for row in query_rows:
@@ -138,18 +142,16 @@ def query_dataset(folder: str, name: str, ending: str = "", **_: object) -> dict
 
 
 def _definition_rows(rows: Sequence[local_data.DatasetRow], name: str, folder: str) -> list[dict[str, Any]]:
-    parsed_queries = doc_adapters.parse_queries(rows, folder)
-    if parsed_queries is None:
+    queries = doc_adapters.parse_queries(rows, folder)
+    if queries is None:
         return [{key: int(value) if isinstance(value, bool) else value for key, value in row.items()} for row in rows]
-    definition_rows = [doc_adapters.definition_row(name, item) for item in parsed_queries]
-    return [item for item in definition_rows if item is not None]
+    return [row for query in queries if (row := doc_adapters.definition_row(name, query)) is not None]
 
 
 def _check_columns(rows: Sequence[local_data.DatasetRow], name: str, folder: Path) -> None:
     columns = get_lm_eval_task(name).columns
     for number, row in enumerate(rows, start=1):
-        missing_columns = [column for column in columns if row.get(column) is None]
-        if missing_columns:
+        if any(row.get(column) is None for column in columns):
             raise DataError(
                 f"{folder}, record {number}: wanted {', '.join(columns)}, or query, choices and gold. "
                 f"Got {', '.join(row)}. Copy the data set that lm-eval's {name} names."
@@ -187,55 +189,45 @@ def _query_definition(name: str, folder: Path, ending: str) -> str:
 
 
 def _to_yaml(fields: dict[str, Any]) -> str:
-    """YAML, of which JSON is a part; only what names a function stands bare."""
+    """YAML with JSON values, since JSON is a subset of YAML; references to functions are not quoted."""
     lines = (f"{key}: {value if '!function ' in str(value) else json.dumps(value)}" for key, value in fields.items())
     return "\n".join(lines) + "\n"
 
 
-def _load_definition(file: str, version: str, location: Path, *, definition_path: Path | None = None) -> LoadedTask:
+def _load_definition(
+    text: str, task_version: str, location: Path, *, definition_path: Path | None = None
+) -> LoadedTask:
     with TemporaryDirectory() as temporary_folder:
         path = definition_path or Path(temporary_folder) / "task.yaml"
         if definition_path is None:
-            path.write_text(file, encoding="utf-8")
-        with convert_record_errors(str(location)):
+            path.write_text(text, encoding="utf-8")
+        with _convert_record_errors(str(location)):
             [task] = TaskManager(include_defaults=False).load([str(path)])["tasks"].values()
-    return LoadedTask(task, version, file)
+    return LoadedTask(task, task_version, text)
 
 
 @contextmanager
-def convert_record_errors(location: str) -> Generator[None, None, None]:
-    """What lm-eval stumbles over in a record becomes a DataError."""
+def _convert_record_errors(location: str) -> Generator[None, None, None]:
+    """Errors of lm-eval's definition in reading a record become a DataError."""
     try:
         yield
     except (IndexError, KeyError, ValueError) as error:
         raise DataError(
             f"{location}: wanted records that lm-eval's definition can read. Got {type(error).__name__}: {error}. "
-            "Look for a choice or a truth that is none."
+            "Check the records for an invalid choice or truth."
         ) from error
 
 
-def _has_same_questions(task: Task, parsed_queries: Sequence[ChoiceQuery]) -> bool:
-    """Whether the definition offers the choices that the copy tells, with the same one right, in every question."""
+def _has_same_questions(task: Task, queries: Sequence[ChoiceQuery]) -> bool:
+    """Whether the definition has the copy's choices, with the same right one, in every question."""
     docs = list(task.eval_docs)
-    return len(docs) == len(parsed_queries) and all(
-        _has_same_choices(task, doc, query) for doc, query in zip(docs, parsed_queries, strict=True)
+    return len(docs) == len(queries) and all(
+        _has_same_choices(task, doc, query) for doc, query in zip(docs, queries, strict=True)
     )
 
 
 def _has_same_choices(task: Any, doc: Any, query: ChoiceQuery) -> bool:
     choices = task.doc_to_choice(doc)
-    definition_choices = [choice.removeprefix(" ") for choice in choices]
-    query_choices = [choice.removeprefix(" ") for choice in query.choices]
-    return (
-        sorted(definition_choices) == sorted(query_choices)
-        and definition_choices[gold_index(task.doc_to_target(doc), choices, doc)] == query_choices[query.gold]
-    )
-
-
-def gold_index(target: Any, choices: Sequence[str], doc: object) -> int:
-    """The number of the right choice, however a definition tells it; DataError where it is none of them."""
-    value = target[0] if isinstance(target, list) and target else target
-    index = choices.index(value) if isinstance(value, str) and value in choices else value
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(choices):
-        raise DataError(f"{str(doc)[:120]}: wanted the number of a choice as truth. Got {target!r}. Mend the record.")
-    return index
+    ours, theirs = ([choice.removeprefix(" ") for choice in group] for group in (query.choices, choices))
+    right = theirs[gold_index(task.doc_to_target(doc), choices, doc)]
+    return sorted(theirs) == sorted(ours) and right == ours[query.gold]

@@ -1,4 +1,4 @@
-"""The paper's ten text tasks as lm-eval defines them; read without importing it."""
+"""The paper's ten text tasks in lm-eval: where their definitions and data are; without importing lm-eval."""
 
 from __future__ import annotations
 
@@ -15,75 +15,52 @@ from firstsight.errors import MissingPackage, UnknownName
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LmEvalTask:
-    """One of lm-eval's tasks; its name there is ours."""
+    """A task that has the same name in lm-eval and in firstsight."""
 
     file: str
-    """Its definition, below lm_eval/tasks."""
+    """The path of its definition in lm_eval/tasks."""
     config: str
-    """The data set's configuration, which may be a folder of an offline copy; empty where it has one alone."""
+    """The data set's configuration, which may be a subfolder of an offline copy; empty if there is only one."""
     split: str
-    """The split that is judged."""
+    """The split that is evaluated."""
     columns: tuple[str, ...]
-    """What the definition reads of a record."""
+    """The columns that the definition reads."""
 
 
 LM_EVAL_TASKS: Mapping[str, LmEvalTask] = {
-    "agieval_sat_en": LmEvalTask(
-        file="agieval/sat-en.yaml", config="", split="test", columns=("query", "choices", "gold")
-    ),
-    "arc_easy": LmEvalTask(
-        file="arc/arc_easy.yaml", config="ARC-Easy", split="test", columns=("question", "choices", "answerKey")
-    ),
-    "bigbench_conceptual_combinations_multiple_choice": LmEvalTask(
-        file="bigbench/multiple_choice/conceptual_combinations.yaml",
-        config="conceptual_combinations_zero_shot",
-        split="default",
-        columns=("inputs", "targets", "multiple_choice_targets"),
-    ),
-    "bigbench_cs_algorithms_multiple_choice": LmEvalTask(
-        file="bigbench/multiple_choice/cs_algorithms.yaml",
-        config="cs_algorithms_zero_shot",
-        split="default",
-        columns=("inputs", "targets", "multiple_choice_targets"),
-    ),
-    "boolq": LmEvalTask(
-        file="super_glue/boolq/default.yaml",
-        config="boolq",
-        split="validation",
-        columns=("passage", "question", "label"),
-    ),
-    "copa": LmEvalTask(
-        file="super_glue/copa/default.yaml",
-        config="copa",
-        split="validation",
-        columns=("premise", "choice1", "choice2", "question", "label"),
-    ),
-    "hellaswag": LmEvalTask(
-        file="hellaswag/hellaswag.yaml",
-        config="",
-        split="validation",
-        columns=("ctx_a", "ctx_b", "activity_label", "endings", "label"),
-    ),
-    "mathqa": LmEvalTask(file="mathqa/mathqa.yaml", config="", split="test", columns=("Problem", "options", "correct")),
-    "piqa": LmEvalTask(file="piqa/piqa.yaml", config="", split="validation", columns=("goal", "sol1", "sol2", "label")),
-    "pubmedqa": LmEvalTask(
-        file="pubmedqa/pubmedqa.yaml",
-        config="pubmed_qa_labeled_fold0_source",
-        split="test",
-        columns=("CONTEXTS", "QUESTION", "final_decision"),
-    ),
+    name: LmEvalTask(file=f"{file}.yaml", config=config, split=split, columns=tuple(columns.split()))
+    for name, file, config, split, columns in (
+        ("agieval_sat_en", "agieval/sat-en", "", "test", "query choices gold"),
+        ("arc_easy", "arc/arc_easy", "ARC-Easy", "test", "question choices answerKey"),
+        *(
+            (
+                f"bigbench_{name}_multiple_choice",
+                f"bigbench/multiple_choice/{name}",
+                f"{name}_zero_shot",
+                "default",
+                "inputs targets multiple_choice_targets",
+            )
+            for name in ("conceptual_combinations", "cs_algorithms")
+        ),
+        ("boolq", "super_glue/boolq/default", "boolq", "validation", "passage question label"),
+        ("copa", "super_glue/copa/default", "copa", "validation", "premise choice1 choice2 question label"),
+        ("hellaswag", "hellaswag/hellaswag", "", "validation", "ctx_a ctx_b activity_label endings label"),
+        ("mathqa", "mathqa/mathqa", "", "test", "Problem options correct"),
+        ("piqa", "piqa/piqa", "", "validation", "goal sol1 sol2 label"),
+        ("pubmedqa", "pubmedqa/pubmedqa", "pubmed_qa_labeled_fold0_source", "test", "CONTEXTS QUESTION final_decision"),
+    )
 }
 
 
 def get_lm_eval_task(name: str) -> LmEvalTask:
-    """The task called `name`; UnknownName lists the nearest."""
+    """The task called `name`; UnknownName with the nearest names."""
     if name not in LM_EVAL_TASKS:
         raise UnknownName("text task of lm-eval", name, LM_EVAL_TASKS)
     return LM_EVAL_TASKS[name]
 
 
 def find_definition(name: str) -> Path:
-    """The file of lm-eval that defines a task; MissingPackage where lm-eval is not installed."""
+    """lm-eval's definition file of a task; MissingPackage if lm-eval is not installed."""
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
         raise missing_lm_eval()
@@ -91,7 +68,7 @@ def find_definition(name: str) -> Path:
 
 
 def missing_lm_eval() -> MissingPackage:
-    """What to tell a user who has no lm-eval."""
+    """The error for a machine without lm-eval."""
     return MissingPackage(
         "lm_eval is not installed; it is for text tasks at the paper's scale. "
         "Install it: pip install 'firstsight[eval]'"
@@ -100,12 +77,12 @@ def missing_lm_eval() -> MissingPackage:
 
 @cache
 def definition_version(name: str) -> str:
-    """What a task's numbers hang on beside the data: lm-eval's version and its version of the task."""
+    """The versions on which a task's scores depend besides its data: lm-eval's, and that of its definition."""
     return f"{_lm_eval_version()}, {name} {_declared_version(find_definition(name))}"
 
 
 def query_version(name: str) -> str:
-    """As `text_version`, for a task whose questions stand there as they are and not in lm-eval's wording."""
+    """As `definition_version`, for questions that are used as they are instead of in lm-eval's wording."""
     return f"{_lm_eval_version()}, {name} as query, choices and gold, 1"
 
 
@@ -117,10 +94,10 @@ def _lm_eval_version() -> str:
 
 
 def _declared_version(file: Path) -> str:
-    """The version that stands in a definition, or in the one that it includes."""
+    """The version in a definition, or in the definition that it includes."""
     text = file.read_text(encoding="utf-8")
-    version_match = re.search(r"^metadata:\n(?:\s+.*\n)*?\s+version:\s*(\S+)", text, re.MULTILINE)
-    if version_match:
-        return version_match[1]
-    include_match = re.search(r"^include:\s*(\S+)", text, re.MULTILINE)
-    return _declared_version(file.parent / include_match[1]) if include_match else "without a version"
+    declared = re.search(r"^metadata:\n(?:\s+.*\n)*?\s+version:\s*(\S+)", text, re.MULTILINE)
+    if declared:
+        return declared[1]
+    included = re.search(r"^include:\s*(\S+)", text, re.MULTILINE)
+    return _declared_version(file.parent / included[1]) if included else "without a version"

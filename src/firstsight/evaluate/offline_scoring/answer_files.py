@@ -86,7 +86,7 @@ def read_answer_files(paths: Sequence[Path], task: str) -> list[AnswerRecord]:
 
 
 def _list_files(path: Path) -> list[tuple[Path, str]]:
-    """(file, relative name) of the files in a folder and its subfolders, one of which some harnesses write per split."""
+    """(file, relative name) of the files in a folder and its subfolders; some harnesses write a subfolder per split."""
     if not path.is_dir():
         return [(path, path.name)]
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_SUFFIXES))

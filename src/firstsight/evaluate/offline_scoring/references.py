@@ -83,7 +83,8 @@ def _list_files(folder: Path, task: Task) -> Sequence[Path]:
     subfolders = sorted({path.parent.name for path in folder.glob("*/*.json*")})
     if subfolders and not any(path.is_file() for path in folder.iterdir()):
         raise DataError(
-            f"{folder}: wanted {task.name}'s own files. Got folders: {', '.join(subfolders)}. Give the one that has them."
+            f"{folder}: wanted {task.name}'s own files. Got folders: {', '.join(subfolders)}. "
+            "Give the one that has them."
         )
     return benchmark_files(folder)
 

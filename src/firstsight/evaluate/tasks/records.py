@@ -72,9 +72,10 @@ def image_question(row: Mapping[str, Any], *, question_id: str, text: str, truth
 def read_benchmark_records(path: Path) -> list[BenchmarkRecord]:
     """The records of a list, of JSON lines, or of an object keyed by ids."""
     content = load_json(path)
-    is_keyed = isinstance(content, dict) and bool(content) and all(isinstance(row, dict) for row in content.values())
-    rows = content if isinstance(content, list) else [content]
-    pairs = list(content.items()) if is_keyed else [(None, row) for row in rows]
+    if isinstance(content, dict) and content and all(isinstance(row, dict) for row in content.values()):
+        pairs: list[tuple[str | None, Any]] = list(content.items())
+    else:
+        pairs = [(None, row) for row in (content if isinstance(content, list) else [content])]
     for number, (_, row) in enumerate(pairs, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}: record {number} is no object: {str(row)[:80]}. Is this the benchmark's own file?")

@@ -28,7 +28,7 @@ from firstsight.recipe.lm import llama_family_spec
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticVocabulary, SyntheticWorld
 from firstsight.recipe.scales.world import SYNTHETIC_TEXT_TASKS
 from firstsight.site import Progress, Site
-from tests.evaluate.eleuther.conftest import asked
+from tests.evaluate.lm_eval.conftest import native_model
 
 OWN: dict[str, list[dict[str, Any]]] = {
     "arc_easy": [
@@ -190,7 +190,7 @@ def asked_words(folder: Path) -> int:
 
 
 def test_the_built_in_tasks_score_as_by_our_own_quick_path(tiny: Path) -> None:
-    who = asked(tiny / "checkpoint")
+    who = native_model(tiny / "checkpoint")
     results = evaluate_lm_eval_tasks(who, SYNTHETIC_TEXT_TASKS, folder=tiny, on_progress=silent, style="bare")
     for name, result in zip(SYNTHETIC_TEXT_TASKS, results, strict=True):
         questions = get_task(name).read_questions(benchmark_files(tiny / name))
@@ -280,7 +280,7 @@ def test_requests_are_llm_foundrys_questions(name: str, shared: Path, tmp_path: 
 def test_untrained_accuracy_is_chance_and_as_by_hand(
     folder: Callable[[str], Path], shared: Path, tmp_path: Path
 ) -> None:
-    who = asked(folder("openlm"))
+    who = native_model(folder("openlm"))
     counts = {"arc_easy": 570, "copa": 100, "piqa": 1838}
     for name in counts:
         copied(name, shared, tmp_path)

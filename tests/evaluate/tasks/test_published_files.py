@@ -17,7 +17,7 @@ from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
 from firstsight.site import Site
 from tests.evaluate.conftest import LM, PATCHES
-from tests.evaluate.tasks.written import SHARED, lines, needs_shared, read, write
+from tests.evaluate.tasks.task_files import SHARED, lines, needs_shared, read, write
 
 pytestmark = [needs_shared, pytest.mark.shared]
 

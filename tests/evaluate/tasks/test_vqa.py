@@ -10,7 +10,7 @@ import pytest
 from firstsight.errors import DataError
 from firstsight.evaluate.task import benchmark_files
 from firstsight.evaluate.tasks import get_task
-from tests.evaluate.tasks.written import lines, read, write
+from tests.evaluate.tasks.task_files import lines, read, write
 
 Rows = list[dict[str, Any]]
 
@@ -49,8 +49,8 @@ def test_files_are_told_apart_by_what_they_hold_and_not_by_their_names(tmp_path:
     [
         (asked(1, 3, 5), answered(1), "2 questions have no annotation in val_annotations.json.gz: 3, 5"),
         (asked(1), answered(1, 2), "1 annotations have no question in val_questions.json: 2"),
-        (asked(1, 1), answered(1), "question ids are told twice: 1"),
-        (asked(1), answered(1, 1), "annotations.json.gz: question ids are told twice: 1"),
+        (asked(1, 1), answered(1), "question ids appear twice: 1"),
+        (asked(1), answered(1, 1), "annotations.json.gz: question ids appear twice: 1"),
         ([], [], "wanted questions. Got none"),
         (asked(1), [{"question_id": 1, "answers": []}], "a question without answers"),
         (asked(1), [{"question_id": 1, "answers": [{"answer": None}]}], "answer is text. Got None"),
@@ -103,7 +103,7 @@ def test_vizwiz_own_list_is_known_by_its_pictures(tmp_path: Path) -> None:
     (only,) = read("vizwiz", tmp_path)
     assert (only.id, only.image, only.truth) == ("V.jpg", "V.jpg", ("x",))
     write(tmp_path, "val.json", [item, item])
-    with pytest.raises(DataError, match=r"told twice: V\.jpg"):
+    with pytest.raises(DataError, match=r"appear twice: V\.jpg"):
         read("vizwiz", tmp_path)
     write(tmp_path, "train.json", [item])
     with pytest.raises(DataError, match=r"Got train\.json, val\.json"):
@@ -118,7 +118,7 @@ def test_textvqas_own_file_and_its_tokens(tmp_path: Path) -> None:
     write(tmp_path, "TextVQA_0.5.1_val.json", {"dataset_type": "val", "data": [TEXT]})
     (plain,) = read("textvqa", tmp_path)
     assert (plain.id, plain.text, plain.image, plain.truth) == ("5", "q", "ab", ("x", "y") * 5)
-    with pytest.raises(DataError, match=r"1 pictures have no OCR tokens: ab.*Rosetta"):
+    with pytest.raises(DataError, match=r"1 images have no OCR tokens: ab.*Rosetta"):
         read("textvqa_ocr", tmp_path)
     write(tmp_path, "TextVQA_Rosetta_OCR_v0.2_val.json", {"data": [TOKENS, TOKENS | {"image_id": "more"}]})
     assert read("textvqa", tmp_path) == (plain,)
@@ -165,7 +165,7 @@ def test_gqa_without_answers_or_in_two_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Got test\.json, val\.json"):
         read("gqa", tmp_path)
     write(tmp_path / "twice", "q.json", [GQA | {"id": 1}, GQA | {"id": "1"}])
-    with pytest.raises(DataError, match="told twice: 1"):
+    with pytest.raises(DataError, match="appear twice: 1"):
         read("gqa", tmp_path / "twice")
 
 
@@ -204,7 +204,7 @@ def test_popes_lines_may_say_their_split_and_two_files_of_one_are_refused(tmp_pa
     write(tmp_path, "all.jsonl", lines(rows))
     assert [one.id for one in read("pope", tmp_path)] == ["popular-1", "random-1"]
     write(tmp_path, "coco_pope_random.json", lines([POPE]))
-    with pytest.raises(DataError, match="told twice: random-1"):
+    with pytest.raises(DataError, match="appear twice: random-1"):
         read("pope", tmp_path)
     write(tmp_path, "old_random.json", lines([POPE]))
     with pytest.raises(DataError, match="one file of the split random"):

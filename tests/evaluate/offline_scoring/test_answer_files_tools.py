@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluate.given.made import ASKED, pope, put, refcoco, said, scored, vqa
+from tests.evaluate.offline_scoring.small_benchmarks import ASKED, pope, put, refcoco, said, scored, vqa
 
 WORDS = ("w0", "no", "w2", "no", "w4", "w5")
 """Four of six are right."""
@@ -85,7 +85,7 @@ def test_a_folder_above_the_references(tmp_path: Path, capsys: pytest.CaptureFix
     pope(tmp_path / "pope" / "coco")
     answers = put(tmp_path, "a.json", [{"question_id": 1, "answer": "yes"}])
     assert said("pope", answers, tmp_path / "pope") == 2
-    assert "Got folders: coco. Give the one that holds them" in " ".join(capsys.readouterr().err.split())
+    assert "Got folders: coco. Give the one that has them" in " ".join(capsys.readouterr().err.split())
 
 
 def _popes(folder: Path) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ def test_pope_of_the_papers_harness_needs_its_index(tmp_path: Path, capsys: pyte
     assert said("pope", answers, tmp_path / "pope") == 2
     assert "index of the paper's harness" in capsys.readouterr().err
     assert said("pope", answers, known) == 2
-    assert "Got only the questions that a model was asked" in capsys.readouterr().err
+    assert "Got only the questions that a model was given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("likely", ["[0.5]", '["a", "b"]', "0.5"])
@@ -322,7 +322,7 @@ def test_prompts_with_ocr_tokens_are_told(tmp_path: Path) -> None:
     ]
     found = scored("textvqa", put(tmp_path, "a.jsonl", lines), references)
     assert found.score == 1
-    assert found.notes == ("2 prompts hold OCR tokens: this is no score of textvqa, but of textvqa_ocr",)
+    assert found.notes == ("2 prompts have OCR tokens: this is no score of textvqa, but of textvqa_ocr",)
 
 
 def test_no_that_pope_reads_as_yes_is_told(tmp_path: Path) -> None:

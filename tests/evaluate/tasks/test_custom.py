@@ -10,7 +10,7 @@ import pytest
 from firstsight.errors import DataError, RequestError, UnknownName
 from firstsight.evaluate.task import benchmark_files
 from firstsight.evaluate.tasks import TASKS, get_task
-from tests.evaluate.tasks.written import lines, write
+from tests.evaluate.tasks.task_files import lines, write
 
 HEAD: dict[str, Any] = {
     "prompt": "Look. {question} One word.",
@@ -100,9 +100,9 @@ def test_an_unknown_name_lists_the_users_own_too(tmp_path: Path) -> None:
         ({"metrics": "exact"}, r"unknown metrics\. Known: prompt, metric, answered, chance, version"),
         ({"metric": "bleu"}, "no metric is called 'bleu'. Known: .*vqa.*cider"),
         ({"metric": ["vqa"]}, "no metric is called"),
-        ({"prompt": "no place"}, r"holds \{question\}"),
-        ({"prompt": "{question} {q}"}, r"holds \{question\}"),
-        ({"prompt": None}, r"holds \{question\}"),
+        ({"prompt": "no place"}, r"contains \{question\}"),
+        ({"prompt": "{question} {q}"}, r"contains \{question\}"),
+        ({"prompt": None}, r"contains \{question\}"),
         ({"answered": "aloud"}, 'answered is "words" or "choice"'),
         ({"metric": "choice"}, "choice does not go with 'words'"),
         ({"answered": "choice", "metric": "cider"}, "cider does not go with 'choice'"),
@@ -145,12 +145,12 @@ def test_a_head_needs_every_key_and_to_be_an_object(tmp_path: Path) -> None:
         ({"metric": "vqa"}, MANY | {"answers": []}, "answers is a list of texts"),
         ({"metric": "vqa"}, MANY | {"answers": "gull"}, "answers is a list of texts"),
         ({"metric": "cider"}, MANY | {"answers": ["", " "]}, "not all empty"),
-        ({"metric": "iou50"}, BOX | {"box": [0.1, 0.2, 0.5, 1.6]}, "leaves its picture"),
-        ({"metric": "iou50"}, BOX | {"box": [10, 20, 50, 60]}, "leaves its picture"),
+        ({"metric": "iou50"}, BOX | {"box": [0.1, 0.2, 0.5, 1.6]}, "exceeds its image"),
+        ({"metric": "iou50"}, BOX | {"box": [10, 20, 50, 60]}, "exceeds its image"),
         ({"metric": "iou50"}, BOX | {"box": [0.5, 0.2, 0.1, 0.6]}, "is empty"),
         ({"metric": "iou50"}, BOX | {"box": "here 🐦"}, "four numbers"),
         ({"metric": "iou50"}, BOX | {"box": [0, 0, float("nan"), 1]}, "four numbers"),
-        ({"metric": "iou50"}, BOX | {"box": [0, 0, 9, 9], "width": 10}, "leaves its picture"),
+        ({"metric": "iou50"}, BOX | {"box": [0, 0, 9, 9], "width": 10}, "exceeds its image"),
         ({"metric": "letter"}, OFFERED | {"answer": "C"}, "one of the choices, once"),
         ({"metric": "letter"}, OFFERED | {"choices": ["gull"]}, "2 to 26"),
         (
@@ -159,7 +159,7 @@ def test_a_head_needs_every_key_and_to_be_an_object(tmp_path: Path) -> None:
             "one of the choices, once",
         ),
         ({"metric": "choice", "answered": "choice"}, ROW, "lacks choices"),
-        ({}, ROW | {"id": "a0"}, "told twice: a0"),
+        ({}, ROW | {"id": "a0"}, "appear twice: a0"),
     ],
 )
 def test_a_question_that_cannot_be_is_named(head: Any, row: Any, why: str, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from firstsight.evaluate.models import box_formats
 from firstsight.evaluate.models.box_formats import (
     BOX_FORMATS,
     box_format_of,
-    normalise_answer_box,
-    processed_image_size,
+    normalize_model_box,
 )
+from firstsight.evaluate.models.hf_model import processed_image_size
 from firstsight.evaluate.models.interface import GenerationRequest
 from firstsight.evaluate.models.native import load_eval_model
 from firstsight.site import Site
@@ -42,19 +42,19 @@ WRITTEN = {
 
 @pytest.mark.parametrize(("kind", "answer"), [(kind, answer) for kind, said in WRITTEN.items() for answer in said])
 def test_a_box_means_what_its_family_writes(kind: str, answer: str) -> None:
-    found = parse_box(normalise_answer_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)))
+    found = parse_box(normalize_model_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)))
     assert found is not None and iou(found, BOX) > 0.99
 
 
 @pytest.mark.parametrize("answer", ["[0.1, 0.25, 0.5, 0.75]", "no cat", "", "(1,2)", "[1, 2, 3]", "[nan, 1, 2, 3]"])
 @pytest.mark.parametrize("kind", list(BOX_FORMATS))
 def test_what_is_in_shares_or_no_box_stays_as_it_is(kind: str, answer: str) -> None:
-    assert normalise_answer_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)) == answer
+    assert normalize_model_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)) == answer
 
 
 def test_without_a_picture_pixels_mean_nothing() -> None:
     assert (
-        normalise_answer_box("[1, 2, 30, 40]", BOX_FORMATS["qwen2_5_vl"], get_image_size=lambda: None)
+        normalize_model_box("[1, 2, 30, 40]", BOX_FORMATS["qwen2_5_vl"], get_image_size=lambda: None)
         == "[1, 2, 30, 40]"
     )
 

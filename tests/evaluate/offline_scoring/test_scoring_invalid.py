@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluate.given.made import ASKED, pope, put, refcoco, said, scored, vqa
+from tests.evaluate.offline_scoring.small_benchmarks import ASKED, pope, put, refcoco, said, scored, vqa
 
 WHOLE = [{"question_id": 100 + n, "answer": f"w{n}"} for n in range(8)]
 
@@ -31,13 +31,13 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "a spreadsheet": ("a.xlsx", b"PK\x03\x04\x14\x00", "is a spreadsheet or a zip archive. Wanted JSON"),
     "a table": ("a.tsv", "index\tprediction\n0\tw0\n", "is a table. Wanted JSON"),
     "a pickle": ("a.pkl", b"\x80\x04\x95", "is a Python pickle. Wanted JSON"),
-    "the questions": ("a.json", {"info": {}, "questions": []}, "holds questions. Wanted answers"),
+    "the questions": ("a.json", {"info": {}, "questions": []}, "contains questions. Wanted answers"),
     "the truths": ("a.json", {"annotations": [{"question_id": 100, "answers": []}]}, "wanted an answer, under a key"),
     "a cut answer after all": ("a.jsonl", "\n".join(map(json.dumps, WHOLE)) + '\n{"question_id"', "a.jsonl:9: wanted"),
     "no answers in it": ("a.json", [{"question_id": 100, "mood": "fine"}], "Got only question_id, mood"),
     "an id that is NaN": ("a.json", '[{"question_id": NaN, "answer": "x"}]', "question_id is a name or a whole number"),
     "an object as answer": ("a.json", [{"question_id": 100, "answer": {"a": 1}}], "wanted one answer"),
-    "other ids": ("a.json", [{"question_id": 9, "answer": "x"}], "An answer says id '9'; a question says id '100'"),
+    "other ids": ("a.json", [{"question_id": 9, "answer": "x"}], "An answer has id '9'; a question has id '100'"),
     "another version": (
         "a.json",
         [{"question_id": 9, "answer": "x"}],
@@ -133,4 +133,4 @@ def test_boxes_whose_units_cannot_be_told(tmp_path: Path, capsys: pytest.Capture
     references = refcoco(tmp_path / "refcoco", 2)
     rows = [{"sents": f"thing {n}", "answer": [100, 50, 300, 150]} for n in range(2)]
     assert said("refcoco", put(tmp_path, "a.json", rows), references) == 2
-    assert "their units cannot be told" in _told(capsys)
+    assert "their unit is unclear" in _told(capsys)

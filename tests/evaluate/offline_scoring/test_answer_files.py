@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from firstsight.evaluate.image_names import normalize_image_name
 from firstsight.evaluate.offline_scoring.answer_files import read_answer_files
-from firstsight.evaluate.offline_scoring.text_matching import fold_text, match_prompt, normalize_image_name
-from tests.evaluate.given.made import ASKED, pope, put, refcoco, scored, vqa
+from firstsight.evaluate.offline_scoring.question_index import fold_text, match_prompt
+from tests.evaluate.offline_scoring.small_benchmarks import ASKED, pope, put, refcoco, scored, vqa
 
 RIGHT = {100: "w0", 101: "w1", 102: "no", 103: "w3"}
 """Three of four."""
@@ -221,7 +222,7 @@ def test_scoring_loads_no_model() -> None:
 
 
 def test_numbers_for_machines(tmp_path: Path) -> None:
-    from tests.evaluate.given.made import said
+    from tests.evaluate.offline_scoring.small_benchmarks import said
 
     out, kept = tmp_path / "out.json", tmp_path / "rows.jsonl"
     answers = put(tmp_path, "answers.json", FORMS["vqa.json"])

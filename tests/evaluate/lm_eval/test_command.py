@@ -15,8 +15,8 @@ from lm_eval.tasks import TaskManager
 from firstsight.errors import DataError
 from firstsight.evaluate.lm_eval import evaluate_lm_eval_tasks, task_definitions, tasks
 from firstsight.evaluate.lm_eval.__main__ import main
-from tests.evaluate.eleuther.conftest import asked
-from tests.evaluate.eleuther.test_judging import OWN, put, silent
+from tests.evaluate.lm_eval.conftest import native_model
+from tests.evaluate.lm_eval.test_run import OWN, put, silent
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_the_lm_eval_command_gives_our_accuracy(folder: Callable[[str], Path], t
     [told] = (tmp_path / "out").rglob("results_*.json")
     found = json.loads(told.read_text())["results"]["arc_easy"]
     [ours] = evaluate_lm_eval_tasks(
-        asked(folder("openlm")), ["arc_easy"], folder=tmp_path / "benchmarks", on_progress=silent, style="paper"
+        native_model(folder("openlm")), ["arc_easy"], folder=tmp_path / "benchmarks", on_progress=silent, style="paper"
     )
     assert {measure: found[f"{measure},none"] for measure in ("acc", "acc_norm")} == dict(ours.metrics)
 
@@ -76,7 +76,7 @@ def ask(folder: Path, *, examples: int) -> list[str]:
 
 def write(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> int:
     """Write definitions of the copies in FOLDER/benchmarks."""
-    monkeypatch.setattr(sys, "argv", ["eleuther", str(folder / "benchmarks"), str(folder / "made"), *names])
+    monkeypatch.setattr(sys, "argv", ["lm_eval", str(folder / "benchmarks"), str(folder / "made"), *names])
     return main()
 
 
@@ -104,7 +104,7 @@ def test_questions_that_are_asked_as_they_stand_are_no_examples_of_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path / "benchmarks", "arc_easy", [{"query": "Do: what", "choices": ["a  b", " a b"], "gold": 0}] * 3)
-    monkeypatch.setattr(task_definitions, "_has_same_questions", lambda task, asked: False)
+    monkeypatch.setattr(task_definitions, "_has_same_questions", lambda task, queries: False)
     assert write(tmp_path, monkeypatch) == 0
     assert len(ask(tmp_path, examples=0)) == 1
     with pytest.raises(DataError, match=r"--num_fewshot 1: wanted a copy"):
@@ -152,7 +152,7 @@ def test_a_machine_without_lm_eval_is_told_what_to_install(
 def test_a_folder_without_tasks_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["eleuther", str(tmp_path), str(tmp_path / "made")])
+    monkeypatch.setattr(sys, "argv", ["lm_eval", str(tmp_path), str(tmp_path / "made")])
     assert main() == 2
     told = capsys.readouterr()
     assert told.out == ""

@@ -10,7 +10,7 @@ import pytest
 from firstsight.errors import DataError
 from firstsight.evaluate.task import benchmark_files
 from firstsight.evaluate.tasks import get_task
-from tests.evaluate.tasks.written import lines, read, write
+from tests.evaluate.tasks.task_files import lines, read, write
 
 IMAGES = [{"id": 9, "file_name": "COCO_val2014_000000000009.jpg"}, {"id": 25, "file_name": "b.jpg"}]
 SAID = [
@@ -50,11 +50,11 @@ def test_nocaps_says_its_domain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "said", "why"),
     [
-        (IMAGES, SAID[1:2], "pictures without captions of no picture here: 9"),
-        (IMAGES[:1], SAID, "captions of no picture here: 25"),
+        (IMAGES, SAID[1:2], "images without captions: 9"),
+        (IMAGES[:1], SAID, "captions of images that are missing: 25"),
         (IMAGES, [*SAID[1:], {"image_id": 9, "caption": None}], "caption is text. Got None"),
-        (IMAGES[:1], [{"image_id": 9, "caption": " "}], "picture 9 has no captions"),
-        ([*IMAGES, IMAGES[0]], SAID, "told twice: 9"),
+        (IMAGES[:1], [{"image_id": 9, "caption": " "}], "image 9 has no captions"),
+        ([*IMAGES, IMAGES[0]], SAID, "appear twice: 9"),
         ([], [], "Got none"),
         ([{"id": 9}], SAID[:1], "a record lacks 'file_name'"),
     ],
@@ -105,9 +105,9 @@ def test_subjects_may_have_a_file_each_and_what_cannot_be_asked_is_counted(tmp_p
     assert [one.id for one in read("mmmu", tmp_path)] == ["validation_Accounting_1", "5"]
     left_out = get_task("mmmu").count_skipped
     assert left_out is not None
-    assert left_out(benchmark_files(tmp_path)) == {"over several pictures": 2, "without options": 1}
+    assert left_out(benchmark_files(tmp_path)) == {"about several images": 2, "without options": 1}
     write(tmp_path / "none", "Art.jsonl", lines([marked]))
-    with pytest.raises(DataError, match=r"no multiple-choice question about one picture.*'over several pictures': 1"):
+    with pytest.raises(DataError, match=r"no multiple-choice question about one image.*'about several images': 1"):
         read("mmmu", tmp_path / "none")
 
 
@@ -121,8 +121,8 @@ def test_subjects_may_have_a_file_each_and_what_cannot_be_asked_is_counted(tmp_p
         ({"options": "['a'"}, "options is no list"),
         ({"options": "{'a': 1}"}, "options is a list"),
         ({"options": [["a"], "b"]}, "options is a list"),
-        ({"image_1": None}, "wanted the picture's file name"),
-        ({"image_1": {"bytes": "abc", "path": None}}, "wanted the picture's file name"),
+        ({"image_1": None}, "wanted the image's file name"),
+        ({"image_1": {"bytes": "abc", "path": None}}, "wanted the image's file name"),
         ({"id": None}, "id is text"),
     ],
 )

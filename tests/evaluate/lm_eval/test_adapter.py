@@ -26,15 +26,13 @@ from firstsight.evaluate.lm_eval.adapter import (
     Firstsight,
     LmEvalAdapter,
     _GenerationOptions,
-    _Pair,
-    _split_trailing_spaces,
 )
 from firstsight.evaluate.models.native import NativeModel
 from firstsight.hub.export import export_checkpoint
 from firstsight.model.generate import generate
 from firstsight.site import Progress
 from tests.conftest import DEVICE
-from tests.evaluate.eleuther.conftest import MARKS, asked
+from tests.evaluate.lm_eval.conftest import MARKS, native_model
 from tests.model.rows import packed
 
 PAIRS = [
@@ -116,7 +114,7 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", end)]
     )
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, add_bos_token=True, batch_size=2, max_length=64)
-    ours = adapter(asked(folder(kind)), longest=64)
+    ours = adapter(native_model(folder(kind)), longest=64)
     long = ("the cat is not there, " * 20, " no")
     asked_of = instances("loglikelihood", *PAIRS, long)
     for (mine, greedy), (wanted, same) in zip(
@@ -148,19 +146,14 @@ def test_the_batch_size_changes_nothing(who: NativeModel) -> None:
     context=st.text(st.sampled_from("ab \n?"), min_size=1, max_size=8),
     continuation=st.text(st.sampled_from("ab \n?"), min_size=1, max_size=4),
 )
-def test_texts_are_split_as_lm_eval_splits_them(context: str, continuation: str) -> None:
-    class Letters(TemplateLM):
-        """Every letter a token, and lm-eval's own rule."""
-
-        eot_token_id = 0
-        loglikelihood_rolling = generate_until = _loglikelihood_tokens = None  # pyright: ignore[reportAssignmentType]
-
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            return [ord(letter) for letter in string]
-
-    begun, more = Letters()._encode_pair(context, continuation)
-    before, whole = _split_trailing_spaces(_Pair(context, continuation))
-    assert ["".join(map(chr, ids)) for ids in (begun, more)] == [before, whole]
+def test_texts_are_split_as_lm_eval_splits_them(
+    folder: Callable[[str], Path], context: str, continuation: str
+) -> None:
+    model = adapter(native_model(folder("openlm")))
+    requests: list[Any] = []
+    model._loglikelihood_tokens = lambda rows, **_: requests.extend(rows) or []  # type: ignore[method-assign]
+    model.loglikelihood(instances("loglikelihood", (context, continuation)))
+    assert requests == [((context, continuation), *TemplateLM._encode_pair(model, context, continuation))]
 
 
 def test_what_does_not_fit_is_cut_off_at_the_left(who: NativeModel) -> None:
@@ -227,9 +220,9 @@ def test_an_answer_ends_before_the_first_stop(who: NativeModel) -> None:
     ],
 )
 def test_how_to_generate_is_understood_as_lm_evals_own_models_do(told: dict[str, Any]) -> None:
-    wanted, found = normalize_gen_kwargs(told, default_max_gen_toks=256), _GenerationOptions(told)
+    wanted, found = normalize_gen_kwargs(told, default_max_gen_toks=256), _GenerationOptions.from_kwargs(told)
     drawn = found.sampling(0, 0)
-    assert (found.max_tokens, found.until) == (wanted["max_gen_toks"], wanted["until"])
+    assert (found.max_tokens, list(found.until)) == (wanted["max_gen_toks"], wanted["until"])
     assert (0.0 if drawn is None else drawn.temperature) == wanted.get("temperature", 0.0)
 
 

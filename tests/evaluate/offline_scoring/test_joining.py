@@ -12,7 +12,7 @@ from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord, read_
 from firstsight.evaluate.offline_scoring.joining import join_answers
 from firstsight.evaluate.task import Question
 from firstsight.evaluate.tasks import get_task
-from tests.evaluate.given.made import put, vqa
+from tests.evaluate.offline_scoring.small_benchmarks import put, vqa
 
 COUNT = 12
 
@@ -62,7 +62,7 @@ def test_order_doubles_and_gaps(
 def test_dropping_costs_exactly_the_right_ones(
     tmp_path_factory: pytest.TempPathFactory, dropped: set[int], wrong: set[int]
 ) -> None:
-    from tests.evaluate.given.made import scored
+    from tests.evaluate.offline_scoring.small_benchmarks import scored
 
     folder = tmp_path_factory.mktemp("law")
     references = vqa(folder / "vqav2", COUNT)

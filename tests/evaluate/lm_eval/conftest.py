@@ -56,11 +56,11 @@ def folder(bytewise: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 @pytest.fixture
 def who(folder: Callable[[str], Path]) -> NativeModel:
-    return asked(folder("openlm"))
+    return native_model(folder("openlm"))
 
 
-def asked(place: Path) -> NativeModel:
+def native_model(checkpoint: Path) -> NativeModel:
     """The checkpoint of a folder, computing in float32."""
-    found = load_native_model(place, site=Site())
+    found = load_native_model(checkpoint, site=Site())
     found.checkpoint.model.lm.compute_dtype = torch.float32
     return found

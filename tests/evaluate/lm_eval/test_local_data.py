@@ -66,7 +66,7 @@ def test_what_is_no_copy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Got nothing"):
         load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "arc_train.jsonl").write_text(lines(ROWS))
-    with pytest.raises(DataError, match="judged on the split test"):
+    with pytest.raises(DataError, match="evaluated on the split test"):
         load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "test.jsonl").write_text("[1, 2]")
     with pytest.raises(DataError, match="record 1 is no object"):
@@ -76,5 +76,5 @@ def test_what_is_no_copy_is_refused(tmp_path: Path) -> None:
         load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "test.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="wanted a parquet table"):
+    with pytest.raises(DataError, match="wanted a Parquet table"):
         load_dataset_splits(tmp_path / "broken", "arc_easy")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluate.given.made import ASKED, put, said, scored
+from tests.evaluate.offline_scoring.small_benchmarks import ASKED, put, said, scored
 
 pytestmark = pytest.mark.shared
 
