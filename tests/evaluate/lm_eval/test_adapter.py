@@ -146,9 +146,7 @@ def test_the_batch_size_changes_nothing(who: NativeModel) -> None:
     context=st.text(st.sampled_from("ab \n?"), min_size=1, max_size=8),
     continuation=st.text(st.sampled_from("ab \n?"), min_size=1, max_size=4),
 )
-def test_texts_are_split_as_lm_eval_splits_them(
-    folder: Callable[[str], Path], context: str, continuation: str
-) -> None:
+def test_texts_are_split_as_lm_eval_splits_them(folder: Callable[[str], Path], context: str, continuation: str) -> None:
     model = adapter(native_model(folder("openlm")))
     requests: list[Any] = []
     model._loglikelihood_tokens = lambda rows, **_: requests.extend(rows) or []  # type: ignore[method-assign]
