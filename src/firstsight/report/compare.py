@@ -1,7 +1,7 @@
 """Paired differences between arms, over the same questions and the same seeds.
 
 A score varies with the draw of the benchmark's questions and with the seed of the run. Intervals here cover both
-(firstsight.evaluate.statistics.seeds), and comparisons that decide one thing are corrected together (Holm).
+(firstsight.evaluate.statistics.differences), and comparisons that decide one thing are corrected together (Holm).
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import polars as pl
 from firstsight.evaluate.statistics import bootstrap
 from firstsight.evaluate.statistics.bootstrap import Interval
 from firstsight.evaluate.statistics.clustered_scores import ClusteredScores, cluster_scores
-from firstsight.evaluate.statistics.multiple_testing import FAMILY_ALPHA, holm
-from firstsight.evaluate.statistics.seeds import DifferenceEstimate, crossed_estimate
+from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, DifferenceEstimate, crossed_estimate, holm
 from firstsight.report.answers import QUESTION_KEY, arm_answers
 from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_arms
 from firstsight.report.table import STABLE, stable_gains

@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 
 from firstsight.errors import DataError
+from firstsight.evaluate.statistics.differences import pool_seed_variance
 from firstsight.evaluate.statistics.power import (
     VarianceComponents,
     minimum_detectable_effect,
     questions_needed,
     seeds_needed,
 )
-from firstsight.evaluate.statistics.seeds import pool_seed_variance
 from firstsight.report.compare import ArmPair, Comparison
 from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_arms
 from firstsight.report.table import STABLE

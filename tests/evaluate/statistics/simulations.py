@@ -16,7 +16,7 @@ from scipy import stats
 
 from firstsight.evaluate.statistics.bootstrap import bca_interval, bootstrap_means
 from firstsight.evaluate.statistics.clustered_scores import ClusteredScores
-from firstsight.evaluate.statistics.seeds import crossed_estimate
+from firstsight.evaluate.statistics.differences import crossed_estimate
 
 VQA = np.minimum(np.arange(11) * 0.3, 1.0)
 """What an answer scores on which so many of ten people agree."""

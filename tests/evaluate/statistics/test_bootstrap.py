@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from firstsight.errors import DataError
 from firstsight.evaluate.statistics.bootstrap import bca_interval, bootstrap_means
 from firstsight.evaluate.statistics.clustered_scores import ClusteredScores, cluster_scores
 
@@ -17,31 +16,6 @@ RANDOM = np.random.default_rng(5)
 
 def plain(scores: np.ndarray, clusters: np.ndarray | None = None) -> ClusteredScores:
     return cluster_scores(scores, clusters=(np.arange(len(scores)) if clusters is None else clusters).tolist())
-
-
-def test_the_mean_is_over_tasks_then_splits_then_questions() -> None:
-    sample = cluster_scores(
-        [1.0, 0.0, 0.0, 1.0, 1.0, 0.0], clusters=list("aabbcc"), tasks=list("ppppqq"), splits=list("xxxyzz")
-    )
-    assert sample.mean == pytest.approx(((1 / 3 + 1) / 2 + 0.5) / 2)
-    assert sample.weights.tolist() == [0.25, 0.25, 0.5]
-
-
-def test_influence_is_how_far_a_little_more_of_a_picture_moves_the_mean() -> None:
-    scores, pictures = RANDOM.random(40), RANDOM.integers(0, 9, 40).tolist()
-    sample = cluster_scores(scores, clusters=pictures, tasks=RANDOM.integers(0, 3, 40).tolist())
-    moved = []
-    for place in range(sample.num_clusters):
-        more = np.ones((sample.num_clusters, 1))
-        more[place] += 1e-6
-        changed = ClusteredScores(sums=sample.sums * more, counts=sample.counts * more, weights=sample.weights)
-        moved.append((changed.mean - sample.mean) / 1e-6)
-    assert sample.influence() == pytest.approx(np.array(moved), abs=1e-5)
-
-
-def test_no_question_is_refused() -> None:
-    with pytest.raises(DataError, match="without questions"):
-        cluster_scores([], clusters=[])
 
 
 @pytest.mark.parametrize("draws", [20_000])

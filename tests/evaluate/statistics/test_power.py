@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from firstsight.evaluate.statistics.differences import half_widths
 from firstsight.evaluate.statistics.power import (
     VarianceComponents,
     detection_power,
@@ -14,7 +15,6 @@ from firstsight.evaluate.statistics.power import (
     questions_needed,
     seeds_needed,
 )
-from firstsight.evaluate.statistics.seeds import half_widths
 
 STUDY = VarianceComponents(seed_variance=4e-4, question_variance=1e-4, residual_variance=4e-4, num_arms=6)
 

@@ -1,1 +1,1 @@
-"""How sure a score and a difference are: over questions, over seeds, in families, and how much more it would take."""
+"""Uncertainty of scores and differences: over questions, over seeds, over several comparisons; statistical power."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.evaluate.statistics.multiple_testing import holm
+from firstsight.evaluate.statistics.differences import holm
 
 FAMILIES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from firstsight.evaluate.statistics.seeds import (
+from firstsight.evaluate.statistics.differences import (
     DifferenceEstimate,
     crossed_estimate,
     estimate_question_variance,

@@ -1,0 +1,186 @@
+"""Differences between two arms over seeds and questions, and Holm's correction for several differences.
+
+Seeds and questions are crossed: every seed answers the same questions. The model is
+d[s, q] = difference + seed[s] + question[q] + residual[s, q]. More seeds reduce the seeds' part of the mean's variance,
+more questions the questions' part, and both the residual. The variance of per-seed differences contains the first and
+the residual, that of per-question differences the second and the residual; so the mean's variance is their sum minus
+the residual, which would be counted twice.
+
+The seeds' variance comes from two or three numbers, so its uncertainty matters more than its size. A t interval with
+Satterthwaite's degrees of freedom trusts an estimate that happens to be small, and covers too rarely. Here the seeds'
+variance has its fiducial distribution, nu s^2 / chi^2, and the normal distribution of the mean is averaged over it: this
+is Student's t where the questions' variance is 0, the normal distribution where the seeds' variance is 0, and the
+Behrens-Fisher distribution in between. That distribution is too wide; `_WEIGHT_EXPONENT` takes back about half of it.
+Measured coverage: docs/why/differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.special import gammaincinv, ndtr
+
+from firstsight.evaluate.statistics.bootstrap import Interval
+
+FAMILY_ALPHA = 0.05
+"""The family-wise error rate: the probability of any false difference among several comparisons."""
+_NUM_NODES = 128
+_WEIGHT_EXPONENT = 1 / 3
+_OUTLIER_LEVEL = 0.05
+"""A pair of arms whose seed variance exceeds the other arms' at this level is not pooled with them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DifferenceEstimate:
+    """A mean over seeds and questions, with three variances of that mean."""
+
+    mean: float
+    seed_variance: float
+    """Measured between seeds; contains the residual variance."""
+    dof: int
+    """Degrees of freedom of `seed_variance`."""
+    question_variance: float
+    """Measured between questions; contains the residual variance. 0 without stored answers."""
+    residual_variance: float
+    """The part that both contain."""
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the mean."""
+        return float(np.sqrt(max(self.seed_variance - self.residual_variance, 0.0) + self.question_variance))
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """The confidence interval of the difference."""
+        half_width = float(half_widths(np.array([self.seed_variance]), self, level=level)[0])
+        return self.mean - half_width, self.mean + half_width
+
+    def p_value(self, null_value: float = 0.0) -> float:
+        """The two-sided p-value of `null_value`; below 1 - level exactly where the interval excludes `null_value`."""
+        distance = np.array([abs(self.mean - null_value)])
+        distribution = _variance_distribution(np.array([self.seed_variance]), self)
+        return float(min(1.0, 2 * _tail_probability(distance, *distribution)[0]))
+
+
+def _variance_distribution(seed_variances: np.ndarray, estimate: DifferenceEstimate) -> tuple[np.ndarray, np.ndarray]:
+    """Variances of the mean and their weights, [cases, nodes], for each measured variance between seeds [cases]."""
+    grid = (np.arange(_NUM_NODES) + 0.5) / _NUM_NODES
+    chi_squared = 2 * gammaincinv(estimate.dof / 2, grid**3)  # denser where the seeds' variance is large
+    sampled = np.maximum(estimate.dof * seed_variances[:, None] / chi_squared, 1e-300)
+    weights = grid**2 * ((sampled + estimate.question_variance) / sampled) ** _WEIGHT_EXPONENT
+    variances = np.maximum(sampled - estimate.residual_variance, 0) + estimate.question_variance
+    return variances, weights / weights.sum(1, keepdims=True)
+
+
+def _tail_probability(distances: np.ndarray, variances: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The probability of more than `distances` [cases] above the mean."""
+    standard_errors = np.sqrt(np.maximum(variances, 1e-300))
+    return (ndtr(-distances[:, None] / standard_errors) * weights).sum(1)
+
+
+def half_widths(seed_variances: np.ndarray, estimate: DifferenceEstimate, *, level: float) -> np.ndarray:
+    """Half-widths of the interval of `estimate` for each measured variance between seeds, by bisection, [cases]."""
+    distribution = _variance_distribution(seed_variances, estimate)
+    low, high = np.zeros(len(seed_variances)), np.sqrt(distribution[0].max(1)) * 40
+    for _ in range(60):
+        middle = (low + high) / 2
+        is_too_narrow = _tail_probability(middle, *distribution) > (1 - level) / 2
+        low, high = np.where(is_too_narrow, middle, low), np.where(is_too_narrow, high, middle)
+    return (low + high) / 2
+
+
+def crossed_estimate(
+    seed_differences: np.ndarray, *, arm_scores: np.ndarray | None = None, influences: np.ndarray | None = None
+) -> DifferenceEstimate | None:
+    """The estimate from paired differences per seed, [seeds]; None for a single seed, which has no variance.
+
+    `arm_scores` are scores of all comparable arms at the same seeds [arms, seeds], the pair included, to pool the seed
+    variance. `influences` are the influences of each cluster on each seed's difference [seeds, clusters].
+    """
+    num_seeds = len(seed_differences)
+    if num_seeds < 2:
+        return None
+    variance, dof = estimate_seed_variance(seed_differences, arm_scores)
+    question_variance, residual_variance = (
+        estimate_question_variance(influences) if influences is not None else (0.0, 0.0)
+    )
+    return DifferenceEstimate(
+        mean=float(seed_differences.mean()),
+        seed_variance=variance / num_seeds,
+        dof=dof,
+        question_variance=max(question_variance, residual_variance),
+        residual_variance=residual_variance,
+    )
+
+
+def estimate_seed_variance(seed_differences: np.ndarray, arm_scores: np.ndarray | None) -> tuple[float, int]:
+    """The variance of a difference between seeds and its degrees of freedom: the pair's own, or pooled over all arms.
+
+    One pair at two seeds has a single degree of freedom, six arms have five. Pooling assumes equal variances; a pair
+    whose variance exceeds the other arms' by an F test keeps its own.
+    """
+    pair_variance, pair_dof = float(seed_differences.var(ddof=1)), len(seed_differences) - 1
+    variance, dof = pool_seed_variance(arm_scores) if arm_scores is not None else (pair_variance, pair_dof)
+    rest_dof = dof - pair_dof
+    if rest_dof < 1:
+        return pair_variance, pair_dof
+    rest_variance = max((dof * variance - pair_dof * pair_variance) / rest_dof, 0.0)
+    is_outlier = pair_variance > rest_variance * float(stats.f.isf(_OUTLIER_LEVEL, pair_dof, rest_dof))
+    return (pair_variance, pair_dof) if is_outlier else (variance, dof)
+
+
+def pool_seed_variance(arm_scores: np.ndarray) -> tuple[float, int]:
+    """The variance between seeds of a difference between two arms, and its degrees of freedom, from [arms, seeds].
+
+    A score is arm + seed + noise (two-way analysis of variance); a difference contains the noise twice. (0, 0) for
+    fewer than two arms or seeds.
+    """
+    if arm_scores.ndim < 2 or min(arm_scores.shape) < 2:
+        return 0.0, 0
+    arm_means, seed_means = arm_scores.mean(axis=1, keepdims=True), arm_scores.mean(axis=0, keepdims=True)
+    residuals = arm_scores - arm_means - seed_means + arm_scores.mean()
+    dof = (arm_scores.shape[0] - 1) * (arm_scores.shape[1] - 1)
+    return float(2 * (residuals**2).sum() / dof), dof
+
+
+def estimate_question_variance(influences: np.ndarray) -> tuple[float, float]:
+    """Question and residual variance of the mean, from influences [seeds, clusters]; 0 for a single cluster."""
+    num_seeds, num_clusters = influences.shape
+    if num_clusters < 2:
+        return 0.0, 0.0
+    mean = influences.mean(0)
+    scale = num_clusters / (num_clusters - 1)
+    question_variance = scale * float((mean**2).sum())
+    if num_seeds < 2:
+        return question_variance, 0.0
+    return question_variance, scale * float(((influences - mean) ** 2).sum()) / (num_seeds * (num_seeds - 1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HolmDecision:
+    """The result of Holm's procedure for one comparison."""
+
+    adjusted: float
+    """The adjusted p-value: the smallest family-wise error rate at which the comparison is significant."""
+    level: float
+    """The level of the interval that excludes the null value exactly where the comparison is significant."""
+
+
+def holm(p_values: Sequence[float], *, num_comparisons: int = 0, alpha: float = FAMILY_ALPHA) -> list[HolmDecision]:
+    """Decisions for p-values, in their order (Holm 1979, A simple sequentially rejective multiple test procedure).
+
+    The smallest p is compared with alpha / m, the next with alpha / (m - 1), until one fails; that one and all larger
+    ones are not significant, and the threshold at which it failed is the level of their intervals. `num_comparisons` is
+    m where the comparisons were selected from more by their results.
+    """
+    decisions: dict[int, HolmDecision] = {}
+    adjusted, threshold, is_stopped = 0.0, alpha, False
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        num_remaining = max(len(p_values), num_comparisons) - rank
+        adjusted = max(adjusted, min(1.0, num_remaining * p_values[index]))
+        threshold = threshold if is_stopped else alpha / num_remaining
+        is_stopped = is_stopped or p_values[index] > threshold
+        decisions[index] = HolmDecision(adjusted=adjusted, level=1 - threshold)
+    return [decisions[index] for index in range(len(p_values))]
