@@ -157,7 +157,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: planned(branch_at(scale(heads=16), Share(2, 5))), "with heads 32, not 16"),
     (lambda: planned(branch_at(scale(eps=1e-6), Share(2, 5))), "with eps 1e-05, not 1e-06"),
     (lambda: planned(branch_at(scale(replace(DONOR, model=openlm_1b())), Share(2, 5))), "vocab_size 50432, not 32064"),
-    (lambda: replace(DONOR, checkpoints=((Share(1, 2), named("x", "encoder")),)), "x: wanted a Named of form checkp"),
+    (lambda: replace(DONOR, checkpoints=((Share(1, 2), named("x", "encoder")),)), "x: wanted an External of form che"),
     (lambda: replace(DONOR, checkpoints=((Share(0), named("x")),)), "above 0"),
     (lambda: replace(DONOR, checkpoints=()), "Got none"),
     (lambda: replace(DONOR, checkpoints=((Share(1), named("x")), (Share(1), named("y")))), "Got two at 100 %"),
@@ -203,7 +203,7 @@ def test_an_encoder_s_rate_and_decay_belong_to_an_encoder_that_trains() -> None:
     midtrain = arm.stages[0]
     assert isinstance(midtrain, Midtrain)
     with pytest.raises(
-        QuantityError, match=r"its encoder is frozen\. Got encoder_lr_scale=0\.1 .* say encoder=.trained"
+        QuantityError, match=r"its encoder is frozen\. Got encoder_lr_scale=0\.1 .* set encoder=.trained"
     ):
         replace(midtrain, optim=optim(encoder_lr_scale=0.1))
     with pytest.raises(QuantityError, match=r"encoder_weight_decay=0\.05"):

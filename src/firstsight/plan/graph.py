@@ -1,48 +1,27 @@
-"""From a study to the graph of its steps: equal work is one node, whichever arms ask for it."""
+"""From a study to the graph of its steps: equal work is one step, whichever arms need it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.step import STEP_VERSIONS, ContentIds, Step, content_key, find_address, names_without_digest
-from firstsight.recipe.mixture import (
-    DataSource,
-    External,
-    Mixture,
-    Recaptioned,
-    SyntheticBenchmarks,
-    SyntheticCaptions,
-    SyntheticDialogues,
-    SyntheticTexts,
-    SyntheticVocabulary,
-)
+from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned, SyntheticBenchmarks
 from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, TokenizerSource, TrunkSegment
 from firstsight.recipe.study import Arm, Study
-from firstsight.recipe.vision import ContrastiveTraining, TowerSpec, VisionSpec
+from firstsight.recipe.vision import ContrastiveTraining, TowerSpec
 from firstsight.units import Share
 
-LEAF_KINDS: dict[type, str] = {
-    External: "named",
-    SyntheticVocabulary: "vocabulary",
-    SyntheticTexts: "texts",
-    SyntheticCaptions: "captions",
-    SyntheticDialogues: "dialogues",
-    SyntheticBenchmarks: "benchmarks",
-}
-"""Specs that need nothing, and the kind of step that each is."""
-
-NO_CONTENT_IDS: ContentIds = {}
-"""Nothing is known of what the user has."""
-
 MODEL_ROLES = ("trunk", "previous", "checkpoint")
-"""Roles in which the model itself is handed on."""
+"""Roles of an input that is a model's checkpoint."""
 
 MODEL_KINDS = ("pretrain", "midtrain", "finetune", "evaluate")
-"""Kinds on the line from nothing to a judged model, which a donor's checkpoint may begin; all others make what these
-read."""
+"""Kinds of steps that train or evaluate a model; the others make what these read."""
+
+Inputs = Iterable[tuple[str, Step]]
+"""(role, step) of inputs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,28 +33,28 @@ class Graph:
     steps: tuple[Step, ...]
     """Every step once, parents first; seed by seed, and within a seed its trunk first."""
     arms: Mapping[str, tuple[Step, ...]]
-    """By label, what an arm would run alone, parents first; the last step is its judgement."""
+    """By label, what an arm would run alone, parents first; the last step is its evaluation."""
     seeds: Mapping[str, int]
     """Each arm's seed, by label."""
 
     def undigested_names(self) -> tuple[str, ...]:
-        """Names of data and weights whose content nobody has looked at: with any, addresses are provisional."""
+        """Names of data and weights without a digest of their content: with any, addresses are provisional."""
         names = {name for step in self.steps for name in names_without_digest(step.spec, step.content_ids)}
         return tuple(sorted(names))
 
     def final_step(self, label: str) -> Step:
-        """The step that judges the arm called `label`."""
+        """The evaluation of the arm called `label`."""
         if label not in self.arms:
             raise UnknownName("arm", label, self.arms)
         return self.arms[label][-1]
 
     def arms_by_step(self) -> dict[Step, tuple[str, ...]]:
-        """Which arms need each step, by label, in the study's order."""
-        labels_by_step: dict[Step, list[str]] = {step: [] for step in self.steps}
+        """The labels of the arms that need each step, in the study's order."""
+        labels: dict[Step, list[str]] = {step: [] for step in self.steps}
         for label, steps in self.arms.items():
             for step in steps:
-                labels_by_step[step].append(label)
-        return {step: tuple(labels) for step, labels in labels_by_step.items()}
+                labels[step].append(label)
+        return {step: tuple(step_labels) for step, step_labels in labels.items()}
 
     def find_step(self, prefix: str) -> Step:
         """The step whose address or digest begins with `prefix`; UnknownName or RequestError otherwise."""
@@ -83,27 +62,23 @@ class Graph:
         return next(step for step in self.steps if step.address == address)
 
 
-def build_graph(study: Study, content_ids: ContentIds = NO_CONTENT_IDS) -> Graph:
-    """The steps of all arms, with each trunk cut wherever one of the study's arms leaves it.
+def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
+    """The steps of all arms, with each trunk cut wherever one of the study's arms branches off.
 
-    `identities`: digests of the user's own sources by `known_as`. Without them addresses are provisional: right for
-    counting, drawing and telling apart, but nothing can be stored under them.
+    `content_ids`: digests of the user's own sources. Without them addresses are provisional: a plan can be counted,
+    printed and compared, but nothing can be stored.
     """
-    builder = _GraphBuilder(content_ids=content_ids)
-    cuts_by_trunk: dict[Pretrain | Donor, set[Share]] = {}
+    builder = _GraphBuilder(content_ids or {})
+    cuts: dict[Pretrain | Donor, set[Share]] = {}
     for arm in study.arms:
-        cuts_by_trunk.setdefault(arm.pretrain, set()).update({arm.start} - {Share(0)})
-    finals = {arm.label: builder.evaluation(arm, sorted(cuts_by_trunk[arm.pretrain])) for arm in study.arms}
+        cuts.setdefault(arm.pretrain, set()).update({arm.start} - {Share(0)})
+    finals = {arm.label: builder.evaluation(arm, sorted(cuts[arm.pretrain])) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
-        seed_steps = [step for arm in study.arms if arm.seed == seed for step in _with_ancestors(finals[arm.label])]
-        trunks = [
-            step
-            for trunk in seed_steps
-            if trunk.kind == "pretrain" or trunk.donor_model
-            for step in _with_ancestors(trunk)
-        ]
-        order.update(dict.fromkeys([*trunks, *seed_steps]))
+        steps = [step for arm in study.arms if arm.seed == seed for step in _with_ancestors(finals[arm.label])]
+        trunks = [step for step in steps if step.kind == "pretrain" or step.donor_model]
+        order.update(dict.fromkeys(ancestor for trunk in trunks for ancestor in _with_ancestors(trunk)))
+        order.update(dict.fromkeys(steps))
     return Graph(
         title=f"{study.name} at {study.scale}",
         steps=tuple(order),
@@ -119,40 +94,38 @@ def _with_ancestors(step: Step) -> Iterator[Step]:
     yield step
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _GraphBuilder:
-    """Steps from specs, with what is known of the content of the user's own sources."""
+    """Makes steps from specs."""
 
     content_ids: ContentIds
 
-    def step(self, kind: str, spec: Any, *, needs: Iterable[tuple[str, Step]] = ()) -> Step:
+    def step(self, kind: str, spec: Any, needs: Inputs = ()) -> Step:
         return Step(kind=kind, spec=spec, needs=tuple(needs), version=STEP_VERSIONS[kind], content_ids=self.content_ids)
 
     def leaf(self, spec: DataSource | TokenizerSource | SyntheticBenchmarks) -> Step:
-        """What is read and was never made from anything; content that is read in two ways has a leaf for each."""
-        if not isinstance(spec, Recaptioned):
-            return self.step(LEAF_KINDS[type(spec)], spec)
-        digest = self.content_ids.get(content_key(spec))
-        return _GraphBuilder(content_ids={spec.external.name: digest} if digest else {}).leaf(spec.external)
+        """A source, which needs nothing. A recaptioned one is its external source under the digest of both captions."""
+        if isinstance(spec, Recaptioned):
+            digest = self.content_ids.get(content_key(spec))
+            return _GraphBuilder({spec.external.name: digest} if digest else {}).leaf(spec.external)
+        return self.step("named" if isinstance(spec, External) else spec.TAG, spec)
 
     def evaluation(self, arm: Arm, cuts: list[Share]) -> Step:
-        """The arm's last step; QuantityError where its models do not go on from each other."""
+        """The arm's last step; QuantityError where its models do not fit each other."""
         arm.check()
-        model = self.trunk(arm, cuts)
-        role = "trunk"
+        model, role = self.trunk(arm, cuts), "trunk"
         for stage in arm.stages:
-            model = self.stage(stage, [(role, model)] if model is not None else [])
-            role = "previous"
+            model, role = self.stage(stage, [(role, model)] if model else []), "previous"
         if model is None:
             raise QuantityError(
-                f"{arm.label}: nothing is trained before it is judged. "
+                f"{arm.label}: nothing is trained before the evaluation. "
                 "Got start 0 and no stages; set a start above 0 or add a stage."
             )
         inputs = [("checkpoint", model), ("benchmarks", self.leaf(arm.evaluate.benchmarks))]
-        return self.step("evaluate", arm.evaluate, needs=inputs)
+        return self.step("evaluate", arm.evaluate, inputs)
 
     def trunk(self, arm: Arm, cuts: list[Share]) -> Step | None:
-        """What an arm branches from: a donor's checkpoint, or the chain of our own segments; nothing at start 0."""
+        """What an arm branches from: a donor's checkpoint, or the last segment of its own trunk; None at start 0."""
         if not isinstance(arm.pretrain, Donor):
             return self.segments(arm.pretrain, [cut for cut in cuts if cut <= arm.start])
         if not arm.start:
@@ -163,128 +136,113 @@ class _GraphBuilder:
         """The chain of segments through `cuts`; an address depends on the cuts before it, never on later ones."""
         inputs = [("tokenizer", self.leaf(pretrain.tokenizer)), *self.text_indexes(pretrain.text, pretrain.tokenizer)]
         model: Step | None = None
-        for since, until in zip([Share(0), *cuts], cuts, strict=False):
-            previous_input = [("previous", model)] if model is not None else []
-            segment = TrunkSegment(pretrain=pretrain, start=since, end=until)
-            model = self.step("pretrain", segment, needs=[*previous_input, *inputs])
+        for start, end in zip([Share(0), *cuts], cuts, strict=False):
+            segment = TrunkSegment(pretrain=pretrain, start=start, end=end)
+            model = self.step("pretrain", segment, [*([("previous", model)] if model else []), *inputs])
         return model
 
-    def stage(self, stage: Midtrain | Finetune, model_input: list[tuple[str, Step]]) -> Step:
-        """One stage with the model that it goes on from (none: untrained) and all that it reads."""
-        kind = "midtrain" if isinstance(stage, Midtrain) else "finetune"
-        text_inputs = self.text_indexes(stage.mix.text, stage.tokenizer)
-        inputs = [("tokenizer", self.leaf(stage.tokenizer)), *text_inputs, *self.image_inputs(stage)]
-        return self.step(kind, stage, needs=[*model_input, *inputs])
+    def stage(self, stage: Midtrain | Finetune, model: Inputs) -> Step:
+        """One stage, which continues `model` (empty: untrained), with all that it reads."""
+        texts = self.text_indexes(stage.mix.text, stage.tokenizer)
+        inputs = [*model, ("tokenizer", self.leaf(stage.tokenizer)), *texts, *self.image_inputs(stage)]
+        return self.step(stage.TAG, stage, inputs)
 
-    def text_indexes(self, mixture: Mixture, tokenizer: TokenizerSource) -> Iterator[tuple[str, Step]]:
-        """The text sources of a trunk or stage, in order."""
-        for source_index, source in enumerate(mixture.sources):
-            yield f"text{source_index}", self.prepared_index(source, tokenizer)
+    def text_indexes(self, mixture: Mixture, tokenizer: TokenizerSource) -> Inputs:
+        for number, source in enumerate(mixture.sources):
+            yield f"text{number}", self.index(source, tokenizer)
 
-    def image_inputs(self, stage: Midtrain | Finetune) -> Iterator[tuple[str, Step]]:
-        """What the image part reads. An encoder of our own is applied once for all arms; a named one to rows."""
+    def image_inputs(self, stage: Midtrain | Finetune) -> Inputs:
+        """Index and images of each source; its features too where the frozen encoder is trained in this study."""
         vision = stage.model.vision
-        for source_index, data_source in enumerate(stage.mix.images.sources):
-            index_step, source_step = self.prepared_index(data_source, stage.tokenizer), self.leaf(data_source)
-            yield f"image{source_index}", index_step
-            yield f"image{source_index}.source", source_step
-            if stage.model.encoder == "frozen" and any(
-                isinstance(tower.weights, ContrastiveTraining) for tower in vision.towers
-            ):
-                needs = [("source", source_step), ("index", index_step), *self.encoder_weights(vision)]
+        towers = [(f"encoder{number}", self.tower(tower)) for number, tower in enumerate(vision.towers)]
+        has_features = stage.model.encoder == "frozen" and any(tower.kind == "contrast" for _, tower in towers)
+        for number, source in enumerate(stage.mix.images.sources):
+            index, images = self.index(source, stage.tokenizer), self.leaf(source)
+            yield f"image{number}", index
+            yield f"image{number}.source", images
+            if has_features:
+                encode = Encode(source=source, vision=vision)
                 yield (
-                    f"image{source_index}.features",
-                    self.step("encode", Encode(source=data_source, vision=vision), needs=needs),
+                    f"image{number}.features",
+                    self.step("encode", encode, [("source", images), ("index", index), *towers]),
                 )
-        yield from self.encoder_weights(vision)
+        yield from towers
 
-    def encoder_weights(self, vision: VisionSpec) -> Iterator[tuple[str, Step]]:
-        """The weights of each tower: trained here, or named."""
-        for tower_index, tower_spec in enumerate(vision.towers):
-            yield f"encoder{tower_index}", self.tower_weights(tower_spec)
+    def tower(self, tower: TowerSpec) -> Step:
+        """The weights of an encoder: trained here, or named."""
+        if isinstance(tower.weights, ContrastiveTraining):
+            return self.step("contrast", tower, [("captions", self.leaf(tower.weights.captions))])
+        return self.leaf(tower.weights)
 
-    def tower_weights(self, tower_spec: TowerSpec) -> Step:
-        if isinstance(tower_spec.weights, External):
-            return self.leaf(tower_spec.weights)
-        return self.step("contrast", tower_spec, needs=[("captions", self.leaf(tower_spec.weights.captions))])
-
-    def prepared_index(self, source: DataSource, tokenizer: TokenizerSource) -> Step:
-        needs = [("source", self.leaf(source)), ("tokenizer", self.leaf(tokenizer))]
-        return self.step("prepare", Prepare(source=source, tokenizer=tokenizer), needs=needs)
+    def index(self, source: DataSource, tokenizer: TokenizerSource) -> Step:
+        """A source, tokenized and indexed."""
+        inputs = [("source", self.leaf(source)), ("tokenizer", self.leaf(tokenizer))]
+        return self.step("prepare", Prepare(source=source, tokenizer=tokenizer), inputs)
 
 
 def render_tree(graph: Graph, stored_addresses: Collection[str] = ()) -> tuple[str, ...]:
-    """The graph as lines of text, every step once: first what is read, then the models as they branch.
+    """The graph as lines of text, every step once: first the data, then the models as they branch.
 
-    Shared steps say how many arms share them; a step whose address is in `stored` is marked.
+    Shared steps show how many arms share them; steps in `stored_addresses` are marked.
     """
-    arms_by_step = graph.arms_by_step()
-    unshared_count = sum(len(steps) for steps in graph.arms.values())
-    header = (
-        f"{graph.title}: {len(graph.arms)} arms, {len(graph.steps)} steps ({unshared_count} if every arm ran alone)"
-    )
-    data_steps = [step for step in graph.steps if step.kind not in MODEL_KINDS and not step.donor_model]
-    renderer = _TreeRenderer(
-        children=_model_children(graph), arms_by_step=arms_by_step, stored_addresses=stored_addresses
-    )
-    return (header, "data", *_data_lines(data_steps, renderer), "models", *renderer.branches(None, ""))
-
-
-def _model_children(graph: Graph) -> dict[Step | None, list[Step]]:
-    """Who goes on from whom along the model line; models from nothing and donors' are the children of None."""
-    children: dict[Step | None, list[Step]] = {}
-    for step in graph.steps:
-        if step.kind in MODEL_KINDS or step.donor_model:
-            parents = [parent for role, parent in step.needs if role in MODEL_ROLES]
-            children.setdefault(parents[0] if parents else None, []).append(step)
-    return children
+    unshared = sum(len(steps) for steps in graph.arms.values())
+    header = f"{graph.title}: {len(graph.arms)} arms, {len(graph.steps)} steps ({unshared} if every arm ran alone)"
+    renderer = _TreeRenderer(graph=graph, stored_addresses=stored_addresses)
+    return (header, "data", *renderer.data_lines(), "models", *renderer.branches(None, ""))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _TreeRenderer:
-    children: dict[Step | None, list[Step]]
-    arms_by_step: dict[Step, tuple[str, ...]]
+    graph: Graph
     stored_addresses: Collection[str]
+    children: dict[Step | None, list[Step]] = field(init=False)
+    """The models that continue each model; those that continue none are the children of None."""
+    arms_by_step: dict[Step, tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        children: dict[Step | None, list[Step]] = {}
+        for step in filter(_is_model, self.graph.steps):
+            parents = [parent for role, parent in step.needs if role in MODEL_ROLES]
+            children.setdefault(parents[0] if parents else None, []).append(step)
+        for siblings in children.values():
+            siblings.sort(key=lambda step: step.kind == "pretrain" or bool(step.donor_model))
+        object.__setattr__(self, "children", children)
+        object.__setattr__(self, "arms_by_step", self.graph.arms_by_step())
+
+    def data_lines(self) -> Iterator[str]:
+        steps = [step for step in self.graph.steps if not _is_model(step)]
+        for step in steps:
+            connector = "└── " if step == steps[-1] else "├── "
+            parents = ", ".join(parent.slug for _, parent in step.needs)
+            origin = f" from {parents}" if parents else ""
+            yield f"{connector}{self.label(step)}{origin}  {self.arms_text(step)}"
+
+    def branches(self, parent: Step | None, indent: str) -> Iterator[str]:
+        """A line for each chain of steps that the same arms use, with its branches indented below."""
+        siblings = self.children.get(parent, [])
+        for step in siblings:
+            chain, arms = [step], self.arms_by_step[step]
+            while len(following := self.children.get(chain[-1], [])) == 1 and self.arms_by_step[following[0]] == arms:
+                chain.append(following[0])
+            connector, extension = ("└── ", "    ") if step == siblings[-1] else ("├── ", "│   ")
+            steps = " → ".join(map(self.label, chain))
+            yield f"{indent}{connector}" + (
+                f"{arms[0]}: {steps}" if len(arms) == 1 else f"{steps}  {self.arms_text(step)}"
+            )
+            yield from self.branches(chain[-1], indent + extension)
 
     def label(self, step: Step) -> str:
-        """The address, what the user calls that source where the address does not say it, and whether it is stored."""
-        stored_mark = " [stored]" if step.address in self.stored_addresses else ""
-        return f"{step.address}{_source_name_suffix(step)}{stored_mark}"
+        """The address, the user's name for a source whose address shows only its form, and whether it is stored."""
+        source = step.spec.source if isinstance(step.spec, Prepare) else step.spec
+        name = ""
+        if isinstance(source, External | Recaptioned) and content_key(source) in step.content_ids:
+            name = f" ({source.external.name if isinstance(source, Recaptioned) else source.name})"
+        return f"{step.address}{name}{' [stored]' if step.address in self.stored_addresses else ''}"
 
     def arms_text(self, step: Step) -> str:
         labels = self.arms_by_step[step]
         return f"for {labels[0]}" if len(labels) == 1 else f"shared by {len(labels)} arms"
 
-    def branches(self, parent: Step | None, indent: str) -> Iterator[str]:
-        """A line for each chain that only the same arms use, its branches indented below."""
-        child_steps = sorted(
-            self.children.get(parent, []), key=lambda step: step.kind == "pretrain" or bool(step.donor_model)
-        )
-        for position, step in enumerate(child_steps):
-            chain = [step]
-            while (
-                len(next_steps := self.children.get(chain[-1], [])) == 1
-                and self.arms_by_step[next_steps[0]] == self.arms_by_step[step]
-            ):
-                chain.append(next_steps[0])
-            connector, extension = ("└── ", "    ") if position == len(child_steps) - 1 else ("├── ", "│   ")
-            steps = " → ".join(map(self.label, chain))
-            labels = self.arms_by_step[step]
-            line = f"{labels[0]}: {steps}" if len(labels) == 1 else f"{steps}  {self.arms_text(step)}"
-            yield f"{indent}{connector}{line}"
-            yield from self.branches(chain[-1], indent + extension)
 
-
-def _source_name_suffix(step: Step) -> str:
-    """The user's name for a source whose address says only its form."""
-    source = step.spec.source if isinstance(step.spec, Prepare) else step.spec
-    if not isinstance(source, External | Recaptioned) or content_key(source) not in step.content_ids:
-        return ""
-    return f" ({source.external.name if isinstance(source, Recaptioned) else source.name})"
-
-
-def _data_lines(steps: list[Step], renderer: _TreeRenderer) -> Iterator[str]:
-    for position, step in enumerate(steps):
-        connector = "└── " if position == len(steps) - 1 else "├── "
-        parent_slugs = ", ".join(parent.slug for _, parent in step.needs)
-        yield f"{connector}{renderer.label(step)}{f' from {parent_slugs}' if parent_slugs else ''}  {renderer.arms_text(step)}"
+def _is_model(step: Step) -> bool:
+    return step.kind in MODEL_KINDS or bool(step.donor_model)

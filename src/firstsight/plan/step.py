@@ -61,7 +61,7 @@ class Step:
     content_ids: ContentIds = field(compare=False, default_factory=dict[str, str])
     """Digests of the named sources in the spec."""
     donor_model: LMSpec | None = field(compare=False, default=None)
-    """The model that a donor declares for this checkpoint. Not in the address, where the digest stands for the bytes."""
+    """The model that a donor declares for this checkpoint; not in the address, which has the digest of its bytes."""
     address: str = field(init=False)
 
     def __post_init__(self) -> None:

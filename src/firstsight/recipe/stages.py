@@ -1,4 +1,4 @@
-"""One frozen spec for each kind of work on a model: pre-train, mid-train, fine-tune, evaluate."""
+"""One frozen spec for each kind of work: pre-train, mid-train, fine-tune, evaluate, prepare, encode."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowShape:
-    """The fixed shape of a step: `batch` rows of `length` tokens."""
+    """The fixed shape of a step: `batch_size` rows of `length` tokens."""
 
     TAG: ClassVar = "row_shape"
     batch_size: int
@@ -37,7 +37,7 @@ class RowShape:
 
     @property
     def tokens_per_step(self) -> Tokens:
-        """Tokens of one step, padding included: the clock."""
+        """Padding included: the tokens that schedules and budgets count."""
         return Tokens(self.batch_size * self.length)
 
     def steps(self, tokens: Tokens) -> Steps:
@@ -51,10 +51,9 @@ class RowShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdamWSpec:
-    """AdamW as open_lm sets it: decay on every parameter, clipped gradients, z-loss beside the cross-entropy."""
+    """AdamW as open_lm sets it: decay on every parameter, clipped gradients, z-loss added to the cross-entropy."""
 
     TAG: ClassVar = "adamw"
-
     beta1: float
     beta2: float
     eps: float
@@ -62,100 +61,92 @@ class AdamWSpec:
     max_grad_norm: float
     z_loss: float
     encoder_lr_scale: float
-    """A trained encoder's rate, in times the schedule's; 0 holds it still: no gradients and no moments."""
+    """A trained encoder's learning rate, as a multiple of the schedule's; at 0 it has no gradients and no moments."""
     encoder_weight_decay: float
     """A trained encoder's weight decay."""
 
     def __post_init__(self) -> None:
         if self.encoder_lr_scale < 0 or self.encoder_weight_decay < 0:
             raise QuantityError(
-                f"an encoder's rate and decay are 0 or above. Got encoder_lr_scale={self.encoder_lr_scale} and "
-                f"encoder_weight_decay={self.encoder_weight_decay}. Say 0 to hold the encoder still."
+                "an encoder's learning rate and weight decay are 0 or above. "
+                f"Got {self._encoder_settings()}. Set 0 to keep the encoder fixed."
             )
 
+    def check_encoder(self, model: LMSpec | VLMSpec) -> None:
+        """Raise QuantityError for an encoder's learning rate or weight decay where no encoder trains."""
+        if isinstance(model, VLMSpec) and model.encoder == "trained":
+            return
+        if self.encoder_lr_scale or self.encoder_weight_decay:
+            reason, advice = "it has no encoder", ""
+            if isinstance(model, VLMSpec) and model.vision.towers:
+                reason, advice = "its encoder is frozen", ', or set encoder="trained"'
+            raise QuantityError(
+                f"encoder_lr_scale and encoder_weight_decay must be 0 for this model: {reason}. "
+                f"Got {self._encoder_settings()}. Set both to 0.0{advice}."
+            )
 
-def _check_encoder_optim(optim: AdamWSpec, model: LMSpec | VLMSpec) -> None:
-    """Raise QuantityError for an encoder's rate or decay where no encoder trains."""
-    if isinstance(model, VLMSpec) and model.encoder == "trained":
-        return
-    if optim.encoder_lr_scale or optim.encoder_weight_decay:
-        reason = "its encoder is frozen" if isinstance(model, VLMSpec) and model.vision.towers else "it has no encoder"
-        raise QuantityError(
-            f"encoder_lr_scale and encoder_weight_decay must be 0 for this model: {reason}. Got encoder_lr_scale={optim.encoder_lr_scale} "
-            f"and encoder_weight_decay={optim.encoder_weight_decay}. Set both to 0.0"
-            + (', or say encoder="trained".' if reason == "its encoder is frozen" else ".")
-        )
+    def _encoder_settings(self) -> str:
+        return f"encoder_lr_scale={self.encoder_lr_scale} and encoder_weight_decay={self.encoder_weight_decay}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pretrain:
+class _TextRun:
+    """The fields that a trunk and a donor have in common."""
+
+    model: LMSpec
+    tokenizer: TokenizerSource
+    row_shape: RowShape
+    tokens: Tokens
+    """Of the whole run."""
+    schedule: Rewarm
+
+    def tokens_at(self, share: Share) -> Tokens:
+        """The tokens up to `share` of the run, rounded up to a whole step."""
+        return self.row_shape.round_up(Tokens(-(-self.tokens * share // 1))) if share else Tokens(0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrain(_TextRun):
     """Text pre-training: the trunk that arms branch from."""
 
     TAG: ClassVar = "pretrain"
-    model: LMSpec
-    tokenizer: TokenizerSource
     text: Mixture
     packing: PackingMode
-    row_shape: RowShape
-    tokens: Tokens
-    schedule: Rewarm
     optim: AdamWSpec
     seed: int
 
     def __post_init__(self) -> None:
-        _check_encoder_optim(self.optim, self.model)
-
-    def tokens_at(self, share: Share) -> Tokens:
-        """Where `share` of the trunk falls, rounded up to a whole step."""
-        return (
-            self.row_shape.round_up(Tokens(-(-self.tokens * share.numerator // share.denominator)))
-            if share
-            else Tokens(0)
-        )
+        self.optim.check_encoder(self.model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Donor:
-    """A public run in the place of a trunk: its model, the schedule it declares, and its checkpoints that we hold."""
+class Donor(_TextRun):
+    """A public run in place of a trunk: its model, the schedule that it declares, and the checkpoints at hand."""
 
     TAG: ClassVar = "donor"
-    model: LMSpec
-    tokenizer: TokenizerSource
-    row_shape: RowShape
-    """Of one of its steps."""
-    tokens: Tokens
-    """Of the whole run."""
-    schedule: Rewarm
     checkpoints: tuple[tuple[Share, External], ...]
-    """Where on the run each was taken; folders that `firstsight import` wrote."""
+    """(share of the run, folder that `firstsight import` wrote) of each checkpoint."""
 
     def __post_init__(self) -> None:
         for share, external in self.checkpoints:
             if external.form != "checkpoint" or not 0 < share <= 1:
                 raise QuantityError(
-                    f"{external.name}: wanted a Named of form checkpoint, above 0 and at most at 1 of a donor's run. "
-                    f'Got {external.form} at {share}. Say form="checkpoint" and where on the run it was taken.'
+                    f"{external.name}: wanted an External of form checkpoint, above 0 and at most at 1 of a donor's "
+                    f'run. Got {external.form} at {share}. Set form="checkpoint" and the share where it was saved.'
                 )
         shares = [share for share, _ in self.checkpoints]
-        repeated_shares = sorted({share for share in shares if shares.count(share) > 1})
-        if repeated_shares or not shares:
-            problem = f"two at {', '.join(map(str, repeated_shares))}" if repeated_shares else "none"
-            raise QuantityError(f"a donor has one checkpoint at each place of its run. Got {problem}. Name each once.")
-
-    def tokens_at(self, share: Share) -> Tokens:
-        """Where `share` of the run falls, rounded up to a whole step."""
-        return (
-            self.row_shape.round_up(Tokens(-(-self.tokens * share.numerator // share.denominator)))
-            if share
-            else Tokens(0)
-        )
+        repeated = sorted({share for share in shares if shares.count(share) > 1})
+        if repeated or not shares:
+            problem = f"two at {', '.join(map(str, repeated))}" if repeated else "none"
+            raise QuantityError(f"a donor has one checkpoint at each share of its run. Got {problem}. Name each once.")
 
     def checkpoint(self, share: Share) -> External:
-        """The checkpoint at `share`; QuantityError that names those there are."""
+        """The checkpoint at `share`; QuantityError that lists the shares that exist."""
         checkpoints = dict(self.checkpoints)
         if share not in checkpoints:
+            shares = ", ".join(map(str, sorted(checkpoints)))
             raise QuantityError(
-                f"wanted a donor with a checkpoint at {share} of its run. Got {', '.join(map(str, sorted(checkpoints)))}. "
+                f"wanted a donor with a checkpoint at {share} of its run. Got {shares}. "
                 "Start at one of these, or import another."
             )
         return checkpoints[share]
@@ -163,7 +154,7 @@ class Donor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrunkSegment:
-    """The trunk from the end of an earlier segment (or from nothing) to `until`."""
+    """The part of a trunk from the end of an earlier segment (or from nothing) to `end`."""
 
     TAG: ClassVar = "trunk_segment"
     pretrain: Pretrain
@@ -180,51 +171,59 @@ class TrunkSegment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Midtrain:
-    """Image-text training on a text model: images enter here."""
+class _ImageTextStage:
+    """The fields that mid-training and fine-tuning have in common."""
 
-    TAG: ClassVar = "midtrain"
     model: VLMSpec
     tokenizer: TokenizerSource
     mix: ImageTextMix
-    """Its text goes on where the stage before stopped reading, unbroken."""
+    """Its text continues where the stage before stopped reading."""
     row_shape: RowShape
-    tokens: Tokens
-    schedule: LRSchedule
-    moments: Literal["carried", "fresh"]
     optim: AdamWSpec
     seed: int
 
     def __post_init__(self) -> None:
-        _check_encoder_optim(self.optim, self.model)
+        self.optim.check_encoder(self.model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finetune:
-    """Instruction tuning: loss on answers only, its own schedule for every epoch count. Source: paper section 4."""
+class Midtrain(_ImageTextStage):
+    """Image-text training, which continues a text model."""
+
+    TAG: ClassVar = "midtrain"
+    tokens: Tokens
+    schedule: LRSchedule
+    moments: Literal["carried", "fresh"]
+    """AdamW's moments of the parameters that the previous stage had; those of new parameters start at 0."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole stage."""
+        return self.row_shape.steps(self.tokens) * self.row_shape.batch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finetune(_ImageTextStage):
+    """Instruction tuning: loss on answers only, a schedule over all of its epochs. Source: paper section 4."""
 
     TAG: ClassVar = "finetune"
-    model: VLMSpec
-    tokenizer: TokenizerSource
-    mix: ImageTextMix
-    row_shape: RowShape
     epoch_tokens: Tokens
     epochs: int
     schedule: Rewarm
-    optim: AdamWSpec
-    seed: int
-
-    def __post_init__(self) -> None:
-        _check_encoder_optim(self.optim, self.model)
 
     @property
     def tokens(self) -> Tokens:
         return Tokens(self.epoch_tokens * self.epochs)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the whole stage."""
+        return self.row_shape.steps(self.tokens) * self.row_shape.batch_size
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
-    """Judge a checkpoint on tasks; vision tasks are asked with their picture and, blind, without it."""
+    """Evaluate a checkpoint on tasks; vision tasks are run with their images and, as blind baselines, without them."""
 
     TAG: ClassVar = "evaluate"
     benchmarks: SyntheticBenchmarks | External
@@ -243,7 +242,7 @@ class Prepare:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encode:
-    """The frozen encoder's features of every picture of a source, computed once for all arms."""
+    """The frozen encoder's features of every image of a source, computed once for all arms."""
 
     TAG: ClassVar = "encode"
     source: DataSource
