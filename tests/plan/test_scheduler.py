@@ -112,7 +112,7 @@ def test_named_leaves_are_refused_before_anything_runs(tmp_path: Path) -> None:
     handlers = {step.kind: "toy_steps:write" for step in plan.steps if step.kind != "named"}
     with (
         LocalExecutor(1, site) as executor,
-        pytest.raises(RequestError, match=r"dclm-mix, gpt-neox-20b.*place") as refused,
+        pytest.raises(RequestError, match=r"dclm-mix, gpt-neox-20b.*path") as refused,
     ):
         run(
             plan, Store(tmp_path / "runs"), site=site, executor=executor, handlers=handlers, on_event=lambda event: None

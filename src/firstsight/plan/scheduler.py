@@ -1,4 +1,4 @@
-"""Walk the graph: skip what is stored, run what is ready, keep going where something else failed."""
+"""Run a graph: skip what is stored, run what is ready, continue where something else failed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from firstsight.plan.store import Store
 from firstsight.site import Progress, Site
 
 POLL_SECONDS = 0.2
-"""Seconds to wait for news before looking whether another run has finished something."""
+"""Seconds to wait for reports before checking whether another run has finished something."""
 
 EXTERNAL_KIND = "named"
-"""The kind of a leaf that the user has: read where the site says, never run and never stored."""
+"""The kind of a leaf that the user has: read at the site's path, never run and never stored."""
+
+EventKind = Literal["started", "progress", "published", "skipped", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,21 +31,21 @@ class StepEvent:
 
     timestamp: float
     """Seconds since 1970."""
-    kind: Literal["started", "progress", "published", "skipped", "failed"]
+    kind: EventKind
     step: Step
     arms: tuple[str, ...]
-    """Who needs the step, by label."""
+    """Labels of the arms that need the step."""
     progress: Progress | None = None
     seconds: float = 0.0
-    """How long the step has been at work in this run."""
+    """Seconds since the step started in this run."""
     seconds_left: float | None = None
-    """Seconds that the whole run will still take, as far as measured speeds can tell; None before any was."""
+    """Estimated seconds until the whole run ends; None before any speed was measured."""
     reason: str = ""
     """Why it was skipped or failed."""
 
 
 EventCallback = Callable[[StepEvent], None]
-"""Is shown every event as it happens, in the caller's own thread."""
+"""Called with every event as it happens, in the thread that called `run`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,7 @@ class Summary:
 
     published: tuple[Step, ...]
     skipped: tuple[Step, ...]
-    """Stored before, or by another run meanwhile, or not needed because what needs them is stored; never made here."""
+    """Stored before or by another run, or not needed because what needs them is stored."""
     failed: tuple[StepFailure, ...]
     blocked: tuple[tuple[Step, Step], ...]
     """Steps that were not run, each with the failed step that it needs."""
@@ -73,7 +75,7 @@ class Summary:
         return not self.failed
 
     def lines(self) -> tuple[str, ...]:
-        """What to tell the user: counts, then what failed, why, where its log is, and what to do."""
+        """For the user: counts; then what failed, why, where its log is, and what to do."""
         counts = f"{len(self.published)} steps run, {len(self.skipped)} stored already, {self.seconds:.0f} s"
         return (counts, *self._failure_lines()) if self.failed else (counts,)
 
@@ -91,16 +93,16 @@ class Summary:
             blocked = [step.address for step, cause in self.blocked if cause == failure.step]
             if blocked:
                 yield f"  not run: {', '.join(blocked)} (needs {failure.step.address})"
-        yield "Mend the cause and give the same command again: it goes on from what is stored."
+        yield "Correct the cause and give the same command again: it continues from what is stored."
 
 
 def run(
     graph: Graph, store: Store, *, site: Site, executor: Executor, handlers: Mapping[str, str], on_event: EventCallback
 ) -> Summary:
-    """Bring every arm's judgement into `store`; a failed step stops only what needs it.
+    """Bring every arm's evaluation into `store`; a failed step stops only what needs it.
 
-    `handlers` maps a kind to `module:function`. RequestError, before anything runs, where a needed kind has none or
-    the site does not say where a named source lies. Named sources are never run: they lie where the site says.
+    `handlers` maps a kind to `module:function`. Named sources are not run: they are read at the site's paths.
+    RequestError, before anything runs, for a kind without a handler or a named source without a path.
     """
     missing = missing_steps(graph, store)
     _check_runnable(missing, handlers, site)
@@ -117,7 +119,7 @@ def run(
 
 
 def missing_steps(graph: Graph, store: Store) -> set[Step]:
-    """What is not stored, can be made, and is needed for a judgement that is not stored."""
+    """The steps to run: those that are not stored and needed for an evaluation that is not stored."""
     missing: set[Step] = set()
     pending = [steps[-1] for steps in graph.arms.values()]
     while pending:
@@ -129,57 +131,57 @@ def missing_steps(graph: Graph, store: Store) -> set[Step]:
 
 
 def result_path(step: Step, store: Store, site: Site) -> Path:
-    """Where the result of a step lies; a named source where the site says."""
+    """The result of a step in the store; the site's path of a named source."""
     return Path(site.sources[step.spec.name].path) if step.kind == EXTERNAL_KIND else store.path(step.address)
 
 
 def _check_runnable(missing: set[Step], handlers: Mapping[str, str], site: Site) -> None:
-    external_names = {parent.spec.name for step in missing for _, parent in step.needs if parent.kind == EXTERNAL_KIND}
-    unlocated_names = sorted(external_names - set(site.sources))
-    if unlocated_names:
+    names = {parent.spec.name for step in missing for _, parent in step.needs if parent.kind == EXTERNAL_KIND}
+    if unlocated := sorted(names - set(site.sources)):
         raise RequestError(
-            f"{', '.join(unlocated_names)}: wanted a place on this machine for each of these names, got none. "
-            "Nothing was run. Say in the site file where they lie, or take a scale with built-in data (smoke, cpu)."
+            f"{', '.join(unlocated)}: wanted a path on this machine for each of these names, got none. Nothing was "
+            "run. Write their paths in the site file, or take a scale with built-in data (smoke, cpu)."
         )
-    unhandled_kinds = sorted({step.kind for step in missing} - set(handlers))
-    if unhandled_kinds:
+    if unhandled := sorted({step.kind for step in missing} - set(handlers)):
         raise RequestError(
-            f"no handler for steps of kind {', '.join(unhandled_kinds)}. Known: {', '.join(sorted(handlers))}."
+            f"no handler for steps of kind {', '.join(unhandled)}. Known: {', '.join(sorted(handlers))}."
         )
 
 
 @dataclass(kw_only=True, slots=True)
 class _RunningStep:
-    """A step at work, and what it told."""
-
     started_at: float
     first_progress: Progress | None = None
     last_progress: Progress | None = None
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started_at
+
     def fractions(self) -> tuple[float, float]:
-        """The part of the step that was there when it began (a resumed one goes on), and that is there now."""
+        """The part of the step that was done when it started (a resumed one continues), and that is done now."""
         if self.first_progress is None or self.last_progress is None:
             return 0.0, 0.0
         initial, current = (
-            progress.done / progress.total if progress.total else 0.0
+            min(progress.done / progress.total, 1.0) if progress.total else 0.0
             for progress in (self.first_progress, self.last_progress)
         )
-        return min(initial, 1.0) if initial > 0.1 else 0.0, min(current, 1.0)
+        return initial if initial > 0.1 else 0.0, current
 
 
 @dataclass(kw_only=True, slots=True)
 class _SpeedEstimator:
-    """How real seconds compare with nominal ones, by kind of step."""
+    """Measured and nominal seconds of the work done so far, by kind of step."""
 
     measured: dict[str, float] = field(default_factory=dict)
     nominal: dict[str, float] = field(default_factory=dict)
 
-    def record_speed(self, step: Step, *, seconds: float, fraction: float) -> None:
+    def record(self, step: Step, *, seconds: float, fraction: float) -> None:
         self.measured[step.kind] = self.measured.get(step.kind, 0.0) + seconds
         self.nominal[step.kind] = self.nominal.get(step.kind, 0.0) + fraction * nominal_seconds(step)
 
     def predict_seconds(self, step: Step) -> float:
-        """Foretold: by its kind's pace, else by the pace of all kinds so far."""
+        """By the speed of steps of its kind; by that of all kinds where none of its kind has run."""
         if self.nominal.get(step.kind):
             return nominal_seconds(step) * self.measured[step.kind] / self.nominal[step.kind]
         total = sum(self.nominal.values())
@@ -187,7 +189,7 @@ class _SpeedEstimator:
 
 
 class _Scheduler:
-    """Where a run stands; everything is held by step, and a step is in one place."""
+    """The state of a run; every step is in one of these collections."""
 
     def __init__(
         self, *, graph: Graph, store: Store, on_event: EventCallback, workers: int, missing: set[Step]
@@ -198,7 +200,7 @@ class _Scheduler:
         self.waiting = sorted(missing, key=self._priorities.__getitem__)
         self.running: dict[Step, _RunningStep] = {}
         self.in_other_runs: set[Step] = set()
-        """Steps that another run works on."""
+        """Steps that another run is running."""
         self._unfinished = set(missing)
         self._published: list[Step] = []
         self._skipped: list[Step] = []
@@ -207,7 +209,7 @@ class _Scheduler:
         for step in graph.steps:
             if step not in missing:
                 reason = "stored" if store.has(step.address) else "not needed: what needs it is stored"
-                self._skip(step, "lies on this machine" if step.kind == EXTERNAL_KIND else reason)
+                self._skip(step, "on this machine" if step.kind == EXTERNAL_KIND else reason)
 
     def start_next(self) -> Step | None:
         """The next ready step, marked as running; None if nothing is ready."""
@@ -226,7 +228,7 @@ class _Scheduler:
         return None
 
     def poll_other_runs(self) -> None:
-        """Pick up what another run has published, and take back what it has let go of."""
+        """Queue the steps that another run has published or unlocked."""
         for step in tuple(self.in_other_runs):
             if not self._store.is_locked(step.address):
                 self.in_other_runs.discard(step)
@@ -234,22 +236,23 @@ class _Scheduler:
 
     def handle_report(self, report: StepReport) -> None:
         step = next(step for step in self.running if step.address == report.address)
+        running = self.running[step]
         if report.state == "progress":
-            self._record_progress(step, report.progress)
+            running.first_progress, running.last_progress = running.first_progress or report.progress, report.progress
+            self._emit("progress", step, progress=report.progress, seconds=running.seconds)
             return
-        running_step = self.running.pop(step)
-        seconds = time.monotonic() - running_step.started_at
+        del self.running[step]
         if report.state == "published":
-            self._speeds.record_speed(step, seconds=seconds, fraction=1 - running_step.fractions()[0])
+            self._speeds.record(step, seconds=running.seconds, fraction=1 - running.fractions()[0])
             self._published.append(step)
             self._unfinished.discard(step)
-            self._emit("published", step, seconds=seconds)
+            self._emit("published", step, seconds=running.seconds)
         elif report.state == "already_published":
             self._skip(step, "stored by another run")
         elif report.state == "busy":
             self.in_other_runs.add(step)
         else:
-            self._fail(step, reason=report.reason, seconds=seconds)
+            self._fail(step, reason=report.reason, seconds=running.seconds)
 
     def summary(self) -> Summary:
         return Summary(
@@ -260,22 +263,17 @@ class _Scheduler:
             seconds=time.monotonic() - self._started_at,
         )
 
-    def _record_progress(self, step: Step, progress: Progress | None) -> None:
-        running_step = self.running[step]
-        running_step.first_progress, running_step.last_progress = running_step.first_progress or progress, progress
-        self._emit("progress", step, progress=progress, seconds=time.monotonic() - running_step.started_at)
-
     def _skip(self, step: Step, reason: str) -> None:
         self._skipped.append(step)
         self._unfinished.discard(step)
         self._emit("skipped", step, reason=reason)
 
     def _fail(self, step: Step, *, reason: str, seconds: float) -> None:
-        """Mark the step and everything that needs it, near or far."""
+        """Record the failure, and block everything that needs the step."""
         log_path = self._store.log_path(step.address)
         self._failed[step] = StepFailure(step=step, arms=self._arms_by_step[step], reason=reason, log_path=log_path)
         self._emit("failed", step, reason=reason, seconds=seconds)
-        for descendant in self._graph.steps:  # parents first, so one pass reaches everything
+        for descendant in self._graph.steps:  # parents first, so that one pass reaches everything
             is_blocked = any(parent == step or self._blocked.get(parent) == step for _, parent in descendant.needs)
             if is_blocked and descendant in self.waiting:
                 self.waiting.remove(descendant)
@@ -283,64 +281,52 @@ class _Scheduler:
                 self._emit("skipped", descendant, reason=f"not run: needs {step.address}")
 
     def _emit(
-        self,
-        kind: Literal["started", "progress", "published", "skipped", "failed"],
-        step: Step,
-        *,
-        progress: Progress | None = None,
-        seconds: float = 0.0,
-        reason: str = "",
+        self, kind: EventKind, step: Step, *, progress: Progress | None = None, seconds: float = 0.0, reason: str = ""
     ) -> None:
-        self._on_event(
-            StepEvent(
-                timestamp=time.time(),
-                kind=kind,
-                step=step,
-                arms=self._arms_by_step[step],
-                progress=progress,
-                seconds=seconds,
-                seconds_left=self._seconds_left(),
-                reason=reason,
-            )
+        event = StepEvent(
+            timestamp=time.time(),
+            kind=kind,
+            step=step,
+            arms=self._arms_by_step[step],
+            progress=progress,
+            seconds=seconds,
+            seconds_left=self._seconds_left(),
+            reason=reason,
         )
+        self._on_event(event)
 
     def _seconds_left(self) -> float | None:
-        """All that is left spread over the workers, but never less than its longest chain."""
-        if not self._speeds.measured and not any(running_step.fractions()[1] for running_step in self.running.values()):
+        """The remaining work divided by the workers, but at least its longest chain."""
+        if not self._speeds.measured and not any(running.fractions()[1] for running in self.running.values()):
             return None
-        unfinished_steps = [*self.waiting, *self.running, *self.in_other_runs]
-        remaining = {step: self._remaining_seconds(step) for step in unfinished_steps}
-        longest_chain: dict[Step, float] = {}
+        unfinished = [*self.waiting, *self.running, *self.in_other_runs]
+        remaining = {step: self._remaining_seconds(step) for step in unfinished}
+        chains: dict[Step, float] = {}
         for step in self._graph.steps:
             if step in remaining:
-                longest_chain[step] = remaining[step] + max(
-                    (longest_chain.get(parent, 0.0) for _, parent in step.needs), default=0.0
-                )
-        return max(sum(remaining.values()) / self._workers, max(longest_chain.values(), default=0.0))
+                longest = max((chains.get(parent, 0.0) for _, parent in step.needs), default=0.0)
+                chains[step] = remaining[step] + longest
+        return max(sum(remaining.values()) / self._workers, max(chains.values(), default=0.0))
 
     def _remaining_seconds(self, step: Step) -> float:
-        running_step = self.running.get(step)
-        if running_step is None:
+        running = self.running.get(step)
+        if running is None:
             return self._speeds.predict_seconds(step)
-        initial, current = running_step.fractions()
-        seconds = time.monotonic() - running_step.started_at
+        initial, current = running.fractions()
         if current > initial:
-            return seconds * (1 - current) / (current - initial)
-        return max(self._speeds.predict_seconds(step) - seconds, 0.0)
+            return running.seconds * (1 - current) / (current - initial)
+        return max(self._speeds.predict_seconds(step) - running.seconds, 0.0)
 
 
 def _step_priorities(graph: Graph) -> dict[Step, tuple[int, float, int]]:
-    """Which ready step goes first: the first seed's, then the one with the longest chain behind it."""
+    """A sort key of ready steps: the first seed's first, then the one with the longest chain of steps after it."""
     chain_seconds: dict[Step, float] = {}
     for step in reversed(graph.steps):
         chain_seconds[step] = chain_seconds.get(step, 0.0) + nominal_seconds(step)
         for _, parent in step.needs:
             chain_seconds[parent] = max(chain_seconds.get(parent, 0.0), chain_seconds[step])
-    seeds = list(dict.fromkeys(graph.seeds.values()))
-    seed_positions = {
-        step: min(seeds.index(graph.seeds[label]) for label in labels) for step, labels in graph.arms_by_step().items()
-    }
+    arms_by_step, seeds = graph.arms_by_step(), list(dict.fromkeys(graph.seeds.values()))
     return {
-        step: (seed_positions[step], -chain_seconds[step], graph_position)
-        for graph_position, step in enumerate(graph.steps)
+        step: (min(seeds.index(graph.seeds[label]) for label in arms_by_step[step]), -chain_seconds[step], position)
+        for position, step in enumerate(graph.steps)
     }
