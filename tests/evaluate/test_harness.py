@@ -20,7 +20,7 @@ from firstsight.evaluate.models.native import NativeModel, load_native_model
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, Site
-from tests.model.rows import packed
+from tests.model.tiny_models import packed
 
 Checkpoint = Callable[[str], Path]
 

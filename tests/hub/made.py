@@ -25,7 +25,7 @@ from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.units import Tokens
 from tests.conftest import DEVICE
-from tests.model.rows import PLAIN, grown, packed
+from tests.model.tiny_models import PLAIN, grown, packed
 
 WORDS = ("what", "where", "is", "the", "cat", "red", "blue", "left", "of", "a", "dog", "?")
 FIXED = ("<|endoftext|>", "<|pad|>", "<|unk|>")

@@ -17,7 +17,7 @@ from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from tests.conftest import DEVICE
 from tests.hub.made import OURS
-from tests.model.rows import grown
+from tests.model.tiny_models import grown
 
 IMAGE = 3
 

@@ -27,13 +27,14 @@ from firstsight.errors import ModelError, RequestError
 from firstsight.hub import llama, llava, model_card
 from firstsight.hub.export import export_checkpoint
 from firstsight.hub.hf_processing import image_to_pixels
-from firstsight.model.checkpoint_io import read_tensors, save
+from firstsight.model.checkpoint_io import save
+from firstsight.model.tensors import read_tensors
 from firstsight.model.vision import normalize_pixels
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.vision import ImageFit
 from tests.hub.made import LLAVA, MARKS, NATIVE, OPENLM, OURS, checkpoint, png
 from tests.hub.made import words as made_words
-from tests.model.rows import grown
+from tests.model.tiny_models import grown
 
 
 @pytest.fixture(scope="module")

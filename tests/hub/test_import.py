@@ -20,8 +20,9 @@ from firstsight.data import tokenizer
 from firstsight.errors import DataError, ModelError
 from firstsight.hub import import_
 from firstsight.hub.import_ import ImportRequest, import_checkpoint
-from firstsight.model import checkpoint_io
-from firstsight.model.checkpoint_io import load, read_tensors
+from firstsight.model import tensors as tensor_files
+from firstsight.model.checkpoint_io import load
+from firstsight.model.tensors import read_tensors
 from firstsight.site import Progress
 from tests.hub.made import words
 from tests.hub.test_llama_files import LLAMA3, SMALL, seeing
@@ -69,7 +70,7 @@ def test_sharded_bf16_llama_becomes_a_checkpoint(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(list(source.glob("model-*.safetensors"))) > 2
-    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_BYTES", 5000)
+    monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", 5000)
     out = tmp_path / "donor"
     assert command(["import", str(source), "--out", str(out), "--seen", "2.5T"]) == 0
     told = capsys.readouterr().out

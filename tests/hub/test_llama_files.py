@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from firstsight.errors import ModelError
 from firstsight.hub.llama import from_llama, llama_config, llama_spec, llama_unsupported_reason, to_llama
-from firstsight.model.checkpoint_io import meta_init
+from firstsight.model.tensors import meta_init
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
 

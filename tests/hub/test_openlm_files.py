@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from firstsight.errors import ModelError
 from firstsight.hub import openlm
 from firstsight.hub.import_ import ImportRequest, import_checkpoint
-from firstsight.model.checkpoint_io import load, read_tensors
+from firstsight.model.checkpoint_io import load
+from firstsight.model.tensors import read_tensors
 from firstsight.recipe.lm import LMSpec, Rope
 from firstsight.recipe.stages import AdamWSpec
 from firstsight.train import state
 from tests.hub.made import words
-from tests.model.test_openlm import transcription
+from tests.model.test_layers import transcription
 
 CONFIG: dict[str, Any] = {
     "hidden_dim": 16, "n_layers": 2, "n_heads": 2, "seq_len": 32, "vocab_size": 40, "post_embed_norm": False,

@@ -13,8 +13,9 @@ from PIL import Image
 import firstsight.hub.hf_classes
 from firstsight.hub import import_
 from firstsight.hub.export import export_checkpoint
-from firstsight.model.checkpoint_io import load, read_tensors
+from firstsight.model.checkpoint_io import load
 from firstsight.model.generate import generate
+from firstsight.model.tensors import read_tensors
 from firstsight.model.vision import extract_features
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec

@@ -23,7 +23,8 @@ from firstsight.hub import export, import_, llama, llava, openlm
 from firstsight.hub.download import resolve_hub_path
 from firstsight.hub.export import export_checkpoint
 from firstsight.hub.import_ import ImportRequest, import_checkpoint
-from firstsight.model.checkpoint_io import read_spec, read_tensors
+from firstsight.model.checkpoint_io import read_spec
+from firstsight.model.tensors import read_tensors
 from firstsight.model.vision import encoder_spec
 from tests.hub.made import LLAMA, LLAVA, OURS, SIGLIP, checkpoint, published, words
 

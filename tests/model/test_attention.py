@@ -17,11 +17,11 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from firstsight.model import layers
+from firstsight.model import attention, layers
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LMSpec, Rope
 from tests.conftest import DEVICE
-from tests.model.rows import PLAIN, SHIFTED, Rows, cpu_only, grown, packed
+from tests.model.tiny_models import PLAIN, SHIFTED, Rows, cpu_only, grown, packed
 
 RAGGED = [[1, 1, 130, 3, 40], [300], [128, 128, 1, 43], [], [5], [256, 44]]
 """Documents of six rows of 300: single tokens, whole rows, borders on the squares' edges and inside, only padding."""
@@ -57,7 +57,7 @@ def rows_of(lengths: Sequence[Sequence[int]], length: int) -> Rows:
     return packed(texts, length=length)
 
 
-def outcome(model: VLM, rows: Rows, mask: layers.AttentionMask) -> list[Tensor]:
+def outcome(model: VLM, rows: Rows, mask: attention.AttentionMask) -> list[Tensor]:
     """Hidden states that are not padding, and all gradients of a sum that weighs each of them differently."""
     frame = replace(model.lm.attention_inputs(rows.docs, rows.positions), mask=mask)
     hidden = model.lm(model.lm.embed(rows.tokens), frame)
@@ -87,9 +87,14 @@ def documents(draw: st.DrawFn, lengths: Sequence[int] = (1, 7, 127, 128, 129, 25
 def test_squares_are_those_that_torch_finds_by_looking_at_every_pair(docs: Tensor) -> None:
     rows, length = docs.shape
     wanted = create_block_mask(
-        lambda row, head, here, there: layers.boolean_mask(docs)[row, 0, here, there], rows, None, length, length, "cpu"
+        lambda row, head, here, there: attention.boolean_mask(docs)[row, 0, here, there],
+        rows,
+        None,
+        length,
+        length,
+        "cpu",
     )
-    found = layers.block_mask(docs)
+    found = attention.block_mask(docs)
     for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
     assert torch.equal(found.to_dense(), wanted.to_dense())
@@ -106,9 +111,9 @@ def test_squares_give_what_the_written_mask_gives(docs: Tensor) -> None:
     generator = torch.Generator().manual_seed(1)
     shape = (docs.shape[0], 2, docs.shape[1], 8)
     q, k, v = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(3))
-    written = layers.additive_mask(layers.boolean_mask(docs), torch.float64)
+    written = attention.additive_mask(attention.boolean_mask(docs), torch.float64)
     torch.testing.assert_close(
-        layers.masked_attention(q, k, v, layers.block_mask(docs)), layers.masked_attention(q, k, v, written)
+        attention.masked_attention(q, k, v, attention.block_mask(docs)), attention.masked_attention(q, k, v, written)
     )
 
 
@@ -120,8 +125,8 @@ def test_squares_give_what_the_written_mask_gives(docs: Tensor) -> None:
 )
 def test_a_model_in_squares_is_the_model_with_its_gradients(spec: LMSpec, dtype: torch.dtype) -> None:
     model, rows = grown(spec, dtype=dtype), rows_of(RAGGED, 300)
-    written = outcome(model, rows, layers.additive_mask(layers.boolean_mask(rows.docs), dtype))
-    squares = outcome(model, rows, layers.block_mask(rows.docs))
+    written = outcome(model, rows, attention.additive_mask(attention.boolean_mask(rows.docs), dtype))
+    squares = outcome(model, rows, attention.block_mask(rows.docs))
     for one, other in zip(squares, written, strict=True):
         torch.testing.assert_close(one, other, **NEAR[dtype])
 
@@ -136,7 +141,7 @@ def test_documents_in_a_row_are_as_alone_and_deaf_to_each_other(squares: bool) -
     @torch.no_grad()
     def logits(read: Rows) -> Tensor:
         frame = model.lm.attention_inputs(read.docs, read.positions)
-        frame = replace(frame, mask=layers.block_mask(read.docs)) if squares else frame
+        frame = replace(frame, mask=attention.block_mask(read.docs)) if squares else frame
         return model.lm.logits(model.lm(model.lm.embed(read.tokens), frame))[0]
 
     together, ends = logits(rows), torch.tensor([0, *lengths]).cumsum(0).tolist()
@@ -153,11 +158,11 @@ def test_documents_in_a_row_are_as_alone_and_deaf_to_each_other(squares: bool) -
 def test_squares_go_through_a_compiled_block_without_compiling_again() -> None:
     model, counter = grown(PLAIN), CompileCounterWithBackend("aot_eager")
     rows = rows_of(RAGGED, 300)
-    wanted = outcome(model, rows, layers.additive_mask(layers.boolean_mask(rows.docs), torch.float64))
+    wanted = outcome(model, rows, attention.additive_mask(attention.boolean_mask(rows.docs), torch.float64))
     model.lm.block_fn = torch.compile(layers.decoder_block, fullgraph=True, dynamic=False, backend=counter)
     for order in (slice(0, 6), slice(0, 6)):
         again = rows.docs[order].clone()
-        for one, other in zip(outcome(model, rows, layers.block_mask(again)), wanted, strict=True):
+        for one, other in zip(outcome(model, rows, attention.block_mask(again)), wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
     assert counter.frame_count == 1, "one graph for all layers and batches"
 
@@ -192,16 +197,16 @@ def with_pictures(draw: st.DrawFn, lengths: Sequence[int] = (1, 129, 300, 600), 
 
 def written_down(squares: BlockMask, rows: int, length: int) -> Tensor:
     """What a kernel may look at: all of the full squares, and of the others what their rule lets through."""
-    count = -(-length // layers.ATTENTION_BLOCK)
+    count = -(-length // attention.ATTENTION_BLOCK)
     here = torch.arange(length)
     rule = squares.mask_mod(torch.arange(rows)[:, None, None], torch.tensor(0), here[:, None], here[None, :])
     seen = torch.zeros(rows, length, length, dtype=torch.bool)
     for row, square in torch.cartesian_prod(torch.arange(rows), torch.arange(count)).tolist():
-        down = slice(square * layers.ATTENTION_BLOCK, (square + 1) * layers.ATTENTION_BLOCK)
+        down = slice(square * attention.ATTENTION_BLOCK, (square + 1) * attention.ATTENTION_BLOCK)
         for kind in ("kv", "full_kv"):
             listed = getattr(squares, f"{kind}_indices")[row, 0, square]
             for other in listed[: int(getattr(squares, f"{kind}_num_blocks")[row, 0, square])].tolist():
-                across = slice(other * layers.ATTENTION_BLOCK, (other + 1) * layers.ATTENTION_BLOCK)
+                across = slice(other * attention.ATTENTION_BLOCK, (other + 1) * attention.ATTENTION_BLOCK)
                 seen[row, down, across] = True if kind == "full_kv" else rule[row, down, across]
     return seen
 
@@ -210,11 +215,11 @@ def written_down(squares: BlockMask, rows: int, length: int) -> Tensor:
 @given(drawn=with_pictures())
 def test_squares_let_words_look_back_and_pictures_into_themselves(drawn: tuple[Tensor, Tensor]) -> None:
     docs, pictures = drawn
-    allowed = layers.boolean_mask(docs, pictures)[:, 0]
-    assert torch.equal(written_down(layers.block_mask(docs, pictures), *docs.shape), allowed)
+    allowed = attention.boolean_mask(docs, pictures)[:, 0]
+    assert torch.equal(written_down(attention.block_mask(docs, pictures), *docs.shape), allowed)
     here = torch.arange(docs.shape[1])
     ahead = allowed & (here[None, :] > here[:, None])
-    assert torch.equal(allowed & ~ahead, layers.boolean_mask(docs)[:, 0]), "words look as they always do"
+    assert torch.equal(allowed & ~ahead, attention.boolean_mask(docs)[:, 0]), "words look as they always do"
     assert torch.equal(ahead.any(dim=2), _not_last(pictures)), "each token of a picture but its last looks ahead"
 
 
@@ -227,13 +232,13 @@ def _not_last(pictures: Tensor) -> Tensor:
 @given(drawn=with_pictures(lengths=(257, 300, 600)), seeing=st.booleans())
 def test_stripes_are_the_whole_mask(drawn: tuple[Tensor, Tensor], seeing: bool) -> None:
     docs, pictures = drawn[0], drawn[1] if seeing else None
-    stripes = layers.attention_mask(docs, pictures, torch.float64, head_dim=8)
+    stripes = attention.attention_mask(docs, pictures, torch.float64, head_dim=8)
     assert isinstance(stripes, tuple) and len(stripes) > 1
     generator = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(2, 2, docs.shape[1], 8, dtype=torch.float64, generator=generator) for _ in range(3))
-    allowed = layers.boolean_mask(docs, pictures)
+    allowed = attention.boolean_mask(docs, pictures)
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-    torch.testing.assert_close(layers.masked_attention(q, k, v, stripes), wanted)
+    torch.testing.assert_close(attention.masked_attention(q, k, v, stripes), wanted)
 
 
 @pytest.mark.parametrize("length", [9, 300])
@@ -325,7 +330,7 @@ def test_a_gpu_runs_the_kernel_and_agrees_with_the_written_mask(
     model, rows = grown(spec, dtype=torch.float32).cuda(), rows_of(lengths, length)
     rows = replace(rows, **{name: getattr(rows, name).cuda() for name in ("tokens", "docs", "positions", "slots")})
     pictures = among_words(rows) if seeing else None
-    mask = layers.additive_mask(layers.boolean_mask(rows.docs, pictures), torch.float32)
+    mask = attention.additive_mask(attention.boolean_mask(rows.docs, pictures), torch.float32)
     exact = outcome(model, rows, mask)
     model.lm.compute_dtype = dtype
     written = outcome(model, rows, mask)

@@ -11,8 +11,12 @@ from scipy.stats import chisquare
 
 from firstsight.errors import QuantityError
 from firstsight.model.generate import Sampling, generate, sampling_distribution
-from tests.model.rows import PLAIN, grown, packed
-from tests.model.test_generate import PROMPTS
+from tests.model.tiny_models import (
+    PLAIN,
+    PROMPTS,
+    grown,
+    packed,
+)
 
 WARM = Sampling(temperature=1.3, seed=3)
 

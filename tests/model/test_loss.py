@@ -22,7 +22,7 @@ from firstsight.site import Site
 from firstsight.site_file import read_site
 from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder
 from tests.conftest import DEVICE
-from tests.model.rows import PLAIN, cpu_only, grown, packed
+from tests.model.tiny_models import PLAIN, cpu_only, grown, packed
 
 
 @pytest.fixture

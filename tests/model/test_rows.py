@@ -10,7 +10,7 @@ from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from tests.conftest import DEVICE
-from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
+from tests.model.tiny_models import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 
 SLOTS: list[int | None] = [None] * EACH
 
@@ -74,5 +74,5 @@ def test_without_images_sight_has_zero_gradients_and_words_the_text_models_bits(
 
 
 def test_a_text_model_refuses_pictures() -> None:
-    with pytest.raises(ModelError, match="no eyes"):
+    with pytest.raises(ModelError, match="text-only model"):
         grown(PLAIN)(packed([[[*SLOTS, 1]]], length=5, images=pictures(1, SEEING)))

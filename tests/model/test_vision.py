@@ -22,7 +22,7 @@ from firstsight.model.vision import (
 )
 from firstsight.recipe.vision import Dinov2, EncoderSpec, FusedEncoders, PatchProjectionSpec, Siglip, TowerSpec
 from tests.conftest import DEVICE
-from tests.model.towers import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, siglip_tower, vision_of
+from tests.model.tiny_encoders import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, siglip_tower, vision_of
 
 Saved = Mapping[str, tuple[nn.Module, Path]]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from firstsight.errors import ModelError, QuantityError
 from firstsight.model.vision import encoder_spec, extract_features, load_encoder
 from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, TowerSpec, ViTSpec
-from tests.model.towers import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, VIT
+from tests.model.tiny_encoders import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, VIT
 
 
 @pytest.fixture(scope="module")

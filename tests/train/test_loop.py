@@ -14,7 +14,7 @@ from firstsight.data.loader import Batch
 from firstsight.train.loop import clip_grad_norm, train
 from firstsight.train.state import TrainState, untrained_state
 from firstsight.units import Tokens
-from tests.train import small
+from tests.train import tiny_study
 
 
 def batch(seed: int = 0) -> Batch:
@@ -33,14 +33,14 @@ def batch(seed: int = 0) -> Batch:
 
 
 def state(dtype: torch.dtype) -> TrainState:
-    made = untrained_state(small.LM, small.ADAM, seed=0)
+    made = untrained_state(tiny_study.LM, tiny_study.ADAM, seed=0)
     made.model.to(dtype)
     made.model.lm.compute_dtype = dtype
     return made
 
 
 def test_an_update_is_adamw_on_the_clipped_gradient_of_the_mean_loss() -> None:
-    mine, rows, adam, lr = state(torch.float64), batch(), small.ADAM, 0.01
+    mine, rows, adam, lr = state(torch.float64), batch(), tiny_study.ADAM, 0.01
     theirs = state(torch.float64)
     before = {name: value.clone() for name, value in theirs.model.state_dict().items()}
     logits = theirs.model.lm.logits(theirs.model(rows)).flatten(0, 1)

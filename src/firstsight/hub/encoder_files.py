@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from firstsight.model.checkpoint_io import write_tensors
+from firstsight.model.tensors import write_tensors
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip, TowerSpec
 

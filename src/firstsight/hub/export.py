@@ -21,7 +21,8 @@ from firstsight.data.tokenizer import load_tokenizer as load_tokenizer
 from firstsight.errors import ModelError, RequestError
 from firstsight.hub import llama, llava, model_card, sidecars
 from firstsight.hub.download import wrap_disk_errors
-from firstsight.model.checkpoint_io import LoadedCheckpoint, load, write_tensors
+from firstsight.model.checkpoint_io import LoadedCheckpoint, load
+from firstsight.model.tensors import write_tensors
 from firstsight.recipe import serialize
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec, decoder_spec

@@ -28,7 +28,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from firstsight.errors import ModelError
 from firstsight.hub.hf_processing import FirstsightImageProcessor, FirstsightProcessor
-from firstsight.model import layers
+from firstsight.model import attention, layers
 from firstsight.model.layers import AttentionInputs, BlockWeights, norm
 from firstsight.model.lm import LM
 from firstsight.model.vision import Encoder
@@ -232,7 +232,7 @@ def cached_attention_mask(
 def _attention_inputs(lm: LM, positions: Int[Tensor, "B T"], allowed: Bool[Tensor, "B 1 T S"]) -> AttentionInputs:
     dtype = torch.float64 if lm.compute_dtype == torch.float64 else torch.float32
     cos, sin = layers.rotary_cos_sin(positions, lm.spec.rope, head_dim=lm.spec.head_dim, dtype=dtype)
-    return AttentionInputs(cos=cos, sin=sin, mask=layers.additive_mask(allowed, dtype), positions=positions)
+    return AttentionInputs(cos=cos, sin=sin, mask=attention.additive_mask(allowed, dtype), positions=positions)
 
 
 def run_blocks_with_cache(lm: LM, x: HiddenStates, attention_inputs: AttentionInputs, *, cache: Any) -> HiddenStates:

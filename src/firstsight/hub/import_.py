@@ -21,13 +21,13 @@ from firstsight.data.tokenizer import load_tokenizer as load_tokenizer
 from firstsight.errors import ModelError, QuantityError, RequestError
 from firstsight.hub import check_tokenizer, encoder_files, llama, llava, openlm
 from firstsight.hub.download import HUB_PREFIX, resolve_hub_path, wrap_disk_errors
-from firstsight.model.checkpoint_io import (
+from firstsight.model.checkpoint_io import write_spec
+from firstsight.model.tensors import (
     ShapeAndDtype,
     StoredTensors,
     meta_init,
     shapes_and_dtypes,
     tensor_mismatches,
-    write_spec,
     write_tensors,
 )
 from firstsight.model.vision import Encoder

@@ -1,8 +1,8 @@
-"""Reading without gradients: a decoder with its weights made ready, and a cache of what it has read.
+"""Inference with a key-value cache: a decoder whose weights are prepared once, and the cache that it extends.
 
-Keys and values of all rows stand in the same columns of one block of memory that is taken once; what a ragged read
-leaves empty at the right of shorter rows is masked ever after.
-Shapes: B rows, T new tokens, S columns read, D width, V vocabulary, H heads (G of keys and values), K head width.
+Keys and values of all rows share the columns of one tensor that is allocated once; columns that rows of unequal length
+leave empty are padding and stay masked.
+Shapes: B rows, T new tokens, S cached columns, D width, V vocabulary, H query heads, G key heads, K head width.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from firstsight.model import layers
-from firstsight.model.layers import BlockConfig, BlockWeights, Heads, KVHeads, norm
-from firstsight.model.lm import LM, HiddenStates
+from firstsight.model.attention import Heads, KVHeads
+from firstsight.model.layers import BlockConfig, BlockWeights, HiddenStates, norm
+from firstsight.model.lm import LM
 
 TensorFn = Callable[[Tensor], Tensor]
-"""Vectors times one weight, or normed and times a gain."""
+"""A linear map or a norm with its weight."""
 RotaryFactors = Complex[Tensor, "*rows T 1 half"]
-"""What a head's pairs of numbers are multiplied by at each position."""
+"""cos + i sin of the rotary angles of each position."""
 
 
 @dataclass(kw_only=True, slots=True)
 class KVCache:
-    """Keys, values and, with token shift, the last normed inputs of every layer; it grows as `Reader.extend` reads."""
+    """Keys, values and, with token shift, last normed inputs of every layer; `InferenceDecoder.extend` adds to it."""
 
-    keys_values: list[Float[Tensor, "2 B G room K"]]
-    """Keys, then values."""
+    keys_values: list[Float[Tensor, "2 B G capacity K"]]
+    """One tensor a layer: keys, then values."""
     shift_inputs: list[Float[Tensor, "B lag D"]]
-    padding_bias: Float[Tensor, "B room"]
-    """0, and -inf where a row has padding among the columns that are read."""
+    padding_bias: Float[Tensor, "B capacity"]
+    """0, and -inf at a row's padding."""
     row_lengths: Int[Tensor, " B"]
-    """Real tokens of each row: the position of its next one."""
+    """Tokens of each row without padding: the position of its next token."""
     length: int = 0
     """Columns in use, padding included."""
     has_padding: bool = False
-    """Whether any of them is padding."""
 
     @property
     def capacity(self) -> int:
@@ -50,15 +50,13 @@ class KVCache:
         return self.keys_values[0].shape[3]
 
     def select_rows(self, row_indices: Sequence[int], capacity: int) -> KVCache:
-        """These rows, in this order and as often as named, in `room` columns; itself where it is that already."""
+        """A cache of these rows, which may repeat, with another capacity; the same object if nothing changes."""
         if list(row_indices) == list(range(len(self.row_lengths))) and capacity == self.capacity:
             return self
         indices = torch.tensor(list(row_indices), dtype=torch.int64, device=self.row_lengths.device)
         return KVCache(
-            keys_values=[
-                self._select_layer(layer_keys_values, indices, capacity) for layer_keys_values in self.keys_values
-            ],
-            shift_inputs=[layer_shift_inputs[indices] for layer_shift_inputs in self.shift_inputs],
+            keys_values=[self._select_layer(layer, indices, capacity) for layer in self.keys_values],
+            shift_inputs=[layer[indices] for layer in self.shift_inputs],
             padding_bias=F.pad(self.padding_bias[indices, : self.length], (0, capacity - self.length)),
             row_lengths=self.row_lengths[indices],
             length=self.length,
@@ -73,9 +71,9 @@ class KVCache:
 
 
 def empty_cache(lm: LM, num_rows: int, capacity: int) -> KVCache:
-    """A cache for `rows` rows of up to `room` tokens, padding included."""
+    """A cache for rows of up to `capacity` tokens, padding included."""
     spec, device = lm.spec, lm.norm.weight.device
-    # a CPU attends from one token 2 to 8 times as fast in float32 as in bf16
+    # a CPU computes the attention of one token 2 to 8 times as fast in float32 as in bf16
     dtype = torch.float32 if device.type == "cpu" and lm.compute_dtype == torch.bfloat16 else lm.compute_dtype
     shape = (2, num_rows, spec.kv_heads, capacity, spec.head_dim)
     zero_inputs = torch.zeros(num_rows, spec.token_shift - 1, spec.width, dtype=lm.compute_dtype, device=device)
@@ -88,11 +86,11 @@ def empty_cache(lm: LM, num_rows: int, capacity: int) -> KVCache:
 
 
 class PreparedLayer(NamedTuple):
-    """A block made ready."""
+    """A block's weights as functions, cast and laid out for inference."""
 
     attention_norm: TensorFn
     in_proj: TensorFn
-    """Queries and keys with the two numbers that turn together side by side, values."""
+    """Queries and keys with the two dimensions of a rotary pair next to each other, then values."""
     q_norm: TensorFn | None
     k_norm: TensorFn | None
     out_proj: TensorFn
@@ -103,67 +101,60 @@ class PreparedLayer(NamedTuple):
 
 
 class InferenceDecoder:
-    """A decoder made ready to read rows of up to `longest` tokens: weights are cast and laid out once, not per token.
+    """A decoder for rows of up to `max_length` tokens whose weights are cast and laid out once, not per token.
 
-    It holds a copy of the weights and does not see what a training step changes: see `reader`.
+    It holds a copy of the weights, which later changes of the model do not reach: see `inference_decoder`.
     """
 
     @torch.no_grad()
     def __init__(self, lm: LM, max_length: int) -> None:
         self.lm = lm
-        self._config = lm.block_config
-        self._layers = [_prepare_layer(layer.weights(), lm.block_config) for layer in lm.layers]  # pyright: ignore[reportCallIssue]
-        self._final_norm, self._output_projection = (
-            _prepare_norm(lm.norm.weight, lm.block_config),
-            prepare_linear(lm.head_weight, lm.compute_dtype),
-        )
-        rotary_dtype = torch.promote_types(lm.compute_dtype, torch.float32)
+        self._config = config = lm.block_config
+        self._layers = [_prepare_layer(layer.weights(), config) for layer in lm.layers]  # pyright: ignore[reportCallIssue]
+        self._final_norm = _prepare_norm(lm.norm.weight, config)
+        self._output_projection = prepare_linear(lm.head_weight, lm.compute_dtype)
+        dtype = torch.promote_types(lm.compute_dtype, torch.float32)
         positions = torch.arange(max_length, device=lm.norm.weight.device)[None]
-        cos, sin = layers.rotary_cos_sin(positions, lm.spec.rope, head_dim=lm.spec.head_dim, dtype=rotary_dtype)
+        cos, sin = layers.rotary_cos_sin(positions, lm.spec.rope, head_dim=lm.spec.head_dim, dtype=dtype)
         self._rotary_factors = torch.complex(cos, sin)[0, 0, :, None]
 
     def logits(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
-        """What `LM.logits` says."""
+        """Equal to `LM.logits` up to rounding."""
         logits = self._output_projection(self._final_norm(hidden))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def extend(
         self, x: HiddenStates, token_counts: Sequence[int] | None, cache: KVCache, *, is_bidirectional: bool = False
     ) -> HiddenStates:
-        """Hidden states of tokens that come after those in the cache, which takes them up.
+        """Hidden states of new tokens after those in the cache, to which they are added.
 
-        Row r's first counts[r] tokens are real, all where `counts` is None. Each sees what its row read before it
-        and, where `ahead` is true, all of this read (which then has no padding).
+        The first `token_counts[r]` tokens of row r are real, the rest padding; None for rows without padding. Each
+        token attends to its row's cached and earlier tokens, with `is_bidirectional` to all new ones (no padding then).
         """
         context = self._extend_context(x.shape[1], token_counts, cache, is_bidirectional=is_bidirectional)
         with _attention_backends(x.device):
-            for layer, keys_values, shift_inputs in zip(
-                self._layers, cache.keys_values, cache.shift_inputs, strict=True
-            ):
-                x = self._block(x, layer, context, keys_values, shift_inputs)
+            for layer, keys_values, inputs in zip(self._layers, cache.keys_values, cache.shift_inputs, strict=True):
+                x = self._block(x, layer, context, keys_values, inputs)
         return x
 
     def _extend_context(
         self, num_new: int, token_counts: Sequence[int] | None, cache: KVCache, *, is_bidirectional: bool
     ) -> _ExtendContext:
-        """What every layer knows of this read, which the cache's counters take up."""
-        start, row_lengths = cache.length, cache.row_lengths
-        positions = None
+        """The tensors of one call that all layers share; updates the cache's lengths and padding."""
+        start, row_lengths, device = cache.length, cache.row_lengths, cache.row_lengths.device
+        positions = new_lengths = None
         rotary_factors = self._rotary_factors[start : start + num_new]
         if cache.has_padding or self.lm.spec.token_shift > 1:
-            positions = row_lengths[:, None] + torch.arange(num_new, device=row_lengths.device)
+            positions = row_lengths[:, None] + torch.arange(num_new, device=device)
             rotary_factors = self._rotary_factors[positions.clamp(max=len(self._rotary_factors) - 1)]
-        new_lengths = None
         if token_counts is None:
             cache.row_lengths = row_lengths + num_new
         else:
-            new_lengths = torch.tensor(list(token_counts), dtype=torch.int64, device=row_lengths.device)
-            padding = torch.arange(num_new, device=row_lengths.device) >= new_lengths[:, None]
+            new_lengths = torch.tensor(list(token_counts), dtype=torch.int64, device=device)
+            padding = torch.arange(num_new, device=device) >= new_lengths[:, None]
             cache.padding_bias[:, start : start + num_new].masked_fill_(padding, float("-inf"))
-            cache.row_lengths, cache.has_padding = (
-                row_lengths + new_lengths,
-                cache.has_padding or min(token_counts) < num_new,
-            )
+            cache.row_lengths = row_lengths + new_lengths
+            cache.has_padding = cache.has_padding or min(token_counts) < num_new
         cache.length += num_new
         return _ExtendContext(
             rotary_factors=rotary_factors,
@@ -178,58 +169,52 @@ class InferenceDecoder:
     def _block(
         self, x: HiddenStates, layer: PreparedLayer, context: _ExtendContext, keys_values: Tensor, shift_inputs: Tensor
     ) -> HiddenStates:
-        """One pre-norm block, as `layers.block` has it."""
-        config = self._config
+        """One pre-norm block: `layers.decoder_block` with a cache."""
+        config, head_dim = self._config, self.lm.spec.head_dim
         h = layer.attention_norm(x)
         if layer.shift is not None and context.positions is not None:
-            previous_inputs = shift_inputs.clone()
-            shift_inputs.copy_(
-                _last_inputs(torch.cat((previous_inputs, h), dim=1), context.new_lengths, shift_inputs.shape[1])
-            )
-            h = layers.shift_tokens(h, layer.shift, previous_inputs, context.positions)
+            previous = shift_inputs.clone()
+            inputs = torch.cat((previous, h), dim=1)
+            shift_inputs.copy_(_last_inputs(inputs, context.new_lengths, shift_inputs.shape[1]))
+            h = layers.shift_tokens(h, layer.shift, previous, context.positions)
         heads = layer.in_proj(h)
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k, v = heads.split(
-                [num_heads * self.lm.spec.head_dim for num_heads in (config.heads, *[config.kv_heads] * 2)], dim=-1
-            )
+            counts = (config.heads, config.kv_heads, config.kv_heads)
+            q, k, v = heads.split([count * head_dim for count in counts], dim=-1)
             heads = torch.cat((layer.q_norm(q), layer.k_norm(k), v), dim=-1)
         heads = _rotate_heads(heads, context.rotary_factors, config)
         new_keys_values = heads[:, :, config.heads :].view(*x.shape[:2], 2, config.kv_heads, -1)
         keys_values[:, :, :, context.start : context.end] = new_keys_values.permute(2, 0, 3, 1, 4)
         keys, values = keys_values[:, :, :, : context.end].unbind(0)
-        attention_output = _attention(
-            heads[:, :, : config.heads].transpose(1, 2).to(keys_values.dtype), keys, values, context
-        )
+        queries = heads[:, :, : config.heads].transpose(1, 2).to(keys_values.dtype)
+        attention_output = _attention(queries, keys, values, context)
         x = x + layer.out_proj(attention_output.transpose(1, 2).flatten(2).to(h.dtype))
         gate, value = layer.w12(layer.ffn_norm(x)).chunk(2, dim=-1)
         return x + layer.w3(F.silu(gate) * value)
 
 
 def inference_decoder(lm: LM, max_length: int) -> InferenceDecoder:
-    """A reader for rows of up to `longest` tokens: the one of the call before, as long as no weight has changed.
+    """A decoder for rows of up to `max_length` tokens, reused from the last call if no weight has changed.
 
-    A model that is being trained gets a new one each time: fused optimizers change weights without a trace.
+    A model with trainable parameters gets a new one every time: fused optimizers do not count versions of weights.
     """
     if any(weight.requires_grad for weight in lm.parameters()):
         return InferenceDecoder(lm, max_length)
-    weight_versions = (
-        lm.compute_dtype,
-        [(id(weight), weight.data_ptr(), weight._version) for weight in lm.parameters()],
-    )
-    if lm.cached_decoder is None or lm.cached_decoder[0] != weight_versions or lm.cached_decoder[1] < max_length:
-        lm.cached_decoder = None  # two copies of the weights at once are enough
-        lm.cached_decoder = (weight_versions, max_length, InferenceDecoder(lm, max_length))
+    versions = lm.compute_dtype, [(id(weight), weight.data_ptr(), weight._version) for weight in lm.parameters()]
+    if lm.cached_decoder is None or lm.cached_decoder[0] != versions or lm.cached_decoder[1] < max_length:
+        lm.cached_decoder = None  # free its copy of the weights first
+        lm.cached_decoder = (versions, max_length, InferenceDecoder(lm, max_length))
     return lm.cached_decoder[2]
 
 
 class _ExtendContext(NamedTuple):
-    """What every layer knows of one call."""
+    """The tensors and numbers of one call of `extend` that all layers share."""
 
     rotary_factors: RotaryFactors
     positions: Int[Tensor, "B T"] | None
-    """None where nothing asks for them."""
+    """None if no layer needs them."""
     new_lengths: Int[Tensor, " B"] | None
-    """Real tokens of each row; None where all are."""
+    """Real new tokens of each row; None if there is no padding."""
     start: int
     end: int
     is_causal: bool
@@ -237,38 +222,32 @@ class _ExtendContext(NamedTuple):
 
 
 def prepare_linear(weight: Float[Tensor, "out into"], dtype: torch.dtype) -> TensorFn:
-    """Multiplication by a weight in `dtype`, laid out once for many short reads.
+    """Multiplication by a weight in `dtype`, laid out once for many short inputs.
 
-    On a CPU oneDNN's own layout serves 16 rows 1.5 times (bf16) to 3 times (float32) as fast as a plain product.
+    On a CPU oneDNN's layout makes 16 rows 1.5 times (bf16) to 3 times (float32) as fast as F.linear.
     """
-    cast_weight = weight.detach().to(dtype)
-    if cast_weight.device.type != "cpu" or not _has_onednn(dtype):
-        return lambda x: F.linear(x, cast_weight)
-    packed_weight, multiply = (
-        torch.ops.mkldnn._reorder_linear_weight(cast_weight),
-        torch.ops.mkldnn._linear_pointwise.default,
-    )
-    return lambda x: multiply(x, packed_weight, None, "none", [], "")
+    weight = weight.detach().to(dtype)
+    if weight.device.type != "cpu" or not _has_onednn(dtype):
+        return lambda x: F.linear(x, weight)
+    packed, multiply = torch.ops.mkldnn._reorder_linear_weight(weight), torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: multiply(x, packed, None, "none", [], "")
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this CPU's oneDNN multiplies in this dtype."""
+    """Whether oneDNN supports this dtype on this CPU."""
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _prepare_norm(weight: Float[Tensor, " D"], config: BlockConfig) -> TensorFn:
-    """What `layers.norm` says; on a CPU an RMSNorm from its length, in half the time of torch's many steps."""
-    cast_weight = weight.detach().to(config.dtype)
-    if not config.is_rms_norm or cast_weight.device.type != "cpu":
-        return lambda x: norm(x, cast_weight, config)
-    wide_dtype = torch.promote_types(config.dtype, torch.float32)
-    sqrt_width = len(cast_weight) ** 0.5
-    scaled_weight, min_length = (
-        cast_weight.to(wide_dtype) * sqrt_width,
-        torch.tensor(config.eps**0.5 * sqrt_width, dtype=torch.float64),
-    )
+    """`layers.norm` with this weight; on a CPU RMSNorm by the vector's length, in half the time of F.rms_norm."""
+    weight = weight.detach().to(config.dtype)
+    if not config.is_rms_norm or weight.device.type != "cpu":
+        return lambda x: norm(x, weight, config)
+    wide_dtype, sqrt_width = torch.promote_types(config.dtype, torch.float32), len(weight) ** 0.5
+    scaled_weight = weight.to(wide_dtype) * sqrt_width
+    min_length = torch.tensor(config.eps**0.5 * sqrt_width, dtype=torch.float64)
 
     def rms_norm(x: Tensor) -> Tensor:
         x = x.to(config.dtype).to(wide_dtype)
@@ -280,20 +259,18 @@ def _prepare_norm(weight: Float[Tensor, " D"], config: BlockConfig) -> TensorFn:
 
 def _prepare_layer(weights: BlockWeights, config: BlockConfig) -> PreparedLayer:
     head_dim = weights.in_proj.shape[0] // (config.heads + 2 * config.kv_heads)
-    q, k, v = weights.in_proj.detach().split(
-        [config.heads * head_dim, config.kv_heads * head_dim, config.kv_heads * head_dim]
-    )
+    sizes = [config.heads * head_dim, config.kv_heads * head_dim, config.kv_heads * head_dim]
+    q, k, v = weights.in_proj.detach().split(sizes)
+    in_proj = torch.cat((_interleave_halves(q, head_dim), _interleave_halves(k, head_dim), v))
+
+    def head_norm(weight: Tensor | None) -> TensorFn | None:
+        return None if weight is None else _prepare_norm(_interleave_halves(weight.detach(), head_dim), config)
+
     return PreparedLayer(
         attention_norm=_prepare_norm(weights.attention_norm, config),
-        in_proj=prepare_linear(
-            torch.cat((_interleave_halves(q, head_dim), _interleave_halves(k, head_dim), v)), config.dtype
-        ),
-        q_norm=None
-        if weights.q_norm is None
-        else _prepare_norm(_interleave_halves(weights.q_norm.detach(), head_dim), config),
-        k_norm=None
-        if weights.k_norm is None
-        else _prepare_norm(_interleave_halves(weights.k_norm.detach(), head_dim), config),
+        in_proj=prepare_linear(in_proj, config.dtype),
+        q_norm=head_norm(weights.q_norm),
+        k_norm=head_norm(weights.k_norm),
         out_proj=prepare_linear(weights.out_proj, config.dtype),
         ffn_norm=_prepare_norm(weights.ffn_norm, config),
         w12=prepare_linear(weights.w12, config.dtype),
@@ -303,52 +280,51 @@ def _prepare_layer(weights: BlockWeights, config: BlockConfig) -> PreparedLayer:
 
 
 def _interleave_halves(weight: Float[Tensor, "rows *any"], head_dim: int) -> Float[Tensor, "rows *any"]:
-    """Each head's first half and second half in turns: attention does not see the order, if keys have it too."""
+    """Alternate the first and second half of each head; applied to queries and keys it leaves their products equal."""
     return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
 
 def _rotate_heads(
     x: Float[Tensor, "B T _"], rotary_factors: RotaryFactors, config: BlockConfig
 ) -> Float[Tensor, "B T heads K"]:
-    """Heads of queries, keys and values; the first two turned by `layers.rotate`'s angles, in their precision."""
-    num_rows, num_new, _ = x.shape
-    pairs = x.to(rotary_factors.real.dtype).view(num_rows, num_new, config.heads + 2 * config.kv_heads, -1, 2)
+    """Heads of queries, keys and values; queries and keys are rotated by the angles, in the angles' precision."""
+    pairs = x.to(rotary_factors.real.dtype).view(*x.shape[:2], config.heads + 2 * config.kv_heads, -1, 2)
     torch.view_as_complex(pairs)[:, :, : config.heads + config.kv_heads].mul_(rotary_factors)
     return pairs.flatten(3)
 
 
 def _attention_backends(device: torch.device) -> AbstractContextManager[object]:
-    """Without cuDNN's attention, which newer GPUs take first: it plans some 30 ms for every length it has not met."""
+    """Exclude cuDNN's attention, the default of newer GPUs, which takes some 30 ms to plan for every new length."""
     if device.type != "cuda":
         return nullcontext()
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _attention(q: Heads, keys: KVHeads, values: KVHeads, context: _ExtendContext) -> Heads:
-    """Softmax attention; a single token's queries that share a head of keys stand side by side, as tokens would."""
+    """Softmax attention; for a single token the queries that share a key head are treated as tokens of that head."""
     num_rows, num_heads, num_new, head_dim = q.shape
     group_size = num_heads // keys.shape[1]
     if num_new == 1 and q.device.type == "cpu":
         return _single_token_attention(q, keys, values, context.mask)
     if num_new == 1 and group_size > 1:
-        grouped_queries = q.reshape(num_rows, num_heads // group_size, group_size, head_dim)
-        return F.scaled_dot_product_attention(grouped_queries, keys, values, attn_mask=context.mask).reshape(q.shape)
+        grouped = q.reshape(num_rows, num_heads // group_size, group_size, head_dim)
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=context.mask).reshape(q.shape)
     return F.scaled_dot_product_attention(
         q, keys, values, attn_mask=context.mask, is_causal=context.is_causal, enable_gqa=group_size > 1
     )
 
 
 def _single_token_attention(q: Heads, keys: KVHeads, values: KVHeads, mask: Float[Tensor, "_ 1 T S"] | None) -> Heads:
-    """One token's attention as plain products: two thirds of what torch's fused kernel takes on a CPU."""
-    scaled_queries = (q * q.shape[-1] ** -0.5).reshape(-1, q.shape[1] // keys.shape[1], q.shape[-1])
-    scores = torch.bmm(keys.flatten(0, 1), scaled_queries.transpose(1, 2)).transpose(1, 2)
+    """Attention of one token as plain products, in two thirds of the time of torch's fused CPU kernel."""
+    queries = (q * q.shape[-1] ** -0.5).reshape(-1, q.shape[1] // keys.shape[1], q.shape[-1])
+    scores = torch.bmm(keys.flatten(0, 1), queries.transpose(1, 2)).transpose(1, 2)
     if mask is not None:
         scores = (scores.unflatten(0, (len(q), -1)) + mask).flatten(0, 1)
     return torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)).view(q.shape)
 
 
 def _additive_mask(cache: KVCache, num_new: int) -> Float[Tensor, "_ 1 T S"] | None:
-    """0 where each of the last `new` columns may look, -inf elsewhere; None where that is everywhere."""
+    """0 where each of the last `num_new` columns may attend, -inf elsewhere; None if it is 0 everywhere."""
     bias = cache.padding_bias[:, None, None, : cache.length] if cache.has_padding else None
     if num_new == 1:
         return bias
@@ -360,7 +336,7 @@ def _additive_mask(cache: KVCache, num_new: int) -> Float[Tensor, "_ 1 T S"] | N
 def _last_inputs(
     inputs: Float[Tensor, "B _ D"], new_lengths: Int[Tensor, " B"] | None, count: int
 ) -> Float[Tensor, "B lag D"]:
-    """The `count` inputs that end at each row's last real token; `count` remembered ones precede those of this call."""
+    """The last `count` inputs of each row before its padding; `inputs` starts with `count` from earlier calls."""
     if new_lengths is None:
         return inputs[:, inputs.shape[1] - count :]
     columns = new_lengths[:, None] + torch.arange(count, device=new_lengths.device)

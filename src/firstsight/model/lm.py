@@ -1,8 +1,7 @@
-"""The decoder-only language model. Names and initial values are open_lm's (paper section 1.2).
+"""The decoder-only language model, with the parameter names and initial values of open_lm (paper section 1.2).
 
-A model is built empty: `initialise` or a checkpoint gives every parameter its values, nothing is drawn twice. On the
-meta device it costs no memory; `allocate` gives it memory, and what comes after is the same bit for bit.
-
+A model is built with uninitialised parameters; `initialise` or a checkpoint sets their values. Built on the meta device
+it takes no memory (see `tensors.meta_init` and `tensors.allocate_parameters`), and the values are the same bits.
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
@@ -17,17 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from firstsight.errors import ModelError
 from firstsight.model import layers
-from firstsight.model.layers import AttentionInputs, BlockConfig, BlockWeights, decoder_block, norm
+from firstsight.model.attention import attention_mask
+from firstsight.model.layers import AttentionInputs, BlockConfig, BlockWeights, HiddenStates, decoder_block, norm
 from firstsight.recipe.lm import LMSpec
 
 BlockFn = Callable[[Tensor, BlockWeights, AttentionInputs, BlockConfig], Tensor]
-HiddenStates = Float[Tensor, "B T D"]
 
 
 class NormWeight(nn.Module):
-    """The gain of a norm without bias."""
+    """The weight of a norm without bias."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -35,7 +33,7 @@ class NormWeight(nn.Module):
 
 
 class WeightMatrix(nn.Module):
-    """The weights of a linear map without bias, or of a table of vectors."""
+    """The weight of a linear map without bias, or of an embedding."""
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
@@ -43,7 +41,7 @@ class WeightMatrix(nn.Module):
 
 
 class Attention(nn.Module):
-    """Weights of attention; the arithmetic stands in `layers`."""
+    """The weights of attention; `layers` contains the arithmetic."""
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
@@ -56,7 +54,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Weights of SwiGLU: `w12` makes gate and value, `w3` comes back."""
+    """The weights of SwiGLU: `w12` for gate and value, `w3` for the output."""
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Weights of one pre-norm block."""
+    """The weights of one pre-norm block."""
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
@@ -89,7 +87,7 @@ class Block(nn.Module):
 
 
 class LM(nn.Module):
-    """Token ids in, hidden states out; the head is called apart, on the tokens that need it."""
+    """Embedding, blocks, last norm and head; `forward` stops before the norm, so that the loss can select tokens."""
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
@@ -97,11 +95,11 @@ class LM(nn.Module):
         self.compute_dtype: torch.dtype = torch.float32
         self.block_fn: BlockFn = decoder_block
         self.loss_fn: Callable[[Any], tuple[Tensor, Tensor]] | None = None
-        """How `loss` works its sums out, where it is another way than plain chunks."""
+        """The implementation that `loss.lm_loss` uses; None is `loss.chunked_loss`."""
         self.cached_decoder: Any = None
-        """What `cache.reader` made ready of the weights, for as long as they stay as they are."""
+        """The last result of `inference.inference_decoder`, valid until a weight changes."""
         self.recompute = False
-        """Keep one stream a block for the backward pass and work the rest out again: less memory, the same bits."""
+        """Store only each block's input for the backward pass and compute the rest again: less memory, same bits."""
         self.tok_embeddings = WeightMatrix(spec.vocab_size, spec.width)
         self.layers = nn.ModuleList([Block(spec) for _ in range(spec.layers)])
         self.norm = NormWeight(spec.width)
@@ -109,9 +107,10 @@ class LM(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """open_lm's start: normal values cut at three deviations, smaller where a deeper block writes to the stream.
+        """open_lm's initialisation: normal values truncated at three standard deviations; norm weights are one.
 
-        The deviation is one over the root of the fan-in, which for `out_proj` is heads x head; gains are one.
+        The standard deviation is fan-in ** -0.5 (the fan-in of `out_proj` is heads x head_dim), times
+        (2 * depth) ** -0.5 for the matrices that write to the residual stream of the block at `depth`, from 1.
         """
 
         def init_weight(weight: Tensor, std: float) -> None:
@@ -136,40 +135,37 @@ class LM(nn.Module):
                 module.weight.fill_(1)
 
     def embed(self, tokens: Int[Tensor, "B T"]) -> HiddenStates:
-        """The stream that the blocks read."""
+        """Word embeddings times `spec.embedding_scale`: the input of the first block."""
         vectors = nn.functional.embedding(tokens, self.tok_embeddings.weight)
         return vectors if self.spec.embedding_scale == 1 else vectors * self.spec.embedding_scale
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
-        """The weights that turn states into logits."""
+        """The weight that maps normed hidden states to logits."""
         return self.tok_embeddings.weight if self.output is None else self.output.weight
 
     @property
     def block_config(self) -> BlockConfig:
-        """What the arithmetic of every block hangs on."""
-        spec = self.spec
-        return BlockConfig(
-            heads=spec.heads,
-            kv_heads=spec.kv_heads,
-            is_rms_norm=spec.norm == "rms",
-            eps=spec.eps,
-            dtype=self.compute_dtype,
-        )
+        """The settings of every block's arithmetic."""
+        spec, is_rms_norm = self.spec, self.spec.norm == "rms"
+        return BlockConfig(spec.heads, spec.kv_heads, is_rms_norm=is_rms_norm, eps=spec.eps, dtype=self.compute_dtype)
 
     def attention_inputs(
         self, docs: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None = None
     ) -> AttentionInputs:
-        """What every layer needs to know about the rows; documents stand in order, -1 is padding and comes last.
+        """The tensors that all layers share; `docs` ascend within a row, -1 is padding and comes last.
 
-        `pictures` numbers each row's pictures, -1 for words: their tokens see each other. Without it all is causal.
+        `image_ids` numbers each row's images, -1 for text; an image's tokens attend to each other in both directions.
+        None makes all tokens causal. Angles and masks are float32, or float64 if the products are.
         """
-        return self._inputs_with_mask(
-            layers.attention_mask(docs, image_ids, self._angle_dtype, head_dim=self.spec.head_dim), positions
-        )
+        head_dim, dtype = self.spec.head_dim, self.compute_dtype
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        mask = attention_mask(docs, image_ids, dtype, head_dim=head_dim)
+        cos, sin = layers.rotary_cos_sin(positions, self.spec.rope, head_dim=head_dim, dtype=dtype)
+        return AttentionInputs(cos=cos, sin=sin, mask=mask, positions=positions)
 
     def forward(self, x: HiddenStates, inputs: AttentionInputs) -> HiddenStates:
-        """The stream through all blocks, before the last norm."""
+        """Hidden states after all blocks, before the last norm."""
         for layer in self.layers:
             weights: BlockWeights = layer.weights()  # pyright: ignore[reportCallIssue]
             if self.recompute and torch.is_grad_enabled():
@@ -183,34 +179,3 @@ class LM(nn.Module):
         h = norm(hidden, self.norm.weight, self.block_config)
         logits = nn.functional.linear(h, self.head_weight.to(h.dtype))
         return logits if logits.dtype == torch.float64 else logits.float()
-
-    @property
-    def _angle_dtype(self) -> torch.dtype:
-        """Of angles and masks: float32, whatever the products are computed in (float64 stays float64)."""
-        return torch.float64 if self.compute_dtype == torch.float64 else torch.float32
-
-    def _inputs_with_mask(self, mask: layers.AttentionMask, positions: Int[Tensor, "B T"]) -> AttentionInputs:
-        cos, sin = layers.rotary_cos_sin(
-            positions, self.spec.rope, head_dim=self.spec.head_dim, dtype=self._angle_dtype
-        )
-        return AttentionInputs(cos=cos, sin=sin, mask=mask, positions=positions)
-
-
-@torch.no_grad()
-def allocate_parameters(model: nn.Module, *, device: str = "cpu") -> None:
-    """Memory for all that a model built on the meta device lacks; its parameters have no values until they get some.
-
-    The one kind of buffer, the count of positions in transformers' encoders, has its values; ModelError for others.
-    """
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.is_meta:
-                empty_parameter = torch.empty_like(parameter, device=device)
-                setattr(module, name, nn.Parameter(empty_parameter, requires_grad=parameter.requires_grad))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            if buffer.is_meta and name != "position_ids":
-                raise ModelError(
-                    f"{type(module).__name__}: wanted parameters alone. Got buffer {name}. Build it plainly."
-                )
-            if buffer.is_meta:
-                setattr(module, name, torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))

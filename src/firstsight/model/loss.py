@@ -1,8 +1,8 @@
-"""Cross-entropy and z-loss on the tokens that carry loss, and on no others.
+"""Cross-entropy and z-loss on the tokens that carry loss.
 
-The hidden states are gathered before the head, so that a batch with few loss tokens pays for few logits.
-Gradients are worked out in the forward pass, chunk by chunk: no [tokens, vocabulary] matrix outlives its chunk, and
-within a chunk logits become slopes in place, a few rows at a time, so that what is float32 stays in the CPU's cache.
+Hidden states are selected before the head, so that logits are computed for loss tokens only. Gradients are computed in
+the forward pass, chunk by chunk: no [tokens, vocabulary] matrix is larger than a chunk. Within a chunk logits become
+gradients in place, a few rows at a time, so that the float32 part fits the CPU's cache.
 Source: paper section 1.2 (z-loss: coefficient x mean of logsumexp squared), here over loss tokens only.
 Shapes: N loss tokens, D width, V vocabulary.
 """
@@ -25,38 +25,38 @@ from firstsight.recipe.stages import IGNORE_INDEX
 
 
 class _WorkSizes(NamedTuple):
-    """How many numbers are worked on at once: what a CPU's cache holds, and on a GPU what keeps it busy."""
+    """Most numbers that are processed at once: as many as fit a CPU's cache, or keep a GPU busy."""
 
     chunk: int
-    """Logits that are held."""
+    """Logits in memory."""
     piece: int
     """Logits in float32."""
     product: int
-    """Of a chunk's gradient of the head."""
+    """Numbers of a chunk's gradient of the head."""
 
 
 CPU = _WorkSizes(chunk=2**26, piece=2**20, product=2**22)
 """128, 4 and 8 MiB."""
 GPU = _WorkSizes(chunk=2**28, piece=2**26, product=2**62)
-"""512 and 256 MiB, and the gradient whole."""
+"""512 and 256 MiB, and the whole gradient."""
 
 GradKernel = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossSums:
-    """Sums over loss tokens, so that the caller normalises by the count it means."""
+    """Sums over loss tokens; the caller divides them by its count of loss tokens."""
 
     total: Tensor
-    """Cross-entropy and z-loss, summed: the one to differentiate."""
+    """Cross-entropy plus z-loss, differentiable."""
     by_group: Tensor
-    """[kinds] cross-entropy summed by kind of row; no gradient."""
+    """[num_groups] cross-entropy by group of rows, no gradient."""
     token_counts: Tensor
-    """[kinds] loss tokens by kind of row."""
+    """[num_groups] loss tokens by group of rows."""
 
 
 class LossInputs(NamedTuple):
-    """Whose loss is asked for: normed states [N, D], a head [V, D], targets [N] and each token's group [N]."""
+    """Normed states [N, D], a head [V, D], targets [N] and the group of each token [N]."""
 
     states: Tensor
     head_weight: Tensor
@@ -67,12 +67,12 @@ class LossInputs(NamedTuple):
 
 
 def logits_to_grad(logits: Tensor, targets: Tensor, z_coefficient: float) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] become, in place, the slope of the loss against targets [n, 1]; cross-entropy and logsumexp [n]."""
-    wide_logits = logits if logits.dtype == torch.float64 else logits.float()
-    lse = wide_logits.logsumexp(dim=1, keepdim=True)
-    target_logits, weight = wide_logits.gather(1, targets), 1 + 2 * z_coefficient * lse
+    """Replace logits [n, V] by the loss's gradient for targets [n, 1]; returns cross-entropy and logsumexp [n]."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    lse = wide.logsumexp(dim=1, keepdim=True)
+    target_logits, weight = wide.gather(1, targets), 1 + 2 * z_coefficient * lse
     target_grad = (target_logits - lse).exp() * weight - 1
-    logits.copy_((wide_logits - lse).exp() * weight)
+    logits.copy_((wide - lse).exp() * weight)
     logits.scatter_(1, targets, target_grad.to(logits.dtype))
     return (lse - target_logits)[:, 0], lse[:, 0]
 
@@ -83,7 +83,7 @@ def _compiled_grad_kernel() -> GradKernel:
 
 
 class _Chunks:
-    """How N tokens are cut: chunks of `size` rows whose logits are held, in pieces of `piece` rows."""
+    """How N tokens are split: into chunks of `chunk_rows` rows, and those into pieces of `piece_rows` rows."""
 
     def __init__(self, num_tokens: int, head_weight: Tensor) -> None:
         vocabulary, limits = head_weight.shape[0], GPU if head_weight.is_cuda else CPU
@@ -94,57 +94,55 @@ class _Chunks:
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
-    """Summed loss of states [N, D] against a head [V, D] and targets [N], with its gradients found on the way."""
+    """Summed loss of states [N, D] with a head [V, D] and targets [N]; the forward pass computes the gradients."""
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, head_weight: Tensor, targets: Tensor, z_coefficient: float, grad_kernel: GradKernel
     ) -> tuple[Tensor, Tensor]:
-        num_tokens, wide_dtype = states.shape[0], torch.float64 if states.dtype == torch.float64 else torch.float32
-        chunks, cast_weight = _Chunks(num_tokens, head_weight), head_weight.to(states.dtype)
+        count, wide_dtype = states.shape[0], torch.float64 if states.dtype == torch.float64 else torch.float32
+        chunks, cast_weight = _Chunks(count, head_weight), head_weight.to(states.dtype)
         states_grad, head_grad = torch.empty_like(states), torch.empty_like(head_weight, dtype=wide_dtype)
-        cross_entropy, lse = (states.new_empty(num_tokens, dtype=wide_dtype) for _ in range(2))
-        # every piece has the same shape, whatever the batch holds: one compiled function, chosen without looking at it
-        padded_targets = F.pad(targets, (0, -num_tokens % chunks.piece_rows))[:, None]
+        cross_entropy, lse = (states.new_empty(count, dtype=wide_dtype) for _ in range(2))
+        # all pieces have one shape, whatever the count is, so that the kernel is compiled once
+        padded_targets = F.pad(targets, (0, -count % chunks.piece_rows))[:, None]
         buffer = states.new_empty(min(chunks.chunk_rows, padded_targets.shape[0]), head_weight.shape[0])
         for start in chunks.starts:
-            chunk = slice(start, min(start + chunks.chunk_rows, num_tokens))
+            chunk = slice(start, min(start + chunks.chunk_rows, count))
             logits_grad = buffer[: chunk.stop - start]
             torch.mm(states[chunk], cast_weight.T, out=logits_grad)
             buffer[logits_grad.shape[0] :].zero_()
             for row in range(0, logits_grad.shape[0], chunks.piece_rows):
-                piece, stop = slice(row, row + chunks.piece_rows), min(row + chunks.piece_rows, logits_grad.shape[0])
-                piece_losses = grad_kernel(
-                    buffer[piece], padded_targets[start + row : start + row + chunks.piece_rows], z_coefficient
-                )
-                for losses, piece_values in zip((cross_entropy, lse), piece_losses, strict=True):
-                    losses[start + row : start + stop] = piece_values[: stop - row]
+                end, stop = row + chunks.piece_rows, min(row + chunks.piece_rows, logits_grad.shape[0])
+                piece = grad_kernel(buffer[row:end], padded_targets[start + row : start + end], z_coefficient)
+                for losses, values in zip((cross_entropy, lse), piece, strict=True):
+                    losses[start + row : start + stop] = values[: stop - row]
             torch.mm(logits_grad, cast_weight, out=states_grad[chunk])
             _accumulate_head_grad(head_grad, logits_grad, states[chunk], is_first=start == 0)
-        ctx.found = (states_grad, head_grad if num_tokens else head_grad.zero_())
+        ctx.grads = (states_grad, head_grad if count else head_grad.zero_())
         ctx.mark_non_differentiable(cross_entropy)
         return cross_entropy.sum() + z_coefficient * lse.square().sum(), cross_entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        if ctx.found is None:
-            raise ModelError("loss: wanted one backward pass a loss. Got another. Work the loss out again.")
-        states_grad, head_grad = ctx.found
-        ctx.found = None  # handed over, not copied: the head's gradient is the largest tensor of a small model
+        if ctx.grads is None:
+            raise ModelError("loss: wanted one backward pass a loss. Got a second one. Compute the loss again.")
+        states_grad, head_grad = ctx.grads
+        ctx.grads = None  # returned without a copy: the head's gradient is the largest tensor of a small model
         return states_grad.mul_(grads[0].to(states_grad.dtype)), head_grad.mul_(grads[0]), None, None, None
 
 
 def _accumulate_head_grad(head_grad: Tensor, logits_grad: Tensor, states: Tensor, *, is_first: bool) -> None:
-    """Add slope' x states to float32 `to_head`, or begin it, so many rows at a time as the cache holds."""
+    """Add logits_grad.T @ states to float32 `head_grad`, or set it if `is_first`, in blocks that fit the cache."""
     rows = max(1, (GPU if head_grad.is_cuda else CPU).product // head_grad.shape[1])
     buffer = states.new_empty(min(rows, head_grad.shape[0]), head_grad.shape[1])
     for start in range(0, head_grad.shape[0], rows):
-        grad_rows = head_grad[start : start + rows]
-        partial_grad = torch.mm(logits_grad[:, start : start + rows].T, states, out=buffer[: grad_rows.shape[0]])
+        target = head_grad[start : start + rows]
+        product = torch.mm(logits_grad[:, start : start + rows].T, states, out=buffer[: target.shape[0]])
         if is_first:
-            grad_rows.copy_(partial_grad)
+            target.copy_(product)
         else:
-            grad_rows.add_(partial_grad)
+            target.add_(product)
 
 
 def next_token_loss(
@@ -155,7 +153,7 @@ def next_token_loss(
     z_coefficient: float,
     grad_kernel: GradKernel = logits_to_grad,
 ) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy + z-loss, and each token's cross-entropy (no gradient), of normed states [N, D].
+    """Summed cross-entropy and z-loss, and the cross-entropy of each token (no gradient), of normed states [N, D].
 
     It can be differentiated once.
     """
@@ -168,30 +166,26 @@ def chunked_loss(inputs: LossInputs, grad_kernel: GradKernel = logits_to_grad) -
         inputs.states, inputs.head_weight, inputs.targets, z_coefficient=inputs.z_coefficient, grad_kernel=grad_kernel
     )
     groups = torch.arange(inputs.num_groups, device=cross_entropy.device)[:, None]
-    return total, (cross_entropy * (inputs.group_ids == groups)).sum(
-        dim=1
-    )  # not added up by index: a GPU would do so in any order
+    return total, (cross_entropy * (inputs.group_ids == groups)).sum(dim=1)  # index_add's order varies on a GPU
 
 
 def liger_loss(inputs: LossInputs) -> tuple[Tensor, Tensor]:
-    """What `chunked` gives, by Liger's fused kernel on a GPU: called once for each group, as it tells sums alone."""
-    kernel = _liger_kernel(inputs.states.device)(
+    """The result of `chunked_loss` by Liger's fused GPU kernel, called once a group, as it returns sums only."""
+    states, device = inputs.states, inputs.states.device
+    kernel = _liger_kernel(device)(
         ignore_index=IGNORE_INDEX,
         lse_square_scale=inputs.z_coefficient,
         reduction="sum",
         return_z_loss=True,
         accum_dtype=torch.float32,
     )
-    head_weight, sums = (
-        inputs.head_weight.to(inputs.states.dtype),
-        torch.zeros(inputs.num_groups, device=inputs.states.device),
-    )
-    total = (inputs.states.sum() + head_weight.sum()) * 0.0  # gradients of zero for a batch without loss tokens
+    head_weight, sums = inputs.head_weight.to(states.dtype), torch.zeros(inputs.num_groups, device=device)
+    total = (states.sum() + head_weight.sum()) * 0.0  # gradients of zero for a batch without loss tokens
     for group in inputs.group_ids.unique().tolist():
-        group_rows = (inputs.group_ids == group).nonzero()[:, 0]
-        liger_output = kernel(head_weight, inputs.states[group_rows], inputs.targets[group_rows])
-        total = total + liger_output.loss
-        sums[group] = (liger_output.loss - liger_output.z_loss).detach()
+        rows = (inputs.group_ids == group).nonzero()[:, 0]
+        output = kernel(head_weight, states[rows], inputs.targets[rows])
+        total = total + output.loss
+        sums[group] = (output.loss - output.z_loss).detach()
     return total, sums
 
 
@@ -207,21 +201,20 @@ def _liger_kernel(device: torch.device) -> Any:
 
 
 def compiled_loss(inputs: LossInputs) -> tuple[Tensor, Tensor]:
-    """What `chunked` gives to rounding, its elementwise part compiled."""
+    """`chunked_loss` with its elementwise part compiled; equal up to rounding."""
     return chunked_loss(inputs, _compiled_grad_kernel())
 
 
 def lm_loss(
     lm: LM, hidden: Tensor, targets: Tensor, *, row_groups: Tensor, num_groups: int, z_coefficient: float
 ) -> LossSums:
-    """The loss of hidden states [B, T, D] before the last norm; `kinds` [B] names each row's group, 0 to groups-1."""
-    loss_positions = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
-    states = norm(hidden.flatten(0, 1).index_select(0, loss_positions), lm.norm.weight, lm.block_config)
-    group_ids = row_groups.long()[loss_positions // targets.shape[1]]
+    """The loss of hidden states [B, T, D] before the last norm; `row_groups` [B] are 0 to num_groups - 1."""
+    indices = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+    group_ids = row_groups.long()[indices // targets.shape[1]]
     inputs = LossInputs(
-        states=states,
+        states=norm(hidden.flatten(0, 1).index_select(0, indices), lm.norm.weight, lm.block_config),
         head_weight=lm.head_weight,
-        targets=targets.flatten()[loss_positions],
+        targets=targets.flatten()[indices],
         group_ids=group_ids,
         num_groups=num_groups,
         z_coefficient=z_coefficient,

@@ -1,1 +1,1 @@
-"""Learning: the loop, its state and the handlers of the training steps."""
+"""Training: the loop, its state and the handlers of the training steps."""

@@ -1,4 +1,4 @@
-"""How the machine runs a decoder: one compiled block for all layers, its kernels kept in the site's cache."""
+"""Settings of torch for a step: threads, memory, and one compiled block for all layers."""
 
 from __future__ import annotations
 
@@ -17,29 +17,26 @@ from firstsight.model.loss import compiled_loss, liger_loss
 from firstsight.site import Site
 
 MIN_COMPILE_STEPS = 100
-"""Fewest steps for which compiling saves more than the time it takes."""
+"""Fewest steps for which compilation saves more time than it takes."""
 MAX_COMPILED_SHAPES = 4096
-"""Most shapes of rows and models that one process compiles for: a worker stays warm for as many steps as there are."""
+"""Most shapes of rows and models that a process compiles for; a worker process runs many steps."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Constants of glibc's malloc.h."""
 
 
 def configure_torch(site: Site) -> None:
-    """Make torch use the site's threads and this process keep its memory; it works for one step at a time."""
+    """Set torch's threads and kernel cache, and make this process keep freed memory."""
     torch.set_num_threads(site.threads)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(site.cache / "kernels")
     if site.device == "cpu" and platform.libc_ver()[0] == "glibc":
         _disable_malloc_trim()
 
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""Of glibc's malloc.h."""
-
-
 @cache
 def _disable_malloc_trim() -> None:
-    """Let freed tensors be used again instead of given back to the system.
+    """Reuse freed memory instead of returning it to the system.
 
-    By default glibc maps every large tensor anew, and a training step of a small model spends a fifth of its time in
-    the page faults of that.
+    By default glibc maps every large tensor anew; the page faults take a fifth of a small model's training step.
     """
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(M_MMAP_MAX, 0)
@@ -48,14 +45,14 @@ def _disable_malloc_trim() -> None:
 
 
 def compile_decoder(lm: LM, site: Site, *, steps: int) -> None:
-    """Run the decoder as the site asks.
+    """Set the decoder's recomputation, block and loss functions as the site file asks.
 
-    Blocks and loss are compiled where there is a compiler (said aloud if not) and it pays.
+    Block and loss are compiled if there is a compiler (a line on stderr if not) and the steps are enough.
     """
     lm.recompute = site.recompute
     should_compile = site.compile and steps >= MIN_COMPILE_STEPS and (site.device != "cpu" or _has_compiler())
-    if should_compile or site.device != "cpu":  # a GPU's attention is compiled even where nothing else is
-        _allow_shapes()
+    if should_compile or site.device != "cpu":  # flex attention is always compiled on a GPU
+        _raise_recompile_limit()
     if should_compile:
         lm.block_fn = _compiled_block()
     if site.loss == "liger":
@@ -65,7 +62,7 @@ def compile_decoder(lm: LM, site: Site, *, steps: int) -> None:
 
 
 @cache
-def _allow_shapes() -> None:
+def _raise_recompile_limit() -> None:
     from torch._dynamo import config
 
     config.recompile_limit = config.accumulated_recompile_limit = MAX_COMPILED_SHAPES

@@ -1,7 +1,7 @@
 """Handlers of the steps that train the decoder: pretrain, midtrain, finetune.
 
-Each leaves a checkpoint folder whose bytes are a function of spec and inputs: killed at any time and run again,
-it goes on from its resume point to the same bytes.
+Each leaves a checkpoint folder whose bytes depend on spec and inputs only: killed at any time and run again, it resumes
+to the same bytes.
 """
 
 from __future__ import annotations
@@ -26,83 +26,22 @@ from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.schedule import LRSchedule
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
-from firstsight.site import Progress, ProgressCallback, Site
+from firstsight.site import ProgressCallback, Site
 from firstsight.train import checkpoint
 from firstsight.train.compilation import compile_decoder, configure_torch
-from firstsight.train.encoder import encode_features, train_contrastive
-from firstsight.train.loop import StepInfo, train
-from firstsight.train.metrics_log import MetricsLog
+from firstsight.train.loop import train
+from firstsight.train.metrics_log import MetricsLog, ProgressReporter
 from firstsight.train.state import TrainState, branch_state, load_moments, resume_state, untrained_state
 from firstsight.train.streams import StepInputs, achieved_record, stage_stream, trunk_stream
 from firstsight.units import Tokens
 
-__all__ = ["encode_features", "finetune", "midtrain", "pretrain", "train_contrastive"]
-
-
-def pretrain(spec: TrunkSegment, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Handler: the trunk from `since` to `until`, going on exactly where the previous segment's checkpoint stopped."""
-    configure_torch(site)
-    trunk = spec.pretrain
-    _check_vocabulary(trunk.model, inputs["tokenizer"])
-    until = trunk.tokens_at(spec.end)
-    stream = trunk_stream(spec, inputs=inputs, site=site)
-    if spec.start:
-        _check_tokens_seen(inputs["previous"], trunk.tokens_at(spec.start))
-        state = resume_state(
-            inputs["previous"], trunk.model, trunk.optim, tokens_seen=trunk.tokens_at(spec.start), device=site.device
-        )
-    else:
-        state = untrained_state(trunk.model, trunk.optim, seed=trunk.seed, device=site.device)
-    compile_decoder(
-        state.model.lm, site, steps=trunk.row_shape.steps(trunk.tokens)
-    )  # of all segments: cuts change no bits
-    _run_training(
-        state, stream, trunk.schedule, until, StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
-    )
-
-
-def midtrain(spec: Midtrain, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Handler: images enter, on the trunk's weights and, where carried, its moments; without a trunk on no training."""
-    configure_torch(site)
-    _check_vocabulary(spec.model.lm, inputs["tokenizer"])
-    until = spec.row_shape.round_up(spec.tokens)
-    stream = stage_stream(spec, inputs=inputs, site=site)
-    state = _initial_state(spec, inputs, site, spec.moments)
-    compile_decoder(state.model.lm, site, steps=stream.steps)
-    _run_training(
-        state, stream, spec.schedule, until, StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
-    )
-
-
-def finetune(spec: Finetune, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Handler: instruction tuning of a checkpoint's weights with fresh moments and a schedule of its own."""
-    configure_torch(site)
-    _check_vocabulary(spec.model.lm, inputs["tokenizer"])
-    until = spec.row_shape.round_up(spec.tokens)
-    stream = stage_stream(spec, inputs=inputs, site=site)
-    state = _initial_state(spec, inputs, site, "fresh")
-    compile_decoder(state.model.lm, site, steps=stream.steps)
-    _run_training(
-        state, stream, spec.schedule, until, StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
-    )
-
-
-def _initial_state(
-    spec: Midtrain | Finetune, inputs: StepInputs, site: Site, moments: Literal["carried", "fresh"]
-) -> TrainState:
-    """The state that a stage starts with: branched off what came before, or untrained."""
-    source_folder, encoders = inputs.get("trunk", inputs.get("previous")), _tower_folders(spec.model, inputs, "trained")
-    if source_folder is None:
-        return untrained_state(spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
-    state = branch_state(source_folder, spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
-    if moments == "carried":
-        load_moments(state, source_folder)
-    return state
+_BATCH_TENSORS = ("tokens", "targets", "docs", "positions", "slots", "images", "source_ids")
+"""Fields of a Batch that training uses on the device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepContext:
-    """Where a handler works: what it reads, where it leaves its results, on what machine, and whom it tells."""
+    """Everything a handler gets besides its spec: input paths by role, output folder, site, progress callback."""
 
     inputs: StepInputs
     out: Path
@@ -110,113 +49,131 @@ class StepContext:
     on_progress: ProgressCallback
 
 
+def pretrain(spec: TrunkSegment, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
+    """Train a trunk from the segment's start to its end, from the checkpoint of the segment before."""
+    configure_torch(site)
+    trunk, device = spec.pretrain, site.device
+    start, until = trunk.tokens_at(spec.start), trunk.tokens_at(spec.end)
+    _check_vocabulary(trunk.model, inputs["tokenizer"])
+    stream = trunk_stream(spec, inputs=inputs, site=site)
+    if spec.start:
+        _check_tokens_seen(inputs["previous"], start)
+        state = resume_state(inputs["previous"], trunk.model, trunk.optim, tokens_seen=start, device=device)
+    else:
+        state = untrained_state(trunk.model, trunk.optim, seed=trunk.seed, device=device)
+    steps = trunk.row_shape.steps(trunk.tokens)  # of all segments, so that all are compiled or none
+    compile_decoder(state.model.lm, site, steps=steps)
+    context = StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
+    _run_training(state, stream, trunk.schedule, until, context)
+
+
+def midtrain(spec: Midtrain, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
+    """Train on images and text, from the trunk's weights (and moments, if carried) or from an untrained model."""
+    context = StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
+    _train_stage(spec, spec.moments, context)
+
+
+def finetune(spec: Finetune, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
+    """Train a checkpoint's weights on instructions, with new moments and a schedule of its own."""
+    _train_stage(spec, "fresh", StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress))
+
+
+def _train_stage(spec: Midtrain | Finetune, moments: Literal["carried", "fresh"], context: StepContext) -> None:
+    inputs, site = context.inputs, context.site
+    configure_torch(site)
+    _check_vocabulary(spec.model.lm, inputs["tokenizer"])
+    stream = stage_stream(spec, inputs=inputs, site=site)
+    state = _initial_state(spec, inputs, site, moments)
+    compile_decoder(state.model.lm, site, steps=stream.steps)
+    _run_training(state, stream, spec.schedule, spec.row_shape.round_up(spec.tokens), context)
+
+
+def _initial_state(
+    spec: Midtrain | Finetune, inputs: StepInputs, site: Site, moments: Literal["carried", "fresh"]
+) -> TrainState:
+    """The state of a stage at its start: branched from the checkpoint before it, or untrained."""
+    folder, encoders = inputs.get("trunk", inputs.get("previous")), _tower_folders(spec.model, inputs, "trained")
+    if folder is None:
+        return untrained_state(spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
+    state = branch_state(folder, spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
+    if moments == "carried":
+        load_moments(state, folder)
+    return state
+
+
 def _run_training(
     state: TrainState, stream: BatchStream, schedule: LRSchedule, until: Tokens, context: StepContext
 ) -> None:
-    """Train to `until` with resume points on the way, then leave the checkpoint."""
+    """Train to `until` tokens, writing resume points, then write the checkpoint."""
     out, resume_folder, step_tokens = context.out, context.out / "resume", int(stream.row_shape.tokens_per_step)
-    metrics_log = MetricsLog(out, stream.source_names, steps=stream.steps)
-    sample_ledger = SampleLedgerWriter(out, stream, first_step=int(state.tokens_seen) // step_tokens)
-    resume_state = checkpoint.load_resume_point(resume_folder, state)
-    metrics_log.restore(resume_state)
-    sample_ledger.open(None if resume_state is None else resume_state["draws"])
-    last_save, report_progress = monotonic(), _ProgressReporter(until, state.tokens_seen, context.on_progress)
-    prepare_batch = _batch_preparer(state, stream, context.inputs, context.site)
+    log = MetricsLog(out, stream.source_names, steps=stream.steps)
+    ledger = SampleLedgerWriter(out, stream, first_step=int(state.tokens_seen) // step_tokens)
+    resumed = checkpoint.load_resume_point(resume_folder, state)
+    log.restore(resumed)
+    ledger.open(None if resumed is None else resumed["draws"])
+    progress = ProgressReporter(context.on_progress, total=until, unit="tokens", done=state.tokens_seen)
+    prepare, last_save = _batch_preparer(state, stream, context.inputs, context.site), monotonic()
     slices = _micro_batch_slices(stream.row_shape.batch_size, context.site.rows_at_once)
-    with closing(
-        prefetch_batches(
-            stream, int(state.tokens_seen) // step_tokens, num_workers=context.site.readers, replicas=slices
-        )
-    ) as batches:
-        for info in train(state, (tuple(map(prepare_batch, batch)) for batch in batches), schedule.lr, until):
-            metrics_log.add_step(info)
-            sample_ledger.mark_trained(info.step)
-            report_progress(info)
+    first_step, readers = int(state.tokens_seen) // step_tokens, context.site.readers
+    with closing(prefetch_batches(stream, first_step, num_workers=readers, replicas=slices)) as batches:
+        for info in train(state, (tuple(map(prepare, batch)) for batch in batches), schedule.lr, until):
+            log.add_step(info)
+            ledger.mark_trained(info.step)
+            if progress.is_due or info.tokens_seen >= until:
+                metrics = {"loss": info.loss, "lr": info.lr, "tokens/s": progress.rate(info.tokens_seen)}
+                progress.report(info.tokens_seen, **metrics)
             if monotonic() - last_save > context.site.save_every:
-                checkpoint.save_resume_point(
-                    resume_folder, state, metrics_log.state_dict() | {"draws": sample_ledger.state_dict()}
-                )
+                extra_state = log.state_dict() | {"draws": ledger.state_dict()}
+                checkpoint.save_resume_point(resume_folder, state, extra_state)
                 last_save = monotonic()
     encoders = _tower_folders(state.model.spec, context.inputs, "frozen")
     checkpoint.write_checkpoint(out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
-    sample_ledger.close()
-    (out / "achieved.json").write_text(
-        json.dumps(achieved_record(stream, context.inputs), sort_keys=True, indent=1) + "\n"
-    )
+    ledger.close()
+    record = json.dumps(achieved_record(stream, context.inputs), sort_keys=True, indent=1)
+    (out / "achieved.json").write_text(record + "\n")
     shutil.rmtree(resume_folder, ignore_errors=True)
 
 
 def _micro_batch_slices(num_rows: int, max_rows: int) -> list[tuple[int, int]]:
-    """The fewest equal parts of a step's rows that hold at most `at_once` rows each; 0 sets no bound."""
-    row_limit = max_rows or num_rows
-    count = next(count for count in range(1, num_rows + 1) if num_rows % count == 0 and num_rows // count <= row_limit)
+    """(number, count) of the fewest equal parts of a step's rows with at most `max_rows` each; 0 is no limit."""
+    limit = max_rows or num_rows
+    count = next(count for count in range(1, num_rows + 1) if num_rows % count == 0 and num_rows // count <= limit)
     return [(number, count) for number in range(count)]
 
 
 def _batch_preparer(state: TrainState, stream: BatchStream, inputs: StepInputs, site: Site) -> Callable[[Batch], Batch]:
-    """Moves a batch to the site's device and, where its pictures are pixels for a frozen encoder, encodes them."""
-    spec = state.model.spec
-    encoder = None
-    if (
-        isinstance(spec, VLMSpec)
-        and not isinstance(spec.vision, PatchProjectionSpec)
-        and spec.encoder == "frozen"
-        and _has_pixels(stream)
-    ):
-        encoder = load_encoder(spec.vision, _tower_folders(spec, inputs, "frozen")).to(site.device)
+    """A function that moves a batch to the site's device and encodes pixels that a frozen encoder must encode."""
+    spec, encoder = state.model.spec, None
+    has_pixels = any(isinstance(source.images, DecodedImages) for source in stream.sources)
+    folders = _tower_folders(spec, inputs, "frozen")
+    if folders and has_pixels and isinstance(spec, VLMSpec) and not isinstance(spec.vision, PatchProjectionSpec):
+        encoder = load_encoder(spec.vision, folders).to(site.device)
 
-    def prepare_batch(batch: Batch) -> Batch:
+    def prepare(batch: Batch) -> Batch:
         if site.device != "cpu":
-            field_names = ("tokens", "targets", "docs", "positions", "slots", "images", "source_ids")
-            batch = replace(
-                batch, **{name: getattr(batch, name).to(site.device, non_blocking=True) for name in field_names}
-            )
+            moved = {name: getattr(batch, name).to(site.device, non_blocking=True) for name in _BATCH_TENSORS}
+            batch = replace(batch, **moved)
         if encoder is None or not len(batch.images):
             return batch
         return replace(batch, images=extract_features(encoder, batch.images).half())
 
-    return prepare_batch
-
-
-def _has_pixels(stream: BatchStream) -> bool:
-    return any(isinstance(source.images, DecodedImages) for source in stream.sources)
+    return prepare
 
 
 def _tower_folders(spec: LMSpec | VLMSpec, inputs: StepInputs, encoder: Literal["frozen", "trained"]) -> list[Path]:
-    """The folders of the model's towers, where its encoder is of that kind."""
+    """The folders of the model's towers if its encoder is of that kind, else none."""
     if not isinstance(spec, VLMSpec) or spec.encoder != encoder:
         return []
     return [inputs[f"encoder{number}"] for number in range(len(spec.vision.towers))]
 
 
-class _ProgressReporter:
-    """Tells progress at most twice a second."""
-
-    def __init__(self, until: Tokens, tokens_seen: Tokens, on_progress: ProgressCallback) -> None:
-        self.until, self.on_progress = until, on_progress
-        self.tokens_seen, self.last_report = int(tokens_seen), monotonic()
-
-    def __call__(self, info: StepInfo) -> None:
-        current_time = monotonic()
-        if current_time - self.last_report < 0.5 and info.tokens_seen < self.until:
-            return
-        speed = (info.tokens_seen - self.tokens_seen) / max(1e-9, current_time - self.last_report)
-        numbers = {"loss": info.loss, "lr": info.lr, "tokens/s": speed}
-        self.on_progress(Progress(done=info.tokens_seen, total=self.until, unit="tokens", metrics=numbers))
-        self.tokens_seen, self.last_report = info.tokens_seen, current_time
-
-
-def _check_vocabulary(spec: LMSpec, tokenizer_path: Path) -> None:
-    size = tokenizer.load_tokenizer(tokenizer_path).vocab_size
+def _check_vocabulary(spec: LMSpec, path: Path) -> None:
+    size = tokenizer.load_tokenizer(path).vocab_size
     if size > spec.vocab_size:
-        raise ModelError(
-            f"{tokenizer_path}: has {size} tokens, the model {spec.vocab_size}. Give the model at least {size}."
-        )
+        raise ModelError(f"{path}: has {size} tokens, the model {spec.vocab_size}. Give the model at least {size}.")
 
 
-def _check_tokens_seen(folder: Path, expected_tokens: Tokens) -> None:
-    tokens_seen = read_spec(folder)["seen"]
-    if tokens_seen != expected_tokens:
-        raise ModelError(
-            f"{folder}: wanted a segment that ends at {expected_tokens} tokens. Got {tokens_seen}. Run it again."
-        )
+def _check_tokens_seen(folder: Path, expected: Tokens) -> None:
+    actual = read_spec(folder)["seen"]
+    if actual != expected:
+        raise ModelError(f"{folder}: wanted a segment that ends at {expected} tokens. Got {actual}. Run it again.")

@@ -1,4 +1,4 @@
-"""The training loop: yields after every update; logging, judging and saving belong to the caller's `for`."""
+"""The training loop: yields after every update; logging, evaluation and saving are up to the caller's `for`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from firstsight.train.state import TrainState
 from firstsight.units import Tokens
 
 NUM_LOSS_GROUPS = 8
-"""Kinds of rows that losses are told apart by: text, then up to seven image sources."""
-
+"""Most sources of rows with separate losses, text sources first."""
 
 MicroBatches = tuple[Batch, ...]
-"""The rows of one step, as many at once as the machine holds."""
+"""The rows of one step, in parts that fit the device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepInfo:
-    """What one update did."""
+    """Numbers of one update."""
 
     tokens_seen: Tokens
     step: int
@@ -31,31 +30,28 @@ class StepInfo:
     loss: float
     """Cross-entropy per loss token."""
     grad_norm: float
+    """Before clipping."""
     losses: tuple[float, ...]
-    """Cross-entropy summed by kind of row."""
+    """Cross-entropy summed by source."""
     loss_tokens: tuple[int, ...]
-    """Loss tokens by kind of row."""
+    """Loss tokens by source."""
 
 
 def train(
     state: TrainState, batches: Iterator[MicroBatches], lr_schedule: Callable[[Tokens], float], until: Tokens
 ) -> Iterator[StepInfo]:
-    """One update a batch until `state.seen` reaches `until`; the update that brings it to s uses `rate(s)`.
+    """One update a batch until `state.tokens_seen` reaches `until`; the one that reaches s has rate `lr_schedule(s)`.
 
-    A batch may come in parts: their gradients add up to that of the mean over all loss tokens of the batch.
+    The gradients of micro-batches add up to that of the mean loss over all loss tokens of the batch.
     """
     while state.tokens_seen < until:
         micro_batches = next(batches)
-        tokens = sum(micro_batch.tokens.numel() for micro_batch in micro_batches)
+        tokens = sum(batch.tokens.numel() for batch in micro_batches)
         state.tokens_seen = Tokens(state.tokens_seen + tokens)
         lr = _set_lr(state, lr_schedule(state.tokens_seen))
-        num_loss_tokens = (
-            torch.stack([(micro_batch.targets >= 0).sum() for micro_batch in micro_batches]).sum().clamp(min=1)
-        )
-        group_losses, group_counts = zip(
-            *(_accumulate_gradients(state, micro_batch, num_loss_tokens) for micro_batch in micro_batches), strict=True
-        )
-        losses, loss_tokens = torch.stack(group_losses).sum(dim=0), torch.stack(group_counts).sum(dim=0)
+        num_loss_tokens = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum().clamp(min=1)
+        sums = [_accumulate_gradients(state, batch, num_loss_tokens) for batch in micro_batches]
+        losses, loss_tokens = (torch.stack(tensors).sum(dim=0) for tensors in zip(*sums, strict=True))
         grad_norm = clip_grad_norm(list(state.model.parameters()), state.optim.max_grad_norm)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
@@ -71,33 +67,32 @@ def train(
 
 
 def _set_lr(state: TrainState, lr: float) -> float:
-    """Give each group of parameters its share of the rate; returns the rate."""
+    """Set each parameter group's rate to `lr` times its scale; returns `lr`."""
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["scale"]
     return lr
 
 
-def _accumulate_gradients(state: TrainState, micro_batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Add a part's gradients of the loss over `counts` tokens; its loss and loss tokens by kind of row."""
-    hidden, z_coefficient = state.model(micro_batch), state.optim.z_loss
-    loss_sums = lm_loss(
+def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Add the gradients of the batch's summed loss / `num_loss_tokens`; returns loss sums and loss tokens by source."""
+    sums = lm_loss(
         state.model.lm,
-        hidden,
-        micro_batch.targets,
-        row_groups=micro_batch.source_ids,
+        state.model(batch),
+        batch.targets,
+        row_groups=batch.source_ids,
         num_groups=NUM_LOSS_GROUPS,
-        z_coefficient=z_coefficient,
+        z_coefficient=state.optim.z_loss,
     )
-    (loss_sums.total / num_loss_tokens).backward()
-    return loss_sums.by_group, loss_sums.token_counts
+    (sums.total / num_loss_tokens).backward()
+    return sums.by_group, sums.token_counts
 
 
 @torch.no_grad()
 def clip_grad_norm(parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients down to a global norm of at most `most`; returns the norm before.
+    """Scale gradients down to a global norm of at most `max_norm`; returns the norm before.
 
-    Squares are added one parameter after the other in float64, so that parameters with zero gradients
-    (a projector that saw no picture) leave the norm's bits as they are.
+    Squares are added one parameter after the other in float64, so that parameters with zero gradients (a projector in
+    a batch without images) do not change the norm's bits.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     squares = torch.stack(torch._foreach_norm(grads)).double().square()  # pyright: ignore[reportPrivateImportUsage]

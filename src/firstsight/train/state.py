@@ -1,6 +1,6 @@
-"""Weights, optimizer and tokens seen; and how a run branches into one with more parameters.
+"""The training state (weights, optimizer, tokens seen), and how a run branches into a model with more parameters.
 
-Models are built hollow and filled, so that memory holds their weights once.
+Models are built on the meta device and then filled, so that memory holds their weights once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from firstsight.errors import ModelError
-from firstsight.model.checkpoint_io import StoredTensors, meta_init
-from firstsight.model.lm import allocate_parameters
+from firstsight.model.tensors import StoredTensors, allocate_parameters, format_faults, meta_init
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LMSpec
@@ -24,29 +23,29 @@ from firstsight.units import Tokens
 
 MOMENT_KEYS = ("exp_avg", "exp_avg_sq", "step")
 GROWABLE_PARAMETERS = ("lm.tok_embeddings.weight", "lm.output.weight")
-"""Parameters with a row for each token: a branch may add rows at their end."""
+"""Parameters with one row a token: a branch may append rows."""
 TOWER_PREFIX = "vision.towers."
-"""Begins the names of a trained encoder's parameters."""
+"""Prefix of the names of a trained encoder's parameters."""
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainState:
-    """All that a training step changes."""
+    """Everything that a training step changes."""
 
     model: VLM
     optimizer: torch.optim.AdamW
-    """Each of its groups has a `scale`: its rate in times the schedule's."""
+    """Each parameter group has a `scale` that multiplies the schedule's rate."""
     optim: AdamWSpec
     tokens_seen: Tokens
-    """Tokens since the phase began, padding included."""
+    """Tokens since the start of the phase, padding included."""
 
 
 def untrained_state(
     spec: LMSpec | VLMSpec, optim: AdamWSpec, *, seed: int, device: str = "cpu", encoders: Sequence[Path] = ()
 ) -> TrainState:
-    """An untrained model; its decoder's weights depend on the seed alone, not on whether it has eyes.
+    """An untrained model; the decoder's weights depend on the seed only, not on the vision part.
 
-    A trained encoder begins with the published weights in the folders `encoders`, one for each tower.
+    A trained encoder starts from the published weights in the folders `encoders`, one for each tower.
     """
     model = _meta_model(spec)
     allocate_parameters(model.lm)
@@ -64,10 +63,10 @@ def branch_state(
     device: str = "cpu",
     encoders: Sequence[Path] = (),
 ) -> TrainState:
-    """A new phase that starts from a checkpoint's weights, its clock at zero and without moments (see `carry`).
+    """A new phase from a checkpoint's weights, with no tokens seen and without moments (see `load_moments`).
 
-    Parameters that the checkpoint lacks (projector, patches, rows of new tokens) start fresh, a trained encoder that
-    it lacks from the folders `encoders`. Raises ModelError where the checkpoint does not fit the spec.
+    Parameters that the checkpoint lacks (projector, patch projection, rows of new tokens) are initialised, a trained
+    encoder comes from the folders `encoders`. Raises ModelError if the checkpoint does not fit the spec.
     """
     model, stored = _meta_model(spec), StoredTensors(folder)
     _check_compatible(model, stored, folder)
@@ -83,7 +82,7 @@ def branch_state(
 
 
 def load_moments(state: TrainState, folder: Path) -> None:
-    """AdamW's averages and step of every old parameter that goes on being trained; new ones start without."""
+    """Load AdamW's moments from a checkpoint for all parameters that it has and that are trained."""
     if not any(folder.glob("optimizer*.safetensors")):
         raise ModelError(f"{folder}: wanted the optimizer's moments. Got a checkpoint without. Say moments='fresh'.")
     assign_moments(state, StoredTensors(folder, "optimizer"))
@@ -92,7 +91,7 @@ def load_moments(state: TrainState, folder: Path) -> None:
 def resume_state(
     folder: Path, spec: LMSpec, optim: AdamWSpec, *, tokens_seen: Tokens, device: str = "cpu"
 ) -> TrainState:
-    """The same phase of a trunk going on: weights, moments and clock of a checkpoint."""
+    """Weights, moments and tokens seen of a trunk's checkpoint, to continue the same phase."""
     state = branch_state(folder, spec, optim, seed=0, device=device)
     load_moments(state, folder)
     state.tokens_seen = tokens_seen
@@ -100,26 +99,24 @@ def resume_state(
 
 
 def collect_moments(state: TrainState) -> dict[str, Tensor]:
-    """AdamW's averages and steps as `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`; none before the first update."""
-    optimizer_state = state.optimizer.state
+    """AdamW's moments as `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`; empty before the first update."""
+    moments = state.optimizer.state
     names = state.model.named_parameters()
-    return {
-        f"{name}.{key}": optimizer_state[p][key] for name, p in names if p in optimizer_state for key in MOMENT_KEYS
-    }
+    return {f"{name}.{key}": moments[p][key] for name, p in names if p in moments for key in MOMENT_KEYS}
 
 
 def assign_moments(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    """What `take_moments` took, to the parameters of the same names that are trained.
+    """Set the moments of all trained parameters to those in `tensors`, named as by `collect_moments`.
 
-    Averages of new token rows are zero. A parameter that is held needs none, and what there was is forgotten.
+    Moments of appended token rows are zero; those of untrained parameters are dropped.
     """
     for name, parameter in state.model.named_parameters():
         if f"{name}.step" not in tensors or not parameter.requires_grad:
             continue
         averages = {key: torch.zeros_like(parameter, requires_grad=False) for key in MOMENT_KEYS[:2]}
-        for key, value in averages.items():
-            stored_average = tensors[f"{name}.{key}"]
-            value[: len(stored_average)].copy_(stored_average)
+        for key, average in averages.items():
+            stored = tensors[f"{name}.{key}"]
+            average[: len(stored)].copy_(stored)
         step = tensors[f"{name}.step"].to(parameter.device, copy=True)
         state.optimizer.state[parameter] = {"step": step, **averages}
 
@@ -130,12 +127,12 @@ def _meta_model(spec: LMSpec | VLMSpec) -> VLM:
 
 
 def _allocate_vision(model: VLM, folders: Sequence[Path]) -> None:
-    """Memory for all that sees, and a trained encoder's published weights unless it has its own by now."""
+    """Allocate vision module and projector; an encoder that is still on the meta device gets its published weights."""
     vision = model.vision
     if isinstance(vision, Encoder) and any(parameter.is_meta for parameter in vision.parameters()):
         if len(folders) != len(vision.spec.towers):
             raise ModelError(
-                f"a trained encoder begins with published weights: wanted {len(vision.spec.towers)} folders, one a "
+                f"a trained encoder starts from published weights: wanted {len(vision.spec.towers)} folders, one a "
                 f"tower. Got {len(folders)}. Give the roles encoder0 and so on."
             )
         model.vision = load_encoder(vision.spec, folders).requires_grad_(True).train()
@@ -146,7 +143,7 @@ def _allocate_vision(model: VLM, folders: Sequence[Path]) -> None:
 
 @torch.no_grad()
 def _copy_tensors(model: VLM, stored: StoredTensors, prefix: str) -> None:
-    """Old values into the parameters whose names begin so: where those are hollow the tensors themselves."""
+    """Load stored tensors into parameters of that prefix: assigned to those on the meta device, else copied."""
     assigned = dict[str, Tensor]()
     for name, parameter in model.named_parameters():
         if name not in stored or not name.startswith(prefix):
@@ -173,19 +170,15 @@ def _train_state(model: VLM, optim: AdamWSpec, device: str) -> TrainState:
 
 
 def _param_groups(model: VLM, optim: AdamWSpec) -> list[dict[str, object]]:
-    """What is trained, by its rate and decay; an encoder at rate 0 is held: no gradients, no moments, eval mode."""
-    encoder_parameters = (
-        list[nn.Parameter]() if not isinstance(model.vision, Encoder) else list(model.vision.parameters())
-    )
-    encoder_set = set(encoder_parameters)
-    groups: list[dict[str, object]] = [
-        {"params": [p for p in model.parameters() if p not in encoder_set], "scale": 1.0}
-    ]
-    if encoder_parameters and optim.encoder_lr_scale:
-        groups.append(
-            {"params": encoder_parameters, "scale": optim.encoder_lr_scale, "weight_decay": optim.encoder_weight_decay}
-        )
-    elif model.vision is not None and encoder_parameters:
+    """Trained parameters by rate and decay; an encoder at rate 0 gets no gradients, no moments, and eval mode."""
+    encoder = list[nn.Parameter]() if not isinstance(model.vision, Encoder) else list(model.vision.parameters())
+    encoder_set = set(encoder)
+    others = [parameter for parameter in model.parameters() if parameter not in encoder_set]
+    groups: list[dict[str, object]] = [{"params": others, "scale": 1.0}]
+    if encoder and optim.encoder_lr_scale:
+        decay = optim.encoder_weight_decay
+        groups.append({"params": encoder, "scale": optim.encoder_lr_scale, "weight_decay": decay})
+    elif model.vision is not None and encoder:
         model.vision.requires_grad_(False).eval()
     return groups
 
@@ -195,23 +188,19 @@ def _has_towers(stored: StoredTensors) -> bool:
 
 
 def _check_compatible(model: VLM, stored: StoredTensors, folder: Path) -> None:
-    """Every old tensor has its place, and only sight may be new; an encoder is old as a whole or not at all."""
+    """Check that the spec has all stored tensors, and that the checkpoint has the decoder and all towers or none."""
     parameters = dict(model.named_parameters())
-    required_prefixes = ("lm.", TOWER_PREFIX) if _has_towers(stored) else ("lm.",)
-    extra = [name for name in stored if name not in parameters]
-    missing = [name for name in parameters if name not in stored and name.startswith(required_prefixes)]
-    shapes = [
-        name
-        for name in stored
-        if name in parameters and not _shapes_fit(name, stored.shape(name), parameters[name].shape)
-    ]
-    faults = (("not in the spec", extra), ("not in the checkpoint", missing), ("of another shape", shapes))
-    message = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults if names)
-    if message:
+    required = ("lm.", TOWER_PREFIX) if _has_towers(stored) else ("lm.",)
+    common = sorted(parameters.keys() & set(stored))
+    faults = {
+        "not in the spec": sorted(set(stored) - parameters.keys()),
+        "not in the checkpoint": sorted(n for n in parameters if n not in stored and n.startswith(required)),
+        "of another shape": [n for n in common if not _shapes_fit(n, stored.shape(n), parameters[n].shape)],
+    }
+    if message := format_faults(faults):
         raise ModelError(f"{folder}: wanted a checkpoint that fits the spec. Got tensors {message}. Use its own spec.")
 
 
 def _shapes_fit(name: str, old_shape: torch.Size, new_shape: torch.Size) -> bool:
-    return old_shape[1:] == new_shape[1:] and (
-        old_shape[0] == new_shape[0] or (name in GROWABLE_PARAMETERS and old_shape[0] < new_shape[0])
-    )
+    is_growable = name in GROWABLE_PARAMETERS and old_shape[0] < new_shape[0]
+    return old_shape[1:] == new_shape[1:] and (old_shape[0] == new_shape[0] or is_growable)

@@ -1,4 +1,4 @@
-"""Streams of training steps: prepared sources, packed and mixed as the spec says, from where the text was left."""
+"""Batch streams of training steps: prepared sources, packed and mixed by the spec, from the text position on."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ from firstsight.train.loop import NUM_LOSS_GROUPS
 from firstsight.units import Share
 
 StepInputs = Mapping[str, Path]
+_POSITION_KEYS = {
+    "rows_read": "text_rows_seen",
+    "row_length": "text_row_length",
+    "cuts_per_packed_row": "text_cut",
+    "seed": "text_seed",
+}
+"""Key of each field of StreamPosition in achieved.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamPosition:
-    """How far the stages before have read the text: in rows of `length`, cut from rows `cut` times as long.
+    """How many text rows the stages so far have read; the order of the rows is that of `seed`, the first stage's.
 
-    The text goes on in the order of the seed that it was begun with.
+    A row of `row_length` tokens is one of `cuts_per_packed_row` parts of a row as it was packed.
     """
 
     rows_read: int
@@ -37,57 +44,47 @@ class StreamPosition:
     seed: int
 
     @classmethod
+    def beginning(cls, row_shape: RowShape, seed: int) -> StreamPosition:
+        """The position before the first row."""
+        return cls(rows_read=0, row_length=row_shape.length, cuts_per_packed_row=1, seed=seed)
+
+    @classmethod
     def from_checkpoint(cls, inputs: StepInputs, row_shape: RowShape, seed: int) -> StreamPosition:
-        """What the checkpoint that a stage goes on from says; the beginning where there is none."""
+        """The position in achieved.json of the checkpoint that a stage starts from; the beginning if there is none."""
         folder = inputs.get("trunk", inputs.get("previous"))
-        record_path = None if folder is None else folder / "achieved.json"
-        if record_path is None or not record_path.is_file():
-            return cls(rows_read=0, row_length=row_shape.length, cuts_per_packed_row=1, seed=seed)
-        record = json.loads(record_path.read_text())
-        keys = ("text_rows_seen", "text_row_length", "text_cut", "text_seed")
-        if not all(name in record for name in keys):
-            raise MixError(
-                f"{record_path}: wanted {', '.join(keys)}. Got a note of an older firstsight. Train it again."
-            )
-        return cls(
-            **{
-                name: record[key]
-                for name, key in zip(("rows_read", "row_length", "cuts_per_packed_row", "seed"), keys, strict=True)
-            }
-        )
+        path = None if folder is None else folder / "achieved.json"
+        if path is None or not path.is_file():
+            return cls.beginning(row_shape, seed)
+        record = json.loads(path.read_text())
+        if not record.keys() >= set(_POSITION_KEYS.values()):
+            keys = ", ".join(_POSITION_KEYS.values())
+            raise MixError(f"{path}: wanted {keys}. Got a file of an older firstsight. Train the checkpoint again.")
+        return cls(**{name: record[key] for name, key in _POSITION_KEYS.items()})
 
     def rescale(self, row_shape: RowShape, seed: int) -> StreamPosition:
-        """The same place in rows of another length; raises MixError where no such row begins there."""
+        """The same position in rows of another length; MixError if no such row starts there."""
         if not self.rows_read:
-            return StreamPosition(rows_read=0, row_length=row_shape.length, cuts_per_packed_row=1, seed=seed)
-        packed_length, tokens_read = self.row_length * self.cuts_per_packed_row, self.row_length * self.rows_read
-        if packed_length % row_shape.length or tokens_read % row_shape.length:
+            return StreamPosition.beginning(row_shape, seed)
+        length, tokens_read = row_shape.length, self.row_length * self.rows_read
+        packed_length = self.row_length * self.cuts_per_packed_row
+        if packed_length % length or tokens_read % length:
             raise MixError(
-                f"wanted rows that divide the {packed_length} tokens in which the text was packed, and the {tokens_read:,} that were "
-                f"read. Got rows of {row_shape.length}. Choose a length that does, or mix no text in."
+                f"wanted rows that divide the {packed_length} tokens in which the text was packed, and the "
+                f"{tokens_read:,} that were read. Got rows of {length}. Choose a length that does, or mix no text in."
             )
-        return replace(
-            self,
-            rows_read=tokens_read // row_shape.length,
-            row_length=row_shape.length,
-            cuts_per_packed_row=packed_length // row_shape.length,
-        )
+        cuts = packed_length // length
+        return replace(self, rows_read=tokens_read // length, row_length=length, cuts_per_packed_row=cuts)
 
     def to_record(self) -> dict[str, int]:
-        """As it stands in achieved.json."""
-        return {
-            "text_rows_seen": self.rows_read,
-            "text_row_length": self.row_length,
-            "text_cut": self.cuts_per_packed_row,
-            "text_seed": self.seed,
-        }
+        """The position's part of achieved.json."""
+        return {key: getattr(self, name) for name, key in _POSITION_KEYS.items()}
 
 
 def trunk_stream(spec: TrunkSegment, *, inputs: StepInputs, site: Site) -> BatchStream:
     """The text of a trunk from its beginning to the end of a segment."""
     trunk = spec.pretrain
     steps = trunk.row_shape.steps(trunk.tokens_at(spec.end))
-    position = StreamPosition(rows_read=0, row_length=trunk.row_shape.length, cuts_per_packed_row=1, seed=trunk.seed)
+    position = StreamPosition.beginning(trunk.row_shape, trunk.seed)
     return BatchStream(
         text_mixture=_text_mixture(trunk.text, inputs, position, packing=trunk.packing, site=site),
         image_mixture=None,
@@ -102,37 +99,30 @@ def trunk_stream(spec: TrunkSegment, *, inputs: StepInputs, site: Site) -> Batch
 
 
 def stage_stream(spec: Midtrain | Finetune, *, inputs: StepInputs, site: Site) -> BatchStream:
-    """The mix of a stage; its text goes on behind that of the stages before, row for row."""
-    mix, is_finetune = spec.mix, isinstance(spec, Finetune)
-    steps, repeats = spec.row_shape.steps(spec.tokens), spec.epochs if isinstance(spec, Finetune) else 1
-    spans = mix.spans(steps * spec.row_shape.batch_size)
-    position = StreamPosition.from_checkpoint(inputs, spec.row_shape, spec.seed)
-    images_only = all(share == 1 for rows, share in spans if rows)
-    position = (
-        StreamPosition(rows_read=0, row_length=spec.row_shape.length, cuts_per_packed_row=1, seed=spec.seed)
-        if images_only
-        else position.rescale(spec.row_shape, spec.seed)
-    )
+    """The mix of a stage; its text continues that of the stages before, row for row."""
+    mix, row_shape, is_finetune = spec.mix, spec.row_shape, isinstance(spec, Finetune)
+    steps, repeats = row_shape.steps(spec.tokens), spec.epochs if isinstance(spec, Finetune) else 1
+    spans = mix.spans(steps * row_shape.batch_size)
+    position = StreamPosition.from_checkpoint(inputs, row_shape, spec.seed)
+    if all(share == 1 for rows, share in spans if rows):
+        position = StreamPosition.beginning(row_shape, spec.seed)
+    else:
+        position = position.rescale(row_shape, spec.seed)
     names = _unique_source_names(mix.images.sources)
-    images = [
-        _image_source(spec, inputs, site, source_index=source_index, name=name)
-        for source_index, name in enumerate(names)
-    ]
+    images = [_image_source(spec, inputs, site, index=index, name=name) for index, name in enumerate(names)]
     text = _text_mixture(mix.text, inputs, position, packing=mix.packing, site=site)
-    if len(text.sources) + len(images) > NUM_LOSS_GROUPS:
-        raise MixError(
-            f"a mix holds at most {NUM_LOSS_GROUPS} sources. Got {len(text.sources) + len(images)}. Take some out."
-        )
+    if (count := len(text.sources) + len(images)) > NUM_LOSS_GROUPS:
+        raise MixError(f"a mix has at most {NUM_LOSS_GROUPS} sources. Got {count}. Take some out.")
     return BatchStream(
         text_mixture=replace(
             text,
             sources=tuple(replace(source, answers_only=is_finetune) for source in text.sources),
             epochs=tuple(epochs * repeats for epochs in text.epochs),
         ),
-        image_mixture=_mixture_sampler(mix.images, images, repeats=repeats),
+        image_mixture=_loader_mixture(mix.images, images, repeats=repeats),
         spans=spans,
         counted_in=mix.share_unit,
-        row_shape=spec.row_shape,
+        row_shape=row_shape,
         seed=spec.seed,
         text_seed=position.seed,
         text_row_offset=position.rows_read,
@@ -141,14 +131,14 @@ def stage_stream(spec: Midtrain | Finetune, *, inputs: StepInputs, site: Site) -
 
 
 def achieved_record(stream: BatchStream, inputs: StepInputs) -> dict[str, object]:
-    """What a run holds; where it reads no text, the text goes on later from where the stage before left it."""
-    achieved_mix = stream.achieved_mix(stream.steps)
-    if any(achieved_mix.rows[name] for name in achieved_mix.text_sources):
-        return achieved_mix.to_dict()
-    return achieved_mix.to_dict() | StreamPosition.from_checkpoint(inputs, stream.row_shape, stream.seed).to_record()
+    """The content of achieved.json: what a run reads; a run without text keeps the text position that it started at."""
+    achieved = stream.achieved_mix(stream.steps)
+    if any(achieved.rows[name] for name in achieved.text_sources):
+        return achieved.to_dict()
+    return achieved.to_dict() | StreamPosition.from_checkpoint(inputs, stream.row_shape, stream.seed).to_record()
 
 
-def _mixture_sampler(mixture: Mixture, sources: Sequence[LoaderSource], *, repeats: int) -> LoaderMixture:
+def _loader_mixture(mixture: Mixture, sources: Sequence[LoaderSource], *, repeats: int) -> LoaderMixture:
     return LoaderMixture(
         sources=tuple(sources),
         shares=tuple(component.share for component in mixture.components),
@@ -160,68 +150,52 @@ def _mixture_sampler(mixture: Mixture, sources: Sequence[LoaderSource], *, repea
 def _text_mixture(
     mixture: Mixture, inputs: StepInputs, position: StreamPosition, *, packing: PackingMode, site: Site
 ) -> LoaderMixture:
-    """Text sources, packed at the length that the first stage had and cut to this one's."""
-    names = (
-        ["text"] if len(mixture.components) == 1 else [f"text-{name}" for name in _unique_source_names(mixture.sources)]
-    )
-    sources = list[LoaderSource]()
-    for source_index, name in enumerate(names):
-        index = Index.open(inputs[f"text{source_index}"])
-        packed_rows = pack(
-            index,
-            length=position.row_length * position.cuts_per_packed_row,
-            image_tokens=0,
-            packing=packing,
-            cache=site.cache,
+    """Text sources, packed in the first stage's row length and cut to this stage's."""
+    names = [f"text-{name}" for name in _unique_source_names(mixture.sources)]
+    sources, cuts = list[LoaderSource](), position.cuts_per_packed_row
+    for number, name in enumerate(names if len(names) > 1 else ["text"]):
+        index = Index.open(inputs[f"text{number}"])
+        packed = pack(index, length=position.row_length * cuts, image_tokens=0, packing=packing, cache=site.cache)
+        rows = packed.split_rows(cuts)
+        source = LoaderSource(
+            name=name, index=index, packed_rows=rows, images=None, answers_only=False, group_size=cuts
         )
-        packed_rows = packed_rows.split_rows(position.cuts_per_packed_row)
-        sources.append(
-            LoaderSource(
-                name=name,
-                index=index,
-                packed_rows=packed_rows,
-                images=None,
-                answers_only=False,
-                group_size=position.cuts_per_packed_row,
-            )
-        )
-    return _mixture_sampler(mixture, sources, repeats=1)
+        sources.append(source)
+    return _loader_mixture(mixture, sources, repeats=1)
 
 
-def _image_source(
-    spec: Midtrain | Finetune, inputs: StepInputs, site: Site, *, source_index: int, name: str
-) -> LoaderSource:
-    """An image source, as features for a frozen encoder; pictures that are read again are still those prepared."""
-    role, vision, source = f"image{source_index}", spec.model.vision, spec.mix.images.sources[source_index]
-    index = Index.open(inputs[role])
+def _image_source(spec: Midtrain | Finetune, inputs: StepInputs, site: Site, *, index: int, name: str) -> LoaderSource:
+    """An image source with precomputed features where the step has them, else with pixels of the unchanged source."""
+    role, source = f"image{index}", spec.mix.images.sources[index]
+    source_index = Index.open(inputs[role])
     if spec.model.encoder == "frozen" and f"{role}.features" in inputs:
         images = PrecomputedFeatures.open(inputs[f"{role}.features"])
     else:
         location = locate_source(source, inputs.get(f"{role}.source"), site)
-        check_source_unchanged(index, location)
-        images = source_pixels(index, location, vision, cache=site.cache)
-    tokens, rows = spec.model.image_tokens, spec.row_shape
-    packed_rows = pack(index, length=rows.length, image_tokens=tokens, packing=spec.mix.packing, cache=site.cache)
+        check_source_unchanged(source_index, location)
+        images = source_pixels(source_index, location, spec.model.vision, cache=site.cache)
+    tokens, length = spec.model.image_tokens, spec.row_shape.length
+    rows = pack(source_index, length=length, image_tokens=tokens, packing=spec.mix.packing, cache=site.cache)
     return LoaderSource(
-        name=name, index=index, packed_rows=packed_rows, images=images, answers_only=isinstance(spec, Finetune)
+        name=name, index=source_index, packed_rows=rows, images=images, answers_only=isinstance(spec, Finetune)
     )
 
 
 def source_pixels(index: Index, location: Location, vision: VisionSpec, *, cache: Path | None) -> DecodedImages:
-    """A source's pictures in the form that an encoder or patches take."""
+    """A source's images, decoded to the size, fit and padding colour of the vision spec."""
     return DecodedImages(
         index=index, location=location, size=vision.image_size, cache=cache, fit=vision.fit, pad_color=vision.pad_color
     )
 
 
 def _unique_source_names(sources: Sequence[DataSource]) -> list[str]:
-    """What each part is called in logs; parts of one name are numbered."""
+    """Names of sources for logs; repeated names are numbered from 1."""
     base_names = [_source_name(source) for source in sources]
-    name_counts, used_counts = Counter(base_names), Counter[str]()
+    totals, numbers = Counter(base_names), Counter[str]()
     names: list[str] = []
     for name in base_names:
-        used_counts[name] += 1
-        names.append(f"{name}-{used_counts[name]}" if name_counts[name] > 1 else name)
+        numbers[name] += 1
+        names.append(f"{name}-{numbers[name]}" if totals[name] > 1 else name)
     return names
 
 

@@ -14,7 +14,7 @@ from firstsight.evaluate.models.native import NativeModel, load_native_model
 from firstsight.model.checkpoint_io import save
 from firstsight.recipe.lm import LMSpec, llama_family_spec, openlm_spec
 from firstsight.site import Site
-from tests.model.rows import grown
+from tests.model.tiny_models import grown
 
 MARKS = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 TEXTS = ["Question: what is the cat\nAnswer: the cat is red. No, it is not  there?  yes", "a man, a plan; the end."] * 8

@@ -33,7 +33,7 @@ from firstsight.model.generate import generate
 from firstsight.site import Progress
 from tests.conftest import DEVICE
 from tests.evaluate.lm_eval.conftest import MARKS, native_model
-from tests.model.rows import packed
+from tests.model.tiny_models import packed
 
 PAIRS = [
     ("Question: what is the cat\nAnswer:", " the cat is red."),
@@ -249,13 +249,13 @@ def test_words_that_a_small_vocabulary_lacks_are_refused_whatever_is_asked(who: 
     made.add_special_tokens([*MARKS])
     made.save(str(tmp_path / "tokenizer.json"))
     small = adapter(replace(who, tokenizer=load_tokenizer(tmp_path)))
-    small.loglikelihood_rolling(instances("loglikelihood_rolling", ("the cat",)))
+    tiny_study.loglikelihood_rolling(instances("loglikelihood_rolling", ("the cat",)))
     with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
-        small.loglikelihood(instances("loglikelihood", ("the cat", " zebra")))
+        tiny_study.loglikelihood(instances("loglikelihood", ("the cat", " zebra")))
     with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
-        small.loglikelihood_rolling(instances("loglikelihood_rolling", ("the zebra",)))
+        tiny_study.loglikelihood_rolling(instances("loglikelihood_rolling", ("the zebra",)))
     with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
-        small.generate_until(instances("generate_until", ("the zebra", {"until": ["."]})))
+        tiny_study.generate_until(instances("generate_until", ("the zebra", {"until": ["."]})))
 
 
 def test_lm_eval_knows_the_model_by_name_and_entry_point(folder: Callable[[str], Path]) -> None:

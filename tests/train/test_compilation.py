@@ -18,8 +18,7 @@ from firstsight.site import Site
 from firstsight.train import compilation
 from firstsight.train.compilation import compile_decoder
 from firstsight.train.handlers import midtrain, pretrain
-from tests.train import small
-from tests.train.test_run import contents
+from tests.train import tiny_study
 
 Inputs = dict[str, Path]
 
@@ -46,7 +45,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("traced")
 def test_a_process_compiles_for_as_many_shapes_as_it_meets() -> None:
-    model = VLM(small.LM)
+    model = VLM(tiny_study.LM)
     model.initialise(0)
     compile_decoder(model.lm, Site(), steps=1)
     shapes = [(1, length) for length in range(4, 15)]
@@ -63,26 +62,26 @@ def gpu(tmp_path: Path) -> Site:
 
 @pytest.mark.gpu
 def test_reruns_leave_equal_bytes_and_each_stage_compiles_once(inputs: Inputs, gpu: Site, tmp_path: Path) -> None:
-    spec = small.segment(10, "0", "1")
+    spec = tiny_study.segment(10, "0", "1")
     torch._dynamo.reset()
-    one = small.ran(pretrain, spec, inputs, tmp_path / "one", gpu)
+    one = tiny_study.ran(pretrain, spec, inputs, tmp_path / "one", gpu)
     assert counters["stats"]["unique_graphs"] <= 2, "the block's, and the loss's"
-    two = small.ran(pretrain, spec, inputs, tmp_path / "two", replace(gpu, save_every=0.0))
-    assert contents(one) == contents(two)
-    for name, model in (("sees", small.SEES), ("patched", small.PATCHED)):
-        stage, reads = small.midtraining(model, 8, "1/2"), {**inputs, "trunk": one}
+    two = tiny_study.ran(pretrain, spec, inputs, tmp_path / "two", replace(gpu, save_every=0.0))
+    assert tiny_study.contents(one) == tiny_study.contents(two)
+    for name, model in (("sees", tiny_study.SEES), ("patched", tiny_study.PATCHED)):
+        stage, reads = tiny_study.midtraining(model, 8, "1/2"), {**inputs, "trunk": one}
         if name == "patched":
             del reads["image0.features"]
-        first = contents(small.ran(midtrain, stage, reads, tmp_path / name, gpu))
+        first = tiny_study.contents(tiny_study.ran(midtrain, stage, reads, tmp_path / name, gpu))
         often = replace(gpu, save_every=0.0)
-        assert first == contents(small.ran(midtrain, stage, reads, tmp_path / f"{name}-again", often))
+        assert first == tiny_study.contents(tiny_study.ran(midtrain, stage, reads, tmp_path / f"{name}-again", often))
 
 
 @pytest.mark.gpu
 def test_compiled_it_learns_what_it_learns_uncompiled(inputs: Inputs, gpu: Site, tmp_path: Path) -> None:
-    spec = small.segment(10, "0", "1")
+    spec = tiny_study.segment(10, "0", "1")
     slow, fast = (
-        losses(small.ran(pretrain, spec, inputs, tmp_path / str(fast), replace(gpu, compile=fast)))
+        losses(tiny_study.ran(pretrain, spec, inputs, tmp_path / str(fast), replace(gpu, compile=fast)))
         for fast in (False, True)
     )
     assert slow[-1] < 0.9 * slow[0]

@@ -235,3 +235,7 @@ def write_dinov2(folder: Path, seed: int) -> Path:
     )
     Dinov2WithRegistersModel(config).save_pretrained(folder)
     return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -28,7 +28,7 @@ from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec
 from firstsight.recipe.scales.decoders import llama32_1b
 from tests.conftest import DEVICE
-from tests.model.rows import grown, packed
+from tests.model.tiny_models import grown, packed
 
 GROUPED = llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=40)
 LLAMA3 = Llama3Rope(base=100.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=32)

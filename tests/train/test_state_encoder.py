@@ -14,7 +14,7 @@ from firstsight.data.loader import Batch
 from firstsight.errors import ModelError
 from firstsight.evaluate.models.interface import GenerationRequest
 from firstsight.evaluate.models.native import load_native_model
-from firstsight.model.checkpoint_io import read_tensors, write_tensors
+from firstsight.model.tensors import read_tensors, write_tensors
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import VLMSpec
@@ -31,35 +31,34 @@ from firstsight.train.state import (
     untrained_state,
 )
 from firstsight.units import Tokens
-from tests.train import small
-from tests.train.test_run import contents
+from tests.train import tiny_study
 
 Inputs = dict[str, Path]
-HELD = small.ADAM
-MOVED = replace(small.ADAM, encoder_lr_scale=0.5, encoder_weight_decay=0.01)
+HELD = tiny_study.ADAM
+MOVED = replace(tiny_study.ADAM, encoder_lr_scale=0.5, encoder_weight_decay=0.01)
 
 
 def stage(model: VLMSpec, steps: int, share: str, optim: AdamWSpec) -> Midtrain:
-    return replace(small.midtraining(model, steps, share), optim=optim)
+    return replace(tiny_study.midtraining(model, steps, share), optim=optim)
 
 
 @pytest.fixture(scope="module")
 def reads(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     root = tmp_path_factory.mktemp("trained")
-    trunk = small.ran(pretrain, small.segment(4, "0", "1"), inputs, root / "trunk", site)
+    trunk = tiny_study.ran(pretrain, tiny_study.segment(4, "0", "1"), inputs, root / "trunk", site)
     return {**inputs, "trunk": trunk}
 
 
 @pytest.fixture(scope="module")
 def trained(reads: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight steps with a moving encoder."""
-    spec, root = stage(small.TRAINED, 8, "1/2", MOVED), tmp_path_factory.mktemp("trained")
-    return small.ran(midtrain, spec, reads, root / "mid", site)
+    spec, root = stage(tiny_study.TRAINED, 8, "1/2", MOVED), tmp_path_factory.mktemp("trained")
+    return tiny_study.ran(midtrain, spec, reads, root / "mid", site)
 
 
 def published(reads: Inputs) -> dict[str, torch.Tensor]:
     """The towers as they were when nobody had trained them, by their names in a checkpoint."""
-    encoder = load_encoder(small.SIGLIP, [reads["encoder0"]])
+    encoder = load_encoder(tiny_study.SIGLIP, [reads["encoder0"]])
     return {f"vision.{name}": tensor for name, tensor in encoder.state_dict().items()}
 
 
@@ -82,7 +81,7 @@ def pictured(seed: int = 0) -> Batch:
 
 
 def state(reads: Inputs, optim: AdamWSpec, dtype: torch.dtype = torch.float32) -> TrainState:
-    made = untrained_state(small.TRAINED, optim, seed=0, encoders=[reads["encoder0"]])
+    made = untrained_state(tiny_study.TRAINED, optim, seed=0, encoders=[reads["encoder0"]])
     made.model.to(dtype)
     made.model.lm.compute_dtype = dtype
     return made
@@ -96,9 +95,9 @@ def stepped(made: TrainState, lr: float) -> dict[str, torch.Tensor]:
 
 
 def test_a_frozen_encoder_keeps_its_bytes_and_lies_beside_the_model(reads: Inputs, site: Site, tmp_path: Path) -> None:
-    before = contents(reads["encoder0"])
-    done = small.ran(midtrain, small.midtraining(small.SEES, 4, "1"), reads, tmp_path, site)
-    assert before == contents(reads["encoder0"]) == contents(done / "encoder0")
+    before = tiny_study.contents(reads["encoder0"])
+    done = tiny_study.ran(midtrain, tiny_study.midtraining(tiny_study.SEES, 4, "1"), reads, tmp_path, site)
+    assert before == tiny_study.contents(reads["encoder0"]) == tiny_study.contents(done / "encoder0")
     assert not [name for name in read_tensors(done) if name.startswith("vision.")]
 
 
@@ -113,12 +112,12 @@ def test_a_trained_encoder_is_in_the_model_and_moves(reads: Inputs, trained: Pat
 def test_held_at_rate_0_it_is_a_frozen_one(reads: Inputs, site: Site, tmp_path: Path) -> None:
     """To a fifth of the way: a frozen encoder works in float32 and leaves float16, a held one in the model's bf16."""
     pixels = {role: path for role, path in reads.items() if role != "image0.features"}
-    frozen = small.ran(midtrain, stage(small.SEES, 6, "1/2", HELD), pixels, tmp_path / "frozen", site)
-    held = small.ran(midtrain, stage(small.TRAINED, 6, "1/2", HELD), pixels, tmp_path / "held", site)
+    frozen = tiny_study.ran(midtrain, stage(tiny_study.SEES, 6, "1/2", HELD), pixels, tmp_path / "frozen", site)
+    held = tiny_study.ran(midtrain, stage(tiny_study.TRAINED, 6, "1/2", HELD), pixels, tmp_path / "held", site)
     weights, moments, before = read_tensors(held), read_tensors(held, "optimizer"), published(reads)
     assert all(torch.equal(weights[name], value) for name, value in before.items())
     assert not [name for name in moments if name.startswith(TOWER_PREFIX)]
-    wanted, start = read_tensors(frozen), branch_state(reads["trunk"], small.SEES, HELD, seed=1).model.state_dict()
+    wanted, start = read_tensors(frozen), branch_state(reads["trunk"], tiny_study.SEES, HELD, seed=1).model.state_dict()
     assert wanted.keys() | before.keys() == weights.keys()
     for name, value in wanted.items():
         apart, moved = weights[name] - value, value - start[name]
@@ -140,7 +139,7 @@ def test_a_held_encoder_costs_no_gradient_and_is_in_eval_mode(reads: Inputs) -> 
 
 def test_the_first_step_is_the_rate_times_the_scale(reads: Inputs) -> None:
     """AdamW's first step is the rate for every element whose gradient is far above eps."""
-    made = state(reads, replace(small.ADAM, weight_decay=0.0, encoder_lr_scale=0.1))
+    made = state(reads, replace(tiny_study.ADAM, weight_decay=0.0, encoder_lr_scale=0.1))
     moved = stepped(made, 1e-4)
     for begins, wanted in (("vision.", 1e-5), ("lm.layers", 1e-4), ("projector.linears", 1e-4)):
         steps = torch.cat([step.abs().flatten() for name, step in moved.items() if name.startswith(begins)])
@@ -149,7 +148,7 @@ def test_the_first_step_is_the_rate_times_the_scale(reads: Inputs) -> None:
 
 
 def test_it_has_a_decay_of_its_own(reads: Inputs) -> None:
-    made = state(reads, replace(small.ADAM, weight_decay=0.0, encoder_lr_scale=0.5, encoder_weight_decay=2e8))
+    made = state(reads, replace(tiny_study.ADAM, weight_decay=0.0, encoder_lr_scale=0.5, encoder_weight_decay=2e8))
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
     stepped(made, 1e-9)
     for name, value in made.model.state_dict().items():
@@ -174,9 +173,9 @@ def test_parts_of_a_step_add_up(reads: Inputs) -> None:
 
 
 def test_without_image_rows_the_decoder_learns_as_if_it_had_no_eyes(reads: Inputs, site: Site, tmp_path: Path) -> None:
-    blind = small.ran(midtrain, stage(small.PATCHED, 4, "0", HELD), reads, tmp_path / "blind", site)
+    blind = tiny_study.ran(midtrain, stage(tiny_study.PATCHED, 4, "0", HELD), reads, tmp_path / "blind", site)
     for name, optim in (("held", HELD), ("moved", MOVED)):
-        seeing = small.ran(midtrain, stage(small.TRAINED, 4, "0", optim), reads, tmp_path / name, site)
+        seeing = tiny_study.ran(midtrain, stage(tiny_study.TRAINED, 4, "0", optim), reads, tmp_path / name, site)
         one, other = read_tensors(blind), read_tensors(seeing)
         assert all(torch.equal(one[name], other[name]) for name in one if name.startswith("lm."))
 
@@ -184,7 +183,7 @@ def test_without_image_rows_the_decoder_learns_as_if_it_had_no_eyes(reads: Input
 def test_killed_and_run_again_it_leaves_the_same_bytes(
     reads: Inputs, trained: Path, site: Site, tmp_path: Path
 ) -> None:
-    spec = stage(small.TRAINED, 8, "1/2", MOVED)
+    spec = stage(tiny_study.TRAINED, 8, "1/2", MOVED)
 
     def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
@@ -192,30 +191,30 @@ def test_killed_and_run_again_it_leaves_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         midtrain(spec, inputs=reads, out=tmp_path, site=replace(site, save_every=0.0), on_progress=lambda _: None)
         midtrain(spec, inputs=reads, out=tmp_path, site=replace(site, save_every=0.0), on_progress=stop)
-    small.ran(midtrain, spec, reads, tmp_path, site)
-    assert contents(tmp_path) == contents(trained)
+    tiny_study.ran(midtrain, spec, reads, tmp_path, site)
+    assert tiny_study.contents(tmp_path) == tiny_study.contents(trained)
 
 
 def test_a_checkpoint_keeps_its_own_towers_and_what_was_held_starts_fresh(reads: Inputs, trained: Path) -> None:
     towers, before = [reads["encoder0"]], published(reads)
-    begun = branch_state(reads["trunk"], small.TRAINED, MOVED, seed=1, encoders=towers)
+    begun = branch_state(reads["trunk"], tiny_study.TRAINED, MOVED, seed=1, encoders=towers)
     for name, value in before.items():
         assert torch.equal(begun.model.state_dict()[name], value), name
-    went_on = branch_state(trained, small.TRAINED, MOVED, seed=1, encoders=towers)
+    went_on = branch_state(trained, tiny_study.TRAINED, MOVED, seed=1, encoders=towers)
     load_moments(went_on, trained)
     kept, moments = read_tensors(trained), read_tensors(trained, "optimizer")
     assert all(torch.equal(value, kept[name]) for name, value in went_on.model.state_dict().items())
     assert all(torch.equal(value, moments[name]) for name, value in collect_moments(went_on).items())
     assert collect_moments(went_on).keys() == moments.keys()
-    held = branch_state(trained, small.TRAINED, HELD, seed=1)
+    held = branch_state(trained, tiny_study.TRAINED, HELD, seed=1)
     load_moments(held, trained)
     assert collect_moments(held).keys() == {name for name in moments if not name.startswith(TOWER_PREFIX)}
 
 
 def test_moments_of_what_was_held_are_not_needed(reads: Inputs, site: Site, tmp_path: Path) -> None:
-    held = small.ran(midtrain, stage(small.TRAINED, 3, "1", HELD), reads, tmp_path / "held", site)
+    held = tiny_study.ran(midtrain, stage(tiny_study.TRAINED, 3, "1", HELD), reads, tmp_path / "held", site)
     then = {**{role: path for role, path in reads.items() if role != "trunk"}, "previous": held}
-    done = small.ran(midtrain, stage(small.TRAINED, 2, "1", MOVED), then, tmp_path / "then", site)
+    done = tiny_study.ran(midtrain, stage(tiny_study.TRAINED, 2, "1", MOVED), then, tmp_path / "then", site)
     steps = {name: float(value) for name, value in read_tensors(done, "optimizer").items() if name.endswith(".step")}
     assert {count for name, count in steps.items() if name.startswith(TOWER_PREFIX)} == {2.0}
     assert {count for name, count in steps.items() if name.startswith("projector.")} == {5.0}
@@ -226,18 +225,18 @@ def test_half_an_encoder_and_no_encoder_are_refused(reads: Inputs, trained: Path
     lost = next(name for name in weights if name.startswith(TOWER_PREFIX))
     write_tensors(tmp_path, {name: value for name, value in weights.items() if name != lost})
     with pytest.raises(ModelError, match=rf"not in the checkpoint: {lost}"):
-        branch_state(tmp_path, small.TRAINED, MOVED, seed=1, encoders=[reads["encoder0"]])
+        branch_state(tmp_path, tiny_study.TRAINED, MOVED, seed=1, encoders=[reads["encoder0"]])
     with pytest.raises(ModelError, match="not in the spec: vision"):
-        branch_state(trained, small.SEES, HELD, seed=1)
+        branch_state(trained, tiny_study.SEES, HELD, seed=1)
     with pytest.raises(ModelError, match=r"1 folders, one a tower\. Got 0"):
-        untrained_state(small.TRAINED, MOVED, seed=1)
+        untrained_state(tiny_study.TRAINED, MOVED, seed=1)
 
 
 def test_it_is_asked_with_pixels(reads: Inputs, trained: Path, site: Site, tmp_path: Path) -> None:
-    spec = replace(small.finetuning(small.TRAINED, 4), optim=MOVED)
+    spec = replace(tiny_study.finetuning(tiny_study.TRAINED, 4), optim=MOVED)
     inputs = {**{role: path for role, path in reads.items() if role != "trunk"}, "previous": trained}
-    done = small.ran(finetune, spec, inputs, tmp_path / "done", site)
-    who, data = load_native_model(done, site=site), small.picture("red", "blue")
+    done = tiny_study.ran(finetune, spec, inputs, tmp_path / "done", site)
+    who, data = load_native_model(done, site=site), tiny_study.picture("red", "blue")
     assert who.checkpoint.encoder is None
     [seen] = who.encode_images([("x.png", data)])
     assert (seen.dtype, seen.shape) == (torch.uint8, (8, 8, 3))
@@ -246,14 +245,14 @@ def test_it_is_asked_with_pixels(reads: Inputs, trained: Path, site: Site, tmp_p
 
 @pytest.mark.parametrize("kind", ["LM", "SEES", "PATCHED", "TRAINED"])
 def test_a_hollow_build_has_the_bits_of_a_plain_one(reads: Inputs, kind: str) -> None:
-    spec: VLMSpec = getattr(small, kind)
+    spec: VLMSpec = getattr(tiny_study, kind)
     plain = VLM(spec)
     if isinstance(plain.vision, Encoder):
-        plain.vision = load_encoder(small.SIGLIP, [reads["encoder0"]])
+        plain.vision = load_encoder(tiny_study.SIGLIP, [reads["encoder0"]])
     plain.initialise(3)
     torch.use_deterministic_algorithms(True)  # then memory that was never written holds NaN
     try:
-        made = untrained_state(spec, small.ADAM, seed=3, encoders=[reads["encoder0"]])
+        made = untrained_state(spec, tiny_study.ADAM, seed=3, encoders=[reads["encoder0"]])
     finally:
         torch.use_deterministic_algorithms(False)
     assert made.model.state_dict().keys() == plain.state_dict().keys()
@@ -263,5 +262,5 @@ def test_a_hollow_build_has_the_bits_of_a_plain_one(reads: Inputs, kind: str) ->
 
 def test_the_log_tells_the_schedules_rate(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
-    schedule = small.rate(8 * 64)
+    schedule = tiny_study.rate(8 * 64)
     assert [line["lr"] for line in lines] == [schedule.lr(Tokens(line["seen"])) for line in lines]

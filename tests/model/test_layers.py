@@ -13,7 +13,7 @@ from torch import Tensor
 from firstsight.model.lm import LM
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec, openlm_spec
 from tests.conftest import DEVICE
-from tests.model.rows import PLAIN, SHIFTED, grown, packed
+from tests.model.tiny_models import PLAIN, SHIFTED, grown, packed
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 LLAMA3 = Llama3Rope(base=50.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=3.0, original_context=24)

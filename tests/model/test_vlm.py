@@ -17,8 +17,8 @@ from firstsight.model.vlm import VLM
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.vision import FusedEncoders
 from tests.conftest import DEVICE
-from tests.model.rows import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
-from tests.model.towers import REGISTERED, SIGLIP, registered, siglip_tower
+from tests.model.tiny_encoders import REGISTERED, SIGLIP, registered, siglip_tower
+from tests.model.tiny_models import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
 
 SLOTS: list[int | None] = [None] * EACH
 PAIR = FusedEncoders(first=SIGLIP, second=REGISTERED)
@@ -175,7 +175,7 @@ def test_a_trained_encoder_is_saved_with_the_model(folders: list[Path], tmp_path
 def test_pictures_of_another_shape_are_refused(spec: VLMSpec, wrong: Tensor) -> None:
     model = VLM(spec)
     model.initialise(0)
-    with pytest.raises(ModelError, match="the model sees pictures of shape"):
+    with pytest.raises(ModelError, match="the model wants images of shape"):
         model.encode_images(wrong)
     assert model.encode_images(model.blank_image()).shape == (EACH, spec.lm.width)
 

@@ -12,13 +12,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.lm import LM, allocate_parameters
+from firstsight.model.lm import LM
+from firstsight.model.tensors import allocate_parameters
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, llama_family_spec, openlm_spec
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import decoders
-from tests.model.rows import PATCHED, PLAIN, SEEING, SHIFTED, TOWER, grown, packed
+from tests.model.memory import resident_bytes
+from tests.model.tiny_models import PATCHED, PLAIN, SEEING, SHIFTED, TOWER, grown, packed
 
 OPENLM = (
     decoders.openlm_79m,
@@ -81,19 +83,14 @@ def test_donors_have_the_published_counts(published: Callable[[], LMSpec], count
     assert spec.parameters() == count == sum(sizes(spec).values())
 
 
-def resident() -> int:
-    """Bytes of memory in use by this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it")
 @pytest.mark.parametrize("seeing", [False, True], ids=["lm", "vlm"])
 def test_a_large_model_on_the_meta_device_takes_no_memory(seeing: bool) -> None:
     spec = replace(PATCHED, lm=decoders.openlm_7b()) if seeing else decoders.openlm_7b()
-    held = resident()
+    held = resident_bytes()
     with torch.device("meta"):
         model = VLM(spec)
-    assert resident() - held < 50e6
+    assert resident_bytes() - held < 50e6
     assert all(parameter.is_meta for parameter in model.parameters())
     assert sum(parameter.numel() for parameter in model.lm.parameters()) == decoders.openlm_7b().parameters()
 
@@ -144,7 +141,7 @@ def test_a_published_encoder_on_meta_sees_the_same_once_it_has_memory_and_weight
 def test_a_buffer_that_nobody_knows_is_refused() -> None:
     with torch.device("meta"):
         strange = nn.Sequential(nn.BatchNorm1d(4))
-    with pytest.raises(ModelError, match="BatchNorm1d: wanted parameters alone"):
+    with pytest.raises(ModelError, match="BatchNorm1d: wanted only parameters"):
         allocate_parameters(strange)
 
 

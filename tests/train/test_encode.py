@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from firstsight.errors import DataError
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.recipe.stages import Encode
 from firstsight.site import Site
-from firstsight.train import encoder
-from firstsight.train.encoder import encode_features, train_contrastive
-from tests.train import small
+from firstsight.train import encode
+from firstsight.train.encode import encode_features
+from tests.train import tiny_study
 
-SPEC = Encode(source=small.CAPTIONS, vision=small.SEES.vision)
+SPEC = Encode(source=tiny_study.CAPTIONS, vision=tiny_study.SEES.vision)
 
 
 @pytest.fixture
@@ -32,8 +31,8 @@ def needs(inputs: dict[str, Path]) -> dict[str, Path]:
 def test_features_are_the_towers_in_the_order_of_the_index(
     inputs: dict[str, Path], needs: dict[str, Path], site: Site, tmp_path: Path
 ) -> None:
-    index, tower = Index.open(inputs["image0"]), load_encoder(small.SIGLIP, [inputs["encoder0"]])
-    found = np.load(small.ran(encode_features, SPEC, needs, tmp_path / "out", site) / "features.npy")
+    index, tower = Index.open(inputs["image0"]), load_encoder(tiny_study.SIGLIP, [inputs["encoder0"]])
+    found = np.load(tiny_study.ran(encode_features, SPEC, needs, tmp_path / "out", site) / "features.npy")
     assert found.shape == (len(index.images), 4, 16)
     for number in (0, 1, 77, 159):
         offset, size, _, shard = index.images[number].item()
@@ -50,8 +49,8 @@ class Killed(BaseException):
 def test_killed_and_run_again_it_goes_on_to_the_same_bytes(
     needs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
 ) -> None:
-    monkeypatch.setattr(encoder, "ENCODE_BATCH", 32)
-    whole = small.ran(encode_features, SPEC, needs, tmp_path / "whole", site)
+    monkeypatch.setattr(encode, "ENCODE_BATCH", 32)
+    whole = tiny_study.ran(encode_features, SPEC, needs, tmp_path / "whole", site)
     batches: list[int] = []
 
     def dying(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -60,12 +59,12 @@ def test_killed_and_run_again_it_goes_on_to_the_same_bytes(
             raise Killed
         return extract_features(tower, pixels)
 
-    monkeypatch.setattr(encoder, "extract_features", dying)
+    monkeypatch.setattr(encode, "extract_features", dying)
     often = replace(site, save_every=0.0, readers=readers)
     with pytest.raises(Killed):
-        small.ran(encode_features, SPEC, needs, tmp_path / "out", often)
+        tiny_study.ran(encode_features, SPEC, needs, tmp_path / "out", often)
     assert not (tmp_path / "out" / "features.npy").exists()
-    small.ran(encode_features, SPEC, needs, tmp_path / "out", often)
+    tiny_study.ran(encode_features, SPEC, needs, tmp_path / "out", often)
     assert batches == [32] * 6, "three batches, the one that died, and the two that were left"
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["features.npy"]
     assert (tmp_path / "out" / "features.npy").read_bytes() == (whole / "features.npy").read_bytes()
@@ -76,23 +75,4 @@ def test_a_source_that_changed_is_refused(needs: dict[str, Path], site: Site, tm
     tar = next(needs["source"].glob("*.tar"))
     (tmp_path / "captions" / tar.name).write_bytes(tar.read_bytes()[:-512] + b"\1" * 512)
     with pytest.raises(DataError, match=tar.name):
-        small.ran(encode_features, SPEC, {**needs, "source": tmp_path / "captions"}, tmp_path / "out", site)
-
-
-def test_contrast_decodes_once_and_trains_to_the_same_bits_without_memory(
-    inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded: list[bytes] = []
-    monkeypatch.setattr(
-        encoder, "decode_image", lambda data, *how, **more: (decoded.append(data), decode_image(data, *how, **more))[1]
-    )
-    recipe = replace(small.SIGLIP, weights=replace(small.SIGLIP.weights, steps=50))
-    needs, digests = {"captions": inputs["captions"]}, list[str]()
-    for kept in (encoder.PIXEL_CACHE_BYTES, 0):
-        monkeypatch.setattr(encoder, "PIXEL_CACHE_BYTES", kept)
-        out = small.ran(train_contrastive, recipe, needs, tmp_path / str(kept), site)
-        digests.append(hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest())
-        if kept:
-            assert len(decoded) == 160, "50 batches of 8 are two and a half epochs"
-    assert digests[0] == digests[1]
-    assert len(decoded) == 160 + 400
+        tiny_study.ran(encode_features, SPEC, {**needs, "source": tmp_path / "captions"}, tmp_path / "out", site)

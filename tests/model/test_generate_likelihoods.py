@@ -11,8 +11,20 @@ from firstsight.model.generate import continuation_likelihoods
 from firstsight.model.inference import InferenceDecoder
 from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
-from tests.model.rows import EACH, PLAIN, SEEING, SHIFTED, grown, packed
-from tests.model.test_generate import LLAMA, PREFIX, PROMPTS, SEEN, counting, images
+from tests.model.tiny_models import (
+    EACH,
+    LLAMA,
+    PLAIN,
+    PREFIX,
+    PROMPTS,
+    SEEING,
+    SEEN,
+    SHIFTED,
+    counting,
+    grown,
+    images,
+    packed,
+)
 
 OFFERED = [[4, 4], [5], [1, 2, 3], [1, 2, 7], []]
 

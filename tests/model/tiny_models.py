@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec, openlm_spec
+from firstsight.recipe.lm import LMSpec, Rope, openlm_spec
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip, ViTSpec
@@ -40,6 +41,13 @@ PATCHED = VLMSpec(
 )
 EACH = 4
 """Tokens an image, in both."""
+
+LLAMA = replace(
+    PLAIN, heads=4, kv_heads=2, head_dim=4, norm="rms", qk_norm=False, ties_embeddings=True, rope=Rope(base=500.0)
+)
+PREFIX = replace(SEEING, lm=replace(SHIFTED, heads=4, kv_heads=2, head_dim=4), attention="prefix")
+PROMPTS = [[3], [1, 4, 1, 5], [9, 2, 6, 5, 3, 5], [8, 9]]
+SEEN = [[0] * EACH + [7], [1, 4], [0] * EACH + [9, 2, 6], [0] * EACH]
 
 cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="says what happens on a CPU")
 
@@ -88,3 +96,25 @@ def packed(documents: Sequence[Sequence[Sequence[int | None]]], *, length: int, 
     images = blank if images is None else images
     made = (tensor.to(DEVICE) for tensor in (tokens, docs, positions, slots, images))
     return Rows(*made)
+
+
+def images(spec: VLMSpec = SEEING) -> list[Tensor | None]:
+    generator = torch.Generator().manual_seed(2)
+    if spec is PATCHED:
+        pixels = torch.randint(0, 256, (3, 8, 8, 3), generator=generator, dtype=torch.uint8)
+        return [pixels[0], None, pixels[1], pixels[2]]
+    drawn = torch.randn(3, EACH, 6, generator=generator).half()
+    return [drawn[0], None, drawn[1], drawn[2]]
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, where: type, name: str) -> list[Any]:
+    """The first argument of every call of a method from now on."""
+    calls: list[Any] = []
+    method: Callable[..., Any] = getattr(where, name)
+
+    def counted(self: Any, first: Any, *rest: Any, **named: Any) -> Any:
+        calls.append(first)
+        return method(self, first, *rest, **named)
+
+    monkeypatch.setattr(where, name, counted)
+    return calls

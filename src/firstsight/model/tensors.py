@@ -1,0 +1,249 @@
+"""Named tensors in safetensors files, and models that are built without memory and take their weights from such files.
+
+The tensors of one name are one file of up to `MAX_SHARD_BYTES`, or shards with an index in huggingface_hub's layout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from firstsight.errors import ModelError
+
+MAX_SHARD_BYTES = 2_000_000_000
+"""Most bytes of tensors in one file; a larger tensor has a file of its own."""
+NARROW_DTYPES, WIDE_DTYPES = (torch.bfloat16, torch.float16), (torch.float32, torch.float64)
+"""Dtypes that checkpoints may be stored in, and those that represent all of their values exactly."""
+
+ShapeAndDtype = tuple[torch.Size, torch.dtype]
+
+
+@runtime_checkable
+class NamedTensors(Protocol):
+    """Tensors by name: in memory, or read or computed by `__getitem__`."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, name: str, /) -> Tensor: ...
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The safetensors of one name in a folder: the headers are read and checked at once, a tensor on access.
+
+    Raises ModelError that names a missing or damaged file, and the tensors in which index and shards differ.
+    """
+
+    def __init__(self, folder: Path, name: str = "model") -> None:
+        self.folder = folder
+        self._files: dict[str, Path] = {}
+        self._shapes_and_dtypes: dict[str, ShapeAndDtype] = {}
+        index_path, single = folder / f"{name}.safetensors.index.json", folder / f"{name}.safetensors"
+        index = _read_shard_index(index_path, single=single)
+        for file in sorted(set(index.values())) if index else [single]:
+            self._read_header(file)
+        if index and index != self._files:
+            common = sorted(index.keys() & self._files.keys())
+            faults = {
+                "named but in no shard": sorted(index.keys() - self._files.keys()),
+                "in a shard but not named": sorted(self._files.keys() - index.keys()),
+                "in another shard": [tensor for tensor in common if index[tensor] != self._files[tensor]],
+            }
+            problem = format_faults(faults)
+            raise ModelError(f"{index_path}: wanted the tensors of its shards. Got {problem}. Copy the folder again.")
+
+    def _read_header(self, file: Path) -> None:
+        with _open_safetensors(file) as data:
+            for name in data.keys():  # noqa: SIM118 - it cannot be iterated
+                shape = torch.Size(data.get_slice(name).get_shape())
+                self._shapes_and_dtypes[name] = shape, data.get_tensor(name).dtype  # a view: reads no data
+                self._files[name] = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        with _open_safetensors(self._files[name]) as data:
+            return data.get_tensor(name).clone()  # in memory of its own, so that the file can be closed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that contain tensors."""
+        return sorted(set(self._files.values()))
+
+    def shape(self, name: str) -> torch.Size:
+        """A tensor's shape, from the header."""
+        return self._shapes_and_dtypes[name][0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's dtype, from the header."""
+        return self._shapes_and_dtypes[name][1]
+
+
+def _open_safetensors(file: Path) -> Any:
+    if not file.is_file():
+        raise ModelError(f"{file}: wanted a safetensors file, or shards and their index. Got neither. Copy it there.")
+    try:
+        return safe_open(file, "pt")
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file}: wanted a whole safetensors file. Got: {error}. Write or copy it again.") from error
+
+
+def _read_shard_index(path: Path, *, single: Path) -> dict[str, Path]:
+    """The shard of each tensor by the index; empty if there is no index."""
+    if not path.is_file():
+        return {}
+    if single.is_file():
+        raise ModelError(f"{path}: wanted one file or shards. Got {single.name} as well. Delete one of them.")
+    try:
+        weight_map = json.loads(path.read_text())["weight_map"].items()
+        shards = {str(name): path.parent / str(file) for name, file in weight_map}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: wanted an index with a weight_map. Got: {error}. Copy it again.") from error
+    if outside := sorted({str(file) for file in shards.values() if file.parent != path.parent}):
+        raise ModelError(f"{path}: wanted shards in its folder. Got {', '.join(outside)}. Do not trust that index.")
+    if missing := sorted({file.name for file in shards.values() if not file.is_file()}):
+        raise ModelError(f"{path}: wanted every shard that it names. Missing: {', '.join(missing)}. Copy them too.")
+    return shards
+
+
+def read_tensors(folder: Path, name: str = "model") -> dict[str, Tensor]:
+    """All tensors of one name in a folder, in memory; ModelError if a file is missing or damaged."""
+    return dict(StoredTensors(folder, name).items())
+
+
+def write_tensors(folder: Path, tensors: NamedTensors, *, name: str = "model") -> list[Path]:
+    """Write tensors in name order to one file, or to shards and their index; returns the files.
+
+    Replaces the folder's files of that name. Holds one shard in memory at a time. Equal tensors give equal bytes.
+    """
+    parts, total_bytes = list[tuple[Path, list[str]]](), 0
+    for shard in _split_into_shards(tensors):
+        part = folder / f"{name}.safetensors.{len(parts)}.new"
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(shard, part, metadata={"format": "pt"})
+        part.chmod(mode)  # safetensors creates files that only the owner can read
+        total_bytes += sum(tensor.nbytes for tensor in shard.values())
+        parts.append((part, list(shard)))
+    index = folder / f"{name}.safetensors.index.json"
+    for stale in (index, folder / f"{name}.safetensors", *folder.glob(f"{name}-?????-of-?????.safetensors")):
+        stale.unlink(missing_ok=True)
+    if len(parts) == 1:
+        return [parts[0][0].rename(folder / f"{name}.safetensors")]
+    files, weight_map = list[Path](), dict[str, str]()
+    for number, (part, names) in enumerate(parts, 1):
+        files.append(part.rename(folder / f"{name}-{number:05d}-of-{len(parts):05d}.safetensors"))
+        weight_map |= dict.fromkeys(names, files[-1].name)
+    body = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    index.write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
+    return [*files, index]
+
+
+def _split_into_shards(tensors: NamedTensors) -> Iterator[dict[str, Tensor]]:
+    """Tensors in name order, each shard as many as fit `MAX_SHARD_BYTES`; one empty shard if there are none."""
+    shard, shard_bytes = dict[str, Tensor](), 0
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        if shard and shard_bytes + tensor.nbytes > MAX_SHARD_BYTES:
+            yield shard
+            shard, shard_bytes = {}, 0
+        shard[name] = tensor
+        shard_bytes += tensor.nbytes
+    yield shard
+
+
+class meta_init(TorchFunctionMode):  # noqa: N801 - `with meta_init():` reads like torch.no_grad
+    """Context in which modules are built with parameters on the meta device, without memory.
+
+    Tables that a module computes itself (torch.arange) stay real: no checkpoint contains them.
+    """
+
+    FACTORIES: frozenset[Callable[..., Any]] = frozenset(
+        (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+    )
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in self.FACTORIES and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def allocate_parameters(model: nn.Module, *, device: str = "cpu") -> None:
+    """Give the parameters of a model on the meta device memory, with undefined values.
+
+    The one supported buffer, `position_ids` of transformers' encoders, gets its values; ModelError for others.
+    """
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                memory = torch.empty_like(parameter, device=device)
+                setattr(module, name, nn.Parameter(memory, requires_grad=parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta and name != "position_ids":
+                kind = type(module).__name__
+                raise ModelError(f"{kind}: wanted only parameters. Got buffer {name}. Build it off the meta device.")
+            if buffer.is_meta:
+                setattr(module, name, torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, location: Path) -> None:
+    """Load tensors of exactly the model's names and shapes, all or none; narrow dtypes become float32.
+
+    Parameters on the meta device are replaced by the tensors, others are overwritten in place. ModelError names every
+    tensor that is missing, extra, or of another shape or dtype.
+    """
+    model_tensors = model.state_dict(keep_vars=True)
+    if mismatches := tensor_mismatches(shapes_and_dtypes(model_tensors), shapes_and_dtypes(tensors)):
+        raise ModelError(
+            f"{location}: weights and spec contradict each other. {mismatches}. Load them with their own spec."
+        )
+    with torch.no_grad():
+        for name, target in model_tensors.items():
+            if not target.is_meta:
+                target.copy_(tensors[name])
+    assigned = {name: tensors[name].to(target.dtype) for name, target in model_tensors.items() if target.is_meta}
+    model.load_state_dict(assigned, strict=False, assign=True)
+
+
+def shapes_and_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, ShapeAndDtype]:
+    """Shape and dtype of every tensor; those of stored tensors come from the headers."""
+    if isinstance(tensors, StoredTensors):
+        return {name: (tensors.shape(name), tensors.dtype(name)) for name in tensors}
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def tensor_mismatches(expected: Mapping[str, ShapeAndDtype], actual: Mapping[str, ShapeAndDtype]) -> str:
+    """All tensors that are missing, extra, or of another shape or dtype, as text; empty if there are none."""
+    pairs = [(name, *expected[name], *actual[name]) for name in sorted(expected.keys() & actual.keys())]
+    faults = {
+        "missing": sorted(expected.keys() - actual.keys()),
+        "extra": sorted(actual.keys() - expected.keys()),
+        "misshapen": [f"{n} wanted {list(a)} got {list(b)}" for n, a, _, b, _ in pairs if a != b],
+        "of another dtype": [f"{n} wanted {a} got {b}" for n, _, a, _, b in pairs if not _is_lossless(a, b)],
+    }
+    return format_faults(faults)
+
+
+def _is_lossless(target: torch.dtype, source: torch.dtype) -> bool:
+    """Whether converting `source` to `target` keeps all values."""
+    return target == source or (target in WIDE_DTYPES and source in (*NARROW_DTYPES, torch.float32))
+
+
+def format_faults(faults: Mapping[str, Sequence[str]]) -> str:
+    """`fault: name, name; fault: name`, faults without names left out."""
+    return "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
