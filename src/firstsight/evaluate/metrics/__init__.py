@@ -1,4 +1,4 @@
-"""Answer checks, each written from its benchmark's definition and held against its official scorer."""
+"""Metrics, each implemented from its benchmark's definition and tested against its official scorer."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ _ALL_METRICS = (
 )
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL_METRICS}
-"""Every check by the name that a task file gives it."""
+"""Every metric by its name in a task file."""
 
 __all__ = ["METRICS"]

@@ -1,9 +1,9 @@
-"""Boxes: how much of the true one is met.
+"""Intersection over union of an answered box with the true one.
 
-A box is four decimal numbers, left, top, right and bottom in shares of the picture, between commas or white space, in
-square or round brackets or none, and nothing else. The paper's harness reads the square form alone, as a Python list of
-decimal numbers; each of those is read here to the same box. Prose around a box, text, a list in a list, numbers outside
-0..1 and boxes without area are no box, and no box is wrong.
+A box is four decimal numbers, left, top, right and bottom in shares of the image, separated by commas or white space,
+in square or round brackets or none, and nothing else. The paper's harness accepts only the square form, as a Python
+list of decimal numbers, and gives the same box. Other text, nested lists, numbers outside 0..1 and boxes without area
+are no box, and an answer without a box is wrong.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _BOX_PATTERN = re.compile(rf"\[{_FOUR_NUMBERS}\]|\({_FOUR_NUMBERS}\)|{_FOUR_NUMB
 _REF_TAG = re.compile(r"<ref>.*?</ref>", re.DOTALL)
 _FREE_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?![\w.])", re.ASCII | re.IGNORECASE)
 _MAX_ANSWER_CHARS = 1000
-"""Letters of an answer that is still looked at; no box is written in more."""
+"""Longer answers are not parsed; no box has as many characters."""
 
 
 def iou_match(answer: str, truth: Truth, *, min_iou: float) -> float:
-    """The answered box overlaps the true one by at least `least`; an answer that is no box is wrong."""
+    """1 if the answered box has an IoU of at least `min_iou` with the true one; 0 also for an answer without a box."""
     box = parse_box(answer)
     assert isinstance(truth, tuple)
     left, top, right, bottom = (float(edge) for edge in truth)
@@ -47,10 +47,10 @@ def parse_box(answer: str) -> BoundingBox | None:
 
 
 def rescale_box(answer: str, *, right_edge: float, bottom_edge: float | None = None) -> str | None:
-    """The box of an answer in other units, written in shares; None where it does not hold exactly four numbers.
+    """The box of an answer in other units, written in shares; None unless it contains exactly four numbers.
 
-    `whole` is what the picture's right edge is called (its width, 100, 999 or 1000), `high` its lower edge if that
-    is called otherwise. Reads `{<12><30><55><70>}`, `<box>(12,30),(55,70)</box>` with a `<ref>` before it, and lists.
+    `right_edge` is the coordinate of the image's right edge (its width, 100, 999 or 1000), `bottom_edge` of its bottom
+    edge if another. Reads `{<12><30><55><70>}`, `<box>(12,30),(55,70)</box>` with a `<ref>` before it, and lists.
     """
     if len(answer) > _MAX_ANSWER_CHARS:
         return None
@@ -62,7 +62,7 @@ def rescale_box(answer: str, *, right_edge: float, bottom_edge: float | None = N
 
 
 def iou(a: BoundingBox, b: BoundingBox) -> float:
-    """Area shared over area covered."""
+    """Intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     intersection = max(width, 0.0) * max(height, 0.0)
@@ -75,6 +75,6 @@ def _is_box_answer(answer: str) -> bool:
 
 
 IOU50 = Metric(name="iou50", compute=elementwise(iou50), is_readable=_is_box_answer)
-"""RefCOCO: the box overlaps the true one by at least half."""
+"""RefCOCO: an IoU of at least 0.5."""
 IOU25 = Metric(name="iou25", compute=elementwise(iou25), is_readable=_is_box_answer)
-"""OCID-Ref: by at least a quarter."""
+"""OCID-Ref: an IoU of at least 0.25."""

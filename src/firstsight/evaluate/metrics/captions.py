@@ -1,4 +1,4 @@
-"""CIDEr-D: how much a caption shares with several references, in runs of words that are rare among all references."""
+"""CIDEr-D: TF-IDF weighted n-gram similarity of a caption with several references (Vedantam et al. 2015)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from firstsight.evaluate.metrics.metric import Metric, Truth, is_nonempty
 from firstsight.evaluate.metrics.ptb_tokenizer import ptb_tokenize
 
 NGram = tuple[str, ...]
-"""One to four words in a row."""
+"""One to four consecutive words."""
 
 _MAX_NGRAM = 4
 _SIGMA = 6.0
-"""How far lengths may lie apart: the spread of the Gaussian that punishes it, in word pairs."""
+"""Standard deviation of the Gaussian length penalty, in bigrams."""
 _SCALE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _TfidfVector:
-    """A caption's runs by length, each with its count times its rarity; the norms; the number of word pairs."""
+    """A caption's TF-IDF weights by n-gram length, their norms, and its number of bigrams."""
 
     weights: tuple[Mapping[NGram, float], ...]
     norms: tuple[float, ...]
@@ -30,10 +30,10 @@ class _TfidfVector:
 
 
 def cider(answers: Sequence[str], truths: Sequence[Truth]) -> list[float]:
-    """Every caption's CIDEr-D, 0 to 10; the corpus score is their mean.
+    """The CIDEr-D of each caption, 0 to 10; the corpus score is their mean.
 
-    A run's rarity is the log of pictures over pictures whose references hold it, counted over all of `truths`; so one
-    picture alone scores 0, and the score of a part is not the part of a score. DataError: a picture without references.
+    The document frequency of an n-gram is the number of images with it in a reference, over all of `truths`; so a
+    single image scores 0, and a subset's scores differ from the whole's. DataError for an image without references.
     """
     references = [
         [_count_ngrams(str(reference)) for reference in _reference_texts(truth, index)]
@@ -54,7 +54,7 @@ def cider(answers: Sequence[str], truths: Sequence[Truth]) -> list[float]:
 def _reference_texts(truth: Truth, index: int) -> Sequence[object]:
     texts = truth if isinstance(truth, tuple) else (truth,)
     if not texts:
-        raise DataError(f"caption {index + 1}: wanted a reference to compare it with. Got none. Leave the picture out.")
+        raise DataError(f"caption {index + 1}: wanted a reference to compare it with. Got none. Leave the image out.")
     return texts
 
 
@@ -80,24 +80,19 @@ def _tfidf_vector(counts: Mapping[NGram, int], idf: Mapping[NGram, float], defau
 
 
 def _cider_score(candidate: _TfidfVector, references: Sequence[_TfidfVector]) -> float:
-    """The mean over references and run lengths of the clipped cosine, less where lengths differ."""
+    """The mean over references and n-gram lengths of the clipped cosine, with the length penalty."""
     total = 0.0
     for reference in references:
         length_difference = candidate.num_bigrams - reference.num_bigrams
-        total += math.exp(-(length_difference**2) / (2 * _SIGMA**2)) * sum(
-            map(_cosine, *_vector_parts(candidate), *_vector_parts(reference))
-        )
+        similarity = sum(map(_cosine, candidate.weights, candidate.norms, reference.weights, reference.norms))
+        total += math.exp(-(length_difference**2) / (2 * _SIGMA**2)) * similarity
     return _SCALE * total / (_MAX_NGRAM * len(references))
-
-
-def _vector_parts(vector: _TfidfVector) -> tuple[tuple[Mapping[NGram, float], ...], tuple[float, ...]]:
-    return vector.weights, vector.norms
 
 
 def _cosine(
     candidate: Mapping[NGram, float], candidate_norm: float, reference: Mapping[NGram, float], reference_norm: float
 ) -> float:
-    """A run counts for no more than the reference has of it."""
+    """The cosine of two weight vectors, in which a candidate's weight is clipped to the reference's."""
     if not (candidate_norm and reference_norm):
         return 0.0
     return sum(
@@ -108,4 +103,4 @@ def _cosine(
 
 
 CIDER = Metric(name="cider", compute=cider, is_readable=is_nonempty)
-"""COCO and NoCaps captions, in the official scorer's scale: what papers print as 120 is 1.2 here."""
+"""COCO and NoCaps captions, in the official scorer's scale: 120 in papers is 1.2 here."""

@@ -1,4 +1,4 @@
-"""One right answer: the same words, the same side, the same choice."""
+"""Metrics for a single right answer: exact match, yes or no (POPE), and the index of a choice."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ _YES_NO_PATTERN = re.compile(r"\b(?:yes|no|not)\b", re.IGNORECASE)
 
 
 def exact_match(answer: str, truth: Truth) -> float:
-    """The same words, whatever their case, the full stops at their end and white space around them.
+    """1 for equal texts without regard to case, full stops at the end and white space around them.
 
-    GQA's scorer compares letter by letter, and answers reach it lower-cased and without their final full stop.
+    GQA's scorer compares exactly, on answers that were lower-cased and stripped of their final full stop before.
     """
     return float(_normalise_word(answer) == _normalise_word(str(truth)))
 
 
 def yes_no_match(answer: str, truth: Truth) -> float:
-    """The same side."""
+    """1 if answer and truth are both yes or both no."""
     return float(is_yes_answer(answer) == (_normalise_word(str(truth)) != "no"))
 
 
 def is_yes_answer(answer: str) -> bool:
-    """POPE's reading of free text: no where the first sentence holds "No", "no" or "not", yes for everything else.
+    """POPE's parse of free text: no if the first sentence contains "No", "no" or "not", yes for everything else.
 
-    Words end at spaces alone, so that "NO", "Not", "no!" and "no" before a new line are read as yes, as POPE does.
+    Words end only at spaces, so that "NO", "Not", "no!" and "no" before a line break are yes, as in POPE's script.
     """
     first_sentence = answer.partition(".")[0].replace(",", "")
     return _NEGATIVE_WORDS.isdisjoint(first_sentence.split(" "))
 
 
 def contains_yes_no(answer: str) -> bool:
-    """The answer says yes, no or not at all, in any case and with any mark behind it."""
+    """Whether the answer contains the word yes, no or not, in any case and before any punctuation."""
     return _YES_NO_PATTERN.search(answer) is not None
 
 
 def choice_match(answer: str, truth: Truth) -> float:
-    """The right number was chosen."""
+    """1 if the answer is the index of the right choice."""
     return float(answer == str(truth))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PopeReport:
-    """POPE's report of one split: yes counts as positive."""
+    """POPE's report on one split, where yes is the positive class."""
 
     accuracy: float
     precision: float
     recall: float
     f1: float
     yes_rate: float
-    """Share of yes among the answers; .5 of the questions are true."""
+    """The share of yes among the answers; the truth is yes for half of the questions."""
 
 
 def pope_report(answers: Sequence[str], labels: Iterable[str]) -> PopeReport:
-    """POPE's numbers over questions in any one order; a ratio with nothing under it is 0."""
+    """POPE's report for answers and labels in the same order; a ratio with denominator 0 is 0."""
     pairs = Counter(
         (is_yes_answer(answer), _normalise_word(label) != "no") for answer, label in zip(answers, labels, strict=True)
     )
@@ -78,8 +78,8 @@ def _normalise_word(answer: str) -> str:
 
 
 EXACT_MATCH = Metric(name="exact", compute=elementwise(exact_match), is_readable=is_nonempty)
-"""GQA: the same word or phrase."""
+"""GQA."""
 YES_NO_MATCH = Metric(name="yes_no", compute=elementwise(yes_no_match), is_readable=contains_yes_no)
-"""POPE: yes or no."""
+"""POPE."""
 CHOICE_MATCH = Metric(name="choice", compute=elementwise(choice_match), is_readable=str.isdecimal)
-"""lm-eval's `acc`: the likeliest continuation is the right one."""
+"""lm-eval's `acc`: whether the likeliest continuation is the right one."""

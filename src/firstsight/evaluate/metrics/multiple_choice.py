@@ -1,4 +1,4 @@
-"""Multiple choice in free text: which option's letter does the answer name?"""
+"""Multiple choice in free text: parses the letter of an option from an answer (MMMU)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from firstsight.evaluate.metrics.metric import Metric, Truth, elementwise
 
 _EDGE_PUNCTUATION = ",.!?;:'"
 _MAX_SHORT_WORDS = 5
-"""Words of an answer in which an option's text is not looked for."""
+"""Answers of up to this many words are not searched for an option's text."""
 _LETTERS = tuple("ABCDEFGH")
-"""What an answer is searched for where the options are unknown; an I would be a word."""
+"""Letters searched for where the options are unknown; I would be a word."""
 
 
 def letter_match(answer: str, truth: Truth) -> float:
-    """The right letter was named. `truth` holds it, then every option's text in order: ("B", "a cat", "a dog")."""
+    """1 for the right letter. `truth` is that letter, then every option's text in order: ("B", "a cat", "a dog")."""
     assert isinstance(truth, tuple)
     correct_letter, *options = (str(field) for field in truth)
     options_by_letter = {chr(ord("A") + index): option for index, option in enumerate(options)}
@@ -22,48 +22,45 @@ def letter_match(answer: str, truth: Truth) -> float:
 
 
 def parse_choice_letter(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter that `answer` names, as MMMU's scorer finds it, or None.
+    """The letter in an answer as MMMU's scorer parses it, or None. `options` are texts by letter.
 
     Letters in brackets come first, then letters between spaces, then, in more than five words, the options' texts
-    (case aside); of several the one that is named last. Marks at the ends are dropped before. Where the scorer finds
-    nothing it draws a letter by lot. Here a letter with a full stop behind it is taken, as MMMU-Pro's scorer does, or
-    one at the end of a line; an answer without any names nothing and is wrong.
+    (ignoring case); of several the last one in the answer. Punctuation at the ends is removed before. Where the scorer
+    finds nothing it draws a random letter. Here a letter before a full stop counts, as in MMMU-Pro's scorer, or one at
+    the end of a line; an answer without any is wrong.
     """
+
+    def find(searched: str, pattern: str) -> str | None:
+        return _last_occurrence(searched, {letter: pattern.format(letter) for letter in options})
+
     text = f" {_strip_edges(answer)} "
-    for pattern in ("({})", " {} "):
-        if letter := _last_occurrence(
-            text, {option_letter: pattern.format(option_letter) for option_letter in options}
-        ):
-            return letter
-    lower_text = text.lower()
-    texts = {option_letter: option.lower() for option_letter, option in options.items()}
-    if len(text.split()) > _MAX_SHORT_WORDS and (letter := _last_occurrence(lower_text, texts)):
+    if letter := find(text, "({})") or find(text, " {} "):
+        return letter
+    option_texts = {letter: option.lower() for letter, option in options.items()}
+    if len(text.split()) > _MAX_SHORT_WORDS and (letter := _last_occurrence(text.lower(), option_texts)):
         return letter
     lines = "".join(f" {_strip_edges(line.strip())} " for line in answer.splitlines())
-    return _last_occurrence(
-        text, {option_letter: f" {option_letter}." for option_letter in options}
-    ) or _last_occurrence(lines, {option_letter: f" {option_letter} " for option_letter in options})
+    return find(text, " {}.") or find(lines, " {} ")
 
 
 def _strip_edges(answer: str) -> str:
-    """Without marks at the ends, taken off one kind after the other, each once."""
+    """The answer without punctuation at its ends, one character after the other removed once, as in MMMU's scorer."""
     for mark in _EDGE_PUNCTUATION:
         answer = answer.strip(mark)
     return answer
 
 
 def _last_occurrence(text: str, patterns: Mapping[str, str]) -> str | None:
-    """Which of the written forms stands last in `text`; of those that start at one place the first option's."""
-    positions = {option_letter: text.rfind(pattern) for option_letter, pattern in patterns.items()}
-    last_letter = max(positions, key=lambda option_letter: positions[option_letter], default=None)
-    return last_letter if last_letter is not None and positions[last_letter] >= 0 else None
+    """The key of the pattern that occurs last in `text`, the first one on a tie; None without any."""
+    positions = {letter: text.rfind(pattern) for letter, pattern in patterns.items()}
+    letter = max(positions, key=positions.__getitem__, default=None)
+    return letter if letter is not None and positions[letter] >= 0 else None
 
 
 def _may_contain_choice(answer: str) -> bool:
-    return (
-        len(answer.split()) > _MAX_SHORT_WORDS or parse_choice_letter(answer, dict.fromkeys(_LETTERS, "")) is not None
-    )
+    has_letter = parse_choice_letter(answer, dict.fromkeys(_LETTERS, "")) is not None
+    return has_letter or len(answer.split()) > _MAX_SHORT_WORDS
 
 
 LETTER_MATCH = Metric(name="letter", compute=elementwise(letter_match), is_readable=_may_contain_choice)
-"""MMMU. Readable is an answer that names any letter from A to H, or is long enough to hold an option's text."""
+"""MMMU. An answer is readable if it has a letter from A to H or may be long enough for an option's text."""

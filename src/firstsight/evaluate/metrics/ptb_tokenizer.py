@@ -1,7 +1,7 @@
-"""Words of captions as the official CIDEr scorer sees them: Penn Treebank tokens, lower case, most marks dropped.
+"""Penn Treebank tokens of captions as in the official CIDEr scorer: lower case, without most punctuation.
 
-Stanford's tokenizer (CoreNLP 3.4.1, as coco-caption calls it) takes the longest of many forms at each place. The forms
-that meet captions are written here; tags with spaces, telephone numbers, smileys and emoji in a row are not.
+Stanford's lexer (CoreNLP 3.4.1, as coco-caption calls it) takes the longest match of many patterns at each position.
+The patterns that occur in captions are implemented; tags with spaces, telephone numbers and sequences of emoji are not.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functools import lru_cache
 from itertools import pairwise
 
 _DROPPED_TOKENS = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
-"""The scorer's list. Its brackets are written in capitals there, so that a lower-cased -lrb- stays a word."""
+"""The scorer's list. Its brackets are in capitals there, so that a lower-cased -lrb- remains a token."""
 
 _NON_WORD = r"\W_\u00b2\u00b3\u00b9\u00bc-\u00be"
-"""No letter and no digit; raised numbers and fractions stand alone."""
+"""Neither letter nor digit; superscript digits and fractions are tokens of their own."""
 _LETTER = rf"[^{_NON_WORD}\d]"
 _ALNUM = rf"[^{_NON_WORD}]"
 _APOSTROPHE = r"['\u2019]"
@@ -104,13 +104,13 @@ _OPENING_WORDS = (
     "Once One Other Our She Since So Some Such That The Their Then There These They This We When While What Yet You"
 )
 _SENTENCE_STARTS = frozenset(_OPENING_WORDS.split())
-"""Words that begin a sentence, so that a single letter's full stop before them ends one."""
+"""Words that begin a sentence: before them the full stop after a single letter ends one."""
 _LONE_LETTER = re.compile(rf"(?:^|[^\w.]){_LETTER}\.$")
 _NUMBER_PREFIX_END = re.compile(rf"(?:^|\W){_NUMBER_PREFIXES}\.$", re.IGNORECASE)
 
 
 def ptb_tokenize(caption: str) -> list[str]:
-    """The words of one caption, marks aside, in order."""
+    """The tokens of one caption, in order, without the dropped ones."""
     chunks = caption.replace("\u00ad", "").split()
     words: list[str] = []
     for chunk, next_chunk in pairwise([*chunks, ""]):
@@ -123,7 +123,7 @@ def ptb_tokenize(caption: str) -> list[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _tokenize_chunk(chunk: str) -> tuple[str, ...]:
-    """The words between two white spaces."""
+    """The tokens of a chunk without white space."""
     if chunk.isalpha() and chunk.isascii() and chunk.lower() not in _SPLIT_WORDS:
         return (chunk.lower(),)
     words: list[str] = []
@@ -136,7 +136,7 @@ def _tokenize_chunk(chunk: str) -> tuple[str, ...]:
 
 
 def _longest_match(chunk: str, start: int) -> str:
-    """The word at `start`: of all forms the one that reads farthest, the earlier of equals; its first group, if any."""
+    """The token at `start`: the longest match of all patterns, the first one on a tie; its first group, if any."""
     matches = (regex.match(chunk, start) for regex in _LEXER)
     best = max((match for match in matches if match), key=lambda match: match.end())
     return best[best.lastindex or 0]

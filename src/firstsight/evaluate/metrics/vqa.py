@@ -1,15 +1,14 @@
-"""VQA accuracy: agreement with several annotators, after each benchmark's own way of bringing answers into one form.
+"""VQA accuracy: agreement with several annotators, after each benchmark's own normalisation of answers.
 
-All rules here leave one annotator out in turn and tell annotators apart by position. Telling them apart by value, as
-the challenge's script does, is the same where answers carry ids and wrong where they do not (constant "unanswerable" on
-VizWiz would score .4294 in place of .5212). A question with one annotator alone, which no official scorer can score,
-is right or wrong.
+All metrics here leave out one annotator in turn, by position. Leaving them out by value, as the challenge's script
+does, is the same where annotations have ids and wrong where they have none (constant "unanswerable" on VizWiz would
+score .4294 instead of .5212). With a single annotator, which no official scorer supports, an answer scores 0 or 1.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from firstsight.evaluate.metrics.metric import Metric, Truth, elementwise, is_nonempty
@@ -20,7 +19,7 @@ _PUNCTUATION_PATTERN = re.compile(f"[{re.escape(_PUNCTUATION)}]")
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _MAX_FULL_STOPS = 32
-"""Full stops that are dropped at most: the challenge's script passes a flag, 32, where a count belongs."""
+"""Maximum number of full stops removed: the challenge's script passes a flag, 32, as the count."""
 
 _DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBER_WORDS = {"none": "0"} | {word: str(number) for number, word in enumerate(_DIGIT_WORDS)}
@@ -35,11 +34,11 @@ _CONTRACTION_WORDS = (
     "why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
 )
 _UNREACHABLE_KEYS = frozenset(("id've", "i'dve"))
-"""The challenge's table has these with a capital letter, which no lower-cased answer meets."""
+"""Capitalised in the challenge's table, so that no lower-cased answer matches them."""
 
 
 def _contraction_table() -> dict[str, str]:
-    """Every contraction with one of its apostrophes lost, to the whole one."""
+    """Every contraction without one of its apostrophes, and the whole one."""
     contractions = {
         word[:index] + word[index + 1 :]: word
         for word in _CONTRACTION_WORDS.split()
@@ -58,7 +57,7 @@ _STRAIGHT_KEYS = frozenset(("couldn'tve", "hadn'tve"))
 
 
 def _vizwiz_table() -> dict[str, str]:
-    """The same table as VizWiz's script has it: an editor has bent most of its apostrophes."""
+    """The table in VizWiz's script, in which most apostrophes are typographic."""
     return {
         short if short in _STRAIGHT_KEYS else short.replace("'", _CURLY_APOSTROPHE): (
             full if short in _STRAIGHT_WORDS else full.replace("'", _CURLY_APOSTROPHE)
@@ -72,18 +71,18 @@ _VIZWIZ_CONTRACTIONS = _vizwiz_table()
 
 @lru_cache(maxsize=1 << 18)
 def normalise_vqa_answer(answer: str) -> str:
-    """The form in which the VQA challenge compares answers where its annotators differ. Not idempotent.
+    """The normalisation of the VQA challenge, which it applies where annotators differ. Not idempotent.
 
-    A mark next to a space vanishes, and so do all marks of a text with a comma between digits; other marks become
-    spaces. Then full stops that no digit follows vanish, the first 32 of them; case and articles go, number words
-    become digits, and lost apostrophes come back.
+    Punctuation next to a space is removed, and all of it in a text with a comma between digits; elsewhere it becomes a
+    space. Then the first 32 full stops not before a digit are removed, then case and articles; number words become
+    digits, and missing apostrophes are restored.
     """
     return _normalise_words(strip_punctuation(_join_lines(answer)), _CONTRACTIONS)
 
 
 @lru_cache(maxsize=1 << 18)
 def normalise_textvqa_answer(answer: str) -> str:
-    """The form in which TextVQA's scorer compares answers: commas, question marks and the bond of "'s" go first."""
+    """The normalisation of TextVQA's scorer: commas and question marks are removed and "'s" is split off before."""
     stripped = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return _normalise_words(strip_punctuation(_join_lines(stripped)), _CONTRACTIONS)
 
@@ -95,7 +94,7 @@ def _normalise_vizwiz_answer(answer: str) -> str:
 
 @lru_cache(maxsize=1 << 18)
 def strip_punctuation(text: str) -> str:
-    """`text` without the challenge's punctuation marks; case, words and ends are left alone."""
+    """`text` without the challenge's punctuation; case, words and white space at the ends are unchanged."""
     punctuation = set(_PUNCTUATION_PATTERN.findall(text))
     if punctuation:
         has_digit_comma = _DIGIT_COMMA.search(text) is not None
@@ -118,66 +117,49 @@ def _normalise_words(text: str, contractions: Mapping[str, str]) -> str:
 
 
 def vqa_accuracy(answer: str, truth: Truth) -> float:
-    """The VQA challenge's accuracy with both sides always in one form.
+    """The VQA challenge's accuracy with answers and annotations always normalised.
 
-    It is `vqa_strict` wherever annotators differ; where all wrote the same, "Yes" meets ten times "yes" all the same.
+    Equal to `strict_vqa_accuracy` where annotators differ; where all agree, "Yes" matches ten times "yes".
     """
-    annotations = _annotator_answers(truth)
-    normalised = normalise_vqa_answer(answer)
-    return _agreement(
-        sum(normalise_vqa_answer(annotation) == normalised for annotation in annotations), len(annotations)
-    )
+    return _agreement(normalise_vqa_answer(answer), map(normalise_vqa_answer, _annotator_answers(truth)))
 
 
 def strict_vqa_accuracy(answer: str, truth: Truth) -> float:
-    """The VQA challenge's accuracy to the letter, as its scorer of 2021 and since computes it.
+    """The VQA challenge's accuracy exactly as its scorer computes it since 2021.
 
-    Where all annotators wrote the same, that scorer compares letter by letter, so that "Yes" misses ten times "yes";
-    its authors call this wanted, and expect answers that were brought into one form before.
+    Where all annotators agree, that scorer compares without normalisation, so that "Yes" does not match ten times
+    "yes"; its authors intend this, and expect answers that were normalised before.
     """
     annotations = [_join_lines(annotation) for annotation in _annotator_answers(truth)]
     if len(annotations) > 1 and len(set(annotations)) == 1:
-        return _agreement(len(annotations) * (annotations[0] == _join_lines(answer)), len(annotations))
+        return _agreement(_join_lines(answer), annotations)
     return vqa_accuracy(answer, tuple(annotations))
 
 
 def paper_vqa_accuracy(answer: str, truth: Truth) -> float:
-    """VQA accuracy as the paper's harness and the challenge's first scorer had it: answers always in one form.
+    """VQA accuracy as in the paper's harness and the challenge's first scorer: the answer is always normalised.
 
-    Of the annotators' answers only the punctuation is taken off, so an annotator who wrote "the dog" is never met.
+    Annotations only lose their punctuation, so that the annotation "the dog" is never matched.
     """
     annotations = _annotator_answers(truth)
-    normalised = normalise_vqa_answer(answer)
-    normaliser = strip_punctuation if len(annotations) > 1 else normalise_vqa_answer
-    return _agreement(sum(normaliser(annotation) == normalised for annotation in annotations), len(annotations))
+    normalise = strip_punctuation if len(annotations) > 1 else normalise_vqa_answer
+    return _agreement(normalise_vqa_answer(answer), map(normalise, annotations))
 
 
 def textvqa_accuracy(answer: str, truth: Truth) -> float:
-    """TextVQA's accuracy: both sides in its scorer's form."""
-    annotations = _annotator_answers(truth)
-    normalised = normalise_textvqa_answer(answer)
-    return _agreement(
-        sum(normalise_textvqa_answer(annotation) == normalised for annotation in annotations), len(annotations)
-    )
+    """TextVQA's accuracy: answer and annotations in its scorer's normalisation."""
+    return _agreement(normalise_textvqa_answer(answer), map(normalise_textvqa_answer, _annotator_answers(truth)))
 
 
 def vizwiz_accuracy(answer: str, truth: Truth) -> float:
-    """VizWiz's accuracy: the answer is brought into one form, the annotators' are taken as they stand.
+    """VizWiz's accuracy: the answer is normalised, the annotations are not, since VizWiz publishes normalised ones.
 
-    VizWiz publishes its annotators' answers in that form. Where none of a question's is in it, the file is another's,
-    and both sides are brought into it.
+    Where none of a question's annotations is normalised, the file is of another origin, and they are normalised too.
     """
     annotations = _annotator_answers(truth)
-    normalised = _normalise_vizwiz_answer(answer)
-    normalised_annotations = [_normalise_vizwiz_answer(annotation) for annotation in annotations]
-    is_unnormalised = all(
-        annotation != normalised_annotation
-        for annotation, normalised_annotation in zip(annotations, normalised_annotations, strict=True)
-    )
-    return _agreement(
-        sum(annotation == normalised for annotation in (normalised_annotations if is_unnormalised else annotations)),
-        len(annotations),
-    )
+    normalised = [_normalise_vizwiz_answer(annotation) for annotation in annotations]
+    is_published = any(a == b for a, b in zip(annotations, normalised, strict=True))
+    return _agreement(_normalise_vizwiz_answer(answer), annotations if is_published else normalised)
 
 
 def _annotator_answers(truth: Truth) -> Sequence[str]:
@@ -185,21 +167,21 @@ def _annotator_answers(truth: Truth) -> Sequence[str]:
     return [str(annotation) for annotation in truth]
 
 
-def _agreement(num_matches: int, num_annotators: int) -> float:
-    """The mean, over leaving each of `given` annotators out, of how many of the rest agree, three being enough."""
-    if num_annotators == 1:
+def _agreement(answer: str, annotations: Iterable[str]) -> float:
+    """The mean of min(matches / 3, 1) over all subsets that leave out one annotator."""
+    matches = [annotation == answer for annotation in annotations]
+    total, num_matches = len(matches), sum(matches)
+    if total == 1:
         return float(num_matches)
-    # Leaving out one of the `same` annotators who agree leaves one match fewer; leaving out another changes nothing.
-    agreeing_matches, differing_matches = min(_MIN_AGREEMENT, max(num_matches - 1, 0)), min(_MIN_AGREEMENT, num_matches)
-    return (num_matches * agreeing_matches + (num_annotators - num_matches) * differing_matches) / (
-        _MIN_AGREEMENT * num_annotators
-    )
+    # Leaving out an annotator who matches leaves one match fewer.
+    fewer, equal = min(_MIN_AGREEMENT, max(num_matches - 1, 0)), min(_MIN_AGREEMENT, num_matches)
+    return (num_matches * fewer + (total - num_matches) * equal) / (_MIN_AGREEMENT * total)
 
 
 VQA_ACCURACY = Metric(name="vqa", compute=elementwise(vqa_accuracy), is_readable=is_nonempty)
-"""VQAv2, as the challenge scores answers that are in its form."""
+"""VQAv2, as the challenge scores normalised answers."""
 STRICT_VQA_ACCURACY = Metric(name="vqa_strict", compute=elementwise(strict_vqa_accuracy), is_readable=is_nonempty)
-"""VQAv2, as the challenge scores answers as they stand."""
+"""VQAv2, as the challenge scores any answers."""
 PAPER_VQA_ACCURACY = Metric(name="vqa_paper", compute=elementwise(paper_vqa_accuracy), is_readable=is_nonempty)
 """VQAv2, as the paper's harness scores it."""
 TEXTVQA_ACCURACY = Metric(name="textvqa", compute=elementwise(textvqa_accuracy), is_readable=is_nonempty)
