@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from firstsight.evaluate.image_names import normalize_image_name
 from firstsight.evaluate.offline_scoring.answer_files import read_answer_files
-from firstsight.evaluate.offline_scoring.question_index import fold_text, match_prompt
 from tests.evaluate.offline_scoring.small_benchmarks import ASKED, pope, put, refcoco, scored, vqa
 
 RIGHT = {100: "w0", 101: "w1", 102: "no", 103: "w3"}
@@ -194,26 +192,6 @@ def test_the_papers_harness_names_sentences_and_true_boxes(tmp_path: Path) -> No
     ]
     found = scored("refcoco", put(tmp_path, "results.json", {str(row["example_id"]): row for row in rows}), references)
     assert (found.score, found.missing_count) == (0.5, 0)
-
-
-def test_names_of_pictures() -> None:
-    same = ("COCO_val2014_000000000042.jpg", "val2014/COCO_val2014_000000000042.png", "42", "000000000042.jpg")
-    assert {normalize_image_name(name) for name in (*same, "COCO_val2014_000000000042_1733")} == {"42"}
-    assert (
-        normalize_image_name("images/VizWiz_val_00000007.jpg") == "7"
-        and normalize_image_name("n123.jpg") == "n123"
-        and normalize_image_name("0") == "0"
-    )
-
-
-def test_the_question_in_a_prompt() -> None:
-    known = {fold_text(words): [at] for at, words in enumerate(("Is it red?", "Is it", "left man", "region"))}
-    assert match_prompt("OCR tokens: is it, x. Question: Is it red? Short answer: ", known) == [0]
-    assert match_prompt("USER: <image>\nis  it RED ?\nAnswer briefly. ASSISTANT:", known) == [0]
-    assert match_prompt("Is it red? Answer briefly.", known) == [0]
-    assert match_prompt('Where is the region this sentence describes: "left man"', known) == [2]
-    assert match_prompt("the region of the left man, please", known) == ()
-    assert match_prompt("Is item red", known) == ()
 
 
 def test_scoring_loads_no_model() -> None:

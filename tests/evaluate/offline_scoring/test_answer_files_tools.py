@@ -81,13 +81,6 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     assert (found.score, found.missing_count, found.joined_answers.duplicates) == (pytest.approx(4 / 6), 0, 6)
 
 
-def test_a_folder_above_the_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pope(tmp_path / "pope" / "coco")
-    answers = put(tmp_path, "a.json", [{"question_id": 1, "answer": "yes"}])
-    assert said("pope", answers, tmp_path / "pope") == 2
-    assert "Got folders: coco. Give the one that has them" in " ".join(capsys.readouterr().err.split())
-
-
 def _popes(folder: Path) -> list[dict[str, Any]]:
     """Every question with its split and an answer: yes to the first of each split, no to the others."""
     rows = []

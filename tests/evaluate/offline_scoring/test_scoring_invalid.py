@@ -93,31 +93,10 @@ def test_ids_of_another_numbering_are_not_believed(tmp_path: Path) -> None:
     assert (found.score, found.missing_count) == (1, 0)
 
 
-def test_a_question_file_of_other_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    answers = [{"question_id": n, "prompt": f"What is thing {n}?{ASKED}", "text": f"w{n}"} for n in range(8)]
-    asked = [{"question_id": n, "image": f"{n // 2}.jpg", "text": f"What is thing {n + 1}?{ASKED}"} for n in range(8)]
-    question_file = put(tmp_path, "llava.jsonl", asked)
-    assert said("vqav2", put(tmp_path, "a.jsonl", answers), vqa(tmp_path / "vqav2"), question_file) == 2
-    assert "llava.jsonl: is not the question file of these answers" in _told(capsys)
-
-
 def test_pope_ids_alone_fit_three_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"question_id": 2, "answer": "yes"}]
     assert said("pope", put(tmp_path, "a.jsonl", rows), pope(tmp_path / "pope")) == 2
     assert "fits adversarial-2, popular-2, random-2" in _told(capsys)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '"x"', "[1, 2]"])
-def test_references_that_hold_nothing(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
-    references = put(tmp_path / "gqa", "questions.json", content)
-    assert said("gqa", put(tmp_path, "a.json", WHOLE), references) == 2
-    assert "questions.json" in _told(capsys)
-
-
-def test_a_question_file_alone_holds_no_truths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    references = put(tmp_path, "llava.jsonl", [{"question_id": 1, "image": "1.jpg", "text": "What?"}])
-    assert said("gqa", put(tmp_path, "a.json", WHOLE), references) == 2
-    assert "with the right answers" in _told(capsys)
 
 
 def test_boxes_as_text_are_counted_and_wrong(tmp_path: Path) -> None:

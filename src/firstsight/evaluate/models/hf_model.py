@@ -236,7 +236,7 @@ def load_hf_model(folder: Path, *, site: Site) -> HFModel:
 
 
 def processed_image_size(model: EvalModel, image: object | None) -> tuple[float, float] | None:
-    """Width and height in pixels of an image as a Qwen-VL's own processor scales it; None without image or processor."""
+    """Width and height in pixels of an image scaled by a Qwen-VL's processor; None without image or processor."""
     if image is None or not isinstance(model, HFModel) or model.components.processor is None:
         return None
     image_processor: Any = model.components.processor.image_processor

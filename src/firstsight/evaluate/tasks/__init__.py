@@ -8,12 +8,9 @@ from firstsight.errors import RequestError, UnknownName
 from firstsight.evaluate.task import Task
 from firstsight.evaluate.tasks.boxes import OCID_REF, REFCOCO, REFCOCO_PLUS, REFCOCOG
 from firstsight.evaluate.tasks.captions import COCO_CAPTIONS, NOCAPS
-from firstsight.evaluate.tasks.choices import TEXT_TASKS
+from firstsight.evaluate.tasks.choices import MMMU, TEXT_TASKS
 from firstsight.evaluate.tasks.custom import TASK_FILE, load_custom_task
-from firstsight.evaluate.tasks.mmmu import MMMU
-from firstsight.evaluate.tasks.pope import POPE, POPE_P
-from firstsight.evaluate.tasks.textvqa import TEXTVQA, TEXTVQA_OCR
-from firstsight.evaluate.tasks.vqa import GQA, KINDS, VIZWIZ, VQAV2
+from firstsight.evaluate.tasks.vqa import GQA, KINDS, POPE, POPE_P, TEXTVQA, TEXTVQA_OCR, VIZWIZ, VQAV2
 
 PAPER_TASKS: tuple[Task, ...] = (VQAV2, GQA, VIZWIZ, TEXTVQA, REFCOCO, OCID_REF, POPE)
 EXTRA_TASKS: tuple[Task, ...] = (KINDS, TEXTVQA_OCR, REFCOCO_PLUS, REFCOCOG, POPE_P, COCO_CAPTIONS, NOCAPS, MMMU)

@@ -12,17 +12,8 @@ from firstsight.errors import DataError
 from firstsight.evaluate.image_names import strip_annotation_id
 from firstsight.evaluate.metrics.boxes import IOU25, IOU50
 from firstsight.evaluate.task import PublishedVersion, Question, require_key, single_file
-from firstsight.evaluate.tasks.records import (
-    BenchmarkRecord,
-    image_question,
-    normalize_box,
-    parse_four_floats,
-    published_versions,
-    read_benchmark_records,
-    require_unique_ids,
-    text_field,
-    vision_task,
-)
+from firstsight.evaluate.tasks import records
+from firstsight.evaluate.tasks.records import BenchmarkRecord, image_question, text_field, vision_task
 
 _CORNER_BOX_KEYS = (("sent", "image"), ("expression", "img_path"))
 """Keys of sentence and image in forms with left, top, right, bottom: Qwen-VL's and InternVL's lines, Shikra's."""
@@ -63,7 +54,7 @@ def _read_questions(
             questions.append(_harness_index_question(record) if is_indexed else to_question(record))
     if not questions and skipped:
         raise DataError(f"{path}: wanted rows of {benchmark}. Got {', '.join(sorted(skipped))}. Add them.")
-    return require_unique_ids(questions, [path])
+    return records.require_unique_ids(questions, [path])
 
 
 def _harness_index_question(record: BenchmarkRecord) -> Question:
@@ -73,7 +64,7 @@ def _harness_index_question(record: BenchmarkRecord) -> Question:
         row,
         question_id=record.key or text_field(row, "example_id", location),
         text=text_field(row, "ref_expression", location),
-        truth=normalize_box(_bbox(record), (1, 1), location, tolerance=0.0),
+        truth=records.normalize_box(_bbox(record), (1, 1), location, tolerance=0.0),
         image=text_field(row, "img_path", location),
     )
 
@@ -93,7 +84,7 @@ def _refcoco_question(record: BenchmarkRecord) -> Question:
         # img_id repeats over sentences, so the record's number is added
         question_id=str(row.get("question_id", f"{image}-{record.index}")),
         text=text_field(row, text_key, location),
-        truth=normalize_box((left, top, right, bottom), size, location),
+        truth=records.normalize_box((left, top, right, bottom), size, location),
         image=strip_annotation_id(image),
     )
 
@@ -109,13 +100,13 @@ def _ocid_question(record: BenchmarkRecord) -> Question:
         row,
         question_id=record.key,
         text=text_field(row, "sentence", location),
-        truth=normalize_box(_bbox(record), size, location),
+        truth=records.normalize_box(_bbox(record), size, location),
         image=text_field(row, "scene_path", location),
     )
 
 
 def _bbox(record: BenchmarkRecord) -> tuple[float, float, float, float]:
-    return parse_four_floats(require_key(record.fields, "bbox", record.location), record.location)
+    return records.parse_four_floats(require_key(record.fields, "bbox", record.location), record.location)
 
 
 def _benchmark_of(record: BenchmarkRecord) -> str | None:
@@ -126,11 +117,11 @@ def _benchmark_of(record: BenchmarkRecord) -> str | None:
 
 def _read_box_records(path: Path) -> list[BenchmarkRecord]:
     """The records of a file; of MDETR's COCO form one per image, with its caption and its one box."""
-    records = read_benchmark_records(path)
-    if len(records) != 1 or not {"images", "annotations"} <= records[0].fields.keys():
-        return records
-    boxes = {require_key(row, "image_id", path): row for row in records[0].fields["annotations"]}
-    images = records[0].fields["images"]
+    box_records = records.read_benchmark_records(path)
+    if len(box_records) != 1 or not {"images", "annotations"} <= box_records[0].fields.keys():
+        return box_records
+    boxes = {require_key(row, "image_id", path): row for row in box_records[0].fields["annotations"]}
+    images = box_records[0].fields["images"]
     if not images or "caption" not in images[0]:
         raise DataError(
             f"{path}: has boxes without sentences. In refer's download the sentences are in refs(unc).p, a pickle, "
@@ -162,7 +153,7 @@ _TEST_COUNTS = {
 def _published_splits(benchmark: str) -> tuple[PublishedVersion, ...]:
     """All three benchmarks' splits, since their files look alike; the validation split of `benchmark` first."""
     names = [benchmark, *(name for name in _VAL_COUNTS if name != benchmark)]
-    return published_versions({f"{name} val": _VAL_COUNTS[name] for name in names} | _TEST_COUNTS)
+    return records.published_versions({f"{name} val": _VAL_COUNTS[name] for name in names} | _TEST_COUNTS)
 
 
 REFCOCO = replace(

@@ -10,16 +10,8 @@ from typing import Any
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.captions import CIDER
 from firstsight.evaluate.task import Question, load_json, require_key, single_file
-from firstsight.evaluate.tasks.records import (
-    abbreviate_names,
-    first_text_field,
-    image_question,
-    is_text_list,
-    published_versions,
-    require_unique_ids,
-    text_field,
-    vision_task,
-)
+from firstsight.evaluate.tasks import records
+from firstsight.evaluate.tasks.records import image_question, text_field, vision_task
 
 _CAPTION_PROMPT = "Provide a short image description."
 """The paper's trigger words for captions, which its harness uses as the prompt too. Source: paper 3."""
@@ -45,11 +37,11 @@ def read_coco_captions(paths: Sequence[Path]) -> tuple[Question, ...]:
         pairs = _join_captions(content, path)
     else:
         pairs = _karpathy_captions(require_key(content, "images", path), path)
-    return require_unique_ids([_question(row, captions, path) for row, captions in pairs], paths)
+    return records.require_unique_ids([_question(row, captions, path) for row, captions in pairs], paths)
 
 
 def _question(row: Mapping[str, Any], captions: Sequence[str], path: Path) -> Question:
-    image = first_text_field(row, _IMAGE_KEYS, path)
+    image = records.first_text_field(row, _IMAGE_KEYS, path)
     question_id = next((str(row[key]) for key in _ID_KEYS if key in row), image)
     if not any(caption.strip() for caption in captions):
         raise DataError(
@@ -70,7 +62,7 @@ def _join_captions(content: Mapping[str, Any], path: Path) -> _CaptionedRows:
         ("captions of images that are missing", captions.keys() - image_ids),
     ):
         if ids:
-            raise DataError(f"{path}: {problem}: {abbreviate_names(sorted(ids))}. Is the file complete?")
+            raise DataError(f"{path}: {problem}: {records.abbreviate_names(sorted(ids))}. Is the file complete?")
     return [(row, captions[image_id]) for image_id, row in images]
 
 
@@ -84,7 +76,7 @@ def _karpathy_captions(rows: Any, path: Path) -> _CaptionedRows:
 
 def _caption_list(value: Any, path: Path) -> list[str]:
     captions = [value] if isinstance(value, str) else value
-    if not is_text_list(captions):
+    if not records.is_text_list(captions):
         raise DataError(f"{path}: captions are texts. Got {str(value)[:80]}. Is this the benchmark's own file?")
     return captions
 
@@ -98,5 +90,5 @@ COCO_CAPTIONS = vision_task(
     published={"COCO Karpathy test, Karpathy val or val2017": 5000, "val2014, whole": 40504},
 )
 
-NOCAPS = replace(COCO_CAPTIONS, name="nocaps", published=published_versions({"NoCaps val": 4500}))
+NOCAPS = replace(COCO_CAPTIONS, name="nocaps", published=records.published_versions({"NoCaps val": 4500}))
 """Its records have a `domain`, so scores are also given for in-domain, near-domain and out-domain."""

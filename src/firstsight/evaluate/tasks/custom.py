@@ -12,16 +12,9 @@ from firstsight.errors import DataError
 from firstsight.evaluate.metrics import METRICS
 from firstsight.evaluate.metrics.metric import Truth
 from firstsight.evaluate.task import Question, Task, benchmark_files, load_json, single_file
-from firstsight.evaluate.tasks.mmmu import OPTION_LETTERS, question_with_options
-from firstsight.evaluate.tasks.records import (
-    BenchmarkRecord,
-    is_text_list,
-    normalize_box,
-    parse_four_floats,
-    read_benchmark_records,
-    require_unique_ids,
-    text_field,
-)
+from firstsight.evaluate.tasks import records
+from firstsight.evaluate.tasks.choices import OPTION_LETTERS, question_with_options
+from firstsight.evaluate.tasks.records import BenchmarkRecord, text_field
 
 TASK_FILE = "task.json"
 _TASK_KEYS = ("prompt", "metric", "answered", "chance", "version")
@@ -105,10 +98,10 @@ class _TaskConfig:
 
 def _has_images(paths: Sequence[Path], config: _TaskConfig, task_path: Path) -> bool:
     """Whether the questions have images; DataError if only some have."""
-    records = _read_records(paths)
-    image_flags = [record.fields.get("image") is not None for record in records]
+    rows = _read_records(paths)
+    image_flags = [record.fields.get("image") is not None for record in rows]
     if any(image_flags) != all(image_flags):
-        location = records[image_flags.index(False)].location
+        location = rows[image_flags.index(False)].location
         raise DataError(f"{location}: has no image, and others have one. Split the benchmark into two folders.")
     if not any(image_flags) and config.answered != "choice":
         raise DataError(f'{task_path}: questions without images are answered by choice. Got "words". Add choices.')
@@ -116,11 +109,11 @@ def _has_images(paths: Sequence[Path], config: _TaskConfig, task_path: Path) -> 
 
 
 def _read_records(paths: Sequence[Path]) -> list[BenchmarkRecord]:
-    return read_benchmark_records(single_file(paths, "questions.jsonl"))
+    return records.read_benchmark_records(single_file(paths, "questions.jsonl"))
 
 
 def _read_questions(paths: Sequence[Path], *, config: _TaskConfig) -> tuple[Question, ...]:
-    return require_unique_ids([_question(record, config) for record in _read_records(paths)], paths)
+    return records.require_unique_ids([_question(record, config) for record in _read_records(paths)], paths)
 
 
 def _question(record: BenchmarkRecord, config: _TaskConfig) -> Question:
@@ -145,7 +138,7 @@ def _parse_truth(row: Mapping[str, Any], choices: tuple[str, ...], metric: str, 
         return _require_texts(row["answers"], "answers", location)
     if metric in ("iou50", "iou25"):
         size = (row["width"], row["height"]) if "width" in row and "height" in row else (1, 1)
-        return normalize_box(parse_four_floats(row["box"], location), size, location, tolerance=0.0)
+        return records.normalize_box(records.parse_four_floats(row["box"], location), size, location, tolerance=0.0)
     answer = text_field(row, "answer", location)
     if metric == "yes_no" and answer not in ("yes", "no"):
         raise DataError(f"{location}: the answer is yes or no. Got {answer!r}. Use the metric exact for other words.")
@@ -166,7 +159,7 @@ def _index_choice(answer: str, choices: Sequence[str], location: str) -> int:
 
 
 def _require_texts(value: Any, field: str, location: str) -> tuple[str, ...]:
-    if not is_text_list(value) or not any(text.strip() for text in value):
+    if not records.is_text_list(value) or not any(text.strip() for text in value):
         raise DataError(f"{location}: {field} is a list of texts, not all empty. Got {str(value)[:80]}. Fill it.")
     if field == "choices" and not 2 <= len(value) <= len(OPTION_LETTERS):
         raise DataError(f"{location}: choices are 2 to {len(OPTION_LETTERS)} texts. Got {len(value)}. Change them.")

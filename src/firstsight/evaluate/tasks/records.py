@@ -14,8 +14,6 @@ from firstsight.errors import DataError
 from firstsight.evaluate.metrics.metric import Metric, Truth
 from firstsight.evaluate.task import PublishedVersion, Question, Task, load_json, record_tags, require_key
 
-SHORT_ANSWER_PROMPT = "\n{q}\nAnswer the question using a single word or phrase."
-"""The paper's prompt for short answers. Source: paper 5.2."""
 _MAX_NAMES = 3
 _PIXEL_TOLERANCE = 1.0
 """Pixels by which an annotated box may exceed its image because of rounding."""
