@@ -10,8 +10,8 @@ from typing import Any
 import altair as alt
 import pytest
 
-from firstsight.report import figures
-from firstsight.report.figures import vega_lite_spec
+from firstsight.report.figures import curves, stable, tasks
+from firstsight.report.figures.look import vega_lite_spec
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
 
@@ -38,15 +38,15 @@ def _walk(part: Any) -> Iterator[Spec]:
 @pytest.fixture
 def spec(make: Make) -> Spec:
     rows = score_table(make(questions=20))
-    return vega_lite_spec(figures.stable_score_chart(rows, {("start-080", "vision"): (0.4, 0.6)}))
+    return vega_lite_spec(stable.stable_score_chart(rows, {("start-080", "vision"): (0.4, 0.6)}))
 
 
 def test_every_figure_is_valid(make: Make) -> None:
     arms = make(questions=20)
-    rows, logged = score_table(arms), figures.read_curves(arms)
-    stable = figures.stable_score_chart(rows, {})
-    drawn = [stable, figures.task_grid(rows), figures.combined_chart(rows, stable), figures.task_heatmap(rows)]
-    for chart in [*drawn, figures.learning_rate_chart(logged), figures.loss_chart(logged)]:
+    rows, logged = score_table(arms), curves.read_curves(arms)
+    chart = stable.stable_score_chart(rows, {})
+    drawn = [chart, tasks.task_grid(rows), tasks.combined_chart(rows, chart), tasks.task_heatmap(rows)]
+    for chart in [*drawn, curves.learning_rate_chart(logged), curves.loss_chart(logged)]:
         spec = vega_lite_spec(chart)
         spec["datasets"] = {name: rows[:1] for name, rows in spec["datasets"].items()}
         alt.Chart.from_dict(spec, validate=True)
@@ -83,12 +83,12 @@ def test_both_guessers_and_the_trunk_are_drawn(spec: Spec) -> None:
 
 def test_every_mark_names_its_address(make: Make) -> None:
     arms = make(questions=20)
-    rows, logged = score_table(arms), figures.read_curves(arms)
+    rows, logged = score_table(arms), curves.read_curves(arms)
     for chart in (
-        figures.stable_score_chart(rows, {}),
-        figures.task_grid(rows),
-        figures.task_heatmap(rows),
-        figures.loss_chart(logged),
+        stable.stable_score_chart(rows, {}),
+        tasks.task_grid(rows),
+        tasks.task_heatmap(rows),
+        curves.loss_chart(logged),
     ):
         spec = vega_lite_spec(chart)
         for name, dataset in spec["datasets"].items():
@@ -101,7 +101,7 @@ def test_every_mark_names_its_address(make: Make) -> None:
 
 def test_shared_trunk_is_drawn_once_and_arms_go_on_where_it_ends(make: Make) -> None:
     arms = make(questions=5)
-    logged = figures.read_curves(arms)
+    logged = curves.read_curves(arms)
     addresses = [stage["address"] for stage in logged.stages]
     assert len(addresses) == len(set(addresses)) == 2 * (5 + 2 * 6)
     rates = {address: [row for row in logged.rows if row["address"] == address] for address in addresses}
@@ -120,7 +120,7 @@ def test_controls_stand_in_lanes_of_their_own(make: Make) -> None:
     controls = [
         replace(arm, name=names[arm.name], label=f"{names[arm.name]}.s{arm.seed}") for arm in arms if arm.name in names
     ]
-    (points,) = _layers(vega_lite_spec(figures.stable_score_chart(score_table([*arms, *controls]), {})), "point")
+    (points,) = _layers(vega_lite_spec(stable.stable_score_chart(score_table([*arms, *controls]), {})), "point")
     lanes = {row["arm"]: row["lane"] for row in points}
     assert [lanes[f"start-{percent:03d}"] for percent in range(0, 101, 20)] == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert 1 < lanes["start-080-rewarm"] < lanes["start-100-matched"]
@@ -129,6 +129,6 @@ def test_controls_stand_in_lanes_of_their_own(make: Make) -> None:
 def test_arms_stand_side_by_side_where_starts_do_not_vary(make: Make) -> None:
     late = make(ability={80: 0.5}, literacy={80: 0.5}, seeds=(1,), trunk=False)
     arms = [replace(arm, name=name, label=f"{name}.s1") for arm in late for name in ("siglip", "patches")]
-    spec = vega_lite_spec(figures.stable_score_chart(score_table(arms), {}))
+    spec = vega_lite_spec(stable.stable_score_chart(score_table(arms), {}))
     axes = [part["encoding"]["x"] for part in _walk(spec) if "x" in part.get("encoding", {})]
     assert {axis.get("field", "arm") for axis in axes} == {"arm"}

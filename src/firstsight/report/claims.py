@@ -39,16 +39,17 @@ class Claim:
 
 def evaluate_claims(arms: Sequence[ArmResult], comparison: Comparison) -> list[Claim]:
     """The paper's claims about when images enter, tested on `arms`; empty when the arms do not vary their start."""
-    sweep_arms = main_sweep_arms(arms)
-    if not 1 < len({arm.start for arm in sweep_arms}) == len({arm.name for arm in sweep_arms}):
+    sweep = main_sweep_arms(arms)
+    if not 1 < len({arm.start for arm in sweep}) == len({arm.name for arm in sweep}):
         return []
-    scored_arms = arms_with_scores(arms)
+    scored = arms_with_scores(arms)
+    same_schedule = _same_schedule(scored, comparison)
     return [
-        _best_start(scored_arms, comparison),
-        _two_points(scored_arms, comparison),
-        *_same_schedule(scored_arms, comparison),
-        _from_scratch(scored_arms, comparison),
-        _text_retention(scored_arms, comparison),
+        _best_start(scored, comparison),
+        _two_points(scored, comparison),
+        *([same_schedule] if same_schedule.differences else []),
+        _from_scratch(scored, comparison),
+        _text_retention(scored, comparison),
     ]
 
 
@@ -63,74 +64,61 @@ def _best_start(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
     others = list(dict.fromkeys(arm.name for arm in main_sweep_arms(arms) if arm.name != arm_80))
     if arm_80 is None or not others:
         return _untestable("best", statement, "it needs an arm at 80 % and at least one other start")
-    differences = _available_differences(comparison, [ArmPair(a=arm_80, b=name, kind="vision") for name in others])
+    differences = _differences(comparison, [(arm_80, name) for name in others])
     if not differences:
         return _untestable("best", statement, "no other start was evaluated with the same seeds")
-    verdict: ClaimVerdict = "undecided"
-    if len(differences) == len(others) and all(difference.sign > 0 for difference in differences):
-        verdict = "holds"
-    elif any(difference.sign < 0 for difference in differences):
-        verdict = "flips"
+    signs = [difference.sign for difference in differences]
+    is_best = len(signs) == len(others) and set(signs) == {1}
     closest = min(differences, key=lambda difference: difference.mean)
-    win_count = sum(difference.sign > 0 for difference in differences)
     return Claim(
         name="best",
         statement=statement,
-        verdict=verdict,
-        evidence=f"80 % is significantly better than {win_count} of {len(others)} other starts. "
+        verdict="holds" if is_best else "flips" if -1 in signs else "undecided",
+        evidence=f"80 % is significantly better than {signs.count(1)} of {len(others)} other starts. "
         f"The closest: {_evidence([closest])}",
         caution="0 % and 100 % use another learning-rate schedule, so those comparisons are not of the start alone.",
-        differences=tuple(differences),
+        differences=differences,
     )
 
 
 def _two_points(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
-    statement = "Images at 80 % give about two points more vision than images after all text (100 %)."
-    arm_80, arm_100 = arm_at_start(arms, START_80), arm_at_start(arms, START_100)
-    pairs = [ArmPair(a=arm_80, b=arm_100, kind="vision")] if arm_80 and arm_100 else []
-    differences = _available_differences(comparison, pairs)
+    name, statement = (
+        "two-points",
+        "Images at 80 % give about two points more vision than images after all text (100 %).",
+    )
+    differences = _differences(comparison, [(arm_at_start(arms, START_80), arm_at_start(arms, START_100))])
     if not differences:
-        return _untestable("two-points", statement, "it needs the arms at 80 % and at 100 % with a seed in common")
-    evidence, interval = _evidence(differences), differences[0].interval
+        return _untestable(name, statement, "it needs the arms at 80 % and at 100 % with a seed in common")
+    verdict, evidence, interval = _verdict_of(differences[0]), _evidence(differences), differences[0].interval
     if interval:
         evidence += f" Two points are {'inside' if interval[0] <= 0.02 <= interval[1] else 'outside'} the interval."
+    caution = "The test is of the sign. The 100 % arm re-warms its learning rate and the 80 % arm does not."
     return Claim(
-        name="two-points",
-        statement=statement,
-        verdict=_verdict_of(differences[0]),
-        evidence=evidence,
-        caution="The test is of the sign. The 100 % arm re-warms its learning rate and the 80 % arm does not.",
-        differences=tuple(differences),
+        name=name, statement=statement, verdict=verdict, evidence=evidence, caution=caution, differences=differences
     )
 
 
-def _same_schedule(arms: Sequence[ArmResult], comparison: Comparison) -> list[Claim]:
-    """The comparison that the paper's reviewers asked for; empty where its control arms were not run."""
-    arm_80, arm_100 = arm_at_start(arms, START_80), arm_at_start(arms, START_100)
+def _same_schedule(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
+    """The comparison that the paper's reviewers asked for; without differences where its control arms were not run."""
     rewarm_80 = next((a.name for a in arms if a.schedule == "rewarm" and a.start == START_80), None)
     matched_100 = next((a.name for a in arms if a.schedule == "matched" and a.start == START_100), None)
-    pairs = [ArmPair(a=a, b=b, kind="vision") for a, b in ((rewarm_80, arm_100), (arm_80, matched_100)) if a and b]
-    differences = _available_differences(comparison, pairs)
-    if not differences:
-        return []
+    pairs = [(rewarm_80, arm_at_start(arms, START_100)), (arm_at_start(arms, START_80), matched_100)]
+    differences = _differences(comparison, pairs)
     signs = {difference.sign for difference in differences}
-    return [
-        Claim(
-            name="same-schedule",
-            statement="80 % stays ahead of 100 % when both use the same kind of learning-rate schedule.",
-            verdict="holds" if signs == {1} else "flips" if signs == {-1} else "undecided",
-            evidence=_evidence(differences),
-            caution="Not a claim of the paper itself: a control that its reviewers asked for.",
-            differences=tuple(differences),
-        )
-    ]
+    return Claim(
+        name="same-schedule",
+        statement="80 % stays ahead of 100 % when both use the same kind of learning-rate schedule.",
+        verdict="holds" if signs == {1} else "flips" if signs == {-1} else "undecided",
+        evidence=_evidence(differences),
+        caution="Not a claim of the paper itself: a control that its reviewers asked for.",
+        differences=differences,
+    )
 
 
 def _from_scratch(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
     statement = "Images from the very first step (0 %) hurt both vision and text."
-    arm_0, arm_80 = arm_at_start(arms, START_0), arm_at_start(arms, START_80)
-    pairs = [ArmPair(a=arm_0, b=arm_80, kind=kind) for kind in ("vision", "text") if arm_0 and arm_80]
-    differences = _available_differences(comparison, pairs)
+    pair = (arm_at_start(arms, START_0), arm_at_start(arms, START_80))
+    differences = _differences(comparison, [pair, pair], kinds=("vision", "text"))
     if len(differences) < 2:
         return _untestable("from-scratch", statement, "it needs vision and text of the arms at 0 % and at 80 %")
     signs = [difference.sign for difference in differences]
@@ -140,34 +128,41 @@ def _from_scratch(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
         verdict="holds" if signs == [-1, -1] else "flips" if 1 in signs else "undecided",
         evidence=_evidence(differences),
         caution="The 0 % arm is also trained on fewer tokens in all: it may lack text rather than suffer from images.",
-        differences=tuple(differences),
+        differences=differences,
     )
 
 
 def _text_retention(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
-    statement = "Adding images at 80 % retains text: less than two points of it are lost."
-    arm_80 = arm_at_start(arms, START_80)
+    name, statement = "text-kept", "Adding images at 80 % retains text: less than two points of it are lost."
     trunk = next((arm.name for arm in arms if arm.schedule == "trunk"), None)
-    reference = trunk or arm_at_start(arms, START_100)
-    pairs = (
-        [ArmPair(a=arm_80, b=reference, kind="text", threshold=-TEXT_LOSS_TOLERANCE)] if arm_80 and reference else []
-    )
-    differences = _available_differences(comparison, pairs)
+    pair = (arm_at_start(arms, START_80), trunk or arm_at_start(arms, START_100))
+    differences = _differences(comparison, [pair], kinds=("text",), threshold=-TEXT_LOSS_TOLERANCE)
     if not differences:
-        return _untestable("text-kept", statement, "it needs text scores at 80 % and of the trunk (or of 100 %)")
+        return _untestable(name, statement, "it needs text scores at 80 % and of the trunk (or of 100 %)")
+    verdict, evidence = _verdict_of(differences[0]), _evidence(differences)
+    caution = f"The reference is the {'finished trunk' if trunk else '100 % arm'}."
     return Claim(
-        name="text-kept",
-        statement=statement,
-        verdict=_verdict_of(differences[0]),
-        evidence=_evidence(differences),
-        caution=f"The reference is the {'finished trunk' if trunk else '100 % arm'}.",
-        differences=tuple(differences),
+        name=name, statement=statement, verdict=verdict, evidence=evidence, caution=caution, differences=differences
     )
 
 
-def _available_differences(comparison: Comparison, pairs: Sequence[ArmPair]) -> list[PairedDifference]:
-    """The differences of arms that share a seed, corrected together."""
-    return [difference for difference in comparison.corrected_differences(pairs) if difference is not None]
+def _differences(
+    comparison: Comparison,
+    pairs: Sequence[tuple[str | None, str | None]],
+    *,
+    kinds: Sequence[str] = (),
+    threshold: float = 0.0,
+) -> tuple[PairedDifference, ...]:
+    """Differences of `pairs` in `kinds` (one for each pair; vision by default), corrected together.
+
+    Pairs with an arm that the study lacks, or without a common seed, are left out.
+    """
+    arm_pairs = [
+        ArmPair(a=a, b=b, kind=kind, threshold=threshold)
+        for (a, b), kind in zip(pairs, kinds or ["vision"] * len(pairs), strict=True)
+        if a and b
+    ]
+    return tuple(difference for difference in comparison.corrected_differences(arm_pairs) if difference is not None)
 
 
 def _verdict_of(difference: PairedDifference) -> ClaimVerdict:

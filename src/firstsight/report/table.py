@@ -223,30 +223,25 @@ def task_overview(rows: pl.DataFrame) -> list[ScoreRow]:
     for kind in ("vision", "text"):
         for task in single_task_names(rows, kind):
             task_rows = rows.filter(task=task, kind=kind)
-            means = mean_over_seeds(task_rows)
+            means, margins = mean_over_seeds(task_rows), _mean_margins(task_rows)
             best = means.filter(condition="sighted").sort("score", descending=True).row(0, named=True)
             scores = dict(means.filter(arm=best["arm"]).select("condition", "score").iter_rows())
+            margin = margins.filter(arm=best["arm"]).row(0, named=True)
+            ends = margin["margin_low"], margin["margin_high"]
             overview.append(
                 best
                 | {name: scores.get(name) for name in CONDITIONS}
                 | {"metric": task_rows["metric"][0], "stable": task_rows["baseline"].is_not_null().any()}
-                | _mean_margin(task_rows.filter(arm=best["arm"]))
+                | {"margin": margin["margin"], "margin_interval": None if None in ends else ends}
             )
     return overview
 
 
-def _mean_margin(rows: pl.DataFrame) -> ScoreRow:
-    """One arm's margin in one task over the guesser with the higher mean over seeds, and the margin's interval.
+def _mean_margins(rows: pl.DataFrame) -> pl.DataFrame:
+    """`guesser_margins` of each arm's means over seeds.
 
     The interval's ends are means over seeds: all seeds answer the same questions, so the mean is at least that precise.
     """
-    columns = ("score", "interval_low", "interval_high", "chance")
-    score, low, high, reference = rows.filter(condition="sighted").select(pl.col(columns).mean()).row(0)
-    guessers = mean_over_seeds(rows.filter(pl.col("condition").is_in(GUESSERS))).sort("score", descending=True)
-    offset = reference
-    if not guessers.is_empty():
-        reference, condition = guessers.select("score", "condition").row(0)
-        low, high = rows.filter(condition=condition).select(pl.col("margin_low", "margin_high").mean()).row(0)
-        offset = 0.0
-    interval = None if low is None or high is None else (low - offset, high - offset)
-    return {"margin": score - reference, "margin_interval": interval}
+    columns = ("score", "interval_low", "interval_high", "margin_low", "margin_high", "chance")
+    means = rows.group_by("arm", "task", "kind", "condition", maintain_order=True).agg(pl.col(columns).mean())
+    return guesser_margins(means.with_columns(pl.col("arm").alias("label")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -98,6 +98,11 @@ class _RowArrays:
     is_external: Bool[np.ndarray, "T"]
     """The position's target is not the row's next token."""
 
+    def at(self, column: int) -> dict[str, Any]:
+        """Fields of the element at a column."""
+        position, has_loss = int(self.positions[column]), bool(self.has_loss[column])
+        return {"column": column, "position": position, "has_loss": has_loss}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _BatchDecoder:
@@ -162,39 +167,21 @@ class _BatchDecoder:
 
     def image(self, arrays: _RowArrays, start: int, stop: int) -> PreviewElement:
         pixels = self.batch.images[int(arrays.slots[start]) // self.image_tokens].numpy()
-        return PreviewElement(
-            kind="image",
-            column=start,
-            position=int(arrays.positions[start]),
-            has_loss=bool(arrays.has_loss[start]),
-            slot_count=stop - start,
-            thumbnail=make_thumbnail(Image.fromarray(pixels)),
-        )
+        thumbnail = make_thumbnail(Image.fromarray(pixels))
+        return PreviewElement(kind="image", slot_count=stop - start, thumbnail=thumbnail, **arrays.at(start))
 
     def tokens(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         ids = arrays.tokens[start:stop].tolist()
         for column, token_id, text in zip(range(start, stop), ids, self.decoder.token_texts(ids), strict=True):
-            yield PreviewElement(
-                kind="token",
-                column=column,
-                position=int(arrays.positions[column]),
-                has_loss=bool(arrays.has_loss[column]),
-                token_id=token_id,
-                token_text=text,
-            )
+            yield PreviewElement(kind="token", token_id=token_id, token_text=text, **arrays.at(column))
             yield from self.external_targets(arrays, column, column + 1)
 
     def external_targets(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         for column in (np.flatnonzero(arrays.is_external[start:stop]) + start).tolist():
             token_id = int(arrays.targets[column])
-            yield PreviewElement(
-                kind="external_target",
-                column=column,
-                position=int(arrays.positions[column]) + 1,
-                has_loss=True,
-                token_id=token_id,
-                token_text=self.decoder.token_texts([token_id])[0],
-            )
+            [text] = self.decoder.token_texts([token_id])
+            values = arrays.at(column) | {"position": int(arrays.positions[column]) + 1, "has_loss": True}
+            yield PreviewElement(kind="external_target", token_id=token_id, token_text=text, **values)
 
 
 def decode_rows(

@@ -17,10 +17,12 @@ import vl_convert
 from markupsafe import Markup
 
 from firstsight.evaluate.statistics.bootstrap import Interval
-from firstsight.report import figures
 from firstsight.report.claims import Claim, evaluate_claims
 from firstsight.report.compare import Comparison
-from firstsight.report.figures import SCHEDULE_LABELS, TrainingCurves
+from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
+from firstsight.report.figures.look import SCHEDULE_LABELS, vega_lite_spec
+from firstsight.report.figures.stable import stable_score_chart
+from firstsight.report.figures.tasks import combined_chart, task_grid, task_heatmap
 from firstsight.report.format import axis_limit, format_percent
 from firstsight.report.pages.answer_samples import draw_samples
 from firstsight.report.pages.templates import inline_json, read_assets, render_template
@@ -64,7 +66,7 @@ def write(arms: Sequence[ArmResult], *, study: StudyFacts, folder: Path) -> Path
     Raises DataError where a scores, answers or log file is invalid.
     """
     rows = score_table(arms)
-    comparison, curves = Comparison(arms, rows), figures.read_curves(arms)
+    comparison, curves = Comparison(arms, rows), read_curves(arms)
     specs = _figure_specs(rows, comparison, curves)
     svgs = {name: _render_svg(with_title(spec, name, study)) for name, spec in specs.items()}
     content = _ReportContent(
@@ -84,17 +86,17 @@ def _figure_specs(rows: pl.DataFrame, comparison: Comparison, curves: TrainingCu
     sighted = rows.filter(condition="sighted")
     sweep = sighted.filter(pl.col("in_sweep"))
     if not sweep.filter(task=STABLE).is_empty():
-        charts["stable"] = figures.stable_score_chart(rows, _question_intervals(rows, comparison))
+        charts["stable"] = stable_score_chart(rows, _question_intervals(rows, comparison))
     if not single_task_rows(sweep).is_empty():
-        charts["tasks"] = figures.task_grid(rows)
+        charts["tasks"] = task_grid(rows)
     if not single_task_rows(sighted).is_empty():
-        charts["heat"] = figures.task_heatmap(rows)
+        charts["heat"] = task_heatmap(rows)
     if curves.rows:
-        charts["schedules"] = figures.learning_rate_chart(curves)
-        charts["losses"] = figures.loss_chart(curves)
+        charts["schedules"] = learning_rate_chart(curves)
+        charts["losses"] = loss_chart(curves)
     if "stable" in charts and "tasks" in charts:
-        charts["main"] = figures.combined_chart(rows, charts["stable"])
-    return {name: figures.vega_lite_spec(chart) for name, chart in charts.items()}
+        charts["main"] = combined_chart(rows, charts["stable"])
+    return {name: vega_lite_spec(chart) for name, chart in charts.items()}
 
 
 def _question_intervals(rows: pl.DataFrame, comparison: Comparison) -> dict[tuple[str, str], Interval]:
