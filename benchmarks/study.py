@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from firstsight.cli.study_options import find_recipe
 from firstsight.plan.graph import build_graph
 from firstsight.plan.store import Store
+from firstsight.workspace.study_functions import find_study_function
 
 WORK = {
     "training": ("contrast", "encode", "pretrain", "midtrain", "finetune"),
@@ -43,7 +43,7 @@ def spans(study: str, scale: str, *, out: Path) -> list[Span]:
     """Every stored step of a study."""
     store = Store(out)
     found: list[Span] = []
-    for step in build_graph(find_recipe(study).build(scale, seeds=None, options={})).steps:
+    for step in build_graph(find_study_function(study).build(scale, seeds=None, options={})).steps:
         if store.has(step.address):
             note = store.provenance(step.address)
             began, ended = (datetime.fromisoformat(note[name]).timestamp() for name in ("started", "ended"))

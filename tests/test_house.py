@@ -17,9 +17,9 @@ from importlinter import configuration
 from importlinter.application.use_cases import lint_imports
 
 from firstsight.cli.app import build
-from firstsight.cli.study_options import find_recipe, shipped
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.scales import SCALES
+from firstsight.workspace.study_functions import find_study_function, shipped_studies
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "firstsight"
@@ -247,7 +247,7 @@ def _command(group: typer.core.TyperGroup, words: str) -> typer.core.TyperComman
 def test_golden_commands() -> None:
     """Every command, argument, option and default: a new one is a decision."""
     lines: list[str] = []
-    for study in shipped():
+    for study in shipped_studies():
         words = {name: [name, study] for name in ("plan", "run", "report", "preview", "power")}
         for command in COMMANDS:
             group = typer.main.get_command(build(words.get(command, [])))
@@ -278,10 +278,10 @@ def _told(option: object) -> str:
 def test_golden_addresses() -> None:
     """The address of every step of every shipped study at every scale: moved ones are run again by everybody."""
     lines: list[str] = []
-    for study in shipped():
+    for study in shipped_studies():
         for scale in SCALES:
             lines.append(f"{study} --scale {scale}")
-            steps = build_graph(find_recipe(study).build(scale, seeds=1, options={}))
+            steps = build_graph(find_study_function(study).build(scale, seeds=1, options={}))
             lines += [f"  {label}: {steps.final_step(label).address}" for label in steps.arms]
             lines += [f"    {step.address}" for step in steps.steps]
     _against_golden("addresses.txt", "\n".join(lines) + "\n")

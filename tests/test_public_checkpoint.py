@@ -16,10 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 from firstsight.cli import command
-from firstsight.cli.study_options import find_recipe
 from firstsight.model.vlm import VLM
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.lm import openlm_spec
+from firstsight.workspace.study_functions import find_study_function
 from tests.own_data import OwnData
 from tests.test_site import told
 from tests.test_tutorial import commands, pattern
@@ -110,7 +110,7 @@ def test_its_site_file_and_its_studies_name_the_same_things(typed: Path) -> None
         if form != "python" or not name:
             continue
         (typed / f"{name[1]}.py").write_text(block)
-        steps = build_graph(find_recipe(f"{name[1]}.py").build("1b", seeds=2, options={}))
+        steps = build_graph(find_study_function(f"{name[1]}.py").build("1b", seeds=2, options={}))
         given = {step.spec.name for step in steps.steps if step.donor_model}
         assert given == ({"dclm-1b"} if name[1] == "dclm" else {"tiny-1t", "tiny-2t", "tiny-3t"})
         assert not [step for step in steps.steps if step.kind == "pretrain"]

@@ -127,7 +127,7 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
     assert all(text.count(step.address) == 1 for step in plan.steps)
     data, models = text.split("models")
     assert "named-tiny-40" not in data and "named-tiny-40" in models and "shared by 2 arms" in models
-    terminal.branches(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
+    terminal.print_branches(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
     told = " ".join(capsys.readouterr().out.split())
     assert f"donor: {WHOLE:,} tokens, rate 0.0004 to 4e-05; checkpoints: tiny-40 at 40 %, tiny-80 at 80 %" in told
     assert "a branch's text begins at its first row" in told and f"Continue {declared(40):.3e} to 3e-05" in told

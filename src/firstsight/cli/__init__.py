@@ -1,4 +1,4 @@
-"""The commands; the only room that knows everyone."""
+"""The command line: one function a command, over the functions of `workspace`."""
 
 from firstsight.cli.app import command, main
 

@@ -1,54 +1,138 @@
-"""What `firstsight prepare` can be asked for: a field here is an option there."""
+"""`firstsight prepare`: prepare sources, and print what they contain."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
 
-from firstsight.cli.study_options import ask_for
+from firstsight.cli import terminal
+from firstsight.cli.progress import TerminalProgress
+from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.errors import DataError
+from firstsight.units import format_count
+from firstsight.workspace import prepare as preparation
+from firstsight.workspace.sources import current_site
+
+COUNTS = {
+    "samples": "records",
+    "tokens": "tokens",
+    "loss tokens": "loss tokens",
+    "shown": "pictures shown",
+    "images": "pictures",
+    "bad": "refused",
+}
+"""Columns of the table of counts, by key of manifest.json."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """A request as it was typed."""
-
+def prepare(
+    *,
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Names of the site file; or paths or URLs, with --form.")
-    ]
+    ],
     tokenizer: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="A name of the site file, or where a tokenizer.json lies.")
-    ] = "gpt-neox-20b"
+        str, typer.Option(metavar="NAME|PATH", help="A name of the site file, or the path of a tokenizer.json.")
+    ] = "gpt-neox-20b",
     form: Annotated[
         str, typer.Option(metavar="FORM", help="text, captions, interleaved or dialogues; the paper's names have one.")
-    ] = ""
+    ] = "",
     synthetic: Annotated[
-        str, typer.Option(metavar="SHARE", help="Captions: how many are told by their synthetic caption (10%, 1/2).")
-    ] = ""
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Which ones those are; 0 if not given.")] = None
+        str, typer.Option(metavar="SHARE", help="Captions: the share that is synthetic (10%, 1/2).")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Chooses which ones; 0 if not given.")] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME|PATH", help="Benchmarks to look for in the source; may be given several times."),
-    ] = None
+    ] = None,
     jobs: Annotated[
-        int | None, typer.Option(metavar="N", help="Shards side by side; as many as cores if not given.")
-    ] = None
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results lie; made if it is not there.")] = (
-        Path("runs")
-    )
+        int | None, typer.Option(metavar="N", help="Shards at the same time; one a core if not given.")
+    ] = None,
+    out: OutOption = RUNS,
+) -> None:
+    """Check, count, tokenize and index data; bad records are listed with a reason. Images are not copied.
 
-
-def prepare(**given: Any) -> None:
-    """Check, count, tokenize and index data; what is bad is set aside with a reason. Pictures stay where they are.
-
-    Stop it at any time; the same command goes on where it stopped.
+    Stop it at any time; the same command resumes it.
     Example: firstsight prepare captions/ --form captions --tokenizer tokenizer.json
     """
-    from firstsight.workspace.preparing import prepare_all
+    site = preparation.site_with_paths(sources, current_site(), jobs=jobs)
+    tokenizer_spec, tokenizer_path = preparation.find_tokenizer(tokenizer, site)
+    specs = [preparation.requested_source(name, form=form, synthetic=synthetic, seed=seed) for name in sources]
+    benchmarks = [preparation.find_benchmarks(name, site) for name in against or ()]
+    display, exit_code = TerminalProgress(), 0
+    for spec in specs:
+        folder = preparation.prepared_folder(spec, tokenizer_path=tokenizer_path, out=out)
+        started, stamp = monotonic(), _time_stamp(folder)
+        try:
+            with display.task(folder.name) as on_progress:
+                preparation.prepare_source(
+                    spec, tokenizer_spec, tokenizer_path=tokenizer_path, site=site, out=out, on_progress=on_progress
+                )
+        except DataError as error:
+            terminal.print_error(str(error))
+            exit_code = 1
+            if (folder / "refused.json").is_file():
+                _print_counts(f"{folder.name} (refused)", folder, _read_json(folder / "refused.json"))
+            continue
+        is_new = stamp is None or stamp != _time_stamp(folder)
+        _print_source(folder, seconds=monotonic() - started if is_new else None)
+        terminal.print_lines(["", *preparation.audit_source(folder, benchmarks, tokenizer_path)])
+    raise typer.Exit(exit_code)
 
-    raise typer.Exit(prepare_all(Asked(**given)))
+
+def _time_stamp(folder: Path) -> int | None:
+    """When the source was completed; None if it is not."""
+    manifest = folder / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.is_file() else None
 
 
-ask_for(Asked, prepare, about=False)
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _print_source(folder: Path, *, seconds: float | None) -> None:
+    """Print a prepared source's manifest and how fast it was prepared; `seconds` is None if it was prepared before."""
+    manifest = _read_json(folder / "manifest.json")
+    counts, captions = manifest["counts"], manifest["captions"]
+    _print_counts(folder.name, folder, manifest)
+    speed = "was there already"
+    if seconds is not None:
+        records, tokens = (format_count(float(round(counts[key] / seconds))) for key in ("samples", "tokens"))
+        speed = f"in {seconds:.1f} s: {records} records/s, {tokens} tokens/s"
+    recaptioned = f"captions: {captions['real']:,} real, {captions['synthetic']:,} synthetic"
+    terminal.print_lines(["", *([recaptioned] if any(captions.values()) else []), speed])
+    terminal.print_lines([f"folder: {folder}", f"source: {manifest['source']}", f"digest: {manifest['digest']}"])
+
+
+def _print_counts(title: str, folder: Path, stats: Mapping[str, Any]) -> None:
+    terminal.print_lines(["", title])
+    terminal.print_table(list(_count_rows(stats)))
+    if stats["refused"]:
+        terminal.print_lines([""])
+        terminal.print_table(list(_refused_rows(folder, stats["refused"])))
+
+
+def _count_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each split, and the total; an image of two records is counted once, only in the total."""
+    yield ("split", *COUNTS.values())
+    splits = stats["splits"] if len(stats["splits"]) > 1 else {}
+    for name, counts in (*splits.items(), ("total", stats["counts"])):
+        yield (name or "none told", *(f"{counts[key]:,}" if key in counts else "" for key in COUNTS))
+
+
+def _refused_rows(folder: Path, refused: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+    """A row for each reason with its first record, the most frequent reason first."""
+    first: dict[str, dict[str, str]] = {}
+    with (folder / "quarantine.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            first.setdefault(record["reason"], record)
+            if len(first) == len(refused):
+                break
+    yield ("refused because", "records", "first")
+    for reason, count in sorted(refused.items(), key=lambda item: (-item[1], item[0])):
+        record = first[reason]
+        yield (reason, f"{count:,}", f"{record['shard']}, {record['where']}: {record['detail']}")

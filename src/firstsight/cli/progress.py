@@ -1,164 +1,177 @@
-"""A run as it happens: bars in a terminal, a line every few seconds anywhere else."""
+"""Progress in the terminal: bars, or without a terminal a line every few seconds."""
 
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
 
-from firstsight.plan.scheduler import StepEvent
+from firstsight.cli.terminal import make_console
+from firstsight.plan.scheduler import EventCallback, StepEvent
 from firstsight.plan.step import Step
+from firstsight.site import Progress, ProgressCallback
 from firstsight.units import format_count
+from firstsight.workspace.execute import last_line
 
-EVERY = 5.0
-"""Seconds between two lines where there is no terminal."""
-
-
-@runtime_checkable
-class Display(Protocol):
-    """Shown every event of a run; entered before the first and left after the last."""
-
-    def __call__(self, event: StepEvent) -> None: ...
-
-    def around(self) -> AbstractContextManager[object]:
-        """What to hold open while the run goes on."""
-        ...
+LINE_INTERVAL = 5.0
+"""Seconds between two lines without a terminal."""
 
 
-def display(console: Console, steps: int) -> Display:
-    """Bars in a terminal, lines otherwise; `steps` is how many the study has."""
-    return Bars(console, steps) if console.is_terminal else Lines(console, steps)
+class TerminalProgress:
+    """A `workspace.execute.ProgressDisplay` on a console, by default standard output."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or make_console()
+
+    @contextmanager
+    def task(self, name: str) -> Iterator[ProgressCallback]:
+        """Show how much of one piece of work is done."""
+        with _View(self._console).shown() as view:
+
+            def on_progress(progress: Progress) -> None:
+                amount = f"{progress.done:,} of {progress.total:,} {progress.unit}"
+                text = ", ".join(filter(None, (amount, _format_metrics(progress.metrics))))
+                left = view.seconds() * (progress.total / progress.done - 1) if progress.done else None
+                view.update_bar(name, f"{text}, {_format_left(left)}", done=progress.done, total=progress.total)
+                view.print_regularly(lambda: f"{name}: {_percent(progress)}, {text}")
+
+            yield on_progress
+
+    @contextmanager
+    def steps(self, count: int) -> Iterator[EventCallback]:
+        """Show a run of `count` steps: how far each running step is, and how long the whole run will still take."""
+        with _View(self._console).shown() as view:
+            yield _StepEvents(view, count)
 
 
-class Lines:
-    """Plain lines: each finished step, and every few seconds what is under way and how long is left."""
+class _View:
+    """Bars by name in a terminal; without a terminal, lines."""
 
-    def __init__(self, console: Console, steps: int) -> None:
-        self._console, self._steps, self._done = console, steps, 0
+    def __init__(self, console: Console) -> None:
+        self._console, self._bars = console, dict[str, TaskID]()
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), TaskProgressColumn())
+        self._progress = RichProgress(
+            *columns,
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            refresh_per_second=4,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._started = self._printed = time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator[_View]:
+        """Show the bars while the context is open."""
+        with self._progress:
+            yield self
+
+    def seconds(self) -> float:
+        """Since the view was made."""
+        return time.monotonic() - self._started
+
+    def update_bar(self, name: str, text: str, *, done: float = 0, total: float | None = None) -> None:
+        """Show a bar; without a total it only shows that work goes on."""
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(escape(name), total=None, text="")
+        self._progress.update(self._bars[name], completed=done, total=total, text=escape(text))
+
+    def remove_bar(self, name: str) -> None:
+        if name in self._bars:
+            self._progress.remove_task(self._bars.pop(name))
+
+    def print_regularly(self, line: Callable[[], str]) -> None:
+        """Print a line if there is no terminal and the last one was printed long enough ago."""
+        if not self._console.is_terminal and time.monotonic() - self._printed >= LINE_INTERVAL:
+            self._printed = time.monotonic()
+            self.print(line())
+
+    def print(self, line: str, *, in_terminal: bool = False) -> None:
+        if in_terminal or not self._console.is_terminal:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+
+class _StepEvents:
+    """Shows the events of a run."""
+
+    def __init__(self, view: _View, count: int) -> None:
+        self._view, self._count, self._finished = view, count, 0
         self._running: dict[Step, StepEvent] = {}
-        self._began = self._told = time.monotonic()
-
-    def around(self) -> AbstractContextManager[object]:
-        return nullcontext()
 
     def __call__(self, event: StepEvent) -> None:
         if event.kind in ("started", "progress"):
             self._running[event.step] = event
-            self._tick(event.seconds_left)
-            return
-        self._running.pop(event.step, None)
-        self._done += event.kind != "failed"
-        if event.kind == "published":
-            self._print(f"{_phase(event)} done in {event.seconds:.1f} s ({event.step.address})")
-        elif event.kind == "failed":
-            self._print(f"{_phase(event)} FAILED after {event.seconds:.1f} s: {_last(event.reason)}")
+            self._show_running(event)
+        else:
+            self._running.pop(event.step, None)
+            self._finished += event.kind != "failed"
+            self._show_finished(event)
+        passed, left = self._view.seconds(), event.seconds_left
+        text = f"{self._finished} of {self._count} steps, {format_clock(passed)}, {_format_left(left)}"
+        self._view.update_bar("study", text, done=passed, total=None if left is None else passed + left)
 
-    def _tick(self, left: float | None) -> None:
-        now = time.monotonic()
-        if now - self._told >= EVERY:
-            self._told = now
-            working = "; ".join(f"{_phase(one)} {_words(one)}" for one in self._running.values())
-            self._print(f"{_remaining(left)} | {working}")
-
-    def _print(self, line: str) -> None:
-        clock = _clock(time.monotonic() - self._began)
-        self._console.print(f"[{clock} {self._done}/{self._steps}] {line}", markup=False, soft_wrap=True)
-
-
-class Bars:
-    """One bar for each running step, and below them one for the whole run with the time left."""
-
-    def __init__(self, console: Console, steps: int) -> None:
-        self._console, self._steps, self._done = console, steps, 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[words]}"),
-            console=console,
-            refresh_per_second=4,
-            transient=True,
+    def _show_running(self, event: StepEvent) -> None:
+        progress = event.progress or Progress(done=0, total=0, unit="")
+        self._view.update_bar(
+            _step_name(event), _format_metrics(progress.metrics), done=progress.done, total=progress.total or None
         )
-        self._whole = self._progress.add_task("[bold]study", total=None, words="")
-        self._rows: dict[Step, TaskID] = {}
-        self._began = time.monotonic()
+        running = self._running.values()
+        self._view.print_regularly(
+            lambda: f"{self._position()} {_format_left(event.seconds_left)} | {'; '.join(map(_running_text, running))}"
+        )
 
-    def around(self) -> AbstractContextManager[object]:
-        return self._progress
+    def _show_finished(self, event: StepEvent) -> None:
+        name = _step_name(event)
+        self._view.remove_bar(name)
+        if event.kind == "published":
+            self._view.print(f"{self._position()} {name} done in {event.seconds:.1f} s ({event.step.address})")
+        elif event.kind == "failed":
+            line = f"{self._position()} {name} FAILED after {event.seconds:.1f} s: {last_line(event.reason)}"
+            self._view.print(line, in_terminal=True)
 
-    def __call__(self, event: StepEvent) -> None:
-        if event.kind in ("started", "progress"):
-            self._show(event)
-        else:
-            self._end(event)
-        self._overall(event.seconds_left)
-
-    def _show(self, event: StepEvent) -> None:
-        if event.step not in self._rows:
-            self._rows[event.step] = self._progress.add_task(escape(_phase(event)), total=None, words="")
-        if event.progress is not None:
-            told, row = event.progress, self._rows[event.step]
-            self._progress.update(row, completed=told.done, total=told.total, words=escape(_numbers(event)))
-
-    def _end(self, event: StepEvent) -> None:
-        row = self._rows.pop(event.step, None)
-        if row is not None:
-            self._progress.remove_task(row)
-        self._done += event.kind != "failed"
-        if event.kind == "failed":
-            why = escape(f"{_phase(event)} failed: {_last(event.reason)}")
-            self._console.print(f"[bold red]{why}[/]", soft_wrap=True)
-
-    def _overall(self, left: float | None) -> None:
-        """Time stands for work: what has passed, of what has passed and is foretold."""
-        passed = time.monotonic() - self._began
-        words = f"{self._done} of {self._steps} steps, {_clock(passed)}, {_remaining(left)}"
-        if left is None:
-            self._progress.update(self._whole, words=words)
-        else:
-            self._progress.update(self._whole, completed=passed, total=passed + left, words=words)
+    def _position(self) -> str:
+        return f"[{format_clock(self._view.seconds())} {self._finished}/{self._count}]"
 
 
-def _phase(event: StepEvent) -> str:
-    """What is done, and for whom: midtrain start-080.s1, or pretrain for 6 arms."""
-    hint = event.step.address.rpartition("-")[0]
-    return f"{hint} {event.arms[0]}" if len(event.arms) == 1 else f"{hint} for {len(event.arms)} arms"
+def _step_name(event: StepEvent) -> str:
+    """The step and its arm or number of arms: midtrain-080-images start-080.s1, or pretrain-000-020 for 6 arms."""
+    arms = event.arms[0] if len(event.arms) == 1 else f"for {len(event.arms)} arms"
+    return f"{event.step.slug} {arms}"
 
 
-def _words(event: StepEvent) -> str:
-    told = event.progress
-    if told is None or not told.total:
-        return f"{event.seconds:.0f} s"
-    return f"{told.done / told.total:.0%} {_numbers(event)}".rstrip()
+def _running_text(event: StepEvent) -> str:
+    progress = event.progress
+    if progress is None or not progress.total:
+        return f"{_step_name(event)} {event.seconds:.0f} s"
+    return f"{_step_name(event)} {_percent(progress)} {_format_metrics(progress.metrics)}".rstrip()
 
 
-def _numbers(event: StepEvent) -> str:
-    """Loss and speed as they were told; a learning rate is not worth a reader's eye."""
-    told = event.progress
-    if told is None:
-        return ""
-    shown = {name: value for name, value in told.metrics.items() if name != "lr"}
+def _percent(progress: Progress) -> str:
+    return f"{progress.done / max(progress.total, 1):.0%}"
+
+
+def _format_metrics(metrics: Mapping[str, float]) -> str:
+    """Counts and speeds in three digits, other values in three decimals; the learning rate is left out."""
     return "  ".join(
         f"{format_count(float(round(value)))} {name}"
         if "/s" in name or value == round(value)
         else f"{name} {value:.3f}"
-        for name, value in shown.items()
+        for name, value in metrics.items()
+        if name != "lr"
     )
 
 
-def _remaining(left: float | None) -> str:
-    return "time left not known yet" if left is None else f"about {_clock(left)} left"
+def _format_left(seconds: float | None) -> str:
+    return "time left not known yet" if seconds is None else f"about {format_clock(seconds)} left"
 
 
-def _clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
+    """Seconds as 1:05 (minutes) or 2:01:05 (hours)."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _last(why: str) -> str:
-    return (why.strip().splitlines() or ["no reason given"])[-1]

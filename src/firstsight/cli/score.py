@@ -1,18 +1,22 @@
-"""`firstsight score`: answers that exist already, scored without a model."""
+"""`firstsight score`: score answers that were written by other programs; no model is loaded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from firstsight.cli import terminal
+from firstsight.errors import RequestError
+from firstsight.units import parse_share
+
 if TYPE_CHECKING:
     from firstsight.evaluate.offline_scoring.scoring import ScoredAnswers
 
-_POPE = ("accuracy", "precision", "recall", "f1", "yes")
+POPE_COLUMNS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "yes": "yes"}
 
 
 def score(
@@ -26,108 +30,97 @@ def score(
         typer.Option(metavar="FILE", help="The benchmark's own files, several times; also the model's question file."),
     ],
     missing: Annotated[
-        str, typer.Option(metavar="SHARE", help="Most questions without an answer; beyond it, refused.")
+        str, typer.Option(metavar="SHARE", help="Most questions without an answer; with more, it is refused.")
     ] = "5%",
-    out_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+    out_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here.")] = None,
     rows: Annotated[Path | None, typer.Option(metavar="FILE", help="Write each question's score here.")] = None,
 ) -> None:
-    """Score answers that a model gave elsewhere; answers find their questions by what they say, in any order.
+    """Score the answers of any model; answers are matched to questions by their content, in any order.
 
     Example: firstsight score pope --answers llava.jsonl --references coco_pope/ --references llava_pope_test.jsonl
     """
-    from firstsight.cli import terminal
-    from firstsight.errors import DataError, RequestError
-    from firstsight.evaluate import tasks
     from firstsight.evaluate.offline_scoring import scoring
-    from firstsight.units import parse_share
+    from firstsight.evaluate.tasks import get_task
+    from firstsight.workspace.sources import as_request_error
 
-    _refuse_places([out for out in (out_json, rows) if out])
+    for path in filter(None, (out_json, rows)):
+        if not path.parent.is_dir():
+            raise RequestError(f"{path}: there is no folder {path.parent}. Make it, or write elsewhere.")
     allowed = parse_share(missing)
-    home = references[0] if references[0].is_dir() else references[0].parent
-    wanted = tasks.get_task(task, home.resolve().parent)
-    try:
-        scored = scoring.score_answer_files(wanted, answers, references)
-    except DataError as error:
-        raise RequestError(str(error)) from error
+    folder = references[0] if references[0].is_dir() else references[0].parent
+    definition = get_task(task, folder.resolve().parent)
+    with as_request_error():
+        scored = scoring.score_answer_files(definition, answers, references)
     if out_json:
         out_json.write_text(json.dumps(scoring.score_summary(scored), indent=1) + "\n", encoding="utf-8")
     if rows:
         rows.write_text(scoring.answers_jsonl(scored), encoding="utf-8")
+    other_answers = scoring.describe_unmatched_answers(scored) if scored.joined_answers.unmatched else ""
+    details = list(_detail_lines(scored, other_answers))
     if scored.missing_count > allowed * len(scored.rows):
-        raise RequestError("\n".join([_refusal(scored, str(allowed)), *_counts(scored)]))
-    terminal.table(_table(scored))
+        raise RequestError("\n".join([_too_few_answers(scored, str(allowed)), *details]))
+    terminal.print_table(_score_table(scored))
     if scored.splits:
-        terminal.lines([""])
-        terminal.table(_splits(scored))
-    terminal.lines(["", *_counts(scored)])
+        terminal.print_lines([""])
+        terminal.print_table(_split_table(scored))
+    terminal.print_lines(["", *details])
 
 
-def _refuse_places(wanted: Sequence[Path]) -> None:
-    """Before anything is computed, which could then not be kept."""
-    from firstsight.errors import RequestError
-
-    for out in wanted:
-        if not out.parent.is_dir():
-            raise RequestError(f"{out}: there is no folder {out.parent}. Make it, or write elsewhere.")
-
-
-def _table(scored: ScoredAnswers) -> list[tuple[str, ...]]:
-    low, high = scored.interval
-    head = ("task", "metric", "score", "95 % interval", "questions", "missing", "unreadable", "others", "duplicates")
+def _score_table(scored: ScoredAnswers) -> list[tuple[str, ...]]:
     joined = scored.joined_answers
+    head = ("task", "metric", "score", "95 % interval", "questions", "missing", "unreadable", "others", "duplicates")
     counts = (len(scored.rows), scored.missing_count, scored.unreadable_count, len(joined.unmatched), joined.duplicates)
-    number = (_points(scored.score), f"{_points(low)} to {_points(high)}")
-    return [head, (scored.task.name, scored.task.metric.name, *number, *(f"{count:,}" for count in counts))]
+    interval = " to ".join(map(_percent, scored.interval))
+    name = (scored.task.name, scored.task.metric.name)
+    return [head, (*name, _percent(scored.score), interval, *(f"{count:,}" for count in counts))]
 
 
-def _splits(scored: ScoredAnswers) -> list[tuple[str, ...]]:
-    rows = [(split, *(_points(held[key]) for key in _POPE)) for split, held in scored.splits.items()]
-    return [("split", "accuracy", "precision", "recall", "F1", "yes"), *rows]
+def _split_table(scored: ScoredAnswers) -> list[tuple[str, ...]]:
+    rows = [(split, *(_percent(scores[key]) for key in POPE_COLUMNS)) for split, scores in scored.splits.items()]
+    return [("split", *POPE_COLUMNS.values()), *rows]
 
 
-def _counts(scored: ScoredAnswers) -> Iterator[str]:
-    """What stands behind the number, a line each."""
-    from firstsight.evaluate.offline_scoring import scoring
-
+def _detail_lines(scored: ScoredAnswers, other_answers: str) -> Iterator[str]:
+    """How the answers were matched to the questions, and what is missing or surplus, a line each."""
     joined = scored.joined_answers
     unit = "CIDEr x 100" if scored.task.metric.name == "cider" else "percent"
     yield f"scores are {unit}; references: {scored.benchmark_version}"
-    yield "joined by " + ", ".join(f"{way} ({count:,})" for way, count in joined.method_counts.items())
+    yield "joined by " + ", ".join(f"{method} ({count:,})" for method, count in joined.method_counts.items())
     yield from scored.notes
     if scored.missing_count and scored.answered_score is not None:
-        only = _points(scored.answered_score)
-        lacking = _many(scored.missing_count, "question has", "questions have")
-        yield f"{lacking} no answer, which counts as wrong; the answered ones alone score {only}"
+        questions = _counted(scored.missing_count, "question has", "questions have")
+        answered = _percent(scored.answered_score)
+        yield f"{questions} no answer, which counts as wrong; the answered ones alone score {answered}"
     if joined.contested_positions:
-        asked = ", ".join(scored.rows[at].question.id for at in joined.contested_positions[:4])
+        ids = ", ".join(scored.rows[position].question.id for position in joined.contested_positions[:4])
         yield (
-            f"{len(joined.contested_positions):,} of these got several answers that name no more than picture and words, which "
-            f"another question with another truth shares: {asked}"
+            f"{len(joined.contested_positions):,} of these got several answers that give only image and question text, "
+            f"which another question with another reference shares: {ids}"
         )
     if joined.shared_across_splits:
-        answered = _many(joined.shared_across_splits, "question is", "questions are")
-        yield f"{answered} answered by another split's answer to the same words and picture"
+        questions = _counted(joined.shared_across_splits, "question is", "questions are")
+        yield f"{questions} answered by another split's answer to the same question text and image"
     if joined.unmatched:
-        others = _many(len(joined.unmatched), "answer is to another question", "answers are to other questions")
-        yield f"{others}, which does not count: {scoring.describe_unmatched_answers(scored)}"
+        answers = _counted(len(joined.unmatched), "answer is to another question", "answers are to other questions")
+        yield f"{answers}, which does not count: {other_answers}"
     if joined.unmatched and scored.missing_count:
-        known = "; ".join(one.name for one in scored.task.published) or "none is known"
-        yield f"both at once often mean that the model was asked another version of the benchmark (known: {known})"
+        versions = "; ".join(version.name for version in scored.task.published) or "none is known"
+        yield f"both at once often mean that the model was given another version of the benchmark (known: {versions})"
 
 
-def _many(count: int, one: str, more: str) -> str:
-    return f"{count:,} {one if count == 1 else more}"
+def _counted(count: int, singular: str, plural: str) -> str:
+    return f"{count:,} {singular if count == 1 else plural}"
 
 
-def _refusal(scored: ScoredAnswers, allowed: str) -> str:
+def _too_few_answers(scored: ScoredAnswers, allowed: str) -> str:
     share = scored.missing_count / len(scored.rows)
     return (
-        f"{scored.missing_count:,} of {len(scored.rows):,} questions have no answer ({share:.1%}); at most {allowed} may "
-        f"lack one. Counted as wrong, the score is {_points(scored.score)}; over the answered ones alone it is "
-        f"{_points(scored.answered_score or 0.0)}. Give the other answers or the model's question file too, or allow more "
-        "with --missing."
+        f"{scored.missing_count:,} of {len(scored.rows):,} questions have no answer ({share:.1%}); at most {allowed} "
+        f"may lack one. Counted as wrong, the score is {_percent(scored.score)}; over the answered ones alone it is "
+        f"{_percent(scored.answered_score or 0.0)}. Give the other answers or the model's question file too, or allow "
+        "more with --missing."
     )
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:.2f}"
+def _percent(score: float) -> str:
+    return f"{100 * score:.2f}"

@@ -1,282 +1,110 @@
-"""STUDY and the options that it brings: a shipped name, or a function in the user's own file.
+"""The argument STUDY and the options that a study adds: each parameter of its function is an option of the command.
 
-The function is looked up before the command line is read, so that its typed parameters are real options, with help
-texts, and a mistyped one is refused with the nearest names.
+The function is found before the command line is parsed, so that its parameters have help texts and a mistyped one is
+refused with the nearest names.
 """
 
 from __future__ import annotations
 
 import inspect
-import pkgutil
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from firstsight import studies
-from firstsight.cli.doctor import missing
-from firstsight.errors import QuantityError, RequestError, UnknownName
-from firstsight.recipe.scales import SCALES, Scale, scale_named
-from firstsight.recipe.study import Study
-from firstsight.units import Share, Tokens, parse_share, parse_tokens
+from firstsight.errors import RequestError
+from firstsight.recipe.scales import SCALES
+from firstsight.workspace.study_functions import StudyFunction, StudyParameter, find_study_function, shipped_studies
 
-BROKEN = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
-"""What a mistake in a user's own file raises; the message names the file and the line."""
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of results; made if necessary.")]
+RUNS = Path("runs")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parameter:
-    """One typed parameter of a study's function, as a command's option."""
-
-    name: str
-    kind: Any
-    """Share, Tokens, int, str, bool or a Literal of words."""
-    default: Any
-    """`inspect.Parameter.empty` where the option must be given."""
-
-    @property
-    def option(self) -> str:
-        """As it is typed: `images_share` is --images-share."""
-        return "--" + self.name.replace("_", "-")
-
-    def read(self, text: Any) -> Any:
-        """The value that was typed, in its own unit; QuantityError or UnknownName for what cannot be."""
-        if not isinstance(text, str) or self.kind is str:
-            return text
-        if get_origin(self.kind) is Literal:
-            if text not in get_args(self.kind):
-                raise UnknownName(f"choice of {self.option}", text, get_args(self.kind))
-            return text
-        reader = {Share: parse_share, Tokens: parse_tokens, int: _whole}[self.kind]
-        try:
-            return reader(text)
-        except QuantityError as error:
-            raise QuantityError(f"{self.option}: {error}") from None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """A function that returns a study, and where it stands."""
-
-    name: str
-    function: Callable[..., Study]
-    parameters: tuple[Parameter, ...]
-    """All but the first, which is the scale."""
-
-    def build(self, scale: str, *, seeds: int | None, options: Mapping[str, Any]) -> Study:
-        """The study at that scale, with as many seeds as asked."""
-        size = scale_named(scale)
-        if seeds is not None:
-            if seeds < 1:
-                raise QuantityError(f"--seeds: wanted at least 1. Got {seeds}.")
-            size = replace(size, seeds=seeds)
-        try:
-            study: object = self.function(size, **options)
-        except BROKEN as error:
-            raise RequestError(f"{self.name}: {type(error).__name__}: {error}. --debug shows where.") from error
-        if not isinstance(study, Study):
-            raise RequestError(f"{self.name} must return a Study. Got {type(study).__name__}.")
-        return study
-
-
-def shipped() -> list[str]:
-    """The names of the studies that come with firstsight, as they are typed."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(studies.__path__))
-
-
-def find_recipe(word: str) -> Recipe:
-    """The study that `word` names: when, my_study.py, or my_study.py:late. UnknownName or RequestError otherwise."""
-    path, _, function = word.partition(".py:")
-    if word.endswith(".py") or function:
-        return _from_file(Path(path if word.endswith(".py") else f"{path}.py"), function)
-    if word not in shipped():
-        raise UnknownName("study", word, shipped())
-    module = import_module(f"firstsight.studies.{word.replace('-', '_')}")
-    return _recipe(word, getattr(module, word.replace("-", "_")))
-
-
-def _from_file(path: Path, function: str) -> Recipe:
-    if not path.is_file():
-        raise RequestError(f"no study file lies at {path}. Give a shipped name ({', '.join(shipped())}) or a .py file.")
-    module = _load(path)
-    found = {name: value for name, value in vars(module).items() if _gives_study(value, module.__name__)}
-    if function and function not in found:
-        raise UnknownName(f"function of {path} that returns a Study", function, found)
-    if not function and len(found) != 1:
-        raise RequestError(
-            f"{path} must hold one function annotated '-> Study'. "
-            f"Found {len(found)}{': ' + ', '.join(found) if found else ''}. "
-            + (f"Name one: {path}:{next(iter(found))}." if found else "Annotate it: def mine(scale: Scale) -> Study.")
-        )
-    name = function or next(iter(found))
-    return _recipe(f"{path}:{name}", found[name])
-
-
-def _load(path: Path) -> ModuleType:
-    """Run the user's file once, as a module of its own."""
-    name = "firstsight_study_" + re.sub(r"\W", "_", path.stem)
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise RequestError(f"{path} is not a Python file that can be loaded.")
-    module = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ModuleNotFoundError as error:
-        told = missing(error)
-        raise told or RequestError(f"{path} does not load: {error}. Install it, or mend the name.") from error
-    except BROKEN as error:
-        raise RequestError(f"{path} does not load: {type(error).__name__}: {error}. --debug shows where.") from error
-    return module
-
-
-def _gives_study(value: object, module: str) -> bool:
-    return (
-        inspect.isfunction(value)
-        and value.__module__ == module
-        and not value.__name__.startswith("_")
-        and value.__annotations__.get("return") in (Study, "Study")
-    )
-
-
-def _recipe(name: str, function: Callable[..., Study]) -> Recipe:
-    hints = get_type_hints(function)
-    first, *rest = inspect.signature(function).parameters.values()
-    if hints.get(first.name) is not Scale:
-        raise RequestError(f"the first parameter of {name} must be 'scale: Scale'. Got {first}.")
-    return Recipe(
-        name=name, function=function, parameters=tuple(_parameter(name, hints, parameter) for parameter in rest)
-    )
-
-
-def _parameter(study: str, hints: Mapping[str, Any], parameter: inspect.Parameter) -> Parameter:
-    kind = hints.get(parameter.name)
-    if kind not in (Share, Tokens, int, str, bool) and get_origin(kind) is not Literal:
-        raise RequestError(
-            f"{study}: the parameter {parameter.name!r} cannot become an option. "
-            f"Wanted Share, Tokens, int, str, bool or a Literal of words. Got {kind}."
-        )
-    return Parameter(name=parameter.name, kind=kind, default=parameter.default)
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text.replace("_", ""))
-    except ValueError:
-        raise QuantityError(f"wanted a whole number. Got {text!r}.") from None
-
-
-WORD = Annotated[
+STUDY_ARGUMENT = Annotated[
     str,
     typer.Argument(metavar="STUDY", help="A shipped study, or the path of a .py file: mine.py, mine.py:late."),
 ]
-NAMED = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that the names are taken from.")]
-SCALE = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
-SEEDS = Annotated[
+STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that the names belong to.")]
+SCALE_OPTION = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
+SEEDS_OPTION = Annotated[
     int | None, typer.Option("--seeds", metavar="N", help="Seeds of every arm; each scale has its own number.")
 ]
 FLAGS = ("--help", "--debug", "--blind", "--no-blind")
+"""Options without a value."""
 
 
-def about_study(command: Callable[..., None], recipe: Recipe | None, *, named: bool) -> Callable[..., None]:
-    """`command`, whose first parameter is a Study, as a function of words that typer can read.
+def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_option: bool) -> Callable[..., None]:
+    """`command`, whose first parameter is a Study, as a function that typer can read, with the study's own options.
 
-    `named`: the study is the option --study (default: when) and not the first argument.
+    `as_option`: the study is the option --study (default: when), not the first argument.
     """
-    own = [] if recipe is None else [_option(parameter, recipe) for parameter in recipe.parameters]
-    first, *theirs = inspect.signature(command, eval_str=True).parameters.values()
-    clash = {mine.name for mine in own} & {"study", "scale", "seeds", *(one.name for one in theirs)}
-    if recipe is not None and clash:
+    own = [_option(parameter, study) for parameter in study.parameters] if study else []
+    first, *others = inspect.signature(command, eval_str=True).parameters.values()
+    clash = {option.name for option in own} & {"study", "scale", "seeds", *(parameter.name for parameter in others)}
+    if study is not None and clash:
         raise RequestError(
-            f"{recipe.name}: {', '.join(sorted(clash))} is an option of the command. Rename the parameter."
+            f"{study.name}: {', '.join(sorted(clash))} is an option of the command. Rename the parameter."
         )
 
-    def called(**given: Any) -> None:
-        given.pop(first.name)
-        scale, seeds = given.pop("scale"), given.pop("seeds")
-        assert recipe is not None  # typer has asked for the study before it calls
-        options = {one.name: one.read(given.pop(one.name)) for one in recipe.parameters}
-        study = recipe.build(scale, seeds=seeds, options=options)
-        _call(command, study, given)
+    def call(**values: Any) -> None:
+        values.pop(first.name)
+        scale, seeds = values.pop("scale"), values.pop("seeds")
+        assert study is not None  # typer refuses a call without a study
+        options = {parameter.name: parameter.parse(values.pop(parameter.name)) for parameter in study.parameters}
+        positional = [values.pop(option.name) for option in others if option.kind is option.POSITIONAL_OR_KEYWORD]
+        command(study.build(scale, seeds=seeds, options=options), *positional, **values)
 
-    parameters = [*_asked(named), *(one.replace(kind=one.KEYWORD_ONLY) for one in theirs), *own]
-    called.__doc__, called.__name__ = command.__doc__, command.__name__
-    called.__annotations__ = {one.name: one.annotation for one in parameters}
-    called.__signature__ = inspect.Signature(parameters)
-    return called
-
-
-def ask_for(request: type[Any], command: Callable[..., None], *, about: bool) -> None:
-    """Let `command` take the fields of `request`: a field there is an option here. `about` a study comes first."""
-    hints = get_type_hints(request, include_extras=True)
-    study = inspect.Parameter("study", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Study)
-    asked = [
-        _keyword(field.name, hints[field.name], inspect.Parameter.empty if field.default is MISSING else field.default)
-        for field in fields(request)
+    shared = [
+        _keyword("study", STUDY_OPTION, "when") if as_option else _keyword("study", STUDY_ARGUMENT),
+        _keyword("scale", SCALE_OPTION, "cpu"),
+        _keyword("seeds", SEEDS_OPTION, None),
     ]
-    parameters = [study, *asked] if about else asked
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    command.__signature__ = inspect.Signature(parameters)  # typer reads it
+    parameters = [*shared, *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in others), *own]
+    call.__doc__, call.__name__ = command.__doc__, command.__name__
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__signature__ = inspect.Signature(parameters)
+    return call
 
 
-def recipe_in(words: Sequence[str], *, named: bool) -> Recipe | None:
-    """The study that the words after a command's name speak of; None where they name none."""
-    if named:
-        given = dict(pairwise(words))
-        inline = next((word.partition("=")[2] for word in words if word.startswith("--study=")), "when")
-        return find_recipe(given.get("--study", inline))
-    candidates = list(_positional(words))
-    likely = [word for word in words if word in shipped() or word.endswith(".py") or ".py:" in word]
-    return find_recipe((likely or candidates)[0]) if likely or candidates else None
-
-
-def _positional(words: Sequence[str]) -> Iterator[str]:
-    """Words that are neither an option nor, as far as can be known yet, the value of one."""
-    value = False
-    for word in words:
-        if not value and not word.startswith("-"):
-            yield word
-        value = not value and word.startswith("--") and "=" not in word and word not in FLAGS
-
-
-def _asked(named: bool) -> list[inspect.Parameter]:
-    study = _keyword("study", NAMED, "when") if named else _keyword("study", WORD, inspect.Parameter.empty)
-    return [study, _keyword("scale", SCALE, "cpu"), _keyword("seeds", SEEDS, None)]
-
-
-def _option(parameter: Parameter, recipe: Recipe) -> inspect.Parameter:
-    """One parameter of the study's function; shares and budgets are read as words and parsed by `units`."""
-    flag = parameter.kind is bool
-    shape = typer.Option(
-        f"{parameter.option}/--no-{parameter.option[2:]}" if flag else parameter.option,
-        metavar=None if flag else _metavar(parameter),
-        help=f"An option of {recipe.name}.",
-        rich_help_panel=f"Options of {recipe.name}",
-    )
-    default = parameter.default
-    if default is not inspect.Parameter.empty and not flag:
-        default = str(default)
-    return _keyword(parameter.name, Annotated[bool if flag else str, shape], default)
-
-
-def _metavar(parameter: Parameter) -> str:
-    if get_origin(parameter.kind) is Literal:
-        return "|".join(map(str, parameter.kind.__args__))
-    return {"Share": "SHARE", "Tokens": "TOKENS", "int": "N", "str": "TEXT"}[parameter.kind.__name__]
-
-
-def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:
+def _keyword(name: str, annotation: object, default: object = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _call(command: Callable[..., None], study: Study, given: dict[str, Any]) -> None:
-    """Pass positional parameters by place and the others by name."""
-    _, *theirs = inspect.signature(command).parameters.values()
-    places = [given.pop(one.name) for one in theirs if one.kind is one.POSITIONAL_OR_KEYWORD]
-    command(study, *places, **given)
+def _option(parameter: StudyParameter, study: StudyFunction) -> inspect.Parameter:
+    """One parameter of a study's function; shares and budgets are strings, which the parameter parses."""
+    is_flag, default = parameter.kind is bool, parameter.default
+    option = typer.Option(
+        f"{parameter.option}/--no-{parameter.option[2:]}" if is_flag else parameter.option,
+        metavar=None if is_flag else _metavar(parameter.kind),
+        help=f"An option of {study.name}.",
+        rich_help_panel=f"Options of {study.name}",
+    )
+    if default is not inspect.Parameter.empty and not is_flag:
+        default = str(default)
+    return _keyword(parameter.name, Annotated[bool if is_flag else str, option], default)
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is None:
+        return {"Share": "SHARE", "Tokens": "TOKENS", "int": "N", "str": "TEXT"}[kind.__name__]
+    return "|".join(map(str, get_args(kind)))
+
+
+def requested_study(arguments: Sequence[str], *, as_option: bool) -> StudyFunction | None:
+    """The study that the arguments after a command's name mention; None where they mention none."""
+    if as_option:
+        inline = next((word.partition("=")[2] for word in arguments if word.startswith("--study=")), "when")
+        return find_study_function(dict(pairwise(arguments)).get("--study", inline))
+    names = [word for word in arguments if word in shipped_studies() or word.endswith(".py") or ".py:" in word]
+    names = names or list(_positional(arguments))
+    return find_study_function(names[0]) if names else None
+
+
+def _positional(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments that are neither an option nor the value of one, before the options are known."""
+    is_value = False
+    for word in arguments:
+        if not is_value and not word.startswith("-"):
+            yield word
+        is_value = not is_value and word.startswith("--") and "=" not in word and word not in FLAGS

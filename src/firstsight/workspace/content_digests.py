@@ -1,4 +1,4 @@
-"""What the user's files are known by: digests of their bytes, kept so that nothing is read twice for them."""
+"""Digests of the user's own files, which replace the sources' names in addresses, and the files that they cover."""
 
 from __future__ import annotations
 
@@ -11,68 +11,68 @@ from firstsight.recipe.mixture import ExternalForm, Recaptioned
 from firstsight.recipe.serialize import from_json
 from firstsight.site import Location
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-"""Endings of weight files; of a folder of weights these and the configurations in JSON make the content."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+"""Suffixes of weight files; the digest of an encoder covers these and the JSON files beside them."""
 
 
 def tokenizer_file(location: Location, name: str) -> Path:
-    """The tokenizer.json that a location means, itself or in its folder; RequestError where there is none."""
-    place = Path(location.path)
-    file = place / "tokenizer.json" if place.is_dir() else place
+    """The tokenizer.json of a source: the file itself or in its folder; RequestError where there is none."""
+    path = Path(location.path)
+    file = path / "tokenizer.json" if path.is_dir() else path
     if file.name != "tokenizer.json" or not file.is_file():
-        raise RequestError(f"{name}: wanted a tokenizer.json at {place}. Got none. Name its folder in the site file.")
+        raise RequestError(f"{name}: wanted a tokenizer.json at {path}. Got none. Write its folder in the site file.")
     return file
 
 
 def weight_files(location: Location, name: str) -> list[Path]:
-    """Configurations and weights of a folder in Hugging Face layout; RequestError where one of them is missing."""
-    place = Path(location.path)
-    files = [file for file in place.glob("*") if file.suffix in WEIGHTS or file.suffix == ".json"]
-    if not (place / "config.json").is_file() or not any(file.suffix in WEIGHTS for file in files):
+    """Configurations and weights of a folder in Hugging Face layout; RequestError where either is missing."""
+    folder = Path(location.path)
+    files = [file for file in folder.glob("*") if file.suffix in WEIGHT_SUFFIXES or file.suffix == ".json"]
+    if not (folder / "config.json").is_file() or not any(file.suffix in WEIGHT_SUFFIXES for file in files):
         raise RequestError(
-            f"{name}: wanted a folder with config.json and weights at {place}. "
+            f"{name}: wanted a folder with config.json and weights at {folder}. "
             f"Got {', '.join(sorted(file.name for file in files)) or 'neither'}. Download the model there."
         )
     return files
 
 
 def checkpoint_files(location: Location, name: str) -> list[Path]:
-    """Spec, tokenizer, weights and, where it has them, moments of a checkpoint; RequestError where it is none."""
-    place = Path(location.path)
-    tensors = [*place.glob("*.safetensors"), *place.glob("*.safetensors.index.json")]
-    told = [file for file in (place / "spec.json", place / "tokenizer.json") if file.is_file()]
-    if len(told) < 2 or not any(file.name.startswith("model") for file in tensors):
-        held = ", ".join(sorted(file.name for file in (*told, *tensors))) or "none of them"
+    """Spec, tokenizer, weights and any optimizer moments of a checkpoint folder; RequestError where it is none."""
+    folder = Path(location.path)
+    tensors = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+    configs = [file for file in (folder / "spec.json", folder / "tokenizer.json") if file.is_file()]
+    if len(configs) < 2 or not any(file.name.startswith("model") for file in tensors):
+        present = ", ".join(sorted(file.name for file in (*configs, *tensors))) or "none of them"
         raise RequestError(
-            f"{name}: wanted a checkpoint folder with spec.json, tokenizer.json and model.safetensors at {place}. "
-            f"Got {held}. Write one from public weights with firstsight import."
+            f"{name}: wanted a checkpoint folder with spec.json, tokenizer.json and model.safetensors at {folder}. "
+            f"Got {present}. Write one from public weights with firstsight import."
         )
-    return [*told, *tensors]
+    return [*configs, *tensors]
 
 
-def digest(name: str, form: ExternalForm, *, location: Location, digests: FileDigests) -> str:
-    """What a tokenizer, an encoder, a checkpoint or a folder of benchmarks is known by; RequestError where it is none.
+def content_digest(name: str, form: ExternalForm, *, location: Location, digests: FileDigests) -> str:
+    """The digest of a tokenizer, encoder, checkpoint or benchmarks folder; RequestError where it is not one.
 
-    A folder of weights is known by their bytes and those of the files that say how to read them, by nothing beside.
+    An encoder's or checkpoint's covers its weights and the files that configure them, a benchmarks folder's all files.
     """
     if form == "tokenizer":
         return digests.digest(tokenizer_file(location, name))
-    place = Path(location.path)
+    folder = Path(location.path)
     if form == "encoder":
-        return digests.combined_digest(place, weight_files(location, name))
+        return digests.combined_digest(folder, weight_files(location, name))
     if form == "checkpoint":
-        return digests.combined_digest(place, checkpoint_files(location, name))
-    files = [file for file in place.rglob("*") if file.is_file()]
+        return digests.combined_digest(folder, checkpoint_files(location, name))
+    files = [file for file in folder.rglob("*") if file.is_file()]
     if not files:
-        raise RequestError(f"{name}: wanted a folder with one folder for each task at {place}. Got no file.")
-    return digests.combined_digest(place, files)
+        raise RequestError(f"{name}: wanted a folder with one folder for each task at {folder}. Got no file.")
+    return digests.combined_digest(folder, files)
 
 
 def prepared_names(out: Path) -> set[str]:
-    """The names of the sources that lie prepared under `out`."""
-    found: set[str] = set()
-    for note in (out / "sources").glob("*/read.json"):
-        if (note.parent / "manifest.json").is_file():
-            source = from_json(json.loads(note.read_text())["source"])
-            found.add(source.external.name if isinstance(source, Recaptioned) else source.name)
-    return found
+    """The names of the sources that are prepared under `out`."""
+    names: set[str] = set()
+    for record in (out / "sources").glob("*/read.json"):
+        if (record.parent / "manifest.json").is_file():
+            source = from_json(json.loads(record.read_text())["source"])
+            names.add(source.external.name if isinstance(source, Recaptioned) else source.name)
+    return names

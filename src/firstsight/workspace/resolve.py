@@ -1,154 +1,151 @@
-"""What an arm's label, an address or a folder on the command line stands for, and what is asked of it."""
+"""The arm, step or checkpoint that a name means, and what to do with it: compare two, or answer a question."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from firstsight.errors import DataError, ModelError, RequestError, UnknownName
+from firstsight.errors import RequestError, UnknownName
 from firstsight.plan.differences import FieldDifference, field_differences
 from firstsight.plan.graph import Graph
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Arm, Study
-from firstsight.workspace.run import site
-from firstsight.workspace.source_ids import brought, check_places, known_graph
+from firstsight.workspace.sources import (
+    as_request_error,
+    check_locations,
+    current_site,
+    download_models,
+    local_model_path,
+)
+from firstsight.workspace.study_graph import resolve_graph
 
 
-def differences(first: str, second: str, *, study: Study, out: Path) -> tuple[FieldDifference, ...]:
-    """The fields in which two arms, steps or stored results differ."""
-    steps = known_graph(study, site())
-    ours, theirs = (_subject(word, study, steps, out) for word in (first, second))
-    if isinstance(ours, Arm) and isinstance(theirs, Arm):
-        return field_differences(ours, theirs)
-    ours, theirs = (steps.final_step(one.label) if isinstance(one, Arm) else one for one in (ours, theirs))
-    if isinstance(ours, Step) and isinstance(theirs, Step):
-        return field_differences(ours, theirs)
-    return field_differences(*(one.spec if isinstance(one, Step) else one for one in (ours, theirs)))
+def compare(first: str, second: str, *, study: Study, out: Path) -> tuple[FieldDifference, ...]:
+    """The fields in which two arms, steps or stored results differ: two arms by their specs, else step by step."""
+    graph = resolve_graph(study, current_site())
+    subjects = [_find(name, study, graph, out) for name in (first, second)]
+    if all(isinstance(subject, Arm) for subject in subjects):
+        return field_differences(*subjects)
+    subjects = [graph.final_step(subject.label) if isinstance(subject, Arm) else subject for subject in subjects]
+    if all(isinstance(subject, Step) for subject in subjects):
+        return field_differences(*subjects)
+    return field_differences(*(subject.spec if isinstance(subject, Step) else subject for subject in subjects))
 
 
-def _subject(word: str, study: Study, steps: Graph, out: Path) -> Any:
-    """The arm, the step of the study, or the spec of a stored result that `word` names."""
-    if any(word in (arm.label, arm.name) for arm in study.arms):
-        return study.arm(word)
+def _find(name: str, study: Study, graph: Graph, out: Path) -> object:
+    """The arm, the step of the study, or the spec of a stored result that a name means."""
+    if is_arm(name, study):
+        return study.arm(name)
     try:
-        return steps.find_step(word)
+        return graph.find_step(name)
     except UnknownName:
-        stored = _stored(word, out)
-        if stored is None:
-            known = {name for arm in study.arms for name in (arm.label, arm.name)}
-            raise UnknownName("arm or step", word, [*known, *(step.address for step in steps.steps)]) from None
-        return from_json(Store(out).provenance(stored)["spec"])
+        address = stored_address(name, out)
+        if address is None:
+            arms = {label for arm in study.arms for label in (arm.label, arm.name)}
+            raise UnknownName("arm or step", name, [*arms, *(step.address for step in graph.steps)]) from None
+        return from_json(Store(out).provenance(address)["spec"])
 
 
-def _stored(word: str, out: Path) -> str | None:
-    """The published address that `word` names, if there is one."""
+def is_arm(name: str, study: Study) -> bool:
+    """Whether a study has an arm with this name or label."""
+    return any(name in (arm.label, arm.name) for arm in study.arms)
+
+
+def stored_address(name: str, out: Path) -> str | None:
+    """The stored address that a name or its beginning means; None where there is none."""
     if not (out / "store.json").is_file():
         return None
     try:
-        return Store(out).find(word)
+        return Store(out).find(name)
     except UnknownName:
         return None
 
 
-def checkpoint(word: str, *, study: Study, out: Path) -> Path:
-    """The folder of the checkpoint that `word` names: a folder, an arm of the study, an address, or a hub name."""
-    if any((Path(word) / name).is_file() for name in ("spec.json", "config.json")):
-        return Path(word)
-    if Path(word).is_dir():
-        raise RequestError(
-            f"{word}: wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). "
-            "Got neither. Name what a training step left, or a downloaded model's folder."
-        )
-    if "/" in word:
-        from firstsight.hub.download import resolve_hub_path
+def find_checkpoint(name: str, *, study: Study, out: Path) -> Path:
+    """The folder of a checkpoint: `name` is a folder, an arm of the study, an address under `out`, or a hub name.
 
-        with as_request():
-            return resolve_hub_path(word)
-    steps = known_graph(study, site())
-    return _lies(_address(word, study=study, steps=steps, out=out), steps, out)
-
-
-def text_model(word: str, *, study: Study, out: Path) -> Path:
-    """The folder of the text model that the checkpoint which `word` names came from, where it left its trunk.
-
-    RequestError for a folder, which does not say what it came from, and for models that saw from the beginning.
+    RequestError where it is not a checkpoint or not stored; a hub name is downloaded.
     """
-    if Path(word).is_dir():
-        raise RequestError(f"{word}: a folder does not say which text model it came from. Name it with --text-model.")
-    steps = known_graph(study, site())
-    address = _address(word, study=study, steps=steps, out=out)
-    given = {one.address for one in steps.steps if one.donor_model}
-    while address not in given and (note := Store(out).provenance(address))["kind"] != "pretrain":
-        before = note["needs"].get("previous") or note["needs"].get("trunk")
-        if before is None:
+    if any((Path(name) / file).is_file() for file in ("spec.json", "config.json")):
+        return Path(name)
+    if Path(name).is_dir():
+        raise RequestError(
+            f"{name}: wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). "
+            "Got neither. Name the result of a training step, or a downloaded model's folder."
+        )
+    if "/" in name:
+        return local_model_path(name)
+    graph = resolve_graph(study, current_site())
+    return _checkpoint_folder(_checkpoint_address(name, study=study, graph=graph, out=out), graph, out)
+
+
+def find_text_model(name: str, *, study: Study, out: Path) -> Path:
+    """The folder of the text-only model from which a checkpoint's image training started.
+
+    RequestError for a folder, which does not record it, and for models trained on images from the beginning.
+    """
+    if Path(name).is_dir():
+        raise RequestError(f"{name}: a folder does not say which text model it came from. Name it with --text-model.")
+    graph = resolve_graph(study, current_site())
+    address = _checkpoint_address(name, study=study, graph=graph, out=out)
+    donors = {step.address for step in graph.steps if step.donor_model}
+    while address not in donors and (record := Store(out).provenance(address))["kind"] != "pretrain":
+        parent = record["needs"].get("previous") or record["needs"].get("trunk")
+        if parent is None:
             raise RequestError(
-                f"{word}: it came from no text model: {address} saw from the beginning. "
+                f"{name}: it came from no text model: {address} was trained on images from the beginning. "
                 "Name one to compare with, with --text-model, or leave --text-only out."
             )
-        address = before
-    folder = _lies(address, steps, out)
+        address = parent
+    folder = _checkpoint_folder(address, graph, out)
     if not folder.is_dir():
-        raise RequestError(f"{word}: its text model {address} is no longer under {out}. Run the study again.")
+        raise RequestError(f"{name}: its text model {address} is no longer under {out}. Run the study again.")
     return folder
 
 
-def _address(word: str, *, study: Study, steps: Graph, out: Path) -> str:
-    """Of the checkpoint that an arm or an address means; RequestError where it is not stored."""
-    address = _stored(word, out)
+def _checkpoint_address(name: str, *, study: Study, graph: Graph, out: Path) -> str:
+    """The address of the checkpoint of an arm or a step; RequestError where it is not stored."""
+    address = stored_address(name, out)
     if address is not None:
         return Store(out).provenance(address)["needs"].get("checkpoint", address)
-    subject = _subject(word, study, steps, out)
-    step: Step = steps.final_step(subject.label) if isinstance(subject, Arm) else subject
+    subject = _find(name, study, graph, out)
+    step = graph.final_step(subject.label) if isinstance(subject, Arm) else subject
+    assert isinstance(step, Step)  # a spec comes from a stored result
     step = step.parent("checkpoint") or step
     if not step.donor_model and (not (out / "store.json").is_file() or not Store(out).has(step.address)):
         raise RequestError(
-            f"{word}: its checkpoint {step.address} is not stored under {out}. "
+            f"{name}: its checkpoint {step.address} is not stored under {out}. "
             f"Run it first: firstsight run {study.name} --scale {study.scale} --out {out}"
         )
     return step.address
 
 
-def _lies(address: str, steps: Graph, out: Path) -> Path:
-    """Where a stored checkpoint lies, or a donor's."""
-    given = next((one for one in steps.steps if one.address == address and one.donor_model), None)
-    return _donated(given) if given else Store(out).path(address)
+def _checkpoint_folder(address: str, graph: Graph, out: Path) -> Path:
+    """The folder of a stored checkpoint, or of a donor's at the site's location."""
+    donor = next((step for step in graph.steps if step.address == address and step.donor_model), None)
+    if donor is None:
+        return Store(out).path(address)
+    site = current_site()
+    check_locations([donor.spec], site)
+    return Path(download_models([donor.spec], site).sources[donor.spec.name].path)
 
 
-def _donated(step: Step) -> Path:
-    """Where a donor's checkpoint lies, as the site says."""
-    named = [step.spec]
-    check_places(named, site())
-    return Path(brought(named, site()).sources[step.spec.name].path)
-
-
-@contextmanager
-def as_request() -> Iterator[None]:
-    """What the user names and is not what it should be is a wrong request, not a failed step."""
-    try:
-        yield
-    except (DataError, ModelError) as error:
-        raise RequestError(str(error)) from error
-
-
-def hush() -> None:
-    """No word from transformers about the half of SigLIP that a vision tower leaves out."""
+def silence_transformers() -> None:
+    """Hide transformers' warning that SigLIP's text tower is not loaded, and its progress bars."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
 
-def answer(word: str, *, study: Study, image: Path, question: str, out: Path) -> str:
-    """What the checkpoint that `word` names answers about a picture."""
-    folder = checkpoint(word, study=study, out=out)
+def answer(checkpoint: str, *, study: Study, image: Path, question: str, out: Path) -> str:
+    """The answer of a checkpoint (a name as in `find_checkpoint`) to a question about an image file."""
+    folder = find_checkpoint(checkpoint, study=study, out=out)
     if not image.is_file():
-        raise RequestError(f"no picture lies at {image}.")
+        raise RequestError(f"{image}: wanted an image file. Got none.")
     from firstsight.evaluate.harness import answer_question
 
-    hush()
-    with as_request():
-        return answer_question(folder, image, question, site=site())
+    silence_transformers()
+    with as_request_error():
+        return answer_question(folder, image, question, site=current_site())

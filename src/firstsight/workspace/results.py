@@ -1,4 +1,4 @@
-"""From the store to the report: what is there of each arm, and why the rest is not."""
+"""Run a study to its report, and collect what is stored of it: the results of each arm, or why they are missing."""
 
 from __future__ import annotations
 
@@ -8,47 +8,67 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from firstsight.cli import terminal
-from firstsight.errors import StoreError
+from firstsight.errors import StoreError, UnknownName
 from firstsight.plan import estimate
-from firstsight.plan.graph import MODEL_KINDS, Graph, render_tree
-from firstsight.plan.scheduler import Summary
+from firstsight.plan.graph import MODEL_KINDS, Graph, build_graph, render_tree
+from firstsight.plan.scheduler import EXTERNAL_KIND, Summary
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
-from firstsight.report.pages import report_page
-from firstsight.report.results import ArmResult, StageLog, StudyFacts
-from firstsight.workspace.run import site
-from firstsight.workspace.source_ids import known_graph
+from firstsight.report.results import ArmResult, ArmSchedule, StageLog, StudyFacts
+from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
+from firstsight.workspace.sources import check_locations, current_site
+from firstsight.workspace.study_graph import prepare_study, resolve_graph
 
 
-def write_report(study: Study, out: Path) -> None:
-    """Write the report from what is stored under `out`; StoreError where nothing is."""
+def run_study(
+    study: Study,
+    *,
+    out: Path,
+    jobs: int | None = None,
+    executor: str = "local",
+    display: ProgressDisplay = NO_DISPLAY,
+) -> tuple[Summary, Path]:
+    """Run every step of a study that is not stored under `out`; how the run ended, and the path of the report."""
+    if executor != "local":
+        raise UnknownName("executor", executor, ["local"])
+    store, graph = prepare_study(study, out=out, jobs=jobs, display=display)
+    summary = run_graph(graph, store, jobs=jobs, display=display)
+    return summary, _write_report(study, store, graph, summary)
+
+
+def write_report(study: Study, out: Path) -> Path:
+    """Write the report of a study, finished or not, from what is stored under `out`; the path of its page."""
+    graph = resolve_graph(study, current_site())
+    return _write_report(study, open_store(out), graph, None)
+
+
+def _write_report(study: Study, store: Store, graph: Graph, summary: Summary | None) -> Path:
+    from firstsight.report.pages import report_page  # its figures take a second to import
+
+    folder = store.root / "reports" / f"{study.name}-{study.scale}"
+    arms = collect_results(study, store, graph, summary=summary)
+    return report_page.write(arms, study=_study_facts(study, graph, store), folder=folder)
+
+
+def open_store(out: Path) -> Store:
+    """The store under `out`; StoreError where there is none yet."""
     if not (out / "store.json").is_file():
         raise StoreError(f"nothing is stored under {out}. Run the study first, or name its folder with --out.")
-    terminal.lines([f"report: {tell_study(study, Store(out), steps=known_graph(study, site()), summary=None)}"])
+    return Store(out)
 
 
-def tell_study(study: Study, store: Store, *, steps: Graph, summary: Summary | None) -> Path:
-    """Write the report of a study, finished or not; the path of its page."""
-    folder = store.root / "reports" / f"{study.name}-{study.scale}"
-    arms = results(study, store, steps=steps, summary=summary)
-    return report_page.write(arms, study=_facts(study, steps, store), folder=folder)
+def collect_results(study: Study, store: Store, graph: Graph, *, summary: Summary | None = None) -> list[ArmResult]:
+    """What is stored of each arm, and why the rest is missing: `summary` says what failed in the last run."""
+    return [_arm_result(arm, graph, store, summary) for arm in study.arms]
 
 
-def results(study: Study, store: Store, *, steps: Graph, summary: Summary | None = None) -> list[ArmResult]:
-    """What the store holds of each arm, and why it holds no more."""
-    return [_result(arm, steps, store, summary) for arm in study.arms]
-
-
-def _result(arm: Arm, steps: Graph, store: Store, summary: Summary | None) -> ArmResult:
-    """What the store holds of one arm."""
-    final = steps.final_step(arm.label)
-    needs = {role: parent.address for role, parent in final.needs}
-    there = store.has(final.address)
-    benchmarks = store.path(needs["benchmarks"])
+def _arm_result(arm: Arm, graph: Graph, store: Store, summary: Summary | None) -> ArmResult:
+    final = graph.final_step(arm.label)
+    inputs = {role: store.path(parent.address) for role, parent in final.needs}
+    folder, is_stored = store.path(final.address), store.has(final.address)
     return ArmResult(
         name=arm.name,
         label=arm.label,
@@ -56,87 +76,102 @@ def _result(arm: Arm, steps: Graph, store: Store, summary: Summary | None) -> Ar
         start=arm.start,
         schedule=_schedule(arm),
         address=final.address,
-        stages=tuple(_stages(arm, steps.arms[arm.label], store)),
-        scores=_json(store.path(final.address) / "scores.json") if there else None,
-        missing_reason="" if there else _missing(arm, summary),
-        answers_path=store.path(final.address) / "answers.jsonl" if there else None,
-        benchmarks_dir=benchmarks if benchmarks.is_dir() else None,
-        achieved_mix=_json(store.path(needs["checkpoint"]) / "achieved.json"),
+        stages=tuple(_stage_logs(arm, graph.arms[arm.label], store)),
+        scores=_read_json(folder / "scores.json") if is_stored else None,
+        missing_reason="" if is_stored else _missing_reason(arm, summary),
+        answers_path=folder / "answers.jsonl" if is_stored else None,
+        benchmarks_dir=inputs["benchmarks"] if inputs["benchmarks"].is_dir() else None,
+        achieved_mix=_read_json(inputs["checkpoint"] / "achieved.json"),
     )
 
 
-def _schedule(arm: Arm) -> Any:
+def _schedule(arm: Arm) -> ArmSchedule:
+    """The learning-rate schedule of an arm's first image phase, as the report names it."""
     if not arm.stages:
         return "trunk"
-    mid = [stage for stage in arm.stages if isinstance(stage, Midtrain)]
-    return mid[0].schedule.TAG if mid else "none"
+    return next((stage.schedule.TAG for stage in arm.stages if isinstance(stage, Midtrain)), "none")
 
 
-def _stages(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[StageLog]:
-    """The steps that trained the arm's model; a trunk's segments share one clock, every later stage has its own."""
-    begins = arm.pretrain.tokens_at(arm.start)
+def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[StageLog]:
+    """The training steps of an arm; the trunk's segments count tokens from 0, each later stage from its own start."""
+    start = arm.pretrain.tokens_at(arm.start)
     for step in steps:
         if step.kind not in MODEL_KINDS or step.kind == "evaluate":
             continue
-        log = store.path(step.address) / "log.jsonl"
-        since = 0 if step.kind == "pretrain" else begins
+        log, is_trunk = store.path(step.address) / "log.jsonl", step.kind == "pretrain"
         yield StageLog(
-            kind=step.kind, address=step.address, start_tokens=since, log_path=log if log.is_file() else None
+            kind=step.kind,
+            address=step.address,
+            start_tokens=0 if is_trunk else start,
+            log_path=log if log.is_file() else None,
         )
-        if step.kind != "pretrain":
-            begins += step.spec.row_shape.round_up(step.spec.tokens)
+        if not is_trunk:
+            start += step.spec.row_shape.round_up(step.spec.tokens)
 
 
-def _missing(arm: Arm, summary: Summary | None) -> str:
-    """Why an arm has no scores."""
+def _missing_reason(arm: Arm, summary: Summary | None) -> str:
     for failure in summary.failed if summary else ():
         if arm.label in failure.arms:
-            return f"{failure.step.address} failed: {(failure.reason.strip().splitlines() or ['no reason given'])[-1]}"
+            return f"{failure.step.address} failed: {last_line(failure.reason)}"
     return "not run yet"
 
 
-def _facts(study: Study, steps: Graph, store: Store) -> StudyFacts:
-    """The study as a whole, from its plan and from the notes of what is stored."""
-    notes = [store.provenance(step.address) for step in steps.steps if store.has(step.address)]
-    place = site()
-    priced = estimate.estimate_cost(
-        steps, estimate.device_spec("cpu" if place.device == "cpu" else "h100", utilisation=0.4)
-    )
-    benchmarks = {type(arm.evaluate.benchmarks) for arm in study.arms}
+def _study_facts(study: Study, graph: Graph, store: Store) -> StudyFacts:
+    """The study as a whole, from its graph and the provenance of its stored steps."""
+    records = [store.provenance(step.address) for step in graph.steps if store.has(step.address)]
+    device = current_site().device
+    costs = estimate.estimate_cost(graph, estimate.device_spec("cpu" if device == "cpu" else "h100", utilisation=0.4))
+    is_builtin = any(isinstance(arm.evaluate.benchmarks, SyntheticBenchmarks) for arm in study.arms)
     return StudyFacts(
         name=study.name,
         scale=study.scale,
         question=study.question,
-        plan_tree="\n".join(render_tree(steps, store.addresses())),
-        cost_estimate=terminal.aligned(estimate.estimate_table(priced)),
-        provenance=_provenance(notes),
-        device=place.device,
-        compute_seconds=busy([(note["started"], note["ended"]) for note in notes]),
-        is_builtin_scale=SyntheticBenchmarks in benchmarks,
-        uses_openmoji=SyntheticBenchmarks in benchmarks,
+        plan_tree="\n".join(render_tree(graph, store.addresses())),
+        cost_estimate=_align(estimate.estimate_table(costs)),
+        provenance=_provenance(records),
+        device=device,
+        compute_seconds=busy_seconds([(record["started"], record["ended"]) for record in records]),
+        is_builtin_scale=is_builtin,
+        uses_openmoji=is_builtin,
     )
 
 
-def _provenance(notes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Code, packages and machines that made the results; several are joined."""
-    found: dict[str, dict[str, None]] = {}
-    for note in notes:
-        told = {"commit": note["code"]["commit"], "python": note["code"]["python"], **note["code"]["packages"]}
-        for name, value in {**told, "host": note["host"], "machine": note["machine"]}.items():
-            found.setdefault(name, {})[str(value or "none")] = None
-    return {name: ", ".join(values) for name, values in found.items()}
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    """A table as text: the first column aligned to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows)
 
 
-def busy(spans: Sequence[tuple[str, str]]) -> float:
-    """Seconds in which at least one of the spans (ISO times) was under way."""
-    total, until = 0.0, float("-inf")
-    for began, ended in sorted(
-        (datetime.fromisoformat(a).timestamp(), datetime.fromisoformat(b).timestamp()) for a, b in spans
-    ):
-        total += max(0.0, ended - max(began, until))
-        until = max(until, ended)
+def _provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The code, packages and machines that made the results; several values are joined by commas."""
+    values: dict[str, dict[str, None]] = {}
+    for record in records:
+        code = {"commit": record["code"]["commit"], "python": record["code"]["python"], **record["code"]["packages"]}
+        for name, value in {**code, "host": record["host"], "machine": record["machine"]}.items():
+            values.setdefault(name, {})[str(value or "none")] = None
+    return {name: ", ".join(distinct) for name, distinct in values.items()}
+
+
+def busy_seconds(spans: Sequence[tuple[str, str]]) -> float:
+    """Seconds that at least one of the spans (start and end as ISO times) covers."""
+    total, covered_until = 0.0, float("-inf")
+    for start, end in sorted(tuple(datetime.fromisoformat(time).timestamp() for time in span) for span in spans):
+        total += max(0.0, end - max(start, covered_until))
+        covered_until = max(covered_until, end)
     return total
 
 
-def _json(path: Path) -> dict[str, Any]:
+def benchmarks_folder(study: Study, store: Store, *, display: ProgressDisplay = NO_DISPLAY) -> Path:
+    """The study's benchmarks: written to the store if they are built-in, at the site's location if they are named."""
+    graph = build_graph(study)
+    finals = (graph.final_step(label) for label in graph.arms)
+    step = next(parent for final in finals for role, parent in final.needs if role == "benchmarks")
+    if step.kind != EXTERNAL_KIND:
+        return run_step(step, store, display=display)
+    site = current_site()
+    check_locations([step.spec], site)
+    return Path(site.sources[step.spec.name].path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""Where the answers of what a word names are kept: by an evaluate step of a study, or by `firstsight evaluate`."""
+"""The stored answers of a checkpoint: of an evaluate step of a study, or of the `evaluate` command."""
 
 from __future__ import annotations
 
@@ -6,112 +6,109 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from firstsight.errors import RequestError, UnknownName
+from firstsight.evaluate.answer_cache import EVALUATIONS_FOLDER, evaluation_folder
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External
 from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Study
-from firstsight.workspace import resolve
-from firstsight.workspace.run import site
-from firstsight.workspace.source_ids import known_graph
+from firstsight.report.pages.answers_table import AnswerFile
+from firstsight.workspace.resolve import find_checkpoint, is_arm
+from firstsight.workspace.sources import current_site
+from firstsight.workspace.study_graph import resolve_graph
 
-if TYPE_CHECKING:
-    from firstsight.report.pages.answers_table import AnswerFile
-
-ANSWERS, JUDGED = "answers.jsonl", "judged"
+ANSWERS_FILE = "answers.jsonl"
 
 
-def found(word: str, *, study: Study, benchmarks: Path | None, out: Path) -> list[AnswerFile]:
-    """The files of answers of the checkpoint that `word` names, the study's own first; `benchmarks` overrules theirs.
+def find_answers(name: str, *, study: Study, benchmarks: Path | None, out: Path) -> list[AnswerFile]:
+    """The answer files of a checkpoint, those of the study first; `benchmarks` replaces the recorded image folders.
 
-    Raises RequestError that says how to judge a checkpoint that was not judged under `out`.
+    RequestError, with the command to give, for a checkpoint that was not evaluated under `out`.
     """
-    kept = _named(Path(word)) or _judged(word, study, out)
-    if not kept:
-        if not Path(word).is_dir():
-            resolve.checkpoint(word, study=study, out=out)  # which says what is not known, or was never trained
-        wanted = f"firstsight evaluate {word} --study {study.name} --scale {study.scale} --out {out}"
-        raise RequestError(f"{word}: wanted its answers. Got none under {out}. Judge it first: {wanted}")
-    return [replace(one, benchmarks_dir=benchmarks, benchmarks_by_task={}) for one in kept] if benchmarks else kept
+    files = _files_at(Path(name)) or _files_of_checkpoint(name, study, out)
+    if not files:
+        if not Path(name).is_dir():
+            find_checkpoint(name, study=study, out=out)  # raises for a name that is unknown or not trained
+        command = f"firstsight evaluate {name} --study {study.name} --scale {study.scale} --out {out}"
+        raise RequestError(f"{name}: wanted its answers. Got none under {out}. Evaluate it first: {command}")
+    return [replace(file, benchmarks_dir=benchmarks, benchmarks_by_task={}) for file in files] if benchmarks else files
 
 
-def _named(place: Path) -> list[AnswerFile]:
-    """A file of answers, or a folder that holds one."""
-    if place.is_file():
-        return [_kept(place, None)]
-    return [_left(place)] if (place / ANSWERS).is_file() else []
+def _files_at(path: Path) -> list[AnswerFile]:
+    """A path that is a file of answers, or a folder with one."""
+    if path.is_file():
+        return [_answer_file(path, None)]
+    return [_evaluated_file(path)] if (path / ANSWERS_FILE).is_file() else []
 
 
-def _judged(word: str, study: Study, out: Path) -> list[AnswerFile]:
-    """What an evaluate step left first, then what was judged beside it."""
-    steps = _evaluated(word, study, out)
-    if not (out / JUDGED).is_dir():
-        return steps
+def _files_of_checkpoint(name: str, study: Study, out: Path) -> list[AnswerFile]:
+    """The answers of the study's evaluate step, then those of the `evaluate` command."""
+    files = _study_files(name, study, out)
+    if not (out / EVALUATIONS_FOLDER).is_dir():
+        return files
     try:
-        folder = Path(word) if Path(word).is_dir() else resolve.checkpoint(word, study=study, out=out)
+        folder = Path(name) if Path(name).is_dir() else find_checkpoint(name, study=study, out=out)
     except RequestError:
-        if steps:
-            return steps
+        if files:
+            return files
         raise
-    from firstsight.evaluate.answer_cache import evaluation_folder
-
-    beside = evaluation_folder(out, folder)
-    return [*steps, *([_left(beside)] if (beside / ANSWERS).is_file() else [])]
+    evaluated = evaluation_folder(out, folder)
+    return [*files, *([_evaluated_file(evaluated)] if (evaluated / ANSWERS_FILE).is_file() else [])]
 
 
-def _evaluated(word: str, study: Study, out: Path) -> list[AnswerFile]:
-    """What the study's evaluate step of an arm left, or the latest one of an address or of a checkpoint's folder."""
+def _study_files(name: str, study: Study, out: Path) -> list[AnswerFile]:
+    """The answers of an arm's evaluate step, or of the latest one of an address or a checkpoint's folder."""
     if not (out / "store.json").is_file():
         return []
     store = Store(out)
-    if any(word in (arm.label, arm.name) for arm in study.arms):
-        address = known_graph(study, site()).final_step(study.arm(word).label).address
+    if is_arm(name, study):
+        address = resolve_graph(study, current_site()).final_step(study.arm(name).label).address
     else:
-        folder = Path(word).absolute()
+        folder = Path(name).absolute()
         try:
-            address = store.find(folder.name if folder.is_dir() and folder.parent == store.root / "steps" else word)
+            address = store.find(folder.name if folder.is_dir() and folder.parent == store.root / "steps" else name)
         except UnknownName:
             return []
     if not store.has(address):
         return []
-    step = address if (store.path(address) / ANSWERS).is_file() else _latest(address, store)
-    return [_step(step, store)] if step else []
+    step = address if (store.path(address) / ANSWERS_FILE).is_file() else _latest_evaluation(address, store)
+    return [_step_file(step, store)] if step else []
 
 
-def _latest(checkpoint: str, store: Store) -> str | None:
-    """The address of the evaluate step that judged a checkpoint last."""
-    judged = [address for address in store.addresses() if (store.path(address) / ANSWERS).is_file()]
-    notes = [store.provenance(address) for address in judged]
-    ended = {note["ended"]: note["address"] for note in notes if note["needs"].get("checkpoint") == checkpoint}
-    return ended[max(ended)] if ended else None
+def _latest_evaluation(checkpoint: str, store: Store) -> str | None:
+    """The address of the evaluate step that evaluated a checkpoint last."""
+    evaluations = [address for address in store.addresses() if (store.path(address) / ANSWERS_FILE).is_file()]
+    records = [store.provenance(address) for address in evaluations]
+    addresses = {
+        record["ended"]: record["address"] for record in records if record["needs"].get("checkpoint") == checkpoint
+    }
+    return addresses[max(addresses)] if addresses else None
 
 
-def _step(address: str, store: Store) -> AnswerFile:
-    """The answers of an evaluate step, with its benchmarks: of the store, or where the site says."""
-    note = store.provenance(address)
-    benchmarks = store.path(note["needs"]["benchmarks"])
-    source = from_json(note["spec"]).benchmarks
+def _step_file(address: str, store: Store) -> AnswerFile:
+    """The answers of an evaluate step, with its benchmarks: in the store, or at the site's location."""
+    record = store.provenance(address)
+    answers, source = store.path(address) / ANSWERS_FILE, from_json(record["spec"]).benchmarks
     if isinstance(source, External):
-        known = site().sources.get(source.name)
-        return _kept(store.path(address) / ANSWERS, Path(known.path) if known else None)
-    return _kept(store.path(address) / ANSWERS, benchmarks)
+        location = current_site().sources.get(source.name)
+        return _answer_file(answers, Path(location.path) if location else None)
+    return _answer_file(answers, store.path(record["needs"]["benchmarks"]))
 
 
-def _left(folder: Path) -> AnswerFile:
-    """The answers of a folder that was judged; judged.json, where it lies beside them, names the benchmarks."""
+def _evaluated_file(folder: Path) -> AnswerFile:
+    """The answers in a folder; a judged.json beside them has the benchmarks' paths."""
     file = folder / "judged.json"
     try:
-        note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        by_task = {str(task): Path(place) for task, place in note.get("tasks", {}).items()}
-        place = Path(note["benchmarks"]) if "benchmarks" in note else None
+        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        by_task = {str(task): Path(path) for task, path in record.get("tasks", {}).items()}
+        benchmarks = Path(record["benchmarks"]) if "benchmarks" in record else None
     except (ValueError, TypeError, AttributeError) as error:
-        raise RequestError(f"{file}: wanted what judging leaves. Got {error}. Judge the checkpoint again.") from error
-    return _kept(folder / ANSWERS, place, by_task)
+        raise RequestError(
+            f"{file}: wanted the record of an evaluation. Got {error}. Evaluate the checkpoint again."
+        ) from error
+    return _answer_file(folder / ANSWERS_FILE, benchmarks, by_task)
 
 
-def _kept(answers: Path, benchmarks: Path | None, by_task: Mapping[str, Path] | None = None) -> AnswerFile:
-    from firstsight.report.pages.answers_table import AnswerFile
-
-    return AnswerFile(path=answers, benchmarks_dir=benchmarks, benchmarks_by_task=by_task or {})
+def _answer_file(path: Path, benchmarks: Path | None, by_task: Mapping[str, Path] | None = None) -> AnswerFile:
+    return AnswerFile(path=path, benchmarks_dir=benchmarks, benchmarks_by_task=by_task or {})

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.cli import command, doctor
-from firstsight.cli.study_options import Parameter, find_recipe, shipped
+from firstsight.cli import command
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.units import Share, Tokens
+from firstsight.workspace import machine
+from firstsight.workspace.study_functions import StudyParameter, find_study_function, shipped_studies
 
 MINE = '''
 """A study of one arm."""
@@ -88,7 +89,7 @@ def test_seeds_make_arms(capsys: pytest.CaptureFixture[str]) -> None:
 def test_explain_names_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = say(capsys, "explain", "start-020", "start-080", "--scale", "1b")
     assert code == 0
-    assert "start: 1/5 | 4/5" in out and "rate.at: 863877726208 | 3455508807680" in out
+    assert "start: 1/5 | 4/5" in out and "schedule.branch_tokens: 863877726208 | 3455508807680" in out
     assert "optim" not in out and "seed" not in out
 
 
@@ -199,13 +200,13 @@ def test_a_study_file_that_is_none(capsys: pytest.CaptureFixture[str], mine: Pat
 def test_an_optional_package_that_is_missing(
     capsys: pytest.CaptureFixture[str], mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(doctor.OPTIONAL, "nothing_of_that_name", ("ray", "many machines"))
+    monkeypatch.setitem(machine.EXTRAS, "nothing_of_that_name", ("eval", "text tasks"))
     mine.write_text("import nothing_of_that_name.below")
-    assert "pip install 'firstsight[ray]'" in refused(capsys, "plan", mine, "--scale", "smoke")
+    assert "pip install 'firstsight[eval]'" in refused(capsys, "plan", mine, "--scale", "smoke")
 
 
 def test_a_study_file_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, mine: Path) -> None:
-    assert "no study file lies at" in refused(capsys, "plan", tmp_path / "other.py")
+    assert "there is no such study file" in refused(capsys, "plan", tmp_path / "other.py")
     assert "late" in refused(capsys, "plan", f"{mine}:lat")
 
 
@@ -246,7 +247,7 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, by: signal.Signals) -> 
     run.send_signal(by)
     _, told = run.communicate(timeout=60)
     assert run.returncode == 130, told
-    assert told == "error: stopped. The same command goes on from what is done.\n"
+    assert told == "error: stopped. The same command resumes from what is done.\n"
     assert (tmp_path / "runs" / "store.json").is_file()
 
 
@@ -266,25 +267,25 @@ def test_a_checkpoint_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_
 def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = say(capsys, "doctor", "--out", tmp_path)
     assert code == 0
-    for thing in ("Python", "torch", "compiler", "cores", "memory", "device", "disk", "[ray]"):
+    for thing in ("Python", "torch", "compiler", "cores", "memory", "device", "disk", "[eval]"):
         assert thing in out
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = say(capsys, "plan", "wen", "--debug")
-    assert code == 2 and "Traceback" in err and "find_recipe" in err
+    assert code == 2 and "Traceback" in err and "find_study_function" in err
 
 
 def test_parameters_read_exactly() -> None:
-    share, tokens = (Parameter(name="x_y", kind=kind, default=None) for kind in (Share, Tokens))
-    assert share.option == "--x-y" and share.read("12.5%") == Share(1, 8) and share.read("1/3") == Share(1, 3)
-    assert tokens.read("28B") == 28_000_000_000
+    share, tokens = (StudyParameter(name="x_y", kind=kind, default=None) for kind in (Share, Tokens))
+    assert share.option == "--x-y" and share.parse("12.5%") == Share(1, 8) and share.parse("1/3") == Share(1, 3)
+    assert tokens.parse("28B") == 28_000_000_000
     with pytest.raises(QuantityError, match="--x-y"):
-        tokens.read("lots")
+        tokens.parse("lots")
 
 
 def test_every_shipped_study_is_found() -> None:
-    assert "when" in shipped()
-    assert all(find_recipe(name).name == name for name in shipped())
+    assert "when" in shipped_studies()
+    assert all(find_study_function(name).name == name for name in shipped_studies())
     with pytest.raises(UnknownName):
-        find_recipe("never")
+        find_study_function("never")

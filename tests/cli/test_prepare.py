@@ -72,7 +72,7 @@ def test_a_torn_source_tells_nothing_of_an_earlier_try(at: Workshop, capsys: pyt
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
     at: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("firstsight.cli.prepare_progress.EVERY", 0.0)
+    monkeypatch.setattr("firstsight.cli.progress.LINE_INTERVAL", 0.0)
     _, out, _ = say(capsys, "mine", "--form", "text", "--tokenizer", "words", "--jobs", "1")
     size = (at.root / "texts" / "text-00000.jsonl").stat().st_size
     assert f"100%, {size:,} of {size:,} bytes, {ROWS} records" in out

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from firstsight.cli import command
-from firstsight.cli.preview import Asked, data_of, stages_of, write_preview
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import scale_named
 from firstsight.recipe.study import Study
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
-from firstsight.workspace import run
+from firstsight.workspace.execute import run_graph
+from firstsight.workspace.preview import arm_stages, stage_data, write_preview
 
 WHEN = when(replace(scale_named("smoke"), seeds=1))
 PLAN = build_graph(WHEN)
@@ -61,32 +61,32 @@ def test_a_wrong_request_makes_nothing(
     ],
 )
 def test_only_data_is_made(stage: str, kinds: set[str], tmp_path: Path) -> None:
-    step = stages_of(PLAN, WHEN.arm("start-080"))[stage]
-    part = data_of(PLAN, step, Store(tmp_path / "out"))
+    step = arm_stages(PLAN, WHEN.arm("start-080"))[stage]
+    part = stage_data(PLAN, step, Store(tmp_path / "out"))
     assert {step.kind for step in part.steps} == kinds
     assert {step.address for step in part.steps} <= {step.address for step in PLAN.steps}
 
 
 def test_stages_go_by_their_kind_and_are_numbered_where_it_recurs() -> None:
     arm = WHEN.arm("start-080")
-    assert list(stages_of(PLAN, arm)) == ["pretrain", "midtrain", "finetune"]
-    assert list(stages_of(PLAN, WHEN.arm("start-000"))) == ["midtrain", "finetune"]
+    assert list(arm_stages(PLAN, arm)) == ["pretrain", "midtrain", "finetune"]
+    assert list(arm_stages(PLAN, WHEN.arm("start-000"))) == ["midtrain", "finetune"]
     twice = replace(arm, stages=(arm.stages[0], *arm.stages))
     study = replace(WHEN, arms=(twice,))
-    assert list(stages_of(build_graph(study), twice)) == ["pretrain", "midtrain-1", "midtrain-2", "finetune"]
-    assert stages_of(PLAN, arm)["pretrain"].spec.end == Share(4, 5)
+    assert list(arm_stages(build_graph(study), twice)) == ["pretrain", "midtrain-1", "midtrain-2", "finetune"]
+    assert arm_stages(PLAN, arm)["pretrain"].spec.end == Share(4, 5)
 
 
 @pytest.mark.slow
 def test_the_page_is_the_same_before_and_after_training(tmp_path: Path) -> None:
     """Where the text goes on follows from what was trained; the preview must know it without the training."""
-    study, asked = thimble(), Asked(arm="", stage="finetune", first=0, rows=32)
-    before = write_preview(study, asked, out=tmp_path).read_text()
+    study = thimble()
+    before = write_preview(study, stage="finetune", count=32, out=tmp_path).read_text()
     plan = build_graph(study)
     [label] = plan.arms
     trained = tuple(step for step in plan.arms[label] if step.kind not in ("evaluate", "benchmarks"))
     part = Graph(title="trained", steps=trained, arms={label: trained}, seeds={label: 0})
-    run.run_graph(part, Store(tmp_path), jobs=2).check()
-    after = write_preview(study, asked, out=tmp_path).read_text()
+    run_graph(part, Store(tmp_path), jobs=2).check()
+    after = write_preview(study, stage="finetune", count=32, out=tmp_path).read_text()
     assert "record" in before
     assert after == before

@@ -14,15 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from firstsight.cli import command
-from firstsight.cli.doctor import examine
-from firstsight.cli.study_options import find_recipe
 from firstsight.errors import RequestError
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.study import Study
-from firstsight.workspace.check_sources import check_models
-from firstsight.workspace.resolve import checkpoint
-from firstsight.workspace.run import site
-from firstsight.workspace.source_ids import brought, sources_of
+from firstsight.workspace.check_models import check_models
+from firstsight.workspace.machine import machine_findings
+from firstsight.workspace.resolve import find_checkpoint
+from firstsight.workspace.sources import current_site, download_models, external_sources
+from firstsight.workspace.study_functions import find_study_function
 from tests.own_data import DONATED, OwnData
 
 
@@ -47,7 +46,7 @@ class Given:
         return sorted(found, key=lambda folder: (folder / "log.jsonl").read_text())[number]
 
     def study(self) -> Study:
-        return find_recipe(self.word).build("79m", seeds=1, options={})
+        return find_study_function(self.word).build("79m", seeds=1, options={})
 
     def swap(self, file: str, *changes: tuple[str, str]) -> None:
         text = (self.root / file).read_text()
@@ -89,9 +88,9 @@ def test_a_donor_s_branches_run_to_a_report_once(given: Given, capsys: pytest.Ca
     assert "0 steps run" in given.say(capsys, "run")[1]
     assert "(the-first)" in given.say(capsys, "plan")[1]
 
-    assert checkpoint("given", study=given.study(), out=given.root / "runs") == given.data / "donor-80"
+    assert find_checkpoint("given", study=given.study(), out=given.root / "runs") == given.data / "donor-80"
     stored = next(folder.name for folder in (given.root / "runs" / "steps").glob("evaluate-1-task*"))
-    assert checkpoint(stored, study=given.study(), out=given.root / "runs") == given.data / "donor-80"
+    assert find_checkpoint(stored, study=given.study(), out=given.root / "runs") == given.data / "donor-80"
 
 
 def _starts_from(branch: Path, data: Path) -> str:
@@ -148,7 +147,7 @@ REFUSED: list[tuple[Callable[[Given], object], str]] = [
     (_renumbered, r"my-tokenizer: wanted the tokens of donor-40 under their own numbers\. Got 2 of 320 under others"),
     (_sharded, r"no model-00002-of-00002\.safetensors .*Download it again to the end"),
     (lambda one: (one.data / "donor-40" / "model.safetensors").unlink(), r"Got spec\.json, tokenizer\.json\. Write"),
-    (lambda one: shutil.rmtree(one.data / "donor-40"), "donor-40: nothing lies at"),
+    (lambda one: shutil.rmtree(one.data / "donor-40"), r"donor-40: .*donor-40 does not exist"),
     (
         lambda one: one.swap("mine.py", ('moments="fresh"', 'moments="carried"')),
         r"wanted optimizer\.safetensors in .*donor-40, since the branch carries its donor's moments\. Got none\. "
@@ -177,10 +176,10 @@ def test_moments_that_came_with_a_donor_may_be_carried(given: Given) -> None:
     given.swap("mine.py", ('moments="fresh"', 'moments="carried"'))
     steps = build_graph(given.study())
     with pytest.raises(RequestError, match="donor-40"):
-        check_models(steps.steps, site())
+        check_models(steps.steps, current_site())
     for name in ("donor-40", "donor-80"):
         save_file({"lm.norm.weight.step": torch.zeros(())}, given.data / name / "optimizer.safetensors")
-    check_models(steps.steps, site())
+    check_models(steps.steps, current_site())
 
 
 def test_the_doctor_knows_a_checkpoint_and_what_waits_on_the_hub(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,9 +187,9 @@ def test_the_doctor_knows_a_checkpoint_and_what_waits_on_the_hub(given: Given, m
     there = f'\n[sources.far]\npath = "hf://someone/model-{given.root.name}@main"\n'
     there += '[sources.odd]\npath = "hf://a/b/c"\n'
     (given.root / "site.toml").write_text((given.root / "site.toml").read_text() + there)
-    found = {one.what: one for one in examine(given.root / "runs")}
-    assert found["donor-40"].found == "checkpoint: 2 layers, width 32, vocabulary 512, without moments"
-    assert "not on this machine yet" in found["far"].found and "let path name the folder" in found["far"].advice
+    found = {finding.topic: finding for finding in machine_findings(given.root / "runs")}
+    assert found["donor-40"].value == "checkpoint: 2 layers, width 32, vocabulary 512, without moments"
+    assert "not on this machine yet" in found["far"].value and "let path name the folder" in found["far"].advice
     assert found["odd"].state == "missing" and "hf://OWNER/NAME" in found["odd"].advice
 
 
@@ -212,11 +211,11 @@ def test_a_hub_name_is_a_local_folder_to_all_that_comes_after(given: Given, monk
         return str(given.data / "siglip")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    steps, plain = build_graph(given.study()), site()
+    steps, plain = build_graph(given.study()), current_site()
     given.swap("site.toml", ("data/siglip", "hf://someone/siglip@main"))
-    there = brought(sources_of(steps), site())
-    assert site().sources["my-siglip"].path == "hf://someone/siglip@main"
+    there = download_models(external_sources(steps), current_site())
+    assert current_site().sources["my-siglip"].path == "hf://someone/siglip@main"
     assert there.sources == plain.sources
     given.swap("site.toml", ("data/dclm", "hf://someone/text"))
     with pytest.raises(RequestError, match=r"my-dclm: wanted text at hf://someone/text\. .*hf://datasets/OWNER/NAME"):
-        brought(sources_of(steps), site())
+        download_models(external_sources(steps), current_site())

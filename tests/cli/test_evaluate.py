@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from firstsight.cli.app import command
-from firstsight.cli.study_options import find_recipe
 from firstsight.evaluate import harness
 from firstsight.evaluate.answer_cache import evaluation_folder
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
+from firstsight.workspace.study_functions import find_study_function
 
 Checkpoint = Callable[[str], Path]
 Say = Callable[..., tuple[int, str, str]]
@@ -39,7 +39,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 def stored(checkpoint: Checkpoint, benchmarks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which one arm of `when` was trained: untrained models stand for what its steps would leave."""
     store = Store(tmp_path_factory.mktemp("stored") / "runs")
-    steps = build_graph(find_recipe("when").build("smoke", seeds=1, options={}))
+    steps = build_graph(find_study_function("when").build("smoke", seeds=1, options={}))
     label = next(label for label in steps.arms if label.startswith("start-080"))
     for step in steps.arms[label]:
         made = _left(step, checkpoint, benchmarks)
@@ -61,7 +61,7 @@ def runs(stored: Path, tmp_path: Path) -> Path:
 
 def arm() -> str:
     return next(
-        one for one in build_graph(find_recipe("when").build("smoke", seeds=1, options={})).arms if "080" in one
+        one for one in build_graph(find_study_function("when").build("smoke", seeds=1, options={})).arms if "080" in one
     )
 
 
@@ -163,7 +163,7 @@ def test_a_variant_of_a_task_that_is_there_is_asked_where_it_is_named(
     said = {row["answer"] for row in map(json.loads, lines) if row["task"] == "pope_p"}
     assert said <= {"Yes", "No"}
     code, _, err = say(*words, "--tasks", "textvqa_ocr")
-    assert code == 2 and "what can be asked there is pope, pope_p" in err
+    assert code == 2 and "available there: pope, pope_p" in err
 
 
 def test_what_cannot_be_is_refused_before_anything_is_asked(
@@ -179,7 +179,7 @@ def test_what_cannot_be_is_refused_before_anything_is_asked(
         (patches, "--benchmarks", tmp_path / "none"): "wanted a folder with one for each task",
         (patches, "--benchmarks", tmp_path / "empty"): "wanted folders called vqav2",
         (patches, "--text-only", "--tasks", "vqav2"): "Name it with --text-model",
-        (patches, "--text-model", patches, "--tasks", "vqav2"): "wanted a text model. Got one that sees",
+        (patches, "--text-model", patches, "--tasks", "vqav2"): "wanted a text model. Got a vision-language model",
     }
     for words, told in refused.items():
         code, out, err = say("evaluate", *words, *smoke)
@@ -199,11 +199,11 @@ def test_a_damaged_description_of_a_checkpoint_is_named(
 
 
 def test_a_model_that_saw_from_the_beginning_has_no_text_model(say: Say, runs: Path, checkpoint: Checkpoint) -> None:
-    steps = build_graph(find_recipe("when").build("smoke", seeds=1, options={}))
+    steps = build_graph(find_study_function("when").build("smoke", seeds=1, options={}))
     label = next(label for label in steps.arms if label.startswith("start-000"))
     for step in steps.arms[label]:
         if step.kind in ("midtrain", "finetune"):
             Store(runs).adopt(step, checkpoint("patches"))
     words = ("evaluate", label, "--tasks", "vqav2", "--text-only", "--scale", "smoke", "--seeds", 1, "--out", runs)
     code, _, err = say(*words)
-    assert code == 2 and "saw from the beginning" in err
+    assert code == 2 and "was trained on images from the beginning" in err

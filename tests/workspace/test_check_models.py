@@ -17,7 +17,7 @@ from firstsight.recipe.scales.encoders import dinov2_large_reg_384, siglip_base_
 from firstsight.recipe.vision import Dinov2, ViTSpec
 from firstsight.site import Location, Site
 from firstsight.units import Tokens
-from firstsight.workspace.check_sources import check_models, disagreement
+from firstsight.workspace.check_models import check_models, encoder_mismatch
 
 ONE, TWO = (External(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "two"))
 SO400M = {
@@ -53,14 +53,14 @@ def test_what_a_configuration_leaves_unsaid_is_what_transformers_means(tmp_path:
         for body in (config.to_json_string(use_diff=False), f'{{"model_type": "{config.model_type}"}}'):
             location = placed(tmp_path / config.model_type, config)
             (tmp_path / config.model_type / "config.json").write_text(body)
-            assert disagreement(tower, location, "one") == ""
+            assert encoder_mismatch(tower, location, "one") == ""
 
 
 def test_a_whole_siglip_and_its_tower_alone_are_the_same_encoder(tmp_path: Path) -> None:
     whole = placed(tmp_path / "whole", SiglipConfig(vision_config=SO400M))
     alone = placed(tmp_path / "alone", SiglipVisionConfig(**SO400M))
     tower = scale_named("1b").base.stages[0].model.vision.towers[0]
-    assert disagreement(tower, whole, "one") == disagreement(tower, alone, "one") == ""
+    assert encoder_mismatch(tower, whole, "one") == encoder_mismatch(tower, alone, "one") == ""
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_whole_siglip_and_its_tower_alone_are_the_same_encoder(tmp_path: Path)
 )
 def test_a_dinov2_that_is_another_is_told_by_its_field(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     location = placed(tmp_path, Dinov2WithRegistersConfig(**{**LARGE, **change}))
-    assert disagreement(dinov2_large_reg_384(ONE), location, "one") == words
+    assert encoder_mismatch(dinov2_large_reg_384(ONE), location, "one") == words
 
 
 @pytest.mark.parametrize("encoder", ["frozen", "trained"])

@@ -11,19 +11,18 @@ from pathlib import Path
 import pytest
 
 from firstsight.cli import command
-from firstsight.cli.doctor import examine
 from firstsight.errors import RequestError
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.scales import scale_named
 from firstsight.site import Site
 from firstsight.site_file import read_site
 from firstsight.studies.when import when
-from firstsight.workspace.run import site, site_file
-from firstsight.workspace.source_ids import sources_of
+from firstsight.workspace.machine import machine_findings
+from firstsight.workspace.sources import current_site, external_sources, find_site_file
 from tests.own_data import STUDY, OwnData
 from tests.test_tutorial import BLOCK, commands, pattern
 
-HOW_TO = Path(__file__).parents[1] / "docs" / "howto" / "own-data.md"
+HOW_TO = Path(__file__).parents[2] / "docs" / "howto" / "own-data.md"
 
 
 def told(tmp_path: Path, text: str) -> Site:
@@ -39,14 +38,14 @@ def test_the_site_file_is_found_in_three_places(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("FIRSTSIGHT_SITE", raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
-    assert site_file() is None and site().sources == {}
+    assert find_site_file() is None and current_site().sources == {}
     (home / ".config" / "firstsight" / "site.toml").write_text("[machine]\nthreads = 2")
-    assert site().threads == 2
+    assert current_site().threads == 2
     (here / "site.toml").write_text("[machine]\nthreads = 3")
-    assert site().threads == 3
+    assert current_site().threads == 3
     monkeypatch.setenv("FIRSTSIGHT_SITE", str(tmp_path / "mine.toml"))
     with pytest.raises(RequestError, match=r"mine\.toml"):
-        site()
+        current_site()
 
 
 def test_the_how_to_is_true(
@@ -60,7 +59,7 @@ def test_the_how_to_is_true(
     names = {
         name for text in re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S) for name in told(tmp_path, text).sources
     }
-    assert names > {source.name for source in sources_of(build_graph(when(scale_named("79m"))))}
+    assert names > {source.name for source in external_sources(build_graph(when(scale_named("79m"))))}
     (tmp_path / "site.toml").unlink()
     for form, block in BLOCK.findall(page):
         if form == "python":
@@ -101,7 +100,7 @@ def test_a_study_of_ones_own_data_runs_once_and_refuses_what_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Own(tmp_path, monkeypatch)
-    assert "provisional until a run has looked at my-benchmarks, my-datacomp" in own.say(capsys, "plan")[1]
+    assert "provisional until a run has read my-benchmarks, my-datacomp" in own.say(capsys, "plan")[1]
     code, words = own.say(capsys, "run", "--jobs", "1")
     assert code == 0, words
     assert "8 steps run" in words and (tmp_path / "runs/reports/mine-79m/report.html").is_file()
@@ -145,7 +144,7 @@ def test_nothing_runs_for_data_and_models_that_do_not_fit(
     lacking = refused(good.replace("my-dclm", "other-dclm").replace("my-siglip", "other-siglip"))
     assert '[sources.my-dclm] path = "..." # text [sources.my-siglip] path = "..." # encoder' in lacking
     assert "my-notes," not in lacking
-    assert f"my-dclm: nothing lies at {tmp_path}/data/dcml." in refused(good.replace("data/dclm", "data/dcml"))
+    assert f"my-dclm: {tmp_path}/data/dcml does not exist." in refused(good.replace("data/dclm", "data/dcml"))
     study = (tmp_path / "mine.py").read_text()
     (tmp_path / "mine.py").write_text(study.replace("vocab_size=512", "vocab_size=300"))
     assert "my-tokenizer: wanted at most 300 tokens" in refused(good)
@@ -175,9 +174,9 @@ def test_doctor_looks_at_every_place(
     assert "token store" in words and "for what is not prepared" in words
     (tmp_path / "site.toml").write_text("[sources.dclm-mix]\npath = 'nowhere'\n[sources.junk]\npath = 'mine.py'")
     assert command(["doctor", "--out", str(tmp_path / "runs")]) == 1
-    found = {one.what: one for one in examine(tmp_path / "runs")}
+    found = {finding.topic: finding for finding in machine_findings(tmp_path / "runs")}
     assert found["dclm-mix"].state == found["junk"].state == "missing"
-    assert found["dclm-mix"].found == f"nothing at {tmp_path}/nowhere"
+    assert found["dclm-mix"].value == f"nothing at {tmp_path}/nowhere"
     assert "Got nothing that is read as text, captions" in found["junk"].advice
     capsys.readouterr()
     (tmp_path / "site.toml").write_text("[machin]")

@@ -1,0 +1,131 @@
+"""The commands about checkpoints: ask, import, export, data verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firstsight.cli import terminal
+from firstsight.cli.progress import TerminalProgress
+from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.errors import UnknownName
+from firstsight.recipe.study import Study
+from firstsight.units import parse_tokens
+from firstsight.workspace.resolve import answer
+from firstsight.workspace.sources import as_request_error
+
+EXPORT_FORMATS = ("hf",)
+DTYPES = ("float32", "bfloat16")
+
+
+def ask(
+    study: Study,
+    checkpoint: Annotated[str, typer.Argument(help="A folder, an address under --out, or an arm: start-080.s1.")],
+    *,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    question: Annotated[str, typer.Argument(help="In words of the model's vocabulary.")],
+    out: OutOption = RUNS,
+) -> None:
+    """Print a checkpoint's answer to a question about an image.
+
+    Example: firstsight ask start-080.s1 scene.png "what is left of the cat ?"
+    """
+    typer.echo(answer(checkpoint, study=study, image=image, question=question, out=out))
+
+
+def import_weights(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A folder, an epoch_N.pt of open_lm, or a hub name (owner/name)."),
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The checkpoint folder to write; a new one.")],
+    revision: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="Of a hub name: a branch, a tag or a commit.")
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(metavar="PATH", help="A file, folder or hub name, if none is beside the weights.")
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For OpenLM: its model config (.json) or params.txt.")
+    ] = None,
+    seen: Annotated[
+        str, typer.Option(metavar="TOKENS", help="Tokens that it was trained on (2.5T), if its files do not say.")
+    ] = "",
+) -> None:
+    """Make a checkpoint folder from public weights: OpenLM and DCLM, the Llama family, or an earlier export.
+
+    Nothing in the files is executed, and nothing is loaded in part. Vision encoders (SigLIP, DINOv2) in
+    transformers' layout need no import: the site file names their folder or hub name.
+    Example: firstsight import TRI-ML/DCLM-1B --out donors/dclm-1b --seen 4T
+    """
+    from firstsight.hub.import_ import ImportRequest, import_checkpoint
+
+    request = ImportRequest(
+        location=source,
+        revision=revision,
+        tokenizer=tokenizer,
+        config_path=config,
+        tokens_seen=parse_tokens(seen) if seen else None,
+    )
+    with as_request_error(), TerminalProgress().task(source) as on_progress:
+        imported = import_checkpoint(request, out, on_progress=on_progress)
+    terminal.print_lines(imported.lines())
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A folder: runs/steps/finetune-...")],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write: new, or an earlier export.")],
+    to: Annotated[str, typer.Option(metavar="FORM", help="hf: what transformers and vLLM load.")] = "hf",
+    dtype: Annotated[str, typer.Option(metavar="NUMBER", help="float32 or bfloat16.")] = "float32",
+) -> None:
+    """Write a checkpoint for transformers: weights, tokenizer, processor, chat template and model card.
+
+    Example: firstsight export runs/steps/finetune-1-epoch-3f2a --to hf --out exported
+    """
+    if to not in EXPORT_FORMATS:
+        raise UnknownName("form", to, EXPORT_FORMATS)
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+    from firstsight.hub.export import export_checkpoint
+
+    with as_request_error():
+        exported = export_checkpoint(checkpoint, out, dtype="bfloat16" if dtype == "bfloat16" else "float32")
+    typer.echo(f"{out}: {exported.architecture}, {exported.parameter_count:,} parameters, {dtype}")
+    if exported.fallback_reason:
+        typer.echo(f"Load it after `import firstsight.hub.hf_classes`: {exported.fallback_reason}.")
+
+
+def verify(
+    ledgers: Annotated[
+        list[Path],
+        typer.Argument(metavar="LEDGER…", help="Folders of checkpoints: segments of a trunk, then a branch."),
+    ],
+) -> None:
+    """Check with sample ledgers that no row was trained on twice or skipped, and that a branch's text is continuous.
+
+    Example: firstsight data verify runs/steps/pretrain-020-3f2a runs/steps/midtrain-010-9c4d
+    """
+    from firstsight.data.verify_ledger import verify_ledgers
+
+    check = verify_ledgers(ledgers)
+    rows = [
+        (
+            source.name,
+            f"{source.rows:,}",
+            f"{source.distinct_rows:,}",
+            f"{source.passes:.3f}",
+            f"{source.repeated_rows:,}",
+            f"{source.skipped_rows:,}",
+        )
+        for source in check.coverage
+    ]
+    if rows:
+        terminal.print_table([("source", "rows", "distinct", "passes", "repeats", "skipped"), *rows])
+    if check.problems:
+        terminal.print_lines([f"wrong: {problem}" for problem in check.problems])
+        raise typer.Exit(1)
+    terminal.print_lines(["proved: within every pass each row came once, and the text continues without a gap."])

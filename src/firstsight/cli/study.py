@@ -1,0 +1,156 @@
+"""The commands about a study: plan, run, report, explain, preview, power.
+
+Modules of `workspace` that load polars or torch are imported inside the commands, so that `plan` and --help are fast.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from firstsight.cli import terminal
+from firstsight.cli.progress import TerminalProgress
+from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.errors import RequestError
+from firstsight.plan import estimate
+from firstsight.plan.graph import render_tree
+from firstsight.recipe.study import Study
+from firstsight.workspace.resolve import compare
+from firstsight.workspace.sources import current_site
+from firstsight.workspace.study_graph import resolve_graph
+
+BUILTIN_SCALES = ("smoke", "cpu")
+"""Scales with built-in data, for a laptop."""
+
+
+def plan(
+    study: Study,
+    *,
+    device: Annotated[
+        str | None, typer.Option(help="The device of the estimate; cpu at the built-in scales, else h100.")
+    ] = None,
+    utilisation: Annotated[float, typer.Option(help="Part of the device's peak that training reaches.")] = 0.4,
+    out: OutOption = RUNS,
+) -> None:
+    """Show what would run, what arms share, and what it costs. Runs nothing.
+
+    Example: firstsight plan when --scale 1b --device h100
+    """
+    graph = resolve_graph(study, current_site())
+    folder = out / "steps"
+    stored = {path.name for path in folder.iterdir()} if folder.is_dir() else ()
+    device = device or ("cpu" if study.scale in BUILTIN_SCALES else "h100")
+    costs = estimate.estimate_cost(graph, estimate.device_spec(device, utilisation=utilisation))
+    terminal.print_lines([study.question, "", *render_tree(graph, stored), ""])
+    terminal.print_branches(study)
+    terminal.print_mixtures(study)
+    terminal.print_costs(costs)
+    if names := graph.undigested_names():
+        terminal.print_lines([f"Addresses are provisional until a run has read {', '.join(names)}."])
+    terminal.print_lines(costs.shortages)
+
+
+def run(
+    study: Study,
+    *,
+    out: OutOption = RUNS,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps at the same time; one a core if not given.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="What runs the steps: local.")] = "local",
+) -> None:
+    """Run every step that is not stored yet, then write the report.
+
+    Stop it at any time; the same command resumes it. Example: firstsight run when --scale cpu
+    """
+    from firstsight.workspace.results import run_study
+
+    summary, page = run_study(study, out=out, jobs=jobs, executor=executor, display=TerminalProgress())
+    terminal.print_lines([*summary.lines(), f"report: {page}"])
+    raise typer.Exit(0 if summary.ok else 1)
+
+
+def report(study: Study, *, out: OutOption = RUNS) -> None:
+    """Write the report again from what is stored, also of an unfinished study.
+
+    Example: firstsight report when --scale cpu
+    """
+    from firstsight.workspace.results import write_report
+
+    terminal.print_lines([f"report: {write_report(study, out)}"])
+
+
+def explain(
+    study: Study,
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="An arm, a step or an address.")],
+    *,
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="Another one.")],
+    out: OutOption = RUNS,
+) -> None:
+    """Show the fields in which two arms, steps or addresses differ.
+
+    Arms are start-080 or start-080.s2; an address may be abbreviated: midtrain-010-images-3f2a, or only 3f2a.
+    Example: firstsight explain start-020 start-080 --scale 1b
+    """
+    differences = compare(first, second, study=study, out=out)
+    if differences:
+        terminal.print_lines([f"{first} | {second}", *map(str, differences)])
+    else:
+        terminal.print_lines([f"{first} and {second} are the same."])
+
+
+def preview(
+    study: Study,
+    *,
+    arm: Annotated[
+        str, typer.Option(metavar="ARM", help="start-080 or start-080.s1; the first with images if not given.")
+    ] = "",
+    stage: Annotated[
+        str, typer.Option(metavar="STAGE", help="pretrain, midtrain, finetune; midtrain if not given.")
+    ] = "",
+    rows: Annotated[int, typer.Option(metavar="N", help="How many rows to show.")] = 24,
+    first: Annotated[int, typer.Option(metavar="ROW", help="The first row of the stage to show.")] = 0,
+    out: OutOption = RUNS,
+) -> None:
+    """Write a page of the rows that a stage trains on: images, text, document borders, loss, source.
+
+    Prepares the data that is missing and trains nothing. Example: firstsight preview when --arm start-080
+    """
+    from firstsight.workspace.preview import write_preview
+
+    display = TerminalProgress()
+    page = write_preview(study, arm=arm, stage=stage, first=first, count=rows, out=out, display=display)
+    terminal.print_lines([f"preview: {page}"])
+
+
+def power(
+    study: Study,
+    *,
+    effect: Annotated[float, typer.Option("--effect", metavar="POINTS", help="The difference to detect, in points.")],
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="Of which stable score: vision or text.")
+    ] = "vision",
+    power: Annotated[
+        float, typer.Option("--power", metavar="SHARE", help="The probability to detect it, between 0 and 1.")
+    ] = 0.8,
+    out: OutOption = RUNS,
+) -> None:
+    """How many seeds or questions are needed to detect a difference between two arms, from a study's stored results.
+
+    Example: firstsight power when --effect 2
+    """
+    if not 0 < effect <= 100:  # neither is NaN
+        raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
+    if kind not in ("vision", "text"):
+        raise RequestError(f"--kind: wanted vision or text. Got {kind!r}.")
+    if not 0 < power < 1:
+        raise RequestError(f"--power: wanted a share between 0 and 1. Got {power:g}.")
+    from firstsight.report.power import power_report
+    from firstsight.report.table import score_table
+    from firstsight.workspace.results import collect_results, open_store
+
+    arms = collect_results(study, open_store(out), resolve_graph(study, current_site()))
+    requirements = power_report(arms, score_table(arms), effect=effect / 100, kind=kind, power=power)
+    terminal.print_lines(requirements.lines)
+    terminal.print_table(requirements.table)

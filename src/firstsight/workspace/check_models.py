@@ -1,0 +1,181 @@
+"""Whether the user's tokenizers, encoders and donor checkpoints fit the models that a study trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from firstsight.errors import FirstsightError, RequestError
+from firstsight.plan.differences import field_differences
+from firstsight.plan.step import Step
+from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.mixture import External
+from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
+from firstsight.recipe.vision import Dinov2, TowerSpec
+from firstsight.site import Location, Site
+from firstsight.workspace.content_digests import checkpoint_files, tokenizer_file, weight_files
+from firstsight.workspace.sources import as_request_error
+
+_SIGLIP_DEFAULTS = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "image_size": 224,
+    "patch_size": 16,
+}
+_DINOV2_DEFAULTS = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "mlp_ratio": 4,
+    "image_size": 224,
+    "patch_size": 14,
+    "use_swiglu_ffn": False,
+}
+ENCODER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "siglip": _SIGLIP_DEFAULTS,
+    "siglip_vision_model": _SIGLIP_DEFAULTS,
+    "dinov2": _DINOV2_DEFAULTS,
+    "dinov2_with_registers": {**_DINOV2_DEFAULTS, "patch_size": 16, "num_register_tokens": 4},
+}
+"""transformers' default of each configuration field, by model_type: config.json lists only what differs from it."""
+SIGLIP_TYPES = ("siglip", "siglip_vision_model")
+
+
+def check_models(steps: Iterable[Step], site: Site) -> None:
+    """Raise RequestError where a tokenizer, an encoder or a donor's checkpoint does not fit what the steps train."""
+    for step in steps:
+        match step.spec:
+            case External() as source if step.donor_model is not None:
+                _check_donor(source, step.donor_model, site)
+            case TrunkSegment() as segment:
+                _check_tokenizer(segment.pretrain.tokenizer, segment.pretrain.model, site)
+            case Midtrain() | Finetune() as stage:
+                _check_tokenizer(stage.tokenizer, stage.model.lm, site)
+                _check_encoders(stage.model, site)
+                _check_branch(step, stage, site)
+            case _:
+                pass
+
+
+def _check_tokenizer(tokenizer: object, model: LMSpec, site: Site) -> None:
+    if not isinstance(tokenizer, External):
+        return
+    size = tokenizer_size(site.sources[tokenizer.name], tokenizer.name)
+    if size > model.vocab_size:
+        raise RequestError(
+            f"{tokenizer.name}: wanted at most {model.vocab_size:,} tokens, the vocabulary of the model. "
+            f"Got {size:,}. Give the model a larger vocabulary, or name another tokenizer."
+        )
+
+
+def _check_encoders(model: VLMSpec, site: Site) -> None:
+    for tower in model.vision.towers:
+        if isinstance(tower.weights, External):
+            location = site.sources[tower.weights.name]
+            if mismatch := encoder_mismatch(tower, location, tower.weights.name):
+                raise RequestError(
+                    f"{tower.weights.name}: {mismatch}, says {location.path}/config.json. Name the encoder that the "
+                    "recipe means, or give the recipe this one's shape."
+                )
+
+
+def _check_donor(source: External, declared: LMSpec, site: Site) -> None:
+    """Whether a donor's checkpoint contains the model that the donor declares."""
+    location = site.sources[source.name]
+    differences = field_differences(declared, checkpoint_model(location, source.name))
+    if differences:
+        mismatch = "; ".join(f"{field.path} wanted {field.first}, got {field.second}" for field in differences)
+        raise RequestError(
+            f"{source.name}: {mismatch}, says {location.path}/spec.json. Declare the donor's model as it is there, "
+            "or name the checkpoint that the recipe means."
+        )
+
+
+def checkpoint_model(location: Location, name: str) -> LMSpec | VLMSpec:
+    """The model of a checkpoint folder; RequestError where it is not one, or one of another version."""
+    from firstsight.model.checkpoint_io import read_spec
+
+    checkpoint_files(location, name)
+    try:
+        return read_spec(Path(location.path))["model"]
+    except FirstsightError as error:
+        raise RequestError(f"{name}: {error}") from error
+
+
+def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
+    """Whether a donor's checkpoint has the moments that a branch carries on, and the token ids of its tokenizer."""
+    trunk = step.parent("trunk")
+    if trunk is None or trunk.donor_model is None:
+        return
+    name, folder = trunk.spec.name, Path(site.sources[trunk.spec.name].path)
+    if isinstance(stage, Midtrain) and stage.moments == "carried" and not any(folder.glob("optimizer*.safetensors")):
+        raise RequestError(
+            f"{step.slug}: wanted optimizer.safetensors in {folder}, since the branch carries its donor's moments. Got "
+            f'none. Say moments="fresh" in the study, or import {name} with its optimizer file.'
+        )
+    if isinstance(stage.tokenizer, External):
+        file = tokenizer_file(site.sources[stage.tokenizer.name], stage.tokenizer.name)
+        ids, donor_ids = _token_ids(file), _token_ids(folder / "tokenizer.json")
+        moved = sorted((number, token) for token, number in donor_ids.items() if ids.get(token) != number)
+        if moved:
+            number, token = moved[0]
+            raise RequestError(
+                f"{stage.tokenizer.name}: wanted the tokens of {name} under their own numbers. Got {len(moved):,} of "
+                f"{len(donor_ids):,} under others, first {token!r}: {number} there, {ids.get(token, 'none')} here. "
+                "Name the donor's tokenizer, or one that only adds tokens at its end."
+            )
+
+
+def _token_ids(file: Path) -> dict[str, int]:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+
+
+def tokenizer_size(location: Location, name: str) -> int:
+    """The number of tokens of the tokenizer at a location, with those that mark the turns of dialogues."""
+    from firstsight.data import tokenizer
+
+    with as_request_error():
+        return tokenizer.load_tokenizer(tokenizer_file(location, name).parent).vocab_size
+
+
+def encoder_mismatch(tower: TowerSpec, location: Location, name: str) -> str:
+    """The fields in which an encoder's configuration differs from a recipe's tower; empty where none does."""
+    config, vit = encoder_config(location, name), tower.vit
+    expected: dict[str, Any] = {
+        "num_hidden_layers": vit.layers,
+        "hidden_size": vit.width,
+        "num_attention_heads": vit.heads,
+        "patch_size": vit.patch_size,
+    }
+    if isinstance(tower, Dinov2):
+        types = ("dinov2_with_registers",) if tower.registers else ("dinov2",)
+        expected |= {
+            "image_size": tower.position_grid_size * vit.patch_size,
+            "mlp_ratio": vit.mlp_width / vit.width,
+            "use_swiglu_ffn": False,
+        }
+        expected |= {"num_register_tokens": tower.registers} if tower.registers else {}
+    else:
+        types = SIGLIP_TYPES
+        expected |= {"image_size": vit.image_size, "intermediate_size": vit.mlp_width}
+    if config["model_type"] not in types:
+        return f"wanted model_type {' or '.join(types)}, got {config['model_type']}"
+    return "; ".join(
+        f"wanted {key} {value}, got {config[key]}" for key, value in expected.items() if config[key] != value
+    )
+
+
+def encoder_config(location: Location, name: str) -> dict[str, Any]:
+    """The configuration of an encoder with transformers' defaults; of a whole SigLIP model its vision tower's."""
+    weight_files(location, name)
+    config = json.loads((Path(location.path) / "config.json").read_text())
+    model_type = str(config.get("model_type"))
+    defaults = ENCODER_DEFAULTS.get(model_type, _SIGLIP_DEFAULTS)
+    return {**defaults, **config.get("vision_config", config), "model_type": model_type}

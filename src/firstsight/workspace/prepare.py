@@ -1,0 +1,149 @@
+"""Prepare named sources: equal requests of the `prepare` command and of studies share one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from firstsight.errors import QuantityError, RequestError, UnknownName
+from firstsight.plan.store import Store
+from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned
+from firstsight.recipe.scales import paper
+from firstsight.recipe.stages import Prepare, TokenizerSource
+from firstsight.site import Location, ProgressCallback, Site
+from firstsight.units import Tokens, parse_share
+from firstsight.workspace.sources import RECORD_FORMS, download_models
+
+DIGEST_CHARACTERS = 8
+"""Characters of a digest in a folder's name."""
+
+
+def prepare_source(
+    source: DataSource,
+    tokenizer: TokenizerSource,
+    *,
+    tokenizer_path: Path,
+    site: Site,
+    out: Path,
+    on_progress: ProgressCallback,
+) -> Path:
+    """The folder under `out` with the prepared source, which is written or completed if necessary.
+
+    Raises DataError when the source is refused, StepFailed when the disk is full, RequestError when the site does not
+    list the source or another process is preparing it.
+    """
+    from firstsight.data.prepare import prepare
+
+    store = Store(out)
+    folder = prepared_folder(source, tokenizer_path=tokenizer_path, out=out)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = Prepare(source=source, tokenizer=tokenizer)
+    with store.lock(f"sources-{folder.name}") as has_lock:
+        if not has_lock:
+            raise RequestError(f"{folder}: another process prepares this source. Wait for it, or choose another --out.")
+        prepare(spec, inputs={"tokenizer": tokenizer_path}, out=folder, site=site, on_progress=on_progress)
+    return folder
+
+
+def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> Path:
+    """Where a source is prepared under `out`: the name has the source's name and form and the tokenizer's digest."""
+    from firstsight.data import tokenizer
+
+    external = source.external if isinstance(source, Recaptioned) else source
+    if not isinstance(external, External):
+        raise RequestError(f"only sources of the site file are prepared separately. Got {type(source).__name__}.")
+    parts = [_slug(external.name), external.form]
+    if isinstance(source, Recaptioned):
+        share = source.synthetic_share
+        parts.append(f"synthetic-{share.numerator}-{share.denominator}-seed-{source.seed}")
+    digest = tokenizer.load_tokenizer(tokenizer_path).digest[:DIGEST_CHARACTERS]
+    return out / "sources" / "-".join([*parts, digest])
+
+
+def _slug(name: str) -> str:
+    """A name as part of a folder's; a digest is added where characters had to be replaced, so names stay distinct."""
+    slug = re.sub(r"[^\w.-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-.") or "source"
+    return slug if slug == name else f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:DIGEST_CHARACTERS]}"
+
+
+def site_with_paths(names: Sequence[str], site: Site, *, jobs: int | None) -> Site:
+    """The site with every path or URL among `names` as a source of that name, and `jobs` readers (default: all cores).
+
+    UnknownName or RequestError for what is neither a path nor a source of the site file.
+    """
+    if jobs is not None and jobs < 1:
+        raise QuantityError(f"--jobs: wanted at least 1. Got {jobs}.")
+    for name in names:
+        if name not in site.sources and not ("://" in name or "/" in name or Path(name).exists()):
+            if site.sources:
+                raise UnknownName("source of the site file", name, site.sources)
+            raise RequestError(f"{name}: wanted a path, or a name of a site file. Got neither: no such file.")
+    paths = {name: name if "://" in name else str(Path(name).absolute()) for name in names if name not in site.sources}
+    locations = {name: Location(path=path) for name, path in paths.items()}
+    return replace(site, readers=jobs or len(os.sched_getaffinity(0)), sources={**site.sources, **locations})
+
+
+def find_tokenizer(name: str, site: Site) -> tuple[TokenizerSource, Path]:
+    """The tokenizer with a name of the site file or at a path, as a recipe names it, and its local path."""
+    tokenizer = External(name=name, form="tokenizer", tokens=Tokens(0))
+    if name in site.sources:
+        return tokenizer, Path(download_models([tokenizer], site).sources[name].path)
+    if Path(name).exists():
+        return tokenizer, Path(name)
+    raise RequestError(
+        f"--tokenizer: wanted a name of the site file or the path of a tokenizer.json. Got {name!r}. "
+        + (f"Known names: {', '.join(sorted(site.sources))}." if site.sources else "Give a path.")
+    )
+
+
+def find_benchmarks(name: str, site: Site) -> Path:
+    """The path of a benchmark, by its name in the site file or as a path."""
+    path = Path(site.sources[name].path if name in site.sources else name)
+    if not path.exists():
+        raise RequestError(f"--against: wanted a name of the site file or a path. Got {name!r}, which does not exist.")
+    return path
+
+
+def requested_source(name: str, *, form: str, synthetic: str, seed: int | None) -> DataSource:
+    """The spec of a source from the words of a request; sources of the paper have a known form, all others need one."""
+    published_forms = {source.name: source.form for source in published_sources()}
+    form = form or published_forms.get(name, "")
+    forms: dict[str, ExternalForm] = {known: known for known in RECORD_FORMS}
+    if form not in forms:
+        raise RequestError(f"{name}: wanted --form, one of {', '.join(RECORD_FORMS)}. Got {form or 'none'}.")
+    source = External(name=name, form=forms[form], tokens=Tokens(0))
+    if synthetic:
+        return Recaptioned(external=source, synthetic_share=parse_share(synthetic), seed=seed or 0)
+    if seed is not None:
+        raise RequestError("--seed chooses synthetic captions. Give --synthetic SHARE as well, or leave it out.")
+    return source
+
+
+def published_sources() -> Iterator[External]:
+    """The named sources of the paper's recipes, data first."""
+    yield from (
+        value.external if isinstance(value, Recaptioned) else value
+        for value in vars(paper).values()
+        if isinstance(value, External | Recaptioned)
+    )
+    for source in (paper.PAPER_ENCODER.weights, paper.PAPER_EVALUATION.benchmarks):
+        if isinstance(source, External):
+            yield source
+
+
+def audit_source(folder: Path, benchmarks: Sequence[Path], tokenizer_path: Path) -> Iterator[str]:
+    """Lines on the duplicates inside a prepared source and its overlap with benchmarks, listed in FOLDER.audit."""
+    from firstsight.data import audit, tokenizer
+    from firstsight.data.index import Index
+
+    index = Index.open(folder)
+    yield from audit.find_duplicates(index).summary_lines()
+    if benchmarks:
+        overlap = audit.find_overlap(index, eval_paths=benchmarks, tokenizer=tokenizer.load_tokenizer(tokenizer_path))
+        audit_folder = folder.with_name(f"{folder.name}.audit")
+        audit_folder.mkdir(exist_ok=True)
+        yield from ("", *overlap.summary_lines(), f"all of these: {overlap.write(audit_folder)}")

@@ -1,0 +1,120 @@
+"""The user's named sources on this machine: the site file, local paths, and models downloaded from Hugging Face."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from firstsight.errors import DataError, ModelError, RequestError
+from firstsight.hub.download import resolve_hub_path
+from firstsight.plan.graph import Graph
+from firstsight.plan.scheduler import EXTERNAL_KIND
+from firstsight.recipe.mixture import External, ExternalForm
+from firstsight.site import Location, Site
+from firstsight.site_file import read_site, source_entries_template
+
+SITE_VARIABLE = "FIRSTSIGHT_SITE"
+"""The environment variable with the path of the site file."""
+
+RECORD_FORMS: tuple[ExternalForm, ...] = ("text", "captions", "interleaved", "dialogues")
+"""Forms of sources that consist of records and are prepared."""
+
+HUB_FORMS = ("tokenizer", "encoder", "checkpoint")
+"""Forms that may be a model repository on the Hugging Face hub: `path = "hf://owner/name"`."""
+
+
+def current_site() -> Site:
+    """This machine's settings: the site file's, over `cuda` where driver and torch support it, else `cpu`."""
+    has_gpu = Path("/dev/nvidiactl").exists() and not version("torch").endswith("+cpu")
+    defaults = Site(device="cuda" if has_gpu else "cpu")
+    path = find_site_file()
+    return defaults if path is None else read_site(path, defaults=defaults)
+
+
+def find_site_file() -> Path | None:
+    """$FIRSTSIGHT_SITE, else ./site.toml, else ~/.config/firstsight/site.toml; None where none of them exists."""
+    if os.environ.get(SITE_VARIABLE):
+        return Path(os.environ[SITE_VARIABLE]).expanduser()
+    paths = (Path("site.toml"), Path.home() / ".config" / "firstsight" / "site.toml")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def external_sources(graph: Graph) -> tuple[External, ...]:
+    """Every named source that a graph reads, once each, in the order of its steps."""
+    return tuple(dict.fromkeys(step.spec for step in graph.steps if step.kind == EXTERNAL_KIND))
+
+
+def check_locations(sources: Iterable[External], site: Site) -> None:
+    """Raise RequestError with every source that the site file does not list, or whose local path does not exist."""
+    forms = {source.name: source.form for source in sources}
+    unlisted = {name: form for name, form in forms.items() if name not in site.sources}
+    if unlisted:
+        raise RequestError(
+            f"{', '.join(unlisted)}: wanted a place on this machine for each of these names, got none. "
+            f"Nothing was run. Add their paths to the site file:\n\n{source_entries_template(unlisted)}\n\n"
+            "or choose a scale with built-in data (smoke, cpu)."
+        )
+    missing = [f"{name}: {path} does not exist." for name in forms for path in missing_paths(site.sources[name])]
+    if missing:
+        raise RequestError("\n".join([*missing, "Nothing was run. Correct the site file, or mount the disk."]))
+
+
+def missing_paths(location: Location) -> list[str]:
+    """The local paths of a location that do not exist; of a pattern, the folder before its first wildcard counts."""
+    paths = [path for path in (location.path, location.pictures, location.captions) if path and "://" not in path]
+    return [path for path in paths if not _without_wildcards(path).exists()]
+
+
+def _without_wildcards(pattern: str) -> Path:
+    path = Path(pattern)
+    while re.search(r"[*?\[{]", str(path)):
+        path = path.parent
+    return path
+
+
+def is_hub_model(location: Location) -> bool:
+    """Whether a location is a model repository on the Hugging Face hub; hf://datasets/... is read like other URLs."""
+    scheme, _, repository = location.path.partition("://")
+    return scheme == "hf" and repository.partition("/")[0] not in ("datasets", "spaces", "buckets")
+
+
+def download_models(sources: Iterable[External], site: Site) -> Site:
+    """The site with every tokenizer, encoder and checkpoint among `sources` at a local path, downloaded if necessary.
+
+    Raises RequestError where the hub cannot be reached, a download is not complete, or a data source is located in a
+    model repository.
+    """
+    locations = dict(site.sources)
+    for source in sources:
+        location = locations.get(source.name)
+        if location is None:
+            continue
+        if source.form in HUB_FORMS:
+            path = local_model_path(location.path, needs_weights=source.form != "tokenizer")
+            locations[source.name] = replace(location, path=str(path))
+        elif is_hub_model(location):
+            raise RequestError(
+                f"{source.name}: wanted {source.form} at {location.path}. Got a model repository. "
+                "Data sets are at hf://datasets/OWNER/NAME; or download it and write its folder in the site file."
+            )
+    return replace(site, sources=locations)
+
+
+def local_model_path(location: str, *, needs_weights: bool = True) -> Path:
+    """The local path of a tokenizer, an encoder or a checkpoint, downloaded if it is a hub name; else RequestError."""
+    with as_request_error():
+        return resolve_hub_path(location, needs_weights=needs_weights)
+
+
+@contextmanager
+def as_request_error() -> Iterator[None]:
+    """Turn DataError and ModelError into RequestError: what the user named is unusable, and no step has failed."""
+    try:
+        yield
+    except (DataError, ModelError) as error:
+        raise RequestError(str(error)) from error

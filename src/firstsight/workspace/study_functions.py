@@ -1,0 +1,172 @@
+"""Studies by name: the shipped ones, and functions in the user's own files."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from firstsight import studies
+from firstsight.errors import QuantityError, RequestError, UnknownName
+from firstsight.recipe.scales import Scale, scale_named
+from firstsight.recipe.study import Study
+from firstsight.units import Share, Tokens, parse_share, parse_tokens
+from firstsight.workspace.machine import missing_package
+
+USER_ERRORS = (
+    SyntaxError,
+    ImportError,
+    NameError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+)
+"""Exceptions that a mistake in a user's own file raises; the message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyParameter:
+    """A typed parameter of a study's function."""
+
+    name: str
+    kind: Any
+    """Share, Tokens, int, str, bool or a Literal of strings."""
+    default: Any
+    """`inspect.Parameter.empty` where there is none."""
+
+    @property
+    def option(self) -> str:
+        """The name as an option: --images-share for `images_share`."""
+        return "--" + self.name.replace("_", "-")
+
+    def parse(self, text: Any) -> Any:
+        """The value of an option; QuantityError or UnknownName for an invalid one."""
+        if not isinstance(text, str) or self.kind is str:
+            return text
+        if get_origin(self.kind) is Literal:
+            if text not in get_args(self.kind):
+                raise UnknownName(f"choice of {self.option}", text, get_args(self.kind))
+            return text
+        parse = {Share: parse_share, Tokens: parse_tokens, int: _parse_int}[self.kind]
+        try:
+            return parse(text)
+        except QuantityError as error:
+            raise QuantityError(f"{self.option}: {error}") from None
+
+
+def _parse_int(text: str) -> int:
+    try:
+        return int(text.replace("_", ""))
+    except ValueError:
+        raise QuantityError(f"wanted a whole number. Got {text!r}.") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyFunction:
+    """A function that returns a study."""
+
+    name: str
+    """As it is given on the command line: when, or my_study.py:late."""
+    function: Callable[..., Study]
+    parameters: tuple[StudyParameter, ...]
+    """All but the first, which is the scale."""
+
+    def build(self, scale: str, *, seeds: int | None = None, options: Mapping[str, Any]) -> Study:
+        """The study at a scale, with `seeds` seeds of every arm (default: the scale's)."""
+        size = scale_named(scale)
+        if seeds is not None:
+            if seeds < 1:
+                raise QuantityError(f"--seeds: wanted at least 1. Got {seeds}.")
+            size = replace(size, seeds=seeds)
+        try:
+            study: object = self.function(size, **options)
+        except USER_ERRORS as error:
+            raise RequestError(f"{self.name}: {type(error).__name__}: {error}. --debug shows where.") from error
+        if not isinstance(study, Study):
+            raise RequestError(f"{self.name} must return a Study. Got {type(study).__name__}.")
+        return study
+
+
+def shipped_studies() -> list[str]:
+    """The names of the studies that are part of firstsight."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(studies.__path__))
+
+
+def find_study_function(name: str) -> StudyFunction:
+    """The study with a name: when, my_study.py, or my_study.py:late. UnknownName or RequestError otherwise."""
+    path, _, function = name.partition(".py:")
+    if name.endswith(".py") or function:
+        return _from_file(Path(path if name.endswith(".py") else f"{path}.py"), function)
+    if name not in shipped_studies():
+        raise UnknownName("study", name, shipped_studies())
+    module = import_module(f"firstsight.studies.{name.replace('-', '_')}")
+    return _study_function(name, getattr(module, name.replace("-", "_")))
+
+
+def _from_file(path: Path, function: str) -> StudyFunction:
+    if not path.is_file():
+        names = ", ".join(shipped_studies())
+        raise RequestError(f"{path}: there is no such study file. Give a shipped name ({names}) or a .py file.")
+    module = _load_module(path)
+    functions = {name: value for name, value in vars(module).items() if _returns_study(value, module.__name__)}
+    if function and function not in functions:
+        raise UnknownName(f"function of {path} that returns a Study", function, functions)
+    if not function and len(functions) != 1:
+        count = f"{len(functions)}{': ' + ', '.join(functions) if functions else ''}"
+        first = next(iter(functions), "")
+        advice = f"Name one: {path}:{first}." if first else "Annotate it: def mine(scale: Scale) -> Study."
+        raise RequestError(f"{path} must contain one function annotated '-> Study'. Found {count}. {advice}")
+    name = function or next(iter(functions))
+    return _study_function(f"{path}:{name}", functions[name])
+
+
+def _load_module(path: Path) -> ModuleType:
+    """Execute the user's file as a module."""
+    spec = spec_from_file_location("firstsight_study_" + re.sub(r"\W", "_", path.stem), path)
+    if spec is None or spec.loader is None:
+        raise RequestError(f"{path} is not a Python file that can be loaded.")
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        unknown = RequestError(f"{path} does not load: {error}. Install it, or correct the name.")
+        raise missing_package(error) or unknown from error
+    except USER_ERRORS as error:
+        raise RequestError(f"{path} does not load: {type(error).__name__}: {error}. --debug shows where.") from error
+    return module
+
+
+def _returns_study(value: object, module: str) -> bool:
+    return (
+        inspect.isfunction(value)
+        and value.__module__ == module
+        and not value.__name__.startswith("_")
+        and value.__annotations__.get("return") in (Study, "Study")
+    )
+
+
+def _study_function(name: str, function: Callable[..., Study]) -> StudyFunction:
+    hints = get_type_hints(function)
+    scale, *parameters = inspect.signature(function).parameters.values()
+    if hints.get(scale.name) is not Scale:
+        raise RequestError(f"the first parameter of {name} must be 'scale: Scale'. Got {scale}.")
+    options = tuple(_study_parameter(name, hints.get(parameter.name), parameter) for parameter in parameters)
+    return StudyFunction(name=name, function=function, parameters=options)
+
+
+def _study_parameter(study: str, kind: Any, parameter: inspect.Parameter) -> StudyParameter:
+    if kind not in (Share, Tokens, int, str, bool) and get_origin(kind) is not Literal:
+        raise RequestError(
+            f"{study}: the parameter {parameter.name!r} cannot become an option. "
+            f"Wanted Share, Tokens, int, str, bool or a Literal of words. Got {kind}."
+        )
+    return StudyParameter(name=parameter.name, kind=kind, default=parameter.default)

@@ -1,0 +1,211 @@
+"""From a study to the graph of its steps, with the content of the user's own sources in the addresses.
+
+A tokenizer, an encoder, a checkpoint and benchmarks are identified by their files' digest. Data is identified by the
+records that preparing reads, so it is prepared first, under `OUT/sources`, and then published as the result of its
+prepare step by hard links.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from firstsight.errors import DataError, MixError, RequestError
+from firstsight.files import FileDigests, write_atomic
+from firstsight.plan import estimate
+from firstsight.plan.graph import Graph, build_graph
+from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps
+from firstsight.plan.step import Step, content_key
+from firstsight.plan.store import Store
+from firstsight.recipe.mixture import External, Recaptioned
+from firstsight.recipe.stages import Prepare
+from firstsight.recipe.study import Study
+from firstsight.site import Location, Site
+from firstsight.workspace.check_models import check_models
+from firstsight.workspace.content_digests import content_digest, tokenizer_file
+from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, run_step
+from firstsight.workspace.prepare import prepare_source, prepared_folder
+from firstsight.workspace.sources import (
+    RECORD_FORMS,
+    check_locations,
+    current_site,
+    download_models,
+    external_sources,
+)
+
+ContentMeasure = Callable[[Graph], Mapping[str, str]]
+"""Gives the digests of a provisional graph's named sources, by `content_key`."""
+
+
+def resolve_graph(study: Study, site: Site, *, measure: ContentMeasure | None = None) -> Graph:
+    """The graph of a study, with the content digests of the user's own sources in its addresses.
+
+    Without `measure` no data is read: the digests are those that the last run recorded, and
+    `Graph.undigested_names` lists the sources without one.
+    """
+    graph = build_graph(study)
+    if not graph.undigested_names():
+        return graph
+    content_ids = recorded_content_ids(graph, site)
+    return build_graph(study, content_ids | dict(measure(graph)) if measure else content_ids)
+
+
+def prepare_study(
+    study: Study,
+    *,
+    out: Path,
+    jobs: int | None = None,
+    display: ProgressDisplay = NO_DISPLAY,
+    select: Callable[[Graph], Graph] = lambda graph: graph,
+) -> tuple[Store, Graph]:
+    """The store under `out` and the graph of a study, with all its named sources read, checked and prepared.
+
+    `select` limits this to the sources of a part of the graph. RequestError for a source without a location, of another
+    form, changed since it was prepared, or with too little data.
+    """
+    readers = jobs or len(os.sched_getaffinity(0))
+    site = current_site()
+    sources = _Sources(site=replace(site, readers=max(site.readers, readers)), out=out, display=display, select=select)
+    graph = resolve_graph(study, site, measure=sources.measure)
+    _check_data_sufficient(graph, sources.token_counts())
+    store = Store(out)
+    sources.publish(select(graph), store)
+    return store, graph
+
+
+def recorded_content_ids(graph: Graph, site: Site) -> dict[str, str]:
+    """The digests that the last run recorded for the named sources of a graph, by `content_key`; nothing is read."""
+    keys = {content_key(step.spec.source) for step in graph.steps if _prepares_named_source(step)}
+    keys |= {source.name for source in external_sources(graph) if source.form not in RECORD_FORMS}
+    return {key: json.loads(_record_path(key, site).read_text()) for key in keys if _record_path(key, site).is_file()}
+
+
+def _record_path(key: str, site: Site) -> Path:
+    return site.cache / "identities" / f"{sha256(key.encode()).hexdigest()[:20]}.json"
+
+
+def _prepares_named_source(step: Step) -> bool:
+    return isinstance(step.spec, Prepare) and isinstance(step.spec.source, External | Recaptioned)
+
+
+def _check_data_sufficient(graph: Graph, token_counts: Mapping[str, int]) -> None:
+    """Raise RequestError where a source would have to be repeated more often than the recipe allows."""
+    device = estimate.device_spec("cpu", utilisation=1.0)
+    try:
+        estimate.check_data_sufficient(estimate.estimate_cost(graph, device, counted_tokens=token_counts))
+    except MixError as error:
+        raise RequestError(str(error)) from error
+
+
+@dataclass(kw_only=True, slots=True)
+class _Sources:
+    """Digests and prepared folders of a study's named sources."""
+
+    site: Site
+    out: Path
+    display: ProgressDisplay
+    select: Callable[[Graph], Graph]
+    folders: dict[Prepare, Path] = field(default_factory=dict)
+    """Prepared folders, by source and tokenizer."""
+
+    def measure(self, graph: Graph) -> dict[str, str]:
+        """Check, read and prepare the selected sources of a graph, and record their digests, by `content_key`."""
+        _check_data_sufficient(graph, {})
+        part = self.select(graph)
+        sources = external_sources(part)
+        check_locations(sources, self.site)
+        self.site = download_models(sources, self.site)
+        check_models(part.steps, self.site)
+        store, digests = Store(self.out), FileDigests(self.site.cache)
+        content_ids = {
+            source.name: content_digest(
+                source.name, source.form, location=self.site.sources[source.name], digests=digests
+            )
+            for source in sources
+            if source.form not in RECORD_FORMS
+        }
+        digests.save()
+        for step in filter(_prepares_named_source, part.steps):
+            folder = self.folders[step.spec] = self._prepared(step, store)
+            content_ids[content_key(step.spec.source)] = _manifest(folder)["source"]
+        for key, digest in content_ids.items():
+            write_atomic(_record_path(key, self.site), json.dumps(digest) + "\n")
+        return content_ids
+
+    def _prepared(self, step: Step, store: Store) -> Path:
+        """The folder of a prepared source, which is prepared if necessary; RequestError if its files have changed."""
+        spec: Prepare = step.spec
+        external = spec.source.external if isinstance(spec.source, Recaptioned) else spec.source
+        assert isinstance(external, External)
+        tokenizer_path = self._tokenizer_path(step, store)
+        folder = prepared_folder(spec.source, tokenizer_path=tokenizer_path, out=store.root)
+        if (folder / "manifest.json").is_file():
+            self._check_unchanged(folder, external.name)
+            return folder
+        with self.display.task(external.name) as on_progress:
+            return prepare_source(
+                spec.source,
+                spec.tokenizer,
+                tokenizer_path=tokenizer_path,
+                site=self.site,
+                out=store.root,
+                on_progress=on_progress,
+            )
+
+    def _tokenizer_path(self, step: Step, store: Store) -> Path:
+        """The folder of a prepare step's tokenizer; the vocabulary of the built-in world is written if necessary."""
+        tokenizer = step.parent("tokenizer")
+        assert tokenizer is not None  # every prepare step has one
+        if tokenizer.kind != EXTERNAL_KIND:
+            return run_step(tokenizer, store, display=self.display)
+        return tokenizer_file(self.site.sources[tokenizer.spec.name], tokenizer.spec.name).parent
+
+    def _check_unchanged(self, folder: Path, name: str) -> None:
+        try:
+            _check_source_unchanged(folder, self.site.sources[name], self.site)
+        except DataError as error:
+            raise RequestError(
+                f"{name} has changed since it was prepared: results from before and after would not be about the same "
+                f"data. {error} Nothing was run."
+            ) from error
+
+    def publish(self, graph: Graph, store: Store) -> None:
+        """Store the prepared folders as the results of their prepare steps, where these are missing."""
+        for step in missing_steps(graph, store):
+            if isinstance(step.spec, Prepare) and step.spec in self.folders:
+                store.adopt(step, self.folders[step.spec])
+
+    def token_counts(self) -> dict[str, int]:
+        """The tokens of each prepared text source, by name."""
+        counts: dict[str, int] = {}
+        for spec, folder in self.folders.items():
+            manifest = _manifest(folder)
+            if isinstance(spec.source, External) and manifest["form"] == "text":
+                counts[spec.source.name] = manifest["counts"]["tokens"]
+        return counts
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def _check_source_unchanged(folder: Path, location: Location, site: Site) -> None:
+    """Raise DataError for a source with other bytes; files with unchanged size and time stamp are not read again."""
+    from firstsight.data.index import Index
+    from firstsight.data.readers import list_shards
+    from firstsight.data.source_check import check_source_unchanged
+
+    index = Index.open(folder)
+    shards = [
+        [shard.name, shard.start, shard.stop, shard.size, shard.stamp] for shard in list_shards(location, index.form)
+    ]
+    record_path = site.cache / "looked" / f"{sha256(str(folder.absolute()).encode()).hexdigest()[:20]}.json"
+    record = [index.digest, location.path, shards]
+    if not record_path.is_file() or json.loads(record_path.read_text()) != record:
+        check_source_unchanged(index, location)
+        write_atomic(record_path, json.dumps(record) + "\n")
