@@ -75,7 +75,7 @@ class _View:
         """Since the view was made."""
         return time.monotonic() - self._started
 
-    def update_bar(self, name: str, text: str, *, done: float = 0, total: float | None = None) -> None:
+    def update_bar(self, name: str, text: str, *, done: float | int = 0, total: float | int | None = None) -> None:
         """Show a bar; without a total it only shows that work goes on."""
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(escape(name), total=None, text="")

@@ -56,7 +56,9 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
         command(study.build(scale, seeds=seeds, options=options), *positional, **values)
 
     shared = [
-        _keyword("study", STUDY_OPTION, "when") if as_option else _keyword("study", STUDY_ARGUMENT),
+        _keyword(
+            "study", STUDY_OPTION if as_option else STUDY_ARGUMENT, "when" if as_option else inspect.Parameter.empty
+        ),
         _keyword("scale", SCALE_OPTION, "cpu"),
         _keyword("seeds", SEEDS_OPTION, None),
     ]
@@ -67,7 +69,7 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
     return call
 
 
-def _keyword(name: str, annotation: object, default: object = inspect.Parameter.empty) -> inspect.Parameter:
+def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 

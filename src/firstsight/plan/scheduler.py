@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from firstsight.errors import RequestError, StepFailed
 from firstsight.plan.estimate import nominal_seconds
 from firstsight.plan.executor import Executor, StepJob, StepReport
 from firstsight.plan.graph import Graph
+from firstsight.plan.remaining_time import RemainingTime
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.site import Progress, Site
@@ -148,57 +149,19 @@ def _check_runnable(missing: set[Step], handlers: Mapping[str, str], site: Site)
         )
 
 
-@dataclass(kw_only=True, slots=True)
-class _RunningStep:
-    started_at: float
-    first_progress: Progress | None = None
-    last_progress: Progress | None = None
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started_at
-
-    def fractions(self) -> tuple[float, float]:
-        """The part of the step that was done when it started (a resumed one continues), and that is done now."""
-        if self.first_progress is None or self.last_progress is None:
-            return 0.0, 0.0
-        initial, current = (
-            min(progress.done / progress.total, 1.0) if progress.total else 0.0
-            for progress in (self.first_progress, self.last_progress)
-        )
-        return initial if initial > 0.1 else 0.0, current
-
-
-@dataclass(kw_only=True, slots=True)
-class _SpeedEstimator:
-    """Measured and nominal seconds of the work done so far, by kind of step."""
-
-    measured: dict[str, float] = field(default_factory=dict)
-    nominal: dict[str, float] = field(default_factory=dict)
-
-    def record(self, step: Step, *, seconds: float, fraction: float) -> None:
-        self.measured[step.kind] = self.measured.get(step.kind, 0.0) + seconds
-        self.nominal[step.kind] = self.nominal.get(step.kind, 0.0) + fraction * nominal_seconds(step)
-
-    def predict_seconds(self, step: Step) -> float:
-        """By the speed of steps of its kind; by that of all kinds where none of its kind has run."""
-        if self.nominal.get(step.kind):
-            return nominal_seconds(step) * self.measured[step.kind] / self.nominal[step.kind]
-        total = sum(self.nominal.values())
-        return nominal_seconds(step) * (sum(self.measured.values()) / total if total else 1.0)
-
-
 class _Scheduler:
     """The state of a run; every step is in one of these collections."""
 
     def __init__(
         self, *, graph: Graph, store: Store, on_event: EventCallback, workers: int, missing: set[Step]
     ) -> None:
-        self._graph, self._store, self._on_event, self._workers = graph, store, on_event, workers
-        self._arms_by_step, self._started_at, self._speeds = graph.arms_by_step(), time.monotonic(), _SpeedEstimator()
+        self._graph, self._store, self._on_event = graph, store, on_event
+        self._arms_by_step, self._started_at = graph.arms_by_step(), time.monotonic()
+        self._remaining_time = RemainingTime(workers=workers)
         self._priorities = _step_priorities(graph)
         self.waiting = sorted(missing, key=self._priorities.__getitem__)
-        self.running: dict[Step, _RunningStep] = {}
+        self.running: dict[Step, float] = {}
+        """When each running step started."""
         self.in_other_runs: set[Step] = set()
         """Steps that another run is running."""
         self._unfinished = set(missing)
@@ -222,7 +185,8 @@ class _Scheduler:
             elif self._store.is_locked(step.address):
                 self.in_other_runs.add(step)
             else:
-                self.running[step] = _RunningStep(started_at=time.monotonic())
+                self.running[step] = time.monotonic()
+                self._remaining_time.start(step, time=self.running[step])
                 self._emit("started", step)
                 return step
         return None
@@ -236,23 +200,27 @@ class _Scheduler:
 
     def handle_report(self, report: StepReport) -> None:
         step = next(step for step in self.running if step.address == report.address)
-        running = self.running[step]
+        clock = time.monotonic()
+        seconds = clock - self.running[step]
+        if report.progress is not None:
+            self._remaining_time.report(step, report.progress, time=clock)
         if report.state == "progress":
-            running.first_progress, running.last_progress = running.first_progress or report.progress, report.progress
-            self._emit("progress", step, progress=report.progress, seconds=running.seconds)
+            self._emit("progress", step, progress=report.progress, seconds=seconds)
             return
         del self.running[step]
         if report.state == "published":
-            self._speeds.record(step, seconds=running.seconds, fraction=1 - running.fractions()[0])
+            self._remaining_time.finish(step, time=clock)
             self._published.append(step)
             self._unfinished.discard(step)
-            self._emit("published", step, seconds=running.seconds)
-        elif report.state == "already_published":
+            self._emit("published", step, seconds=seconds)
+            return
+        self._remaining_time.drop(step)
+        if report.state == "already_published":
             self._skip(step, "stored by another run")
         elif report.state == "busy":
             self.in_other_runs.add(step)
         else:
-            self._fail(step, reason=report.reason, seconds=running.seconds)
+            self._fail(step, reason=report.reason, seconds=seconds)
 
     def summary(self) -> Summary:
         return Summary(
@@ -290,32 +258,10 @@ class _Scheduler:
             arms=self._arms_by_step[step],
             progress=progress,
             seconds=seconds,
-            seconds_left=self._seconds_left(),
+            seconds_left=self._remaining_time.seconds_left([*self.waiting, *self.in_other_runs], time=time.monotonic()),
             reason=reason,
         )
         self._on_event(event)
-
-    def _seconds_left(self) -> float | None:
-        """The remaining work divided by the workers, but at least its longest chain."""
-        if not self._speeds.measured and not any(running.fractions()[1] for running in self.running.values()):
-            return None
-        unfinished = [*self.waiting, *self.running, *self.in_other_runs]
-        remaining = {step: self._remaining_seconds(step) for step in unfinished}
-        chains: dict[Step, float] = {}
-        for step in self._graph.steps:
-            if step in remaining:
-                longest = max((chains.get(parent, 0.0) for _, parent in step.needs), default=0.0)
-                chains[step] = remaining[step] + longest
-        return max(sum(remaining.values()) / self._workers, max(chains.values(), default=0.0))
-
-    def _remaining_seconds(self, step: Step) -> float:
-        running = self.running.get(step)
-        if running is None:
-            return self._speeds.predict_seconds(step)
-        initial, current = running.fractions()
-        if current > initial:
-            return running.seconds * (1 - current) / (current - initial)
-        return max(self._speeds.predict_seconds(step) - running.seconds, 0.0)
 
 
 def _step_priorities(graph: Graph) -> dict[Step, tuple[int, float, int]]:

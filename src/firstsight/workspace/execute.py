@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from firstsight.errors import QuantityError
 from firstsight.plan.executor import LocalExecutor
@@ -34,6 +34,7 @@ HANDLERS: dict[str, str] = {
 """The function (`module:function`) that does each kind of step; only worker processes import it."""
 
 
+@runtime_checkable
 class ProgressDisplay(Protocol):
     """Shows progress. Both methods give a context manager, to be entered while the work goes on, with a callback."""
 

@@ -150,8 +150,10 @@ class _StageStreams:
         """The stage's batches, exactly as training reads them."""
         from firstsight.train.streams import stage_stream, trunk_stream
 
-        make = trunk_stream if isinstance(step.spec, TrunkSegment) else stage_stream
-        return make(step.spec, inputs=self.inputs(step), site=self.site)
+        inputs = self.inputs(step)
+        if isinstance(step.spec, TrunkSegment):
+            return trunk_stream(step.spec, inputs=inputs, site=self.site)
+        return stage_stream(step.spec, inputs=inputs, site=self.site)
 
 
 def _render(streams: _StageStreams, study: Study, arm: Arm, *, graph: Graph, name: str, first: int, count: int) -> str:

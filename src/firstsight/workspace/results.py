@@ -17,7 +17,7 @@ from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
-from firstsight.report.results import ArmResult, ArmSchedule, StageLog, StudyFacts
+from firstsight.report.results import ArmResult, StageLog, StudyFacts
 from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
 from firstsight.workspace.sources import check_locations, current_site
 from firstsight.workspace.study_graph import prepare_study, resolve_graph
@@ -85,7 +85,7 @@ def _arm_result(arm: Arm, graph: Graph, store: Store, summary: Summary | None) -
     )
 
 
-def _schedule(arm: Arm) -> ArmSchedule:
+def _schedule(arm: Arm) -> Any:
     """The learning-rate schedule of an arm's first image phase, as the report names it."""
     if not arm.stages:
         return "trunk"

@@ -70,8 +70,8 @@ def source_findings(site: Site, out: Path) -> Iterator[Finding]:
 
 def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tuple[Finding, int]:
     """What is at a location, and the bytes that preparing it will take."""
-    published_forms = {source.name: source.form for source in published_sources()}
-    form = published_forms.get(name) or detect_form(name, location)
+    forms: dict[str, ExternalForm] = {source.name: source.form for source in published_sources()}
+    form = forms.get(name) or detect_form(name, location)
     match form:
         case "tokenizer":
             return _tokenizer(name, location), 0

@@ -55,7 +55,7 @@ def check_locations(sources: Iterable[External], site: Site) -> None:
     unlisted = {name: form for name, form in forms.items() if name not in site.sources}
     if unlisted:
         raise RequestError(
-            f"{', '.join(unlisted)}: wanted a place on this machine for each of these names, got none. "
+            f"{', '.join(unlisted)}: wanted a path on this machine for each of these names, got none. "
             f"Nothing was run. Add their paths to the site file:\n\n{source_entries_template(unlisted)}\n\n"
             "or choose a scale with built-in data (smoke, cpu)."
         )

@@ -1,0 +1,200 @@
+"""How long the rest of a run takes: planned costs, scaled by the speeds measured so far, scheduled on the workers."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from firstsight.plan.estimate import estimate_step
+from firstsight.plan.step import Step
+from firstsight.recipe.stages import TrunkSegment
+from firstsight.site import Progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _KindSpeed:
+    """What a kind of step takes on one core, measured at the scales smoke and cpu."""
+
+    overhead: float = 0.2
+    """Seconds of any step, for opening inputs and publishing the result."""
+    flops: float = 1.3e11
+    """Per second."""
+    items: float = 5e3
+    """Documents, images or questions per second."""
+
+
+_SPEEDS = {
+    "pretrain": _KindSpeed(overhead=0.8),
+    "midtrain": _KindSpeed(overhead=0.8),
+    "finetune": _KindSpeed(overhead=0.8),
+    "contrast": _KindSpeed(overhead=3.0, flops=3.7e10),
+    "encode": _KindSpeed(flops=1e11, items=1e4),
+    "evaluate": _KindSpeed(overhead=0.3, flops=1.2e11, items=400.0),
+    "benchmarks": _KindSpeed(items=200.0),
+    "dialogues": _KindSpeed(items=3e3),
+}
+"""Only the proportions within a group of kinds matter: the speed of a group is measured in each run."""
+
+COMPUTE_KINDS = {"pretrain", "midtrain", "finetune", "contrast", "encode", "evaluate"}
+"""Kinds whose speed depends on the device; all others depend on the CPU and the disk. One group has one speed."""
+
+DEFAULT_STARTUP = 0.5
+"""Seconds from the start of a step to its first progress, until one was measured."""
+
+GROUP_WEIGHT = 0.3
+"""The part of a step that must be measured of its kind to count as much as the speed of its group."""
+
+LIVE_WEIGHT, LIVE_WEIGHT_NEW_KIND = 0.5, 0.05
+"""The part of a running step that must be done to count as much as the speed of its kind, if one was finished before
+and if none was."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Measured:
+    """Work of one kind or group of kinds: the seconds that it took, and those that were expected."""
+
+    seconds: float = 0.0
+    expected: float = 0.0
+
+    def add(self, step: Step, seconds: float, fraction: float) -> None:
+        """Count `fraction` of a step, which took `seconds`."""
+        self.seconds += seconds
+        self.expected += fraction * _expected_seconds(step)
+
+
+@dataclass(kw_only=True, slots=True)
+class _RunningStep:
+    """When a running step started, and its first and last progress as (seconds on the clock, fraction done)."""
+
+    started: float
+    first: tuple[float, float] | None = None
+    last: tuple[float, float] | None = None
+
+    def progress(self) -> tuple[float, float]:
+        """Seconds between the first and the last progress, and the fraction of the step that was done in them."""
+        if self.first is None or self.last is None:
+            return 0.0, 0.0
+        return self.last[0] - self.first[0], max(self.last[1] - self.first[1], 0.0)
+
+
+class RemainingTime:
+    """Estimates the seconds until the end of a run. `now` is in seconds on any monotonic clock."""
+
+    def __init__(self, *, workers: int) -> None:
+        self._workers = workers
+        self._running: dict[Step, _RunningStep] = {}
+        self._finished: list[tuple[Step, float, float]] = []
+        """Finished steps: measured seconds, and the fraction that was done in them."""
+        self._startups: dict[str, float] = {}
+        """Seconds to the first progress, by kind: the shortest, since only the first step of a kind compiles."""
+
+    def start(self, step: Step, *, now: float) -> None:
+        """A worker has started a step."""
+        self._running[step] = _RunningStep(started=now)
+
+    def report(self, step: Step, progress: Progress, *, now: float) -> None:
+        """A running step has made progress."""
+        running = self._running[step]
+        running.last = (now, _fraction(step, progress))
+        running.first = running.first or running.last
+
+    def finish(self, step: Step, *, now: float) -> None:
+        """A step has ended with a result, which measures the speed of its kind."""
+        running = self._running.pop(step)
+        start, done = running.first or (running.started, 0.0)
+        if done > 0.99:  # its only progress was its end
+            start, done = running.started, 0.0
+        else:
+            startup = start - running.started
+            self._startups[step.kind] = min(startup, self._startups.get(step.kind, startup))
+        self._finished.append((step, time - start, 1 - done))
+
+    def drop(self, step: Step) -> None:
+        """A step has ended without a result."""
+        self._running.pop(step, None)
+
+    def seconds_left(self, waiting: Sequence[Step], *, now: float) -> float | None:
+        """Seconds until all running and waiting steps are done; None as long as no speed was measured that they need.
+
+        `waiting`: in the order in which steps start when a worker is free and their parents are done.
+        """
+        measured = self._measured()
+        unfinished = [*self._running, *waiting]
+        if any(not measured[_group(step.kind)].expected for step in unfinished):
+            return None
+        remaining = {step: self._remaining_seconds(step, measured, now) for step in self._running}
+        remaining |= {step: self._startup(step) + _work_seconds(step, measured) for step in waiting}
+        return _schedule(waiting, [*self._running], remaining, workers=self._workers)
+
+    def _measured(self) -> Mapping[str, _Measured]:
+        """What finished and running steps have measured, by kind and by group."""
+        measured: defaultdict[str, _Measured] = defaultdict(_Measured)
+        running = [(step, *state.progress()) for step, state in self._running.items()]
+        for step, seconds, fraction in (*self._finished, *running):
+            for key in (step.kind, _group(step.kind)):
+                measured[key].add(step, seconds, fraction)
+        return measured
+
+    def _startup(self, step: Step) -> float:
+        return self._startups.get(step.kind, min(self._startups.values(), default=DEFAULT_STARTUP))
+
+    def _remaining_seconds(self, step: Step, measured: Mapping[str, _Measured], now: float) -> float:
+        """What is left of a running step: by the speed of its kind, and the more by its own the further it is."""
+        running, work = self._running[step], _work_seconds(step, measured)
+        seconds, fraction = running.progress()
+        if running.last is None:
+            total = self._startup(step) + work
+            return max(total - (now - running.started), 0.1 * total)
+        if fraction > 0:
+            weight = LIVE_WEIGHT if step.kind in self._startups else LIVE_WEIGHT_NEW_KIND
+            work = (weight * work + seconds) / (weight + fraction)
+        left = (1 - running.last[1]) * work
+        return max(left - (now - running.last[0]), 0.1 * left)
+
+
+def _group(kind: str) -> str:
+    return "compute" if kind in COMPUTE_KINDS else "data"
+
+
+@cache
+def _expected_seconds(step: Step) -> float:
+    """How long a step takes on one core of the machine where `_SPEEDS` was measured."""
+    speed, cost = _SPEEDS.get(step.kind, _KindSpeed()), estimate_step(step)
+    return speed.overhead + cost.flops / speed.flops + cost.items / speed.items
+
+
+def _work_seconds(step: Step, measured: Mapping[str, _Measured]) -> float:
+    """A whole step without its startup, by the speed of its kind and, the less of that was measured, of its group."""
+    kind, group, expected = measured[step.kind], measured[_group(step.kind)], _expected_seconds(step)
+    prior = GROUP_WEIGHT * expected
+    return expected * (kind.seconds + prior * group.seconds / group.expected) / (kind.expected + prior)
+
+
+def _fraction(step: Step, progress: Progress) -> float:
+    """The part of a step that is done. A trunk's segment reports the trunk's tokens, so it does not start at 0."""
+    start = 0
+    if isinstance(step.spec, TrunkSegment):
+        start = step.spec.pretrain.tokens_at(step.spec.start)
+    return min(max((progress.done - start) / max(progress.total - start, 1), 0.0), 1.0)
+
+
+def _schedule(
+    waiting: Sequence[Step], running: Sequence[Step], remaining: Mapping[Step, float], *, workers: int
+) -> float:
+    """When the last step ends, if each free worker takes the first waiting step whose parents are done."""
+    queue, unfinished, now = list(waiting), {*running, *waiting}, 0.0
+    ends = [(remaining[step], number, step) for number, step in enumerate(running)]
+    heapq.heapify(ends)
+    while ends or queue:
+        ready = (step for step in tuple(queue) if not any(parent in unfinished for _, parent in step.needs))
+        while len(ends) < workers and (step := next(ready, None)) is not None:
+            queue.remove(step)
+            heapq.heappush(ends, (now + remaining[step], len(running) + len(queue), step))
+        if not ends:
+            break  # what is left needs a step that failed
+        now, _, step = heapq.heappop(ends)
+        unfinished.discard(step)
+    return now
