@@ -176,9 +176,8 @@ def test_a_recorded_run_at_smoke_scale_is_predicted_from_its_first_training_step
         else:
             estimate.finish(step, now=now)
         left = estimate.seconds_left(waiting, now=now)
-        if now > 9 and total - now > 15:
-            assert left is not None and 2 / 3 < left / (total - now) < 3 / 2, (now, left, total - now)
-        assert now < 9 or (left is not None and left < 2 * (total - now) + 1), (now, left, total - now)
+        if now > 9 and total - now > 5:
+            assert left is not None and 0.6 < left / (total - now) < 2, (now, left, total - now)
 
 
 def test_a_chain_takes_as_long_as_its_steps_one_after_the_other() -> None:
