@@ -81,7 +81,7 @@ class _RunningStep:
 
 
 class RemainingTime:
-    """Estimates the seconds until the end of a run. `now` is in seconds on any monotonic clock."""
+    """Estimates the seconds until the end of a run. `time` is in seconds on any monotonic clock."""
 
     def __init__(self, *, workers: int) -> None:
         self._workers = workers
@@ -91,17 +91,17 @@ class RemainingTime:
         self._startups: dict[str, float] = {}
         """Seconds to the first progress, by kind: the shortest, since only the first step of a kind compiles."""
 
-    def start(self, step: Step, *, now: float) -> None:
+    def start(self, step: Step, *, time: float) -> None:
         """A worker has started a step."""
-        self._running[step] = _RunningStep(started=now)
+        self._running[step] = _RunningStep(started=time)
 
-    def report(self, step: Step, progress: Progress, *, now: float) -> None:
+    def report(self, step: Step, progress: Progress, *, time: float) -> None:
         """A running step has made progress."""
         running = self._running[step]
-        running.last = (now, _fraction(step, progress))
+        running.last = (time, _fraction(step, progress))
         running.first = running.first or running.last
 
-    def finish(self, step: Step, *, now: float) -> None:
+    def finish(self, step: Step, *, time: float) -> None:
         """A step has ended with a result, which measures the speed of its kind."""
         running = self._running.pop(step)
         start, done = running.first or (running.started, 0.0)
@@ -116,7 +116,7 @@ class RemainingTime:
         """A step has ended without a result."""
         self._running.pop(step, None)
 
-    def seconds_left(self, waiting: Sequence[Step], *, now: float) -> float | None:
+    def seconds_left(self, waiting: Sequence[Step], *, time: float) -> float | None:
         """Seconds until all running and waiting steps are done; None as long as no speed was measured that they need.
 
         `waiting`: in the order in which steps start when a worker is free and their parents are done.
@@ -125,7 +125,7 @@ class RemainingTime:
         unfinished = [*self._running, *waiting]
         if any(not measured[_group(step.kind)].expected for step in unfinished):
             return None
-        remaining = {step: self._remaining_seconds(step, measured, now) for step in self._running}
+        remaining = {step: self._remaining_seconds(step, measured, time) for step in self._running}
         remaining |= {step: self._startup(step) + _work_seconds(step, measured) for step in waiting}
         return _schedule(waiting, [*self._running], remaining, workers=self._workers)
 
@@ -141,18 +141,18 @@ class RemainingTime:
     def _startup(self, step: Step) -> float:
         return self._startups.get(step.kind, min(self._startups.values(), default=DEFAULT_STARTUP))
 
-    def _remaining_seconds(self, step: Step, measured: Mapping[str, _Measured], now: float) -> float:
+    def _remaining_seconds(self, step: Step, measured: Mapping[str, _Measured], time: float) -> float:
         """What is left of a running step: by the speed of its kind, and the more by its own the further it is."""
         running, work = self._running[step], _work_seconds(step, measured)
         seconds, fraction = running.progress()
         if running.last is None:
             total = self._startup(step) + work
-            return max(total - (now - running.started), 0.1 * total)
+            return max(total - (time - running.started), 0.1 * total)
         if fraction > 0:
             weight = LIVE_WEIGHT if step.kind in self._startups else LIVE_WEIGHT_NEW_KIND
             work = (weight * work + seconds) / (weight + fraction)
         left = (1 - running.last[1]) * work
-        return max(left - (now - running.last[0]), 0.1 * left)
+        return max(left - (time - running.last[0]), 0.1 * left)
 
 
 def _group(kind: str) -> str:
@@ -185,16 +185,16 @@ def _schedule(
     waiting: Sequence[Step], running: Sequence[Step], remaining: Mapping[Step, float], *, workers: int
 ) -> float:
     """When the last step ends, if each free worker takes the first waiting step whose parents are done."""
-    queue, unfinished, now = list(waiting), {*running, *waiting}, 0.0
+    queue, unfinished, time = list(waiting), {*running, *waiting}, 0.0
     ends = [(remaining[step], number, step) for number, step in enumerate(running)]
     heapq.heapify(ends)
     while ends or queue:
         ready = (step for step in tuple(queue) if not any(parent in unfinished for _, parent in step.needs))
         while len(ends) < workers and (step := next(ready, None)) is not None:
             queue.remove(step)
-            heapq.heappush(ends, (now + remaining[step], len(running) + len(queue), step))
+            heapq.heappush(ends, (time + remaining[step], len(running) + len(queue), step))
         if not ends:
             break  # what is left needs a step that failed
-        now, _, step = heapq.heappop(ends)
+        time, _, step = heapq.heappop(ends)
         unfinished.discard(step)
-    return now
+    return time
