@@ -174,7 +174,7 @@ def test_flops_are_those_that_torch_counts(spec: LMSpec) -> None:
     ("field", "value", "told"),
     [
         ("kv_heads", 3, "kv_heads must divide heads. Got 3 for 4 heads"),
-        ("head_dim", 7, "a head's width must be even. Got 7"),
+        ("head_dim", 7, "head_dim must be even. Got 7"),
         ("layers", 0, "layers must be above zero. Got 0"),
         ("width", -8, "width must be above zero. Got -8"),
         ("heads", 0, "heads must be above zero. Got 0"),
@@ -200,18 +200,18 @@ def test_a_decoder_that_cannot_be_is_refused(field: str, value: float, told: str
     [
         (lambda: Rope(base=0.0), "rotary base must be above zero. Got 0.0"),
         (lambda: LinearRope(base=-1.0, factor=2.0), "rotary base must be above zero. Got -1.0"),
-        (lambda: LinearRope(base=1e4, factor=0.5), "its factor must be 1 or more. Got 0.5"),
+        (lambda: LinearRope(base=1e4, factor=0.5), "scaling factor must be 1 or more. Got 0.5"),
         (
             lambda: Llama3Rope(base=1e4, factor=0.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8),
             "1 or more. Got 0.0",
         ),
         (
             lambda: Llama3Rope(base=1e4, factor=8.0, low_freq_factor=4.0, high_freq_factor=4.0, original_context=8),
-            "low must be below high. Got 4.0",
+            "low_freq_factor must be below high_freq_factor. Got 4.0",
         ),
         (
             lambda: Llama3Rope(base=1e4, factor=8.0, low_freq_factor=0.0, high_freq_factor=4.0, original_context=8),
-            "low must be above zero. Got 0.0",
+            "low_freq_factor must be above zero. Got 0.0",
         ),
         (
             lambda: Llama3Rope(base=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=0),

@@ -186,5 +186,5 @@ def test_narrow_products_are_those_of_rounded_weights() -> None:
 
 @pytest.mark.parametrize("changed", [{"pixel_shuffle": 0}, {"tokens_per_patch": 0}])
 def test_counts_begin_at_one(changed: dict[str, int]) -> None:
-    with pytest.raises(QuantityError, match="count from 1"):
+    with pytest.raises(QuantityError, match="are 1 or more"):
         replace(spec_of("linear"), **changed)

@@ -13,7 +13,7 @@ from firstsight.errors import QuantityError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rope:
-    """Rotary position angles of `base`, the first half of each head against the second."""
+    """Rotary position embeddings of `base`, which rotate the first half of each head against the second."""
 
     TAG: ClassVar = "rope"
     base: float
@@ -24,7 +24,7 @@ class Rope:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearRope:
-    """Rotary angles of positions divided by `factor`: a longer context squeezed into the angles of a short one."""
+    """Rotary position embeddings whose positions are divided by `factor`, for a context longer by `factor`."""
 
     TAG: ClassVar = "linear_rope"
     base: float
@@ -37,9 +37,10 @@ class LinearRope:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Llama3Rope:
-    """Llama 3.1's angles: slow ones divided by `factor`, fast ones kept, those between blended.
+    """Llama 3.1's: low frequencies divided by `factor`, high ones unchanged, those between interpolated.
 
-    A wave that turns fewer than `low` times in `context` tokens is slow, one that turns more than `high` times fast.
+    A frequency is low with fewer than `low_freq_factor` periods in `original_context` tokens, and high with more than
+    `high_freq_factor`.
     """
 
     TAG: ClassVar = "llama3_rope"
@@ -52,12 +53,12 @@ class Llama3Rope:
     def __post_init__(self) -> None:
         _check_positive("rotary base", self.base)
         _check_positive("rotary context", self.original_context)
-        _check_positive("low", self.low_freq_factor)
+        _check_positive("low_freq_factor", self.low_freq_factor)
         _check_scaling_factor(self.factor)
         if self.low_freq_factor >= self.high_freq_factor:
             raise QuantityError(
-                f"slow waves turn less often than fast ones: low must be below high. Got {self.low_freq_factor} and {self.high_freq_factor}. "
-                "Llama 3 says 1 and 4."
+                f"low_freq_factor must be below high_freq_factor. Got {self.low_freq_factor} and "
+                f"{self.high_freq_factor}. Llama 3 has 1 and 4."
             )
 
 
@@ -79,7 +80,7 @@ class LMSpec:
     mlp_width: int
     vocab_size: int
     norm: Literal["layer", "rms"]
-    """layer: LayerNorm with a gain and no bias (OpenLM); rms: RMSNorm (Llama)."""
+    """layer: LayerNorm with a weight and no bias (OpenLM); rms: RMSNorm (Llama)."""
     eps: float
     qk_norm: bool
     """Norm of the full query and key vectors before heads and rotary (OpenLM)."""
@@ -89,21 +90,21 @@ class LMSpec:
     token_shift: int
     """Taps of a learned causal mix of each token with its predecessors before attention; 1 is none (the paper)."""
     embedding_scale: int
-    """Input embeddings are multiplied by this; 1 is the paper's."""
+    """Input embeddings are multiplied by this; 1 in the paper."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocab_size", "eps"):
             _check_positive(name, getattr(self, name))
         for name in ("token_shift", "embedding_scale"):
             if getattr(self, name) < 1:
-                raise QuantityError(f"{name} must be 1 or more. Got {getattr(self, name)}. Say 1 to go without.")
+                raise QuantityError(f"{name} must be 1 or more. Got {getattr(self, name)}. Set 1 to go without.")
         if self.heads % self.kv_heads:
             raise QuantityError(
-                f"every key serves the same number of queries: kv_heads must divide heads. Got {self.kv_heads} for "
-                f"{self.heads} heads. Choose a divisor."
+                "every key serves the same number of queries: kv_heads must divide heads. "
+                f"Got {self.kv_heads} for {self.heads} heads. Choose a divisor."
             )
         if self.head_dim % 2:
-            raise QuantityError(f"rotary turns pairs: a head's width must be even. Got {self.head_dim}. Add one.")
+            raise QuantityError(f"rotary rotates pairs: head_dim must be even. Got {self.head_dim}. Add one.")
 
     @property
     def attention_parameters(self) -> int:
@@ -111,18 +112,17 @@ class LMSpec:
         return 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
 
     def parameters(self) -> int:
-        """Count of all weights, gains included."""
-        norm_weights = 2 * self.width + (self.head_dim * (self.heads + self.kv_heads) if self.qk_norm else 0)
-        token_shift_weights = self.token_shift * self.width if self.token_shift > 1 else 0
-        block = self.attention_parameters + 3 * self.width * self.mlp_width + norm_weights + token_shift_weights
+        """Count of all weights, norms included."""
+        norms = 2 * self.width + (self.head_dim * (self.heads + self.kv_heads) if self.qk_norm else 0)
+        token_shift = self.token_shift * self.width if self.token_shift > 1 else 0
+        block = self.attention_parameters + 3 * self.width * self.mlp_width + norms + token_shift
         return self.layers * block + self.width + (1 if self.ties_embeddings else 2) * self.vocab_size * self.width
 
     def flops(self, row_length: int) -> int:
-        """Forward FLOPs of one token in a row of `row`: 2 per weight used, causal attention at half the square."""
-        weights = (
-            self.layers * (self.attention_parameters + 3 * self.width * self.mlp_width) + self.vocab_size * self.width
-        )
-        return 2 * weights + self.layers * 2 * row_length * self.heads * self.head_dim
+        """Forward FLOPs of one token in a row: 2 per weight used, causal attention at half the square."""
+        block = self.attention_parameters + 3 * self.width * self.mlp_width
+        attention = self.layers * 2 * row_length * self.heads * self.head_dim
+        return 2 * (self.layers * block + self.vocab_size * self.width) + attention
 
 
 def swiglu_width(width: int) -> int:
@@ -131,13 +131,18 @@ def swiglu_width(width: int) -> int:
 
 
 def openlm_spec(*, layers: int, width: int, heads: int, vocab_size: int) -> LMSpec:
-    """The paper's family at any size: nothing declared beyond open_lm."""
+    """The paper's family at any size, with open_lm's defaults."""
+    if heads < 1 or width % heads:
+        raise QuantityError(
+            f"the heads share the width: heads must divide width. Got {heads} heads for width {width}. "
+            "Choose a divisor, or build the LMSpec with another head_dim."
+        )
     return LMSpec(
         layers=layers,
         width=width,
         heads=heads,
         kv_heads=heads,
-        head_dim=_head_dim(width, heads),
+        head_dim=width // heads,
         mlp_width=swiglu_width(width),
         vocab_size=vocab_size,
         norm="layer",
@@ -151,18 +156,9 @@ def openlm_spec(*, layers: int, width: int, heads: int, vocab_size: int) -> LMSp
 
 
 def llama_family_spec(*, layers: int, width: int, heads: int, kv_heads: int, mlp_width: int, vocab_size: int) -> LMSpec:
-    """The Llama family as it began: rotary base 10,000, a head of its own, eps 1e-5; `replace` gives the later ones."""
-    openlm_base = openlm_spec(layers=layers, width=width, heads=heads, vocab_size=vocab_size)
-    return replace(openlm_base, kv_heads=kv_heads, mlp_width=mlp_width, norm="rms", qk_norm=False)
-
-
-def _head_dim(width: int, heads: int) -> int:
-    if heads < 1 or width % heads:
-        raise QuantityError(
-            f"heads share the width among them: heads must divide width. Got {heads} heads for width {width}. "
-            "Choose a divisor, or build the LMSpec with a head width of its own."
-        )
-    return width // heads
+    """Llama 1's settings: rotary base 10,000, untied embeddings, eps 1e-5; `replace` makes those of later models."""
+    openlm = openlm_spec(layers=layers, width=width, heads=heads, vocab_size=vocab_size)
+    return replace(openlm, kv_heads=kv_heads, mlp_width=mlp_width, norm="rms", qk_norm=False)
 
 
 def _check_positive(name: str, value: int | float) -> None:
@@ -173,6 +169,5 @@ def _check_positive(name: str, value: int | float) -> None:
 def _check_scaling_factor(factor: float) -> None:
     if not factor >= 1:
         raise QuantityError(
-            f"scaling makes a longer context fit: its factor must be 1 or more. Got {factor}. Divide the longer "
-            "context by the shorter."
+            f"a rotary scaling factor must be 1 or more. Got {factor}. Divide the longer context by the shorter."
         )

@@ -1,10 +1,11 @@
-"""Which data, in what share, counted in what, and how often."""
+"""The data of a stage: sources, their shares, the unit of the shares, and the most epochs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from math import floor
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
@@ -12,7 +13,7 @@ from firstsight.units import Share, Tokens
 
 PackingMode = Literal["one_image_per_row", "best_fit"]
 ShareUnit = Literal["rows", "tokens", "loss_tokens"]
-"""What a share counts: rows (the paper), tokens that are not padding, or tokens that carry loss."""
+"""What a share counts: rows (the paper), tokens without padding, or tokens that have loss."""
 ExternalForm = Literal[
     "text", "captions", "interleaved", "dialogues", "benchmarks", "tokenizer", "encoder", "checkpoint"
 ]
@@ -20,21 +21,21 @@ ExternalForm = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticWorld:
-    """The built-in picture world: real drawings in small scenes with exact truth."""
+    """The built-in synthetic world: real drawings in small scenes whose content is known exactly."""
 
     TAG: ClassVar = "synthetic_world"
     objects: int
     kinds: int
     image_size: int
-    """Side of a square scene in pixels; scenes have 2 x 2 cells."""
+    """Side of a square scene in pixels; a scene has 2 x 2 cells."""
     max_objects: int
-    """Most objects in one scene, 1 to 4."""
+    """The most objects in one scene, 1 to 4."""
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticVocabulary:
-    """The world's words as a tokenizer."""
+    """A tokenizer with a token for each word of the world."""
 
     TAG: ClassVar = "vocabulary"
     world: SyntheticWorld
@@ -42,18 +43,18 @@ class SyntheticVocabulary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticTexts:
-    """Documents about the world, in words alone: the only place where kinds are told."""
+    """Text documents about the world, the only source that names the kinds of objects."""
 
     TAG: ClassVar = "texts"
     world: SyntheticWorld
     documents: int
     loss_mask: Literal["determined", "all"]
-    """Which words of told scenes carry loss: those that the telling determines, or all."""
+    """Which words of a description of a scene have loss: those that the text before determines, or all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticCaptions:
-    """Pictures with captions: complete and true, or partial and sometimes wrong like alt-text."""
+    """Images with captions: `rich` are complete and true, `noisy` are partial and sometimes wrong, like alt text."""
 
     TAG: ClassVar = "captions"
     world: SyntheticWorld
@@ -63,7 +64,7 @@ class SyntheticCaptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticDialogues:
-    """Pictures with question-and-answer turns, in LLaVA's format."""
+    """Images with question-and-answer turns, in LLaVA's format."""
 
     TAG: ClassVar = "dialogues"
     world: SyntheticWorld
@@ -73,7 +74,7 @@ class SyntheticDialogues:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticBenchmarks:
-    """The small twins of the paper's vision and text tasks, in the benchmarks' own formats."""
+    """Small versions of the paper's vision and text tasks, in the benchmarks' own formats."""
 
     TAG: ClassVar = "benchmarks"
     world: SyntheticWorld
@@ -83,23 +84,23 @@ class SyntheticBenchmarks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class External:
-    """Data or weights that the user has: a name that the site file maps to a place."""
+    """Data or weights of the user: a name that the site file maps to a path."""
 
     TAG: ClassVar = "external"
     name: str
     form: ExternalForm
     tokens: Tokens
-    """Tokens in one pass as published; 0 where the form has none."""
+    """Published tokens of one pass; 0: unknown, or the form has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recaptioned:
-    """Captioned pictures that the user has, with a real and a synthetic caption each, as in DataComp-DR."""
+    """Captioned images of the user, with a real and a synthetic caption each, as in DataComp-DR."""
 
     TAG: ClassVar = "recaptioned"
     external: External
     synthetic_share: Share
-    """Of the pictures, how many are told by a synthetic caption; which ones is a function of key and seed."""
+    """The share of images that get their synthetic caption; which ones is a function of record key and seed."""
     seed: int
 
     def __post_init__(self) -> None:
@@ -111,7 +112,7 @@ DataSource = SyntheticTexts | SyntheticCaptions | SyntheticDialogues | External 
 
 
 def source_label(source: DataSource) -> str:
-    """What a person calls a source: the user's own name, or what the built-in world makes."""
+    """The name of a source for people: the user's own name, or the kind of synthetic data."""
     match source:
         case External():
             return source.name
@@ -128,17 +129,17 @@ _UNIT_LABELS: dict[ShareUnit, str] = {"rows": "rows", "tokens": "tokens", "loss_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightedSource:
-    """One source of a blend, its share of the blend, and how often a stage may go through it."""
+    """One source of a mixture, its share of it, and how often a stage may read it."""
 
     TAG: ClassVar = "weighted_source"
     source: DataSource
     share: Share
     max_epochs: int
-    """Passes at most; a fine-tuning stage multiplies them by its own epochs."""
+    """The most passes; a fine-tuning stage multiplies them by its own epochs."""
 
     def __post_init__(self) -> None:
         if self.max_epochs < 1:
-            raise QuantityError(f"a source is gone through at least once. Got epochs={self.max_epochs}.")
+            raise QuantityError(f"a source is read at least once. Got max_epochs={self.max_epochs}.")
 
     def __str__(self) -> str:
         return source_label(self.source) + (f" (up to {self.max_epochs} epochs)" if self.max_epochs > 1 else "")
@@ -146,7 +147,7 @@ class WeightedSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixture:
-    """Sources of one part of a mix side by side, in exact shares on every prefix."""
+    """Text or image sources that are mixed in exact shares: every prefix of the rows has them."""
 
     TAG: ClassVar = "mixture"
     components: tuple[WeightedSource, ...]
@@ -155,7 +156,9 @@ class Mixture:
     def __post_init__(self) -> None:
         total = sum((component.share for component in self.components), Fraction(0))
         if total != 1:
-            raise QuantityError(f"shares of a blend must sum to 1. Got {total} from {len(self.components)} parts.")
+            raise QuantityError(
+                f"shares of a mixture must sum to 1. Got {total} from {len(self.components)} components."
+            )
 
     @property
     def sources(self) -> tuple[DataSource, ...]:
@@ -165,69 +168,66 @@ class Mixture:
         """75 % dclm + 25 % notes (up to 2 epochs), of tokens."""
         if len(self.components) == 1:
             return str(self.components[0])
-        return f"{' + '.join(f'{component.share} {component}' for component in self.components)}, of {_UNIT_LABELS[self.share_unit]}"
+        components = " + ".join(f"{component.share} {component}" for component in self.components)
+        return f"{components}, of {_UNIT_LABELS[self.share_unit]}"
 
 
 def single_source(source: DataSource, *, max_epochs: int = 1) -> Mixture:
-    """A blend of one source."""
-    return Mixture(
-        components=(WeightedSource(source=source, share=Share(1), max_epochs=max_epochs),), share_unit="rows"
-    )
+    """A mixture of one source."""
+    component = WeightedSource(source=source, share=Share(1), max_epochs=max_epochs)
+    return Mixture(components=(component,), share_unit="rows")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShareSpan:
-    """A stretch of a stage with one image share."""
+    """A part of a stage with one image share."""
 
     TAG: ClassVar = "share_span"
     end: Share
-    """Of the stage's rows, where the stretch ends; the last one's is 1."""
+    """The share of the stage's rows at which the span ends; 1 for the last one."""
     share: Share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTextMix:
-    """Text beside images: `share` of it is image rows, exactly, on every prefix. Source: paper section 3."""
+    """Text and image rows, in exact shares on every prefix. Source: paper section 3."""
 
     TAG: ClassVar = "image_text_mix"
     text: Mixture
     images: Mixture
     image_share: Share | tuple[ShareSpan, ...]
-    """One share, or stretches with one each, in order."""
+    """One share, or consecutive spans with a share each."""
     share_unit: ShareUnit
     packing: PackingMode
 
     def __post_init__(self) -> None:
         ends = [span.end for span in self.image_share] if isinstance(self.image_share, tuple) else [Share(1)]
         if not ends or ends[-1] != 1 or any(start >= end for start, end in pairwise([Share(0), *ends])):
-            raise QuantityError(f"stretches of a mix must end one after the other, the last at 1. Got {ends}.")
+            raise QuantityError(f"spans of a mix must end one after the other, the last at 1. Got {ends}.")
 
     def __str__(self) -> str:
-        """25 % images to 50 %, then 75 % to the end, of rows; images: ...; text: ..."""
+        """25 % images to 50 %, then 75 % images to the end, of rows; images: ...; text: ..."""
         if isinstance(self.image_share, tuple):
-            ends = [f"{span.end}" for span in self.image_share[:-1]] + ["the end"]
-            shares = ", then ".join(
-                f"{span.share} images to {end}" for span, end in zip(self.image_share, ends, strict=True)
-            )
+            ends = [*(str(span.end) for span in self.image_share[:-1]), "the end"]
+            steps = zip(self.image_share, ends, strict=True)
+            shares = ", then ".join(f"{span.share} images to {end}" for span, end in steps)
+            distinct = {span.share for span in self.image_share}
         else:
-            shares = f"{self.image_share} images"
-        descriptions = [f"{shares}, of {_UNIT_LABELS[self.share_unit]}"]
-        distinct_shares = (
-            {span.share for span in self.image_share} if isinstance(self.image_share, tuple) else {self.image_share}
-        )
-        descriptions += [f"images: {self.images}"] if distinct_shares != {0} else []
-        descriptions += [f"text: {self.text}"] if distinct_shares != {1} else []
-        return "; ".join(descriptions)
+            shares, distinct = f"{self.image_share} images", {self.image_share}
+        parts = [f"{shares}, of {_UNIT_LABELS[self.share_unit]}"]
+        parts += [f"images: {self.images}"] if distinct != {0} else []
+        parts += [f"text: {self.text}"] if distinct != {1} else []
+        return "; ".join(parts)
 
     def spans(self, rows: int) -> tuple[tuple[int, Share], ...]:
-        """(rows, image share) of each stretch of a stage of `rows` rows, in order."""
+        """(rows, image share) of each span of a stage of `rows` rows, in order."""
         if not isinstance(self.image_share, tuple):
             return ((rows, self.image_share),)
-        ends = [0, *(rows * span.end.numerator // span.end.denominator for span in self.image_share)]
+        ends = [0, *(floor(rows * span.end) for span in self.image_share)]
         return tuple(
-            (stop - start, span.share) for (start, stop), span in zip(pairwise(ends), self.image_share, strict=True)
+            (end - start, span.share) for start, end, span in zip(ends, ends[1:], self.image_share, strict=False)
         )
 
     def image_rows(self, rows: int) -> int:
-        """Image rows among `rows`, where shares count rows; about as many where they count tokens."""
-        return sum(row_count * share.numerator // share.denominator for row_count, share in self.spans(rows))
+        """Image rows among `rows` where shares count rows; an estimate where they count tokens."""
+        return sum(floor(count * share) for count, share in self.spans(rows))

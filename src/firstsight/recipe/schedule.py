@@ -1,8 +1,8 @@
-"""Learning rates as pure functions of tokens seen since the phase began.
+"""Learning rates as pure functions of the tokens seen since the phase began.
 
-The rate of an update is `lr(seen)` with `seen` counting the update's own batch, so the first warm-up step
-is not zero and the last step of a phase gets the floor exactly. Source: paper Figure 3, section 2 of the
-specification (`lr_plot.py` of open_lm): cosine to a floor that is never zero.
+The rate of an update is `lr(tokens_seen)`, where `tokens_seen` includes the update's own batch: the first warm-up step
+is not zero, and the last step of a phase has exactly the minimum. Source: paper Figure 3 and section 2; `lr_plot.py` of
+open_lm: cosine to a minimum that is never zero.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from firstsight.errors import QuantityError
 from firstsight.units import Tokens
 
 
-def _cosine(start: float, floor: float, elapsed: Tokens, total: Tokens) -> float:
-    """From exactly `start` at 0 to exactly `floor` at `total`, and the floor ever after."""
+def _cosine(start: float, end: float, elapsed: int, total: int) -> float:
+    """From exactly `start` at 0 to exactly `end` at `total`, constant before and after."""
     if elapsed <= 0 or elapsed >= total:
-        return start if elapsed <= 0 else floor
-    return floor + 0.5 * (1 + cos(pi * elapsed / total)) * (start - floor)
+        return start if elapsed <= 0 else end
+    return end + 0.5 * (1 + cos(pi * elapsed / total)) * (start - end)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rewarm:
-    """Warm up from zero to a peak, then cosine to the floor: every trunk, and the paper's 0 % and 100 % arms."""
+    """Warm up from zero to a peak, then cosine: every trunk, and the paper's 0 % and 100 % arms."""
 
     TAG: ClassVar = "rewarm"
     peak_lr: float
@@ -39,23 +39,20 @@ class Rewarm:
             )
 
     def lr(self, tokens_seen: Tokens) -> float:
-        if tokens_seen < self.warmup_tokens:
-            return self.peak_lr * tokens_seen / self.warmup_tokens
-        return _cosine(
-            self.peak_lr,
-            self.min_lr,
-            Tokens(tokens_seen - self.warmup_tokens),
-            Tokens(self.tokens - self.warmup_tokens),
-        )
+        warmup = self.warmup_tokens
+        if tokens_seen < warmup:
+            return self.peak_lr * tokens_seen / warmup
+        return _cosine(self.peak_lr, self.min_lr, tokens_seen - warmup, self.tokens - warmup)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Continue:
-    """Start at the trunk's rate at that very token, then cosine to the floor, no warm-up: the paper's 20-80 % arms."""
+    """Start at the trunk's rate at the branch, then cosine, no warm-up: the paper's 20-80 % arms."""
 
     TAG: ClassVar = "continue"
     trunk: Rewarm
     branch_tokens: Tokens
+    """Trunk tokens before the branch."""
     min_lr: float
     tokens: Tokens
 
@@ -69,6 +66,7 @@ class Matched:
 
     TAG: ClassVar = "matched"
     reference: LRSchedule
+    """The other arm's schedule."""
     min_lr: float
     tokens: Tokens
 

@@ -1,4 +1,9 @@
-"""Specs as canonical JSON and back: the one form that addresses are digests of."""
+"""Specs as canonical JSON and back: what addresses are digests of.
+
+A spec class is named in JSON by its `TAG`, never by its class name: `{"type": "midtrain", ...}`. So a class may be
+renamed without moving an address or breaking a stored checkpoint. A tag is unique and never changes: all are listed in
+tests/golden/tags.txt.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +12,20 @@ from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe import lm, mixture, model, schedule, stages, vision
+from firstsight.recipe import lm, mixture, model, schedule, stages, study, vision
 from firstsight.units import Share
 
 SPEC_CLASSES: dict[str, type] = {
     str(vars(spec_class)["TAG"]): spec_class
-    for module in (lm, mixture, vision, model, schedule, stages)
+    for module in (lm, mixture, vision, model, schedule, stages, study)
     for spec_class in vars(module).values()
     if isinstance(spec_class, type) and "TAG" in vars(spec_class)
 }
-"""Every spec class by its tag, the name that addresses and stored checkpoints know it by: a class may be renamed, a tag not."""
+"""Every spec class by its tag."""
 
 
 def to_json(value: object) -> Any:
-    """A spec as plain JSON: dataclasses carry their class's `TAG`, shares stay exact fractions."""
+    """A spec as plain JSON: a dataclass as an object with its tag, a share as an exact fraction."""
     if is_dataclass(value) and not isinstance(value, type):
         body = {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
         return {"type": str(vars(type(value))["TAG"]), **body}
@@ -30,7 +35,7 @@ def to_json(value: object) -> Any:
         return [to_json(item) for item in cast(list[Any], value)]
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise QuantityError(f"a spec holds numbers, words, shares and specs. Got {type(value).__name__}: {value!r}.")
+    raise QuantityError(f"a spec holds numbers, text, shares and specs. Got {type(value).__name__}: {value!r}.")
 
 
 def from_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A study is named arms: a base varied along an axis, times seeds."""
+"""A study is a list of arms: a base arm varied along an axis, times seeds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from firstsight.units import Share
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """One life of a model: the trunk to `start`, then stages, then the judge. No stages: the trunk itself is judged."""
+    """One model of a study: the trunk up to `start`, then stages, then the evaluation."""
 
     TAG: ClassVar = "arm"
     name: str
     seed: int
     pretrain: Pretrain | Donor
-    """The trunk: a text run of our own, or a public one that gives its checkpoints."""
+    """The trunk: text pre-training of this study, or a public run with checkpoints."""
     start: Share
     """Where on the trunk the first stage branches off; 0 starts from an untrained model."""
     stages: tuple[Midtrain | Finetune, ...]
+    """Without any, the trunk itself is evaluated."""
     evaluate: Evaluate
 
     @property
@@ -32,37 +33,30 @@ class Arm:
         return f"{self.name}.s{self.seed}"
 
     def with_seed(self, seed: int) -> Arm:
-        """The same arm with every stage's seed set; a donor's weights are what they are."""
-        trunk = self.pretrain
+        """The same arm with every stage's seed set; a donor has none."""
+        trunk = self.pretrain if isinstance(self.pretrain, Donor) else replace(self.pretrain, seed=seed)
         return replace(
-            self,
-            seed=seed,
-            pretrain=trunk if isinstance(trunk, Donor) else replace(trunk, seed=seed),
-            stages=tuple(replace(stage, seed=seed) for stage in self.stages),
+            self, seed=seed, pretrain=trunk, stages=tuple(replace(stage, seed=seed) for stage in self.stages)
         )
 
     def check(self) -> None:
-        """Raise QuantityError where a stage's decoder is not the one that it goes on from, with the field named.
+        """Raise QuantityError, with the field named, where a stage's decoder differs from that of the model before it.
 
-        Rows of new tokens at the end of the vocabulary are no other decoder. A donor's tokens keep their meaning only
-        under its own tokenizer, so that another one wants rows of its own.
+        Rows of new tokens at the end of the vocabulary are allowed. A stage with another tokenizer than its donor's
+        must have such rows, because the donor's token ids keep their meaning only under the donor's tokenizer.
         """
-        previous_decoder = self.pretrain.model if self.start else None
+        trunk = self.pretrain
+        previous = trunk.model if self.start else None
         for stage in self.stages:
-            if previous_decoder is not None:
-                _check_decoder(f"{self.label}: {stage.TAG}", previous_decoder, stage.model.lm)
-            previous_decoder = stage.model.lm
-        first_stage, trunk = next(iter(self.stages), None), self.pretrain
-        if (
-            not self.start
-            or first_stage is None
-            or not isinstance(trunk, Donor)
-            or first_stage.tokenizer == trunk.tokenizer
-        ):
+            if previous is not None:
+                _check_decoder(f"{self.label}: {stage.TAG}", previous, stage.model.lm)
+            previous = stage.model.lm
+        if not self.start or not self.stages or not isinstance(trunk, Donor):
             return
-        if first_stage.model.lm.vocab_size == trunk.model.vocab_size:
+        first = self.stages[0]
+        if first.tokenizer != trunk.tokenizer and first.model.lm.vocab_size == trunk.model.vocab_size:
             raise QuantityError(
-                f"{self.label}: wanted the donor's tokenizer {trunk.tokenizer} in its branch. Got {first_stage.tokenizer}. "
+                f"{self.label}: wanted the donor's tokenizer {trunk.tokenizer} in its branch. Got {first.tokenizer}. "
                 "Name the donor's, or give the branch a larger vocabulary with rows for the tokens that it adds."
             )
 
@@ -79,9 +73,8 @@ class Study:
 
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
-        repeated_labels = sorted({label for label in labels if labels.count(label) > 1})
-        if repeated_labels:
-            raise QuantityError(f"arms need names of their own. Twice in {self.name}: {', '.join(repeated_labels)}.")
+        if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+            raise QuantityError(f"arms need different names. Twice in {self.name}: {', '.join(repeated)}.")
 
     def arm(self, label: str) -> Arm:
         """The arm called `label` (start-020.s1), or the first seed of that name (start-020)."""
@@ -98,15 +91,15 @@ def over_seeds(arms: Iterable[Arm], seeds: Iterable[int]) -> tuple[Arm, ...]:
 
 
 def _check_decoder(location: str, previous: LMSpec, current: LMSpec) -> None:
-    """Every field is as it was, but for a vocabulary that grew."""
+    """Every field must be equal, except that the vocabulary may grow."""
     mismatches = [
-        f"{field.name} {old_value!r}, not {new_value!r}"
+        f"{field.name} {old!r}, not {new!r}"
         for field in fields(LMSpec)
-        if (old_value := getattr(previous, field.name)) != (new_value := getattr(current, field.name))
-        and not (field.name == "vocab_size" and old_value < new_value)
+        if (old := getattr(previous, field.name)) != (new := getattr(current, field.name))
+        and not (field.name == "vocab_size" and old < new)
     ]
     if mismatches:
         raise QuantityError(
-            f"{location}: wanted the decoder of the model that it goes on from, with {', '.join(mismatches)}. "
+            f"{location}: wanted the decoder of the model that it continues, with {', '.join(mismatches)}. "
             "Give both one decoder; only its vocabulary may grow."
         )

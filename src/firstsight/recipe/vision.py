@@ -1,6 +1,6 @@
-"""How a model sees: encoders with their weights, tokens a picture, width, preprocessing and FLOPs by formula.
+"""Vision encoders: shape, weights, preprocessing, tokens per image, and parameters and FLOPs by formula.
 
-Features are the patch outputs of the second-to-last block: the last block is neither built nor run.
+Features are the patch outputs of the second-to-last block, so the last block is neither built nor run.
 Source: paper section 3.
 """
 
@@ -14,18 +14,16 @@ from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import External, SyntheticCaptions
 
 ImageFit = Literal["resize", "letterbox"]
-"""How a picture becomes a square: squeezed, or kept in shape on a ground of the encoder's mean colour."""
+"""How an image becomes a square: resized without regard to its shape, or padded with the encoder's mean colour."""
 RGBFloat = tuple[float, float, float]
 """Red, green, blue from 0 to 1."""
 RGBBytes = tuple[int, int, int]
-"""Red, green, blue from 0 to 255, behind a letterboxed picture."""
+"""Red, green, blue from 0 to 255."""
 
 SIGLIP_MEAN_STD: RGBFloat = (0.5, 0.5, 0.5)
-"""SigLIP's mean and deviation."""
 IMAGENET_MEAN: RGBFloat = (0.485, 0.456, 0.406)
-"""DINOv2's mean."""
 IMAGENET_STD: RGBFloat = (0.229, 0.224, 0.225)
-"""DINOv2's deviation."""
+"""SigLIP's mean and standard deviation, and DINOv2's, of pixels from 0 to 1."""
 
 
 def mean_color_bytes(mean: RGBFloat) -> RGBBytes:
@@ -36,7 +34,7 @@ def mean_color_bytes(mean: RGBFloat) -> RGBBytes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViTSpec:
-    """A vision transformer's shape: square pictures of `image` pixels in patches of `patch`."""
+    """A vision transformer's shape: square images of `image_size` pixels in patches of `patch_size`."""
 
     TAG: ClassVar = "vit"
     layers: int
@@ -51,10 +49,7 @@ class ViTSpec:
             raise QuantityError(f"features are those of the second-to-last block. Got {self.layers} layers. Give two.")
         if self.width % self.heads:
             raise QuantityError(f"heads must divide the width. Got {self.heads} heads for a width of {self.width}.")
-        if self.image_size < self.patch_size:
-            raise QuantityError(
-                f"a picture holds at least one patch. Got {self.image_size} pixels, patch {self.patch_size}."
-            )
+        _check_patches(self.image_size, self.patch_size)
 
     @property
     def grid_size(self) -> int:
@@ -63,23 +58,20 @@ class ViTSpec:
 
     @property
     def tokens(self) -> int:
-        """Patch tokens per picture."""
+        """Patch tokens per image."""
         return self.grid_size**2
 
     def parameters(self) -> int:
         """Weights of the published tower without its pooling head."""
-        return (
-            self.layers * self.block_parameters()
-            + (3 * self.patch_size**2 + 1 + self.tokens) * self.width
-            + 2 * self.width
-        )
+        embeddings = (3 * self.patch_size**2 + 1 + self.tokens) * self.width
+        return self.layers * self.block_parameters() + embeddings + 2 * self.width
 
     def block_parameters(self) -> int:
         """Weights of one block."""
         return 4 * self.width * (self.width + 1) + 2 * self.width * self.mlp_width + self.mlp_width + 5 * self.width
 
     def flops(self, extra_tokens: int = 0) -> int:
-        """Forward FLOPs of one picture up to the second-to-last block, with `extra` tokens beside the patches."""
+        """Forward FLOPs of one image up to the second-to-last block, with `extra_tokens` besides the patches."""
         tokens = self.tokens + extra_tokens
         block_flops = 2 * (4 * self.width**2 + 2 * self.width * self.mlp_width) + 4 * tokens * self.width
         return tokens * (self.layers - 1) * block_flops + self.tokens * 2 * 3 * self.patch_size**2 * self.width
@@ -87,7 +79,7 @@ class ViTSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContrastiveTraining:
-    """Train a SigLIP from scratch on captions: pairwise sigmoid loss over every picture and phrase of a batch."""
+    """Train a SigLIP from scratch on captions: pairwise sigmoid loss over every image and phrase of a batch."""
 
     TAG: ClassVar = "contrastive_training"
     captions: SyntheticCaptions
@@ -103,8 +95,14 @@ class ContrastiveTraining:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Tower:
-    """What every single encoder says of itself."""
+    """A single encoder, with what pixels from 0 to 1 are normalised by and the colour that pads an image.
 
+    The padding is the mean colour, which normalises to zeros, or nearly.
+    """
+
+    mean: ClassVar[RGBFloat] = SIGLIP_MEAN_STD
+    std: ClassVar[RGBFloat] = SIGLIP_MEAN_STD
+    pad_color: ClassVar[RGBBytes] = mean_color_bytes(SIGLIP_MEAN_STD)
     vit: ViTSpec
     fit: ImageFit
 
@@ -126,21 +124,6 @@ class _Tower:
     def width(self) -> int:
         return self.vit.width
 
-    @property
-    def pad_color(self) -> RGBBytes:
-        """Behind a letterboxed picture: the mean colour, which the encoder sees as zeros, or nearly."""
-        return mean_color_bytes(self.mean)
-
-    @property
-    def mean(self) -> RGBFloat:
-        """Taken from pixels that lie between 0 and 1."""
-        return SIGLIP_MEAN_STD
-
-    @property
-    def std(self) -> RGBFloat:
-        """What pixels are divided by after the mean was taken."""
-        return SIGLIP_MEAN_STD
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Siglip(_Tower):
@@ -151,7 +134,7 @@ class Siglip(_Tower):
 
     @property
     def towers(self) -> tuple[TowerSpec, ...]:
-        """What is run on every picture, in the order of its channels."""
+        """The encoders that run on every image, in the order of their channels."""
         return (self,)
 
     def flops(self) -> int:
@@ -164,25 +147,20 @@ class Siglip(_Tower):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dinov2(_Tower):
-    """A DINOv2 tower with or without registers; its table of positions is stretched to the picture's patches."""
+    """A DINOv2 tower with or without registers; its position embeddings are interpolated to the image's patches."""
 
     TAG: ClassVar = "dinov2"
+    mean: ClassVar[RGBFloat] = IMAGENET_MEAN
+    std: ClassVar[RGBFloat] = IMAGENET_STD
+    pad_color: ClassVar[RGBBytes] = mean_color_bytes(IMAGENET_MEAN)
     registers: int
     position_grid_size: int
-    """Patches a side that the published table of positions holds: 37 for 518 pixels in patches of 14."""
+    """Patches a side of the published position embeddings: 37 for 518 pixels in patches of 14."""
     weights: External
 
     @property
     def towers(self) -> tuple[TowerSpec, ...]:
         return (self,)
-
-    @property
-    def mean(self) -> RGBFloat:
-        return IMAGENET_MEAN
-
-    @property
-    def std(self) -> RGBFloat:
-        return IMAGENET_STD
 
     def flops(self) -> int:
         return self.vit.flops(1 + self.registers)
@@ -196,20 +174,18 @@ class Dinov2(_Tower):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FusedEncoders:
-    """Two encoders of the same patches side by side on channels; the paper's order is SigLIP, DINOv2."""
+    """Two encoders with the same patch grid, concatenated on channels; the paper's order is SigLIP, DINOv2."""
 
     TAG: ClassVar = "fused_encoders"
     first: Siglip | Dinov2
     second: Siglip | Dinov2
 
     def __post_init__(self) -> None:
-        first_geometry, second_geometry = (
-            (encoder.image_size, encoder.grid_size, encoder.fit) for encoder in (self.first, self.second)
-        )
-        if first_geometry != second_geometry:
+        first, second = ((tower.image_size, tower.grid_size, tower.fit) for tower in self.towers)
+        if first != second:
             raise QuantityError(
-                f"fused encoders see the same pixels in the same grid. Got {first_geometry} and {second_geometry} (pixels, tokens a side, "
-                "fit). Give both one image size and fit, and patches that leave the same grid."
+                f"fused encoders have the same pixels and the same grid. Got {first} and {second} (pixels, tokens a "
+                "side, fit). Give both one image size and fit, and patches that leave the same grid."
             )
 
     @property
@@ -238,7 +214,7 @@ class FusedEncoders:
 
     @property
     def pad_color(self) -> RGBBytes:
-        """Behind a letterboxed picture: the first tower's; both see the same pixels, each by its own mean."""
+        """The first tower's: both get the same pixels, each normalised by its own mean."""
         return self.first.pad_color
 
     def flops(self) -> int:
@@ -253,16 +229,16 @@ class PatchProjectionSpec:
     """No encoder: one strided convolution from pixels to `width`, trained with the model. Source: paper Table 6."""
 
     TAG: ClassVar = "patch_projection"
+    mean: ClassVar[RGBFloat] = SIGLIP_MEAN_STD
+    std: ClassVar[RGBFloat] = SIGLIP_MEAN_STD
+    pad_color: ClassVar[RGBBytes] = mean_color_bytes(SIGLIP_MEAN_STD)
     image_size: int
     patch_size: int
     width: int
     fit: ImageFit
 
     def __post_init__(self) -> None:
-        if self.image_size < self.patch_size:
-            raise QuantityError(
-                f"a picture holds at least one patch. Got {self.image_size} pixels, patch {self.patch_size}."
-            )
+        _check_patches(self.image_size, self.patch_size)
 
     @property
     def towers(self) -> tuple[TowerSpec, ...]:
@@ -276,21 +252,6 @@ class PatchProjectionSpec:
     def tokens(self) -> int:
         return self.grid_size**2
 
-    @property
-    def mean(self) -> RGBFloat:
-        """Taken from pixels that lie between 0 and 1."""
-        return SIGLIP_MEAN_STD
-
-    @property
-    def std(self) -> RGBFloat:
-        """What pixels are divided by after the mean was taken."""
-        return SIGLIP_MEAN_STD
-
-    @property
-    def pad_color(self) -> RGBBytes:
-        """Behind a letterboxed picture: the mean colour, which the encoder sees as zeros, or nearly."""
-        return mean_color_bytes(self.mean)
-
     def flops(self) -> int:
         return self.tokens * 2 * 3 * self.patch_size**2 * self.width
 
@@ -301,3 +262,8 @@ class PatchProjectionSpec:
 TowerSpec = Siglip | Dinov2
 EncoderSpec = Siglip | Dinov2 | FusedEncoders
 VisionSpec = EncoderSpec | PatchProjectionSpec
+
+
+def _check_patches(image_size: int, patch_size: int) -> None:
+    if image_size < patch_size:
+        raise QuantityError(f"an image has at least one patch. Got {image_size} pixels, patch {patch_size}.")
