@@ -65,7 +65,11 @@ class ImageReader:
             if not 0 <= shard < len(self._index.image_shards):
                 file, count = self._index.path / "images.npy", len(self._index.image_shards)
                 raise DataError(f"{file}: wanted one of {count} shards. Got number {shard}. Prepare it again.")
-            images.update(self._read_shard(self._index.image_shards[shard], [entry[:3] for entry in group]))
+            images.update(
+                self._read_shard(
+                    self._index.image_shards[shard], [(number, position, size) for number, position, size, *_ in group]
+                )
+            )
         return [images[number] for number in image_numbers.tolist()]
 
     def _read_shard(self, shard: str, entries: list[tuple[int, int, int]]) -> Iterator[tuple[int, bytes]]:

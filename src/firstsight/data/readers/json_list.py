@@ -18,7 +18,7 @@ RANGE_ITEMS, RANGE_BYTES = 10_000, 16 << 20
 MAX_ITEM_BYTES = 16 << 20
 """Bytes of one item; a list without a complete item in so many bytes is refused."""
 _READ_SIZE = 1 << 20
-_WHITESPACE, _SEPARATOR = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
+_WHITESPACE = re.compile(r"[ \t\r\n]*")
 _BYTE_ORDER_MARK = "\xef\xbb\xbf"
 
 
@@ -48,97 +48,87 @@ def json_list_items(
     """
     parser = _JsonListParser(stream, path, start)
     if start == 0:
-        parser.read_opening()
-    elif not parser.fill(0):
+        parser.skip_opening()
+    elif not parser.next_character():
         raise parser.error("an empty range")
-    while (item := parser.read_item()) is not None:
-        yield item
-        if parser.read_separator(list_continues=list_continues):
-            break
-    parser.check_end()
+    if start == 0 and parser.next_character() == "]":
+        parser.position += 1
+    else:
+        yield from _items(parser, list_continues=list_continues)
+    if parser.next_character():
+        raise parser.error(f"more after the list's end: {parser.excerpt()!r}")
+
+
+def _items(parser: _JsonListParser, *, list_continues: bool) -> Iterator[tuple[int, bytes]]:
+    """Items up to the closing bracket, or to the end of the range after a comma."""
+    while True:
+        yield parser.read_item()
+        separator = parser.next_character()
+        if separator not in (",", "]"):
+            raise parser.error("an item without a comma or the closing bracket after it")
+        parser.position += 1
+        is_end = not parser.next_character()
+        if separator == "," and is_end and not list_continues:
+            raise parser.error("a list without a closing bracket")
+        if separator == "]" or is_end:
+            return
 
 
 class _JsonListParser:
-    """A window of the stream and the position of the next item in it."""
+    """A window of the stream and the position of the next character in it."""
 
     def __init__(self, stream: io.BufferedIOBase, path: str, start: int) -> None:
         self._stream, self._path = stream, path
-        self._buffer, self._position, self._buffer_offset = "", 0, start
-        self._is_eof = self._is_first = False
+        self._buffer, self.position, self._buffer_offset = "", 0, start
+        self._is_eof = False
         self._decode = json.JSONDecoder(strict=False).raw_decode
 
     def error(self, problem: str) -> DataError:
-        offset = self._buffer_offset + self._position
+        offset = self._buffer_offset + self.position
         return DataError(
             f"{self._path}: wanted a JSON list of records. Got {problem} at byte {offset}. Repair the file."
         )
 
-    def fill(self, count: int) -> bool:
+    def excerpt(self) -> str:
+        return self._buffer[self.position : self.position + 20]
+
+    def _read(self, count: int) -> bool:
         """Read until the window has more than `count` characters after the position; False at the end of the stream."""
-        while not self._is_eof and len(self._buffer) - self._position <= count:
-            data = self._stream.read(max(_READ_SIZE, len(self._buffer) - self._position))
-            self._buffer_offset += self._position
-            self._buffer, self._position = self._buffer[self._position :] + data.decode("latin-1"), 0
+        while not self._is_eof and len(self._buffer) - self.position <= count:
+            data = self._stream.read(max(_READ_SIZE, len(self._buffer) - self.position))
+            self._buffer_offset += self.position
+            self._buffer, self.position = self._buffer[self.position :] + data.decode("latin-1"), 0
             self._is_eof = not data
-        return len(self._buffer) - self._position > count
+        return len(self._buffer) - self.position > count
 
-    def _fill_more(self) -> None:
-        self.fill(len(self._buffer) - self._position)
+    def next_character(self) -> str:
+        """Skip whitespace and return the character after it, which is not skipped; empty at the end of the stream."""
+        while self._read(0):
+            match = _WHITESPACE.match(self._buffer, self.position)
+            self.position = match.end() if match else self.position
+            if self.position < len(self._buffer):
+                return self._buffer[self.position]
+        return ""
 
-    def _skip_whitespace(self) -> None:
-        while self.fill(0):
-            match = _WHITESPACE.match(self._buffer, self._position)
-            if match is None or match.end() == self._position:
-                return
-            self._position = match.end()
+    def skip_opening(self) -> None:
+        if self._read(2) and self._buffer.startswith(_BYTE_ORDER_MARK):
+            self.position = len(_BYTE_ORDER_MARK)
+        if self.next_character() != "[":
+            raise self.error(repr(self.excerpt()))
+        self.position += 1
 
-    def read_opening(self) -> None:
-        if self.fill(2) and self._buffer.startswith(_BYTE_ORDER_MARK):
-            self._position = len(_BYTE_ORDER_MARK)
-        self._skip_whitespace()
-        if not self.fill(0) or self._buffer[self._position] != "[":
-            raise self.error(repr(self._buffer[self._position : self._position + 20]))
-        self._position += 1
-        self._is_first = True
-
-    def read_item(self) -> tuple[int, bytes] | None:
-        """The next item with its byte offset; None at the bracket that closes an empty list."""
-        self._skip_whitespace()
-        if self._is_first and self.fill(0) and self._buffer[self._position] == "]":
-            self._position += 1
-            return None
-        self._is_first = False
-        begin, end = self._buffer_offset + self._position, self._item_end()
-        data = self._buffer[self._position : end].encode("latin-1")
-        self._position = end
-        return begin, data
-
-    def _item_end(self) -> int:
-        """The end of the item that begins at the position; reads on until the item is complete."""
+    def read_item(self) -> tuple[int, bytes]:
+        """The item at the next character, with its byte offset; reads until the item is complete."""
+        self.next_character()
         while True:
             try:
-                _, end = self._decode(self._buffer, self._position)
+                _, end = self._decode(self._buffer, self.position)
                 if end < len(self._buffer) or self._is_eof:
-                    return end
+                    break
             except (ValueError, RecursionError) as error:
-                if self._is_eof or len(self._buffer) - self._position > MAX_ITEM_BYTES:
+                if self._is_eof or len(self._buffer) - self.position > MAX_ITEM_BYTES:
                     raise self.error(f"an item that cannot be read ({error})") from None
-            self._fill_more()
-
-    def read_separator(self, *, list_continues: bool) -> bool:
-        """Skip the comma or bracket after an item; True if the list, or its range, ends there."""
-        while True:
-            match = _SEPARATOR.match(self._buffer, self._position)
-            if self._is_eof or (match is not None and match.end() < len(self._buffer)):
-                break
-            self._fill_more()
-        is_last = self._is_eof and match is not None and match.end() == len(self._buffer)
-        if match is None or (match[1] == "," and is_last and not list_continues):
-            raise self.error("an item without a comma or the closing bracket after it")
-        self._position = match.end()
-        return match[1] == "]" or is_last
-
-    def check_end(self) -> None:
-        self._skip_whitespace()
-        if self.fill(0):
-            raise self.error(f"more after the list's end: {self._buffer[self._position : self._position + 20]!r}")
+            self._read(len(self._buffer) - self.position)
+        offset, data = self._buffer_offset + self.position, self._buffer[self.position : end].encode("latin-1")
+        self.position = end
+        return offset, data

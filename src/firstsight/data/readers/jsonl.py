@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
-import zstandard
+import pyarrow as pa
 
 from firstsight.data.readers.filesystem import ReadContext
 from firstsight.data.records import Record, RecordError, RejectedRecord
@@ -27,7 +27,7 @@ def jsonl_records(context: ReadContext, parse: RowParser) -> Iterator[Record | R
     Raises DataError when a compressed file is truncated.
     """
     with context.folder.open_stream(context.shard.name, context.digest) as stream:
-        for number, line in enumerate(_decompressed_lines(stream, context.path), start=1):
+        for number, line in enumerate(_read_lines(stream, context.path), start=1):
             if line.strip():
                 try:
                     yield from parse(parse_json_object(line), number)
@@ -63,37 +63,14 @@ def decode_utf8(data: bytes, prefix: str = "") -> str:
         raise RecordError("not UTF-8", f"{prefix}byte {error.start}") from None
 
 
-def _decompressed_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
-    if path.endswith(".zst"):
-        yield from _split_lines(_decompress_zstd(stream, path))
+def _read_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
+    """Lines of a plain or compressed stream; pyarrow reports truncated frames, which zstandard's reader does not."""
+    codec = {".zst": "zstd", ".gz": "gzip"}.get(PurePosixPath(path).suffix)
+    if codec is None:
+        yield from stream
         return
+    unclosed = SimpleNamespace(read=stream.read, close=lambda: None, closed=False)  # pyarrow closes what it reads
     try:
-        yield from gzip.GzipFile(fileobj=stream) if path.endswith(".gz") else stream
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: a truncated gzip file ({error}). Copy it again from its origin.") from None
-
-
-def _decompress_zstd(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
-    """Decompressed chunks. zstandard's own stream reader does not report a truncated last frame, this does."""
-    decompressor = None
-    data = stream.read(_READ_SIZE)
-    while data:
-        decompressor = decompressor or zstandard.ZstdDecompressor().decompressobj()
-        try:
-            yield decompressor.decompress(data)
-        except zstandard.ZstdError as error:
-            raise DataError(f"{path}: not zstandard data ({error}). Copy it again from its origin.") from None
-        data = decompressor.unused_data if decompressor.eof else b""
-        decompressor = None if decompressor.eof else decompressor
-        data = data or stream.read(_READ_SIZE)
-    if decompressor is not None:
-        raise DataError(f"{path}: a truncated zstandard file. Copy it again from its origin.")
-
-
-def _split_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    remainder = b""
-    for chunk in chunks:
-        *lines, remainder = (remainder + chunk).split(b"\n")
-        yield from lines
-    if remainder:
-        yield remainder
+        yield from io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(unclosed, "r"), codec), _READ_SIZE)
+    except OSError as error:
+        raise DataError(f"{path}: not a complete {codec} file ({error}). Copy it again from its origin.") from None
