@@ -160,7 +160,7 @@ class LocalFiles:
         return data
 
     def open_arrow(self, path: str) -> Any:
-        """The file as a pyarrow.NativeFile."""
+        """The file as a stream for pyarrow."""
         import pyarrow
 
         return pyarrow.memory_map(self.folder.path(path))
@@ -206,10 +206,8 @@ class RemoteFiles:
         return data
 
     def open_arrow(self, path: str) -> Any:
-        """The file as a pyarrow.NativeFile."""
-        import pyarrow
-
-        return pyarrow.PythonFile(io.BufferedReader(_RemoteStream(self, path), 1 << 16), mode="r")
+        """The file as a stream for pyarrow."""
+        return io.BufferedReader(_RemoteStream(self, path), 1 << 16)
 
     def _read_block(self, cache: Path, path: str, block: int, offset: int, stop: int) -> bytes:
         """The bytes `offset` to `stop` that are in a block; a block that another process removed is fetched again."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -22,16 +23,18 @@ from firstsight.data.index import INDEX_FORMAT
 from firstsight.data.prepare.job import PrepareJob, prepare_job
 from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
 from firstsight.data.prepare.shard_writer import ShardPart, ShardProgress, load_finished_part
-from firstsight.data.prepare.source_stats import SourceStats, check_bad_share, collect_stats
 from firstsight.data.prepare.workers import DISK_FULL_ERRORS, write_shards
-from firstsight.errors import StepFailed
+from firstsight.data.records import RejectedRecord
+from firstsight.errors import DataError, StepFailed
 from firstsight.files import write_atomic
 from firstsight.recipe import serialize
 from firstsight.recipe.stages import Prepare
-from firstsight.site import Progress, ProgressCallback, Site
+from firstsight.site import Location, Progress, ProgressCallback, Site
 
 _REPORT_INTERVAL = 0.5
 """Seconds between two progress reports."""
+_SPLIT_COUNTS = ("samples", "shown", "tokens", "loss tokens", "bad")
+"""Counted for each split."""
 
 
 def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
@@ -49,10 +52,10 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
             return
         (out / "refused.json").unlink(missing_ok=True)
         parts = _write_missing_parts(job, shards, worker_count=site.readers, on_progress=on_progress)
-        stats = collect_stats(parts)
+        stats = _count_records(parts)
         merge_quarantines(parts, out)
-        _write_json(out / "refused.json", stats.to_dict())
-        check_bad_share(stats, job.location)
+        _write_json(out / "refused.json", stats)
+        _check_bad_share(parts, job.location)
         (out / "refused.json").unlink()
         _publish(out, job, parts, stats)
 
@@ -114,6 +117,39 @@ class _PrepareProgress:
         self._on_progress(Progress(done=done, total=max(self._total_bytes, done), unit="bytes", metrics=metrics))
 
 
+def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
+    """Counts over all parts, as in the manifest; `images`: an image in two parts is counted twice."""
+    counts, refused = Counter[str](), Counter[str]()
+    captions = Counter({"real": 0, "synthetic": 0})
+    splits: dict[str, Counter[str]] = {}
+    for part in parts:
+        counts.update(part.counts)
+        captions.update(part.caption_counts)
+        splits.setdefault(part.shard.split, Counter()).update({name: part.counts[name] for name in _SPLIT_COUNTS})
+        refused.update({reason: count for reason, (count, _) in part.refusals.items()})
+    return {"counts": dict(counts), "splits": splits, "refused": refused, "captions": captions}
+
+
+def _check_bad_share(parts: Sequence[ShardPart], location: Location) -> None:
+    """Raise DataError when more records were rejected than the location allows, or all."""
+    good, bad = (sum(part.counts[name] for part in parts) for name in ("samples", "bad"))
+    if good and bad <= (good + bad) * location.most_bad:
+        return
+    refusals: dict[str, tuple[int, RejectedRecord]] = {}
+    for part in parts:
+        for reason, (count, first) in part.refusals.items():
+            total, first = refusals.get(reason, (0, first))
+            refusals[reason] = total + count, first
+    reasons = "; ".join(
+        f"{count} x {reason} (first: {first.shard}, {first.where}: {first.detail})"
+        for reason, (count, first) in sorted(refusals.items(), key=lambda item: (-item[1][0], item[0]))
+    )
+    raise DataError(
+        f"{location.path}: wanted at most {location.most_bad} bad records. Got {bad} of {good + bad}: "
+        f"{reasons or 'no record at all'}. Repair the source, remove the bad shards, or allow more with most_bad."
+    )
+
+
 def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard]) -> bool:
     """Whether an earlier run has merged all parts; parts that it did not remove are removed."""
     manifests = [file for name in ("merged.json", "manifest.json") if (file := out / name).is_file()]
@@ -133,7 +169,7 @@ def _parse_shard(entry: Mapping[str, Any]) -> readers.Shard:
     return readers.Shard(**{field.name: entry[field.name] for field in fields(readers.Shard)})
 
 
-def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: SourceStats) -> None:
+def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Mapping[str, Any]) -> None:
     merged = merge_parts(parts, out, vocab_size=job.vocab_size)
     shards = [{**asdict(part.shard), "sha256": part.digest, "records": part.record_count} for part in parts]
     read_info = {"key": job.key, "source": serialize.to_json(job.source), "shards": shards}
@@ -141,7 +177,7 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Sour
     manifest = {
         "format": INDEX_FORMAT,
         "form": job.form,
-        **stats.to_dict(),
+        **stats,
         "tokenizer": job.tokenizer_digest,
         "special": asdict(job.special_tokens),
         "source": _combine_digests([part.digest for part in parts]),

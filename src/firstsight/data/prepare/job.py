@@ -41,7 +41,7 @@ class PrepareJob:
     """Equal for two jobs whose parts can be merged: digest of source, location, tokenizer and format."""
 
 
-def source_form(source: DataSource) -> ExternalForm:
+def _source_form(source: DataSource) -> ExternalForm:
     """The form of a source's records."""
     match source:
         case SyntheticTexts():
@@ -61,7 +61,7 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
     return PrepareJob(
         source=spec.source,
         location=location,
-        form=source_form(spec.source),
+        form=_source_form(spec.source),
         tokenizer_path=inputs["tokenizer"],
         parts_path=out / "parts",
         tokenizer_digest=text_tokenizer.digest,

@@ -81,9 +81,8 @@ class _HashingStream(io.RawIOBase):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileInfo:
-    """A file's name, its size in bytes, and a stamp that changes when it does (empty: the remote has none)."""
+    """A file's size in bytes, and a stamp that changes when the file does (empty: the remote has none)."""
 
-    name: str
     size: int
     stamp: str
 
@@ -132,7 +131,7 @@ class SourceFolder:
         try:
             info: Mapping[str, Any] = self.filesystem.info(path)
             stamp = str(Path(path).stat().st_mtime_ns) if self.is_local else _file_stamp(info)
-            return FileInfo(name=name, size=int(info["size"]), stamp=stamp)
+            return FileInfo(size=int(info["size"]), stamp=stamp)
         except (OSError, TypeError) as error:
             raise DataError(f"{path}: wanted a file of known size. Got {error}. Check the path.") from None
 
