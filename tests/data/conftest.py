@@ -22,7 +22,7 @@ from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Site
 from firstsight.units import Tokens
 
-from .streams import feed
+from .streams import make_source
 
 SPECIALS = ("<|endoftext|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>", "<|pad|>", "<unk>")
 END, ANSWER, HUMAN, PAD = 0, 3, 5, 6
@@ -108,7 +108,7 @@ def words_of(numbers: Sequence[int]) -> str:
 
 @pytest.fixture
 def text(workshop: Workshop) -> LoaderSource:
-    """A feed of 200 texts of odd lengths, every fourth with a first word that carries no loss."""
+    """A source of 200 texts of odd lengths, every fourth with a first word that carries no loss."""
     chance = random.Random(1)
     texts = [
         words_of([chance.randrange(200) for _ in range(chance.choice([3, 9, 20, 29, 30, 31, 90]))]) for _ in range(200)
@@ -116,20 +116,20 @@ def text(workshop: Workshop) -> LoaderSource:
     rows = [
         {"text": text} | ({"loss": [[0, text.index(" ")]]} if nth % 4 == 0 else {}) for nth, text in enumerate(texts)
     ]
-    return feed(workshop.prepare(workshop.texts(rows), "text"), "text")
+    return make_source(workshop.prepare(workshop.texts(rows), "text"), "text")
 
 
 @pytest.fixture
 def captions(workshop: Workshop) -> LoaderSource:
-    """A feed of 120 captioned pictures."""
-    return feed(
+    """A source of 120 captioned images."""
+    return make_source(
         workshop.prepare(workshop.captions([words_of(range(1 + n % 9)) for n in range(120)]), "captions"), "captions"
     )
 
 
 @pytest.fixture
 def dialogues(workshop: Workshop) -> LoaderSource:
-    """A feed of 60 dialogues of two turns over 20 pictures."""
+    """A source of 60 dialogues of two turns over 20 images."""
 
     def said(number: int) -> dict[str, object]:
         values = [
@@ -144,4 +144,4 @@ def dialogues(workshop: Workshop) -> LoaderSource:
         }
 
     folder = workshop.dialogues([said(number) for number in range(60)], [f"{number}.png" for number in range(20)])
-    return feed(workshop.prepare(folder, "dialogues"), "dialogues")
+    return make_source(workshop.prepare(folder, "dialogues"), "dialogues")

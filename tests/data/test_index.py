@@ -22,14 +22,14 @@ def ids(*numbers: int) -> list[int]:
 
 
 def held(index: Index, number: int) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-    """Tokens, loss, and (picture, at) of a record."""
+    """Tokens, loss, and (image, at) of a record."""
     start, count, shown, shown_from = index.samples[number].item()
     seen = index.image_refs[shown_from : shown_from + shown].tolist()
     return index.tokens[start : start + count].tolist(), index.loss[start : start + count].tolist(), seen
 
 
 def bytes_of(index: Index, folder: Path, number: int) -> bytes:
-    """Of a picture, by the place that the index tells."""
+    """Of an image, by the position that the index tells."""
     offset, size, _, shard = index.images[number].item()
     return (folder / index.image_shards[shard]).read_bytes()[offset : offset + size]
 

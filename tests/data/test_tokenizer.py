@@ -26,13 +26,15 @@ from firstsight.data.tokenizer import (
     LOSS_BEFORE_FINETUNING,
     LOSS_NEVER,
     TextSpan,
+    encode_context,
+    encode_prompt,
     load_tokenizer,
     span_loss_flags,
     tokenize_records,
 )
 from firstsight.errors import DataError
 
-from .conftest import ANSWER, END, HUMAN, PAD, WORDS, Workshop
+from .conftest import ANSWER, END, HUMAN, PAD, WORDS, Workshop, words_of
 
 
 def test_special_ids_are_found_by_their_text(workshop: Workshop) -> None:
@@ -211,3 +213,19 @@ def test_real_chunks_are_cut_into_the_documents_that_they_hold(shared: Path, neo
     whole = Fast.from_file(str(neox / "tokenizer.json")).decode(chunks[0], skip_special_tokens=False)
     assert told == whole.split("<|endoftext|>")
     assert told[0].startswith('1 comment about "Advertisers Need to Make Some Noise ".')
+
+
+@settings(max_examples=20)
+@given(words=st.lists(st.integers(0, 199), min_size=1, max_size=6), image_tokens=st.sampled_from([0, 4]))
+def test_a_prompt_is_the_beginning_of_its_training_row(
+    tmp_path_factory: pytest.TempPathFactory, words: list[int], image_tokens: int
+) -> None:
+    workshop = Workshop(tmp_path_factory.mktemp("prompt"))
+    tokenizer = load_tokenizer(workshop.words())
+    head = [PAD] * image_tokens if image_tokens else [END]
+    assert encode_prompt(tokenizer, words_of(words), image_tokens=image_tokens) == [
+        *head,
+        *(WORDS + word for word in words),
+        HUMAN,
+    ]
+    assert encode_context(tokenizer, words_of(words)) == [END, *(WORDS + word for word in words)]

@@ -119,7 +119,7 @@ def test_long_sources_too_visit_every_row_once_an_epoch(count: int, seed: int, e
     "count", [SHUFFLE_WINDOW + 1, SHUFFLE_WINDOW + SHUFFLE_BLOCK, 3 * SHUFFLE_WINDOW, 3 * SHUFFLE_WINDOW + 77, 10**7]
 )
 def test_a_window_of_draws_lies_in_few_blocks_of_neighbours(count: int) -> None:
-    """Window by window at most 256 blocks, so that remote files are read in long stretches; any other, two windows."""
+    """Window by window at most 256 blocks, so that remote files are read in long parts; any other, two windows."""
     for window in range(min(3, count // SHUFFLE_WINDOW)):
         rows = epoch_permutation(
             np.arange(window * SHUFFLE_WINDOW, (window + 1) * SHUFFLE_WINDOW), count=count, seed=5
