@@ -20,19 +20,19 @@ from firstsight.data.source_check import check_source_unchanged
 from firstsight.errors import DataError, StepFailed
 
 from .conftest import Workshop, words_of
-from .spoilt import Made, pairs, run, saved, tarred
+from .prepared_sources import PreparedSource, caption_members, encode_image, prepare_source, write_tar
 
 
-def captioned(workshop: Workshop) -> Made:
+def captioned(workshop: Workshop) -> PreparedSource:
     """Two tars with ten different pictures each, prepared and read once."""
     folder = workshop.folder("source")
     for shard in range(2):
-        members = pairs(10)
-        members |= {f"a{n}.png": saved(Image.effect_noise((32, 32), 90 + n), "PNG") for n in range(10)}
-        tarred(folder, members, f"0000{shard}.tar")
-    found = run(workshop, folder, "captions")
+        members = caption_members(10)
+        members |= {f"a{n}.png": encode_image(Image.effect_noise((32, 32), 90 + n), "PNG") for n in range(10)}
+        write_tar(folder, members, f"0000{shard}.tar")
+    found = prepare_source(workshop, folder, "captions")
     check_source_unchanged(found.index, found.location)
-    assert len(found.pictures()) == 20
+    assert len(found.images()) == 20
     return found
 
 
@@ -42,7 +42,7 @@ def test_a_shard_that_vanishes_is_named(workshop: Workshop) -> None:
     with pytest.raises(DataError, match=r"00001\.tar"):
         check_source_unchanged(found.index, found.location)
     with pytest.raises(DataError, match=r"00001\.tar.*prepare it again"):
-        found.pictures()
+        found.images()
 
 
 def shortened(data: bytes) -> bytes:
@@ -69,7 +69,7 @@ def test_a_shard_that_changes_is_named(workshop: Workshop, change: Callable[[byt
         check_source_unchanged(found.index, found.location)
     if change is shortened:
         with pytest.raises(DataError, match=r"00000\.tar.*changed"):
-            found.pictures()
+            found.images()
 
 
 def test_a_shard_that_was_only_copied_is_the_same(workshop: Workshop) -> None:
@@ -118,8 +118,8 @@ def test_a_full_disk_is_named_and_the_next_try_is_whole(workshop: Workshop, limi
     assert "wanted room" in done.stdout
     with pytest.raises(DataError, match=r"no manifest\.json"):
         Index.open(out)
-    again = run(workshop, folder, "text")
-    whole = run(workshop, folder, "text", out="whole")
+    again = prepare_source(workshop, folder, "text")
+    whole = prepare_source(workshop, folder, "text", out="whole")
     assert again.index.digest == whole.index.digest
     assert len(again.index.samples) == 600
 
@@ -172,13 +172,13 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("name", "change"), DAMAGE)
 def test_a_damaged_index_makes_no_rows(workshop: Workshop, name: str, change: Callable[[np.ndarray], None]) -> None:
-    index = run(workshop, tarred(workshop.folder("source"), pairs(8)), "captions").index
+    index = prepare_source(workshop, write_tar(workshop.folder("source"), caption_members(8)), "captions").index
     with pytest.raises(DataError, match=r"(?i)prepare it again"):
         pack(tampered(index, name, change), length=32, image_tokens=4, packing="one_image_per_row")
 
 
 def test_an_index_with_a_shorter_array_is_refused(workshop: Workshop) -> None:
-    index = run(workshop, tarred(workshop.folder("source"), pairs(8)), "captions").index
+    index = prepare_source(workshop, write_tar(workshop.folder("source"), caption_members(8)), "captions").index
     for name in ("samples", "shown", "tokens", "loss", "images"):
         file = index.path / f"{name}.npy"
         kept = file.read_bytes()
@@ -196,7 +196,7 @@ NOWHERE = [("offset", 10**9), ("offset", -5), ("size", 3), ("shard", 7), ("shard
 
 @pytest.mark.parametrize(("field", "value"), NOWHERE)
 def test_a_picture_that_lies_nowhere_is_named(workshop: Workshop, field: str, value: int) -> None:
-    found = run(workshop, tarred(workshop.folder("source"), pairs(8)), "captions")
+    found = prepare_source(workshop, write_tar(workshop.folder("source"), caption_members(8)), "captions")
 
     def change(array: np.ndarray) -> None:
         array[field][3] = value
@@ -208,7 +208,7 @@ def test_a_picture_that_lies_nowhere_is_named(workshop: Workshop, field: str, va
 
 def test_an_audit_of_what_is_left_counts_only_what_is_left(workshop: Workshop) -> None:
     """Pictures and captions that were set aside are no duplicates of those that stayed."""
-    noise = [saved(Image.effect_noise((32, 32), 60 + n), "PNG") for n in range(3)]
+    noise = [encode_image(Image.effect_noise((32, 32), 60 + n), "PNG") for n in range(3)]
     members = {
         "a.png": noise[0],
         "a.txt": b"w1",
@@ -218,7 +218,7 @@ def test_an_audit_of_what_is_left_counts_only_what_is_left(workshop: Workshop) -
         "c.txt": b"\0w1",
     }
     members |= {"d.png": noise[2], "d.txt": b"w3", "e.png": noise[0], "e.txt": b"w4"}
-    seen = find_duplicates(run(workshop, tarred(workshop.folder("source"), members), "captions").index)
+    seen = find_duplicates(prepare_source(workshop, write_tar(workshop.folder("source"), members), "captions").index)
     assert (seen.images, seen.identical_images, seen.records, seen.repeated_texts) == (4, 1, 4, 1)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from firstsight.data.images import decode_image, decode_image_fast
 
 from .conftest import Workshop
-from .spoilt import pairs, run, saved, tarred
+from .prepared_sources import caption_members, encode_image, prepare_source, write_tar
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -26,13 +26,13 @@ def png_header(width: int, height: int) -> bytes:
 
 def png_with_large_comment() -> bytes:
     """An image with a comment of 100 MB, compressed to 100 kB."""
-    png = saved(Image.new("RGB", (16, 16)), "PNG")
+    png = encode_image(Image.new("RGB", (16, 16)), "PNG")
     comment = b"zTXtComment\0\0" + zlib.compress(bytes(100_000_000))
     return png[:33] + struct.pack(">I", len(comment) - 4) + comment + struct.pack(">I", zlib.crc32(comment)) + png[33:]
 
 
 def jpeg_header(width: int, height: int) -> bytes:
-    data = bytearray(saved(Image.new("RGB", (16, 16)), "JPEG"))
+    data = bytearray(encode_image(Image.new("RGB", (16, 16)), "JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
     return bytes(data)
@@ -43,9 +43,9 @@ INVALID_IMAGES = {
     "a bomb in png": ("b_png", png_header(60_000, 60_000), "too many pixels"),
     "a bomb in jpeg": ("b_jpg", jpeg_header(65_000, 65_000), "too many pixels"),
     "a bomb in a comment": ("b_png", png_with_large_comment(), "not a picture"),
-    "half a png": ("b_png", saved(Image.effect_noise((64, 64), 90), "PNG")[:-800], "not a picture"),
-    "half a jpeg": ("b_jpg", saved(Image.effect_noise((64, 64), 90), "JPEG")[:-800], "not a picture"),
-    "half a webp": ("b_webp", saved(Image.effect_noise((64, 64), 90), "WEBP")[:-400], "not a picture"),
+    "half a png": ("b_png", encode_image(Image.effect_noise((64, 64), 90), "PNG")[:-800], "not a picture"),
+    "half a jpeg": ("b_jpg", encode_image(Image.effect_noise((64, 64), 90), "JPEG")[:-800], "not a picture"),
+    "half a webp": ("b_webp", encode_image(Image.effect_noise((64, 64), 90), "WEBP")[:-400], "not a picture"),
     "a page of html": ("b_jpg", b"<html>404 not found</html>", "not a picture"),
     "an svg": ("b_png", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not a picture"),
 }
@@ -54,17 +54,17 @@ INVALID_IMAGES = {
 @pytest.mark.parametrize("name", INVALID_IMAGES)
 def test_broken_image_is_rejected(workshop: Workshop, name: str) -> None:
     member, data, reason = INVALID_IMAGES[name]
-    folder = tarred(workshop.folder("source"), pairs(2, **{member: data, "b_txt": b"w7"}))
-    prepared = run(workshop, folder, "captions")
+    folder = write_tar(workshop.folder("source"), caption_members(2, **{member: data, "b_txt": b"w7"}))
+    prepared = prepare_source(workshop, folder, "captions")
     assert prepared.quarantine == [(reason, "00000.tar", "b")]
-    assert prepared.captions() == [[0], [1]]
+    assert prepared.caption_words() == [[0], [1]]
 
 
 def test_decompression_bomb_is_never_decoded(workshop: Workshop) -> None:
     """3.6 gigapixels in the header would take 10 GB; the process must need far less."""
-    folder = tarred(workshop.folder("source"), pairs(1, b_png=png_header(60_000, 60_000), b_txt=b"w7"))
+    folder = write_tar(workshop.folder("source"), caption_members(1, b_png=png_header(60_000, 60_000), b_txt=b"w7"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run(workshop, folder, "captions")
+    prepare_source(workshop, folder, "captions")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 
@@ -82,20 +82,20 @@ _TURNED[0x0112] = 6
 _FRAMES = {"save_all": True, "append_images": [two_sided(BLUE, BLUE)]}
 _DEEP = Image.fromarray(np.full((64, 64), 0x80FF, dtype=np.uint16))
 UNUSUAL_IMAGES = {
-    "print colours": ("jpg", saved(Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG", quality=95), RED, RED),
-    "sixteen bits": ("png", saved(_DEEP, "PNG"), (128, 128, 128), (128, 128, 128)),
-    "moving": ("webp", saved(two_sided(RED, RED), "WEBP", lossless=True, **_FRAMES), RED, RED),
-    "moving png": ("png", saved(two_sided(RED, RED), "PNG", **_FRAMES), RED, RED),
+    "print colours": ("jpg", encode_image(Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG", quality=95), RED, RED),
+    "sixteen bits": ("png", encode_image(_DEEP, "PNG"), (128, 128, 128), (128, 128, 128)),
+    "moving": ("webp", encode_image(two_sided(RED, RED), "WEBP", lossless=True, **_FRAMES), RED, RED),
+    "moving png": ("png", encode_image(two_sided(RED, RED), "PNG", **_FRAMES), RED, RED),
     "see-through": (
         "png",
-        saved(Image.new("RGBA", (64, 64), (255, 0, 0, 51)), "PNG"),
+        encode_image(Image.new("RGBA", (64, 64), (255, 0, 0, 51)), "PNG"),
         (255, 204, 204),
         (255, 204, 204),
     ),
-    "a see-through colour": ("png", saved(Image.new("P", (64, 64)), "PNG", transparency=0), WHITE, WHITE),
-    "one bit": ("png", saved(Image.new("1", (64, 64), 1), "PNG"), WHITE, WHITE),
-    "turned": ("jpg", saved(two_sided(RED, BLUE), "JPEG", exif=_TURNED, quality=95), RED, BLUE),
-    "turned in png": ("png", saved(two_sided(RED, BLUE), "PNG", exif=_TURNED), RED, BLUE),
+    "a see-through colour": ("png", encode_image(Image.new("P", (64, 64)), "PNG", transparency=0), WHITE, WHITE),
+    "one bit": ("png", encode_image(Image.new("1", (64, 64), 1), "PNG"), WHITE, WHITE),
+    "turned": ("jpg", encode_image(two_sided(RED, BLUE), "JPEG", exif=_TURNED, quality=95), RED, BLUE),
+    "turned in png": ("png", encode_image(two_sided(RED, BLUE), "PNG", exif=_TURNED), RED, BLUE),
 }
 """Extension, bytes, color of the upper and of the lower half."""
 
@@ -103,10 +103,10 @@ UNUSUAL_IMAGES = {
 @pytest.mark.parametrize("name", UNUSUAL_IMAGES)
 def test_unusual_images_are_decoded_correctly(workshop: Workshop, name: str) -> None:
     ending, data, upper, lower = UNUSUAL_IMAGES[name]
-    folder = tarred(workshop.folder("source"), {f"b.{ending}": data, "b.txt": b"w7"})
-    prepared = run(workshop, folder, "captions")
-    assert (prepared.quarantine, prepared.captions()) == ([], [[7]])
-    assert prepared.pictures() == [data]
+    folder = write_tar(workshop.folder("source"), {f"b.{ending}": data, "b.txt": b"w7"})
+    prepared = prepare_source(workshop, folder, "captions")
+    assert (prepared.quarantine, prepared.caption_words()) == ([], [[7]])
+    assert prepared.images() == [data]
     for decode in (decode_image, decode_image_fast):
         pixels = decode(data, 16).astype(int)
         assert abs(pixels[:6] - upper).max() <= 3

@@ -1,0 +1,58 @@
+"""Arrays that are appended to: numpy is the second reader, hashlib the second digest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firstsight.data.array_writer import ArrayFile, IndexWriter, write_npy_header
+from firstsight.data.index import IMAGE_DTYPE, INDEX_ARRAYS, SAMPLE_DTYPE
+
+
+@given(chunks=st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=5), max_size=5), sync=st.booleans())
+def test_appended_chunks_are_one_array(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[list[int]], sync: bool
+) -> None:
+    path = tmp_path_factory.mktemp("arrays") / "a.npy"
+    array = ArrayFile(path, np.dtype("<u2"), hashed=True, sync=sync)
+    for chunk in chunks:
+        array.append(np.array(chunk, dtype=np.int64))
+    array.close()
+    expected = np.array([value for chunk in chunks for value in chunk], dtype="<u2")
+    loaded = np.load(path, mmap_mode="r" if len(expected) else None)
+    assert loaded.dtype == expected.dtype and loaded.tolist() == expected.tolist() and array.count == len(expected)
+    description = f"{expected.dtype.descr} {len(expected)}".encode()
+    assert array.digest == hashlib.sha256(expected.tobytes() + description).hexdigest()
+
+
+def test_header_length_does_not_depend_on_the_count() -> None:
+    streams = io.BytesIO(), io.BytesIO()
+    for stream, count in zip(streams, (0, 2**40), strict=True):
+        write_npy_header(stream, SAMPLE_DTYPE, count)
+    assert len(streams[0].getvalue()) == len(streams[1].getvalue()) and len(streams[0].getvalue()) % 64 == 0
+
+
+def test_old_file_is_replaced_and_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(3))
+    mapped = np.load(path, mmap_mode="r")
+    array = ArrayFile(path, IMAGE_DTYPE)
+    array.append(np.zeros(2, dtype=IMAGE_DTYPE))
+    array.close()
+    assert mapped.tolist() == [0, 1, 2]
+    assert np.load(path).dtype == IMAGE_DTYPE
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(2**16, "<u2"), (2**16 + 1, "<u4")])
+def test_index_writer_writes_all_arrays(tmp_path: Path, vocab_size: int, dtype: str) -> None:
+    with IndexWriter(tmp_path, vocab_size) as writer:
+        writer.arrays["tokens"].append(np.array([vocab_size - 1]))
+    arrays = {name: np.load(tmp_path / f"{name}.npy") for name in INDEX_ARRAYS}
+    assert arrays["tokens"].dtype == np.dtype(dtype) and arrays["tokens"].tolist() == [vocab_size - 1]
+    assert [len(array) for array in arrays.values()] == [int(name == "tokens") for name in INDEX_ARRAYS]
