@@ -20,9 +20,7 @@ from firstsight.evaluate.models.native import load_eval_model
 from firstsight.evaluate.requests import (
     ANSWER_TOKEN_LIMITS,
     ImageMode,
-    PromptContext,
     Request,
-    TaskRun,
     build_task_run,
     check_request_vocabulary,
     run_requests,
@@ -90,21 +88,24 @@ def evaluate_checkpoint(
     native_tasks = [task for task in selected_tasks if not uses_lm_eval(task, config.prompt_style)]
     get_model = functools.cache(lambda: load_eval_model(checkpoint, site=site))
     with _open_images(benchmarks_path, native_tasks) as images:
-        context = PromptContext(style=config.prompt_style, images=images, box_format=box_format_of(checkpoint))
-        runs = {
-            task.name: build_task_run(task, benchmarks_path, context=context, answers_folder=answers_folder)
-            for task in native_tasks
-        }
+        build = functools.partial(
+            build_task_run,
+            style=config.prompt_style,
+            images=images,
+            box_format=box_format_of(checkpoint),
+            answers_folder=answers_folder,
+        )
+        runs = {task.name: build(task, benchmarks_path) for task in native_tasks}
         answers = {name: run.answer_cache.read() for name, run in runs.items()}
         requests = [request for run in runs.values() for request in run.requests(config.image_mode)]
-        pending = [request for request in requests if request.key not in answers[request.task.name]]
+        pending = [request for request in requests if request.key not in answers[request.run.task.name]]
         if pending:
             images = _check_images(pending, benchmarks_path, images)
             _check_vision_support(get_model(), pending, checkpoint)
             check_request_vocabulary(get_model(), pending)
             limit = ANSWER_TOKEN_LIMITS[config.prompt_style]
             generated = run_requests(get_model(), pending, images, max_new_tokens=limit)
-            _store_answers(generated, pending, runs, answers=answers, total=len(requests), on_progress=on_progress)
+            _store_answers(generated, pending, answers=answers, total=len(requests), on_progress=on_progress)
     scored: list[ScoredAnswer] = []
     for task in selected_tasks:
         if task.name in runs:
@@ -122,7 +123,6 @@ def evaluate_checkpoint(
 def _store_answers(
     generated: Iterable[tuple[int, str]],
     pending: Sequence[Request],
-    runs: Mapping[str, TaskRun],
     *,
     answers: Mapping[str, dict[AnswerKey, str]],
     total: int,
@@ -132,16 +132,16 @@ def _store_answers(
     num_done = num_cached = total - len(pending)
     try:
         with ExitStack() as stack:
-            names = dict.fromkeys(request.task.name for request in pending)
-            append = {name: stack.enter_context(runs[name].answer_cache.appender()) for name in names}
+            pending_runs = {request.run.task.name: request.run for request in pending}
+            append = {name: stack.enter_context(run.answer_cache.appender()) for name, run in pending_runs.items()}
             for num_done, (index, answer) in enumerate(generated, start=num_cached + 1):
                 request = pending[index]
-                append[request.task.name](request.key, answer)
-                answers[request.task.name][request.key] = answer
+                append[request.run.task.name](request.key, answer)
+                answers[request.run.task.name][request.key] = answer
                 if (num_done - num_cached) % _PROGRESS_INTERVAL == 0 or num_done == total:
                     on_progress(Progress(done=num_done, total=total, unit="answers"))
     except (DataError, ModelError) as error:
-        if num_done == num_cached or runs[pending[0].task.name].answer_cache.file is None:
+        if num_done == num_cached or pending[0].run.answer_cache.file is None:
             raise
         message = f"{error} {num_done:,} of {total:,} answers are stored; run the command again to continue."
         raise type(error)(message) from error
@@ -189,7 +189,7 @@ def _check_images(
     names: dict[str, list[str]] = {}
     for request in pending:
         if request.uses_image:
-            names.setdefault(request.task_folder, []).append(request.image_name)
+            names.setdefault(request.run.task_folder, []).append(request.image_name)
     if not names:
         return None
     images = BenchmarkImages(benchmarks_path) if images is None else images

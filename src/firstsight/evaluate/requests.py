@@ -27,16 +27,12 @@ ANSWER_TOKEN_LIMITS: dict[PromptStyle, int] = {"bare": 8, "paper": 128}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One question, with its image or blind."""
+    """One question of a task, with its image or blind."""
 
-    task: Task
+    run: TaskRun
     question: Question
     prompt: str
     is_blind: bool
-    task_folder: str
-    """The name of the task's folder, which may contain its images."""
-    box_format: BoxFormat | None = None
-    """How the model writes the box that is the answer; None for shares of the image."""
 
     @property
     def key(self) -> AnswerKey:
@@ -46,7 +42,7 @@ class Request:
     @property
     def uses_image(self) -> bool:
         """Whether the model gets an image."""
-        return self.task.kind == "vision" and not self.is_blind
+        return self.run.task.kind == "vision" and not self.is_blind
 
     @property
     def image_name(self) -> str:
@@ -62,11 +58,12 @@ class TaskRun:
     questions: tuple[Question, ...]
     prompts: tuple[str, ...]
     task_folder: str
+    """The name of the task's folder, which may contain its images."""
     skipped_counts: Mapping[str, int]
     """Questions of the files that are not asked: their number by reason."""
     answer_cache: AnswerCache
-    box_format: BoxFormat | None = None
-    """See Request.box_format."""
+    box_format: BoxFormat | None
+    """How the model writes the boxes that are the answers; None for shares of the image."""
 
     @property
     def score_notes(self) -> dict[str, Any]:
@@ -78,14 +75,7 @@ class TaskRun:
         """All questions with their image, then all without; text tasks once."""
         blind_values = {"both": (False, True), "seeing": (False,), "blind": (True,)}[image_mode]
         return [
-            Request(
-                task=self.task,
-                question=question,
-                prompt=prompt,
-                is_blind=is_blind,
-                task_folder=self.task_folder,
-                box_format=self.box_format,
-            )
+            Request(run=self, question=question, prompt=prompt, is_blind=is_blind)
             for is_blind in (blind_values if self.task.kind == "vision" else (False,))
             for question, prompt in zip(self.questions, self.prompts, strict=True)
         ]
@@ -100,19 +90,14 @@ class TaskRun:
         return scored
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromptContext:
-    """What an answer depends on besides the checkpoint and the question."""
-
-    style: PromptStyle
-    images: BenchmarkImages | None = None
-    """None where the benchmarks have no images."""
-    box_format: BoxFormat | None = None
-    """See Request.box_format."""
-
-
 def build_task_run(
-    task: Task, benchmarks_path: Path, *, context: PromptContext, answers_folder: Path | None
+    task: Task,
+    benchmarks_path: Path,
+    *,
+    style: PromptStyle,
+    images: BenchmarkImages | None,
+    box_format: BoxFormat | None,
+    answers_folder: Path | None,
 ) -> TaskRun:
     """The questions of a task, and their cache in `answers_folder` (None: answers are not stored).
 
@@ -126,16 +111,17 @@ def build_task_run(
         )
     paths = benchmark_files(folder)
     questions = task.read_questions(paths)
-    prompts = tuple(task.prompt(question, context.style) for question in questions)
-    box_format = context.box_format if task.metric in (IOU25, IOU50) else None
-    digest = questions_digest(
-        [
-            *_image_fingerprints(task, questions, benchmarks_path, context),
-            *([box_format.description] if box_format else []),
-            *([q.id, prompt, q.image, q.choices] for q, prompt in zip(questions, prompts, strict=True)),
-        ]
-    )
-    header = {"task": task.name, "version": task.version, "style": context.style, "questions": digest}
+    prompts = tuple(task.prompt(question, style) for question in questions)
+    box_format = box_format if task.metric in (IOU25, IOU50) else None
+    fingerprints: list[Any] = [""]
+    if task.kind == "vision":  # to notice replaced images: sizes and modification times
+        names = dict.fromkeys(str(question.image) for question in questions)
+        stamps = [images and images.fingerprint(name, folder.name) for name in names]
+        fingerprints = [str(benchmarks_path.resolve()), stamps]
+    box_notes = [box_format.description] if box_format else []
+    rows = [[q.id, prompt, q.image, q.choices] for q, prompt in zip(questions, prompts, strict=True)]
+    digest = questions_digest([*fingerprints, *box_notes, *rows])
+    header = {"task": task.name, "version": task.version, "style": style, "questions": digest}
     return TaskRun(
         task=task,
         questions=questions,
@@ -147,23 +133,12 @@ def build_task_run(
     )
 
 
-def _image_fingerprints(
-    task: Task, questions: Sequence[Question], benchmarks_path: Path, context: PromptContext
-) -> list[Any]:
-    """The path of the benchmarks and the images' sizes and modification times, to notice replaced images."""
-    if task.kind != "vision":
-        return [""]
-    names, folder = dict.fromkeys(str(question.image) for question in questions), task.folder(benchmarks_path).name
-    fingerprints = [context.images and context.images.fingerprint(name, folder) for name in names]
-    return [str(benchmarks_path.resolve()), fingerprints]
-
-
 def check_request_vocabulary(model: EvalModel, requests: Sequence[Request]) -> None:
     """RequestError that names words outside the model's vocabulary, by task."""
     texts_by_task: dict[str, dict[str, None]] = {}
     for request in requests:
         texts = (request.prompt, *request.question.choices)
-        texts_by_task.setdefault(request.task.name, {}).update(dict.fromkeys(texts))
+        texts_by_task.setdefault(request.run.task.name, {}).update(dict.fromkeys(texts))
     for name, texts in texts_by_task.items():
         model.check_vocabulary(list(texts), location=f"task {name}")
 
@@ -183,14 +158,17 @@ def run_requests(
     requests_by_image: dict[str, list[tuple[int, Request]]] = {}
     for index, request in enumerate(requests):
         if request.uses_image:
-            location = images.location(request.image_name, request.task_folder)
+            location = images.location(request.image_name, request.run.task_folder)
             requests_by_image.setdefault(location, []).append((index, request))
     groups = list(requests_by_image.items())
     for start in range(0, len(groups), model.image_batch):
         batch = groups[start : start + model.image_batch]
         first_requests = [(location, group[0][1]) for location, group in batch]
         encoded_images = model.encode_images(
-            [(location, images.read(request.image_name, request.task_folder)) for location, request in first_requests]
+            [
+                (location, images.read(request.image_name, request.run.task_folder))
+                for location, request in first_requests
+            ]
         )
         image_requests = [
             (index, request, encoded_image)
@@ -208,11 +186,11 @@ def _run_batch(
     choice_groups: dict[tuple[str, int, tuple[str, ...], bool], list[int]] = {}
     images = {id(image): image for _, _, image in indexed_requests}
     for index, request, image in indexed_requests:
-        if request.task.answer_type == "choice":
-            key = (request.prompt, id(image), request.question.choices, request.task.kind == "vision")
+        if request.run.task.answer_type == "choice":
+            key = (request.prompt, id(image), request.question.choices, request.run.task.kind == "vision")
             choice_groups.setdefault(key, []).append(index)
         else:
-            generation_groups.setdefault((request.prompt, id(image), request.box_format), []).append(index)
+            generation_groups.setdefault((request.prompt, id(image), request.run.box_format), []).append(index)
     generated = model.generate(
         [GenerationRequest(text=prompt, image=images[image_id]) for prompt, image_id, _ in generation_groups],
         max_new_tokens=max_new_tokens,

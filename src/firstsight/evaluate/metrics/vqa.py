@@ -36,37 +36,23 @@ _CONTRACTION_WORDS = (
 _UNREACHABLE_KEYS = frozenset(("id've", "i'dve"))
 """Capitalised in the challenge's table, so that no lower-cased answer matches them."""
 
+_CONTRACTIONS = {
+    word[:index] + word[index + 1 :]: word
+    for word in _CONTRACTION_WORDS.split()
+    for index, letter in enumerate(word)
+    if letter == "'" and word[:index] + word[index + 1 :] not in _UNREACHABLE_KEYS
+} | {"somebody'd": "somebodyd"}
+"""Every contraction without one of its apostrophes, and the whole one."""
 
-def _contraction_table() -> dict[str, str]:
-    """Every contraction without one of its apostrophes, and the whole one."""
-    contractions = {
-        word[:index] + word[index + 1 :]: word
-        for word in _CONTRACTION_WORDS.split()
-        for index, letter in enumerate(word)
-        if letter == "'"
-    }
-    return {short: full for short, full in contractions.items() if short not in _UNREACHABLE_KEYS} | {
-        "somebody'd": "somebodyd"
-    }
-
-
-_CONTRACTIONS = _contraction_table()
-_CURLY_APOSTROPHE = "\u2019"
 _STRAIGHT_WORDS = frozenset(("aint", "arent", "cant", "couldnt", "couldve", "weve", "wheres", "whove"))
 _STRAIGHT_KEYS = frozenset(("couldn'tve", "hadn'tve"))
-
-
-def _vizwiz_table() -> dict[str, str]:
-    """The table in VizWiz's script, in which most apostrophes are typographic."""
-    return {
-        short if short in _STRAIGHT_KEYS else short.replace("'", _CURLY_APOSTROPHE): (
-            full if short in _STRAIGHT_WORDS else full.replace("'", _CURLY_APOSTROPHE)
-        )
-        for short, full in _CONTRACTIONS.items()
-    }
-
-
-_VIZWIZ_CONTRACTIONS = _vizwiz_table()
+_VIZWIZ_CONTRACTIONS = {
+    short if short in _STRAIGHT_KEYS else short.replace("'", "\u2019"): (
+        full if short in _STRAIGHT_WORDS else full.replace("'", "\u2019")
+    )
+    for short, full in _CONTRACTIONS.items()
+}
+"""The table in VizWiz's script, in which most apostrophes are typographic."""
 
 
 @lru_cache(maxsize=1 << 18)

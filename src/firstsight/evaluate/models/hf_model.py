@@ -32,7 +32,6 @@ _IMAGE_BATCH = 64
 class _ChoiceRow(NamedTuple):
     """The choices of one request that share all tokens but the last, and so one row of a batch."""
 
-    request_id: int
     rendered: str
     image: object | None
     prefix: tuple[int, ...]
@@ -99,29 +98,26 @@ class HFModel:
         """
         for has_image, group in groupby(requests, key=lambda request: request.image is not None):
             for batch in _batches(list(group)):
-                rows = [row for request in batch for row in self._choice_rows(request, has_image=has_image)]
-                row_scores = [scores for row_batch in _batches(rows) for scores in self._score_rows(row_batch)]
-                scores = {
-                    (row.request_id, row.prefix): by_token for row, by_token in zip(rows, row_scores, strict=True)
-                }
-                for request in batch:
-                    choices = self._choices_tokens(request, has_image=has_image)
-                    yield [scores[id(request), tokens[:-1]][tokens[-1]] for tokens in choices]
+                yield from self._batch_loglikelihoods(batch, has_image=has_image)
 
-    def _choice_rows(self, request: ChoiceRequest, *, has_image: bool) -> list[_ChoiceRow]:
-        """One row for all choices that differ only in their last token."""
-        last_tokens: dict[tuple[int, ...], list[int]] = {}
-        for tokens in self._choices_tokens(request, has_image=has_image):
-            last_tokens.setdefault(tokens[:-1], []).append(tokens[-1])
-        rendered = self._render(request, has_image=has_image)
-        return [
-            _ChoiceRow(id(request), rendered, request.image, prefix, tuple(tokens))
-            for prefix, tokens in last_tokens.items()
+    def _batch_loglikelihoods(self, batch: Sequence[ChoiceRequest], *, has_image: bool) -> Iterator[list[float]]:
+        prompts = [self._render(request, has_image=has_image) for request in batch]
+        choices = [
+            [self._choice_tokens(prompt, choice, is_chat_turn=request.is_chat_turn) for choice in request.choices]
+            for prompt, request in zip(prompts, batch, strict=True)
         ]
-
-    def _choices_tokens(self, request: ChoiceRequest, *, has_image: bool) -> list[tuple[int, ...]]:
-        rendered = self._render(request, has_image=has_image)
-        return [self._choice_tokens(rendered, choice, is_chat_turn=request.is_chat_turn) for choice in request.choices]
+        last_tokens: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for index, request_choices in enumerate(choices):
+            for tokens in request_choices:
+                last_tokens.setdefault((index, tokens[:-1]), []).append(tokens[-1])
+        rows = [
+            _ChoiceRow(prompts[index], batch[index].image, prefix, tuple(tokens))
+            for (index, prefix), tokens in last_tokens.items()
+        ]
+        row_scores = [scores for row_batch in _batches(rows) for scores in self._score_rows(row_batch)]
+        scores = dict(zip(last_tokens, row_scores, strict=True))
+        for index, request_choices in enumerate(choices):
+            yield [scores[index, tokens[:-1]][tokens[-1]] for tokens in request_choices]
 
     def _render(self, request: ChoiceRequest, *, has_image: bool) -> str:
         if request.is_chat_turn:
