@@ -1,4 +1,4 @@
-"""Benchmarks of two words, and untrained checkpoints that can read them."""
+"""Small benchmarks, untrained checkpoints whose vocabulary covers them, and evaluations of a scripted model."""
 
 from __future__ import annotations
 
@@ -8,26 +8,33 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
+from firstsight.evaluate import harness
+from firstsight.evaluate.harness import EvalConfig, evaluate_checkpoint
+from firstsight.evaluate.requests import ImageMode
+from firstsight.evaluate.results import EvalResult, write_result
+from firstsight.evaluate.task import PromptStyle
 from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import openlm_spec
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip, ViTSpec
+from firstsight.site import ProgressCallback, Site
 from firstsight.units import Tokens
+from tests.evaluate.scripted_model import ScriptedModel
 
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 WORDS = ("what", "is", "it", "?", "there", "a", "cat", "dog", "yes", "no", "0.1", "0.9", "red", "the")
-ASKED = ("answer", "question", "using", "single", "word", "or", "phrase.")
-"""What the paper's wording of a question adds."""
-BLIND = {"vqav2": "cat", "pope": "yes", "refcoco": "0.1 0.1 0.9 0.9"}
+PROMPT_WORDS = ("answer", "question", "using", "single", "word", "or", "phrase.")
+"""Words that the paper's prompt adds."""
+GUESSES = {"vqav2": "cat", "pope": "yes", "refcoco": "0.1 0.1 0.9 0.9"}
 
 LM = replace(openlm_spec(layers=2, width=32, heads=2, vocab_size=32), mlp_width=64, token_shift=2, embedding_scale=4)
 PATCHES = VLMSpec(
@@ -48,20 +55,32 @@ SIGLIP = VLMSpec(
 )
 
 
+MakeCheckpoint = Callable[[str], Path]
+"""The fixture `checkpoint`: from "lm", "patches" or "siglip" to a folder."""
+
+
+def random_png(seed: int, *, width: int = 16, height: int = 16) -> bytes:
+    """A PNG file of random pixels."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    words = {word: number for number, word in enumerate(SPECIAL + WORDS + ASKED)}
-    made = Tokenizer(models.WordLevel(words, unk_token="<|pad|>"))
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
-    made.save(str(path))
+    words = {word: number for number, word in enumerate(SPECIAL + WORDS + PROMPT_WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|pad|>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    tokenizer.save(str(path))
     return path
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def checkpoint(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
     """The folder of an untrained "lm", "patches" or "siglip" model."""
     root = tmp_path_factory.mktemp("checkpoints")
 
@@ -91,16 +110,14 @@ def _tower(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """vqav2, pope, refcoco and copa, twelve questions each, about six pictures."""
+    """vqav2, pope, refcoco and copa, twelve questions each, about six images."""
     root = tmp_path_factory.mktemp("benchmarks")
     with tarfile.open(root / "images.tar", "w") as tar:
         for number in range(6):
-            pixels = np.random.default_rng(number).integers(0, 256, (24, 20, 3)).astype(np.uint8)
-            file = io.BytesIO()
-            Image.fromarray(pixels).save(file, "PNG")
+            data = random_png(number, width=20, height=24)
             info = tarfile.TarInfo(f"{number:06d}.png")
-            info.size = len(file.getvalue())
-            tar.addfile(info, io.BytesIO(file.getvalue()))
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     _vqa(root / "vqav2")
     _pope(root / "pope")
     boxes = [
@@ -114,16 +131,16 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for n in range(12)
     ]
-    _put(root / "refcoco", "refcoco_val.json", boxes)
+    _write(root / "refcoco", "refcoco_val.json", boxes)
     rows = [{"query": "what is it ?", "choices": ["a cat", "dog"], "gold": n % 2} for n in range(12)]
-    _put(root / "copa", "copa.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    _write(root / "copa", "copa.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     ids = {
         "vqav2": [str(n) for n in range(12)],
         "pope": [f"{split}-{n}" for split in ("adversarial", "popular", "random") for n in range(4)],
         "refcoco": [str(n) for n in range(12)],
     }
-    for name, guess in BLIND.items():
-        _put(root / name, "question_blind.json", dict.fromkeys(ids[name], guess))
+    for name, guess in GUESSES.items():
+        _write(root / name, "question_blind.json", dict.fromkeys(ids[name], guess))
     return root
 
 
@@ -131,8 +148,8 @@ def _vqa(folder: Path) -> None:
     tags = [{"form": "heldout" if n % 3 == 0 else "seen", "combination": "seen"} for n in range(12)]
     questions = [{"question_id": n, "image_id": n % 6, "question": "what is it ?"} | tags[n] for n in range(12)]
     answers = [{"question_id": n, "answers": [{"answer": "cat" if n % 2 else "dog"}] * 10} for n in range(12)]
-    _put(folder, "questions.json", {"questions": questions})
-    _put(folder, "annotations.json", {"annotations": answers})
+    _write(folder, "questions.json", {"questions": questions})
+    _write(folder, "annotations.json", {"annotations": answers})
 
 
 def _pope(folder: Path) -> None:
@@ -141,9 +158,63 @@ def _pope(folder: Path) -> None:
             {"question_id": n, "image": f"{n:06d}.png", "text": "is there a cat ?", "label": ("yes", "no")[n % 2]}
             for n in range(4)
         ]
-        _put(folder, f"coco_pope_{split}.json", "".join(json.dumps(row) + "\n" for row in rows))
+        _write(folder, f"coco_pope_{split}.json", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _put(folder: Path, name: str, content: Any) -> None:
+def _write(folder: Path, name: str, content: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+class EvaluateScripted(Protocol):
+    """The function of the fixture `evaluate_scripted`."""
+
+    def __call__(
+        self,
+        model: ScriptedModel | None,
+        *names: str,
+        image_mode: ImageMode = "both",
+        style: PromptStyle = "bare",
+        benchmarks_path: Path | None = None,
+        answers_folder: Path | None = None,
+        on_progress: ProgressCallback = ...,
+    ) -> EvalResult: ...
+
+
+@pytest.fixture
+def evaluate_scripted(benchmarks: Path, monkeypatch: pytest.MonkeyPatch) -> EvaluateScripted:
+    """Evaluates a model on tasks (five if none is named); None fails where a checkpoint would be loaded."""
+
+    def run(
+        model: ScriptedModel | None,
+        *names: str,
+        image_mode: ImageMode = "both",
+        style: PromptStyle = "bare",
+        benchmarks_path: Path | None = None,
+        answers_folder: Path | None = None,
+        on_progress: ProgressCallback = lambda progress: None,
+    ) -> EvalResult:
+        def load(checkpoint: Path, *, site: Site) -> ScriptedModel:
+            assert model is not None, "expected no checkpoint to be loaded"
+            return model
+
+        monkeypatch.setattr(harness, "load_eval_model", load)
+        config = EvalConfig(
+            tasks=names or ("vqav2", "pope", "pope_p", "refcoco", "copa"), image_mode=image_mode, prompt_style=style
+        )
+        return evaluate_checkpoint(
+            Path("x"),
+            benchmarks_path or benchmarks,
+            config=config,
+            site=Site(),
+            on_progress=on_progress,
+            answers_folder=answers_folder,
+        )
+
+    return run
+
+
+def written_files(result: EvalResult, folder: Path) -> dict[str, bytes]:
+    """Name and bytes of the files of a result."""
+    write_result(result, folder)
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}

@@ -1,4 +1,4 @@
-"""One who is asked without a model: answers are a function of what is asked, and everything asked is counted."""
+"""An EvalModel without weights: answers are a function of the request, and all requests are recorded."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ from firstsight.errors import ModelError
 from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
 
 
-class Scripted:
-    """Says "PICTURE|WORDS", chooses by a digest of both, and fails before answer number `dies`."""
+class ScriptedModel:
+    """Answers "IMAGE|PROMPT", ranks choices by a digest of both, and raises ModelError before answer number `fail_at`."""
 
-    def __init__(self, *, sees: bool = True, dies: int | None = None, held: int = 2) -> None:
-        self._sees, self._dies, self._held = sees, dies, held
-        self.asked: list[GenerationRequest | ChoiceRequest] = []
-        self.seen: list[str] = []
-        self.answered = 0
+    def __init__(self, *, has_vision: bool = True, fail_at: int | None = None, image_batch: int = 2) -> None:
+        self._has_vision, self._fail_at, self._image_batch = has_vision, fail_at, image_batch
+        self.requests: list[GenerationRequest | ChoiceRequest] = []
+        self.image_names: list[str] = []
+        self.num_answers = 0
 
     @property
     def has_vision(self) -> bool:
-        return self._sees
+        return self._has_vision
 
     @property
     def image_batch(self) -> int:
-        return self._held
+        return self._image_batch
 
     def check_vocabulary(self, texts: Sequence[str], *, location: str) -> None:
-        """It reads everything."""
+        """Accepts any text."""
 
     def encode_images(self, named_images: Sequence[tuple[str, bytes]]) -> list[object]:
-        self.seen += [name for name, _ in named_images]
+        self.image_names += [name for name, _ in named_images]
         return [sha256(data).hexdigest() for _, data in named_images]
 
     def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
-        for one in requests:
-            self._count(one)
-            yield f"{one.image}|{one.text}"
+        for request in requests:
+            self.record(request)
+            yield f"{request.image}|{request.text}"
 
     def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
-        for one in requests:
-            self._count(one)
-            yield sha256(f"{one.image}|{one.text}".encode()).digest()[0] % len(one.choices)
+        for request in requests:
+            self.record(request)
+            yield sha256(f"{request.image}|{request.text}".encode()).digest()[0] % len(request.choices)
 
-    def _count(self, one: GenerationRequest | ChoiceRequest) -> None:
-        if self.answered == self._dies:
+    def record(self, request: GenerationRequest | ChoiceRequest) -> None:
+        """Count a request, or raise ModelError."""
+        if self.num_answers == self._fail_at:
             raise ModelError("no memory is left. Take a larger machine.")
-        self.asked.append(one)
-        self.answered += 1
+        self.requests.append(request)
+        self.num_answers += 1

@@ -1,4 +1,4 @@
-"""Boxes that other people's models write in units of their own, judged as what they mean."""
+"""Boxes in the units of several model families, converted to shares of the image."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from firstsight.evaluate.models.hf_model import processed_image_size
 from firstsight.evaluate.models.interface import GenerationRequest
 from firstsight.evaluate.models.native import load_eval_model
 from firstsight.site import Site
-from tests.evaluate.models import hf_folders as foreign_made
-from tests.evaluate.scripted_model import Scripted
+from tests.evaluate.models import hf_folders
+from tests.evaluate.scripted_model import ScriptedModel
 
 BOX = (0.1, 0.25, 0.5, 0.75)
-"""In shares; below, as each family's makers write it of a picture that is 1,092 by 700 pixels for the model."""
+"""In shares; below, as each family's makers write it of an image of 1,092 by 700 pixels."""
 WRITTEN = {
     "qwen2_vl": ["the cat(100,250),(500,750)", "(100, 250), (500, 750)", "two cats 2(100,250),(500,750)(0,0),(9,9)"],
     "qwen2_5_vl": [
@@ -40,26 +40,28 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize(("kind", "answer"), [(kind, answer) for kind, said in WRITTEN.items() for answer in said])
-def test_a_box_means_what_its_family_writes(kind: str, answer: str) -> None:
-    found = parse_box(normalize_model_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)))
-    assert found is not None and iou(found, BOX) > 0.99
+@pytest.mark.parametrize(
+    ("kind", "answer"), [(kind, answer) for kind, answers in WRITTEN.items() for answer in answers]
+)
+def test_a_familys_boxes_are_converted_to_shares(kind: str, answer: str) -> None:
+    box = parse_box(normalize_model_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)))
+    assert box is not None and iou(box, BOX) > 0.99
 
 
 @pytest.mark.parametrize("answer", ["[0.1, 0.25, 0.5, 0.75]", "no cat", "", "(1,2)", "[1, 2, 3]", "[nan, 1, 2, 3]"])
 @pytest.mark.parametrize("kind", list(BOX_FORMATS))
-def test_what_is_in_shares_or_no_box_stays_as_it_is(kind: str, answer: str) -> None:
+def test_shares_and_answers_without_a_box_are_unchanged(kind: str, answer: str) -> None:
     assert normalize_model_box(answer, BOX_FORMATS[kind], get_image_size=lambda: (1092.0, 700.0)) == answer
 
 
-def test_without_a_picture_pixels_mean_nothing() -> None:
+def test_pixels_without_an_image_are_unchanged() -> None:
     assert (
         normalize_model_box("[1, 2, 30, 40]", BOX_FORMATS["qwen2_5_vl"], get_image_size=lambda: None)
         == "[1, 2, 30, 40]"
     )
 
 
-def test_nothing_is_guessed_of_other_families(tmp_path: Path) -> None:
+def test_other_families_have_no_box_format(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     assert box_format_of(tmp_path) is None
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
@@ -68,54 +70,54 @@ def test_nothing_is_guessed_of_other_families(tmp_path: Path) -> None:
     assert box_format_of(tmp_path) is None, "a checkpoint of firstsight answers in shares, whatever it was exported to"
 
 
-def test_a_picture_is_as_large_as_the_processor_makes_it(tmp_path: Path) -> None:
-    who = load_eval_model(foreign_made.qwen2_vl(tmp_path / "qwen"), site=Site())
+def test_the_image_size_is_that_of_the_processor(tmp_path: Path) -> None:
+    model = load_eval_model(hf_folders.qwen2_vl(tmp_path / "qwen"), site=Site())
     for size in ((640, 480), (100, 900), (28, 28)):
-        found = processed_image_size(who, Image.new("RGB", size))
-        assert found is not None
-        # The law of Qwen-VL's scaling: whole blocks of 28 pixels, no more of them than the folder allows (4).
-        blocks = [side / 28 for side in found]
+        image_size = processed_image_size(model, Image.new("RGB", size))
+        assert image_size is not None
+        # Qwen-VL scales to whole blocks of 28 pixels, at most as many as the folder allows (4).
+        blocks = [side / 28 for side in image_size]
         assert all(block == int(block) >= 1 for block in blocks)
-        assert math.prod(blocks) <= max(4, max(blocks)) and (found[0] > found[1]) is (size[0] > size[1])
-    assert processed_image_size(who, None) is None and processed_image_size(Scripted(), "picture") is None
+        assert math.prod(blocks) <= max(4, max(blocks)) and (image_size[0] > image_size[1]) is (size[0] > size[1])
+    assert processed_image_size(model, None) is None and processed_image_size(ScriptedModel(), "picture") is None
 
 
-class Thousandths(Scripted):
-    """Says the one true box, `[0.1, 0.1, 0.8, 0.8]`, in thousandths, whatever it is asked."""
+class Thousandths(ScriptedModel):
+    """Answers the true box, `[0.1, 0.1, 0.8, 0.8]`, in thousandths."""
 
     def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
-        for one in requests:
-            self._count(one)
+        for request in requests:
+            self.record(request)
             yield "cat(100,100),(800,800)"
 
 
-def test_a_judged_model_of_a_known_family_is_right_and_its_reading_is_told(
+def test_boxes_are_scored_in_the_familys_unit_which_scores_mention(
     benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    who = Thousandths()
-    monkeypatch.setattr(harness, "load_eval_model", lambda checkpoint, *, site: who)
-    asking = EvalConfig(tasks=("refcoco", "vqav2"), image_mode="both", prompt_style="paper")
+    model = Thousandths()
+    monkeypatch.setattr(harness, "load_eval_model", lambda checkpoint, *, site: model)
+    config = EvalConfig(tasks=("refcoco", "vqav2"), image_mode="both", prompt_style="paper")
     scores = {}
     for kind in ("qwen2_vl", "llava"):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-        verdict = evaluate_checkpoint(
+        result = evaluate_checkpoint(
             tmp_path,
             benchmarks,
-            config=asking,
+            config=config,
             site=Site(),
             on_progress=lambda _: None,
             answers_folder=tmp_path / "sheets",
         )
-        scores[kind] = verdict.scores["tasks"]
-        said = {row.task.name: row.answer for row in verdict.answers}
-        assert said["vqav2"] == "cat(100,100),(800,800)", "what is no box is left alone"
+        scores[kind] = result.scores["tasks"]
+        answers = {row.task.name: row.answer for row in result.answers}
+        assert answers["vqav2"] == "cat(100,100),(800,800)", "an answer without a box is unchanged"
     assert scores["qwen2_vl"]["refcoco"]["score"] == scores["qwen2_vl"]["refcoco"]["blind"] == 1
     assert scores["qwen2_vl"]["refcoco"]["boxes"] == "boxes read as thousandths, as Qwen2-VL writes them"
     assert scores["llava"]["refcoco"]["score"] == 0 and "boxes" not in scores["llava"]["refcoco"]
     assert "boxes" not in scores["qwen2_vl"]["vqav2"]
 
 
-def test_every_family_is_one_that_transformers_knows() -> None:
+def test_every_family_is_a_model_type_of_transformers() -> None:
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     known = {config.model_type for config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING}
