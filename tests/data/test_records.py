@@ -12,10 +12,10 @@ from firstsight.data.records import (
     parse_token_ids,
 )
 
-PLACE = ImageLocation(shard="images.tar", offset=512, size=9, hash=0)
+LOCATION = ImageLocation(shard="images.tar", offset=512, size=9, hash=0)
 
 
-def said(*turns: tuple[str, str]) -> dict[str, object]:
+def llava_row(*turns: tuple[str, str]) -> dict[str, object]:
     return {"id": "7", "image": "a.png", "conversations": [{"from": role, "value": value} for role, value in turns]}
 
 
@@ -34,13 +34,13 @@ def said(*turns: tuple[str, str]) -> dict[str, object]:
         ({"text": "abc", "loss": "all"}, "bad loss span"),
     ],
 )
-def test_a_bad_document_is_refused_by_name(row: dict[str, object], reason: str) -> None:
-    with pytest.raises(RecordError) as refused:
+def test_an_invalid_document_is_rejected_with_its_reason(row: dict[str, object], reason: str) -> None:
+    with pytest.raises(RecordError) as error:
         parse_document(row, default_id="f:1")
-    assert refused.value.reason == reason
+    assert error.value.reason == reason
 
 
-def test_a_document_keeps_its_spans_and_its_place_stands_in_for_a_missing_id() -> None:
+def test_a_document_has_its_spans_and_a_default_id() -> None:
     assert parse_document({"text": "ab cd", "loss": [[0, 2], [2, 5]]}, default_id="f:1").loss == ((0, 2), (2, 5))
     assert parse_document({"text": "ab"}, default_id="f:1").id == "f:1"
     assert parse_document({"text": "ab"}, default_id="f:1").loss is None
@@ -58,49 +58,49 @@ def test_a_document_keeps_its_spans_and_its_place_stands_in_for_a_missing_id() -
         ([("human", "<image><image>q"), ("gpt", "a")], "several pictures"),
     ],
 )
-def test_a_bad_dialogue_is_refused_by_name(turns: list[tuple[str, str]], reason: str) -> None:
-    with pytest.raises(RecordError) as refused:
-        parse_llava_dialogue(said(*turns), default_id="f:1", image=PLACE)
-    assert refused.value.reason == reason
+def test_an_invalid_dialogue_is_rejected_with_its_reason(turns: list[tuple[str, str]], reason: str) -> None:
+    with pytest.raises(RecordError) as error:
+        parse_llava_dialogue(llava_row(*turns), default_id="f:1", image=LOCATION)
+    assert error.value.reason == reason
 
 
 @pytest.mark.parametrize("human", ["<image>\nwhat ?", "what ?\n<image>", "<image>what ?"])
-def test_the_placeholder_goes_with_its_line_break(human: str) -> None:
-    assert parse_llava_dialogue(said(("human", human), ("gpt", "a\nb")), default_id="f", image=PLACE).turns == (
+def test_the_placeholder_is_removed_with_its_line_break(human: str) -> None:
+    assert parse_llava_dialogue(llava_row(("human", human), ("gpt", "a\nb")), default_id="f", image=LOCATION).turns == (
         "what ?",
         "a\nb",
     )
 
 
-def test_a_placeholder_without_a_picture_is_refused() -> None:
+def test_a_placeholder_without_an_image_is_rejected() -> None:
     with pytest.raises(RecordError, match="no picture"):
-        parse_llava_dialogue(said(("human", "<image>\nq"), ("gpt", "a")), default_id="f", image=None)
+        parse_llava_dialogue(llava_row(("human", "<image>\nq"), ("gpt", "a")), default_id="f", image=None)
 
 
-def test_captions_lose_the_space_around_them_and_documents_keep_their_control_characters() -> None:
+def test_captions_are_stripped_and_documents_keep_control_characters() -> None:
     assert parse_caption(" a\tb\nc ") == "a\tb\nc"
     assert parse_document({"text": "\x0c a\x1b"}, default_id="f").text == "\x0c a\x1b"
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("text", "reason"),
     [(None, "field missing"), ("", "empty caption"), ("a\x9b", "control character"), ("a" * 10_001, "too long")],
 )
-def test_a_bad_caption_is_refused_by_name(told: object, reason: str) -> None:
-    with pytest.raises(RecordError) as refused:
-        parse_caption(told)
-    assert refused.value.reason == reason
+def test_an_invalid_caption_is_rejected_with_its_reason(text: object, reason: str) -> None:
+    with pytest.raises(RecordError) as error:
+        parse_caption(text)
+    assert error.value.reason == reason
 
 
 @pytest.mark.parametrize("ids", [[], None, "12", {}, [1, -1], [1.0], [True], [None], (1, 2)])
-def test_a_bad_list_of_tokens_is_refused(ids: object) -> None:
+def test_an_invalid_list_of_tokens_is_rejected(ids: object) -> None:
     with pytest.raises(RecordError, match="bad tokens"):
         parse_token_ids(ids, record_id="f")
 
 
-def test_texts_that_touch_are_joined_and_empty_ones_left_out() -> None:
-    parts = ["", "a", " ", "b", PLACE, PLACE, "\n", "c", "d"]
-    assert join_interleaved(parts, record_id="f", separator="+").parts == ("a+b", PLACE, PLACE, "c+d")
-    for left, reason in (([PLACE], "empty text"), (["a"], "no picture"), ([], "empty text")):
+def test_adjacent_texts_are_joined_and_empty_ones_left_out() -> None:
+    parts = ["", "a", " ", "b", LOCATION, LOCATION, "\n", "c", "d"]
+    assert join_interleaved(parts, record_id="f", separator="+").parts == ("a+b", LOCATION, LOCATION, "c+d")
+    for parts, reason in (([LOCATION], "empty text"), (["a"], "no picture"), ([], "empty text")):
         with pytest.raises(RecordError, match=reason):
-            join_interleaved(left, record_id="f", separator="")
+            join_interleaved(parts, record_id="f", separator="")

@@ -37,17 +37,17 @@ from firstsight.errors import DataError
 from .conftest import ANSWER, END, HUMAN, PAD, WORDS, Workshop, words_of
 
 
-def test_special_ids_are_found_by_their_text(workshop: Workshop) -> None:
-    special = load_tokenizer(workshop.words()).special_ids
-    assert (special.end, special.human, special.answer, special.pad) == (END, HUMAN, ANSWER, PAD)
+def test_special_ids_are_looked_up_by_their_text(workshop: Workshop) -> None:
+    ids = load_tokenizer(workshop.words()).special_ids
+    assert (ids.end, ids.human, ids.answer, ids.pad) == (END, HUMAN, ANSWER, PAD)
 
 
-def test_the_digest_is_that_of_the_file_and_a_file_is_as_good_as_its_folder(workshop: Workshop) -> None:
+def test_a_file_and_its_folder_load_the_same_tokenizer(workshop: Workshop) -> None:
     folder = workshop.words()
     assert load_tokenizer(folder).digest == load_tokenizer(folder / "tokenizer.json").digest
 
 
-def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:
     Fast(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match="endoftext"):
         load_tokenizer(tmp_path)
@@ -56,7 +56,7 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spans", "wanted"),
+    ("spans", "expected"),
     [
         (((0, 2),), [1, 0, 0, 0]),
         (((0, 5),), [1, 1, 0, 0]),
@@ -66,22 +66,22 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
         (((2, 3),), [0, 0, 0, 0]),
     ],
 )
-def test_a_token_carries_loss_when_a_span_touches_it(spans: tuple[tuple[int, int], ...], wanted: list[int]) -> None:
-    part = TextSpan(text="ab cd ef gh", closing_token="end", loss=LOSS_ALWAYS, loss_spans=spans)
-    assert span_loss_flags(part, [(0, 2), (3, 5), (6, 8), (9, 11)]) == wanted
+def test_a_token_carries_loss_if_a_span_overlaps_it(spans: tuple[tuple[int, int], ...], expected: list[int]) -> None:
+    span = TextSpan(text="ab cd ef gh", closing_token="end", loss=LOSS_ALWAYS, loss_spans=spans)
+    assert span_loss_flags(span, [(0, 2), (3, 5), (6, 8), (9, 11)]) == expected
 
 
 @pytest.mark.shared
-def test_special_words_inside_data_are_plain_text(neox: Path) -> None:
-    words = load_tokenizer(neox)
-    [layout] = tokenize_records(words, [Document(id="0", text="a <|/a|> b <|endoftext|>", loss=None)])
+def test_special_tokens_in_data_are_plain_text(neox: Path) -> None:
+    tokenizer = load_tokenizer(neox)
+    [layout] = tokenize_records(tokenizer, [Document(id="0", text="a <|/a|> b <|endoftext|>", loss=None)])
     ids = layout.ids
-    assert words.special_ids.answer not in ids
-    assert (ids == words.special_ids.end).sum() == 2
+    assert tokenizer.special_ids.answer not in ids
+    assert (ids == tokenizer.special_ids.end).sum() == 2
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff", b'{"model": {"type": "none"}}', b""])
-def test_a_damaged_file_is_refused_by_name(data: bytes, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_and_named(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(data)
     with pytest.raises(DataError, match=r"tokenizer\.json: wanted Hugging Face tokenizers' JSON\. Got: .*Copy"):
         load_tokenizer(tmp_path)
@@ -96,48 +96,48 @@ def neox(shared: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.shared
 def test_a_bare_neox_tokenizer_gets_the_papers_ids(neox: Path) -> None:
-    words = load_tokenizer(neox)
-    assert (words.special_ids.end, words.special_ids.answer, words.special_ids.human) == (0, 50279, 50281)
-    assert words.special_ids.pad == words.special_ids.end
-    assert words.vocab_size == 50282
+    tokenizer = load_tokenizer(neox)
+    assert (tokenizer.special_ids.end, tokenizer.special_ids.answer, tokenizer.special_ids.human) == (0, 50279, 50281)
+    assert tokenizer.special_ids.pad == tokenizer.special_ids.end
+    assert tokenizer.vocab_size == 50282
 
 
 @pytest.mark.shared
 def test_loss_spans_in_byte_pairs_map_to_exactly_the_words(neox: Path) -> None:
-    words = load_tokenizer(neox)
+    tokenizer = load_tokenizer(neox)
     text = "The naïve penguin — 企鵝 — is a flightless bird, isn't it?"
-    for wanted in ("naïve", "penguin", "企鵝", "flightless", "it"):
-        start = text.index(wanted) if wanted != "it" else text.rindex(wanted)
-        document = Document(id="0", text=text, loss=((start, start + len(wanted)),))
-        [layout] = tokenize_records(words, [document])
-        assert words.decode(layout.ids[layout.loss > 0].tolist()[:-1]).strip() == wanted
-    assert words.vocab_size > WORDS
+    for expected in ("naïve", "penguin", "企鵝", "flightless", "it"):
+        start = text.index(expected) if expected != "it" else text.rindex(expected)
+        document = Document(id="0", text=text, loss=((start, start + len(expected)),))
+        [layout] = tokenize_records(tokenizer, [document])
+        assert tokenizer.decode(layout.ids[layout.loss > 0].tolist()[:-1]).strip() == expected
+    assert tokenizer.vocab_size > WORDS
 
 
-PLACE = ImageLocation(shard="a.tar", offset=0, size=1, hash=0)
+LOCATION = ImageLocation(shard="a.tar", offset=0, size=1, hash=0)
 W = WORDS
 """The id of w0."""
 
 
-def told(workshop: Workshop, *records: Record) -> list[tuple[list[int], list[int], tuple[int, ...], int]]:
+def layouts(workshop: Workshop, *records: Record) -> list[tuple[list[int], list[int], tuple[int, ...], int]]:
     return [
-        (one.ids.tolist(), one.loss.tolist(), one.image_positions, one.record_number)
-        for one in tokenize_records(load_tokenizer(workshop.words()), records)
+        (layout.ids.tolist(), layout.loss.tolist(), layout.image_positions, layout.record_number)
+        for layout in tokenize_records(load_tokenizer(workshop.words()), records)
     ]
 
 
-def test_every_form_is_laid_out_as_the_page_says(workshop: Workshop) -> None:
-    """Written by hand from the module's table; 1 always, 2 before fine-tuning, 0 never."""
+def test_every_form_is_laid_out_as_documented(workshop: Workshop) -> None:
+    """Written by hand from the table in the module; 1 always, 2 before fine-tuning, 0 never."""
     records = [
         Document(id="1", text="w1 w2 w3", loss=((0, 2), (6, 8))),
-        ImageText(id="2", image=PLACE, caption="w1 w2"),
-        Dialogue(id="3", image=PLACE, turns=("w1", "w2", "w3", "w4")),
+        ImageText(id="2", image=LOCATION, caption="w1 w2"),
+        Dialogue(id="3", image=LOCATION, turns=("w1", "w2", "w3", "w4")),
         Dialogue(id="4", image=None, turns=("w1", "w2")),
         TokenizedChunk(id="5", tokens=(9, END, 10)),
-        InterleavedDocument(id="6", parts=("w1", PLACE, "w2 w3", PLACE, PLACE, "w4")),
-        InterleavedDocument(id="7", parts=(PLACE, "w1", PLACE)),
+        InterleavedDocument(id="6", parts=("w1", LOCATION, "w2 w3", LOCATION, LOCATION, "w4")),
+        InterleavedDocument(id="7", parts=(LOCATION, "w1", LOCATION)),
     ]
-    assert told(workshop, *records) == [
+    assert layouts(workshop, *records) == [
         ([END, W + 1, W + 2, W + 3, END], [0, 1, 0, 1, 1], (), 0),
         ([W + 1, W + 2, END], [1, 1, 1], (0,), 1),
         ([W + 1, HUMAN, W + 2, ANSWER, W + 3, HUMAN, W + 4, ANSWER], [2, 2, 1, 1, 2, 2, 1, 1], (0,), 2),
@@ -162,34 +162,35 @@ def test_every_form_is_laid_out_as_the_page_says(workshop: Workshop) -> None:
         ([END, END], []),
     ],
 )
-def test_a_chunk_is_cut_at_its_ends(workshop: Workshop, chunk: list[int], pieces: list[list[int]]) -> None:
-    assert [ids for ids, *_ in told(workshop, TokenizedChunk(id="1", tokens=tuple(chunk)))] == pieces
+def test_a_chunk_is_cut_at_its_end_tokens(workshop: Workshop, chunk: list[int], pieces: list[list[int]]) -> None:
+    assert [ids for ids, *_ in layouts(workshop, TokenizedChunk(id="1", tokens=tuple(chunk)))] == pieces
 
 
 @given(chunk=st.lists(st.integers(0, 3), min_size=1, max_size=30))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
-def test_no_target_of_a_chunk_is_lost_or_told_twice(workshop: Workshop, chunk: list[int]) -> None:
+def test_no_target_of_a_chunk_is_lost_or_repeated(workshop: Workshop, chunk: list[int]) -> None:
     """Targets are all but the first token and the ends that follow an end; each has what came before it before it."""
-    words = workshop.root / "words"
-    found = tokenize_records(
-        load_tokenizer(words if words.exists() else workshop.words()), [TokenizedChunk(id="1", tokens=tuple(chunk))]
+    tokenizer = workshop.root / "words"
+    actual = tokenize_records(
+        load_tokenizer(tokenizer if tokenizer.exists() else workshop.words()),
+        [TokenizedChunk(id="1", tokens=tuple(chunk))],
     )
     targets = [
         (before, then)
-        for one in found
-        for before, then in zip(one.ids[:-1].tolist(), one.ids[1:].tolist(), strict=True)
+        for layout in actual
+        for before, then in zip(layout.ids[:-1].tolist(), layout.ids[1:].tolist(), strict=True)
     ]
-    wanted = [(before, then) for before, then in pairwise(chunk) if before or then]
-    assert targets == wanted
-    assert all(one.loss.tolist() == [0] + [1] * (len(one.ids) - 1) for one in found)
+    expected = [(before, then) for before, then in pairwise(chunk) if before or then]
+    assert targets == expected
+    assert all(layout.loss.tolist() == [0] + [1] * (len(layout.ids) - 1) for layout in actual)
 
 
 @pytest.mark.shared
-def test_ids_that_the_tokenizers_file_does_not_know_condemn_the_source(workshop: Workshop, neox: Path) -> None:
+def test_ids_outside_the_tokenizers_file_are_an_error(workshop: Workshop, neox: Path) -> None:
     size = load_tokenizer(workshop.words()).vocab_size
-    assert told(workshop, TokenizedChunk(id="1", tokens=(size - 1,)))
+    assert layouts(workshop, TokenizedChunk(id="1", tokens=(size - 1,)))
     with pytest.raises(DataError, match=f"does not match the token tar: wanted ids below {size} .* Got {size}"):
-        told(workshop, TokenizedChunk(id="1", tokens=(1, size)))
+        layouts(workshop, TokenizedChunk(id="1", tokens=(1, size)))
     bare = load_tokenizer(neox)
     assert len(tokenize_records(bare, [TokenizedChunk(id="1", tokens=(50276,))])) == 1
     with pytest.raises(DataError, match=r"below 50277 .* Got 50277"):
@@ -197,35 +198,32 @@ def test_ids_that_the_tokenizers_file_does_not_know_condemn_the_source(workshop:
 
 
 @pytest.mark.shared
-def test_real_chunks_are_cut_into_the_documents_that_they_hold(shared: Path, neox: Path) -> None:
+def test_real_chunks_are_cut_into_their_documents(shared: Path, neox: Path) -> None:
     """32 chunks of 2,049 ids with 82 ends, none at a chunk's edge and no two side by side: 114 pieces.
 
     Each end stands in two pieces, so they hold 65,568 + 82 tokens.
     """
-    words = load_tokenizer(neox)
+    tokenizer = load_tokenizer(neox)
     with tarfile.open(shared / "vla_foundry_shards" / "text" / "text_dataset_1" / "shard-0000.tar") as tar:
-        streams = [tar.extractfile(one) for one in tar]
-        chunks = [json.loads(gzip.decompress(one.read())) for one in streams if one is not None]
-    found = tokenize_records(words, [TokenizedChunk(id=str(n), tokens=tuple(chunk)) for n, chunk in enumerate(chunks)])
-    assert len(found) == 114
-    assert sum(len(one.ids) for one in found) == 65_650
-    told = [words.decode(one.ids.tolist()) for one in found if one.record_number == 0]
+        streams = [tar.extractfile(layout) for layout in tar]
+        chunks = [json.loads(gzip.decompress(layout.read())) for layout in streams if layout is not None]
+    actual = tokenize_records(
+        tokenizer, [TokenizedChunk(id=str(n), tokens=tuple(chunk)) for n, chunk in enumerate(chunks)]
+    )
+    assert len(actual) == 114
+    assert sum(len(layout.ids) for layout in actual) == 65_650
+    layouts = [tokenizer.decode(layout.ids.tolist()) for layout in actual if layout.record_number == 0]
     whole = Fast.from_file(str(neox / "tokenizer.json")).decode(chunks[0], skip_special_tokens=False)
-    assert told == whole.split("<|endoftext|>")
-    assert told[0].startswith('1 comment about "Advertisers Need to Make Some Noise ".')
+    assert layouts == whole.split("<|endoftext|>")
+    assert layouts[0].startswith('1 comment about "Advertisers Need to Make Some Noise ".')
 
 
 @settings(max_examples=20)
-@given(words=st.lists(st.integers(0, 199), min_size=1, max_size=6), image_tokens=st.sampled_from([0, 4]))
+@given(numbers=st.lists(st.integers(0, 199), min_size=1, max_size=6), image_tokens=st.sampled_from([0, 4]))
 def test_a_prompt_is_the_beginning_of_its_training_row(
-    tmp_path_factory: pytest.TempPathFactory, words: list[int], image_tokens: int
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[int], image_tokens: int
 ) -> None:
-    workshop = Workshop(tmp_path_factory.mktemp("prompt"))
-    tokenizer = load_tokenizer(workshop.words())
-    head = [PAD] * image_tokens if image_tokens else [END]
-    assert encode_prompt(tokenizer, words_of(words), image_tokens=image_tokens) == [
-        *head,
-        *(WORDS + word for word in words),
-        HUMAN,
-    ]
-    assert encode_context(tokenizer, words_of(words)) == [END, *(WORDS + word for word in words)]
+    tokenizer = load_tokenizer(Workshop(tmp_path_factory.mktemp("prompt")).words())
+    start, words = [PAD] * image_tokens if image_tokens else [END], [WORDS + number for number in numbers]
+    assert encode_prompt(tokenizer, words_of(numbers), image_tokens=image_tokens) == [*start, *words, HUMAN]
+    assert encode_context(tokenizer, words_of(numbers)) == [END, *words]

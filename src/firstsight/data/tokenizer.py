@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -96,8 +96,8 @@ class Tokenizer:
         end = next((token for token in END_TOKENS if token in vocabulary), None)
         if end is None:
             raise DataError(
-                f"{file}: wanted a tokenizer with one of {', '.join(END_TOKENS)}. Got {len(vocabulary)} tokens without. "
-                f"Add {END_OF_TEXT}."
+                f"{file}: wanted a tokenizer with one of {', '.join(END_TOKENS)}. "
+                f"Got {len(vocabulary)} tokens without. Add {END_OF_TEXT}."
             )
         self.end_token = end
         """The token that ends a document, as it is written in the file."""
@@ -163,19 +163,16 @@ def tokenize_records(tokenizer: Tokenizer, records: Sequence[Record]) -> list[To
     between two documents is in both samples: with loss at the end of the first, without at the start of the second.
     Raises DataError if a chunk contains an id that is not in the tokenizer's file.
     """
-    spans = {
-        number: text_spans(record) for number, record in enumerate(records) if not isinstance(record, TokenizedChunk)
-    }
-    encoded = iter(_encode_spans(tokenizer, [span for record_spans in spans.values() for span in record_spans]))
-    layouts: list[TokenLayout] = []
+    spans = [record_spans(record) for record in records if not isinstance(record, TokenizedChunk)]
+    encoded = iter(_encode_spans(tokenizer, [span for texts, _ in spans for span in texts]))
+    layouts, remaining_spans = list[TokenLayout](), iter(spans)
     for number, record in enumerate(records):
         if isinstance(record, TokenizedChunk):
             layouts += [_layout(ids, loss, (), number) for ids, loss in _split_documents(tokenizer, record)]
-            continue
-        image_spans = _image_spans(record)
-        has_image = bool(image_spans) and image_spans[0] == 0
-        ids, loss, starts = _join_spans(tokenizer, spans[number], encoded, has_image=has_image)
-        layouts.append(_layout(ids, loss, tuple(starts[span] for span in image_spans), number))
+        else:
+            texts, images = next(remaining_spans)
+            ids, loss, starts = _join_spans(tokenizer, texts, encoded, has_image=images[:1] == [0])
+            layouts.append(_layout(ids, loss, tuple(starts[text] for text in images), number))
     return layouts
 
 
@@ -186,18 +183,6 @@ def _layout(ids: Sequence[int], loss: Sequence[int], image_positions: tuple[int,
         image_positions=image_positions,
         record_number=number,
     )
-
-
-def _image_spans(record: TextRecord) -> tuple[int, ...]:
-    """For each image of a record the number of the text span after it."""
-    match record:
-        case InterleavedDocument():
-            parts = [number for number, part in enumerate(record.parts) if isinstance(part, ImageLocation)]
-            return tuple(number - images_before for images_before, number in enumerate(parts))
-        case Document() | Dialogue(image=None):
-            return ()
-        case ImageText() | Dialogue():
-            return (0,)
 
 
 def _split_documents(tokenizer: Tokenizer, chunk: TokenizedChunk) -> Iterator[tuple[list[int], list[int]]]:
@@ -214,23 +199,30 @@ def _split_documents(tokenizer: Tokenizer, chunk: TokenizedChunk) -> Iterator[tu
             yield ids, [LOSS_NEVER, *([LOSS_ALWAYS] * (len(ids) - 1))]
 
 
-def text_spans(record: TextRecord) -> tuple[TextSpan, ...]:
-    """The texts of a record in reading order with their loss: questions carry it only before fine-tuning."""
+def record_spans(record: TextRecord) -> tuple[list[TextSpan], list[int]]:
+    """The texts of a record in reading order, and for each image the number of the text after it.
+
+    Questions carry loss only before fine-tuning.
+    """
     match record:
         case Document():
-            return (TextSpan(text=record.text, closing_token="end", loss_spans=record.loss),)
+            return [TextSpan(text=record.text, closing_token="end", loss_spans=record.loss)], []
         case ImageText():
-            return (TextSpan(text=record.caption, closing_token="end"),)
+            return [TextSpan(text=record.caption, closing_token="end")], [0]
         case InterleavedDocument():
-            texts = [part for part in record.parts if isinstance(part, str)]
-            last = TextSpan(text=texts[-1], closing_token="end")
-            return (*(TextSpan(text=text, closing_token="none") for text in texts[:-1]), last)
+            spans, images = list[TextSpan](), list[int]()
+            for part in record.parts:
+                if isinstance(part, ImageLocation):
+                    images.append(len(spans))
+                else:
+                    spans.append(TextSpan(text=part, closing_token="none"))
+            return [*spans[:-1], replace(spans[-1], closing_token="end")], images
         case Dialogue():
-            turns = enumerate(record.turns)
-            return tuple(
+            turns = [
                 TextSpan(text=text, closing_token="answer") if number % 2 else _question_span(text)
-                for number, text in turns
-            )
+                for number, text in enumerate(record.turns)
+            ]
+            return turns, [] if record.image is None else [0]
 
 
 def _question_span(text: str) -> TextSpan:

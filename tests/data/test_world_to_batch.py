@@ -1,4 +1,4 @@
-"""The whole room on the built-in world: what it writes, the readers read, down to the batch."""
+"""From the files of the built-in world to batches: every record passes reading, preparing and packing unchanged."""
 
 from __future__ import annotations
 
@@ -36,77 +36,79 @@ SPECS = {
 }
 
 
-def quiet(progress: Progress) -> None:
+def ignore_progress(progress: Progress) -> None:
     del progress
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     site = Site(cache=root / "cache")
     for name in ("words", *SPECS, *(f"{name}.index" for name in SPECS)):
         (root / name).mkdir()
     synthetic.write_vocabulary(
-        SyntheticVocabulary(world=WORLD), inputs={}, out=root / "words", site=site, on_progress=quiet
+        SyntheticVocabulary(world=WORLD), inputs={}, out=root / "words", site=site, on_progress=ignore_progress
     )
     for name, (spec, write) in SPECS.items():
-        write(spec, inputs={}, out=root / name, site=site, on_progress=quiet)
+        write(spec, inputs={}, out=root / name, site=site, on_progress=ignore_progress)
         inputs = {"source": root / name, "tokenizer": root / "words"}
-        todo = Prepare(source=spec, tokenizer=SyntheticVocabulary(world=WORLD))
-        prepare(todo, inputs=inputs, out=root / f"{name}.index", site=site, on_progress=quiet)
+        spec = Prepare(source=spec, tokenizer=SyntheticVocabulary(world=WORLD))
+        prepare(spec, inputs=inputs, out=root / f"{name}.index", site=site, on_progress=ignore_progress)
     return root
 
 
-def spoken(text: str) -> list[str]:
-    """Words without the marks between turns, which told questions hold as in dialogues."""
+def text_words(text: str) -> list[str]:
+    """Words without the special tokens between turns."""
     return [word for word in text.split() if not word.startswith("<|")]
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_every_record_comes_through_word_for_word(made: Path, name: str) -> None:
-    words, index = load_tokenizer(made / "words"), Index.open(made / f"{name}.index")
+def test_every_record_is_prepared_word_for_word(prepared: Path, name: str) -> None:
+    tokenizer, index = load_tokenizer(prepared / "words"), Index.open(prepared / f"{name}.index")
     assert (index.path / "quarantine.jsonl").read_text() == ""
     assert len(index.samples) == {"text": 400, "captions": 60, "dialogues": 60}[name]
-    place = Location(path=str(made / name))
-    reader, fetch = RecordReader(place, index.form, source=SPECS[name][0]), ImageReader(index, place, None)
-    records = (record for shard in list_shards(place, index.form) for record in reader.read(shard))
+    location = Location(path=str(prepared / name))
+    reader, images = RecordReader(location, index.form, source=SPECS[name][0]), ImageReader(index, location, None)
+    records = (record for shard in list_shards(location, index.form) for record in reader.read(shard))
     for sample, record in zip(index.samples, records, strict=True):
-        start, count, shown, shown_from = sample.item()
+        start, count, image_count, first_image = sample.item()
         match record:
             case Document():
-                text, marked = record.text, record.loss
+                text, spans = record.text, record.loss
                 loss = index.loss[start + 1 : start + count - 1]
                 tokens = index.tokens[start + 1 : start + count - 1]
-                said = [text[a:b] for a, b in marked or ()]
-                assert spoken(" ".join(said)) == words.decode(tokens[loss > 0].tolist()).split()
-                assert (tokens == words.special_ids.answer).sum() == text.split().count("<|/a|>")
+                loss_texts = [text[a:b] for a, b in spans or ()]
+                assert text_words(" ".join(loss_texts)) == tokenizer.decode(tokens[loss > 0].tolist()).split()
+                assert (tokens == tokenizer.special_ids.answer).sum() == text.split().count("<|/a|>")
             case ImageText():
                 text = record.caption
             case Dialogue():
                 text = " ".join(record.turns)
             case _:
                 pytest.fail(f"the world writes no {type(record).__name__}")
-        assert words.decode(index.tokens[start : start + count].tolist()).split() == spoken(text)
-        for data in fetch.read_images(index.image_refs["picture"][shown_from : shown_from + shown].astype(np.int64)):
+        assert tokenizer.decode(index.tokens[start : start + count].tolist()).split() == text_words(text)
+        for data in images.read_images(
+            index.image_refs["picture"][first_image : first_image + image_count].astype(np.int64)
+        ):
             assert decode_image(data, 48).shape == (48, 48, 3)
 
 
-def test_a_mixed_batch_comes_out(made: Path) -> None:
-    def feed(name: str) -> LoaderSource:
-        index = Index.open(made / f"{name}.index")
+def test_a_mixed_batch_has_its_share_of_images(prepared: Path) -> None:
+    def make_source(name: str) -> LoaderSource:
+        index = Index.open(prepared / f"{name}.index")
         features = (
             PrecomputedFeatures(array=np.zeros((len(index.images), 9, 4), dtype=np.float16)) if name != "text" else None
         )
-        table = pack(index, length=64, image_tokens=9 if features else 0, packing="best_fit")
-        return LoaderSource(name=name, index=index, packed_rows=table, images=features, answers_only=False)
+        packed_rows = pack(index, length=64, image_tokens=9 if features else 0, packing="best_fit")
+        return LoaderSource(name=name, index=index, packed_rows=packed_rows, images=features, answers_only=False)
 
-    def blend(*names: str) -> LoaderMixture:
-        shares, feeds = (Fraction(1, len(names)),) * len(names), tuple(feed(name) for name in names)
-        return LoaderMixture(sources=feeds, shares=shares, epochs=(1,) * len(names), counted_in="rows")
+    def make_mixture(*names: str) -> LoaderMixture:
+        shares, sources = (Fraction(1, len(names)),) * len(names), tuple(make_source(name) for name in names)
+        return LoaderMixture(sources=sources, shares=shares, epochs=(1,) * len(names), counted_in="rows")
 
     stream = BatchStream(
-        text_mixture=blend("text"),
-        image_mixture=blend("captions", "dialogues"),
+        text_mixture=make_mixture("text"),
+        image_mixture=make_mixture("captions", "dialogues"),
         spans=((32, Fraction(1, 2)),),
         counted_in="rows",
         row_shape=RowShape(batch_size=8, length=64),
