@@ -22,7 +22,7 @@ from typing import Any
 
 _COMMAND = (
     "import sys; sys.path[:] = {path!r}; "
-    "from firstsight.worker_process import run_worker; run_worker({target!r}, {connection}, {lifeline}, {parent_pid})"
+    "from firstsight.worker_process import run_worker; run_worker({target!r}, {connection}, {lifeline}, parent_pid={parent_pid})"
 )
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl option: the signal that a process gets when its parent ends."""
@@ -125,7 +125,7 @@ class WorkerProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def run_worker(target: str, connection_fd: int, lifeline_fd: int, parent_pid: int) -> None:
+def run_worker(target: str, connection_fd: int, lifeline_fd: int, *, parent_pid: int) -> None:
     """The worker's main function: call `target` with the pipe; die at once when the parent does."""
     _exit_with_parent(lifeline_fd, parent_pid)
     if not _leads_group():

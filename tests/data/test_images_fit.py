@@ -17,7 +17,7 @@ from PIL import Image
 from firstsight.data.images import SIGLIP_PAD_COLOR, decode_image, decode_image_fast, letterbox_size
 from firstsight.model.vision import normalize_pixels
 from firstsight.recipe.mixture import External
-from firstsight.recipe.scales.encoders import dinov2_large_reg_384, siglip_dinov2_384, siglip_so400m_384
+from firstsight.recipe.scales.models import dinov2_large_reg_384, siglip_dinov2_384, siglip_so400m_384
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.units import Tokens
 

@@ -15,7 +15,7 @@ from firstsight.evaluate.task import benchmark_files
 from firstsight.evaluate.tasks import get_task
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticVocabulary, SyntheticWorld
 from firstsight.recipe.scales.base import VISION_TASKS
-from firstsight.recipe.scales.world import SYNTHETIC_TEXT_TASKS
+from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS
 from firstsight.site import Progress, Site
 
 WORLD = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)

@@ -18,24 +18,24 @@ from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, llama_family_spec, openlm_spec
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.scales import decoders
+from firstsight.recipe.scales import models
 from tests.model.memory import resident_bytes
 from tests.model.tiny_models import PATCHED, PLAIN, SEEING, SHIFTED, TOWER, grown, packed
 
 OPENLM = (
-    decoders.openlm_79m,
-    decoders.openlm_154m,
-    decoders.openlm_411m,
-    decoders.openlm_1b,
-    decoders.openlm_7b,
+    models.openlm_79m,
+    models.openlm_154m,
+    models.openlm_411m,
+    models.openlm_1b,
+    models.openlm_7b,
 )
 DONORS = {
-    decoders.smollm2_135m: 134_515_008,
-    decoders.smollm2_360m: 361_821_120,
-    decoders.smollm2_1b: 1_711_376_384,
-    decoders.tinyllama_1b: 1_100_048_384,
-    decoders.amber_7b: 6_738_415_616,
-    decoders.llama32_1b: 1_235_814_400,
+    models.smollm2_135m: 134_515_008,
+    models.smollm2_360m: 361_821_120,
+    models.smollm2_1b: 1_711_376_384,
+    models.tinyllama_1b: 1_100_048_384,
+    models.amber_7b: 6_738_415_616,
+    models.llama32_1b: 1_235_814_400,
 }
 """Numbers in the published safetensors files; Amber's are Llama 7B's."""
 
@@ -59,7 +59,7 @@ def test_openlm_counts_are_those_of_a_built_model(published: Callable[[int], LMS
 
 @pytest.mark.parametrize(
     ("published", "without", "gains"),
-    [(decoders.openlm_1b, 1_439_795_200, 24 * 2 * 2048), (decoders.openlm_7b, 6_889_410_560, 32 * 2 * 4096)],
+    [(models.openlm_1b, 1_439_795_200, 24 * 2 * 2048), (models.openlm_7b, 6_889_410_560, 32 * 2 * 4096)],
     ids=["1.4B", "7B"],
 )
 def test_published_counts_leave_the_gains_of_qk_norm_out(
@@ -72,7 +72,7 @@ def test_published_counts_leave_the_gains_of_qk_norm_out(
     assert replace(spec, qk_norm=False).parameters() == without
 
 
-@pytest.mark.parametrize(("published", "millions"), [(decoders.openlm_79m, 78.9), (decoders.openlm_154m, 153.7)])
+@pytest.mark.parametrize(("published", "millions"), [(models.openlm_79m, 78.9), (models.openlm_154m, 153.7)])
 def test_smaller_sizes_are_those_that_they_are_called_after(published: Callable[[], LMSpec], millions: float) -> None:
     assert replace(published(), qk_norm=False).parameters() / 1e6 == pytest.approx(millions, abs=0.05)
 
@@ -86,13 +86,13 @@ def test_donors_have_the_published_counts(published: Callable[[], LMSpec], count
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it")
 @pytest.mark.parametrize("seeing", [False, True], ids=["lm", "vlm"])
 def test_a_large_model_on_the_meta_device_takes_no_memory(seeing: bool) -> None:
-    spec = replace(PATCHED, lm=decoders.openlm_7b()) if seeing else decoders.openlm_7b()
+    spec = replace(PATCHED, lm=models.openlm_7b()) if seeing else models.openlm_7b()
     held = resident_bytes()
     with torch.device("meta"):
         model = VLM(spec)
     assert resident_bytes() - held < 50e6
     assert all(parameter.is_meta for parameter in model.parameters())
-    assert sum(parameter.numel() for parameter in model.lm.parameters()) == decoders.openlm_7b().parameters()
+    assert sum(parameter.numel() for parameter in model.lm.parameters()) == models.openlm_7b().parameters()
 
 
 @pytest.mark.parametrize(

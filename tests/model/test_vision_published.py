@@ -11,7 +11,7 @@ from torch import nn
 
 from firstsight.model.vision import Encoder, PatchProjection
 from firstsight.recipe.mixture import External
-from firstsight.recipe.scales.encoders import (
+from firstsight.recipe.scales.models import (
     dinov2_large_reg_384,
     patches_14_384,
     siglip_base_224,

@@ -22,7 +22,7 @@ from firstsight.plan.estimate import (
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
 from firstsight.recipe.scales import branch_at, scale_named
-from firstsight.recipe.scales.encoders import siglip_dinov2_384
+from firstsight.recipe.scales.models import siglip_dinov2_384
 from firstsight.recipe.stages import RowShape
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when

@@ -17,7 +17,7 @@ from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import Scale, branch_at, scale_named
-from firstsight.recipe.scales.decoders import openlm_1b, tinyllama_1b
+from firstsight.recipe.scales.models import openlm_1b, tinyllama_1b
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import AdamWSpec, Donor, Midtrain, RowShape
 from firstsight.recipe.study import Arm, Study, over_seeds

@@ -13,21 +13,21 @@ from typing import Any
 
 import pytest
 
-from firstsight.cli.study_options import find_recipe, shipped
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
 from firstsight.recipe.lm import LinearRope
 from firstsight.recipe.mixture import External, Mixture, ShareSpan
 from firstsight.recipe.scales import SCALES, scale_named
-from firstsight.recipe.scales.decoders import llama32_1b
+from firstsight.recipe.scales.models import llama32_1b
 from firstsight.recipe.schedule import Matched, Rewarm
 from firstsight.recipe.serialize import SPEC_CLASSES, canonical_json, from_json, to_json
 from firstsight.recipe.stages import Donor, RowShape
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
+from firstsight.workspace.study_functions import find_study_function, shipped_studies
 
-STUDIES = (when(scale_named("smoke")), find_recipe("encoders").build("1b", seeds=1, options={}))
+STUDIES = (when(scale_named("smoke")), find_study_function("encoders").build("1b", seeds=1, options={}))
 EXAMPLES = (
     *STUDIES,
     *(step.spec for study in STUDIES for step in build_graph(study).steps),
@@ -61,9 +61,9 @@ def specs_in(value: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("scale", list(SCALES))
-@pytest.mark.parametrize("name", list(shipped()))
+@pytest.mark.parametrize("name", shipped_studies())
 def test_every_spec_of_every_shipped_study_survives_the_round_trip(name: str, scale: str) -> None:
-    study = find_recipe(name).build(scale, seeds=1, options={})
+    study = find_study_function(name).build(scale, seeds=1, options={})
     assert from_json(to_json(study)) == study
     for spec in {canonical_json(spec): spec for spec in specs_in(study)}.values():
         copy = from_json(to_json(spec))

@@ -13,7 +13,7 @@ from firstsight.errors import RequestError
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import scale_named
-from firstsight.recipe.scales.encoders import dinov2_large_reg_384, siglip_base_224, siglip_dinov2_384
+from firstsight.recipe.scales.models import dinov2_large_reg_384, siglip_base_224, siglip_dinov2_384
 from firstsight.recipe.vision import Dinov2, ViTSpec
 from firstsight.site import Location, Site
 from firstsight.units import Tokens

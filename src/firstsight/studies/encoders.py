@@ -24,7 +24,7 @@ from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import Scale, branch_at
-from firstsight.recipe.scales.encoders import siglip_dinov2_384
+from firstsight.recipe.scales.models import siglip_dinov2_384
 from firstsight.recipe.stages import Finetune, Midtrain
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip

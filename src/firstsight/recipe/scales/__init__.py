@@ -7,7 +7,7 @@ from collections.abc import Callable
 from firstsight.errors import UnknownName
 from firstsight.recipe.scales.base import Scale, branch_at
 from firstsight.recipe.scales.paper import paper_1b, paper_7b, paper_79m, paper_154m, paper_411m
-from firstsight.recipe.scales.world import cpu_scale, smoke_scale
+from firstsight.recipe.scales.synthetic import cpu_scale, smoke_scale
 
 __all__ = ["SCALES", "Scale", "branch_at", "scale_named"]
 

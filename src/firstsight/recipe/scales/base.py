@@ -1,52 +1,124 @@
-"""What a scale is, and how an arm enters it."""
+"""A scale: the complete arm that studies vary, and what the paper does at the ends of the trunk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from firstsight.errors import QuantityError
+from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, single_source
+from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.schedule import Continue, Rewarm
-from firstsight.recipe.stages import Midtrain
+from firstsight.recipe.stages import AdamWSpec, Evaluate, Finetune, Midtrain, Pretrain, RowShape
 from firstsight.recipe.study import Arm
-from firstsight.units import Share
+from firstsight.units import Share, Tokens
 
 VISION_TASKS = ("vqav2", "gqa", "vizwiz", "textvqa", "refcoco", "ocid_ref", "pope")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """A size of the study: the arm that studies vary, and what the paper does at 0 % and 100 %."""
+    """A size of a study."""
 
     name: str
     base: Arm
-    """Branches at 80 % and continues the trunk's rate."""
+    """Branches at 80 % of the trunk; `branch_at` sets its schedule."""
     rewarm: Rewarm
     """The schedule where the trunk's own rate would be too low: 0 % and 100 %."""
     seeds: int
-    """How many seeds a study runs unless asked otherwise."""
+    """The default number of seeds of a study."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSettings:
+    """What mid-training and fine-tuning of a scale set each for itself."""
+
+    images: DataSource
+    image_share: Share
+    packing: PackingMode
+    row_shape: RowShape
+    tokens: Tokens
+    """Of one epoch."""
+    optim: AdamWSpec
+
+    def mix(self, text: Mixture) -> ImageTextMix:
+        """The stage's images with the trunk's text."""
+        return ImageTextMix(
+            text=text,
+            images=single_source(self.images),
+            image_share=self.image_share,
+            share_unit="rows",
+            packing=self.packing,
+        )
+
+
+def base_arm(
+    *,
+    pretrain: Pretrain,
+    model: VLMSpec,
+    midtrain: StageSettings,
+    rewarm: Rewarm,
+    finetune: StageSettings,
+    finetune_lr: float,
+    epochs: int,
+    evaluate: Evaluate,
+) -> Arm:
+    """Mid-training from 80 % of the trunk, then `epochs` of fine-tuning.
+
+    The learning rate of fine-tuning warms up to `finetune_lr` over 3 % of its tokens and ends at 0.
+    """
+    stage = Midtrain(
+        model=model,
+        tokenizer=pretrain.tokenizer,
+        mix=midtrain.mix(pretrain.text),
+        row_shape=midtrain.row_shape,
+        tokens=midtrain.tokens,
+        schedule=rewarm,
+        moments="carried",
+        optim=midtrain.optim,
+        seed=0,
+    )
+    tokens = Tokens(finetune.tokens * epochs)
+    tuning = Finetune(
+        model=model,
+        tokenizer=pretrain.tokenizer,
+        mix=finetune.mix(pretrain.text),
+        row_shape=finetune.row_shape,
+        epoch_tokens=finetune.tokens,
+        epochs=epochs,
+        schedule=Rewarm(peak_lr=finetune_lr, min_lr=0.0, warmup_tokens=Tokens(tokens * 3 // 100), tokens=tokens),
+        optim=finetune.optim,
+        seed=0,
+    )
+    return Arm(name="base", seed=0, pretrain=pretrain, start=Share(4, 5), stages=(stage, tuning), evaluate=evaluate)
+
+
+def adamw(*, weight_decay: float, z_loss: float) -> AdamWSpec:
+    """open_lm's AdamW; a frozen encoder."""
+    return AdamWSpec(
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-8,
+        weight_decay=weight_decay,
+        max_grad_norm=1.0,
+        z_loss=z_loss,
+        encoder_lr_scale=0.0,
+        encoder_weight_decay=0.0,
+    )
 
 
 def branch_at(scale: Scale, start: Share) -> Arm:
     """The base arm with images entering at `start`: `Continue` inside the trunk, `Rewarm` at its two ends."""
     base = scale.base
-    midtrain, *later_stages = base.stages
+    midtrain, *later = base.stages
     if not isinstance(midtrain, Midtrain):
-        raise QuantityError(
-            f"images enter in mid-training. Got a base arm of {scale.name} that begins with fine-tuning."
-        )
-    branch_tokens = base.pretrain.tokens_at(start)
-    is_inside_trunk = 0 < start < 1
-    schedule = (
-        Continue(
+        raise QuantityError(f"images enter in mid-training. Got a base arm of {scale.name} that begins otherwise.")
+    schedule = scale.rewarm
+    if 0 < start < 1:
+        schedule = Continue(
             trunk=base.pretrain.schedule,
-            branch_tokens=branch_tokens,
+            branch_tokens=base.pretrain.tokens_at(start),
             min_lr=scale.rewarm.min_lr,
             tokens=midtrain.tokens,
         )
-        if is_inside_trunk
-        else scale.rewarm
-    )
-    percent = start.numerator * 100 / start.denominator
-    return replace(
-        base, name=f"start-{percent:03.0f}", start=start, stages=(replace(midtrain, schedule=schedule), *later_stages)
-    )
+    name = f"start-{float(start * 100):03.0f}"
+    return replace(base, name=name, start=start, stages=(replace(midtrain, schedule=schedule), *later))

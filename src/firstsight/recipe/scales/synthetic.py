@@ -1,0 +1,181 @@
+"""The built-in synthetic world's scales: minutes on a laptop, with real drawings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+from firstsight.recipe.lm import LMSpec, openlm_spec
+from firstsight.recipe.mixture import (
+    SyntheticBenchmarks,
+    SyntheticCaptions,
+    SyntheticDialogues,
+    SyntheticTexts,
+    SyntheticVocabulary,
+    SyntheticWorld,
+    single_source,
+)
+from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.scales.base import VISION_TASKS, Scale, StageSettings, adamw, base_arm
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
+from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec
+from firstsight.units import Share, Tokens
+
+SYNTHETIC_TEXT_TASKS = ("arc_easy", "mathqa", "boolq", "agieval_sat_en", "hellaswag", "copa")
+
+SYNTHETIC_ROW_SHAPE = RowShape(batch_size=16, length=64)
+"""Many small steps: at this size a model learns from updates more than from tokens."""
+MIDTRAIN_IMAGE_SHARE = Share(4, 5)
+"""Image rows of a branch. With the paper's tenth this model would get 700 images."""
+FINETUNE_IMAGE_SHARE = Share(7, 8)
+"""Image rows of fine-tuning; the paper has no text in it."""
+SYNTHETIC_OPTIM = adamw(weight_decay=0.01, z_loss=1e-4)
+
+
+def smoke_scale() -> Scale:
+    """Everything once, in a minute on two cores; the scores mean nothing."""
+    return _synthetic_scale(
+        _SyntheticSize(
+            name="smoke",
+            objects=16,
+            kinds=4,
+            trunk_steps=40,
+            midtrain_steps=20,
+            finetune_steps=20,
+            encoder_steps=20,
+            questions=24,
+            seeds=1,
+        )
+    )
+
+
+def cpu_scale() -> Scale:
+    """The whole study on two CPU cores in ten minutes, with a model that learns to use its images."""
+    return _synthetic_scale(
+        _SyntheticSize(
+            name="cpu",
+            objects=48,
+            kinds=8,
+            trunk_steps=1400,
+            midtrain_steps=540,
+            finetune_steps=720,
+            encoder_steps=700,
+            questions=200,
+            seeds=2,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SyntheticSize:
+    name: str
+    objects: int
+    kinds: int
+    trunk_steps: int
+    midtrain_steps: int
+    finetune_steps: int
+    encoder_steps: int
+    questions: int
+    seeds: int
+
+    @property
+    def world(self) -> SyntheticWorld:
+        return SyntheticWorld(objects=self.objects, kinds=self.kinds, image_size=48, max_objects=4, seed=0)
+
+    @property
+    def text(self) -> SyntheticTexts:
+        """At least two documents for every text row of trunk, branch and fine-tuning."""
+        midtrain_steps = self.midtrain_steps * (1 - MIDTRAIN_IMAGE_SHARE)
+        steps = self.trunk_steps + midtrain_steps + self.finetune_steps * (1 - FINETUNE_IMAGE_SHARE)
+        documents = ceil(SYNTHETIC_ROW_SHAPE.batch_size * steps * 21 / 10)
+        return SyntheticTexts(world=self.world, documents=documents, loss_mask="determined")
+
+    @property
+    def captions(self) -> SyntheticCaptions:
+        """2.5 images for every image row of a branch."""
+        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.midtrain_steps * MIDTRAIN_IMAGE_SHARE * 25 / 10)
+        return SyntheticCaptions(world=self.world, images=images, quality="rich")
+
+    @property
+    def dialogues(self) -> SyntheticDialogues:
+        """2.2 images for every image row of fine-tuning."""
+        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.finetune_steps * FINETUNE_IMAGE_SHARE * 22 / 10)
+        return SyntheticDialogues(world=self.world, images=images, turns=2)
+
+
+def _synthetic_scale(size: _SyntheticSize) -> Scale:
+    """Warm-up share (5000 of 109,848 steps) and minimum rate (a hundredth of the peak) of a branch are the paper's."""
+    tokens = _tokens(size.midtrain_steps)
+    rewarm = Rewarm(peak_lr=3e-3, min_lr=3e-5, warmup_tokens=Tokens(tokens * 5000 // 109_848), tokens=tokens)
+    midtrain = StageSettings(
+        images=size.captions,
+        image_share=MIDTRAIN_IMAGE_SHARE,
+        packing="best_fit",
+        row_shape=SYNTHETIC_ROW_SHAPE,
+        tokens=tokens,
+        optim=SYNTHETIC_OPTIM,
+    )
+    finetune = replace(midtrain, images=size.dialogues, image_share=FINETUNE_IMAGE_SHARE)
+    base = base_arm(
+        pretrain=_trunk(size),
+        model=_model(size),
+        midtrain=midtrain,
+        rewarm=rewarm,
+        finetune=replace(finetune, tokens=_tokens(size.finetune_steps)),
+        finetune_lr=4e-3,
+        epochs=1,
+        evaluate=Evaluate(
+            benchmarks=SyntheticBenchmarks(world=size.world, questions=size.questions),
+            vision_tasks=(*VISION_TASKS, "kinds"),
+            text_tasks=SYNTHETIC_TEXT_TASKS,
+        ),
+    )
+    return Scale(name=size.name, base=base, rewarm=rewarm, seeds=size.seeds)
+
+
+def _tokens(steps: int) -> Tokens:
+    return Tokens(steps * SYNTHETIC_ROW_SHAPE.tokens_per_step)
+
+
+def _decoder() -> LMSpec:
+    """Token shift and larger input embeddings help four layers to bind words to positions."""
+    openlm = openlm_spec(layers=4, width=128, heads=4, vocab_size=512)
+    return replace(openlm, mlp_width=512, token_shift=4, embedding_scale=4)
+
+
+def _trunk(size: _SyntheticSize) -> Pretrain:
+    tokens = _tokens(size.trunk_steps)
+    return Pretrain(
+        model=_decoder(),
+        tokenizer=SyntheticVocabulary(world=size.world),
+        text=single_source(size.text),
+        packing="best_fit",
+        row_shape=SYNTHETIC_ROW_SHAPE,
+        tokens=tokens,
+        schedule=Rewarm(peak_lr=4e-3, min_lr=12e-6, warmup_tokens=Tokens(tokens // 20), tokens=tokens),
+        optim=SYNTHETIC_OPTIM,
+        seed=0,
+    )
+
+
+def _model(size: _SyntheticSize) -> VLMSpec:
+    contrastive = ContrastiveTraining(
+        captions=size.captions,
+        text_layers=1,
+        text_width=128,
+        steps=size.encoder_steps,
+        batch_size=64,
+        peak_lr=2e-3,
+        warmup_steps=size.encoder_steps // 15,
+        weight_decay=0.01,
+        seed=0,
+    )
+    vit = ViTSpec(layers=3, width=256, heads=4, mlp_width=1024, image_size=48, patch_size=24)
+    return VLMSpec(
+        lm=_decoder(),
+        vision=Siglip(vit=vit, fit="resize", weights=contrastive),
+        encoder="frozen",
+        projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=3, has_position_embeddings=True),
+        attention="causal",
+    )
