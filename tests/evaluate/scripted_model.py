@@ -10,7 +10,7 @@ from firstsight.evaluate.models.interface import ChoiceRequest, GenerationReques
 
 
 class ScriptedModel:
-    """Answers "IMAGE|PROMPT", ranks choices by a digest of both, and raises ModelError before answer number `fail_at`."""
+    """Answers "IMAGE|PROMPT", ranks choices by a digest of both, raises ModelError before answer number `fail_at`."""
 
     def __init__(self, *, has_vision: bool = True, fail_at: int | None = None, image_batch: int = 2) -> None:
         self._has_vision, self._fail_at, self._image_batch = has_vision, fail_at, image_batch

@@ -23,7 +23,7 @@ from firstsight.evaluate.models.hf_model import processed_image_size
 from firstsight.evaluate.models.interface import GenerationRequest
 from firstsight.evaluate.models.native import load_eval_model
 from firstsight.site import Site
-from tests.evaluate.models import hf_folders
+from tests.evaluate.models import tiny_hf_models
 from tests.evaluate.scripted_model import ScriptedModel
 
 BOX = (0.1, 0.25, 0.5, 0.75)
@@ -71,7 +71,7 @@ def test_other_families_have_no_box_format(tmp_path: Path) -> None:
 
 
 def test_the_image_size_is_that_of_the_processor(tmp_path: Path) -> None:
-    model = load_eval_model(hf_folders.qwen2_vl(tmp_path / "qwen"), site=Site())
+    model = load_eval_model(tiny_hf_models.qwen2_vl(tmp_path / "qwen"), site=Site())
     for size in ((640, 480), (100, 900), (28, 28)):
         image_size = processed_image_size(model, Image.new("RGB", size))
         assert image_size is not None
