@@ -12,7 +12,7 @@ import pytest
 
 from firstsight.errors import DataError
 from firstsight.evaluate.benchmark_images import BenchmarkImages
-from tests.evaluate.tasks.task_files import packed
+from tests.evaluate.tasks.task_files import write_tar
 
 NAMES = {
     "val2014/COCO_val2014_000000458752.jpg": b"coco",
@@ -27,7 +27,7 @@ NAMES = {
 @pytest.fixture(params=["tar", "folder"])
 def benchmarks(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "tar":
-        packed(tmp_path / "images.tar", NAMES)
+        write_tar(tmp_path / "images.tar", NAMES)
     else:
         _write_files(tmp_path / "images", NAMES)
     return tmp_path
@@ -98,7 +98,7 @@ def test_a_number_of_two_benchmarks_is_refused(tmp_path: Path) -> None:
 
 def test_a_tasks_own_images_come_before_the_shared_ones(tmp_path: Path) -> None:
     _write_files(tmp_path / "images", {"a.png": b"common", "b.png": b"common b"})
-    packed(tmp_path / "gqa" / "images.tar", {"a.png": b"own"})
+    write_tar(tmp_path / "gqa" / "images.tar", {"a.png": b"own"})
     images = BenchmarkImages(tmp_path)
     assert [images.read(*at) for at in (("a", "gqa"), ("b", "gqa"), ("a", ""))] == [b"own", b"common b", b"common"]
     assert images.location("a", "gqa") != images.location("a")
@@ -125,7 +125,7 @@ def test_missing_images_are_counted_and_the_first_few_named(benchmarks: Path) ->
 
 @pytest.mark.parametrize("extra_bytes", [1, 511, 1023, 1500])
 def test_a_truncated_archive_is_refused(tmp_path: Path, extra_bytes: int) -> None:
-    whole = packed(tmp_path / "images.tar", {f"{n}.png": bytes(600) for n in range(4)}).read_bytes()
+    whole = write_tar(tmp_path / "images.tar", {f"{n}.png": bytes(600) for n in range(4)}).read_bytes()
     (tmp_path / "images.tar").write_bytes(whole[: 3 * (512 + 1024) + extra_bytes])
     with pytest.raises(DataError, match=r"images\.tar.*(truncated|cut|breaks off)"):
         BenchmarkImages(tmp_path)
@@ -139,7 +139,7 @@ def test_a_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b.png"])
 def test_members_with_paths_outside_the_archive_are_refused(tmp_path: Path, name: str) -> None:
-    packed(tmp_path / "images.tar", {name: b"x"})
+    write_tar(tmp_path / "images.tar", {name: b"x"})
     with pytest.raises(DataError, match="points out of the archive"):
         BenchmarkImages(tmp_path)
 
@@ -180,7 +180,7 @@ def test_a_folder_named_like_an_image_is_no_image(tmp_path: Path) -> None:
 
 def test_many_names_cost_little_memory(tmp_path: Path) -> None:
     count = 1_500
-    packed(tmp_path / "images.tar", {f"val2014/COCO_val2014_{n:012d}.jpg": b"" for n in range(count)})
+    write_tar(tmp_path / "images.tar", {f"val2014/COCO_val2014_{n:012d}.jpg": b"" for n in range(count)})
     tracemalloc.start()
     images = BenchmarkImages(tmp_path)
     used = tracemalloc.get_traced_memory()[0]

@@ -18,49 +18,49 @@ from tests.model.tiny_models import grown
 
 MARKS = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 TEXTS = ["Question: what is the cat\nAnswer: the cat is red. No, it is not  there?  yes", "a man, a plan; the end."] * 8
-SIZE = 320
-LLAMA = llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=SIZE)
-OPENLM = replace(openlm_spec(layers=2, width=32, heads=2, vocab_size=SIZE), mlp_width=64)
+VOCAB_SIZE = 320
+LLAMA = llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=VOCAB_SIZE)
+OPENLM = replace(openlm_spec(layers=2, width=32, heads=2, vocab_size=VOCAB_SIZE), mlp_width=64)
 SPECS: dict[str, LMSpec] = {"llama": LLAMA, "openlm": OPENLM}
 
 
 @pytest.fixture(scope="session")
-def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bytewise") / "tokenizer.json"
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    made.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("byte_tokenizer") / "tokenizer.json"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    room = SIZE - len(MARKS)
-    made.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=room, initial_alphabet=alphabet, show_progress=False)
+    vocab_size = VOCAB_SIZE - len(MARKS)
+    tokenizer.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     )
-    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in MARKS])
-    made.save(str(path))
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in MARKS])
+    tokenizer.save(str(path))
     return path
 
 
 @pytest.fixture(scope="session")
-def folder(bytewise: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def checkpoint_folder(byte_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a random "llama" or "openlm"."""
     root = tmp_path_factory.mktemp("text")
 
-    def make(kind: str) -> Path:
-        if not (root / kind).exists():
-            model = grown(SPECS[kind], dtype=torch.float32)
-            save(root / kind, model, tokens_seen=0, tokenizer=bytewise, encoders=[])
-        return root / kind
+    def make(family: str) -> Path:
+        if not (root / family).exists():
+            model = grown(SPECS[family], dtype=torch.float32)
+            save(root / family, model, tokens_seen=0, tokenizer=byte_tokenizer, encoders=[])
+        return root / family
 
     return make
 
 
 @pytest.fixture
-def who(folder: Callable[[str], Path]) -> NativeModel:
-    return native_model(folder("openlm"))
+def model(checkpoint_folder: Callable[[str], Path]) -> NativeModel:
+    return native_model(checkpoint_folder("openlm"))
 
 
 def native_model(checkpoint: Path) -> NativeModel:
     """The checkpoint of a folder, computing in float32."""
-    found = load_native_model(checkpoint, site=Site())
-    found.checkpoint.model.lm.compute_dtype = torch.float32
-    return found
+    model = load_native_model(checkpoint, site=Site())
+    model.checkpoint.model.lm.compute_dtype = torch.float32
+    return model

@@ -48,55 +48,63 @@ PAIRS = [
 ]
 
 
-def silent(_: Progress) -> None:
+def ignore_progress(_: Progress) -> None:
     """Progress that nobody watches."""
 
 
-def adapter(who: NativeModel, *, batch: int | None = None, longest: int = 256) -> LmEvalAdapter:
-    return LmEvalAdapter(who, batch_contexts=batch, max_length=longest, on_progress=silent)
+def adapter(model: NativeModel, *, batch: int | None = None, max_length: int = 256) -> LmEvalAdapter:
+    return LmEvalAdapter(model, batch_contexts=batch, max_length=max_length, on_progress=ignore_progress)
 
 
-def instances(kind: Any, *arguments: tuple[Any, ...]) -> list[Instance]:
-    return [Instance(request_type=kind, doc={}, arguments=one, idx=0) for one in arguments]
+def instances(family: Any, *arguments: tuple[Any, ...]) -> list[Instance]:
+    return [Instance(request_type=family, doc={}, arguments=item, idx=0) for item in arguments]
 
 
-def by_hand(who: NativeModel, begun: Sequence[int], more: Sequence[int]) -> tuple[float, bool]:
+def forward_loglikelihood(
+    model: NativeModel, context_ids: Sequence[int], continuation_ids: Sequence[int]
+) -> tuple[float, bool]:
     """The forward pass of training over everything at once."""
-    model, ids = who.checkpoint.model, [*begun, *more]
+    model, ids = model.checkpoint.model, [*context_ids, *continuation_ids]
     with torch.no_grad():
         logits = model.lm.logits(model(packed([[ids]], length=len(ids))))
-    logs = logits.log_softmax(-1)[0, len(begun) - 1 : -1].cpu()
-    target = torch.tensor(list(more))
-    return float(logs[range(len(more)), target].sum()), bool((logs.argmax(-1) == target).all())
+    logs = logits.log_softmax(-1)[0, len(context_ids) - 1 : -1].cpu()
+    target = torch.tensor(list(continuation_ids))
+    return float(logs[range(len(continuation_ids)), target].sum()), bool((logs.argmax(-1) == target).all())
 
 
-def encoded(who: NativeModel, text: str) -> list[int]:
-    return who.tokenizer.encode([text])[0]
+def encode(model: NativeModel, text: str) -> list[int]:
+    return model.tokenizer.encode([text])[0]
 
 
-def test_log_likelihoods_are_those_of_the_forward_pass(who: NativeModel) -> None:
-    end = who.tokenizer.special_ids.end
-    found = adapter(who).loglikelihood(instances("loglikelihood", *PAIRS))
-    for (context, continuation), (total, same) in zip(PAIRS, found, strict=True):
-        begun = [end, *encoded(who, context.rstrip())]
-        wanted = by_hand(who, begun, [end, *encoded(who, context + continuation)][len(begun) :])
-        assert total == pytest.approx(wanted[0], abs=1e-4)
-        assert same == wanted[1]
+def test_log_likelihoods_are_those_of_the_forward_pass(model: NativeModel) -> None:
+    end = model.tokenizer.special_ids.end
+    results = adapter(model).loglikelihood(instances("loglikelihood", *PAIRS))
+    for (context, continuation), (total, is_greedy) in zip(PAIRS, results, strict=True):
+        context_ids = [end, *encode(model, context.rstrip())]
+        expected = forward_loglikelihood(
+            model, context_ids, [end, *encode(model, context + continuation)][len(context_ids) :]
+        )
+        assert total == pytest.approx(expected[0], abs=1e-4)
+        assert is_greedy == expected[1]
 
 
-def test_greedy_is_what_greedy_decoding_says(who: NativeModel) -> None:
-    begun = [who.tokenizer.special_ids.end, *encoded(who, "the cat")]
-    [said] = generate(who.checkpoint.model, [begun], stop=(), max_new_tokens=4)
-    others = [said, said[:1], said[:3], [*said[:2], said[2] ^ 1], [said[0] ^ 1, *said[1:]]]
-    found = adapter(who)._loglikelihood_tokens([(None, begun, more) for more in others])
-    assert [same for _, same in found] == [by_hand(who, begun, more)[1] for more in others]
-    assert [same for _, same in found] == [True, True, True, False, False]
+def test_is_greedy_agrees_with_greedy_decoding(model: NativeModel) -> None:
+    context_ids = [model.tokenizer.special_ids.end, *encode(model, "the cat")]
+    [answer] = generate(model.checkpoint.model, [context_ids], stop=(), max_new_tokens=4)
+    continuations = [answer, answer[:1], answer[:3], [*answer[:2], answer[2] ^ 1], [answer[0] ^ 1, *answer[1:]]]
+    results = adapter(model)._loglikelihood_tokens(
+        [(None, context_ids, continuation_ids) for continuation_ids in continuations]
+    )
+    assert [is_greedy for _, is_greedy in results] == [
+        forward_loglikelihood(model, context_ids, continuation_ids)[1] for continuation_ids in continuations
+    ]
+    assert [is_greedy for _, is_greedy in results] == [True, True, True, False, False]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", "openlm"])
+@pytest.mark.parametrize("family", ["llama", "openlm"])
 def test_log_likelihoods_are_those_of_lm_evals_own_model(
-    kind: str, folder: Callable[[str], Path], tmp_path: Path
+    family: str, checkpoint_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """HFLM over the exported folder, told to begin texts with <|endoftext|>, which a tokenizer must do for it."""
     pytest.importorskip("accelerate", reason="lm-eval's own model needs it")
@@ -105,7 +113,7 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     importlib.import_module("firstsight.hub.hf_classes")  # makes them known to transformers
-    export_checkpoint(folder(kind), tmp_path / "hf", dtype="float32")
+    export_checkpoint(checkpoint_folder(family), tmp_path / "hf", dtype="float32")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).to(DEVICE)
     model.generation_config.max_new_tokens = None  # an export's own limit, which would go before the task's
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -113,32 +121,32 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", end)]
     )
-    theirs = HFLM(pretrained=model, tokenizer=tokenizer, add_bos_token=True, batch_size=2, max_length=64)
-    ours = adapter(native_model(folder(kind)), longest=64)
+    hflm = HFLM(pretrained=model, tokenizer=tokenizer, add_bos_token=True, batch_size=2, max_length=64)
+    adapter_model = adapter(native_model(checkpoint_folder(family)), max_length=64)
     long = ("the cat is not there, " * 20, " no")
-    asked_of = instances("loglikelihood", *PAIRS, long)
-    for (mine, greedy), (wanted, same) in zip(
-        ours.loglikelihood(asked_of), theirs.loglikelihood(asked_of, disable_tqdm=True), strict=True
+    requests = instances("loglikelihood", *PAIRS, long)
+    for (ours, greedy), (expected, is_greedy) in zip(
+        adapter_model.loglikelihood(requests), hflm.loglikelihood(requests, disable_tqdm=True), strict=True
     ):
-        assert mine == pytest.approx(wanted, abs=2e-4)
-        assert greedy == same
-    said = instances(
+        assert ours == pytest.approx(expected, abs=2e-4)
+        assert greedy == is_greedy
+    answer = instances(
         "generate_until",
         ("Question: what", {"until": ["\n"], "max_gen_toks": 12}),
         ("the cat", {"until": ["zzz", "e"], "max_gen_toks": 12, "do_sample": False}),
     )
-    assert ours.generate_until(said) == theirs.generate_until(said, disable_tqdm=True)
-    theirs.add_bos_token = False  # else it predicts the <|endoftext|> that it begins a whole text with
-    whole = instances("loglikelihood_rolling", ("a man, a plan; the end.",), (long[0],))
-    assert ours.loglikelihood_rolling(whole) == pytest.approx(
-        theirs.loglikelihood_rolling(whole, disable_tqdm=True), abs=2e-3
+    assert adapter_model.generate_until(answer) == hflm.generate_until(answer, disable_tqdm=True)
+    hflm.add_bos_token = False  # else it predicts the <|endoftext|> that it begins a whole text with
+    texts = instances("loglikelihood_rolling", ("a man, a plan; the end.",), (long[0],))
+    assert adapter_model.loglikelihood_rolling(texts) == pytest.approx(
+        hflm.loglikelihood_rolling(texts, disable_tqdm=True), abs=2e-3
     )
 
 
-def test_the_batch_size_changes_nothing(who: NativeModel) -> None:
-    one, many = (adapter(who, batch=size).loglikelihood(instances("loglikelihood", *PAIRS)) for size in (1, 16))
-    assert [total for total, _ in one] == pytest.approx([total for total, _ in many], abs=1e-4)
-    assert [greedy for _, greedy in one] == [greedy for _, greedy in many]
+def test_the_batch_size_does_not_change_results(model: NativeModel) -> None:
+    item, many = (adapter(model, batch=size).loglikelihood(instances("loglikelihood", *PAIRS)) for size in (1, 16))
+    assert [total for total, _ in item] == pytest.approx([total for total, _ in many], abs=1e-4)
+    assert [greedy for _, greedy in item] == [greedy for _, greedy in many]
 
 
 @runs(max_examples=60, deadline=None)
@@ -146,64 +154,74 @@ def test_the_batch_size_changes_nothing(who: NativeModel) -> None:
     context=st.text(st.sampled_from("ab \n?"), min_size=1, max_size=8),
     continuation=st.text(st.sampled_from("ab \n?"), min_size=1, max_size=4),
 )
-def test_texts_are_split_as_lm_eval_splits_them(folder: Callable[[str], Path], context: str, continuation: str) -> None:
-    model = adapter(native_model(folder("openlm")))
+def test_texts_are_split_as_lm_eval_splits_them(
+    checkpoint_folder: Callable[[str], Path], context: str, continuation: str
+) -> None:
+    model = adapter(native_model(checkpoint_folder("openlm")))
     requests: list[Any] = []
     model._loglikelihood_tokens = lambda rows, **_: requests.extend(rows) or []  # type: ignore[method-assign]
     model.loglikelihood(instances("loglikelihood", (context, continuation)))
     assert requests == [((context, continuation), *TemplateLM._encode_pair(model, context, continuation))]
 
 
-def test_what_does_not_fit_is_cut_off_at_the_left(who: NativeModel) -> None:
-    [(total, _)] = adapter(who, longest=6).loglikelihood(instances("loglikelihood", ("the cat is not there,", " no")))
-    more = encoded(who, "the cat is not there, no")[len(encoded(who, "the cat is not there,")) :]
-    begun = encoded(who, "the cat is not there,")[-(7 - len(more)) :]
-    assert total == pytest.approx(by_hand(who, begun, more)[0], abs=1e-4)
+def test_long_contexts_are_truncated_at_the_left(model: NativeModel) -> None:
+    [(total, _)] = adapter(model, max_length=6).loglikelihood(
+        instances("loglikelihood", ("the cat is not there,", " no"))
+    )
+    continuation_ids = encode(model, "the cat is not there, no")[len(encode(model, "the cat is not there,")) :]
+    context_ids = encode(model, "the cat is not there,")[-(7 - len(continuation_ids)) :]
+    assert total == pytest.approx(forward_loglikelihood(model, context_ids, continuation_ids)[0], abs=1e-4)
 
 
-def test_choices_that_cannot_be_read_are_refused(who: NativeModel) -> None:
+def test_empty_and_too_long_continuations_are_refused(model: NativeModel) -> None:
     with pytest.raises(DataError, match="without tokens"):
-        adapter(who).loglikelihood(instances("loglikelihood", ("the cat", "")))
+        adapter(model).loglikelihood(instances("loglikelihood", ("the cat", "")))
     with pytest.raises(DataError, match="Raise max_length"):
-        adapter(who, longest=2).loglikelihood(instances("loglikelihood", ("the cat", " zebra zebra")))
+        adapter(model, max_length=2).loglikelihood(instances("loglikelihood", ("the cat", " zebra zebra")))
 
 
-def test_a_whole_text_is_what_its_tokens_sum_to(who: NativeModel) -> None:
+def test_rolling_loglikelihood_is_the_sum_over_tokens(model: NativeModel) -> None:
     """In one window as after an empty context; in many, each token is predicted once, from what its window holds."""
-    text, end = "a man, a plan; the end.", who.tokenizer.special_ids.end
-    [whole] = adapter(who).loglikelihood_rolling(instances("loglikelihood_rolling", (text,)))
-    ids = encoded(who, text)
-    assert whole == pytest.approx(by_hand(who, [end], ids)[0], abs=1e-4)
-    cut = adapter(who, longest=4).loglikelihood_rolling(instances("loglikelihood_rolling", (text,), ("no",)))
-    wanted = by_hand(who, [end], ids[:4])[0]
+    text, end = "a man, a plan; the end.", model.tokenizer.special_ids.end
+    [texts] = adapter(model).loglikelihood_rolling(instances("loglikelihood_rolling", (text,)))
+    ids = encode(model, text)
+    assert texts == pytest.approx(forward_loglikelihood(model, [end], ids)[0], abs=1e-4)
+    cut = adapter(model, max_length=4).loglikelihood_rolling(instances("loglikelihood_rolling", (text,), ("no",)))
+    expected = forward_loglikelihood(model, [end], ids[:4])[0]
     for start in range(4, len(ids), 4):
         stop = min(start + 4, len(ids))
-        wanted += by_hand(who, ids[stop - 5 : start], ids[start:stop])[0]
-    assert cut == pytest.approx([wanted, by_hand(who, [end], encoded(who, "no"))[0]], abs=1e-4)
+        expected += forward_loglikelihood(model, ids[stop - 5 : start], ids[start:stop])[0]
+    assert cut == pytest.approx([expected, forward_loglikelihood(model, [end], encode(model, "no"))[0]], abs=1e-4)
 
 
-def test_an_answer_ends_before_the_first_stop(who: NativeModel) -> None:
-    def says(begin: str, **how: Any) -> str:
-        [text] = adapter(who).generate_until(instances("generate_until", (begin, {"max_gen_toks": 24, **how})))
+def test_an_answer_ends_before_the_first_stop(model: NativeModel) -> None:
+    def generate_text(prompt: str, **gen_kwargs: Any) -> str:
+        [text] = adapter(model).generate_until(
+            instances("generate_until", (prompt, {"max_gen_toks": 24, **gen_kwargs}))
+        )
         return text
 
-    begin = max(("the cat", "a man", "Question: what", "yes", "no", "it is"), key=lambda one: len(says(one)))
-    said = partial(says, begin)
-    free = said(until=[])
-    stop = free[len(free) // 2 :][:2]
-    assert len(free) > 12
-    assert said(until=[stop]) == said(until=stop) == free[: free.index(stop)]
-    assert said(until=[], max_gen_toks=2) == free[: len(said(until=[], max_gen_toks=2))] != free
-    assert said(do_sample=False, temperature=1.0) == free
-    drawn = said(do_sample=True, temperature=1.0)
-    assert drawn != free
-    assert drawn == said(do_sample=True, temperature=1.0)
+    prompt = max(
+        ("the cat", "a man", "Question: what", "yes", "no", "it is"), key=lambda item: len(generate_text(item))
+    )
+    generate_answer = partial(generate_text, prompt)
+    answer = generate_answer(until=[])
+    stop = answer[len(answer) // 2 :][:2]
+    assert len(answer) > 12
+    assert generate_answer(until=[stop]) == generate_answer(until=stop) == answer[: answer.index(stop)]
+    assert (
+        generate_answer(until=[], max_gen_toks=2) == answer[: len(generate_answer(until=[], max_gen_toks=2))] != answer
+    )
+    assert generate_answer(do_sample=False, temperature=1.0) == answer
+    sampled = generate_answer(do_sample=True, temperature=1.0)
+    assert sampled != answer
+    assert sampled == generate_answer(do_sample=True, temperature=1.0)
     with pytest.raises(RequestError, match="num_beams"):
-        said(num_beams=4)
+        generate_answer(num_beams=4)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "gen_kwargs",
     [
         {},
         {"max_new_tokens": 2},
@@ -217,15 +235,18 @@ def test_an_answer_ends_before_the_first_stop(who: NativeModel) -> None:
         {"num_beams": 1, "top_k": 0, "until": "x"},
     ],
 )
-def test_how_to_generate_is_understood_as_lm_evals_own_models_do(told: dict[str, Any]) -> None:
-    wanted, found = normalize_gen_kwargs(told, default_max_gen_toks=256), _GenerationOptions.from_kwargs(told)
-    drawn = found.sampling(0, 0)
-    assert (found.max_tokens, list(found.until)) == (wanted["max_gen_toks"], wanted["until"])
-    assert (0.0 if drawn is None else drawn.temperature) == wanted.get("temperature", 0.0)
+def test_generation_options_are_those_of_lm_evals_own_models(gen_kwargs: dict[str, Any]) -> None:
+    expected, results = (
+        normalize_gen_kwargs(gen_kwargs, default_max_gen_toks=256),
+        _GenerationOptions.from_kwargs(gen_kwargs),
+    )
+    sampled = results.sampling(0, 0)
+    assert (results.max_tokens, list(results.until)) == (expected["max_gen_toks"], expected["until"])
+    assert (0.0 if sampled is None else sampled.temperature) == expected.get("temperature", 0.0)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "more", "match"),
+    ("arguments", "continuation_ids", "match"),
     [
         ("path=x,dtype=float32,pretrained=y", {}, r"wanted path, and.*Got dtype, pretrained\. Write"),
         ("seed=1", {}, "Got no path"),
@@ -235,36 +256,38 @@ def test_how_to_generate_is_understood_as_lm_evals_own_models_do(told: dict[str,
         ("path=x", {"batch_size": "-4"}, "auto or a number from 1. Got -4"),
     ],
 )
-def test_arguments_that_are_none_are_refused_before_a_checkpoint_is_read(
-    arguments: str, more: dict[str, Any], match: str
+def test_invalid_arguments_are_refused_before_a_checkpoint_is_loaded(
+    arguments: str, continuation_ids: dict[str, Any], match: str
 ) -> None:
     with pytest.raises(RequestError, match=match):
-        get_model("firstsight").create_from_arg_string(arguments, more)
+        get_model("firstsight").create_from_arg_string(arguments, continuation_ids)
 
 
-def test_words_that_a_small_vocabulary_lacks_are_refused_whatever_is_asked(who: NativeModel, tmp_path: Path) -> None:
-    words = models.WordLevel({text: at for at, text in enumerate([*MARKS, "<unk>", "the", "cat"])}, unk_token="<unk>")
-    made = Tokenizer(words)
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
-    made.add_special_tokens([*MARKS])
-    made.save(str(tmp_path / "tokenizer.json"))
-    small = adapter(replace(who, tokenizer=load_tokenizer(tmp_path)))
-    tiny_study.loglikelihood_rolling(instances("loglikelihood_rolling", ("the cat",)))
+def test_words_outside_a_small_vocabulary_are_refused(model: NativeModel, tmp_path: Path) -> None:
+    words = models.WordLevel(
+        {text: index for index, text in enumerate([*MARKS, "<unk>", "the", "cat"])}, unk_token="<unk>"
+    )
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.add_special_tokens([*MARKS])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    small_model = adapter(replace(model, tokenizer=load_tokenizer(tmp_path)))
+    small_model.loglikelihood_rolling(instances("loglikelihood_rolling", ("the cat",)))
     with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
-        tiny_study.loglikelihood(instances("loglikelihood", ("the cat", " zebra")))
+        small_model.loglikelihood(instances("loglikelihood", ("the cat", " zebra")))
     with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
-        tiny_study.loglikelihood_rolling(instances("loglikelihood_rolling", ("the zebra",)))
+        small_model.loglikelihood_rolling(instances("loglikelihood_rolling", ("the zebra",)))
     with pytest.raises(RequestError, match="lacks 1 of the words: 'zebra'"):
-        tiny_study.generate_until(instances("generate_until", ("the zebra", {"until": ["."]})))
+        small_model.generate_until(instances("generate_until", ("the zebra", {"until": ["."]})))
 
 
-def test_lm_eval_knows_the_model_by_name_and_entry_point(folder: Callable[[str], Path]) -> None:
+def test_the_model_is_registered_by_name_and_entry_point(checkpoint_folder: Callable[[str], Path]) -> None:
     from importlib.metadata import entry_points
 
     assert get_model("firstsight") is Firstsight
-    [point] = entry_points(group="lm_eval.models", name="firstsight")
-    assert point.load() is Firstsight
-    made = get_model("firstsight").create_from_arg_string(
-        f"path={folder('llama')},max_length=32", {"batch_size": "auto"}
+    [entry_point] = entry_points(group="lm_eval.models", name="firstsight")
+    assert entry_point.load() is Firstsight
+    tokenizer = get_model("firstsight").create_from_arg_string(
+        f"path={checkpoint_folder('llama')},max_length=32", {"batch_size": "auto"}
     )
-    assert (made.max_length, made.rank, made.world_size) == (32, 0, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    assert (tokenizer.max_length, tokenizer.rank, tokenizer.world_size) == (32, 0, 1)  # pyright: ignore[reportAttributeAccessIssue]

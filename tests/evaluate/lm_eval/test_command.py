@@ -16,34 +16,45 @@ from firstsight.errors import DataError
 from firstsight.evaluate.lm_eval import evaluate_lm_eval_tasks, task_definitions, tasks
 from firstsight.evaluate.lm_eval.__main__ import main
 from tests.evaluate.lm_eval.conftest import native_model
-from tests.evaluate.lm_eval.test_run import OWN, put, silent
+from tests.evaluate.lm_eval.test_run import RECORDS, ignore_progress, write_task
 
 
 @pytest.mark.slow
-def test_the_lm_eval_command_gives_our_accuracy(folder: Callable[[str], Path], tmp_path: Path) -> None:
-    put(tmp_path / "benchmarks", "arc_easy", OWN["arc_easy"])
-    prepare = [
+def test_the_lm_eval_command_gives_our_accuracy(checkpoint_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    write_task(tmp_path / "benchmarks", "arc_easy", RECORDS["arc_easy"])
+    write_command = [
         sys.executable,
         "-m",
         "firstsight.evaluate.lm_eval",
         str(tmp_path / "benchmarks"),
         str(tmp_path / "made"),
     ]
-    made = subprocess.run(prepare, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.split()
-    assert made == [str(tmp_path / "made" / "arc_easy.yaml")]
+    paths = subprocess.run(write_command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.split()
+    assert paths == [str(tmp_path / "made" / "arc_easy.yaml")]
     command = [str(Path(sys.executable).with_name("lm_eval")), "--model", "firstsight", "--device", "cpu"]
-    command += ["--model_args", f"path={folder('openlm')}", "--tasks", *made, "--output_path", str(tmp_path / "out")]
+    command += [
+        "--model_args",
+        f"path={checkpoint_folder('openlm')}",
+        "--tasks",
+        *paths,
+        "--output_path",
+        str(tmp_path / "out"),
+    ]
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, timeout=110)
-    [told] = (tmp_path / "out").rglob("results_*.json")
-    found = json.loads(told.read_text())["results"]["arc_easy"]
-    [ours] = evaluate_lm_eval_tasks(
-        native_model(folder("openlm")), ["arc_easy"], folder=tmp_path / "benchmarks", on_progress=silent, style="paper"
+    [captured] = (tmp_path / "out").rglob("results_*.json")
+    metrics = json.loads(captured.read_text())["results"]["arc_easy"]
+    [result] = evaluate_lm_eval_tasks(
+        native_model(checkpoint_folder("openlm")),
+        ["arc_easy"],
+        checkpoint_folder=tmp_path / "benchmarks",
+        on_progress=ignore_progress,
+        style="paper",
     )
-    assert {measure: found[f"{measure},none"] for measure in ("acc", "acc_norm")} == dict(ours.metrics)
+    assert {measure: metrics[f"{measure},none"] for measure in ("acc", "acc_norm")} == dict(result.metrics)
 
 
 @pytest.mark.slow
-def test_with_our_model_known_any_task_of_lm_evals_can_be_asked(folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_command_runs_any_task_of_lm_eval(checkpoint_folder: Callable[[str], Path], tmp_path: Path) -> None:
     rows = [{"query": "two and two make", "choices": ["four", "five"], "gold": 0}] * 3
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "sums.yaml").write_text(
@@ -52,7 +63,14 @@ def test_with_our_model_known_any_task_of_lm_evals_can_be_asked(folder: Callable
         "doc_to_text: query\ndoc_to_choice: choices\ndoc_to_target: gold\nmetric_list: [{metric: acc}]\n"
     )
     command = [sys.executable, "-m", "firstsight.evaluate.lm_eval.command", "--model", "firstsight", "--device", "cpu"]
-    command += ["--model_args", f"path={folder('openlm')}", "--tasks", "sums", "--include_path", str(tmp_path)]
+    command += [
+        "--model_args",
+        f"path={checkpoint_folder('openlm')}",
+        "--tasks",
+        "sums",
+        "--include_path",
+        str(tmp_path),
+    ]
     subprocess.run(
         [*command, "--output_path", str(tmp_path / "out")],
         check=True,
@@ -61,20 +79,20 @@ def test_with_our_model_known_any_task_of_lm_evals_can_be_asked(folder: Callable
         cwd=tmp_path,
         timeout=110,
     )
-    [told] = (tmp_path / "out").rglob("results_*.json")
-    assert json.loads(told.read_text())["results"]["sums"]["acc,none"] in (0.0, 1.0)
+    [captured] = (tmp_path / "out").rglob("results_*.json")
+    assert json.loads(captured.read_text())["results"]["sums"]["acc,none"] in (0.0, 1.0)
 
 
-def ask(folder: Path, *, examples: int) -> list[str]:
+def build_prompts(folder: Path, *, examples: int) -> list[str]:
     """The prompts of a task that `lm_eval --num_fewshot` asks."""
-    [made] = TaskManager(include_defaults=False).load([str(folder / "made" / "arc_easy.yaml")])["tasks"].values()
-    made.set_config(key="num_fewshot", value=examples)
-    made.set_fewshot_seed(seed=1234)
-    made.build_all_requests()
-    return list(dict.fromkeys(request.args[0] for request in made.instances))
+    [paths] = TaskManager(include_defaults=False).load([str(folder / "made" / "arc_easy.yaml")])["tasks"].values()
+    paths.set_config(key="num_fewshot", value=examples)
+    paths.set_fewshot_seed(seed=1234)
+    paths.build_all_requests()
+    return list(dict.fromkeys(request.args[0] for request in paths.instances))
 
 
-def write(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> int:
+def run_main(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> int:
     """Write definitions of the copies in FOLDER/benchmarks."""
     monkeypatch.setattr(sys, "argv", ["lm_eval", str(folder / "benchmarks"), str(folder / "made"), *names])
     return main()
@@ -83,39 +101,37 @@ def write(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> int:
 QUERIES = [{"query": f"Question: what is {n}", "choices": ["a cat", "no"], "gold": n % 2} for n in range(3)]
 
 
-@pytest.mark.parametrize("rows", [OWN["arc_easy"], QUERIES], ids=["own", "queries"])
-def test_examples_come_from_the_training_split_of_a_copy_and_from_nowhere_else(
+@pytest.mark.parametrize("rows", [RECORDS["arc_easy"], QUERIES], ids=["own", "queries"])
+def test_examples_come_only_from_the_copys_training_split(
     rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path / "benchmarks", "arc_easy", rows)
-    assert write(tmp_path, monkeypatch) == 0
-    assert len(ask(tmp_path, examples=0)) == len(rows)
+    write_task(tmp_path / "benchmarks", "arc_easy", rows)
+    assert run_main(tmp_path, monkeypatch) == 0
+    assert len(build_prompts(tmp_path, examples=0)) == len(rows)
     with pytest.raises(DataError, match=r"--num_fewshot 2: wanted a copy whose training split.*Got none"):
-        ask(tmp_path, examples=2)
-    learnt = {"question": "what is it", "choices": {"text": ["a dog", "no"], "label": ["A", "B"]}, "answerKey": "A"}
+        build_prompts(tmp_path, examples=2)
+    example = {"question": "what is it", "choices": {"text": ["a dog", "no"], "label": ["A", "B"]}, "answerKey": "A"}
     if rows is QUERIES:
-        learnt = {"query": "Question: what is it", "choices": ["a dog", "no"], "gold": 0}
-    (tmp_path / "benchmarks" / "arc_easy" / "train.jsonl").write_text(f"{json.dumps(learnt)}\n")
-    one, *_ = ask(tmp_path, examples=1)
-    assert one == "Question: what is it\nAnswer: a dog\n\nQuestion: what is 0\nAnswer:"
+        example = {"query": "Question: what is it", "choices": ["a dog", "no"], "gold": 0}
+    (tmp_path / "benchmarks" / "arc_easy" / "train.jsonl").write_text(f"{json.dumps(example)}\n")
+    prompt, *_ = build_prompts(tmp_path, examples=1)
+    assert prompt == "Question: what is it\nAnswer: a dog\n\nQuestion: what is 0\nAnswer:"
 
 
-def test_questions_that_are_asked_as_they_stand_are_no_examples_of_themselves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(tmp_path / "benchmarks", "arc_easy", [{"query": "Do: what", "choices": ["a  b", " a b"], "gold": 0}] * 3)
+def test_queries_used_as_they_are_have_no_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task(tmp_path / "benchmarks", "arc_easy", [{"query": "Do: what", "choices": ["a  b", " a b"], "gold": 0}] * 3)
     monkeypatch.setattr(task_definitions, "_has_same_questions", lambda task, queries: False)
-    assert write(tmp_path, monkeypatch) == 0
-    assert len(ask(tmp_path, examples=0)) == 1
+    assert run_main(tmp_path, monkeypatch) == 0
+    assert len(build_prompts(tmp_path, examples=0)) == 1
     with pytest.raises(DataError, match=r"--num_fewshot 1: wanted a copy"):
-        ask(tmp_path, examples=1)
+        build_prompts(tmp_path, examples=1)
 
 
-def test_definitions_are_written_without_a_word_but_their_places(
+def test_only_the_paths_of_definitions_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(tmp_path / "benchmarks", "boolq", OWN["boolq"])
-    assert write(tmp_path, monkeypatch, "boolq") == 0
+    write_task(tmp_path / "benchmarks", "boolq", RECORDS["boolq"])
+    assert run_main(tmp_path, monkeypatch, "boolq") == 0
     assert capfd.readouterr() == (f"{tmp_path / 'made' / 'boolq.yaml'}\n", "")
     assert not caplog.records
 
@@ -128,33 +144,33 @@ def test_definitions_are_written_without_a_word_but_their_places(
         ("copa", "copa.jsonl: wanted JSON"),
     ],
 )
-def test_definitions_that_cannot_be_written_are_refused_in_one_sentence(
+def test_errors_are_one_line(
     name: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(tmp_path / "benchmarks", "copa", [])
-    assert write(tmp_path, monkeypatch, name) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert match in told.err
-    assert told.err.count("\n") == 1
+    write_task(tmp_path / "benchmarks", "copa", [])
+    assert run_main(tmp_path, monkeypatch, name) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert match in captured.err
+    assert captured.err.count("\n") == 1
 
 
-def test_a_machine_without_lm_eval_is_told_what_to_install(
+def test_without_lm_eval_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(tmp_path / "benchmarks", "boolq", OWN["boolq"])
+    write_task(tmp_path / "benchmarks", "boolq", RECORDS["boolq"])
     monkeypatch.setattr(tasks, "find_spec", lambda name: None)
-    assert write(tmp_path, monkeypatch) == 2
+    assert run_main(tmp_path, monkeypatch) == 2
     assert "pip install 'firstsight[eval]'" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
 
 
-def test_a_folder_without_tasks_is_refused_in_one_sentence(
+def test_a_folder_without_tasks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["lm_eval", str(tmp_path), str(tmp_path / "made")])
     assert main() == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"{tmp_path}: wanted folders named after tasks. Got none of agieval_sat_en, ")
-    assert told.err.endswith("Add one.\n")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"{tmp_path}: wanted folders named after tasks. Got none of agieval_sat_en, ")
+    assert captured.err.endswith("Add one.\n")

@@ -30,7 +30,7 @@ from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS
 from firstsight.site import Progress, Site
 from tests.evaluate.lm_eval.conftest import native_model
 
-OWN: dict[str, list[dict[str, Any]]] = {
+RECORDS: dict[str, list[dict[str, Any]]] = {
     "arc_easy": [
         {"id": f"m{n}", "question": f"what is {n}", "answerKey": "AB"[n % 2]}
         | {"choices": {"text": ["a cat", "no"], "label": ["A", "B"]}}
@@ -49,33 +49,35 @@ OWN: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def silent(_: Progress) -> None:
+def ignore_progress(_: Progress) -> None:
     """Progress that nobody watches."""
 
 
-def put(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+def write_task(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (folder / name).mkdir(parents=True)
     (folder / name / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def by_hand(who: NativeModel, pairs: list[tuple[str, str]]) -> list[float]:
+def reference_loglikelihoods(model: NativeModel, pairs: list[tuple[str, str]]) -> list[float]:
     """Log-likelihoods of continuations, without lm-eval."""
-    begun = who.tokenizer.encode([prompt for prompt, _ in pairs])
-    wholes = who.tokenizer.encode([prompt + said for prompt, said in pairs])
-    more = [whole[len(ids) :] for ids, whole in zip(begun, wholes, strict=True)]
-    found = continuation_likelihoods(
-        who.checkpoint.model, [[who.tokenizer.special_ids.end, *ids] for ids in begun], more
+    context_ids = model.tokenizer.encode([prompt for prompt, _ in pairs])
+    full_ids = model.tokenizer.encode([prompt + continuation for prompt, continuation in pairs])
+    continuation_ids = [ids_of_text[len(ids) :] for ids, ids_of_text in zip(context_ids, full_ids, strict=True)]
+    requests = continuation_likelihoods(
+        model.checkpoint.model, [[model.tokenizer.special_ids.end, *ids] for ids in context_ids], continuation_ids
     )
-    return [likelihood.log_likelihood for likelihood in found]
+    return [likelihood.log_likelihood for likelihood in requests]
 
 
-def test_copies_of_the_data_sets_run_under_their_own_definitions(who: NativeModel, tmp_path: Path) -> None:
-    for name, rows in OWN.items():
-        put(tmp_path, name, rows)
-    told: list[Progress] = []
+def test_copies_use_lm_evals_definitions(model: NativeModel, tmp_path: Path) -> None:
+    for name, rows in RECORDS.items():
+        write_task(tmp_path, name, rows)
+    reported: list[Progress] = []
     results = {
-        one.name: one
-        for one in evaluate_lm_eval_tasks(who, list(OWN), folder=tmp_path, on_progress=told.append, style="paper")
+        item.name: item
+        for item in evaluate_lm_eval_tasks(
+            model, list(RECORDS), folder=tmp_path, on_progress=reported.append, style="paper"
+        )
     }
     prompts = {name: result.rows[0].prompt for name, result in results.items()}
     assert prompts == {
@@ -91,24 +93,32 @@ def test_copies_of_the_data_sets_run_under_their_own_definitions(who: NativeMode
     assert results["mathqa"].rows[0].to_json()["truth"] == "4"
     for result in results.values():
         for row in result.rows:
-            chosen = int(np.argmax(by_hand(who, [(row.prompt, f" {choice}") for choice in row.question.choices])))
+            chosen = int(
+                np.argmax(
+                    reference_loglikelihoods(model, [(row.prompt, f" {choice}") for choice in row.question.choices])
+                )
+            )
             assert row.answer == row.question.choices[chosen]
             assert row.score == float(chosen == row.question.truth)
         assert result.metrics["acc"] == np.mean([row.score for row in result.rows])
         assert result.version == definition_version(result.name)
     assert results["arc_easy"].metrics.keys() == {"acc", "acc_norm"}
-    assert told[-1].done == told[-1].total == sum(len(row.question.choices) for r in results.values() for row in r.rows)
+    assert (
+        reported[-1].done
+        == reported[-1].total
+        == sum(len(row.question.choices) for r in results.values() for row in r.rows)
+    )
 
 
-def test_judging_leaves_no_traces(
-    who: NativeModel, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_evaluation_has_no_side_effects(
+    model: NativeModel, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same rows twice, and neither seeds nor log levels nor switches of the process are other than before."""
     from datasets import config
     from huggingface_hub import constants
 
-    put(tmp_path, "arc_easy", OWN["arc_easy"])
-    evaluate_text_tasks(who, ["arc_easy"], folder=tmp_path, on_progress=silent)
+    write_task(tmp_path, "arc_easy", RECORDS["arc_easy"])
+    evaluate_text_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress)
     capfd.readouterr()
     caplog.clear()
 
@@ -117,105 +127,113 @@ def test_judging_leaves_no_traces(
         numpy: Any = np.random.get_state()
         return numpy[1].tolist(), torch.get_rng_state().tolist(), log, config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
 
-    before = state()
-    first, second = (evaluate_text_tasks(who, ["arc_easy"], folder=tmp_path, on_progress=silent) for _ in range(2))
+    state_before = state()
+    first, second = (
+        evaluate_text_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress) for _ in range(2)
+    )
     assert [row.to_json() for row in first] == [row.to_json() for row in second]
-    for now, then in zip(state(), before, strict=True):
-        assert now == then
+    for value, value_before in zip(state(), state_before, strict=True):
+        assert value == value_before
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
 
 
-def test_what_cannot_be_asked_is_refused(who: NativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_data_is_refused(model: NativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import config
 
     with pytest.raises(UnknownName, match="arc_easy"):
-        evaluate_text_tasks(who, ["arc_esay"], folder=tmp_path, on_progress=silent)
+        evaluate_text_tasks(model, ["arc_esay"], folder=tmp_path, on_progress=ignore_progress)
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"piqa: lm-eval could not fetch.*folder piqa"):
-        evaluate_text_tasks(who, ["piqa"], folder=tmp_path, on_progress=silent)
-    put(tmp_path, "copa", [{"premise": "A.", "label": 0}])
+        evaluate_text_tasks(model, ["piqa"], folder=tmp_path, on_progress=ignore_progress)
+    write_task(tmp_path, "copa", [{"premise": "A.", "label": 0}])
     with pytest.raises(DataError, match="copa, record 1: wanted premise, choice1"):
-        evaluate_text_tasks(who, ["copa"], folder=tmp_path, on_progress=silent)
-    put(tmp_path, "boolq", [{"passage": "A.", "question": "q", "label": 7}])
+        evaluate_text_tasks(model, ["copa"], folder=tmp_path, on_progress=ignore_progress)
+    write_task(tmp_path, "boolq", [{"passage": "A.", "question": "q", "label": 7}])
     with pytest.raises(DataError, match=r"boolq: wanted records that lm-eval.*IndexError"):
-        evaluate_text_tasks(who, ["boolq"], folder=tmp_path, on_progress=silent)
-    put(tmp_path, "arc_easy", [*OWN["arc_easy"], {**OWN["arc_easy"][0], "answerKey": "C"}])
+        evaluate_text_tasks(model, ["boolq"], folder=tmp_path, on_progress=ignore_progress)
+    write_task(tmp_path, "arc_easy", [*RECORDS["arc_easy"], {**RECORDS["arc_easy"][0], "answerKey": "C"}])
     with pytest.raises(DataError, match=r"arc_easy: wanted records.*not in list"):
-        evaluate_text_tasks(who, ["arc_easy"], folder=tmp_path, on_progress=silent)
-    put(tmp_path, "agieval_sat_en", [*OWN["agieval_sat_en"], {**OWN["agieval_sat_en"][0], "gold": [2]}])
+        evaluate_text_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress)
+    write_task(tmp_path, "agieval_sat_en", [*RECORDS["agieval_sat_en"], {**RECORDS["agieval_sat_en"][0], "gold": [2]}])
     with pytest.raises(DataError, match=r"wanted the number of a choice as truth. Got \[2\]"):
-        evaluate_text_tasks(who, ["agieval_sat_en"], folder=tmp_path, on_progress=silent)
-    put(tmp_path, "bigbench_cs_algorithms_multiple_choice", [{"context": "c", "continuation": "8"}])
+        evaluate_text_tasks(model, ["agieval_sat_en"], folder=tmp_path, on_progress=ignore_progress)
+    write_task(tmp_path, "bigbench_cs_algorithms_multiple_choice", [{"context": "c", "continuation": "8"}])
     with pytest.raises(DataError, match="or query, choices and gold"):
-        evaluate_text_tasks(who, ["bigbench_cs_algorithms_multiple_choice"], folder=tmp_path, on_progress=silent)
+        evaluate_text_tasks(
+            model, ["bigbench_cs_algorithms_multiple_choice"], folder=tmp_path, on_progress=ignore_progress
+        )
 
 
 @pytest.mark.parametrize("name", ["mathqa", "agieval_sat_en"])
-def test_questions_that_a_definition_cannot_tell_are_asked_as_they_stand(
-    name: str, who: NativeModel, tmp_path: Path
-) -> None:
+def test_inexpressible_questions_are_used_as_they_are(name: str, model: NativeModel, tmp_path: Path) -> None:
     """A comma within one of MathQA's choices would be read as the end of it."""
     rows = [{"query": "Question: 2+2", "choices": ["1 , 2", "2", "3", "4", "5"], "gold": 3}]
-    put(tmp_path, name, rows)
-    [result] = evaluate_lm_eval_tasks(who, [name], folder=tmp_path, on_progress=silent, style="paper")
+    write_task(tmp_path, name, rows)
+    [result] = evaluate_lm_eval_tasks(model, [name], folder=tmp_path, on_progress=ignore_progress, style="paper")
     assert "query, choices and gold" in result.version
     assert result.rows[0].prompt == "Question: 2+2\nAnswer:"
     assert result.rows[0].question.choices == tuple(rows[0]["choices"])
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in world's text tasks, and a checkpoint that knows its words."""
     out = tmp_path_factory.mktemp("world")
-    small = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)
+    world = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)
     synthetic.write_benchmarks(
-        SyntheticBenchmarks(world=small, questions=12), inputs={}, out=out, site=Site(), on_progress=silent
+        SyntheticBenchmarks(world=world, questions=12), inputs={}, out=out, site=Site(), on_progress=ignore_progress
     )
-    (out / "words").mkdir()
+    (out / "vocab_size").mkdir()
     synthetic.write_vocabulary(
-        SyntheticVocabulary(world=small), inputs={}, out=out / "words", site=Site(), on_progress=silent
+        SyntheticVocabulary(world=world), inputs={}, out=out / "vocab_size", site=Site(), on_progress=ignore_progress
     )
-    words = asked_words(out / "words")
-    model = VLM(llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=words))
+    vocab_size = vocabulary_size(out / "vocab_size")
+    model = VLM(llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=vocab_size))
     model.initialise(3)
-    save(out / "checkpoint", model, tokens_seen=0, tokenizer=out / "words", encoders=[])
+    save(out / "checkpoint", model, tokens_seen=0, tokenizer=out / "vocab_size", encoders=[])
     return out
 
 
-def asked_words(folder: Path) -> int:
+def vocabulary_size(folder: Path) -> int:
     from firstsight.data.tokenizer import load_tokenizer
 
     return load_tokenizer(folder).vocab_size
 
 
-def test_the_built_in_tasks_score_as_by_our_own_quick_path(tiny: Path) -> None:
-    who = native_model(tiny / "checkpoint")
-    results = evaluate_lm_eval_tasks(who, SYNTHETIC_TEXT_TASKS, folder=tiny, on_progress=silent, style="bare")
+def test_synthetic_tasks_score_as_in_rank_choices(synthetic_benchmarks: Path) -> None:
+    model = native_model(synthetic_benchmarks / "checkpoint")
+    results = evaluate_lm_eval_tasks(
+        model, SYNTHETIC_TEXT_TASKS, folder=synthetic_benchmarks, on_progress=ignore_progress, style="bare"
+    )
     for name, result in zip(SYNTHETIC_TEXT_TASKS, results, strict=True):
-        questions = get_task(name).read_questions(benchmark_files(tiny / name))
-        offered = [
-            ChoiceRequest(text=one.text, image=None, choices=one.choices, is_chat_turn=False) for one in questions
+        questions = get_task(name).read_questions(benchmark_files(synthetic_benchmarks / name))
+        requests = [
+            ChoiceRequest(text=item.text, image=None, choices=item.choices, is_chat_turn=False) for item in questions
         ]
-        quick = [
-            (one.id, one.truth, one.choices[at]) for one, at in zip(questions, who.rank_choices(offered), strict=True)
+        expected = [
+            (item.id, item.truth, item.choices[index])
+            for item, index in zip(questions, model.rank_choices(requests), strict=True)
         ]
-        assert [(row.question.id, row.question.truth, row.answer) for row in result.rows] == quick
+        assert [(row.question.id, row.question.truth, row.answer) for row in result.rows] == expected
         scores = get_task(name).metric.compute(
-            [str(one.choices.index(said)) for one, (_, _, said) in zip(questions, quick, strict=True)],
-            [one.truth for one in questions],
+            [
+                str(item.choices.index(continuation))
+                for item, (_, _, continuation) in zip(questions, expected, strict=True)
+            ],
+            [item.truth for item in questions],
         )
         assert [row.score for row in result.rows] == list(scores)
-        assert [row.question.tags for row in result.rows] == [one.tags for one in questions]
+        assert [row.question.tags for row in result.rows] == [item.tags for item in questions]
 
 
 def _unzipped(path: Path) -> list[dict[str, Any]]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as rows:  # pyright: ignore[reportArgumentType]
+    open_file = gzip.open if path.suffix == ".gz" else open
+    with open_file(path, "rt", encoding="utf-8") as rows:  # pyright: ignore[reportArgumentType]
         return [json.loads(row) for row in rows]
 
 
-FILES = {
+PUBLISHED_FILES = {
     "arc_easy": "olmo_requests/arc_easy_rc_0shot_requests.jsonl.gz",
     "copa": "olmo_requests/copa_rc_0shot_requests.jsonl.gz",
     "hellaswag": "olmo_requests/hellaswag_rc_5shot_requests.jsonl.gz",
@@ -224,17 +242,17 @@ FILES = {
 }
 
 
-def requests_of(name: str, source: Path) -> list[tuple[str, str]]:
+def build_requests(name: str, source: Path) -> list[tuple[str, str]]:
     """Everything that lm-eval asks about a copy, in its order."""
-    made = load_local_task(name, source).task
-    made.set_config(key="num_fewshot", value=0)
-    made.build_all_requests()
-    return [request.args for request in made.instances]  # pyright: ignore[reportReturnType]
+    task = load_local_task(name, source).task
+    task.set_config(key="num_fewshot", value=0)
+    task.build_all_requests()
+    return [request.args for request in task.instances]  # pyright: ignore[reportReturnType]
 
 
-def copied(name: str, shared: Path, folder: Path) -> Path:
+def link_copy(name: str, shared: Path, folder: Path) -> Path:
     (folder / name).mkdir(parents=True, exist_ok=True)
-    source = shared / FILES[name]
+    source = shared / PUBLISHED_FILES[name]
     (folder / name / source.name).symlink_to(source)
     return folder / name
 
@@ -244,53 +262,53 @@ def copied(name: str, shared: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["arc_easy", "copa", "hellaswag"])
 def test_requests_are_those_of_olmes(name: str, shared: Path, tmp_path: Path) -> None:
     """Letter by letter, but for COPA, where lm-eval puts two spaces before a choice, and HellaSwag's five examples."""
-    rows = [row for row in _unzipped(shared / FILES[name]) if row["doc_id"] < 1_000_000]
-    wanted = [(row["request"]["context"], row["request"]["continuation"]) for row in rows]
+    rows = [row for row in _unzipped(shared / PUBLISHED_FILES[name]) if row["doc_id"] < 1_000_000]
+    expected = [(row["request"]["context"], row["request"]["continuation"]) for row in rows]
     if name == "copa":
-        wanted = [(context, f" {more}") for context, more in wanted]
+        expected = [(context, f" {continuation_ids}") for context, continuation_ids in expected]
     if name == "hellaswag":
-        wanted = [(context.split("\n\n")[-1], more) for context, more in wanted]
-    found = requests_of(name, copied(name, shared, tmp_path))
-    assert len(found) == {"arc_easy": 2281, "copa": 200, "hellaswag": 4000}[name]
+        expected = [(context.split("\n\n")[-1], continuation_ids) for context, continuation_ids in expected]
+    requests = build_requests(name, link_copy(name, shared, tmp_path))
+    assert len(requests) == {"arc_easy": 2281, "copa": 200, "hellaswag": 4000}[name]
     if name == "hellaswag":
         # lm-eval keeps the space that a heading in brackets leaves before an ending; OLMES strips it.
-        found = [(context, f" {more.strip()}") for context, more in found]
-        wanted = [(context, f" {more.strip()}") for context, more in wanted]
-    assert found == wanted
+        requests = [(context, f" {continuation_ids.strip()}") for context, continuation_ids in requests]
+        expected = [(context, f" {continuation_ids.strip()}") for context, continuation_ids in expected]
+    assert requests == expected
 
 
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["piqa", "boolq"])
-def test_requests_are_llm_foundrys_questions(name: str, shared: Path, tmp_path: Path) -> None:
-    rows = _unzipped(shared / FILES[name])
-    found = requests_of(name, copied(name, shared, tmp_path))
+def test_requests_are_those_of_llm_foundry(name: str, shared: Path, tmp_path: Path) -> None:
+    rows = _unzipped(shared / PUBLISHED_FILES[name])
+    requests = build_requests(name, link_copy(name, shared, tmp_path))
     prompts = {"piqa": "{}Answer:", "boolq": "{}\nAnswer:"}
-    wanted = [
+    expected = [
         (prompts[name].format(row["query"].removeprefix("Passage: ")), f" {choice}")
         for row in rows
         for choice in row["choices"]
     ]
     assert len(rows) == {"piqa": 1838, "boolq": 3270}[name]
-    assert found == wanted
+    assert requests == expected
 
 
 @pytest.mark.slow
 @pytest.mark.shared
-def test_untrained_accuracy_is_chance_and_as_by_hand(
-    folder: Callable[[str], Path], shared: Path, tmp_path: Path
+def test_untrained_accuracy_is_chance_and_as_in_the_reference(
+    checkpoint_folder: Callable[[str], Path], shared: Path, tmp_path: Path
 ) -> None:
-    who = native_model(folder("openlm"))
+    model = native_model(checkpoint_folder("openlm"))
     counts = {"arc_easy": 570, "copa": 100, "piqa": 1838}
     for name in counts:
-        copied(name, shared, tmp_path)
-    results = evaluate_lm_eval_tasks(who, list(counts), folder=tmp_path, on_progress=silent, style="paper")
+        link_copy(name, shared, tmp_path)
+    results = evaluate_lm_eval_tasks(model, list(counts), folder=tmp_path, on_progress=ignore_progress, style="paper")
     for result in results:
         n, chance = counts[result.name], get_task(result.name).chance
         assert len(result.rows) == n
         assert abs(result.metrics["acc"] - chance) < 4 * np.sqrt(chance * (1 - chance) / n)
-        asked_of = requests_of(result.name, tmp_path / result.name)
-        likely = iter(by_hand(who, asked_of))
+        requests = build_requests(result.name, tmp_path / result.name)
+        loglikelihoods = iter(reference_loglikelihoods(model, requests))
         for row in result.rows:
-            chosen = int(np.argmax([next(likely) for _ in row.question.choices]))
+            chosen = int(np.argmax([next(loglikelihoods) for _ in row.question.choices]))
             assert row.score == float(chosen == row.question.truth)

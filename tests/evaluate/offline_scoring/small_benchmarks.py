@@ -10,10 +10,10 @@ from firstsight.cli import command
 from firstsight.evaluate.offline_scoring.scoring import ScoredAnswers, score_answer_files
 from firstsight.evaluate.tasks import get_task
 
-ASKED = "\nAnswer the question using a single word or phrase."
+PROMPT_SUFFIX = "\nAnswer the question using a single word or phrase."
 
 
-def put(folder: Path, name: str, content: Any) -> Path:
+def write_file(folder: Path, name: str, content: Any) -> Path:
     """A list of objects as JSON lines where the name says so, else JSON; text and bytes as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
@@ -27,16 +27,16 @@ def put(folder: Path, name: str, content: Any) -> Path:
     return path
 
 
-def vqa(folder: Path, count: int = 8) -> Path:
+def write_vqa(folder: Path, count: int = 8) -> Path:
     """Questions about pictures, two a picture; the right answer to number n is w{n}, of all ten annotators."""
     rows = [{"question_id": 100 + n, "image_id": n // 2, "question": f"What is thing {n}?"} for n in range(count)]
     truths = [{"question_id": 100 + n, "answers": [{"answer": f"w{n}"}] * 10} for n in range(count)]
-    put(folder, "questions.json", {"questions": rows})
-    put(folder, "annotations.json", {"annotations": truths})
+    write_file(folder, "questions.json", {"questions": rows})
+    write_file(folder, "annotations.json", {"annotations": truths})
     return folder
 
 
-def pope(folder: Path) -> Path:
+def write_pope(folder: Path) -> Path:
     """Three splits over two pictures; the first question of each picture is in all of them, as in POPE."""
     for split in ("random", "popular", "adversarial"):
         rows = [
@@ -44,13 +44,13 @@ def pope(folder: Path) -> Path:
             {"question_id": 2, "image": "COCO_val2014_000000000007.jpg", "text": f"Is there a {split} in the image?"},
             {"question_id": 3, "image": "COCO_val2014_000000000009.jpg", "text": "Is there a cat in the image?"},
         ]
-        put(
+        write_file(
             folder, f"coco_pope_{split}.jsonl", [row | {"label": ("yes", "no", "yes")[n]} for n, row in enumerate(rows)]
         )
     return folder
 
 
-def refcoco(folder: Path, count: int = 30) -> Path:
+def write_refcoco(folder: Path, count: int = 30) -> Path:
     """Two sentences an object, two objects a picture of 400 x 200; boxes of 200 x 100 pixels."""
     rows = [
         {
@@ -62,18 +62,18 @@ def refcoco(folder: Path, count: int = 30) -> Path:
         }
         for n in range(count)
     ]
-    put(folder, "refcoco_val.json", rows)
+    write_file(folder, "refcoco_val.json", rows)
     return folder
 
 
-def scored(name: str, answers: Path, *references: Path) -> ScoredAnswers:
+def score(name: str, answers: Path, *references: Path) -> ScoredAnswers:
     """Answers to a task, scored."""
     return score_answer_files(get_task(name), [answers], references)
 
 
-def said(name: str, answers: Path, *references: Path, more: tuple[str, ...] = ()) -> int:
+def run_command(name: str, answers: Path, *references: Path, options: tuple[str, ...] = ()) -> int:
     """The exit code of the command."""
     words = ["score", name, "--answers", str(answers)]
     for path in references:
         words += ["--references", str(path)]
-    return command([*words, *more])
+    return command([*words, *options])

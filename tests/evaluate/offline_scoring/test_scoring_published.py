@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluate.offline_scoring.small_benchmarks import ASKED, put, said, scored
+from tests.evaluate.offline_scoring.small_benchmarks import PROMPT_SUFFIX, run_command, score, write_file
 
 pytestmark = pytest.mark.shared
 
@@ -22,15 +22,15 @@ def llava(shared: Path) -> tuple[Path, Path]:
 
 
 def test_llava_pope(shared: Path, llava: tuple[Path, Path]) -> None:
-    found = scored("pope", llava[0], shared / "pope" / "e3e3926", llava[1])
-    f1 = {split: round(held["f1"], 4) for split, held in found.splits.items()}
+    scored = score("pope", llava[0], shared / "pope" / "e3e3926", llava[1])
+    f1 = {split: round(metrics["f1"], 4) for split, metrics in scored.splits.items()}
     assert (f1["random"], f1["popular"], f1["adversarial"]) == (0.8714, 0.8625, 0.8446)
-    assert found.splits["mean"]["f1"] == pytest.approx(0.859, abs=0.0006)
+    assert scored.splits["mean"]["f1"] == pytest.approx(0.859, abs=0.0006)
     assert (
-        found.missing_count,
-        found.unreadable_count,
-        len(found.joined_answers.unmatched),
-        found.joined_answers.duplicates,
+        scored.missing_count,
+        scored.unreadable_count,
+        len(scored.joined_answers.unmatched),
+        scored.joined_answers.duplicates,
     ) == (0, 0, 0, 0)
 
 
@@ -39,9 +39,9 @@ def test_llava_pope_without_its_question_file(
     shared: Path, llava: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its ids run to 8,910 over all splits, POPE's begin anew in each."""
-    assert said("pope", llava[0], shared / "pope" / "e3e3926") == 2
-    told = capsys.readouterr().err
-    assert "question file" in told and "answers fit several questions" in told
+    assert run_command("pope", llava[0], shared / "pope" / "e3e3926") == 2
+    message = capsys.readouterr().err
+    assert "question file" in message and "answers fit several questions" in message
 
 
 @pytest.mark.slow
@@ -49,34 +49,34 @@ def test_llava_pope_against_the_other_version(
     shared: Path, llava: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The oracle counts by hand: pairs of picture and question that were not asked, or are answered in two ways."""
-    assert said("pope", llava[0], shared / "pope" / "head", llava[1]) == 0
-    told = capsys.readouterr().out
-    said_lines, asked_lines = (gzip.decompress(path.read_bytes()).splitlines() for path in llava)
-    words = {row["question_id"]: row["text"] for row in map(json.loads, said_lines)}
-    held: dict[tuple[str, str], dict[str, str]] = {}
-    for row in map(json.loads, asked_lines):
-        held.setdefault((row["image"], row["text"].split("\n")[0]), {})[row["category"]] = words[row["question_id"]]
-    lacking = 0
+    assert run_command("pope", llava[0], shared / "pope" / "head", llava[1]) == 0
+    message = capsys.readouterr().out
+    answer_lines, question_lines = (gzip.decompress(path.read_bytes()).splitlines() for path in llava)
+    words = {row["question_id"]: row["text"] for row in map(json.loads, answer_lines)}
+    metrics: dict[tuple[str, str], dict[str, str]] = {}
+    for row in map(json.loads, question_lines):
+        metrics.setdefault((row["image"], row["text"].split("\n")[0]), {})[row["category"]] = words[row["question_id"]]
+    missing = 0
     for split in ("random", "popular", "adversarial"):
         for row in map(json.loads, (shared / "pope" / "head" / f"coco_pope_{split}.json").open()):
-            own = held.get((row["image"], row["text"]), {})
-            lacking += split not in own and len(set(own.values())) != 1
-    assert f"{lacking:,} questions have no answer" in told and lacking > 300
-    assert "e3e3926" in told and "another version of the benchmark" in told
+            answers = metrics.get((row["image"], row["text"]), {})
+            missing += split not in answers and len(set(answers.values())) != 1
+    assert f"{missing:,} questions have no answer" in message and missing > 300
+    assert "e3e3926" in message and "another version of the benchmark" in message
 
 
 def _constant(folder: Path, questions: Path, word: str) -> Path:
     rows = json.loads(questions.read_text())["questions"]
-    return put(folder, "constant.json", [{"question_id": row["question_id"], "answer": word} for row in rows])
+    return write_file(folder, "constant.json", [{"question_id": row["question_id"], "answer": word} for row in rows])
 
 
 @pytest.mark.parametrize(("name", "word", "points"), [("textvqa", "yes", 5.46), ("vizwiz", "unanswerable", 52.12)])
 def test_constant_answers(shared: Path, tmp_path: Path, name: str, word: str, points: float) -> None:
     folder = shared / "openflamingo_vqa_val" / name
     answers = _constant(tmp_path, folder / "val_questions_vqa_format.json", word)
-    found = scored(name, answers, folder)
-    assert round(100 * found.score, 2) == points
-    assert found.interval[0] < found.score < found.interval[1]
+    scored = score(name, answers, folder)
+    assert round(100 * scored.score, 2) == points
+    assert scored.interval[0] < scored.score < scored.interval[1]
 
 
 @pytest.mark.slow
@@ -84,18 +84,18 @@ def test_textvqa_in_llavas_form_joins_all(shared: Path, tmp_path: Path) -> None:
     """Its `question_id` is the picture's, the prompt holds OCR tokens between question and instruction."""
     folder = shared / "openflamingo_vqa_val" / "textvqa"
     rows = json.loads((folder / "val_questions_vqa_format.json").read_text())["questions"]
-    draw = random.Random(0)
-    words = [draw.choice(("yes", "coca cola", "2", "dakota", "stop", "nokia")) for _ in rows]
+    generator = random.Random(0)
+    words = [generator.choice(("yes", "coca cola", "2", "dakota", "stop", "nokia")) for _ in rows]
     tokens = "\nReference OCR token: IS, THERE, What is this?, 12"
     llava = [
-        {"question_id": row["image_id"], "prompt": row["question"].capitalize() + tokens + ASKED, "text": word}
+        {"question_id": row["image_id"], "prompt": row["question"].capitalize() + tokens + PROMPT_SUFFIX, "text": word}
         for row, word in zip(rows, words, strict=True)
     ]
-    draw.shuffle(llava)
-    plain = [{"question_id": row["question_id"], "answer": word} for row, word in zip(rows, words, strict=True)]
-    by_picture = scored("textvqa", put(tmp_path, "llava.jsonl", llava), folder)
-    by_id = scored("textvqa", put(tmp_path, "plain.json", plain), folder)
-    with_tokens = scored("textvqa_ocr", tmp_path / "llava.jsonl", folder)
+    generator.shuffle(llava)
+    id_rows = [{"question_id": row["question_id"], "answer": word} for row, word in zip(rows, words, strict=True)]
+    by_picture = score("textvqa", write_file(tmp_path, "llava.jsonl", llava), folder)
+    by_id = score("textvqa", write_file(tmp_path, "plain.json", id_rows), folder)
+    with_tokens = score("textvqa_ocr", tmp_path / "llava.jsonl", folder)
     assert by_picture.missing_count == by_id.missing_count == with_tokens.missing_count == 0
     assert with_tokens.score == by_id.score
     assert [row.score for row in by_picture.rows] == [row.score for row in by_id.rows]
@@ -112,36 +112,36 @@ def _share(row: dict[str, Any], shift: float) -> list[float]:
     return [left / row["width"], top / row["height"], (left + width) / row["width"], (top + height) / row["height"]]
 
 
-@pytest.mark.parametrize(("shift", "right"), [(0.0, True), (0.3, True), (0.35, False)])
-def test_refcoco_by_hand(shared: Path, tmp_path: Path, shift: float, right: bool) -> None:
+@pytest.mark.parametrize(("shift", "is_right"), [(0.0, True), (0.3, True), (0.35, False)])
+def test_refcoco_overlap_formula(shared: Path, tmp_path: Path, shift: float, is_right: bool) -> None:
     """Moved by s widths, the overlap is (1 - s) / (1 + s): .538 for .3, .481 for .35."""
     rows = [row for row in _boxes(shared) if _share(row, 0.35)[2] <= 1 and row["bbox"][0] >= 0 and row["bbox"][1] >= 0]
     rows = [row for row in rows if _share(row, 0)[3] <= 1][:600]
-    references = put(tmp_path, "refcoco_val.json", rows)
+    references = write_file(tmp_path, "refcoco_val.json", rows)
     answers = [{"img_id": row["img_id"], "sents": row["sents"], "answer": str(_share(row, shift))} for row in rows]
     random.Random(1).shuffle(answers)
-    found = scored("refcoco", put(tmp_path, "answers.json", answers), references)
-    assert len(rows) == 600 and (found.score, found.missing_count, found.unreadable_count) == (float(right), 0, 0)
+    scored = score("refcoco", write_file(tmp_path, "answers.json", answers), references)
+    assert len(rows) == 600 and (scored.score, scored.missing_count, scored.unreadable_count) == (float(is_right), 0, 0)
 
 
-def test_refcoco_as_minigpt_keeps_it(shared: Path, tmp_path: Path) -> None:
+def test_refcoco_in_minigpts_form(shared: Path, tmp_path: Path) -> None:
     """An object's sentences are not told apart: answers are lists under its name, in hundredths."""
     rows = _boxes(shared)[:900]
-    references = put(tmp_path, "refcoco_val.json", rows)
-    held: dict[str, list[str]] = {}
+    references = write_file(tmp_path, "refcoco_val.json", rows)
+    metrics: dict[str, list[str]] = {}
     for row in rows:
         box = [round(100 * min(max(edge, 0), 1)) for edge in _share(row, 0)]
-        held.setdefault(row["img_id"], []).append("{" + "".join(f"<{edge}>" for edge in box) + "}")
-    answers = put(tmp_path, "minigpt.json", held)
-    found = scored("refcoco", answers, references)
-    assert (found.missing_count, len(found.joined_answers.unmatched)) == (0, 0) and found.score > 0.99
+        metrics.setdefault(row["img_id"], []).append("{" + "".join(f"<{edge}>" for edge in box) + "}")
+    answers = write_file(tmp_path, "minigpt.json", metrics)
+    scored = score("refcoco", answers, references)
+    assert (scored.missing_count, len(scored.joined_answers.unmatched)) == (0, 0) and scored.score > 0.99
     name = rows[0]["img_id"]
-    held[name] = held[name][:-1]
-    fewer = scored("refcoco", put(tmp_path, "minigpt.json", held), references)
-    assert fewer.missing_count == 1 and fewer.score == pytest.approx(found.score - 1 / len(rows))
+    metrics[name] = metrics[name][:-1]
+    incomplete = score("refcoco", write_file(tmp_path, "minigpt.json", metrics), references)
+    assert incomplete.missing_count == 1 and incomplete.score == pytest.approx(scored.score - 1 / len(rows))
 
 
-def test_two_boxes_for_one_sentence_about_one_picture_are_named_not_dealt(shared: Path, tmp_path: Path) -> None:
+def test_two_boxes_for_one_sentence_and_image_are_contested(shared: Path, tmp_path: Path) -> None:
     """RefCOCO testA asks one sentence of one picture twice, for two boxes; the other 5,655 still count."""
     rows = json.loads(gzip.decompress((shared / "refcoco" / "refcoco_testA.json.gz").read_bytes()))
     pairs = [(row["img_id"].rpartition("_")[0], row["sents"]) for row in rows]
@@ -152,7 +152,11 @@ def test_two_boxes_for_one_sentence_about_one_picture_are_named_not_dealt(shared
     boxes: dict[tuple[str, str], set[str]] = {}
     for pair, row in zip(pairs, rows, strict=True):
         boxes.setdefault(pair, set()).add(str(row["bbox"]))
-    doubtful = [number for number, pair in enumerate(pairs) if len(boxes[pair]) > 1]
-    found = scored("refcoco", put(tmp_path, "answers.json", answers), shared / "refcoco" / "refcoco_testA.json.gz")
-    assert list(found.joined_answers.contested_positions) == doubtful and len(doubtful) == 2
-    assert found.missing_count == len(doubtful)
+    ambiguous = [number for number, pair in enumerate(pairs) if len(boxes[pair]) > 1]
+    scored = score(
+        "refcoco",
+        write_file(tmp_path, "answers.json", answers),
+        shared / "refcoco" / "refcoco_testA.json.gz",
+    )
+    assert list(scored.joined_answers.contested_positions) == ambiguous and len(ambiguous) == 2
+    assert scored.missing_count == len(ambiguous)

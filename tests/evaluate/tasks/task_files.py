@@ -37,7 +37,7 @@ def read(name: str, folder: Path) -> tuple[Question, ...]:
     return get_task(name).read_questions(benchmark_files(folder))
 
 
-def packed(path: Path, members: Mapping[str, bytes]) -> Path:
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     """A tar of files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
