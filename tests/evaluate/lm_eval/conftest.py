@@ -1,4 +1,4 @@
-"""Untrained text checkpoints that can read any text: a small byte-level tokenizer whose words hold their spaces."""
+"""Untrained text checkpoints with a small byte-level tokenizer, whose tokens include the space before a word."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint_folder(byte_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a random "llama" or "openlm"."""
+    """The folder of a randomly initialised "llama" or "openlm"."""
     root = tmp_path_factory.mktemp("text")
 
     def make(family: str) -> Path:
@@ -60,7 +60,7 @@ def model(checkpoint_folder: Callable[[str], Path]) -> NativeModel:
 
 
 def native_model(checkpoint: Path) -> NativeModel:
-    """The checkpoint of a folder, computing in float32."""
+    """The checkpoint of a folder, in float32."""
     model = load_native_model(checkpoint, site=Site())
     model.checkpoint.model.lm.compute_dtype = torch.float32
     return model

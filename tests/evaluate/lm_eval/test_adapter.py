@@ -1,4 +1,4 @@
-"""lm-eval's requests are answered as its own model, its own splitting rule and the plain forward pass answer them."""
+"""The adapter agrees with lm-eval's own HFLM, its rule for splitting texts, and the plain forward pass."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PAIRS = [
 
 
 def ignore_progress(_: Progress) -> None:
-    """Progress that nobody watches."""
+    """Discard progress reports."""
 
 
 def adapter(model: NativeModel, *, batch: int | None = None, max_length: int = 256) -> LmEvalAdapter:
@@ -63,7 +63,7 @@ def instances(family: Any, *arguments: tuple[Any, ...]) -> list[Instance]:
 def forward_loglikelihood(
     model: NativeModel, context_ids: Sequence[int], continuation_ids: Sequence[int]
 ) -> tuple[float, bool]:
-    """The forward pass of training over everything at once."""
+    """Log-likelihood by training's forward pass over the whole row."""
     model, ids = model.checkpoint.model, [*context_ids, *continuation_ids]
     with torch.no_grad():
         logits = model.lm.logits(model(packed([[ids]], length=len(ids))))
@@ -106,16 +106,16 @@ def test_is_greedy_agrees_with_greedy_decoding(model: NativeModel) -> None:
 def test_log_likelihoods_are_those_of_lm_evals_own_model(
     family: str, checkpoint_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """HFLM over the exported folder, told to begin texts with <|endoftext|>, which a tokenizer must do for it."""
+    """HFLM over the exported folder, with a tokenizer that begins texts with <|endoftext|>."""
     pytest.importorskip("accelerate", reason="lm-eval's own model needs it")
     from lm_eval.models.huggingface import HFLM
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    importlib.import_module("firstsight.hub.hf_classes")  # makes them known to transformers
+    importlib.import_module("firstsight.hub.hf_classes")  # registers the classes with transformers
     export_checkpoint(checkpoint_folder(family), tmp_path / "hf", dtype="float32")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).to(DEVICE)
-    model.generation_config.max_new_tokens = None  # an export's own limit, which would go before the task's
+    model.generation_config.max_new_tokens = None  # an export's own limit, which would override the task's
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "hf")
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -136,7 +136,7 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(
         ("the cat", {"until": ["zzz", "e"], "max_gen_toks": 12, "do_sample": False}),
     )
     assert adapter_model.generate_until(answer) == hflm.generate_until(answer, disable_tqdm=True)
-    hflm.add_bos_token = False  # else it predicts the <|endoftext|> that it begins a whole text with
+    hflm.add_bos_token = False  # otherwise it also scores the <|endoftext|> at the beginning
     texts = instances("loglikelihood_rolling", ("a man, a plan; the end.",), (long[0],))
     assert adapter_model.loglikelihood_rolling(texts) == pytest.approx(
         hflm.loglikelihood_rolling(texts, disable_tqdm=True), abs=2e-3
@@ -181,7 +181,7 @@ def test_empty_and_too_long_continuations_are_refused(model: NativeModel) -> Non
 
 
 def test_rolling_loglikelihood_is_the_sum_over_tokens(model: NativeModel) -> None:
-    """In one window as after an empty context; in many, each token is predicted once, from what its window holds."""
+    """In one window as after an empty context; in several, each token is predicted once, from its window's tokens."""
     text, end = "a man, a plan; the end.", model.tokenizer.special_ids.end
     [texts] = adapter(model).loglikelihood_rolling(instances("loglikelihood_rolling", (text,)))
     ids = encode(model, text)

@@ -1,4 +1,4 @@
-"""The real `lm_eval` command asks a checkpoint of firstsight about an offline copy."""
+"""The `lm_eval` command evaluates a firstsight checkpoint on an offline copy."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from lm_eval.tasks import TaskManager
 
-from firstsight.errors import DataError
-from firstsight.evaluate.lm_eval import evaluate_lm_eval_tasks, task_definitions, tasks
+from firstsight.evaluate.lm_eval import evaluate_lm_eval_tasks, tasks
 from firstsight.evaluate.lm_eval.__main__ import main
 from tests.evaluate.lm_eval.conftest import native_model
-from tests.evaluate.lm_eval.test_run import RECORDS, ignore_progress, write_task
+from tests.evaluate.lm_eval.small_copies import RECORDS, ignore_progress, write_task
 
 
 @pytest.mark.slow
@@ -83,48 +80,10 @@ def test_the_command_runs_any_task_of_lm_eval(checkpoint_folder: Callable[[str],
     assert json.loads(captured.read_text())["results"]["sums"]["acc,none"] in (0.0, 1.0)
 
 
-def build_prompts(folder: Path, *, examples: int) -> list[str]:
-    """The prompts of a task that `lm_eval --num_fewshot` asks."""
-    [paths] = TaskManager(include_defaults=False).load([str(folder / "made" / "arc_easy.yaml")])["tasks"].values()
-    paths.set_config(key="num_fewshot", value=examples)
-    paths.set_fewshot_seed(seed=1234)
-    paths.build_all_requests()
-    return list(dict.fromkeys(request.args[0] for request in paths.instances))
-
-
 def run_main(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> int:
-    """Write definitions of the copies in FOLDER/benchmarks."""
+    """The exit code of writing definitions for the copies in FOLDER/benchmarks."""
     monkeypatch.setattr(sys, "argv", ["lm_eval", str(folder / "benchmarks"), str(folder / "made"), *names])
     return main()
-
-
-QUERIES = [{"query": f"Question: what is {n}", "choices": ["a cat", "no"], "gold": n % 2} for n in range(3)]
-
-
-@pytest.mark.parametrize("rows", [RECORDS["arc_easy"], QUERIES], ids=["own", "queries"])
-def test_examples_come_only_from_the_copys_training_split(
-    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_task(tmp_path / "benchmarks", "arc_easy", rows)
-    assert run_main(tmp_path, monkeypatch) == 0
-    assert len(build_prompts(tmp_path, examples=0)) == len(rows)
-    with pytest.raises(DataError, match=r"--num_fewshot 2: wanted a copy whose training split.*Got none"):
-        build_prompts(tmp_path, examples=2)
-    example = {"question": "what is it", "choices": {"text": ["a dog", "no"], "label": ["A", "B"]}, "answerKey": "A"}
-    if rows is QUERIES:
-        example = {"query": "Question: what is it", "choices": ["a dog", "no"], "gold": 0}
-    (tmp_path / "benchmarks" / "arc_easy" / "train.jsonl").write_text(f"{json.dumps(example)}\n")
-    prompt, *_ = build_prompts(tmp_path, examples=1)
-    assert prompt == "Question: what is it\nAnswer: a dog\n\nQuestion: what is 0\nAnswer:"
-
-
-def test_queries_used_as_they_are_have_no_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_task(tmp_path / "benchmarks", "arc_easy", [{"query": "Do: what", "choices": ["a  b", " a b"], "gold": 0}] * 3)
-    monkeypatch.setattr(task_definitions, "_has_same_questions", lambda task, queries: False)
-    assert run_main(tmp_path, monkeypatch) == 0
-    assert len(build_prompts(tmp_path, examples=0)) == 1
-    with pytest.raises(DataError, match=r"--num_fewshot 1: wanted a copy"):
-        build_prompts(tmp_path, examples=1)
 
 
 def test_only_the_paths_of_definitions_are_printed(

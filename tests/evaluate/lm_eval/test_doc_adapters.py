@@ -1,4 +1,4 @@
-"""Questions in query form become records of which lm-eval's own templates make the same question again."""
+"""From converted records lm-eval's own templates generate the original questions."""
 
 from __future__ import annotations
 

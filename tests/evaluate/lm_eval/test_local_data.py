@@ -1,4 +1,4 @@
-"""One copy of a data set in every layout gives the same records; what is no copy is refused with its place."""
+"""All layouts of an offline copy have the same records; invalid copies are refused with their path."""
 
 from __future__ import annotations
 

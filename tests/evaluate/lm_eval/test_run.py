@@ -1,9 +1,7 @@
-"""lm-eval's own definitions over offline copies: their prompts, their scores, and rows like every other task's."""
+"""lm-eval's own definitions over offline copies: prompts, scores and scored answers."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,6 @@ import torch
 from firstsight import synthetic
 from firstsight.errors import DataError, UnknownName
 from firstsight.evaluate.lm_eval import definition_version, evaluate_lm_eval_tasks, evaluate_text_tasks
-from firstsight.evaluate.lm_eval.task_definitions import load_local_task
 from firstsight.evaluate.models.interface import ChoiceRequest
 from firstsight.evaluate.models.native import NativeModel
 from firstsight.evaluate.task import benchmark_files
@@ -29,33 +26,8 @@ from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticVocabulary, 
 from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS
 from firstsight.site import Progress, Site
 from tests.evaluate.lm_eval.conftest import native_model
-
-RECORDS: dict[str, list[dict[str, Any]]] = {
-    "arc_easy": [
-        {"id": f"m{n}", "question": f"what is {n}", "answerKey": "AB"[n % 2]}
-        | {"choices": {"text": ["a cat", "no"], "label": ["A", "B"]}}
-        for n in range(5)
-    ],
-    "boolq": [{"passage": "It is red.", "question": f"is it {n}", "label": n % 2 == 0, "idx": n} for n in range(4)],
-    "agieval_sat_en": [
-        {"query": f"P {n}\nA: Among A through D, the answer is", "choices": ["(A)x", "(B)the cat"], "gold": [n % 2]}
-        for n in range(4)
-    ],
-    "bigbench_cs_algorithms_multiple_choice": [
-        {"inputs": f"Count {n}:", "targets": ["1"], "multiple_choice_targets": ["0", "1"], "idx": n} for n in range(3)
-    ],
-    "pubmedqa": [{"CONTEXTS": ["A.", "B."], "QUESTION": "Is it?", "final_decision": "no"}],
-    "mathqa": [{"Problem": "2+2", "options": "a ) 1 , b ) 2 , c ) 3 , d ) 4 , e ) 5", "correct": "d"}],
-}
-
-
-def ignore_progress(_: Progress) -> None:
-    """Progress that nobody watches."""
-
-
-def write_task(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    (folder / name).mkdir(parents=True)
-    (folder / name / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+from tests.evaluate.lm_eval.small_copies import RECORDS, ignore_progress, write_task
+from tests.evaluate.lm_eval.test_task_definitions import build_requests, link_copy
 
 
 def reference_loglikelihoods(model: NativeModel, pairs: list[tuple[str, str]]) -> list[float]:
@@ -113,7 +85,7 @@ def test_copies_use_lm_evals_definitions(model: NativeModel, tmp_path: Path) -> 
 def test_evaluation_has_no_side_effects(
     model: NativeModel, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same rows twice, and neither seeds nor log levels nor switches of the process are other than before."""
+    """Two runs have the same rows, and the process's seeds, log levels and switches are unchanged."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -167,7 +139,7 @@ def test_invalid_data_is_refused(model: NativeModel, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("name", ["mathqa", "agieval_sat_en"])
 def test_inexpressible_questions_are_used_as_they_are(name: str, model: NativeModel, tmp_path: Path) -> None:
-    """A comma within one of MathQA's choices would be read as the end of it."""
+    """lm-eval's MathQA definition would read a comma within a choice as its end."""
     rows = [{"query": "Question: 2+2", "choices": ["1 , 2", "2", "3", "4", "5"], "gold": 3}]
     write_task(tmp_path, name, rows)
     [result] = evaluate_lm_eval_tasks(model, [name], folder=tmp_path, on_progress=ignore_progress, style="paper")
@@ -178,7 +150,7 @@ def test_inexpressible_questions_are_used_as_they_are(name: str, model: NativeMo
 
 @pytest.fixture(scope="module")
 def synthetic_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in world's text tasks, and a checkpoint that knows its words."""
+    """The synthetic world's text tasks, and a checkpoint with its vocabulary."""
     out = tmp_path_factory.mktemp("world")
     world = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)
     synthetic.write_benchmarks(
@@ -225,72 +197,6 @@ def test_synthetic_tasks_score_as_in_rank_choices(synthetic_benchmarks: Path) ->
         )
         assert [row.score for row in result.rows] == list(scores)
         assert [row.question.tags for row in result.rows] == [item.tags for item in questions]
-
-
-def _unzipped(path: Path) -> list[dict[str, Any]]:
-    open_file = gzip.open if path.suffix == ".gz" else open
-    with open_file(path, "rt", encoding="utf-8") as rows:  # pyright: ignore[reportArgumentType]
-        return [json.loads(row) for row in rows]
-
-
-PUBLISHED_FILES = {
-    "arc_easy": "olmo_requests/arc_easy_rc_0shot_requests.jsonl.gz",
-    "copa": "olmo_requests/copa_rc_0shot_requests.jsonl.gz",
-    "hellaswag": "olmo_requests/hellaswag_rc_5shot_requests.jsonl.gz",
-    "piqa": "llm_foundry_evals/piqa.jsonl",
-    "boolq": "llm_foundry_evals/boolq.jsonl.gz",
-}
-
-
-def build_requests(name: str, source: Path) -> list[tuple[str, str]]:
-    """Everything that lm-eval asks about a copy, in its order."""
-    task = load_local_task(name, source).task
-    task.set_config(key="num_fewshot", value=0)
-    task.build_all_requests()
-    return [request.args for request in task.instances]  # pyright: ignore[reportReturnType]
-
-
-def link_copy(name: str, shared: Path, folder: Path) -> Path:
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    source = shared / PUBLISHED_FILES[name]
-    (folder / name / source.name).symlink_to(source)
-    return folder / name
-
-
-@pytest.mark.slow
-@pytest.mark.shared
-@pytest.mark.parametrize("name", ["arc_easy", "copa", "hellaswag"])
-def test_requests_are_those_of_olmes(name: str, shared: Path, tmp_path: Path) -> None:
-    """Letter by letter, but for COPA, where lm-eval puts two spaces before a choice, and HellaSwag's five examples."""
-    rows = [row for row in _unzipped(shared / PUBLISHED_FILES[name]) if row["doc_id"] < 1_000_000]
-    expected = [(row["request"]["context"], row["request"]["continuation"]) for row in rows]
-    if name == "copa":
-        expected = [(context, f" {continuation_ids}") for context, continuation_ids in expected]
-    if name == "hellaswag":
-        expected = [(context.split("\n\n")[-1], continuation_ids) for context, continuation_ids in expected]
-    requests = build_requests(name, link_copy(name, shared, tmp_path))
-    assert len(requests) == {"arc_easy": 2281, "copa": 200, "hellaswag": 4000}[name]
-    if name == "hellaswag":
-        # lm-eval keeps the space that a heading in brackets leaves before an ending; OLMES strips it.
-        requests = [(context, f" {continuation_ids.strip()}") for context, continuation_ids in requests]
-        expected = [(context, f" {continuation_ids.strip()}") for context, continuation_ids in expected]
-    assert requests == expected
-
-
-@pytest.mark.slow
-@pytest.mark.shared
-@pytest.mark.parametrize("name", ["piqa", "boolq"])
-def test_requests_are_those_of_llm_foundry(name: str, shared: Path, tmp_path: Path) -> None:
-    rows = _unzipped(shared / PUBLISHED_FILES[name])
-    requests = build_requests(name, link_copy(name, shared, tmp_path))
-    prompts = {"piqa": "{}Answer:", "boolq": "{}\nAnswer:"}
-    expected = [
-        (prompts[name].format(row["query"].removeprefix("Passage: ")), f" {choice}")
-        for row in rows
-        for choice in row["choices"]
-    ]
-    assert len(rows) == {"piqa": 1838, "boolq": 3270}[name]
-    assert requests == expected
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Small benchmarks in their own forms, and the command that scores answers to them."""
+"""Small benchmarks in their own forms, and helpers to score answers to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT_SUFFIX = "\nAnswer the question using a single word or phrase."
 
 
 def write_file(folder: Path, name: str, content: Any) -> Path:
-    """A list of objects as JSON lines where the name says so, else JSON; text and bytes as they are."""
+    """Write text or bytes, lists as JSON lines if the name ends with .jsonl, other content as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     if isinstance(content, bytes):
@@ -28,7 +28,7 @@ def write_file(folder: Path, name: str, content: Any) -> Path:
 
 
 def write_vqa(folder: Path, count: int = 8) -> Path:
-    """Questions about pictures, two a picture; the right answer to number n is w{n}, of all ten annotators."""
+    """Two questions per image; all ten annotators' answer to question n is w{n}."""
     rows = [{"question_id": 100 + n, "image_id": n // 2, "question": f"What is thing {n}?"} for n in range(count)]
     truths = [{"question_id": 100 + n, "answers": [{"answer": f"w{n}"}] * 10} for n in range(count)]
     write_file(folder, "questions.json", {"questions": rows})
@@ -37,7 +37,7 @@ def write_vqa(folder: Path, count: int = 8) -> Path:
 
 
 def write_pope(folder: Path) -> Path:
-    """Three splits over two pictures; the first question of each picture is in all of them, as in POPE."""
+    """Three splits over two images; the first question of each image is in all splits, as in POPE."""
     for split in ("random", "popular", "adversarial"):
         rows = [
             {"question_id": 1, "image": "COCO_val2014_000000000007.jpg", "text": "Is there a cat in the image?"},
@@ -51,7 +51,7 @@ def write_pope(folder: Path) -> Path:
 
 
 def write_refcoco(folder: Path, count: int = 30) -> Path:
-    """Two sentences an object, two objects a picture of 400 x 200; boxes of 200 x 100 pixels."""
+    """Two sentences per object, two objects per image of 400 x 200; boxes of 200 x 100 pixels."""
     rows = [
         {
             "img_id": f"COCO_train2014_{n // 4:012d}_{n // 2 % 2}",
@@ -67,12 +67,12 @@ def write_refcoco(folder: Path, count: int = 30) -> Path:
 
 
 def score(name: str, answers: Path, *references: Path) -> ScoredAnswers:
-    """Answers to a task, scored."""
+    """The score of an answer file."""
     return score_answer_files(get_task(name), [answers], references)
 
 
 def run_command(name: str, answers: Path, *references: Path, options: tuple[str, ...] = ()) -> int:
-    """The exit code of the command."""
+    """The exit code of `firstsight score`."""
     words = ["score", name, "--answers", str(answers)]
     for path in references:
         words += ["--references", str(path)]

@@ -1,4 +1,4 @@
-"""One set of answers in every form that tools write it; each form scores the same, and by hand."""
+"""The same answers in all forms of answer files have the same score, which is computed by hand."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.evaluate.offline_scoring.small_benchmarks import (
 )
 
 ANSWERS = {100: "w0", 101: "w1", 102: "no", 103: "w3"}
-"""Three of four."""
+"""Three of four are right."""
 
 
 def _rows(**keys: str) -> list[dict[str, Any]]:
-    """Records that call a thing by the given key."""
+    """Records with the named fields under the given keys."""
     scored = []
     for name, word in ANSWERS.items():
         n = name - 100
@@ -69,7 +69,7 @@ def test_all_forms_have_the_same_score(tmp_path: Path, name: str) -> None:
 
 
 def test_gzip_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
-    """gzip under any name, a byte-order mark, a single line, Windows line ends."""
+    """gzip under any name, a byte-order mark, a single line, Windows line endings."""
     references = write_vqa(tmp_path / "vqav2", 1)
     line = json.dumps({"question_id": 100, "prompt": "What is thing 0?", "text": "w0"})
     for content in (gzip.compress(line.encode()), b"\xef\xbb\xbf" + line.encode(), line.encode() + b"\r\n\r\n"):
@@ -83,7 +83,7 @@ def test_answers_that_are_numbers_booleans_or_null(tmp_path: Path) -> None:
 
 
 def test_textvqa_has_two_answers_in_the_papers_harness(tmp_path: Path) -> None:
-    """Its question holds the tokens, which only one of the answers was given with."""
+    """The question contains OCR tokens, which were in the prompt of only one of the answers."""
     row = {"question_id": 1, "model_output_ocr": "with", "model_output_no_ocr": "without"}
     path = write_file(tmp_path, "results.json", {"1": row | {"question": "what?\nReference OCR token: A"}})
     scored = {name: read_answer_files([path], name)[0] for name in ("textvqa", "textvqa_ocr")}
@@ -123,7 +123,7 @@ def test_pope_answers_count_for_all_splits_with_the_question(tmp_path: Path) -> 
 
 
 def test_popes_own_form_must_repeat_a_whole_file(tmp_path: Path) -> None:
-    """Nothing but questions: every line must repeat its file's question, so a changed order is refused."""
+    """Answers have only questions: each line must repeat its file's question, so another order is refused."""
     references = write_pope(tmp_path / "pope")
     lines = ["Is there a cat in the image?", "Is there a random in the image?", "Is there a cat in the image?"]
     rows = [{"question": words, "answer": "yes"} for words in lines]
@@ -148,7 +148,7 @@ def test_vizwiz_by_image(tmp_path: Path) -> None:
 
 
 def test_captions_by_image(tmp_path: Path) -> None:
-    """Every model words the request in its own way."""
+    """Prompts differ between models."""
     images = [{"id": n, "file_name": f"COCO_val2014_{n:012d}.jpg"} for n in (1, 20)]
     texts = {1: "a black cat sleeps on a mat", 20: "two dogs run over green grass"}
     captions = [{"image_id": n, "caption": text} for n, text in texts.items()]
@@ -208,7 +208,8 @@ def test_the_papers_harness_has_sentences_and_true_boxes(tmp_path: Path) -> None
 
 
 def test_scoring_loads_no_model() -> None:
-    script = "import sys, firstsight.evaluate.offline_scoring.scoring; print({'torch', 'transformers', 'PIL'} & set(sys.modules))"
+    heavy = "{'torch', 'transformers', 'PIL'}"
+    script = f"import sys, firstsight.evaluate.offline_scoring.scoring; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
 
 

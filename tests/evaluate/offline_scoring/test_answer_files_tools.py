@@ -1,4 +1,4 @@
-"""What published tools write, one small file of each form: every one finds its questions, and scores as by hand."""
+"""A small file in the form of each published tool: all answers are joined and scored as computed by hand."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ANSWERS = ("w0", "no", "w2", "no", "w4", "w5")
 
 
 def _pairs() -> list[tuple[int, str, str]]:
-    """Id, question and answer, in no order."""
+    """(id, question, answer) in random order."""
     triples = [(100 + n, f"What is thing {n}?", word) for n, word in enumerate(ANSWERS)]
     random.Random(3).shuffle(triples)
     return triples
 
 
 def _lmms(number: int, answer: Any, **options: Any) -> dict[str, Any]:
-    """A line of lmms-eval's samples as it is now: the document is gone, names stand among the metrics' marks."""
+    """A line of lmms-eval's current samples: without the document, with ids inside the metrics' objects."""
     return {"doc_id": number, "target": "x", "filtered_resps": answer, "doc_hash": "0", **options}
 
 
@@ -83,7 +83,7 @@ def test_vqa_files_of_each_tool(tmp_path: Path, name: str) -> None:
 
 
 def test_questions_without_punctuation(tmp_path: Path) -> None:
-    """Commas and apostrophes too; the ids stand, since nothing speaks against them."""
+    """Without commas and apostrophes too; the ids are used, since no field contradicts them."""
     asked = write_file(
         tmp_path / "gqa", "q.json", {"7": {"question": "Is the man's hat, uh, red?", "imageId": "1", "answer": "yes"}}
     )
@@ -94,7 +94,7 @@ def test_questions_without_punctuation(tmp_path: Path) -> None:
 
 
 def test_files_in_subfolders(tmp_path: Path) -> None:
-    """LLaVA's parts and their sum, a folder a split; hidden files and notes beside them are no answers."""
+    """LLaVA's parts and their concatenation, one folder per split; hidden files and notes are ignored."""
     rows = VQA_FILES["llava.jsonl"]
     folder = tmp_path / "answers" / "val" / "llava-v1.5-13b"
     for name, rows_part in (("2_0.jsonl", rows[:3]), ("2_1.jsonl", rows[3:]), ("merge.jsonl", rows)):
@@ -106,7 +106,7 @@ def test_files_in_subfolders(tmp_path: Path) -> None:
 
 
 def _pope_answers(folder: Path) -> list[dict[str, Any]]:
-    """Every question with its split and an answer: yes to the first of each split, no to the others."""
+    """All questions with their split and an answer: yes to the first of each split, no to the others."""
     rows = []
     for split in ("random", "popular", "adversarial"):
         lines = (write_pope(folder) / f"coco_pope_{split}.jsonl").read_text().splitlines()
@@ -119,7 +119,7 @@ def _pope_answers(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_pope_of_lmms_eval_has_neither_image_nor_split(tmp_path: Path) -> None:
-    """Its ids begin anew in each split, so the words decide, and what splits share is one question."""
+    """Its ids restart in each split, so texts decide, and equal questions of several splits are one question."""
     rows = [
         _lmms(
             number,
@@ -134,7 +134,7 @@ def test_pope_of_lmms_eval_has_neither_image_nor_split(tmp_path: Path) -> None:
 
 
 def test_pope_of_the_papers_harness_needs_its_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its ids are hashes that change with every process; it keeps two likelihoods and no words."""
+    """Its ids are hashes that change with every process; its records have two probabilities and no answer."""
     results, index = {}, {}
     for number, row in enumerate(_pope_answers(tmp_path / "pope")):
         name = -(9**15) - number
@@ -161,7 +161,7 @@ def test_invalid_probabilities_are_refused(
 
 
 def test_splits_of_pope_by_folder(tmp_path: Path) -> None:
-    """A file's own name goes before its folders'."""
+    """A file's own name has precedence over its folder's."""
     rows = [{"question_id": n, "answer": word} for n, word in ((1, "yes"), (2, "no"), (3, "no"))]
     for name in ("popular/answers.jsonl", "adversarial/answers.jsonl", "popular/random.jsonl"):
         write_file(tmp_path / "a" / Path(name).parent, Path(name).name, rows)
@@ -219,7 +219,7 @@ def test_vizwiz_files_of_each_tool(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("key", ["image", "question_id"])
 def test_vizwiz_test_answers_are_not_those_to_val(tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both splits number their pictures from 0, and most questions are worded alike."""
+    """Both splits number their images from 0, and most questions have the same text."""
     rows = [{key: f"VizWiz_test_{n:08d}.jpg", "prompt": "What is this?", "text": f"w{n}"} for n in range(6)]
     assert run_command("vizwiz", write_file(tmp_path, "test.json", rows), _vizwiz(tmp_path / "vizwiz")) == 2
     message = " ".join(capsys.readouterr().err.split())
@@ -255,11 +255,11 @@ MMMU_ROWS = [
     for n in range(4)
 ]
 MMMU_ANSWERS = ("A", "B.", "(C)", "The answer is D", "Monet is who drew it, I think", "Z", "", "none")
-"""Five are right, three name no letter."""
+"""Five are right, three have no letter."""
 
 
 def _mmmu(row: dict[str, Any], answer: str, number: int) -> dict[str, dict[str, Any]]:
-    """By tool; the questions lack their options, or stand with MMMU's marks."""
+    """Records by tool; questions lack their options, or have MMMU's image markers."""
     fields = {"id": row["id"], "answer": row["answer"], "parsed_pred": [answer]}
     return {
         "internvl": {"question": row["question"], "answer": answer, "gt_answers": "C", "data_id": row["id"]},
@@ -292,7 +292,7 @@ def test_mmmu_of_its_own_scripts_is_a_folder_per_subject(tmp_path: Path) -> None
 
 
 def _boxes(folder: Path) -> list[dict[str, Any]]:
-    """Every sentence with the true box in pixels, in shares, and an answer: three of four are right."""
+    """All sentences with the true box in pixels and in shares, and an answer; three of four are right."""
     rows = json.loads((write_refcoco(folder, 40) / "refcoco_val.json").read_text())
     for number, row in enumerate(rows):
         left, top, width, height = row["bbox"]
@@ -310,7 +310,7 @@ def _thousandths(box: Sequence[float]) -> str:
 
 
 def _box_answers(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By tool. Qwen-VL and InternVL name nothing but the true box; Ferret's `image_id`, MDETR's, counts sentences."""
+    """Records by tool. Qwen-VL and InternVL have only the true box; `image_id` of Ferret and MDETR counts sentences."""
     box = _thousandths(row["run_command"])
     fields = {"answer": row["sents"], "pred": row["run_command"], "ann_id": "77", "bbox": row["shares"]}
     return {
@@ -333,7 +333,7 @@ def test_box_files_of_each_tool(tmp_path: Path, tool: str) -> None:
 
 
 def test_true_boxes_match_up_to_rounding(tmp_path: Path) -> None:
-    """A tenth of a pixel is rounding, two pixels are another box."""
+    """A difference of a tenth of a pixel is rounding, two pixels are another box."""
     rows = [_box_answers(row)["internvl"] for row in _boxes(tmp_path / "refcoco")]
     for moved, missing in ((0.1, 0), (2.0, 40)):
         moved_rows = [row | {"gt_bbox": [edge + moved for edge in row["gt_bbox"]]} for row in rows]
@@ -366,7 +366,7 @@ def test_prompts_with_ocr_tokens_are_noted(tmp_path: Path) -> None:
 
 
 def test_negations_that_pope_reads_as_yes_are_noted(tmp_path: Path) -> None:
-    """POPE's script splits at spaces and knows three words; here the first split's two noes are lost in that way."""
+    """POPE's script splits at spaces and recognises three words, so it reads the second case's two negations as yes."""
     references = write_pope(tmp_path / "pope")
     for words, count in ((("yes", "No", "no, it is not"), 0), (("Yes", "No\n", "NO!"), 2)):
         rows = [{"question_id": n + 1, "answer": word, "category": "random"} for n, word in enumerate(words)]
@@ -389,7 +389,7 @@ def test_a_custom_task_by_folder_and_by_file(tmp_path: Path) -> None:
 
 
 def test_the_interval_is_1_96_standard_errors(tmp_path: Path) -> None:
-    """Pictures of one question each: 1.96 standard errors. Each asked thrice and answered alike: no narrower."""
+    """1.96 standard errors for one question per image; three equal questions per image make it no narrower."""
     generator = random.Random(0)
     is_right = [generator.random() < 0.6 for _ in range(900)]
     share = sum(is_right) / 900
@@ -404,7 +404,7 @@ def test_the_interval_is_1_96_standard_errors(tmp_path: Path) -> None:
 
 
 def test_an_unpaired_surrogate_is_stored(tmp_path: Path) -> None:
-    """A model that is cut within an emoji leaves half of it, which no UTF-8 file can hold but JSON can name."""
+    """An answer truncated within an emoji ends with half a surrogate pair: no valid UTF-8, but valid JSON."""
     answers = write_file(tmp_path, "a.json", '[{"question_id": 100, "answer": "\\ud83d"}]')
     rows_path = tmp_path / "rows.jsonl"
     assert run_command("vqav2", answers, write_vqa(tmp_path / "vqav2", 1), options=("--rows", str(rows_path))) == 0

@@ -1,4 +1,4 @@
-"""Laws of joining: order says nothing, answers said twice change nothing, each one that is dropped costs its share."""
+"""Joining depends neither on order nor on duplicates, and each missing answer lowers the score by its share."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_dropped_answer_costs_its_score(
 
 
 def test_line_numbers_are_no_identity(questions: tuple[Question, ...], tmp_path: Path) -> None:
-    """As many answers as questions, and no word of which is which."""
+    """As many answers as questions, without any identity."""
     path = write_file(tmp_path, "answers.json", [{"answer": f"w{n}"} for n in range(COUNT)])
     with pytest.raises(Exception, match="none of 12 answers could be joined"):
         join_answers(read_answer_files([path], "vqav2"), questions, {})

@@ -1,4 +1,4 @@
-"""Files that cannot be scored, and what is said of them; the command ends with 2 and loses nothing that it computed."""
+"""Messages for files that cannot be scored; the command's exit code is 2, and computed output is still written."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_invalid_answer_files_are_refused(tmp_path: Path, case: str, capsys: pyt
 def test_too_many_missing_answers_are_refused_with_both_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four right of eight questions, five answered."""
+    """Eight questions, five answered, four of them right."""
     rows = [*ROWS[:4], {"question_id": 104, "answer": "no"}]
     out = tmp_path / "out.json"
     answers, references = write_file(tmp_path, "a.json", rows), write_vqa(tmp_path / "vqav2")
@@ -91,7 +91,7 @@ def test_answers_to_unknown_questions_are_counted_and_listed(
 
 
 def test_ids_that_contradict_prompts_are_ignored(tmp_path: Path) -> None:
-    """The id is of one question, the words are of another: the words and the picture are the question."""
+    """Ids of one question with prompt and image of another: prompt and image decide."""
     rows = [
         {
             "question_id": 100 + (n + 1) % 8,

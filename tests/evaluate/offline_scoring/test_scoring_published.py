@@ -1,4 +1,4 @@
-"""Real files: published numbers come out of the command's own path, and answers in LLaVA's form find every question."""
+"""Published files have the published scores, and answers in LLaVA's form are joined with every question."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_llava_pope(shared: Path, llava: tuple[Path, Path]) -> None:
 def test_llava_pope_without_its_question_file(
     shared: Path, llava: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its ids run to 8,910 over all splits, POPE's begin anew in each."""
+    """LLaVA's ids run to 8,910 over all splits, POPE's restart in each."""
     assert run_command("pope", llava[0], shared / "pope" / "e3e3926") == 2
     message = capsys.readouterr().err
     assert "question file" in message and "answers fit several questions" in message
@@ -48,7 +48,7 @@ def test_llava_pope_without_its_question_file(
 def test_llava_pope_against_the_other_version(
     shared: Path, llava: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The oracle counts by hand: pairs of picture and question that were not asked, or are answered in two ways."""
+    """The oracle counts pairs of image and question without an answer or with two different answers."""
     assert run_command("pope", llava[0], shared / "pope" / "head", llava[1]) == 0
     message = capsys.readouterr().out
     answer_lines, question_lines = (gzip.decompress(path.read_bytes()).splitlines() for path in llava)
@@ -81,7 +81,7 @@ def test_constant_answers(shared: Path, tmp_path: Path, name: str, word: str, po
 
 @pytest.mark.slow
 def test_textvqa_in_llavas_form_joins_all(shared: Path, tmp_path: Path) -> None:
-    """Its `question_id` is the picture's, the prompt holds OCR tokens between question and instruction."""
+    """LLaVA's `question_id` is the image's, and its prompt has OCR tokens between question and instruction."""
     folder = shared / "openflamingo_vqa_val" / "textvqa"
     rows = json.loads((folder / "val_questions_vqa_format.json").read_text())["questions"]
     generator = random.Random(0)
@@ -114,7 +114,7 @@ def _share(row: dict[str, Any], shift: float) -> list[float]:
 
 @pytest.mark.parametrize(("shift", "is_right"), [(0.0, True), (0.3, True), (0.35, False)])
 def test_refcoco_overlap_formula(shared: Path, tmp_path: Path, shift: float, is_right: bool) -> None:
-    """Moved by s widths, the overlap is (1 - s) / (1 + s): .538 for .3, .481 for .35."""
+    """For a box moved by s widths, the overlap is (1 - s) / (1 + s): .538 for .3, .481 for .35."""
     rows = [row for row in _boxes(shared) if _share(row, 0.35)[2] <= 1 and row["bbox"][0] >= 0 and row["bbox"][1] >= 0]
     rows = [row for row in rows if _share(row, 0)[3] <= 1][:600]
     references = write_file(tmp_path, "refcoco_val.json", rows)
@@ -125,7 +125,7 @@ def test_refcoco_overlap_formula(shared: Path, tmp_path: Path, shift: float, is_
 
 
 def test_refcoco_in_minigpts_form(shared: Path, tmp_path: Path) -> None:
-    """An object's sentences are not told apart: answers are lists under its name, in hundredths."""
+    """An object's sentences are not distinguished: answers are lists by the object's name, in hundredths."""
     rows = _boxes(shared)[:900]
     references = write_file(tmp_path, "refcoco_val.json", rows)
     metrics: dict[str, list[str]] = {}
@@ -142,7 +142,7 @@ def test_refcoco_in_minigpts_form(shared: Path, tmp_path: Path) -> None:
 
 
 def test_two_boxes_for_one_sentence_and_image_are_contested(shared: Path, tmp_path: Path) -> None:
-    """RefCOCO testA asks one sentence of one picture twice, for two boxes; the other 5,655 still count."""
+    """RefCOCO testA has one sentence about one image twice, for two boxes; the other 5,655 still count."""
     rows = json.loads(gzip.decompress((shared / "refcoco" / "refcoco_testA.json.gz").read_bytes()))
     pairs = [(row["img_id"].rpartition("_")[0], row["sents"]) for row in rows]
     answers = [

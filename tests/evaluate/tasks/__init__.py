@@ -1,1 +1,1 @@
-"""Tests of firstsight.evaluate.tasks and of the pictures that they ask about."""
+"""Tests of firstsight.evaluate.tasks."""

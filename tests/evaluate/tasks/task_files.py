@@ -1,4 +1,4 @@
-"""Small files in the benchmarks' own forms."""
+"""Helpers to write and read small files in the benchmarks' own forms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/d
 
 
 def write(folder: Path, name: str, content: Any) -> Path:
-    """JSON, or text as it is; packed where the name says so."""
+    """Write text, or other content as JSON; compressed if the name ends with .gz."""
     folder.mkdir(parents=True, exist_ok=True)
     data = (content if isinstance(content, str) else json.dumps(content)).encode()
     (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
@@ -28,17 +28,17 @@ def write(folder: Path, name: str, content: Any) -> Path:
 
 
 def lines(rows: list[dict[str, Any]]) -> str:
-    """One JSON object a line."""
+    """JSON lines."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read(name: str, folder: Path) -> tuple[Question, ...]:
-    """What the task's reader makes of a folder."""
+    """The questions that the task reads from a folder."""
     return get_task(name).read_questions(benchmark_files(folder))
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    """A tar of files."""
+    """Write a tar archive of files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():

@@ -1,4 +1,4 @@
-"""RefCOCO and OCID-Ref in their own forms, and boxes that cannot be."""
+"""RefCOCO and OCID-Ref in their public forms, and invalid boxes."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_other_public_forms_have_the_same_box(
 
 
 class MaliciousPickle:
-    """A pickle of it runs code when it is opened."""
+    """Its pickle creates a file when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self._sprung = marker

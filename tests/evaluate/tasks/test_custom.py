@@ -1,4 +1,4 @@
-"""A user's own benchmark: what it may say, and every way in which it cannot be."""
+"""Users' own benchmarks: valid configurations and questions, and the message for each invalid one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks' real files: all of them read, their versions named, and real pictures judged from end to end."""
+"""The benchmarks' published files are read, their versions recognised, and published images evaluated."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_llavas_question_file_has_no_labels(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def byte_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model with the paper's tokenizer, which can say anything."""
+    """An untrained model with the paper's byte-level tokenizer."""
     folder = tmp_path_factory.mktemp("byte_checkpoint")
     tokens = gzip.decompress((SHARED / "tokenizers" / "gpt-neox-20b_tokenizer.json.gz").read_bytes())
     (folder / "tokenizer.json").write_bytes(tokens)
@@ -89,7 +89,7 @@ def byte_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def link_published(root: Path) -> Path:
-    """VQAv2's and GQA's real records with their pictures where the benchmarks keep them."""
+    """VQAv2's and GQA's published records, with images in the benchmarks' own folders."""
     vision = SHARED / "allennlp_vision"
     for name, has_own_images in (("vqav2", False), ("gqa", True)):
         (root / name).mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_published_images_have_several_names(tmp_path: Path) -> None:
 
 
 def write_small_benchmarks(root: Path) -> Path:
-    """One or two questions of every other form, about the same pictures."""
+    """One or two questions in each other form, about the same images."""
     image = "COCO_train2014_000000458752.jpg"
     line = {"question_id": 1, "image": image, "text": "Is there a net in the image?", "label": "yes"}
     write(root / "pope", "coco_pope_random.json", lines([line, line | {"question_id": 2, "label": "no"}]))

@@ -1,4 +1,4 @@
-"""VQAv2, VizWiz, TextVQA, GQA and POPE in their own files, whole and wrong."""
+"""VQAv2, VizWiz, TextVQA, GQA and POPE in their own files, complete and invalid."""
 
 from __future__ import annotations
 
