@@ -25,12 +25,12 @@ from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.units import Tokens
 from tests.conftest import DEVICE
-from tests.model.tiny_models import PLAIN, grown, packed
+from tests.model.tiny_models import PLAIN_LM, pack_rows, random_model
 
 WORDS = ("what", "where", "is", "the", "cat", "red", "blue", "left", "of", "a", "dog", "?")
 FIXED = ("<|endoftext|>", "<|pad|>", "<|unk|>")
 MARKS = ("<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
-OPENLM = replace(PLAIN, vocab_size=24)
+OPENLM = replace(PLAIN_LM, vocab_size=24)
 SHIFTED = replace(OPENLM, token_shift=3, embedding_scale=4)
 LLAMA = llama_family_spec(layers=2, width=16, heads=4, kv_heads=2, mlp_width=24, vocab_size=24)
 NAMED = External(name="tower", form="encoder", tokens=Tokens(0))
@@ -80,7 +80,11 @@ def checkpoint(folder: Path, spec: LMSpec | VLMSpec) -> Path:
             encoders.append(folder.with_name(f"{folder.name}-tower{number}"))
             published(tower, encoders[-1])
     save(
-        folder, grown(spec, dtype=torch.float32), tokens_seen=640, tokenizer=words(folder / "words"), encoders=encoders
+        folder,
+        random_model(spec, dtype=torch.float32),
+        tokens_seen=640,
+        tokenizer=words(folder / "words"),
+        encoders=encoders,
     )
     return folder
 
@@ -158,7 +162,7 @@ class Own:
         if picture is not None:
             count = self.loaded.spec.image_tokens  # pyright: ignore[reportAttributeAccessIssue]
         row = [None if place < count else word for place, word in enumerate(ids)]
-        rows = packed([[row]], length=len(row), images=None if picture is None else picture[None])
+        rows = pack_rows([[row]], length=len(row), images=None if picture is None else picture[None])
         with torch.no_grad():
             return model.lm.logits(model(rows))[0]
 

@@ -17,7 +17,7 @@ from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from tests.conftest import DEVICE
 from tests.hub.made import OURS
-from tests.model.tiny_models import grown
+from tests.model.tiny_models import random_model
 
 IMAGE = 3
 
@@ -34,7 +34,7 @@ def built(name: str, dtype: torch.dtype = torch.float64) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    model.model.load_state_dict(grown(spec, dtype=torch.float32).state_dict())
+    model.model.load_state_dict(random_model(spec, dtype=torch.float32).state_dict())
     return model.to(DEVICE, dtype).eval()
 
 

@@ -34,7 +34,7 @@ from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.vision import ImageFit
 from tests.hub.made import LLAVA, MARKS, NATIVE, OPENLM, OURS, checkpoint, png
 from tests.hub.made import words as made_words
-from tests.model.tiny_models import grown
+from tests.model.tiny_models import random_model
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +122,9 @@ def test_lacking_marks_get_the_ids_that_training_gave_them(tmp_path: Path) -> No
     fast = Fast.from_file(str(bare))
     fast.post_processor = processors.TemplateProcessing(single="<|pad|> $A", special_tokens=[("<|pad|>", 1)])  # pyright: ignore
     fast.save(str(bare))
-    save(tmp_path / "kept", grown(LLAVA, dtype=torch.float32), tokens_seen=0, tokenizer=bare, encoders=[])
+    save(tmp_path / "kept", random_model(LLAVA, dtype=torch.float32), tokens_seen=0, tokenizer=bare, encoders=[])
     spec = replace(LLAVA, encoder="trained")
-    save(tmp_path / "kept", grown(spec, dtype=torch.float32), tokens_seen=0, tokenizer=bare, encoders=[])
+    save(tmp_path / "kept", random_model(spec, dtype=torch.float32), tokens_seen=0, tokenizer=bare, encoders=[])
     export_checkpoint(tmp_path / "kept", tmp_path / "out", dtype="float32")
     ours, theirs = load_tokenizer(tmp_path / "kept"), AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs.convert_tokens_to_ids(list(MARKS)) == [15, 16, 17, 18, 19]
@@ -143,7 +143,7 @@ def test_lacking_marks_get_the_ids_that_training_gave_them(tmp_path: Path) -> No
 
 def test_a_tokenizer_that_outgrows_the_model_is_refused_in_numbers(tmp_path: Path) -> None:
     small = replace(OPENLM, vocab_size=19)
-    model = grown(small, dtype=torch.float32)
+    model = random_model(small, dtype=torch.float32)
     save(tmp_path / "kept", model, tokens_seen=0, tokenizer=made_words(tmp_path / "words"), encoders=[])
     with pytest.raises(ModelError, match=r"wanted at most 19 tokens.*Got 20"):
         export_checkpoint(tmp_path / "kept", tmp_path / "out", dtype="float32")
@@ -226,7 +226,7 @@ def named(spec: VLMSpec) -> Any:
 
 def test_tensors_of_newer_and_whole_llavas_are_read() -> None:
     spec = replace(LLAVA, encoder="trained")
-    ours = dict(grown(spec, dtype=torch.float32).state_dict())
+    ours = dict(random_model(spec, dtype=torch.float32).state_dict())
     theirs = llava.to_llava(ours, spec)
     newer = {
         "model."

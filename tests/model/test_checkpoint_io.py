@@ -1,4 +1,4 @@
-"""Checkpoint folders come back bit for bit, in one file or in shards, and name what is wrong with them.
+"""Checkpoint folders: exact round trips in one file or shards, errors that name every fault, memory.
 
 Oracles: huggingface_hub's own layout of shards, safetensors' own reader, the memory that the system counts.
 """
@@ -22,11 +22,11 @@ from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.model import VLMSpec
 from tests.conftest import DEVICE
 from tests.model.memory import peak_bytes, reset_peak
-from tests.model.tiny_models import PATCHED, PLAIN, grown
+from tests.model.tiny_models import PATCH_VLM, PLAIN_LM, random_model
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Path:
+def tokenizer_file(tmp_path: Path) -> Path:
     file = tmp_path / "words" / "tokenizer.json"
     file.parent.mkdir()
     file.write_text("{}")
@@ -34,63 +34,69 @@ def words(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept(tmp_path: Path, words: Path) -> Path:
-    save(tmp_path / "kept", grown(PLAIN, dtype=torch.float32), tokens_seen=0, tokenizer=words, encoders=[])
+def checkpoint(tmp_path: Path, tokenizer_file: Path) -> Path:
+    save(
+        tmp_path / "kept",
+        random_model(PLAIN_LM, dtype=torch.float32),
+        tokens_seen=0,
+        tokenizer=tokenizer_file,
+        encoders=[],
+    )
     return tmp_path / "kept"
 
 
 @pytest.mark.parametrize("bound", [2_000_000_000, 2000], ids=["one file", "shards"])
-@pytest.mark.parametrize("spec", [PLAIN, PATCHED], ids=["lm", "vlm"])
-def test_a_checkpoint_comes_back_bit_for_bit(
-    tmp_path: Path, words: Path, monkeypatch: pytest.MonkeyPatch, spec: LMSpec | VLMSpec, bound: int
+@pytest.mark.parametrize("spec", [PLAIN_LM, PATCH_VLM], ids=["lm", "vlm"])
+def test_checkpoint_round_trip_is_exact(
+    tmp_path: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch, spec: LMSpec | VLMSpec, bound: int
 ) -> None:
     monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", bound)
-    model = grown(spec, dtype=torch.float32)
-    save(tmp_path / "kept", model, tokens_seen=7, tokenizer=words, encoders=[])
+    model = random_model(spec, dtype=torch.float32)
+    save(tmp_path / "kept", model, tokens_seen=7, tokenizer=tokenizer_file, encoders=[])
     assert (tmp_path / "kept" / "model.safetensors").is_file() == (bound > 2000)
     loaded = load(tmp_path / "kept", device=DEVICE)
     assert (loaded.spec, loaded.tokens_seen, loaded.tokenizer.read_text(), loaded.encoder) == (spec, 7, "{}", None)
     back = loaded.model.state_dict()
     assert all(torch.equal(value, back[name]) for name, value in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    save(tmp_path / "again", loaded.model, tokens_seen=7, tokenizer=words.parent, encoders=[])
+    save(tmp_path / "again", loaded.model, tokens_seen=7, tokenizer=tokenizer_file.parent, encoders=[])
     files = sorted(file.name for file in (tmp_path / "kept").iterdir())
     assert files == sorted(file.name for file in (tmp_path / "again").iterdir())
     for file in files:
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "kept" / file).read_bytes(), file
 
 
-def test_every_fault_is_named(kept: Path) -> None:
-    tensors = read_tensors(kept)
+def test_error_names_every_mismatch(checkpoint: Path) -> None:
+    tensors = read_tensors(checkpoint)
     del tensors["lm.norm.weight"]
     tensors["lm.ghost"] = torch.zeros(1)
     tensors["lm.output.weight"] = torch.zeros(3, 16)
     tensors["lm.layers.0.ffn_norm.weight"] = torch.ones(16, dtype=torch.int8)
-    write_tensors(kept, tensors)
+    write_tensors(checkpoint, tensors)
     with pytest.raises(ModelError) as caught:
-        load(kept)
-    told = str(caught.value)
-    assert str(kept) in told
-    assert "missing: lm.norm.weight" in told
-    assert "extra: lm.ghost" in told
-    assert "lm.output.weight wanted [20, 16] got [3, 16]" in told
-    assert "lm.layers.0.ffn_norm.weight wanted torch.float32 got torch.int8" in told
+        load(checkpoint)
+    message = str(caught.value)
+    assert str(checkpoint) in message
+    assert "missing: lm.norm.weight" in message
+    assert "extra: lm.ghost" in message
+    assert "lm.output.weight wanted [20, 16] got [3, 16]" in message
+    assert "lm.layers.0.ffn_norm.weight wanted torch.float32 got torch.int8" in message
 
 
-def test_half_a_file_and_a_strange_folder_are_refused(tmp_path: Path, kept: Path) -> None:
+def test_truncated_file_and_other_folder_are_errors(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(ModelError, match=r"no spec\.json"):
         load(tmp_path)
-    file = kept / "model.safetensors"
+    file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ModelError, match="whole safetensors"):
-        load(kept)
+        load(checkpoint)
     file.unlink()
     with pytest.raises(ModelError, match="Got neither"):
-        load(kept)
+        load(checkpoint)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "wanted the spec of a model"),
         ('{"format": 1}', "wanted format"),
@@ -98,48 +104,48 @@ def test_half_a_file_and_a_strange_folder_are_refused(tmp_path: Path, kept: Path
         ('{"format": 2, "model": {"type": "Ghost"}, "seen": 0}', "Ghost"),
     ],
 )
-def test_a_spec_that_is_none_is_refused(kept: Path, text: str, told: str) -> None:
-    (kept / "spec.json").write_text(text)
-    with pytest.raises(ModelError, match=told):
-        load(kept)
+def test_invalid_spec_json_is_an_error(checkpoint: Path, text: str, message: str) -> None:
+    (checkpoint / "spec.json").write_text(text)
+    with pytest.raises(ModelError, match=message):
+        load(checkpoint)
 
 
-def test_a_spec_of_another_model_is_refused(kept: Path) -> None:
-    body = json.loads((kept / "spec.json").read_text())
+def test_spec_of_another_model_is_an_error(checkpoint: Path) -> None:
+    body = json.loads((checkpoint / "spec.json").read_text())
     body["model"]["layers"] += 1
-    (kept / "spec.json").write_text(json.dumps(body))
+    (checkpoint / "spec.json").write_text(json.dumps(body))
     with pytest.raises(ModelError, match=r"missing: lm\.layers\.2\.attention\.in_proj\.weight, .*Load them with"):
-        load(kept)
+        load(checkpoint)
 
 
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
-def test_narrow_numbers_are_kept_narrow_and_loaded_wide(kept: Path, kind: torch.dtype) -> None:
-    narrow = {name: one.to(kind) for name, one in read_tensors(kept).items()}
-    write_tensors(kept, narrow)
-    model = load(kept).model
-    for name, one in model.state_dict().items():
-        assert one.dtype == torch.float32
-        assert torch.equal(one, narrow[name].float()), name
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_weights_load_as_float32(checkpoint: Path, dtype: torch.dtype) -> None:
+    narrow = {name: tensor.to(dtype) for name, tensor in read_tensors(checkpoint).items()}
+    write_tensors(checkpoint, narrow)
+    model = load(checkpoint).model
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, narrow[name].float()), name
 
 
-def test_changing_a_loaded_model_leaves_the_file_alone(kept: Path) -> None:
-    before = (kept / "model.safetensors").read_bytes()
+def test_changing_a_loaded_model_does_not_change_the_file(checkpoint: Path) -> None:
+    before = (checkpoint / "model.safetensors").read_bytes()
     with torch.no_grad():
-        for one in load(kept).model.parameters():
-            one.add_(1)
-    assert (kept / "model.safetensors").read_bytes() == before
+        for tensor in load(checkpoint).model.parameters():
+            tensor.add_(1)
+    assert (checkpoint / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_memory_holds_the_weights_once(tmp_path: Path, words: Path, kind: torch.dtype) -> None:
-    """100 MB of weights: the system counts them once, and one tensor more while it is read."""
-    spec = replace(PLAIN, layers=8, width=512, heads=4, kv_heads=4, head_dim=128, mlp_width=1536)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_in_memory_once(tmp_path: Path, tokenizer_file: Path, dtype: torch.dtype) -> None:
+    """100 MB of weights: the system counts them once, plus one tensor while it is read."""
+    spec = replace(PLAIN_LM, layers=8, width=512, heads=4, kv_heads=4, head_dim=128, mlp_width=1536)
     with meta_init():
-        forms = {name: one.shape for name, one in VLM(spec).state_dict().items()}
-    write_tensors(tmp_path, {name: torch.ones(shape, dtype=kind) for name, shape in forms.items()})
+        forms = {name: tensor.shape for name, tensor in VLM(spec).state_dict().items()}
+    write_tensors(tmp_path, {name: torch.ones(shape, dtype=dtype) for name, shape in forms.items()})
     checkpoint_io.write_spec(tmp_path, spec, tokens_seen=0)
     before = reset_peak()
     model = load(tmp_path).model
-    size = sum(one.nbytes for one in model.parameters())
+    size = sum(tensor.nbytes for tensor in model.parameters())
     assert size > 100_000_000
     assert (peak_bytes() - before) / size < 1.6

@@ -1,4 +1,4 @@
-"""Drawn tokens against the softmax, and against what else is asked with them."""
+"""Sampled tokens against the softmax, and their independence of other prompts."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from scipy.stats import chisquare
 from firstsight.errors import QuantityError
 from firstsight.model.generate import Sampling, generate, sampling_distribution
 from tests.model.tiny_models import (
-    PLAIN,
+    PLAIN_LM,
     PROMPTS,
-    grown,
-    packed,
+    pack_rows,
+    random_model,
 )
 
 WARM = Sampling(temperature=1.3, seed=3)
 
 
 def shares_of(sampling: Sampling) -> torch.Tensor:
-    """The softmax over one prompt's next token, cut by sorting: the definition, written plainly."""
-    model = grown(PLAIN)
+    """Probabilities of one prompt's next token by definition: softmax, sorted, cut."""
+    model = random_model(PLAIN_LM)
     with torch.no_grad():
-        logits = model.lm.logits(model(packed([[PROMPTS[1]]], length=4)))[0, -1]
+        logits = model.lm.logits(model(pack_rows([[PROMPTS[1]]], length=4)))[0, -1]
     shares = (logits / sampling.temperature).softmax(dim=-1)
     order = shares.argsort(descending=True).tolist()
     kept = order[: sampling.top_k or len(order)]
     if sampling.top_p is not None:
-        whole, held = sum(float(shares[token]) for token in kept), 0.0
+        whole, total = sum(float(shares[token]) for token in kept), 0.0
         for count, token in enumerate(kept, start=1):
-            held += float(shares[token]) / whole
-            if held >= sampling.top_p:
+            total += float(shares[token]) / whole
+            if total >= sampling.top_p:
                 kept = kept[:count]
                 break
     cut = torch.zeros_like(shares)
@@ -46,18 +46,18 @@ def shares_of(sampling: Sampling) -> torch.Tensor:
     [WARM, replace(WARM, top_k=4), replace(WARM, top_p=0.7), replace(WARM, top_k=9, top_p=0.8)],
     ids=["softmax", "top_k", "top_p", "both"],
 )
-def test_tokens_are_drawn_as_the_softmax_says(sampling: Sampling) -> None:
+def test_sampled_frequencies_match_the_softmax(sampling: Sampling) -> None:
     count = 2_000
-    said = generate(grown(PLAIN), [PROMPTS[1]] * count, stop=(), max_new_tokens=1, sampling=sampling)
-    drawn, wanted = Counter(answer[0] for answer in said), shares_of(sampling)
-    possible = [token for token in range(20) if wanted[token] > 0]
-    assert set(drawn) <= set(possible), "a token that was cut off was drawn"
+    text = generate(random_model(PLAIN_LM), [PROMPTS[1]] * count, stop=(), max_new_tokens=1, sampling=sampling)
+    drawn, expected = Counter(answer[0] for answer in text), shares_of(sampling)
+    possible = [token for token in range(20) if expected[token] > 0]
+    assert set(drawn) <= set(possible), "a token outside the cut was sampled"
     assert len(possible) > 2
-    test = chisquare([drawn[token] for token in possible], [count * float(wanted[token]) for token in possible])
+    test = chisquare([drawn[token] for token in possible], [count * float(expected[token]) for token in possible])
     assert test.pvalue > 1e-3
 
 
-def test_the_cuts_are_exact() -> None:
+def test_top_k_and_top_p_are_exact() -> None:
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
     for cut, kept in (
         ({"top_k": 1}, {1}),
@@ -75,8 +75,8 @@ def test_the_cuts_are_exact() -> None:
         assert {int(token) for token, share in zip(ids[0], shares[0], strict=True) if share > 0} == kept, cut
 
 
-def test_a_prompt_draws_the_same_whoever_else_is_asked() -> None:
-    model = grown(PLAIN)
+def test_samples_do_not_depend_on_other_prompts() -> None:
+    model = random_model(PLAIN_LM)
     prompts = PROMPTS * 40
     together = generate(model, prompts, stop=[7], max_new_tokens=6, sampling=WARM)
     assert generate(model, prompts[:3], stop=[7], max_new_tokens=6, sampling=WARM) == together[:3]
@@ -86,11 +86,11 @@ def test_a_prompt_draws_the_same_whoever_else_is_asked() -> None:
         )
         assert alone == [together[number]]
     shorter = generate(model, prompts, stop=[7], max_new_tokens=4, sampling=WARM)
-    assert shorter == [answer[:4] for answer in together], "a step's draw hangs on the limit"
+    assert shorter == [answer[:4] for answer in together], "samples must not depend on max_new_tokens"
 
 
-def test_numbers_and_seeds_draw_apart_and_one_token_is_greed() -> None:
-    model = grown(PLAIN)
+def test_prompt_index_and_seed_change_samples_and_top_1_is_greedy() -> None:
+    model = random_model(PLAIN_LM)
     same = generate(model, [PROMPTS[1]] * 30, stop=(), max_new_tokens=5, sampling=WARM)
     assert len({tuple(answer) for answer in same}) > 10
     assert generate(model, [PROMPTS[1]] * 30, stop=(), max_new_tokens=5, sampling=replace(WARM, seed=4)) != same
@@ -102,6 +102,6 @@ def test_numbers_and_seeds_draw_apart_and_one_token_is_greed() -> None:
 @pytest.mark.parametrize(
     ("named", "value"), [("temperature", 0.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("first_index", -1)]
 )
-def test_impossible_sampling_is_refused(named: str, value: float) -> None:
+def test_invalid_sampling_is_an_error(named: str, value: float) -> None:
     with pytest.raises(QuantityError, match=named):
         replace(WARM, **{named: value})

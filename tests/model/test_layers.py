@@ -1,4 +1,4 @@
-"""The decoder against an independent transcription of the published formulas, token by token in float64."""
+"""The decoder's layers against an independent implementation of the published formulas, token by token in float64."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from torch import Tensor
 from firstsight.model.lm import LM
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec, openlm_spec
 from tests.conftest import DEVICE
-from tests.model.tiny_models import PLAIN, SHIFTED, grown, packed
+from tests.model.tiny_models import PLAIN_LM, SHIFTED_LM, pack_rows, random_model
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 LLAMA3 = Llama3Rope(base=50.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=3.0, original_context=24)
 SPECS = {
-    "openlm": PLAIN,
-    "token shift": SHIFTED,
-    "tied": replace(PLAIN, ties_embeddings=True),
-    "tied, larger embeddings": replace(PLAIN, ties_embeddings=True, embedding_scale=4),
-    "a key for two queries": replace(PLAIN, heads=4, head_dim=4, kv_heads=2),
-    "one key, heads wider than their share": replace(PLAIN, heads=3, head_dim=10, kv_heads=1),
-    "rms": replace(PLAIN, norm="rms", eps=1e-3),
-    "rms, no norm of queries, grouped": replace(PLAIN, norm="rms", qk_norm=False, heads=4, head_dim=6, kv_heads=2),
-    "rotary base": replace(PLAIN, rope=Rope(base=37.0)),
-    "linear scaling": replace(PLAIN, rope=LinearRope(base=10_000.0, factor=2.5)),
-    "llama3 scaling": replace(PLAIN, head_dim=12, rope=LLAMA3),
+    "openlm": PLAIN_LM,
+    "token shift": SHIFTED_LM,
+    "tied": replace(PLAIN_LM, ties_embeddings=True),
+    "tied, larger embeddings": replace(PLAIN_LM, ties_embeddings=True, embedding_scale=4),
+    "a key for two queries": replace(PLAIN_LM, heads=4, head_dim=4, kv_heads=2),
+    "one key, heads wider than their share": replace(PLAIN_LM, heads=3, head_dim=10, kv_heads=1),
+    "rms": replace(PLAIN_LM, norm="rms", eps=1e-3),
+    "rms, no norm of queries, grouped": replace(PLAIN_LM, norm="rms", qk_norm=False, heads=4, head_dim=6, kv_heads=2),
+    "rotary base": replace(PLAIN_LM, rope=Rope(base=37.0)),
+    "linear scaling": replace(PLAIN_LM, rope=LinearRope(base=10_000.0, factor=2.5)),
+    "llama3 scaling": replace(PLAIN_LM, head_dim=12, rope=LLAMA3),
 }
 
 
-def normed(x: Tensor, gain: Tensor, spec: LMSpec) -> Tensor:
+def apply_norm(x: Tensor, gain: Tensor, spec: LMSpec) -> Tensor:
     centred = x - x.mean() if spec.norm == "layer" else x
     return centred / torch.sqrt((centred**2).mean() + spec.eps) * gain
 
 
 def frequency(rope: Rotary, pair: int, size: int) -> float:
-    """Radians a position, as Llama 3.1's notes tell them: by how long a wave is, next to the context."""
+    """Radians per position by Llama 3.1's rule, which compares a wavelength with the context."""
     plain = rope.base ** (-2 * pair / size)
     if isinstance(rope, LinearRope):
         return plain / rope.factor
@@ -53,7 +53,7 @@ def frequency(rope: Rotary, pair: int, size: int) -> float:
     return (1 - smooth) * plain / rope.factor + smooth * plain
 
 
-def turned(head: Tensor, position: int, rope: Rotary) -> Tensor:
+def rotate(head: Tensor, position: int, rope: Rotary) -> Tensor:
     half = len(head) // 2
     angles = [position * frequency(rope, i, 2 * half) for i in range(half)]
     first = [head[i] * math.cos(a) - head[i + half] * math.sin(a) for i, a in enumerate(angles)]
@@ -68,17 +68,17 @@ def transcription(lm: LM, ids: list[int]) -> Tensor:
     for n in range(spec.layers):
         begins = f"layers.{n}."
         layer = {name.removeprefix(begins): value for name, value in w.items() if name.startswith(begins)}
-        found = attended(layer, [normed(x, layer["attention_norm.weight"], spec) for x in stream], spec)
-        for t, x in enumerate(found):
+        actual = attend(layer, [apply_norm(x, layer["attention_norm.weight"], spec) for x in stream], spec)
+        for t, x in enumerate(actual):
             stream[t] = stream[t] + layer["attention.out_proj.weight"] @ x
-            between = layer["feed_forward.w12.weight"] @ normed(stream[t], layer["ffn_norm.weight"], spec)
+            between = layer["feed_forward.w12.weight"] @ apply_norm(stream[t], layer["ffn_norm.weight"], spec)
             gate, value = between.split(spec.mlp_width)
             stream[t] = stream[t] + layer["feed_forward.w3.weight"] @ (gate / (1 + torch.exp(-gate)) * value)
     head = w["tok_embeddings.weight" if spec.ties_embeddings else "output.weight"]
-    return torch.stack([head @ normed(x, w["norm.weight"], spec) for x in stream])
+    return torch.stack([head @ apply_norm(x, w["norm.weight"], spec) for x in stream])
 
 
-def attended(layer: Mapping[str, Tensor], inputs: list[Tensor], spec: LMSpec) -> list[Tensor]:
+def attend(layer: Mapping[str, Tensor], inputs: list[Tensor], spec: LMSpec) -> list[Tensor]:
     if spec.token_shift > 1:
         taps = layer["attention.shift"]
         inputs = [
@@ -87,14 +87,17 @@ def attended(layer: Mapping[str, Tensor], inputs: list[Tensor], spec: LMSpec) ->
         ]
     queries, keys, values = [], [], []
     for position, h in enumerate(inputs):
-        asked, kept = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        q, k, v = (layer["attention.in_proj.weight"] @ h).split([asked, kept, kept])
+        query_width, kept = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        q, k, v = (layer["attention.in_proj.weight"] @ h).split([query_width, kept, kept])
         if spec.qk_norm:
-            q, k = normed(q, layer["attention.q_norm.weight"], spec), normed(k, layer["attention.k_norm.weight"], spec)
-        queries.append([turned(head, position, spec.rope) for head in q.split(spec.head_dim)])
-        keys.append([turned(head, position, spec.rope) for head in k.split(spec.head_dim)])
+            q, k = (
+                apply_norm(q, layer["attention.q_norm.weight"], spec),
+                apply_norm(k, layer["attention.k_norm.weight"], spec),
+            )
+        queries.append([rotate(head, position, spec.rope) for head in q.split(spec.head_dim)])
+        keys.append([rotate(head, position, spec.rope) for head in k.split(spec.head_dim)])
         values.append(v.split(spec.head_dim))
-    found = []
+    actual = []
     for t in range(len(inputs)):
         heads = []
         for head in range(spec.heads):
@@ -102,34 +105,34 @@ def attended(layer: Mapping[str, Tensor], inputs: list[Tensor], spec: LMSpec) ->
             scores = torch.stack([queries[t][head] @ keys[s][key] / math.sqrt(spec.head_dim) for s in range(t + 1)])
             shares = torch.exp(scores) / torch.exp(scores).sum()
             heads.append(torch.stack([share * values[s][key] for s, share in enumerate(shares)]).sum(0))
-        found.append(torch.cat(heads))
-    return found
+        actual.append(torch.cat(heads))
+    return actual
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_logits_and_gradients_are_those_of_the_published_formulas(spec: LMSpec) -> None:
-    """In float64 two right programs agree to 1e-13 here; a bound of 1e-10 leaves no room for a formula that differs."""
-    model = grown(spec)
+def test_logits_and_gradients_match_the_published_formulas(spec: LMSpec) -> None:
+    """In float64 correct implementations agree to 1e-13; the bound of 1e-10 excludes other formulas."""
+    model = random_model(spec)
     weigh = torch.randn(len(IDS), spec.vocab_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    weigh, told = weigh.to(DEVICE), transcription(model.lm, IDS)
-    (told * weigh).sum().backward()
+    weigh, message = weigh.to(DEVICE), transcription(model.lm, IDS)
+    (message * weigh).sum().backward()
     published = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
-    logits = model.lm.logits(model(packed([[IDS]], length=len(IDS))))[0]
+    logits = model.lm.logits(model(pack_rows([[IDS]], length=len(IDS))))[0]
     (logits * weigh).sum().backward()
-    torch.testing.assert_close(logits, told, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(logits, message, rtol=1e-10, atol=1e-10)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, published[name], rtol=1e-10, atol=1e-10, msg=lambda m, n=name: n + m)
 
 
 @pytest.mark.parametrize(
-    "rope", [PLAIN.rope, LinearRope(base=10_000.0, factor=4.0), LLAMA3], ids=["plain", "linear", "llama3"]
+    "rope", [PLAIN_LM.rope, LinearRope(base=10_000.0, factor=4.0), LLAMA3], ids=["plain", "linear", "llama3"]
 )
-def test_tables_of_angles_and_logits_stay_float32_under_bf16_autocast(rope: Rotary) -> None:
-    """An angle of 1,023 radians that went through bf16 would be off by up to 4; two peers' tables are off by 1.16."""
-    model = grown(replace(PLAIN, head_dim=16, rope=rope), dtype=torch.float32)
+def test_angles_and_logits_stay_float32_under_bf16_autocast(rope: Rotary) -> None:
+    """An angle of 1,023 radians in bf16 would have an error of up to 4."""
+    model = random_model(replace(PLAIN_LM, head_dim=16, rope=rope), dtype=torch.float32)
     model.lm.compute_dtype = torch.bfloat16
-    rows = packed([[[t % 20 for t in range(1024)]]], length=1024)
+    rows = pack_rows([[[t % 20 for t in range(1024)]]], length=1024)
     with torch.autocast(DEVICE, dtype=torch.bfloat16), torch.no_grad():
         frame = model.lm.attention_inputs(rows.docs, rows.positions)
         logits = model.lm.logits(model.lm.embed(rows.tokens[:, :3]))
@@ -142,9 +145,12 @@ def test_tables_of_angles_and_logits_stay_float32_under_bf16_autocast(rope: Rota
 
 
 @pytest.mark.parametrize("name", ["openlm", "token shift", "rms, no norm of queries, grouped"])
-def test_recomputed_blocks_keep_one_stream_each_and_give_the_same_bits(name: str) -> None:
-    model, rows = grown(replace(SPECS[name], layers=4), dtype=torch.float32), packed([[IDS * 4]] * 2, length=32)
-    found = []
+def test_recompute_saves_one_hidden_state_a_block_and_gives_the_same_bits(name: str) -> None:
+    model, rows = (
+        random_model(replace(SPECS[name], layers=4), dtype=torch.float32),
+        pack_rows([[IDS * 4]] * 2, length=32),
+    )
+    actual = []
     for recompute in (False, True):
         model.lm.recompute = recompute
         model.zero_grad()
@@ -161,24 +167,24 @@ def test_recomputed_blocks_keep_one_stream_each_and_give_the_same_bits(name: str
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             hidden = model.lm(x, frame)
         hidden.square().sum().backward()
-        found.append((hidden.detach(), [p.grad for p in model.lm.layers.parameters()], sum(kept.values())))
-    (plain, gradients, all_of_it), (again, same, little) = found
+        actual.append((hidden.detach(), [p.grad for p in model.lm.layers.parameters()], sum(kept.values())))
+    (plain, gradients, all_of_it), (again, same, little) = actual
     assert torch.equal(plain, again)
-    assert all(torch.equal(one, other) for one, other in zip(gradients, same, strict=True))
+    assert all(torch.equal(left, right) for left, right in zip(gradients, same, strict=True))
     assert little == 4 * x.numel() < all_of_it / 5
 
 
-def test_the_beginning_of_a_long_row_is_what_a_short_row_is() -> None:
-    model, ids = grown(PLAIN), torch.randint(20, (300,), generator=torch.Generator().manual_seed(0)).tolist()
-    long = model(packed([[ids]], length=300))[0]
-    short = model(packed([[ids[:200]]], length=200))[0]
+def test_prefix_of_a_long_row_equals_a_short_row() -> None:
+    model, ids = random_model(PLAIN_LM), torch.randint(20, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    long = model(pack_rows([[ids]], length=300))[0]
+    short = model(pack_rows([[ids[:200]]], length=200))[0]
     torch.testing.assert_close(long[:200], short, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("spec", [PLAIN, SHIFTED], ids=["openlm", "token shift"])
-def test_gradients_are_those_of_finite_differences(spec: LMSpec) -> None:
-    model = grown(replace(spec, layers=1))
-    rows = packed([[[3, 1, 4], [1, 5]]], length=7)
+@pytest.mark.parametrize("spec", [PLAIN_LM, SHIFTED_LM], ids=["openlm", "token shift"])
+def test_gradients_match_finite_differences(spec: LMSpec) -> None:
+    model = random_model(replace(spec, layers=1))
+    rows = pack_rows([[[3, 1, 4], [1, 5]]], length=7)
 
     def value() -> Tensor:
         return model.lm.logits(model(rows))[:, :5].square().mean()
@@ -186,15 +192,17 @@ def test_gradients_are_those_of_finite_differences(spec: LMSpec) -> None:
     value().backward()
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
-        way = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(DEVICE)
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(DEVICE)
         assert parameter.grad is not None, name
         with torch.no_grad():
-            parameter.add_(way, alpha=1e-5)
+            parameter.add_(direction, alpha=1e-5)
             above = value()
-            parameter.sub_(way, alpha=2e-5)
+            parameter.sub_(direction, alpha=2e-5)
             below = value()
-            parameter.add_(way, alpha=1e-5)
-        torch.testing.assert_close((parameter.grad * way).sum(), (above - below) / 2e-5, rtol=1e-5, atol=1e-8, msg=name)
+            parameter.add_(direction, alpha=1e-5)
+        torch.testing.assert_close(
+            (parameter.grad * direction).sum(), (above - below) / 2e-5, rtol=1e-5, atol=1e-8, msg=name
+        )
 
 
 @pytest.mark.parametrize(
@@ -210,31 +218,31 @@ def test_gradients_are_those_of_finite_differences(spec: LMSpec) -> None:
     ],
     ids=["openlm", "heads wider than their share", "heads narrower than their share"],
 )
-def test_initial_values_have_the_published_spread(spec: LMSpec) -> None:
-    """One over the root of the fan-in: for `out_proj` all heads side by side, which in open_lm are the width."""
+def test_initial_values_have_the_published_standard_deviation(spec: LMSpec) -> None:
+    """fan-in ** -0.5; the fan-in of `out_proj` is heads x head_dim, in open_lm the width."""
     lm = LM(spec)
     lm.initialise(torch.Generator().manual_seed(0))
-    cut = 0.98658  # deviation of a normal law that is cut at three deviations, by its closed form
-    wide: dict[str, float] = {"tok_embeddings.weight": 1 / 16, "output.weight": 1 / 16}
+    truncated_std = 0.98658  # deviation of a normal law that is cut at three deviations, by its closed form
+    expected_std: dict[str, float] = {"tok_embeddings.weight": 1 / 16, "output.weight": 1 / 16}
     for n in range(spec.layers):
-        deeper = math.sqrt(2 * (n + 1))
-        wide |= {f"layers.{n}.attention.in_proj.weight": 1 / 16, f"layers.{n}.feed_forward.w12.weight": 1 / 16}
-        wide[f"layers.{n}.attention.out_proj.weight"] = (spec.heads * spec.head_dim) ** -0.5 / deeper
-        wide[f"layers.{n}.feed_forward.w3.weight"] = spec.mlp_width**-0.5 / deeper
+        depth_scale = math.sqrt(2 * (n + 1))
+        expected_std |= {f"layers.{n}.attention.in_proj.weight": 1 / 16, f"layers.{n}.feed_forward.w12.weight": 1 / 16}
+        expected_std[f"layers.{n}.attention.out_proj.weight"] = (spec.heads * spec.head_dim) ** -0.5 / depth_scale
+        expected_std[f"layers.{n}.feed_forward.w3.weight"] = spec.mlp_width**-0.5 / depth_scale
     for name, value in lm.named_parameters():
-        if name in wide:
-            assert value.std().item() == pytest.approx(cut * wide[name], rel=0.02), name
-            assert value.abs().max() <= 3.0001 * wide[name], name
+        if name in expected_std:
+            assert value.std().item() == pytest.approx(truncated_std * expected_std[name], rel=0.02), name
+            assert value.abs().max() <= 3.0001 * expected_std[name], name
         else:
             assert (value == 1).all(), f"{name}: gains start at one"
 
 
-def test_token_shift_of_one_whole_tap_is_the_plain_model() -> None:
-    plain, shifted = LM(PLAIN), LM(replace(PLAIN, token_shift=3))
+def test_token_shift_with_identity_taps_is_the_plain_model() -> None:
+    plain, shifted = LM(PLAIN_LM), LM(replace(PLAIN_LM, token_shift=3))
     plain.initialise(torch.Generator().manual_seed(0))
     taps = {f"layers.{n}.attention.shift": torch.eye(3)[0, :, None].expand(3, 16) for n in range(2)}
     shifted.load_state_dict(plain.state_dict() | taps)
-    plain, shifted, rows = plain.to(DEVICE), shifted.to(DEVICE), packed([[[3, 1, 4, 1, 5]]], length=5)
+    plain, shifted, rows = plain.to(DEVICE), shifted.to(DEVICE), pack_rows([[[3, 1, 4, 1, 5]]], length=5)
     x = plain.embed(rows.tokens)
     frame = plain.attention_inputs(rows.docs, rows.positions)
     assert torch.equal(plain(x, frame), shifted(x, frame))

@@ -1,4 +1,4 @@
-"""Published decoders: their counts, models without memory, FLOPs against torch's own counter, and what cannot be."""
+"""Published decoders: parameter counts, meta device, FLOPs against torch's counter, invalid specs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, llama_fam
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import models
 from tests.model.memory import resident_bytes
-from tests.model.tiny_models import PATCHED, PLAIN, SEEING, SHIFTED, TOWER, grown, packed
+from tests.model.tiny_models import FEATURE_VLM, PATCH_VLM, PLAIN_LM, SHIFTED_LM, TOWER, pack_rows, random_model
 
 OPENLM = (
     models.openlm_79m,
@@ -37,24 +37,24 @@ DONORS = {
     models.amber_7b: 6_738_415_616,
     models.llama32_1b: 1_235_814_400,
 }
-"""Numbers in the published safetensors files; Amber's are Llama 7B's."""
+"""Parameters in the published safetensors files; Amber's are Llama 7B's."""
 
 
-def sizes(spec: LMSpec) -> dict[str, int]:
+def parameter_sizes(spec: LMSpec) -> dict[str, int]:
     with torch.device("meta"):
         return {name: parameter.numel() for name, parameter in LM(spec).named_parameters()}
 
 
-def gains_of_qk_norm(named: dict[str, int]) -> int:
+def qk_norm_size(named: dict[str, int]) -> int:
     return sum(size for name, size in named.items() if "q_norm" in name or "k_norm" in name)
 
 
 @pytest.mark.parametrize("vocabulary", [50_432, 66_816], ids=["text", "with image codes"])
 @pytest.mark.parametrize("published", OPENLM)
-def test_openlm_counts_are_those_of_a_built_model(published: Callable[[int], LMSpec], vocabulary: int) -> None:
+def test_openlm_parameter_counts_match_built_models(published: Callable[[int], LMSpec], vocabulary: int) -> None:
     spec = published(vocabulary)
     assert spec.vocab_size == vocabulary
-    assert spec.parameters() == sum(sizes(spec).values())
+    assert spec.parameters() == sum(parameter_sizes(spec).values())
 
 
 @pytest.mark.parametrize(
@@ -62,35 +62,33 @@ def test_openlm_counts_are_those_of_a_built_model(published: Callable[[int], LMS
     [(models.openlm_1b, 1_439_795_200, 24 * 2 * 2048), (models.openlm_7b, 6_889_410_560, 32 * 2 * 4096)],
     ids=["1.4B", "7B"],
 )
-def test_published_counts_leave_the_gains_of_qk_norm_out(
-    published: Callable[[], LMSpec], without: int, gains: int
-) -> None:
+def test_published_counts_exclude_qk_norm_weights(published: Callable[[], LMSpec], without: int, gains: int) -> None:
     spec = published()
     assert spec.vocab_size == 50_432
     assert spec.parameters() == without + gains
-    assert gains_of_qk_norm(sizes(spec)) == gains
+    assert qk_norm_size(parameter_sizes(spec)) == gains
     assert replace(spec, qk_norm=False).parameters() == without
 
 
 @pytest.mark.parametrize(("published", "millions"), [(models.openlm_79m, 78.9), (models.openlm_154m, 153.7)])
-def test_smaller_sizes_are_those_that_they_are_called_after(published: Callable[[], LMSpec], millions: float) -> None:
+def test_small_sizes_match_their_names(published: Callable[[], LMSpec], millions: float) -> None:
     assert replace(published(), qk_norm=False).parameters() / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-@pytest.mark.parametrize(("published", "count"), DONORS.items(), ids=[one.__name__ for one in DONORS])
+@pytest.mark.parametrize(("published", "count"), DONORS.items(), ids=[entry.__name__ for entry in DONORS])
 def test_donors_have_the_published_counts(published: Callable[[], LMSpec], count: int) -> None:
     spec = published()
-    assert spec.parameters() == count == sum(sizes(spec).values())
+    assert spec.parameters() == count == sum(parameter_sizes(spec).values())
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it")
-@pytest.mark.parametrize("seeing", [False, True], ids=["lm", "vlm"])
-def test_a_large_model_on_the_meta_device_takes_no_memory(seeing: bool) -> None:
-    spec = replace(PATCHED, lm=models.openlm_7b()) if seeing else models.openlm_7b()
-    held = resident_bytes()
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("has_vision", [False, True], ids=["lm", "vlm"])
+def test_large_model_on_the_meta_device_takes_no_memory(has_vision: bool) -> None:
+    spec = replace(PATCH_VLM, lm=models.openlm_7b()) if has_vision else models.openlm_7b()
+    memory_before = resident_bytes()
     with torch.device("meta"):
         model = VLM(spec)
-    assert resident_bytes() - held < 50e6
+    assert resident_bytes() - memory_before < 50e6
     assert all(parameter.is_meta for parameter in model.parameters())
     assert sum(parameter.numel() for parameter in model.lm.parameters()) == models.openlm_7b().parameters()
 
@@ -98,15 +96,15 @@ def test_a_large_model_on_the_meta_device_takes_no_memory(seeing: bool) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        PLAIN,
-        SHIFTED,
-        replace(PLAIN, norm="rms", qk_norm=False, kv_heads=1, head_dim=12, ties_embeddings=True),
-        SEEING,
-        PATCHED,
+        PLAIN_LM,
+        SHIFTED_LM,
+        replace(PLAIN_LM, norm="rms", qk_norm=False, kv_heads=1, head_dim=12, ties_embeddings=True),
+        FEATURE_VLM,
+        PATCH_VLM,
     ],
     ids=["openlm", "token shift", "llama", "projector", "patches"],
 )
-def test_memory_given_later_is_filled_with_the_same_bits(spec: LMSpec | VLMSpec) -> None:
+def test_allocated_meta_model_initialises_to_the_same_bits(spec: LMSpec | VLMSpec) -> None:
     plain = VLM(spec)
     plain.initialise(7)
     with torch.device("meta"):
@@ -116,19 +114,19 @@ def test_memory_given_later_is_filled_with_the_same_bits(spec: LMSpec | VLMSpec)
         for parameter in later.parameters():
             parameter.fill_(float("nan"))
     later.initialise(7)
-    wanted, got = plain.state_dict(), later.state_dict()
-    assert list(wanted) == list(got)
-    assert all(torch.equal(value, got[name]) for name, value in wanted.items())
+    expected, actual = plain.state_dict(), later.state_dict()
+    assert list(expected) == list(actual)
+    assert all(torch.equal(value, actual[name]) for name, value in expected.items())
 
 
-def test_building_draws_nothing() -> None:
-    """Initial values are drawn once, by `initialise`: the global stream of random numbers stays where it was."""
+def test_building_does_not_use_the_global_generator() -> None:
+    """Initial values are drawn by `initialise` only; the state of the global generator does not change."""
     before = torch.random.get_rng_state()
-    LM(PLAIN)
+    LM(PLAIN_LM)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_published_encoder_on_meta_sees_the_same_once_it_has_memory_and_weights() -> None:
+def test_allocated_meta_encoder_equals_a_plain_one() -> None:
     pixels = torch.randint(256, (2, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     plain = Encoder(TOWER)
     with torch.device("meta"):
@@ -138,7 +136,7 @@ def test_a_published_encoder_on_meta_sees_the_same_once_it_has_memory_and_weight
     assert torch.equal(plain(pixels), later(pixels))
 
 
-def test_a_buffer_that_nobody_knows_is_refused() -> None:
+def test_allocating_unknown_buffers_is_an_error() -> None:
     with torch.device("meta"):
         strange = nn.Sequential(nn.BatchNorm1d(4))
     with pytest.raises(ModelError, match="BatchNorm1d: wanted only parameters"):
@@ -158,10 +156,10 @@ def test_a_buffer_that_nobody_knows_is_refused() -> None:
     ],
     ids=["openlm", "grouped", "tied, heads wider than their share"],
 )
-def test_flops_are_those_that_torch_counts(spec: LMSpec) -> None:
-    """torch counts the whole square of attention; half of it lies ahead of the tokens and is not counted by us."""
+def test_flops_match_torchs_counter(spec: LMSpec) -> None:
+    """torch counts all pairs of tokens in attention; `LMSpec.flops` counts the causal half."""
     tokens = 64
-    model, rows = grown(spec), packed([[list(range(20)) * 3 + [1, 2, 3, 4]]], length=tokens)
+    model, rows = random_model(spec), pack_rows([[list(range(20)) * 3 + [1, 2, 3, 4]]], length=tokens)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.lm.logits(model(rows))
     counted = {str(op).removeprefix("aten."): flops for op, flops in counter.get_flop_counts()["Global"].items()}
@@ -171,7 +169,7 @@ def test_flops_are_those_that_torch_counts(spec: LMSpec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("kv_heads", 3, "kv_heads must divide heads. Got 3 for 4 heads"),
         ("head_dim", 7, "head_dim must be even. Got 7"),
@@ -187,16 +185,16 @@ def test_flops_are_those_that_torch_counts(spec: LMSpec) -> None:
         ("embedding_scale", 0, "embedding_scale must be 1 or more. Got 0"),
     ],
 )
-def test_a_decoder_that_cannot_be_is_refused(field: str, value: float, told: str) -> None:
+def test_invalid_decoder_spec_is_an_error(field: str, value: float, message: str) -> None:
     spec = openlm_spec(layers=2, width=32, heads=4, vocab_size=50)
     with pytest.raises(QuantityError) as caught:
-        LMSpec(**{one.name: getattr(spec, one.name) for one in fields(spec)} | {field: value})
-    assert told in str(caught.value)
+        LMSpec(**{entry.name: getattr(spec, entry.name) for entry in fields(spec)} | {field: value})
+    assert message in str(caught.value)
     assert str(caught.value).endswith(".")
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "message"),
     [
         (lambda: Rope(base=0.0), "rotary base must be above zero. Got 0.0"),
         (lambda: LinearRope(base=-1.0, factor=2.0), "rotary base must be above zero. Got -1.0"),
@@ -227,16 +225,16 @@ def test_a_decoder_that_cannot_be_is_refused(field: str, value: float, told: str
         ),
     ],
 )
-def test_angles_and_shares_that_cannot_be_are_refused(build: Callable[[], object], told: str) -> None:
+def test_invalid_rope_and_head_counts_are_errors(build: Callable[[], object], message: str) -> None:
     with pytest.raises(QuantityError) as caught:
         build()
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).endswith(".")
 
 
-def test_larger_embeddings_may_be_tied() -> None:
-    """The head is then the table as it is stored, not as it is scaled on the way in."""
-    spec = replace(PLAIN, ties_embeddings=True, embedding_scale=4)
+def test_embedding_scale_does_not_scale_a_tied_head() -> None:
+    """The head is the stored embedding, without the scale."""
+    spec = replace(PLAIN_LM, ties_embeddings=True, embedding_scale=4)
     lm = LM(spec)
     lm.initialise(torch.Generator().manual_seed(0))
     assert torch.equal(lm.embed(torch.tensor([[3]]))[0, 0], 4 * lm.head_weight[3])

@@ -28,7 +28,7 @@ from firstsight.model.vlm import VLM
 from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec
 from firstsight.recipe.scales.models import llama32_1b
 from tests.conftest import DEVICE
-from tests.model.tiny_models import grown, packed
+from tests.model.tiny_models import pack_rows, random_model
 
 GROUPED = llama_family_spec(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=40)
 LLAMA3 = Llama3Rope(base=100.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=32)
@@ -49,11 +49,11 @@ NEAR = {torch.float64: 1e-12, torch.float32: 5e-5}
 
 def near(ours: Tensor, theirs: Tensor, *, where: str = "") -> None:
     bound = NEAR[theirs.dtype]
-    torch.testing.assert_close(ours, theirs, rtol=bound, atol=bound, msg=lambda told: f"{where} {told}")
+    torch.testing.assert_close(ours, theirs, rtol=bound, atol=bound, msg=lambda message: f"{where} {message}")
 
 
 class _Wide(ModuleType):
-    """torch, but whoever asks for float32 gets float64."""
+    """torch with float32 replaced by float64."""
 
     float = float32 = torch.float64
 
@@ -63,7 +63,7 @@ class _Wide(ModuleType):
 
 @contextmanager
 def wide(dtype: torch.dtype) -> Iterator[None]:
-    """transformers' code as it is written for float32, and for float64 with every float32 that it names widened."""
+    """Run transformers' code in float32, or in float64 with every explicit float32 replaced."""
     with pytest.MonkeyPatch.context() as patch:
         if dtype == torch.float64:
             for module in (modeling_llama, modeling_rope_utils):
@@ -106,7 +106,7 @@ def config(spec: LMSpec) -> LlamaConfig:
 
 
 def renamed(ours: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
-    """Our decoder's tensors, weights or gradients, under transformers' names."""
+    """Tensors of `LM` (weights or gradients) under transformers' names."""
     theirs = {"model.embed_tokens.weight": ours["tok_embeddings.weight"], "model.norm.weight": ours["norm.weight"]}
     if not spec.ties_embeddings:
         theirs["lm_head.weight"] = ours["output.weight"]
@@ -131,10 +131,10 @@ def renamed(ours: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
 
 def pair(spec: LMSpec, dtype: torch.dtype) -> tuple[VLM, LlamaForCausalLM]:
     """Both models with the same weights; call it within `wide`."""
-    model, peer = grown(spec, dtype=dtype), LlamaForCausalLM(config(spec)).to(DEVICE, dtype)
-    told = peer.load_state_dict(renamed(model.lm.state_dict(), spec), strict=False)
-    assert not told.unexpected_keys
-    assert set(told.missing_keys) <= ({"lm_head.weight"} if spec.ties_embeddings else set()), (
+    model, peer = random_model(spec, dtype=dtype), LlamaForCausalLM(config(spec)).to(DEVICE, dtype)
+    message = peer.load_state_dict(renamed(model.lm.state_dict(), spec), strict=False)
+    assert not message.unexpected_keys
+    assert set(message.missing_keys) <= ({"lm_head.weight"} if spec.ties_embeddings else set()), (
         "every weight has its place"
     )
     return model, peer
@@ -147,9 +147,9 @@ def sentences(*lengths: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("dtype", NEAR, ids=["float64", "float32"])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_logits_loss_and_gradients_are_those_of_transformers(spec: LMSpec, dtype: torch.dtype) -> None:
+def test_logits_loss_and_gradients_match_transformers(spec: LMSpec, dtype: torch.dtype) -> None:
     texts = sentences(LENGTH, LENGTH - 7)
-    rows = packed([[text] for text in texts], length=LENGTH)
+    rows = pack_rows([[text] for text in texts], length=LENGTH)
     real = rows.docs >= 0
     targets = rows.tokens.masked_fill(~real, -100)
     with wide(dtype):
@@ -162,41 +162,41 @@ def test_logits_loss_and_gradients_are_those_of_transformers(spec: LMSpec, dtype
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
     near(loss, theirs.loss)
     loss.backward()
-    found = {name: p.grad for name, p in peer.named_parameters()}
+    actual = {name: p.grad for name, p in peer.named_parameters()}
     mine = renamed({name: p.grad for name, p in model.lm.named_parameters() if p.grad is not None}, spec)
-    assert found.keys() == mine.keys()
+    assert actual.keys() == mine.keys()
     for name, gradient in mine.items():
-        near(gradient, found[name], where=name)
+        near(gradient, actual[name], where=name)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_rows_read_as_transformers_reads_left_padded_prompts(spec: LMSpec) -> None:
-    """Ours have their padding at the end; transformers generates from prompts that have it in front."""
+def test_right_padded_rows_match_left_padded_prompts_of_transformers(spec: LMSpec) -> None:
+    """Padding is at the end here; transformers generates from left-padded prompts."""
     texts = sentences(LENGTH, 5, 11)
-    rows = packed([[text] for text in texts], length=LENGTH)
+    rows = pack_rows([[text] for text in texts], length=LENGTH)
     lacks = [LENGTH - len(text) for text in texts]
     positions = torch.arange(LENGTH, device=DEVICE) - torch.tensor(lacks, device=DEVICE)[:, None]
     padded = torch.tensor([[0] * lack + text for lack, text in zip(lacks, texts, strict=True)], device=DEVICE)
     with wide(torch.float64), torch.no_grad():
         model, peer = pair(spec, torch.float64)
-        seen = (positions >= 0).long()
-        theirs = peer(input_ids=padded, attention_mask=seen, position_ids=positions.clamp(min=0)).logits
+        inputs = (positions >= 0).long()
+        theirs = peer(input_ids=padded, attention_mask=inputs, position_ids=positions.clamp(min=0)).logits
         ours = model.lm.logits(model(rows))
     near(ours[rows.docs >= 0], theirs[positions >= 0])
 
 
-def test_documents_packed_in_one_row_are_read_as_if_alone() -> None:
+def test_packed_documents_match_single_documents_of_transformers() -> None:
     spec, texts = SPECS["llama3 scaling"], sentences(40, 5)
     with wide(torch.float64), torch.no_grad():
         model, peer = pair(spec, torch.float64)
         alone = [peer(input_ids=torch.tensor([text], device=DEVICE)).logits[0] for text in texts]
     with torch.no_grad():
-        together = model.lm.logits(model(packed([texts], length=LENGTH)))[0, : sum(map(len, texts))]
+        together = model.lm.logits(model(pack_rows([texts], length=LENGTH)))[0, : sum(map(len, texts))]
     near(together, torch.cat(alone))
 
 
 @pytest.mark.parametrize("rope", [llama32_1b().rope, Rope(base=130_000.0), LinearRope(base=10_000.0, factor=8.0)])
-def test_angles_are_those_of_transformers_beyond_the_first_context(rope: Rotary) -> None:
+def test_angles_match_transformers_beyond_the_original_context(rope: Rotary) -> None:
     positions = torch.tensor([[0, 1, 17, 8191, 8192, 8193, 50_000, 131_071]], device=DEVICE)
     spec = replace(llama32_1b(), rope=rope)
     with wide(torch.float64):
@@ -208,8 +208,8 @@ def test_angles_are_those_of_transformers_beyond_the_first_context(rope: Rotary)
         torch.testing.assert_close(ours[:, 0], theirs[..., : spec.head_dim // 2], rtol=0, atol=1e-9)
 
 
-def test_the_stretched_angles_are_slow_fast_and_between() -> None:
-    """The comparison above would show nothing about a kind of wave that does not occur in it."""
+def test_llama3_scaling_covers_slow_fast_and_interpolated_frequencies() -> None:
+    """All three cases of the scaling rule must occur in the comparison above."""
     for rope, head in ((LLAMA3, 16), (llama32_1b().rope, 64)):
         assert isinstance(rope, Llama3Rope)
         ours = layers.rotary_frequencies(rope, head, device=torch.device("cpu"), dtype=torch.float64)

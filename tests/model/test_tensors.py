@@ -15,14 +15,14 @@ from firstsight.model import tensors as tensor_files
 from firstsight.model.checkpoint_io import save
 from firstsight.model.tensors import StoredTensors, load_weights, meta_init, read_tensors, write_tensors
 from firstsight.model.vlm import VLM
-from tests.model.tiny_models import PLAIN, grown
+from tests.model.tiny_models import PLAIN_LM, random_model
 
 GAINS = {f"gain{n}": torch.full((n + 1, 8), float(n)) for n in range(6)}
 """32, 64 ... 192 bytes."""
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Path:
+def tokenizer_file(tmp_path: Path) -> Path:
     file = tmp_path / "words" / "tokenizer.json"
     file.parent.mkdir()
     file.write_text("{}")
@@ -30,16 +30,20 @@ def words(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept(tmp_path: Path, words: Path) -> Path:
-    save(tmp_path / "kept", grown(PLAIN, dtype=torch.float32), tokens_seen=0, tokenizer=words, encoders=[])
+def checkpoint(tmp_path: Path, tokenizer_file: Path) -> Path:
+    save(
+        tmp_path / "kept",
+        random_model(PLAIN_LM, dtype=torch.float32),
+        tokens_seen=0,
+        tokenizer=tokenizer_file,
+        encoders=[],
+    )
     return tmp_path / "kept"
 
 
 @pytest.mark.parametrize("bound", [192, 256, 400, 10_000])
-def test_shards_are_laid_out_as_huggingface_hub_lays_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int
-) -> None:
-    """The hub counts a tensor's storage as we count its bytes; names, cuts and index are equal."""
+def test_shards_equal_those_of_huggingface_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
+    """File names, shard boundaries and index are equal."""
     monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", bound)
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
@@ -47,32 +51,32 @@ def test_shards_are_laid_out_as_huggingface_hub_lays_them(
     save_torch_state_dict(GAINS, tmp_path / "theirs", max_shard_size=bound)
     assert sorted(file.name for file in written) == sorted(file.name for file in (tmp_path / "theirs").iterdir())
     for file in (tmp_path / "theirs").glob("*.safetensors"):
-        ours, theirs = load_file(tmp_path / "ours" / file.name), load_file(file)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        actual, expected = load_file(tmp_path / "ours" / file.name), load_file(file)
+        assert actual.keys() == expected.keys()
+        assert all(torch.equal(actual[name], expected[name]) for name in actual)
     for index in (tmp_path / "theirs").glob("*.index.json"):
-        theirs = json.loads(index.read_text())
-        ours = json.loads((tmp_path / "ours" / index.name).read_text())
-        assert ours["weight_map"] == theirs["weight_map"]
-        assert ours["metadata"]["total_size"] == theirs["metadata"]["total_size"]
+        expected = json.loads(index.read_text())
+        actual = json.loads((tmp_path / "ours" / index.name).read_text())
+        assert actual["weight_map"] == expected["weight_map"]
+        assert actual["metadata"]["total_size"] == expected["metadata"]["total_size"]
 
 
-def test_a_tensor_larger_than_a_shard_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensor_larger_than_a_shard_has_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", 100)
     write_tensors(tmp_path, GAINS)
-    placed = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
-    assert placed["gain0"] == placed["gain1"]
-    assert len({placed[f"gain{n}"] for n in range(1, 6)}) == 5
-    assert all(torch.equal(one, GAINS[name]) for name, one in read_tensors(tmp_path).items())
+    weight_map = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert weight_map["gain0"] == weight_map["gain1"]
+    assert len({weight_map[f"gain{n}"] for n in range(1, 6)}) == 5
+    assert all(torch.equal(tensor, GAINS[name]) for name, tensor in read_tensors(tmp_path).items())
 
 
-def test_weights_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
+def test_files_have_the_default_mode(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     [file] = write_tensors(tmp_path, GAINS)
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_what_was_written_under_the_name_before_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_replaces_files_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tensors(tmp_path, GAINS)
     write_tensors(tmp_path, {"step": torch.ones(())}, name="optimizer")
     monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", 256)
@@ -86,7 +90,7 @@ def test_what_was_written_under_the_name_before_is_gone(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("damage", "message"),
     [
         ("shard gone", r"Missing: model-00002-of-000\d+\.safetensors"),
         ("tensor gone", "named but in no shard: gain3"),
@@ -98,16 +102,16 @@ def test_what_was_written_under_the_name_before_is_gone(tmp_path: Path, monkeypa
         ("both", "Got model.safetensors as well"),
     ],
 )
-def test_damaged_shards_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, told: str) -> None:
+def test_damaged_shards_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, message: str) -> None:
     monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", 256)
     write_tensors(tmp_path, GAINS)
     index = tmp_path / "model.safetensors.index.json"
     shard = tmp_path / json.loads(index.read_text())["weight_map"]["gain3"]
-    match harm:
+    match damage:
         case "shard gone":
             shard.unlink()
         case "tensor gone":
-            save_file({name: one for name, one in load_file(shard).items() if name != "gain3"}, shard)
+            save_file({name: tensor for name, tensor in load_file(shard).items() if name != "gain3"}, shard)
         case "tensor more":
             save_file({**load_file(shard), "ghost": torch.ones(1)}, shard)
         case "shard cut":
@@ -120,23 +124,23 @@ def test_damaged_shards_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             index.write_text(index.read_text().replace(shard.name, f"../{tmp_path.name}/{shard.name}"))
         case _:
             save_file(GAINS, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=f"(?i){told}"):
+    with pytest.raises(ModelError, match=f"(?i){message}"):
         read_tensors(tmp_path)
 
 
-def test_a_model_with_memory_is_filled_in_place_and_a_hollow_one_takes_the_tensors(kept: Path) -> None:
-    stored, model = StoredTensors(kept), VLM(PLAIN)
-    addresses = {name: one.data_ptr() for name, one in model.named_parameters()}
-    load_weights(model, stored, location=kept)
-    assert {name: one.data_ptr() for name, one in model.named_parameters()} == addresses
+def test_load_weights_copies_in_place_or_assigns_to_meta_parameters(checkpoint: Path) -> None:
+    stored, model = StoredTensors(checkpoint), VLM(PLAIN_LM)
+    addresses = {name: tensor.data_ptr() for name, tensor in model.named_parameters()}
+    load_weights(model, stored, location=checkpoint)
+    assert {name: tensor.data_ptr() for name, tensor in model.named_parameters()} == addresses
     with meta_init():
-        empty = VLM(PLAIN)
+        empty = VLM(PLAIN_LM)
         table = torch.arange(3)
     assert table.tolist() == [0, 1, 2]
-    assert all(one.is_meta for one in empty.parameters())
+    assert all(tensor.is_meta for tensor in empty.parameters())
     tensors = dict(stored.items())
-    load_weights(empty, tensors, location=kept)
-    assert {name: one.data_ptr() for name, one in empty.named_parameters()} == {
-        name: one.data_ptr() for name, one in tensors.items()
+    load_weights(empty, tensors, location=checkpoint)
+    assert {name: tensor.data_ptr() for name, tensor in empty.named_parameters()} == {
+        name: tensor.data_ptr() for name, tensor in tensors.items()
     }
-    assert all(one.requires_grad for one in empty.parameters())
+    assert all(tensor.requires_grad for tensor in empty.parameters())

@@ -1,4 +1,4 @@
-"""Encoder towers and trained patches against transformers' own models and against what they are defined to be."""
+"""Encoder towers and patch projection against transformers' models and their definitions."""
 
 from __future__ import annotations
 
@@ -22,20 +22,28 @@ from firstsight.model.vision import (
 )
 from firstsight.recipe.vision import Dinov2, EncoderSpec, FusedEncoders, PatchProjectionSpec, Siglip, TowerSpec
 from tests.conftest import DEVICE
-from tests.model.tiny_encoders import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, siglip_tower, vision_of
+from tests.model.tiny_encoders import (
+    DINOV2,
+    DINOV2_REGISTERS,
+    EXTERNAL,
+    SIGLIP,
+    TOWERS,
+    siglip_vision_model,
+    vision_tower,
+)
 
-Saved = Mapping[str, tuple[nn.Module, Path]]
+SavedTowers = Mapping[str, tuple[nn.Module, Path]]
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    """transformers' models with random weights, and the folders that save_pretrained makes of them."""
-    made = dict[str, tuple[nn.Module, Path]]()
+def saved_towers(tmp_path_factory: pytest.TempPathFactory) -> SavedTowers:
+    """transformers' models with random weights, and their saved folders."""
+    saved = dict[str, tuple[nn.Module, Path]]()
     for name, (_, build) in TOWERS.items():
         folder, whole = tmp_path_factory.mktemp("towers") / name, build()
         whole.save_pretrained(folder)
-        made[name] = (whole.to(DEVICE).eval(), folder)
-    return made
+        saved[name] = (whole.to(DEVICE).eval(), folder)
+    return saved
 
 
 def pixels(count: int, side: int, seed: int = 0) -> Tensor:
@@ -47,93 +55,97 @@ def loaded(spec: EncoderSpec, *folders: Path) -> Encoder:
     return load_encoder(spec, folders).to(DEVICE)
 
 
-def published(whole: nn.Module, spec: TowerSpec, seen: Tensor) -> Tensor:
-    """What transformers calls hidden_states[-2], without class token and registers."""
-    tower = vision_of(whole)
+def transformers_features(whole: nn.Module, spec: TowerSpec, images: Tensor) -> Tensor:
+    """hidden_states[-2] of transformers, without class token and registers."""
+    tower = vision_tower(whole)
     with torch.no_grad():
-        values = normalize_pixels(seen, mean=spec.mean, std=spec.std)
+        values = normalize_pixels(images, mean=spec.mean, std=spec.std)
         hidden = tower(pixel_values=values, output_hidden_states=True).hidden_states[-2]
     return hidden[:, 1 + spec.registers :] if isinstance(spec, Dinov2) else hidden
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_features_are_transformers_second_to_last_hidden_states(name: str, saved: Saved) -> None:
-    (spec, _), (whole, folder) = TOWERS[name], saved[name]
-    encoder, seen = loaded(spec, folder), pixels(3, spec.image_size)
-    found = extract_features(encoder, seen)
-    assert torch.equal(found, published(whole, spec, seen))
-    assert found.shape == (3, spec.tokens, spec.width)
-    assert found.std() > 0.1
+def test_features_equal_second_to_last_hidden_states_of_transformers(name: str, saved_towers: SavedTowers) -> None:
+    (spec, _), (whole, folder) = TOWERS[name], saved_towers[name]
+    encoder, images = loaded(spec, folder), pixels(3, spec.image_size)
+    actual = extract_features(encoder, images)
+    assert torch.equal(actual, transformers_features(whole, spec, images))
+    assert actual.shape == (3, spec.tokens, spec.width)
+    assert actual.std() > 0.1
 
 
-def test_two_towers_stand_side_by_side_in_their_order(saved: Saved) -> None:
-    first, second = saved["siglip, tower"], saved["dinov2 with registers"]
-    seen = pixels(2, 16)
-    one, other = (published(whole, spec, seen) for (whole, _), spec in ((first, SIGLIP), (second, REGISTERED)))
-    ahead = loaded(FusedEncoders(first=SIGLIP, second=REGISTERED), first[1], second[1])
-    assert torch.equal(extract_features(ahead, seen), torch.cat((one, other), -1))
-    behind = loaded(FusedEncoders(first=REGISTERED, second=SIGLIP), second[1], first[1])
-    assert torch.equal(extract_features(behind, seen), torch.cat((other, one), -1))
+def test_features_of_two_towers_are_concatenated_in_order(saved_towers: SavedTowers) -> None:
+    first, second = saved_towers["siglip, tower"], saved_towers["dinov2 with registers"]
+    images = pixels(2, 16)
+    left, right = (
+        transformers_features(whole, spec, images) for (whole, _), spec in ((first, SIGLIP), (second, DINOV2_REGISTERS))
+    )
+    joined = loaded(FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS), first[1], second[1])
+    assert torch.equal(extract_features(joined, images), torch.cat((left, right), -1))
+    swapped = loaded(FusedEncoders(first=DINOV2_REGISTERS, second=SIGLIP), second[1], first[1])
+    assert torch.equal(extract_features(swapped, images), torch.cat((right, left), -1))
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_a_loaded_encoder_is_frozen_and_sees_no_chance(name: str, saved: Saved) -> None:
-    spec, folder = TOWERS[name][0], saved[name][1]
+def test_loaded_encoder_is_frozen_and_has_no_dropout(name: str, saved_towers: SavedTowers) -> None:
+    spec, folder = TOWERS[name][0], saved_towers[name][1]
     encoder = loaded(spec, folder)
     assert not encoder.training and not any(parameter.requires_grad for parameter in encoder.parameters())
     assert all(p.dtype == torch.float32 and not p.is_meta for p in encoder.parameters())
     assert not list(encoder.buffers())
-    seen = pixels(2, spec.image_size)
-    assert not extract_features(encoder, seen).requires_grad
-    assert torch.equal(encoder.train()(seen), encoder.eval()(seen)), "no dropout, in training neither"
+    images = pixels(2, spec.image_size)
+    assert not extract_features(encoder, images).requires_grad
+    assert torch.equal(encoder.train()(images), encoder.eval()(images)), "no dropout, even in training mode"
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_names_are_those_of_transformers_and_only_what_runs_is_built(name: str, saved: Saved) -> None:
-    (spec, _), (whole, _) = TOWERS[name], saved[name]
+def test_parameter_names_are_those_of_transformers_without_unused_parts(name: str, saved_towers: SavedTowers) -> None:
+    (spec, _), (whole, _) = TOWERS[name], saved_towers[name]
     with torch.device("meta"):
-        hollow = Encoder(spec)
-    theirs = {f"towers.0.{key}": value.shape for key, value in vision_of(whole).state_dict().items()}
-    ours = {key: value.shape for key, value in hollow.state_dict().items()}
-    assert ours.items() <= theirs.items()
-    unused = theirs.keys() - ours.keys()
+        meta_encoder = Encoder(spec)
+    published_shapes = {f"towers.0.{key}": value.shape for key, value in vision_tower(whole).state_dict().items()}
+    parameters = {key: value.shape for key, value in meta_encoder.state_dict().items()}
+    assert parameters.items() <= published_shapes.items()
+    unused = published_shapes.keys() - parameters.keys()
     last = spec.vit.layers - 1
-    marks = (f".{last}.", ".head.", ".post_layernorm.", "towers.0.layernorm.", "mask_token")
-    assert all(any(mark in key for mark in marks) for key in unused)
+    unused_parts = (f".{last}.", ".head.", ".post_layernorm.", "towers.0.layernorm.", "mask_token")
+    assert all(any(mark in key for mark in unused_parts) for key in unused)
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_what_is_on_the_meta_device_is_filled_by_assignment(name: str, saved: Saved) -> None:
-    spec, folder = TOWERS[name][0], saved[name][1]
+def test_meta_encoder_takes_assigned_weights(name: str, saved_towers: SavedTowers) -> None:
+    spec, folder = TOWERS[name][0], saved_towers[name][1]
     with torch.device("meta"):
-        hollow = Encoder(spec)
-    assert all(one.is_meta for one in hollow.state_dict().values())
+        meta_encoder = Encoder(spec)
+    assert all(tensor.is_meta for tensor in meta_encoder.state_dict().values())
     encoder = loaded(spec, folder)
-    hollow.load_state_dict(encoder.state_dict(), assign=True)
-    seen = pixels(2, spec.image_size)
-    assert torch.equal(extract_features(hollow, seen), extract_features(encoder, seen))
+    meta_encoder.load_state_dict(encoder.state_dict(), assign=True)
+    images = pixels(2, spec.image_size)
+    assert torch.equal(extract_features(meta_encoder, images), extract_features(encoder, images))
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_counts_are_those_of_the_built_tower(name: str) -> None:
+def test_parameter_counts_match_built_towers(name: str) -> None:
     spec = TOWERS[name][0]
     with torch.device("meta"):
         built = Encoder(spec)
     assert sum(parameter.numel() for parameter in built.parameters()) == spec.parameters()
 
 
-@pytest.mark.parametrize("spec", [SIGLIP, DINOV2, REGISTERED, FusedEncoders(first=SIGLIP, second=REGISTERED)], ids=repr)
-def test_flops_are_counted_in_its_products(spec: Siglip | Dinov2 | FusedEncoders) -> None:
-    seen = pixels(3, spec.image_size)
+@pytest.mark.parametrize(
+    "spec", [SIGLIP, DINOV2, DINOV2_REGISTERS, FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS)], ids=repr
+)
+def test_flops_match_torchs_counter(spec: Siglip | Dinov2 | FusedEncoders) -> None:
+    images = pixels(3, spec.image_size)
     encoder = Encoder(spec).to(DEVICE).eval()
     for tower in encoder.towers:
         tower.encoder.config._attn_implementation = "eager"  # type: ignore[union-attr]
     with FlopCounterMode(display=False) as counter:
-        extract_features(encoder, seen)
+        extract_features(encoder, images)
     assert counter.get_total_flops() == 3 * spec.flops()
 
 
-def test_flops_and_parameters_of_patches() -> None:
+def test_flops_and_parameters_of_patch_projection() -> None:
     spec = PatchProjectionSpec(image_size=23, patch_size=5, width=7, fit="resize")
     built = PatchProjection(spec).to(DEVICE)
     with FlopCounterMode(display=False) as counter:
@@ -143,61 +155,63 @@ def test_flops_and_parameters_of_patches() -> None:
 
 
 def test_every_parameter_of_a_trained_encoder_gets_a_gradient() -> None:
-    encoder = Encoder(FusedEncoders(first=SIGLIP, second=REGISTERED)).to(DEVICE)
+    encoder = Encoder(FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS)).to(DEVICE)
     encoder(pixels(2, 16)).square().sum().backward()
     idle = [name for name, parameter in encoder.named_parameters() if parameter.grad is None]
     assert not idle
 
 
 @pytest.mark.parametrize(
-    ("spec", "worst"),
+    ("spec", "tolerance"),
     [(SIGLIP, 0.0), (PatchProjectionSpec(image_size=8, patch_size=4, width=5, fit="resize"), 0.0), (DINOV2, 1e-6)],
 )
-def test_every_byte_is_scaled_as_the_processor_does(spec: Any, worst: float) -> None:
-    every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
-    found = normalize_pixels(every.to(DEVICE), mean=spec.mean, std=spec.std).cpu()
-    told = [torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (spec.mean, spec.std)]
-    wanted = (every.permute(0, 3, 1, 2).double() / 255 - told[0]) / told[1]
-    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-6)
-    if not worst:
-        assert torch.equal(found, every.permute(0, 3, 1, 2).float() / 127.5 - 1), "what older runs saw"
+def test_normalized_pixels_match_the_processor_for_every_byte(spec: Any, tolerance: float) -> None:
+    all_bytes = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    actual = normalize_pixels(all_bytes.to(DEVICE), mean=spec.mean, std=spec.std).cpu()
+    constants = [torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (spec.mean, spec.std)]
+    expected = (all_bytes.permute(0, 3, 1, 2).double() / 255 - constants[0]) / constants[1]
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-6)
+    if not tolerance:
+        assert torch.equal(actual, all_bytes.permute(0, 3, 1, 2).float() / 127.5 - 1), "the formula of earlier versions"
 
 
-def test_patches_are_one_linear_map_of_each_square() -> None:
+def test_patch_projection_is_a_linear_map_of_each_patch() -> None:
     layer = PatchProjection(PatchProjectionSpec(image_size=8, patch_size=4, width=5, fit="resize")).to(DEVICE).double()
-    seen = pixels(2, 8)
-    found = layer(seen)
+    images = pixels(2, 8)
+    actual = layer(images)
     for row in range(2):
         for column in range(2):
-            square = normalize_pixels(seen, torch.float64)[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
-            wanted = square.flatten(1) @ layer.conv.weight.flatten(1).T
-            torch.testing.assert_close(found[:, 2 * row + column], wanted)
+            square = normalize_pixels(images, torch.float64)[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            expected = square.flatten(1) @ layer.conv.weight.flatten(1).T
+            torch.testing.assert_close(actual[:, 2 * row + column], expected)
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_a_folder_says_its_own_spec(name: str, saved: Saved) -> None:
-    spec, folder = TOWERS[name][0], saved[name][1]
-    found = encoder_spec(folder, "tower", "letterbox")
-    own = (
+def test_encoder_spec_of_a_folder(name: str, saved_towers: SavedTowers) -> None:
+    spec, folder = TOWERS[name][0], saved_towers[name][1]
+    actual = encoder_spec(folder, "tower", "letterbox")
+    expected_vit = (
         replace(spec.vit, image_size=spec.position_grid_size * spec.vit.patch_size)
         if isinstance(spec, Dinov2)
         else spec.vit
     )
-    assert found == replace(spec, vit=own, fit="letterbox", weights=NAMED)
+    assert actual == replace(spec, vit=expected_vit, fit="letterbox", weights=EXTERNAL)
 
 
-def test_a_dinov2_may_be_shown_pictures_of_any_size(saved: Saved) -> None:
-    whole, folder = saved["dinov2"]
+def test_dinov2_accepts_any_image_size(saved_towers: SavedTowers) -> None:
+    whole, folder = saved_towers["dinov2"]
     for image in (8, 12, 15, 28):
         spec = replace(DINOV2, vit=replace(DINOV2.vit, image_size=image))
-        seen = pixels(2, image)
-        assert torch.equal(extract_features(loaded(spec, folder), seen), published(whole, spec, seen))
+        images = pixels(2, image)
+        assert torch.equal(extract_features(loaded(spec, folder), images), transformers_features(whole, spec, images))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_files_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
-    whole = siglip_tower().to(dtype)
+def test_16_bit_files_load_as_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    whole = siglip_vision_model().to(dtype)
     whole.save_pretrained(tmp_path)
-    encoder, seen = loaded(SIGLIP, tmp_path), pixels(2, 16)
-    assert torch.equal(extract_features(encoder, seen), published(whole.to(DEVICE).float().eval(), SIGLIP, seen))
+    encoder, images = loaded(SIGLIP, tmp_path), pixels(2, 16)
+    assert torch.equal(
+        extract_features(encoder, images), transformers_features(whole.to(DEVICE).float().eval(), SIGLIP, images)
+    )
     assert all(parameter.dtype == torch.float32 for parameter in encoder.parameters())

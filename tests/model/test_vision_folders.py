@@ -1,4 +1,4 @@
-"""Encoder folders that are damaged or not what the recipe says: each fault is named, nothing is unpickled."""
+"""Encoder folders that are damaged or contradict the recipe: errors name the fault, nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from firstsight.errors import ModelError, QuantityError
 from firstsight.model.vision import encoder_spec, extract_features, load_encoder
 from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, TowerSpec, ViTSpec
-from tests.model.tiny_encoders import DINOV2, NAMED, REGISTERED, SIGLIP, TOWERS, VIT
+from tests.model.tiny_encoders import DINOV2, DINOV2_REGISTERS, EXTERNAL, SIGLIP, TOWERS, VIT
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, bytes]]:
-    """Files of each tower's folder as save_pretrained leaves them, by name."""
+def saved_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, bytes]]:
+    """The files that save_pretrained writes for each tower, by name."""
     folder = tmp_path_factory.mktemp("kept")
     for name, (_, build) in TOWERS.items():
         build().save_pretrained(folder / name)
@@ -31,13 +31,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, 
 
 
 @pytest.fixture
-def place(tmp_path: Path, kept: Callable[[str], dict[str, bytes]]) -> Callable[[str], Path]:
-    """A copy of a tower's folder to damage."""
+def copy_folder(tmp_path: Path, saved_files: Callable[[str], dict[str, bytes]]) -> Callable[[str], Path]:
+    """Copies a tower's folder, to be damaged."""
 
     def copy(name: str) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        for file, data in kept(name).items():
+        for file, data in saved_files(name).items():
             (folder / file).write_bytes(data)
         return folder
 
@@ -60,17 +60,17 @@ def configure(folder: Path, **changed: Any) -> None:
     path.write_text(json.dumps(body))
 
 
-def refused(spec: TowerSpec, folder: Path, *told: str) -> None:
+def assert_refused(spec: TowerSpec, folder: Path, *message: str) -> None:
     with pytest.raises(ModelError) as error:
         load_encoder(spec, [folder])
-    for part in told:
+    for part in message:
         assert part in str(error.value)
     assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["siglip, whole", "dinov2 with registers"])
-def test_every_tensor_that_runs_must_be_there(name: str, place: Callable[[str], Path]) -> None:
-    spec, folder = TOWERS[name][0], place(name)
+def test_every_used_tensor_is_required(name: str, copy_folder: Callable[[str], Path]) -> None:
+    spec, folder = TOWERS[name][0], copy_folder(name)
     whole = tensors(folder)
     loaded = load_encoder(spec, [folder]).towers[0]
     used = set[str]()
@@ -84,8 +84,8 @@ def test_every_tensor_that_runs_must_be_there(name: str, place: Callable[[str], 
     assert len(used) == len(loaded.state_dict())
 
 
-def test_each_missing_extra_and_misshapen_tensor_is_named(place: Callable[[str], Path]) -> None:
-    folder = place("siglip, whole")
+def test_error_names_missing_extra_and_misshapen_tensors(copy_folder: Callable[[str], Path]) -> None:
+    folder = copy_folder("siglip, whole")
     changed, begins = tensors(folder), "vision_model.encoder.layers.0."
     changed["vision_model.adapter.weight"] = torch.zeros(2)
     changed["prompt"] = torch.zeros(2)
@@ -93,7 +93,7 @@ def test_each_missing_extra_and_misshapen_tensor_is_named(place: Callable[[str],
     changed[f"{begins}mlp.fc2.weight"] = torch.zeros(16, 31)
     changed[f"{begins}mlp.fc2.bias"] = torch.zeros(16, dtype=torch.int8)
     write(folder, changed)
-    refused(
+    assert_refused(
         SIGLIP,
         folder,
         "missing: encoder.layers.0.layer_norm1.weight, encoder.layers.0.mlp.fc1.bias",
@@ -103,17 +103,17 @@ def test_each_missing_extra_and_misshapen_tensor_is_named(place: Callable[[str],
     )
 
 
-def test_one_tensor_under_two_names_is_one_too_many(place: Callable[[str], Path]) -> None:
-    folder = place("siglip, whole")
+def test_tensor_under_two_names_is_an_error(copy_folder: Callable[[str], Path]) -> None:
+    folder = copy_folder("siglip, whole")
     changed = tensors(folder)
     name = "embeddings.patch_embedding.bias"
     changed[name] = changed[f"vision_model.{name}"].clone()
     write(folder, changed)
-    refused(SIGLIP, folder, "extra: ", name)
+    assert_refused(SIGLIP, folder, "extra: ", name)
 
 
 @pytest.mark.parametrize(
-    ("name", "changed", "told"),
+    ("name", "changed", "message"),
     [
         ("siglip, whole", {"num_hidden_layers": 4}, "layers wanted 3 got 4"),
         ("siglip, tower", {"hidden_size": 32}, "width wanted 16 got 32"),
@@ -132,37 +132,37 @@ def test_one_tensor_under_two_names_is_one_too_many(place: Callable[[str], Path]
         ("siglip, tower", {"model_type": "clip"}, "'clip'"),
     ],
 )
-def test_a_config_that_contradicts_the_recipe_is_named(
-    name: str, changed: dict[str, Any], told: str, place: Callable[[str], Path]
+def test_config_that_contradicts_the_recipe_is_an_error(
+    name: str, changed: dict[str, Any], message: str, copy_folder: Callable[[str], Path]
 ) -> None:
-    folder = place(name)
+    folder = copy_folder(name)
     configure(folder, **changed)
-    refused(TOWERS[name][0], folder, told)
+    assert_refused(TOWERS[name][0], folder, message)
 
 
-def test_another_family_is_no_match(place: Callable[[str], Path]) -> None:
-    refused(SIGLIP, place("dinov2"), "encoder wanted siglip got dinov2")
-    refused(REGISTERED, place("siglip, tower"), "encoder wanted dinov2 got siglip")
+def test_another_family_is_an_error(copy_folder: Callable[[str], Path]) -> None:
+    assert_refused(SIGLIP, copy_folder("dinov2"), "encoder wanted siglip got dinov2")
+    assert_refused(DINOV2_REGISTERS, copy_folder("siglip, tower"), "encoder wanted dinov2 got siglip")
 
 
-def test_published_configs_say_only_what_differs_from_the_defaults(place: Callable[[str], Path]) -> None:
-    """Oracle: google/siglip-base-patch16-224 says no more of its vision tower than its type."""
-    folder = place("siglip, whole")
+def test_missing_config_settings_are_transformers_defaults(copy_folder: Callable[[str], Path]) -> None:
+    """Oracle: the vision_config of google/siglip-base-patch16-224 contains the model type only."""
+    folder = copy_folder("siglip, whole")
     (folder / "config.json").write_text(
         json.dumps({"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}})
     )
-    found = encoder_spec(folder, "base", "resize")
-    assert found.vit == ViTSpec(layers=12, width=768, heads=12, mlp_width=3072, image_size=224, patch_size=16)
+    actual = encoder_spec(folder, "base", "resize")
+    assert actual.vit == ViTSpec(layers=12, width=768, heads=12, mlp_width=3072, image_size=224, patch_size=16)
 
 
-def test_sides_may_be_told_twice(place: Callable[[str], Path]) -> None:
-    folder = place("siglip, tower")
+def test_sizes_may_be_pairs(copy_folder: Callable[[str], Path]) -> None:
+    folder = copy_folder("siglip, tower")
     configure(folder, image_size=[16, 16], patch_size=[4, 4])
     assert encoder_spec(folder, "tower", "resize") == SIGLIP
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "fault"),
+    ("name", "message", "fault"),
     [
         ("siglip, tower", {"image_mean": [0.485, 0.456, 0.406]}, "image_mean"),
         ("siglip, tower", {"image_std": [0.5, 0.5]}, "image_std"),
@@ -172,97 +172,97 @@ def test_sides_may_be_told_twice(place: Callable[[str], Path]) -> None:
         ("dinov2", {"resample": 2}, "resample"),
     ],
 )
-def test_a_processor_that_prepares_pixels_otherwise_is_refused(
-    name: str, told: dict[str, Any], fault: str, place: Callable[[str], Path]
+def test_processor_with_other_settings_is_an_error(
+    name: str, message: dict[str, Any], fault: str, copy_folder: Callable[[str], Path]
 ) -> None:
-    folder = place(name)
-    (folder / "preprocessor_config.json").write_text(json.dumps(told))
-    refused(TOWERS[name][0], folder, fault)
+    folder = copy_folder(name)
+    (folder / "preprocessor_config.json").write_text(json.dumps(message))
+    assert_refused(TOWERS[name][0], folder, fault)
     with pytest.raises(ModelError, match=fault):
         encoder_spec(folder, "tower", "resize")
 
 
-def test_published_processors_agree(place: Callable[[str], Path]) -> None:
-    """Oracle: what transformers' processors of both families write, DINOv2's with ImageNet's numbers."""
+def test_processors_of_transformers_are_accepted(copy_folder: Callable[[str], Path]) -> None:
+    """Oracle: the configs that transformers' processors of both families save."""
     bit = pytest.importorskip("transformers.models.bit.image_processing_pil_bit").BitImageProcessorPil
     siglip = pytest.importorskip("transformers.models.siglip.image_processing_pil_siglip").SiglipImageProcessorPil
     mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     for name, processor in (("siglip, tower", siglip()), ("dinov2", bit(image_mean=mean, image_std=deviation))):
-        folder = place(name)
+        folder = copy_folder(name)
         processor.save_pretrained(folder)
         assert (folder / "preprocessor_config.json").is_file()
         load_encoder(TOWERS[name][0], [folder])
 
 
-def test_a_sharded_folder_is_read_and_a_lost_shard_is_named(tmp_path: Path) -> None:
+def test_sharded_folder_loads_and_missing_shard_is_an_error(tmp_path: Path) -> None:
     whole = TOWERS["siglip, tower"][1]()
     whole.save_pretrained(tmp_path, max_shard_size="8KB")
     shards = sorted(tmp_path.glob("*.safetensors"))
     assert len(shards) > 2
-    seen = torch.arange(2 * 16 * 16 * 3).remainder(256).to(torch.uint8).view(2, 16, 16, 3)
-    found = extract_features(load_encoder(SIGLIP, [tmp_path]), seen)
+    images = torch.arange(2 * 16 * 16 * 3).remainder(256).to(torch.uint8).view(2, 16, 16, 3)
+    actual = extract_features(load_encoder(SIGLIP, [tmp_path]), images)
     whole.save_pretrained(tmp_path / "one")
-    assert torch.equal(found, extract_features(load_encoder(SIGLIP, [tmp_path / "one"]), seen))
+    assert torch.equal(actual, extract_features(load_encoder(SIGLIP, [tmp_path / "one"]), images))
     shards[1].unlink()
-    refused(SIGLIP, tmp_path, shards[1].name)
+    assert_refused(SIGLIP, tmp_path, shards[1].name)
 
 
-def test_a_half_downloaded_file_is_refused(place: Callable[[str], Path]) -> None:
-    folder = place("dinov2")
+def test_truncated_file_is_an_error(copy_folder: Callable[[str], Path]) -> None:
+    folder = copy_folder("dinov2")
     file = folder / "model.safetensors"
     whole = file.read_bytes()
     for size in (0, 5, 200, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:size])
-        refused(DINOV2, folder, "model.safetensors")
+        assert_refused(DINOV2, folder, "model.safetensors")
 
 
-class Bomb:
-    """Pickled, it would write a file when it is read."""
+class PickleWithSideEffect:
+    """An object whose pickle creates a file when it is loaded."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, side_effect: Path) -> None:
+        self.mark = side_effect
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.mark,))
 
 
-def test_pickles_are_not_read(place: Callable[[str], Path], tmp_path: Path) -> None:
-    folder, mark = place("dinov2"), tmp_path / "exploded"
+def test_pickles_are_not_loaded(copy_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, side_effect = copy_folder("dinov2"), tmp_path / "exploded"
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
-    refused(DINOV2, folder, "pytorch_model.bin", "Convert it")
-    assert not mark.exists()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(PickleWithSideEffect(side_effect)))
+    assert_refused(DINOV2, folder, "pytorch_model.bin", "Convert it")
+    assert not side_effect.exists()
     pickle.loads((folder / "pytorch_model.bin").read_bytes())
-    assert mark.exists(), "it would have"
+    assert side_effect.exists(), "the pickle must work, or the test proves nothing"
 
 
-def test_folders_that_hold_no_encoder_are_refused(place: Callable[[str], Path], tmp_path: Path) -> None:
-    refused(SIGLIP, tmp_path, "no config.json")
-    folder = place("siglip, tower")
+def test_folders_without_encoder_are_errors(copy_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    assert_refused(SIGLIP, tmp_path, "no config.json")
+    folder = copy_folder("siglip, tower")
     (folder / "model.safetensors").unlink()
-    refused(SIGLIP, folder, "Copy model.safetensors")
+    assert_refused(SIGLIP, folder, "Copy model.safetensors")
     for text in ("{", "[]", ""):
         (folder / "config.json").write_text(text)
-        refused(SIGLIP, folder, "wanted ")
+        assert_refused(SIGLIP, folder, "wanted ")
     with pytest.raises(ModelError, match="each of 2 towers"):
-        load_encoder(FusedEncoders(first=SIGLIP, second=REGISTERED), [folder])
+        load_encoder(FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS), [folder])
 
 
-def test_specs_that_cannot_be_are_refused() -> None:
-    for changed, told in (
+def test_invalid_specs_are_errors() -> None:
+    for changed, message in (
         ({"heads": 3}, "heads must divide"),
         ({"layers": 1}, "second-to-last"),
         ({"image_size": 3}, "one patch"),
     ):
-        with pytest.raises(QuantityError, match=told):
+        with pytest.raises(QuantityError, match=message):
             replace(VIT, **changed)
     with pytest.raises(QuantityError, match="one patch"):
         PatchProjectionSpec(image_size=3, patch_size=4, width=8, fit="resize")
-    other = replace(SIGLIP, vit=replace(VIT, patch_size=8))
+    coarse = replace(SIGLIP, vit=replace(VIT, patch_size=8))
     with pytest.raises(QuantityError, match=re.escape("(16, 2, 'resize')")):
-        FusedEncoders(first=SIGLIP, second=other)
+        FusedEncoders(first=SIGLIP, second=coarse)
     with pytest.raises(ModelError, match="multiple of its width"):
         load_encoder(
-            Dinov2(vit=replace(VIT, mlp_width=33), fit="resize", registers=0, position_grid_size=4, weights=NAMED),
+            Dinov2(vit=replace(VIT, mlp_width=33), fit="resize", registers=0, position_grid_size=4, weights=EXTERNAL),
             [Path()],
         )

@@ -1,4 +1,4 @@
-"""A model that trains its own encoder, prefix attention over pictures, and batches without any."""
+"""The VLM: trained encoders, prefix attention over images, batches without images."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from firstsight.model.vlm import VLM
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.vision import FusedEncoders
 from tests.conftest import DEVICE
-from tests.model.tiny_encoders import REGISTERED, SIGLIP, registered, siglip_tower
-from tests.model.tiny_models import EACH, PATCHED, PLAIN, SEEING, SHIFTED, grown, packed
+from tests.model.tiny_encoders import DINOV2_REGISTERS, SIGLIP, dinov2_registers_model, siglip_vision_model
+from tests.model.tiny_models import FEATURE_VLM, IMAGE_TOKENS, PATCH_VLM, PLAIN_LM, SHIFTED_LM, pack_rows, random_model
 
-SLOTS: list[int | None] = [None] * EACH
-PAIR = FusedEncoders(first=SIGLIP, second=REGISTERED)
+SLOTS: list[int | None] = [None] * IMAGE_TOKENS
+PAIR = FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS)
 TRAINED = replace(
-    SEEING,
+    FEATURE_VLM,
     vision=PAIR,
     encoder="trained",
-    projector=replace(SEEING.projector, pixel_shuffle=2, has_position_embeddings=False),
+    projector=replace(FEATURE_VLM.projector, pixel_shuffle=2, has_position_embeddings=False),
 )
-"""16 tokens a picture of 4 x 4 patches, shuffled by 2 into EACH."""
+"""16 tokens an image of 4 x 4 patches, pixel-shuffled by 2 into IMAGE_TOKENS."""
 FROZEN = replace(TRAINED, encoder="frozen")
-PREFIXED = replace(SEEING, lm=PLAIN, attention="prefix")
+PREFIXED = replace(FEATURE_VLM, lm=PLAIN_LM, attention="prefix")
 CAUSAL = replace(PREFIXED, attention="causal")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Both towers of PAIR as transformers saves them."""
-    made = [tmp_path_factory.mktemp("seeing") / name for name in ("siglip", "dinov2")]
-    for folder, whole in zip(made, (siglip_tower(), registered()), strict=True):
+    """The folders of both towers of PAIR."""
+    paths = [tmp_path_factory.mktemp("seeing") / name for name in ("siglip", "dinov2")]
+    for folder, whole in zip(paths, (siglip_vision_model(), dinov2_registers_model()), strict=True):
         whole.save_pretrained(folder)
-    return made
+    return paths
 
 
 def pixels(count: int) -> Tensor:
@@ -48,8 +48,8 @@ def pixels(count: int) -> Tensor:
     return torch.randint(256, (count, 16, 16, 3), dtype=torch.uint8, generator=generator).to(DEVICE)
 
 
-def given(spec: VLMSpec, folders: list[Path]) -> VLM:
-    """A model with the published weights in its eyes, as training begins."""
+def initial_vlm(spec: VLMSpec, folders: list[Path]) -> VLM:
+    """A model at the start of training, a trained encoder with the published weights."""
     model = VLM(spec)
     if isinstance(model.vision, Encoder):
         model.vision.load_state_dict(load_encoder(PAIR, folders).state_dict())
@@ -57,50 +57,54 @@ def given(spec: VLMSpec, folders: list[Path]) -> VLM:
     return model.to(DEVICE)
 
 
-def frozen(folders: list[Path]) -> Encoder:
-    """The published weights in eyes beside the model."""
+def load_frozen(folders: list[Path]) -> Encoder:
+    """A frozen encoder with the published weights."""
     return load_encoder(PAIR, folders).to(DEVICE)
 
 
-def test_eyes_are_part_of_the_model_only_where_they_train() -> None:
+def test_vision_module_is_part_of_the_model_only_if_trained() -> None:
     assert isinstance(VLM(TRAINED).vision, Encoder)
-    assert isinstance(VLM(PATCHED).vision, PatchProjection)
+    assert isinstance(VLM(PATCH_VLM).vision, PatchProjection)
     assert VLM(FROZEN).vision is None
     names = [name for name, _ in VLM(TRAINED).named_parameters() if name.startswith("vision.")]
     assert any(name.startswith("vision.towers.1.encoder.layer.1.") for name in names)
     assert any(name == "vision.towers.0.embeddings.patch_embedding.weight" for name in names)
     with pytest.raises(QuantityError, match="always trains"):
-        replace(PATCHED, encoder="trained")
+        replace(PATCH_VLM, encoder="trained")
 
 
-def test_a_trained_encoder_begins_as_the_frozen_one(folders: list[Path]) -> None:
-    own, beside, seen = given(TRAINED, folders), given(FROZEN, folders), pixels(2)
-    shown = extract_features(frozen(folders), seen)
-    assert torch.equal(own.encode_images(seen), beside.encode_images(shown))
-    for name, parameter in beside.named_parameters():
-        assert torch.equal(parameter, own.get_parameter(name)), "eyes do not move the rest's first values"
+def test_trained_encoder_starts_equal_to_the_frozen_one(folders: list[Path]) -> None:
+    trained, frozen_vlm, pixel_batch = initial_vlm(TRAINED, folders), initial_vlm(FROZEN, folders), pixels(2)
+    features = extract_features(load_frozen(folders), pixel_batch)
+    assert torch.equal(trained.encode_images(pixel_batch), frozen_vlm.encode_images(features))
+    for name, parameter in frozen_vlm.named_parameters():
+        assert torch.equal(parameter, trained.get_parameter(name)), "the encoder must not change other initial values"
 
 
-def test_first_values_leave_a_given_encoder_alone(folders: list[Path]) -> None:
-    model = given(TRAINED, folders).cpu()
+def test_initialise_does_not_change_an_encoder(folders: list[Path]) -> None:
+    model = initial_vlm(TRAINED, folders).cpu()
     model.initialise(2)
     model.initialise_vision(3)
     for name, tensor in load_encoder(PAIR, folders).state_dict().items():
         assert torch.equal(model.get_parameter(f"vision.{name}"), tensor)
 
 
-def test_rows_with_pixels_are_rows_with_their_features(folders: list[Path]) -> None:
-    own, beside, seen = given(TRAINED, folders).double(), given(FROZEN, folders).double(), pixels(2)
-    own.lm.compute_dtype = beside.lm.compute_dtype = torch.float64
+def test_rows_with_pixels_equal_rows_with_features(folders: list[Path]) -> None:
+    trained, frozen_vlm, pixel_batch = (
+        initial_vlm(TRAINED, folders).double(),
+        initial_vlm(FROZEN, folders).double(),
+        pixels(2),
+    )
+    trained.lm.compute_dtype = frozen_vlm.lm.compute_dtype = torch.float64
     document = [[*SLOTS, 1, 5], [7, 7], [*SLOTS, 9]]
-    shown = extract_features(frozen(folders).double(), seen)
-    found = own(packed([document], length=14, images=seen))
-    torch.testing.assert_close(found, beside(packed([document], length=14, images=shown)))
+    features = extract_features(load_frozen(folders).double(), pixel_batch)
+    actual = trained(pack_rows([document], length=14, images=pixel_batch))
+    torch.testing.assert_close(actual, frozen_vlm(pack_rows([document], length=14, images=features)))
 
 
 def test_gradients_reach_every_part_of_a_trained_encoder(folders: list[Path]) -> None:
-    model = given(TRAINED, folders)
-    model(packed([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))).square().sum().backward()
+    model = initial_vlm(TRAINED, folders)
+    model(pack_rows([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))).square().sum().backward()
     assert model.vision is not None
     for name, parameter in model.vision.named_parameters():
         assert parameter.grad is not None, name
@@ -109,132 +113,135 @@ def test_gradients_reach_every_part_of_a_trained_encoder(folders: list[Path]) ->
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_without_images_eyes_get_zero_and_not_missing_gradients(compute: torch.dtype, folders: list[Path]) -> None:
-    model = given(TRAINED, folders)
+def test_without_images_vision_gradients_are_zero_not_missing(compute: torch.dtype, folders: list[Path]) -> None:
+    model = initial_vlm(TRAINED, folders)
     model.lm.compute_dtype = compute
-    model(packed([[[3, 1, 4], [1, 5]]], length=6)).float().square().sum().backward()
-    sight = [(name, one) for name, one in model.named_parameters() if not name.startswith("lm.")]
-    assert len(sight) > 50
-    for name, parameter in sight:
+    model(pack_rows([[[3, 1, 4], [1, 5]]], length=6)).float().square().sum().backward()
+    vision_parameters = [(name, left) for name, left in model.named_parameters() if not name.startswith("lm.")]
+    assert len(vision_parameters) > 50
+    for name, parameter in vision_parameters:
         assert parameter.grad is not None, name
         assert not parameter.grad.any(), name
 
 
-def test_narrow_products_reach_the_eyes_and_their_weights_stay_wide(folders: list[Path]) -> None:
-    model, seen = given(TRAINED, folders), pixels(2)
-    exact = model.encode_images(seen).float()
+def test_encoder_runs_in_compute_dtype_with_float32_weights(folders: list[Path]) -> None:
+    model, pixel_batch = initial_vlm(TRAINED, folders), pixels(2)
+    exact = model.encode_images(pixel_batch).float()
     products = list[torch.dtype]()
     for name, part in model.named_modules():
         if name.startswith("vision.") and isinstance(part, nn.Linear | nn.Conv2d):
-            part.register_forward_hook(lambda _, given, made: products.append(made.dtype))
+            part.register_forward_hook(lambda _, initial_vlm, paths: products.append(paths.dtype))
     model.lm.compute_dtype = torch.bfloat16
-    narrow = model.encode_images(seen)
+    narrow = model.encode_images(pixel_batch)
     assert len(products) > 20 and set(products) == {torch.bfloat16}
     assert narrow.dtype == torch.bfloat16
     off = ((narrow.float() - exact).norm() / exact.norm()).item()
     assert 1e-4 < off < 0.1
     narrow.float().square().sum().backward()
-    assert all(p.dtype == torch.float32 and p.grad is not None and p.grad.dtype == torch.float32 for p in _eyes(model))
+    assert all(
+        p.dtype == torch.float32 and p.grad is not None and p.grad.dtype == torch.float32
+        for p in _vision_outputs(model)
+    )
 
 
-def _eyes(model: VLM) -> list[Tensor]:
+def _vision_outputs(model: VLM) -> list[Tensor]:
     assert model.vision is not None
     return list(model.vision.parameters())
 
 
-def test_built_hollow_it_is_filled_by_assignment(folders: list[Path]) -> None:
-    model = given(TRAINED, folders)
+def test_meta_model_takes_assigned_weights(folders: list[Path]) -> None:
+    model = initial_vlm(TRAINED, folders)
     with torch.device("meta"):
         hollow = VLM(TRAINED)
     assert not [name for name, _ in hollow.named_buffers()]
     hollow.load_state_dict(model.state_dict(), assign=True)
-    rows = packed([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))
+    rows = pack_rows([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))
     assert torch.equal(hollow(rows), model(rows))
 
 
-def test_a_trained_encoder_is_saved_with_the_model(folders: list[Path], tmp_path: Path) -> None:
-    model, words = given(TRAINED, folders), tmp_path / "tokenizer.json"
+def test_trained_encoder_is_saved_with_the_model(folders: list[Path], tmp_path: Path) -> None:
+    model, words = initial_vlm(TRAINED, folders), tmp_path / "tokenizer.json"
     words.write_text("{}")
     save(tmp_path / "kept", model, tokens_seen=0, tokenizer=words, encoders=())
     loaded = load(tmp_path / "kept", device=DEVICE)
     assert loaded.encoder is None and loaded.spec == TRAINED
-    rows = packed([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))
+    rows = pack_rows([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))
     assert torch.equal(loaded.model(rows), model(rows))
 
 
 @pytest.mark.parametrize(
     ("spec", "wrong"),
     [
-        (SEEING, torch.zeros(1, 5, 6, dtype=torch.float16)),
-        (SEEING, torch.zeros(1, 4, 7, dtype=torch.float16)),
-        (SEEING, torch.zeros(1, 8, 8, 3, dtype=torch.uint8)),
-        (PATCHED, torch.zeros(1, 4, 4, 3, dtype=torch.uint8)),
+        (FEATURE_VLM, torch.zeros(1, 5, 6, dtype=torch.float16)),
+        (FEATURE_VLM, torch.zeros(1, 4, 7, dtype=torch.float16)),
+        (FEATURE_VLM, torch.zeros(1, 8, 8, 3, dtype=torch.uint8)),
+        (PATCH_VLM, torch.zeros(1, 4, 4, 3, dtype=torch.uint8)),
         (TRAINED, torch.zeros(1, 17, 17, 3, dtype=torch.uint8)),
     ],
 )
-def test_pictures_of_another_shape_are_refused(spec: VLMSpec, wrong: Tensor) -> None:
+def test_images_of_another_shape_are_an_error(spec: VLMSpec, wrong: Tensor) -> None:
     model = VLM(spec)
     model.initialise(0)
     with pytest.raises(ModelError, match="the model wants images of shape"):
         model.encode_images(wrong)
-    assert model.encode_images(model.blank_image()).shape == (EACH, spec.lm.width)
+    assert model.encode_images(model.blank_image()).shape == (IMAGE_TOKENS, spec.lm.width)
 
 
-def stream(model: VLM, documents: Any, length: int, images: Tensor) -> Tensor:
-    return model(packed([documents], length=length, images=images))[0]
+def hidden_states(model: VLM, documents: Any, length: int, images: Tensor) -> Tensor:
+    return model(pack_rows([documents], length=length, images=images))[0]
 
 
-def changed(spec: VLMSpec, documents: Any, length: int, *, picture: int, token: int) -> list[int]:
-    """Places whose states move when one feature vector of one picture does."""
-    model = grown(spec)
-    count = sum(each is None for text in documents for each in text) // EACH
-    images = torch.randn(count, EACH, 6, generator=torch.Generator().manual_seed(8)).half()
-    other = images.clone()
-    other[picture, token] += 1
-    one, two = (stream(model, documents, length, each) for each in (images, other))
-    return (one != two).any(dim=-1).nonzero().flatten().tolist()
+def moved_positions(spec: VLMSpec, documents: Any, length: int, *, image: int, token: int) -> list[int]:
+    """Positions whose hidden states change with one feature vector of one image."""
+    model = random_model(spec)
+    count = sum(entry is None for text in documents for entry in text) // IMAGE_TOKENS
+    images = torch.randn(count, IMAGE_TOKENS, 6, generator=torch.Generator().manual_seed(8)).half()
+    right = images.clone()
+    right[image, token] += 1
+    left, two = (hidden_states(model, documents, length, entry) for entry in (images, right))
+    return (left != two).any(dim=-1).nonzero().flatten().tolist()
 
 
-BEFORE, AFTER = [8, 3], [1, 5]
-ONE = [[*BEFORE, *SLOTS, *AFTER]]
-TWO = [[*BEFORE, *SLOTS, 7, *SLOTS, *AFTER], [9, 9]]
+TEXT_BEFORE, TEXT_AFTER = [8, 3], [1, 5]
+ONE_IMAGE = [[*TEXT_BEFORE, *SLOTS, *TEXT_AFTER]]
+TWO_IMAGES = [[*TEXT_BEFORE, *SLOTS, 7, *SLOTS, *TEXT_AFTER], [9, 9]]
 
 
-def test_under_prefix_a_picture_looks_ahead_in_itself() -> None:
-    """Its last token moves its first; words before it stay, words behind it move; causal, only what follows moves."""
-    assert changed(PREFIXED, ONE, 8, picture=0, token=3) == [2, 3, 4, 5, 6, 7]
-    assert changed(CAUSAL, ONE, 8, picture=0, token=3) == [5, 6, 7]
-    assert changed(CAUSAL, ONE, 8, picture=0, token=0) == [2, 3, 4, 5, 6, 7]
+def test_prefix_attention_is_bidirectional_within_an_image() -> None:
+    """The last image token affects the first; with causal attention only later positions."""
+    assert moved_positions(PREFIXED, ONE_IMAGE, 8, image=0, token=3) == [2, 3, 4, 5, 6, 7]
+    assert moved_positions(CAUSAL, ONE_IMAGE, 8, image=0, token=3) == [5, 6, 7]
+    assert moved_positions(CAUSAL, ONE_IMAGE, 8, image=0, token=0) == [2, 3, 4, 5, 6, 7]
 
 
-def test_two_pictures_of_a_document_do_not_look_ahead_into_each_other() -> None:
+def test_prefix_attention_is_causal_between_images() -> None:
     second, first = [7, 8, 9, 10], [2, 3, 4, 5]
-    assert changed(PREFIXED, TWO, 16, picture=1, token=3) == [*second, 11, 12]
-    assert changed(PREFIXED, TWO, 16, picture=0, token=3) == [*first, 6, *second, 11, 12]
-    assert changed(CAUSAL, TWO, 16, picture=1, token=3) == [10, 11, 12]
+    assert moved_positions(PREFIXED, TWO_IMAGES, 16, image=1, token=3) == [*second, 11, 12]
+    assert moved_positions(PREFIXED, TWO_IMAGES, 16, image=0, token=3) == [*first, 6, *second, 11, 12]
+    assert moved_positions(CAUSAL, TWO_IMAGES, 16, image=1, token=3) == [10, 11, 12]
 
 
-def test_neighbouring_pictures_are_two_pictures() -> None:
-    """No word stands between them, and still the first does not see the second."""
-    assert changed(PREFIXED, [[*SLOTS, *SLOTS, 5]], 9, picture=1, token=3) == [4, 5, 6, 7, 8]
+def test_adjacent_images_are_separate() -> None:
+    """Without text between them the first image still does not attend to the second."""
+    assert moved_positions(PREFIXED, [[*SLOTS, *SLOTS, 5]], 9, image=1, token=3) == [4, 5, 6, 7, 8]
 
 
-def test_prefix_changes_pictures_and_nothing_for_words_alone() -> None:
-    images = torch.randn(1, EACH, 6, generator=torch.Generator().manual_seed(8)).half()
-    ahead, back = grown(PREFIXED), grown(CAUSAL)
+def test_prefix_attention_changes_rows_with_images_only() -> None:
+    images = torch.randn(1, IMAGE_TOKENS, 6, generator=torch.Generator().manual_seed(8)).half()
+    prefix, causal = random_model(PREFIXED), random_model(CAUSAL)
     none = torch.zeros(0, 0, 0, dtype=torch.float16)
-    assert torch.equal(stream(ahead, [[3, 1, 4, 1]], 6, none), stream(back, [[3, 1, 4, 1]], 6, none))
-    one, two = (stream(model, [[*SLOTS, 5]], 5, images) for model in (ahead, back))
-    assert not torch.isclose(one[0], two[0]).all()
+    assert torch.equal(hidden_states(prefix, [[3, 1, 4, 1]], 6, none), hidden_states(causal, [[3, 1, 4, 1]], 6, none))
+    left, two = (hidden_states(model, [[*SLOTS, 5]], 5, images) for model in (prefix, causal))
+    assert not torch.isclose(left[0], two[0]).all()
 
 
-def test_prefix_and_token_shift_agree_on_packed_rows() -> None:
-    """A packed document is as in a row of its own, under prefix too."""
-    spec = replace(SEEING, lm=SHIFTED, attention="prefix")
-    model = grown(spec)
-    images = torch.randn(2, EACH, 6, generator=torch.Generator().manual_seed(8)).half()
+def test_packed_images_equal_single_rows_with_prefix_and_token_shift() -> None:
+    """Packed documents equal single rows with prefix attention and token shift."""
+    spec = replace(FEATURE_VLM, lm=SHIFTED_LM, attention="prefix")
+    model = random_model(spec)
+    images = torch.randn(2, IMAGE_TOKENS, 6, generator=torch.Generator().manual_seed(8)).half()
     first, second = [*SLOTS, 1, 5], [*SLOTS, 9, 2, 6]
-    together = stream(model, [first, [7, 7], second], 16, images)
-    alone = [stream(model, [first], 6, images[:1]), stream(model, [second], 7, images[1:])]
+    together = hidden_states(model, [first, [7, 7], second], 16, images)
+    alone = [hidden_states(model, [first], 6, images[:1]), hidden_states(model, [second], 7, images[1:])]
     torch.testing.assert_close(together[:6], alone[0])
     torch.testing.assert_close(together[8:15], alone[1])

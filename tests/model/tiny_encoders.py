@@ -1,4 +1,4 @@
-"""Small encoder towers as recipes, each beside what builds transformers' own model of the same shape."""
+"""Specs of tiny encoder towers, and transformers' models of the same shapes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from firstsight.recipe.mixture import External
 from firstsight.recipe.vision import Dinov2, Siglip, TowerSpec, ViTSpec
 from firstsight.units import Tokens
 
-NAMED = External(name="tower", form="encoder", tokens=Tokens(0))
+EXTERNAL = External(name="tower", form="encoder", tokens=Tokens(0))
 VIT = ViTSpec(layers=3, width=16, heads=2, mlp_width=32, image_size=16, patch_size=4)
-SIGLIP = Siglip(vit=VIT, fit="resize", weights=NAMED)
-WIDE = ViTSpec(layers=3, width=24, heads=3, mlp_width=96, image_size=16, patch_size=4)
-DINOV2 = Dinov2(vit=WIDE, fit="resize", registers=0, position_grid_size=5, weights=NAMED)
-REGISTERED = Dinov2(vit=WIDE, fit="resize", registers=2, position_grid_size=7, weights=NAMED)
-DEVIATION = 0.4
-"""Of random weights: large enough that every part shows in the features."""
+SIGLIP = Siglip(vit=VIT, fit="resize", weights=EXTERNAL)
+DINOV2_VIT = ViTSpec(layers=3, width=24, heads=3, mlp_width=96, image_size=16, patch_size=4)
+DINOV2 = Dinov2(vit=DINOV2_VIT, fit="resize", registers=0, position_grid_size=5, weights=EXTERNAL)
+DINOV2_REGISTERS = Dinov2(vit=DINOV2_VIT, fit="resize", registers=2, position_grid_size=7, weights=EXTERNAL)
+WEIGHT_STD = 0.4
+"""Standard deviation of random weights, large enough that every part affects the features."""
 
 
-def _vision(vit: ViTSpec) -> dict[str, Any]:
+def _vision_settings(vit: ViTSpec) -> dict[str, Any]:
     return {
         "hidden_size": vit.width,
         "intermediate_size": vit.mlp_width,
@@ -32,15 +32,15 @@ def _vision(vit: ViTSpec) -> dict[str, Any]:
     }
 
 
-def _scrambled(model: Any) -> Any:
+def _randomize(model: Any) -> Any:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0, DEVIATION, generator=generator)
+            parameter.normal_(0, WEIGHT_STD, generator=generator)
     return model
 
 
-def siglip_whole() -> Any:
+def siglip_model() -> Any:
     """SigLIP with its text tower."""
     from transformers import SiglipConfig, SiglipModel
 
@@ -56,18 +56,18 @@ def siglip_whole() -> Any:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    return _scrambled(SiglipModel(SiglipConfig(text_config=text, vision_config=_vision(VIT))))
+    return _randomize(SiglipModel(SiglipConfig(text_config=text, vision_config=_vision_settings(VIT))))
 
 
-def siglip_tower() -> Any:
+def siglip_vision_model() -> Any:
     """SigLIP's vision tower with its head."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    return _scrambled(SiglipVisionModel(SiglipVisionConfig(**_vision(VIT))))
+    return _randomize(SiglipVisionModel(SiglipVisionConfig(**_vision_settings(VIT))))
 
 
 def _dinov2_shape(spec: Dinov2) -> dict[str, Any]:
-    shape = _vision(spec.vit) | {
+    shape = _vision_settings(spec.vit) | {
         "mlp_ratio": spec.vit.mlp_width // spec.vit.width,
         "image_size": spec.position_grid_size * 4,
     }
@@ -75,29 +75,29 @@ def _dinov2_shape(spec: Dinov2) -> dict[str, Any]:
     return shape
 
 
-def dinov2() -> Any:
+def dinov2_model() -> Any:
     """DINOv2 with its mask token."""
     from transformers import Dinov2Config, Dinov2Model
 
-    return _scrambled(Dinov2Model(Dinov2Config(**_dinov2_shape(DINOV2))))
+    return _randomize(Dinov2Model(Dinov2Config(**_dinov2_shape(DINOV2))))
 
 
-def registered() -> Any:
+def dinov2_registers_model() -> Any:
     """DINOv2 with registers."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-    shape = _dinov2_shape(REGISTERED)
-    return _scrambled(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**shape, num_register_tokens=2)))
+    shape = _dinov2_shape(DINOV2_REGISTERS)
+    return _randomize(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**shape, num_register_tokens=2)))
 
 
 TOWERS: dict[str, tuple[TowerSpec, Callable[[], Any]]] = {
-    "siglip, whole": (SIGLIP, siglip_whole),
-    "siglip, tower": (SIGLIP, siglip_tower),
-    "dinov2": (DINOV2, dinov2),
-    "dinov2 with registers": (REGISTERED, registered),
+    "siglip, whole": (SIGLIP, siglip_model),
+    "siglip, tower": (SIGLIP, siglip_vision_model),
+    "dinov2": (DINOV2, dinov2_model),
+    "dinov2 with registers": (DINOV2_REGISTERS, dinov2_registers_model),
 }
 
 
-def vision_of(model: Any) -> Any:
-    """The vision tower of a model that may have a text tower beside it."""
+def vision_tower(model: Any) -> Any:
+    """The vision tower of a model with or without a text tower."""
     return model.vision_model if type(model).__name__ == "SiglipModel" else model

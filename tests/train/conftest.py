@@ -1,4 +1,4 @@
-"""The inputs of every training step, made once by the real handlers."""
+"""Inputs of all training steps, made once by the handlers."""
 
 from __future__ import annotations
 
@@ -12,40 +12,49 @@ from firstsight.recipe.stages import Encode, Prepare
 from firstsight.site import Site
 from firstsight.train.contrastive import train_contrastive
 from firstsight.train.encode import encode_features
+from firstsight.train.handlers import pretrain
 from tests.train import tiny_study
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """One thread, nothing compiled."""
+    """A site with one thread, without compilation."""
     return Site(compile=False, cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory, site: Site) -> dict[str, Path]:
-    """Every role that a training step may read, small and real."""
+    """Paths of all input roles of training steps."""
     root = tmp_path_factory.mktemp("inputs")
     rng = np.random.default_rng(0)
-    made = {
+    paths = {
         "tokenizer": tiny_study.write_tokenizer(root),
         "texts": tiny_study.write_texts(root, rng),
         "captions": tiny_study.write_captions(root, rng),
     }
     for role, source, spec in (("text0", "texts", tiny_study.TEXTS), ("image0", "captions", tiny_study.CAPTIONS)):
-        needs = {"source": made[source], "tokenizer": made["tokenizer"]}
-        made[role] = tiny_study.ran(
-            prepare, Prepare(source=spec, tokenizer=tiny_study.VOCABULARY), needs, root / f"{role}-index", site
+        prepare_inputs = {"source": paths[source], "tokenizer": paths["tokenizer"]}
+        paths[role] = tiny_study.run_handler(
+            prepare, Prepare(source=spec, tokenizer=tiny_study.VOCABULARY), prepare_inputs, root / f"{role}-index", site
         )
-    made["image0.source"] = made["captions"]
-    made["encoder0"] = tiny_study.ran(
-        train_contrastive, tiny_study.SIGLIP, {"captions": made["captions"]}, root / "encoder", site
+    paths["image0.source"] = paths["captions"]
+    paths["encoder0"] = tiny_study.run_handler(
+        train_contrastive, tiny_study.SIGLIP, {"captions": paths["captions"]}, root / "encoder", site
     )
-    needs = {"source": made["captions"], "index": made["image0"], "encoder0": made["encoder0"]}
-    made["image0.features"] = tiny_study.ran(
+    prepare_inputs = {"source": paths["captions"], "index": paths["image0"], "encoder0": paths["encoder0"]}
+    paths["image0.features"] = tiny_study.run_handler(
         encode_features,
-        Encode(source=tiny_study.CAPTIONS, vision=tiny_study.SEES.vision),
-        needs,
+        Encode(source=tiny_study.CAPTIONS, vision=tiny_study.FEATURE_VLM.vision),
+        prepare_inputs,
         root / "features",
         site,
     )
-    return made
+    return paths
+
+
+@pytest.fixture(scope="session")
+def trunk(inputs: dict[str, Path], site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after two fifths of a trunk of ten steps."""
+    return tiny_study.run_handler(
+        pretrain, tiny_study.segment_spec(10, "0", "2/5"), inputs, tmp_path_factory.mktemp("run") / "trunk", site
+    )

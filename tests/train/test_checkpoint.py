@@ -24,68 +24,67 @@ from tests.train import tiny_study
 Inputs = dict[str, Path]
 
 
-@pytest.fixture(scope="module")
-def trunk(inputs: dict[str, Path], site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_study.ran(
-        pretrain, tiny_study.segment(10, "0", "2/5"), inputs, tmp_path_factory.mktemp("run") / "trunk", site
-    )
+def midtrain_slowly(spec: Midtrain, inputs: Mapping[str, Path], out: Path, site: Site, pause: float) -> None:
+    """Run the step with a resume point and a pause after every update."""
 
-
-def work(spec: Midtrain, inputs: Mapping[str, Path], out: Path, site: Site, pause: float) -> None:
-    """One attempt at a step, with a resume point and a pause after every update."""
-
-    def slowly(*given: Any) -> Iterator[StepInfo]:
-        for info in train(*given):
+    def slowly(*arguments: Any) -> Iterator[StepInfo]:
+        for info in train(*arguments):
             time.sleep(pause)
             yield info
 
     handlers.train = slowly  # only in the child process that this runs in
-    midtrain(spec, inputs=inputs, out=out, site=replace(site, save_every=0.0), on_progress=tiny_study.told)
+    midtrain(spec, inputs=inputs, out=out, site=replace(site, save_every=0.0), on_progress=tiny_study.ignore_progress)
 
 
-def test_killed_at_any_time_and_run_again_leaves_the_same_bytes(
+def test_reruns_after_kills_at_any_time_leave_the_same_bytes(
     inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
 ) -> None:
-    spec, reads, out = tiny_study.midtraining(tiny_study.SEES, 40, "1/2"), {**inputs, "trunk": trunk}, tmp_path / "out"
-    unbroken = tiny_study.contents(tiny_study.ran(midtrain, spec, reads, tmp_path / "unbroken", site))
+    spec, stage_inputs, out = (
+        tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 40, "1/2"),
+        {**inputs, "trunk": trunk},
+        tmp_path / "out",
+    )
+    unbroken = tiny_study.read_files(tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "unbroken", site))
     out.mkdir()
-    way = "fork" if site.device == "cpu" else "spawn"  # a forked child need not import torch; a GPU wants a new process
-    draw, seen, context = random.Random(0), 0, multiprocessing.get_context(way)
+    start_method = (
+        "fork" if site.device == "cpu" else "spawn"
+    )  # a forked child need not import torch; a GPU wants a new process
+    rng, tokens_seen, context = random.Random(0), 0, multiprocessing.get_context(start_method)
     for pause in (0.08, 0.08, 0.08, 0.0):
-        child = context.Process(target=work, args=(spec, reads, out, site, pause))
+        child = context.Process(target=midtrain_slowly, args=(spec, stage_inputs, out, site, pause))
         child.start()
-        while pause and child.is_alive() and point(out) <= seen:
+        while pause and child.is_alive() and resume_tokens(out) <= tokens_seen:
             time.sleep(0.005)
         if pause:
-            time.sleep(draw.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.3))
             child.kill()
         child.join()
-        assert child.exitcode == (-signal.SIGKILL if pause else 0), "killed too late: this run proves nothing"
-        seen = point(out)
-    assert tiny_study.contents(out) == unbroken
+        assert child.exitcode == (-signal.SIGKILL if pause else 0), "killed too late: the run proves nothing"
+        tokens_seen = resume_tokens(out)
+    assert tiny_study.read_files(out) == unbroken
 
 
-def point(out: Path) -> int:
+def resume_tokens(out: Path) -> int:
     file = out / "resume" / "point.json"
     return json.loads(file.read_text())["seen"] if file.is_file() else 0
 
 
 @pytest.mark.parametrize("kind", ["weights", "moments"])
-@pytest.mark.parametrize("harm", ["cut", "flipped", "gone", "nonsense"])
-def test_a_damaged_resume_point_is_refused_aloud_and_the_bytes_are_right(
-    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str, kind: str
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "nonsense"])
+def test_damaged_resume_point_is_reported_and_not_used(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, kind: str
 ) -> None:
-    spec, reads, out = tiny_study.segment(10, "0", "2/5"), dict(inputs), tmp_path / "out"
+    spec, stage_inputs, out = tiny_study.segment_spec(10, "0", "2/5"), dict(inputs), tmp_path / "out"
 
     def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     out.mkdir()
     with pytest.raises(KeyboardInterrupt):
-        pretrain(spec, inputs=reads, out=out, site=replace(site, save_every=0.0), on_progress=stop)
+        pretrain(spec, inputs=stage_inputs, out=out, site=replace(site, save_every=0.0), on_progress=stop)
     tensors = sorted((out / "resume").glob("*.safetensors"))[kind == "moments"]
     data = tensors.read_bytes()
-    match harm:
+    match damage:
         case "cut":
             tensors.write_bytes(data[: len(data) // 2])
         case "flipped":
@@ -94,6 +93,6 @@ def test_a_damaged_resume_point_is_refused_aloud_and_the_bytes_are_right(
             tensors.unlink()
         case _:
             (out / "resume" / "point.json").write_text("{")
-    tiny_study.ran(pretrain, spec, reads, out, site)
+    tiny_study.run_handler(pretrain, spec, stage_inputs, out, site)
     assert "damaged" in capsys.readouterr().err
-    assert tiny_study.contents(out) == tiny_study.contents(trunk)
+    assert tiny_study.read_files(out) == tiny_study.read_files(trunk)

@@ -1,4 +1,4 @@
-"""Compiled blocks: many shapes in one process; on a GPU the laws of training, one compilation for all steps."""
+"""Compiled blocks: many shapes in one process; on a GPU equal bytes and one compilation for all steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Inputs = dict[str, Path]
 
 @pytest.fixture(autouse=True)
 def compiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every run is worth compiling, and type checks, which torch cannot compile, are off."""
+    """Compile for any number of steps, without type checks, which torch cannot compile."""
     monkeypatch.setattr(compilation, "MIN_COMPILE_STEPS", 1)
     config.update("jaxtyping_disable", True)
     counters.clear()
@@ -34,8 +34,8 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Blocks are traced as for the compiler, which then does nothing with them."""
+def eager_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Blocks are traced but not compiled."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     compilation._compiled_block.cache_clear()
     torch._dynamo.reset()
@@ -43,8 +43,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     compilation._compiled_block.cache_clear()
 
 
-@pytest.mark.usefixtures("traced")
-def test_a_process_compiles_for_as_many_shapes_as_it_meets() -> None:
+@pytest.mark.usefixtures("eager_backend")
+def test_process_compiles_for_every_shape() -> None:
     model = VLM(tiny_study.LM)
     model.initialise(0)
     compile_decoder(model.lm, Site(), steps=1)
@@ -61,27 +61,29 @@ def gpu(tmp_path: Path) -> Site:
 
 
 @pytest.mark.gpu
-def test_reruns_leave_equal_bytes_and_each_stage_compiles_once(inputs: Inputs, gpu: Site, tmp_path: Path) -> None:
-    spec = tiny_study.segment(10, "0", "1")
+def test_gpu_reruns_leave_equal_bytes_and_each_stage_compiles_once(inputs: Inputs, gpu: Site, tmp_path: Path) -> None:
+    spec = tiny_study.segment_spec(10, "0", "1")
     torch._dynamo.reset()
-    one = tiny_study.ran(pretrain, spec, inputs, tmp_path / "one", gpu)
+    first_run = tiny_study.run_handler(pretrain, spec, inputs, tmp_path / "one", gpu)
     assert counters["stats"]["unique_graphs"] <= 2, "the block's, and the loss's"
-    two = tiny_study.ran(pretrain, spec, inputs, tmp_path / "two", replace(gpu, save_every=0.0))
-    assert tiny_study.contents(one) == tiny_study.contents(two)
-    for name, model in (("sees", tiny_study.SEES), ("patched", tiny_study.PATCHED)):
-        stage, reads = tiny_study.midtraining(model, 8, "1/2"), {**inputs, "trunk": one}
-        if name == "patched":
-            del reads["image0.features"]
-        first = tiny_study.contents(tiny_study.ran(midtrain, stage, reads, tmp_path / name, gpu))
+    second_run = tiny_study.run_handler(pretrain, spec, inputs, tmp_path / "two", replace(gpu, save_every=0.0))
+    assert tiny_study.read_files(first_run) == tiny_study.read_files(second_run)
+    for name, model in (("features", tiny_study.FEATURE_VLM), ("patches", tiny_study.PATCH_VLM)):
+        stage, stage_inputs = tiny_study.midtrain_spec(model, 8, "1/2"), {**inputs, "trunk": first_run}
+        if name == "patches":
+            del stage_inputs["image0.features"]
+        first = tiny_study.read_files(tiny_study.run_handler(midtrain, stage, stage_inputs, tmp_path / name, gpu))
         often = replace(gpu, save_every=0.0)
-        assert first == tiny_study.contents(tiny_study.ran(midtrain, stage, reads, tmp_path / f"{name}-again", often))
+        assert first == tiny_study.read_files(
+            tiny_study.run_handler(midtrain, stage, stage_inputs, tmp_path / f"{name}-again", often)
+        )
 
 
 @pytest.mark.gpu
-def test_compiled_it_learns_what_it_learns_uncompiled(inputs: Inputs, gpu: Site, tmp_path: Path) -> None:
-    spec = tiny_study.segment(10, "0", "1")
+def test_compiled_losses_match_uncompiled_ones(inputs: Inputs, gpu: Site, tmp_path: Path) -> None:
+    spec = tiny_study.segment_spec(10, "0", "1")
     slow, fast = (
-        losses(tiny_study.ran(pretrain, spec, inputs, tmp_path / str(fast), replace(gpu, compile=fast)))
+        losses(tiny_study.run_handler(pretrain, spec, inputs, tmp_path / str(fast), replace(gpu, compile=fast)))
         for fast in (False, True)
     )
     assert slow[-1] < 0.9 * slow[0]

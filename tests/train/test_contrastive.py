@@ -15,7 +15,7 @@ from firstsight.train.contrastive import train_contrastive
 from tests.train import tiny_study
 
 
-def test_contrast_decodes_once_and_trains_to_the_same_bits_without_memory(
+def test_pixel_cache_decodes_once_and_changes_no_bit(
     inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
@@ -25,12 +25,12 @@ def test_contrast_decodes_once_and_trains_to_the_same_bits_without_memory(
         lambda data, *how, **more: (decoded.append(data), decode_image(data, *how, **more))[1],
     )
     recipe = replace(tiny_study.SIGLIP, weights=replace(tiny_study.SIGLIP.weights, steps=50))
-    needs, digests = {"captions": inputs["captions"]}, list[str]()
-    for kept in (contrastive.PIXEL_CACHE_BYTES, 0):
-        monkeypatch.setattr(contrastive, "PIXEL_CACHE_BYTES", kept)
-        out = tiny_study.ran(train_contrastive, recipe, needs, tmp_path / str(kept), site)
+    role_paths, digests = {"captions": inputs["captions"]}, list[str]()
+    for cache_bytes in (contrastive.PIXEL_CACHE_BYTES, 0):
+        monkeypatch.setattr(contrastive, "PIXEL_CACHE_BYTES", cache_bytes)
+        out = tiny_study.run_handler(train_contrastive, recipe, role_paths, tmp_path / str(cache_bytes), site)
         digests.append(hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest())
-        if kept:
+        if cache_bytes:
             assert len(decoded) == 160, "50 batches of 8 are two and a half epochs"
     assert digests[0] == digests[1]
     assert len(decoded) == 160 + 400

@@ -1,4 +1,4 @@
-"""The encoder's handlers: a kill costs one batch and changes no byte; memory changes no bit."""
+"""The encode handler: feature values, and reruns after a kill."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from firstsight.train import encode
 from firstsight.train.encode import encode_features
 from tests.train import tiny_study
 
-SPEC = Encode(source=tiny_study.CAPTIONS, vision=tiny_study.SEES.vision)
+SPEC = Encode(source=tiny_study.CAPTIONS, vision=tiny_study.FEATURE_VLM.vision)
 
 
 @pytest.fixture
-def needs(inputs: dict[str, Path]) -> dict[str, Path]:
+def encode_inputs(inputs: dict[str, Path]) -> dict[str, Path]:
     return {"source": inputs["captions"], "index": inputs["image0"], "encoder0": inputs["encoder0"]}
 
 
-def test_features_are_the_towers_in_the_order_of_the_index(
-    inputs: dict[str, Path], needs: dict[str, Path], site: Site, tmp_path: Path
+def test_features_are_in_index_order(
+    inputs: dict[str, Path], encode_inputs: dict[str, Path], site: Site, tmp_path: Path
 ) -> None:
     index, tower = Index.open(inputs["image0"]), load_encoder(tiny_study.SIGLIP, [inputs["encoder0"]])
-    found = np.load(tiny_study.ran(encode_features, SPEC, needs, tmp_path / "out", site) / "features.npy")
-    assert found.shape == (len(index.images), 4, 16)
+    actual = np.load(
+        tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "out", site) / "features.npy"
+    )
+    assert actual.shape == (len(index.images), 4, 16)
     for number in (0, 1, 77, 159):
         offset, size, _, shard = index.images[number].item()
         data = (inputs["captions"] / index.image_shards[shard]).read_bytes()[offset : offset + size]
-        wanted = extract_features(tower, torch.from_numpy(decode_image(data, 8).copy())[None])[0].numpy()
-        np.testing.assert_allclose(found[number], wanted, rtol=0, atol=2e-2)
+        expected = extract_features(tower, torch.from_numpy(decode_image(data, 8).copy())[None])[0].numpy()
+        np.testing.assert_allclose(actual[number], expected, rtol=0, atol=2e-2)
 
 
 class Killed(BaseException):
@@ -46,33 +48,35 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("readers", [1, 2])
-def test_killed_and_run_again_it_goes_on_to_the_same_bytes(
-    needs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
+def test_rerun_after_kill_leaves_the_same_bytes(
+    encode_inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
 ) -> None:
     monkeypatch.setattr(encode, "ENCODE_BATCH", 32)
-    whole = tiny_study.ran(encode_features, SPEC, needs, tmp_path / "whole", site)
+    whole = tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "whole", site)
     batches: list[int] = []
 
-    def dying(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+    def failing_extract(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
         batches.append(len(pixels))
         if len(batches) == 4:
             raise Killed
         return extract_features(tower, pixels)
 
-    monkeypatch.setattr(encode, "extract_features", dying)
-    often = replace(site, save_every=0.0, readers=readers)
+    monkeypatch.setattr(encode, "extract_features", failing_extract)
+    often_saved = replace(site, save_every=0.0, readers=readers)
     with pytest.raises(Killed):
-        tiny_study.ran(encode_features, SPEC, needs, tmp_path / "out", often)
+        tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "out", often_saved)
     assert not (tmp_path / "out" / "features.npy").exists()
-    tiny_study.ran(encode_features, SPEC, needs, tmp_path / "out", often)
-    assert batches == [32] * 6, "three batches, the one that died, and the two that were left"
+    tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "out", often_saved)
+    assert batches == [32] * 6, "three batches, the killed one, and the remaining two"
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["features.npy"]
     assert (tmp_path / "out" / "features.npy").read_bytes() == (whole / "features.npy").read_bytes()
 
 
-def test_a_source_that_changed_is_refused(needs: dict[str, Path], site: Site, tmp_path: Path) -> None:
+def test_changed_source_is_an_error(encode_inputs: dict[str, Path], site: Site, tmp_path: Path) -> None:
     (tmp_path / "captions").mkdir()
-    tar = next(needs["source"].glob("*.tar"))
+    tar = next(encode_inputs["source"].glob("*.tar"))
     (tmp_path / "captions" / tar.name).write_bytes(tar.read_bytes()[:-512] + b"\1" * 512)
     with pytest.raises(DataError, match=tar.name):
-        tiny_study.ran(encode_features, SPEC, {**needs, "source": tmp_path / "captions"}, tmp_path / "out", site)
+        tiny_study.run_handler(
+            encode_features, SPEC, {**encode_inputs, "source": tmp_path / "captions"}, tmp_path / "out", site
+        )

@@ -1,4 +1,4 @@
-"""Every kind of model through every handler: text, images, instructions, and an answer at the end."""
+"""Every kind of model through all handlers: text, images, instructions, generation."""
 
 from __future__ import annotations
 
@@ -31,26 +31,28 @@ LLAMA = replace(
     embedding_scale=1,
     rope=Llama3Rope(base=10_000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8),
 )
-FUSED = replace(tiny_study.SEES, vision=FusedEncoders(first=tiny_study.NAMED, second=tiny_study.DINOV2))
-LETTERBOX = replace(tiny_study.NAMED, fit="letterbox")
+FUSED = replace(
+    tiny_study.FEATURE_VLM, vision=FusedEncoders(first=tiny_study.EXTERNAL_SIGLIP, second=tiny_study.DINOV2)
+)
+LETTERBOX = replace(tiny_study.EXTERNAL_SIGLIP, fit="letterbox")
 ARMS: dict[str, VLMSpec] = {
-    "linear": replace(tiny_study.SEES, projector=replace(tiny_study.PROJECTOR, kind="linear")),
-    "mlp3": replace(tiny_study.SEES, projector=replace(tiny_study.PROJECTOR, kind="mlp3")),
-    "shuffle 2": replace(tiny_study.SEES, projector=replace(tiny_study.PROJECTOR, pixel_shuffle=2)),
-    "prefix": replace(tiny_study.SEES, attention="prefix"),
-    "trained": tiny_study.TRAINED,
-    "named, letterboxed": replace(tiny_study.SEES, vision=LETTERBOX),
+    "linear": replace(tiny_study.FEATURE_VLM, projector=replace(tiny_study.PROJECTOR, kind="linear")),
+    "mlp3": replace(tiny_study.FEATURE_VLM, projector=replace(tiny_study.PROJECTOR, kind="mlp3")),
+    "shuffle 2": replace(tiny_study.FEATURE_VLM, projector=replace(tiny_study.PROJECTOR, pixel_shuffle=2)),
+    "prefix": replace(tiny_study.FEATURE_VLM, attention="prefix"),
+    "trained": tiny_study.TRAINED_VLM,
+    "named, letterboxed": replace(tiny_study.FEATURE_VLM, vision=LETTERBOX),
     "fused": FUSED,
     "fused, trained": replace(FUSED, encoder="trained"),
-    "dinov2": replace(tiny_study.SEES, vision=tiny_study.DINOV2),
-    "patches": tiny_study.PATCHED,
-    "llama": replace(tiny_study.SEES, lm=LLAMA),
+    "dinov2": replace(tiny_study.FEATURE_VLM, vision=tiny_study.DINOV2),
+    "patches": tiny_study.PATCH_VLM,
+    "llama": replace(tiny_study.FEATURE_VLM, lm=LLAMA),
 }
 
 
 @pytest.fixture(scope="module")
-def reads(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inputs]:
-    """What each kind of vision reads: with features of our own SigLIP, or with published folders."""
+def inputs_by_vision(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inputs]:
+    """Step inputs for each kind of vision: with precomputed features, or with published encoder folders."""
     root = tmp_path_factory.mktemp("arms")
     plain = {role: path for role, path in inputs.items() if role not in ("image0.features", "encoder0")}
     siglip, dinov2 = tiny_study.write_siglip(root / "siglip", 1), tiny_study.write_dinov2(root / "dinov2", 2)
@@ -66,16 +68,16 @@ def reads(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def trunks(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """The text model that arms branch from, and the one with Llama's settings."""
-    found, spec = dict[bool, Path](), tiny_study.segment(12, "0", "1")
+    """The trunk, and one with Llama's settings."""
+    folders, spec = dict[bool, Path](), tiny_study.segment_spec(12, "0", "1")
     for llama in (False, True):
         trunk = replace(spec.pretrain, model=LLAMA if llama else tiny_study.LM)
         folder = tmp_path_factory.mktemp("trunk")
-        found[llama] = tiny_study.ran(pretrain, replace(spec, pretrain=trunk), inputs, folder, site)
-    return found
+        folders[llama] = tiny_study.run_handler(pretrain, replace(spec, pretrain=trunk), inputs, folder, site)
+    return folders
 
 
-def read(model: VLMSpec) -> str:
+def vision_inputs(model: VLMSpec) -> str:
     match model.vision:
         case FusedEncoders():
             return "fused"
@@ -92,40 +94,40 @@ def losses(folder: Path) -> list[float]:
     return [line["losses"]["captions-rich"] for line in lines if "captions-rich" in line["losses"]]
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_an_arm_learns_and_answers(
-    arm: str, reads: dict[str, Inputs], trunks: dict[bool, Path], site: Site, tmp_path: Path
+@pytest.mark.parametrize("name", ARMS)
+def test_every_model_kind_learns_and_generates(
+    name: str, inputs_by_vision: dict[str, Inputs], trunks: dict[bool, Path], site: Site, tmp_path: Path
 ) -> None:
-    model = ARMS[arm]
-    inputs = reads[read(model)]
-    optim = replace(tiny_study.ADAM, encoder_lr_scale=0.5 if model.encoder == "trained" else 0.0)
-    spec = replace(tiny_study.midtraining(model, 12, "3/4"), optim=optim)
+    model = ARMS[name]
+    inputs = inputs_by_vision[vision_inputs(model)]
+    optim = replace(tiny_study.OPTIM, encoder_lr_scale=0.5 if model.encoder == "trained" else 0.0)
+    spec = replace(tiny_study.midtrain_spec(model, 12, "3/4"), optim=optim)
     trunk = trunks[model.lm == LLAMA]
-    mid = tiny_study.ran(midtrain, spec, {**inputs, "trunk": trunk}, tmp_path / "mid", site)
-    tuning = replace(tiny_study.finetuning(model, 8), optim=optim)
-    done = tiny_study.ran(finetune, tuning, {**inputs, "previous": mid}, tmp_path / "done", site)
+    mid = tiny_study.run_handler(midtrain, spec, {**inputs, "trunk": trunk}, tmp_path / "mid", site)
+    tuning = replace(tiny_study.finetune_spec(model, 8), optim=optim)
+    done = tiny_study.run_handler(finetune, tuning, {**inputs, "previous": mid}, tmp_path / "done", site)
     fell = [*losses(mid), *losses(done)]
     assert sum(fell[-4:]) < 0.9 * sum(fell[:4])
     assert load(done).spec == model
-    who = load_native_model(done, site=site)
-    [seen] = who.encode_images([("x.png", tiny_study.picture("red", "blue"))])
-    asked = [GenerationRequest(text="w1 w2", image=picture) for picture in (seen, None)]
-    assert len(list(who.generate(asked, max_new_tokens=3))) == 2
+    native_model = load_native_model(done, site=site)
+    [encoded] = native_model.encode_images([("x.png", tiny_study.png_image("red", "blue"))])
+    requests = [GenerationRequest(text="w1 w2", image=image) for image in (encoded, None)]
+    assert len(list(native_model.generate(requests, max_new_tokens=3))) == 2
 
 
-@pytest.mark.parametrize("arm", ["fused", "dinov2", "named, letterboxed"])
-def test_features_of_a_named_encoder_stored_first_train_alike(
-    arm: str, reads: dict[str, Inputs], trunks: dict[bool, Path], site: Site, tmp_path: Path
+@pytest.mark.parametrize("name", ["fused", "dinov2", "named, letterboxed"])
+def test_precomputed_features_of_published_encoders_train_like_pixels(
+    name: str, inputs_by_vision: dict[str, Inputs], trunks: dict[bool, Path], site: Site, tmp_path: Path
 ) -> None:
-    """Both are rounded to float16; how many pictures go through the encoder together is all that differs."""
-    model = ARMS[arm]
-    inputs = {**reads[read(model)], "trunk": trunks[False]}
+    """Both are rounded to float16; only the encoder's batch size differs."""
+    model = ARMS[name]
+    inputs = {**inputs_by_vision[vision_inputs(model)], "trunk": trunks[False]}
     needs = {**inputs, "source": inputs["captions"], "index": inputs["image0"]}
-    sheet = tiny_study.ran(
+    features = tiny_study.run_handler(
         encode_features, Encode(source=tiny_study.CAPTIONS, vision=model.vision), needs, tmp_path / "sheet", site
     )
-    spec = tiny_study.midtraining(model, 4, "1")
-    online = tiny_study.ran(midtrain, spec, inputs, tmp_path / "online", site)
-    stored = tiny_study.ran(midtrain, spec, {**inputs, "image0.features": sheet}, tmp_path / "stored", site)
+    spec = tiny_study.midtrain_spec(model, 4, "1")
+    online = tiny_study.run_handler(midtrain, spec, inputs, tmp_path / "online", site)
+    stored = tiny_study.run_handler(midtrain, spec, {**inputs, "image0.features": features}, tmp_path / "stored", site)
     assert losses(stored) == pytest.approx(losses(online), rel=1e-3)
-    assert (online / "encoder0").is_dir() and (online / "encoder1").is_dir() == (arm == "fused")
+    assert (online / "encoder0").is_dir() and (online / "encoder1").is_dir() == (name == "fused")

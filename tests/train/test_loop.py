@@ -1,4 +1,4 @@
-"""The update against AdamW's and clipping's definitions, and the loop's clock."""
+"""The update against the definitions of AdamW and clipping; tokens seen and rates."""
 
 from __future__ import annotations
 
@@ -32,80 +32,87 @@ def batch(seed: int = 0) -> Batch:
     )
 
 
-def state(dtype: torch.dtype) -> TrainState:
-    made = untrained_state(tiny_study.LM, tiny_study.ADAM, seed=0)
-    made.model.to(dtype)
-    made.model.lm.compute_dtype = dtype
-    return made
+def initial_state(dtype: torch.dtype) -> TrainState:
+    state = untrained_state(tiny_study.LM, tiny_study.OPTIM, seed=0)
+    state.model.to(dtype)
+    state.model.lm.compute_dtype = dtype
+    return state
 
 
-def test_an_update_is_adamw_on_the_clipped_gradient_of_the_mean_loss() -> None:
-    mine, rows, adam, lr = state(torch.float64), batch(), tiny_study.ADAM, 0.01
-    theirs = state(torch.float64)
-    before = {name: value.clone() for name, value in theirs.model.state_dict().items()}
-    logits = theirs.model.lm.logits(theirs.model(rows)).flatten(0, 1)
-    kept = rows.targets.flatten() >= 0
-    z = logits.logsumexp(dim=1)[kept].square().mean()
+def test_update_is_adamw_on_the_clipped_gradient_of_the_mean_loss() -> None:
+    trained, rows, adam, lr = initial_state(torch.float64), batch(), tiny_study.OPTIM, 0.01
+    reference = initial_state(torch.float64)
+    before = {name: value.clone() for name, value in reference.model.state_dict().items()}
+    logits = reference.model.lm.logits(reference.model(rows)).flatten(0, 1)
+    has_loss = rows.targets.flatten() >= 0
+    z = logits.logsumexp(dim=1)[has_loss].square().mean()
     (F.cross_entropy(logits, rows.targets.flatten()) + adam.z_loss * z).backward()
-    grads = {name: p.grad for name, p in theirs.model.named_parameters() if p.grad is not None}
+    grads = {name: p.grad for name, p in reference.model.named_parameters() if p.grad is not None}
     norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads.values()))
-    info = next(train(mine, repeat((rows,)), lambda seen: lr, Tokens(64)))
+    info = next(train(trained, repeat((rows,)), lambda tokens_seen: lr, Tokens(64)))
     assert info.grad_norm == pytest.approx(norm)
     assert info.loss == pytest.approx(F.cross_entropy(logits, rows.targets.flatten()).item())
-    for name, value in mine.model.state_dict().items():
+    for name, value in trained.model.state_dict().items():
         grad = grads[name] * min(1.0, adam.max_grad_norm / (norm + 1e-6))
         first, second = (1 - adam.beta1) * grad, (1 - adam.beta2) * grad**2
         step = (first / (1 - adam.beta1)) / ((second / (1 - adam.beta2)).sqrt() + adam.eps)
-        wanted = before[name] * (1 - lr * adam.weight_decay) - lr * step
-        torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-8, msg=name)
+        expected = before[name] * (1 - lr * adam.weight_decay) - lr * step
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8, msg=name)
 
 
-def test_the_clock_counts_padding_and_the_rate_is_that_of_the_tokens_reached() -> None:
-    asked: list[int] = []
+def test_tokens_seen_count_padding_and_set_the_rate() -> None:
+    requested: list[int] = []
 
-    def rate(seen: Tokens) -> float:
-        asked.append(seen)
-        return 1e-3 * seen
+    def rate(tokens_seen: Tokens) -> float:
+        requested.append(tokens_seen)
+        return 1e-3 * tokens_seen
 
-    steps = list(train(state(torch.float32), repeat((batch(),)), rate, Tokens(3 * 64)))
-    assert asked == [64, 128, 192]
+    steps = list(train(initial_state(torch.float32), repeat((batch(),)), rate, Tokens(3 * 64)))
+    assert requested == [64, 128, 192]
     assert [(info.step, info.tokens_seen) for info in steps] == [(1, 64), (2, 128), (3, 192)]
-    assert [info.lr for info in steps] == [1e-3 * seen for seen in asked]
+    assert [info.lr for info in steps] == [1e-3 * tokens_seen for tokens_seen in requested]
 
 
-def test_parts_add_up_to_the_step_of_the_whole_batch() -> None:
-    rows, whole, parted = batch(), state(torch.float64), state(torch.float64)
+def test_micro_batches_add_up_to_the_whole_batch() -> None:
+    rows, whole, split = batch(), initial_state(torch.float64), initial_state(torch.float64)
     names = ("tokens", "targets", "docs", "positions", "slots", "source_ids")
-    parts = tuple(
-        replace(rows, **{name: getattr(rows, name)[mine] for name in names}) for mine in (slice(1), slice(1, 4))
+    micro = tuple(
+        replace(rows, **{name: getattr(rows, name)[part] for name in names}) for part in (slice(1), slice(1, 4))
     )
     for _ in range(3):
-        told = [
-            next(train(made, repeat(given), lambda seen: 0.01, Tokens(made.tokens_seen + 1)))
-            for made, given in ((whole, (rows,)), (parted, parts))
+        infos = [
+            next(
+                train(
+                    state,
+                    repeat(micro_batches),
+                    lambda tokens_seen: 0.01,
+                    Tokens(state.tokens_seen + 1),
+                )
+            )
+            for state, micro_batches in ((whole, (rows,)), (split, micro))
         ]
-        assert told[0].loss_tokens == told[1].loss_tokens and told[0].tokens_seen == told[1].tokens_seen
-        assert told[0].losses == pytest.approx(told[1].losses)
-        assert told[0].grad_norm == pytest.approx(told[1].grad_norm)
+        assert infos[0].loss_tokens == infos[1].loss_tokens and infos[0].tokens_seen == infos[1].tokens_seen
+        assert infos[0].losses == pytest.approx(infos[1].losses)
+        assert infos[0].grad_norm == pytest.approx(infos[1].grad_norm)
     for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(parted.model.state_dict()[name], value, rtol=1e-7, atol=1e-9, msg=name)
+        torch.testing.assert_close(split.model.state_dict()[name], value, rtol=1e-7, atol=1e-9, msg=name)
 
 
-def test_losses_are_told_apart_by_kind() -> None:
-    info = next(train(state(torch.float32), repeat((batch(),)), lambda seen: 1e-3, Tokens(64)))
+def test_losses_are_split_by_source() -> None:
+    info = next(train(initial_state(torch.float32), repeat((batch(),)), lambda tokens_seen: 1e-3, Tokens(64)))
     tokens = [(batch().targets[kind::2] >= 0).sum().item() for kind in range(2)]
     assert list(info.loss_tokens[:2]) == tokens
     assert not any(info.loss_tokens[2:])
     assert sum(info.losses) / sum(tokens) == pytest.approx(info.loss)
 
 
-def test_no_batch_is_drawn_beyond_the_end() -> None:
+def test_no_batch_is_taken_beyond_the_end() -> None:
     drawn = iter([(batch(),), (batch(1),)])
-    assert len(list(train(state(torch.float32), drawn, lambda seen: 1e-3, Tokens(65)))) == 2
+    assert len(list(train(initial_state(torch.float32), drawn, lambda tokens_seen: 1e-3, Tokens(65)))) == 2
     assert next(drawn, None) is None
 
 
-def test_zero_gradients_leave_the_norms_bits_alone() -> None:
+def test_zero_gradients_do_not_change_the_norm() -> None:
     generator = torch.Generator().manual_seed(0)
     grads = [torch.randn(n, 7, generator=generator) for n in (3, 11, 5)]
 
@@ -119,11 +126,13 @@ def test_zero_gradients_leave_the_norms_bits_alone() -> None:
     assert norm([]).item() == pytest.approx(math.sqrt(sum(float(grad.square().sum()) for grad in grads)), rel=1e-6)
 
 
-def test_bf16_follows_float32_down() -> None:
+def test_bf16_losses_follow_float32() -> None:
     curves = []
     for dtype in (torch.float32, torch.bfloat16):
-        made = state(torch.float32)
-        made.model.lm.compute_dtype = dtype
-        curves.append([info.loss for info in train(made, repeat((batch(),)), lambda seen: 3e-3, Tokens(64 * 30))])
+        state = initial_state(torch.float32)
+        state.model.lm.compute_dtype = dtype
+        curves.append(
+            [info.loss for info in train(state, repeat((batch(),)), lambda tokens_seen: 3e-3, Tokens(64 * 30))]
+        )
     assert curves[0][-1] < 0.6 * curves[0][0]
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 0.15

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from firstsight.site import Progress, Site
 from firstsight.train.handlers import midtrain, pretrain
 from tests.train import tiny_study
@@ -14,18 +12,13 @@ from tests.train import tiny_study
 Inputs = dict[str, Path]
 
 
-@pytest.fixture(scope="module")
-def trunk(inputs: dict[str, Path], site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_study.ran(
-        pretrain, tiny_study.segment(10, "0", "2/5"), inputs, tmp_path_factory.mktemp("run") / "trunk", site
-    )
-
-
-def test_the_log_adds_up_and_the_shares_are_those_asked_for(
-    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path
-) -> None:
-    done = tiny_study.ran(
-        midtrain, tiny_study.midtraining(tiny_study.SEES, 8, "1/4"), {**inputs, "trunk": trunk}, tmp_path / "m", site
+def test_log_and_achieved_record_agree_with_the_mix(inputs: Inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
+    done = tiny_study.run_handler(
+        midtrain,
+        tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 8, "1/4"),
+        {**inputs, "trunk": trunk},
+        tmp_path / "m",
+        site,
     )
     lines = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
     achieved = json.loads((done / "achieved.json").read_text())
@@ -34,8 +27,8 @@ def test_the_log_adds_up_and_the_shares_are_those_asked_for(
     assert sum(line["loss_tokens"] for line in lines) == sum(achieved["loss_tokens"].values())
 
 
-def test_progress_is_told_in_tokens(inputs: Inputs, site: Site, tmp_path: Path) -> None:
+def test_progress_is_reported_in_tokens(inputs: Inputs, site: Site, tmp_path: Path) -> None:
     heard: list[Progress] = []
-    pretrain(tiny_study.segment(3, "0", "1"), inputs=inputs, out=tmp_path, site=site, on_progress=heard.append)
+    pretrain(tiny_study.segment_spec(3, "0", "1"), inputs=inputs, out=tmp_path, site=site, on_progress=heard.append)
     assert (heard[-1].done, heard[-1].total, heard[-1].unit) == (192, 192, "tokens")
     assert {"loss", "lr", "tokens/s"} <= heard[-1].metrics.keys()

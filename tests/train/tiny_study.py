@@ -1,4 +1,4 @@
-"""A study in a thimble: forty words, sixty-four pictures, a decoder of two layers."""
+"""Tiny specs and data of every training step: forty words, 160 images, a decoder of two layers."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from firstsight.site import Site
 from firstsight.units import Share, Tokens
 
 WORLD = SyntheticWorld(objects=4, kinds=2, image_size=8, max_objects=1, seed=0)
-ROWS = RowShape(batch_size=4, length=16)
-ADAM = AdamWSpec(
+ROW_SHAPE = RowShape(batch_size=4, length=16)
+OPTIM = AdamWSpec(
     beta1=0.9,
     beta2=0.95,
     eps=1e-8,
@@ -65,7 +65,7 @@ SIGLIP = Siglip(
         seed=0,
     ),
 )
-NAMED = replace(SIGLIP, weights=External(name="siglip", form="encoder", tokens=Tokens(0)))
+EXTERNAL_SIGLIP = replace(SIGLIP, weights=External(name="siglip", form="encoder", tokens=Tokens(0)))
 DINOV2 = Dinov2(
     vit=VIT,
     fit="resize",
@@ -74,9 +74,9 @@ DINOV2 = Dinov2(
     weights=External(name="dinov2", form="encoder", tokens=Tokens(0)),
 )
 PROJECTOR = ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True)
-SEES = VLMSpec(lm=LM, vision=SIGLIP, encoder="frozen", projector=PROJECTOR, attention="causal")
-TRAINED = replace(SEES, encoder="trained")
-PATCHED = VLMSpec(
+FEATURE_VLM = VLMSpec(lm=LM, vision=SIGLIP, encoder="frozen", projector=PROJECTOR, attention="causal")
+TRAINED_VLM = replace(FEATURE_VLM, encoder="trained")
+PATCH_VLM = VLMSpec(
     lm=LM,
     vision=PatchProjectionSpec(image_size=8, patch_size=4, width=12, fit="resize"),
     encoder="frozen",
@@ -85,42 +85,42 @@ PATCHED = VLMSpec(
 )
 
 
-def told(_: object) -> None:
-    """Nobody listens."""
+def ignore_progress(_: object) -> None:
+    """A progress callback that does nothing."""
 
 
-def ran(handler: Any, spec: Any, inputs: Mapping[str, Path], out: Path, site: Site) -> Path:
-    """Run a handler as the runner would and return its folder."""
+def run_handler(handler: Any, spec: Any, inputs: Mapping[str, Path], out: Path, site: Site) -> Path:
+    """Run a handler and return its output folder."""
     out.mkdir(parents=True, exist_ok=True)
-    handler(spec, inputs=inputs, out=out, site=site, on_progress=told)
+    handler(spec, inputs=inputs, out=out, site=site, on_progress=ignore_progress)
     return out
 
 
-def rate(tokens: int) -> Rewarm:
+def schedule(tokens: int) -> Rewarm:
     return Rewarm(peak_lr=1e-2, min_lr=1e-4, warmup_tokens=Tokens(tokens // 10), tokens=Tokens(tokens))
 
 
-def trunk(steps: int) -> Pretrain:
-    tokens = Tokens(steps * ROWS.tokens_per_step)
+def pretrain_spec(steps: int) -> Pretrain:
+    tokens = Tokens(steps * ROW_SHAPE.tokens_per_step)
     return Pretrain(
         model=LM,
         tokenizer=VOCABULARY,
         text=single_source(TEXTS),
         packing="best_fit",
-        row_shape=ROWS,
+        row_shape=ROW_SHAPE,
         tokens=tokens,
-        schedule=rate(tokens),
-        optim=ADAM,
+        schedule=schedule(tokens),
+        optim=OPTIM,
         seed=1,
     )
 
 
-def segment(steps: int, since: str, until: str) -> TrunkSegment:
-    return TrunkSegment(pretrain=trunk(steps), start=Share(since), end=Share(until))
+def segment_spec(steps: int, since: str, until: str) -> TrunkSegment:
+    return TrunkSegment(pretrain=pretrain_spec(steps), start=Share(since), end=Share(until))
 
 
-def midtraining(model: VLMSpec, steps: int, share: str) -> Midtrain:
-    tokens = Tokens(steps * ROWS.tokens_per_step)
+def midtrain_spec(model: VLMSpec, steps: int, share: str) -> Midtrain:
+    tokens = Tokens(steps * ROW_SHAPE.tokens_per_step)
     mix = ImageTextMix(
         text=single_source(TEXTS),
         images=single_source(CAPTIONS),
@@ -132,26 +132,26 @@ def midtraining(model: VLMSpec, steps: int, share: str) -> Midtrain:
         model=model,
         tokenizer=VOCABULARY,
         mix=mix,
-        row_shape=ROWS,
+        row_shape=ROW_SHAPE,
         tokens=tokens,
-        schedule=rate(tokens),
+        schedule=schedule(tokens),
         moments="carried",
-        optim=ADAM,
+        optim=OPTIM,
         seed=1,
     )
 
 
-def finetuning(model: VLMSpec, steps: int) -> Finetune:
-    mid, tokens = midtraining(model, steps, "1"), Tokens(steps * ROWS.tokens_per_step)
+def finetune_spec(model: VLMSpec, steps: int) -> Finetune:
+    mid, tokens = midtrain_spec(model, steps, "1"), Tokens(steps * ROW_SHAPE.tokens_per_step)
     return Finetune(
         model=model,
         tokenizer=VOCABULARY,
         mix=mid.mix,
-        row_shape=ROWS,
+        row_shape=ROW_SHAPE,
         epoch_tokens=tokens,
         epochs=1,
-        schedule=rate(tokens),
-        optim=ADAM,
+        schedule=schedule(tokens),
+        optim=OPTIM,
         seed=1,
     )
 
@@ -159,12 +159,12 @@ def finetuning(model: VLMSpec, steps: int) -> Finetune:
 def write_tokenizer(root: Path) -> Path:
     special = ["<|endoftext|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>", "<|pad|>"]
     words = [*special, "<unk>", *COLOURS, *(f"w{n}" for n in range(40))]
-    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens(special)
+    built = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    built.add_special_tokens(special)
     folder = root / "tokenizer"
     folder.mkdir()
-    made.save(str(folder / "tokenizer.json"))
+    built.save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -179,8 +179,8 @@ def write_texts(root: Path, rng: np.random.Generator) -> Path:
     return folder
 
 
-def picture(left: str, right: str) -> bytes:
-    """Two colours side by side as PNG."""
+def png_image(left: str, right: str) -> bytes:
+    """A PNG with two colours, left and right."""
     pixels = np.concatenate([np.full((8, 4, 3), COLOURS[word], np.uint8) for word in (left, right)], axis=1)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -194,7 +194,7 @@ def write_captions(root: Path, rng: np.random.Generator) -> Path:
         for n in range(160):
             words = [list(COLOURS)[k] for k in rng.integers(4, size=2)]
             truth = json.dumps({"uid": str(n), "phrases": [f"{words[0]} w0", f"{words[1]} w1"]})
-            parts = {"png": picture(*words), "txt": " ".join(words).encode(), "json": truth.encode()}
+            parts = {"png": png_image(*words), "txt": " ".join(words).encode(), "json": truth.encode()}
             for ending, data in parts.items():
                 member = tarfile.TarInfo(f"{n:05d}.{ending}")
                 member.size = len(data)
@@ -203,7 +203,7 @@ def write_captions(root: Path, rng: np.random.Generator) -> Path:
 
 
 def write_siglip(folder: Path, seed: int) -> Path:
-    """A published SigLIP tower of VIT's shape, untrained."""
+    """Save an untrained SigLIP tower of VIT's shape."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     torch.manual_seed(seed)
@@ -220,7 +220,7 @@ def write_siglip(folder: Path, seed: int) -> Path:
 
 
 def write_dinov2(folder: Path, seed: int) -> Path:
-    """A published DINOv2 tower of VIT's shape with registers, untrained; its table holds three patches a side."""
+    """Save an untrained DINOv2 tower with registers of VIT's shape, with 3 x 3 position embeddings."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     torch.manual_seed(seed)
@@ -237,5 +237,5 @@ def write_dinov2(folder: Path, seed: int) -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -84,7 +84,7 @@ def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:
         with file.open("rb") as data:
             for key, group in groupby(list_tar_members(file), key=lambda member: _split_name(member)[0]):
                 members = {_split_name(member)[1]: member for member in group}
-                image = next((member for kind, member in members.items() if kind in IMAGE_EXTENSIONS), None)
+                image = next((member for kind, member in reversed(members.items()) if kind in IMAGE_EXTENSIONS), None)
                 if image is None or "txt" not in members:
                     raise DataError(
                         f"{file}: sample {key} wants an image and its txt. Got {', '.join(members)}. Make it again."

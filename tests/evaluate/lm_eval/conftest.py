@@ -14,7 +14,7 @@ from firstsight.evaluate.models.native import NativeModel, load_native_model
 from firstsight.model.checkpoint_io import save
 from firstsight.recipe.lm import LMSpec, llama_family_spec, openlm_spec
 from firstsight.site import Site
-from tests.model.tiny_models import grown
+from tests.model.tiny_models import random_model
 
 MARKS = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 TEXTS = ["Question: what is the cat\nAnswer: the cat is red. No, it is not  there?  yes", "a man, a plan; the end."] * 8
@@ -47,7 +47,7 @@ def checkpoint_folder(byte_tokenizer: Path, tmp_path_factory: pytest.TempPathFac
 
     def make(family: str) -> Path:
         if not (root / family).exists():
-            model = grown(SPECS[family], dtype=torch.float32)
+            model = random_model(SPECS[family], dtype=torch.float32)
             save(root / family, model, tokens_seen=0, tokenizer=byte_tokenizer, encoders=[])
         return root / family
 

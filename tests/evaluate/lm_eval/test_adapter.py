@@ -33,7 +33,7 @@ from firstsight.model.generate import generate
 from firstsight.site import Progress
 from tests.conftest import DEVICE
 from tests.evaluate.lm_eval.conftest import MARKS, native_model
-from tests.model.tiny_models import packed
+from tests.model.tiny_models import pack_rows
 
 PAIRS = [
     ("Question: what is the cat\nAnswer:", " the cat is red."),
@@ -66,7 +66,7 @@ def forward_loglikelihood(
     """Log-likelihood by training's forward pass over the whole row."""
     model, ids = model.checkpoint.model, [*context_ids, *continuation_ids]
     with torch.no_grad():
-        logits = model.lm.logits(model(packed([[ids]], length=len(ids))))
+        logits = model.lm.logits(model(pack_rows([[ids]], length=len(ids))))
     logs = logits.log_softmax(-1)[0, len(context_ids) - 1 : -1].cpu()
     target = torch.tensor(list(continuation_ids))
     return float(logs[range(len(continuation_ids)), target].sum()), bool((logs.argmax(-1) == target).all())

@@ -14,14 +14,14 @@ from firstsight.evaluate.models.interface import ChoiceRequest, GenerationReques
 from firstsight.evaluate.models.native import NativeModel, load_native_model
 from firstsight.site import Site
 from tests.evaluate.conftest import MakeCheckpoint, random_png
-from tests.model.tiny_models import packed
+from tests.model.tiny_models import pack_rows
 
 
 def training_logits(native: NativeModel, ids: Sequence[int | None], images: torch.Tensor | None = None) -> torch.Tensor:
     """[T, V] logits of one row in the training layout, run through VLM.forward."""
     model = native.checkpoint.model
     with torch.no_grad():
-        return model.lm.logits(model(packed([[ids]], length=len(ids), images=images)))[0]
+        return model.lm.logits(model(pack_rows([[ids]], length=len(ids), images=images)))[0]
 
 
 def test_the_likeliest_choice_is_lm_evals(checkpoint: MakeCheckpoint) -> None:

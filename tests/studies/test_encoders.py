@@ -1,4 +1,4 @@
-"""The studies of eyes: arms differ in what is asked and share all else, and the world's SigLIP arm is everyone's."""
+"""Studies of encoders: arms differ only in the studied setting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from firstsight.units import Share
 
 
 def as_frozen(arm: Arm) -> Arm:
-    """An arm without what `frozen` asks about."""
+    """An arm without the settings that the study `frozen` varies."""
     stages = (
         replace(
             stage,
@@ -30,7 +30,7 @@ def as_frozen(arm: Arm) -> Arm:
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "79m", "1b"])
-def test_arms_of_frozen_differ_in_the_encoders_training_alone(scale: str) -> None:
+def test_arms_of_frozen_differ_in_encoder_training_only(scale: str) -> None:
     study = frozen(scale_named(scale), lowered=Share(1, 4))
     plain = study.arm("frozen.s1")
     for name, rate in (("frozen", 0.0), ("trained", 1.0), ("lowered", 0.25)):
@@ -51,7 +51,7 @@ def test_arms_of_frozen_differ_in_the_encoders_training_alone(scale: str) -> Non
         ),
     ],
 )
-def test_every_way_of_seeing_takes_the_places_that_it_should(scale: str, tokens: dict[str, int]) -> None:
+def test_arms_of_encoders_have_the_expected_image_tokens(scale: str, tokens: dict[str, int]) -> None:
     study = encoders(scale_named(scale))
     sighted = {arm.name: arm.stages for arm in study.arms if arm.stages and arm.seed == 1}
     assert {name: stages[0].model.image_tokens for name, stages in sighted.items()} == tokens
@@ -67,7 +67,7 @@ def test_every_way_of_seeing_takes_the_places_that_it_should(scale: str, tokens:
         assert (fused.width, fused.first) == (1152 + 1024, sighted["siglip"][0].model.vision)
 
 
-def test_a_scale_without_a_siglip_is_refused() -> None:
+def test_scale_without_siglip_is_an_error() -> None:
     model = branch_at(scale_named("smoke"), Share(4, 5)).stages[0].model
     with pytest.raises(QuantityError, match="SigLIP"):
         list(
