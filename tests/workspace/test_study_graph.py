@@ -1,4 +1,4 @@
-"""The site file, and a user's own data from it to a report: what is read, refused, kept and never done twice."""
+"""Studies of a user's own data: prepared and run once, refused where data changed or does not fit."""
 
 from __future__ import annotations
 
@@ -11,44 +11,18 @@ from pathlib import Path
 import pytest
 
 from firstsight.cli import command
-from firstsight.errors import RequestError
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.scales import scale_named
-from firstsight.site import Site
 from firstsight.site_file import read_site
 from firstsight.studies.when import when
-from firstsight.workspace.machine import machine_findings
-from firstsight.workspace.sources import current_site, external_sources, find_site_file
-from tests.own_data import STUDY, OwnData
+from firstsight.workspace.sources import external_sources
 from tests.test_tutorial import BLOCK, commands, pattern
+from tests.workspace.projects import OwnProject
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "howto" / "own-data.md"
 
 
-def told(tmp_path: Path, text: str) -> Site:
-    file = tmp_path / "site.toml"
-    file.write_text(text)
-    return read_site(file)
-
-
-def test_the_site_file_is_found_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, here = tmp_path / "home", tmp_path / "here"
-    (home / ".config" / "firstsight").mkdir(parents=True)
-    here.mkdir()
-    monkeypatch.delenv("FIRSTSIGHT_SITE", raising=False)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.chdir(here)
-    assert find_site_file() is None and current_site().sources == {}
-    (home / ".config" / "firstsight" / "site.toml").write_text("[machine]\nthreads = 2")
-    assert current_site().threads == 2
-    (here / "site.toml").write_text("[machine]\nthreads = 3")
-    assert current_site().threads == 3
-    monkeypatch.setenv("FIRSTSIGHT_SITE", str(tmp_path / "mine.toml"))
-    with pytest.raises(RequestError, match=r"mine\.toml"):
-        current_site()
-
-
-def test_the_how_to_is_true(
+def test_the_commands_of_the_how_to_print_what_it_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its site files read, its study plans, and its commands say what it shows, on a machine without any data."""
@@ -56,11 +30,12 @@ def test_the_how_to_is_true(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     page = HOW_TO.read_text()
-    names = {
-        name for text in re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S) for name in told(tmp_path, text).sources
-    }
+    names, site_file = set[str](), tmp_path / "site.toml"
+    for text in re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S):
+        site_file.write_text(text)
+        names |= read_site(site_file).sources.keys()
     assert names > {source.name for source in external_sources(build_graph(when(scale_named("79m"))))}
-    (tmp_path / "site.toml").unlink()
+    site_file.unlink()
     for form, block in BLOCK.findall(page):
         if form == "python":
             (tmp_path / "own.py").write_text(block)
@@ -71,120 +46,67 @@ def test_the_how_to_is_true(
             assert pattern(shown.strip()).search(" ".join((out + err).split())), f"{words}\n{out}{err}"
 
 
-class Own:
-    """A user's folder: data, site file, study file, results."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root, self.monkeypatch = root, monkeypatch
-        self.data = root / "data"
-        OwnData(self.data).write()
-        (root / "mine.py").write_text(STUDY)
-        self.placed(root / "site.toml", self.data)
-
-    def placed(self, file: Path, data: Path) -> None:
-        """From now on the data lies there, as this site file says."""
-        OwnData(data).site(file)
-        self.monkeypatch.setenv("FIRSTSIGHT_SITE", str(file))
-
-    def say(self, capsys: pytest.CaptureFixture[str], word: str, *more: str) -> tuple[int, str]:
-        code = command([word, str(self.root / "mine.py"), "--scale", "79m", "--out", str(self.root / "runs"), *more])
-        out, err = capsys.readouterr()
-        return code, " ".join((out + err).split())
-
-    def steps(self, kind: str) -> list[Path]:
-        return sorted(folder for folder in (self.root / "runs" / "steps").iterdir() if folder.name.startswith(kind))
-
-
 @pytest.mark.timeout(400)
-def test_a_study_of_ones_own_data_runs_once_and_refuses_what_changed(
+def test_a_study_of_own_data_runs_once_and_changed_data_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = Own(tmp_path, monkeypatch)
-    assert "provisional until a run has read my-benchmarks, my-datacomp" in own.say(capsys, "plan")[1]
-    code, words = own.say(capsys, "run", "--jobs", "1")
-    assert code == 0, words
-    assert "8 steps run" in words and (tmp_path / "runs/reports/mine-79m/report.html").is_file()
-    _shares_are_as_asked(own)
+    own = OwnProject(tmp_path, monkeypatch)
+    assert "provisional until a run has read my-benchmarks, my-datacomp" in own.run(capsys, "plan")[1]
+    code, output = own.run(capsys, "run", "--jobs", "1")
+    assert code == 0, output
+    assert "8 steps run" in output and (tmp_path / "runs/reports/mine-79m/report.html").is_file()
+    _check_shares(own)
 
     addresses = {folder.name for folder in own.steps("")}
     assert len(addresses) == 5 + 8  # five sources prepared; two segments, and two of each later stage
     assert not any("my-" in address for address in addresses)
-    planned = own.say(capsys, "plan")[1]
+    planned = own.run(capsys, "plan")[1]
     assert "provisional" not in planned and "(my-datacomp)" in planned and planned.count("[stored]") == 13
-    assert "0 steps run" in own.say(capsys, "run")[1]
+    assert "0 steps run" in own.run(capsys, "run")[1]
 
     moved = tmp_path / "elsewhere" / "data"
     shutil.copytree(own.data, moved, copy_function=shutil.copyfile)  # new times of change, old bytes
     shutil.rmtree(own.data)
-    own.placed(tmp_path / "elsewhere" / "site.toml", moved)
-    code, words = own.say(capsys, "run")
-    assert code == 0 and "0 steps run" in words, words
+    own.use(tmp_path / "elsewhere" / "site.toml", moved)
+    code, output = own.run(capsys, "run")
+    assert code == 0 and "0 steps run" in output, output
     assert {folder.name for folder in own.steps("")} == addresses
 
     shard = moved / "datacomp" / "00000001.tar"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    code, words = own.say(capsys, "run")
-    assert code == 2 and "00000001.tar" in words and "my-datacomp has changed" in words and "Nothing was run" in words
+    code, output = own.run(capsys, "run")
+    assert (
+        code == 2 and "00000001.tar" in output and "my-datacomp has changed" in output and "Nothing was run" in output
+    )
 
 
-def test_nothing_runs_for_data_and_models_that_do_not_fit(
+def test_missing_data_and_unfit_models_are_refused_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = Own(tmp_path, monkeypatch)
+    own = OwnProject(tmp_path, monkeypatch)
     good = (tmp_path / "site.toml").read_text()
 
     def refused(site: str) -> str:
         (tmp_path / "site.toml").write_text(site)
-        code, words = own.say(capsys, "run")
-        assert code == 2 and not (tmp_path / "runs").exists(), words
-        return words
+        code, output = own.run(capsys, "run")
+        assert code == 2 and not (tmp_path / "runs").exists(), output
+        return output
 
-    lacking = refused(good.replace("my-dclm", "other-dclm").replace("my-siglip", "other-siglip"))
-    assert '[sources.my-dclm] path = "..." # text [sources.my-siglip] path = "..." # encoder' in lacking
-    assert "my-notes," not in lacking
+    message = refused(good.replace("my-dclm", "other-dclm").replace("my-siglip", "other-siglip"))
+    assert '[sources.my-dclm] path = "..." # text [sources.my-siglip] path = "..." # encoder' in message
+    assert "my-notes," not in message
     assert f"my-dclm: {tmp_path}/data/dcml does not exist." in refused(good.replace("data/dclm", "data/dcml"))
     study = (tmp_path / "mine.py").read_text()
     (tmp_path / "mine.py").write_text(study.replace("vocab_size=512", "vocab_size=300"))
     assert "my-tokenizer: wanted at most 300 tokens" in refused(good)
     (tmp_path / "mine.py").write_text(study.replace("ViTSpec(layers=2, width=16", "ViTSpec(layers=3, width=32"))
-    fits = refused(good)
-    assert "wanted num_hidden_layers 3, got 2; wanted hidden_size 32, got 16" in fits
+    message = refused(good)
+    assert "wanted num_hidden_layers 3, got 2; wanted hidden_size 32, got 16" in message
 
 
-def test_doctor_looks_at_every_place(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = Own(tmp_path, monkeypatch)
-    monkeypatch.setenv("COLUMNS", "400")
-    assert command(["doctor", "--out", str(tmp_path / "runs")]) == 0
-    words = " ".join(capsys.readouterr().out.split())
-    size = sum(file.stat().st_size for file in (own.data / "datacomp").iterdir())
-    assert f"captions: 2 shards, {size / 1000:.3g} kB, not prepared" in words
-    for found in (
-        "10 sources",
-        "tokenizer: 325 tokens",
-        "text: 2 shards",
-        "dialogues: 1 shard,",
-        "interleaved: 1 shard,",
-    ):
-        assert found in words
-    assert "2 layers, width 16, image 16, patch 8" in words and "wanted num_hidden_layers 27, got 2" in words
-    assert "token store" in words and "for what is not prepared" in words
-    (tmp_path / "site.toml").write_text("[sources.dclm-mix]\npath = 'nowhere'\n[sources.junk]\npath = 'mine.py'")
-    assert command(["doctor", "--out", str(tmp_path / "runs")]) == 1
-    found = {finding.topic: finding for finding in machine_findings(tmp_path / "runs")}
-    assert found["dclm-mix"].state == found["junk"].state == "missing"
-    assert found["dclm-mix"].value == f"nothing at {tmp_path}/nowhere"
-    assert "Got nothing that is read as text, captions" in found["junk"].advice
-    capsys.readouterr()
-    (tmp_path / "site.toml").write_text("[machin]")
-    assert command(["doctor", "--out", str(tmp_path / "runs")]) == 1
-    assert "Nearest: machine" in " ".join(capsys.readouterr().out.split())
-
-
-def _shares_are_as_asked(own: Own) -> None:
+def _check_shares(own: OwnProject) -> None:
     """A quarter of 16 rows and three quarters of the next 16 show pictures; text is 3 : 1 in tokens, within a row."""
     for folder in own.steps("midtrain"):
         achieved = json.loads((folder / "achieved.json").read_text())

@@ -22,22 +22,12 @@ if TYPE_CHECKING:
 def answers(
     study: Study,
     *,
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="An arm: start-080.s1; an address under --out; a folder that was evaluated; or answers.jsonl.",
-        ),
-    ],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="An arm, an address, a folder.")],
     other: Annotated[str, typer.Argument(metavar="OTHER", help="A second one, to compare with.")] = "",
     task: Annotated[str, typer.Option(metavar="TASK", help="Only this task.")] = "",
-    question: Annotated[
-        str, typer.Option(metavar="ID", help="Print this question instead of a page: 12, or pope/12.")
-    ] = "",
+    question: Annotated[str, typer.Option(metavar="ID", help="Print this one, no page: 12, or pope/12.")] = "",
     rows: Annotated[int, typer.Option(metavar="N", help="Most questions on the page.")] = 400,
-    benchmarks: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder of the images, if it was moved.")
-    ] = None,
+    benchmarks: Annotated[Path | None, typer.Option(help="The folder of the images, if it was moved.")] = None,
     out: OutOption = RUNS,
 ) -> None:
     """Write a page of images, prompts, answers, references and scores; of two checkpoints, their differences first.

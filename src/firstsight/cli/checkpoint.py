@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from firstsight.recipe.study import Study
 from firstsight.units import parse_tokens
 from firstsight.workspace.resolve import answer
 from firstsight.workspace.sources import as_request_error
+
+if TYPE_CHECKING:
+    from firstsight.data.verify_ledger import SourceCoverage
 
 EXPORT_FORMATS = ("hf",)
 DTYPES = ("float32", "bfloat16")
@@ -36,24 +39,13 @@ def ask(
 
 
 def import_weights(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="SOURCE", help="A folder, an epoch_N.pt of open_lm, or a hub name (owner/name)."),
-    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, an epoch_N.pt, or a hub name.")],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The checkpoint folder to write; a new one.")],
-    revision: Annotated[
-        str | None, typer.Option(metavar="REVISION", help="Of a hub name: a branch, a tag or a commit.")
-    ] = None,
-    tokenizer: Annotated[
-        str, typer.Option(metavar="PATH", help="A file, folder or hub name, if none is beside the weights.")
-    ] = "",
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="For OpenLM: its model config (.json) or params.txt.")
-    ] = None,
-    seen: Annotated[
-        str, typer.Option(metavar="TOKENS", help="Tokens that it was trained on (2.5T), if its files do not say.")
-    ] = "",
+    revision: Annotated[str | None, typer.Option(help="Of a hub name: a branch, a tag or a commit.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="A path or hub name, if none is beside the weights.")] = "",
+    config: Annotated[Path | None, typer.Option(help="For OpenLM: its config (.json) or params.txt.")] = None,
+    seen: Annotated[str, typer.Option(metavar="TOKENS", help="Trained on (2.5T), if its files do not say.")] = "",
 ) -> None:
     """Make a checkpoint folder from public weights: OpenLM and DCLM, the Llama family, or an earlier export.
 
@@ -100,10 +92,7 @@ def export(
 
 
 def verify(
-    ledgers: Annotated[
-        list[Path],
-        typer.Argument(metavar="LEDGER…", help="Folders of checkpoints: segments of a trunk, then a branch."),
-    ],
+    ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER…", help="Checkpoints: a trunk's, a branch.")],
 ) -> None:
     """Check with sample ledgers that no row was trained on twice or skipped, and that a branch's text is continuous.
 
@@ -112,20 +101,17 @@ def verify(
     from firstsight.data.verify_ledger import verify_ledgers
 
     check = verify_ledgers(ledgers)
-    rows = [
-        (
-            source.name,
-            f"{source.rows:,}",
-            f"{source.distinct_rows:,}",
-            f"{source.passes:.3f}",
-            f"{source.repeated_rows:,}",
-            f"{source.skipped_rows:,}",
-        )
-        for source in check.coverage
-    ]
-    if rows:
-        terminal.print_table([("source", "rows", "distinct", "passes", "repeats", "skipped"), *rows])
+    if check.coverage:
+        head = ("source", "rows", "distinct", "passes", "repeats", "skipped")
+        terminal.print_table([head, *map(_coverage_row, check.coverage)])
     if check.problems:
         terminal.print_lines([f"wrong: {problem}" for problem in check.problems])
         raise typer.Exit(1)
     terminal.print_lines(["proved: within every pass each row came once, and the text continues without a gap."])
+
+
+def _coverage_row(source: SourceCoverage) -> tuple[str, ...]:
+    rows, distinct, repeats, skipped = (
+        f"{count:,}" for count in (source.rows, source.distinct_rows, source.repeated_rows, source.skipped_rows)
+    )
+    return source.name, rows, distinct, f"{source.passes:.3f}", repeats, skipped

@@ -20,22 +20,12 @@ BASELINE_LABELS = {"blind": "blind", "text_only": "text only", "question_blind":
 def evaluate(
     study: Study,
     *,
-    checkpoint: Annotated[
-        str, typer.Argument(help="A folder, of transformers too, an address under --out, or an arm: start-080.s1.")
-    ],
-    benchmarks: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A folder with one for each task; the study's if not given.")
-    ] = None,
-    tasks: Annotated[
-        str, typer.Option(metavar="TASK,…", help="Which tasks; all that are available if not given.")
-    ] = "",
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="start-080.s1, an address, a folder.")],
+    benchmarks: Annotated[Path | None, typer.Option(help="A folder for each task; default: the study's.")] = None,
+    tasks: Annotated[str, typer.Option(metavar="TASK,…", help="Which tasks; default: all that are available.")] = "",
     blind: Annotated[bool, typer.Option("--blind", help="Only without the image.")] = False,
-    text_only: Annotated[
-        bool, typer.Option("--text-only", help="Also evaluate the text model that the checkpoint came from.")
-    ] = False,
-    text_model: Annotated[
-        str, typer.Option(metavar="CHECKPOINT", help="That text model, if the study does not record it.")
-    ] = "",
+    text_only: Annotated[bool, typer.Option("--text-only", help="Also its text-only parent model.")] = False,
+    text_model: Annotated[str, typer.Option(help="That model, if the study does not record it.")] = "",
     out: OutOption = RUNS,
 ) -> None:
     """Evaluate a checkpoint on tasks, with the images and without.

@@ -31,26 +31,13 @@ COUNTS = {
 
 def prepare(
     *,
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Names of the site file; or paths or URLs, with --form.")
-    ],
-    tokenizer: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="A name of the site file, or the path of a tokenizer.json.")
-    ] = "gpt-neox-20b",
-    form: Annotated[
-        str, typer.Option(metavar="FORM", help="text, captions, interleaved or dialogues; the paper's names have one.")
-    ] = "",
-    synthetic: Annotated[
-        str, typer.Option(metavar="SHARE", help="Captions: the share that is synthetic (10%, 1/2).")
-    ] = "",
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Chooses which ones; 0 if not given.")] = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME|PATH", help="Benchmarks to look for in the source; may be given several times."),
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(metavar="N", help="Shards at the same time; one a core if not given.")
-    ] = None,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Names of the site file, paths or URLs.")],
+    tokenizer: Annotated[str, typer.Option(help="A name of the site file, or a path.")] = "gpt-neox-20b",
+    form: Annotated[str, typer.Option(help="text, captions, interleaved or dialogues, if it is not known.")] = "",
+    synthetic: Annotated[str, typer.Option(metavar="SHARE", help="Synthetic part of captions (10%, 1/2).")] = "",
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Chooses which ones; default: 0.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="Benchmarks to look for; names or paths.")] = None,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Shards at the same time; default: all cores.")] = None,
     out: OutOption = RUNS,
 ) -> None:
     """Check, count, tokenize and index data; bad records are listed with a reason. Images are not copied.

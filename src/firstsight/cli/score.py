@@ -22,16 +22,9 @@ POPE_COLUMNS = {"accuracy": "accuracy", "precision": "precision", "recall": "rec
 def score(
     task: Annotated[str, typer.Argument(metavar="TASK", help="vqav2, gqa, vizwiz, textvqa, refcoco, pope ...")],
     *,
-    answers: Annotated[
-        list[Path], typer.Option(metavar="FILE", help="The model's answers; a folder, or several times, for parts.")
-    ],
-    references: Annotated[
-        list[Path],
-        typer.Option(metavar="FILE", help="The benchmark's own files, several times; also the model's question file."),
-    ],
-    missing: Annotated[
-        str, typer.Option(metavar="SHARE", help="Most questions without an answer; with more, it is refused.")
-    ] = "5%",
+    answers: Annotated[list[Path], typer.Option(help="The model's answers; a folder, or several times, for parts.")],
+    references: Annotated[list[Path], typer.Option(help="The benchmark's files; also the model's question file.")],
+    missing: Annotated[str, typer.Option(metavar="SHARE", help="Most questions without an answer.")] = "5%",
     out_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here.")] = None,
     rows: Annotated[Path | None, typer.Option(metavar="FILE", help="Write each question's score here.")] = None,
 ) -> None:

@@ -27,9 +27,7 @@ BUILTIN_SCALES = ("smoke", "cpu")
 def plan(
     study: Study,
     *,
-    device: Annotated[
-        str | None, typer.Option(help="The device of the estimate; cpu at the built-in scales, else h100.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="Of the estimate; cpu at built-in scales, else h100.")] = None,
     utilisation: Annotated[float, typer.Option(help="Part of the device's peak that training reaches.")] = 0.4,
     out: OutOption = RUNS,
 ) -> None:
@@ -55,9 +53,7 @@ def run(
     study: Study,
     *,
     out: OutOption = RUNS,
-    jobs: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps at the same time; one a core if not given.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Steps at the same time; default: all cores.")] = None,
     executor: Annotated[str, typer.Option(help="What runs the steps: local.")] = "local",
 ) -> None:
     """Run every step that is not stored yet, then write the report.
@@ -103,12 +99,8 @@ def explain(
 def preview(
     study: Study,
     *,
-    arm: Annotated[
-        str, typer.Option(metavar="ARM", help="start-080 or start-080.s1; the first with images if not given.")
-    ] = "",
-    stage: Annotated[
-        str, typer.Option(metavar="STAGE", help="pretrain, midtrain, finetune; midtrain if not given.")
-    ] = "",
+    arm: Annotated[str, typer.Option(metavar="ARM", help="start-080.s1; default: the first with images.")] = "",
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="pretrain, midtrain (default) or finetune.")] = "",
     rows: Annotated[int, typer.Option(metavar="N", help="How many rows to show.")] = 24,
     first: Annotated[int, typer.Option(metavar="ROW", help="The first row of the stage to show.")] = 0,
     out: OutOption = RUNS,
@@ -127,13 +119,9 @@ def preview(
 def power(
     study: Study,
     *,
-    effect: Annotated[float, typer.Option("--effect", metavar="POINTS", help="The difference to detect, in points.")],
-    kind: Annotated[
-        str, typer.Option("--kind", metavar="KIND", help="Of which stable score: vision or text.")
-    ] = "vision",
-    power: Annotated[
-        float, typer.Option("--power", metavar="SHARE", help="The probability to detect it, between 0 and 1.")
-    ] = 0.8,
+    effect: Annotated[float, typer.Option(metavar="POINTS", help="The difference to detect, in points.")],
+    kind: Annotated[str, typer.Option(metavar="KIND", help="Of which stable score: vision or text.")] = "vision",
+    power: Annotated[float, typer.Option(metavar="SHARE", help="The probability to detect it.")] = 0.8,
     out: OutOption = RUNS,
 ) -> None:
     """How many seeds or questions are needed to detect a difference between two arms, from a study's stored results.

@@ -21,15 +21,10 @@ from firstsight.workspace.study_functions import StudyFunction, StudyParameter, 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of results; made if necessary.")]
 RUNS = Path("runs")
 
-STUDY_ARGUMENT = Annotated[
-    str,
-    typer.Argument(metavar="STUDY", help="A shipped study, or the path of a .py file: mine.py, mine.py:late."),
-]
+STUDY_ARGUMENT = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study, or mine.py, or mine.py:late.")]
 STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that the names belong to.")]
 SCALE_OPTION = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
-SEEDS_OPTION = Annotated[
-    int | None, typer.Option("--seeds", metavar="N", help="Seeds of every arm; each scale has its own number.")
-]
+SEEDS_OPTION = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Of every arm; default: the scale's.")]
 FLAGS = ("--help", "--debug", "--blind", "--no-blind")
 """Options without a value."""
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from firstsight.errors import MissingPackage, RequestError
-from firstsight.workspace.source_findings import Finding, FindingState, existing_parent, source_findings
+from firstsight.workspace.source_findings import Finding, check_finding, existing_parent, source_findings
 from firstsight.workspace.sources import current_site, find_site_file
 
 GB = 10**9
@@ -33,17 +33,9 @@ def missing_package(error: ModuleNotFoundError) -> MissingPackage | None:
 
 def machine_findings(out: Path) -> Iterator[Finding]:
     """A finding for everything that a run with results under `out` depends on."""
-    yield _python()
     yield from _packages()
     yield _device()
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    yield _optional("C++ compiler", compiler, "apt-get install g++. Without it blocks are not compiled")
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    yield _optional(
-        "Python.h",
-        str(header) if header.is_file() else None,
-        "apt-get install python3-dev. torch.compile needs it; without it",
-    )
+    yield from _compiler()
     yield from _cores_and_memory()
     policy = os.environ.get("OMP_WAIT_POLICY", "unset")
     yield Finding(topic="OMP_WAIT_POLICY", value=policy, state="ok", advice="Workers always get PASSIVE.")
@@ -56,33 +48,17 @@ def machine_findings(out: Path) -> Iterator[Finding]:
         yield Finding(topic=f"[{extra}]", value=value, state="ok", advice=advice)
 
 
-def _python() -> Finding:
-    is_supported = sys.version_info >= (3, 11)
-    return Finding(
-        topic="Python",
-        value=platform.python_version(),
-        state="ok" if is_supported else "missing",
-        advice="" if is_supported else "Install Python 3.11 or newer and make the environment anew.",
-    )
-
-
 def _packages() -> Iterator[Finding]:
-    """The declared dependencies, with those that are not installed, and torch."""
+    """Python, the declared dependencies with those that are not installed, and torch."""
+    advice = "Install Python 3.11 or newer and make the environment anew."
+    is_supported = sys.version_info >= (3, 11)
+    yield check_finding("Python", platform.python_version(), ok=is_supported, advice=advice, otherwise="missing")
     names = [re.split(r"[<>=!~;\[ ]", line)[0] for line in _requirements() if "extra ==" not in line]
     absent = [name for name in names if _version(name) is None]
-    yield Finding(
-        topic="packages",
-        value=f"{len(names) - len(absent)} of {len(names)}" + (f", without {', '.join(absent)}" if absent else ""),
-        state="missing" if absent else "ok",
-        advice=f"pip install {' '.join(absent)}" if absent else "",
-    )
-    torch = _version("torch")
-    yield Finding(
-        topic="torch",
-        value=torch or "none",
-        state="ok" if torch else "missing",
-        advice="" if torch else "pip install 'torch>=2.9,<2.14'",
-    )
+    value = f"{len(names) - len(absent)} of {len(names)}" + (f", without {', '.join(absent)}" if absent else "")
+    yield check_finding("packages", value, ok=not absent, advice=f"pip install {' '.join(absent)}", otherwise="missing")
+    torch, advice = _version("torch"), "pip install 'torch>=2.9,<2.14'"
+    yield check_finding("torch", torch or "none", ok=torch is not None, advice=advice, otherwise="missing")
 
 
 def _requirements() -> list[str]:
@@ -110,44 +86,33 @@ def _device() -> Finding:
     return Finding(topic="device", value=f"{count} x {torch.cuda.get_device_name(0)}", state="ok")
 
 
-def _optional(topic: str, path: str | None, advice: str) -> Finding:
-    """What makes training faster and may be missing."""
-    return Finding(
-        topic=topic,
-        value=path or "none",
-        state="ok" if path else "note",
-        advice="" if path else f"{advice} training is slower.",
-    )
+def _compiler() -> Iterator[Finding]:
+    """What torch.compile needs."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    advice = "apt-get install g++. Without it blocks are not compiled and training is slower."
+    yield check_finding("C++ compiler", compiler or "none", ok=compiler is not None, advice=advice)
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    advice = "apt-get install python3-dev. torch.compile needs it; without it training is slower."
+    yield check_finding("Python.h", str(header) if header.is_file() else "none", ok=header.is_file(), advice=advice)
 
 
 def _cores_and_memory() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0))
-    advice = "" if cores > 1 else "Arms run one after the other."
-    yield Finding(topic="cores", value=str(cores), state="ok" if cores > 1 else "note", advice=advice)
-    size, needed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 2 * GB * cores
-    advice = "" if size >= needed else f"A worker takes up to 2 GB: use --jobs {max(1, size // (2 * GB))}."
-    state: FindingState = "ok" if size >= needed else "note"
-    yield Finding(topic="memory", value=f"{size / GB:.1f} GB", state=state, advice=advice)
+    yield check_finding("cores", str(cores), ok=cores > 1, advice="Arms run one after the other.")
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    advice = f"A worker takes up to 2 GB: use --jobs {max(1, size // (2 * GB))}."
+    yield check_finding("memory", f"{size / GB:.1f} GB", ok=size >= 2 * GB * cores, advice=advice)
 
 
 def _disk(out: Path) -> Finding:
     """Free space at the output folder, and whether it can be written."""
     folder = existing_parent(out)
-    free = shutil.disk_usage(folder).free
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        return Finding(
-            topic="disk",
-            value=f"{out} cannot be written",
-            state="missing",
-            advice="Choose another folder with --out.",
-        )
-    has_space = free > 2 * GB
-    return Finding(
-        topic="disk",
-        value=f"{free / GB:.0f} GB free at {folder}",
-        state="ok" if has_space else "note",
-        advice="" if has_space else "The study at cpu scale stores up to 2 GB.",
-    )
+        advice = "Choose another folder with --out."
+        return Finding(topic="disk", value=f"{out} cannot be written", state="missing", advice=advice)
+    free = shutil.disk_usage(folder).free
+    advice = "The study at cpu scale stores up to 2 GB."
+    return check_finding("disk", f"{free / GB:.0f} GB free at {folder}", ok=free > 2 * GB, advice=advice)
 
 
 def _site_findings(out: Path) -> Iterator[Finding]:

@@ -45,6 +45,11 @@ class Finding:
     advice: str = ""
 
 
+def check_finding(topic: str, value: str, *, ok: bool, advice: str, otherwise: FindingState = "note") -> Finding:
+    """`ok` where a condition is met; else another state, with advice."""
+    return Finding(topic=topic, value=value, state="ok" if ok else otherwise, advice="" if ok else advice)
+
+
 def source_findings(site: Site, out: Path) -> Iterator[Finding]:
     """A finding for each source of the site file, and one for the disk space that preparing them takes."""
     prepared, unprepared_bytes = prepared_names(out), 0
@@ -55,15 +60,14 @@ def source_findings(site: Site, out: Path) -> Iterator[Finding]:
             continue
         try:
             local = _downloaded(location) if is_hub_model(location) else location
-            finding, size = (
-                _source_finding(name, local, is_prepared=name in prepared)
-                if local
-                else (_not_downloaded(name, location), 0)
-            )
+            if local is None:
+                yield _not_downloaded(name, location)
+                continue
+            finding, size = _source_finding(name, local, is_prepared=name in prepared)
+            unprepared_bytes += size
+            yield finding
         except FirstsightError as error:
-            finding, size = Finding(topic=name, value=location.path, state="missing", advice=str(error)), 0
-        unprepared_bytes += size
-        yield finding
+            yield Finding(topic=name, value=location.path, state="missing", advice=str(error))
     if unprepared_bytes:
         yield _disk_space(unprepared_bytes, out)
 
@@ -101,14 +105,8 @@ def _records(name: str, location: Location, form: ExternalForm, *, is_prepared: 
 
 def _tokenizer(name: str, location: Location) -> Finding:
     size, vocab_size = tokenizer_size(location, name), paper.paper_1b().base.pretrain.model.vocab_size
-    fits = size <= vocab_size
     advice = f"The scales 79m to 7b have room for {vocab_size:,}: give your models a larger vocabulary."
-    return Finding(
-        topic=name,
-        value=f"tokenizer: {size:,} tokens",
-        state="ok" if fits else "note",
-        advice="" if fits else advice,
-    )
+    return check_finding(name, f"tokenizer: {size:,} tokens", ok=size <= vocab_size, advice=advice)
 
 
 def _encoder(name: str, location: Location) -> Finding:
@@ -116,12 +114,8 @@ def _encoder(name: str, location: Location) -> Finding:
     shape = f"{config['num_hidden_layers']} layers, width {config['hidden_size']}, image {config['image_size']}"
     is_siglip = config["model_type"] in SIGLIP_TYPES
     mismatch = encoder_mismatch(paper.PAPER_ENCODER, location, name) if is_siglip else ""
-    return Finding(
-        topic=name,
-        value=f"encoder: {shape}, patch {config['patch_size']}",
-        state="note" if mismatch else "ok",
-        advice=f"The scales 79m to 7b: {mismatch}. Give your recipe a Vit of this shape." if mismatch else "",
-    )
+    advice = f"The scales 79m to 7b: {mismatch}. Give your recipe a Vit of this shape."
+    return check_finding(name, f"encoder: {shape}, patch {config['patch_size']}", ok=not mismatch, advice=advice)
 
 
 def _checkpoint(name: str, location: Location) -> Finding:
@@ -203,7 +197,6 @@ def existing_parent(path: Path) -> Path:
 
 def _disk_space(needed: int, out: Path) -> Finding:
     free = shutil.disk_usage(existing_parent(out)).free
-    fits = free > needed
     value = f"about {format_bytes(needed)} for what is not prepared, {format_bytes(free)} free"
-    advice = "" if fits else "Make room, or choose another disk with --out."
-    return Finding(topic="token store", value=value, state="ok" if fits else "note", advice=advice)
+    advice = "Make room, or choose another disk with --out."
+    return check_finding("token store", value, ok=free > needed, advice=advice)

@@ -1,0 +1,66 @@
+"""The commands plan, run, report, explain and power, as far as they need no run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command_line import refused, run_command
+
+
+def test_plan_prints_the_numbers_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    """A branch asks 28,795,904,000 tokens, 109,848 steps of 256 x 1,024; a fifth of the trunk 863,877,120,000."""
+    code, out, _ = run_command(capsys, "plan", "when", "--scale", "1b", "--device", "a100")
+    assert code == 0
+    for number in ("28,795,904,000", "109,848", "863,877,120,000"):
+        assert number in out
+    assert "start-080.s1" in out and "shared by 6 arms" in out and "one a100" in out
+
+
+def test_plan_prints_the_learning_rate_of_each_branch(capsys: pytest.CaptureFixture[str]) -> None:
+    """Within 2 % of the published rates, whose checkpoints fell a little off the nominal shares. Source: paper 2."""
+    _, out, _ = run_command(capsys, "plan", "when", "--scale", "1b")
+    assert "trunk: 4,319,385,600,000 tokens" in out
+    for percent, published in ((20, 9.080e-3), (40, 6.500e-3), (60, 3.447e-3), (80, 9.789e-4)):
+        match = re.search(rf"start-0{percent} [\d,]+ \({percent} %\) Continue (\S+) to 3e-05", out)
+        assert match is not None and float(match[1]) == pytest.approx(published, rel=0.02)
+    assert len(re.findall(r"Rewarm 0 to 0.003 to 3e-05 28,795,904,000 109,848 256 x 1,024", out)) == 2
+
+
+def test_each_seed_adds_every_arm(capsys: pytest.CaptureFixture[str]) -> None:
+    _, single, _ = run_command(capsys, "plan", "when", "--scale", "smoke", "--seeds", "1")
+    _, three, _ = run_command(capsys, "plan", "when", "--scale", "smoke", "--seeds", "3")
+    assert "7 arms" in single and "21 arms" in three and "start-100.s3" in three
+
+
+def test_explain_prints_the_fields_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run_command(capsys, "explain", "start-020", "start-080", "--scale", "1b")
+    assert code == 0
+    assert "start: 1/5 | 4/5" in out and "schedule.branch_tokens: 863877726208 | 3455508807680" in out
+    assert "optim" not in out and "seed" not in out
+
+
+def test_explain_of_equal_arms_finds_no_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "are the same" in run_command(capsys, "explain", "start-020", "start-020.s1", "--scale", "smoke")[1]
+
+
+def test_zero_jobs_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = refused(capsys, "run", "when", "--scale", "smoke", "--jobs", "0", "--out", tmp_path / "runs")
+    assert "--jobs" in message
+
+
+@pytest.mark.parametrize("utilisation", ["0", "1.2"])
+def test_utilisation_is_a_share(capsys: pytest.CaptureFixture[str], utilisation: str) -> None:
+    assert "utilisation" in refused(capsys, "plan", "when", "--utilisation", utilisation)
+
+
+def test_a_study_of_data_without_a_path_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = refused(capsys, "run", "when", "--scale", "1b", "--out", tmp_path)
+    assert "datacomp-dr-1b" in message and "Nothing was run" in message
+
+
+def test_a_report_without_results_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "nothing is stored" in refused(capsys, "report", "when", "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,54 @@
+"""The parameters of a study as options of the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command_line import STUDY_FILE, refused, run_command
+
+
+def test_the_parameters_of_a_study_are_options(capsys: pytest.CaptureFixture[str], study_file: Path) -> None:
+    words = ["--at", "40%", "--budget", "1.5k", "--again", "--order", "last", "--label", "x", "--copies", "3"]
+    code, out, err = run_command(capsys, "plan", study_file, "--scale", "smoke", *words)
+    assert code == 0, err
+    assert "x-last-1500-True-3.s0" in out and "pretrain-000-040" in out
+
+
+def test_the_defaults_of_a_study_are_those_of_its_function(
+    capsys: pytest.CaptureFixture[str], study_file: Path
+) -> None:
+    code, out, _ = run_command(capsys, "plan", f"{study_file}:late", "--scale", "smoke", "--seeds", "1")
+    assert code == 0 and "late-first-4096-False-1.s0" in out and "pretrain-000-090" in out
+
+
+def test_help_lists_the_options_of_a_study(capsys: pytest.CaptureFixture[str], study_file: Path) -> None:
+    code, out, _ = run_command(capsys, "run", study_file, "--help")
+    assert code == 0 and "--budget" in out and "--copies" in out and "--executor" in out
+
+
+@pytest.mark.parametrize("share", ["1.5", "-1", "130%", "a tenth", "1/0"])
+def test_shares_are_between_0_and_1(capsys: pytest.CaptureFixture[str], study_file: Path, share: str) -> None:
+    assert "--at" in refused(capsys, "plan", study_file, "--scale", "smoke", f"--at={share}")
+
+
+@pytest.mark.parametrize("budget", ["-5", "few", "1.5", "1e9"])
+def test_budgets_are_whole_tokens(capsys: pytest.CaptureFixture[str], study_file: Path, budget: str) -> None:
+    assert "--budget" in refused(capsys, "plan", study_file, "--scale", "smoke", f"--budget={budget}")
+
+
+def test_a_budget_without_a_step_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "empty.py"
+    text = STUDY_FILE.replace(
+        "arm = replace(branch_at(scale, at),",
+        "base = branch_at(scale, at)\n    mid = replace(base.stages[0], tokens=Tokens(0))\n"
+        "    arm = replace(base, stages=(mid, *base.stages[1:]),",
+    )
+    path.write_text(text)
+    assert "at least one step" in refused(capsys, "plan", path, "--scale", "smoke")
+
+
+@pytest.mark.parametrize("words", [["--seeds", "0"], ["--seeds", "two"], ["--seeds"]])
+def test_seeds_are_a_positive_number(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert "--seeds" in refused(capsys, "plan", "when", *words)

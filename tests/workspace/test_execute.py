@@ -1,0 +1,61 @@
+"""Running a graph without a terminal: events reach the caller's display, and stored steps are not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from firstsight.errors import QuantityError
+from firstsight.plan.graph import build_graph
+from firstsight.plan.scheduler import EventCallback, StepEvent
+from firstsight.plan.store import Store
+from firstsight.recipe.scales import scale_named
+from firstsight.site import ProgressCallback
+from firstsight.studies.when import when
+from firstsight.workspace.execute import HANDLERS, NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
+
+GRAPH = build_graph(when(scale_named("smoke")))
+VOCABULARY = next(step for step in GRAPH.steps if step.kind == "vocabulary")
+
+
+class Recorder:
+    """A display that keeps what it receives."""
+
+    def __init__(self) -> None:
+        self.events: list[StepEvent] = []
+
+    @contextmanager
+    def task(self, name: str) -> Iterator[ProgressCallback]:
+        yield lambda progress: None
+
+    @contextmanager
+    def steps(self, count: int) -> Iterator[EventCallback]:
+        yield self.events.append
+
+
+def test_a_step_is_run_once_and_its_events_are_shown(tmp_path: Path) -> None:
+    recorder, store = Recorder(), Store(tmp_path / "runs")
+    assert isinstance(recorder, ProgressDisplay) and isinstance(NO_DISPLAY, ProgressDisplay)
+    folder = run_step(VOCABULARY, store, display=recorder)
+    assert folder == store.path(VOCABULARY.address) and (folder / "tokenizer.json").is_file()
+    assert [event.kind for event in recorder.events if event.kind != "progress"] == ["started", "published"]
+    assert run_step(VOCABULARY, store, display=recorder) == folder
+    assert len([event for event in recorder.events if event.kind == "started"]) == 1
+
+
+def test_zero_jobs_are_refused_before_a_worker_starts(tmp_path: Path) -> None:
+    with pytest.raises(QuantityError, match="--jobs: wanted at least 1. Got 0"):
+        run_graph(GRAPH, Store(tmp_path), jobs=0)
+    assert Store(tmp_path).addresses() == ()
+
+
+def test_every_kind_of_step_has_a_handler() -> None:
+    assert {step.kind for step in GRAPH.steps} <= set(HANDLERS)
+
+
+def test_the_last_line_of_an_error_says_what_is_wrong() -> None:
+    assert last_line("Traceback\n  file\nValueError: three\n\n") == "ValueError: three"
+    assert last_line(" \n") == "no reason given"

@@ -1,0 +1,67 @@
+"""What is collected of a study from its store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firstsight.errors import StoreError, UnknownName
+from firstsight.plan.graph import build_graph
+from firstsight.plan.scheduler import StepFailure, Summary
+from firstsight.plan.store import Store
+from firstsight.recipe.scales import scale_named
+from firstsight.studies.when import when
+from firstsight.workspace.results import busy_seconds, collect_results, open_store, run_study, write_report
+
+STUDY = when(replace(scale_named("smoke"), seeds=1))
+GRAPH = build_graph(STUDY)
+
+
+@pytest.mark.parametrize(
+    ("spans", "seconds"),
+    [
+        ([], 0),
+        ([("00:00:00", "00:00:10"), ("00:00:20", "00:00:25")], 15),
+        ([("00:00:05", "00:00:15"), ("00:00:00", "00:00:10")], 15),
+        ([("00:00:00", "00:01:00"), ("00:00:10", "00:00:20")], 60),
+    ],
+)
+def test_busy_seconds_count_overlapping_steps_once(spans: list[tuple[str, str]], seconds: int) -> None:
+    assert busy_seconds([(f"2026-01-01T{start}", f"2026-01-01T{end}") for start, end in spans]) == seconds
+
+
+def test_arms_without_results_say_why(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    failed = GRAPH.final_step("start-080.s1")
+    failure = StepFailure(
+        step=failed, arms=("start-080.s1",), reason="Traceback\nOSError: no disk", log_path=tmp_path / "log"
+    )
+    summary = Summary(published=(), skipped=(), failed=(failure,), blocked=(), seconds=1.0)
+    arms = {arm.label: arm for arm in collect_results(STUDY, store, GRAPH, summary=summary)}
+    assert list(arms) == [arm.label for arm in STUDY.arms]
+    assert arms["start-080.s1"].missing_reason == f"{failed.address} failed: OSError: no disk"
+    assert arms["start-000.s1"].missing_reason == "not run yet"
+    assert all(arm.scores is None and arm.answers_path is None for arm in arms.values())
+
+
+def test_stages_continue_the_token_count_of_the_trunk(tmp_path: Path) -> None:
+    """Trunk segments count from 0; mid-training from where the arm leaves it; fine-tuning from the end of that."""
+    arm = STUDY.arm("start-080")
+    stages = {stage.kind: stage for stage in collect_results(STUDY, Store(tmp_path), GRAPH)[5].stages}
+    branch = arm.pretrain.tokens_at(arm.start)
+    assert stages["pretrain"].start_tokens == 0 and stages["midtrain"].start_tokens == branch
+    mid = arm.stages[0]
+    assert stages["finetune"].start_tokens == branch + mid.row_shape.round_up(mid.tokens)
+    assert all(stage.log_path is None for stage in stages.values())
+
+
+def test_results_of_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nothing is stored under"):
+        open_store(tmp_path / "none")
+    with pytest.raises(StoreError, match="nothing is stored under"):
+        write_report(STUDY, tmp_path / "none")
+    with pytest.raises(UnknownName, match="no executor is called 'remote'"):
+        run_study(STUDY, out=tmp_path / "none", executor="remote")
+    assert not (tmp_path / "none").exists()
