@@ -57,7 +57,7 @@ def test_ask_prints_one_answer(
 
     Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
     words = ("--out", tmp_path / "runs", "--scale", "smoke")
-    code, out, err = run_command(capsys, "ask", checkpoint("patches"), tmp_path / "red.png", "what is it ?", *words)
+    code, _, err = run_command(capsys, "ask", checkpoint("patches"), tmp_path / "red.png", "what is it ?", *words)
     assert code == 0, err
     assert not (tmp_path / "runs").exists()
     message = refused(capsys, "ask", checkpoint("patches"), tmp_path / "blue.png", "what is it ?", *words)

@@ -76,6 +76,6 @@ def test_a_terminal_shows_bars_and_keeps_only_failures(output: io.StringIO) -> N
     assert "FAILED after 1.0 s: no bread" in text and "done in" not in text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (65, "1:05"), (7265, "2:01:05")])
-def test_times_are_minutes_or_hours(seconds: float | int, text: str) -> None:
+@pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00"), (59.6, "1:00"), (65.0, "1:05"), (7265.0, "2:01:05")])
+def test_times_are_minutes_or_hours(seconds: float, text: str) -> None:
     assert format_clock(seconds) == text

@@ -47,7 +47,7 @@ def test_a_step_is_run_once_and_its_events_are_shown(tmp_path: Path) -> None:
 
 
 def test_zero_jobs_are_refused_before_a_worker_starts(tmp_path: Path) -> None:
-    with pytest.raises(QuantityError, match="--jobs: wanted at least 1. Got 0"):
+    with pytest.raises(QuantityError, match=r"--jobs: wanted at least 1\. Got 0"):
         run_graph(GRAPH, Store(tmp_path), jobs=0)
     assert Store(tmp_path).addresses() == ()
 

@@ -103,7 +103,7 @@ REFUSED: list[tuple[Callable[[DonorProject], object], str]] = [
     ),
     (_add_missing_shard, r"no model-00002-of-00002\.safetensors .*Download it again to the end"),
     (lambda one: (donor.data / "donor-40" / "model.safetensors").unlink(), r"Got spec\.json, tokenizer\.json\. Write"),
-    (lambda one: shutil.rmtree(donor.data / "donor-40"), r"donor-40: .*donor-40 does not exist"),
+    (lambda donor: shutil.rmtree(donor.data / "donor-40"), r"donor-40: .*donor-40 does not exist"),
     (
         lambda donor: donor.replace("mine.py", ('moments="fresh"', 'moments="carried"')),
         r"wanted optimizer\.safetensors in .*donor-40, since the branch carries its donor's moments\. Got none\. "

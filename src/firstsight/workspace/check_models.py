@@ -19,28 +19,14 @@ from firstsight.site import Location, Site
 from firstsight.workspace.content_digests import checkpoint_files, tokenizer_file, weight_files
 from firstsight.workspace.sources import as_request_error
 
-_SIGLIP_DEFAULTS = {
-    "num_hidden_layers": 12,
-    "hidden_size": 768,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "image_size": 224,
-    "patch_size": 16,
-}
-_DINOV2_DEFAULTS = {
-    "num_hidden_layers": 12,
-    "hidden_size": 768,
-    "num_attention_heads": 12,
-    "mlp_ratio": 4,
-    "image_size": 224,
-    "patch_size": 14,
-    "use_swiglu_ffn": False,
-}
+_VIT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "image_size": 224}
+_SIGLIP = {**_VIT, "intermediate_size": 3072, "patch_size": 16}
+_DINOV2 = {**_VIT, "mlp_ratio": 4, "patch_size": 14, "use_swiglu_ffn": False}
 ENCODER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "siglip": _SIGLIP_DEFAULTS,
-    "siglip_vision_model": _SIGLIP_DEFAULTS,
-    "dinov2": _DINOV2_DEFAULTS,
-    "dinov2_with_registers": {**_DINOV2_DEFAULTS, "patch_size": 16, "num_register_tokens": 4},
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": {**_DINOV2, "patch_size": 16, "num_register_tokens": 4},
 }
 """transformers' default of each configuration field, by model_type: config.json lists only what differs from it."""
 SIGLIP_TYPES = ("siglip", "siglip_vision_model")
@@ -177,5 +163,5 @@ def encoder_config(location: Location, name: str) -> dict[str, Any]:
     weight_files(location, name)
     config = json.loads((Path(location.path) / "config.json").read_text())
     model_type = str(config.get("model_type"))
-    defaults = ENCODER_DEFAULTS.get(model_type, _SIGLIP_DEFAULTS)
+    defaults = ENCODER_DEFAULTS.get(model_type, _SIGLIP)
     return {**defaults, **config.get("vision_config", config), "model_type": model_type}

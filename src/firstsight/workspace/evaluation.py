@@ -18,7 +18,8 @@ from firstsight.workspace.results import benchmarks_folder
 from firstsight.workspace.sources import as_request_error, current_site
 
 if TYPE_CHECKING:
-    from firstsight.evaluate.harness import EvalConfig, EvalResult
+    from firstsight.evaluate.harness import EvalConfig
+    from firstsight.evaluate.results import EvalResult
 
 VISION_CONFIG_KEYS = {"vision_config", "image_token_id", "image_token_index"}
 """Keys of which a vision-language model's transformers configuration has at least one."""
@@ -73,22 +74,33 @@ def evaluate_named(
     tasks = select_tasks(request.tasks, bench, with_vision=request.blind or is_vision_language(folder))
     Store(out)  # raises for a folder of other files before anything is computed
     silence_transformers()
-    from firstsight.evaluate.harness import EvalConfig
-    from firstsight.evaluate.results import add_text_only_scores
+    from firstsight.evaluate import harness
+    from firstsight.evaluate.results import add_text_only_scores, merge_result
 
-    run = _Evaluation(benchmarks=bench.path, out=out, display=display)
-    config = EvalConfig(tasks=tasks, image_mode="blind" if request.blind else "both", prompt_style=bench.prompt_style)
-    result = run.evaluate(folder, config, name=request.checkpoint)
+    def evaluate(folder: Path, config: EvalConfig, name: str) -> EvalResult:
+        cache = evaluation_folder(out, folder) / harness.ANSWER_CACHE_FOLDER
+        with as_request_error(), display.task(name) as on_progress:
+            result = harness.evaluate_checkpoint(
+                folder, bench.path, config=config, site=current_site(), on_progress=on_progress, answers_folder=cache
+            )
+        return store(result, folder, name)
+
+    def store(result: EvalResult, folder: Path, name: str) -> EvalResult:
+        record = {"checkpoint": str(folder.absolute()), "word": name, "benchmarks": str(bench.path.absolute())}
+        merge_result(result, evaluation_folder(out, folder), record)
+        return result
+
+    config = harness.EvalConfig(
+        tasks=tasks, image_mode="blind" if request.blind else "both", prompt_style=bench.prompt_style
+    )
+    result = evaluate(folder, config, request.checkpoint)
     if baseline is not None:
         name = request.text_model or f"text model of {request.checkpoint}"
-        text_result = run.evaluate(baseline, replace(config, image_mode="blind"), name=name)
+        text_result = evaluate(baseline, replace(config, image_mode="blind"), name)
         scores = add_text_only_scores(result.scores, result.answers, text_only=text_result.answers)
-        result = replace(result, scores=scores)
-        run.store(result, folder, name=request.checkpoint)
+        result = store(replace(result, scores=scores), folder, request.checkpoint)
     return CheckpointEvaluation(
-        scores=result.scores,
-        has_paper_prompts=bench.prompt_style == "paper",
-        folder=evaluation_folder(out, folder),
+        scores=result.scores, has_paper_prompts=bench.prompt_style == "paper", folder=evaluation_folder(out, folder)
     )
 
 
@@ -171,38 +183,3 @@ def select_tasks(names: str, benchmarks: Benchmarks, *, with_vision: bool) -> tu
         if name not in known:
             raise UnknownName("task", name, known)
     return selected or tuple(name for name, kind in kinds.items() if with_vision or kind == "text")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Evaluation:
-    """Evaluations on one folder of benchmarks."""
-
-    benchmarks: Path
-    out: Path
-    display: ProgressDisplay
-
-    def evaluate(self, checkpoint: Path, config: EvalConfig, *, name: str) -> EvalResult:
-        """Answer the questions without a stored answer, and store the result."""
-        from firstsight.evaluate import harness
-
-        with as_request_error(), self.display.task(name) as on_progress:
-            result = harness.evaluate_checkpoint(
-                checkpoint,
-                self.benchmarks,
-                config=config,
-                site=current_site(),
-                on_progress=on_progress,
-                answers_folder=evaluation_folder(self.out, checkpoint) / harness.ANSWER_CACHE_FOLDER,
-            )
-        self.store(result, checkpoint, name=name)
-        return result
-
-    def store(self, result: EvalResult, checkpoint: Path, *, name: str) -> None:
-        from firstsight.evaluate.results import merge_result
-
-        record = {
-            "checkpoint": str(checkpoint.absolute()),
-            "word": name,
-            "benchmarks": str(self.benchmarks.absolute()),
-        }
-        merge_result(result, evaluation_folder(self.out, checkpoint), record)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -50,15 +49,11 @@ class ProgressDisplay(Protocol):
 class NoDisplay:
     """A display that shows nothing."""
 
-    @contextmanager
-    def task(self, name: str) -> Iterator[ProgressCallback]:
-        """A callback without effect."""
-        yield lambda progress: None
+    def task(self, name: str) -> AbstractContextManager[ProgressCallback]:
+        return nullcontext(lambda progress: None)
 
-    @contextmanager
-    def steps(self, count: int) -> Iterator[EventCallback]:
-        """A callback without effect."""
-        yield lambda event: None
+    def steps(self, count: int) -> AbstractContextManager[EventCallback]:
+        return nullcontext(lambda event: None)
 
 
 NO_DISPLAY = NoDisplay()

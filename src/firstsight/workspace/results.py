@@ -24,12 +24,7 @@ from firstsight.workspace.study_graph import prepare_study, resolve_graph
 
 
 def run_study(
-    study: Study,
-    *,
-    out: Path,
-    jobs: int | None = None,
-    executor: str = "local",
-    display: ProgressDisplay = NO_DISPLAY,
+    study: Study, *, out: Path, jobs: int | None = None, executor: str = "local", display: ProgressDisplay = NO_DISPLAY
 ) -> tuple[Summary, Path]:
     """Run every step of a study that is not stored under `out`; how the run ended, and the path of the report."""
     if executor != "local":

@@ -20,16 +20,7 @@ from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens, parse_share, parse_tokens
 from firstsight.workspace.machine import missing_package
 
-USER_ERRORS = (
-    SyntaxError,
-    ImportError,
-    NameError,
-    AttributeError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-)
+MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
 """Exceptions that a mistake in a user's own file raises; the message names the file."""
 
 
@@ -89,7 +80,7 @@ class StudyFunction:
             size = replace(size, seeds=seeds)
         try:
             study: object = self.function(size, **options)
-        except USER_ERRORS as error:
+        except MISTAKES as error:
             raise RequestError(f"{self.name}: {type(error).__name__}: {error}. --debug shows where.") from error
         if not isinstance(study, Study):
             raise RequestError(f"{self.name} must return a Study. Got {type(study).__name__}.")
@@ -140,7 +131,7 @@ def _load_module(path: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         unknown = RequestError(f"{path} does not load: {error}. Install it, or correct the name.")
         raise missing_package(error) or unknown from error
-    except USER_ERRORS as error:
+    except MISTAKES as error:
         raise RequestError(f"{path} does not load: {type(error).__name__}: {error}. --debug shows where.") from error
     return module
 

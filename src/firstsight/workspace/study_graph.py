@@ -25,18 +25,12 @@ from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, Recaptioned
 from firstsight.recipe.stages import Prepare
 from firstsight.recipe.study import Study
-from firstsight.site import Location, Site
+from firstsight.site import Site
 from firstsight.workspace.check_models import check_models
 from firstsight.workspace.content_digests import content_digest, tokenizer_file
 from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
-from firstsight.workspace.sources import (
-    RECORD_FORMS,
-    check_locations,
-    current_site,
-    download_models,
-    external_sources,
-)
+from firstsight.workspace.sources import RECORD_FORMS, check_locations, current_site, download_models, external_sources
 
 ContentMeasure = Callable[[Graph], Mapping[str, str]]
 """Gives the digests of a provisional graph's named sources, by `content_key`."""
@@ -82,11 +76,12 @@ def recorded_content_ids(graph: Graph, site: Site) -> dict[str, str]:
     """The digests that the last run recorded for the named sources of a graph, by `content_key`; nothing is read."""
     keys = {content_key(step.spec.source) for step in graph.steps if _prepares_named_source(step)}
     keys |= {source.name for source in external_sources(graph) if source.form not in RECORD_FORMS}
-    return {key: json.loads(_record_path(key, site).read_text()) for key in keys if _record_path(key, site).is_file()}
+    paths = {key: _cache_path("identities", key, site) for key in keys}
+    return {key: json.loads(path.read_text()) for key, path in paths.items() if path.is_file()}
 
 
-def _record_path(key: str, site: Site) -> Path:
-    return site.cache / "identities" / f"{sha256(key.encode()).hexdigest()[:20]}.json"
+def _cache_path(kind: str, key: str, site: Site) -> Path:
+    return site.cache / kind / f"{sha256(key.encode()).hexdigest()[:20]}.json"
 
 
 def _prepares_named_source(step: Step) -> bool:
@@ -134,7 +129,7 @@ class _Sources:
             folder = self.folders[step.spec] = self._prepared(step, store)
             content_ids[content_key(step.spec.source)] = _manifest(folder)["source"]
         for key, digest in content_ids.items():
-            write_atomic(_record_path(key, self.site), json.dumps(digest) + "\n")
+            write_atomic(_cache_path("identities", key, self.site), json.dumps(digest) + "\n")
         return content_ids
 
     def _prepared(self, step: Step, store: Store) -> Path:
@@ -166,8 +161,22 @@ class _Sources:
         return tokenizer_file(self.site.sources[tokenizer.spec.name], tokenizer.spec.name).parent
 
     def _check_unchanged(self, folder: Path, name: str) -> None:
+        """RequestError for a source with other bytes; files with unchanged size and time stamp are not read again."""
+        from firstsight.data.index import Index
+        from firstsight.data.readers import list_shards
+        from firstsight.data.source_check import check_source_unchanged
+
+        index, location = Index.open(folder), self.site.sources[name]
         try:
-            _check_source_unchanged(folder, self.site.sources[name], self.site)
+            shards = [
+                [shard.name, shard.start, shard.stop, shard.size, shard.stamp]
+                for shard in list_shards(location, index.form)
+            ]
+            path = _cache_path("looked", str(folder.absolute()), self.site)
+            record = [index.digest, location.path, shards]
+            if not path.is_file() or json.loads(path.read_text()) != record:
+                check_source_unchanged(index, location)
+                write_atomic(path, json.dumps(record) + "\n")
         except DataError as error:
             raise RequestError(
                 f"{name} has changed since it was prepared: results from before and after would not be about the same "
@@ -192,20 +201,3 @@ class _Sources:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "manifest.json").read_text())
-
-
-def _check_source_unchanged(folder: Path, location: Location, site: Site) -> None:
-    """Raise DataError for a source with other bytes; files with unchanged size and time stamp are not read again."""
-    from firstsight.data.index import Index
-    from firstsight.data.readers import list_shards
-    from firstsight.data.source_check import check_source_unchanged
-
-    index = Index.open(folder)
-    shards = [
-        [shard.name, shard.start, shard.stop, shard.size, shard.stamp] for shard in list_shards(location, index.form)
-    ]
-    record_path = site.cache / "looked" / f"{sha256(str(folder.absolute()).encode()).hexdigest()[:20]}.json"
-    record = [index.digest, location.path, shards]
-    if not record_path.is_file() or json.loads(record_path.read_text()) != record:
-        check_source_unchanged(index, location)
-        write_atomic(record_path, json.dumps(record) + "\n")

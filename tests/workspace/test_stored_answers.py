@@ -1,0 +1,61 @@
+"""Which answers the names of a checkpoint mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from firstsight.evaluate.answer_cache import evaluation_folder
+from tests.report.answer_files import Page, benchmarks, line, picture, written
+from tests.workspace.answer_store import PLAN, answers, out, printed
+
+__all__ = ["out"]
+
+
+def test_every_name_of_a_checkpoint_finds_its_answers(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step, checkpoint = (
+        PLAN.final_step("start-080.s1").address,
+        dict(PLAN.final_step("start-080.s1").needs)["checkpoint"].address,
+    )
+    steps = out / "steps"
+    file = steps / step / "answers.jsonl"
+    for name in ("start-080", step, step[-12:], checkpoint, str(steps / step), str(file), str(steps / checkpoint)):
+        assert answers(name, "--question", "vqav2/1", "--out", str(out)) == 0, name
+        assert "dog [score 0]" in printed(capsys), name
+
+
+def test_the_latest_evaluation_of_a_checkpoint_counts(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step, checkpoint = (
+        PLAN.final_step("start-080.s1").address,
+        dict(PLAN.final_step("start-080.s1").needs)["checkpoint"].address,
+    )
+    record = json.loads((out / "provenance" / f"{step}.json").read_text())
+    later = "evaluate-9-tasks-0123456789ab"
+    written(out / "steps" / later / "answers.jsonl", [line("1", answer="owl")])
+    (out / "provenance" / f"{later}.json").write_text(json.dumps(record | {"address": later, "ended": "2026-02-01"}))
+    assert answers(checkpoint, "--question", "1", "--out", str(out)) == 0
+    assert "owl" in printed(capsys)
+    assert answers("start-080", "--question", "1", "--out", str(out)) == 0
+    assert "dog" in printed(capsys)
+
+
+def test_answers_of_the_evaluate_command_follow_those_of_the_study(out: Path, tmp_path: Path) -> None:
+    checkpoint = out / "steps" / dict(PLAN.final_step("start-080.s1").needs)["checkpoint"].address
+    evaluated, folder = evaluation_folder(out, checkpoint), benchmarks(tmp_path / "coco", {"7.png": picture(60, 60)})
+    written(evaluated / "answers.jsonl", [line("1", answer="hidden"), line("7", task="nocaps", image="7")])
+    record = {"benchmarks": str(tmp_path / "gone"), "tasks": {"nocaps": str(folder)}}
+    (evaluated / "judged.json").write_text(json.dumps(record))
+    assert answers("start-080", "--out", str(out)) == 0
+    page = Page((out / "answers" / "start-080.html").read_text(encoding="utf-8"))
+    assert set(page.cards) == {"vqav2/1", "vqav2/2", "boolq/3", "nocaps/7"}
+    assert {image["width"] for image in page.all("image")} == {"48", "60"} and "hidden" not in page.text
+
+
+def test_a_checkpoint_without_answers_is_refused_with_the_command(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "steps" / PLAN.final_step("start-080.s1").address / "answers.jsonl").unlink()
+    assert answers("start-080", "--out", str(out)) == 2
+    assert f"firstsight evaluate start-080 --study when --scale smoke --out {out}" in printed(capsys)
