@@ -56,9 +56,14 @@ def test_an_output_folder_with_other_files_is_refused(capsys: pytest.CaptureFixt
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_an_output_folder_of_another_version_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "store.json").write_text(json.dumps({"firstsight": "store", "format": 999}))
-    assert "999" in refused(capsys, "run", "when", "--scale", "smoke", "--out", tmp_path)
+@pytest.mark.parametrize(("version", "message"), [(1, "cannot be continued"), (999, "Update firstsight")])
+def test_an_output_folder_of_another_version_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, version: int, message: str
+) -> None:
+    (tmp_path / "store.json").write_text(json.dumps({"firstsight": "store", "format": version}))
+    for words in (["run", "when"], ["report", "when"], ["evaluate", "start-080"], ["answers", "start-080"]):
+        text = refused(capsys, *words, "--scale", "smoke", "--out", tmp_path)
+        assert f"has format {version}" in text and message in text and "Choose another folder with --out" in text
     assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
 
 

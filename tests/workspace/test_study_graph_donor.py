@@ -102,7 +102,10 @@ REFUSED: list[tuple[Callable[[DonorProject], object], str]] = [
         r"my-tokenizer: wanted the tokens of donor-40 under their own numbers\. Got 2 of 320 under others",
     ),
     (_add_missing_shard, r"no model-00002-of-00002\.safetensors .*Download it again to the end"),
-    (lambda one: (donor.data / "donor-40" / "model.safetensors").unlink(), r"Got spec\.json, tokenizer\.json\. Write"),
+    (
+        lambda donor: (donor.data / "donor-40" / "model.safetensors").unlink(),
+        r"Got spec\.json, tokenizer\.json\. Write",
+    ),
     (lambda donor: shutil.rmtree(donor.data / "donor-40"), r"donor-40: .*donor-40 does not exist"),
     (
         lambda donor: donor.replace("mine.py", ('moments="fresh"', 'moments="carried"')),

@@ -34,9 +34,10 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
 
     `as_option`: the study is the option --study (default: when), not the first argument.
     """
-    own = [_option(parameter, study) for parameter in study.parameters] if study else []
+    own_options = [_option(parameter, study) for parameter in study.parameters] if study else []
     first, *others = inspect.signature(command, eval_str=True).parameters.values()
-    clash = {option.name for option in own} & {"study", "scale", "seeds", *(parameter.name for parameter in others)}
+    reserved = {"study", "scale", "seeds", *(parameter.name for parameter in others)}
+    clash = reserved & {option.name for option in own_options}
     if study is not None and clash:
         raise RequestError(
             f"{study.name}: {', '.join(sorted(clash))} is an option of the command. Rename the parameter."
@@ -50,14 +51,10 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
         positional = [values.pop(option.name) for option in others if option.kind is option.POSITIONAL_OR_KEYWORD]
         command(study.build(scale, seeds=seeds, options=options), *positional, **values)
 
-    shared = [
-        _keyword(
-            "study", STUDY_OPTION if as_option else STUDY_ARGUMENT, "when" if as_option else inspect.Parameter.empty
-        ),
-        _keyword("scale", SCALE_OPTION, "cpu"),
-        _keyword("seeds", SEEDS_OPTION, None),
-    ]
-    parameters = [*shared, *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in others), *own]
+    annotation, default = (STUDY_OPTION, "when") if as_option else (STUDY_ARGUMENT, inspect.Parameter.empty)
+    shared = [_keyword("study", annotation, default), _keyword("scale", SCALE_OPTION, "cpu")]
+    shared.append(_keyword("seeds", SEEDS_OPTION, None))
+    parameters = [*shared, *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in others), *own_options]
     call.__doc__, call.__name__ = command.__doc__, command.__name__
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     call.__signature__ = inspect.Signature(parameters)

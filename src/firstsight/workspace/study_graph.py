@@ -66,9 +66,10 @@ def prepare_study(
     site = current_site()
     sources = _Sources(site=replace(site, readers=max(site.readers, readers)), out=out, display=display, select=select)
     graph = resolve_graph(study, site, measure=sources.measure)
-    _check_data_sufficient(graph, sources.token_counts())
+    part = select(graph)
+    _check_data_sufficient(part, sources.token_counts())
     store = Store(out)
-    sources.publish(select(graph), store)
+    sources.publish(part, store)
     return store, graph
 
 
@@ -110,8 +111,8 @@ class _Sources:
 
     def measure(self, graph: Graph) -> dict[str, str]:
         """Check, read and prepare the selected sources of a graph, and record their digests, by `content_key`."""
-        _check_data_sufficient(graph, {})
         part = self.select(graph)
+        _check_data_sufficient(part, {})
         sources = external_sources(part)
         check_locations(sources, self.site)
         self.site = download_models(sources, self.site)
