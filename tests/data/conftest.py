@@ -1,4 +1,4 @@
-"""Small sources in the real formats, written by hand: no generator of the product takes part."""
+"""Small sources in the real formats, written without any code of the package."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ WORDS = len(SPECIALS)
 """The id of w0; w1 follows and so on to w199."""
 
 
-def picture(colour: tuple[int, int, int], *, side: int = 8, form: str = "PNG") -> bytes:
-    """A square in one colour."""
-    held = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(held, form)
-    return held.getvalue()
+def picture(color: tuple[int, int, int], *, side: int = 8, form: str = "PNG") -> bytes:
+    """An image file: a square of a single color."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), color).save(buffer, form)
+    return buffer.getvalue()
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -43,8 +43,8 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def asked(form: ExternalForm) -> Prepare:
-    """To prepare the site's source `s` with a tokenizer."""
+def prepare_spec(form: ExternalForm) -> Prepare:
+    """The step that prepares the site's source `s` with the tokenizer `t`."""
     return Prepare(
         source=External(name="s", form=form, tokens=Tokens(0)),
         tokenizer=External(name="t", form="tokenizer", tokens=Tokens(0)),
@@ -53,21 +53,21 @@ def asked(form: ExternalForm) -> Prepare:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Writes sources under a folder and prepares them."""
+    """Writes sources to folders below `root` and prepares them."""
 
     root: Path
 
     def folder(self, name: str) -> Path:
-        made = self.root / name
-        made.mkdir(parents=True, exist_ok=True)
-        return made
+        folder_path = self.root / name
+        folder_path.mkdir(parents=True, exist_ok=True)
+        return folder_path
 
     def words(self) -> Path:
         vocabulary = {text: number for number, text in enumerate([*SPECIALS, *(f"w{i}" for i in range(200))])}
-        made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        made.add_special_tokens(list(SPECIALS[:7]))
-        made.save(str(self.folder("words") / "tokenizer.json"))
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.add_special_tokens(list(SPECIALS[:7]))
+        tokenizer.save(str(self.folder("words") / "tokenizer.json"))
         return self.folder("words")
 
     def texts(self, rows: Sequence[Mapping[str, object]], name: str = "texts") -> Path:
@@ -93,7 +93,13 @@ class Workshop:
     def prepare(self, source: Path, form: ExternalForm, name: str | None = None, *, readers: int = 1) -> Index:
         out = self.folder(name or f"{source.name}.index")
         site = Site(sources={"s": Location(path=str(source))}, readers=readers)
-        prepare(asked(form), inputs={"tokenizer": self.words()}, out=out, site=site, on_progress=lambda progress: None)
+        prepare(
+            prepare_spec(form),
+            inputs={"tokenizer": self.words()},
+            out=out,
+            site=site,
+            on_progress=lambda progress: None,
+        )
         return Index.open(out)
 
 
@@ -108,13 +114,12 @@ def words_of(numbers: Sequence[int]) -> str:
 
 @pytest.fixture
 def text(workshop: Workshop) -> LoaderSource:
-    """A source of 200 texts of odd lengths, every fourth with a first word that carries no loss."""
-    chance = random.Random(1)
-    texts = [
-        words_of([chance.randrange(200) for _ in range(chance.choice([3, 9, 20, 29, 30, 31, 90]))]) for _ in range(200)
-    ]
+    """A source of 200 texts of odd lengths, of which every fourth has a first word without loss."""
+    rng = random.Random(1)
+    texts = [words_of([rng.randrange(200) for _ in range(rng.choice([3, 9, 20, 29, 30, 31, 90]))]) for _ in range(200)]
     rows = [
-        {"text": text} | ({"loss": [[0, text.index(" ")]]} if nth % 4 == 0 else {}) for nth, text in enumerate(texts)
+        {"text": text} | ({"loss": [[0, text.index(" ")]]} if number % 4 == 0 else {})
+        for number, text in enumerate(texts)
     ]
     return make_source(workshop.prepare(workshop.texts(rows), "text"), "text")
 
@@ -131,7 +136,7 @@ def captions(workshop: Workshop) -> LoaderSource:
 def dialogues(workshop: Workshop) -> LoaderSource:
     """A source of 60 dialogues of two turns over 20 images."""
 
-    def said(number: int) -> dict[str, object]:
+    def dialogue_row(number: int) -> dict[str, object]:
         values = [
             ("human", f"<image>\n{words_of(range(number % 5 + 1))}"),
             ("gpt", "w9 w8"),
@@ -143,5 +148,7 @@ def dialogues(workshop: Workshop) -> LoaderSource:
             "conversations": [{"from": role, "value": value} for role, value in values],
         }
 
-    folder = workshop.dialogues([said(number) for number in range(60)], [f"{number}.png" for number in range(20)])
+    folder = workshop.dialogues(
+        [dialogue_row(number) for number in range(60)], [f"{number}.png" for number in range(20)]
+    )
     return make_source(workshop.prepare(folder, "dialogues"), "dialogues")

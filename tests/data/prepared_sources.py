@@ -21,7 +21,7 @@ from firstsight.recipe.mixture import ExternalForm
 from firstsight.site import Location, Site
 from firstsight.units import Share
 
-from .conftest import WORDS, Workshop, add, asked, picture
+from .conftest import WORDS, Workshop, add, picture, prepare_spec
 
 VALID_IMAGE = picture((10, 200, 30), side=16)
 
@@ -53,7 +53,7 @@ def prepare_source(
     location = Location(path=str(source), most_bad=Share(1))
     folder = workshop.folder(out)
     prepare(
-        asked(form),
+        prepare_spec(form),
         inputs={"tokenizer": tokenizer_path or workshop.words()},
         out=folder,
         site=Site(sources={"s": location}),

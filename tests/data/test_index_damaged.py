@@ -25,14 +25,14 @@ FULL = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.data.conftest import asked
+from tests.data.conftest import prepare_spec
 from firstsight.data.prepare import prepare
 from firstsight.errors import StepFailed
 from firstsight.site import Location, Site
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 site = Site(sources={{"s": Location(path={source!r})}}, readers={readers})
 try:
-    prepare(asked("text"), inputs={{"tokenizer": Path({words!r})}}, out=Path({out!r}), site=site, on_progress=str)
+    prepare(prepare_spec("text"), inputs={{"tokenizer": Path({words!r})}}, out=Path({out!r}), site=site, on_progress=str)
 except StepFailed as error:
     print(error)
     sys.exit(7)

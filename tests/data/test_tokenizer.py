@@ -176,11 +176,11 @@ def test_no_target_of_a_chunk_is_lost_or_repeated(workshop: Workshop, chunk: lis
         [TokenizedChunk(id="1", tokens=tuple(chunk))],
     )
     targets = [
-        (before, then)
+        (before, following)
         for layout in actual
-        for before, then in zip(layout.ids[:-1].tolist(), layout.ids[1:].tolist(), strict=True)
+        for before, following in zip(layout.ids[:-1].tolist(), layout.ids[1:].tolist(), strict=True)
     ]
-    expected = [(before, then) for before, then in pairwise(chunk) if before or then]
+    expected = [(before, following) for before, following in pairwise(chunk) if before or following]
     assert targets == expected
     assert all(layout.loss.tolist() == [0] + [1] * (len(layout.ids) - 1) for layout in actual)
 

@@ -23,7 +23,7 @@ from firstsight.report.pages.token_text import TokenDecoder
 from firstsight.site import Location, Site
 from firstsight.units import Share
 
-from ..data.conftest import Workshop, asked, picture
+from ..data.conftest import Workshop, picture, prepare_spec
 from ..train.small import PATCHED, midtraining, segment
 
 SLOTS, T, B, STEPS = 4, 32, 4, 3
@@ -91,7 +91,13 @@ def interleaved(workshop: Workshop) -> LoaderSource:
     form: ExternalForm = "interleaved"
     site = Site(sources={"s": Location(path=str(folder), pictures=str(pictures))})
     out = workshop.folder("pages.index")
-    prepare(asked(form), inputs={"tokenizer": workshop.words()}, out=out, site=site, on_progress=lambda progress: None)
+    prepare(
+        prepare_spec(form),
+        inputs={"tokenizer": workshop.words()},
+        out=out,
+        site=site,
+        on_progress=lambda progress: None,
+    )
     return feed(workshop, Index.open(out), "pages", packing="best_fit", pictures=str(pictures))
 
 

@@ -13,10 +13,10 @@ from typing import Literal
 from firstsight.errors import DataError
 
 RejectionReason = Literal[
-    "not JSON", "not UTF-8", "field missing", "empty text", "bad loss span", "empty caption", "no caption", "no picture",
-    "several pictures", "empty turn", "unknown role", "turns do not alternate", "unsafe path", "not a plain file",
-    "zero bytes", "too many bytes", "too many pixels", "not a picture", "duplicate key", "control character", "too long",
-    "bad tokens", "bad layout",
+    "not JSON", "not UTF-8", "field missing", "empty text", "bad loss span", "empty caption", "no caption",
+    "no picture", "several pictures", "empty turn", "unknown role", "turns do not alternate", "unsafe path",
+    "not a plain file", "zero bytes", "too many bytes", "too many pixels", "not a picture", "duplicate key",
+    "control character", "too long", "bad tokens", "bad layout",
 ]  # fmt: skip
 IMAGE_PLACEHOLDER = "<image>"
 MAX_CAPTION_CHARS = 10_000

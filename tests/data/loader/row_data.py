@@ -81,14 +81,23 @@ def batch_of(source: LoaderSource) -> Batch:
 def row_parts(rows: PackedRows, records: list[RawRecord]) -> list[list[RowPart]]:
     """The parts in each row, with tokens and images numbered within their record."""
     tokens = np.cumsum([0] + [len(record.tokens) for record in records]).tolist()
-    shown = np.cumsum([0] + [len(record.images) for record in records]).tolist()
-    parts = rows.segments
-    columns = (parts.sample, parts.start, parts.count, parts.image_start, parts.image_count, parts.has_next_token)
-    actual: list[RowPart] = []
-    for sample, start, count, first, images, has_next in zip(*(column.tolist() for column in columns), strict=True):
-        begin, seen = start - tokens[sample], first - shown[sample] if images else 0
-        actual.append(RowPart(sample, begin, begin + count, seen, seen + images, has_next))
-    return [actual[first:stop] for first, stop in pairwise(rows.segment_offsets.tolist())]
+    image_offsets = np.cumsum([0] + [len(record.images) for record in records]).tolist()
+    segments = rows.segments
+    columns = (
+        segments.sample,
+        segments.start,
+        segments.count,
+        segments.image_start,
+        segments.image_count,
+        segments.has_next_token,
+    )
+    parts: list[RowPart] = []
+    for sample, start, count, start_image, images, has_next in zip(
+        *(column.tolist() for column in columns), strict=True
+    ):
+        begin, first_image = start - tokens[sample], start_image - image_offsets[sample] if images else 0
+        parts.append(RowPart(sample, begin, begin + count, first_image, first_image + images, has_next))
+    return [parts[start_image:stop] for start_image, stop in pairwise(rows.segment_offsets.tolist())]
 
 
 def part_key(part: RowPart) -> tuple[int, ...]:

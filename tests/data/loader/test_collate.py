@@ -173,8 +173,8 @@ def reference_batch(stream: BatchStream, step: int) -> dict[str, list[list[int]]
         row: dict[str, list[int]] = {name: [] for name in fillers}
         for document, (source_id, sample) in enumerate(records):
             source = stream.sources[source_id]
-            start, count, shown, shown_from = source.index.samples[sample].item()
-            image = int(source.index.image_refs["picture"][shown_from]) if shown else -1
+            start, count, image_count, first_image = source.index.samples[sample].item()
+            image = int(source.index.image_refs["picture"][first_image]) if image_count else -1
             slots = IMAGE_TOKENS if image >= 0 else 0
             tokens = [PAD] * slots + source.index.tokens[start : start + count].tolist()
             loss = [0] * slots + source.index.loss[start : start + count].tolist()

@@ -9,7 +9,7 @@ import pytest
 
 from firstsight.data.prepare import prepare
 from firstsight.site import Location, Progress, Site
-from tests.data.conftest import END, WORDS, Workshop, asked
+from tests.data.conftest import END, WORDS, Workshop, prepare_spec
 
 from .conftest import ROWS, SHARDS, equal_folders
 
@@ -76,7 +76,7 @@ def test_progress_in_bytes_adds_up(workshop: Workshop, source: Path, monkeypatch
     reports: list[Progress] = []
     site = Site(sources={"s": Location(path=str(source))})
     prepare(
-        asked("text"),
+        prepare_spec("text"),
         inputs={"tokenizer": workshop.words()},
         out=workshop.folder("o"),
         site=site,

@@ -12,7 +12,7 @@ from firstsight.data.prepare import prepare
 from firstsight.errors import DataError
 from firstsight.site import Location, Site
 from firstsight.units import Share
-from tests.data.conftest import Workshop, asked
+from tests.data.conftest import Workshop, prepare_spec
 
 from .conftest import ROWS, ignore_progress
 
@@ -47,7 +47,11 @@ def test_source_with_too_many_bad_records_is_refused_with_its_counts(
     written_shards.clear()
     lenient_site = Site(sources={"s": Location(path=str(folder), most_bad=Share(2, 100))})
     prepare(
-        asked("text"), inputs={"tokenizer": workshop.words()}, out=out, site=lenient_site, on_progress=ignore_progress
+        prepare_spec("text"),
+        inputs={"tokenizer": workshop.words()},
+        out=out,
+        site=lenient_site,
+        on_progress=ignore_progress,
     )
     assert written_shards == [] and len(Index.open(out).samples) == 98
     assert not (out / "refused.json").exists()

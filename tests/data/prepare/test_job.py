@@ -7,7 +7,7 @@ from pathlib import Path
 
 from firstsight.site import Location, Site
 from firstsight.units import Share
-from tests.data.conftest import Workshop, asked
+from tests.data.conftest import Workshop, prepare_spec
 
 
 def test_key_depends_on_what_changes_a_part(workshop: Workshop, source: Path) -> None:
@@ -15,7 +15,7 @@ def test_key_depends_on_what_changes_a_part(workshop: Workshop, source: Path) ->
 
     def key(**changes: object) -> str:
         site = Site(sources={"s": replace(Location(path=str(source)), **changes)})
-        spec, inputs = asked("text"), {"tokenizer": workshop.words()}
+        spec, inputs = prepare_spec("text"), {"tokenizer": workshop.words()}
         return prepare_job(spec, inputs=inputs, out=workshop.root, site=site).key
 
     assert key() == key(most_bad=Share(1, 2))

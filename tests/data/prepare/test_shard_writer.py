@@ -12,7 +12,7 @@ import pytest
 from firstsight.data.prepare import prepare, shard_writer
 from firstsight.errors import DataError
 from firstsight.site import Location, Site
-from tests.data.conftest import Workshop, asked, words_of
+from tests.data.conftest import Workshop, prepare_spec, words_of
 
 from .conftest import ROWS, SHARDS, equal_folders, ignore_progress, shard_rows
 
@@ -65,7 +65,7 @@ def test_parts_of_another_tokenizer_are_not_used(workshop: Workshop, source: Pat
     written_shards.clear()
     site = Site(sources={"s": Location(path=str(source))})
     prepare(
-        asked("text"),
+        prepare_spec("text"),
         inputs={"tokenizer": other_tokenizer},
         out=workshop.folder("out"),
         site=site,

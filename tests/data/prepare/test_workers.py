@@ -18,7 +18,7 @@ from firstsight.data.readers import Shard
 from firstsight.errors import StepFailed
 from firstsight.site import Location, Site
 from firstsight.worker_process import WorkerProcess
-from tests.data.conftest import Workshop, asked, words_of
+from tests.data.conftest import Workshop, prepare_spec, words_of
 
 from .conftest import equal_folders
 
@@ -157,7 +157,7 @@ def test_prepare_inside_a_step_of_a_run(workshop: Workshop, source: Path) -> Non
 
     store = Store(workshop.root / "store")
     site = Site(sources={"s": Location(path=str(source))}, readers=2)
-    step = Step(kind="prepare", spec=asked("text"), version=1)
+    step = Step(kind="prepare", spec=prepare_spec("text"), version=1)
     job = StepJob(
         step=step,
         handler="firstsight.data.prepare:prepare",

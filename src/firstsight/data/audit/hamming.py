@@ -2,7 +2,7 @@
 
 The 64 bits are divided into bands. If two hashes differ in at most MAX_HAMMING_DISTANCE bits, all but that many bands
 are equal. So for every choice of that many bands to ignore, only hashes that are equal in the other bands are
-compared. Hashes that are equal to more than MAX_BUCKET_SIZE others there are not compared for this choice, and reported.
+compared. Hashes that equal more than MAX_BUCKET_SIZE others there are not compared for this choice, and reported.
 """
 
 from __future__ import annotations

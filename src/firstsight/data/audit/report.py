@@ -105,8 +105,8 @@ class DuplicateReport:
         )
         yield from _indented(self.largest_identical)
         yield (
-            f"{_share(self.similar_images, total)} more are similar to an earlier one: a hash linked to another's by at "
-            f"most {MAX_HAMMING_DISTANCE} of 64 bits."
+            f"{_share(self.similar_images, total)} more are similar to an earlier one: a hash linked to another's by "
+            f"at most {MAX_HAMMING_DISTANCE} of 64 bits."
         )
         yield from _indented(self.largest_similar)
         if self.uninformative_images:
@@ -228,8 +228,8 @@ class OverlapReport:
         yield from _indented(self.text_overlaps[:PRINTED_FINDINGS])
         if self.phrases:
             yield (
-                f"{len(self.phrases):,} evaluation texts contain words that are in more than {MAX_RARE_RECORDS} records; "
-                "they are counted separately, as phrases."
+                f"{len(self.phrases):,} evaluation texts contain words that are in more than {MAX_RARE_RECORDS} "
+                "records; they are counted separately, as phrases."
             )
         yield from _indented(self.phrases[:PRINTED_FINDINGS])
 
@@ -238,8 +238,8 @@ class OverlapReport:
         cover = self.coverage
         if cover.uninformative_images + cover.eval_uninformative_images:
             yield (
-                f"{cover.uninformative_images:,} training and {cover.eval_uninformative_images:,} evaluation images were "
-                "left out, because they are too plain to tell apart."
+                f"{cover.uninformative_images:,} training and {cover.eval_uninformative_images:,} evaluation images "
+                "were left out, because they are too plain to tell apart."
             )
         if cover.crowded_images:
             yield f"{cover.crowded_images:,} evaluation images share bits with too many others; matches may be missing."
