@@ -28,15 +28,16 @@ def count_image_rows(stage: Midtrain | Finetune) -> int:
     A text row is full and weighs 1. An image row weighs w, the part of it that counts; then a share s of all tokens is
     a share (s/w) / (s/w + 1 - s) of all rows.
     """
+    stage_rows = stage.row_shape.rows(stage.tokens)
     if stage.mix.share_unit == "rows":
-        return stage.mix.image_rows(stage.rows)
+        return stage.mix.image_rows(stage_rows)
     tokens = CAPTION_TOKENS + (stage.model.image_tokens if stage.mix.share_unit == "tokens" else 0)
     weight = min(Fraction(1), Fraction(images_per_row(stage) * tokens, stage.row_shape.length))
 
     def row_share(share: Share) -> Fraction:
         return Fraction(share / weight / (share / weight + 1 - share))
 
-    return sum(floor(rows * row_share(share)) for rows, share in stage.mix.spans(stage.rows))
+    return sum(floor(rows * row_share(share)) for rows, share in stage.mix.spans(stage_rows))
 
 
 def data_shortages(step: Step, counted_tokens: Mapping[str, int]) -> Iterator[str]:
@@ -76,7 +77,8 @@ def _required_tokens(step: Step) -> Iterator[tuple[DataSource, int]]:
         case Midtrain() | Finetune() as stage:
             epochs = stage.epochs if isinstance(stage, Finetune) else 1
             image_rows = count_image_rows(stage)
-            text_tokens = _text_tokens_until(step) if stage.rows > image_rows else 0
+            has_text = stage.row_shape.rows(stage.tokens) > image_rows
+            text_tokens = _text_tokens_until(step) if has_text else 0
             yield from _required_by_source(stage.mix.text, text_tokens, epochs=epochs)
             yield from _required_by_source(stage.mix.images, image_rows * stage.row_shape.length, epochs=epochs)
         case _:
@@ -95,7 +97,7 @@ def _text_tokens_until(step: Step | None) -> int:
         case TrunkSegment(pretrain=pretrain, end=end):
             return pretrain.tokens_at(end)
         case Midtrain() | Finetune() as stage if step is not None:
-            text_tokens = (stage.rows - count_image_rows(stage)) * stage.row_shape.length
+            text_tokens = (stage.row_shape.rows(stage.tokens) - count_image_rows(stage)) * stage.row_shape.length
             return text_tokens + _text_tokens_until(step.parent("trunk") or step.parent("previous"))
         case _:
             return 0

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from firstsight.errors import FirstsightError
 from firstsight.plan.step import Step
@@ -54,21 +54,6 @@ class StepReport:
     reason: str = ""
 
 
-@runtime_checkable
-class Executor(Protocol):
-    """Runs as many jobs at once as it has workers."""
-
-    workers: int
-
-    def submit(self, job: StepJob) -> None:
-        """Start `job`; the caller never has more than `workers` running."""
-        ...
-
-    def wait(self, timeout: float) -> list[StepReport]:
-        """The reports since the last call; returns at the first report, at the latest after `timeout` seconds."""
-        ...
-
-
 class LocalExecutor:
     """Worker processes on this machine. Use it in a `with` statement, which kills them at its end."""
 
@@ -90,6 +75,7 @@ class LocalExecutor:
         self._busy.clear()
 
     def submit(self, job: StepJob) -> None:
+        """Start `job`; the caller never has more than `workers` running."""
         while self._idle and not self._idle[-1].is_alive():
             self._idle.pop().kill()
         worker = self._idle.pop() if self._idle else self._start(Store(job.store_root).log_path(job.step.address))
@@ -97,6 +83,7 @@ class LocalExecutor:
         worker.send(job)
 
     def wait(self, timeout: float) -> list[StepReport]:
+        """The reports since the last call; returns at the first report, at the latest after `timeout` seconds."""
         if self._busy:
             wait([worker.connection for worker in self._busy.values()], timeout)
         else:

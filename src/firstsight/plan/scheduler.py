@@ -10,7 +10,7 @@ from typing import Literal
 
 from firstsight.errors import RequestError, StepFailed
 from firstsight.plan.estimate import nominal_seconds
-from firstsight.plan.executor import Executor, StepJob, StepReport
+from firstsight.plan.executor import LocalExecutor, StepJob, StepReport
 from firstsight.plan.graph import Graph
 from firstsight.plan.remaining_time import RemainingTime
 from firstsight.plan.step import Step
@@ -98,7 +98,13 @@ class Summary:
 
 
 def run(
-    graph: Graph, store: Store, *, site: Site, executor: Executor, handlers: Mapping[str, str], on_event: EventCallback
+    graph: Graph,
+    store: Store,
+    *,
+    site: Site,
+    executor: LocalExecutor,
+    handlers: Mapping[str, str],
+    on_event: EventCallback,
 ) -> Summary:
     """Bring every arm's evaluation into `store`; a failed step stops only what needs it.
 

@@ -44,6 +44,10 @@ class RowShape:
         """Whole steps that cover `tokens`, rounded up."""
         return steps_for(tokens, batch_size=self.batch_size, row_length=self.length)
 
+    def rows(self, tokens: Tokens) -> int:
+        """Rows of these steps."""
+        return self.steps(tokens) * self.batch_size
+
     def round_up(self, tokens: Tokens) -> Tokens:
         """`tokens` rounded up to whole steps."""
         return Tokens(self.steps(tokens) * self.tokens_per_step)
@@ -196,11 +200,6 @@ class Midtrain(_ImageTextStage):
     moments: Literal["carried", "fresh"]
     """AdamW's moments of the parameters that the previous stage had; those of new parameters start at 0."""
 
-    @property
-    def rows(self) -> int:
-        """Rows of the whole stage."""
-        return self.row_shape.steps(self.tokens) * self.row_shape.batch_size
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetune(_ImageTextStage):
@@ -214,11 +213,6 @@ class Finetune(_ImageTextStage):
     @property
     def tokens(self) -> Tokens:
         return Tokens(self.epoch_tokens * self.epochs)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the whole stage."""
-        return self.row_shape.steps(self.tokens) * self.row_shape.batch_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

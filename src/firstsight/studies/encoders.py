@@ -1,18 +1,18 @@
-"""Through which eyes? The paper's encoders (Table 6), and three cheaper or freer ways to show what they saw.
+"""Which encoder? The paper's encoders (Table 6), and three cheaper or less restricted uses of their tokens.
 
 Hypothesis: DINOv2 beside SigLIP adds a little to SigLIP alone, and a patch projection without an encoder does not learn
-to see in this budget (the paper: .470, .461 and .156). Pooled image tokens cost less than they save.
-Arms: images enter at 80 % of the trunk. The scale's SigLIP; SigLIP and DINOv2 side by side; a patch projection of the
-same grid; SigLIP with squares of 2 x 2 and of 3 x 3 image tokens as one (729 tokens a picture become 196 and 81), where
-its grid holds such a square; SigLIP with the tokens of a picture attending to each other both ways.
+to use images in this budget (the paper: .470, .461 and .156). Pooled image tokens cost less than they save.
+Arms: images enter at 80 % of the trunk. The scale's SigLIP; SigLIP and DINOv2 concatenated; a patch projection of the
+same grid; SigLIP with pixel shuffle by 2 and by 3 (729 tokens an image become 196 and 81), where its grid is at least
+that large; SigLIP with bidirectional attention between the tokens of an image.
 Metric: vision and text stable scores after fine-tuning, over seeds.
 Refuted if: the patch projection comes within the interval of SigLIP, SigLIP alone is ahead of both together, or an arm
-with pooled tokens falls behind by more than the interval.
-The built-in world trains its own SigLIP and has no DINOv2, so that this arm stands at the paper's scales alone; the
-world's grid is 2 x 2, so that squares of 3 are left out.
-All arms train on as many rows. Where rows are filled (the built-in world), pooling shows more pictures in them, and may
-show some twice; where one picture has a row to itself (the paper), it leaves padding behind, and its saving is in a
-recipe of shorter rows.
+with pooled tokens is behind by more than the interval.
+The synthetic world trains its own SigLIP and has no DINOv2, so that this arm exists only at the paper's scales; its
+grid is 2 x 2, so that there is no pixel shuffle by 3.
+All arms train on as many rows. Where rows are packed (the synthetic world), pooled tokens put more images in them, and
+some may repeat; where one image has a row to itself (the paper), they leave padding, and save time only in a recipe
+with shorter rows.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ DINOV2 = External(name="dinov2-large-patch14-reg4-384", form="encoder", tokens=T
 
 
 def encoders(scale: Scale) -> Study:
-    """One arm for each way of seeing, and the finished trunk judged on text alone."""
-    late_arm = branch_at(scale, Share(80, 100))
-    arms = [replace_model(late_arm, name, model) for name, model in encoder_variants(late_arm.stages[0].model)]
+    """One arm for each encoder or use of its tokens, and the finished trunk on text tasks alone."""
+    late = branch_at(scale, Share(80, 100))
+    arms = [replace_model(late, name, model) for name, model in encoder_variants(late.stages[0].model)]
     return Study(
         name="encoders",
         scale=scale.name,
-        question="Which encoder should a language model see through?",
+        question="Which vision encoder should a language model have?",
         arms=over_seeds([trunk_arm(scale), *arms], range(1, scale.seeds + 1)),
     )
 
 
 def encoder_variants(model: VLMSpec) -> Iterator[tuple[str, VLMSpec]]:
-    """Variants of a model that sees through a SigLIP, by name. Patches are as wide as the decoder, as in the paper."""
+    """(name, model) of the variants of a model with a SigLIP. Patches are as wide as the decoder, as in the paper."""
     vision = model.vision
     if not isinstance(vision, Siglip):
-        raise QuantityError(f"this study varies a scale that sees through a SigLIP. Got {vision}. Name one that does.")
+        raise QuantityError(f"this study varies a scale whose encoder is a SigLIP. Got {vision}. Name another scale.")
     yield "siglip", model
     if isinstance(vision.weights, External):
         yield "siglip-dinov2", replace(model, vision=siglip_dinov2_384(vision.weights, DINOV2))
@@ -71,11 +71,9 @@ def replace_model(arm: Arm, name: str, model: VLMSpec) -> Arm:
 
 
 def _stage_with_model(stage: Midtrain | Finetune, model: VLMSpec) -> Midtrain | Finetune:
-    """Rows that are filled with smaller pictures use a source up sooner: it may be gone through once more."""
-    mix, has_fewer_image_tokens = stage.mix, model.image_tokens < stage.model.image_tokens
-    if has_fewer_image_tokens and mix.packing == "best_fit":
-        components = tuple(
-            replace(component, max_epochs=component.max_epochs + 1) for component in mix.images.components
-        )
-        mix = replace(mix, images=replace(mix.images, components=components))
+    """Rows packed with smaller images use a source up sooner, so it may be read once more."""
+    mix = stage.mix
+    if model.image_tokens < stage.model.image_tokens and mix.packing == "best_fit":
+        sources = tuple(replace(source, max_epochs=source.max_epochs + 1) for source in mix.images.components)
+        mix = replace(mix, images=replace(mix.images, components=sources))
     return replace(stage, model=model, mix=mix)

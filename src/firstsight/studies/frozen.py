@@ -1,14 +1,14 @@
-"""Should the encoder train along? The paper's ablation (Table 4, Appendix I), which contradicts itself.
+"""Should the encoder train? The paper's ablation (Table 4, Appendix I), which contradicts itself.
 
-Hypothesis: an encoder that stays frozen serves vision best. So says the paper's text; the numbers of its Table 4 say
-the contrary by ten points of VQAv2, so that one of the two is inverted. At the decoder's own rate an encoder may lose
-what it knew, which a lowered rate would avoid.
+Hypothesis: a frozen encoder is best for vision tasks. That is the paper's text; the numbers of its Table 4 say the
+opposite by ten points of VQAv2, so one of the two is inverted. At the decoder's own learning rate an encoder may lose
+what it has learned, which a lower rate would avoid.
 Arms: images enter at 80 % of the trunk with the encoder frozen, trained at the schedule's rate, and trained at a tenth
 of it (`--lowered`), in mid-training and fine-tuning alike, with the stages' own weight decay. Every arm begins with the
-same published weights; in the built-in world with those of its own contrastive training.
-Metric: VQAv2, as in the paper, beside the vision and text stable scores after fine-tuning, over seeds.
+same published weights; in the synthetic world with those of its own contrastive training.
+Metric: VQAv2, as in the paper, and the vision and text stable scores after fine-tuning, over seeds.
 Refuted if: an arm that trains its encoder scores above the frozen one beyond the interval over seeds.
-Unlike the paper's table, one share of images (the scale's) stands for its 5, 30 and 50 %, and fine-tuning is the
+Unlike the paper's table, there is one image share (the scale's) instead of its 5, 30 and 50 %, and fine-tuning is the
 scale's own. Which rate the authors gave their encoder is not known.
 """
 
@@ -24,13 +24,13 @@ from firstsight.units import Share
 
 
 def frozen(scale: Scale, lowered: Share = Share(1, 10)) -> Study:
-    """An encoder frozen, trained, and trained at `lowered` times the rate, and the finished trunk judged on text."""
-    late_arm = branch_at(scale, Share(80, 100))
+    """An encoder frozen, trained, and trained at `lowered` times the rate, and the finished trunk on text tasks."""
+    late = branch_at(scale, Share(80, 100))
     arms = [
         trunk_arm(scale),
-        replace(late_arm, name="frozen"),
-        train_encoder(late_arm, "trained", Share(1)),
-        train_encoder(late_arm, "lowered", lowered),
+        replace(late, name="frozen"),
+        train_encoder(late, "trained", Share(1)),
+        train_encoder(late, "lowered", lowered),
     ]
     return Study(
         name="frozen",
@@ -41,10 +41,10 @@ def frozen(scale: Scale, lowered: Share = Share(1, 10)) -> Study:
 
 
 def train_encoder(arm: Arm, name: str, lr_scale: Share) -> Arm:
-    """The same arm with an encoder that trains in every stage at `rate` times the stage's own."""
-    return replace(arm, name=name, stages=tuple(_stage_with_trained_encoder(stage, lr_scale) for stage in arm.stages))
+    """The same arm with an encoder that trains in every stage at `lr_scale` times the stage's learning rate."""
 
+    def trained(stage: Midtrain | Finetune) -> Midtrain | Finetune:
+        optim = replace(stage.optim, encoder_lr_scale=float(lr_scale), encoder_weight_decay=stage.optim.weight_decay)
+        return replace(stage, model=replace(stage.model, encoder="trained"), optim=optim)
 
-def _stage_with_trained_encoder(stage: Midtrain | Finetune, lr_scale: Share) -> Midtrain | Finetune:
-    optim = replace(stage.optim, encoder_lr_scale=float(lr_scale), encoder_weight_decay=stage.optim.weight_decay)
-    return replace(stage, model=replace(stage.model, encoder="trained"), optim=optim)
+    return replace(arm, name=name, stages=tuple(map(trained, arm.stages)))
