@@ -43,7 +43,7 @@ def test_the_lm_eval_command_gives_our_accuracy(checkpoint_folder: Callable[[str
     [result] = evaluate_lm_eval_tasks(
         native_model(checkpoint_folder("openlm")),
         ["arc_easy"],
-        checkpoint_folder=tmp_path / "benchmarks",
+        folder=tmp_path / "benchmarks",
         on_progress=ignore_progress,
         style="paper",
     )

@@ -207,8 +207,8 @@ class _GenerationOptions:
     @classmethod
     def from_kwargs(cls, gen_kwargs: Mapping[str, Any]) -> _GenerationOptions:
         """The options in a request, interpreted as by lm-eval's own models; RequestError for unknown ones."""
-        given = {key: value for key, value in gen_kwargs.items() if value is not None}
-        options: dict[str, Any] = dict(normalize_gen_kwargs(given, default_max_gen_toks=_DEFAULT_MAX_GEN_TOKS))
+        present = {key: value for key, value in gen_kwargs.items() if value is not None}
+        options: dict[str, Any] = dict(normalize_gen_kwargs(present, default_max_gen_toks=_DEFAULT_MAX_GEN_TOKS))
         unknown = options.keys() - _GENERATION_KEYS
         if options.get("num_beams", 1) != 1:
             unknown |= {"num_beams"}

@@ -90,14 +90,8 @@ def _file_digests(folder: Path) -> Iterator[list[str]]:
 
 def _to_json(answer: ScoredAnswer) -> dict[str, Any]:
     question = answer.question
-    return {
-        "text": question.text,
-        "truth": question.truth,
-        "choices": question.choices,
-        "tags": dict(question.tags),
-        "answer": answer.answer,
-        "score": answer.score,
-    }
+    fields = {"text": question.text, "truth": question.truth, "choices": question.choices}
+    return {**fields, "tags": dict(question.tags), "answer": answer.answer, "score": answer.score}
 
 
 def _from_json(task: Task, question_id: str, values: dict[str, Any]) -> ScoredAnswer:
@@ -111,14 +105,11 @@ def _from_json(task: Task, question_id: str, values: dict[str, Any]) -> ScoredAn
         split="",
         tags=values["tags"],
     )
-    return ScoredAnswer(
-        task=task,
-        question=question,
-        prompt=question.text,
-        answer=values["answer"],
-        score=values["score"],
-        is_blind=False,
-    )
+    return _scored_answer(task, question, values["answer"], values["score"])
+
+
+def _scored_answer(task: Task, question: Question, answer: str, score: float) -> ScoredAnswer:
+    return ScoredAnswer(task=task, question=question, prompt=question.text, answer=answer, score=score, is_blind=False)
 
 
 def evaluate_text_tasks(
@@ -193,14 +184,8 @@ def _row(name: str, sample: Mapping[str, Any], question_id: str) -> ScoredAnswer
         split="",
         tags=record_tags(sample["doc"]),
     )
-    return ScoredAnswer(
-        task=tasks.get_task(name),
-        question=question,
-        prompt=question.text,
-        answer=choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)],
-        score=float(sample["acc"]),
-        is_blind=False,
-    )
+    answer = choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
+    return _scored_answer(tasks.get_task(name), question, answer, float(sample["acc"]))
 
 
 def _doc_ids(docs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 
 from firstsight.errors import DataError
 from firstsight.evaluate.lm_eval import doc_adapters, local_data
-from firstsight.evaluate.lm_eval.adapter import LmEvalAdapter
+from firstsight.evaluate.lm_eval.adapter import LmEvalAdapter  # also registers the model type for these definitions
 from firstsight.evaluate.lm_eval.doc_adapters import ChoiceQuery, gold_index
 from firstsight.evaluate.lm_eval.tasks import definition_version, find_definition, get_lm_eval_task, query_version
 from firstsight.evaluate.tasks import TASKS
@@ -228,6 +228,6 @@ def _has_same_questions(task: Task, queries: Sequence[ChoiceQuery]) -> bool:
 
 def _has_same_choices(task: Any, doc: Any, query: ChoiceQuery) -> bool:
     choices = task.doc_to_choice(doc)
-    ours, theirs = ([choice.removeprefix(" ") for choice in group] for group in (query.choices, choices))
-    right = theirs[gold_index(task.doc_to_target(doc), choices, doc)]
-    return sorted(theirs) == sorted(ours) and right == ours[query.gold]
+    labels, query_labels = ([choice.removeprefix(" ") for choice in group] for group in (choices, query.choices))
+    right = labels[gold_index(task.doc_to_target(doc), choices, doc)]
+    return sorted(labels) == sorted(query_labels) and right == query_labels[query.gold]

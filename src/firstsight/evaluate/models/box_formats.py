@@ -62,25 +62,21 @@ class BoxFormat:
         return f"boxes read as {self.unit}, as {self.family} writes them"
 
 
-_QWEN2 = BoxFormat(family="Qwen2-VL", unit="thousandths", source="arXiv:2409.12191, 2.2")
-_QWEN25 = BoxFormat(
-    family="Qwen2.5-VL",
-    unit="pixels of the scaled picture",
-    source="QwenLM/Qwen2.5-VL, cookbooks/spatial_understanding.ipynb",
+_FORMATS: tuple[tuple[str, str, BoxUnit, str], ...] = (
+    ("qwen2_vl", "Qwen2-VL", "thousandths", "arXiv:2409.12191, 2.2"),
+    (
+        "qwen2_5_vl",
+        "Qwen2.5-VL",
+        "pixels of the scaled picture",
+        "QwenLM/Qwen2.5-VL, cookbooks/spatial_understanding.ipynb",
+    ),
+    ("qwen3_vl", "Qwen3-VL", "thousandths", "QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb"),
+    ("qwen3_vl_moe", "Qwen3-VL", "thousandths", "QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb"),
+    ("internvl", "InternVL", "thousandths", "OpenGVLab/InternVL, internvl_chat/eval/refcoco/evaluate_grounding.py"),
+    ("paligemma", "PaliGemma", "1,024ths", "big_vision, configs/proj/paligemma/README"),
 )
-_QWEN3 = BoxFormat(family="Qwen3-VL", unit="thousandths", source="QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb")
-_INTERN = BoxFormat(
-    family="InternVL", unit="thousandths", source="OpenGVLab/InternVL, internvl_chat/eval/refcoco/evaluate_grounding.py"
-)
-_GEMMA = BoxFormat(family="PaliGemma", unit="1,024ths", source="big_vision, configs/proj/paligemma/README")
-
-BOX_FORMATS: dict[str, BoxFormat] = {
-    "qwen2_vl": _QWEN2,
-    "qwen2_5_vl": _QWEN25,
-    "qwen3_vl": _QWEN3,
-    "qwen3_vl_moe": _QWEN3,
-    "internvl": _INTERN,
-    "paligemma": _GEMMA,
+BOX_FORMATS = {
+    model_type: BoxFormat(family=family, unit=unit, source=source) for model_type, family, unit, source in _FORMATS
 }
 """By the `model_type` of config.json; other models' boxes are read as shares."""
 
