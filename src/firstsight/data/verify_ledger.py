@@ -8,7 +8,6 @@ Legend: n draws from one source, in order; p positions of a ledger.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from firstsight.errors import DataError, RequestError
+from firstsight.files import file_sha256
 
 _LEDGER_RECORD = np.dtype([("source", "u1"), ("row", "<u4")])
 
@@ -140,25 +140,21 @@ def _read_ledger(path: Path) -> _Ledger:
         raise RequestError(f"{path}: wanted the folder of a trained checkpoint. Got no ledger in it. Train it again.")
     try:
         metadata = json.loads(metadata_path.read_text())
-        with file.open("rb") as stream:
-            np.lib.format.read_magic(stream)
-            (count,), _, dtype = np.lib.format.read_array_header_1_0(stream)
-            content = stream.read()
-    except ValueError as error:
+        records = np.load(file)
+    except (ValueError, EOFError) as error:
         raise DataError(f"wanted a ledger. Got {error}. Train the step again.") from error
-    expected, size = metadata["positions"], _LEDGER_RECORD.itemsize
-    if dtype != _LEDGER_RECORD or len(content) != count * size or count != expected:
+    expected = metadata["positions"]
+    if records.dtype != _LEDGER_RECORD or len(records) != expected:
         raise DataError(
-            f"wanted {expected:,} records, says ledger.json. Got {len(content) / size:,g}, and a header of {count:,}. "
+            f"wanted {expected:,} records, says ledger.json. Got {len(records):,} of {records.dtype}. "
             "Train the step again."
         )
-    records = np.frombuffer(content, dtype=_LEDGER_RECORD)
     return _Ledger(
         folder=folder,
         metadata=metadata,
         source_numbers=records["source"].astype(np.int64),
         row_numbers=records["row"].astype(np.int64),
-        digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        digest=file_sha256(file),
     )
 
 
@@ -196,8 +192,9 @@ def _check_image_share(ledger: _Ledger) -> Iterator[LedgerProblem]:
         wants_image = prefix[1:] > prefix[:-1]
         if (mismatches := np.flatnonzero(has_image[low - first : high - first] != wants_image)).size:
             mismatch = int(mismatches[0])
-            wanted, got = ("an image row", "a text row") if wants_image[mismatch] else ("a text row", "an image row")
-            yield ledger.problem(f"wanted {wanted}, at a share of {share}. Got {got}.", low - first + mismatch)
+            labels, expected = ("a text row", "an image row"), int(wants_image[mismatch])
+            message = f"wanted {labels[expected]}, at a share of {share}. Got {labels[1 - expected]}."
+            yield ledger.problem(message, low - first + mismatch)
             return
         start += rows
 

@@ -122,7 +122,7 @@ def _load_synthetic_captions(context: ReadContext) -> dict[str, object]:
 def read_captions_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Captioned images of a table; a column of lists may contain synthetic captions."""
 
-    def parse(row: TableRow) -> Iterator[Record]:
+    def parse(row: TableRow) -> Record:
         is_synthetic, choice = context.caption_choice(row.id)
         caption = select_caption(row.get("synthetic"), choice) if is_synthetic else row["caption"]
         if caption is None:
@@ -130,7 +130,7 @@ def read_captions_table(context: ReadContext) -> Iterator[Record | RejectedRecor
         text, image = parse_caption(caption), row.image_location()
         if image is None:
             raise RecordError("no picture", "an empty cell")
-        yield ImageText(id=row.id, image=image, caption=text, synthetic=is_synthetic)
+        return ImageText(id=row.id, image=image, caption=text, synthetic=is_synthetic)
 
     optional_fields = ("id",) if context.choose_caption is None else ("id", "synthetic")
     return table_records(context, parse, ("picture", "caption"), optional_fields=optional_fields)

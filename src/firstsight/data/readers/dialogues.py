@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from firstsight.data.readers.filesystem import ReadContext
@@ -41,19 +42,15 @@ def read_dialogues_json(context: ReadContext) -> Iterator[Record | RejectedRecor
 
 def read_dialogues_jsonl(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Dialogues of a JSON-lines shard."""
-
-    def parse(row: Mapping[str, Any], number: int) -> Iterator[Record]:
-        yield _make_dialogue(context, row, number)
-
-    return jsonl_records(context, parse)
+    return jsonl_records(context, partial(_make_dialogue, context))
 
 
 def read_dialogues_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Dialogues of a table: turns, or a question and its answer; with an image if there is a column for it."""
 
-    def parse(row: TableRow) -> Iterator[Record]:
+    def parse(row: TableRow) -> Record:
         image = row.image_location() if "picture" in row.columns else None
-        yield parse_dialogue(row.cells, row.columns, default_id=row.id, image=image)
+        return parse_dialogue(row.cells, row.columns, default_id=row.id, image=image)
 
     layouts = ("turns",), ("question", "answer")
     return table_records(context, parse, *layouts, optional_fields=("id", "picture"))

@@ -23,36 +23,49 @@ _Part = str | tuple[str, ...]
 
 def read_interleaved_jsonl(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a JSON-lines shard."""
+    rejected: list[RejectedRecord] = []
 
-    def parse(row: Mapping[str, Any], number: int) -> Iterator[Record | RejectedRecord]:
-        return _read_document(context, row, f"line {number}", context.default_id(number))
+    def parse(row: Mapping[str, Any], number: int) -> Record:
+        return _make_document(context, row, rejected, number=number, position=f"line {number}")
 
-    return jsonl_records(context, parse)
+    return _insert_rejected(jsonl_records(context, parse), rejected)
 
 
 def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a table."""
+    rejected: list[RejectedRecord] = []
 
-    def parse(row: TableRow) -> Iterator[Record | RejectedRecord]:
+    def parse(row: TableRow) -> Record:
         fields = {field: row[field] for field in row.columns}
-        return _read_document(context, fields, f"row {row.number}", context.default_id(row.number))
+        return _make_document(context, fields, rejected, number=row.number, position=f"row {row.number}")
 
     layouts = ("images", "texts"), ("text_list", "image_info")
-    return table_records(context, parse, *layouts, optional_fields=("id",))
+    return _insert_rejected(table_records(context, parse, *layouts, optional_fields=("id",)), rejected)
 
 
-def _read_document(
-    context: ReadContext, row: Mapping[str, Any], position: str, default_id: str
+def _insert_rejected(
+    records: Iterator[Record | RejectedRecord], rejected: list[RejectedRecord]
 ) -> Iterator[Record | RejectedRecord]:
+    """`records`, each after the images of its document that were rejected."""
+    for record in records:
+        yield from rejected
+        rejected.clear()
+        yield record
+
+
+def _make_document(
+    context: ReadContext, row: Mapping[str, Any], rejected: list[RejectedRecord], *, number: int, position: str
+) -> Record:
+    """The document of a row; images that cannot be used are appended to `rejected`."""
     parts, separator = (_parse_mmc4(row), " ") if "text_list" in row else (_parse_obelics(row), "\n\n")
     resolved: list[str | ImageLocation] = []
-    for number, part in enumerate(parts, start=1):
+    for part_number, part in enumerate(parts, start=1):
         try:
             resolved.append(part if isinstance(part, str) else _find_image(context, part))
         except RecordError as error:
-            yield context.rejected(error, f"{position}, part {number}")
-    record_id = default_id if row.get("id") is None else str(row["id"])
-    yield join_interleaved(resolved, record_id=record_id, separator=separator)
+            rejected.append(context.rejected(error, f"{position}, part {part_number}"))
+    record_id = context.default_id(number) if row.get("id") is None else str(row["id"])
+    return join_interleaved(resolved, record_id=record_id, separator=separator)
 
 
 def _find_image(context: ReadContext, names: tuple[str, ...]) -> ImageLocation:

@@ -17,20 +17,20 @@ from firstsight.errors import DataError
 
 JSONL_EXTENSIONS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 _READ_SIZE = 1 << 20
-RowParser = Callable[[Mapping[str, Any], int], Iterator[Record | RejectedRecord]]
-"""From a row and its number to the records in it; raises RecordError for a bad row."""
 
 
-def jsonl_records(context: ReadContext, parse: RowParser) -> Iterator[Record | RejectedRecord]:
-    """The records that `parse` makes of each line, counted from 1; blank lines are skipped.
+def jsonl_records(
+    context: ReadContext, parse: Callable[[Mapping[str, Any], int], Record]
+) -> Iterator[Record | RejectedRecord]:
+    """The record that `parse` makes of each row and its number, counted from 1; blank lines are skipped.
 
-    Raises DataError when a compressed file is truncated.
+    `parse` may raise RecordError. Raises DataError when a compressed file is truncated.
     """
     with context.folder.open_stream(context.shard.name, context.digest) as stream:
         for number, line in enumerate(_read_lines(stream, context.path), start=1):
             if line.strip():
                 try:
-                    yield from parse(parse_json_object(line), number)
+                    yield parse(parse_json_object(line), number)
                 except RecordError as error:
                     yield context.rejected(error, f"line {number}")
 

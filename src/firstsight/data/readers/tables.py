@@ -34,7 +34,7 @@ _DEFAULT_COLUMNS: Mapping[str, tuple[str, ...]] = {
 """Columns that are tried for a field that the location does not map; any other field is a column of its own name."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(slots=True)
 class TableRow:
     """A row, counted from 0, and the columns of its fields."""
 
@@ -82,18 +82,18 @@ def single_image(images: object) -> object:
 
 def table_records(
     context: ReadContext,
-    parse: Callable[[TableRow], Iterator[Record | RejectedRecord]],
+    parse: Callable[[TableRow], Record],
     *layouts: Sequence[str],
     optional_fields: Sequence[str] = (),
 ) -> Iterator[Record | RejectedRecord]:
-    """The records that `parse` makes of each row; it may raise RecordError.
+    """The record that `parse` makes of each row; it may raise RecordError.
 
     Only the columns of the first of `layouts` whose fields the table has, and of `optional_fields`, are read. Raises
     DataError when the file is no table, is truncated, or fits no layout.
     """
     for row in _read_rows(context, layouts, optional_fields):
         try:
-            yield from parse(row)
+            yield parse(row)
         except RecordError as error:
             yield context.rejected(error, f"row {row.number}")
 
@@ -123,7 +123,7 @@ def _batch_rows(
     slices = (batch.slice(start, _BATCH_ROWS) for batch in batches for start in range(0, batch.num_rows, _BATCH_ROWS))
     rows = (cells for batch in slices for cells in batch.to_pylist())
     for number, cells in enumerate(rows):
-        yield TableRow(context=context, number=number, cells=cells, columns=columns)
+        yield TableRow(context, number, cells, columns)
 
 
 def _resolve_columns(

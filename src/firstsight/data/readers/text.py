@@ -25,9 +25,9 @@ def read_documents_jsonl(context: ReadContext) -> Iterator[Record | RejectedReco
     """Documents of a JSON-lines shard: "text" or the column that the location names, "id" and "loss" if present."""
     column = context.location.columns.get("text", "text")
 
-    def parse(row: Mapping[str, Any], number: int) -> Iterator[Record]:
+    def parse(row: Mapping[str, Any], number: int) -> Record:
         row = row if column == "text" else {**row, "text": row.get(column)}
-        yield parse_document(row, default_id=context.default_id(number))
+        return parse_document(row, default_id=context.default_id(number))
 
     return jsonl_records(context, parse)
 
@@ -35,8 +35,8 @@ def read_documents_jsonl(context: ReadContext) -> Iterator[Record | RejectedReco
 def read_documents_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a table's text column."""
 
-    def parse(row: TableRow) -> Iterator[Record]:
-        yield parse_document({"text": row["text"]}, default_id=row.id)
+    def parse(row: TableRow) -> Record:
+        return parse_document({"text": row["text"]}, default_id=row.id)
 
     return table_records(context, parse, ("text",), optional_fields=("id",))
 
