@@ -61,9 +61,7 @@ def _query(row: Mapping[str, Any], location: str) -> ChoiceQuery:
     if not isinstance(row["query"], str) or not all(isinstance(choice, str) and choice for choice in choices):
         raise DataError(f"{location}: wanted a query and choices in words. Got {str(row)[:120]}. Correct it.")
     if isinstance(gold, bool) or not 0 <= gold < len(choices):
-        raise DataError(
-            f"{location}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}. Correct it."
-        )
+        raise DataError(f"{location}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}. Fix it.")
     extra_fields = {key: row[key] for key in _EXTRA_KEYS if key in row}
     return ChoiceQuery(query=row["query"], choices=choices, gold=gold, extra_fields=extra_fields)
 
@@ -84,12 +82,8 @@ def _question_text(query: str) -> str:
     return query.removesuffix("Answer:").removesuffix("\n").removeprefix("Question: ")
 
 
-def _option_letters(count: int) -> list[str]:
-    return [chr(ord("A") + number) for number in range(count)]
-
-
 def _arc_row(query: ChoiceQuery) -> dict[str, Any]:
-    letters = _option_letters(len(query.choices))
+    letters = [chr(ord("A") + index) for index in range(len(query.choices))]
     choices = {"text": list(query.choices), "label": letters}
     return {"question": _question_text(query.query), "choices": choices, "answerKey": letters[query.gold]}
 
@@ -136,7 +130,7 @@ def _protect_from_cleaning(text: str) -> str:
 def _mathqa_row(query: ChoiceQuery) -> dict[str, Any] | None:
     if len(query.choices) != 5:
         return None
-    letters = [letter.lower() for letter in _option_letters(5)]
+    letters = "abcde"
     options = " , ".join(f"{letter} ) {choice}" for letter, choice in zip(letters, query.choices, strict=True))
     return {"Problem": _question_text(query.query), "options": options, "correct": letters[query.gold]}
 

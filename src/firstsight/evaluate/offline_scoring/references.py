@@ -134,7 +134,7 @@ def _read_question_file(path: Path) -> dict[str, AnswerRecord]:
             file=path.name,
             location=location,
         )
-        records[question_id] = _common_fields(records.get(question_id, record), record)
+        records[question_id] = _equal_fields(records.get(question_id, record), record)
     return records
 
 
@@ -142,7 +142,7 @@ def _first_value(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((row[key] for key in keys if key in row), "")
 
 
-def _common_fields(first: AnswerRecord, second: AnswerRecord) -> AnswerRecord:
+def _equal_fields(first: AnswerRecord, second: AnswerRecord) -> AnswerRecord:
     image = first.image if first.image == second.image else ""
     prompt = first.prompt if first.prompt == second.prompt else ""
     return replace(first, image=image, prompt=prompt, split=first.split if first.split == second.split else "")

@@ -220,9 +220,8 @@ def _yes_no_splits(task: Task, rows: Sequence[ScoredAnswer], missing: Sequence[b
             "yes": report.yes_rate,
         }
     if len(metrics) > 1:
-        keys = [key for key in next(iter(metrics.values())) if key != "n"]
-        mean = {key: math.fsum(split[key] for split in metrics.values()) / len(metrics) for key in keys}
-        metrics["mean"] = mean
+        keys = ("accuracy", "precision", "recall", "f1", "yes")
+        metrics["mean"] = {key: math.fsum(split[key] for split in metrics.values()) / len(metrics) for key in keys}
     return metrics
 
 
