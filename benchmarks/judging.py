@@ -219,12 +219,12 @@ def named(image: object) -> str:
 
 
 WORK = {
-    "opening pictures and encoder": ("own.py", "see"),
-    "the encoder of that": ("vision.py", "features"),
-    "pictures and prompts in the decoder": ("generate.py", "_begin"),
+    "opening pictures and encoder": ("native.py", "encode_images"),
+    "the encoder of that": ("vision.py", "extract_features"),
+    "pictures and prompts in the decoder": ("generate.py", "_prefill"),
     "words of answers": ("generate.py", "_decode"),
-    "choices": ("generate.py", "_branch"),
-    "and their logits": ("generate.py", "_likely"),
+    "choices": ("generate.py", "_branch_states"),
+    "and their logits": ("generate.py", "_token_log_likelihoods"),
 }
 """Parts of judging, and the functions whose time they are."""
 

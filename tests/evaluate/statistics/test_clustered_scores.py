@@ -19,16 +19,16 @@ def test_the_mean_is_over_tasks_then_splits_then_questions() -> None:
     assert sample.weights.tolist() == [0.25, 0.25, 0.5]
 
 
-def test_influence_is_how_far_a_little_more_of_a_picture_moves_the_mean() -> None:
-    scores, pictures = RANDOM.random(40), RANDOM.integers(0, 9, 40).tolist()
-    sample = cluster_scores(scores, clusters=pictures, tasks=RANDOM.integers(0, 3, 40).tolist())
-    moved = []
-    for place in range(sample.num_clusters):
-        more = np.ones((sample.num_clusters, 1))
-        more[place] += 1e-6
-        changed = ClusteredScores(sums=sample.sums * more, counts=sample.counts * more, weights=sample.weights)
-        moved.append((changed.mean - sample.mean) / 1e-6)
-    assert sample.influence() == pytest.approx(np.array(moved), abs=1e-5)
+def test_influence_is_the_derivative_by_a_clusters_weight() -> None:
+    scores, images = RANDOM.random(40), RANDOM.integers(0, 9, 40).tolist()
+    sample = cluster_scores(scores, clusters=images, tasks=RANDOM.integers(0, 3, 40).tolist())
+    derivatives = []
+    for index in range(sample.num_clusters):
+        weights = np.ones((sample.num_clusters, 1))
+        weights[index] += 1e-6
+        changed = ClusteredScores(sums=sample.sums * weights, counts=sample.counts * weights, weights=sample.weights)
+        derivatives.append((changed.mean - sample.mean) / 1e-6)
+    assert sample.influence() == pytest.approx(np.array(derivatives), abs=1e-5)
 
 
 def test_no_question_is_refused() -> None:

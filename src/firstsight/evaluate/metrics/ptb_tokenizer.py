@@ -70,31 +70,12 @@ _PATTERNS = (
     r"[a-z]*\$|\S",
 )
 _LEXER = tuple(re.compile(pattern, re.IGNORECASE) for pattern in _PATTERNS)
-_REPLACEMENTS = {
-    '"': "''",
-    "(": "-lrb-",
-    ")": "-rrb-",
-    "[": "-lsb-",
-    "]": "-rsb-",
-    "{": "-lcb-",
-    "}": "-rcb-",
-    "\u2013": "--",
-    "\u2014": "--",
-    "\u2026": "...",
-    "\u201c": "``",
-    "\u201d": "''",
-    "\u00ab": "``",
-    "\u00bb": "''",
-    "&amp;": "&",
-    "&lt;": "<",
-    "&gt;": ">",
-    "\u00a3": "#",
-    "\u20ac": "$",
-    "\u00a2": "cents",
-    "\u00bd": "1/2",
-    "\u00bc": "1/4",
-    "\u00be": "3/4",
-}
+_REPLACEMENT_TABLE = (
+    "\" '' ( -lrb- ) -rrb- [ -lsb- ] -rsb- { -lcb- } -rcb- \u2013 -- \u2014 -- \u2026 ... \u201c `` \u201d '' \u00ab "
+    "`` \u00bb '' &amp; & &lt; < &gt; > \u00a3 # \u20ac $ \u00a2 cents \u00bd 1/2 \u00bc 1/4 \u00be 3/4"
+)
+"""Tokens and their replacements, in turn."""
+_REPLACEMENTS = dict(zip(_REPLACEMENT_TABLE.split()[::2], _REPLACEMENT_TABLE.split()[1::2], strict=True))
 _SPLIT_WORDS = frozenset(("cannot", "gonna", "wanna", "gotta", "lemme", "gimme"))
 _DASHES = re.compile("-{2,}")
 _BRACKET = re.compile(r"[()\[\]{}]")

@@ -48,12 +48,10 @@ class HFModel:
 
     @property
     def has_vision(self) -> bool:
-        """Whether the model accepts images."""
         return self.components.processor is not None
 
     @property
     def image_batch(self) -> int:
-        """How many images to keep in memory at once."""
         return _IMAGE_BATCH
 
     def check_vocabulary(self, texts: Sequence[str], *, location: str) -> None:

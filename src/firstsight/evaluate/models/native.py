@@ -56,12 +56,10 @@ class NativeModel:
 
     @property
     def has_vision(self) -> bool:
-        """Whether the model accepts images."""
         return self.vision is not None
 
     @property
     def image_batch(self) -> int:
-        """How many encoded images to keep in memory at once."""
         vision = self.vision
         if vision is None:
             return _BATCH_SIZE
@@ -70,7 +68,6 @@ class NativeModel:
         return max(_BATCH_SIZE, _IMAGE_MEMORY_BYTES // image_bytes)
 
     def check_vocabulary(self, texts: Sequence[str], *, location: str) -> None:
-        """RequestError that names words outside a small vocabulary."""
         check_words_in_vocabulary(self.tokenizer, texts, location=location)
 
     @torch.no_grad()
