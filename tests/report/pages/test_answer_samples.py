@@ -1,0 +1,45 @@
+"""The questions drawn for report.html."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from firstsight.report.compare import Comparison
+from firstsight.report.pages.answer_samples import draw_samples
+from firstsight.report.results import ArmResult
+from firstsight.report.table import score_table
+from tests.report.study_builder import VISION, MakeArms
+
+
+def _samples(arms: list[ArmResult], count: int = 12) -> list:
+    rows = score_table(arms)
+    return draw_samples(arms, rows, Comparison(arms, rows), count=count)
+
+
+def test_tasks_alternate_and_images_are_unique(make_arms: MakeArms) -> None:
+    samples = _samples(make_arms(questions=20), count=7)
+    assert {sample.task for sample in samples} == set(VISION)
+    assert len({sample.thumbnail.uri for sample in samples}) == 7
+
+
+def test_each_has_answers_of_the_best_and_worst_run_and_without_the_image(make_arms: MakeArms) -> None:
+    arms = make_arms(questions=20)
+    stable = {arm.label: (arm.scores or {})["stable"]["vision"] for arm in arms if arm.schedule != "trunk"}
+    best, worst = max(stable, key=lambda label: stable[label]), min(stable, key=lambda label: stable[label])
+    for sample in _samples(arms):
+        assert [(answer.label, answer.blind) for answer in sample.answers] == [
+            (best, False),
+            (worst, False),
+            (best, True),
+        ]
+
+
+def test_draw_is_the_same_every_time(make_arms: MakeArms) -> None:
+    arms = make_arms(questions=10)
+    assert _samples(arms) == _samples(arms[::-1])
+
+
+def test_there_are_none_without_images_or_scores(make_arms: MakeArms) -> None:
+    arms = make_arms(questions=5, seeds=(1,))
+    assert _samples([replace(arm, benchmarks_dir=None) for arm in arms]) == []
+    assert _samples([replace(arm, scores=None) for arm in arms]) == []

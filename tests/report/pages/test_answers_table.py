@@ -1,0 +1,55 @@
+"""Answers of one checkpoint from several files, and files that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from firstsight.errors import DataError, UnknownName
+from firstsight.report.pages.answers_table import AnswerFile, AnswersTable, text_digest
+from firstsight.report.pages.disagreements import draw_questions
+from firstsight.report.pages.question_cards import question_cards
+from firstsight.report.pages.thumbnails import Thumbnails
+from tests.report.answer_files import line, written
+
+
+def test_each_task_is_from_the_first_file_that_has_it(tmp_path: Path) -> None:
+    first = written(tmp_path / "first.jsonl", [line("1", answer="first")])
+    lines = [line("1", answer="second"), line("2", task="mmmu", answer="second")]
+    second = written(tmp_path / "second.jsonl", lines)
+    table = AnswersTable("a", [AnswerFile(path=path, benchmarks_dir=None) for path in (first, second)])
+    cards = list(question_cards([table], draw_questions(table, count=9), Thumbnails()))
+    assert [(card.task, card.answers[0].text) for card in cards] == [("vqav2", "first"), ("mmmu", "second")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Got none"),
+        ("{\n", "answers.jsonl:1"),
+        ("[1]\n", "answers.jsonl:1"),
+        ("1\n", "answers.jsonl:1"),
+        ('{"task": "gqa", "question_id": 1}\n', "task, question_id and score"),
+        ('{"task": "gqa", "question_id": 1, "score": NaN}\n', "Got nan"),
+        ('{"task": "gqa", "question_id": 1, "score": Infinity}\n', "Got inf"),
+        ('{"task": "gqa", "question_id": 1, "score": null}\n', "answers.jsonl:1"),
+        ("\n" + 2 * '{"task": "gqa", "question_id": 1, "score": 1}\n', "two for '1' of gqa with its image"),
+    ],
+)
+def test_invalid_file_is_refused_with_its_location(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        AnswersTable("a", [AnswerFile(path=path, benchmarks_dir=None)])
+
+
+def test_task_without_answers_is_refused_with_the_others(tmp_path: Path) -> None:
+    file = AnswerFile(path=written(tmp_path / "a.jsonl", [line("1"), line("1", task="pope")]), benchmarks_dir=None)
+    with pytest.raises(UnknownName, match="pope"):
+        AnswersTable("a", [file], task="popo")
+    assert AnswersTable("a", [file], task="pope").rows.get_column("task").to_list() == ["pope"]
+
+
+def test_digests_are_stable() -> None:
+    assert text_digest("cat") == 0x3327DD2C7B9D982F != text_digest("dog")
