@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from firstsight.plan.store import Store
-from tests.report.answer_files import Page, benchmarks, line, picture, written
+from tests.report.answer_files import encoded_image, line, write_images, write_lines
+from tests.report.html_page import Page
 from tests.workspace.answer_store import answers, out, printed
 
 __all__ = ["out"]
@@ -36,8 +37,8 @@ def test_one_question_is_printed_and_no_page_written(out: Path, capsys: pytest.C
 
 
 def test_a_file_of_answers_needs_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = written(tmp_path / "mine" / "answers.jsonl", [line("1", image="1")])
-    folder = benchmarks(tmp_path / "b", {"1.png": picture(48, 48)})
+    file = write_lines(tmp_path / "mine" / "answers.jsonl", [line("1", image="1")])
+    folder = write_images(tmp_path / "b", {"1.png": encoded_image(48, 48)})
     words = [str(file), "--out", str(tmp_path / "new")]
     assert answers(*words) == 0
     page = Page((tmp_path / "new" / "answers" / "mine.html").read_text(encoding="utf-8"))
@@ -45,13 +46,13 @@ def test_a_file_of_answers_needs_no_store(tmp_path: Path, capsys: pytest.Capture
     assert answers(*words, "--benchmarks", str(folder)) == 0
     page = Page((tmp_path / "new" / "answers" / "mine.html").read_text(encoding="utf-8"))
     assert len(page.all("image")) == 1 and "OpenMoji" not in page.text
-    other = written(tmp_path / "yours" / "answers.jsonl", [line("1", image="1")])
+    other = write_lines(tmp_path / "yours" / "answers.jsonl", [line("1", image="1")])
     assert answers(str(file), str(other), "--out", str(tmp_path / "new")) == 0
     assert (tmp_path / "new" / "answers" / "mine-against-yours.html").is_file()
 
 
 def test_a_task_name_does_not_leave_the_folder(tmp_path: Path) -> None:
-    file = written(tmp_path / "a.jsonl", [line("1", task="../../up")])
+    file = write_lines(tmp_path / "a.jsonl", [line("1", task="../../up")])
     assert answers(str(file), "--task", "../../up", "--out", str(tmp_path / "out")) == 0
     assert [path.name for path in (tmp_path / "out" / "answers").iterdir()] == ["a-up.html"]
 

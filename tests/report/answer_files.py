@@ -11,7 +11,6 @@ from typing import Any
 from PIL import Image
 
 from firstsight.report.pages.answers_table import AnswerFile, AnswersTable
-from tests.report.html_page import Page as Page
 
 Line = dict[str, Any]
 
@@ -22,7 +21,7 @@ def line(question: str, **fields: Any) -> Line:
     return defaults | {"answer": "cat", "truth": "cat", "score": 1.0, "blind": False} | fields
 
 
-def written(path: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
     """`path`, written with the lines as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
@@ -33,10 +32,11 @@ def answers_table(
     folder: Path, name: str, lines: Iterable[Mapping[str, Any]], benchmarks: Path | None = None
 ) -> AnswersTable:
     """The lines as the answers of a checkpoint."""
-    return AnswersTable(name, [AnswerFile(path=written(folder / f"{name}.jsonl", lines), benchmarks_dir=benchmarks)])
+    path = write_lines(folder / f"{name}.jsonl", lines)
+    return AnswersTable(name, [AnswerFile(path=path, benchmarks_dir=benchmarks)])
 
 
-def picture(width: int, height: int, form: str = "PNG", **options: Any) -> bytes:
+def encoded_image(width: int, height: int, form: str = "PNG", **options: Any) -> bytes:
     """An encoded image whose left half is red and right half is blue; `options` of Pillow's save."""
     image = Image.new("RGB", (width, height), "blue")
     image.paste("red", (0, 0, width // 2, height))
@@ -45,7 +45,7 @@ def picture(width: int, height: int, form: str = "PNG", **options: Any) -> bytes
     return file.getvalue()
 
 
-def benchmarks(folder: Path, images: Mapping[str, bytes]) -> Path:
+def write_images(folder: Path, images: Mapping[str, bytes]) -> Path:
     """A benchmarks folder with these images."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for name, data in images.items():

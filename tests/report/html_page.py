@@ -38,7 +38,9 @@ class Page(HTMLParser):
 
     def count(self, article: int, *, tag: str, css_class: str) -> int:
         """Elements of one kind with a class in an article."""
-        classes = [(attributes.get("class") or "").split() for name, attributes in self.articles[article] if name == tag]
+        classes = [
+            (attributes.get("class") or "").split() for name, attributes in self.articles[article] if name == tag
+        ]
         return sum(css_class in names for names in classes)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from firstsight.errors import DataError
 from firstsight.report.answers import arm_answers, iter_answers, read_answer_at
-from tests.report.answer_files import line, written
+from tests.report.answer_files import line, write_lines
 from tests.report.study_builder import MakeArms
 
 
@@ -26,7 +26,7 @@ def test_lines_are_found_by_their_offset(tmp_path: Path) -> None:
 
 
 def test_missing_fields_are_empty_and_other_values_become_text(tmp_path: Path) -> None:
-    path = written(tmp_path / "answers.jsonl", [{"task": "gqa", "question_id": 7, "score": 1, "answer": [1, 2]}])
+    path = write_lines(tmp_path / "answers.jsonl", [{"task": "gqa", "question_id": 7, "score": 1, "answer": [1, 2]}])
     [(_, answer)] = iter_answers(path)
     assert (answer.task, answer.question, answer.text, answer.score) == ("gqa", "7", "[1, 2]", 1.0)
     assert (answer.image_name, answer.prompt, answer.truth_text, answer.split) == ("", "", "", "")

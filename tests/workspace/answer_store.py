@@ -15,7 +15,7 @@ from firstsight.plan.store import Store
 from firstsight.recipe.scales import scale_named
 from firstsight.recipe.serialize import to_json
 from firstsight.studies.when import when
-from tests.report.answer_files import benchmarks, line, picture, written
+from tests.report.answer_files import encoded_image, line, write_images, write_lines
 
 PLAN = build_graph(when(replace(scale_named("smoke"), seeds=1)))
 BLANK = {"answer": "dog", "score": 0.0, "image": "1"}
@@ -25,8 +25,8 @@ def store_arm(out: Path, label: str, lines: list[dict[str, Any]], *, ended: str 
     """An arm's evaluate step and its checkpoint in a store, as a run leaves them; the checkpoint's address."""
     store, step = Store(out), PLAN.final_step(label)
     needs = {role: parent.address for role, parent in step.needs}
-    written(store.path(step.address) / "answers.jsonl", lines)
-    benchmarks(store.path(needs["benchmarks"]), {"1.png": picture(48, 48)})
+    write_lines(store.path(step.address) / "answers.jsonl", lines)
+    write_images(store.path(needs["benchmarks"]), {"1.png": encoded_image(48, 48)})
     store.path(needs["checkpoint"]).mkdir(exist_ok=True)
     (store.path(needs["checkpoint"]) / "spec.json").write_text(json.dumps({"kind": label}))
     for address, spec, role in ((step.address, to_json(step.spec), needs), (needs["checkpoint"], {}, {})):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from firstsight.evaluate.answer_cache import evaluation_folder
-from tests.report.answer_files import Page, benchmarks, line, picture, written
+from tests.report.answer_files import encoded_image, line, write_images, write_lines
+from tests.report.html_page import Page
 from tests.workspace.answer_store import PLAN, answers, out, printed
 
 __all__ = ["out"]
@@ -33,7 +34,7 @@ def test_the_latest_evaluation_of_a_checkpoint_counts(out: Path, capsys: pytest.
     )
     record = json.loads((out / "provenance" / f"{step}.json").read_text())
     later = "evaluate-9-tasks-0123456789ab"
-    written(out / "steps" / later / "answers.jsonl", [line("1", answer="owl")])
+    write_lines(out / "steps" / later / "answers.jsonl", [line("1", answer="owl")])
     (out / "provenance" / f"{later}.json").write_text(json.dumps(record | {"address": later, "ended": "2026-02-01"}))
     assert answers(checkpoint, "--question", "1", "--out", str(out)) == 0
     assert "owl" in printed(capsys)
@@ -43,8 +44,11 @@ def test_the_latest_evaluation_of_a_checkpoint_counts(out: Path, capsys: pytest.
 
 def test_answers_of_the_evaluate_command_follow_those_of_the_study(out: Path, tmp_path: Path) -> None:
     checkpoint = out / "steps" / dict(PLAN.final_step("start-080.s1").needs)["checkpoint"].address
-    evaluated, folder = evaluation_folder(out, checkpoint), benchmarks(tmp_path / "coco", {"7.png": picture(60, 60)})
-    written(evaluated / "answers.jsonl", [line("1", answer="hidden"), line("7", task="nocaps", image="7")])
+    evaluated, folder = (
+        evaluation_folder(out, checkpoint),
+        write_images(tmp_path / "coco", {"7.png": encoded_image(60, 60)}),
+    )
+    write_lines(evaluated / "answers.jsonl", [line("1", answer="hidden"), line("7", task="nocaps", image="7")])
     record = {"benchmarks": str(tmp_path / "gone"), "tasks": {"nocaps": str(folder)}}
     (evaluated / "judged.json").write_text(json.dumps(record))
     assert answers("start-080", "--out", str(out)) == 0

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from firstsight.data.loader import IGNORE_INDEX, Batch
+from firstsight.data.loader import Batch
 from firstsight.data.tokenizer import END_OF_TEXT, PAD_TOKEN
+from firstsight.recipe.stages import IGNORE_INDEX
 from firstsight.report.pages.batch_rows import PreviewRecord, PreviewRow, decode_rows
 from firstsight.report.pages.preview_page import PreviewFacts, PreviewSource, StageIdentity, render_preview
 from firstsight.report.pages.token_text import TokenDecoder
@@ -21,9 +22,7 @@ Item = str | tuple[str, bool] | int
 IDENTITY = StageIdentity(study="when", scale="smoke", arm="a.s1", stage="midtrain", seed=1, address="midtrain-0123")
 
 
-def make_batch(
-    *rows: Sequence[Sequence[Item]], external_targets: Sequence[tuple[int, int, str]] = ()
-) -> Batch:
+def make_batch(*rows: Sequence[Sequence[Item]], external_targets: Sequence[tuple[int, int, str]] = ()) -> Batch:
     """Rows of documents of items as tensors; `external_targets` (row, column, word) are set in addition."""
     shape = (len(rows), LENGTH)
     tokens, targets = np.full(shape, WORD_IDS[PAD_TOKEN], dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)

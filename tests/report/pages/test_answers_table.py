@@ -11,13 +11,13 @@ from firstsight.report.pages.answers_table import AnswerFile, AnswersTable, text
 from firstsight.report.pages.disagreements import draw_questions
 from firstsight.report.pages.question_cards import question_cards
 from firstsight.report.pages.thumbnails import Thumbnails
-from tests.report.answer_files import line, written
+from tests.report.answer_files import line, write_lines
 
 
 def test_each_task_is_from_the_first_file_that_has_it(tmp_path: Path) -> None:
-    first = written(tmp_path / "first.jsonl", [line("1", answer="first")])
+    first = write_lines(tmp_path / "first.jsonl", [line("1", answer="first")])
     lines = [line("1", answer="second"), line("2", task="mmmu", answer="second")]
-    second = written(tmp_path / "second.jsonl", lines)
+    second = write_lines(tmp_path / "second.jsonl", lines)
     table = AnswersTable("a", [AnswerFile(path=path, benchmarks_dir=None) for path in (first, second)])
     cards = list(question_cards([table], draw_questions(table, count=9), Thumbnails()))
     assert [(card.task, card.answers[0].text) for card in cards] == [("vqav2", "first"), ("mmmu", "second")]
@@ -45,7 +45,7 @@ def test_invalid_file_is_refused_with_its_location(text: str, message: str, tmp_
 
 
 def test_task_without_answers_is_refused_with_the_others(tmp_path: Path) -> None:
-    file = AnswerFile(path=written(tmp_path / "a.jsonl", [line("1"), line("1", task="pope")]), benchmarks_dir=None)
+    file = AnswerFile(path=write_lines(tmp_path / "a.jsonl", [line("1"), line("1", task="pope")]), benchmarks_dir=None)
     with pytest.raises(UnknownName, match="pope"):
         AnswersTable("a", [file], task="popo")
     assert AnswersTable("a", [file], task="pope").rows.get_column("task").to_list() == ["pope"]

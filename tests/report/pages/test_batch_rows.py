@@ -8,8 +8,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from firstsight.data.loader import IGNORE_INDEX
 from firstsight.data.tokenizer import END_OF_TEXT
+from firstsight.recipe.stages import IGNORE_INDEX
 from tests.report.pages.small_batches import LENGTH, MIXED, SLOTS, START, decode, make_batch, preview
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from firstsight.data.images import decode_rgb
 from firstsight.report.pages.thumbnails import Thumbnails, make_thumbnail
-from tests.report.answer_files import benchmarks, picture
+from tests.report.answer_files import encoded_image, write_images
 
 
 def _bytes(uri: str) -> bytes:
@@ -21,10 +21,10 @@ def _bytes(uri: str) -> bytes:
 @pytest.mark.parametrize(
     ("data", "image_format", "size"),
     [
-        (picture(2000, 1000, "JPEG"), "JPEG", (384, 192)),
-        (picture(300, 1200, "WEBP"), "JPEG", (96, 384)),
-        (picture(48, 48), "PNG", (48, 48)),
-        (picture(128, 20, "BMP"), "PNG", (128, 20)),
+        (encoded_image(2000, 1000, "JPEG"), "JPEG", (384, 192)),
+        (encoded_image(300, 1200, "WEBP"), "JPEG", (96, 384)),
+        (encoded_image(48, 48), "PNG", (48, 48)),
+        (encoded_image(128, 20, "BMP"), "PNG", (128, 20)),
     ],
 )
 def test_images_are_encoded_again(data: bytes, image_format: str, size: tuple[int, int]) -> None:
@@ -41,14 +41,18 @@ def test_images_are_encoded_again(data: bytes, image_format: str, size: tuple[in
 def test_exif_rotation_is_applied_and_other_metadata_dropped() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a secret place"
-    thumbnail = make_thumbnail(decode_rgb(picture(400, 200, "JPEG", exif=exif)))
+    thumbnail = make_thumbnail(decode_rgb(encoded_image(400, 200, "JPEG", exif=exif)))
     assert (thumbnail.width, thumbnail.height) == (192, 384)
     assert b"secret" not in _bytes(thumbnail.uri)
 
 
 def test_images_that_cannot_be_shown_have_a_reason(tmp_path: Path) -> None:
-    valid, truncated, drawing = picture(200, 200, "JPEG"), picture(200, 200, "JPEG")[:-200], b"<svg onload=alert(1)>"
-    folder = benchmarks(tmp_path / "b", {"1.jpg": valid, "2.jpg": truncated, "3.png": drawing, "4.gif": b""})
+    valid, truncated, drawing = (
+        encoded_image(200, 200, "JPEG"),
+        encoded_image(200, 200, "JPEG")[:-200],
+        b"<svg onload=alert(1)>",
+    )
+    folder = write_images(tmp_path / "b", {"1.jpg": valid, "2.jpg": truncated, "3.png": drawing, "4.gif": b""})
     thumbnails = Thumbnails()
     assert thumbnails.find(folder, "gqa", "1") is thumbnails.find(folder, "gqa", "1")
     assert len(thumbnails.page_images) == 1
@@ -64,9 +68,9 @@ def test_images_that_cannot_be_shown_have_a_reason(tmp_path: Path) -> None:
 
 
 def test_tasks_may_have_images_of_their_own(tmp_path: Path) -> None:
-    folder = benchmarks(tmp_path / "b", {"1.png": picture(10, 10)})
-    benchmarks(folder / "textvqa", {"1.png": picture(20, 20)})
-    benchmarks(tmp_path / "secret", {"1.png": picture(30, 30), "2.png": picture(30, 30)})
+    folder = write_images(tmp_path / "b", {"1.png": encoded_image(10, 10)})
+    write_images(folder / "textvqa", {"1.png": encoded_image(20, 20)})
+    write_images(tmp_path / "secret", {"1.png": encoded_image(30, 30), "2.png": encoded_image(30, 30)})
     thumbnails = Thumbnails()
     tasks = ("gqa", "textvqa", "textvqa_ocr", "../secret", "..", "\0")
     images = [thumbnails.find(folder, task, "1") for task in tasks]
@@ -75,8 +79,8 @@ def test_tasks_may_have_images_of_their_own(tmp_path: Path) -> None:
 
 
 def test_size_of_all_images_is_limited(tmp_path: Path) -> None:
-    folder = benchmarks(tmp_path / "b", {f"{n}.jpg": picture(384, 300 + n, "JPEG") for n in range(4)})
-    size = len(make_thumbnail(decode_rgb(picture(384, 300, "JPEG"))).uri)
+    folder = write_images(tmp_path / "b", {f"{n}.jpg": encoded_image(384, 300 + n, "JPEG") for n in range(4)})
+    size = len(make_thumbnail(decode_rgb(encoded_image(384, 300, "JPEG"))).uri)
     thumbnails = Thumbnails(max_bytes=2 * size + size // 2)
     images = [thumbnails.find(folder, "gqa", str(n)) for n in range(4)]
     assert [isinstance(image, str) for image in images] == [False, False, True, True]
