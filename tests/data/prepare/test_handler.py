@@ -101,3 +101,10 @@ def test_resumes_after_a_kill_while_parts_are_removed(
     (out / "manifest.json").rename(out / "merged.json")
     (source / "train-0.jsonl").write_text('{"text": "w9"}\n')
     assert len(workshop.prepare(source, "text", "out").samples) == (SHARDS - 1) * ROWS + 1
+
+
+def test_temporary_files_of_a_killed_run_are_removed(workshop: Workshop, source: Path) -> None:
+    whole = workshop.prepare(source, "text", "whole")
+    for name in ("read", "merged", "shards"):
+        (workshop.folder("out") / f".{name}.json.1a2b3c4d").write_text("{")
+    assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)

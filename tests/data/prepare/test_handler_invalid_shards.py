@@ -19,8 +19,8 @@ def test_truncated_tar_writes_no_index(workshop: Workshop, cut: str) -> None:
     folder = write_tar(workshop.folder("source"), caption_members(20))
     file = folder / "00000.tar"
     with tarfile.open(file) as tar:
-        picture_at, end = tar.getmembers()[20].offset_data, tar.getmembers()[-1].offset_data + 512
-    size = {"nothing": 0, "half a header": 1024 + 200, "half an image": picture_at + 20, "no closing block": end}[cut]
+        image_offset, end = tar.getmembers()[20].offset_data, tar.getmembers()[-1].offset_data + 512
+    size = {"nothing": 0, "half a header": 1024 + 200, "half an image": image_offset + 20, "no closing block": end}[cut]
     file.write_bytes(file.read_bytes()[:size])
     check_refused(workshop, folder, "captions", r"00000\.tar.*(truncated|closing block|empty)")
 

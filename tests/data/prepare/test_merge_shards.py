@@ -11,9 +11,9 @@ from tests.data.conftest import Workshop
 from .conftest import equal_folders
 
 
-def dialogue_row(picture: str, word: int) -> dict[str, object]:
+def dialogue_row(image: str, word: int) -> dict[str, object]:
     turns = [("human", f"<image>\nw{word}"), ("gpt", "w1")]
-    return {"image": picture, "conversations": [{"from": role, "value": value} for role, value in turns]}
+    return {"image": image, "conversations": [{"from": role, "value": value} for role, value in turns]}
 
 
 def test_shared_image_has_one_number(workshop: Workshop) -> None:

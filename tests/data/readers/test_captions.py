@@ -115,7 +115,7 @@ def test_synthetic_captions_from_the_sample_or_another_tar(tmp_path: Path) -> No
     ]
     uids = [(f"u{number}.json", json.dumps({"uid": f"u{number}"}).encode()) for number in range(count)]
     write_tar(tmp_path / "own" / "0.tar", own)
-    write_tar(tmp_path / "pictures" / "0.tar", captioned_members(count))
+    write_tar(tmp_path / "images" / "0.tar", captioned_members(count))
     write_tar(tmp_path / "apart" / "0.tar", synthetic(count))
     write_tar(
         tmp_path / "by-uid" / "0.tar",
@@ -124,8 +124,8 @@ def test_synthetic_captions_from_the_sample_or_another_tar(tmp_path: Path) -> No
     source = recaptioned(Share(1, 3))
     records = [
         read_all(source_at(tmp_path / "own"), "captions", source),
-        read_all(source_at(tmp_path / "pictures", captions=str(tmp_path / "apart")), "captions", source),
-        read_all(source_at(tmp_path / "pictures", captions=str(tmp_path / "by-uid")), "captions", source),
+        read_all(source_at(tmp_path / "images", captions=str(tmp_path / "apart")), "captions", source),
+        read_all(source_at(tmp_path / "images", captions=str(tmp_path / "by-uid")), "captions", source),
     ]
     captions = [[(record.id, record.caption, record.synthetic) for record in records] for records in records]
     assert captions[0] == captions[1] == captions[2]
@@ -197,7 +197,7 @@ def test_webdataset_reads_the_same_samples_and_bytes(shared: Path, folder: str) 
 
 @pytest.mark.shared
 def test_real_shard_digest_is_the_published_one(shared: Path) -> None:
-    """The first 16 digits stand in the README that came with the files."""
+    """The first 16 digits are in the README of the files."""
     digests = [
         digest for _, digest in read_shards(source_at(shared / "vla_foundry_shards" / "image_caption"), "captions")
     ]

@@ -72,7 +72,7 @@ def test_shared_image_enters_the_digest_of_every_shard(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_real_llava_questions_lack_only_their_images(shared: Path, tmp_path: Path) -> None:
-    """90 records, `wc -l`, about 30 pictures, which do not lie beside them; with stand-ins all read."""
+    """90 records (`wc -l`) of 30 images, which are not in the folder; with replacements all are valid."""
     file = shared / "instruct_samples" / "llava" / "coco2014_val_gpt4_qa_30x3.jsonl"
     assert [reason for _, reason in rejected(read_all(source_at(file), "dialogues"))] == ["no picture"] * 90
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -89,7 +89,7 @@ def test_real_llava_questions_lack_only_their_images(shared: Path, tmp_path: Pat
 
 @pytest.mark.shared
 def test_real_prompts_and_responses(shared: Path) -> None:
-    """1,000 rows, `zcat | wc -l`; the other file has a question and choices, which are no dialogue."""
+    """1,000 rows, `zcat | wc -l`; the other file has a question and choices, which are not a dialogue."""
     records = read_all(source_at(shared / "instruct_samples" / "dolly_hhrlhf_train_small.jsonl.gz"), "dialogues")
     assert len(valid(records)) == 1000
     assert all(len(record.turns) == 2 and record.image is None for record in valid(records))

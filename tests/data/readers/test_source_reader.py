@@ -131,7 +131,7 @@ def test_img2dataset_tables_beside_tars_are_not_read(tmp_path: Path) -> None:
 @given(seed=st.integers(0, 2**64), share=st.fractions(0, 1, max_denominator=1000))
 @settings(max_examples=10, deadline=None)
 def test_synthetic_share_is_met_and_nested(seed: int, share: Fraction) -> None:
-    """300 keys: five standard deviations are 0.145; a larger share takes more of the same."""
+    """300 keys: five standard deviations are 0.145; a larger share contains a smaller one."""
     keys = [f"{number:09d}" for number in range(300)]
     chosen = {key for key in keys if choose_caption(recaptioned(Share(share), seed), key)[0]}
     assert abs(len(chosen) / len(keys) - share) <= 0.145
@@ -141,7 +141,7 @@ def test_synthetic_share_is_met_and_nested(seed: int, share: Fraction) -> None:
 
 
 def test_caption_choice_is_pinned() -> None:
-    """Published numbers hang on it: sha256 of "7", a zero byte and the key, computed with coreutils."""
+    """Published results depend on it: sha256 of "7", a zero byte and the key, computed with coreutils."""
     digest = hashlib.sha256(b"7\x00000000003").hexdigest()
     assert choose_caption(recaptioned(Share(1, 2), 7), "000000003") == (
         int(digest[:16], 16) < 2**63,

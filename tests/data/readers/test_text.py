@@ -152,7 +152,7 @@ def test_real_token_chunks(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_real_untokenized_members(shared: Path) -> None:
-    """32 members; four hold a NUL, which `grep -c` over the unpacked members counts too."""
+    """32 members; four contain a NUL (counted with `grep -c`)."""
     records = read_all(source_at(shared / "vla_foundry_shards" / "text_untokenized"), "text")
     assert len(valid(records)) == 28
     assert [reason for _, reason in rejected(records)] == ["control character"] * 4
