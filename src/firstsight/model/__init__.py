@@ -1,1 +1,1 @@
-"""Computing: tensors in, tensors out."""
+"""The model: decoder, vision encoders, loss, generation, and its files."""

@@ -86,7 +86,7 @@ def generate(
 
     A stop is an id or a sequence of generated ids; it is cut off, the longest if several match.
     """
-    unique, stops = _deduplicate(model, prompts, images), _StopSequences(stop)
+    unique, stops = _deduplicate(model, prompts, images), _stop_sequences(stop)
     answers: list[list[int]] = [[] for _ in prompts]
     if max_new_tokens < 0:
         raise QuantityError(
@@ -267,30 +267,25 @@ def _select_columns(hidden: Float[Tensor, "B T D"], columns: list[int]) -> Float
     return hidden[range(len(columns)), columns]
 
 
-class _StopSequences:
-    """Sequences of ids that end an answer."""
+def _stop_sequences(stop: Collection[int | Sequence[int]]) -> list[list[int]]:
+    """The stops as sequences of ids, the longest first."""
+    sequences = [[entry] if isinstance(entry, int) else list(entry) for entry in stop]
+    if not all(sequences):
+        raise ModelError("stop: wanted ids or sequences of ids. Got an empty sequence. Leave it out.")
+    return sorted(sequences, key=len, reverse=True)
 
-    def __init__(self, stop: Collection[int | Sequence[int]]) -> None:
-        self._by_last: dict[int, list[list[int]]] = {}
-        for entry in stop:
-            ids = [entry] if isinstance(entry, int) else list(entry)
-            if not ids:
-                raise ModelError("stop: wanted ids or sequences of ids. Got an empty sequence. Leave it out.")
-            self._by_last.setdefault(ids[-1], []).append(ids)
-        for sequences in self._by_last.values():
-            sequences.sort(key=len, reverse=True)
 
-    def strip_stop(self, answer: list[int]) -> bool:
-        """Whether the answer ends in a stop, which is then cut off."""
-        for ids in self._by_last.get(answer[-1], ()):
-            if answer[-len(ids) :] == ids:
-                del answer[-len(ids) :]
-                return True
-        return False
+def _strip_stop(answer: list[int], stops: list[list[int]]) -> bool:
+    """Whether the answer ends in a stop, which is then cut off."""
+    for ids in stops:
+        if answer[-1] == ids[-1] and answer[-len(ids) :] == ids:
+            del answer[-len(ids) :]
+            return True
+    return False
 
 
 def _decode(
-    decoder: InferenceDecoder, prefill: _Prefill, stops: _StopSequences, *, sampler: TokenSampler, max_new_tokens: int
+    decoder: InferenceDecoder, prefill: _Prefill, stops: list[list[int]], *, sampler: TokenSampler, max_new_tokens: int
 ) -> list[list[int]]:
     """The rows' answers; finished rows are removed from the batch once they are half of it."""
     cache, hidden = prefill
@@ -302,7 +297,7 @@ def _decode(
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if row in unfinished:
                 answers[row].append(token)
-                if stops.strip_stop(answers[row]):
+                if _strip_stop(answers[row], stops):
                     unfinished.discard(row)
         if not unfinished or step + 1 == max_new_tokens:
             break

@@ -24,20 +24,12 @@ from firstsight.recipe.lm import LMSpec
 BlockFn = Callable[[Tensor, BlockWeights, AttentionInputs, BlockConfig], Tensor]
 
 
-class NormWeight(nn.Module):
-    """The weight of a norm without bias."""
+class Weight(nn.Module):
+    """The weight of a norm or linear map without bias, or of an embedding."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-
-
-class WeightMatrix(nn.Module):
-    """The weight of a linear map without bias, or of an embedding."""
-
-    def __init__(self, rows: int, columns: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, columns))
+        self.weight = nn.Parameter(torch.empty(shape))
 
 
 class Attention(nn.Module):
@@ -46,10 +38,10 @@ class Attention(nn.Module):
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
         query_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        self.in_proj = WeightMatrix(query_width + 2 * kv_width, spec.width)
-        self.q_norm = NormWeight(query_width) if spec.qk_norm else None
-        self.k_norm = NormWeight(kv_width) if spec.qk_norm else None
-        self.out_proj = WeightMatrix(spec.width, query_width)
+        self.in_proj = Weight(query_width + 2 * kv_width, spec.width)
+        self.q_norm = Weight(query_width) if spec.qk_norm else None
+        self.k_norm = Weight(kv_width) if spec.qk_norm else None
+        self.out_proj = Weight(spec.width, query_width)
         self.shift = nn.Parameter(torch.empty(spec.token_shift, spec.width)) if spec.token_shift > 1 else None
 
 
@@ -58,8 +50,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        self.w12 = WeightMatrix(2 * spec.mlp_width, spec.width)
-        self.w3 = WeightMatrix(spec.width, spec.mlp_width)
+        self.w12 = Weight(2 * spec.mlp_width, spec.width)
+        self.w3 = Weight(spec.width, spec.mlp_width)
 
 
 class Block(nn.Module):
@@ -67,7 +59,7 @@ class Block(nn.Module):
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        self.attention_norm, self.ffn_norm = NormWeight(spec.width), NormWeight(spec.width)
+        self.attention_norm, self.ffn_norm = Weight(spec.width), Weight(spec.width)
         self.attention = Attention(spec)
         self.feed_forward = FeedForward(spec)
 
@@ -100,10 +92,10 @@ class LM(nn.Module):
         """The last result of `inference.inference_decoder`, valid until a weight changes."""
         self.recompute = False
         """Store only each block's input for the backward pass and compute the rest again: less memory, same bits."""
-        self.tok_embeddings = WeightMatrix(spec.vocab_size, spec.width)
+        self.tok_embeddings = Weight(spec.vocab_size, spec.width)
         self.layers = nn.ModuleList([Block(spec) for _ in range(spec.layers)])
-        self.norm = NormWeight(spec.width)
-        self.output = None if spec.ties_embeddings else WeightMatrix(spec.vocab_size, spec.width)
+        self.norm = Weight(spec.width)
+        self.output = None if spec.ties_embeddings else Weight(spec.vocab_size, spec.width)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -130,9 +122,9 @@ class LM(nn.Module):
             if w.shift is not None:
                 init_weight(w.shift, 1.0)
                 w.shift[0] += 1
-        for module in self.modules():
-            if isinstance(module, NormWeight):
-                module.weight.fill_(1)
+        for parameter in self.parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1)
 
     def embed(self, tokens: Int[Tensor, "B T"]) -> HiddenStates:
         """Word embeddings times `spec.embedding_scale`: the input of the first block."""

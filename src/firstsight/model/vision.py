@@ -229,7 +229,15 @@ def encoder_spec(folder: Path, name: str, fit: ImageFit) -> TowerSpec:
     family, path = ENCODER_FAMILIES[model_type], folder / "config.json"
 
     def setting(key: str) -> int:
-        return _positive_int(settings, key, path)
+        """A positive integer, or two equal ones for the sides of a square."""
+        value = settings.get(key)
+        if isinstance(value, (list, tuple)) and len(cast(list[Any], value)) == 2 and value[0] == value[1]:
+            value = cast(object, value[0])
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        raise ModelError(
+            f"{path}: wanted {key} as a whole number above zero, sides equal. Got {value!r}. Name another folder."
+        )
 
     weights, width = External(name=name, form="encoder", tokens=Tokens(0)), setting("hidden_size")
     mlp_width = setting("mlp_ratio") * width if family == "dinov2" else setting("intermediate_size")
@@ -318,18 +326,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: wanted a JSON object. Got {type(content).__name__}. Copy it again.")
     return cast(dict[str, Any], content)
-
-
-def _positive_int(settings: Mapping[str, Any], key: str, path: Path) -> int:
-    """A setting that is a positive integer, or two equal ones for the sides of a square."""
-    value = settings.get(key)
-    if isinstance(value, (list, tuple)) and len(cast(list[Any], value)) == 2 and value[0] == value[1]:
-        value = cast(object, value[0])
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    raise ModelError(
-        f"{path}: wanted {key} as a whole number above zero, sides equal. Got {value!r}. Name another folder."
-    )
 
 
 _PROCESSOR_STEPS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 3}

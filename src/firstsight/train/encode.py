@@ -50,7 +50,7 @@ def encode_features(
     total, pixels = len(index.images), source_pixels(index, location, vision, cache=site.cache)
     starts = range(features.rows_done, total, ENCODE_BATCH)
     batches = [np.arange(start, min(start + ENCODE_BATCH, total)) for start in starts]
-    progress, last_save = ProgressReporter(on_progress, total=total, unit="pictures"), monotonic()
+    progress, last_save = ProgressReporter(on_progress, total=total, unit="images"), monotonic()
     for indices, images in zip(batches, _decode_ahead(pixels, batches, site.readers), strict=True):
         encoded = extract_features(encoder, torch.from_numpy(images).to(site.device)).half().cpu().numpy()
         features.write_rows(indices, encoded, location=folders[0])
