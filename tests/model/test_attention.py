@@ -173,10 +173,10 @@ def test_block_masks_do_not_recompile_a_compiled_block() -> None:
 def test_mask_is_additive_on_a_cpu_and_for_narrow_heads(head: int) -> None:
     model, rows = random_model(replace(PLAIN_LM, head_dim=head), dtype=torch.float32), random_rows([[3, 4], [9]], 9)
     frame = model.lm.attention_inputs(rows.docs, rows.positions)
-    nobody, allowed = float("-inf"), torch.zeros(2, 1, 9, 9)
+    minus_infinity, allowed = float("-inf"), torch.zeros(2, 1, 9, 9)
     for row, q_index, kv_index in torch.cartesian_prod(torch.arange(2), torch.arange(9), torch.arange(9)).tolist():
         if kv_index > q_index or rows.docs[row, q_index] != rows.docs[row, kv_index]:
-            allowed[row, 0, q_index, kv_index] = nobody
+            allowed[row, 0, q_index, kv_index] = minus_infinity
     assert isinstance(frame.mask, Tensor)
     assert torch.equal(frame.mask.cpu(), allowed)
 

@@ -92,7 +92,7 @@ def test_answer_ends_before_its_first_stop() -> None:
 
 
 def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for seed in range(9):  # until the last answer says nothing that ends another: first values are torch's to choose
+    for seed in range(9):  # until no answer contains the stop of another
         model = random_model(PLAIN_LM, seed=seed)
         free = generate(model, PROMPTS, stop=(), max_new_tokens=12)
         early = [tuple(answer[:3]) for answer in free[:3]]

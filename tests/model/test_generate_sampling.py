@@ -28,16 +28,16 @@ def shares_of(sampling: Sampling) -> torch.Tensor:
         logits = model.lm.logits(model(pack_rows([[PROMPTS[1]]], length=4)))[0, -1]
     shares = (logits / sampling.temperature).softmax(dim=-1)
     order = shares.argsort(descending=True).tolist()
-    kept = order[: sampling.top_k or len(order)]
+    expected_ids = order[: sampling.top_k or len(order)]
     if sampling.top_p is not None:
-        whole, total = sum(float(shares[token]) for token in kept), 0.0
-        for count, token in enumerate(kept, start=1):
+        whole, total = sum(float(shares[token]) for token in expected_ids), 0.0
+        for count, token in enumerate(expected_ids, start=1):
             total += float(shares[token]) / whole
             if total >= sampling.top_p:
-                kept = kept[:count]
+                expected_ids = expected_ids[:count]
                 break
     cut = torch.zeros_like(shares)
-    cut[kept] = shares[kept]
+    cut[expected_ids] = shares[expected_ids]
     return cut / cut.sum()
 
 
@@ -59,7 +59,7 @@ def test_sampled_frequencies_match_the_softmax(sampling: Sampling) -> None:
 
 def test_top_k_and_top_p_are_exact() -> None:
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
-    for cut, kept in (
+    for cut, expected_ids in (
         ({"top_k": 1}, {1}),
         ({"top_k": 3}, {1, 3, 2}),
         ({"top_k": 9}, {0, 1, 2, 3}),
@@ -72,7 +72,7 @@ def test_top_k_and_top_p_are_exact() -> None:
     ):
         shares, ids = sampling_distribution(logits, Sampling(temperature=1.0, seed=0, **cut))
         assert ids is not None
-        assert {int(token) for token, share in zip(ids[0], shares[0], strict=True) if share > 0} == kept, cut
+        assert {int(token) for token, share in zip(ids[0], shares[0], strict=True) if share > 0} == expected_ids, cut
 
 
 def test_samples_do_not_depend_on_other_prompts() -> None:

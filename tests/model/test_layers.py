@@ -87,8 +87,8 @@ def attend(layer: Mapping[str, Tensor], inputs: list[Tensor], spec: LMSpec) -> l
         ]
     queries, keys, values = [], [], []
     for position, h in enumerate(inputs):
-        query_width, kept = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        q, k, v = (layer["attention.in_proj.weight"] @ h).split([query_width, kept, kept])
+        query_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        q, k, v = (layer["attention.in_proj.weight"] @ h).split([query_width, kv_width, kv_width])
         if spec.qk_norm:
             q, k = (
                 apply_norm(q, layer["attention.q_norm.weight"], spec),
@@ -156,18 +156,18 @@ def test_recompute_saves_one_hidden_state_a_block_and_gives_the_same_bits(name: 
         model.zero_grad()
         x = model.lm.embed(rows.tokens)
         frame = model.lm.attention_inputs(rows.docs, rows.positions)
-        kept: dict[int, int] = {}
+        saved: dict[int, int] = {}
         weights = {parameter.data_ptr() for parameter in model.parameters()}
 
-        def keep(tensor: Tensor, kept: dict[int, int] = kept, weights: set[int] = weights) -> Tensor:
+        def keep(tensor: Tensor, saved: dict[int, int] = saved, weights: set[int] = weights) -> Tensor:
             if tensor.data_ptr() not in weights:
-                kept[tensor.data_ptr()] = tensor.numel()
+                saved[tensor.data_ptr()] = tensor.numel()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             hidden = model.lm(x, frame)
         hidden.square().sum().backward()
-        actual.append((hidden.detach(), [p.grad for p in model.lm.layers.parameters()], sum(kept.values())))
+        actual.append((hidden.detach(), [p.grad for p in model.lm.layers.parameters()], sum(saved.values())))
     (plain, gradients, all_of_it), (again, same, little) = actual
     assert torch.equal(plain, again)
     assert all(torch.equal(left, right) for left, right in zip(gradients, same, strict=True))

@@ -1,10 +1,9 @@
 """The Llama settings against transformers' LlamaForCausalLM on the same random weights: logits, loss and gradients.
 
-transformers names float32 inside its norms, its angles and its loss, so that its float64 model is a float32 one in
-places. `wide` lets its own code read float64 wherever it says float32. Two right programs then differ by rounding,
-logits up to 9.5 by 1.6e-14 and gradients by 2e-15: the bound of 1e-12 separates a bug from rounding. In float32 the
-same models differ by 1.2e-5, as much as an eps does that is wrong by one part in a hundred: the bound of 5e-5 says that
-float32 is sound, not that the formulas are the same.
+transformers uses float32 in its norms, angles and loss even in a float64 model; `wide` replaces that by float64.
+Correct implementations then differ by rounding, 1.6e-14 in logits up to 9.5 and 2e-15 in gradients: the tolerance of
+1e-12 separates an error from rounding. In float32 the same models differ by 1.2e-5, as much as from an eps with an
+error of one percent: the tolerance of 5e-5 tests float32 arithmetic, not the formulas.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ SPECS = {
     "llama3 scaling": replace(GROUPED, rope=LLAMA3, head_dim=16),
 }
 LENGTH = 48
-"""Longer than the 32 tokens of the context that the llama3 angles are stretched from."""
-NEAR = {torch.float64: 1e-12, torch.float32: 5e-5}
+"""Longer than the original context of LLAMA3, 32 tokens."""
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-5}
 
 
-def near(ours: Tensor, theirs: Tensor, *, where: str = "") -> None:
-    bound = NEAR[theirs.dtype]
-    torch.testing.assert_close(ours, theirs, rtol=bound, atol=bound, msg=lambda message: f"{where} {message}")
+def assert_near(actual: Tensor, expected: Tensor, *, label: str = "") -> None:
+    bound = TOLERANCE[expected.dtype]
+    torch.testing.assert_close(actual, expected, rtol=bound, atol=bound, msg=lambda message: f"{label} {message}")
 
 
 class _Wide(ModuleType):
@@ -105,37 +104,40 @@ def config(spec: LMSpec) -> LlamaConfig:
     )
 
 
-def renamed(ours: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
+def to_transformers_names(lm_tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
     """Tensors of `LM` (weights or gradients) under transformers' names."""
-    theirs = {"model.embed_tokens.weight": ours["tok_embeddings.weight"], "model.norm.weight": ours["norm.weight"]}
+    reference = {
+        "model.embed_tokens.weight": lm_tensors["tok_embeddings.weight"],
+        "model.norm.weight": lm_tensors["norm.weight"],
+    }
     if not spec.ties_embeddings:
-        theirs["lm_head.weight"] = ours["output.weight"]
+        reference["lm_head.weight"] = lm_tensors["output.weight"]
     for n in range(spec.layers):
-        mine, its = f"layers.{n}.", f"model.layers.{n}."
-        asked, kept = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        queries, keys, values = ours[f"{mine}attention.in_proj.weight"].split([asked, kept, kept])
-        gate, up = ours[f"{mine}feed_forward.w12.weight"].chunk(2)
-        theirs |= {
-            f"{its}input_layernorm.weight": ours[f"{mine}attention_norm.weight"],
-            f"{its}self_attn.q_proj.weight": queries,
-            f"{its}self_attn.k_proj.weight": keys,
-            f"{its}self_attn.v_proj.weight": values,
-            f"{its}self_attn.o_proj.weight": ours[f"{mine}attention.out_proj.weight"],
-            f"{its}post_attention_layernorm.weight": ours[f"{mine}ffn_norm.weight"],
-            f"{its}mlp.gate_proj.weight": gate,
-            f"{its}mlp.up_proj.weight": up,
-            f"{its}mlp.down_proj.weight": ours[f"{mine}feed_forward.w3.weight"],
+        lm_prefix, prefix = f"layers.{n}.", f"model.layers.{n}."
+        q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        queries, keys, values = lm_tensors[f"{lm_prefix}attention.in_proj.weight"].split([q_width, kv_width, kv_width])
+        gate, up = lm_tensors[f"{lm_prefix}feed_forward.w12.weight"].chunk(2)
+        reference |= {
+            f"{prefix}input_layernorm.weight": lm_tensors[f"{lm_prefix}attention_norm.weight"],
+            f"{prefix}self_attn.q_proj.weight": queries,
+            f"{prefix}self_attn.k_proj.weight": keys,
+            f"{prefix}self_attn.v_proj.weight": values,
+            f"{prefix}self_attn.o_proj.weight": lm_tensors[f"{lm_prefix}attention.out_proj.weight"],
+            f"{prefix}post_attention_layernorm.weight": lm_tensors[f"{lm_prefix}ffn_norm.weight"],
+            f"{prefix}mlp.gate_proj.weight": gate,
+            f"{prefix}mlp.up_proj.weight": up,
+            f"{prefix}mlp.down_proj.weight": lm_tensors[f"{lm_prefix}feed_forward.w3.weight"],
         }
-    return theirs
+    return reference
 
 
-def pair(spec: LMSpec, dtype: torch.dtype) -> tuple[VLM, LlamaForCausalLM]:
+def model_pair(spec: LMSpec, dtype: torch.dtype) -> tuple[VLM, LlamaForCausalLM]:
     """Both models with the same weights; call it within `wide`."""
     model, peer = random_model(spec, dtype=dtype), LlamaForCausalLM(config(spec)).to(DEVICE, dtype)
-    message = peer.load_state_dict(renamed(model.lm.state_dict(), spec), strict=False)
-    assert not message.unexpected_keys
-    assert set(message.missing_keys) <= ({"lm_head.weight"} if spec.ties_embeddings else set()), (
-        "every weight has its place"
+    loading = peer.load_state_dict(to_transformers_names(model.lm.state_dict(), spec), strict=False)
+    assert not loading.unexpected_keys
+    assert set(loading.missing_keys) <= ({"lm_head.weight"} if spec.ties_embeddings else set()), (
+        "every weight must be loaded"
     )
     return model, peer
 
@@ -145,7 +147,7 @@ def sentences(*lengths: int) -> list[list[int]]:
     return [torch.randint(40, (length,), generator=generator).tolist() for length in lengths]
 
 
-@pytest.mark.parametrize("dtype", NEAR, ids=["float64", "float32"])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_logits_loss_and_gradients_match_transformers(spec: LMSpec, dtype: torch.dtype) -> None:
     texts = sentences(LENGTH, LENGTH - 7)
@@ -153,20 +155,22 @@ def test_logits_loss_and_gradients_match_transformers(spec: LMSpec, dtype: torch
     real = rows.docs >= 0
     targets = rows.tokens.masked_fill(~real, -100)
     with wide(dtype):
-        model, peer = pair(spec, dtype)
-        theirs = peer(input_ids=rows.tokens, attention_mask=real.long(), labels=targets)
-        theirs.loss.backward()
+        model, peer = model_pair(spec, dtype)
+        output = peer(input_ids=rows.tokens, attention_mask=real.long(), labels=targets)
+        output.loss.backward()
     logits = model.lm.logits(model(rows))
     assert logits.dtype == dtype
-    near(logits[real], theirs.logits[real])
+    assert_near(logits[real], output.logits[real])
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
-    near(loss, theirs.loss)
+    assert_near(loss, output.loss)
     loss.backward()
-    actual = {name: p.grad for name, p in peer.named_parameters()}
-    mine = renamed({name: p.grad for name, p in model.lm.named_parameters() if p.grad is not None}, spec)
-    assert actual.keys() == mine.keys()
-    for name, gradient in mine.items():
-        near(gradient, actual[name], where=name)
+    peer_gradients = {name: p.grad for name, p in peer.named_parameters()}
+    lm_gradients = to_transformers_names(
+        {name: p.grad for name, p in model.lm.named_parameters() if p.grad is not None}, spec
+    )
+    assert peer_gradients.keys() == lm_gradients.keys()
+    for name, gradient in lm_gradients.items():
+        assert_near(gradient, peer_gradients[name], label=name)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -174,25 +178,25 @@ def test_right_padded_rows_match_left_padded_prompts_of_transformers(spec: LMSpe
     """Padding is at the end here; transformers generates from left-padded prompts."""
     texts = sentences(LENGTH, 5, 11)
     rows = pack_rows([[text] for text in texts], length=LENGTH)
-    lacks = [LENGTH - len(text) for text in texts]
-    positions = torch.arange(LENGTH, device=DEVICE) - torch.tensor(lacks, device=DEVICE)[:, None]
-    padded = torch.tensor([[0] * lack + text for lack, text in zip(lacks, texts, strict=True)], device=DEVICE)
+    paddings = [LENGTH - len(text) for text in texts]
+    positions = torch.arange(LENGTH, device=DEVICE) - torch.tensor(paddings, device=DEVICE)[:, None]
+    padded = torch.tensor([[0] * padding + text for padding, text in zip(paddings, texts, strict=True)], device=DEVICE)
     with wide(torch.float64), torch.no_grad():
-        model, peer = pair(spec, torch.float64)
-        inputs = (positions >= 0).long()
-        theirs = peer(input_ids=padded, attention_mask=inputs, position_ids=positions.clamp(min=0)).logits
-        ours = model.lm.logits(model(rows))
-    near(ours[rows.docs >= 0], theirs[positions >= 0])
+        model, peer = model_pair(spec, torch.float64)
+        attention_mask = (positions >= 0).long()
+        reference = peer(input_ids=padded, attention_mask=attention_mask, position_ids=positions.clamp(min=0)).logits
+        logits = model.lm.logits(model(rows))
+    assert_near(logits[rows.docs >= 0], reference[positions >= 0])
 
 
 def test_packed_documents_match_single_documents_of_transformers() -> None:
     spec, texts = SPECS["llama3 scaling"], sentences(40, 5)
     with wide(torch.float64), torch.no_grad():
-        model, peer = pair(spec, torch.float64)
+        model, peer = model_pair(spec, torch.float64)
         alone = [peer(input_ids=torch.tensor([text], device=DEVICE)).logits[0] for text in texts]
     with torch.no_grad():
         together = model.lm.logits(model(pack_rows([texts], length=LENGTH)))[0, : sum(map(len, texts))]
-    near(together, torch.cat(alone))
+    assert_near(together, torch.cat(alone))
 
 
 @pytest.mark.parametrize("rope", [llama32_1b().rope, Rope(base=130_000.0), LinearRope(base=10_000.0, factor=8.0)])
@@ -202,19 +206,19 @@ def test_angles_match_transformers_beyond_the_original_context(rope: Rotary) -> 
     with wide(torch.float64):
         peer = modeling_llama.LlamaRotaryEmbedding(config(spec)).to(DEVICE)
         cos, sin = peer(torch.zeros((), dtype=torch.float64, device=DEVICE), positions)
-    mine = layers.rotary_cos_sin(positions, rope, head_dim=spec.head_dim, dtype=torch.float64)
-    for ours, theirs in zip(mine, (cos, sin), strict=True):
+    tables = layers.rotary_cos_sin(positions, rope, head_dim=spec.head_dim, dtype=torch.float64)
+    for actual, expected in zip(tables, (cos, sin), strict=True):
         # an angle of 131,071 radians is itself only known to 1.5e-11
-        torch.testing.assert_close(ours[:, 0], theirs[..., : spec.head_dim // 2], rtol=0, atol=1e-9)
+        torch.testing.assert_close(actual[:, 0], expected[..., : spec.head_dim // 2], rtol=0, atol=1e-9)
 
 
 def test_llama3_scaling_covers_slow_fast_and_interpolated_frequencies() -> None:
     """All three cases of the scaling rule must occur in the comparison above."""
     for rope, head in ((LLAMA3, 16), (llama32_1b().rope, 64)):
         assert isinstance(rope, Llama3Rope)
-        ours = layers.rotary_frequencies(rope, head, device=torch.device("cpu"), dtype=torch.float64)
+        scaled = layers.rotary_frequencies(rope, head, device=torch.device("cpu"), dtype=torch.float64)
         plain = layers.rotary_frequencies(Rope(base=rope.base), head, device=torch.device("cpu"), dtype=torch.float64)
-        ratios = (plain / ours).tolist()
-        kept, stretched = math.isclose(ratios[0], 1.0), math.isclose(ratios[-1], rope.factor)
+        ratios = (plain / scaled).tolist()
+        is_unscaled, is_scaled = math.isclose(ratios[0], 1.0), math.isclose(ratios[-1], rope.factor)
         between = [ratio for ratio in ratios if 1.01 < ratio < 0.99 * rope.factor]
-        assert kept and stretched and between
+        assert is_unscaled and is_scaled and between

@@ -40,9 +40,9 @@ class LargestResult(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         actual = func(*args, **(kwargs or {}))
-        for first in actual if isinstance(actual, tuple | list) else [actual]:
-            if isinstance(first, torch.Tensor):
-                self.largest = max(self.largest, first.numel())
+        for item in actual if isinstance(actual, tuple | list) else [actual]:
+            if isinstance(item, torch.Tensor):
+                self.largest = max(self.largest, item.numel())
         return actual
 
 
@@ -80,8 +80,8 @@ def test_loss_and_gradients_match_the_definition(monkeypatch: pytest.MonkeyPatch
     (whole / 7).backward()
     torch.testing.assert_close(item, expected.detach())
     torch.testing.assert_close(total, whole)
-    for ours, second in zip(result, reference, strict=True):
-        torch.testing.assert_close(ours.grad, second.grad)
+    for actual, second in zip(result, reference, strict=True):
+        torch.testing.assert_close(actual.grad, second.grad)
 
 
 def test_sums_and_counts_are_split_by_group() -> None:

@@ -90,7 +90,7 @@ def state(stage_inputs: Inputs, optim: AdamWSpec, dtype: torch.dtype = torch.flo
 def step_changes(training_state: TrainState, lr: float) -> dict[str, torch.Tensor]:
     """The change of each parameter in one step."""
     before = {name: value.clone() for name, value in training_state.model.state_dict().items()}
-    next(train(training_state, repeat((image_batch(),)), lambda seen: lr, Tokens(training_state.tokens_seen + 64)))
+    next(train(training_state, repeat((image_batch(),)), lambda _: lr, Tokens(training_state.tokens_seen + 64)))
     return {name: value - before[name] for name, value in training_state.model.state_dict().items()}
 
 
@@ -181,7 +181,7 @@ def test_micro_batches_with_images_add_up(stage_inputs: Inputs) -> None:
         slots = torch.where(rows.slots >= 0, rows.slots - 2 * at, -1)[at : at + 2]
         parts.append(replace(rows, **fields, slots=slots, images=rows.images[at // 2 : at // 2 + 1]))
     for training_state, micro_batches in ((whole, (rows,)), (parted, tuple(parts))):
-        for _ in train(training_state, repeat(micro_batches), lambda seen: 0.01, Tokens(3 * 64)):
+        for _ in train(training_state, repeat(micro_batches), lambda _: 0.01, Tokens(3 * 64)):
             pass
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(parted.model.state_dict()[name], value, rtol=1e-6, atol=1e-8, msg=name)
@@ -271,9 +271,9 @@ def test_checkpoint_with_trained_encoder_generates_from_pixels(
     done = tiny_study.run_handler(finetune, spec, inputs, tmp_path / "done", site)
     native_model, data = load_native_model(done, site=site), tiny_study.png_image("red", "blue")
     assert native_model.checkpoint.encoder is None
-    [seen] = native_model.encode_images([("x.png", data)])
-    assert (seen.dtype, seen.shape) == (torch.uint8, (8, 8, 3))
-    assert len(list(native_model.generate([GenerationRequest(text="w1", image=seen)], max_new_tokens=3))) == 1
+    [pixels] = native_model.encode_images([("x.png", data)])
+    assert (pixels.dtype, pixels.shape) == (torch.uint8, (8, 8, 3))
+    assert len(list(native_model.generate([GenerationRequest(text="w1", image=pixels)], max_new_tokens=3))) == 1
 
 
 @pytest.mark.parametrize("kind", ["LM", "FEATURE_VLM", "PATCH_VLM", "TRAINED_VLM"])
