@@ -208,7 +208,7 @@ class RecordReader:
         if read_records is None:
             raise DataError(f"{context.path}: wanted {self._form}. Got a name with another ending. Rename the file.")
         expected_count = self._manifest_count(folder, shard.name) if name.endswith(".tar") else None
-        return ShardRecords(_check_count(read_records(context), context.path, expected_count), digest)
+        return ShardRecords(read_records(context), digest, path=context.path, expected_count=expected_count)
 
     def _manifest_count(self, folder: SourceFolder, name: str) -> int | None:
         """Samples of a shard if a manifest in its folder has them."""
@@ -225,29 +225,26 @@ def choose_caption(source: Recaptioned, key: str) -> tuple[bool, int]:
     return uniform * source.synthetic_share.denominator < source.synthetic_share.numerator << 64, choice
 
 
-def _check_count(
-    records: Iterator[Record | RejectedRecord], path: str, expected_count: int | None
-) -> Iterator[Record | RejectedRecord]:
-    """`records`; DataError at their end when there are not as many as the manifest says."""
-    count = 0
-    for record in records:
-        count += 1
-        yield record
-    if expected_count not in (None, count):
-        raise DataError(
-            f"{path}: wanted {expected_count} samples, says {SHARD_MANIFEST}. Got {count}. "
-            "Copy the shard or its manifest again."
-        )
-
-
 class ShardRecords:
     """One pass over a shard: its records in order, a RejectedRecord in place of each invalid one."""
 
-    def __init__(self, records: Iterator[Record | RejectedRecord], digest: ReadDigest) -> None:
-        self._records, self._digest, self._is_exhausted = records, digest, False
+    def __init__(
+        self, records: Iterator[Record | RejectedRecord], digest: ReadDigest, *, path: str, expected_count: int | None
+    ) -> None:
+        self._records, self._digest, self._path, self._expected_count = records, digest, path, expected_count
+        self._is_exhausted = False
 
     def __iter__(self) -> Iterator[Record | RejectedRecord]:
-        yield from self._records
+        """DataError at the end when there are not as many records as the manifest says."""
+        count = 0
+        for record in self._records:
+            count += 1
+            yield record
+        if self._expected_count not in (None, count):
+            raise DataError(
+                f"{self._path}: wanted {self._expected_count} samples, says {SHARD_MANIFEST}. Got {count}. "
+                "Copy the shard or its manifest again."
+            )
         self._is_exhausted = True
 
     @property

@@ -7,7 +7,9 @@ An image is a struct of bytes and path, bare bytes, or the name of a file; its l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -101,29 +103,23 @@ def table_records(
 def _read_rows(
     context: ReadContext, layouts: Sequence[Sequence[str]], optional_fields: Sequence[str]
 ) -> Iterator[TableRow]:
-    with context.folder.local_copy(context.shard.name, context.digest) as path:
+    with context.folder.local_copy(context.shard.name, context.digest) as path, ExitStack() as stack:
         try:
             if context.shard.name.endswith(".parquet"):
-                with pq.ParquetFile(path) as table:
-                    columns = _resolve_columns(context, table.schema_arrow.names, layouts, optional_fields)
-                    names = list(dict.fromkeys(columns.values()))
-                    yield from _batch_rows(context, table.iter_batches(_BATCH_ROWS, columns=names), columns)
+                table = stack.enter_context(pq.ParquetFile(path))
+                schema, batches = table.schema_arrow, partial(table.iter_batches, _BATCH_ROWS)
             else:
-                with pa.memory_map(str(path)) as data, pa.ipc.open_stream(data) as table:
-                    columns = _resolve_columns(context, table.schema.names, layouts, optional_fields)
-                    names = list(dict.fromkeys(columns.values()))
-                    yield from _batch_rows(context, (batch.select(names) for batch in table), columns)
+                table = stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.memory_map(str(path)))))
+                schema, batches = table.schema, lambda columns: (batch.select(columns) for batch in table)
+            columns = _resolve_columns(context, schema.names, layouts, optional_fields)
+            number = 0
+            for batch in batches(columns=list(dict.fromkeys(columns.values()))):
+                for start in range(0, batch.num_rows, _BATCH_ROWS):
+                    for cells in batch.slice(start, _BATCH_ROWS).to_pylist():
+                        yield TableRow(context, number, cells, columns)
+                        number += 1
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{context.path}: not a table, or truncated ({error}). Copy it again.") from None
-
-
-def _batch_rows(
-    context: ReadContext, batches: Iterator[pa.RecordBatch], columns: Mapping[str, str]
-) -> Iterator[TableRow]:
-    slices = (batch.slice(start, _BATCH_ROWS) for batch in batches for start in range(0, batch.num_rows, _BATCH_ROWS))
-    rows = (cells for batch in slices for cells in batch.to_pylist())
-    for number, cells in enumerate(rows):
-        yield TableRow(context, number, cells, columns)
 
 
 def _resolve_columns(
