@@ -22,7 +22,9 @@ from firstsight.evaluate.score import (
 from firstsight.evaluate.tasks import TASKS
 
 
-def judged(scores: list[float], clusters: list[str] | None = None, splits: list[str] | None = None) -> QuestionScores:
+def question_scores(
+    scores: list[float], clusters: list[str] | None = None, splits: list[str] | None = None
+) -> QuestionScores:
     names = [str(n) for n in range(len(scores))]
     return QuestionScores(scores=scores, splits=splits or [""] * len(scores), clusters=clusters or names)
 
@@ -32,44 +34,44 @@ WITHOUT = {"vqav2": 0.7469, "gqa": 0.606, "vizwiz": 0.1169, "textvqa": 0.416, "r
 
 
 @pytest.mark.parametrize(
-    ("table", "pope", "wanted"), [(WITH_IMAGES, 0.875, 0.4701), (WITHOUT, 0.871, 0.4377)], ids=["with", "without"]
+    ("table", "pope", "expected"), [(WITH_IMAGES, 0.875, 0.4701), (WITHOUT, 0.871, 0.4377)], ids=["with", "without"]
 )
-def test_stable_score_of_the_papers_7b_models(table: dict[str, float], pope: float, wanted: float) -> None:
-    found = aggregate_scores(table | {"pope": pope}, "vision")
-    assert found.stable == pytest.approx(wanted, abs=0.00006)
-    assert found.missing_tasks == ()
-    # VizWiz is judged but stays outside: any other score of it changes nothing.
-    assert aggregate_scores(table | {"pope": pope, "vizwiz": 0.9}, "vision") == found
+def test_stable_score_of_the_papers_7b_models(table: dict[str, float], pope: float, expected: float) -> None:
+    aggregate = aggregate_scores(table | {"pope": pope}, "vision")
+    assert aggregate.stable == pytest.approx(expected, abs=0.00006)
+    assert aggregate.missing_tasks == ()
+    # VizWiz is outside the stable score: any other score of it changes empty.
+    assert aggregate_scores(table | {"pope": pope, "vizwiz": 0.9}, "vision") == aggregate
 
 
-def test_missing_tasks_are_named_and_never_skipped_in_silence() -> None:
-    some = {"pope": 0.8, "gqa": 0.55, "kinds": 1.0}
-    found = aggregate_scores(some, "vision")
-    assert (found.stable, found.centred, found.raw) == (None, None, None)
-    assert found.missing_tasks == ("vqav2", "textvqa", "refcoco", "ocid_ref")
-    asked = aggregate_scores(some, "vision", is_partial=True)
-    assert asked.stable == pytest.approx((0.3 + 0.3) / 2)
-    assert asked.missing_tasks == found.missing_tasks
-    nothing = aggregate_scores({}, "text", is_partial=True)
-    assert (nothing.stable, nothing.centred, nothing.raw) == (None, None, None)
-    assert len(nothing.missing_tasks) == 9
+def test_missing_tasks_are_named() -> None:
+    scores = {"pope": 0.8, "gqa": 0.55, "kinds": 1.0}
+    aggregate = aggregate_scores(scores, "vision")
+    assert (aggregate.stable, aggregate.centred, aggregate.raw) == (None, None, None)
+    assert aggregate.missing_tasks == ("vqav2", "textvqa", "refcoco", "ocid_ref")
+    partial = aggregate_scores(scores, "vision", is_partial=True)
+    assert partial.stable == pytest.approx((0.3 + 0.3) / 2)
+    assert partial.missing_tasks == aggregate.missing_tasks
+    empty = aggregate_scores({}, "text", is_partial=True)
+    assert (empty.stable, empty.centred, empty.raw) == (None, None, None)
+    assert len(empty.missing_tasks) == 9
 
 
-def test_a_reader_can_compute_every_mean_again() -> None:
+def test_every_mean_can_be_recomputed_from_the_baselines() -> None:
     scores = WITH_IMAGES | {"pope": 0.875, "boolq": 0.6, "mathqa": 0.3, "kinds": 0.9}
-    found = aggregates_by_kind(scores)
+    aggregate = aggregates_by_kind(scores)
     for kind, names in (
         ("vision", ["vqav2", "gqa", "textvqa", "refcoco", "ocid_ref", "pope"]),
         ("text", ["boolq", "mathqa"]),
     ):
-        gains = [scores[name] - found["baselines"]["stable"][name] for name in names]
-        chance = [found["baselines"]["centred"][name] for name in names]
+        gains = [scores[name] - aggregate["baselines"]["stable"][name] for name in names]
+        chance = [aggregate["baselines"]["centred"][name] for name in names]
         centred = [(scores[name] - guess) / (1 - guess) for name, guess in zip(names, chance, strict=True)]
-        assert found["stable"][kind] == pytest.approx(np.mean(gains), abs=1e-8)
-        assert found["centred"][kind] == pytest.approx(np.mean(centred), abs=1e-8)
-        assert found["raw"][kind] == pytest.approx(np.mean([scores[name] for name in names]), abs=1e-8)
-    assert found["missing"]["vision"] == []
-    assert "arc_easy" in found["missing"]["text"]
+        assert aggregate["stable"][kind] == pytest.approx(np.mean(gains), abs=1e-8)
+        assert aggregate["centred"][kind] == pytest.approx(np.mean(centred), abs=1e-8)
+        assert aggregate["raw"][kind] == pytest.approx(np.mean([scores[name] for name in names]), abs=1e-8)
+    assert aggregate["missing"]["vision"] == []
+    assert "arc_easy" in aggregate["missing"]["text"]
     assert set(AGGREGATE_VERSIONS) == {"stable", "centred", "raw"}
 
 
@@ -81,7 +83,7 @@ DCLM = {
     "piqa": "piqa",
     "agieval_sat_en": "agi_eval_sat_en",
 }
-OTHERWISE = {
+DIFFERENT = {
     # task: (DCLM's name, its baseline in %, ours). DCLM takes BoolQ's commoner answer for chance, rounds three and four
     # choices to 33, and lets PubMedQA's and CS algorithms' answers be written freely.
     "boolq": ("boolq", 62.0, 0.5),
@@ -92,22 +94,22 @@ OTHERWISE = {
 
 
 @pytest.mark.shared
-def test_chances_are_dclms_where_the_task_is_the_same(shared: Path) -> None:
+def test_chances_equal_dclms_for_equal_tasks(shared: Path) -> None:
     with (shared / "dclm_baselines" / "eval_meta_data.csv").open() as file:
-        theirs = {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(file)}
-    assert {name: 100 * TASKS[name].chance for name in DCLM} == pytest.approx({n: theirs[d] for n, d in DCLM.items()})
+        dclm = {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(file)}
+    assert {name: 100 * TASKS[name].chance for name in DCLM} == pytest.approx({n: dclm[d] for n, d in DCLM.items()})
     # The authors' own baselines are the same but for sat_en, where they took five choices.
     assert {name for name in DCLM if TASKS[name].baseline != TASKS[name].chance} == {"agieval_sat_en"}
     text = {name for name, task in TASKS.items() if task.kind == "text"}
-    assert text == DCLM.keys() | {name for name in text if any(name.startswith(other) for other in OTHERWISE)}
-    for name, (other, percent, ours) in OTHERWISE.items():
-        assert theirs[other] == percent
+    assert text == DCLM.keys() | {name for name in text if any(name.startswith(other) for other in DIFFERENT)}
+    for name, (other, percent, ours) in DIFFERENT.items():
+        assert dclm[other] == percent
         assert next(task.chance for key, task in TASKS.items() if key.startswith(name)) == pytest.approx(
             ours, abs=0.001
         )
 
 
-def test_guessing_is_zero_and_perfection_is_one_when_centred() -> None:
+def test_centred_scores_of_guessing_and_of_right_answers() -> None:
     text = {name: task for name, task in TASKS.items() if task.kind == "text"}
     assert aggregate_scores({name: task.chance for name, task in text.items()}, "text").centred == pytest.approx(0)
     perfect = aggregate_scores(dict.fromkeys(text, 1.0), "text")
@@ -118,40 +120,40 @@ def test_guessing_is_zero_and_perfection_is_one_when_centred() -> None:
     )
 
 
-def test_a_split_counts_the_same_whatever_its_size() -> None:
-    scores = judged([1.0, 1.0, 1.0, 0.0], splits=["a", "a", "a", "b"])
+def test_splits_have_equal_weights() -> None:
+    scores = question_scores([1.0, 1.0, 1.0, 0.0], splits=["a", "a", "a", "b"])
     assert task_score(scores) == 0.5
 
 
-def test_nothing_judged_is_an_error() -> None:
+def test_no_question_is_an_error() -> None:
     with pytest.raises(DataError, match="without questions"):
-        task_score(judged([]))
+        task_score(question_scores([]))
 
 
 @given(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=1, max_size=40), st.integers(1, 5))
-def test_interval_lies_in_the_range_and_repeats(scores: list[float], groups: int) -> None:
-    sample = judged(scores, clusters=[str(n % groups) for n in range(len(scores))])
+def test_the_interval_is_within_bounds_and_deterministic(scores: list[float], groups: int) -> None:
+    sample = question_scores(scores, clusters=[str(n % groups) for n in range(len(scores))])
     low, high = task_score_interval(sample)
     assert -1e-9 <= low <= task_score(sample) + 1e-9
     assert task_score(sample) - 1e-9 <= high <= 1 + 1e-9
     assert task_score_interval(sample) == (low, high)
 
 
-def test_twenty_right_answers_are_no_proof_of_perfection() -> None:
+def test_twenty_right_answers_have_a_binomial_interval() -> None:
     # Exact binomial: had one in six been wrong, twenty right ones would still turn up in 2.5 % of samples.
-    low, high = task_score_interval(judged([1.0] * 20, splits=["a", "b"] * 10))
+    low, high = task_score_interval(question_scores([1.0] * 20, splits=["a", "b"] * 10))
     assert (low, high) == pytest.approx((0.025 ** (1 / 20), 1.0))
-    assert task_score_interval(judged([0.0] * 20), is_signed=True) == pytest.approx((low - 1, 1 - low))
+    assert task_score_interval(question_scores([0.0] * 20), is_signed=True) == pytest.approx((low - 1, 1 - low))
 
 
 def test_one_cluster_is_one_observation() -> None:
-    low, high = task_score_interval(judged([0.0, 1.0] * 50, clusters=["same"] * 100))
+    low, high = task_score_interval(question_scores([0.0, 1.0] * 50, clusters=["same"] * 100))
     assert low < 0.02
     assert high > 0.98
 
 
-def test_interval_is_as_wide_as_the_normal_law_says() -> None:
+def test_the_interval_has_the_width_of_a_normal_one() -> None:
     scores = [1.0] * 300 + [0.0] * 700
-    low, high = task_score_interval(judged(scores))
+    low, high = task_score_interval(question_scores(scores))
     width = 2 * 1.96 * np.sqrt(0.3 * 0.7 / 1000)
     assert high - low == pytest.approx(width, rel=0.1)

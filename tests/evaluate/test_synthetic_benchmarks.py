@@ -1,4 +1,4 @@
-"""The built-in world's benchmarks are in the forms that the readers know, and its vocabulary holds every question."""
+"""Synthetic benchmarks are in the formats that the readers expect, within the synthetic vocabulary."""
 
 from __future__ import annotations
 
@@ -21,41 +21,43 @@ from firstsight.site import Progress, Site
 WORLD = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)
 
 
-def silent(progress: Progress) -> None:
-    """Progress that nobody watches."""
+def ignore(progress: Progress) -> None:
+    """A progress callback that does nothing."""
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("world")
     synthetic.write_benchmarks(
-        SyntheticBenchmarks(world=WORLD, questions=12), inputs={}, out=out, site=Site(), on_progress=silent
+        SyntheticBenchmarks(world=WORLD, questions=12), inputs={}, out=out, site=Site(), on_progress=ignore
     )
     (out / "words").mkdir()
     synthetic.write_vocabulary(
-        SyntheticVocabulary(world=WORLD), inputs={}, out=out / "words", site=Site(), on_progress=silent
+        SyntheticVocabulary(world=WORLD), inputs={}, out=out / "words", site=Site(), on_progress=ignore
     )
     return out
 
 
 @pytest.mark.parametrize("name", [*VISION_TASKS, "kinds", *SYNTHETIC_TEXT_TASKS])
-def test_every_task_is_read_and_can_be_said(name: str, made: Path) -> None:
-    judged = get_task(name)
-    questions = judged.read_questions(benchmark_files(made / name))
+def test_every_task_is_read_within_the_vocabulary(name: str, benchmarks: Path) -> None:
+    task = get_task(name)
+    questions = task.read_questions(benchmark_files(benchmarks / name))
     assert len({question.id for question in questions}) == len(questions) == 12
-    texts = [text for q in questions for text in (judged.prompt(q, "bare"), *q.choices)]
-    check_words_in_vocabulary(load_tokenizer(made / "words"), texts, location=name)
+    texts = [text for q in questions for text in (task.prompt(q, "bare"), *q.choices)]
+    check_words_in_vocabulary(load_tokenizer(benchmarks / "words"), texts, location=name)
     assert all(question.tags.keys() == {"form", "combination"} for question in questions)
 
 
 @pytest.mark.parametrize("name", [*VISION_TASKS, "kinds"])
-def test_every_question_has_its_picture_and_its_guess(name: str, made: Path) -> None:
-    judged = get_task(name)
-    questions = judged.read_questions(benchmark_files(made / name))
-    pictures = BenchmarkImages(made)
-    assert all(pictures.read(str(question.image)).startswith(b"\x89PNG") for question in questions)
-    pictures.close()
-    guesses = json.loads((made / name / "question_blind.json").read_text())
+def test_every_question_has_an_image_and_a_guess(name: str, benchmarks: Path) -> None:
+    task = get_task(name)
+    questions = task.read_questions(benchmark_files(benchmarks / name))
+    images = BenchmarkImages(benchmarks)
+    assert all(images.read(str(question.image)).startswith(b"\x89PNG") for question in questions)
+    images.close()
+    guesses = json.loads((benchmarks / name / "question_blind.json").read_text())
     assert guesses.keys() == {question.id for question in questions}
-    scores = judged.metric.compute([guesses[one.id] for one in questions], [one.truth for one in questions])
+    scores = task.metric.compute(
+        [guesses[question.id] for question in questions], [question.truth for question in questions]
+    )
     assert 0 < sum(scores) < len(scores)

@@ -1,4 +1,4 @@
-"""The tasks as a whole: their names, words, versions, and which of them enter the stable score."""
+"""The table of tasks: names, prompts, versions and baselines; and how files of a benchmark are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError, UnknownName
-from firstsight.evaluate.metrics import METRICS as CHECKS
+from firstsight.evaluate.metrics import METRICS as ALL_METRICS
 from firstsight.evaluate.task import Question, benchmark_files, describe_version
 from firstsight.evaluate.tasks import TASKS, get_task
 from tests.evaluate.tasks.task_files import lines, read, write
@@ -24,7 +24,7 @@ GOLDEN = {
     "\nAnswer the question using a single word or phrase.",
     "mmmu": "\nQ?\nAnswer with the option's letter from the given choices directly.",
 }
-"""The paper's own words, letter by letter (paper 5.2), and those of its harness for the tasks beyond."""
+"""The paper's prompts (paper 5.2), and its harness's for the other tasks."""
 VERSIONS = {"vqav2": 2, "kinds": 2, "vizwiz": 2, "textvqa": 2}
 BASELINES = {"vqav2": 0.25, "gqa": 0.25, "textvqa": 0.0, "refcoco": 0.0, "ocid_ref": 0.0, "pope": 0.5}
 METRICS = {"vqav2": "vqa", "textvqa": "textvqa", "vizwiz": "vizwiz", "gqa": "exact", "refcocog": "iou50"} | {
@@ -51,24 +51,26 @@ def test_the_stable_score_has_the_papers_six_vision_and_nine_text_tasks() -> Non
     assert sum(t.kind == "text" and t.baseline is not None for t in TASKS.values()) == 9
 
 
-def test_the_papers_wording_letter_by_letter() -> None:
-    vision = {name: one.prompt(question(), "paper") for name, one in TASKS.items() if one.kind == "vision"}
+def test_the_papers_prompts() -> None:
+    vision = {name: task.prompt(question(), "paper") for name, task in TASKS.items() if task.kind == "vision"}
     assert vision == GOLDEN
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
-def test_bare_wording_is_the_question_alone(name: str) -> None:
+def test_a_bare_prompt_is_the_question(name: str) -> None:
     assert get_task(name).prompt(question("is it {red}?"), "bare") == "is it {red}?"
     assert "is it {red}?" in get_task(name).prompt(question("is it {red}?"), "paper")
 
 
-def test_versions_and_metrics_stand_as_released() -> None:
-    assert {name: one.version for name, one in TASKS.items() if one.kind == "vision" and one.version > 1} == VERSIONS
+def test_versions_and_metrics_are_as_released() -> None:
+    assert {
+        name: task.version for name, task in TASKS.items() if task.kind == "vision" and task.version > 1
+    } == VERSIONS
     assert {name: TASKS[name].metric.name for name in METRICS} == METRICS
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "said"),
+    ("name", "count", "expected"),
     [
         ("vqav2", 214354, "214,354 questions: VQAv2 val2014"),
         ("refcoco", 10834, "10,834 questions: RefCOCO val"),
@@ -79,12 +81,12 @@ def test_versions_and_metrics_stand_as_released() -> None:
         ("kinds", 96, "96 questions"),
     ],
 )
-def test_a_version_is_told_by_its_count(name: str, count: int, said: str) -> None:
-    assert describe_version(get_task(name), [question()] * count) == said
+def test_a_version_is_recognised_by_its_count(name: str, count: int, expected: str) -> None:
+    assert describe_version(get_task(name), [question()] * count) == expected
 
 
 @pytest.mark.parametrize(
-    ("counts", "said"),
+    ("counts", "expected"),
     [
         ((3000, 3000, 3000), "9,000 questions: POPE on COCO, head (3,000 random questions)"),
         ((3000, 3000, 2910), "8,910 questions: e3e3926 (2,910 random questions, LLaVA's), not POPE on COCO, head"),
@@ -92,18 +94,18 @@ def test_a_version_is_told_by_its_count(name: str, count: int, said: str) -> Non
         ((4, 4, 4), "12 questions: no published version"),
     ],
 )
-def test_popes_two_versions_are_told_apart(counts: tuple[int, ...], said: str) -> None:
+def test_popes_versions_are_recognised(counts: tuple[int, ...], expected: str) -> None:
     splits = zip(("adversarial", "popular", "random"), counts, strict=True)
-    asked = [question(split=split) for split, count in splits for _ in range(count)]
-    assert describe_version(get_task("pope"), asked).startswith(said)
+    questions = [question(split=split) for split, count in splits for _ in range(count)]
+    assert describe_version(get_task("pope"), questions).startswith(expected)
 
 
 def test_the_papers_counts_add_up() -> None:
     """paper 5.2: 26,488 for RefCOCO, RefCOCO+ and RefCOCOg together; 9,000 for POPE."""
-    wanted = {name: sum(one.published[0].split_sizes.values()) for name, one in TASKS.items() if one.published}
-    assert wanted["refcoco"] + wanted["refcoco_plus"] + wanted["refcocog"] == 26488
+    totals = {name: sum(task.published[0].split_sizes.values()) for name, task in TASKS.items() if task.published}
+    assert totals["refcoco"] + totals["refcoco_plus"] + totals["refcocog"] == 26488
     papers = {"vqav2": 214354, "gqa": 12578, "vizwiz": 4319, "textvqa": 5000, "ocid_ref": 18342, "pope": 9000}
-    assert papers.items() <= wanted.items()
+    assert papers.items() <= totals.items()
 
 
 def test_a_variant_reads_its_own_folder_or_that_of_its_task(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_a_variant_reads_its_own_folder_or_that_of_its_task(tmp_path: Path) -> N
     assert get_task("gqa").folder(tmp_path) == tmp_path / "gqa"
 
 
-def test_a_folders_files_are_the_benchmarks_alone(tmp_path: Path) -> None:
+def test_other_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
     for name in ("b.jsonl.gz", "a.json", "README.json", "LICENSE", "question_blind.json", "task.json", ".x.json"):
         write(tmp_path, name, "")
     write(tmp_path / "images", "c.json", "")
@@ -124,7 +126,7 @@ def test_a_folders_files_are_the_benchmarks_alone(tmp_path: Path) -> None:
         benchmark_files(tmp_path / "nowhere")
 
 
-def test_choices_must_hold_the_right_one(tmp_path: Path) -> None:
+def test_choices_must_contain_the_right_one(tmp_path: Path) -> None:
     write(tmp_path, "copa.jsonl", lines([{"query": "q", "choices": ["a", "b"], "gold": 2}]))
     with pytest.raises(DataError, match=r"copa\.jsonl:1: gold"):
         read("copa", tmp_path)
@@ -140,26 +142,26 @@ def test_broken_files_are_named(content: str | bytes, name: str, tmp_path: Path)
         read(name, tmp_path)
 
 
-def test_the_reference_page_lists_every_vision_task_as_it_is() -> None:
+def test_the_reference_page_lists_every_vision_task() -> None:
     page = (DOCS / "reference" / "tasks.md").read_text()
-    told: dict[str, tuple[str, float, float | None, int]] = {}
+    listed: dict[str, tuple[str, float, float | None, int]] = {}
     for row in re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE):
         cells = [cell.strip() for cell in row[1].split("|")]
         if len(cells) == 6:
             _, _, metric, chance, stable, version = cells
-            told[row[0]] = (metric.strip("`"), float(chance), float(stable) if stable else None, int(version))
-    vision = [one for one in TASKS.values() if one.kind == "vision"]
-    assert told == {one.name: (one.metric.name, one.chance, one.baseline, one.version) for one in vision}
-    assert all(f"{sum(one.published[0].split_sizes.values()):,}" in page for one in vision if one.published)
-    assert all(f"`{one.name}`" in page for one in TASKS.values())
+            listed[row[0]] = (metric.strip("`"), float(chance), float(stable) if stable else None, int(version))
+    vision = [task for task in TASKS.values() if task.kind == "vision"]
+    assert listed == {task.name: (task.metric.name, task.chance, task.baseline, task.version) for task in vision}
+    assert all(f"{sum(task.published[0].split_sizes.values()):,}" in page for task in vision if task.published)
+    assert all(f"`{task.name}`" in page for task in TASKS.values())
 
 
-def test_the_how_to_page_of_own_benchmarks_is_true(tmp_path: Path) -> None:
+def test_the_example_of_the_custom_benchmark_page_is_read(tmp_path: Path) -> None:
     page = (DOCS / "howto" / "own-benchmark.md").read_text()
     head, row = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     write(tmp_path / "birds", "task.json", head)
     write(tmp_path / "birds", "questions.jsonl", row)
-    found = get_task("birds", tmp_path)
-    (only,) = found.read_questions(benchmark_files(tmp_path / "birds"))
-    assert found.prompt(only, "paper") == "\nWhich bird is this?\nAnswer with one word."
-    assert all(f"`{name}`" in page for name in CHECKS)
+    task = get_task("birds", tmp_path)
+    (only,) = task.read_questions(benchmark_files(tmp_path / "birds"))
+    assert task.prompt(only, "paper") == "\nWhich bird is this?\nAnswer with one word."
+    assert all(f"`{name}`" in page for name in ALL_METRICS)

@@ -29,20 +29,20 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "metrics" / "cider.j
 COCO = Path(__file__).parents[4] / "shared/data/instruct_samples/llava/caps_boxes_coco2014_val_80.jsonl"
 
 
-def test_captions_score_what_the_official_scorer_gives() -> None:
+def test_captions_score_as_in_the_official_scorer() -> None:
     cases = GOLDEN["cases"]
-    ours = cider([case["answer"] for case in cases], [tuple(case["references"]) for case in cases])
-    assert ours == pytest.approx([case["score"] for case in cases], abs=1e-8)
-    assert sum(ours) / len(ours) == pytest.approx(GOLDEN["mean"], abs=1e-8)
+    scores = cider([case["answer"] for case in cases], [tuple(case["references"]) for case in cases])
+    assert scores == pytest.approx([case["score"] for case in cases], abs=1e-8)
+    assert sum(scores) / len(scores) == pytest.approx(GOLDEN["mean"], abs=1e-8)
 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not COCO.is_file(), reason="needs ../shared/data")
-def test_coco_captions_score_what_the_official_scorer_gives() -> None:
+def test_coco_captions_score_as_in_the_official_scorer() -> None:
     rows = [json.loads(line)["captions"] for line in COCO.read_text().splitlines()]
-    ours = cider([first for first, *_ in rows], [tuple(rest) for _, *rest in rows])
-    assert ours == pytest.approx(GOLDEN["coco"]["scores"], abs=1e-8)
-    assert sum(ours) / len(ours) == pytest.approx(GOLDEN["coco"]["mean"], abs=1e-8)
+    scores = cider([first for first, *_ in rows], [tuple(rest) for _, *rest in rows])
+    assert scores == pytest.approx(GOLDEN["coco"]["scores"], abs=1e-8)
+    assert sum(scores) / len(scores) == pytest.approx(GOLDEN["coco"]["mean"], abs=1e-8)
 
 
 def official(answers: list[list[str]], truths: list[list[list[str]]]) -> list[float]:
@@ -91,31 +91,35 @@ CORPUS = st.lists(st.tuples(CAPTION, st.lists(CAPTION, min_size=1, max_size=2)),
 @given(CORPUS)
 def test_scores_follow_the_definition(corpus: list[tuple[list[str], list[list[str]]]]) -> None:
     answers, truths = [answer for answer, _ in corpus], [references for _, references in corpus]
-    ours = cider([" ".join(words) for words in answers], [tuple(" ".join(one) for one in ref) for ref in truths])
-    assert ours == pytest.approx(official(answers, truths), abs=1e-9)
-    assert all(0 <= score <= 10 + 1e-9 for score in ours)
+    scores = cider(
+        [" ".join(words) for words in answers], [tuple(" ".join(reference) for reference in ref) for ref in truths]
+    )
+    assert scores == pytest.approx(official(answers, truths), abs=1e-9)
+    assert all(0 <= score <= 10 + 1e-9 for score in scores)
 
 
 @given(CORPUS, st.randoms())
-def test_neither_pictures_nor_references_have_an_order(
+def test_the_order_of_images_and_references_does_not_matter(
     corpus: list[tuple[list[str], list[list[str]]]], shuffle: object
 ) -> None:
-    cases = [(" ".join(answer), tuple(" ".join(one) for one in references)) for answer, references in corpus]
+    cases = [
+        (" ".join(answer), tuple(" ".join(reference) for reference in references)) for answer, references in corpus
+    ]
     mixed = [(answer, references[::-1]) for answer, references in cases]
     shuffle.shuffle(mixed)  # type: ignore[attr-defined]
-    one = cider([answer for answer, _ in cases], [references for _, references in cases])
+    reference = cider([answer for answer, _ in cases], [references for _, references in cases])
     other = cider([answer for answer, _ in mixed], [references for _, references in mixed])
-    assert sorted(one) == pytest.approx(sorted(other), abs=1e-9)
+    assert sorted(reference) == pytest.approx(sorted(other), abs=1e-9)
 
 
 def test_a_caption_equal_to_its_only_reference_scores_ten() -> None:
-    said = ["a red dog runs fast", "two cats sleep on mats"]
-    assert cider(said, [(text,) for text in said]) == pytest.approx([10.0, 10.0])
-    # One picture alone has no rare words.
-    assert cider(said[:1], [(said[0],)]) == [0.0]
+    captions = ["a red dog runs fast", "two cats sleep on mats"]
+    assert cider(captions, [(text,) for text in captions]) == pytest.approx([10.0, 10.0])
+    # A single image has no rare words.
+    assert cider(captions[:1], [(captions[0],)]) == [0.0]
     assert cider([], []) == []
 
 
-def test_a_picture_without_references_is_named() -> None:
+def test_an_image_without_references_is_named() -> None:
     with pytest.raises(DataError, match="caption 2"):
         METRICS["cider"].compute(["a", "b"], [("a",), ()])

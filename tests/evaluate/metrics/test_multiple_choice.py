@@ -1,4 +1,4 @@
-"""Letters in free text against a transcription of MMMU's own parser."""
+"""Letters in free text against a transcription of MMMU's parser."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from firstsight.evaluate.metrics.multiple_choice import letter_match, parse_choi
 OPTIONS = {"A": "a cat", "B": "A small dog", "C": "two cats", "D": "none of the above"}
 
 
-def mmmus_reading(response: str, options: dict[str, str]) -> str | None:
-    """MMMU's parse_multi_choice_response; None where it would draw by lot."""
+def mmmu_parse(response: str, options: dict[str, str]) -> str | None:
+    """MMMU's parse_multi_choice_response; None where it would draw a random letter."""
     for mark in [",", ".", "!", "?", ";", ":", "'"]:
         response = response.strip(mark)
     response = " " + response + " "
@@ -31,7 +31,7 @@ def mmmus_reading(response: str, options: dict[str, str]) -> str | None:
     return candidates[starts.index(max(starts))]
 
 
-PIECES = [
+FRAGMENTS = [
     "A",
     "B",
     "C",
@@ -51,26 +51,26 @@ PIECES = [
 ]
 TEXTS = st.one_of(
     st.builds(
-        lambda join, parts: join.join(parts), st.sampled_from([" ", "", "\n"]), st.lists(st.sampled_from(PIECES))
+        lambda join, parts: join.join(parts), st.sampled_from([" ", "", "\n"]), st.lists(st.sampled_from(FRAGMENTS))
     ),
     st.text("ABCD(). ,'!abcde", max_size=30),
 )
 
 
 @given(TEXTS)
-def test_what_mmmu_finds_is_found(text: str) -> None:
-    theirs = mmmus_reading(text, OPTIONS)
-    ours = parse_choice_letter(text, OPTIONS)
-    if theirs is not None:
-        assert ours == theirs
-    elif ours is not None:
-        lines = [mmmus_reading(line.strip(), OPTIONS) for line in text.splitlines()]
-        assert f"{ours}." in text or ours in lines
-    assert letter_match(text, ("B", *OPTIONS.values())) == float(ours == "B")
+def test_letters_are_those_of_mmmus_parser(text: str) -> None:
+    reference = mmmu_parse(text, OPTIONS)
+    letter = parse_choice_letter(text, OPTIONS)
+    if reference is not None:
+        assert letter == reference
+    elif letter is not None:
+        lines = [mmmu_parse(line.strip(), OPTIONS) for line in text.splitlines()]
+        assert f"{letter}." in text or letter in lines
+    assert letter_match(text, ("B", *OPTIONS.values())) == float(letter == "B")
 
 
 @pytest.mark.parametrize(
-    ("answer", "wanted"),
+    ("answer", "expected"),
     [
         ("B", "B"),
         ("B.", "B"),
@@ -88,10 +88,10 @@ def test_what_mmmu_finds_is_found(text: str) -> None:
         ("\U0001f436", None),
     ],
 )
-def test_letters_by_hand(answer: str, wanted: str | None) -> None:
-    assert parse_choice_letter(answer, OPTIONS) == wanted
+def test_examples(answer: str, expected: str | None) -> None:
+    assert parse_choice_letter(answer, OPTIONS) == expected
     scores = METRICS["letter"].compute([answer] * 4, [(right, *OPTIONS.values()) for right in OPTIONS])
-    assert scores == [float(right == wanted) for right in OPTIONS]
+    assert scores == [float(right == expected) for right in OPTIONS]
 
 
 @pytest.mark.parametrize(
@@ -105,16 +105,16 @@ def test_letters_by_hand(answer: str, wanted: str | None) -> None:
         ("", False),
     ],
 )
-def test_answers_that_name_no_letter_are_told(answer: str, readable: bool) -> None:
+def test_answers_without_a_letter_are_unreadable(answer: str, readable: bool) -> None:
     assert METRICS["letter"].is_readable(answer) is readable
 
 
-def test_without_options_nothing_is_named() -> None:
+def test_without_options_there_is_no_letter() -> None:
     assert parse_choice_letter("A", {}) is None
 
 
 @pytest.mark.parametrize("answer", ["B\n", "\nB.", "B\r\n", "Answer:\nB\n", "\tB "])
 def test_a_letter_on_a_line_of_its_own(answer: str) -> None:
-    """MMMU's parser strips no line ends and would draw by lot; the letter is there."""
-    assert mmmus_reading(answer, OPTIONS) in (None, "B")
+    """MMMU's parser strips no line ends and would draw a random letter."""
+    assert mmmu_parse(answer, OPTIONS) in (None, "B")
     assert parse_choice_letter(answer, OPTIONS) == "B"

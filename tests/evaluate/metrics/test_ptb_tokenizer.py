@@ -10,9 +10,9 @@ from firstsight.evaluate.metrics.ptb_tokenizer import ptb_tokenize
 
 
 @pytest.mark.parametrize(
-    ("caption", "wanted"),
+    ("caption", "expected"),
     [
-        # What Stanford's tokenizer gives, less the scorer's list of marks.
+        # Output of Stanford's tokenizer without the scorer's list of punctuation.
         ("A man's dog isn't \"big\" (really).", "a man 's dog is n't big -lrb- really -rrb-"),
         ("It's a t-shirt, red-and-white; 3:30 p.m.", "it 's a t-shirt red-and-white 3:30 p.m."),
         ("at 5th St. -- U.S. flag's 10,000 $5.50 50%", "at 5th st. u.s. flag 's 10,000 $ 5.50 50 %"),
@@ -24,10 +24,10 @@ from firstsight.evaluate.metrics.ptb_tokenizer import ptb_tokenize
         ("", ""),
     ],
 )
-def test_words_are_those_of_the_penn_treebank(caption: str, wanted: str) -> None:
-    assert " ".join(ptb_tokenize(caption)) == wanted
+def test_tokens_are_those_of_stanfords_tokenizer(caption: str, expected: str) -> None:
+    assert " ".join(ptb_tokenize(caption)) == expected
 
 
 @given(st.text(max_size=40))
-def test_any_text_has_words_without_white_space(text: str) -> None:
+def test_tokens_contain_no_white_space(text: str) -> None:
     assert all(word and word.split() == [word] for word in ptb_tokenize(text))
