@@ -16,7 +16,7 @@ from firstsight.plan.store import Store
 from firstsight.recipe.study import Study
 
 if TYPE_CHECKING:
-    from firstsight.report.pages.answers_table import AnswerFile
+    from firstsight.report.results import AnswerFile
 
 
 def answers(

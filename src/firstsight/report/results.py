@@ -78,6 +78,20 @@ class StudyFacts:
     """The images are made of OpenMoji drawings, which must be credited."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerFile:
+    """One file of answers and the benchmarks' folder with its images, if that is known."""
+
+    path: Path
+    benchmarks_dir: Path | None
+    benchmarks_by_task: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of tasks that were evaluated on another one."""
+
+    def benchmarks_of(self, task: str) -> Path | None:
+        """The benchmarks' folder of a task."""
+        return self.benchmarks_by_task.get(task, self.benchmarks_dir)
+
+
 def read_training_log(stage: StageLog) -> list[dict[str, float]]:
     """Logged rows (seen, lr, loss), `seen` counted from the model's first token; empty where nothing was logged."""
     if stage.log_path is None or not stage.log_path.exists():

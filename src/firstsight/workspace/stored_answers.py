@@ -13,7 +13,7 @@ from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External
 from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Study
-from firstsight.report.pages.answers_table import AnswerFile
+from firstsight.report.results import AnswerFile
 from firstsight.workspace.resolve import find_checkpoint, is_arm
 from firstsight.workspace.sources import current_site
 from firstsight.workspace.study_graph import resolve_graph

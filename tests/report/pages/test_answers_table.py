@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError, UnknownName
-from firstsight.report.pages.answers_table import AnswerFile, AnswersTable, text_digest
+from firstsight.report.pages.answers_table import AnswersTable, text_digest
 from firstsight.report.pages.disagreements import draw_questions
 from firstsight.report.pages.question_cards import question_cards
 from firstsight.report.pages.thumbnails import Thumbnails
+from firstsight.report.results import AnswerFile
 from tests.report.answer_files import line, write_lines
 
 

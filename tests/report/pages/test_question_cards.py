@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from firstsight.errors import RequestError
-from firstsight.report.pages.answers_table import AnswerFile, AnswersTable
+from firstsight.report.pages.answers_table import AnswersTable
 from firstsight.report.pages.disagreements import draw_questions
 from firstsight.report.pages.question_cards import question_cards, question_lines
 from firstsight.report.pages.thumbnails import Thumbnails
+from firstsight.report.results import AnswerFile
 from tests.report.answer_files import answers_table, line
 
 BOXES: list[tuple[Any, str, float | None]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -22,16 +22,6 @@ GROUP_TITLES = {
     "truth": "Not compared: the truths in the two files differ",
     "unpaired": "Not compared: only one checkpoint has an answer",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CardGroup:
-    """Questions under one heading."""
-
-    title: str
-    total: int
-    """Number of such questions, also of those that are not on the page."""
-    cards: tuple[QuestionCard, ...]
 
 
 def render_answers(
@@ -84,8 +74,8 @@ def _select_questions(tables: Sequence[AnswersTable], count: int) -> tuple[pl.Da
     return draw_questions(tables[0], count=len(tables[0].rows)), draw_questions(tables[0], count=count)
 
 
-def _card_groups(cards: Sequence[QuestionCard], questions: pl.DataFrame) -> list[CardGroup]:
-    """Cards grouped by how two checkpoints differ, or by task where there is one checkpoint."""
+def _card_groups(cards: Sequence[QuestionCard], questions: pl.DataFrame) -> list[dict[str, Any]]:
+    """Cards grouped by how two checkpoints differ, or by task; `total` also counts questions that have no card."""
     column = "kind" if cards and cards[0].kind in GROUP_TITLES else "task"
     totals = Counter(questions.get_column(column))
     grouped: dict[str, list[QuestionCard]] = {}
@@ -93,7 +83,7 @@ def _card_groups(cards: Sequence[QuestionCard], questions: pl.DataFrame) -> list
         grouped.setdefault(getattr(card, column), []).append(card)
     titles = GROUP_TITLES if column == "kind" else {}
     return [
-        CardGroup(title=titles.get(group, group), total=totals[group], cards=tuple(members))
+        {"title": titles.get(group, group), "total": totals[group], "cards": members}
         for group, members in grouped.items()
     ]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from firstsight.errors import DataError, UnknownName
 from firstsight.report.answers import QUESTION_KEY, StoredAnswer, iter_answers, read_answer_at
+from firstsight.report.results import AnswerFile
 
 TABLE_SCHEMA: dict[str, Any] = {
     "task": pl.String,
@@ -27,20 +26,6 @@ TABLE_SCHEMA: dict[str, Any] = {
     "offset": pl.Int64,
 }
 """`answer` and `truth` are digests of the texts; `file` (an index) and `offset` (a byte) locate the line."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnswerFile:
-    """One file of answers and the benchmarks' folder with its images, if that is known."""
-
-    path: Path
-    benchmarks_dir: Path | None
-    benchmarks_by_task: Mapping[str, Path] = field(default_factory=dict)
-    """Folders of tasks that were evaluated on another one."""
-
-    def benchmarks_of(self, task: str) -> Path | None:
-        """The benchmarks' folder of a task."""
-        return self.benchmarks_by_task.get(task, self.benchmarks_dir)
 
 
 class AnswersTable:

@@ -113,7 +113,7 @@ def with_title(spec: VegaSpec, name: str, study: StudyFacts) -> VegaSpec:
 
 
 def _render_svg(spec: VegaSpec) -> str:
-    """The figure as SVG, with gradients numbered from 0: the renderer counts them over the life of the process."""
+    """The figure as SVG, with gradients numbered from 0; the renderer's own count continues from figure to figure."""
     svg = vl_convert.vegalite_to_svg(spec, VEGA_LITE_VERSION)
     gradients = list(dict.fromkeys(re.findall(r"gradient_\d+", svg)))
     return re.sub(r"gradient_\d+", lambda match: f"shade_{gradients.index(match[0])}", svg)
