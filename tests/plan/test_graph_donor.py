@@ -19,7 +19,7 @@ from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import Scale, branch_at, scale_named
 from firstsight.recipe.scales.models import openlm_1b, tinyllama_1b
 from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import AdamWSpec, Donor, Midtrain, RowShape
+from firstsight.recipe.stages import Donor, RowShape
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share, Tokens
 
@@ -192,32 +192,3 @@ def test_a_trunk_of_our_own_is_held_to_the_same_law() -> None:
     other = replace(tune, model=replace(tune.model, lm=replace(tune.model.lm, layers=5)))
     with pytest.raises(QuantityError, match=r"finetune: .* with layers 4, not 5"):
         planned(replace(arm, stages=(arm.stages[0], other)))
-
-
-def optim(**encoder: float) -> AdamWSpec:
-    return replace(scale_named("1b").base.stages[0].optim, **encoder)
-
-
-def test_an_encoder_s_rate_and_decay_belong_to_an_encoder_that_trains() -> None:
-    arm = scale_named("1b").base
-    midtrain = arm.stages[0]
-    assert isinstance(midtrain, Midtrain)
-    with pytest.raises(
-        QuantityError, match=r"its encoder is frozen\. Got encoder_lr_scale=0\.1 .* set encoder=.trained"
-    ):
-        replace(midtrain, optim=optim(encoder_lr_scale=0.1))
-    with pytest.raises(QuantityError, match=r"encoder_weight_decay=0\.05"):
-        replace(arm.stages[1], optim=optim(encoder_weight_decay=0.05))
-    with pytest.raises(QuantityError, match="it has no encoder"):
-        replace(scale_named("1b").base.pretrain, optim=optim(encoder_lr_scale=0.1))
-    with pytest.raises(QuantityError, match=r"0 or above\. Got encoder_lr_scale=-0.1"):
-        optim(encoder_lr_scale=-0.1)
-    with pytest.raises(QuantityError, match="encoder_weight_decay=-1"):
-        optim(encoder_weight_decay=-1.0)
-    trained = replace(midtrain.model, encoder="trained")
-    assert (
-        replace(
-            midtrain, model=trained, optim=optim(encoder_lr_scale=0.1, encoder_weight_decay=0.05)
-        ).optim.encoder_lr_scale
-        == 0.1
-    )

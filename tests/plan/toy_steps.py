@@ -1,4 +1,4 @@
-"""Handlers and a graph for the runner's tests: files, pauses, failures, and work that resumes where it stopped."""
+"""Handlers and graphs for the scheduler's tests: files, pauses, failures, and work that resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from firstsight.recipe.serialize import to_json
 from firstsight.site import Progress, ProgressCallback, Site
 from firstsight.units import Tokens
 
-HANDLERS = {kind: f"toy_steps:{kind}" for kind in ("write", "slow", "fail", "die", "empty", "seen")}
+HANDLERS = {kind: f"toy_steps:{kind}" for kind in ("write", "slow", "fail", "die", "empty", "facts")}
 SLICES = 30
 
 
@@ -31,39 +31,39 @@ def step(kind: str, name: str, **needs: Step) -> Step:
     return Step(kind=kind, spec=spec, needs=tuple(needs.items()), version=1)
 
 
-def graph(**arms: Step) -> Graph:
-    lists = {label: tuple(dict.fromkeys(_upto(final))) for label, final in arms.items()}
+def make_graph(**arms: Step) -> Graph:
+    lists = {label: tuple(dict.fromkeys(_with_ancestors(final))) for label, final in arms.items()}
     steps = tuple(dict.fromkeys(step for steps in lists.values() for step in steps))
     return Graph(title="small", steps=steps, arms=lists, seeds=dict.fromkeys(lists, 0))
 
 
 def diamond() -> Graph:
-    """A shared slow trunk of two segments, and three arms that leave it."""
+    """A shared slow trunk of two segments, and three arms that branch from it."""
     first = step("slow", "first")
     second = step("slow", "second", previous=first)
     arms = {
         f"arm{n}": step("write", f"end{n}", checkpoint=step("slow", f"branch{n}", trunk=parent))
         for n, parent in enumerate((first, second, second))
     }
-    return graph(**arms)
+    return make_graph(**arms)
 
 
-def go(plan: Graph, root: Path, *, workers: int = 2, watch: list[StepEvent] | None = None) -> Summary:
+def run_graph(graph: Graph, root: Path, *, workers: int = 2, events_out: list[StepEvent] | None = None) -> Summary:
     site = Site(cache=root / "cache")
-    told = watch if watch is not None else []
+    events = events_out if events_out is not None else []
     with LocalExecutor(workers, site) as executor:
-        return run(plan, Store(root), site=site, executor=executor, handlers=HANDLERS, on_event=told.append)
+        return run(graph, Store(root), site=site, executor=executor, handlers=HANDLERS, on_event=events.append)
 
 
-def results(root: Path) -> dict[str, str]:
+def published_digests(root: Path) -> dict[str, str]:
     """Every published byte, by path."""
     folder = root / "steps"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _upto(step: Step) -> list[Step]:
-    return [*(found for _, parent in step.needs for found in _upto(parent)), step]
+def _with_ancestors(step: Step) -> list[Step]:
+    return [*(ancestor for _, parent in step.needs for ancestor in _with_ancestors(parent)), step]
 
 
 def _text(spec: External, inputs: Mapping[str, Path]) -> str:
@@ -77,9 +77,9 @@ def write(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, 
 
 
 def slow(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Thirty slices of a long file, one at a time; goes on after the slices that are there."""
+    """Thirty slices of a long file, one at a time; continues after the slices that exist."""
     done = out / "slices"
-    with done.open("a") as ledger:  # nobody else may be writing here: every slice comes once and in order
+    with done.open("a") as ledger:  # no other process may write here: every slice comes once and in order
         for number in range(len(done.read_text().splitlines()), SLICES):
             time.sleep(0.003)
             ledger.write(f"{number} {hashlib.sha256(_text(spec, inputs).encode() + bytes([number])).hexdigest()}\n")
@@ -100,11 +100,11 @@ def empty(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, 
     pass
 
 
-def seen(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """What the worker's process looks like."""
+def facts(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
+    """Write the worker's process id and environment."""
     facts = {"pid": os.getpid(), "omp": os.environ["OMP_NUM_THREADS"], "wait": os.environ["OMP_WAIT_POLICY"]}
     (out / "facts.json").write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":
-    sys.exit(0 if go(diamond(), Path(sys.argv[1])).ok else 1)
+    sys.exit(0 if run_graph(diamond(), Path(sys.argv[1])).ok else 1)

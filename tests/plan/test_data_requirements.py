@@ -1,0 +1,128 @@
+"""What sources must have, in one pass, for the rows that stages read from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from firstsight.errors import MixError
+from firstsight.plan.data_requirements import count_image_rows
+from firstsight.plan.estimate import CostEstimate, check_data_sufficient, device_spec, estimate_cost
+from firstsight.plan.graph import build_graph
+from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
+from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.stages import RowShape
+from firstsight.recipe.study import Arm, Study
+from firstsight.units import Share, Tokens
+
+H100 = device_spec("h100", utilisation=0.4)
+
+
+def estimate_arm(arm: Arm) -> CostEstimate:
+    return estimate_cost(build_graph(Study(name="one", scale="?", question="?", arms=(arm,))), H100)
+
+
+def resized(mixture: Mixture, tokens: int, **changes: Any) -> Mixture:
+    """The mixture of one named source, of another size, with other settings of its part."""
+    (component,) = mixture.components
+    assert isinstance(component.source, External)
+    return replace(
+        mixture, components=(replace(component, source=replace(component.source, tokens=Tokens(tokens)), **changes),)
+    )
+
+
+def with_text(tokens: int) -> Arm:
+    arm = branch_at(scale_named("1b"), Share(1, 5))
+    text = resized(arm.pretrain.text, tokens)
+    stages = tuple(replace(stage, mix=replace(stage.mix, text=text)) for stage in arm.stages)
+    return replace(arm, pretrain=replace(arm.pretrain, text=text), stages=stages)
+
+
+def test_text_must_suffice_for_trunk_and_branch() -> None:
+    arm = with_text(0)
+    branch = 109_848 * 256
+    required = arm.pretrain.tokens_at(Share(1, 5)) + (branch - branch // 10) * 1024
+    check_data_sufficient(estimate_arm(with_text(required)))
+    with pytest.raises(MixError, match="dclm-mix"):
+        check_data_sufficient(estimate_arm(with_text(required - 1)))
+
+
+def test_images_may_repeat_once_an_epoch() -> None:
+    arm = branch_at(scale_named("1b"), Share(1, 5))
+    midtrain, finetune = arm.stages
+    short = resized(finetune.mix.images, 625_000 * 1024)
+    twice = replace(finetune, mix=replace(finetune.mix, images=short))
+    (shortage,) = estimate_arm(
+        replace(arm, stages=(midtrain, replace(twice, epochs=1, epoch_tokens=twice.tokens)))
+    ).shortages
+    assert "llava-v1.5-multimodal" in shortage
+    assert (
+        len(estimate_arm(replace(arm, stages=(midtrain, twice))).shortages) == 1
+    )  # 4883 steps of 128 rows are 24 more than 625,000
+    sufficient = replace(finetune, mix=replace(finetune.mix, images=resized(finetune.mix.images, 4_883 * 128 * 1024)))
+    assert estimate_arm(replace(arm, stages=(midtrain, sufficient))).shortages == ()
+
+
+def staged(share_unit: Any, packing: Any = "one_image_per_row") -> Arm:
+    """A fifth of images, then three fifths, in a branch of 100 steps of ten rows of 1,000 tokens."""
+    arm = branch_at(scale_named("1b"), Share(1, 5))
+    share = (ShareSpan(end=Share(1, 2), share=Share(1, 5)), ShareSpan(end=Share(1), share=Share(3, 5)))
+    mix = replace(arm.stages[0].mix, image_share=share, share_unit=share_unit, packing=packing)
+    stage = replace(arm.stages[0], mix=mix, row_shape=RowShape(batch_size=10, length=1_000), tokens=Tokens(1_000_000))
+    return replace(arm, stages=(stage,))
+
+
+def test_image_rows_of_staged_shares_are_exact_in_rows_and_estimated_in_tokens() -> None:
+    """An image row has 729 + 32 of 1,000 tokens, 32 of them with loss; a text row has 1,000 of both."""
+    rows, tokens, loss, packed = (
+        estimate_arm(staged(*how)) for how in (("rows",), ("tokens",), ("loss_tokens",), ("tokens", "best_fit"))
+    )
+    assert count_image_rows(staged("rows").stages[0]) == 100 + 300
+    for counted, weight in (("tokens", 0.761), ("loss_tokens", 0.032)):
+        halves = [share / weight / (share / weight + 1 - share) for share in (0.2, 0.6)]
+        assert count_image_rows(staged(counted).stages[0]) == sum(int(500 * half) for half in halves)
+    notes = [
+        "".join(row.cost.note for row in estimate.step_costs if row.step.kind == "midtrain")
+        for estimate in (rows, tokens, loss)
+    ]
+    assert notes[0] == "" and "shares of tokens" in notes[1] and "shares of loss tokens" in notes[2]
+    assert {row.cost.note.count(";") for row in packed.step_costs if row.step.kind == "midtrain"} == {1}
+
+
+def test_counted_tokens_replace_declared_ones() -> None:
+    arm = with_text(10**15)
+    graph = build_graph(Study(name="one", scale="?", question="?", arms=(arm,)))
+    required = arm.pretrain.tokens_at(Share(1, 5)) + (109_848 * 256 - 109_848 * 256 // 10) * 1024
+    assert (
+        estimate_cost(graph, H100).shortages
+        == ()
+        == estimate_cost(graph, H100, counted_tokens={"dclm-mix": required}).shortages
+    )
+    (shortage,) = [
+        line
+        for line in estimate_cost(graph, H100, counted_tokens={"dclm-mix": required - 1}).shortages
+        if "midtrain" in line
+    ]
+    assert f"wants {required:,} tokens" in shortage and f"holds {required - 1:,}" in shortage
+
+
+def test_epochs_and_shares_divide_the_required_tokens() -> None:
+    """Half of 1,000 rows from a source that may be read four times: 125 rows of 1,000 tokens."""
+    arm = staged("rows")
+    source = External(name="half", form="captions", tokens=Tokens(0))
+    components = (
+        WeightedSource(source=source, share=Share(1, 2), max_epochs=4),
+        WeightedSource(source=arm.stages[0].mix.images.sources[0], share=Share(1, 2), max_epochs=1),
+    )
+    stage = replace(
+        arm.stages[0],
+        mix=replace(
+            arm.stages[0].mix, image_share=Share(1), images=Mixture(components=components, share_unit="tokens")
+        ),
+    )
+    graph = build_graph(Study(name="one", scale="?", question="?", arms=(replace(arm, stages=(stage,)),)))
+    assert estimate_cost(graph, H100, counted_tokens={"half": 125_000}).shortages == ()
+    (shortage,) = estimate_cost(graph, H100, counted_tokens={"half": 124_999}).shortages
+    assert "about 125,000" in shortage

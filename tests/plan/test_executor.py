@@ -1,0 +1,93 @@
+"""Worker processes: warm, replaced when they die, and killed at any moment without loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the workers import their handlers from here
+
+import toy_steps
+
+from firstsight.plan.executor import LocalExecutor
+from firstsight.plan.scheduler import StepEvent, run
+from firstsight.plan.store import Store
+from firstsight.site import Site
+
+HERE = Path(toy_steps.__file__)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The published bytes of an undisturbed run."""
+    root = tmp_path_factory.mktemp("whole")
+    assert toy_steps.run_graph(toy_steps.diamond(), root).ok
+    return toy_steps.published_digests(root)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("die", "signal 9"), ("empty", "left nothing")])
+def test_a_dead_worker_fails_its_step_and_is_replaced(tmp_path: Path, kind: str, reason: str) -> None:
+    good = {f"good{n}": toy_steps.step("write", f"good{n}") for n in range(3)}
+    summary = toy_steps.run_graph(toy_steps.make_graph(bad=toy_steps.step(kind, "bad"), **good), tmp_path, workers=1)
+    assert reason in summary.failed[0].reason and len(summary.published) == 3
+
+
+def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path) -> None:
+    graph = toy_steps.make_graph(**{f"arm{n}": toy_steps.step("facts", f"arm{n}") for n in range(4)})
+    toy_steps.run_graph(graph, tmp_path, workers=1)
+    facts = [json.loads((Store(tmp_path).path(step.address) / "facts.json").read_text()) for step in graph.steps]
+    assert len({fact["pid"] for fact in facts}) == 1
+    assert {(fact["omp"], fact["wait"]) for fact in facts} == {("1", "PASSIVE")}
+    assert facts[0]["pid"] != os.getpid()
+
+
+def test_a_worker_killed_at_any_moment_leaves_the_same_bytes(tmp_path: Path, expected: dict[str, str]) -> None:
+    rng, graph = random.Random(3), toy_steps.diamond()
+    for _ in range(20):
+        kills: list[StepEvent] = []
+        site = Site(cache=tmp_path)
+        with LocalExecutor(2, site) as executor:
+
+            def watch(event: StepEvent, executor: LocalExecutor = executor, kills: list[StepEvent] = kills) -> None:
+                if event.kind == "progress" and not kills and rng.random() < 0.3:
+                    kills.append(event)
+                    os.kill(executor.pids()[event.step.address], signal.SIGKILL)
+
+            summary = run(
+                graph, Store(tmp_path), site=site, executor=executor, handlers=toy_steps.HANDLERS, on_event=watch
+            )
+        if summary.ok:
+            break
+    assert summary.ok and toy_steps.published_digests(tmp_path) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_ended_by_a_signal_resumes_to_the_same_bytes(
+    tmp_path: Path, expected: dict[str, str], number: signal.Signals
+) -> None:
+    command = [sys.executable, str(HERE), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("work/*/slices")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=5) != 0
+    store = Store(tmp_path)
+    time.sleep(0.2)
+    sizes = {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
+    assert sizes and not any(store.is_locked(step.address) for step in toy_steps.diamond().steps)
+    time.sleep(0.1)
+    assert sizes == {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
+    assert toy_steps.run_graph(toy_steps.diamond(), tmp_path).ok
+    assert toy_steps.published_digests(tmp_path) == expected

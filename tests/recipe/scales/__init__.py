@@ -1,0 +1,1 @@
+"""Tests of firstsight.recipe.scales."""

@@ -1,0 +1,42 @@
+"""Branches of a scale's base arm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from firstsight.errors import QuantityError
+from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.schedule import Continue
+from firstsight.units import Share
+
+
+def test_arms_differ_in_start_and_schedule_only() -> None:
+    """No stage contains the start: the position in the text comes from the checkpoint."""
+    scale = scale_named("cpu")
+    base = branch_at(scale, Share(4, 5))
+    for percent in range(0, 101, 20):
+        arm = branch_at(scale, Share(percent, 100))
+        first, *later = arm.stages
+        assert arm.pretrain == base.pretrain and tuple(later) == base.stages[1:]
+        assert replace(first, schedule=base.stages[0].schedule) == base.stages[0]
+
+
+@pytest.mark.parametrize("percent", [0, 20, 80, 100])
+def test_names_and_schedules_of_branches(percent: int) -> None:
+    scale = scale_named("1b")
+    arm = branch_at(scale, Share(percent, 100))
+    assert arm.name == f"start-{percent:03d}"
+    schedule = arm.stages[0].schedule
+    if percent in (0, 100):
+        assert schedule == scale.rewarm
+    else:
+        assert isinstance(schedule, Continue) and schedule.trunk == scale.base.pretrain.schedule
+        assert schedule.branch_tokens == scale.base.pretrain.tokens_at(Share(percent, 100))
+
+
+def test_a_base_arm_without_mid_training_has_no_branches() -> None:
+    scale = scale_named("smoke")
+    with pytest.raises(QuantityError, match="images enter in mid-training"):
+        branch_at(replace(scale, base=replace(scale.base, stages=scale.base.stages[1:])), Share(4, 5))

@@ -1,0 +1,34 @@
+"""The synthetic scales have enough data for their stages."""
+
+from __future__ import annotations
+
+from math import floor
+
+import pytest
+
+from firstsight.recipe.mixture import SyntheticCaptions, SyntheticDialogues, SyntheticTexts
+from firstsight.recipe.scales import scale_named
+from firstsight.recipe.stages import Pretrain
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu"])
+def test_sources_have_more_items_than_rows(name: str) -> None:
+    """At least two documents for each text row, 2.5 captioned images and 2.2 dialogues for each image row."""
+    arm = scale_named(name).base
+    midtrain, finetune = arm.stages
+    assert isinstance(arm.pretrain, Pretrain)
+    rows = [stage.row_shape.rows(stage.tokens) for stage in (arm.pretrain, midtrain, finetune)]
+    images = [floor(rows[1] * 4 / 5), floor(rows[2] * 7 / 8)]
+    text = arm.pretrain.text.sources[0]
+    assert isinstance(text, SyntheticTexts) and text.documents >= 2 * (sum(rows) - sum(images))
+    captions, dialogues = (stage.mix.images.sources[0] for stage in (midtrain, finetune))
+    assert isinstance(captions, SyntheticCaptions) and 2.5 * images[0] <= captions.images < 2.5 * images[0] + 3
+    assert isinstance(dialogues, SyntheticDialogues) and 2.2 * images[1] <= dialogues.images < 2.2 * images[1] + 3
+    assert text == midtrain.mix.text.sources[0] == finetune.mix.text.sources[0]
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu"])
+def test_an_image_and_its_text_fit_a_row(name: str) -> None:
+    for stage in scale_named(name).base.stages:
+        assert stage.model.image_tokens == 12 < stage.row_shape.length // 2
+        assert stage.model.lm == scale_named(name).base.pretrain.model

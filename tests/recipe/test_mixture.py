@@ -1,0 +1,103 @@
+"""Shares of sources: exact spans, what is printed, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firstsight.errors import QuantityError
+from firstsight.recipe.mixture import (
+    External,
+    ImageTextMix,
+    Mixture,
+    Recaptioned,
+    ShareSpan,
+    WeightedSource,
+    single_source,
+    source_label,
+)
+from firstsight.recipe.scales import scale_named
+from firstsight.units import Share, Tokens
+
+TEXT = External(name="dclm", form="text", tokens=Tokens(0))
+NOTES = External(name="notes", form="text", tokens=Tokens(0))
+PAIRS = External(name="pairs", form="captions", tokens=Tokens(0))
+
+
+def mix(image_share: Share | tuple[ShareSpan, ...]) -> ImageTextMix:
+    return ImageTextMix(
+        text=single_source(TEXT),
+        images=single_source(PAIRS),
+        image_share=image_share,
+        share_unit="rows",
+        packing="best_fit",
+    )
+
+
+def spans(*ends_and_shares: tuple[Share, Share]) -> tuple[ShareSpan, ...]:
+    return tuple(ShareSpan(end=end, share=share) for end, share in ends_and_shares)
+
+
+@given(st.integers(0, 10**9), st.lists(st.integers(1, 99), max_size=4, unique=True), st.integers(0, 12))
+def test_spans_cover_a_stage_and_their_image_rows_are_exact(rows: int, cuts: list[int], twelfths: int) -> None:
+    share = Share(twelfths, 12)
+    assert mix(share).spans(rows) == ((rows, share),)
+    assert mix(share).image_rows(rows) == rows * twelfths // 12
+    staged = mix(spans(*((Share(cut, 100), share) for cut in sorted(cuts)), (Share(1), Share(1))))
+    parts = staged.spans(rows)
+    assert sum(count for count, _ in parts) == rows and len(parts) == len(cuts) + 1
+    assert abs(staged.image_rows(rows) - sum(count * part_share for count, part_share in parts)) < len(parts)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        (),
+        (Share(1, 2),),
+        (Share(1, 2), Share(1, 2), Share(1)),
+        (Share(3, 4), Share(1, 2), Share(1)),
+        (Share(0), Share(1)),
+    ],
+)
+def test_spans_must_end_one_after_the_other_at_1(percents: tuple[int, ...]) -> None:
+    with pytest.raises(QuantityError, match="the last at 1"):
+        mix(spans(*((Share(percent, 100), Share(1, 2)) for percent in percents)))
+
+
+def test_shares_of_a_mixture_sum_to_1() -> None:
+    half = WeightedSource(source=TEXT, share=Share(1, 2), max_epochs=1)
+    with pytest.raises(QuantityError, match="Got 5/6 from 2 components"):
+        Mixture(components=(half, replace(half, source=NOTES, share=Share(1, 3))), share_unit="tokens")
+    with pytest.raises(QuantityError, match="max_epochs=0"):
+        replace(half, max_epochs=0)
+
+
+def test_mixes_print_as_a_person_writes_them() -> None:
+    two = Mixture(
+        components=(
+            WeightedSource(source=TEXT, share=Share(3, 4), max_epochs=1),
+            WeightedSource(source=NOTES, share=Share(1, 4), max_epochs=2),
+        ),
+        share_unit="loss_tokens",
+    )
+    assert str(two) == "75 % dclm + 25 % notes (up to 2 epochs), of loss tokens"
+    staged = mix(spans((Share(1, 2), Share(1, 4)), (Share(1), Share(3, 4))))
+    assert str(replace(staged, text=two)).startswith(
+        "25 % images to 50 %, then 75 % images to the end, of rows; images: "
+    )
+    assert str(mix(Share(0))) == "0 % images, of rows; text: dclm"
+    assert str(mix(Share(1))) == "100 % images, of rows; images: pairs"
+
+
+def test_sources_have_a_name_for_people() -> None:
+    stage = scale_named("smoke").base.stages[0]
+    assert source_label(stage.mix.images.sources[0]) == "rich captions" and source_label(TEXT) == "dclm"
+    assert source_label(stage.mix.text.sources[0]) == "texts"
+    recaptioned = Recaptioned(external=PAIRS, synthetic_share=Share(Fraction(1, 4)), seed=0)
+    assert source_label(recaptioned) == "pairs (25 % synthetic captions)"
+    with pytest.raises(QuantityError, match="only captions can be recaptioned"):
+        replace(recaptioned, external=TEXT)

@@ -1,0 +1,38 @@
+"""The study `frozen`: arms differ only in how the encoder trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from firstsight.recipe.scales import scale_named
+from firstsight.recipe.study import Arm
+from firstsight.studies.frozen import frozen
+from firstsight.studies.when import when
+from firstsight.units import Share
+
+
+def as_frozen(arm: Arm) -> Arm:
+    """An arm without the settings that the study `frozen` varies."""
+    stages = (
+        replace(
+            stage,
+            model=replace(stage.model, encoder="frozen"),
+            optim=replace(stage.optim, encoder_lr_scale=0.0, encoder_weight_decay=0.0),
+        )
+        for stage in arm.stages
+    )
+    return replace(arm, name="", stages=tuple(stages))
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "79m", "1b"])
+def test_arms_of_frozen_differ_in_encoder_training_only(scale: str) -> None:
+    study = frozen(scale_named(scale), lowered=Share(1, 4))
+    plain = study.arm("frozen.s1")
+    for name, rate in (("frozen", 0.0), ("trained", 1.0), ("lowered", 0.25)):
+        arm = study.arm(f"{name}.s1")
+        assert {stage.optim.encoder_lr_scale for stage in arm.stages} == {rate}
+        assert {stage.model.encoder for stage in arm.stages} == {"trained" if rate else "frozen"}
+        assert as_frozen(arm) == as_frozen(plain)
+    assert plain == replace(when(scale_named(scale)).arm("start-080.s1"), name="frozen")

@@ -1,0 +1,36 @@
+"""The study `rewarm`: its arms are those of `when`, with another schedule where the name says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from firstsight.recipe.scales import scale_named
+from firstsight.studies.rewarm import rewarm
+from firstsight.studies.when import when
+from firstsight.units import Tokens
+
+
+@pytest.mark.parametrize("scale", ["smoke", "1b"])
+def test_arms_differ_in_the_schedule_only(scale: str) -> None:
+    study, reference = rewarm(scale_named(scale)), when(scale_named(scale))
+    names = {arm.name for arm in study.arms}
+    assert names == {"trunk", "start-080", "start-080-rewarm", "start-100", "start-100-matched"}
+    for name in names:
+        arm, base = study.arm(name), reference.arm("-".join(name.split("-")[:2]))
+        stages = tuple(
+            replace(stage, schedule=other.schedule) for stage, other in zip(arm.stages, base.stages, strict=True)
+        )
+        assert replace(arm, name=base.name, stages=stages) == base
+        assert (arm == base) == (not name.endswith(("rewarm", "matched")))
+
+
+def test_schedules_are_rewarmed_and_matched() -> None:
+    study = rewarm(scale_named("1b"))
+    start = {arm.name: arm.stages[0].schedule.lr(Tokens(0)) for arm in study.arms if arm.stages}
+    assert start["start-100-matched"] == start["start-080"] > 0
+    assert start["start-080-rewarm"] == start["start-100"] == 0
+    assert study.arm("start-080-rewarm").stages[0].schedule == scale_named("1b").rewarm
+    ends = {stage.schedule.lr(stage.schedule.tokens) for arm in study.arms for stage in arm.stages[:1]}
+    assert ends == {3e-5}
