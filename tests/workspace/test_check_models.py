@@ -1,4 +1,4 @@
-"""Encoders at the door: transformers' own configurations against the towers that recipes describe."""
+"""transformers' own encoder configurations against the towers that recipes describe."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ SO400M = {
     "patch_size": 14,
 }
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 518, "patch_size": 14}
-"""What google/siglip-so400m-patch14-384 and facebook/dinov2-with-registers-large say of themselves."""
+"""The configurations of google/siglip-so400m-patch14-384 and facebook/dinov2-with-registers-large."""
 
 
-def placed(folder: Path, config: Any) -> Location:
-    """A folder as transformers writes it, its weights left empty: only the configuration is asked."""
+def encoder_folder(folder: Path, config: Any) -> Location:
+    """A folder as transformers writes it, with empty weights: only the configuration is read."""
     config.save_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"")
     return Location(path=str(folder))
 
 
-def test_what_a_configuration_leaves_unsaid_is_what_transformers_means(tmp_path: Path) -> None:
-    """Newer versions write only what differs from their defaults: an empty configuration says as much as a full one."""
+def test_missing_fields_have_the_defaults_of_transformers(tmp_path: Path) -> None:
+    """Newer versions write only what differs from their defaults: an empty configuration equals a full one."""
     plain = ViTSpec(layers=12, width=768, heads=12, mlp_width=3072, image_size=224, patch_size=14)
     for config, tower in (
         (SiglipVisionConfig(), siglip_base_224(ONE)),
@@ -51,20 +51,20 @@ def test_what_a_configuration_leaves_unsaid_is_what_transformers_means(tmp_path:
         ),
     ):
         for body in (config.to_json_string(use_diff=False), f'{{"model_type": "{config.model_type}"}}'):
-            location = placed(tmp_path / config.model_type, config)
+            location = encoder_folder(tmp_path / config.model_type, config)
             (tmp_path / config.model_type / "config.json").write_text(body)
             assert encoder_mismatch(tower, location, "one") == ""
 
 
-def test_a_whole_siglip_and_its_tower_alone_are_the_same_encoder(tmp_path: Path) -> None:
-    whole = placed(tmp_path / "whole", SiglipConfig(vision_config=SO400M))
-    alone = placed(tmp_path / "alone", SiglipVisionConfig(**SO400M))
+def test_a_siglip_model_and_its_vision_tower_are_the_same_encoder(tmp_path: Path) -> None:
+    model = encoder_folder(tmp_path / "whole", SiglipConfig(vision_config=SO400M))
+    tower_folder = encoder_folder(tmp_path / "alone", SiglipVisionConfig(**SO400M))
     tower = scale_named("1b").base.stages[0].model.vision.towers[0]
-    assert encoder_mismatch(tower, whole, "one") == encoder_mismatch(tower, alone, "one") == ""
+    assert encoder_mismatch(tower, model, "one") == encoder_mismatch(tower, tower_folder, "one") == ""
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"num_register_tokens": 8}, "wanted num_register_tokens 4, got 8"),
         ({"image_size": 224}, "wanted image_size 518, got 224"),
@@ -73,22 +73,24 @@ def test_a_whole_siglip_and_its_tower_alone_are_the_same_encoder(tmp_path: Path)
         ({"use_swiglu_ffn": True}, "wanted use_swiglu_ffn False, got True"),
     ],
 )
-def test_a_dinov2_that_is_another_is_told_by_its_field(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    location = placed(tmp_path, Dinov2WithRegistersConfig(**{**LARGE, **change}))
-    assert encoder_mismatch(dinov2_large_reg_384(ONE), location, "one") == words
+def test_a_dinov2_of_another_shape_is_reported_by_its_fields(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    location = encoder_folder(tmp_path, Dinov2WithRegistersConfig(**{**LARGE, **change}))
+    assert encoder_mismatch(dinov2_large_reg_384(ONE), location, "one") == message
 
 
 @pytest.mark.parametrize("encoder", ["frozen", "trained"])
-def test_each_tower_of_a_pair_is_looked_at(tmp_path: Path, encoder: Any) -> None:
+def test_each_tower_of_a_pair_is_checked(tmp_path: Path, encoder: Any) -> None:
     base = scale_named("1b").base.stages[0]
     stage = replace(base, model=replace(base.model, vision=siglip_dinov2_384(ONE, TWO), encoder=encoder))
     stage = replace(stage, tokenizer=scale_named("smoke").base.pretrain.tokenizer)
     step = Step(kind="midtrain", spec=stage, version=1)
-    first = placed(tmp_path / "one", SiglipConfig(vision_config=SO400M))
-    second = placed(tmp_path / "two", Dinov2WithRegistersConfig(**LARGE))
+    first = encoder_folder(tmp_path / "one", SiglipConfig(vision_config=SO400M))
+    second = encoder_folder(tmp_path / "two", Dinov2WithRegistersConfig(**LARGE))
     check_models([step], Site(sources={"one": first, "two": second}))
     with pytest.raises(RequestError, match=r"one: wanted model_type siglip or siglip_vision_model, got dinov2_with"):
         check_models([step], Site(sources={"one": second, "two": second}))
-    small = placed(tmp_path / "small", Dinov2WithRegistersConfig(**{**LARGE, "hidden_size": 768}))
+    small = encoder_folder(tmp_path / "small", Dinov2WithRegistersConfig(**{**LARGE, "hidden_size": 768}))
     with pytest.raises(RequestError, match=r"two: wanted hidden_size 1024, got 768, says .*small/config\.json\. Name"):
         check_models([step], Site(sources={"one": first, "two": small}))

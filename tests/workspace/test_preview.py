@@ -1,4 +1,4 @@
-"""The command: what it makes, what it refuses, and that its page is a promise about training."""
+"""The preview: what it prepares and refuses, and that its rows are those of training."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ WHEN = when(replace(scale_named("smoke"), seeds=1))
 PLAN = build_graph(WHEN)
 
 
-def thimble() -> Study:
-    """One arm whose text goes on over three stages, a few steps each."""
+def small_study() -> Study:
+    """One arm whose text continues over three stages of a few steps."""
     base, step = scale_named("smoke").base, 1024
     trunk = replace(base.pretrain, tokens=Tokens(8 * step))
     mid, fine = base.stages
     mid = replace(mid, tokens=Tokens(3 * step), mix=replace(mid.mix, image_share=Share(1, 3)))
     fine = replace(fine, epoch_tokens=Tokens(2 * step), mix=replace(fine.mix, image_share=Share(1, 2)))  # type: ignore[call-arg]
-    arm = replace(base, name="thimble", pretrain=trunk, start=Share(1, 2), stages=(mid, fine))
-    return Study(name="thimble", scale="smoke", question="Is the page a promise?", arms=(arm,))
+    arm = replace(base, name="small", pretrain=trunk, start=Share(1, 2), stages=(mid, fine))
+    return Study(name="small", scale="smoke", question="Are the rows those of training?", arms=(arm,))
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--stage", "fintune"], "Nearest: finetune"),
         (["--arm", "start-08"], "start-080.s1"),
@@ -43,12 +43,12 @@ def thimble() -> Study:
         (["--rows", "0"], "at least 1"),
     ],
 )
-def test_a_wrong_request_makes_nothing(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_request_is_refused_before_anything_is_made(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = command(["preview", "when", "--scale", "smoke", "--out", str(tmp_path / "out"), *words])
     assert code == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
@@ -60,14 +60,14 @@ def test_a_wrong_request_makes_nothing(
         ("finetune", {"vocabulary", "texts", "captions", "dialogues", "prepare"}),
     ],
 )
-def test_only_data_is_made(stage: str, kinds: set[str], tmp_path: Path) -> None:
+def test_only_data_is_prepared(stage: str, kinds: set[str], tmp_path: Path) -> None:
     step = arm_stages(PLAN, WHEN.arm("start-080"))[stage]
     part = stage_data(PLAN, step, Store(tmp_path / "out"))
     assert {step.kind for step in part.steps} == kinds
     assert {step.address for step in part.steps} <= {step.address for step in PLAN.steps}
 
 
-def test_stages_go_by_their_kind_and_are_numbered_where_it_recurs() -> None:
+def test_stages_are_named_by_kind_and_numbered_if_it_repeats() -> None:
     arm = WHEN.arm("start-080")
     assert list(arm_stages(PLAN, arm)) == ["pretrain", "midtrain", "finetune"]
     assert list(arm_stages(PLAN, WHEN.arm("start-000"))) == ["midtrain", "finetune"]
@@ -79,8 +79,8 @@ def test_stages_go_by_their_kind_and_are_numbered_where_it_recurs() -> None:
 
 @pytest.mark.slow
 def test_the_page_is_the_same_before_and_after_training(tmp_path: Path) -> None:
-    """Where the text goes on follows from what was trained; the preview must know it without the training."""
-    study = thimble()
+    """Where a stage's text starts depends on the stages before it; the preview must know it without training them."""
+    study = small_study()
     before = write_preview(study, stage="finetune", count=32, out=tmp_path).read_text()
     plan = build_graph(study)
     [label] = plan.arms

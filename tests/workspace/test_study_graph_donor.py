@@ -26,7 +26,7 @@ from tests.workspace.projects import DonorProject
 def test_the_branches_of_a_donor_run_once(donor: DonorProject, capsys: pytest.CaptureFixture[str]) -> None:
     assert "donor: 51,200 tokens, rate 0.002 to 2e-05" in donor.run(capsys, "plan")[1]
     code, output = donor.run(capsys, "run", "--jobs", "1")
-    assert code == 0 and "7 steps run" in output, words  # two branches of three steps, and the judged checkpoint
+    assert code == 0 and "7 steps run" in output, output  # two branches of three steps, and the evaluated checkpoint
     report = (donor.root / "runs/reports/donated-79m/report.html").read_text()
     assert "start-040" in report and "named-checkpoint" in report
     assert not list((donor.root / "runs" / "steps").glob("pretrain*"))
@@ -47,7 +47,7 @@ def test_the_branches_of_a_donor_run_once(donor: DonorProject, capsys: pytest.Ca
 
 
 def _starts_from(branch: Path, data: Path) -> str:
-    """Which checkpoint a branch has come from: eight small updates move no weight far; and at what rate it went."""
+    """The checkpoint whose weights a branch started from, which eight updates change little, at its learning rate."""
     after = load_file(branch / "model.safetensors")
     first = json.loads((branch / "log.jsonl").read_text().splitlines()[0])["lr"]
     for name, percent in (("donor-40", 40), ("donor-80", 80)):
@@ -62,9 +62,9 @@ def _starts_from(branch: Path, data: Path) -> str:
 
 def _check_text_rows(branches: list[Path]) -> None:
     for folder in branches:
-        told = json.loads((folder / "achieved.json").read_text())
-        read = sum(rows for name, rows in output["rows"].items() if name.startswith("text"))
-        assert told["text_rows_seen"] == read and told["text_seed"] == 1
+        achieved = json.loads((folder / "achieved.json").read_text())
+        read = sum(rows for name, rows in achieved["rows"].items() if name.startswith("text"))
+        assert achieved["text_rows_seen"] == read and achieved["text_seed"] == 1
 
 
 def test_the_rows_of_a_donors_branch_can_be_previewed_before_a_run(
@@ -81,12 +81,12 @@ def _change_spec(donor: DonorProject) -> None:
 
 
 def _swap_token_ids(donor: DonorProject) -> None:
-    """Two tokens of the checkpoint's tokenizer change places."""
+    """Swap the ids of two tokens in the checkpoint's tokenizer."""
     file = donor.data / "donor-40" / "tokenizer.json"
     body: dict[str, Any] = json.loads(file.read_text())
-    words = body["model"]["vocab"]
-    first, second = sorted(words, key=words.get)[100:102]
-    words[first], words[second] = words[second], words[first]
+    ids = body["model"]["vocab"]
+    first, second = sorted(ids, key=ids.get)[100:102]
+    ids[first], ids[second] = ids[second], ids[first]
     file.write_text(json.dumps(body))
 
 
@@ -120,14 +120,14 @@ REFUSED: list[tuple[Callable[[DonorProject], object], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"), REFUSED, ids=["spec", "tokenizer", "shard", "weights", "folder", "moments", "share"]
+    ("spoil", "message"), REFUSED, ids=["spec", "tokenizer", "shard", "weights", "folder", "moments", "share"]
 )
 def test_an_unfit_donor_is_refused_before_anything_runs(
-    donor: DonorProject, capsys: pytest.CaptureFixture[str], spoil: Callable[[DonorProject], object], words: str
+    donor: DonorProject, capsys: pytest.CaptureFixture[str], spoil: Callable[[DonorProject], object], message: str
 ) -> None:
     spoil(donor)
     code, output = donor.run(capsys, "run")
-    assert code == 2 and re.search(words, output), output
+    assert code == 2 and re.search(message, output), output
     assert not (donor.root / "runs").exists()
 
 

@@ -22,8 +22,8 @@ COUNTS = {
     "samples": "records",
     "tokens": "tokens",
     "loss tokens": "loss tokens",
-    "shown": "pictures shown",
-    "images": "pictures",
+    "shown": "images shown",
+    "images": "images",
     "bad": "refused",
 }
 """Columns of the table of counts, by key of manifest.json."""
@@ -107,7 +107,7 @@ def _count_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     yield ("split", *COUNTS.values())
     splits = stats["splits"] if len(stats["splits"]) > 1 else {}
     for name, counts in (*splits.items(), ("total", stats["counts"])):
-        yield (name or "none told", *(f"{counts[key]:,}" if key in counts else "" for key in COUNTS))
+        yield (name or "none", *(f"{counts[key]:,}" if key in counts else "" for key in COUNTS))
 
 
 def _refused_rows(folder: Path, refused: Mapping[str, int]) -> Iterator[tuple[str, ...]]:

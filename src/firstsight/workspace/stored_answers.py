@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def find_answers(name: str, *, study: Study, benchmarks: Path | None, out: Path)
 def _files_at(path: Path) -> list[AnswerFile]:
     """A path that is a file of answers, or a folder with one."""
     if path.is_file():
-        return [_answer_file(path, None)]
+        return [AnswerFile(path=path, benchmarks_dir=None)]
     return [_evaluated_file(path)] if (path / ANSWERS_FILE).is_file() else []
 
 
@@ -92,8 +91,8 @@ def _step_file(address: str, store: Store) -> AnswerFile:
     answers, source = store.path(address) / ANSWERS_FILE, from_json(record["spec"]).benchmarks
     if isinstance(source, External):
         location = current_site().sources.get(source.name)
-        return _answer_file(answers, Path(location.path) if location else None)
-    return _answer_file(answers, store.path(record["needs"]["benchmarks"]))
+        return AnswerFile(path=answers, benchmarks_dir=Path(location.path) if location else None)
+    return AnswerFile(path=answers, benchmarks_dir=store.path(record["needs"]["benchmarks"]))
 
 
 def _evaluated_file(folder: Path) -> AnswerFile:
@@ -107,8 +106,4 @@ def _evaluated_file(folder: Path) -> AnswerFile:
         raise RequestError(
             f"{file}: wanted the record of an evaluation. Got {error}. Evaluate the checkpoint again."
         ) from error
-    return _answer_file(folder / ANSWERS_FILE, benchmarks, by_task)
-
-
-def _answer_file(path: Path, benchmarks: Path | None, by_task: Mapping[str, Path] | None = None) -> AnswerFile:
-    return AnswerFile(path=path, benchmarks_dir=benchmarks, benchmarks_by_task=by_task or {})
+    return AnswerFile(path=folder / ANSWERS_FILE, benchmarks_dir=benchmarks, benchmarks_by_task=by_task)
