@@ -16,8 +16,7 @@ from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.recipe.vision import Dinov2, TowerSpec
 from firstsight.site import Location, Site
-from firstsight.workspace.content_digests import checkpoint_files, tokenizer_file, weight_files
-from firstsight.workspace.sources import as_request_error
+from firstsight.workspace.sources import as_request_error, checkpoint_files, tokenizer_file, weight_files
 
 _VIT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "image_size": 224}
 _SIGLIP = {**_VIT, "intermediate_size": 3072, "patch_size": 16}

@@ -36,8 +36,8 @@ def run_study(
 
 def write_report(study: Study, out: Path) -> Path:
     """Write the report of a study, finished or not, from what is stored under `out`; the path of its page."""
-    graph = resolve_graph(study, current_site())
-    return _write_report(study, open_store(out), graph, None)
+    store = open_store(out)
+    return _write_report(study, store, resolve_graph(study, current_site()), None)
 
 
 def _write_report(study: Study, store: Store, graph: Graph, summary: Summary | None) -> Path:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from firstsight.errors import DataError, FirstsightError, RequestError
-from firstsight.recipe.mixture import External, ExternalForm
+from firstsight.recipe.mixture import External, ExternalForm, Recaptioned
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import paper
 from firstsight.recipe.scales.base import VISION_TASKS
+from firstsight.recipe.serialize import from_json
 from firstsight.site import Location, Site
 from firstsight.units import Tokens, format_bytes
 from firstsight.workspace.check_models import (
@@ -24,7 +25,6 @@ from firstsight.workspace.check_models import (
     encoder_mismatch,
     tokenizer_size,
 )
-from firstsight.workspace.content_digests import prepared_names
 from firstsight.workspace.prepare import published_sources
 from firstsight.workspace.sources import RECORD_FORMS, is_hub_model, missing_paths
 
@@ -70,6 +70,16 @@ def source_findings(site: Site, out: Path) -> Iterator[Finding]:
             yield Finding(topic=name, value=location.path, state="missing", advice=str(error))
     if unprepared_bytes:
         yield _disk_space(unprepared_bytes, out)
+
+
+def prepared_names(out: Path) -> set[str]:
+    """The names of the sources that are prepared under `out`."""
+    names: set[str] = set()
+    for record in (out / "sources").glob("*/read.json"):
+        if (record.parent / "manifest.json").is_file():
+            source = from_json(json.loads(record.read_text())["source"])
+            names.add(source.external.name if isinstance(source, Recaptioned) else source.name)
+    return names
 
 
 def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tuple[Finding, int]:

@@ -27,10 +27,17 @@ from firstsight.recipe.stages import Prepare
 from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace.check_models import check_models
-from firstsight.workspace.content_digests import content_digest, tokenizer_file
 from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
-from firstsight.workspace.sources import RECORD_FORMS, check_locations, current_site, download_models, external_sources
+from firstsight.workspace.sources import (
+    RECORD_FORMS,
+    check_locations,
+    content_digest,
+    current_site,
+    download_models,
+    external_sources,
+    tokenizer_file,
+)
 
 ContentMeasure = Callable[[Graph], Mapping[str, str]]
 """Gives the digests of a provisional graph's named sources, by `content_key`."""

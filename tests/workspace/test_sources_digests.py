@@ -11,7 +11,8 @@ from firstsight.errors import RequestError
 from firstsight.files import FileDigests
 from firstsight.recipe.mixture import ExternalForm
 from firstsight.site import Location
-from firstsight.workspace.content_digests import content_digest, prepared_names
+from firstsight.workspace.source_findings import prepared_names
+from firstsight.workspace.sources import content_digest
 
 FILES: dict[ExternalForm, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tokenizer": (("tokenizer.json",), ("README.md",)),
