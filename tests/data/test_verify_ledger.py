@@ -17,14 +17,7 @@ from firstsight.data.verify_ledger import LedgerCheck, verify_ledgers
 from firstsight.errors import MixError, RequestError
 from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.stages import RowShape
-from tests.data.loader.ledger_data import (
-    B,
-    T,
-    make_ledger_mixture,
-    make_ledger_stream,
-    text_source,
-    write_ledger,
-)
+from tests.data.loader.ledger_data import B, T, make_ledger_mixture, make_ledger_stream, text_source, write_ledger
 
 
 @pytest.fixture
@@ -186,7 +179,7 @@ def test_too_many_passes_and_wrong_counts_are_reported(tmp_path: Path) -> None:
     metadata["rows"]["captions"] += 1
     (folder / "achieved.json").write_text(json.dumps(metadata))
     assert "40 rows of captions. achieved.json says 41" in problems_text(verify_ledgers([folder]))
-    with pytest.raises(MixError, match="may be gone through 1 times"):
+    with pytest.raises(MixError, match="may be read 1 times"):
         make_ledger_stream(make_ledger_mixture(text_source("one", 20), epochs=1), steps=20)
 
 

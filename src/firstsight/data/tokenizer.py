@@ -6,7 +6,7 @@
     document with images   [image] text [image] text <|endoftext|>     starting with text: <|endoftext|> before it
     publisher's chunk      cut at every <|endoftext|>, which closes a document and opens the next
 
-<|endoftext|> stands for the end token of the tokenizer's own family (`END_TOKENS`). Training rows and evaluation
+<|endoftext|> is the end token of the tokenizer's own family (`END_TOKENS`). Training rows and evaluation
 prompts are laid out by the same function, `_join_spans`.
 """
 

@@ -13,9 +13,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from firstsight.data.audit import find_duplicates, find_overlap, ngrams
-from firstsight.data.audit.report import (
-    MAX_RARE_RECORDS,
-)
+from firstsight.data.audit.report import MAX_RARE_RECORDS
 from firstsight.data.images import perceptual_hash
 from firstsight.data.tokenizer import Tokenizer, load_tokenizer
 from firstsight.errors import DataError

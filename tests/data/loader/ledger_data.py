@@ -8,20 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from firstsight.data.loader import (
-    BatchStream,
-    LoaderMixture,
-    LoaderSource,
-    PrecomputedFeatures,
-)
+from firstsight.data.loader import BatchStream, LoaderMixture, LoaderSource, PrecomputedFeatures
 from firstsight.data.loader.sample_ledger import SampleLedgerWriter
 from firstsight.data.packing import pack
 from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.stages import RowShape
-from tests.data.reference import (
-    RawRecord,
-    build_index,
-)
+from tests.data.reference import RawRecord, build_index
 
 T, B = 16, 4
 

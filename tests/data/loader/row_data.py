@@ -8,22 +8,13 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from firstsight.data.loader import (
-    Batch,
-    LoaderSource,
-    PrecomputedFeatures,
-)
+from firstsight.data.loader import Batch, LoaderSource, PrecomputedFeatures
 from firstsight.data.loader.collate import BatchBuilder
 from firstsight.data.packing import PackedRows, pack
 from firstsight.recipe.mixture import ExternalForm, PackingMode
 from firstsight.recipe.stages import IGNORE_INDEX
 from tests.data.conftest import ANSWER, END, HUMAN, PAD
-from tests.data.reference import (
-    RawRecord,
-    RowPart,
-    build_index,
-    reference_rows,
-)
+from tests.data.reference import RawRecord, RowPart, build_index, reference_rows
 
 IMAGES = 9
 

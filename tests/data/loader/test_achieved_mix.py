@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from firstsight.data.loader import (
-    BatchStream,
-    LoaderSource,
-)
+from firstsight.data.loader import BatchStream, LoaderSource
 from firstsight.data.packing import pack
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit

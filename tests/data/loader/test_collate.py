@@ -11,10 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.loader import (
-    BatchStream,
-    LoaderSource,
-)
+from firstsight.data.loader import BatchStream, LoaderSource
 from firstsight.data.packing import pack
 from firstsight.recipe.mixture import PackingMode
 from firstsight.recipe.stages import IGNORE_INDEX
@@ -31,12 +28,7 @@ from tests.data.loader.row_data import (
     row_parts,
     source_of,
 )
-from tests.data.reference import (
-    RawRecord,
-    build_index,
-    reference_rows,
-    reference_split,
-)
+from tests.data.reference import RawRecord, build_index, reference_rows, reference_split
 from tests.data.streams import IMAGE_TOKENS, T, make_source, make_stream
 
 

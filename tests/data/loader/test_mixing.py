@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from firstsight.data.loader.mixing import RowMixing, SourceSequence, TokenMixing, UnitCounter, merge_by_units
 from firstsight.errors import MixError
-from tests.data.reference import (
-    source_at,
-)
+from tests.data.reference import source_at
 
 weights = st.lists(st.integers(0, 50), min_size=1, max_size=4).filter(any)
 

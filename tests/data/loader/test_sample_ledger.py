@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from firstsight.data.loader.sample_ledger import LEDGER_DTYPE
-from tests.data.loader.ledger_data import (
-    make_ledger_mixture,
-    make_ledger_stream,
-    text_source,
-    write_ledger,
-)
+from tests.data.loader.ledger_data import make_ledger_mixture, make_ledger_stream, text_source, write_ledger
 
 
 def test_a_ledger_has_the_row_of_every_position(tmp_path: Path) -> None:

@@ -11,17 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from firstsight.data.loader import (
-    Batch,
-    LoaderSource,
-)
+from firstsight.data.loader import Batch, LoaderSource
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.stages import IGNORE_INDEX, RowShape
 from tests.data.conftest import Workshop, words_of
-from tests.data.reference import (
-    source_at,
-)
+from tests.data.reference import source_at
 from tests.data.streams import ROWS, B, T, make_mixture, make_source, make_stream
 
 

@@ -11,20 +11,11 @@ from fractions import Fraction
 import pytest
 import torch
 
-from firstsight.data.loader import (
-    Batch,
-    BatchStream,
-    LoaderMixture,
-    LoaderSource,
-    prefetch_batches,
-)
+from firstsight.data.loader import Batch, BatchStream, LoaderMixture, LoaderSource, prefetch_batches
 from firstsight.data.packing import pack
 from firstsight.errors import DataError, MixError
 from firstsight.recipe.stages import RowShape
-from tests.data.reference import (
-    RawRecord,
-    build_index,
-)
+from tests.data.reference import RawRecord, build_index
 
 STEPS = 30
 

@@ -10,10 +10,7 @@ import pytest
 from firstsight.data.index import Index
 from firstsight.data.packing import PackedRows, Segments
 from tests.data.conftest import ANSWER, END, HUMAN, WORDS
-from tests.data.reference import (
-    RawRecord,
-    build_index,
-)
+from tests.data.reference import RawRecord, build_index
 
 
 def texts(lengths: list[int]) -> Index:

@@ -15,10 +15,7 @@ from firstsight.data.packing import pack
 from firstsight.errors import DataError, QuantityError
 from firstsight.recipe.mixture import PackingMode
 from tests.data.packing.pack_data import captions, check_rows, dialogue, interleaved, mapped_arrays, texts
-from tests.data.reference import (
-    RawRecord,
-    build_index,
-)
+from tests.data.reference import RawRecord, build_index
 
 
 def test_short_documents_leave_less_than_a_twentieth_of_padding() -> None:

@@ -7,20 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.loader import (
-    LoaderSource,
-)
+from firstsight.data.loader import LoaderSource
 from firstsight.data.packing import pack
 from firstsight.errors import QuantityError
 from firstsight.recipe.stages import IGNORE_INDEX
-from tests.data.loader.row_data import (
-    batch_of,
-)
+from tests.data.loader.row_data import batch_of
 from tests.data.packing.pack_data import captions, texts
-from tests.data.reference import (
-    RawRecord,
-    build_index,
-)
+from tests.data.reference import RawRecord, build_index
 
 
 @settings(max_examples=60, deadline=None)

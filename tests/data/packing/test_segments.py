@@ -8,9 +8,7 @@ import pytest
 from firstsight.data.packing import pack
 from tests.data.conftest import ANSWER
 from tests.data.packing.pack_data import captions, check_rows, dialogue, texts
-from tests.data.reference import (
-    build_index,
-)
+from tests.data.reference import build_index
 
 
 @pytest.mark.parametrize("length", [5, 16, 17, 64])

@@ -287,6 +287,6 @@ def _check_supply(stream: BatchStream) -> None:
         if required > max(start, rows * passes):
             advice = f"allow epochs={-(-required // rows)}, " if rows else ""
             raise MixError(
-                f"{source.name}: wants {required:,} rows, but {source.index.path} holds {rows:,} and may be gone "
-                f"through {passes} times. Train for fewer tokens, {advice}or add a source."
+                f"{source.name}: wants {required:,} rows, but {source.index.path} holds {rows:,} and may be read "
+                f"{passes} times. Train for fewer tokens, {advice}or add a source."
             )

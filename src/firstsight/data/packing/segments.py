@@ -214,7 +214,7 @@ def _segment_ends(
     image_ends = np.where(is_blocked, before_token, image_ends)
     limits = np.where(is_blocked, padded[image_ends], stops)
     ends = np.minimum(limits, starts + chunk.length - image_tokens * (image_ends - image_starts))
-    images_only = ends == starts  # more images stand before one token than fit a row together with it
+    images_only = ends == starts  # more images before a token than fit a row together with it
     at_token = np.searchsorted(positions, padded[image_starts], side="right") - image_starts
     image_ends = np.where(images_only, image_starts + np.minimum(chunk.max_images, at_token - 1), image_ends)
     next_is_image = (image_ends < image_stops) & (padded[image_ends] == ends)
