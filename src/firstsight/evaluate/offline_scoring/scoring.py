@@ -20,10 +20,9 @@ from firstsight.evaluate.offline_scoring.joining import JoinedAnswers, join_answ
 from firstsight.evaluate.offline_scoring.question_index import has_box_truth
 from firstsight.evaluate.offline_scoring.references import References, read_references
 from firstsight.evaluate.results import ScoredAnswer, question_scores
-from firstsight.evaluate.score import SCORES_VERSION, QuestionScores, task_score, task_score_interval
+from firstsight.evaluate.score import SCORES_VERSION, QuestionScores, round_score, task_score, task_score_interval
 from firstsight.evaluate.task import Question, Task, describe_version
 
-_DECIMALS = 9
 _NO_PATTERN = re.compile(r"\W*(?:no|not)\b", re.IGNORECASE)
 _OCR_MARKER = "OCR token"
 """In LLaVA's prompts of all versions."""
@@ -231,13 +230,13 @@ def score_summary(scored: ScoredAnswers) -> dict[str, Any]:
     return {
         "task": task.name,
         "metric": task.metric.name,
-        "score": _round(scored.score),
-        "points": _round(100 * scored.score),
-        "interval": [_round(end) for end in scored.interval],
+        "score": round_score(scored.score),
+        "points": round_score(100 * scored.score),
+        "interval": [round_score(end) for end in scored.interval],
         "n": len(scored.rows),
         "answered": len(scored.rows) - scored.missing_count,
         "missing": scored.missing_count,
-        "score_of_answered": _round(scored.score if scored.answered_score is None else scored.answered_score),
+        "score_of_answered": round_score(scored.score if scored.answered_score is None else scored.answered_score),
         "unreadable": scored.unreadable_count,
         "others": len(joined.unmatched),
         "duplicates": joined.duplicates,
@@ -245,7 +244,7 @@ def score_summary(scored: ScoredAnswers) -> dict[str, Any]:
         "contested": [scored.rows[position].question.id for position in joined.contested_positions],
         "joined_by": dict(joined.method_counts),
         "splits": {
-            name: {key: _round(value) for key, value in metrics.items()} for name, metrics in scored.splits.items()
+            name: {key: round_score(value) for key, value in metrics.items()} for name, metrics in scored.splits.items()
         },
         "benchmark": scored.benchmark_version,
         "notes": list(scored.notes),
@@ -275,7 +274,3 @@ def _json_line(row: Mapping[str, Any]) -> str:
 def describe_unmatched_answers(scored: ScoredAnswers) -> str:
     """The first few answers to questions that are not in the references, and the fields of one question."""
     return unmatched_answers_message(scored.joined_answers.unmatched, [row.question for row in scored.rows])
-
-
-def _round(value: float) -> float:
-    return round(float(value), _DECIMALS)

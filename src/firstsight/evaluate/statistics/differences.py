@@ -8,8 +8,8 @@ the residual, which would be counted twice.
 
 The seeds' variance comes from two or three numbers, so its uncertainty matters more than its size. A t interval with
 Satterthwaite's degrees of freedom trusts an estimate that happens to be small, and covers too rarely. Here the seeds'
-variance has its fiducial distribution, nu s^2 / chi^2, and the normal distribution of the mean is averaged over it: this
-is Student's t where the questions' variance is 0, the normal distribution where the seeds' variance is 0, and the
+variance has its fiducial distribution, nu s^2 / chi^2, and the normal distribution of the mean is averaged over it.
+This is Student's t where the questions' variance is 0, the normal distribution where the seeds' variance is 0, and the
 Behrens-Fisher distribution in between. That distribution is too wide; `_WEIGHT_EXPONENT` takes back about half of it.
 Measured coverage: docs/why/differences.
 """
