@@ -1,13 +1,13 @@
-"""What can go wrong, as one tree. Every message says where, what was wanted, what was found and what to do.
+"""All errors, as one tree. Every message says where, what was wanted, what it got and what to do.
 
 FirstsightError
 ├── RequestError          the request is wrong; nothing was run (exit code 2)
-│   ├── QuantityError     a share, budget or number that cannot be
+│   ├── QuantityError     an impossible share, budget or number
 │   ├── UnknownName       no such study, scale, arm, task or source; carries the nearest names
 │   ├── MissingPackage    an optional package is not installed
 │   └── StoreError        the output folder cannot be written, or belongs to another version
-├── DataError             a record, shard or file that is not what it claims to be
-│   └── MixError          the sources cannot give the rows that the recipe asks for
+├── DataError             a record, shard or file with invalid content
+│   └── MixError          the sources have too little for the recipe
 ├── ModelError            weights, shapes or specs that contradict each other
 └── StepFailed            a step of a run failed (exit code 1)
 """
@@ -19,7 +19,7 @@ from difflib import get_close_matches
 
 
 class FirstsightError(Exception):
-    """The root: whatever the user can act on."""
+    """The root: everything that the user can act on."""
 
 
 class RequestError(FirstsightError):
@@ -27,7 +27,7 @@ class RequestError(FirstsightError):
 
 
 class QuantityError(RequestError):
-    """A share, budget or number that cannot be."""
+    """An impossible share, budget or number."""
 
 
 class UnknownName(RequestError):
@@ -49,11 +49,11 @@ class StoreError(RequestError):
 
 
 class DataError(FirstsightError):
-    """A record, shard or file that is not what it claims to be."""
+    """A record, shard or file with invalid content."""
 
 
 class MixError(DataError):
-    """The sources cannot give the rows that the recipe asks for."""
+    """The sources have too little for the recipe."""
 
 
 class ModelError(FirstsightError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from math import floor
 
 from firstsight.errors import MixError, QuantityError, UnknownName
@@ -42,10 +41,6 @@ PEAK_FLOPS: dict[str, float] = {
 
 WEIGHT_BYTES, MOMENT_BYTES = 4, 8
 """Bytes of a parameter in a checkpoint: fp32, and AdamW's two moments."""
-
-NOMINAL_FLOPS_PER_SECOND, NOMINAL_START_SECONDS = 2e10, 0.2
-SECONDS_PER_ITEM = 1e-3
-"""A slow CPU's FLOPs per second, the start of a step, and one document, image or question: see `nominal_seconds`."""
 
 QUESTION_TOKENS = 64
 """Estimated tokens of one question with its answer."""
@@ -131,13 +126,6 @@ def estimate_step(step: Step) -> ComputeCost:
             return ComputeCost(stored_bytes=weight_bytes, note="imported: a donor's weights")
         case _:
             return ComputeCost()
-
-
-@cache
-def nominal_seconds(step: Step) -> float:
-    """The time of a step on a nominal machine: correct only in proportion to other steps."""
-    cost = estimate_step(step)
-    return NOMINAL_START_SECONDS + cost.flops / NOMINAL_FLOPS_PER_SECOND + cost.items * SECONDS_PER_ITEM
 
 
 def _segment_cost(segment: TrunkSegment) -> ComputeCost:

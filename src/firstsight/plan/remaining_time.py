@@ -62,7 +62,7 @@ class _Measured:
     def add(self, step: Step, seconds: float, fraction: float) -> None:
         """Count `fraction` of a step, which took `seconds`."""
         self.seconds += seconds
-        self.expected += fraction * _expected_seconds(step)
+        self.expected += fraction * expected_seconds(step)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -160,7 +160,7 @@ def _group(kind: str) -> str:
 
 
 @cache
-def _expected_seconds(step: Step) -> float:
+def expected_seconds(step: Step) -> float:
     """How long a step takes on one core of the machine where `_SPEEDS` was measured."""
     speed, cost = _SPEEDS.get(step.kind, _KindSpeed()), estimate_step(step)
     return speed.overhead + cost.flops / speed.flops + cost.items / speed.items
@@ -168,7 +168,7 @@ def _expected_seconds(step: Step) -> float:
 
 def _work_seconds(step: Step, measured: Mapping[str, _Measured]) -> float:
     """A whole step without its startup, by the speed of its kind and, the less of that was measured, of its group."""
-    kind, group, expected = measured[step.kind], measured[_group(step.kind)], _expected_seconds(step)
+    kind, group, expected = measured[step.kind], measured[_group(step.kind)], expected_seconds(step)
     prior = GROUP_WEIGHT * expected
     return expected * (kind.seconds + prior * group.seconds / group.expected) / (kind.expected + prior)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from firstsight.errors import RequestError, StepFailed
-from firstsight.plan.estimate import nominal_seconds
 from firstsight.plan.executor import LocalExecutor, StepJob, StepReport
 from firstsight.plan.graph import Graph
-from firstsight.plan.remaining_time import RemainingTime
+from firstsight.plan.remaining_time import RemainingTime, expected_seconds
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.site import Progress, Site
@@ -274,7 +273,7 @@ def _step_priorities(graph: Graph) -> dict[Step, tuple[int, float, int]]:
     """A sort key of ready steps: the first seed's first, then the one with the longest chain of steps after it."""
     chain_seconds: dict[Step, float] = {}
     for step in reversed(graph.steps):
-        chain_seconds[step] = chain_seconds.get(step, 0.0) + nominal_seconds(step)
+        chain_seconds[step] = chain_seconds.get(step, 0.0) + expected_seconds(step)
         for _, parent in step.needs:
             chain_seconds[parent] = max(chain_seconds.get(parent, 0.0), chain_seconds[step])
     arms_by_step, seeds = graph.arms_by_step(), list(dict.fromkeys(graph.seeds.values()))
