@@ -44,9 +44,9 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "llama"
 
 
-def asked(place: Path, **given: Any) -> ImportRequest:
+def import_request(path: Path, **options: Any) -> ImportRequest:
     return ImportRequest(
-        **{"place": str(place), "revision": None, "tokenizer": "", "config": None, "seen": None, **given}
+        **{"location": str(path), "revision": None, "tokenizer": "", "config_path": None, "tokens_seen": None, **options}
     )
 
 
@@ -92,8 +92,8 @@ def test_sharded_bf16_llama_becomes_a_checkpoint(
 
 def test_it_records_what_it_read_and_nothing_of_when_or_where(source: Path, tmp_path: Path) -> None:
     told: list[Progress] = []
-    import_checkpoint(asked(source), tmp_path / "one", on_progress=told.append)
-    import_checkpoint(asked(source), tmp_path / "two", on_progress=silent)
+    import_checkpoint(import_request(source), tmp_path / "one", on_progress=told.append)
+    import_checkpoint(import_request(source), tmp_path / "two", on_progress=silent)
     for file in sorted((tmp_path / "one").iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
     record = json.loads((tmp_path / "one" / "imported.json").read_text())
@@ -112,7 +112,7 @@ def test_a_revision_from_the_cache_is_recorded_by_its_commit(source: Path, tmp_p
     (repository / "refs" / "step-1000").write_text(commit)
     (repository / "snapshots").mkdir()
     source.rename(repository / "snapshots" / commit)
-    import_checkpoint(asked(Path("owner/run"), revision="step-1000"), tmp_path / "out", on_progress=silent)
+    import_checkpoint(import_request(Path("owner/run"), revision="step-1000"), tmp_path / "out", on_progress=silent)
     record = json.loads((tmp_path / "out" / "imported.json").read_text())
     assert (record["source"], record["revision"]) == ("owner/run", commit)
 
@@ -126,7 +126,7 @@ def sized(file: Path, count: int) -> None:
 @pytest.mark.parametrize(("known", "line"), [(26, ""), (27, "32 token rows, the model has 31; say vocabulary=32")])
 def test_what_the_next_stage_needs_for_the_marks_is_said(source: Path, tmp_path: Path, known: int, line: str) -> None:
     sized(source / "tokenizer.json", known)
-    done = import_checkpoint(asked(source), tmp_path / "out", on_progress=silent)
+    done = import_checkpoint(import_request(source), tmp_path / "out", on_progress=silent)
     assert done.min_vocabulary == known + 5 == tokenizer.load_tokenizer(tmp_path / "out").vocab_size
     assert ("chat marks" in "".join(done.lines())) == bool(line)
     assert line in "".join(done.lines())
@@ -149,7 +149,7 @@ def test_what_the_next_stage_needs_for_the_marks_is_said(source: Path, tmp_path:
         ("pickles", ["llama: wanted safetensors. Got pytorch_model.bin, pickles", "save_pretrained"], 2),
         ("no words", ["llama: wanted a tokenizer.json beside the weights. Got none. Give --tokenizer"], 2),
         ("large words", ["tokenizer.json: wanted the tokenizer of a model with 31 token rows. Got one of 45"], 2),
-        ("endless words", ["tokenizer.json: wanted a tokenizer that knows one of <|endoftext|>", "Add"], 2),
+        ("endless words", ["tokenizer.json: wanted a tokenizer with one of <|endoftext|>", "Add"], 2),
         ("ours", ["this is a checkpoint folder of firstsight already"], 2),
     ],
 )
@@ -205,9 +205,9 @@ def test_a_tokenizer_far_too_small_is_refused_where_nothing_else_tells(source: P
     (source / "tokenizer.json").unlink()
     sized(tmp_path / "small.json", 15)
     with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one of 15"):
-        import_checkpoint(asked(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent)
+        import_checkpoint(import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent)
     sized(tmp_path / "small.json", 16)
-    import_checkpoint(asked(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent)
+    import_checkpoint(import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent)
 
 
 def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_pat
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ModelError, match=r"other\.json: wanted the vocabulary of .*tokenizer\.json\. Got 4 other"):
-        import_checkpoint(asked(source, tokenizer=str(tmp_path / "other.json")), tmp_path / "out", on_progress=silent)
+        import_checkpoint(import_request(source, tokenizer=str(tmp_path / "other.json")), tmp_path / "out", on_progress=silent)
 
 
 def test_a_name_without_network_ends_with_one_and_says_what_to_do(
@@ -243,7 +243,7 @@ def test_a_place_that_is_taken_and_options_that_do_not_fit_are_refused(
         assert told in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("step", ["write_tensors", "write_spec", "_record"])
+@pytest.mark.parametrize("step", ["write_tensors", "write_spec", "_write_import_record"])
 def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -256,12 +256,12 @@ def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
     with monkeypatch.context() as patch:
         patch.setattr(import_, step, stop)
         with pytest.raises(KeyboardInterrupt):
-            import_checkpoint(asked(source), out, on_progress=silent)
+            import_checkpoint(import_request(source), out, on_progress=silent)
     assert not out.exists()
     assert not beside.exists()
     beside.mkdir()
     (beside / "model.safetensors").write_text("half")
-    import_checkpoint(asked(source), out, on_progress=silent)
+    import_checkpoint(import_request(source), out, on_progress=silent)
     assert not beside.exists()
     load(out)
 

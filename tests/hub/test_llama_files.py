@@ -148,8 +148,8 @@ SPECS = st.builds(
         qk_norm=False, token_shift=1, embedding_scale=1, **given,
     ),
     heads=st.integers(1, 3), shared=st.integers(1, 3), half=st.integers(1, 4), layers=st.integers(1, 3),
-    times=st.integers(1, 3), hidden=st.integers(1, 9), vocabulary=st.integers(1, 9), eps=st.sampled_from([1e-5, 1e-6]),
-    rope=st.sampled_from(ROPES), tied=st.booleans(),
+    times=st.integers(1, 3), mlp_width=st.integers(1, 9), vocab_size=st.integers(1, 9), eps=st.sampled_from([1e-5, 1e-6]),
+    rope=st.sampled_from(ROPES), ties_embeddings=st.booleans(),
 )  # fmt: skip
 
 

@@ -96,15 +96,15 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def brought(run: Path, out: Path, **given: Any) -> Any:
-    told = {"config": run / "tiny.json", "tokenizer": str(run.parents[1] / "words"), "seen": None, **given}
-    request = ImportRequest(location=str(run / "checkpoints" / "epoch_3.pt"), revision=None, **told)
+def import_run(run: Path, out: Path, **changes: Any) -> Any:
+    options = {"config_path": run / "tiny.json", "tokenizer": str(run.parents[1] / "words"), "tokens_seen": None}
+    request = ImportRequest(location=str(run / "checkpoints" / "epoch_3.pt"), revision=None, **(options | changes))
     return import_checkpoint(request, out, on_progress=lambda _: None)
 
 
 def test_a_checkpoint_says_what_the_formulas_say_of_its_tensors(run: Path, tmp_path: Path) -> None:
-    done = brought(run, tmp_path / "out")
-    assert (done.spec, done.seen, done.moments) == (SPEC, 32 * 1000, True)
+    done = import_run(run, tmp_path / "out")
+    assert (done.spec, done.tokens_seen, done.has_moments) == (SPEC, 32 * 1000, True)
     body = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
     named = {name.removeprefix("module."): one.double() for name, one in body.items()}
     wanted = transcription(SimpleNamespace(spec=SPEC, named_parameters=lambda: named.items()), [3, 1, 4, 1, 5])  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_a_dclm_folder_is_the_checkpoint_that_it_was_made_of(run: Path, tmp_path
     request = ImportRequest(location=str(folder), revision=None, tokenizer="", config_path=None, tokens_seen=None)
     done = import_checkpoint(request, tmp_path / "one", on_progress=lambda _: None)
     assert (done.spec, done.tokens_seen, done.has_moments) == (SPEC, None, False)
-    brought(run, tmp_path / "two")
+    import_run(run, tmp_path / "two")
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
         tmp_path / "two" / "model.safetensors"
     ).read_bytes()
@@ -145,9 +145,9 @@ def test_a_tied_run_keeps_one_copy_and_its_moments(run: Path, tmp_path: Path) ->
             last = body["optimizer"]["param_groups"][1]["params"].pop()
             del body["optimizer"]["state"][last]
         torch.save(body, file)
-    done = brought(run, tmp_path / "out")
-    assert done.spec.tied
-    assert done.moments
+    done = import_run(run, tmp_path / "out")
+    assert done.spec.ties_embeddings
+    assert done.has_moments
     assert "lm.output.weight" not in read_tensors(tmp_path / "out")
 
 
@@ -161,7 +161,7 @@ def test_moments_are_carried_into_training(run: Path, tmp_path: Path, fsdp: bool
     theirs = {parameters[number]: one for number, one in body["optimizer"]["state"].items()}
     if fsdp:
         torch.save({**body, "optimizer": {"state": theirs, "param_groups": []}}, file)
-    brought(run, tmp_path / "out")
+    import_run(run, tmp_path / "out")
     moments = read_tensors(tmp_path / "out", "optimizer")
     assert len(moments) == 3 * len(parameters)
     optim = AdamWSpec(
@@ -217,7 +217,7 @@ def test_moments_of_another_model_are_refused(run: Path, tmp_path: Path, harm: s
         body["optimizer"]["state"] = found
     torch.save(body, file)
     with pytest.raises(ModelError) as caught:
-        brought(run, tmp_path / "out")
+        import_run(run, tmp_path / "out")
     assert str(caught.value).startswith(str(file))
     assert told in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -240,7 +240,7 @@ def test_a_pickle_that_would_run_something_is_refused(run: Path, tmp_path: Path)
     assert trace.exists(), "this pickle is harmless: the test proves nothing"
     trace.unlink()
     with pytest.raises(ModelError) as caught:
-        brought(run, tmp_path / "out")
+        import_run(run, tmp_path / "out")
     assert not trace.exists()
     assert str(caught.value).startswith(f"{file}: wanted tensors and plain values alone. Got a pickle that calls ")
     assert "posix.system; nothing of it was run. Do not trust this file" in str(caught.value)
@@ -251,7 +251,7 @@ def test_a_pickle_that_would_run_something_is_refused(run: Path, tmp_path: Path)
 def test_what_is_no_pt_file_is_refused(run: Path, tmp_path: Path, body: bytes) -> None:
     (run / "checkpoints" / "epoch_3.pt").write_bytes(body)
     with pytest.raises(ModelError, match=r"epoch_3\.pt: wanted"):
-        brought(run, tmp_path / "out")
+        import_run(run, tmp_path / "out")
 
 
 def test_half_a_pt_file_and_one_without_a_model_are_refused(run: Path, tmp_path: Path) -> None:
@@ -259,10 +259,10 @@ def test_half_a_pt_file_and_one_without_a_model_are_refused(run: Path, tmp_path:
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelError, match=r"wanted a whole \.pt file"):
-        brought(run, tmp_path / "out")
+        import_run(run, tmp_path / "out")
     torch.save({"epoch": 3, "is_final_checkpoint": True}, file)
     with pytest.raises(ModelError, match=r"wanted a model's state_dict\. Got epoch, is_final_checkpoint"):
-        brought(run, tmp_path / "out")
+        import_run(run, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_tensors_that_contradict_the_settings_are_named(run: Path, tmp_path: Pat
     tensors["module.ghost"] = tensors.pop("module.output.weight")
     torch.save(body, file)
     with pytest.raises(ModelError) as caught:
-        brought(run, tmp_path / "out")
+        import_run(run, tmp_path / "out")
     if "inv_freq" in name:
         assert "wanted the angles of base 10000 for heads of 8" in str(caught.value)
     else:

@@ -21,7 +21,7 @@ from torch.serialization import safe_globals
 from firstsight.errors import ModelError, QuantityError
 from firstsight.recipe.lm import LMSpec, Rope, openlm_spec
 
-OPENLM_SIZE_KEYS = {"width": "hidden_dim", "layers": "n_layers", "heads": "n_heads", "vocabulary": "vocab_size"}
+OPENLM_SIZE_KEYS = {"width": "hidden_dim", "layers": "n_layers", "heads": "n_heads", "vocab_size": "vocab_size"}
 """Our names of the sizes, and those of open_lm's model configs."""
 OPENLM_KEY_ALIASES = {"dim": "hidden_dim", "norm_type": "model_norm", "apply_qk_norm": "qk_norm"}
 """Other names that its Params have."""
