@@ -46,7 +46,14 @@ def source(tmp_path: Path) -> Path:
 
 def import_request(path: Path, **options: Any) -> ImportRequest:
     return ImportRequest(
-        **{"location": str(path), "revision": None, "tokenizer": "", "config_path": None, "tokens_seen": None, **options}
+        **{
+            "location": str(path),
+            "revision": None,
+            "tokenizer": "",
+            "config_path": None,
+            "tokens_seen": None,
+            **options,
+        }
     )
 
 
@@ -205,9 +212,13 @@ def test_a_tokenizer_far_too_small_is_refused_where_nothing_else_tells(source: P
     (source / "tokenizer.json").unlink()
     sized(tmp_path / "small.json", 15)
     with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one of 15"):
-        import_checkpoint(import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent)
+        import_checkpoint(
+            import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent
+        )
     sized(tmp_path / "small.json", 16)
-    import_checkpoint(import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent)
+    import_checkpoint(
+        import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent
+    )
 
 
 def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_path: Path) -> None:
@@ -217,7 +228,9 @@ def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_pat
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ModelError, match=r"other\.json: wanted the vocabulary of .*tokenizer\.json\. Got 4 other"):
-        import_checkpoint(import_request(source, tokenizer=str(tmp_path / "other.json")), tmp_path / "out", on_progress=silent)
+        import_checkpoint(
+            import_request(source, tokenizer=str(tmp_path / "other.json")), tmp_path / "out", on_progress=silent
+        )
 
 
 def test_a_name_without_network_ends_with_one_and_says_what_to_do(
