@@ -79,25 +79,25 @@ LISTS = st.builds(
 
 @given(st.one_of(LISTS, st.text(max_size=30), st.text("0123456789.,eE+-[]() ", max_size=25)))
 @example("[0.1, 0.2, 0.3, 0.4] # a remark")
-def test_what_the_harness_reads_is_read_to_the_same_box(text: str) -> None:
-    theirs, ours = harness_box(text), boxes.parse_box(text)
-    if theirs is not None and not set(text) & set("_#T"):
-        assert ours == theirs
-    if ours is not None and text.strip().startswith("[") and "," in text:
-        assert theirs is None or ours == theirs
-        assert all(0 <= edge <= 1 for edge in ours) and ours[0] < ours[2] and ours[1] < ours[3]
+def test_boxes_of_the_papers_harness_are_parsed_to_the_same_box(text: str) -> None:
+    reference, box = harness_box(text), boxes.parse_box(text)
+    if reference is not None and not set(text) & set("_#T"):
+        assert box == reference
+    if box is not None and text.strip().startswith("[") and "," in text:
+        assert reference is None or box == reference
+        assert all(0 <= edge <= 1 for edge in box) and box[0] < box[2] and box[1] < box[3]
 
 
 @given(st.text(max_size=60))
-def test_no_text_breaks_the_readers(text: str) -> None:
-    found = boxes.parse_box(text)
-    assert found is None or all(math.isfinite(edge) for edge in found)
+def test_any_text_is_parsed_without_an_error(text: str) -> None:
+    box = boxes.parse_box(text)
+    assert box is None or all(math.isfinite(edge) for edge in box)
     scaled = boxes.rescale_box(text, right_edge=100.0)
     assert scaled is None or len(ast.literal_eval(scaled.replace("inf", "1e400").replace("nan", "0"))) == 4
 
 
 @pytest.mark.parametrize(
-    ("answer", "whole", "high", "box"),
+    ("answer", "right_edge", "bottom_edge", "box"),
     [
         ("{<12><30><55><70>}", 100.0, None, (0.12, 0.3, 0.55, 0.7)),
         ("<box>(120,300),(550,700)</box>", 1000.0, None, (0.12, 0.3, 0.55, 0.7)),
@@ -110,17 +110,17 @@ def test_no_text_breaks_the_readers(text: str) -> None:
     ],
 )
 def test_boxes_in_other_units_become_shares(
-    answer: str, whole: float, high: float | None, box: boxes.BoundingBox | None
+    answer: str, right_edge: float, bottom_edge: float | None, box: boxes.BoundingBox | None
 ) -> None:
-    found = boxes.rescale_box(answer, right_edge=whole, bottom_edge=high)
-    assert (found and boxes.parse_box(found)) == (box and pytest.approx(box))
+    rescaled = boxes.rescale_box(answer, right_edge=right_edge, bottom_edge=bottom_edge)
+    assert (rescaled and boxes.parse_box(rescaled)) == (box and pytest.approx(box))
 
 
 SIDE = st.tuples(st.floats(0.0, 0.5), st.floats(0.6, 1.0))
 
 
 @given(SIDE, SIDE, SIDE, SIDE)
-def test_overlap_is_symmetric_a_share_and_whole_with_itself(
+def test_iou_is_symmetric_between_0_and_1_and_1_with_itself(
     ax: tuple[float, float], ay: tuple[float, float], bx: tuple[float, float], by: tuple[float, float]
 ) -> None:
     a, b = (ax[0], ay[0], ax[1], ay[1]), (bx[0], by[0], bx[1], by[1])
@@ -129,7 +129,7 @@ def test_overlap_is_symmetric_a_share_and_whole_with_itself(
     assert boxes.iou(a, a) == pytest.approx(1)
 
 
-def test_overlap_by_hand_and_its_threshold() -> None:
+def test_iou_and_thresholds_by_hand() -> None:
     # Two unit squares that share half: 0.5 / 1.5.
     assert boxes.iou((0.0, 0.0, 1.0, 1.0), (0.5, 0.0, 1.5, 1.0)) == pytest.approx(1 / 3)
     assert boxes.iou((0.0, 0.0, 0.2, 0.2), (0.5, 0.5, 1.0, 1.0)) == 0
@@ -141,15 +141,13 @@ def test_overlap_by_hand_and_its_threshold() -> None:
 
 
 @given(SIDE, SIDE, st.sampled_from([2, 4, 8]))
-def test_overlap_is_the_share_of_cells_that_both_cover(
-    x: tuple[float, float], y: tuple[float, float], cells: int
-) -> None:
+def test_iou_is_the_share_of_grid_cells_in_both(x: tuple[float, float], y: tuple[float, float], cells: int) -> None:
     # Boxes on a grid, counted cell by cell.
-    def snapped(low: float, high: float) -> tuple[int, int]:
-        return int(low * cells), max(int(high * cells), int(low * cells) + 1)
+    def snap(low: float, bottom_edge: float) -> tuple[int, int]:
+        return int(low * cells), max(int(bottom_edge * cells), int(low * cells) + 1)
 
-    (left, right), (top, low) = snapped(*x), snapped(*y)
-    one = {(i, j) for i in range(left, right) for j in range(top, low)}
-    other = {(i, j) for i in range(cells // 2) for j in range(cells)}
-    ours = boxes.iou((left / cells, top / cells, right / cells, low / cells), (0.0, 0.0, 0.5, 1.0))
-    assert ours == pytest.approx(len(one & other) / len(one | other))
+    (left, right), (top, low) = snap(*x), snap(*y)
+    cells_a = {(i, j) for i in range(left, right) for j in range(top, low)}
+    cells_b = {(i, j) for i in range(cells // 2) for j in range(cells)}
+    iou = boxes.iou((left / cells, top / cells, right / cells, low / cells), (0.0, 0.0, 0.5, 1.0))
+    assert iou == pytest.approx(len(cells_a & cells_b) / len(cells_a | cells_b))

@@ -65,8 +65,8 @@ COUNTED = "zero one two three four five six seven eight nine ten"
 NUMBERS = {"none": 0} | {word: number for number, word in enumerate(COUNTED.split())}
 
 
-def punctuation(text: str) -> str:
-    """The scorers' processPunctuation: one mark after the other, each judged by the text as it came."""
+def strip_marks(text: str) -> str:
+    """The scorers' processPunctuation: one mark after the annotation, each by the original text."""
     out = text
     for mark in [
         ";",
@@ -99,46 +99,52 @@ def punctuation(text: str) -> str:
     return re.compile(r"(?!<=\d)(\.)(?!\d)").sub("", out, count=int(re.UNICODE))
 
 
-def words(text: str, table: Mapping[str, str] = CONTRACTIONS) -> str:
+def normalise_words(text: str, table: Mapping[str, str] = CONTRACTIONS) -> str:
     """The scorers' processDigitArticle."""
     out = [str(NUMBERS.get(word, word)) for word in text.lower().split()]
     out = [word for word in out if word not in ("a", "an", "the")]
     return " ".join(table.get(word, word) for word in out)
 
 
-def flat(text: str) -> str:
+def join_lines(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def left_out(said: str, others: Sequence[str]) -> float:
+def leave_one_out(text: str, annotations: Sequence[str]) -> float:
     shares = [
-        min(1.0, sum(other == said for b, other in enumerate(others) if b != a) / 3) for a, _ in enumerate(others)
+        min(1.0, sum(annotation == text for b, annotation in enumerate(annotations) if b != a) / 3)
+        for a, _ in enumerate(annotations)
     ]
     return sum(shares) / len(shares)
 
 
 def official_vqa(answer: str, truth: Sequence[str]) -> float:
-    said, others = flat(answer), [flat(other) for other in truth]
-    if len(set(others)) > 1:
-        said, others = words(punctuation(said)), [words(punctuation(other)) for other in others]
-    return left_out(said, others)
+    text, annotations = join_lines(answer), [join_lines(annotation) for annotation in truth]
+    if len(set(annotations)) > 1:
+        text, annotations = (
+            normalise_words(strip_marks(text)),
+            [normalise_words(strip_marks(annotation)) for annotation in annotations],
+        )
+    return leave_one_out(text, annotations)
 
 
 def official_paper(answer: str, truth: Sequence[str]) -> float:
-    return left_out(words(punctuation(flat(answer))), [punctuation(other) for other in truth])
+    return leave_one_out(
+        normalise_words(strip_marks(join_lines(answer))), [strip_marks(annotation) for annotation in truth]
+    )
 
 
 def evalai(text: str) -> str:
     bare = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    return words(punctuation(flat(bare)))
+    return normalise_words(strip_marks(join_lines(bare)))
 
 
 def official_textvqa(answer: str, truth: Sequence[str]) -> float:
-    return left_out(evalai(answer), [evalai(other) for other in truth])
+    return leave_one_out(evalai(answer), [evalai(annotation) for annotation in truth])
 
 
 def official_vizwiz(answer: str, truth: Sequence[str]) -> float:
-    return left_out(words(punctuation(flat(answer)), BENT), truth)
+    return leave_one_out(normalise_words(strip_marks(join_lines(answer)), BENT), truth)
 
 
 Scorer = Callable[[str, tuple[str, ...]], float]
@@ -148,7 +154,7 @@ SCORERS: list[tuple[Scorer, Callable[[str, Sequence[str]], float]]] = [
     (textvqa_accuracy, official_textvqa),
     (vizwiz_accuracy, official_vizwiz),
 ]
-each_scorer = pytest.mark.parametrize(("ours", "official"), SCORERS)
+for_all_metrics = pytest.mark.parametrize(("metric", "official"), SCORERS)
 
 ODD = "the a an . , 1,000 2.5 U.S. x's (yes) yes! YES no. - / 😀 ½ ² ٣,٤ é İ ’ a-b 10:30"
 PIECES = st.sampled_from(
@@ -167,52 +173,54 @@ TEXTS = st.one_of(JOINED, st.text(max_size=20), st.text(" .,;:/[]\"'{}()=+\\_-><
 
 
 @st.composite
-def asked(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
-    """An answer and two to ten annotators, some of whom agree with it or with each other."""
-    few = draw(st.lists(TEXTS, min_size=1, max_size=3))
-    truth = draw(st.lists(st.sampled_from(few), min_size=2, max_size=10))
-    answer = draw(st.one_of(TEXTS, st.sampled_from(few), st.sampled_from(few).map(str.upper)))
+def cases(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
+    """An answer and two to ten annotations, some of them equal."""
+    texts = draw(st.lists(TEXTS, min_size=1, max_size=3))
+    truth = draw(st.lists(st.sampled_from(texts), min_size=2, max_size=10))
+    answer = draw(st.one_of(TEXTS, st.sampled_from(texts), st.sampled_from(texts).map(str.upper)))
     return answer, tuple(truth)
 
 
-@each_scorer
-@given(asked())
-def test_every_answer_scores_what_the_official_scorer_gives(
-    ours: Scorer, official: Callable[[str, Sequence[str]], float], case: tuple[str, tuple[str, ...]]
+@for_all_metrics
+@given(cases())
+def test_any_answer_scores_as_in_the_official_scorer(
+    metric: Scorer, official: Callable[[str, Sequence[str]], float], case: tuple[str, tuple[str, ...]]
 ) -> None:
     answer, truth = case
-    if ours is vizwiz_accuracy and all(other != words(punctuation(flat(other)), BENT) for other in truth):
-        return  # Not an answer file of VizWiz: the next test but one.
-    assert ours(answer, truth) == pytest.approx(official(answer, truth), abs=1e-12)
+    if metric is vizwiz_accuracy and all(
+        annotation != normalise_words(strip_marks(join_lines(annotation)), BENT) for annotation in truth
+    ):
+        return  # Not a file of VizWiz: see the test of annotations of another origin.
+    assert metric(answer, truth) == pytest.approx(official(answer, truth), abs=1e-12)
 
 
-@given(asked())
-def test_one_form_for_all_is_the_challenges_rule_where_annotators_differ(case: tuple[str, tuple[str, ...]]) -> None:
+@given(cases())
+def test_normalised_accuracy_is_the_challenges_where_annotators_differ(case: tuple[str, tuple[str, ...]]) -> None:
     answer, truth = case
-    if len({flat(other) for other in truth}) > 1:
+    if len({join_lines(annotation) for annotation in truth}) > 1:
         assert vqa_accuracy(answer, truth) == pytest.approx(official_vqa(answer, truth), abs=1e-12)
     else:
-        formed = [words(punctuation(flat(text))) for text in (answer, *truth)]
-        assert vqa_accuracy(answer, truth) == pytest.approx(left_out(formed[0], formed[1:]), abs=1e-12)
+        normalised = [normalise_words(strip_marks(join_lines(text))) for text in (answer, *truth)]
+        assert vqa_accuracy(answer, truth) == pytest.approx(leave_one_out(normalised[0], normalised[1:]), abs=1e-12)
 
 
 @given(TEXTS)
-def test_forms_are_those_of_the_official_processors(text: str) -> None:
-    assert normalise_vqa_answer(text) == words(punctuation(flat(text)))
+def test_normalisations_are_those_of_the_official_scorers(text: str) -> None:
+    assert normalise_vqa_answer(text) == normalise_words(strip_marks(join_lines(text)))
     assert normalise_textvqa_answer(text) == evalai(text)
 
 
-def test_vizwiz_reads_annotators_in_other_forms_than_its_own_files_have() -> None:
+def test_vizwiz_normalises_annotations_of_another_origin() -> None:
     assert vizwiz_accuracy("top-left", ("top-left",) * 10) == 1
     assert vizwiz_accuracy("top-left", ("top-left",) * 9 + ("cat",)) == 0
     assert vizwiz_accuracy("The Cat", ("cat",) * 10) == 1
-    # Its table bends apostrophes, so a lost one is not found again.
+    # Its table has typographic apostrophes, so a missing one is restored differently.
     assert vizwiz_accuracy("dont know", ("don't know",) * 10) == 0
     assert vizwiz_accuracy("cant know", ("can't know",) * 10) == 1
 
 
 @pytest.mark.parametrize(
-    ("given_text", "wanted"),
+    ("text", "expected"),
     [
         ("A Cat.", "cat"),
         ("the dog, the cat", "dog cat"),
@@ -231,43 +239,43 @@ def test_vizwiz_reads_annotators_in_other_forms_than_its_own_files_have() -> Non
         ("." * 40, "." * 8),
     ],
 )
-def test_answers_meet_in_one_form(given_text: str, wanted: str) -> None:
-    assert normalise_vqa_answer(given_text) == wanted
+def test_normalised_answers(text: str, expected: str) -> None:
+    assert normalise_vqa_answer(text) == expected
 
 
-def test_unanimous_annotators_are_compared_letter_by_letter_by_the_challenge_alone() -> None:
+def test_only_the_challenge_compares_unanimous_annotations_exactly() -> None:
     truth = ("yes",) * 10
-    assert [ours("Yes", truth) for ours, _ in SCORERS] == [0, 1, 1, 1]
+    assert [metric("Yes", truth) for metric, _ in SCORERS] == [0, 1, 1, 1]
     assert vqa_accuracy("Yes", truth) == 1
     assert strict_vqa_accuracy("Yes", (*truth[1:], "no")) == 1
     assert strict_vqa_accuracy("the dog", ("the dog",) * 10) == vqa_accuracy("the dog", ("the dog",) * 10) == 1
     assert paper_vqa_accuracy("the dog", ("the dog",) * 10) == 0
 
 
-@pytest.mark.parametrize(("same", "wanted"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
-@each_scorer
-def test_accuracy_of_ten_annotators(ours: Scorer, official: object, same: int, wanted: float) -> None:
+@pytest.mark.parametrize(("num_equal", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+@for_all_metrics
+def test_accuracy_of_ten_annotators(metric: Scorer, official: object, num_equal: int, expected: float) -> None:
     # One match: nine of ten subsets hold it, each worth 1/3 -> 0.3; two -> 0.6; three -> 0.9; four or more -> 1.
-    truth = ("yes",) * same + tuple(f"other {n}" for n in range(10 - same))
-    assert ours("yes", truth) == pytest.approx(wanted)
+    truth = ("yes",) * num_equal + tuple(f"annotation {n}" for n in range(10 - num_equal))
+    assert metric("yes", truth) == pytest.approx(expected)
 
 
-@each_scorer
-@given(asked(), st.randoms())
-def test_accuracy_is_a_share_and_forgets_the_order(
-    ours: Scorer, official: object, case: tuple[str, tuple[str, ...]], shuffle: object
+@for_all_metrics
+@given(cases(), st.randoms())
+def test_accuracy_is_between_0_and_1_and_independent_of_the_order(
+    metric: Scorer, official: object, case: tuple[str, tuple[str, ...]], shuffle: object
 ) -> None:
     answer, truth = case
     mixed = list(truth)
     shuffle.shuffle(mixed)  # type: ignore[attr-defined]
-    assert 0 <= ours(answer, truth) <= 1
-    assert ours(answer, truth) == ours(answer, tuple(mixed))
+    assert 0 <= metric(answer, truth) <= 1
+    assert metric(answer, truth) == metric(answer, tuple(mixed))
 
 
-@each_scorer
-def test_a_single_reference_is_right_or_wrong(ours: Scorer, official: object) -> None:
-    assert ours("the cat", ("cat",)) == 1
-    assert ours("dog", ("cat",)) == 0
+@for_all_metrics
+def test_a_single_reference_is_right_or_wrong(metric: Scorer, official: object) -> None:
+    assert metric("the cat", ("cat",)) == 1
+    assert metric("dog", ("cat",)) == 0
 
 
 @lru_cache
@@ -278,34 +286,34 @@ def published(task: str) -> tuple[Question, ...]:
 @needs_shared
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    ("task", "questions", "answer", "wanted"),
+    ("task", "questions", "answer", "expected"),
     [("textvqa", 5000, "yes", 5.46), ("vizwiz", 4319, "unanswerable", 52.12)],
 )
-def test_constant_answers_score_what_is_published(task: str, questions: int, answer: str, wanted: float) -> None:
+def test_published_scores_of_constant_answers(task: str, questions: int, answer: str, expected: float) -> None:
     read = published(task)
     assert len(read) == questions
     assert TASKS[task].metric is METRICS[task]
     scores = METRICS[task].compute([answer] * len(read), [question.truth for question in read])
-    assert 100 * sum(scores) / len(scores) == pytest.approx(wanted, abs=0.005)
+    assert 100 * sum(scores) / len(scores) == pytest.approx(expected, abs=0.005)
 
 
 @needs_shared
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    ("ours", "official", "task"),
+    ("metric", "official", "task"),
     [
         (textvqa_accuracy, official_textvqa, "textvqa"),
         (vizwiz_accuracy, official_vizwiz, "vizwiz"),
         (strict_vqa_accuracy, official_vqa, "textvqa"),
     ],
 )
-def test_annotators_judged_by_each_other_score_what_the_official_scorer_gives(
-    ours: Scorer, official: Callable[[str, Sequence[str]], float], task: str
+def test_annotators_score_each_other_as_in_the_official_scorer(
+    metric: Scorer, official: Callable[[str, Sequence[str]], float], task: str
 ) -> None:
     read = published(task)[::31]
     for number, question in enumerate(read):
         truth = question.truth
         assert isinstance(truth, tuple)
-        answer, *others = (str(other) for other in truth[number % 5 :])
-        said = answer.title() + "." * (number % 3)
-        assert ours(said, tuple(others)) == pytest.approx(official(said, others), abs=1e-12)
+        answer, *annotations = (str(annotation) for annotation in truth[number % 5 :])
+        text = answer.title() + "." * (number % 3)
+        assert metric(text, tuple(annotations)) == pytest.approx(official(text, annotations), abs=1e-12)
