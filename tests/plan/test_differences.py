@@ -1,4 +1,4 @@
-"""Differences name every field once, also through what steps need."""
+"""Differences name every field once, in a step and in its inputs."""
 
 from __future__ import annotations
 
@@ -22,39 +22,41 @@ def final(arm: Arm) -> Step:
     return build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,))).final_step(arm.label)
 
 
-def test_difference_follows_into_parents_and_tells_a_trunk_once() -> None:
+def test_difference_follows_into_parents_and_reports_a_trunk_once() -> None:
     other = replace(arm(), pretrain=replace(arm().pretrain, seed=7))
-    paths = [found.path for found in field_differences(final(arm()), final(other))]
+    paths = [difference.path for difference in field_differences(final(arm()), final(other))]
     assert paths == ["needs.checkpoint.needs.previous.needs.trunk.spec.pretrain.seed"]
 
 
 def test_difference_between_starts_ends_where_one_side_has_nothing() -> None:
-    found = field_differences(final(arm(0)), final(arm(80)))
-    last = next(one for one in found if one.path.endswith("needs.trunk"))
+    differences = field_differences(final(arm(0)), final(arm(80)))
+    last = next(item for item in differences if item.path.endswith("needs.trunk"))
     assert last.first == "(absent)" and last.second.startswith("pretrain-000-080-")
 
 
-def test_difference_of_a_trunk_segment_tells_the_field_once_over_the_whole_chain() -> None:
+def test_difference_of_a_trunk_segment_names_the_field_once_over_the_whole_chain() -> None:
     scale = scale_named("smoke")
     study = when(scale)
     slower = replace(scale.base.pretrain.schedule, peak_lr=1e-3)
     moved = replace(study, arms=tuple(replace(a, pretrain=replace(a.pretrain, schedule=slower)) for a in study.arms))
-    found = field_differences(
+    differences = field_differences(
         build_graph(study).final_step("start-060.s1"), build_graph(moved).final_step("start-060.s1")
     )
-    assert [one.path.rpartition("spec.")[2] for one in found] == ["pretrain.schedule.peak_lr"]
+    assert [item.path.rpartition("spec.")[2] for item in differences] == ["pretrain.schedule.peak_lr"]
 
 
 def test_difference_between_arms_names_their_fields() -> None:
-    found = {one.path: (one.first, one.second) for one in field_differences(arm(20), arm(80))}
-    assert found["name"] == ("start-020", "start-080")
-    assert set(found) == {"name", "start", "stages.0.schedule.branch_tokens"}
+    differences = {
+        difference.path: (difference.first, difference.second) for difference in field_differences(arm(20), arm(80))
+    }
+    assert differences["name"] == ("start-020", "start-080")
+    assert set(differences) == {"name", "start", "stages.0.schedule.branch_tokens"}
     assert field_differences(arm(), arm()) == ()
 
 
 def test_a_difference_prints_both_sides() -> None:
     shares = field_differences(arm(20).start, arm(80).start)
-    assert [str(one) for one in shares] == [": 1/5 | 4/5"]
+    assert [str(item) for item in shares] == [": 1/5 | 4/5"]
 
 
 def test_a_staged_share_and_a_new_part_print_as_they_are_written() -> None:
@@ -67,8 +69,8 @@ def test_a_staged_share_and_a_new_part_print_as_they_are_written() -> None:
     notes = WeightedSource(
         source=External(name="notes", form="text", tokens=Tokens(0)), share=Share(1, 2), max_epochs=2
     )
-    found = field_differences(stage.mix.text, Mixture(components=(half, notes), share_unit="rows"))
-    assert [one.path for one in found] == ["components.0.share", "components.1"]
-    assert str(found[1]).startswith(
+    differences = field_differences(stage.mix.text, Mixture(components=(half, notes), share_unit="rows"))
+    assert [item.path for item in differences] == ["components.0.share", "components.1"]
+    assert str(differences[1]).startswith(
         "components.1: (absent) | weighted_source(source=external(name=notes, form=text, tok"
     )

@@ -94,8 +94,8 @@ def test_seeds_share_data_and_the_encoder_but_no_training() -> None:
 
 def test_parents_come_first_and_the_first_seed_before_the_second() -> None:
     plan = starts(0, 40, 80, seeds=2)
-    for place, step in enumerate(plan.steps):
-        assert {parent for _, parent in step.needs} <= set(plan.steps[:place])
+    for position, step in enumerate(plan.steps):
+        assert {parent for _, parent in step.needs} <= set(plan.steps[:position])
     seeds = [step.spec.seed for step in plan.steps if step.kind in ("midtrain", "finetune")]
     assert seeds == sorted(seeds)
     kinds = [step.kind for step in plan.steps]
@@ -104,8 +104,8 @@ def test_parents_come_first_and_the_first_seed_before_the_second() -> None:
 
 def test_patches_need_pixels_and_nothing_else() -> None:
     arm = branch_at(scale_named("smoke"), Share(4, 5))
-    eyes = PatchProjectionSpec(image_size=48, patch_size=12, width=128, fit="resize")
-    stages = tuple(replace(stage, model=replace(stage.model, vision=eyes)) for stage in arm.stages)
+    patches = PatchProjectionSpec(image_size=48, patch_size=12, width=128, fit="resize")
+    stages = tuple(replace(stage, model=replace(stage.model, vision=patches)) for stage in arm.stages)
     plan = build_graph(Study(name="patches", scale="smoke", question="?", arms=(replace(arm, stages=stages),)))
     (midtrain,) = of_kind(plan, "midtrain")
     assert [role for role, _ in midtrain.needs] == ["trunk", "tokenizer", "text0", "image0", "image0.source"]

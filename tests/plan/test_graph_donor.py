@@ -1,4 +1,4 @@
-"""A public run in the place of a trunk: where its branches start, at which rate, what is one node, what is refused."""
+"""A public run in place of a trunk: starts and learning rates of branches, shared steps, errors."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ DONOR = Donor(
     schedule=Rewarm(peak_lr=4e-4, min_lr=4e-5, warmup_tokens=Tokens(2_000 * ROWS.tokens_per_step), tokens=WHOLE),
     checkpoints=((Share(2, 5), named("tiny-40")), (Share(4, 5), named("tiny-80")), (Share(1), named("tiny-100"))),
 )
-ROOM = 32_064
-"""Rows for the marks of dialogues behind the donor's 32,000."""
+LARGER_VOCAB = 32_064
+"""The donor's 32,000 tokens and those that mark dialogues."""
 
 
 def scale(donor: Donor = DONOR, **model: Any) -> Scale:
     """The paper's 1b scale on another trunk."""
     base = scale_named("1b").base
-    lm = replace(donor.model, vocab_size=ROOM, **model)
+    lm = replace(donor.model, vocab_size=LARGER_VOCAB, **model)
     stages = tuple(
         replace(stage, model=replace(stage.model, lm=lm), tokenizer=named("chat-words", "tokenizer"))
         for stage in base.stages
@@ -55,9 +55,9 @@ def scale(donor: Donor = DONOR, **model: Any) -> Scale:
     return replace(scale_named("1b"), base=replace(base, pretrain=donor, stages=stages))
 
 
-def planned(*arms: Arm, seeds: int = 1, known: dict[str, str] | None = None) -> Graph:
+def planned(*arms: Arm, seeds: int = 1, content_ids: dict[str, str] | None = None) -> Graph:
     study = Study(name="donated", scale="1b", question="?", arms=over_seeds(arms, range(1, seeds + 1)))
-    return build_graph(study, known or {})
+    return build_graph(study, content_ids or {})
 
 
 def arms(*percents: int) -> list[Arm]:
@@ -74,7 +74,7 @@ def test_a_branch_starts_at_the_donor_s_checkpoint_and_nothing_of_its_run_is_tra
         assert [role for role, _ in branch.needs][:3] == ["trunk", "tokenizer", "text0"]
 
 
-def declared(percent: int) -> float:
+def declared_lr(percent: int) -> float:
     """The donor's rate there: warm-up to 4e-4 over 2,000 steps, then a cosine to 4e-5 over the rest."""
     part = (-(-1_430_512 * percent // 100) - 2_000) / (1_430_512 - 2_000)
     return 4e-5 + 0.5 * (4e-4 - 4e-5) * (1 + cos(pi * part))
@@ -83,7 +83,7 @@ def declared(percent: int) -> float:
 def test_a_branch_continues_the_rate_that_the_donor_had_there() -> None:
     for percent in (40, 80):
         stage = branch_at(scale(), Share(percent, 100)).stages[0]
-        assert stage.schedule.lr(Tokens(0)) == pytest.approx(declared(percent), rel=1e-12)
+        assert stage.schedule.lr(Tokens(0)) == pytest.approx(declared_lr(percent), rel=1e-12)
     assert isinstance(branch_at(scale(), Share(1)).stages[0].schedule, Rewarm)
 
 
@@ -97,26 +97,28 @@ def test_seeds_share_the_checkpoint_and_start_0_needs_none() -> None:
     assert {arm.pretrain for arm in over_seeds(arms(40), [1, 2])} == {DONOR}
 
 
-def test_an_arm_without_stages_judges_the_checkpoint_itself() -> None:
+def test_an_arm_without_stages_evaluates_the_checkpoint_itself() -> None:
     arm = arms(80)[0]
-    given = replace(
-        arm, name="given", stages=(), evaluate=replace(arm.evaluate, vision_tasks=(), text_tasks=("boolq", "piqa"))
+    evaluated = replace(
+        arm, name="evaluated", stages=(), evaluate=replace(arm.evaluate, vision_tasks=(), text_tasks=("boolq", "piqa"))
     )
-    judge = planned(given).final_step("given.s1")
-    judged = judge.parent("checkpoint")
-    assert judged is not None and judged.spec == named("tiny-80")
-    assert estimate_step(judge).flops == 2 * 5_000 * 64 * tinyllama_1b().flops(64)
+    evaluation = planned(evaluated).final_step("evaluated.s1")
+    checkpoint = evaluation.parent("checkpoint")
+    assert checkpoint is not None and checkpoint.spec == named("tiny-80")
+    assert estimate_step(evaluation).flops == 2 * 5_000 * 64 * tinyllama_1b().flops(64)
 
 
 def test_the_content_of_the_checkpoint_moves_the_address_and_its_name_does_not() -> None:
     donor = replace(DONOR, checkpoints=((Share(2, 5), named("mine")),))
-    ours, same = planned(*arms(40), known={"tiny-40": "a" * 64}), branch_at(scale(donor), Share(2, 5))
-    assert planned(same, known={"mine": "a" * 64}).steps == ours.steps
-    other = planned(*arms(40), known={"tiny-40": "b" * 64})
-    moved = [new.kind for old, new in zip(ours.steps, other.steps, strict=True) if old != new]
+    graph, renamed = planned(*arms(40), content_ids={"tiny-40": "a" * 64}), branch_at(scale(donor), Share(2, 5))
+    assert planned(renamed, content_ids={"mine": "a" * 64}).steps == graph.steps
+    other = planned(*arms(40), content_ids={"tiny-40": "b" * 64})
+    moved = [new.kind for old, new in zip(graph.steps, other.steps, strict=True) if old != new]
     assert moved == ["named", "midtrain", "finetune", "evaluate"]
-    (found,) = field_differences(ours.final_step("start-040.s1"), other.final_step("start-040.s1"))
-    assert (found.first, found.second) == ("a" * 64, "b" * 64) and found.path.endswith("needs.trunk.spec.digest")
+    (difference,) = field_differences(graph.final_step("start-040.s1"), other.final_step("start-040.s1"))
+    assert (difference.first, difference.second) == ("a" * 64, "b" * 64) and difference.path.endswith(
+        "needs.trunk.spec.digest"
+    )
     assert "tiny-40" in planned(*arms(40)).undigested_names()
 
 
@@ -128,9 +130,9 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
     data, models = text.split("models")
     assert "named-tiny-40" not in data and "named-tiny-40" in models and "shared by 2 arms" in models
     terminal.print_branches(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"donor: {WHOLE:,} tokens, rate 0.0004 to 4e-05; checkpoints: tiny-40 at 40 %, tiny-80 at 80 %" in told
-    assert "a branch's text begins at its first row" in told and f"Continue {declared(40):.3e} to 3e-05" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"donor: {WHOLE:,} tokens, rate 0.0004 to 4e-05; checkpoints: tiny-40 at 40 %, tiny-80 at 80 %" in output
+    assert "a branch's text begins at its first row" in output and f"Continue {declared_lr(40):.3e} to 3e-05" in output
     rows = {
         row.step.spec.name: row.cost
         for row in estimate_cost(plan, device_spec("h100", utilisation=0.4)).step_costs
@@ -147,7 +149,7 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
 
 def test_arms_of_a_donor_differ_field_by_field_and_survive_the_canonical_form() -> None:
     first, second = arms(40, 80)
-    paths = {found.path for found in field_differences(first, second)}
+    paths = {difference.path for difference in field_differences(first, second)}
     assert paths == {"name", "start", "stages.0.schedule.branch_tokens"}
     assert serialize.from_json(serialize.to_json(DONOR)) == DONOR
 
@@ -165,15 +167,13 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("make", "words"), REFUSED, ids=[words[:40] for _, words in REFUSED])
-def test_what_contradicts_the_donor_is_refused_before_anything_is_looked_at(
-    make: Callable[[], object], words: str
-) -> None:
+def test_contradictions_with_the_donor_are_errors(make: Callable[[], object], words: str) -> None:
     with pytest.raises(QuantityError) as refused:
         make()
     assert words in str(refused.value)
 
 
-def test_other_tokens_need_rows_of_their_own() -> None:
+def test_another_tokenizer_needs_a_larger_vocabulary() -> None:
     arm = branch_at(scale(), Share(2, 5))
     lm = DONOR.model
     stages = tuple(replace(stage, model=replace(stage.model, lm=lm)) for stage in arm.stages)

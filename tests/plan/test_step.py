@@ -17,7 +17,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
 from firstsight.units import Share
 
-WORDS = {
+OTHER_WORDS = {
     "rich": "noisy",
     "determined": "all",
     "best_fit": "one_image_per_row",
@@ -39,17 +39,17 @@ def final(arm: Arm) -> Step:
     return build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,))).final_step(arm.label)
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every leaf of a canonical JSON value but the names of types."""
+def leaf_paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every leaf of a canonical JSON value except tags."""
     if isinstance(value, dict):
-        return [found for key in value if key != "type" for found in places(value[key], (*path, key))]
+        return [leaf for key in value if key != "type" for leaf in leaf_paths(value[key], (*path, key))]
     if isinstance(value, list):
-        return [found for place, item in enumerate(value) for found in places(item, (*path, place))]
+        return [leaf for index, item in enumerate(value) for leaf in leaf_paths(item, (*path, index))]
     return [path]
 
 
-def changed(value: Any, path: tuple[Any, ...]) -> Any:
-    """The value with the leaf at `path` another one of its type."""
+def with_other_leaf(value: Any, path: tuple[Any, ...]) -> Any:
+    """The value with another one of its type at `path`."""
     if not path:
         match value:
             case bool():
@@ -59,25 +59,25 @@ def changed(value: Any, path: tuple[Any, ...]) -> Any:
             case float():
                 return value + 1
             case _:
-                return WORDS[value]
+                return OTHER_WORDS[value]
     head, *rest = path
     body = list(value) if isinstance(value, list) else dict(value)
-    body[head] = 1 if head == "kv_heads" else changed(value[head], tuple(rest))
+    body[head] = 1 if head == "kv_heads" else with_other_leaf(value[head], tuple(rest))
     return body
 
 
 MIDTRAIN = next(parent for role, parent in final(arm()).needs if role == "checkpoint").parent("previous")
 TRAINED = replace(MIDTRAIN, spec=replace(MIDTRAIN.spec, model=replace(MIDTRAIN.spec.model, encoder="trained")))
-"""With an encoder that may have a rate and a decay."""
-LEAVES = [path for path in places(to_json(MIDTRAIN.spec)) if path[-1] not in ("value", "share_unit")]
+"""With an encoder whose learning rate and weight decay may be set."""
+LEAVES = [path for path in leaf_paths(to_json(MIDTRAIN.spec)) if path[-1] not in ("value", "share_unit")]
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: ".".join(map(str, path)))
 def test_every_field_of_a_spec_moves_the_address(path: tuple[Any, ...]) -> None:
-    ours = TRAINED if path[-1].startswith("encoder_") else MIDTRAIN
-    other = replace(ours, spec=from_json(changed(to_json(ours.spec), path)))
-    assert other.address != ours.address
-    assert [found.path for found in field_differences(ours, other)] == [".".join(map(str, ("spec", *path)))]
+    step = TRAINED if path[-1].startswith("encoder_") else MIDTRAIN
+    changed = replace(step, spec=from_json(with_other_leaf(to_json(step.spec), path)))
+    assert changed.address != step.address
+    assert [difference.path for difference in field_differences(step, changed)] == [".".join(map(str, ("spec", *path)))]
 
 
 def test_shares_kind_version_and_parents_move_the_address() -> None:
@@ -100,8 +100,8 @@ def test_shares_kind_version_and_parents_move_the_address() -> None:
 
 
 def test_the_order_of_needs_is_not_part_of_the_identity() -> None:
-    turned = replace(MIDTRAIN, needs=tuple(reversed(MIDTRAIN.needs)))
-    assert turned == MIDTRAIN and hash(turned) == hash(MIDTRAIN)
+    reordered = replace(MIDTRAIN, needs=tuple(reversed(MIDTRAIN.needs)))
+    assert reordered == MIDTRAIN and hash(reordered) == hash(MIDTRAIN)
 
 
 def test_a_whole_study_has_the_same_addresses_when_built_again() -> None:

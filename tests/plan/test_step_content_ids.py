@@ -1,4 +1,4 @@
-"""Addresses of the user's own data: by content, whatever it is called and wherever it lies."""
+"""Addresses of the user's own data depend on its content, not on its name or path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.units import Share, Tokens
 
 ARM = branch_at(scale_named("1b"), Share(4, 5))
-KNOWN = {
+CONTENT_IDS = {
     "dclm-mix": "d" * 64,
     "datacomp-dr-1b with synthetic captions": "c" * 64,
     "llava-v1.5-multimodal": "a" * 64,
@@ -31,8 +31,8 @@ KNOWN = {
 }
 
 
-def planned(arm: Arm, known: dict[str, str]) -> Graph:
-    return build_graph(Study(name="one", scale="1b", question="?", arms=(arm,)), known)
+def planned(arm: Arm, content_ids: dict[str, str]) -> Graph:
+    return build_graph(Study(name="one", scale="1b", question="?", arms=(arm,)), content_ids)
 
 
 def renamed(value: Any, names: dict[str, str]) -> Any:
@@ -60,24 +60,26 @@ def test_names_do_not_matter_where_content_is_known() -> None:
         pretrain=renamed(ARM.pretrain, names),
         stages=tuple(renamed(stage, names) for stage in ARM.stages),
     )
-    known = {names.get(name, name): digest for name, digest in KNOWN.items()}
-    assert addresses(planned(other, known)) == addresses(planned(ARM, KNOWN))
+    content_ids = {names.get(name, name): digest for name, digest in CONTENT_IDS.items()}
+    assert addresses(planned(other, content_ids)) == addresses(planned(ARM, CONTENT_IDS))
     unmoved = set(addresses(planned(other, {}))) & set(addresses(planned(ARM, {})))
-    assert {address.split("-")[0] for address in unmoved} == {"named"} and len(unmoved) == 3  # the names that we kept
-    assert not any(name in address for name in KNOWN for address in addresses(planned(ARM, KNOWN)))
+    assert {address.split("-")[0] for address in unmoved} == {"named"} and len(
+        unmoved
+    ) == 3  # the names that did not change
+    assert not any(name in address for name in CONTENT_IDS for address in addresses(planned(ARM, CONTENT_IDS)))
 
 
-def test_neither_does_a_declared_size() -> None:
+def test_a_declared_size_does_not_matter() -> None:
     def sized(tokens: int) -> Arm:
         text = single_source(External(name="dclm-mix", form="text", tokens=Tokens(tokens)))
         return replace(ARM, pretrain=replace(ARM.pretrain, text=text))
 
-    assert addresses(planned(sized(0), KNOWN)) == addresses(planned(sized(10**15), KNOWN))
+    assert addresses(planned(sized(0), CONTENT_IDS)) == addresses(planned(sized(10**15), CONTENT_IDS))
 
 
-@pytest.mark.parametrize("name", list(KNOWN))
+@pytest.mark.parametrize("name", list(CONTENT_IDS))
 def test_every_content_moves_what_reads_it_and_nothing_else(name: str) -> None:
-    before, after = planned(ARM, KNOWN), planned(ARM, {**KNOWN, name: "e" * 64})
+    before, after = planned(ARM, CONTENT_IDS), planned(ARM, {**CONTENT_IDS, name: "e" * 64})
     reads = {
         "dclm-mix": {"named", "prepare", "pretrain", "midtrain", "finetune", "evaluate"},
         "datacomp-dr-1b with synthetic captions": {"named", "prepare", "midtrain", "finetune", "evaluate"},
@@ -99,42 +101,42 @@ def test_content_read_in_two_ways_is_two_contents() -> None:
     real = single_source(captions.external)
     stage = replace(ARM.stages[0], mix=replace(ARM.stages[0].mix, images=real))
     both = Study(name="two", scale="1b", question="?", arms=(ARM, replace(ARM, name="real", stages=(stage,))))
-    known = {**KNOWN, "datacomp-dr-1b": "f" * 64}
-    assert content_key(captions) in known and content_key(captions.external) in known
-    leaves = [step for step in build_graph(both, known).steps if step.spec == captions.external]
-    assert len(leaves) == 2 and build_graph(both, known).undigested_names() == ()
-    assert build_graph(both, KNOWN).undigested_names() == ("datacomp-dr-1b",)
+    content_ids = {**CONTENT_IDS, "datacomp-dr-1b": "f" * 64}
+    assert content_key(captions) in content_ids and content_key(captions.external) in content_ids
+    leaves = [step for step in build_graph(both, content_ids).steps if step.spec == captions.external]
+    assert len(leaves) == 2 and build_graph(both, content_ids).undigested_names() == ()
+    assert build_graph(both, CONTENT_IDS).undigested_names() == ("datacomp-dr-1b",)
 
 
-def test_a_plan_without_content_says_what_it_lacks_and_a_known_one_keeps_names_for_people() -> None:
-    assert len(planned(ARM, {}).undigested_names()) == 6 and planned(ARM, KNOWN).undigested_names() == ()
-    drawn = "\n".join(render_tree(planned(ARM, KNOWN)))
+def test_names_without_a_digest_are_listed_and_names_stay_readable() -> None:
+    assert len(planned(ARM, {}).undigested_names()) == 6 and planned(ARM, CONTENT_IDS).undigested_names() == ()
+    drawn = "\n".join(render_tree(planned(ARM, CONTENT_IDS)))
     for name in ("dclm-mix", "datacomp-dr-1b", "gpt-neox-20b", "paper-benchmarks"):
         assert f"({name})" in drawn
 
 
-def test_what_was_prepared_outside_is_published_without_a_second_copy(tmp_path: Path) -> None:
-    steps = planned(ARM, KNOWN)
+def test_an_adopted_folder_is_linked_not_copied(tmp_path: Path) -> None:
+    steps = planned(ARM, CONTENT_IDS)
     (step, *_) = [step for step in steps.steps if isinstance(step.spec, Prepare)]
     made = tmp_path / "made"
     (made / "deep").mkdir(parents=True)
     (made / "deep" / "tokens.npy").write_bytes(b"12345")
     (made / "manifest.json").write_text("{}")
     store = Store(tmp_path / "runs")
-    torn = store.work_folder(step.address) / "left by a killed run"
-    torn.write_text("x")
-    goal = store.adopt(step, made)
+    leftover = store.work_folder(step.address) / "left by a killed run"
+    leftover.write_text("x")
+    result = store.adopt(step, made)
     assert store.has(step.address) and store.verify(step.address) == ()
     assert sorted(store.provenance(step.address)["files"]) == ["deep/tokens.npy", "manifest.json"]
-    assert (goal / "deep" / "tokens.npy").stat().st_ino == (made / "deep" / "tokens.npy").stat().st_ino
-    assert store.provenance(step.address)["identities"] == KNOWN
-    assert store.adopt(step, tmp_path / "not read") == goal
+    assert (result / "deep" / "tokens.npy").stat().st_ino == (made / "deep" / "tokens.npy").stat().st_ino
+    assert store.provenance(step.address)["identities"] == CONTENT_IDS
+    assert store.adopt(step, tmp_path / "not read") == result
 
 
 def test_two_runs_do_not_publish_the_same_at_once(tmp_path: Path) -> None:
-    (step, *_) = [step for step in planned(ARM, KNOWN).steps if isinstance(step.spec, Prepare)]
+    (step, *_) = [step for step in planned(ARM, CONTENT_IDS).steps if isinstance(step.spec, Prepare)]
     (tmp_path / "made").mkdir()
     store = Store(tmp_path / "runs")
-    with store.lock(step.address) as free, pytest.raises(StoreError, match="another run"):
-        assert free
+    with store.lock(step.address) as is_free, pytest.raises(StoreError, match="another run"):
+        assert is_free
         store.adopt(step, tmp_path / "made")

@@ -1,4 +1,4 @@
-"""The store: whole or not at all, ours or refused, damage noticed."""
+"""The store: atomic publishing, foreign folders and formats, damage."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def published(store: Store, step: Step) -> Path:
 
 
 def test_a_result_is_published_whole_with_its_provenance_outside(tmp_path: Path) -> None:
-    store, thing = Store(tmp_path / "runs"), step()
-    child = step("child", source=thing)
-    published(store, thing)
+    store, result_step = Store(tmp_path / "runs"), step()
+    child = step("child", source=result_step)
+    published(store, result_step)
     folder = published(store, child)
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
         "a.txt",
         "deep/b.txt",
     ]
-    note = store.provenance(child.address)
-    assert note["needs"] == {"source": thing.address} and note["spec"]["name"] == "child"
-    assert note["started"] == NOW.isoformat() and note["ended"] > note["started"]
-    assert set(note["code"]) == {"commit", "python", "packages"} and "torch" in note["code"]["packages"]
+    record = store.provenance(child.address)
+    assert record["needs"] == {"source": result_step.address} and record["spec"]["name"] == "child"
+    assert record["started"] == NOW.isoformat() and record["ended"] > record["started"]
+    assert set(record["code"]) == {"commit", "python", "packages"} and "torch" in record["code"]["packages"]
     assert store.has(child.address) and not (tmp_path / "runs" / "work" / child.address).exists()
     assert not list((tmp_path / "runs").rglob(".*"))
 
 
-def test_nothing_left_is_not_a_result(tmp_path: Path) -> None:
-    store, thing = Store(tmp_path), step()
-    store.work_folder(thing.address)
+def test_an_empty_folder_is_not_a_result(tmp_path: Path) -> None:
+    store, result_step = Store(tmp_path), step()
+    store.work_folder(result_step.address)
     with pytest.raises(StepFailed, match="left nothing"):
-        store.publish(thing, started=NOW)
-    assert not store.has(thing.address)
+        store.publish(result_step, started=NOW)
+    assert not store.has(result_step.address)
 
 
 def test_the_working_folder_survives(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_the_working_folder_survives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "lost", "foreign"])
 def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
-    store, thing = Store(tmp_path), step()
-    folder = published(store, thing)
-    assert store.verify(thing.address) == ()
+    store, result_step = Store(tmp_path), step()
+    folder = published(store, result_step)
+    assert store.verify(result_step.address) == ()
     match damage:
         case "changed":
             (folder / "a.txt").write_text("onf")
@@ -72,21 +72,21 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
             (folder / "a.txt").unlink()
         case _:
             (folder / "c.txt").write_text("three")
-    assert store.verify(thing.address) == (f"{'c' if damage == 'foreign' else 'a'}.txt: {damage}",)
+    assert store.verify(result_step.address) == (f"{'c' if damage == 'foreign' else 'a'}.txt: {damage}",)
 
 
-def test_lost_provenance_is_said(tmp_path: Path) -> None:
-    store, thing = Store(tmp_path), step()
-    published(store, thing)
-    (tmp_path / "provenance" / f"{thing.address}.json").write_text("{")
+def test_lost_provenance_is_an_error(tmp_path: Path) -> None:
+    store, result_step = Store(tmp_path), step()
+    published(store, result_step)
+    (tmp_path / "provenance" / f"{result_step.address}.json").write_text("{")
     with pytest.raises(DataError, match="wanted the provenance"):
-        store.verify(thing.address)
+        store.verify(result_step.address)
 
 
 def test_one_holder_a_lock(tmp_path: Path) -> None:
     one, two = Store(tmp_path), Store(tmp_path)
-    with one.lock("a-1") as mine, two.lock("a-1") as theirs, two.lock("b-1") as other:
-        assert (mine, theirs, other) == (True, False, True)
+    with one.lock("a-1") as is_first, two.lock("a-1") as is_second, two.lock("b-1") as is_other:
+        assert (is_first, is_second, is_other) == (True, False, True)
         assert two.is_locked("a-1")
     assert not two.is_locked("a-1")
 
@@ -110,9 +110,9 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("sign", ["{", "[]", '{"firstsight": "other"}', json.dumps({"format": STORE_FORMAT})])
-def test_a_foreign_sign_is_refused(tmp_path: Path, sign: str) -> None:
-    (tmp_path / "store.json").write_text(sign)
+@pytest.mark.parametrize("marker", ["{", "[]", '{"firstsight": "other"}', json.dumps({"format": STORE_FORMAT})])
+def test_a_foreign_marker_is_refused(tmp_path: Path, marker: str) -> None:
+    (tmp_path / "store.json").write_text(marker)
     with pytest.raises(StoreError, match="does not belong"):
         Store(tmp_path)
 
