@@ -60,7 +60,7 @@ def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokeniz
     return OverlapReport(
         image_overlaps=image_overlaps,
         text_overlaps=tuple(counter.rare_overlaps(items, tokenizer)),
-        phrases=tuple(counter.common_phrases(items, tokenizer)),
+        phrases=tuple(counter.frequent_phrases(items, tokenizer)),
         coverage=coverage,
     )
 
@@ -153,7 +153,7 @@ class _NgramCounter:
         longest = max(runs, key=len)
         return self._index.tokens[int(longest[0]) : int(longest[-1]) + NGRAM_SIZE].tolist()
 
-    def common_phrases(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[CommonPhrase]:
+    def frequent_phrases(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[CommonPhrase]:
         """The most common n-gram of every text that has a common one."""
         common = np.flatnonzero(self._record_counts > MAX_RARE_RECORDS)
         most_common = dict[int, int]()

@@ -116,7 +116,7 @@ class SampleChunk:
         return mask
 
     def segments(
-        self, sample_ids: np.ndarray, starts: np.ndarray, image_starts: np.ndarray, ends: SegmentEnds
+        self, sample_ids: np.ndarray, starts: np.ndarray, image_starts: np.ndarray, *, ends: SegmentEnds
     ) -> Segments:
         """Segments of the chunk's samples `sample_ids` from given tokens and images to `ends`."""
         return Segments(
@@ -150,7 +150,7 @@ def _split_texts(chunk: SampleChunk) -> tuple[Segments, DroppedCounts]:
         chunk.token_stops[sample_ids],
     )
     ends, zeros = np.minimum(starts + chunk.length, stops), np.zeros(len(sample_ids), dtype=np.int64)
-    segments = chunk.segments(sample_ids, starts, zeros, SegmentEnds(ends, zeros, ends < stops))
+    segments = chunk.segments(sample_ids, starts, zeros, ends=SegmentEnds(ends, zeros, ends < stops))
     return segments, DroppedCounts(split=int((parts > 1).sum()))
 
 
@@ -160,7 +160,7 @@ def _split_interleaved(chunk: SampleChunk) -> tuple[Segments, DroppedCounts]:
     starts, image_starts = chunk.samples["tokens_from"], chunk.image_starts
     while len(ids):
         ends = _segment_ends(chunk, starts, image_starts, ids)
-        rounds.append(chunk.segments(ids, starts, image_starts, ends))
+        rounds.append(chunk.segments(ids, starts, image_starts, ends=ends))
         stops, image_stops = chunk.token_stops[ids], chunk.image_stops[ids]
         is_target_only = ends.has_next_token & (ends.tokens == stops - 1) & (ends.images == image_stops)
         rest = (ends.tokens < stops) & ~is_target_only
@@ -185,7 +185,7 @@ def _truncate(chunk: SampleChunk) -> tuple[Segments, DroppedCounts]:
     fit = np.flatnonzero(~is_skipped)
     counts = DroppedCounts(int(dropped.sum()), int(((dropped > 0) & ~is_skipped).sum()), int(is_skipped.sum()))
     fit_ends = SegmentEnds(ends[fit], image_ends[fit], has_next_token[fit])
-    return chunk.segments(fit, starts[fit], chunk.image_starts[fit], fit_ends), counts
+    return chunk.segments(fit, starts[fit], chunk.image_starts[fit], ends=fit_ends), counts
 
 
 def _last_answer_end(index: Index, start: int, end: int) -> int:
