@@ -120,7 +120,7 @@ class Comparison:
         """95 % interval over questions of an arm's mean stable score over its seeds, centred on that mean."""
         scores = self.stable_scores(name, kind)
         tasks = {task for gains in stable_gains(self._rows, name, kind).values() for task in gains}
-        answers = self._common_answers([name], sorted(scores), tasks=tasks)
+        answers = self._shared_answers([name], sorted(scores), tasks=tasks)
         if answers is None:
             return None
         sample = _clustered_scores(answers, answers.select(pl.mean_horizontal("^score.*$")).to_series())
@@ -130,7 +130,7 @@ class Comparison:
 
     def paired_samples(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> list[ClusteredScores]:
         """For each seed the paired differences over the questions that all these runs answered; empty without any."""
-        answers = self._common_answers([pair.a, pair.b], seeds, tasks=tasks)
+        answers = self._shared_answers([pair.a, pair.b], seeds, tasks=tasks)
         if answers is None:
             return []
         return [
@@ -138,7 +138,7 @@ class Comparison:
             for seed in seeds
         ]
 
-    def common_tasks(self, pair: ArmPair, seeds: Sequence[int]) -> list[str]:
+    def shared_tasks(self, pair: ArmPair, seeds: Sequence[int]) -> list[str]:
         """The stable score's tasks that all runs of a pair have."""
         gains = [stable_gains(self._rows, name, pair.kind) for name in (pair.a, pair.b)]
         runs = [set(by_seed[seed]) for by_seed in gains for seed in seeds]
@@ -159,7 +159,7 @@ class Comparison:
     def _uncorrected_difference(self, pair: ArmPair) -> PairedDifference | None:
         gains_a, gains_b = (stable_gains(self._rows, name, pair.kind) for name in (pair.a, pair.b))
         seeds = sorted(gains_a.keys() & gains_b.keys())
-        tasks = self.common_tasks(pair, seeds)
+        tasks = self.shared_tasks(pair, seeds)
         if not tasks:
             return None
         arm_scores = self.seed_scores(pair, seeds=seeds, tasks=tasks)
@@ -176,7 +176,7 @@ class Comparison:
             addresses=tuple(a.address for a in self._arms if a.name in (pair.a, pair.b) and a.seed in seeds),
         )
 
-    def _common_answers(
+    def _shared_answers(
         self, names: Sequence[str], seeds: Sequence[int], *, tasks: Collection[str]
     ) -> pl.DataFrame | None:
         """Questions that all these runs answered with the image: image, split, and a score_NAME_SEED for each run."""

@@ -68,7 +68,7 @@ def variance_components(
         )
     reference = max((difference for difference, _ in differences), key=lambda difference: len(difference.per_seed))
     seeds = [seed for seed, _ in reference.per_seed]
-    tasks = comparison.common_tasks(reference.pair, seeds)
+    tasks = comparison.shared_tasks(reference.pair, seeds)
     seed_scores = comparison.seed_scores(reference.pair, seeds=seeds, tasks=tasks)
     residual = float(np.mean([estimate.residual_variance * len(d.per_seed) for d, estimate in differences]))
     question = float(np.mean([estimate.question_variance - estimate.residual_variance for _, estimate in differences]))
