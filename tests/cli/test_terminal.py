@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firstsight.cli import terminal
-from firstsight.workspace.source_findings import Finding
+from firstsight.workspace.doctor import Finding
 
 
 def test_lines_are_printed_without_markup_and_unbroken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,6 @@ from firstsight.recipe.scales import scale_named
 from firstsight.studies.when import when
 from firstsight.workspace.evaluation import (
     Benchmarks,
-    EvaluationRequest,
     evaluate_named,
     find_benchmark_tasks,
     is_vision_language,
@@ -75,8 +74,8 @@ def test_a_folder_of_benchmarks_has_the_tasks_of_its_subfolders(benchmarks: Path
 def test_an_evaluation_needs_no_terminal(
     checkpoint: Callable[[str], Path], benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    request = EvaluationRequest(checkpoint=str(checkpoint("lm")), benchmarks=benchmarks, tasks="pope", blind=True)
-    evaluation = evaluate_named(request, study=STUDY, out=tmp_path / "runs")
+    name, out = str(checkpoint("lm")), tmp_path / "runs"
+    evaluation = evaluate_named(name, study=STUDY, out=out, benchmarks=benchmarks, tasks="pope", blind=True)
     assert evaluation.has_paper_prompts and evaluation.scores["tasks"]["pope"]["blind"] is not None
     assert (evaluation.folder / "answers.jsonl").is_file()
     assert capsys.readouterr() == ("", "")

@@ -11,7 +11,7 @@ from firstsight.errors import RequestError
 from firstsight.files import FileDigests
 from firstsight.recipe.mixture import ExternalForm
 from firstsight.site import Location
-from firstsight.workspace.source_findings import prepared_names
+from firstsight.workspace.doctor import prepared_names
 from firstsight.workspace.sources import content_digest
 
 FILES: dict[ExternalForm, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -8,7 +8,7 @@ import pytest
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.units import Share, Tokens
-from firstsight.workspace import machine
+from firstsight.workspace import doctor
 from firstsight.workspace.study_functions import StudyParameter, find_study_function, shipped_studies
 from tests.cli.command_line import STUDY_FILE, refused
 from tests.cli.conftest import study_file
@@ -40,7 +40,7 @@ def test_an_invalid_study_file_is_refused(
 def test_a_missing_optional_package_is_named_with_its_extra(
     capsys: pytest.CaptureFixture[str], study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(machine.EXTRAS, "no_such_module", ("eval", "text tasks"))
+    monkeypatch.setitem(doctor.EXTRAS, "no_such_module", ("eval", "text tasks"))
     study_file.write_text("import no_such_module.below")
     assert "pip install 'firstsight[eval]'" in refused(capsys, "plan", study_file, "--scale", "smoke")
 

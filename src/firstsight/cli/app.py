@@ -21,7 +21,7 @@ from firstsight.cli.score import score
 from firstsight.cli.study import explain, plan, power, preview, report, run
 from firstsight.cli.study_options import RUNS, OutOption, requested_study, with_study
 from firstsight.errors import FirstsightError, RequestError
-from firstsight.workspace.machine import machine_findings, missing_package
+from firstsight.workspace.doctor import machine_findings, missing_package
 
 STOPPED_MESSAGE = "stopped. The same command resumes from what is done."
 STOPPED = 130

@@ -33,57 +33,47 @@ def evaluate(
     Answers are stored as they come: the same command resumes after a stop, and never generates an answer twice.
     Example: firstsight evaluate start-080.s1 --tasks pope,vqav2
     """
-    from firstsight.workspace.evaluation import EvaluationRequest, evaluate_named
+    from firstsight.workspace.evaluation import evaluate_named
 
-    request = EvaluationRequest(
-        checkpoint=checkpoint,
+    evaluation = evaluate_named(
+        checkpoint,
+        study=study,
+        out=out,
         benchmarks=benchmarks,
         tasks=tasks,
         blind=blind,
-        text_only=text_only,
-        text_model=text_model,
+        text_model=text_model or text_only,
+        display=TerminalProgress(),
     )
-    evaluation = evaluate_named(request, study=study, out=out, display=TerminalProgress())
-    scores = evaluation.scores
-    terminal.print_table(_score_table(scores["tasks"]))
-    if baselines := _baseline_table(scores["tasks"]):
+    scores = evaluation.scores["tasks"]
+    terminal.print_table(_score_table(scores))
+    if baselines := [key for key in BASELINE_LABELS if any(task[key] is not None for task in scores.values())]:
         terminal.print_lines([""])
-        terminal.print_table(baselines)
-    versions = _version_lines(scores["tasks"]) if evaluation.has_paper_prompts else ()
-    terminal.print_lines(["", *versions, *_mean_lines(scores), f"kept: {evaluation.folder}"])
+        terminal.print_table(_baseline_table(scores, baselines))
+    versions = _version_lines(scores) if evaluation.has_paper_prompts else ()
+    terminal.print_lines(["", *versions, *_mean_lines(evaluation.scores), f"kept: {evaluation.folder}"])
 
 
-def _score_table(tasks: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _score_table(tasks: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """A row for each task: its score with images."""
-    head = ("task", "metric", "questions", "unreadable", "score", "95 % interval", "chance")
-    rows = [
-        (
-            name,
-            str(scores["metric"]),
-            f"{scores['n']:,}",
-            f"{scores['unreadable']:,}",
-            _format_score(scores["score"]),
-            _format_interval(scores["interval"]),
-            _format_score(scores["chance"]),
-        )
-        for name, scores in tasks.items()
-    ]
-    return [head, *rows]
+    yield ("task", "metric", "questions", "unreadable", "score", "95 % interval", "chance")
+    for name, task in tasks.items():
+        counts = (f"{task['n']:,}", f"{task['unreadable']:,}")
+        score, interval = _format_score(task["score"]), _format_interval(task["interval"])
+        yield (name, task["metric"], *counts, score, interval, _format_score(task["chance"]))
 
 
-def _baseline_table(tasks: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each task: its baselines, and how far the score is above each; without columns that would be empty."""
-    keys = [key for key in BASELINE_LABELS if any(scores[key] is not None for scores in tasks.values())]
-    head = ("task", *(cell for key in keys for cell in (BASELINE_LABELS[key], "above it", "95 % of that")))
-    rows = [(name, *(cell for key in keys for cell in _baseline_cells(scores, key))) for name, scores in tasks.items()]
-    return [head, *rows] if keys else []
+def _baseline_table(tasks: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """A row for each task: its baselines, and how far the score is above each."""
+    yield ("task", *(cell for key in keys for cell in (BASELINE_LABELS[key], "above it", "95 % of that")))
+    for name, task in tasks.items():
+        yield (name, *(cell for key in keys for cell in _baseline_cells(task, key)))
 
 
-def _baseline_cells(scores: Mapping[str, Any], key: str) -> tuple[str, str, str]:
-    above = scores["over"].get(key)
-    if above is None:
-        return _format_score(scores[key]), "", ""
-    return _format_score(scores[key]), f"{above['difference']:+.3f}", _format_interval(above["interval"])
+def _baseline_cells(task: Mapping[str, Any], key: str) -> tuple[str, str, str]:
+    above = task["over"].get(key)
+    difference, interval = (f"{above['difference']:+.3f}", above["interval"]) if above else ("", None)
+    return _format_score(task[key]), difference, _format_interval(interval)
 
 
 def _version_lines(tasks: Mapping[str, Any]) -> Iterator[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn
 from rich.progress import Progress as RichProgress
 
 from firstsight.cli.terminal import make_console
@@ -31,68 +31,60 @@ class TerminalProgress:
     @contextmanager
     def task(self, name: str) -> Iterator[ProgressCallback]:
         """Show how much of one piece of work is done."""
-        with _View(self._console).shown() as view:
+        view = _View(self._console)
 
-            def on_progress(progress: Progress) -> None:
-                amount = f"{progress.done:,} of {progress.total:,} {progress.unit}"
-                text = ", ".join(filter(None, (amount, _format_metrics(progress.metrics))))
-                left = view.seconds() * (progress.total / progress.done - 1) if progress.done else None
-                view.update_bar(name, f"{text}, {_format_left(left)}", done=progress.done, total=progress.total)
-                view.print_regularly(lambda: f"{name}: {_percent(progress)}, {text}")
+        def on_progress(progress: Progress) -> None:
+            amount = f"{progress.done:,} of {progress.total:,} {progress.unit}"
+            text = ", ".join(filter(None, (amount, _format_metrics(progress.metrics))))
+            left = view.seconds() * (progress.total / progress.done - 1) if progress.done else None
+            view.update_bar(name, f"{text}, {_format_left(left)}", done=progress.done, total=progress.total)
+            view.print_regularly(f"{name}: {_percent(progress)}, {text}")
 
+        with view.progress:
             yield on_progress
 
     @contextmanager
     def steps(self, count: int) -> Iterator[EventCallback]:
         """Show a run of `count` steps: how far each running step is, and how long the whole run will still take."""
-        with _View(self._console).shown() as view:
+        view = _View(self._console)
+        with view.progress:
             yield _StepEvents(view, count)
 
 
 class _View:
-    """Bars by name in a terminal; without a terminal, lines."""
+    """Bars by name in a terminal, while `progress` is entered; without a terminal, lines."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._bars = console, dict[str, TaskID]()
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), TaskProgressColumn())
-        self._progress = RichProgress(
-            *columns,
-            TextColumn("{task.fields[text]}"),
-            console=console,
-            refresh_per_second=4,
-            transient=True,
-            disable=not console.is_terminal,
+        columns = ("{task.description}", BarColumn(bar_width=28), TaskProgressColumn(), "{task.fields[text]}")
+        has_bars = console.is_terminal
+        self.progress = RichProgress(
+            *columns, console=console, refresh_per_second=4, transient=True, disable=not has_bars
         )
+        self._console, self._has_bars, self._bars = console, has_bars, dict[str, TaskID]()
         self._started = self._printed = time.monotonic()
-
-    @contextmanager
-    def shown(self) -> Iterator[_View]:
-        """Show the bars while the context is open."""
-        with self._progress:
-            yield self
 
     def seconds(self) -> float:
         """Since the view was made."""
         return time.monotonic() - self._started
 
     def update_bar(self, name: str, text: str, *, done: float | int = 0, total: float | int | None = None) -> None:
-        """Show a bar; without a total it only shows that work goes on."""
+        """Show a bar; without a total it only shows that work continues."""
         if name not in self._bars:
-            self._bars[name] = self._progress.add_task(escape(name), total=None, text="")
-        self._progress.update(self._bars[name], completed=done, total=total, text=escape(text))
+            self._bars[name] = self.progress.add_task(escape(name), total=None, text="")
+        self.progress.update(self._bars[name], completed=done, total=total, text=escape(text))
 
     def remove_bar(self, name: str) -> None:
         if name in self._bars:
-            self._progress.remove_task(self._bars.pop(name))
+            self.progress.remove_task(self._bars.pop(name))
 
-    def print_regularly(self, line: Callable[[], str]) -> None:
+    def print_regularly(self, line: str) -> None:
         """Print a line if there is no terminal and the last one was printed long enough ago."""
-        if not self._console.is_terminal and time.monotonic() - self._printed >= LINE_INTERVAL:
+        if not self._has_bars and time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
-            self.print(line())
+            self.print(line)
 
-    def print(self, line: str, *, in_terminal: bool = False) -> None:
-        if in_terminal or not self._console.is_terminal:
+    def print(self, line: str, *, beside_bars: bool = False) -> None:
+        if beside_bars or not self._has_bars:
             self._console.print(line, markup=False, soft_wrap=True)
 
 
@@ -116,23 +108,21 @@ class _StepEvents:
         self._view.update_bar("study", text, done=passed, total=None if left is None else passed + left)
 
     def _show_running(self, event: StepEvent) -> None:
-        progress = event.progress or Progress(done=0, total=0, unit="")
-        self._view.update_bar(
-            _step_name(event), _format_metrics(progress.metrics), done=progress.done, total=progress.total or None
-        )
-        running = self._running.values()
-        self._view.print_regularly(
-            lambda: f"{self._position()} {_format_left(event.seconds_left)} | {'; '.join(map(_running_text, running))}"
-        )
+        done, total, text = 0, None, ""
+        if progress := event.progress:
+            done, total, text = progress.done, progress.total or None, _format_metrics(progress.metrics)
+        self._view.update_bar(_step_name(event), text, done=done, total=total)
+        running = "; ".join(map(_running_text, self._running.values()))
+        self._view.print_regularly(f"{self._position()} {_format_left(event.seconds_left)} | {running}")
 
     def _show_finished(self, event: StepEvent) -> None:
-        name = _step_name(event)
+        name, seconds = _step_name(event), f"{event.seconds:.1f} s"
         self._view.remove_bar(name)
         if event.kind == "published":
-            self._view.print(f"{self._position()} {name} done in {event.seconds:.1f} s ({event.step.address})")
+            self._view.print(f"{self._position()} {name} done in {seconds} ({event.step.address})")
         elif event.kind == "failed":
-            line = f"{self._position()} {name} FAILED after {event.seconds:.1f} s: {last_line(event.reason)}"
-            self._view.print(line, in_terminal=True)
+            line = f"{self._position()} {name} FAILED after {seconds}: {last_line(event.reason)}"
+            self._view.print(line, beside_bars=True)
 
     def _position(self) -> str:
         return f"[{format_clock(self._view.seconds())} {self._finished}/{self._count}]"
@@ -157,10 +147,9 @@ def _percent(progress: Progress) -> str:
 
 def _format_metrics(metrics: Mapping[str, float]) -> str:
     """Counts and speeds in three digits, other values in three decimals; the learning rate is left out."""
+    counts = {name for name, value in metrics.items() if "/s" in name or value == round(value)}
     return "  ".join(
-        f"{format_count(float(round(value)))} {name}"
-        if "/s" in name or value == round(value)
-        else f"{name} {value:.3f}"
+        f"{format_count(float(round(value)))} {name}" if name in counts else f"{name} {value:.3f}"
         for name, value in metrics.items()
         if name != "lr"
     )

@@ -48,14 +48,16 @@ def score(
         out_json.write_text(json.dumps(scoring.score_summary(scored), indent=1) + "\n", encoding="utf-8")
     if rows:
         rows.write_text(scoring.answers_jsonl(scored), encoding="utf-8")
-    other_answers = scoring.describe_unmatched_answers(scored) if scored.joined_answers.unmatched else ""
-    details = list(_detail_lines(scored, other_answers))
+    details = list(_detail_lines(scored))
     if scored.missing_count > allowed * len(scored.rows):
         raise RequestError("\n".join([_too_few_answers(scored, str(allowed)), *details]))
     terminal.print_table(_score_table(scored))
     if scored.splits:
         terminal.print_lines([""])
-        terminal.print_table(_split_table(scored))
+        rows_by_split = (
+            (split, *(_percent(part[key]) for key in POPE_COLUMNS)) for split, part in scored.splits.items()
+        )
+        terminal.print_table([("split", *POPE_COLUMNS.values()), *rows_by_split])
     terminal.print_lines(["", *details])
 
 
@@ -68,12 +70,7 @@ def _score_table(scored: ScoredAnswers) -> list[tuple[str, ...]]:
     return [head, (*name, _percent(scored.score), interval, *(f"{count:,}" for count in counts))]
 
 
-def _split_table(scored: ScoredAnswers) -> list[tuple[str, ...]]:
-    rows = [(split, *(_percent(scores[key]) for key in POPE_COLUMNS)) for split, scores in scored.splits.items()]
-    return [("split", *POPE_COLUMNS.values()), *rows]
-
-
-def _detail_lines(scored: ScoredAnswers, other_answers: str) -> Iterator[str]:
+def _detail_lines(scored: ScoredAnswers) -> Iterator[str]:
     """How the answers were matched to the questions, and what is missing or surplus, a line each."""
     joined = scored.joined_answers
     unit = "CIDEr x 100" if scored.task.metric.name == "cider" else "percent"
@@ -94,11 +91,13 @@ def _detail_lines(scored: ScoredAnswers, other_answers: str) -> Iterator[str]:
         questions = _counted(joined.shared_across_splits, "question is", "questions are")
         yield f"{questions} answered by another split's answer to the same question text and image"
     if joined.unmatched:
+        from firstsight.evaluate.offline_scoring.scoring import describe_unmatched_answers
+
         answers = _counted(len(joined.unmatched), "answer is to another question", "answers are to other questions")
-        yield f"{answers}, which does not count: {other_answers}"
-    if joined.unmatched and scored.missing_count:
-        versions = "; ".join(version.name for version in scored.task.published) or "none is known"
-        yield f"both at once often mean that the model was given another version of the benchmark (known: {versions})"
+        yield f"{answers}, which does not count: {describe_unmatched_answers(scored)}"
+        if scored.missing_count:
+            versions = "; ".join(version.name for version in scored.task.published) or "none is known"
+            yield f"both at once often mean that the model was given another benchmark version (known: {versions})"
 
 
 def _counted(count: int, singular: str, plural: str) -> str:
@@ -106,10 +105,10 @@ def _counted(count: int, singular: str, plural: str) -> str:
 
 
 def _too_few_answers(scored: ScoredAnswers, allowed: str) -> str:
-    share = scored.missing_count / len(scored.rows)
+    missing, total = scored.missing_count, len(scored.rows)
     return (
-        f"{scored.missing_count:,} of {len(scored.rows):,} questions have no answer ({share:.1%}); at most {allowed} "
-        f"may lack one. Counted as wrong, the score is {_percent(scored.score)}; over the answered ones alone it is "
+        f"{missing:,} of {total:,} questions have no answer ({missing / total:.1%}); at most {allowed} may lack one. "
+        f"Counted as wrong, the score is {_percent(scored.score)}; over the answered ones alone it is "
         f"{_percent(scored.answered_score or 0.0)}. Give the other answers or the model's question file too, or allow "
         "more with --missing."
     )

@@ -9,13 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from firstsight.plan import estimate
-from firstsight.plan.estimate import CostEstimate
+from firstsight.plan.estimate import CostEstimate, estimate_table
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Donor, Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Tokens
-from firstsight.workspace.source_findings import Finding
+from firstsight.workspace.doctor import Finding
 
 
 def make_console(*, errors: bool = False) -> Console:
@@ -32,12 +31,12 @@ def print_lines(lines: Iterable[str]) -> None:
         console.print(escape(line), soft_wrap=True)
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(rows: Iterable[Sequence[str]]) -> None:
     """Print a header and rows: the first column to the left, the others to the right, a row `total` in bold."""
     head, *body = rows
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+    for name in head:
+        table.add_column(name, justify="right" if table.columns else "left", no_wrap=True)
     for row in body:
         table.add_row(*map(escape, row), style="bold" if row[0] == "total" else None)
     make_console().print(table)
@@ -69,57 +68,48 @@ def _branch_rows(arm: Arm) -> Iterator[tuple[str, ...]]:
     """A row for each image phase of an arm."""
     for stage in arm.stages:
         if isinstance(stage, Midtrain):
-            schedule, shape = stage.schedule, stage.row_shape
-            is_warmed_up = isinstance(schedule, Rewarm)
-            start = f"0 to {schedule.peak_lr:.3g}" if is_warmed_up else f"{schedule.lr(Tokens(0)):.3e}"
-            yield (
-                arm.name,
-                f"{arm.pretrain.tokens_at(arm.start):,} ({arm.start})",
-                type(schedule).__name__,
-                f"{start} to {schedule.min_lr:g}",
-                f"{stage.tokens:,}",
-                f"{shape.steps(stage.tokens):,}",
-                f"{shape.batch_size} x {shape.length:,}",
-            )
+            schedule, shape, tokens = stage.schedule, stage.row_shape, stage.tokens
+            rate = f"0 to {schedule.peak_lr:.3g}" if isinstance(schedule, Rewarm) else f"{schedule.lr(Tokens(0)):.3e}"
+            start, rates = f"{arm.pretrain.tokens_at(arm.start):,} ({arm.start})", f"{rate} to {schedule.min_lr:g}"
+            lengths = (f"{tokens:,}", f"{shape.steps(tokens):,}", f"{shape.batch_size} x {shape.length:,}")
+            yield (arm.name, start, type(schedule).__name__, rates, *lengths)
 
 
 def print_mixtures(study: Study) -> None:
     """Print what each stage reads: sources, shares and epochs; stages that read the same are printed once."""
-    arms_by_line: dict[str, list[str]] = {}
+    arms_by_line: dict[str, dict[str, None]] = {}
     for arm in study.arms:
-        for stage, mixture in _mixtures(arm):
-            arms_by_line.setdefault(f"{stage} reads {mixture}", []).append(arm.name)
+        for line in _mixture_lines(arm):
+            arms_by_line.setdefault(line, {})[arm.name] = None
     all_arms = {arm.name for arm in study.arms if arm.stages}
     for line, names in arms_by_line.items():
-        print_lines([line if all_arms <= set(names) else f"{line} ({', '.join(dict.fromkeys(names))})"])
+        print_lines([line if all_arms <= names.keys() else f"{line} ({', '.join(names)})"])
     print_lines([""])
 
 
-def _mixtures(arm: Arm) -> Iterator[tuple[str, str]]:
-    """Each stage's kind with its mixture; a donor's mixture is not known."""
+def _mixture_lines(arm: Arm) -> Iterator[str]:
+    """What each stage reads; a donor's mixture is not known."""
     if isinstance(arm.pretrain, Pretrain):
-        yield "pretrain", str(arm.pretrain.text)
+        yield f"pretrain reads {arm.pretrain.text}"
     for stage in arm.stages:
         image = f"an image takes {stage.model.image_tokens:,} tokens of a row of {stage.row_shape.length:,}"
-        yield ("midtrain" if isinstance(stage, Midtrain) else "finetune"), f"{stage.mix}; {image}"
+        yield f"{'midtrain' if isinstance(stage, Midtrain) else 'finetune'} reads {stage.mix}; {image}"
 
 
 def print_costs(costs: CostEstimate) -> None:
     """Print the cost of each step as a table, then what the hours and the estimates mean."""
     device = costs.device
-    print_table(estimate.estimate_table(costs))
+    print_table(estimate_table(costs))
     peak = f"{device.utilisation:.0%} of {device.peak_flops / 1e12:,.4g} TFLOP/s (bf16)"
     print_lines([f"Hours on one {device.name} at {peak}."])
     print_lines(dict.fromkeys(f"{step.cost.note}." for step in costs.step_costs if step.cost.note))
 
 
-FINDING_LABELS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
-
-
 def print_findings(findings: Iterable[Finding]) -> None:
     """Print the findings of `doctor`: topic, state, value, advice."""
+    colors = {"ok": "green", "note": "yellow", "missing": "red"}
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
-        state = FINDING_LABELS[finding.state]
+        state = f"[{colors[finding.state]}]{finding.state}[/]"
         table.add_row(escape(finding.topic), state, escape(finding.value), escape(finding.advice))
     make_console().print(table)

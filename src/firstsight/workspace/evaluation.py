@@ -21,118 +21,100 @@ if TYPE_CHECKING:
     from firstsight.evaluate.harness import EvalConfig
     from firstsight.evaluate.results import EvalResult
 
-VISION_CONFIG_KEYS = {"vision_config", "image_token_id", "image_token_index"}
-"""Keys of which a vision-language model's transformers configuration has at least one."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmarks:
-    """A folder of benchmarks and the tasks in it."""
+    """A folder of benchmarks, and the kind (vision or text) of each task in it."""
 
     path: Path
     prompt_style: Literal["bare", "paper"]
     task_kinds: Mapping[str, str]
-    """vision or text, by task."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationRequest:
-    """Which checkpoint to evaluate on what."""
-
-    checkpoint: str
-    """A name as in `find_checkpoint`."""
-    benchmarks: Path | None = None
-    """A folder with one for each task; the study's if None."""
-    tasks: str = ""
-    """Names with commas between them; all that the checkpoint supports if empty."""
-    blind: bool = False
-    """Only without images."""
-    text_only: bool = False
-    """Also evaluate the text-only model from which the checkpoint's image training started."""
-    text_model: str = ""
-    """The name of that model, where the study does not record it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointEvaluation:
-    """The scores of one checkpoint."""
+    """The scores of one checkpoint, as in scores.json, and the folder where they and the answers are stored."""
 
     scores: Mapping[str, Any]
-    """As in scores.json."""
     has_paper_prompts: bool
     folder: Path
-    """Where answers and scores are stored."""
 
 
 def evaluate_named(
-    request: EvaluationRequest, *, study: Study, out: Path, display: ProgressDisplay = NO_DISPLAY
+    checkpoint: str,
+    *,
+    study: Study,
+    out: Path,
+    benchmarks: Path | None = None,
+    tasks: str = "",
+    blind: bool = False,
+    text_model: str | bool = False,
+    display: ProgressDisplay = NO_DISPLAY,
 ) -> CheckpointEvaluation:
-    """Evaluate a checkpoint and store its answers under `out`; stored answers are reused."""
-    folder = find_checkpoint(request.checkpoint, study=study, out=out)
-    baseline = _text_baseline(request, study=study, out=out)
-    bench = find_benchmark_tasks(request.benchmarks, study=study, out=out, display=display)
-    tasks = select_tasks(request.tasks, bench, with_vision=request.blind or is_vision_language(folder))
+    """Evaluate a checkpoint (a name as in `find_checkpoint`) and store its answers under `out`; stored ones are reused.
+
+    `benchmarks` is a folder with one for each task, by default the study's; `tasks` are names with commas between them,
+    by default all that the checkpoint supports. `blind`: only without images. `text_model` names a text-only model to
+    compare with; True is the one from which the checkpoint's image training started.
+    """
+    folder = find_checkpoint(checkpoint, study=study, out=out)
+    baseline = _text_baseline(checkpoint, text_model, study=study, out=out)
+    bench = find_benchmark_tasks(benchmarks, study=study, out=out, display=display)
+    names = select_tasks(tasks, bench, with_vision=blind or is_vision_language(folder))
     Store(out)  # raises for a folder of other files before anything is computed
     silence_transformers()
     from firstsight.evaluate import harness
     from firstsight.evaluate.results import add_text_only_scores, merge_result
 
-    def evaluate(folder: Path, config: EvalConfig, name: str) -> EvalResult:
-        cache = evaluation_folder(out, folder) / harness.ANSWER_CACHE_FOLDER
-        with as_request_error(), display.task(name) as on_progress:
-            result = harness.evaluate_checkpoint(
-                folder, bench.path, config=config, site=current_site(), on_progress=on_progress, answers_folder=cache
-            )
-        return store(result, folder, name)
-
-    def store(result: EvalResult, folder: Path, name: str) -> EvalResult:
+    def store(result: EvalResult, folder: Path, name: str) -> None:
         record = {"checkpoint": str(folder.absolute()), "word": name, "benchmarks": str(bench.path.absolute())}
         merge_result(result, evaluation_folder(out, folder), record)
+
+    def evaluate(folder: Path, name: str, config: EvalConfig) -> EvalResult:
+        cache, site = evaluation_folder(out, folder) / harness.ANSWER_CACHE_FOLDER, current_site()
+        with as_request_error(), display.task(name) as on_progress:
+            result = harness.evaluate_checkpoint(
+                folder, bench.path, config=config, site=site, on_progress=on_progress, answers_folder=cache
+            )
+        store(result, folder, name)
         return result
 
-    config = harness.EvalConfig(
-        tasks=tasks, image_mode="blind" if request.blind else "both", prompt_style=bench.prompt_style
-    )
-    result = evaluate(folder, config, request.checkpoint)
+    mode = "blind" if blind else "both"
+    config = harness.EvalConfig(tasks=names, image_mode=mode, prompt_style=bench.prompt_style)
+    result = evaluate(folder, checkpoint, config)
     if baseline is not None:
-        name = request.text_model or f"text model of {request.checkpoint}"
-        text_result = evaluate(baseline, replace(config, image_mode="blind"), name)
-        scores = add_text_only_scores(result.scores, result.answers, text_only=text_result.answers)
-        result = store(replace(result, scores=scores), folder, request.checkpoint)
-    return CheckpointEvaluation(
-        scores=result.scores, has_paper_prompts=bench.prompt_style == "paper", folder=evaluation_folder(out, folder)
-    )
+        name = text_model if isinstance(text_model, str) else f"text model of {checkpoint}"
+        text_only = evaluate(baseline, name, replace(config, image_mode="blind")).answers
+        result = replace(result, scores=add_text_only_scores(result.scores, result.answers, text_only=text_only))
+        store(result, folder, checkpoint)
+    is_paper, folder = bench.prompt_style == "paper", evaluation_folder(out, folder)
+    return CheckpointEvaluation(scores=result.scores, has_paper_prompts=is_paper, folder=folder)
 
 
-def _text_baseline(request: EvaluationRequest, *, study: Study, out: Path) -> Path | None:
-    """The text-only model to compare with, if the request asks for one."""
-    if not request.text_model:
-        return find_text_model(request.checkpoint, study=study, out=out) if request.text_only else None
-    folder = find_checkpoint(request.text_model, study=study, out=out)
+def _text_baseline(checkpoint: str, text_model: str | bool, *, study: Study, out: Path) -> Path | None:
+    if not text_model or isinstance(text_model, bool):
+        return find_text_model(checkpoint, study=study, out=out) if text_model else None
+    folder = find_checkpoint(text_model, study=study, out=out)
     if is_vision_language(folder):
         raise RequestError(
-            f"--text-model {request.text_model}: wanted a text model. Got a vision-language model. Name another."
+            f"--text-model {text_model}: wanted a text model. Got a vision-language model. Name another."
         )
     return folder
 
 
 def is_vision_language(folder: Path) -> bool:
-    """Whether a checkpoint's spec.json or config.json describes a vision-language model."""
-    spec = folder / "spec.json"
-    if spec.is_file():
-        return _read_object(spec).get("kind") == "vlm"
-    return bool(VISION_CONFIG_KEYS & _read_object(folder / "config.json").keys())
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; RequestError for a damaged one."""
+    """Whether a checkpoint's spec.json or config.json describes a vision-language model; RequestError if damaged."""
     from firstsight.evaluate.task import load_json
 
+    spec, config = folder / "spec.json", folder / "config.json"
+    path = spec if spec.is_file() else config
     with as_request_error():
         value = load_json(path)
     if not isinstance(value, dict):
         raise RequestError(f"{path}: wanted an object. Got {str(value)[:40]}. Copy the folder again.")
-    return value
+    if path == spec:
+        return value.get("kind") == "vlm"
+    return bool({"vision_config", "image_token_id", "image_token_index"} & value.keys())
 
 
 def find_benchmark_tasks(
@@ -140,7 +122,11 @@ def find_benchmark_tasks(
 ) -> Benchmarks:
     """The tasks in a folder of benchmarks, or in the study's if `path` is None; RequestError where there are none."""
     if path is None:
-        return _study_benchmarks(study, out, display)
+        spec = max((arm.evaluate for arm in study.arms), key=lambda spec: len(spec.vision_tasks) + len(spec.text_tasks))
+        kinds = dict.fromkeys(spec.vision_tasks, "vision") | dict.fromkeys(spec.text_tasks, "text")
+        style = "bare" if isinstance(spec.benchmarks, SyntheticBenchmarks) else "paper"
+        folder = benchmarks_folder(study, Store(out), display=display)
+        return Benchmarks(path=folder, prompt_style=style, task_kinds=kinds)
     from firstsight.evaluate.tasks import TASKS, get_task
 
     if not path.is_dir():
@@ -153,15 +139,6 @@ def find_benchmark_tasks(
     with as_request_error():
         kinds = {name: get_task(name, path).kind for name in names}
     return Benchmarks(path=path, prompt_style="paper", task_kinds=kinds)
-
-
-def _study_benchmarks(study: Study, out: Path, display: ProgressDisplay) -> Benchmarks:
-    spec = max((arm.evaluate for arm in study.arms), key=lambda spec: len(spec.vision_tasks) + len(spec.text_tasks))
-    return Benchmarks(
-        path=benchmarks_folder(study, Store(out), display=display),
-        prompt_style="bare" if isinstance(spec.benchmarks, SyntheticBenchmarks) else "paper",
-        task_kinds=dict.fromkeys(spec.vision_tasks, "vision") | dict.fromkeys(spec.text_tasks, "text"),
-    )
 
 
 def select_tasks(names: str, benchmarks: Benchmarks, *, with_vision: bool) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from firstsight.errors import QuantityError, RequestError, UnknownName
 from firstsight.recipe.scales import Scale, scale_named
 from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens, parse_share, parse_tokens
-from firstsight.workspace.machine import missing_package
+from firstsight.workspace.doctor import missing_package
 
 MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
 """Exceptions that a mistake in a user's own file raises; the message names the file."""
