@@ -35,6 +35,15 @@ def test_concatenated_zstandard_frames(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("members", [[b""], [b'{"text": "a"}\n'], [b'{"text": "a"}\n', b'{"text": "b"}']])
+@pytest.mark.parametrize("zeros", [0, 1, 512, 3 << 20])
+def test_gzip_members_followed_by_zeros(tmp_path: Path, members: list[bytes], zeros: int) -> None:
+    """Zeros after the last member are tape padding; the gzip program and Python's gzip ignore them."""
+    (tmp_path / "a.jsonl.gz").write_bytes(b"".join(map(gzip.compress, members)) + bytes(zeros))
+    texts = [record.text for record in read_all(source_at(tmp_path), "text") if isinstance(record, Document)]
+    assert texts == [json.loads(member)["text"] for member in members if member]
+
+
 def test_invalid_lines_are_rejected_with_their_number(tmp_path: Path) -> None:
     lines = [b'{"text": "good"}', b"{", b'{"text": "\xff"}', b"[]", b"", b'{"text": ""}', b'{"text": "good too"}']
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))

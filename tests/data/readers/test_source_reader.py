@@ -109,6 +109,14 @@ def test_shard_must_match_its_manifest(tmp_path: Path) -> None:
         read_all(source_at(tmp_path), "captions")
 
 
+def test_blank_and_null_lines_of_a_manifest_are_skipped(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s-0.tar", captioned_members(1))
+    (tmp_path / "manifest.jsonl").write_text('null\n\n{"shard": "s-0", "num_sequences": 1}\n null \n')
+    location = source_at(tmp_path / "manifest.jsonl")
+    assert [shard.name for shard in list_shards(location, "captions")] == ["s-0.tar"]
+    assert len(read_all(location, "captions")) == 1
+
+
 def test_manifest_as_the_path_selects_shards(tmp_path: Path) -> None:
     for name in ("s-0.tar", "s-1.tar", "other.tar"):
         write_tar(tmp_path / name, captioned_members(1))

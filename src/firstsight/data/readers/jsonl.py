@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,13 +65,21 @@ def decode_utf8(data: bytes, prefix: str = "") -> str:
 
 
 def _read_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
-    """Lines of a plain or compressed stream; pyarrow reports truncated frames, which zstandard's reader does not."""
-    codec = {".zst": "zstd", ".gz": "gzip"}.get(PurePosixPath(path).suffix)
-    if codec is None:
+    """Lines of a plain or compressed stream; DataError when a compressed one is truncated.
+
+    pyarrow reports truncated zstandard frames, which zstandard's reader does not; Python's gzip accepts zero bytes
+    after the last member (tape padding), which pyarrow does not.
+    """
+    if path.endswith(".gz"):
+        lines: Any = gzip.GzipFile(fileobj=stream)
+    elif path.endswith(".zst"):
+        unclosed = SimpleNamespace(read=stream.read, close=lambda: None, closed=False)  # pyarrow closes what it reads
+        lines = pa.CompressedInputStream(pa.PythonFile(unclosed, "r"), "zstd")
+    else:
         yield from stream
         return
-    unclosed = SimpleNamespace(read=stream.read, close=lambda: None, closed=False)  # pyarrow closes what it reads
     try:
-        yield from io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(unclosed, "r"), codec), _READ_SIZE)
-    except OSError as error:
+        yield from io.BufferedReader(lines, _READ_SIZE)
+    except (EOFError, OSError, zlib.error) as error:
+        codec = "gzip" if path.endswith(".gz") else "zstd"
         raise DataError(f"{path}: not a complete {codec} file ({error}). Copy it again from its origin.") from None

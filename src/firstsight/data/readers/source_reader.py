@@ -162,12 +162,12 @@ def _manifest_counts(folder: SourceFolder, manifest: str) -> dict[str, int]:
     """Samples of each shard according to a manifest."""
     counts: dict[str, int] = {}
     for number, line in enumerate(folder.read(manifest).splitlines(), start=1):
-        if not line.strip():
-            continue
         try:
-            row = json.loads(line)
+            row = json.loads(line) if line.strip() else None
         except ValueError:
-            row = None
+            row = ()
+        if row is None:
+            continue
         name, count = (row.get("shard"), row.get("num_sequences")) if isinstance(row, dict) else (None, None)
         if not isinstance(name, str) or type(count) is not int:
             raise DataError(
