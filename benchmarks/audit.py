@@ -56,7 +56,7 @@ def main() -> None:
     ask.add_argument("--repeats", type=int, default=5)
     asked = ask.parse_args()
     codes = hashes(asked.hashes)
-    linked = len(codes) - len(np.unique(hamming.group_hashes(codes).labels))
+    linked = len(codes) - len(np.unique(hamming.group_hashes(codes)[0]))
     mixed = np.random.default_rng(1).permutation(codes)
     sort, group = fastest([lambda: np.argsort(mixed), lambda: hamming.group_hashes(codes)], asked.repeats)
     print(f"near-duplicates   {group:8.2f} s for {len(codes):,} hashes, {linked:,} linked, {group / sort:.0f} x a sort")
@@ -66,7 +66,7 @@ def main() -> None:
         start = np.cumsum(count) - 500
 
         def look() -> int:
-            return sum(len(found.positions) for found in ngrams.find_ngrams(tokens, wanted))
+            return sum(len(positions) for positions, _ in ngrams.find_ngrams(tokens, wanted))
 
         def tell() -> None:
             for some in duplicates._token_chunks(count):

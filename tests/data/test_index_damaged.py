@@ -32,7 +32,8 @@ from firstsight.site import Location, Site
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 site = Site(sources={{"s": Location(path={source!r})}}, readers={readers})
 try:
-    prepare(prepare_spec("text"), inputs={{"tokenizer": Path({words!r})}}, out=Path({out!r}), site=site, on_progress=str)
+    inputs = {{"tokenizer": Path({words!r})}}
+    prepare(prepare_spec("text"), inputs=inputs, out=Path({out!r}), site=site, on_progress=str)
 except StepFailed as error:
     print(error)
     sys.exit(7)

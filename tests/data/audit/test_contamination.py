@@ -44,7 +44,7 @@ def test_overlapping_records_are_those_that_sets_of_ngrams_find(
         assert f" {overlap.shared_text} " in f" {right} "
         assert overlap.shared_text.count("w") >= ngrams.NGRAM_SIZE
     distinct = {words_of(text) for text in texts}
-    assert (report.coverage.texts, report.coverage.short_texts) == (
+    assert (report.texts, report.short_texts) == (
         len(distinct),
         sum(overlap.count("w") < 13 for overlap in distinct),
     )
@@ -131,7 +131,7 @@ def test_a_real_evaluation_set_is_found_in_real_data(shared: Path, tmp_path: Pat
         documents, images=[(perceptual_hash(data), len(data)) for data in first_images[:5]], digest=tokenizer.digest
     )
     report = find_overlap(clean, eval_paths=[sets], tokenizer=tokenizer)
-    assert (report.image_overlaps, report.coverage.eval_images) == ((), 5)
+    assert (report.image_overlaps, report.eval_images) == ((), 5)
     copies = [reencode(file.read_bytes(), "WEBP", 0.4) for file in sorted((sets / "images").rglob("*.jpg"))]
     leaky = make_index(
         documents, images=[(perceptual_hash(data), len(data)) for data in copies], digest=tokenizer.digest
@@ -158,7 +158,7 @@ def test_plain_images_are_counted_and_never_match(workshop: Workshop) -> None:
     tokenizer = load_tokenizer(workshop.words())
     index = make_index([[1, n] for n in range(4)], images=hashes, digest=tokenizer.digest)
     report = find_overlap(index, eval_paths=[sets], tokenizer=tokenizer)
-    assert (report.image_overlaps, report.coverage.uninformative_images, report.coverage.eval_uninformative_images) == (
+    assert (report.image_overlaps, report.uninformative_images, report.eval_uninformative_images) == (
         (),
         4,
         4,

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstsight.data.audit import duplicates, find_duplicates
+from firstsight.data.audit.report import MAX_LISTED_CLUSTERS
 from firstsight.data.images import perceptual_hash
 from tests.data.audit.audit_data import flip_bits, make_index, random_hashes, real_images, reencode
 
@@ -32,7 +33,7 @@ def test_records_are_duplicates_if_and_only_if_their_tokens_are_equal(documents:
     counts = Counter(map(tuple, documents))
     assert (counted.records, counted.repeated_texts) == (len(documents), len(documents) - len(counts))
     sizes = sorted((size for size in counts.values() if size > 1), reverse=True)
-    assert [left.size for left in counted.largest_repeated] == sizes[: duplicates.MAX_LISTED_CLUSTERS]
+    assert [left.size for left in counted.largest_repeated] == sizes[:MAX_LISTED_CLUSTERS]
 
 
 def test_different_texts_with_equal_hashes_are_no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:

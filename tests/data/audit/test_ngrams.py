@@ -36,12 +36,12 @@ def test_exactly_the_planted_ngrams_are_found(data: tuple[list[list[int]], list[
     finally:
         ngrams._CHUNK = chunk_size
     assert len(ngram_set.hashes) == len(expected)
-    assert [position for part in hits for position in part.positions.tolist()] == [
+    assert [position for positions, _ in hits for position in positions.tolist()] == [
         start
         for start in range(len(flat) - ngrams.NGRAM_SIZE + 1)
         if tuple(flat[start : start + ngrams.NGRAM_SIZE]) in expected
     ]
-    for part in hits:
-        for position, gram in zip(part.positions, part.ngram_ids, strict=True):
+    for hit in hits:
+        for position, gram in zip(*hit, strict=True):
             assert ngram_set.tokens[gram].tolist() == flat[position : position + ngrams.NGRAM_SIZE]
             assert tuple(flat[position : position + ngrams.NGRAM_SIZE]) in ngrams_of(texts[ngram_set.texts[gram]])

@@ -10,7 +10,6 @@ from firstsight.data.audit.report import (
     DuplicateCluster,
     ImageOverlap,
     ImageRecordFinder,
-    OverlapCoverage,
     OverlapReport,
     RecordLocation,
     TextOverlap,
@@ -18,19 +17,25 @@ from firstsight.data.audit.report import (
 )
 from tests.data.audit.audit_data import make_index
 
-COVERAGE = OverlapCoverage(
-    images=8,
-    uninformative_images=1,
-    records=4,
-    eval_images=2,
-    eval_uninformative_images=0,
-    crowded_images=3,
-    texts=5,
-    short_texts=1,
-    unread={".zip": 2, ".bin": 1},
-    refused=("a.jpg: not a picture",),
-)
 IMAGE = RecordLocation(record=1200, shard="a.tar", offset=5120)
+
+
+def make_report(images: tuple[ImageOverlap, ...], texts: tuple[TextOverlap, ...]) -> OverlapReport:
+    return OverlapReport(
+        image_overlaps=images,
+        text_overlaps=texts,
+        phrases=(),
+        images=8,
+        uninformative_images=1,
+        records=4,
+        eval_images=2,
+        eval_uninformative_images=0,
+        crowded_images=3,
+        texts=5,
+        short_texts=1,
+        unread={".zip": 2, ".bin": 1},
+        refused=("a.jpg: not a picture",),
+    )
 
 
 def test_findings_are_sentences_with_counts_and_shares() -> None:
@@ -41,8 +46,7 @@ def test_findings_are_sentences_with_counts_and_shares() -> None:
     text = TextOverlap(
         shared_ngrams=1, shared_text="x\n y", train_record=RecordLocation(record=3), eval_item=EvalItem(file="g.txt")
     )
-    report = OverlapReport(image_overlaps=overlaps, text_overlaps=(text,), phrases=(), coverage=COVERAGE)
-    assert report.summary_lines() == (
+    assert make_report(overlaps, (text,)).summary_lines() == (
         "1 of 8 (12.50%) training images are similar to 2 of 2 (100.00%) evaluation images: at most 4 of 64 bits of "
         "their hashes differ.",
         "  record 1,200 (a.tar at 5,120) like e.png (2 bits)",
@@ -59,7 +63,7 @@ def test_findings_are_sentences_with_counts_and_shares() -> None:
 
 def test_the_file_has_a_line_for_each_finding(tmp_path: Path) -> None:
     overlap = ImageOverlap(distance=2, train_record=IMAGE, eval_item=EvalItem(file="e.png"))
-    report = OverlapReport(image_overlaps=(overlap,) * 5, text_overlaps=(), phrases=(), coverage=COVERAGE)
+    report = make_report((overlap,) * 5, ())
     lines = [json.loads(line) for line in report.write(tmp_path).read_text().splitlines()]
     assert lines == 5 * [
         {

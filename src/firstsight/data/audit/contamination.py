@@ -8,19 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from firstsight.data.audit import report
 from firstsight.data.audit.eval_sets import EvalItem, EvalSets, collect_eval_sets
 from firstsight.data.audit.hamming import hamming_neighbors, uninformative_hashes
 from firstsight.data.audit.ngrams import NGRAM_SIZE, NgramHits, NgramSet, build_ngrams, find_ngrams
-from firstsight.data.audit.report import (
-    MAX_RARE_RECORDS,
-    CommonPhrase,
-    ImageOverlap,
-    ImageRecordFinder,
-    OverlapCoverage,
-    OverlapReport,
-    RecordLocation,
-    TextOverlap,
-)
 from firstsight.data.index import Index
 from firstsight.data.tokenizer import Tokenizer
 from firstsight.errors import DataError
@@ -28,7 +19,7 @@ from firstsight.errors import DataError
 _BATCH = 4096
 
 
-def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokenizer) -> OverlapReport:
+def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokenizer) -> report.OverlapReport:
     """What an index shares with the evaluation sets at `eval_paths` (files or folders).
 
     Raises DataError if `tokenizer` is not the index's, or if the evaluation sets have no image and no text.
@@ -39,52 +30,52 @@ def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokeniz
             f"Got {tokenizer.path} ({tokenizer.digest[:12]}). Name that tokenizer."
         )
     eval_sets = collect_eval_sets(eval_paths, with_hashes=len(index.images) > 0)
-    image_overlaps, crowded = _image_overlaps(index, eval_sets)
+    eval_hashes = np.array(eval_sets.hashes, dtype=np.uint64)
+    image_overlaps, crowded = _image_overlaps(index, eval_sets.images, eval_hashes)
     ngrams, searchable = _eval_ngrams(eval_sets, tokenizer)
     counter = _NgramCounter(index, ngrams)
     for hits in find_ngrams(index.tokens, ngrams):
-        counter.add_hits(hits)
+        counter.add_hits(*hits)
     items = tuple(eval_sets.texts.values())
-    coverage = OverlapCoverage(
+    return report.OverlapReport(
+        image_overlaps=image_overlaps,
+        text_overlaps=tuple(counter.rare_overlaps(items, tokenizer)),
+        phrases=tuple(counter.frequent_phrases(items, tokenizer)),
         images=len(index.images),
         uninformative_images=int(uninformative_hashes(index.images["hash"]).sum()),
         records=len(index.samples),
         eval_images=len(eval_sets.images),
-        eval_uninformative_images=int(uninformative_hashes(eval_sets.hashes).sum()),
+        eval_uninformative_images=int(uninformative_hashes(eval_hashes).sum()),
         crowded_images=crowded,
         texts=len(items),
         short_texts=len(items) - searchable,
         unread=eval_sets.unread,
         refused=eval_sets.refused,
     )
-    return OverlapReport(
-        image_overlaps=image_overlaps,
-        text_overlaps=tuple(counter.rare_overlaps(items, tokenizer)),
-        phrases=tuple(counter.frequent_phrases(items, tokenizer)),
-        coverage=coverage,
-    )
 
 
-def _image_overlaps(index: Index, eval_sets: EvalSets) -> tuple[tuple[ImageOverlap, ...], int]:
+def _image_overlaps(
+    index: Index, items: Sequence[EvalItem], eval_hashes: np.ndarray
+) -> tuple[tuple[report.ImageOverlap, ...], int]:
     """Pairs of similar training and evaluation images, nearest first; number of incompletely compared eval images."""
     if not len(index.images):
         return (), 0
     hashes = np.ascontiguousarray(index.images["hash"])
     train_ids = np.flatnonzero(~uninformative_hashes(hashes))
-    eval_ids = np.flatnonzero(~uninformative_hashes(eval_sets.hashes))
+    eval_ids = np.flatnonzero(~uninformative_hashes(eval_hashes))
     distinct, hash_ids = np.unique(hashes[train_ids], return_inverse=True)
     order = np.argsort(hash_ids, kind="stable")
     edges = np.searchsorted(hash_ids[order], np.arange(len(distinct) + 1))
     distances, crowded = dict[tuple[int, int], int](), set[int]()
-    for pairs in hamming_neighbors(eval_sets.hashes[eval_ids], distinct):
+    for pairs in hamming_neighbors(eval_hashes[eval_ids], distinct):
         crowded.update(pairs.crowded.tolist())
         for left, right, distance in zip(pairs.left, pairs.right, pairs.distance, strict=True):
             for image in train_ids[order[edges[right] : edges[right + 1]]].tolist():
                 distances[image, int(eval_ids[left])] = int(distance)
-    finder = ImageRecordFinder(index)
+    finder = report.ImageRecordFinder(index)
     overlaps = (
-        ImageOverlap(distance=distance, train_record=finder.locate(image), eval_item=eval_sets.images[eval_image])
-        for (image, eval_image), distance in sorted(distances.items(), key=lambda entry: (entry[1], entry[0]))
+        report.ImageOverlap(distance=distance, train_record=finder.locate(image), eval_item=items[item])
+        for (image, item), distance in sorted(distances.items(), key=lambda entry: (entry[1], entry[0]))
     )
     return tuple(overlaps), len(crowded)
 
@@ -109,58 +100,54 @@ class _NgramCounter:
         self._index, self._ngrams = index, ngrams
         self._record_counts = np.zeros(len(ngrams.hashes), dtype=np.int64)
         self._last_records = np.full(len(ngrams.hashes), -1)
-        empty = np.zeros(0, dtype=np.int64)
-        self._hits = [NgramHits(positions=empty, ngram_ids=empty)]
+        self._hits: list[NgramHits] = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))]
 
     def _records_at(self, positions: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._index.samples["tokens_from"], positions, side="right") - 1
 
-    def add_hits(self, hits: NgramHits) -> None:
+    def add_hits(self, positions: np.ndarray, ngram_ids: np.ndarray) -> None:
         """Count the hits that are within a single record; positions rise from call to call."""
-        samples, records = self._index.samples, self._records_at(hits.positions)
-        ends = samples["tokens_from"][records] + samples["tokens_count"][records]
-        is_inside = hits.positions + NGRAM_SIZE <= ends
-        records, positions, ngram_ids = records[is_inside], hits.positions[is_inside], hits.ngram_ids[is_inside]
-        is_rare = self._record_counts[ngram_ids] <= MAX_RARE_RECORDS
-        self._hits.append(NgramHits(positions=positions[is_rare], ngram_ids=ngram_ids[is_rare]))
+        samples, records = self._index.samples, self._records_at(positions)
+        is_inside = positions + NGRAM_SIZE <= samples["tokens_from"][records] + samples["tokens_count"][records]
+        records, positions, ngram_ids = records[is_inside], positions[is_inside], ngram_ids[is_inside]
+        is_rare = self._record_counts[ngram_ids] <= report.MAX_RARE_RECORDS
+        self._hits.append((positions[is_rare], ngram_ids[is_rare]))
         # As positions rise, a second hit of an n-gram in a record comes after the hit that counted this record.
         pairs = np.unique(np.stack([ngram_ids, records]), axis=1)
         new_pairs = pairs[:, self._last_records[pairs[0]] != pairs[1]]
         np.add.at(self._record_counts, new_pairs[0], 1)
         np.maximum.at(self._last_records, pairs[0], pairs[1])
 
-    def rare_overlaps(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[TextOverlap]:
+    def rare_overlaps(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[report.TextOverlap]:
         """Records with rare n-grams, those with the most first."""
-        ngram_ids = np.concatenate([hits.ngram_ids for hits in self._hits])
-        is_rare = self._record_counts[ngram_ids] <= MAX_RARE_RECORDS
-        positions = np.concatenate([hits.positions for hits in self._hits])[is_rare]
-        records, texts = self._records_at(positions), self._ngrams.texts[ngram_ids[is_rare]]
+        positions, ngram_ids = map(np.concatenate, zip(*self._hits, strict=True))
+        is_rare = self._record_counts[ngram_ids] <= report.MAX_RARE_RECORDS
+        columns = self._records_at(positions), self._ngrams.texts[ngram_ids], positions
         by_pair = defaultdict[tuple[int, int], list[int]](list)
-        for record, text, position in zip(records.tolist(), texts.tolist(), positions.tolist(), strict=True):
+        for record, text, position in np.stack(columns, axis=1)[is_rare].tolist():
             by_pair[record, text].append(position)
         for (record, text), pair_positions in sorted(by_pair.items(), key=lambda entry: (-len(entry[1]), entry[0])):
-            yield TextOverlap(
+            yield report.TextOverlap(
                 shared_ngrams=len(pair_positions),
                 shared_text=tokenizer.decode(self._longest_run(pair_positions)),
-                train_record=RecordLocation(record=record),
+                train_record=report.RecordLocation(record),
                 eval_item=items[text],
             )
 
     def _longest_run(self, positions: list[int]) -> list[int]:
         """Tokens of the longest run of consecutive n-grams."""
         ascending = np.sort(positions)
-        runs = np.split(ascending, np.flatnonzero(np.diff(ascending) != 1) + 1)
-        longest = max(runs, key=len)
+        longest = max(np.split(ascending, np.flatnonzero(np.diff(ascending) != 1) + 1), key=len)
         return self._index.tokens[int(longest[0]) : int(longest[-1]) + NGRAM_SIZE].tolist()
 
-    def frequent_phrases(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[CommonPhrase]:
+    def frequent_phrases(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[report.CommonPhrase]:
         """The most common n-gram of every text that has a common one."""
-        common = np.flatnonzero(self._record_counts > MAX_RARE_RECORDS)
+        common = np.flatnonzero(self._record_counts > report.MAX_RARE_RECORDS)
         most_common = dict[int, int]()
         for ngram in common[np.argsort(-self._record_counts[common], kind="stable")].tolist():
             most_common.setdefault(int(self._ngrams.texts[ngram]), ngram)
         for text, ngram in most_common.items():
-            yield CommonPhrase(
+            yield report.CommonPhrase(
                 records=int(self._record_counts[ngram]),
                 shared_text=tokenizer.decode(self._ngrams.tokens[ngram].tolist()),
                 eval_item=items[text],

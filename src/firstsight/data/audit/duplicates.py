@@ -7,45 +7,38 @@ from itertools import pairwise
 
 import numpy as np
 
+from firstsight.data.audit import report
 from firstsight.data.audit.hamming import group_hashes, uninformative_hashes
-from firstsight.data.audit.report import (
-    MAX_LISTED_CLUSTERS,
-    MAX_LISTED_MEMBERS,
-    DuplicateCluster,
-    DuplicateReport,
-    ImageRecordFinder,
-    RecordLocation,
-)
 from firstsight.data.index import Index, ragged_ranges
 
 _CHUNK = 1 << 21
 _BASE = np.uint64(0x9E3779B97F4A7C13)
 
 
-def find_duplicates(index: Index) -> DuplicateReport:
+def find_duplicates(index: Index) -> report.DuplicateReport:
     """Images and texts that an index contains more than once."""
-    images, finder = index.images, ImageRecordFinder(index)
+    images, finder = index.images, report.ImageRecordFinder(index)
     is_uninformative = uninformative_hashes(images["hash"])
     image_ids = np.flatnonzero(~is_uninformative)
     hashes = images["hash"][image_ids]
     identical = _label_equal_rows(hashes, images["size"][image_ids])
     first_images = np.sort(np.unique(identical, return_index=True)[1])
     distinct_hashes, hash_ids = np.unique(hashes, return_inverse=True)
-    groups = group_hashes(distinct_hashes)
-    similar = groups.labels[hash_ids][first_images]
+    labels, is_crowded = group_hashes(distinct_hashes)
+    similar = labels[hash_ids][first_images]
     texts = label_equal_texts(index)
-    return DuplicateReport(
+    return report.DuplicateReport(
         form=index.form,
         images=len(images),
         identical_images=_duplicate_count(identical),
         similar_images=_duplicate_count(similar),
         uninformative_images=int(is_uninformative.sum()),
-        crowded_images=int(groups.crowded[hash_ids].sum()),
+        crowded_images=int(is_crowded[hash_ids].sum()),
         records=len(texts),
         repeated_texts=_duplicate_count(texts),
         largest_identical=_largest_clusters(identical, image_ids, finder.locate),
         largest_similar=_largest_clusters(similar, image_ids[first_images], finder.locate),
-        largest_repeated=_largest_clusters(texts, np.arange(len(texts)), lambda record: RecordLocation(record=record)),
+        largest_repeated=_largest_clusters(texts, np.arange(len(texts)), report.RecordLocation),
     )
 
 
@@ -65,17 +58,17 @@ def _duplicate_count(labels: np.ndarray) -> int:
 
 
 def _largest_clusters(
-    labels: np.ndarray, item_ids: np.ndarray, locate: Callable[[int], RecordLocation]
-) -> tuple[DuplicateCluster, ...]:
+    labels: np.ndarray, item_ids: np.ndarray, locate: Callable[[int], report.RecordLocation]
+) -> tuple[report.DuplicateCluster, ...]:
     """The largest groups of equal labels, earlier ones first among equals."""
     order = np.argsort(labels, kind="stable")
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     ids = item_ids[order]
-    ranked = np.lexsort((ids[starts], -sizes))[:MAX_LISTED_CLUSTERS]
+    ranked = np.lexsort((ids[starts], -sizes))[: report.MAX_LISTED_CLUSTERS]
     return tuple(
-        DuplicateCluster(
+        report.DuplicateCluster(
             size=int(sizes[group]),
-            members=tuple(map(locate, ids[starts[group] :][: min(sizes[group], MAX_LISTED_MEMBERS)].tolist())),
+            members=tuple(map(locate, ids[starts[group] :][: min(sizes[group], report.MAX_LISTED_MEMBERS)].tolist())),
         )
         for group in ranked
         if sizes[group] > 1
@@ -94,8 +87,8 @@ def label_equal_texts(index: Index) -> np.ndarray:
     candidates = np.flatnonzero(is_repeat)
     earlier, later = order[candidates - 1], order[candidates]
     for chunk in _token_chunks(counts[earlier]):
-        pair_starts, pair_counts = (starts[earlier[chunk]], starts[later[chunk]]), counts[earlier[chunk]]
-        is_repeat[candidates[chunk]] = _equal_records(index.tokens, *pair_starts, pair_counts)
+        left, right = earlier[chunk], later[chunk]
+        is_repeat[candidates[chunk]] = _equal_records(index.tokens, starts[left], starts[right], counts[left])
     labels = np.empty(len(order), dtype=np.int64)
     labels[order] = np.cumsum(~is_repeat)
     return labels

@@ -24,11 +24,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-from jaxtyping import UInt64
 
 from firstsight.data.images import perceptual_hash
 from firstsight.data.records import RecordError
@@ -55,31 +53,22 @@ class EvalItem:
         return f"{self.file}: {self.item}" if self.item else self.file
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvalSets:
-    """The images and texts of evaluation sets."""
-
-    hashes: UInt64[np.ndarray, "hashed"]
-    """Of every image; empty if they were not requested."""
-    images: tuple[EvalItem, ...]
-    texts: dict[str, EvalItem]
-    """Distinct texts in order, each with its first location."""
-    unread: dict[str, int]
-    """Number of files of unknown types, by suffix."""
-    refused: tuple[str, ...]
-    """What could not be read, each with its reason."""
-
-
 @dataclass(kw_only=True, slots=True)
-class _EvalCollector:
+class EvalSets:
+    """The images and texts of evaluation sets; without `with_hashes` images are only counted."""
+
     with_hashes: bool
     hashes: list[int] = field(default_factory=list)
     images: list[EvalItem] = field(default_factory=list)
     texts: dict[str, EvalItem] = field(default_factory=dict)
+    """Distinct texts in order, each with its first location."""
     unread: Counter[str] = field(default_factory=Counter)
+    """Number of files of unknown types, by suffix."""
     refused: list[str] = field(default_factory=list)
+    """What could not be read, each with its reason."""
 
     def add_image(self, data: bytes, item: EvalItem) -> None:
+        """Count and hash an encoded image; a broken one is refused."""
         try:
             if self.with_hashes:
                 self.hashes.append(perceptual_hash(data))
@@ -91,8 +80,11 @@ class _EvalCollector:
         """Strings and images of a decoded value, at any depth."""
         file, item = location.file, location.item
         match value:
-            case str():
-                self._add_text(value, location)
+            case str() if not value.isascii() or len(value.split(None, 1)) > 1:
+                self.texts.setdefault(value, location)
+            case str() if len(value) >= _MIN_BASE64_CHARS:
+                with suppress(binascii.Error):  # raised for long words and URLs
+                    self.add_image(b64decode(value.rpartition(",")[2], validate=True), location)
             case bytes():
                 self.add_image(value, location)
             case dict():
@@ -104,20 +96,10 @@ class _EvalCollector:
             case _:
                 pass
 
-    def _add_text(self, text: str, location: EvalItem) -> None:
-        if not text.isascii() or len(text.split(None, 1)) > 1:
-            self.texts.setdefault(text, location)
-        elif len(text) >= _MIN_BASE64_CHARS:
-            with suppress(binascii.Error):  # raised for long words and URLs
-                self.add_image(b64decode(text.rpartition(",")[2], validate=True), location)
-
 
 def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> EvalSets:
-    """All images and texts of evaluation sets; raises DataError if a path is missing or nothing was read.
-
-    With `with_hashes=False` images are only counted, for training data without images.
-    """
-    collector = _EvalCollector(with_hashes=with_hashes)
+    """All images and texts of evaluation sets; raises DataError if a path is missing or nothing was read."""
+    sets = EvalSets(with_hashes=with_hashes)
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: wanted an evaluation set. Got nothing there. Check its path.")
@@ -125,55 +107,47 @@ def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> Eva
             if file.is_file():
                 name = str(file.relative_to(path.parent))
                 try:
-                    _collect_file(file, name, collector)
+                    _collect_file(file, name, sets)
                 except (*_READ_ERRORS, tarfile.TarError) as error:
-                    collector.refused.append(f"{name}: {error}")
-    if not collector.images and not collector.texts:
-        unread = [f"{count} x {suffix}" for suffix, count in collector.unread.items()]
-        reasons = "; ".join([*collector.refused[:3], *unread]) or "no file"
-        raise DataError(
-            f"{', '.join(map(str, paths))}: wanted images or texts of an evaluation set. Got none ({reasons})."
-        )
-    return EvalSets(
-        hashes=np.array(collector.hashes, dtype=np.uint64),
-        images=tuple(collector.images),
-        texts=collector.texts,
-        unread=dict(collector.unread),
-        refused=tuple(collector.refused),
-    )
+                    sets.refused.append(f"{name}: {error}")
+    if not sets.images and not sets.texts:
+        unread = [f"{count} x {suffix}" for suffix, count in sets.unread.items()]
+        reasons, names = "; ".join([*sets.refused[:3], *unread]) or "no file", ", ".join(map(str, paths))
+        raise DataError(f"{names}: wanted images or texts of an evaluation set. Got none ({reasons}).")
+    return sets
 
 
-def _collect_file(file: Path, name: str, collector: _EvalCollector) -> None:
+def _collect_file(file: Path, name: str, sets: EvalSets) -> None:
     if name.lower().endswith(_TAR_SUFFIXES):
         with tarfile.open(file, "r|*") as tar:
             for member in tar:
                 if member.isreg() and (data := tar.extractfile(member)) is not None:
                     member_name, content = f"{name}/{member.name}", data.read()
                     try:
-                        _collect_bytes(lambda content=content: content, member_name, collector)
+                        _collect_bytes(lambda content=content: content, member_name, sets)
                     except _READ_ERRORS as error:  # the next members are read all the same
-                        collector.refused.append(f"{member_name}: {error}")
+                        sets.refused.append(f"{member_name}: {error}")
     elif name.lower().endswith(".parquet"):
         rows = (row for batch in pq.ParquetFile(file).iter_batches(batch_size=64) for row in batch.to_pylist())
         for number, row in enumerate(rows):
-            collector.add_value(row, EvalItem(file=name, item=f"[{number}]"))
+            sets.add_value(row, EvalItem(file=name, item=f"[{number}]"))
     else:
-        _collect_bytes(file.read_bytes, name, collector)
+        _collect_bytes(file.read_bytes, name, sets)
 
 
-def _collect_bytes(read_content: Callable[[], bytes], name: str, collector: _EvalCollector) -> None:
+def _collect_bytes(read_content: Callable[[], bytes], name: str, sets: EvalSets) -> None:
     """A file or a member of a tar, by its suffix."""
     path = PurePosixPath(name.lower())
     decompress = _DECOMPRESSORS.get(path.suffix)
     suffix = path.with_suffix("").suffix if decompress else path.suffix
     if decompress is None and suffix in IMAGE_SUFFIXES:
-        collector.add_image(read_content(), EvalItem(file=name))
+        sets.add_image(read_content(), EvalItem(file=name))
     elif suffix in _TEXT_PARSERS:
         content = decompress(read_content()) if decompress else read_content()
         for item, value in _TEXT_PARSERS[suffix](content.decode("utf-8-sig")):
-            collector.add_value(value, EvalItem(file=name, item=item))
+            sets.add_value(value, EvalItem(file=name, item=item))
     else:
-        collector.unread[suffix or "no ending"] += 1
+        sets.unread[suffix or "no ending"] += 1
 
 
 def _parse_json(text: str) -> Iterator[tuple[str, object]]:
@@ -197,17 +171,12 @@ def _parse_csv(text: str, delimiter: str) -> Iterator[tuple[str, object]]:
             yield f"row {number}, column {column}", value
 
 
-def _parse_lines(text: str) -> Iterator[tuple[str, object]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        yield f"line {number}", line.strip()
-
-
 _TEXT_PARSERS: dict[str, Callable[[str], Iterator[tuple[str, object]]]] = {
     ".json": _parse_json,
     ".jsonl": _parse_json_lines,
     ".csv": partial(_parse_csv, delimiter=","),
     ".tsv": partial(_parse_csv, delimiter="\t"),
-    ".txt": _parse_lines,
+    ".txt": lambda text: ((f"line {number}", line.strip()) for number, line in enumerate(text.split("\n"), start=1)),
 }
 _DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,

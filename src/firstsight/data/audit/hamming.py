@@ -8,9 +8,9 @@ compared. Hashes that equal more than MAX_BUCKET_SIZE others there are not compa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
@@ -32,8 +32,7 @@ _MAX_PENDING_PAIRS = 1 << 20
 HashArray = UInt64[np.ndarray, "_"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HammingPairs:
+class HammingPairs(NamedTuple):
     """Some of the pairs within MAX_HAMMING_DISTANCE, as indices; a pair may be repeated for another choice of bands."""
 
     left: Int64[np.ndarray, "pairs"]
@@ -41,15 +40,6 @@ class HammingPairs:
     distance: UInt8[np.ndarray, "pairs"]
     crowded: Int64[np.ndarray, "skipped"]
     """Indices of left hashes that were not compared for this choice."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HashGroups:
-    """Connected components of hashes: equal labels are linked by pairs, directly or through others."""
-
-    labels: Int64[np.ndarray, "hashes"]
-    crowded: Bool[np.ndarray, "hashes"]
-    """Skipped for some choice of bands, so that a pair may be missing."""
 
 
 def uninformative_hashes(hashes: np.ndarray) -> np.ndarray:
@@ -74,9 +64,7 @@ def hamming_neighbors(left: HashArray, right: HashArray) -> Iterator[HammingPair
             left_ids, right_ids = ids[owners], right_order[positions]
             distance = np.bitwise_count(left[left_ids] ^ right[right_ids])
             near = distance <= MAX_HAMMING_DISTANCE
-            yield HammingPairs(
-                left=left_ids[near], right=right_ids[near], distance=distance[near], crowded=ids[is_crowded]
-            )
+            yield HammingPairs(left_ids[near], right_ids[near], distance[near], ids[is_crowded])
 
 
 def choose_band_count(left: int, right: int) -> int:
@@ -96,22 +84,24 @@ def band_masks(bands: int) -> list[np.uint64]:
     return [np.uint64(sum(subset)) for subset in combinations(band_bits, bands - MAX_HAMMING_DISTANCE)]
 
 
-def group_hashes(hashes: HashArray) -> HashGroups:
-    """Connected components of distinct hashes."""
+def group_hashes(hashes: HashArray) -> tuple[Int64[np.ndarray, "_"], Bool[np.ndarray, "_"]]:
+    """(label, crowded) of distinct hashes: similar ones have equal labels, directly or through others.
+
+    Crowded hashes were skipped for some choice of bands, so that a pair may be missing.
+    """
     labels, crowded = np.arange(len(hashes)), np.zeros(len(hashes), dtype=bool)
     pending: list[tuple[np.ndarray, np.ndarray]] = []
-    for pairs in hamming_neighbors(hashes, hashes):
-        crowded[pairs.crowded] = True
-        is_new = labels[pairs.left] != labels[pairs.right]
+    for left, right, _, skipped in hamming_neighbors(hashes, hashes):
+        crowded[skipped] = True
+        is_new = labels[left] != labels[right]
         if is_new.any():
-            pending.append((pairs.left[is_new], pairs.right[is_new]))
-        if sum(len(left) for left, _ in pending) > _MAX_PENDING_PAIRS:
+            pending.append((left[is_new], right[is_new]))
+        if sum(len(ids) for ids, _ in pending) > _MAX_PENDING_PAIRS:
             labels, pending = _link_labels(labels, pending), []
-    return HashGroups(labels=_link_labels(labels, pending), crowded=crowded)
+    return _link_labels(labels, pending), crowded
 
 
 def _link_labels(labels: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """`labels` after linking `pairs`."""
     if not pairs:
         return labels
     left, right = (labels[np.concatenate(ids)] for ids in zip(*pairs, strict=True))

@@ -17,6 +17,8 @@ from firstsight.data.index import ragged_ranges
 
 NGRAM_SIZE = 13
 """Consecutive tokens that count as overlap; Brown et al. 2020 (appendix C) use 13 words."""
+NgramHits = tuple[Int64[np.ndarray, "hits"], Int64[np.ndarray, "hits"]]
+"""Positions in a token array where n-grams begin, ascending, and the number of the n-gram at each."""
 _BASE, _SECOND_BASE = np.uint32(0x9E3779B3), np.uint32(0xC2B2AE35)
 _FILTER_FACTOR = np.uint32(0x85EBCA6B)
 _CHUNK = 1 << 15
@@ -56,14 +58,6 @@ class NgramSet:
     """Of the hashes, and of their product with _FILTER_FACTOR."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NgramHits:
-    """Positions in a token array where n-grams begin, ascending, and the n-gram at each."""
-
-    positions: Int64[np.ndarray, "hits"]
-    ngram_ids: Int64[np.ndarray, "hits"]
-
-
 def rolling_hashes(tokens: UInt32[np.ndarray, "n"], base: np.uint32 = _BASE) -> UInt32[np.ndarray, "windows"]:
     """The hash of every N consecutive tokens: a polynomial modulo 2**32, combined from shorter ones by doubling."""
     hashes, length = tokens, 1
@@ -83,11 +77,9 @@ def build_ngrams(texts: Sequence[Sequence[int]], text_numbers: Sequence[int]) ->
     flat = np.fromiter(chain.from_iterable(texts), dtype=np.uint32)
     counts = np.array([len(ids) for ids in texts], dtype=np.int64)
     starts, text_ids, _ = ragged_ranges(np.cumsum(counts) - counts, np.maximum(counts - NGRAM_SIZE + 1, 0))
-    hashes, second_hashes = (
-        rolling_hashes(flat, base)[starts] if len(starts) else flat[:0] for base in (_BASE, _SECOND_BASE)
-    )
-    windows = sliding_window_view(flat, NGRAM_SIZE) if len(starts) else np.zeros((0, NGRAM_SIZE), dtype=np.uint32)
-    ngrams = windows[starts]
+    flat = np.pad(flat, (0, NGRAM_SIZE))  # so that there are windows if no text has any
+    hashes, second_hashes = (rolling_hashes(flat, base)[starts] for base in (_BASE, _SECOND_BASE))
+    ngrams = sliding_window_view(flat, NGRAM_SIZE)[starts]
     order = np.lexsort((second_hashes, hashes))  # stable: among equals the first text stays first
     is_new = np.ones(len(order), dtype=np.bool_)
     is_new[1:] = (ngrams[order][1:] != ngrams[order][:-1]).any(axis=1)
@@ -110,15 +102,8 @@ def find_ngrams(tokens: Integer[np.ndarray, "tokens"], ngrams: NgramSet) -> Iter
         candidates = first.candidates(hashes)
         candidates = candidates[second.candidates(hashes[candidates] * _FILTER_FACTOR)]
         if len(candidates):
-            yield _verify_hits(chunk, candidates, hashes[candidates], start, ngrams=ngrams)
-
-
-def _verify_hits(
-    chunk: np.ndarray, candidates: np.ndarray, hashes: np.ndarray, start: int, *, ngrams: NgramSet
-) -> NgramHits:
-    first = np.searchsorted(ngrams.hashes, hashes, side="left")
-    counts = np.searchsorted(ngrams.hashes, hashes, side="right") - first
-    ids, owners, _ = ragged_ranges(first, counts)
-    positions = candidates[owners]
-    is_equal = (sliding_window_view(chunk, NGRAM_SIZE)[positions] == ngrams.tokens[ids]).all(axis=1)
-    return NgramHits(positions=positions[is_equal] + start, ngram_ids=ids[is_equal])
+            low, high = (np.searchsorted(ngrams.hashes, hashes[candidates], side=side) for side in ("left", "right"))
+            ids, owners, _ = ragged_ranges(low, high - low)
+            positions = candidates[owners]
+            is_equal = (sliding_window_view(chunk, NGRAM_SIZE)[positions] == ngrams.tokens[ids]).all(axis=1)
+            yield positions[is_equal] + start, ids[is_equal]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,10 +14,8 @@ from firstsight.data.audit.hamming import MAX_BUCKET_SIZE, MAX_HAMMING_DISTANCE,
 from firstsight.data.audit.ngrams import NGRAM_SIZE
 from firstsight.data.index import Index
 
-MAX_LISTED_CLUSTERS = 5
-"""Duplicate clusters that are listed."""
-MAX_LISTED_MEMBERS = 3
-"""Members that are listed of each cluster."""
+MAX_LISTED_CLUSTERS, MAX_LISTED_MEMBERS = 5, 3
+"""Duplicate clusters that are listed, and members of each."""
 MAX_RARE_RECORDS = 10
 """Words that more records than these share with an evaluation set are a common phrase, not a leak.
 
@@ -27,7 +25,7 @@ PRINTED_FINDINGS = 3
 """Findings of each kind that the terminal shows."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RecordLocation:
     """A record of an index and, for a finding about an image, where its bytes are."""
 
@@ -54,7 +52,7 @@ class ImageRecordFinder:
         image, starts = self._index.images[image_id], self._index.samples["shown_from"]
         record = int(np.searchsorted(starts, self._first_refs[image_id], side="right")) - 1
         shard = self._index.image_shards[int(image["shard"])]
-        return RecordLocation(record=record, shard=shard, offset=int(image["offset"]))
+        return RecordLocation(record, shard, int(image["offset"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,9 +158,12 @@ class CommonPhrase:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OverlapCoverage:
-    """How much was compared."""
+class OverlapReport:
+    """What a source shares with evaluation sets, and how much was compared."""
 
+    image_overlaps: Sequence[ImageOverlap]
+    text_overlaps: Sequence[TextOverlap]
+    phrases: Sequence[CommonPhrase]
     images: int
     uninformative_images: int
     """Training images too plain to compare."""
@@ -174,20 +175,10 @@ class OverlapCoverage:
     texts: int
     short_texts: int
     """Evaluation texts of fewer than NGRAM_SIZE tokens, which are not searched for."""
-    unread: dict[str, int]
+    unread: Mapping[str, int]
     """Number of evaluation files of unknown types, by suffix."""
-    refused: tuple[str, ...]
+    refused: Sequence[str]
     """Evaluation files and images that are broken."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OverlapReport:
-    """What a source shares with evaluation sets, and how much was compared."""
-
-    image_overlaps: tuple[ImageOverlap, ...]
-    text_overlaps: tuple[TextOverlap, ...]
-    phrases: tuple[CommonPhrase, ...]
-    coverage: OverlapCoverage
 
     def write(self, folder: Path) -> Path:
         """Write all findings, one a line, to overlap.jsonl in `folder`; returns its path."""
@@ -204,25 +195,23 @@ class OverlapReport:
         return (*self._image_lines(), *self._text_lines(), *self._coverage_lines())
 
     def _image_lines(self) -> Iterator[str]:
-        train_total, eval_total = self.coverage.images, self.coverage.eval_images
-        if not (train_total and eval_total):
+        if not (self.images and self.eval_images):
             return
         train = {(overlap.train_record.shard, overlap.train_record.offset) for overlap in self.image_overlaps}
         items = {overlap.eval_item for overlap in self.image_overlaps}
         yield (
-            f"{_share(len(train), train_total)} training images are similar to {_share(len(items), eval_total)} "
+            f"{_share(len(train), self.images)} training images are similar to {_share(len(items), self.eval_images)} "
             f"evaluation images: at most {MAX_HAMMING_DISTANCE} of 64 bits of their hashes differ."
         )
         yield from _indented(self.image_overlaps[:PRINTED_FINDINGS])
 
     def _text_lines(self) -> Iterator[str]:
-        searched = self.coverage.texts - self.coverage.short_texts
-        if not searched:
+        if not (searched := self.texts - self.short_texts):
             return
         records = {overlap.train_record.record for overlap in self.text_overlaps}
         items = {overlap.eval_item for overlap in self.text_overlaps}
         yield (
-            f"{_share(len(records), self.coverage.records)} records contain {NGRAM_SIZE} or more consecutive tokens of "
+            f"{_share(len(records), self.records)} records contain {NGRAM_SIZE} or more consecutive tokens of "
             f"{_share(len(items), searched)} evaluation texts."
         )
         yield from _indented(self.text_overlaps[:PRINTED_FINDINGS])
@@ -235,22 +224,21 @@ class OverlapReport:
 
     def _coverage_lines(self) -> Iterator[str]:
         """What could not be compared."""
-        cover = self.coverage
-        if cover.uninformative_images + cover.eval_uninformative_images:
+        if self.uninformative_images + self.eval_uninformative_images:
             yield (
-                f"{cover.uninformative_images:,} training and {cover.eval_uninformative_images:,} evaluation images "
+                f"{self.uninformative_images:,} training and {self.eval_uninformative_images:,} evaluation images "
                 "were left out, because they are too plain to tell apart."
             )
-        if cover.crowded_images:
-            yield f"{cover.crowded_images:,} evaluation images share bits with too many others; matches may be missing."
-        if cover.short_texts:
-            share = _share(cover.short_texts, cover.texts)
+        if self.crowded_images:
+            yield f"{self.crowded_images:,} evaluation images share bits with too many others; matches may be missing."
+        if self.short_texts:
+            share = _share(self.short_texts, self.texts)
             yield f"{share} evaluation texts are shorter than {NGRAM_SIZE} tokens: not searched for."
-        if cover.unread:
-            counts = ", ".join(f"{count:,} x {suffix}" for suffix, count in sorted(cover.unread.items()))
+        if self.unread:
+            counts = ", ".join(f"{count:,} x {suffix}" for suffix, count in sorted(self.unread.items()))
             yield f"Evaluation files that were not read: {counts}."
-        if cover.refused:
-            yield f"{len(cover.refused):,} evaluation files or images are broken. The first: {cover.refused[0]}"
+        if self.refused:
+            yield f"{len(self.refused):,} evaluation files or images are broken. The first: {self.refused[0]}"
 
 
 def quote_shortened(text: str) -> str:
