@@ -254,7 +254,7 @@ def test_the_how_to_is_true(out: Path, native: Path, tmp_path: Path, monkeypatch
     page = Path(__file__).parents[2] / "docs" / "howto" / "transformers.md"
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "picture.png").write_bytes(png(0))
+    (tmp_path / "image.png").write_bytes(png(0))
     for folder in (out, native):
         (tmp_path / "exported").unlink(missing_ok=True)
         (tmp_path / "exported").symlink_to(folder)
