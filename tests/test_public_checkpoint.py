@@ -21,7 +21,7 @@ from firstsight.plan.graph import build_graph
 from firstsight.recipe.lm import openlm_spec
 from firstsight.workspace.study_functions import find_study_function
 from tests.own_data import OwnData
-from tests.test_site import told
+from tests.test_site_file import site_from
 from tests.test_tutorial import commands, pattern
 
 PAGE = Path(__file__).parents[1] / "docs" / "howto" / "public-checkpoint.md"
@@ -102,7 +102,7 @@ def test_the_page_is_true(typed: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_its_site_file_and_its_studies_name_the_same_things(typed: Path) -> None:
     blocks = BLOCK.findall(PAGE.read_text())
     (toml,) = [block for form, block in blocks if form == "toml"]
-    sources = told(typed, toml).sources
+    sources = site_from(typed, toml).sources
     assert sources["siglip-so400m-patch14-384"].path == "hf://google/siglip-so400m-patch14-384"
     assert sources["tiny-1t"].path == sources["tinyllama-words"].path == str(typed / "donors" / "tiny-1t")
     for form, block in blocks:
