@@ -145,7 +145,7 @@ def _site_findings(out: Path) -> Iterator[Finding]:
     """The site file and each of its sources."""
     path = find_site_file()
     if path is None:
-        advice = "Only for data of your own: see 'Bring your own data' in the documentation."
+        advice = "Only for data of your own: see 'Use your own data' in the documentation."
         yield Finding("site file", "none", advice=advice)
         return
     try:
