@@ -8,7 +8,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,12 +39,12 @@ class Question:
     """Unique within the task."""
     text: str
     truth: Truth
-    image: str | None
+    image: str | None = None
     """The image's name in the benchmark's files; None for text tasks."""
-    choices: tuple[str, ...]
-    split: str
+    choices: tuple[str, ...] = ()
+    split: str = ""
     """Scores are means over splits of means over questions; only POPE has more than one."""
-    tags: Mapping[str, str]
+    tags: Mapping[str, str] = field(default_factory=dict)
     """Categories to score apart: {"form": "heldout", "combination": "seen"}, NoCaps' {"domain": "near-domain"}."""
 
 

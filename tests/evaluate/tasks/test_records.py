@@ -36,7 +36,8 @@ def test_records_that_are_no_objects_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "text"), [("a", "a"), (7, "7"), (0.5, "0.5")])
 def test_numbers_are_texts(value: Any, text: str) -> None:
     assert records.text_field({"k": value}, "k", "here") == text
-    assert records.first_text_field({"k": value}, ("j", "k"), "here") == text
+    record = records.BenchmarkRecord(key=None, index=0, location="here", fields={"k": value})
+    assert record.text("j", "k") == text
 
 
 @pytest.mark.parametrize("value", [None, True, float("nan"), float("inf"), ["a"], {}])

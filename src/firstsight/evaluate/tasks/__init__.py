@@ -26,9 +26,8 @@ def get_task(name: str, benchmarks: Path | None = None) -> Task:
     """
     if benchmarks is not None and (benchmarks / name / TASK_FILE).is_file():
         if name in TASKS:
-            raise RequestError(
-                f"{benchmarks}/{name}: {TASK_FILE} would replace the built-in task {name}. Rename the folder."
-            )
+            problem = f"{TASK_FILE} would replace the built-in task {name}. Rename the folder."
+            raise RequestError(f"{benchmarks / name}: {problem}")
         return load_custom_task(benchmarks / name)
     if name not in TASKS:
         custom_names = [] if benchmarks is None else [path.parent.name for path in benchmarks.glob(f"*/{TASK_FILE}")]

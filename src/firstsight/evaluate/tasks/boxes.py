@@ -6,19 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from firstsight.errors import DataError
 from firstsight.evaluate.image_names import strip_annotation_id
-from firstsight.evaluate.metrics.boxes import IOU25, IOU50
+from firstsight.evaluate.metrics.boxes import IOU25, IOU50, BoundingBox
 from firstsight.evaluate.task import PublishedVersion, Question, require_key, single_file
-from firstsight.evaluate.tasks import records
-from firstsight.evaluate.tasks.records import BenchmarkRecord, image_question, text_field, vision_task
+from firstsight.evaluate.tasks.records import (
+    BenchmarkRecord,
+    list_records,
+    normalize_box,
+    parse_four_floats,
+    published_versions,
+    read_benchmark_records,
+    require_unique_ids,
+    vision_task,
+)
 
 _CORNER_BOX_KEYS = (("sent", "image"), ("expression", "img_path"))
 """Keys of sentence and image in forms with left, top, right, bottom: Qwen-VL's and InternVL's lines, Shikra's."""
-_OCID_IMAGE_SIZE = (640, 480)
-"""Width and height of OCID's images, unless a record has others."""
 _BOX_PROMPT = '\nPlease provide the bounding box coordinate of the region this sentence describes: "{q}"'
 
 
@@ -54,59 +59,49 @@ def _read_questions(
             questions.append(_harness_index_question(record) if is_indexed else to_question(record))
     if not questions and skipped:
         raise DataError(f"{path}: wanted rows of {benchmark}. Got {', '.join(sorted(skipped))}. Add them.")
-    return records.require_unique_ids(questions, [path])
+    return require_unique_ids(questions, [path])
 
 
 def _harness_index_question(record: BenchmarkRecord) -> Question:
     """The paper's harness stores boxes as shares of the image, rounded to two places."""
-    row, location = record.fields, record.location
-    return image_question(
-        row,
-        question_id=record.key or text_field(row, "example_id", location),
-        text=text_field(row, "ref_expression", location),
-        truth=records.normalize_box(_bbox(record), (1, 1), location, tolerance=0.0),
-        image=text_field(row, "img_path", location),
+    return record.question(
+        question_id=record.key or record.text("example_id"),
+        text=record.text("ref_expression"),
+        truth=normalize_box(_bbox(record), (1, 1), record.location, tolerance=0.0),
+        image=record.text("img_path"),
     )
 
 
 def _refcoco_question(record: BenchmarkRecord) -> Question:
-    row, location = record.fields, record.location
-    text_key, image_key = next((keys for keys in _CORNER_BOX_KEYS if keys[0] in row), ("sents", "img_id"))
+    text_key, image_key = next((keys for keys in _CORNER_BOX_KEYS if keys[0] in record.fields), ("sents", "img_id"))
     left, top, right, bottom = _bbox(record)
-    image = text_field(row, image_key, location)
+    image = record.text(image_key)
     if text_key == "sents":
         right, bottom = left + right, top + bottom
     else:
         image = image.rpartition("/")[2]  # without the folders of the machine that wrote the lines
-    size = (require_key(row, "width", location), require_key(row, "height", location))
-    return image_question(
-        row,
+    size = (record.value("width"), record.value("height"))
+    return record.question(
         # img_id repeats over sentences, so the record's number is added
-        question_id=str(row.get("question_id", f"{image}-{record.index}")),
-        text=text_field(row, text_key, location),
-        truth=records.normalize_box((left, top, right, bottom), size, location),
+        question_id=str(record.fields.get("question_id", f"{image}-{record.index}")),
+        text=record.text(text_key),
+        truth=normalize_box((left, top, right, bottom), size, record.location),
         image=strip_annotation_id(image),
     )
 
 
 def _ocid_question(record: BenchmarkRecord) -> Question:
-    row, location = record.fields, record.location
     if record.key is None:
-        raise DataError(
-            f"{location}: wanted an object of expressions by their ids. Got a list. Is this OCID-Ref's file?"
-        )
-    size = (row.get("width", _OCID_IMAGE_SIZE[0]), row.get("height", _OCID_IMAGE_SIZE[1]))
-    return image_question(
-        row,
-        question_id=record.key,
-        text=text_field(row, "sentence", location),
-        truth=records.normalize_box(_bbox(record), size, location),
-        image=text_field(row, "scene_path", location),
-    )
+        problem = "wanted an object of expressions by their ids. Got a list. Is this OCID-Ref's file?"
+        raise DataError(f"{record.location}: {problem}")
+    size = (record.fields.get("width", 640), record.fields.get("height", 480))
+    truth = normalize_box(_bbox(record), size, record.location)
+    image = record.text("scene_path")
+    return record.question(question_id=record.key, text=record.text("sentence"), truth=truth, image=image)
 
 
-def _bbox(record: BenchmarkRecord) -> tuple[float, float, float, float]:
-    return records.parse_four_floats(require_key(record.fields, "bbox", record.location), record.location)
+def _bbox(record: BenchmarkRecord) -> BoundingBox:
+    return parse_four_floats(record.value("bbox"), record.location)
 
 
 def _benchmark_of(record: BenchmarkRecord) -> str | None:
@@ -117,69 +112,51 @@ def _benchmark_of(record: BenchmarkRecord) -> str | None:
 
 def _read_box_records(path: Path) -> list[BenchmarkRecord]:
     """The records of a file; of MDETR's COCO form one per image, with its caption and its one box."""
-    box_records = records.read_benchmark_records(path)
-    if len(box_records) != 1 or not {"images", "annotations"} <= box_records[0].fields.keys():
-        return box_records
-    boxes = {require_key(row, "image_id", path): row for row in box_records[0].fields["annotations"]}
-    images = box_records[0].fields["images"]
+    records = read_benchmark_records(path)
+    if len(records) != 1 or not {"images", "annotations"} <= records[0].fields.keys():
+        return records
+    boxes = {require_key(row, "image_id", path): row for row in records[0].fields["annotations"]}
+    images = records[0].fields["images"]
     if not images or "caption" not in images[0]:
         raise DataError(
             f"{path}: has boxes without sentences. In refer's download the sentences are in refs(unc).p, a pickle, "
             "which can run code and is not opened. Take the split as a list: MiniGPT-4's refcoco_val.json, Qwen-VL's "
             "refcoco_val.jsonl or MDETR's finetune_refcoco_val.json."
         )
-    rows: list[dict[str, Any]] = [
+    rows = [
         row
         | {"img_id": require_key(row, "file_name", path), "sents": require_key(row, "caption", path)}
         | {"bbox": require_key(boxes.get(require_key(row, "id", path), {}), "bbox", path)}
         for row in images
     ]
-    return [
-        BenchmarkRecord(key=None, index=index, location=f"{path}: image {index + 1}", fields=row)
-        for index, row in enumerate(rows)
-    ]
+    return list_records(rows, path)
 
 
 _VAL_COUNTS = {"RefCOCO": 10834, "RefCOCO+": 10758, "RefCOCOg": 4896}
-_TEST_COUNTS = {
-    "RefCOCO testA": 5657,
-    "RefCOCO testB": 5095,
-    "RefCOCO+ testA": 5726,
-    "RefCOCO+ testB": 4889,
-    "RefCOCOg test": 9602,
-}
+_REFCOCO_TEST_COUNTS = {"RefCOCO testA": 5657, "RefCOCO testB": 5095}
+_TEST_COUNTS = _REFCOCO_TEST_COUNTS | {"RefCOCO+ testA": 5726, "RefCOCO+ testB": 4889, "RefCOCOg test": 9602}
+_OCID_COUNTS = {"OCID-Ref val": 18342, "test": 27513, "train": 259839}
 
 
 def _published_splits(benchmark: str) -> tuple[PublishedVersion, ...]:
     """All three benchmarks' splits, since their files look alike; the validation split of `benchmark` first."""
     names = [benchmark, *(name for name in _VAL_COUNTS if name != benchmark)]
-    return records.published_versions({f"{name} val": _VAL_COUNTS[name] for name in names} | _TEST_COUNTS)
+    return published_versions({f"{name} val": _VAL_COUNTS[name] for name in names} | _TEST_COUNTS)
 
 
-REFCOCO = replace(
-    vision_task(
-        "refcoco", IOU50, partial(read_refcoco, benchmark="RefCOCO"), prompt=_BOX_PROMPT, version=1, baseline=0.0
-    ),
-    published=_published_splits("RefCOCO"),
-)
-
-REFCOCO_PLUS, REFCOCOG = (
+REFCOCO, REFCOCO_PLUS, REFCOCOG = (
     replace(
-        REFCOCO,
-        name=name,
-        baseline=None,
-        read_questions=partial(read_refcoco, benchmark=benchmark),
+        vision_task(name, IOU50, partial(read_refcoco, benchmark=benchmark), prompt=_BOX_PROMPT, version=1),
+        baseline=baseline,
         published=_published_splits(benchmark),
     )
-    for name, benchmark in (("refcoco_plus", "RefCOCO+"), ("refcocog", "RefCOCOg"))
+    for name, benchmark, baseline in (
+        ("refcoco", "RefCOCO", 0.0),
+        ("refcoco_plus", "RefCOCO+", None),
+        ("refcocog", "RefCOCOg", None),
+    )
 )
 
 OCID_REF = vision_task(
-    "ocid_ref",
-    IOU25,
-    read_ocid_ref,
-    prompt=_BOX_PROMPT,
-    version=1,
-    baseline=0.0,
-    published={"OCID-Ref val": 18342, "test": 27513, "train": 259839},
+    "ocid_ref", IOU25, read_ocid_ref, prompt=_BOX_PROMPT, version=1, baseline=0.0, published=_OCID_COUNTS
 )

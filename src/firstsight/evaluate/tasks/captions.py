@@ -11,15 +11,14 @@ from firstsight.errors import DataError
 from firstsight.evaluate.metrics.captions import CIDER
 from firstsight.evaluate.task import Question, load_json, require_key, single_file
 from firstsight.evaluate.tasks import records
-from firstsight.evaluate.tasks.records import image_question, text_field, vision_task
+from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, text_field, vision_task
 
 _CAPTION_PROMPT = "Provide a short image description."
 """The paper's trigger words for captions, which its harness uses as the prompt too. Source: paper 3."""
-_IMAGE_KEYS = ("file_name", "image", "filename")
 _ID_KEYS = ("id", "cocoid", "image_id")
 _KARPATHY_SPLIT = "test"
 
-_CaptionedRows = list[tuple[Mapping[str, Any], list[str]]]
+_CaptionedRecords = list[tuple[BenchmarkRecord, list[str]]]
 """An image's record and its captions."""
 
 
@@ -32,30 +31,29 @@ def read_coco_captions(paths: Sequence[Path]) -> tuple[Question, ...]:
     path = single_file(paths, "the captions of one split")
     content = load_json(path)
     if isinstance(content, list):
-        pairs = [(row, _caption_list(require_key(row, "caption", path), path)) for row in content]
+        pairs = [(record, _caption_list(record.value("caption"), path)) for record in list_records(content, path)]
     elif isinstance(content, dict) and "annotations" in content:
         pairs = _join_captions(content, path)
     else:
-        pairs = _karpathy_captions(require_key(content, "images", path), path)
-    return records.require_unique_ids([_question(row, captions, path) for row, captions in pairs], paths)
+        pairs = _karpathy_captions(list_records(require_key(content, "images", path), path))
+    return records.require_unique_ids([_question(record, captions) for record, captions in pairs], paths)
 
 
-def _question(row: Mapping[str, Any], captions: Sequence[str], path: Path) -> Question:
-    image = records.first_text_field(row, _IMAGE_KEYS, path)
-    question_id = next((str(row[key]) for key in _ID_KEYS if key in row), image)
+def _question(record: BenchmarkRecord, captions: Sequence[str]) -> Question:
+    image = record.text("file_name", "image", "filename")
+    question_id = next((str(record.fields[key]) for key in _ID_KEYS if key in record.fields), image)
     if not any(caption.strip() for caption in captions):
-        raise DataError(
-            f"{path}: image {question_id} has no captions to compare with. Use a split with public captions."
-        )
-    return image_question(row, question_id=question_id, text=_CAPTION_PROMPT, truth=tuple(captions), image=image)
+        problem = f"image {question_id} has no captions to compare with. Use a split with public captions."
+        raise DataError(f"{record.location}: {problem}")
+    return record.question(question_id=question_id, text=_CAPTION_PROMPT, truth=tuple(captions), image=image)
 
 
-def _join_captions(content: Mapping[str, Any], path: Path) -> _CaptionedRows:
+def _join_captions(content: Mapping[str, Any], path: Path) -> _CaptionedRecords:
     """COCO's form: captions refer to images by id; DataError for an image or a caption without counterpart."""
     captions: dict[str, list[str]] = {}
     for row in content["annotations"]:
         captions.setdefault(text_field(row, "image_id", path), []).append(text_field(row, "caption", path))
-    images = [(text_field(row, "id", path), row) for row in require_key(content, "images", path)]
+    images = [(record.text("id"), record) for record in list_records(require_key(content, "images", path), path)]
     image_ids = {image_id for image_id, _ in images}
     for problem, ids in (
         ("images without captions", image_ids - captions.keys()),
@@ -63,14 +61,14 @@ def _join_captions(content: Mapping[str, Any], path: Path) -> _CaptionedRows:
     ):
         if ids:
             raise DataError(f"{path}: {problem}: {records.abbreviate_names(sorted(ids))}. Is the file complete?")
-    return [(row, captions[image_id]) for image_id, row in images]
+    return [(record, captions[image_id]) for image_id, record in images]
 
 
-def _karpathy_captions(rows: Any, path: Path) -> _CaptionedRows:
+def _karpathy_captions(images: Sequence[BenchmarkRecord]) -> _CaptionedRecords:
     return [
-        (row, [text_field(sentence, "raw", path) for sentence in require_key(row, "sentences", path)])
-        for row in rows
-        if require_key(row, "split", path) == _KARPATHY_SPLIT
+        (image, [text_field(sentence, "raw", image.location) for sentence in image.value("sentences")])
+        for image in images
+        if image.value("split") == _KARPATHY_SPLIT
     ]
 
 
@@ -81,13 +79,10 @@ def _caption_list(value: Any, path: Path) -> list[str]:
     return captions
 
 
+_CAPTION_COUNTS = {"COCO Karpathy test, Karpathy val or val2017": 5000, "val2014, whole": 40504}
+
 COCO_CAPTIONS = vision_task(
-    "coco_captions",
-    CIDER,
-    read_coco_captions,
-    prompt="\n{q}",
-    version=1,
-    published={"COCO Karpathy test, Karpathy val or val2017": 5000, "val2014, whole": 40504},
+    "coco_captions", CIDER, read_coco_captions, prompt="\n{q}", version=1, published=_CAPTION_COUNTS
 )
 
 NOCAPS = replace(COCO_CAPTIONS, name="nocaps", published=records.published_versions({"NoCaps val": 4500}))

@@ -15,13 +15,12 @@ from firstsight.evaluate.metrics.exact_match import CHOICE_MATCH
 from firstsight.evaluate.metrics.multiple_choice import LETTER_MATCH
 from firstsight.evaluate.task import Question, Task, load_json_records, record_tags, require_key, single_file
 from firstsight.evaluate.tasks import records
-from firstsight.evaluate.tasks.records import BenchmarkRecord, text_field
+from firstsight.evaluate.tasks.records import BenchmarkRecord, read_benchmark_records
 
 OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IMAGE_MARKER = re.compile(r"\s*<image[ _](\d+)>\s*")
 _NUMBERED_IMAGE_KEY = re.compile(r"image_\d+")
 _IMAGE_KEYS = ("image", "image_1")
-_ID_KEYS = ("id", "question_id")
 _PROMPT = "\n{q}\nAnswer with the option's letter from the given choices directly."
 
 
@@ -30,7 +29,7 @@ def read_mmmu(paths: Sequence[Path]) -> tuple[Question, ...]:
 
     Questions about several images and questions without options are skipped; `count_skipped_questions` counts them.
     """
-    rows = [record for path in paths for record in records.read_benchmark_records(path) if not _skip_reason(record)]
+    rows = [record for path in paths for record in read_benchmark_records(path) if not _skip_reason(record)]
     if not rows:
         raise DataError(
             f"{records.join_paths(paths)}: no multiple-choice question about one image. "
@@ -41,13 +40,13 @@ def read_mmmu(paths: Sequence[Path]) -> tuple[Question, ...]:
 
 def count_skipped_questions(paths: Sequence[Path]) -> Mapping[str, int]:
     """The number of skipped questions by reason."""
-    reasons = (_skip_reason(record) for path in paths for record in records.read_benchmark_records(path))
+    reasons = (_skip_reason(record) for path in paths for record in read_benchmark_records(path))
     return dict(Counter(filter(None, reasons)))
 
 
 def _skip_reason(record: BenchmarkRecord) -> str:
-    row, location = record.fields, record.location
-    if row.get("question_type") == "open" or not parse_options(require_key(row, "options", location), location):
+    row = record.fields
+    if row.get("question_type") == "open" or not _parse_options(record.value("options"), record.location):
         return "without options"
     image_keys = [key for key in row if _NUMBERED_IMAGE_KEY.fullmatch(key) and row[key] is not None]
     markers = set(_IMAGE_MARKER.findall(str(row.get("question", "")) + str(row["options"])))
@@ -55,7 +54,7 @@ def _skip_reason(record: BenchmarkRecord) -> str:
     return "about several images" if len(image_keys) > 1 or len(markers) > 1 or has_image_list else ""
 
 
-def parse_options(value: Any, location: str) -> tuple[str, ...]:
+def _parse_options(value: Any, location: str) -> tuple[str, ...]:
     """Options from a list of texts or its Python literal, of which nothing is executed."""
     try:
         options = ast.literal_eval(value) if isinstance(value, str) else value
@@ -68,17 +67,16 @@ def parse_options(value: Any, location: str) -> tuple[str, ...]:
 
 
 def _mmmu_question(record: BenchmarkRecord) -> Question:
-    row, location = record.fields, record.location
-    options = tuple(_strip_image_markers(option) for option in parse_options(row["options"], location))
-    letter = text_field(row, "answer", location).strip()
+    location = record.location
+    options = tuple(map(_strip_image_markers, _parse_options(record.fields["options"], location)))
+    letter = record.text("answer").strip()
     if letter not in list(OPTION_LETTERS[: len(options)]):
         raise DataError(f"{location}: the answer is a letter, A to {OPTION_LETTERS[len(options) - 1]}. Got {letter!r}.")
-    return records.image_question(
-        row,
-        question_id=records.first_text_field(row, _ID_KEYS, location),
-        text=question_with_options(_strip_image_markers(text_field(row, "question", location)), options),
+    return record.question(
+        question_id=record.text("id", "question_id"),
+        text=question_with_options(_strip_image_markers(record.text("question")), options),
         truth=(letter, *options),
-        image=_image_name(row, location),
+        image=_image_name(record),
     )
 
 
@@ -93,43 +91,34 @@ def _strip_image_markers(text: str) -> str:
     return _IMAGE_MARKER.sub(" ", text).strip()
 
 
-def _image_name(row: Mapping[str, Any], location: str) -> str:
+def _image_name(record: BenchmarkRecord) -> str:
     """The image's name, also from a tool's object of path and bytes."""
-    value = next((row[key] for key in _IMAGE_KEYS if row.get(key) is not None), None)
+    value = next((record.fields[key] for key in _IMAGE_KEYS if record.fields.get(key) is not None), None)
     if isinstance(value, list) and value:
         value = value[0]
     name = value.get("path") if isinstance(value, dict) else value
     if not isinstance(name, str) or not name:
-        raise DataError(
-            f"{location}: wanted the image's file name under {', '.join(_IMAGE_KEYS)}. Got {str(value)[:60]!r}."
-        )
+        problem = f"wanted the image's file name under {', '.join(_IMAGE_KEYS)}. Got {str(value)[:60]!r}."
+        raise DataError(f"{record.location}: {problem}")
     return name
 
 
 def read_multiple_choice(paths: Sequence[Path]) -> tuple[Question, ...]:
     """JSON lines of {"query", "choices", "gold"}."""
     path = single_file(paths, "a query, its choices and the right one a line")
-    return records.require_unique_ids(
-        [_question(row, index, path) for index, row in enumerate(load_json_records(path))], paths
-    )
+    questions = [_choice_question(row, index, path) for index, row in enumerate(load_json_records(path))]
+    return records.require_unique_ids(questions, paths)
 
 
-def _question(row: dict[str, Any], index: int, path: Path) -> Question:
+def _choice_question(row: dict[str, Any], index: int, path: Path) -> Question:
     choices, gold = tuple(require_key(row, "choices", path)), require_key(row, "gold", path)
     if not isinstance(gold, int) or not 0 <= gold < len(choices):
         raise DataError(f"{path}:{index + 1}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}.")
-    return Question(
-        id=str(row.get("question_id", index)),
-        text=require_key(row, "query", path),
-        truth=gold,
-        image=None,
-        choices=choices,
-        split="",
-        tags=record_tags(row),
-    )
+    question_id, text = str(row.get("question_id", index)), require_key(row, "query", path)
+    return Question(id=question_id, text=text, truth=gold, choices=choices, tags=record_tags(row))
 
 
-def _text_task(name: str, *, chance: float, baseline: float | None, suffix: str) -> Task:
+def _text_task(name: str, *, chance: float, baseline: float | None, suffix: str = "\nAnswer:") -> Task:
     return Task(
         name=name,
         kind="text",
@@ -149,18 +138,16 @@ MMMU = replace(
 )
 """Most questions have four options; the exact chance depends on which questions remain."""
 
-_ANSWER_SUFFIX = "\nAnswer:"
-
 # agieval_sat_en has four choices, so chance is .25; the authors subtract .2, and so does the stable score.
 TEXT_TASKS: tuple[Task, ...] = (
-    _text_task("agieval_sat_en", chance=0.25, baseline=0.2, suffix=_ANSWER_SUFFIX),
-    _text_task("arc_easy", chance=0.25, baseline=0.25, suffix=_ANSWER_SUFFIX),
-    _text_task("bigbench_conceptual_combinations_multiple_choice", chance=0.25, baseline=0.25, suffix=_ANSWER_SUFFIX),
+    _text_task("agieval_sat_en", chance=0.25, baseline=0.2),
+    _text_task("arc_easy", chance=0.25, baseline=0.25),
+    _text_task("bigbench_conceptual_combinations_multiple_choice", chance=0.25, baseline=0.25),
     _text_task("bigbench_cs_algorithms_multiple_choice", chance=0.5, baseline=None, suffix=""),
-    _text_task("boolq", chance=0.5, baseline=0.5, suffix=_ANSWER_SUFFIX),
+    _text_task("boolq", chance=0.5, baseline=0.5),
     _text_task("copa", chance=0.5, baseline=0.5, suffix=""),
     _text_task("hellaswag", chance=0.25, baseline=0.25, suffix=""),
-    _text_task("mathqa", chance=0.2, baseline=0.2, suffix=_ANSWER_SUFFIX),
-    _text_task("piqa", chance=0.5, baseline=0.5, suffix=_ANSWER_SUFFIX),
-    _text_task("pubmedqa", chance=1 / 3, baseline=0.333, suffix=_ANSWER_SUFFIX),
+    _text_task("mathqa", chance=0.2, baseline=0.2),
+    _text_task("piqa", chance=0.5, baseline=0.5),
+    _text_task("pubmedqa", chance=1 / 3, baseline=0.333),
 )

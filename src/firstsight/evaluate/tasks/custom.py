@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from firstsight.evaluate.metrics.metric import Truth
 from firstsight.evaluate.task import Question, Task, benchmark_files, load_json, single_file
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.choices import OPTION_LETTERS, question_with_options
-from firstsight.evaluate.tasks.records import BenchmarkRecord, text_field
+from firstsight.evaluate.tasks.records import BenchmarkRecord
 
 TASK_FILE = "task.json"
 _TASK_KEYS = ("prompt", "metric", "answered", "chance", "version")
@@ -27,7 +26,7 @@ _TRUTH_KEYS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("iou50", "iou25"), ("box", "width", "height")),
     **dict.fromkeys(("choice", "letter"), ("answer", "choices")),
 }
-"""Keys of a question by metric, in addition to _QUESTION_KEYS."""
+"""Keys of a question by metric, in addition to _QUESTION_KEYS and, if it is answered by choice, `choices`."""
 _CHOICE_METRICS = ("choice", "exact", "yes_no")
 _PLACEHOLDER = "{question}"
 
@@ -37,73 +36,50 @@ def load_custom_task(folder: Path) -> Task:
     path = folder / TASK_FILE
     content = load_json(path)
     _check_keys(content, _TASK_KEYS, str(path), required=_TASK_KEYS)
-    config = _TaskConfig(**content)
-    config.check(path)
-    template = config.prompt.replace(_PLACEHOLDER, "{q}")
+    _check_values(path, **content)
+    metric, is_choice = content["metric"], content["answered"] == "choice"
+    template = content["prompt"].replace(_PLACEHOLDER, "{q}")
     return Task(
         name=folder.name,
-        kind="vision" if _has_images(benchmark_files(folder), config, path) else "text",
-        answer_type="choice" if config.answered == "choice" else "words",
-        metric=METRICS[config.metric],
-        chance=float(config.chance),
+        kind="vision" if _has_images(benchmark_files(folder), is_choice, path) else "text",
+        answer_type="choice" if is_choice else "words",
+        metric=METRICS[metric],
+        chance=float(content["chance"]),
         baseline=None,
-        read_questions=partial(_read_questions, config=config),
+        read_questions=partial(_read_questions, metric=metric, is_choice=is_choice),
         prompt_templates={"bare": template, "paper": template},
-        version=config.version,
+        version=content["version"],
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _TaskConfig:
-    """The content of task.json."""
-
-    prompt: Any
-    metric: Any
-    answered: Any
-    chance: Any
-    version: Any
-
-    def check(self, path: Path) -> None:
-        """DataError for the first invalid value, and for a metric that does not fit the way of answering."""
-        metric, prompt, answered, chance, version = self.metric, self.prompt, self.answered, self.chance, self.version
-        is_choice_metric = metric in _CHOICE_METRICS if answered == "choice" else metric != "choice"
-        is_template = isinstance(prompt, str) and _PLACEHOLDER in prompt and "{q}" not in prompt
-        checks = (
-            (
-                isinstance(metric, str) and metric in METRICS,
-                f"no metric is called {metric!r}. Known: {', '.join(METRICS)}.",
-            ),
-            (is_template, f"prompt is a text that contains {_PLACEHOLDER}. Got {prompt!r}. Add it."),
-            (answered in ("words", "choice"), f'answered is "words" or "choice". Got {answered!r}. Use one of them.'),
-            (is_choice_metric, f"the metric {metric} does not go with {answered!r}. Change one."),
-            (
-                type(chance) in (int, float) and 0 <= chance < 1,
-                f"chance is a share below 1. Got {chance!r}. Use 0 if unsure.",
-            ),
-            (
-                type(version) is int and version >= 1,
-                f"version is a whole number from 1. Got {version!r}. Count changes.",
-            ),
-        )
-        for is_valid, problem in checks:
-            if not is_valid:
-                raise DataError(f"{path}: {problem}")
-
-    @property
-    def allowed_keys(self) -> tuple[str, ...]:
-        """Keys that a question may have."""
-        choice_keys = ("choices",) if self.answered == "choice" else ()
-        return tuple(dict.fromkeys((*_QUESTION_KEYS, *_TRUTH_KEYS[self.metric], *choice_keys)))
+def _check_values(path: Path, *, prompt: Any, metric: Any, answered: Any, chance: Any, version: Any) -> None:
+    """DataError for the first invalid value of task.json, and for a metric that does not fit the way of answering."""
+    is_metric = isinstance(metric, str) and metric in METRICS
+    is_template = isinstance(prompt, str) and _PLACEHOLDER in prompt and "{q}" not in prompt
+    fits = metric in _CHOICE_METRICS if answered == "choice" else metric != "choice"
+    is_chance = type(chance) in (int, float) and 0 <= chance < 1
+    is_version = type(version) is int and version >= 1
+    checks = (
+        (is_metric, f"no metric is called {metric!r}. Known: {', '.join(METRICS)}."),
+        (is_template, f"prompt is a text that contains {_PLACEHOLDER}. Got {prompt!r}. Add it."),
+        (answered in ("words", "choice"), f'answered is "words" or "choice". Got {answered!r}. Use one of them.'),
+        (fits, f"the metric {metric} does not go with {answered!r}. Change one."),
+        (is_chance, f"chance is a share below 1. Got {chance!r}. Use 0 if unsure."),
+        (is_version, f"version is a whole number from 1. Got {version!r}. Count changes."),
+    )
+    for is_valid, problem in checks:
+        if not is_valid:
+            raise DataError(f"{path}: {problem}")
 
 
-def _has_images(paths: Sequence[Path], config: _TaskConfig, task_path: Path) -> bool:
+def _has_images(paths: Sequence[Path], is_choice: bool, task_path: Path) -> bool:
     """Whether the questions have images; DataError if only some have."""
     rows = _read_records(paths)
     image_flags = [record.fields.get("image") is not None for record in rows]
     if any(image_flags) != all(image_flags):
         location = rows[image_flags.index(False)].location
         raise DataError(f"{location}: has no image, and others have one. Split the benchmark into two folders.")
-    if not any(image_flags) and config.answered != "choice":
+    if not any(image_flags) and not is_choice:
         raise DataError(f'{task_path}: questions without images are answered by choice. Got "words". Add choices.')
     return any(image_flags)
 
@@ -112,34 +88,35 @@ def _read_records(paths: Sequence[Path]) -> list[BenchmarkRecord]:
     return records.read_benchmark_records(single_file(paths, "questions.jsonl"))
 
 
-def _read_questions(paths: Sequence[Path], *, config: _TaskConfig) -> tuple[Question, ...]:
-    return records.require_unique_ids([_question(record, config) for record in _read_records(paths)], paths)
+def _read_questions(paths: Sequence[Path], *, metric: str, is_choice: bool) -> tuple[Question, ...]:
+    questions = [_question(record, metric, is_choice=is_choice) for record in _read_records(paths)]
+    return records.require_unique_ids(questions, paths)
 
 
-def _question(record: BenchmarkRecord, config: _TaskConfig) -> Question:
+def _question(record: BenchmarkRecord, metric: str, *, is_choice: bool) -> Question:
     row, location = record.fields, record.location
-    required = [key for key in config.allowed_keys if key not in _OPTIONAL_KEYS]
-    _check_keys(row, config.allowed_keys, location, required=required)
+    keys = tuple(dict.fromkeys((*_QUESTION_KEYS, *_TRUTH_KEYS[metric], *(("choices",) if is_choice else ()))))
+    _check_keys(row, keys, location, required=[key for key in keys if key not in _OPTIONAL_KEYS])
     choices = _require_texts(row["choices"], "choices", location) if "choices" in row else ()
-    text = text_field(row, "question", location)
+    text = record.text("question")
     return Question(
-        id=text_field(row, "id", location),
-        text=question_with_options(text, choices) if config.metric == "letter" else text,
-        truth=_parse_truth(row, choices, config.metric, location),
-        image=text_field(row, "image", location) if row.get("image") is not None else None,
-        choices=choices if config.answered == "choice" else (),
-        split=text_field(row, "split", location) if "split" in row else "",
-        tags={},
+        id=record.text("id"),
+        text=question_with_options(text, choices) if metric == "letter" else text,
+        truth=_parse_truth(record, choices, metric),
+        image=record.text("image") if row.get("image") is not None else None,
+        choices=choices if is_choice else (),
+        split=record.text("split") if "split" in row else "",
     )
 
 
-def _parse_truth(row: Mapping[str, Any], choices: tuple[str, ...], metric: str, location: str) -> Truth:
+def _parse_truth(record: BenchmarkRecord, choices: tuple[str, ...], metric: str) -> Truth:
+    row, location = record.fields, record.location
     if metric in _MULTI_ANSWER_METRICS:
         return _require_texts(row["answers"], "answers", location)
     if metric in ("iou50", "iou25"):
         size = (row["width"], row["height"]) if "width" in row and "height" in row else (1, 1)
         return records.normalize_box(records.parse_four_floats(row["box"], location), size, location, tolerance=0.0)
-    answer = text_field(row, "answer", location)
+    answer = record.text("answer")
     if metric == "yes_no" and answer not in ("yes", "no"):
         raise DataError(f"{location}: the answer is yes or no. Got {answer!r}. Use the metric exact for other words.")
     if metric == "choice":
@@ -152,9 +129,8 @@ def _parse_truth(row: Mapping[str, Any], choices: tuple[str, ...], metric: str, 
 
 def _index_choice(answer: str, choices: Sequence[str], location: str) -> int:
     if choices.count(answer) != 1:
-        raise DataError(
-            f"{location}: the answer is one of the choices, once: {list(choices)}. Got {answer!r}. Correct it."
-        )
+        problem = f"the answer is one of the choices, once: {list(choices)}. Got {answer!r}. Correct it."
+        raise DataError(f"{location}: {problem}")
     return choices.index(answer)
 
 

@@ -14,6 +14,8 @@ from firstsight.errors import DataError
 from firstsight.evaluate.metrics.metric import Metric, Truth
 from firstsight.evaluate.task import PublishedVersion, Question, Task, load_json, record_tags, require_key
 
+SHORT_ANSWER_PROMPT = "\n{q}\nAnswer the question using a single word or phrase."
+"""The paper's prompt. Source: paper 5.2."""
 _MAX_NAMES = 3
 _PIXEL_TOLERANCE = 1.0
 """Pixels by which an annotated box may exceed its image because of rounding."""
@@ -21,14 +23,28 @@ _PIXEL_TOLERANCE = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkRecord:
-    """One record of a benchmark file, and its location for error messages."""
+    """One record of a benchmark file."""
 
     key: str | None
     """The record's id, if the file is an object keyed by ids."""
     index: int
     """From 0."""
     location: str
+    """File and record, for messages."""
     fields: dict[str, Any]
+
+    def value(self, key: str) -> Any:
+        """The value under `key`; DataError without it."""
+        return require_key(self.fields, key, self.location)
+
+    def text(self, *keys: str) -> str:
+        """The text under the first of `keys` that the record has, since tools use different keys; see `text_field`."""
+        return text_field(self.fields, next((key for key in keys if key in self.fields), keys[0]), self.location)
+
+    def question(self, *, question_id: str, text: str, truth: Truth, image: str, split: str = "") -> Question:
+        """A question about an image without choices; its tags are the record's."""
+        tags = record_tags(self.fields)
+        return Question(id=question_id, text=text, truth=truth, image=image, split=split, tags=tags)
 
 
 def vision_task(
@@ -36,8 +52,8 @@ def vision_task(
     metric: Metric,
     read_questions: Callable[[Sequence[Path]], tuple[Question, ...]],
     *,
-    prompt: str,
     version: int,
+    prompt: str = SHORT_ANSWER_PROMPT,
     chance: float = 0.0,
     baseline: float | None = None,
     published: Mapping[str, int] | None = None,
@@ -62,26 +78,25 @@ def published_versions(counts: Mapping[str, int]) -> tuple[PublishedVersion, ...
     return tuple(PublishedVersion(name=name, split_sizes={"": count}) for name, count in counts.items())
 
 
-def image_question(row: Mapping[str, Any], *, question_id: str, text: str, truth: Truth, image: str) -> Question:
-    """A question about an image without choices and splits; its tags are the row's."""
-    return Question(id=question_id, text=text, truth=truth, image=image, choices=(), split="", tags=record_tags(row))
-
-
 def read_benchmark_records(path: Path) -> list[BenchmarkRecord]:
     """The records of a list, of JSON lines, or of an object keyed by ids."""
     content = load_json(path)
     if isinstance(content, dict) and content and all(isinstance(row, dict) for row in content.values()):
-        pairs: list[tuple[str | None, Any]] = list(content.items())
-    else:
-        pairs = [(None, row) for row in (content if isinstance(content, list) else [content])]
-    for number, (_, row) in enumerate(pairs, start=1):
+        return [
+            BenchmarkRecord(key=key, index=index, location=f"{path}: record {key}", fields=row)
+            for index, (key, row) in enumerate(content.items())
+        ]
+    return list_records(content if isinstance(content, list) else [content], path)
+
+
+def list_records(rows: Sequence[Any], path: Path) -> list[BenchmarkRecord]:
+    """The records of a list in a file; DataError for one that is no object."""
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}: record {number} is no object: {str(row)[:80]}. Is this the benchmark's own file?")
     return [
-        BenchmarkRecord(
-            key=key, index=index, location=f"{path}: record {index + 1 if key is None else key}", fields=row
-        )
-        for index, (key, row) in enumerate(pairs)
+        BenchmarkRecord(key=None, index=index, location=f"{path}: record {index + 1}", fields=row)
+        for index, row in enumerate(rows)
     ]
 
 
@@ -92,12 +107,6 @@ def text_field(record: Any, key: str, location: Path | str) -> str:
     if not isinstance(value, str) and not is_number:
         raise DataError(f"{location}: {key} is text. Got {value!r}. Use a split whose answers are public.")
     return str(value)
-
-
-def first_text_field(record: Any, keys: Sequence[str], location: Path | str) -> str:
-    """The text under the first of `keys` that the record has, since tools use different keys."""
-    key = next((key for key in keys if isinstance(record, dict) and key in record), keys[0])
-    return text_field(record, key, location)
 
 
 def is_text_list(value: Any) -> bool:
@@ -120,9 +129,8 @@ def check_unique_ids(ids: Iterable[str], location: Path | str) -> None:
     """DataError that names the question ids that occur several times."""
     duplicates = [question_id for question_id, count in Counter(ids).items() if count > 1]
     if duplicates:
-        raise DataError(
-            f"{location}: question ids appear twice: {abbreviate_names(duplicates)}. Keep one record for each."
-        )
+        names = abbreviate_names(duplicates)
+        raise DataError(f"{location}: question ids appear twice: {names}. Keep one record for each.")
 
 
 def require_unique_ids(questions: Sequence[Question], paths: Sequence[Path]) -> tuple[Question, ...]:
@@ -147,7 +155,7 @@ def parse_four_floats(box: Any, location: Path | str) -> tuple[float, float, flo
 
 
 def normalize_box(
-    box: Sequence[float], size: tuple[Any, Any], location: Path | str, *, tolerance: float = _PIXEL_TOLERANCE
+    box: Sequence[float], size: Sequence[Any], location: Path | str, *, tolerance: float = _PIXEL_TOLERANCE
 ) -> tuple[float, ...]:
     """(left, top, right, bottom) in pixels as shares of an image of `size`; DataError if empty or outside of it."""
     left, top, right, bottom = box
@@ -164,7 +172,6 @@ def find_file_with_key(contents: Mapping[Path, Any], key: str) -> Path | None:
     """The one file that is an object with `key`; None if there is none, DataError if there are several."""
     paths = [path for path, content in contents.items() if isinstance(content, dict) and key in content]
     if len(paths) > 1:
-        raise DataError(
-            f"{join_paths(paths)}: several files of {key}. Wanted one. Keep one benchmark split to a folder."
-        )
+        names = join_paths(paths)
+        raise DataError(f"{names}: several files of {key}. Wanted one. Keep one benchmark split to a folder.")
     return paths[0] if paths else None
