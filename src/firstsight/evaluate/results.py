@@ -78,6 +78,19 @@ def score_answers(
         answer if isinstance(question.truth, int) else text
         for question, answer, text in zip(questions, answers, texts, strict=True)
     ]
+    return score_texts(task, questions, texts, inputs=inputs, prompts=prompts, is_blind=is_blind)
+
+
+def score_texts(
+    task: Task,
+    questions: Sequence[Question],
+    texts: Sequence[str],
+    *,
+    inputs: Sequence[str],
+    prompts: Sequence[str],
+    is_blind: bool = False,
+) -> list[ScoredAnswer]:
+    """Scored answers to one task's questions; `inputs` are the metric's, which for choices may be their indices."""
     scores = task.metric.compute(inputs, [question.truth for question in questions])
     return [
         ScoredAnswer(
@@ -221,7 +234,7 @@ def _pope_splits(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, Any]]:
             "f1": round_score(report.f1),
             "precision": round_score(report.precision),
             "recall": round_score(report.recall),
-            "yes": round_score(report.yes_rate),
+            "yes": round_score(report.yes),
         }
     return splits
 

@@ -109,13 +109,13 @@ def test_any_text_is_parsed_as_by_pope(text: str) -> None:
 def test_the_report_is_popes(pairs: list[tuple[str, str]]) -> None:
     answers, labels = [*(answer for answer, _ in pairs), "yes"], [*(label for _, label in pairs), "yes"]
     report = exact_match.pope_report(answers, labels)
-    numbers = (report.accuracy, report.precision, report.recall, report.f1, report.yes_rate)
+    numbers = (report.accuracy, report.precision, report.recall, report.f1, report.yes)
     assert numbers == pytest.approx(pope_reference(answers, labels))
 
 
 def test_ratios_with_denominator_zero_are_zero() -> None:
     report = exact_match.pope_report(["no", "no"], ["no", "no"])
-    assert (report.accuracy, report.precision, report.recall, report.f1, report.yes_rate) == (1, 0, 0, 0, 0)
+    assert (report.accuracy, report.precision, report.recall, report.f1, report.yes) == (1, 0, 0, 0, 0)
 
 
 def test_every_answer_needs_a_label() -> None:

@@ -53,7 +53,7 @@ class PopeReport:
     precision: float
     recall: float
     f1: float
-    yes_rate: float
+    yes: float
     """The share of yes among the answers; the truth is yes for half of the questions."""
 
 
@@ -69,7 +69,7 @@ def pope_report(answers: Sequence[str], labels: Iterable[str]) -> PopeReport:
         precision=hits / max(num_yes, 1),
         recall=hits / max(num_positive, 1),
         f1=2 * hits / max(num_yes + num_positive, 1),
-        yes_rate=num_yes / total,
+        yes=num_yes / total,
     )
 
 

@@ -62,23 +62,22 @@ WRAPPER_KEYS = ("annotations", "answers", "predictions", "results", "data", "out
 class AnswerRecord:
     """One answer of a file; fields that the file lacks are empty."""
 
-    id: str
-    answer: str
-    image: str
-    prompt: str
-    split: str
-    true_box: tuple[float, ...]
-    """The true box that the record repeats."""
     file: str
     location: str
     """File and record, for messages."""
+    id: str = ""
+    answer: str = ""
+    image: str = ""
+    prompt: str = ""
+    split: str = ""
+    true_box: tuple[float, ...] = ()
+    """The true box that the record repeats."""
 
 
 def read_answer_files(paths: Sequence[Path], task: str) -> list[AnswerRecord]:
     """All answers to `task` in the files, in order; DataError names a record without an answer."""
-    answers = [
-        answer for path in paths for file, name in _list_files(path) for answer in _file_answers(file, name, task)
-    ]
+    files = [file for path in paths for file in _list_files(path)]
+    answers = [answer for path, name in files for answer in _file_answers(path, name, task)]
     if not answers:
         names = ", ".join(path.name for path in paths) or "no file"
         raise DataError(f"{names}: wanted answers. Got none. Give the file that the model's answers were written to.")
@@ -157,9 +156,8 @@ def _flatten_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
 def _yes_or_no(probabilities: Any, location: str) -> str:
     """The likelier of yes and no; yes if equal, as in the harness."""
     if not isinstance(probabilities, list) or [type(p) in (int, float, bool) for p in probabilities] != [True, True]:
-        raise DataError(
-            f"{location}: {_YES_NO_KEY} are two numbers. Got {json.dumps(probabilities)[:80]}. Correct the record."
-        )
+        excerpt = json.dumps(probabilities)[:80]
+        raise DataError(f"{location}: {_YES_NO_KEY} are two numbers. Got {excerpt}. Correct the record.")
     return "Yes" if probabilities[0] >= probabilities[1] else "No"
 
 
@@ -195,9 +193,8 @@ def _answer_text(value: Any, location: str) -> str:
             return _answer_text(item, location)
         case list() if all(isinstance(item, int | float) for item in value):
             return json.dumps(value)
-    raise DataError(
-        f"{location}: wanted one answer, as words or numbers. Got {json.dumps(value)[:80]}. Keep one of them."
-    )
+    excerpt = json.dumps(value)[:80]
+    raise DataError(f"{location}: wanted one answer, as words or numbers. Got {excerpt}. Keep one of them.")
 
 
 def _parse_true_box(value: Any, size: Any) -> tuple[float, ...]:
@@ -247,13 +244,13 @@ def _entries(content: Any, path: Path) -> Iterator[tuple[str | None, Any]]:
     elif len(wrapped) == 1:
         yield from _entries(wrapped[0], path)
     else:
-        yield from (entry for key, value in content.items() for entry in _entries_of_id(key, value))
+        yield from ((key, answer) for key, value in content.items() for answer in _answers_of_id(value))
 
 
-def _entries_of_id(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _answers_of_id(value: Any) -> list[Any]:
     """The value of one id: an answer, a box, or several answers."""
     is_answer_list = isinstance(value, list) and value and all(isinstance(item, str | dict | list) for item in value)
-    yield from ((key, item) for item in (value if is_answer_list else [value]))
+    return value if is_answer_list else [value]
 
 
 def load_answer_json(path: Path) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from firstsight.errors import DataError
 from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord
@@ -51,11 +52,10 @@ class JoinedAnswers:
     """Number of answers by joining method."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Match:
+class _Match(NamedTuple):
     """The questions that an answer fits."""
 
-    positions: tuple[int, ...]
+    positions: Sequence[int]
     method: str
     """How they were determined; empty if the answer is ambiguous."""
     is_one_to_one: bool = False
@@ -79,16 +79,16 @@ def join_answers(
         raise DataError(_no_match_message(raw_answers, questions, question_records))
     pairs = zip(answers, matches, strict=True)
     if ambiguous := [(answer, match.positions) for answer, match in pairs if match and not match.method]:
-        raise DataError(_ambiguous_match_message(ambiguous, questions))
+        raise DataError(_ambiguous_match_message(ambiguous, index))
     return _assign_answers(answers, matches, index)
 
 
 def _check_question_file(answers: Sequence[AnswerRecord], question_records: Mapping[str, AnswerRecord]) -> None:
     """DataError for a question file with other ids, which would join answers with other images' equal questions."""
     pairs = [
-        (answer, question_records[answer.id])
+        (answer, source)
         for answer in answers
-        if answer.prompt and answer.id in question_records and question_records[answer.id].prompt
+        if answer.prompt and (source := question_records.get(answer.id)) and source.prompt
     ]
     mismatched = [pair for pair in pairs if not _has_same_prompt(*pair)]
     if len(mismatched) > (1 - _MIN_AGREEMENT) * len(pairs):
@@ -139,7 +139,7 @@ def _match_by_id(answer: AnswerRecord, index: QuestionIndex) -> tuple[_Match | N
     positions = index.filter_by_split(index.positions_by_id.get(answer.id, ()), answer.split) if answer.id else []
     if not positions:
         return None, None
-    consistent: Sequence[int] = [position for position in positions if index.is_consistent(answer, position)]
+    consistent: Sequence[int] = [p for p in positions if index.is_consistent(answer, p)]
     if not consistent:
         return None, False
     if len(consistent) > 1 and answer.prompt:
@@ -165,7 +165,7 @@ def _match_by_image(answer: AnswerRecord, index: QuestionIndex, *, uses_benchmar
             positions = [position for group in by_text.values() for position in group]
             return None if is_unrelated else _make_match(positions, index, "image")
         if positions := match_prompt(answer.prompt, by_text):
-            return _Match(positions=tuple(positions), method=method)
+            return _Match(positions, method)
     return None
 
 
@@ -175,20 +175,16 @@ def _match_by_box(answer: AnswerRecord, index: QuestionIndex) -> _Match | None:
         return None
     if answer.prompt:
         positions = match_prompt(answer.prompt, index.positions_by_box.get(round_box(answer.true_box), {}))
-        return _Match(positions=tuple(positions), method="sentence and true box") if positions else None
+        return _Match(positions, "sentence and true box") if positions else None
     positions = index.find_by_box(answer.true_box)
-    return _Match(positions=tuple(positions), method="true box", is_one_to_one=True) if positions else None
+    return _Match(positions, "true box", is_one_to_one=True) if positions else None
 
 
 def _make_match(positions: Sequence[int], index: QuestionIndex, method: str) -> _Match:
     """A match of equal questions, or of several questions about one object; else an ambiguous match."""
     is_same = index.is_same_question(positions)
     is_one_object = has_box_truth(index.questions[positions[0]]) and index.has_single_truth(positions)
-    return _Match(
-        positions=tuple(positions),
-        method=method if is_same or is_one_object else "",
-        is_one_to_one=is_one_object and not is_same,
-    )
+    return _Match(positions, method if is_same or is_one_object else "", is_one_to_one=is_one_object and not is_same)
 
 
 def _match_by_text(answers: Sequence[AnswerRecord], index: QuestionIndex) -> list[_Match | None]:
@@ -199,7 +195,7 @@ def _match_by_text(answers: Sequence[AnswerRecord], index: QuestionIndex) -> lis
     by_text = index.group_by_text()
     matches = [match_prompt_line(answer.prompt, by_text) for answer in answers]
     if all(len(positions) <= 1 for positions in matches):
-        return [_Match(positions=tuple(positions), method="question") if positions else None for positions in matches]
+        return [_Match(positions, "question") if positions else None for positions in matches]
     # An unknown id is of another file, which may have as many questions with the same texts.
     return no_matches if any(answer.id for answer in answers) else _match_whole_files(answers, index)
 
@@ -210,17 +206,14 @@ def _match_whole_files(answers: Sequence[AnswerRecord], index: QuestionIndex) ->
     numbers_by_file: dict[str, list[int]] = defaultdict(list)
     for number, answer in enumerate(answers):
         numbers_by_file[answer.file].append(number)
-    split_positions = [
-        [position for position, question in enumerate(index.questions) if question.split == split]
-        for split in index.splits
-    ] or [list(range(len(index.texts)))]
+    positions_by_split: dict[str, list[int]] = defaultdict(list)
+    for position, question in enumerate(index.questions):
+        positions_by_split[question.split].append(position)
+    positions_by_texts = {tuple(index.texts[p] for p in group): group for group in positions_by_split.values()}
     for numbers in numbers_by_file.values():
-        texts = [fold_text(answers[number].prompt) for number in numbers]
-        for positions in split_positions:
-            if [index.texts[position] for position in positions] == texts:
-                for number, position in zip(numbers, positions, strict=True):
-                    method = "its file's questions, all repeated in their order"
-                    matches[number] = _Match(positions=(position,), method=method)
+        positions = positions_by_texts.get(tuple(fold_text(answers[number].prompt) for number in numbers), ())
+        for number, position in zip(numbers, positions, strict=False):
+            matches[number] = _Match([position], "its file's questions, all repeated in their order")
     return matches
 
 
@@ -243,16 +236,10 @@ def _assign_answers(
         for position in set(index.equivalent_positions(match.positions[0])) - set(positions) if index.splits else ():
             spare[position].append(answer)
     contested = {position for position, candidates in offered.items() if _is_contested(position, candidates, index)}
-    assigned = {
-        position: _resolve_answer(position, candidates, index)
-        for position, candidates in offered.items()
-        if position not in contested
-    }
-    borrowed = {
-        position: candidates[0]
-        for position, candidates in spare.items()
-        if position not in assigned and len({answer.answer for answer in candidates}) == 1
-    }
+    certain = {position: candidates for position, candidates in offered.items() if position not in contested}
+    assigned = {position: _resolve_answer(position, candidates, index) for position, candidates in certain.items()}
+    clear_positions = [position for position, candidates in spare.items() if _are_equal(candidates)]
+    borrowed = {position: spare[position][0] for position in clear_positions if position not in assigned}
     assigned |= borrowed
     return JoinedAnswers(
         answers=tuple(assigned.get(position) for position in range(len(index.questions))),
@@ -264,26 +251,29 @@ def _assign_answers(
     )
 
 
+def _are_equal(answers: Sequence[AnswerRecord]) -> bool:
+    return len({answer.answer for answer in answers}) == 1
+
+
 def _is_contested(position: int, candidates: Sequence[AnswerRecord], index: QuestionIndex) -> bool:
     """Whether its different answers may belong to another question with its text and another truth."""
-    has_different_answers = len({answer.answer for answer in candidates}) > 1
-    return has_different_answers and not index.has_single_truth(index.equivalents_in_split(position))
+    return not _are_equal(candidates) and not index.has_single_truth(index.equivalents_in_split(position))
 
 
 def _resolve_answer(position: int, candidates: Sequence[AnswerRecord], index: QuestionIndex) -> AnswerRecord:
     """The answer if all are equal; if there are as many as equal questions, the one at this question's rank."""
     first = candidates[0]
-    different = next((answer for answer in candidates if answer.answer != first.answer), None)
-    if different is None:
+    if _are_equal(candidates):
         return first
     equivalents = index.equivalents_in_split(position)
-    if len(candidates) != len(equivalents):
-        raise DataError(
-            f"question {index.questions[position].id} has several answers: {first.location} has {first.answer[:60]!r}, "
-            f"{different.location} {different.answer[:60]!r}. Keep one of them; or, if they belong to different "
-            "questions, add which."
-        )
-    return candidates[equivalents.index(position)]
+    if len(candidates) == len(equivalents):
+        return candidates[equivalents.index(position)]
+    different = next(answer for answer in candidates if answer.answer != first.answer)
+    raise DataError(
+        f"question {index.questions[position].id} has several answers: {first.location} has {first.answer[:60]!r}, "
+        f"{different.location} {different.answer[:60]!r}. Keep one of them; or, if they belong to different "
+        "questions, add which."
+    )
 
 
 def _no_match_message(
@@ -298,12 +288,10 @@ def _no_match_message(
     )
 
 
-def _ambiguous_match_message(
-    matches: Sequence[tuple[AnswerRecord, Sequence[int]]], questions: Sequence[Question]
-) -> str:
+def _ambiguous_match_message(matches: Sequence[tuple[AnswerRecord, Sequence[int]]], index: QuestionIndex) -> str:
     examples: list[str] = []
     for answer, positions in matches[:_MAX_EXAMPLES]:
-        ids = ", ".join(questions[position].id for position in positions[:_MAX_EXAMPLES])
+        ids = ", ".join(index.questions[position].id for position in positions[:_MAX_EXAMPLES])
         rest = f" and {len(positions) - _MAX_EXAMPLES:,} more" if len(positions) > _MAX_EXAMPLES else ""
         examples.append(f"{answer.location} ({_describe_answer(answer)}) fits {ids}{rest}")
     return f"{len(matches):,} answers fit several questions each: {'; '.join(examples)}. {_ADVICE}"

@@ -18,7 +18,7 @@ _BOX_TOLERANCE = 0.001
 """Largest difference, as a share of the image, between an edge of a true box and its repetition in rounded pixels."""
 _OPTIONS_MARKER = "\nA. "
 _IMAGE_MARKER = re.compile(
-    r"<\|?/?(?:image|img|im_start|im_end|im_patch|grounding|vision_start|vision_end)[^<>]{0,12}>", re.IGNORECASE
+    r"<\|?/?(?:image|img|im_(?:start|end|patch)|grounding|vision_(?:start|end))[^<>]{0,12}>", re.I
 )
 _ROLE_LABEL = re.compile(
     r"^(?:#+\s*)?(?:user|human|question|q|assistant)\s*:\s*|\s*(?:#+\s*)?(?:assistant|answer|short answer)\s*:$"
@@ -106,7 +106,7 @@ class QuestionIndex:
         """The questions whose true box is nearest to `box`, within the rounding of pixels; else empty."""
         keys = product(*({round(edge - _BOX_TOLERANCE, 2), round(edge + _BOX_TOLERANCE, 2)} for edge in box))
         distances = {
-            position: max(abs(a - b) for a, b in zip(box, self._true_box(position), strict=True))
+            position: self._box_distance(position, box)
             for key in keys
             if key in self.positions_by_box
             for positions in self.positions_by_box[key].values()
@@ -115,10 +115,9 @@ class QuestionIndex:
         smallest = min(distances.values(), default=1.0)
         return sorted(p for p, distance in distances.items() if distance == smallest <= _BOX_TOLERANCE)
 
-    def _true_box(self, position: int) -> tuple[float, ...]:
-        truth = self.questions[position].truth
-        assert isinstance(truth, tuple)
-        return tuple(map(float, truth))
+    def _box_distance(self, position: int, box: Sequence[float]) -> float:
+        truth: Any = self.questions[position].truth
+        return max(abs(edge - float(true_edge)) for edge, true_edge in zip(box, truth, strict=True))
 
 
 def has_box_truth(question: Question) -> bool:

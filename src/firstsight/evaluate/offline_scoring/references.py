@@ -24,7 +24,7 @@ from firstsight.evaluate.tasks import TASKS
 
 _TRUTH_KEYS = ("label", "answer", "answers", "gold", "target", "ground_truth", "bbox", "box")
 _HARNESS_INDEX = re.compile(r'\s*\{\s*"-?\d+"\s*:\s*\{\s*"question_id"')
-_HARNESS_INDEX_KEYS = ("question", "img_path")
+_HARNESS_INDEX_KEYS = ('"question"', '"img_path"')
 _FIRST_ENTRY_CHARS = 2000
 """Characters within which the first entry of such an index has its keys."""
 _QUESTION_KEYS = (("question_id",), ("image", "img_path"), ("text", "question"), ("category", "split"))
@@ -56,15 +56,10 @@ class References:
 def read_references(paths: Sequence[Path], task: Task) -> References:
     """The references of `task`; a folder stands for its data files. DataError names files without right answers."""
     files = [file for path in paths for file in (_list_files(path, task) if path.is_dir() else (path,))]
-    names = ", ".join(path.name for path in files) or "no files"
-    question_records: dict[str, AnswerRecord] = {}
-    own_files: list[Path] = []
-    for path in files:
-        if _is_question_file(path):
-            question_records |= _read_question_file(path)
-        else:
-            own_files.append(path)
+    question_files = [path for path in files if _is_question_file(path)]
+    own_files = tuple(path for path in files if path not in question_files)
     if not own_files:
+        names = ", ".join(path.name for path in files) or "no files"
         raise DataError(
             f"{names}: wanted {task.name}'s own files, with the right answers. Got only the questions that a model was "
             "given. Add the benchmark's files."
@@ -75,7 +70,8 @@ def read_references(paths: Sequence[Path], task: Task) -> References:
     if not questions:
         names = ", ".join(path.name for path in own_files)
         raise DataError(f"{names}: wanted {task.name}'s questions. Got none. Is the file complete?")
-    return References(questions=questions, question_records=question_records, benchmark_files=tuple(own_files))
+    records = {key: record for path in question_files for key, record in _read_question_file(path).items()}
+    return References(questions=questions, question_records=records, benchmark_files=own_files)
 
 
 def _list_files(folder: Path, task: Task) -> Sequence[Path]:
@@ -94,7 +90,7 @@ def _is_question_file(path: Path) -> bool:
     check_file_format(path)
     line = _first_line(path)
     if _HARNESS_INDEX.match(line):
-        return all(f'"{key}"' in line[:_FIRST_ENTRY_CHARS] for key in _HARNESS_INDEX_KEYS)
+        return all(key in line[:_FIRST_ENTRY_CHARS] for key in _HARNESS_INDEX_KEYS)
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
@@ -124,25 +120,12 @@ def _read_question_file(path: Path) -> dict[str, AnswerRecord]:
         if not isinstance(row, dict):
             raise DataError(f"{location}: wanted a question as an object. Got {json.dumps(row)[:80]}.")
         question_id, image, text, split = (str(_first_value(row, keys)) for keys in _QUESTION_KEYS)
-        record = AnswerRecord(
-            id=question_id,
-            answer="",
-            image=image,
-            prompt=text,
-            split=split,
-            true_box=(),
-            file=path.name,
-            location=location,
-        )
-        records[question_id] = _equal_fields(records.get(question_id, record), record)
+        record = AnswerRecord(id=question_id, image=image, prompt=text, split=split, file=path.name, location=location)
+        first = records.get(question_id, record)
+        different = [key for key in ("image", "prompt", "split") if getattr(first, key) != getattr(record, key)]
+        records[question_id] = replace(first, **dict.fromkeys(different, ""))
     return records
 
 
 def _first_value(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((row[key] for key in keys if key in row), "")
-
-
-def _equal_fields(first: AnswerRecord, second: AnswerRecord) -> AnswerRecord:
-    image = first.image if first.image == second.image else ""
-    prompt = first.prompt if first.prompt == second.prompt else ""
-    return replace(first, image=image, prompt=prompt, split=first.split if first.split == second.split else "")

@@ -6,9 +6,9 @@ import gc
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord, read_
 from firstsight.evaluate.offline_scoring.joining import JoinedAnswers, join_answers, unmatched_answers_message
 from firstsight.evaluate.offline_scoring.question_index import has_box_truth
 from firstsight.evaluate.offline_scoring.references import References, read_references
-from firstsight.evaluate.results import ScoredAnswer, question_scores
-from firstsight.evaluate.score import SCORES_VERSION, QuestionScores, round_score, task_score, task_score_interval
+from firstsight.evaluate.results import ScoredAnswer, question_scores, score_texts
+from firstsight.evaluate.score import SCORES_VERSION, round_score, task_score, task_score_interval
 from firstsight.evaluate.task import Question, Task, describe_version
 
 _NO_PATTERN = re.compile(r"\W*(?:no|not)\b", re.IGNORECASE)
@@ -36,7 +36,6 @@ class ScoredAnswers:
     task: Task
     rows: tuple[ScoredAnswer, ...]
     """In the order of the questions; a question without an answer scores 0."""
-    missing: tuple[bool, ...]
     score: float
     """Missing answers count as wrong; a share of 1, for CIDEr the score itself."""
     interval: tuple[float, float]
@@ -52,28 +51,21 @@ class ScoredAnswers:
     @property
     def missing_count(self) -> int:
         """The number of questions without an answer."""
-        return sum(self.missing)
+        return self.joined_answers.answers.count(None)
 
     @property
     def unreadable_count(self) -> int:
         """The number of answers that are not in the metric's form."""
-        pairs = zip(self.rows, self.missing, strict=True)
-        return sum(not row.is_readable for row, is_missing in pairs if not is_missing)
+        pairs = zip(self.rows, self.joined_answers.answers, strict=True)
+        return sum(not row.is_readable for row, answer in pairs if answer)
 
 
 def score_answer_files(task: Task, answer_paths: Sequence[Path], reference_paths: Sequence[Path]) -> ScoredAnswers:
     """Read, join and score. DataError names the file or record that cannot be used, and the remedy."""
-    with _without_gc():
-        return _join_and_score(task, answer_paths, reference_paths)
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """Garbage collection over millions of live records would take half of the time."""
     was_enabled = gc.isenabled()
-    gc.disable()
+    gc.disable()  # over millions of live records it would take half of the time
     try:
-        yield
+        return _join_and_score(task, answer_paths, reference_paths)
     finally:
         if was_enabled:
             gc.enable()
@@ -88,21 +80,23 @@ def _join_and_score(task: Task, answer_paths: Sequence[Path], reference_paths: S
     except DataError as error:
         raise DataError(f"{error} The references are {version}.") from error
     texts, unit_notes = _answer_texts(joined.answers, references)
-    missing = tuple(answer is None for answer in joined.answers)
-    rows = _score_rows(task, questions, joined.answers, texts)
+    rows = [
+        row if answer else replace(row, score=0.0, is_readable=False)  # a metric may score empty answers otherwise
+        for row, answer in zip(_score_rows(task, questions, texts, joined.answers), joined.answers, strict=True)
+    ]
+    answered = [(row, answer) for row, answer in zip(rows, joined.answers, strict=True) if answer]
     skipped = task.count_skipped(references.benchmark_files) if task.count_skipped else {}
     skipped_notes = [f"{count:,} questions {reason} are left out" for reason, count in skipped.items()]
     return ScoredAnswers(
         task=task,
-        rows=rows,
-        missing=missing,
+        rows=tuple(rows),
         score=task_score(question_scores(rows)),
         interval=task_score_interval(question_scores(rows)),
-        answered_score=_answered_score(task, rows, missing),
-        splits=_yes_no_splits(task, rows, missing),
+        answered_score=_answered_score(task, answered) if len(answered) < len(rows) else None,
+        splits=_yes_no_splits(rows, joined.answers) if task.metric is YES_NO_MATCH else {},
         joined_answers=joined,
         benchmark_version=version,
-        notes=(*unit_notes, *skipped_notes, *_warnings(task, [answer for answer in joined.answers if answer])),
+        notes=(*unit_notes, *skipped_notes, *_warnings(task, [answer for _, answer in answered])),
     )
 
 
@@ -139,30 +133,14 @@ def _answer_texts(answers: Sequence[AnswerRecord | None], references: References
 
 
 def _score_rows(
-    task: Task, questions: Sequence[Question], answers: Sequence[AnswerRecord | None], texts: Sequence[str]
-) -> tuple[ScoredAnswer, ...]:
-    """All questions' scores; a missing answer scores 0, even if the metric scores empty answers otherwise."""
-    inputs = _metric_inputs(task, texts, questions)
-    scores = task.metric.compute(inputs, [question.truth for question in questions])
-    return tuple(
-        ScoredAnswer(
-            task=task,
-            question=question,
-            prompt=record.prompt if record else "",
-            answer=text,
-            score=float(score) if record else 0.0,
-            is_blind=False,
-            is_readable=record is not None and task.metric.is_readable(metric_input),
-        )
-        for question, record, text, metric_input, score in zip(questions, answers, texts, inputs, scores, strict=True)
-    )
-
-
-def _metric_inputs(task: Task, texts: Sequence[str], questions: Sequence[Question]) -> list[str]:
-    """The metric's inputs: answers as they are, and choices by index or words, depending on the truth."""
-    if task.answer_type != "choice":
-        return list(texts)
-    return [_choice_answer(text, question) for text, question in zip(texts, questions, strict=True)]
+    task: Task, questions: Sequence[Question], texts: Sequence[str], answers: Sequence[AnswerRecord | None]
+) -> list[ScoredAnswer]:
+    """Scored texts. The metric's inputs are the texts; of choices their indices or words, depending on the truth."""
+    inputs = texts
+    if task.answer_type == "choice":
+        inputs = [_choice_answer(text, question) for text, question in zip(texts, questions, strict=True)]
+    prompts = [answer.prompt if answer else "" for answer in answers]
+    return score_texts(task, questions, texts, inputs=inputs, prompts=prompts)
 
 
 def _choice_answer(answer: str, question: Question) -> str:
@@ -182,42 +160,25 @@ def _choice_index(answer: str, choices: Sequence[str]) -> int | None:
     return index if 0 <= index < len(choices) else None
 
 
-def _answered_score(task: Task, rows: Sequence[ScoredAnswer], missing: Sequence[bool]) -> float | None:
+def _answered_score(task: Task, answered: Sequence[tuple[ScoredAnswer, AnswerRecord]]) -> float:
     """The score over answered questions, computed again since a corpus metric such as CIDEr weighs words by them."""
-    if not any(missing):
-        return None
-    answered = [row for row, is_missing in zip(rows, missing, strict=True) if not is_missing]
-    questions = [row.question for row in answered]
-    inputs = _metric_inputs(task, [row.answer for row in answered], questions)
-    scores = task.metric.compute(inputs, [question.truth for question in questions])
-    previous = question_scores(answered)
-    return task_score(
-        QuestionScores(scores=list(map(float, scores)), splits=previous.splits, clusters=previous.clusters)
-    )
+    rows = [row for row, _ in answered]
+    questions, texts = [row.question for row in rows], [row.answer for row in rows]
+    rescored = _score_rows(task, questions, texts, [answer for _, answer in answered])
+    return task_score(question_scores(rescored))
 
 
-def _yes_no_splits(task: Task, rows: Sequence[ScoredAnswer], missing: Sequence[bool]) -> dict[str, dict[str, float]]:
+def _yes_no_splits(rows: Sequence[ScoredAnswer], answers: Sequence[AnswerRecord | None]) -> dict[str, dict[str, float]]:
     """POPE's metrics by split; a missing answer counts as the wrong one, not as yes, as an empty answer would."""
-    if task.metric is not YES_NO_MATCH:
-        return {}
     wrong_answers = {"no": "yes", "yes": "no"}
-    answers = [
-        wrong_answers[str(row.question.truth)] if is_missing else row.answer
-        for row, is_missing in zip(rows, missing, strict=True)
-    ]
+    pairs_by_split: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for row, answer in zip(rows, answers, strict=True):
+        truth = str(row.question.truth)
+        pairs_by_split[row.question.split].append((row.answer if answer else wrong_answers[truth], truth))
     metrics: dict[str, dict[str, float]] = {}
-    for split in sorted({row.question.split for row in rows}):
-        positions = [position for position, row in enumerate(rows) if row.question.split == split]
-        truths = [str(rows[position].question.truth) for position in positions]
-        report = pope_report([answers[position] for position in positions], truths)
-        metrics[split or "all"] = {
-            "n": float(len(positions)),
-            "accuracy": report.accuracy,
-            "precision": report.precision,
-            "recall": report.recall,
-            "f1": report.f1,
-            "yes": report.yes_rate,
-        }
+    for split, pairs in sorted(pairs_by_split.items()):
+        report = pope_report([answer for answer, _ in pairs], [truth for _, truth in pairs])
+        metrics[split or "all"] = {"n": float(len(pairs)), **asdict(report)}
     if len(metrics) > 1:
         keys = ("accuracy", "precision", "recall", "f1", "yes")
         metrics["mean"] = {key: math.fsum(split[key] for split in metrics.values()) / len(metrics) for key in keys}
@@ -243,9 +204,7 @@ def score_summary(scored: ScoredAnswers) -> dict[str, Any]:
         "shared": joined.shared_across_splits,
         "contested": [scored.rows[position].question.id for position in joined.contested_positions],
         "joined_by": dict(joined.method_counts),
-        "splits": {
-            name: {key: round_score(value) for key, value in metrics.items()} for name, metrics in scored.splits.items()
-        },
+        "splits": {name: {key: round_score(x) for key, x in split.items()} for name, split in scored.splits.items()},
         "benchmark": scored.benchmark_version,
         "notes": list(scored.notes),
         "versions": {"scores": SCORES_VERSION, "task": task.version},
@@ -254,11 +213,8 @@ def score_summary(scored: ScoredAnswers) -> dict[str, Any]:
 
 def answers_jsonl(scored: ScoredAnswers) -> str:
     """All questions as answers.jsonl has them; questions without an answer are marked as missing."""
-    rows = (
-        row.to_json() | ({"missing": True} if is_missing else {})
-        for row, is_missing in zip(scored.rows, scored.missing, strict=True)
-    )
-    return "".join(_json_line(row) + "\n" for row in rows)
+    pairs = zip(scored.rows, scored.joined_answers.answers, strict=True)
+    return "".join(_json_line(row.to_json() | ({} if answer else {"missing": True})) + "\n" for row, answer in pairs)
 
 
 def _json_line(row: Mapping[str, Any]) -> str:
