@@ -45,11 +45,7 @@ class WorkerProcess:
         lifeline_fd, self._lifeline_fd = os.pipe()
         self._new_session = new_session
         command = _COMMAND.format(
-            path=sys.path,
-            target=target,
-            connection=child_socket.fileno(),
-            lifeline=lifeline_fd,
-            parent_pid=os.getpid(),
+            path=sys.path, target=target, connection=child_socket.fileno(), lifeline=lifeline_fd, parent_pid=os.getpid()
         )
         log_file = log_path.open("ab") if log_path else None
         try:

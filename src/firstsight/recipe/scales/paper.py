@@ -91,14 +91,7 @@ def paper_7b() -> Scale:
 
 
 def _trunk(
-    lm: LMSpec,
-    tokens: int,
-    *,
-    batch_size: int,
-    warmup_steps: int,
-    peak_lr: float,
-    weight_decay: float,
-    z_loss: float,
+    lm: LMSpec, tokens: int, *, batch_size: int, warmup_steps: int, peak_lr: float, weight_decay: float, z_loss: float
 ) -> Pretrain:
     row_shape = RowShape(batch_size=batch_size, length=2048)
     warmup_tokens = Tokens(warmup_steps * row_shape.tokens_per_step)
