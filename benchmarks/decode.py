@@ -21,7 +21,7 @@ import torch
 
 from firstsight.model.generate import continuation_likelihoods, generate
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec, openlm_spec
+from firstsight.recipe.model import LMSpec, openlm_spec
 from timing import fastest
 
 SHAPES = {

@@ -37,9 +37,8 @@ from firstsight.evaluate.task import Question, Task, benchmark_files
 from firstsight.hub.export import export_checkpoint
 from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import llama_family_spec
 from firstsight.recipe.mixture import External
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.model import ProjectorSpec, VLMSpec, llama_family_spec
 from firstsight.recipe.vision import Siglip, ViTSpec
 from firstsight.site import Site
 from firstsight.units import Tokens

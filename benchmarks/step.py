@@ -24,7 +24,7 @@ from tempfile import gettempdir
 import torch
 
 from firstsight.data.loader import Batch
-from firstsight.recipe.lm import LMSpec, openlm_spec
+from firstsight.recipe.model import LMSpec, openlm_spec
 from firstsight.recipe.stages import AdamWSpec
 from firstsight.site import Site
 from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder, configure_torch

@@ -19,8 +19,8 @@ from transformers.utils import logging
 from firstsight.cli import command
 from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import llama_family_spec
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld
+from firstsight.recipe.model import llama_family_spec
 from firstsight.site import Site
 from firstsight.synthetic import write_benchmarks
 
@@ -55,10 +55,10 @@ STUDY = '''
 from dataclasses import replace
 
 from firstsight.recipe.mixture import Mixture, ImageTextMix, External, WeightedSource, Recaptioned, ShareSpan
-from firstsight.recipe.lm import openlm_spec
+from firstsight.recipe.model import openlm_spec
 from firstsight.recipe.vision import Siglip, ViTSpec
 from firstsight.recipe.scales import Scale, branch_at
-from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Rewarm
 from firstsight.recipe.stages import Evaluate, RowShape
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share, Tokens
@@ -126,7 +126,7 @@ DONATED = (
     STUDY
     + """
 
-from firstsight.recipe.lm import llama_family_spec
+from firstsight.recipe.model import llama_family_spec
 from firstsight.recipe.stages import Donor
 
 GIVEN = llama_family_spec(layers=2, width=32, heads=2, kv_heads=1, mlp_width=64, vocab_size=512)

@@ -23,11 +23,11 @@ STUDY = '''
 """A decoder that sees patches straight from pixels, tuned on single questions about drawn shapes."""
 from dataclasses import replace
 
-from firstsight.recipe.lm import openlm_spec
+from firstsight.recipe.model import openlm_spec
 from firstsight.recipe.mixture import ImageTextMix, External, single_source
 from firstsight.recipe.model import ProjectorSpec, VLMSpec
 from firstsight.recipe.scales import Scale, branch_at
-from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Rewarm
 from firstsight.recipe.stages import Evaluate, RowShape
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from firstsight.cli import command
 from firstsight.model.vlm import VLM
 from firstsight.plan.graph import build_graph
-from firstsight.recipe.lm import openlm_spec
+from firstsight.recipe.model import openlm_spec
 from firstsight.workspace.study_functions import find_study_function
 from tests.own_data import OwnData
 from tests.test_site_file import site_from

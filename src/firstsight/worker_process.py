@@ -22,7 +22,8 @@ from typing import Any
 
 _COMMAND = (
     "import sys; sys.path[:] = {path!r}; "
-    "from firstsight.worker_process import run_worker; run_worker({target!r}, {connection}, {lifeline}, parent_pid={parent_pid})"
+    "from firstsight.worker_process import run_worker; "
+    "run_worker({target!r}, {connection}, {lifeline}, parent_pid={parent_pid})"
 )
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl option: the signal that a process gets when its parent ends."""

@@ -22,9 +22,8 @@ from firstsight.evaluate.results import EvalResult, write_result
 from firstsight.evaluate.task import PromptStyle
 from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import openlm_spec
 from firstsight.recipe.mixture import External
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.site import ProgressCallback, Site
 from firstsight.units import Tokens

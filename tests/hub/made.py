@@ -19,9 +19,8 @@ from firstsight.data.tokenizer import load_tokenizer as load_tokenizer
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load, save
 from firstsight.model.generate import generate
 from firstsight.model.vision import extract_features
-from firstsight.recipe.lm import LMSpec, llama_family_spec
 from firstsight.recipe.mixture import External
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec, llama_family_spec
 from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.units import Tokens
 from tests.conftest import DEVICE

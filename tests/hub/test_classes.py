@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 from firstsight.errors import ModelError
 from firstsight.hub.hf_classes import FirstsightConfig, FirstsightForCausalLM, FirstsightForConditionalGeneration
 from firstsight.recipe import serialize
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.conftest import DEVICE
 from tests.hub.made import OURS
 from tests.model.tiny_models import random_model

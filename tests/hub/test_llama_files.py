@@ -20,7 +20,7 @@ from firstsight.errors import ModelError
 from firstsight.hub.llama import from_llama, llama_config, llama_spec, llama_unsupported_reason, to_llama
 from firstsight.model.tensors import meta_init
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
+from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
 
 SMALL: dict[str, Any] = {
     "vocab_size": 31,

@@ -21,7 +21,7 @@ from firstsight.hub import openlm
 from firstsight.hub.import_ import ImportRequest, import_checkpoint
 from firstsight.model.checkpoint_io import load
 from firstsight.model.tensors import read_tensors
-from firstsight.recipe.lm import LMSpec, Rope
+from firstsight.recipe.model import LMSpec, Rope
 from firstsight.recipe.stages import AdamWSpec
 from firstsight.train import state
 from tests.hub.made import words

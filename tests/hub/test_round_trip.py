@@ -17,8 +17,7 @@ from firstsight.model.checkpoint_io import load
 from firstsight.model.generate import generate
 from firstsight.model.tensors import read_tensors
 from firstsight.model.vision import extract_features
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.conftest import DEVICE
 from tests.hub.made import ALL, NATIVE, OURS, Own, checkpoint, png
 

@@ -19,7 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from firstsight.model import attention, layers
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec, Rope
+from firstsight.recipe.model import LMSpec, Rope
 from tests.conftest import DEVICE
 from tests.model.tiny_models import PLAIN_LM, SHIFTED_LM, PackedRows, cpu_only, pack_rows, random_model
 

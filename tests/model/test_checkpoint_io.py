@@ -18,8 +18,7 @@ from firstsight.model import tensors as tensor_files
 from firstsight.model.checkpoint_io import load, save
 from firstsight.model.tensors import meta_init, read_tensors, write_tensors
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.conftest import DEVICE
 from tests.model.memory import peak_bytes, reset_peak
 from tests.model.tiny_models import PATCH_VLM, PLAIN_LM, random_model

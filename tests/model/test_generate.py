@@ -10,8 +10,7 @@ from firstsight.errors import ModelError, QuantityError
 from firstsight.model.generate import generate
 from firstsight.model.inference import InferenceDecoder
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.model.tiny_models import (
     FEATURE_VLM,
     IMAGE_PROMPTS,

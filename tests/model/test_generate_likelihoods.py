@@ -9,8 +9,7 @@ from firstsight.errors import ModelError
 from firstsight.model import generate as generate_module
 from firstsight.model.generate import continuation_likelihoods
 from firstsight.model.inference import InferenceDecoder
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.model.tiny_models import (
     FEATURE_VLM,
     IMAGE_PROMPTS,

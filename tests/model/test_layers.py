@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from firstsight.model.lm import LM
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec, openlm_spec
+from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec, openlm_spec
 from tests.conftest import DEVICE
 from tests.model.tiny_models import PLAIN_LM, SHIFTED_LM, pack_rows, random_model
 

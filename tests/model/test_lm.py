@@ -16,8 +16,7 @@ from firstsight.model.lm import LM
 from firstsight.model.tensors import allocate_parameters
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, llama_family_spec, openlm_spec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope, VLMSpec, llama_family_spec, openlm_spec
 from firstsight.recipe.scales import models
 from tests.model.memory import resident_bytes
 from tests.model.tiny_models import FEATURE_VLM, PATCH_VLM, PLAIN_LM, SHIFTED_LM, TOWER, pack_rows, random_model

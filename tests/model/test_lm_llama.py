@@ -24,7 +24,7 @@ from transformers.models.llama import modeling_llama
 
 from firstsight.model import layers
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec
+from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec
 from firstsight.recipe.scales.models import llama32_1b
 from tests.conftest import DEVICE
 from tests.model.tiny_models import pack_rows, random_model

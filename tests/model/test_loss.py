@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from firstsight.errors import ModelError, RequestError
 from firstsight.model import loss as module
 from firstsight.model.loss import LossInputs, chunked_loss, compiled_loss, liger_loss, lm_loss, next_token_loss
-from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import LMSpec
 from firstsight.site import Site
 from firstsight.site_file import read_site
 from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder

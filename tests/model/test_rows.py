@@ -7,8 +7,7 @@ import torch
 
 from firstsight.errors import ModelError
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.conftest import DEVICE
 from tests.model.tiny_models import FEATURE_VLM, IMAGE_TOKENS, PATCH_VLM, PLAIN_LM, SHIFTED_LM, pack_rows, random_model
 

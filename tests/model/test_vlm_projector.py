@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from firstsight.errors import QuantityError
 from firstsight.model.vlm import Projector, pixel_shuffle
-from firstsight.recipe.lm import LMSpec, openlm_spec
-from firstsight.recipe.model import ProjectorSpec
+from firstsight.recipe.model import LMSpec, ProjectorSpec, openlm_spec
 from firstsight.recipe.vision import PatchProjectionSpec
 from tests.conftest import DEVICE
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec, Rope, openlm_spec
 from firstsight.recipe.mixture import External
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.model import LMSpec, ProjectorSpec, Rope, VLMSpec, openlm_spec
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.units import Tokens
 from tests.conftest import DEVICE

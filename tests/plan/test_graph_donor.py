@@ -11,15 +11,14 @@ import pytest
 
 from firstsight.cli import terminal
 from firstsight.errors import QuantityError
-from firstsight.plan.differences import field_differences
 from firstsight.plan.estimate import device_spec, estimate_cost, estimate_step
 from firstsight.plan.graph import Graph, build_graph, render_tree
+from firstsight.plan.step import field_differences
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import Scale, branch_at, scale_named
 from firstsight.recipe.scales.models import openlm_1b, tinyllama_1b
-from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Donor, RowShape
+from firstsight.recipe.stages import Donor, Rewarm, RowShape
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share, Tokens
 

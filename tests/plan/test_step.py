@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.plan.differences import field_differences
 from firstsight.plan.graph import build_graph
-from firstsight.plan.step import STEP_VERSIONS, Step, find_address
+from firstsight.plan.step import STEP_VERSIONS, Step, field_differences, find_address
 from firstsight.recipe.scales import branch_at, scale_named
 from firstsight.recipe.serialize import from_json, to_json
 from firstsight.recipe.study import Arm, Study

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from firstsight.errors import StoreError
-from firstsight.plan.differences import field_differences
 from firstsight.plan.graph import Graph, build_graph, render_tree
-from firstsight.plan.step import content_key
+from firstsight.plan.step import content_key, field_differences
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, Recaptioned, single_source
 from firstsight.recipe.scales import branch_at, scale_named

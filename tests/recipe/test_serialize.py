@@ -16,13 +16,12 @@ import pytest
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
-from firstsight.recipe.lm import LinearRope
 from firstsight.recipe.mixture import External, Mixture, ShareSpan
+from firstsight.recipe.model import LinearRope
 from firstsight.recipe.scales import SCALES, scale_named
 from firstsight.recipe.scales.models import llama32_1b
-from firstsight.recipe.schedule import Matched, Rewarm
 from firstsight.recipe.serialize import SPEC_CLASSES, canonical_json, from_json, to_json
-from firstsight.recipe.stages import Donor, RowShape
+from firstsight.recipe.stages import Donor, Matched, Rewarm, RowShape
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 from firstsight.workspace.study_functions import find_study_function, shipped_studies

@@ -11,8 +11,7 @@ import pytest
 from firstsight.evaluate.models.interface import GenerationRequest
 from firstsight.evaluate.models.native import load_native_model
 from firstsight.model.checkpoint_io import load
-from firstsight.recipe.lm import Llama3Rope
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import Llama3Rope, VLMSpec
 from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import FusedEncoders
 from firstsight.site import Site

@@ -15,8 +15,7 @@ import torch
 from firstsight.errors import ModelError
 from firstsight.model.tensors import read_tensors, write_tensors
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.site import Site
 from firstsight.train.handlers import pretrain
 from firstsight.train.state import TrainState, branch_state, collect_moments, load_moments, untrained_state

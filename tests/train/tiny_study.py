@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from firstsight.recipe.lm import openlm_spec
 from firstsight.recipe.mixture import (
     External,
     ImageTextMix,
@@ -25,9 +24,8 @@ from firstsight.recipe.mixture import (
     SyntheticWorld,
     single_source,
 )
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
-from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, RowShape, TrunkSegment
+from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
+from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, Rewarm, RowShape, TrunkSegment
 from firstsight.recipe.vision import ContrastiveTraining, Dinov2, PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.site import Site
 from firstsight.units import Share, Tokens

@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from firstsight.plan.estimate import CostEstimate, estimate_table
-from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Donor, Midtrain, Pretrain
+from firstsight.recipe.stages import Donor, Midtrain, Pretrain, Rewarm
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Tokens
 from firstsight.workspace.doctor import Finding

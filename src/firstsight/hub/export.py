@@ -24,8 +24,7 @@ from firstsight.hub.download import wrap_disk_errors
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load
 from firstsight.model.tensors import write_tensors
 from firstsight.recipe import serialize
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec, decoder_spec
+from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 
 ExportDtype = Literal["float32", "bfloat16"]
 """What weights are written as."""

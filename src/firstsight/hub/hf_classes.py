@@ -34,8 +34,7 @@ from firstsight.model.lm import LM
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe import serialize
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec, decoder_spec
+from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.vision import PatchProjectionSpec
 
 TokenIds = Int[Tensor, "B T"]

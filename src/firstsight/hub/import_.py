@@ -32,8 +32,7 @@ from firstsight.model.tensors import (
 )
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec, decoder_spec
+from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.site import Progress, ProgressCallback
 from firstsight.units import Tokens

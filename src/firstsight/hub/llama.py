@@ -16,7 +16,7 @@ from torch import Tensor
 from firstsight.errors import ModelError, QuantityError
 from firstsight.model.vision import UNSUPPORTED_ENCODERS as ENCODERS
 from firstsight.model.vision import unsupported_reason
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
+from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
 
 LLAMA_MODEL_TYPES = ("llama", "mistral")
 LLAMA_SIZE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

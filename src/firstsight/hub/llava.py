@@ -16,9 +16,8 @@ from torch import Tensor
 from firstsight.errors import FirstsightError, ModelError
 from firstsight.hub import llama
 from firstsight.recipe import serialize
-from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mixture import External
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec
 from firstsight.recipe.vision import Siglip, ViTSpec
 from firstsight.units import Tokens
 

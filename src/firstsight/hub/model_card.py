@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec, decoder_spec
+from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.vision import PatchProjectionSpec
 
 VISION_USAGE = """\

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.recipe.lm import LMSpec, Rope, openlm_spec
+from firstsight.recipe.model import LMSpec, Rope, openlm_spec
 
 OPENLM_SIZE_KEYS = {"width": "hidden_dim", "layers": "n_layers", "heads": "n_heads", "vocab_size": "vocab_size"}
 """Our names of the sizes, and those of open_lm's model configs."""

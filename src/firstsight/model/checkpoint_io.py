@@ -17,8 +17,7 @@ from firstsight.model.tensors import StoredTensors, load_weights, meta_init, wri
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe import serialize
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.vision import PatchProjectionSpec
 
 FORMAT_VERSION = 2

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from firstsight.model.attention import AttentionMask, Heads, masked_attention
-from firstsight.recipe.lm import LinearRope, Llama3Rope, Rope
-from firstsight.recipe.lm import Rotary as RopeSpec
+from firstsight.recipe.model import LinearRope, Llama3Rope, Rope
+from firstsight.recipe.model import Rotary as RopeSpec
 
 HiddenStates = Float[Tensor, "B T D"]
 RotaryCosSin = tuple[Float[Tensor, "B 1 T half"], Float[Tensor, "B 1 T half"]]

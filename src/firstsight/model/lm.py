@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from firstsight.model import layers
 from firstsight.model.attention import attention_mask
 from firstsight.model.layers import AttentionInputs, BlockConfig, BlockWeights, HiddenStates, decoder_block, norm
-from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import LMSpec
 
 BlockFn = Callable[[Tensor, BlockWeights, AttentionInputs, BlockConfig], Tensor]
 

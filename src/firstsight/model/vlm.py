@@ -18,8 +18,7 @@ from firstsight.errors import ModelError
 from firstsight.model.layers import HiddenStates
 from firstsight.model.lm import LM
 from firstsight.model.vision import Encoder, PatchProjection
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import ProjectorSpec, VLMSpec, decoder_spec
+from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec, decoder_spec
 from firstsight.recipe.vision import PatchProjectionSpec, VisionSpec
 
 ImageBatch = Float[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]

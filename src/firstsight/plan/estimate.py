@@ -14,7 +14,6 @@ from firstsight.errors import MixError, QuantityError, UnknownName
 from firstsight.plan.data_requirements import CAPTION_TOKENS, count_image_rows, data_shortages, images_per_row
 from firstsight.plan.graph import MODEL_ROLES, Graph
 from firstsight.plan.step import Step
-from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mixture import (
     DataSource,
     External,
@@ -23,7 +22,7 @@ from firstsight.recipe.mixture import (
     SyntheticDialogues,
     SyntheticTexts,
 )
-from firstsight.recipe.model import VLMSpec, decoder_spec
+from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, TrunkSegment
 from firstsight.recipe.vision import ContrastiveTraining, PatchProjectionSpec, Siglip
 from firstsight.units import format_bytes

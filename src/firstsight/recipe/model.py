@@ -1,14 +1,179 @@
-"""Vision-language models: vision, projector, decoder. Source: paper sections 2 and 3."""
+"""Models: decoders of the OpenLM and Llama families as settings of one spec, and vision-language models around them.
+
+Parameters and FLOPs are formulas. Source: paper Table 2, sections 1.2, 2 and 3, and open_lm's configurations; for the
+Llama settings transformers' LlamaConfig.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.vision import PatchProjectionSpec, VisionSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rope:
+    """Rotary position embeddings of `base`, which rotate the first half of each head against the second."""
+
+    TAG: ClassVar = "rope"
+    base: float
+
+    def __post_init__(self) -> None:
+        _check_positive("rotary base", self.base)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearRope:
+    """Rotary position embeddings whose positions are divided by `factor`, for a context longer by `factor`."""
+
+    TAG: ClassVar = "linear_rope"
+    base: float
+    factor: float
+
+    def __post_init__(self) -> None:
+        _check_positive("rotary base", self.base)
+        _check_scaling_factor(self.factor)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Llama3Rope:
+    """Llama 3.1's: low frequencies divided by `factor`, high ones unchanged, those between interpolated.
+
+    A frequency is low with fewer than `low_freq_factor` periods in `original_context` tokens, and high with more than
+    `high_freq_factor`.
+    """
+
+    TAG: ClassVar = "llama3_rope"
+    base: float
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+    def __post_init__(self) -> None:
+        _check_positive("rotary base", self.base)
+        _check_positive("rotary context", self.original_context)
+        _check_positive("low_freq_factor", self.low_freq_factor)
+        _check_scaling_factor(self.factor)
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise QuantityError(
+                f"low_freq_factor must be below high_freq_factor. Got {self.low_freq_factor} and "
+                f"{self.high_freq_factor}. Llama 3 has 1 and 4."
+            )
+
+
+Rotary = Rope | LinearRope | Llama3Rope
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LMSpec:
+    """A decoder-only language model: pre-norm, no biases, rotary, SwiGLU; OpenLM or Llama by its settings."""
+
+    TAG: ClassVar = "lm"
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    """Heads of keys and values, each shared by heads / kv_heads queries; equal to `heads` in OpenLM."""
+    head_dim: int
+    """Width of one head; width / heads in OpenLM."""
+    mlp_width: int
+    vocab_size: int
+    norm: Literal["layer", "rms"]
+    """layer: LayerNorm with a weight and no bias (OpenLM); rms: RMSNorm (Llama)."""
+    eps: float
+    qk_norm: bool
+    """Norm of the full query and key vectors before heads and rotary (OpenLM)."""
+    rope: Rotary
+    ties_embeddings: bool
+    """The head's weights are the input embeddings."""
+    token_shift: int
+    """Taps of a learned causal mix of each token with its predecessors before attention; 1 is none (the paper)."""
+    embedding_scale: int
+    """Input embeddings are multiplied by this; 1 in the paper."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocab_size", "eps"):
+            _check_positive(name, getattr(self, name))
+        for name in ("token_shift", "embedding_scale"):
+            if getattr(self, name) < 1:
+                raise QuantityError(f"{name} must be 1 or more. Got {getattr(self, name)}. Set 1 to go without.")
+        if self.heads % self.kv_heads:
+            raise QuantityError(
+                "every key serves the same number of queries: kv_heads must divide heads. "
+                f"Got {self.kv_heads} for {self.heads} heads. Choose a divisor."
+            )
+        if self.head_dim % 2:
+            raise QuantityError(f"rotary rotates pairs: head_dim must be even. Got {self.head_dim}. Add one.")
+
+    @property
+    def attention_parameters(self) -> int:
+        """Weights of one block's attention that multiply matrices."""
+        return 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
+
+    def parameters(self) -> int:
+        """Count of all weights, norms included."""
+        norms = 2 * self.width + (self.head_dim * (self.heads + self.kv_heads) if self.qk_norm else 0)
+        token_shift = self.token_shift * self.width if self.token_shift > 1 else 0
+        block = self.attention_parameters + 3 * self.width * self.mlp_width + norms + token_shift
+        return self.layers * block + self.width + (1 if self.ties_embeddings else 2) * self.vocab_size * self.width
+
+    def flops(self, row_length: int) -> int:
+        """Forward FLOPs of one token in a row: 2 per weight used, causal attention at half the square."""
+        block = self.attention_parameters + 3 * self.width * self.mlp_width
+        attention = self.layers * 2 * row_length * self.heads * self.head_dim
+        return 2 * (self.layers * block + self.vocab_size * self.width) + attention
+
+
+def swiglu_width(width: int) -> int:
+    """open_lm's rule: 8/3 of the width, rounded up to a multiple of 256."""
+    return 256 * ((int(8 * width / 3) + 255) // 256)
+
+
+def openlm_spec(*, layers: int, width: int, heads: int, vocab_size: int) -> LMSpec:
+    """The paper's family at any size, with open_lm's defaults."""
+    if heads < 1 or width % heads:
+        raise QuantityError(
+            f"the heads share the width: heads must divide width. Got {heads} heads for width {width}. "
+            "Choose a divisor, or build the LMSpec with another head_dim."
+        )
+    return LMSpec(
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        mlp_width=swiglu_width(width),
+        vocab_size=vocab_size,
+        norm="layer",
+        eps=1e-5,
+        qk_norm=True,
+        rope=Rope(base=10_000.0),
+        ties_embeddings=False,
+        token_shift=1,
+        embedding_scale=1,
+    )
+
+
+def llama_family_spec(*, layers: int, width: int, heads: int, kv_heads: int, mlp_width: int, vocab_size: int) -> LMSpec:
+    """Llama 1's settings: rotary base 10,000, untied embeddings, eps 1e-5; `replace` makes those of later models."""
+    openlm = openlm_spec(layers=layers, width=width, heads=heads, vocab_size=vocab_size)
+    return replace(openlm, kv_heads=kv_heads, mlp_width=mlp_width, norm="rms", qk_norm=False)
+
+
+def _check_positive(name: str, value: int | float) -> None:
+    if not value > 0:
+        raise QuantityError(f"{name} must be above zero. Got {value}. Take it from the model's configuration.")
+
+
+def _check_scaling_factor(factor: float) -> None:
+    if not factor >= 1:
+        raise QuantityError(
+            f"a rotary scaling factor must be 1 or more. Got {factor}. Divide the longer context by the shorter."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

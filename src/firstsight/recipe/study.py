@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe.lm import LMSpec
+from firstsight.recipe.model import LMSpec
 from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain
 from firstsight.units import Share
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from firstsight.recipe.scales import Scale, branch_at
-from firstsight.recipe.schedule import LRSchedule, Matched
+from firstsight.recipe.stages import LRSchedule, Matched
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.studies.when import trunk_arm
 from firstsight.units import Share

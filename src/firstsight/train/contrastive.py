@@ -23,7 +23,7 @@ from firstsight.data.readers import IMAGE_EXTENSIONS, TarMember, list_tar_member
 from firstsight.data.sampling import epoch_permutation
 from firstsight.errors import DataError, ModelError
 from firstsight.model.vision import normalize_pixels, siglip_processor_config, siglip_vision_settings
-from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Rewarm
 from firstsight.recipe.vision import ContrastiveTraining, Siglip
 from firstsight.site import ProgressCallback, Site
 from firstsight.train.compilation import configure_torch

@@ -21,10 +21,8 @@ from firstsight.data.loader.sample_ledger import SampleLedgerWriter
 from firstsight.errors import ModelError
 from firstsight.model.checkpoint_io import read_spec
 from firstsight.model.vision import extract_features, load_encoder
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.schedule import LRSchedule
-from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
+from firstsight.recipe.model import LMSpec, VLMSpec
+from firstsight.recipe.stages import Finetune, LRSchedule, Midtrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.site import ProgressCallback, Site
 from firstsight.train import checkpoint

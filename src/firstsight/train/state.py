@@ -16,8 +16,7 @@ from firstsight.errors import ModelError
 from firstsight.model.tensors import StoredTensors, allocate_parameters, format_faults, meta_init
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import LMSpec
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import AdamWSpec
 from firstsight.units import Tokens
 

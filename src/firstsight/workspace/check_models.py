@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.errors import FirstsightError, RequestError
-from firstsight.plan.differences import field_differences
-from firstsight.plan.step import Step
-from firstsight.recipe.lm import LMSpec
+from firstsight.plan.step import Step, field_differences
 from firstsight.recipe.mixture import External
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.recipe.vision import Dinov2, TowerSpec
 from firstsight.site import Location, Site

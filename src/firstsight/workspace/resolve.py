@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.plan.differences import FieldDifference, field_differences
 from firstsight.plan.graph import Graph
-from firstsight.plan.step import Step
+from firstsight.plan.step import FieldDifference, Step, field_differences
 from firstsight.plan.store import Store
 from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Arm, Study

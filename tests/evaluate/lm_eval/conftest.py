@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from firstsight.evaluate.models.native import NativeModel, load_native_model
 from firstsight.model.checkpoint_io import save
-from firstsight.recipe.lm import LMSpec, llama_family_spec, openlm_spec
+from firstsight.recipe.model import LMSpec, llama_family_spec, openlm_spec
 from firstsight.site import Site
 from tests.model.tiny_models import random_model
 

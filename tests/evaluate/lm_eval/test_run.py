@@ -21,8 +21,8 @@ from firstsight.evaluate.tasks import get_task
 from firstsight.model.checkpoint_io import save
 from firstsight.model.generate import continuation_likelihoods
 from firstsight.model.vlm import VLM
-from firstsight.recipe.lm import llama_family_spec
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticVocabulary, SyntheticWorld
+from firstsight.recipe.model import llama_family_spec
 from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS
 from firstsight.site import Progress, Site
 from tests.evaluate.lm_eval.conftest import native_model

@@ -8,7 +8,7 @@ import pytest
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.scales import branch_at, scale_named
-from firstsight.recipe.schedule import Continue
+from firstsight.recipe.stages import Continue
 from firstsight.units import Share
 
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from firstsight.recipe.lm import LinearRope, Llama3Rope, LMSpec, Rotary
 from firstsight.recipe.mixture import External
-from firstsight.recipe.model import ProjectorSpec
+from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, ProjectorSpec, Rotary
 from firstsight.recipe.scales import models
 from firstsight.recipe.vision import VisionSpec
 from firstsight.units import Tokens

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, single_source
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.schedule import Continue, Rewarm
-from firstsight.recipe.stages import AdamWSpec, Evaluate, Finetune, Midtrain, Pretrain, RowShape
+from firstsight.recipe.stages import AdamWSpec, Continue, Evaluate, Finetune, Midtrain, Pretrain, Rewarm, RowShape
 from firstsight.recipe.study import Arm
 from firstsight.units import Share, Tokens
 

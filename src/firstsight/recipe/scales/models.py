@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.recipe.lm import Llama3Rope, LMSpec, Rope, llama_family_spec, openlm_spec
 from firstsight.recipe.mixture import External
+from firstsight.recipe.model import Llama3Rope, LMSpec, Rope, llama_family_spec, openlm_spec
 from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, Siglip, ViTSpec
 
 NEOX_VOCAB_SIZE = 50_432

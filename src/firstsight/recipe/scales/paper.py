@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from firstsight.recipe.lm import LMSpec
 from firstsight.recipe.mixture import External, Recaptioned, single_source
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec
 from firstsight.recipe.scales.base import VISION_TASKS, Scale, StageSettings, adamw, base_arm
 from firstsight.recipe.scales.models import (
     openlm_1b,
@@ -14,8 +13,7 @@ from firstsight.recipe.scales.models import (
     openlm_411m,
     siglip_so400m_384,
 )
-from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
+from firstsight.recipe.stages import Evaluate, Pretrain, Rewarm, RowShape
 from firstsight.units import Share, Tokens
 
 PAPER_TEXT_TASKS = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from firstsight.recipe.lm import LMSpec, openlm_spec
 from firstsight.recipe.mixture import (
     SyntheticBenchmarks,
     SyntheticCaptions,
@@ -15,10 +14,9 @@ from firstsight.recipe.mixture import (
     SyntheticWorld,
     single_source,
 )
-from firstsight.recipe.model import ProjectorSpec, VLMSpec
+from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec, openlm_spec
 from firstsight.recipe.scales.base import VISION_TASKS, Scale, StageSettings, adamw, base_arm
-from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
+from firstsight.recipe.stages import Evaluate, Pretrain, Rewarm, RowShape
 from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec
 from firstsight.units import Share, Tokens
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.scales import branch_at, scale_named
-from firstsight.recipe.schedule import Continue, Matched, Rewarm
-from firstsight.recipe.stages import Midtrain
+from firstsight.recipe.stages import Continue, Matched, Midtrain, Rewarm
 from firstsight.units import Share, Tokens
 
 budgets = st.integers(10, 10**13)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.lm import LMSpec, llama_family_spec, openlm_spec, swiglu_width
+from firstsight.recipe.model import LMSpec, llama_family_spec, openlm_spec, swiglu_width
 
 
 @pytest.mark.parametrize(

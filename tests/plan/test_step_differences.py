@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.plan.differences import field_differences
 from firstsight.plan.graph import build_graph
-from firstsight.plan.step import Step
+from firstsight.plan.step import Step, field_differences
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
 from firstsight.recipe.scales import branch_at, scale_named
 from firstsight.recipe.study import Arm, Study
