@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.errors import DataError
-from firstsight.files import file_lock, file_sha256, link_or_copy, read_jsonl, write_atomic
+from firstsight.errors import DataError, ModelError, StoreError
+from firstsight.files import (
+    file_lock,
+    file_sha256,
+    link_or_copy,
+    read_jsonl,
+    read_weight_map,
+    staged_folder,
+    write_atomic,
+)
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -46,3 +54,38 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         assert is_first_locked and not is_second_locked
     with file_lock(path, is_blocking=False) as is_locked:
         assert is_locked
+
+
+def test_a_staged_folder_replaces_the_old_one_at_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "stale").write_text("of a killed process")
+    for content in ("first", "second"):
+        with staged_folder(out) as folder:
+            (folder / "file").write_text(content)
+            assert not out.exists() or (out / "file").read_text() == "first"
+        assert (out / "file").read_text() == content
+        assert [path.name for path in out.iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyError("No space left"), KeyboardInterrupt()])
+def test_an_error_leaves_the_old_folder(tmp_path: Path, error: BaseException) -> None:
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("old")
+    kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else StoreError
+    with pytest.raises(kind), staged_folder(tmp_path / "out", errors=(KeyError,)) as folder:
+        (folder / "file").write_text("new")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "file").read_text() == "old"
+
+
+def test_a_shard_index_is_read_or_refused(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "one", "b": "two"}}')
+    assert read_weight_map(index) == {"a": "one", "b": "two"}
+    for text in ("{", "[]", '{"weight_map": 3}', "{}"):
+        index.write_text(text)
+        with pytest.raises(ModelError, match="wanted an index with a weight_map"):
+            read_weight_map(index)

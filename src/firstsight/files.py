@@ -1,4 +1,4 @@
-"""Atomic writes, JSON lines and digests of files. Standard library only, so that planning may use it."""
+"""Atomic writes of files and folders, JSON lines, shard indices and digests. Standard library only, for planning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from firstsight.errors import DataError
+from firstsight.errors import DataError, ModelError, StoreError
 
 
 def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> None:
@@ -114,3 +114,37 @@ class FileDigests:
         if self._is_modified:
             write_atomic(self._file, json.dumps(self._entries, sort_keys=True) + "\n")
             self._is_modified = False
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """The shard's file name of each tensor by a model.safetensors.index.json; ModelError for another file."""
+    try:
+        return {str(name): str(shard) for name, shard in json.loads(index.read_text())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: wanted an index with a weight_map. Got: {error!r}. Copy it again.") from error
+
+
+@contextmanager
+def staged_folder(out: Path, *, errors: tuple[type[Exception], ...] = ()) -> Generator[Path, None, None]:
+    """An empty folder beside `out` that replaces it at the end of the block; after an error `out` is as it was.
+
+    What a killed process left there is removed first. StoreError for OSError and `errors`, for example a full disk.
+    """
+    out = out.absolute()
+    staging, previous = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        if out.exists():
+            out.rename(previous)
+        staging.rename(out)
+        shutil.rmtree(previous, ignore_errors=True)
+    except (OSError, *errors) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+        raise StoreError(
+            f"{out}: wanted a folder that can be written completely. Got: {reason.rstrip('.')}. Nothing was "
+            "left there. Free disk space, or choose another --out."
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -112,13 +112,13 @@ def test_the_last_logits_alone() -> None:
 
 def test_pictures_and_places_must_match() -> None:
     model, given = built("seeing"), asked("seeing")
-    with pytest.raises(ModelError, match=r"wanted 27 image tokens, 27 for each of 1 pictures\. Got 54"):
+    with pytest.raises(ModelError, match=r"wanted 27 image tokens, 27 for each of 1 images\. Got 54"):
         model(**given | {"pixel_values": given["pixel_values"][:1]})
-    with pytest.raises(ModelError, match=r"of 0 pictures\. Got 54"):
+    with pytest.raises(ModelError, match=r"of 0 images\. Got 54"):
         model(given["input_ids"])
     with pytest.raises(ModelError, match="attention_mask: wanted"):
         model(**given, attention_mask=torch.ones(2, 3, dtype=torch.int64))
-    with pytest.raises(ModelError, match="no eyes"):
+    with pytest.raises(ModelError, match="a text-only model"):
         built("openlm")(asked("openlm")["input_ids"], pixel_values=given["pixel_values"])
 
 

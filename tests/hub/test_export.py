@@ -187,7 +187,7 @@ def test_the_card_tells_what_it_is_and_names_are_no_markup(out: Path) -> None:
     told = (out / "README.md").read_text()
     assert "\n# start-080 \\<b\\>\\*bold\\*\n" in told
     assert "import firstsight.hub.hf_classes" in told
-    assert "4 tokens a picture, letterbox, frozen in training" in told
+    assert "4 tokens per image, letterbox, frozen in training" in told
     assert "licence:" not in told and "license:" not in told
     seen = sum(tensor.numel() for tensor in read_tensors(out).values())
     assert f"{seen:,} parameters" in told

@@ -103,7 +103,7 @@ def test_what_is_neither_here_nor_a_name_is_refused(place: str) -> None:
     ("kind", "status", "told"),
     [
         (GatedRepoError, 403, "consent"),
-        (RepositoryNotFoundError, 404, "knows no such name"),
+        (RepositoryNotFoundError, 404, "has no such name"),
         (RevisionNotFoundError, 404, "no such revision"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_clone_without_lfs_is_refused(tmp_path: Path) -> None:
 
 def test_a_half_fetched_snapshot_is_refused(cache: Path) -> None:
     stored(cache, "config.json", listed=("config.json", "model.safetensors", "README.md"))
-    with pytest.raises(ModelError, match=r"Got half of it in the cache.*model\.safetensors.*hf download"):
+    with pytest.raises(ModelError, match=r"Got a part of it in the cache.*model\.safetensors.*hf download"):
         resolve_hub_path(NAME)
     assert resolve_hub_path(NAME, needs_weights=False).name == COMMIT
 

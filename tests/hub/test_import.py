@@ -130,32 +130,36 @@ def sized(file: Path, count: int) -> None:
     Tokenizer(models.WordLevel(known, unk_token="w1")).save(str(file))
 
 
-@pytest.mark.parametrize(("known", "line"), [(26, ""), (27, "32 token rows, the model has 31; say vocabulary=32")])
+@pytest.mark.parametrize(("known", "line"), [(26, ""), (27, "32 token rows, the model has 31; set vocab_size=32")])
 def test_what_the_next_stage_needs_for_the_marks_is_said(source: Path, tmp_path: Path, known: int, line: str) -> None:
     sized(source / "tokenizer.json", known)
     done = import_checkpoint(import_request(source), tmp_path / "out", on_progress=silent)
     assert done.min_vocabulary == known + 5 == tokenizer.load_tokenizer(tmp_path / "out").vocab_size
-    assert ("chat marks" in "".join(done.lines())) == bool(line)
+    assert ("chat tokens" in "".join(done.lines())) == bool(line)
     assert line in "".join(done.lines())
 
 
 @pytest.mark.parametrize(
     ("harm", "told", "code"),
     [
-        ("shard gone", ["llama: wanted all of its weights. Got no model-00002-of-", "Download it again"], 2),
+        ("shard gone", ["llama: wanted all of its weights. Got no model-00002-of-", "Download it again completely"], 2),
         ("tensor gone", ["llama: weights and", "missing: model.norm.weight", "Copy both from the same run"], 2),
         ("tensor more", ["llama: weights and", "extra: ghost", "Copy both"], 2),
         ("misshapen", ["misshapen: model.layers.1.self_attn.q_proj.weight wanted [32, 24] got [16, 24]"], 2),
         ("another kind", ["model.norm.weight wanted torch.float32 got torch.int8"], 2),
         ("layers", ["missing: model.layers.2.input_layernorm.weight, model.layers.2.mlp.down_proj.weight"], 2),
         ("bias", ["llama: config.json: wanted a plain Llama. Got attention_bias True. Choose"], 2),
-        ("neox", ["llama: model_type: wanted llama", "Pythia", "OpenLM/DCLM or a Llama-family run as the donor"], 2),
+        (
+            "neox",
+            ["llama: model_type: wanted llama", "Pythia", "Use OpenLM/DCLM or a Llama-family run as the donor"],
+            2,
+        ),
         ("vision", ["llama: wanted a language model. Got siglip: vision weights", "need no import", "site file"], 2),
         ("no config", ["llama: wanted config.json in a folder of weights. Got none. Name the folder"], 2),
         ("config cut", ["config.json: wanted a configuration in JSON"], 2),
         ("pickles", ["llama: wanted safetensors. Got pytorch_model.bin, pickles", "save_pretrained"], 2),
         ("no words", ["llama: wanted a tokenizer.json beside the weights. Got none. Give --tokenizer"], 2),
-        ("large words", ["tokenizer.json: wanted the tokenizer of a model with 31 token rows. Got one of 45"], 2),
+        ("large words", ["tokenizer.json: wanted the tokenizer of a model with 31 token rows. Got one with 45"], 2),
         ("endless words", ["tokenizer.json: wanted a tokenizer with one of <|endoftext|>", "Add"], 2),
         ("ours", ["this is a checkpoint folder of firstsight already"], 2),
     ],
@@ -211,7 +215,7 @@ def test_bad_input_says_where_wanted_got_and_what_to_do(
 def test_a_tokenizer_far_too_small_is_refused_where_nothing_else_tells(source: Path, tmp_path: Path) -> None:
     (source / "tokenizer.json").unlink()
     sized(tmp_path / "small.json", 15)
-    with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one of 15"):
+    with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one with 15"):
         import_checkpoint(
             import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent
         )
@@ -261,7 +265,7 @@ def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Killed before any of its steps: Ctrl-C tidies up; what a harder end leaves is swept by the next import."""
-    out, beside = tmp_path / "out", tmp_path / ".out.importing"
+    out, beside = tmp_path / "out", tmp_path / ".out.partial"
 
     def stop(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt

@@ -242,8 +242,8 @@ def test_a_pickle_that_would_run_something_is_refused(run: Path, tmp_path: Path)
     with pytest.raises(ModelError) as caught:
         import_run(run, tmp_path / "out")
     assert not trace.exists()
-    assert str(caught.value).startswith(f"{file}: wanted tensors and plain values alone. Got a pickle that calls ")
-    assert "posix.system; nothing of it was run. Do not trust this file" in str(caught.value)
+    assert str(caught.value).startswith(f"{file}: wanted only tensors and plain values. Got a pickle that calls ")
+    assert "posix.system; nothing was executed. Do not trust this file" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -300,7 +300,7 @@ def test_a_model_config_goes_before_the_arguments(run: Path) -> None:
         ({"moe_freq": 2}, "moe_freq 2"),
         ({"attn_name": "custom_attn"}, "attn_name 'custom_attn'"),
         ({"n_heads": 3}, "heads must divide width"),
-        ({"n_heads": None}, "Got none told. Give --config"),
+        ({"n_heads": None}, "Got none. Give --config"),
         ({"model_norm": None}, "wanted model_norm"),
     ],
 )
@@ -321,7 +321,7 @@ def test_tensors_that_contradict_the_settings_are_named(run: Path, tmp_path: Pat
     with pytest.raises(ModelError) as caught:
         import_run(run, tmp_path / "out")
     if "inv_freq" in name:
-        assert "wanted the angles of base 10000 for heads of 8" in str(caught.value)
+        assert "wanted the rotary frequencies of base 10000 for heads of 8" in str(caught.value)
     else:
         told = str(caught.value)
         assert "missing: output.weight; extra: module.ghost; misshapen: module.norm.weight wanted [16] got [2]" in told

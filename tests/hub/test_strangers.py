@@ -44,13 +44,13 @@ def silent(_: object) -> None:
     [
         ("qwen2", "biases of queries, keys and values"),
         ("qwen2_vl", "biases of queries, keys and values"),
-        ("qwen3", "norms queries and keys of each head by itself"),
-        ("qwen3_moe", "several feed-forwards"),
-        ("gemma3_text", "counts gains from one"),
-        ("olmo", "no gains"),
-        ("olmo2", "behind attention and feed-forward"),
-        ("olmoe", "several feed-forwards"),
-        ("smollm3", "no rotary angles"),
+        ("qwen3", "normalizes queries and keys per head"),
+        ("qwen3_moe", "mixture of experts"),
+        ("gemma3_text", "offsets from one"),
+        ("olmo", "no weights"),
+        ("olmo2", "after attention and feed-forward"),
+        ("olmoe", "mixture of experts"),
+        ("smollm3", "no rotary embedding"),
         ("gpt_neox", "Pythia"),
         ("clip_vision_model", "it is an encoder"),
         ("siglip2", "patches have any aspect"),
@@ -63,11 +63,11 @@ def test_a_known_family_is_refused_with_its_reason(
     assert command(["import", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"{tmp_path}: model_type: wanted llama, mistral or openlm. Got" in said
-    assert why in said and "Take OpenLM/DCLM or a Llama-family run" in said
+    assert why in said and "Use OpenLM/DCLM or a Llama-family run" in said
 
 
 def test_a_family_that_nobody_heard_of_is_refused_without_a_guess() -> None:
-    with pytest.raises(ModelError, match=r"Got 'phimoe'\. Take OpenLM"):
+    with pytest.raises(ModelError, match=r"Got 'phimoe'\. Use OpenLM"):
         llama.llama_spec({"model_type": "phimoe"})
 
 
@@ -130,7 +130,7 @@ def test_numpys_numbers_in_a_checkpoint_are_read_and_other_things_are_not(tmp_pa
     found = openlm.read_openlm_checkpoint(tmp_path / "one.pt")
     assert found.samples_seen == 7 and torch.equal(found.tensors["one"], torch.ones(2))
     torch.save({**body, "args": argparse.Namespace(lr=1)}, tmp_path / "two.pt")
-    with pytest.raises(ModelError, match=r"calls argparse\.Namespace; nothing of it was run.*its state_dict alone"):
+    with pytest.raises(ModelError, match=r"calls argparse\.Namespace; nothing was executed.*its state_dict alone"):
         openlm.read_openlm_checkpoint(tmp_path / "two.pt")
 
 
@@ -172,11 +172,11 @@ def test_a_frozen_encoders_missing_tensor_is_named_at_import(tmp_path: Path) -> 
 def test_links_to_nothing_shards_without_index_and_pointers_are_named(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.symlink_to(tmp_path / "blobs" / "gone")
-    with pytest.raises(ModelError, match=r"Got no model\.safetensors \(a link to nothing\)"):
+    with pytest.raises(ModelError, match=r"Got no model\.safetensors \(a broken link\)"):
         resolve_hub_path(str(tmp_path))
     weights.unlink()
     save_file({"one": torch.ones(1)}, tmp_path / "model-00001-of-00002.safetensors")
-    with pytest.raises(ModelError, match=r"Got no model\.safetensors\.index\.json \(its shards are there\)"):
+    with pytest.raises(ModelError, match=r"Got no model\.safetensors\.index\.json \(its shards are present\)"):
         resolve_hub_path(str(tmp_path))
     (tmp_path / "model-00001-of-00002.safetensors").rename(weights)
     (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
@@ -200,9 +200,9 @@ def test_a_full_disk_leaves_nothing_and_says_so(
     before = set(tmp_path.iterdir())
     monkeypatch.setattr(import_, "write_tensors", full)
     monkeypatch.setattr(export, "write_tensors", full)
-    with pytest.raises(StoreError, match=r"back: wanted .* No space left on device\. Nothing of it was left"):
+    with pytest.raises(StoreError, match=r"back: wanted .* No space left on device\. Nothing was left there"):
         import_checkpoint(asked(tmp_path / "out"), tmp_path / "back", on_progress=silent)
-    with pytest.raises(StoreError, match=r"other: wanted .* No space left on device\. Nothing of it was left"):
+    with pytest.raises(StoreError, match=r"other: wanted .* No space left on device\. Nothing was left there"):
         export_checkpoint(first, tmp_path / "other", dtype="float32")
     assert set(tmp_path.iterdir()) == before
 

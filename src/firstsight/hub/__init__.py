@@ -1,5 +1,5 @@
-"""Weights that come and go: public checkpoints in, folders for transformers out.
+"""Import of public checkpoints, and export to folders that transformers loads.
 
-Nothing is loaded here, so that a name can be looked up lightly; `import firstsight.hub.hf_classes` makes firstsight's
-models known to transformers' Auto classes.
+This package imports nothing by itself, so that hub names can be resolved without torch;
+`import firstsight.hub.hf_classes` registers firstsight's models with transformers' Auto classes.
 """

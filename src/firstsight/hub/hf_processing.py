@@ -1,6 +1,6 @@
-"""What goes into firstsight's own classes: pictures as training saw them, and places for them among the words.
+"""Processors of firstsight's transformers classes: images to pixels as in training, and image tokens in prompts.
 
-Shapes: N pictures, S pixels a side.
+Shapes: N images of S x S pixels.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import make_flat_list_of_images
 
-from firstsight.data import images as pictures
+from firstsight.data.images import convert_to_rgb, resize_to_square
 from firstsight.errors import DataError
 from firstsight.hub.sidecars import IMAGE_TOKEN
 from firstsight.recipe.vision import ImageFit, RGBBytes
 
 
 def image_to_pixels(image: Image.Image, size: int, *, fit: ImageFit, ground: RGBBytes) -> UInt8[np.ndarray, "S S 3"]:
-    """Pixels of an opened picture as `data.pictures.decode` makes them of its bytes; writable."""
-    upright_image = pictures.convert_to_rgb(ImageOps.exif_transpose(image))
-    return pictures.resize_to_square(upright_image, size, fit, pad_color=ground).copy()
+    """Pixels of an opened image, writable, equal to those that `data.images.decode_image` makes of its bytes."""
+    upright = convert_to_rgb(ImageOps.exif_transpose(image))
+    return resize_to_square(upright, size, fit, pad_color=ground).copy()
 
 
 class FirstsightImageProcessor(BaseImageProcessor):
-    """Pictures to uint8 pixels [N, S, S, 3]; the model scales them itself, as each of its encoders wants them.
+    """Images to uint8 pixels [N, S, S, 3]; the model normalizes them for each of its encoders.
 
-    `image_tokens` are the places that one picture takes among the words.
+    `image_tokens` is the number of tokens of an image.
     """
 
     def __init__(
@@ -48,15 +48,16 @@ class FirstsightImageProcessor(BaseImageProcessor):
         self.ground = [int(channel) for channel in ground]
 
     def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
-        """Pillow pictures, or RGB arrays [h, w, 3] of bytes, flat or nested; always tensors."""
-        fetched_images: Any = self.fetch_images(images)
+        """The pixels of Pillow images or RGB arrays [h, w, 3] of bytes, flat or nested; always tensors."""
         red, green, blue = cast(list[int], self.ground)
-        fit, flat_images = cast(ImageFit, self.fit), cast(list[Any], make_flat_list_of_images(fetched_images))
+        fit, flat = (
+            cast(ImageFit, self.fit),
+            cast(list[Any], make_flat_list_of_images(cast(Any, self.fetch_images(images)))),
+        )
         pixels = [
-            torch.from_numpy(image_to_pixels(_to_pil_image(image), self.size, fit=fit, ground=(red, green, blue)))
-            for image in flat_images
+            image_to_pixels(_to_pil_image(image), self.size, fit=fit, ground=(red, green, blue)) for image in flat
         ]
-        return BatchFeature({"pixel_values": torch.stack(pixels)})
+        return BatchFeature({"pixel_values": torch.stack([torch.from_numpy(array) for array in pixels])})
 
 
 def _to_pil_image(image: Any) -> Image.Image:
@@ -64,15 +65,13 @@ def _to_pil_image(image: Any) -> Image.Image:
         return image
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise DataError(
-            f"wanted a Pillow picture or bytes [h, w, 3]. Got {pixels.dtype} {list(pixels.shape)}. Open it."
-        )
+        raise DataError(f"wanted a Pillow image or bytes [h, w, 3]. Got {pixels.dtype} {list(pixels.shape)}. Open it.")
     return Image.fromarray(pixels)
 
 
-@no_type_check  # transformers reads its __init__'s own code to know what it takes
+@no_type_check  # transformers inspects the signature of __init__, which a wrapper would hide
 class FirstsightProcessor(ProcessorMixin):
-    """Dialogues and pictures to a model's inputs, with as many places as a picture takes where a prompt names one."""
+    """Dialogues and images to a model's inputs; an image token in a prompt is repeated for all tokens of its image."""
 
     def __init__(
         self,
@@ -86,5 +85,5 @@ class FirstsightProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
-        """The places of one picture, whose mark stands once in a prompt."""
+        """The tokens of an image, for the single image token of a prompt."""
         return IMAGE_TOKEN * self.image_processor.image_tokens

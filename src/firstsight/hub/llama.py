@@ -1,26 +1,40 @@
-"""The Llama family as transformers lays it out: its configuration as our spec, its tensors as ours, and both ways back.
+"""The Llama family in transformers' layout: configurations to specs and tensors to firstsight's names, both ways.
 
-Source: transformers' LlamaConfig, MistralConfig and LlamaForCausalLM; what a configuration leaves out has the value
-that those classes give it.
+Source: transformers' LlamaConfig, MistralConfig and LlamaForCausalLM; a missing setting has their default.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.vision import UNSUPPORTED_ENCODERS as ENCODERS
-from firstsight.model.vision import unsupported_reason
+from firstsight.hub.public_weights import (
+    PublicWeights,
+    SupportedValues,
+    check_tensors,
+    concat_rows,
+    exported_tokens_seen,
+    float_setting,
+    is_positive_int,
+    model_shapes,
+    nested_settings,
+    positive_int_setting,
+    prefix_errors,
+    unsupported_settings,
+    weight_files,
+)
+from firstsight.model.tensors import ShapeAndDtype, StoredTensors, format_faults, shapes_and_dtypes
+from firstsight.model.vision import UNSUPPORTED_ENCODERS, unsupported_reason
 from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
 
 LLAMA_MODEL_TYPES = ("llama", "mistral")
 LLAMA_SIZE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-LLAMA_SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
+LLAMA_SUPPORTED_VALUES: SupportedValues = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "hidden_act": ("silu", "swish"),
@@ -31,43 +45,65 @@ LLAMA_SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "logit_scale": (1, None),
     "embedding_multiplier": (1, None),
 }
-"""What a setting must be where it is given; anything else would be another model."""
 UNSUPPORTED_FAMILIES = {
     "gpt_neox": "gpt_neox (Pythia) is another architecture: parallel blocks, biases, LayerNorm with bias, GELU and "
-    "partial rotary. Its weights are not read; its tokenizer is the one that OpenLM uses and is",
-    "gpt2": "it adds learned positions to its words, has biases, LayerNorm with bias and a feed-forward without gate",
+    "partial rotary. Its weights are not supported; its tokenizer is the one of OpenLM and is",
+    "gpt2": "it has learned position embeddings, biases, LayerNorm with bias and a feed-forward without gate",
     "qwen2": "it has biases of queries, keys and values",
-    "qwen3": "it norms queries and keys of each head by itself; OpenLM norms all heads together",
+    "qwen3": "it normalizes queries and keys per head; OpenLM normalizes all heads together",
     **dict.fromkeys(
         ("gemma", "gemma2", "gemma3"),
-        "it counts gains from one, scales embeddings by the root of the width and has GELU in its gate",
+        "its norm weights are offsets from one, its embeddings are scaled by the root of the width, its gate is GELU",
     ),
-    "olmo": "its LayerNorm has no gains",
-    "olmo2": "it norms behind attention and feed-forward instead of before",
-    "smollm3": "every fourth of its layers has no rotary angles (SmolLM2 is a Llama and is read)",
-    "phi3": "it keeps queries, keys and values in one tensor and looks back through a window",
-    "phi": "its attention and feed-forward stand side by side, with biases",
-    "cohere": "its attention and feed-forward stand side by side",
-    "granite": "it scales embeddings, attention, residuals and logits by numbers of its own",
-    "stablelm": "its LayerNorm has a bias, and its rotary angles turn a quarter of each head",
-    **dict.fromkeys(
-        ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe"), "it chooses among several feed-forwards for every token"
-    ),
+    "olmo": "its LayerNorm has no weights",
+    "olmo2": "its norms come after attention and feed-forward instead of before",
+    "smollm3": "every fourth of its layers has no rotary embedding (SmolLM2 is a Llama and is supported)",
+    "phi3": "it has queries, keys and values in one tensor and a sliding window",
+    "phi": "its attention and feed-forward are parallel, with biases",
+    "cohere": "its attention and feed-forward are parallel",
+    "granite": "it scales embeddings, attention, residuals and logits by constants of its configuration",
+    "stablelm": "its LayerNorm has a bias, and its rotary embedding is applied to a quarter of each head",
+    **dict.fromkeys(("mixtral", "olmoe", "qwen2_moe", "qwen3_moe"), "it is a mixture of experts"),
 }
-"""Why a well-known family is not read, by its model_type without what follows a _."""
-DONOR_ADVICE = "Take OpenLM/DCLM or a Llama-family run as the donor"
+"""Why a well-known family is not supported, by the beginning of its model_type."""
 _INV_FREQ_SUFFIX = ".self_attn.rotary_emb.inv_freq"
-"""Angles that early folders keep beside the weights."""
+"""Rotary frequencies that early folders contain beside the weights."""
+
+
+def read_llama_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
+    """The weights of a folder of the Llama family; ModelError if the family or a setting is not supported."""
+    with prefix_errors(path):
+        spec = llama_spec(config)
+        architectures = config.get("architectures")
+        if isinstance(architectures, list) and architectures and not str(architectures[0]).endswith("ForCausalLM"):
+            raise ModelError(
+                f"config.json: architectures: wanted a language model (...ForCausalLM). Got {architectures[0]}, with "
+                "another output head or none. Use the language model that it was made from."
+            )
+    stored, shapes, parts = StoredTensors(path), model_shapes(spec), llama_tensor_names(spec)
+    expected: dict[str, ShapeAndDtype] = {}
+    for name, sources in parts.items():
+        shape, dtype = shapes[f"lm.{name}"]
+        expected |= {source: (torch.Size((rows, *shape[1:])), dtype) for source, rows in sources}
+    actual = shapes_and_dtypes(stored)
+    check_tensors(path, expected, {name: actual[name] for name in llama_weight_names(stored, spec)})
+    return PublicWeights(
+        spec=spec,
+        tensors=stored,
+        source_names={f"lm.{name}": tuple(source for source, _ in sources) for name, sources in parts.items()},
+        files=weight_files(path, stored),
+        tokens_seen=exported_tokens_seen(config),
+    )
 
 
 def llama_spec(config: Mapping[str, Any]) -> LMSpec:
-    """The decoder that a config.json of model_type llama or mistral describes; ModelError names all that we lack."""
+    """The decoder of a config.json of model_type llama or mistral; ModelError names all unsupported settings."""
     if config.get("model_type") not in LLAMA_MODEL_TYPES:
         raise ModelError(unsupported_family_message(config.get("model_type")))
-    if missing_keys := [name for name in LLAMA_SIZE_KEYS if not _is_positive_int(config.get(name))]:
-        raise ModelError(f"config.json: wanted whole numbers. Got none for {', '.join(missing_keys)}. Copy it again.")
+    if missing := [name for name in LLAMA_SIZE_KEYS if not is_positive_int(config.get(name))]:
+        raise ModelError(f"config.json: wanted whole numbers. Got none for {', '.join(missing)}. Copy it again.")
     if unsupported := _unsupported_settings(config):
-        raise ModelError(f"config.json: wanted a plain Llama. Got {', '.join(unsupported)}. Choose a run without.")
+        raise ModelError(f"config.json: wanted a plain Llama. Got {', '.join(unsupported)}. Choose another run.")
     heads: int = config["num_attention_heads"]
     try:
         return LMSpec(
@@ -79,7 +115,7 @@ def llama_spec(config: Mapping[str, Any]) -> LMSpec:
             mlp_width=config["intermediate_size"],
             vocab_size=config["vocab_size"],
             norm="rms",
-            eps=_float_setting(config, "rms_norm_eps", default=1e-6),
+            eps=float_setting(config, "rms_norm_eps", default=1e-6),
             qk_norm=False,
             rope=_rotary_spec(config),
             ties_embeddings=bool(config.get("tie_word_embeddings", False)),
@@ -87,108 +123,73 @@ def llama_spec(config: Mapping[str, Any]) -> LMSpec:
             embedding_scale=1,
         )
     except QuantityError as error:
-        raise ModelError(f"config.json: wanted the numbers of a decoder. {error}") from error
+        raise ModelError(f"config.json: wanted valid sizes of a decoder. {error}") from error
 
 
 def unsupported_family_message(model_type: object) -> str:
-    """What is said of a model_type that is not read: why, where that is known, and what to take instead."""
-    reasons = UNSUPPORTED_FAMILIES | {
-        name: f"it is an encoder, {explanation}. Take SigLIP or DINOv2" for name, explanation in ENCODERS.items()
+    """The message for a model_type that is not supported: the reason, if it is a known one, and alternatives."""
+    encoders = {
+        name: f"it is an encoder, {reason}. Use SigLIP or DINOv2" for name, reason in UNSUPPORTED_ENCODERS.items()
     }
-    type_text, explanation = (
-        "gpt_neox" if model_type == "gpt_neox" else repr(model_type),
-        unsupported_reason(model_type, reasons),
+    reason = unsupported_reason(model_type, UNSUPPORTED_FAMILIES | encoders)
+    name = "gpt_neox" if model_type == "gpt_neox" else repr(model_type)
+    return (
+        f"model_type: wanted llama, mistral or openlm. Got {name}{f': {reason}' if reason else ''}. "
+        "Use OpenLM/DCLM or a Llama-family run as the donor."
     )
-    cause = f"Got {type_text}: {explanation}." if explanation else f"Got {type_text}."
-    return f"model_type: wanted llama, mistral or openlm. {cause} {DONOR_ADVICE}."
-
-
-def positive_int_setting(settings: Mapping[str, Any], name: str, *, default: int) -> int:
-    """A whole number above zero, `usual` where none is told; ModelError for anything else."""
-    value = settings.get(name)
-    if value is None:
-        return default
-    if not _is_positive_int(value):
-        raise ModelError(f"config.json: {name}: wanted a whole number above zero. Got {value!r}. Copy it again.")
-    return value
-
-
-def nested_settings(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The settings under a name, empty where there are none; ModelError for anything else."""
-    value = settings.get(name)
-    if value is not None and not isinstance(value, dict):
-        raise ModelError(f"config.json: {name}: wanted settings by name. Got {value!r}. Copy it again.")
-    return dict(cast(dict[str, Any], value or {}))
-
-
-def _is_positive_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _float_setting(settings: Mapping[str, Any], name: str, *, default: float) -> float:
-    value = settings.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ModelError(f"config.json: {name}: wanted a number. Got {value!r}. Copy it again.")
-    return float(value)
 
 
 def _unsupported_settings(config: Mapping[str, Any]) -> list[str]:
-    """Settings under which the model is not ours, with their values."""
     settings = dict(config)
     if config["model_type"] == "mistral":
-        settings.setdefault("sliding_window", "4096, as mistral has it where none is told")
-    unsupported = [
-        f"{key} {settings[key]!r}"
-        for key, supported_values in LLAMA_SUPPORTED_VALUES.items()
-        if key in settings and settings[key] not in supported_values
-    ]
-    layer_types = settings.get("layer_types") or []
-    if not isinstance(layer_types, list):
-        return [*unsupported, f"layer_types {layer_types!r}"]
-    return unsupported + sorted(
-        {f"layer_types {layer_type!r}" for layer_type in cast(list[Any], layer_types) if layer_type != "full_attention"}
-    )
+        settings.setdefault("sliding_window", "4096, the default of mistral")
+    unsupported = unsupported_settings(settings, LLAMA_SUPPORTED_VALUES)
+    types = settings.get("layer_types") or []
+    if not isinstance(types, list):
+        return [*unsupported, f"layer_types {types!r}"]
+    others = {f"layer_types {kind!r}" for kind in cast(list[Any], types) if kind != "full_attention"}
+    return unsupported + sorted(others)
 
 
 def _rotary_spec(config: Mapping[str, Any]) -> Rotary:
-    """The rotary settings, in the old keys (rope_theta, rope_scaling) or the new one (rope_parameters)."""
-    rope_settings = nested_settings(config, "rope_parameters") or nested_settings(config, "rope_scaling")
-    base = _float_setting({"rope_theta": 10_000.0} | dict(config) | rope_settings, "rope_theta", default=10_000.0)
-    rope_type = rope_settings.get("rope_type", rope_settings.get("type", "default"))
-    if (rotary_factor := rope_settings.get("partial_rotary_factor", 1)) != 1:
+    """The rotary embedding, from the old keys (rope_theta, rope_scaling) or the new one (rope_parameters)."""
+    rope = nested_settings(config, "rope_parameters") or nested_settings(config, "rope_scaling")
+    base = float_setting({"rope_theta": 10_000.0} | dict(config) | rope, "rope_theta", default=10_000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if (fraction := rope.get("partial_rotary_factor", 1)) != 1:
         raise ModelError(
-            f"config.json: rope: wanted a whole head turned. Got partial_rotary_factor {rotary_factor!r}. Choose another run."
+            f"config.json: rope: wanted rotation of whole heads. Got partial_rotary_factor {fraction!r}. "
+            "Choose another run."
         )
+
+    def number(name: str) -> float:
+        return float_setting({name: rope[name]}, name, default=1.0)
+
     try:
-        match rope_type:
+        match kind:
             case "default":
                 return Rope(base=base)
             case "linear":
-                return LinearRope(base=base, factor=_required_float(rope_settings, "factor"))
+                return LinearRope(base=base, factor=number("factor"))
             case "llama3":
                 return Llama3Rope(
                     base=base,
-                    factor=_required_float(rope_settings, "factor"),
-                    low_freq_factor=_required_float(rope_settings, "low_freq_factor"),
-                    high_freq_factor=_required_float(rope_settings, "high_freq_factor"),
-                    original_context=int(_required_float(rope_settings, "original_max_position_embeddings")),
+                    factor=number("factor"),
+                    low_freq_factor=number("low_freq_factor"),
+                    high_freq_factor=number("high_freq_factor"),
+                    original_context=int(number("original_max_position_embeddings")),
                 )
             case _:
                 raise ModelError(
-                    f"config.json: rope: wanted default, linear or llama3. Got {rope_type!r}, other angles than those. "
-                    "Choose another run, or the one before its context was made longer."
+                    f"config.json: rope: wanted default, linear or llama3. Got {kind!r}. "
+                    "Choose another run, or the one before its context was extended."
                 )
     except KeyError as error:
-        raise ModelError(f"config.json: rope {rope_type}: wanted {error}. Got none. Copy it again.") from error
-
-
-def _required_float(settings: Mapping[str, Any], name: str) -> float:
-    """A number that must be told; KeyError where it is not."""
-    return _float_setting({name: settings[name]}, name, default=1.0)
+        raise ModelError(f"config.json: rope {kind}: wanted {error}. Got none. Copy it again.") from error
 
 
 def llama_unsupported_reason(spec: LMSpec) -> str:
-    """Why no LlamaForCausalLM says what this model says; empty where one does."""
+    """Why LlamaForCausalLM cannot represent a model; empty if it can."""
     features = {
         "LayerNorm": spec.norm != "rms",
         "norm of queries and keys": spec.qk_norm,
@@ -196,16 +197,14 @@ def llama_unsupported_reason(spec: LMSpec) -> str:
         "scaled embeddings": spec.embedding_scale != 1,
         "width that its heads do not divide": spec.width % spec.heads != 0,
     }
-    missing_features = [feature for feature, is_used in features.items() if is_used]
-    return f"LlamaForCausalLM has no {', no '.join(missing_features)}" if missing_features else ""
+    used = [feature for feature, is_used in features.items() if is_used]
+    return f"LlamaForCausalLM has no {', no '.join(used)}" if used else ""
 
 
 def llama_config(spec: LMSpec) -> dict[str, Any]:
-    """LlamaConfig's fields for a spec that it can say (see `why_not`); the longest row is not a matter of the spec."""
-    if explanation := llama_unsupported_reason(spec):
-        raise ModelError(
-            f"wanted a model of the Llama family. Got another: {explanation}. Export it through our classes."
-        )
+    """LlamaConfig's fields, without the longest context; ModelError if `llama_unsupported_reason` has one."""
+    if reason := llama_unsupported_reason(spec):
+        raise ModelError(f"wanted a model of the Llama family. Got: {reason}. Export it with firstsight's classes.")
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -244,83 +243,56 @@ def _rope_parameters(rope: Rotary) -> dict[str, Any]:
 
 
 def llama_tensor_names(spec: LMSpec) -> dict[str, tuple[tuple[str, int], ...]]:
-    """Our tensors by name, each with the Llama tensors that it is made of, one below the other, and their rows."""
-    query_rows, key_value_rows = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    tensor_names = {"tok_embeddings.weight": (("model.embed_tokens.weight", spec.vocab_size),)}
+    """For each tensor of a decoder (without `lm.`): name and rows of the Llama tensors that are concatenated to it."""
+    q, kv, width, hidden = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.width, spec.mlp_width
+    parts = {"tok_embeddings.weight": (("model.embed_tokens.weight", spec.vocab_size),)}
     for layer in range(spec.layers):
-        layer_prefix, llama_prefix = f"layers.{layer}.", f"model.layers.{layer}."
-        attention_prefix, mlp_prefix = f"{llama_prefix}self_attn.", f"{llama_prefix}mlp."
-        tensor_names |= {
-            f"{layer_prefix}attention_norm.weight": ((f"{llama_prefix}input_layernorm.weight", spec.width),),
-            f"{layer_prefix}attention.in_proj.weight": (
-                (f"{attention_prefix}q_proj.weight", query_rows),
-                (f"{attention_prefix}k_proj.weight", key_value_rows),
-                (f"{attention_prefix}v_proj.weight", key_value_rows),
-            ),
-            f"{layer_prefix}attention.out_proj.weight": ((f"{attention_prefix}o_proj.weight", spec.width),),
-            f"{layer_prefix}ffn_norm.weight": ((f"{llama_prefix}post_attention_layernorm.weight", spec.width),),
-            f"{layer_prefix}feed_forward.w12.weight": (
-                (f"{mlp_prefix}gate_proj.weight", spec.mlp_width),
-                (f"{mlp_prefix}up_proj.weight", spec.mlp_width),
-            ),
-            f"{layer_prefix}feed_forward.w3.weight": ((f"{mlp_prefix}down_proj.weight", spec.width),),
+        block = f"model.layers.{layer}"
+        attention, mlp = f"{block}.self_attn", f"{block}.mlp"
+        parts |= {
+            f"layers.{layer}.{name}.weight": tuple((f"{source}.weight", rows) for source, rows in sources)
+            for name, sources in (
+                ("attention_norm", [(f"{block}.input_layernorm", width)]),
+                ("attention.in_proj", [(f"{attention}.{x}_proj", q if x == "q" else kv) for x in "qkv"]),
+                ("attention.out_proj", [(f"{attention}.o_proj", width)]),
+                ("ffn_norm", [(f"{block}.post_attention_layernorm", width)]),
+                ("feed_forward.w12", [(f"{mlp}.gate_proj", hidden), (f"{mlp}.up_proj", hidden)]),
+                ("feed_forward.w3", [(f"{mlp}.down_proj", width)]),
+            )
         }
-    tensor_names["norm.weight"] = (("model.norm.weight", spec.width),)
-    return (
-        tensor_names
-        if spec.ties_embeddings
-        else tensor_names | {"output.weight": (("lm_head.weight", spec.vocab_size),)}
-    )
+    parts["norm.weight"] = (("model.norm.weight", width),)
+    return parts if spec.ties_embeddings else parts | {"output.weight": (("lm_head.weight", spec.vocab_size),)}
 
 
 def to_llama(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
-    """Our tensors (without `lm.`) under LlamaForCausalLM's names; ModelError names what is missing or extra."""
-    tensor_names = llama_tensor_names(spec)
-    _check_same_names(tensor_names.keys(), tensors.keys())
+    """A decoder's tensors (without `lm.`) under LlamaForCausalLM's names; ModelError names missing and extra ones."""
+    parts = llama_tensor_names(spec)
+    _check_names(parts.keys(), tensors.keys())
     return {
-        name: part
-        for firstsight_name, parts in tensor_names.items()
-        for (name, _), part in zip(parts, tensors[firstsight_name].split([rows for _, rows in parts]), strict=True)
+        source: rows
+        for name, sources in parts.items()
+        for (source, _), rows in zip(sources, tensors[name].split([count for _, count in sources]), strict=True)
     }
 
 
 def from_llama(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
-    """LlamaForCausalLM's tensors under our names (without `lm.`); ModelError names what is missing or extra."""
-    tensor_names = llama_tensor_names(spec)
-    _check_same_names(
-        {name for parts in tensor_names.values() for name, _ in parts}, set(llama_weight_names(tensors, spec))
+    """The inverse of `to_llama`."""
+    parts = llama_tensor_names(spec)
+    _check_names(
+        {source for sources in parts.values() for source, _ in sources}, set(llama_weight_names(tensors, spec))
     )
-    return {
-        firstsight_name: concat_rows([tensors[name] for name, _ in parts])
-        for firstsight_name, parts in tensor_names.items()
-    }
+    return {name: concat_rows([tensors[source] for source, _ in sources]) for name, sources in parts.items()}
 
 
 def llama_weight_names(tensors: Mapping[str, Tensor], spec: LMSpec) -> list[str]:
-    """The tensors that are the model: not the angles of early folders, not a tied model's second copy of embeddings."""
-    head_name, embedding_name = "lm_head.weight", "model.embed_tokens.weight"
-    has_tied_copy = (
-        spec.ties_embeddings
-        and head_name in tensors
-        and embedding_name in tensors
-        and torch.equal(tensors[head_name], tensors[embedding_name])
-    )
-    return [
-        name for name in tensors if not name.endswith(_INV_FREQ_SUFFIX) and not (has_tied_copy and name == head_name)
-    ]
+    """Names of the weights, without rotary frequencies and without a tied model's second copy of the embeddings."""
+    head, embeddings = "lm_head.weight", "model.embed_tokens.weight"
+    has_copy = spec.ties_embeddings and {head, embeddings} <= tensors.keys()
+    has_copy = has_copy and torch.equal(tensors[head], tensors[embeddings])
+    return [name for name in tensors if not name.endswith(_INV_FREQ_SUFFIX) and not (has_copy and name == head)]
 
 
-def concat_rows(tensors: list[Tensor]) -> Tensor:
-    """Matrices one below the other; a single one as it is."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
-def _check_same_names(expected: Any, actual: Any) -> None:
-    missing, extra = sorted(expected - actual), sorted(actual - expected)
-    if missing or extra:
-        differences = "; ".join(
-            f"{label}: {', '.join(names)}" for label, names in (("missing", missing), ("extra", extra)) if names
-        )
-        raise ModelError(
-            f"wanted the tensors that the configuration tells of. Got {differences}. Copy both from one run."
-        )
+def _check_names(expected: Set[str], actual: Set[str]) -> None:
+    faults = format_faults({"missing": sorted(expected - actual), "extra": sorted(actual - expected)})
+    if faults:
+        raise ModelError(f"wanted the tensors of the configuration. Got {faults}. Copy both from the same run.")

@@ -1,23 +1,29 @@
-"""Files that bring words and pictures to an exported model exactly as training rows had them."""
+"""Files of a folder beside its weights: tokenizer, processor and chat template of an export, and encoder folders."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
-from tokenizers import Tokenizer as Fast
+from tokenizers import Tokenizer as HFTokenizer
+from torch import Tensor
 
 from firstsight.data.tokenizer import CHAT_TOKENS, Tokenizer
+from firstsight.model.tensors import write_tensors
 from firstsight.model.vision import siglip_processor_config
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.vision import VisionSpec
+from firstsight.recipe.vision import PatchProjectionSpec, Siglip, TowerSpec, VisionSpec
 
+ENCODER_TENSOR_NAME = re.compile(r"encoder\.towers\.(\d)\.(.+)")
+"""A frozen tower's tensor among those of a whole model: the index of the tower, and the name in it."""
 IMAGE_TOKEN = CHAT_TOKENS[0]
-"""Stands at the places of pictures."""
+"""The placeholder of an image's tokens in a prompt."""
 MAX_NEW_TOKENS = 128
-"""Most tokens of an answer, as in the paper's harness."""
+"""Longest answer in tokens, as in the paper's harness."""
 CHAT_TEMPLATE = """\
 {%- set seen = namespace(pictures=0) -%}
 {%- for message in messages -%}
@@ -41,90 +47,109 @@ CHAT_TEMPLATE = """\
 {{- '<|/h|>' if message['role'] == 'user' else '<|/a|>' -}}
 {%- endfor -%}
 """
-"""A dialogue as `data.tokenizer` lays it out: the picture's places or the end token first, then the turns."""
+"""Lays out a dialogue like `data.tokenizer`: the image's tokens or the end token, then the turns."""
 
 
 def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, *, has_dialogues: bool) -> dict[str, int]:
-    """tokenizer.json with the chat marks added, its configuration, and the layout of dialogues; the ids of all marks.
+    """Write tokenizer.json with the chat tokens, its configuration, and the chat template; returns their ids.
 
-    What a tokenizer's own file would put around every text is left out: training rows have none of it.
+    A post-processor that adds tokens to every text is removed: training rows have none of them.
     """
-    tokenizer_json, fast_tokenizer = _with_chat_tokens(tokenizer)
-    (folder / "tokenizer.json").write_text(tokenizer_json)
-    vocab = fast_tokenizer.get_vocab(with_added_tokens=True)
-    end_token, pad_token = (
-        tokenizer.end_token,
-        next(token for token, token_id in vocab.items() if token_id == tokenizer.special_ids.pad),
-    )
+    text, fast = _with_chat_tokens(tokenizer)
+    (folder / "tokenizer.json").write_text(text)
+    vocabulary, ids = fast.get_vocab(with_added_tokens=True), tokenizer.special_ids
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": end_token,
-        "eos_token": end_token,
-        "pad_token": pad_token,
+        "bos_token": tokenizer.end_token,
+        "eos_token": tokenizer.end_token,
+        "pad_token": next(token for token, token_id in vocabulary.items() if token_id == ids.pad),
         "additional_special_tokens": list(CHAT_TOKENS),
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "left",
     }
     write_json(folder / "tokenizer_config.json", tokenizer_config)
-    stop_ids = [tokenizer.special_ids.end, tokenizer.special_ids.answer] if has_dialogues else tokenizer.special_ids.end
-    generation_config = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": stop_ids}
-    write_json(
-        folder / "generation_config.json",
-        generation_config | {"bos_token_id": tokenizer.special_ids.end, "pad_token_id": tokenizer.special_ids.pad},
-    )
+    generation_config = {
+        "do_sample": False,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "bos_token_id": ids.end,
+        "eos_token_id": [ids.end, ids.answer] if has_dialogues else ids.end,
+        "pad_token_id": ids.pad,
+    }
+    write_json(folder / "generation_config.json", generation_config)
     if has_dialogues:
-        (folder / "chat_template.jinja").write_text(
-            CHAT_TEMPLATE.replace("IMAGE", IMAGE_TOKEN).replace("END", end_token)
-        )
-    return {token: vocab[token] for token in CHAT_TOKENS}
+        template = CHAT_TEMPLATE.replace("IMAGE", IMAGE_TOKEN).replace("END", tokenizer.end_token)
+        (folder / "chat_template.jinja").write_text(template)
+    return {token: vocabulary[token] for token in CHAT_TOKENS}
 
 
-def _with_chat_tokens(tokenizer: Tokenizer) -> tuple[str, Fast]:
-    """The tokenizer's file with every mark in it, and the tokenizer that it is."""
-    source_json = tokenizer.path.read_text()
-    fast_tokenizer = Fast.from_str(source_json)
-    fast_tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CHAT_TOKENS])
-    fast_tokenizer.add_special_tokens([AddedToken(tokenizer.end_token, special=True, normalized=False)])
-    body: dict[str, Any] = json.loads(fast_tokenizer.to_str())
-    post_processor_type = (body.get("post_processor") or {}).get("type", "ByteLevel")
-    body |= {"truncation": None, "padding": None} | (
-        {} if post_processor_type == "ByteLevel" else {"post_processor": None}
-    )
-    return (
-        source_json if body == json.loads(source_json) else json.dumps(body, ensure_ascii=False, indent=2) + "\n"
-    ), fast_tokenizer
+def _with_chat_tokens(tokenizer: Tokenizer) -> tuple[str, HFTokenizer]:
+    """The content of tokenizer.json with all chat tokens, and its tokenizer; the file's own text if nothing changed."""
+    source = tokenizer.path.read_text()
+    fast = HFTokenizer.from_str(source)
+    fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CHAT_TOKENS])
+    fast.add_special_tokens([AddedToken(tokenizer.end_token, special=True, normalized=False)])
+    body: dict[str, Any] = json.loads(fast.to_str()) | {"truncation": None, "padding": None}
+    if (body.get("post_processor") or {}).get("type", "ByteLevel") != "ByteLevel":
+        body["post_processor"] = None
+    return source if body == json.loads(source) else json.dumps(body, ensure_ascii=False, indent=2) + "\n", fast
 
 
 def write_processor_config(folder: Path, spec: VLMSpec, *, is_native: bool) -> None:
-    """How pictures become pixels and how many places each takes, for transformers' Llava or for our own classes."""
+    """Write how images become pixels and how many tokens each has, for transformers' Llava or firstsight's classes."""
     vision: VisionSpec = spec.vision
-    if not is_native:
-        processor_config: dict[str, object] = {"processor_class": "FirstsightProcessor"}
-        image_settings = {"size": vision.image_size, "fit": vision.fit, "ground": list(vision.pad_color)}
-        image_config = {
+    name = "LlavaProcessor" if is_native else "FirstsightProcessor"
+    processor: dict[str, object] = {"processor_class": name}
+    if is_native:
+        images: dict[str, object] = siglip_processor_config(vision.image_size) | {"do_convert_rgb": True}
+        processor |= {
+            "image_token": IMAGE_TOKEN,
+            "patch_size": vision.towers[0].vit.patch_size,
+            "vision_feature_select_strategy": "full",
+            "num_additional_image_tokens": 0,
+        }
+    else:
+        images = {
             "image_processor_type": "FirstsightImageProcessor",
             "image_tokens": spec.image_tokens,
-            **image_settings,
+            "size": vision.image_size,
+            "fit": vision.fit,
+            "ground": list(vision.pad_color),
         }
-        write_json(folder / "preprocessor_config.json", processor_config | image_config)
-        write_json(folder / "processor_config.json", processor_config)
-        return
-    image_config = siglip_processor_config(vision.image_size) | {
-        "processor_class": "LlavaProcessor",
-        "do_convert_rgb": True,
+    write_json(folder / "preprocessor_config.json", images | {"processor_class": name})
+    write_json(folder / "processor_config.json", processor)
+
+
+def write_encoder_towers(folder: Path, spec: VLMSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Write each tower of a frozen encoder as a folder encoder0, encoder1 in the layout of published encoders."""
+    towers = () if isinstance(spec.vision, PatchProjectionSpec) else spec.vision.towers
+    names = [match for name in tensors if (match := ENCODER_TENSOR_NAME.fullmatch(name))]
+    for number, tower in enumerate(towers):
+        tower_folder = folder / f"encoder{number}"
+        tower_folder.mkdir()
+        write_tensors(tower_folder, {name[2]: tensors[name[0]] for name in names if int(name[1]) == number})
+        config = json.dumps(tower_config(tower), sort_keys=True, indent=1) + "\n"
+        (tower_folder / "config.json").write_text(config)
+
+
+def tower_config(spec: TowerSpec) -> dict[str, Any]:
+    """A tower's config.json; its last block counts as a layer though its weights, which are never run, are absent."""
+    vit = spec.vit
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": vit.layers,
+        "hidden_size": vit.width,
+        "num_attention_heads": vit.heads,
+        "patch_size": vit.patch_size,
     }
-    write_json(folder / "preprocessor_config.json", image_config)
-    processor_config = {
-        "processor_class": "LlavaProcessor",
-        "image_token": IMAGE_TOKEN,
-        "patch_size": spec.vision.towers[0].vit.patch_size,
-        "vision_feature_select_strategy": "full",
-        "num_additional_image_tokens": 0,
-    }
-    write_json(folder / "processor_config.json", processor_config)
+    if isinstance(spec, Siglip):
+        siglip = {"intermediate_size": vit.mlp_width, "image_size": vit.image_size}
+        return sizes | siglip | {"model_type": "siglip_vision_model"}
+    sizes |= {"image_size": spec.position_grid_size * vit.patch_size, "mlp_ratio": vit.mlp_width // vit.width}
+    if not spec.registers:
+        return sizes | {"model_type": "dinov2"}
+    return sizes | {"num_register_tokens": spec.registers, "model_type": "dinov2_with_registers"}
 
 
 def write_json(path: Path, body: object) -> None:
-    """Plain JSON, keys in order, so that equal content has equal bytes."""
+    """Write indented JSON with sorted keys, so that equal content has equal bytes."""
     path.write_text(json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

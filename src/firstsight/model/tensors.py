@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from firstsight.errors import ModelError
+from firstsight.files import read_weight_map
 
 MAX_SHARD_BYTES = 2_000_000_000
 """Most bytes of tensors in one file; a larger tensor has a file of its own."""
@@ -105,11 +106,7 @@ def _read_shard_index(path: Path, *, single: Path) -> dict[str, Path]:
         return {}
     if single.is_file():
         raise ModelError(f"{path}: wanted one file or shards. Got {single.name} as well. Delete one of them.")
-    try:
-        weight_map = json.loads(path.read_text())["weight_map"].items()
-        shards = {str(name): path.parent / str(file) for name, file in weight_map}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: wanted an index with a weight_map. Got: {error}. Copy it again.") from error
+    shards = {name: path.parent / file for name, file in read_weight_map(path).items()}
     if outside := sorted({str(file) for file in shards.values() if file.parent != path.parent}):
         raise ModelError(f"{path}: wanted shards in its folder. Got {', '.join(outside)}. Do not trust that index.")
     if missing := sorted({file.name for file in shards.values() if not file.is_file()}):
