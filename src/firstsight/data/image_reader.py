@@ -15,13 +15,16 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import pyarrow
 from jaxtyping import Int64
+from pyarrow import ipc, parquet
 
 from firstsight.data.images import has_image_signature
 from firstsight.data.index import Index
@@ -32,7 +35,7 @@ from firstsight.site import Location
 
 BLOCK_BYTES = 8 << 20
 """Bytes of one request to a remote."""
-MAX_CACHED_BYTES = 8 << 30
+MAX_CACHE_BYTES = 8 << 30
 """Bytes of remote blocks that stay on disk; the least recently used are removed first."""
 MAX_DECODED_BYTES = 256 << 20
 """Bytes of tables' images that stay in memory."""
@@ -60,16 +63,12 @@ class ImageReader:
         locations = self._index.images[numbers]
         order = np.lexsort((locations["offset"], locations["shard"])).tolist()
         entries = ((int(numbers[index]), *locations[index].item()) for index in order)
-        images: dict[int, bytes] = {}
+        images, names = dict[int, bytes](), self._index.image_shards
         for shard, group in groupby(entries, key=lambda entry: entry[4]):
-            if not 0 <= shard < len(self._index.image_shards):
-                file, count = self._index.path / "images.npy", len(self._index.image_shards)
-                raise DataError(f"{file}: wanted one of {count} shards. Got number {shard}. Prepare it again.")
-            images.update(
-                self._read_shard(
-                    self._index.image_shards[shard], [(number, position, size) for number, position, size, *_ in group]
-                )
-            )
+            if not 0 <= shard < len(names):
+                file = self._index.path / "images.npy"
+                raise DataError(f"{file}: wanted one of {len(names)} shards. Got number {shard}. Prepare it again.")
+            images.update(self._read_shard(names[shard], [entry[:3] for entry in group]))
         return [images[number] for number in image_numbers.tolist()]
 
     def _read_shard(self, shard: str, entries: list[tuple[int, int, int]]) -> Iterator[tuple[int, bytes]]:
@@ -79,15 +78,16 @@ class ImageReader:
         if files is None:
             raise DataError(f"{shard}: wanted the folder of the images. Got none. Name `pictures` in the site file.")
         full_path = files.folder.path(shard.removeprefix(_IMAGE_PREFIX))
+        changed = "It changed or is gone: put it back, or prepare it again."
         for number, position, size in entries:
             try:
                 data = self._read_cell(files, path, column, position) if column else files.read(path, position, size)
             except (OSError, LookupError, ValueError) as error:
-                raise _changed_error(full_path, f"image {number} at {position}", str(error)) from error
+                raise DataError(f"{full_path}: wanted image {number} at {position}. Got {error}. {changed}") from error
             if len(data) != size:
-                raise _changed_error(full_path, f"{size} bytes at {position}", str(len(data)))
+                raise DataError(f"{full_path}: wanted {size} bytes at {position}. Got {len(data)}. {changed}")
             if not has_image_signature(data):
-                raise _changed_error(full_path, f"an image at {position}", repr(data[:8]))
+                raise DataError(f"{full_path}: wanted an image at {position}. Got {data[:8]!r}. {changed}")
             yield number, data
 
     def _read_cell(self, files: LocalFiles | RemoteFiles, path: str, column: str, row: int) -> bytes:
@@ -101,17 +101,10 @@ class ImageReader:
         return value["bytes"] if isinstance(value, dict) else value
 
 
-def _changed_error(path: str, expected: str, actual: str) -> DataError:
-    return DataError(
-        f"{path}: wanted {expected}. Got {actual}. It changed or is gone: put it back, or prepare it again."
-    )
-
-
 class LRUCache(Generic[_Value]):
     """Values by key; the least recently used are dropped while all together weigh more than `max_weight`. Thread-safe.
 
-    By hand because cachetools.LRUCache does not store a value that is heavier than the limit: it would be made anew at
-    every use. This one always stores the last value.
+    By hand because cachetools.LRUCache does not store a value heavier than the limit; this one stores the last always.
     """
 
     def __init__(self, max_weight: int, *, weight_of: Callable[[_Value], int] = lambda value: 1) -> None:
@@ -161,8 +154,6 @@ class LocalFiles:
 
     def open_arrow(self, path: str) -> Any:
         """The file as a stream for pyarrow."""
-        import pyarrow
-
         return pyarrow.memory_map(self.folder.path(path))
 
 
@@ -178,7 +169,7 @@ class RemoteFiles:
         cache: Path | None,
         *,
         block_size: int = BLOCK_BYTES,
-        max_bytes: int = MAX_CACHED_BYTES,
+        max_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
         self.folder, self._cache, self._block_size, self._max_bytes = folder, cache, block_size, max_bytes
         self._infos = LRUCache[FileInfo](1 << 16)
@@ -247,12 +238,9 @@ class RemoteFiles:
         """Remove the least recently used blocks until there is room for `new_bytes`."""
         blocks: list[tuple[float, int, str]] = []
         for entry in os.scandir(cache):
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                continue
-            if not entry.name.endswith((".lock", ".half")):
-                blocks.append((status.st_mtime, status.st_size, entry.path))
+            with suppress(FileNotFoundError):
+                if not entry.name.endswith((".lock", ".half")):
+                    blocks.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
         excess = sum(size for _, size, _ in blocks) + new_bytes - self._max_bytes
         for _, size, path in sorted(blocks):
             if excess <= 0:
@@ -309,9 +297,6 @@ class ImageTable:
 
 def open_image_table(source: Any, name: str) -> ImageTable:
     """The table in `source`: parquet, or an arrow file or stream, by its first bytes; ValueError for neither."""
-    import pyarrow
-    from pyarrow import ipc, parquet
-
     magic = source.read(6)
     source.seek(0)
     try:

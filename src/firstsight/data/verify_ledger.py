@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class LedgerProblem:
 
     ledger_path: Path
     position: int | None
-    """The first position of the run at which it does; None if it is at none."""
+    """The first position of the run that breaks it; None for a rule about the whole ledger."""
     message: str
 
     def __str__(self) -> str:
@@ -69,65 +70,37 @@ class _Ledger:
     metadata: Mapping[str, Any]
     source_numbers: Int64[np.ndarray, "p"]
     row_numbers: Int64[np.ndarray, "p"]
-    digest: str
-    """Of the records' file as it is now."""
 
     @property
     def sources(self) -> list[dict[str, Any]]:
         return self.metadata["sources"]
 
-    def source_counts(self) -> list[int]:
-        """The positions of each source."""
-        return np.bincount(self.source_numbers, minlength=len(self.sources)).tolist()
+    def source_counts(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The number of positions of each source, and the source."""
+        counts = np.bincount(self.source_numbers, minlength=len(self.sources)).tolist()
+        return zip(counts, self.sources, strict=True)
 
     def problem(self, message: str, index: int | None = None) -> LedgerProblem:
         position = None if index is None else self.metadata["first"] + index
         return LedgerProblem(ledger_path=self.folder, position=position, message=message)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _SourceDraws:
-    """Draws of one source from one ledger, or of a text source from several.
-
-    A ledger's rows are packed rows cut into `cut` pieces; here all are cut to the least common multiple of the ledgers.
-    """
-
-    name: str
-    source_rows: int
-    rows_before: int
-    row_numbers: Int64[np.ndarray, "n"]
-    segments: tuple[tuple[_Ledger, np.ndarray, int], ...]
-    """Ledger, index of each of its positions, and how many of `row_numbers` each position is."""
-
-    def locate(self, draw: int) -> tuple[_Ledger, int]:
-        """Ledger and index of the position of a draw."""
-        for ledger, index, repeats in self.segments:
-            if draw < len(index) * repeats:
-                return ledger, int(index[draw // repeats])
-            draw -= len(index) * repeats
-        raise IndexError(draw)
-
-
 def verify_ledgers(ledger_paths: Sequence[Path]) -> LedgerCheck:
-    """Checks ledgers in the order of training, given as folders or as files in them.
-
-    Raises RequestError where there is no ledger.
-    """
-    ledgers, problems = list[_Ledger](), list[LedgerProblem]()
+    """Checks ledgers in the order of training, given as folders or as files in them; RequestError for none."""
+    ledgers, problems, coverage = list[_Ledger](), list[LedgerProblem](), list[SourceCoverage]()
     for path in ledger_paths:
         try:
             ledgers.append(_read_ledger(path))
         except DataError as error:
-            problem = LedgerProblem(ledger_path=path, position=None, message=str(error))
-            return LedgerCheck(coverage=(), problems=(problem,))
-    for ledger in ledgers:
-        problems += _check_ledger(ledger)
+            return LedgerCheck(
+                coverage=(), problems=(LedgerProblem(ledger_path=path, position=None, message=str(error)),)
+            )
+    problems += chain.from_iterable(map(_check_ledger, ledgers))
     if any(problem.position is not None for problem in problems):  # invalid numbers cannot be counted by source
         return LedgerCheck(coverage=(), problems=tuple(problems))
     problems += _check_continuity(ledgers)
-    coverage = list[SourceCoverage]()
-    for draws in _all_source_draws(ledgers):
-        source_coverage, source_problems = _check_passes(draws)
+    for parts in _group_by_source(ledgers):
+        source_coverage, source_problems = _check_passes(parts)
         coverage.append(source_coverage)
         problems += source_problems
     return LedgerCheck(coverage=tuple(coverage), problems=tuple(problems))
@@ -145,16 +118,13 @@ def _read_ledger(path: Path) -> _Ledger:
         raise DataError(f"wanted a ledger. Got {error}. Train the step again.") from error
     expected = metadata["positions"]
     if records.dtype != _LEDGER_RECORD or len(records) != expected:
-        raise DataError(
-            f"wanted {expected:,} records, says ledger.json. Got {len(records):,} of {records.dtype}. "
-            "Train the step again."
-        )
+        got = f"{len(records):,} of {records.dtype}"
+        raise DataError(f"wanted {expected:,} records, says ledger.json. Got {got}. Train the step again.")
     return _Ledger(
         folder=folder,
         metadata=metadata,
         source_numbers=records["source"].astype(np.int64),
         row_numbers=records["row"].astype(np.int64),
-        digest=file_sha256(file),
     )
 
 
@@ -172,11 +142,11 @@ def _check_ledger(ledger: _Ledger) -> Iterator[LedgerProblem]:
         yield ledger.problem(f"row {ledger.row_numbers[first]:,} of {name}, which has {source_rows[first]:,}.", first)
         return
     yield from _check_image_share(ledger)
-    for count, source in zip(ledger.source_counts(), sources, strict=True):
+    for count, source in ledger.source_counts():
         if source["before"] + count > source["rows"] * source["epochs"]:
             yield ledger.problem(f"more than {source['epochs']} passes through {source['name']}.")
     yield from _check_achieved_rows(ledger)
-    if ledger.digest != ledger.metadata["sha256"]:
+    if file_sha256(ledger.folder / "ledger.npy") != ledger.metadata["sha256"]:
         yield ledger.problem("the records are not those that were written: their digest differs.")
 
 
@@ -205,7 +175,7 @@ def _check_achieved_rows(ledger: _Ledger) -> Iterator[LedgerProblem]:
     if not file.is_file():
         return
     achieved = json.loads(file.read_text())["rows"]
-    for count, source in zip(ledger.source_counts(), ledger.sources, strict=True):
+    for count, source in ledger.source_counts():
         rows, name = source["before"] - source["begun"] + count, source["name"]
         if achieved.get(name) != rows:
             yield ledger.problem(f"{rows:,} rows of {name}. {file.name} says {achieved.get(name)}.")
@@ -215,7 +185,7 @@ def _check_continuity(ledgers: Sequence[_Ledger]) -> Iterator[LedgerProblem]:
     """The text of each ledger must begin where that of the ledger before ended, source by source."""
     ends: dict[str, tuple[int, int, str]] = {}
     for ledger in ledgers:
-        for count, source in zip(ledger.source_counts(), ledger.sources, strict=True):
+        for count, source in ledger.source_counts():
             if source["role"] != "text" or not count:
                 continue
             name, start = source["name"], source["before"]
@@ -229,59 +199,57 @@ def _check_continuity(ledgers: Sequence[_Ledger]) -> Iterator[LedgerProblem]:
             ends[name] = (start + count, source["cut"], source["digest"])
 
 
-def _all_source_draws(ledgers: Sequence[_Ledger]) -> Iterator[_SourceDraws]:
-    """The draws of each source: text over all ledgers, images ledger by ledger."""
+def _group_by_source(ledgers: Sequence[_Ledger]) -> Iterator[list[tuple[_Ledger, int]]]:
+    """The ledgers of each source, with its number in each: text over all ledgers, images ledger by ledger."""
     texts: dict[str, list[tuple[_Ledger, int]]] = {}
     images: list[tuple[_Ledger, int]] = []
     for ledger in ledgers:
         for number, source in enumerate(ledger.sources):
             parts = texts.setdefault(source["name"], []) if source["role"] == "text" else images
             parts.append((ledger, number))
-    for parts in (*texts.values(), *([part] for part in images)):
-        yield _make_source_draws(parts)
+    yield from (*texts.values(), *([part] for part in images))
 
 
-def _make_source_draws(parts: Sequence[tuple[_Ledger, int]]) -> _SourceDraws:
+def _check_passes(parts: Sequence[tuple[_Ledger, int]]) -> tuple[SourceCoverage, list[LedgerProblem]]:
+    """In each pass, each row at most once, and exactly once if the ledgers contain the whole pass.
+
+    A ledger's rows are packed rows cut into `cut` pieces; here all are cut to the least common multiple of the ledgers.
+    """
     sources = [ledger.sources[number] for ledger, number in parts]
-    cut = lcm(*(source["cut"] for source in sources))
-    row_numbers, segments = list[np.ndarray](), list[tuple[_Ledger, np.ndarray, int]]()
-    for (ledger, number), source in zip(parts, sources, strict=True):
-        index, repeats = np.flatnonzero(ledger.source_numbers == number), cut // source["cut"]
-        row_numbers.append((ledger.row_numbers[index][:, None] * repeats + np.arange(repeats)).ravel())
-        segments.append((ledger, index, repeats))
-    first, repeats = sources[0], cut // sources[0]["cut"]
-    return _SourceDraws(
-        name=first["name"],
-        source_rows=first["rows"] * repeats,
-        rows_before=first["before"] * repeats,
-        row_numbers=np.concatenate(row_numbers),
-        segments=tuple(segments),
-    )
-
-
-def _check_passes(draws: _SourceDraws) -> tuple[SourceCoverage, list[LedgerProblem]]:
-    """In each pass, each row at most once, and exactly once if the ledgers contain the whole pass."""
-    rows, source_rows = len(draws.row_numbers), max(1, draws.source_rows)
-    passes = (draws.rows_before + np.arange(rows)) // source_rows
-    keys, first_indices = np.unique(passes * draws.source_rows + draws.row_numbers, return_index=True)
-    is_repeat = np.ones(rows, dtype=bool)
-    is_repeat[first_indices] = False
+    cut, first = lcm(*(source["cut"] for source in sources)), sources[0]
+    segments = [(ledger, *_cut_rows(ledger, number, cut)) for ledger, number in parts]
+    row_numbers = np.concatenate([rows.ravel() for _, _, rows in segments])
+    source_rows, rows_before = (first[key] * (cut // first["cut"]) for key in ("rows", "before"))
+    count, pass_length = len(row_numbers), max(1, source_rows)
+    passes = (rows_before + np.arange(count)) // pass_length
+    keys, first_draws = np.unique(passes * source_rows + row_numbers, return_index=True)
+    is_repeat = np.ones(count, dtype=bool)
+    is_repeat[first_draws] = False
     pass_numbers, sizes = np.unique(passes, return_counts=True)
-    complete = pass_numbers[sizes == draws.source_rows]
+    complete = pass_numbers[sizes == source_rows]
     coverage = SourceCoverage(
-        name=draws.name,
-        rows=rows,
-        distinct_rows=len(np.unique(draws.row_numbers)),
-        passes=rows / source_rows,
+        name=first["name"],
+        rows=count,
+        distinct_rows=len(np.unique(row_numbers)),
+        passes=count / pass_length,
         repeated_rows=int(is_repeat.sum()),
-        skipped_rows=len(complete) * draws.source_rows - int(np.isin(keys // source_rows, complete).sum()),
+        skipped_rows=len(complete) * source_rows - int(np.isin(keys // pass_length, complete).sum()),
     )
     if not is_repeat.any():
         return coverage, []
-    draw = int(np.flatnonzero(is_repeat)[0])
-    ledger, index = draws.locate(draw)
+    draw = int(is_repeat.argmax())
     message = (
-        f"row {draws.row_numbers[draw]:,} of {draws.name} came before in pass {passes[draw] + 1}: "
+        f"row {row_numbers[draw]:,} of {coverage.name} came before in pass {passes[draw] + 1}: "
         f"{coverage.repeated_rows:,} such rows, {coverage.skipped_rows:,} skipped."
     )
-    return coverage, [ledger.problem(message, index)]
+    for ledger, index, rows in segments:
+        if draw < rows.size:
+            return coverage, [ledger.problem(message, int(index[draw // rows.shape[1]]))]
+        draw -= rows.size
+    raise IndexError(draw)
+
+
+def _cut_rows(ledger: _Ledger, number: int, cut: int) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n repeats"]]:
+    """The indices of a source's positions, and the rows of each after its packed rows are cut into `cut` pieces."""
+    index, repeats = np.flatnonzero(ledger.source_numbers == number), cut // ledger.sources[number]["cut"]
+    return index, ledger.row_numbers[index][:, None] * repeats + np.arange(repeats)

@@ -49,8 +49,7 @@ def merge_parts(parts: Sequence[ShardPart], out: Path, *, vocab_size: int) -> Me
     write_atomic(out / "shards.json", names_json, sync=True)
     digests = [array.digest for array in writer.arrays.values()]
     return MergedIndex(
-        image_count=writer.arrays["images"].count,
-        digests=(*digests, hashlib.sha256(names_json.encode()).hexdigest()),
+        image_count=writer.arrays["images"].count, digests=(*digests, hashlib.sha256(names_json.encode()).hexdigest())
     )
 
 
