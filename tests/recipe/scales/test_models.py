@@ -68,7 +68,7 @@ def settings() -> list[Row]:
             f"{spec.norm} {spec.eps:.0e}".replace("e-0", "e-"),
             "yes" if spec.qk_norm else "no",
             angles(spec.rope),
-            "tied" if spec.ties_embeddings else "own",
+            "tied" if spec.ties_embeddings else "untied",
         )
         for name, spec in ((name, build()) for name, build in DECODERS.items())
     ]
