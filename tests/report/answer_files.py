@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from firstsight.report.pages.answers_table import AnswersTable
+from firstsight.report.answers import AnswersTable
 from firstsight.report.results import AnswerFile
 
 Line = dict[str, Any]

@@ -1,11 +1,23 @@
-"""Numbers as text: the one way in which pages, figures and terminal output print scores, intervals and times."""
+"""Numbers, texts and boxes as pages, figures and terminal output print them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import ceil
+import json
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
+from markupsafe import Markup, escape
+
+from firstsight.evaluate.metrics.boxes import BoundingBox, parse_box
 from firstsight.evaluate.statistics.bootstrap import Interval
+from firstsight.units import Share, format_count
+
+MAX_CHARACTERS = 2000
+"""Characters of one text on a page."""
+BLANK_HTML = {" ": Markup("<i> </i>"), "\n": Markup("<i class=n>↵</i>\n"), "\t": Markup("<i class=n>⇥</i>\t")}
 
 
 def format_percent(share: float | None, digits: int = 1) -> str:
@@ -19,9 +31,13 @@ def format_points(difference: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else _with_minus(text)
 
 
+def _with_minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def format_interval(interval: Interval) -> str:
     """An interval of differences in points: +0.3 to +4.1."""
-    return f"{format_points(interval[0])} to {format_points(interval[1])}"
+    return " to ".join(map(format_points, interval))
 
 
 def format_p_value(p_value: float | None, family_size: int = 1) -> str:
@@ -50,8 +66,73 @@ def join_names(names: Sequence[str]) -> str:
 
 def axis_limit(differences: Iterable[float]) -> float:
     """Half the width of an axis centred on 0 that contains all `differences`: a multiple of 5 points, at least 5."""
-    return 0.05 * ceil(max([0.01, *map(abs, differences)]) / 0.05 - 1e-9)
+    return 0.05 * math.ceil(max([0.01, *map(abs, differences)]) / 0.05 - 1e-9)
 
 
-def _with_minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")
+def readable_answer(text: str) -> str:
+    """An answer for a reader: a box with two digits an edge, several accepted answers each once, else unchanged."""
+    box = parse_box(text)
+    if box:
+        return " ".join(f"{edge:.2f}".removeprefix("0") for edge in box)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return " / ".join(dict.fromkeys(value)) if is_list else text
+
+
+def escape_invisible(text: str, *, allowed: str = " \n") -> str:
+    """The first MAX_CHARACTERS of `text`, with invisible characters but for `allowed` written out: [U+200B]."""
+    excerpt = text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ... ({len(text):,} characters)"
+    return "".join(f"[U+{ord(char):04X}]" if char not in allowed and is_invisible(char) else char for char in excerpt)
+
+
+def visible_html(text: str) -> Markup:
+    """`text` as safe HTML in which every blank is marked and every invisible character is written out."""
+    return Markup("").join(map(_visible_character, text))
+
+
+def _visible_character(char: str) -> Markup:
+    if char in BLANK_HTML:
+        return BLANK_HTML[char]
+    return Markup("<i class=u>U+{:04X}</i>").format(ord(char)) if is_invisible(char) else escape(char)
+
+
+def is_invisible(char: str) -> bool:
+    """Whether a character is a control, a bidirectional mark, unassigned, half of a surrogate pair or any blank."""
+    return unicodedata.category(char) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs")
+
+
+def parse_truth_box(truth: Any) -> BoundingBox | None:
+    """The truth of a box task (four edges as shares of width and height); None for any other truth."""
+    if not isinstance(truth, list) or len(truth) != 4:
+        return None
+    if not all(isinstance(edge, int | float) and math.isfinite(edge) for edge in truth):
+        return None
+    left, top, right, bottom = map(float, truth)
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def describe_box(box: BoundingBox) -> str:
+    """A box in words, for screen readers."""
+    return ", ".join(
+        f"{side} {100 * edge:.0f} %" for side, edge in zip(("left", "top", "right", "bottom"), box, strict=True)
+    )
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "percent": format_percent,
+    "points": format_points,
+    "interval": format_interval,
+    "p_value": format_p_value,
+    "score": format_score,
+    "duration": format_duration,
+    "token_count": format_count,
+    "share": lambda share: str(Share(share)),
+    "readable": readable_answer,
+    "visible": escape_invisible,
+    "single_line": partial(escape_invisible, allowed=" "),
+    "visible_html": visible_html,
+}
+"""Filters of the Jinja templates by name."""

@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from firstsight.report.answers import AnswersTable
 from firstsight.report.pages.answers_page import render_answers
-from firstsight.report.pages.answers_table import AnswersTable
 from tests.report.answer_files import answers_table, encoded_image, line, write_images
 from tests.report.html_page import Page
 

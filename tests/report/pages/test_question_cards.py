@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from firstsight.errors import RequestError
-from firstsight.report.pages.answers_table import AnswersTable
+from firstsight.report.answers import AnswersTable
 from firstsight.report.pages.disagreements import draw_questions
 from firstsight.report.pages.question_cards import question_cards, question_lines
 from firstsight.report.pages.thumbnails import Thumbnails

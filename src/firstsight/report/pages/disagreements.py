@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from firstsight.evaluate.score import QuestionScores, task_score, task_score_interval
-from firstsight.report.answers import QUESTION_KEY
-from firstsight.report.pages.answers_table import AnswersTable, text_digest
+from firstsight.report.answers import QUESTION_KEY, AnswersTable, text_digest
 
 COMPARED_KINDS = ("score", "wording", "same")
 """Different scores; the same score with different answers; the same answer."""

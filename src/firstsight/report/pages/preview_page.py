@@ -16,10 +16,9 @@ from firstsight.data.tokenizer import Tokenizer
 from firstsight.files import read_jsonl
 from firstsight.recipe.mixture import Mixture
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
-from firstsight.report.format import format_percent
+from firstsight.report.format import format_percent, visible_html
 from firstsight.report.pages.batch_rows import PreviewElement, PreviewRecord, PreviewRow, decode_rows
 from firstsight.report.pages.templates import read_assets, render_template
-from firstsight.report.pages.text import visible_html
 from firstsight.report.pages.token_text import TokenDecoder
 
 StageSpec = TrunkSegment | Midtrain | Finetune

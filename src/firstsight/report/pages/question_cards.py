@@ -10,10 +10,8 @@ import polars as pl
 
 from firstsight.errors import RequestError
 from firstsight.evaluate.metrics.boxes import BoundingBox, iou, parse_box
-from firstsight.report.answers import QUESTION_KEY, StoredAnswer
-from firstsight.report.format import format_score
-from firstsight.report.pages.answers_table import AnswersTable
-from firstsight.report.pages.text import describe_box, escape_invisible, parse_truth_box, readable_answer
+from firstsight.report.answers import QUESTION_KEY, AnswersTable, StoredAnswer
+from firstsight.report.format import describe_box, escape_invisible, format_score, parse_truth_box, readable_answer
 from firstsight.report.pages.thumbnails import PageImage, Thumbnails
 
 CORRECT_SCORE = 0.5

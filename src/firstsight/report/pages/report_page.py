@@ -21,8 +21,7 @@ from firstsight.report.claims import Claim, evaluate_claims
 from firstsight.report.compare import Comparison
 from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
 from firstsight.report.figures.look import SCHEDULE_LABELS, vega_lite_spec
-from firstsight.report.figures.stable import stable_score_chart
-from firstsight.report.figures.tasks import combined_chart, task_grid, task_heatmap
+from firstsight.report.figures.scores import combined_chart, stable_score_chart, task_grid, task_heatmap
 from firstsight.report.format import axis_limit, format_percent
 from firstsight.report.pages.answer_samples import draw_samples
 from firstsight.report.pages.templates import inline_json, read_assets, render_template

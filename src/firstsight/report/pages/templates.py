@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -13,40 +12,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from firstsight.report.format import (
-    format_duration,
-    format_interval,
-    format_p_value,
-    format_percent,
-    format_points,
-    format_score,
-)
-from firstsight.report.pages.text import escape_invisible, readable_answer, single_line_text, visible_html
-from firstsight.units import Share, format_count
-
-FILTERS: Mapping[str, Callable[..., Any]] = {
-    "percent": format_percent,
-    "points": format_points,
-    "interval": format_interval,
-    "p_value": format_p_value,
-    "score": format_score,
-    "duration": format_duration,
-    "token_count": format_count,
-    "share": lambda share: str(Share(share)),
-    "readable": readable_answer,
-    "visible": escape_invisible,
-    "single_line": single_line_text,
-    "visible_html": visible_html,
-}
+from firstsight.report.format import FILTERS
 
 
 @cache
 def _environment() -> Environment:
     """Every value is escaped; a name that the context lacks is an error."""
     loader = PackageLoader("firstsight.report", "pages")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters |= FILTERS
     return environment
 

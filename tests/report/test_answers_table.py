@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError, UnknownName
-from firstsight.report.pages.answers_table import AnswersTable, text_digest
+from firstsight.report.answers import AnswersTable, text_digest
 from firstsight.report.pages.disagreements import draw_questions
 from firstsight.report.pages.question_cards import question_cards
 from firstsight.report.pages.thumbnails import Thumbnails

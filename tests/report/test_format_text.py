@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from firstsight.report.pages.text import (
+from firstsight.report.format import (
     MAX_CHARACTERS,
     describe_box,
     escape_invisible,
     parse_truth_box,
     readable_answer,
-    single_line_text,
     visible_html,
 )
 
@@ -44,7 +43,7 @@ def test_answers_are_readable(text: str, readable: str) -> None:
 
 def test_invisible_characters_are_written_out() -> None:
     assert escape_invisible("a\u200b\n\x07") == "a[U+200B]\n[U+0007]"
-    assert single_line_text("a b\n") == "a b[U+000A]"
+    assert escape_invisible("a b\n", allowed=" ") == "a b[U+000A]"
     assert escape_invisible("x" * 3000) == "x" * MAX_CHARACTERS + " ... (3,000 characters)"
 
 
