@@ -38,8 +38,8 @@ def answers(
         raise QuantityError(f"--rows: wanted at least 1. Got {rows}.")
     if other == checkpoint:
         raise RequestError(f"{other}: wanted another checkpoint than the first. Got it twice. Name it once.")
-    from firstsight.report.pages.answers_page import render_answers
     from firstsight.report.answers import AnswersTable
+    from firstsight.report.pages.answers_page import render_answers
     from firstsight.report.pages.question_cards import question_lines
     from firstsight.workspace.sources import as_request_error
     from firstsight.workspace.stored_answers import find_answers
