@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Generator, Iterable, Iterator
@@ -63,6 +64,11 @@ def file_sha256(path: Path) -> str:
     """The digest of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_name_part(text: str) -> str:
+    """A text as part of a file's name: what is not a letter, a digit or `._-` becomes a hyphen; may be empty."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
 
 
 def link_or_copy(source: Path | str, target: Path | str) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from firstsight.errors import RequestError
 from firstsight.files import FileDigests
-from firstsight.recipe.mixture import ExternalForm
-from firstsight.site import Location
+from firstsight.recipe.mixture import External, ExternalForm
+from firstsight.site import Location, Site
+from firstsight.units import Tokens
 from firstsight.workspace.doctor import prepared_names
 from firstsight.workspace.sources import content_digest
 
@@ -30,8 +31,8 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ExternalForm, 
     for name in (*FILES[form][0], *FILES[form][1]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    location = Location(path=str(folder))
-    return form, folder, lambda: content_digest("it", form, location=location, digests=FileDigests(tmp_path / "cache"))
+    source, site = External(name="it", form=form, tokens=Tokens(0)), Site(sources={"it": Location(path=str(folder))})
+    return form, folder, lambda: content_digest(source, site, FileDigests(tmp_path / "cache"))
 
 
 def test_the_digest_covers_what_identifies_a_source_and_nothing_else(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from firstsight.cli import terminal
 from firstsight.cli.study_options import RUNS, OutOption
 from firstsight.errors import QuantityError, RequestError
+from firstsight.files import file_name_part
 from firstsight.plan.store import Store
 from firstsight.recipe.study import Study
 
@@ -76,8 +76,7 @@ def _short_name(path: Path) -> str:
 
 
 def _file_name(name: str, task: str) -> str:
-    parts = [re.sub(r"[^\w.-]+", "-", part).strip("-.")[-90:] for part in (name, task)]
-    return "-".join(filter(None, parts)) or "answers"
+    return "-".join(filter(None, [file_name_part(part)[-90:] for part in (name, task)])) or "answers"
 
 
 def _has_builtin_images(files: Sequence[Sequence[AnswerFile]]) -> bool:

@@ -14,6 +14,7 @@ from firstsight.cli import terminal
 from firstsight.cli.progress import TerminalProgress
 from firstsight.cli.study_options import RUNS, OutOption
 from firstsight.errors import DataError
+from firstsight.recipe.stages import Prepare
 from firstsight.units import format_count
 from firstsight.workspace import prepare as preparation
 from firstsight.workspace.sources import current_site
@@ -47,16 +48,17 @@ def prepare(
     """
     site = preparation.site_with_paths(sources, current_site(), jobs=jobs)
     tokenizer_spec, tokenizer_path = preparation.find_tokenizer(tokenizer, site)
-    specs = [preparation.requested_source(name, form=form, synthetic=synthetic, seed=seed) for name in sources]
+    requested = [preparation.requested_source(name, form=form, synthetic=synthetic, seed=seed) for name in sources]
     benchmarks = [preparation.find_benchmarks(name, site) for name in against or ()]
     display, exit_code = TerminalProgress(), 0
-    for spec in specs:
-        folder = preparation.prepared_folder(spec, tokenizer_path=tokenizer_path, out=out)
+    for source in requested:
+        spec = Prepare(source=source, tokenizer=tokenizer_spec)
+        folder = preparation.prepared_folder(source, tokenizer_path=tokenizer_path, out=out)
         started, stamp = monotonic(), _time_stamp(folder)
         try:
             with display.task(folder.name) as on_progress:
                 preparation.prepare_source(
-                    spec, tokenizer_spec, tokenizer_path=tokenizer_path, site=site, out=out, on_progress=on_progress
+                    spec, tokenizer_path=tokenizer_path, site=site, out=out, on_progress=on_progress
                 )
         except DataError as error:
             terminal.print_error(str(error))

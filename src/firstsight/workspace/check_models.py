@@ -58,20 +58,20 @@ def _check_tokenizer(tokenizer: object, model: LMSpec, site: Site) -> None:
 
 def _check_encoders(model: VLMSpec, site: Site) -> None:
     for tower in model.vision.towers:
-        if isinstance(tower.weights, External):
-            location = site.sources[tower.weights.name]
-            if mismatch := encoder_mismatch(tower, location, tower.weights.name):
-                raise RequestError(
-                    f"{tower.weights.name}: {mismatch}, says {location.path}/config.json. Name the encoder that the "
-                    "recipe means, or give the recipe this one's shape."
-                )
+        if not isinstance(tower.weights, External):
+            continue
+        name, location = tower.weights.name, site.sources[tower.weights.name]
+        if mismatch := encoder_mismatch(tower, location, name):
+            raise RequestError(
+                f"{name}: {mismatch}, says {location.path}/config.json. Name the encoder that the recipe means, or "
+                "give the recipe this one's shape."
+            )
 
 
 def _check_donor(source: External, declared: LMSpec, site: Site) -> None:
     """Whether a donor's checkpoint contains the model that the donor declares."""
     location = site.sources[source.name]
-    differences = field_differences(declared, checkpoint_model(location, source.name))
-    if differences:
+    if differences := field_differences(declared, checkpoint_model(location, source.name)):
         mismatch = "; ".join(f"{field.path} wanted {field.first}, got {field.second}" for field in differences)
         raise RequestError(
             f"{source.name}: {mismatch}, says {location.path}/spec.json. Declare the donor's model as it is there, "
@@ -102,8 +102,10 @@ def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
             f'none. Say moments="fresh" in the study, or import {name} with its optimizer file.'
         )
     if isinstance(stage.tokenizer, External):
-        file = tokenizer_file(site.sources[stage.tokenizer.name], stage.tokenizer.name)
-        ids, donor_ids = _token_ids(file), _token_ids(folder / "tokenizer.json")
+        from tokenizers import Tokenizer
+
+        files = (tokenizer_file(site.sources[stage.tokenizer.name], stage.tokenizer.name), folder / "tokenizer.json")
+        ids, donor_ids = (Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True) for file in files)
         moved = sorted((number, token) for token, number in donor_ids.items() if ids.get(token) != number)
         if moved:
             number, token = moved[0]
@@ -112,12 +114,6 @@ def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
                 f"{len(donor_ids):,} under others, first {token!r}: {number} there, {ids.get(token, 'none')} here. "
                 "Name the donor's tokenizer, or one that only adds tokens at its end."
             )
-
-
-def _token_ids(file: Path) -> dict[str, int]:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
 
 
 def tokenizer_size(location: Location, name: str) -> int:
@@ -130,29 +126,19 @@ def tokenizer_size(location: Location, name: str) -> int:
 
 def encoder_mismatch(tower: TowerSpec, location: Location, name: str) -> str:
     """The fields in which an encoder's configuration differs from a recipe's tower; empty where none does."""
-    config, vit = encoder_config(location, name), tower.vit
-    expected: dict[str, Any] = {
-        "num_hidden_layers": vit.layers,
-        "hidden_size": vit.width,
-        "num_attention_heads": vit.heads,
-        "patch_size": vit.patch_size,
-    }
+    config, vit, patch = encoder_config(location, name), tower.vit, tower.vit.patch_size
+    shape: dict[str, Any] = {"num_hidden_layers": vit.layers, "hidden_size": vit.width}
+    shape |= {"num_attention_heads": vit.heads, "patch_size": patch}
     if isinstance(tower, Dinov2):
         types = ("dinov2_with_registers",) if tower.registers else ("dinov2",)
-        expected |= {
-            "image_size": tower.position_grid_size * vit.patch_size,
-            "mlp_ratio": vit.mlp_width / vit.width,
-            "use_swiglu_ffn": False,
-        }
-        expected |= {"num_register_tokens": tower.registers} if tower.registers else {}
+        shape |= {"image_size": tower.position_grid_size * patch, "mlp_ratio": vit.mlp_width / vit.width}
+        shape |= {"use_swiglu_ffn": False} | ({"num_register_tokens": tower.registers} if tower.registers else {})
     else:
         types = SIGLIP_TYPES
-        expected |= {"image_size": vit.image_size, "intermediate_size": vit.mlp_width}
+        shape |= {"image_size": vit.image_size, "intermediate_size": vit.mlp_width}
     if config["model_type"] not in types:
         return f"wanted model_type {' or '.join(types)}, got {config['model_type']}"
-    return "; ".join(
-        f"wanted {key} {value}, got {config[key]}" for key, value in expected.items() if config[key] != value
-    )
+    return "; ".join(f"wanted {key} {value}, got {config[key]}" for key, value in shape.items() if config[key] != value)
 
 
 def encoder_config(location: Location, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import EventCallback, Summary, run
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
-from firstsight.site import ProgressCallback, Site
+from firstsight.site import ProgressCallback
 from firstsight.workspace.sources import current_site, download_models, external_sources
 
 HANDLERS: dict[str, str] = {
@@ -35,7 +35,7 @@ HANDLERS: dict[str, str] = {
 
 @runtime_checkable
 class ProgressDisplay(Protocol):
-    """Shows progress. Both methods give a context manager, to be entered while the work goes on, with a callback."""
+    """Shows progress. Both methods give a context manager, to be entered during the work, with a callback."""
 
     def task(self, name: str) -> AbstractContextManager[ProgressCallback]:
         """For one piece of work: a source that is prepared, a checkpoint that is evaluated or imported."""
@@ -65,16 +65,12 @@ def run_graph(graph: Graph, store: Store, *, jobs: int | None = None, display: P
     KeyboardInterrupt ends the worker processes; the next run resumes their steps.
     """
     site = download_models(external_sources(graph), current_site())
-    with LocalExecutor(_worker_count(jobs, site), site) as executor, display.steps(len(graph.steps)) as on_event:
-        return run(graph, store, site=site, executor=executor, handlers=HANDLERS, on_event=on_event)
-
-
-def _worker_count(jobs: int | None, site: Site) -> int:
     if jobs is None:
-        return len(os.sched_getaffinity(0)) if site.device == "cpu" else 1
+        jobs = len(os.sched_getaffinity(0)) if site.device == "cpu" else 1
     if jobs < 1:
         raise QuantityError(f"--jobs: wanted at least 1. Got {jobs}.")
-    return jobs
+    with LocalExecutor(jobs, site) as executor, display.steps(len(graph.steps)) as on_event:
+        return run(graph, store, site=site, executor=executor, handlers=HANDLERS, on_event=on_event)
 
 
 def run_step(step: Step, store: Store, *, display: ProgressDisplay = NO_DISPLAY) -> Path:

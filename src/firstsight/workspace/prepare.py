@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from firstsight.errors import QuantityError, RequestError, UnknownName
+from firstsight.files import file_name_part
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned
 from firstsight.recipe.scales import paper
@@ -23,13 +23,7 @@ DIGEST_CHARACTERS = 8
 
 
 def prepare_source(
-    source: DataSource,
-    tokenizer: TokenizerSource,
-    *,
-    tokenizer_path: Path,
-    site: Site,
-    out: Path,
-    on_progress: ProgressCallback,
+    spec: Prepare, *, tokenizer_path: Path, site: Site, out: Path, on_progress: ProgressCallback
 ) -> Path:
     """The folder under `out` with the prepared source, which is written or completed if necessary.
 
@@ -39,9 +33,8 @@ def prepare_source(
     from firstsight.data.prepare import prepare
 
     store = Store(out)
-    folder = prepared_folder(source, tokenizer_path=tokenizer_path, out=out)
+    folder = prepared_folder(spec.source, tokenizer_path=tokenizer_path, out=out)
     folder.mkdir(parents=True, exist_ok=True)
-    spec = Prepare(source=source, tokenizer=tokenizer)
     with store.lock(f"sources-{folder.name}") as has_lock:
         if not has_lock:
             raise RequestError(f"{folder}: another process prepares this source. Wait for it, or choose another --out.")
@@ -66,7 +59,7 @@ def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> P
 
 def _slug(name: str) -> str:
     """A name as part of a folder's; a digest is added where characters had to be replaced, so names stay distinct."""
-    slug = re.sub(r"[^\w.-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-.") or "source"
+    slug = file_name_part(name.rstrip("/").rpartition("/")[2]) or "source"
     return slug if slug == name else f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:DIGEST_CHARACTERS]}"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from firstsight.errors import QuantityError, UnknownName
+from firstsight.files import file_name_part
 from firstsight.plan.graph import MODEL_ROLES, Graph, build_graph
 from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps, result_path
 from firstsight.plan.step import Step
@@ -25,8 +24,6 @@ from firstsight.workspace.study_graph import prepare_study
 
 if TYPE_CHECKING:
     from firstsight.data.loader import BatchStream
-
-STAGE_KINDS = ("midtrain", "finetune")
 
 
 def write_preview(
@@ -58,7 +55,7 @@ def write_preview(
     data = select(graph)
     if missing_steps(data, store):
         run_graph(data, store, display=display).check()
-    page = out / f"preview-{_slug(arm_spec.label)}-{name}.html"
+    page = out / f"preview-{file_name_part(arm_spec.label) or 'arm'}-{name}.html"
     with TemporaryDirectory() as scratch:
         site = download_models(external_sources(data), current_site())
         streams = _StageStreams(store=store, site=site, scratch=Path(scratch))
@@ -80,13 +77,11 @@ def _check_rows(spec: TrunkSegment | Midtrain | Finetune, *, first: int, count: 
 def arm_stages(graph: Graph, arm: Arm) -> dict[str, Step]:
     """An arm's training steps by name in order: `pretrain` is its trunk's last segment, repeated kinds have numbers."""
     steps = graph.arms[arm.label]
-    trunk = [step for step in steps if step.kind == "pretrain"][-1:]
-    stages = [*trunk, *(step for step in steps if step.kind in STAGE_KINDS)]
-    totals, numbers, named = Counter(step.kind for step in stages), Counter[str](), dict[str, Step]()
-    for step in stages:
-        numbers[step.kind] += 1
-        named[f"{step.kind}-{numbers[step.kind]}" if totals[step.kind] > 1 else step.kind] = step
-    return named
+    stages = [step for step in steps if step.kind == "pretrain"][-1:]
+    stages += [step for step in steps if step.kind in ("midtrain", "finetune")]
+    kinds = [step.kind for step in stages]
+    numbers = [f"-{kinds[:end].count(kind)}" if kinds.count(kind) > 1 else "" for end, kind in enumerate(kinds, 1)]
+    return {f"{step.kind}{number}": step for step, number in zip(stages, numbers, strict=True)}
 
 
 def stage_data(graph: Graph, stage: Step, store: Store) -> Graph:
@@ -95,9 +90,7 @@ def stage_data(graph: Graph, stage: Step, store: Store) -> Graph:
     stages = [stage]
     for step in stages:  # grows while it is iterated
         data.update(dict.fromkeys(parent for _, parent in _data_inputs(step) if parent.kind != EXTERNAL_KIND))
-        model = _model_input(step)
-        if model is not None and not store.has(model[1].address):
-            stages.append(model[1])
+        stages += [model for _, model in _model_inputs(step) if not store.has(model.address)]
     chains = {f"data {number}": (*(parent for _, parent in step.needs), step) for number, step in enumerate(data, 1)}
     steps = dict.fromkeys(step for chain in chains.values() for step in chain)
     return Graph(title=graph.title, steps=tuple(steps), arms=chains, seeds=dict.fromkeys(chains, 0))
@@ -110,10 +103,9 @@ def _data_inputs(step: Step) -> Iterator[tuple[str, Step]]:
             yield role, parent
 
 
-def _model_input(step: Step) -> tuple[str, Step] | None:
-    """The model that a stage starts from, with its role; None for a trunk, whose rows are counted from its start."""
-    inputs = ((role, parent) for role, parent in step.needs if role in MODEL_ROLES)
-    return None if step.kind == "pretrain" else next(inputs, None)
+def _model_inputs(step: Step) -> list[tuple[str, Step]]:
+    """The model that a stage starts from, with its role; none for a trunk, whose rows are counted from its start."""
+    return [] if step.kind == "pretrain" else [(role, parent) for role, parent in step.needs if role in MODEL_ROLES][:1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,14 +119,10 @@ class _StageStreams:
     def inputs(self, step: Step) -> Mapping[str, Path]:
         """The inputs of training but for model and features; the model's folder has only its record of rows read."""
         paths = {role: result_path(parent, self.store, self.site) for role, parent in _data_inputs(step)}
-        model = _model_input(step)
-        return paths if model is None else {**paths, model[0]: self._model_folder(model[1])}
+        return paths | {role: self._model_folder(parent) for role, parent in _model_inputs(step)}
 
     def _model_folder(self, step: Step) -> Path:
-        """A folder with the record of the rows that training reads: the stored checkpoint, or the record alone.
-
-        A donor has no record: its rows are not known.
-        """
+        """The stored checkpoint, or a folder with only its record of the rows read; a donor's is empty."""
         if self.store.has(step.address):
             return self.store.path(step.address)
         folder = self.scratch / step.address
@@ -150,10 +138,9 @@ class _StageStreams:
         """The stage's batches, exactly as training reads them."""
         from firstsight.train.streams import stage_stream, trunk_stream
 
-        inputs = self.inputs(step)
         if isinstance(step.spec, TrunkSegment):
-            return trunk_stream(step.spec, inputs=inputs, site=self.site)
-        return stage_stream(step.spec, inputs=inputs, site=self.site)
+            return trunk_stream(step.spec, inputs=self.inputs(step), site=self.site)
+        return stage_stream(step.spec, inputs=self.inputs(step), site=self.site)
 
 
 def _render(streams: _StageStreams, study: Study, arm: Arm, *, graph: Graph, name: str, first: int, count: int) -> str:
@@ -164,19 +151,10 @@ def _render(streams: _StageStreams, study: Study, arm: Arm, *, graph: Graph, nam
     step = arm_stages(graph, arm)[name]
     stream, tokenizer = streams.stream(step), load_tokenizer(streams.inputs(step)["tokenizer"])
     decoder = TokenDecoder(tokenizer)
+    address = f"{step.address} (provisional)" if graph.undigested_names() else step.address
     identity = StageIdentity(
-        study=study.name,
-        scale=study.scale,
-        arm=arm.label,
-        stage=name,
-        seed=arm.seed,
-        address=f"{step.address} (provisional)" if graph.undigested_names() else step.address,
+        study=study.name, scale=study.scale, arm=arm.label, stage=name, seed=arm.seed, address=address
     )
     rows = preview_rows(stream, decoder, first_row=first, count=count)
     facts = stage_facts(stream, step.spec, identity=identity, tokenizer=tokenizer, needs_spacing=decoder.needs_spacing)
     return render_preview(facts, rows)
-
-
-def _slug(label: str) -> str:
-    """A label as part of a file's name."""
-    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "arm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from firstsight.errors import RequestError, UnknownName
@@ -24,12 +25,11 @@ def compare(first: str, second: str, *, study: Study, out: Path) -> tuple[FieldD
     """The fields in which two arms, steps or stored results differ: two arms by their specs, else step by step."""
     graph = resolve_graph(study, current_site())
     subjects = [_find(name, study, graph, out) for name in (first, second)]
-    if all(isinstance(subject, Arm) for subject in subjects):
-        return field_differences(*subjects)
-    subjects = [graph.final_step(subject.label) if isinstance(subject, Arm) else subject for subject in subjects]
-    if all(isinstance(subject, Step) for subject in subjects):
-        return field_differences(*subjects)
-    return field_differences(*(subject.spec if isinstance(subject, Step) else subject for subject in subjects))
+    if not all(isinstance(subject, Arm) for subject in subjects):
+        subjects = [graph.final_step(subject.label) if isinstance(subject, Arm) else subject for subject in subjects]
+        if not all(isinstance(subject, Step) for subject in subjects):
+            subjects = [subject.spec if isinstance(subject, Step) else subject for subject in subjects]
+    return field_differences(*subjects)
 
 
 def _find(name: str, study: Study, graph: Graph, out: Path) -> object:
@@ -51,14 +51,16 @@ def is_arm(name: str, study: Study) -> bool:
     return any(name in (arm.label, arm.name) for arm in study.arms)
 
 
+def existing_store(out: Path) -> Store | None:
+    """The store under `out`; None, and nothing is written, where there is none."""
+    return Store(out) if (out / "store.json").is_file() else None
+
+
 def stored_address(name: str, out: Path) -> str | None:
     """The stored address that a name or its beginning means; None where there is none."""
-    if not (out / "store.json").is_file():
-        return None
-    try:
-        return Store(out).find(name)
-    except UnknownName:
-        return None
+    store = existing_store(out)
+    with suppress(UnknownName):
+        return store.find(name) if store else None
 
 
 def find_checkpoint(name: str, *, study: Study, out: Path) -> Path:
@@ -76,7 +78,7 @@ def find_checkpoint(name: str, *, study: Study, out: Path) -> Path:
     if "/" in name:
         return local_model_path(name)
     graph = resolve_graph(study, current_site())
-    return _checkpoint_folder(_checkpoint_address(name, study=study, graph=graph, out=out), graph, out)
+    return _checkpoint_folder(_checkpoint_address(name, study, graph, out), graph, out)
 
 
 def find_text_model(name: str, *, study: Study, out: Path) -> Path:
@@ -87,7 +89,7 @@ def find_text_model(name: str, *, study: Study, out: Path) -> Path:
     if Path(name).is_dir():
         raise RequestError(f"{name}: a folder does not say which text model it came from. Name it with --text-model.")
     graph = resolve_graph(study, current_site())
-    address = _checkpoint_address(name, study=study, graph=graph, out=out)
+    address = _checkpoint_address(name, study, graph, out)
     donors = {step.address for step in graph.steps if step.donor_model}
     while address not in donors and (record := Store(out).provenance(address))["kind"] != "pretrain":
         parent = record["needs"].get("previous") or record["needs"].get("trunk")
@@ -103,7 +105,7 @@ def find_text_model(name: str, *, study: Study, out: Path) -> Path:
     return folder
 
 
-def _checkpoint_address(name: str, *, study: Study, graph: Graph, out: Path) -> str:
+def _checkpoint_address(name: str, study: Study, graph: Graph, out: Path) -> str:
     """The address of the checkpoint of an arm or a step; RequestError where it is not stored."""
     address = stored_address(name, out)
     if address is not None:
@@ -112,7 +114,8 @@ def _checkpoint_address(name: str, *, study: Study, graph: Graph, out: Path) -> 
     step = graph.final_step(subject.label) if isinstance(subject, Arm) else subject
     assert isinstance(step, Step)  # a spec comes from a stored result
     step = step.parent("checkpoint") or step
-    if not step.donor_model and (not (out / "store.json").is_file() or not Store(out).has(step.address)):
+    store = existing_store(out)
+    if not step.donor_model and (store is None or not store.has(step.address)):
         raise RequestError(
             f"{name}: its checkpoint {step.address} is not stored under {out}. "
             f"Run it first: firstsight run {study.name} --scale {study.scale} --out {out}"

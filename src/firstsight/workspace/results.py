@@ -19,6 +19,7 @@ from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.report.results import ArmResult, StageLog, StudyFacts
 from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
+from firstsight.workspace.resolve import existing_store
 from firstsight.workspace.sources import check_locations, current_site
 from firstsight.workspace.study_graph import prepare_study, resolve_graph
 
@@ -50,41 +51,39 @@ def _write_report(study: Study, store: Store, graph: Graph, summary: Summary | N
 
 def open_store(out: Path) -> Store:
     """The store under `out`; StoreError where there is none yet."""
-    if not (out / "store.json").is_file():
-        raise StoreError(f"nothing is stored under {out}. Run the study first, or name its folder with --out.")
-    return Store(out)
+    if store := existing_store(out):
+        return store
+    raise StoreError(f"nothing is stored under {out}. Run the study first, or name its folder with --out.")
 
 
 def collect_results(study: Study, store: Store, graph: Graph, *, summary: Summary | None = None) -> list[ArmResult]:
     """What is stored of each arm, and why the rest is missing: `summary` says what failed in the last run."""
-    return [_arm_result(arm, graph, store, summary) for arm in study.arms]
+    reasons: dict[str, str] = {}
+    for failure in summary.failed if summary else ():
+        for label in failure.arms:
+            reasons.setdefault(label, f"{failure.step.address} failed: {last_line(failure.reason)}")
+    return [_arm_result(arm, graph, store, reasons.get(arm.label, "not run yet")) for arm in study.arms]
 
 
-def _arm_result(arm: Arm, graph: Graph, store: Store, summary: Summary | None) -> ArmResult:
+def _arm_result(arm: Arm, graph: Graph, store: Store, missing_reason: str) -> ArmResult:
     final = graph.final_step(arm.label)
     inputs = {role: store.path(parent.address) for role, parent in final.needs}
     folder, is_stored = store.path(final.address), store.has(final.address)
+    schedules: list[Any] = [stage.schedule.TAG for stage in arm.stages if isinstance(stage, Midtrain)] or ["none"]
     return ArmResult(
         name=arm.name,
         label=arm.label,
         seed=arm.seed,
         start=arm.start,
-        schedule=_schedule(arm),
+        schedule=schedules[0] if arm.stages else "trunk",
         address=final.address,
         stages=tuple(_stage_logs(arm, graph.arms[arm.label], store)),
         scores=_read_json(folder / "scores.json") if is_stored else None,
-        missing_reason="" if is_stored else _missing_reason(arm, summary),
+        missing_reason="" if is_stored else missing_reason,
         answers_path=folder / "answers.jsonl" if is_stored else None,
         benchmarks_dir=inputs["benchmarks"] if inputs["benchmarks"].is_dir() else None,
         achieved_mix=_read_json(inputs["checkpoint"] / "achieved.json"),
     )
-
-
-def _schedule(arm: Arm) -> Any:
-    """The learning-rate schedule of an arm's first image phase, as the report names it."""
-    if not arm.stages:
-        return "trunk"
-    return next((stage.schedule.TAG for stage in arm.stages if isinstance(stage, Midtrain)), "none")
 
 
 def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[StageLog]:
@@ -93,22 +92,11 @@ def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[Stage
     for step in steps:
         if step.kind not in MODEL_KINDS or step.kind == "evaluate":
             continue
-        log, is_trunk = store.path(step.address) / "log.jsonl", step.kind == "pretrain"
-        yield StageLog(
-            kind=step.kind,
-            address=step.address,
-            start_tokens=0 if is_trunk else start,
-            log_path=log if log.is_file() else None,
-        )
+        path, is_trunk = store.path(step.address) / "log.jsonl", step.kind == "pretrain"
+        log, begin = path if path.is_file() else None, 0 if is_trunk else start
+        yield StageLog(kind=step.kind, address=step.address, start_tokens=begin, log_path=log)
         if not is_trunk:
             start += step.spec.row_shape.round_up(step.spec.tokens)
-
-
-def _missing_reason(arm: Arm, summary: Summary | None) -> str:
-    for failure in summary.failed if summary else ():
-        if arm.label in failure.arms:
-            return f"{failure.step.address} failed: {last_line(failure.reason)}"
-    return "not run yet"
 
 
 def _study_facts(study: Study, graph: Graph, store: Store) -> StudyFacts:

@@ -159,19 +159,19 @@ def checkpoint_files(location: Location, name: str) -> list[Path]:
     return [*configs, *tensors]
 
 
-def content_digest(name: str, form: ExternalForm, *, location: Location, digests: FileDigests) -> str:
+def content_digest(source: External, site: Site, digests: FileDigests) -> str:
     """The digest of a tokenizer, encoder, checkpoint or benchmarks folder; RequestError where it is not one.
 
     An encoder's or checkpoint's covers its weights and the files that configure them, a benchmarks folder's all files.
     """
-    if form == "tokenizer":
+    name, location = source.name, site.sources[source.name]
+    if source.form == "tokenizer":
         return digests.digest(tokenizer_file(location, name))
     folder = Path(location.path)
-    if form == "encoder":
-        return digests.combined_digest(folder, weight_files(location, name))
-    if form == "checkpoint":
-        return digests.combined_digest(folder, checkpoint_files(location, name))
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    if not files:
-        raise RequestError(f"{name}: wanted a folder with one folder for each task at {folder}. Got no file.")
+    if source.form == "benchmarks":
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        if not files:
+            raise RequestError(f"{name}: wanted a folder with one folder for each task at {folder}. Got no file.")
+    else:
+        files = (weight_files if source.form == "encoder" else checkpoint_files)(location, name)
     return digests.combined_digest(folder, files)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
-from firstsight.errors import RequestError, UnknownName
+from firstsight.errors import RequestError
 from firstsight.evaluate.answer_cache import EVALUATIONS_FOLDER, evaluation_folder
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External
 from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Study
 from firstsight.report.results import AnswerFile
-from firstsight.workspace.resolve import find_checkpoint, is_arm
+from firstsight.workspace.resolve import existing_store, find_checkpoint, is_arm, stored_address
 from firstsight.workspace.sources import current_site
 from firstsight.workspace.study_graph import resolve_graph
 
@@ -25,20 +26,17 @@ def find_answers(name: str, *, study: Study, benchmarks: Path | None, out: Path)
 
     RequestError, with the command to give, for a checkpoint that was not evaluated under `out`.
     """
-    files = _files_at(Path(name)) or _files_of_checkpoint(name, study, out)
+    path = Path(name)
+    if path.is_file():
+        files = [AnswerFile(path=path, benchmarks_dir=None)]
+    else:
+        files = _evaluated_files(path) or _files_of_checkpoint(name, study, out)
     if not files:
-        if not Path(name).is_dir():
+        if not path.is_dir():
             find_checkpoint(name, study=study, out=out)  # raises for a name that is unknown or not trained
         command = f"firstsight evaluate {name} --study {study.name} --scale {study.scale} --out {out}"
         raise RequestError(f"{name}: wanted its answers. Got none under {out}. Evaluate it first: {command}")
     return [replace(file, benchmarks_dir=benchmarks, benchmarks_by_task={}) for file in files] if benchmarks else files
-
-
-def _files_at(path: Path) -> list[AnswerFile]:
-    """A path that is a file of answers, or a folder with one."""
-    if path.is_file():
-        return [AnswerFile(path=path, benchmarks_dir=None)]
-    return [_evaluated_file(path)] if (path / ANSWERS_FILE).is_file() else []
 
 
 def _files_of_checkpoint(name: str, study: Study, out: Path) -> list[AnswerFile]:
@@ -52,24 +50,21 @@ def _files_of_checkpoint(name: str, study: Study, out: Path) -> list[AnswerFile]
         if files:
             return files
         raise
-    evaluated = evaluation_folder(out, folder)
-    return [*files, *([_evaluated_file(evaluated)] if (evaluated / ANSWERS_FILE).is_file() else [])]
+    return [*files, *_evaluated_files(evaluation_folder(out, folder))]
 
 
 def _study_files(name: str, study: Study, out: Path) -> list[AnswerFile]:
     """The answers of an arm's evaluate step, or of the latest one of an address or a checkpoint's folder."""
-    if not (out / "store.json").is_file():
+    store, folder = existing_store(out), Path(name).absolute()
+    if store is None:
         return []
-    store = Store(out)
     if is_arm(name, study):
         address = resolve_graph(study, current_site()).final_step(study.arm(name).label).address
+    elif folder.is_dir() and folder.parent == store.root / "steps":
+        address = folder.name
     else:
-        folder = Path(name).absolute()
-        try:
-            address = store.find(folder.name if folder.is_dir() and folder.parent == store.root / "steps" else name)
-        except UnknownName:
-            return []
-    if not store.has(address):
+        address = stored_address(name, out)
+    if address is None or not store.has(address):
         return []
     step = address if (store.path(address) / ANSWERS_FILE).is_file() else _latest_evaluation(address, store)
     return [_step_file(step, store)] if step else []
@@ -79,10 +74,8 @@ def _latest_evaluation(checkpoint: str, store: Store) -> str | None:
     """The address of the evaluate step that evaluated a checkpoint last."""
     evaluations = [address for address in store.addresses() if (store.path(address) / ANSWERS_FILE).is_file()]
     records = [store.provenance(address) for address in evaluations]
-    addresses = {
-        record["ended"]: record["address"] for record in records if record["needs"].get("checkpoint") == checkpoint
-    }
-    return addresses[max(addresses)] if addresses else None
+    records = [record for record in records if record["needs"].get("checkpoint") == checkpoint]
+    return max(records, key=itemgetter("ended"))["address"] if records else None
 
 
 def _step_file(address: str, store: Store) -> AnswerFile:
@@ -95,15 +88,16 @@ def _step_file(address: str, store: Store) -> AnswerFile:
     return AnswerFile(path=answers, benchmarks_dir=store.path(record["needs"]["benchmarks"]))
 
 
-def _evaluated_file(folder: Path) -> AnswerFile:
-    """The answers in a folder; a judged.json beside them has the benchmarks' paths."""
+def _evaluated_files(folder: Path) -> list[AnswerFile]:
+    """The answers in a folder, if it has any; a judged.json beside them has the benchmarks' paths."""
+    if not (folder / ANSWERS_FILE).is_file():
+        return []
     file = folder / "judged.json"
     try:
         record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         by_task = {str(task): Path(path) for task, path in record.get("tasks", {}).items()}
         benchmarks = Path(record["benchmarks"]) if "benchmarks" in record else None
     except (ValueError, TypeError, AttributeError) as error:
-        raise RequestError(
-            f"{file}: wanted the record of an evaluation. Got {error}. Evaluate the checkpoint again."
-        ) from error
-    return AnswerFile(path=folder / ANSWERS_FILE, benchmarks_dir=benchmarks, benchmarks_by_task=by_task)
+        message = f"{file}: wanted the record of an evaluation. Got {error}. Evaluate the checkpoint again."
+        raise RequestError(message) from error
+    return [AnswerFile(path=folder / ANSWERS_FILE, benchmarks_dir=benchmarks, benchmarks_by_task=by_task)]

@@ -105,8 +105,8 @@ def find_study_function(name: str) -> StudyFunction:
 
 def _from_file(path: Path, function: str) -> StudyFunction:
     if not path.is_file():
-        names = ", ".join(shipped_studies())
-        raise RequestError(f"{path}: there is no such study file. Give a shipped name ({names}) or a .py file.")
+        shipped = ", ".join(shipped_studies())
+        raise RequestError(f"{path}: there is no such study file. Give a shipped name ({shipped}) or a .py file.")
     module = _load_module(path)
     functions = {name: value for name, value in vars(module).items() if _returns_study(value, module.__name__)}
     if function and function not in functions:
@@ -150,14 +150,11 @@ def _study_function(name: str, function: Callable[..., Study]) -> StudyFunction:
     scale, *parameters = inspect.signature(function).parameters.values()
     if hints.get(scale.name) is not Scale:
         raise RequestError(f"the first parameter of {name} must be 'scale: Scale'. Got {scale}.")
-    options = tuple(_study_parameter(name, hints.get(parameter.name), parameter) for parameter in parameters)
-    return StudyFunction(name=name, function=function, parameters=options)
-
-
-def _study_parameter(study: str, kind: Any, parameter: inspect.Parameter) -> StudyParameter:
-    if kind not in (Share, Tokens, int, str, bool) and get_origin(kind) is not Literal:
-        raise RequestError(
-            f"{study}: the parameter {parameter.name!r} cannot become an option. "
-            f"Wanted Share, Tokens, int, str, bool or a Literal of words. Got {kind}."
-        )
-    return StudyParameter(name=parameter.name, kind=kind, default=parameter.default)
+    options = [StudyParameter(name=item.name, kind=hints.get(item.name), default=item.default) for item in parameters]
+    for option in options:
+        if option.kind not in (Share, Tokens, int, str, bool) and get_origin(option.kind) is not Literal:
+            raise RequestError(
+                f"{name}: the parameter {option.name!r} cannot become an option. "
+                f"Wanted Share, Tokens, int, str, bool or a Literal of words. Got {option.kind}."
+            )
+    return StudyFunction(name=name, function=function, parameters=tuple(options))

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from firstsight.errors import DataError, MixError, RequestError
+from firstsight.errors import DataError, RequestError
 from firstsight.files import FileDigests, write_atomic
 from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, build_graph
@@ -31,6 +31,7 @@ from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
 from firstsight.workspace.sources import (
     RECORD_FORMS,
+    as_request_error,
     check_locations,
     content_digest,
     current_site,
@@ -99,10 +100,8 @@ def _prepares_named_source(step: Step) -> bool:
 def _check_data_sufficient(graph: Graph, token_counts: Mapping[str, int]) -> None:
     """Raise RequestError where a source would have to be repeated more often than the recipe allows."""
     device = estimate.device_spec("cpu", utilisation=1.0)
-    try:
+    with as_request_error():
         estimate.check_data_sufficient(estimate.estimate_cost(graph, device, counted_tokens=token_counts))
-    except MixError as error:
-        raise RequestError(str(error)) from error
 
 
 @dataclass(kw_only=True, slots=True)
@@ -125,13 +124,8 @@ class _Sources:
         self.site = download_models(sources, self.site)
         check_models(part.steps, self.site)
         store, digests = Store(self.out), FileDigests(self.site.cache)
-        content_ids = {
-            source.name: content_digest(
-                source.name, source.form, location=self.site.sources[source.name], digests=digests
-            )
-            for source in sources
-            if source.form not in RECORD_FORMS
-        }
+        models = [source for source in sources if source.form not in RECORD_FORMS]
+        content_ids = {source.name: content_digest(source, self.site, digests) for source in models}
         digests.save()
         for step in filter(_prepares_named_source, part.steps):
             folder = self.folders[step.spec] = self._prepared(step, store)
@@ -151,14 +145,8 @@ class _Sources:
             self._check_unchanged(folder, external.name)
             return folder
         with self.display.task(external.name) as on_progress:
-            return prepare_source(
-                spec.source,
-                spec.tokenizer,
-                tokenizer_path=tokenizer_path,
-                site=self.site,
-                out=store.root,
-                on_progress=on_progress,
-            )
+            path, out = tokenizer_path, store.root
+            return prepare_source(spec, tokenizer_path=path, site=self.site, out=out, on_progress=on_progress)
 
     def _tokenizer_path(self, step: Step, store: Store) -> Path:
         """The folder of a prepare step's tokenizer; the vocabulary of the built-in world is written if necessary."""
@@ -176,12 +164,10 @@ class _Sources:
 
         index, location = Index.open(folder), self.site.sources[name]
         try:
-            shards = [
-                [shard.name, shard.start, shard.stop, shard.size, shard.stamp]
-                for shard in list_shards(location, index.form)
-            ]
+            shards = list_shards(location, index.form)
+            values = [[shard.name, shard.start, shard.stop, shard.size, shard.stamp] for shard in shards]
             path = _cache_path("looked", str(folder.absolute()), self.site)
-            record = [index.digest, location.path, shards]
+            record = [index.digest, location.path, values]
             if not path.is_file() or json.loads(path.read_text()) != record:
                 check_source_unchanged(index, location)
                 write_atomic(path, json.dumps(record) + "\n")
@@ -199,12 +185,12 @@ class _Sources:
 
     def token_counts(self) -> dict[str, int]:
         """The tokens of each prepared text source, by name."""
-        counts: dict[str, int] = {}
-        for spec, folder in self.folders.items():
-            manifest = _manifest(folder)
-            if isinstance(spec.source, External) and manifest["form"] == "text":
-                counts[spec.source.name] = manifest["counts"]["tokens"]
-        return counts
+        sources = [(spec.source, folder) for spec, folder in self.folders.items()]
+        return {
+            source.name: _manifest(folder)["counts"]["tokens"]
+            for source, folder in sources
+            if isinstance(source, External) and source.form == "text"
+        }
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
