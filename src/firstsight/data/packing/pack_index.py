@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -30,7 +30,6 @@ PACKED_DTYPES: Mapping[str, str] = {
     "has_next_token": "|b1",
     "column": "<i4", "segment_offsets": "<i8", "filled": "<i4", "loss_always": "<i4", "loss_before_finetuning": "<i4",
 }  # fmt: skip
-_ROW_ARRAYS = ("filled", "loss_always", "loss_before_finetuning")
 
 
 def pack(
@@ -58,20 +57,18 @@ def _pack_chunks(index: Index, config: PackingConfig) -> Iterator[PackedRows]:
     """The rows of each chunk of samples, numbered from 0 in each."""
     for start in range(0, len(index.samples), SAMPLES_PER_CHUNK):
         stop = min(start + SAMPLES_PER_CHUNK, len(index.samples))
-        validate_samples(index, start, stop)
+        _validate_samples(index, start, stop)
         chunk = SampleChunk.from_index(index, start, stop, config=config)
         segments, dropped = split_into_segments(chunk)
-        sizes = segments.count + segments.image_count * config.image_tokens
-        row_ids, row_count = assign_rows(
-            sizes.astype(np.int32), segments.image_count > 0, config.length, packing=config.packing
-        )
+        sizes = (segments.count + segments.image_count * config.image_tokens).astype(np.int32)
+        row_ids, row_count = assign_rows(sizes, segments.image_count > 0, config.length, packing=config.packing)
         yield assemble_rows(
             segments,
             row_ids,
             first_targets=segments.start + ~chunk.starts_with_image(segments),
             loss=index.loss,
             image_tokens=config.image_tokens,
-            stats=PackingStats(length=config.length, documents=stop - start, rows=row_count, **dropped._asdict()),
+            stats=PackingStats(length=config.length, documents=stop - start, rows=row_count, **dropped),
         )
 
 
@@ -104,13 +101,12 @@ def _pack_cached(index: Index, config: PackingConfig, chunks: Iterable[PackedRow
         except DataError:
             shutil.rmtree(folder)
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(prefix=".packing-", dir=cache))
-    try:
-        _write_files(temporary, chunks, config.length)
+    with TemporaryDirectory(prefix=".packing-", dir=cache, ignore_cleanup_errors=True) as temporary:
+        packed = Path(temporary, "rows")
+        packed.mkdir()
+        _write_files(packed, chunks, config.length)
         if not folder.exists():  # otherwise another process was faster, with the same bytes
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            packed.rename(folder)
     return _map_files(folder, index, config)
 
 
@@ -141,16 +137,16 @@ def _map_files(folder: Path, index: Index, config: PackingConfig) -> PackedRows:
                 raise DataError(f"{path}: wanted {dtype}. Got {array.dtype}. Pack again.")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: wanted packed rows. Got {error!r}. Pack again.") from error
-    offsets = arrays["segment_offsets"]
-    expected = dict.fromkeys(PACKED_DTYPES, int(offsets[-1]) if len(offsets) else -1)
-    expected |= dict.fromkeys(_ROW_ARRAYS, stats.rows) | {"segment_offsets": stats.rows + 1}
+    expected = dict.fromkeys(PACKED_DTYPES, int(arrays["segment_offsets"][-1:].sum()))
+    expected |= dict.fromkeys(("filled", "loss_always", "loss_before_finetuning"), stats.rows)
+    expected["segment_offsets"] = stats.rows + 1
     lengths = {name: len(array) for name, array in arrays.items()}
     if lengths != expected:
         raise DataError(f"{folder}: wanted arrays of {expected} entries. Got {lengths}. Pack again.")
     return _rows(index, config, arrays, stats)
 
 
-def validate_samples(index: Index, start: int, stop: int) -> None:
+def _validate_samples(index: Index, start: int, stop: int) -> None:
     """Raise DataError if samples [start, stop) of an index overlap, leave gaps or point outside its arrays."""
     samples = index.samples[start:stop]
     counts = samples["tokens_count"].astype(np.int64)

@@ -31,7 +31,7 @@ class PackingStats:
     """Positions that are not padding."""
     images: int = 0
     loss_targets: int = 0
-    """Targets with loss in every stage or before fine-tuning."""
+    """In every stage or before fine-tuning."""
     dropped_tokens: int = 0
     """Tokens in no row, cut from captions and dialogues that are longer than a row."""
     truncated: int = 0
@@ -42,7 +42,7 @@ class PackingStats:
 
     @property
     def padding(self) -> float:
-        """Share of padding in all row positions."""
+        """Share of all row positions."""
         return 1 - self.filled / max(1, self.rows * self.length)
 
     @property
@@ -51,7 +51,7 @@ class PackingStats:
 
     @property
     def loss_share(self) -> float:
-        """Share of positions with a loss target in all row positions."""
+        """Share of all row positions."""
         return self.loss_targets / max(1, self.rows * self.length)
 
     def __add__(self, stats: PackingStats) -> PackingStats:
@@ -112,7 +112,7 @@ def assemble_rows(
     follow from the rows are added to `stats`.
     """
     sizes = segments.count + segments.image_count * image_tokens
-    loss_counts = count_loss_targets(loss, first_targets, segments.start + segments.count + segments.has_next_token)
+    loss_counts = _count_loss_targets(loss, first_targets, segments.start + segments.count + segments.has_next_token)
     filled, loss_always, loss_before_finetuning = (
         np.bincount(row_ids, weights=values, minlength=stats.rows).astype(np.int32) for values in (sizes, *loss_counts)
     )
@@ -139,7 +139,7 @@ def assemble_rows(
     )
 
 
-def count_loss_targets(
+def _count_loss_targets(
     loss: UInt8[np.ndarray, "tokens"], starts: Int64[np.ndarray, "P"], stops: Int64[np.ndarray, "P"]
 ) -> tuple[Int64[np.ndarray, "P"], Int64[np.ndarray, "P"]]:
     """How many tokens of each range [start, stop) carry loss in every stage, and how many only before fine-tuning.
@@ -147,9 +147,8 @@ def count_loss_targets(
     The loss flags are memory-mapped and read block by block.
     """
     always, before_finetuning = np.zeros(len(starts), dtype=np.int64), np.zeros(len(starts), dtype=np.int64)
-    order = np.argsort(starts, kind="stable")
+    order, first = np.argsort(starts, kind="stable"), 0
     sorted_starts, sorted_stops = starts[order], stops[order]
-    first = 0
     while first < len(order):
         block_start = int(sorted_starts[first])
         last = max(first + 1, int(np.searchsorted(sorted_starts, block_start + TOKENS_PER_BLOCK)))

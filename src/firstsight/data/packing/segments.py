@@ -45,15 +45,6 @@ class PackingConfig(NamedTuple):
     packing: PackingMode
 
 
-class DroppedCounts(NamedTuple):
-    """Tokens in no segment; records that were truncated, skipped and split."""
-
-    dropped_tokens: int = 0
-    truncated: int = 0
-    skipped: int = 0
-    split: int = 0
-
-
 class SegmentEnds(NamedTuple):
     """Exclusive ends of segments in tokens and images, and whether the end token is the last position's target."""
 
@@ -78,7 +69,7 @@ class SampleChunk:
     length: int
     image_tokens: int
     max_images: int
-    """Images that a segment may contain."""
+    """Of a segment."""
 
     @classmethod
     def from_index(cls, index: Index, start: int, stop: int, *, config: PackingConfig) -> SampleChunk:
@@ -115,12 +106,10 @@ class SampleChunk:
         mask[mask] = self.image_positions[images] == segments.start[mask]
         return mask
 
-    def segments(
-        self, sample_ids: np.ndarray, starts: np.ndarray, image_starts: np.ndarray, *, ends: SegmentEnds
-    ) -> Segments:
-        """Segments of the chunk's samples `sample_ids` from given tokens and images to `ends`."""
+    def segments(self, ids: np.ndarray, starts: np.ndarray, image_starts: np.ndarray, *, ends: SegmentEnds) -> Segments:
+        """Segments of the chunk's samples `ids` from given tokens and images to `ends`."""
         return Segments(
-            sample=(self.first_sample + sample_ids).astype(np.int32),
+            sample=(self.first_sample + ids).astype(np.int32),
             start=starts.astype(np.int64),
             count=(ends.tokens - starts).astype(np.int32),
             image_start=(self.first_image + image_starts).astype(np.int64),
@@ -129,32 +118,27 @@ class SampleChunk:
         )
 
 
-def split_into_segments(chunk: SampleChunk) -> tuple[Segments, DroppedCounts]:
-    """Segments in sample order: texts and interleaved documents are split over rows, other records are truncated."""
-    match chunk.index.form:
-        case "text":
-            return _split_texts(chunk)
-        case "interleaved":
-            return _split_interleaved(chunk)
-        case _:
-            return _truncate(chunk)
+def split_into_segments(chunk: SampleChunk) -> tuple[Segments, dict[str, int]]:
+    """Segments in sample order, and the fields of PackingStats that count what was split, truncated or left out.
+
+    Texts and interleaved documents are split over rows, other records are truncated.
+    """
+    return {"text": _split_texts, "interleaved": _split_interleaved}.get(chunk.index.form, _truncate)(chunk)
 
 
-def _split_texts(chunk: SampleChunk) -> tuple[Segments, DroppedCounts]:
+def _split_texts(chunk: SampleChunk) -> tuple[Segments, dict[str, int]]:
     """Segments of at most `length` tokens; a last token that is only a target gets no segment."""
     counts = chunk.samples["tokens_count"].astype(np.int64)
     parts = np.maximum(1, -(-(counts - 1) // chunk.length))
     _, sample_ids, part_numbers = ragged_ranges(np.zeros_like(parts), parts)
-    starts, stops = (
-        chunk.samples["tokens_from"][sample_ids] + part_numbers * chunk.length,
-        chunk.token_stops[sample_ids],
-    )
+    starts = chunk.samples["tokens_from"][sample_ids] + part_numbers * chunk.length
+    stops = chunk.token_stops[sample_ids]
     ends, zeros = np.minimum(starts + chunk.length, stops), np.zeros(len(sample_ids), dtype=np.int64)
     segments = chunk.segments(sample_ids, starts, zeros, ends=SegmentEnds(ends, zeros, ends < stops))
-    return segments, DroppedCounts(split=int((parts > 1).sum()))
+    return segments, {"split": int((parts > 1).sum())}
 
 
-def _split_interleaved(chunk: SampleChunk) -> tuple[Segments, DroppedCounts]:
+def _split_interleaved(chunk: SampleChunk) -> tuple[Segments, dict[str, int]]:
     """In each round every unfinished document gets its next segment, as long as fits a row."""
     rounds, ids = list[Segments](), np.arange(len(chunk.samples))
     starts, image_starts = chunk.samples["tokens_from"], chunk.image_starts
@@ -167,39 +151,33 @@ def _split_interleaved(chunk: SampleChunk) -> tuple[Segments, DroppedCounts]:
         ids, starts, image_starts = ids[rest], ends.tokens[rest], ends.images[rest]
     arrays = {name: np.concatenate([getattr(segments, name) for segments in rounds]) for name in SEGMENT_ARRAYS}
     segments = Segments(**arrays).select(np.argsort(arrays["sample"], kind="stable"))
-    split = int((np.bincount(segments.sample - chunk.first_sample, minlength=1) > 1).sum())
-    return segments, DroppedCounts(split=split)
+    return segments, {"split": int((np.bincount(segments.sample - chunk.first_sample) > 1).sum())}
 
 
-def _truncate(chunk: SampleChunk) -> tuple[Segments, DroppedCounts]:
+def _truncate(chunk: SampleChunk) -> tuple[Segments, dict[str, int]]:
     """The beginning of every record that fits a row: a caption ends anywhere, a dialogue after a complete answer."""
     ids, starts, stops = np.arange(len(chunk.samples)), chunk.samples["tokens_from"], chunk.token_stops
     ends, image_ends, has_next_token = _segment_ends(chunk, starts, chunk.image_starts, ids)
     if chunk.index.form == "dialogues":
         for sample in np.flatnonzero(ends < stops):
-            ends[sample] = _last_answer_end(chunk.index, int(starts[sample]), int(ends[sample]))
+            tokens = chunk.index.tokens[starts[sample] : ends[sample]]
+            answer_ends = np.flatnonzero(tokens == chunk.index.special_ids.answer)
+            ends[sample] = starts[sample] + (answer_ends[-1] + 1 if len(answer_ends) else 0)
             images = min(int(image_ends[sample]), int(np.searchsorted(chunk.image_positions, ends[sample])))
             image_ends[sample] = max(chunk.image_starts[sample], images)
         has_next_token[:] = False
     dropped, is_skipped = stops - ends, ends == starts
     fit = np.flatnonzero(~is_skipped)
-    counts = DroppedCounts(int(dropped.sum()), int(((dropped > 0) & ~is_skipped).sum()), int(is_skipped.sum()))
+    counts = {"dropped_tokens": dropped, "truncated": (dropped > 0) & ~is_skipped, "skipped": is_skipped}
     fit_ends = SegmentEnds(ends[fit], image_ends[fit], has_next_token[fit])
-    return chunk.segments(fit, starts[fit], chunk.image_starts[fit], ends=fit_ends), counts
+    segments = chunk.segments(fit, starts[fit], chunk.image_starts[fit], ends=fit_ends)
+    return segments, {name: int(count.sum()) for name, count in counts.items()}
 
 
-def _last_answer_end(index: Index, start: int, end: int) -> int:
-    """End of the last answer that is complete within tokens [start, end); `start` if there is none."""
-    answer_ends = np.flatnonzero(index.tokens[start:end] == index.special_ids.answer)
-    return start + int(answer_ends[-1]) + 1 if len(answer_ends) else start
-
-
-def _segment_ends(
-    chunk: SampleChunk, starts: np.ndarray, image_starts: np.ndarray, sample_ids: np.ndarray
-) -> SegmentEnds:
-    """How much of samples `sample_ids` fits a row from given tokens and images on."""
+def _segment_ends(chunk: SampleChunk, starts: np.ndarray, image_starts: np.ndarray, ids: np.ndarray) -> SegmentEnds:
+    """How much of samples `ids` fits a row from given tokens and images on."""
     positions, image_tokens = chunk.image_positions, chunk.image_tokens
-    stops, image_stops = chunk.token_stops[sample_ids], chunk.image_stops[sample_ids]
+    stops, image_stops = chunk.token_stops[ids], chunk.image_stops[ids]
     padded = np.append(positions, stops.max(initial=0))  # an image after the last one, to index with image_stops
     # Image i and the token after it fit if positions[i] + 1 - start + image_tokens * (i + 1 - image_start) <= length.
     # The left side rises with i, so that the last image that fits is found by binary search.
