@@ -29,6 +29,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
 
+from firstsight.data.image_reader import ImageReader
 from firstsight.data.images import decode_image_fast, perceptual_hash
 from firstsight.data.index import Index
 from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource
@@ -97,7 +98,7 @@ def streamed(root: Path, place: Path, size: int, batch: int) -> BatchStream:
     (root / "texts").mkdir()
     (root / "texts" / "0.jsonl").write_text('{"id": "0", "text": "w1 w2"}\n')
     texts, shown = indexed(root, root / "texts", "text"), indexed(root, place, "captions")
-    pixels = DecodedImages(index=shown, location=Location(path=str(place)), size=size, cache=None)
+    pixels = DecodedImages(reader=ImageReader(shown, Location(path=str(place)), None), size=size)
     table = pack(shown, length=LENGTH, image_tokens=SLOTS, packing="one_image_per_row")
     words = pack(texts, length=LENGTH, image_tokens=0, packing="best_fit")
     text = LoaderSource(name="text", index=texts, packed_rows=words, images=None, answers_only=False)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from firstsight.data.image_reader import ImageReader
 from firstsight.data.index import Index
 from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource, PrecomputedFeatures
 from firstsight.data.packing import pack
@@ -169,7 +171,8 @@ def _image_source(spec: Midtrain | Finetune, inputs: StepInputs, site: Site, *, 
     role, source = f"image{index}", spec.mix.images.sources[index]
     source_index = Index.open(inputs[role])
     if spec.model.encoder == "frozen" and f"{role}.features" in inputs:
-        images = PrecomputedFeatures.open(inputs[f"{role}.features"])
+        features = np.load(inputs[f"{role}.features"] / "features.npy", mmap_mode="r")
+        images = PrecomputedFeatures(array=features.view(np.ndarray))
     else:
         location = locate_source(source, inputs.get(f"{role}.source"), site)
         check_source_unchanged(source_index, location)
@@ -183,9 +186,8 @@ def _image_source(spec: Midtrain | Finetune, inputs: StepInputs, site: Site, *, 
 
 def source_pixels(index: Index, location: Location, vision: VisionSpec, *, cache: Path | None) -> DecodedImages:
     """A source's images, decoded to the size, fit and padding colour of the vision spec."""
-    return DecodedImages(
-        index=index, location=location, size=vision.image_size, cache=cache, fit=vision.fit, pad_color=vision.pad_color
-    )
+    reader = ImageReader(index, location, cache)
+    return DecodedImages(reader=reader, size=vision.image_size, fit=vision.fit, pad_color=vision.pad_color)
 
 
 def _unique_source_names(sources: Sequence[DataSource]) -> list[str]:

@@ -102,7 +102,7 @@ def test_a_sequence_finds_any_row_and_counts_any_prefix(
     source_ids: list[int], repeat: int, data: st.DataObject
 ) -> None:
     all_ids = np.array(source_ids * repeat, dtype=np.uint8)
-    units, rows = SourceSequence.from_source_ids(all_ids, source_count=3), data.draw(st.integers(0, len(all_ids)))
+    units, rows = SourceSequence(all_ids, source_count=3), data.draw(st.integers(0, len(all_ids)))
     assert units.draw_counts(rows) == np.bincount(all_ids[:rows], minlength=3).tolist()
     positions = np.arange(data.draw(st.integers(0, rows)), rows)[::-1]
     source_id, draws = units.source_draws(positions)

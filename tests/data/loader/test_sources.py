@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from firstsight.data.image_reader import ImageReader
 from firstsight.data.loader import DecodedImages, LoaderSource
 from firstsight.errors import MixError
 from firstsight.recipe.stages import IGNORE_INDEX
@@ -22,7 +23,7 @@ def test_pixels_are_decoded_in_the_order_of_features(
     text: LoaderSource, captions: LoaderSource, workshop: Workshop
 ) -> None:
     location = Location(path=str(workshop.folder("captions")))
-    decoded = replace(captions, images=DecodedImages(index=captions.index, location=location, size=8, cache=None))
+    decoded = replace(captions, images=DecodedImages(reader=ImageReader(captions.index, location, None), size=8))
     features = make_stream(text, (captions, Fraction(1)), share=Fraction(1, 2)).batch(0)
     pixels = make_stream(text, (decoded, Fraction(1)), share=Fraction(1, 2)).batch(0)
     assert pixels.images.dtype == torch.uint8

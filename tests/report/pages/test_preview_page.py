@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from firstsight.data.image_reader import ImageReader
 from firstsight.data.index import Index
 from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource
 from firstsight.data.packing import pack
@@ -47,7 +48,7 @@ def workshop(tmp_path: Path) -> Workshop:
 def make_source(workshop: Workshop, index: Index, name: str, *, packing: PackingMode, images: str = "") -> LoaderSource:
     location = Location(path=str(workshop.root / name), pictures=images)
     is_text = index.form == "text"
-    decoded = None if is_text else DecodedImages(index=index, location=location, size=8, cache=None)
+    decoded = None if is_text else DecodedImages(reader=ImageReader(index, location, None), size=8)
     packed_rows = pack(index, length=T, image_tokens=0 if is_text else SLOTS, packing=packing)
     return LoaderSource(name=name, index=index, packed_rows=packed_rows, images=decoded, answers_only=False)
 

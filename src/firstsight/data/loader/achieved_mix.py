@@ -29,14 +29,11 @@ class SpanStats:
     """The share of images in each unit."""
 
     @classmethod
-    def from_counts(cls, counts: SourceCounts, text_count: int, target_share: Fraction) -> SpanStats:
+    def from_counts(cls, counts: SourceCounts, target_share: Fraction, text_count: int) -> SpanStats:
         """The first `text_count` sources are text."""
-        totals, images = counts.sum(axis=0), counts[text_count:].sum(axis=0)
-        shares = {
-            unit: image / max(1, total)
-            for unit, image, total in zip(MIX_UNITS, images.tolist(), totals.tolist(), strict=True)
-        }
-        return cls(rows=int(totals[0]), target_share=Fraction(target_share), achieved_shares=shares)
+        totals, images = counts.sum(axis=0).tolist(), counts[text_count:].sum(axis=0).tolist()
+        shares = {unit: images[column] / max(1, totals[column]) for column, unit in enumerate(MIX_UNITS)}
+        return cls(rows=totals[0], target_share=Fraction(target_share), achieved_shares=shares)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,31 +55,23 @@ class AchievedMix:
     text_seed: int
     counted_in: ShareUnit
     spans: tuple[SpanStats, ...]
+    whole: SpanStats
+    """All spans as one; its target share is their mean, weighted by rows."""
     padding: float
-
-    @property
-    def target_share(self) -> Fraction:
-        """The image share of the whole run: the mean over spans, weighted by rows."""
-        total = sum(span.rows for span in self.spans)
-        return sum((span.rows * span.target_share for span in self.spans), Fraction(0)) / max(1, total)
 
     def to_dict(self) -> dict[str, object]:
         """The contents of achieved.json: counts by source, and the share of images in each unit."""
-        counts: dict[str, dict[str, int]] = {"rows": self.rows, "tokens": self.tokens, "loss_tokens": self.loss_tokens}
-        achieved = {
-            unit: sum(count for name, count in by_source.items() if name not in self.text_sources)
-            / max(1, sum(by_source.values()))
-            for unit, by_source in counts.items()
-        }
         return {
-            "asked": str(self.target_share),
+            "asked": str(self.whole.target_share),
+            "achieved": dict(self.whole.achieved_shares),
             "counted_in": self.counted_in,
-            "achieved": achieved,
             "spans": [
                 {"rows": span.rows, "asked": str(span.target_share), "achieved": dict(span.achieved_shares)}
                 for span in self.spans
             ],
-            **counts,
+            "rows": self.rows,
+            "tokens": self.tokens,
+            "loss_tokens": self.loss_tokens,
             "epochs": self.epochs,
             "padding": self.padding,
             "text_rows_seen": self.text_rows_read,

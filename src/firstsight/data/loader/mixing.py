@@ -13,7 +13,6 @@ Legend: n positions that are computed at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
@@ -33,20 +32,15 @@ _MAX_DENOMINATOR = 1 << 26
 """Up to here different fractions differ as float64, and equal ones are equal."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SourceSequence:
     """The source of every row of a merged stream, a byte per row, and counts so far at every 1024th row."""
 
-    source_ids: UInt8[np.ndarray, "rows"]
-    counts_at_marks: Int64[np.ndarray, "marks sources"]
-
-    @classmethod
-    def from_source_ids(cls, source_ids: UInt8[np.ndarray, "rows"], source_count: int) -> SourceSequence:
+    def __init__(self, source_ids: UInt8[np.ndarray, "rows"], source_count: int) -> None:
         marks = np.arange(0, len(source_ids), _MARK_INTERVAL)
-        counts = np.zeros((len(marks) + 1, source_count), dtype=np.int64)
+        self.source_ids, self.counts_at_marks = source_ids, np.zeros((len(marks) + 1, source_count), dtype=np.int64)
         for source_id in range(source_count if len(marks) else 0):
-            np.cumsum(np.add.reduceat(source_ids == source_id, marks, dtype=np.int64), out=counts[1:, source_id])
-        return cls(source_ids=source_ids, counts_at_marks=counts)
+            counts = np.add.reduceat(source_ids == source_id, marks, dtype=np.int64)
+            np.cumsum(counts, out=self.counts_at_marks[1:, source_id])
 
     def source_draws(self, positions: Indices) -> tuple[Indices, Indices]:
         """(source, number among the rows of that source) of each position; fast if positions are close together."""
@@ -100,11 +94,14 @@ class TokenMixing:
     def __init__(self, spans: RowSpans, text_units: UnitCounter, image_units: UnitCounter) -> None:
         texts, images, merged = 0, 0, list[np.ndarray]()
         for rows, share in spans:
-            counters = (_shift_units(text_units, texts), _shift_units(image_units, images))
+            counters = (
+                lambda draws, first=texts: text_units(draws + first),
+                lambda draws, first=images: image_units(draws + first),
+            )
             merged.append(merge_by_units(counters, (1 - share, share), rows))
             image_rows = int(merged[-1].sum(dtype=np.int64))
             texts, images = texts + rows - image_rows, images + image_rows
-        self.sequence = SourceSequence.from_source_ids(np.concatenate(merged), source_count=2)
+        self.sequence = SourceSequence(np.concatenate(merged), source_count=2)
 
     def draws_at(self, positions: Indices) -> tuple[Bool[np.ndarray, "n"], Indices]:
         """(is it an image row, its number among the rows of its kind) for each position."""
@@ -120,14 +117,9 @@ class TokenMixing:
 def merge_by_units(units: Sequence[UnitCounter], shares: Sequence[Fraction], rows: int) -> UInt8[np.ndarray, "rows"]:
     """The source of each of the first `rows` rows, so that their units have the shares on every prefix."""
     if max(share.denominator for share in shares) > _MAX_DENOMINATOR:
-        raise MixError(
-            f"shares need denominators of at most {_MAX_DENOMINATOR:,}. Got {', '.join(map(str, shares))}. Round them."
-        )
-    queues = [
-        _KeyQueue(counter, share, source_id)
-        for source_id, (counter, share) in enumerate(zip(units, shares, strict=True))
-        if share
-    ]
+        got = ", ".join(map(str, shares))
+        raise MixError(f"shares need denominators of at most {_MAX_DENOMINATOR:,}. Got {got}. Round them.")
+    queues = [_KeyQueue(*queue) for queue in zip(units, shares, range(len(shares)), strict=True) if queue[1]]
     if len(queues) == 1:
         return np.full(rows, queues[0].source_id, dtype=np.uint8)
     source_ids, filled = np.empty(rows, dtype=np.uint8), 0
@@ -135,20 +127,13 @@ def merge_by_units(units: Sequence[UnitCounter], shares: Sequence[Fraction], row
         for queue in queues:
             queue.fill(rows)
         limit = min(queue.last_key for queue in queues)
-        keys = [(queue.source_id, *queue.pop_until(limit)) for queue in queues]
-        merged = _sort_by_key(keys)[: rows - filled]
+        quotients, remainders = zip(*(queue.pop_until(limit) for queue in queues), strict=True)
+        merged = np.repeat([queue.source_id for queue in queues], [len(array) for array in quotients])
+        order = np.lexsort((np.concatenate(remainders), np.concatenate(quotients)))  # stable: ties by source
+        merged = merged[order[: rows - filled]]
         source_ids[filled : filled + len(merged)] = merged
         filled += len(merged)
     return source_ids
-
-
-def _sort_by_key(
-    keys: Sequence[tuple[int, Int64[np.ndarray, "_"], Float64[np.ndarray, "_"]]],
-) -> UInt8[np.ndarray, "n"]:
-    """The source ids of (source id, quotients, remainders) in the order of their keys; the sort is stable."""
-    source_ids, quotients, remainders = zip(*keys, strict=True)
-    ids = np.repeat(source_ids, [len(array) for array in quotients]).astype(np.uint8)
-    return ids[np.lexsort((np.concatenate(remainders), np.concatenate(quotients)))]
 
 
 class _KeyQueue:
@@ -186,7 +171,3 @@ class _KeyQueue:
         keys = self.quotients[:stop], self.remainders[:stop]
         self.quotients, self.remainders = self.quotients[stop:], self.remainders[stop:]
         return keys
-
-
-def _shift_units(units: UnitCounter, start: int) -> UnitCounter:
-    return lambda indices: units(indices + start)

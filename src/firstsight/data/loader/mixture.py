@@ -52,7 +52,7 @@ class MixtureSampler:
             count = len(mixture.sources)
             counters = [lambda groups, number=number: self._group_units(number, groups) for number in range(count)]
             source_ids = merge_by_units(counters, mixture.shares, -(-rows // mixture.group_size))
-            self._sequence = SourceSequence.from_source_ids(source_ids, source_count=count)
+            self._sequence = SourceSequence(source_ids, source_count=count)
 
     def rows_at(self, positions: Indices) -> tuple[Indices, Indices]:
         """(source, row of the source) at each position of the mixture."""

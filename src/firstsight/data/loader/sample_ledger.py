@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from firstsight.data.array_writer import write_npy_header
-from firstsight.data.loader.mixture import LoaderMixture
 from firstsight.data.loader.stream import BatchStream
-from firstsight.data.sampling import Indices
 from firstsight.files import file_sha256
 
 LEDGER_DTYPE = np.dtype([("source", "u1"), ("row", "<u4")])
@@ -66,28 +64,37 @@ class SampleLedgerWriter:
             while self.written_rows < self.trained_rows:
                 stop = min(self.trained_rows, self.written_rows + _CHUNK)
                 positions = np.arange(self.first_position + self.written_rows, self.first_position + stop)
-                file.write(ledger_entries(self.stream, positions).tobytes())
+                entries = np.zeros(len(positions), dtype=LEDGER_DTYPE)
+                for source_id, (indices, rows) in enumerate(self.stream.source_rows(positions)):
+                    entries["source"][indices], entries["row"][indices] = source_id, rows
+                file.write(entries.tobytes())
                 self.written_rows = stop
             file.flush()
             os.fsync(file.fileno())
             return file.tell()
 
 
-def ledger_entries(stream: BatchStream, positions: Indices) -> np.ndarray:
-    """Source and row at each position."""
-    entries = np.zeros(len(positions), dtype=LEDGER_DTYPE)
-    for source_id, (indices, rows) in enumerate(stream.source_rows(positions)):
-        entries["source"][indices], entries["row"][indices] = source_id, rows
-    return entries
-
-
 def describe_ledger(stream: BatchStream, first_position: int) -> dict[str, Any]:
     """The contents of ledger.json for a ledger from `first_position` on: all that is needed to read it."""
     text, images = stream.text_mixture, stream.image_mixture
-    sources = _describe_sources("text", text) + ([] if images is None else _describe_sources("image", images))
-    stage_draws, ledger_draws = stream.draw_counts(0), stream.draw_counts(first_position)
-    for source, begun, before in zip(sources, stage_draws, ledger_draws, strict=True):
-        source |= {"begun": begun, "before": before}  # draws before the stage, and before the ledger
+    mixtures = [("text", text)] if images is None else [("text", text), ("image", images)]
+    parts = [(role, *part) for role, m in mixtures for part in zip(m.sources, m.shares, m.epochs, strict=True)]
+    # Draws from each source before the stage, and before the ledger.
+    draws = zip(stream.draw_counts(0), stream.draw_counts(first_position), strict=True)
+    sources = [
+        {
+            "name": source.name,
+            "role": role,
+            "digest": source.index.digest,
+            "rows": source.packed_rows.row_count,
+            "cut": source.group_size,
+            "share": str(Fraction(share)),
+            "epochs": epochs,
+            "begun": begun,
+            "before": before,
+        }
+        for (role, source, share, epochs), (begun, before) in zip(parts, draws, strict=True)
+    ]
     return {
         "format": _FORMAT,
         "first": first_position,
@@ -102,18 +109,3 @@ def describe_ledger(stream: BatchStream, first_position: int) -> dict[str, Any]:
         "row_length": stream.row_shape.length,
         "text_rows_seen": stream.text_row_offset,
     }
-
-
-def _describe_sources(role: str, mixture: LoaderMixture) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": source.name,
-            "role": role,
-            "digest": source.index.digest,
-            "rows": source.packed_rows.row_count,
-            "cut": source.group_size,
-            "share": str(Fraction(share)),
-            "epochs": epochs,
-        }
-        for source, share, epochs in zip(mixture.sources, mixture.shares, mixture.epochs, strict=True)
-    ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float16, Int64, UInt8
@@ -20,7 +19,6 @@ from firstsight.data.sampling import Indices
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.vision import ImageFit, RGBBytes
-from firstsight.site import Location
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +26,6 @@ class PrecomputedFeatures:
     """The features that a frozen encoder computed of an index's images, in the order of the index."""
 
     array: Float16[np.ndarray, "images I W"]
-
-    @classmethod
-    def open(cls, folder: Path) -> PrecomputedFeatures:
-        """The output of an encode step, memory-mapped."""
-        return cls(array=np.load(folder / "features.npy", mmap_mode="r").view(np.ndarray))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,32 +35,24 @@ class PrecomputedFeatures:
         return self.array[image_ids]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedImages:
     """Images that are read and decoded when they are needed, for a model without precomputed features."""
 
-    def __init__(
-        self,
-        *,
-        index: Index,
-        location: Location,
-        size: int,
-        cache: Path | None,
-        fit: ImageFit = "resize",
-        pad_color: RGBBytes = SIGLIP_PAD_COLOR,
-    ) -> None:
-        self._reader, self._size = ImageReader(index, location, cache), size
-        self._fit: ImageFit = fit
-        self._pad_color = pad_color
+    reader: ImageReader
+    size: int
+    fit: ImageFit = "resize"
+    pad_color: RGBBytes = SIGLIP_PAD_COLOR
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self._size, self._size, 3)
+        return (self.size, self.size, 3)
 
     def take(self, image_ids: Int64[np.ndarray, "N"]) -> UInt8[np.ndarray, "N S S 3"]:
         """Pixels of images of the index, decoded by `images.decode_image_fast`; thread-safe."""
         pixels = np.empty((len(image_ids), *self.shape), dtype=np.uint8)
-        for position, data in enumerate(self._reader.read_images(image_ids)):
-            pixels[position] = decode_image_fast(data, self._size, self._fit, pad_color=self._pad_color)
+        for position, data in enumerate(self.reader.read_images(image_ids)):
+            pixels[position] = decode_image_fast(data, self.size, self.fit, pad_color=self.pad_color)
         return pixels
 
 

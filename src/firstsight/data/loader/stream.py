@@ -184,6 +184,8 @@ class BatchStream:
             self.text_mixture, self.image_mixture, counts=spans, shares=shares, counted_in=self.counted_in
         )
         totals, text_count = sum(spans, self._count_span(0, 0)), len(self.text_mixture.sources)
+        stats = [SpanStats.from_counts(*span, text_count) for span in zip(spans, shares, strict=True)]
+        mean_share = sum((span.rows * span.target_share for span in stats), Fraction(0)) / max(1, total_rows)
         rows, tokens, loss_tokens = (dict(zip(self.source_names, column, strict=True)) for column in totals.T.tolist())
         return AchievedMix(
             rows=rows,
@@ -196,9 +198,8 @@ class BatchStream:
             text_group_size=self.text_mixture.group_size,
             text_seed=self.text_seed,
             counted_in=self.counted_in,
-            spans=tuple(
-                SpanStats.from_counts(counts, text_count, share) for counts, share in zip(spans, shares, strict=True)
-            ),
+            spans=tuple(stats),
+            whole=SpanStats.from_counts(totals, mean_share, text_count),
             padding=1 - int(totals[:, 1].sum()) / max(1, total_rows * self.row_shape.length),
         )
 
