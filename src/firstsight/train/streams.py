@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
 from firstsight.data.image_reader import ImageReader
 from firstsight.data.index import Index
 from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource, PrecomputedFeatures
