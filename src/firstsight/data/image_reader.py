@@ -14,7 +14,7 @@ import io
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -68,18 +68,18 @@ class ImageReader:
             if not 0 <= shard < len(names):
                 file = self._index.path / "images.npy"
                 raise DataError(f"{file}: wanted one of {len(names)} shards. Got number {shard}. Prepare it again.")
-            images.update(self._read_shard(names[shard], [entry[:3] for entry in group]))
+            images.update(self._read_shard(names[shard], group))
         return [images[number] for number in image_numbers.tolist()]
 
-    def _read_shard(self, shard: str, entries: list[tuple[int, int, int]]) -> Iterator[tuple[int, bytes]]:
-        """(number, bytes) of images in one file, from (number, offset or row, size) in rising order."""
+    def _read_shard(self, shard: str, entries: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, bytes]]:
+        """(number, bytes) of images in one file, from (number, offset or row, size, ...) in rising order."""
         path, _, column = shard.removeprefix(_IMAGE_PREFIX).partition("#")
         files = self._files.get(_IMAGE_PREFIX if shard.startswith(_IMAGE_PREFIX) else "")
         if files is None:
             raise DataError(f"{shard}: wanted the folder of the images. Got none. Name `pictures` in the site file.")
         full_path = files.folder.path(shard.removeprefix(_IMAGE_PREFIX))
         changed = "It changed or is gone: put it back, or prepare it again."
-        for number, position, size in entries:
+        for number, position, size, *_ in entries:
             try:
                 data = self._read_cell(files, path, column, position) if column else files.read(path, position, size)
             except (OSError, LookupError, ValueError) as error:

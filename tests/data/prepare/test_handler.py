@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from firstsight.data.prepare import prepare
+from firstsight.data.prepare.handler import prepare_job
 from firstsight.site import Location, Progress, Site
+from firstsight.units import Share
 from tests.data.conftest import END, WORDS, Workshop, prepare_spec
 
 from .conftest import ROWS, SHARDS, equal_folders
@@ -108,3 +111,13 @@ def test_temporary_files_of_a_killed_run_are_removed(workshop: Workshop, source:
     for name in ("read", "merged", "shards"):
         (workshop.folder("out") / f".{name}.json.1a2b3c4d").write_text("{")
     assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
+
+
+def test_key_depends_on_what_changes_a_part(workshop: Workshop, source: Path) -> None:
+    def key(**changes: object) -> str:
+        site = Site(sources={"s": replace(Location(path=str(source)), **changes)})
+        spec, inputs = prepare_spec("text"), {"tokenizer": workshop.words()}
+        return prepare_job(spec, inputs=inputs, out=workshop.root, site=site).key
+
+    assert key() == key(most_bad=Share(1, 2))
+    assert len({key(), key(columns={"text": "content"}), key(split="train"), key(path="/elsewhere")}) == 4

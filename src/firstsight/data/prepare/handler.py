@@ -7,27 +7,26 @@ refused.json        the counts of a source with too many bad records; quarantine
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from firstsight.data import readers
+from firstsight.data import readers, tokenizer
 from firstsight.data.index import INDEX_FORMAT
-from firstsight.data.prepare.job import PrepareJob, prepare_job
 from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
-from firstsight.data.prepare.shard_writer import ShardPart, ShardProgress, load_finished_part
-from firstsight.data.prepare.workers import DISK_FULL_ERRORS, write_shards
-from firstsight.data.records import RejectedRecord
+from firstsight.data.prepare.shard_writer import PrepareJob, ShardPart, ShardProgress, load_finished_part
+from firstsight.data.prepare.workers import write_shards
 from firstsight.errors import DataError, StepFailed
 from firstsight.files import write_atomic
-from firstsight.recipe import serialize
+from firstsight.recipe import mixture, serialize
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Progress, ProgressCallback, Site
 
@@ -35,6 +34,13 @@ _REPORT_INTERVAL = 0.5
 """Seconds between two progress reports."""
 _SPLIT_COUNTS = ("samples", "shown", "tokens", "loss tokens", "bad")
 """Counted for each split."""
+_SOURCE_FORMS: Mapping[type[mixture.DataSource], mixture.ExternalForm] = {
+    mixture.SyntheticTexts: "text",
+    mixture.SyntheticCaptions: "captions",
+    mixture.SyntheticDialogues: "dialogues",
+    mixture.Recaptioned: "captions",
+}
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
@@ -55,9 +61,29 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
         stats = _count_records(parts)
         merge_quarantines(parts, out)
         _write_json(out / "refused.json", stats)
-        _check_bad_share(parts, job.location)
+        _check_bad_share(parts, job.location, stats)
         (out / "refused.json").unlink()
         _publish(out, job, parts, stats)
+
+
+def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site) -> PrepareJob:
+    """The job of a step; RequestError if the site does not have the source."""
+    source, location = spec.source, readers.locate_source(spec.source, inputs.get("source"), site)
+    text_tokenizer = tokenizer.load_tokenizer(inputs["tokenizer"])
+    # `most_bad` decides whether a source is accepted and does not change its parts.
+    location_fields = [location.path, location.pictures, location.captions, dict(location.columns), location.split]
+    identity = [INDEX_FORMAT, serialize.to_json(source), location_fields, text_tokenizer.digest]
+    return PrepareJob(
+        source=source,
+        location=location,
+        form=source.form if isinstance(source, mixture.External) else _SOURCE_FORMS[type(source)],
+        tokenizer_path=inputs["tokenizer"],
+        parts_path=out / "parts",
+        tokenizer_digest=text_tokenizer.digest,
+        special_tokens=text_tokenizer.special_ids,
+        vocab_size=text_tokenizer.vocab_size,
+        key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+    )
 
 
 def _write_missing_parts(
@@ -65,38 +91,26 @@ def _write_missing_parts(
 ) -> list[ShardPart]:
     """The parts of all shards; those that do not exist are written."""
     parts = {shard: load_finished_part(job, shard) for shard in shards}
-    progress = _PrepareProgress(shards, on_progress)
-    for shard, part in parts.items():
-        if part is not None:
-            progress.add_finished(shard, part.record_count)
+    progress = _PrepareProgress(parts, on_progress)
     missing = [shard for shard, part in parts.items() if part is None]
     for shard, shard_progress in write_shards(job, missing, worker_count=worker_count):
         progress.update(shard, shard_progress)
     progress.report()
-    finished: list[ShardPart] = []
-    for shard in shards:
-        part = parts[shard] or load_finished_part(job, shard)
-        if part is None:
-            raise StepFailed(
-                f"{job.parts_path}: wanted a part of {shard.name}. Got none: something deletes them. Try again."
-            )
-        finished.append(part)
-    return finished
+    parts |= {shard: load_finished_part(job, shard) for shard in missing}
+    if lost := [shard.name for shard, part in parts.items() if part is None]:
+        raise StepFailed(f"{job.parts_path}: wanted a part of {lost[0]}. Got none: something deletes them. Try again.")
+    return [part for part in parts.values() if part is not None]
 
 
 class _PrepareProgress:
-    """Sums the progress of all shards and reports it at most twice a second."""
+    """Sums the progress of all shards and reports it at most twice a second; the speed is that of this run."""
 
-    def __init__(self, shards: Sequence[readers.Shard], on_progress: ProgressCallback) -> None:
-        self._total_bytes = sum(shard.stop - shard.start for shard in shards)
+    def __init__(self, parts: Mapping[readers.Shard, ShardPart | None], on_progress: ProgressCallback) -> None:
+        self._total_bytes = sum(shard.byte_count for shard in parts)
+        self._finished_bytes = sum(shard.byte_count for shard, part in parts.items() if part)
+        self._finished_records = sum(part.record_count for part in parts.values() if part)
         self._on_progress, self._shards = on_progress, dict[readers.Shard, ShardProgress]()
         self._start = self._last_report = monotonic()
-        self._resumed_records = 0
-
-    def add_finished(self, shard: readers.Shard, records: int) -> None:
-        """Count a shard of an earlier run as done, but not for the speed."""
-        self._shards[shard] = ShardProgress(records=0, tokens=0, bytes=shard.stop - shard.start)
-        self._resumed_records += records
 
     def update(self, shard: readers.Shard, progress: ShardProgress) -> None:
         self._shards[shard] = progress
@@ -108,12 +122,9 @@ class _PrepareProgress:
         seconds = max(self._last_report - self._start, 1e-9)
         records = sum(progress.records for progress in self._shards.values())
         tokens = sum(progress.tokens for progress in self._shards.values())
-        done = sum(progress.bytes for progress in self._shards.values())
-        metrics = {
-            "records": float(self._resumed_records + records),
-            "tokens/s": tokens / seconds,
-            "records/s": records / seconds,
-        }
+        done = self._finished_bytes + sum(progress.bytes for progress in self._shards.values())
+        total_records = float(self._finished_records + records)
+        metrics = {"records": total_records, "tokens/s": tokens / seconds, "records/s": records / seconds}
         self._on_progress(Progress(done=done, total=max(self._total_bytes, done), unit="bytes", metrics=metrics))
 
 
@@ -130,19 +141,15 @@ def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
     return {"counts": dict(counts), "splits": splits, "refused": refused, "captions": captions}
 
 
-def _check_bad_share(parts: Sequence[ShardPart], location: Location) -> None:
+def _check_bad_share(parts: Sequence[ShardPart], location: Location, stats: Mapping[str, Any]) -> None:
     """Raise DataError when more records were rejected than the location allows, or all."""
-    good, bad = (sum(part.counts[name] for part in parts) for name in ("samples", "bad"))
+    good, bad = stats["counts"]["samples"], stats["counts"]["bad"]
     if good and bad <= (good + bad) * location.most_bad:
         return
-    refusals: dict[str, tuple[int, RejectedRecord]] = {}
-    for part in parts:
-        for reason, (count, first) in part.refusals.items():
-            total, first = refusals.get(reason, (0, first))
-            refusals[reason] = total + count, first
+    first = {reason: record for part in reversed(parts) for reason, (_, record) in part.refusals.items()}
     reasons = "; ".join(
-        f"{count} x {reason} (first: {first.shard}, {first.where}: {first.detail})"
-        for reason, (count, first) in sorted(refusals.items(), key=lambda item: (-item[1][0], item[0]))
+        f"{count} x {reason} (first: {first[reason].shard}, {first[reason].where}: {first[reason].detail})"
+        for reason, count in sorted(stats["refused"].items(), key=lambda item: (-item[1], item[0]))
     )
     raise DataError(
         f"{location.path}: wanted at most {location.most_bad} bad records. Got {bad} of {good + bad}: "
@@ -156,7 +163,8 @@ def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard]) -
     if not manifests:
         return False
     read_info = json.loads((out / "read.json").read_text())
-    if read_info["key"] == job.key and [_parse_shard(entry) for entry in read_info["shards"]] == list(shards):
+    read_shards = [{name: entry[name] for name in readers.Shard.__slots__} for entry in read_info["shards"]]
+    if read_info["key"] == job.key and read_shards == list(map(asdict, shards)):
         _remove_parts(out)
         return True
     for file in manifests:
@@ -164,13 +172,8 @@ def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard]) -
     return False
 
 
-def _parse_shard(entry: Mapping[str, Any]) -> readers.Shard:
-    """The shard of an entry of read.json."""
-    return readers.Shard(**{field.name: entry[field.name] for field in fields(readers.Shard)})
-
-
 def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Mapping[str, Any]) -> None:
-    merged = merge_parts(parts, out, vocab_size=job.vocab_size)
+    image_count, digests = merge_parts(parts, out, vocab_size=job.vocab_size)
     shards = [{**asdict(part.shard), "sha256": part.digest, "records": part.record_count} for part in parts]
     read_info = {"key": job.key, "source": serialize.to_json(job.source), "shards": shards}
     write_atomic(out / "read.json", json.dumps(read_info, ensure_ascii=False, indent=0) + "\n", sync=True)
@@ -182,8 +185,8 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Mapp
         "special": asdict(job.special_tokens),
         "source": _combine_digests([part.digest for part in parts]),
     }
-    manifest["counts"] |= {"images": merged.image_count}
-    manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *merged.digests])
+    manifest["counts"] |= {"images": image_count}
+    manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *digests])
     _write_json(out / "merged.json", manifest)
     _remove_parts(out)
 
@@ -208,7 +211,7 @@ def _disk_full_as_error(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL_ERRORS:
+        if error.errno not in _DISK_FULL_ERRORS:
             raise
         raise StepFailed(
             f"{out}: wanted room for the index of a source. Got: {error.strerror}. "

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,38 +26,23 @@ MAX_IMAGES = 2**31 - 1
 ImageNumbers = Int64[np.ndarray, "images"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MergedIndex:
-    """The size and the digests of a merged index."""
-
-    image_count: int
-    digests: tuple[str, ...]
-    """Of the arrays in their order, and of shards.json."""
-
-
-def merge_parts(parts: Sequence[ShardPart], out: Path, *, vocab_size: int) -> MergedIndex:
-    """Write the arrays of all parts and shards.json into `out`."""
+def merge_parts(parts: Sequence[ShardPart], out: Path, *, vocab_size: int) -> tuple[int, list[str]]:
+    """Write the arrays of all parts and shards.json into `out`; the number of images and the files' digests."""
     names = list(dict.fromkeys(name for part in parts for name in part.image_shards))
     numbers = {name: number for number, name in enumerate(names)}
     shard_numbers = [np.array([numbers[name] for name in part.image_shards], dtype=np.int64) for part in parts]
     image_numbers = _number_images(parts, shard_numbers)
     with IndexWriter(out, vocab_size) as writer:
         for part, part_shards, part_images in zip(parts, shard_numbers, image_numbers, strict=True):
-            _append_part(writer, part, shard_numbers=part_shards, image_numbers=part_images)
+            _append_part(writer, part, part_shards, part_images)
     names_json = json.dumps(names, ensure_ascii=False, indent=0) + "\n"
     write_atomic(out / "shards.json", names_json, sync=True)
-    digests = [array.digest for array in writer.arrays.values()]
-    return MergedIndex(
-        image_count=writer.arrays["images"].count, digests=(*digests, hashlib.sha256(names_json.encode()).hexdigest())
-    )
+    digests = [*(array.digest for array in writer.arrays.values()), hashlib.sha256(names_json.encode()).hexdigest()]
+    return writer.arrays["images"].count, digests
 
 
 def _append_part(
-    writer: IndexWriter,
-    part: ShardPart,
-    *,
-    shard_numbers: Int64[np.ndarray, "shards"],
-    image_numbers: ImageNumbers | int,
+    writer: IndexWriter, part: ShardPart, shard_numbers: Int64[np.ndarray, "shards"], image_numbers: ImageNumbers | int
 ) -> None:
     """Append one part; `image_numbers`: the numbers of its images in the merged index, or the first of them."""
     arrays = writer.arrays

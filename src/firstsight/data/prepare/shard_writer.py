@@ -18,7 +18,6 @@ import numpy as np
 from firstsight.data import readers, tokenizer
 from firstsight.data.array_writer import IndexWriter
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE
-from firstsight.data.prepare.job import PrepareJob
 from firstsight.data.records import (
     Dialogue,
     Document,
@@ -30,9 +29,28 @@ from firstsight.data.records import (
     TokenizedChunk,
 )
 from firstsight.files import write_atomic
+from firstsight.recipe.mixture import DataSource, ExternalForm
+from firstsight.site import Location
 
 BATCH_RECORDS, BATCH_CHARACTERS = 4096, 1 << 21
 """Records that are tokenized together: at most so many, and fewer once they have so many characters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareJob:
+    """All that a process needs to prepare any shard of a source."""
+
+    source: DataSource
+    location: Location
+    form: ExternalForm
+    tokenizer_path: Path
+    parts_path: Path
+    """The folder of finished shards until all are finished."""
+    tokenizer_digest: str
+    special_tokens: tokenizer.SpecialTokenIds
+    vocab_size: int
+    key: str
+    """Equal for two jobs whose parts can be merged: digest of source, location, tokenizer and format."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,8 +147,7 @@ class ShardWriter:
             "places": list(part.image_shards),
         }
         write_atomic(folder / "part.json", json.dumps(metadata, ensure_ascii=False, sort_keys=True), sync=True)
-        size = shard.stop - shard.start
-        yield ShardProgress(records=part.record_count, tokens=part.count("tokens"), bytes=size)
+        yield ShardProgress(records=part.record_count, tokens=part.count("tokens"), bytes=shard.byte_count)
 
 
 def batch_records(records: readers.ShardRecords) -> Iterator[list[Record | RejectedRecord]]:
@@ -149,12 +166,10 @@ def batch_records(records: readers.ShardRecords) -> Iterator[list[Record | Rejec
 
 def _count_characters(record: Record | RejectedRecord) -> int:
     match record:
-        case Document():
-            return len(record.text)
+        case Document(text=text) | ImageText(caption=text):
+            return len(text)
         case TokenizedChunk():
             return len(record.tokens)
-        case ImageText():
-            return len(record.caption)
         case InterleavedDocument():
             return sum(len(part) for part in record.parts if isinstance(part, str))
         case Dialogue():
@@ -166,13 +181,11 @@ def _count_characters(record: Record | RejectedRecord) -> int:
 def image_locations(record: Record) -> tuple[ImageLocation, ...]:
     """The locations of a record's images, in reading order."""
     match record:
-        case ImageText():
-            return (record.image,)
-        case Dialogue():
-            return () if record.image is None else (record.image,)
         case InterleavedDocument():
             return tuple(part for part in record.parts if isinstance(part, ImageLocation))
-        case Document() | TokenizedChunk():
+        case ImageText(image=ImageLocation() as image) | Dialogue(image=ImageLocation() as image):
+            return (image,)
+        case _:
             return ()
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 
-from firstsight.data.prepare.job import PrepareJob
-from firstsight.data.prepare.shard_writer import ShardProgress, ShardWriter
+from firstsight.data.prepare.shard_writer import PrepareJob, ShardProgress, ShardWriter
 from firstsight.data.readers import Shard
 from firstsight.errors import DataError, FirstsightError, StepFailed
 from firstsight.worker_process import WorkerProcess
 
-DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TARGET = "firstsight.data.prepare.workers:serve_shards"
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """There are as many processes as cores: each computes on one thread."""
@@ -39,7 +36,7 @@ def _write_in_workers(
     job: PrepareJob, shards: Sequence[Shard], worker_count: int
 ) -> Iterator[tuple[Shard, ShardProgress]]:
     # The largest shard first, so that no process works on it alone at the end.
-    pending = sorted(shards, key=lambda shard: shard.start - shard.stop)
+    pending = sorted(shards, key=lambda shard: -shard.byte_count)
     workers: list[WorkerProcess] = []
     active: dict[object, tuple[WorkerProcess, Shard]] = {}
     try:

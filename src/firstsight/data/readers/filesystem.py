@@ -211,6 +211,11 @@ class Shard:
     stop: int
     """The byte range; 0 and size for a whole file."""
 
+    @property
+    def byte_count(self) -> int:
+        """The size of the byte range."""
+        return self.stop - self.start
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadContext:
