@@ -1,4 +1,4 @@
-"""From the files of the built-in world to batches: every record passes reading, preparing and packing unchanged."""
+"""Written sources through reading, preparing and packing to batches: every record arrives unchanged."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_every_record_is_prepared_word_for_word(prepared: Path, name: str) -> No
             case Dialogue():
                 text = " ".join(record.turns)
             case _:
-                pytest.fail(f"the world writes no {type(record).__name__}")
+                pytest.fail(f"the synthetic world writes no {type(record).__name__}")
         assert tokenizer.decode(index.tokens[start : start + count].tolist()).split() == text_words(text)
         for data in images.read_images(
             index.image_refs["picture"][first_image : first_image + image_count].astype(np.int64)
