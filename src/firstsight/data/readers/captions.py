@@ -12,7 +12,7 @@ from itertools import groupby
 
 from firstsight.data.images import perceptual_hash
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, open_folder
-from firstsight.data.readers.jsonl import decode_utf8, parse_json_object, parse_optional_object
+from firstsight.data.readers.json_files import decode_utf8, parse_json_object, parse_optional_object
 from firstsight.data.readers.tables import TableRow, table_records
 from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, check_member, content_of, read_tar_members
 from firstsight.data.records import ImageLocation, ImageText, Record, RecordError, RejectedRecord, parse_caption

@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any
 
 from firstsight.data.readers.filesystem import ReadContext
-from firstsight.data.readers.json_list import json_list_items
-from firstsight.data.readers.jsonl import jsonl_records, parse_json_object
+from firstsight.data.readers.json_files import json_list_items, jsonl_records, parse_json_object
 from firstsight.data.readers.tables import QUESTION_ANSWER_COLUMNS, TURN_COLUMNS, TableRow, single_image, table_records
 from firstsight.data.records import (
     IMAGE_PLACEHOLDER,

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from firstsight.data.images import MAX_IMAGE_BYTES, perceptual_hash
 from firstsight.data.readers.filesystem import ReadDigest, SourceFolder, open_folder
-from firstsight.data.readers.jsonl import parse_optional_object
+from firstsight.data.readers.json_files import parse_optional_object
 from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, check_member, read_tar_members
 from firstsight.data.records import ImageLocation, RecordError
 from firstsight.site import Location

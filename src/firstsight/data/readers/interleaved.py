@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from firstsight.data.readers.filesystem import ReadContext
-from firstsight.data.readers.jsonl import jsonl_records
+from firstsight.data.readers.json_files import jsonl_records
 from firstsight.data.readers.tables import TableRow, table_records
 from firstsight.data.records import ImageLocation, Record, RecordError, RejectedRecord, join_interleaved
 

@@ -15,8 +15,7 @@ from firstsight.data.readers.dialogues import read_dialogues_json, read_dialogue
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, Shard, SourceFolder, open_folder
 from firstsight.data.readers.image_lookup import ImageLookup
 from firstsight.data.readers.interleaved import read_interleaved_jsonl, read_interleaved_table
-from firstsight.data.readers.json_list import json_list_ranges
-from firstsight.data.readers.jsonl import JSONL_EXTENSIONS
+from firstsight.data.readers.json_files import JSONL_EXTENSIONS, json_list_ranges
 from firstsight.data.readers.tables import TABLE_EXTENSIONS
 from firstsight.data.readers.text import read_documents_jsonl, read_documents_table, read_documents_tar
 from firstsight.data.records import Record, RejectedRecord

@@ -11,7 +11,7 @@ from typing import Any
 
 from firstsight.data.images import MAX_IMAGE_BYTES
 from firstsight.data.readers.filesystem import ReadContext
-from firstsight.data.readers.jsonl import decode_utf8, jsonl_records
+from firstsight.data.readers.json_files import decode_utf8, jsonl_records
 from firstsight.data.readers.tables import TableRow, table_records
 from firstsight.data.readers.tars import TarMember, check_member, content_of, read_tar_members
 from firstsight.data.records import Record, RecordError, RejectedRecord, parse_document, parse_token_ids

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.data.readers import RecordReader, json_list, list_shards
-from firstsight.data.readers.json_list import json_list_items
+from firstsight.data.readers import RecordReader, json_files, list_shards
+from firstsight.data.readers.json_files import json_list_items
 from firstsight.data.records import RejectedRecord
 from firstsight.errors import DataError
 
@@ -68,11 +68,11 @@ def test_ranges_contain_whole_items_and_cover_the_list(tmp_path: Path, monkeypat
     data = json.dumps(rows, indent=2).encode()
     (tmp_path / "a.json").write_bytes(data)
     [whole] = read_shards(source_at(tmp_path), "dialogues")
-    monkeypatch.setattr(json_list, "RANGE_ITEMS", 250)
+    monkeypatch.setattr(json_files, "RANGE_ITEMS", 250)
     by_count = list_shards(source_at(tmp_path), "dialogues")
     reader = RecordReader(source_at(tmp_path), "dialogues", source=external("dialogues"))
     assert [len(list(reader.read(shard))) for shard in by_count] == [250, 250, 100]
-    monkeypatch.setattr(json_list, "RANGE_BYTES", 9_000)
+    monkeypatch.setattr(json_files, "RANGE_BYTES", 9_000)
     cut = list_shards(source_at(tmp_path), "dialogues")
     assert [shard.start for shard in cut] == [0, *(shard.stop for shard in cut[:-1])]
     assert cut[-1].stop == cut[-1].size == len(data)

@@ -1,0 +1,196 @@
+"""JSON in untrusted files: JSON lines, plain or compressed, and large JSON lists, both in bounded memory.
+
+The parser of lists is by hand because json and ijson do not report the byte offsets of items.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+
+from firstsight.data.readers.filesystem import ReadContext, ReadDigest, SourceFolder
+from firstsight.data.records import Record, RecordError, RejectedRecord
+from firstsight.errors import DataError
+
+JSONL_EXTENSIONS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
+RANGE_ITEMS, RANGE_BYTES = 10_000, 16 << 20
+"""A byte range of a list ends at the first item after so many items or bytes."""
+MAX_ITEM_BYTES = 16 << 20
+"""Bytes of an item of a list; a list without a complete item in so many bytes is refused."""
+_READ_SIZE = 1 << 20
+_NOT_WHITESPACE = re.compile(r"[^ \t\r\n]")
+_BYTE_ORDER_MARK = "\xef\xbb\xbf"
+
+
+def jsonl_records(
+    context: ReadContext, parse: Callable[[Mapping[str, Any], int], Record]
+) -> Iterator[Record | RejectedRecord]:
+    """The record that `parse` makes of each row and its number, counted from 1; blank lines are skipped.
+
+    `parse` may raise RecordError. Raises DataError when a compressed file is truncated.
+    """
+    with context.folder.open_stream(context.shard.name, context.digest) as stream:
+        for number, line in enumerate(_read_lines(stream, context.path), start=1):
+            if line.strip():
+                try:
+                    yield parse(parse_json_object(line), number)
+                except RecordError as error:
+                    yield context.rejected(error, f"line {number}")
+
+
+def parse_json_object(data: bytes) -> dict[str, Any]:
+    """A JSON object; RecordError for anything else."""
+    try:
+        value = json.loads(decode_utf8(data))
+    except (ValueError, RecursionError) as error:
+        raise RecordError("not JSON", str(error)) from None
+    if not isinstance(value, dict):
+        raise RecordError("not JSON", f"wanted an object, got {type(value).__name__}")
+    return value
+
+
+def parse_optional_object(data: bytes) -> dict[str, Any]:
+    """A JSON object, or an empty one if the bytes are anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def decode_utf8(data: bytes, prefix: str = "") -> str:
+    """The text; RecordError names the first byte that is not UTF-8, after `prefix`."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise RecordError("not UTF-8", f"{prefix}byte {error.start}") from None
+
+
+def _read_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
+    """Lines of a plain or compressed stream; DataError when a compressed one is truncated.
+
+    pyarrow reports truncated zstandard frames, which zstandard's reader does not; Python's gzip accepts zero bytes
+    after the last member (tape padding), which pyarrow does not.
+    """
+    if path.endswith(".gz"):
+        lines: Any = gzip.GzipFile(fileobj=stream)
+    elif path.endswith(".zst"):
+        unclosed = SimpleNamespace(read=stream.read, close=lambda: None, closed=False)  # pyarrow closes what it reads
+        lines = pa.CompressedInputStream(pa.PythonFile(unclosed, "r"), "zstd")
+    else:
+        yield from stream
+        return
+    try:
+        yield from io.BufferedReader(lines, _READ_SIZE)
+    except (EOFError, OSError, zlib.error) as error:
+        codec = "gzip" if path.endswith(".gz") else "zstd"
+        raise DataError(f"{path}: not a complete {codec} file ({error}). Copy it again from its origin.") from None
+
+
+def json_list_ranges(folder: SourceFolder, name: str, size: int) -> list[tuple[int, int]]:
+    """[start, stop) in bytes of ranges that begin with an item and together cover the file of `size` bytes.
+
+    Raises DataError when the file is no JSON list.
+    """
+    starts, count = [0], 0
+    with folder.open_stream(name, ReadDigest()) as stream:
+        for begin, _ in json_list_items(stream, folder.path(name), start=0, list_continues=False):
+            if count >= RANGE_ITEMS or begin - starts[-1] >= RANGE_BYTES:
+                starts.append(begin)
+                count = 0
+            count += 1
+    return list(zip(starts, [*starts[1:], size], strict=True))
+
+
+def json_list_items(
+    stream: io.BufferedIOBase, path: str, *, start: int, list_continues: bool
+) -> Iterator[tuple[int, bytes]]:
+    """(byte offset, bytes) of each item from `start` on; unless it is 0, `start` is the first byte of an item.
+
+    `list_continues`: the stream ends after a comma, with more items in the next range. Raises DataError for anything
+    but a JSON list. Bytes are decoded as Latin-1, one character each: JSON's own syntax is ASCII, so an item that is
+    not UTF-8 does not affect the others.
+    """
+    parser = _JsonListParser(stream, path, start)
+    is_open = start > 0 or parser.skip_opening()
+    while is_open:
+        yield parser.read_item()
+        separator = parser.next_character()
+        if separator not in (",", "]"):
+            raise parser.error("an item without a comma or the closing bracket after it")
+        parser.position += 1
+        is_open = separator == "," and parser.next_character() != ""
+        if separator == "," and not is_open and not list_continues:
+            raise parser.error("a list without a closing bracket")
+    if parser.next_character():
+        raise parser.error(f"more after the list's end: {parser.excerpt()!r}")
+
+
+class _JsonListParser:
+    """A window of the stream and the position of the next character in it."""
+
+    def __init__(self, stream: io.BufferedIOBase, path: str, start: int) -> None:
+        self._stream, self._path, self._is_eof = stream, path, False
+        self._buffer, self.position, self._buffer_offset = "", 0, start
+        self._decode = json.JSONDecoder(strict=False).raw_decode
+
+    def error(self, problem: str) -> DataError:
+        offset = self._buffer_offset + self.position
+        return DataError(
+            f"{self._path}: wanted a JSON list of records. Got {problem} at byte {offset}. Repair the file."
+        )
+
+    def excerpt(self) -> str:
+        return self._buffer[self.position : self.position + 20]
+
+    def _read_more(self) -> bool:
+        """Drop what is before the position and at least double the rest; False at the end of the stream."""
+        data = self._stream.read(max(_READ_SIZE, len(self._buffer) - self.position))
+        self._buffer_offset += self.position
+        self._buffer, self.position = self._buffer[self.position :] + data.decode("latin-1"), 0
+        self._is_eof = not data
+        return not self._is_eof
+
+    def next_character(self) -> str:
+        """Skip whitespace and return the character after it, which is not skipped; empty at the end of the stream."""
+        while not (match := _NOT_WHITESPACE.search(self._buffer, self.position)):
+            self.position = len(self._buffer)
+            if not self._read_more():
+                return ""
+        self.position = match.start()
+        return match[0]
+
+    def skip_opening(self) -> bool:
+        """Skip the opening bracket, and the closing one of an empty list; whether there are items."""
+        if self._read_more() and self._buffer.startswith(_BYTE_ORDER_MARK):
+            self.position = len(_BYTE_ORDER_MARK)
+        if self.next_character() != "[":
+            raise self.error(repr(self.excerpt()))
+        self.position += 1
+        is_empty = self.next_character() == "]"
+        self.position += is_empty
+        return not is_empty
+
+    def read_item(self) -> tuple[int, bytes]:
+        """The item at the next character, with its byte offset; reads until the item is complete."""
+        self.next_character()
+        while True:
+            try:
+                _, end = self._decode(self._buffer, self.position)
+                if end < len(self._buffer) or self._is_eof:
+                    break
+            except (ValueError, RecursionError) as error:
+                if self._is_eof or len(self._buffer) - self.position > MAX_ITEM_BYTES:
+                    raise self.error(f"an item that cannot be read ({error})") from None
+            self._read_more()
+        offset, data = self._buffer_offset + self.position, self._buffer[self.position : end].encode("latin-1")
+        self.position = end
+        return offset, data
