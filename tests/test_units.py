@@ -17,7 +17,7 @@ from firstsight.plan.graph import build_graph, render_tree
 from firstsight.recipe.scales import scale_named
 from firstsight.recipe.stages import RowShape
 from firstsight.studies.when import when
-from firstsight.units import Share, Tokens, format_bytes, format_count, parse_share, parse_tokens, steps_for
+from firstsight.units import Share, Tokens, format_bytes, format_count, parse_share, parse_tokens
 
 PYTHONS = [Path(sys.executable), *sorted(Path.home().glob(".pyenv/versions/3.1*/bin/python"))]
 
@@ -88,4 +88,4 @@ def test_whole_steps_cover_a_budget_and_waste_less_than_one(tokens: int, batch: 
 
 def test_a_budget_of_no_step_is_refused() -> None:
     with pytest.raises(QuantityError, match="at least one step"):
-        steps_for(Tokens(0), batch_size=32, row_length=64)
+        RowShape(batch_size=32, length=64).steps(Tokens(0))

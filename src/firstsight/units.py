@@ -53,14 +53,6 @@ def parse_tokens(text: str) -> Tokens:
     return Tokens(int(token_count))
 
 
-def steps_for(tokens: Tokens, *, batch_size: int, row_length: int) -> Steps:
-    """Steps of `batch_size` rows of `row_length` tokens that cover `tokens`, rounded up."""
-    if tokens <= 0:
-        size = f"{batch_size} x {row_length}"
-        raise QuantityError(f"a budget needs at least one step of {size} tokens. Got {tokens} tokens.")
-    return Steps(-(-tokens // (batch_size * row_length)))
-
-
 def format_count(count: int | float) -> str:
     """Three digits and a suffix: 28795904000 becomes 28.8B."""
     for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):

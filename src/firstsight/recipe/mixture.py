@@ -124,9 +124,6 @@ def source_label(source: DataSource) -> str:
             return source.TAG
 
 
-_UNIT_LABELS: dict[ShareUnit, str] = {"rows": "rows", "tokens": "tokens", "loss_tokens": "loss tokens"}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightedSource:
     """One source of a mixture, its share of it, and how often a stage may read it."""
@@ -156,9 +153,8 @@ class Mixture:
     def __post_init__(self) -> None:
         total = sum((component.share for component in self.components), Fraction(0))
         if total != 1:
-            raise QuantityError(
-                f"shares of a mixture must sum to 1. Got {total} from {len(self.components)} components."
-            )
+            count = len(self.components)
+            raise QuantityError(f"shares of a mixture must sum to 1. Got {total} from {count} components.")
 
     @property
     def sources(self) -> tuple[DataSource, ...]:
@@ -169,7 +165,7 @@ class Mixture:
         if len(self.components) == 1:
             return str(self.components[0])
         components = " + ".join(f"{component.share} {component}" for component in self.components)
-        return f"{components}, of {_UNIT_LABELS[self.share_unit]}"
+        return f"{components}, of {self.share_unit.replace('_', ' ')}"
 
 
 def single_source(source: DataSource, *, max_epochs: int = 1) -> Mixture:
@@ -201,32 +197,29 @@ class ImageTextMix:
     packing: PackingMode
 
     def __post_init__(self) -> None:
-        ends = [span.end for span in self.image_share] if isinstance(self.image_share, tuple) else [Share(1)]
-        if not ends or ends[-1] != 1 or any(start >= end for start, end in pairwise([Share(0), *ends])):
+        ends = [span.end for span in self._share_spans]
+        if ends[-1:] != [1] or any(start >= end for start, end in pairwise([Share(0), *ends])):
             raise QuantityError(f"spans of a mix must end one after the other, the last at 1. Got {ends}.")
+
+    @property
+    def _share_spans(self) -> tuple[ShareSpan, ...]:
+        share = self.image_share
+        return share if isinstance(share, tuple) else (ShareSpan(end=Share(1), share=share),)
 
     def __str__(self) -> str:
         """25 % images to 50 %, then 75 % images to the end, of rows; images: ...; text: ..."""
-        if isinstance(self.image_share, tuple):
-            ends = [*(str(span.end) for span in self.image_share[:-1]), "the end"]
-            steps = zip(self.image_share, ends, strict=True)
-            shares = ", then ".join(f"{span.share} images to {end}" for span, end in steps)
-            distinct = {span.share for span in self.image_share}
-        else:
-            shares, distinct = f"{self.image_share} images", {self.image_share}
-        parts = [f"{shares}, of {_UNIT_LABELS[self.share_unit]}"]
-        parts += [f"images: {self.images}"] if distinct != {0} else []
-        parts += [f"text: {self.text}"] if distinct != {1} else []
+        *first, last = self._share_spans
+        spans = [f"{span.share} images to {span.end}" for span in first]
+        spans.append(f"{last.share} images to the end" if first else f"{last.share} images")
+        parts = [f"{', then '.join(spans)}, of {self.share_unit.replace('_', ' ')}"]
+        parts += [f"images: {self.images}"] if any(span.share != 0 for span in self._share_spans) else []
+        parts += [f"text: {self.text}"] if any(span.share != 1 for span in self._share_spans) else []
         return "; ".join(parts)
 
     def spans(self, rows: int) -> tuple[tuple[int, Share], ...]:
         """(rows, image share) of each span of a stage of `rows` rows, in order."""
-        if not isinstance(self.image_share, tuple):
-            return ((rows, self.image_share),)
-        ends = [0, *(floor(rows * span.end) for span in self.image_share)]
-        return tuple(
-            (end - start, span.share) for start, end, span in zip(ends, ends[1:], self.image_share, strict=False)
-        )
+        ends = pairwise([0, *(floor(rows * span.end) for span in self._share_spans)])
+        return tuple((end - start, span.share) for (start, end), span in zip(ends, self._share_spans, strict=True))
 
     def image_rows(self, rows: int) -> int:
         """Image rows among `rows` where shares count rows; an estimate where they count tokens."""

@@ -23,7 +23,7 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.vision import VisionSpec
-from firstsight.units import Share, Steps, Tokens, steps_for
+from firstsight.units import Share, Steps, Tokens
 
 
 def _cosine(start: float, end: float, elapsed: int, total: int) -> float:
@@ -108,7 +108,10 @@ class RowShape:
 
     def steps(self, tokens: Tokens) -> Steps:
         """Whole steps that cover `tokens`, rounded up."""
-        return steps_for(tokens, batch_size=self.batch_size, row_length=self.length)
+        if tokens <= 0:
+            size = f"{self.batch_size} x {self.length}"
+            raise QuantityError(f"a budget needs at least one step of {size} tokens. Got {tokens} tokens.")
+        return Steps(-(-tokens // self.tokens_per_step))
 
     def rows(self, tokens: Tokens) -> int:
         """Rows of these steps."""

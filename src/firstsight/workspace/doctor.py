@@ -220,7 +220,7 @@ def _records(name: str, location: Location, form: ExternalForm, *, is_prepared: 
 
 def _tokenizer(name: str, location: Location) -> Finding:
     size = check_models.tokenizer_size(location, name)
-    vocab_size = paper.paper_1b().base.pretrain.model.vocab_size
+    vocab_size = paper.paper_scale("1b").base.pretrain.model.vocab_size
     advice = f"The scales 79m to 7b have room for {vocab_size:,}: give your models a larger vocabulary."
     return check_finding(name, f"tokenizer: {size:,} tokens", ok=size <= vocab_size, advice=advice)
 

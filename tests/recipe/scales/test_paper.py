@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from firstsight.recipe.scales import branch_at, scale_named
-from firstsight.recipe.stages import Finetune, Midtrain
-from firstsight.units import Share, Tokens, steps_for
+from firstsight.recipe.stages import Finetune, Midtrain, RowShape
+from firstsight.units import Share, Tokens
 
 
 @pytest.mark.parametrize("name", ["79m", "154m", "411m", "1b"])
@@ -20,7 +20,7 @@ def test_trunks_are_150_times_20_tokens_a_parameter_and_branches_20(name: str) -
 
 
 def test_the_paper_budget_rounds_up_to_its_step_count() -> None:
-    assert steps_for(Tokens(28_795_904_000), batch_size=256, row_length=1024) == 109_848
+    assert RowShape(batch_size=256, length=1024).steps(Tokens(28_795_904_000)) == 109_848
     stage = branch_at(scale_named("1b"), Share(80, 100)).stages[0]
     assert isinstance(stage, Midtrain)
     assert stage.row_shape.steps(stage.tokens) == 109_848

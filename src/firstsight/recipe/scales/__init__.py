@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from firstsight.errors import UnknownName
 from firstsight.recipe.scales.base import Scale, branch_at
-from firstsight.recipe.scales.paper import paper_1b, paper_7b, paper_79m, paper_154m, paper_411m
+from firstsight.recipe.scales.paper import PAPER_SIZES, paper_scale
 from firstsight.recipe.scales.synthetic import cpu_scale, smoke_scale
 
 __all__ = ["SCALES", "Scale", "branch_at", "scale_named"]
@@ -14,11 +15,7 @@ __all__ = ["SCALES", "Scale", "branch_at", "scale_named"]
 SCALES: dict[str, Callable[[], Scale]] = {
     "smoke": smoke_scale,
     "cpu": cpu_scale,
-    "79m": paper_79m,
-    "154m": paper_154m,
-    "411m": paper_411m,
-    "1b": paper_1b,
-    "7b": paper_7b,
+    **{name: partial(paper_scale, name) for name in PAPER_SIZES},
 }
 
 

@@ -33,47 +33,31 @@ SYNTHETIC_OPTIM = adamw(weight_decay=0.01, z_loss=1e-4)
 
 def smoke_scale() -> Scale:
     """Everything once, in a minute on two cores; the scores mean nothing."""
-    return _synthetic_scale(
-        _SyntheticSize(
-            name="smoke",
-            objects=16,
-            kinds=4,
-            trunk_steps=40,
-            midtrain_steps=20,
-            finetune_steps=20,
-            encoder_steps=20,
-            questions=24,
-            seeds=1,
-        )
+    size = _SyntheticSize(
+        name="smoke", objects=16, kinds=4, trunk=40, midtrain=20, finetune=20, encoder=20, questions=24, seeds=1
     )
+    return _synthetic_scale(size)
 
 
 def cpu_scale() -> Scale:
     """The whole study on two CPU cores in ten minutes, with a model that learns to use its images."""
-    return _synthetic_scale(
-        _SyntheticSize(
-            name="cpu",
-            objects=48,
-            kinds=8,
-            trunk_steps=1400,
-            midtrain_steps=540,
-            finetune_steps=720,
-            encoder_steps=700,
-            questions=200,
-            seeds=2,
-        )
+    size = _SyntheticSize(
+        name="cpu", objects=48, kinds=8, trunk=1400, midtrain=540, finetune=720, encoder=700, questions=200, seeds=2
     )
+    return _synthetic_scale(size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _SyntheticSize:
+    """A size of the world, and the steps of each training."""
+
     name: str
     objects: int
     kinds: int
-    trunk_steps: int
-    midtrain_steps: int
-    finetune_steps: int
-    encoder_steps: int
+    trunk: int
+    midtrain: int
+    finetune: int
+    encoder: int
     questions: int
     seeds: int
 
@@ -84,27 +68,26 @@ class _SyntheticSize:
     @property
     def text(self) -> SyntheticTexts:
         """At least two documents for every text row of trunk, branch and fine-tuning."""
-        midtrain_steps = self.midtrain_steps * (1 - MIDTRAIN_IMAGE_SHARE)
-        steps = self.trunk_steps + midtrain_steps + self.finetune_steps * (1 - FINETUNE_IMAGE_SHARE)
-        documents = ceil(SYNTHETIC_ROW_SHAPE.batch_size * steps * 21 / 10)
+        midtrain, finetune = self.midtrain * (1 - MIDTRAIN_IMAGE_SHARE), self.finetune * (1 - FINETUNE_IMAGE_SHARE)
+        documents = ceil(SYNTHETIC_ROW_SHAPE.batch_size * (self.trunk + midtrain + finetune) * 21 / 10)
         return SyntheticTexts(world=self.world, documents=documents, loss_mask="determined")
 
     @property
     def captions(self) -> SyntheticCaptions:
         """2.5 images for every image row of a branch."""
-        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.midtrain_steps * MIDTRAIN_IMAGE_SHARE * 25 / 10)
+        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.midtrain * MIDTRAIN_IMAGE_SHARE * 25 / 10)
         return SyntheticCaptions(world=self.world, images=images, quality="rich")
 
     @property
     def dialogues(self) -> SyntheticDialogues:
         """2.2 images for every image row of fine-tuning."""
-        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.finetune_steps * FINETUNE_IMAGE_SHARE * 22 / 10)
+        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.finetune * FINETUNE_IMAGE_SHARE * 22 / 10)
         return SyntheticDialogues(world=self.world, images=images, turns=2)
 
 
 def _synthetic_scale(size: _SyntheticSize) -> Scale:
     """Warm-up share (5000 of 109,848 steps) and minimum rate (a hundredth of the peak) of a branch are the paper's."""
-    tokens = _tokens(size.midtrain_steps)
+    tokens = _tokens(size.midtrain)
     rewarm = Rewarm(peak_lr=3e-3, min_lr=3e-5, warmup_tokens=Tokens(tokens * 5000 // 109_848), tokens=tokens)
     midtrain = StageSettings(
         images=size.captions,
@@ -120,7 +103,7 @@ def _synthetic_scale(size: _SyntheticSize) -> Scale:
         model=_model(size),
         midtrain=midtrain,
         rewarm=rewarm,
-        finetune=replace(finetune, tokens=_tokens(size.finetune_steps)),
+        finetune=replace(finetune, tokens=_tokens(size.finetune)),
         finetune_lr=4e-3,
         epochs=1,
         evaluate=Evaluate(
@@ -143,7 +126,7 @@ def _decoder() -> LMSpec:
 
 
 def _trunk(size: _SyntheticSize) -> Pretrain:
-    tokens = _tokens(size.trunk_steps)
+    tokens = _tokens(size.trunk)
     return Pretrain(
         model=_decoder(),
         tokenizer=SyntheticVocabulary(world=size.world),
@@ -162,10 +145,10 @@ def _model(size: _SyntheticSize) -> VLMSpec:
         captions=size.captions,
         text_layers=1,
         text_width=128,
-        steps=size.encoder_steps,
+        steps=size.encoder,
         batch_size=64,
         peak_lr=2e-3,
-        warmup_steps=size.encoder_steps // 15,
+        warmup_steps=size.encoder // 15,
         weight_decay=0.01,
         seed=0,
     )
