@@ -9,7 +9,7 @@ import pytest
 
 from firstsight.errors import MixError
 from firstsight.plan.data_requirements import count_image_rows
-from firstsight.plan.estimate import CostEstimate, check_data_sufficient, device_spec, estimate_cost
+from firstsight.plan.estimate import CostEstimate, DeviceSpec, check_data_sufficient, estimate_cost
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
 from firstsight.recipe.scales import branch_at, scale_named
@@ -17,7 +17,7 @@ from firstsight.recipe.stages import RowShape
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Share, Tokens
 
-H100 = device_spec("h100", utilisation=0.4)
+H100 = DeviceSpec("h100", utilisation=0.4)
 
 
 def estimate_arm(arm: Arm) -> CostEstimate:

@@ -11,8 +11,8 @@ import pytest
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.estimate import (
     CostEstimate,
+    DeviceSpec,
     StepCost,
-    device_spec,
     estimate_cost,
     estimate_step,
     estimate_table,
@@ -26,7 +26,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 
-H100 = device_spec("h100", utilisation=0.4)
+H100 = DeviceSpec("h100", utilisation=0.4)
 PAPER = estimate_cost(build_graph(when(scale_named("1b"))), H100)
 
 
@@ -136,9 +136,9 @@ def test_sharing_saves_what_the_arms_have_in_common() -> None:
 def test_hours_are_flops_over_speed() -> None:
     assert PAPER.total.hours == pytest.approx(PAPER.total.flops / (989e12 * 0.4) / 3600)
     with pytest.raises(UnknownName):
-        device_spec("h1000", utilisation=0.4)
+        DeviceSpec("h1000", utilisation=0.4)
     with pytest.raises(QuantityError):
-        device_spec("h100", utilisation=0.0)
+        DeviceSpec("h100", utilisation=0.0)
 
 
 def test_every_estimate_is_stated() -> None:

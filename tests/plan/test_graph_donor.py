@@ -11,7 +11,7 @@ import pytest
 
 from firstsight.cli import terminal
 from firstsight.errors import QuantityError
-from firstsight.plan.estimate import device_spec, estimate_cost, estimate_step
+from firstsight.plan.estimate import DeviceSpec, estimate_cost, estimate_step
 from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.plan.step import field_differences
 from firstsight.recipe import serialize
@@ -134,7 +134,7 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
     assert "a branch's text begins at its first row" in output and f"Continue {declared_lr(40):.3e} to 3e-05" in output
     rows = {
         row.step.spec.name: row.cost
-        for row in estimate_cost(plan, device_spec("h100", utilisation=0.4)).step_costs
+        for row in estimate_cost(plan, DeviceSpec("h100", utilisation=0.4)).step_costs
         if row.step.donor_model
     }
     assert set(rows) == {"tiny-40", "tiny-80"}

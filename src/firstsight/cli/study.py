@@ -39,7 +39,7 @@ def plan(
     folder = out / "steps"
     stored = {path.name for path in folder.iterdir()} if folder.is_dir() else ()
     device = device or ("cpu" if study.scale in BUILTIN_SCALES else "h100")
-    costs = estimate.estimate_cost(graph, estimate.device_spec(device, utilisation=utilisation))
+    costs = estimate.estimate_cost(graph, estimate.DeviceSpec(device, utilisation=utilisation))
     terminal.print_lines([study.question, "", *render_tree(graph, stored), ""])
     terminal.print_branches(study)
     terminal.print_mixtures(study)

@@ -6,16 +6,17 @@ not counted yet are estimates, and their notes say so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
+from operator import sub
+from typing import Any, NamedTuple
 
 from firstsight.errors import MixError, QuantityError, UnknownName
 from firstsight.plan.data_requirements import CAPTION_TOKENS, count_image_rows, data_shortages, images_per_row
 from firstsight.plan.graph import MODEL_ROLES, Graph
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import (
-    DataSource,
     External,
     SyntheticBenchmarks,
     SyntheticCaptions,
@@ -78,27 +79,28 @@ class ComputeCost:
     """What was estimated, and how."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """The device whose hours are estimated."""
+    """A device of PEAK_FLOPS, whose hours are estimated; UnknownName or QuantityError otherwise."""
 
     name: str
-    peak_flops: float
-    """Dense bf16 FLOPs per second."""
     utilisation: float
     """The part of the peak that training reaches; 0.4 is usual for a GPU."""
 
+    def __post_init__(self) -> None:
+        if self.name not in PEAK_FLOPS:
+            raise UnknownName("device", self.name, PEAK_FLOPS)
+        if not 0 < self.utilisation <= 1:
+            raise QuantityError(
+                f"utilisation is a part of {self.name}'s peak, above 0 and at most 1. Got {self.utilisation}."
+            )
+
+    @property
+    def peak_flops(self) -> float:
+        return PEAK_FLOPS[self.name]
+
     def hours(self, flops: int) -> float:
         return flops / (self.peak_flops * self.utilisation) / 3600
-
-
-def device_spec(name: str, *, utilisation: float) -> DeviceSpec:
-    """A device of PEAK_FLOPS; UnknownName or QuantityError otherwise."""
-    if name not in PEAK_FLOPS:
-        raise UnknownName("device", name, PEAK_FLOPS)
-    if not 0 < utilisation <= 1:
-        raise QuantityError(f"utilisation is a part of {name}'s peak, above 0 and at most 1. Got {utilisation}.")
-    return DeviceSpec(name=name, peak_flops=PEAK_FLOPS[name], utilisation=utilisation)
 
 
 def estimate_step(step: Step) -> ComputeCost:
@@ -116,15 +118,11 @@ def estimate_step(step: Step) -> ComputeCost:
             return _evaluate_cost(spec, _evaluated_model(step))
         case Prepare() as spec:
             return _prepare_cost(spec)
-        case SyntheticTexts() | SyntheticCaptions() | SyntheticDialogues() as source:
-            return ComputeCost(items=_item_count(source))
-        case SyntheticBenchmarks(questions=questions):
-            return ComputeCost(items=questions)
         case External() if step.donor_model:
             weight_bytes = WEIGHT_BYTES * step.donor_model.parameters()
             return ComputeCost(stored_bytes=weight_bytes, note="imported: a donor's weights")
-        case _:
-            return ComputeCost()
+        case source:
+            return ComputeCost(items=_item_count(source))
 
 
 def _segment_cost(segment: TrunkSegment) -> ComputeCost:
@@ -197,7 +195,7 @@ def _contrastive_cost(vision: Siglip, training: ContrastiveTraining) -> ComputeC
 
 def _encode_cost(spec: Encode) -> ComputeCost:
     vision = spec.vision
-    images = spec.source.images if isinstance(spec.source, SyntheticCaptions | SyntheticDialogues) else 0
+    images = _item_count(spec.source)
     return ComputeCost(
         flops=images * vision.flops(),
         stored_bytes=2 * images * vision.tokens * vision.width,
@@ -213,13 +211,16 @@ def _prepare_cost(spec: Prepare) -> ComputeCost:
     return ComputeCost(stored_bytes=3 * tokens, items=_item_count(spec.source), note=note)
 
 
-def _item_count(source: DataSource) -> int:
-    """Images or documents of a synthetic source; 0 for others."""
+def _item_count(source: Any) -> int:
+    """Documents, images or questions of a synthetic source; 0 for others."""
     match source:
-        case SyntheticCaptions() | SyntheticDialogues():
-            return source.images
-        case SyntheticTexts():
-            return source.documents
+        case (
+            SyntheticTexts(documents=count)
+            | SyntheticCaptions(images=count)
+            | SyntheticDialogues(images=count)
+            | SyntheticBenchmarks(questions=count)
+        ):
+            return count
         case _:
             return 0
 
@@ -260,8 +261,7 @@ class StepCost:
     hours: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CostTotal:
+class CostTotal(NamedTuple):
     """A sum of costs."""
 
     tokens: int
@@ -285,13 +285,7 @@ class CostEstimate:
     @property
     def savings(self) -> CostTotal:
         """What sharing saves compared with running each arm by itself."""
-        shared, unshared = self.total, self.unshared_total
-        return CostTotal(
-            tokens=unshared.tokens - shared.tokens,
-            flops=unshared.flops - shared.flops,
-            stored_bytes=unshared.stored_bytes - shared.stored_bytes,
-            hours=unshared.hours - shared.hours,
-        )
+        return CostTotal._make(map(sub, self.unshared_total, self.total))
 
     @property
     def saved_fraction(self) -> float:
@@ -301,29 +295,25 @@ class CostEstimate:
 
 def estimate_cost(graph: Graph, device: DeviceSpec, *, counted_tokens: Mapping[str, int] | None = None) -> CostEstimate:
     """The cost of every step of `graph`, in its order; `counted_tokens`: of named sources, where they were counted."""
-    arms = graph.arms_by_step()
-    costs = {step: estimate_step(step) for step in graph.steps}
-    step_costs = tuple(
-        StepCost(step=step, arms=arms[step], cost=cost, hours=device.hours(cost.flops)) for step, cost in costs.items()
-    )
+    costs = ((step, arms, estimate_step(step)) for step, arms in graph.arms_by_step().items())
+    step_costs = [
+        StepCost(step=step, arms=arms, cost=cost, hours=device.hours(cost.flops)) for step, arms, cost in costs
+    ]
     shortages = [sentence for step in graph.steps for sentence in data_shortages(step, counted_tokens or {})]
     return CostEstimate(
         device=device,
-        step_costs=step_costs,
+        step_costs=tuple(step_costs),
         total=_total(step_costs),
-        unshared_total=_total(step_cost for step_cost in step_costs for _ in step_cost.arms),
+        unshared_total=_total([step_cost for step_cost in step_costs for _ in step_cost.arms]),
         shortages=tuple(dict.fromkeys(shortages)),
     )
 
 
-def _total(step_costs: Iterable[StepCost]) -> CostTotal:
-    terms = list(step_costs)
-    return CostTotal(
-        tokens=sum(term.cost.tokens for term in terms),
-        flops=sum(term.cost.flops for term in terms),
-        stored_bytes=sum(term.cost.stored_bytes for term in terms),
-        hours=sum(term.hours for term in terms),
+def _total(step_costs: Sequence[StepCost]) -> CostTotal:
+    tokens, flops, stored = (
+        sum(getattr(step_cost.cost, name) for step_cost in step_costs) for name in ("tokens", "flops", "stored_bytes")
     )
+    return CostTotal(tokens, flops, stored, hours=sum(step_cost.hours for step_cost in step_costs))
 
 
 def check_data_sufficient(estimate: CostEstimate) -> None:

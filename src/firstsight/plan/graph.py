@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firstsight.errors import QuantityError, UnknownName
@@ -39,8 +39,9 @@ class Graph:
 
     def undigested_names(self) -> tuple[str, ...]:
         """Names of data and weights without a digest of their content: with any, addresses are provisional."""
-        names = {name for step in self.steps for name in names_without_digest(step.spec, step.content_ids)}
-        return tuple(sorted(names))
+        return tuple(
+            sorted({name for step in self.steps for name in names_without_digest(step.spec, step.content_ids)})
+        )
 
     def final_step(self, label: str) -> Step:
         """The evaluation of the arm called `label`."""
@@ -50,11 +51,8 @@ class Graph:
 
     def arms_by_step(self) -> dict[Step, tuple[str, ...]]:
         """The labels of the arms that need each step, in the study's order."""
-        labels: dict[Step, list[str]] = {step: [] for step in self.steps}
-        for label, steps in self.arms.items():
-            for step in steps:
-                labels[step].append(label)
-        return {step: tuple(step_labels) for step, step_labels in labels.items()}
+        members = {label: set(steps) for label, steps in self.arms.items()}
+        return {step: tuple(label for label, steps in members.items() if step in steps) for step in self.steps}
 
     def find_step(self, prefix: str) -> Step:
         """The step whose address or digest begins with `prefix`; UnknownName or RequestError otherwise."""
@@ -65,8 +63,7 @@ class Graph:
 def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     """The steps of all arms, with each trunk cut wherever one of the study's arms branches off.
 
-    `content_ids`: digests of the user's own sources. Without them addresses are provisional: a plan can be counted,
-    printed and compared, but nothing can be stored.
+    `content_ids`: digests of the user's own sources. Without them addresses are provisional and nothing can be stored.
     """
     builder = _GraphBuilder(content_ids or {})
     cuts: dict[Pretrain | Donor, set[Share]] = {}
@@ -76,8 +73,7 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
         steps = [step for arm in study.arms if arm.seed == seed for step in _with_ancestors(finals[arm.label])]
-        trunks = [step for step in steps if step.kind == "pretrain" or step.donor_model]
-        order.update(dict.fromkeys(ancestor for trunk in trunks for ancestor in _with_ancestors(trunk)))
+        order.update(dict.fromkeys(step for trunk in filter(_is_trunk, steps) for step in _with_ancestors(trunk)))
         order.update(dict.fromkeys(steps))
     return Graph(
         title=f"{study.name} at {study.scale}",
@@ -161,11 +157,8 @@ class _GraphBuilder:
             yield f"image{number}", index
             yield f"image{number}.source", images
             if has_features:
-                encode = Encode(source=source, vision=vision)
-                yield (
-                    f"image{number}.features",
-                    self.step("encode", encode, [("source", images), ("index", index), *towers]),
-                )
+                inputs = [("source", images), ("index", index), *towers]
+                yield f"image{number}.features", self.step("encode", Encode(source=source, vision=vision), inputs)
         yield from towers
 
     def tower(self, tower: TowerSpec) -> Step:
@@ -187,34 +180,26 @@ def render_tree(graph: Graph, stored_addresses: Collection[str] = ()) -> tuple[s
     """
     unshared = sum(len(steps) for steps in graph.arms.values())
     header = f"{graph.title}: {len(graph.arms)} arms, {len(graph.steps)} steps ({unshared} if every arm ran alone)"
-    renderer = _TreeRenderer(graph=graph, stored_addresses=stored_addresses)
+    renderer = _TreeRenderer(graph, stored_addresses)
     return (header, "data", *renderer.data_lines(), "models", *renderer.branches(None, ""))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _TreeRenderer:
-    graph: Graph
-    stored_addresses: Collection[str]
-    children: dict[Step | None, list[Step]] = field(init=False)
-    """The models that continue each model; those that continue none are the children of None."""
-    arms_by_step: dict[Step, tuple[str, ...]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        children: dict[Step | None, list[Step]] = {}
-        for step in filter(_is_model, self.graph.steps):
-            parents = [parent for role, parent in step.needs if role in MODEL_ROLES]
-            children.setdefault(parents[0] if parents else None, []).append(step)
-        for siblings in children.values():
-            siblings.sort(key=lambda step: step.kind == "pretrain" or bool(step.donor_model))
-        object.__setattr__(self, "children", children)
-        object.__setattr__(self, "arms_by_step", self.graph.arms_by_step())
+    def __init__(self, graph: Graph, stored_addresses: Collection[str]) -> None:
+        self.graph, self.stored_addresses, self.arms_by_step = graph, stored_addresses, graph.arms_by_step()
+        self.children: dict[Step | None, list[Step]] = {}
+        """The models that continue each model, branches before the trunk; those that continue none are None's."""
+        for step in filter(_is_model, graph.steps):
+            parent = next((parent for role, parent in step.needs if role in MODEL_ROLES), None)
+            self.children.setdefault(parent, []).append(step)
+        for siblings in self.children.values():
+            siblings.sort(key=_is_trunk)
 
     def data_lines(self) -> Iterator[str]:
         steps = [step for step in self.graph.steps if not _is_model(step)]
         for step in steps:
             connector = "└── " if step == steps[-1] else "├── "
-            parents = ", ".join(parent.slug for _, parent in step.needs)
-            origin = f" from {parents}" if parents else ""
+            origin = f" from {', '.join(parent.slug for _, parent in step.needs)}" if step.needs else ""
             yield f"{connector}{self.label(step)}{origin}  {self.arms_text(step)}"
 
     def branches(self, parent: Step | None, indent: str) -> Iterator[str]:
@@ -226,9 +211,8 @@ class _TreeRenderer:
                 chain.append(following[0])
             connector, extension = ("└── ", "    ") if step == siblings[-1] else ("├── ", "│   ")
             steps = " → ".join(map(self.label, chain))
-            yield f"{indent}{connector}" + (
-                f"{arms[0]}: {steps}" if len(arms) == 1 else f"{steps}  {self.arms_text(step)}"
-            )
+            line = f"{arms[0]}: {steps}" if len(arms) == 1 else f"{steps}  {self.arms_text(step)}"
+            yield f"{indent}{connector}{line}"
             yield from self.branches(chain[-1], indent + extension)
 
     def label(self, step: Step) -> str:
@@ -246,3 +230,7 @@ class _TreeRenderer:
 
 def _is_model(step: Step) -> bool:
     return step.kind in MODEL_KINDS or bool(step.donor_model)
+
+
+def _is_trunk(step: Step) -> bool:
+    return step.kind == "pretrain" or bool(step.donor_model)

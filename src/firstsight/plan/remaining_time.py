@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from firstsight.plan.estimate import estimate_step
 from firstsight.plan.step import Step
@@ -48,21 +49,14 @@ GROUP_WEIGHT = 0.3
 """The part of a step that must be measured of its kind to count as much as the speed of its group."""
 
 LIVE_WEIGHT, LIVE_WEIGHT_NEW_KIND = 0.5, 0.05
-"""The part of a running step that must be done to count as much as the speed of its kind, if one was finished before
-and if none was."""
+"""The part of a running step that must be done to count as much as its kind's speed, if one has finished or none."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Measured:
+class _Measured(NamedTuple):
     """Work of one kind or group of kinds: the seconds that it took, and those that were expected."""
 
     seconds: float = 0.0
     expected: float = 0.0
-
-    def add(self, step: Step, seconds: float, fraction: float) -> None:
-        """Count `fraction` of a step, which took `seconds`."""
-        self.seconds += seconds
-        self.expected += fraction * expected_seconds(step)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,12 +116,11 @@ class RemainingTime:
         `waiting`: in the order in which steps start when a worker is free and their parents are done.
         """
         measured = self._measured()
-        unfinished = [*self._running, *waiting]
-        if any(not measured[_group(step.kind)].expected for step in unfinished):
+        if not all(measured[_group(step.kind)].expected for step in (*self._running, *waiting)):
             return None
         remaining = {step: self._remaining_seconds(step, measured, time) for step in self._running}
         remaining |= {step: self._startup(step) + _work_seconds(step, measured) for step in waiting}
-        return _schedule(waiting, [*self._running], remaining, workers=self._workers)
+        return _schedule(waiting, self._running, remaining, workers=self._workers)
 
     def _measured(self) -> Mapping[str, _Measured]:
         """What finished and running steps have measured, by kind and by group."""
@@ -135,7 +128,8 @@ class RemainingTime:
         running = [(step, *state.progress()) for step, state in self._running.items()]
         for step, seconds, fraction in (*self._finished, *running):
             for key in (step.kind, _group(step.kind)):
-                measured[key].add(step, seconds, fraction)
+                total_seconds, total_expected = measured[key]
+                measured[key] = _Measured(total_seconds + seconds, total_expected + fraction * expected_seconds(step))
         return measured
 
     def _startup(self, step: Step) -> float:
@@ -175,24 +169,20 @@ def _work_seconds(step: Step, measured: Mapping[str, _Measured]) -> float:
 
 def _fraction(step: Step, progress: Progress) -> float:
     """The part of a step that is done. A trunk's segment reports the trunk's tokens, so it does not start at 0."""
-    start = 0
-    if isinstance(step.spec, TrunkSegment):
-        start = step.spec.pretrain.tokens_at(step.spec.start)
+    start = step.spec.pretrain.tokens_at(step.spec.start) if isinstance(step.spec, TrunkSegment) else 0
     return min(max((progress.done - start) / max(progress.total - start, 1), 0.0), 1.0)
 
 
-def _schedule(
-    waiting: Sequence[Step], running: Sequence[Step], remaining: Mapping[Step, float], *, workers: int
-) -> float:
+def _schedule(waiting: Sequence[Step], running: Collection[Step], left: Mapping[Step, float], *, workers: int) -> float:
     """When the last step ends, if each free worker takes the first waiting step whose parents are done."""
     queue, unfinished, time = list(waiting), {*running, *waiting}, 0.0
-    ends = [(remaining[step], number, step) for number, step in enumerate(running)]
+    ends = [(left[step], number, step) for number, step in enumerate(running)]
     heapq.heapify(ends)
     while ends or queue:
         ready = (step for step in tuple(queue) if not any(parent in unfinished for _, parent in step.needs))
         while len(ends) < workers and (step := next(ready, None)) is not None:
             queue.remove(step)
-            heapq.heappush(ends, (time + remaining[step], len(running) + len(queue), step))
+            heapq.heappush(ends, (time + left[step], len(running) + len(queue), step))
         if not ends:
             break  # what is left needs a step that failed
         time, _, step = heapq.heappop(ends)

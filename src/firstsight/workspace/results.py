@@ -103,7 +103,7 @@ def _study_facts(study: Study, graph: Graph, store: Store) -> StudyFacts:
     """The study as a whole, from its graph and the provenance of its stored steps."""
     records = [store.provenance(step.address) for step in graph.steps if store.has(step.address)]
     device = current_site().device
-    costs = estimate.estimate_cost(graph, estimate.device_spec("cpu" if device == "cpu" else "h100", utilisation=0.4))
+    costs = estimate.estimate_cost(graph, estimate.DeviceSpec("cpu" if device == "cpu" else "h100", utilisation=0.4))
     is_builtin = any(isinstance(arm.evaluate.benchmarks, SyntheticBenchmarks) for arm in study.arms)
     return StudyFacts(
         name=study.name,

@@ -99,7 +99,7 @@ def _prepares_named_source(step: Step) -> bool:
 
 def _check_data_sufficient(graph: Graph, token_counts: Mapping[str, int]) -> None:
     """Raise RequestError where a source would have to be repeated more often than the recipe allows."""
-    device = estimate.device_spec("cpu", utilisation=1.0)
+    device = estimate.DeviceSpec("cpu", utilisation=1.0)
     with as_request_error():
         estimate.check_data_sufficient(estimate.estimate_cost(graph, device, counted_tokens=token_counts))
 
