@@ -13,7 +13,7 @@ import torch
 
 from firstsight import synthetic
 from firstsight.errors import DataError, UnknownName
-from firstsight.evaluate.lm_eval import definition_version, evaluate_lm_eval_tasks, evaluate_text_tasks
+from firstsight.evaluate.lm_eval import definition_version, evaluate_lm_eval_tasks
 from firstsight.evaluate.models.interface import ChoiceRequest
 from firstsight.evaluate.models.native import NativeModel
 from firstsight.evaluate.task import benchmark_files
@@ -90,7 +90,7 @@ def test_evaluation_has_no_side_effects(
     from huggingface_hub import constants
 
     write_task(tmp_path, "arc_easy", RECORDS["arc_easy"])
-    evaluate_text_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress)
+    evaluate_lm_eval_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress)
     capfd.readouterr()
     caplog.clear()
 
@@ -101,9 +101,9 @@ def test_evaluation_has_no_side_effects(
 
     state_before = state()
     first, second = (
-        evaluate_text_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress) for _ in range(2)
+        evaluate_lm_eval_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress) for _ in range(2)
     )
-    assert [row.to_json() for row in first] == [row.to_json() for row in second]
+    assert [row.to_json() for row in first[0].rows] == [row.to_json() for row in second[0].rows]
     for value, value_before in zip(state(), state_before, strict=True):
         assert value == value_before
     assert capfd.readouterr() == ("", "")
@@ -114,25 +114,25 @@ def test_invalid_data_is_refused(model: NativeModel, tmp_path: Path, monkeypatch
     from datasets import config
 
     with pytest.raises(UnknownName, match="arc_easy"):
-        evaluate_text_tasks(model, ["arc_esay"], folder=tmp_path, on_progress=ignore_progress)
+        evaluate_lm_eval_tasks(model, ["arc_esay"], folder=tmp_path, on_progress=ignore_progress)
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"piqa: lm-eval could not fetch.*folder piqa"):
-        evaluate_text_tasks(model, ["piqa"], folder=tmp_path, on_progress=ignore_progress)
+        evaluate_lm_eval_tasks(model, ["piqa"], folder=tmp_path, on_progress=ignore_progress)
     write_task(tmp_path, "copa", [{"premise": "A.", "label": 0}])
     with pytest.raises(DataError, match="copa, record 1: wanted premise, choice1"):
-        evaluate_text_tasks(model, ["copa"], folder=tmp_path, on_progress=ignore_progress)
+        evaluate_lm_eval_tasks(model, ["copa"], folder=tmp_path, on_progress=ignore_progress)
     write_task(tmp_path, "boolq", [{"passage": "A.", "question": "q", "label": 7}])
     with pytest.raises(DataError, match=r"boolq: wanted records that lm-eval.*IndexError"):
-        evaluate_text_tasks(model, ["boolq"], folder=tmp_path, on_progress=ignore_progress)
+        evaluate_lm_eval_tasks(model, ["boolq"], folder=tmp_path, on_progress=ignore_progress)
     write_task(tmp_path, "arc_easy", [*RECORDS["arc_easy"], {**RECORDS["arc_easy"][0], "answerKey": "C"}])
     with pytest.raises(DataError, match=r"arc_easy: wanted records.*not in list"):
-        evaluate_text_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress)
+        evaluate_lm_eval_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress)
     write_task(tmp_path, "agieval_sat_en", [*RECORDS["agieval_sat_en"], {**RECORDS["agieval_sat_en"][0], "gold": [2]}])
     with pytest.raises(DataError, match=r"wanted the number of a choice as truth. Got \[2\]"):
-        evaluate_text_tasks(model, ["agieval_sat_en"], folder=tmp_path, on_progress=ignore_progress)
+        evaluate_lm_eval_tasks(model, ["agieval_sat_en"], folder=tmp_path, on_progress=ignore_progress)
     write_task(tmp_path, "bigbench_cs_algorithms_multiple_choice", [{"context": "c", "continuation": "8"}])
     with pytest.raises(DataError, match="or query, choices and gold"):
-        evaluate_text_tasks(
+        evaluate_lm_eval_tasks(
             model, ["bigbench_cs_algorithms_multiple_choice"], folder=tmp_path, on_progress=ignore_progress
         )
 

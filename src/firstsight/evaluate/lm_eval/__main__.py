@@ -30,9 +30,8 @@ def main() -> int:
 def _write_definitions(benchmarks: Path, out: Path, names: list[str]) -> list[Path]:
     names = names or [name for name in LM_EVAL_TASKS if (benchmarks / name).is_dir()]
     if not names:
-        raise DataError(
-            f"{benchmarks}: wanted folders named after tasks. Got none of {', '.join(LM_EVAL_TASKS)}. Add one."
-        )
+        known_names = ", ".join(LM_EVAL_TASKS)
+        raise DataError(f"{benchmarks}: wanted folders named after tasks. Got none of {known_names}. Add one.")
     for name in names:
         find_definition(name)  # raises for an unknown name or a missing lm-eval before any file is written
     from firstsight.evaluate.lm_eval import task_definitions  # imports lm-eval, which is optional

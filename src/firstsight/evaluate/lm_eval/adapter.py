@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import groupby
 from os import sched_getaffinity
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lm_eval.api.instance import Instance
@@ -54,13 +54,14 @@ class LmEvalAdapter(TemplateLM):
     ) -> None:
         super().__init__()
         self._device = native_model.device
-        self._native_model, self._batch_contexts, self._on_progress = native_model, batch_contexts, on_progress
+        self._native_model, self._tokenizer = native_model, native_model.tokenizer
+        self._batch_contexts, self._on_progress = batch_contexts, on_progress
         self._max_length, self._seed = max_length, seed
 
     @property
     def eot_token_id(self) -> int:
         """The id of <|endoftext|>."""
-        return self._native_model.tokenizer.special_ids.end
+        return self._tokenizer.special_ids.end
 
     @property
     def max_length(self) -> int:
@@ -79,7 +80,7 @@ class LmEvalAdapter(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> TokenIds:
         """Token ids of a text, after <|endoftext|> unless `add_special_tokens` is False."""
-        [ids] = self._native_model.tokenizer.encode([string])
+        [ids] = self._tokenizer.encode([string])
         return ids if add_special_tokens is False else [self.eot_token_id, *ids]
 
     def _check_vocabulary(self, texts: Sequence[str]) -> None:
@@ -95,14 +96,13 @@ class LmEvalAdapter(TemplateLM):
         full_texts = [context + continuation for context, continuation in pairs]
         self._check_vocabulary(full_texts)
         texts = list(dict.fromkeys([*(context.rstrip() for context, _ in pairs), *full_texts]))
-        ids = dict(zip(texts, self._native_model.tokenizer.encode(texts), strict=True))
+        ids = dict(zip(texts, self._tokenizer.encode(texts), strict=True))
         contexts = [ids[context.rstrip()] for context, _ in pairs]
-        return self._loglikelihood_tokens(
-            [
-                (pair, [self.eot_token_id, *context], ids[full_text][len(context) :])
-                for pair, context, full_text in zip(pairs, contexts, full_texts, strict=True)
-            ]
-        )
+        token_requests = [
+            (pair, [self.eot_token_id, *context], ids[text][len(context) :])
+            for pair, context, text in zip(pairs, contexts, full_texts, strict=True)
+        ]
+        return self._loglikelihood_tokens(token_requests)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str] | None, TokenIds, TokenIds]], **kwargs: Any
@@ -111,11 +111,8 @@ class LmEvalAdapter(TemplateLM):
         contexts = [self._truncate_context(context, continuation) for _, context, continuation in requests]
         results: dict[int, tuple[float, bool]] = {}
         for batch in self._batches(contexts):
-            likelihoods = continuation_likelihoods(
-                self._native_model.checkpoint.model,
-                [contexts[position] for position in batch],
-                [requests[position][2] for position in batch],
-            )
+            inputs, continuations = [contexts[index] for index in batch], [requests[index][2] for index in batch]
+            likelihoods = continuation_likelihoods(self._native_model.checkpoint.model, inputs, continuations)
             for position, likelihood in zip(batch, likelihoods, strict=True):
                 results[position] = (likelihood.log_likelihood, likelihood.is_greedy)
                 if (pair := requests[position][0]) is not None:
@@ -163,22 +160,20 @@ class LmEvalAdapter(TemplateLM):
         groups: dict[_GenerationOptions, list[int]] = {}
         for position, request in enumerate(requests):
             _, gen_kwargs = request.args  # pyright: ignore[reportAssignmentType]
-            groups.setdefault(_GenerationOptions.from_kwargs(gen_kwargs), []).append(position)
+            groups.setdefault(_GenerationOptions.from_kwargs(gen_kwargs, seed=self._seed), []).append(position)
         answers: dict[int, str] = {}
         for options, positions in groups.items():
             max_tokens = min(options.max_tokens, self._max_length - 1)
-            prompts = [
-                self.tok_encode(contexts[position])[-(self._max_length - max_tokens) :] for position in positions
-            ]
+            limit = self._max_length - max_tokens
             generated = generate(
                 self._native_model.checkpoint.model,
-                prompts,
+                [self.tok_encode(contexts[position])[-limit:] for position in positions],
                 stop=self._stop_tokens(options.until),
                 max_new_tokens=max_tokens,
-                sampling=options.sampling(self._seed, positions[0]),
+                sampling=options.sampling and replace(options.sampling, first_index=positions[0]),
             )
             for position, ids in zip(positions, generated, strict=True):
-                text = self._native_model.tokenizer.decode(ids)
+                text = self._tokenizer.decode(ids)
                 for stop in options.until:
                     text = text.split(stop)[0]
                 answers[position] = text
@@ -187,25 +182,21 @@ class LmEvalAdapter(TemplateLM):
 
     def _stop_tokens(self, until: Sequence[str]) -> list[int | TokenIds]:
         """Tokens and token sequences that end generation early; the text is cut at `until` in any case."""
-        tokenizer = self._native_model.tokenizer
-        pairs = zip(until, tokenizer.encode(until), strict=True)
-        sequences = [ids for text, ids in pairs if ids and tokenizer.decode(ids) == text]
-        return [self.eot_token_id, tokenizer.special_ids.answer, *sequences]
+        pairs = zip(until, self._tokenizer.encode(until), strict=True)
+        sequences = [ids for text, ids in pairs if ids and self._tokenizer.decode(ids) == text]
+        return [self.eot_token_id, self._tokenizer.special_ids.answer, *sequences]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _GenerationOptions:
-    """How a task of lm-eval wants an answer generated; requests with equal options are generated together."""
+class _GenerationOptions(NamedTuple):
+    """The generation options of a request; requests with equal options are generated together."""
 
     until: tuple[str, ...]
     max_tokens: int
-    temperature: float
-    """0 for greedy decoding."""
-    top_k: int | None
-    top_p: float | None
+    sampling: Sampling | None
+    """None for greedy decoding."""
 
     @classmethod
-    def from_kwargs(cls, gen_kwargs: Mapping[str, Any]) -> _GenerationOptions:
+    def from_kwargs(cls, gen_kwargs: Mapping[str, Any], *, seed: int) -> _GenerationOptions:
         """The options in a request, interpreted as by lm-eval's own models; RequestError for unknown ones."""
         present = {key: value for key, value in gen_kwargs.items() if value is not None}
         options: dict[str, Any] = dict(normalize_gen_kwargs(present, default_max_gen_toks=_DEFAULT_MAX_GEN_TOKS))
@@ -217,21 +208,11 @@ class _GenerationOptions:
                 f"generation: wanted until, max_gen_toks and sampling. Got {', '.join(sorted(unknown))}. "
                 "Leave it out of the task or of --gen_kwargs."
             )
-        return cls(
-            until=tuple(text for text in options["until"] if text),
-            max_tokens=options["max_gen_toks"],
-            temperature=options.get("temperature", 0.0) if options["do_sample"] else 0.0,
-            top_k=options.get("top_k") or None,
-            top_p=options.get("top_p"),
-        )
-
-    def sampling(self, seed: int, first_index: int) -> Sampling | None:
-        """None for greedy decoding."""
-        if self.temperature == 0:
-            return None
-        return Sampling(
-            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=seed, first_index=first_index
-        )
+        sampling = None
+        if options["do_sample"] and (temperature := options.get("temperature", 0.0)) != 0:
+            top_k, top_p = options.get("top_k") or None, options.get("top_p")
+            sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        return cls(tuple(text for text in options["until"] if text), options["max_gen_toks"], sampling)
 
 
 @register_model(MODEL_NAME)
@@ -255,9 +236,8 @@ class Firstsight(LmEvalAdapter):
                 f"Got {', '.join(sorted(unknown_args)) or 'no path'}. Write --model_args path=FOLDER."
             )
         if max_length < 2:
-            raise RequestError(
-                f"max_length: wanted at least 2 tokens. Got {max_length}. Leave it out for {DEFAULT_MAX_LENGTH}."
-            )
+            problem = f"wanted at least 2 tokens. Got {max_length}. Leave it out for {DEFAULT_MAX_LENGTH}."
+            raise RequestError(f"max_length: {problem}")
         batch_contexts = _parse_batch_size(batch_size)
         if device.startswith("cuda") and not torch.cuda.is_available():
             # `lm_eval` requests a GPU by default; its own models fall back to the CPU too
@@ -267,7 +247,7 @@ class Firstsight(LmEvalAdapter):
             load_native_model(Path(path), site=Site(device=device, threads=len(sched_getaffinity(0)))),
             batch_contexts=batch_contexts,
             max_length=max_length,
-            on_progress=_ignore_progress,
+            on_progress=lambda _: None,  # lm-eval has its own progress bars
             seed=seed,
         )
 
@@ -279,7 +259,3 @@ def _parse_batch_size(size: int | str | None) -> int | None:
     if not str(size).isdecimal() or int(size) == 0:
         raise RequestError(f"--batch_size: wanted auto or a number from 1. Got {size}. Leave it out or write auto.")
     return int(size)
-
-
-def _ignore_progress(_: Progress) -> None:
-    """lm-eval has its own progress bars."""

@@ -33,10 +33,7 @@ def parse_queries(rows: Sequence[Mapping[str, Any]], location: str) -> list[Choi
     numbered_rows = _unique_docs(rows) if rows and "request" in rows[0] else list(enumerate(rows))
     if not numbered_rows or not _is_query(numbered_rows[0][1]):
         return None
-    return [
-        _query({"question_id": question_id, **row}, f"{location}, record {question_id}")
-        for question_id, row in numbered_rows
-    ]
+    return [_query({"question_id": number, **row}, f"{location}, record {number}") for number, row in numbered_rows]
 
 
 def _unique_docs(requests: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Mapping[str, Any]]]:
@@ -158,7 +155,6 @@ def gold_index(target: Any, choices: Sequence[str], doc: object) -> int:
     value = target[0] if isinstance(target, list) and target else target
     index = choices.index(value) if isinstance(value, str) and value in choices else value
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(choices):
-        raise DataError(
-            f"{str(doc)[:120]}: wanted the number of a choice as truth. Got {target!r}. Correct the record."
-        )
+        excerpt = str(doc)[:120]
+        raise DataError(f"{excerpt}: wanted the number of a choice as truth. Got {target!r}. Correct the record.")
     return index

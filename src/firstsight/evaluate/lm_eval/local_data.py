@@ -28,15 +28,12 @@ def load_dataset_splits(folder: Path, name: str) -> DatasetSplits:
     """
     task = get_lm_eval_task(name)
     root = folder / task.config if task.config and (folder / task.config).is_dir() else folder
-    splits = _load_saved(root, task) if _is_saved_to_disk(root) else _load_files(root, task)
+    is_saved = (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
+    splits = _load_saved(root, task) if is_saved else _load_files(root, task)
     if not splits.get(task.split):
         split_names = ", ".join(split for split, rows in splits.items() if rows) or "none"
         raise DataError(f"{folder}: {name} is evaluated on the split {task.split}. Got {split_names}. Add its file.")
     return splits
-
-
-def _is_saved_to_disk(root: Path) -> bool:
-    return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
 
 
 def _load_saved(root: Path, task: LmEvalTask) -> DatasetSplits:
@@ -78,10 +75,8 @@ def _split_from_path(file: Path, evaluated_split: str) -> str:
 
 
 def _read_rows(file: Path) -> list[DatasetRow]:
-    return _read_parquet(file) if file.suffix == ".parquet" else load_json_records(file)
-
-
-def _read_parquet(file: Path) -> list[DatasetRow]:
+    if file.suffix != ".parquet":
+        return load_json_records(file)
     import pyarrow
     from pyarrow import parquet
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _ID_COLUMNS = ("question_id", "native_id", "id", "idx", "pubid", "ind")
 """Columns of data sets with an id."""
-_LM_EVAL_STYLE = "lm-eval"
-"""The prompt style in the name and header of a stored answer file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +59,11 @@ def evaluate_with_lm_eval(
 
     Raises RequestError for a model that is not a firstsight checkpoint, MissingPackage without lm-eval.
     """
-    fingerprint = [definition_version(task.name), *_file_digests(benchmarks_path / task.name)]
-    header = {
-        "task": task.name,
-        "version": task.version,
-        "style": _LM_EVAL_STYLE,
-        "questions": questions_digest(fingerprint),
-    }
+    folder = benchmarks_path / task.name  # without files where lm-eval downloads the data
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    file_digests = ([path.relative_to(folder).as_posix(), file_sha256(path)] for path in files)
+    digest = questions_digest([definition_version(task.name), *file_digests])
+    header = {"task": task.name, "version": task.version, "style": "lm-eval", "questions": digest}
     answer_cache = AnswerCache(folder=answers_folder, header=header)
     if stored := answer_cache.read():
         return [_from_json(task, question_id, json.loads(answer)) for (question_id, _), answer in stored.items()]
@@ -77,15 +73,9 @@ def evaluate_with_lm_eval(
             f"{task.name}: wanted a firstsight checkpoint for lm-eval's text tasks. Got a transformers model. "
             "Run lm-eval itself: lm_eval --model hf --model_args pretrained=FOLDER; or name vision tasks with --tasks."
         )
-    answers = evaluate_text_tasks(model, [task.name], folder=benchmarks_path, on_progress=on_progress)
-    answer_cache.write({(answer.question.id, False): json.dumps(_to_json(answer)) for answer in answers})
-    return answers
-
-
-def _file_digests(folder: Path) -> Iterator[list[str]]:
-    """[relative path, sha256] of every file of an offline copy; nothing where lm-eval downloads the data."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        yield [path.relative_to(folder).as_posix(), file_sha256(path)]
+    [result] = evaluate_lm_eval_tasks(model, [task.name], folder=benchmarks_path, on_progress=on_progress)
+    answer_cache.write({(answer.question.id, False): json.dumps(_to_json(answer)) for answer in result.rows})
+    return list(result.rows)
 
 
 def _to_json(answer: ScoredAnswer) -> dict[str, Any]:
@@ -95,16 +85,8 @@ def _to_json(answer: ScoredAnswer) -> dict[str, Any]:
 
 
 def _from_json(task: Task, question_id: str, values: dict[str, Any]) -> ScoredAnswer:
-    truth = values["truth"]
-    question = Question(
-        id=question_id,
-        text=values["text"],
-        truth=tuple(truth) if isinstance(truth, list) else truth,
-        image=None,
-        choices=tuple(values["choices"]),
-        split="",
-        tags=values["tags"],
-    )
+    text, truth, choices, tags = (values[key] for key in ("text", "truth", "choices", "tags"))
+    question = Question(id=question_id, text=text, truth=truth, choices=tuple(choices), tags=tags)
     return _scored_answer(task, question, values["answer"], values["score"])
 
 
@@ -112,16 +94,13 @@ def _scored_answer(task: Task, question: Question, answer: str, score: float) ->
     return ScoredAnswer(task=task, question=question, prompt=question.text, answer=answer, score=score, is_blind=False)
 
 
-def evaluate_text_tasks(
-    native_model: NativeModel, names: Sequence[str], *, folder: Path, on_progress: ProgressCallback
-) -> list[ScoredAnswer]:
-    """The answers to the tasks `names` in lm-eval's wording; see `evaluate_lm_eval_tasks`."""
-    results = evaluate_lm_eval_tasks(native_model, names, folder=folder, on_progress=on_progress, style="paper")
-    return [row for result in results for row in result.rows]
-
-
 def evaluate_lm_eval_tasks(
-    native_model: NativeModel, names: Sequence[str], *, folder: Path, on_progress: ProgressCallback, style: PromptStyle
+    native_model: NativeModel,
+    names: Sequence[str],
+    *,
+    folder: Path,
+    on_progress: ProgressCallback,
+    style: PromptStyle = "paper",
 ) -> list[LmEvalResult]:
     """All tasks' answers and metrics over the copies in FOLDER/NAME; style `bare` uses questions in query form as is.
 
@@ -160,14 +139,9 @@ def _result(name: str, loaded: LoadedTask, samples: Sequence[Mapping[str, Any]])
     if not samples:
         raise DataError(f"{name}: wanted questions. Got none. Check that the copy of its data is complete.")
     ids = _doc_ids([sample["doc"] for sample in samples])
-    return LmEvalResult(
-        name=name,
-        version=loaded.version,
-        rows=tuple(_row(name, sample, question_id) for sample, question_id in zip(samples, ids, strict=True)),
-        metrics={
-            metric: sum(float(sample[metric]) for sample in samples) / len(samples) for metric in samples[0]["metrics"]
-        },
-    )
+    rows = tuple(_row(name, sample, question_id) for sample, question_id in zip(samples, ids, strict=True))
+    metrics = {key: sum(float(sample[key]) for sample in samples) / len(samples) for key in samples[0]["metrics"]}
+    return LmEvalResult(name=name, version=loaded.version, rows=rows, metrics=metrics)
 
 
 def _row(name: str, sample: Mapping[str, Any], question_id: str) -> ScoredAnswer:
@@ -179,9 +153,7 @@ def _row(name: str, sample: Mapping[str, Any], question_id: str) -> ScoredAnswer
         id=question_id,
         text=prompts[0],
         truth=gold_index(sample["target"], labels, sample["doc"]),
-        image=None,
         choices=choices,
-        split="",
         tags=record_tags(sample["doc"]),
     )
     answer = choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
@@ -202,18 +174,17 @@ def silence_lm_eval() -> Generator[None, None, None]:
     """Suppress the log lines and progress bars of lm-eval and datasets; errors are raised as usual."""
     import datasets
 
-    loggers = {name: logging.getLogger(name) for name in ("lm_eval", "datasets")}
-    levels = {name: logger.level for name, logger in loggers.items()}
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("lm_eval", "datasets"))}
     bars_disabled = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    for logger in loggers.values():
+    for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        for name, logger in loggers.items():
-            logger.setLevel(levels[name])
+        for logger, level in levels.items():
+            logger.setLevel(level)
         if not bars_disabled:
             datasets.enable_progress_bars()
 

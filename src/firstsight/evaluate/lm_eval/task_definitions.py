@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -45,8 +46,7 @@ def load_local_task(name: str, folder: Path) -> LoadedTask:
 
     Raises DataError for a copy in an unknown form, or with an incomplete record.
     """
-    rows = local_data.load_dataset_splits(folder, name)[get_lm_eval_task(name).split]
-    queries = doc_adapters.parse_queries(rows, str(folder))
+    rows, queries = _evaluated_rows(name, folder)
     if queries is None:
         _check_columns(rows, name, folder)
     elif any(doc_adapters.definition_row(name, query) is None for query in queries):
@@ -60,19 +60,24 @@ def load_local_task(name: str, folder: Path) -> LoadedTask:
 
 def load_query_task(name: str, folder: Path, *, ending: str | None = None) -> LoadedTask:
     """The task of a copy in query form, used as it is; `ending`, by default our own, is added to queries without it."""
-    rows = local_data.load_dataset_splits(folder, name)[get_lm_eval_task(name).split]
-    if doc_adapters.parse_queries(rows, str(folder)) is None:
+    rows, queries = _evaluated_rows(name, folder)
+    if queries is None:
         raise DataError(f"{folder}: wanted query, choices and gold. Got {', '.join(rows[0])}. Give such a file.")
     if ending is None:
         ending = TASKS[name].prompt_templates["paper"].removeprefix("{q}")
     return _load_definition(_query_definition(name, folder, ending), query_version(name), folder)
 
 
+def _evaluated_rows(name: str, folder: Path) -> tuple[list[local_data.DatasetRow], list[ChoiceQuery] | None]:
+    rows = local_data.load_dataset_splits(folder, name)[get_lm_eval_task(name).split]
+    return rows, doc_adapters.parse_queries(rows, str(folder))
+
+
 def load_hub_task(name: str) -> LoadedTask:
     """The task over data that lm-eval downloads; DataError with the folder for a copy if it cannot."""
     path = find_definition(name)
     try:
-        return _load_definition(path.read_text(encoding="utf-8"), definition_version(name), path, definition_path=path)
+        return _load_definition(path.read_text(encoding="utf-8"), definition_version(name), path, path=path)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{name}: lm-eval could not fetch the task's data. Got: {str(error)[:200]}. "
@@ -86,9 +91,8 @@ def write(name: str, folder: Path, out: Path) -> Path:
     folder = folder.absolute()
     path, loaded = out / f"{name}.yaml", load_local_task(name, folder)
     uses_definition = loaded.version == definition_version(name)
-    path.write_text(
-        _include_definition(name, folder, examples=True) if uses_definition else loaded.file, encoding="utf-8"
-    )
+    text = _include_definition(name, folder, examples=True) if uses_definition else loaded.file
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -97,13 +101,14 @@ def collect_samples(model: LmEvalAdapter, loaded: Mapping[str, LoadedTask]) -> d
 
     By `evaluate` instead of `simple_evaluate`, which sets the process's seeds and queries the machine's drivers.
     """
-    for loaded_task in loaded.values():
-        loaded_task.task.set_config(key="num_fewshot", value=0)
-    task_dict = TaskManager(include_defaults=False).load([loaded_task.task for loaded_task in loaded.values()])
+    lm_eval_tasks = [loaded_task.task for loaded_task in loaded.values()]
+    for task in lm_eval_tasks:
+        task.set_config(key="num_fewshot", value=0)
+    task_dict = TaskManager(include_defaults=False).load(lm_eval_tasks)
     with _convert_record_errors(", ".join(loaded)):
         results: Any = evaluate(model, task_dict, bootstrap_iters=0, log_samples=True)
     samples = (results or {}).get("samples", {})
-    return {name: sorted(task_samples, key=lambda sample: sample["doc_id"]) for name, task_samples in samples.items()}
+    return {name: sorted(group, key=lambda sample: sample["doc_id"]) for name, group in samples.items()}
 
 
 class LocalFewshotSampler(ContextSampler):
@@ -122,19 +127,16 @@ class LocalFewshotSampler(ContextSampler):
 def definition_dataset(folder: str, name: str, *, examples: bool, **_: object) -> dict[str, Dataset]:
     """The records of the evaluated split for lm-eval's definition, with `examples` of all splits; called by lm-eval."""
     split, splits = get_lm_eval_task(name).split, local_data.load_dataset_splits(Path(folder), name)
-    datasets = {
-        key: Dataset.from_list(_definition_rows(rows, name, folder))
-        for key, rows in splits.items()
-        if rows and (examples or key == split)
-    }
+    used_splits = [key for key, rows in splits.items() if rows and (examples or key == split)]
+    datasets = {key: Dataset.from_list(_definition_rows(splits[key], name, folder)) for key in used_splits}
     # lm-eval reads every split that the definition names, even if it takes no examples from it.
     return {key: datasets[split].select([]) for key in ("train", "validation", "test")} | datasets
 
 
 def query_dataset(folder: str, name: str, ending: str = "", **_: object) -> dict[str, Dataset]:
     """The evaluated split of a copy in query form; called by lm-eval for `_query_definition`."""
-    rows = local_data.load_dataset_splits(Path(folder), name)[get_lm_eval_task(name).split]
-    query_rows = [doc_adapters.query_row(query) for query in doc_adapters.parse_queries(rows, folder) or ()]
+    queries = _evaluated_rows(name, Path(folder))[1]
+    query_rows = [doc_adapters.query_row(query) for query in queries or ()]
     for row in query_rows:
         row["query"] = row["query"].removesuffix(ending) + ending
     dataset = Dataset.from_list(query_rows)
@@ -159,33 +161,31 @@ def _check_columns(rows: Sequence[local_data.DatasetRow], name: str, folder: Pat
 
 
 def _include_definition(name: str, folder: Path, *, examples: bool) -> str:
-    return _to_yaml(
-        {
-            "include": str(find_definition(name)),
-            "custom_dataset": f"!function {__name__}.definition_dataset",
-            "dataset_kwargs": {"folder": str(folder), "name": name, "examples": examples},
-            "fewshot_config": _FEWSHOT_CONFIG,
-        }
-    )
+    fields = {
+        "include": str(find_definition(name)),
+        "custom_dataset": f"!function {__name__}.definition_dataset",
+        "dataset_kwargs": {"folder": str(folder), "name": name, "examples": examples},
+        "fewshot_config": _FEWSHOT_CONFIG,
+    }
+    return _to_yaml(fields)
 
 
 def _query_definition(name: str, folder: Path, ending: str) -> str:
-    return _to_yaml(
-        {
-            "task": name,
-            "custom_dataset": f"!function {__name__}.query_dataset",
-            "dataset_kwargs": {"folder": str(folder), "name": name, "ending": ending},
-            "output_type": "multiple_choice",
-            "training_split": "train",
-            "test_split": "test",
-            "fewshot_config": _FEWSHOT_CONFIG,
-            "doc_to_text": "query",
-            "doc_to_choice": "choices",
-            "doc_to_target": "gold",
-            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-            "metadata": {"version": query_version(name)},
-        }
-    )
+    fields = {
+        "task": name,
+        "custom_dataset": f"!function {__name__}.query_dataset",
+        "dataset_kwargs": {"folder": str(folder), "name": name, "ending": ending},
+        "output_type": "multiple_choice",
+        "training_split": "train",
+        "test_split": "test",
+        "fewshot_config": _FEWSHOT_CONFIG,
+        "doc_to_text": "query",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        "metadata": {"version": query_version(name)},
+    }
+    return _to_yaml(fields)
 
 
 def _to_yaml(fields: dict[str, Any]) -> str:
@@ -194,16 +194,14 @@ def _to_yaml(fields: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _load_definition(
-    text: str, task_version: str, location: Path, *, definition_path: Path | None = None
-) -> LoadedTask:
-    with TemporaryDirectory() as temporary_folder:
-        path = definition_path or Path(temporary_folder) / "task.yaml"
-        if definition_path is None:
+def _load_definition(text: str, version: str, location: Path, *, path: Path | None = None) -> LoadedTask:
+    """The task of a definition's text, which is also in the file `path` if its includes are relative to that."""
+    with TemporaryDirectory() as folder, _convert_record_errors(str(location)):
+        if path is None:
+            path = Path(folder) / "task.yaml"
             path.write_text(text, encoding="utf-8")
-        with _convert_record_errors(str(location)):
-            [task] = TaskManager(include_defaults=False).load([str(path)])["tasks"].values()
-    return LoadedTask(task, task_version, text)
+        [task] = TaskManager(include_defaults=False).load([str(path)])["tasks"].values()
+    return LoadedTask(task, version, text)
 
 
 @contextmanager
@@ -221,9 +219,7 @@ def _convert_record_errors(location: str) -> Generator[None, None, None]:
 def _has_same_questions(task: Task, queries: Sequence[ChoiceQuery]) -> bool:
     """Whether the definition has the copy's choices, with the same right one, in every question."""
     docs = list(task.eval_docs)
-    return len(docs) == len(queries) and all(
-        _has_same_choices(task, doc, query) for doc, query in zip(docs, queries, strict=True)
-    )
+    return len(docs) == len(queries) and all(map(partial(_has_same_choices, task), docs, queries))
 
 
 def _has_same_choices(task: Any, doc: Any, query: ChoiceQuery) -> bool:

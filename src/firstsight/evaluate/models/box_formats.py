@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from firstsight.errors import DataError
 from firstsight.evaluate.image_names import normalize_image_name
@@ -48,8 +47,7 @@ _PIXEL_TOLERANCE = 1.0
 """Pixels by which a box may exceed its image because of rounding."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BoxFormat:
+class BoxFormat(NamedTuple):
     """The unit in which a family of models writes boxes, and where its makers document it."""
 
     family: str
@@ -62,21 +60,16 @@ class BoxFormat:
         return f"boxes read as {self.unit}, as {self.family} writes them"
 
 
-_FORMATS: tuple[tuple[str, str, BoxUnit, str], ...] = (
-    ("qwen2_vl", "Qwen2-VL", "thousandths", "arXiv:2409.12191, 2.2"),
-    (
-        "qwen2_5_vl",
-        "Qwen2.5-VL",
-        "pixels of the scaled picture",
-        "QwenLM/Qwen2.5-VL, cookbooks/spatial_understanding.ipynb",
-    ),
-    ("qwen3_vl", "Qwen3-VL", "thousandths", "QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb"),
-    ("qwen3_vl_moe", "Qwen3-VL", "thousandths", "QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb"),
-    ("internvl", "InternVL", "thousandths", "OpenGVLab/InternVL, internvl_chat/eval/refcoco/evaluate_grounding.py"),
-    ("paligemma", "PaliGemma", "1,024ths", "big_vision, configs/proj/paligemma/README"),
-)
-BOX_FORMATS = {
-    model_type: BoxFormat(family=family, unit=unit, source=source) for model_type, family, unit, source in _FORMATS
+_QWEN3 = BoxFormat("Qwen3-VL", "thousandths", "QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb")
+_INTERNVL_SOURCE = "OpenGVLab/InternVL, internvl_chat/eval/refcoco/evaluate_grounding.py"
+_QWEN2_5_SOURCE = "QwenLM/Qwen2.5-VL, cookbooks/spatial_understanding.ipynb"
+BOX_FORMATS: dict[str, BoxFormat] = {
+    "qwen2_vl": BoxFormat("Qwen2-VL", "thousandths", "arXiv:2409.12191, 2.2"),
+    "qwen2_5_vl": BoxFormat("Qwen2.5-VL", "pixels of the scaled picture", _QWEN2_5_SOURCE),
+    "qwen3_vl": _QWEN3,
+    "qwen3_vl_moe": _QWEN3,
+    "internvl": BoxFormat("InternVL", "thousandths", _INTERNVL_SOURCE),
+    "paligemma": BoxFormat("PaliGemma", "1,024ths", "big_vision, configs/proj/paligemma/README"),
 }
 """By the `model_type` of config.json; other models' boxes are read as shares."""
 
