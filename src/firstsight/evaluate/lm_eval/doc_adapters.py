@@ -6,7 +6,7 @@ From each converted record lm-eval's own template generates the original questio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,13 @@ from firstsight.errors import DataError
 _UNCONDITIONAL_OFFSET = 1_000_000
 """OLMES repeats all questions for their unconditional likelihood, with ids from this number."""
 _EXTRA_KEYS = ("question_id", "form", "combination")
+_QUERY_PATTERNS = {
+    "boolq": re.compile(r"(?:Passage: )?(.*)\nQuestion: (.*?)\??(?:\nAnswer:)?", re.DOTALL),
+    "copa": re.compile(r"(.*?),? (because|therefore)", re.DOTALL),
+    "hellaswag": re.compile(r"(.*?): (.*)", re.DOTALL),
+    "pubmedqa": re.compile(r"(?:Abstract: )?(.*)\nQuestion: (.*?)(?:\nAnswer:)?", re.DOTALL),
+}
+"""The parts of a query by task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,91 +70,50 @@ def _query(row: Mapping[str, Any], location: str) -> ChoiceQuery:
     return ChoiceQuery(query=row["query"], choices=choices, gold=gold, extra_fields=extra_fields)
 
 
-def definition_row(name: str, query: ChoiceQuery) -> dict[str, Any] | None:
-    """A record for lm-eval's definition of task `name`; None if the definition cannot express the question."""
-    fields = _ROW_BUILDERS[name](query) if name in _ROW_BUILDERS else None
-    return None if fields is None else {**query.extra_fields, **fields}
-
-
 def query_row(query: ChoiceQuery) -> dict[str, Any]:
     """A record for a definition that uses query, choices and gold as they are."""
     return {**query.extra_fields, "query": query.query, "choices": list(query.choices), "gold": query.gold}
 
 
-def _question_text(query: str) -> str:
-    """The question without the text that lm-eval's template adds."""
-    return query.removesuffix("Answer:").removesuffix("\n").removeprefix("Question: ")
+def definition_row(name: str, query: ChoiceQuery) -> dict[str, Any] | None:
+    """A record for lm-eval's definition of task `name`; None if the definition cannot express the question."""
+    fields = _definition_fields(name, query.query, query.choices, query.gold)
+    return None if fields is None else {**query.extra_fields, **fields}
 
 
-def _arc_row(query: ChoiceQuery) -> dict[str, Any]:
-    letters = [chr(ord("A") + index) for index in range(len(query.choices))]
-    choices = {"text": list(query.choices), "label": letters}
-    return {"question": _question_text(query.query), "choices": choices, "answerKey": letters[query.gold]}
-
-
-def _piqa_row(query: ChoiceQuery) -> dict[str, Any] | None:
-    if len(query.choices) != 2:
-        return None
-    first, second = query.choices
-    return {"goal": _question_text(query.query), "sol1": first, "sol2": second, "label": query.gold}
-
-
-def _boolq_row(query: ChoiceQuery) -> dict[str, Any] | None:
-    parts = re.fullmatch(r"(?:Passage: )?(.*)\nQuestion: (.*?)\??(?:\nAnswer:)?", query.query, re.DOTALL)
-    if parts is None or sorted(query.choices) != ["no", "yes"]:
-        return None
-    return {"passage": parts[1], "question": parts[2], "label": int(query.choices[query.gold] == "yes")}
-
-
-def _copa_row(query: ChoiceQuery) -> dict[str, Any] | None:
-    parts = re.fullmatch(r"(.*?),? (because|therefore)", query.query, re.DOTALL)
-    if parts is None or len(query.choices) != 2:
-        return None
-    kind = "cause" if parts[2] == "because" else "effect"
-    first, second = query.choices
-    # The definition removes the premise's last character, its full stop.
-    return {"premise": f"{parts[1]}.", "question": kind, "choice1": first, "choice2": second, "label": query.gold}
-
-
-def _hellaswag_row(query: ChoiceQuery) -> dict[str, Any] | None:
-    activity, colon, context = query.query.partition(": ")
-    if not colon:
-        return None
-    endings = [_protect_from_cleaning(choice) for choice in query.choices]
-    fields = {"activity_label": activity, "ctx_a": _protect_from_cleaning(context), "ctx_b": ""}
-    return {**fields, "endings": endings, "label": str(query.gold)}
+def _definition_fields(name: str, text: str, choices: Sequence[str], gold: int) -> dict[str, Any] | None:
+    # The question without the text that lm-eval's template adds.
+    question = text.removesuffix("Answer:").removesuffix("\n").removeprefix("Question: ")
+    pattern = _QUERY_PATTERNS.get(name)
+    parts = pattern.fullmatch(text) if pattern else None
+    match name, sorted(choices):
+        case "arc_easy", _:
+            letters = [chr(ord("A") + index) for index in range(len(choices))]
+            labelled = {"text": list(choices), "label": letters}
+            return {"question": question, "choices": labelled, "answerKey": letters[gold]}
+        case "piqa", [_, _]:
+            return {"goal": question, "sol1": choices[0], "sol2": choices[1], "label": gold}
+        case "mathqa", [_, _, _, _, _]:
+            options = " , ".join(f"{letter} ) {choice}" for letter, choice in zip("abcde", choices, strict=True))
+            return {"Problem": question, "options": options, "correct": "abcde"[gold]}
+        case "boolq", ["no", "yes"] if parts:
+            return {"passage": parts[1], "question": parts[2], "label": int(choices[gold] == "yes")}
+        case "pubmedqa", ["maybe", "no", "yes"] if parts:
+            return {"CONTEXTS": [parts[1]], "QUESTION": parts[2], "final_decision": choices[gold]}
+        case "copa", [_, _] if parts:
+            # The definition removes the premise's last character, its full stop.
+            fields = {"premise": f"{parts[1]}.", "question": "cause" if parts[2] == "because" else "effect"}
+            return {**fields, "choice1": choices[0], "choice2": choices[1], "label": gold}
+        case "hellaswag", _ if parts:
+            fields = {"activity_label": parts[1], "ctx_a": _protect_from_cleaning(parts[2]), "ctx_b": ""}
+            return {**fields, "endings": list(map(_protect_from_cleaning, choices)), "label": str(gold)}
+    return None
 
 
 def _protect_from_cleaning(text: str) -> str:
     """Text that becomes `text` by the definition's cleaning, which strips, drops brackets and halves double spaces."""
     spaced_text = re.sub(" {2,}", lambda spaces: 2 * spaces[0], text)
     return f"[]{spaced_text}[]" if text != text.strip() else spaced_text
-
-
-def _mathqa_row(query: ChoiceQuery) -> dict[str, Any] | None:
-    if len(query.choices) != 5:
-        return None
-    letters = "abcde"
-    options = " , ".join(f"{letter} ) {choice}" for letter, choice in zip(letters, query.choices, strict=True))
-    return {"Problem": _question_text(query.query), "options": options, "correct": letters[query.gold]}
-
-
-def _pubmedqa_row(query: ChoiceQuery) -> dict[str, Any] | None:
-    parts = re.fullmatch(r"(?:Abstract: )?(.*)\nQuestion: (.*?)(?:\nAnswer:)?", query.query, re.DOTALL)
-    if parts is None or sorted(query.choices) != ["maybe", "no", "yes"]:
-        return None
-    return {"CONTEXTS": [parts[1]], "QUESTION": parts[2], "final_decision": query.choices[query.gold]}
-
-
-_ROW_BUILDERS: Mapping[str, Callable[[ChoiceQuery], dict[str, Any] | None]] = {
-    "arc_easy": _arc_row,
-    "boolq": _boolq_row,
-    "copa": _copa_row,
-    "hellaswag": _hellaswag_row,
-    "mathqa": _mathqa_row,
-    "piqa": _piqa_row,
-    "pubmedqa": _pubmedqa_row,
-}
 
 
 def gold_index(target: Any, choices: Sequence[str], doc: object) -> int:
