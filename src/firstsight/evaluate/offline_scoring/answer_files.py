@@ -50,11 +50,10 @@ _UNSUPPORTED_SIGNATURES = {
     b"PAR1": "a Parquet table",
     b"\x80": "a Python pickle",
     b"\x28\xb5\x2f\xfd": "packed with zstd",
-    b"\xff\xfe": "text in UTF-16",
-    b"\xfe\xff": "text in UTF-16",
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), "text in UTF-16"),
 }
 """First bytes of files that tools write but that are not read here."""
-WRAPPER_KEYS = ("annotations", "answers", "predictions", "results", "data", "outputs", "samples", "logs")
+_WRAPPER_KEYS = ("annotations", "answers", "predictions", "results", "data", "outputs", "samples", "logs")
 """Keys of an object that contains a file's records."""
 
 
@@ -95,16 +94,16 @@ def _list_files(path: Path) -> list[tuple[Path, str]]:
 def _file_answers(path: Path, name: str, task: str) -> Iterator[AnswerRecord]:
     """A file's answers; of the answers.jsonl of `firstsight evaluate` those to `task` with the image."""
     records = list(read_answer_records(path, display_name=name))
-    task_records = [(location, record) for location, record in records if not _is_unrelated(record, task)]
+    task_records = [
+        (location, record)
+        for location, record in records
+        if not {"task", "blind"} <= record.keys() or (record["task"] == task and not record["blind"])
+    ]
     if records and not task_records:
         names = ", ".join(sorted({str(record["task"]) for _, record in records}))
         raise DataError(f"{path}: wanted answers to {task}, with the image. Got {names}. Name one of its tasks.")
     for location, record in task_records:
         yield _parse_answer(record, task, name, location)
-
-
-def _is_unrelated(record: Mapping[str, Any], task: str) -> bool:
-    return "task" in record and "blind" in record and (record["task"] != task or bool(record["blind"]))
 
 
 def _parse_answer(record: Mapping[str, Any], task: str, file: str, location: str) -> AnswerRecord:
@@ -141,12 +140,9 @@ def _flatten_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
     nested = [value for value in record.values() if isinstance(value, dict)]
     if not nested:
         return record
-    fields: dict[str, Any] = {}
-    for value in nested:
-        fields |= {key: value[key] for key in (*ID_KEYS, *IMAGE_KEYS) if key in value}
-        fields |= {"true_bbox": value["bbox"]} if "bbox" in value else {}
-    doc = record.get("doc")
-    fields |= doc if isinstance(doc, dict) else {}
+    names = {"bbox": "true_bbox"} | {key: key for key in (*ID_KEYS, *IMAGE_KEYS)}
+    fields: dict[str, Any] = {names[key]: value[key] for value in nested for key in names if key in value}
+    fields |= record["doc"] if isinstance(record.get("doc"), dict) else {}
     # The prompt has precedence over the document's question, which for boxes is another task's.
     if isinstance(record.get("input"), str):
         fields["prompt"] = record["input"]
@@ -164,15 +160,13 @@ def _yes_or_no(probabilities: Any, location: str) -> str:
 def _name_field(record: Mapping[str, Any], keys: Sequence[str], location: str) -> str:
     """A name or whole number as text; 17.0, as some tables write ids, is 17."""
     for key in keys:
-        if key not in record:
-            continue
-        value = record[key]
-        if isinstance(value, str):
-            return value.strip()
-        if isinstance(value, float) and not value.is_integer():
-            raise DataError(f"{location}: {key} is a name or a whole number. Got {value}. Correct the record.")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(int(value))
+        match record.get(key):
+            case str(name):
+                return name.strip()
+            case float(number) if not number.is_integer():
+                raise DataError(f"{location}: {key} is a name or a whole number. Got {number}. Correct the record.")
+            case int() | float() as number if not isinstance(number, bool):
+                return str(int(number))
     return ""
 
 
@@ -228,23 +222,21 @@ def _has_id(record: Mapping[str, Any]) -> bool:
     return any(key in record for key in ID_KEYS)
 
 
-def _entries(content: Any, path: Path) -> Iterator[tuple[str | None, Any]]:
+def _entries(content: Any, path: Path) -> list[tuple[str | None, Any]]:
     """(id, record) of a file's content; the id is None in lists."""
     if isinstance(content, list):
-        yield from ((None, value) for value in content)
-        return
+        return [(None, value) for value in content]
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise DataError(f"{path}: wanted a list of answers or an object keyed by id. Got a {kind}: {content!r:.60}.")
     if isinstance(content.get("questions"), list):
         raise DataError(f"{path}: contains questions. Wanted answers. Give it with --references.")
-    wrapped = [content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), list | dict)]
+    wrapped = [content[key] for key in _WRAPPER_KEYS if isinstance(content.get(key), list | dict)]
     if _has_id(content) and any(key in content for key in ANSWER_KEYS):
-        yield None, content
-    elif len(wrapped) == 1:
-        yield from _entries(wrapped[0], path)
-    else:
-        yield from ((key, answer) for key, value in content.items() for answer in _answers_of_id(value))
+        return [(None, content)]
+    if len(wrapped) == 1:
+        return _entries(wrapped[0], path)
+    return [(key, answer) for key, value in content.items() for answer in _answers_of_id(value)]
 
 
 def _answers_of_id(value: Any) -> list[Any]:

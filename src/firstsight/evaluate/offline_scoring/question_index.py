@@ -71,14 +71,11 @@ class QuestionIndex:
         image = self.questions[position].image
         if answer.image and image is not None and self.image_key(answer.image) != self.image_key(image):
             return False
-        return not answer.prompt or self.is_uniform or self._prompt_contains_question(answer.prompt, position)
-
-    def _prompt_contains_question(self, prompt: str, position: int) -> bool:
-        """Whether a prompt contains a question's text, possibly without options or punctuation, as some tools write."""
-        if contains_words(fold_text(prompt), self.texts[position]):
+        if not answer.prompt or self.is_uniform or contains_words(fold_text(answer.prompt), self.texts[position]):
             return True
+        # Some tools write questions without options and punctuation.
         stem = fold_without_punctuation(self.questions[position].text.partition(_OPTIONS_MARKER)[0])
-        return bool(stem) and contains_words(fold_without_punctuation(prompt), stem)
+        return bool(stem) and contains_words(fold_without_punctuation(answer.prompt), stem)
 
     def has_evidence(self, answer: AnswerRecord, position: int) -> bool:
         """Whether the answer has a field besides its id that could contradict the question."""
@@ -123,7 +120,7 @@ class QuestionIndex:
 def has_box_truth(question: Question) -> bool:
     """Whether the answer to the question is a box."""
     truth = question.truth
-    return isinstance(truth, tuple) and len(truth) > 0 and isinstance(truth[0], float)
+    return isinstance(truth, tuple) and bool(truth) and isinstance(truth[0], float)
 
 
 def round_box(box: Any) -> tuple[float, ...]:
@@ -145,12 +142,9 @@ def _choose_image_key(questions: Sequence[Question]) -> Callable[[str], str]:
 
 def _question_ids(question: Question) -> list[str]:
     """A question's id, also without its split, and for boxes also the object's id without the line number."""
-    ids = [question.id]
-    if question.split:
-        ids.append(question.id.removeprefix(f"{question.split}-"))
-    if has_box_truth(question):
-        ids.append(question.id.rpartition("-")[0])
-    return [question_id for question_id in dict.fromkeys(ids) if question_id]
+    without_split = question.id.removeprefix(f"{question.split}-") if question.split else ""
+    object_id = question.id.rpartition("-")[0] if has_box_truth(question) else ""
+    return [question_id for question_id in dict.fromkeys((question.id, without_split, object_id)) if question_id]
 
 
 @lru_cache(maxsize=1 << 16)

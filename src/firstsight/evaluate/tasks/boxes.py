@@ -92,8 +92,7 @@ def _refcoco_question(record: BenchmarkRecord) -> Question:
 
 def _ocid_question(record: BenchmarkRecord) -> Question:
     if record.key is None:
-        problem = "wanted an object of expressions by their ids. Got a list. Is this OCID-Ref's file?"
-        raise DataError(f"{record.location}: {problem}")
+        raise record.error("wanted an object of expressions by their ids. Got a list. Is this OCID-Ref's file?")
     size = (record.fields.get("width", 640), record.fields.get("height", 480))
     truth = normalize_box(_bbox(record), size, record.location)
     image = record.text("scene_path")

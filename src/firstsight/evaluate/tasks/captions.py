@@ -16,7 +16,6 @@ from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, tex
 _CAPTION_PROMPT = "Provide a short image description."
 """The paper's trigger words for captions, which its harness uses as the prompt too. Source: paper 3."""
 _ID_KEYS = ("id", "cocoid", "image_id")
-_KARPATHY_SPLIT = "test"
 
 _CaptionedRecords = list[tuple[BenchmarkRecord, list[str]]]
 """An image's record and its captions."""
@@ -31,11 +30,16 @@ def read_coco_captions(paths: Sequence[Path]) -> tuple[Question, ...]:
     path = single_file(paths, "the captions of one split")
     content = load_json(path)
     if isinstance(content, list):
-        pairs = [(record, _caption_list(record.value("caption"), path)) for record in list_records(content, path)]
+        pairs = [(record, _captions(record)) for record in list_records(content, path)]
     elif isinstance(content, dict) and "annotations" in content:
         pairs = _join_captions(content, path)
     else:
-        pairs = _karpathy_captions(list_records(require_key(content, "images", path), path))
+        images = list_records(require_key(content, "images", path), path)
+        pairs = [
+            (image, [text_field(sentence, "raw", image.location) for sentence in image.value("sentences")])
+            for image in images
+            if image.value("split") == "test"
+        ]
     return records.require_unique_ids([_question(record, captions) for record, captions in pairs], paths)
 
 
@@ -43,8 +47,7 @@ def _question(record: BenchmarkRecord, captions: Sequence[str]) -> Question:
     image = record.text("file_name", "image", "filename")
     question_id = next((str(record.fields[key]) for key in _ID_KEYS if key in record.fields), image)
     if not any(caption.strip() for caption in captions):
-        problem = f"image {question_id} has no captions to compare with. Use a split with public captions."
-        raise DataError(f"{record.location}: {problem}")
+        raise record.error(f"image {question_id} has no captions to compare with. Use a split with public captions.")
     return record.question(question_id=question_id, text=_CAPTION_PROMPT, truth=tuple(captions), image=image)
 
 
@@ -64,26 +67,16 @@ def _join_captions(content: Mapping[str, Any], path: Path) -> _CaptionedRecords:
     return [(record, captions[image_id]) for image_id, record in images]
 
 
-def _karpathy_captions(images: Sequence[BenchmarkRecord]) -> _CaptionedRecords:
-    return [
-        (image, [text_field(sentence, "raw", image.location) for sentence in image.value("sentences")])
-        for image in images
-        if image.value("split") == _KARPATHY_SPLIT
-    ]
-
-
-def _caption_list(value: Any, path: Path) -> list[str]:
+def _captions(record: BenchmarkRecord) -> list[str]:
+    value = record.value("caption")
     captions = [value] if isinstance(value, str) else value
     if not records.is_text_list(captions):
-        raise DataError(f"{path}: captions are texts. Got {str(value)[:80]}. Is this the benchmark's own file?")
+        raise record.error(f"captions are texts. Got {str(value)[:80]}. Is this the benchmark's own file?")
     return captions
 
 
-_CAPTION_COUNTS = {"COCO Karpathy test, Karpathy val or val2017": 5000, "val2014, whole": 40504}
-
-COCO_CAPTIONS = vision_task(
-    "coco_captions", CIDER, read_coco_captions, prompt="\n{q}", version=1, published=_CAPTION_COUNTS
-)
+_SIZES = {"COCO Karpathy test, Karpathy val or val2017": 5000, "val2014, whole": 40504}
+COCO_CAPTIONS = vision_task("coco_captions", CIDER, read_coco_captions, prompt="\n{q}", version=1, published=_SIZES)
 
 NOCAPS = replace(COCO_CAPTIONS, name="nocaps", published=records.published_versions({"NoCaps val": 4500}))
 """Its records have a `domain`, so scores are also given for in-domain, near-domain and out-domain."""

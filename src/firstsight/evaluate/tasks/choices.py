@@ -13,14 +13,13 @@ from typing import Any
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.exact_match import CHOICE_MATCH
 from firstsight.evaluate.metrics.multiple_choice import LETTER_MATCH
-from firstsight.evaluate.task import Question, Task, load_json_records, record_tags, require_key, single_file
+from firstsight.evaluate.task import Question, Task, record_tags, single_file
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.records import BenchmarkRecord, read_benchmark_records
 
 OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IMAGE_MARKER = re.compile(r"\s*<image[ _](\d+)>\s*")
 _NUMBERED_IMAGE_KEY = re.compile(r"image_\d+")
-_IMAGE_KEYS = ("image", "image_1")
 _PROMPT = "\n{q}\nAnswer with the option's letter from the given choices directly."
 
 
@@ -46,7 +45,7 @@ def count_skipped_questions(paths: Sequence[Path]) -> Mapping[str, int]:
 
 def _skip_reason(record: BenchmarkRecord) -> str:
     row = record.fields
-    if row.get("question_type") == "open" or not _parse_options(record.value("options"), record.location):
+    if row.get("question_type") == "open" or not _parse_options(record):
         return "without options"
     image_keys = [key for key in row if _NUMBERED_IMAGE_KEY.fullmatch(key) and row[key] is not None]
     markers = set(_IMAGE_MARKER.findall(str(row.get("question", "")) + str(row["options"])))
@@ -54,24 +53,24 @@ def _skip_reason(record: BenchmarkRecord) -> str:
     return "about several images" if len(image_keys) > 1 or len(markers) > 1 or has_image_list else ""
 
 
-def _parse_options(value: Any, location: str) -> tuple[str, ...]:
+def _parse_options(record: BenchmarkRecord) -> tuple[str, ...]:
     """Options from a list of texts or its Python literal, of which nothing is executed."""
+    value = record.value("options")
     try:
         options = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise DataError(f"{location}: options is no list: {value[:80]!r}. Write it as a list of texts.") from error
+        raise record.error(f"options is no list: {value[:80]!r}. Write it as a list of texts.") from error
     is_list = isinstance(options, list) and all(isinstance(option, (str, int, float)) for option in options)
     if not is_list or len(options) > len(OPTION_LETTERS):
-        raise DataError(f"{location}: options is a list of at most 26 texts. Got {str(value)[:80]!r}. Write it as one.")
+        raise record.error(f"options is a list of at most 26 texts. Got {str(value)[:80]!r}. Write it as one.")
     return tuple(map(str, options))
 
 
 def _mmmu_question(record: BenchmarkRecord) -> Question:
-    location = record.location
-    options = tuple(map(_strip_image_markers, _parse_options(record.fields["options"], location)))
+    options = tuple(map(_strip_image_markers, _parse_options(record)))
     letter = record.text("answer").strip()
     if letter not in list(OPTION_LETTERS[: len(options)]):
-        raise DataError(f"{location}: the answer is a letter, A to {OPTION_LETTERS[len(options) - 1]}. Got {letter!r}.")
+        raise record.error(f"the answer is a letter, A to {OPTION_LETTERS[len(options) - 1]}. Got {letter!r}.")
     return record.question(
         question_id=record.text("id", "question_id"),
         text=question_with_options(_strip_image_markers(record.text("question")), options),
@@ -93,29 +92,27 @@ def _strip_image_markers(text: str) -> str:
 
 def _image_name(record: BenchmarkRecord) -> str:
     """The image's name, also from a tool's object of path and bytes."""
-    value = next((record.fields[key] for key in _IMAGE_KEYS if record.fields.get(key) is not None), None)
+    value = next((record.fields[key] for key in ("image", "image_1") if record.fields.get(key) is not None), None)
     if isinstance(value, list) and value:
         value = value[0]
     name = value.get("path") if isinstance(value, dict) else value
     if not isinstance(name, str) or not name:
-        problem = f"wanted the image's file name under {', '.join(_IMAGE_KEYS)}. Got {str(value)[:60]!r}."
-        raise DataError(f"{record.location}: {problem}")
+        raise record.error(f"wanted the image's file name under image or image_1. Got {str(value)[:60]!r}.")
     return name
 
 
 def read_multiple_choice(paths: Sequence[Path]) -> tuple[Question, ...]:
     """JSON lines of {"query", "choices", "gold"}."""
     path = single_file(paths, "a query, its choices and the right one a line")
-    questions = [_choice_question(row, index, path) for index, row in enumerate(load_json_records(path))]
-    return records.require_unique_ids(questions, paths)
+    return records.require_unique_ids(list(map(_choice_question, read_benchmark_records(path))), paths)
 
 
-def _choice_question(row: dict[str, Any], index: int, path: Path) -> Question:
-    choices, gold = tuple(require_key(row, "choices", path)), require_key(row, "gold", path)
+def _choice_question(record: BenchmarkRecord) -> Question:
+    choices, gold = tuple(record.value("choices")), record.value("gold")
     if not isinstance(gold, int) or not 0 <= gold < len(choices):
-        raise DataError(f"{path}:{index + 1}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}.")
-    question_id, text = str(row.get("question_id", index)), require_key(row, "query", path)
-    return Question(id=question_id, text=text, truth=gold, choices=choices, tags=record_tags(row))
+        raise record.error(f"gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}.")
+    question_id, text = str(record.fields.get("question_id", record.index)), record.value("query")
+    return Question(id=question_id, text=text, truth=gold, choices=choices, tags=record_tags(record.fields))
 
 
 def _text_task(name: str, *, chance: float, baseline: float | None, suffix: str = "\nAnswer:") -> Task:

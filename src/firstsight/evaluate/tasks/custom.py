@@ -77,8 +77,8 @@ def _has_images(paths: Sequence[Path], is_choice: bool, task_path: Path) -> bool
     rows = _read_records(paths)
     image_flags = [record.fields.get("image") is not None for record in rows]
     if any(image_flags) != all(image_flags):
-        location = rows[image_flags.index(False)].location
-        raise DataError(f"{location}: has no image, and others have one. Split the benchmark into two folders.")
+        problem = "has no image, and others have one. Split the benchmark into two folders."
+        raise rows[image_flags.index(False)].error(problem)
     if not any(image_flags) and not is_choice:
         raise DataError(f'{task_path}: questions without images are answered by choice. Got "words". Add choices.')
     return any(image_flags)
@@ -94,10 +94,10 @@ def _read_questions(paths: Sequence[Path], *, metric: str, is_choice: bool) -> t
 
 
 def _question(record: BenchmarkRecord, metric: str, *, is_choice: bool) -> Question:
-    row, location = record.fields, record.location
+    row = record.fields
     keys = tuple(dict.fromkeys((*_QUESTION_KEYS, *_TRUTH_KEYS[metric], *(("choices",) if is_choice else ()))))
-    _check_keys(row, keys, location, required=[key for key in keys if key not in _OPTIONAL_KEYS])
-    choices = _require_texts(row["choices"], "choices", location) if "choices" in row else ()
+    _check_keys(row, keys, record.location, required=[key for key in keys if key not in _OPTIONAL_KEYS])
+    choices = _texts(record, "choices") if "choices" in row else ()
     text = record.text("question")
     return Question(
         id=record.text("id"),
@@ -112,34 +112,32 @@ def _question(record: BenchmarkRecord, metric: str, *, is_choice: bool) -> Quest
 def _parse_truth(record: BenchmarkRecord, choices: tuple[str, ...], metric: str) -> Truth:
     row, location = record.fields, record.location
     if metric in _MULTI_ANSWER_METRICS:
-        return _require_texts(row["answers"], "answers", location)
+        return _texts(record, "answers")
     if metric in ("iou50", "iou25"):
         size = (row["width"], row["height"]) if "width" in row and "height" in row else (1, 1)
         return records.normalize_box(records.parse_four_floats(row["box"], location), size, location, tolerance=0.0)
     answer = record.text("answer")
+    letters = OPTION_LETTERS[: len(choices)]
+    if metric == "letter" and answer in list(letters):
+        return answer, *choices
+    if metric in ("choice", "letter"):
+        if choices.count(answer) != 1:
+            problem = f"the answer is one of the choices, once: {list(choices)}. Got {answer!r}. Correct it."
+            raise record.error(problem)
+        index = choices.index(answer)
+        return index if metric == "choice" else (letters[index], *choices)
     if metric == "yes_no" and answer not in ("yes", "no"):
-        raise DataError(f"{location}: the answer is yes or no. Got {answer!r}. Use the metric exact for other words.")
-    if metric == "choice":
-        return _index_choice(answer, choices, location)
-    if metric == "letter":
-        letters = list(OPTION_LETTERS[: len(choices)])
-        return (answer if answer in letters else letters[_index_choice(answer, choices, location)], *choices)
+        raise record.error(f"the answer is yes or no. Got {answer!r}. Use the metric exact for other words.")
     return answer
 
 
-def _index_choice(answer: str, choices: Sequence[str], location: str) -> int:
-    if choices.count(answer) != 1:
-        problem = f"the answer is one of the choices, once: {list(choices)}. Got {answer!r}. Correct it."
-        raise DataError(f"{location}: {problem}")
-    return choices.index(answer)
-
-
-def _require_texts(value: Any, field: str, location: str) -> tuple[str, ...]:
-    if not records.is_text_list(value) or not any(text.strip() for text in value):
-        raise DataError(f"{location}: {field} is a list of texts, not all empty. Got {str(value)[:80]}. Fill it.")
-    if field == "choices" and not 2 <= len(value) <= len(OPTION_LETTERS):
-        raise DataError(f"{location}: choices are 2 to {len(OPTION_LETTERS)} texts. Got {len(value)}. Change them.")
-    return tuple(value)
+def _texts(record: BenchmarkRecord, key: str) -> tuple[str, ...]:
+    texts = record.fields[key]
+    if not records.is_text_list(texts) or not any(text.strip() for text in texts):
+        raise record.error(f"{key} is a list of texts, not all empty. Got {str(texts)[:80]}. Fill it.")
+    if key == "choices" and not 2 <= len(texts) <= len(OPTION_LETTERS):
+        raise record.error(f"choices are 2 to {len(OPTION_LETTERS)} texts. Got {len(texts)}. Change them.")
+    return tuple(texts)
 
 
 def _check_keys(record: Any, allowed: Sequence[str], location: str, *, required: Sequence[str]) -> None:

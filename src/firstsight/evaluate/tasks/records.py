@@ -33,6 +33,10 @@ class BenchmarkRecord:
     """File and record, for messages."""
     fields: dict[str, Any]
 
+    def error(self, problem: str) -> DataError:
+        """The error for an invalid record."""
+        return DataError(f"{self.location}: {problem}")
+
     def value(self, key: str) -> Any:
         """The value under `key`; DataError without it."""
         return require_key(self.fields, key, self.location)

@@ -58,17 +58,23 @@ def read_vizwiz(paths: Sequence[Path]) -> tuple[Question, ...]:
     if _is_vqa_form(contents):
         return _join_vqa_files(contents)
     path = single_file(paths, "VizWiz's list of one split")
+    rows = read_benchmark_records(path)
+    return _annotated_questions(rows, path, id_keys=("question_id", "image"), image_key="image")
+
+
+def _annotated_questions(
+    rows: Sequence[BenchmarkRecord], path: Path, *, id_keys: Sequence[str], image_key: str
+) -> tuple[Question, ...]:
     questions = [
-        _annotated_question(record, record.text("question_id", "image"), "image")
-        for record in read_benchmark_records(path)
+        row.question(
+            question_id=row.text(*id_keys),
+            text=row.text("question"),
+            truth=_annotator_answers(row.value("answers"), row.location),
+            image=row.text(image_key),
+        )
+        for row in rows
     ]
-    return records.require_unique_ids(questions, paths)
-
-
-def _annotated_question(record: BenchmarkRecord, question_id: str, image_key: str) -> Question:
-    truth = _annotator_answers(record.value("answers"), record.location)
-    image = record.text(image_key)
-    return record.question(question_id=question_id, text=record.text("question"), truth=truth, image=image)
+    return records.require_unique_ids(questions, [path])
 
 
 def _is_vqa_form(contents: Mapping[Path, Any]) -> bool:
@@ -148,10 +154,8 @@ def read_textvqa_ocr(paths: Sequence[Path]) -> tuple[Question, ...]:
             f"{records.join_paths(paths)}: {len(missing):,} images have no OCR tokens: "
             f"{records.abbreviate_names(missing)}. Put TextVQA_Rosetta_OCR_v0.2_val.json beside the questions."
         )
-    return tuple(
-        replace(question, text=question.text + _OCR_PROMPT + ", ".join(tokens[str(question.image)]))
-        for question in questions
-    )
+    texts = (f"{question.text}{_OCR_PROMPT}{', '.join(tokens[str(question.image)])}" for question in questions)
+    return tuple(replace(question, text=text) for question, text in zip(questions, texts, strict=True))
 
 
 def _parse_textvqa(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
@@ -165,8 +169,7 @@ def _parse_textvqa(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
             "Keep one split a folder."
         )
     rows = list_records(_data_rows(question_contents[path]), path)
-    questions = [_annotated_question(record, record.text("question_id"), "image_id") for record in rows]
-    return records.require_unique_ids(questions, [path])
+    return _annotated_questions(rows, path, id_keys=("question_id",), image_key="image_id")
 
 
 def _data_rows(content: Any) -> list[Any]:
@@ -187,9 +190,7 @@ def _ocr_tokens(contents: Mapping[Path, Any]) -> dict[str, list[str]]:
     for record in list_records(_data_rows(contents[path]), path) if path else ():
         value = record.fields.get("ocr_tokens", [])
         if not records.is_text_list(value):
-            raise DataError(
-                f"{record.location}: ocr_tokens is a list of texts. Got {str(value)[:80]}. Is this the Rosetta file?"
-            )
+            raise record.error(f"ocr_tokens is a list of texts. Got {str(value)[:80]}. Is this the Rosetta file?")
         if "ocr_tokens" in record.fields:
             tokens[record.text("image_id")] = value
     return tokens
@@ -222,12 +223,11 @@ def _pope_question(record: BenchmarkRecord, file_split: str) -> Question:
     category = record.fields.get("category")
     split = category if category in _POPE_SPLITS else file_split
     if not split:
-        problem = f"of which split? Name the file after one, or give a category: {', '.join(_POPE_SPLITS)}."
-        raise DataError(f"{record.location}: {problem}")
+        splits = ", ".join(_POPE_SPLITS)
+        raise record.error(f"of which split? Name the file after one, or give a category: {splits}.")
     label = record.text("label", "answer")
     if label not in ("yes", "no"):
-        problem = f"a label is yes or no. Got {label!r}. Is this the benchmark's original file?"
-        raise DataError(f"{record.location}: {problem}")
+        raise record.error(f"a label is yes or no. Got {label!r}. Is this the benchmark's original file?")
     return record.question(
         question_id=f"{split}-{record.text('question_id')}",
         text=record.text("text", "question"),
@@ -265,14 +265,15 @@ TEXTVQA_OCR = replace(
 )
 """The prompt contains another system's reading of the image, so the task is no part of the stable score."""
 
+_POPE_VERSIONS = {
+    "POPE on COCO, head (3,000 random questions)": 3000,
+    "e3e3926 (2,910 random questions, LLaVA's)": 2910,
+}
 POPE = replace(
     vision_task("pope", YES_NO_MATCH, read_pope, version=1, chance=0.5, baseline=0.5),
     published=tuple(
         PublishedVersion(name=name, split_sizes={"adversarial": 3000, "popular": 3000, "random": count})
-        for name, count in (
-            ("POPE on COCO, head (3,000 random questions)", 3000),
-            ("e3e3926 (2,910 random questions, LLaVA's)", 2910),
-        )
+        for name, count in _POPE_VERSIONS.items()
     ),
 )
 
