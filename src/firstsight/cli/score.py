@@ -96,7 +96,7 @@ def _detail_lines(scored: ScoredAnswers) -> Iterator[str]:
         answers = _counted(len(joined.unmatched), "answer is to another question", "answers are to other questions")
         yield f"{answers}, which does not count: {describe_unmatched_answers(scored)}"
         if scored.missing_count:
-            versions = "; ".join(version.name for version in scored.task.published) or "none is known"
+            versions = "; ".join(scored.task.published) or "none is known"
             yield f"both at once often mean that the model was given another benchmark version (known: {versions})"
 
 

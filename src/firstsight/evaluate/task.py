@@ -49,15 +49,6 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PublishedVersion:
-    """A published version of a benchmark, recognised by its number of questions."""
-
-    name: str
-    split_sizes: Mapping[str, int]
-    """Questions by split; {"": n} where there are no splits."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """File reader, prompt and metric of a benchmark; equal names and versions mean equal scores."""
 
@@ -75,8 +66,11 @@ class Task:
     """A template with {q} for the question, by style."""
     version: int
     """Raised when the same answers to the same files would get another score, or a question another prompt."""
-    published: tuple[PublishedVersion, ...] = ()
-    """Published versions of the files, the preferred one first. Not enforced, only reported by describe_version."""
+    published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Questions by split ("" without splits) of each published version of the files, the preferred version first.
+
+    Not enforced, only reported by describe_version.
+    """
     variant_of: str | None = None
     """The task whose files this one reads, unless it has a folder of its own."""
     count_skipped: Callable[[Sequence[Path]], Mapping[str, int]] | None = None
@@ -98,16 +92,16 @@ def describe_version(task: Task, questions: Sequence[Question]) -> str:
     size_text = f"{len(questions):,} question{'' if len(questions) == 1 else 's'}"
     if not task.published:
         return size_text
-    preferred = task.published[0]
-    equal_names = [version.name for version in task.published if split_sizes == version.split_sizes]
-    superset_names = [version.name for version in task.published if split_sizes.items() < version.split_sizes.items()]
-    if preferred.name in equal_names:
-        return f"{size_text}: {preferred.name}"
+    preferred = next(iter(task.published))
+    equal_names = [name for name, sizes in task.published.items() if split_sizes == sizes]
+    superset_names = [name for name, sizes in task.published.items() if split_sizes.items() < sizes.items()]
+    if preferred in equal_names:
+        return f"{size_text}: {preferred}"
     if equal_names:
-        return f"{size_text}: {' or '.join(equal_names)}, not {preferred.name}"
+        return f"{size_text}: {' or '.join(equal_names)}, not {preferred}"
     if superset_names:
         return f"{size_text}: only the split {' and '.join(sorted(split_sizes))} of {' or '.join(superset_names)}"
-    return f"{size_text}: no published version; {preferred.name} has {sum(preferred.split_sizes.values()):,}"
+    return f"{size_text}: no published version; {preferred} has {sum(task.published[preferred].values()):,}"
 
 
 def record_tags(record: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ ROWS = [{"id": 1}, {"id": 2}]
 )
 def test_lists_lines_and_objects_have_the_same_records(content: Any, keys: list[str | None], tmp_path: Path) -> None:
     path = write(tmp_path, "q.jsonl", content)
-    parsed = records.read_benchmark_records(path)
+    parsed = records.read_records(path)
     assert [record.fields for record in parsed] == ROWS
     assert [record.key for record in parsed] == keys
     assert [record.index for record in parsed] == [0, 1]
@@ -30,7 +30,7 @@ def test_lists_lines_and_objects_have_the_same_records(content: Any, keys: list[
 
 def test_records_that_are_no_objects_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="record 2 is no object: 7"):
-        records.read_benchmark_records(write(tmp_path, "q.json", [{}, 7]))
+        records.read_records(write(tmp_path, "q.json", [{}, 7]))
 
 
 @pytest.mark.parametrize(("value", "text"), [("a", "a"), (7, "7"), (0.5, "0.5")])

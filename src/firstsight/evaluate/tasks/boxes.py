@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from firstsight.errors import DataError
 from firstsight.evaluate.image_names import strip_annotation_id
 from firstsight.evaluate.metrics.boxes import IOU25, IOU50, BoundingBox
-from firstsight.evaluate.task import PublishedVersion, Question, require_key, single_file
-from firstsight.evaluate.tasks.records import (
-    BenchmarkRecord,
-    list_records,
-    normalize_box,
-    parse_four_floats,
-    published_versions,
-    read_benchmark_records,
-    require_unique_ids,
-    vision_task,
-)
+from firstsight.evaluate.task import Question, Task, require_key, single_file
+from firstsight.evaluate.tasks import records
+from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, normalize_box, read_records, vision_task
 
 _CORNER_BOX_KEYS = (("sent", "image"), ("expression", "img_path"))
 """Keys of sentence and image in forms with left, top, right, bottom: Qwen-VL's and InternVL's lines, Shikra's."""
@@ -59,7 +50,7 @@ def _read_questions(
             questions.append(_harness_index_question(record) if is_indexed else to_question(record))
     if not questions and skipped:
         raise DataError(f"{path}: wanted rows of {benchmark}. Got {', '.join(sorted(skipped))}. Add them.")
-    return require_unique_ids(questions, [path])
+    return records.require_unique_ids(questions, [path])
 
 
 def _harness_index_question(record: BenchmarkRecord) -> Question:
@@ -100,7 +91,7 @@ def _ocid_question(record: BenchmarkRecord) -> Question:
 
 
 def _bbox(record: BenchmarkRecord) -> BoundingBox:
-    return parse_four_floats(record.value("bbox"), record.location)
+    return records.parse_four_floats(record.value("bbox"), record.location)
 
 
 def _benchmark_of(record: BenchmarkRecord) -> str | None:
@@ -111,24 +102,22 @@ def _benchmark_of(record: BenchmarkRecord) -> str | None:
 
 def _read_box_records(path: Path) -> list[BenchmarkRecord]:
     """The records of a file; of MDETR's COCO form one per image, with its caption and its one box."""
-    records = read_benchmark_records(path)
-    if len(records) != 1 or not {"images", "annotations"} <= records[0].fields.keys():
-        return records
-    boxes = {require_key(row, "image_id", path): row for row in records[0].fields["annotations"]}
-    images = records[0].fields["images"]
-    if not images or "caption" not in images[0]:
+    file_records = read_records(path)
+    content = file_records[0].fields if len(file_records) == 1 else {}
+    if not {"images", "annotations"} <= content.keys():
+        return file_records
+    boxes = {require_key(row, "image_id", path): row for row in content["annotations"]}
+    images = list_records(content["images"], path)
+    if not images or "caption" not in images[0].fields:
         raise DataError(
             f"{path}: has boxes without sentences. In refer's download the sentences are in refs(unc).p, a pickle, "
             "which can run code and is not opened. Take the split as a list: MiniGPT-4's refcoco_val.json, Qwen-VL's "
             "refcoco_val.jsonl or MDETR's finetune_refcoco_val.json."
         )
-    rows = [
-        row
-        | {"img_id": require_key(row, "file_name", path), "sents": require_key(row, "caption", path)}
-        | {"bbox": require_key(boxes.get(require_key(row, "id", path), {}), "bbox", path)}
-        for row in images
-    ]
-    return list_records(rows, path)
+    for image in images:
+        box = require_key(boxes.get(image.value("id"), {}), "bbox", path)
+        image.fields.update(img_id=image.value("file_name"), sents=image.value("caption"), bbox=box)
+    return images
 
 
 _VAL_COUNTS = {"RefCOCO": 10834, "RefCOCO+": 10758, "RefCOCOg": 4896}
@@ -137,25 +126,17 @@ _TEST_COUNTS = _REFCOCO_TEST_COUNTS | {"RefCOCO+ testA": 5726, "RefCOCO+ testB":
 _OCID_COUNTS = {"OCID-Ref val": 18342, "test": 27513, "train": 259839}
 
 
-def _published_splits(benchmark: str) -> tuple[PublishedVersion, ...]:
-    """All three benchmarks' splits, since their files look alike; the validation split of `benchmark` first."""
+def _refcoco_task(name: str, benchmark: str, *, baseline: float | None) -> Task:
+    """`published` are all three benchmarks' splits, since their files look alike; the task's validation split first."""
     names = [benchmark, *(name for name in _VAL_COUNTS if name != benchmark)]
-    return published_versions({f"{name} val": _VAL_COUNTS[name] for name in names} | _TEST_COUNTS)
+    counts = {f"{name} val": _VAL_COUNTS[name] for name in names} | _TEST_COUNTS
+    read = partial(read_refcoco, benchmark=benchmark)
+    return vision_task(name, IOU50, read, prompt=_BOX_PROMPT, version=1, baseline=baseline, published=counts)
 
 
-REFCOCO, REFCOCO_PLUS, REFCOCOG = (
-    replace(
-        vision_task(name, IOU50, partial(read_refcoco, benchmark=benchmark), prompt=_BOX_PROMPT, version=1),
-        baseline=baseline,
-        published=_published_splits(benchmark),
-    )
-    for name, benchmark, baseline in (
-        ("refcoco", "RefCOCO", 0.0),
-        ("refcoco_plus", "RefCOCO+", None),
-        ("refcocog", "RefCOCOg", None),
-    )
-)
-
+REFCOCO = _refcoco_task("refcoco", "RefCOCO", baseline=0.0)
+REFCOCO_PLUS = _refcoco_task("refcoco_plus", "RefCOCO+", baseline=None)
+REFCOCOG = _refcoco_task("refcocog", "RefCOCOg", baseline=None)
 OCID_REF = vision_task(
     "ocid_ref", IOU25, read_ocid_ref, prompt=_BOX_PROMPT, version=1, baseline=0.0, published=_OCID_COUNTS
 )

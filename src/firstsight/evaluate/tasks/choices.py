@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.exact_match import CHOICE_MATCH
 from firstsight.evaluate.metrics.multiple_choice import LETTER_MATCH
 from firstsight.evaluate.task import Question, Task, record_tags, single_file
 from firstsight.evaluate.tasks import records
-from firstsight.evaluate.tasks.records import BenchmarkRecord, read_benchmark_records
+from firstsight.evaluate.tasks.records import BenchmarkRecord, read_records
 
 OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IMAGE_MARKER = re.compile(r"\s*<image[ _](\d+)>\s*")
@@ -28,7 +27,7 @@ def read_mmmu(paths: Sequence[Path]) -> tuple[Question, ...]:
 
     Questions about several images and questions without options are skipped; `count_skipped_questions` counts them.
     """
-    rows = [record for path in paths for record in read_benchmark_records(path) if not _skip_reason(record)]
+    rows = [record for path in paths for record in read_records(path) if not _skip_reason(record)]
     if not rows:
         raise DataError(
             f"{records.join_paths(paths)}: no multiple-choice question about one image. "
@@ -39,7 +38,7 @@ def read_mmmu(paths: Sequence[Path]) -> tuple[Question, ...]:
 
 def count_skipped_questions(paths: Sequence[Path]) -> Mapping[str, int]:
     """The number of skipped questions by reason."""
-    reasons = (_skip_reason(record) for path in paths for record in read_benchmark_records(path))
+    reasons = (_skip_reason(record) for path in paths for record in read_records(path))
     return dict(Counter(filter(None, reasons)))
 
 
@@ -104,7 +103,7 @@ def _image_name(record: BenchmarkRecord) -> str:
 def read_multiple_choice(paths: Sequence[Path]) -> tuple[Question, ...]:
     """JSON lines of {"query", "choices", "gold"}."""
     path = single_file(paths, "a query, its choices and the right one a line")
-    return records.require_unique_ids(list(map(_choice_question, read_benchmark_records(path))), paths)
+    return records.require_unique_ids(list(map(_choice_question, read_records(path))), paths)
 
 
 def _choice_question(record: BenchmarkRecord) -> Question:

@@ -85,7 +85,7 @@ def _has_images(paths: Sequence[Path], is_choice: bool, task_path: Path) -> bool
 
 
 def _read_records(paths: Sequence[Path]) -> list[BenchmarkRecord]:
-    return records.read_benchmark_records(single_file(paths, "questions.jsonl"))
+    return records.read_records(single_file(paths, "questions.jsonl"))
 
 
 def _read_questions(paths: Sequence[Path], *, metric: str, is_choice: bool) -> tuple[Question, ...]:

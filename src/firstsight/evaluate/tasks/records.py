@@ -12,7 +12,7 @@ from typing import Any
 
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.metric import Metric, Truth
-from firstsight.evaluate.task import PublishedVersion, Question, Task, load_json, record_tags, require_key
+from firstsight.evaluate.task import Question, Task, load_json, record_tags, require_key
 
 SHORT_ANSWER_PROMPT = "\n{q}\nAnswer the question using a single word or phrase."
 """The paper's prompt. Source: paper 5.2."""
@@ -73,16 +73,11 @@ def vision_task(
         read_questions=read_questions,
         prompt_templates={"bare": "{q}", "paper": prompt},
         version=version,
-        published=published_versions(published or {}),
+        published={version: {"": count} for version, count in (published or {}).items()},
     )
 
 
-def published_versions(counts: Mapping[str, int]) -> tuple[PublishedVersion, ...]:
-    """Published versions without splits, by name and number of questions."""
-    return tuple(PublishedVersion(name=name, split_sizes={"": count}) for name, count in counts.items())
-
-
-def read_benchmark_records(path: Path) -> list[BenchmarkRecord]:
+def read_records(path: Path) -> list[BenchmarkRecord]:
     """The records of a list, of JSON lines, or of an object keyed by ids."""
     content = load_json(path)
     if isinstance(content, dict) and content and all(isinstance(row, dict) for row in content.values()):

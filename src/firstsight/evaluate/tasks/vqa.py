@@ -13,16 +13,9 @@ from typing import Any
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.exact_match import EXACT_MATCH, YES_NO_MATCH
 from firstsight.evaluate.metrics.vqa import TEXTVQA_ACCURACY, VIZWIZ_ACCURACY, VQA_ACCURACY
-from firstsight.evaluate.task import PublishedVersion, Question, load_json, record_tags, require_key, single_file
+from firstsight.evaluate.task import Question, load_json, record_tags, require_key, single_file
 from firstsight.evaluate.tasks import records
-from firstsight.evaluate.tasks.records import (
-    BenchmarkRecord,
-    find_file_with_key,
-    list_records,
-    read_benchmark_records,
-    text_field,
-    vision_task,
-)
+from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, read_records, text_field, vision_task
 
 _VIZWIZ_PROMPT = (
     "\n{q}\nWhen the provided information is insufficient, respond with 'Unanswerable'."
@@ -47,7 +40,7 @@ def read_gqa(paths: Sequence[Path]) -> tuple[Question, ...]:
             truth=record.text("answer"),
             image=record.text("imageId", "image_id", "image"),
         )
-        for record in read_benchmark_records(single_file(paths, "GQA's questions of one split"))
+        for record in read_records(single_file(paths, "GQA's questions of one split"))
     ]
     return records.require_unique_ids(questions, paths)
 
@@ -58,7 +51,7 @@ def read_vizwiz(paths: Sequence[Path]) -> tuple[Question, ...]:
     if _is_vqa_form(contents):
         return _join_vqa_files(contents)
     path = single_file(paths, "VizWiz's list of one split")
-    rows = read_benchmark_records(path)
+    rows = read_records(path)
     return _annotated_questions(rows, path, id_keys=("question_id", "image"), image_key="image")
 
 
@@ -78,7 +71,7 @@ def _annotated_questions(
 
 
 def _is_vqa_form(contents: Mapping[Path, Any]) -> bool:
-    return any(find_file_with_key(contents, key) for key in ("questions", "annotations"))
+    return any(records.find_file_with_key(contents, key) for key in ("questions", "annotations"))
 
 
 def _join_vqa_files(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
@@ -109,7 +102,9 @@ def _join_vqa_files(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
 
 
 def _find_vqa_files(contents: Mapping[Path, Any]) -> tuple[Path, Path]:
-    questions_path, annotations_path = (find_file_with_key(contents, key) for key in ("questions", "annotations"))
+    questions_path, annotations_path = (
+        records.find_file_with_key(contents, key) for key in ("questions", "annotations")
+    )
     pairs = (("questions", questions_path), ("annotations", annotations_path))
     problems = [f"no {kind}" for kind, path in pairs if path is None]
     problems += [f"{path.name} beside them" for path in contents if path not in (questions_path, annotations_path)]
@@ -162,7 +157,7 @@ def _parse_textvqa(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
     question_contents = {path: content for path, content in contents.items() if not _has_only_ocr_tokens(content)}
     if _is_vqa_form(question_contents):
         return _join_vqa_files(question_contents)
-    path = find_file_with_key(question_contents, "data")
+    path = records.find_file_with_key(question_contents, "data")
     if path is None or len(question_contents) > 1:
         raise DataError(
             f"{records.join_paths(contents)}: wanted TextVQA_0.5.1_val.json or the VQA form's two files. "
@@ -185,7 +180,7 @@ def _has_only_ocr_tokens(content: Any) -> bool:
 def _ocr_tokens(contents: Mapping[Path, Any]) -> dict[str, list[str]]:
     """OCR tokens by image; a file with only tokens has precedence over tokens in the questions' file."""
     token_contents = {path: content for path, content in contents.items() if _has_only_ocr_tokens(content)}
-    path = find_file_with_key(token_contents or contents, "data")
+    path = records.find_file_with_key(token_contents or contents, "data")
     tokens: dict[str, list[str]] = {}
     for record in list_records(_data_rows(contents[path]), path) if path else ():
         value = record.fields.get("ocr_tokens", [])
@@ -202,9 +197,7 @@ def read_pope(paths: Sequence[Path]) -> tuple[Question, ...]:
         names = [str(path) for path in paths if _split_from_name(path) == split]
         if len(names) > 1:
             raise DataError(f"{', '.join(names)}: wanted one file of the split {split}. Keep one version to a folder.")
-    questions = [
-        _pope_question(record, _split_from_name(path)) for path in paths for record in read_benchmark_records(path)
-    ]
+    questions = [_pope_question(record, _split_from_name(path)) for path in paths for record in read_records(path)]
     questions.sort(key=lambda question: _POPE_SPLITS.index(question.split))
     return records.require_unique_ids(questions, paths)
 
@@ -265,16 +258,13 @@ TEXTVQA_OCR = replace(
 )
 """The prompt contains another system's reading of the image, so the task is no part of the stable score."""
 
-_POPE_VERSIONS = {
-    "POPE on COCO, head (3,000 random questions)": 3000,
-    "e3e3926 (2,910 random questions, LLaVA's)": 2910,
-}
+_POPE_SIZES = {"adversarial": 3000, "popular": 3000}
 POPE = replace(
     vision_task("pope", YES_NO_MATCH, read_pope, version=1, chance=0.5, baseline=0.5),
-    published=tuple(
-        PublishedVersion(name=name, split_sizes={"adversarial": 3000, "popular": 3000, "random": count})
-        for name, count in _POPE_VERSIONS.items()
-    ),
+    published={
+        "POPE on COCO, head (3,000 random questions)": {**_POPE_SIZES, "random": 3000},
+        "e3e3926 (2,910 random questions, LLaVA's)": {**_POPE_SIZES, "random": 2910},
+    },
 )
 
 POPE_P = replace(
