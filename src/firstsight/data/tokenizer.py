@@ -85,9 +85,12 @@ class Tokenizer:
 
     def __init__(self, file: Path) -> None:
         data = file.read_bytes()
-        self.path = file
-        self.digest = hashlib.sha256(data).hexdigest()
-        self._tokenizer = _parse_tokenizer(data, file)
+        self.path, self.digest = file, hashlib.sha256(data).hexdigest()
+        try:
+            self._tokenizer = HFTokenizer.from_str(data.decode())
+        except Exception as error:  # the library raises no narrower one
+            got = f"{file}: wanted Hugging Face tokenizers' JSON. Got: {str(error)[:120]}. Copy the file again."
+            raise DataError(got) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -101,10 +104,8 @@ class Tokenizer:
             )
         self.end_token = end
         """The token that ends a document, as it is written in the file."""
-        missing = [
-            AddedToken(token, special=True, normalized=False) for token in CHAT_TOKENS if token not in vocabulary
-        ]
-        self._tokenizer.add_special_tokens(missing)
+        missing = [token for token in CHAT_TOKENS if token not in vocabulary]
+        self._tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
         self._tokenizer.encode_special_tokens = True
         self.special_ids = SpecialTokenIds(
             end=self._token_id(end),
@@ -138,15 +139,6 @@ class Tokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
-def _parse_tokenizer(data: bytes, file: Path) -> HFTokenizer:
-    try:
-        return HFTokenizer.from_str(data.decode())
-    except Exception as error:  # the library raises no narrower one
-        raise DataError(
-            f"{file}: wanted Hugging Face tokenizers' JSON. Got: {str(error)[:120]}. Copy the file again."
-        ) from error
-
-
 def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a folder with tokenizer.json, or of such a file itself."""
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -168,25 +160,21 @@ def tokenize_records(tokenizer: Tokenizer, records: Sequence[Record]) -> list[To
     layouts, remaining_spans = list[TokenLayout](), iter(spans)
     for number, record in enumerate(records):
         if isinstance(record, TokenizedChunk):
-            layouts += [_layout(ids, loss, (), number) for ids, loss in _split_documents(tokenizer, record)]
+            samples = _split_documents(tokenizer, record)
         else:
             texts, images = next(remaining_spans)
             ids, loss, starts = _join_spans(tokenizer, texts, encoded, has_image=images[:1] == [0])
-            layouts.append(_layout(ids, loss, tuple(starts[text] for text in images), number))
+            samples = [(ids, loss, tuple(starts[text] for text in images))]
+        for ids, loss, positions in samples:
+            ids, loss = np.array(ids, dtype=np.uint32), np.array(loss, dtype=np.uint8)
+            layouts.append(TokenLayout(ids=ids, loss=loss, image_positions=positions, record_number=number))
     return layouts
 
 
-def _layout(ids: Sequence[int], loss: Sequence[int], image_positions: tuple[int, ...], number: int) -> TokenLayout:
-    return TokenLayout(
-        ids=np.array(ids, dtype=np.uint32),
-        loss=np.array(loss, dtype=np.uint8),
-        image_positions=image_positions,
-        record_number=number,
-    )
-
-
-def _split_documents(tokenizer: Tokenizer, chunk: TokenizedChunk) -> Iterator[tuple[list[int], list[int]]]:
-    """(ids, loss) of each document with its end tokens; the first token of a document is no target."""
+def _split_documents(
+    tokenizer: Tokenizer, chunk: TokenizedChunk
+) -> Iterator[tuple[list[int], list[int], tuple[int, ...]]]:
+    """(ids, loss, no images) of each document with its end tokens; the first token of a document is no target."""
     if (largest := max(chunk.tokens)) >= tokenizer.base_vocab_size:
         raise DataError(
             f"{chunk.id}: a tokenizer that does not match the token tar: wanted ids below {tokenizer.base_vocab_size} "
@@ -196,7 +184,7 @@ def _split_documents(tokenizer: Tokenizer, chunk: TokenizedChunk) -> Iterator[tu
     for previous, end in zip([-1, *ends], [*ends, len(chunk.tokens)], strict=True):
         if end - previous > 1:
             ids = list(chunk.tokens[max(previous, 0) : end + 1])
-            yield ids, [LOSS_NEVER, *([LOSS_ALWAYS] * (len(ids) - 1))]
+            yield ids, [LOSS_NEVER, *([LOSS_ALWAYS] * (len(ids) - 1))], ()
 
 
 def record_spans(record: TextRecord) -> tuple[list[TextSpan], list[int]]:
@@ -273,8 +261,7 @@ def span_loss_flags(span: TextSpan, offsets: Sequence[tuple[int, int]]) -> list[
 def encode_prompt(tokenizer: Tokenizer, question: str, *, image_tokens: int) -> list[int]:
     """Tokens of a training row up to where the answer begins: image slots (pad ids) or the start token come first."""
     spans = [_question_span(question)]
-    encoded = iter(_encode_spans(tokenizer, spans))
-    ids, _, _ = _join_spans(tokenizer, spans, encoded, has_image=image_tokens > 0)
+    ids, _, _ = _join_spans(tokenizer, spans, iter(_encode_spans(tokenizer, spans)), has_image=image_tokens > 0)
     return [tokenizer.special_ids.pad] * image_tokens + ids
 
 
