@@ -8,7 +8,6 @@ array of n * T positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +16,11 @@ from torch import Tensor
 
 from firstsight.data.index import ragged_ranges
 from firstsight.data.loader.sources import ImageInputs, LoaderSource
-from firstsight.data.packing import Segments
+from firstsight.data.sampling import Indices
 from firstsight.data.tokenizer import LOSS_ALWAYS, LOSS_NEVER
 from firstsight.recipe.stages import IGNORE_INDEX
+
+RunArray = Int64[np.ndarray, "s"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,23 +41,40 @@ class Batch:
     """Number of the source in `BatchStream.sources`."""
 
 
-class FlatRows(NamedTuple):
+class _FlatRows:
     """Where segments, images and padding are in the flat array of a source's rows."""
 
-    segments: Segments
-    segment_numbers: Int64[np.ndarray, "P"]
-    """Number of the segment in its row."""
-    segment_starts: Int64[np.ndarray, "P"]
-    segment_ends: Int64[np.ndarray, "P"]
-    padding_starts: Int64[np.ndarray, "n"]
-    image_refs: Int64[np.ndarray, "K"]
-    """Indices into the index's `image_refs`."""
-    slot_starts: Int64[np.ndarray, "K"]
-    """First slot of each image."""
-    next_tokens: Int64[np.ndarray, "K"]
-    """The token after each image, an index into the index's `tokens`."""
-    image_segments: Int64[np.ndarray, "K"]
-    """The segment of each image."""
+    def __init__(self, source: LoaderSource, rows: Indices) -> None:
+        index, packed, offsets = source.index, source.packed_rows, source.packed_rows.segment_offsets
+        ids, row_ids, self.segment_numbers = ragged_ranges(offsets[rows], offsets[rows + 1] - offsets[rows])
+        self.segments = segments = packed.segments.select(ids)
+        self.image_refs, self.image_segments, numbers = ragged_ranges(segments.image_start, segments.image_count)
+        row_starts, owners = np.arange(len(rows)) * packed.length, self.image_segments
+        self.padding_starts = row_starts + packed.filled[rows]
+        self.segment_starts = row_starts[row_ids] + packed.column[ids]
+        self.segment_ends = self.segment_starts + segments.count + segments.image_count * packed.image_tokens
+        sample_starts = index.samples["tokens_from"][segments.sample[owners]]
+        self.next_tokens = sample_starts + index.image_refs["at"][self.image_refs]
+        """The token after each image, an index into the index's `tokens`."""
+        tokens_before = self.next_tokens - segments.start[owners]
+        self.slot_starts = self.segment_starts[owners] + tokens_before + numbers * packed.image_tokens
+        """First slot of each image."""
+
+    def token_runs(self, image_tokens: int, size: int) -> tuple[RunArray, RunArray, RunArray]:
+        """All `size` positions as s runs: (segment or -1 for padding, token index minus position, length).
+
+        A run is the padding of a row, the tokens of a segment before its first image, or an image's slots and the
+        tokens after them.
+        """
+        segment_ids = np.arange(len(self.segment_starts))
+        owners = np.concatenate([np.full(len(self.padding_starts), -1), segment_ids, self.image_segments])
+        starts = np.concatenate([self.padding_starts, self.segment_starts, self.slot_starts])
+        segment_origins = self.segments.start - self.segment_starts
+        image_origins = self.next_tokens - self.slot_starts - image_tokens
+        origins = np.concatenate([np.zeros_like(self.padding_starts), segment_origins, image_origins])
+        # At equal starts the run that comes first is empty: padding of a full row, a segment that starts with an image.
+        order = np.argsort(starts, kind="stable")
+        return owners[order], origins[order], np.diff(starts[order], append=size)
 
 
 class BatchBuilder:
@@ -73,22 +91,20 @@ class BatchBuilder:
         self.source_ids = np.zeros(batch_size, dtype=np.int8)
         self.images: list[np.ndarray] = []
 
-    def add_rows(
-        self, source: LoaderSource, source_id: int, *, batch_rows: Int64[np.ndarray, "n"], rows: Int64[np.ndarray, "n"]
-    ) -> None:
+    def add_rows(self, source: LoaderSource, source_id: int, *, batch_rows: Indices, rows: Indices) -> None:
         """Write `rows` of a source to the rows `batch_rows` of the batch."""
         if not len(rows):
             return
-        flat = _flatten_rows(source, rows)
+        flat = _FlatRows(source, rows)
         self.source_ids[batch_rows] = source_id
         self._fill_tokens(source, flat, batch_rows)
         if source.images is not None and len(flat.image_refs) and source.packed_rows.image_tokens:
             self._fill_images(source, source.images, flat, batch_rows)
 
-    def _fill_tokens(self, source: LoaderSource, flat: FlatRows, batch_rows: Int64[np.ndarray, "n"]) -> None:
+    def _fill_tokens(self, source: LoaderSource, flat: _FlatRows, batch_rows: Indices) -> None:
         """Tokens, and shifted by one the targets; the target after a segment may be a token of the next row."""
         shape, image_tokens = (len(batch_rows), self.tokens.shape[1]), source.packed_rows.image_tokens
-        owners, origins, lengths = _token_runs(flat, image_tokens, shape)
+        owners, origins, lengths = flat.token_runs(image_tokens, shape[0] * shape[1])
         flat_positions = np.arange(shape[0] * shape[1])
         token_indices = flat_positions + np.repeat(origins, lengths)
         docs = np.repeat(np.append(flat.segment_numbers, -1)[owners].astype(np.int32), lengths)
@@ -110,9 +126,7 @@ class BatchBuilder:
             else:
                 getattr(self, name)[batch_rows] = values.reshape(shape)
 
-    def _fill_images(
-        self, source: LoaderSource, inputs: ImageInputs, flat: FlatRows, batch_rows: Int64[np.ndarray, "n"]
-    ) -> None:
+    def _fill_images(self, source: LoaderSource, inputs: ImageInputs, flat: _FlatRows, batch_rows: Indices) -> None:
         length, image_tokens = self.tokens.shape[1], source.packed_rows.image_tokens
         first = sum(len(array) for array in self.images) * image_tokens
         positions = batch_rows[flat.slot_starts // length] * length + flat.slot_starts % length
@@ -133,49 +147,7 @@ class BatchBuilder:
         return Batch(images=torch.from_numpy(images), **arrays)
 
 
-def _flatten_rows(source: LoaderSource, rows: Int64[np.ndarray, "n"]) -> FlatRows:
-    packed, offsets = source.packed_rows, source.packed_rows.segment_offsets
-    ids, row_ids, numbers = ragged_ranges(offsets[rows], offsets[rows + 1] - offsets[rows])
-    segments, row_starts = packed.segments.select(ids), np.arange(len(rows)) * packed.length
-    starts = row_starts[row_ids] + packed.column[ids]
-    image_refs, owners, image_numbers = ragged_ranges(segments.image_start, segments.image_count)
-    sample_starts = source.index.samples["tokens_from"][segments.sample[owners]]
-    next_tokens = sample_starts + source.index.image_refs["at"][image_refs]
-    tokens_before = next_tokens - segments.start[owners]
-    return FlatRows(
-        segments=segments,
-        segment_numbers=numbers,
-        segment_starts=starts,
-        segment_ends=starts + segments.count + segments.image_count * packed.image_tokens,
-        padding_starts=row_starts + packed.filled[rows],
-        image_refs=image_refs,
-        slot_starts=starts[owners] + tokens_before + image_numbers * packed.image_tokens,
-        next_tokens=next_tokens,
-        image_segments=owners,
-    )
-
-
-def _token_runs(
-    flat: FlatRows, image_tokens: int, shape: tuple[int, int]
-) -> tuple[Int64[np.ndarray, "s"], Int64[np.ndarray, "s"], Int64[np.ndarray, "s"]]:
-    """All positions as s runs: (segment or -1 for padding, token index minus position, length).
-
-    A run is the padding of a row, the tokens of a segment before its first image, or an image's slots and the tokens
-    after them.
-    """
-    owners = np.concatenate(
-        [np.full(len(flat.padding_starts), -1), np.arange(len(flat.segment_starts)), flat.image_segments]
-    )
-    starts = np.concatenate([flat.padding_starts, flat.segment_starts, flat.slot_starts])
-    segment_origins = flat.segments.start - flat.segment_starts
-    image_origins = flat.next_tokens - flat.slot_starts - image_tokens
-    origins = np.concatenate([np.zeros_like(flat.padding_starts), segment_origins, image_origins])
-    # At equal starts the run that comes first is empty: padding of a full row, a segment that starts with an image.
-    order = np.argsort(starts, kind="stable")
-    return owners[order], origins[order], np.diff(starts[order], append=shape[0] * shape[1])
-
-
-def _set_continuation_targets(source: LoaderSource, flat: FlatRows, targets: Int64[np.ndarray, "positions"]) -> None:
+def _set_continuation_targets(source: LoaderSource, flat: _FlatRows, targets: Int64[np.ndarray, "positions"]) -> None:
     """The target of the last position of a segment with a next token is that token."""
     segments, has_next = flat.segments, flat.segments.has_next_token
     tokens, positions = (segments.start + segments.count)[has_next], flat.segment_ends[has_next] - 1

@@ -58,7 +58,7 @@ def _pack_chunks(index: Index, config: PackingConfig) -> Iterator[PackedRows]:
     for start in range(0, len(index.samples), SAMPLES_PER_CHUNK):
         stop = min(start + SAMPLES_PER_CHUNK, len(index.samples))
         _validate_samples(index, start, stop)
-        chunk = SampleChunk.from_index(index, start, stop, config=config)
+        chunk = SampleChunk(index, start, stop, config=config)
         segments, dropped = split_into_segments(chunk)
         sizes = (segments.count + segments.image_count * config.image_tokens).astype(np.int32)
         row_ids, row_count = assign_rows(sizes, segments.image_count > 0, config.length, packing=config.packing)

@@ -53,51 +53,25 @@ class SegmentEnds(NamedTuple):
     has_next_token: Bool[np.ndarray, "S"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SampleChunk:
-    """Consecutive samples that are packed together. Images are numbered from 0 within the chunk."""
+    """Samples [start, stop) of an index, which are packed together. Images are numbered from 0 within the chunk."""
 
-    index: Index
-    first_sample: int
-    samples: np.ndarray
-    image_positions: Int64[np.ndarray, "N"]
-    """For each image the token that follows it, an index into the index's `tokens`."""
-    image_starts: Int64[np.ndarray, "S"]
-    """First image of each sample."""
-    first_image: int
-    """The chunk's image 0, an index into the index's `image_refs`."""
-    length: int
-    image_tokens: int
-    max_images: int
-    """Of a segment."""
-
-    @classmethod
-    def from_index(cls, index: Index, start: int, stop: int, *, config: PackingConfig) -> SampleChunk:
-        """Samples [start, stop) of an index."""
-        samples, (length, image_tokens, packing) = index.samples[start:stop], config
-        counts = samples["shown_count"].astype(np.int64)
-        first_image = int(samples["shown_from"][counts > 0][:1].sum())
-        refs = index.image_refs[first_image : first_image + int(counts.sum())]
-        max_images = length // image_tokens if image_tokens else len(refs)
-        return cls(
-            index=index,
-            first_sample=start,
-            samples=samples,
-            image_positions=np.repeat(samples["tokens_from"], counts) + refs["at"],
-            image_starts=np.cumsum(counts) - counts,
-            first_image=first_image,
-            length=length,
-            image_tokens=image_tokens,
-            max_images=1 if packing == "one_image_per_row" and image_tokens else max_images,
-        )
-
-    @property
-    def token_stops(self) -> Int64[np.ndarray, "S"]:
-        return self.samples["tokens_from"] + self.samples["tokens_count"]
-
-    @property
-    def image_stops(self) -> Int64[np.ndarray, "S"]:
-        return self.image_starts + self.samples["shown_count"]
+    def __init__(self, index: Index, start: int, stop: int, *, config: PackingConfig) -> None:
+        self.index, self.first_sample, self.samples = index, start, index.samples[start:stop]
+        self.length, self.image_tokens, packing = config
+        counts = self.samples["shown_count"].astype(np.int64)
+        self.first_image = int(self.samples["shown_from"][counts > 0][:1].sum())
+        """The chunk's image 0, an index into the index's `image_refs`."""
+        refs = index.image_refs[self.first_image : self.first_image + int(counts.sum())]
+        self.image_positions = np.repeat(self.samples["tokens_from"], counts) + refs["at"]
+        """For each image the token that follows it, an index into the index's `tokens`."""
+        self.image_stops = np.cumsum(counts)
+        self.image_starts = self.image_stops - counts
+        """First image of each sample."""
+        self.token_stops = self.samples["tokens_from"] + self.samples["tokens_count"]
+        max_images = self.length // self.image_tokens if self.image_tokens else len(refs)
+        self.max_images = 1 if packing == "one_image_per_row" and self.image_tokens else max_images
+        """Of a segment."""
 
     def starts_with_image(self, segments: Segments) -> Bool[np.ndarray, "P"]:
         """Segments whose first position is an image slot, so that their first token is a target too."""
