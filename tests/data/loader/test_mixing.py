@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.loader.mixing import RowMixing, SourceSequence, TokenMixing, UnitCounter, merge_by_units
+from firstsight.data.loader.mixing import RowMixing, SourceSequence, UnitCounter, merge_by_units, merge_spans
 from firstsight.errors import MixError
 from tests.data.reference import source_at
 
@@ -118,13 +118,13 @@ spans = st.lists(st.tuples(st.integers(0, 60), st.fractions(0, 1, max_denominato
 @given(spans=spans)
 def test_every_span_starts_its_own_share(spans: list[tuple[int, Fraction]]) -> None:
     total, mixing = sum(rows for rows, _ in spans), RowMixing(spans)
-    is_image, positions = mixing.draws_at(np.arange(total))
+    is_image, positions = mixing.source_draws(np.arange(total))
     expected = [source_at(row, share)[0] for rows, share in spans for row in range(rows)]
     assert is_image.tolist() == expected
     for flag in (False, True):
         assert positions[is_image == flag].tolist() == list(range(expected.count(flag)))
-    prefix = [(rows - images, images) for rows, images in enumerate(accumulate(expected, initial=0))]
-    assert [mixing.text_image_counts(rows) for rows in range(total + 1)] == prefix
+    prefix = [[rows - images, images] for rows, images in enumerate(accumulate(expected, initial=0))]
+    assert [mixing.draw_counts(rows) for rows in range(total + 1)] == prefix
 
 
 @given(spans=spans, sizes=sizes)
@@ -132,8 +132,9 @@ def test_spans_of_tokens_have_their_share_and_continue_each_source(
     spans: list[tuple[int, Fraction]], sizes: list[list[int]]
 ) -> None:
     text, images = (sizes[source_id] for source_id in range(2))
-    mixing, total = TokenMixing(spans, cyclic_units(text), cyclic_units(images)), sum(rows for rows, _ in spans)
-    is_image, positions = mixing.draws_at(np.arange(total))
+    mixing, total = merge_spans(spans, cyclic_units(text), cyclic_units(images)), sum(rows for rows, _ in spans)
+    kinds, positions = mixing.source_draws(np.arange(total))
+    is_image = kinds == 1
     for flag in (False, True):
         assert positions[is_image == flag].tolist() == list(range(int((is_image == flag).sum())))
     units = np.where(is_image, cyclic_units(images)(positions), cyclic_units(text)(positions))

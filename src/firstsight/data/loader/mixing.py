@@ -17,7 +17,7 @@ from fractions import Fraction
 from itertools import accumulate
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 
 from firstsight.data.sampling import Indices, sources_at
 from firstsight.errors import MixError
@@ -63,55 +63,43 @@ class SourceSequence:
 
 
 class RowMixing:
-    """Shares of rows: every first n rows of a span contain floor(n * share) image rows."""
+    """Shares of rows, as a sequence of text (0) and images (1): n first rows of a span have floor(n * share) images."""
 
     def __init__(self, spans: RowSpans) -> None:
         self.spans = tuple(spans)
         self.starts = np.array([0, *accumulate(rows for rows, _ in spans)], dtype=np.int64)[:-1]
         self.images_before = [0, *accumulate(int(rows * share) for rows, share in spans)]
 
-    def draws_at(self, positions: Indices) -> tuple[Bool[np.ndarray, "n"], Indices]:
-        """(is it an image row, its number among the rows of its kind) for each position."""
+    def source_draws(self, positions: Indices) -> tuple[Indices, Indices]:
+        """(0 or 1, number among the rows of that kind) of each position."""
         span_ids = np.searchsorted(self.starts, positions, side="right") - 1
-        is_image, draws = np.zeros(len(positions), dtype=bool), np.empty_like(positions)
+        kinds, draws = np.empty_like(positions), np.empty_like(positions)
         for span_id in np.unique(span_ids).tolist():
             mask, start, images = span_ids == span_id, int(self.starts[span_id]), self.images_before[span_id]
-            is_image[mask], numbers = sources_at(positions[mask] - start, self.spans[span_id][1])
-            draws[mask] = numbers + np.where(is_image[mask], images, start - images)
-        return is_image, draws
+            kinds[mask], numbers = sources_at(positions[mask] - start, self.spans[span_id][1])
+            draws[mask] = numbers + np.where(kinds[mask], images, start - images)
+        return kinds, draws
 
-    def text_image_counts(self, rows: int) -> tuple[int, int]:
-        """(text rows, image rows) among the first `rows`."""
+    def draw_counts(self, rows: int) -> list[int]:
+        """[text rows, image rows] among the first `rows`."""
         images, rest = 0, rows
         for count, share in self.spans:
             images, rest = images + int(min(rest, count) * share), rest - min(rest, count)
-        return rows - images, images
+        return [rows - images, images]
 
 
-class TokenMixing:
-    """Shares of tokens or loss tokens: text and images merged span by span. A deficit is not carried over spans."""
-
-    def __init__(self, spans: RowSpans, text_units: UnitCounter, image_units: UnitCounter) -> None:
-        texts, images, merged = 0, 0, list[np.ndarray]()
-        for rows, share in spans:
-            counters = (
-                lambda draws, first=texts: text_units(draws + first),
-                lambda draws, first=images: image_units(draws + first),
-            )
-            merged.append(merge_by_units(counters, (1 - share, share), rows))
-            image_rows = int(merged[-1].sum(dtype=np.int64))
-            texts, images = texts + rows - image_rows, images + image_rows
-        self.sequence = SourceSequence(np.concatenate(merged), source_count=2)
-
-    def draws_at(self, positions: Indices) -> tuple[Bool[np.ndarray, "n"], Indices]:
-        """(is it an image row, its number among the rows of its kind) for each position."""
-        source_ids, draws = self.sequence.source_draws(positions)
-        return source_ids == 1, draws
-
-    def text_image_counts(self, rows: int) -> tuple[int, int]:
-        """(text rows, image rows) among the first `rows`."""
-        texts, images = self.sequence.draw_counts(rows)
-        return texts, images
+def merge_spans(spans: RowSpans, text_units: UnitCounter, image_units: UnitCounter) -> SourceSequence:
+    """Text (0) and images (1) with shares of their units, span by span. A deficit is not carried over spans."""
+    texts, images, merged = 0, 0, list[np.ndarray]()
+    for rows, share in spans:
+        counters = (
+            lambda draws, first=texts: text_units(draws + first),
+            lambda draws, first=images: image_units(draws + first),
+        )
+        merged.append(merge_by_units(counters, (1 - share, share), rows))
+        image_rows = int(merged[-1].sum(dtype=np.int64))
+        texts, images = texts + rows - image_rows, images + image_rows
+    return SourceSequence(np.concatenate(merged), source_count=2)
 
 
 def merge_by_units(units: Sequence[UnitCounter], shares: Sequence[Fraction], rows: int) -> UInt8[np.ndarray, "rows"]:

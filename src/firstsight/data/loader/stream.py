@@ -14,7 +14,7 @@ import numpy as np
 
 from firstsight.data.loader.achieved_mix import MIX_UNITS, AchievedMix, SourceCounts, SpanStats, check_span_shares
 from firstsight.data.loader.collate import Batch, BatchBuilder
-from firstsight.data.loader.mixing import RowMixing, TokenMixing
+from firstsight.data.loader.mixing import RowMixing, SourceSequence, merge_spans
 from firstsight.data.loader.mixture import LoaderMixture, MixtureSampler
 from firstsight.data.loader.sources import LoaderSource
 from firstsight.data.sampling import Indices
@@ -73,12 +73,12 @@ class BatchStream:
         return self.counted_in != "rows" and any(0 < share < 1 for _, share in self.spans)
 
     @cached_property
-    def _mixing(self) -> RowMixing | TokenMixing:
+    def _mixing(self) -> RowMixing | SourceSequence:
         """Which positions are image rows."""
         if self.image_mixture is None or not self.is_weighted:
             return RowMixing(self.spans)
         images, offset, unit = self._make_image_sampler(self.total_rows), self.text_row_offset, self.counted_in
-        return TokenMixing(
+        return merge_spans(
             self.spans,
             text_units=lambda draws: self._text_sampler.units_at(draws + offset, unit),
             image_units=lambda draws: images.units_at(draws, unit),
@@ -86,7 +86,7 @@ class BatchStream:
 
     @cached_property
     def _text_sampler(self) -> MixtureSampler:
-        rows = self.total_rows if self.is_weighted else RowMixing(self.spans).text_image_counts(self.total_rows)[0]
+        rows = self.total_rows if self.is_weighted else RowMixing(self.spans).draw_counts(self.total_rows)[0]
         seeds = [self.text_seed * 1_000_003 - source_id for source_id in range(len(self.text_mixture.sources))]
         return MixtureSampler(self.text_mixture, seeds=seeds, rows=self.text_row_offset + rows)
 
@@ -94,7 +94,7 @@ class BatchStream:
     def _image_sampler(self) -> MixtureSampler | None:
         if self.image_mixture is None:
             return None
-        return self._make_image_sampler(self._mixing.text_image_counts(self.total_rows)[1])
+        return self._make_image_sampler(self._mixing.draw_counts(self.total_rows)[1])
 
     def _make_image_sampler(self, rows: int) -> MixtureSampler:
         assert self.image_mixture is not None
@@ -158,12 +158,12 @@ class BatchStream:
 
     def source_rows(self, positions: Indices) -> Iterator[tuple[Indices, Indices]]:
         """For each source (indices into `positions` of its rows, rows of the source)."""
-        is_image, draws = self._mixing.draws_at(positions)
-        samplers = ((self._text_sampler, ~is_image, self.text_row_offset), (self._image_sampler, is_image, 0))
-        for sampler, mask, offset in samplers:
+        kinds, draws = self._mixing.source_draws(positions)
+        samplers = ((self._text_sampler, self.text_row_offset), (self._image_sampler, 0))
+        for kind, (sampler, offset) in enumerate(samplers):
             if sampler is None:
                 continue
-            indices = np.flatnonzero(mask)
+            indices = np.flatnonzero(kinds == kind)
             source_ids, rows = sampler.rows_at(draws[indices] + offset)
             for source_id in range(len(sampler.mixture.sources)):
                 is_source = source_ids == source_id
@@ -171,7 +171,7 @@ class BatchStream:
 
     def draw_counts(self, rows: int) -> tuple[int, ...]:
         """How often each source has been drawn from after `rows` rows; text including earlier stages."""
-        text_rows, image_rows = self._mixing.text_image_counts(rows)
+        text_rows, image_rows = self._mixing.draw_counts(rows)
         images = [] if self._image_sampler is None else self._image_sampler.draw_counts(image_rows)
         return (*self._text_sampler.draw_counts(self.text_row_offset + text_rows), *images)
 
@@ -193,7 +193,7 @@ class BatchStream:
             loss_tokens=loss_tokens,
             epochs={source.name: rows[source.name] / max(1, source.packed_rows.row_count) for source in self.sources},
             text_sources=self.source_names[:text_count],
-            text_rows_read=self.text_row_offset + self._mixing.text_image_counts(total_rows)[0],
+            text_rows_read=self.text_row_offset + self._mixing.draw_counts(total_rows)[0],
             text_row_length=self.row_shape.length,
             text_group_size=self.text_mixture.group_size,
             text_seed=self.text_seed,
