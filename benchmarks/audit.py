@@ -39,7 +39,7 @@ def store(folder: Path, count: int, texts: int) -> tuple[np.ndarray, ngrams.Ngra
     wanted = np.minimum(chance.zipf(1.2, (texts, 30)), 50_000)
     starts = chance.integers(0, count - 30, texts // 10)
     wanted[: len(starts)] = made[starts[:, None] + np.arange(30)]
-    return np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray), ngrams.build_ngrams(
+    return np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray), ngrams.NgramSet(
         wanted.tolist(), range(texts)
     )
 

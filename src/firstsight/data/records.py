@@ -150,9 +150,9 @@ def parse_token_ids(ids: object, *, record_id: str) -> TokenizedChunk:
     """A publisher's list of token ids; raises RecordError unless it is a non-empty list of integers from 0 on."""
     if not isinstance(ids, list) or not ids:
         raise RecordError("bad tokens", "wanted a list of ids. Got " + ("none" if ids == [] else type(ids).__name__))
-    invalid_ids = [token_id for token_id in ids if type(token_id) is not int or token_id < 0]
-    if invalid_ids:
-        raise RecordError("bad tokens", f"wanted integers from 0 on. Got {invalid_ids[0]!r}")
+    for token_id in ids:
+        if type(token_id) is not int or token_id < 0:
+            raise RecordError("bad tokens", f"wanted integers from 0 on. Got {token_id!r}")
     return TokenizedChunk(id=record_id, tokens=tuple(ids))
 
 
@@ -197,33 +197,27 @@ def parse_llava_dialogue(row: Mapping[str, object], *, default_id: str, image: I
     conversation = row.get("conversations")
     if not isinstance(conversation, list) or not conversation:
         raise RecordError("field missing", "no conversations")
-    values = [_turn_value(turn) for turn in conversation]
+    turns = [turn for turn in conversation if isinstance(turn, dict) and isinstance(turn.get("value"), str)]
+    if len(turns) < len(conversation):
+        raise RecordError("field missing", "a turn without value")
+    values: list[str] = [turn["value"] for turn in turns]
     placeholders = sum(value.count(IMAGE_PLACEHOLDER) for value in values)
     if placeholders > 1:
         raise RecordError("several pictures", f"more than one {IMAGE_PLACEHOLDER}")
     if image is None and placeholders:
         raise RecordError("no picture", f"{IMAGE_PLACEHOLDER} without the name of an image")
-    for number, turn in enumerate(conversation):
+    for number, turn in enumerate(turns):
         role = turn.get("from")
         if role not in ("human", "gpt"):
             raise RecordError("unknown role", f"wanted human or gpt, got {role!r} at turn {number}")
         if role != ("human", "gpt")[number % 2]:
             raise RecordError("turns do not alternate", f"{role} at turn {number}")
-    if len(conversation) % 2:
+    if len(turns) % 2:
         raise RecordError("turns do not alternate", "the last turn is not an answer")
-    turns = tuple(clean_text(strip_image_placeholder(value), empty_reason="empty turn") for value in values)
-    return Dialogue(id=str(row.get("id", default_id)), image=image, turns=turns)
-
-
-def _turn_value(turn: object) -> str:
-    value = turn.get("value") if isinstance(turn, dict) else None
-    if not isinstance(value, str):
-        raise RecordError("field missing", "a turn without value")
-    return value
+    texts = tuple(clean_text(strip_image_placeholder(value), empty_reason="empty turn") for value in values)
+    return Dialogue(id=str(row.get("id", default_id)), image=image, turns=texts)
 
 
 def strip_image_placeholder(text: str) -> str:
     """`text` without image placeholders and the line break next to them."""
-    for placeholder in (IMAGE_PLACEHOLDER + "\n", "\n" + IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER):
-        text = text.replace(placeholder, "")
-    return text
+    return re.sub(f"{IMAGE_PLACEHOLDER}\n|\n?{IMAGE_PLACEHOLDER}", "", text)

@@ -31,7 +31,7 @@ def test_exactly_the_planted_ngrams_are_found(data: tuple[list[list[int]], list[
     chunk_size = ngrams._CHUNK
     ngrams._CHUNK = chunk
     try:
-        ngram_set = ngrams.build_ngrams(texts, range(len(texts)))
+        ngram_set = ngrams.NgramSet(texts, range(len(texts)))
         hits = list(ngrams.find_ngrams(np.array(flat, dtype=np.uint16), ngram_set))
     finally:
         ngrams._CHUNK = chunk_size

@@ -11,7 +11,7 @@ import numpy as np
 from firstsight.data.audit import report
 from firstsight.data.audit.eval_sets import EvalItem, EvalSets, collect_eval_sets
 from firstsight.data.audit.hamming import hamming_neighbors, uninformative_hashes
-from firstsight.data.audit.ngrams import NGRAM_SIZE, NgramHits, NgramSet, build_ngrams, find_ngrams
+from firstsight.data.audit.ngrams import NGRAM_SIZE, NgramHits, NgramSet, find_ngrams
 from firstsight.data.index import Index
 from firstsight.data.tokenizer import Tokenizer
 from firstsight.errors import DataError
@@ -90,7 +90,7 @@ def _eval_ngrams(eval_sets: EvalSets, tokenizer: Tokenizer) -> tuple[NgramSet, i
             long_forms = [form for form in forms if len(form) >= NGRAM_SIZE]
             ids += long_forms
             text_numbers += [number] * len(long_forms)
-    return build_ngrams(ids, text_numbers), len(set(text_numbers))
+    return NgramSet(ids, text_numbers), len(set(text_numbers))
 
 
 class _NgramCounter:

@@ -6,8 +6,7 @@ Legend: N tokens of an n-gram, G n-grams.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt32
@@ -46,18 +45,6 @@ class NgramFilter:
         return np.flatnonzero(bits & np.uint8(1))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NgramSet:
-    """Distinct n-grams, in the order of their hashes."""
-
-    tokens: UInt32[np.ndarray, "G N"]
-    texts: Int64[np.ndarray, "G"]
-    """Number of the first text with the n-gram."""
-    hashes: UInt32[np.ndarray, "G"]
-    filters: tuple[NgramFilter, NgramFilter]
-    """Of the hashes, and of their product with _FILTER_FACTOR."""
-
-
 def rolling_hashes(tokens: UInt32[np.ndarray, "n"], base: np.uint32 = _BASE) -> UInt32[np.ndarray, "windows"]:
     """The hash of every N consecutive tokens: a polynomial modulo 2**32, combined from shorter ones by doubling."""
     hashes, length = tokens, 1
@@ -72,25 +59,27 @@ def rolling_hashes(tokens: UInt32[np.ndarray, "n"], base: np.uint32 = _BASE) -> 
     return hashes
 
 
-def build_ngrams(texts: Sequence[Sequence[int]], text_numbers: Sequence[int]) -> NgramSet:
-    """The n-grams of tokenized texts; `text_numbers` is the number of the text that each tokenizes, ascending."""
-    flat = np.fromiter(chain.from_iterable(texts), dtype=np.uint32)
-    counts = np.array([len(ids) for ids in texts], dtype=np.int64)
-    starts, text_ids, _ = ragged_ranges(np.cumsum(counts) - counts, np.maximum(counts - NGRAM_SIZE + 1, 0))
-    flat = np.pad(flat, (0, NGRAM_SIZE))  # so that there are windows if no text has any
-    hashes, second_hashes = (rolling_hashes(flat, base)[starts] for base in (_BASE, _SECOND_BASE))
-    ngrams = sliding_window_view(flat, NGRAM_SIZE)[starts]
-    order = np.lexsort((second_hashes, hashes))  # stable: among equals the first text stays first
-    is_new = np.ones(len(order), dtype=np.bool_)
-    is_new[1:] = (ngrams[order][1:] != ngrams[order][:-1]).any(axis=1)
-    first = order[is_new]
-    hashes = hashes[first]
-    return NgramSet(
-        tokens=ngrams[first],
-        texts=np.asarray(text_numbers, dtype=np.int64)[text_ids[first]],
-        hashes=hashes,
-        filters=(NgramFilter(hashes), NgramFilter(hashes * _FILTER_FACTOR)),
-    )
+class NgramSet:
+    """The distinct n-grams of tokenized texts, in the order of their hashes.
+
+    `text_numbers` is the number of the text that each of `texts` tokenizes, ascending; `.texts` has for each n-gram
+    the number of the first text with it.
+    """
+
+    def __init__(self, texts: Sequence[Sequence[int]], text_numbers: Sequence[int]) -> None:
+        flat = np.fromiter(chain(*texts, repeat(0, NGRAM_SIZE)), dtype=np.uint32)  # padded to at least a window
+        counts = np.array([len(ids) for ids in texts], dtype=np.int64)
+        starts, text_ids, _ = ragged_ranges(np.cumsum(counts) - counts, np.maximum(counts - NGRAM_SIZE + 1, 0))
+        hashes, second_hashes = (rolling_hashes(flat, base)[starts] for base in (_BASE, _SECOND_BASE))
+        ngrams = sliding_window_view(flat, NGRAM_SIZE)[starts]
+        order = np.lexsort((second_hashes, hashes))  # stable: among equals the first text stays first
+        is_new = np.ones(len(order), dtype=np.bool_)
+        is_new[1:] = (ngrams[order][1:] != ngrams[order][:-1]).any(axis=1)
+        first = order[is_new]
+        self.tokens: UInt32[np.ndarray, "G N"] = ngrams[first]
+        self.texts: Int64[np.ndarray, "G"] = np.asarray(text_numbers, dtype=np.int64)[text_ids[first]]
+        self.hashes: UInt32[np.ndarray, "G"] = hashes[first]
+        self.filters = NgramFilter(self.hashes), NgramFilter(self.hashes * _FILTER_FACTOR)
 
 
 def find_ngrams(tokens: Integer[np.ndarray, "tokens"], ngrams: NgramSet) -> Iterator[NgramHits]:
