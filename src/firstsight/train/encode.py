@@ -15,7 +15,7 @@ import torch
 from firstsight.data.index import Index
 from firstsight.data.loader import DecodedImages
 from firstsight.data.readers import locate_source
-from firstsight.data.source_check import check_source_unchanged
+from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.errors import ModelError
 from firstsight.files import write_atomic
 from firstsight.model.vision import extract_features, load_encoder

@@ -15,7 +15,7 @@ from firstsight.data.index import Index
 from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource, PrecomputedFeatures
 from firstsight.data.packing import pack
 from firstsight.data.readers import locate_source
-from firstsight.data.source_check import check_source_unchanged
+from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import DataSource, External, Mixture, PackingMode, Recaptioned, SyntheticCaptions
 from firstsight.recipe.stages import Finetune, Midtrain, RowShape, TrunkSegment

@@ -160,7 +160,7 @@ class _Sources:
         """RequestError for a source with other bytes; files with unchanged size and time stamp are not read again."""
         from firstsight.data.index import Index
         from firstsight.data.readers import list_shards
-        from firstsight.data.source_check import check_source_unchanged
+        from firstsight.data.readers.source_reader import check_source_unchanged
 
         index, location = Index.open(folder), self.site.sources[name]
         try:

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from firstsight.data.source_check import check_source_unchanged
+from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.errors import DataError
 from firstsight.site import Location
-
-from .conftest import Workshop, words_of
-from .prepared_sources import PreparedSource, caption_members, encode_image, prepare_source, write_tar
+from tests.data.conftest import Workshop, words_of
+from tests.data.prepared_sources import PreparedSource, caption_members, encode_image, prepare_source, write_tar
 
 
 @pytest.fixture
