@@ -132,5 +132,5 @@ def read_captions_table(context: ReadContext) -> Iterator[Record | RejectedRecor
             raise RecordError("no picture", "an empty cell")
         return ImageText(id=row.id, image=image, caption=text, synthetic=is_synthetic)
 
-    optional_fields = ("id",) if context.choose_caption is None else ("id", "synthetic")
+    optional_fields = () if context.choose_caption is None else ("synthetic",)
     return table_records(context, parse, ("picture", "caption"), optional_fields=optional_fields)

@@ -51,8 +51,7 @@ def read_dialogues_table(context: ReadContext) -> Iterator[Record | RejectedReco
         image = row.image_location() if "picture" in row.columns else None
         return parse_dialogue(row.cells, row.columns, default_id=row.id, image=image)
 
-    layouts = ("turns",), ("question", "answer")
-    return table_records(context, parse, *layouts, optional_fields=("id", "picture"))
+    return table_records(context, parse, ("turns",), ("question", "answer"), optional_fields=("picture",))
 
 
 def _make_dialogue(context: ReadContext, row: Mapping[str, Any], position: int) -> Dialogue:

@@ -6,13 +6,14 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import fsspec
 from braceexpand import braceexpand
@@ -79,8 +80,7 @@ class _HashingStream(io.RawIOBase):
         super().close()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileInfo:
+class FileInfo(NamedTuple):
     """A file's size in bytes, and a stamp that changes when the file does (empty: the remote has none)."""
 
     size: int
@@ -154,17 +154,14 @@ class SourceFolder:
     def fetch(self, name: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of a file, fewer if it is shorter; OSError when they cannot be read."""
         data: Any = self.filesystem.cat_file(self.path(name), start=start, end=stop)
-        # A web server without range requests sends the whole file.
-        return data if len(data) <= stop - start else data[start:stop]
+        return data if len(data) <= stop - start else data[start:stop]  # a web server without ranges sends all
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         """`size` bytes of a file from `offset`, fewer if it is shorter; DataError when they cannot be read."""
         try:
             return self.fetch(name, offset, offset + size)
         except OSError as error:
-            raise DataError(
-                f"{self.path(name)}: cannot be read ({error}). Check the path and its permissions."
-            ) from None
+            raise DataError(f"{self.path(name)}: cannot be read ({error}). Check its permissions.") from None
 
     @contextmanager
     def open_stream(
@@ -172,7 +169,7 @@ class SourceFolder:
     ) -> Iterator[io.BufferedIOBase]:
         """Bytes from `start` to `stop`, hashed in `digest`; on exit what the caller left unread is hashed too."""
         with self.open(name) as raw:
-            _skip_bytes(raw, start)
+            skip_bytes(raw, start)
             size = (1 << 62) if stop is None else stop - start
             with io.BufferedReader(_HashingStream(raw, digest, size), _READ_SIZE) as stream:
                 yield stream
@@ -184,13 +181,10 @@ class SourceFolder:
         """The whole file on this machine, for readers that seek; a remote file is copied for the `with` block."""
         with self.open_stream(name, digest) as stream:
             if self.is_local:
-                while stream.read(_READ_SIZE):
-                    pass
                 yield Path(self.path(name))
                 return
             with tempfile.NamedTemporaryFile(suffix=PurePosixPath(name).suffix) as copy:
-                while data := stream.read(_READ_SIZE):
-                    copy.write(data)
+                shutil.copyfileobj(stream, copy, _READ_SIZE)
                 copy.flush()
                 yield Path(copy.name)
 
@@ -312,10 +306,12 @@ def _file_stamp(info: Mapping[str, Any]) -> str:
     return str(value.timestamp() if isinstance(value, datetime) else value)
 
 
-def _skip_bytes(stream: BinaryStream, count: int) -> None:
-    """Advance by `count` bytes, by reading them if the stream cannot seek."""
-    if count and stream.seekable():
-        stream.seek(count)
-        return
-    while count and (data := stream.read(min(count, _READ_SIZE))):
-        count -= len(data)
+def skip_bytes(stream: BinaryStream, count: int) -> int:
+    """Advance by `count` bytes, by reading them if the stream cannot seek; the number of bytes that were skipped."""
+    if stream.seekable():
+        stream.seek(count, os.SEEK_CUR)
+        return count
+    remaining = count
+    while remaining and (data := stream.read(min(remaining, _READ_SIZE))):
+        remaining -= len(data)
+    return count - remaining

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from firstsight.data.images import MAX_IMAGE_BYTES, perceptual_hash
@@ -17,14 +18,6 @@ from firstsight.site import Location
 _MAX_JSON_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LookupResult:
-    """The outcome for a name, cached because many records may name the same image."""
-
-    image: ImageLocation | RecordError
-    sha256: str
-
-
 class ImageLookup:
     """All images of a location by name; the headers of its tars are read once, at the first lookup.
 
@@ -34,10 +27,10 @@ class ImageLookup:
 
     def __init__(self, location: Location, *, match_urls: bool) -> None:
         self._location, self._match_urls = location, match_urls
-        self._folder: SourceFolder | None = None
         self._members = dict[str, tuple[str, TarMember] | None]()
         """Tar and member of a name; None if several members have it."""
-        self._results = dict[str, _LookupResult]()
+        self._results = dict[str, tuple[ImageLocation | RecordError, str]]()
+        """Image or error of a name, and sha256 of its bytes; cached because many records may name the same image."""
 
     def finder(self, digest: ReadDigest) -> Callable[[str], ImageLocation]:
         """A function from a name to its checked location; it raises RecordError and joins what it reads to `digest`."""
@@ -46,36 +39,36 @@ class ImageLookup:
         def find_image(name: str) -> ImageLocation:
             if name not in self._results:
                 self._results[name] = self._look_up(name)
-            result = self._results[name]
+            image, sha256 = self._results[name]
             if name not in joined:
                 joined.add(name)
-                digest.join(result.sha256)
-            if isinstance(result.image, RecordError):
-                raise RecordError(result.image.reason, result.image.detail)
-            return result.image
+                digest.join(sha256)
+            if isinstance(image, RecordError):
+                raise RecordError(image.reason, image.detail)
+            return image
 
         return find_image
 
-    def _look_up(self, name: str) -> _LookupResult:
-        folder, data = self._open_folder(), b""
+    def _look_up(self, name: str) -> tuple[ImageLocation | RecordError, str]:
+        data = b""
         image: ImageLocation | RecordError
         try:
-            shard, offset, data = self._read_image(folder, name)
+            shard, offset, data = self._read_image(self._folder, name)
             prefix = "pictures:" if self._location.pictures else ""
             image = ImageLocation(shard=prefix + shard, offset=offset, size=len(data), hash=perceptual_hash(data))
         except RecordError as error:
             detail = error.detail if name in error.detail else f"{name}: {error.detail}"
             image = RecordError(error.reason, detail)  # a new one: the traceback of `error` refers to the bytes
-        return _LookupResult(image=image, sha256=hashlib.sha256(data).hexdigest())
+        return image, hashlib.sha256(data).hexdigest()
 
-    def _open_folder(self) -> SourceFolder:
+    @cached_property
+    def _folder(self) -> SourceFolder:
         """The folder of the images, with its tars indexed."""
-        if self._folder is None:
-            folder = open_folder(self._location.pictures or self._location.path)
-            self._folder = folder if self._location.pictures else replace(folder, selected_names=None)
-            for tar in self._folder.names(".tar"):
-                self._index_tar(self._folder, tar)
-        return self._folder
+        folder = open_folder(self._location.pictures or self._location.path)
+        folder = folder if self._location.pictures else replace(folder, selected_names=None)
+        for tar in folder.names(".tar"):
+            self._index_tar(folder, tar)
+        return folder
 
     def _index_tar(self, folder: SourceFolder, tar: str) -> None:
         images, urls = dict[str, TarMember](), dict[str, str]()

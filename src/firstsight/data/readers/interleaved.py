@@ -10,6 +10,7 @@ as a record of its own; a document without any image left is rejected.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from firstsight.data.readers.filesystem import ReadContext
@@ -24,11 +25,7 @@ _Part = str | tuple[str, ...]
 def read_interleaved_jsonl(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a JSON-lines shard."""
     rejected: list[RejectedRecord] = []
-
-    def parse(row: Mapping[str, Any], number: int) -> Record:
-        return _make_document(context, row, rejected, number=number, position=f"line {number}")
-
-    return _insert_rejected(jsonl_records(context, parse), rejected)
+    return _insert_rejected(jsonl_records(context, partial(_make_document, context, rejected, "line")), rejected)
 
 
 def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
@@ -36,11 +33,9 @@ def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRe
     rejected: list[RejectedRecord] = []
 
     def parse(row: TableRow) -> Record:
-        fields = {field: row[field] for field in row.columns}
-        return _make_document(context, fields, rejected, number=row.number, position=f"row {row.number}")
+        return _make_document(context, rejected, "row", {field: row[field] for field in row.columns}, row.number)
 
-    layouts = ("images", "texts"), ("text_list", "image_info")
-    return _insert_rejected(table_records(context, parse, *layouts, optional_fields=("id",)), rejected)
+    return _insert_rejected(table_records(context, parse, ("images", "texts"), ("text_list", "image_info")), rejected)
 
 
 def _insert_rejected(
@@ -54,16 +49,16 @@ def _insert_rejected(
 
 
 def _make_document(
-    context: ReadContext, row: Mapping[str, Any], rejected: list[RejectedRecord], *, number: int, position: str
+    context: ReadContext, rejected: list[RejectedRecord], unit: str, row: Mapping[str, Any], number: int
 ) -> Record:
-    """The document of a row; images that cannot be used are appended to `rejected`."""
+    """The document of a row, which is the `unit` (line or row) of a `number`; unusable images go into `rejected`."""
     parts, separator = (_parse_mmc4(row), " ") if "text_list" in row else (_parse_obelics(row), "\n\n")
     resolved: list[str | ImageLocation] = []
     for part_number, part in enumerate(parts, start=1):
         try:
             resolved.append(part if isinstance(part, str) else _find_image(context, part))
         except RecordError as error:
-            rejected.append(context.rejected(error, f"{position}, part {part_number}"))
+            rejected.append(context.rejected(error, f"{unit} {number}, part {part_number}"))
     record_id = context.default_id(number) if row.get("id") is None else str(row["id"])
     return join_interleaved(resolved, record_id=record_id, separator=separator)
 

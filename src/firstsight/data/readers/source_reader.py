@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -62,9 +62,7 @@ def locate_source(source: DataSource, folder: Path | None, site: Site) -> Locati
             raise UnknownName("source", external.name, site.sources)
         return site.sources[external.name]
     if folder is None:
-        raise RequestError(
-            f"{type(source).__name__}: wanted the folder of a step that made it. Got none. Run it first."
-        )
+        raise RequestError(f"{type(source).__name__}: wanted the folder of the step that makes it. Got none. Run it.")
     return Location(path=str(folder))
 
 
@@ -84,22 +82,16 @@ def list_shards(location: Location, form: ExternalForm) -> tuple[Shard, ...]:
         raise DataError(f"{location.path}: wanted {form} as {extensions}. Got no such file. Check the source's folder.")
     shards: list[Shard] = []
     for name in _select_split(location, names):
-        info = folder.file_info(name)
-        is_list = name.lower().endswith(".json")
-        ranges = json_list_ranges(folder, name, info.size) if is_list else [(0, info.size)]
-        split = _split_of_name(name)
-        shards += [
-            Shard(name=name, split=split, size=info.size, stamp=info.stamp, start=start, stop=stop)
-            for start, stop in ranges
-        ]
+        size, stamp = folder.file_info(name)
+        ranges = json_list_ranges(folder, name, size) if name.lower().endswith(".json") else [(0, size)]
+        shard = partial(Shard, name=name, split=_split_of_name(name), size=size, stamp=stamp)
+        shards += [shard(start=start, stop=stop) for start, stop in ranges]
     return tuple(shards)
 
 
 def _check_form(location: Location, form: ExternalForm) -> None:
     if form not in FORMAT_READERS:
-        raise DataError(
-            f"{location.path}: no reader for a source of form {form!r}. Known: {', '.join(FORMAT_READERS)}."
-        )
+        raise DataError(f"{location.path}: no reader for sources of form {form!r}. Known: {', '.join(FORMAT_READERS)}.")
 
 
 def _record_files(location: Location, folder: SourceFolder, form: ExternalForm) -> list[str]:
@@ -187,16 +179,18 @@ class RecordReader:
         self._form: ExternalForm = form
         self._images = ImageLookup(location, match_urls=form == "interleaved")
         self._manifests: dict[str, dict[str, int]] = {}
-        self._folder: SourceFolder | None = None
+
+    @cached_property
+    def _folder(self) -> SourceFolder:
+        """Opened once for all shards: a remote pattern is listed each time."""
+        return open_folder(self._location.path)
 
     def read(self, shard: Shard) -> ShardRecords:
         """One pass over a shard."""
-        # Opened once for all shards: a remote pattern is listed each time.
-        self._folder = folder = self._folder or open_folder(self._location.path)
         digest, source = ReadDigest(), self._source
         context = ReadContext(
             shard=shard,
-            folder=folder,
+            folder=self._folder,
             location=self._location,
             digest=digest,
             find_image=self._images.finder(digest),
@@ -207,14 +201,15 @@ class RecordReader:
         read_records = next((reader for extensions, reader in readers if name.endswith(extensions)), None)
         if read_records is None:
             raise DataError(f"{context.path}: wanted {self._form}. Got a name with another ending. Rename the file.")
-        expected_count = self._manifest_count(folder, shard.name) if name.endswith(".tar") else None
+        expected_count = self._manifest_count(shard.name) if name.endswith(".tar") else None
         return ShardRecords(read_records(context), digest, path=context.path, expected_count=expected_count)
 
-    def _manifest_count(self, folder: SourceFolder, name: str) -> int | None:
+    def _manifest_count(self, name: str) -> int | None:
         """Samples of a shard if a manifest in its folder has them."""
         manifest = (PurePosixPath(name).parent / SHARD_MANIFEST).as_posix()
         if manifest not in self._manifests:
-            self._manifests[manifest] = _manifest_counts(folder, manifest) if folder.has_file(manifest) else {}
+            exists = self._folder.has_file(manifest)
+            self._manifests[manifest] = _manifest_counts(self._folder, manifest) if exists else {}
         return self._manifests[manifest].get(PurePosixPath(name).stem)
 
 
@@ -255,7 +250,7 @@ class ShardRecords:
         """
         if not self._is_exhausted:
             raise DataError(
-                "the digest of a shard: wanted a complete pass. Got an unfinished one. Read all records first."
+                "wanted a complete pass for a shard's digest. Got an unfinished one. Read all records first."
             )
         return self._digest.hexdigest()
 

@@ -90,8 +90,8 @@ def table_records(
 ) -> Iterator[Record | RejectedRecord]:
     """The record that `parse` makes of each row; it may raise RecordError.
 
-    Only the columns of the first of `layouts` whose fields the table has, and of `optional_fields`, are read. Raises
-    DataError when the file is no table, is truncated, or fits no layout.
+    Only the columns of the first of `layouts` whose fields the table has, of `id` and of `optional_fields` are read.
+    Raises DataError when the file is no table, is truncated, or fits no layout.
     """
     for row in _read_rows(context, layouts, optional_fields):
         try:
@@ -139,7 +139,9 @@ def _resolve_columns(
         return next((name for name in _DEFAULT_COLUMNS.get(field, (field,)) if name in names), None)
 
     for layout in layouts:
-        columns = {field: name for field in (*layout, *optional_fields) if (name := find_column(field)) is not None}
+        columns = {
+            field: name for field in (*layout, "id", *optional_fields) if (name := find_column(field)) is not None
+        }
         if all(field in columns for field in layout):
             return columns
     expected = " or ".join(" and ".join(layout) for layout in layouts)

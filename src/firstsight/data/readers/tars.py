@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from firstsight.data.images import MAX_IMAGE_BYTES
-from firstsight.data.readers.filesystem import BinaryStream
+from firstsight.data.readers.filesystem import BinaryStream, skip_bytes
 from firstsight.data.records import RecordError
 from firstsight.errors import DataError
 
@@ -22,6 +22,8 @@ _BLOCK_SIZE = tarfile.BLOCKSIZE
 _MAX_HEADER_BYTES = 1 << 20
 """Bytes of an extended header; a name is never longer."""
 _GNU_LONG_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MEMBER_KEYS = re.compile(r"(path|size|linkpath)\Z|GNU\.sparse")
+"""Keys of pax headers that belong to a single member."""
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
@@ -78,9 +80,7 @@ def read_tar_members(
     """
     tar = _TarReader(data, path)
     while (member := tar.next_member()) is not None:
-        content = tar.read(member.size) if needs_content(member) else tar.skip(member.size)
-        tar.skip_padding(member.size)
-        yield member, content
+        yield member, tar.read_padded(member.size) if needs_content(member) else tar.skip_padded(member.size)
     tar.check_end()
 
 
@@ -89,29 +89,30 @@ class _TarReader:
 
     def __init__(self, stream: BinaryStream, path: str) -> None:
         self._stream, self._path, self._position = stream, path, 0
-        self._is_seekable = stream.seekable()
 
     def _error(self, problem: str) -> DataError:
         return DataError(f"{self._path}: {problem} at byte {self._position}. Copy it again from its origin.")
 
-    def read(self, count: int) -> bytes:
+    def _read(self, count: int) -> bytes:
         data = self._stream.read(count)
         if len(data) != count:
             raise self._error("a truncated tar")
         self._position += count
         return data
 
-    def skip(self, count: int) -> bytes:
-        if self._is_seekable:
-            self._stream.seek(count, 1)
-            self._position += count
-            return b""
-        while count:
-            count -= len(self.read(min(count, 1 << 20)))
-        return b""
+    def read_padded(self, size: int) -> bytes:
+        """`size` bytes; the stream is then at the next block."""
+        data = self._read(size)
+        self._read(-size % _BLOCK_SIZE)
+        return data
 
-    def skip_padding(self, size: int) -> None:
-        self.skip(-size % _BLOCK_SIZE)
+    def skip_padded(self, size: int) -> bytes:
+        """Skip `size` bytes and the rest of their last block; returns no bytes."""
+        count = size + -size % _BLOCK_SIZE
+        if skip_bytes(self._stream, count) != count:
+            raise self._error("a truncated tar")
+        self._position += count
+        return b""
 
     def _read_header(self) -> tarfile.TarInfo | None:
         """The next header block; None at the closing block."""
@@ -131,7 +132,7 @@ class _TarReader:
         if header.type == tarfile.GNUTYPE_SPARSE:
             is_extended = block[482]
             while is_extended:
-                is_extended = self.read(_BLOCK_SIZE)[504]
+                is_extended = self._read(_BLOCK_SIZE)[504]
         return header
 
     def next_member(self) -> TarMember | None:
@@ -142,7 +143,8 @@ class _TarReader:
                 data = self._read_extended(header.size).rstrip(b"\0")
                 name = data.decode("utf-8", "surrogateescape") if header.type == tarfile.GNUTYPE_LONGNAME else name
             elif header.type == tarfile.XGLTYPE:
-                self._check_global_header(self._read_pax_fields(header.size))
+                if forbidden := list(filter(_MEMBER_KEYS.match, self._read_pax_fields(header.size))):
+                    raise self._error(f"a header that sets {', '.join(forbidden)} for all members")
             elif header.type in _PAX_TYPES:
                 fields = self._read_pax_fields(header.size)
                 name, size = fields.get("path", name), fields.get("size", size)
@@ -161,8 +163,7 @@ class _TarReader:
         if size is not None and size != str(data_size):
             raise self._error(f"a member with two sizes, {data_size} and {size},")
         if header.isdir() or (name is not None and name.endswith("/")):
-            self.skip(data_size)
-            self.skip_padding(data_size)
+            self.skip_padded(data_size)
             return None
         is_regular = header.isreg() and header.type != tarfile.GNUTYPE_SPARSE and not is_sparse
         name = header.name if name is None else name
@@ -171,9 +172,7 @@ class _TarReader:
     def _read_extended(self, size: int) -> bytes:
         if size > _MAX_HEADER_BYTES:
             raise self._error(f"an extended header of {size} bytes")
-        data = self.read(size)
-        self.skip_padding(size)
-        return data
+        return self.read_padded(size)
 
     def _read_pax_fields(self, size: int) -> dict[str, str]:
         """Key and value of each line `length key=value` of a pax header."""
@@ -187,11 +186,6 @@ class _TarReader:
             fields[line[2].decode("utf-8", "replace")] = value
             data = data[length:]
         return fields
-
-    def _check_global_header(self, fields: dict[str, str]) -> None:
-        forbidden = [key for key in fields if key in ("path", "size", "linkpath") or key.startswith("GNU.sparse")]
-        if forbidden:
-            raise self._error(f"a header that sets {', '.join(forbidden)} for all members")
 
     def check_end(self) -> None:
         """Read to the end of the file, which may contain only zeros."""

@@ -12,7 +12,7 @@ from typing import Any
 from firstsight.data.images import MAX_IMAGE_BYTES
 from firstsight.data.readers.filesystem import ReadContext
 from firstsight.data.readers.json_files import decode_utf8, jsonl_records
-from firstsight.data.readers.tables import TableRow, table_records
+from firstsight.data.readers.tables import table_records
 from firstsight.data.readers.tars import TarMember, check_member, content_of, read_tar_members
 from firstsight.data.records import Record, RecordError, RejectedRecord, parse_document, parse_token_ids
 
@@ -34,11 +34,7 @@ def read_documents_jsonl(context: ReadContext) -> Iterator[Record | RejectedReco
 
 def read_documents_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a table's text column."""
-
-    def parse(row: TableRow) -> Record:
-        return parse_document({"text": row["text"]}, default_id=row.id)
-
-    return table_records(context, parse, ("text",), optional_fields=("id",))
+    return table_records(context, lambda row: parse_document({"text": row["text"]}, default_id=row.id), ("text",))
 
 
 def read_documents_tar(context: ReadContext) -> Iterator[Record | RejectedRecord]:
