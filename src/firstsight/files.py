@@ -88,9 +88,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line)
             except ValueError as error:
-                raise DataError(
-                    f"{path}, line {number}: wanted JSON. Got {error}. Repair or remove that line."
-                ) from error
+                location = f"{path}, line {number}"
+                raise DataError(f"{location}: wanted JSON. Got {error}. Repair or remove that line.") from error
 
 
 class FileDigests:

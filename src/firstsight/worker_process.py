@@ -7,8 +7,8 @@ console script, a test runner, or another worker.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -127,8 +127,7 @@ def run_worker(target: str, connection_fd: int, lifeline_fd: int, *, parent_pid:
     _exit_with_parent(lifeline_fd, parent_pid)
     if not _leads_group():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    module_name, _, function_name = target.partition(":")
-    getattr(importlib.import_module(module_name), function_name)(Connection(connection_fd))
+    pkgutil.resolve_name(target)(Connection(connection_fd))
 
 
 def _leads_group() -> bool:

@@ -65,8 +65,8 @@ def _has_estimated_rows(step: Step) -> bool:
     if not isinstance(step.spec, Midtrain | Finetune):
         return False
     mix = step.spec.mix
-    units = {mixture.share_unit for mixture in (mix.text, mix.images) if len(mixture.components) > 1}
-    return {mix.share_unit, *units} != {"rows"}
+    units = [mixture.share_unit for mixture in (mix.text, mix.images) if len(mixture.components) > 1]
+    return any(unit != "rows" for unit in (mix.share_unit, *units))
 
 
 def _required_tokens(step: Step) -> Iterator[tuple[DataSource, int]]:
@@ -77,8 +77,7 @@ def _required_tokens(step: Step) -> Iterator[tuple[DataSource, int]]:
         case Midtrain() | Finetune() as stage:
             epochs = stage.epochs if isinstance(stage, Finetune) else 1
             image_rows = count_image_rows(stage)
-            has_text = stage.row_shape.rows(stage.tokens) > image_rows
-            text_tokens = _text_tokens_until(step) if has_text else 0
+            text_tokens = _text_tokens_until(step) if stage.row_shape.rows(stage.tokens) > image_rows else 0
             yield from _required_by_source(stage.mix.text, text_tokens, epochs=epochs)
             yield from _required_by_source(stage.mix.images, image_rows * stage.row_shape.length, epochs=epochs)
         case _:

@@ -7,18 +7,17 @@ step while a worker still writes to it, and hashing and syncing run in parallel 
 from __future__ import annotations
 
 import gc
-import importlib
 import os
+import pkgutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from firstsight.errors import FirstsightError
@@ -31,7 +30,7 @@ REPORT_INTERVAL = 0.2
 """Seconds between two progress reports of a worker."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class StepJob:
     """All that a worker needs to run one step."""
 
@@ -43,7 +42,7 @@ class StepJob:
     store_root: Path
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """How far a step is, or how it ended; sent by its worker."""
 
@@ -66,9 +65,7 @@ class LocalExecutor:
     def __enter__(self) -> LocalExecutor:
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for worker in (*self._idle, *self._busy.values()):
             worker.kill()
         self._idle.clear()
@@ -78,7 +75,7 @@ class LocalExecutor:
         """Start `job`; the caller never has more than `workers` running."""
         while self._idle and not self._idle[-1].is_alive():
             self._idle.pop().kill()
-        worker = self._idle.pop() if self._idle else self._start(Store(job.store_root).log_path(job.step.address))
+        worker = self._idle.pop() if self._idle else self._start_worker(job)
         self._busy[job.step.address] = worker
         worker.send(job)
 
@@ -94,9 +91,12 @@ class LocalExecutor:
         """The process that runs each step, by address."""
         return {address: worker.pid for address, worker in self._busy.items()}
 
-    def _start(self, log_path: Path) -> WorkerProcess:
-        environment = _worker_environment(self._site)
-        target = "firstsight.plan.executor:serve_jobs"
+    def _start_worker(self, job: StepJob) -> WorkerProcess:
+        """With thread pools of the site's size that sleep when idle, and a fixed hash seed."""
+        libraries = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "RAYON_NUM", "POLARS_MAX")
+        environment = {f"{library}_THREADS": str(self._site.threads) for library in libraries}
+        environment |= {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+        target, log_path = "firstsight.plan.executor:serve_jobs", Store(job.store_root).log_path(job.step.address)
         return WorkerProcess(target, environment=environment, new_session=True, log_path=log_path)
 
     def _receive(self, address: str) -> list[StepReport]:
@@ -108,16 +108,8 @@ class LocalExecutor:
         elif not is_alive:
             self._busy.pop(address).kill()
             advice = " Try fewer --jobs." if worker.exit_code() == -signal.SIGKILL else ""
-            reason = f"its worker {worker.exit_description()}.{advice}"
-            reports.append(StepReport(address=address, state="failed", reason=reason))
+            reports.append(StepReport(address, "failed", reason=f"its worker {worker.exit_description()}.{advice}"))
         return reports
-
-
-def _worker_environment(site: Site) -> dict[str, str]:
-    """Thread pools of the site's size that sleep when idle, and a fixed hash seed."""
-    libraries = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "RAYON_NUM", "POLARS_MAX")
-    fixed = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-    return {**{f"{library}_THREADS": str(site.threads) for library in libraries}, **fixed}
 
 
 def serve_jobs(connection: Connection) -> None:
@@ -148,18 +140,17 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
     error_capture = _ErrorCapture()
     with error_capture, store.lock(address) as is_locked:
         if not is_locked:
-            return StepReport(address=address, state="busy")
+            return StepReport(address, "busy")
         if store.has(address):
-            return StepReport(address=address, state="already_published")
+            return StepReport(address, "already_published")
         started = datetime.now(UTC)
         print(f"--- {address} at {started.isoformat()}", flush=True)  # noqa: T201 - into the step's log
-        module_name, _, function_name = job.handler.partition(":")
-        handler = getattr(importlib.import_module(module_name), function_name)
+        handler: Callable[..., None] = pkgutil.resolve_name(job.handler)
         out, on_progress = store.work_folder(address), _ProgressSender(connection, address)
         handler(job.step.spec, inputs=job.inputs, out=out, site=job.site, on_progress=on_progress)
         store.publish(job.step, started=started)
-        return StepReport(address=address, state="published")
-    return StepReport(address=address, state="failed", reason=error_capture.reason)
+        return StepReport(address, "published")
+    return StepReport(address, "failed", reason=error_capture.reason)
 
 
 class _ErrorCapture:
@@ -170,9 +161,7 @@ class _ErrorCapture:
     def __enter__(self) -> _ErrorCapture:
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> bool:
         if error is not None:
             traceback.print_exception(error)
             self.reason = str(error) if isinstance(error, FirstsightError) else f"{type(error).__name__}: {error}"
@@ -189,4 +178,4 @@ class _ProgressSender:
         now = time.monotonic()
         if now - self._last_sent >= REPORT_INTERVAL or progress.done >= progress.total:
             self._last_sent = now
-            self._connection.send(StepReport(address=self._address, state="progress", progress=progress))
+            self._connection.send(StepReport(self._address, "progress", progress=progress))

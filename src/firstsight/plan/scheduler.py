@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from firstsight.errors import RequestError, StepFailed
 from firstsight.plan.executor import LocalExecutor, StepJob, StepReport
@@ -45,7 +45,7 @@ class StepEvent:
 
 
 EventCallback = Callable[[StepEvent], None]
-"""Called with every event as it happens, in the thread that called `run`."""
+"""Called in the thread that called `run`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,7 @@ class Summary:
     def lines(self) -> tuple[str, ...]:
         """For the user: counts; then what failed, why, where its log is, and what to do."""
         counts = f"{len(self.published)} steps run, {len(self.skipped)} stored already, {self.seconds:.0f} s"
-        return (counts, *self._failure_lines()) if self.failed else (counts,)
+        return (counts, *self._failure_lines())
 
     def check(self) -> None:
         """Raise StepFailed with everything that failed."""
@@ -90,10 +90,10 @@ class Summary:
             yield f"{failure.step.address} failed: {reason}"
             yield f"  for {', '.join(failure.arms)}"
             yield f"  log: {failure.log_path}"
-            blocked = [step.address for step, cause in self.blocked if cause == failure.step]
-            if blocked:
+            if blocked := [step.address for step, cause in self.blocked if cause == failure.step]:
                 yield f"  not run: {', '.join(blocked)} (needs {failure.step.address})"
-        yield "Correct the cause and give the same command again: it continues from what is stored."
+        if self.failed:
+            yield "Correct the cause and give the same command again: it continues from what is stored."
 
 
 def run(
@@ -112,13 +112,12 @@ def run(
     """
     missing = missing_steps(graph, store)
     _check_runnable(missing, handlers, site)
-    scheduler = _Scheduler(graph=graph, store=store, on_event=on_event, workers=executor.workers, missing=missing)
+    scheduler = _Scheduler(graph, store, on_event=on_event, workers=executor.workers, missing=missing)
     while scheduler.waiting or scheduler.running or scheduler.in_other_runs:
         scheduler.poll_other_runs()
         while len(scheduler.running) < executor.workers and (step := scheduler.start_next()) is not None:
             inputs = {role: result_path(parent, store, site) for role, parent in step.needs}
-            handler = handlers[step.kind]
-            executor.submit(StepJob(step=step, handler=handler, inputs=inputs, site=site, store_root=store.root))
+            executor.submit(StepJob(step, handlers[step.kind], inputs=inputs, site=site, store_root=store.root))
         for report in executor.wait(POLL_SECONDS) if scheduler.running or scheduler.in_other_runs else ():
             scheduler.handle_report(report)
     return scheduler.summary()
@@ -148,17 +147,15 @@ def _check_runnable(missing: set[Step], handlers: Mapping[str, str], site: Site)
             f"{', '.join(unlocated)}: wanted a path on this machine for each of these names, got none. Nothing was "
             "run. Write their paths in the site file, or take a scale with built-in data (smoke, cpu)."
         )
-    if unhandled := sorted({step.kind for step in missing} - set(handlers)):
-        raise RequestError(
-            f"no handler for steps of kind {', '.join(unhandled)}. Known: {', '.join(sorted(handlers))}."
-        )
+    if kinds := sorted({step.kind for step in missing} - set(handlers)):
+        raise RequestError(f"no handler for steps of kind {', '.join(kinds)}. Known: {', '.join(sorted(handlers))}.")
 
 
 class _Scheduler:
     """The state of a run; every step is in one of these collections."""
 
     def __init__(
-        self, *, graph: Graph, store: Store, on_event: EventCallback, workers: int, missing: set[Step]
+        self, graph: Graph, store: Store, *, on_event: EventCallback, workers: int, missing: set[Step]
     ) -> None:
         self._graph, self._store, self._on_event = graph, store, on_event
         self._arms_by_step, self._started_at = graph.arms_by_step(), time.monotonic()
@@ -253,20 +250,10 @@ class _Scheduler:
                 self._blocked[descendant] = step
                 self._emit("skipped", descendant, reason=f"not run: needs {step.address}")
 
-    def _emit(
-        self, kind: EventKind, step: Step, *, progress: Progress | None = None, seconds: float = 0.0, reason: str = ""
-    ) -> None:
-        event = StepEvent(
-            timestamp=time.time(),
-            kind=kind,
-            step=step,
-            arms=self._arms_by_step[step],
-            progress=progress,
-            seconds=seconds,
-            seconds_left=self._remaining_time.seconds_left([*self.waiting, *self.in_other_runs], time=time.monotonic()),
-            reason=reason,
-        )
-        self._on_event(event)
+    def _emit(self, kind: EventKind, step: Step, **details: Any) -> None:
+        left = self._remaining_time.seconds_left([*self.waiting, *self.in_other_runs], time=time.monotonic())
+        arms, now = self._arms_by_step[step], time.time()
+        self._on_event(StepEvent(timestamp=now, kind=kind, step=step, arms=arms, seconds_left=left, **details))
 
 
 def _step_priorities(graph: Graph) -> dict[Step, tuple[int, float, int]]:

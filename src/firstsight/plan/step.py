@@ -119,21 +119,15 @@ def _hint(spec: Any, content_ids: ContentIds) -> str:
         case SyntheticCaptions():
             return spec.quality
         case External() | Recaptioned():
-            return _external_hint(spec, content_ids)
-        case Prepare(source=External() | Recaptioned() as source) | Encode(source=External() | Recaptioned() as source):
-            return _external_hint(source, content_ids)
+            external = spec.external if isinstance(spec, Recaptioned) else spec
+            if content_key(spec) in content_ids:
+                return external.form  # the user's name must not enter the address of digested content
+            return re.sub(r"[^a-z0-9.]+", "-", external.name.lower()).strip("-.")
         case Prepare(source=source) | Encode(source=source):
-            return "-".join(filter(None, (source.TAG, _hint(source, content_ids))))
+            hint = _hint(source, content_ids)
+            return hint if isinstance(source, External | Recaptioned) else "-".join(filter(None, (source.TAG, hint)))
         case _:
             return ""
-
-
-def _external_hint(source: External | Recaptioned, content_ids: ContentIds) -> str:
-    """The user's name for a source without a digest, else its form: the name must not enter the address."""
-    external = source.external if isinstance(source, Recaptioned) else source
-    if content_key(source) in content_ids:
-        return external.form
-    return re.sub(r"[^a-z0-9.]+", "-", external.name.lower()).strip("-.")
 
 
 def _percent(share: Share) -> str:
@@ -162,7 +156,7 @@ def _external_names(value: Any) -> Iterator[str]:
 
 ABSENT = "(absent)"
 """The value of a field that one side does not have."""
-MAX_VALUE_WIDTH = 80
+_MAX_VALUE_WIDTH = 80
 """Characters of a printed value."""
 
 
@@ -186,9 +180,7 @@ def field_differences(first: Any, second: Any) -> tuple[FieldDifference, ...]:
     return tuple(_json_differences(to_json(first), to_json(second), path=""))
 
 
-def _step_differences(
-    first: Step, second: Step, *, path: str, visited: set[tuple[str, str]]
-) -> Iterator[FieldDifference]:
+def _step_differences(first: Step, second: Step, *, path: str, visited: set[object]) -> Iterator[FieldDifference]:
     """Each pair of unequal steps is compared once, however many paths lead to it."""
     if first == second or (first.address, second.address) in visited:
         return
@@ -203,14 +195,13 @@ def _step_differences(
                 continue
             visited.add(key)
         yield difference
-    roles = dict.fromkeys(role for step in (first, second) for role, _ in step.needs)
-    for role in roles:
-        parents = [step.parent(role) for step in (first, second)]
+    inputs, others = dict(first.needs), dict(second.needs)
+    for role in inputs | others:
         role_path = _join(path, f"needs.{role}")
-        if parents[0] and parents[1]:
-            yield from _step_differences(parents[0], parents[1], path=role_path, visited=visited)
+        if role in inputs and role in others:
+            yield from _step_differences(inputs[role], others[role], path=role_path, visited=visited)
         else:
-            addresses = [parent.address if parent else ABSENT for parent in parents]
+            addresses = [needs[role].address if role in needs else ABSENT for needs in (inputs, others)]
             yield FieldDifference(path=role_path, first=addresses[0], second=addresses[1])
 
 
@@ -240,7 +231,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _shorten(text: str) -> str:
-    return text if len(text) <= MAX_VALUE_WIDTH else f"{text[: MAX_VALUE_WIDTH - 3]}..."
+    return text if len(text) <= _MAX_VALUE_WIDTH else f"{text[: _MAX_VALUE_WIDTH - 3]}..."
 
 
 def _format_value(value: Any) -> str:

@@ -14,8 +14,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -85,10 +84,8 @@ class Store:
         try:
             return json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise DataError(
-                f"{path}: wanted the provenance of {address}, got {error}. "
-                f"Delete {self.path(address)} and run again to make it anew."
-            ) from error
+            advice = f"Delete {self.path(address)} and run again to make it anew."
+            raise DataError(f"{path}: wanted the provenance of {address}, got {error}. {advice}") from error
 
     def publish(self, step: Step, *, started: datetime) -> Path:
         """Rename the working folder of `step` to its address, after all of its bytes are on the disk."""
@@ -122,18 +119,17 @@ class Store:
     def verify(self, address: str) -> tuple[str, ...]:
         """The damage of a published result: a line for each file that is lost, changed or foreign."""
         recorded, actual = self.provenance(address)["files"], _file_digests(self.path(address))
+        changed = {name for name in recorded.keys() & actual.keys() if recorded[name] != actual[name]}
         states = {
-            "lost": sorted(set(recorded) - set(actual)),
-            "foreign": sorted(set(actual) - set(recorded)),
-            "changed": sorted(name for name in set(recorded) & set(actual) if recorded[name] != actual[name]),
+            "lost": recorded.keys() - actual.keys(),
+            "foreign": actual.keys() - recorded.keys(),
+            "changed": changed,
         }
-        return tuple(f"{name}: {state}" for state, names in states.items() for name in names)
+        return tuple(f"{name}: {state}" for state, names in states.items() for name in sorted(names))
 
-    @contextmanager
-    def lock(self, address: str) -> Generator[bool, None, None]:
-        """Lock `address` for this process; yields False at once if another process has locked it."""
-        with file_lock(self.root / "locks" / f"{address}.lock", is_blocking=False) as has_lock:
-            yield has_lock
+    def lock(self, address: str) -> AbstractContextManager[bool]:
+        """Lock `address` for this process; gives False at once if another process has locked it."""
+        return file_lock(self.root / "locks" / f"{address}.lock", is_blocking=False)
 
     def is_locked(self, address: str) -> bool:
         """Whether another process runs `address` right now."""
@@ -151,9 +147,7 @@ def _initialize(root: Path) -> None:
     if not marker.exists():
         allowed = {*STORE_FOLDERS, marker.name}  # another process may be initializing the same folder
         if any(path.name not in allowed and not path.name.startswith(".") for path in root.iterdir()):
-            raise StoreError(
-                f"{root} holds files but is not a firstsight store. Choose an empty or new folder with --out."
-            )
+            raise StoreError(f"{root} has files but is not a firstsight store. Choose a new folder with --out.")
         write_atomic(marker, _json_text({"firstsight": "store", "format": STORE_FORMAT}), sync=True)
     _check_marker(marker)
     for name in STORE_FOLDERS:
@@ -173,12 +167,12 @@ def _check_marker(marker: Path) -> None:
     store_format = fields.get("format")
     if store_format == STORE_FORMAT:
         return
-    is_older = isinstance(store_format, int) and store_format < STORE_FORMAT
-    advice = "It cannot be continued: its results have other addresses" if is_older else "Update firstsight"
+    writer, advice = "another", "Update firstsight"
+    if isinstance(store_format, int) and store_format < STORE_FORMAT:
+        writer, advice = "an older", "It cannot be continued: its results have other addresses"
     raise StoreError(
-        f"{marker.parent} has format {store_format}, written by {'an older' if is_older else 'another'} firstsight; "
-        f"this one reads format {STORE_FORMAT}. {advice}. Choose another folder with --out, or use the firstsight "
-        "that wrote it."
+        f"{marker.parent} has format {store_format}, written by {writer} firstsight; this one reads format "
+        f"{STORE_FORMAT}. {advice}. Choose another folder with --out, or use the firstsight that wrote it."
     )
 
 
@@ -227,9 +221,9 @@ def _git_commit() -> str | None:
     head = package.parents[1] / ".git" / "HEAD"
     if package.parent.name != "src" or not head.is_file():
         return None
-    _, _, ref = head.read_text().strip().partition("ref: ")
+    commit, _, ref = head.read_text().strip().partition("ref: ")
     if not ref:
-        return head.read_text().strip()
+        return commit
     loose_ref, packed_refs = head.parent / ref, head.parent / "packed-refs"
     if loose_ref.is_file():
         return loose_ref.read_text().strip()

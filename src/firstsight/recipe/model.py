@@ -58,10 +58,10 @@ class Llama3Rope:
         _check_positive("rotary context", self.original_context)
         _check_positive("low_freq_factor", self.low_freq_factor)
         _check_scaling_factor(self.factor)
-        if self.low_freq_factor >= self.high_freq_factor:
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if low >= high:
             raise QuantityError(
-                f"low_freq_factor must be below high_freq_factor. Got {self.low_freq_factor} and "
-                f"{self.high_freq_factor}. Llama 3 has 1 and 4."
+                f"low_freq_factor must be below high_freq_factor. Got {low} and {high}. Llama 3 has 1 and 4."
             )
 
 
@@ -196,19 +196,17 @@ class ProjectorSpec:
     """Add a learned vector per image token; off in the paper."""
 
     def __post_init__(self) -> None:
-        if self.pixel_shuffle < 1 or self.tokens_per_patch < 1:
-            raise QuantityError(
-                "pixel_shuffle and tokens_per_patch are 1 or more. "
-                f"Got {self.pixel_shuffle} and {self.tokens_per_patch}."
-            )
+        factors = (self.pixel_shuffle, self.tokens_per_patch)
+        if min(factors) < 1:
+            raise QuantityError(f"pixel_shuffle and tokens_per_patch are 1 or more. Got {factors[0]} and {factors[1]}.")
 
     def tokens(self, vision: VisionSpec) -> int:
         """Image tokens of one image."""
         return (-(-vision.grid_size // self.pixel_shuffle)) ** 2 * self.tokens_per_patch
 
     def parameters(self, vision: VisionSpec, lm: LMSpec) -> int:
-        layer_parameters = sum(fan_in * fan_out + fan_out for fan_in, fan_out in pairwise(self.widths(vision, lm)))
-        return layer_parameters + (self.tokens(vision) * lm.width if self.has_position_embeddings else 0)
+        layers = sum(fan_in * fan_out + fan_out for fan_in, fan_out in pairwise(self.widths(vision, lm)))
+        return layers + (self.tokens(vision) * lm.width if self.has_position_embeddings else 0)
 
     def flops(self, vision: VisionSpec, lm: LMSpec) -> int:
         """Forward FLOPs of one image."""
@@ -237,9 +235,8 @@ class VLMSpec:
 
     def __post_init__(self) -> None:
         if self.encoder == "trained" and isinstance(self.vision, PatchProjectionSpec):
-            raise QuantityError(
-                'patches have no encoder to train: their convolution always trains. Set encoder="frozen".'
-            )
+            reason = "patches have no encoder to train: their convolution always trains"
+            raise QuantityError(f'{reason}. Set encoder="frozen".')
 
     @property
     def image_tokens(self) -> int:

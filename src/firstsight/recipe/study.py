@@ -35,9 +35,8 @@ class Arm:
     def with_seed(self, seed: int) -> Arm:
         """The same arm with every stage's seed set; a donor has none."""
         trunk = self.pretrain if isinstance(self.pretrain, Donor) else replace(self.pretrain, seed=seed)
-        return replace(
-            self, seed=seed, pretrain=trunk, stages=tuple(replace(stage, seed=seed) for stage in self.stages)
-        )
+        stages = tuple(replace(stage, seed=seed) for stage in self.stages)
+        return replace(self, seed=seed, pretrain=trunk, stages=stages)
 
     def check(self) -> None:
         """Raise QuantityError, with the field named, where a stage's decoder differs from that of the model before it.
