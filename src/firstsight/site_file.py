@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from firstsight.errors import QuantityError, RequestError
 from firstsight.site import LOSS_IMPLEMENTATIONS, Location, Site
-from firstsight.units import Share, parse_share
+from firstsight.units import parse_share
 
 _TOML_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "str": (str, "text in quotes"),
@@ -33,7 +33,6 @@ _TOML_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 """What TOML has for a field of Site or Location, by the field's annotation, and its name in messages."""
 _MINIMA = {"threads": 1, "readers": 1}
 """Other numbers start at 0."""
-_PATH_KEYS = ("path", "pictures", "captions")
 
 
 def read_site(path: Path, *, defaults: Site | None = None) -> Site:
@@ -67,10 +66,8 @@ def _read_location(name: str, table: object, path: Path) -> Location:
     header = _source_header(name)
     entries = _read_table(table, Location, path=path, header=header)
     if not entries.get("path"):
-        raise RequestError(
-            f"{path}: {header} path: wanted the path of {name}. Got none. "
-            f'Write path = "/path/to/{name}" below {header}.'
-        )
+        advice = f'Write path = "/path/to/{name}" below {header}'
+        raise RequestError(f"{path}: {header} path: wanted the path of {name}. Got none. {advice}.")
     return Location(**entries)
 
 
@@ -88,21 +85,20 @@ def _read_value(key: str, value: Any, annotation: str, *, path: Path, header: st
     if annotation == "Mapping[str, str]":
         for name, item in value.items():
             _check_type(item, "str", f"{location}.{name}")
-    if annotation in ("int", "float") and value < _MINIMA.get(key, 0):
-        raise RequestError(f"{location}: wanted at least {_MINIMA.get(key, 0)}. Got {value}. Correct that line.")
+    if annotation in ("int", "float") and value < (minimum := _MINIMA.get(key, 0)):
+        raise RequestError(f"{location}: wanted at least {minimum}. Got {value}. Correct that line.")
     if key == "loss" and value not in LOSS_IMPLEMENTATIONS:
         raise RequestError(f"{location}: wanted {' or '.join(LOSS_IMPLEMENTATIONS)}. Got {value!r}. Correct that line.")
-    if key in _PATH_KEYS or annotation == "Path":
+    if key in ("path", "pictures", "captions") or annotation == "Path":
         value = _absolute_path(value, path, location)
-    match annotation:
-        case "Share":
-            return _read_share(value, location)
-        case "Path":
-            return Path(value)
-        case "float":
-            return float(value)
-        case _:
-            return value
+    if annotation == "Share":
+        try:
+            return parse_share(value)
+        except QuantityError as error:
+            raise RequestError(f"{location}: {error}") from error
+    if annotation == "Path":
+        return Path(value)
+    return float(value) if annotation == "float" else value
 
 
 def _check_keys(table: Mapping[str, Any], known: Collection[str], location: str) -> None:
@@ -126,18 +122,10 @@ def _check_type(value: object, annotation: str, location: str) -> None:
         raise RequestError(f"{location}: wanted {description}. Got {value!r}. Correct that line.")
 
 
-def _read_share(text: str, location: str) -> Share:
-    try:
-        return parse_share(text)
-    except QuantityError as error:
-        raise RequestError(f"{location}: {error}") from error
-
-
 def _absolute_path(raw: str, path: Path, location: str) -> str:
     """With variables and ~ expanded, and absolute unless it is a URL; an empty one stays empty."""
     expanded = os.path.expanduser(os.path.expandvars(raw))  # noqa: PTH111 - Path would drop a slash of a URL
-    unset_variable = re.search(r"\$\{?\w+\}?", expanded)
-    if unset_variable:
+    if unset_variable := re.search(r"\$\{?\w+\}?", expanded):
         raise RequestError(f"{location}: {unset_variable[0]} is not set. Got {raw!r}. Set it, or write the whole path.")
     return expanded if not expanded or "://" in expanded else str(path.absolute().parent / expanded)
 

@@ -44,8 +44,7 @@ def parse_share(text: str) -> Share:
 
 def parse_tokens(text: str) -> Tokens:
     """Read "28B", "1.4M" or "28_795_904_000" as a whole number of tokens."""
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None:
+    if not (match := _NUMBER.fullmatch(text.strip())):
         raise QuantityError(f"wanted a number of tokens such as 28B or 600_000. Got {text!r}.")
     token_count = Fraction(match[1].replace("_", "").replace(",", "")) * _SUFFIX[match[2]]
     if token_count.denominator != 1:

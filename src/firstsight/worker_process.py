@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,10 @@ class WorkerProcess:
         command = _COMMAND.format(
             path=sys.path, target=target, connection=child_socket.fileno(), lifeline=lifeline_fd, parent_pid=os.getpid()
         )
-        log_file = log_path.open("ab") if log_path else None
-        try:
+        with ExitStack() as stack:
+            stack.callback(os.close, lifeline_fd)
+            stack.enter_context(child_socket)
+            log_file = stack.enter_context(log_path.open("ab")) if log_path else None
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
                 env={**os.environ, **environment},
@@ -59,11 +61,6 @@ class WorkerProcess:
                 pass_fds=(child_socket.fileno(), lifeline_fd),
                 start_new_session=new_session,
             )
-        finally:
-            child_socket.close()
-            os.close(lifeline_fd)
-            if log_file:
-                log_file.close()
         self.connection = Connection(parent_socket.detach())
 
     @property
@@ -125,13 +122,9 @@ class WorkerProcess:
 def run_worker(target: str, connection_fd: int, lifeline_fd: int, *, parent_pid: int) -> None:
     """The worker's main function: call `target` with the pipe; die at once when the parent does."""
     _exit_with_parent(lifeline_fd, parent_pid)
-    if not _leads_group():
+    if os.getpgrp() != os.getpid():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     pkgutil.resolve_name(target)(Connection(connection_fd))
-
-
-def _leads_group() -> bool:
-    return os.getpgrp() == os.getpid()
 
 
 def _exit_with_parent(lifeline_fd: int, parent_pid: int) -> None:
@@ -139,7 +132,7 @@ def _exit_with_parent(lifeline_fd: int, parent_pid: int) -> None:
 
     def wait_for_lifeline() -> None:
         os.read(lifeline_fd, 1)
-        os.kill(0 if _leads_group() else os.getpid(), signal.SIGKILL)
+        os.kill(0 if os.getpgrp() == os.getpid() else os.getpid(), signal.SIGKILL)
 
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -91,9 +91,8 @@ class DeviceSpec:
         if self.name not in PEAK_FLOPS:
             raise UnknownName("device", self.name, PEAK_FLOPS)
         if not 0 < self.utilisation <= 1:
-            raise QuantityError(
-                f"utilisation is a part of {self.name}'s peak, above 0 and at most 1. Got {self.utilisation}."
-            )
+            limits = f"a part of {self.name}'s peak, above 0 and at most 1"
+            raise QuantityError(f"utilisation is {limits}. Got {self.utilisation}.")
 
     @property
     def peak_flops(self) -> float:
@@ -251,7 +250,7 @@ def _evaluated_model(step: Step) -> LMSpec | VLMSpec:
     return spec.pretrain.model if isinstance(spec, TrunkSegment) else spec.model
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class StepCost:
     """The cost of one step on a device."""
 
@@ -295,10 +294,9 @@ class CostEstimate:
 
 def estimate_cost(graph: Graph, device: DeviceSpec, *, counted_tokens: Mapping[str, int] | None = None) -> CostEstimate:
     """The cost of every step of `graph`, in its order; `counted_tokens`: of named sources, where they were counted."""
-    costs = ((step, arms, estimate_step(step)) for step, arms in graph.arms_by_step().items())
-    step_costs = [
-        StepCost(step=step, arms=arms, cost=cost, hours=device.hours(cost.flops)) for step, arms, cost in costs
-    ]
+    costs = {step: estimate_step(step) for step in graph.steps}
+    arms = graph.arms_by_step()
+    step_costs = [StepCost(step, arms[step], cost, hours=device.hours(cost.flops)) for step, cost in costs.items()]
     shortages = [sentence for step in graph.steps for sentence in data_shortages(step, counted_tokens or {})]
     return CostEstimate(
         device=device,
@@ -310,10 +308,9 @@ def estimate_cost(graph: Graph, device: DeviceSpec, *, counted_tokens: Mapping[s
 
 
 def _total(step_costs: Sequence[StepCost]) -> CostTotal:
-    tokens, flops, stored = (
-        sum(getattr(step_cost.cost, name) for step_cost in step_costs) for name in ("tokens", "flops", "stored_bytes")
-    )
-    return CostTotal(tokens, flops, stored, hours=sum(step_cost.hours for step_cost in step_costs))
+    costs = [step_cost.cost for step_cost in step_costs]
+    tokens, flops, size = (sum(getattr(cost, name) for cost in costs) for name in ("tokens", "flops", "stored_bytes"))
+    return CostTotal(tokens, flops, size, hours=sum(step_cost.hours for step_cost in step_costs))
 
 
 def check_data_sufficient(estimate: CostEstimate) -> None:

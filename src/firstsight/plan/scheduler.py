@@ -112,7 +112,7 @@ def run(
     """
     missing = missing_steps(graph, store)
     _check_runnable(missing, handlers, site)
-    scheduler = _Scheduler(graph, store, on_event=on_event, workers=executor.workers, missing=missing)
+    scheduler = _Scheduler(graph, store, on_event=on_event, workers=executor.workers, steps=missing)
     while scheduler.waiting or scheduler.running or scheduler.in_other_runs:
         scheduler.poll_other_runs()
         while len(scheduler.running) < executor.workers and (step := scheduler.start_next()) is not None:
@@ -143,10 +143,9 @@ def result_path(step: Step, store: Store, site: Site) -> Path:
 def _check_runnable(missing: set[Step], handlers: Mapping[str, str], site: Site) -> None:
     names = {parent.spec.name for step in missing for _, parent in step.needs if parent.kind == EXTERNAL_KIND}
     if unlocated := sorted(names - set(site.sources)):
-        raise RequestError(
-            f"{', '.join(unlocated)}: wanted a path on this machine for each of these names, got none. Nothing was "
-            "run. Write their paths in the site file, or take a scale with built-in data (smoke, cpu)."
-        )
+        advice = "Write their paths in the site file, or take a scale with built-in data (smoke, cpu)"
+        problem = "wanted a path on this machine for each of these names, got none. Nothing was run"
+        raise RequestError(f"{', '.join(unlocated)}: {problem}. {advice}.")
     if kinds := sorted({step.kind for step in missing} - set(handlers)):
         raise RequestError(f"no handler for steps of kind {', '.join(kinds)}. Known: {', '.join(sorted(handlers))}.")
 
@@ -154,25 +153,23 @@ def _check_runnable(missing: set[Step], handlers: Mapping[str, str], site: Site)
 class _Scheduler:
     """The state of a run; every step is in one of these collections."""
 
-    def __init__(
-        self, graph: Graph, store: Store, *, on_event: EventCallback, workers: int, missing: set[Step]
-    ) -> None:
+    def __init__(self, graph: Graph, store: Store, *, on_event: EventCallback, workers: int, steps: set[Step]) -> None:
         self._graph, self._store, self._on_event = graph, store, on_event
         self._arms_by_step, self._started_at = graph.arms_by_step(), time.monotonic()
         self._remaining_time = RemainingTime(workers=workers)
         self._priorities = _step_priorities(graph)
-        self.waiting = sorted(missing, key=self._priorities.__getitem__)
+        self.waiting = sorted(steps, key=self._priorities.__getitem__)
         self.running: dict[Step, float] = {}
         """When each running step started."""
         self.in_other_runs: set[Step] = set()
         """Steps that another run is running."""
-        self._unfinished = set(missing)
+        self._unfinished = set(steps)
         self._published: list[Step] = []
         self._skipped: list[Step] = []
         self._failed: dict[Step, StepFailure] = {}
         self._blocked: dict[Step, Step] = {}
         for step in graph.steps:
-            if step not in missing:
+            if step not in steps:
                 reason = "stored" if store.has(step.address) else "not needed: what needs it is stored"
                 self._skip(step, "on this machine" if step.kind == EXTERNAL_KIND else reason)
 

@@ -50,9 +50,8 @@ class Store:
         try:
             _initialize(self.root)
         except OSError as error:
-            raise StoreError(
-                f"{self.root} cannot be written: {error.strerror}. Choose another folder with --out, or free this one."
-            ) from error
+            advice = "Choose another folder with --out, or free this one"
+            raise StoreError(f"{self.root} cannot be written: {error.strerror}. {advice}.") from error
 
     def path(self, address: str) -> Path:
         """The folder of the result of `address` once it is published."""
@@ -120,11 +119,8 @@ class Store:
         """The damage of a published result: a line for each file that is lost, changed or foreign."""
         recorded, actual = self.provenance(address)["files"], _file_digests(self.path(address))
         changed = {name for name in recorded.keys() & actual.keys() if recorded[name] != actual[name]}
-        states = {
-            "lost": recorded.keys() - actual.keys(),
-            "foreign": actual.keys() - recorded.keys(),
-            "changed": changed,
-        }
+        lost, foreign = recorded.keys() - actual.keys(), actual.keys() - recorded.keys()
+        states = {"lost": lost, "foreign": foreign, "changed": changed}
         return tuple(f"{name}: {state}" for state, names in states.items() for name in sorted(names))
 
     def lock(self, address: str) -> AbstractContextManager[bool]:

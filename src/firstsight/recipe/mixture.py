@@ -79,7 +79,7 @@ class SyntheticBenchmarks:
     TAG: ClassVar = "benchmarks"
     world: SyntheticWorld
     questions: int
-    """Questions per task."""
+    """Per task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -171,9 +171,8 @@ def _check_positive(name: str, value: int | float) -> None:
 
 def _check_scaling_factor(factor: float) -> None:
     if not factor >= 1:
-        raise QuantityError(
-            f"a rotary scaling factor must be 1 or more. Got {factor}. Divide the longer context by the shorter."
-        )
+        advice = "Divide the longer context by the shorter"
+        raise QuantityError(f"a rotary scaling factor must be 1 or more. Got {factor}. {advice}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

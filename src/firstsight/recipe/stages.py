@@ -45,9 +45,8 @@ class Rewarm:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_tokens < self.tokens:
-            raise QuantityError(
-                f"a warm-up must end before the phase does. Got {self.warmup_tokens} of {self.tokens} tokens."
-            )
+            tokens = f"{self.warmup_tokens} of {self.tokens} tokens"
+            raise QuantityError(f"a warm-up must end before the phase does. Got {tokens}.")
 
     def lr(self, tokens_seen: Tokens) -> float:
         warmup = self.warmup_tokens
@@ -136,7 +135,6 @@ class AdamWSpec:
     encoder_lr_scale: float
     """A trained encoder's learning rate, as a multiple of the schedule's; at 0 it has no gradients and no moments."""
     encoder_weight_decay: float
-    """A trained encoder's weight decay."""
 
     def __post_init__(self) -> None:
         if self.encoder_lr_scale < 0 or self.encoder_weight_decay < 0:
@@ -217,11 +215,8 @@ class Donor(_TextRun):
         """The checkpoint at `share`; QuantityError that lists the shares that exist."""
         checkpoints = dict(self.checkpoints)
         if share not in checkpoints:
-            shares = ", ".join(map(str, sorted(checkpoints)))
-            raise QuantityError(
-                f"wanted a donor with a checkpoint at {share} of its run. Got {shares}. "
-                "Start at one of these, or import another."
-            )
+            shares = f"{', '.join(map(str, sorted(checkpoints)))}. Start at one of these, or import another"
+            raise QuantityError(f"wanted a donor with a checkpoint at {share} of its run. Got {shares}.")
         return checkpoints[share]
 
 
