@@ -1,4 +1,16 @@
-"""All errors, as one tree. Every message says where, what was wanted, what it got and what to do."""
+"""All errors, as one tree. Every message says where, what was wanted, what it got and what to do.
+
+FirstsightError
+├── RequestError          the request is wrong; nothing was run (exit code 2)
+│   ├── QuantityError     an impossible share, budget or number
+│   ├── UnknownName       no such study, scale, arm, task or source; carries the nearest names
+│   ├── MissingPackage    an optional package is not installed
+│   └── StoreError        the output folder cannot be written, or belongs to another version
+├── DataError             a record, shard or file with invalid content
+│   └── MixError          the sources have too little for the recipe
+├── ModelError            weights, shapes or specs that contradict each other
+└── StepFailed            a step of a run failed (exit code 1)
+"""
 
 from __future__ import annotations
 
@@ -11,7 +23,7 @@ class FirstsightError(Exception):
 
 
 class RequestError(FirstsightError):
-    """The request is wrong; nothing was run. The command's exit code is 2; it is 1 for all other errors."""
+    """The request is wrong; nothing was run."""
 
 
 class QuantityError(RequestError):
