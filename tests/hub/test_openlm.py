@@ -5,12 +5,14 @@ Oracle: a run made here by torch alone under open_lm's names; the formulas of th
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,23 +20,27 @@ from torch import Tensor, nn
 
 from firstsight.errors import ModelError
 from firstsight.hub import openlm
-from firstsight.hub.import_ import ImportRequest, import_checkpoint
+from firstsight.hub.import_ import ImportResult
 from firstsight.model.checkpoint_io import load
 from firstsight.model.tensors import read_tensors
 from firstsight.recipe.model import LMSpec, Rope
 from firstsight.recipe.stages import AdamWSpec
 from firstsight.train import state
-from tests.hub.made import words
+from tests.hub.checkpoints import import_weights, write_tokenizer
 from tests.model.test_layers import transcription
 
 CONFIG: dict[str, Any] = {
     "hidden_dim": 16, "n_layers": 2, "n_heads": 2, "seq_len": 32, "vocab_size": 40, "post_embed_norm": False,
     "weight_tying": False, "ffn_type": "swiglu_torch",
 }  # fmt: skip
+
+
 ARGS = {
     "model": "tiny", "model_norm": "gain_only_lp_layer_norm", "qk_norm": True, "positional_embedding_type": "rotary",
     "ffn_type": "swiglu", "moe_freq": 0, "lr": 0.003, "resume": None, "attn_name": "auto",
 }  # fmt: skip
+
+
 SPEC = LMSpec(
     layers=2, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=256, vocab_size=40, norm="layer", eps=1e-5, qk_norm=True,
     rope=Rope(base=10_000.0), ties_embeddings=False, token_shift=1, embedding_scale=1,
@@ -81,38 +87,37 @@ def run(tmp_path: Path) -> Path:
     model = Run()
     trained = torch.optim.AdamW([{"params": [], "weight_decay": 0.0}, {"params": list(model.parameters())}], lr=1e-2)
     for _ in range(2):
-        sum(((one - 1) ** 2).sum() for one in model.parameters()).backward()  # type: ignore[union-attr]
+        sum(((tensor - 1) ** 2).sum() for tensor in model.parameters()).backward()  # type: ignore[union-attr]
         trained.step()
         trained.zero_grad()
-    tensors = {f"module.{name}": one for name, one in model.state_dict().items()}
+    tensors = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     folder = tmp_path / "logs" / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "params.txt").write_text("".join(f"{name}: {ARGS[name]}\n" for name in sorted(ARGS)))
     (folder / "tiny.json").write_text(json.dumps(CONFIG))
-    told = {"epoch": 3, "name": "run", "evaluation_metrics": [{"loss": 1.0}], "samples_seen": 1000, "step": 2}
-    torch.save({**told, "state_dict": tensors}, folder / "checkpoints" / "epoch_3.pt")
-    torch.save({**told, "optimizer": trained.state_dict()}, folder / "checkpoints" / "optimizer_3.pt")
-    words(tmp_path / "words")
+    expected = {"epoch": 3, "name": "run", "evaluation_metrics": [{"loss": 1.0}], "samples_seen": 1000, "step": 2}
+    torch.save({**expected, "state_dict": tensors}, folder / "checkpoints" / "epoch_3.pt")
+    torch.save({**expected, "optimizer": trained.state_dict()}, folder / "checkpoints" / "optimizer_3.pt")
+    write_tokenizer(tmp_path / "words")
     return folder
 
 
-def import_run(run: Path, out: Path, **changes: Any) -> Any:
-    options = {"config_path": run / "tiny.json", "tokenizer": str(run.parents[1] / "words"), "tokens_seen": None}
-    request = ImportRequest(location=str(run / "checkpoints" / "epoch_3.pt"), revision=None, **(options | changes))
-    return import_checkpoint(request, out, on_progress=lambda _: None)
+def import_run(run: Path, out: Path, **changes: Any) -> ImportResult:
+    options = {"config_path": run / "tiny.json", "tokenizer": str(run.parents[1] / "words")}
+    return import_weights(run / "checkpoints" / "epoch_3.pt", out, **(options | changes))
 
 
 def test_a_checkpoint_says_what_the_formulas_say_of_its_tensors(run: Path, tmp_path: Path) -> None:
-    done = import_run(run, tmp_path / "out")
-    assert (done.spec, done.tokens_seen, done.has_moments) == (SPEC, 32 * 1000, True)
+    result = import_run(run, tmp_path / "out")
+    assert (result.spec, result.tokens_seen, result.has_moments) == (SPEC, 32 * 1000, True)
     body = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
-    named = {name.removeprefix("module."): one.double() for name, one in body.items()}
-    wanted = transcription(SimpleNamespace(spec=SPEC, named_parameters=lambda: named.items()), [3, 1, 4, 1, 5])  # type: ignore[arg-type]
+    weights = {name.removeprefix("module."): tensor.double() for name, tensor in body.items()}
+    expected = transcription(SimpleNamespace(spec=SPEC, named_parameters=lambda: weights.items()), [3, 1, 4, 1, 5])  # type: ignore[arg-type]
     loaded = load(tmp_path / "out", compute_dtype=torch.float64)
     lm, ids = loaded.model.double().lm, torch.tensor([[3, 1, 4, 1, 5]])
     with torch.no_grad():
-        found = lm.logits(lm(lm.embed(ids), lm.attention_inputs(torch.zeros_like(ids), torch.arange(5)[None])))[0]
-    assert (found - wanted).abs().max() < 1e-10
+        output = lm.logits(lm(lm.embed(ids), lm.attention_inputs(torch.zeros_like(ids), torch.arange(5)[None])))[0]
+    assert (output - expected).abs().max() < 1e-10
     assert loaded.tokens_seen == 32_000
 
 
@@ -120,13 +125,14 @@ def test_a_dclm_folder_is_the_checkpoint_that_it_was_made_of(run: Path, tmp_path
     """As open_lm's hf_model keeps it: names behind `model.`, settings in two places, angles too."""
     body = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
     folder = tmp_path / "dclm"
-    words(folder)
-    save_file({name.replace("module.", "model."): one for name, one in body.items()}, folder / "model.safetensors")
+    write_tokenizer(folder)
+    save_file(
+        {name.replace("module.", "model."): tensor for name, tensor in body.items()}, folder / "model.safetensors"
+    )
     config = {"architectures": ["OpenLMModel"], "model_type": "openlm", "params": None, "params_args_dict": ARGS}
     (folder / "config.json").write_text(json.dumps({**config, **CONFIG}))
-    request = ImportRequest(location=str(folder), revision=None, tokenizer="", config_path=None, tokens_seen=None)
-    done = import_checkpoint(request, tmp_path / "one", on_progress=lambda _: None)
-    assert (done.spec, done.tokens_seen, done.has_moments) == (SPEC, None, False)
+    result = import_weights(folder, tmp_path / "one")
+    assert (result.spec, result.tokens_seen, result.has_moments) == (SPEC, None, False)
     import_run(run, tmp_path / "two")
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
         tmp_path / "two" / "model.safetensors"
@@ -145,9 +151,9 @@ def test_a_tied_run_keeps_one_copy_and_its_moments(run: Path, tmp_path: Path) ->
             last = body["optimizer"]["param_groups"][1]["params"].pop()
             del body["optimizer"]["state"][last]
         torch.save(body, file)
-    done = import_run(run, tmp_path / "out")
-    assert done.spec.ties_embeddings
-    assert done.has_moments
+    result = import_run(run, tmp_path / "out")
+    assert result.spec.ties_embeddings
+    assert result.has_moments
     assert "lm.output.weight" not in read_tensors(tmp_path / "out")
 
 
@@ -158,9 +164,9 @@ def test_moments_are_carried_into_training(run: Path, tmp_path: Path, fsdp: bool
     parameters = [name.removeprefix("module.") for name in model if "inv_freq" not in name]
     file = run / "checkpoints" / "optimizer_3.pt"
     body = torch.load(file, weights_only=True)
-    theirs = {parameters[number]: one for number, one in body["optimizer"]["state"].items()}
+    states = {parameters[number]: tensor for number, tensor in body["optimizer"]["state"].items()}
     if fsdp:
-        torch.save({**body, "optimizer": {"state": theirs, "param_groups": []}}, file)
+        torch.save({**body, "optimizer": {"state": states, "param_groups": []}}, file)
     import_run(run, tmp_path / "out")
     moments = read_tensors(tmp_path / "out", "optimizer")
     assert len(moments) == 3 * len(parameters)
@@ -177,14 +183,14 @@ def test_moments_are_carried_into_training(run: Path, tmp_path: Path, fsdp: bool
     branch = state.branch_state(tmp_path / "out", SPEC, optim, seed=0)
     state.load_moments(branch, tmp_path / "out")
     for name, parameter in branch.model.named_parameters():
-        own, told = branch.optimizer.state[parameter], theirs[name.removeprefix("lm.")]
+        state_, expected = branch.optimizer.state[parameter], states[name.removeprefix("lm.")]
         assert torch.equal(parameter, model[f"module.{name.removeprefix('lm.')}"]), name
-        assert all(torch.equal(own[key], told[key]) for key in ("exp_avg", "exp_avg_sq", "step")), name
-        assert own["step"] == 2
+        assert all(torch.equal(state_[key], expected[key]) for key in ("exp_avg", "exp_avg_sq", "step")), name
+        assert state_["step"] == 2
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("damage", "expected"),
     [
         ("one gone", "norm.weight (missing)"),
         ("one more", "ghost (not in the model)"),
@@ -194,32 +200,32 @@ def test_moments_are_carried_into_training(run: Path, tmp_path: Path, fsdp: bool
         ("nothing", "wanted an optimizer's state"),
     ],
 )
-def test_moments_of_another_model_are_refused(run: Path, tmp_path: Path, harm: str, told: str) -> None:
+def test_moments_of_another_model_are_refused(run: Path, tmp_path: Path, damage: str, expected: str) -> None:
     model = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
     names = [name.removeprefix("module.") for name in model if "inv_freq" not in name]
     file = run / "checkpoints" / "optimizer_3.pt"
     body = torch.load(file, weights_only=True)
-    found = {names[number]: one for number, one in body["optimizer"]["state"].items()}
-    match harm:
+    output = {names[number]: tensor for number, tensor in body["optimizer"]["state"].items()}
+    match damage:
         case "one gone":
-            del found["norm.weight"]
+            del output["norm.weight"]
         case "one more":
-            found["ghost"] = found["norm.weight"]
+            output["ghost"] = output["norm.weight"]
         case "misshapen":
-            found["norm.weight"]["exp_avg"] = torch.ones(3)
+            output["norm.weight"]["exp_avg"] = torch.ones(3)
         case "sgd":
-            found["norm.weight"] = {"momentum_buffer": torch.ones(16)}
+            output["norm.weight"] = {"momentum_buffer": torch.ones(16)}
         case "numbers":
             body["optimizer"]["param_groups"][1]["params"].reverse()
         case _:
             body["optimizer"] = None
-    if harm not in ("numbers", "nothing"):
-        body["optimizer"]["state"] = found
+    if damage not in ("numbers", "nothing"):
+        body["optimizer"]["state"] = output
     torch.save(body, file)
     with pytest.raises(ModelError) as caught:
         import_run(run, tmp_path / "out")
     assert str(caught.value).startswith(str(file))
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -235,7 +241,7 @@ class Harm:
 
 def test_a_pickle_that_would_run_something_is_refused(run: Path, tmp_path: Path) -> None:
     file, trace = run / "checkpoints" / "epoch_3.pt", tmp_path / "ran"
-    torch.save({"epoch": 1, "state_dict": {"one": torch.ones(1)}, "harm": Harm(trace)}, file)
+    torch.save({"epoch": 1, "state_dict": {"one": torch.ones(1)}, "damage": Harm(trace)}, file)
     torch.load(file, weights_only=False)
     assert trace.exists(), "this pickle is harmless: the test proves nothing"
     trace.unlink()
@@ -266,7 +272,7 @@ def test_half_a_pt_file_and_one_without_a_model_are_refused(run: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("settings", "expected"),
     [
         ({**CONFIG, **ARGS}, SPEC),
         ({**ARGS, "dim": 16, "n_layers": 2, "n_heads": 2, "vocab_size": 40}, SPEC),
@@ -278,20 +284,20 @@ def test_half_a_pt_file_and_one_without_a_model_are_refused(run: Path, tmp_path:
     ],
     ids=["model config and params", "Params", "Params' other names"],
 )  # fmt: skip
-def test_settings_are_read_under_all_their_names(place: dict[str, Any], told: LMSpec) -> None:
-    assert openlm.openlm_spec_from_settings(place) == told
+def test_settings_are_read_under_all_their_names(settings: dict[str, Any], expected: LMSpec) -> None:
+    assert openlm.openlm_spec_from_settings(settings) == expected
 
 
 def test_a_model_config_goes_before_the_arguments(run: Path) -> None:
     """As in open_lm's create_params."""
-    given = openlm.read_openlm_settings(run / "params.txt")
-    assert (given["qk_norm"], given["moe_freq"], given["lr"], given["resume"]) == (True, 0, 0.003, None)
-    assert openlm.openlm_spec_from_settings({**CONFIG, "qk_norm": False}, given).qk_norm is False
-    assert openlm.openlm_spec_from_settings({**CONFIG, "model_norm": "rms_norm"}, given).norm == "rms"
+    params = openlm.read_openlm_settings(run / "params.txt")
+    assert (params["qk_norm"], params["moe_freq"], params["lr"], params["resume"]) == (True, 0, 0.003, None)
+    assert openlm.openlm_spec_from_settings({**CONFIG, "qk_norm": False}, params).qk_norm is False
+    assert openlm.openlm_spec_from_settings({**CONFIG, "model_norm": "rms_norm"}, params).norm == "rms"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"model_norm": "lp_layer_norm"}, "model_norm 'lp_layer_norm'"),
         ({"positional_embedding_type": "head_rotary"}, "positional_embedding_type 'head_rotary'"),
@@ -304,10 +310,10 @@ def test_a_model_config_goes_before_the_arguments(run: Path) -> None:
         ({"model_norm": None}, "wanted model_norm"),
     ],
 )
-def test_what_we_cannot_do_the_same_is_refused_by_name(change: dict[str, Any], told: str) -> None:
+def test_what_we_cannot_do_the_same_is_refused_by_name(change: dict[str, Any], expected: str) -> None:
     with pytest.raises(ModelError) as caught:
         openlm.openlm_spec_from_settings({**CONFIG, **ARGS, **change})
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["module.norm.weight", "module.layers.0.attention.pos_embed.inv_freq"])
@@ -323,5 +329,19 @@ def test_tensors_that_contradict_the_settings_are_named(run: Path, tmp_path: Pat
     if "inv_freq" in name:
         assert "wanted the rotary frequencies of base 10000 for heads of 8" in str(caught.value)
     else:
-        told = str(caught.value)
-        assert "missing: output.weight; extra: module.ghost; misshapen: module.norm.weight wanted [16] got [2]" in told
+        expected = str(caught.value)
+        assert (
+            "missing: output.weight; extra: module.ghost; misshapen: module.norm.weight wanted [16] got [2]" in expected
+        )
+
+
+def test_numpys_numbers_in_a_checkpoint_are_read_and_other_things_are_not(tmp_path: Path) -> None:
+    """open_lm's --val-seq-ci leaves np.percentile's numbers among the metrics."""
+    body = {"state_dict": {"one": torch.ones(2)}, "samples_seen": np.int64(7)}
+    low, high = np.percentile(np.arange(5.0), [5, 95])
+    torch.save({**body, "evaluation_metrics": [{"low": low, "high": np.float32(high)}]}, tmp_path / "one.pt")
+    output = openlm.read_openlm_checkpoint(tmp_path / "one.pt")
+    assert output.samples_seen == 7 and torch.equal(output.tensors["one"], torch.ones(2))
+    torch.save({**body, "args": argparse.Namespace(lr=1)}, tmp_path / "two.pt")
+    with pytest.raises(ModelError, match=r"calls argparse\.Namespace; nothing was executed.*its state_dict alone"):
+        openlm.read_openlm_checkpoint(tmp_path / "two.pt")

@@ -19,13 +19,12 @@ from firstsight.cli.app import command
 from firstsight.data import tokenizer
 from firstsight.errors import DataError, ModelError
 from firstsight.hub import import_
-from firstsight.hub.import_ import ImportRequest, import_checkpoint
 from firstsight.model import tensors as tensor_files
 from firstsight.model.checkpoint_io import load
 from firstsight.model.tensors import read_tensors
 from firstsight.site import Progress
-from tests.hub.made import words
-from tests.hub.test_llama_files import LLAMA3, SMALL, seeing
+from tests.hub.checkpoints import import_weights, write_tokenizer
+from tests.hub.test_llama import LLAMA3, SMALL, firstsight_logits
 
 
 @pytest.fixture(autouse=True)
@@ -40,33 +39,16 @@ def source(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(**SMALL, rope_parameters=LLAMA3, tie_word_embeddings=True)
     LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path / "llama", max_shard_size=4000)
-    words(tmp_path / "llama")
+    write_tokenizer(tmp_path / "llama")
     return tmp_path / "llama"
 
 
-def import_request(path: Path, **options: Any) -> ImportRequest:
-    return ImportRequest(
-        **{
-            "location": str(path),
-            "revision": None,
-            "tokenizer": "",
-            "config_path": None,
-            "tokens_seen": None,
-            **options,
-        }
-    )
-
-
-def silent(_: Progress) -> None:
-    pass
-
-
-def changed(source: Path, **settings: Any) -> None:
+def change_config(source: Path, **settings: Any) -> None:
     file = source / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
 
-def rewritten(source: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def rewrite_weights(source: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """The source's weights as one file."""
     for file in source.glob("model*.safetensors*"):
         file.unlink()
@@ -80,36 +62,38 @@ def test_sharded_bf16_llama_becomes_a_checkpoint(
     monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", 5000)
     out = tmp_path / "donor"
     assert command(["import", str(source), "--out", str(out), "--seen", "2.5T"]) == 0
-    told = capsys.readouterr().out
-    assert "tokens seen: 2,500,000,000,000" in told
-    assert "moments: none" in told
-    assert f"folder: {out}" in told
-    peer, tokens = LlamaForCausalLM.from_pretrained(source).float().eval(), torch.randint(31, (90,))
+    expected = capsys.readouterr().out
+    assert "tokens seen: 2,500,000,000,000" in expected
+    assert "moments: none" in expected
+    assert f"folder: {out}" in expected
+    hf_model, tokens = LlamaForCausalLM.from_pretrained(source).float().eval(), torch.randint(31, (90,))
     loaded = load(out)
     assert loaded.tokens_seen == 2_500_000_000_000
-    assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in loaded.model.parameters()} == {torch.float32}
     with torch.no_grad():
-        theirs = peer(tokens[None]).logits[0]
-    own = {name.removeprefix("lm."): one for name, one in loaded.model.state_dict().items()}
-    assert (seeing(loaded.spec, own, tokens, torch.float32) - theirs).abs().max() < 1e-5
-    kept = read_tensors(out)
-    assert {one.dtype for one in kept.values()} == {torch.bfloat16}, "kept as published: half the bytes, the same bits"
+        reference = hf_model(tokens[None]).logits[0]
+    weights = {name.removeprefix("lm."): tensor for name, tensor in loaded.model.state_dict().items()}
+    assert (firstsight_logits(loaded.spec, weights, tokens, torch.float32) - reference).abs().max() < 1e-5
+    stored = read_tensors(out)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}, (
+        "kept as published: half the bytes, the same bits"
+    )
     assert (out / "model.safetensors.index.json").is_file()
 
 
 def test_it_records_what_it_read_and_nothing_of_when_or_where(source: Path, tmp_path: Path) -> None:
-    told: list[Progress] = []
-    import_checkpoint(import_request(source), tmp_path / "one", on_progress=told.append)
-    import_checkpoint(import_request(source), tmp_path / "two", on_progress=silent)
+    reports: list[Progress] = []
+    import_weights(source, tmp_path / "one", on_progress=reports.append)
+    import_weights(source, tmp_path / "two")
     for file in sorted((tmp_path / "one").iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
     record = json.loads((tmp_path / "one" / "imported.json").read_text())
-    read = [*source.glob("model*"), source / "config.json", source / "tokenizer.json"]
-    assert record["files"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in read}
+    files = [*source.glob("model*"), source / "config.json", source / "tokenizer.json"]
+    assert record["files"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     assert (record["source"], record["revision"], record["moments"]) == ("llama", None, False)
-    done = [one.done for one in told]
-    assert done == sorted(done)
-    assert all(one.done <= one.total for one in told)
+    result = [progress.done for progress in reports]
+    assert result == sorted(result)
+    assert all(progress.done <= progress.total for progress in reports)
 
 
 def test_a_revision_from_the_cache_is_recorded_by_its_commit(source: Path, tmp_path: Path) -> None:
@@ -119,28 +103,30 @@ def test_a_revision_from_the_cache_is_recorded_by_its_commit(source: Path, tmp_p
     (repository / "refs" / "step-1000").write_text(commit)
     (repository / "snapshots").mkdir()
     source.rename(repository / "snapshots" / commit)
-    import_checkpoint(import_request(Path("owner/run"), revision="step-1000"), tmp_path / "out", on_progress=silent)
+    import_weights("owner/run", tmp_path / "out", revision="step-1000")
     record = json.loads((tmp_path / "out" / "imported.json").read_text())
     assert (record["source"], record["revision"]) == ("owner/run", commit)
 
 
-def sized(file: Path, count: int) -> None:
+def write_sized_tokenizer(file: Path, count: int) -> None:
     """A tokenizer of so many words."""
-    known = {"<|endoftext|>": 0, **{f"w{n}": n for n in range(1, count)}}
-    Tokenizer(models.WordLevel(known, unk_token="w1")).save(str(file))
+    vocab_size = {"<|endoftext|>": 0, **{f"w{n}": n for n in range(1, count)}}
+    Tokenizer(models.WordLevel(vocab_size, unk_token="w1")).save(str(file))
 
 
-@pytest.mark.parametrize(("known", "line"), [(26, ""), (27, "32 token rows, the model has 31; set vocab_size=32")])
-def test_what_the_next_stage_needs_for_the_marks_is_said(source: Path, tmp_path: Path, known: int, line: str) -> None:
-    sized(source / "tokenizer.json", known)
-    done = import_checkpoint(import_request(source), tmp_path / "out", on_progress=silent)
-    assert done.min_vocabulary == known + 5 == tokenizer.load_tokenizer(tmp_path / "out").vocab_size
-    assert ("chat tokens" in "".join(done.lines())) == bool(line)
-    assert line in "".join(done.lines())
+@pytest.mark.parametrize(("vocab_size", "line"), [(26, ""), (27, "32 token rows, the model has 31; set vocab_size=32")])
+def test_what_the_next_stage_needs_for_the_marks_is_said(
+    source: Path, tmp_path: Path, vocab_size: int, line: str
+) -> None:
+    write_sized_tokenizer(source / "tokenizer.json", vocab_size)
+    result = import_weights(source, tmp_path / "out")
+    assert result.min_vocabulary == vocab_size + 5 == tokenizer.load_tokenizer(tmp_path / "out").vocab_size
+    assert ("chat tokens" in "".join(result.lines())) == bool(line)
+    assert line in "".join(result.lines())
 
 
 @pytest.mark.parametrize(
-    ("harm", "told", "code"),
+    ("damage", "expected", "code"),
     [
         ("shard gone", ["llama: wanted all of its weights. Got no model-00002-of-", "Download it again completely"], 2),
         ("tensor gone", ["llama: weights and", "missing: model.norm.weight", "Copy both from the same run"], 2),
@@ -165,29 +151,29 @@ def test_what_the_next_stage_needs_for_the_marks_is_said(source: Path, tmp_path:
     ],
 )
 def test_bad_input_says_where_wanted_got_and_what_to_do(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str, told: list[str], code: int
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, expected: list[str], code: int
 ) -> None:
-    tensors = {name: one for file in source.glob("model-*.safetensors") for name, one in load_file(file).items()}
+    tensors = {name: tensor for file in source.glob("model-*.safetensors") for name, tensor in load_file(file).items()}
     norm, query = tensors["model.norm.weight"], "model.layers.1.self_attn.q_proj.weight"
-    match harm:
+    match damage:
         case "shard gone":
             next(source.glob("model-00002-of-*")).unlink()
         case "tensor gone":
-            rewritten(source, {name: one for name, one in tensors.items() if one is not norm})
+            rewrite_weights(source, {name: tensor for name, tensor in tensors.items() if tensor is not norm})
         case "tensor more":
-            rewritten(source, {**tensors, "ghost": torch.ones(1)})
+            rewrite_weights(source, {**tensors, "ghost": torch.ones(1)})
         case "misshapen":
-            rewritten(source, {**tensors, query: tensors[query][:16].clone()})
+            rewrite_weights(source, {**tensors, query: tensors[query][:16].clone()})
         case "another kind":
-            rewritten(source, {**tensors, "model.norm.weight": norm.to(torch.int8)})
+            rewrite_weights(source, {**tensors, "model.norm.weight": norm.to(torch.int8)})
         case "layers":
-            changed(source, num_hidden_layers=3)
+            change_config(source, num_hidden_layers=3)
         case "bias":
-            changed(source, attention_bias=True)
+            change_config(source, attention_bias=True)
         case "neox":
-            changed(source, model_type="gpt_neox")
+            change_config(source, model_type="gpt_neox")
         case "vision":
-            changed(source, model_type="siglip")
+            change_config(source, model_type="siglip")
         case "no config":
             (source / "config.json").unlink()
         case "config cut":
@@ -199,30 +185,26 @@ def test_bad_input_says_where_wanted_got_and_what_to_do(
         case "no words":
             (source / "tokenizer.json").unlink()
         case "large words":
-            sized(source / "tokenizer.json", 45)
+            write_sized_tokenizer(source / "tokenizer.json", 45)
         case "endless words":
             Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(source / "tokenizer.json"))
         case _:
             (source / "spec.json").write_text("{}")
     assert command(["import", str(source), "--out", str(tmp_path / "out")]) == code
-    said = " ".join(capsys.readouterr().err.split())
-    assert str(source) in said
-    assert all(one in said for one in told), said
+    message = " ".join(capsys.readouterr().err.split())
+    assert str(source) in message
+    assert all(part in message for part in expected), message
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*")), "nothing half is left"
 
 
 def test_a_tokenizer_far_too_small_is_refused_where_nothing_else_tells(source: Path, tmp_path: Path) -> None:
     (source / "tokenizer.json").unlink()
-    sized(tmp_path / "small.json", 15)
+    write_sized_tokenizer(tmp_path / "small.json", 15)
     with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one with 15"):
-        import_checkpoint(
-            import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent
-        )
-    sized(tmp_path / "small.json", 16)
-    import_checkpoint(
-        import_request(source, tokenizer=str(tmp_path / "small.json")), tmp_path / "out", on_progress=silent
-    )
+        import_weights(source, tmp_path / "out", tokenizer=str(tmp_path / "small.json"))
+    write_sized_tokenizer(tmp_path / "small.json", 16)
+    import_weights(source, tmp_path / "out", tokenizer=str(tmp_path / "small.json"))
 
 
 def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_path: Path) -> None:
@@ -232,18 +214,16 @@ def test_another_tokenizer_than_the_folders_own_is_refused(source: Path, tmp_pat
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ModelError, match=r"other\.json: wanted the vocabulary of .*tokenizer\.json\. Got 4 other"):
-        import_checkpoint(
-            import_request(source, tokenizer=str(tmp_path / "other.json")), tmp_path / "out", on_progress=silent
-        )
+        import_weights(source, tmp_path / "out", tokenizer=str(tmp_path / "other.json"))
 
 
 def test_a_name_without_network_ends_with_one_and_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(["import", "owner/run", "--revision", "step-9", "--out", str(tmp_path / "out")]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "owner/run@step-9: wanted a hub folder. Got no network" in said
-    assert "hf download owner/run --revision step-9 --local-dir FOLDER; then name that folder here" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "owner/run@step-9: wanted a hub folder. Got no network" in message
+    assert "hf download owner/run --revision step-9 --local-dir FOLDER; then name that folder here" in message
 
 
 def test_a_place_that_is_taken_and_options_that_do_not_fit_are_refused(
@@ -251,13 +231,13 @@ def test_a_place_that_is_taken_and_options_that_do_not_fit_are_refused(
 ) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("")
-    for options, told in (
+    for options, expected in (
         (["--out", str(tmp_path / "taken")], "taken: wanted a new folder"),
         (["--out", str(tmp_path / "out"), "--config", str(source / "config.json")], "--config: is for OpenLM"),
         (["--out", str(tmp_path / "out"), "--seen", "many"], "wanted a number of tokens"),
     ):
         assert command(["import", str(source), *options]) == 2
-        assert told in " ".join(capsys.readouterr().err.split())
+        assert expected in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("step", ["write_tensors", "write_spec", "_write_import_record"])
@@ -265,26 +245,26 @@ def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Killed before any of its steps: Ctrl-C tidies up; what a harder end leaves is swept by the next import."""
-    out, beside = tmp_path / "out", tmp_path / ".out.partial"
+    out, staging = tmp_path / "out", tmp_path / ".out.partial"
 
-    def stop(*_: Any, **__: Any) -> Any:
+    def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(import_, step, stop)
+        patch.setattr(import_, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            import_checkpoint(import_request(source), out, on_progress=silent)
+            import_weights(source, out)
     assert not out.exists()
-    assert not beside.exists()
-    beside.mkdir()
-    (beside / "model.safetensors").write_text("half")
-    import_checkpoint(import_request(source), out, on_progress=silent)
-    assert not beside.exists()
+    assert not staging.exists()
+    staging.mkdir()
+    (staging / "model.safetensors").write_text("half")
+    import_weights(source, out)
+    assert not staging.exists()
     load(out)
 
 
 @pytest.mark.parametrize(
-    ("held", "wanted"),
+    ("special_tokens", "expected"),
     [
         (["</s>", "<s>", "<eos>"], "</s>"),
         (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"], "<|end_of_text|>"),
@@ -292,13 +272,13 @@ def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
         (["</s>", "<|endoftext|>"], "<|endoftext|>"),
     ],
 )
-def test_every_family_has_its_end(tmp_path: Path, held: list[str], wanted: str) -> None:
+def test_every_family_has_its_end(tmp_path: Path, special_tokens: list[str], expected: str) -> None:
     fast = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
-    fast.add_special_tokens([AddedToken(one, special=True) for one in held])
+    fast.add_special_tokens([AddedToken(tensor, special=True) for tensor in special_tokens])
     fast.save(str(tmp_path / "tokenizer.json"))
-    known = tokenizer.load_tokenizer(tmp_path)
-    assert known.end_token == wanted
-    assert known.special_ids.end == fast.token_to_id(wanted) == known.special_ids.pad
+    vocab_size = tokenizer.load_tokenizer(tmp_path)
+    assert vocab_size.end_token == expected
+    assert vocab_size.special_ids.end == fast.token_to_id(expected) == vocab_size.special_ids.pad
 
 
 def test_no_family_is_a_data_error(tmp_path: Path) -> None:
