@@ -169,12 +169,12 @@ ROPES: list[Rotary] = [
 
 SPECS = st.builds(
     lambda heads, group_size, half_head_dim, width_factor, **given: LMSpec(
-        heads=heads * group_size, kv_heads=heads, head_dim=2 * half_head_dim, width=heads * group_size * width_factor, norm="rms",
-        qk_norm=False, token_shift=1, embedding_scale=1, **given,
+        heads=heads * group_size, kv_heads=heads, head_dim=2 * half_head_dim, width=heads * group_size * width_factor,
+        norm="rms", qk_norm=False, token_shift=1, embedding_scale=1, **given,
     ),
     heads=st.integers(1, 3), group_size=st.integers(1, 3), half_head_dim=st.integers(1, 4), layers=st.integers(1, 3),
-    width_factor=st.integers(1, 3), mlp_width=st.integers(1, 9), vocab_size=st.integers(1, 9), eps=st.sampled_from([1e-5, 1e-6]),
-    rope=st.sampled_from(ROPES), ties_embeddings=st.booleans(),
+    width_factor=st.integers(1, 3), mlp_width=st.integers(1, 9), vocab_size=st.integers(1, 9),
+    eps=st.sampled_from([1e-5, 1e-6]), rope=st.sampled_from(ROPES), ties_embeddings=st.booleans(),
 )  # fmt: skip
 
 

@@ -42,8 +42,8 @@ ARGS = {
 
 
 SPEC = LMSpec(
-    layers=2, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=256, vocab_size=40, norm="layer", eps=1e-5, qk_norm=True,
-    rope=Rope(base=10_000.0), ties_embeddings=False, token_shift=1, embedding_scale=1,
+    layers=2, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=256, vocab_size=40, norm="layer", eps=1e-5,
+    qk_norm=True, rope=Rope(base=10_000.0), ties_embeddings=False, token_shift=1, embedding_scale=1,
 )  # fmt: skip
 
 
