@@ -91,10 +91,11 @@ def _detail_lines(scored: ScoredAnswers) -> Iterator[str]:
         questions = _counted(joined.shared_across_splits, "question is", "questions are")
         yield f"{questions} answered by another split's answer to the same question text and image"
     if joined.unmatched:
-        from firstsight.evaluate.offline_scoring.scoring import describe_unmatched_answers
+        from firstsight.evaluate.offline_scoring.joining import describe_unmatched_answers
 
         answers = _counted(len(joined.unmatched), "answer is to another question", "answers are to other questions")
-        yield f"{answers}, which does not count: {describe_unmatched_answers(scored)}"
+        examples = describe_unmatched_answers(joined.unmatched, scored.rows[0].question)
+        yield f"{answers}, which does not count: {examples}"
         if scored.missing_count:
             versions = "; ".join(scored.task.published) or "none is known"
             yield f"both at once often mean that the model was given another benchmark version (known: {versions})"

@@ -19,11 +19,11 @@ def main() -> int:
     parser.add_argument("tasks", nargs="*", help="names of tasks; by default all that have a folder")
     args = parser.parse_args()
     try:
-        for file in _write_definitions(args.benchmarks, args.out, args.tasks):
-            sys.stdout.write(f"{file}\n")
+        files = _write_definitions(args.benchmarks, args.out, args.tasks)
     except FirstsightError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    sys.stdout.writelines(f"{file}\n" for file in files)
     return 0
 
 

@@ -47,31 +47,21 @@ class LmEvalAdapter(TemplateLM):
         self,
         native_model: NativeModel,
         *,
-        batch_contexts: int | None,
-        max_length: int,
         on_progress: ProgressCallback,
+        batch_contexts: int | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self._device = native_model.device
         self._native_model, self._tokenizer = native_model, native_model.tokenizer
         self._batch_contexts, self._on_progress = batch_contexts, on_progress
-        self._max_length, self._seed = max_length, seed
+        self.max_length, self._seed = max_length, seed
 
     @property
     def eot_token_id(self) -> int:
         """The id of <|endoftext|>."""
         return self._tokenizer.special_ids.end
-
-    @property
-    def max_length(self) -> int:
-        """The largest number of input tokens."""
-        return self._max_length
-
-    @property
-    def max_gen_toks(self) -> int:
-        """The largest number of answer tokens if the task has no limit."""
-        return _DEFAULT_MAX_GEN_TOKS
 
     @property
     def tokenizer_name(self) -> str:
@@ -122,7 +112,7 @@ class LmEvalAdapter(TemplateLM):
 
     def _truncate_context(self, context: TokenIds, continuation: TokenIds) -> TokenIds:
         """The last tokens of a context that fit; the continuation's last token is no input."""
-        count, limit = len(continuation), self._max_length
+        count, limit = len(continuation), self.max_length
         if not count:
             raise DataError("a continuation without tokens has no likelihood. Give each choice at least a letter.")
         if count > limit:
@@ -145,7 +135,7 @@ class LmEvalAdapter(TemplateLM):
         owners: list[int] = []
         for position, text in enumerate(texts):
             ids = self.tok_encode(text, add_special_tokens=False)
-            text_windows = get_rolling_token_windows(ids, self.prefix_token_id, self._max_length, context_len=1)
+            text_windows = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, context_len=1)
             windows += [(None, *make_disjoint_window(window)) for window in text_windows]
             owners += [position] * (len(windows) - len(owners))
         totals = [0.0] * len(texts)
@@ -163,8 +153,8 @@ class LmEvalAdapter(TemplateLM):
             groups.setdefault(_GenerationOptions.from_kwargs(gen_kwargs, seed=self._seed), []).append(position)
         answers: dict[int, str] = {}
         for options, positions in groups.items():
-            max_tokens = min(options.max_tokens, self._max_length - 1)
-            limit = self._max_length - max_tokens
+            max_tokens = min(options.max_tokens, self.max_length - 1)
+            limit = self.max_length - max_tokens
             generated = generate(
                 self._native_model.checkpoint.model,
                 [self.tok_encode(contexts[position])[-limit:] for position in positions],

@@ -57,21 +57,18 @@ def _load_files(root: Path, task: LmEvalTask) -> DatasetSplits:
             f"{root}: wanted a copy of the task's data set ({', '.join(_SUFFIXES)} or save_to_disk). "
             f"Got {names or 'nothing'}. Put it there."
         )
-    splits: dict[str, list[Path]] = {}
+    split_names = _SPLIT_NAMES | {task.split: task.split}
+    files_by_split: dict[str, list[Path]] = {}
     for file in files:
-        splits.setdefault(_split_from_path(file.relative_to(root), task.split), []).append(file)
-    for split, split_files in splits.items():
-        if len(split_files) > 1 and any(file.suffix != ".parquet" for file in split_files):
-            names = ", ".join(str(file.relative_to(root)) for file in split_files)
+        # The last word of a path that is a split's name; `default` is one only if that split is evaluated.
+        words = re.split(r"[^a-z]+", str(file.relative_to(root)).lower())
+        split = next((split_names[word] for word in reversed(words) if word in split_names), task.split)
+        files_by_split.setdefault(split, []).append(file)
+    for split, group in files_by_split.items():
+        if len(group) > 1 and any(file.suffix != ".parquet" for file in group):
+            names = ", ".join(str(file.relative_to(root)) for file in group)
             raise DataError(f"{root}: wanted the split {split} once. Got {names}. Keep one copy of it.")
-    return {split: [row for file in split_files for row in _read_rows(file)] for split, split_files in splits.items()}
-
-
-def _split_from_path(file: Path, evaluated_split: str) -> str:
-    """The last word of a path that is a split's name; `default` counts only if that split is evaluated."""
-    names = _SPLIT_NAMES | {evaluated_split: evaluated_split}
-    splits = [names[word] for word in re.split(r"[^a-z]+", str(file).lower()) if word in names]
-    return splits[-1] if splits else evaluated_split
+    return {split: [row for file in group for row in _read_rows(file)] for split, group in files_by_split.items()}
 
 
 def _read_rows(file: Path) -> list[DatasetRow]:

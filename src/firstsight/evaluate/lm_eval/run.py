@@ -66,7 +66,7 @@ def evaluate_with_lm_eval(
     header = {"task": task.name, "version": task.version, "style": "lm-eval", "questions": digest}
     answer_cache = AnswerCache(folder=answers_folder, header=header)
     if stored := answer_cache.read():
-        return [_from_json(task, question_id, json.loads(answer)) for (question_id, _), answer in stored.items()]
+        return [_from_json(task, question_id, text) for (question_id, _), text in stored.items()]
     model = get_model()
     if not isinstance(model, NativeModel):
         raise RequestError(
@@ -74,20 +74,20 @@ def evaluate_with_lm_eval(
             "Run lm-eval itself: lm_eval --model hf --model_args pretrained=FOLDER; or name vision tasks with --tasks."
         )
     [result] = evaluate_lm_eval_tasks(model, [task.name], folder=benchmarks_path, on_progress=on_progress)
-    answer_cache.write({(answer.question.id, False): json.dumps(_to_json(answer)) for answer in result.rows})
+    answer_cache.write({(answer.question.id, False): _to_json(answer) for answer in result.rows})
     return list(result.rows)
 
 
-def _to_json(answer: ScoredAnswer) -> dict[str, Any]:
+def _to_json(answer: ScoredAnswer) -> str:
     question = answer.question
     fields = {"text": question.text, "truth": question.truth, "choices": question.choices}
-    return {**fields, "tags": dict(question.tags), "answer": answer.answer, "score": answer.score}
+    return json.dumps({**fields, "tags": dict(question.tags), "answer": answer.answer, "score": answer.score})
 
 
-def _from_json(task: Task, question_id: str, values: dict[str, Any]) -> ScoredAnswer:
-    text, truth, choices, tags = (values[key] for key in ("text", "truth", "choices", "tags"))
-    question = Question(id=question_id, text=text, truth=truth, choices=tuple(choices), tags=tags)
-    return _scored_answer(task, question, values["answer"], values["score"])
+def _from_json(task: Task, question_id: str, text: str) -> ScoredAnswer:
+    fields = json.loads(text)
+    answer, score, choices = fields.pop("answer"), fields.pop("score"), tuple(fields.pop("choices"))
+    return _scored_answer(task, Question(id=question_id, choices=choices, **fields), answer, score)
 
 
 def _scored_answer(task: Task, question: Question, answer: str, score: float) -> ScoredAnswer:
@@ -116,9 +116,7 @@ def evaluate_lm_eval_tasks(
         if (error.name or "").partition(".")[0] != "lm_eval":
             raise
         raise missing_lm_eval() from error
-    model = adapter.LmEvalAdapter(
-        native_model, batch_contexts=None, max_length=adapter.DEFAULT_MAX_LENGTH, on_progress=on_progress
-    )
+    model = adapter.LmEvalAdapter(native_model, on_progress=on_progress)
     loaded: dict[str, LoadedTask] = {}
     with silence_lm_eval():
         for name in names:
@@ -149,14 +147,9 @@ def _row(name: str, sample: Mapping[str, Any], question_id: str) -> ScoredAnswer
     choices = tuple(continuation.strip() for continuation in continuations)
     likelihoods = [likelihood for [(likelihood, _)] in sample["resps"]]
     labels = [continuation.removeprefix(" ") for continuation in continuations]
-    question = Question(
-        id=question_id,
-        text=prompts[0],
-        truth=gold_index(sample["target"], labels, sample["doc"]),
-        choices=choices,
-        tags=record_tags(sample["doc"]),
-    )
-    answer = choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
+    truth, tags = gold_index(sample["target"], labels, sample["doc"]), record_tags(sample["doc"])
+    question = Question(id=question_id, text=prompts[0], truth=truth, choices=choices, tags=tags)
+    answer = choices[likelihoods.index(max(likelihoods))]
     return _scored_answer(tasks.get_task(name), question, answer, float(sample["acc"]))
 
 

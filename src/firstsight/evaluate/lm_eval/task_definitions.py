@@ -53,9 +53,8 @@ def load_local_task(name: str, folder: Path) -> LoadedTask:
         return load_query_task(name, folder)
     definition = _include_definition(name, folder, examples=False)
     loaded = _load_definition(definition, definition_version(name), folder)
-    if queries is None or _has_same_questions(loaded.task, queries):
-        return loaded
-    return load_query_task(name, folder)
+    is_same = queries is None or _has_same_questions(loaded.task, queries)
+    return loaded if is_same else load_query_task(name, folder)
 
 
 def load_query_task(name: str, folder: Path, *, ending: str | None = None) -> LoadedTask:

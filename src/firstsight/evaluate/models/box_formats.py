@@ -60,10 +60,10 @@ class BoxFormat(NamedTuple):
         return f"boxes read as {self.unit}, as {self.family} writes them"
 
 
-_QWEN3 = BoxFormat("Qwen3-VL", "thousandths", "QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb")
-_INTERNVL_SOURCE = "OpenGVLab/InternVL, internvl_chat/eval/refcoco/evaluate_grounding.py"
 _QWEN2_5_SOURCE = "QwenLM/Qwen2.5-VL, cookbooks/spatial_understanding.ipynb"
-BOX_FORMATS: dict[str, BoxFormat] = {
+_INTERNVL_SOURCE = "OpenGVLab/InternVL, internvl_chat/eval/refcoco/evaluate_grounding.py"
+_QWEN3 = BoxFormat("Qwen3-VL", "thousandths", "QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb")
+BOX_FORMATS = {
     "qwen2_vl": BoxFormat("Qwen2-VL", "thousandths", "arXiv:2409.12191, 2.2"),
     "qwen2_5_vl": BoxFormat("Qwen2.5-VL", "pixels of the scaled picture", _QWEN2_5_SOURCE),
     "qwen3_vl": _QWEN3,
@@ -93,9 +93,8 @@ def normalize_model_box(answer: str, box_format: BoxFormat, *, get_image_size: C
     match = _CORNER_PAIRS.search(answer) or _BRACKETED_LIST.search(answer) or _BARE_LIST.fullmatch(answer)
     extent = _UNIT_EXTENTS.get(box_format.unit)
     size = (extent, extent) if extent else get_image_size() if match else None
-    if match is None or size is None:
-        return answer
-    return rescale_box(match[0], right_edge=size[0], bottom_edge=size[1]) or answer
+    rescaled = rescale_box(match[0], right_edge=size[0], bottom_edge=size[1]) if match and size else None
+    return rescaled or answer
 
 
 def normalize_file_boxes(

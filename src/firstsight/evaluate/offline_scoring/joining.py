@@ -76,7 +76,7 @@ def join_answers(
     if not any(matches):
         matches = _match_by_text(answers, index)
     if not any(matches):
-        raise DataError(_no_match_message(raw_answers, questions, question_records))
+        raise DataError(_no_match_message(raw_answers, index, question_records))
     pairs = zip(answers, matches, strict=True)
     if ambiguous := [(answer, match.positions) for answer, match in pairs if match and not match.method]:
         raise DataError(_ambiguous_match_message(ambiguous, index))
@@ -85,11 +85,8 @@ def join_answers(
 
 def _check_question_file(answers: Sequence[AnswerRecord], question_records: Mapping[str, AnswerRecord]) -> None:
     """DataError for a question file with other ids, which would join answers with other images' equal questions."""
-    pairs = [
-        (answer, source)
-        for answer in answers
-        if answer.prompt and (source := question_records.get(answer.id)) and source.prompt
-    ]
+    sources = ((answer, question_records.get(answer.id)) for answer in answers if answer.prompt)
+    pairs = [(answer, source) for answer, source in sources if source and source.prompt]
     mismatched = [pair for pair in pairs if not _has_same_prompt(*pair)]
     if len(mismatched) > (1 - _MIN_AGREEMENT) * len(pairs):
         answer, source = mismatched[0]
@@ -189,20 +186,16 @@ def _make_match(positions: Sequence[int], index: QuestionIndex, method: str) -> 
 
 def _match_by_text(answers: Sequence[AnswerRecord], index: QuestionIndex) -> list[_Match | None]:
     """For files without ids and images: questions whose text is unique, or a whole file in POPE's own form."""
-    no_matches: list[_Match | None] = [None] * len(answers)
-    if any(answer.image for answer in answers) or not all(answer.prompt for answer in answers):
-        return no_matches
-    by_text = index.group_by_text()
-    matches = [match_prompt_line(answer.prompt, by_text) for answer in answers]
-    if all(len(positions) <= 1 for positions in matches):
-        return [_Match(positions, "question") if positions else None for positions in matches]
-    # An unknown id is of another file, which may have as many questions with the same texts.
-    return no_matches if any(answer.id for answer in answers) else _match_whole_files(answers, index)
-
-
-def _match_whole_files(answers: Sequence[AnswerRecord], index: QuestionIndex) -> list[_Match | None]:
-    """POPE's own form has only the question's text: a file matches that repeats a split's questions in their order."""
     matches: list[_Match | None] = [None] * len(answers)
+    if any(answer.image for answer in answers) or not all(answer.prompt for answer in answers):
+        return matches
+    by_text = index.group_by_text()
+    text_matches = [match_prompt_line(answer.prompt, by_text) for answer in answers]
+    if all(len(positions) <= 1 for positions in text_matches):
+        return [_Match(positions, "question") if positions else None for positions in text_matches]
+    if any(answer.id for answer in answers):
+        # An unknown id is of another file, which may have as many questions with the same texts.
+        return matches
     numbers_by_file: dict[str, list[int]] = defaultdict(list)
     for number, answer in enumerate(answers):
         numbers_by_file[answer.file].append(number)
@@ -217,9 +210,7 @@ def _match_whole_files(answers: Sequence[AnswerRecord], index: QuestionIndex) ->
     return matches
 
 
-def _assign_answers(
-    answers: Sequence[AnswerRecord], matches: Sequence[_Match | None], index: QuestionIndex
-) -> JoinedAnswers:
+def _assign_answers(answers: list[AnswerRecord], matches: list[_Match | None], index: QuestionIndex) -> JoinedAnswers:
     """Assign answers to their own split's questions, then to equal questions of other splits without an answer."""
     offered: dict[int, list[AnswerRecord]] = defaultdict(list)
     spare: dict[int, list[AnswerRecord]] = defaultdict(list)
@@ -276,15 +267,14 @@ def _resolve_answer(position: int, candidates: Sequence[AnswerRecord], index: Qu
     )
 
 
-def _no_match_message(
-    answers: Sequence[AnswerRecord], questions: Sequence[Question], question_records: Mapping[str, AnswerRecord]
-) -> str:
+def _no_match_message(answers: Sequence[AnswerRecord], index: QuestionIndex, known_ids: Mapping[str, object]) -> str:
     files = ", ".join(dict.fromkeys(answer.file for answer in answers))
-    known_count = sum(answer.id in question_records for answer in answers)
-    note = f"The question file has the ids of {known_count:,} answers. " if question_records else ""
+    known_count = sum(answer.id in known_ids for answer in answers)
+    note = f"The question file has the ids of {known_count:,} answers. " if known_ids else ""
     return (
-        f"{files}: none of {len(answers):,} answers could be joined to the {len(questions):,} questions. An answer has "
-        f"{_describe_answer(answers[0])}; a question has {_describe_question(questions[0])}. {note}{_ADVICE}"
+        f"{files}: none of {len(answers):,} answers could be joined to the {len(index.questions):,} questions. An "
+        f"answer has {_describe_answer(answers[0])}; a question has {_describe_question(index.questions[0])}. "
+        f"{note}{_ADVICE}"
     )
 
 
@@ -297,10 +287,10 @@ def _ambiguous_match_message(matches: Sequence[tuple[AnswerRecord, Sequence[int]
     return f"{len(matches):,} answers fit several questions each: {'; '.join(examples)}. {_ADVICE}"
 
 
-def unmatched_answers_message(unmatched: Sequence[AnswerRecord], questions: Sequence[Question]) -> str:
-    """The first few answers to questions that are not in the references, and the fields of one question."""
+def describe_unmatched_answers(unmatched: Sequence[AnswerRecord], question: Question) -> str:
+    """The first few answers to questions that are not in the references, and the fields of one question that is."""
     examples = "; ".join(f"{answer.location} ({_describe_answer(answer)})" for answer in unmatched[:_MAX_EXAMPLES])
-    return f"{examples}; a question here has {_describe_question(questions[0])}"
+    return f"{examples}; a question here has {_describe_question(question)}"
 
 
 def _describe_answer(answer: AnswerRecord) -> str:

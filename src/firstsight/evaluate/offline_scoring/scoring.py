@@ -16,7 +16,7 @@ from firstsight.errors import DataError
 from firstsight.evaluate.metrics.exact_match import YES_NO_MATCH, is_yes_answer, pope_report
 from firstsight.evaluate.models.box_formats import normalize_file_boxes
 from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord, read_answer_files
-from firstsight.evaluate.offline_scoring.joining import JoinedAnswers, join_answers, unmatched_answers_message
+from firstsight.evaluate.offline_scoring.joining import JoinedAnswers, join_answers
 from firstsight.evaluate.offline_scoring.question_index import has_box_truth
 from firstsight.evaluate.offline_scoring.references import References, read_references
 from firstsight.evaluate.results import ScoredAnswer, question_scores, score_texts
@@ -24,6 +24,7 @@ from firstsight.evaluate.score import SCORES_VERSION, round_score, task_score, t
 from firstsight.evaluate.task import Question, Task, describe_version
 
 _NO_PATTERN = re.compile(r"\W*(?:no|not)\b", re.IGNORECASE)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _OCR_MARKER = "OCR token"
 """In LLaVA's prompts of all versions."""
 _CHOICE_LETTER = re.compile(r"\(?([A-Z])(?:\)|\.|:|$)", re.IGNORECASE)
@@ -213,20 +214,10 @@ def score_summary(scored: ScoredAnswers) -> dict[str, Any]:
 
 def answers_jsonl(scored: ScoredAnswers) -> str:
     """All questions as answers.jsonl has them; questions without an answer are marked as missing."""
-    pairs = zip(scored.rows, scored.joined_answers.answers, strict=True)
-    return "".join(_json_line(row.to_json() | ({} if answer else {"missing": True})) + "\n" for row, answer in pairs)
-
-
-def _json_line(row: Mapping[str, Any]) -> str:
-    """JSON in UTF-8; escaped if a truncated answer ends with half of a surrogate pair, which UTF-8 cannot encode."""
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(row)
-    return text
-
-
-def describe_unmatched_answers(scored: ScoredAnswers) -> str:
-    """The first few answers to questions that are not in the references, and the fields of one question."""
-    return unmatched_answers_message(scored.joined_answers.unmatched, [row.question for row in scored.rows])
+    lines: list[str] = []
+    for row, answer in zip(scored.rows, scored.joined_answers.answers, strict=True):
+        fields = row.to_json() | ({} if answer else {"missing": True})
+        line = json.dumps(fields, ensure_ascii=False)
+        # A truncated answer may end with half of a surrogate pair, which UTF-8 cannot encode.
+        lines.append(f"{json.dumps(fields) if _SURROGATE.search(line) else line}\n")
+    return "".join(lines)
