@@ -10,14 +10,17 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from firstsight.data import readers, tokenizer
 from firstsight.data.array_writer import IndexWriter
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE
+from firstsight.data.readers.source_reader import ShardRecords
 from firstsight.data.records import (
     Dialogue,
     Document,
@@ -58,7 +61,6 @@ class ShardPart:
     """A finished part: its folder and the content of its part.json."""
 
     folder: Path
-    key: str
     shard: readers.Shard
     digest: str
     """sha256 of every byte that was read for the shard."""
@@ -75,8 +77,7 @@ class ShardPart:
         return self.counts["samples"] + self.counts["bad"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardProgress:
+class ShardProgress(NamedTuple):
     """What has been written of a shard; `bytes` only at its end."""
 
     records: int
@@ -84,29 +85,29 @@ class ShardProgress:
     bytes: int
 
 
-def part_name(shard: readers.Shard) -> str:
+def _part_folder(job: PrepareJob, shard: readers.Shard) -> Path:
     """The folder of a shard's part, whatever other shards there are."""
     identity = json.dumps([shard.name, shard.start, shard.stop])
-    return hashlib.sha256(identity.encode()).hexdigest()[:20]
+    return job.parts_path / hashlib.sha256(identity.encode()).hexdigest()[:20]
 
 
 def load_finished_part(job: PrepareJob, shard: readers.Shard) -> ShardPart | None:
     """The part of a shard, if it exists and was made of the same shard by an equal job."""
-    path = job.parts_path / part_name(shard) / "part.json"
+    path = _part_folder(job, shard) / "part.json"
     if not path.is_file():
         return None
     metadata = json.loads(path.read_text())
-    part = ShardPart(
+    if metadata["key"] != job.key or readers.Shard(**metadata["shard"]) != shard:
+        return None
+    return ShardPart(
         folder=path.parent,
-        key=metadata["key"],
-        shard=readers.Shard(**metadata["shard"]),
+        shard=shard,
         digest=metadata["digest"],
         counts=metadata["counts"],
         refusals={reason: (count, RejectedRecord(**first)) for reason, (count, first) in metadata["refused"].items()},
         caption_counts=metadata["captions"],
         image_shards=tuple(metadata["places"]),
     )
-    return part if part.key == job.key and part.shard == shard else None
 
 
 class ShardWriter:
@@ -119,7 +120,7 @@ class ShardWriter:
 
     def write(self, shard: readers.Shard) -> Iterator[ShardProgress]:
         """Write the part of `shard` and yield its progress after every batch. OSError when the disk is full."""
-        path = self._job.parts_path / part_name(shard)
+        path = _part_folder(self._job, shard)
         temporary = path.with_suffix(".new")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -133,24 +134,24 @@ class ShardWriter:
 
     def _write_part(self, shard: readers.Shard, folder: Path) -> Iterator[ShardProgress]:
         records = self._reader.read(shard)
-        with PartWriter(folder, self._tokenizer, self._job) as part:
+        with closing(PartWriter(folder, self._tokenizer, self._job)) as part:
             for batch in batch_records(records):
                 part.write_batch(batch)
-                yield ShardProgress(records=part.record_count, tokens=part.count("tokens"), bytes=0)
+                yield part.progress()
         metadata = {
             "key": self._job.key,
             "shard": asdict(shard),
             "digest": records.digest,
             "counts": part.counts(),
-            "refused": {reason: (count, asdict(part.first_bad[reason])) for reason, count in part.bad_counts.items()},
+            "refused": {reason: (count, asdict(first)) for reason, (count, first) in part.refusals.items()},
             "captions": dict(part.caption_counts),
             "places": list(part.image_shards),
         }
         write_atomic(folder / "part.json", json.dumps(metadata, ensure_ascii=False, sort_keys=True), sync=True)
-        yield ShardProgress(records=part.record_count, tokens=part.count("tokens"), bytes=shard.byte_count)
+        yield part.progress()._replace(bytes=shard.byte_count)
 
 
-def batch_records(records: readers.ShardRecords) -> Iterator[list[Record | RejectedRecord]]:
+def batch_records(records: ShardRecords) -> Iterator[list[Record | RejectedRecord]]:
     """The records of a shard in lists that are worth a call of the tokenizer and fit into memory."""
     batch: list[Record | RejectedRecord] = []
     characters = 0
@@ -193,9 +194,8 @@ class PartWriter:
     """Writes the arrays and the quarantine of one part, batch by batch."""
 
     def __init__(self, folder: Path, text_tokenizer: tokenizer.Tokenizer, job: PrepareJob) -> None:
-        self.bad_counts, self.caption_counts = Counter[str](), Counter[str]()
-        self.first_bad: dict[str, RejectedRecord] = {}
-        self.image_shards: dict[str, int] = {}
+        self.caption_counts, self.image_shards = Counter[str](), dict[str, int]()
+        self.refusals: dict[str, tuple[int, RejectedRecord]] = {}
         self._tokenizer, self._loss_tokens = text_tokenizer, 0
         self._has_unique_images = job.form == "captions"
         """Each image belongs to one record only, so that locations need not be remembered."""
@@ -204,34 +204,26 @@ class PartWriter:
         self._arrays = self._index_writer.arrays
         self._quarantine = (folder / "quarantine.jsonl").open("w", encoding="utf-8")
 
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, *exception_info: object) -> None:
+    def close(self) -> None:
         with self._quarantine, self._index_writer:
             pass
 
-    @property
-    def record_count(self) -> int:
-        """Good and bad ones."""
-        return self.count("samples") + self.bad_counts.total()
-
-    def count(self, name: str) -> int:
-        """Entries of an array so far."""
-        return self._arrays[name].count
-
     def counts(self) -> dict[str, int]:
         """Entries of every array, tokens with loss, and rejected records."""
-        array_counts = {name: self.count(name) for name in ("samples", "shown", "tokens", "images")}
-        return {**array_counts, "loss tokens": self._loss_tokens, "bad": self.bad_counts.total()}
+        counts = {name: self._arrays[name].count for name in ("samples", "shown", "tokens", "images")}
+        return {**counts, "loss tokens": self._loss_tokens, "bad": sum(count for count, _ in self.refusals.values())}
+
+    def progress(self) -> ShardProgress:
+        counts = self.counts()
+        return ShardProgress(records=counts["samples"] + counts["bad"], tokens=counts["tokens"], bytes=0)
 
     def write_batch(self, batch: Sequence[Record | RejectedRecord]) -> None:
         """Append a batch; rejected records go to the quarantine."""
         records: list[Record] = []
         for record in batch:
             if isinstance(record, RejectedRecord):
-                self.bad_counts[record.reason] += 1
-                self.first_bad.setdefault(record.reason, record)
+                count, first = self.refusals.get(record.reason, (0, record))
+                self.refusals[record.reason] = count + 1, first
                 self._quarantine.write(json.dumps(asdict(record), sort_keys=True) + "\n")
                 continue
             records.append(record)
@@ -240,15 +232,13 @@ class PartWriter:
         if layouts := tokenizer.tokenize_records(self._tokenizer, records):
             self._write_samples(layouts, [image_locations(records[layout.record_number]) for layout in layouts])
 
-    def _write_samples(
-        self, layouts: Sequence[tokenizer.TokenLayout], images: Sequence[tuple[ImageLocation, ...]]
-    ) -> None:
+    def _write_samples(self, layouts: list[tokenizer.TokenLayout], images: list[tuple[ImageLocation, ...]]) -> None:
         samples = np.zeros(len(layouts), dtype=SAMPLE_DTYPE)
         samples["tokens_count"] = [len(layout.ids) for layout in layouts]
         samples["shown_count"] = [len(locations) for locations in images]
         for name in ("tokens", "shown"):
             counts = samples[f"{name}_count"].astype(np.int64)
-            samples[f"{name}_from"] = self.count(name) + np.cumsum(counts) - counts
+            samples[f"{name}_from"] = self._arrays[name].count + np.cumsum(counts) - counts
         image_refs = np.zeros(int(samples["shown_count"].sum()), dtype=IMAGE_REF_DTYPE)
         image_refs["picture"] = self._number_images([location for locations in images for location in locations])
         image_refs["at"] = [position for layout in layouts for position in layout.image_positions]
@@ -261,16 +251,14 @@ class PartWriter:
 
     def _number_images(self, locations: Sequence[ImageLocation]) -> list[int]:
         """The images' numbers: by first appearance, one for all records that share an image."""
-        first = self.count("images")
+        first = self._arrays["images"].count
         if self._has_unique_images:
             new, numbers = list(locations), list(range(first, first + len(locations)))
         else:
             new = [location for location in dict.fromkeys(locations) if location not in self._image_numbers]
             self._image_numbers |= {location: first + offset for offset, location in enumerate(new)}
             numbers = [self._image_numbers[location] for location in locations]
-        rows = [
-            (image.offset, image.size, image.hash, self.image_shards.setdefault(image.shard, len(self.image_shards)))
-            for image in new
-        ]
+        shards = self.image_shards
+        rows = [(ref.offset, ref.size, ref.hash, shards.setdefault(ref.shard, len(shards))) for ref in new]
         self._arrays["images"].append(np.array(rows, dtype=IMAGE_DTYPE))
         return numbers

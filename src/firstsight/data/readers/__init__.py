@@ -7,16 +7,7 @@ dialogues    *.json (LLaVA lists), .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .arr
 """
 
 from firstsight.data.readers.filesystem import Shard
-from firstsight.data.readers.source_reader import RecordReader, ShardRecords, list_shards, locate_source
+from firstsight.data.readers.source_reader import RecordReader, list_shards, locate_source
 from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, list_tar_members
 
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "RecordReader",
-    "Shard",
-    "ShardRecords",
-    "TarMember",
-    "list_shards",
-    "list_tar_members",
-    "locate_source",
-]
+__all__ = ["IMAGE_EXTENSIONS", "RecordReader", "Shard", "TarMember", "list_shards", "list_tar_members", "locate_source"]
