@@ -55,7 +55,7 @@ def write_snapshot(cache: Path, *files: str, revision: str = "main", listed: tup
     return snapshot
 
 
-def test_what_lies_here_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_local_paths_are_returned_unchanged(tmp_path: Path) -> None:
     (tmp_path / "owner" / "run-1b").mkdir(parents=True)
     (tmp_path / "epoch_3.pt").write_text("")
     assert resolve_hub_path(NAME) == Path(NAME)
@@ -66,7 +66,7 @@ def test_what_lies_here_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("location", [NAME, f"hf://{NAME}", f"{NAME}@main", f"hf://{NAME}@{COMMIT}"])
-def test_a_hub_name_is_found_in_the_cache_without_network(cache: Path, location: str) -> None:
+def test_a_hub_name_is_resolved_in_the_cache_without_network(cache: Path, location: str) -> None:
     snapshot = write_snapshot(cache, "config.json", "model.safetensors")
     assert resolve_hub_path(location) == snapshot
 
@@ -96,7 +96,7 @@ def test_a_name_without_network_says_how_to_point_to_a_folder(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("location", ["nowhere", "./owner/run", "/none/at/all", "a/b/c", "hf://one", "owner/ru n", ""])
-def test_what_is_neither_here_nor_a_name_is_refused(location: str) -> None:
+def test_a_location_that_is_no_path_and_no_hub_name_is_refused(location: str) -> None:
     with pytest.raises(ModelError, match="wanted a folder, a file or a hub name"):
         resolve_hub_path(location)
 
@@ -109,7 +109,7 @@ def test_what_is_neither_here_nor_a_name_is_refused(location: str) -> None:
         (RevisionNotFoundError, 404, "no such revision"),
     ],
 )
-def test_what_the_hub_answers_is_said_plainly(
+def test_errors_of_the_hub_are_explained(
     monkeypatch: pytest.MonkeyPatch, error_class: Callable[..., Exception], status: int, expected: str
 ) -> None:
     """The hub's answers as huggingface_hub raises them."""
@@ -122,7 +122,7 @@ def test_what_the_hub_answers_is_said_plainly(
         resolve_hub_path(NAME)
 
 
-def test_only_data_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_data_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the patterns let through of a folder that holds everything, by huggingface_hub's own filter."""
     from huggingface_hub.utils import filter_repo_objects
 
@@ -198,7 +198,7 @@ def test_a_snapshot_without_safetensors_is_refused(cache: Path) -> None:
         resolve_hub_path(NAME)
 
 
-def test_links_to_nothing_shards_without_index_and_pointers_are_named(tmp_path: Path) -> None:
+def test_broken_links_shards_without_index_and_lfs_pointers_are_named(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.symlink_to(tmp_path / "blobs" / "gone")
     with pytest.raises(ModelError, match=r"Got no model\.safetensors \(a broken link\)"):

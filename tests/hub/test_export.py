@@ -1,4 +1,4 @@
-"""What an exported folder holds: words and pictures as training had them, a card, and nothing half done."""
+"""Exported folders: unsupported models, other files in the folder, killed exports, the how-to and the command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.hub.checkpoints import (
 from tests.model.tiny_models import random_model
 
 
-def test_a_tokenizer_that_outgrows_the_model_is_refused_in_numbers(tmp_path: Path) -> None:
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
     small = replace(OPENLM, vocab_size=19)
     model = random_model(small, dtype=torch.float32)
     save(tmp_path / "kept", model, tokens_seen=0, tokenizer=write_tokenizer(tmp_path / "words"), encoders=[])
@@ -37,7 +37,7 @@ def test_a_tokenizer_that_outgrows_the_model_is_refused_in_numbers(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_other_peoples_files_stay(letterbox_checkpoint: Path, tmp_path: Path) -> None:
+def test_other_files_are_not_replaced(letterbox_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years")
     with pytest.raises(RequestError, match="Got other files"):
@@ -70,7 +70,7 @@ def test_a_killed_export_leaves_nothing_and_a_new_one_replaces(
     assert torch.equal(output["lm.norm.weight"], read_tensors(letterbox_checkpoint)["lm.norm.weight"].bfloat16())
 
 
-def test_why_not_is_empty_where_transformers_has_the_model() -> None:
+def test_the_unsupported_reason_is_empty_for_native_models() -> None:
     for name, spec in (NATIVE | FALLBACK).items():
         has_vision = isinstance(spec, VLMSpec)
         reason = llava.llava_unsupported_reason(spec) if has_vision else llama.llama_unsupported_reason(spec)
@@ -80,7 +80,7 @@ def test_why_not_is_empty_where_transformers_has_the_model() -> None:
                 _ = llava.llava_config(spec) if has_vision else llama.llama_config(spec)
 
 
-def test_the_how_to_is_true(
+def test_the_how_to_runs(
     fallback_export: Path, native_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "howto" / "transformers.md"

@@ -1,4 +1,4 @@
-"""firstsight's classes in transformers' hands: cache, padding, loss, gradients, and what they refuse."""
+"""firstsight's transformers classes: cache, padding, loss, gradients, and errors."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_generation_is_the_same_with_and_without_a_cache_and_beams_run(name: str
 
 
 @pytest.mark.parametrize("name", ["openlm", "shifted", "vision"])
-def test_guesses_that_the_cache_takes_back_change_nothing(name: str) -> None:
+def test_assisted_decoding_changes_nothing(name: str) -> None:
     """Tokens looked up in the prompt are tried first; most are wrong, and some are right."""
     model, inputs = build_model(name), {key: value[:1] for key, value in make_inputs(name).items()}
     inputs["input_ids"] = torch.cat((inputs["input_ids"], inputs["input_ids"][:, -5:]), 1)
@@ -110,7 +110,7 @@ def test_the_last_logits_alone() -> None:
     torch.testing.assert_close(output, model(**inputs).logits[:, -2:], rtol=0, atol=1e-12)
 
 
-def test_pictures_and_places_must_match() -> None:
+def test_images_and_image_tokens_must_match() -> None:
     model, inputs = build_model("vision"), make_inputs("vision")
     with pytest.raises(ModelError, match=r"wanted 27 image tokens, 27 for each of 1 images\. Got 54"):
         model(**inputs | {"pixel_values": inputs["pixel_values"][:1]})
@@ -135,7 +135,7 @@ def test_models_go_to_their_own_class() -> None:
         FirstsightForCausalLM(FirstsightConfig())
 
 
-def test_looking_up_a_name_needs_no_classes() -> None:
+def test_the_package_imports_neither_torch_nor_transformers() -> None:
     expected = "import sys, firstsight.hub; print([name for name in ('torch', 'transformers') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", expected], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -22,7 +22,7 @@ from tests.hub.checkpoints import (
 
 
 @pytest.mark.parametrize("fit", ["resize", "letterbox"])
-def test_pictures_become_the_pixels_of_training(fit: ImageFit) -> None:
+def test_images_become_the_pixels_of_training(fit: ImageFit) -> None:
     rotated = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -42,7 +42,7 @@ def test_pictures_become_the_pixels_of_training(fit: ImageFit) -> None:
         )
 
 
-def test_processors_show_the_model_what_training_showed_it(fallback_export: Path, native_export: Path) -> None:
+def test_processors_give_the_inputs_of_training(fallback_export: Path, native_export: Path) -> None:
     data = png_bytes(5, size=(31, 17))
     image = Image.open(io.BytesIO(data))
     pixels = load_processor(fallback_export)(images=image, text="<|img_patch|>what ?", return_tensors="pt")[

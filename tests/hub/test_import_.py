@@ -1,4 +1,4 @@
-"""`firstsight import` as a user types it: what it writes, what it says, and how it ends when something is wrong."""
+"""`firstsight import` as a command: what it writes and prints, and its errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_sharded_bf16_llama_becomes_a_checkpoint(
     assert (out / "model.safetensors.index.json").is_file()
 
 
-def test_it_records_what_it_read_and_nothing_of_when_or_where(source: Path, tmp_path: Path) -> None:
+def test_the_import_record_has_digests_and_no_date_or_path(source: Path, tmp_path: Path) -> None:
     reports: list[Progress] = []
     import_weights(source, tmp_path / "one", on_progress=reports.append)
     import_weights(source, tmp_path / "two")
@@ -115,9 +115,7 @@ def write_sized_tokenizer(file: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize(("vocab_size", "line"), [(26, ""), (27, "32 token rows, the model has 31; set vocab_size=32")])
-def test_what_the_next_stage_needs_for_the_marks_is_said(
-    source: Path, tmp_path: Path, vocab_size: int, line: str
-) -> None:
+def test_the_rows_that_chat_tokens_need_are_reported(source: Path, tmp_path: Path, vocab_size: int, line: str) -> None:
     write_sized_tokenizer(source / "tokenizer.json", vocab_size)
     result = import_weights(source, tmp_path / "out")
     assert result.min_vocabulary == vocab_size + 5 == tokenizer.load_tokenizer(tmp_path / "out").vocab_size
@@ -150,7 +148,7 @@ def test_what_the_next_stage_needs_for_the_marks_is_said(
         ("ours", ["this is a checkpoint folder of firstsight already"], 2),
     ],
 )
-def test_bad_input_says_where_wanted_got_and_what_to_do(
+def test_bad_input_is_named_with_its_location_and_advice(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, expected: list[str], code: int
 ) -> None:
     tensors = {name: tensor for file in source.glob("model-*.safetensors") for name, tensor in load_file(file).items()}
@@ -198,7 +196,7 @@ def test_bad_input_says_where_wanted_got_and_what_to_do(
     assert not list(tmp_path.glob(".*")), "nothing half is left"
 
 
-def test_a_tokenizer_far_too_small_is_refused_where_nothing_else_tells(source: Path, tmp_path: Path) -> None:
+def test_a_much_smaller_tokenizer_is_refused_if_none_is_beside_the_weights(source: Path, tmp_path: Path) -> None:
     (source / "tokenizer.json").unlink()
     write_sized_tokenizer(tmp_path / "small.json", 15)
     with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one with 15"):
@@ -226,7 +224,7 @@ def test_a_name_without_network_ends_with_one_and_says_what_to_do(
     assert "hf download owner/run --revision step-9 --local-dir FOLDER; then name that folder here" in message
 
 
-def test_a_place_that_is_taken_and_options_that_do_not_fit_are_refused(
+def test_an_occupied_folder_and_wrong_options_are_refused(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "taken").mkdir()
@@ -241,7 +239,7 @@ def test_a_place_that_is_taken_and_options_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize("step", ["write_tensors", "write_spec", "_write_import_record"])
-def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
+def test_a_killed_import_leaves_no_checkpoint(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Killed before any of its steps: Ctrl-C tidies up; what a harder end leaves is swept by the next import."""
@@ -272,7 +270,7 @@ def test_an_import_that_is_killed_leaves_nothing_that_looks_whole(
         (["</s>", "<|endoftext|>"], "<|endoftext|>"),
     ],
 )
-def test_every_family_has_its_end(tmp_path: Path, special_tokens: list[str], expected: str) -> None:
+def test_every_family_has_its_end_token(tmp_path: Path, special_tokens: list[str], expected: str) -> None:
     fast = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     fast.add_special_tokens([AddedToken(tensor, special=True) for tensor in special_tokens])
     fast.save(str(tmp_path / "tokenizer.json"))
@@ -281,7 +279,7 @@ def test_every_family_has_its_end(tmp_path: Path, special_tokens: list[str], exp
     assert vocab_size.special_ids.end == fast.token_to_id(expected) == vocab_size.special_ids.pad
 
 
-def test_no_family_is_a_data_error(tmp_path: Path) -> None:
+def test_a_tokenizer_without_end_token_is_a_data_error(tmp_path: Path) -> None:
     Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match=r"<\|end_of_text\|>"):
         tokenizer.load_tokenizer(tmp_path)

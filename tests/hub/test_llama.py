@@ -106,7 +106,7 @@ def test_a_mistral_without_a_window_is_a_llama() -> None:
     assert (weights - reference).abs().max() < 1e-5
 
 
-def test_old_and_new_configurations_say_the_same() -> None:
+def test_old_and_new_configurations_are_equivalent() -> None:
     """Keys of transformers 4 (rope_theta, rope_scaling, torch_dtype) and of 5; what is left out is LlamaConfig's."""
     old = {key: expected for key, expected in LLAMA3.items() if key not in ("rope_theta", "rope_type")}
     old_config = {
@@ -154,7 +154,7 @@ def test_old_and_new_configurations_say_the_same() -> None:
         ({"num_key_value_heads": 3}, "kv_heads must divide heads"),
     ],
 )
-def test_what_we_cannot_do_the_same_is_refused_by_name(change: dict[str, Any], expected: str) -> None:
+def test_unsupported_settings_are_named(change: dict[str, Any], expected: str) -> None:
     with pytest.raises(ModelError) as caught:
         llama_spec({**CONFIG, **change})
     assert expected in str(caught.value)
@@ -187,7 +187,7 @@ def random_tensors(spec: LMSpec) -> dict[str, Tensor]:
 
 @settings(max_examples=25, deadline=None)
 @given(spec=SPECS)
-def test_there_and_back_keeps_spec_and_every_bit(spec: LMSpec) -> None:
+def test_export_and_import_keep_spec_and_every_bit(spec: LMSpec) -> None:
     assert llama_unsupported_reason(spec) == ""
     config = json.loads(json.dumps(llama_config(spec)))
     assert llama_spec(config) == spec
@@ -217,7 +217,7 @@ def test_there_and_back_keeps_spec_and_every_bit(spec: LMSpec) -> None:
         ({"width": 26}, "width that its heads do not divide"),  # transformers checks it though it has head_dim
     ],
 )
-def test_what_a_llama_cannot_say_has_its_reason(change: dict[str, Any], expected: str) -> None:
+def test_models_that_llama_cannot_represent_have_a_reason(change: dict[str, Any], expected: str) -> None:
     spec = replace(llama_spec(CONFIG), **change)
     assert expected in llama_unsupported_reason(spec)
     with pytest.raises(ModelError, match=expected):
@@ -235,7 +235,7 @@ def test_missing_and_extra_tensors_are_named() -> None:
         to_llama({name: tensor for name, tensor in tensors.items() if name != "norm.weight"}, spec)
 
 
-def test_a_tied_models_second_copy_is_let_go_only_where_it_is_one() -> None:
+def test_a_tied_models_second_copy_is_dropped_only_if_it_is_equal() -> None:
     spec = replace(llama_spec(CONFIG), ties_embeddings=True)
     reference = to_llama(random_tensors(spec), spec)
     reference["lm_head.weight"] = reference["model.embed_tokens.weight"].clone()
@@ -276,7 +276,7 @@ def test_a_known_family_is_refused_with_its_reason(
     assert reason in message and "Use OpenLM/DCLM or a Llama-family run" in message
 
 
-def test_a_family_that_nobody_heard_of_is_refused_without_a_guess() -> None:
+def test_an_unknown_family_is_refused_without_a_reason() -> None:
     with pytest.raises(ModelError, match=r"Got 'phimoe'\. Use OpenLM"):
         llama.llama_spec({"model_type": "phimoe"})
 
@@ -305,7 +305,7 @@ def test_rotary_settings_of_the_wrong_kind_are_refused(name: str, value: Any) ->
         llama.llama_spec({**LLAMA_CONFIG, "rope_parameters": rope})
 
 
-def test_a_model_without_its_head_says_whose_it_is(tmp_path: Path) -> None:
+def test_a_model_without_language_head_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA_CONFIG, "architectures": ["LlamaModel"]}))
     with pytest.raises(ModelError, match=r"wanted a language model .* Got LlamaModel"):
         import_weights(tmp_path, tmp_path / "out")

@@ -46,7 +46,7 @@ def test_an_export_without_a_spec_says_so(tmp_path: Path, expected: Any) -> None
         import_weights(tmp_path, tmp_path / "out")
 
 
-def test_a_llava_of_others_is_read_with_a_tower_of_its_own() -> None:
+def test_a_published_llava_is_read_with_a_trained_tower() -> None:
     expected = llava.llava_config(LLAVA)
     assert llava.llava_spec(expected) == replace(LLAVA, encoder="trained", vision=renamed_vision(LLAVA))
     with_last_block = expected | {

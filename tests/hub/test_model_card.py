@@ -8,7 +8,7 @@ import firstsight.hub.hf_classes  # noqa: F401
 from firstsight.model.tensors import read_tensors
 
 
-def test_the_card_tells_what_it_is_and_names_are_no_markup(fallback_export: Path) -> None:
+def test_the_card_describes_the_model_and_escapes_names(fallback_export: Path) -> None:
     expected = (fallback_export / "README.md").read_text()
     assert "\n# start-080 \\<b\\>\\*bold\\*\n" in expected
     assert "import firstsight.hub.hf_classes" in expected

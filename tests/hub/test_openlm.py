@@ -107,7 +107,7 @@ def import_run(run: Path, out: Path, **changes: Any) -> ImportResult:
     return import_weights(run / "checkpoints" / "epoch_3.pt", out, **(options | changes))
 
 
-def test_a_checkpoint_says_what_the_formulas_say_of_its_tensors(run: Path, tmp_path: Path) -> None:
+def test_logits_equal_the_formulas_of_the_paper(run: Path, tmp_path: Path) -> None:
     result = import_run(run, tmp_path / "out")
     assert (result.spec, result.tokens_seen, result.has_moments) == (SPEC, 32 * 1000, True)
     body = torch.load(run / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
@@ -254,7 +254,7 @@ def test_a_pickle_that_would_run_something_is_refused(run: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("body", [b"", b"nothing", b"PK\x03\x04cut"])
-def test_what_is_no_pt_file_is_refused(run: Path, tmp_path: Path, body: bytes) -> None:
+def test_a_file_that_is_no_pt_file_is_refused(run: Path, tmp_path: Path, body: bytes) -> None:
     (run / "checkpoints" / "epoch_3.pt").write_bytes(body)
     with pytest.raises(ModelError, match=r"epoch_3\.pt: wanted"):
         import_run(run, tmp_path / "out")
@@ -310,7 +310,7 @@ def test_a_model_config_goes_before_the_arguments(run: Path) -> None:
         ({"model_norm": None}, "wanted model_norm"),
     ],
 )
-def test_what_we_cannot_do_the_same_is_refused_by_name(change: dict[str, Any], expected: str) -> None:
+def test_unsupported_settings_are_named(change: dict[str, Any], expected: str) -> None:
     with pytest.raises(ModelError) as caught:
         openlm.openlm_spec_from_settings({**CONFIG, **ARGS, **change})
     assert expected in str(caught.value)
@@ -335,7 +335,7 @@ def test_tensors_that_contradict_the_settings_are_named(run: Path, tmp_path: Pat
         )
 
 
-def test_numpys_numbers_in_a_checkpoint_are_read_and_other_things_are_not(tmp_path: Path) -> None:
+def test_numpy_scalars_in_a_checkpoint_are_read_and_other_objects_are_not(tmp_path: Path) -> None:
     """open_lm's --val-seq-ci leaves np.percentile's numbers among the metrics."""
     body = {"state_dict": {"one": torch.ones(2)}, "samples_seen": np.int64(7)}
     low, high = np.percentile(np.arange(5.0), [5, 95])

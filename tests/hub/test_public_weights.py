@@ -26,7 +26,7 @@ from tests.hub.checkpoints import (
 
 
 @pytest.mark.parametrize("name", ["vision", "fused", "shifted"])
-def test_what_transformers_saves_again_of_our_classes_comes_back(tmp_path: Path, name: str) -> None:
+def test_a_folder_saved_again_by_transformers_is_imported(tmp_path: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     import firstsight.hub.hf_classes  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -42,7 +42,7 @@ def test_what_transformers_saves_again_of_our_classes_comes_back(tmp_path: Path,
     assert all(torch.equal(imported[name], tensor) for name, tensor in original.items())
 
 
-def test_tokens_seen_come_back_of_a_text_model_too(tmp_path: Path) -> None:
+def test_tokens_seen_of_an_exported_text_model_are_imported(tmp_path: Path) -> None:
     first = write_checkpoint(tmp_path / "first", LLAMA)
     export_checkpoint(first, tmp_path / "out", dtype="float32")
     import_weights(tmp_path / "out", tmp_path / "back")
@@ -64,7 +64,7 @@ DISK_ERRORS = (OSError(errno.ENOSPC, "No space left on device"), SafetensorError
 
 
 @pytest.mark.parametrize("error", DISK_ERRORS, ids=["python", "safetensors"])
-def test_a_full_disk_leaves_nothing_and_says_so(
+def test_a_full_disk_is_an_error_that_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def raise_full(folder: Path, *_: Any, **__: Any) -> None:

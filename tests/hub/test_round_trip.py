@@ -1,4 +1,4 @@
-"""Exported folders in transformers' hands say what the checkpoint says, and come back bit for bit."""
+"""Exports in transformers have the logits and answers of their checkpoint, and are imported bit for bit."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def tolerance(name: str, dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("name", VISION_NAMES)
-def test_models_that_see_say_the_same(make_export: Any, name: str, dtype: torch.dtype) -> None:
+def test_vision_language_models_have_equal_logits_and_answers(make_export: Any, name: str, dtype: torch.dtype) -> None:
     checkpoint, out = make_export(name)
     model, reference = load_model(out, dtype, has_vision=True), Reference(checkpoint, dtype)
     assert type(model).__name__ == (NATIVE_CLASSES["llava"] if name in NATIVE else "FirstsightForConditionalGeneration")
@@ -94,7 +94,7 @@ def test_models_that_see_say_the_same(make_export: Any, name: str, dtype: torch.
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("name", TEXT_NAMES)
-def test_text_models_say_the_same(make_export: Any, name: str, dtype: torch.dtype) -> None:
+def test_text_models_have_equal_logits_and_answers(make_export: Any, name: str, dtype: torch.dtype) -> None:
     from transformers import AutoTokenizer
 
     checkpoint, out = make_export(name)
@@ -129,7 +129,7 @@ def before_stop(ids: list[int], stop: set[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_import_brings_every_bit_back(make_export: Any, name: str, tmp_path: Path) -> None:
+def test_import_of_an_export_restores_every_bit(make_export: Any, name: str, tmp_path: Path) -> None:
     checkpoint, out = make_export(name)
     import_weights(out, tmp_path / "back")
     first, second = read_tensors(checkpoint), read_tensors(tmp_path / "back")
@@ -145,7 +145,7 @@ def test_an_import_brings_every_bit_back(make_export: Any, name: str, tmp_path: 
         assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
-def test_what_transformers_saves_again_loads_again(make_export: Any, tmp_path: Path) -> None:
+def test_a_model_saved_by_transformers_loads_again(make_export: Any, tmp_path: Path) -> None:
     for name in ("shifted", "fused", "llava"):
         _, out = make_export(name)
         model = load_model(out, torch.float32, has_vision=name != "shifted")
@@ -154,7 +154,7 @@ def test_what_transformers_saves_again_loads_again(make_export: Any, tmp_path: P
         assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
 
 
-def test_the_classes_are_known_by_one_import() -> None:
+def test_one_import_registers_the_classes() -> None:
     from transformers import AutoConfig
 
     assert AutoConfig.for_model("firstsight").__class__ is firstsight.hub.hf_classes.FirstsightConfig

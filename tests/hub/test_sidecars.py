@@ -47,7 +47,7 @@ from tests.model.tiny_models import random_model
     ],
     ids=str,
 )
-def test_an_encoder_that_is_none_of_ours_says_where_and_why(tmp_path: Path, change: Any, expected: str) -> None:
+def test_an_unsupported_encoder_is_named_with_file_and_reason(tmp_path: Path, change: Any, expected: str) -> None:
     write_published_tower(SIGLIP, tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -56,7 +56,7 @@ def test_an_encoder_that_is_none_of_ours_says_where_and_why(tmp_path: Path, chan
     assert str(caught.value).startswith(f"{file}: ") and expected in str(caught.value)
 
 
-def test_a_siglip_2_of_a_fixed_size_is_refused_for_how_it_squeezes(tmp_path: Path) -> None:
+def test_a_siglip_2_of_a_fixed_size_is_refused_for_its_resampling(tmp_path: Path) -> None:
     """google/siglip2-base-patch16-512: model_type siglip, preprocessor_config.json with resample 2 (bilinear)."""
     write_published_tower(SIGLIP, tmp_path)
     file = tmp_path / "preprocessor_config.json"
@@ -86,7 +86,7 @@ def test_dialogues_are_laid_out_as_training_rows(fallback_export: Path, has_imag
     assert ids == image_ids + sample.ids.tolist()
 
 
-def test_talks_that_training_never_had_are_refused(fallback_export: Path) -> None:
+def test_dialogues_unlike_training_are_refused(fallback_export: Path) -> None:
     image_part = {"type": "image", "image": Image.open(io.BytesIO(png_bytes(0)))}
     for dialogue in (
         [{"role": "system", "content": "be kind"}],
@@ -96,7 +96,7 @@ def test_talks_that_training_never_had_are_refused(fallback_export: Path) -> Non
             load_processor(fallback_export).apply_chat_template(dialogue)
 
 
-def test_lacking_marks_get_the_ids_that_training_gave_them(tmp_path: Path) -> None:
+def test_missing_chat_tokens_get_the_ids_of_training(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     bare_tokenizer = write_tokenizer(tmp_path / "bare", chat_tokens=())
