@@ -15,7 +15,7 @@ from tests.report.study_builder import MakeArms
 
 
 def _report(arms: list[ArmResult], effect: float) -> str:
-    return "\n".join(power_report(arms, score_table(arms), effect=effect, kind="vision", power=0.8).lines)
+    return "\n".join(power_report(arms, score_table(arms), effect=effect, kind="vision", power=0.8)[0])
 
 
 def test_more_questions_do_not_help_where_seeds_vary_widely(make_arms: MakeArms) -> None:
@@ -26,7 +26,7 @@ def test_more_questions_do_not_help_where_seeds_vary_widely(make_arms: MakeArms)
 
 def test_more_seeds_detect_smaller_effects(make_arms: MakeArms) -> None:
     arms = make_arms(noise=0.02)
-    header, *rows = power_report(arms, score_table(arms), effect=0.05, kind="vision", power=0.8).table
+    _, (header, *rows) = power_report(arms, score_table(arms), effect=0.05, kind="vision", power=0.8)
     sizes = [float(size) for _, size in rows]
     assert header[0] == "seeds"
     assert sizes == sorted(sizes, reverse=True)

@@ -139,6 +139,6 @@ def power(
     from firstsight.workspace.results import collect_results, open_store
 
     arms = collect_results(study, open_store(out), resolve_graph(study, current_site()))
-    requirements = power_report(arms, score_table(arms), effect=effect / 100, kind=kind, power=power)
-    terminal.print_lines(requirements.lines)
-    terminal.print_table(requirements.table)
+    lines, table = power_report(arms, score_table(arms), effect=effect / 100, kind=kind, power=power)
+    terminal.print_lines(lines)
+    terminal.print_table(table)

@@ -7,7 +7,7 @@ Source of the claims: paper section 6, Figures 4 to 6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -20,8 +20,6 @@ ClaimVerdict = Literal["holds", "flips", "undecided"]
 
 TEXT_LOSS_TOLERANCE = 0.02
 """Text counts as retained while the loss is smaller than this: two points of stable score."""
-
-START_80, START_100, START_0 = Fraction(4, 5), Fraction(1), Fraction(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,140 +35,121 @@ class Claim:
     differences: tuple[PairedDifference, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ClaimTest:
+    """How a claim is tested: it holds where all differences have `sign`, and flips where one has the opposite sign."""
+
+    name: str
+    statement: str
+    pairs: Collection[tuple[str | None, str | None]]
+    requirement: str
+    caution: str
+    kinds: Collection[str] = ("vision",)
+    sign: int = 1
+    threshold: float = 0.0
+    min_count: int = 1
+    """With fewer differences the claim cannot be tested."""
+    may_lack_pairs: bool = False
+    """It holds or flips by the pairs that there are, if they agree."""
+
+    def evaluate(self, comparison: Comparison) -> Claim:
+        """The claim's result, from comparisons that are corrected together."""
+        named_pairs = [(a, b) for a, b in self.pairs if a and b]
+        arm_pairs = [
+            ArmPair(a=a, b=b, kind=kind, threshold=self.threshold) for a, b in named_pairs for kind in self.kinds
+        ]
+        differences = tuple(filter(None, comparison.corrected_differences(arm_pairs)))
+        if len(differences) < self.min_count:
+            evidence = f"Cannot be tested: {self.requirement}."
+            return Claim(name=self.name, statement=self.statement, verdict="undecided", evidence=evidence)
+        signs = [difference.sign * self.sign for difference in differences]
+        is_decidable = self.may_lack_pairs or len(signs) == len(self.pairs) * len(self.kinds)
+        verdict: ClaimVerdict = "holds" if set(signs) == {1} and is_decidable else "undecided"
+        if -1 in signs and not (self.may_lack_pairs and set(signs) != {-1}):
+            verdict = "flips"
+        evidence = self._evidence(differences, signs)
+        facts = {"evidence": evidence, "caution": self.caution, "differences": differences}
+        return Claim(name=self.name, statement=self.statement, verdict=verdict, **facts)
+
+    def _evidence(self, differences: Sequence[PairedDifference], signs: Sequence[int]) -> str:
+        if self.name == "best":
+            closest = min(differences, key=lambda difference: difference.mean)
+            better = f"80 % is significantly better than {signs.count(1)} of {len(self.pairs)} other starts."
+            return f"{better} The closest: {_evidence([closest])}"
+        interval = differences[0].interval
+        if self.name == "two-points" and interval:
+            location = "inside" if interval[0] <= 0.02 <= interval[1] else "outside"
+            return f"{_evidence(differences)} Two points are {location} the interval."
+        return _evidence(differences)
+
+
 def evaluate_claims(arms: Sequence[ArmResult], comparison: Comparison) -> list[Claim]:
     """The paper's claims about when images enter, tested on `arms`; empty when the arms do not vary their start."""
     sweep = main_sweep_arms(arms)
     if not 1 < len({arm.start for arm in sweep}) == len({arm.name for arm in sweep}):
         return []
-    scored = arms_with_scores(arms)
-    same_schedule = _same_schedule(scored, comparison)
+    claims = [test.evaluate(comparison) for test in _claim_tests(arms_with_scores(arms))]
+    return [claim for claim in claims if claim.differences or claim.name != "same-schedule"]
+
+
+def _claim_tests(arms: Sequence[ArmResult]) -> list[_ClaimTest]:
+    sweep = main_sweep_arms(arms)
+    at_0, at_80, at_100 = (_arm_name([arm for arm in sweep if arm.start == Fraction(n, 5)]) for n in (0, 4, 5))
+    rewarm_80 = _arm_name([arm for arm in arms if arm.schedule == "rewarm" and arm.start == Fraction(4, 5)])
+    matched_100 = _arm_name([arm for arm in arms if arm.schedule == "matched" and arm.start == 1])
+    trunk = _arm_name([arm for arm in arms if arm.schedule == "trunk"])
+    others = list(dict.fromkeys(arm.name for arm in sweep if arm.name != at_80))
     return [
-        _best_start(scored, comparison),
-        _two_points(scored, comparison),
-        *([same_schedule] if same_schedule.differences else []),
-        _from_scratch(scored, comparison),
-        _text_retention(scored, comparison),
+        _ClaimTest(
+            name="best",
+            statement="Vision is best when images enter at 80 % of the text training.",
+            pairs=[(at_80, name) for name in others],
+            requirement="no other start was evaluated with the same seeds"
+            if at_80 and others
+            else "it needs an arm at 80 % and at least one other start",
+            caution="0 % and 100 % use another learning-rate schedule, so those comparisons are not of the start "
+            "alone.",
+        ),
+        _ClaimTest(
+            name="two-points",
+            statement="Images at 80 % give about two points more vision than images after all text (100 %).",
+            pairs=[(at_80, at_100)],
+            requirement="it needs the arms at 80 % and at 100 % with a seed in common",
+            caution="The test is of the sign. The 100 % arm re-warms its learning rate and the 80 % arm does not.",
+        ),
+        _ClaimTest(
+            name="same-schedule",
+            statement="80 % stays ahead of 100 % when both use the same kind of learning-rate schedule.",
+            pairs=[(rewarm_80, at_100), (at_80, matched_100)],
+            requirement="its control arms were not run",
+            caution="Not a claim of the paper itself: a control that its reviewers asked for.",
+            may_lack_pairs=True,
+        ),
+        _ClaimTest(
+            name="from-scratch",
+            statement="Images from the very first step (0 %) hurt both vision and text.",
+            pairs=[(at_0, at_80)],
+            kinds=("vision", "text"),
+            sign=-1,
+            min_count=2,
+            requirement="it needs vision and text of the arms at 0 % and at 80 %",
+            caution="The 0 % arm is also trained on fewer tokens in all: it may lack text rather than suffer from "
+            "images.",
+        ),
+        _ClaimTest(
+            name="text-kept",
+            statement="Adding images at 80 % retains text: less than two points of it are lost.",
+            pairs=[(at_80, trunk or at_100)],
+            kinds=("text",),
+            threshold=-TEXT_LOSS_TOLERANCE,
+            requirement="it needs text scores at 80 % and of the trunk (or of 100 %)",
+            caution=f"The reference is the {'finished trunk' if trunk else '100 % arm'}.",
+        ),
     ]
 
 
-def arm_at_start(arms: Sequence[ArmResult], start: Fraction) -> str | None:
-    """Name of the arm of the main sweep that branches at `start`."""
-    return next((arm.name for arm in main_sweep_arms(arms) if arm.start == start), None)
-
-
-def _best_start(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
-    statement = "Vision is best when images enter at 80 % of the text training."
-    arm_80 = arm_at_start(arms, START_80)
-    others = list(dict.fromkeys(arm.name for arm in main_sweep_arms(arms) if arm.name != arm_80))
-    if arm_80 is None or not others:
-        return _untestable("best", statement, "it needs an arm at 80 % and at least one other start")
-    differences = _differences(comparison, [(arm_80, name) for name in others])
-    if not differences:
-        return _untestable("best", statement, "no other start was evaluated with the same seeds")
-    signs = [difference.sign for difference in differences]
-    is_best = len(signs) == len(others) and set(signs) == {1}
-    closest = min(differences, key=lambda difference: difference.mean)
-    return Claim(
-        name="best",
-        statement=statement,
-        verdict="holds" if is_best else "flips" if -1 in signs else "undecided",
-        evidence=f"80 % is significantly better than {signs.count(1)} of {len(others)} other starts. "
-        f"The closest: {_evidence([closest])}",
-        caution="0 % and 100 % use another learning-rate schedule, so those comparisons are not of the start alone.",
-        differences=differences,
-    )
-
-
-def _two_points(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
-    name, statement = (
-        "two-points",
-        "Images at 80 % give about two points more vision than images after all text (100 %).",
-    )
-    differences = _differences(comparison, [(arm_at_start(arms, START_80), arm_at_start(arms, START_100))])
-    if not differences:
-        return _untestable(name, statement, "it needs the arms at 80 % and at 100 % with a seed in common")
-    verdict, evidence, interval = _verdict_of(differences[0]), _evidence(differences), differences[0].interval
-    if interval:
-        evidence += f" Two points are {'inside' if interval[0] <= 0.02 <= interval[1] else 'outside'} the interval."
-    caution = "The test is of the sign. The 100 % arm re-warms its learning rate and the 80 % arm does not."
-    return Claim(
-        name=name, statement=statement, verdict=verdict, evidence=evidence, caution=caution, differences=differences
-    )
-
-
-def _same_schedule(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
-    """The comparison that the paper's reviewers asked for; without differences where its control arms were not run."""
-    rewarm_80 = next((a.name for a in arms if a.schedule == "rewarm" and a.start == START_80), None)
-    matched_100 = next((a.name for a in arms if a.schedule == "matched" and a.start == START_100), None)
-    pairs = [(rewarm_80, arm_at_start(arms, START_100)), (arm_at_start(arms, START_80), matched_100)]
-    differences = _differences(comparison, pairs)
-    signs = {difference.sign for difference in differences}
-    return Claim(
-        name="same-schedule",
-        statement="80 % stays ahead of 100 % when both use the same kind of learning-rate schedule.",
-        verdict="holds" if signs == {1} else "flips" if signs == {-1} else "undecided",
-        evidence=_evidence(differences),
-        caution="Not a claim of the paper itself: a control that its reviewers asked for.",
-        differences=differences,
-    )
-
-
-def _from_scratch(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
-    statement = "Images from the very first step (0 %) hurt both vision and text."
-    pair = (arm_at_start(arms, START_0), arm_at_start(arms, START_80))
-    differences = _differences(comparison, [pair, pair], kinds=("vision", "text"))
-    if len(differences) < 2:
-        return _untestable("from-scratch", statement, "it needs vision and text of the arms at 0 % and at 80 %")
-    signs = [difference.sign for difference in differences]
-    return Claim(
-        name="from-scratch",
-        statement=statement,
-        verdict="holds" if signs == [-1, -1] else "flips" if 1 in signs else "undecided",
-        evidence=_evidence(differences),
-        caution="The 0 % arm is also trained on fewer tokens in all: it may lack text rather than suffer from images.",
-        differences=differences,
-    )
-
-
-def _text_retention(arms: Sequence[ArmResult], comparison: Comparison) -> Claim:
-    name, statement = "text-kept", "Adding images at 80 % retains text: less than two points of it are lost."
-    trunk = next((arm.name for arm in arms if arm.schedule == "trunk"), None)
-    pair = (arm_at_start(arms, START_80), trunk or arm_at_start(arms, START_100))
-    differences = _differences(comparison, [pair], kinds=("text",), threshold=-TEXT_LOSS_TOLERANCE)
-    if not differences:
-        return _untestable(name, statement, "it needs text scores at 80 % and of the trunk (or of 100 %)")
-    verdict, evidence = _verdict_of(differences[0]), _evidence(differences)
-    caution = f"The reference is the {'finished trunk' if trunk else '100 % arm'}."
-    return Claim(
-        name=name, statement=statement, verdict=verdict, evidence=evidence, caution=caution, differences=differences
-    )
-
-
-def _differences(
-    comparison: Comparison,
-    pairs: Sequence[tuple[str | None, str | None]],
-    *,
-    kinds: Sequence[str] = (),
-    threshold: float = 0.0,
-) -> tuple[PairedDifference, ...]:
-    """Differences of `pairs` in `kinds` (one for each pair; vision by default), corrected together.
-
-    Pairs with an arm that the study lacks, or without a common seed, are left out.
-    """
-    arm_pairs = [
-        ArmPair(a=a, b=b, kind=kind, threshold=threshold)
-        for (a, b), kind in zip(pairs, kinds or ["vision"] * len(pairs), strict=True)
-        if a and b
-    ]
-    return tuple(difference for difference in comparison.corrected_differences(arm_pairs) if difference is not None)
-
-
-def _verdict_of(difference: PairedDifference) -> ClaimVerdict:
-    return ("undecided", "holds", "flips")[difference.sign]
-
-
-def _untestable(name: str, statement: str, reason: str) -> Claim:
-    return Claim(name=name, statement=statement, verdict="undecided", evidence=f"Cannot be tested: {reason}.")
+def _arm_name(arms: Sequence[ArmResult]) -> str | None:
+    return arms[0].name if arms else None
 
 
 def _evidence(differences: Sequence[PairedDifference]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -49,9 +50,9 @@ class PairedDifference:
     level: float = 1 - FAMILY_ALPHA
     """Of the interval: the level at which Holm's procedure decided this comparison."""
     adjusted_p: float | None = None
-    """p-value after correction for the comparisons made together; None with a single seed."""
+    """p-value corrected for the comparisons made together; None with a single seed."""
     family_size: int = 1
-    """How many comparisons it was corrected for."""
+    """The number of these comparisons."""
 
     @property
     def mean(self) -> float:
@@ -84,8 +85,7 @@ class Comparison:
 
     def __init__(self, arms: Sequence[ArmResult], rows: pl.DataFrame) -> None:
         """`rows` is the score table of `arms`."""
-        self._arms = arms_with_scores(arms)
-        self._rows = rows
+        self._arms, self._rows = arms_with_scores(arms), rows
 
     @cached_property
     def answers(self) -> dict[str, pl.DataFrame]:
@@ -124,9 +124,7 @@ class Comparison:
         if answers is None:
             return None
         sample = _clustered_scores(answers, answers.select(pl.mean_horizontal("^score.*$")).to_series())
-        offset = float(np.mean(list(scores.values()))) - sample.mean
-        low, high = bootstrap.bca_interval(sample)
-        return low + offset, high + offset
+        return _centred_interval(sample, float(np.mean(list(scores.values()))))
 
     def paired_samples(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> list[ClusteredScores]:
         """For each seed the paired differences over the questions that all these runs answered; empty without any."""
@@ -166,12 +164,15 @@ class Comparison:
         values = arm_scores[0] - arm_scores[1]
         samples = self.paired_samples(pair, seeds=seeds, tasks=tasks)
         influences = np.stack([sample.influence() for sample in samples]) if samples else None
+        is_single = len(seeds) == 1 and bool(samples)
         all_tasks = {task for gains in (gains_a, gains_b) for seed in seeds for task in gains[seed]}
         return PairedDifference(
             pair=pair,
             per_seed=tuple(zip(seeds, values.tolist(), strict=True)),
             estimate=crossed_estimate(values, arm_scores=arm_scores, influences=influences),
-            question_interval=_single_seed_interval(samples, values) if len(seeds) == 1 else None,
+            question_interval=_centred_interval(samples[0], float(values[0]), bounds=(-1.0, 1.0))
+            if is_single
+            else None,
             missing_tasks=tuple(sorted(all_tasks - set(tasks))),
             addresses=tuple(a.address for a in self._arms if a.name in (pair.a, pair.b) and a.seed in seeds),
         )
@@ -182,22 +183,19 @@ class Comparison:
         """Questions that all these runs answered with the image: image, split, and a score_NAME_SEED for each run."""
         labels = {(arm.name, arm.seed): arm.label for arm in self._arms}
         common: pl.DataFrame | None = None
-        for name in names:
-            for seed in seeds:
-                answers = self.answers[labels[name, seed]].filter(pl.col("task").is_in(list(tasks)), blind=False)
-                answers = answers.unique(QUESTION_KEY, keep="first", maintain_order=True)
-                scores = answers.select(*QUESTION_KEY, pl.col("score").alias(f"score_{name}_{seed}"))
-                common = answers.select(*QUESTION_KEY, "image", "split") if common is None else common
-                common = common.join(scores, on=QUESTION_KEY, maintain_order="left")
+        for name, seed in product(names, seeds):
+            answers = self.answers[labels[name, seed]].filter(pl.col("task").is_in(list(tasks)), blind=False)
+            answers = answers.unique(QUESTION_KEY, keep="first", maintain_order=True)
+            scores = answers.select(*QUESTION_KEY, pl.col("score").alias(f"score_{name}_{seed}"))
+            common = answers.select(*QUESTION_KEY, "image", "split") if common is None else common
+            common = common.join(scores, on=QUESTION_KEY, maintain_order="left")
         return None if common is None or common.is_empty() else common
 
 
-def _single_seed_interval(samples: Sequence[ClusteredScores], values: np.ndarray) -> Interval | None:
-    """For a single seed: the interval over questions, centred on the difference of the stable scores."""
-    if not samples:
-        return None
-    low, high = bootstrap.bca_interval(samples[0], bounds=(-1.0, 1.0))
-    offset = float(values[0]) - samples[0].mean
+def _centred_interval(sample: ClusteredScores, centre: float, *, bounds: Interval = (0.0, 1.0)) -> Interval:
+    """95 % over questions, moved so that `centre` takes the place of the sample's mean."""
+    low, high = bootstrap.bca_interval(sample, bounds=bounds)
+    offset = centre - sample.mean
     return low + offset, high + offset
 
 

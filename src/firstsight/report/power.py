@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -24,18 +23,13 @@ from firstsight.report.table import STABLE
 SEED_COUNTS = (2, 3, 4, 5, 8, 10, 16)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PowerReport:
-    """Text lines, and a table of smallest detectable effects with a header row."""
-
-    lines: Sequence[str]
-    table: Sequence[tuple[str, str]]
-
-
 def power_report(
     arms: Sequence[ArmResult], rows: pl.DataFrame, *, effect: float, kind: str, power: float
-) -> PowerReport:
-    """What the study can detect; `effect` is a share of 1, `power` the probability with which to detect it."""
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Text lines, and a table of smallest detectable effects with a header row.
+
+    `effect` is a share of 1, `power` the probability with which to detect it.
+    """
     variances, seeds = variance_components(arms, Comparison(arms, rows), kind=kind)
     questions = rows.filter(task=STABLE, kind=kind).get_column("questions").max()
     assert isinstance(questions, int)
@@ -47,7 +41,7 @@ def power_report(
         f"  {_deviation(variances.residual_variance)} points more in the answers of a single seed.",
         *_requirement_lines(variances, effect=effect, seeds=seeds, questions=questions, power=power),
     ]
-    return PowerReport(lines=lines, table=_detectable_effects(variances, seeds=seeds, power=power))
+    return lines, _detectable_effects(variances, seeds=seeds, power=power)
 
 
 def variance_components(

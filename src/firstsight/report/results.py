@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,7 +26,7 @@ class StageLog:
     kind: StageKind
     address: str
     start_tokens: int
-    """Tokens that the model was trained on before this log's `seen` starts at 0."""
+    """Tokens that the model was trained on before the log's `seen` starts at 0."""
     log_path: Path | None
     """log.jsonl with step, seen, lr and loss; None where the stage has not run."""
 
@@ -101,30 +102,25 @@ def read_training_log(stage: StageLog) -> list[dict[str, float]]:
         try:
             values = {name: float(row[name]) for name in ("seen", "lr", "loss")}
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{stage.log_path}:{number}: a log line needs numbers seen, lr and loss. Got {row}."
-            ) from error
+            message = f"{stage.log_path}:{number}: a log line needs numbers seen, lr and loss. Got {row}."
+            raise DataError(message) from error
         rows.append({**values, "seen": stage.start_tokens + values["seen"]})
     return rows
 
 
 def read_achieved(arm: ArmResult) -> Mapping[str, Any]:
     """achieved.json beside the log of the arm's image phase, or `achieved_mix` where that file is missing."""
-    log_paths = [stage.log_path for stage in arm.stages if stage.kind == "midtrain" and stage.log_path is not None]
-    path = log_paths[0].with_name("achieved.json") if log_paths else None
+    log_path = next((stage.log_path for stage in arm.stages if stage.kind == "midtrain" and stage.log_path), None)
+    path = log_path and log_path.with_name("achieved.json")
     return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else arm.achieved_mix
 
 
 def main_sweep_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:
     """The arms that a figure joins by a line: those of the name pattern with most starts, or else all but the trunk."""
     image_arms = [arm for arm in arms if arm.schedule != "trunk"]
-    starts: dict[str, set[Fraction]] = {}
-    for arm in image_arms:
-        starts.setdefault(arm.name_pattern, set()).add(arm.start)
-    widest = max(starts, key=lambda pattern: len(starts[pattern]), default="")
-    if len(starts.get(widest, ())) < 2:
-        return image_arms
-    return [arm for arm in image_arms if arm.name_pattern == widest]
+    start_counts = Counter(pattern for pattern, _ in dict.fromkeys((arm.name_pattern, arm.start) for arm in image_arms))
+    widest, start_count = start_counts.most_common(1)[0] if start_counts else ("", 0)
+    return [arm for arm in image_arms if start_count < 2 or arm.name_pattern == widest]
 
 
 def arms_with_scores(arms: Sequence[ArmResult]) -> list[ArmResult]:

@@ -47,24 +47,14 @@ def answer_sentence(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: C
     # The best arm was selected by its score, so it is corrected as if every pair had been compared.
     pairs = [ArmPair(a=best["arm"], b=row["arm"], kind="vision") for row in others]
     differences = comparison.corrected_differences(pairs, candidate_count=len(ranked) * len(others) // 2)
-    separation = _separation_text(
-        list(zip(others, differences, strict=True)), by_start, has_one_seed=best["seeds"] == 1
-    )
-    return opening + separation
-
-
-def _separation_text(
-    differences: list[tuple[ArmRow, PairedDifference | None]], by_start: bool, *, has_one_seed: bool
-) -> str:
-    """Whether the best arm is significantly better than the others, which are sorted by score."""
-    runner_up, nearest = differences[0]
-    next_text = f"{_arm_text(runner_up, by_start)} is next{_gap_text(nearest)}"
-    if has_one_seed:
-        return f"; {next_text}, but one seed cannot distinguish an effect from a lucky run."
-    undecided = [_arm_text(row, by_start) for row, difference in differences if not difference or difference.sign <= 0]
+    runner_up = f"{_arm_text(others[0], by_start)} is next{_gap_text(differences[0])}"
+    if best["seeds"] == 1:
+        return f"{opening}; {runner_up}, but one seed cannot distinguish an effect from a lucky run."
+    undecided = [_arm_text(row, by_start) for row, d in zip(others, differences, strict=True) if not d or d.sign <= 0]
     if undecided:
-        return f"; {next_text}. These seeds and questions cannot distinguish it from {join_names(undecided)}."
-    return f", significantly better than every other arm; {next_text}."
+        names = join_names(undecided)
+        return f"{opening}; {runner_up}. These seeds and questions cannot distinguish it from {names}."
+    return f"{opening}, significantly better than every other arm; {runner_up}."
 
 
 def _gap_text(difference: PairedDifference | None) -> str:
@@ -91,14 +81,15 @@ def study_limits(
 ) -> tuple[list[str], list[str]]:
     """What this study can show, and what it cannot, as sentences; `tokens` is the training tokens of each arm."""
     mismatches = stable_score_mismatches(arms, rows)
-    return _supported_findings(arms, rows), [
-        *_scale_limit(study),
-        *_seed_limit(arms),
-        *_schedule_limit(arms),
-        *_budget_limit(tokens, by_start=has_varied_starts(rows)),
-        *_missing_task_limit(arms),
+    limits = [
+        _scale_limit(study),
+        _seed_limit(arms),
+        _schedule_limit(arms),
+        _budget_limit(tokens, by_start=has_varied_starts(rows)),
+        *_missing_task_limits(arms),
         *(f"{mismatch}. Rely on the single tasks until this is explained." for mismatch in mismatches),
     ]
+    return _supported_findings(arms, rows), list(filter(None, limits))
 
 
 def _supported_findings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[str]:
@@ -107,59 +98,53 @@ def _supported_findings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[s
     if names < 2:
         return ["What is planned, what it costs, and what has trained so far."]
     marks = f"each of {seeds} seeds is a separate mark" if seeds > 1 else "one seed of each"
-    findings = [
-        f"How {names} arms compare on the same questions: {marks}, and differences are paired question by question."
-    ]
+    text = f"How {names} arms compare on the same questions: {marks}, and differences are paired question by question."
     vision = guesser_margins(single_task_rows(rows.filter(kind="vision")))
     margins = vision.group_by("arm", "task").agg(pl.col("margin").mean()).get_column("margin")
-    if len(margins):
-        findings.append(
-            f"Where the image helps: {int((margins > 0).sum())} of {len(margins)} vision scores (arms × tasks) are "
-            "above both guessers, the model without the image and the best answer without the question."
-        )
-    return findings
+    helpful = f"{int((margins > 0).sum())} of {len(margins)} vision scores (arms × tasks) are above both guessers"
+    guessers = "the model without the image and the best answer without the question"
+    return [text, *[f"Where the image helps: {helpful}, {guessers}."] * bool(len(margins))]
 
 
-def _scale_limit(study: StudyFacts) -> list[str]:
+def _scale_limit(study: StudyFacts) -> str:
     if not study.is_builtin_scale:
-        return []
-    return [
+        return ""
+    return (
         f"What happens in large models. At {study.scale} scale the order of the arms can change with the budget, so no "
         "result here confirms or refutes the paper."
-    ]
+    )
 
 
-def _seed_limit(arms: Sequence[ArmResult]) -> list[str]:
+def _seed_limit(arms: Sequence[ArmResult]) -> str:
     seeds = len({arm.seed for arm in arms_with_scores(arms)})
-    if not seeds or seeds > 2:
-        return []
-    consequence = "one seed gives no interval at all" if seeds == 1 else f"{seeds} seeds give wide intervals"
-    return [f"The result of another seed: {consequence}. More seeds narrow it down."]
+    effects = {1: "one seed gives no interval at all", 2: "2 seeds give wide intervals"}
+    return f"The result of another seed: {effects[seeds]}. More seeds narrow it down." if seeds in effects else ""
 
 
-def _schedule_limit(arms: Sequence[ArmResult]) -> list[str]:
+def _schedule_limit(arms: Sequence[ArmResult]) -> str:
     rewarmed = {f"{100 * float(arm.start):.0f} %" for arm in main_sweep_arms(arms) if arm.schedule == "rewarm"}
     if not rewarmed or not any(arm.schedule == "continue" for arm in arms):
-        return []
-    return [
+        return ""
+    return (
         f"The start alone at {' and '.join(sorted(rewarmed))}: there the learning rate is warmed up again, elsewhere "
         "it continues. Hollow points and dashed lines mark this."
-    ]
+    )
 
 
-def _budget_limit(tokens: Mapping[str, float], *, by_start: bool) -> list[str]:
-    if not tokens or max(tokens.values()) <= 1.02 * min(tokens.values()):
-        return []
-    low, high = format_count(int(min(tokens.values()))), format_count(int(max(tokens.values())))
+def _budget_limit(tokens: Mapping[str, float], *, by_start: bool) -> str:
+    low, high = min(tokens.values(), default=0), max(tokens.values(), default=0)
+    if high <= 1.02 * low:
+        return ""
+    fewest, most = format_count(int(low)), format_count(int(high))
     if not by_start:
-        return [f"The arms at an equal budget: they are trained on {low} to {high} tokens in all."]
-    return [
+        return f"The arms at an equal budget: they are trained on {fewest} to {most} tokens in all."
+    return (
         "The start at an equal budget: each arm trains a fixed number of tokens after its branch, so the earliest "
-        f"start is trained on {low} tokens in all and the latest on {high}."
-    ]
+        f"start is trained on {fewest} tokens in all and the latest on {most}."
+    )
 
 
-def _missing_task_limit(arms: Sequence[ArmResult]) -> list[str]:
+def _missing_task_limits(arms: Sequence[ArmResult]) -> list[str]:
     missing: dict[str, list[str]] = {}
     for arm in arms_with_scores(arms):
         if arm.schedule != "trunk":

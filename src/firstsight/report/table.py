@@ -16,27 +16,17 @@ from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_ar
 
 ScoreRow = dict[str, Any]
 
+INTERVAL, MARGIN_INTERVAL = ("interval_low", "interval_high"), ("margin_low", "margin_high")
 SCORE_SCHEMA: dict[str, Any] = {
-    "arm": pl.String,
-    "label": pl.String,
+    **dict.fromkeys(("arm", "label"), pl.String),
     "seed": pl.Int64,
     "start": pl.Float64,
     "schedule": pl.String,
     "in_sweep": pl.Boolean,
-    "task": pl.String,
-    "kind": pl.String,
-    "condition": pl.String,
-    "score": pl.Float64,
-    "interval_low": pl.Float64,
-    "interval_high": pl.Float64,
-    "margin_low": pl.Float64,
-    "margin_high": pl.Float64,
-    "chance": pl.Float64,
-    "baseline": pl.Float64,
+    **dict.fromkeys(("task", "kind", "condition"), pl.String),
+    **dict.fromkeys(("score", *INTERVAL, *MARGIN_INTERVAL, "chance", "baseline"), pl.Float64),
     "questions": pl.Int64,
-    "metric": pl.String,
-    "address": pl.String,
-    "version": pl.String,
+    **dict.fromkeys(("metric", "address", "version"), pl.String),
 }
 """Columns of `score_table`, also of scores.csv and scores.parquet. Scores and intervals are shares of 1.
 
@@ -64,9 +54,8 @@ def score_table(arms: Sequence[ArmResult]) -> pl.DataFrame:
             rows += [row | {"in_sweep": arm.label in sweep_labels} for row in _arm_rows(arm)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
-                f"{arm.label} ({arm.address}): its scores.json does not have this version's format. "
-                f"Wanted tasks with kind, score, n and interval. Got {type(error).__name__}: {error}. "
-                "Evaluate the checkpoint again."
+                f"{arm.label} ({arm.address}): its scores.json does not have this version's format. Wanted tasks with "
+                f"kind, score, n and interval. Got {type(error).__name__}: {error}. Evaluate the checkpoint again."
             ) from error
     return pl.DataFrame(rows, schema=SCORE_SCHEMA)
 
@@ -129,10 +118,7 @@ def _aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, Any]
 
 
 def mean_over_seeds(rows: pl.DataFrame, *, extra_keys: Sequence[str] = ()) -> pl.DataFrame:
-    """Mean over seeds of every arm, task and condition, with the seeds' range and all their addresses.
-
-    `extra_keys` names further columns that are the same for all seeds of an arm.
-    """
+    """Mean over seeds of every arm, task and condition (and `extra_keys`), with the seeds' range and addresses."""
     keys = ["arm", "start", "schedule", "in_sweep", "task", "kind", "condition", *extra_keys]
     return (
         rows.group_by(keys, maintain_order=True)
@@ -154,7 +140,7 @@ def guesser_margins(rows: pl.DataFrame) -> pl.DataFrame:
     New columns: `guesser` (its condition, or "chance"), `guesser_score` and `margin`. margin_low and margin_high become
     the margin's interval (over chance, a fixed number, that of the score itself).
     """
-    keys, interval = ["label", "task", "kind"], ["margin_low", "margin_high"]
+    keys = ["label", "task", "kind"]
     guessers = (
         rows.filter(pl.col("condition").is_in(GUESSERS))
         .sort("score", descending=True)
@@ -162,14 +148,13 @@ def guesser_margins(rows: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.col("score").first().alias("guesser_score"),
             pl.col("condition").first().alias("guesser"),
-            pl.col(interval).first(),
+            pl.col(MARGIN_INTERVAL).first(),
         )
     )
-    sighted = rows.filter(condition="sighted").drop(interval)
-    has_guesser = pl.col("guesser").is_not_null()
+    sighted = rows.filter(condition="sighted").drop(MARGIN_INTERVAL)
     ends = [
-        pl.when(has_guesser).then(f"margin_{end}").otherwise(pl.col(f"interval_{end}") - pl.col("chance")).alias(name)
-        for end, name in zip(("low", "high"), interval, strict=True)
+        pl.when(pl.col("guesser").is_not_null()).then(margin).otherwise(pl.col(end) - pl.col("chance")).alias(margin)
+        for end, margin in zip(INTERVAL, MARGIN_INTERVAL, strict=True)
     ]
     return (
         sighted.join(guessers, on=keys, how="left", maintain_order="left")
@@ -211,9 +196,8 @@ def stable_score_mismatches(arms: Sequence[ArmResult], rows: pl.DataFrame) -> li
             sighted = single_task_rows(rows.filter(label=arm.label, kind=kind, condition="sighted"))
             mean = sighted.select((pl.col("score") - pl.col("baseline")).mean()).item()
             if stable is not None and mean is not None and abs(mean - stable) > 1e-6:
-                mismatches.append(
-                    f"{arm.label}: the {kind} stable score is {stable:.4f}, but the mean of its tasks is {mean:.4f}"
-                )
+                text = f"the {kind} stable score is {stable:.4f}, but the mean of its tasks is {mean:.4f}"
+                mismatches.append(f"{arm.label}: {text}")
     return mismatches
 
 
@@ -242,6 +226,6 @@ def _mean_margins(rows: pl.DataFrame) -> pl.DataFrame:
 
     The interval's ends are means over seeds: all seeds answer the same questions, so the mean is at least that precise.
     """
-    columns = ("score", "interval_low", "interval_high", "margin_low", "margin_high", "chance")
+    columns = ("score", *INTERVAL, *MARGIN_INTERVAL, "chance")
     means = rows.group_by("arm", "task", "kind", "condition", maintain_order=True).agg(pl.col(columns).mean())
     return guesser_margins(means.with_columns(pl.col("arm").alias("label")))

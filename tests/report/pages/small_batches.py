@@ -9,8 +9,8 @@ import torch
 
 from firstsight.data.loader import Batch
 from firstsight.data.tokenizer import END_OF_TEXT, PAD_TOKEN
-from firstsight.recipe.stages import IGNORE_INDEX
-from firstsight.report.pages.batch_rows import PreviewRecord, PreviewRow, decode_rows
+from firstsight.recipe.stages import IGNORE_INDEX, RowShape
+from firstsight.report.pages.batch_rows import BatchDecoder, PreviewRecord, PreviewRow
 from firstsight.report.pages.preview_page import PreviewFacts, PreviewSource, StageIdentity, render_preview
 from firstsight.report.pages.token_text import TokenDecoder
 from tests.report.html_page import Page
@@ -61,14 +61,14 @@ def make_batch(*rows: Sequence[Sequence[Item]], external_targets: Sequence[tuple
 
 def decode(batch: Batch, location: str = "texts.jsonl #7") -> list[PreviewRow]:
     """All rows of a batch; the record of a document is 10 x row + document."""
-    return decode_rows(
-        batch,
-        row_indices=range(len(batch.source_ids)),
+    batch_decoder = BatchDecoder(
+        batch=batch,
         image_tokens=SLOTS,
         record_of=lambda row, document: PreviewRecord(record_index=10 * row + document, location=location),
         decoder=TokenDecoder(word_level()),
         end_ids=(WORD_IDS[END_OF_TEXT], WORD_IDS["<|/a|>"]),
     )
+    return [batch_decoder.row(row, row) for row in range(len(batch.source_ids))]
 
 
 def preview(rows: Sequence[PreviewRow], *names: str) -> Page:
@@ -76,8 +76,7 @@ def preview(rows: Sequence[PreviewRow], *names: str) -> Page:
     counts = {"rows": 8, "tokens": 100, "loss_tokens": 50, "epochs": 0.5}
     facts = PreviewFacts(
         identity=IDENTITY,
-        batch_rows=4,
-        row_length=LENGTH,
+        row_shape=RowShape(batch_size=4, length=LENGTH),
         steps=2,
         packing="best_fit",
         tokenizer_digest="f" * 64,

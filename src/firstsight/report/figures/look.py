@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from hashlib import sha256
+from importlib.resources import files
 from typing import Any
 
 import altair as alt
@@ -20,7 +21,6 @@ KIND_COLOURS = {"vision": "#0072B2", "text": "#D55E00"}
 GREY_COLOUR, INK_COLOUR, BACKGROUND_COLOUR = "#6b6f76", "#1d2129", "#ffffff"
 START_COLOURS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
 """From early (dark) to late (light)."""
-FONT = "Inter, 'Source Sans 3', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SCHEDULE_LABELS = {
     "continue": "continued rate",
     "rewarm": "re-warmed rate",
@@ -32,37 +32,8 @@ SCHEDULE_SHAPES = ["circle", "circle", "diamond", "square", "cross"]
 PERCENT_LABEL = "replace(format(datum.value, '.0%'), '%', '\u00a0%')"
 """Vega expression of an axis label: 80 %."""
 
-_MUTED, _DOMAIN = "#4a4e55", "#b9b6ad"
-CHART_CONFIG: dict[str, Any] = {
-    "font": FONT,
-    "background": BACKGROUND_COLOUR,
-    "view": {"stroke": None},
-    "axis": {
-        "labelFont": FONT,
-        "titleFont": FONT,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "labelColor": _MUTED,
-        "titleColor": _MUTED,
-        "gridColor": "#e9e7e1",
-        "domainColor": _DOMAIN,
-        "tickColor": _DOMAIN,
-        "titlePadding": 8,
-    },
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 240},
-    "header": {"labelFontSize": 12.5, "labelFontWeight": 600, "labelColor": INK_COLOUR, "labelPadding": 4},
-    "title": {
-        "fontSize": 16,
-        "fontWeight": 600,
-        "color": INK_COLOUR,
-        "anchor": "start",
-        "offset": 14,
-        "subtitleColor": _MUTED,
-        "subtitleFontSize": 12,
-        "subtitlePadding": 6,
-    },
-}
+THEME: dict[str, Any] = json.loads((files("firstsight.report.figures") / "theme.json").read_text(encoding="utf-8"))
+"""The Vega-Lite configuration of every figure."""
 
 FIELD_LABELS = {
     "score": ("score", ".1%"),
@@ -91,7 +62,7 @@ def vega_lite_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
     # Validation would take longer than the rest of the report; the tests validate every figure instead.
     spec = chart.to_dict(validate=False)
     datasets: dict[str, list[ChartRow]] = {name: json.loads(rows) for name, rows in spec.pop("datasets", {}).items()}
-    return _move_rows(spec, datasets) | {"datasets": datasets, "config": CHART_CONFIG}
+    return _move_rows(spec, datasets) | {"datasets": datasets, "config": THEME}
 
 
 def field_tooltips(*fields: str) -> list[alt.Tooltip]:

@@ -32,7 +32,11 @@ def render_answers(
     `task`: the only task in `tables`, if any. `credit_openmoji`: the images are made of OpenMoji drawings. Equal
     answers and images give equal text.
     """
-    questions, page_questions = _select_questions(tables, max_questions)
+    if len(tables) > 1:
+        questions = rank_disagreements(*tables)
+        page_questions = questions.head(max_questions)
+    else:
+        questions, page_questions = (draw_questions(tables[0], count=n) for n in (len(tables[0].rows), max_questions))
     thumbnails = Thumbnails()
     cards = list(question_cards(tables, page_questions, thumbnails))
     thumbnails.close()
@@ -48,9 +52,7 @@ def render_answers(
         summary=_summary_text(tables, stats),
         question_count=len(questions),
         card_count=len(cards),
-        missing_images=Counter(
-            card.page_image for card in cards if card.image_name and isinstance(card.page_image, str)
-        ),
+        missing_images=Counter(c.page_image for c in cards if c.image_name and isinstance(c.page_image, str)),
         stats=stats,
         has_uncompared=any(row.kind_counts.get("truth") or row.kind_counts.get("unpaired") for row in stats),
         axis_limit=axis_limit(differences),
@@ -66,26 +68,16 @@ def render_answers(
     )
 
 
-def _select_questions(tables: Sequence[AnswersTable], count: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """All questions, and those on the page in their order."""
-    if len(tables) > 1:
-        questions = rank_disagreements(tables[0], tables[1])
-        return questions, questions.head(count)
-    return draw_questions(tables[0], count=len(tables[0].rows)), draw_questions(tables[0], count=count)
-
-
 def _card_groups(cards: Sequence[QuestionCard], questions: pl.DataFrame) -> list[dict[str, Any]]:
     """Cards grouped by how two checkpoints differ, or by task; `total` also counts questions that have no card."""
     column = "kind" if cards and cards[0].kind in GROUP_TITLES else "task"
-    totals = Counter(questions.get_column(column))
-    grouped: dict[str, list[QuestionCard]] = {}
+    totals, titles = Counter(questions.get_column(column)), GROUP_TITLES if column == "kind" else {}
+    groups: dict[str, dict[str, Any]] = {}
     for card in cards:
-        grouped.setdefault(getattr(card, column), []).append(card)
-    titles = GROUP_TITLES if column == "kind" else {}
-    return [
-        {"title": titles.get(group, group), "total": totals[group], "cards": members}
-        for group, members in grouped.items()
-    ]
+        name = getattr(card, column)
+        group = groups.setdefault(name, {"title": titles.get(name, name), "total": totals[name], "cards": []})
+        group["cards"].append(card)
+    return list(groups.values())
 
 
 def _summary_text(tables: Sequence[AnswersTable], stats: Sequence[TaskStats]) -> str:

@@ -5,10 +5,10 @@ The model is trained on these tensors, so the page shows any mistake in them. Le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -23,8 +23,7 @@ StripKind = Literal["loss", "no_loss", "image", "padding"]
 SHORT_DOCUMENT_TOKENS = 60
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PreviewRecord:
+class PreviewRecord(NamedTuple):
     """The record that a document was made from."""
 
     record_index: int
@@ -86,8 +85,6 @@ class PreviewRow:
 
 @dataclass(frozen=True, slots=True)
 class _RowArrays:
-    """One row's arrays."""
-
     tokens: Int[np.ndarray, "T"]
     targets: Int[np.ndarray, "T"]
     docs: Int[np.ndarray, "T"]
@@ -100,19 +97,23 @@ class _RowArrays:
 
     def at(self, column: int) -> dict[str, Any]:
         """Fields of the element at a column."""
-        position, has_loss = int(self.positions[column]), bool(self.has_loss[column])
-        return {"column": column, "position": position, "has_loss": has_loss}
+        return {"column": column, "position": int(self.positions[column]), "has_loss": bool(self.has_loss[column])}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _BatchDecoder:
+class BatchDecoder:
+    """Decodes the rows of one batch."""
+
     batch: Batch
     image_tokens: int
+    """Slots of an image."""
     record_of: Callable[[int, int], PreviewRecord | None]
+    """The record of a document, by row of the batch and document id."""
     decoder: TokenDecoder
-    end_ids: frozenset[int]
+    end_ids: Collection[int]
+    """Ids of the tokens that end a document."""
 
-    def row_arrays(self, batch_row: int) -> _RowArrays:
+    def _row_arrays(self, batch_row: int) -> _RowArrays:
         batch = self.batch
         tensors = (batch.tokens, batch.targets, batch.docs, batch.positions, batch.slots)
         tokens, targets, docs, positions, slots = (tensor[batch_row].numpy() for tensor in tensors)
@@ -124,9 +125,10 @@ class _BatchDecoder:
         return _RowArrays(tokens, targets, docs, positions, slots, has_loss, is_external)
 
     def row(self, batch_row: int, row_index: int) -> PreviewRow:
-        arrays = self.row_arrays(batch_row)
-        spans = [(start, stop) for start, stop in _equal_runs(arrays.docs) if arrays.docs[start] >= 0]
-        documents = tuple(self.document(arrays, batch_row, start=start, stop=stop) for start, stop in spans)
+        """Row `batch_row` of the batch, which is row `row_index` of the stage."""
+        arrays = self._row_arrays(batch_row)
+        runs = _equal_runs(arrays.docs)
+        documents = tuple(self._document(arrays, batch_row, start=a, stop=b) for a, b in runs if arrays.docs[a] >= 0)
         padding = int((arrays.docs < 0).sum())
         return PreviewRow(
             row_index=row_index,
@@ -139,10 +141,9 @@ class _BatchDecoder:
             strip=tuple(_strip_segments(arrays)),
         )
 
-    def document(self, arrays: _RowArrays, batch_row: int, *, start: int, stop: int) -> PreviewDocument:
-        document_id = int(arrays.docs[start])
-        has_end = int(arrays.tokens[stop - 1]) in self.end_ids and arrays.slots[stop - 1] < 0
-        continues = bool(arrays.is_external[stop - 1])
+    def _document(self, arrays: _RowArrays, batch_row: int, *, start: int, stop: int) -> PreviewDocument:
+        document_id, last = int(arrays.docs[start]), stop - 1
+        has_end = int(arrays.tokens[last]) in self.end_ids and arrays.slots[last] < 0
         return PreviewDocument(
             document_id=document_id,
             first_column=start,
@@ -150,58 +151,36 @@ class _BatchDecoder:
             length=stop - start,
             record=self.record_of(batch_row, document_id),
             has_start=bool(arrays.slots[start] >= 0) or int(arrays.tokens[start]) in self.end_ids,
-            ending="continues" if continues else "end_token" if has_end else "no_end_token",
-            elements=tuple(self.elements(arrays, start, stop)),
+            ending="continues" if arrays.is_external[last] else "end_token" if has_end else "no_end_token",
+            elements=tuple(self._elements(arrays, start, stop)),
         )
 
-    def elements(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
+    def _elements(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         """Tokens and images of one document in order, each followed by its external targets."""
         slots = arrays.slots[start:stop]
         image_indices = np.where(slots < 0, -1, slots // max(1, self.image_tokens))
         for a, b in _equal_runs(image_indices):
-            if image_indices[a] >= 0:
-                yield self.image(arrays, start + a, start + b)
-                yield from self.external_targets(arrays, start + a, start + b)
-            else:
-                yield from self.tokens(arrays, start + a, start + b)
+            elements = self._tokens if image_indices[a] < 0 else self._image
+            yield from elements(arrays, start + a, start + b)
 
-    def image(self, arrays: _RowArrays, start: int, stop: int) -> PreviewElement:
+    def _image(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         pixels = self.batch.images[int(arrays.slots[start]) // self.image_tokens].numpy()
         thumbnail = make_thumbnail(Image.fromarray(pixels))
-        return PreviewElement(kind="image", slot_count=stop - start, thumbnail=thumbnail, **arrays.at(start))
+        yield PreviewElement(kind="image", slot_count=stop - start, thumbnail=thumbnail, **arrays.at(start))
+        yield from self._external_targets(arrays, start, stop)
 
-    def tokens(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
+    def _tokens(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         ids = arrays.tokens[start:stop].tolist()
         for column, token_id, text in zip(range(start, stop), ids, self.decoder.token_texts(ids), strict=True):
             yield PreviewElement(kind="token", token_id=token_id, token_text=text, **arrays.at(column))
-            yield from self.external_targets(arrays, column, column + 1)
+            yield from self._external_targets(arrays, column, column + 1)
 
-    def external_targets(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
+    def _external_targets(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         for column in (np.flatnonzero(arrays.is_external[start:stop]) + start).tolist():
             token_id = int(arrays.targets[column])
             [text] = self.decoder.token_texts([token_id])
             values = arrays.at(column) | {"position": int(arrays.positions[column]) + 1, "has_loss": True}
             yield PreviewElement(kind="external_target", token_id=token_id, token_text=text, **values)
-
-
-def decode_rows(
-    batch: Batch,
-    *,
-    row_indices: Sequence[int],
-    image_tokens: int,
-    record_of: Callable[[int, int], PreviewRecord | None],
-    decoder: TokenDecoder,
-    end_ids: Sequence[int],
-) -> list[PreviewRow]:
-    """All rows of a batch, in order.
-
-    `row_indices`: their indices in the stage; `record_of(row of the batch, document)`: the record of a document;
-    `end_ids`: ids of the tokens that end a document.
-    """
-    batch_decoder = _BatchDecoder(
-        batch=batch, image_tokens=image_tokens, record_of=record_of, decoder=decoder, end_ids=frozenset(end_ids)
-    )
-    return [batch_decoder.row(batch_row, row_index) for batch_row, row_index in enumerate(row_indices)]
 
 
 def _strip_segments(arrays: _RowArrays) -> Iterator[tuple[StripKind, int, int]]:

@@ -22,8 +22,6 @@ DISAGREEMENT_KINDS = (*COMPARED_KINDS, "truth", "unpaired")
 """The last two cannot be compared: the truth differs between the files, or only one checkpoint has an answer."""
 SINGLE_CHECKPOINT = "single"
 """The kind of every question where there is one checkpoint."""
-_DIGITS = 9
-"""Scores are stored to nine decimal places; smaller differences are rounding."""
 
 
 def rank_disagreements(first: AnswersTable, second: AnswersTable) -> pl.DataFrame:
@@ -32,44 +30,40 @@ def rank_disagreements(first: AnswersTable, second: AnswersTable) -> pl.DataFram
     a, b = (table.rows.select(columns) for table in (first, second))
     pairs = a.join(b, on=[*QUESTION_KEY, "blind"], suffix="_b").sort("blind")
     pairs = pairs.unique(QUESTION_KEY, keep="first", maintain_order=True)
-    difference = (pl.col("score") - pl.col("score_b")).round(_DIGITS).alias("difference")
-    pairs = pairs.with_columns(difference).with_columns(_disagreement_kind())
+    # Scores are stored to nine decimal places; smaller differences are rounding.
+    pairs = pairs.with_columns(difference=(pl.col("score") - pl.col("score_b")).round(9))
     questions = pl.concat([a.select(QUESTION_KEY), b.select(QUESTION_KEY)]).unique(QUESTION_KEY, maintain_order=True)
-    pairs = pairs.select(*QUESTION_KEY, "kind", "blind", "difference")
-    ranking = _with_order(questions.join(pairs, on=QUESTION_KEY, how="left", maintain_order="left")).with_columns(
-        pl.col("kind").fill_null("unpaired"), pl.col("difference").fill_null(0.0)
-    )
+    pairs = pairs.select(*QUESTION_KEY, "blind", "difference", kind=_disagreement_kind())
+    ranking = _with_order(questions.join(pairs, on=QUESTION_KEY, how="left", maintain_order="left"))
+    ranking = ranking.with_columns(pl.col("kind").fill_null("unpaired"), pl.col("difference").fill_null(0.0))
     ranks = {kind: rank for rank, kind in enumerate(DISAGREEMENT_KINDS)}
-    group, size = pl.col("kind").replace_strict(ranks).alias("group"), pl.col("difference").abs().alias("size")
-    ranking = ranking.with_columns(group, size)
-    turn = pl.col("hash").rank("ordinal").over("group", "size", "task").alias("turn")
-    ranking = ranking.with_columns(turn).sort("group", "size", "turn", "order", descending=[False, True, False, False])
+    ranking = ranking.with_columns(group=pl.col("kind").replace_strict(ranks), size=pl.col("difference").abs())
+    ranking = ranking.with_columns(turn=pl.col("hash").rank("ordinal").over("group", "size", "task"))
+    ranking = ranking.sort("group", "size", "turn", "order", descending=[False, True, False, False])
     return ranking.select(*QUESTION_KEY, "kind", "blind", "difference")
 
 
 def _disagreement_kind() -> pl.Expr:
     truth_differs, answer_differs = pl.col("truth") != pl.col("truth_b"), pl.col("answer") != pl.col("answer_b")
     kind = pl.when(truth_differs).then(pl.lit("truth")).when(pl.col("difference") != 0).then(pl.lit("score"))
-    return kind.when(answer_differs).then(pl.lit("wording")).otherwise(pl.lit("same")).alias("kind")
+    return kind.when(answer_differs).then(pl.lit("wording")).otherwise(pl.lit("same"))
 
 
 def draw_questions(table: AnswersTable, *, count: int) -> pl.DataFrame:
     """At most `count` questions of a checkpoint, drawn with alternating tasks, sorted by task; the same columns."""
     questions = table.rows.sort("blind", maintain_order=True).unique(QUESTION_KEY, keep="first", maintain_order=True)
-    turn = pl.col("hash").rank("ordinal").over("task").alias("turn")
-    ranking = _with_order(questions.select(*QUESTION_KEY, "blind")).with_columns(turn)
+    ranking = _with_order(questions.select(*QUESTION_KEY, "blind"))
+    ranking = ranking.with_columns(turn=pl.col("hash").rank("ordinal").over("task"))
     drawn = ranking.sort("turn", "order").head(count).sort("order", "turn")
-    return drawn.select(
-        *QUESTION_KEY, pl.lit(SINGLE_CHECKPOINT).alias("kind"), "blind", pl.lit(0.0).alias("difference")
-    )
+    return drawn.select(*QUESTION_KEY, kind=pl.lit(SINGLE_CHECKPOINT), blind="blind", difference=pl.lit(0.0))
 
 
 def _with_order(rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` with the hash of every question, and the position of its task in the files (`order`)."""
-    tasks = {task: index for index, task in enumerate(rows.get_column("task").unique(maintain_order=True))}
-    order = [tasks[task] for task in rows.get_column("task")]
-    hashes = [text_digest(f"{task}\0{question}") for task, question in rows.select(QUESTION_KEY).iter_rows()]
-    return rows.with_columns(pl.Series("order", order, pl.Int64), pl.Series("hash", hashes, pl.UInt64))
+    tasks = rows.get_column("task").unique(maintain_order=True)
+    order = pl.col("task").replace_strict(tasks, range(len(tasks)), return_dtype=pl.Int64)
+    hashes = [text_digest("\0".join(key)) for key in rows.select(QUESTION_KEY).iter_rows()]
+    return rows.with_columns(order=order, hash=pl.Series(hashes, dtype=pl.UInt64))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
 
 from markupsafe import Markup
 
@@ -15,9 +15,9 @@ from firstsight.data.loader import AchievedMix, BatchStream
 from firstsight.data.tokenizer import Tokenizer
 from firstsight.files import read_jsonl
 from firstsight.recipe.mixture import Mixture
-from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
+from firstsight.recipe.stages import Finetune, Midtrain, RowShape, TrunkSegment
 from firstsight.report.format import format_percent, visible_html
-from firstsight.report.pages.batch_rows import PreviewElement, PreviewRecord, PreviewRow, decode_rows
+from firstsight.report.pages.batch_rows import BatchDecoder, PreviewElement, PreviewRecord, PreviewRow
 from firstsight.report.pages.templates import read_assets, render_template
 from firstsight.report.pages.token_text import TokenDecoder
 
@@ -35,7 +35,7 @@ class PreviewSource:
     name: str
     form: str
     requested_share: str
-    """Its share in the recipe."""
+    """In the recipe."""
     rows: int
     tokens: int
     """Without padding."""
@@ -61,8 +61,7 @@ class PreviewFacts:
     """The stage as a whole, for the page's header."""
 
     identity: StageIdentity
-    batch_rows: int
-    row_length: int
+    row_shape: RowShape
     steps: int
     packing: str
     tokenizer_digest: str
@@ -79,7 +78,7 @@ class PreviewFacts:
 
     @property
     def rows(self) -> int:
-        return self.steps * self.batch_rows
+        return self.steps * self.row_shape.batch_size
 
 
 def preview_rows(stream: BatchStream, decoder: TokenDecoder, *, first_row: int, count: int) -> list[PreviewRow]:
@@ -95,14 +94,14 @@ def preview_rows(stream: BatchStream, decoder: TokenDecoder, *, first_row: int, 
             source, record_index = samples[document][:2]
             return origins[source].record(record_index)
 
-        rows += decode_rows(
-            stream.batch(step, (batch_row, batch_size)),
-            row_indices=[row_index],
+        batch_decoder = BatchDecoder(
+            batch=stream.batch(step, (batch_row, batch_size)),
             image_tokens=max(source.packed_rows.image_tokens for source in stream.sources),
             record_of=record_of,
             decoder=decoder,
             end_ids=(special.end, special.answer),
         )
+        rows.append(batch_decoder.row(0, row_index))
     return rows
 
 
@@ -113,9 +112,8 @@ class RecordOrigins:
         counts: Counter[str] = Counter()
         for shard in index.source_shards:
             counts[shard.name] += shard.records
-        for _, refused in read_jsonl(index.path / "quarantine.jsonl"):
-            counts[refused["shard"]] -= 1
-        self._names = tuple(dict.fromkeys(shard.name for shard in index.source_shards))
+        self._names = tuple(counts)
+        counts.subtract(refused["shard"] for _, refused in read_jsonl(index.path / "quarantine.jsonl"))
         self._starts: Sequence[int] = list(accumulate((counts[name] for name in self._names), initial=0))
         self._is_complete = self._starts[-1] == len(index.samples)
 
@@ -137,8 +135,7 @@ def stage_facts(
     assert isinstance(shares, dict)
     return PreviewFacts(
         identity=identity,
-        batch_rows=stream.row_shape.batch_size,
-        row_length=stream.row_shape.length,
+        row_shape=stream.row_shape,
         steps=stream.steps,
         packing=spec.pretrain.packing if isinstance(spec, TrunkSegment) else spec.mix.packing,
         tokenizer_digest=tokenizer.digest,
@@ -151,7 +148,6 @@ def stage_facts(
 
 
 def _image_share_text(spec: StageSpec) -> str:
-    """The recipe's image share."""
     if isinstance(spec, TrunkSegment):
         return "no images"
     share, unit = spec.mix.image_share, spec.mix.share_unit.replace("_", " ")
@@ -167,15 +163,8 @@ def _source_counts(achieved: AchievedMix, stream: BatchStream, spec: StageSpec) 
     else:
         shares = _requested_shares("text", spec.mix.text) + _requested_shares("images", spec.mix.images)
     for source, share in zip(stream.sources, shares, strict=False):  # without image rows there may be no image source
-        yield PreviewSource(
-            name=source.name,
-            form=source.index.form,
-            requested_share=share,
-            rows=achieved.rows[source.name],
-            tokens=achieved.tokens[source.name],
-            loss_tokens=achieved.loss_tokens[source.name],
-            epochs=achieved.epochs[source.name],
-        )
+        counts = {name: getattr(achieved, name)[source.name] for name in (*UNITS, "epochs")}
+        yield PreviewSource(name=source.name, form=source.index.form, requested_share=share, **counts)
 
 
 def _requested_shares(label: str, mixture: Mixture) -> list[str]:
@@ -205,15 +194,9 @@ def token_html(element: PreviewElement) -> Markup:
     text = element.token_text
     assert text is not None, "only images have no text"
     is_external = element.kind == "external_target"
-    flags = {
-        "l": element.has_loss,
-        "s": text.is_special,
-        "j": text.is_continuation,
-        "x": text.is_invalid_utf8,
-        "b": is_external,
-    }
+    flags = (element.has_loss, text.is_special, text.is_continuation, text.is_invalid_utf8, is_external)
+    classes = " ".join(["t", *compress("lsjxb", flags)])
     title = f"position {element.position}, column {element.column}, token {element.token_id}"
     if is_external:
         title = f"target of column {element.column}, token {element.token_id}, after the end of this row"
-    classes = " ".join(["t", *(name for name, is_set in flags.items() if is_set)])
     return Markup('<span class="{}" title="{}">{}</span>').format(classes, title, visible_html(text.text))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -43,41 +42,38 @@ FIGURE_TITLES = {
 MARKS_CAPTION = "Large: mean over seeds, hollow where the schedule differs. Small: one seed. Bars: 95 % over questions."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ReportContent:
-    """Everything that the page is made of."""
-
-    arms: Sequence[ArmResult]
-    study: StudyFacts
-    rows: pl.DataFrame
-    comparison: Comparison
-    curves: TrainingCurves
-    specs: dict[str, VegaSpec]
-    """Vega-Lite specifications by name; a figure that would be empty is left out."""
-    svgs: dict[str, str]
-    """The same as SVG, with titles, for use outside the page."""
-
-
 def write(arms: Sequence[ArmResult], *, study: StudyFacts, folder: Path) -> Path:
     """Write report.html, scores.csv, scores.parquet and figures/ into `folder`; returns the page's path.
 
     The page of an unfinished study says what is missing. Equal input gives equal bytes.
     Raises DataError where a scores, answers or log file is invalid.
     """
-    rows = score_table(arms)
-    comparison, curves = Comparison(arms, rows), read_curves(arms)
+    rows, curves = score_table(arms), read_curves(arms)
+    comparison = Comparison(arms, rows)
     specs = _figure_specs(rows, comparison, curves)
+    supported, limitations = study_limits(arms, rows, study, tokens=curves.total_tokens)
     svgs = {name: _render_svg(with_title(spec, name, study)) for name, spec in specs.items()}
-    content = _ReportContent(
-        arms=arms, study=study, rows=rows, comparison=comparison, curves=curves, specs=specs, svgs=svgs
+    page = render_template(
+        "page.html",
+        css=read_assets("page.css"),
+        js=read_assets("page.js"),
+        vega=_vega_script(),
+        figures=set(specs),
+        specs=inline_json({name: spec for name, spec in specs.items() if name != "main"}),
+        static_figures={name: Markup(svg) for name, svg in svgs.items()},
+        supported=supported,
+        limitations=limitations,
+        **_study_context(arms, study, curves.total_tokens),
+        **_results_context(arms, rows, comparison),
     )
-    page_path = folder / "report.html"
-    folder.mkdir(parents=True, exist_ok=True)
-    context = _study_context(content) | _results_context(content) | _charts_context(content)
-    page = render_template("page.html", css=read_assets("page.css"), js=read_assets("page.js"), **context)
-    page_path.write_text(page, encoding="utf-8")
-    _write_exports(content, folder)
-    return page_path
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    rows.write_csv(folder / "scores.csv")
+    rows.write_parquet(folder / "scores.parquet")
+    for name, svg in svgs.items():
+        (folder / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
+        (folder / "figures" / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+    return folder / "report.html"
 
 
 def _figure_specs(rows: pl.DataFrame, comparison: Comparison, curves: TrainingCurves) -> dict[str, VegaSpec]:
@@ -100,8 +96,7 @@ def _figure_specs(rows: pl.DataFrame, comparison: Comparison, curves: TrainingCu
 
 def _question_intervals(rows: pl.DataFrame, comparison: Comparison) -> dict[tuple[str, str], Interval]:
     pairs = rows.filter(task=STABLE).select("arm", "kind").unique(maintain_order=True).rows()
-    intervals = {pair: comparison.question_interval(*pair) for pair in pairs}
-    return {pair: interval for pair, interval in intervals.items() if interval is not None}
+    return {pair: interval for pair in pairs if (interval := comparison.question_interval(*pair))}
 
 
 def with_title(spec: VegaSpec, name: str, study: StudyFacts) -> VegaSpec:
@@ -118,26 +113,17 @@ def _render_svg(spec: VegaSpec) -> str:
     return re.sub(r"gradient_\d+", lambda match: f"shade_{gradients.index(match[0])}", svg)
 
 
-def _write_exports(content: _ReportContent, folder: Path) -> None:
-    content.rows.write_csv(folder / "scores.csv")
-    content.rows.write_parquet(folder / "scores.parquet")
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, svg in content.svgs.items():
-        (folder / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
-        (folder / "figures" / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
-
-
-def _study_context(content: _ReportContent) -> dict[str, Any]:
-    arms = sorted(content.arms, key=lambda arm: (arm.start, arm.name, arm.seed))
+def _study_context(arms: Sequence[ArmResult], study: StudyFacts, total_tokens: Mapping[str, float]) -> dict[str, Any]:
+    arms = sorted(arms, key=lambda arm: (arm.start, arm.name, arm.seed))
     return {
-        "study": content.study,
+        "study": study,
         "arms": arms,
         "names": list(dict.fromkeys(arm.name for arm in arms)),
         "scored_arms": arms_with_scores(arms),
         "missing_arms": [arm for arm in arms if arm.scores is None],
         "seeds": sorted({arm.seed for arm in arms}),
         "schedule_labels": SCHEDULE_LABELS,
-        "total_tokens": content.curves.total_tokens,
+        "total_tokens": total_tokens,
         "image_shares": {arm.label: _image_share_text(arm) for arm in arms},
     }
 
@@ -151,20 +137,16 @@ def _image_share_text(arm: ArmResult) -> str:
     return f"{100 * float(Fraction(mix['asked'])):.3g} → {achieved} %"
 
 
-def _results_context(content: _ReportContent) -> dict[str, Any]:
-    tokens = content.curves.total_tokens
-    supported, limitations = study_limits(content.arms, content.rows, content.study, tokens=tokens)
-    claims = evaluate_claims(content.arms, content.comparison)
+def _results_context(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison) -> dict[str, Any]:
+    claims = evaluate_claims(arms, comparison)
     return {
-        "answer": answer_sentence(content.arms, content.rows, content.comparison),
-        "supported": supported,
-        "limitations": limitations,
+        "answer": answer_sentence(arms, rows, comparison),
         "claims": claims,
         "axis_limit": _claims_axis_limit(claims),
-        "overview": task_overview(content.rows),
-        "samples": draw_samples(content.arms, content.rows, content.comparison),
-        "score_rows": content.rows.to_dicts(),
-        "csv": base64.b64encode(content.rows.write_csv().encode()).decode(),
+        "overview": task_overview(rows),
+        "samples": draw_samples(arms, rows, comparison),
+        "score_rows": rows.to_dicts(),
+        "csv": base64.b64encode(rows.write_csv().encode()).decode(),
     }
 
 
@@ -177,15 +159,6 @@ def _claims_axis_limit(claims: Sequence[Claim]) -> float:
     ends = [abs(end) for difference in differences for end in difference.display_interval or ()]
     usual_ends = [end for end in ends if end <= 3 * median(ends)]
     return axis_limit([*usual_ends, *(value for difference in differences for _, value in difference.per_seed)])
-
-
-def _charts_context(content: _ReportContent) -> dict[str, Any]:
-    return {
-        "figures": set(content.specs),
-        "specs": inline_json({name: spec for name, spec in content.specs.items() if name != "main"}),
-        "static_figures": {name: Markup(svg) for name, svg in content.svgs.items()},
-        "vega": _vega_script(),
-    }
 
 
 @cache

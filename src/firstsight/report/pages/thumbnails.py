@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -22,7 +24,7 @@ LOSSLESS_SIDE = 128
 MAX_PAGE_IMAGE_BYTES = 64_000_000
 """Maximal size of all images of a page together, as base64; further images are replaced by a message."""
 
-_FOLDER_NAME = re.compile(r"\w[\w.-]*")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,17 +71,13 @@ class Thumbnails:
         """The image that a task calls `name`, or the reason why it cannot be shown."""
         if benchmarks is None:
             return "the benchmark's folder is not known; name it with --benchmarks"
-        try:
-            images = self._open_images(benchmarks)
-            if isinstance(images, str):
-                return images
-            folder = _task_folder(benchmarks, task)
-            location = images.location(name, folder)
-            if location not in self._page_images:
-                self._page_images[location] = self._make_page_image(images, name, folder)
-            return self._page_images[location]
-        except (DataError, OSError) as error:
-            return str(error)
+        if benchmarks not in self._benchmark_images:
+            self._benchmark_images[benchmarks] = _or_reason(lambda: BenchmarkImages(benchmarks))
+        images = self._benchmark_images[benchmarks]
+        if isinstance(images, str):
+            return images
+        folder = _task_folder(benchmarks, task)
+        return _or_reason(lambda: self._page_image(images, name, folder))
 
     @property
     def page_images(self) -> list[PageImage]:
@@ -92,19 +90,14 @@ class Thumbnails:
             if isinstance(images, BenchmarkImages):
                 images.close()
 
-    def _open_images(self, benchmarks: Path) -> BenchmarkImages | str:
-        if benchmarks not in self._benchmark_images:
-            try:
-                self._benchmark_images[benchmarks] = BenchmarkImages(benchmarks)
-            except (DataError, OSError) as error:
-                self._benchmark_images[benchmarks] = str(error)
-        return self._benchmark_images[benchmarks]
+    def _page_image(self, images: BenchmarkImages, name: str, folder: str) -> PageImage | str:
+        location = images.location(name, folder)
+        if location not in self._page_images:
+            self._page_images[location] = _or_reason(lambda: self._encoded_image(images.read(name, folder)))
+        return self._page_images[location]
 
-    def _make_page_image(self, images: BenchmarkImages, name: str, folder: str) -> PageImage | str:
-        try:
-            thumbnail = make_thumbnail(decode_rgb(images.read(name, folder)))
-        except (DataError, OSError) as error:
-            return str(error)
+    def _encoded_image(self, data: bytes) -> PageImage | str:
+        thumbnail = make_thumbnail(decode_rgb(data))
         if len(thumbnail.uri) > self._bytes_left:
             megabytes = MAX_PAGE_IMAGE_BYTES // 1_000_000
             return f"the page already contains {megabytes} MB of images; ask for fewer rows or one task"
@@ -112,9 +105,16 @@ class Thumbnails:
         return PageImage(key=f"image-{len(self._page_images)}", thumbnail=thumbnail)
 
 
+def _or_reason(load: Callable[[], T]) -> T | str:
+    """What `load` returns, or the message of its error."""
+    try:
+        return load()
+    except (DataError, OSError) as error:
+        return str(error)
+
+
 def _task_folder(benchmarks: Path, task: str) -> str:
     """Name of the task's folder of files; empty for a task name that cannot be a folder's name."""
-    definition = TASKS.get(task)
-    if definition is not None:
-        return definition.folder(benchmarks).name
-    return task if _FOLDER_NAME.fullmatch(task) else ""
+    if task in TASKS:
+        return TASKS[task].folder(benchmarks).name
+    return task if re.fullmatch(r"\w[\w.-]*", task) else ""
