@@ -51,13 +51,17 @@ def variance_components(
 
     Raises DataError where there are no two arms with two seeds each: a single seed has no variance between seeds.
     """
-    names = list(dict.fromkeys(arm.name for arm in main_sweep_arms(arms_with_scores(arms))))
+    scored = arms_with_scores(arms)
+    names = list(dict.fromkeys(arm.name for arm in main_sweep_arms(scored)))
     pairs = [ArmPair(a=a, b=b, kind=kind) for a, b in combinations(names, 2)]
     differences = [(d, d.estimate) for d in comparison.corrected_differences(pairs) if d and d.estimate]
     if not differences:
+        evaluated, seed_count = (
+            f"{len(names)} evaluated arm{'s' * (len(names) != 1)}",
+            len({arm.seed for arm in scored}),
+        )
         raise DataError(
-            f"power needs two arms evaluated on {kind} with the same two seeds. Got {len(names)} evaluated "
-            f"{'arm' if len(names) == 1 else 'arms'} of {len({arm.seed for arm in arms_with_scores(arms)})} seeds. "
+            f"power needs two arms evaluated on {kind} with the same two seeds. Got {evaluated} of {seed_count} seeds. "
             "Run the study with --seeds 2 or more."
         )
     reference = max((difference for difference, _ in differences), key=lambda difference: len(difference.per_seed))
@@ -66,13 +70,9 @@ def variance_components(
     seed_scores = comparison.seed_scores(reference.pair, seeds=seeds, tasks=tasks)
     residual = float(np.mean([estimate.residual_variance * len(d.per_seed) for d, estimate in differences]))
     question = float(np.mean([estimate.question_variance - estimate.residual_variance for _, estimate in differences]))
-    variances = VarianceComponents(
-        seed_variance=max(pool_seed_variance(seed_scores)[0] - residual, 0.0),
-        question_variance=max(question, 0.0),
-        residual_variance=residual,
-        num_arms=len(seed_scores),
-    )
-    return variances, len(seeds)
+    seed_variance = max(pool_seed_variance(seed_scores)[0] - residual, 0.0)
+    parts = {"seed_variance": seed_variance, "question_variance": max(question, 0.0), "residual_variance": residual}
+    return VarianceComponents(num_arms=len(seed_scores), **parts), len(seeds)
 
 
 def _detectable_effects(variances: VarianceComponents, *, seeds: int, power: float) -> list[tuple[str, str]]:

@@ -48,7 +48,6 @@ class ArmResult:
     scores: Mapping[str, Any] | None = None
     """Content of scores.json."""
     missing_reason: str = ""
-    """Why there are no scores; empty where there are."""
     answers_path: Path | None = None
     benchmarks_dir: Path | None = None
     """The benchmarks' folder, which contains their images: images.tar or images/."""

@@ -33,7 +33,10 @@ def answer_sentence(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: C
         return f"No answer yet: no arm has been evaluated on vision ({scored} of {len(arms)} have scores)."
     best, *others = ranked
     by_start = has_varied_starts(rows)
-    score, guesser_score = f"{100 * best['score']:.1f} points above chance", _best_guesser_score(best["arm"], rows)
+    # The higher stable score of both guessers in vision.
+    guessers = rows.filter(pl.col("condition").is_in(GUESSERS), arm=best["arm"], task=STABLE, kind="vision")
+    guesser_score = max(mean_over_seeds(guessers).get_column("score").to_list(), default=None)
+    score = f"{100 * best['score']:.1f} points above chance"
     if guesser_score is not None and best["score"] <= guesser_score:
         return (
             f"No answer: even the best arm ({_arm_text(best, by_start)}) scores {score} in vision, and a guesser "
@@ -64,12 +67,6 @@ def _gap_text(difference: PairedDifference | None) -> str:
     scope = " over questions alone" if difference.interval is None else ""
     interval = f"{100 * difference.level:.3g} % interval{scope} {format_interval(difference.display_interval)}"
     return f", {format_points(difference.mean).lstrip('+')} points behind ({interval})"
-
-
-def _best_guesser_score(arm: str, rows: pl.DataFrame) -> float | None:
-    """The higher stable score of both guessers in vision; None without any."""
-    guessers = rows.filter(pl.col("condition").is_in(GUESSERS), arm=arm, task=STABLE, kind="vision")
-    return max(mean_over_seeds(guessers).get_column("score").to_list(), default=None)
 
 
 def _arm_text(row: ArmRow, by_start: bool) -> str:
@@ -149,8 +146,6 @@ def _missing_task_limits(arms: Sequence[ArmResult]) -> list[str]:
     for arm in arms_with_scores(arms):
         if arm.schedule != "trunk":
             missing |= (arm.scores or {}).get("missing", {})
-    return [
-        f"The paper's {kind} score itself: this mean lacks {', '.join(tasks)}, which were not evaluated."
-        for kind, tasks in missing.items()
-        if tasks
-    ]
+    names = {kind: ", ".join(tasks) for kind, tasks in missing.items() if tasks}
+    text = "The paper's {} score itself: this mean lacks {}, which were not evaluated."
+    return [text.format(kind, tasks) for kind, tasks in names.items()]

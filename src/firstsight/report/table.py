@@ -120,18 +120,15 @@ def _aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, Any]
 def mean_over_seeds(rows: pl.DataFrame, *, extra_keys: Sequence[str] = ()) -> pl.DataFrame:
     """Mean over seeds of every arm, task and condition (and `extra_keys`), with the seeds' range and addresses."""
     keys = ["arm", "start", "schedule", "in_sweep", "task", "kind", "condition", *extra_keys]
-    return (
-        rows.group_by(keys, maintain_order=True)
-        .agg(
-            pl.col("score").mean(),
-            pl.col("score").min().alias("min_score"),
-            pl.col("score").max().alias("max_score"),
-            pl.col("chance", "questions").first(),
-            pl.len().alias("seeds"),
-            pl.col("address").unique(maintain_order=True).str.join(", "),
-        )
-        .sort("start", "arm", maintain_order=True)
+    means = rows.group_by(keys, maintain_order=True).agg(
+        pl.col("score").mean(),
+        pl.col("score").min().alias("min_score"),
+        pl.col("score").max().alias("max_score"),
+        pl.col("chance", "questions").first(),
+        pl.len().alias("seeds"),
+        pl.col("address").unique(maintain_order=True).str.join(", "),
     )
+    return means.sort("start", "arm", maintain_order=True)
 
 
 def guesser_margins(rows: pl.DataFrame) -> pl.DataFrame:
@@ -141,26 +138,17 @@ def guesser_margins(rows: pl.DataFrame) -> pl.DataFrame:
     the margin's interval (over chance, a fixed number, that of the score itself).
     """
     keys = ["label", "task", "kind"]
-    guessers = (
-        rows.filter(pl.col("condition").is_in(GUESSERS))
-        .sort("score", descending=True)
-        .group_by(keys, maintain_order=True)
-        .agg(
-            pl.col("score").first().alias("guesser_score"),
-            pl.col("condition").first().alias("guesser"),
-            pl.col(MARGIN_INTERVAL).first(),
-        )
-    )
+    columns = {"guesser_score": "score", "guesser": "condition"}
+    guessers = rows.filter(pl.col("condition").is_in(GUESSERS)).sort("score", descending=True)
+    guessers = guessers.unique(keys, keep="first", maintain_order=True).select(*keys, *MARGIN_INTERVAL, **columns)
     sighted = rows.filter(condition="sighted").drop(MARGIN_INTERVAL)
     ends = [
         pl.when(pl.col("guesser").is_not_null()).then(margin).otherwise(pl.col(end) - pl.col("chance")).alias(margin)
         for end, margin in zip(INTERVAL, MARGIN_INTERVAL, strict=True)
     ]
-    return (
-        sighted.join(guessers, on=keys, how="left", maintain_order="left")
-        .with_columns(*ends, pl.col("guesser_score").fill_null(pl.col("chance")), pl.col("guesser").fill_null("chance"))
-        .with_columns((pl.col("score") - pl.col("guesser_score")).alias("margin"))
-    )
+    guesser = pl.col("guesser_score").fill_null(pl.col("chance")), pl.col("guesser").fill_null("chance")
+    joined = sighted.join(guessers, on=keys, how="left", maintain_order="left").with_columns(*ends, *guesser)
+    return joined.with_columns(margin=pl.col("score") - pl.col("guesser_score"))
 
 
 def stable_gains(rows: pl.DataFrame, arm: str, kind: str) -> dict[int, dict[str, float]]:
@@ -204,20 +192,16 @@ def stable_score_mismatches(arms: Sequence[ArmResult], rows: pl.DataFrame) -> li
 def task_overview(rows: pl.DataFrame) -> list[ScoreRow]:
     """One row for each task: its best arm beside both guessers and chance, means over seeds; vision first."""
     overview = []
-    for kind in ("vision", "text"):
-        for task in single_task_names(rows, kind):
-            task_rows = rows.filter(task=task, kind=kind)
-            means, margins = mean_over_seeds(task_rows), _mean_margins(task_rows)
-            best = means.filter(condition="sighted").sort("score", descending=True).row(0, named=True)
-            scores = dict(means.filter(arm=best["arm"]).select("condition", "score").iter_rows())
-            margin = margins.filter(arm=best["arm"]).row(0, named=True)
-            ends = margin["margin_low"], margin["margin_high"]
-            overview.append(
-                best
-                | {name: scores.get(name) for name in CONDITIONS}
-                | {"metric": task_rows["metric"][0], "stable": task_rows["baseline"].is_not_null().any()}
-                | {"margin": margin["margin"], "margin_interval": None if None in ends else ends}
-            )
+    tasks = [(kind, task) for kind in ("vision", "text") for task in single_task_names(rows, kind)]
+    for kind, task in tasks:
+        task_rows = rows.filter(task=task, kind=kind)
+        means, margins = mean_over_seeds(task_rows), _mean_margins(task_rows)
+        best = means.filter(condition="sighted").sort("score", descending=True).row(0, named=True)
+        scores = dict(means.filter(arm=best["arm"]).select("condition", "score").iter_rows())
+        margin, *ends = margins.filter(arm=best["arm"]).select("margin", *MARGIN_INTERVAL).row(0)
+        best |= {name: scores.get(name) for name in CONDITIONS}
+        best |= {"metric": task_rows["metric"][0], "stable": task_rows["baseline"].is_not_null().any()}
+        overview.append(best | {"margin": margin, "margin_interval": None if None in ends else tuple(ends)})
     return overview
 
 

@@ -62,16 +62,10 @@ def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
 
 
 def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
-    is_trunk = stage.kind == "pretrain"
-    return {
-        "address": stage.address,
-        "arm": "trunk" if is_trunk else arm.name,
-        "label": f"trunk, seed {arm.seed}" if is_trunk else arm.label,
-        "seed": arm.seed,
-        "start": float(arm.start),
-        "schedule": "trunk" if is_trunk else arm.schedule,
-        "stage": stage.kind,
-    }
+    names = {"arm": arm.name, "label": arm.label, "seed": arm.seed, "start": float(arm.start), "schedule": arm.schedule}
+    if stage.kind == "pretrain":
+        names |= {"arm": "trunk", "label": f"trunk, seed {arm.seed}", "schedule": "trunk"}
+    return {"address": stage.address, **names, "stage": stage.kind}
 
 
 def _smooth_loss(rows: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -110,20 +104,14 @@ def _curve_chart(
     points = [{key: row[key] for key in ("address", "seen", field)} for row in rows if row["address"] in addresses]
     fields = ["arm", "label", "schedule", "stage", "start"]
     lookup = alt.LookupData(data=inline_data(stages), key="address", fields=fields)
-    x = alt.X(
-        "seen:Q",
-        title="tokens that the model was trained on",
-        axis=alt.Axis(format=".2~s", grid=False, tickCount=8),
-        scale=alt.Scale(nice=False),
-    )
+    axis = alt.Axis(format=".2~s", grid=False, tickCount=8)
+    x = alt.X("seen:Q", title="tokens that the model was trained on", axis=axis, scale=alt.Scale(nice=False))
     y = alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format="~g", tickCount=5))
     tooltips = field_tooltips("label", "stage", "seen", field, "address")
     base = rows_chart(points).transform_lookup(lookup="address", from_=lookup)
     base = base.encode(x=x, y=y, detail="address:N", tooltip=tooltips)
-    trunk = base.transform_filter(alt.datum.stage == "pretrain").mark_line(
-        color=GREY_COLOUR, strokeWidth=5, opacity=0.35
-    )
-    lines = base.transform_filter(alt.datum.stage != "pretrain").mark_line(strokeWidth=1.9)
+    trunk, lines = (base.transform_filter(f) for f in (alt.datum.stage == "pretrain", alt.datum.stage != "pretrain"))
+    trunk, lines = trunk.mark_line(color=GREY_COLOUR, strokeWidth=5, opacity=0.35), lines.mark_line(strokeWidth=1.9)
     # Fine-tuning is the same in every arm, so it is drawn fainter than the phase that the study varies.
     opacity = alt.condition("datum.stage == 'finetune'", alt.value(0.4), alt.value(1))
     lines = lines.encode(color=_arm_colour(stages), strokeDash=_schedule_dash(stages), opacity=opacity)

@@ -100,8 +100,7 @@ def _move_rows(node: Any, datasets: dict[str, list[ChartRow]]) -> Any:
 
 def compact_rows(rows: Sequence[ChartRow]) -> list[ChartRow]:
     """Rows without null fields, and with floats rounded to six digits, to keep the page small."""
-
-    def rounded(value: Any) -> Any:
-        return float(f"{value:.6g}") if isinstance(value, float) else value
-
-    return [{key: rounded(value) for key, value in row.items() if value is not None} for row in rows]
+    return [
+        {key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in row.items() if v is not None}
+        for row in rows
+    ]

@@ -24,6 +24,8 @@ from firstsight.report.figures.look import (
     rows_chart,
 )
 from firstsight.report.table import (
+    INTERVAL,
+    MARGIN_INTERVAL,
     STABLE,
     guesser_margins,
     has_varied_starts,
@@ -34,6 +36,12 @@ from firstsight.report.table import (
 
 START_TITLE = "images enter at this share of the text training"
 KIND_SCALE = alt.Scale(domain=list(KIND_COLOURS), range=list(KIND_COLOURS.values()))
+KIND_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolSize=200)
+KIND_COLOUR = alt.Color("kind:N", scale=KIND_SCALE, legend=KIND_LEGEND)
+SCORE_AXIS = alt.Y(
+    "score:Q", title=None, axis=alt.Axis(labelExpr=PERCENT_LABEL), scale=alt.Scale(zero=False, nice=True)
+)
+STABLE_AXIS = SCORE_AXIS.title("stable score: mean of (accuracy − chance)")
 CONTINUED, RESCHEDULED, TRUNK = "rate continued", "to another schedule", "finished text trunk"
 BLIND, QUESTION_BLIND = "without the image", "without the question"
 LINE_DASHES: dict[str, list[float]] = {
@@ -99,39 +107,20 @@ def _lane_labels(rows: pl.DataFrame, names: Sequence[str]) -> list[alt.Chart]:
     return [rows_chart(labels).mark_text(**style).encode(y=alt.value(4), text="arm:N")] if labels else []
 
 
-def score_axis(title: str | None) -> alt.Y:
-    """The vertical axis: a share, in percent."""
-    axis = alt.Axis(labelExpr=PERCENT_LABEL)
-    return alt.Y("score:Q", title=title, axis=axis, scale=alt.Scale(zero=False, nice=True))
-
-
-def kind_colour() -> alt.Color:
-    """Vision or text."""
-    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolSize=200)
-    return alt.Color("kind:N", scale=KIND_SCALE, legend=legend)
-
-
-def _stable_score_axis() -> alt.Y:
-    return score_axis("stable score: mean of (accuracy − chance)")
-
-
 def _line_dash(mean: pl.DataFrame) -> alt.StrokeDash:
     """Dashes of the kinds of lines that these rows need, with a legend."""
     conditions, sweep = set(mean.get_column("condition")), mean.filter(pl.col("in_sweep"))
-    schedules = (
-        sweep.get_column("schedule") if sweep.get_column("start").n_unique() > 1 else pl.Series([], dtype=pl.String)
-    )
+    schedules = set(sweep.get_column("schedule")) if sweep.get_column("start").n_unique() > 1 else set()
     is_drawn = {
-        CONTINUED: (schedules == "continue").any(),
-        RESCHEDULED: (schedules != "continue").any(),
+        CONTINUED: "continue" in schedules,
+        RESCHEDULED: bool(schedules - {"continue"}),
         BLIND: "blind" in conditions,
         QUESTION_BLIND: "question_blind" in conditions,
-        TRUNK: (mean.get_column("schedule") == "trunk").any(),
+        TRUNK: "trunk" in set(mean.get_column("schedule")),
     }
     names = [name for name in LINE_DASHES if is_drawn[name]]
-    legend = alt.Legend(
-        title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=400, symbolStrokeWidth=2
-    )
+    symbol = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 2}
+    legend = alt.Legend(title=None, orient="bottom", columns=2, **symbol)
     scale = alt.Scale(domain=names, range=[LINE_DASHES[name] for name in names])
     return alt.StrokeDash("line:N", scale=scale, legend=legend)
 
@@ -142,16 +131,11 @@ def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
     for kind in KIND_COLOURS:
         sweep = mean.filter(pl.col("in_sweep"), kind=kind, condition="sighted").sort("start")
         for a, b in pairwise(sweep.to_dicts()):
-            is_continued = a["schedule"] == b["schedule"] == "continue"
-            segment = {
-                "kind": kind,
-                "segment": f"{kind}{a['start']}",
-                "line": CONTINUED if is_continued else RESCHEDULED,
-            }
+            line = CONTINUED if a["schedule"] == b["schedule"] == "continue" else RESCHEDULED
+            segment = {"kind": kind, "segment": f"{kind}{a['start']}", "line": line}
             points += [segment | {key: end[key] for key in ("lane", "score", "address")} for end in (a, b)]
-    line = rows_chart(points).mark_line(strokeWidth=2.2, clip=False)
-    dash = _line_dash(mean)
-    return [line.encode(y=_stable_score_axis(), color=kind_colour(), detail="segment:N", strokeDash=dash)]
+    chart = rows_chart(points).mark_line(strokeWidth=2.2, clip=False)
+    return [chart.encode(y=STABLE_AXIS, color=KIND_COLOUR, detail="segment:N", strokeDash=_line_dash(mean))]
 
 
 def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
@@ -160,12 +144,12 @@ def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
     trunk = mean.filter(schedule="trunk", condition="sighted")
     levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND) + _level_rows(trunk, TRUNK)
     dash, tooltips = _line_dash(mean), field_tooltips("line", "arm", "score", "seeds", "address")
-    base = rows_chart(blind.to_dicts()).encode(y=_stable_score_axis(), color=kind_colour(), tooltip=tooltips)
+    base = rows_chart(blind.to_dicts()).encode(y=STABLE_AXIS, color=KIND_COLOUR, tooltip=tooltips)
     line = base.mark_line(strokeWidth=1.5, opacity=0.8).encode(strokeDash=dash)
     dots = base.mark_circle(size=14, opacity=0.8).encode(description="address:N")
     rule = rows_chart(levels).mark_rule(strokeWidth=1.5, opacity=0.8)
     x = {"x": alt.value(0), "x2": alt.value("width")}
-    rule = rule.encode(**x, y=_stable_score_axis(), color=kind_colour(), strokeDash=dash, tooltip=tooltips)
+    rule = rule.encode(**x, y=STABLE_AXIS, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)
     return [line, dots] * (not blind.is_empty()) + [rule] * bool(levels)
 
 
@@ -188,7 +172,7 @@ def _interval_bars(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Inter
     bars = rows_chart(rows).mark_rule(strokeWidth=7, opacity=0.2)
     tooltips = field_tooltips("arm", "interval_note", "interval_low", "interval_high", "address")
     y = {"y": alt.Y("interval_low:Q"), "y2": "interval_high:Q"}
-    return [bars.encode(**y, color=kind_colour(), tooltip=tooltips)] * bool(rows)
+    return [bars.encode(**y, color=KIND_COLOUR, tooltip=tooltips)] * bool(rows)
 
 
 def _sighted_arms(rows: pl.DataFrame) -> pl.DataFrame:
@@ -199,23 +183,20 @@ def _seed_dots(stable: pl.DataFrame) -> alt.Chart:
     """Every seed as a small dot, slightly to the right of its mean so that neither hides the other."""
     dots = rows_chart(_sighted_arms(stable).to_dicts()).mark_circle(size=30, opacity=0.85, xOffset=11)
     tooltips = field_tooltips("label", "seed", "score", "schedule", "questions", "address")
-    return dots.encode(y=_stable_score_axis(), color=kind_colour(), tooltip=tooltips, description="address:N")
+    return dots.encode(y=STABLE_AXIS, color=KIND_COLOUR, tooltip=tooltips, description="address:N")
 
 
 def _mean_points(mean: pl.DataFrame) -> alt.Chart:
     """Means over seeds: filled where the learning rate continues, hollow otherwise; the shape is by schedule."""
-    rows = [
-        row
-        | {"schedule_label": SCHEDULE_LABELS[row["schedule"]]}
-        | {"fill": row["kind"] if row["schedule"] == "continue" else "hollow"}
-        for row in _sighted_arms(mean).to_dicts()
-    ]
+    fill = pl.when(schedule="continue").then("kind").otherwise(pl.lit("hollow"))
+    labels = pl.col("schedule").replace_strict(SCHEDULE_LABELS)
+    rows = _sighted_arms(mean).with_columns(schedule_label=labels, fill=fill).to_dicts()
     fill = alt.Scale(domain=[*KIND_COLOURS, "hollow"], range=[*KIND_COLOURS.values(), BACKGROUND_COLOUR])
     shape = alt.Scale(domain=list(SCHEDULE_LABELS.values()), range=SCHEDULE_SHAPES)
     points = rows_chart(rows).mark_point(size=95, strokeWidth=2.2, opacity=1)
     return points.encode(
-        y=_stable_score_axis(),
-        color=kind_colour(),
+        y=STABLE_AXIS,
+        color=KIND_COLOUR,
         fill=alt.Fill("fill:N", scale=fill, legend=None),
         shape=alt.Shape("schedule_label:N", scale=shape, legend=None),
         tooltip=field_tooltips("arm", "score", "seeds", "schedule_label", "address"),
@@ -231,7 +212,7 @@ def task_grid(rows: pl.DataFrame, *, columns: int = 4, width: int = 118, panel_h
     data += [row | {"series": "seed"} for row in tasks.filter(condition="sighted").to_dicts()]
     names, by_start = tasks.get_column("arm").unique(maintain_order=True).to_list(), has_varied_starts(rows)
     x = start_axis(None, field="start") if by_start else arm_axis(names, compact=True)
-    base = rows_chart(data).encode(x=x, y=score_axis(None), color=kind_colour())
+    base = rows_chart(data).encode(x=x, y=SCORE_AXIS, color=KIND_COLOUR)
     panels = alt.layer(*_condition_lines(base, by_start=by_start), *_mark_layers(base))
     header = alt.Header(labelAnchor="start", labelOrient="top")
     facet = alt.Facet("task:N", sort=order, title=None, header=header)
@@ -256,8 +237,7 @@ def _condition_lines(base: alt.Chart, *, by_start: bool) -> list[alt.Chart]:
 
 
 def _mark_layers(base: alt.Chart) -> list[alt.Chart]:
-    interval = ("interval_low", "interval_high")
-    seed_tooltips = field_tooltips("label", "task", "score", *interval, "questions", "address")
+    seed_tooltips = field_tooltips("label", "task", "score", *INTERVAL, "questions", "address")
     mean_tooltips = field_tooltips("arm", "task", "score", "seeds", "schedule", "address")
     seeds = base.transform_filter(alt.datum.series == "seed").mark_circle(size=9, opacity=0.85, xOffset=5)
     points = base.transform_filter(alt.datum.series == "sighted").mark_point(size=26, strokeWidth=1.6, opacity=1)
@@ -282,7 +262,7 @@ def task_heatmap(rows: pl.DataFrame, *, width: int | str = 520) -> LayeredChart:
         guesser_margins(tasks)
         .group_by("arm", "start", "in_sweep", "task", "kind", maintain_order=True)
         .agg(
-            pl.col("score", "margin", "margin_low", "margin_high", "guesser_score").mean(),
+            pl.col("score", "margin", *MARGIN_INTERVAL, "guesser_score").mean(),
             pl.col("guesser").first(),
             pl.len().alias("seeds"),
             pl.col("address").unique(maintain_order=True).str.join(", "),
@@ -292,16 +272,16 @@ def task_heatmap(rows: pl.DataFrame, *, width: int | str = 520) -> LayeredChart:
     )
     names = cells.get_column("column").unique(maintain_order=True).to_list()
     order = single_task_names(tasks, "vision") + single_task_names(tasks, "text")
-    label_angle = -40 if max(len(name) for name in names) > 9 else 0
+    label_angle = -40 if max(map(len, names)) > 9 else 0
     column_axis = alt.Axis(orient="top", labelAngle=label_angle, domain=False, ticks=False)
     task_axis = alt.Axis(domain=False, ticks=False, labelLimit=170)
-    margin = ("guesser_score", "guesser", "margin", "margin_low", "margin_high")
+    margin = ("guesser_score", "guesser", "margin", *MARGIN_INTERVAL)
     base = rows_chart(cells.to_dicts()).encode(
         x=alt.X("column:N", sort=names, title=None, axis=column_axis),
         y=alt.Y("task:N", sort=order, title=None, axis=task_axis),
         tooltip=field_tooltips("arm", "task", "score", *margin, "seeds", "address"),
     )
-    max_margin = max([0.05, *(abs(value) for value in cells.get_column("margin"))])
+    max_margin = max([0.05, *map(abs, cells.get_column("margin"))])
     return alt.layer(*_heatmap_layers(base, max_margin)).properties(width=width, height=alt.Step(25))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain, zip_longest
 from typing import Any
 
 import polars as pl
@@ -65,10 +66,11 @@ def draw_samples(
         page_image = thumbnails.find(best.benchmarks_dir, row["task"], row["image"])
         if isinstance(page_image, str):
             continue
-        answers = [_sample_answer(arm, by_id[question]) for arm, by_id in (*sighted, blind) if question in by_id]
+        answers = tuple(_sample_answer(arm, by_id[question]) for arm, by_id in (*sighted, blind) if question in by_id)
         texts = {name: row[name] for name in ("task", "question", "prompt", "truth")}
-        box = parse_box(row["truth"])
-        samples.append(AnswerSample(**texts, box=box, thumbnail=page_image.thumbnail, answers=tuple(answers)))
+        samples.append(
+            AnswerSample(**texts, box=parse_box(row["truth"]), thumbnail=page_image.thumbnail, answers=answers)
+        )
     thumbnails.close()
     return samples
 
@@ -90,20 +92,13 @@ def _round_robin(answers: Mapping[QuestionId, AnswerRow]) -> list[tuple[Question
     queues: dict[str, list[QuestionId]] = {}
     for question in sorted(answers, key=lambda question: sha256("/".join(question).encode()).digest()):
         queues.setdefault(question[0], []).append(question)
-    used_images: set[str] = set()
-    questions = []
-    for index in range(max(map(len, queues.values()), default=0)):
-        for task in sorted(queues):
-            if index < len(queues[task]):
-                question = queues[task][index]
-                row = answers[question]
-                if row["image"] not in used_images:
-                    used_images.add(row["image"])
-                    questions.append((question, row))
-    return questions
+    rounds = zip_longest(*(queues[task] for task in sorted(queues)))
+    by_image: dict[str, tuple[QuestionId, AnswerRow]] = {}
+    for question in filter(None, chain.from_iterable(rounds)):
+        by_image.setdefault(answers[question]["image"], (question, answers[question]))
+    return list(by_image.values())
 
 
 def _sample_answer(arm: ArmResult, row: AnswerRow) -> SampleAnswer:
-    values = {name: row[name] for name in ("score", "blind")}
-    box = parse_box(row["answer"])
-    return SampleAnswer(label=arm.label, address=arm.address, text=row["answer"], box=box, **values)
+    values = {"text": row["answer"], "score": row["score"], "blind": row["blind"], "box": parse_box(row["answer"])}
+    return SampleAnswer(label=arm.label, address=arm.address, **values)

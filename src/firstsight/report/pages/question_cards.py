@@ -35,9 +35,8 @@ class ModelAnswer:
     overlap: float | None
     """Intersection over union of that box with the true one."""
     prompt: str
-    """Only where it differs from the card's."""
     truth: str
-    """Only where it differs from the card's."""
+    """Prompt and truth only where they differ from the card's."""
 
     @property
     def is_correct(self) -> bool:
@@ -62,7 +61,6 @@ class QuestionCard:
     tags: tuple[str, ...]
     """What was held out of training, and the split."""
     has_heldout: bool
-    """Whether a part of it was held out of training."""
     answers: tuple[ModelAnswer, ...]
 
     @property
@@ -101,8 +99,21 @@ def question_cards(
         ]
         index, file, first = answers[0]
         benchmarks = tables[index].files[file].benchmarks_of(task)
-        page_image = thumbnails.find(benchmarks, task, first.image_name) if first.image_name else "no image"
-        yield _question_card(kind, difference, page_image, [(index, answer) for index, _, answer in answers])
+        heldout = [f"{tag} held out" for tag, value in first.tags if value == HELDOUT_TAG]
+        yield QuestionCard(
+            task=task,
+            question=question,
+            kind=kind,
+            difference=difference,
+            prompt=first.prompt,
+            truth=readable_answer(first.truth_text),
+            box=parse_truth_box(first.truth),
+            image_name=first.image_name,
+            page_image=thumbnails.find(benchmarks, task, first.image_name) if first.image_name else "no image",
+            tags=(*heldout, *filter(None, [first.split])),
+            has_heldout=bool(heldout),
+            answers=tuple(_model_answer(index, answer, first) for index, _, answer in answers),
+        )
 
 
 def _answer_locations(table: AnswersTable, questions: pl.DataFrame) -> dict[tuple[str, str], list[tuple[int, int]]]:
@@ -113,27 +124,6 @@ def _answer_locations(table: AnswersTable, questions: pl.DataFrame) -> dict[tupl
     for task, question, file, offset in rows.select(*QUESTION_KEY, "file", "offset").iter_rows():
         locations.setdefault((task, question), []).append((file, offset))
     return locations
-
-
-def _question_card(
-    kind: str, difference: float, page_image: PageImage | str, answers: Sequence[tuple[int, StoredAnswer]]
-) -> QuestionCard:
-    first = answers[0][1]
-    heldout = [f"{tag} held out" for tag, value in first.tags if value == HELDOUT_TAG]
-    return QuestionCard(
-        task=first.task,
-        question=first.question,
-        kind=kind,
-        difference=difference,
-        prompt=first.prompt,
-        truth=readable_answer(first.truth_text),
-        box=parse_truth_box(first.truth),
-        image_name=first.image_name,
-        page_image=page_image,
-        tags=(*heldout, *filter(None, [first.split])),
-        has_heldout=bool(heldout),
-        answers=tuple(_model_answer(index, answer, first) for index, answer in answers),
-    )
 
 
 def _model_answer(checkpoint_index: int, answer: StoredAnswer, first: StoredAnswer) -> ModelAnswer:
@@ -158,10 +148,9 @@ def question_lines(tables: Sequence[AnswersTable], question_id: str) -> list[str
     keys = pl.concat([table.rows.select(QUESTION_KEY) for table in tables]).unique(QUESTION_KEY, maintain_order=True)
     matches = keys.filter((pl.col("question") == question_id) | (full_ids == question_id))
     if matches.is_empty():
-        examples = ", ".join("/".join(key) for key in keys.unique("task", maintain_order=True).iter_rows())
-        raise RequestError(
-            f"{question_id}: wanted the id of a question. Got none with an answer. Ids look like {examples}."
-        )
+        examples = ", ".join(map("/".join, keys.unique("task", maintain_order=True).iter_rows()))
+        message = "wanted the id of a question. Got none with an answer"
+        raise RequestError(f"{question_id}: {message}. Ids look like {examples}.")
     questions = matches.with_columns(kind=pl.lit(""), blind=pl.lit(None), difference=pl.lit(0.0))
     thumbnails, names = Thumbnails(), [table.name for table in tables]
     lines = [line for card in question_cards(tables, questions, thumbnails) for line in (*_card_lines(card, names), "")]
@@ -172,20 +161,11 @@ def question_lines(tables: Sequence[AnswersTable], question_id: str) -> list[str
 def _card_lines(card: QuestionCard, names: Sequence[str]) -> Iterator[str]:
     """One question as lines for a terminal."""
     yield f"{escape_invisible(card.task)}/{escape_invisible(card.question)}"
-    if card.image_name:
-        yield _labelled_line("image", card.image_name)
-    yield _labelled_line("prompt", card.prompt)
-    yield _labelled_line("truth", card.truth)
+    lines = [("image", card.image_name)] * bool(card.image_name) + [("prompt", card.prompt), ("truth", card.truth)]
     for answer in card.answers:
-        notes = [f"score {format_score(answer.score)}"]
-        notes += [f"overlap {answer.overlap:.2f}"] if answer.overlap is not None else []
-        notes += [] if answer.readable else ["unreadable"]
-        for name, text in (("  prompt", answer.prompt), ("  truth", answer.truth)):
-            if text:
-                yield _labelled_line(name, text)
+        overlap = "" if answer.overlap is None else f", overlap {answer.overlap:.2f}"
+        notes = f"score {format_score(answer.score)}{overlap}{'' if answer.readable else ', unreadable'}"
+        lines += [line for line in (("  prompt", answer.prompt), ("  truth", answer.truth)) if line[1]]
         label = f"{names[answer.checkpoint_index]}{' without the image' if answer.blind else ''}"
-        yield _labelled_line(label, f"{answer.text or '(nothing)'}  [{', '.join(notes)}]")
-
-
-def _labelled_line(label: str, text: str) -> str:
-    return f"{label}: " + escape_invisible(text).replace("\n", "\n    ")
+        lines.append((label, f"{answer.text or '(nothing)'}  [{notes}]"))
+    yield from (f"{label}: " + escape_invisible(text).replace("\n", "\n    ") for label, text in lines)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from tokenizers import Tokenizer as Fast
@@ -52,17 +53,14 @@ class TokenDecoder:
     def token_texts(self, ids: Sequence[int]) -> list[TokenText]:
         """One entry for each of `ids`, in order."""
         texts: list[TokenText] = []
-        run: list[int] = []
-        for token_id in ids:
-            if token_id not in self._special_names:
-                run.append(token_id)
-                continue
-            texts += self._decode_run(run)
-            texts.append(TokenText(text=self._special_names[token_id], is_special=True))
-            run = []
-        return texts + list(self._decode_run(run))
+        for is_special, run in groupby(ids, self._special_names.__contains__):
+            texts += map(self._special_text, run) if is_special else self._decode_run(run)
+        return texts
 
-    def _decode_run(self, run: Sequence[int]) -> Iterator[TokenText]:
+    def _special_text(self, token_id: int) -> TokenText:
+        return TokenText(text=self._special_names[token_id], is_special=True)
+
+    def _decode_run(self, run: Iterable[int]) -> Iterator[TokenText]:
         """Texts of tokens that are not special; tokens are joined wherever one ends inside a character."""
         utf8_decoder = codecs.getincrementaldecoder("utf-8")("strict")
         pending: list[bytes] = []
@@ -93,23 +91,16 @@ class TokenDecoder:
 
 def _join_bytes(parts: Sequence[bytes]) -> Iterator[TokenText]:
     """The text of tokens that form characters only together, with the first of them."""
-    if not parts:
-        return
     data = b"".join(parts)
-    try:
-        text, is_invalid_utf8 = data.decode(), False
-    except UnicodeDecodeError:
-        text, is_invalid_utf8 = data.decode(errors="backslashreplace"), True
-    yield TokenText(text=text, is_invalid_utf8=is_invalid_utf8)
-    for _ in parts[1:]:
-        yield TokenText(text="", is_continuation=True, is_invalid_utf8=is_invalid_utf8)
+    text = data.decode(errors="backslashreplace")
+    is_invalid = text.encode() != data
+    for index in range(len(parts)):
+        yield TokenText(text="" if index else text, is_continuation=index > 0, is_invalid_utf8=is_invalid)
 
 
 def _decoder_types(decoder: Any) -> set[str]:
     """The types of a tokenizer file's decoder and of its parts."""
-    if not decoder:
-        return set()
-    return {decoder["type"]}.union(*map(_decoder_types, decoder.get("decoders", [])))
+    return {decoder["type"]}.union(*map(_decoder_types, decoder.get("decoders", []))) if decoder else set()
 
 
 def _byte_alphabet() -> Iterator[tuple[str, bytes]]:
