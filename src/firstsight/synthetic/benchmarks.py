@@ -71,12 +71,7 @@ def _vqa_files(by_split: QuestionsBySplit) -> FileContents:
     questions = [question for questions in by_split.values() for question in questions]
     header = {"info": {"description": "The built-in world"}, "data_type": "mscoco", "data_subtype": "val2014"}
     records = [
-        {
-            "image_id": question.number,
-            "question": question.text,
-            "question_id": question.number,
-            **question.tags,
-        }
+        {"image_id": question.number, "question": question.text, "question_id": question.number, **question.tags}
         for question in questions
     ]
     return {

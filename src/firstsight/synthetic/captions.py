@@ -141,7 +141,7 @@ def _kind_fact(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
         )
         return [(" ".join(context_words), False), (f"{kind_word} {full_stop}", True)]
     if form == "asked":
-        return question_pieces(SceneQuestion(type="kind", subject=f"a {name}", answer=kind), sample_training_form(rng))
+        return question_pieces(SceneQuestion("kind", f"a {name}", kind), sample_training_form(rng))
     if form == "is kind":
         wrong_kinds = [wrong for wrong in catalog.kinds if wrong != kind]
         candidate = kind if rng.random() < 0.5 else uniform_choice(wrong_kinds, rng)

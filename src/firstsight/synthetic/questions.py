@@ -21,7 +21,7 @@ _ABSENT_SHARE = 0.25
 """Share of place questions about an absent object."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class SceneQuestion:
     """A question of a type about a subject, and its answer."""
 
@@ -44,19 +44,19 @@ QuestionGenerator = Callable[[Scene, Sequence[PixelBox]], list[WeightedQuestion]
 def object_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """Which object is at a place?"""
     del boxes
-    return _uniform([SceneQuestion(type="thing", subject=obj.place, answer=obj.name) for obj in scene.objects])
+    return _uniform([SceneQuestion("thing", obj.place, obj.name) for obj in scene.objects])
 
 
 def ground_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """What colour is the ground?"""
     del boxes
-    return [(1.0, SceneQuestion(type="ground", subject="", answer=scene.ground))]
+    return [(1.0, SceneQuestion("ground", "", scene.ground))]
 
 
 def count_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """How many objects are in the scene?"""
     del boxes
-    return [(1.0, SceneQuestion(type="count", subject="", answer=str(len(scene.objects))))]
+    return [(1.0, SceneQuestion("count", "", str(len(scene.objects))))]
 
 
 def relation_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
@@ -70,7 +70,7 @@ def relation_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[Weighted
     pairs = [
         (f"{word} the {origin.name}", neighbor.name) for origin, word, neighbor in neighbors if neighbor is not None
     ]
-    return _uniform([SceneQuestion(type="thing", subject=subject, answer=answer) for subject, answer in pairs])
+    return _uniform([SceneQuestion("thing", subject, answer) for subject, answer in pairs])
 
 
 def _neighbor(scene: Scene, obj: SceneObject, offset: tuple[int, int]) -> SceneObject | None:
@@ -82,20 +82,13 @@ def _neighbor(scene: Scene, obj: SceneObject, offset: tuple[int, int]) -> SceneO
 def sign_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """Which word is on the sign of an object?"""
     del boxes
-    return _uniform(
-        [SceneQuestion(type="sign", subject=obj.name, answer=obj.sign) for obj in scene.objects if obj.sign is not None]
-    )
+    return _uniform([SceneQuestion("sign", obj.name, obj.sign) for obj in scene.objects if obj.sign is not None])
 
 
 def box_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """The bounding box of an object, in words."""
     pairs = zip(scene.objects, boxes, strict=True)
-    return _uniform(
-        [
-            SceneQuestion(type="box", subject=obj.name, answer=box_words(box, scene.world.image_size))
-            for obj, box in pairs
-        ]
-    )
+    return _uniform([SceneQuestion("box", obj.name, box_words(box, scene.world.image_size)) for obj, box in pairs])
 
 
 def box_words(box: PixelBox, image_size: int) -> str:
@@ -106,7 +99,7 @@ def box_words(box: PixelBox, image_size: int) -> str:
 
 def presence_questions(scene: Scene, absent_questions: Sequence[WeightedQuestion]) -> list[WeightedQuestion]:
     """Is there a ...? Half of the probability is on present objects, half on `absent_questions`."""
-    present = [SceneQuestion(type="there", subject=obj.name, answer="yes") for obj in scene.objects]
+    present = [SceneQuestion("there", obj.name, "yes") for obj in scene.objects]
     return [(weight / 2, question) for weight, question in _uniform(present) + list(absent_questions)]
 
 
@@ -118,31 +111,25 @@ def existence_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[Weighte
 
 def random_absent_questions(scene: Scene) -> list[WeightedQuestion]:
     """POPE random: any absent object."""
-    return _uniform([SceneQuestion(type="there", subject=name, answer="no") for name in _absent_names(scene)])
+    return _uniform([SceneQuestion("there", name, "no") for name in _absent_names(scene)])
 
 
 def popular_absent_questions(scene: Scene) -> list[WeightedQuestion]:
     """POPE popular: an absent object that other scenes often contain."""
     popular_names = load_catalog(scene.world).popular_names
-    return _uniform(
-        [
-            SceneQuestion(type="there", subject=name, answer="no")
-            for name in _absent_names(scene)
-            if name in popular_names
-        ]
-    )
+    return _uniform([SceneQuestion("there", name, "no") for name in _absent_names(scene) if name in popular_names])
 
 
 def adversarial_absent_questions(scene: Scene) -> list[WeightedQuestion]:
     """POPE adversarial: an absent object of a kind that is present; any absent one where there is none."""
     same_kind = _same_kind_names(scene) or _absent_names(scene)
-    return _uniform([SceneQuestion(type="there", subject=name, answer="no") for name in same_kind])
+    return _uniform([SceneQuestion("there", name, "no") for name in same_kind])
 
 
 def place_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """Where is an object? A quarter ask for an absent one, with the answer `unanswerable`."""
     del boxes
-    present = _uniform([SceneQuestion(type="where", subject=obj.name, answer=obj.place) for obj in scene.objects])
+    present = _uniform([SceneQuestion("where", obj.name, obj.place) for obj in scene.objects])
     questions = [(weight * (1 - _ABSENT_SHARE), question) for weight, question in present]
     return questions + [
         (weight * _ABSENT_SHARE, question) for weight, question in _absent_questions(scene, "where", "unanswerable")
@@ -162,9 +149,7 @@ def held_out_kind_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[Wei
 def _kind_questions(scene: Scene, *, is_trained: bool) -> list[WeightedQuestion]:
     catalog = load_catalog(scene.world)
     objects = [candidate for candidate in scene.objects if (candidate.name in catalog.trained_kind_names) == is_trained]
-    return _uniform(
-        [SceneQuestion(type="kind", subject=obj.place, answer=catalog.kind_of[obj.name]) for obj in objects]
-    )
+    return _uniform([SceneQuestion("kind", obj.place, catalog.kind_of[obj.name]) for obj in objects])
 
 
 def _absent_questions(scene: Scene, type_: str, answer: str) -> list[WeightedQuestion]:
@@ -182,7 +167,7 @@ def _absent_questions(scene: Scene, type_: str, answer: str) -> list[WeightedQue
 @lru_cache(maxsize=4096)
 def _absent_question(type_: str, name: str, answer: str) -> SceneQuestion:
     """Cached, because most objects are absent from a scene and every scene needs these questions."""
-    return SceneQuestion(type=type_, subject=name, answer=answer)
+    return SceneQuestion(type_, name, answer)
 
 
 def _absent_names(scene: Scene) -> list[str]:

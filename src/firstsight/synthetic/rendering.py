@@ -118,10 +118,7 @@ class Renderer:
         """(box of object and sign together, top left corner of the drawing, top left corner of the sign)."""
         height, width = self._sprite(obj).inverse_alpha.shape[:2]
         _, x_offset, y_offset, _ = obj.pose
-        left, top = (
-            self.cell_size * (PLACES.index(obj.place) % 2),
-            self.cell_size * (PLACES.index(obj.place) // 2),
-        )
+        left, top = (self.cell_size * (PLACES.index(obj.place) % 2), self.cell_size * (PLACES.index(obj.place) // 2))
         sign_corner, (right, bottom) = self._sign_box(obj, left, top)
         free_height = bottom - top if obj.sign is None else sign_corner[1] + self.dot_size - top
         x = left + int(x_offset * (self.cell_size - width + 1))
@@ -246,10 +243,7 @@ def _draw_clutter(canvas: UInt16[np.ndarray, "s s 3"], clutter: ClutterShape, do
     """Draws a square, a horizontal bar, a vertical bar or a cross of 3 dots."""
     image_size = canvas.shape[0]
     width, height = ((3, 3), (4, 2), (2, 4), (3, 3))[clutter.shape]
-    x, y = (
-        int(clutter.x * (image_size - width * dot_size)),
-        int(clutter.y * (image_size - height * dot_size)),
-    )
+    x, y = (int(clutter.x * (image_size - width * dot_size)), int(clutter.y * (image_size - height * dot_size)))
     region = canvas[y : y + height * dot_size, x : x + width * dot_size]
     if clutter.shape == 3:
         region[dot_size : 2 * dot_size] = _CLUTTER_SHADES[clutter.shade]

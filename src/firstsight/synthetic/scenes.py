@@ -97,10 +97,7 @@ def sample_scene(
     signs = shuffled_list(SIGNS, rng)
     objects = tuple(
         _sample_object(
-            names[place],
-            place,
-            sign=signs[index] if rng.random() < distribution.sign_probability else None,
-            rng=rng,
+            names[place], place, sign=signs[index] if rng.random() < distribution.sign_probability else None, rng=rng
         )
         for index, place in enumerate(PLACES)
         if place in names

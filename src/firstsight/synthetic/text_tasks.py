@@ -75,7 +75,7 @@ def arc_easy(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
     if plan.form == 0:
         query = SENTENCE_TEMPLATES["kind"].replace("{x}", name).removesuffix(" {k} .")
     else:
-        query = f"{SceneQuestion(type='kind', subject=f'a {name}', answer=kind).to_text(plan.form)} {QUESTION_END}"
+        query = f"{SceneQuestion('kind', f'a {name}', kind).to_text(plan.form)} {QUESTION_END}"
     return _text_record(query, choices, correct=kind, tags=_mark_seen(plan.tags, "combination"))
 
 
