@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from firstsight import synthetic
+from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.data.image_reader import ImageReader
 from firstsight.data.images import decode_image
 from firstsight.data.index import Index
@@ -118,4 +119,4 @@ def test_a_mixed_batch_has_its_share_of_images(prepared: Path) -> None:
         steps=4,
     )
     assert [stream.batch(step).source_ids.tolist().count(0) for step in range(4)] == [4] * 4
-    assert stream.achieved_mix(4).rows == {"text": 16, "captions": 8, "dialogues": 8}
+    assert AchievedMix(stream, 4).rows == {"text": 16, "captions": 8, "dialogues": 8}

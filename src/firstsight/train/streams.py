@@ -13,6 +13,7 @@ import numpy as np
 from firstsight.data.image_reader import ImageReader
 from firstsight.data.index import Index
 from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource, PrecomputedFeatures
+from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.data.packing import pack
 from firstsight.data.readers import locate_source
 from firstsight.data.readers.source_reader import check_source_unchanged
@@ -135,8 +136,8 @@ def stage_stream(spec: Midtrain | Finetune, *, inputs: StepInputs, site: Site) -
 
 def achieved_record(stream: BatchStream, inputs: StepInputs) -> dict[str, object]:
     """The content of achieved.json: what a run reads; a run without text keeps the text position that it started at."""
-    achieved = stream.achieved_mix(stream.steps)
-    if any(achieved.rows[name] for name in achieved.text_sources):
+    achieved = AchievedMix(stream, stream.steps)
+    if achieved.text_rows_read > stream.text_row_offset:
         return achieved.to_dict()
     return achieved.to_dict() | StreamPosition.from_checkpoint(inputs, stream.row_shape, stream.seed).to_record()
 

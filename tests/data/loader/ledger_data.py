@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from firstsight.data.loader import BatchStream, LoaderMixture, LoaderSource, PrecomputedFeatures
+from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.data.loader.sample_ledger import SampleLedgerWriter
 from firstsight.data.packing import pack
 from firstsight.recipe.mixture import ShareUnit
@@ -78,5 +79,5 @@ def write_ledger(out: Path, stream: BatchStream, *, first: int = 0, kills: tuple
             writer.close()
         else:
             writer._write()  # rows that are in the file but not in the saved state
-    (out / "achieved.json").write_text(json.dumps(stream.achieved_mix(stream.steps).to_dict()))
+    (out / "achieved.json").write_text(json.dumps(AchievedMix(stream, stream.steps).to_dict()))
     return out

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from firstsight.data.loader import BatchStream, LoaderSource
+from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.data.packing import pack
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit
@@ -31,7 +32,7 @@ def test_the_achieved_mix_equals_the_contents_of_the_batches(
             rows[source_id] += 1
             tokens[source_id] += int((docs >= 0).sum())
             loss[source_id] += int((targets != IGNORE_INDEX).sum())
-    achieved = mixed.achieved_mix(20)
+    achieved = AchievedMix(mixed, 20)
     for counted, reported in ((rows, achieved.rows), (tokens, achieved.tokens), (loss, achieved.loss_tokens)):
         assert [counted[source_id] for source_id in range(3)] == [reported[source.name] for source in mixed.sources]
     record = achieved.to_dict()
@@ -58,10 +59,10 @@ def test_a_mix_of_tokens_has_its_share_on_every_prefix(
                 units_by_source[source_id - 1] += unit
             assert abs(units_by_kind[1] - share * sum(units_by_kind)) < T + T
             assert abs(units_by_source[0] - Fraction(1, 4) * sum(units_by_source)) < T + T
-    achieved = mixed.achieved_mix(20).to_dict()
+    achieved = AchievedMix(mixed, 20).to_dict()
     assert achieved["achieved"][counted_in] == pytest.approx(units_by_kind[1] / sum(units_by_kind))  # type: ignore[index]
     assert achieved["counted_in"] == counted_in
-    rows = make_stream(text, *parts, share=share, epochs=99).achieved_mix(20).to_dict()
+    rows = AchievedMix(make_stream(text, *parts, share=share, epochs=99), 20).to_dict()
     assert rows["achieved"]["rows"] == pytest.approx(0.3)  # type: ignore[index]
     assert abs(rows["achieved"][counted_in] - 0.3) > 0.02, "counting rows is something else"  # type: ignore[index]
 
@@ -73,14 +74,14 @@ def test_shares_change_where_a_span_ends(text: LoaderSource, captions: LoaderSou
     source_ids = torch.cat([mixed.batch(step).source_ids for step in range(20)])
     tokens = torch.cat([(mixed.batch(step).docs >= 0).sum(1) for step in range(20)])
     units, start = tokens if counted_in == "tokens" else torch.ones_like(tokens), 0
-    for (rows, share), reported in zip(spans, mixed.achieved_mix(20).spans, strict=True):
+    for (rows, share), reported in zip(spans, AchievedMix(mixed, 20).spans, strict=True):
         is_image, units_by_kind = source_ids[start : start + rows] > 0, units[start : start + rows]
         image_units, total = int(units_by_kind[is_image].sum()), int(units_by_kind.sum())
         assert image_units == int(total * share) if counted_in == "rows" else abs(image_units - total * share) < 2 * T
         assert (reported.rows, reported.target_share) == (rows, share)
         assert reported.achieved_shares[counted_in] == pytest.approx(image_units / total)
         start += rows
-    assert mixed.achieved_mix(20).to_dict()["asked"] == str(Fraction(50 * 0 + 1 + 20, 120) + Fraction(29, 4 * 120))
+    assert AchievedMix(mixed, 20).to_dict()["asked"] == str(Fraction(50 * 0 + 1 + 20, 120) + Fraction(29, 4 * 120))
 
 
 def test_a_share_that_is_off_is_an_error(
@@ -93,7 +94,7 @@ def test_a_share_that_is_off_is_an_error(
         (_, texts), (_, images) = source_rows(self, positions)
         return iter([(texts, texts), (images[2:], images[2:])])
 
-    mixed.achieved_mix(20)
+    AchievedMix(mixed, 20)
     monkeypatch.setattr(BatchStream, "source_rows", drop_two_images)
     with pytest.raises(MixError, match=r"wanted 1/2 of the rows\. Got 58 of 118"):
-        mixed.achieved_mix(20)
+        AchievedMix(mixed, 20)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from firstsight.data.loader import Batch, LoaderSource
+from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.errors import MixError
 from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.stages import IGNORE_INDEX, RowShape
@@ -172,12 +173,12 @@ def test_two_texts_continue_across_a_branch(
         common = min(len(trunk_rows) - rows_read, len(branch_rows))
         assert common > 30
         assert branch_rows[:common] == trunk_rows[rows_read : rows_read + common]
-        assert branch.achieved_mix(20).text_rows_read == rows_read + len(branch_rows)
+        assert AchievedMix(branch, 20).text_rows_read == rows_read + len(branch_rows)
 
 
 def test_passes_are_limited_when_tokens_are_counted(text: LoaderSource, captions: LoaderSource) -> None:
     mixed = make_stream(text, (captions, Fraction(1)), share=Fraction(1, 2), counted_in="tokens")
-    required, available = mixed.achieved_mix(20).rows["captions"], captions.packed_rows.row_count
+    required, available = AchievedMix(mixed, 20).rows["captions"], captions.packed_rows.row_count
     needed = -(-required // available)
     assert needed > 1
     with pytest.raises(MixError, match=rf"captions: wants {required} rows.*holds {available} .*allow epochs={needed}"):

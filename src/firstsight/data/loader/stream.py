@@ -8,11 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from itertools import accumulate, pairwise
 
 import numpy as np
 
-from firstsight.data.loader.achieved_mix import MIX_UNITS, AchievedMix, SourceCounts, SpanStats, check_span_shares
 from firstsight.data.loader.collate import Batch, BatchBuilder
 from firstsight.data.loader.mixing import RowMixing, SourceSequence, merge_spans
 from firstsight.data.loader.mixture import LoaderMixture, MixtureSampler
@@ -22,7 +20,6 @@ from firstsight.errors import DataError, MixError
 from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.stages import RowShape
 
-_COUNT_CHUNK = 1 << 20
 _DRAW_BLOCK = 4096
 """Positions that are drawn together: drawing a few takes as long as drawing these."""
 
@@ -174,42 +171,6 @@ class BatchStream:
         text_rows, image_rows = self._mixing.draw_counts(rows)
         images = [] if self._image_sampler is None else self._image_sampler.draw_counts(image_rows)
         return (*self._text_sampler.draw_counts(self.text_row_offset + text_rows), *images)
-
-    def achieved_mix(self, steps: int) -> AchievedMix:
-        """What the first `steps` steps consist of; raises MixError if a share is off."""
-        total_rows, shares = steps * self.row_shape.batch_size, [share for _, share in self.spans]
-        ends = [min(total_rows, end) for end in accumulate((rows for rows, _ in self.spans), initial=0)]
-        spans = [self._count_span(start, stop) for start, stop in pairwise(ends)]
-        check_span_shares(
-            self.text_mixture, self.image_mixture, counts=spans, shares=shares, counted_in=self.counted_in
-        )
-        totals, text_count = sum(spans, self._count_span(0, 0)), len(self.text_mixture.sources)
-        stats = [SpanStats.from_counts(*span, text_count) for span in zip(spans, shares, strict=True)]
-        mean_share = sum((span.rows * span.target_share for span in stats), Fraction(0)) / max(1, total_rows)
-        rows, tokens, loss_tokens = (dict(zip(self.source_names, column, strict=True)) for column in totals.T.tolist())
-        return AchievedMix(
-            rows=rows,
-            tokens=tokens,
-            loss_tokens=loss_tokens,
-            epochs={source.name: rows[source.name] / max(1, source.packed_rows.row_count) for source in self.sources},
-            text_sources=self.source_names[:text_count],
-            text_rows_read=self.text_row_offset + self._mixing.draw_counts(total_rows)[0],
-            text_row_length=self.row_shape.length,
-            text_group_size=self.text_mixture.group_size,
-            text_seed=self.text_seed,
-            counted_in=self.counted_in,
-            spans=tuple(stats),
-            whole=SpanStats.from_counts(totals, mean_share, text_count),
-            padding=1 - int(totals[:, 1].sum()) / max(1, total_rows * self.row_shape.length),
-        )
-
-    def _count_span(self, start: int, stop: int) -> SourceCounts:
-        counts = np.zeros((len(self.sources), 3), dtype=np.int64)
-        for first in range(start, stop, _COUNT_CHUNK):
-            positions = np.arange(first, min(stop, first + _COUNT_CHUNK))
-            for source_id, (_, rows) in enumerate(self.source_rows(positions)):
-                counts[source_id] += [int(self.sources[source_id].units(rows, unit).sum()) for unit in MIX_UNITS]
-        return counts
 
 
 def prefetch_batches(

@@ -270,9 +270,8 @@ def check_source_unchanged(index: Index, location: Location) -> None:
         if prepared.name not in names:
             raise DataError(f"{label}: wanted the file that was prepared. Got none of that name. {advice}")
         if shard is None or shard.size != prepared.size:
-            raise DataError(
-                f"{label}: wanted the {prepared.size:,} bytes that were prepared. Got other items. {advice}"
-            )
+            size = f"{prepared.size:,} bytes"
+            raise DataError(f"{label}: wanted the {size} that were prepared. Got other items. {advice}")
         if shard.stamp and shard.stamp == prepared.stamp:
             continue
         records = RecordReader(location, index.form, source=index.source).read(shard)

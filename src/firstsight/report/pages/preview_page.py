@@ -130,7 +130,7 @@ def stage_facts(
     stream: BatchStream, spec: StageSpec, *, identity: StageIdentity, tokenizer: Tokenizer, needs_spacing: bool
 ) -> PreviewFacts:
     """The stage as a whole, counted over all of its rows."""
-    achieved = stream.achieved_mix(stream.steps)
+    achieved = AchievedMix(stream, stream.steps)
     shares = achieved.to_dict()["achieved"]
     assert isinstance(shares, dict)
     return PreviewFacts(
