@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from firstsight import synthetic
-from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.data.image_reader import ImageReader
 from firstsight.data.images import decode_image
 from firstsight.data.index import Index
 from firstsight.data.loader import BatchStream, LoaderMixture, LoaderSource, PrecomputedFeatures
+from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.data.packing import pack
 from firstsight.data.prepare import prepare
 from firstsight.data.readers import RecordReader, list_shards
