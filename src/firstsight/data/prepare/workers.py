@@ -14,11 +14,10 @@ from firstsight.worker_process import WorkerProcess
 _TARGET = "firstsight.data.prepare.workers:serve_shards"
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """There are as many processes as cores: each computes on one thread."""
+_Progress = tuple[Shard, ShardProgress]
 
 
-def write_shards(
-    job: PrepareJob, shards: Sequence[Shard], *, worker_count: int
-) -> Iterator[tuple[Shard, ShardProgress]]:
+def write_shards(job: PrepareJob, shards: Sequence[Shard], *, worker_count: int) -> Iterator[_Progress]:
     """Write the parts of `shards` in `worker_count` processes, or in this one, and yield the progress of each shard.
 
     Raises the error of the first shard that fails; parts that are finished by then stay.
@@ -32,9 +31,7 @@ def write_shards(
             yield shard, progress
 
 
-def _write_in_workers(
-    job: PrepareJob, shards: Sequence[Shard], worker_count: int
-) -> Iterator[tuple[Shard, ShardProgress]]:
+def _write_in_workers(job: PrepareJob, shards: Sequence[Shard], worker_count: int) -> Iterator[_Progress]:
     # The largest shard first, so that no process works on it alone at the end.
     pending = sorted(shards, key=lambda shard: -shard.byte_count)
     workers: list[WorkerProcess] = []

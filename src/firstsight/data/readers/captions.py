@@ -22,6 +22,8 @@ _SYNTHETIC_EXTENSION = "syn.json"
 _needs_content = content_of((*IMAGE_EXTENSIONS, "txt", "json", _SYNTHETIC_EXTENSION))
 TarSample = Mapping[str, tuple[TarMember, bytes]]
 """Members of a sample and their bytes, by extension."""
+SyntheticCaptions = Mapping[str, object] | None
+"""syn_text by key, and by "uid <uid>", from another folder; None: in the samples themselves."""
 
 
 def read_captions_tar(context: ReadContext) -> Iterator[Record | RejectedRecord]:
@@ -52,10 +54,8 @@ def _members_by_extension(entries: Sequence[tuple[TarMember, bytes]]) -> TarSamp
     return sample
 
 
-def _make_image_text(
-    context: ReadContext, key: str, sample: TarSample, external: Mapping[str, object] | None
-) -> ImageText:
-    extension = next((extension for extension in IMAGE_EXTENSIONS if extension in sample), None)
+def _make_image_text(context: ReadContext, key: str, sample: TarSample, external: SyntheticCaptions) -> ImageText:
+    extension = next(filter(sample.__contains__, IMAGE_EXTENSIONS), None)
     if extension is None:
         raise RecordError("no picture", f"has {', '.join(sample)}, none of {', '.join(IMAGE_EXTENSIONS)}")
     is_synthetic, choice = context.caption_choice(key)
@@ -63,11 +63,9 @@ def _make_image_text(
         caption = select_caption(_synthetic_captions(key, sample, external), choice)
     else:
         caption = _original_caption(sample)
-    text = parse_caption(caption)
-    member, content = sample[extension]
-    image = ImageLocation(
-        shard=context.shard.name, offset=member.offset_data, size=member.size, hash=perceptual_hash(content)
-    )
+    text, (member, content) = parse_caption(caption), sample[extension]
+    image_hash, shard = perceptual_hash(content), context.shard.name
+    image = ImageLocation(shard=shard, offset=member.offset_data, size=member.size, hash=image_hash)
     return ImageText(id=key, image=image, caption=text, synthetic=is_synthetic)
 
 
@@ -81,7 +79,7 @@ def _original_caption(sample: TarSample) -> object:
     return caption
 
 
-def _synthetic_captions(key: str, sample: TarSample, external: Mapping[str, object] | None) -> object:
+def _synthetic_captions(key: str, sample: TarSample, external: SyntheticCaptions) -> object:
     """The synthetic captions of a sample: from the same tar, or from the external ones by its key or else its uid."""
     if external is None:
         member = sample.get(_SYNTHETIC_EXTENSION)
@@ -99,7 +97,7 @@ def select_caption(captions: object, choice: int) -> object:
 
 
 def _load_synthetic_captions(context: ReadContext) -> dict[str, object]:
-    """syn_text by key, and by "uid <uid>", from the tar of the shard's name in `location.captions`."""
+    """Captions of the tar of the shard's name in `location.captions`."""
     folder, digest, name = open_folder(context.location.captions), ReadDigest(), context.shard.name
     if not folder.has_file(name):
         raise DataError(

@@ -66,9 +66,8 @@ def parse_dialogue(
 ) -> Dialogue:
     """A dialogue from any of the known forms; `columns` maps turns, question and answer to other names."""
     turns = [turn for raw_turn in _find_turns(row, columns) for turn in _normalize_turn(raw_turn)]
-    record_id = row.get("id")
-    normalized = {"conversations": turns} | ({} if record_id is None else {"id": record_id})
-    return parse_llava_dialogue(normalized, default_id=default_id, image=image)
+    record_id = default_id if row.get("id") is None else row["id"]
+    return parse_llava_dialogue({"conversations": turns, "id": record_id}, default_id=default_id, image=image)
 
 
 def _find_turns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Sequence[object]:
@@ -91,7 +90,7 @@ def _find_turns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Sequence[
 def _transpose_turns(columns: Mapping[str, Sequence[object]]) -> list[object]:
     """Turns from a table that stores them as one list a field."""
     lists = [column if isinstance(column, Sequence) else [] for column in columns.values()]
-    if len({len(column) for column in lists}) != 1:
+    if len(set(map(len, lists))) != 1:
         raise RecordError("field missing", "turns whose fields have different lengths")
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 

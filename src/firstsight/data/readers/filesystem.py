@@ -109,11 +109,7 @@ class SourceFolder:
     def names(self, *extensions: str) -> list[str]:
         """Sorted names of the selected files with one of `extensions` (in any case), hidden ones left out."""
         names = self._all_names() if self.selected_names is None else self.selected_names
-        return sorted(
-            name
-            for name in names
-            if name.lower().endswith(extensions) and not any(part.startswith(".") for part in name.split("/"))
-        )
+        return sorted(name for name in names if name.lower().endswith(extensions) and "/." not in f"/{name}")
 
     def _all_names(self) -> Iterator[str]:
         if self.is_local:
@@ -130,8 +126,12 @@ class SourceFolder:
         path = self.path(name)
         try:
             info: Mapping[str, Any] = self.filesystem.info(path)
-            stamp = str(Path(path).stat().st_mtime_ns) if self.is_local else _file_stamp(info)
-            return FileInfo(size=int(info["size"]), stamp=stamp)
+            if self.is_local:
+                stamp = Path(path).stat().st_mtime_ns
+            else:
+                stamp = next((info[key] for key in _STAMP_KEYS if info.get(key)), "")
+            stamp = stamp.timestamp() if isinstance(stamp, datetime) else stamp
+            return FileInfo(size=int(info["size"]), stamp=str(stamp))
         except (OSError, TypeError) as error:
             raise DataError(f"{path}: wanted a file of known size. Got {error}. Check the path.") from None
 
@@ -241,7 +241,13 @@ class ReadContext:
 
 def open_folder(path: str) -> SourceFolder:
     """The folder of a path: a folder (over http it ends in /), a file, or a pattern with * ? {a,b} {0000..0009}."""
-    filesystem, root = _open_filesystem(path)
+    try:
+        filesystem, root = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        raise MissingPackage(f"{path}: {error}. Install what this kind of path needs, or copy the data.") from None
+    except ValueError as error:
+        raise RequestError(f"{path}: wanted a path or a URL that fsspec knows. Got {error}.") from None
+    root = root if root == "/" else str(root).rstrip("/")
     if re.search(r"[*?{]", path) and not (isinstance(filesystem, LocalFileSystem) and filesystem.exists(root)):
         return _match_pattern(path, filesystem, root)
     is_http = path.startswith(("http://", "https://"))
@@ -251,16 +257,6 @@ def open_folder(path: str) -> SourceFolder:
         raise DataError(f"{path}: wanted a folder, a file or a pattern. Got no such path. Check the source's path.")
     base_path, _, name = root.rpartition("/")
     return SourceFolder(original_path=path, filesystem=filesystem, base_path=base_path, selected_names=(name,))
-
-
-def _open_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        filesystem, root = fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        raise MissingPackage(f"{path}: {error}. Install what this kind of path needs, or copy the data.") from None
-    except ValueError as error:
-        raise RequestError(f"{path}: wanted a path or a URL that fsspec knows. Got {error}.") from None
-    return filesystem, root if root == "/" else str(root).rstrip("/")
 
 
 def _match_pattern(path: str, filesystem: fsspec.AbstractFileSystem, root: str) -> SourceFolder:
@@ -299,11 +295,6 @@ def _walk_local(base_path: str) -> Iterator[str]:
         visited.add(real_path)
         prefix = Path(root).relative_to(base_path).as_posix()
         yield from (name if prefix == "." else f"{prefix}/{name}" for name in files)
-
-
-def _file_stamp(info: Mapping[str, Any]) -> str:
-    value = next((info[key] for key in _STAMP_KEYS if info.get(key)), "")
-    return str(value.timestamp() if isinstance(value, datetime) else value)
 
 
 def skip_bytes(stream: BinaryStream, count: int) -> int:

@@ -126,26 +126,20 @@ def _resolve_columns(
     context: ReadContext, names: Sequence[str], layouts: Sequence[Sequence[str]], optional_fields: Sequence[str]
 ) -> dict[str, str]:
     """The column of each field of the first complete layout."""
-    configured = context.location.columns
+    configured, got = context.location.columns, ", ".join(names)
     for field, column in configured.items():
         if column not in names:
-            raise DataError(
-                f"{context.path}: wanted a column {column!r} ({field}). Got {', '.join(names)}. Name another."
-            )
-
-    def find_column(field: str) -> str | None:
-        if field in configured:
-            return configured[field]
-        return next((name for name in _DEFAULT_COLUMNS.get(field, (field,)) if name in names), None)
-
+            raise DataError(f"{context.path}: wanted a column {column!r} ({field}). Got {got}. Name another.")
     for layout in layouts:
-        columns = {
-            field: name for field in (*layout, "id", *optional_fields) if (name := find_column(field)) is not None
-        }
+        columns = dict[str, str]()
+        for field in (*layout, "id", *optional_fields):
+            candidates = [configured[field]] if field in configured else _DEFAULT_COLUMNS.get(field, (field,))
+            if name := next(filter(names.__contains__, candidates), None):
+                columns[field] = name
         if all(field in columns for field in layout):
             return columns
     expected = " or ".join(" and ".join(layout) for layout in layouts)
     raise DataError(
-        f"{context.path}: wanted columns for {expected}. Got {', '.join(names)}. "
+        f"{context.path}: wanted columns for {expected}. Got {got}. "
         f"Name them in the site file: columns = {{{layouts[0][0]} = ...}}."
     )
