@@ -50,8 +50,8 @@ def qk_norm_size(named: dict[str, int]) -> int:
 
 @pytest.mark.parametrize("vocabulary", [50_432, 66_816], ids=["text", "with image codes"])
 @pytest.mark.parametrize("published", OPENLM)
-def test_openlm_parameter_counts_match_built_models(published: Callable[[int], LMSpec], vocabulary: int) -> None:
-    spec = published(vocabulary)
+def test_openlm_parameter_counts_match_built_models(published: Callable[..., LMSpec], vocabulary: int) -> None:
+    spec = published(vocab_size=vocabulary)
     assert spec.vocab_size == vocabulary
     assert spec.parameters() == sum(parameter_sizes(spec).values())
 

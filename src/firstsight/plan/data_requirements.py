@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import floor
 
 from firstsight.plan.step import Step
-from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned
+from firstsight.recipe.mixture import DataSource, External, Recaptioned
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.units import Share
 
@@ -70,24 +70,21 @@ def _has_estimated_rows(step: Step) -> bool:
 
 
 def _required_tokens(step: Step) -> Iterator[tuple[DataSource, int]]:
-    """Every source of a training step with the tokens that it must have."""
+    """Every source of a training step with the tokens that it must have in one pass."""
+    epochs = 1
     match step.spec:
         case TrunkSegment(pretrain=pretrain, end=end):
-            yield from _required_by_source(pretrain.text, pretrain.tokens_at(end), epochs=1)
+            mixtures = [(pretrain.text, pretrain.tokens_at(end))]
         case Midtrain() | Finetune() as stage:
             epochs = stage.epochs if isinstance(stage, Finetune) else 1
             image_rows = count_image_rows(stage)
             text_tokens = _text_tokens_until(step) if stage.row_shape.rows(stage.tokens) > image_rows else 0
-            yield from _required_by_source(stage.mix.text, text_tokens, epochs=epochs)
-            yield from _required_by_source(stage.mix.images, image_rows * stage.row_shape.length, epochs=epochs)
+            mixtures = [(stage.mix.text, text_tokens), (stage.mix.images, image_rows * stage.row_shape.length)]
         case _:
-            return
-
-
-def _required_by_source(mixture: Mixture, tokens: int, *, epochs: int) -> Iterator[tuple[DataSource, int]]:
-    """What each source must have in one pass if the mixture gives `tokens` in all."""
-    for component in mixture.components:
-        yield component.source, -(-floor(tokens * component.share) // (component.max_epochs * epochs))
+            mixtures = []
+    for mixture, tokens in mixtures:
+        for component in mixture.components:
+            yield component.source, -(-floor(tokens * component.share) // (component.max_epochs * epochs))
 
 
 def _text_tokens_until(step: Step | None) -> int:

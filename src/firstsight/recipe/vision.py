@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import External, SyntheticCaptions
@@ -107,6 +107,11 @@ class _Tower:
     fit: ImageFit
 
     @property
+    def towers(self) -> tuple[TowerSpec, ...]:
+        """The encoders that run on every image, in the order of their channels."""
+        return (cast(TowerSpec, self),)
+
+    @property
     def image_size(self) -> int:
         """Pixels a side."""
         return self.vit.image_size
@@ -132,11 +137,6 @@ class Siglip(_Tower):
     TAG: ClassVar = "siglip"
     weights: ContrastiveTraining | External
 
-    @property
-    def towers(self) -> tuple[TowerSpec, ...]:
-        """The encoders that run on every image, in the order of their channels."""
-        return (self,)
-
     def flops(self) -> int:
         return self.vit.flops()
 
@@ -158,18 +158,14 @@ class Dinov2(_Tower):
     """Patches a side of the published position embeddings: 37 for 518 pixels in patches of 14."""
     weights: External
 
-    @property
-    def towers(self) -> tuple[TowerSpec, ...]:
-        return (self,)
-
     def flops(self) -> int:
         return self.vit.flops(1 + self.registers)
 
     def parameters(self) -> int:
         """Weights that are run: all blocks but the last, without the last norm."""
-        width, vit = self.vit.width, self.vit
-        block_weights = (vit.layers - 1) * (vit.block_parameters() + 2 * width)
-        return block_weights + (3 * vit.patch_size**2 + 1 + self.position_grid_size**2 + 2 + self.registers) * width
+        vit = self.vit
+        embeddings = 3 * vit.patch_size**2 + 1 + self.position_grid_size**2 + 2 + self.registers
+        return (vit.layers - 1) * (vit.block_parameters() + 2 * vit.width) + embeddings * vit.width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ Source: open_lm's and DCLM's configurations (paper sections 1.1 and 3); each che
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import Llama3Rope, LMSpec, Rope, llama_family_spec, openlm_spec
@@ -15,29 +16,17 @@ NEOX_VOCAB_SIZE = 50_432
 """The paper's text embeddings: the GPT-NeoX tokenizer's vocabulary, rounded up."""
 
 
-def openlm_79m(vocab_size: int = NEOX_VOCAB_SIZE) -> LMSpec:
-    """The paper's small model."""
-    return openlm_spec(layers=8, width=512, heads=4, vocab_size=vocab_size)
+_openlm = partial(openlm_spec, vocab_size=NEOX_VOCAB_SIZE)
 
-
-def openlm_154m(vocab_size: int = NEOX_VOCAB_SIZE) -> LMSpec:
-    """Run by the authors, but not in the paper's tables."""
-    return openlm_spec(layers=24, width=576, heads=8, vocab_size=vocab_size)
-
-
-def openlm_411m(vocab_size: int = NEOX_VOCAB_SIZE) -> LMSpec:
-    """Run by the authors, but not in the paper's tables."""
-    return openlm_spec(layers=24, width=1024, heads=8, vocab_size=vocab_size)
-
-
-def openlm_1b(vocab_size: int = NEOX_VOCAB_SIZE) -> LMSpec:
-    """The paper's main model: 1,439,795,200 parameters without the weights of QK-norm."""
-    return openlm_spec(layers=24, width=2048, heads=16, vocab_size=vocab_size)
-
-
-def openlm_7b(vocab_size: int = NEOX_VOCAB_SIZE) -> LMSpec:
-    """The paper's large model: 6,889,410,560 parameters without the weights of QK-norm."""
-    return openlm_spec(layers=32, width=4096, heads=32, vocab_size=vocab_size)
+openlm_79m = partial(_openlm, layers=8, width=512, heads=4)
+"""The paper's small model."""
+openlm_154m = partial(_openlm, layers=24, width=576, heads=8)
+openlm_411m = partial(_openlm, layers=24, width=1024, heads=8)
+"""Run by the authors, like `openlm_154m`, but not in the paper's tables."""
+openlm_1b = partial(_openlm, layers=24, width=2048, heads=16)
+"""The paper's main model: 1,439,795,200 parameters without the weights of QK-norm."""
+openlm_7b = partial(_openlm, layers=32, width=4096, heads=32)
+"""The paper's large model: 6,889,410,560 parameters without the weights of QK-norm."""
 
 
 def smollm2_135m() -> LMSpec:
