@@ -31,8 +31,6 @@ _TOML_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "Mapping[str, str]": (dict, "a table"),
 }
 """What TOML has for a field of Site or Location, by the field's annotation, and its name in messages."""
-_MINIMA = {"threads": 1, "readers": 1}
-"""Other numbers start at 0."""
 
 
 def read_site(path: Path, *, defaults: Site | None = None) -> Site:
@@ -85,7 +83,8 @@ def _read_value(key: str, value: Any, annotation: str, *, path: Path, header: st
     if annotation == "Mapping[str, str]":
         for name, item in value.items():
             _check_type(item, "str", f"{location}.{name}")
-    if annotation in ("int", "float") and value < (minimum := _MINIMA.get(key, 0)):
+    minimum = 1 if key in ("threads", "readers") else 0
+    if annotation in ("int", "float") and value < minimum:
         raise RequestError(f"{location}: wanted at least {minimum}. Got {value}. Correct that line.")
     if key == "loss" and value not in LOSS_IMPLEMENTATIONS:
         raise RequestError(f"{location}: wanted {' or '.join(LOSS_IMPLEMENTATIONS)}. Got {value!r}. Correct that line.")

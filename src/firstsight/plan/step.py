@@ -19,7 +19,7 @@ from typing import Any, cast
 from firstsight.errors import RequestError, UnknownName
 from firstsight.recipe.mixture import External, Recaptioned, SyntheticCaptions
 from firstsight.recipe.model import LMSpec
-from firstsight.recipe.serialize import to_json
+from firstsight.recipe.serialize import canonical_json, to_json
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, TrunkSegment
 from firstsight.units import Share
 
@@ -67,7 +67,13 @@ class Step:
     address: str = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = sha256(self.canonical_identity().encode()).hexdigest()[:12]
+        identity = {
+            "kind": self.kind,
+            "spec": json_with_digests(self.spec, self.content_ids),
+            "needs": {role: parent.address for role, parent in self.needs},
+            "version": self.version,
+        }
+        digest = sha256(canonical_json(identity).encode()).hexdigest()[:12]
         hint = _hint(self.spec, self.content_ids)
         slug = f"{self.kind}-{hint}" if hint and hint != self.kind else self.kind
         object.__setattr__(self, "address", f"{slug}-{digest}")
@@ -76,16 +82,6 @@ class Step:
     def slug(self) -> str:
         """The readable part of the address: the kind, and the setting that distinguishes it from its siblings."""
         return self.address[:-13]
-
-    def canonical_identity(self) -> str:
-        """Everything that the address depends on, as one line of JSON."""
-        identity = {
-            "kind": self.kind,
-            "spec": json_with_digests(self.spec, self.content_ids),
-            "needs": {role: parent.address for role, parent in self.needs},
-            "version": self.version,
-        }
-        return json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def parent(self, role: str) -> Step | None:
         """The input in `role`, if any."""
@@ -207,7 +203,7 @@ def _step_differences(first: Step, second: Step, *, path: str, visited: set[obje
 
 def _json_differences(first: Any, second: Any, *, path: str) -> Iterator[FieldDifference]:
     """Compare canonical JSON values field by field; 1, 1.0 and true are three values."""
-    if json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True):
+    if canonical_json(first) == canonical_json(second):
         return
     values, others = _children(first), _children(second)
     if not values or not others or values.get("type") != others.get("type"):

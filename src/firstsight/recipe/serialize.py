@@ -53,6 +53,6 @@ def from_json(value: Any) -> Any:
     return SPEC_CLASSES[tag](**{key: from_json(item) for key, item in body.items() if key != "type"})
 
 
-def canonical_json(value: object) -> str:
-    """Canonical text: sorted keys, no spaces, the same for equal specs on every machine."""
-    return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+def canonical_json(value: Any) -> str:
+    """Plain JSON as canonical text: sorted keys, no spaces, the same for equal values on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
