@@ -25,7 +25,7 @@ from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.lm_eval.adapter import (
     Firstsight,
     LmEvalAdapter,
-    _GenerationOptions,
+    _generation_options,
 )
 from firstsight.evaluate.models.native import NativeModel
 from firstsight.hub.export import export_checkpoint
@@ -236,13 +236,10 @@ def test_an_answer_ends_before_the_first_stop(model: NativeModel) -> None:
     ],
 )
 def test_generation_options_are_those_of_lm_evals_own_models(gen_kwargs: dict[str, Any]) -> None:
-    expected, results = (
-        normalize_gen_kwargs(gen_kwargs, default_max_gen_toks=256),
-        _GenerationOptions.from_kwargs(gen_kwargs, seed=0),
-    )
-    sampled = results.sampling
-    assert (results.max_tokens, list(results.until)) == (expected["max_gen_toks"], expected["until"])
-    assert (0.0 if sampled is None else sampled.temperature) == expected.get("temperature", 0.0)
+    expected = normalize_gen_kwargs(gen_kwargs, default_max_gen_toks=256)
+    until, max_tokens, sampling = _generation_options(gen_kwargs, seed=0)
+    assert (max_tokens, list(until)) == (expected["max_gen_toks"], expected["until"])
+    assert (0.0 if sampling is None else sampling.temperature) == expected.get("temperature", 0.0)
 
 
 @pytest.mark.parametrize(

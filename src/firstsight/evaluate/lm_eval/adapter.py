@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import groupby
 from os import sched_getaffinity
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
@@ -147,24 +147,24 @@ class LmEvalAdapter(TemplateLM):
         """A generated answer for each context, cut before the first of the texts in `until`."""
         contexts = [str(request.args[0]) for request in requests]
         self._check_vocabulary(contexts)
-        groups: dict[_GenerationOptions, list[int]] = {}
+        groups: dict[tuple[tuple[str, ...], int, Sampling | None], list[int]] = {}  # requests with equal options
         for position, request in enumerate(requests):
             _, gen_kwargs = request.args  # pyright: ignore[reportAssignmentType]
-            groups.setdefault(_GenerationOptions.from_kwargs(gen_kwargs, seed=self._seed), []).append(position)
+            groups.setdefault(_generation_options(gen_kwargs, seed=self._seed), []).append(position)
         answers: dict[int, str] = {}
-        for options, positions in groups.items():
-            max_tokens = min(options.max_tokens, self.max_length - 1)
+        for (until, max_tokens, sampling), positions in groups.items():
+            max_tokens = min(max_tokens, self.max_length - 1)
             limit = self.max_length - max_tokens
             generated = generate(
                 self._native_model.checkpoint.model,
                 [self.tok_encode(contexts[position])[-limit:] for position in positions],
-                stop=self._stop_tokens(options.until),
+                stop=self._stop_tokens(until),
                 max_new_tokens=max_tokens,
-                sampling=options.sampling and replace(options.sampling, first_index=positions[0]),
+                sampling=sampling and replace(sampling, first_index=positions[0]),
             )
             for position, ids in zip(positions, generated, strict=True):
                 text = self._tokenizer.decode(ids)
-                for stop in options.until:
+                for stop in until:
                     text = text.split(stop)[0]
                 answers[position] = text
             self._on_progress(Progress(done=len(answers), total=len(requests), unit="answers"))
@@ -177,32 +177,26 @@ class LmEvalAdapter(TemplateLM):
         return [self.eot_token_id, self._tokenizer.special_ids.answer, *sequences]
 
 
-class _GenerationOptions(NamedTuple):
-    """The generation options of a request; requests with equal options are generated together."""
+def _generation_options(gen_kwargs: Mapping[str, Any], *, seed: int) -> tuple[tuple[str, ...], int, Sampling | None]:
+    """(until, most tokens, sampling or None for greedy decoding), interpreted as by lm-eval's own models.
 
-    until: tuple[str, ...]
-    max_tokens: int
-    sampling: Sampling | None
-    """None for greedy decoding."""
-
-    @classmethod
-    def from_kwargs(cls, gen_kwargs: Mapping[str, Any], *, seed: int) -> _GenerationOptions:
-        """The options in a request, interpreted as by lm-eval's own models; RequestError for unknown ones."""
-        present = {key: value for key, value in gen_kwargs.items() if value is not None}
-        options: dict[str, Any] = dict(normalize_gen_kwargs(present, default_max_gen_toks=_DEFAULT_MAX_GEN_TOKS))
-        unknown = options.keys() - _GENERATION_KEYS
-        if options.get("num_beams", 1) != 1:
-            unknown |= {"num_beams"}
-        if unknown:
-            raise RequestError(
-                f"generation: wanted until, max_gen_toks and sampling. Got {', '.join(sorted(unknown))}. "
-                "Leave it out of the task or of --gen_kwargs."
-            )
-        sampling = None
-        if options["do_sample"] and (temperature := options.get("temperature", 0.0)) != 0:
-            top_k, top_p = options.get("top_k") or None, options.get("top_p")
-            sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        return cls(tuple(text for text in options["until"] if text), options["max_gen_toks"], sampling)
+    RequestError for unknown options.
+    """
+    present = {key: value for key, value in gen_kwargs.items() if value is not None}
+    options: dict[str, Any] = dict(normalize_gen_kwargs(present, default_max_gen_toks=_DEFAULT_MAX_GEN_TOKS))
+    unknown = options.keys() - _GENERATION_KEYS
+    if options.get("num_beams", 1) != 1:
+        unknown |= {"num_beams"}
+    if unknown:
+        raise RequestError(
+            f"generation: wanted until, max_gen_toks and sampling. Got {', '.join(sorted(unknown))}. "
+            "Leave it out of the task or of --gen_kwargs."
+        )
+    sampling = None
+    if options["do_sample"] and (temperature := options.get("temperature", 0.0)) != 0:
+        top_k, top_p = options.get("top_k") or None, options.get("top_p")
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    return tuple(text for text in options["until"] if text), options["max_gen_toks"], sampling
 
 
 @register_model(MODEL_NAME)

@@ -70,11 +70,6 @@ def _query(row: Mapping[str, Any], location: str) -> ChoiceQuery:
     return ChoiceQuery(query=row["query"], choices=choices, gold=gold, extra_fields=extra_fields)
 
 
-def query_row(query: ChoiceQuery) -> dict[str, Any]:
-    """A record for a definition that uses query, choices and gold as they are."""
-    return {**query.extra_fields, "query": query.query, "choices": list(query.choices), "gold": query.gold}
-
-
 def definition_row(name: str, query: ChoiceQuery) -> dict[str, Any] | None:
     """A record for lm-eval's definition of task `name`; None if the definition cannot express the question."""
     fields = _definition_fields(name, query.query, query.choices, query.gold)

@@ -28,9 +28,6 @@ from firstsight.evaluate.tasks import TASKS
 
 _FEWSHOT_CONFIG = f"{{sampler: !function {__name__}.LocalFewshotSampler}}"
 
-Sample = dict[str, Any]
-"""lm-eval's record of one question: doc, target, arguments, resps, and a value for each of its metrics."""
-
 
 class LoadedTask(NamedTuple):
     """A task that lm-eval can run."""
@@ -95,9 +92,10 @@ def write(name: str, folder: Path, out: Path) -> Path:
     return path
 
 
-def collect_samples(model: LmEvalAdapter, loaded: Mapping[str, LoadedTask]) -> dict[str, list[Sample]]:
+def collect_samples(model: LmEvalAdapter, loaded: Mapping[str, LoadedTask]) -> dict[str, list[dict[str, Any]]]:
     """lm-eval's samples by task, zero-shot, in the order of the task's documents.
 
+    A sample has doc, target, arguments, resps, and a value for each of the task's metrics.
     By `evaluate` instead of `simple_evaluate`, which sets the process's seeds and queries the machine's drivers.
     """
     lm_eval_tasks = [loaded_task.task for loaded_task in loaded.values()]
@@ -134,11 +132,12 @@ def definition_dataset(folder: str, name: str, *, examples: bool, **_: object) -
 
 def query_dataset(folder: str, name: str, ending: str = "", **_: object) -> dict[str, Dataset]:
     """The evaluated split of a copy in query form; called by lm-eval for `_query_definition`."""
-    queries = _evaluated_rows(name, Path(folder))[1]
-    query_rows = [doc_adapters.query_row(query) for query in queries or ()]
-    for row in query_rows:
-        row["query"] = row["query"].removesuffix(ending) + ending
-    dataset = Dataset.from_list(query_rows)
+    queries = _evaluated_rows(name, Path(folder))[1] or ()
+    rows: list[dict[str, Any]] = []
+    for query in queries:
+        text = query.query.removesuffix(ending) + ending
+        rows.append({**query.extra_fields, "query": text, "choices": list(query.choices), "gold": query.gold})
+    dataset = Dataset.from_list(rows)
     return {"test": dataset, "train": dataset.select([])}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,32 +25,13 @@ class LmEvalTask:
     """The data set's configuration, which may be a subfolder of an offline copy; empty if there is only one."""
     split: str
     """The split that is evaluated."""
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     """The columns that the definition reads."""
 
 
+_TASKS_FILE = files("firstsight.evaluate.lm_eval").joinpath("tasks.json")
 LM_EVAL_TASKS: Mapping[str, LmEvalTask] = {
-    name: LmEvalTask(file=f"{file}.yaml", config=config, split=split, columns=tuple(columns.split()))
-    for name, file, config, split, columns in (
-        ("agieval_sat_en", "agieval/sat-en", "", "test", "query choices gold"),
-        ("arc_easy", "arc/arc_easy", "ARC-Easy", "test", "question choices answerKey"),
-        *(
-            (
-                f"bigbench_{name}_multiple_choice",
-                f"bigbench/multiple_choice/{name}",
-                f"{name}_zero_shot",
-                "default",
-                "inputs targets multiple_choice_targets",
-            )
-            for name in ("conceptual_combinations", "cs_algorithms")
-        ),
-        ("boolq", "super_glue/boolq/default", "boolq", "validation", "passage question label"),
-        ("copa", "super_glue/copa/default", "copa", "validation", "premise choice1 choice2 question label"),
-        ("hellaswag", "hellaswag/hellaswag", "", "validation", "ctx_a ctx_b activity_label endings label"),
-        ("mathqa", "mathqa/mathqa", "", "test", "Problem options correct"),
-        ("piqa", "piqa/piqa", "", "validation", "goal sol1 sol2 label"),
-        ("pubmedqa", "pubmedqa/pubmedqa", "pubmed_qa_labeled_fold0_source", "test", "CONTEXTS QUESTION final_decision"),
-    )
+    name: LmEvalTask(**fields) for name, fields in json.loads(_TASKS_FILE.read_text(encoding="utf-8")).items()
 }
 
 
@@ -69,10 +52,8 @@ def find_definition(name: str) -> Path:
 
 def missing_lm_eval() -> MissingPackage:
     """The error for a machine without lm-eval."""
-    return MissingPackage(
-        "lm_eval is not installed; it is for text tasks at the paper's scale. "
-        "Install it: pip install 'firstsight[eval]'"
-    )
+    purpose = "it is for text tasks at the paper's scale"
+    return MissingPackage(f"lm_eval is not installed; {purpose}. Install it: pip install 'firstsight[eval]'")
 
 
 @cache

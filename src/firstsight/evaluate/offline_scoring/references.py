@@ -66,22 +66,18 @@ def read_references(paths: Sequence[Path], task: Task) -> References:
         )
     # A variant's additions to the prompt do not matter for the score of existing answers.
     base_task = TASKS[task.variant_of] if task.variant_of is not None and task.answer_type == "words" else task
-    questions = base_task.read_questions(own_files)
-    if not questions:
-        names = ", ".join(path.name for path in own_files)
-        raise DataError(f"{names}: wanted {task.name}'s questions. Got none. Is the file complete?")
     records = {key: record for path in question_files for key, record in _read_question_file(path).items()}
-    return References(questions=questions, question_records=records, benchmark_files=own_files)
+    return References(
+        questions=base_task.read_questions(own_files), question_records=records, benchmark_files=own_files
+    )
 
 
 def _list_files(folder: Path, task: Task) -> Sequence[Path]:
     """The files directly in a folder, since its subfolders may be of other tasks or splits."""
     subfolders = sorted({path.parent.name for path in folder.glob("*/*.json*")})
     if subfolders and not any(path.is_file() for path in folder.iterdir()):
-        raise DataError(
-            f"{folder}: wanted {task.name}'s own files. Got folders: {', '.join(subfolders)}. "
-            "Give the one that has them."
-        )
+        names = ", ".join(subfolders)
+        raise DataError(f"{folder}: wanted {task.name}'s own files. Got folders: {names}. Give the one that has them.")
     return benchmark_files(folder)
 
 

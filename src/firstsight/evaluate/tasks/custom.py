@@ -74,23 +74,18 @@ def _check_values(path: Path, *, prompt: Any, metric: Any, answered: Any, chance
 
 def _has_images(paths: Sequence[Path], is_choice: bool, task_path: Path) -> bool:
     """Whether the questions have images; DataError if only some have."""
-    rows = _read_records(paths)
-    image_flags = [record.fields.get("image") is not None for record in rows]
-    if any(image_flags) != all(image_flags):
-        problem = "has no image, and others have one. Split the benchmark into two folders."
-        raise rows[image_flags.index(False)].error(problem)
-    if not any(image_flags) and not is_choice:
+    rows = records.read_records(single_file(paths, "questions.jsonl"))
+    without_images = [row for row in rows if row.fields.get("image") is None]
+    if 0 < len(without_images) < len(rows):
+        raise without_images[0].error("has no image, and others have one. Split the benchmark into two folders.")
+    if len(without_images) == len(rows) and not is_choice:
         raise DataError(f'{task_path}: questions without images are answered by choice. Got "words". Add choices.')
-    return any(image_flags)
-
-
-def _read_records(paths: Sequence[Path]) -> list[BenchmarkRecord]:
-    return records.read_records(single_file(paths, "questions.jsonl"))
+    return len(without_images) < len(rows)
 
 
 def _read_questions(paths: Sequence[Path], *, metric: str, is_choice: bool) -> tuple[Question, ...]:
-    questions = [_question(record, metric, is_choice=is_choice) for record in _read_records(paths)]
-    return records.require_unique_ids(questions, paths)
+    rows = records.read_records(single_file(paths, "questions.jsonl"))
+    return records.require_unique_ids([_question(row, metric, is_choice=is_choice) for row in rows], paths)
 
 
 def _question(record: BenchmarkRecord, metric: str, *, is_choice: bool) -> Question:

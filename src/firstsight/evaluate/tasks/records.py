@@ -81,22 +81,19 @@ def read_records(path: Path) -> list[BenchmarkRecord]:
     """The records of a list, of JSON lines, or of an object keyed by ids."""
     content = load_json(path)
     if isinstance(content, dict) and content and all(isinstance(row, dict) for row in content.values()):
-        return [
-            BenchmarkRecord(key=key, index=index, location=f"{path}: record {key}", fields=row)
-            for index, (key, row) in enumerate(content.items())
-        ]
+        return list_records(list(content.values()), path, keys=list(content))
     return list_records(content if isinstance(content, list) else [content], path)
 
 
-def list_records(rows: Sequence[Any], path: Path) -> list[BenchmarkRecord]:
-    """The records of a list in a file; DataError for one that is no object."""
-    for number, row in enumerate(rows, start=1):
+def list_records(rows: Sequence[Any], path: Path, *, keys: Sequence[str | None] | None = None) -> list[BenchmarkRecord]:
+    """The records of a list in a file, with their ids if they have any; DataError for one that is no object."""
+    records: list[BenchmarkRecord] = []
+    for index, (row, key) in enumerate(zip(rows, keys or [None] * len(rows), strict=True)):
+        location = f"{path}: record {index + 1 if key is None else key}"
         if not isinstance(row, dict):
-            raise DataError(f"{path}: record {number} is no object: {str(row)[:80]}. Is this the benchmark's own file?")
-    return [
-        BenchmarkRecord(key=None, index=index, location=f"{path}: record {index + 1}", fields=row)
-        for index, row in enumerate(rows)
-    ]
+            raise DataError(f"{location} is no object: {str(row)[:80]}. Is this the benchmark's own file?")
+        records.append(BenchmarkRecord(key=key, index=index, location=location, fields=row))
+    return records
 
 
 def text_field(record: Any, key: str, location: Path | str) -> str:
@@ -167,7 +164,7 @@ def normalize_box(
     return (max(left / width, 0.0), max(top / height, 0.0), min(right / width, 1.0), min(bottom / height, 1.0))
 
 
-def find_file_with_key(contents: Mapping[Path, Any], key: str) -> Path | None:
+def file_with_key(contents: Mapping[Path, Any], key: str) -> Path | None:
     """The one file that is an object with `key`; None if there is none, DataError if there are several."""
     paths = [path for path, content in contents.items() if isinstance(content, dict) and key in content]
     if len(paths) > 1:

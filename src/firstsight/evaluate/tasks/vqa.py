@@ -71,7 +71,7 @@ def _annotated_questions(
 
 
 def _is_vqa_form(contents: Mapping[Path, Any]) -> bool:
-    return any(records.find_file_with_key(contents, key) for key in ("questions", "annotations"))
+    return any(records.file_with_key(contents, key) for key in ("questions", "annotations"))
 
 
 def _join_vqa_files(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
@@ -102,9 +102,7 @@ def _join_vqa_files(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
 
 
 def _find_vqa_files(contents: Mapping[Path, Any]) -> tuple[Path, Path]:
-    questions_path, annotations_path = (
-        records.find_file_with_key(contents, key) for key in ("questions", "annotations")
-    )
+    questions_path, annotations_path = (records.file_with_key(contents, key) for key in ("questions", "annotations"))
     pairs = (("questions", questions_path), ("annotations", annotations_path))
     problems = [f"no {kind}" for kind, path in pairs if path is None]
     problems += [f"{path.name} beside them" for path in contents if path not in (questions_path, annotations_path)]
@@ -157,7 +155,7 @@ def _parse_textvqa(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
     question_contents = {path: content for path, content in contents.items() if not _has_only_ocr_tokens(content)}
     if _is_vqa_form(question_contents):
         return _join_vqa_files(question_contents)
-    path = records.find_file_with_key(question_contents, "data")
+    path = records.file_with_key(question_contents, "data")
     if path is None or len(question_contents) > 1:
         raise DataError(
             f"{records.join_paths(contents)}: wanted TextVQA_0.5.1_val.json or the VQA form's two files. "
@@ -180,7 +178,7 @@ def _has_only_ocr_tokens(content: Any) -> bool:
 def _ocr_tokens(contents: Mapping[Path, Any]) -> dict[str, list[str]]:
     """OCR tokens by image; a file with only tokens has precedence over tokens in the questions' file."""
     token_contents = {path: content for path, content in contents.items() if _has_only_ocr_tokens(content)}
-    path = records.find_file_with_key(token_contents or contents, "data")
+    path = records.file_with_key(token_contents or contents, "data")
     tokens: dict[str, list[str]] = {}
     for record in list_records(_data_rows(contents[path]), path) if path else ():
         value = record.fields.get("ocr_tokens", [])
