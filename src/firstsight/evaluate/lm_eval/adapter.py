@@ -220,8 +220,8 @@ class Firstsight(LmEvalAdapter):
                 f"Got {', '.join(sorted(unknown_args)) or 'no path'}. Write --model_args path=FOLDER."
             )
         if max_length < 2:
-            problem = f"wanted at least 2 tokens. Got {max_length}. Leave it out for {DEFAULT_MAX_LENGTH}."
-            raise RequestError(f"max_length: {problem}")
+            remedy = f"Leave it out for {DEFAULT_MAX_LENGTH}."
+            raise RequestError(f"max_length: wanted at least 2 tokens. Got {max_length}. {remedy}")
         batch_contexts = _parse_batch_size(batch_size)
         if device.startswith("cuda") and not torch.cuda.is_available():
             # `lm_eval` requests a GPU by default; its own models fall back to the CPU too

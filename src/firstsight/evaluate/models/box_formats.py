@@ -141,15 +141,12 @@ def _infer_unit(boxes: Sequence[str], sizes: Sequence[ImageSize | None]) -> str:
     """The unit of boxes in plain numbers, "pixels" or a key of _UNIT_EXTENTS."""
     edges = [tuple(map(float, match.groups())) for box in boxes if (match := _SIGNED_LIST.fullmatch(box.strip()))]
     largest = max(map(max, edges))
-    exceeds_image = any(
-        right > size[0] + _PIXEL_TOLERANCE or bottom > size[1] + _PIXEL_TOLERANCE
-        for (_, _, right, bottom), size in zip(edges, sizes, strict=True)
-        if size
-    )
     if len(boxes) >= _MIN_BOXES and all(sizes):
         if largest <= _UNIT_EXTENTS["hundredths"]:
             return "hundredths"
-        if not exceeds_image:
+        pairs = zip(edges, sizes, strict=True)
+        excesses = (edge - extent for box, size in pairs for edge, extent in zip(box[2:], size or (), strict=True))
+        if max(excesses) <= _PIXEL_TOLERANCE:
             return "pixels"
         if largest <= _UNIT_EXTENTS["thousandths"]:
             return "thousandths"

@@ -146,13 +146,12 @@ def _match_by_id(answer: AnswerRecord, index: QuestionIndex) -> tuple[_Match | N
 
 def _match_by_image(answer: AnswerRecord, index: QuestionIndex, *, uses_benchmark_ids: bool) -> _Match | None:
     """By the answer's image, which may also be in its id, as LLaVA writes, unless ids are the benchmark's."""
-    candidates = [(answer.image, "image and question")]
-    if not uses_benchmark_ids:
-        candidates.append((answer.id, "question id as the image's, and question"))
+    names = [(answer.image, "image and question")]
+    names += [] if uses_benchmark_ids else [(answer.id, "question id as the image's, and question")]
     if index.is_uniform and answer.image in index.positions_by_id:
         # NoCaps' results name images by number, its questions by file
         return _make_match(index.positions_by_id[answer.image], index, "image")
-    for name, method in candidates:
+    for name, method in names:
         by_text = index.positions_by_image.get(index.image_key(name)) if name else None
         if by_text is None:
             continue
@@ -215,9 +214,8 @@ def _assign_answers(answers: list[AnswerRecord], matches: list[_Match | None], i
     offered: dict[int, list[AnswerRecord]] = defaultdict(list)
     spare: dict[int, list[AnswerRecord]] = defaultdict(list)
     groups: dict[tuple[int, ...], list[AnswerRecord]] = defaultdict(list)
-    for answer, match in zip(answers, matches, strict=True):
-        if match is None:
-            continue
+    matched = [(answer, match) for answer, match in zip(answers, matches, strict=True) if match]
+    for answer, match in matched:
         positions = index.filter_by_split(match.positions, answer.split)
         group = groups[tuple(positions)]
         offset = len(group) % max(len(positions), 1)
@@ -238,7 +236,7 @@ def _assign_answers(answers: list[AnswerRecord], matches: list[_Match | None], i
         duplicates=sum(max(0, len(group) - len(positions)) for positions, group in groups.items() if positions),
         shared_across_splits=len(borrowed),
         contested_positions=tuple(sorted(contested)),
-        method_counts=Counter(match.method for match in matches if match),
+        method_counts=Counter(match.method for _, match in matched),
     )
 
 

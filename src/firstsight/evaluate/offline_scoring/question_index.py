@@ -17,9 +17,7 @@ from firstsight.evaluate.task import Question
 _BOX_TOLERANCE = 0.001
 """Largest difference, as a share of the image, between an edge of a true box and its repetition in rounded pixels."""
 _OPTIONS_MARKER = "\nA. "
-_IMAGE_MARKER = re.compile(
-    r"<\|?/?(?:image|img|im_(?:start|end|patch)|grounding|vision_(?:start|end))[^<>]{0,12}>", re.I
-)
+_IMAGE_MARKER = re.compile(r"(?i)<\|?/?(?:image|img|im_(?:start|end|patch)|grounding|vision_(?:start|end))[^<>]{0,12}>")
 _ROLE_LABEL = re.compile(
     r"^(?:#+\s*)?(?:user|human|question|q|assistant)\s*:\s*|\s*(?:#+\s*)?(?:assistant|answer|short answer)\s*:$"
 )
@@ -102,13 +100,8 @@ class QuestionIndex:
     def find_by_box(self, box: Sequence[float]) -> list[int]:
         """The questions whose true box is nearest to `box`, within the rounding of pixels; else empty."""
         keys = product(*({round(edge - _BOX_TOLERANCE, 2), round(edge + _BOX_TOLERANCE, 2)} for edge in box))
-        distances = {
-            position: self._box_distance(position, box)
-            for key in keys
-            if key in self.positions_by_box
-            for positions in self.positions_by_box[key].values()
-            for position in positions
-        }
+        groups = [group for key in keys for group in self.positions_by_box.get(key, {}).values()]
+        distances = {position: self._box_distance(position, box) for group in groups for position in group}
         smallest = min(distances.values(), default=1.0)
         return sorted(p for p, distance in distances.items() if distance == smallest <= _BOX_TOLERANCE)
 

@@ -123,11 +123,8 @@ def _answer_texts(answers: Sequence[AnswerRecord | None], references: References
     if not has_box_truth(references.questions[0]):
         return texts, ()
     positions = [position for position, answer in enumerate(answers) if answer]
-    boxes, notes = normalize_file_boxes(
-        [texts[position] for position in positions],
-        [str(references.questions[position].image) for position in positions],
-        get_image_sizes=references.image_sizes,
-    )
+    images = [str(references.questions[position].image) for position in positions]
+    boxes, notes = normalize_file_boxes([texts[p] for p in positions], images, get_image_sizes=references.image_sizes)
     for position, box in zip(positions, boxes, strict=True):
         texts[position] = box
     return texts, notes
