@@ -92,12 +92,12 @@ def main() -> None:
         fitting = time.perf_counter() - begin
         for packing in PACKINGS:
             begin = time.perf_counter()
-            told = pack(index, length=length, image_tokens=slots, packing=packing).stats
+            stats = pack(index, length=length, image_tokens=slots, packing=packing).stats
             seconds = time.perf_counter() - begin
             fits = fitting if packing == "best_fit" else 0
-            told_shares = f"{told.images_per_row:10.2f}  {told.padding:7.1%}  {floor:6.1%}  {told.loss_share:10.1%}"
+            shares = f"{stats.images_per_row:10.2f}  {stats.padding:7.1%}  {floor:6.1%}  {stats.loss_share:10.1%}"
             print(
-                f"{shape:9}  {packing:17}  {told.rows:8,}  {told_shares}  {told.truncated:3}  {seconds:6.2f}  {fits:5.2f}"
+                f"{shape:9}  {packing:17}  {stats.rows:8,}  {shares}  {stats.truncated:3}  {seconds:6.2f}  {fits:5.2f}"
             )
 
 

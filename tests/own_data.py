@@ -110,9 +110,10 @@ def small(arm: Arm) -> Arm:
     lm = openlm_spec(layers=2, width=32, heads=2, vocab_size=512)
     mid, tune = arm.stages
     model = replace(mid.model, lm=lm, vision=EYES)
-    trunk = replace(arm.pretrain, model=lm, tokenizer=WORDS, text=TEXT, row_shape=ROWS, tokens=rate(8).tokens, schedule=rate(8))
+    schedule = dict(tokens=rate(8).tokens, schedule=rate(8))
+    trunk = replace(arm.pretrain, model=lm, tokenizer=WORDS, text=TEXT, row_shape=ROWS, **schedule)
     alike = dict(model=model, tokenizer=WORDS, row_shape=ROWS)
-    mid = replace(mid, **alike, mix=mix(SEEN, GROWING), tokens=rate(8).tokens, schedule=rate(8))
+    mid = replace(mid, **alike, mix=mix(SEEN, GROWING), **schedule)
     tune = replace(tune, **alike, mix=mix(TUNED, Share(1)), epoch_tokens=rate(2).tokens, epochs=2, schedule=rate(4))
     return replace(arm, pretrain=trunk, stages=(mid, tune), evaluate=JUDGE)
 

@@ -49,7 +49,11 @@ SEES = VLMSpec(
 )
 TEXT, TURNS, WORDS = named("easy-text", "text"), named("easy-train", "dialogues"), named("easy-words", "tokenizer")
 MIX = ImageTextMix(
-    text=single_source(TEXT), images=single_source(TURNS, max_epochs=2), image_share=Share(1), share_unit="rows", packing="best_fit"
+    text=single_source(TEXT),
+    images=single_source(TURNS, max_epochs=2),
+    image_share=Share(1),
+    share_unit="rows",
+    packing="best_fit",
 )
 
 
