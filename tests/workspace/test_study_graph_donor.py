@@ -101,7 +101,7 @@ REFUSED: list[tuple[Callable[[DonorProject], object], str]] = [
         _swap_token_ids,
         r"my-tokenizer: wanted the tokens of donor-40 under their own numbers\. Got 2 of 320 under others",
     ),
-    (_add_missing_shard, r"no model-00002-of-00002\.safetensors .*Download it again to the end"),
+    (_add_missing_shard, r"no model-00002-of-00002\.safetensors .*Download it again completely"),
     (
         lambda donor: (donor.data / "donor-40" / "model.safetensors").unlink(),
         r"Got spec\.json, tokenizer\.json\. Write",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,10 +42,10 @@ def answers(
     from firstsight.report.answers import AnswersTable
     from firstsight.report.pages.answers_page import render_answers
     from firstsight.report.pages.question_cards import question_lines
+    from firstsight.workspace.evaluation import find_answers
     from firstsight.workspace.sources import as_request_error
-    from firstsight.workspace.stored_answers import find_answers
 
-    checkpoints = [name for name in (checkpoint, other) if name]
+    checkpoints = [checkpoint, other] if other else [checkpoint]
     files = [find_answers(name, study=study, benchmarks=benchmarks, out=out) for name in checkpoints]
     with as_request_error():
         names = _short_names(checkpoints)
@@ -52,8 +53,10 @@ def answers(
         if question:
             terminal.print_lines(question_lines(tables, question))
             return
-        html = render_answers(tables, max_questions=rows, task=task, credit_openmoji=_has_builtin_images(files))
-    page = out / "answers" / f"{_file_name('-against-'.join(names), task)}.html"
+        is_builtin = _has_builtin_images(chain(*files))
+        html = render_answers(tables, max_questions=rows, task=task, credit_openmoji=is_builtin)
+    name_parts = [file_name_part(part)[-90:] for part in ("-against-".join(names), task)]
+    page = out / "answers" / f"{'-'.join(filter(None, name_parts)) or 'answers'}.html"
     Store(out)  # the folder must be a store, so that a later run may use it
     page.parent.mkdir(exist_ok=True)
     page.write_text(html, encoding="utf-8")
@@ -70,18 +73,11 @@ def _short_name(path: Path) -> str:
     if not path.exists():
         return str(path)
     path = path.resolve()
-    if path.name == "answers.jsonl":
-        return path.parent.name
+    path = path.parent if path.name == "answers.jsonl" else path
     return path.stem if path.is_file() else path.name
 
 
-def _file_name(name: str, task: str) -> str:
-    return "-".join(filter(None, [file_name_part(part)[-90:] for part in (name, task)])) or "answers"
-
-
-def _has_builtin_images(files: Sequence[Sequence[AnswerFile]]) -> bool:
+def _has_builtin_images(files: Iterable[AnswerFile]) -> bool:
     """Whether images are of the built-in world, whose drawings must be credited: the step's address says so."""
-    folders = [
-        folder for part in files for file in part for folder in (file.benchmarks_dir, *file.benchmarks_by_task.values())
-    ]
+    folders = (folder for file in files for folder in (file.benchmarks_dir, *file.benchmarks_by_task.values()))
     return any(folder is not None and folder.name.startswith("benchmarks-") for folder in folders)

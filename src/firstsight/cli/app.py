@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -23,25 +23,12 @@ from firstsight.cli.study_options import RUNS, OutOption, requested_study, with_
 from firstsight.errors import FirstsightError, RequestError
 from firstsight.workspace.doctor import machine_findings, missing_package
 
-STOPPED_MESSAGE = "stopped. The same command resumes from what is done."
 STOPPED = 130
 """The exit code after Ctrl-C or SIGTERM."""
 
-STUDY_COMMANDS: dict[str, Callable[..., None]] = {
-    "plan": plan,
-    "run": run,
-    "report": report,
-    "preview": preview,
-    "power": power,
-}
+STUDY_COMMANDS = (plan, run, report, preview, power)
 """Commands whose first argument is the study."""
-
-STUDY_OPTION_COMMANDS: dict[str, Callable[..., None]] = {
-    "explain": explain,
-    "ask": ask,
-    "evaluate": evaluate,
-    "answers": answers,
-}
+STUDY_OPTION_COMMANDS = (explain, ask, evaluate, answers)
 """Commands about arms and addresses; their study is an option."""
 
 
@@ -49,7 +36,7 @@ def doctor(*, out: OutOption = RUNS) -> None:
     """Show what this machine has, what is missing, and what to do."""
     findings = list(machine_findings(out))
     terminal.print_findings(findings)
-    raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
+    raise typer.Exit(int(any(finding.state == "missing" for finding in findings)))
 
 
 def _root(
@@ -66,16 +53,13 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     """All commands; the one in `arguments` has the options that its study adds."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_root)
-    for as_option, commands in ((False, STUDY_COMMANDS), (True, STUDY_OPTION_COMMANDS)):
-        for name, function in commands.items():
-            is_called = arguments[:1] == [name]
-            study = requested_study(arguments[1:], as_option=as_option) if is_called else None
-            app.command(name)(with_study(function, study, as_option=as_option))
-    app.command("prepare")(prepare)
-    app.command("export")(export)
+    for function in (*STUDY_COMMANDS, *STUDY_OPTION_COMMANDS):
+        name, as_option = function.__name__, function in STUDY_OPTION_COMMANDS
+        study = requested_study(arguments[1:], as_option=as_option) if arguments[:1] == [name] else None
+        app.command(name)(with_study(function, study, as_option=as_option))
+    for function in (prepare, export, score, doctor):
+        app.command(function.__name__)(function)
     app.command("import")(import_weights)
-    app.command("score")(score)
-    app.command("doctor")(doctor)
     data = typer.Typer(no_args_is_help=True, help="About prepared data and sample ledgers.")
     data.command("verify")(verify)
     app.add_typer(data, name="data")
@@ -106,7 +90,7 @@ def command(arguments: list[str]) -> int:
         terminal.print_error(message)
         return code
     if code == STOPPED:  # typer turns Ctrl-C into this code
-        terminal.print_error(STOPPED_MESSAGE)
+        terminal.print_error("stopped. The same command resumes from what is done.")
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +19,6 @@ from firstsight.workspace.sources import as_request_error
 
 if TYPE_CHECKING:
     from firstsight.data.verify_ledger import SourceCoverage
-
-EXPORT_FORMATS = ("hf",)
-DTYPES = ("float32", "bfloat16")
 
 
 def ask(
@@ -78,10 +76,9 @@ def export(
 
     Example: firstsight export runs/steps/finetune-1-epoch-3f2a --to hf --out exported
     """
-    if to not in EXPORT_FORMATS:
-        raise UnknownName("form", to, EXPORT_FORMATS)
-    if dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, DTYPES)
+    for noun, name, known in (("form", to, ["hf"]), ("dtype", dtype, ["float32", "bfloat16"])):
+        if name not in known:
+            raise UnknownName(noun, name, known)
     from firstsight.hub.export import export_checkpoint
 
     with as_request_error():
@@ -102,16 +99,16 @@ def verify(
 
     check = verify_ledgers(ledgers)
     if check.coverage:
-        head = ("source", "rows", "distinct", "passes", "repeats", "skipped")
-        terminal.print_table([head, *map(_coverage_row, check.coverage)])
+        terminal.print_table(_coverage_rows(check.coverage))
     if check.problems:
         terminal.print_lines([f"wrong: {problem}" for problem in check.problems])
         raise typer.Exit(1)
     terminal.print_lines(["proved: within every pass each row came once, and the text continues without a gap."])
 
 
-def _coverage_row(source: SourceCoverage) -> tuple[str, ...]:
-    rows, distinct, repeats, skipped = (
-        f"{count:,}" for count in (source.rows, source.distinct_rows, source.repeated_rows, source.skipped_rows)
-    )
-    return source.name, rows, distinct, f"{source.passes:.3f}", repeats, skipped
+def _coverage_rows(sources: Iterable[SourceCoverage]) -> Iterator[tuple[str, ...]]:
+    yield ("source", "rows", "distinct", "passes", "repeats", "skipped")
+    for source in sources:
+        counts = (source.rows, source.distinct_rows, source.repeated_rows, source.skipped_rows)
+        rows, distinct, repeats, skipped = (f"{count:,}" for count in counts)
+        yield source.name, rows, distinct, f"{source.passes:.3f}", repeats, skipped

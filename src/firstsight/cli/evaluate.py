@@ -48,8 +48,7 @@ def evaluate(
     scores = evaluation.scores["tasks"]
     terminal.print_table(_score_table(scores))
     if baselines := [key for key in BASELINE_LABELS if any(task[key] is not None for task in scores.values())]:
-        terminal.print_lines([""])
-        terminal.print_table(_baseline_table(scores, baselines))
+        terminal.print_table(_baseline_table(scores, baselines), title="")
     versions = _version_lines(scores) if evaluation.has_paper_prompts else ()
     terminal.print_lines(["", *versions, *_mean_lines(evaluation.scores), f"kept: {evaluation.folder}"])
 

@@ -19,15 +19,10 @@ from firstsight.units import format_count
 from firstsight.workspace import prepare as preparation
 from firstsight.workspace.sources import current_site
 
-COUNTS = {
-    "samples": "records",
-    "tokens": "tokens",
-    "loss tokens": "loss tokens",
-    "shown": "images shown",
-    "images": "images",
-    "bad": "refused",
-}
-"""Columns of the table of counts, by key of manifest.json."""
+COUNTS = ("samples", "tokens", "loss tokens", "shown", "images", "bad")
+"""Keys of manifest.json that are columns of the table of counts."""
+COUNT_LABELS = {"samples": "records", "shown": "images shown", "bad": "refused"}
+"""The headings of columns, where they are not the keys."""
 
 
 def prepare(
@@ -47,28 +42,26 @@ def prepare(
     Example: firstsight prepare captions/ --form captions --tokenizer tokenizer.json
     """
     site = preparation.site_with_paths(sources, current_site(), jobs=jobs)
-    tokenizer_spec, tokenizer_path = preparation.find_tokenizer(tokenizer, site)
+    tokenizer_spec, path = preparation.find_tokenizer(tokenizer, site)
     requested = [preparation.requested_source(name, form=form, synthetic=synthetic, seed=seed) for name in sources]
     benchmarks = [preparation.find_benchmarks(name, site) for name in against or ()]
-    display, exit_code = TerminalProgress(), 0
+    view, exit_code = TerminalProgress(), 0
     for source in requested:
         spec = Prepare(source=source, tokenizer=tokenizer_spec)
-        folder = preparation.prepared_folder(source, tokenizer_path=tokenizer_path, out=out)
+        folder = preparation.prepared_folder(source, tokenizer_path=path, out=out)
         started, stamp = monotonic(), _time_stamp(folder)
         try:
-            with display.task(folder.name) as on_progress:
-                preparation.prepare_source(
-                    spec, tokenizer_path=tokenizer_path, site=site, out=out, on_progress=on_progress
-                )
+            with view.task(folder.name) as progress:
+                preparation.prepare_source(spec, tokenizer_path=path, site=site, out=out, on_progress=progress)
         except DataError as error:
             terminal.print_error(str(error))
             exit_code = 1
-            if (folder / "refused.json").is_file():
-                _print_counts(f"{folder.name} (refused)", folder, _read_json(folder / "refused.json"))
+            refused = folder / "refused.json"
+            if refused.is_file():
+                _print_counts(f"{folder.name} (refused)", folder, json.loads(refused.read_text()))
             continue
-        is_new = stamp is None or stamp != _time_stamp(folder)
-        _print_source(folder, seconds=monotonic() - started if is_new else None)
-        terminal.print_lines(["", *preparation.audit_source(folder, benchmarks, tokenizer_path)])
+        _print_source(folder, seconds=None if stamp == _time_stamp(folder) else monotonic() - started)
+        terminal.print_lines(["", *preparation.audit_source(folder, benchmarks, path)])
     raise typer.Exit(exit_code)
 
 
@@ -78,13 +71,9 @@ def _time_stamp(folder: Path) -> int | None:
     return manifest.stat().st_mtime_ns if manifest.is_file() else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
 def _print_source(folder: Path, *, seconds: float | None) -> None:
     """Print a prepared source's manifest and how fast it was prepared; `seconds` is None if it was prepared before."""
-    manifest = _read_json(folder / "manifest.json")
+    manifest = json.loads((folder / "manifest.json").read_text())
     counts, captions = manifest["counts"], manifest["captions"]
     _print_counts(folder.name, folder, manifest)
     speed = "was there already"
@@ -97,16 +86,14 @@ def _print_source(folder: Path, *, seconds: float | None) -> None:
 
 
 def _print_counts(title: str, folder: Path, stats: Mapping[str, Any]) -> None:
-    terminal.print_lines(["", title])
-    terminal.print_table(list(_count_rows(stats)))
+    terminal.print_table(_count_rows(stats), title=f"\n{title}")
     if stats["refused"]:
-        terminal.print_lines([""])
-        terminal.print_table(list(_refused_rows(folder, stats["refused"])))
+        terminal.print_table(_refused_rows(folder, stats["refused"]), title="")
 
 
 def _count_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """A row for each split, and the total; an image of two records is counted once, only in the total."""
-    yield ("split", *COUNTS.values())
+    yield ("split", *(COUNT_LABELS.get(key, key) for key in COUNTS))
     splits = stats["splits"] if len(stats["splits"]) > 1 else {}
     for name, counts in (*splits.items(), ("total", stats["counts"])):
         yield (name or "none", *(f"{counts[key]:,}" if key in counts else "" for key in COUNTS))

@@ -56,11 +56,9 @@ class _View:
 
     def __init__(self, console: Console) -> None:
         columns = ("{task.description}", BarColumn(bar_width=28), TaskProgressColumn(), "{task.fields[text]}")
-        has_bars = console.is_terminal
-        self.progress = RichProgress(
-            *columns, console=console, refresh_per_second=4, transient=True, disable=not has_bars
-        )
-        self._console, self._has_bars, self._bars = console, has_bars, dict[str, TaskID]()
+        plain = not console.is_terminal
+        self.progress = RichProgress(*columns, console=console, refresh_per_second=4, transient=True, disable=plain)
+        self._console, self._plain, self._bars = console, plain, dict[str, TaskID]()
         self._started = self._printed = time.monotonic()
 
     def seconds(self) -> float:
@@ -79,12 +77,12 @@ class _View:
 
     def print_regularly(self, line: str) -> None:
         """Print a line if there is no terminal and the last one was printed long enough ago."""
-        if not self._has_bars and time.monotonic() - self._printed >= LINE_INTERVAL:
+        if self._plain and time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
             self.print(line)
 
     def print(self, line: str, *, beside_bars: bool = False) -> None:
-        if beside_bars or not self._has_bars:
+        if beside_bars or self._plain:
             self._console.print(line, markup=False, soft_wrap=True)
 
 

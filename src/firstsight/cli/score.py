@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +15,6 @@ from firstsight.units import parse_share
 
 if TYPE_CHECKING:
     from firstsight.evaluate.offline_scoring.scoring import ScoredAnswers
-
-POPE_COLUMNS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "yes": "yes"}
 
 
 def score(
@@ -53,21 +51,22 @@ def score(
         raise RequestError("\n".join([_too_few_answers(scored, str(allowed)), *details]))
     terminal.print_table(_score_table(scored))
     if scored.splits:
-        terminal.print_lines([""])
-        rows_by_split = (
-            (split, *(_percent(part[key]) for key in POPE_COLUMNS)) for split, part in scored.splits.items()
-        )
-        terminal.print_table([("split", *POPE_COLUMNS.values()), *rows_by_split])
+        terminal.print_table(_split_table(scored.splits), title="")
     terminal.print_lines(["", *details])
 
 
-def _score_table(scored: ScoredAnswers) -> list[tuple[str, ...]]:
-    joined = scored.joined_answers
-    head = ("task", "metric", "score", "95 % interval", "questions", "missing", "unreadable", "others", "duplicates")
+def _score_table(scored: ScoredAnswers) -> Iterator[tuple[str, ...]]:
+    yield ("task", "metric", "score", "95 % interval", "questions", "missing", "unreadable", "others", "duplicates")
+    joined, name = scored.joined_answers, (scored.task.name, scored.task.metric.name)
     counts = (len(scored.rows), scored.missing_count, scored.unreadable_count, len(joined.unmatched), joined.duplicates)
     interval = " to ".join(map(_percent, scored.interval))
-    name = (scored.task.name, scored.task.metric.name)
-    return [head, (*name, _percent(scored.score), interval, *(f"{count:,}" for count in counts))]
+    yield (*name, _percent(scored.score), interval, *(f"{count:,}" for count in counts))
+
+
+def _split_table(splits: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, ...]]:
+    yield ("split", "accuracy", "precision", "recall", "F1", "yes")
+    for name, scores in splits.items():
+        yield (name, *(_percent(scores[key]) for key in ("accuracy", "precision", "recall", "f1", "yes")))
 
 
 def _detail_lines(scored: ScoredAnswers) -> Iterator[str]:
@@ -83,10 +82,8 @@ def _detail_lines(scored: ScoredAnswers) -> Iterator[str]:
         yield f"{questions} no answer, which counts as wrong; the answered ones alone score {answered}"
     if joined.contested_positions:
         ids = ", ".join(scored.rows[position].question.id for position in joined.contested_positions[:4])
-        yield (
-            f"{len(joined.contested_positions):,} of these got several answers that give only image and question text, "
-            f"which another question with another reference shares: {ids}"
-        )
+        answers = f"{len(joined.contested_positions):,} of these got several answers that give only image and question"
+        yield f"{answers} text, which another question with another reference shares: {ids}"
     if joined.shared_across_splits:
         questions = _counted(joined.shared_across_splits, "question is", "questions are")
         yield f"{questions} answered by another split's answer to the same question text and image"

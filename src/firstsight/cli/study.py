@@ -20,9 +20,6 @@ from firstsight.workspace.resolve import compare
 from firstsight.workspace.sources import current_site
 from firstsight.workspace.study_graph import resolve_graph
 
-BUILTIN_SCALES = ("smoke", "cpu")
-"""Scales with built-in data, for a laptop."""
-
 
 def plan(
     study: Study,
@@ -38,7 +35,7 @@ def plan(
     graph = resolve_graph(study, current_site())
     folder = out / "steps"
     stored = {path.name for path in folder.iterdir()} if folder.is_dir() else ()
-    device = device or ("cpu" if study.scale in BUILTIN_SCALES else "h100")
+    device = device or ("cpu" if study.scale in ("smoke", "cpu") else "h100")
     costs = estimate.estimate_cost(graph, estimate.DeviceSpec(device, utilisation=utilisation))
     terminal.print_lines([study.question, "", *render_tree(graph, stored), ""])
     terminal.print_branches(study)
@@ -90,10 +87,8 @@ def explain(
     Example: firstsight explain start-020 start-080 --scale 1b
     """
     differences = compare(first, second, study=study, out=out)
-    if differences:
-        terminal.print_lines([f"{first} | {second}", *map(str, differences)])
-    else:
-        terminal.print_lines([f"{first} and {second} are the same."])
+    head = f"{first} | {second}" if differences else f"{first} and {second} are the same."
+    terminal.print_lines([head, *map(str, differences)])
 
 
 def preview(
@@ -111,8 +106,8 @@ def preview(
     """
     from firstsight.workspace.preview import write_preview
 
-    display = TerminalProgress()
-    page = write_preview(study, arm=arm, stage=stage, first=first, count=rows, out=out, display=display)
+    view = TerminalProgress()
+    page = write_preview(study, arm=arm, stage=stage, first=first, count=rows, out=out, display=view)
     terminal.print_lines([f"preview: {page}"])
 
 

@@ -10,12 +10,13 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 import typer
 
 from firstsight.errors import RequestError
 from firstsight.recipe.scales import SCALES
+from firstsight.units import Share, Tokens
 from firstsight.workspace.study_functions import StudyFunction, StudyParameter, find_study_function, shipped_studies
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of results; made if necessary.")]
@@ -25,6 +26,7 @@ STUDY_ARGUMENT = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped 
 STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that the names belong to.")]
 SCALE_OPTION = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
 SEEDS_OPTION = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Of every arm; default: the scale's.")]
+METAVARS = {Share: "SHARE", Tokens: "TOKENS", int: "N", str: "TEXT"}
 FLAGS = ("--help", "--debug", "--blind", "--no-blind")
 """Options without a value."""
 
@@ -35,26 +37,22 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
     `as_option`: the study is the option --study (default: when), not the first argument.
     """
     own_options = [_option(parameter, study) for parameter in study.parameters] if study else []
-    first, *others = inspect.signature(command, eval_str=True).parameters.values()
+    _, *others = inspect.signature(command, eval_str=True).parameters.values()
     reserved = {"study", "scale", "seeds", *(parameter.name for parameter in others)}
-    clash = reserved & {option.name for option in own_options}
+    clash = ", ".join(sorted(reserved & {option.name for option in own_options}))
     if study is not None and clash:
-        raise RequestError(
-            f"{study.name}: {', '.join(sorted(clash))} is an option of the command. Rename the parameter."
-        )
+        raise RequestError(f"{study.name}: {clash} is an option of the command. Rename the parameter.")
 
     def call(**values: Any) -> None:
-        values.pop(first.name)
-        scale, seeds = values.pop("scale"), values.pop("seeds")
+        _, scale, seeds = (values.pop(name) for name in ("study", "scale", "seeds"))
         assert study is not None  # typer refuses a call without a study
         options = {parameter.name: parameter.parse(values.pop(parameter.name)) for parameter in study.parameters}
-        positional = [values.pop(option.name) for option in others if option.kind is option.POSITIONAL_OR_KEYWORD]
-        command(study.build(scale, seeds=seeds, options=options), *positional, **values)
+        command(study.build(scale, seeds=seeds, options=options), **values)
 
     annotation, default = (STUDY_OPTION, "when") if as_option else (STUDY_ARGUMENT, inspect.Parameter.empty)
-    shared = [_keyword("study", annotation, default), _keyword("scale", SCALE_OPTION, "cpu")]
-    shared.append(_keyword("seeds", SEEDS_OPTION, None))
-    parameters = [*shared, *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in others), *own_options]
+    shared = [("study", annotation, default), ("scale", SCALE_OPTION, "cpu"), ("seeds", SEEDS_OPTION, None)]
+    parameters = [_keyword(*option) for option in shared]
+    parameters += [*(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in others), *own_options]
     call.__doc__, call.__name__ = command.__doc__, command.__name__
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     call.__signature__ = inspect.Signature(parameters)
@@ -67,22 +65,15 @@ def _keyword(name: str, annotation: object, default: object) -> inspect.Paramete
 
 def _option(parameter: StudyParameter, study: StudyFunction) -> inspect.Parameter:
     """One parameter of a study's function; shares and budgets are strings, which the parameter parses."""
-    is_flag, default = parameter.kind is bool, parameter.default
-    option = typer.Option(
-        f"{parameter.option}/--no-{parameter.option[2:]}" if is_flag else parameter.option,
-        metavar=None if is_flag else _metavar(parameter.kind),
-        help=f"An option of {study.name}.",
-        rich_help_panel=f"Options of {study.name}",
-    )
-    if default is not inspect.Parameter.empty and not is_flag:
-        default = str(default)
-    return _keyword(parameter.name, Annotated[bool if is_flag else str, option], default)
-
-
-def _metavar(kind: Any) -> str:
-    if get_origin(kind) is None:
-        return {"Share": "SHARE", "Tokens": "TOKENS", "int": "N", "str": "TEXT"}[kind.__name__]
-    return "|".join(map(str, get_args(kind)))
+    text, panel = f"An option of {study.name}.", f"Options of {study.name}"
+    name, default, kind = parameter.option, parameter.default, parameter.kind
+    if kind is bool:
+        flag = typer.Option(f"{name}/--no-{name[2:]}", help=text, rich_help_panel=panel)
+        return _keyword(parameter.name, Annotated[bool, flag], default)
+    metavar = METAVARS.get(kind) or "|".join(map(str, get_args(kind)))
+    option = typer.Option(name, metavar=metavar, help=text, rich_help_panel=panel)
+    default = default if default is inspect.Parameter.empty else str(default)
+    return _keyword(parameter.name, Annotated[str, option], default)
 
 
 def requested_study(arguments: Sequence[str], *, as_option: bool) -> StudyFunction | None:

@@ -30,8 +30,10 @@ def print_lines(lines: Iterable[str]) -> None:
         console.print(escape(line), soft_wrap=True)
 
 
-def print_table(rows: Iterable[Sequence[str]]) -> None:
-    """Print a header and rows: the first column to the left, the others to the right, a row `total` in bold."""
+def print_table(rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """Print a title, a header and rows: the first column to the left, the others to the right, the row `total` bold."""
+    if title is not None:
+        print_lines([title])
     head, *body = rows
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in head:

@@ -19,14 +19,10 @@ from firstsight.workspace.sources import as_request_error, checkpoint_files, tok
 _VIT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "image_size": 224}
 _SIGLIP = {**_VIT, "intermediate_size": 3072, "patch_size": 16}
 _DINOV2 = {**_VIT, "mlp_ratio": 4, "patch_size": 14, "use_swiglu_ffn": False}
-ENCODER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "siglip": _SIGLIP,
-    "siglip_vision_model": _SIGLIP,
-    "dinov2": _DINOV2,
-    "dinov2_with_registers": {**_DINOV2, "patch_size": 16, "num_register_tokens": 4},
-}
-"""transformers' default of each configuration field, by model_type: config.json lists only what differs from it."""
+_REGISTERS = {**_DINOV2, "patch_size": 16, "num_register_tokens": 4}
 SIGLIP_TYPES = ("siglip", "siglip_vision_model")
+ENCODER_DEFAULTS = {**dict.fromkeys(SIGLIP_TYPES, _SIGLIP), "dinov2": _DINOV2, "dinov2_with_registers": _REGISTERS}
+"""transformers' default of each configuration field, by model_type: config.json lists only what differs from it."""
 
 
 def check_models(steps: Iterable[Step], site: Site) -> None:
@@ -41,8 +37,6 @@ def check_models(steps: Iterable[Step], site: Site) -> None:
                 _check_tokenizer(stage.tokenizer, stage.model.lm, site)
                 _check_encoders(stage.model, site)
                 _check_branch(step, stage, site)
-            case _:
-                pass
 
 
 def _check_tokenizer(tokenizer: object, model: LMSpec, site: Site) -> None:
@@ -50,10 +44,9 @@ def _check_tokenizer(tokenizer: object, model: LMSpec, site: Site) -> None:
         return
     size = tokenizer_size(site.sources[tokenizer.name], tokenizer.name)
     if size > model.vocab_size:
-        raise RequestError(
-            f"{tokenizer.name}: wanted at most {model.vocab_size:,} tokens, the vocabulary of the model. "
-            f"Got {size:,}. Give the model a larger vocabulary, or name another tokenizer."
-        )
+        wanted = f"wanted at most {model.vocab_size:,} tokens, the vocabulary of the model"
+        advice = "Give the model a larger vocabulary, or name another tokenizer."
+        raise RequestError(f"{tokenizer.name}: {wanted}. Got {size:,}. {advice}")
 
 
 def _check_encoders(model: VLMSpec, site: Site) -> None:
@@ -62,10 +55,8 @@ def _check_encoders(model: VLMSpec, site: Site) -> None:
             continue
         name, location = tower.weights.name, site.sources[tower.weights.name]
         if mismatch := encoder_mismatch(tower, location, name):
-            raise RequestError(
-                f"{name}: {mismatch}, says {location.path}/config.json. Name the encoder that the recipe means, or "
-                "give the recipe this one's shape."
-            )
+            advice = "Name the encoder that the recipe means, or give the recipe this one's shape."
+            raise RequestError(f"{name}: {mismatch}, says {location.path}/config.json. {advice}")
 
 
 def _check_donor(source: External, declared: LMSpec, site: Site) -> None:
@@ -73,10 +64,8 @@ def _check_donor(source: External, declared: LMSpec, site: Site) -> None:
     location = site.sources[source.name]
     if differences := field_differences(declared, checkpoint_model(location, source.name)):
         mismatch = "; ".join(f"{field.path} wanted {field.first}, got {field.second}" for field in differences)
-        raise RequestError(
-            f"{source.name}: {mismatch}, says {location.path}/spec.json. Declare the donor's model as it is there, "
-            "or name the checkpoint that the recipe means."
-        )
+        advice = "Declare the donor's model as it is there, or name the checkpoint that the recipe means."
+        raise RequestError(f"{source.name}: {mismatch}, says {location.path}/spec.json. {advice}")
 
 
 def checkpoint_model(location: Location, name: str) -> LMSpec | VLMSpec:

@@ -10,6 +10,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -65,11 +66,8 @@ def missing_package(error: ModuleNotFoundError) -> MissingPackage | None:
 def machine_findings(out: Path) -> Iterator[Finding]:
     """A finding for everything that a run with results under `out` depends on."""
     yield from _packages()
-    yield _device()
-    yield from _compiler()
-    yield from _cores_and_memory()
-    policy = os.environ.get("OMP_WAIT_POLICY", "unset")
-    yield Finding("OMP_WAIT_POLICY", policy, advice="Workers always get PASSIVE.")
+    yield from _hardware()
+    yield Finding("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "unset"), advice="Workers always get PASSIVE.")
     yield _disk(out)
     yield from _site_findings(out)
     for module, (extra, use) in EXTRAS.items():
@@ -98,27 +96,23 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _device() -> Finding:
+def _hardware() -> Iterator[Finding]:
+    """The device, what torch.compile needs, cores and memory."""
     if find_spec("torch") is None:
-        return Finding("device", "unknown without torch", "note")
-    import torch
+        yield Finding("device", "unknown without torch", "note")
+    else:
+        import torch
 
-    if not torch.cuda.is_available():
-        return Finding("device", "cpu", advice="Enough for the scales smoke and cpu.")
-    return Finding("device", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
-
-
-def _compiler() -> Iterator[Finding]:
-    """What torch.compile needs."""
+        if torch.cuda.is_available():
+            yield Finding("device", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
+        else:
+            yield Finding("device", "cpu", advice="Enough for the scales smoke and cpu.")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     advice = "apt-get install g++. Without it blocks are not compiled and training is slower."
     yield check_finding("C++ compiler", compiler or "none", ok=compiler is not None, advice=advice)
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     advice = "apt-get install python3-dev. torch.compile needs it; without it training is slower."
     yield check_finding("Python.h", str(header) if header.is_file() else "none", ok=header.is_file(), advice=advice)
-
-
-def _cores_and_memory() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0))
     yield check_finding("cores", str(cores), ok=cores > 1, advice="Arms run one after the other.")
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -180,12 +174,9 @@ def _source_findings(site: Site, out: Path) -> Iterator[Finding]:
 
 def prepared_names(out: Path) -> set[str]:
     """The names of the sources that are prepared under `out`."""
-    names: set[str] = set()
-    for record in (out / "sources").glob("*/read.json"):
-        if (record.parent / "manifest.json").is_file():
-            source = from_json(json.loads(record.read_text())["source"])
-            names.add(source.external.name if isinstance(source, Recaptioned) else source.name)
-    return names
+    records = [file for file in (out / "sources").glob("*/read.json") if (file.parent / "manifest.json").is_file()]
+    sources = [from_json(json.loads(file.read_text())["source"]) for file in records]
+    return {source.external.name if isinstance(source, Recaptioned) else source.name for source in sources}
 
 
 def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tuple[Finding, int]:
@@ -270,25 +261,18 @@ def detect_form(name: str, location: Location) -> ExternalForm:
         return "tokenizer"
     if any((path / task).is_dir() for task in (*VISION_TASKS, *paper.PAPER_TEXT_TASKS)):
         return "benchmarks"
-    for form in FORMS_TO_TRY:
-        if _has_form(name, location, form):
-            return form
-    raise RequestError(
-        f"Got nothing that is read as {', '.join(RECORD_FORMS)}, a tokenizer, an encoder, a checkpoint or benchmarks."
-    )
-
-
-def _has_form(name: str, location: Location, form: ExternalForm) -> bool:
-    """Whether the first record at a location is read in that form."""
     from firstsight.data.readers import RecordReader, list_shards
     from firstsight.data.records import RejectedRecord
 
-    try:
-        reader = RecordReader(location, form, source=External(name=name, form=form, tokens=Tokens(0)))
-        record = next(iter(reader.read(list_shards(location, form)[0])), None)
-    except DataError:
-        return False
-    return record is not None and not isinstance(record, RejectedRecord)
+    for form in FORMS_TO_TRY:
+        with suppress(DataError):
+            reader = RecordReader(location, form, source=External(name=name, form=form, tokens=Tokens(0)))
+            record = next(iter(reader.read(list_shards(location, form)[0])), None)
+            if record is not None and not isinstance(record, RejectedRecord):
+                return form
+    raise RequestError(
+        f"Got nothing that is read as {', '.join(RECORD_FORMS)}, a tokenizer, an encoder, a checkpoint or benchmarks."
+    )
 
 
 def _prepared_fraction(shard: str, form: ExternalForm) -> float:

@@ -1,25 +1,29 @@
-"""Evaluate one checkpoint on tasks of the study or of a folder of benchmarks, also against its text-only model."""
+"""Evaluate one checkpoint on tasks, also against its text-only model, and find the stored answers of a checkpoint."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.evaluate.answer_cache import evaluation_folder
+from firstsight.evaluate.answer_cache import EVALUATIONS_FOLDER, evaluation_folder
+from firstsight.evaluate.results import EvalResult, add_text_only_scores, merge_result
 from firstsight.plan.store import Store
-from firstsight.recipe.mixture import SyntheticBenchmarks
+from firstsight.recipe.mixture import External, SyntheticBenchmarks
+from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Study
+from firstsight.report.results import AnswerFile
+from firstsight.workspace import resolve
 from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay
-from firstsight.workspace.resolve import find_checkpoint, find_text_model, silence_transformers
 from firstsight.workspace.results import benchmarks_folder
 from firstsight.workspace.sources import as_request_error, current_site
+from firstsight.workspace.study_graph import resolve_graph
 
-if TYPE_CHECKING:
-    from firstsight.evaluate.harness import EvalConfig
-    from firstsight.evaluate.results import EvalResult
+ANSWERS_FILE = "answers.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,34 +61,33 @@ def evaluate_named(
     by default all that the checkpoint supports. `blind`: only without images. `text_model` names a text-only model to
     compare with; True is the one from which the checkpoint's image training started.
     """
-    folder = find_checkpoint(checkpoint, study=study, out=out)
+    folder = resolve.find_checkpoint(checkpoint, study=study, out=out)
     baseline = _text_baseline(checkpoint, text_model, study=study, out=out)
     bench = find_benchmark_tasks(benchmarks, study=study, out=out, display=display)
     names = select_tasks(tasks, bench, with_vision=blind or is_vision_language(folder))
     Store(out)  # raises for a folder of other files before anything is computed
-    silence_transformers()
+    resolve.silence_transformers()
     from firstsight.evaluate import harness
-    from firstsight.evaluate.results import add_text_only_scores, merge_result
 
     def store(result: EvalResult, folder: Path, name: str) -> None:
         record = {"checkpoint": str(folder.absolute()), "word": name, "benchmarks": str(bench.path.absolute())}
         merge_result(result, evaluation_folder(out, folder), record)
 
-    def evaluate(folder: Path, name: str, config: EvalConfig) -> EvalResult:
+    def evaluate(folder: Path, name: str, *, blind: bool) -> EvalResult:
+        mode = "blind" if blind else "both"
+        config = harness.EvalConfig(tasks=names, image_mode=mode, prompt_style=bench.prompt_style)
         cache, site = evaluation_folder(out, folder) / harness.ANSWER_CACHE_FOLDER, current_site()
-        with as_request_error(), display.task(name) as on_progress:
+        with as_request_error(), display.task(name) as view:
             result = harness.evaluate_checkpoint(
-                folder, bench.path, config=config, site=site, on_progress=on_progress, answers_folder=cache
+                folder, bench.path, config=config, site=site, on_progress=view, answers_folder=cache
             )
         store(result, folder, name)
         return result
 
-    mode = "blind" if blind else "both"
-    config = harness.EvalConfig(tasks=names, image_mode=mode, prompt_style=bench.prompt_style)
-    result = evaluate(folder, checkpoint, config)
+    result = evaluate(folder, checkpoint, blind=blind)
     if baseline is not None:
         name = text_model if isinstance(text_model, str) else f"text model of {checkpoint}"
-        text_only = evaluate(baseline, name, replace(config, image_mode="blind")).answers
+        text_only = evaluate(baseline, name, blind=True).answers
         result = replace(result, scores=add_text_only_scores(result.scores, result.answers, text_only=text_only))
         store(result, folder, checkpoint)
     is_paper, folder = bench.prompt_style == "paper", evaluation_folder(out, folder)
@@ -93,11 +96,11 @@ def evaluate_named(
 
 def _text_baseline(checkpoint: str, text_model: str | bool, *, study: Study, out: Path) -> Path | None:
     if not text_model or isinstance(text_model, bool):
-        return find_text_model(checkpoint, study=study, out=out) if text_model else None
-    folder = find_checkpoint(text_model, study=study, out=out)
+        return resolve.find_text_model(checkpoint, study=study, out=out) if text_model else None
+    folder = resolve.find_checkpoint(text_model, study=study, out=out)
     if is_vision_language(folder):
         raise RequestError(
-            f"--text-model {text_model}: wanted a text model. Got a vision-language model. Name another."
+            f"--text-model {text_model}: wanted a text model. Got a vision-language model: name another."
         )
     return folder
 
@@ -153,10 +156,90 @@ def select_tasks(names: str, benchmarks: Benchmarks, *, with_vision: bool) -> tu
     selected = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in selected:
         if name not in known and name in TASKS:
-            raise RequestError(
-                f"--tasks {name}: wanted a folder {name} of its files in {benchmarks.path}. Got none; available "
-                f"there: {', '.join(known)}. Add the folder, or drop the task."
-            )
+            got = f"Got none; available there: {', '.join(known)}. Add the folder, or drop the task."
+            raise RequestError(f"--tasks {name}: wanted a folder {name} of its files in {benchmarks.path}. {got}")
         if name not in known:
             raise UnknownName("task", name, known)
     return selected or tuple(name for name, kind in kinds.items() if with_vision or kind == "text")
+
+
+def find_answers(name: str, *, study: Study, benchmarks: Path | None, out: Path) -> list[AnswerFile]:
+    """The answer files of a checkpoint, those of the study first; `benchmarks` replaces the recorded image folders.
+
+    RequestError, with the command to give, for a checkpoint that was not evaluated under `out`.
+    """
+    path = Path(name)
+    if path.is_file():
+        files = [AnswerFile(path=path, benchmarks_dir=None)]
+    else:
+        files = _evaluated_files(path) or _files_of_checkpoint(name, study, out)
+    if not files:
+        if not path.is_dir():
+            resolve.find_checkpoint(name, study=study, out=out)  # raises for a name that is unknown or not trained
+        command = f"firstsight evaluate {name} --study {study.name} --scale {study.scale} --out {out}"
+        raise RequestError(f"{name}: wanted its answers. Got none under {out}. Evaluate it first: {command}")
+    return [replace(file, benchmarks_dir=benchmarks, benchmarks_by_task={}) for file in files] if benchmarks else files
+
+
+def _files_of_checkpoint(name: str, study: Study, out: Path) -> list[AnswerFile]:
+    """The answers of the study's evaluate step, then those of the `evaluate` command."""
+    files = _study_files(name, study, out)
+    if not (out / EVALUATIONS_FOLDER).is_dir():
+        return files
+    try:
+        folder = Path(name) if Path(name).is_dir() else resolve.find_checkpoint(name, study=study, out=out)
+    except RequestError:
+        if files:
+            return files
+        raise
+    return [*files, *_evaluated_files(evaluation_folder(out, folder))]
+
+
+def _study_files(name: str, study: Study, out: Path) -> list[AnswerFile]:
+    """The answers of an arm's evaluate step, or of the latest one of an address or a checkpoint's folder."""
+    store, folder = resolve.existing_store(out), Path(name).absolute()
+    if store is None:
+        return []
+    if resolve.is_arm(name, study):
+        address = resolve_graph(study, current_site()).final_step(study.arm(name).label).address
+    elif folder.is_dir() and folder.parent == store.root / "steps":
+        address = folder.name
+    else:
+        address = resolve.stored_address(name, out)
+    if address is None or not store.has(address):
+        return []
+    step = address if (store.path(address) / ANSWERS_FILE).is_file() else _latest_evaluation(address, store)
+    return [_step_file(step, store)] if step else []
+
+
+def _latest_evaluation(checkpoint: str, store: Store) -> str | None:
+    """The address of the evaluate step that evaluated a checkpoint last."""
+    evaluations = [address for address in store.addresses() if (store.path(address) / ANSWERS_FILE).is_file()]
+    records = [store.provenance(address) for address in evaluations]
+    records = [record for record in records if record["needs"].get("checkpoint") == checkpoint]
+    return max(records, key=itemgetter("ended"))["address"] if records else None
+
+
+def _step_file(address: str, store: Store) -> AnswerFile:
+    """The answers of an evaluate step, with its benchmarks: in the store, or at the site's location."""
+    record = store.provenance(address)
+    answers, source = store.path(address) / ANSWERS_FILE, from_json(record["spec"]).benchmarks
+    if isinstance(source, External):
+        location = current_site().sources.get(source.name)
+        return AnswerFile(path=answers, benchmarks_dir=Path(location.path) if location else None)
+    return AnswerFile(path=answers, benchmarks_dir=store.path(record["needs"]["benchmarks"]))
+
+
+def _evaluated_files(folder: Path) -> list[AnswerFile]:
+    """The answers in a folder, if it has any; a judged.json beside them has the benchmarks' paths."""
+    if not (folder / ANSWERS_FILE).is_file():
+        return []
+    file = folder / "judged.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        by_task = {str(task): Path(path) for task, path in record.get("tasks", {}).items()}
+        benchmarks = Path(record["benchmarks"]) if "benchmarks" in record else None
+    except (ValueError, TypeError, AttributeError) as error:
+        message = f"{file}: wanted the record of an evaluation. Got {error}. Evaluate the checkpoint again."
+        raise RequestError(message) from error
+    return [AnswerFile(path=folder / ANSWERS_FILE, benchmarks_dir=benchmarks, benchmarks_by_task=by_task)]

@@ -39,21 +39,15 @@ class ProgressDisplay(Protocol):
 
     def task(self, name: str) -> AbstractContextManager[ProgressCallback]:
         """For one piece of work: a source that is prepared, a checkpoint that is evaluated or imported."""
-        ...
-
-    def steps(self, count: int) -> AbstractContextManager[EventCallback]:
-        """For a run of `count` steps."""
-        ...
-
-
-class NoDisplay:
-    """A display that shows nothing."""
-
-    def task(self, name: str) -> AbstractContextManager[ProgressCallback]:
         return nullcontext(lambda progress: None)
 
     def steps(self, count: int) -> AbstractContextManager[EventCallback]:
+        """For a run of `count` steps."""
         return nullcontext(lambda event: None)
+
+
+class NoDisplay(ProgressDisplay):
+    """A display that shows nothing."""
 
 
 NO_DISPLAY = NoDisplay()

@@ -49,18 +49,15 @@ def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> P
     external = source.external if isinstance(source, Recaptioned) else source
     if not isinstance(external, External):
         raise RequestError(f"only sources of the site file are prepared separately. Got {type(source).__name__}.")
-    parts = [_slug(external.name), external.form]
+    name = external.name
+    parts = [file_name_part(name.rstrip("/").rpartition("/")[2]) or "source", external.form]
+    if parts[0] != name:  # a digest keeps names distinct in which characters were replaced
+        parts.insert(1, hashlib.sha256(name.encode()).hexdigest()[:DIGEST_CHARACTERS])
     if isinstance(source, Recaptioned):
         share = source.synthetic_share
         parts.append(f"synthetic-{share.numerator}-{share.denominator}-seed-{source.seed}")
     digest = tokenizer.load_tokenizer(tokenizer_path).digest[:DIGEST_CHARACTERS]
     return out / "sources" / "-".join([*parts, digest])
-
-
-def _slug(name: str) -> str:
-    """A name as part of a folder's; a digest is added where characters had to be replaced, so names stay distinct."""
-    slug = file_name_part(name.rstrip("/").rpartition("/")[2]) or "source"
-    return slug if slug == name else f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:DIGEST_CHARACTERS]}"
 
 
 def site_with_paths(names: Sequence[str], site: Site, *, jobs: int | None) -> Site:
@@ -75,9 +72,9 @@ def site_with_paths(names: Sequence[str], site: Site, *, jobs: int | None) -> Si
             if site.sources:
                 raise UnknownName("source of the site file", name, site.sources)
             raise RequestError(f"{name}: wanted a path, or a name of a site file. Got neither: no such file.")
-    paths = {name: name if "://" in name else str(Path(name).absolute()) for name in names if name not in site.sources}
-    locations = {name: Location(path=path) for name, path in paths.items()}
-    return replace(site, readers=jobs or len(os.sched_getaffinity(0)), sources={**site.sources, **locations})
+    paths = {name: name if "://" in name else str(Path(name).absolute()) for name in names}
+    sources = {name: Location(path=path) for name, path in paths.items()} | dict(site.sources)
+    return replace(site, readers=jobs or len(os.sched_getaffinity(0)), sources=sources)
 
 
 def find_tokenizer(name: str, site: Site) -> tuple[TokenizerSource, Path]:
@@ -87,10 +84,9 @@ def find_tokenizer(name: str, site: Site) -> tuple[TokenizerSource, Path]:
         return tokenizer, Path(download_models([tokenizer], site).sources[name].path)
     if Path(name).exists():
         return tokenizer, Path(name)
-    raise RequestError(
-        f"--tokenizer: wanted a name of the site file or the path of a tokenizer.json. Got {name!r}. "
-        + (f"Known names: {', '.join(sorted(site.sources))}." if site.sources else "Give a path.")
-    )
+    advice = f"Known names: {', '.join(sorted(site.sources))}." if site.sources else "Give a path."
+    wanted = "wanted a name of the site file or the path of a tokenizer.json"
+    raise RequestError(f"--tokenizer: {wanted}. Got {name!r}. {advice}")
 
 
 def find_benchmarks(name: str, site: Site) -> Path:
@@ -116,16 +112,11 @@ def requested_source(name: str, *, form: str, synthetic: str, seed: int | None) 
     return source
 
 
-def published_sources() -> Iterator[External]:
+def published_sources() -> list[External]:
     """The named sources of the paper's recipes, data first."""
-    yield from (
-        value.external if isinstance(value, Recaptioned) else value
-        for value in vars(paper).values()
-        if isinstance(value, External | Recaptioned)
-    )
-    for source in (paper.PAPER_ENCODER.weights, paper.PAPER_EVALUATION.benchmarks):
-        if isinstance(source, External):
-            yield source
+    specs = [*vars(paper).values(), paper.PAPER_ENCODER.weights, paper.PAPER_EVALUATION.benchmarks]
+    sources = (spec.external if isinstance(spec, Recaptioned) else spec for spec in specs)
+    return [source for source in sources if isinstance(source, External)]
 
 
 def audit_source(folder: Path, benchmarks: Sequence[Path], tokenizer_path: Path) -> Iterator[str]:

@@ -150,11 +150,9 @@ def _render(streams: _StageStreams, study: Study, arm: Arm, *, graph: Graph, nam
 
     step = arm_stages(graph, arm)[name]
     stream, tokenizer = streams.stream(step), load_tokenizer(streams.inputs(step)["tokenizer"])
-    decoder = TokenDecoder(tokenizer)
+    decoder, scale = TokenDecoder(tokenizer), study.scale
     address = f"{step.address} (provisional)" if graph.undigested_names() else step.address
-    identity = StageIdentity(
-        study=study.name, scale=study.scale, arm=arm.label, stage=name, seed=arm.seed, address=address
-    )
+    identity = StageIdentity(study=study.name, scale=scale, arm=arm.label, stage=name, seed=arm.seed, address=address)
     rows = preview_rows(stream, decoder, first_row=first, count=count)
     facts = stage_facts(stream, step.spec, identity=identity, tokenizer=tokenizer, needs_spacing=decoder.needs_spacing)
     return render_preview(facts, rows)

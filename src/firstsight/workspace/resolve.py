@@ -11,19 +11,13 @@ from firstsight.plan.step import FieldDifference, Step, field_differences
 from firstsight.plan.store import Store
 from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Arm, Study
-from firstsight.workspace.sources import (
-    as_request_error,
-    check_locations,
-    current_site,
-    download_models,
-    local_model_path,
-)
+from firstsight.workspace import sources
 from firstsight.workspace.study_graph import resolve_graph
 
 
 def compare(first: str, second: str, *, study: Study, out: Path) -> tuple[FieldDifference, ...]:
     """The fields in which two arms, steps or stored results differ: two arms by their specs, else step by step."""
-    graph = resolve_graph(study, current_site())
+    graph = resolve_graph(study, sources.current_site())
     subjects = [_find(name, study, graph, out) for name in (first, second)]
     if not all(isinstance(subject, Arm) for subject in subjects):
         subjects = [graph.final_step(subject.label) if isinstance(subject, Arm) else subject for subject in subjects]
@@ -36,14 +30,12 @@ def _find(name: str, study: Study, graph: Graph, out: Path) -> object:
     """The arm, the step of the study, or the spec of a stored result that a name means."""
     if is_arm(name, study):
         return study.arm(name)
-    try:
+    with suppress(UnknownName):
         return graph.find_step(name)
-    except UnknownName:
-        address = stored_address(name, out)
-        if address is None:
-            arms = {label for arm in study.arms for label in (arm.label, arm.name)}
-            raise UnknownName("arm or step", name, [*arms, *(step.address for step in graph.steps)]) from None
+    if address := stored_address(name, out):
         return from_json(Store(out).provenance(address)["spec"])
+    arms = {label for arm in study.arms for label in (arm.label, arm.name)}
+    raise UnknownName("arm or step", name, [*arms, *(step.address for step in graph.steps)])
 
 
 def is_arm(name: str, study: Study) -> bool:
@@ -76,8 +68,8 @@ def find_checkpoint(name: str, *, study: Study, out: Path) -> Path:
             "Got neither. Name the result of a training step, or a downloaded model's folder."
         )
     if "/" in name:
-        return local_model_path(name)
-    graph = resolve_graph(study, current_site())
+        return sources.local_model_path(name)
+    graph = resolve_graph(study, sources.current_site())
     return _checkpoint_folder(_checkpoint_address(name, study, graph, out), graph, out)
 
 
@@ -88,16 +80,14 @@ def find_text_model(name: str, *, study: Study, out: Path) -> Path:
     """
     if Path(name).is_dir():
         raise RequestError(f"{name}: a folder does not say which text model it came from. Name it with --text-model.")
-    graph = resolve_graph(study, current_site())
+    graph = resolve_graph(study, sources.current_site())
     address = _checkpoint_address(name, study, graph, out)
     donors = {step.address for step in graph.steps if step.donor_model}
     while address not in donors and (record := Store(out).provenance(address))["kind"] != "pretrain":
         parent = record["needs"].get("previous") or record["needs"].get("trunk")
         if parent is None:
-            raise RequestError(
-                f"{name}: it came from no text model: {address} was trained on images from the beginning. "
-                "Name one to compare with, with --text-model, or leave --text-only out."
-            )
+            advice = "Name one to compare with, with --text-model, or leave --text-only out."
+            raise RequestError(f"{name}: no text model: {address} was trained on images from the beginning. {advice}")
         address = parent
     folder = _checkpoint_folder(address, graph, out)
     if not folder.is_dir():
@@ -107,8 +97,7 @@ def find_text_model(name: str, *, study: Study, out: Path) -> Path:
 
 def _checkpoint_address(name: str, study: Study, graph: Graph, out: Path) -> str:
     """The address of the checkpoint of an arm or a step; RequestError where it is not stored."""
-    address = stored_address(name, out)
-    if address is not None:
+    if address := stored_address(name, out):
         return Store(out).provenance(address)["needs"].get("checkpoint", address)
     subject = _find(name, study, graph, out)
     step = graph.final_step(subject.label) if isinstance(subject, Arm) else subject
@@ -116,21 +105,17 @@ def _checkpoint_address(name: str, study: Study, graph: Graph, out: Path) -> str
     step = step.parent("checkpoint") or step
     store = existing_store(out)
     if not step.donor_model and (store is None or not store.has(step.address)):
-        raise RequestError(
-            f"{name}: its checkpoint {step.address} is not stored under {out}. "
-            f"Run it first: firstsight run {study.name} --scale {study.scale} --out {out}"
-        )
+        command = f"firstsight run {study.name} --scale {study.scale} --out {out}"
+        raise RequestError(f"{name}: its checkpoint {step.address} is not stored under {out}. Run it first: {command}")
     return step.address
 
 
 def _checkpoint_folder(address: str, graph: Graph, out: Path) -> Path:
     """The folder of a stored checkpoint, or of a donor's at the site's location."""
-    donor = next((step for step in graph.steps if step.address == address and step.donor_model), None)
-    if donor is None:
-        return Store(out).path(address)
-    site = current_site()
-    check_locations([donor.spec], site)
-    return Path(download_models([donor.spec], site).sources[donor.spec.name].path)
+    for step in graph.steps:
+        if step.address == address and step.donor_model:
+            return sources.local_path(step.spec)
+    return Store(out).path(address)
 
 
 def silence_transformers() -> None:
@@ -149,5 +134,5 @@ def answer(checkpoint: str, *, study: Study, image: Path, question: str, out: Pa
     from firstsight.evaluate.harness import answer_question
 
     silence_transformers()
-    with as_request_error():
-        return answer_question(folder, image, question, site=current_site())
+    with sources.as_request_error():
+        return answer_question(folder, image, question, site=sources.current_site())

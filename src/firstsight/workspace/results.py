@@ -10,7 +10,7 @@ from typing import Any
 
 from firstsight.errors import StoreError, UnknownName
 from firstsight.plan import estimate
-from firstsight.plan.graph import MODEL_KINDS, Graph, build_graph, render_tree
+from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, Summary
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
@@ -20,7 +20,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.report.results import ArmResult, StageLog, StudyFacts
 from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
 from firstsight.workspace.resolve import existing_store
-from firstsight.workspace.sources import check_locations, current_site
+from firstsight.workspace.sources import current_site, local_path
 from firstsight.workspace.study_graph import prepare_study, resolve_graph
 
 
@@ -90,7 +90,7 @@ def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[Stage
     """The training steps of an arm; the trunk's segments count tokens from 0, each later stage from its own start."""
     start = arm.pretrain.tokens_at(arm.start)
     for step in steps:
-        if step.kind not in MODEL_KINDS or step.kind == "evaluate":
+        if step.kind not in ("pretrain", "midtrain", "finetune"):
             continue
         path, is_trunk = store.path(step.address) / "log.jsonl", step.kind == "pretrain"
         log, begin = path if path.is_file() else None, 0 if is_trunk else start
@@ -151,9 +151,7 @@ def benchmarks_folder(study: Study, store: Store, *, display: ProgressDisplay = 
     step = next(parent for final in finals for role, parent in final.needs if role == "benchmarks")
     if step.kind != EXTERNAL_KIND:
         return run_step(step, store, display=display)
-    site = current_site()
-    check_locations([step.spec], site)
-    return Path(site.sources[step.spec.name].path)
+    return local_path(step.spec)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

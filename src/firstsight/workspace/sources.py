@@ -21,13 +21,10 @@ from firstsight.site_file import read_site, source_entries_template
 
 SITE_VARIABLE = "FIRSTSIGHT_SITE"
 """The environment variable with the path of the site file."""
-
 RECORD_FORMS: tuple[ExternalForm, ...] = ("text", "captions", "interleaved", "dialogues")
 """Forms of sources that consist of records and are prepared."""
-
 HUB_FORMS = ("tokenizer", "encoder", "checkpoint")
 """Forms that may be a model repository on the Hugging Face hub: `path = "hf://owner/name"`."""
-
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 """Suffixes of weight files; the digest of an encoder covers these and the JSON files beside them."""
 
@@ -75,10 +72,7 @@ def missing_paths(location: Location) -> list[str]:
 
 
 def _without_wildcards(pattern: str) -> Path:
-    path = Path(pattern)
-    while re.search(r"[*?\[{]", str(path)):
-        path = path.parent
-    return path
+    return next(path for path in (Path(pattern), *Path(pattern).parents) if not re.search(r"[*?\[{]", str(path)))
 
 
 def is_hub_model(location: Location) -> bool:
@@ -124,6 +118,13 @@ def as_request_error() -> Iterator[None]:
         raise RequestError(str(error)) from error
 
 
+def local_path(source: External) -> Path:
+    """Where a source is on this machine; a model is downloaded if necessary. RequestError if the site has no path."""
+    site = current_site()
+    check_locations([source], site)
+    return Path(download_models([source], site).sources[source.name].path)
+
+
 def tokenizer_file(location: Location, name: str) -> Path:
     """The tokenizer.json of a source: the file itself or in its folder; RequestError where there is none."""
     path = Path(location.path)
@@ -138,10 +139,8 @@ def weight_files(location: Location, name: str) -> list[Path]:
     folder = Path(location.path)
     files = [file for file in folder.glob("*") if file.suffix in WEIGHT_SUFFIXES or file.suffix == ".json"]
     if not (folder / "config.json").is_file() or not any(file.suffix in WEIGHT_SUFFIXES for file in files):
-        raise RequestError(
-            f"{name}: wanted a folder with config.json and weights at {folder}. "
-            f"Got {', '.join(sorted(file.name for file in files)) or 'neither'}. Download the model there."
-        )
+        got = f"Got {', '.join(sorted(file.name for file in files)) or 'neither'}. Download the model there."
+        raise RequestError(f"{name}: wanted a folder with config.json and weights at {folder}. {got}")
     return files
 
 

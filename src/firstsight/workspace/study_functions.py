@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import re
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from firstsight import studies
@@ -47,18 +46,12 @@ class StudyParameter:
             if text not in get_args(self.kind):
                 raise UnknownName(f"choice of {self.option}", text, get_args(self.kind))
             return text
-        parse = {Share: parse_share, Tokens: parse_tokens, int: _parse_int}[self.kind]
         try:
-            return parse(text)
+            return {Share: parse_share, Tokens: parse_tokens, int: int}[self.kind](text)
         except QuantityError as error:
             raise QuantityError(f"{self.option}: {error}") from None
-
-
-def _parse_int(text: str) -> int:
-    try:
-        return int(text.replace("_", ""))
-    except ValueError:
-        raise QuantityError(f"wanted a whole number. Got {text!r}.") from None
+        except ValueError:
+            raise QuantityError(f"{self.option}: wanted a whole number. Got {text!r}.") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +59,7 @@ class StudyFunction:
     """A function that returns a study."""
 
     name: str
-    """As it is given on the command line: when, or my_study.py:late."""
+    """As on the command line: when, or my_study.py:late."""
     function: Callable[..., Study]
     parameters: tuple[StudyParameter, ...]
     """All but the first, which is the scale."""
@@ -107,42 +100,34 @@ def _from_file(path: Path, function: str) -> StudyFunction:
     if not path.is_file():
         shipped = ", ".join(shipped_studies())
         raise RequestError(f"{path}: there is no such study file. Give a shipped name ({shipped}) or a .py file.")
-    module = _load_module(path)
-    functions = {name: value for name, value in vars(module).items() if _returns_study(value, module.__name__)}
+    functions = _study_functions(path)
     if function and function not in functions:
         raise UnknownName(f"function of {path} that returns a Study", function, functions)
     if not function and len(functions) != 1:
-        count = f"{len(functions)}{': ' + ', '.join(functions) if functions else ''}"
-        first = next(iter(functions), "")
+        names, first = ", ".join(functions) or "none", next(iter(functions), "")
         advice = f"Name one: {path}:{first}." if first else "Annotate it: def mine(scale: Scale) -> Study."
-        raise RequestError(f"{path} must contain one function annotated '-> Study'. Found {count}. {advice}")
+        raise RequestError(f"{path} must contain one function annotated '-> Study'. Found {names}. {advice}")
     name = function or next(iter(functions))
     return _study_function(f"{path}:{name}", functions[name])
 
 
-def _load_module(path: Path) -> ModuleType:
-    """Execute the user's file as a module."""
-    spec = spec_from_file_location("firstsight_study_" + re.sub(r"\W", "_", path.stem), path)
-    if spec is None or spec.loader is None:
-        raise RequestError(f"{path} is not a Python file that can be loaded.")
-    module = module_from_spec(spec)
+def _study_functions(path: Path) -> dict[str, Callable[..., Study]]:
+    """The functions of a user's file that are annotated to return a Study, by name; executes the file."""
+    module = "firstsight_study_" + re.sub(r"\W", "_", path.stem)
     try:
-        spec.loader.exec_module(module)
+        values = runpy.run_path(str(path), run_name=module)
     except ModuleNotFoundError as error:
         unknown = RequestError(f"{path} does not load: {error}. Install it, or correct the name.")
         raise missing_package(error) or unknown from error
     except MISTAKES as error:
         raise RequestError(f"{path} does not load: {type(error).__name__}: {error}. --debug shows where.") from error
-    return module
-
-
-def _returns_study(value: object, module: str) -> bool:
-    return (
-        inspect.isfunction(value)
-        and value.__module__ == module
-        and not value.__name__.startswith("_")
-        and value.__annotations__.get("return") in (Study, "Study")
-    )
+    functions = {name: value for name, value in values.items() if inspect.isfunction(value)}
+    return {
+        name: function
+        for name, function in functions.items()
+        if function.__module__ == module and not function.__name__.startswith("_")
+        if function.__annotations__.get("return") in (Study, "Study")
+    }
 
 
 def _study_function(name: str, function: Callable[..., Study]) -> StudyFunction:
@@ -153,8 +138,6 @@ def _study_function(name: str, function: Callable[..., Study]) -> StudyFunction:
     options = [StudyParameter(name=item.name, kind=hints.get(item.name), default=item.default) for item in parameters]
     for option in options:
         if option.kind not in (Share, Tokens, int, str, bool) and get_origin(option.kind) is not Literal:
-            raise RequestError(
-                f"{name}: the parameter {option.name!r} cannot become an option. "
-                f"Wanted Share, Tokens, int, str, bool or a Literal of words. Got {option.kind}."
-            )
+            wanted = f"Share, Tokens, int, str, bool or a Literal of words. Got {option.kind}"
+            raise RequestError(f"{name}: the parameter {option.name!r} cannot become an option. Wanted {wanted}.")
     return StudyFunction(name=name, function=function, parameters=tuple(options))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from firstsight.errors import DataError, RequestError
 from firstsight.files import FileDigests, write_atomic
@@ -26,35 +25,22 @@ from firstsight.recipe.mixture import External, Recaptioned
 from firstsight.recipe.stages import Prepare
 from firstsight.recipe.study import Study
 from firstsight.site import Site
+from firstsight.workspace import sources
 from firstsight.workspace.check_models import check_models
 from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
-from firstsight.workspace.sources import (
-    RECORD_FORMS,
-    as_request_error,
-    check_locations,
-    content_digest,
-    current_site,
-    download_models,
-    external_sources,
-    tokenizer_file,
-)
-
-ContentMeasure = Callable[[Graph], Mapping[str, str]]
-"""Gives the digests of a provisional graph's named sources, by `content_key`."""
 
 
-def resolve_graph(study: Study, site: Site, *, measure: ContentMeasure | None = None) -> Graph:
+def resolve_graph(study: Study, site: Site, *, measure: Callable[[Graph], dict[str, str]] | None = None) -> Graph:
     """The graph of a study, with the content digests of the user's own sources in its addresses.
 
-    Without `measure` no data is read: the digests are those that the last run recorded, and
-    `Graph.undigested_names` lists the sources without one.
+    `measure` gives the digests of a provisional graph's sources, by `content_key`. Without it no data is read: the
+    digests are those that the last run recorded, and `Graph.undigested_names` lists the sources without one.
     """
     graph = build_graph(study)
     if not graph.undigested_names():
         return graph
-    content_ids = recorded_content_ids(graph, site)
-    return build_graph(study, content_ids | dict(measure(graph)) if measure else content_ids)
+    return build_graph(study, recorded_content_ids(graph, site) | (measure(graph) if measure else {}))
 
 
 def prepare_study(
@@ -71,20 +57,22 @@ def prepare_study(
     form, changed since it was prepared, or with too little data.
     """
     readers = jobs or len(os.sched_getaffinity(0))
-    site = current_site()
-    sources = _Sources(site=replace(site, readers=max(site.readers, readers)), out=out, display=display, select=select)
-    graph = resolve_graph(study, site, measure=sources.measure)
+    site = sources.current_site()
+    data = _Sources(site=replace(site, readers=max(site.readers, readers)), out=out, display=display)
+    graph = resolve_graph(study, site, measure=lambda graph: data.measure(select(graph)))
     part = select(graph)
-    _check_data_sufficient(part, sources.token_counts())
+    _check_data_sufficient(part, data.token_counts)
     store = Store(out)
-    sources.publish(part, store)
+    for step in missing_steps(part, store):
+        if isinstance(step.spec, Prepare) and step.spec in data.folders:
+            store.adopt(step, data.folders[step.spec])
     return store, graph
 
 
 def recorded_content_ids(graph: Graph, site: Site) -> dict[str, str]:
     """The digests that the last run recorded for the named sources of a graph, by `content_key`; nothing is read."""
     keys = {content_key(step.spec.source) for step in graph.steps if _prepares_named_source(step)}
-    keys |= {source.name for source in external_sources(graph) if source.form not in RECORD_FORMS}
+    keys |= {source.name for source in sources.external_sources(graph) if source.form not in sources.RECORD_FORMS}
     paths = {key: _cache_path("identities", key, site) for key in keys}
     return {key: json.loads(path.read_text()) for key, path in paths.items() if path.is_file()}
 
@@ -100,7 +88,7 @@ def _prepares_named_source(step: Step) -> bool:
 def _check_data_sufficient(graph: Graph, token_counts: Mapping[str, int]) -> None:
     """Raise RequestError where a source would have to be repeated more often than the recipe allows."""
     device = estimate.DeviceSpec("cpu", utilisation=1.0)
-    with as_request_error():
+    with sources.as_request_error():
         estimate.check_data_sufficient(estimate.estimate_cost(graph, device, counted_tokens=token_counts))
 
 
@@ -111,25 +99,28 @@ class _Sources:
     site: Site
     out: Path
     display: ProgressDisplay
-    select: Callable[[Graph], Graph]
     folders: dict[Prepare, Path] = field(default_factory=dict)
     """Prepared folders, by source and tokenizer."""
+    token_counts: dict[str, int] = field(default_factory=dict)
+    """The tokens of each prepared text source, by name."""
 
     def measure(self, graph: Graph) -> dict[str, str]:
-        """Check, read and prepare the selected sources of a graph, and record their digests, by `content_key`."""
-        part = self.select(graph)
-        _check_data_sufficient(part, {})
-        sources = external_sources(part)
-        check_locations(sources, self.site)
-        self.site = download_models(sources, self.site)
-        check_models(part.steps, self.site)
+        """Check, read and prepare the named sources of a graph, and record their digests, by `content_key`."""
+        _check_data_sufficient(graph, {})
+        named = sources.external_sources(graph)
+        sources.check_locations(named, self.site)
+        self.site = sources.download_models(named, self.site)
+        check_models(graph.steps, self.site)
         store, digests = Store(self.out), FileDigests(self.site.cache)
-        models = [source for source in sources if source.form not in RECORD_FORMS]
-        content_ids = {source.name: content_digest(source, self.site, digests) for source in models}
+        models = [source for source in named if source.form not in sources.RECORD_FORMS]
+        content_ids = {source.name: sources.content_digest(source, self.site, digests) for source in models}
         digests.save()
-        for step in filter(_prepares_named_source, part.steps):
-            folder = self.folders[step.spec] = self._prepared(step, store)
-            content_ids[content_key(step.spec.source)] = _manifest(folder)["source"]
+        for step in filter(_prepares_named_source, graph.steps):
+            source, folder = step.spec.source, self._prepared(step, store)
+            manifest = json.loads((folder / "manifest.json").read_text())
+            self.folders[step.spec], content_ids[content_key(source)] = folder, manifest["source"]
+            if isinstance(source, External) and source.form == "text":
+                self.token_counts[source.name] = manifest["counts"]["tokens"]
         for key, digest in content_ids.items():
             write_atomic(_cache_path("identities", key, self.site), json.dumps(digest) + "\n")
         return content_ids
@@ -138,23 +129,18 @@ class _Sources:
         """The folder of a prepared source, which is prepared if necessary; RequestError if its files have changed."""
         spec: Prepare = step.spec
         external = spec.source.external if isinstance(spec.source, Recaptioned) else spec.source
-        assert isinstance(external, External)
-        tokenizer_path = self._tokenizer_path(step, store)
-        folder = prepared_folder(spec.source, tokenizer_path=tokenizer_path, out=store.root)
+        tokenizer = step.parent("tokenizer")
+        assert isinstance(external, External) and tokenizer is not None  # every prepare step has a tokenizer
+        if tokenizer.kind == EXTERNAL_KIND:
+            path = sources.tokenizer_file(self.site.sources[tokenizer.spec.name], tokenizer.spec.name).parent
+        else:  # the vocabulary of the built-in world
+            path = run_step(tokenizer, store, display=self.display)
+        folder = prepared_folder(spec.source, tokenizer_path=path, out=store.root)
         if (folder / "manifest.json").is_file():
             self._check_unchanged(folder, external.name)
             return folder
         with self.display.task(external.name) as on_progress:
-            path, out = tokenizer_path, store.root
-            return prepare_source(spec, tokenizer_path=path, site=self.site, out=out, on_progress=on_progress)
-
-    def _tokenizer_path(self, step: Step, store: Store) -> Path:
-        """The folder of a prepare step's tokenizer; the vocabulary of the built-in world is written if necessary."""
-        tokenizer = step.parent("tokenizer")
-        assert tokenizer is not None  # every prepare step has one
-        if tokenizer.kind != EXTERNAL_KIND:
-            return run_step(tokenizer, store, display=self.display)
-        return tokenizer_file(self.site.sources[tokenizer.spec.name], tokenizer.spec.name).parent
+            return prepare_source(spec, tokenizer_path=path, site=self.site, out=store.root, on_progress=on_progress)
 
     def _check_unchanged(self, folder: Path, name: str) -> None:
         """RequestError for a source with other bytes; files with unchanged size and time stamp are not read again."""
@@ -176,22 +162,3 @@ class _Sources:
                 f"{name} has changed since it was prepared: results from before and after would not be about the same "
                 f"data. {error} Nothing was run."
             ) from error
-
-    def publish(self, graph: Graph, store: Store) -> None:
-        """Store the prepared folders as the results of their prepare steps, where these are missing."""
-        for step in missing_steps(graph, store):
-            if isinstance(step.spec, Prepare) and step.spec in self.folders:
-                store.adopt(step, self.folders[step.spec])
-
-    def token_counts(self) -> dict[str, int]:
-        """The tokens of each prepared text source, by name."""
-        sources = [(spec.source, folder) for spec, folder in self.folders.items()]
-        return {
-            source.name: _manifest(folder)["counts"]["tokens"]
-            for source, folder in sources
-            if isinstance(source, External) and source.form == "text"
-        }
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "manifest.json").read_text())
