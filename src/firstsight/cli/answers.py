@@ -48,7 +48,8 @@ def answers(
     checkpoints = [checkpoint, other] if other else [checkpoint]
     files = [find_answers(name, study=study, benchmarks=benchmarks, out=out) for name in checkpoints]
     with as_request_error():
-        names = _short_names(checkpoints)
+        short = [_short_name(name) for name in checkpoints]
+        names = short if len(set(short)) == len(short) else checkpoints
         tables = [AnswersTable(name, part, task=task) for name, part in zip(names, files, strict=True)]
         if question:
             terminal.print_lines(question_lines(tables, question))
@@ -63,16 +64,11 @@ def answers(
     terminal.print_lines([f"answers: {page}"])
 
 
-def _short_names(names: list[str]) -> list[str]:
-    """Arms and addresses as they are, of a path its last part; unchanged if that makes two names equal."""
-    short = [_short_name(Path(name)) for name in names]
-    return short if len(set(short)) == len(short) else names
-
-
-def _short_name(path: Path) -> str:
-    if not path.exists():
-        return str(path)
-    path = path.resolve()
+def _short_name(name: str) -> str:
+    """An arm or an address as it is, of a path its last part."""
+    if not Path(name).exists():
+        return name
+    path = Path(name).resolve()
     path = path.parent if path.name == "answers.jsonl" else path
     return path.stem if path.is_file() else path.name
 

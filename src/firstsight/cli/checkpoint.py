@@ -53,12 +53,9 @@ def import_weights(
     """
     from firstsight.hub.import_ import ImportRequest, import_checkpoint
 
+    tokens = parse_tokens(seen) if seen else None
     request = ImportRequest(
-        location=source,
-        revision=revision,
-        tokenizer=tokenizer,
-        config_path=config,
-        tokens_seen=parse_tokens(seen) if seen else None,
+        location=source, revision=revision, tokenizer=tokenizer, config_path=config, tokens_seen=tokens
     )
     with as_request_error(), TerminalProgress().task(source) as on_progress:
         imported = import_checkpoint(request, out, on_progress=on_progress)
@@ -89,7 +86,7 @@ def export(
 
 
 def verify(
-    ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER…", help="Checkpoints: a trunk's, a branch.")],
+    ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER…", help="A trunk's, a branch's.")],
 ) -> None:
     """Check with sample ledgers that no row was trained on twice or skipped, and that a branch's text is continuous.
 

@@ -45,14 +45,14 @@ def prepare(
     tokenizer_spec, path = preparation.find_tokenizer(tokenizer, site)
     requested = [preparation.requested_source(name, form=form, synthetic=synthetic, seed=seed) for name in sources]
     benchmarks = [preparation.find_benchmarks(name, site) for name in against or ()]
-    view, exit_code = TerminalProgress(), 0
+    display, exit_code = TerminalProgress(), 0
     for source in requested:
         spec = Prepare(source=source, tokenizer=tokenizer_spec)
         folder = preparation.prepared_folder(source, tokenizer_path=path, out=out)
         started, stamp = monotonic(), _time_stamp(folder)
         try:
-            with view.task(folder.name) as progress:
-                preparation.prepare_source(spec, tokenizer_path=path, site=site, out=out, on_progress=progress)
+            with display.task(folder.name) as view:
+                preparation.prepare_source(spec, tokenizer_path=path, site=site, out=out, on_progress=view)
         except DataError as error:
             terminal.print_error(str(error))
             exit_code = 1

@@ -183,10 +183,7 @@ def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tupl
     """What is at a location, and the bytes that preparing it will take."""
     local = _downloaded(location)
     if local is None:
-        advice = (
-            "The first run that needs it downloads its configuration, tokenizer and tensors. Without a network: "
-            "download it elsewhere, and let path name the folder."
-        )
+        advice = "A run that needs it downloads it. Without a network: download it elsewhere, let path name the folder."
         return Finding(name, f"{location.path}: not on this machine yet", advice=advice), 0
     form = {source.name: source.form for source in published_sources()}.get(name) or detect_form(name, local)
     if form == "benchmarks":

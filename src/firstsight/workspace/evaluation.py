@@ -94,14 +94,12 @@ def evaluate_named(
     return CheckpointEvaluation(scores=result.scores, has_paper_prompts=is_paper, folder=folder)
 
 
-def _text_baseline(checkpoint: str, text_model: str | bool, *, study: Study, out: Path) -> Path | None:
-    if not text_model or isinstance(text_model, bool):
-        return resolve.find_text_model(checkpoint, study=study, out=out) if text_model else None
-    folder = resolve.find_checkpoint(text_model, study=study, out=out)
+def _text_baseline(checkpoint: str, name: str | bool, *, study: Study, out: Path) -> Path | None:
+    if not name or isinstance(name, bool):
+        return resolve.find_text_model(checkpoint, study=study, out=out) if name else None
+    folder = resolve.find_checkpoint(name, study=study, out=out)
     if is_vision_language(folder):
-        raise RequestError(
-            f"--text-model {text_model}: wanted a text model. Got a vision-language model: name another."
-        )
+        raise RequestError(f"--text-model {name}: wanted a text model. Got a vision-language model. Name another.")
     return folder
 
 
@@ -169,10 +167,8 @@ def find_answers(name: str, *, study: Study, benchmarks: Path | None, out: Path)
     RequestError, with the command to give, for a checkpoint that was not evaluated under `out`.
     """
     path = Path(name)
-    if path.is_file():
-        files = [AnswerFile(path=path, benchmarks_dir=None)]
-    else:
-        files = _evaluated_files(path) or _files_of_checkpoint(name, study, out)
+    files = [AnswerFile(path=path, benchmarks_dir=None)] if path.is_file() else _evaluated_files(path)
+    files = files or _files_of_checkpoint(name, study, out)
     if not files:
         if not path.is_dir():
             resolve.find_checkpoint(name, study=study, out=out)  # raises for a name that is unknown or not trained
@@ -208,16 +204,12 @@ def _study_files(name: str, study: Study, out: Path) -> list[AnswerFile]:
         address = resolve.stored_address(name, out)
     if address is None or not store.has(address):
         return []
-    step = address if (store.path(address) / ANSWERS_FILE).is_file() else _latest_evaluation(address, store)
-    return [_step_file(step, store)] if step else []
-
-
-def _latest_evaluation(checkpoint: str, store: Store) -> str | None:
-    """The address of the evaluate step that evaluated a checkpoint last."""
-    evaluations = [address for address in store.addresses() if (store.path(address) / ANSWERS_FILE).is_file()]
-    records = [store.provenance(address) for address in evaluations]
-    records = [record for record in records if record["needs"].get("checkpoint") == checkpoint]
-    return max(records, key=itemgetter("ended"))["address"] if records else None
+    evaluations = [step for step in store.addresses() if (store.path(step) / ANSWERS_FILE).is_file()]
+    if address in evaluations:
+        return [_step_file(address, store)]
+    records = [store.provenance(step) for step in evaluations]
+    records = [record for record in records if record["needs"].get("checkpoint") == address]
+    return [_step_file(max(records, key=itemgetter("ended"))["address"], store)] if records else []
 
 
 def _step_file(address: str, store: Store) -> AnswerFile:

@@ -22,9 +22,7 @@ DIGEST_CHARACTERS = 8
 """Characters of a digest in a folder's name."""
 
 
-def prepare_source(
-    spec: Prepare, *, tokenizer_path: Path, site: Site, out: Path, on_progress: ProgressCallback
-) -> Path:
+def prepare_source(job: Prepare, *, tokenizer_path: Path, site: Site, out: Path, on_progress: ProgressCallback) -> Path:
     """The folder under `out` with the prepared source, which is written or completed if necessary.
 
     Raises DataError when the source is refused, StepFailed when the disk is full, RequestError when the site does not
@@ -33,12 +31,12 @@ def prepare_source(
     from firstsight.data.prepare import prepare
 
     store = Store(out)
-    folder = prepared_folder(spec.source, tokenizer_path=tokenizer_path, out=out)
+    folder = prepared_folder(job.source, tokenizer_path=tokenizer_path, out=out)
     folder.mkdir(parents=True, exist_ok=True)
     with store.lock(f"sources-{folder.name}") as has_lock:
         if not has_lock:
             raise RequestError(f"{folder}: another process prepares this source. Wait for it, or choose another --out.")
-        prepare(spec, inputs={"tokenizer": tokenizer_path}, out=folder, site=site, on_progress=on_progress)
+        prepare(job, inputs={"tokenizer": tokenizer_path}, out=folder, site=site, on_progress=on_progress)
     return folder
 
 

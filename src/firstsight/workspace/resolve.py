@@ -63,10 +63,8 @@ def find_checkpoint(name: str, *, study: Study, out: Path) -> Path:
     if any((Path(name) / file).is_file() for file in ("spec.json", "config.json")):
         return Path(name)
     if Path(name).is_dir():
-        raise RequestError(
-            f"{name}: wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). "
-            "Got neither. Name the result of a training step, or a downloaded model's folder."
-        )
+        wanted = "wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). Got neither"
+        raise RequestError(f"{name}: {wanted}. Name the result of a training step, or a downloaded model's folder.")
     if "/" in name:
         return sources.local_model_path(name)
     graph = resolve_graph(study, sources.current_site())

@@ -96,9 +96,9 @@ def download_models(sources: Iterable[External], site: Site) -> Site:
             path = local_model_path(location.path, needs_weights=source.form != "tokenizer")
             locations[source.name] = replace(location, path=str(path))
         elif is_hub_model(location):
+            advice = "Data sets are at hf://datasets/OWNER/NAME; or download it and write its folder in the site file."
             raise RequestError(
-                f"{source.name}: wanted {source.form} at {location.path}. Got a model repository. "
-                "Data sets are at hf://datasets/OWNER/NAME; or download it and write its folder in the site file."
+                f"{source.name}: wanted {source.form} at {location.path}. Got a model repository. {advice}"
             )
     return replace(site, sources=locations)
 
@@ -151,10 +151,9 @@ def checkpoint_files(location: Location, name: str) -> list[Path]:
     configs = [file for file in (folder / "spec.json", folder / "tokenizer.json") if file.is_file()]
     if len(configs) < 2 or not any(file.name.startswith("model") for file in tensors):
         present = ", ".join(sorted(file.name for file in (*configs, *tensors))) or "none of them"
-        raise RequestError(
-            f"{name}: wanted a checkpoint folder with spec.json, tokenizer.json and model.safetensors at {folder}. "
-            f"Got {present}. Write one from public weights with firstsight import."
-        )
+        wanted = f"wanted a checkpoint folder with spec.json, tokenizer.json and model.safetensors at {folder}"
+        advice = "Write one from public weights with firstsight import."
+        raise RequestError(f"{name}: {wanted}. Got {present}. {advice}")
     return [*configs, *tensors]
 
 

@@ -1,8 +1,7 @@
 """From a study to the graph of its steps, with the content of the user's own sources in the addresses.
 
-A tokenizer, an encoder, a checkpoint and benchmarks are identified by their files' digest. Data is identified by the
-records that preparing reads, so it is prepared first, under `OUT/sources`, and then published as the result of its
-prepare step by hard links.
+Models and benchmarks are identified by their files' digest, data by the records that preparing reads: it is prepared
+first, under `OUT/sources`, and then published as the result of its prepare step by hard links.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ class _Sources:
                 check_source_unchanged(index, location)
                 write_atomic(path, json.dumps(record) + "\n")
         except DataError as error:
+            reason = "results from before and after would not be about the same data"
             raise RequestError(
-                f"{name} has changed since it was prepared: results from before and after would not be about the same "
-                f"data. {error} Nothing was run."
+                f"{name} has changed since it was prepared: {reason}. {error} Nothing was run."
             ) from error
