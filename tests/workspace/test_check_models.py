@@ -92,5 +92,5 @@ def test_each_tower_of_a_pair_is_checked(tmp_path: Path, encoder: Any) -> None:
     with pytest.raises(RequestError, match=r"one: wanted model_type siglip or siglip_vision_model, got dinov2_with"):
         check_models([step], Site(sources={"one": second, "two": second}))
     small = encoder_folder(tmp_path / "small", Dinov2WithRegistersConfig(**{**LARGE, "hidden_size": 768}))
-    with pytest.raises(RequestError, match=r"two: wanted hidden_size 1024, got 768, says .*small/config\.json\. Name"):
+    with pytest.raises(RequestError, match=r"two: wanted hidden_size 1024, got 768 in .*small/config\.json\. Name"):
         check_models([step], Site(sources={"one": first, "two": small}))

@@ -96,7 +96,7 @@ def _add_missing_shard(donor: DonorProject) -> None:
 
 
 REFUSED: list[tuple[Callable[[DonorProject], object], str]] = [
-    (_change_spec, r"donor-40: eps wanted 1e-05, got 1e-06, says .*donor-40/spec\.json\. Declare the donor's model"),
+    (_change_spec, r"donor-40: eps wanted 1e-05, got 1e-06 in .*donor-40/spec\.json\. Declare the donor's model"),
     (
         _swap_token_ids,
         r"my-tokenizer: wanted the tokens of donor-40 under their own numbers\. Got 2 of 320 under others",
@@ -109,8 +109,8 @@ REFUSED: list[tuple[Callable[[DonorProject], object], str]] = [
     (lambda donor: shutil.rmtree(donor.data / "donor-40"), r"donor-40: .*donor-40 does not exist"),
     (
         lambda donor: donor.replace("mine.py", ('moments="fresh"', 'moments="carried"')),
-        r"wanted optimizer\.safetensors in .*donor-40, since the branch carries its donor's moments\. Got none\. "
-        r'Say moments="fresh" in the study, or import donor-40 with its optimizer file',
+        r"wanted optimizer\.safetensors in .*donor-40, since the branch continues its donor's moments\. Got none\. "
+        r'Set moments="fresh" in the study, or import donor-40 with its optimizer file',
     ),
     (
         lambda donor: donor.replace("mine.py", ("branch_at(own, Share(2, 5))", "branch_at(own, Share(3, 5))")),

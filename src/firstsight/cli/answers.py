@@ -74,6 +74,6 @@ def _short_name(name: str) -> str:
 
 
 def _has_builtin_images(files: Iterable[AnswerFile]) -> bool:
-    """Whether images are of the built-in world, whose drawings must be credited: the step's address says so."""
+    """Whether images are of the built-in world, whose drawings must be credited."""
     folders = (folder for file in files for folder in (file.benchmarks_dir, *file.benchmarks_by_task.values()))
     return any(folder is not None and folder.name.startswith("benchmarks-") for folder in folders)

@@ -57,9 +57,9 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
         name, as_option = function.__name__, function in STUDY_OPTION_COMMANDS
         study = requested_study(arguments[1:], as_option=as_option) if arguments[:1] == [name] else None
         app.command(name)(with_study(function, study, as_option=as_option))
-    for function in (prepare, export, score, doctor):
-        app.command(function.__name__)(function)
-    app.command("import")(import_weights)
+    commands = {"prepare": prepare, "export": export, "import": import_weights, "score": score, "doctor": doctor}
+    for name, function in commands.items():
+        app.command(name)(function)
     data = typer.Typer(no_args_is_help=True, help="About prepared data and sample ledgers.")
     data.command("verify")(verify)
     app.add_typer(data, name="data")

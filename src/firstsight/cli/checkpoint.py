@@ -43,7 +43,7 @@ def import_weights(
     revision: Annotated[str | None, typer.Option(help="Of a hub name: a branch, a tag or a commit.")] = None,
     tokenizer: Annotated[str, typer.Option(help="A path or hub name, if none is beside the weights.")] = "",
     config: Annotated[Path | None, typer.Option(help="For OpenLM: its config (.json) or params.txt.")] = None,
-    seen: Annotated[str, typer.Option(metavar="TOKENS", help="Trained on (2.5T), if its files do not say.")] = "",
+    seen: Annotated[str, typer.Option(metavar="TOKENS", help="Trained on (2.5T), if its files lack it.")] = "",
 ) -> None:
     """Make a checkpoint folder from public weights: OpenLM and DCLM, the Llama family, or an earlier export.
 

@@ -37,8 +37,8 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
     `as_option`: the study is the option --study (default: when), not the first argument.
     """
     own_options = [_option(parameter, study) for parameter in study.parameters] if study else []
-    _, *others = inspect.signature(command, eval_str=True).parameters.values()
-    reserved = {"study", "scale", "seeds", *(parameter.name for parameter in others)}
+    _, *arguments = inspect.signature(command, eval_str=True).parameters.values()
+    reserved = {"study", "scale", "seeds", *(parameter.name for parameter in arguments)}
     clash = ", ".join(sorted(reserved & {option.name for option in own_options}))
     if study is not None and clash:
         raise RequestError(f"{study.name}: {clash} is an option of the command. Rename the parameter.")
@@ -52,7 +52,7 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
     annotation, default = (STUDY_OPTION, "when") if as_option else (STUDY_ARGUMENT, inspect.Parameter.empty)
     shared = [("study", annotation, default), ("scale", SCALE_OPTION, "cpu"), ("seeds", SEEDS_OPTION, None)]
     parameters = [_keyword(*option) for option in shared]
-    parameters += [*(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in others), *own_options]
+    parameters += [*(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in arguments), *own_options]
     call.__doc__, call.__name__ = command.__doc__, command.__name__
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     call.__signature__ = inspect.Signature(parameters)

@@ -44,9 +44,9 @@ def _check_tokenizer(tokenizer: object, model: LMSpec, site: Site) -> None:
         return
     size = tokenizer_size(site.sources[tokenizer.name], tokenizer.name)
     if size > model.vocab_size:
-        wanted = f"wanted at most {model.vocab_size:,} tokens, the vocabulary of the model"
+        limit = f"wanted at most {model.vocab_size:,} tokens, the vocabulary of the model"
         advice = "Give the model a larger vocabulary, or name another tokenizer."
-        raise RequestError(f"{tokenizer.name}: {wanted}. Got {size:,}. {advice}")
+        raise RequestError(f"{tokenizer.name}: {limit}. Got {size:,}. {advice}")
 
 
 def _check_encoders(model: VLMSpec, site: Site) -> None:
@@ -56,7 +56,7 @@ def _check_encoders(model: VLMSpec, site: Site) -> None:
         name, location = tower.weights.name, site.sources[tower.weights.name]
         if mismatch := encoder_mismatch(tower, location, name):
             advice = "Name the encoder that the recipe means, or give the recipe this one's shape."
-            raise RequestError(f"{name}: {mismatch}, says {location.path}/config.json. {advice}")
+            raise RequestError(f"{name}: {mismatch} in {location.path}/config.json. {advice}")
 
 
 def _check_donor(source: External, declared: LMSpec, site: Site) -> None:
@@ -65,7 +65,7 @@ def _check_donor(source: External, declared: LMSpec, site: Site) -> None:
     if differences := field_differences(declared, checkpoint_model(location, source.name)):
         mismatch = "; ".join(f"{field.path} wanted {field.first}, got {field.second}" for field in differences)
         advice = "Declare the donor's model as it is there, or name the checkpoint that the recipe means."
-        raise RequestError(f"{source.name}: {mismatch}, says {location.path}/spec.json. {advice}")
+        raise RequestError(f"{source.name}: {mismatch} in {location.path}/spec.json. {advice}")
 
 
 def checkpoint_model(location: Location, name: str) -> LMSpec | VLMSpec:
@@ -80,15 +80,15 @@ def checkpoint_model(location: Location, name: str) -> LMSpec | VLMSpec:
 
 
 def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
-    """Whether a donor's checkpoint has the moments that a branch carries on, and the token ids of its tokenizer."""
+    """Whether a donor's checkpoint has the moments that a branch continues with, and the token ids of its tokenizer."""
     trunk = step.parent("trunk")
     if trunk is None or trunk.donor_model is None:
         return
     name, folder = trunk.spec.name, Path(site.sources[trunk.spec.name].path)
     if isinstance(stage, Midtrain) and stage.moments == "carried" and not any(folder.glob("optimizer*.safetensors")):
         raise RequestError(
-            f"{step.slug}: wanted optimizer.safetensors in {folder}, since the branch carries its donor's moments. Got "
-            f'none. Say moments="fresh" in the study, or import {name} with its optimizer file.'
+            f"{step.slug}: wanted optimizer.safetensors in {folder}, since the branch continues its donor's moments. "
+            f'Got none. Set moments="fresh" in the study, or import {name} with its optimizer file.'
         )
     if isinstance(stage.tokenizer, External):
         from tokenizers import Tokenizer

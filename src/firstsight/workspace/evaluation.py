@@ -154,8 +154,8 @@ def select_tasks(names: str, benchmarks: Benchmarks, *, with_vision: bool) -> tu
     selected = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in selected:
         if name not in known and name in TASKS:
-            got = f"Got none; available there: {', '.join(known)}. Add the folder, or drop the task."
-            raise RequestError(f"--tasks {name}: wanted a folder {name} of its files in {benchmarks.path}. {got}")
+            reason = f"Got none; available there: {', '.join(known)}. Add the folder, or drop the task."
+            raise RequestError(f"--tasks {name}: wanted a folder {name} of its files in {benchmarks.path}. {reason}")
         if name not in known:
             raise UnknownName("task", name, known)
     return selected or tuple(name for name, kind in kinds.items() if with_vision or kind == "text")

@@ -77,5 +77,5 @@ def run_step(step: Step, store: Store, *, display: ProgressDisplay = NO_DISPLAY)
 
 
 def last_line(reason: str) -> str:
-    """The last line of an error message, which says what went wrong."""
+    """The last line of an error message, which names the cause."""
     return (reason.strip().splitlines() or ["no reason given"])[-1]

@@ -83,8 +83,8 @@ def find_tokenizer(name: str, site: Site) -> tuple[TokenizerSource, Path]:
     if Path(name).exists():
         return tokenizer, Path(name)
     advice = f"Known names: {', '.join(sorted(site.sources))}." if site.sources else "Give a path."
-    wanted = "wanted a name of the site file or the path of a tokenizer.json"
-    raise RequestError(f"--tokenizer: {wanted}. Got {name!r}. {advice}")
+    expected = "wanted a name of the site file or the path of a tokenizer.json"
+    raise RequestError(f"--tokenizer: {expected}. Got {name!r}. {advice}")
 
 
 def find_benchmarks(name: str, site: Site) -> Path:

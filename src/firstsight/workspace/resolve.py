@@ -63,8 +63,9 @@ def find_checkpoint(name: str, *, study: Study, out: Path) -> Path:
     if any((Path(name) / file).is_file() for file in ("spec.json", "config.json")):
         return Path(name)
     if Path(name).is_dir():
-        wanted = "wanted a checkpoint: a folder with spec.json (firstsight) or config.json (transformers). Got neither"
-        raise RequestError(f"{name}: {wanted}. Name the result of a training step, or a downloaded model's folder.")
+        files = "spec.json (firstsight) or config.json (transformers)"
+        advice = "Name the result of a training step, or a downloaded model's folder."
+        raise RequestError(f"{name}: wanted a checkpoint: a folder with {files}. Got neither. {advice}")
     if "/" in name:
         return sources.local_model_path(name)
     graph = resolve_graph(study, sources.current_site())
@@ -77,7 +78,7 @@ def find_text_model(name: str, *, study: Study, out: Path) -> Path:
     RequestError for a folder, which does not record it, and for models trained on images from the beginning.
     """
     if Path(name).is_dir():
-        raise RequestError(f"{name}: a folder does not say which text model it came from. Name it with --text-model.")
+        raise RequestError(f"{name}: a folder does not record its text model. Name it with --text-model.")
     graph = resolve_graph(study, sources.current_site())
     address = _checkpoint_address(name, study, graph, out)
     donors = {step.address for step in graph.steps if step.donor_model}

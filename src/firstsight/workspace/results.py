@@ -57,7 +57,7 @@ def open_store(out: Path) -> Store:
 
 
 def collect_results(study: Study, store: Store, graph: Graph, *, summary: Summary | None = None) -> list[ArmResult]:
-    """What is stored of each arm, and why the rest is missing: `summary` says what failed in the last run."""
+    """What is stored of each arm, and why the rest is missing: `summary` lists what failed in the last run."""
     reasons: dict[str, str] = {}
     for failure in summary.failed if summary else ():
         for label in failure.arms:
@@ -121,8 +121,8 @@ def _study_facts(study: Study, graph: Graph, store: Store) -> StudyFacts:
 
 def _align(rows: Sequence[Sequence[str]]) -> str:
     """A table as text: the first column aligned to the left, the others to the right."""
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows)
+    first_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join("  ".join([row[0].ljust(first_width), *map(str.rjust, row[1:], widths)]).rstrip() for row in rows)
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -139,8 +139,8 @@ def weight_files(location: Location, name: str) -> list[Path]:
     folder = Path(location.path)
     files = [file for file in folder.glob("*") if file.suffix in WEIGHT_SUFFIXES or file.suffix == ".json"]
     if not (folder / "config.json").is_file() or not any(file.suffix in WEIGHT_SUFFIXES for file in files):
-        got = f"Got {', '.join(sorted(file.name for file in files)) or 'neither'}. Download the model there."
-        raise RequestError(f"{name}: wanted a folder with config.json and weights at {folder}. {got}")
+        present = f"Got {', '.join(sorted(file.name for file in files)) or 'neither'}. Download the model there."
+        raise RequestError(f"{name}: wanted a folder with config.json and weights at {folder}. {present}")
     return files
 
 
@@ -151,9 +151,9 @@ def checkpoint_files(location: Location, name: str) -> list[Path]:
     configs = [file for file in (folder / "spec.json", folder / "tokenizer.json") if file.is_file()]
     if len(configs) < 2 or not any(file.name.startswith("model") for file in tensors):
         present = ", ".join(sorted(file.name for file in (*configs, *tensors))) or "none of them"
-        wanted = f"wanted a checkpoint folder with spec.json, tokenizer.json and model.safetensors at {folder}"
+        expected = f"wanted a checkpoint folder with spec.json, tokenizer.json and model.safetensors at {folder}"
         advice = "Write one from public weights with firstsight import."
-        raise RequestError(f"{name}: {wanted}. Got {present}. {advice}")
+        raise RequestError(f"{name}: {expected}. Got {present}. {advice}")
     return [*configs, *tensors]
 
 

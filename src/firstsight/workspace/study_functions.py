@@ -138,6 +138,6 @@ def _study_function(name: str, function: Callable[..., Study]) -> StudyFunction:
     options = [StudyParameter(name=item.name, kind=hints.get(item.name), default=item.default) for item in parameters]
     for option in options:
         if option.kind not in (Share, Tokens, int, str, bool) and get_origin(option.kind) is not Literal:
-            wanted = f"Share, Tokens, int, str, bool or a Literal of words. Got {option.kind}"
-            raise RequestError(f"{name}: the parameter {option.name!r} cannot become an option. Wanted {wanted}.")
+            types = f"Share, Tokens, int, str, bool or a Literal of words. Got {option.kind}"
+            raise RequestError(f"{name}: the parameter {option.name!r} cannot become an option. Wanted {types}.")
     return StudyFunction(name=name, function=function, parameters=tuple(options))
