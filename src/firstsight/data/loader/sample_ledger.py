@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from firstsight.data.array_writer import write_npy_header
+from firstsight.data.index import write_npy_header
 from firstsight.data.loader.stream import BatchStream
 from firstsight.files import file_sha256
 

@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from firstsight.data.array_writer import ArrayFile
-from firstsight.data.index import Index
+from firstsight.data.index import ArrayFile, Index
 from firstsight.data.packing.bins import assign_rows
 from firstsight.data.packing.packed_rows import PackedRows, PackingStats, assemble_rows
 from firstsight.data.packing.segments import SEGMENT_ARRAYS, PackingConfig, SampleChunk, Segments, split_into_segments

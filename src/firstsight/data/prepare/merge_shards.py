@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from firstsight.data.array_writer import IndexWriter
+from firstsight.data.index import IndexWriter
 from firstsight.data.prepare.shard_writer import ShardPart
 from firstsight.errors import DataError
 from firstsight.files import write_atomic

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from firstsight.data import readers, tokenizer
-from firstsight.data.array_writer import IndexWriter
-from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE
+from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, IndexWriter
 from firstsight.data.readers.source_reader import ShardRecords
 from firstsight.data.records import (
     Dialogue,

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.data.array_writer import ArrayFile, IndexWriter, write_npy_header
-from firstsight.data.index import IMAGE_DTYPE, INDEX_ARRAYS, SAMPLE_DTYPE
+from firstsight.data.index import IMAGE_DTYPE, INDEX_ARRAYS, SAMPLE_DTYPE, ArrayFile, IndexWriter, write_npy_header
 
 
 @given(chunks=st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=5), max_size=5), sync=st.booleans())
