@@ -91,7 +91,7 @@ def _list_files(path: Path) -> list[tuple[Path, str]]:
     return [(file, file.relative_to(path).as_posix()) for file in files if not file.name.startswith(".")]
 
 
-def _file_answers(path: Path, name: str, task: str) -> Iterator[AnswerRecord]:
+def _file_answers(path: Path, name: str, task: str) -> list[AnswerRecord]:
     """A file's answers; of the answers.jsonl of `firstsight evaluate` those to `task` with the image."""
     records = list(read_answer_records(path, display_name=name))
     task_records = [
@@ -102,8 +102,7 @@ def _file_answers(path: Path, name: str, task: str) -> Iterator[AnswerRecord]:
     if records and not task_records:
         names = ", ".join(sorted({str(record["task"]) for _, record in records}))
         raise DataError(f"{path}: wanted answers to {task}, with the image. Got {names}. Name one of its tasks.")
-    for location, record in task_records:
-        yield _parse_answer(record, task, name, location)
+    return [_parse_answer(record, task, name, location) for location, record in task_records]
 
 
 def _parse_answer(record: Mapping[str, Any], task: str, file: str, location: str) -> AnswerRecord:

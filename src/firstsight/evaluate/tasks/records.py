@@ -73,7 +73,7 @@ def vision_task(
         read_questions=read_questions,
         prompt_templates={"bare": "{q}", "paper": prompt},
         version=version,
-        published={version: {"": count} for version, count in (published or {}).items()},
+        published={edition: {"": count} for edition, count in (published or {}).items()},
     )
 
 
