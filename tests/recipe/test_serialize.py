@@ -71,7 +71,7 @@ def test_every_spec_of_every_shipped_study_survives_the_round_trip(name: str, sc
 
 
 def test_only_specs_have_a_canonical_form() -> None:
-    with pytest.raises(QuantityError, match="a spec holds"):
+    with pytest.raises(QuantityError, match="a spec contains"):
         to_json(lambda: 1)
     with pytest.raises(UnknownName):
         from_json({"type": "Surprise"})

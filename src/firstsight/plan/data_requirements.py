@@ -52,7 +52,7 @@ def data_shortages(step: Step, counted_tokens: Mapping[str, int]) -> Iterator[st
             continue
         available = counted_tokens.get(external.name, external.tokens)
         if 0 < available < required:
-            verb = "holds" if external.name in counted_tokens else "is declared with"
+            verb = "has" if external.name in counted_tokens else "is declared with"
             yield (
                 f"{step.address}: wants {qualifier}{required:,} tokens in one pass, but {external.name!r} {verb} "
                 f"{available:,}. Add a source, lower its share or the budget, allow it more epochs, or correct a "

@@ -321,7 +321,7 @@ def check_data_sufficient(estimate: CostEstimate) -> None:
 
 def estimate_table(estimate: CostEstimate) -> tuple[tuple[str, ...], ...]:
     """Rows of text: a header, equal steps that train or are stored in one row each, then the totals."""
-    columns = ("step", "times", "asked", "tokens each", "updates", "FLOPs each", "stored each")
+    columns = ("step", "times", "requested", "tokens each", "updates", "FLOPs each", "stored each")
     equal_steps: dict[tuple[str, ComputeCost], list[StepCost]] = {}
     for step_cost in estimate.step_costs:
         if step_cost.cost.flops or step_cost.cost.stored_bytes:

@@ -28,9 +28,7 @@ class _KindSpeed:
 
 
 _SPEEDS = {
-    "pretrain": _KindSpeed(overhead=0.8),
-    "midtrain": _KindSpeed(overhead=0.8),
-    "finetune": _KindSpeed(overhead=0.8),
+    **dict.fromkeys(("pretrain", "midtrain", "finetune"), _KindSpeed(overhead=0.8)),
     "contrast": _KindSpeed(overhead=3.0, flops=3.7e10),
     "encode": _KindSpeed(flops=1e11, items=1e4),
     "evaluate": _KindSpeed(overhead=0.3, flops=1.2e11, items=400.0),

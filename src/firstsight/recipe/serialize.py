@@ -35,7 +35,7 @@ def to_json(value: object) -> Any:
         return [to_json(item) for item in cast(list[Any], value)]
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise QuantityError(f"a spec holds numbers, text, shares and specs. Got {type(value).__name__}: {value!r}.")
+    raise QuantityError(f"a spec contains numbers, text, shares and specs. Got {type(value).__name__}: {value!r}.")
 
 
 def from_json(value: Any) -> Any:
