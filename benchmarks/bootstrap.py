@@ -17,8 +17,7 @@ from functools import partial
 import numpy as np
 from scipy import stats
 
-from firstsight.evaluate.statistics.bootstrap import bca_interval
-from firstsight.evaluate.statistics.clustered_scores import ClusteredScores, cluster_scores
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, cluster_scores
 from timing import fastest
 
 

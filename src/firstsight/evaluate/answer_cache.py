@@ -9,19 +9,18 @@ judged/<checkpoint>/            the first 12 digits of the checkpoint's digest
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.models.interface import list_checkpoint_files
 from firstsight.files import FileDigests, file_lock, write_atomic
 
 EVALUATIONS_FOLDER = "judged"
-_DIGITS = 12
 
 AnswerKey = tuple[str, bool]
 """A question's id, and whether it was asked without its image."""
@@ -30,7 +29,7 @@ AnswerKey = tuple[str, bool]
 def evaluation_folder(output_path: Path, checkpoint: Path) -> Path:
     """The folder under `output_path` with all evaluation results of a checkpoint; it need not exist yet."""
     root = output_path / EVALUATIONS_FOLDER
-    return root / checkpoint_digest(checkpoint, digests_folder=root)[:_DIGITS]
+    return root / checkpoint_digest(checkpoint, digests_folder=root)[:12]
 
 
 def checkpoint_digest(checkpoint: Path, *, digests_folder: Path) -> str:
@@ -56,10 +55,8 @@ class AnswerCache:
     @property
     def file(self) -> Path | None:
         """The file; its name contains everything but the checkpoint that the answers depend on."""
-        if self.folder is None:
-            return None
-        task, version, style, questions = (self.header[key] for key in ("task", "version", "style", "questions"))
-        return self.folder / f"{task}-v{version}-{style}-{questions[:_DIGITS]}.jsonl"
+        name = "{task}-v{version}-{style}-{questions:.12}.jsonl".format_map(self.header)
+        return self.folder and self.folder / name
 
     def read(self) -> dict[AnswerKey, str]:
         """All stored answers, without a last line cut short by a kill. DataError for any other damaged line."""
@@ -80,7 +77,7 @@ class AnswerCache:
             write_atomic(self.file, "".join(lines))
 
     @contextmanager
-    def appender(self) -> Generator[Callable[[AnswerKey, str], None], None, None]:
+    def appender(self) -> Iterator[Callable[[AnswerKey, str], object]]:
         """A function that appends an answer and flushes it; an incomplete last line is removed first.
 
         RequestError while another process appends to the same file.
@@ -90,15 +87,13 @@ class AnswerCache:
             return
         with file_lock(self.file, is_blocking=False) as is_locked:
             if not is_locked:
-                raise RequestError(
-                    f"{self.file}: another run is answering these questions. Wait for it, then try again."
-                )
+                raise RequestError(f"{self.file}: another run is answering the questions. Wait for it, then try again.")
             size = self.file.read_bytes().rfind(b"\n") + 1
             with self.file.open("a", encoding="utf-8", buffering=1) as stream:
                 stream.truncate(size)
                 if not size:
                     stream.write(_json_line(self.header))
-                yield lambda key, answer: _append(stream, key, answer)
+                yield lambda key, answer: stream.write(_answer_line(key, answer))
 
 
 def _json_line(values: Mapping[str, Any]) -> str:
@@ -109,17 +104,11 @@ def _answer_line(key: AnswerKey, answer: str) -> str:
     return _json_line({"id": key[0], "blind": key[1], "answer": answer})
 
 
-def _append(stream: TextIO, key: AnswerKey, answer: str) -> None:
-    stream.write(_answer_line(key, answer))
-
-
-def _parse_row(line: bytes, location: str) -> dict[str, Any]:
+def _parse_row(line: bytes, path: str) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
     except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{location}: wanted a stored answer. Got {error}. Delete the file to evaluate again."
-        ) from error
+        raise DataError(f"{path}: wanted a stored answer. Got {error}. Delete the file to evaluate again.") from error
 
 
 def questions_digest(values: Iterable[Any]) -> str:

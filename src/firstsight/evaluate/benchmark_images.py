@@ -65,19 +65,15 @@ class BenchmarkImages:
             store.close()
 
     def _find(self, name: str, folder: str) -> tuple[_ImageStore, int]:
-        match = self._lookup(name, folder)
-        if match is None:
-            raise DataError(self._missing_message((name,), folder, total=1))
-        return match
+        if match := self._lookup(name, folder):
+            return match
+        raise DataError(self._missing_message((name,), folder, total=1))
 
     def _lookup(self, name: str, folder: str) -> tuple[_ImageStore, int] | None:
         if folder and folder not in self._task_stores:
             self._task_stores[folder] = _open_stores(self._root / folder)
-        for store in self._stores(folder):
-            index = store.find(name)
-            if index is not None:
-                return store, index
-        return None
+        matches = ((store, store.find(name)) for store in self._stores(folder))
+        return next(((store, index) for store, index in matches if index is not None), None)
 
     def _stores(self, folder: str) -> tuple[_ImageStore, ...]:
         return (*self._task_stores.get(folder, ()), *self._shared_stores)
@@ -99,24 +95,23 @@ class _ImageStore:
         self.names: list[str] = []
         self._offsets, self._sizes = array("Q"), array("Q")
         self._links: set[str] = set()
-        self._indices_by_key: dict[str, int | list[int]] = {}
+        self._indices_by_key: dict[str, list[int]] = {}
         self._tar_file: BinaryIO | None = root.open("rb") if root.is_file() else None
         for name, offset, size in self._tar_members() if self._tar_file else _walk_files(root):
-            self._add(name, offset, size)
+            self._indices_by_key.setdefault(_lookup_key(name), []).append(len(self.names))
+            self.names.append(name)
+            self._offsets.append(offset)
+            self._sizes.append(size)
 
     def find(self, name: str) -> int | None:
         """The index of the image with this path, else with a path that ends so, else with this stem or number."""
-        entry = self._indices_by_key.get(_lookup_key(name), [])
-        ranks = {
-            index: _match_rank(self.names[index], name) for index in ([entry] if isinstance(entry, int) else entry)
-        }
+        indices = self._indices_by_key.get(_lookup_key(name), [])
+        ranks = {index: _match_rank(self.names[index], name) for index in indices}
         best = min(ranks.values(), default=_NO_MATCH)
         matches = [index for index, rank in ranks.items() if rank == best < _NO_MATCH]
         if len(matches) > 1:
             names = ", ".join(self.names[index] for index in matches[:_MAX_EXAMPLES])
-            raise DataError(
-                f"{self.root}: {name!r} may be any of {names}. Give each task its own {_FOLDER_NAME}/ folder."
-            )
+            raise DataError(f"{self.root}: {name!r} may be any of {names}. Give each task its own images/ folder.")
         return matches[0] if matches else None
 
     def read(self, index: int) -> bytes:
@@ -146,15 +141,6 @@ class _ImageStore:
         if self._tar_file is not None:
             self._tar_file.close()
 
-    def _add(self, name: str, offset: int, size: int) -> None:
-        index, key = len(self.names), _lookup_key(name)
-        self.names.append(name)
-        self._offsets.append(offset)
-        self._sizes.append(size)
-        entry = self._indices_by_key.setdefault(key, index)
-        if entry != index:
-            self._indices_by_key[key] = [entry, index] if isinstance(entry, int) else [*entry, index]
-
     def _tar_members(self) -> Iterator[tuple[str, int, int]]:
         """(name, offset, size) of an archive's files, in one pass; nothing is unpacked."""
         for member in list_tar_members(self.root):
@@ -168,8 +154,8 @@ class _ImageStore:
 
 def _store_paths(folder: Path) -> list[Path]:
     """The archive and the folder of images in `folder`, if they exist."""
-    tar_path, image_folder = folder / _TAR_NAME, folder / _FOLDER_NAME
-    return [*([tar_path] if tar_path.is_file() else []), *([image_folder] if image_folder.is_dir() else [])]
+    kinds = (folder / _TAR_NAME, Path.is_file), (folder / _FOLDER_NAME, Path.is_dir)
+    return [path for path, is_kind in kinds if is_kind(path)]
 
 
 def _open_stores(folder: Path) -> list[_ImageStore]:

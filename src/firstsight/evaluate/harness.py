@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,17 +55,16 @@ def evaluate(
     The bytes are a function of checkpoint and benchmarks. Raises DataError, ModelError or UnknownName.
     """
     style: PromptStyle = "bare" if isinstance(spec.benchmarks, SyntheticBenchmarks) else "paper"
-    answers_folder = out / ANSWER_CACHE_FOLDER
     result = evaluate_checkpoint(
         inputs["checkpoint"],
         inputs["benchmarks"],
         config=EvalConfig(tasks=(*spec.vision_tasks, *spec.text_tasks), image_mode="both", prompt_style=style),
         site=site,
         on_progress=on_progress,
-        answers_folder=answers_folder,
+        answers_folder=out / ANSWER_CACHE_FOLDER,
     )
     write_result(result, out)
-    shutil.rmtree(answers_folder)
+    shutil.rmtree(out / ANSWER_CACHE_FOLDER)
 
 
 def evaluate_checkpoint(
@@ -143,11 +142,11 @@ def _store_answers(
     except (DataError, ModelError) as error:
         if num_done == num_cached or pending[0].run.answer_cache.file is None:
             raise
-        message = f"{error} {num_done:,} of {total:,} answers are stored; run the command again to continue."
-        raise type(error)(message) from error
+        stored = f"{num_done:,} of {total:,} answers are stored; run the command again to continue."
+        raise type(error)(f"{error} {stored}") from error
 
 
-def answer_question(checkpoint: Path, image_path: Path, question: str, *, site: Site) -> str:
+def answer_question(checkpoint: Path, image: Path, question: str, *, site: Site) -> str:
     """The checkpoint's answer to a question about an image.
 
     Raises DataError for a file that is no image, RequestError that names words outside a small vocabulary.
@@ -155,21 +154,17 @@ def answer_question(checkpoint: Path, image_path: Path, question: str, *, site: 
     model = load_eval_model(checkpoint, site=site)
     model.check_vocabulary([question], location="the question")
     try:
-        data = image_path.read_bytes()
+        data = image.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{image_path}: wanted an image. Got {error.strerror}. Name a PNG, JPEG or WebP file."
-        ) from error
-    [image] = model.encode_images([(str(image_path), data)])
-    request = GenerationRequest(text=question, image=image)
+        raise DataError(f"{image}: wanted an image. Got {error.strerror}. Name a PNG, JPEG or WebP file.") from error
+    [encoded] = model.encode_images([(str(image), data)])
+    request = GenerationRequest(text=question, image=encoded)
     [answer] = model.generate([request], max_new_tokens=ANSWER_TOKEN_LIMITS["paper"])
     return answer
 
 
 @contextmanager
-def _open_images(
-    benchmarks_path: Path, selected_tasks: Sequence[Task]
-) -> Generator[BenchmarkImages | None, None, None]:
+def _open_images(benchmarks_path: Path, selected_tasks: Sequence[Task]) -> Iterator[BenchmarkImages | None]:
     """The images of vision tasks; None where they cannot be opened, since blind questions need none."""
     try:
         images = BenchmarkImages(benchmarks_path) if any(task.kind == "vision" for task in selected_tasks) else None
@@ -182,19 +177,16 @@ def _open_images(
             images.close()
 
 
-def _check_images(
-    pending: Sequence[Request], benchmarks_path: Path, images: BenchmarkImages | None
-) -> BenchmarkImages | None:
+def _check_images(pending: Sequence[Request], path: Path, images: BenchmarkImages | None) -> BenchmarkImages | None:
     """The images, if a request needs any; DataError that counts the missing ones, or why they cannot be opened."""
-    names: dict[str, list[str]] = {}
-    for request in pending:
-        if request.uses_image:
-            names.setdefault(request.run.task_folder, []).append(request.image_name)
-    if not names:
+    names_by_folder: dict[str, list[str]] = {}
+    for name, folder in (request.image for request in pending if request.uses_image):
+        names_by_folder.setdefault(folder, []).append(name)
+    if not names_by_folder:
         return None
-    images = BenchmarkImages(benchmarks_path) if images is None else images
-    for folder, folder_names in names.items():
-        images.check_present(folder_names, folder)
+    images = images or BenchmarkImages(path)
+    for folder, names in names_by_folder.items():
+        images.check_present(names, folder)
     return images
 
 
@@ -208,9 +200,8 @@ def _check_vision_support(model: EvalModel, pending: Sequence[Request], checkpoi
 
 def _load_guesses(selected_tasks: Sequence[Task], benchmarks_path: Path) -> Guesses:
     """The answers of the best guesser that ignores the question, for tasks whose folders contain them."""
-    paths = {task.name: task.folder(benchmarks_path) / QUESTION_BLIND for task in selected_tasks}
     return {
-        name: {str(key): str(value) for key, value in load_json(path).items()}
-        for name, path in paths.items()
-        if path.is_file()
+        task.name: {str(key): str(value) for key, value in load_json(path).items()}
+        for task in selected_tasks
+        if (path := task.folder(benchmarks_path) / QUESTION_BLIND).is_file()
     }

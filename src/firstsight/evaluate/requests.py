@@ -45,9 +45,9 @@ class Request:
         return self.run.task.kind == "vision" and not self.is_blind
 
     @property
-    def image_name(self) -> str:
-        """The image's name in the benchmark's files."""
-        return str(self.question.image)
+    def image(self) -> tuple[str, str]:
+        """The image's name in the benchmark's files, and the folder of its task."""
+        return str(self.question.image), self.run.task_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,24 +158,13 @@ def run_requests(
     requests_by_image: dict[str, list[tuple[int, Request]]] = {}
     for index, request in enumerate(requests):
         if request.uses_image:
-            location = images.location(request.image_name, request.run.task_folder)
-            requests_by_image.setdefault(location, []).append((index, request))
+            requests_by_image.setdefault(images.location(*request.image), []).append((index, request))
     groups = list(requests_by_image.items())
     for start in range(0, len(groups), model.image_batch):
         batch = groups[start : start + model.image_batch]
-        first_requests = [(location, group[0][1]) for location, group in batch]
-        encoded_images = model.encode_images(
-            [
-                (location, images.read(request.image_name, request.run.task_folder))
-                for location, request in first_requests
-            ]
-        )
-        image_requests = [
-            (index, request, encoded_image)
-            for (_, group), encoded_image in zip(batch, encoded_images, strict=True)
-            for index, request in group
-        ]
-        yield from _run_batch(model, image_requests, max_new_tokens)
+        encoded = model.encode_images([(location, images.read(*group[0][1].image)) for location, group in batch])
+        rows = [(*row, image) for (_, group), image in zip(batch, encoded, strict=True) for row in group]
+        yield from _run_batch(model, rows, max_new_tokens)
 
 
 def _run_batch(
@@ -198,8 +187,7 @@ def _run_batch(
     image_size = cache(lambda image_id: processed_image_size(model, images[image_id]))
     for ((_, image_id, box_format), indices), answer in zip(generation_groups.items(), generated, strict=True):
         if box_format:
-            get_image_size = partial(image_size, image_id)
-            answer = normalize_model_box(answer, box_format, get_image_size=get_image_size)
+            answer = normalize_model_box(answer, box_format, get_image_size=partial(image_size, image_id))
         yield from ((index, answer) for index in indices)
     choice_requests = [
         ChoiceRequest(text=prompt, image=images[image_id], choices=choices, is_chat_turn=is_chat_turn)

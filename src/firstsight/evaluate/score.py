@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstsight.evaluate.statistics import bootstrap
-from firstsight.evaluate.statistics.clustered_scores import ClusteredScores, cluster_scores
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, cluster_scores
 from firstsight.evaluate.task import TaskKind
 from firstsight.evaluate.tasks import TASKS
 

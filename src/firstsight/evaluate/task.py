@@ -115,11 +115,9 @@ def benchmark_files(folder: Path) -> tuple[Path, ...]:
     data_paths = [path for path in paths if path.name.endswith(_DATA_SUFFIXES) and not _UNRELATED_FILE.match(path.name)]
     if not data_paths:
         names = ", ".join(path.name for path in paths) or "none"
-        has_pickle = any(path.suffix in _PICKLE_SUFFIXES for path in paths)
-        note = "; a pickle can run code and is not opened" if has_pickle else ""
-        raise DataError(
-            f"{folder}: wanted the benchmark's files (.json, .jsonl, .gz of them). Got {names}{note}. Add them."
-        )
+        if any(path.suffix in _PICKLE_SUFFIXES for path in paths):
+            names += "; a pickle can run code and is not opened"
+        raise DataError(f"{folder}: wanted the benchmark's files (.json, .jsonl, .gz of them). Got {names}. Add them.")
     return tuple(data_paths)
 
 
@@ -168,12 +166,10 @@ def load_json_records(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def require_key(record: Any, key: str, location: Path | str) -> Any:
+def require_key(record: Any, key: str, path: Path | str) -> Any:
     """`record[key]`, or a DataError that shows the record."""
     if not isinstance(record, dict) or key not in record:
-        raise DataError(
-            f"{location}: a record lacks {key!r}: {_preview(record)}. Is this the benchmark's original file?"
-        )
+        raise DataError(f"{path}: a record lacks {key!r}: {_preview(record)}. Is this the benchmark's original file?")
     return record[key]
 
 

@@ -15,8 +15,7 @@ import numpy as np
 import polars as pl
 
 from firstsight.evaluate.statistics import bootstrap
-from firstsight.evaluate.statistics.bootstrap import Interval
-from firstsight.evaluate.statistics.clustered_scores import ClusteredScores, cluster_scores
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, cluster_scores
 from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, DifferenceEstimate, crossed_estimate, holm
 from firstsight.report.answers import QUESTION_KEY, arm_answers
 from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_arms

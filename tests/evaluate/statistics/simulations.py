@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from firstsight.evaluate.statistics.bootstrap import bca_interval, bootstrap_means
-from firstsight.evaluate.statistics.clustered_scores import ClusteredScores
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, bootstrap_means
 from firstsight.evaluate.statistics.differences import crossed_estimate
 
 VQA = np.minimum(np.arange(11) * 0.3, 1.0)

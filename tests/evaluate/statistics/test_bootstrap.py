@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from firstsight.evaluate.statistics.bootstrap import bca_interval, bootstrap_means
-from firstsight.evaluate.statistics.clustered_scores import ClusteredScores, cluster_scores
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, bootstrap_means, cluster_scores
 
 RANDOM = np.random.default_rng(5)
 

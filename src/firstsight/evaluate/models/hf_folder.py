@@ -120,12 +120,7 @@ def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
 
     auto_class: Any = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
     model, loading_info = auto_class.from_pretrained(
-        folder,
-        config=config,
-        dtype="auto",
-        use_safetensors=True,
-        output_loading_info=True,
-        **_LOCAL_FILES,
+        folder, config=config, dtype="auto", use_safetensors=True, output_loading_info=True, **_LOCAL_FILES
     )
     if missing_keys := sorted(loading_info["missing_keys"]):
         raise ModelError(

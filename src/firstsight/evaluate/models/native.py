@@ -154,10 +154,7 @@ def load_native_model(checkpoint: Path, *, site: Site) -> NativeModel:
     torch.set_num_threads(site.threads)
     loaded = load(checkpoint, device=site.device)
     return NativeModel(
-        checkpoint=loaded,
-        tokenizer=load_tokenizer(loaded.tokenizer),
-        device=site.device,
-        decode_threads=site.readers,
+        checkpoint=loaded, tokenizer=load_tokenizer(loaded.tokenizer), device=site.device, decode_threads=site.readers
     )
 
 

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from firstsight.errors import DataError
-from firstsight.evaluate.metrics.exact_match import CHOICE_MATCH
-from firstsight.evaluate.metrics.multiple_choice import LETTER_MATCH
+from firstsight.evaluate.metrics.exact_match import CHOICE_MATCH, LETTER_MATCH
 from firstsight.evaluate.task import Question, Task, record_tags, single_file
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.records import BenchmarkRecord, read_records

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from firstsight.errors import DataError
-from firstsight.evaluate.statistics.clustered_scores import ClusteredScores, cluster_scores
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, cluster_scores
 
 RANDOM = np.random.default_rng(5)
 

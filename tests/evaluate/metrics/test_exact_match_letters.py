@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.evaluate.metrics import METRICS
-from firstsight.evaluate.metrics.multiple_choice import letter_match, parse_choice_letter
+from firstsight.evaluate.metrics.exact_match import letter_match, parse_choice_letter
 
 OPTIONS = {"A": "a cat", "B": "A small dog", "C": "two cats", "D": "none of the above"}
 
