@@ -91,11 +91,6 @@ class Comparison:
         """Answers of each arm by its label."""
         return {arm.label: arm_answers(arm) for arm in self._arms}
 
-    def stable_scores(self, name: str, kind: str) -> dict[int, float]:
-        """Stable scores of an arm by seed."""
-        rows = self._rows.filter(arm=name, kind=kind, task=STABLE, condition="sighted")
-        return dict(rows.select("seed", "score").iter_rows())
-
     def corrected_differences(
         self, pairs: Sequence[ArmPair], *, candidate_count: int = 0
     ) -> list[PairedDifference | None]:
@@ -111,13 +106,10 @@ class Comparison:
             differences[i] = replace(d, level=decision.level, adjusted_p=decision.adjusted, family_size=family_size)
         return differences
 
-    def paired_difference(self, pair: ArmPair) -> PairedDifference | None:
-        """One comparison without correction; None where the arms share no seed."""
-        return self.corrected_differences([pair])[0]
-
     def question_interval(self, name: str, kind: str) -> Interval | None:
         """95 % interval over questions of an arm's mean stable score over its seeds, centred on that mean."""
-        scores = self.stable_scores(name, kind)
+        stable = self._rows.filter(arm=name, kind=kind, task=STABLE, condition="sighted")
+        scores = dict(stable.select("seed", "score").iter_rows())
         tasks = {task for gains in stable_gains(self._rows, name, kind).values() for task in gains}
         answers = self._shared_answers([name], sorted(scores), tasks=tasks)
         if answers is None:
@@ -130,10 +122,8 @@ class Comparison:
         answers = self._shared_answers([pair.a, pair.b], seeds, tasks=tasks)
         if answers is None:
             return []
-        return [
-            _clustered_scores(answers, answers[f"score_{pair.a}_{seed}"] - answers[f"score_{pair.b}_{seed}"])
-            for seed in seeds
-        ]
+        gaps = [answers[f"score_{pair.a}_{seed}"] - answers[f"score_{pair.b}_{seed}"] for seed in seeds]
+        return [_clustered_scores(answers, gap) for gap in gaps]
 
     def shared_tasks(self, pair: ArmPair, seeds: Sequence[int]) -> list[str]:
         """The stable score's tasks that all runs of a pair have."""
@@ -145,13 +135,8 @@ class Comparison:
         """Means over `tasks` [arms, seeds] of the pair, and of the main sweep's arms that have all seeds and tasks."""
         names = dict.fromkeys([pair.a, pair.b, *(arm.name for arm in main_sweep_arms(self._arms))])
         gains = [stable_gains(self._rows, name, pair.kind) for name in names]
-        return np.array(
-            [
-                [np.mean([by_seed[seed][task] for task in tasks]) for seed in seeds]
-                for by_seed in gains
-                if all(seed in by_seed and set(tasks) <= by_seed[seed].keys() for seed in seeds)
-            ]
-        )
+        complete = [g for g in gains if all(seed in g and set(tasks) <= g[seed].keys() for seed in seeds)]
+        return np.array([[np.mean([g[seed][task] for task in tasks]) for seed in seeds] for g in complete])
 
     def _uncorrected_difference(self, pair: ArmPair) -> PairedDifference | None:
         gains_a, gains_b = (stable_gains(self._rows, name, pair.kind) for name in (pair.a, pair.b))
@@ -164,14 +149,13 @@ class Comparison:
         samples = self.paired_samples(pair, seeds=seeds, tasks=tasks)
         influences = np.stack([sample.influence() for sample in samples]) if samples else None
         is_single = len(seeds) == 1 and bool(samples)
+        interval = _centred_interval(samples[0], float(values[0]), bounds=(-1.0, 1.0)) if is_single else None
         all_tasks = {task for gains in (gains_a, gains_b) for seed in seeds for task in gains[seed]}
         return PairedDifference(
             pair=pair,
             per_seed=tuple(zip(seeds, values.tolist(), strict=True)),
             estimate=crossed_estimate(values, arm_scores=arm_scores, influences=influences),
-            question_interval=_centred_interval(samples[0], float(values[0]), bounds=(-1.0, 1.0))
-            if is_single
-            else None,
+            question_interval=interval,
             missing_tasks=tuple(sorted(all_tasks - set(tasks))),
             addresses=tuple(a.address for a in self._arms if a.name in (pair.a, pair.b) and a.seed in seeds),
         )
@@ -202,9 +186,6 @@ def _clustered_scores(answers: pl.DataFrame, scores: pl.Series) -> ClusteredScor
     """Scores clustered by image over all tasks; a question without an image is a cluster of its own."""
     question_cluster = pl.concat_str(pl.col("task"), pl.lit("\0"), pl.col("question"))
     cluster = pl.when(pl.col("image") == "").then(question_cluster).otherwise("image")
-    return cluster_scores(
-        scores.to_numpy(),
-        clusters=answers.select(cluster).to_series().to_list(),
-        tasks=answers["task"].to_list(),
-        splits=answers["split"].to_list(),
-    )
+    clusters = answers.select(cluster).to_series().to_list()
+    tasks, splits = answers["task"].to_list(), answers["split"].to_list()
+    return cluster_scores(scores.to_numpy(), clusters=clusters, tasks=tasks, splits=splits)

@@ -41,7 +41,10 @@ def power_report(
         f"  {_deviation(variances.residual_variance)} points more in the answers of a single seed.",
         *_requirement_lines(variances, effect=effect, seeds=seeds, questions=questions, power=power),
     ]
-    return lines, _detectable_effects(variances, seeds=seeds, power=power)
+    counts = sorted({*SEED_COUNTS, seeds})
+    effects = [(count, minimum_detectable_effect(variances, num_seeds=count, target_power=power)) for count in counts]
+    header = ("seeds", f"smallest effect detected with power {100 * power:.3g} %, points")
+    return lines, [header, *((str(count), f"{100 * effect:.1f}") for count, effect in effects if effect is not None)]
 
 
 def variance_components(
@@ -56,10 +59,8 @@ def variance_components(
     pairs = [ArmPair(a=a, b=b, kind=kind) for a, b in combinations(names, 2)]
     differences = [(d, d.estimate) for d in comparison.corrected_differences(pairs) if d and d.estimate]
     if not differences:
-        evaluated, seed_count = (
-            f"{len(names)} evaluated arm{'s' * (len(names) != 1)}",
-            len({arm.seed for arm in scored}),
-        )
+        evaluated = f"{len(names)} evaluated {'arm' if len(names) == 1 else 'arms'}"
+        seed_count = len({arm.seed for arm in scored})
         raise DataError(
             f"power needs two arms evaluated on {kind} with the same two seeds. Got {evaluated} of {seed_count} seeds. "
             "Run the study with --seeds 2 or more."
@@ -73,14 +74,6 @@ def variance_components(
     seed_variance = max(pool_seed_variance(seed_scores)[0] - residual, 0.0)
     parts = {"seed_variance": seed_variance, "question_variance": max(question, 0.0), "residual_variance": residual}
     return VarianceComponents(num_arms=len(seed_scores), **parts), len(seeds)
-
-
-def _detectable_effects(variances: VarianceComponents, *, seeds: int, power: float) -> list[tuple[str, str]]:
-    """For each number of seeds the smallest effect that is detected with probability `power`; a header first."""
-    counts = sorted({*SEED_COUNTS, seeds})
-    effects = [(count, minimum_detectable_effect(variances, num_seeds=count, target_power=power)) for count in counts]
-    header = ("seeds", f"smallest effect detected with power {100 * power:.3g} %, points")
-    return [header, *((str(count), f"{100 * effect:.1f}") for count, effect in effects if effect is not None)]
 
 
 def _requirement_lines(

@@ -54,7 +54,9 @@ def draw_samples(
     arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison, *, count: int = 12
 ) -> list[AnswerSample]:
     """Up to `count` questions with images; fewer where answers or images are missing."""
-    best_and_worst = _best_and_worst(arms, rows)
+    stable = rows.filter(task=STABLE, kind="vision", condition="sighted").sort("score", descending=True)
+    labels, by_label = stable.get_column("label").to_list(), {arm.label: arm for arm in arms_with_scores(arms)}
+    best_and_worst = [by_label[label] for label in dict.fromkeys(labels[:1] + labels[-1:])]
     if not best_and_worst or best_and_worst[0].benchmarks_dir is None:
         return []
     best = best_and_worst[0]
@@ -73,13 +75,6 @@ def draw_samples(
         )
     thumbnails.close()
     return samples
-
-
-def _best_and_worst(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[ArmResult]:
-    stable = rows.filter(task=STABLE, kind="vision", condition="sighted").sort("score", descending=True)
-    labels = stable.get_column("label").to_list()
-    by_label = {arm.label: arm for arm in arms_with_scores(arms)}
-    return [by_label[label] for label in dict.fromkeys(labels[:1] + labels[-1:])]
 
 
 def _answers_by_question(answers: pl.DataFrame, *, blind: bool) -> dict[QuestionId, AnswerRow]:

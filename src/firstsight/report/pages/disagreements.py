@@ -33,7 +33,10 @@ def rank_disagreements(first: AnswersTable, second: AnswersTable) -> pl.DataFram
     # Scores are stored to nine decimal places; smaller differences are rounding.
     pairs = pairs.with_columns(difference=(pl.col("score") - pl.col("score_b")).round(9))
     questions = pl.concat([a.select(QUESTION_KEY), b.select(QUESTION_KEY)]).unique(QUESTION_KEY, maintain_order=True)
-    pairs = pairs.select(*QUESTION_KEY, "blind", "difference", kind=_disagreement_kind())
+    truth_differs, answer_differs = pl.col("truth") != pl.col("truth_b"), pl.col("answer") != pl.col("answer_b")
+    kind = pl.when(truth_differs).then(pl.lit("truth")).when(pl.col("difference") != 0).then(pl.lit("score"))
+    kind = kind.when(answer_differs).then(pl.lit("wording")).otherwise(pl.lit("same"))
+    pairs = pairs.select(*QUESTION_KEY, "blind", "difference", kind=kind)
     ranking = _with_order(questions.join(pairs, on=QUESTION_KEY, how="left", maintain_order="left"))
     ranking = ranking.with_columns(pl.col("kind").fill_null("unpaired"), pl.col("difference").fill_null(0.0))
     ranks = {kind: rank for rank, kind in enumerate(DISAGREEMENT_KINDS)}
@@ -41,12 +44,6 @@ def rank_disagreements(first: AnswersTable, second: AnswersTable) -> pl.DataFram
     ranking = ranking.with_columns(turn=pl.col("hash").rank("ordinal").over("group", "size", "task"))
     ranking = ranking.sort("group", "size", "turn", "order", descending=[False, True, False, False])
     return ranking.select(*QUESTION_KEY, "kind", "blind", "difference")
-
-
-def _disagreement_kind() -> pl.Expr:
-    truth_differs, answer_differs = pl.col("truth") != pl.col("truth_b"), pl.col("answer") != pl.col("answer_b")
-    kind = pl.when(truth_differs).then(pl.lit("truth")).when(pl.col("difference") != 0).then(pl.lit("score"))
-    return kind.when(answer_differs).then(pl.lit("wording")).otherwise(pl.lit("same"))
 
 
 def draw_questions(table: AnswersTable, *, count: int) -> pl.DataFrame:
@@ -124,9 +121,5 @@ def _task_score(rows: pl.DataFrame) -> TaskScore | None:
 
 def _question_scores(rows: pl.DataFrame, column: str) -> QuestionScores:
     """Scores clustered by image; a question without an image is a cluster of its own."""
-    cluster = pl.when(pl.col("image") == "").then("question").otherwise("image")
-    return QuestionScores(
-        scores=rows.get_column(column).to_list(),
-        splits=rows.get_column("split").to_list(),
-        clusters=rows.select(cluster).to_series().to_list(),
-    )
+    clusters = rows.select(pl.when(pl.col("image") == "").then("question").otherwise("image")).to_series().to_list()
+    return QuestionScores(scores=rows[column].to_list(), splits=rows["split"].to_list(), clusters=clusters)

@@ -35,13 +35,11 @@ class PreviewSource:
     name: str
     form: str
     requested_share: str
-    """In the recipe."""
     rows: int
     tokens: int
     """Without padding."""
     loss_tokens: int
     epochs: float
-    """How often the stage reads it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +73,6 @@ class PreviewFacts:
     """Of all positions."""
     sources: tuple[PreviewSource, ...]
     """`PreviewRow.source_index` counts these."""
-
-    @property
-    def rows(self) -> int:
-        return self.steps * self.row_shape.batch_size
 
 
 def preview_rows(stream: BatchStream, decoder: TokenDecoder, *, first_row: int, count: int) -> list[PreviewRow]:

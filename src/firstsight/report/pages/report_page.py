@@ -15,7 +15,6 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from firstsight.evaluate.statistics.bootstrap import Interval
 from firstsight.report.claims import Claim, evaluate_claims
 from firstsight.report.compare import Comparison
 from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
@@ -81,7 +80,9 @@ def _figure_specs(rows: pl.DataFrame, comparison: Comparison, curves: TrainingCu
     sighted = rows.filter(condition="sighted")
     sweep = sighted.filter(pl.col("in_sweep"))
     if not sweep.filter(task=STABLE).is_empty():
-        charts["stable"] = stable_score_chart(rows, _question_intervals(rows, comparison))
+        pairs = rows.filter(task=STABLE).select("arm", "kind").unique(maintain_order=True).rows()
+        intervals = {pair: interval for pair in pairs if (interval := comparison.question_interval(*pair))}
+        charts["stable"] = stable_score_chart(rows, intervals)
     if not single_task_rows(sweep).is_empty():
         charts["tasks"] = task_grid(rows)
     if not single_task_rows(sighted).is_empty():
@@ -92,11 +93,6 @@ def _figure_specs(rows: pl.DataFrame, comparison: Comparison, curves: TrainingCu
     if "stable" in charts and "tasks" in charts:
         charts["main"] = combined_chart(rows, charts["stable"])
     return {name: vega_lite_spec(chart) for name, chart in charts.items()}
-
-
-def _question_intervals(rows: pl.DataFrame, comparison: Comparison) -> dict[tuple[str, str], Interval]:
-    pairs = rows.filter(task=STABLE).select("arm", "kind").unique(maintain_order=True).rows()
-    return {pair: interval for pair in pairs if (interval := comparison.question_interval(*pair))}
 
 
 def with_title(spec: VegaSpec, name: str, study: StudyFacts) -> VegaSpec:

@@ -54,11 +54,12 @@ class TokenDecoder:
         """One entry for each of `ids`, in order."""
         texts: list[TokenText] = []
         for is_special, run in groupby(ids, self._special_names.__contains__):
-            texts += map(self._special_text, run) if is_special else self._decode_run(run)
+            read_run = self._special_texts if is_special else self._decode_run
+            texts += read_run(run)
         return texts
 
-    def _special_text(self, token_id: int) -> TokenText:
-        return TokenText(text=self._special_names[token_id], is_special=True)
+    def _special_texts(self, run: Iterable[int]) -> Iterator[TokenText]:
+        return (TokenText(text=self._special_names[token_id], is_special=True) for token_id in run)
 
     def _decode_run(self, run: Iterable[int]) -> Iterator[TokenText]:
         """Texts of tokens that are not special; tokens are joined wherever one ends inside a character."""
