@@ -149,21 +149,16 @@ class AnswersTable:
         self.rows = rows.filter(task=task) if task else rows
         if self.rows.is_empty():
             raise UnknownName(f"task answered by {name}", task, rows.get_column("task").unique())
-        self._check_unique()
-
-    def read_answer(self, file: int, offset: int) -> StoredAnswer:
-        """The record at byte `offset` of file number `file`."""
-        return read_answer_at(self.files[file].path, offset)
-
-    def _check_unique(self) -> None:
         key = [*QUESTION_KEY, "blind"]
         duplicates = self.rows.filter(self.rows.select(key).is_duplicated()).select(*key, "file")
         if not duplicates.is_empty():
             task, question, blind, file = duplicates.row(0)
-            raise DataError(
-                f"{self.files[file].path}: wanted one answer a question. Got two for {question!r} of {task} "
-                f"{'without' if blind else 'with'} its image. Keep one of them."
-            )
+            answers = f"two for {question!r} of {task} {'without' if blind else 'with'} its image"
+            raise DataError(f"{self.files[file].path}: wanted one answer a question. Got {answers}. Keep one of them.")
+
+    def read_answer(self, file: int, offset: int) -> StoredAnswer:
+        """The record at byte `offset` of file number `file`."""
+        return read_answer_at(self.files[file].path, offset)
 
 
 def _row(answer: StoredAnswer, file: int, offset: int) -> tuple[Any, ...]:

@@ -54,10 +54,8 @@ class _ClaimTest:
 
     def evaluate(self, comparison: Comparison) -> Claim:
         """The claim's result, from comparisons that are corrected together."""
-        named_pairs = [(a, b) for a, b in self.pairs if a and b]
-        arm_pairs = [
-            ArmPair(a=a, b=b, kind=kind, threshold=self.threshold) for a, b in named_pairs for kind in self.kinds
-        ]
+        pairs = [(a, b, kind) for a, b in self.pairs if a and b for kind in self.kinds]
+        arm_pairs = [ArmPair(a=a, b=b, kind=kind, threshold=self.threshold) for a, b, kind in pairs]
         differences = tuple(filter(None, comparison.corrected_differences(arm_pairs)))
         if len(differences) < self.min_count:
             evidence = f"Cannot be tested: {self.requirement}."

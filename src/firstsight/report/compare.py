@@ -55,7 +55,6 @@ class PairedDifference:
 
     @property
     def mean(self) -> float:
-        """Mean difference over the seeds."""
         return float(np.mean([value for _, value in self.per_seed]))
 
     @property

@@ -90,13 +90,9 @@ def escape_invisible(text: str, *, allowed: str = " \n") -> str:
 
 def visible_html(text: str) -> Markup:
     """`text` as safe HTML in which every blank is marked and every invisible character is written out."""
-    return Markup("").join(map(_visible_character, text))
-
-
-def _visible_character(char: str) -> Markup:
-    if char in BLANK_HTML:
-        return BLANK_HTML[char]
-    return Markup("<i class=u>U+{:04X}</i>").format(ord(char)) if is_invisible(char) else escape(char)
+    write_out = Markup("<i class=u>U+{:04X}</i>").format
+    marked = (BLANK_HTML.get(c) or (write_out(ord(c)) if is_invisible(c) else escape(c)) for c in text)
+    return Markup("").join(marked)
 
 
 def is_invisible(char: str) -> bool:

@@ -88,7 +88,6 @@ class AnswerFile:
     """Folders of tasks that were evaluated on another one."""
 
     def benchmarks_of(self, task: str) -> Path | None:
-        """The benchmarks' folder of a task."""
         return self.benchmarks_by_task.get(task, self.benchmarks_dir)
 
 

@@ -21,8 +21,6 @@ from firstsight.report.table import (
 )
 from firstsight.units import format_count
 
-ArmRow = dict[str, Any]
-
 
 def answer_sentence(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison) -> str:
     """Which arm is best in vision, by how much, over how many seeds, and whether that separates it from the others."""
@@ -69,7 +67,7 @@ def _gap_text(difference: PairedDifference | None) -> str:
     return f", {format_points(difference.mean).lstrip('+')} points behind ({interval})"
 
 
-def _arm_text(row: ArmRow, by_start: bool) -> str:
+def _arm_text(row: Mapping[str, Any], by_start: bool) -> str:
     return f"{100 * row['start']:.3g} %" if by_start else str(row["arm"])
 
 
@@ -104,12 +102,9 @@ def _supported_findings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[s
 
 
 def _scale_limit(study: StudyFacts) -> str:
-    if not study.is_builtin_scale:
-        return ""
-    return (
-        f"What happens in large models. At {study.scale} scale the order of the arms can change with the budget, so no "
-        "result here confirms or refutes the paper."
-    )
+    limit = f"At {study.scale} scale the order of the arms can change with the budget"
+    text = f"What happens in large models. {limit}, so no result here confirms or refutes the paper."
+    return text if study.is_builtin_scale else ""
 
 
 def _seed_limit(arms: Sequence[ArmResult]) -> str:

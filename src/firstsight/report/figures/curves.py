@@ -7,20 +7,14 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from firstsight.report.figures.look import (
-    GREY_COLOUR,
-    START_COLOURS,
-    ChartRow,
-    LayeredChart,
-    field_tooltips,
-    inline_data,
-    rows_chart,
-)
+from firstsight.report.figures.look import GREY_COLOUR, ChartRow, LayeredChart, field_tooltips, inline_data, rows_chart
 from firstsight.report.results import ArmResult, StageLog, read_training_log
 
 MAX_CURVE_POINTS = 90
 """Points of a curve on the page; its first and last point and its highest rate are always among them."""
 
+START_COLOURS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
+"""From early (dark) to late (light)."""
 SCHEDULE_DASHES = {"continue": [1, 0], "rewarm": [5, 3], "matched": [2, 2], "none": [8, 3, 2, 3], "trunk": [1, 0]}
 
 
@@ -114,7 +108,10 @@ def _curve_chart(
     trunk, lines = trunk.mark_line(color=GREY_COLOUR, strokeWidth=5, opacity=0.35), lines.mark_line(strokeWidth=1.9)
     # Fine-tuning is the same in every arm, so it is drawn fainter than the phase that the study varies.
     opacity = alt.condition("datum.stage == 'finetune'", alt.value(0.4), alt.value(1))
-    lines = lines.encode(color=_arm_colour(stages), strokeDash=_schedule_dash(stages), opacity=opacity)
+    schedules = sorted({stage["schedule"] for stage in stages})
+    dashes = alt.Scale(domain=schedules, range=[SCHEDULE_DASHES[schedule] for schedule in schedules])
+    dash = alt.StrokeDash("schedule:N", scale=dashes, legend=None)
+    lines = lines.encode(color=_arm_colour(stages), strokeDash=dash, opacity=opacity)
     is_trunk = {stage["stage"] == "pretrain" for stage in stages}
     layers = [trunk] * (True in is_trunk) + [lines] * (False in is_trunk)
     return alt.layer(*layers).properties(width=width, height=300)
@@ -127,9 +124,3 @@ def _arm_colour(stages: Sequence[ChartRow]) -> alt.Color:
     colours = [START_COLOURS[round(index * (len(START_COLOURS) - 1) / last)] for index in range(len(names))]
     legend = alt.Legend(title=None, orient="top", columns=6, symbolType="stroke", symbolStrokeWidth=3)
     return alt.Color("arm:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
-
-
-def _schedule_dash(stages: Sequence[ChartRow]) -> alt.StrokeDash:
-    schedules = sorted({stage["schedule"] for stage in stages})
-    scale = alt.Scale(domain=schedules, range=[SCHEDULE_DASHES[schedule] for schedule in schedules])
-    return alt.StrokeDash("schedule:N", scale=scale, legend=None)

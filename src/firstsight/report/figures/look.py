@@ -19,8 +19,6 @@ LayeredChart = alt.LayerChart | alt.FacetChart
 
 KIND_COLOURS = {"vision": "#0072B2", "text": "#D55E00"}
 GREY_COLOUR, INK_COLOUR, BACKGROUND_COLOUR = "#6b6f76", "#1d2129", "#ffffff"
-START_COLOURS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
-"""From early (dark) to late (light)."""
 SCHEDULE_LABELS = {
     "continue": "continued rate",
     "rewarm": "re-warmed rate",
@@ -28,9 +26,6 @@ SCHEDULE_LABELS = {
     "none": "no image phase",
     "trunk": "text trunk",
 }
-SCHEDULE_SHAPES = ["circle", "circle", "diamond", "square", "cross"]
-PERCENT_LABEL = "replace(format(datum.value, '.0%'), '%', '\u00a0%')"
-"""Vega expression of an axis label: 80 %."""
 
 THEME: dict[str, Any] = json.loads((files("firstsight.report.figures") / "theme.json").read_text(encoding="utf-8"))
 """The Vega-Lite configuration of every figure."""

@@ -15,9 +15,7 @@ from firstsight.report.figures.look import (
     GREY_COLOUR,
     INK_COLOUR,
     KIND_COLOURS,
-    PERCENT_LABEL,
     SCHEDULE_LABELS,
-    SCHEDULE_SHAPES,
     ChartRow,
     LayeredChart,
     field_tooltips,
@@ -34,6 +32,9 @@ from firstsight.report.table import (
     single_task_rows,
 )
 
+SCHEDULE_SHAPES = ["circle", "circle", "diamond", "square", "cross"]
+PERCENT_LABEL = "replace(format(datum.value, '.0%'), '%', '\u00a0%')"
+"""Vega expression of an axis label: 80 %."""
 START_TITLE = "images enter at this share of the text training"
 KIND_SCALE = alt.Scale(domain=list(KIND_COLOURS), range=list(KIND_COLOURS.values()))
 KIND_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolSize=200)
@@ -251,11 +252,7 @@ def _mark_layers(base: alt.Chart) -> list[alt.Chart]:
 
 
 def task_heatmap(rows: pl.DataFrame, *, width: int | str = 520) -> LayeredChart:
-    """Arms by tasks: the mean score in each cell, coloured by its margin over the better guesser.
-
-    Ends of a margin's interval are means over seeds: all seeds answer the same questions, so the mean is at least that
-    precise.
-    """
+    """Arms by tasks: the mean score in each cell, coloured by its margin over the better guesser, means over seeds."""
     tasks, by_start = single_task_rows(rows), has_varied_starts(rows)
     start_labels = pl.format("{} %", (100 * pl.col("start")).round(1).cast(pl.String).str.strip_suffix(".0"))
     cells = (

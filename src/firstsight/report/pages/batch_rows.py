@@ -20,7 +20,6 @@ from firstsight.report.pages.thumbnails import Thumbnail, make_thumbnail
 from firstsight.report.pages.token_text import TokenDecoder, TokenText
 
 StripKind = Literal["loss", "no_loss", "image", "padding"]
-SHORT_DOCUMENT_TOKENS = 60
 
 
 class PreviewRecord(NamedTuple):
@@ -63,7 +62,7 @@ class PreviewDocument:
     @property
     def is_short(self) -> bool:
         """So few tokens that several such documents fit side by side."""
-        return sum(element.kind == "token" for element in self.elements) <= SHORT_DOCUMENT_TOKENS
+        return sum(element.kind == "token" for element in self.elements) <= 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +129,9 @@ class BatchDecoder:
         runs = _equal_runs(arrays.docs)
         documents = tuple(self._document(arrays, batch_row, start=a, stop=b) for a, b in runs if arrays.docs[a] >= 0)
         padding = int((arrays.docs < 0).sum())
+        kinds: tuple[StripKind, ...] = ("no_loss", "loss", "image", "padding")
+        kind_indices = np.where(arrays.docs < 0, 3, np.where(arrays.slots >= 0, 2, arrays.has_loss))
+        kind_runs = _equal_runs(arrays.docs.astype(np.int64) * 4 + kind_indices)
         return PreviewRow(
             row_index=row_index,
             source_index=int(self.batch.source_ids[batch_row]),
@@ -138,7 +140,7 @@ class BatchDecoder:
             tokens=len(arrays.docs) - padding,
             loss_tokens=int((arrays.targets != IGNORE_INDEX).sum()),
             image_count=sum(element.kind == "image" for document in documents for element in document.elements),
-            strip=tuple(_strip_segments(arrays)),
+            strip=tuple((kinds[kind_indices[a]], a, b - a) for a, b in kind_runs),
         )
 
     def _document(self, arrays: _RowArrays, batch_row: int, *, start: int, stop: int) -> PreviewDocument:
@@ -181,13 +183,6 @@ class BatchDecoder:
             [text] = self.decoder.token_texts([token_id])
             values = arrays.at(column) | {"position": int(arrays.positions[column]) + 1, "has_loss": True}
             yield PreviewElement(kind="external_target", token_id=token_id, token_text=text, **values)
-
-
-def _strip_segments(arrays: _RowArrays) -> Iterator[tuple[StripKind, int, int]]:
-    kinds: tuple[StripKind, ...] = ("no_loss", "loss", "image", "padding")
-    kind_indices = np.where(arrays.docs < 0, 3, np.where(arrays.slots >= 0, 2, arrays.has_loss))
-    for start, stop in _equal_runs(arrays.docs.astype(np.int64) * 4 + kind_indices):
-        yield kinds[kind_indices[start]], start, stop - start
 
 
 def _equal_runs(values: np.ndarray) -> list[tuple[int, int]]:

@@ -113,11 +113,10 @@ class RecordOrigins:
 
     def record(self, record_index: int) -> PreviewRecord:
         """The origin of a record; its position counts the records of its shard that were not refused."""
-        location = ""
-        if self._is_complete:
-            shard = bisect_right(self._starts, record_index) - 1
-            location = f"{self._names[shard]} #{record_index - self._starts[shard]}"
-        return PreviewRecord(record_index=record_index, location=location)
+        if not self._is_complete:
+            return PreviewRecord(record_index, location="")
+        shard = bisect_right(self._starts, record_index) - 1
+        return PreviewRecord(record_index, f"{self._names[shard]} #{record_index - self._starts[shard]}")
 
 
 def stage_facts(
@@ -152,10 +151,9 @@ def _image_share_text(spec: StageSpec) -> str:
 
 def _source_counts(achieved: AchievedMix, stream: BatchStream, spec: StageSpec) -> Iterator[PreviewSource]:
     """Each source over the whole stage, with its share in the recipe."""
-    if isinstance(spec, TrunkSegment):
-        shares = _requested_shares("text", spec.pretrain.text)
-    else:
-        shares = _requested_shares("text", spec.mix.text) + _requested_shares("images", spec.mix.images)
+    is_text = isinstance(spec, TrunkSegment)
+    shares = _requested_shares("text", spec.pretrain.text if is_text else spec.mix.text)
+    shares += [] if is_text else _requested_shares("images", spec.mix.images)
     for source, share in zip(stream.sources, shares, strict=False):  # without image rows there may be no image source
         counts = {name: getattr(achieved, name)[source.name] for name in (*UNITS, "epochs")}
         yield PreviewSource(name=source.name, form=source.index.form, requested_share=share, **counts)

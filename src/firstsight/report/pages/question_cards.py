@@ -75,8 +75,7 @@ class QuestionCard:
 
     def answer(self, checkpoint_index: int, blind: bool) -> ModelAnswer | None:
         """One checkpoint's answer in one condition, if there is one."""
-        key = (checkpoint_index, blind)
-        return next((answer for answer in self.answers if (answer.checkpoint_index, answer.blind) == key), None)
+        return next((a for a in self.answers if (a.checkpoint_index, a.blind) == (checkpoint_index, blind)), None)
 
     @property
     def image_description(self) -> str:

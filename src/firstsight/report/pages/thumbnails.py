@@ -85,7 +85,6 @@ class Thumbnails:
         return [page_image for page_image in self._page_images.values() if isinstance(page_image, PageImage)]
 
     def close(self) -> None:
-        """Close the archives."""
         for images in self._benchmark_images.values():
             if isinstance(images, BenchmarkImages):
                 images.close()
