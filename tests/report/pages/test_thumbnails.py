@@ -74,7 +74,7 @@ def test_tasks_may_have_images_of_their_own(tmp_path: Path) -> None:
     thumbnails = Thumbnails()
     tasks = ("gqa", "textvqa", "textvqa_ocr", "../secret", "..", "\0")
     images = [thumbnails.find(folder, task, "1") for task in tasks]
-    assert [image.thumbnail.width for image in images if not isinstance(image, str)] == [10, 20, 20, 10, 10, 10]
+    assert [image.width for image in images if not isinstance(image, str)] == [10, 20, 20, 10, 10, 10]
     assert len(thumbnails.page_images) == 2 and isinstance(thumbnails.find(folder, "../secret", "2"), str)
 
 

@@ -189,9 +189,9 @@ def _seed_dots(stable: pl.DataFrame) -> alt.Chart:
 
 def _mean_points(mean: pl.DataFrame) -> alt.Chart:
     """Means over seeds: filled where the learning rate continues, hollow otherwise; the shape is by schedule."""
-    fill = pl.when(schedule="continue").then("kind").otherwise(pl.lit("hollow"))
+    kinds = pl.when(schedule="continue").then("kind").otherwise(pl.lit("hollow"))
     labels = pl.col("schedule").replace_strict(SCHEDULE_LABELS)
-    rows = _sighted_arms(mean).with_columns(schedule_label=labels, fill=fill).to_dicts()
+    rows = _sighted_arms(mean).with_columns(schedule_label=labels, fill=kinds).to_dicts()
     fill = alt.Scale(domain=[*KIND_COLOURS, "hollow"], range=[*KIND_COLOURS.values(), BACKGROUND_COLOUR])
     shape = alt.Scale(domain=list(SCHEDULE_LABELS.values()), range=SCHEDULE_SHAPES)
     points = rows_chart(rows).mark_point(size=95, strokeWidth=2.2, opacity=1)

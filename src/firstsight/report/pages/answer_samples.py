@@ -65,14 +65,12 @@ def draw_samples(
     thumbnails = Thumbnails()
     samples: list[AnswerSample] = []
     for question, row in _round_robin(sighted[0][1])[:count]:
-        page_image = thumbnails.find(best.benchmarks_dir, row["task"], row["image"])
-        if isinstance(page_image, str):
+        thumbnail = thumbnails.find(best.benchmarks_dir, row["task"], row["image"])
+        if isinstance(thumbnail, str):
             continue
         answers = tuple(_sample_answer(arm, by_id[question]) for arm, by_id in (*sighted, blind) if question in by_id)
         texts = {name: row[name] for name in ("task", "question", "prompt", "truth")}
-        samples.append(
-            AnswerSample(**texts, box=parse_box(row["truth"]), thumbnail=page_image.thumbnail, answers=answers)
-        )
+        samples.append(AnswerSample(**texts, box=parse_box(row["truth"]), thumbnail=thumbnail, answers=answers))
     thumbnails.close()
     return samples
 

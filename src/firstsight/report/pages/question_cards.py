@@ -12,7 +12,7 @@ from firstsight.errors import RequestError
 from firstsight.evaluate.metrics.boxes import BoundingBox, iou, parse_box
 from firstsight.report.answers import QUESTION_KEY, AnswersTable, StoredAnswer
 from firstsight.report.format import describe_box, escape_invisible, format_score, parse_truth_box, readable_answer
-from firstsight.report.pages.thumbnails import PageImage, Thumbnails
+from firstsight.report.pages.thumbnails import Thumbnail, Thumbnails
 
 CORRECT_SCORE = 0.5
 """Minimal score of a correct answer, as in the report."""
@@ -56,7 +56,7 @@ class QuestionCard:
     box: BoundingBox | None
     image_name: str
     """Empty for a text question."""
-    page_image: PageImage | str
+    page_image: Thumbnail | str
     """The image, or the reason why it is not shown."""
     tags: tuple[str, ...]
     """What was held out of training, and the split."""

@@ -6,7 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,14 +36,8 @@ class Thumbnail:
     height: int
     pixelated: bool
     """Encoded without loss, to be displayed with visible pixels."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PageImage:
-    """A thumbnail and the id by which the page refers to it."""
-
-    key: str
-    thumbnail: Thumbnail
+    key: str = ""
+    """The id by which a page refers to it, if it is one of `Thumbnails`."""
 
 
 def make_thumbnail(image: Image.Image) -> Thumbnail:
@@ -65,9 +59,9 @@ class Thumbnails:
     def __init__(self, max_bytes: int = MAX_PAGE_IMAGE_BYTES) -> None:
         self._bytes_left = max_bytes
         self._benchmark_images: dict[Path, BenchmarkImages | str] = {}
-        self._page_images: dict[str, PageImage | str] = {}
+        self._page_images: dict[str, Thumbnail | str] = {}
 
-    def find(self, benchmarks: Path | None, task: str, name: str) -> PageImage | str:
+    def find(self, benchmarks: Path | None, task: str, name: str) -> Thumbnail | str:
         """The image that a task calls `name`, or the reason why it cannot be shown."""
         if benchmarks is None:
             return "the benchmark's folder is not known; name it with --benchmarks"
@@ -80,28 +74,28 @@ class Thumbnails:
         return _or_reason(lambda: self._page_image(images, name, folder))
 
     @property
-    def page_images(self) -> list[PageImage]:
+    def page_images(self) -> list[Thumbnail]:
         """Every image that was found, once."""
-        return [page_image for page_image in self._page_images.values() if isinstance(page_image, PageImage)]
+        return [page_image for page_image in self._page_images.values() if isinstance(page_image, Thumbnail)]
 
     def close(self) -> None:
         for images in self._benchmark_images.values():
             if isinstance(images, BenchmarkImages):
                 images.close()
 
-    def _page_image(self, images: BenchmarkImages, name: str, folder: str) -> PageImage | str:
+    def _page_image(self, images: BenchmarkImages, name: str, folder: str) -> Thumbnail | str:
         location = images.location(name, folder)
         if location not in self._page_images:
             self._page_images[location] = _or_reason(lambda: self._encoded_image(images.read(name, folder)))
         return self._page_images[location]
 
-    def _encoded_image(self, data: bytes) -> PageImage | str:
+    def _encoded_image(self, data: bytes) -> Thumbnail | str:
         thumbnail = make_thumbnail(decode_rgb(data))
         if len(thumbnail.uri) > self._bytes_left:
             megabytes = MAX_PAGE_IMAGE_BYTES // 1_000_000
             return f"the page already contains {megabytes} MB of images; ask for fewer rows or one task"
         self._bytes_left -= len(thumbnail.uri)
-        return PageImage(key=f"image-{len(self._page_images)}", thumbnail=thumbnail)
+        return replace(thumbnail, key=f"image-{len(self._page_images)}")
 
 
 def _or_reason(load: Callable[[], T]) -> T | str:
