@@ -95,7 +95,8 @@ def main() -> None:
             stats = pack(index, length=length, image_tokens=slots, packing=packing).stats
             seconds = time.perf_counter() - begin
             fits = fitting if packing == "best_fit" else 0
-            shares = f"{stats.images_per_row:10.2f}  {stats.padding:7.1%}  {floor:6.1%}  {stats.loss_share:10.1%}"
+            images, loss = stats.images / stats.rows, stats.loss_targets / (stats.rows * stats.length)
+            shares = f"{images:10.2f}  {stats.padding:7.1%}  {floor:6.1%}  {loss:10.1%}"
             print(
                 f"{shape:9}  {packing:17}  {stats.rows:8,}  {shares}  {stats.truncated:3}  {seconds:6.2f}  {fits:5.2f}"
             )

@@ -81,7 +81,12 @@ class Index:
         """The index in a folder; raises DataError if there is none or its arrays contradict its manifest."""
         manifest = read_manifest(path)
         arrays = {name: _load_array(path / f"{name}.npy", manifest["counts"]) for name in INDEX_ARRAYS}
-        _check_array_ends(path, arrays)
+        for name in ("tokens", "shown"):  # the last record ends where the arrays end
+            ends = arrays["samples"][f"{name}_from"][-1:] + arrays["samples"][f"{name}_count"][-1:]
+            expected, end = len(arrays[name]), int(ends.sum())
+            if end != expected:
+                got = f"Got {end}. Prepare it again."
+                raise DataError(f"{path}: wanted the last record to end at {expected} {name}. {got}")
         read = json.loads((path / "read.json").read_text())
         return cls(
             path=path,
@@ -118,15 +123,6 @@ def _load_array(file: Path, counts: Mapping[str, int]) -> np.ndarray:
     if len(array) != expected:
         raise DataError(f"{file}: wanted {expected} entries as in its manifest. Got {len(array)}. Prepare it again.")
     return array
-
-
-def _check_array_ends(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """The last record must end where the arrays of tokens and of image references end."""
-    for name in ("tokens", "shown"):
-        samples, expected = arrays["samples"], len(arrays[name])
-        end = int(samples[-1][f"{name}_from"]) + int(samples[-1][f"{name}_count"]) if len(samples) else 0
-        if end != expected:
-            raise DataError(f"{path}: wanted the last record to end at {expected} {name}. Got {end}. Prepare it again.")
 
 
 def ragged_ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

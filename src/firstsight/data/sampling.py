@@ -1,7 +1,4 @@
-"""Which row comes at which position: arithmetic on the position, so that resuming and scaling out need no state.
-
-Legend: n positions that are computed at once.
-"""
+"""The row at each of n positions: arithmetic on the position, so that resuming and scaling out need no state."""
 
 from __future__ import annotations
 

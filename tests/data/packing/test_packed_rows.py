@@ -46,7 +46,8 @@ def test_split_rows_have_the_same_tokens_and_targets(counts: list[int], shape: t
         dim=1
     ).tolist()
     assert split.filled.tolist() == (short_batch.docs >= 0).sum(dim=1).tolist()
-    assert split.stats.loss_share == pytest.approx(rows.stats.loss_share)
+    assert split.stats.loss_targets == rows.stats.loss_targets
+    assert split.stats.rows * split.stats.length == rows.stats.rows * rows.stats.length
 
 
 def test_only_text_is_split_and_into_equal_parts() -> None:

@@ -127,18 +127,15 @@ class _NgramCounter:
         for record, text, position in np.stack(columns, axis=1)[is_rare].tolist():
             by_pair[record, text].append(position)
         for (record, text), pair_positions in sorted(by_pair.items(), key=lambda entry: (-len(entry[1]), entry[0])):
+            ascending = np.sort(pair_positions)
+            longest_run = max(np.split(ascending, np.flatnonzero(np.diff(ascending) != 1) + 1), key=len)
+            shared_tokens = self._index.tokens[int(longest_run[0]) : int(longest_run[-1]) + NGRAM_SIZE]
             yield report.TextOverlap(
                 shared_ngrams=len(pair_positions),
-                shared_text=tokenizer.decode(self._longest_run(pair_positions)),
+                shared_text=tokenizer.decode(shared_tokens.tolist()),
                 train_record=report.RecordLocation(record),
                 eval_item=items[text],
             )
-
-    def _longest_run(self, positions: list[int]) -> list[int]:
-        """Tokens of the longest run of consecutive n-grams."""
-        ascending = np.sort(positions)
-        longest = max(np.split(ascending, np.flatnonzero(np.diff(ascending) != 1) + 1), key=len)
-        return self._index.tokens[int(longest[0]) : int(longest[-1]) + NGRAM_SIZE].tolist()
 
     def frequent_phrases(self, items: Sequence[EvalItem], tokenizer: Tokenizer) -> Iterator[report.CommonPhrase]:
         """The most common n-gram of every text that has a common one."""

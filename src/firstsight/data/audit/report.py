@@ -183,11 +183,10 @@ class OverlapReport:
     def write(self, folder: Path) -> Path:
         """Write all findings, one a line, to overlap.jsonl in `folder`; returns its path."""
         path = folder / "overlap.jsonl"
-        findings = (("picture", self.image_overlaps), ("words", self.text_overlaps), ("phrase", self.phrases))
+        findings = {"picture": self.image_overlaps, "words": self.text_overlaps, "phrase": self.phrases}
+        entries = ({"kind": kind, **asdict(finding)} for kind, group in findings.items() for finding in group)
         with path.open("w", encoding="utf-8") as file:
-            for kind, overlaps in findings:
-                for overlap in overlaps:
-                    file.write(json.dumps({"kind": kind, **asdict(overlap)}, ensure_ascii=False, sort_keys=True) + "\n")
+            file.writelines(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n" for entry in entries)
         return path
 
     def summary_lines(self) -> tuple[str, ...]:

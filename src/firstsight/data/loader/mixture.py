@@ -1,7 +1,4 @@
-"""Several sources as one mixture: which row of which source is the mixture's nth row.
-
-Legend: n rows that are computed at once.
-"""
+"""Several sources as one mixture: which row of which source is the mixture's nth row."""
 
 from __future__ import annotations
 
@@ -82,8 +79,7 @@ class MixtureSampler:
         counts = source_counts(groups, self.mixture.shares) if sequence is None else sequence.draw_counts(groups)
         counts = [count * self.mixture.group_size for count in counts]
         if rest:
-            source_ids, _ = self.source_draws(np.array([rows - 1]))
-            counts[int(source_ids[0])] += rest
+            counts[int(self.source_draws(np.array([rows - 1]))[0][0])] += rest
         return counts
 
     def units_at(self, positions: Indices, unit: ShareUnit) -> Indices:
@@ -96,9 +92,8 @@ class MixtureSampler:
         return units
 
     def _rows(self, source_id: int, draws: Indices) -> Indices:
-        source = self.mixture.sources[source_id]
-        count, seed = source.packed_rows.row_count, self.seeds[source_id]
-        return grouped_permutation(draws, count=count, group_size=source.group_size, seed=seed)
+        source, seed = self.mixture.sources[source_id], self.seeds[source_id]
+        return grouped_permutation(draws, count=source.packed_rows.row_count, group_size=source.group_size, seed=seed)
 
     def _group_units(self, source_id: int, groups: Indices) -> Indices:
         """Units of a source's nth groups of rows that are drawn together."""

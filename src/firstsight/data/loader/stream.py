@@ -89,9 +89,8 @@ class BatchStream:
 
     @cached_property
     def _image_sampler(self) -> MixtureSampler | None:
-        if self.image_mixture is None:
-            return None
-        return self._make_image_sampler(self._mixing.draw_counts(self.total_rows)[1])
+        rows = self._mixing.draw_counts(self.total_rows)[1]
+        return None if self.image_mixture is None else self._make_image_sampler(rows)
 
     def _make_image_sampler(self, rows: int) -> MixtureSampler:
         assert self.image_mixture is not None
@@ -227,9 +226,7 @@ def _check_compatible(stream: BatchStream) -> None:
         if length != expected:
             raise MixError(f"{source.name}: wanted rows of {expected}. Got {length}. Pack it again.")
         if source.index.tokenizer_digest != text.index.tokenizer_digest:
-            raise MixError(
-                f"{source.name}: wanted the tokenizer of {text.name}. Got another tokenizer. Prepare it again."
-            )
+            raise MixError(f"{source.name}: wanted the tokenizer of {text.name}. Got another. Prepare it again.")
     if images is None:
         return
     shapes = {None if source.images is None else source.images.shape for source in images.sources}
@@ -249,6 +246,6 @@ def _check_supply(stream: BatchStream) -> None:
         if required > max(start, rows * passes):
             advice = f"allow epochs={-(-required // rows)}, " if rows else ""
             raise MixError(
-                f"{source.name}: wants {required:,} rows, but {source.index.path} holds {rows:,} and may be read "
+                f"{source.name}: wants {required:,} rows, but {source.index.path} has {rows:,} and may be read "
                 f"{passes} times. Train for fewer tokens, {advice}or add a source."
             )

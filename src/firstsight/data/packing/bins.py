@@ -1,7 +1,4 @@
-"""Bin packing: the row of each segment.
-
-Legend: P segments.
-"""
+"""Bin packing: the row of each of P segments."""
 
 from __future__ import annotations
 
@@ -20,12 +17,11 @@ MIN_ROW_SAVING = 0.01
 RowAssignment = tuple[list[int], int]
 """Row of each segment of a window, and the number of rows up to its end."""
 Sizes = Int32[np.ndarray, "P"]
+HasImage = Bool[np.ndarray, "P"]
 RowIds = Int64[np.ndarray, "P"]
 
 
-def assign_rows(
-    sizes: Sizes, has_image: Bool[np.ndarray, "P"], length: int, *, packing: PackingMode
-) -> tuple[RowIds, int]:
+def assign_rows(sizes: Sizes, has_image: HasImage, length: int, *, packing: PackingMode) -> tuple[RowIds, int]:
     """(row of each segment, number of rows); segments without an image are always packed by best fit."""
     if packing == "best_fit":
         return best_fit(sizes, length)

@@ -45,15 +45,6 @@ class PackingStats:
         """Share of all row positions."""
         return 1 - self.filled / max(1, self.rows * self.length)
 
-    @property
-    def images_per_row(self) -> float:
-        return self.images / max(1, self.rows)
-
-    @property
-    def loss_share(self) -> float:
-        """Share of all row positions."""
-        return self.loss_targets / max(1, self.rows * self.length)
-
     def __add__(self, stats: PackingStats) -> PackingStats:
         sums = {name: value + getattr(stats, name) for name, value in asdict(self).items()}
         return PackingStats(**sums | {"length": self.length})
