@@ -13,20 +13,18 @@ from hypothesis import strategies as st
 from firstsight.errors import DataError
 from firstsight.evaluate.score import (
     AGGREGATE_VERSIONS,
-    QuestionScores,
     aggregate_scores,
     aggregates_by_kind,
-    task_score,
-    task_score_interval,
 )
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, cluster_scores
 from firstsight.evaluate.tasks import TASKS
 
 
 def question_scores(
     scores: list[float], clusters: list[str] | None = None, splits: list[str] | None = None
-) -> QuestionScores:
+) -> ClusteredScores:
     names = [str(n) for n in range(len(scores))]
-    return QuestionScores(scores=scores, splits=splits or [""] * len(scores), clusters=clusters or names)
+    return cluster_scores(scores, splits=splits, clusters=clusters or names)
 
 
 WITH_IMAGES = {"vqav2": 0.7639, "gqa": 0.6108, "vizwiz": 0.1088, "textvqa": 0.468, "refcoco": 0.642, "ocid_ref": 0.461}
@@ -122,38 +120,38 @@ def test_centred_scores_of_guessing_and_of_right_answers() -> None:
 
 def test_splits_have_equal_weights() -> None:
     scores = question_scores([1.0, 1.0, 1.0, 0.0], splits=["a", "a", "a", "b"])
-    assert task_score(scores) == 0.5
+    assert scores.mean == 0.5
 
 
 def test_no_question_is_an_error() -> None:
     with pytest.raises(DataError, match="without questions"):
-        task_score(question_scores([]))
+        question_scores([])
 
 
 @given(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=1, max_size=40), st.integers(1, 5))
 def test_the_interval_is_within_bounds_and_deterministic(scores: list[float], groups: int) -> None:
     sample = question_scores(scores, clusters=[str(n % groups) for n in range(len(scores))])
-    low, high = task_score_interval(sample)
-    assert -1e-9 <= low <= task_score(sample) + 1e-9
-    assert task_score(sample) - 1e-9 <= high <= 1 + 1e-9
-    assert task_score_interval(sample) == (low, high)
+    low, high = bca_interval(sample)
+    assert -1e-9 <= low <= sample.mean + 1e-9
+    assert sample.mean - 1e-9 <= high <= 1 + 1e-9
+    assert bca_interval(sample) == (low, high)
 
 
 def test_twenty_right_answers_have_a_binomial_interval() -> None:
     # Exact binomial: had one in six been wrong, twenty right ones would still turn up in 2.5 % of samples.
-    low, high = task_score_interval(question_scores([1.0] * 20, splits=["a", "b"] * 10))
+    low, high = bca_interval(question_scores([1.0] * 20, splits=["a", "b"] * 10))
     assert (low, high) == pytest.approx((0.025 ** (1 / 20), 1.0))
-    assert task_score_interval(question_scores([0.0] * 20), is_signed=True) == pytest.approx((low - 1, 1 - low))
+    assert bca_interval(question_scores([0.0] * 20), bounds=(-1.0, 1.0)) == pytest.approx((low - 1, 1 - low))
 
 
 def test_one_cluster_is_one_observation() -> None:
-    low, high = task_score_interval(question_scores([0.0, 1.0] * 50, clusters=["same"] * 100))
+    low, high = bca_interval(question_scores([0.0, 1.0] * 50, clusters=["same"] * 100))
     assert low < 0.02
     assert high > 0.98
 
 
 def test_the_interval_has_the_width_of_a_normal_one() -> None:
     scores = [1.0] * 300 + [0.0] * 700
-    low, high = task_score_interval(question_scores(scores))
+    low, high = bca_interval(question_scores(scores))
     width = 2 * 1.96 * np.sqrt(0.3 * 0.7 / 1000)
     assert high - low == pytest.approx(width, rel=0.1)

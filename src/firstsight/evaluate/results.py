@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,10 @@ from firstsight.evaluate.metrics.exact_match import pope_report
 from firstsight.evaluate.score import (
     AGGREGATE_VERSIONS,
     SCORES_VERSION,
-    QuestionScores,
     aggregates_by_kind,
     round_score,
-    task_score,
-    task_score_interval,
 )
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, cluster_scores
 from firstsight.evaluate.task import Question, Task, describe_version
 from firstsight.files import file_lock, write_atomic
 
@@ -70,14 +68,11 @@ def score_answers(
     task: Task, questions: Sequence[Question], answers: Sequence[str], *, prompts: Sequence[str], is_blind: bool
 ) -> list[ScoredAnswer]:
     """Scored answers to one task's questions; `answers` are texts, or indices of choices, which are stored as texts."""
-    texts = list(answers)
-    if task.answer_type == "choice":
-        texts = [question.choices[int(answer)] for question, answer in zip(questions, answers, strict=True)]
+    pairs = list(zip(questions, answers, strict=True))
+    is_choice = task.answer_type == "choice"
+    texts = [question.choices[int(answer)] if is_choice else answer for question, answer in pairs]
     # The truth of a choice is its index or its text.
-    inputs = [
-        answer if isinstance(question.truth, int) else text
-        for question, answer, text in zip(questions, answers, texts, strict=True)
-    ]
+    inputs = [pair[1] if isinstance(pair[0].truth, int) else text for pair, text in zip(pairs, texts, strict=True)]
     return score_texts(task, questions, texts, inputs=inputs, prompts=prompts, is_blind=is_blind)
 
 
@@ -116,12 +111,15 @@ def _display_truth(question: Question) -> Any:
     return truth
 
 
-def question_scores(answers: Sequence[ScoredAnswer]) -> QuestionScores:
-    """The scores of answers, clustered by image."""
-    return QuestionScores(
-        scores=[answer.score for answer in answers],
-        splits=[answer.question.split for answer in answers],
+def question_scores(answers: Sequence[ScoredAnswer], baseline: Mapping[str, float] | None = None) -> ClusteredScores:
+    """The scores of one task's answers, less `baseline` by question id, clustered by image, or by question without one.
+
+    Their mean is the task's score: the mean over splits of the mean over questions (only POPE has several splits).
+    """
+    return cluster_scores(
+        [answer.score - (baseline[answer.question.id] if baseline else 0.0) for answer in answers],
         clusters=[answer.question.image or answer.question.id for answer in answers],
+        splits=[answer.question.split for answer in answers],
     )
 
 
@@ -149,7 +147,7 @@ def _task_summary(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str] | 
     sighted, blind = ([answer for answer in answers if answer.is_blind is is_blind] for is_blind in (False, True))
     answers = sighted or blind
     guess_answers = _score_guesses(answers, guesses) if guesses else []
-    baselines = {"blind": blind, "question_blind": guess_answers}
+    baselines = {"blind": blind, "question_blind": guess_answers} if sighted else {}
     return {
         "kind": task.kind,
         "metric": task.metric.name,
@@ -157,16 +155,14 @@ def _task_summary(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str] | 
         "asked": describe_version(task, [answer.question for answer in answers]),
         "unreadable": sum(not answer.is_readable for answer in answers),
         "score": _mean_score(sighted),
-        "interval": [round_score(end) for end in task_score_interval(question_scores(sighted))] if sighted else None,
+        "interval": [round_score(end) for end in bca_interval(question_scores(sighted))] if sighted else None,
         # `chance` is what the stable score subtracts, `guess` what guessing scores, which centring uses.
         "chance": round_score(task.baseline if task.baseline is not None else task.chance),
         "guess": round_score(task.chance),
         "stable": task.baseline is not None,
         "blind": _mean_score(blind),
         "text_only": None,
-        "over": {
-            name: _paired_difference(sighted, baseline) for name, baseline in baselines.items() if sighted and baseline
-        },
+        "over": {name: _paired_difference(sighted, rows) for name, rows in baselines.items() if rows},
         "question_blind": _mean_score(guess_answers),
         "heldout": _mean_score([answer for answer in sighted if "heldout" in answer.question.tags.values()]),
         "by": _scores_by_tag(sighted),
@@ -190,14 +186,9 @@ def add_text_only_scores(
 
 def _paired_difference(answers: Sequence[ScoredAnswer], baseline: Sequence[ScoredAnswer]) -> dict[str, Any]:
     """Score minus the baseline's score on the same questions, with the interval of the paired difference."""
-    baseline_scores = {answer.question.id: answer.score for answer in baseline}
-    differences = replace(
-        question_scores(answers), scores=[answer.score - baseline_scores[answer.question.id] for answer in answers]
-    )
-    return {
-        "difference": round_score(task_score(differences)),
-        "interval": [round_score(end) for end in task_score_interval(differences, is_signed=True)],
-    }
+    differences = question_scores(answers, {answer.question.id: answer.score for answer in baseline})
+    interval = bca_interval(differences, bounds=(-1.0, 1.0))
+    return {"difference": round_score(differences.mean), "interval": [round_score(end) for end in interval]}
 
 
 def _score_guesses(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str]) -> list[ScoredAnswer]:
@@ -210,7 +201,7 @@ def _score_guesses(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str]) 
 
 
 def _mean_score(answers: Sequence[ScoredAnswer]) -> float | None:
-    return round_score(task_score(question_scores(answers))) if answers else None
+    return round_score(question_scores(answers).mean) if answers else None
 
 
 def _scores_by_tag(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -228,14 +219,8 @@ def _pope_splits(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, Any]]:
     for split in sorted({answer.question.split for answer in answers} - {""}):
         rows = [answer for answer in answers if answer.question.split == split]
         report = pope_report([row.answer for row in rows], [str(row.question.truth) for row in rows])
-        splits[split] = {
-            "n": len(rows),
-            "accuracy": round_score(report.accuracy),
-            "f1": round_score(report.f1),
-            "precision": round_score(report.precision),
-            "recall": round_score(report.recall),
-            "yes": round_score(report.yes),
-        }
+        keys = ("accuracy", "f1", "precision", "recall", "yes")
+        splits[split] = {"n": len(rows), **{key: round_score(getattr(report, key)) for key in keys}}
     return splits
 
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.metric import Metric, Truth, is_nonempty
@@ -35,27 +36,20 @@ def cider(answers: Sequence[str], truths: Sequence[Truth]) -> list[float]:
     The document frequency of an n-gram is the number of images with it in a reference, over all of `truths`; so a
     single image scores 0, and a subset's scores differ from the whole's. DataError for an image without references.
     """
-    references = [
-        [_count_ngrams(str(reference)) for reference in _reference_texts(truth, index)]
-        for index, truth in enumerate(truths)
-    ]
+    references = [_reference_ngrams(truth, index) for index, truth in enumerate(truths)]
     document_frequency = Counter(ngram for texts in references for ngram in {ngram for text in texts for ngram in text})
     idf = {ngram: math.log(len(references)) - math.log(frequency) for ngram, frequency in document_frequency.items()}
     default_idf = math.log(max(len(references), 1))
-    return [
-        _cider_score(
-            _tfidf_vector(_count_ngrams(answer), idf, default_idf),
-            [_tfidf_vector(text, idf, default_idf) for text in texts],
-        )
-        for answer, texts in zip(answers, references, strict=True)
-    ]
+    vector = partial(_tfidf_vector, idf=idf, default_idf=default_idf)
+    pairs = zip(map(_count_ngrams, answers), references, strict=True)
+    return [_cider_score(vector(answer), [vector(text) for text in texts]) for answer, texts in pairs]
 
 
-def _reference_texts(truth: Truth, index: int) -> Sequence[object]:
+def _reference_ngrams(truth: Truth, index: int) -> list[Counter[NGram]]:
     texts = truth if isinstance(truth, tuple) else (truth,)
     if not texts:
         raise DataError(f"caption {index + 1}: wanted a reference to compare it with. Got none. Leave the image out.")
-    return texts
+    return [_count_ngrams(str(text)) for text in texts]
 
 
 def _count_ngrams(text: str) -> Counter[NGram]:
@@ -72,11 +66,8 @@ def _tfidf_vector(counts: Mapping[NGram, int], idf: Mapping[NGram, float], defau
     for ngram, count in counts.items():
         weights_by_length[len(ngram) - 1][ngram] = count * idf.get(ngram, default_idf)
     norms = tuple(math.sqrt(sum(weight * weight for weight in weights.values())) for weights in weights_by_length)
-    return _TfidfVector(
-        weights=weights_by_length,
-        norms=norms,
-        num_bigrams=sum(count for ngram, count in counts.items() if len(ngram) == 2),
-    )
+    num_bigrams = sum(count for ngram, count in counts.items() if len(ngram) == 2)
+    return _TfidfVector(weights=weights_by_length, norms=norms, num_bigrams=num_bigrams)
 
 
 def _cider_score(candidate: _TfidfVector, references: Sequence[_TfidfVector]) -> float:

@@ -45,11 +45,6 @@ def contains_yes_no(answer: str) -> bool:
     return _YES_NO_PATTERN.search(answer) is not None
 
 
-def choice_match(answer: str, truth: Truth) -> float:
-    """1 if the answer is the index of the right choice."""
-    return float(answer == str(truth))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PopeReport:
     """POPE's report on one split, where yes is the positive class."""
@@ -64,9 +59,8 @@ class PopeReport:
 
 def pope_report(answers: Sequence[str], labels: Iterable[str]) -> PopeReport:
     """POPE's report for answers and labels in the same order; a ratio with denominator 0 is 0."""
-    pairs = Counter(
-        (is_yes_answer(answer), _normalise_word(label) != "no") for answer, label in zip(answers, labels, strict=True)
-    )
+    is_positive = (_normalise_word(label) != "no" for label in labels)
+    pairs = Counter(zip(map(is_yes_answer, answers), is_positive, strict=True))
     hits, total = pairs[True, True], max(len(answers), 1)
     num_yes, num_positive = hits + pairs[True, False], hits + pairs[False, True]
     return PopeReport(
@@ -135,7 +129,9 @@ EXACT_MATCH = Metric(name="exact", compute=elementwise(exact_match), is_readable
 """GQA."""
 YES_NO_MATCH = Metric(name="yes_no", compute=elementwise(yes_no_match), is_readable=contains_yes_no)
 """POPE."""
-CHOICE_MATCH = Metric(name="choice", compute=elementwise(choice_match), is_readable=str.isdecimal)
-"""lm-eval's `acc`: whether the likeliest continuation is the right one."""
+CHOICE_MATCH = Metric(
+    name="choice", compute=elementwise(lambda answer, truth: float(answer == str(truth))), is_readable=str.isdecimal
+)
+"""lm-eval's `acc`: whether the likeliest continuation is the right one; both are indices."""
 LETTER_MATCH = Metric(name="letter", compute=elementwise(letter_match), is_readable=_may_contain_choice)
 """MMMU. An answer is readable if it has a letter from A to H or may be long enough for an option's text."""

@@ -75,9 +75,7 @@ _REPLACEMENT_TABLE = (
     "`` \u00bb '' &amp; & &lt; < &gt; > \u00a3 # \u20ac $ \u00a2 cents \u00bd 1/2 \u00bc 1/4 \u00be 3/4"
 )
 """Tokens and their replacements, in turn."""
-_REPLACEMENTS: dict[str, str] = dict(
-    zip(_REPLACEMENT_TABLE.split()[::2], _REPLACEMENT_TABLE.split()[1::2], strict=True)
-)
+_REPLACEMENTS = dict(re.findall(r"(\S+) (\S+)", _REPLACEMENT_TABLE))
 _SPLIT_WORDS = frozenset(("cannot", "gonna", "wanna", "gotta", "lemme", "gimme"))
 _DASHES = re.compile("-{2,}")
 _BRACKET = re.compile(r"[()\[\]{}]")

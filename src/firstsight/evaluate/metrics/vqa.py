@@ -81,15 +81,10 @@ def _normalise_vizwiz_answer(answer: str) -> str:
 @lru_cache(maxsize=1 << 18)
 def strip_punctuation(text: str) -> str:
     """`text` without the challenge's punctuation; case, words and white space at the ends are unchanged."""
-    punctuation = set(_PUNCTUATION_PATTERN.findall(text))
-    if punctuation:
+    if marks := set(_PUNCTUATION_PATTERN.findall(text)):
         has_digit_comma = _DIGIT_COMMA.search(text) is not None
-        removed = {
-            character
-            for character in punctuation
-            if has_digit_comma or f"{character} " in text or f" {character}" in text
-        }
-        text = text.translate({ord(character): "" if character in removed else " " for character in punctuation})
+        removed = {mark for mark in marks if has_digit_comma or f"{mark} " in text or f" {mark}" in text}
+        text = text.translate({ord(mark): "" if mark in removed else " " for mark in marks})
     return _FULL_STOP.sub("", text, count=_MAX_FULL_STOPS) if "." in text else text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from PIL import Image
 
@@ -28,54 +28,25 @@ _LOCATION_TOKENS = re.compile(r"<loc(\d{4})>" * 4)
 _LOCATION_BINS = 1024
 
 
-@runtime_checkable
-class ChatFormat(Protocol):
-    """The prompt format of one model."""
-
-    def render(self, text: str, *, has_image: bool) -> str:
-        """The whole prompt of a question, image token included."""
-        ...
-
-    def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
-        """The model's inputs for rendered prompts, padded on the left; all rows have an image, or none has."""
-        ...
-
-    def parse_answer(self, answer: str) -> str:
-        """The answer in the benchmarks' notation."""
-        ...
-
-
-def chat_format_of(components: HFComponents) -> ChatFormat:
-    """The prompt format of a model; ModelError for a vision-language model without a chat template."""
-    if components.model_type == "paligemma":
-        return PaliGemmaFormat(components)
-    processor = components.processor
-    if processor is not None and not processor.chat_template and not components.tokenizer.chat_template:
-        raise ModelError(
-            f"{components.model_type}: wanted a chat template, which defines the prompt. Got none in its folder. "
-            "Put chat_template.jinja there as the model's card has it; base models are not trained on dialogues."
-        )
-    return TemplateChatFormat(components)
-
-
-class TemplateChatFormat:
-    """One user turn through the model's chat template; a text model without one gets the text unchanged."""
+class ChatFormat:
+    """The prompt format of one model: one user turn through its chat template; text unchanged for models without."""
 
     def __init__(self, components: HFComponents) -> None:
         self._components = components
         self._special_tokens = special_token_strings(components)
 
     def render(self, text: str, *, has_image: bool) -> str:
-        clean_text = _strip_special_tokens(self._special_tokens, text)
-        processor, tokenizer = self._components.processor, self._components.tokenizer
-        if processor is None:
-            if not tokenizer.chat_template:
-                return self._components.text_prefix + clean_text
-            return _render_chat(tokenizer, [{"role": "user", "content": clean_text}])
-        content = ([{"type": "image"}] if has_image else []) + [{"type": "text", "text": clean_text}]
-        return _render_chat(processor, [{"role": "user", "content": content}])
+        """The whole prompt of a question, image token included."""
+        processor, tokenizer, text = self._components.processor, self._components.tokenizer, self._clean(text)
+        if processor is None and not tokenizer.chat_template:
+            return self._components.text_prefix + text
+        image_part = [{"type": "image"}] if has_image else []
+        content = text if processor is None else [*image_part, {"type": "text", "text": text}]
+        messages, renderer = [{"role": "user", "content": content}], tokenizer if processor is None else processor
+        return str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
+        """The model's inputs for rendered prompts, padded on the left; all rows have an image, or none has."""
         tokenizer = self._components.tokenizer
         has_bos = tokenizer.bos_token is not None and rendered[0].startswith(tokenizer.bos_token)
         settings = {"padding": True, "return_tensors": "pt", "add_special_tokens": not has_bos}
@@ -85,23 +56,30 @@ class TemplateChatFormat:
         return self._components.processor(text=list(rendered), images=image_lists, **settings)
 
     def parse_answer(self, answer: str) -> str:
+        """The answer in the benchmarks' notation."""
         return answer
 
+    def _clean(self, text: str) -> str:
+        """A question without special tokens, which would end a turn or be read as an image.
 
-class PaliGemmaFormat:
+        Like a native model's prompt, it also loses the line break at its start.
+        """
+        text = strip_image_placeholder(IMAGE_PLACEHOLDER + text)
+        for token in self._special_tokens:
+            text = text.replace(token, "")
+        return text
+
+
+class PaliGemmaFormat(ChatFormat):
     """PaliGemma's prefixes; see the module's docstring."""
 
-    def __init__(self, components: HFComponents) -> None:
-        self._components = components
-        self._special_tokens = special_token_strings(components)
-        self._image_token = components.processor.image_token if components.processor is not None else ""
-
     def render(self, text: str, *, has_image: bool) -> str:
-        lines = _strip_special_tokens(self._special_tokens, text).split("\n")
+        lines = self._clean(text).split("\n")
         clean_text = " ".join(line for line in lines if line.strip() and line not in _BREVITY_PROMPTS)
         box_match = _BOX_PROMPT.match(clean_text)
         prefix = f"detect {box_match['phrase']}" if box_match else f"answer en {clean_text}"
-        return f"{self._image_token if has_image else ''}{self._components.tokenizer.bos_token}{prefix}\n"
+        image_token = getattr(self._components.processor, "image_token", "") if has_image else ""
+        return f"{image_token}{self._components.tokenizer.bos_token}{prefix}\n"
 
     def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
         settings = {"padding": True, "return_tensors": "pt"}
@@ -126,6 +104,19 @@ class PaliGemmaFormat:
         return f"[{left:.3f}, {top:.3f}, {right:.3f}, {bottom:.3f}]"
 
 
+def chat_format_of(components: HFComponents) -> ChatFormat:
+    """The prompt format of a model; ModelError for a vision-language model without a chat template."""
+    if components.model_type == "paligemma":
+        return PaliGemmaFormat(components)
+    processor = components.processor
+    if processor is not None and not processor.chat_template and not components.tokenizer.chat_template:
+        raise ModelError(
+            f"{components.model_type}: wanted a chat template, which defines the prompt. Got none in its folder. "
+            "Put chat_template.jinja there as the model's card has it; base models are not trained on dialogues."
+        )
+    return ChatFormat(components)
+
+
 def special_token_strings(components: HFComponents) -> list[str]:
     """The strings that a model's tokenizer or processor treats as special tokens, longest first."""
     tokenizer = components.tokenizer
@@ -133,18 +124,3 @@ def special_token_strings(components: HFComponents) -> list[str]:
     image_token = getattr(components.processor, "image_token", None)  # some processors have none
     image_tokens = [image_token] if image_token else []
     return sorted({*added_tokens, *tokenizer.all_special_tokens, *image_tokens}, key=len, reverse=True)
-
-
-def _render_chat(renderer: Any, messages: list[dict[str, Any]]) -> str:
-    return str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-
-def _strip_special_tokens(special_tokens: Sequence[str], text: str) -> str:
-    """A question without special tokens, which would end a turn or stand for an image.
-
-    Like a native model's prompt, it also loses the line break at its start.
-    """
-    text = strip_image_placeholder(IMAGE_PLACEHOLDER + text)
-    for token in special_tokens:
-        text = text.replace(token, "")
-    return text

@@ -78,9 +78,8 @@ def _loading_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ModelError(
-            f"{folder}: its processor needs a package that is missing. {_missing_package_hint(error)}"
-        ) from error
+        hint = _missing_package_hint(error)
+        raise ModelError(f"{folder}: its processor needs a package that is missing. {hint}") from error
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         message = " ".join(str(error).split())[:400]
         raise ModelError(
@@ -122,10 +121,8 @@ def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
     model, loading_info = auto_class.from_pretrained(
         folder, config=config, dtype="auto", use_safetensors=True, output_loading_info=True, **_LOCAL_FILES
     )
-    if missing_keys := sorted(loading_info["missing_keys"]):
-        raise ModelError(
-            f"{folder}: wanted all weights. Got none for {', '.join(missing_keys[:4])}. Download it again."
-        )
+    if missing := sorted(loading_info["missing_keys"]):
+        raise ModelError(f"{folder}: wanted all weights. Got none for {', '.join(missing[:4])}. Download it again.")
     return model
 
 
@@ -134,9 +131,8 @@ def _load_processor(folder: Path, config: Any) -> Any:
     from transformers import PROCESSOR_MAPPING, AutoProcessor
 
     default_class: Any = PROCESSOR_MAPPING.get(type(config), AutoProcessor)
-    processor_class: Any = (
-        default_class if _processor_class_name(folder) in ("", default_class.__name__) else AutoProcessor
-    )
+    is_default = _processor_class_name(folder) in ("", default_class.__name__)
+    processor_class: Any = default_class if is_default else AutoProcessor
     has_video = processor_class is not AutoProcessor and VIDEO_PROCESSOR in processor_class.get_attributes()
     loading_class = without_video_processor(processor_class) if has_video else AutoProcessor
     return loading_class.from_pretrained(folder, backend="pil", **_LOCAL_FILES)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +78,8 @@ class HFModel:
                 inputs = self._model_inputs(rendered, [request.image for request in batch])
                 generated = self.components.model.generate(**inputs, generation_config=config)
                 for ids in generated[:, inputs["input_ids"].shape[1] :].tolist():
-                    answer = decode(_truncate_at_eos(ids, eos_token_ids), skip_special_tokens=True)
+                    tokens = list(takewhile(lambda token: token not in eos_token_ids, ids))
+                    answer = decode(tokens, skip_special_tokens=True)
                     yield self.chat_format.parse_answer(answer.strip())
 
     def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
@@ -129,9 +130,8 @@ class HFModel:
         tokenizer = self.components.tokenizer
         ends_with_special = rendered.endswith(tuple(special_token_strings(self.components)))
         choice = choice if is_chat_turn and (ends_with_special or rendered[-1:].isspace()) else f" {choice}"
-        prompt_tokens, full_tokens = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (rendered, rendered + choice)
-        )
+        texts = rendered, rendered + choice
+        prompt_tokens, full_tokens = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
         if full_tokens[: len(prompt_tokens)] == prompt_tokens and len(full_tokens) > len(prompt_tokens):
             return tuple(full_tokens[len(prompt_tokens) :])
         return tuple(tokenizer(choice, add_special_tokens=False)["input_ids"])
@@ -241,8 +241,3 @@ def processed_image_size(model: EvalModel, image: object | None) -> tuple[float,
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), _BATCH_SIZE):
         yield items[start : start + _BATCH_SIZE]
-
-
-def _truncate_at_eos(ids: list[int], eos_token_ids: Sequence[int]) -> list[int]:
-    """The tokens before the first end token."""
-    return ids[: next((index for index, token in enumerate(ids) if token in eos_token_ids), len(ids))]

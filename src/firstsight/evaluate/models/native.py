@@ -123,10 +123,10 @@ class NativeModel:
                 [continuation for _, continuation in pairs],
                 [_as_tensor(request.image) for request in batch for _ in request.choices],
             )
-            totals = iter([likelihood.log_likelihood for likelihood in likelihoods])
+            log_likelihoods = iter([likelihood.log_likelihood for likelihood in likelihoods])
             for request in batch:
-                choice_totals = [next(totals) for _ in request.choices]
-                yield max(range(len(choice_totals)), key=choice_totals.__getitem__)
+                totals = [next(log_likelihoods) for _ in request.choices]
+                yield max(range(len(totals)), key=totals.__getitem__)
 
     def _choice_pairs(self, request: ChoiceRequest) -> list[tuple[list[int], list[int]]]:
         """(context tokens, continuation tokens) of each choice."""

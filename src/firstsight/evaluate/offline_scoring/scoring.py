@@ -20,7 +20,8 @@ from firstsight.evaluate.offline_scoring.joining import JoinedAnswers, join_answ
 from firstsight.evaluate.offline_scoring.question_index import has_box_truth
 from firstsight.evaluate.offline_scoring.references import References, read_references
 from firstsight.evaluate.results import ScoredAnswer, question_scores, score_texts
-from firstsight.evaluate.score import SCORES_VERSION, round_score, task_score, task_score_interval
+from firstsight.evaluate.score import SCORES_VERSION, round_score
+from firstsight.evaluate.statistics.bootstrap import bca_interval
 from firstsight.evaluate.task import Question, Task, describe_version
 
 _NO_PATTERN = re.compile(r"\W*(?:no|not)\b", re.IGNORECASE)
@@ -91,8 +92,8 @@ def _join_and_score(task: Task, answer_paths: Sequence[Path], reference_paths: S
     return ScoredAnswers(
         task=task,
         rows=tuple(rows),
-        score=task_score(question_scores(rows)),
-        interval=task_score_interval(question_scores(rows)),
+        score=question_scores(rows).mean,
+        interval=bca_interval(question_scores(rows)),
         answered_score=_answered_score(task, answered) if len(answered) < len(rows) else None,
         splits=_yes_no_splits(rows, joined.answers) if task.metric is YES_NO_MATCH else {},
         joined_answers=joined,
@@ -163,7 +164,7 @@ def _answered_score(task: Task, answered: Sequence[tuple[ScoredAnswer, AnswerRec
     rows = [row for row, _ in answered]
     questions, texts = [row.question for row in rows], [row.answer for row in rows]
     rescored = _score_rows(task, questions, texts, [answer for _, answer in answered])
-    return task_score(question_scores(rescored))
+    return question_scores(rescored).mean
 
 
 def _yes_no_splits(rows: Sequence[ScoredAnswer], answers: Sequence[AnswerRecord | None]) -> dict[str, dict[str, float]]:

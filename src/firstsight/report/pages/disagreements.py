@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from firstsight.evaluate.score import QuestionScores, task_score, task_score_interval
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, cluster_scores
 from firstsight.report.answers import QUESTION_KEY, AnswersTable, text_digest
 
 COMPARED_KINDS = ("score", "wording", "same")
@@ -99,13 +99,14 @@ def compute_task_stats(tables: tuple[AnswersTable, ...], questions: pl.DataFrame
 def _task_stats(task: str, tables: tuple[AnswersTable, ...], questions: pl.DataFrame) -> TaskStats:
     compared = questions.filter(pl.col("kind").is_in(COMPARED_KINDS))
     joined = compared.join(tables[0].rows, on=[*QUESTION_KEY, "blind"], how="left", maintain_order="left")
-    paired_scores, differences = _question_scores(joined, "difference"), compared.get_column("difference")
+    paired_scores = _question_scores(joined, "difference") if len(compared) else None
+    differences = compared.get_column("difference")
     return TaskStats(
         task=task,
         scores=tuple(_task_score(table.rows.filter(task=task)) for table in tables),
         compared_count=len(compared),
-        difference=task_score(paired_scores) if len(compared) else None,
-        interval=task_score_interval(paired_scores, is_signed=True) if len(compared) else None,
+        difference=paired_scores and paired_scores.mean,
+        interval=paired_scores and bca_interval(paired_scores, bounds=(-1.0, 1.0)),
         better_counts=(int((differences > 0).sum()), int((differences < 0).sum())),
         kind_counts=Counter(questions.get_column("kind")),
     )
@@ -115,11 +116,11 @@ def _task_score(rows: pl.DataFrame) -> TaskScore | None:
     if rows.is_empty():
         return None
     parts = [rows.filter(blind=blind) for blind in (False, True)]
-    sighted, blind = (None if part.is_empty() else task_score(_question_scores(part, "score")) for part in parts)
+    sighted, blind = (None if part.is_empty() else _question_scores(part, "score").mean for part in parts)
     return TaskScore(questions=rows.select(QUESTION_KEY).n_unique(), sighted=sighted, blind=blind)
 
 
-def _question_scores(rows: pl.DataFrame, column: str) -> QuestionScores:
+def _question_scores(rows: pl.DataFrame, column: str) -> ClusteredScores:
     """Scores clustered by image; a question without an image is a cluster of its own."""
     clusters = rows.select(pl.when(pl.col("image") == "").then("question").otherwise("image")).to_series().to_list()
-    return QuestionScores(scores=rows[column].to_list(), splits=rows["split"].to_list(), clusters=clusters)
+    return cluster_scores(rows[column].to_list(), clusters=clusters, splits=rows["split"].to_list())
