@@ -92,15 +92,12 @@ def _blocks_sharing_images(image_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B n n
 
 
 def _causal_mask_mod(docs: Int[Tensor, "B T"]) -> MaskMod:
-    return lambda row, head, q_index, kv_index: (docs[row, q_index] == docs[row, kv_index]) & (kv_index <= q_index)
+    return lambda row, head, q, k: (docs[row, q] == docs[row, k]) & (k <= q)
 
 
-def _prefix_mask_mod(docs: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"]) -> MaskMod:
+def _prefix_mask_mod(docs: Int[Tensor, "B T"], ids: Int[Tensor, "B T"]) -> MaskMod:
     causal = _causal_mask_mod(docs)
-    return lambda row, head, q_index, kv_index: (
-        causal(row, head, q_index, kv_index)
-        | ((image_ids[row, q_index] == image_ids[row, kv_index]) & (image_ids[row, kv_index] >= 0))
-    )
+    return lambda row, head, q, k: causal(row, head, q, k) | ((ids[row, q] == ids[row, k]) & (ids[row, k] >= 0))
 
 
 def _kv_block_indices(is_selected: Bool[Tensor, "B n n"]) -> tuple[Int[Tensor, "B 1 n"], Int[Tensor, "B 1 n n"]]:
@@ -118,10 +115,9 @@ def attention_mask(
     mask, length = additive_mask(boolean_mask(docs, image_ids), dtype), docs.shape[1]
     if not QUERY_STRIPE < length <= MAX_EAGER_LENGTH:
         return mask
-    ends = [length if image_ids is not None else start + QUERY_STRIPE for start in range(0, length, QUERY_STRIPE)]
-    return tuple(
-        stripe[..., :end].contiguous() for stripe, end in zip(mask.split(QUERY_STRIPE, dim=2), ends, strict=True)
-    )
+    starts, stripes = range(0, length, QUERY_STRIPE), mask.split(QUERY_STRIPE, dim=2)
+    ends = [length if image_ids is not None else start + QUERY_STRIPE for start in starts]
+    return tuple(stripe[..., :end].contiguous() for stripe, end in zip(stripes, ends, strict=True))
 
 
 def masked_attention(q: Heads, k: KVHeads, v: KVHeads, mask: AttentionMask) -> Heads:
@@ -131,7 +127,9 @@ def masked_attention(q: Heads, k: KVHeads, v: KVHeads, mask: AttentionMask) -> H
     """
     is_grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
-        return _flex_attention(q, k, v, mask)
+        needs_compile = q.is_cuda and not torch.compiler.is_compiling()  # on a CPU flex attention is plain operations
+        attend = _compiled_flex_attention() if needs_compile else flex_attention
+        return attend(q, k, v, block_mask=mask, enable_gqa=is_grouped)
     if isinstance(mask, Tensor) and k.shape[2] > QUERY_STRIPE:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), enable_gqa=is_grouped)
     if is_grouped:
@@ -139,25 +137,13 @@ def masked_attention(q: Heads, k: KVHeads, v: KVHeads, mask: AttentionMask) -> H
     if isinstance(mask, Tensor):
         return _eager_attention(q, k, v, mask)
     stripes = zip(q.split([stripe.shape[2] for stripe in mask], dim=2), mask, strict=True)
-    outputs = [
-        _eager_attention(queries, k[:, :, : stripe.shape[3]], v[:, :, : stripe.shape[3]], stripe)
-        for queries, stripe in stripes
-    ]
+    outputs = [_eager_attention(x, k[:, :, : m.shape[3]], v[:, :, : m.shape[3]], m) for x, m in stripes]
     return torch.cat(outputs, dim=2)
 
 
-def _eager_attention(
-    q: Heads, k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], mask: Float[Tensor, "B 1 T S"]
-) -> Heads:
+def _eager_attention(q: Heads, k: KVHeads, v: KVHeads, mask: Float[Tensor, "B 1 T S"]) -> Heads:
     scores = (q @ k.transpose(-2, -1)).to(mask.dtype) * q.shape[-1] ** -0.5 + mask
     return scores.softmax(dim=-1).to(q.dtype) @ v
-
-
-def _flex_attention(q: Heads, k: KVHeads, v: KVHeads, mask: BlockMask) -> Heads:
-    """Flex attention: part of a compiled block, else a compiled kernel on a GPU and plain operations on a CPU."""
-    needs_compile = q.is_cuda and not torch.compiler.is_compiling()
-    attend = _compiled_flex_attention() if needs_compile else flex_attention
-    return attend(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 @cache

@@ -30,7 +30,6 @@ class LoadedCheckpoint:
     model: VLM
     spec: LMSpec | VLMSpec
     tokenizer: Path
-    """The checkpoint's tokenizer.json."""
     encoder: Encoder | None
     """The frozen encoder; None if the encoder is part of the model or there is none."""
     tokens_seen: int
@@ -82,17 +81,8 @@ def load(folder: Path, *, device: str = "cpu", compute_dtype: torch.dtype = torc
     load_weights(model, StoredTensors(folder), location=folder)
     model.to(device).eval().requires_grad_(False)
     model.lm.compute_dtype = compute_dtype
-    encoder = _load_frozen_encoder(spec, folder)
-    return LoadedCheckpoint(
-        model=model,
-        spec=spec,
-        tokenizer=folder / "tokenizer.json",
-        encoder=None if encoder is None else encoder.to(device),
-        tokens_seen=body["seen"],
-    )
-
-
-def _load_frozen_encoder(spec: LMSpec | VLMSpec, folder: Path) -> Encoder | None:
-    if not isinstance(spec, VLMSpec) or spec.encoder == "trained" or isinstance(spec.vision, PatchProjectionSpec):
-        return None
-    return load_encoder(spec.vision, [folder / f"encoder{number}" for number in range(len(spec.vision.towers))])
+    encoder, tokenizer = None, folder / "tokenizer.json"
+    if isinstance(spec, VLMSpec) and spec.encoder == "frozen" and not isinstance(spec.vision, PatchProjectionSpec):
+        folders = [folder / f"encoder{number}" for number in range(len(spec.vision.towers))]
+        encoder = load_encoder(spec.vision, folders).to(device)
+    return LoadedCheckpoint(model=model, spec=spec, tokenizer=tokenizer, encoder=encoder, tokens_seen=body["seen"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -58,9 +59,7 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise QuantityError(f"top_p: wanted a share above 0, up to 1. Got {self.top_p}. Give None for all.")
         if self.first_index < 0:
-            raise QuantityError(
-                f"first_index: wanted a prompt's index, from 0. Got {self.first_index}. Count from the first prompt."
-            )
+            raise QuantityError(f"first_index: wanted 0 or more. Got {self.first_index}. Count from the first prompt.")
 
 
 class Likelihood(NamedTuple):
@@ -89,9 +88,7 @@ def generate(
     unique, stops = _deduplicate(model, prompts, images), _stop_sequences(stop)
     answers: list[list[int]] = [[] for _ in prompts]
     if max_new_tokens < 0:
-        raise QuantityError(
-            f"max_new_tokens: wanted 0 or more. Got {max_new_tokens}. Give the most tokens to generate."
-        )
+        raise QuantityError(f"max_new_tokens: wanted 0 or more. Got {max_new_tokens}. Give the most new tokens.")
     if not prompts or not max_new_tokens:
         return answers
     decoder = inference_decoder(model.lm, max(map(len, prompts)) + max_new_tokens)
@@ -117,8 +114,7 @@ def continuation_likelihoods(
 ) -> list[Likelihood]:
     """The log-likelihood of each continuation after its context.
 
-    Repeat a context for each of its choices: it is prefilled once, and so are choices that differ in the last token
-    only.
+    Repeat a context for each of its choices: it is prefilled once, as are choices that differ in the last token only.
     """
     unique = _deduplicate(model, contexts, images)
     if not contexts:
@@ -203,16 +199,14 @@ class _ImageEmbeddingCache:
         self._model, self._images = model, images
         self._embeddings: dict[int, Tensor] = {}
         self.is_bidirectional = isinstance(model.spec, VLMSpec) and model.spec.attention == "prefix"
-        """Whether an image's tokens attend to each other in both directions."""
 
     def embeddings(self, indices: list[int]) -> Float[Tensor, "n I D"]:
         """Embeddings of these images, those of the last batch from the cache."""
         cached = {index: self._embeddings[index] for index in indices if index in self._embeddings}
         if missing := [index for index in indices if index not in cached]:
             weight = self._model.lm.tok_embeddings.weight
-            encoded = self._model.encode_images(
-                torch.stack([self._images[index] for index in missing]).to(weight.device)
-            )
+            images = torch.stack([self._images[index] for index in missing])
+            encoded = self._model.encode_images(images.to(weight.device))
             cached |= zip(missing, encoded.to(weight.dtype).unflatten(0, (len(missing), -1)), strict=True)
         self._embeddings = cached
         return torch.stack([cached[index] for index in indices])
@@ -315,12 +309,10 @@ def _argmax_sampler(logits: Tensor, indices: Tensor, step: int) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def _inverse_cdf_sampler(
-    sampling: Sampling, rows: list[int], max_new_tokens: int, device: torch.device
-) -> TokenSampler:
+def _inverse_cdf_sampler(sampling: Sampling, rows: list[int], num_steps: int, device: torch.device) -> TokenSampler:
     """Inverse transform sampling; each row's uniform numbers are a Philox stream keyed by seed and prompt index."""
     keys = [np.array([sampling.seed % 2**64, sampling.first_index + row], dtype=np.uint64) for row in rows]
-    streams = [np.random.Generator(np.random.Philox(key=key)).random(max_new_tokens) for key in keys]
+    streams = [np.random.Generator(np.random.Philox(key=key)).random(num_steps) for key in keys]
     uniform = torch.from_numpy(np.stack(streams, axis=1)).to(device)
 
     def sample(logits: Tensor, indices: Tensor, step: int) -> Tensor:
@@ -393,15 +385,7 @@ def _token_log_likelihoods(
 
 
 def _query_batches(queries: list[_TokenQuery]) -> Iterator[list[_TokenQuery]]:
-    """Batches of queries of at most `MAX_LOGIT_STATES` states."""
-    batch: list[_TokenQuery] = []
-    num_states = 0
-    for query in queries:
-        is_new_state = not batch or query.state_index != batch[-1].state_index
-        if is_new_state and num_states == MAX_LOGIT_STATES:
-            yield batch
-            batch, num_states = [], 0
-        num_states += is_new_state
-        batch.append(query)
-    if batch:
-        yield batch
+    """Batches of queries, sorted by state, of `MAX_LOGIT_STATES` states."""
+    by_state = groupby(queries, key=lambda query: query.state_index)
+    while groups := [list(group) for _, group in islice(by_state, MAX_LOGIT_STATES)]:
+        yield list(chain.from_iterable(groups))

@@ -259,8 +259,7 @@ def _prepare_norm(weight: Float[Tensor, " D"], config: BlockConfig) -> TensorFn:
 
 def _prepare_layer(weights: BlockWeights, config: BlockConfig) -> PreparedLayer:
     head_dim = weights.in_proj.shape[0] // (config.heads + 2 * config.kv_heads)
-    sizes = [config.heads * head_dim, config.kv_heads * head_dim, config.kv_heads * head_dim]
-    q, k, v = weights.in_proj.detach().split(sizes)
+    q, k, v = weights.in_proj.detach().split(weights.qkv_sizes(config))
     in_proj = torch.cat((_interleave_halves(q, head_dim), _interleave_halves(k, head_dim), v))
 
     def head_norm(weight: Tensor | None) -> TensorFn | None:
@@ -284,12 +283,10 @@ def _interleave_halves(weight: Float[Tensor, "rows *any"], head_dim: int) -> Flo
     return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _rotate_heads(
-    x: Float[Tensor, "B T _"], rotary_factors: RotaryFactors, config: BlockConfig
-) -> Float[Tensor, "B T heads K"]:
+def _rotate_heads(x: HiddenStates, factors: RotaryFactors, config: BlockConfig) -> Float[Tensor, "B T heads K"]:
     """Heads of queries, keys and values; queries and keys are rotated by the angles, in the angles' precision."""
-    pairs = x.to(rotary_factors.real.dtype).view(*x.shape[:2], config.heads + 2 * config.kv_heads, -1, 2)
-    torch.view_as_complex(pairs)[:, :, : config.heads + config.kv_heads].mul_(rotary_factors)
+    pairs = x.to(factors.real.dtype).view(*x.shape[:2], config.heads + 2 * config.kv_heads, -1, 2)
+    torch.view_as_complex(pairs)[:, :, : config.heads + config.kv_heads].mul_(factors)
     return pairs.flatten(3)
 
 

@@ -51,6 +51,11 @@ class BlockWeights(NamedTuple):
     w3: Float[Tensor, "D F"]
     shift: Float[Tensor, "taps D"] | None
 
+    def qkv_sizes(self, config: BlockConfig) -> list[int]:
+        """Rows of `in_proj` for queries, keys and values."""
+        head_dim = self.in_proj.shape[0] // (config.heads + 2 * config.kv_heads)
+        return [config.heads * head_dim, config.kv_heads * head_dim, config.kv_heads * head_dim]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionInputs:
@@ -62,10 +67,8 @@ class AttentionInputs:
     positions: Int[Tensor, "B T"]
 
 
-def rotary_frequencies(
-    rope: RopeSpec, head_dim: int, *, device: torch.device, dtype: torch.dtype
-) -> Float[Tensor, " half"]:
-    """Radians per position for each pair of a head's dimensions."""
+def rotary_frequencies(rope: RopeSpec, head_dim: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[head_dim / 2] radians per position for each pair of a head's dimensions."""
     inv_freq = rope.base ** (-torch.arange(0, head_dim, 2, device=device, dtype=dtype) / head_dim)
     match rope:
         case LinearRope():
@@ -101,10 +104,7 @@ def apply_rotary(x: Heads, cos: Float[Tensor, "B 1 T half"], sin: Float[Tensor, 
 
 
 def shift_tokens(
-    x: HiddenStates,
-    taps: Float[Tensor, "taps D"],
-    preceding: Float[Tensor, "B lag D"],
-    positions: Int[Tensor, "B T"],
+    x: HiddenStates, taps: Float[Tensor, "taps D"], preceding: Float[Tensor, "B lag D"], positions: Int[Tensor, "B T"]
 ) -> HiddenStates:
     """Each token plus weighted earlier tokens of its document; `preceding` are the tokens before the row's first."""
     length, lag = x.shape[1], taps.shape[0] - 1
@@ -120,17 +120,12 @@ def project_qkv(
     weights: BlockWeights, h: HiddenStates, rotary: RotaryCosSin, config: BlockConfig
 ) -> tuple[Heads, Float[Tensor, "B G T K"], Float[Tensor, "B G T K"]]:
     """Queries, keys and values of normed inputs, with QK-norm (over all heads together) and rotary embedding."""
-    head_dim = weights.in_proj.shape[0] // (config.heads + 2 * config.kv_heads)
-    sizes = [config.heads * head_dim, config.kv_heads * head_dim, config.kv_heads * head_dim]
-    q, k, v = F.linear(h, weights.in_proj.to(h.dtype)).split(sizes, dim=-1)
+    q, k, v = F.linear(h, weights.in_proj.to(h.dtype)).split(weights.qkv_sizes(config), dim=-1)
     if weights.q_norm is not None and weights.k_norm is not None:
         q, k = norm(q, weights.q_norm, config), norm(k, weights.k_norm, config)
-    q, k, v = _split_heads(q, config.heads), _split_heads(k, config.kv_heads), _split_heads(v, config.kv_heads)
+    counts = (config.heads, config.kv_heads, config.kv_heads)
+    q, k, v = (x.unflatten(-1, (count, -1)).transpose(1, 2) for x, count in zip((q, k, v), counts, strict=True))
     return apply_rotary(q, *rotary), apply_rotary(k, *rotary), v
-
-
-def _split_heads(x: HiddenStates, num_heads: int) -> Heads:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def output_and_feed_forward(

@@ -166,9 +166,7 @@ class meta_init(TorchFunctionMode):  # noqa: N801 - `with meta_init():` reads li
     Tables that a module computes itself (torch.arange) stay real: no checkpoint contains them.
     """
 
-    FACTORIES: frozenset[Callable[..., Any]] = frozenset(
-        (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
-    )
+    FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -206,9 +204,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, location: P
     """
     model_tensors = model.state_dict(keep_vars=True)
     if mismatches := tensor_mismatches(shapes_and_dtypes(model_tensors), shapes_and_dtypes(tensors)):
-        raise ModelError(
-            f"{location}: weights and spec contradict each other. {mismatches}. Load them with their own spec."
-        )
+        raise ModelError(f"{location}: weights and spec contradict each other. {mismatches}. Load with their own spec.")
     with torch.no_grad():
         for name, target in model_tensors.items():
             if not target.is_meta:
@@ -237,7 +233,6 @@ def tensor_mismatches(expected: Mapping[str, ShapeAndDtype], actual: Mapping[str
 
 
 def _is_lossless(target: torch.dtype, source: torch.dtype) -> bool:
-    """Whether converting `source` to `target` keeps all values."""
     return target == source or (target in WIDE_DTYPES and source in (*NARROW_DTYPES, torch.float32))
 
 

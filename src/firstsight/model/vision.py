@@ -168,9 +168,7 @@ def _dinov2_modules(spec: Dinov2) -> tuple[nn.Module, nn.Module]:
         "num_attention_heads": vit.heads,
         "image_size": spec.position_grid_size * vit.patch_size,
         "patch_size": vit.patch_size,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "drop_path_rate": 0.0,
+        **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"), 0.0),
     }
     if registers:
         config: Any = Dinov2WithRegistersConfig(**settings, num_register_tokens=registers)
@@ -235,9 +233,7 @@ def encoder_spec(folder: Path, name: str, fit: ImageFit) -> TowerSpec:
             value = cast(object, value[0])
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
-        raise ModelError(
-            f"{path}: wanted {key} as a whole number above zero, sides equal. Got {value!r}. Name another folder."
-        )
+        raise ModelError(f"{path}: wanted {key} as a whole number above zero, sides equal. Got {value!r}.")
 
     weights, width = External(name=name, form="encoder", tokens=Tokens(0)), setting("hidden_size")
     mlp_width = setting("mlp_ratio") * width if family == "dinov2" else setting("intermediate_size")
@@ -275,13 +271,11 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in ENCODER_FAMILIES:
         reason = unsupported_reason(model_type, UNSUPPORTED_ENCODERS)
-        actual = f"{model_type!r}, {reason}" if reason else repr(model_type)
-        raise ModelError(
-            f"{path}: wanted model_type {', '.join(ENCODER_FAMILIES)}. Got {actual}. Name a SigLIP or DINOv2."
-        )
-    plain, family = Dinov2Config, ENCODER_FAMILIES[model_type]
-    registered = model_type == "dinov2_with_registers"
-    defaults = SiglipVisionConfig if family == "siglip" else Dinov2WithRegistersConfig if registered else plain
+        names, actual = ", ".join(ENCODER_FAMILIES), f"{model_type!r}, {reason}" if reason else repr(model_type)
+        raise ModelError(f"{path}: wanted model_type {names}. Got {actual}. Name a SigLIP or DINOv2.")
+    family = ENCODER_FAMILIES[model_type]
+    dino_config = Dinov2WithRegistersConfig if model_type == "dinov2_with_registers" else Dinov2Config
+    defaults = SiglipVisionConfig if family == "siglip" else dino_config
     tower = (config.get("vision_config") or {}) if model_type == "siglip" else config
     if not isinstance(tower, dict):
         raise ModelError(f"{path}: wanted vision_config with settings. Got {tower!r}. Copy it again.")
@@ -297,11 +291,8 @@ def _mismatches(
     expected: Mapping[str, object], actual: Mapping[str, Any], is_equal: Callable[[Any, Any], bool] = operator.eq
 ) -> list[str]:
     """`key wanted value got value` for each expected setting that differs."""
-    return [
-        f"{key} wanted {value} got {actual.get(key)}"
-        for key, value in expected.items()
-        if not is_equal(actual.get(key), value)
-    ]
+    settings = [(key, actual.get(key), value) for key, value in expected.items()]
+    return [f"{key} wanted {value} got {setting}" for key, setting, value in settings if not is_equal(setting, value)]
 
 
 def _nearly_equal(actual: Any, expected: Any) -> bool:
@@ -316,9 +307,7 @@ def _nearly_equal(actual: Any, expected: Any) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ModelError(
-            f"{path.parent}: wanted an encoder in Hugging Face layout. Got no {path.name}. Name its folder."
-        )
+        raise ModelError(f"{path.parent}: wanted a Hugging Face encoder. Got no {path.name}. Name its folder.")
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
@@ -389,9 +378,7 @@ def _load_tower_weights(tower: Tower, folder: Path) -> None:
     ]
     faults = {"missing": sorted(parameters.keys() - sources.keys()), "extra": extra, "misshapen": misshapen}
     if message := format_faults(faults):
-        raise ModelError(
-            f"{folder}: weights and spec contradict each other. {message}. Copy the published folder again."
-        )
+        raise ModelError(f"{folder}: weights and spec contradict each other. {message}. Copy the folder again.")
     tower.load_state_dict({target: stored[name].float() for target, name in sources.items()}, assign=True)
 
 

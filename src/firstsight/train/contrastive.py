@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,7 +27,7 @@ from firstsight.recipe.stages import Rewarm
 from firstsight.recipe.vision import ContrastiveTraining, Siglip
 from firstsight.site import ProgressCallback, Site
 from firstsight.train.compilation import configure_torch
-from firstsight.train.metrics_log import ProgressReporter
+from firstsight.train.loop import ProgressReporter
 from firstsight.units import Tokens
 
 PIXEL_CACHE_BYTES = 256 << 20
@@ -57,12 +57,9 @@ def train_contrastive(
     recipe, images = spec.weights, list(_read_captioned_images(inputs["captions"]))
     tokenizer = _build_tokenizer(images)
     model = _build_siglip(spec, recipe, tokenizer).to(site.device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.peak_lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
-    )
-    schedule = Rewarm(
-        peak_lr=recipe.peak_lr, min_lr=0.0, warmup_tokens=Tokens(recipe.warmup_steps), tokens=Tokens(recipe.steps)
-    )
+    lr, warmup, total = recipe.peak_lr, Tokens(recipe.warmup_steps), Tokens(recipe.steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.95))
+    schedule = Rewarm(peak_lr=lr, min_lr=0.0, warmup_tokens=warmup, tokens=total)
     progress, cache = ProgressReporter(on_progress, total=recipe.steps, unit="steps"), _PixelCache(images, spec)
     for step in range(recipe.steps):
         optimizer.param_groups[0]["lr"] = schedule.lr(Tokens(step + 1))
@@ -86,9 +83,8 @@ def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:
                 members = {_split_name(member)[1]: member for member in group}
                 image = next((member for kind, member in reversed(members.items()) if kind in IMAGE_EXTENSIONS), None)
                 if image is None or "txt" not in members:
-                    raise DataError(
-                        f"{file}: sample {key} wants an image and its txt. Got {', '.join(members)}. Make it again."
-                    )
+                    names = ", ".join(members)
+                    raise DataError(f"{file}: sample {key} wants an image and its txt. Got {names}. Make it again.")
                 content = dict[str, bytes]()
                 for kind in members.keys() & {"txt", "json"}:
                     data.seek(members[kind].offset_data)
@@ -146,16 +142,16 @@ def _build_siglip(spec: Siglip, recipe: ContrastiveTraining, tokenizer: Tokenize
     return model
 
 
-def _sigmoid_loss(
-    model: Any, phrases_by_image: list[tuple[str, ...]], tokenizer: Tokenizer, pixels: np.ndarray
-) -> Tensor:
+def _sigmoid_loss(model: Any, captions: list[tuple[str, ...]], tokenizer: Tokenizer, pixels: np.ndarray) -> Tensor:
     """Sigmoid loss of all B x P pairs, each phrase against its best patch; positives and negatives weigh half each."""
     device = model.device
-    phrases = sorted({phrase for image_phrases in phrases_by_image for phrase in image_phrases})
-    columns = {phrase: column for column, phrase in enumerate(phrases)}
-    labels = torch.zeros(len(phrases_by_image), len(phrases))
-    for row, image_phrases in enumerate(phrases_by_image):
-        labels[row, [columns[phrase] for phrase in image_phrases]] = 1
+    phrases = sorted(set(chain.from_iterable(captions)))
+    columns, labels = (
+        {phrase: column for column, phrase in enumerate(phrases)},
+        torch.zeros(len(captions), len(phrases)),
+    )
+    for row, caption in enumerate(captions):
+        labels[row, [columns[phrase] for phrase in caption]] = 1
     ids = torch.tensor([encoding.ids for encoding in tokenizer.encode_batch_fast(phrases)], device=device)
     pixel_values = normalize_pixels(torch.from_numpy(pixels).to(device))
     with torch.autocast(device.type, dtype=torch.bfloat16):

@@ -23,7 +23,7 @@ from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.site import ProgressCallback, Site
 from firstsight.train.compilation import configure_torch
-from firstsight.train.metrics_log import ProgressReporter
+from firstsight.train.loop import ProgressReporter
 from firstsight.train.streams import source_pixels
 
 ENCODE_BATCH = 256
@@ -92,9 +92,7 @@ class _FeatureFile:
         """Write the next rows; ModelError if their shape is wrong."""
         expected, actual = self.array.shape[1:], features.shape[1:]
         if actual != expected:
-            raise ModelError(
-                f"{location}: wanted features {expected} an image. Got {actual}. Correct the recipe's vit."
-            )
+            raise ModelError(f"{location}: wanted features {expected} an image. Got {actual}. Mend the recipe's vit.")
         self.array[indices] = features
         self.rows_done = int(indices[-1]) + 1
 

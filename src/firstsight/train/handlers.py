@@ -25,11 +25,18 @@ from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import Finetune, LRSchedule, Midtrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.site import ProgressCallback, Site
-from firstsight.train import checkpoint
 from firstsight.train.compilation import compile_decoder, configure_torch
-from firstsight.train.loop import train
-from firstsight.train.metrics_log import MetricsLog, ProgressReporter
-from firstsight.train.state import TrainState, branch_state, load_moments, resume_state, untrained_state
+from firstsight.train.loop import MetricsLog, ProgressReporter, train
+from firstsight.train.state import (
+    TrainState,
+    branch_state,
+    load_moments,
+    load_resume_point,
+    resume_state,
+    save_resume_point,
+    untrained_state,
+    write_checkpoint,
+)
 from firstsight.train.streams import StepInputs, achieved_record, stage_stream, trunk_stream
 from firstsight.units import Tokens
 
@@ -55,7 +62,9 @@ def pretrain(spec: TrunkSegment, *, inputs: StepInputs, out: Path, site: Site, o
     _check_vocabulary(trunk.model, inputs["tokenizer"])
     stream = trunk_stream(spec, inputs=inputs, site=site)
     if spec.start:
-        _check_tokens_seen(inputs["previous"], start)
+        if (seen := read_spec(inputs["previous"])["seen"]) != start:
+            folder = inputs["previous"]
+            raise ModelError(f"{folder}: wanted a segment that ends at {start} tokens. Got {seen}. Run it again.")
         state = resume_state(inputs["previous"], trunk.model, trunk.optim, tokens_seen=start, device=device)
     else:
         state = untrained_state(trunk.model, trunk.optim, seed=trunk.seed, device=device)
@@ -81,32 +90,23 @@ def _train_stage(spec: Midtrain | Finetune, moments: Literal["carried", "fresh"]
     configure_torch(site)
     _check_vocabulary(spec.model.lm, inputs["tokenizer"])
     stream = stage_stream(spec, inputs=inputs, site=site)
-    state = _initial_state(spec, inputs, site, moments)
+    folder, encoders = inputs.get("trunk", inputs.get("previous")), _tower_folders(spec.model, inputs, "trained")
+    if folder is None:
+        state = untrained_state(spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
+    else:
+        state = branch_state(folder, spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
+        if moments == "carried":
+            load_moments(state, folder)
     compile_decoder(state.model.lm, site, steps=stream.steps)
     _run_training(state, stream, spec.schedule, spec.row_shape.round_up(spec.tokens), context)
 
 
-def _initial_state(
-    spec: Midtrain | Finetune, inputs: StepInputs, site: Site, moments: Literal["carried", "fresh"]
-) -> TrainState:
-    """The state of a stage at its start: branched from the checkpoint before it, or untrained."""
-    folder, encoders = inputs.get("trunk", inputs.get("previous")), _tower_folders(spec.model, inputs, "trained")
-    if folder is None:
-        return untrained_state(spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
-    state = branch_state(folder, spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
-    if moments == "carried":
-        load_moments(state, folder)
-    return state
-
-
-def _run_training(
-    state: TrainState, stream: BatchStream, schedule: LRSchedule, until: Tokens, context: StepContext
-) -> None:
+def _run_training(state: TrainState, stream: BatchStream, lr: LRSchedule, until: Tokens, context: StepContext) -> None:
     """Train to `until` tokens, writing resume points, then write the checkpoint."""
     out, resume_folder, step_tokens = context.out, context.out / "resume", int(stream.row_shape.tokens_per_step)
     log = MetricsLog(out, stream.source_names, steps=stream.steps)
     ledger = SampleLedgerWriter(out, stream, first_step=int(state.tokens_seen) // step_tokens)
-    resumed = checkpoint.load_resume_point(resume_folder, state)
+    resumed = load_resume_point(resume_folder, state)
     log.restore(resumed)
     ledger.open(None if resumed is None else resumed["draws"])
     progress = ProgressReporter(context.on_progress, total=until, unit="tokens", done=state.tokens_seen)
@@ -114,7 +114,7 @@ def _run_training(
     slices = _micro_batch_slices(stream.row_shape.batch_size, context.site.rows_at_once)
     first_step, readers = int(state.tokens_seen) // step_tokens, context.site.readers
     with closing(prefetch_batches(stream, first_step, num_workers=readers, replicas=slices)) as batches:
-        for info in train(state, (tuple(map(prepare, batch)) for batch in batches), schedule.lr, until):
+        for info in train(state, (tuple(map(prepare, batch)) for batch in batches), lr.lr, until):
             log.add_step(info)
             ledger.mark_trained(info.step)
             if progress.is_due or info.tokens_seen >= until:
@@ -122,10 +122,10 @@ def _run_training(
                 progress.report(info.tokens_seen, **metrics)
             if monotonic() - last_save > context.site.save_every:
                 extra_state = log.state_dict() | {"draws": ledger.state_dict()}
-                checkpoint.save_resume_point(resume_folder, state, extra_state)
+                save_resume_point(resume_folder, state, extra_state)
                 last_save = monotonic()
     encoders = _tower_folders(state.model.spec, context.inputs, "frozen")
-    checkpoint.write_checkpoint(out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
+    write_checkpoint(out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
     ledger.close()
     record = json.dumps(achieved_record(stream, context.inputs), sort_keys=True, indent=1)
     (out / "achieved.json").write_text(record + "\n")
@@ -169,9 +169,3 @@ def _check_vocabulary(spec: LMSpec, path: Path) -> None:
     size = tokenizer.load_tokenizer(path).vocab_size
     if size > spec.vocab_size:
         raise ModelError(f"{path}: has {size} tokens, the model {spec.vocab_size}. Give the model at least {size}.")
-
-
-def _check_tokens_seen(folder: Path, expected: Tokens) -> None:
-    actual = read_spec(folder)["seen"]
-    if actual != expected:
-        raise ModelError(f"{folder}: wanted a segment that ends at {expected} tokens. Got {actual}. Run it again.")

@@ -181,9 +181,8 @@ def _image_source(spec: Midtrain | Finetune, inputs: StepInputs, site: Site, *, 
         images = source_pixels(source_index, location, spec.model.vision, cache=site.cache)
     tokens, length = spec.model.image_tokens, spec.row_shape.length
     rows = pack(source_index, length=length, image_tokens=tokens, packing=spec.mix.packing, cache=site.cache)
-    return LoaderSource(
-        name=name, index=source_index, packed_rows=rows, images=images, answers_only=isinstance(spec, Finetune)
-    )
+    answers_only = isinstance(spec, Finetune)
+    return LoaderSource(name=name, index=source_index, packed_rows=rows, images=images, answers_only=answers_only)
 
 
 def source_pixels(index: Index, location: Location, vision: VisionSpec, *, cache: Path | None) -> DecodedImages:
