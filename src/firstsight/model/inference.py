@@ -46,7 +46,6 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Most columns."""
         return self.keys_values[0].shape[3]
 
     def select_rows(self, row_indices: Sequence[int], capacity: int) -> KVCache:
@@ -156,15 +155,9 @@ class InferenceDecoder:
             cache.row_lengths = row_lengths + new_lengths
             cache.has_padding = cache.has_padding or min(token_counts) < num_new
         cache.length += num_new
-        return _ExtendContext(
-            rotary_factors=rotary_factors,
-            positions=positions,
-            new_lengths=new_lengths,
-            start=start,
-            end=cache.length,
-            is_causal=start == 0 and num_new > 1 and not is_bidirectional,
-            mask=_additive_mask(cache, num_new) if start else None,
-        )
+        is_causal = start == 0 and num_new > 1 and not is_bidirectional
+        mask = _additive_mask(cache, num_new) if start else None
+        return _ExtendContext(rotary_factors, positions, new_lengths, start, cache.length, is_causal, mask)
 
     def _block(
         self, x: HiddenStates, layer: PreparedLayer, context: _ExtendContext, keys_values: Tensor, shift_inputs: Tensor
@@ -234,7 +227,6 @@ def prepare_linear(weight: Float[Tensor, "out into"], dtype: torch.dtype) -> Ten
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN supports this dtype on this CPU."""
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -330,9 +322,7 @@ def _additive_mask(cache: KVCache, num_new: int) -> Float[Tensor, "_ 1 T S"] | N
     return causal if bias is None else causal + bias
 
 
-def _last_inputs(
-    inputs: Float[Tensor, "B _ D"], new_lengths: Int[Tensor, " B"] | None, count: int
-) -> Float[Tensor, "B lag D"]:
+def _last_inputs(inputs: HiddenStates, new_lengths: Int[Tensor, " B"] | None, count: int) -> Tensor:
     """The last `count` inputs of each row before its padding; `inputs` starts with `count` from earlier calls."""
     if new_lengths is None:
         return inputs[:, inputs.shape[1] - count :]

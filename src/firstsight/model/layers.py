@@ -118,8 +118,8 @@ def shift_tokens(
 
 def project_qkv(
     weights: BlockWeights, h: HiddenStates, rotary: RotaryCosSin, config: BlockConfig
-) -> tuple[Heads, Float[Tensor, "B G T K"], Float[Tensor, "B G T K"]]:
-    """Queries, keys and values of normed inputs, with QK-norm (over all heads together) and rotary embedding."""
+) -> tuple[Tensor, ...]:
+    """Queries [B, H, T, K], keys and values [B, G, T, K] of normed inputs, with QK-norm (over all heads) and rotary."""
     q, k, v = F.linear(h, weights.in_proj.to(h.dtype)).split(weights.qkv_sizes(config), dim=-1)
     if weights.q_norm is not None and weights.k_norm is not None:
         q, k = norm(q, weights.q_norm, config), norm(k, weights.k_norm, config)
@@ -129,11 +129,11 @@ def project_qkv(
 
 
 def output_and_feed_forward(
-    weights: BlockWeights, x: HiddenStates, attention_output: Heads, config: BlockConfig
+    weights: BlockWeights, x: HiddenStates, attended: Heads, config: BlockConfig
 ) -> HiddenStates:
     """The block after its attention: output projection and SwiGLU, each added to the residual stream."""
-    dtype = attention_output.dtype
-    x = x + F.linear(attention_output.transpose(1, 2).flatten(2), weights.out_proj.to(dtype))
+    dtype = attended.dtype
+    x = x + F.linear(attended.transpose(1, 2).flatten(2), weights.out_proj.to(dtype))
     gate, value = F.linear(norm(x, weights.ffn_norm, config), weights.w12.to(dtype)).chunk(2, dim=-1)
     return x + F.linear(silu(gate) * value, weights.w3.to(dtype))
 

@@ -172,13 +172,8 @@ def chunked_loss(inputs: LossInputs, grad_kernel: GradKernel = logits_to_grad) -
 def liger_loss(inputs: LossInputs) -> tuple[Tensor, Tensor]:
     """The result of `chunked_loss` by Liger's fused GPU kernel, called once a group, as it returns sums only."""
     states, device = inputs.states, inputs.states.device
-    kernel = _liger_kernel(device)(
-        ignore_index=IGNORE_INDEX,
-        lse_square_scale=inputs.z_coefficient,
-        reduction="sum",
-        return_z_loss=True,
-        accum_dtype=torch.float32,
-    )
+    settings = {"ignore_index": IGNORE_INDEX, "lse_square_scale": inputs.z_coefficient, "reduction": "sum"}
+    kernel = _liger_kernel(device)(**settings, return_z_loss=True, accum_dtype=torch.float32)
     head_weight, sums = inputs.head_weight.to(states.dtype), torch.zeros(inputs.num_groups, device=device)
     total = (states.sum() + head_weight.sum()) * 0.0  # gradients of zero for a batch without loss tokens
     for group in inputs.group_ids.unique().tolist():
@@ -211,13 +206,7 @@ def lm_loss(
     """The loss of hidden states [B, T, D] before the last norm; `row_groups` [B] are 0 to num_groups - 1."""
     indices = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
     group_ids = row_groups.long()[indices // targets.shape[1]]
-    inputs = LossInputs(
-        states=norm(hidden.flatten(0, 1).index_select(0, indices), lm.norm.weight, lm.block_config),
-        head_weight=lm.head_weight,
-        targets=targets.flatten()[indices],
-        group_ids=group_ids,
-        num_groups=num_groups,
-        z_coefficient=z_coefficient,
-    )
+    states = norm(hidden.flatten(0, 1).index_select(0, indices), lm.norm.weight, lm.block_config)
+    inputs = LossInputs(states, lm.head_weight, targets.flatten()[indices], group_ids, num_groups, z_coefficient)
     total, sums = (lm.loss_fn or chunked_loss)(inputs)
     return LossSums(total=total, by_group=sums, token_counts=torch.bincount(group_ids, minlength=num_groups))

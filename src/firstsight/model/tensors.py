@@ -6,7 +6,7 @@ The tensors of one name are one file of up to `MAX_SHARD_BYTES`, or shards with 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -168,9 +168,7 @@ class meta_init(TorchFunctionMode):  # noqa: N801 - `with meta_init():` reads li
 
     FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in self.FACTORIES and kwargs.get("device") is None:
             kwargs["device"] = "meta"
@@ -204,7 +202,9 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, location: P
     """
     model_tensors = model.state_dict(keep_vars=True)
     if mismatches := tensor_mismatches(shapes_and_dtypes(model_tensors), shapes_and_dtypes(tensors)):
-        raise ModelError(f"{location}: weights and spec contradict each other. {mismatches}. Load with their own spec.")
+        raise ModelError(
+            f"{location}: weights and spec contradict each other. {mismatches}. Load them with their spec."
+        )
     with torch.no_grad():
         for name, target in model_tensors.items():
             if not target.is_meta:

@@ -170,12 +170,11 @@ def _dinov2_modules(spec: Dinov2) -> tuple[nn.Module, nn.Module]:
         "patch_size": vit.patch_size,
         **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"), 0.0),
     }
+    config: Any = Dinov2Config(**settings)
+    classes: Any = plain.Dinov2Embeddings, plain.Dinov2Encoder
     if registers:
-        config: Any = Dinov2WithRegistersConfig(**settings, num_register_tokens=registers)
+        config = Dinov2WithRegistersConfig(**settings, num_register_tokens=registers)
         classes = registered.Dinov2WithRegistersEmbeddings, registered.Dinov2WithRegistersEncoder
-    else:
-        config = Dinov2Config(**settings)
-        classes = plain.Dinov2Embeddings, plain.Dinov2Encoder
     config._attn_implementation = ATTENTION_IMPLEMENTATION
     embeddings: Any = classes[0](config)
     embeddings.mask_token = None  # only used in DINOv2's own training

@@ -35,7 +35,6 @@ class PackedBatch(Protocol):
     @property
     def docs(self) -> Int[Tensor, "B T"]:
         """Document of each token, ascending within a row; -1 is padding."""
-        ...
 
     @property
     def positions(self) -> Int[Tensor, "B T"]: ...
@@ -43,7 +42,6 @@ class PackedBatch(Protocol):
     @property
     def slots(self) -> Int[Tensor, "B T"]:
         """Index of the image embedding at this position, -1 for text."""
-        ...
 
     @property
     def images(self) -> ImageBatch: ...
@@ -90,13 +88,6 @@ def pixel_shuffle(x: Float[Tensor, "N V W"], grid_size: int, factor: int) -> Flo
     return grid.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
-def _vision_module(spec: VLMSpec) -> Encoder | PatchProjection | None:
-    """The vision module that trains with the model; None if a frozen encoder outside it makes the features."""
-    if isinstance(spec.vision, PatchProjectionSpec):
-        return PatchProjection(spec.vision)
-    return Encoder(spec.vision) if spec.encoder == "trained" else None
-
-
 class VLM(nn.Module):
     """Decoder, projector and the trained vision module, if any; the decoder alone from an LMSpec."""
 
@@ -104,8 +95,15 @@ class VLM(nn.Module):
         super().__init__()
         self.spec = spec
         self.lm = LM(decoder_spec(spec))
-        self.projector = Projector(spec.projector, spec.vision, spec.lm) if isinstance(spec, VLMSpec) else None
-        self.vision = _vision_module(spec) if isinstance(spec, VLMSpec) else None
+        self.projector: Projector | None = None
+        self.vision: Encoder | PatchProjection | None = None
+        """Trains with the model; None if a frozen encoder outside the model computes the features."""
+        if isinstance(spec, VLMSpec):
+            self.projector = Projector(spec.projector, spec.vision, spec.lm)
+            if isinstance(spec.vision, PatchProjectionSpec):
+                self.vision = PatchProjection(spec.vision)
+            elif spec.encoder == "trained":
+                self.vision = Encoder(spec.vision)
 
     def initialise(self, seed: int) -> None:
         """Initial values from `seed`; the decoder's do not depend on whether there is a vision module."""
@@ -123,11 +121,8 @@ class VLM(nn.Module):
         """Embeddings of pixels or features (see `image_shape`), `image_tokens` consecutive ones for each image."""
         if self.projector is None:
             raise ModelError("this checkpoint is a text-only model. Got images. Mid-train it first, or pass no images.")
-        if images.shape[1:] != self.image_shape:
-            raise ModelError(
-                f"the model wants images of shape {self.image_shape}. Got {tuple(images.shape[1:])}. "
-                "Encode them as its spec says."
-            )
+        if (shape := tuple(images.shape[1:])) != self.image_shape:
+            raise ModelError(f"the model wants images of shape {self.image_shape}. Got {shape}. Encode them like that.")
         return self.projector(self._vision_features(images), self.lm.compute_dtype).flatten(0, 1)
 
     def _vision_features(self, images: ImageBatch) -> ImageBatch:

@@ -52,20 +52,15 @@ def compile_decoder(lm: LM, site: Site, *, steps: int) -> None:
     lm.recompute = site.recompute
     should_compile = site.compile and steps >= MIN_COMPILE_STEPS and (site.device != "cpu" or _has_compiler())
     if should_compile or site.device != "cpu":  # flex attention is always compiled on a GPU
-        _raise_recompile_limit()
+        from torch._dynamo import config
+
+        config.recompile_limit = config.accumulated_recompile_limit = MAX_COMPILED_SHAPES
     if should_compile:
         lm.block_fn = _compiled_block()
     if site.loss == "liger":
         lm.loss_fn = liger_loss
     elif should_compile:
         lm.loss_fn = compiled_loss
-
-
-@cache
-def _raise_recompile_limit() -> None:
-    from torch._dynamo import config
-
-    config.recompile_limit = config.accumulated_recompile_limit = MAX_COMPILED_SHAPES
 
 
 @cache

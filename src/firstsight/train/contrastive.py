@@ -72,7 +72,10 @@ def train_contrastive(
         optimizer.zero_grad(set_to_none=True)
         if progress.is_due:
             progress.report(step + 1, loss=loss.item())
-    _save_model(model, tokenizer, spec, out)
+    model.save_pretrained(out)
+    tokenizer.save(str(out / "tokenizer.json"))
+    processor = siglip_processor_config(spec.vit.image_size)
+    (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n")
 
 
 def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:
@@ -183,10 +186,3 @@ class _PixelCache:
         if len(self._pixels) < self._capacity:
             self._pixels[row] = pixels
         return pixels
-
-
-def _save_model(model: Any, tokenizer: Tokenizer, spec: Siglip, out: Path) -> None:
-    model.save_pretrained(out)
-    tokenizer.save(str(out / "tokenizer.json"))
-    processor = siglip_processor_config(spec.vit.image_size)
-    (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n")

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
 from pathlib import Path
 from time import monotonic
 
@@ -65,14 +66,10 @@ def encode_features(
 def _decode_ahead(pixels: DecodedImages, batches: Iterable[np.ndarray], threads: int) -> Iterator[np.ndarray]:
     """The pixels of each batch, decoded by `threads` threads while the batch before is encoded."""
     with ThreadPoolExecutor(threads) as pool:
-        pending: Iterator[np.ndarray] | None = None
-        for indices in batches:
-            submitted = pool.map(pixels.take, np.array_split(indices, threads))
-            if pending is not None:
-                yield np.concatenate(list(pending))
-            pending = submitted
-        if pending is not None:
-            yield np.concatenate(list(pending))
+        submitted = (pool.map(pixels.take, np.array_split(indices, threads)) for indices in batches)
+        for parts, _ in pairwise(chain(submitted, [None])):
+            assert parts is not None
+            yield np.concatenate(list(parts))
 
 
 class _FeatureFile:

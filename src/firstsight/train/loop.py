@@ -59,7 +59,9 @@ def train(
         micro_batches = next(batches)
         tokens = sum(batch.tokens.numel() for batch in micro_batches)
         state.tokens_seen = Tokens(state.tokens_seen + tokens)
-        lr = _set_lr(state, lr_schedule(state.tokens_seen))
+        lr = lr_schedule(state.tokens_seen)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr * group["scale"]
         num_loss_tokens = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum().clamp(min=1)
         sums = [_accumulate_gradients(state, batch, num_loss_tokens) for batch in micro_batches]
         losses, loss_tokens = (torch.stack(tensors).sum(dim=0) for tensors in zip(*sums, strict=True))
@@ -75,13 +77,6 @@ def train(
             losses=tuple(losses.tolist()),
             loss_tokens=tuple(loss_tokens.tolist()),
         )
-
-
-def _set_lr(state: TrainState, lr: float) -> float:
-    """Set each parameter group's rate to `lr` times its scale; returns `lr`."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
-    return lr
 
 
 def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +120,7 @@ class MetricsLog:
         self.loss_sums, self.token_counts = [0.0] * len(self.names), [0] * len(self.names)
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state as plain JSON."""
+        """The state as plain JSON."""
         return {"size": self.byte_size, "sums": self.loss_sums, "counts": self.token_counts}
 
     def restore(self, state: dict[str, Any] | None) -> None:

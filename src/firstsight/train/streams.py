@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,13 +192,9 @@ def source_pixels(index: Index, location: Location, vision: VisionSpec, *, cache
 
 def _unique_source_names(sources: Sequence[DataSource]) -> list[str]:
     """Names of sources for logs; repeated names are numbered from 1."""
-    base_names = [_source_name(source) for source in sources]
-    totals, numbers = Counter(base_names), Counter[str]()
-    names: list[str] = []
-    for name in base_names:
-        numbers[name] += 1
-        names.append(f"{name}-{numbers[name]}" if totals[name] > 1 else name)
-    return names
+    names = [_source_name(source) for source in sources]
+    numbers = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [f"{name}-{n}" if names.count(name) > 1 else name for name, n in zip(names, numbers, strict=True)]
 
 
 def _source_name(source: DataSource) -> str:
