@@ -35,6 +35,7 @@ class PackedBatch(Protocol):
     @property
     def docs(self) -> Int[Tensor, "B T"]:
         """Document of each token, ascending within a row; -1 is padding."""
+        ...
 
     @property
     def positions(self) -> Int[Tensor, "B T"]: ...
@@ -42,6 +43,7 @@ class PackedBatch(Protocol):
     @property
     def slots(self) -> Int[Tensor, "B T"]:
         """Index of the image embedding at this position, -1 for text."""
+        ...
 
     @property
     def images(self) -> ImageBatch: ...
