@@ -23,12 +23,10 @@ AnswerType = Literal["words", "choice"]
 
 QUESTION_BLIND = "question_blind.json"
 """A file beside the benchmark's: question id to the answer of the best guesser that does not read the question."""
-_TAG_NAMES = ("form", "combination", "domain")
 _GZIP = b"\x1f\x8b"
 _DATA_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _UNRELATED_FILE = re.compile(r"\.|readme|license|(question_blind|task)\.json$", re.IGNORECASE)
 """Names of files in a task's folder that are not the benchmark's."""
-_PICKLE_SUFFIXES = (".p", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +104,7 @@ def describe_version(task: Task, questions: Sequence[Question]) -> str:
 
 def record_tags(record: Mapping[str, Any]) -> dict[str, str]:
     """The categories of a record; see Question.tags."""
-    return {key: str(record[key]) for key in _TAG_NAMES if key in record}
+    return {key: str(record[key]) for key in ("form", "combination", "domain") if key in record}
 
 
 def benchmark_files(folder: Path) -> tuple[Path, ...]:
@@ -115,7 +113,7 @@ def benchmark_files(folder: Path) -> tuple[Path, ...]:
     data_paths = [path for path in paths if path.name.endswith(_DATA_SUFFIXES) and not _UNRELATED_FILE.match(path.name)]
     if not data_paths:
         names = ", ".join(path.name for path in paths) or "none"
-        if any(path.suffix in _PICKLE_SUFFIXES for path in paths):
+        if any(path.suffix in (".p", ".pkl", ".pickle") for path in paths):
             names += "; a pickle can run code and is not opened"
         raise DataError(f"{folder}: wanted the benchmark's files (.json, .jsonl, .gz of them). Got {names}. Add them.")
     return tuple(data_paths)

@@ -14,8 +14,7 @@ from functools import lru_cache
 from firstsight.evaluate.metrics.metric import Metric, Truth, elementwise, is_nonempty
 
 _MIN_AGREEMENT = 3
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_PUNCTUATION_PATTERN = re.compile(f"[{re.escape(_PUNCTUATION)}]")
+_PUNCTUATION_PATTERN = re.compile(r'[;/\[\]"{}()=+\\_\-><@`,?!]')
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _MAX_FULL_STOPS = 32

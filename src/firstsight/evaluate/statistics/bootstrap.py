@@ -16,8 +16,6 @@ from scipy import special
 
 from firstsight.errors import DataError
 
-BOOTSTRAP_DRAWS = 10_000
-BOOTSTRAP_SEED = 20250307
 Interval = tuple[float, float]
 
 _MAX_CELLS = 1 << 18
@@ -96,9 +94,7 @@ def _factorise(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     return encoded, list(codes)
 
 
-def bootstrap_means(
-    scores: ClusteredScores, *, num_draws: int = BOOTSTRAP_DRAWS, seed: int = BOOTSTRAP_SEED
-) -> np.ndarray:
+def bootstrap_means(scores: ClusteredScores, *, num_draws: int = 10_000, seed: int = 20250307) -> np.ndarray:
     """The means of `num_draws` resamples of all clusters with replacement, [num_draws] (fewer for many clusters).
 
     Clusters with equal sums and counts are interchangeable. Where there are few distinct ones, only how often each is
@@ -136,7 +132,7 @@ def _sample_sums(rng: np.random.Generator, rows: np.ndarray, num_draws: int) -> 
 
 
 def bca_interval(
-    scores: ClusteredScores, *, level: float = 0.95, num_draws: int = BOOTSTRAP_DRAWS, bounds: Interval = (0.0, 1.0)
+    scores: ClusteredScores, *, level: float = 0.95, num_draws: int = 10_000, bounds: Interval = (0.0, 1.0)
 ) -> Interval:
     """The BCa interval of `scores.mean`. `bounds` are the least and the largest score of one question."""
     if np.allclose(scores.influence(), 0, atol=1e-12):

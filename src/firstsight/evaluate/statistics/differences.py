@@ -103,15 +103,13 @@ def crossed_estimate(
     if num_seeds < 2:
         return None
     variance, dof = estimate_seed_variance(seed_differences, arm_scores)
-    question_variance, residual_variance = (
-        estimate_question_variance(influences) if influences is not None else (0.0, 0.0)
-    )
+    question, residual = estimate_question_variance(influences) if influences is not None else (0.0, 0.0)
     return DifferenceEstimate(
         mean=float(seed_differences.mean()),
         seed_variance=variance / num_seeds,
         dof=dof,
-        question_variance=max(question_variance, residual_variance),
-        residual_variance=residual_variance,
+        question_variance=max(question, residual),
+        residual_variance=residual,
     )
 
 
