@@ -61,16 +61,16 @@ docs: setup ## the documentation, warnings as errors, in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-bench: setup ## speed of training, decoding, judging, loading and a finished study, beside what one would use instead
+bench: setup ## speed of training, decoding, evaluation, data loading and of a finished study, compared with other libraries
 	$(BIN)/python benchmarks/step.py --shape toy
 	$(BIN)/python benchmarks/step.py --shape 79m
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/decode.py
-	$(BIN)/python benchmarks/judging.py
+	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/bootstrap.py
 	$(BIN)/python benchmarks/study.py --out $(OUT)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/pictures.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/images.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rows.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/prepare.py

@@ -1,13 +1,13 @@
-"""Tokens a second of `generate` against transformers' on the same weights, and what choices cost beside one.
+"""Decoding throughput of `generate` and of transformers with the same weights, and the cost of scoring four choices.
 
     python benchmarks/decode.py --shape toy --dtype float32
     python benchmarks/decode.py --shape 79m --dtype bfloat16
     python benchmarks/decode.py --shape 1b --dtype bfloat16 --device cuda
 
-Both are Llamas (RMSNorm, no QK-norm), so that transformers can say the same; transformers shows its faster cache.
-The first tokens of both answers are compared, so that the race is between equals. Each piece of work ends with its
-answer on the host, so that a GPU is done when the clock is read. A step's bytes, those of the weights and of the keys
-and values of all rows, say how fast memory would allow it to be.
+Both models are Llamas (RMSNorm, no QK-norm). transformers runs with its dynamic and its static cache; the ratio is to
+the faster. The first generated tokens are compared as a check of equivalence. A measurement ends with the token ids on
+the host, which synchronises a GPU. The bytes per step (weights, and keys and values of all rows) give the memory-bound
+limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from firstsight.model.generate import continuation_likelihoods, generate
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec, openlm_spec
-from timing import fastest
+from timing import min_seconds
 
 SHAPES = {
     "toy": openlm_spec(layers=4, width=128, heads=4, vocab_size=512),
@@ -33,8 +33,8 @@ SHAPES = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def peer(model: VLM, spec: LMSpec, dtype: torch.dtype) -> Any:
-    """The same weights, on the same device, as a LlamaForCausalLM of transformers."""
+def convert_to_transformers(model: VLM, spec: LMSpec, dtype: torch.dtype) -> Any:
+    """A LlamaForCausalLM with the weights of `model`, on the same device."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -53,113 +53,112 @@ def peer(model: VLM, spec: LMSpec, dtype: torch.dtype) -> Any:
         pad_token_id=0,
     )
     with model.lm.head_weight.device:
-        built = LlamaForCausalLM(config)
-    ours, lm = {}, model.lm
-    ours["model.embed_tokens.weight"], ours["model.norm.weight"] = lm.tok_embeddings.weight, lm.norm.weight
-    ours["lm_head.weight"] = lm.head_weight
+        llama = LlamaForCausalLM(config)
+    state_dict, lm = {}, model.lm
+    state_dict["model.embed_tokens.weight"], state_dict["model.norm.weight"] = lm.tok_embeddings.weight, lm.norm.weight
+    state_dict["lm_head.weight"] = lm.head_weight
     for depth, layer in enumerate(lm.layers):
-        w, place = layer.weights(), f"model.layers.{depth}."
-        q, k, v = w.in_proj.chunk(3)
-        gate, up = w.w12.chunk(2)
-        named = {
-            "input_layernorm": w.attention_norm,
-            "post_attention_layernorm": w.ffn_norm,
+        weights, prefix = layer.weights(), f"model.layers.{depth}."
+        q, k, v = weights.in_proj.chunk(3)
+        gate, up = weights.w12.chunk(2)
+        layer_weights = {
+            "input_layernorm": weights.attention_norm,
+            "post_attention_layernorm": weights.ffn_norm,
             "self_attn.q_proj": q,
             "self_attn.k_proj": k,
             "self_attn.v_proj": v,
-            "self_attn.o_proj": w.out_proj,
+            "self_attn.o_proj": weights.out_proj,
             "mlp.gate_proj": gate,
             "mlp.up_proj": up,
-            "mlp.down_proj": w.w3,
+            "mlp.down_proj": weights.w3,
         }
-        ours |= {f"{place}{name}.weight": weight for name, weight in named.items()}
-    built.load_state_dict(ours)
-    return built.to(dtype).eval()
+        state_dict |= {f"{prefix}{name}.weight": weight for name, weight in layer_weights.items()}
+    llama.load_state_dict(state_dict)
+    return llama.to(dtype).eval()
 
 
-def answering(llama: Any, prompts: torch.Tensor, *, new: int, cache: str) -> Callable[[], list[list[int]]]:
-    """transformers' greedy answers with its own settings for a batch without padding."""
-    asked = {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}
+def transformers_generate(llama: Any, prompts: torch.Tensor, *, new: int, cache: str) -> Callable[[], list[list[int]]]:
+    """Greedy decoding in transformers of a batch without padding."""
+    inputs = {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}
 
-    def work() -> list[list[int]]:
+    def decode() -> list[list[int]]:
         with torch.inference_mode():
-            said = llama.generate(
-                **asked,
+            output = llama.generate(
+                **inputs,
                 max_new_tokens=new,
                 do_sample=False,
                 cache_implementation=cache,
                 disable_compile=True,
                 pad_token_id=0,
             )
-        return said[:, prompts.shape[1] :].tolist()
+        return output[:, prompts.shape[1] :].tolist()
 
-    return work
+    return decode
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description="Speed of decoding and of scoring choices")
-    ask.add_argument("--shape", choices=SHAPES, default="toy")
-    ask.add_argument("--dtype", choices=DTYPES, default="float32")
-    ask.add_argument("--batch", type=int, default=16)
-    ask.add_argument("--prompt", type=int, default=64)
-    ask.add_argument("--new", type=int, default=64)
-    ask.add_argument("--device", default="cpu")
-    ask.add_argument("--threads", type=int, default=1)
-    ask.add_argument("--repeats", type=int, default=5)
-    asked = ask.parse_args()
-    torch.set_num_threads(asked.threads)
-    spec, dtype = replace(SHAPES[asked.shape], norm="rms", qk_norm=False), DTYPES[asked.dtype]
+    parser = argparse.ArgumentParser(description="Speed of decoding and of scoring choices")
+    parser.add_argument("--shape", choices=SHAPES, default="toy")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    spec, dtype = replace(SHAPES[args.shape], norm="rms", qk_norm=False), DTYPES[args.dtype]
     model = VLM(spec)
     model.initialise(0)
-    model.to(asked.device).requires_grad_(False)  # as a loaded checkpoint is
+    model.to(args.device).requires_grad_(False)  # as in a loaded checkpoint
     model.lm.compute_dtype = dtype
-    draw = torch.Generator().manual_seed(0)
-    prompts = torch.randint(1, spec.vocab_size, (asked.batch, asked.prompt), generator=draw)
-    llama = peer(model, spec, dtype)
-    ids, prompts = prompts.tolist(), prompts.to(asked.device)
-    works = [
-        lambda: generate(model, ids, stop=(), max_new_tokens=asked.new),
-        answering(llama, prompts, new=asked.new, cache="dynamic"),
-        answering(llama, prompts, new=asked.new, cache="static"),
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(1, spec.vocab_size, (args.batch, args.prompt), generator=generator)
+    llama = convert_to_transformers(model, spec, dtype)
+    ids, prompts = prompts.tolist(), prompts.to(args.device)
+    functions = [
+        lambda: generate(model, ids, stop=(), max_new_tokens=args.new),
+        transformers_generate(llama, prompts, new=args.new, cache="dynamic"),
+        transformers_generate(llama, prompts, new=args.new, cache="static"),
     ]
-    ours, theirs = works[0](), works[1]()
-    same = sum(a[0] == b[0] for a, b in zip(ours, theirs, strict=True))
-    seconds, *peers = fastest(works, asked.repeats)
-    rate = asked.batch * asked.new
-    where = f"{asked.threads} thread(s)" if asked.device == "cpu" else asked.device
-    print(f"{asked.shape}, {asked.dtype}, {spec.layers} x {spec.width}, batch {asked.batch}, {where}")
-    print(f"first tokens that agree      {same} of {asked.batch}")
-    print(f"ours                         {rate / seconds:10,.0f} tokens/s")
-    for name, took in zip(("dynamic", "static"), peers, strict=True):
-        print(f"transformers, {name:8}       {rate / took:10,.0f} tokens/s")
-    print(f"ours / transformers          {min(peers) / seconds:10.2f}")
-    print(f"ours, a step                 {seconds / asked.new * 1e3:10.2f} ms, its prompt shared out")
-    looked = moved(spec, dtype, rows=asked.batch, read=asked.prompt + asked.new // 2)
-    print(f"bytes a step                 {looked / 1e9:10.2f} GB")
-    scoring(model, spec, repeats=asked.repeats)
+    num_equal = sum(a[0] == b[0] for a, b in zip(functions[0](), functions[1](), strict=True))
+    seconds, *baselines = min_seconds(functions, args.repeats)
+    num_tokens = args.batch * args.new
+    device_name = f"{args.threads} thread(s)" if args.device == "cpu" else args.device
+    print(f"{args.shape}, {args.dtype}, {spec.layers} x {spec.width}, batch {args.batch}, {device_name}")
+    print(f"equal first tokens           {num_equal} of {args.batch}")
+    print(f"firstsight                   {num_tokens / seconds:10,.0f} tokens/s")
+    for name, baseline_seconds in zip(("dynamic", "static"), baselines, strict=True):
+        print(f"transformers, {name:8}       {num_tokens / baseline_seconds:10,.0f} tokens/s")
+    print(f"firstsight / transformers    {min(baselines) / seconds:10.2f}")
+    print(f"time per step                {seconds / args.new * 1e3:10.2f} ms, prefill included")
+    step_bytes = bytes_per_step(spec, dtype, rows=args.batch, context=args.prompt + args.new // 2)
+    print(f"memory read per step         {step_bytes / 1e9:10.2f} GB")
+    measure_choices(model, spec, repeats=args.repeats)
 
 
-def moved(spec: LMSpec, dtype: torch.dtype, *, rows: int, read: int) -> int:
-    """Bytes of what every step looks at: all weights but the embeddings, keys and values of `read` tokens a row."""
+def bytes_per_step(spec: LMSpec, dtype: torch.dtype, *, rows: int, context: int) -> int:
+    """Bytes read by a step: all weights except embeddings, and keys and values of `context` tokens per row."""
     weights = spec.parameters() - spec.vocab_size * spec.width
-    return dtype.itemsize * (weights + 2 * spec.layers * rows * read * spec.kv_heads * spec.head_dim)
+    return dtype.itemsize * (weights + 2 * spec.layers * rows * context * spec.kv_heads * spec.head_dim)
 
 
-def scoring(model: VLM, spec: LMSpec, *, repeats: int, context: int = 256, choice: int = 8) -> None:
-    """What four choices after one context cost, in costs of one."""
-    draw = torch.Generator().manual_seed(1)
-    read = torch.randint(spec.vocab_size, (context,), generator=draw).tolist()
-    more = torch.randint(spec.vocab_size, (4, choice), generator=draw).tolist()
-    one, four = fastest(
+def measure_choices(model: VLM, spec: LMSpec, *, repeats: int, context: int = 256, choice: int = 8) -> None:
+    """Time to score four choices after a context, relative to one choice."""
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randint(spec.vocab_size, (context,), generator=generator).tolist()
+    choices = torch.randint(spec.vocab_size, (4, choice), generator=generator).tolist()
+    one_seconds, four_seconds = min_seconds(
         [
-            lambda: continuation_likelihoods(model, [read], more[:1]),
-            lambda: continuation_likelihoods(model, [read] * 4, more),
+            lambda: continuation_likelihoods(model, [prompt], choices[:1]),
+            lambda: continuation_likelihoods(model, [prompt] * 4, choices),
         ],
         repeats,
     )
-    print(f"one choice of {choice} after {context}     {one * 1e3:10.1f} ms")
-    print(f"four choices                 {four * 1e3:10.1f} ms")
-    print(f"four / one                   {four / one:10.2f}")
+    print(f"1 choice, {choice} after {context} tokens {one_seconds * 1e3:9.1f} ms")
+    print(f"4 choices                    {four_seconds * 1e3:10.1f} ms")
+    print(f"4 choices / 1 choice         {four_seconds / one_seconds:10.2f}")
 
 
 if __name__ == "__main__":

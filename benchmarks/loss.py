@@ -1,12 +1,12 @@
-"""Memory and time of the chunked loss beside the plain one: forward and backward, in bf16.
+"""Memory and time of the chunked loss, compared with unchunked cross-entropy: forward and backward in bf16.
 
     python benchmarks/loss.py --tokens 4096 --vocabulary 50432
     python benchmarks/loss.py --tokens 32768 --device cuda
 
-Each side is a process of its own that works in turns with the others. Memory is what the process's peak grows by over
-what it held before the loss, on a GPU that of its tensors there: inputs are held before, gradients are part of it on
-every side. No side is `settled` as training is: a process that keeps its memory needs more of it for the plain loss.
-On a GPU Liger's kernel is a side, too.
+Each loss runs in a separate process; steps are interleaved. Memory is the growth of peak memory over the memory before
+the loss: inputs are excluded, gradients included. On a GPU it is allocated device memory. The allocator settings of
+training are not applied, because retained memory would raise the figure of the unchunked loss. On a GPU, Liger's kernel
+is measured as well.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from firstsight.model.loss import LossInputs, chunked_loss, compiled_loss, liger_loss
-from turns import Step, in_turns
+from interleaved import Step, measure_interleaved
 
-Z = 1e-4
+Z_COEFFICIENT = 1e-4
 
 
-def plain(asked: LossInputs) -> tuple[Tensor, Tensor]:
-    """Torch's own cross-entropy of float32 logits, and z-loss."""
-    logits = (asked.states @ asked.head_weight.to(asked.states.dtype).T).float()
-    each = F.cross_entropy(logits, asked.targets, reduction="none")
-    return each.sum() + asked.z_coefficient * logits.logsumexp(dim=1).square().sum(), each.detach()
+def unchunked_loss(inputs: LossInputs) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of float32 logits and z-loss, in PyTorch."""
+    logits = (inputs.states @ inputs.head_weight.to(inputs.states.dtype).T).float()
+    token_losses = F.cross_entropy(logits, inputs.targets, reduction="none")
+    return token_losses.sum() + inputs.z_coefficient * logits.logsumexp(dim=1).square().sum(), token_losses.detach()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What a loss is measured on."""
+    """Sizes, device and threads of a measurement."""
 
     tokens: int
     vocabulary: int
@@ -48,60 +48,63 @@ class Size:
     cache: Path
 
 
-def build(way: Callable[[LossInputs], tuple[Tensor, Tensor]], size: Size) -> Step:
-    """A loss and its gradients."""
+def build(loss_function: Callable[[LossInputs], tuple[Tensor, Tensor]], size: Size) -> Step:
+    """A step that computes a loss and its gradients."""
     torch.set_num_threads(size.threads)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(size.cache / "kernels")
     states = torch.randn(size.tokens, size.width, device=size.device).bfloat16().requires_grad_()
     head = torch.randn(size.vocabulary, size.width, device=size.device).mul_(size.width**-0.5).requires_grad_()
     targets = torch.randint(size.vocabulary, (size.tokens,), device=size.device)
-    group = torch.zeros_like(targets)
+    group_labels = torch.zeros_like(targets)
 
     def step(count: int) -> None:
-        asked = LossInputs(
+        inputs = LossInputs(
             states=states[:count],
             head_weight=head,
             targets=targets[:count],
-            group_ids=group[:count],
+            group_ids=group_labels[:count],
             num_groups=1,
-            z_coefficient=Z,
+            z_coefficient=Z_COEFFICIENT,
         )
-        (way(asked)[0] / count).backward()
+        (loss_function(inputs)[0] / count).backward()
         states.grad = head.grad = None
 
-    step(1)  # a compiler's own memory is not the loss's
+    step(1)  # compile before the memory baseline is taken
     return partial(step, size.tokens)
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description="Memory and time of the chunked loss beside the plain one")
-    ask.add_argument("--tokens", type=int, default=4096)
-    ask.add_argument("--vocabulary", type=int, default=50_432)
-    ask.add_argument("--width", type=int, default=512)
-    ask.add_argument("--device", default="cpu")
-    ask.add_argument("--threads", type=int, default=2)
-    ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
-    asked = ask.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+    parser = argparse.ArgumentParser(description="Memory and time of the chunked loss")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--vocabulary", type=int, default=50_432)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
     size = Size(
-        tokens=asked.tokens,
-        vocabulary=asked.vocabulary,
-        width=asked.width,
-        device=asked.device,
-        threads=asked.threads,
-        cache=asked.cache,
+        tokens=args.tokens,
+        vocabulary=args.vocabulary,
+        width=args.width,
+        device=args.device,
+        threads=args.threads,
+        cache=args.cache,
     )
-    ways = {"plain": plain, "chunked, compiled": compiled_loss, "chunked": chunked_loss}
-    if asked.device.startswith("cuda"):
-        ways["liger"] = liger_loss
-    took = in_turns([partial(build, way, size) for way in ways.values()], asked.rounds)
-    where = f"{asked.threads} threads" if asked.device == "cpu" else torch.cuda.get_device_name(asked.device)
-    print(f"{asked.tokens} tokens x {asked.vocabulary}, width {asked.width}, {where}, bf16")
-    print(f"{'':20}{'ms':>9}{'x plain':>9}{'MiB':>9}{'of plain':>10}")
-    for name, one in zip(ways, took, strict=True):
-        slower, more = one.seconds / took[0].seconds, one.grown_mib / took[0].grown_mib
-        print(f"{name:20}{one.seconds * 1e3:9.1f}{slower:9.2f}{one.grown_mib:9,.0f}{more:10.3f}")
+    loss_functions = {"unchunked": unchunked_loss, "chunked, compiled": compiled_loss, "chunked": chunked_loss}
+    if args.device.startswith("cuda"):
+        loss_functions["liger"] = liger_loss
+    results = measure_interleaved(
+        [partial(build, loss_function, size) for loss_function in loss_functions.values()], args.rounds
+    )
+    device_name = f"{args.threads} threads" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
+    print(f"{args.tokens} tokens x {args.vocabulary}, width {args.width}, {device_name}, bf16")
+    print(f"{'':20}{'ms':>9}{'time x':>9}{'MiB':>9}{'memory x':>10}")
+    for name, result in zip(loss_functions, results, strict=True):
+        time_ratio = result.seconds / results[0].seconds
+        memory_ratio = result.growth_mib / results[0].growth_mib
+        print(f"{name:20}{result.seconds * 1e3:9.1f}{time_ratio:9.2f}{result.growth_mib:9,.0f}{memory_ratio:10.3f}")
 
 
 if __name__ == "__main__":

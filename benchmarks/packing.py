@@ -1,12 +1,12 @@
-"""What packing wastes on captions of real length: both packings side by side, rows short and long.
+"""Padding and loss share of packed captions: both packing modes, at several image token counts and row lengths.
 
     python benchmarks/packing.py --shards cc12m/*.tar datacompdr/*.tar --tokenizer tokenizer.json
     python benchmarks/packing.py --shards ... --tokenizer ... --records 10000000 --only 64:256
 
-Lengths are drawn, seeded, from the token counts of the captions (`.txt` members) in the shards, an end token each.
-`floor` is the padding that no packing of these lengths can go below: no row holds more pictures than its length
-divided by the shortest record, and no row more than its length. At 729 image tokens a row of 1,024 holds one picture
-whatever the packing; only longer rows help there.
+Lengths are sampled with a seed from the token counts of the captions (`.txt` members) in the shards, with an end token.
+`floor` is a lower bound on padding: a row holds at most its length in tokens, and at most its length divided by the
+shortest record in images. At 729 image tokens, a row of 1,024 holds one image in both modes; only longer rows reduce
+padding.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ SHAPES = ("64:256", "64:1024", "729:1024", "729:4096")
 PACKINGS: tuple[PackingMode, ...] = ("one_image_per_row", "best_fit")
 
 
-def counts(shards: Iterable[Path], tokenizer: Path) -> np.ndarray:
-    """Tokens of every caption in the shards, with the end token."""
+def count_caption_tokens(shards: Iterable[Path], tokenizer: Path) -> np.ndarray:
+    """Token count of each caption in the shards, with the end token."""
     data = tokenizer.read_bytes()
-    words = Tokenizer.from_str((gzip.decompress(data) if tokenizer.suffix == ".gz" else data).decode())
+    encoder = Tokenizer.from_str((gzip.decompress(data) if tokenizer.suffix == ".gz" else data).decode())
     captions: list[str] = []
     for shard in shards:
         with tarfile.open(shard) as tar:
             members = (tar.extractfile(member) for member in tar if member.name.endswith(".txt"))
             captions += [member.read().decode() for member in members if member is not None]
-    return np.array([len(found.ids) + 1 for found in words.encode_batch(captions)])
+    return np.array([len(encoding.ids) + 1 for encoding in encoder.encode_batch(captions)])
 
 
-def index_of(lengths: np.ndarray) -> Index:
-    """A source of captions of these lengths, a picture each, all of whose tokens carry loss."""
-    samples, shown = np.zeros(len(lengths), dtype=SAMPLE_DTYPE), np.zeros(len(lengths), dtype=IMAGE_REF_DTYPE)
+def build_index(lengths: np.ndarray) -> Index:
+    """An index of captions of these lengths, with one image per caption and loss on all tokens."""
+    samples, image_refs = np.zeros(len(lengths), dtype=SAMPLE_DTYPE), np.zeros(len(lengths), dtype=IMAGE_REF_DTYPE)
     samples["tokens_count"], samples["tokens_from"] = lengths, np.cumsum(lengths) - lengths
     samples["shown_count"], samples["shown_from"] = 1, np.arange(len(lengths))
     total = int(lengths.sum())
@@ -54,7 +54,7 @@ def index_of(lengths: np.ndarray) -> Index:
         path=Path("captions"),
         form="captions",
         samples=samples,
-        image_refs=shown,
+        image_refs=image_refs,
         tokens=np.zeros(total, dtype=np.uint16),
         loss=np.ones(total, dtype=np.uint8),
         images=np.zeros(1, dtype=IMAGE_DTYPE),
@@ -69,36 +69,40 @@ def index_of(lengths: np.ndarray) -> Index:
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description="What packing wastes on captions of real length")
-    ask.add_argument("--shards", type=Path, nargs="+", required=True, help="tars with captions as .txt members")
-    ask.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json, gzipped or not")
-    ask.add_argument("--records", type=int, default=100_000)
-    ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("--only", nargs="+", default=SHAPES, help="image tokens : row length")
-    asked = ask.parse_args()
-    real = counts(sorted(asked.shards), asked.tokenizer)
-    lengths = np.random.default_rng(asked.seed).choice(real, asked.records)
+    parser = argparse.ArgumentParser(description="Padding and loss share of packed captions")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="tars with captions as .txt members")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json, gzipped or not")
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=SHAPES, help="image tokens : row length")
+    args = parser.parse_args()
+    caption_lengths = count_caption_tokens(sorted(args.shards), args.tokenizer)
+    lengths = np.random.default_rng(args.seed).choice(caption_lengths, args.records)
     print(
-        f"{len(real)} captions of {real.min()} to {real.max()} tokens, mean {real.mean():.1f}; {asked.records:,} drawn"
+        f"{len(caption_lengths)} captions of {caption_lengths.min()} to {caption_lengths.max()} tokens, "
+        f"mean {caption_lengths.mean():.1f}; {args.records:,} sampled"
     )
     print("image:row  packing                rows  images/row  padding   floor  loss share  cut  pack s  fit s")
-    index = index_of(lengths)
-    for shape in asked.only:
-        slots, length = map(int, shape.split(":"))
-        size = np.minimum(lengths + slots, length).astype(np.int32)
-        floor = 1 - float(size.sum()) / length / max(size.sum() / length, len(size) / (length // size.min()))
-        begin = time.perf_counter()
-        best_fit(size, length)
-        fitting = time.perf_counter() - begin
+    index = build_index(lengths)
+    for shape in args.only:
+        image_tokens, length = map(int, shape.split(":"))
+        row_lengths = np.minimum(lengths + image_tokens, length).astype(np.int32)
+        floor = 1 - float(row_lengths.sum()) / length / max(
+            row_lengths.sum() / length, len(row_lengths) / (length // row_lengths.min())
+        )
+        start = time.perf_counter()
+        best_fit(row_lengths, length)
+        fit_seconds = time.perf_counter() - start
         for packing in PACKINGS:
-            begin = time.perf_counter()
-            stats = pack(index, length=length, image_tokens=slots, packing=packing).stats
-            seconds = time.perf_counter() - begin
-            fits = fitting if packing == "best_fit" else 0
-            images, loss = stats.images / stats.rows, stats.loss_targets / (stats.rows * stats.length)
-            shares = f"{images:10.2f}  {stats.padding:7.1%}  {floor:6.1%}  {loss:10.1%}"
+            start = time.perf_counter()
+            stats = pack(index, length=length, image_tokens=image_tokens, packing=packing).stats
+            seconds = time.perf_counter() - start
+            mode_fit_seconds = fit_seconds if packing == "best_fit" else 0
+            images_per_row, loss_share = stats.images / stats.rows, stats.loss_targets / (stats.rows * stats.length)
+            shares = f"{images_per_row:10.2f}  {stats.padding:7.1%}  {floor:6.1%}  {loss_share:10.1%}"
             print(
-                f"{shape:9}  {packing:17}  {stats.rows:8,}  {shares}  {stats.truncated:3}  {seconds:6.2f}  {fits:5.2f}"
+                f"{shape:9}  {packing:17}  {stats.rows:8,}  {shares}  "
+                f"{stats.truncated:3}  {seconds:6.2f}  {mode_fit_seconds:5.2f}"
             )
 
 

@@ -1,11 +1,11 @@
-"""How fast answers are scored: VQAv2 answers beside the challenge's own loop, and captions.
+"""Speed of scoring: VQA answers, compared with the official VQAv2 scorer, and captions.
 
     python benchmarks/scoring.py
     python benchmarks/scoring.py --answers 200000 --plain 10000 --captions 5000
 
-The plain way is the official scorer's loop, written down here as it stands there: every annotator's answer is processed
-for every question, one punctuation mark after the other, and compared with all others. It scores the first `--plain`
-answers, ours those and then all; both sums must be equal.
+The baseline is a copy of the official scorer's loop, which normalises the annotators' answers for each question and
+punctuation mark, and compares each with the rest. It scores the first `--plain` answers. firstsight scores the same
+answers, then all; the sums over the first must be equal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from firstsight.evaluate.metrics import METRICS, vqa
-from timing import fastest
+from timing import min_seconds
 
 _MARKS = [";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!"]
 _COMMA, _STOP = re.compile(r"(\d)(\,)(\d)"), re.compile(r"(?!<=\d)(\.)(?!\d)")
@@ -27,94 +27,106 @@ _ENDINGS = ("", "", "", "", "s", ".", "!", " of it", ", maybe", "-like", "'s", "
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 
 
-def words(count: int) -> list[str]:
-    """Made-up words of five letters, none of which means anything to a scorer."""
-    draw = np.random.default_rng(1)
+def random_words(count: int) -> list[str]:
+    """Random words of five letters without special meaning to a scorer."""
+    rng = np.random.default_rng(1)
     shape = (_CONSONANTS, _VOWELS, _CONSONANTS, _VOWELS, _CONSONANTS)
-    return ["".join(letters[draw.integers(len(letters))] for letters in shape) for _ in range(count)]
+    return ["".join(letters[rng.integers(len(letters))] for letters in shape) for _ in range(count)]
 
 
-def asked(count: int) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Answers and ten annotators each, as frequent and as much at one as VQAv2's (a third of the questions are)."""
-    draw = np.random.default_rng(0)
-    known = ["yes", "no", "2", "the dog", *words(30_000)]
-    common = np.minimum(draw.zipf(1.3, (count, 3)), len(known)) - 1
-    endings = draw.integers(len(_ENDINGS), size=(count, 3))
-    picks = np.where(draw.random((count, 1)) < 0.35, 0, draw.choice(3, size=(count, 10), p=(0.6, 0.25, 0.15)))
+def synthesise_answers(count: int) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Answers and ten annotations per question.
+
+    Frequencies and agreement follow VQAv2, where annotators are unanimous on a third of the questions.
+    """
+    rng = np.random.default_rng(0)
+    vocabulary = ["yes", "no", "2", "the dog", *random_words(30_000)]
+    common = np.minimum(rng.zipf(1.3, (count, 3)), len(vocabulary)) - 1
+    endings = rng.integers(len(_ENDINGS), size=(count, 3))
+    picks = np.where(rng.random((count, 1)) < 0.35, 0, rng.choice(3, size=(count, 10), p=(0.6, 0.25, 0.15)))
     rows = zip(common, endings, strict=True)
-    given = [[known[word] + _ENDINGS[end] for word, end in zip(*row, strict=True)] for row in rows]
-    answers = [said[place] for said, place in zip(given, draw.choice(3, size=count, p=(0.7, 0.2, 0.1)), strict=True)]
-    return answers, [tuple(said[place] for place in row) for said, row in zip(given, picks, strict=True)]
+    candidates = [[vocabulary[word] + _ENDINGS[end] for word, end in zip(*row, strict=True)] for row in rows]
+    answers = [
+        texts[index] for texts, index in zip(candidates, rng.choice(3, size=count, p=(0.7, 0.2, 0.1)), strict=True)
+    ]
+    return answers, [tuple(texts[index] for index in row) for texts, row in zip(candidates, picks, strict=True)]
 
 
-def _unmarked(text: str) -> str:
+def _strip_punctuation(text: str) -> str:
     out = text
     for mark in _MARKS:
-        near = mark + " " in text or " " + mark in text
-        out = out.replace(mark, "" if near or re.search(_COMMA, text) is not None else " ")
+        next_to_space = mark + " " in text or " " + mark in text
+        out = out.replace(mark, "" if next_to_space or re.search(_COMMA, text) is not None else " ")
     return _STOP.sub("", out, count=int(re.UNICODE))
 
 
-def _worded(text: str) -> str:
+def _normalise_words(text: str) -> str:
     out = [_NUMBERS.get(word, word) for word in text.lower().split()]
     return " ".join(word for word in out if word not in ["a", "an", "the"])
 
 
-def plain(answers: Sequence[str], truths: Sequence[Sequence[str]]) -> list[float]:
-    """The official loop; the contraction table is left out, since no word of these answers is in it."""
+def official_scores(answers: Sequence[str], truths: Sequence[Sequence[str]]) -> list[float]:
+    """The official loop, without the contraction table, which contains no word of these answers."""
     scores = []
     for answer, truth in zip(answers, truths, strict=True):
-        said = answer.replace("\n", " ").replace("\t", " ").strip()
+        prediction = answer.replace("\n", " ").replace("\t", " ").strip()
         items = [{"answer": other.strip(), "answer_id": number} for number, other in enumerate(truth)]
         if len({item["answer"] for item in items}) > 1:
             for item in items:
-                item["answer"] = _worded(_unmarked(str(item["answer"])))
-            said = _worded(_unmarked(said))
+                item["answer"] = _normalise_words(_strip_punctuation(str(item["answer"])))
+            prediction = _normalise_words(_strip_punctuation(prediction))
         shares = []
         for item in items:
             others = [other for other in items if other != item]
-            shares.append(min(1, float(len([other for other in others if other["answer"] == said])) / 3))
+            shares.append(min(1, float(len([other for other in others if other["answer"] == prediction])) / 3))
         scores.append(sum(shares) / len(shares))
     return scores
 
 
-def fresh() -> None:
-    """Forget what earlier runs have brought into form."""
-    for form in (vqa.normalise_vqa_answer, vqa.normalise_textvqa_answer, vqa.strip_punctuation):
-        form.cache_clear()
+def clear_caches() -> None:
+    """Clear the caches of normalised answers."""
+    for function in (vqa.normalise_vqa_answer, vqa.normalise_textvqa_answer, vqa.strip_punctuation):
+        function.cache_clear()
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description="How fast answers are scored")
-    ask.add_argument("--answers", type=int, default=200_000)
-    ask.add_argument("--plain", type=int, default=10_000, help="how many of them the plain loop scores, too")
-    ask.add_argument("--captions", type=int, default=5_000)
-    ask.add_argument("--repeats", type=int, default=3)
-    given = ask.parse_args()
-    answers, truths = asked(given.answers)
-    some, few = answers[: given.plain], truths[: given.plain]
+    parser = argparse.ArgumentParser(description="Speed of scoring answers")
+    parser.add_argument("--answers", type=int, default=200_000)
+    parser.add_argument("--plain", type=int, default=10_000, help="number of answers for the official loop")
+    parser.add_argument("--captions", type=int, default=5_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    answers, truths = synthesise_answers(args.answers)
+    subset = (answers[: args.plain], truths[: args.plain])
 
-    def ours(answers: Sequence[str], truths: Sequence[tuple[str, ...]], name: str) -> Sequence[float]:
-        fresh()
+    def firstsight_scores(answers: Sequence[str], truths: Sequence[tuple[str, ...]], name: str) -> Sequence[float]:
+        clear_caches()
         return METRICS[name].compute(answers, truths)
 
-    if abs(sum(plain(some, few)) - sum(ours(some, few, "vqa_strict"))) > 1e-6:
-        raise SystemExit("the plain loop and ours differ")
-    slow, quick = fastest([lambda: plain(some, few), lambda: ours(some, few, "vqa_strict")], given.repeats)
-    print(f"vqa_strict {given.plain:8,} answers {quick:6.2f} s, plain loop {slow:6.2f} s: {slow / quick:.1f} x")
-    for name in ("vqa", "vqa_strict", "textvqa", "vizwiz"):
-        begin = time.process_time()
-        mean = sum(ours(answers, truths, name)) / len(answers)
-        print(f"{name:7} {given.answers:8,} answers {time.process_time() - begin:6.2f} s of one core, mean {mean:.4f}")
-    listed = words(2_000)
-    draw = np.random.default_rng(2)
-    said = [
-        " ".join(listed[place] for place in row) + "." for row in draw.integers(2_000, size=(given.captions * 6, 11))
-    ]
-    begin = time.process_time()
-    METRICS["cider"].compute(said[::6], [tuple(said[at + 1 : at + 6]) for at in range(0, len(said), 6)])
+    if abs(sum(official_scores(*subset)) - sum(firstsight_scores(*subset, "vqa_strict"))) > 1e-6:
+        raise SystemExit("scores differ from the official loop's")
+    official_seconds, seconds = min_seconds(
+        [lambda: official_scores(*subset), lambda: firstsight_scores(*subset, "vqa_strict")], args.repeats
+    )
     print(
-        f"cider   {given.captions:8,} captions, five references each {time.process_time() - begin:6.2f} s of one core"
+        f"vqa_strict {args.plain:8,} answers {seconds:6.2f} s, official loop {official_seconds:6.2f} s: "
+        f"{official_seconds / seconds:.1f} x"
+    )
+    for name in ("vqa", "vqa_strict", "textvqa", "vizwiz"):
+        start = time.process_time()
+        mean = sum(firstsight_scores(answers, truths, name)) / len(answers)
+        print(f"{name:7} {args.answers:8,} answers {time.process_time() - start:6.2f} s on 1 core, mean {mean:.4f}")
+    vocabulary = random_words(2_000)
+    rng = np.random.default_rng(2)
+    captions = [
+        " ".join(vocabulary[index] for index in row) + "." for row in rng.integers(2_000, size=(args.captions * 6, 11))
+    ]
+    start = time.process_time()
+    METRICS["cider"].compute(
+        captions[::6], [tuple(captions[first + 1 : first + 6]) for first in range(0, len(captions), 6)]
+    )
+    print(
+        f"cider   {args.captions:8,} captions, 5 references per caption, {time.process_time() - start:6.2f} s on 1 core"
     )
 
 

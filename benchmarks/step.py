@@ -1,14 +1,13 @@
-"""Speed and memory of a training step, beside transformers' Llama of the same shape and this machine's matrix rate.
+"""Speed and memory of a training step, compared with transformers' Llama of the same shape and with bare matmuls.
 
     python benchmarks/step.py --shape 79m --threads 2
     python benchmarks/step.py --shape toy --threads 2
     python benchmarks/step.py --shape 1b --device cuda
 
-Every side is a process of its own; they work in turns, one step each, so that what else the machine does hurts all
-alike, and each tells its peak memory. All tokens carry loss. The peer is trained its best plain way: bf16 autocast,
-each block compiled (and once not), fused AdamW, its plain loss. The matrix rate is that of exactly the products of a
-step's forward and backward passes (weights and head; attention's own products are left out), in a process that is
-settled as ours is.
+Each candidate runs in a separate process; on a CPU the steps are interleaved, which exposes all candidates to the same
+background load. All tokens carry loss. transformers trains with bf16 autocast, compiled or eager blocks, fused AdamW
+and its default loss. The matmul rate is that of the matrix products of a step's forward and backward passes (weights
+and head, without attention scores), under the same PyTorch settings as firstsight's step.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder, con
 from firstsight.train.loop import train
 from firstsight.train.state import untrained_state
 from firstsight.units import Tokens
-from turns import Step, in_turns
+from interleaved import Step, measure_interleaved
 
-ADAM = AdamWSpec(
+ADAMW = AdamWSpec(
     beta1=0.9,
     beta2=0.95,
     eps=1e-8,
@@ -43,7 +42,7 @@ ADAM = AdamWSpec(
     encoder_lr_scale=0.0,
     encoder_weight_decay=0.0,
 )
-RATE = 1e-4
+LEARNING_RATE = 1e-4
 SHAPES = {
     "79m": (openlm_spec(layers=8, width=512, heads=4, vocab_size=50_432), 2, 1024),
     "411m": (openlm_spec(layers=24, width=1024, heads=8, vocab_size=50_432), 8, 2048),
@@ -54,7 +53,7 @@ SHAPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one side does: a model on a batch of rows."""
+    """Model, batch and site of a measurement."""
 
     spec: LMSpec
     batch: int
@@ -67,40 +66,40 @@ class Task:
         return self.batch * self.length
 
 
-def rows(task: Task, *, documents: int = 1) -> Batch:
-    """Random text, `documents` to a row, every token with a target."""
+def random_batch(task: Task, *, documents: int = 1) -> Batch:
+    """Random tokens, `documents` per row, all with targets."""
     size, length = (task.batch, task.length), task.length
     tokens = torch.randint(task.spec.vocab_size, size, generator=torch.Generator().manual_seed(0))
-    column, each = torch.arange(length).expand(size), -(-length // documents)
-    made = Batch(
+    column, document_length = torch.arange(length).expand(size), -(-length // documents)
+    batch = Batch(
         tokens=tokens,
         targets=tokens.roll(-1, dims=1),
-        docs=(column // each).int(),
-        positions=(column % each).int(),
+        docs=(column // document_length).int(),
+        positions=(column % document_length).int(),
         slots=torch.full_like(tokens, -1),
         images=torch.zeros(0, 0, 0, dtype=torch.float16),
         source_ids=torch.zeros(task.batch, dtype=torch.int8),
     )
-    return replace(made, **{one.name: getattr(made, one.name).to(task.site.device) for one in fields(made)})
+    return replace(batch, **{field.name: getattr(batch, field.name).to(task.site.device) for field in fields(batch)})
 
 
-def ours(task: Task) -> Step:
-    """A step of firstsight's own loop."""
+def firstsight_step(task: Task) -> Step:
+    """A step of firstsight's training loop."""
     configure_torch(task.site)
-    state = untrained_state(task.spec, ADAM, seed=0, device=task.site.device)
+    state = untrained_state(task.spec, ADAMW, seed=0, device=task.site.device)
     compile_decoder(state.model.lm, task.site, steps=MIN_COMPILE_STEPS)
-    data = rows(task, documents=task.documents)
+    data = random_batch(task, documents=task.documents)
 
-    def again() -> Iterator[tuple[Batch, ...]]:
+    def batches() -> Iterator[tuple[Batch, ...]]:
         while True:
             yield (data,)
 
-    steps = train(state, again(), lambda seen: RATE, Tokens(10**15))
+    steps = train(state, batches(), lambda tokens_seen: LEARNING_RATE, Tokens(10**15))
     return lambda: next(steps)
 
 
-def peer(task: Task) -> Step:
-    """A step of transformers' Llama; `site.compile` compiles each block."""
+def transformers_step(task: Task) -> Step:
+    """A training step of transformers' Llama; `site.compile` compiles the blocks."""
     torch.set_num_threads(task.site.threads)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(task.site.cache / "kernels")
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -114,36 +113,38 @@ def peer(task: Task) -> Step:
         num_attention_heads=spec.heads,
         max_position_embeddings=task.length,
         use_cache=False,
-        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] - transformers takes it in its **kwargs
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] - passed through **kwargs
     )
     model = LlamaForCausalLM(config).to(torch.device(task.site.device))
     assert sum(p.numel() for p in model.parameters()) == spec.parameters()
     if task.site.compile:
         for layer in model.model.layers:
             layer.compile(fullgraph=True, dynamic=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
-    data = rows(task)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+    )
+    data = random_batch(task)
 
     def step() -> float:
         with torch.autocast(task.site.device, torch.bfloat16):
-            found = model(input_ids=data.tokens, labels=data.tokens, shift_labels=data.targets).loss
-        found.backward()
+            loss = model(input_ids=data.tokens, labels=data.tokens, shift_labels=data.targets).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(found.detach())
+        return float(loss.detach())
 
     return step
 
 
-def products(task: Task) -> Step:
-    """Every matrix product of one step, one after the other."""
+def matrix_products(task: Task) -> Step:
+    """All matrix products of a step, in sequence."""
     configure_torch(task.site)
-    shapes = sizes(task)
+    shapes = product_shapes(task)
     calls: list[Step] = []
-    for count, out, into in shapes:
-        shapes_of = ((count, into), (count, out), (out, into))
-        x, y, w = (torch.randn(*shape, device=task.site.device).bfloat16() for shape in shapes_of)
+    for count, num_outputs, num_inputs in shapes:
+        operand_shapes = ((count, num_inputs), (count, num_outputs), (num_outputs, num_inputs))
+        x, y, w = (torch.randn(*shape, device=task.site.device).bfloat16() for shape in operand_shapes)
         calls += [lambda x=x, w=w: x @ w.T, lambda y=y, w=w: y @ w, lambda x=x, y=y: y.T @ x]
 
     def step() -> None:
@@ -153,54 +154,62 @@ def products(task: Task) -> Step:
     return step
 
 
-def sizes(task: Task) -> list[tuple[int, int, int]]:
-    """Tokens, columns out and columns in of each weight's product."""
+def product_shapes(task: Task) -> list[tuple[int, int, int]]:
+    """Rows, output columns and input columns of the product with each weight."""
     d, f, v = task.spec.width, task.spec.mlp_width, task.spec.vocab_size
     block = [(3 * d, d), (d, d), (2 * f, d), (d, f)]
     return [(task.tokens, *size) for size in [*block * task.spec.layers, (v, d)]]
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description="Speed and memory of a training step beside its peer")
-    ask.add_argument("--shape", choices=SHAPES, default="toy")
-    ask.add_argument("--batch", type=int)
-    ask.add_argument("--length", type=int)
-    ask.add_argument("--documents", type=int, default=3, help="documents a row, of the OpenLM side that has several")
-    ask.add_argument("--device", default="cpu")
-    ask.add_argument("--threads", type=int, default=2)
-    ask.add_argument("--steps", type=int, default=10)
-    ask.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
-    asked = ask.parse_args()
-    spec, batch, length = SHAPES[asked.shape]
-    site = Site(device=asked.device, threads=asked.threads, cache=asked.cache)
-    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
-    openlm_task = Task(spec=spec, batch=asked.batch or batch, length=asked.length or length, documents=1, site=site)
+    parser = argparse.ArgumentParser(description="Speed and memory of a training step")
+    parser.add_argument("--shape", choices=SHAPES, default="toy")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--length", type=int)
+    parser.add_argument("--documents", type=int, default=3, help="documents per row in the multi-document measurement")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--cache", type=Path, default=Path(gettempdir()) / "firstsight-bench")
+    args = parser.parse_args()
+    spec, batch, length = SHAPES[args.shape]
+    site = Site(device=args.device, threads=args.threads, cache=args.cache)
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    openlm_task = Task(spec=spec, batch=args.batch or batch, length=args.length or length, documents=1, site=site)
     llama_task = replace(openlm_task, spec=replace(spec, norm="rms", qk_norm=False))
-    eager = replace(llama_task, site=replace(site, compile=False))
-    sides = {
-        "matrix products alone": (products, llama_task),
-        "transformers, eager": (peer, eager),
-        "transformers, blocks compiled": (peer, llama_task),
-        "ours, Llama settings": (ours, llama_task),
-        "ours, OpenLM settings": (ours, openlm_task),
-        f"ours, OpenLM, {asked.documents} documents a row": (ours, replace(openlm_task, documents=asked.documents)),
+    eager_task = replace(llama_task, site=replace(site, compile=False))
+    candidates = {
+        "matrix products": (matrix_products, llama_task),
+        "transformers, eager": (transformers_step, eager_task),
+        "transformers, blocks compiled": (transformers_step, llama_task),
+        "firstsight, Llama": (firstsight_step, llama_task),
+        "firstsight, OpenLM": (firstsight_step, openlm_task),
+        f"firstsight, OpenLM, {args.documents} documents/row": (
+            firstsight_step,
+            replace(openlm_task, documents=args.documents),
+        ),
     }
-    builds = [partial(build, task) for build, task in sides.values()]
-    if asked.device == "cpu":
-        took = in_turns(builds, asked.steps)
-    else:  # a GPU is not shared, and has no room for all at once
-        took = [one for build in builds for one in in_turns([build], asked.steps)]
-    ideal, best = took[0].seconds, min(one.seconds for one in took[1:3])
-    work = sum(6 * count * out * into for count, out, into in sizes(llama_task))
+    builds = [partial(build, task) for build, task in candidates.values()]
+    if args.device == "cpu":
+        measurements = measure_interleaved(builds, args.steps)
+    else:  # all candidates at once would not fit in GPU memory
+        measurements = [measurement for build in builds for measurement in measure_interleaved([build], args.steps)]
+    product_seconds = measurements[0].seconds
+    transformers_seconds = min(measurement.seconds for measurement in measurements[1:3])
+    flops = sum(6 * count * num_outputs * num_inputs for count, num_outputs, num_inputs in product_shapes(llama_task))
     print(
         f"{spec.parameters():,} parameters, {spec.layers} x {spec.width}, vocabulary {spec.vocab_size}, "
-        f"rows {openlm_task.batch} x {openlm_task.length}, {asked.device}, {asked.threads} threads; "
-        f"products {work / ideal / 1e9:.0f} GFLOP/s in bf16"
+        f"rows {openlm_task.batch} x {openlm_task.length}, {args.device}, {args.threads} threads; "
+        f"matmuls {flops / product_seconds / 1e9:.0f} GFLOP/s in bf16"
     )
-    print(f"{'':34}{'ms':>8}{'tokens/s':>10}{'of rate':>9}{'x peer':>8}{'peak MiB':>10}")
-    for name, one in zip(sides, took, strict=True):
-        speed, share, faster = openlm_task.tokens / one.seconds, ideal / one.seconds, best / one.seconds
-        print(f"{name:34}{one.seconds * 1e3:8.1f}{speed:10,.0f}{share:9.2f}{faster:8.2f}{one.peak_mib:10,.0f}")
+    print(f"{'':34}{'ms':>8}{'tokens/s':>10}{'matmul':>9}{'speedup':>8}{'peak MiB':>10}")
+    for name, measurement in zip(candidates, measurements, strict=True):
+        tokens_per_second = openlm_task.tokens / measurement.seconds
+        share, speedup = product_seconds / measurement.seconds, transformers_seconds / measurement.seconds
+        print(
+            f"{name:34}{measurement.seconds * 1e3:8.1f}{tokens_per_second:10,.0f}{share:9.2f}{speedup:8.2f}"
+            f"{measurement.peak_mib:10,.0f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Where a finished study's time went: training, judging, making data, and neither.
+"""Worker time of a finished study by activity: training, evaluation, data preparation and idle time.
 
     python benchmarks/study.py --scale cpu --out runs
 
-Times come from the store's provenance (start and end of every step). The budget is every worker for as long as any
-was at work: what no step used of it is waiting.
+Times come from the store's provenance (start and end of each step). The budget is the number of workers times the
+wall-clock time in which at least one step ran. Budget that no step used is idle time.
 """
 
 from __future__ import annotations
@@ -18,71 +18,74 @@ from firstsight.plan.graph import build_graph
 from firstsight.plan.store import Store
 from firstsight.workspace.study_functions import find_study_function
 
-WORK = {
+STEP_KINDS = {
     "training": ("contrast", "encode", "pretrain", "midtrain", "finetune"),
-    "judging": ("evaluate",),
+    "evaluation": ("evaluate",),
     "data": ("vocabulary", "texts", "captions", "dialogues", "benchmarks", "prepare"),
 }
-GOAL = 0.10
+OVERHEAD_TARGET = 0.10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """One step at work, in seconds since 1970."""
+    """Start and end of a step in seconds since the epoch."""
 
     kind: str
-    began: float
-    ended: float
+    start: float
+    end: float
 
     @property
     def seconds(self) -> float:
-        return self.ended - self.began
+        return self.end - self.start
 
 
-def spans(study: str, scale: str, *, out: Path) -> list[Span]:
-    """Every stored step of a study."""
+def load_spans(study: str, scale: str, *, out: Path) -> list[Span]:
+    """The spans of all stored steps of a study."""
     store = Store(out)
-    found: list[Span] = []
+    spans: list[Span] = []
     for step in build_graph(find_study_function(study).build(scale, seeds=None, options={})).steps:
         if store.has(step.address):
-            note = store.provenance(step.address)
-            began, ended = (datetime.fromisoformat(note[name]).timestamp() for name in ("started", "ended"))
-            found.append(Span(kind=step.kind, began=began, ended=ended))
-    return found
+            provenance = store.provenance(step.address)
+            start, end = (datetime.fromisoformat(provenance[name]).timestamp() for name in ("started", "ended"))
+            spans.append(Span(kind=step.kind, start=start, end=end))
+    return spans
 
 
-def busy(steps: Sequence[Span]) -> tuple[float, int]:
-    """Seconds in which any step was at work, and the most steps that were at work at once."""
-    moments = sorted([(one.began, 1) for one in steps] + [(one.ended, -1) for one in steps])
-    total, now, most, since = 0.0, 0, 0, 0.0
-    for at, change in moments:
-        total += at - since if now else 0.0
-        now, since = now + change, at
-        most = max(most, now)
-    return total, most
+def busy_seconds(steps: Sequence[Span]) -> tuple[float, int]:
+    """Seconds in which at least one step ran, and the maximum number of concurrent steps."""
+    events = sorted([(span.start, 1) for span in steps] + [(span.end, -1) for span in steps])
+    total, concurrent, max_concurrent, previous_time = 0.0, 0, 0, 0.0
+    for time, change in events:
+        total += time - previous_time if concurrent else 0.0
+        concurrent, previous_time = concurrent + change, time
+        max_concurrent = max(max_concurrent, concurrent)
+    return total, max_concurrent
 
 
 def main() -> None:
-    """Print the shares, and whether overhead keeps to its goal."""
-    ask = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    ask.add_argument("--study", default="when")
-    ask.add_argument("--scale", default="cpu")
-    ask.add_argument("--out", type=Path, default=Path("runs"))
-    asked = ask.parse_args()
-    steps = spans(asked.study, asked.scale, out=asked.out) if (asked.out / "store.json").is_file() else []
+    """Print the shares of the budget and the overhead."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--study", default="when")
+    parser.add_argument("--scale", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    args = parser.parse_args()
+    steps = load_spans(args.study, args.scale, out=args.out) if (args.out / "store.json").is_file() else []
     if not steps:
-        raise SystemExit(f"no step of {asked.study} at {asked.scale} is stored under {asked.out}: run it first.")
-    wall, workers = busy(steps)
+        raise SystemExit(f"{args.out}: no step of {args.study} at {args.scale}. Run the study first.")
+    wall, workers = busy_seconds(steps)
     budget = wall * workers
-    print(f"{asked.study} at {asked.scale}: {len(steps)} steps in {wall:.0f} s on {workers} workers")
-    used = {name: sum(one.seconds for one in steps if one.kind in kinds) for name, kinds in WORK.items()}
-    for name, seconds in {**used, "waiting": budget - sum(used.values())}.items():
+    print(f"{args.study} at {args.scale}: {len(steps)} steps in {wall:.0f} s on {workers} workers")
+    totals = {name: sum(span.seconds for span in steps if span.kind in kinds) for name, kinds in STEP_KINDS.items()}
+    for name, seconds in {**totals, "idle": budget - sum(totals.values())}.items():
         print(f"  {name:<10}{seconds:8.1f} s  {seconds / budget:6.1%}")
-    for kind in dict.fromkeys(one.kind for one in steps):
-        own = [one.seconds for one in steps if one.kind == kind]
-        print(f"    {kind:<12}{len(own):4} steps  {sum(own):8.1f} s  {sum(own) / len(own):7.1f} s each")
-    overhead = 1 - (used["training"] + used["judging"]) / budget
-    print(f"neither training nor judging: {overhead:.1%} (goal: under {GOAL:.0%})")
+    for kind in dict.fromkeys(span.kind for span in steps):
+        durations = [span.seconds for span in steps if span.kind == kind]
+        print(
+            f"    {kind:<12}{len(durations):4} steps  {sum(durations):8.1f} s  "
+            f"mean {sum(durations) / len(durations):7.1f} s"
+        )
+    overhead = 1 - (totals["training"] + totals["evaluation"]) / budget
+    print(f"neither training nor evaluation: {overhead:.1%} (target: under {OVERHEAD_TARGET:.0%})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the benchmarks measure."""
+"""Timing shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 
 
-def fastest(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Seconds of the fastest of `repeats` runs of each, taken in turns: what else the machine does hurts all alike."""
-    times = [float("inf")] * len(works)
+def min_seconds(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Minimum wall-clock seconds of each function over `repeats` interleaved runs.
+
+    Interleaving exposes all functions to the same background load.
+    """
+    times = [float("inf")] * len(functions)
     for _ in range(repeats):
-        for place, work in enumerate(works):
-            begin = time.perf_counter()
-            work()
-            times[place] = min(times[place], time.perf_counter() - begin)
+        for index, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            times[index] = min(times[index], time.perf_counter() - start)
     return times
