@@ -1,4 +1,4 @@
-"""Where names lead: local folders as they are, hub names through the cache; every way not to find one says what to do.
+"""Locations of weights: local folders unchanged, hub names from the cache, and what each error advises.
 
 No test here has network; the cache is laid out as huggingface_hub lays it out: refs, snapshots, blobs, trees.
 """

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from firstsight.synthetic.questions import (
+    QuestionPlan,
     adversarial_absent_questions,
     box_words,
     popular_absent_questions,
@@ -26,6 +29,19 @@ from tests.synthetic.world_reader import (
     sample_scenes,
     scene_facts,
 )
+
+
+def test_the_properties_of_questions_are_crossed() -> None:
+    plans = [QuestionPlan.from_index(index) for index in range(64)]
+    counts = Counter((plan.is_unseen, plan.is_yes, plan.form == 2) for plan in plans)
+    for unseen, yes in product((0, 1), repeat=2):
+        assert counts[unseen, yes, False] == 12 and counts[unseen, yes, True] == 4  # type: ignore[index]
+
+
+def test_names_of_absent_objects_are_in_the_order_of_the_catalog() -> None:
+    for scene in sample_scenes("captions", 40):
+        indices = [CATALOG.names.index(question.subject) for _, question in adversarial_absent_questions(scene)]
+        assert indices == sorted(indices)
 
 
 def test_boxes_in_words_are_close_to_true_boxes() -> None:

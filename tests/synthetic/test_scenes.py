@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from firstsight import synthetic
+from firstsight.errors import QuantityError
+from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.synthetic.catalog import PLACES
 from firstsight.synthetic.scenes import TRAINING_DISTRIBUTION, sample_scene
-from tests.synthetic.world_reader import CATALOG, WORLD, sample_scenes
+from tests.synthetic.world_reader import CATALOG, SITE, WORLD, sample_scenes
 
 
 @given(index=st.integers(0, 10**9), seed=st.integers(0, 10**6), max_objects=st.integers(1, 4))
@@ -52,3 +56,9 @@ def test_shares_of_scenes_are_as_declared() -> None:
     assert abs(np.mean([len(set(scene_kinds)) < len(scene_kinds) for scene_kinds in kinds]) - 0.40) < 0.04
     assert abs(np.mean([bool(scene.clutter) for scene in scenes]) - 0.25) < 0.03
     assert abs(np.mean([obj.sign is not None for scene in scenes for obj in scene.objects]) - 0.5) < 0.03
+
+
+def test_a_world_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    spec = SyntheticBenchmarks(world=replace(WORLD, max_objects=1), questions=4)
+    with pytest.raises(QuantityError, match="Raise max_objects"):
+        synthetic.write_benchmarks(spec, inputs={}, out=tmp_path, site=SITE, on_progress=lambda _: None)

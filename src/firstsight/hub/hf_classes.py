@@ -264,7 +264,6 @@ AutoConfig.register("firstsight", FirstsightConfig)
 AutoModelForCausalLM.register(FirstsightConfig, FirstsightForCausalLM)
 AutoModelForImageTextToText.register(FirstsightConfig, FirstsightForConditionalGeneration)
 AutoImageProcessor.register(
-    FirstsightConfig,
-    image_processor_classes={"pil": FirstsightImageProcessor, "torchvision": FirstsightImageProcessor},
+    FirstsightConfig, image_processor_classes={"pil": FirstsightImageProcessor, "torchvision": FirstsightImageProcessor}
 )
 AutoProcessor.register(FirstsightConfig, FirstsightProcessor)

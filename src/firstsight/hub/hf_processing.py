@@ -74,11 +74,7 @@ class FirstsightProcessor(ProcessorMixin):
     """Dialogues and images to a model's inputs; an image token in a prompt is repeated for all tokens of its image."""
 
     def __init__(
-        self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
-        chat_template: str | None = None,
-        **kwargs: Any,
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **kwargs: Any
     ) -> None:
         self.image_token = IMAGE_TOKEN
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)

@@ -8,8 +8,8 @@ from typing import Any
 
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.site import ProgressCallback, Site
-from firstsight.synthetic.held_out import QuestionPlan
-from firstsight.synthetic.rendering import PixelBox, cached_renderer, encode_png
+from firstsight.synthetic.questions import QuestionPlan
+from firstsight.synthetic.rendering import cached_renderer, encode_png
 from firstsight.synthetic.text_tasks import TEXT_TASK_MAKERS
 from firstsight.synthetic.vision_tasks import (
     SYNTHETIC_VISION_TASKS,
@@ -23,32 +23,24 @@ _ANNOTATORS = 10
 """Number of annotators a question; all give the correct answer."""
 
 FileContents = dict[str, bytes]
-QuestionsBySplit = Mapping[str, Sequence[VisionQuestion]]
 
 
 def write_benchmarks(
     spec: SyntheticBenchmarks, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
     """Writes one folder a task, with question_blind.json for vision tasks, and one images.tar."""
-    del inputs
     renderer = cached_renderer(spec.world, site.cache)
-    question_plan = [
-        (task, index) for task in SYNTHETIC_VISION_TASKS for index in range(question_count(task, spec.questions))
-    ]
-    questions: dict[str, list[VisionQuestion]] = {task.name: [] for task in SYNTHETIC_VISION_TASKS}
+    plan = [(task, index) for task in SYNTHETIC_VISION_TASKS for index in range(question_count(task, spec.questions))]
+    questions: dict[str, list[VisionQuestion]] = {name: [] for name in _FILE_WRITERS}
     with tar_writer(out / "images.tar") as add_file:
-        for number in with_progress(
-            range(len(question_plan)), len(question_plan), unit="images", on_progress=on_progress
-        ):
-            task, question_index = question_plan[number]
-            question = make_vision_question(task, renderer, number=number, index=question_index)
-            questions[task.name].append(question)
+        for number in with_progress(range(len(plan)), len(plan), unit="images", on_progress=on_progress):
+            task, index = plan[number]
+            question = make_vision_question(task, renderer, number=number, index=index)
+            questions[task.name.split()[0]].append(question)
             add_file(question.image, encode_png(renderer.render(question.scene)))
     for name, make_files in _FILE_WRITERS.items():
-        _write_files(
-            out / name,
-            make_files({split: questions for split, questions in questions.items() if split.split()[0] == name}),
-        )
+        blind_answers = {question.id: question.blind_answer for question in questions[name]}
+        _write_files(out / name, make_files(questions[name]) | {"question_blind.json": compact_json(blind_answers)})
     for name, make_record in TEXT_TASK_MAKERS.items():
         records = [make_record(spec.world, QuestionPlan.from_index(index)) for index in range(spec.questions)]
         _write_files(out / name, {f"{name}.jsonl": b"".join(map(json_line, records))})
@@ -60,63 +52,47 @@ def _write_files(folder: Path, files: FileContents) -> None:
         (folder / name).write_bytes(content)
 
 
-def _blind_answers_file(questions: Sequence[VisionQuestion]) -> FileContents:
-    return {
-        "question_blind.json": compact_json({str(question.number): question.blind_answer for question in questions})
-    }
-
-
-def _vqa_files(by_split: QuestionsBySplit) -> FileContents:
+def _vqa_files(questions: Sequence[VisionQuestion]) -> FileContents:
     """questions.json and annotations.json of the VQA challenge."""
-    questions = [question for questions in by_split.values() for question in questions]
     header = {"info": {"description": "The built-in world"}, "data_type": "mscoco", "data_subtype": "val2014"}
-    records = [
-        {"image_id": question.number, "question": question.text, "question_id": question.number, **question.tags}
-        for question in questions
-    ]
+    records = [{"image_id": x.number, "question_id": x.number, "question": x.text, **x.tags} for x in questions]
     return {
         "questions.json": compact_json({**header, "task_type": "Open-Ended", "questions": records}),
-        "annotations.json": compact_json({**header, "annotations": [_annotation(question) for question in questions]}),
-        **_blind_answers_file(questions),
+        "annotations.json": compact_json({**header, "annotations": [_vqa_annotation(x) for x in questions]}),
     }
 
 
-def _annotation(question: VisionQuestion) -> dict[str, Any]:
-    answers = [
-        {"answer": question.answer, "answer_confidence": "yes", "answer_id": annotator + 1}
-        for annotator in range(_ANNOTATORS)
-    ]
+def _vqa_annotation(question: VisionQuestion) -> dict[str, Any]:
+    answer = {"answer": question.answer, "answer_confidence": "yes"}
     return {
         "image_id": question.number,
         "question_id": question.number,
         "question_type": " ".join(question.text.split()[:2]),
         "answer_type": "number" if question.answer.isdigit() else "other",
         "multiple_choice_answer": question.answer,
-        "answers": answers,
+        "answers": [{**answer, "answer_id": annotator + 1} for annotator in range(_ANNOTATORS)],
     }
 
 
-def _gqa_files(by_split: QuestionsBySplit) -> FileContents:
+def _gqa_files(questions: Sequence[VisionQuestion]) -> FileContents:
     """GQA testdev: a mapping by question id."""
-    questions = by_split["gqa"]
     records = {
-        str(question.number): {
+        question.id: {
             "imageId": question.stem,
             "question": question.text,
             "answer": question.answer,
-            "fullAnswer": f"{question.answer} is {question.subject} .",
+            "fullAnswer": f"{question.answer} is {question.question.subject} .",
             "isBalanced": True,
             "types": {"structural": "query", "semantic": "rel", "detailed": "relO"},
             **question.tags,
         }
         for question in questions
     }
-    return {"questions.json": compact_json(records), **_blind_answers_file(questions)}
+    return {"questions.json": compact_json(records)}
 
 
-def _textvqa_files(by_split: QuestionsBySplit) -> FileContents:
+def _textvqa_files(questions: Sequence[VisionQuestion]) -> FileContents:
     """TextVQA validation file."""
-    questions = by_split["textvqa"]
     records = [
         {
             "question_id": question.number,
@@ -131,12 +107,11 @@ def _textvqa_files(by_split: QuestionsBySplit) -> FileContents:
         for question in questions
     ]
     dataset = {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "world", "data": records}
-    return {"TextVQA_val.json": compact_json(dataset), **_blind_answers_file(questions)}
+    return {"TextVQA_val.json": compact_json(dataset)}
 
 
-def _vizwiz_files(by_split: QuestionsBySplit) -> FileContents:
+def _vizwiz_files(questions: Sequence[VisionQuestion]) -> FileContents:
     """VizWiz validation list; the image name identifies the question."""
-    questions = by_split["vizwiz"]
     records = [
         {
             "image": question.image,
@@ -148,77 +123,43 @@ def _vizwiz_files(by_split: QuestionsBySplit) -> FileContents:
         }
         for question in questions
     ]
-    return {
-        "val.json": compact_json(records),
-        "question_blind.json": compact_json({question.image: question.blind_answer for question in questions}),
-    }
+    return {"val.json": compact_json(records)}
 
 
-def _refcoco_files(by_split: QuestionsBySplit) -> FileContents:
+def _refcoco_files(questions: Sequence[VisionQuestion]) -> FileContents:
     """RefCOCO: one record a sentence, boxes as left, top, width, height."""
-    questions = by_split["refcoco"]
-    records = [
-        {
-            "img_id": question.stem,
-            "question_id": question.number,
-            "sents": question.text,
-            "bbox": _xywh(question.box),
-            "width": question.scene.world.image_size,
-            "height": question.scene.world.image_size,
-            **question.tags,
-        }
-        for question in questions
-    ]
-    return {"refcoco_val.json": compact_json(records), **_blind_answers_file(questions)}
+    records: list[dict[str, Any]] = []
+    for question in questions:
+        left, top, right, bottom = question.box
+        record = {"img_id": question.stem, "question_id": question.number, "sents": question.text}
+        records.append(record | {"bbox": [left, top, right - left, bottom - top]} | _size_and_tags(question))
+    return {"refcoco_val.json": compact_json(records)}
 
 
-def _xywh(box: PixelBox) -> list[int]:
-    left, top, right, bottom = box
-    return [left, top, right - left, bottom - top]
-
-
-def _ocid_ref_files(by_split: QuestionsBySplit) -> FileContents:
+def _ocid_ref_files(questions: Sequence[VisionQuestion]) -> FileContents:
     """OCID-Ref: a mapping by expression, boxes as left, top, right, bottom in a string."""
-    questions = by_split["ocid_ref"]
-    records = {
-        str(question.number): {
-            "scene_path": question.image,
-            "sentence": question.text,
-            "bbox": str(list(question.box)),
-            "width": question.scene.world.image_size,
-            "height": question.scene.world.image_size,
-            **question.tags,
-        }
-        for question in questions
-    }
-    return {"val_expressions.json": compact_json(records), **_blind_answers_file(questions)}
+    records: dict[str, dict[str, Any]] = {}
+    for question in questions:
+        record = {"scene_path": question.image, "sentence": question.text, "bbox": str(list(question.box))}
+        records[question.id] = record | _size_and_tags(question)
+    return {"val_expressions.json": compact_json(records)}
 
 
-def _pope_files(by_split: QuestionsBySplit) -> FileContents:
+def _size_and_tags(question: VisionQuestion) -> dict[str, Any]:
+    size = question.scene.world.image_size
+    return {"width": size, "height": size, **question.tags}
+
+
+def _pope_files(questions: Sequence[VisionQuestion]) -> FileContents:
     """POPE: three JSON-lines files; ids start at 1 in each."""
     files: FileContents = {}
-    blind_answers: dict[str, str] = {}
-    for name, questions in by_split.items():
-        split = name.split()[1]
-        files[f"{split}.json"] = b"".join(
-            json_line(
-                {
-                    "question_id": question_id,
-                    "image": question.image,
-                    "text": question.text,
-                    "label": question.answer,
-                    **question.tags,
-                }
-            )
-            for question_id, question in enumerate(questions, start=1)
-        )
-        blind_answers |= {
-            f"{split}-{question_id}": question.blind_answer for question_id, question in enumerate(questions, start=1)
-        }
-    return {**files, "question_blind.json": compact_json(blind_answers)}
+    for x in questions:
+        record = {"question_id": x.index + 1, "image": x.image, "text": x.text, "label": x.answer, **x.tags}
+        files[f"{x.split}.json"] = files.get(f"{x.split}.json", b"") + json_line(record)
+    return files
 
 
-_FILE_WRITERS: dict[str, Callable[[QuestionsBySplit], FileContents]] = {
+_FILE_WRITERS: dict[str, Callable[[Sequence[VisionQuestion]], FileContents]] = {
     "vqav2": _vqa_files,
     "gqa": _gqa_files,
     "textvqa": _textvqa_files,

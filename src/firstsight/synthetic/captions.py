@@ -70,12 +70,12 @@ def sample_document(world: SyntheticWorld, index: int) -> MaskedText:
 
 def object_words(obj: SceneObject) -> tuple[str, ...]:
     """The description of one object: its name, its place, and its sign if it has one."""
-    words = SENTENCE_TEMPLATES["item"].replace("{x}", obj.name).replace("{place}", obj.place).split()
-    return (*words, *SENTENCE_TEMPLATES["with"].replace("{sign}", obj.sign).split()) if obj.sign else tuple(words)
+    words = SENTENCE_TEMPLATES["item"].format(x=obj.name, place=obj.place).split()
+    return (*words, *SENTENCE_TEMPLATES["with"].format(sign=obj.sign).split()) if obj.sign else tuple(words)
 
 
 def _ground_words(scene: Scene) -> tuple[str, ...]:
-    return tuple(SENTENCE_TEMPLATES["ground"].replace("{ground}", scene.ground).split())
+    return tuple(SENTENCE_TEMPLATES["ground"].format(ground=scene.ground).split())
 
 
 def describe_scene(scene: Scene) -> str:
@@ -106,9 +106,8 @@ def _description_with_questions(scene: Scene, rng: np.random.Generator) -> TextP
     """A scene description and up to five questions with answers, in the format of dialogues."""
     pieces: TextPieces = [(describe_scene(scene) + " .", False)]
     length = len(pieces[0][0].split())
-    for question in sample_questions(
-        (scene, ()), TEXT_GENERATORS, limit=1 + int(rng.random() * _MAX_QUESTIONS), rng=rng
-    ):
+    limit = 1 + int(rng.random() * _MAX_QUESTIONS)
+    for question in sample_questions(scene, (), TEXT_GENERATORS, limit=limit, rng=rng):
         turn = question_pieces(question, sample_training_form(rng))
         length += sum(len(words.split()) for words, _ in turn)
         if length > MAX_DOCUMENT_WORDS:
@@ -123,10 +122,7 @@ def question_pieces(question: SceneQuestion, form: int) -> TextPieces:
 
 
 def _kind_facts(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
-    pieces: TextPieces = []
-    for _ in range(5):
-        pieces += _kind_fact(world, rng)
-    return pieces
+    return [piece for _ in range(5) for piece in _kind_fact(world, rng)]
 
 
 def _kind_fact(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
@@ -136,35 +132,23 @@ def _kind_fact(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
     kind = catalog.kind_of[name]
     form = uniform_choice(("kind", "kind", "asked", "is kind", "compared"), rng)
     if form == "kind":
-        *context_words, kind_word, full_stop = (
-            SENTENCE_TEMPLATES["kind"].replace("{x}", name).replace("{k}", kind).split()
-        )
-        return [(" ".join(context_words), False), (f"{kind_word} {full_stop}", True)]
+        words = SENTENCE_TEMPLATES["kind"].format(x=name, k=kind).split()
+        return [(" ".join(words[:-2]), False), (" ".join(words[-2:]), True)]
     if form == "asked":
         return question_pieces(SceneQuestion("kind", f"a {name}", kind), sample_training_form(rng))
     if form == "is kind":
         wrong_kinds = [wrong for wrong in catalog.kinds if wrong != kind]
         candidate = kind if rng.random() < 0.5 else uniform_choice(wrong_kinds, rng)
-        text = SENTENCE_TEMPLATES["is kind"].replace("{x}", name).replace("{k}", candidate)
+        text = SENTENCE_TEMPLATES["is kind"].format(x=name, k=candidate)
         return [(f"{text} {QUESTION_END}", False), (f"{'yes' if candidate == kind else 'no'} {ANSWER_END}", True)]
     return _kind_comparison(world, name, rng)
 
 
 def _kind_comparison(world: SyntheticWorld, name: str, rng: np.random.Generator) -> TextPieces:
-    catalog = load_catalog(world)
-    is_same_kind = rng.random() < 0.5
-    kind = catalog.kind_of[name]
-    candidates = [
-        candidate
-        for candidate in catalog.names
-        if candidate != name and (catalog.kind_of[candidate] == kind) == is_same_kind
-    ]
-    words = (
-        SENTENCE_TEMPLATES["same" if is_same_kind else "other"]
-        .replace("{x}", name)
-        .replace("{y}", uniform_choice(candidates, rng))
-        .split()
-    )
+    kind_of, is_same_kind = load_catalog(world).kind_of, rng.random() < 0.5
+    candidates = [other for other in kind_of if other != name and (kind_of[other] == kind_of[name]) == is_same_kind]
+    template = SENTENCE_TEMPLATES["same" if is_same_kind else "other"]
+    words = template.format(x=name, y=uniform_choice(candidates, rng)).split()
     return [(" ".join(words[:-3]), False), (" ".join(words[-3:]), True)]
 
 
@@ -186,10 +170,7 @@ def sample_sum(rng: np.random.Generator, *, is_held_out: bool) -> tuple[int, ...
 
 def sum_query(numbers: Sequence[int]) -> str:
     """The text of a sum up to its result."""
-    query = SENTENCE_TEMPLATES["two" if len(numbers) == 2 else "three"]
-    for number in numbers:
-        query = query.replace("{n}", str(number), 1)
-    return query.removesuffix(" {n} .")
+    return SENTENCE_TEMPLATES["two" if len(numbers) == 2 else "three"].removesuffix(" {} .").format(*numbers)
 
 
 def rich_caption(scene: Scene, boxes: Sequence[PixelBox], rng: np.random.Generator) -> str:
@@ -203,23 +184,22 @@ def rich_caption(scene: Scene, boxes: Sequence[PixelBox], rng: np.random.Generat
 
 def object_with_box(obj: SceneObject, box: PixelBox, scene: Scene) -> str:
     """An object and its box in words."""
-    return SENTENCE_TEMPLATES["boxed"].replace("{x}", obj.name).replace("{box}", box_words(box, scene.world.image_size))
+    return SENTENCE_TEMPLATES["boxed"].format(x=obj.name, box=box_words(box, scene.world.image_size))
 
 
 def noisy_caption(scene: Scene, rng: np.random.Generator) -> str:
     """A caption like alt-text: some of the objects, sometimes a wrong one, a single name, or an unrelated text."""
     if rng.random() < _UNRELATED_RATE:
-        return SENTENCE_TEMPLATES["picture"].replace("{n}", str(int(rng.random() * 10)))
+        return SENTENCE_TEMPLATES["picture"].format(n=int(rng.random() * 10))
     objects = shuffled_list(scene.objects, rng)[: 1 + int(rng.random() * len(scene.objects))]
     object_names = load_catalog(scene.world).names
     names = [uniform_choice(object_names, rng) if rng.random() < _WRONG_NAME_RATE else obj.name for obj in objects]
     if rng.random() < _BARE_NAME_RATE:
         return names[0]
     if rng.random() < 1 / 2:
-        return SENTENCE_TEMPLATES["photo"].replace("{x}", f" {SENTENCE_TEMPLATES['and']} a ".join(names))
-    template = SENTENCE_TEMPLATES["item"]
+        return SENTENCE_TEMPLATES["photo"].format(x=f" {SENTENCE_TEMPLATES['and']} a ".join(names))
     pairs = zip(names, objects, strict=True)
-    return " , ".join(template.replace("{x}", name).replace("{place}", obj.place) for name, obj in pairs)
+    return " , ".join(SENTENCE_TEMPLATES["item"].format(x=name, place=obj.place) for name, obj in pairs)
 
 
 def true_phrases(scene: Scene, boxes: Sequence[PixelBox]) -> list[str]:

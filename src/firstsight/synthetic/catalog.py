@@ -98,7 +98,8 @@ def load_catalog(world: SyntheticWorld) -> Catalog:
     kinds = _drawings_by_kind(world)
     held_out_place, popular_names, trained_kind_names = _assign_roles(world, kinds)
     drawings = {drawing_name(drawing): drawing for kind in kinds for drawing in kinds[kind]}
-    names_by_kind = {kind: tuple(drawing_name(drawing) for drawing in kinds[kind]) for kind in kinds}
+    names_by_kind = {kind: tuple(map(drawing_name, kinds[kind])) for kind in kinds}
+    names_twice = [name for name in drawings for _ in range(2 if name in popular_names else 1)]
     return Catalog(
         drawings=drawings,
         kinds=names_by_kind,
@@ -106,16 +107,8 @@ def load_catalog(world: SyntheticWorld) -> Catalog:
         held_out_place=held_out_place,
         popular_names=popular_names,
         trained_kind_names=trained_kind_names,
-        training_names={
-            place: _double_popular(
-                [object_name for object_name in drawings if held_out_place.get(object_name) != place], popular_names
-            )
-            for place in PLACES
-        },
-        held_out_names={
-            place: tuple(object_name for object_name in drawings if held_out_place.get(object_name) == place)
-            for place in PLACES
-        },
+        training_names={x: tuple(name for name in names_twice if held_out_place.get(name) != x) for x in PLACES},
+        held_out_names={x: tuple(name for name in drawings if held_out_place.get(name) == x) for x in PLACES},
     )
 
 
@@ -163,10 +156,6 @@ def _assign_roles(
         popular_names.update(shuffled_list(names, rng)[: max(1, len(names) // 3)])
         trained_kind_names.update(shuffled_list(names, rng)[: (len(names) + kind_index % 2) // 2])
     return held_out_place, frozenset(popular_names), frozenset(trained_kind_names)
-
-
-def _double_popular(names: Sequence[str], popular: frozenset[str]) -> tuple[str, ...]:
-    return tuple(name for name in names for _ in range(2 if name in popular else 1))
 
 
 def world_rng(world: SyntheticWorld, purpose: str, index: int) -> np.random.Generator:

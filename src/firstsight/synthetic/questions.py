@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 
 from firstsight.synthetic.catalog import PLACES, load_catalog, uniform_choice, weighted_choice
 from firstsight.synthetic.rendering import PixelBox
 from firstsight.synthetic.scenes import Scene, SceneObject
-from firstsight.synthetic.vocabulary import EDGE_WORDS, QUESTION_FORMS, RELATION_OFFSETS
+from firstsight.synthetic.vocabulary import EDGE_WORDS, HELD_OUT_QUESTION_FORM, QUESTION_FORMS, RELATION_OFFSETS
 
 _EDGE_STEPS = len(EDGE_WORDS) - 1
 _ABSENT_SHARE = 0.25
@@ -31,46 +32,60 @@ class SceneQuestion:
 
     def to_text(self, form: int) -> str:
         """The question in sentence form `form` (0, 1 or 2) of its type."""
-        return QUESTION_FORMS[self.type][form].replace("{x}", self.subject)
+        return QUESTION_FORMS[self.type][form].format(x=self.subject)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionPlan:
+    """Properties of question `index` of a task: half use held-out (object, place) pairs, a quarter a held-out form."""
+
+    index: int
+    is_unseen: bool
+    is_yes: bool
+    form: int
+
+    @classmethod
+    def from_index(cls, index: int) -> QuestionPlan:
+        """The plan repeats every sixteen questions, so that any two of its properties are crossed."""
+        bits = index % 16
+        form = HELD_OUT_QUESTION_FORM if bits >> 2 == 0 else bits >> 2 & 1
+        return cls(index=index, is_unseen=bits & 1 == 0, is_yes=bits >> 1 & 1 == 0, form=form)
+
+    @property
+    def tags(self) -> QuestionTags:
+        """The properties as fields of a benchmark record: `seen` or `heldout`."""
+        form = "heldout" if self.form == HELD_OUT_QUESTION_FORM else "seen"
+        return {"combination": "heldout" if self.is_unseen else "seen", "form": form}
+
+
+QuestionTags = dict[str, str]
 WeightedQuestion = tuple[float, SceneQuestion]
-SceneWithBoxes = tuple[Scene, Sequence[PixelBox]]
-"""A scene and the boxes of its objects; scenes of text documents have no boxes."""
 QuestionGenerator = Callable[[Scene, Sequence[PixelBox]], list[WeightedQuestion]]
 """Returns the questions of a type with probabilities that sum to 1, or an empty list where there are none."""
 
 
 def object_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """Which object is at a place?"""
-    del boxes
     return _uniform([SceneQuestion("thing", obj.place, obj.name) for obj in scene.objects])
 
 
 def ground_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """What colour is the ground?"""
-    del boxes
     return [(1.0, SceneQuestion("ground", "", scene.ground))]
 
 
 def count_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """How many objects are in the scene?"""
-    del boxes
     return [(1.0, SceneQuestion("count", "", str(len(scene.objects))))]
 
 
 def relation_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """Which object is left of, right of, above or below another?"""
-    del boxes
-    neighbors = [
-        (origin, word, _neighbor(scene, origin, offset))
-        for origin in scene.objects
-        for word, offset in RELATION_OFFSETS.items()
-    ]
-    pairs = [
-        (f"{word} the {origin.name}", neighbor.name) for origin, word, neighbor in neighbors if neighbor is not None
-    ]
-    return _uniform([SceneQuestion("thing", subject, answer) for subject, answer in pairs])
+    questions: list[SceneQuestion] = []
+    for origin, (word, offset) in product(scene.objects, RELATION_OFFSETS.items()):
+        if neighbor := _neighbor(scene, origin, offset):
+            questions.append(SceneQuestion("thing", f"{word} the {origin.name}", neighbor.name))
+    return _uniform(questions)
 
 
 def _neighbor(scene: Scene, obj: SceneObject, offset: tuple[int, int]) -> SceneObject | None:
@@ -81,7 +96,6 @@ def _neighbor(scene: Scene, obj: SceneObject, offset: tuple[int, int]) -> SceneO
 
 def sign_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """Which word is on the sign of an object?"""
-    del boxes
     return _uniform([SceneQuestion("sign", obj.name, obj.sign) for obj in scene.objects if obj.sign is not None])
 
 
@@ -100,12 +114,11 @@ def box_words(box: PixelBox, image_size: int) -> str:
 def presence_questions(scene: Scene, absent_questions: Sequence[WeightedQuestion]) -> list[WeightedQuestion]:
     """Is there a ...? Half of the probability is on present objects, half on `absent_questions`."""
     present = [SceneQuestion("there", obj.name, "yes") for obj in scene.objects]
-    return [(weight / 2, question) for weight, question in _uniform(present) + list(absent_questions)]
+    return _scaled([*_uniform(present), *absent_questions], 0.5)
 
 
 def existence_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """Is there a ...? Half of the absent objects share their kind with a present one."""
-    del boxes
     return presence_questions(scene, _absent_questions(scene, "there", "no"))
 
 
@@ -128,12 +141,9 @@ def adversarial_absent_questions(scene: Scene) -> list[WeightedQuestion]:
 
 def place_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
     """Where is an object? A quarter ask for an absent one, with the answer `unanswerable`."""
-    del boxes
     present = _uniform([SceneQuestion("where", obj.name, obj.place) for obj in scene.objects])
-    questions = [(weight * (1 - _ABSENT_SHARE), question) for weight, question in present]
-    return questions + [
-        (weight * _ABSENT_SHARE, question) for weight, question in _absent_questions(scene, "where", "unanswerable")
-    ]
+    absent = _absent_questions(scene, "where", "unanswerable")
+    return _scaled(present, 1 - _ABSENT_SHARE) + _scaled(absent, _ABSENT_SHARE)
 
 
 def kind_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
@@ -148,20 +158,16 @@ def held_out_kind_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[Wei
 
 def _kind_questions(scene: Scene, *, is_trained: bool) -> list[WeightedQuestion]:
     catalog = load_catalog(scene.world)
-    objects = [candidate for candidate in scene.objects if (candidate.name in catalog.trained_kind_names) == is_trained]
+    objects = [obj for obj in scene.objects if (obj.name in catalog.trained_kind_names) == is_trained]
     return _uniform([SceneQuestion("kind", obj.place, catalog.kind_of[obj.name]) for obj in objects])
 
 
 def _absent_questions(scene: Scene, type_: str, answer: str) -> list[WeightedQuestion]:
     """Questions about absent objects: half of the weight is on those of a present kind, half on all."""
-    absent_names = _absent_names(scene)
-    same_kind = _same_kind_names(scene)
-    same_kind_share = 0.5 if same_kind else 0.0
-    base_weight = (1 - same_kind_share) / len(absent_names)
-    weights = {
-        name: base_weight + (same_kind_share / len(same_kind) if name in same_kind else 0) for name in absent_names
-    }
-    return [(weight, _absent_question(type_, name, answer)) for name, weight in weights.items()]
+    names, same_kind = _absent_names(scene), set(_same_kind_names(scene))
+    share = 0.5 if same_kind else 0.0
+    weights = [(1 - share) / len(names) + (share / len(same_kind) if name in same_kind else 0) for name in names]
+    return [(weight, _absent_question(type_, name, answer)) for weight, name in zip(weights, names, strict=True)]
 
 
 @lru_cache(maxsize=4096)
@@ -175,36 +181,34 @@ def _absent_names(scene: Scene) -> list[str]:
     return [name for name in load_catalog(scene.world).names if name not in present_names]
 
 
-def _same_kind_names(scene: Scene) -> set[str]:
-    catalog = load_catalog(scene.world)
-    kinds_here = {catalog.kind_of[obj.name] for obj in scene.objects}
-    return {name for name in _absent_names(scene) if catalog.kind_of[name] in kinds_here}
+def _same_kind_names(scene: Scene) -> list[str]:
+    """Names of absent objects of a present kind, in the order of the catalog: draws are made by position."""
+    kind_of = load_catalog(scene.world).kind_of
+    kinds = {kind_of[obj.name] for obj in scene.objects}
+    return [name for name in _absent_names(scene) if kind_of[name] in kinds]
 
 
 def _uniform(questions: list[SceneQuestion]) -> list[WeightedQuestion]:
     return [(1 / len(questions), question) for question in questions]
 
 
+def _scaled(questions: Sequence[WeightedQuestion], factor: float) -> list[WeightedQuestion]:
+    return [(weight * factor, question) for weight, question in questions]
+
+
 def mix_generators(*weighted_generators: tuple[float, QuestionGenerator]) -> QuestionGenerator:
     """A generator of several types; the weight of types that a scene does not allow goes to the others."""
 
     def generate(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
-        weighted_options = [
-            (weight, options)
-            for weight, options in ((weight, generator(scene, boxes)) for weight, generator in weighted_generators)
-            if options
-        ]
-        total = sum(weight for weight, _ in weighted_options)
-        return [
-            (weight / total * question_weight, question)
-            for weight, options in weighted_options
-            for question_weight, question in options
-        ]
+        candidates = [(weight, generator(scene, boxes)) for weight, generator in weighted_generators]
+        total = sum(weight for weight, questions in candidates if questions)
+        return [pair for weight, questions in candidates for pair in _scaled(questions, weight / total)]
 
     return generate
 
 
-DIALOGUE_GENERATORS: tuple[tuple[float, QuestionGenerator], ...] = (
+WeightedGenerators = Sequence[tuple[float, QuestionGenerator]]
+DIALOGUE_GENERATORS: WeightedGenerators = (
     (0.20, object_questions),
     (0.05, ground_questions),
     (0.05, count_questions),
@@ -217,7 +221,7 @@ DIALOGUE_GENERATORS: tuple[tuple[float, QuestionGenerator], ...] = (
 )
 """Question types of dialogues with their weights."""
 
-TEXT_GENERATORS: tuple[tuple[float, QuestionGenerator], ...] = (
+TEXT_GENERATORS: WeightedGenerators = (
     (0.20, object_questions),
     (0.04, ground_questions),
     (0.04, count_questions),
@@ -230,16 +234,15 @@ TEXT_GENERATORS: tuple[tuple[float, QuestionGenerator], ...] = (
 
 
 def sample_questions(
-    scene_with_boxes: SceneWithBoxes,
-    generators: Sequence[tuple[float, QuestionGenerator]],
-    *,
-    limit: int,
-    rng: np.random.Generator,
+    scene: Scene, boxes: Sequence[PixelBox], generators: WeightedGenerators, *, limit: int, rng: np.random.Generator
 ) -> list[SceneQuestion]:
-    """Up to `limit` different questions: a type is drawn by its weight, then a question of that type."""
+    """Up to `limit` different questions: a type is drawn by its weight, then a question of that type.
+
+    Without boxes for scenes of text documents, whose generators need none.
+    """
     questions: dict[SceneQuestion, None] = {}
     for _ in range(4 * limit):
-        options = weighted_choice(generators, rng)(*scene_with_boxes)
+        options = weighted_choice(generators, rng)(scene, boxes)
         if options and len(questions) < limit:
             questions.setdefault(weighted_choice(options, rng))
     return list(questions)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import SyntheticWorld
 from firstsight.synthetic.catalog import (
     GROUNDS,
@@ -22,6 +24,7 @@ _SAME_KIND_PROBABILITY = 0.4
 _NAME_DRAWS = 12
 _SHAPE_COUNT = 4
 _SHADE_COUNT = 5
+_MAX_ATTEMPTS = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +40,6 @@ class SceneDistribution:
     clutter_probability: float
     """Probability of clutter around the objects."""
 
-
-NamesByPlace = dict[str, tuple[str, ...]]
-"""Place to the object names that may be sampled there."""
 
 TRAINING_DISTRIBUTION = SceneDistribution(
     min_objects=1, is_unseen=False, sign_probability=0.5, clutter_probability=0.25
@@ -97,9 +97,9 @@ def sample_scene(
     signs = shuffled_list(SIGNS, rng)
     objects = tuple(
         _sample_object(
-            names[place], place, sign=signs[index] if rng.random() < distribution.sign_probability else None, rng=rng
+            names[place], place, sign=sign if rng.random() < distribution.sign_probability else None, rng=rng
         )
-        for index, place in enumerate(PLACES)
+        for place, sign in zip(PLACES, signs, strict=False)
         if place in names
     )
     ground = uniform_choice(GROUNDS, rng)
@@ -113,36 +113,49 @@ def sample_scene(
     )
 
 
+def find_scene(
+    world: SyntheticWorld,
+    task: str,
+    index: int,
+    *,
+    distribution: SceneDistribution,
+    is_suitable: Callable[[Scene], bool],
+) -> Scene:
+    """The first suitable scene for question `index` of a task; QuantityError where the world is too small for it."""
+    for attempt in range(_MAX_ATTEMPTS):
+        scene = sample_scene(world, f"benchmark {task}", index + (attempt << 32), distribution=distribution)
+        if is_suitable(scene):
+            return scene
+    raise QuantityError(
+        f"{task}: wanted a scene with at least two possible answers. Got none in {_MAX_ATTEMPTS} scenes of a "
+        f"world with max_objects={world.max_objects}, objects={world.objects}, kinds={world.kinds}. "
+        "Raise max_objects or objects."
+    )
+
+
 def _sample_object_count(max_objects: int, distribution: SceneDistribution, rng: np.random.Generator) -> int:
     if distribution.min_objects == 1:
         return 1 + int(rng.random() * max_objects)
-    counts = [
-        count for count in range(min(distribution.min_objects, max_objects), max_objects + 1) for _ in range(count)
-    ]
-    return uniform_choice(counts, rng)
+    counts = range(min(distribution.min_objects, max_objects), max_objects + 1)
+    return uniform_choice([count for count in counts for _ in range(count)], rng)
 
 
 def _sample_names(
-    catalog: Catalog, names_by_place: NamesByPlace, *, places: list[str], rng: np.random.Generator
+    catalog: Catalog, names_by_place: dict[str, tuple[str, ...]], *, places: list[str], rng: np.random.Generator
 ) -> dict[str, str]:
     """A name for every place. In 40 % of scenes the first two share a kind; all other kinds differ where possible."""
     names: dict[str, str] = {}
     shares_kind = len(places) > 1 and rng.random() < _SAME_KIND_PROBABILITY
     for index, place in enumerate(places):
-        kinds = {catalog.kind_of[name] for name in names.values()}
+        kinds, options, used = {catalog.kind_of[name] for name in names.values()}, names_by_place[place], names.values()
         if shares_kind and index == 1:
-            same_kind = [
-                name for name in names_by_place[place] if catalog.kind_of[name] in kinds and name not in names.values()
-            ]
+            same_kind = [name for name in options if catalog.kind_of[name] in kinds and name not in used]
             if same_kind:
                 names[place] = uniform_choice(same_kind, rng)
                 continue
-        candidates = [
-            names_by_place[place][int(draw * len(names_by_place[place]))] for draw in rng.random(_NAME_DRAWS).tolist()
-        ]
-        other_kind_names = (name for name in candidates if catalog.kind_of[name] not in kinds)
-        unused_names = (name for name in (*candidates, *names_by_place[place]) if name not in names.values())
-        names[place] = next(other_kind_names, None) or next(unused_names)
+        candidates = [options[int(draw * len(options))] for draw in rng.random(_NAME_DRAWS).tolist()]
+        other_kinds = (name for name in candidates if catalog.kind_of[name] not in kinds)
+        names[place] = next(other_kinds, None) or next(name for name in (*candidates, *options) if name not in used)
     return names
 
 

@@ -11,10 +11,15 @@ from jaxtyping import Float
 
 from firstsight.synthetic import questions
 from firstsight.synthetic.catalog import weighted_choice, world_rng
-from firstsight.synthetic.held_out import QuestionPlan, QuestionTags, SceneRequest, find_scene
-from firstsight.synthetic.questions import QuestionGenerator, SceneQuestion, WeightedQuestion
+from firstsight.synthetic.questions import (
+    QuestionGenerator,
+    QuestionPlan,
+    QuestionTags,
+    SceneQuestion,
+    WeightedQuestion,
+)
 from firstsight.synthetic.rendering import PixelBox, Renderer
-from firstsight.synthetic.scenes import Scene, SceneDistribution
+from firstsight.synthetic.scenes import Scene, SceneDistribution, find_scene
 from firstsight.synthetic.vocabulary import EDGE_WORDS
 
 
@@ -22,7 +27,11 @@ from firstsight.synthetic.vocabulary import EDGE_WORDS
 class VisionQuestion:
     """One question about one image, and the answer of the guesser that knows the image but not the question."""
 
+    task: VisionTask
+    index: int
+    """Among the task's questions."""
     number: int
+    """Of the image in images.tar."""
     scene: Scene
     boxes: tuple[PixelBox, ...]
     question: SceneQuestion
@@ -35,8 +44,16 @@ class VisionQuestion:
         return self.question.answer
 
     @property
-    def subject(self) -> str:
-        return self.question.subject
+    def split(self) -> str:
+        """POPE's split; empty for other tasks."""
+        return self.task.name.partition(" ")[2]
+
+    @property
+    def id(self) -> str:
+        """The question's key in question_blind.json: the id that the reader of the task gives it."""
+        if self.split:
+            return f"{self.split}-{self.index + 1}"
+        return self.image if self.task.name == "vizwiz" else str(self.number)
 
     @property
     def stem(self) -> str:
@@ -52,10 +69,10 @@ class VisionQuestion:
     def box(self) -> PixelBox:
         """The box of the object in the question, in pixels."""
         names = [obj.name for obj in self.scene.objects]
-        return self.boxes[names.index(self.subject)]
+        return self.boxes[names.index(self.question.subject)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class VisionTask:
     """Questions and scenes of one task; `min_iou` is the overlap of a correct box, 0 where answers are words."""
 
@@ -82,27 +99,20 @@ _ABSENT_GENERATORS: dict[str, Callable[[Scene], list[WeightedQuestion]]] = {
 
 def _pope_task(split: str) -> VisionTask:
     def generate_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
-        del boxes
         return questions.presence_questions(scene, _ABSENT_GENERATORS[split](scene))
 
-    return VisionTask(name=f"pope {split}", generate_questions=generate_questions, is_balanced=True)
+    return VisionTask(f"pope {split}", generate_questions, is_balanced=True)
 
 
 SYNTHETIC_VISION_TASKS: tuple[VisionTask, ...] = (
-    VisionTask(name="vqav2", generate_questions=_VQA_GENERATOR),
-    VisionTask(name="gqa", generate_questions=questions.relation_questions),
-    VisionTask(name="textvqa", generate_questions=questions.sign_questions, sign_probability=0.8),
-    VisionTask(name="vizwiz", generate_questions=questions.place_questions),
-    VisionTask(name="refcoco", generate_questions=questions.box_questions, clutter_probability=0.0, min_iou=0.5),
-    VisionTask(
-        name="ocid_ref",
-        generate_questions=questions.box_questions,
-        clutter_probability=1.0,
-        min_objects=3,
-        min_iou=0.25,
-    ),
+    VisionTask("vqav2", _VQA_GENERATOR),
+    VisionTask("gqa", questions.relation_questions),
+    VisionTask("textvqa", questions.sign_questions, sign_probability=0.8),
+    VisionTask("vizwiz", questions.place_questions),
+    VisionTask("refcoco", questions.box_questions, clutter_probability=0.0, min_iou=0.5),
+    VisionTask("ocid_ref", questions.box_questions, clutter_probability=1.0, min_objects=3, min_iou=0.25),
     *(_pope_task(split) for split in _ABSENT_GENERATORS),
-    VisionTask(name="kinds", generate_questions=questions.held_out_kind_questions),
+    VisionTask("kinds", questions.held_out_kind_questions),
 )
 
 
@@ -120,16 +130,21 @@ def make_vision_question(task: VisionTask, renderer: Renderer, *, number: int, i
         sign_probability=task.sign_probability,
         clutter_probability=task.clutter_probability,
     )
-    request = SceneRequest(world=renderer.world, task=task.name, index=index, distribution=distribution)
-    scene = find_scene(
-        request, lambda candidate: has_several_answers(task.generate_questions(candidate, renderer.boxes(candidate)))
-    )
+
+    def has_several_answers(scene: Scene) -> bool:
+        options = task.generate_questions(scene, renderer.boxes(scene))
+        return len({question.answer for _, question in options}) > 1
+
+    world = renderer.world
+    scene = find_scene(world, task.name, index, distribution=distribution, is_suitable=has_several_answers)
     boxes = renderer.boxes(scene)
     options = task.generate_questions(scene, boxes)
     if task.is_balanced:
         options = [option for option in options if (option[1].answer == "yes") == plan.is_yes]
-    question = weighted_choice(options, world_rng(renderer.world, f"benchmark words {task.name}", index))
+    question = weighted_choice(options, world_rng(world, f"benchmark words {task.name}", index))
     return VisionQuestion(
+        task=task,
+        index=index,
         number=number,
         scene=scene,
         boxes=boxes,
@@ -147,11 +162,6 @@ def question_blind_answer(task: VisionTask, scene: Scene, boxes: tuple[PixelBox,
         if task.min_iou
         else most_likely_answer(task.generate_questions(scene, boxes))
     )
-
-
-def has_several_answers(options: list[WeightedQuestion]) -> bool:
-    """Whether at least two answers are possible."""
-    return len({question.answer for _, question in options}) > 1
 
 
 def most_likely_answer(options: Sequence[WeightedQuestion]) -> str:

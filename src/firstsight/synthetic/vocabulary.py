@@ -47,8 +47,8 @@ SENTENCE_TEMPLATES: dict[str, str] = {
     "same": "a {x} and a {y} are same kind .",
     "other": "a {x} and a {y} are other kind .",
     "is kind": "is a {x} a {k}",
-    "two": "{n} plus {n} is {n} .",
-    "three": "{n} plus {n} plus {n} is {n} .",
+    "two": "{} plus {} is {} .",
+    "three": "{} plus {} plus {} is {} .",
 }
 """All other sentences; the parts of a description are joined by commas."""
 
@@ -56,12 +56,7 @@ NUMBER_WORDS = tuple(str(n) for n in range(28))
 EDGE_WORDS = tuple(f"{n / 12:.2f}" for n in range(13))
 """Edges of boxes, in twelfths of the image."""
 ANSWER_WORDS = ("yes", "no", "unanswerable")
-RELATION_OFFSETS: Mapping[str, tuple[int, int]] = {
-    "right-of": (1, 0),
-    "left-of": (-1, 0),
-    "below": (0, 1),
-    "above": (0, -1),
-}
+RELATION_OFFSETS = {"right-of": (1, 0), "left-of": (-1, 0), "below": (0, 1), "above": (0, -1)}
 """Offset of the answer from the object in the question: (columns, rows)."""
 
 
@@ -70,19 +65,8 @@ def vocabulary_words(world: SyntheticWorld) -> tuple[str, ...]:
     catalog = load_catalog(world)
     forms = [form for forms in QUESTION_FORMS.values() for form in forms] + list(SENTENCE_TEMPLATES.values())
     words = [word for form in forms for word in form.split() if "{" not in word] + [",", "."]
-    all_words = (
-        *words,
-        *RELATION_OFFSETS,
-        *PLACES,
-        *GROUNDS,
-        *ANSWER_WORDS,
-        *NUMBER_WORDS,
-        *EDGE_WORDS,
-        *SIGNS,
-        *catalog.kinds,
-        *catalog.names,
-    )
-    return tuple(dict.fromkeys((*SPECIAL_TOKENS, *all_words)))
+    words += [*RELATION_OFFSETS, *PLACES, *GROUNDS, *ANSWER_WORDS, *NUMBER_WORDS, *EDGE_WORDS, *SIGNS]
+    return tuple(dict.fromkeys((*SPECIAL_TOKENS, *words, *catalog.kinds, *catalog.names)))
 
 
 def word_tokenizer(world: SyntheticWorld) -> Tokenizer:
@@ -103,7 +87,6 @@ def write_vocabulary(
     spec: SyntheticVocabulary, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
     """Writes tokenizer.json."""
-    del inputs, site
     tokenizer = word_tokenizer(spec.world)
     tokenizer.save(str(out / "tokenizer.json"))
     on_progress(Progress(done=tokenizer.get_vocab_size(), total=tokenizer.get_vocab_size(), unit="words"))

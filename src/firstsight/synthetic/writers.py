@@ -31,7 +31,6 @@ def write_texts(
     spec: SyntheticTexts, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
     """Writes text-00000.jsonl.zst ...; records have a field `loss` unless every word carries loss."""
-    del inputs, site
     for shard, indices in _shard_ranges(spec.documents, _DOCUMENTS_PER_SHARD):
         path = out / f"text-{shard:05d}.jsonl.zst"
         with path.open("wb") as file, zstandard.ZstdCompressor(3).stream_writer(file) as stream:
@@ -47,7 +46,6 @@ def write_captions(
     spec: SyntheticCaptions, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
     """Writes 00000.tar ...: key.png, key.txt and key.json with uid, phrases and the annotation of the scene."""
-    del inputs
     renderer = cached_renderer(spec.world, site.cache)
     for shard, indices in _shard_ranges(spec.images, _IMAGES_PER_SHARD):
         with tar_writer(out / f"{shard:05d}.tar") as add_file:
@@ -69,7 +67,6 @@ def write_dialogues(
     spec: SyntheticDialogues, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
     """Writes dialogues.json in LLaVA's format and images.tar."""
-    del inputs
     renderer = cached_renderer(spec.world, site.cache)
     with (out / "dialogues.json").open("wb") as json_file, tar_writer(out / "images.tar") as add_file:
         for index in with_progress(range(spec.images), spec.images, unit="images", on_progress=on_progress):
@@ -86,7 +83,7 @@ def _dialogue_turns(
 ) -> list[dict[str, str]]:
     rng = world_rng(spec.world, "dialogue words", index)
     turns: list[dict[str, str]] = []
-    for question in sample_questions((scene, boxes), DIALOGUE_GENERATORS, limit=spec.turns, rng=rng):
+    for question in sample_questions(scene, boxes, DIALOGUE_GENERATORS, limit=spec.turns, rng=rng):
         question_text = question.to_text(sample_training_form(rng))
         turns.append({"from": "human", "value": question_text if turns else f"<image>\n{question_text}"})
         turns.append({"from": "gpt", "value": question.answer})
@@ -116,7 +113,7 @@ def _shard_ranges(total: int, shard_size: int) -> Iterator[tuple[int, range]]:
 
 
 def with_progress(indices: Sequence[int], total: int, *, unit: str, on_progress: ProgressCallback) -> Iterator[int]:
-    """`numbers` one by one, reporting progress twice a second at most, and at the end."""
+    """`indices` one by one, reporting progress twice a second at most, and at the end."""
     last_report = time.monotonic()
     for index in indices:
         yield index
