@@ -84,7 +84,6 @@ def _split_blocks(ids: Int[Tensor, "B T"], *, padding: int) -> Int[Tensor, "B n 
 
 
 def _blocks_sharing_images(image_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B n n"]:
-    """Whether the ranges of image ids in two blocks overlap."""
     blocks = _split_blocks(image_ids, padding=-1)
     last = blocks.amax(dim=2)
     first = blocks.masked_fill(blocks < 0, torch.iinfo(blocks.dtype).max).amin(dim=2)

@@ -196,8 +196,7 @@ class _ImageEmbeddingCache:
     """Embeddings of the last batch's images."""
 
     def __init__(self, model: VLM, images: list[Tensor]) -> None:
-        self._model, self._images = model, images
-        self._embeddings: dict[int, Tensor] = {}
+        self._model, self._images, self._embeddings = model, images, dict[int, Tensor]()
         self.is_bidirectional = isinstance(model.spec, VLMSpec) and model.spec.attention == "prefix"
 
     def embeddings(self, indices: list[int]) -> Float[Tensor, "n I D"]:
@@ -262,7 +261,6 @@ def _select_columns(hidden: Float[Tensor, "B T D"], columns: list[int]) -> Float
 
 
 def _stop_sequences(stop: Collection[int | Sequence[int]]) -> list[list[int]]:
-    """The stops as sequences of ids, the longest first."""
     sequences = [[entry] if isinstance(entry, int) else list(entry) for entry in stop]
     if not all(sequences):
         raise ModelError("stop: wanted ids or sequences of ids. Got an empty sequence. Leave it out.")

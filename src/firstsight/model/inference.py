@@ -1,7 +1,6 @@
 """Inference with a key-value cache: a decoder whose weights are prepared once, and the cache that it extends.
 
-Keys and values of all rows share the columns of one tensor that is allocated once; columns that rows of unequal length
-leave empty are padding and stay masked.
+Keys and values of all rows share the columns of one tensor; columns that shorter rows leave empty stay masked.
 Shapes: B rows, T new tokens, S cached columns, D width, V vocabulary, H query heads, G key heads, K head width.
 """
 

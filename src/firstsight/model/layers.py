@@ -1,8 +1,7 @@
 """The decoder block as functions of tensors: norm, rotary position embedding, token shift, projections, SwiGLU.
 
-Weights are float32 and cast to `dtype` where a matrix product uses them; the residual stream stays float32. This is
-bf16 autocast, written out so that one compiled block serves every layer. Angles, masks and softmax are float32 whatever
-`dtype` is. Source: open_lm (paper section 1.2); for the Llama settings transformers.
+As in bf16 autocast, weights are float32 and cast to `dtype` for matrix products only; residual stream, angles, masks
+and softmax are float32. Source: open_lm (paper section 1.2); for the Llama settings transformers.
 Shapes: B rows, T tokens, D width, H query heads, G key and value heads, K head width, F MLP width.
 """
 

@@ -1,9 +1,7 @@
-"""Cross-entropy and z-loss on the tokens that carry loss.
+"""Cross-entropy and z-loss (paper section 1.2: coefficient x mean of logsumexp squared) over loss tokens only.
 
-Hidden states are selected before the head, so that logits are computed for loss tokens only. Gradients are computed in
-the forward pass, chunk by chunk: no [tokens, vocabulary] matrix is larger than a chunk. Within a chunk logits become
-gradients in place, a few rows at a time, so that the float32 part fits the CPU's cache.
-Source: paper section 1.2 (z-loss: coefficient x mean of logsumexp squared), here over loss tokens only.
+The forward pass computes the gradients too, chunk by chunk: no [tokens, vocabulary] matrix is larger than a chunk, in
+which logits become gradients in place, a few rows at a time, so that the float32 part fits the CPU's cache.
 Shapes: N loss tokens, D width, V vocabulary.
 """
 

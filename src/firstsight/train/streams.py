@@ -78,10 +78,6 @@ class StreamPosition:
         cuts = packed_length // length
         return replace(self, rows_read=tokens_read // length, row_length=length, cuts_per_packed_row=cuts)
 
-    def to_record(self) -> dict[str, int]:
-        """The position's part of achieved.json."""
-        return {key: getattr(self, name) for name, key in _POSITION_KEYS.items()}
-
 
 def trunk_stream(spec: TrunkSegment, *, inputs: StepInputs, site: Site) -> BatchStream:
     """The text of a trunk from its beginning to the end of a segment."""
@@ -138,7 +134,8 @@ def achieved_record(stream: BatchStream, inputs: StepInputs) -> dict[str, object
     achieved = AchievedMix(stream, stream.steps)
     if achieved.text_rows_read > stream.text_row_offset:
         return achieved.to_dict()
-    return achieved.to_dict() | StreamPosition.from_checkpoint(inputs, stream.row_shape, stream.seed).to_record()
+    position = StreamPosition.from_checkpoint(inputs, stream.row_shape, stream.seed)
+    return achieved.to_dict() | {key: getattr(position, name) for name, key in _POSITION_KEYS.items()}
 
 
 def _loader_mixture(mixture: Mixture, sources: Sequence[LoaderSource], *, repeats: int) -> LoaderMixture:
