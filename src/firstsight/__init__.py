@@ -1,4 +1,4 @@
-"""When should a language model first see? Studies of image data in language-model pre-training.
+"""Studies of when, how much and which image data enters language-model pre-training.
 
 The folders are the stages of a study: `recipe` (specs), `plan` (steps), `data` and `synthetic`, `model`, `train`,
 `evaluate`, `report`. Importing this package imports none of them.

@@ -1,13 +1,13 @@
-"""All errors, as one tree. Every message says where, what was wanted, what it got and what to do.
+"""All errors, as one tree. Every message says where, what was expected, the actual value and what to do.
 
 FirstsightError
 ├── RequestError          the request is wrong; nothing was run (exit code 2)
 │   ├── QuantityError     an impossible share, budget or number
-│   ├── UnknownName       no such study, scale, arm, task or source; carries the nearest names
+│   ├── UnknownName       no such study, scale, arm, task or source; lists the nearest names
 │   ├── MissingPackage    an optional package is not installed
-│   └── StoreError        the output folder cannot be written, or belongs to another version
+│   └── StoreError        the output folder cannot be written, or has the format of another version
 ├── DataError             a record, shard or file with invalid content
-│   └── MixError          the sources have too little for the recipe
+│   └── MixError          the sources have too few tokens for the recipe
 ├── ModelError            weights, shapes or specs that contradict each other
 └── StepFailed            a step of a run failed (exit code 1)
 """
@@ -19,7 +19,7 @@ from difflib import get_close_matches
 
 
 class FirstsightError(Exception):
-    """The root: everything that the user can act on."""
+    """Base class of all errors that a user can correct."""
 
 
 class RequestError(FirstsightError):
@@ -45,7 +45,7 @@ class MissingPackage(RequestError):
 
 
 class StoreError(RequestError):
-    """The output folder cannot be written, or belongs to another version."""
+    """The output folder cannot be written, or has the format of another version."""
 
 
 class DataError(FirstsightError):
@@ -53,7 +53,7 @@ class DataError(FirstsightError):
 
 
 class MixError(DataError):
-    """The sources have too little for the recipe."""
+    """The sources have too few tokens for the recipe."""
 
 
 class ModelError(FirstsightError):

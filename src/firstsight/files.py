@@ -18,7 +18,7 @@ from firstsight.errors import DataError, ModelError, StoreError
 
 
 def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> None:
-    """Write a file under a temporary name beside it and rename it, so that no reader ever sees half of it.
+    """Write a file under a temporary name beside it and rename it, so that readers get the old or the new content.
 
     Makes the folder. `sync`: file and rename are on the disk when this returns, so that a power loss undoes neither.
     """

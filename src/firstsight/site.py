@@ -1,4 +1,4 @@
-"""The machine, where the user's data is on it, and progress reports: what a step is given besides its spec.
+"""The machine, the paths of the user's data, and progress reports: what a handler gets besides its spec.
 
 Nothing here enters an address. `site_file` reads a Site from TOML.
 """
@@ -20,22 +20,22 @@ class Location:
     """Where a source is, and its layout where the files themselves do not show it."""
 
     path: str
-    """A folder, a file or a pattern; local, or a URL that fsspec knows (s3://, gs://, hf://, http://)."""
+    """A folder, a file or a pattern; local, or a URL that fsspec supports (s3://, gs://, hf://, http://)."""
     pictures: str = ""
-    """A folder or tars with the images, where they are not beside `path`."""
+    """A folder or tars with the images, where they are not in the same folder as `path`."""
     captions: str = ""
-    """Tars with synthetic captions (DataComp-DR: syn.json), shard by shard under the names of those in `path`."""
+    """Tars with synthetic captions (DataComp-DR: syn.json), with the same shard names as in `path`."""
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
-    """For tables: which column has the text, picture, caption, turns, question, answer."""
+    """For tables: the column of the text, picture, caption, turns, question, answer."""
     split: str = ""
     """Which split to read, where the file names contain several (train, validation, test)."""
     most_bad: Share = MAX_BAD_SHARE
-    """The largest share of refused records; a source with more is refused as a whole."""
+    """The largest allowed share of invalid records; a source with more is refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """The machine as a worker process uses it."""
+    """Settings of the machine and paths of the data, for worker processes."""
 
     device: str = "cpu"
     """torch device: cpu or cuda."""
@@ -44,7 +44,7 @@ class Site:
     compile: bool = True
     """Compile each transformer block; without a compiler, training warns and runs uncompiled."""
     recompute: bool = False
-    """Activation checkpointing: keep one activation per block and recompute the rest, a third more arithmetic."""
+    """Activation checkpointing: keep one activation per block and recompute the rest (a third more FLOPs)."""
     loss: str = "chunked"
     """The cross-entropy implementation: `chunked`, or on a GPU `liger` (needs the package liger-kernel)."""
     save_every: float = 60.0
@@ -52,7 +52,7 @@ class Site:
     cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "firstsight")
     """Rasterised drawings, compiled kernels and packed tables; safe to delete."""
     sources: Mapping[str, Location] = field(default_factory=dict[str, Location])
-    """Named data and weights."""
+    """Paths of external data and weights, by name."""
     rows_at_once: int = 0
     """Rows of a step that are computed together where memory is short, their gradients summed; 0: all."""
     readers: int = 1

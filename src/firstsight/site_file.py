@@ -3,7 +3,7 @@
     [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 
-Its keys are the fields of Site and Location. Every error names the file, the key, what was wanted and what was found.
+Its keys are the fields of Site and Location. Every error names the file, the key, the expected and the actual value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TOML_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "bool": (bool, "true or false"),
     "Mapping[str, str]": (dict, "a table"),
 }
-"""What TOML has for a field of Site or Location, by the field's annotation, and its name in messages."""
+"""Python type and its name in messages of each annotation of a field of Site or Location."""
 
 
 def read_site(path: Path, *, defaults: Site | None = None) -> Site:

@@ -1,7 +1,7 @@
 """A worker process that takes messages over a pipe and never outlives its parent.
 
-It is started by a command line of its own instead of multiprocessing, so that it does not matter what `__main__` is: a
-console script, a test runner, or another worker.
+It is started by a command line of its own instead of multiprocessing, so that `__main__` may be a console script, a
+test runner or another worker.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class WorkerProcess:
         return self._process.pid
 
     def is_alive(self) -> bool:
-        """False once the worker has ended; what it started in its group is killed then."""
+        """False once the worker has ended; processes left in its group are then killed."""
         if self._process.returncode is None and self._process.poll() is not None:
             self._kill_group()
         return self._process.returncode is None
 
     def send(self, message: Any) -> None:
-        """Send a message. A worker that has died is not an error here: `is_alive` and `receive` report it."""
+        """Send a message. No error if the worker has died: `is_alive` and `receive` report it."""
         with suppress(OSError):
             self.connection.send(message)
 
@@ -120,7 +120,7 @@ class WorkerProcess:
 
 
 def run_worker(target: str, connection_fd: int, lifeline_fd: int, *, parent_pid: int) -> None:
-    """The worker's main function: call `target` with the pipe; die at once when the parent does."""
+    """The worker's main function: call `target` with the pipe; end at once when the parent does."""
     _exit_with_parent(lifeline_fd, parent_pid)
     if os.getpgrp() != os.getpid():
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -105,7 +105,7 @@ def test_counted_tokens_replace_declared_ones() -> None:
         for line in estimate_cost(graph, H100, counted_tokens={"dclm-mix": required - 1}).shortages
         if "midtrain" in line
     ]
-    assert f"wants {required:,} tokens" in shortage and f"has {required - 1:,}" in shortage
+    assert f"needs {required:,} tokens" in shortage and f"has {required - 1:,}" in shortage
 
 
 def test_epochs_and_shares_divide_the_required_tokens() -> None:

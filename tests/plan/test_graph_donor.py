@@ -154,7 +154,7 @@ def test_arms_of_a_donor_differ_field_by_field_and_survive_the_canonical_form() 
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: planned(*arms(20)), "wanted a donor with a checkpoint at 20 % of its run. Got 40 %, 80 %, 100 %"),
+    (lambda: planned(*arms(20)), "wanted a checkpoint of the donor at 20 % of its run. Got 40 %, 80 %, 100 %"),
     (lambda: planned(branch_at(scale(heads=16), Share(2, 5))), "with heads 32, not 16"),
     (lambda: planned(branch_at(scale(eps=1e-6), Share(2, 5))), "with eps 1e-05, not 1e-06"),
     (lambda: planned(branch_at(scale(replace(DONOR, model=openlm_1b())), Share(2, 5))), "vocab_size 50432, not 32064"),

@@ -123,7 +123,7 @@ def test_find_takes_addresses_and_digests_but_no_doubt() -> None:
     known = ["texts-aaaabbbbcccc", "texts-aaaaddddeeee", "captions-rich-ffffbbbbcccc"]
     assert find_address("captions", known) == find_address("ffff", known) == known[2]
     assert find_address("aaaad", known) == known[1]
-    with pytest.raises(RequestError, match="fits 2 steps"):
+    with pytest.raises(RequestError, match="matches 2 steps"):
         find_address("texts", known)
     with pytest.raises(UnknownName):
         find_address("zzz", known)

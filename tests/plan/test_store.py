@@ -60,7 +60,7 @@ def test_the_working_folder_survives(tmp_path: Path) -> None:
     assert (Store(tmp_path).work_folder("a-1") / "half").read_text() == "half"
 
 
-@pytest.mark.parametrize("damage", ["changed", "lost", "foreign"])
+@pytest.mark.parametrize("damage", ["changed", "missing", "unexpected"])
 def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
     store, result_step = Store(tmp_path), step()
     folder = published(store, result_step)
@@ -68,11 +68,11 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
     match damage:
         case "changed":
             (folder / "a.txt").write_text("onf")
-        case "lost":
+        case "missing":
             (folder / "a.txt").unlink()
         case _:
             (folder / "c.txt").write_text("three")
-    assert store.verify(result_step.address) == (f"{'c' if damage == 'foreign' else 'a'}.txt: {damage}",)
+    assert store.verify(result_step.address) == (f"{'c' if damage == 'unexpected' else 'a'}.txt: {damage}",)
 
 
 def test_lost_provenance_is_an_error(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_store_opens_again_and_finds_by_prefix(tmp_path: Path) -> None:
     again = Store(tmp_path)
     assert again.find("named-first") == again.find(first.address[-12:]) == first.address
     assert again.addresses() == tuple(sorted((first.address, second.address)))
-    with pytest.raises(RequestError, match="fits 2"):
+    with pytest.raises(RequestError, match="matches 2"):
         again.find("named-")
 
 

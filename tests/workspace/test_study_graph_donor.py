@@ -114,7 +114,7 @@ REFUSED: list[tuple[Callable[[DonorProject], object], str]] = [
     ),
     (
         lambda donor: donor.replace("mine.py", ("branch_at(own, Share(2, 5))", "branch_at(own, Share(3, 5))")),
-        "wanted a donor with a checkpoint at 60 % of its run. Got 40 %, 80 %",
+        "wanted a checkpoint of the donor at 60 % of its run. Got 40 %, 80 %",
     ),
 ]
 

@@ -24,7 +24,7 @@ def answers(
     study: Study,
     *,
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="An arm, an address, a folder.")],
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="A second one, to compare with.")] = "",
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="A second checkpoint, to compare with.")] = "",
     task: Annotated[str, typer.Option(metavar="TASK", help="Only this task.")] = "",
     question: Annotated[str, typer.Option(metavar="ID", help="Print this one, no page: 12, or pope/12.")] = "",
     rows: Annotated[int, typer.Option(metavar="N", help="Most questions on the page.")] = 400,

@@ -26,7 +26,7 @@ def ask(
     checkpoint: Annotated[str, typer.Argument(help="A folder, an address under --out, or an arm: start-080.s1.")],
     *,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
-    question: Annotated[str, typer.Argument(help="In words of the model's vocabulary.")],
+    question: Annotated[str, typer.Argument(help="The question, in words of the vocabulary.")],
     out: OutOption = RUNS,
 ) -> None:
     """Print a checkpoint's answer to a question about an image.
@@ -40,10 +40,10 @@ def import_weights(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, an epoch_N.pt, or a hub name.")],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The checkpoint folder to write; a new one.")],
-    revision: Annotated[str | None, typer.Option(help="Of a hub name: a branch, a tag or a commit.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub name.")] = None,
     tokenizer: Annotated[str, typer.Option(help="A path or hub name, if none is beside the weights.")] = "",
     config: Annotated[Path | None, typer.Option(help="For OpenLM: its config (.json) or params.txt.")] = None,
-    seen: Annotated[str, typer.Option(metavar="TOKENS", help="Trained on (2.5T), if its files lack it.")] = "",
+    seen: Annotated[str, typer.Option(metavar="TOKENS", help="Training tokens (2.5T), if its files lack them.")] = "",
 ) -> None:
     """Make a checkpoint folder from public weights: OpenLM and DCLM, the Llama family, or an earlier export.
 

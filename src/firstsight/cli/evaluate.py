@@ -23,14 +23,14 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="start-080.s1, an address, a folder.")],
     benchmarks: Annotated[Path | None, typer.Option(help="A folder for each task; default: the study's.")] = None,
     tasks: Annotated[str, typer.Option(metavar="TASK,…", help="Which tasks; default: all that are available.")] = "",
-    blind: Annotated[bool, typer.Option("--blind", help="Only without the image.")] = False,
-    text_only: Annotated[bool, typer.Option("--text-only", help="Also its text-only parent model.")] = False,
-    text_model: Annotated[str, typer.Option(help="That model, if the study does not record it.")] = "",
+    blind: Annotated[bool, typer.Option("--blind", help="Evaluate only without the images.")] = False,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Also its parent, a text model.")] = False,
+    text_model: Annotated[str, typer.Option(help="That text model, if the study does not record it.")] = "",
     out: OutOption = RUNS,
 ) -> None:
     """Evaluate a checkpoint on tasks, with the images and without.
 
-    Answers are stored as they come: the same command resumes after a stop, and never generates an answer twice.
+    Each answer is stored at once: after a stop, the same command resumes and reuses the stored answers.
     Example: firstsight evaluate start-080.s1 --tasks pope,vqav2
     """
     from firstsight.workspace.evaluation import evaluate_named

@@ -31,9 +31,9 @@ def prepare(
     tokenizer: Annotated[str, typer.Option(help="A name of the site file, or a path.")] = "gpt-neox-20b",
     form: Annotated[str, typer.Option(help="text, captions, interleaved or dialogues, if it is not known.")] = "",
     synthetic: Annotated[str, typer.Option(metavar="SHARE", help="Synthetic part of captions (10%, 1/2).")] = "",
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Chooses which ones; default: 0.")] = None,
-    against: Annotated[list[str] | None, typer.Option(help="Benchmarks to look for; names or paths.")] = None,
-    jobs: Annotated[int | None, typer.Option(metavar="N", help="Shards at the same time; default: all cores.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed that selects these captions; default: 0.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="Benchmarks to check for overlap; names or paths.")] = None,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Parallel processes; default: all cores.")] = None,
     out: OutOption = RUNS,
 ) -> None:
     """Check, count, tokenize and index data; bad records are listed with a reason. Images are not copied.

@@ -24,7 +24,7 @@ from firstsight.workspace.study_graph import resolve_graph
 def plan(
     study: Study,
     *,
-    device: Annotated[str | None, typer.Option(help="Of the estimate; cpu at built-in scales, else h100.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to estimate; default: cpu or h100, by scale.")] = None,
     utilisation: Annotated[float, typer.Option(help="Part of the device's peak that training reaches.")] = 0.4,
     out: OutOption = RUNS,
 ) -> None:
@@ -50,7 +50,7 @@ def run(
     study: Study,
     *,
     out: OutOption = RUNS,
-    jobs: Annotated[int | None, typer.Option(metavar="N", help="Steps at the same time; default: all cores.")] = None,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Steps run in parallel; default: all cores.")] = None,
     executor: Annotated[str, typer.Option(help="What runs the steps: local.")] = "local",
 ) -> None:
     """Run every step that is not stored yet, then write the report.
@@ -78,7 +78,7 @@ def explain(
     study: Study,
     first: Annotated[str, typer.Argument(metavar="FIRST", help="An arm, a step or an address.")],
     *,
-    second: Annotated[str, typer.Argument(metavar="SECOND", help="Another one.")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="A second arm, step or address.")],
     out: OutOption = RUNS,
 ) -> None:
     """Show the fields in which two arms, steps or addresses differ.
@@ -115,8 +115,8 @@ def power(
     study: Study,
     *,
     effect: Annotated[float, typer.Option(metavar="POINTS", help="The difference to detect, in points.")],
-    kind: Annotated[str, typer.Option(metavar="KIND", help="Of which stable score: vision or text.")] = "vision",
-    power: Annotated[float, typer.Option(metavar="SHARE", help="The probability to detect it.")] = 0.8,
+    kind: Annotated[str, typer.Option(metavar="KIND", help="The stable score: vision or text.")] = "vision",
+    power: Annotated[float, typer.Option(metavar="SHARE", help="The probability of detecting it.")] = 0.8,
     out: OutOption = RUNS,
 ) -> None:
     """How many seeds or questions are needed to detect a difference between two arms, from a study's stored results.

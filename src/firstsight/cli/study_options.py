@@ -19,13 +19,13 @@ from firstsight.recipe.scales import SCALES
 from firstsight.units import Share, Tokens
 from firstsight.workspace.study_functions import StudyFunction, StudyParameter, find_study_function, shipped_studies
 
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of results; made if necessary.")]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of results; created if missing.")]
 RUNS = Path("runs")
 
-STUDY_ARGUMENT = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study, or mine.py, or mine.py:late.")]
-STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that the names belong to.")]
+STUDY_ARGUMENT = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study, mine.py or mine.py:FUNCTION.")]
+STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that contains the arms.")]
 SCALE_OPTION = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
-SEEDS_OPTION = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Of every arm; default: the scale's.")]
+SEEDS_OPTION = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds per arm; default: the scale's.")]
 METAVARS = {Share: "SHARE", Tokens: "TOKENS", int: "N", str: "TEXT"}
 FLAGS = ("--help", "--debug", "--blind", "--no-blind")
 """Options without a value."""

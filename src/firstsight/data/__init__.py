@@ -1,1 +1,1 @@
-"""Reading: records, indexes, rows and batches."""
+"""From the files of a source to training batches: records, indexes, rows and batches."""

@@ -1,1 +1,1 @@
-"""Knowing: what will run, what it shares, what it costs."""
+"""The graph of steps of a study, their cost, the store of their results, and the scheduler that runs them."""

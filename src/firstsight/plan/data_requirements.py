@@ -1,4 +1,4 @@
-"""Whether sources suffice: the tokens that each must have in one pass, and the tokens that it has."""
+"""Whether each source has enough tokens: those that a step needs in one pass, compared with those available."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def count_image_rows(stage: Midtrain | Finetune) -> int:
 def data_shortages(step: Step, counted_tokens: Mapping[str, int]) -> Iterator[str]:
     """A sentence for each source that is too small for this step; a row counts in full, padding included.
 
-    `counted_tokens`: tokens of named sources that were counted, by name; the others have what is declared, 0: unknown.
+    `counted_tokens`: tokens of external sources by name, where counted; else the declared number (0: unknown).
     """
     qualifier = "about " if _has_estimated_rows(step) else ""
     for source, required in _required_tokens(step):
@@ -54,8 +54,8 @@ def data_shortages(step: Step, counted_tokens: Mapping[str, int]) -> Iterator[st
         if 0 < available < required:
             verb = "has" if external.name in counted_tokens else "is declared with"
             yield (
-                f"{step.address}: wants {qualifier}{required:,} tokens in one pass, but {external.name!r} {verb} "
-                f"{available:,}. Add a source, lower its share or the budget, allow it more epochs, or correct a "
+                f"{step.address}: needs {qualifier}{required:,} tokens in one pass, but {external.name!r} {verb} "
+                f"{available:,}. Add a source, lower its share or the budget, raise its max_epochs, or correct a "
                 "declared size."
             )
 
@@ -88,7 +88,7 @@ def _required_tokens(step: Step) -> Iterator[tuple[DataSource, int]]:
 
 
 def _text_tokens_until(step: Step | None) -> int:
-    """Text tokens that a training step and those before it read: each continues the text where the last one stopped."""
+    """Text tokens read by a training step and its ancestors: each starts where the one before stopped reading."""
     match step.spec if step else None:
         case TrunkSegment(pretrain=pretrain, end=end):
             return pretrain.tokens_at(end)

@@ -1,7 +1,7 @@
 """The cost of a plan: tokens, FLOPs, bytes and hours by formula, and the savings of sharing steps between arms.
 
-Training costs three forward passes of what is trained and one of a frozen encoder. Numbers that depend on data which is
-not counted yet are estimates, and their notes say so.
+Training costs three forward passes of the trained parameters and one of a frozen encoder. Numbers that depend on data
+that has not been counted are estimates, and have a note.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ PEAK_FLOPS: dict[str, float] = {
     "rtx4090": 165e12,
     "cpu": 0.35e12,
 }
-"""Dense bf16 FLOPs per second, from the makers' data sheets; cpu is one core."""
+"""Dense bf16 FLOPs per second, from the vendors' data sheets; cpu is one core."""
 
 WEIGHT_BYTES, MOMENT_BYTES = 4, 8
-"""Bytes of a parameter in a checkpoint: fp32, and AdamW's two moments."""
+"""Bytes in a checkpoint per parameter: its fp32 value, and AdamW's two moments."""
 
 QUESTION_TOKENS = 64
 """Estimated tokens of one question with its answer."""
@@ -72,7 +72,7 @@ class ComputeCost:
     """Updates of the weights."""
     flops: int = 0
     stored_bytes: int = 0
-    """In the store: weights, moments, features, token indexes of named text."""
+    """Bytes in the store: weights, moments, features, token indexes of external text."""
     items: int = 0
     """Documents, images or questions processed."""
     note: str = ""
@@ -81,7 +81,7 @@ class ComputeCost:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """A device of PEAK_FLOPS, whose hours are estimated; UnknownName or QuantityError otherwise."""
+    """The device that hours are estimated for, one of PEAK_FLOPS; UnknownName or QuantityError otherwise."""
 
     name: str
     utilisation: float
@@ -103,7 +103,7 @@ class DeviceSpec:
 
 
 def estimate_step(step: Step) -> ComputeCost:
-    """The cost of `step` by its spec; of an evaluation, by its model too."""
+    """The cost of `step`, from its spec; that of an evaluation also depends on its model."""
     match step.spec:
         case TrunkSegment() as segment:
             return _segment_cost(segment)
@@ -164,8 +164,8 @@ def _stage_note(stage: Midtrain | Finetune) -> str:
 
 
 def _image_flops(stage: Midtrain | Finetune) -> int:
-    """Of one image in training: three passes through what is trained, one through a fixed encoder, none through a
-    frozen one whose features are stored."""
+    """FLOPs of one image in training: three passes through trained modules, one through a fixed encoder, none through
+    a frozen one whose features are stored."""
     vision = stage.model.vision
     projector_flops = 3 * stage.model.projector.flops(vision, stage.model.lm)
     if isinstance(vision, PatchProjectionSpec) or (stage.model.encoder == "trained" and stage.optim.encoder_lr_scale):
@@ -204,7 +204,7 @@ def _encode_cost(spec: Encode) -> ComputeCost:
 
 
 def _prepare_cost(spec: Prepare) -> ComputeCost:
-    """Only indexes of named text are large: two bytes a token and one for its loss."""
+    """Only indexes of external text are large: two bytes for each token and one for its loss mark."""
     tokens = spec.source.tokens if isinstance(spec.source, External) and spec.source.form == "text" else 0
     note = "estimate: 3 bytes a token" if tokens else ""
     return ComputeCost(stored_bytes=3 * tokens, items=_item_count(spec.source), note=note)
@@ -277,13 +277,13 @@ class CostEstimate:
     step_costs: tuple[StepCost, ...]
     total: CostTotal
     unshared_total: CostTotal
-    """The cost if each arm ran by itself."""
+    """The cost if arms shared no steps."""
     shortages: tuple[str, ...]
-    """A sentence for each source that would have to repeat."""
+    """A sentence for each source with too few tokens."""
 
     @property
     def savings(self) -> CostTotal:
-        """What sharing saves compared with running each arm by itself."""
+        """Total without sharing minus total with sharing."""
         return CostTotal._make(map(sub, self.unshared_total, self.total))
 
     @property
@@ -293,7 +293,7 @@ class CostEstimate:
 
 
 def estimate_cost(graph: Graph, device: DeviceSpec, *, counted_tokens: Mapping[str, int] | None = None) -> CostEstimate:
-    """The cost of every step of `graph`, in its order; `counted_tokens`: of named sources, where they were counted."""
+    """The cost of every step of `graph`, in its order; `counted_tokens`: tokens of external sources, where counted."""
     costs = {step: estimate_step(step) for step in graph.steps}
     arms = graph.arms_by_step()
     step_costs = [StepCost(step, arms[step], cost, hours=device.hours(cost.flops)) for step, cost in costs.items()]
@@ -314,7 +314,7 @@ def _total(step_costs: Sequence[StepCost]) -> CostTotal:
 
 
 def check_data_sufficient(estimate: CostEstimate) -> None:
-    """Raise MixError if a source would have to repeat beyond the epochs of its recipe."""
+    """Raise MixError if a source would be read for more epochs than its recipe allows."""
     if estimate.shortages:
         raise MixError("\n".join(estimate.shortages))
 

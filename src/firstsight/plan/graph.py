@@ -1,4 +1,4 @@
-"""From a study to the graph of its steps: equal work is one step, whichever arms need it."""
+"""From a study to the graph of its steps: arms that need equal work share one step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL_ROLES = ("trunk", "previous", "checkpoint")
 """Roles of an input that is a model's checkpoint."""
 
 MODEL_KINDS = ("pretrain", "midtrain", "finetune", "evaluate")
-"""Kinds of steps that train or evaluate a model; the others make what these read."""
+"""Kinds of steps that train or evaluate a model; the others make the inputs of these."""
 
 Inputs = Iterable[tuple[str, Step]]
 """(role, step) of inputs."""
@@ -26,7 +26,7 @@ Inputs = Iterable[tuple[str, Step]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graph:
-    """What a study runs."""
+    """All steps of a study, and which arms need them."""
 
     title: str
     """Study and scale."""
@@ -61,7 +61,7 @@ class Graph:
 
 
 def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
-    """The steps of all arms, with each trunk cut wherever one of the study's arms branches off.
+    """The steps of all arms, with each trunk split where an arm of the study branches off.
 
     `content_ids`: digests of the user's own sources. Without them addresses are provisional and nothing can be stored.
     """
@@ -84,7 +84,7 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
 
 
 def _with_ancestors(step: Step) -> Iterator[Step]:
-    """A step after everything that it needs; what is needed twice comes twice."""
+    """A step after all of its ancestors; a step that is reached by several paths is repeated."""
     for _, parent in step.needs:
         yield from _with_ancestors(parent)
     yield step
@@ -100,7 +100,7 @@ class _GraphBuilder:
         return Step(kind=kind, spec=spec, needs=tuple(needs), version=STEP_VERSIONS[kind], content_ids=self.content_ids)
 
     def leaf(self, spec: DataSource | TokenizerSource | SyntheticBenchmarks) -> Step:
-        """A source, which needs nothing. A recaptioned one is its external source under the digest of both captions."""
+        """The step of a source, without inputs. Recaptioned is its external source with the digest of both captions."""
         if isinstance(spec, Recaptioned):
             digest = self.content_ids.get(content_key(spec))
             return _GraphBuilder({spec.external.name: digest} if digest else {}).leaf(spec.external)
@@ -162,7 +162,7 @@ class _GraphBuilder:
         yield from towers
 
     def tower(self, tower: TowerSpec) -> Step:
-        """The weights of an encoder: trained here, or named."""
+        """The weights of an encoder: trained in this study, or external."""
         if isinstance(tower.weights, ContrastiveTraining):
             return self.step("contrast", tower, [("captions", self.leaf(tower.weights.captions))])
         return self.leaf(tower.weights)

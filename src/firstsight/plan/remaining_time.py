@@ -1,4 +1,4 @@
-"""How long the rest of a run takes: planned costs, scaled by the speeds measured so far, scheduled on the workers."""
+"""Remaining time of a run: the schedule of its unfinished steps, from planned costs and the speeds measured so far."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from firstsight.site import Progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _KindSpeed:
-    """What a kind of step takes on one core, measured at the scales smoke and cpu."""
+    """The speed of a kind of step on one core, measured at the scales smoke and cpu."""
 
     overhead: float = 0.2
-    """Seconds of any step, for opening inputs and publishing the result."""
+    """Fixed seconds of each step, for opening inputs and publishing the result."""
     flops: float = 1.3e11
-    """Per second."""
+    """FLOPs per second."""
     items: float = 5e3
     """Documents, images or questions per second."""
 
@@ -35,19 +35,20 @@ _SPEEDS = {
     "benchmarks": _KindSpeed(items=200.0),
     "dialogues": _KindSpeed(items=3e3),
 }
-"""Only the proportions within a group of kinds matter: the speed of a group is measured in each run."""
+"""Only the ratios within a group of kinds matter: each run measures the speed of a group itself."""
 
 COMPUTE_KINDS = {"pretrain", "midtrain", "finetune", "contrast", "encode", "evaluate"}
 """Kinds whose speed depends on the device; all others depend on the CPU and the disk. One group has one speed."""
 
 DEFAULT_STARTUP = 0.5
-"""Seconds from the start of a step to its first progress, until one was measured."""
+"""Assumed seconds from the start of a step to its first progress report, until a run has measured it."""
 
 GROUP_WEIGHT = 0.3
-"""The part of a step that must be measured of its kind to count as much as the speed of its group."""
+"""Weight of the group's speed in the estimate of a kind, in units of one whole measured step of that kind."""
 
 LIVE_WEIGHT, LIVE_WEIGHT_NEW_KIND = 0.5, 0.05
-"""The part of a running step that must be done to count as much as its kind's speed, if one has finished or none."""
+"""Weight of the kind's speed in the estimate of a running step, in whole steps: after a step of the kind has finished,
+and before."""
 
 
 class _Measured(NamedTuple):
@@ -94,7 +95,7 @@ class RemainingTime:
         running.first = running.first or running.last
 
     def finish(self, step: Step, *, time: float) -> None:
-        """A step has ended with a result, which measures the speed of its kind."""
+        """A step has ended with a result; its duration updates the speed of its kind."""
         running = self._running.pop(step)
         start, done = running.first or (running.started, 0.0)
         if done > 0.99:  # its only progress was its end
@@ -121,7 +122,7 @@ class RemainingTime:
         return _schedule(waiting, self._running, remaining, workers=self._workers)
 
     def _measured(self) -> Mapping[str, _Measured]:
-        """What finished and running steps have measured, by kind and by group."""
+        """Seconds measured and expected of finished and running steps, by kind and by group."""
         measured: defaultdict[str, _Measured] = defaultdict(_Measured)
         running = [(step, *state.progress()) for step, state in self._running.items()]
         for step, seconds, fraction in (*self._finished, *running):
@@ -134,7 +135,7 @@ class RemainingTime:
         return self._startups.get(step.kind, min(self._startups.values(), default=DEFAULT_STARTUP))
 
     def _remaining_seconds(self, step: Step, measured: Mapping[str, _Measured], time: float) -> float:
-        """What is left of a running step: by the speed of its kind, and the more by its own the further it is."""
+        """Seconds left of a running step: by its kind's speed and its own, which counts more as it progresses."""
         running, work = self._running[step], _work_seconds(step, measured)
         seconds, fraction = running.progress()
         if running.last is None:
@@ -153,20 +154,20 @@ def _group(kind: str) -> str:
 
 @cache
 def expected_seconds(step: Step) -> float:
-    """How long a step takes on one core of the machine where `_SPEEDS` was measured."""
+    """Seconds of a step on one core of the machine where `_SPEEDS` was measured."""
     speed, cost = _SPEEDS.get(step.kind, _KindSpeed()), estimate_step(step)
     return speed.overhead + cost.flops / speed.flops + cost.items / speed.items
 
 
 def _work_seconds(step: Step, measured: Mapping[str, _Measured]) -> float:
-    """A whole step without its startup, by the speed of its kind and, the less of that was measured, of its group."""
+    """Seconds of a whole step without its startup: by the speed of its kind, with that of its group as a prior."""
     kind, group, expected = measured[step.kind], measured[_group(step.kind)], expected_seconds(step)
     prior = GROUP_WEIGHT * expected
     return expected * (kind.seconds + prior * group.seconds / group.expected) / (kind.expected + prior)
 
 
 def _fraction(step: Step, progress: Progress) -> float:
-    """The part of a step that is done. A trunk's segment reports the trunk's tokens, so it does not start at 0."""
+    """The fraction of a step that is done. A trunk segment reports tokens of the whole trunk, not from 0."""
     start = step.spec.pretrain.tokens_at(step.spec.start) if isinstance(step.spec, TrunkSegment) else 0
     return min(max((progress.done - start) / max(progress.total - start, 1), 0.0), 1.0)
 

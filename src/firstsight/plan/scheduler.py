@@ -1,4 +1,4 @@
-"""Run a graph: skip what is stored, run what is ready, continue where something else failed."""
+"""Run a graph: skip what is stored, run what is ready, and continue with independent steps after a failure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ POLL_SECONDS = 0.2
 """Seconds to wait for reports before checking whether another run has finished something."""
 
 EXTERNAL_KIND = "named"
-"""The kind of a leaf that the user has: read at the site's path, never run and never stored."""
+"""The kind of a step of an external source: read at the site's path, never run and never stored."""
 
 EventKind = Literal["started", "progress", "published", "skipped", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepEvent:
-    """Something that happened to a step."""
+    """A change of a step's state, or its progress."""
 
     timestamp: float
     """Seconds since 1970."""
@@ -64,7 +64,7 @@ class Summary:
 
     published: tuple[Step, ...]
     skipped: tuple[Step, ...]
-    """Stored before or by another run, or not needed because what needs them is stored."""
+    """Steps stored before or by another run, or not needed because every step that needs them is stored."""
     failed: tuple[StepFailure, ...]
     blocked: tuple[tuple[Step, Step], ...]
     """Steps that were not run, each with the failed step that it needs."""
@@ -75,7 +75,7 @@ class Summary:
         return not self.failed
 
     def lines(self) -> tuple[str, ...]:
-        """For the user: counts; then what failed, why, where its log is, and what to do."""
+        """Text for the terminal: counts; then each failed step with its reason and log, and what to do."""
         counts = f"{len(self.published)} steps run, {len(self.skipped)} stored already, {self.seconds:.0f} s"
         return (counts, *self._failure_lines())
 
@@ -105,10 +105,10 @@ def run(
     handlers: Mapping[str, str],
     on_event: EventCallback,
 ) -> Summary:
-    """Bring every arm's evaluation into `store`; a failed step stops only what needs it.
+    """Run every step that is needed for an evaluation missing in `store`; a failed step blocks only its descendants.
 
-    `handlers` maps a kind to `module:function`. Named sources are not run: they are read at the site's paths.
-    RequestError, before anything runs, for a kind without a handler or a named source without a path.
+    `handlers` maps a kind to `module:function`. External sources are not run: they are read at the site's paths.
+    RequestError, before anything runs, for a kind without a handler or an external source without a path.
     """
     missing = missing_steps(graph, store)
     _check_runnable(missing, handlers, site)
@@ -136,7 +136,7 @@ def missing_steps(graph: Graph, store: Store) -> set[Step]:
 
 
 def result_path(step: Step, store: Store, site: Site) -> Path:
-    """The result of a step in the store; the site's path of a named source."""
+    """The result of a step in the store; the site's path of an external source."""
     return Path(site.sources[step.spec.name].path) if step.kind == EXTERNAL_KIND else store.path(step.address)
 
 
@@ -170,7 +170,7 @@ class _Scheduler:
         self._blocked: dict[Step, Step] = {}
         for step in graph.steps:
             if step not in steps:
-                reason = "stored" if store.has(step.address) else "not needed: what needs it is stored"
+                reason = "stored" if store.has(step.address) else "not needed: every step that needs it is stored"
                 self._skip(step, "on this machine" if step.kind == EXTERNAL_KIND else reason)
 
     def start_next(self) -> Step | None:
@@ -236,11 +236,11 @@ class _Scheduler:
         self._emit("skipped", step, reason=reason)
 
     def _fail(self, step: Step, *, reason: str, seconds: float) -> None:
-        """Record the failure, and block everything that needs the step."""
+        """Record the failure, and block all descendants of the step."""
         log_path = self._store.log_path(step.address)
         self._failed[step] = StepFailure(step=step, arms=self._arms_by_step[step], reason=reason, log_path=log_path)
         self._emit("failed", step, reason=reason, seconds=seconds)
-        for descendant in self._graph.steps:  # parents first, so that one pass reaches everything
+        for descendant in self._graph.steps:  # parents come first, so one pass finds all descendants
             is_blocked = any(parent == step or self._blocked.get(parent) == step for _, parent in descendant.needs)
             if is_blocked and descendant in self.waiting:
                 self.waiting.remove(descendant)

@@ -3,8 +3,8 @@
 A step is a spec with its inputs; its address is a digest of both, so that equal work has an equal address.
 
 Paths, devices and worker counts never enter an address. The user's own data and weights enter by a digest of their
-content where it is known, else by name. A source that is read in two ways (its real captions alone, or with synthetic
-captions too) has a digest for each way.
+content where it is known, else by name. A captioned source has one digest for its real captions
+alone and another for real and synthetic captions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEP_VERSIONS: dict[str, int] = {
     **dict.fromkeys(("named", "vocabulary", "texts", "captions", "dialogues", "benchmarks", "contrast"), 1),
     **dict.fromkeys(("prepare", "encode", "pretrain", "midtrain", "finetune", "evaluate"), 2),
 }
-"""By kind; raised by hand when a kind of step writes other bytes for the same spec."""
+"""Version of each kind of step; to be raised when its handler writes other bytes for the same spec."""
 
 ContentIds = Mapping[str, str]
 """Digest of content by `content_key`."""
@@ -61,9 +61,9 @@ class Step:
     """(role, step) of each input of the handler."""
     version: int = field(compare=False)
     content_ids: ContentIds = field(compare=False, default_factory=dict[str, str])
-    """Digests of the named sources in the spec."""
+    """Digests of the external sources in the spec."""
     donor_model: LMSpec | None = field(compare=False, default=None)
-    """The model that a donor declares for this checkpoint; not in the address, which has the digest of its bytes."""
+    """The model spec of a donor's checkpoint; not part of the address, which contains the checkpoint's digest."""
     address: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ def find_address(prefix: str, addresses: Iterable[str]) -> str:
         raise UnknownName("step", prefix, candidates)
     if len(matches) > 1:
         examples = ", ".join(matches[:5]) + (", ..." if len(matches) > 5 else "")
-        raise RequestError(f"{prefix!r} fits {len(matches)} steps: {examples}. Write more of the address.")
+        raise RequestError(f"{prefix!r} matches {len(matches)} steps: {examples}. Write more of the address.")
     return matches[0]
 
 

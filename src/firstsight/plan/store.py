@@ -3,9 +3,9 @@
 store.json              the format of this folder
 steps/<address>/        a published result, byte for byte as its handler wrote it
 provenance/<address>.json   spec, parents, code, machine, times and a digest of every file
-work/<address>/         what an unfinished step has written; its next try continues from it
+work/<address>/         what an unfinished step has written; the next attempt continues from it
 logs/<address>.log      everything that its handler printed
-locks/<address>.lock    locked while a step runs; the kernel unlocks it when its holder dies
+locks/<address>.lock    locked while a step runs; the kernel unlocks it when the process ends
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Store:
         return self.root / "logs" / f"{address}.log"
 
     def work_folder(self, address: str) -> Path:
-        """The working folder of `address`, as its last try left it."""
+        """The working folder of `address`, as the last attempt left it."""
         folder = self.root / "work" / address
         folder.mkdir(exist_ok=True)
         return folder
@@ -83,7 +83,7 @@ class Store:
         try:
             return json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
-            advice = f"Delete {self.path(address)} and run again to make it anew."
+            advice = f"Delete {self.path(address)} and run again to compute it once more."
             raise DataError(f"{path}: wanted the provenance of {address}, got {error}. {advice}") from error
 
     def publish(self, step: Step, *, started: datetime) -> Path:
@@ -116,11 +116,11 @@ class Store:
             return self.publish(step, started=started)
 
     def verify(self, address: str) -> tuple[str, ...]:
-        """The damage of a published result: a line for each file that is lost, changed or foreign."""
+        """The damage of a published result: a line for each file that is missing, changed or unexpected."""
         recorded, actual = self.provenance(address)["files"], _file_digests(self.path(address))
         changed = {name for name in recorded.keys() & actual.keys() if recorded[name] != actual[name]}
-        lost, foreign = recorded.keys() - actual.keys(), actual.keys() - recorded.keys()
-        states = {"lost": lost, "foreign": foreign, "changed": changed}
+        missing, unexpected = recorded.keys() - actual.keys(), actual.keys() - recorded.keys()
+        states = {"missing": missing, "unexpected": unexpected, "changed": changed}
         return tuple(f"{name}: {state}" for state, names in states.items() for name in sorted(names))
 
     def lock(self, address: str) -> AbstractContextManager[bool]:

@@ -1,1 +1,1 @@
-"""Wanting: what a study consists of, as pure values of the standard library."""
+"""What a study consists of, as frozen dataclasses (specs) that need only the standard library."""

@@ -79,7 +79,7 @@ class SyntheticBenchmarks:
     TAG: ClassVar = "benchmarks"
     world: SyntheticWorld
     questions: int
-    """Per task."""
+    """Questions per task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +112,7 @@ DataSource = SyntheticTexts | SyntheticCaptions | SyntheticDialogues | External 
 
 
 def source_label(source: DataSource) -> str:
-    """The name of a source for people: the user's own name, or the kind of synthetic data."""
+    """A source's name for output: that in the site file, or the kind of synthetic data."""
     match source:
         case External():
             return source.name
@@ -126,7 +126,7 @@ def source_label(source: DataSource) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightedSource:
-    """One source of a mixture, its share of it, and how often a stage may read it."""
+    """One source of a mixture, its share of the mixture, and the most epochs a stage may read it."""
 
     TAG: ClassVar = "weighted_source"
     source: DataSource
@@ -144,7 +144,7 @@ class WeightedSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixture:
-    """Text or image sources that are mixed in exact shares: every prefix of the rows has them."""
+    """Text or image sources in exact shares, which every prefix of the rows has."""
 
     TAG: ClassVar = "mixture"
     components: tuple[WeightedSource, ...]

@@ -100,10 +100,10 @@ class LMSpec:
             _check_positive(name, getattr(self, name))
         for name in ("token_shift", "embedding_scale"):
             if getattr(self, name) < 1:
-                raise QuantityError(f"{name} must be 1 or more. Got {getattr(self, name)}. Set 1 to go without.")
+                raise QuantityError(f"{name} must be 1 or more. Got {getattr(self, name)}. Set 1 for none.")
         if self.heads % self.kv_heads:
             raise QuantityError(
-                "every key serves the same number of queries: kv_heads must divide heads. "
+                "each key head has the same number of query heads: kv_heads must divide heads. "
                 f"Got {self.kv_heads} for {self.heads} heads. Choose a divisor."
             )
         if self.head_dim % 2:
@@ -122,7 +122,7 @@ class LMSpec:
         return self.layers * block + self.width + (1 if self.ties_embeddings else 2) * self.vocab_size * self.width
 
     def flops(self, row_length: int) -> int:
-        """Forward FLOPs of one token in a row: 2 per weight used, causal attention at half the square."""
+        """Forward FLOPs of one token in a row: 2 per weight used, causal attention at half of the full matrix."""
         block = self.attention_parameters + 3 * self.width * self.mlp_width
         attention = self.layers * 2 * row_length * self.heads * self.head_dim
         return 2 * (self.layers * block + self.vocab_size * self.width) + attention
@@ -179,20 +179,20 @@ def _check_scaling_factor(factor: float) -> None:
 class ProjectorSpec:
     """From vision width to LM width: mlp2 is the paper's text, mlp3 its code (fused-gelu-mlp).
 
-    The hidden layer of mlp3 is four times the vision width, whatever `pixel_shuffle` concatenates before it.
+    The hidden layer of mlp3 is four times the vision width, before pixel shuffle.
     """
 
     TAG: ClassVar = "projector"
     kind: Literal["linear", "mlp2", "mlp3"]
     pixel_shuffle: int
-    """Squares of this many tokens a side become one token, channels concatenated; 1 is none (the paper).
+    """Squares of f x f tokens become one token, channels concatenated, so that an image has 1/f^2 as many tokens.
 
-    Missing tokens at the right and lower edge are zeros. With f, an image has 1/f^2 as many tokens.
+    Missing tokens at the right and lower edge are zeros. 1 is none (the paper).
     """
     tokens_per_patch: int
     """Consecutive image tokens that each vision token becomes; 1 in the paper."""
     has_position_embeddings: bool
-    """Add a learned vector per image token; off in the paper."""
+    """Whether a learned vector is added to each image token; off in the paper."""
 
     def __post_init__(self) -> None:
         factors = (self.pixel_shuffle, self.tokens_per_patch)
@@ -213,7 +213,7 @@ class ProjectorSpec:
         return self.tokens(vision) // self.tokens_per_patch * token_flops
 
     def widths(self, vision: VisionSpec, lm: LMSpec) -> tuple[int, ...]:
-        """Of a vision token or a square of them, of the hidden layers, and of the image tokens that it becomes."""
+        """Widths of the input (one or a square of vision tokens), the hidden layers and the output (image tokens)."""
         in_width, out_width = vision.width * self.pixel_shuffle**2, self.tokens_per_patch * lm.width
         hidden_widths = {"linear": (), "mlp2": (lm.width,), "mlp3": (4 * vision.width, lm.width)}[self.kind]
         return (in_width, *hidden_widths, out_width)

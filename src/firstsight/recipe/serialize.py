@@ -39,7 +39,7 @@ def to_json(value: object) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The spec that `to_json` wrote; UnknownName for a tag that this version does not know."""
+    """The spec that `to_json` wrote; UnknownName for a tag that this version lacks."""
     if isinstance(value, list):
         return tuple(from_json(item) for item in cast(list[Any], value))
     if not isinstance(value, dict):

@@ -72,7 +72,7 @@ class Continue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matched:
-    """Start at the rate at which another arm starts, no warm-up: the control that reviewers asked for at 100 %."""
+    """Start at the rate at which another arm starts, no warm-up: the reviewers' control arm at 100 %."""
 
     TAG: ClassVar = "matched"
     reference: LRSchedule
@@ -113,7 +113,7 @@ class RowShape:
         return Steps(-(-tokens // self.tokens_per_step))
 
     def rows(self, tokens: Tokens) -> int:
-        """Rows of these steps."""
+        """Rows of the steps that cover `tokens`."""
         return self.steps(tokens) * self.batch_size
 
     def round_up(self, tokens: Tokens) -> Tokens:
@@ -123,7 +123,7 @@ class RowShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdamWSpec:
-    """AdamW as open_lm sets it: decay on every parameter, clipped gradients, z-loss added to the cross-entropy."""
+    """AdamW as open_lm sets it: weight decay on every parameter, gradient clipping, z-loss."""
 
     TAG: ClassVar = "adamw"
     beta1: float
@@ -168,7 +168,7 @@ class _TextRun:
     tokenizer: TokenizerSource
     row_shape: RowShape
     tokens: Tokens
-    """Of the whole run."""
+    """Tokens of the whole run."""
     schedule: Rewarm
 
     def tokens_at(self, share: Share) -> Tokens:
@@ -192,7 +192,7 @@ class Pretrain(_TextRun):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Donor(_TextRun):
-    """A public run in place of a trunk: its model, the schedule that it declares, and the checkpoints at hand."""
+    """A public run in place of a trunk: its model, its published schedule, and the available checkpoints."""
 
     TAG: ClassVar = "donor"
     checkpoints: tuple[tuple[Share, External], ...]
@@ -202,8 +202,8 @@ class Donor(_TextRun):
         for share, external in self.checkpoints:
             if external.form != "checkpoint" or not 0 < share <= 1:
                 raise QuantityError(
-                    f"{external.name}: wanted an External of form checkpoint, above 0 and at most at 1 of a donor's "
-                    f'run. Got {external.form} at {share}. Set form="checkpoint" and the share where it was saved.'
+                    f"{external.name}: wanted an External of form checkpoint at a share of the run above 0 and up "
+                    f'to 1. Got {external.form} at {share}. Set form="checkpoint" and the share where it was saved.'
                 )
         shares = [share for share, _ in self.checkpoints]
         repeated = sorted({share for share in shares if shares.count(share) > 1})
@@ -216,13 +216,13 @@ class Donor(_TextRun):
         checkpoints = dict(self.checkpoints)
         if share not in checkpoints:
             shares = f"{', '.join(map(str, sorted(checkpoints)))}. Start at one of these, or import another"
-            raise QuantityError(f"wanted a donor with a checkpoint at {share} of its run. Got {shares}.")
+            raise QuantityError(f"wanted a checkpoint of the donor at {share} of its run. Got {shares}.")
         return checkpoints[share]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrunkSegment:
-    """The part of a trunk from the end of an earlier segment (or from nothing) to `end`."""
+    """The part of a trunk from `start` (the end of the previous segment, or 0) to `end`."""
 
     TAG: ClassVar = "trunk_segment"
     pretrain: Pretrain
@@ -245,7 +245,7 @@ class _ImageTextStage:
     model: VLMSpec
     tokenizer: TokenizerSource
     mix: ImageTextMix
-    """Its text continues where the stage before stopped reading."""
+    """Its text starts where the previous stage stopped reading."""
     row_shape: RowShape
     optim: AdamWSpec
     seed: int

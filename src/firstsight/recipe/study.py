@@ -1,4 +1,4 @@
-"""A study is a list of arms: a base arm varied along an axis, times seeds."""
+"""A study is a list of arms: variants of a base arm along an axis, each with several seeds."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class Study:
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
         if repeated := sorted({label for label in labels if labels.count(label) > 1}):
-            raise QuantityError(f"arms need different names. Twice in {self.name}: {', '.join(repeated)}.")
+            raise QuantityError(f"arms need different names. Repeated in {self.name}: {', '.join(repeated)}.")
 
     def arm(self, label: str) -> Arm:
-        """The arm called `label` (start-020.s1), or the first seed of that name (start-020)."""
+        """The arm with that label (start-020.s1), or the first seed of the arm with that name (start-020)."""
         for arm in self.arms:
             if label in (arm.label, arm.name):
                 return arm
@@ -99,6 +99,6 @@ def _check_decoder(location: str, previous: LMSpec, current: LMSpec) -> None:
     ]
     if mismatches:
         raise QuantityError(
-            f"{location}: wanted the decoder of the model that it continues, with {', '.join(mismatches)}. "
-            "Give both one decoder; only its vocabulary may grow."
+            f"{location}: wanted the decoder of the previous model, with {', '.join(mismatches)}. "
+            "Use the same decoder in both; only its vocabulary may grow."
         )

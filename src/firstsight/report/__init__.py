@@ -1,1 +1,1 @@
-"""Telling: tables, claims, figures and the page."""
+"""Tables, claims, figures and HTML pages of a study."""

@@ -1,1 +1,1 @@
-"""The shipped studies: one file a question."""
+"""The shipped studies: one module for each question."""

@@ -1,12 +1,12 @@
 """Which encoder? The paper's encoders (Table 6), and three cheaper or less restricted uses of their tokens.
 
-Hypothesis: DINOv2 beside SigLIP adds a little to SigLIP alone, and a patch projection without an encoder does not learn
-to use images in this budget (the paper: .470, .461 and .156). Pooled image tokens cost less than they save.
+Hypothesis: DINOv2 with SigLIP is a little better than SigLIP alone, and a patch projection without an encoder does not
+learn to use images in this budget (the paper: .470, .461 and .156). Pooled image tokens cost less than they save.
 Arms: images enter at 80 % of the trunk. The scale's SigLIP; SigLIP and DINOv2 concatenated; a patch projection of the
 same grid; SigLIP with pixel shuffle by 2 and by 3 (729 tokens an image become 196 and 81), where its grid is at least
 that large; SigLIP with bidirectional attention between the tokens of an image.
 Metric: vision and text stable scores after fine-tuning, over seeds.
-Refuted if: the patch projection comes within the interval of SigLIP, SigLIP alone is ahead of both together, or an arm
+Refuted if: the patch projection comes within the interval of SigLIP, SigLIP alone scores above both together, or an arm
 with pooled tokens is behind by more than the interval.
 The synthetic world trains its own SigLIP and has no DINOv2, so that this arm exists only at the paper's scales; its
 grid is 2 x 2, so that there is no pixel shuffle by 3.

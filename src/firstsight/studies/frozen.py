@@ -4,7 +4,7 @@ Hypothesis: a frozen encoder is best for vision tasks. That is the paper's text;
 opposite by ten points of VQAv2, so one of the two is inverted. At the decoder's own learning rate an encoder may lose
 what it has learned, which a lower rate would avoid.
 Arms: images enter at 80 % of the trunk with the encoder frozen, trained at the schedule's rate, and trained at a tenth
-of it (`--lowered`), in mid-training and fine-tuning alike, with the stages' own weight decay. Every arm begins with the
+of it (`--lowered`), in both mid-training and fine-tuning, with the stages' own weight decay. Every arm begins with the
 same published weights; in the synthetic world with those of its own contrastive training.
 Metric: VQAv2, as in the paper, and the vision and text stable scores after fine-tuning, over seeds.
 Refuted if: an arm that trains its encoder scores above the frozen one beyond the interval over seeds.

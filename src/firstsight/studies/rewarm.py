@@ -1,9 +1,9 @@
-"""Is it the schedule? The controls that the paper's reviewers asked for.
+"""Does the schedule explain the difference? The control arms that the paper's reviewers requested.
 
 Hypothesis: at 80 % and 100 % of the trunk, the learning rate's schedule matters as much as where images enter.
 Arms: 80 % continued and re-warmed, 100 % re-warmed and matched to the rate at which the 80 % arm starts.
 Metric: vision and text stable scores after fine-tuning, over seeds.
-Refuted if: the two schedules score alike at each start, within the interval over seeds.
+Refuted if: the two schedules score the same at each start, within the interval over seeds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The built-in picture world: real drawings in small scenes with exact truth, and text about the same things.
+"""The built-in synthetic world: real drawings in small scenes with exact truth, and text about the same things.
 
 Handlers of steps: vocabulary, texts, captions, dialogues, benchmarks. `scene` and `draw` show single pictures.
 """

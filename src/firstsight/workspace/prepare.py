@@ -1,4 +1,4 @@
-"""Prepare named sources: equal requests of the `prepare` command and of studies share one folder."""
+"""Prepare external sources: equal requests of the `prepare` command and of studies share one folder."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def requested_source(name: str, *, form: str, synthetic: str, seed: int | None) 
 
 
 def published_sources() -> list[External]:
-    """The named sources of the paper's recipes, data first."""
+    """The external sources of the paper's recipes, data first."""
     specs = [*vars(paper).values(), paper.PAPER_ENCODER.weights, paper.PAPER_EVALUATION.benchmarks]
     sources = (spec.external if isinstance(spec, Recaptioned) else spec for spec in specs)
     return [source for source in sources if isinstance(source, External)]

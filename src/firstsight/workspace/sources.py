@@ -1,4 +1,4 @@
-"""The user's named sources on this machine: the site file, their paths, downloads from the hub, and content digests."""
+"""The user's external sources: the site file, paths on this machine, hub downloads, content digests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def find_site_file() -> Path | None:
 
 
 def external_sources(graph: Graph) -> tuple[External, ...]:
-    """Every named source that a graph reads, once each, in the order of its steps."""
+    """Every external source that a graph reads, once each, in the order of its steps."""
     return tuple(dict.fromkeys(step.spec for step in graph.steps if step.kind == EXTERNAL_KIND))
 
 

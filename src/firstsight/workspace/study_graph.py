@@ -50,7 +50,7 @@ def prepare_study(
     display: ProgressDisplay = NO_DISPLAY,
     select: Callable[[Graph], Graph] = lambda graph: graph,
 ) -> tuple[Store, Graph]:
-    """The store under `out` and the graph of a study, with all its named sources read, checked and prepared.
+    """The store under `out` and the graph of a study, with all its external sources read, checked and prepared.
 
     `select` limits this to the sources of a part of the graph. RequestError for a source without a location, of another
     form, changed since it was prepared, or with too little data.
@@ -69,7 +69,7 @@ def prepare_study(
 
 
 def recorded_content_ids(graph: Graph, site: Site) -> dict[str, str]:
-    """The digests that the last run recorded for the named sources of a graph, by `content_key`; nothing is read."""
+    """The digests that the last run recorded for the external sources of a graph, by `content_key`; nothing is read."""
     keys = {content_key(step.spec.source) for step in graph.steps if _prepares_named_source(step)}
     keys |= {source.name for source in sources.external_sources(graph) if source.form not in sources.RECORD_FORMS}
     paths = {key: _cache_path("identities", key, site) for key in keys}
@@ -93,7 +93,7 @@ def _check_data_sufficient(graph: Graph, token_counts: Mapping[str, int]) -> Non
 
 @dataclass(kw_only=True, slots=True)
 class _Sources:
-    """Digests and prepared folders of a study's named sources."""
+    """Digests and prepared folders of a study's external sources."""
 
     site: Site
     out: Path
@@ -104,7 +104,7 @@ class _Sources:
     """The tokens of each prepared text source, by name."""
 
     def measure(self, graph: Graph) -> dict[str, str]:
-        """Check, read and prepare the named sources of a graph, and record their digests, by `content_key`."""
+        """Check, read and prepare the external sources of a graph, and record their digests, by `content_key`."""
         _check_data_sufficient(graph, {})
         named = sources.external_sources(graph)
         sources.check_locations(named, self.site)

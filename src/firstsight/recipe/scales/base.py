@@ -36,7 +36,7 @@ class StageSettings:
     packing: PackingMode
     row_shape: RowShape
     tokens: Tokens
-    """Of one epoch."""
+    """Tokens of one epoch."""
     optim: AdamWSpec
 
     def mix(self, text: Mixture) -> ImageTextMix:

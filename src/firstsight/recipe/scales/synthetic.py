@@ -32,7 +32,7 @@ SYNTHETIC_OPTIM = adamw(weight_decay=0.01, z_loss=1e-4)
 
 
 def smoke_scale() -> Scale:
-    """Everything once, in a minute on two cores; the scores mean nothing."""
+    """Every kind of step once, in a minute on two cores; the models are too small for meaningful scores."""
     size = _SyntheticSize(
         name="smoke", objects=16, kinds=4, trunk=40, midtrain=20, finetune=20, encoder=20, questions=24, seeds=1
     )
@@ -49,7 +49,7 @@ def cpu_scale() -> Scale:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _SyntheticSize:
-    """A size of the world, and the steps of each training."""
+    """Size of the synthetic world, and the number of steps of each training stage."""
 
     name: str
     objects: int
