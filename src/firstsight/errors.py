@@ -61,4 +61,4 @@ class ModelError(FirstsightError):
 
 
 class StepFailed(FirstsightError):
-    """A step of a run failed; the message says which, why and where its log is."""
+    """A step of a run failed; the message names the step, the reason and its log."""

@@ -46,7 +46,7 @@ def test_a_source_is_prepared_and_described(at: Workshop, capsys: pytest.Capture
     assert index.digest in out and index.source_digest in out and str(folder()) in out
     assert f"{good - 1} of {good} (97.44%) records repeat an earlier one" in out
     code, out, _ = run_prepare(capsys, "mine", "--form", "text", "--tokenizer", "words", "--jobs", "1")
-    assert code == 0 and "was there already" in out
+    assert code == 0 and "was prepared before" in out
 
 
 def test_a_refused_source_is_described_and_the_next_is_prepared(

@@ -104,15 +104,15 @@ DECODERS = {
     [
         (b"", "zero bytes"),
         (b"\xff" * (MAX_IMAGE_BYTES + 1), "too many bytes"),
-        (b"<svg/>", "not a picture"),
+        (b"<svg/>", "not an image"),
         (png_header(8_000, 8_000), "too many pixels"),
         (png_header(30_000, 30_000), "too many pixels"),
-        (png_header(8, 8), "not a picture"),
-        (FORMS["jpeg"][:-200], "not a picture"),
-        (FORMS["jpeg"][:-2], "not a picture"),
-        (FORMS["print"][:-200], "not a picture"),
-        (encode(Image.fromarray(np.ones((8, 8), dtype=np.float32)), "TIFF"), "not a picture"),
-        (encode(Image.fromarray(np.full((8, 8), 1 << 20, dtype=np.int32)), "TIFF"), "not a picture"),
+        (png_header(8, 8), "not an image"),
+        (FORMS["jpeg"][:-200], "not an image"),
+        (FORMS["jpeg"][:-2], "not an image"),
+        (FORMS["print"][:-200], "not an image"),
+        (encode(Image.fromarray(np.ones((8, 8), dtype=np.float32)), "TIFF"), "not an image"),
+        (encode(Image.fromarray(np.full((8, 8), 1 << 20, dtype=np.int32)), "TIFF"), "not an image"),
     ],
 )
 def test_invalid_data_is_refused_with_a_reason(data: bytes, reason: str, decoder: str) -> None:
@@ -162,14 +162,14 @@ def test_damaged_scan_is_refused_although_pillow_decodes_it() -> None:
     data = encode(photo(400, 300), "JPEG")
     broken = data[:8_000] + bytes(500) + data[8_500:]
     Image.open(io.BytesIO(broken)).load()
-    assert decode_all_ways(broken) == ["not a picture"] * 3
+    assert decode_all_ways(broken) == ["not an image"] * 3
 
 
 def test_few_bytes_before_the_end_marker_are_accepted() -> None:
     data = FORMS["jpeg"]
     assert (decode_image(data[:-2] + b"\0\1\2" + data[-2:], 32) == decode_image(data, 32)).all()
     assert (decode_image_fast(data + b"behind the end", 32) == decode_image_fast(data, 32)).all()
-    assert decode_all_ways(data[:-2] + bytes(500) + data[-2:]) == ["not a picture"] * 3
+    assert decode_all_ways(data[:-2] + bytes(500) + data[-2:]) == ["not an image"] * 3
 
 
 def test_invalid_exif_is_ignored() -> None:

@@ -42,12 +42,12 @@ INVALID_IMAGES = {
     "zero bytes": ("b_png", b"", "zero bytes"),
     "a bomb in png": ("b_png", png_header(60_000, 60_000), "too many pixels"),
     "a bomb in jpeg": ("b_jpg", jpeg_header(65_000, 65_000), "too many pixels"),
-    "a bomb in a comment": ("b_png", png_with_large_comment(), "not a picture"),
-    "half a png": ("b_png", encode_image(Image.effect_noise((64, 64), 90), "PNG")[:-800], "not a picture"),
-    "half a jpeg": ("b_jpg", encode_image(Image.effect_noise((64, 64), 90), "JPEG")[:-800], "not a picture"),
-    "half a webp": ("b_webp", encode_image(Image.effect_noise((64, 64), 90), "WEBP")[:-400], "not a picture"),
-    "a page of html": ("b_jpg", b"<html>404 not found</html>", "not a picture"),
-    "an svg": ("b_png", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not a picture"),
+    "a bomb in a comment": ("b_png", png_with_large_comment(), "not an image"),
+    "half a png": ("b_png", encode_image(Image.effect_noise((64, 64), 90), "PNG")[:-800], "not an image"),
+    "half a jpeg": ("b_jpg", encode_image(Image.effect_noise((64, 64), 90), "JPEG")[:-800], "not an image"),
+    "half a webp": ("b_webp", encode_image(Image.effect_noise((64, 64), 90), "WEBP")[:-400], "not an image"),
+    "a page of html": ("b_jpg", b"<html>404 not found</html>", "not an image"),
+    "an svg": ("b_png", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
 }
 
 

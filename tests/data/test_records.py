@@ -55,7 +55,7 @@ def test_a_document_has_its_spans_and_a_default_id() -> None:
         ([("human", "q"), ("human", "q")], "turns do not alternate"),
         ([("system", "s"), ("gpt", "a")], "unknown role"),
         ([("human", "<image>\n"), ("gpt", "a")], "empty turn"),
-        ([("human", "<image><image>q"), ("gpt", "a")], "several pictures"),
+        ([("human", "<image><image>q"), ("gpt", "a")], "several images"),
     ],
 )
 def test_an_invalid_dialogue_is_rejected_with_its_reason(turns: list[tuple[str, str]], reason: str) -> None:
@@ -73,7 +73,7 @@ def test_the_placeholder_is_removed_with_its_line_break(human: str) -> None:
 
 
 def test_a_placeholder_without_an_image_is_rejected() -> None:
-    with pytest.raises(RecordError, match="no picture"):
+    with pytest.raises(RecordError, match="no image"):
         parse_llava_dialogue(llava_row(("human", "<image>\nq"), ("gpt", "a")), default_id="f", image=None)
 
 
@@ -101,6 +101,6 @@ def test_an_invalid_list_of_tokens_is_rejected(ids: object) -> None:
 def test_adjacent_texts_are_joined_and_empty_ones_left_out() -> None:
     parts = ["", "a", " ", "b", LOCATION, LOCATION, "\n", "c", "d"]
     assert join_interleaved(parts, record_id="f", separator="+").parts == ("a+b", LOCATION, LOCATION, "c+d")
-    for parts, reason in (([LOCATION], "empty text"), (["a"], "no picture"), ([], "empty text")):
+    for parts, reason in (([LOCATION], "empty text"), (["a"], "no image"), ([], "empty text")):
         with pytest.raises(RecordError, match=reason):
             join_interleaved(parts, record_id="f", separator="")

@@ -178,7 +178,7 @@ def test_too_many_passes_and_wrong_counts_are_reported(tmp_path: Path) -> None:
     metadata = json.loads((folder / "achieved.json").read_text())
     metadata["rows"]["captions"] += 1
     (folder / "achieved.json").write_text(json.dumps(metadata))
-    assert "40 rows of captions. achieved.json says 41" in problems_text(verify_ledgers([folder]))
+    assert "40 rows of captions. achieved.json has 41" in problems_text(verify_ledgers([folder]))
     with pytest.raises(MixError, match="may be read 1 times"):
         make_ledger_stream(make_ledger_mixture(text_source("one", 20), epochs=1), steps=20)
 

@@ -86,5 +86,5 @@ def test_doctor_reports_checkpoints_and_models_that_are_not_downloaded(
     (donor.root / "site.toml").write_text((donor.root / "site.toml").read_text() + there)
     findings = {finding.topic: finding for finding in machine_findings(donor.root / "runs")}
     assert findings["donor-40"].value == "checkpoint: 2 layers, width 32, vocabulary 512, without moments"
-    assert "not on this machine yet" in findings["far"].value and "let path name the folder" in findings["far"].advice
+    assert "not on this machine yet" in findings["far"].value and "set path to that folder" in findings["far"].advice
     assert findings["odd"].state == "missing" and "hf://OWNER/NAME" in findings["odd"].advice

@@ -47,7 +47,7 @@ def import_weights(
 ) -> None:
     """Make a checkpoint folder from public weights: OpenLM and DCLM, the Llama family, or an earlier export.
 
-    Nothing in the files is executed, and nothing is loaded in part. Vision encoders (SigLIP, DINOv2) in
+    No code in the files is executed; weights are imported completely or not at all. Vision encoders (SigLIP, DINOv2) in
     transformers' layout need no import: the site file names their folder or hub name.
     Example: firstsight import TRI-ML/DCLM-1B --out donors/dclm-1b --seen 4T
     """
@@ -98,7 +98,7 @@ def verify(ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER…", he
     if check.problems:
         terminal.print_lines([f"wrong: {problem}" for problem in check.problems])
         raise typer.Exit(1)
-    terminal.print_lines(["proved: within every pass each row came once, and the text continues without a gap."])
+    terminal.print_lines(["proved: within every pass each row was read once, and the text continues without a gap."])
 
 
 def _coverage_rows(sources: Iterable[SourceCoverage]) -> Iterator[tuple[str, ...]]:

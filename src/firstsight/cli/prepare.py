@@ -76,7 +76,7 @@ def _print_source(folder: Path, *, seconds: float | None) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     counts, captions = manifest["counts"], manifest["captions"]
     _print_counts(folder.name, folder, manifest)
-    speed = "was there already"
+    speed = "was prepared before"
     if seconds is not None:
         records, tokens = (format_count(float(round(counts[key] / seconds))) for key in ("samples", "tokens"))
         speed = f"in {seconds:.1f} s: {records} records/s, {tokens} tokens/s"

@@ -22,7 +22,7 @@ def score(
     *,
     answers: Annotated[list[Path], typer.Option(help="The model's answers; a folder, or several times, for parts.")],
     references: Annotated[list[Path], typer.Option(help="The benchmark's files; also the model's question file.")],
-    missing: Annotated[str, typer.Option(metavar="SHARE", help="Most questions without an answer.")] = "5%",
+    missing: Annotated[str, typer.Option(metavar="SHARE", help="Largest share without an answer.")] = "5%",
     out_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here.")] = None,
     rows: Annotated[Path | None, typer.Option(metavar="FILE", help="Write each question's score here.")] = None,
 ) -> None:
@@ -70,7 +70,7 @@ def _split_table(splits: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[st
 
 
 def _detail_lines(scored: ScoredAnswers) -> Iterator[str]:
-    """How the answers were matched to the questions, and what is missing or surplus, a line each."""
+    """How the answers were matched to the questions, and what is missing or surplus, one line each."""
     joined = scored.joined_answers
     unit = "CIDEr x 100" if scored.task.metric.name == "cider" else "percent"
     yield f"scores are {unit}; references: {scored.benchmark_version}"

@@ -52,7 +52,7 @@ def print_branches(study: Study) -> None:
     """Print the trunks, and of each arm (one seed) where its image phases start, their schedule and their length."""
     print_lines(dict.fromkeys(_trunk_text(arm.pretrain) for arm in study.arms))
     arms = {arm.name: arm for arm in reversed(study.arms)}
-    head = ("arm", "leaves the trunk at", "schedule", "rate", "image phase", "steps", "of rows")
+    head = ("arm", "branches at", "schedule", "rate", "image phase", "steps", "of rows")
     print_table([head, *(row for arm in reversed(arms.values()) for row in _branch_rows(arm))])
     print_lines([""])
 

@@ -104,7 +104,7 @@ class ImageReader:
 class LRUCache(Generic[_Value]):
     """Values by key; the least recently used are dropped while all together weigh more than `max_weight`. Thread-safe.
 
-    By hand because cachetools.LRUCache does not store a value heavier than the limit; this one stores the last always.
+    Not cachetools.LRUCache, which does not store a value heavier than the limit; this one always stores the last.
     """
 
     def __init__(self, max_weight: int, *, weight_of: Callable[[_Value], int] = lambda value: 1) -> None:
@@ -160,7 +160,7 @@ class LocalFiles:
 class RemoteFiles:
     """Files below a URL: in aligned blocks that are stored in `cache`, or, without one, range by range.
 
-    By hand because fsspec's block cache has neither a limit on its size nor a lock between processes.
+    Not fsspec's block cache, which has neither a limit on its size nor a lock between processes.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ def open_image(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RecordError("too many pixels", f"declares more than {MAX_IMAGE_PIXELS:,} pixels") from None
     except _DECODE_ERRORS:
-        raise RecordError("not a picture", f"none of {', '.join(IMAGE_FORMATS)}") from None
+        raise RecordError("not an image", f"none of {', '.join(IMAGE_FORMATS)}") from None
     width, height = image.size
     if width * height > MAX_IMAGE_PIXELS:
         raise RecordError("too many pixels", f"declares {width} x {height}, at most {MAX_IMAGE_PIXELS:,} pixels")
@@ -191,7 +191,7 @@ def _decode_pixels(
     except _DECODE_ERRORS as error:
         if isinstance(error, RecordError):
             raise
-        raise RecordError("not a picture", f"{image.format} that breaks while decoding ({error})") from None
+        raise RecordError("not an image", f"{image.format} that breaks while decoding ({error})") from None
 
 
 def _decode_jpeg(data: bytes, image: Image.Image, scale: int) -> np.ndarray:
@@ -231,11 +231,11 @@ def _exif_orientation(image: Image.Image) -> int:
 def convert_to_rgb(image: Image.Image) -> Image.Image:
     """Transparency over white, 16 bits to 8, RGB; RecordError for values whose maximum is unknown."""
     if image.mode == "F":
-        raise RecordError("not a picture", "floating-point values without a known maximum")
+        raise RecordError("not an image", "floating-point values without a known maximum")
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         if samples.min() < 0 or samples.max() > 0xFFFF:
-            raise RecordError("not a picture", "grey values beyond 16 bits")
+            raise RecordError("not an image", "grey values beyond 16 bits")
         return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

@@ -14,8 +14,8 @@ from firstsight.errors import DataError
 
 RejectionReason = Literal[
     "not JSON", "not UTF-8", "field missing", "empty text", "bad loss span", "empty caption", "no caption",
-    "no picture", "several pictures", "empty turn", "unknown role", "turns do not alternate", "unsafe path",
-    "not a plain file", "zero bytes", "too many bytes", "too many pixels", "not a picture", "duplicate key",
+    "no image", "several images", "empty turn", "unknown role", "turns do not alternate", "unsafe path",
+    "not a plain file", "zero bytes", "too many bytes", "too many pixels", "not an image", "duplicate key",
     "control character", "too long", "bad tokens", "bad layout",
 ]  # fmt: skip
 IMAGE_PLACEHOLDER = "<image>"
@@ -61,7 +61,7 @@ class ImageLocation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """Plain text; `loss` lists the character ranges that carry loss, None means all of it."""
+    """Plain text; `loss` lists the character ranges in the loss; None: all of it."""
 
     id: str
     text: str
@@ -168,7 +168,7 @@ def join_interleaved(parts: Sequence[str | ImageLocation], *, record_id: str, se
     if not any(isinstance(part, str) for part in joined):
         raise RecordError("empty text", "nothing but images")
     if not any(isinstance(part, ImageLocation) for part in joined):
-        raise RecordError("no picture", "no image of this document is left")
+        raise RecordError("no image", "no image of this document is left")
     return InterleavedDocument(id=record_id, parts=tuple(joined))
 
 
@@ -203,9 +203,9 @@ def parse_llava_dialogue(row: Mapping[str, object], *, default_id: str, image: I
     values: list[str] = [turn["value"] for turn in turns]
     placeholders = sum(value.count(IMAGE_PLACEHOLDER) for value in values)
     if placeholders > 1:
-        raise RecordError("several pictures", f"more than one {IMAGE_PLACEHOLDER}")
+        raise RecordError("several images", f"more than one {IMAGE_PLACEHOLDER}")
     if image is None and placeholders:
-        raise RecordError("no picture", f"{IMAGE_PLACEHOLDER} without the name of an image")
+        raise RecordError("no image", f"{IMAGE_PLACEHOLDER} without the name of an image")
     for number, turn in enumerate(turns):
         role = turn.get("from")
         if role not in ("human", "gpt"):

@@ -117,7 +117,7 @@ class Tokenizer:
     def _token_id(self, text: str) -> int:
         token_id = self._tokenizer.token_to_id(text)
         if token_id is None:
-            raise DataError(f"{self.path}: the tokenizer does not know {text}.")
+            raise DataError(f"{self.path}: the tokenizer has no token for {text}.")
         return token_id
 
     @property
@@ -174,7 +174,7 @@ def tokenize_records(tokenizer: Tokenizer, records: Sequence[Record]) -> list[To
 def _split_documents(
     tokenizer: Tokenizer, chunk: TokenizedChunk
 ) -> Iterator[tuple[list[int], list[int], tuple[int, ...]]]:
-    """(ids, loss, no images) of each document with its end tokens; the first token of a document is no target."""
+    """(ids, loss, no images) of each document with its end tokens; the first token of a document is not a target."""
     if (largest := max(chunk.tokens)) >= tokenizer.base_vocab_size:
         raise DataError(
             f"{chunk.id}: a tokenizer that does not match the token tar: wanted ids below {tokenizer.base_vocab_size} "
@@ -190,7 +190,7 @@ def _split_documents(
 def record_spans(record: TextRecord) -> tuple[list[TextSpan], list[int]]:
     """The texts of a record in reading order, and for each image the number of the text after it.
 
-    Questions carry loss only before fine-tuning.
+    Questions are in the loss only before fine-tuning.
     """
     match record:
         case Document():

@@ -119,7 +119,7 @@ def _read_ledger(path: Path) -> _Ledger:
     expected = metadata["positions"]
     if records.dtype != _LEDGER_RECORD or len(records) != expected:
         got = f"{len(records):,} of {records.dtype}"
-        raise DataError(f"wanted {expected:,} records, says ledger.json. Got {got}. Train the step again.")
+        raise DataError(f"wanted the {expected:,} records of ledger.json. Got {got}. Train the step again.")
     return _Ledger(
         folder=folder,
         metadata=metadata,
@@ -178,7 +178,7 @@ def _check_achieved_rows(ledger: _Ledger) -> Iterator[LedgerProblem]:
     for count, source in ledger.source_counts():
         rows, name = source["before"] - source["begun"] + count, source["name"]
         if achieved.get(name) != rows:
-            yield ledger.problem(f"{rows:,} rows of {name}. {file.name} says {achieved.get(name)}.")
+            yield ledger.problem(f"{rows:,} rows of {name}. {file.name} has {achieved.get(name)}.")
 
 
 def _check_continuity(ledgers: Sequence[_Ledger]) -> Iterator[LedgerProblem]:

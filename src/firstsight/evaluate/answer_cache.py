@@ -23,7 +23,7 @@ from firstsight.files import FileDigests, file_lock, write_atomic
 EVALUATIONS_FOLDER = "judged"
 
 AnswerKey = tuple[str, bool]
-"""A question's id, and whether it was asked without its image."""
+"""A question's id, and whether it was evaluated without its image."""
 
 
 def evaluation_folder(output_path: Path, checkpoint: Path) -> Path:

@@ -118,7 +118,7 @@ class _ImageStore:
         """The bytes of one image file."""
         name = self.names[index]
         if name in self._links:
-            raise DataError(f"{self.root}: {name} is no plain file, but a link. Pack the archive with --dereference.")
+            raise DataError(f"{self.root}: {name} is a link, not a plain file. Pack the archive with --dereference.")
         if self._tar_file is None:
             path = self.root / name
             try:

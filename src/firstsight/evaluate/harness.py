@@ -40,7 +40,7 @@ _PROGRESS_INTERVAL = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
-    """The tasks to evaluate, and how their questions are asked."""
+    """The tasks to evaluate, and how their questions are evaluated."""
 
     tasks: tuple[str, ...]
     image_mode: ImageMode
@@ -149,7 +149,7 @@ def _store_answers(
 def answer_question(checkpoint: Path, image: Path, question: str, *, site: Site) -> str:
     """The checkpoint's answer to a question about an image.
 
-    Raises DataError for a file that is no image, RequestError that names words outside a small vocabulary.
+    Raises DataError for a file that is not an image, RequestError that names words outside a small vocabulary.
     """
     model = load_eval_model(checkpoint, site=site)
     model.check_vocabulary([question], location="the question")

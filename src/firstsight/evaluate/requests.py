@@ -19,7 +19,7 @@ from firstsight.evaluate.results import ScoredAnswer, score_answers
 from firstsight.evaluate.task import PromptStyle, Question, Task, benchmark_files
 
 ImageMode = Literal["both", "seeing", "blind"]
-"""Whether vision questions are asked with their image, without it ("blind"), or once each way."""
+"""Whether vision questions are evaluated with their image, without it ("blind"), or once each way."""
 
 ANSWER_TOKEN_LIMITS: dict[PromptStyle, int] = {"bare": 8, "paper": 128}
 """Maximum tokens of an answer: synthetic answers have at most four words (a box); the paper's harness stops at 128."""
@@ -60,7 +60,7 @@ class TaskRun:
     task_folder: str
     """The name of the task's folder, which may contain its images."""
     skipped_counts: Mapping[str, int]
-    """Questions of the files that are not asked: their number by reason."""
+    """Questions of the files that are not evaluated: their number by reason."""
     answer_cache: AnswerCache
     box_format: BoxFormat | None
     """How the model writes the boxes that are the answers; None for shares of the image."""

@@ -34,7 +34,7 @@ class ScoredAnswer:
     answer: str
     score: float
     is_blind: bool
-    """Whether the question was asked without its image."""
+    """Whether the question was evaluated without its image."""
     is_readable: bool = True
     """Whether the answer has the form that the metric expects."""
 
@@ -173,7 +173,7 @@ def _task_summary(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str] | 
 def add_text_only_scores(
     scores: Mapping[str, Any], answers: Sequence[ScoredAnswer], *, text_only: Sequence[ScoredAnswer]
 ) -> dict[str, Any]:
-    """`scores` with those of the text model that the checkpoint was trained from, asked the same questions blind."""
+    """`scores` with those of the text model that the checkpoint was trained from, on the same questions blind."""
     tasks = dict(scores["tasks"])
     for name in dict.fromkeys(answer.task.name for answer in text_only):
         baseline = [answer for answer in text_only if answer.task.name == name]

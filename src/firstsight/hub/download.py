@@ -24,8 +24,8 @@ def resolve_hub_path(location: str, *, revision: str | None = None, needs_weight
     """The local path of `location`: a folder or file as it is, or the download of `owner/name[@revision]`.
 
     A hub name may begin with hf://; without network its copy in the cache is used. Without `needs_weights` only
-    configuration and tokenizer are downloaded. Raises ModelError that says how to get a folder that is not available,
-    and names the missing files of an incomplete one.
+    configuration and tokenizer are downloaded. Raises ModelError that explains how to get a missing folder, and
+    names the missing files of an incomplete one.
     """
     path = Path(location).expanduser()
     if location and not location.startswith(HUB_PREFIX) and path.exists():
@@ -76,7 +76,7 @@ def _describe_download_error(error: Exception) -> str:
     reason = str(error).strip().partition("\n")[0].rstrip(".")
     match error:
         case errors.GatedRepoError():
-            return "Got: its owner asks for consent first. Agree on its page and log in (hf auth login)."
+            return "Got: its owner requires consent. Agree on its page and log in (hf auth login)."
         case errors.RepositoryNotFoundError():
             return "Got: the hub has no such name, or it is private (hf auth login)."
         case errors.RevisionNotFoundError():

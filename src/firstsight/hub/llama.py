@@ -47,7 +47,7 @@ LLAMA_SUPPORTED_VALUES: SupportedValues = {
 }
 UNSUPPORTED_FAMILIES = {
     "gpt_neox": "gpt_neox (Pythia) is another architecture: parallel blocks, biases, LayerNorm with bias, GELU and "
-    "partial rotary. Its weights are not supported; its tokenizer is the one of OpenLM and is",
+    "partial rotary. Its weights are not supported; its tokenizer is OpenLM's and is supported",
     "gpt2": "it has learned position embeddings, biases, LayerNorm with bias and a feed-forward without gate",
     "qwen2": "it has biases of queries, keys and values",
     "qwen3": "it normalizes queries and keys per head; OpenLM normalizes all heads together",

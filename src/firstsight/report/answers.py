@@ -18,7 +18,7 @@ QUESTION_KEY = ["task", "question"]
 """The columns that identify a question."""
 
 QUESTION_TAGS = ("form", "combination")
-"""Optional fields of a line that say whether a part of the question was held out of training."""
+"""Optional fields of a line for whether a part of the question was held out of training."""
 
 ANSWER_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("task", "question", "image", "split", "prompt", "answer", "truth"), pl.String),
@@ -65,7 +65,7 @@ class StoredAnswer(NamedTuple):
 
 
 def iter_answers(path: Path) -> Iterator[tuple[int, StoredAnswer]]:
-    """(byte offset, record) of each line that is not blank; DataError names the first line that is no answer."""
+    """(byte offset, record) of each line that is not blank; DataError names the first line that is not an answer."""
     offset = 0
     try:
         with path.open("rb") as file:
@@ -154,7 +154,9 @@ class AnswersTable:
         if not duplicates.is_empty():
             task, question, blind, file = duplicates.row(0)
             answers = f"two for {question!r} of {task} {'without' if blind else 'with'} its image"
-            raise DataError(f"{self.files[file].path}: wanted one answer a question. Got {answers}. Keep one of them.")
+            raise DataError(
+                f"{self.files[file].path}: wanted one answer per question. Got {answers}. Keep one of them."
+            )
 
     def read_answer(self, file: int, offset: int) -> StoredAnswer:
         """The record at byte `offset` of file number `file`."""

@@ -120,7 +120,7 @@ def _claim_tests(arms: Sequence[ArmResult]) -> list[_ClaimTest]:
             statement="80 % stays ahead of 100 % when both use the same kind of learning-rate schedule.",
             pairs=[(rewarm_80, at_100), (at_80, matched_100)],
             requirement="its control arms were not run",
-            caution="Not a claim of the paper itself: a control that its reviewers asked for.",
+            caution="Not a claim of the paper itself: a control that its reviewers requested.",
             may_lack_pairs=True,
         ),
         _ClaimTest(

@@ -83,7 +83,7 @@ def readable_answer(text: str) -> str:
 
 
 def escape_invisible(text: str, *, allowed: str = " \n") -> str:
-    """The first MAX_CHARACTERS of `text`, with invisible characters but for `allowed` written out: [U+200B]."""
+    """The first MAX_CHARACTERS of `text`, with invisible characters except `allowed` written out: [U+200B]."""
     excerpt = text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ... ({len(text):,} characters)"
     return "".join(f"[U+{ord(char):04X}]" if char not in allowed and is_invisible(char) else char for char in excerpt)
 

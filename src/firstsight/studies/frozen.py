@@ -1,6 +1,6 @@
 """Should the encoder train? The paper's ablation (Table 4, Appendix I), which contradicts itself.
 
-Hypothesis: a frozen encoder is best for vision tasks. That is the paper's text; the numbers of its Table 4 say the
+Hypothesis: a frozen encoder is best for vision tasks. That is the paper's text; the numbers of its Table 4 show the
 opposite by ten points of VQAv2, so one of the two is inverted. At the decoder's own learning rate an encoder may lose
 what it has learned, which a lower rate would avoid.
 Arms: images enter at 80 % of the trunk with the encoder frozen, trained at the schedule's rate, and trained at a tenth

@@ -32,7 +32,7 @@ def rewarm(scale: Scale) -> Study:
     return Study(
         name="rewarm",
         scale=scale.name,
-        question="Does the rate's schedule decide between 80 % and 100 %?",
+        question="Does the learning-rate schedule explain the difference between 80 % and 100 %?",
         arms=over_seeds(arms, range(1, scale.seeds + 1)),
     )
 

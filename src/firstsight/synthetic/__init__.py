@@ -1,6 +1,6 @@
 """The built-in synthetic world: real drawings in small scenes with exact truth, and text about the same things.
 
-Handlers of steps: vocabulary, texts, captions, dialogues, benchmarks. `scene` and `draw` show single pictures.
+Handlers of steps: vocabulary, texts, captions, dialogues, benchmarks. `render_scene` makes single images.
 """
 
 from __future__ import annotations

@@ -29,13 +29,13 @@ _WRONG_NAME_RATE, _UNRELATED_RATE, _BARE_NAME_RATE = 0.15, 0.10, 0.25
 """Rates in noisy captions of a wrong name, an unrelated text, a single name."""
 
 TextPiece = tuple[str, bool]
-"""Words, and whether the text before determines them; only determined words carry loss."""
+"""Words, and whether the text before determines them; only determined words are loss tokens."""
 TextPieces = list[TextPiece]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedText:
-    """A document: its text and the character ranges that carry loss."""
+    """A document: its text and the character ranges in the loss."""
 
     text: str
     loss_spans: tuple[tuple[int, int], ...]
@@ -117,7 +117,7 @@ def _description_with_questions(scene: Scene, rng: np.random.Generator) -> TextP
 
 
 def question_pieces(question: SceneQuestion, form: int) -> TextPieces:
-    """A question and its answer as a dialogue turn; the answer carries loss."""
+    """A question and its answer as a dialogue turn; the answer is in the loss."""
     return [(f"{question.to_text(form)} {QUESTION_END}", False), (f"{question.answer} {ANSWER_END}", True)]
 
 

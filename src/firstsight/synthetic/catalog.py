@@ -1,4 +1,4 @@
-"""The catalog of the synthetic world: drawings, their names and kinds, and which combinations only evaluation shows."""
+"""The catalog of the synthetic world: drawings, their names and kinds, and the combinations held out for evaluation."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class Catalog:
     popular_names: frozenset[str]
     """A third of each kind, sampled twice as often as the others."""
     trained_kind_names: frozenset[str]
-    """Half of each kind: dialogues ask for the kind of these, the benchmark `kinds` asks for the others."""
+    """Half of each kind: dialogues are about the kinds of these, the benchmark `kinds` about those of the others."""
     training_names: dict[str, tuple[str, ...]]
-    """Place to the names that training may show there; popular names are listed twice."""
+    """Place to the names that training data may have there; popular names are listed twice."""
     held_out_names: dict[str, tuple[str, ...]]
 
     @property

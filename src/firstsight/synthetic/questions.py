@@ -1,4 +1,4 @@
-"""Questions that can be asked about a scene, with their probabilities.
+"""Possible questions about a scene, with their probabilities.
 
 Training data, benchmarks and the question-blind guesser all use these distributions.
 """
@@ -147,12 +147,12 @@ def place_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQue
 
 
 def kind_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
-    """Which kind of object is at a place? Only for objects whose kind dialogues ask for."""
+    """Which kind of object is at a place? Only for objects whose kind occurs in dialogues."""
     return _kind_questions(scene, is_trained=True)
 
 
 def held_out_kind_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
-    """Which kind of object is at a place? Only for objects whose kind no dialogue asks for."""
+    """Which kind of object is at a place? Only for objects whose kind occurs in no dialogue."""
     return _kind_questions(scene, is_trained=False)
 
 

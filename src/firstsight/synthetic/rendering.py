@@ -55,7 +55,7 @@ _LETTER_BITMAPS = {
     "m": "11 1b 15 15 11 11 11", "o": "0e 11 11 11 11 11 0e", "p": "1e 11 11 1e 10 10 10", "s": "0f 10 10 0e 01 01 1e",
     "u": "11 11 11 11 11 11 0e", "w": "11 11 11 15 15 1b 11", "x": "11 11 0a 04 0a 11 11", "y": "11 11 0a 04 04 04 04",
 }  # fmt: skip
-"""Capital letters of 5 x 7 dots, one byte a row."""
+"""Capital letters of 5 x 7 dots, one byte per row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,7 @@ class Renderer:
 
 @lru_cache(maxsize=4)
 def cached_renderer(world: SyntheticWorld, cache: Path) -> Renderer:
-    """The renderer of `world`, opened once a process."""
+    """The renderer of `world`, opened once per process."""
     return Renderer(world, cache)
 
 
@@ -221,7 +221,7 @@ def _resize_sprite(master: UInt8[np.ndarray, "side side 4"], size: int, mirrored
 
 
 def _render_sign(word: str, dot_size: int) -> UInt16[np.ndarray, "h w 1"]:
-    """A white plate with dark capitals: `dot_size` pixels a dot, one dot of rim, one dot between letters."""
+    """A white plate with dark capitals: `dot_size` pixels per dot, one dot of rim, one dot between letters."""
     plate = np.full((9, 6 * len(word) + 1, 1), 252, np.uint16)
     for letter_index, letter in enumerate(word):
         for bitmap_row, bits in enumerate(bytes.fromhex(_LETTER_BITMAPS[letter])):

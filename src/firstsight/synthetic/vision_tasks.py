@@ -25,7 +25,7 @@ from firstsight.synthetic.vocabulary import EDGE_WORDS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionQuestion:
-    """One question about one image, and the answer of the guesser that knows the image but not the question."""
+    """One question about one image, and the answer of the guesser that uses the image but not the question."""
 
     task: VisionTask
     index: int

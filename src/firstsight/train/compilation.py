@@ -42,7 +42,7 @@ def _disable_malloc_trim() -> None:
 
 
 def compile_decoder(lm: LM, site: Site, *, steps: int) -> None:
-    """Set the decoder's recomputation, block and loss functions as the site file asks.
+    """Set the decoder's recomputation, block and loss functions as the site file specifies.
 
     Block and loss are compiled if there is a compiler (a line on stderr if not) and the steps are enough.
     """

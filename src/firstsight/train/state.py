@@ -37,7 +37,7 @@ from firstsight.units import Tokens
 RESUME_FILE = "point.json"
 MOMENT_KEYS = ("exp_avg", "exp_avg_sq", "step")
 GROWABLE_PARAMETERS = ("lm.tok_embeddings.weight", "lm.output.weight")
-"""Parameters with one row a token: a branch may append rows."""
+"""Parameters with one row per token: a branch may append rows."""
 TOWER_PREFIX = "vision.towers."
 """Prefix of the names of a trained encoder's parameters."""
 
@@ -98,7 +98,7 @@ def branch_state(
 def load_moments(state: TrainState, folder: Path) -> None:
     """Load AdamW's moments from a checkpoint for all parameters that it has and that are trained."""
     if not any(folder.glob("optimizer*.safetensors")):
-        raise ModelError(f"{folder}: wanted the optimizer's moments. Got a checkpoint without. Say moments='fresh'.")
+        raise ModelError(f"{folder}: wanted the optimizer's moments. Got a checkpoint without. Set moments='fresh'.")
     assign_moments(state, StoredTensors(folder, "optimizer"))
 
 

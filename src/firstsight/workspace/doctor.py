@@ -78,7 +78,7 @@ def machine_findings(out: Path) -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Python, the declared dependencies with those that are not installed, and torch."""
-    advice, is_supported = "Install Python 3.11 or newer and make the environment anew.", sys.version_info >= (3, 11)
+    advice, is_supported = "Install Python 3.11 or newer and create the environment again.", sys.version_info >= (3, 11)
     yield check_finding("Python", platform.python_version(), ok=is_supported, advice=advice, otherwise="missing")
     requirements = requires("firstsight") or [] if _version("firstsight") else []
     names = [re.split(r"[<>=!~;\[ ]", line)[0] for line in requirements if "extra ==" not in line]
@@ -183,7 +183,7 @@ def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tupl
     """What is at a location, and the bytes that preparing it will take."""
     local = _downloaded(location)
     if local is None:
-        advice = "A run that needs it downloads it. Without a network: download it elsewhere, let path name the folder."
+        advice = "A run that needs it downloads it. Without a network: download it elsewhere, set path to that folder."
         return Finding(name, f"{location.path}: not on this machine yet", advice=advice), 0
     form = {source.name: source.form for source in published_sources()}.get(name) or detect_form(name, local)
     if form == "benchmarks":
@@ -218,7 +218,7 @@ def _encoder(name: str, location: Location) -> Finding:
     shape = f"{config['num_hidden_layers']} layers, width {config['hidden_size']}, image {config['image_size']}"
     if config["model_type"] in check_models.SIGLIP_TYPES:
         mismatch = check_models.encoder_mismatch(paper.PAPER_ENCODER, location, name)
-    advice = f"The scales 79m to 7b: {mismatch}. Give your recipe a Vit of this shape."
+    advice = f"The scales 79m to 7b: {mismatch}. Use a ViTSpec of this shape in the recipe."
     return check_finding(name, f"encoder: {shape}, patch {config['patch_size']}", ok=not mismatch, advice=advice)
 
 
@@ -273,7 +273,7 @@ def detect_form(name: str, location: Location) -> ExternalForm:
 
 
 def _prepared_fraction(shard: str, form: ExternalForm) -> float:
-    """Estimated bytes of a prepared index for each byte of a shard: 3 a token of 4 letters; images are not copied."""
+    """Estimated bytes of a prepared index per byte of a shard: 3 per token of 4 characters; images are not copied."""
     if form == "captions":
         return 0.05
     return 2.25 if form != "dialogues" and shard.endswith((".zst", ".gz", ".parquet")) else 0.75

@@ -117,7 +117,7 @@ class _StageStreams:
     scratch: Path
 
     def inputs(self, step: Step) -> Mapping[str, Path]:
-        """The inputs of training but for model and features; the model's folder has only its record of rows read."""
+        """The inputs of training without model and features; the model's folder has only its record of rows read."""
         paths = {role: result_path(parent, self.store, self.site) for role, parent in _data_inputs(step)}
         return paths | {role: self._model_folder(parent) for role, parent in _model_inputs(step)}
 

@@ -1,4 +1,4 @@
-"""The arm, step or checkpoint that a name means, and what to do with it: compare two, or answer a question."""
+"""The arm, step or checkpoint that a name refers to, and what to do with it: compare two, or answer a question."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compare(first: str, second: str, *, study: Study, out: Path) -> tuple[FieldD
 
 
 def _find(name: str, study: Study, graph: Graph, out: Path) -> object:
-    """The arm, the step of the study, or the spec of a stored result that a name means."""
+    """The arm, the step of the study, or the spec of a stored result that a name refers to."""
     if is_arm(name, study):
         return study.arm(name)
     with suppress(UnknownName):

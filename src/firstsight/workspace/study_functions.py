@@ -19,7 +19,7 @@ from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens, parse_share, parse_tokens
 from firstsight.workspace.doctor import missing_package
 
-MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
+USER_ERRORS = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
 """Exceptions that a mistake in a user's own file raises; the message names the file."""
 
 
@@ -73,7 +73,7 @@ class StudyFunction:
             size = replace(size, seeds=seeds)
         try:
             study: object = self.function(size, **options)
-        except MISTAKES as error:
+        except USER_ERRORS as error:
             raise RequestError(f"{self.name}: {type(error).__name__}: {error}. --debug shows where.") from error
         if not isinstance(study, Study):
             raise RequestError(f"{self.name} must return a Study. Got {type(study).__name__}.")
@@ -119,7 +119,7 @@ def _study_functions(path: Path) -> dict[str, Callable[..., Study]]:
     except ModuleNotFoundError as error:
         unknown = RequestError(f"{path} does not load: {error}. Install it, or correct the name.")
         raise missing_package(error) or unknown from error
-    except MISTAKES as error:
+    except USER_ERRORS as error:
         raise RequestError(f"{path} does not load: {type(error).__name__}: {error}. --debug shows where.") from error
     functions = {name: value for name, value in values.items() if inspect.isfunction(value)}
     return {

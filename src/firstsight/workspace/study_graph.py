@@ -151,7 +151,7 @@ class _Sources:
         try:
             shards = list_shards(location, index.form)
             values = [[shard.name, shard.start, shard.stop, shard.size, shard.stamp] for shard in shards]
-            path = _cache_path("looked", str(folder.absolute()), self.site)
+            path = _cache_path("checked", str(folder.absolute()), self.site)
             record = [index.digest, location.path, values]
             if not path.is_file() or json.loads(path.read_text()) != record:
                 check_source_unchanged(index, location)

@@ -34,7 +34,7 @@ def make_report(images: tuple[ImageOverlap, ...], texts: tuple[TextOverlap, ...]
         texts=5,
         short_texts=1,
         unread={".zip": 2, ".bin": 1},
-        refused=("a.jpg: not a picture",),
+        refused=("a.jpg: not an image",),
     )
 
 
@@ -53,11 +53,11 @@ def test_findings_are_sentences_with_counts_and_shares() -> None:
         "  record 1,200 (a.tar at 5,120) like f.json: [0] (3 bits)",
         "1 of 4 (25.00%) records contain 13 or more consecutive tokens of 1 of 4 (25.00%) evaluation texts.",
         '  record 3 has, as g.txt: "x y"',
-        "1 training and 0 evaluation images were left out, because they are too plain to tell apart.",
+        "1 training and 0 evaluation images were left out, because they are too uniform to distinguish.",
         "3 evaluation images share bits with too many others; matches may be missing.",
         "1 of 5 (20.00%) evaluation texts are shorter than 13 tokens: not searched for.",
         "Evaluation files that were not read: 1 x .bin, 2 x .zip.",
-        "1 evaluation files or images are broken. The first: a.jpg: not a picture",
+        "1 evaluation files or images are broken. The first: a.jpg: not an image",
     )
 
 

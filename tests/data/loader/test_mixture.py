@@ -56,5 +56,5 @@ def test_shares_and_groups_of_a_mixture_are_checked(text: LoaderSource, captions
     with pytest.raises(MixError, match="shares of a mixture must sum to 1"):
         MixtureSampler(make_mixture((captions, Fraction(1, 2))), seeds=[1], rows=9)
     halves = replace(text, name="halves", packed_rows=text.packed_rows.split_rows(2), group_size=2)
-    with pytest.raises(MixError, match="rows of one mixture are split alike"):
+    with pytest.raises(MixError, match="rows of one mixture have the same group size"):
         MixtureSampler(make_mixture((text, SHARES[0]), (halves, SHARES[1])), seeds=[1, 2], rows=9)

@@ -104,7 +104,7 @@ def test_any_number_of_processes_reads_the_same_rows(
         assert [
             row for rank in range(num_replicas) for row in rows_as_numbers(mixed.batch(step, (rank, num_replicas)))
         ] == expected_rows, num_replicas
-    with pytest.raises(MixError, match="6 rows a step in 4 equal parts"):
+    with pytest.raises(MixError, match="6 rows per step in 4 equal parts"):
         mixed.batch(0, (0, 4))
     with pytest.raises(MixError, match="a step below 20"):
         mixed.batch(20)

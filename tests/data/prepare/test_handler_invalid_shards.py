@@ -125,9 +125,7 @@ def test_repeated_member_is_rejected(workshop: Workshop) -> None:
     assert prepared.caption_words() == [[3]]
 
 
-@pytest.mark.parametrize(
-    ("member", "reason"), [("b_png", "no caption"), ("b_txt", "no picture"), ("b_json", "no picture")]
-)
+@pytest.mark.parametrize(("member", "reason"), [("b_png", "no caption"), ("b_txt", "no image"), ("b_json", "no image")])
 def test_incomplete_sample_is_rejected(workshop: Workshop, member: str, reason: str) -> None:
     data = {"b_png": VALID_IMAGE, "b_txt": b"w7", "b_json": b"{}"}[member]
     prepared = prepare_source(

@@ -260,7 +260,7 @@ def test_invalid_samples_are_rejected_with_a_reason(tmp_path: Path) -> None:
             tar.addfile(pointer)
             add(tar, f"{number}.txt", b"points elsewhere")
     assert rejection_reasons(tmp_path, "captions") == [
-        "zero bytes", "empty caption", "no caption", "no picture", "not a picture", "not UTF-8",
+        "zero bytes", "empty caption", "no caption", "no image", "not an image", "not UTF-8",
         "unsafe path", "unsafe path", *["not a plain file"] * 4,
     ]  # fmt: skip
 

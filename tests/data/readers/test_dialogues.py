@@ -53,7 +53,7 @@ def test_invalid_dialogues_are_rejected_with_a_reason(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.jsonl").write_bytes(to_jsonl(rows) + b"{\n[]\n")
     assert [reason for _, reason in rejected(read_all(source_at(tmp_path), "dialogues"))] == [
-        "field missing", "empty turn", "field missing", "no picture", "several pictures", "field missing",
+        "field missing", "empty turn", "field missing", "no image", "several images", "field missing",
         "unknown role", "field missing", "field missing", "control character", "not JSON", "not JSON",
     ]  # fmt: skip
 
@@ -74,7 +74,7 @@ def test_shared_image_enters_the_digest_of_every_shard(tmp_path: Path) -> None:
 def test_real_llava_questions_lack_only_their_images(shared: Path, tmp_path: Path) -> None:
     """90 records (`wc -l`) of 30 images, which are not in the folder; with replacements all are valid."""
     file = shared / "instruct_samples" / "llava" / "coco2014_val_gpt4_qa_30x3.jsonl"
-    assert [reason for _, reason in rejected(read_all(source_at(file), "dialogues"))] == ["no picture"] * 90
+    assert [reason for _, reason in rejected(read_all(source_at(file), "dialogues"))] == ["no image"] * 90
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows:
         (tmp_path / row["image"]).write_bytes(RED_IMAGE)

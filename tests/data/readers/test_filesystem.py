@@ -146,5 +146,5 @@ def test_http_equals_disk(workshop: Workshop, remote: str, form: str) -> None:
 
 
 def test_unknown_protocol_is_refused() -> None:
-    with pytest.raises(RequestError, match="fsspec knows"):
+    with pytest.raises(RequestError, match="fsspec supports"):
         open_folder("gopher-x://a/b")

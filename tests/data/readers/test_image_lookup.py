@@ -40,7 +40,7 @@ def test_names_without_a_valid_image_are_rejected(workshop: Workshop) -> None:
     folder = workshop.dialogues([*rows, image_row("empty.png")], ["a.png"])
     (folder / "empty.png").write_bytes(b"")
     assert rejection_reasons(folder, "dialogues") == [
-        "no picture",
+        "no image",
         "unsafe path",
         "unsafe path",
         "field missing",

@@ -84,11 +84,11 @@ def test_missing_images_are_left_out_and_documents_without_any_rejected(folder: 
     records = read_all(source_at(folder), "interleaved")
     assert [part_names(folder, record) for record in valid(records)] == [["one", "a.png", "two"]]
     assert rejected(records) == [
-        ("line 1, part 1", "no picture"),
-        ("line 1, part 5", "not a picture"),
-        ("line 2, part 1", "no picture"),
-        ("line 2", "no picture"),
-        ("line 3", "no picture"),
+        ("line 1, part 1", "no image"),
+        ("line 1, part 5", "not an image"),
+        ("line 2, part 1", "no image"),
+        ("line 2", "no image"),
+        ("line 3", "no image"),
         ("line 4", "empty text"),
     ]
 
@@ -129,4 +129,4 @@ def test_ambiguous_name_is_rejected_and_images_may_be_in_another_folder(folder: 
     assert isinstance(record, InterleavedDocument)
     [image] = [part for part in record.parts if isinstance(part, ImageLocation)]
     assert (image.shard, image.size) == ("pictures:00001.tar", len(DATA["c.png"]))
-    assert rejected(records_apart) == [("line 2, part 1", "no picture"), ("line 2", "no picture")]
+    assert rejected(records_apart) == [("line 2, part 1", "no image"), ("line 2", "no image")]

@@ -102,7 +102,7 @@ def test_shard_must_match_its_manifest(tmp_path: Path) -> None:
     counted(tmp_path, s_0=3, s_1=2, s_2=5)
     assert len(read_all(source_at(tmp_path), "captions")) == 5
     counted(tmp_path, s_0=4)
-    with pytest.raises(DataError, match=r"s-0\.tar: wanted 4 samples, says manifest\.jsonl\. Got 3"):
+    with pytest.raises(DataError, match=r"s-0\.tar: wanted 4 samples, as in manifest\.jsonl\. Got 3"):
         read_all(source_at(tmp_path), "captions")
     (tmp_path / "manifest.jsonl").write_text('{"shard": "s-0"}\n')
     with pytest.raises(DataError, match="line 1: wanted shard and num_sequences"):

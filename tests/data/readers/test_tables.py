@@ -92,7 +92,7 @@ def test_images_by_file_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": cells, "text": ["w1"] * 4}), tmp_path / "t.parquet")
     records = read_all(source_at(tmp_path), "captions")
     assert [record.image.shard for record in valid(records)] == ["images/a.png"]
-    assert rejected(records) == [("row 1", "no picture"), ("row 2", "no picture"), ("row 3", "not a picture")]
+    assert rejected(records) == [("row 1", "no image"), ("row 2", "no image"), ("row 3", "not an image")]
 
 
 def test_synthetic_captions_in_a_table(tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_invalid_dialogue_rows_are_rejected(tmp_path: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert rejected(read_all(source_at(tmp_path), "dialogues")) == [
-        ("row 0", "several pictures"),
+        ("row 0", "several images"),
         ("row 2", "zero bytes"),
         ("row 3", "turns do not alternate"),
-        ("row 4", "no picture"),
+        ("row 4", "no image"),
     ]
 
 

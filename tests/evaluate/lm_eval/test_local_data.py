@@ -69,7 +69,7 @@ def test_invalid_copies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="evaluated on the split test"):
         load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "test.jsonl").write_text("[1, 2]")
-    with pytest.raises(DataError, match="record 1 is no object"):
+    with pytest.raises(DataError, match="record 1 is not an object"):
         load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "again_test.json").write_text(json.dumps(ROWS))
     with pytest.raises(DataError, match="wanted the split test once"):

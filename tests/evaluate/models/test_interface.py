@@ -28,4 +28,4 @@ def test_a_folder_in_neither_layout_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_decoded_is_named() -> None:
     with pytest.raises(DataError, match=r"a\.png: wanted an image\. Got 12 bytes\."), image_errors("a.png"):
-        raise RecordError("no picture", "12 bytes")
+        raise RecordError("no image", "12 bytes")

@@ -51,4 +51,4 @@ def test_images_are_refused_by_a_text_model_and_broken_ones_by_any(checkpoint: M
     with pytest.raises(ModelError, match="text model"):
         load_native_model(checkpoint("lm"), site=Site()).encode_images([("x.png", random_png(3))])
     with pytest.raises(DataError, match=r"x\.png: wanted an image"):
-        load_native_model(checkpoint("patches"), site=Site()).encode_images([("x.png", b"no image")])
+        load_native_model(checkpoint("patches"), site=Site()).encode_images([("x.png", b"no picture")])

@@ -362,7 +362,7 @@ def test_prompts_with_ocr_tokens_are_noted(tmp_path: Path) -> None:
     ]
     scored = score("textvqa", write_file(tmp_path, "a.jsonl", lines), references)
     assert scored.score == 1
-    assert scored.notes == ("2 prompts have OCR tokens: this is no score of textvqa, but of textvqa_ocr",)
+    assert scored.notes == ("2 prompts have OCR tokens: this is a score of textvqa_ocr, not of textvqa",)
 
 
 def test_negations_that_pope_reads_as_yes_are_noted(tmp_path: Path) -> None:

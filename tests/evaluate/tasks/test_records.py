@@ -29,7 +29,7 @@ def test_lists_lines_and_objects_have_the_same_records(content: Any, keys: list[
 
 
 def test_records_that_are_no_objects_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="record 2 is no object: 7"):
+    with pytest.raises(DataError, match="record 2 is not an object: 7"):
         records.read_records(write(tmp_path, "q.json", [{}, 7]))
 
 

@@ -109,7 +109,7 @@ def test_images_are_in_the_page_once_with_boxes_over_them(tmp_path: Path) -> Non
 def test_missing_images_have_a_reason(tmp_path: Path) -> None:
     page = Page(render_answers(_two_tables(tmp_path), max_questions=99))
     assert "2 questions on this page without their image" in page.text
-    assert "not a picture" in page.cards["vqav2/x"] and "no image is called '9'" in page.cards["vqav2/y"]
+    assert "not an image" in page.cards["vqav2/x"] and "no image is called '9'" in page.cards["vqav2/y"]
     table = answers_table(tmp_path, "bare", [line("1", image="1.jpg")])
     assert "name it with --benchmarks" in Page(render_answers([table], max_questions=9)).cards["vqav2/1"]
 

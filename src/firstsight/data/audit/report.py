@@ -109,7 +109,7 @@ class DuplicateReport:
         yield from _indented(self.largest_similar)
         if self.uninformative_images:
             yield (
-                f"{_share(self.uninformative_images, total)} images were left out, because they are too plain to tell "
+                f"{_share(self.uninformative_images, total)} images were left out, because they are too uniform to "
                 f"apart (fewer than {MIN_INFORMATIVE_BITS} bits of the hash are set, or unset)."
             )
         if self.crowded_images:
@@ -181,7 +181,7 @@ class OverlapReport:
     """Evaluation files and images that are broken."""
 
     def write(self, folder: Path) -> Path:
-        """Write all findings, one a line, to overlap.jsonl in `folder`; returns its path."""
+        """Write all findings, one per line, to overlap.jsonl in `folder`; returns its path."""
         path = folder / "overlap.jsonl"
         findings = {"picture": self.image_overlaps, "words": self.text_overlaps, "phrase": self.phrases}
         entries = ({"kind": kind, **asdict(finding)} for kind, group in findings.items() for finding in group)
@@ -226,7 +226,7 @@ class OverlapReport:
         if self.uninformative_images + self.eval_uninformative_images:
             yield (
                 f"{self.uninformative_images:,} training and {self.eval_uninformative_images:,} evaluation images "
-                "were left out, because they are too plain to tell apart."
+                "were left out, because they are too uniform to distinguish."
             )
         if self.crowded_images:
             yield f"{self.crowded_images:,} evaluation images share bits with too many others; matches may be missing."

@@ -35,7 +35,7 @@ class Batch:
     positions: Int32[Tensor, "B T"]
     """Position in the document, from 0."""
     slots: Int64[Tensor, "B T"]
-    """Row of `images`, flattened to [N*I, W], at this position; -1 if it is no image slot."""
+    """Row of `images`, flattened to [N*I, W], at this position; -1 if it is not an image slot."""
     images: Float16[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]
     source_ids: Int8[Tensor, "B"]
     """Number of the source in `BatchStream.sources`."""

@@ -109,6 +109,6 @@ def _check_mixture(mixture: LoaderMixture) -> None:
         raise MixError(f"{names}: shares of a mixture must sum to 1. Got {', '.join(map(str, mixture.shares))}.")
     group_sizes = [source.group_size for source in mixture.sources]
     if len(set(group_sizes)) > 1:
-        raise MixError(f"{names}: rows of one mixture are split alike. Got {group_sizes}.")
+        raise MixError(f"{names}: rows of one mixture have the same group size. Got {group_sizes}.")
     for source, share in zip(mixture.sources, mixture.shares, strict=True):
         source.check_countable(share, mixture.counted_in if mixture.is_weighted else "rows")

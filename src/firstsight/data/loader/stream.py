@@ -124,7 +124,7 @@ class BatchStream:
     def _step_positions(self, step: int, replica: tuple[int, int]) -> Indices:
         (rank, replicas), size = replica, self.row_shape.batch_size
         if rest := size % replicas:
-            raise MixError(f"wanted {size} rows a step in {replicas} equal parts. Got {rest} over. Change either.")
+            raise MixError(f"wanted {size} rows per step in {replicas} equal parts. Got {rest} over. Change either.")
         if not (0 <= step < self.steps and 0 <= rank < replicas):
             raise MixError(f"wanted a step below {self.steps} and a rank below {replicas}. Got {step} and {rank}.")
         start = step * size + rank * (size // replicas)

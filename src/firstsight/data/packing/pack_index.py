@@ -23,7 +23,7 @@ from firstsight.recipe.mixture import PackingMode
 SAMPLES_PER_CHUNK = 1 << 20
 """Samples that are packed at a time; no row contains records of two chunks."""
 PACKED_FORMAT = 3
-"""Raised by hand if equal indexes get other rows or other files."""
+"""Increased manually if equal indexes get other rows or other files."""
 PACKED_DTYPES: Mapping[str, str] = {
     "sample": "<i4", "start": "<i8", "count": "<i4", "image_start": "<i8", "image_count": "<i4",
     "has_next_token": "|b1",

@@ -62,9 +62,9 @@ class PackedRows:
     filled: Int32[np.ndarray, "R"]
     """Positions of each row that are not padding."""
     loss_always: Int32[np.ndarray, "R"]
-    """Targets of each row that carry loss in every stage."""
+    """Targets of each row in the loss of every stage."""
     loss_before_finetuning: Int32[np.ndarray, "R"]
-    """Targets of each row that carry loss only before fine-tuning."""
+    """Targets of each row in the loss only before fine-tuning."""
     stats: PackingStats
     loss: UInt8[np.ndarray, "tokens"]
     """The index's loss flags, to count the targets of split rows."""
@@ -133,7 +133,7 @@ def assemble_rows(
 def _count_loss_targets(
     loss: UInt8[np.ndarray, "tokens"], starts: Int64[np.ndarray, "P"], stops: Int64[np.ndarray, "P"]
 ) -> tuple[Int64[np.ndarray, "P"], Int64[np.ndarray, "P"]]:
-    """How many tokens of each range [start, stop) carry loss in every stage, and how many only before fine-tuning.
+    """How many tokens of each range [start, stop) are in the loss of every stage, and how many only before fine-tuning.
 
     The loss flags are memory-mapped and read block by block.
     """

@@ -1,6 +1,6 @@
 """From one shard to its part: records checked by the reader, tokenized, and written as a small index.
 
-A part is written under another name and then renamed; what a killed process left unfinished is written anew.
+A part is written under another name and then renamed; what a killed process left unfinished is written again.
 """
 
 from __future__ import annotations

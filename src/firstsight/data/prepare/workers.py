@@ -63,7 +63,7 @@ def _receive(worker: WorkerProcess, shard: Shard) -> list[ShardProgress | None]:
     """Progress of the shard, and None when its part is complete. Raises the worker's error."""
     messages = worker.receive()
     if not messages:
-        advice = "Try fewer readers" if worker.exit_code() == -signal.SIGKILL else "Its log says why"
+        advice = "Try fewer readers" if worker.exit_code() == -signal.SIGKILL else "Its log has the reason"
         raise StepFailed(f"{shard.name}: a reader process {worker.exit_description()} before it was done. {advice}.")
     if isinstance(messages[-1], Exception):
         raise messages[-1]

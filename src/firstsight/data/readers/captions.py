@@ -57,7 +57,7 @@ def _members_by_extension(entries: Sequence[tuple[TarMember, bytes]]) -> TarSamp
 def _make_image_text(context: ReadContext, key: str, sample: TarSample, external: SyntheticCaptions) -> ImageText:
     extension = next(filter(sample.__contains__, IMAGE_EXTENSIONS), None)
     if extension is None:
-        raise RecordError("no picture", f"has {', '.join(sample)}, none of {', '.join(IMAGE_EXTENSIONS)}")
+        raise RecordError("no image", f"has {', '.join(sample)}, none of {', '.join(IMAGE_EXTENSIONS)}")
     is_synthetic, choice = context.caption_choice(key)
     if is_synthetic:
         caption = select_caption(_synthetic_captions(key, sample, external), choice)
@@ -127,7 +127,7 @@ def read_captions_table(context: ReadContext) -> Iterator[Record | RejectedRecor
             raise RecordError("no caption", "an empty cell")
         text, image = parse_caption(caption), row.image_location()
         if image is None:
-            raise RecordError("no picture", "an empty cell")
+            raise RecordError("no image", "an empty cell")
         return ImageText(id=row.id, image=image, caption=text, synthetic=is_synthetic)
 
     optional_fields = () if context.choose_caption is None else ("synthetic",)

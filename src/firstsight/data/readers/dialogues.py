@@ -1,4 +1,4 @@
-"""Instructions, one dialogue a record: LLaVA's JSON lists, JSON lines and tables.
+"""Instructions, one dialogue per record: LLaVA's JSON lists, JSON lines and tables.
 
 {"id", "image"?, "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}, ...]}      LLaVA
 {"messages": [{"role": "user", "content"}, ...]}   {"texts": [{"user", "assistant"}, ...]}
@@ -88,7 +88,7 @@ def _find_turns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Sequence[
 
 
 def _transpose_turns(columns: Mapping[str, Sequence[object]]) -> list[object]:
-    """Turns from a table that stores them as one list a field."""
+    """Turns from a table that stores them as one list per field."""
     lists = [column if isinstance(column, Sequence) else [] for column in columns.values()]
     if len(set(map(len, lists))) != 1:
         raise RecordError("field missing", "turns whose fields have different lengths")

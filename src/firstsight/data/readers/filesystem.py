@@ -196,7 +196,7 @@ class Shard:
     name: str
     """Relative to the location's folder, unique, with forward slashes."""
     split: str
-    """train, validation or test; empty if no name says which."""
+    """train, validation or test; empty if no name contains one."""
     size: int
     """Bytes of the file."""
     stamp: str
@@ -246,7 +246,7 @@ def open_folder(path: str) -> SourceFolder:
     except ImportError as error:
         raise MissingPackage(f"{path}: {error}. Install what this kind of path needs, or copy the data.") from None
     except ValueError as error:
-        raise RequestError(f"{path}: wanted a path or a URL that fsspec knows. Got {error}.") from None
+        raise RequestError(f"{path}: wanted a path or a URL that fsspec supports. Got {error}.") from None
     root = root if root == "/" else str(root).rstrip("/")
     if re.search(r"[*?{]", path) and not (isinstance(filesystem, LocalFileSystem) and filesystem.exists(root)):
         return _match_pattern(path, filesystem, root)

@@ -100,13 +100,13 @@ class ImageLookup:
             check_member(member)
             return tar, member.offset_data, folder.read_range(tar, member.offset_data, member.size)
         if "://" in name:
-            raise RecordError("no picture", f"no json member of a tar names {name} as its url")
+            raise RecordError("no image", f"no json member of a tar names {name} as its url")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise RecordError("unsafe path", name)
         file_name = next((candidate for candidate in (key, f"images/{key}") if folder.has_file(candidate)), None)
         if file_name is None:
-            raise RecordError("no picture", f"{name} is in no tar, no file of its own, nor in images/")
+            raise RecordError("no image", f"{name} is in no tar, no file of its own, nor in images/")
         size = folder.file_info(file_name).size
         if size > MAX_IMAGE_BYTES:
             raise RecordError("too many bytes", f"{name} has {size:,} bytes, at most {MAX_IMAGE_BYTES:,}")

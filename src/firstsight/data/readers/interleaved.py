@@ -70,10 +70,10 @@ def _find_image(context: ReadContext, names: tuple[str, ...]) -> ImageLocation:
         try:
             return context.find_image(name)
         except RecordError as error:
-            if error.reason != "no picture":
+            if error.reason != "no image":
                 raise
             first_error = first_error or error
-    raise first_error or RecordError("no picture", "an image without a name")
+    raise first_error or RecordError("no image", "an image without a name")
 
 
 def _parse_obelics(row: Mapping[str, Any]) -> list[_Part]:

@@ -1,6 +1,6 @@
 """JSON in untrusted files: JSON lines, plain or compressed, and large JSON lists, both in bounded memory.
 
-The parser of lists is by hand because json and ijson do not report the byte offsets of items.
+The parser of lists is our own because json and ijson do not report the byte offsets of items.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _read_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
 def json_list_ranges(folder: SourceFolder, name: str, size: int) -> list[tuple[int, int]]:
     """[start, stop) in bytes of ranges that begin with an item and together cover the file of `size` bytes.
 
-    Raises DataError when the file is no JSON list.
+    Raises DataError when the file is not a JSON list.
     """
     starts, count = [0], 0
     with folder.open_stream(name, ReadDigest()) as stream:

@@ -41,7 +41,7 @@ FORMAT_READERS: Mapping[ExternalForm, Mapping[tuple[str, ...], FormatReader]] = 
 }
 """By form and extension."""
 SHARD_MANIFEST = "manifest.jsonl"
-"""Shards and their numbers of samples, one a line: {"shard", "num_sequences"} (open_lm, vla_foundry)."""
+"""Shards and their numbers of samples, one per line: {"shard", "num_sequences"} (open_lm, vla_foundry)."""
 _METADATA_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
 """Written by `datasets` beside its tables."""
 _SPLIT_ALIASES = {
@@ -237,7 +237,7 @@ class ShardRecords:
             yield record
         if self._expected_count not in (None, count):
             raise DataError(
-                f"{self._path}: wanted {self._expected_count} samples, says {SHARD_MANIFEST}. Got {count}. "
+                f"{self._path}: wanted {self._expected_count} samples, as in {SHARD_MANIFEST}. Got {count}. "
                 "Copy the shard or its manifest again."
             )
         self._is_exhausted = True

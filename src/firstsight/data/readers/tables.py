@@ -68,7 +68,7 @@ class TableRow:
         if isinstance(cell, str):
             return self.context.find_image(cell)
         if not isinstance(cell, bytes):
-            raise RecordError("not a picture", f"wanted bytes or a name, got {type(cell).__name__}")
+            raise RecordError("not an image", f"wanted bytes or a name, got {type(cell).__name__}")
         shard = f"{self.context.shard.name}#{self.columns['picture']}"
         return ImageLocation(shard=shard, offset=self.number, size=len(cell), hash=perceptual_hash(cell))
 
@@ -78,7 +78,7 @@ def single_image(images: object) -> object:
     if not isinstance(images, Sequence) or isinstance(images, str | bytes):
         return images
     if len(images) > 1:
-        raise RecordError("several pictures", f"{len(images)} in one record")
+        raise RecordError("several images", f"{len(images)} in one record")
     return images[0] if images else None
 
 
@@ -91,7 +91,7 @@ def table_records(
     """The record that `parse` makes of each row; it may raise RecordError.
 
     Only the columns of the first of `layouts` whose fields the table has, of `id` and of `optional_fields` are read.
-    Raises DataError when the file is no table, is truncated, or fits no layout.
+    Raises DataError when the file is not a table, is truncated, or fits no layout.
     """
     for row in _read_rows(context, layouts, optional_fields):
         try:

@@ -50,7 +50,7 @@ class TarMember:
 
 
 def check_member(member: TarMember) -> None:
-    """RecordError for a member with an unsafe name, that is no regular file, or that is too large."""
+    """RecordError for a member with an unsafe name, that is not a regular file, or that is too large."""
     if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
         raise RecordError("unsafe path", member.name)
     if not member.is_regular:
@@ -136,7 +136,7 @@ class _TarReader:
         return header
 
     def next_member(self) -> TarMember | None:
-        """The next member that is no folder; the stream is then at its first byte."""
+        """The next member that is not a folder; the stream is then at its first byte."""
         name, is_sparse, size = None, False, None
         while (header := self._read_header()) is not None:
             if header.type in _GNU_LONG_TYPES:

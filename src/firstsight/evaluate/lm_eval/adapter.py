@@ -111,7 +111,7 @@ class LmEvalAdapter(TemplateLM):
         return [results[position] for position in range(len(requests))]
 
     def _truncate_context(self, context: TokenIds, continuation: TokenIds) -> TokenIds:
-        """The last tokens of a context that fit; the continuation's last token is no input."""
+        """The last tokens of a context that fit; the continuation's last token is not an input."""
         count, limit = len(continuation), self.max_length
         if not count:
             raise DataError("a continuation without tokens has no likelihood. Give each choice at least a letter.")

@@ -17,7 +17,7 @@ from firstsight.evaluate.image_names import normalize_image_name
 from firstsight.evaluate.metrics.boxes import parse_box, rescale_box
 from firstsight.evaluate.task import load_json
 
-BoxUnit = Literal["thousandths", "pixels of the scaled picture", "1,024ths"]
+BoxUnit = Literal["thousandths", "pixels of the scaled image", "1,024ths"]
 ImageSize = tuple[float, float]
 """Width and height in pixels."""
 
@@ -65,7 +65,7 @@ _INTERNVL_SOURCE = "OpenGVLab/InternVL, internvl_chat/eval/refcoco/evaluate_grou
 _QWEN3 = BoxFormat("Qwen3-VL", "thousandths", "QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb")
 BOX_FORMATS = {
     "qwen2_vl": BoxFormat("Qwen2-VL", "thousandths", "arXiv:2409.12191, 2.2"),
-    "qwen2_5_vl": BoxFormat("Qwen2.5-VL", "pixels of the scaled picture", _QWEN2_5_SOURCE),
+    "qwen2_5_vl": BoxFormat("Qwen2.5-VL", "pixels of the scaled image", _QWEN2_5_SOURCE),
     "qwen3_vl": _QWEN3,
     "qwen3_vl_moe": _QWEN3,
     "internvl": BoxFormat("InternVL", "thousandths", _INTERNVL_SOURCE),

@@ -54,7 +54,7 @@ class References:
 
 
 def read_references(paths: Sequence[Path], task: Task) -> References:
-    """The references of `task`; a folder stands for its data files. DataError names files without right answers."""
+    """The references of `task`; of a folder all data files are read. DataError names files without right answers."""
     files = [file for path in paths for file in (_list_files(path, task) if path.is_dir() else (path,))]
     question_files = [path for path in files if _is_question_file(path)]
     own_files = tuple(path for path in files if path not in question_files)

@@ -107,7 +107,7 @@ def _warnings(task: Task, answers: Sequence[AnswerRecord]) -> list[str]:
     warnings: list[str] = []
     ocr_count = sum(_OCR_MARKER in answer.prompt for answer in answers) if task.name == "textvqa" else 0
     if ocr_count:
-        warnings.append(f"{ocr_count:,} prompts have OCR tokens: this is no score of textvqa, but of textvqa_ocr")
+        warnings.append(f"{ocr_count:,} prompts have OCR tokens: this is a score of textvqa_ocr, not of textvqa")
     texts = [answer.answer for answer in answers]
     negated = [text for text in texts if _NO_PATTERN.match(text) and is_yes_answer(text)]
     if negated and task.metric is YES_NO_MATCH:

@@ -127,7 +127,7 @@ _OCID_COUNTS = {"OCID-Ref val": 18342, "test": 27513, "train": 259839}
 
 
 def _refcoco_task(name: str, benchmark: str, *, baseline: float | None) -> Task:
-    """`published` are all three benchmarks' splits, since their files look alike; the task's validation split first."""
+    """`published` are all three benchmarks' splits (their files have one form), the task's validation split first."""
     names = [benchmark, *(name for name in _VAL_COUNTS if name != benchmark)]
     counts = {f"{name} val": _VAL_COUNTS[name] for name in names} | _TEST_COUNTS
     read = partial(read_refcoco, benchmark=benchmark)

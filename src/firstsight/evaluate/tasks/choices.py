@@ -52,12 +52,12 @@ def _skip_reason(record: BenchmarkRecord) -> str:
 
 
 def _parse_options(record: BenchmarkRecord) -> tuple[str, ...]:
-    """Options from a list of texts or its Python literal, of which nothing is executed."""
+    """Options from a list of texts or its Python literal, which is parsed without execution."""
     value = record.value("options")
     try:
         options = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise record.error(f"options is no list: {value[:80]!r}. Write it as a list of texts.") from error
+        raise record.error(f"options is not a list: {value[:80]!r}. Write it as a list of texts.") from error
     is_list = isinstance(options, list) and all(isinstance(option, (str, int, float)) for option in options)
     if not is_list or len(options) > len(OPTION_LETTERS):
         raise record.error(f"options is a list of at most 26 texts. Got {str(value)[:80]!r}. Write it as one.")
@@ -101,7 +101,7 @@ def _image_name(record: BenchmarkRecord) -> str:
 
 def read_multiple_choice(paths: Sequence[Path]) -> tuple[Question, ...]:
     """JSON lines of {"query", "choices", "gold"}."""
-    path = single_file(paths, "a query, its choices and the right one a line")
+    path = single_file(paths, "a query, its choices and the right one per line")
     return records.require_unique_ids(list(map(_choice_question, read_records(path))), paths)
 
 

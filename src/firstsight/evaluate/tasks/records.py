@@ -86,12 +86,12 @@ def read_records(path: Path) -> list[BenchmarkRecord]:
 
 
 def list_records(rows: Sequence[Any], path: Path, *, keys: Sequence[str | None] | None = None) -> list[BenchmarkRecord]:
-    """The records of a list in a file, with their ids if they have any; DataError for one that is no object."""
+    """The records of a list in a file, with their ids if they have any; DataError for one that is not an object."""
     records: list[BenchmarkRecord] = []
     for index, (row, key) in enumerate(zip(rows, keys or [None] * len(rows), strict=True)):
         location = f"{path}: record {index + 1 if key is None else key}"
         if not isinstance(row, dict):
-            raise DataError(f"{location} is no object: {str(row)[:80]}. Is this the benchmark's own file?")
+            raise DataError(f"{location} is not an object: {str(row)[:80]}. Is this the benchmark's own file?")
         records.append(BenchmarkRecord(key=key, index=index, location=location, fields=row))
     return records
 

@@ -124,7 +124,7 @@ def _annotator_answers(value: Any, location: Path | str) -> tuple[str, ...]:
     """All annotators' answers in order, from strings or from records with an `answer`."""
     if not isinstance(value, list) or not value:
         raise DataError(f"{location}: a question without answers cannot be scored. Use a split with public answers.")
-    # VQAv2 has two million answers, so text_field runs only if a value is no string.
+    # VQAv2 has two million answers, so text_field runs only if a value is not a string.
     texts: list[Any] = [entry.get("answer") if isinstance(entry, dict) else entry for entry in value]
     if not all(isinstance(text, str) for text in texts):
         texts = [entry if isinstance(entry, str) else text_field(entry, "answer", location) for entry in value]
@@ -215,7 +215,7 @@ def _pope_question(record: BenchmarkRecord, file_split: str) -> Question:
     split = category if category in _POPE_SPLITS else file_split
     if not split:
         splits = ", ".join(_POPE_SPLITS)
-        raise record.error(f"of which split? Name the file after one, or give a category: {splits}.")
+        raise record.error(f"its split is unknown. Name the file after one, or add a category: {splits}.")
     label = record.text("label", "answer")
     if label not in ("yes", "no"):
         raise record.error(f"a label is yes or no. Got {label!r}. Is this the benchmark's original file?")
@@ -254,7 +254,7 @@ TEXTVQA = vision_task("textvqa", TEXTVQA_ACCURACY, read_textvqa, version=2, base
 TEXTVQA_OCR = replace(
     TEXTVQA, name="textvqa_ocr", baseline=None, read_questions=read_textvqa_ocr, variant_of="textvqa", version=1
 )
-"""The prompt contains another system's reading of the image, so the task is no part of the stable score."""
+"""The prompt contains another system's reading of the image, so the task is not part of the stable score."""
 
 _POPE_SIZES = {"adversarial": 3000, "popular": 3000}
 POPE = replace(

@@ -39,7 +39,7 @@ PAPER_EVALUATION = Evaluate(
 MIDTRAIN_ROW_SHAPE = RowShape(batch_size=256, length=1024)
 FINETUNE_ROW_SHAPE = RowShape(batch_size=128, length=1024)
 FINETUNE_EPOCH_TOKENS = FINETUNE_ROW_SHAPE.round_up(Tokens(625_000 * 1024))
-"""LLaVA's 625,000 dialogues with an image, one a row; the paper's figure rounds it to 1B tokens."""
+"""LLaVA's 625,000 dialogues with an image, one per row; the paper's figure rounds it to 1B tokens."""
 
 
 class _PaperSize(NamedTuple):

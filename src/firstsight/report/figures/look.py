@@ -1,6 +1,6 @@
 """The common look of all figures (colours, fonts, tooltips), and how rows are put into a chart.
 
-Colours are Okabe and Ito's, safe for colour-blind readers; shape and dash repeat what the colour says.
+Colours are Okabe and Ito's, safe for colour-blind readers; shape and dash repeat the information of the colour.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class PreviewRecord(NamedTuple):
 
     record_index: int
     location: str
-    """Shard and position in it; empty where the index does not know them."""
+    """Shard and position in it; empty where the index does not have them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -44,7 +44,7 @@ MARKS_CAPTION = "Large: mean over seeds, hollow where the schedule differs. Smal
 def write(arms: Sequence[ArmResult], *, study: StudyFacts, folder: Path) -> Path:
     """Write report.html, scores.csv, scores.parquet and figures/ into `folder`; returns the page's path.
 
-    The page of an unfinished study says what is missing. Equal input gives equal bytes.
+    The page of an unfinished study lists what is missing. Equal input gives equal bytes.
     Raises DataError where a scores, answers or log file is invalid.
     """
     rows, curves = score_table(arms), read_curves(arms)
