@@ -30,7 +30,7 @@ _REPORT_INTERVAL = 0.5
 def write_texts(
     spec: SyntheticTexts, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
-    """Writes text-00000.jsonl.zst ...; records have a field `loss` unless every word carries loss."""
+    """Writes text-00000.jsonl.zst ...; records have a field `loss` unless every word is in the loss."""
     for shard, indices in _shard_ranges(spec.documents, _DOCUMENTS_PER_SHARD):
         path = out / f"text-{shard:05d}.jsonl.zst"
         with path.open("wb") as file, zstandard.ZstdCompressor(3).stream_writer(file) as stream:

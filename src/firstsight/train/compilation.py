@@ -34,7 +34,7 @@ def configure_torch(site: Site) -> None:
 
 @cache
 def _disable_malloc_trim() -> None:
-    """Reuse freed memory: glibc maps every large tensor anew, and page faults take a fifth of a small model's step."""
+    """Reuse freed memory: glibc maps every large tensor again, and page faults take a fifth of a small model's step."""
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

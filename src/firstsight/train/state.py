@@ -240,7 +240,7 @@ def save_resume_point(folder: Path, state: TrainState, extra_state: dict[str, An
 def load_resume_point(folder: Path, state: TrainState) -> dict[str, Any] | None:
     """Set `state` to the folder's resume point and return its `extra_state`; None if there is none.
 
-    A damaged point counts as none; a line on stderr says so.
+    A damaged point counts as none; a line on stderr reports it.
     """
     path = folder / RESUME_FILE
     if not path.is_file():
