@@ -119,7 +119,7 @@ def _read_ledger(path: Path) -> _Ledger:
     expected = metadata["positions"]
     if records.dtype != _LEDGER_RECORD or len(records) != expected:
         got = f"{len(records):,} of {records.dtype}"
-        raise DataError(f"wanted the {expected:,} records of ledger.json. Got {got}. Train the step again.")
+        raise DataError(f"wanted {expected:,} records, as in ledger.json. Got {got}. Train the step again.")
     return _Ledger(
         folder=folder,
         metadata=metadata,
