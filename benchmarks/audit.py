@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from firstsight.data.audit import duplicates, hamming, ngrams
+from firstsight.data.audit import contamination, duplicates
 from timing import min_seconds
 
 
@@ -28,7 +28,7 @@ def random_hashes(count: int) -> np.ndarray:
     return np.unique(values)
 
 
-def token_store(folder: Path, count: int, texts: int) -> tuple[np.ndarray, ngrams.NgramSet]:
+def token_store(folder: Path, count: int, texts: int) -> tuple[np.ndarray, contamination.NgramSet]:
     """A memory-mapped token store with Zipf-distributed tokens, and query texts of 30 tokens.
 
     One query in ten occurs in the store.
@@ -39,7 +39,7 @@ def token_store(folder: Path, count: int, texts: int) -> tuple[np.ndarray, ngram
     queries = np.minimum(rng.zipf(1.2, (texts, 30)), 50_000)
     starts = rng.integers(0, count - 30, texts // 10)
     queries[: len(starts)] = tokens[starts[:, None] + np.arange(30)]
-    return np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray), ngrams.NgramSet(
+    return np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray), contamination.NgramSet(
         queries.tolist(), range(texts)
     )
 
@@ -56,10 +56,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     hashes = random_hashes(args.hashes)
-    num_linked = len(hashes) - len(np.unique(hamming.group_hashes(hashes)[0]))
+    num_linked = len(hashes) - len(np.unique(duplicates.group_hashes(hashes)[0]))
     shuffled = np.random.default_rng(1).permutation(hashes)
     sort_seconds, group_seconds = min_seconds(
-        [lambda: np.argsort(shuffled), lambda: hamming.group_hashes(hashes)], args.repeats
+        [lambda: np.argsort(shuffled), lambda: duplicates.group_hashes(hashes)], args.repeats
     )
     print(
         f"near-duplicates   {group_seconds:8.2f} s for {len(hashes):,} hashes, {num_linked:,} linked, "
@@ -71,7 +71,7 @@ def main() -> None:
         starts = np.cumsum(counts) - 500
 
         def count_hits() -> int:
-            return sum(len(positions) for positions, _ in ngrams.find_ngrams(tokens, query_ngrams))
+            return sum(len(positions) for positions, _ in contamination.find_ngrams(tokens, query_ngrams))
 
         def hash_records() -> None:
             for chunk in duplicates._token_chunks(counts):

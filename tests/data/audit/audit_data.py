@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from firstsight.data.audit import ngrams
+from firstsight.data.audit import contamination
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
 from firstsight.data.records import SpecialTokenIds
 from firstsight.recipe.mixture import External
@@ -82,7 +82,9 @@ def reencode(data: bytes, form: str, scale: float) -> bytes:
 
 
 def ngrams_of(ids: Sequence[int]) -> set[tuple[int, ...]]:
-    return {tuple(ids[start : start + ngrams.NGRAM_SIZE]) for start in range(len(ids) - ngrams.NGRAM_SIZE + 1)}
+    return {
+        tuple(ids[start : start + contamination.NGRAM_SIZE]) for start in range(len(ids) - contamination.NGRAM_SIZE + 1)
+    }
 
 
 @st.composite

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
-from firstsight.data.audit import find_duplicates, find_overlap, ngrams
+from firstsight.data.audit import contamination, find_duplicates, find_overlap
 from firstsight.data.audit.report import MAX_RARE_RECORDS
 from firstsight.data.images import perceptual_hash
 from firstsight.data.tokenizer import Tokenizer, load_tokenizer
@@ -42,7 +42,7 @@ def test_overlapping_records_are_those_that_sets_of_ngrams_find(
         left, right = words_of(documents[overlap.train_record.record]), words_of(texts[number])
         assert f" {overlap.shared_text} " in f" {left} "
         assert f" {overlap.shared_text} " in f" {right} "
-        assert overlap.shared_text.count("w") >= ngrams.NGRAM_SIZE
+        assert overlap.shared_text.count("w") >= contamination.NGRAM_SIZE
     distinct = {words_of(text) for text in texts}
     assert (report.texts, report.short_texts) == (
         len(distinct),
@@ -88,7 +88,7 @@ def test_words_of_many_records_are_a_phrase(workshop: Workshop) -> None:
 
 
 def test_an_ngram_that_is_repeated_in_a_record_counts_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ngrams, "_CHUNK", 5)
+    monkeypatch.setattr(contamination, "_CHUNK", 5)
     tokenizer = load_tokenizer(workshop.words())
     text = [WORDS + overlap for overlap in range(13)]
     index = make_index([text * (MAX_RARE_RECORDS + 5)], digest=tokenizer.digest)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from firstsight.data.audit.contamination import NGRAM_SIZE
+from firstsight.data.audit.duplicates import MAX_BUCKET_SIZE, MAX_HAMMING_DISTANCE, MIN_INFORMATIVE_BITS
 from firstsight.data.audit.eval_sets import EvalItem
-from firstsight.data.audit.hamming import MAX_BUCKET_SIZE, MAX_HAMMING_DISTANCE, MIN_INFORMATIVE_BITS
-from firstsight.data.audit.ngrams import NGRAM_SIZE
 from firstsight.data.index import Index
 
 MAX_LISTED_CLUSTERS, MAX_LISTED_MEMBERS = 5, 3

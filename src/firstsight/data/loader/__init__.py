@@ -2,8 +2,7 @@
 
 from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.data.loader.collate import Batch
-from firstsight.data.loader.mixture import LoaderMixture
-from firstsight.data.loader.sources import DecodedImages, ImageInputs, LoaderSource, PrecomputedFeatures
+from firstsight.data.loader.mixture import DecodedImages, ImageInputs, LoaderMixture, LoaderSource, PrecomputedFeatures
 from firstsight.data.loader.stream import BatchStream, prefetch_batches
 
 __all__ = [

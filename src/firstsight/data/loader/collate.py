@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float16, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
 from firstsight.data.index import ragged_ranges
-from firstsight.data.loader.sources import ImageInputs, LoaderSource
+from firstsight.data.loader.mixture import ImageInputs, LoaderSource
 from firstsight.data.sampling import Indices
 from firstsight.data.tokenizer import LOSS_ALWAYS, LOSS_NEVER
 from firstsight.recipe.stages import IGNORE_INDEX

@@ -13,8 +13,7 @@ import numpy as np
 
 from firstsight.data.loader.collate import Batch, BatchBuilder
 from firstsight.data.loader.mixing import RowMixing, SourceSequence, merge_spans
-from firstsight.data.loader.mixture import LoaderMixture, MixtureSampler
-from firstsight.data.loader.sources import LoaderSource
+from firstsight.data.loader.mixture import LoaderMixture, LoaderSource, MixtureSampler
 from firstsight.data.sampling import Indices
 from firstsight.errors import DataError, MixError
 from firstsight.recipe.mixture import ShareUnit

@@ -20,7 +20,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from firstsight.errors import DataError
-from firstsight.evaluate.lm_eval import doc_adapters, local_data
+from firstsight.evaluate.lm_eval import doc_adapters
 from firstsight.evaluate.lm_eval.adapter import LmEvalAdapter  # also registers the model type for these definitions
 from firstsight.evaluate.lm_eval.doc_adapters import ChoiceQuery, gold_index
 from firstsight.evaluate.lm_eval.tasks import definition_version, find_definition, get_lm_eval_task, query_version
@@ -64,8 +64,8 @@ def load_query_task(name: str, folder: Path, *, ending: str | None = None) -> Lo
     return _load_definition(_query_definition(name, folder, ending), query_version(name), folder)
 
 
-def _evaluated_rows(name: str, folder: Path) -> tuple[list[local_data.DatasetRow], list[ChoiceQuery] | None]:
-    rows = local_data.load_dataset_splits(folder, name)[get_lm_eval_task(name).split]
+def _evaluated_rows(name: str, folder: Path) -> tuple[list[doc_adapters.DatasetRow], list[ChoiceQuery] | None]:
+    rows = doc_adapters.load_dataset_splits(folder, name)[get_lm_eval_task(name).split]
     return rows, doc_adapters.parse_queries(rows, str(folder))
 
 
@@ -123,7 +123,7 @@ class LocalFewshotSampler(ContextSampler):
 
 def definition_dataset(folder: str, name: str, *, examples: bool, **_: object) -> dict[str, Dataset]:
     """The records of the evaluated split for lm-eval's definition, with `examples` of all splits; called by lm-eval."""
-    split, splits = get_lm_eval_task(name).split, local_data.load_dataset_splits(Path(folder), name)
+    split, splits = get_lm_eval_task(name).split, doc_adapters.load_dataset_splits(Path(folder), name)
     used_splits = [key for key, rows in splits.items() if rows and (examples or key == split)]
     datasets = {key: Dataset.from_list(_definition_rows(splits[key], name, folder)) for key in used_splits}
     # lm-eval reads every split that the definition names, even if it takes no examples from it.
@@ -141,14 +141,14 @@ def query_dataset(folder: str, name: str, ending: str = "", **_: object) -> dict
     return {"test": dataset, "train": dataset.select([])}
 
 
-def _definition_rows(rows: Sequence[local_data.DatasetRow], name: str, folder: str) -> list[dict[str, Any]]:
+def _definition_rows(rows: Sequence[doc_adapters.DatasetRow], name: str, folder: str) -> list[dict[str, Any]]:
     queries = doc_adapters.parse_queries(rows, folder)
     if queries is None:
         return [{key: int(value) if isinstance(value, bool) else value for key, value in row.items()} for row in rows]
     return [row for query in queries if (row := doc_adapters.definition_row(name, query)) is not None]
 
 
-def _check_columns(rows: Sequence[local_data.DatasetRow], name: str, folder: Path) -> None:
+def _check_columns(rows: Sequence[doc_adapters.DatasetRow], name: str, folder: Path) -> None:
     columns = get_lm_eval_task(name).columns
     for number, row in enumerate(rows, start=1):
         if any(row.get(column) is None for column in columns):

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from firstsight.errors import DataError
-from firstsight.evaluate.lm_eval.local_data import load_dataset_splits
+from firstsight.evaluate.lm_eval.doc_adapters import load_dataset_splits
 
 ROWS: list[dict[str, Any]] = [
     {"question": f"q{n}", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "AB"[n % 2]}
