@@ -14,12 +14,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from firstsight.data.audit import report
 from firstsight.data.audit.duplicates import hamming_neighbors, uninformative_hashes
 from firstsight.data.audit.eval_sets import EvalItem, EvalSets, collect_eval_sets
+from firstsight.data.audit.report import NGRAM_SIZE
 from firstsight.data.index import Index, ragged_ranges
 from firstsight.data.tokenizer import Tokenizer
 from firstsight.errors import DataError
 
-NGRAM_SIZE = 13
-"""Consecutive tokens that count as overlap; Brown et al. 2020 (appendix C) use 13 words."""
 NgramHits = tuple[Int64[np.ndarray, "hits"], Int64[np.ndarray, "hits"]]
 """Positions in a token array where n-grams begin, ascending, and the number of the n-gram at each."""
 _BASE, _SECOND_BASE = np.uint32(0x9E3779B3), np.uint32(0xC2B2AE35)

@@ -16,14 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from firstsight.data.audit import report
+from firstsight.data.audit.report import MAX_BUCKET_SIZE, MAX_HAMMING_DISTANCE, MIN_INFORMATIVE_BITS
 from firstsight.data.index import Index, ragged_ranges
 
-MAX_HAMMING_DISTANCE = 4
-"""Bits in which the hashes of an image and of its rescaled or re-encoded copy may differ."""
-MIN_INFORMATIVE_BITS = 8
-"""A hash with fewer bits set, or fewer unset, is that of a plain area or a gradient: it does not identify an image."""
-MAX_BUCKET_SIZE = 1000
-"""Hashes with equal bands that are compared; larger buckets are skipped."""
 _BITS = 64
 _CHUNK = 1 << 14
 _MAX_PENDING_PAIRS = 1 << 20

@@ -9,10 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from firstsight.data.audit.contamination import NGRAM_SIZE
-from firstsight.data.audit.duplicates import MAX_BUCKET_SIZE, MAX_HAMMING_DISTANCE, MIN_INFORMATIVE_BITS
 from firstsight.data.audit.eval_sets import EvalItem
 from firstsight.data.index import Index
+
+NGRAM_SIZE = 13
+"""Consecutive tokens that count as overlap; Brown et al. 2020 (appendix C) use 13 words."""
+MAX_BUCKET_SIZE = 1000
+"""Hashes with equal bands that are compared; larger buckets are skipped."""
+MAX_HAMMING_DISTANCE = 4
+"""Bits in which the hashes of an image and of its rescaled or re-encoded copy may differ."""
+MIN_INFORMATIVE_BITS = 8
+"""A hash with fewer bits set, or fewer unset, is that of a plain area or a gradient: it does not identify an image."""
 
 MAX_LISTED_CLUSTERS, MAX_LISTED_MEMBERS = 5, 3
 """Duplicate clusters that are listed, and members of each."""

@@ -1,7 +1,7 @@
 """Offline copies of data sets, and their conversion to records of lm-eval's definitions.
 
-A copy is Parquet, JSON, JSON lines (.gz) or a `save_to_disk` folder, or questions in llm-foundry's or OLMES' form (query,
-choices, gold).
+A copy is Parquet, JSON, JSON lines (.gz) or a `save_to_disk` folder, or questions in llm-foundry's or OLMES' form
+(query, choices, gold).
 """
 
 from __future__ import annotations
