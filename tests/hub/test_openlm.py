@@ -340,8 +340,8 @@ def test_numpy_scalars_in_a_checkpoint_are_read_and_other_objects_are_not(tmp_pa
     body = {"state_dict": {"one": torch.ones(2)}, "samples_seen": np.int64(7)}
     low, high = np.percentile(np.arange(5.0), [5, 95])
     torch.save({**body, "evaluation_metrics": [{"low": low, "high": np.float32(high)}]}, tmp_path / "one.pt")
-    output = openlm.read_openlm_checkpoint(tmp_path / "one.pt")
-    assert output.samples_seen == 7 and torch.equal(output.tensors["one"], torch.ones(2))
+    tensors, rows_seen = openlm.read_openlm_checkpoint(tmp_path / "one.pt")
+    assert rows_seen == 7 and torch.equal(tensors["one"], torch.ones(2))
     torch.save({**body, "args": argparse.Namespace(lr=1)}, tmp_path / "two.pt")
     with pytest.raises(ModelError, match=r"calls argparse\.Namespace; nothing was executed.*its state_dict alone"):
         openlm.read_openlm_checkpoint(tmp_path / "two.pt")

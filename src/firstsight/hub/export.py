@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +14,8 @@ from firstsight.data.tokenizer import Tokenizer, load_tokenizer
 from firstsight.errors import ModelError, RequestError
 from firstsight.files import staged_folder
 from firstsight.hub import llama, llava, model_card, sidecars
+from firstsight.hub.model_card import ExportResult
+from firstsight.hub.public_weights import LazyTensors
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load
 from firstsight.model.tensors import write_tensors
 from firstsight.recipe import serialize
@@ -23,17 +23,6 @@ from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 
 ExportDtype = Literal["float32", "bfloat16"]
 """The dtype that weights are written in."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportResult:
-    """What was written."""
-
-    architecture: str
-    """The class that loads the folder."""
-    fallback_reason: str
-    """Why that class is firstsight's; empty if it is transformers'."""
-    parameter_count: int
 
 
 def export_checkpoint(checkpoint: Path, out: Path, *, dtype: ExportDtype) -> ExportResult:
@@ -54,14 +43,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, dtype: ExportDtype) -> Exp
         )
     with staged_folder(out, errors=(SafetensorError,)) as folder:
         result = _write_files(folder, loaded, tokenizer, dtype=dtype)
-        card_info = model_card.ModelCardInfo(
-            checkpoint=checkpoint,
-            tokens_seen=loaded.tokens_seen,
-            parameter_count=result.parameter_count,
-            architecture=result.architecture,
-            fallback_reason=result.fallback_reason,
-        )
-        (folder / "README.md").write_text(model_card.model_card(loaded.spec, card_info))
+        (folder / "README.md").write_text(model_card.model_card(checkpoint, loaded, result))
     return result
 
 
@@ -78,7 +60,8 @@ def _write_files(folder: Path, loaded: LoadedCheckpoint, tokenizer: Tokenizer, *
     spec, ids = loaded.spec, tokenizer.special_ids
     has_vision = isinstance(spec, VLMSpec)
     config, reason = export_config(spec)
-    write_tensors(folder, _CastTensors(export_tensors(loaded, is_native=not reason), getattr(torch, dtype)))
+    tensors, torch_dtype = export_tensors(loaded, is_native=not reason), getattr(torch, dtype)
+    write_tensors(folder, LazyTensors(tensors.keys(), lambda name: tensors[name].to(torch_dtype)))
     chat_ids = sidecars.write_tokenizer_files(folder, tokenizer, has_dialogues=has_vision)
     fields: dict[str, Any] = {"bos_token_id": ids.end, "eos_token_id": ids.end, "pad_token_id": ids.pad, "dtype": dtype}
     if has_vision:
@@ -114,16 +97,3 @@ def export_tensors(loaded: LoadedCheckpoint, *, is_native: bool) -> dict[str, Te
     if loaded.encoder is not None:
         tensors |= {f"encoder.{name}": tensor for name, tensor in loaded.encoder.state_dict().items()}
     return llava.to_llava(tensors, loaded.spec) if is_native and isinstance(loaded.spec, VLMSpec) else tensors
-
-
-class _CastTensors:
-    """Tensors of another dtype, each converted when it is written."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-        self.tensors, self.dtype = tensors, dtype
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __getitem__(self, name: str, /) -> Tensor:
-        return self.tensors[name].to(self.dtype)

@@ -50,14 +50,12 @@ class FirstsightImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         """The pixels of Pillow images or RGB arrays [h, w, 3] of bytes, flat or nested; always tensors."""
         red, green, blue = cast(list[int], self.ground)
-        fit, flat = (
-            cast(ImageFit, self.fit),
+        flat, fit = (
             cast(list[Any], make_flat_list_of_images(cast(Any, self.fetch_images(images)))),
+            cast(ImageFit, self.fit),
         )
-        pixels = [
-            image_to_pixels(_to_pil_image(image), self.size, fit=fit, ground=(red, green, blue)) for image in flat
-        ]
-        return BatchFeature({"pixel_values": torch.stack([torch.from_numpy(array) for array in pixels])})
+        pixels = [image_to_pixels(_to_pil_image(x), self.size, fit=fit, ground=(red, green, blue)) for x in flat]
+        return BatchFeature({"pixel_values": torch.stack(list(map(torch.from_numpy, pixels)))})
 
 
 def _to_pil_image(image: Any) -> Image.Image:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from firstsight.errors import ModelError, RequestError
 from firstsight.files import file_sha256, staged_folder
 from firstsight.hub import llama, llava, openlm
 from firstsight.hub.download import HUB_PREFIX, resolve_hub_path
-from firstsight.hub.public_weights import PublicWeights, concat_rows, read_config
+from firstsight.hub.public_weights import LazyTensors, PublicWeights, concat_rows, read_config
 from firstsight.hub.sidecars import ENCODER_TENSOR_NAME, write_encoder_towers
 from firstsight.model.checkpoint_io import write_spec
 from firstsight.model.tensors import write_tensors
@@ -194,24 +193,16 @@ class _ByteProgress:
         self.on_progress(Progress(done=min(self.done, self.total), total=self.total, unit="bytes"))
 
 
-class _CheckpointTensors:
-    """The tensors of the checkpoint without a frozen encoder's, each built when it is written."""
-
-    def __init__(self, weights: PublicWeights, on_bytes: Callable[[int], None]) -> None:
-        self.weights, self.on_bytes = weights, on_bytes
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self.weights.source_names if not ENCODER_TENSOR_NAME.fullmatch(name))
-
-    def __getitem__(self, name: str, /) -> Tensor:
-        tensor = concat_rows([self.weights.tensors[source] for source in self.weights.source_names[name]])
-        self.on_bytes(tensor.nbytes)
-        return tensor
-
-
 def _write_checkpoint(folder: Path, weights: PublicWeights, tokenizer_file: Path, progress: _ByteProgress) -> None:
     """Weights, moments, encoder folders, tokenizer, and the spec last."""
-    write_tensors(folder, _CheckpointTensors(weights, progress))
+
+    def read_tensor(name: str) -> Tensor:
+        tensor = concat_rows([weights.tensors[source] for source in weights.source_names[name]])
+        progress(tensor.nbytes)
+        return tensor
+
+    names = [name for name in weights.source_names if not ENCODER_TENSOR_NAME.fullmatch(name)]
+    write_tensors(folder, LazyTensors(names, read_tensor))
     if weights.moments is not None:
         write_tensors(folder, weights.moments, name="optimizer")
     if isinstance(weights.spec, VLMSpec) and weights.spec.encoder == "frozen":

@@ -128,9 +128,7 @@ def llama_spec(config: Mapping[str, Any]) -> LMSpec:
 
 def unsupported_family_message(model_type: object) -> str:
     """The message for a model_type that is not supported: the reason, if it is a known one, and alternatives."""
-    encoders = {
-        name: f"it is an encoder, {reason}. Use SigLIP or DINOv2" for name, reason in UNSUPPORTED_ENCODERS.items()
-    }
+    encoders = {x: f"it is an encoder, {why}. Use SigLIP or DINOv2" for x, why in UNSUPPORTED_ENCODERS.items()}
     reason = unsupported_reason(model_type, UNSUPPORTED_FAMILIES | encoders)
     name = "gpt_neox" if model_type == "gpt_neox" else repr(model_type)
     return (
@@ -278,9 +276,8 @@ def to_llama(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
 def from_llama(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
     """The inverse of `to_llama`."""
     parts = llama_tensor_names(spec)
-    _check_names(
-        {source for sources in parts.values() for source, _ in sources}, set(llama_weight_names(tensors, spec))
-    )
+    expected = {source for sources in parts.values() for source, _ in sources}
+    _check_names(expected, set(llama_weight_names(tensors, spec)))
     return {name: concat_rows([tensors[source] for source, _ in sources]) for name, sources in parts.items()}
 
 

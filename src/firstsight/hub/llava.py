@@ -133,9 +133,7 @@ def llava_spec(config: Mapping[str, Any]) -> VLMSpec:
     for name, (expected, value) in required_values.items():
         if expected != value:
             raise ModelError(f"{name}: wanted {expected!r}. Got {value!r}, which is not supported. Use another Llava.")
-    sizes = {
-        name: positive_int_setting(vision, name, default=default) for name, default in SIGLIP_DEFAULT_SIZES.items()
-    }
+    sizes = {name: positive_int_setting(vision, name, default=size) for name, size in SIGLIP_DEFAULT_SIZES.items()}
     layer = config.get("vision_feature_layer", -2)
     if not isinstance(layer, int) or not -sizes["num_hidden_layers"] <= layer < 0:
         raise ModelError(f"vision_feature_layer: wanted one negative number. Got {layer!r}. Use another Llava.")
@@ -204,9 +202,8 @@ def from_llava(tensors: Mapping[str, Tensor], spec: VLMSpec) -> dict[str, Tensor
         elif not _is_unused(tower_name, spec):
             vision[prefix + tower_name] = tensor
     if unknown:
-        raise ModelError(
-            f"a Llava has no tensors {', '.join(sorted(unknown))}. Use a folder with only Llava's tensors."
-        )
+        names = ", ".join(sorted(unknown))
+        raise ModelError(f"a Llava has no tensors {names}. Use a folder with only Llava's tensors.")
     return {f"lm.{name}": tensor for name, tensor in llama.from_llama(lm, spec.lm).items()} | vision
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from firstsight.model.checkpoint_io import LoadedCheckpoint
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.vision import PatchProjectionSpec
 
@@ -39,32 +40,32 @@ IMPORT_CLASSES_LINE = "import firstsight.hub.hf_classes  # registers the classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelCardInfo:
-    """Facts on the card that are not in the model's spec."""
+class ExportResult:
+    """What was written."""
 
-    checkpoint: Path
-    tokens_seen: int
-    parameter_count: int
     architecture: str
+    """The class that loads the folder."""
     fallback_reason: str
-    """Why the architecture is firstsight's; empty if it is transformers'."""
+    """Why that class is firstsight's; empty if it is transformers'."""
+    parameter_count: int
 
 
-def model_card(spec: LMSpec | VLMSpec, info: ModelCardInfo) -> str:
+def model_card(checkpoint: Path, loaded: LoadedCheckpoint, result: ExportResult) -> str:
     """The content of README.md; names that a user chose are escaped, so that they are not read as markup."""
-    has_vision, reason = isinstance(spec, VLMSpec), info.fallback_reason
+    spec, reason = loaded.spec, result.fallback_reason
+    has_vision = isinstance(spec, VLMSpec)
     pipeline = "image-text-to-text" if has_vision else "text-generation"
     description = "a vision-language model" if has_vision else "a language model"
     loading = f"with firstsight's own classes ({escape_markdown(reason)})" if reason else "natively"
     usage = (IMPORT_CLASSES_LINE if reason else "") + (VISION_USAGE if has_vision else TEXT_USAGE)
     sections = [
         f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags:\n- firstsight\n---\n",
-        f"# {escape_markdown(info.checkpoint.absolute().name)}",
-        f"This is {description} with {info.parameter_count:,} parameters, exported by firstsight from a checkpoint "
-        f"that was trained on {info.tokens_seen:,} tokens in its last stage. "
-        f"`transformers` loads it as `{info.architecture}`, {loading}.",
+        f"# {escape_markdown(checkpoint.absolute().name)}",
+        f"This is {description} with {result.parameter_count:,} parameters, exported by firstsight from a checkpoint "
+        f"that was trained on {loaded.tokens_seen:,} tokens in its last stage. "
+        f"`transformers` loads it as `{result.architecture}`, {loading}.",
         "## Model\n" + markdown_table(_spec_facts(spec)),
-        "## Training\n" + _training_section(info.checkpoint),
+        "## Training\n" + _training_section(checkpoint),
         f"## Usage\n```python\n{usage}```",
         _chat_format_section(spec),
         "## Licence\nNot stated here: the publisher of this folder chooses it, within the licences of the data, of the "

@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,16 +52,6 @@ WRAPPER_PREFIXES = ("module.", "model.")
 ADAMW_STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OpenLMCheckpoint:
-    """The content of a `.pt` file of open_lm that is imported."""
-
-    tensors: Mapping[str, Tensor]
-    """Under open_lm's names; memory-mapped from the file."""
-    samples_seen: int | None
-    """Rows trained on, if the file has the number."""
-
-
 def read_openlm_file(path: Path, config_path: Path | None) -> PublicWeights:
     """The weights of a `.pt` checkpoint, with AdamW's moments if the optimizer's file is beside it."""
     params = [file for folder in path.parents[:2] if (file := folder / "params.txt").is_file()][:1]
@@ -69,17 +59,14 @@ def read_openlm_file(path: Path, config_path: Path | None) -> PublicWeights:
     settings = [read_openlm_settings(file) for file in settings_files]
     with prefix_errors(path):
         spec = openlm_spec_from_settings(*settings)
-    checkpoint = read_openlm_checkpoint(path)
+    tensors, rows_seen = read_openlm_checkpoint(path)
     lengths = [values["seq_len"] for values in settings if isinstance(values.get("seq_len"), int)]
-    has_count = bool(lengths) and checkpoint.samples_seen is not None
-    weights = replace(
-        _checked_weights(path, spec, checkpoint.tensors, files=(path, *settings_files)),
-        tokens_seen=lengths[0] * checkpoint.samples_seen if has_count else None,
-    )
+    tokens_seen = lengths[0] * rows_seen if lengths and rows_seen is not None else None
+    weights = replace(_checked_weights(path, spec, tensors, files=(path, *settings_files)), tokens_seen=tokens_seen)
     optimizer = path.with_name(path.name.replace("epoch_", "optimizer_"))
     if optimizer == path or not optimizer.is_file():
         return weights
-    moments = read_openlm_moments(optimizer, checkpoint.tensors, spec)
+    moments = read_openlm_moments(optimizer, tensors, spec)
     return replace(weights, moments=moments, files=(*weights.files, optimizer))
 
 
@@ -96,10 +83,10 @@ def read_openlm_folder(path: Path, config: Mapping[str, Any], config_path: Path 
 def _checked_weights(
     path: Path, spec: LMSpec, tensors: Mapping[str, Tensor], *, files: tuple[Path, ...]
 ) -> PublicWeights:
-    names, shapes, stored_shapes = openlm_tensor_names(tensors, spec), model_shapes(spec), shapes_and_dtypes(tensors)
+    names, shapes, actual = openlm_tensor_names(tensors, spec), model_shapes(spec), shapes_and_dtypes(tensors)
     sources = {name: names.get(name.removeprefix("lm."), name.removeprefix("lm.")) for name in shapes}
     expected = {sources[name]: shape for name, shape in shapes.items()}
-    check_tensors(path, expected, {name: stored_shapes[name] for name in names.values()})
+    check_tensors(path, expected, {name: actual[name] for name in names.values()})
     source_names = {name: (source,) for name, source in sources.items()}
     return PublicWeights(spec=spec, tensors=tensors, source_names=source_names, files=files, tokens_seen=None)
 
@@ -202,9 +189,10 @@ def _check_inv_freq(inv_freq: Tensor, spec: LMSpec, name: str) -> None:
         )
 
 
-def read_openlm_checkpoint(path: Path) -> OpenLMCheckpoint:
-    """The model of a `.pt` file, as open_lm saves it or as bare tensors; no code in the file is executed.
+def read_openlm_checkpoint(path: Path) -> tuple[dict[str, Tensor], int | None]:
+    """The model of a `.pt` file, as open_lm saves it or as bare tensors, and the rows trained on, None if unknown.
 
+    The tensors are memory-mapped; no code in the file is executed.
     Raises ModelError for a pickle with other objects than tensors and plain values, and for a file without a model.
     """
     body = _load_tensors_only(path)
@@ -213,9 +201,7 @@ def read_openlm_checkpoint(path: Path) -> OpenLMCheckpoint:
         keys = ", ".join(sorted(map(str, body))[:8]) or "nothing"
         raise ModelError(f"{path}: wanted a model's state_dict. Got {keys}. Name the file epoch_N.pt of a run.")
     samples = body.get("samples_seen")
-    return OpenLMCheckpoint(
-        tensors=tensors, samples_seen=int(samples) if isinstance(samples, int | np.integer) else None
-    )
+    return tensors, int(samples) if isinstance(samples, int | np.integer) else None
 
 
 def _numpy_globals() -> list[Any]:

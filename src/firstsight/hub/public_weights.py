@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,19 @@ class PublicWeights:
 def concat_rows(tensors: list[Tensor]) -> Tensor:
     """The rows of all tensors in one; a single tensor is not copied."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+class LazyTensors:
+    """Tensors that `read` builds when they are written."""
+
+    def __init__(self, names: Collection[str], read: Callable[[str], Tensor]) -> None:
+        self.names, self.read = names, read
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        return self.read(name)
 
 
 def weight_files(folder: Path, stored: StoredTensors) -> tuple[Path, ...]:
@@ -93,9 +106,8 @@ def exported_tokens_seen(config: Mapping[str, Any]) -> int | None:
 
 def unsupported_settings(settings: Mapping[str, Any], supported: SupportedValues) -> list[str]:
     """`name value` of each setting that firstsight does not implement."""
-    return [
-        f"{name} {settings[name]!r}" for name in supported if settings.get(name, ...) not in (..., *supported[name])
-    ]
+    items = ((name, settings.get(name, ...), values) for name, values in supported.items())
+    return [f"{name} {value!r}" for name, value, values in items if value not in (..., *values)]
 
 
 def is_positive_int(value: object) -> bool:
