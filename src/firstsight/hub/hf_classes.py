@@ -1,4 +1,4 @@
-"""firstsight's models as transformers' classes; importing this module registers them with the Auto classes.
+"""firstsight's models and processors as transformers' classes; importing this module registers them with Auto classes.
 
 They load, train and generate like other models; no code is read from a folder. The layers are `model.layers`'; only
 the cache is transformers' DynamicCache, so that all of `generate` works with it.
@@ -7,11 +7,13 @@ Shapes: B rows, T new tokens, S tokens in all, D width, V vocabulary, N images o
 
 from __future__ import annotations
 
-from typing import Any, no_type_check
+from typing import Any, cast, no_type_check
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -19,15 +21,20 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    BatchFeature,
     DynamicCache,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
+    ProcessorMixin,
 )
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import make_flat_list_of_images
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from firstsight.errors import ModelError
-from firstsight.hub.hf_processing import FirstsightImageProcessor, FirstsightProcessor
+from firstsight.data.images import convert_to_rgb, resize_to_square
+from firstsight.errors import DataError, ModelError
+from firstsight.hub.sidecars import IMAGE_TOKEN
 from firstsight.model import attention, layers
 from firstsight.model.layers import AttentionInputs, BlockWeights, norm
 from firstsight.model.lm import LM
@@ -35,7 +42,7 @@ from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe import serialize
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
-from firstsight.recipe.vision import PatchProjectionSpec
+from firstsight.recipe.vision import ImageFit, PatchProjectionSpec, RGBBytes
 
 TokenIds = Int[Tensor, "B T"]
 HiddenStates = Float[Tensor, "B T D"]
@@ -258,6 +265,66 @@ def update_shift_state(
     new_state = torch.cat((last, h), dim=1).gather(1, indices)
     cache.update_conv_state(new_state.transpose(1, 2), layer_index, conv_kernel_size=lag)
     return last
+
+
+def image_to_pixels(image: Image.Image, size: int, *, fit: ImageFit, ground: RGBBytes) -> UInt8[np.ndarray, "P P 3"]:
+    """Pixels of an opened image, writable, equal to those that `data.images.decode_image` makes of its bytes."""
+    upright = convert_to_rgb(ImageOps.exif_transpose(image))
+    return resize_to_square(upright, size, fit, pad_color=ground).copy()
+
+
+class FirstsightImageProcessor(BaseImageProcessor):
+    """Images to uint8 pixels [N, P, P, 3]; the model normalizes them for each of its encoders.
+
+    `image_tokens` is the number of tokens of an image.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 384,
+        fit: ImageFit = "resize",
+        ground: Any = (128, 128, 128),
+        image_tokens: int = 729,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_tokens = image_tokens
+        self.size, self.fit = int(size), fit
+        self.ground = [int(channel) for channel in ground]
+
+    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        """The pixels of Pillow images or RGB arrays [h, w, 3] of bytes, flat or nested; always tensors."""
+        red, green, blue = cast(list[int], self.ground)
+        flat = cast(list[Any], make_flat_list_of_images(cast(Any, self.fetch_images(images))))
+        fit, ground = cast(ImageFit, self.fit), (red, green, blue)
+        pixels = [image_to_pixels(_to_pil_image(image), self.size, fit=fit, ground=ground) for image in flat]
+        return BatchFeature({"pixel_values": torch.stack(list(map(torch.from_numpy, pixels)))})
+
+
+def _to_pil_image(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise DataError(f"wanted a Pillow image or bytes [h, w, 3]. Got {pixels.dtype} {list(pixels.shape)}. Open it.")
+    return Image.fromarray(pixels)
+
+
+@no_type_check  # transformers inspects the signature of __init__, which a wrapper would hide
+class FirstsightProcessor(ProcessorMixin):
+    """Dialogues and images to a model's inputs; an image token in a prompt is repeated for all tokens of its image."""
+
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **kwargs: Any
+    ) -> None:
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
+        """The tokens of an image, for the single image token of a prompt."""
+        return IMAGE_TOKEN * self.image_processor.image_tokens
 
 
 AutoConfig.register("firstsight", FirstsightConfig)

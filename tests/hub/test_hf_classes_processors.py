@@ -12,7 +12,7 @@ from PIL import Image
 
 import firstsight.hub.hf_classes  # noqa: F401
 from firstsight.data import images
-from firstsight.hub.hf_processing import image_to_pixels
+from firstsight.hub.hf_classes import image_to_pixels
 from firstsight.model.vision import normalize_pixels
 from firstsight.recipe.vision import ImageFit
 from tests.hub.checkpoints import (
