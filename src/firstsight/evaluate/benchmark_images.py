@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from firstsight.data.readers.tars import list_tar_members
 from firstsight.errors import DataError
-from firstsight.evaluate.image_names import coco_number, image_stem
+from firstsight.evaluate.task import coco_number, image_stem
 
 _TAR_NAME, _FOLDER_NAME = "images.tar", "images"
 _MAX_EXAMPLES = 3

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from firstsight.errors import DataError
-from firstsight.evaluate.image_names import normalize_image_name
 from firstsight.evaluate.metrics.boxes import parse_box, rescale_box
-from firstsight.evaluate.task import load_json
+from firstsight.evaluate.task import load_json, normalize_image_name
 
 BoxUnit = Literal["thousandths", "pixels of the scaled image", "1,024ths"]
 ImageSize = tuple[float, float]

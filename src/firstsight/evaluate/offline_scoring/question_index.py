@@ -10,9 +10,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from firstsight.evaluate.image_names import image_series, normalize_image_name
 from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord
-from firstsight.evaluate.task import Question
+from firstsight.evaluate.task import Question, image_series, normalize_image_name
 
 _BOX_TOLERANCE = 0.001
 """Largest difference, as a share of the image, between an edge of a true box and its repetition in rounded pixels."""

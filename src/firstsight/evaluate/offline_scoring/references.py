@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError
-from firstsight.evaluate.image_names import normalize_image_name
 from firstsight.evaluate.offline_scoring.answer_files import (
     AnswerRecord,
     check_file_format,
     load_answer_json,
     read_answer_records,
 )
-from firstsight.evaluate.task import Question, Task, benchmark_files
+from firstsight.evaluate.task import Question, Task, benchmark_files, normalize_image_name
 from firstsight.evaluate.tasks import TASKS
 
 _TRUTH_KEYS = ("label", "answer", "answers", "gold", "target", "ground_truth", "bbox", "box")

@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from firstsight.errors import DataError
-from firstsight.evaluate.image_names import strip_annotation_id
 from firstsight.evaluate.metrics.boxes import IOU25, IOU50, BoundingBox
-from firstsight.evaluate.task import Question, Task, require_key, single_file
+from firstsight.evaluate.task import Question, Task, require_key, single_file, strip_annotation_id
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, normalize_box, read_records, vision_task
 

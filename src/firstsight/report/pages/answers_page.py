@@ -9,10 +9,9 @@ from typing import Any
 import polars as pl
 
 from firstsight.report.answers import AnswersTable
-from firstsight.report.format import axis_limit
+from firstsight.report.format import axis_limit, csp_hash, read_assets, render_template
 from firstsight.report.pages.disagreements import TaskStats, compute_task_stats, draw_questions, rank_disagreements
 from firstsight.report.pages.question_cards import QuestionCard, question_cards
-from firstsight.report.pages.templates import csp_hash, read_assets, render_template
 from firstsight.report.pages.thumbnails import THUMBNAIL_SIDE, Thumbnails
 
 GROUP_TITLES = {

@@ -16,9 +16,8 @@ from firstsight.data.tokenizer import Tokenizer
 from firstsight.files import read_jsonl
 from firstsight.recipe.mixture import Mixture
 from firstsight.recipe.stages import Finetune, Midtrain, RowShape, TrunkSegment
-from firstsight.report.format import format_percent, visible_html
+from firstsight.report.format import format_percent, read_assets, render_template, visible_html
 from firstsight.report.pages.batch_rows import BatchDecoder, PreviewElement, PreviewRecord, PreviewRow
-from firstsight.report.pages.templates import read_assets, render_template
 from firstsight.report.pages.token_text import TokenDecoder
 
 StageSpec = TrunkSegment | Midtrain | Finetune

@@ -20,9 +20,8 @@ from firstsight.report.compare import Comparison
 from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
 from firstsight.report.figures.look import SCHEDULE_LABELS, vega_lite_spec
 from firstsight.report.figures.scores import combined_chart, stable_score_chart, task_grid, task_heatmap
-from firstsight.report.format import axis_limit, format_percent
+from firstsight.report.format import axis_limit, format_percent, inline_json, read_assets, render_template
 from firstsight.report.pages.answer_samples import draw_samples
-from firstsight.report.pages.templates import inline_json, read_assets, render_template
 from firstsight.report.results import ArmResult, StudyFacts, arms_with_scores, read_achieved
 from firstsight.report.summary import answer_sentence, study_limits
 from firstsight.report.table import STABLE, score_table, single_task_rows, task_overview

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firstsight.evaluate.image_names import (
+from firstsight.evaluate.task import (
     coco_number,
     image_series,
     image_stem,

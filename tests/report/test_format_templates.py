@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 from jinja2 import UndefinedError
 
-from firstsight.report.pages.templates import csp_hash, inline_json, read_assets, render_template
+from firstsight.report.format import csp_hash, inline_json, read_assets, render_template
 from tests.report.html_page import Page
 from tests.report.study_builder import WrittenStudy
 
