@@ -164,7 +164,7 @@ def _kind_questions(scene: Scene, *, is_trained: bool) -> list[WeightedQuestion]
 
 def _absent_questions(scene: Scene, type_: str, answer: str) -> list[WeightedQuestion]:
     """Questions about absent objects: half of the weight is on those of a present kind, half on all."""
-    names, same_kind = _absent_names(scene), set(_same_kind_names(scene))
+    names, same_kind = _absent_names(scene), _same_kind_names(scene)
     share = 0.5 if same_kind else 0.0
     weights = [(1 - share) / len(names) + (share / len(same_kind) if name in same_kind else 0) for name in names]
     return [(weight, _absent_question(type_, name, answer)) for weight, name in zip(weights, names, strict=True)]
@@ -181,11 +181,11 @@ def _absent_names(scene: Scene) -> list[str]:
     return [name for name in load_catalog(scene.world).names if name not in present_names]
 
 
-def _same_kind_names(scene: Scene) -> list[str]:
-    """Names of absent objects of a present kind, in the order of the catalog: draws are made by position."""
+def _same_kind_names(scene: Scene) -> set[str]:
+    """Names of absent objects of a present kind. Questions are drawn in the set's order: workers fix PYTHONHASHSEED."""
     kind_of = load_catalog(scene.world).kind_of
     kinds = {kind_of[obj.name] for obj in scene.objects}
-    return [name for name in _absent_names(scene) if kind_of[name] in kinds]
+    return {name for name in _absent_names(scene) if kind_of[name] in kinds}
 
 
 def _uniform(questions: list[SceneQuestion]) -> list[WeightedQuestion]:
