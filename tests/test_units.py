@@ -68,7 +68,7 @@ print(render_tree(build_graph(when(scale_named("smoke"))))[0])
     output = subprocess.run([python, "-S", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert output.stdout.splitlines() == [
         "20 % pairs (25 % synthetic captions)",
-        "80 % images, of rows; images: rich captions; text: texts",
+        "80 % images, as shares of rows; images: rich captions; text: texts",
         render_tree(build_graph(when(scale_named("smoke"))))[0],
     ], output.stderr
 

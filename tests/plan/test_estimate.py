@@ -156,5 +156,5 @@ def test_the_table_has_one_line_for_equal_steps_and_ends_in_the_sums() -> None:
     lines = estimate_table(PAPER)
     assert len({len(line) for line in lines}) == 1
     assert len(lines) <= 14
-    assert [line[0] for line in lines[-3:]] == ["total", "each arm alone", "saved (74%)"]
+    assert [line[0] for line in lines[-3:]] == ["total", "without sharing", "saved (74%)"]
     assert any("28,795,904,000" in line and "109,848" in line for line in lines)

@@ -78,10 +78,10 @@ def test_mixes_print_as_a_person_writes_them() -> None:
     assert str(two) == "75 % dclm + 25 % notes (up to 2 epochs), of loss tokens"
     staged = mix(spans((Share(1, 2), Share(1, 4)), (Share(1), Share(3, 4))))
     assert str(replace(staged, text=two)).startswith(
-        "25 % images to 50 %, then 75 % images to the end, of rows; images: "
+        "25 % images to 50 %, then 75 % images to the end, as shares of rows; images: "
     )
-    assert str(mix(Share(0))) == "0 % images, of rows; text: dclm"
-    assert str(mix(Share(1))) == "100 % images, of rows; images: pairs"
+    assert str(mix(Share(0))) == "0 % images, as shares of rows; text: dclm"
+    assert str(mix(Share(1))) == "100 % images, as shares of rows; images: pairs"
 
 
 def test_sources_have_a_name_for_people() -> None:

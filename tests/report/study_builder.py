@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from firstsight.report.results import ArmResult, ArmSchedule, StageKind, StageLog, StudyFacts
+from firstsight.report.results import ArmResult, ArmSchedule, StageKind, StageLog, StudyInfo
 
 VISION = {"vqav2": 0.25, "gqa": 0.25, "vizwiz": 0.0, "textvqa": 0.0, "refcoco": 0.0, "ocid_ref": 0.0, "pope": 0.5}
 TEXT = {"arc_easy": 0.25, "mathqa": 0.2, "boolq": 0.5, "agieval_sat_en": 0.2, "hellaswag": 0.25}
@@ -26,7 +26,7 @@ TRUNK_TOKENS, MIDTRAIN_TOKENS, FINETUNE_TOKENS = 1_433_600, 593_920, 798_720
 HOSTILE_TEXT = "<script>alert('x')</script><img src=https://evil.example/a.png onerror=alert(1)>"
 
 MakeArms = Callable[..., list[ArmResult]]
-MakeFacts = Callable[[str], StudyFacts]
+MakeStudyInfo = Callable[[str], StudyInfo]
 WrittenStudy = tuple[list[ArmResult], Path]
 """Arms and the path of their report.html."""
 
@@ -253,9 +253,9 @@ def _png(index: int) -> bytes:
     return file.getvalue()
 
 
-def study_facts(suffix: str = "") -> StudyFacts:
+def study_info(suffix: str = "") -> StudyInfo:
     """Facts of a small built-in study; `suffix` is appended to every string that a user could have written."""
-    return StudyFacts(
+    return StudyInfo(
         name=f"when{suffix}",
         scale="cpu",
         question=f"When in text pre-training should images enter?{suffix}",

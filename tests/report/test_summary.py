@@ -8,7 +8,7 @@ from firstsight.report.compare import Comparison
 from firstsight.report.results import ArmResult
 from firstsight.report.summary import answer_sentence, study_limits
 from firstsight.report.table import score_table
-from tests.report.study_builder import MakeArms, MakeFacts
+from tests.report.study_builder import MakeArms, MakeStudyInfo
 
 AS_IN_PAPER = {0: 0.05, 20: 0.2, 40: 0.3, 60: 0.45, 80: 0.8, 100: 0.6}
 FLAT = dict.fromkeys(range(0, 101, 20), 0.5)
@@ -34,7 +34,7 @@ def test_there_is_no_answer_where_a_guesser_scores_as_much(make_arms: MakeArms) 
 
 @pytest.mark.parametrize("seeds", [(1,), (1, 2), (1, 2, 3)])
 def test_limits_name_seeds_budgets_and_missing_tasks(
-    make_arms: MakeArms, make_facts: MakeFacts, seeds: tuple[int, ...]
+    make_arms: MakeArms, make_facts: MakeStudyInfo, seeds: tuple[int, ...]
 ) -> None:
     arms = make_arms(seeds=seeds, questions=20)
     _, limitations = study_limits(
@@ -52,7 +52,7 @@ def test_one_seed_cannot_separate_arms(make_arms: MakeArms) -> None:
     assert "one seed cannot distinguish an effect from a lucky run" in answer
 
 
-def test_findings_count_the_scores_above_both_guessers(make_arms: MakeArms, make_facts: MakeFacts) -> None:
+def test_findings_count_the_scores_above_both_guessers(make_arms: MakeArms, make_facts: MakeStudyInfo) -> None:
     arms = make_arms(vision=dict.fromkeys(range(0, 101, 20), 0.9), questions=20)
     findings, _ = study_limits(arms, score_table(arms), make_facts(""), tokens={})
     assert "How 7 arms compare" in findings[0]

@@ -64,7 +64,7 @@ def test_doctor_reports_every_source_of_the_site_file(
     ):
         assert text in output
     assert "2 layers, width 16, image 16, patch 8" in output and "wanted num_hidden_layers 27, got 2" in output
-    assert "token store" in output and "for what is not prepared" in output
+    assert "token store" in output and "for sources not yet prepared" in output
     (tmp_path / "site.toml").write_text("[sources.dclm-mix]\npath = 'nowhere'\n[sources.junk]\npath = 'mine.py'")
     assert command(["doctor", "--out", str(tmp_path / "runs")]) == 1
     findings = {finding.topic: finding for finding in machine_findings(tmp_path / "runs")}

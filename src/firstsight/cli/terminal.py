@@ -52,17 +52,17 @@ def print_branches(study: Study) -> None:
     """Print the trunks, and of each arm (one seed) where its image phases start, their schedule and their length."""
     print_lines(dict.fromkeys(_trunk_text(arm.pretrain) for arm in study.arms))
     arms = {arm.name: arm for arm in reversed(study.arms)}
-    head = ("arm", "branches at", "schedule", "rate", "image phase", "steps", "of rows")
+    head = ("arm", "branches at", "schedule", "learning rate", "image phase", "steps", "rows x tokens")
     print_table([head, *(row for arm in reversed(arms.values()) for row in _branch_rows(arm))])
     print_lines([""])
 
 
 def _trunk_text(trunk: Pretrain | Donor) -> str:
-    schedule = f"{trunk.tokens:,} tokens, rate {trunk.schedule.peak_lr:g} to {trunk.schedule.min_lr:g}"
+    schedule = f"{trunk.tokens:,} tokens, learning rate {trunk.schedule.peak_lr:g} to {trunk.schedule.min_lr:g}"
     if isinstance(trunk, Pretrain):
         return f"trunk: {schedule}"
     checkpoints = ", ".join(f"{source.name} at {share}" for share, source in sorted(trunk.checkpoints))
-    return f"donor: {schedule}; checkpoints: {checkpoints}; a branch's text begins at its first row"
+    return f"donor: {schedule}; checkpoints: {checkpoints}; the text of a branch starts at its first row"
 
 
 def _branch_rows(arm: Arm) -> Iterator[tuple[str, ...]]:
@@ -93,7 +93,7 @@ def _mixture_lines(arm: Arm) -> Iterator[str]:
     if isinstance(arm.pretrain, Pretrain):
         yield f"pretrain reads {arm.pretrain.text}"
     for stage in arm.stages:
-        image = f"an image takes {stage.model.image_tokens:,} tokens of a row of {stage.row_shape.length:,}"
+        image = f"{stage.model.image_tokens:,} tokens per image, {stage.row_shape.length:,} per row"
         yield f"{'midtrain' if isinstance(stage, Midtrain) else 'finetune'} reads {stage.mix}; {image}"
 
 

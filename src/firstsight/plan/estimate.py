@@ -156,10 +156,10 @@ def _stage_note(stage: Midtrain | Finetune) -> str:
     notes: list[str] = []
     if stage.mix.packing != "one_image_per_row":
         length, images = stage.row_shape.length, images_per_row(stage)
-        notes.append(f"{images} images in a row of {length}, {CAPTION_TOKENS} text tokens each")
+        notes.append(f"rows of {length} tokens with {images} images, {CAPTION_TOKENS} text tokens per image")
     if stage.mix.share_unit != "rows":
         unit = stage.mix.share_unit.replace("_", " ")
-        notes.append(f"image rows from shares of {unit}, {CAPTION_TOKENS} text tokens an image, text rows full")
+        notes.append(f"image rows by shares of {unit}, {CAPTION_TOKENS} text tokens per image, full text rows")
     return f"estimate: {'; '.join(notes)}" if notes else ""
 
 
@@ -233,7 +233,7 @@ def _evaluate_cost(spec: Evaluate, model: LMSpec | VLMSpec) -> ComputeCost:
     if isinstance(model, VLMSpec):
         image_flops = model.image_tokens * lm.flops(model.image_tokens + QUESTION_TOKENS) + model.vision.flops()
         flops += vision_questions * image_flops
-    return ComputeCost(flops=flops, items=calls, note=f"estimate: {QUESTION_TOKENS} tokens a question")
+    return ComputeCost(flops=flops, items=calls, note=f"estimate: {QUESTION_TOKENS} tokens per question")
 
 
 def _question_count(spec: Evaluate, task: str) -> int:
@@ -321,7 +321,7 @@ def check_data_sufficient(estimate: CostEstimate) -> None:
 
 def estimate_table(estimate: CostEstimate) -> tuple[tuple[str, ...], ...]:
     """Rows of text: a header, equal steps that train or are stored in one row each, then the totals."""
-    columns = ("step", "times", "requested", "tokens each", "updates", "FLOPs each", "stored each")
+    columns = ("step", "count", "requested tokens", "tokens each", "updates", "FLOPs each", "stored each")
     equal_steps: dict[tuple[str, ComputeCost], list[StepCost]] = {}
     for step_cost in estimate.step_costs:
         if step_cost.cost.flops or step_cost.cost.stored_bytes:
@@ -330,7 +330,7 @@ def estimate_table(estimate: CostEstimate) -> tuple[tuple[str, ...], ...]:
         (*columns, f"{estimate.device.name} hours"),
         *(_step_cells(slug, step_costs) for (slug, _), step_costs in equal_steps.items()),
         _total_cells("total", estimate.total),
-        _total_cells("each arm alone", estimate.unshared_total),
+        _total_cells("without sharing", estimate.unshared_total),
         _total_cells(f"saved ({estimate.saved_fraction:.0%})", estimate.savings),
     )
 

@@ -1,4 +1,4 @@
-"""Where steps run: warm worker processes that take one job at a time and die with their parent.
+"""The executor: reused worker processes that run one job at a time and end with their parent.
 
 A worker locks its step and publishes the result itself. So even if the parent is killed, no other process can work on a
 step while a worker still writes to it, and hashing and syncing run in parallel too.
@@ -32,7 +32,7 @@ REPORT_INTERVAL = 0.2
 
 @dataclass(frozen=True, slots=True)
 class StepJob:
-    """All that a worker needs to run one step."""
+    """The arguments of a worker for one step."""
 
     step: Step
     handler: str
@@ -44,7 +44,7 @@ class StepJob:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """How far a step is, or how it ended; sent by its worker."""
+    """Progress or end of a step, sent by its worker."""
 
     address: str
     state: Literal["progress", "published", "already_published", "busy", "failed"]
@@ -92,7 +92,7 @@ class LocalExecutor:
         return {address: worker.pid for address, worker in self._busy.items()}
 
     def _start_worker(self, job: StepJob) -> WorkerProcess:
-        """With thread pools of the site's size that sleep when idle, and a fixed hash seed."""
+        """A worker with thread pools of the site's size that do not spin when idle, and a fixed hash seed."""
         libraries = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "RAYON_NUM", "POLARS_MAX")
         environment = {f"{library}_THREADS": str(self._site.threads) for library in libraries}
         environment |= {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
@@ -154,7 +154,7 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
 
 
 class _ErrorCapture:
-    """Swallows what a handler raises: the traceback goes to the log, the message into `reason`."""
+    """Catches the error of a handler: its traceback goes to the log, its message into `reason`."""
 
     reason = ""
 

@@ -161,11 +161,11 @@ class Mixture:
         return tuple(component.source for component in self.components)
 
     def __str__(self) -> str:
-        """75 % dclm + 25 % notes (up to 2 epochs), of tokens."""
+        """75 % dclm + 25 % notes (up to 2 epochs), as shares of tokens."""
         if len(self.components) == 1:
             return str(self.components[0])
         components = " + ".join(f"{component.share} {component}" for component in self.components)
-        return f"{components}, of {self.share_unit.replace('_', ' ')}"
+        return f"{components}, as shares of {self.share_unit.replace('_', ' ')}"
 
 
 def single_source(source: DataSource, *, max_epochs: int = 1) -> Mixture:
@@ -207,11 +207,11 @@ class ImageTextMix:
         return share if isinstance(share, tuple) else (ShareSpan(end=Share(1), share=share),)
 
     def __str__(self) -> str:
-        """25 % images to 50 %, then 75 % images to the end, of rows; images: ...; text: ..."""
+        """25 % images to 50 %, then 75 % images to the end, as shares of rows; images: ...; text: ..."""
         *first, last = self._share_spans
         spans = [f"{span.share} images to {span.end}" for span in first]
         spans.append(f"{last.share} images to the end" if first else f"{last.share} images")
-        parts = [f"{', then '.join(spans)}, of {self.share_unit.replace('_', ' ')}"]
+        parts = [f"{', then '.join(spans)}, as shares of {self.share_unit.replace('_', ' ')}"]
         parts += [f"images: {self.images}"] if any(span.share != 0 for span in self._share_spans) else []
         parts += [f"text: {self.text}"] if any(span.share != 1 for span in self._share_spans) else []
         return "; ".join(parts)

@@ -43,7 +43,7 @@ class StoredAnswer(NamedTuple):
 
     task: str
     question: str
-    """Id."""
+    """The question's id."""
     image_name: str
     prompt: str
     text: str
@@ -170,5 +170,5 @@ def _row(answer: StoredAnswer, file: int, offset: int) -> tuple[Any, ...]:
 
 
 def text_digest(text: str) -> int:
-    """64 bits, the same on every machine."""
+    """A 64-bit hash that is the same on every machine."""
     return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big")

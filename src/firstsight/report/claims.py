@@ -66,8 +66,8 @@ class _ClaimTest:
         if -1 in signs and not (self.may_lack_pairs and set(signs) != {-1}):
             verdict = "flips"
         evidence = self._evidence(differences, signs)
-        facts = {"evidence": evidence, "caution": self.caution, "differences": differences}
-        return Claim(name=self.name, statement=self.statement, verdict=verdict, **facts)
+        fields = {"evidence": evidence, "caution": self.caution, "differences": differences}
+        return Claim(name=self.name, statement=self.statement, verdict=verdict, **fields)
 
     def _evidence(self, differences: Sequence[PairedDifference], signs: Sequence[int]) -> str:
         if self.name == "best":

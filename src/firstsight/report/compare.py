@@ -40,18 +40,18 @@ class PairedDifference:
     per_seed: tuple[tuple[int, float], ...]
     """(seed, difference)."""
     estimate: DifferenceEstimate | None
-    """Over seeds and questions; None with a single seed, which has no variance between seeds."""
+    """The estimate over seeds and questions; None with a single seed."""
     question_interval: Interval | None
-    """95 % over questions, only for a single seed; None where there are no answers either."""
+    """The 95 % interval over questions, for a single seed; None where there are no answers."""
     missing_tasks: tuple[str, ...]
     """Tasks that some of these runs lack, left out of the difference."""
     addresses: tuple[str, ...]
     level: float = 1 - FAMILY_ALPHA
-    """Of the interval: the level at which Holm's procedure decided this comparison."""
+    """Confidence level of the interval: the one at which Holm's procedure decided this comparison."""
     adjusted_p: float | None = None
     """p-value corrected for the comparisons made together; None with a single seed."""
     family_size: int = 1
-    """The number of these comparisons."""
+    """The number of comparisons made together."""
 
     @property
     def mean(self) -> float:
@@ -59,7 +59,7 @@ class PairedDifference:
 
     @property
     def interval(self) -> Interval | None:
-        """Over seeds and questions at `level`, cut to [-1, 1]; None with a single seed."""
+        """The interval over seeds and questions at `level`, cut to [-1, 1]; None with a single seed."""
         if self.estimate is None:
             return None
         low, high = self.estimate.interval(self.level)

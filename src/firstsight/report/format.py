@@ -74,7 +74,7 @@ def axis_limit(differences: Iterable[float]) -> float:
 
 
 def readable_answer(text: str) -> str:
-    """An answer for a reader: a box with two digits an edge, several accepted answers each once, else unchanged."""
+    """An answer in readable form: two digits for each edge of a box, a list of answers without repeats, else as is."""
     box = parse_box(text)
     if box:
         return " ".join(f"{edge:.2f}".removeprefix("0") for edge in box)

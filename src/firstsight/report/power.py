@@ -50,7 +50,7 @@ def power_report(
 def variance_components(
     arms: Sequence[ArmResult], comparison: Comparison, *, kind: str
 ) -> tuple[VarianceComponents, int]:
-    """The parts of a difference's variance, means over all pairs of arms of the main sweep, and the number of seeds.
+    """Variance components of a difference, means over all pairs of arms of the main sweep, and the number of seeds.
 
     Raises DataError where there are no two arms with two seeds each: a single seed has no variance between seeds.
     """
@@ -89,7 +89,7 @@ def _requirement_lines(
         yield f"{goal} {seed_count} seeds with these questions."
     if factor is None:
         deviation = _deviation(variances.seed_variance)
-        yield f"With these {seeds} seeds no number of questions is enough: the seeds' own spread is {deviation} points."
+        yield f"With these {seeds} seeds no number of questions is enough: the seeds' deviation is {deviation} points."
     else:
         note = "fewer are enough" if factor < 1 else f"{factor:.2g} times as many"
         yield f"With these {seeds} seeds {max(1, round(factor * questions)):,} questions ({note})."

@@ -1,4 +1,4 @@
-"""The input of a report: facts about the study, and for each arm its scores and the files of its run."""
+"""The input of a report: a description of the study, and for each arm its scores and the files of its run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ArmResult:
     """Share of the text training after which images enter."""
     schedule: ArmSchedule
     address: str
-    """Of the evaluate step."""
+    """Address of the evaluate step."""
     stages: tuple[StageLog, ...] = ()
     scores: Mapping[str, Any] | None = None
     """Content of scores.json."""
@@ -61,7 +61,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudyFacts:
+class StudyInfo:
     """The study as a whole: its question, plan, cost and provenance."""
 
     name: str
@@ -107,14 +107,14 @@ def read_training_log(stage: StageLog) -> list[dict[str, float]]:
 
 
 def read_achieved(arm: ArmResult) -> Mapping[str, Any]:
-    """achieved.json beside the log of the arm's image phase, or `achieved_mix` where that file is missing."""
+    """achieved.json in the folder of the log of the arm's image phase, or `achieved_mix` where that file is missing."""
     log_path = next((stage.log_path for stage in arm.stages if stage.kind == "midtrain" and stage.log_path), None)
     path = log_path and log_path.with_name("achieved.json")
     return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else arm.achieved_mix
 
 
 def main_sweep_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:
-    """The arms that a figure joins by a line: those of the name pattern with most starts, or else all but the trunk."""
+    """The arms that a figure joins by a line: those of the name pattern with most starts, else all but the trunk."""
     image_arms = [arm for arm in arms if arm.schedule != "trunk"]
     start_counts = Counter(pattern for pattern, _ in dict.fromkeys((arm.name_pattern, arm.start) for arm in image_arms))
     widest, start_count = start_counts.most_common(1)[0] if start_counts else ("", 0)

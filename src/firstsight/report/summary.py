@@ -9,7 +9,7 @@ import polars as pl
 
 from firstsight.report.compare import ArmPair, Comparison, PairedDifference
 from firstsight.report.format import format_interval, format_points, join_names
-from firstsight.report.results import ArmResult, StudyFacts, arms_with_scores, main_sweep_arms
+from firstsight.report.results import ArmResult, StudyInfo, arms_with_scores, main_sweep_arms
 from firstsight.report.table import (
     GUESSERS,
     STABLE,
@@ -23,7 +23,7 @@ from firstsight.units import format_count
 
 
 def answer_sentence(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison) -> str:
-    """Which arm is best in vision, by how much, over how many seeds, and whether that separates it from the others."""
+    """Which arm is best in vision, by how much, over how many seeds, and whether the difference is significant."""
     stable = rows.filter(pl.col("in_sweep"), task=STABLE, kind="vision", condition="sighted")
     ranked = mean_over_seeds(stable).sort("score", descending=True).to_dicts()
     if not ranked:
@@ -72,7 +72,7 @@ def _arm_text(row: Mapping[str, Any], by_start: bool) -> str:
 
 
 def study_limits(
-    arms: Sequence[ArmResult], rows: pl.DataFrame, study: StudyFacts, *, tokens: Mapping[str, float]
+    arms: Sequence[ArmResult], rows: pl.DataFrame, study: StudyInfo, *, tokens: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
     """What this study can show, and what it cannot, as sentences; `tokens` is the training tokens of each arm."""
     mismatches = stable_score_mismatches(arms, rows)
@@ -101,7 +101,7 @@ def _supported_findings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[s
     return [text, *[f"Where the image helps: {helpful}, {guessers}."] * bool(len(margins))]
 
 
-def _scale_limit(study: StudyFacts) -> str:
+def _scale_limit(study: StudyInfo) -> str:
     limit = f"At {study.scale} scale the order of the arms can change with the budget"
     text = f"What happens in large models. {limit}, so no result here confirms or refutes the paper."
     return text if study.is_builtin_scale else ""

@@ -1,7 +1,7 @@
 """All scores as one polars table: one row for one arm, task and condition, with the address of its evaluate step.
 
-A guesser is a lower bound on what images contribute: the same model without the image (`blind`), or the best answer
-that ignores the question (`question_blind`).
+A guesser is a lower bound on what images contribute: the same model without the image (`blind`), or the best
+answers that do not depend on the question (`question_blind`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONDITIONS = ("sighted", *GUESSERS, "heldout")
 
 
 def score_table(arms: Sequence[ArmResult]) -> pl.DataFrame:
-    """All scores of all evaluated arms; of an arm its tasks first, then the aggregates. DataError for a bad file."""
+    """All scores of all evaluated arms; each arm's tasks first, then its aggregates. DataError for an invalid file."""
     rows: list[ScoreRow] = []
     sweep_labels = {arm.label for arm in main_sweep_arms(arms)}
     for arm in arms_with_scores(arms):
@@ -65,55 +65,55 @@ def _arm_rows(arm: ArmResult) -> Iterable[ScoreRow]:
     versions, tasks = scores["versions"], scores["tasks"]
     columns = {name: getattr(arm, name) for name in ("label", "seed", "schedule", "address")}
     columns |= {"arm": arm.name, "start": float(arm.start)}
-    for task, facts in tasks.items():
+    for task, entry in tasks.items():
         row = columns | {
             "task": task,
-            "kind": facts["kind"],
-            "chance": facts.get("guess", facts["chance"]),
-            "baseline": facts["chance"] if facts.get("stable", True) else None,
-            "questions": facts["n"],
-            "metric": facts["metric"],
+            "kind": entry["kind"],
+            "chance": entry.get("guess", entry["chance"]),
+            "baseline": entry["chance"] if entry.get("stable", True) else None,
+            "questions": entry["n"],
+            "metric": entry["metric"],
             "version": str(versions.get(task, versions.get("scores", ""))),
         }
-        yield from _condition_rows(row, facts)
-        yield from _subset_rows(row, facts)
+        yield from _condition_rows(row, entry)
+        yield from _subset_rows(row, entry)
     for name in AGGREGATE_NAMES:
         for kind, value in scores.get(name, {}).items():
             row = columns | {"task": name, "kind": kind, "version": str(versions.get(name, ""))}
             yield from _aggregate_rows(row, value, tasks)
 
 
-def _condition_rows(row: ScoreRow, facts: Mapping[str, Any]) -> Iterable[ScoreRow]:
+def _condition_rows(row: ScoreRow, entry: Mapping[str, Any]) -> Iterable[ScoreRow]:
     for condition in CONDITIONS:
         is_sighted = condition == "sighted"
-        score = facts.get("score" if is_sighted else condition)
+        score = entry.get("score" if is_sighted else condition)
         if score is not None:
-            over = facts.get("over", {}).get(condition, {})
-            low, high = (facts["interval"] if is_sighted else over.get("interval")) or (None, None)
+            over = entry.get("over", {}).get(condition, {})
+            low, high = (entry["interval"] if is_sighted else over.get("interval")) or (None, None)
             column = "interval" if is_sighted else "margin"
             yield row | {"condition": condition, "score": score, f"{column}_low": low, f"{column}_high": high}
 
 
-def _subset_rows(row: ScoreRow, facts: Mapping[str, Any]) -> Iterable[ScoreRow]:
+def _subset_rows(row: ScoreRow, entry: Mapping[str, Any]) -> Iterable[ScoreRow]:
     """Scores of subsets of the questions: by tag (held out or seen) and by split."""
-    for tag, values in facts.get("by", {}).items():
+    for tag, values in entry.get("by", {}).items():
         for value, subset in values.items():
             if subset["score"] is not None:
                 yield row | {"condition": f"{tag}: {value}", "score": subset["score"], "questions": subset["n"]}
-    for split, subset in facts.get("splits", {}).items():
+    for split, subset in entry.get("splits", {}).items():
         yield row | {"condition": f"split: {split}", "score": subset["accuracy"], "questions": subset["n"]}
 
 
 def _aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, Any]) -> Iterable[ScoreRow]:
     """A mean over tasks from scores.json; for the stable score also that of both guessers, by the same formula."""
     name, kind = row["task"], row["kind"]
-    stable_tasks = [facts for facts in tasks.values() if facts["kind"] == kind and facts.get("stable", True)]
-    row = row | {"metric": f"{name} mean over tasks", "questions": sum(facts["n"] for facts in stable_tasks)}
+    stable_tasks = [entry for entry in tasks.values() if entry["kind"] == kind and entry.get("stable", True)]
+    row = row | {"metric": f"{name} mean over tasks", "questions": sum(entry["n"] for entry in stable_tasks)}
     if value is not None:
         yield row | {"condition": "sighted", "score": value}
     for condition in GUESSERS if name == STABLE and stable_tasks else ():
-        if all(facts.get(condition) is not None for facts in stable_tasks):
-            total = sum(facts[condition] - facts["chance"] for facts in stable_tasks)
+        if all(entry.get(condition) is not None for entry in stable_tasks):
+            total = sum(entry[condition] - entry["chance"] for entry in stable_tasks)
             yield row | {"condition": condition, "score": total / len(stable_tasks)}
 
 
@@ -190,7 +190,7 @@ def stable_score_mismatches(arms: Sequence[ArmResult], rows: pl.DataFrame) -> li
 
 
 def task_overview(rows: pl.DataFrame) -> list[ScoreRow]:
-    """One row for each task: its best arm beside both guessers and chance, means over seeds; vision first."""
+    """One row for each task: scores of its best arm, both guessers and chance, means over seeds; vision first."""
     overview = []
     tasks = [(kind, task) for kind in ("vision", "text") for task in single_task_names(rows, kind)]
     for kind, task in tasks:

@@ -1,4 +1,4 @@
-"""What `doctor` reports: what this machine and each source of the site file have, what is missing, and what to do."""
+"""What `doctor` reports: the state of this machine and of each source, what is missing, and what to do."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def machine_findings(out: Path) -> Iterator[Finding]:
     """A finding for everything that a run with results under `out` depends on."""
     yield from _packages()
     yield from _hardware()
-    yield Finding("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "unset"), advice="Workers always get PASSIVE.")
+    yield Finding(
+        "OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "unset"), advice="Workers always run with PASSIVE."
+    )
     yield _disk(out)
     yield from _site_findings(out)
     for module, (extra, use) in EXTRAS.items():
@@ -114,7 +116,7 @@ def _hardware() -> Iterator[Finding]:
     advice = "apt-get install python3-dev. torch.compile needs it; without it training is slower."
     yield check_finding("Python.h", str(header) if header.is_file() else "none", ok=header.is_file(), advice=advice)
     cores = len(os.sched_getaffinity(0))
-    yield check_finding("cores", str(cores), ok=cores > 1, advice="Arms run one after the other.")
+    yield check_finding("cores", str(cores), ok=cores > 1, advice="Steps run one after the other.")
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     advice = f"A worker takes up to 2 GB: use --jobs {max(1, size // (2 * GB))}."
     yield check_finding("memory", f"{size / GB:.1f} GB", ok=size >= 2 * GB * cores, advice=advice)
@@ -152,7 +154,7 @@ def _site_findings(out: Path) -> Iterator[Finding]:
 
 
 def _source_findings(site: Site, out: Path) -> Iterator[Finding]:
-    """A finding for each source of the site file, and one for the disk space that preparing them takes."""
+    """A finding for each source of the site file, and one for the disk space needed to prepare them."""
     prepared, needed = prepared_names(out), 0
     for name, location in site.sources.items():
         if paths := missing_paths(location):
@@ -167,8 +169,8 @@ def _source_findings(site: Site, out: Path) -> Iterator[Finding]:
             yield Finding(name, location.path, "missing", str(error))
     if needed:
         free = shutil.disk_usage(_existing_parent(out)).free
-        value = f"about {format_bytes(needed)} for what is not prepared, {format_bytes(free)} free"
-        advice = "Make room, or choose another disk with --out."
+        value = f"about {format_bytes(needed)} for sources not yet prepared, {format_bytes(free)} free"
+        advice = "Free disk space, or choose another disk with --out."
         yield check_finding("token store", value, ok=free > needed, advice=advice)
 
 

@@ -145,7 +145,7 @@ class _StageStreams:
 
 def _render(streams: _StageStreams, study: Study, arm: Arm, *, graph: Graph, name: str, first: int, count: int) -> str:
     from firstsight.data.tokenizer import load_tokenizer
-    from firstsight.report.pages.preview_page import StageIdentity, preview_rows, render_preview, stage_facts
+    from firstsight.report.pages.preview_page import StageIdentity, preview_rows, render_preview, stage_overview
     from firstsight.report.pages.token_text import TokenDecoder
 
     step = arm_stages(graph, arm)[name]
@@ -154,5 +154,7 @@ def _render(streams: _StageStreams, study: Study, arm: Arm, *, graph: Graph, nam
     address = f"{step.address} (provisional)" if graph.undigested_names() else step.address
     identity = StageIdentity(study=study.name, scale=scale, arm=arm.label, stage=name, seed=arm.seed, address=address)
     rows = preview_rows(stream, decoder, first_row=first, count=count)
-    facts = stage_facts(stream, step.spec, identity=identity, tokenizer=tokenizer, needs_spacing=decoder.needs_spacing)
-    return render_preview(facts, rows)
+    overview = stage_overview(
+        stream, step.spec, identity=identity, tokenizer=tokenizer, needs_spacing=decoder.needs_spacing
+    )
+    return render_preview(overview, rows)

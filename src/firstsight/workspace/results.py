@@ -17,7 +17,7 @@ from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
-from firstsight.report.results import ArmResult, StageLog, StudyFacts
+from firstsight.report.results import ArmResult, StageLog, StudyInfo
 from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
 from firstsight.workspace.resolve import existing_store
 from firstsight.workspace.sources import current_site, local_path
@@ -46,7 +46,7 @@ def _write_report(study: Study, store: Store, graph: Graph, summary: Summary | N
 
     folder = store.root / "reports" / f"{study.name}-{study.scale}"
     arms = collect_results(study, store, graph, summary=summary)
-    return report_page.write(arms, study=_study_facts(study, graph, store), folder=folder)
+    return report_page.write(arms, study=_study_info(study, graph, store), folder=folder)
 
 
 def open_store(out: Path) -> Store:
@@ -99,13 +99,13 @@ def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[Stage
             start += step.spec.row_shape.round_up(step.spec.tokens)
 
 
-def _study_facts(study: Study, graph: Graph, store: Store) -> StudyFacts:
+def _study_info(study: Study, graph: Graph, store: Store) -> StudyInfo:
     """The study as a whole, from its graph and the provenance of its stored steps."""
     records = [store.provenance(step.address) for step in graph.steps if store.has(step.address)]
     device = current_site().device
     costs = estimate.estimate_cost(graph, estimate.DeviceSpec("cpu" if device == "cpu" else "h100", utilisation=0.4))
     is_builtin = any(isinstance(arm.evaluate.benchmarks, SyntheticBenchmarks) for arm in study.arms)
-    return StudyFacts(
+    return StudyInfo(
         name=study.name,
         scale=study.scale,
         question=study.question,

@@ -11,7 +11,7 @@ from firstsight.data.loader import Batch
 from firstsight.data.tokenizer import END_OF_TEXT, PAD_TOKEN
 from firstsight.recipe.stages import IGNORE_INDEX, RowShape
 from firstsight.report.pages.batch_rows import BatchDecoder, PreviewRecord, PreviewRow
-from firstsight.report.pages.preview_page import PreviewFacts, PreviewSource, StageIdentity, render_preview
+from firstsight.report.pages.preview_page import PreviewSource, StageIdentity, StageOverview, render_preview
 from firstsight.report.pages.token_text import TokenDecoder
 from tests.report.html_page import Page
 from tests.report.pages.small_tokenizers import WORD_IDS, word_level
@@ -74,7 +74,7 @@ def decode(batch: Batch, location: str = "texts.jsonl #7") -> list[PreviewRow]:
 def preview(rows: Sequence[PreviewRow], *names: str) -> Page:
     """The page of these rows; `names` of the sources."""
     counts = {"rows": 8, "tokens": 100, "loss_tokens": 50, "epochs": 0.5}
-    facts = PreviewFacts(
+    overview = StageOverview(
         identity=IDENTITY,
         row_shape=RowShape(batch_size=4, length=LENGTH),
         steps=2,
@@ -89,7 +89,7 @@ def preview(rows: Sequence[PreviewRow], *names: str) -> Page:
             for name in names or ("texts", "captions")
         ),
     )
-    return Page(render_preview(facts, rows))
+    return Page(render_preview(overview, rows))
 
 
 START = (END_OF_TEXT, False)

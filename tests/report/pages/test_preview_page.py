@@ -22,7 +22,7 @@ from firstsight.recipe.mixture import External, PackingMode, ShareSpan
 from firstsight.recipe.scales import scale_named
 from firstsight.recipe.stages import IGNORE_INDEX, Midtrain, Prepare, RowShape, TrunkSegment
 from firstsight.report.pages.batch_rows import PreviewRow
-from firstsight.report.pages.preview_page import PreviewFacts, StageSpec, preview_rows, render_preview, stage_facts
+from firstsight.report.pages.preview_page import StageOverview, StageSpec, preview_rows, render_preview, stage_overview
 from firstsight.report.pages.token_text import TokenDecoder
 from firstsight.site import Location, Site
 from firstsight.units import Share, Tokens
@@ -109,9 +109,9 @@ def all_rows(workshop: Workshop, stream: BatchStream) -> list[PreviewRow]:
     return preview_rows(stream, decoder, first_row=0, count=stream.total_rows)
 
 
-def facts_of(workshop: Workshop, stream: BatchStream, spec: StageSpec) -> PreviewFacts:
+def overview_of(workshop: Workshop, stream: BatchStream, spec: StageSpec) -> StageOverview:
     tokenizer = load_tokenizer(workshop.words())
-    return stage_facts(stream, spec, identity=IDENTITY, tokenizer=tokenizer, needs_spacing=True)
+    return stage_overview(stream, spec, identity=IDENTITY, tokenizer=tokenizer, needs_spacing=True)
 
 
 def midtrain_spec() -> Midtrain:
@@ -169,16 +169,16 @@ def test_facts_count_every_row_by_source(workshop: Workshop) -> None:
     mix = midtrain_spec().mix
     half = replace(mix.images.components[0], share=Share(1, 2))
     mix = replace(mix, images=replace(mix.images, components=(half, half)))
-    facts = facts_of(workshop, stream, replace(midtrain_spec(), mix=mix))
+    overview = overview_of(workshop, stream, replace(midtrain_spec(), mix=mix))
     rows = all_rows(workshop, stream)
-    for index, source in enumerate(facts.sources):
+    for index, source in enumerate(overview.sources):
         source_rows = [row for row in rows if row.source_index == index]
         counts = sum(row.tokens for row in source_rows), sum(row.loss_tokens for row in source_rows)
         assert (source.rows, source.tokens, source.loss_tokens) == (len(source_rows), *counts)
-    assert [source.requested_share for source in facts.sources] == ["all text", "50 % of images", "50 % of images"]
-    assert facts.requested_share == "50 % of rows"
-    assert facts.padding_share == pytest.approx(sum(row.padding for row in rows) / (STEPS * B * T))
-    html = render_preview(facts, rows)
+    assert [source.requested_share for source in overview.sources] == ["all text", "50 % of images", "50 % of images"]
+    assert overview.requested_share == "50 % of rows"
+    assert overview.padding_share == pytest.approx(sum(row.padding for row in rows) / (STEPS * B * T))
+    html = render_preview(overview, rows)
     assert html.count('<article class="row k2 of-2"') == sum(row.source_index == 2 for row in rows) == 3
 
 
@@ -186,18 +186,18 @@ def test_shares_that_change_are_listed_in_order(workshop: Workshop) -> None:
     spans = (ShareSpan(end=Share(1, 4), share=Share(0)), ShareSpan(end=Share(1), share=Share(1, 10)))
     spec = midtrain_spec()
     spec = replace(spec, mix=replace(spec.mix, image_share=spans, share_unit="loss_tokens"))
-    facts = facts_of(workshop, make_stream(texts(workshop)), spec)
-    assert facts.requested_share == "0 % until 25 %, 10 % until 100 % of loss tokens"
+    overview = overview_of(workshop, make_stream(texts(workshop)), spec)
+    assert overview.requested_share == "0 % until 25 %, 10 % until 100 % of loss tokens"
 
 
 def test_stage_of_text_alone(workshop: Workshop) -> None:
     stream = make_stream(texts(workshop))
     segment = TrunkSegment(pretrain=scale_named("smoke").base.pretrain, start=Share(0), end=Share(1))
-    facts, rows = facts_of(workshop, stream, segment), all_rows(workshop, stream)
-    assert facts.requested_share == "no images"
-    assert [source.name for source in facts.sources] == ["texts"]
+    overview, rows = overview_of(workshop, stream, segment), all_rows(workshop, stream)
+    assert overview.requested_share == "no images"
+    assert [source.name for source in overview.sources] == ["texts"]
     assert sum(row.image_count for row in rows) == 0
-    assert "<img" not in render_preview(facts, rows)
+    assert "<img" not in render_preview(overview, rows)
 
 
 def test_images_inside_documents_are_in_the_order_of_the_file(workshop: Workshop) -> None:

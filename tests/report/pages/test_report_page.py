@@ -14,7 +14,7 @@ from firstsight.errors import DataError
 from firstsight.report.pages.report_page import write
 from firstsight.report.table import score_table
 from tests.report.html_page import Page
-from tests.report.study_builder import HOSTILE_TEXT, MakeArms, MakeFacts, WrittenStudy
+from tests.report.study_builder import HOSTILE_TEXT, MakeArms, MakeStudyInfo, WrittenStudy
 
 FIGURES = ("main", "stable", "tasks", "heat", "schedules", "losses")
 
@@ -76,7 +76,7 @@ def test_unfinished_study_lists_what_is_missing(hostile_study: WrittenStudy) -> 
 
 @pytest.mark.parametrize("scored", [("trunk",), ("start-080",), ("start-000", "trunk")])
 def test_every_state_of_a_run_has_a_page(
-    make_arms: MakeArms, make_facts: MakeFacts, tmp_path: Path, scored: tuple[str, ...]
+    make_arms: MakeArms, make_facts: MakeStudyInfo, tmp_path: Path, scored: tuple[str, ...]
 ) -> None:
     all_arms = make_arms(seeds=(1,), questions=5)
     done = {stage.address for arm in all_arms if arm.name in scored for stage in arm.stages}
@@ -98,7 +98,7 @@ def test_every_state_of_a_run_has_a_page(
             assert image.width > 800
 
 
-def test_study_without_scores_has_a_page(make_arms: MakeArms, make_facts: MakeFacts, tmp_path: Path) -> None:
+def test_study_without_scores_has_a_page(make_arms: MakeArms, make_facts: MakeStudyInfo, tmp_path: Path) -> None:
     labels = [f"start-{percent:03d}.s1" for percent in range(0, 101, 20)] + ["trunk.s1"]
     arms = make_arms(seeds=(1,), missing=dict.fromkeys(labels, "not run yet"))
     page = _page(write(arms, study=make_facts(""), folder=tmp_path))
@@ -120,7 +120,7 @@ def test_figures_and_scores_are_written_as_files(finished_study: WrittenStudy) -
     assert all(arm.address in svg for arm in arms if arm.schedule != "trunk")
 
 
-def test_equal_input_gives_equal_bytes(finished_study: WrittenStudy, make_facts: MakeFacts, tmp_path: Path) -> None:
+def test_equal_input_gives_equal_bytes(finished_study: WrittenStudy, make_facts: MakeStudyInfo, tmp_path: Path) -> None:
     arms, first = finished_study
     second = write(arms, study=make_facts(""), folder=tmp_path)
     for path in sorted(path for path in first.parent.rglob("*") if path.is_file()):
@@ -136,7 +136,7 @@ def test_drawings_are_credited_below_the_images(finished_study: WrittenStudy) ->
     assert {"https://openmoji.org", "https://creativecommons.org/licenses/by-sa/4.0/"} <= links
 
 
-def test_invalid_scores_file_is_refused_by_name(make_arms: MakeArms, make_facts: MakeFacts, tmp_path: Path) -> None:
+def test_invalid_scores_file_is_refused_by_name(make_arms: MakeArms, make_facts: MakeStudyInfo, tmp_path: Path) -> None:
     arms = make_arms(seeds=(1,), questions=5)
     (arms[0].scores or {})["tasks"].pop("gqa")
     (arms[0].scores or {})["tasks"]["vqav2"].pop("n")

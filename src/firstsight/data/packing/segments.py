@@ -71,7 +71,7 @@ class SampleChunk:
         self.token_stops = self.samples["tokens_from"] + self.samples["tokens_count"]
         max_images = self.length // self.image_tokens if self.image_tokens else len(refs)
         self.max_images = 1 if packing == "one_image_per_row" and self.image_tokens else max_images
-        """Of a segment."""
+        """The most images of a segment."""
 
     def starts_with_image(self, segments: Segments) -> Bool[np.ndarray, "P"]:
         """Segments whose first position is an image slot, so that their first token is a target too."""

@@ -27,11 +27,11 @@ class VarianceComponents:
     """The variance components of a difference between two arms."""
 
     seed_variance: float
-    """Of the true difference between seeds, for infinitely many questions."""
+    """Variance of the true difference between seeds, for infinitely many questions."""
     question_variance: float
-    """Of the mean over the present questions, for infinitely many seeds."""
+    """Variance of the mean over the present questions, for infinitely many seeds."""
     residual_variance: float
-    """Of one seed's mean over the present questions: the interaction of seeds and questions."""
+    """Variance of one seed's mean over the present questions: the interaction of seeds and questions."""
     num_arms: int = 2
     """Number of arms whose seed variance is pooled."""
 

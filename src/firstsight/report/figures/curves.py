@@ -20,7 +20,7 @@ SCHEDULE_DASHES = {"continue": [1, 0], "rewarm": [5, 3], "matched": [2, 2], "non
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingCurves:
-    """Logs of all stages; a stage that several arms share is in them once."""
+    """Logs of all stages; a stage that several arms share occurs once."""
 
     stages: tuple[ChartRow, ...]
     """address, arm, label, seed, start, schedule, stage; a shared stage has the name of the first arm that uses it."""
@@ -29,7 +29,7 @@ class TrainingCurves:
 
     @property
     def total_tokens(self) -> dict[str, float]:
-        """Tokens that each finished model was trained on in all, by arm name."""
+        """Total training tokens of each finished model, by arm name."""
         last_seen = {row["address"]: row["seen"] for row in self.rows}
         totals: dict[str, float] = {}
         for stage in self.stages:

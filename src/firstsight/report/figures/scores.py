@@ -101,7 +101,7 @@ def arm_axis(names: Sequence[str], *, compact: bool = False) -> alt.X:
 
 
 def _lane_labels(rows: pl.DataFrame, names: Sequence[str]) -> list[alt.Chart]:
-    """The control arms' names, vertical beside their lanes."""
+    """The control arms' names, written vertically at their lanes."""
     lanes = dict(rows.select("arm", "lane").unique(maintain_order=True).iter_rows())
     labels = [{"arm": name, "lane": lanes[name]} for name in names if lanes[name] > 1]
     style = {"angle": 270, "align": "right", "baseline": "bottom", "dy": -7, "fontSize": 11, "color": GREY_COLOUR}
@@ -109,7 +109,7 @@ def _lane_labels(rows: pl.DataFrame, names: Sequence[str]) -> list[alt.Chart]:
 
 
 def _line_dash(mean: pl.DataFrame) -> alt.StrokeDash:
-    """Dashes of the kinds of lines that these rows need, with a legend."""
+    """Dash patterns of the lines that are drawn for these rows, with a legend."""
     conditions, sweep = set(mean.get_column("condition")), mean.filter(pl.col("in_sweep"))
     schedules = set(sweep.get_column("schedule")) if sweep.get_column("start").n_unique() > 1 else set()
     is_drawn = {
@@ -127,7 +127,7 @@ def _line_dash(mean: pl.DataFrame) -> alt.StrokeDash:
 
 
 def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
-    """The line through the sweep in segments, dashed where either end has another schedule than the trunk's own."""
+    """The line through the sweep in segments, dashed where the schedule of either end does not continue the trunk's."""
     points: list[ChartRow] = []
     for kind in KIND_COLOURS:
         sweep = mean.filter(pl.col("in_sweep"), kind=kind, condition="sighted").sort("start")
@@ -140,7 +140,7 @@ def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
 
 
 def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
-    """The score without the image for each arm; that without the question and the finished trunk as levels."""
+    """The score without the image for each arm; horizontal lines for that without the question and the trunk's."""
     blind = mean.filter(pl.col("in_sweep"), condition="blind").with_columns(pl.lit(BLIND).alias("line"))
     trunk = mean.filter(schedule="trunk", condition="sighted")
     levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND) + _level_rows(trunk, TRUNK)
@@ -221,7 +221,7 @@ def task_grid(rows: pl.DataFrame, *, columns: int = 4, width: int = 118, panel_h
 
 
 def combined_chart(rows: pl.DataFrame, stable_chart: LayeredChart) -> alt.HConcatChart:
-    """The main figure for use outside the page: the stable score, and single tasks beside it."""
+    """The main figure for use outside the page: the stable score on the left, single tasks on the right."""
     grid = task_grid(rows, width=125, panel_height=110)
     return alt.hconcat(stable_chart.properties(width=430, height=430), grid, spacing=36)
 

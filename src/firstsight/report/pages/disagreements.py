@@ -1,8 +1,8 @@
 """Which questions two checkpoints answered differently, the order of questions on the page, and statistics by task.
 
 Questions are compared in the condition that both checkpoints have: with the image if possible, else without. Ties are
-ordered by alternating tasks and, within a task, by a hash of the question, so that equal answers give equal pages
-whatever the order of the files, and pages of different checkpoints show the same questions.
+ordered by alternating tasks and, within a task, by a hash of the question, so that the page does not depend
+on the order of the files, and pages of different checkpoints show the same questions.
 """
 
 from __future__ import annotations

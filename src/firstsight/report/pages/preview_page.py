@@ -36,14 +36,14 @@ class PreviewSource:
     requested_share: str
     rows: int
     tokens: int
-    """Without padding."""
+    """Tokens without padding."""
     loss_tokens: int
     epochs: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageIdentity:
-    """The stage that the page shows."""
+    """The names of the stage on the page."""
 
     study: str
     scale: str
@@ -54,7 +54,7 @@ class StageIdentity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PreviewFacts:
+class StageOverview:
     """The stage as a whole, for the page's header."""
 
     identity: StageIdentity
@@ -69,9 +69,9 @@ class PreviewFacts:
     achieved_shares: Mapping[str, float]
     """The image share in each of UNITS."""
     padding_share: float
-    """Of all positions."""
+    """Share of padding among all positions."""
     sources: tuple[PreviewSource, ...]
-    """`PreviewRow.source_index` counts these."""
+    """`PreviewRow.source_index` is an index into these."""
 
 
 def preview_rows(stream: BatchStream, decoder: TokenDecoder, *, first_row: int, count: int) -> list[PreviewRow]:
@@ -99,7 +99,7 @@ def preview_rows(stream: BatchStream, decoder: TokenDecoder, *, first_row: int, 
 
 
 class RecordOrigins:
-    """Shard and position of an index's records: its samples are in the order of its shards, without refused records."""
+    """Shard and position of an index's records: its samples are in the order of its shards, without invalid records."""
 
     def __init__(self, index: Index) -> None:
         counts: Counter[str] = Counter()
@@ -111,21 +111,21 @@ class RecordOrigins:
         self._is_complete = self._starts[-1] == len(index.samples)
 
     def record(self, record_index: int) -> PreviewRecord:
-        """The origin of a record; its position counts the records of its shard that were not refused."""
+        """The origin of a record; its position counts the valid records of its shard."""
         if not self._is_complete:
             return PreviewRecord(record_index, location="")
         shard = bisect_right(self._starts, record_index) - 1
         return PreviewRecord(record_index, f"{self._names[shard]} #{record_index - self._starts[shard]}")
 
 
-def stage_facts(
+def stage_overview(
     stream: BatchStream, spec: StageSpec, *, identity: StageIdentity, tokenizer: Tokenizer, needs_spacing: bool
-) -> PreviewFacts:
+) -> StageOverview:
     """The stage as a whole, counted over all of its rows."""
     achieved = AchievedMix(stream, stream.steps)
     shares = achieved.to_dict()["achieved"]
     assert isinstance(shares, dict)
-    return PreviewFacts(
+    return StageOverview(
         identity=identity,
         row_shape=stream.row_shape,
         steps=stream.steps,
@@ -165,15 +165,15 @@ def _requested_shares(label: str, mixture: Mixture) -> list[str]:
     return [f"{source.share} of {label}{unit}" for source in mixture.components]
 
 
-def render_preview(facts: PreviewFacts, rows: Sequence[PreviewRow]) -> str:
+def render_preview(overview: StageOverview, rows: Sequence[PreviewRow]) -> str:
     """The page as HTML; equal input gives equal text."""
     return render_template(
         "preview.html",
         css=read_assets("page.css", "preview.css"),
-        facts=facts,
+        overview=overview,
         rows=rows,
         units=UNITS,
-        totals={unit: sum(getattr(source, unit) for source in facts.sources) for unit in UNITS},
+        totals={unit: sum(getattr(source, unit) for source in overview.sources) for unit in UNITS},
         colours=SOURCE_COLOUR_COUNT,
         share_of=lambda part, whole: f"{format_percent(part / whole)} %" if whole else "0 %",
         token_html=token_html,

@@ -22,7 +22,7 @@ from firstsight.report.figures.look import SCHEDULE_LABELS, vega_lite_spec
 from firstsight.report.figures.scores import combined_chart, stable_score_chart, task_grid, task_heatmap
 from firstsight.report.format import axis_limit, format_percent, inline_json, read_assets, render_template
 from firstsight.report.pages.answer_samples import draw_samples
-from firstsight.report.results import ArmResult, StudyFacts, arms_with_scores, read_achieved
+from firstsight.report.results import ArmResult, StudyInfo, arms_with_scores, read_achieved
 from firstsight.report.summary import answer_sentence, study_limits
 from firstsight.report.table import STABLE, score_table, single_task_rows, task_overview
 
@@ -40,7 +40,7 @@ FIGURE_TITLES = {
 MARKS_CAPTION = "Large: mean over seeds, hollow where the schedule differs. Small: one seed. Bars: 95 % over questions."
 
 
-def write(arms: Sequence[ArmResult], *, study: StudyFacts, folder: Path) -> Path:
+def write(arms: Sequence[ArmResult], *, study: StudyInfo, folder: Path) -> Path:
     """Write report.html, scores.csv, scores.parquet and figures/ into `folder`; returns the page's path.
 
     The page of an unfinished study lists what is missing. Equal input gives equal bytes.
@@ -94,7 +94,7 @@ def _figure_specs(rows: pl.DataFrame, comparison: Comparison, curves: TrainingCu
     return {name: vega_lite_spec(chart) for name, chart in charts.items()}
 
 
-def with_title(spec: VegaSpec, name: str, study: StudyFacts) -> VegaSpec:
+def with_title(spec: VegaSpec, name: str, study: StudyInfo) -> VegaSpec:
     """The figure with the study's question as title, and its content and source below."""
     caption = FIGURE_TITLES[name] + (f" {MARKS_CAPTION}" if name in ("main", "stable", "tasks") else "")
     source = f"firstsight · {study.name} · {study.scale} scale"
@@ -108,7 +108,7 @@ def _render_svg(spec: VegaSpec) -> str:
     return re.sub(r"gradient_\d+", lambda match: f"shade_{gradients.index(match[0])}", svg)
 
 
-def _study_context(arms: Sequence[ArmResult], study: StudyFacts, total_tokens: Mapping[str, float]) -> dict[str, Any]:
+def _study_context(arms: Sequence[ArmResult], study: StudyInfo, total_tokens: Mapping[str, float]) -> dict[str, Any]:
     arms = sorted(arms, key=lambda arm: (arm.start, arm.name, arm.seed))
     return {
         "study": study,

@@ -1,4 +1,4 @@
-"""Images for a page: decoded, shrunk and encoded again, each once however many questions refer to it."""
+"""Images for a page: decoded, shrunk and encoded again, each once even if several questions refer to it."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ class Thumbnails:
         self._page_images: dict[str, Thumbnail | str] = {}
 
     def find(self, benchmarks: Path | None, task: str, name: str) -> Thumbnail | str:
-        """The image that a task calls `name`, or the reason why it cannot be shown."""
+        """The image with that name in a task, or the reason why it cannot be shown."""
         if benchmarks is None:
             return "the benchmark's folder is not known; name it with --benchmarks"
         if benchmarks not in self._benchmark_images:
-            self._benchmark_images[benchmarks] = _or_reason(lambda: BenchmarkImages(benchmarks))
+            self._benchmark_images[benchmarks] = _value_or_error(lambda: BenchmarkImages(benchmarks))
         images = self._benchmark_images[benchmarks]
         if isinstance(images, str):
             return images
         folder = _task_folder(benchmarks, task)
-        return _or_reason(lambda: self._page_image(images, name, folder))
+        return _value_or_error(lambda: self._page_image(images, name, folder))
 
     @property
     def page_images(self) -> list[Thumbnail]:
@@ -86,7 +86,7 @@ class Thumbnails:
     def _page_image(self, images: BenchmarkImages, name: str, folder: str) -> Thumbnail | str:
         location = images.location(name, folder)
         if location not in self._page_images:
-            self._page_images[location] = _or_reason(lambda: self._encoded_image(images.read(name, folder)))
+            self._page_images[location] = _value_or_error(lambda: self._encoded_image(images.read(name, folder)))
         return self._page_images[location]
 
     def _encoded_image(self, data: bytes) -> Thumbnail | str:
@@ -98,8 +98,8 @@ class Thumbnails:
         return replace(thumbnail, key=f"image-{len(self._page_images)}")
 
 
-def _or_reason(load: Callable[[], T]) -> T | str:
-    """What `load` returns, or the message of its error."""
+def _value_or_error(load: Callable[[], T]) -> T | str:
+    """The value of `load`, or the message of its error."""
     try:
         return load()
     except (DataError, OSError) as error:

@@ -26,7 +26,7 @@ class TokenText:
     is_special: bool = False
     is_continuation: bool = False
     is_invalid_utf8: bool = False
-    """Its bytes are no complete character, because the text was cut inside one."""
+    """Its bytes are not valid UTF-8, because the text was cut inside a character."""
 
 
 class TokenDecoder:
@@ -62,7 +62,7 @@ class TokenDecoder:
         return (TokenText(text=self._special_names[token_id], is_special=True) for token_id in run)
 
     def _decode_run(self, run: Iterable[int]) -> Iterator[TokenText]:
-        """Texts of tokens that are not special; tokens are joined wherever one ends inside a character."""
+        """Texts of tokens that are not special; a token that ends inside a character is joined with the next."""
         utf8_decoder = codecs.getincrementaldecoder("utf-8")("strict")
         pending: list[bytes] = []
         for data in map(self._token_bytes, run):
@@ -91,7 +91,7 @@ class TokenDecoder:
 
 
 def _join_bytes(parts: Sequence[bytes]) -> Iterator[TokenText]:
-    """The text of tokens that form characters only together, with the first of them."""
+    """The joint text of several tokens as that of the first; the others are continuations."""
     data = b"".join(parts)
     text = data.decode(errors="backslashreplace")
     is_invalid = text.encode() != data
