@@ -43,7 +43,7 @@ from tests.model.tiny_models import random_model
         ({"model_type": "siglip", "vision_config": 3}, "wanted vision_config with settings. Got 3"),
         ({"patch_size": 0}, "wanted patch_size as a whole number above zero"),
         ({"num_attention_heads": 3}, "heads must divide the width"),
-        ({"num_hidden_layers": 1}, "Give two"),
+        ({"num_hidden_layers": 1}, "Set two"),
     ],
     ids=str,
 )

@@ -130,8 +130,14 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
     assert "named-tiny-40" not in data and "named-tiny-40" in models and "shared by 2 arms" in models
     terminal.print_branches(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
     output = " ".join(capsys.readouterr().out.split())
-    assert f"donor: {WHOLE:,} tokens, learning rate 0.0004 to 4e-05; checkpoints: tiny-40 at 40 %, tiny-80 at 80 %" in output
-    assert "the text of a branch starts at its first row" in output and f"Continue {declared_lr(40):.3e} to 3e-05" in output
+    assert (
+        f"donor: {WHOLE:,} tokens, learning rate 0.0004 to 4e-05; checkpoints: tiny-40 at 40 %, tiny-80 at 80 %"
+        in output
+    )
+    assert (
+        "the text of a branch starts at its first row" in output
+        and f"Continue {declared_lr(40):.3e} to 3e-05" in output
+    )
     rows = {
         row.step.spec.name: row.cost
         for row in estimate_cost(plan, DeviceSpec("h100", utilisation=0.4)).step_costs

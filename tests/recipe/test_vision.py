@@ -64,7 +64,7 @@ def test_a_fused_pair_adds_widths_and_costs() -> None:
     assert (pair.tokens, pair.width, pair.grid_size) == (729, 1152 + 1024, 27)
     assert pair.flops() == first.flops() + second.flops()
     assert pair.parameters() == first.parameters() + second.parameters()
-    with pytest.raises(QuantityError, match=r"fused encoders have the same pixels .* Got \(384, 27, 'resize'\)"):
+    with pytest.raises(QuantityError, match=r"fused encoders have the same image size .* Got \(384, 27, 'resize'\)"):
         replace(pair, second=replace(pair.second, fit="letterbox"))
 
 

@@ -84,7 +84,7 @@ def test_comparisons_are_corrected_together_and_intervals_agree_with_the_sign(ma
         assert difference.sign == (1 if low > 0 else -1 if high < 0 else 0)
     assert min(
         difference.adjusted_p or 0
-        for difference in comparison.corrected_differences(pairs, candidate_count=15)
+        for difference in comparison.corrected_differences(pairs, candidates=15)
         if difference
     ) >= min(difference.adjusted_p or 0 for difference in together)
 

@@ -36,9 +36,7 @@ def resolve_hub_path(location: str, *, revision: str | None = None, needs_weight
         return path
     match = HUB_NAME.fullmatch(location.removeprefix(HUB_PREFIX))
     if match is None:
-        raise ModelError(
-            f"{location}: wanted a folder, a file or a hub name (owner/name). Got none of these. Name one."
-        )
+        raise ModelError(f"{location}: wanted a folder, a file or a hub name (owner/name). Got none. Name one.")
     suffix = match["revision"]
     if revision is not None and suffix is not None and revision != suffix:
         raise ModelError(f"{location}: wanted one revision. Got {suffix!r} and {revision!r}. Leave one out.")

@@ -276,8 +276,7 @@ def to_llama(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
 def from_llama(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str, Tensor]:
     """The inverse of `to_llama`."""
     parts = llama_tensor_names(spec)
-    expected = {source for sources in parts.values() for source, _ in sources}
-    _check_names(expected, set(llama_weight_names(tensors, spec)))
+    _check_names({name for names in parts.values() for name, _ in names}, set(llama_weight_names(tensors, spec)))
     return {name: concat_rows([tensors[source] for source, _ in sources]) for name, sources in parts.items()}
 
 

@@ -202,8 +202,7 @@ def from_llava(tensors: Mapping[str, Tensor], spec: VLMSpec) -> dict[str, Tensor
         elif not _is_unused(tower_name, spec):
             vision[prefix + tower_name] = tensor
     if unknown:
-        names = ", ".join(sorted(unknown))
-        raise ModelError(f"a Llava has no tensors {names}. Use a folder with only Llava's tensors.")
+        raise ModelError(f"a Llava has no tensors {', '.join(sorted(unknown))}. Use one with only Llava's tensors.")
     return {f"lm.{name}": tensor for name, tensor in llama.from_llama(lm, spec.lm).items()} | vision
 
 

@@ -134,9 +134,7 @@ def openlm_spec_from_settings(*sources: Mapping[str, Any]) -> LMSpec:
             "(.json) that has all of these, or put the run's params.txt beside the checkpoint."
         )
     if unsupported := unsupported_settings(settings, OPENLM_SUPPORTED_VALUES):
-        raise ModelError(
-            f"open_lm's settings: wanted its usual decoder. Got {', '.join(unsupported)}. Choose another run."
-        )
+        raise ModelError(f"open_lm's settings: wanted its usual decoder. Got {', '.join(unsupported)}. Choose another.")
     try:
         return replace(
             openlm_spec(**cast(dict[str, int], sizes)),

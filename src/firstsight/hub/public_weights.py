@@ -106,8 +106,7 @@ def exported_tokens_seen(config: Mapping[str, Any]) -> int | None:
 
 def unsupported_settings(settings: Mapping[str, Any], supported: SupportedValues) -> list[str]:
     """`name value` of each setting that firstsight does not implement."""
-    items = ((name, settings.get(name, ...), values) for name, values in supported.items())
-    return [f"{name} {value!r}" for name, value, values in items if value not in (..., *values)]
+    return [f"{key} {settings[key]!r}" for key in supported if settings.get(key, ...) not in (..., *supported[key])]
 
 
 def is_positive_int(value: object) -> bool:

@@ -202,9 +202,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, location: P
     """
     model_tensors = model.state_dict(keep_vars=True)
     if mismatches := tensor_mismatches(shapes_and_dtypes(model_tensors), shapes_and_dtypes(tensors)):
-        raise ModelError(
-            f"{location}: weights and spec contradict each other. {mismatches}. Load them with their spec."
-        )
+        raise ModelError(f"{location}: weights and spec disagree. {mismatches}. Load them with their spec.")
     with torch.no_grad():
         for name, target in model_tensors.items():
             if not target.is_meta:

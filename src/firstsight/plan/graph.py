@@ -39,9 +39,7 @@ class Graph:
 
     def undigested_names(self) -> tuple[str, ...]:
         """Names of data and weights without a digest of their content: with any, addresses are provisional."""
-        return tuple(
-            sorted({name for step in self.steps for name in names_without_digest(step.spec, step.content_ids)})
-        )
+        return tuple(sorted({name for s in self.steps for name in names_without_digest(s.spec, s.content_ids)}))
 
     def final_step(self, label: str) -> Step:
         """The evaluation of the arm called `label`."""

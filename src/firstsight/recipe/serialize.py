@@ -1,4 +1,4 @@
-"""Specs as canonical JSON and back: what addresses are digests of.
+"""Specs as canonical JSON and back. Addresses are digests of this JSON.
 
 A spec class is named in JSON by its `TAG`, never by its class name: `{"type": "midtrain", ...}`. So a class may be
 renamed without moving an address or breaking a stored checkpoint. A tag is unique and never changes: all are listed in
@@ -39,7 +39,7 @@ def to_json(value: object) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The spec that `to_json` wrote; UnknownName for a tag that this version lacks."""
+    """The spec of a value that `to_json` returned; UnknownName for a tag that this version lacks."""
     if isinstance(value, list):
         return tuple(from_json(item) for item in cast(list[Any], value))
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import External, SyntheticCaptions
 
 ImageFit = Literal["resize", "letterbox"]
-"""How an image becomes a square: resized without regard to its shape, or padded with the encoder's mean colour."""
+"""How an image becomes a square: resized without keeping its aspect ratio, or padded with the encoder's mean colour."""
 RGBFloat = tuple[float, float, float]
 """Red, green, blue from 0 to 1."""
 RGBBytes = tuple[int, int, int]
@@ -46,14 +46,14 @@ class ViTSpec:
 
     def __post_init__(self) -> None:
         if self.layers < 2:
-            raise QuantityError(f"features are those of the second-to-last block. Got {self.layers} layers. Give two.")
+            raise QuantityError(f"features are those of the second-to-last block. Got {self.layers} layers. Set two.")
         if self.width % self.heads:
             raise QuantityError(f"heads must divide the width. Got {self.heads} heads for a width of {self.width}.")
         _check_patches(self.image_size, self.patch_size)
 
     @property
     def grid_size(self) -> int:
-        """Patches a side; pixels that do not fill a patch are left out."""
+        """Patches per side; pixels that do not fill a patch are ignored."""
         return self.image_size // self.patch_size
 
     @property
@@ -71,7 +71,7 @@ class ViTSpec:
         return 4 * self.width * (self.width + 1) + 2 * self.width * self.mlp_width + self.mlp_width + 5 * self.width
 
     def flops(self, extra_tokens: int = 0) -> int:
-        """Forward FLOPs of one image up to the second-to-last block, with `extra_tokens` besides the patches."""
+        """Forward FLOPs of one image up to the second-to-last block, with `extra_tokens` in addition to the patches."""
         tokens = self.tokens + extra_tokens
         block_flops = 2 * (4 * self.width**2 + 2 * self.width * self.mlp_width) + 4 * tokens * self.width
         return tokens * (self.layers - 1) * block_flops + self.tokens * 2 * 3 * self.patch_size**2 * self.width
@@ -95,7 +95,7 @@ class ContrastiveTraining:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Tower:
-    """A single encoder, with what pixels from 0 to 1 are normalised by and the colour that pads an image.
+    """A single encoder, with the mean and deviation that normalise its pixels and the colour that pads an image.
 
     The padding is the mean colour, which normalises to zeros, or nearly.
     """
@@ -108,17 +108,17 @@ class _Tower:
 
     @property
     def towers(self) -> tuple[TowerSpec, ...]:
-        """The encoders that run on every image, in the order of their channels."""
+        """The single encoders, in the order of their channels in the output."""
         return (cast(TowerSpec, self),)
 
     @property
     def image_size(self) -> int:
-        """Pixels a side."""
+        """Pixels per side."""
         return self.vit.image_size
 
     @property
     def grid_size(self) -> int:
-        """Tokens a side."""
+        """Tokens per side."""
         return self.vit.grid_size
 
     @property
@@ -155,7 +155,7 @@ class Dinov2(_Tower):
     pad_color: ClassVar[RGBBytes] = mean_color_bytes(IMAGENET_MEAN)
     registers: int
     position_grid_size: int
-    """Patches a side of the published position embeddings: 37 for 518 pixels in patches of 14."""
+    """Patches per side of the published position embeddings: 37 for 518 pixels in patches of 14."""
     weights: External
 
     def flops(self) -> int:
@@ -180,8 +180,8 @@ class FusedEncoders:
         first, second = ((tower.image_size, tower.grid_size, tower.fit) for tower in self.towers)
         if first != second:
             raise QuantityError(
-                f"fused encoders have the same pixels and the same grid. Got {first} and {second} (pixels, tokens a "
-                "side, fit). Give both one image size and fit, and patches that leave the same grid."
+                f"fused encoders have the same image size and grid. Got {first} and {second} (pixels, tokens per "
+                "side, fit). Give both the same image size and fit, and patch sizes with the same grid."
             )
 
     @property

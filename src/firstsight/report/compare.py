@@ -90,18 +90,16 @@ class Comparison:
         """Answers of each arm by its label."""
         return {arm.label: arm_answers(arm) for arm in self._arms}
 
-    def corrected_differences(
-        self, pairs: Sequence[ArmPair], *, candidate_count: int = 0
-    ) -> list[PairedDifference | None]:
+    def corrected_differences(self, pairs: Sequence[ArmPair], *, candidates: int = 0) -> list[PairedDifference | None]:
         """Differences that decide one thing together, corrected by Holm; None where two arms share no seed.
 
-        `candidate_count` is the number of pairs from which these were selected by their scores.
+        `candidates` is the number of pairs from which these were selected by their scores.
         """
         differences = [self._uncorrected_difference(pair) for pair in pairs]
         tested = [(i, difference) for i, difference in enumerate(differences) if difference and difference.estimate]
         p_values = [d.estimate.p_value(d.pair.threshold) for _, d in tested if d.estimate]
-        family_size = max(len(p_values), candidate_count)
-        for (i, d), decision in zip(tested, holm(p_values, num_comparisons=candidate_count), strict=True):
+        family_size = max(len(p_values), candidates)
+        for (i, d), decision in zip(tested, holm(p_values, num_comparisons=candidates), strict=True):
             differences[i] = replace(d, level=decision.level, adjusted_p=decision.adjusted, family_size=family_size)
         return differences
 

@@ -116,9 +116,7 @@ def parse_truth_box(truth: Any) -> BoundingBox | None:
 
 def describe_box(box: BoundingBox) -> str:
     """A box in words, for screen readers."""
-    return ", ".join(
-        f"{side} {100 * edge:.0f} %" for side, edge in zip(("left", "top", "right", "bottom"), box, strict=True)
-    )
+    return ", ".join(f"{side} {100 * e:.0f} %" for side, e in zip(("left", "top", "right", "bottom"), box, strict=True))
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {

@@ -47,7 +47,7 @@ def answer_sentence(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: C
         return f"{opening}; no other arm has been evaluated."
     # The best arm was selected by its score, so it is corrected as if every pair had been compared.
     pairs = [ArmPair(a=best["arm"], b=row["arm"], kind="vision") for row in others]
-    differences = comparison.corrected_differences(pairs, candidate_count=len(ranked) * len(others) // 2)
+    differences = comparison.corrected_differences(pairs, candidates=len(ranked) * len(others) // 2)
     runner_up = f"{_arm_text(others[0], by_start)} is next{_gap_text(differences[0])}"
     if best["seeds"] == 1:
         return f"{opening}; {runner_up}, but one seed cannot distinguish an effect from a lucky run."

@@ -150,7 +150,7 @@ def _sigmoid_loss(model: Any, captions: list[tuple[str, ...]], tokenizer: Tokeni
     device = model.device
     phrases = sorted(set(chain.from_iterable(captions)))
     columns, labels = (
-        {phrase: column for column, phrase in enumerate(phrases)},
+        {phrase: i for i, phrase in enumerate(phrases)},
         torch.zeros(len(captions), len(phrases)),
     )
     for row, caption in enumerate(captions):

@@ -67,9 +67,7 @@ def machine_findings(out: Path) -> Iterator[Finding]:
     """A finding for everything that a run with results under `out` depends on."""
     yield from _packages()
     yield from _hardware()
-    yield Finding(
-        "OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "unset"), advice="Workers always run with PASSIVE."
-    )
+    yield Finding("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "unset"), advice="Workers get PASSIVE.")
     yield _disk(out)
     yield from _site_findings(out)
     for module, (extra, use) in EXTRAS.items():

@@ -97,9 +97,7 @@ def download_models(sources: Iterable[External], site: Site) -> Site:
             locations[source.name] = replace(location, path=str(path))
         elif is_hub_model(location):
             advice = "Data sets are at hf://datasets/OWNER/NAME; or download it and write its folder in the site file."
-            raise RequestError(
-                f"{source.name}: wanted {source.form} at {location.path}. Got a model repository. {advice}"
-            )
+            raise RequestError(f"{source.name}: wanted {source.form} at {location.path}. Got a model. {advice}")
     return replace(site, sources=locations)
 
 

@@ -63,7 +63,7 @@ def test_digest_requires_a_complete_pass(tmp_path: Path) -> None:
     [shard] = list_shards(source_at(tmp_path), "text")
     reading = RecordReader(source_at(tmp_path), "text", source=external("text")).read(shard)
     next(iter(reading))
-    with pytest.raises(DataError, match="Read all records first"):
+    with pytest.raises(DataError, match="Read all records"):
         _ = reading.digest
 
 

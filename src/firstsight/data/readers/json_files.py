@@ -144,9 +144,7 @@ class _JsonListParser:
 
     def error(self, problem: str) -> DataError:
         offset = self._buffer_offset + self.position
-        return DataError(
-            f"{self._path}: wanted a JSON list of records. Got {problem} at byte {offset}. Repair the file."
-        )
+        return DataError(f"{self._path}: wanted a JSON list of records. Got {problem} at byte {offset}. Repair it.")
 
     def excerpt(self) -> str:
         return self._buffer[self.position : self.position + 20]

@@ -249,9 +249,7 @@ class ShardRecords:
         Raises DataError before the pass is complete.
         """
         if not self._is_exhausted:
-            raise DataError(
-                "wanted a complete pass for a shard's digest. Got an unfinished one. Read all records first."
-            )
+            raise DataError("wanted a complete pass for a shard's digest. Got an unfinished one. Read all records.")
         return self._digest.hexdigest()
 
 

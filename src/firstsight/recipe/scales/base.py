@@ -1,4 +1,4 @@
-"""A scale: the complete arm that studies vary, and what the paper does at the ends of the trunk."""
+"""A scale: the complete base arm that studies vary, and the schedule of arms at the ends of the trunk."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Scale:
     base: Arm
     """Branches at 80 % of the trunk; `branch_at` sets its schedule."""
     rewarm: Rewarm
-    """The schedule where the trunk's own rate would be too low: 0 % and 100 %."""
+    """The schedule of arms that cannot continue the trunk's learning rate: 0 % and 100 %."""
     seeds: int
     """The default number of seeds of a study."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageSettings:
-    """What mid-training and fine-tuning of a scale set each for itself."""
+    """The settings in which mid-training and fine-tuning of a scale may differ."""
 
     images: DataSource
     image_share: Share
@@ -110,7 +110,7 @@ def branch_at(scale: Scale, start: Share) -> Arm:
     base = scale.base
     midtrain, *later = base.stages
     if not isinstance(midtrain, Midtrain):
-        raise QuantityError(f"images enter in mid-training. Got a base arm of {scale.name} that begins otherwise.")
+        raise QuantityError(f"images enter in mid-training. Got a base arm of {scale.name} with another first stage.")
     schedule = scale.rewarm
     if 0 < start < 1:
         schedule = Continue(

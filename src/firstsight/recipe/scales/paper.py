@@ -1,4 +1,4 @@
-"""The paper's scales: its models, budgets and schedules, with data from the user's own machine."""
+"""The paper's scales: its models, budgets and schedules, with the user's data."""
 
 from __future__ import annotations
 

@@ -39,10 +39,8 @@ START_TITLE = "images enter at this share of the text training"
 KIND_SCALE = alt.Scale(domain=list(KIND_COLOURS), range=list(KIND_COLOURS.values()))
 KIND_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolSize=200)
 KIND_COLOUR = alt.Color("kind:N", scale=KIND_SCALE, legend=KIND_LEGEND)
-SCORE_AXIS = alt.Y(
-    "score:Q", title=None, axis=alt.Axis(labelExpr=PERCENT_LABEL), scale=alt.Scale(zero=False, nice=True)
-)
-STABLE_AXIS = SCORE_AXIS.title("stable score: mean of (accuracy − chance)")
+SCORE_Y = alt.Y("score:Q", title=None, axis=alt.Axis(labelExpr=PERCENT_LABEL), scale=alt.Scale(zero=False, nice=True))
+STABLE_Y = SCORE_Y.title("stable score: mean of (accuracy − chance)")
 CONTINUED, RESCHEDULED, TRUNK = "rate continued", "to another schedule", "finished text trunk"
 BLIND, QUESTION_BLIND = "without the image", "without the question"
 LINE_DASHES: dict[str, list[float]] = {
@@ -136,7 +134,7 @@ def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
             segment = {"kind": kind, "segment": f"{kind}{a['start']}", "line": line}
             points += [segment | {key: end[key] for key in ("lane", "score", "address")} for end in (a, b)]
     chart = rows_chart(points).mark_line(strokeWidth=2.2, clip=False)
-    return [chart.encode(y=STABLE_AXIS, color=KIND_COLOUR, detail="segment:N", strokeDash=_line_dash(mean))]
+    return [chart.encode(y=STABLE_Y, color=KIND_COLOUR, detail="segment:N", strokeDash=_line_dash(mean))]
 
 
 def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
@@ -145,12 +143,12 @@ def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
     trunk = mean.filter(schedule="trunk", condition="sighted")
     levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND) + _level_rows(trunk, TRUNK)
     dash, tooltips = _line_dash(mean), field_tooltips("line", "arm", "score", "seeds", "address")
-    base = rows_chart(blind.to_dicts()).encode(y=STABLE_AXIS, color=KIND_COLOUR, tooltip=tooltips)
+    base = rows_chart(blind.to_dicts()).encode(y=STABLE_Y, color=KIND_COLOUR, tooltip=tooltips)
     line = base.mark_line(strokeWidth=1.5, opacity=0.8).encode(strokeDash=dash)
     dots = base.mark_circle(size=14, opacity=0.8).encode(description="address:N")
     rule = rows_chart(levels).mark_rule(strokeWidth=1.5, opacity=0.8)
     x = {"x": alt.value(0), "x2": alt.value("width")}
-    rule = rule.encode(**x, y=STABLE_AXIS, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)
+    rule = rule.encode(**x, y=STABLE_Y, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)
     return [line, dots] * (not blind.is_empty()) + [rule] * bool(levels)
 
 
@@ -184,7 +182,7 @@ def _seed_dots(stable: pl.DataFrame) -> alt.Chart:
     """Every seed as a small dot, slightly to the right of its mean so that neither hides the other."""
     dots = rows_chart(_sighted_arms(stable).to_dicts()).mark_circle(size=30, opacity=0.85, xOffset=11)
     tooltips = field_tooltips("label", "seed", "score", "schedule", "questions", "address")
-    return dots.encode(y=STABLE_AXIS, color=KIND_COLOUR, tooltip=tooltips, description="address:N")
+    return dots.encode(y=STABLE_Y, color=KIND_COLOUR, tooltip=tooltips, description="address:N")
 
 
 def _mean_points(mean: pl.DataFrame) -> alt.Chart:
@@ -196,7 +194,7 @@ def _mean_points(mean: pl.DataFrame) -> alt.Chart:
     shape = alt.Scale(domain=list(SCHEDULE_LABELS.values()), range=SCHEDULE_SHAPES)
     points = rows_chart(rows).mark_point(size=95, strokeWidth=2.2, opacity=1)
     return points.encode(
-        y=STABLE_AXIS,
+        y=STABLE_Y,
         color=KIND_COLOUR,
         fill=alt.Fill("fill:N", scale=fill, legend=None),
         shape=alt.Shape("schedule_label:N", scale=shape, legend=None),
@@ -213,7 +211,7 @@ def task_grid(rows: pl.DataFrame, *, columns: int = 4, width: int = 118, panel_h
     data += [row | {"series": "seed"} for row in tasks.filter(condition="sighted").to_dicts()]
     names, by_start = tasks.get_column("arm").unique(maintain_order=True).to_list(), has_varied_starts(rows)
     x = start_axis(None, field="start") if by_start else arm_axis(names, compact=True)
-    base = rows_chart(data).encode(x=x, y=SCORE_AXIS, color=KIND_COLOUR)
+    base = rows_chart(data).encode(x=x, y=SCORE_Y, color=KIND_COLOUR)
     panels = alt.layer(*_condition_lines(base, by_start=by_start), *_mark_layers(base))
     header = alt.Header(labelAnchor="start", labelOrient="top")
     facet = alt.Facet("task:N", sort=order, title=None, header=header)

@@ -23,7 +23,7 @@ StripKind = Literal["loss", "no_loss", "image", "padding"]
 
 
 class PreviewRecord(NamedTuple):
-    """The record that a document was made from."""
+    """The record of a document."""
 
     record_index: int
     location: str
@@ -61,7 +61,7 @@ class PreviewDocument:
 
     @property
     def is_short(self) -> bool:
-        """So few tokens that several such documents fit side by side."""
+        """Whether the document is so short that the page puts several in one line."""
         return sum(element.kind == "token" for element in self.elements) <= 60
 
 
@@ -70,12 +70,12 @@ class PreviewRow:
     """One row of a stage."""
 
     row_index: int
-    """Among the stage's rows, from 0."""
+    """Index among the stage's rows, from 0."""
     source_index: int
     documents: tuple[PreviewDocument, ...]
     padding: int
     tokens: int
-    """With image slots, without padding."""
+    """Positions without padding, image slots included."""
     loss_tokens: int
     image_count: int
     strip: tuple[tuple[StripKind, int, int], ...]
@@ -105,7 +105,7 @@ class BatchDecoder:
 
     batch: Batch
     image_tokens: int
-    """Slots of an image."""
+    """Number of slots of an image."""
     record_of: Callable[[int, int], PreviewRecord | None]
     """The record of a document, by row of the batch and document id."""
     decoder: TokenDecoder

@@ -1,4 +1,4 @@
-"""One question with its answers and scores, as answers.html and the terminal show it."""
+"""One question with its answers and scores, for answers.html and the terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ModelAnswer:
     score: float
     readable: bool
     box: BoundingBox | None
-    """Of an answer with the image, where the truth is a box."""
+    """The box of an answer with the image, where the truth is a box."""
     overlap: float | None
     """Intersection over union of that box with the true one."""
     prompt: str
@@ -55,7 +55,7 @@ class QuestionCard:
     truth: str
     box: BoundingBox | None
     image_name: str
-    """Empty for a text question."""
+    """Name of the image; empty for a text question."""
     page_image: Thumbnail | str
     """The image, or the reason why it is not shown."""
     tags: tuple[str, ...]
@@ -65,7 +65,7 @@ class QuestionCard:
 
     @property
     def anchor(self) -> str:
-        """Id of the card, task/question with percent-encoding: #id in the page's URL leads to it."""
+        """Id of the card, task/question with percent-encoding: the fragment of its URL."""
         return f"{quote(self.task, safe='')}/{quote(self.question, safe='')}"
 
     @property
