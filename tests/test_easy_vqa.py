@@ -1,6 +1,7 @@
-"""easy-vqa, a complete published set, brought as a user brings data: a model trained on it must look to score.
+"""Training and evaluation on easy-vqa, a complete published data set, as a user's own data.
 
-The test asks for more than the best constant answer to each wording, which needs no picture: .670 on the test split.
+The score must be above that of the best constant answer to each question text, which needs no image: .670 on the test
+split.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from firstsight.cli import command
 
 HOME = Path(easy_vqa.__file__).parent / "data"
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
-Asked = list[tuple[str, str, int]]
+Rows = list[tuple[str, str, int]]
 
 STUDY = '''
 """A decoder that sees patches straight from pixels, tuned on single questions about drawn shapes."""
@@ -76,34 +77,34 @@ def easy(scale: Scale) -> Study:
         ),
         evaluate=Evaluate(benchmarks=named("easy-benchmarks", "benchmarks"), vision_tasks=("easy_vqa",), text_tasks=()),
     )
-    return Study(name="easy", scale=scale.name, question="Does it look?", arms=over_seeds([arm], [1]))
+    return Study(name="easy", scale=scale.name, question="Does the model use the image?", arms=over_seeds([arm], [1]))
 '''
 
 
-def asked(split: str) -> Asked:
-    """(question, answer, picture) of the published split."""
+def read_split(split: str) -> Rows:
+    """(question, answer, image number) of each row of the published split."""
     return json.loads((HOME / split / "questions.json").read_text())
 
 
 def write(root: Path) -> None:
-    """Tokenizer, text, dialogues and benchmark in their usual forms, the study, and the site file that names them."""
-    train, test = asked("train"), asked("test")
-    held = Tokenizer(models.WordLevel(_vocabulary(train + test), unk_token="<|pad|>"))
-    held.pre_tokenizer = pre_tokenizers.Whitespace()
-    held.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
-    own = root / "benchmarks" / "easy_vqa"
-    for folder in (own, root / "words"):
+    """Tokenizer, text, dialogues and benchmark in their usual formats, the study, and the site file."""
+    train, test = read_split("train"), read_split("test")
+    tokenizer = Tokenizer(models.WordLevel(_vocabulary(train + test), unk_token="<|pad|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    task_folder = root / "benchmarks" / "easy_vqa"
+    for folder in (task_folder, root / "words"):
         folder.mkdir(parents=True)
-    held.save(str(root / "words" / "tokenizer.json"))
+    tokenizer.save(str(root / "words" / "tokenizer.json"))
     _lines(root / "text.jsonl", [{"text": f"{question} {answer}"} for question, answer, _ in train])
     (root / "train.json").write_text(json.dumps([_dialogue(number, *row) for number, row in enumerate(train)]))
     form = {"prompt": "{question}", "metric": "exact", "answered": "words", "chance": 0.5, "version": 1}
-    (own / "task.json").write_text(json.dumps(form))
+    (task_folder / "task.json").write_text(json.dumps(form))
     _lines(
-        own / "questions.jsonl",
+        task_folder / "questions.jsonl",
         [
-            {"id": str(number), "question": question, "image": f"{picture}.png", "answer": answer}
-            for number, (question, answer, picture) in enumerate(test)
+            {"id": str(number), "question": question, "image": f"{image}.png", "answer": answer}
+            for number, (question, answer, image) in enumerate(test)
         ],
     )
     (root / "benchmarks" / "images").symlink_to(HOME / "test" / "images")
@@ -126,36 +127,36 @@ path = "benchmarks"
     )
 
 
-def _vocabulary(rows: Asked) -> dict[str, int]:
+def _vocabulary(rows: Rows) -> dict[str, int]:
     words = {word for question, answer, _ in rows for word in (*question.replace("?", " ?").split(), answer)}
     return {word: number for number, word in enumerate((*SPECIAL, *sorted(words)))}
 
 
-def _dialogue(number: int, question: str, answer: str, picture: int) -> dict[str, object]:
+def _dialogue(number: int, question: str, answer: str, image: int) -> dict[str, object]:
     turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-    return {"id": str(number), "image": f"train/images/{picture}.png", "conversations": turns}
+    return {"id": str(number), "image": f"train/images/{image}.png", "conversations": turns}
 
 
 def _lines(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def prior() -> float:
-    """What the best constant answer to each wording scores, learned from the training split."""
-    seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for question, answer, _ in asked("train"):
-        seen[question][answer] += 1
-    test = asked("test")
-    return sum(seen[question].most_common(1)[0][0] == answer for question, answer, _ in test) / len(test)
+def constant_answer_score() -> float:
+    """The test score of the most frequent training answer to each question text."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for question, answer, _ in read_split("train"):
+        counts[question][answer] += 1
+    test = read_split("test")
+    return sum(counts[question].most_common(1)[0][0] == answer for question, answer, _ in test) / len(test)
 
 
-def test_the_set_is_the_published_one() -> None:
-    assert (len(asked("train")), len(asked("test"))) == (38_575, 9_673)
-    assert prior() == pytest.approx(0.670, abs=0.0005)
+def test_the_installed_data_set_is_the_published_one() -> None:
+    assert (len(read_split("train")), len(read_split("test"))) == (38_575, 9_673)
+    assert constant_answer_score() == pytest.approx(0.670, abs=0.0005)
 
 
 @pytest.mark.slow
-def test_a_model_trained_on_easy_vqa_beats_whoever_does_not_look(
+def test_a_model_trained_on_easy_vqa_scores_above_its_blind_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)
@@ -164,5 +165,5 @@ def test_a_model_trained_on_easy_vqa_beats_whoever_does_not_look(
     [file] = (tmp_path / "runs" / "steps").glob("evaluate-*/scores.json")
     scores = json.loads(file.read_text())["tasks"]["easy_vqa"]
     assert scores["n"] == 9_673
-    assert scores["interval"][0] > prior()
+    assert scores["interval"][0] > constant_answer_score()
     assert scores["blind"] < 0.68

@@ -85,14 +85,14 @@ def mlp(*widths: int) -> int:
     return sum(2 * a * b for a, b in pairwise(widths))
 
 
-def test_a_picture_costs_one_pass_of_a_frozen_encoder_and_three_of_the_projector() -> None:
+def test_an_image_costs_one_pass_of_a_frozen_encoder_and_three_of_the_projector() -> None:
     (step_cost, *_) = step_costs("midtrain")
     decoder = 3 * step_cost.cost.tokens * step_cost.step.spec.model.lm.flops(1024)
     images = 109_848 * 256 // 10
     assert step_cost.cost.flops == decoder + images * (SIGLIP + 3 * 729 * mlp(1152, 4608, 2048, 2048))
 
 
-def test_encoders_that_train_are_fused_or_pooled_cost_what_they_multiply() -> None:
+def test_flops_of_trained_fused_and_pooled_encoders() -> None:
     model = scale_named("1b").base.stages[0].model
     first, second = (External(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "two"))
     projector = 3 * 729 * mlp(1152, 4608, 2048, 2048)

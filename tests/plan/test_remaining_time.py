@@ -73,7 +73,7 @@ def _progress(step: Step, fraction: float) -> Progress:
 
 @dataclass(kw_only=True)
 class Replay:
-    """A run in which each step takes the seconds that it is given; the estimate at every event."""
+    """A run in which each step takes its prescribed seconds; the estimate at every event."""
 
     graph: Graph
     workers: int

@@ -89,7 +89,7 @@ def costs() -> list[Row]:
     ]
 
 
-def sights() -> list[Row]:
+def encoders() -> list[Row]:
     return [
         (
             f"`{name}`",
@@ -109,25 +109,27 @@ def projector(kind: str, shuffle: int) -> ProjectorSpec:
 
 
 def pooling() -> list[Row]:
-    """Places a picture takes in a row, and their share of it."""
-    found: list[Row] = []
+    """Slots of an image in a row, without pixel shuffle and with it by 2 and 3, and their share of the row."""
+    rows: list[Row] = []
     for name, spec in ENCODERS.items():
-        places = [projector("mlp2", by).tokens(spec) for by in (1, 2, 3)]
-        told = [f"{count} ({count / ROW:.1%})" for count in places]
-        found.append((f"`{name}`", *told))
-    return found
+        counts = [projector("mlp2", factor).tokens(spec) for factor in (1, 2, 3)]
+        cells = [f"{count} ({count / ROW:.1%})" for count in counts]
+        rows.append((f"`{name}`", *cells))
+    return rows
 
 
 def projectors() -> list[Row]:
-    """Between the paper's encoder and its main decoder."""
-    eye, lm = ENCODERS["siglip_so400m_384"], models.openlm_1b()
-    found: list[Row] = []
+    """Widths, parameters and GFLOPs of each projector between the paper's encoder and its main decoder."""
+    vision, lm = ENCODERS["siglip_so400m_384"], models.openlm_1b()
+    rows: list[Row] = []
     for kind in ("linear", "mlp2", "mlp3"):
-        for by in (1, 2, 3):
-            spec = projector(kind, by)
-            widths = " to ".join(str(width) for width in spec.widths(eye, lm))
-            found.append((kind, str(by), widths, f"{spec.parameters(eye, lm):,}", f"{spec.flops(eye, lm) / 1e9:.1f}"))
-    return found
+        for factor in (1, 2, 3):
+            spec = projector(kind, factor)
+            widths = " to ".join(str(width) for width in spec.widths(vision, lm))
+            rows.append(
+                (kind, str(factor), widths, f"{spec.parameters(vision, lm):,}", f"{spec.flops(vision, lm) / 1e9:.1f}")
+            )
+    return rows
 
 
 def table(heading: str) -> list[Row]:
@@ -142,15 +144,15 @@ def table(heading: str) -> list[Row]:
     [
         ("Decoders: settings", settings),
         ("Decoders: what they cost", costs),
-        ("Encoders", sights),
+        ("Encoders", encoders),
         ("Pooling", pooling),
         ("Projectors", projectors),
     ],
 )
-def test_the_page_says_what_the_specs_say(heading: str, rows: Callable[[], list[Row]]) -> None:
-    wanted = [tuple(row) for row in rows()]
-    told = "\n".join(f"| {' | '.join(row)} |" for row in wanted)
-    assert table(heading) == wanted, f"docs/reference/models.md, {heading}:\n{told}"
+def test_the_page_has_the_numbers_of_the_specs(heading: str, rows: Callable[[], list[Row]]) -> None:
+    expected = [tuple(row) for row in rows()]
+    markdown = "\n".join(f"| {' | '.join(row)} |" for row in expected)
+    assert table(heading) == expected, f"docs/reference/models.md, {heading}:\n{markdown}"
 
 
 def test_every_published_decoder_and_encoder_is_on_the_page() -> None:
