@@ -75,7 +75,7 @@ def test_mixes_print_as_a_person_writes_them() -> None:
         ),
         share_unit="loss_tokens",
     )
-    assert str(two) == "75 % dclm + 25 % notes (up to 2 epochs), of loss tokens"
+    assert str(two) == "75 % dclm + 25 % notes (up to 2 epochs), as shares of loss tokens"
     staged = mix(spans((Share(1, 2), Share(1, 4)), (Share(1), Share(3, 4))))
     assert str(replace(staged, text=two)).startswith(
         "25 % images to 50 %, then 75 % images to the end, as shares of rows; images: "
