@@ -87,12 +87,9 @@ def evaluate_checkpoint(
     native_tasks = [task for task in selected_tasks if not uses_lm_eval(task, config.prompt_style)]
     get_model = functools.cache(lambda: load_eval_model(checkpoint, site=site))
     with _open_images(benchmarks_path, native_tasks) as images:
+        style, boxes = config.prompt_style, box_format_of(checkpoint)
         build = functools.partial(
-            build_task_run,
-            style=config.prompt_style,
-            images=images,
-            box_format=box_format_of(checkpoint),
-            answers_folder=answers_folder,
+            build_task_run, style=style, images=images, box_format=boxes, answers_folder=answers_folder
         )
         runs = {task.name: build(task, benchmarks_path) for task in native_tasks}
         answers = {name: run.answer_cache.read() for name, run in runs.items()}

@@ -167,23 +167,19 @@ def run_requests(
         yield from _run_batch(model, rows, max_new_tokens)
 
 
-def _run_batch(
-    model: EvalModel, indexed_requests: Sequence[tuple[int, Request, object | None]], max_new_tokens: int
-) -> Iterator[tuple[int, str]]:
+def _run_batch(model: EvalModel, rows: Sequence[tuple[int, Request, Any]], limit: int) -> Iterator[tuple[int, str]]:
     """Answers to (index, request, encoded image), each distinct request once; generation first, then choices."""
     generation_groups: dict[tuple[str, int, BoxFormat | None], list[int]] = {}
     choice_groups: dict[tuple[str, int, tuple[str, ...], bool], list[int]] = {}
-    images = {id(image): image for _, _, image in indexed_requests}
-    for index, request, image in indexed_requests:
+    images = {id(image): image for _, _, image in rows}
+    for index, request, image in rows:
         if request.run.task.answer_type == "choice":
             key = (request.prompt, id(image), request.question.choices, request.run.task.kind == "vision")
             choice_groups.setdefault(key, []).append(index)
         else:
             generation_groups.setdefault((request.prompt, id(image), request.run.box_format), []).append(index)
-    generated = model.generate(
-        [GenerationRequest(text=prompt, image=images[image_id]) for prompt, image_id, _ in generation_groups],
-        max_new_tokens=max_new_tokens,
-    )
+    generation_requests = [GenerationRequest(text=text, image=images[key]) for text, key, _ in generation_groups]
+    generated = model.generate(generation_requests, max_new_tokens=limit)
     image_size = cache(lambda image_id: processed_image_size(model, images[image_id]))
     for ((_, image_id, box_format), indices), answer in zip(generation_groups.items(), generated, strict=True):
         if box_format:

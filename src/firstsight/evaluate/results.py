@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.evaluate.metrics.exact_match import pope_report
-from firstsight.evaluate.score import (
-    AGGREGATE_VERSIONS,
-    SCORES_VERSION,
-    aggregates_by_kind,
-    round_score,
-)
+from firstsight.evaluate.score import AGGREGATE_VERSIONS, SCORES_VERSION, aggregates_by_kind, round_score
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, cluster_scores
 from firstsight.evaluate.task import Question, Task, describe_version
 from firstsight.files import file_lock, write_atomic
@@ -34,7 +29,6 @@ class ScoredAnswer:
     answer: str
     score: float
     is_blind: bool
-    """Whether the question was evaluated without its image."""
     is_readable: bool = True
     """Whether the answer has the form that the metric expects."""
 
@@ -135,11 +129,8 @@ def summarise_answers(answers: Sequence[ScoredAnswer], guesses: Guesses) -> dict
 def build_scores_json(tasks: Mapping[str, Mapping[str, Any]], versions: Mapping[str, int]) -> dict[str, Any]:
     """The content of scores.json of task summaries and task versions."""
     scores = {name: summary["score"] for name, summary in tasks.items() if summary["score"] is not None}
-    return {
-        "tasks": dict(tasks),
-        **aggregates_by_kind(scores),
-        "versions": {"scores": SCORES_VERSION, **AGGREGATE_VERSIONS, **versions},
-    }
+    all_versions = {"scores": SCORES_VERSION, **AGGREGATE_VERSIONS, **versions}
+    return {"tasks": dict(tasks), **aggregates_by_kind(scores), "versions": all_versions}
 
 
 def _task_summary(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str] | None) -> dict[str, Any]:
@@ -214,7 +205,6 @@ def _scores_by_tag(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, dict[
 
 
 def _pope_splits(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, Any]]:
-    """POPE's report for each split."""
     splits: dict[str, dict[str, Any]] = {}
     for split in sorted({answer.question.split for answer in answers} - {""}):
         rows = [answer for answer in answers if answer.question.split == split]

@@ -23,7 +23,6 @@ AnswerType = Literal["words", "choice"]
 
 QUESTION_BLIND = "question_blind.json"
 """A file beside the benchmark's: question id to the answer of the best guesser that does not read the question."""
-_GZIP = b"\x1f\x8b"
 _DATA_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _UNRELATED_FILE = re.compile(r"\.|readme|license|(question_blind|task)\.json$", re.IGNORECASE)
 """Names of files in a task's folder that are not the benchmark's."""
@@ -34,7 +33,6 @@ class Question:
     """One question of a benchmark."""
 
     id: str
-    """Unique within the task."""
     text: str
     truth: Truth
     image: str | None = None
@@ -160,9 +158,8 @@ def load_json_records(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: wanted records. Got {_preview(content)}. Is this the benchmark's own file?")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise DataError(
-                f"{path}: record {number} is not an object: {_preview(row)}. Is this the benchmark's own file?"
-            )
+            shown = _preview(row)
+            raise DataError(f"{path}: record {number} is not an object: {shown}. Is this the benchmark's own file?")
     return rows
 
 
@@ -181,7 +178,7 @@ def read_text_file(path: Path) -> str:
     """The text of a file, plain or gzip."""
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8-sig")
+        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: wanted a text file, plain or gzip. Got: {error}. Fetch it again.") from error
 

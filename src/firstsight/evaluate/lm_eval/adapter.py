@@ -88,10 +88,8 @@ class LmEvalAdapter(TemplateLM):
         texts = list(dict.fromkeys([*(context.rstrip() for context, _ in pairs), *full_texts]))
         ids = dict(zip(texts, self._tokenizer.encode(texts), strict=True))
         contexts = [ids[context.rstrip()] for context, _ in pairs]
-        token_requests = [
-            (pair, [self.eot_token_id, *context], ids[text][len(context) :])
-            for pair, context, text in zip(pairs, contexts, full_texts, strict=True)
-        ]
+        rows = zip(pairs, contexts, full_texts, strict=True)
+        token_requests = [(pair, [self.eot_token_id, *start], ids[text][len(start) :]) for pair, start, text in rows]
         return self._loglikelihood_tokens(token_requests)
 
     def _loglikelihood_tokens(

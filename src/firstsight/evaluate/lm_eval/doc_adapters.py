@@ -88,7 +88,6 @@ def _read_rows(file: Path) -> list[DatasetRow]:
 
 _UNCONDITIONAL_OFFSET = 1_000_000
 """OLMES repeats all questions for their unconditional likelihood, with ids from this number."""
-_EXTRA_KEYS = ("question_id", "form", "combination")
 _QUERY_PATTERNS = {
     "boolq": re.compile(r"(?:Passage: )?(.*)\nQuestion: (.*?)\??(?:\nAnswer:)?", re.DOTALL),
     "copa": re.compile(r"(.*?),? (because|therefore)", re.DOTALL),
@@ -140,7 +139,7 @@ def _query(row: Mapping[str, Any], location: str) -> ChoiceQuery:
         raise DataError(f"{location}: wanted a query and choices in words. Got {str(row)[:120]}. Correct it.")
     if isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise DataError(f"{location}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}. Fix it.")
-    extra_fields = {key: row[key] for key in _EXTRA_KEYS if key in row}
+    extra_fields = {key: row[key] for key in ("question_id", "form", "combination") if key in row}
     return ChoiceQuery(query=row["query"], choices=choices, gold=gold, extra_fields=extra_fields)
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from firstsight.evaluate.lm_eval.task_definitions import LoadedTask
 
 _ID_COLUMNS = ("question_id", "native_id", "id", "idx", "pubid", "ind")
-"""Columns of data sets with an id."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,15 +24,11 @@ class LmEvalTask:
     config: str
     """The data set's configuration, which may be a subfolder of an offline copy; empty if there is only one."""
     split: str
-    """The split that is evaluated."""
     columns: Sequence[str]
-    """The columns that the definition reads."""
 
 
-_TASKS_FILE = files("firstsight.evaluate.lm_eval").joinpath("tasks.json")
-LM_EVAL_TASKS: Mapping[str, LmEvalTask] = {
-    name: LmEvalTask(**fields) for name, fields in json.loads(_TASKS_FILE.read_text(encoding="utf-8")).items()
-}
+_TASKS = json.loads(files("firstsight.evaluate.lm_eval").joinpath("tasks.json").read_text(encoding="utf-8"))
+LM_EVAL_TASKS: Mapping[str, LmEvalTask] = {name: LmEvalTask(**fields) for name, fields in _TASKS.items()}
 
 
 def get_lm_eval_task(name: str) -> LmEvalTask:

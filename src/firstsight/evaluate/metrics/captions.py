@@ -54,11 +54,8 @@ def _reference_ngrams(truth: Truth, index: int) -> list[Counter[NGram]]:
 
 def _count_ngrams(text: str) -> Counter[NGram]:
     words = ptb_tokenize(text)
-    return Counter(
-        tuple(words[start : start + length])
-        for length in range(1, _MAX_NGRAM + 1)
-        for start in range(len(words) - length + 1)
-    )
+    lengths = range(1, _MAX_NGRAM + 1)
+    return Counter(tuple(words[i : i + length]) for length in lengths for i in range(len(words) - length + 1))
 
 
 def _tfidf_vector(counts: Mapping[NGram, int], idf: Mapping[NGram, float], default_idf: float) -> _TfidfVector:
@@ -81,16 +78,13 @@ def _cider_score(candidate: _TfidfVector, references: Sequence[_TfidfVector]) ->
 
 
 def _cosine(
-    candidate: Mapping[NGram, float], candidate_norm: float, reference: Mapping[NGram, float], reference_norm: float
+    candidate: Mapping[NGram, float], norm: float, reference: Mapping[NGram, float], other_norm: float
 ) -> float:
     """The cosine of two weight vectors, in which a candidate's weight is clipped to the reference's."""
-    if not (candidate_norm and reference_norm):
+    if not (norm and other_norm):
         return 0.0
-    return sum(
-        min(weight, reference_weight) * reference_weight
-        for ngram, weight in candidate.items()
-        if (reference_weight := reference.get(ngram, 0.0))
-    ) / (candidate_norm * reference_norm)
+    pairs = ((weight, reference[ngram]) for ngram, weight in candidate.items() if reference.get(ngram))
+    return sum(min(weight, other) * other for weight, other in pairs) / (norm * other_norm)
 
 
 CIDER = Metric(name="cider", compute=cider, is_readable=is_nonempty)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from firstsight.evaluate.metrics.metric import Metric, Truth, elementwise, is_nonempty
 
-_NEGATIVE_WORDS = frozenset(("No", "not", "no"))
-_YES_NO_PATTERN = re.compile(r"\b(?:yes|no|not)\b", re.IGNORECASE)
 _EDGE_PUNCTUATION = ",.!?;:'"
 _MAX_SHORT_WORDS = 5
 """Answers of up to this many words are not searched for an option's text."""
@@ -37,12 +35,12 @@ def is_yes_answer(answer: str) -> bool:
     Words end only at spaces, so that "NO", "Not", "no!" and "no" before a line break are yes, as in POPE's script.
     """
     first_sentence = answer.partition(".")[0].replace(",", "")
-    return _NEGATIVE_WORDS.isdisjoint(first_sentence.split(" "))
+    return {"No", "not", "no"}.isdisjoint(first_sentence.split(" "))
 
 
 def contains_yes_no(answer: str) -> bool:
     """Whether the answer contains the word yes, no or not, in any case and before any punctuation."""
-    return _YES_NO_PATTERN.search(answer) is not None
+    return re.search(r"\b(?:yes|no|not)\b", answer, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,9 +127,8 @@ EXACT_MATCH = Metric(name="exact", compute=elementwise(exact_match), is_readable
 """GQA."""
 YES_NO_MATCH = Metric(name="yes_no", compute=elementwise(yes_no_match), is_readable=contains_yes_no)
 """POPE."""
-CHOICE_MATCH = Metric(
-    name="choice", compute=elementwise(lambda answer, truth: float(answer == str(truth))), is_readable=str.isdecimal
-)
+_is_equal = elementwise(lambda answer, truth: float(answer == str(truth)))
+CHOICE_MATCH = Metric(name="choice", compute=_is_equal, is_readable=str.isdecimal)
 """lm-eval's `acc`: whether the likeliest continuation is the right one; both are indices."""
 LETTER_MATCH = Metric(name="letter", compute=elementwise(letter_match), is_readable=_may_contain_choice)
 """MMMU. An answer is readable if it has a letter from A to H or may be long enough for an option's text."""

@@ -104,7 +104,6 @@ def ptb_tokenize(caption: str) -> list[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _tokenize_chunk(chunk: str) -> tuple[str, ...]:
-    """The tokens of a chunk without white space."""
     if chunk.isalpha() and chunk.isascii() and chunk.lower() not in _SPLIT_WORDS:
         return (chunk.lower(),)
     words: list[str] = []

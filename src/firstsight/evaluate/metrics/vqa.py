@@ -15,14 +15,12 @@ from firstsight.evaluate.metrics.metric import Metric, Truth, elementwise, is_no
 
 _MIN_AGREEMENT = 3
 _PUNCTUATION_PATTERN = re.compile(r'[;/\[\]"{}()=+\\_\-><@`,?!]')
-_DIGIT_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _MAX_FULL_STOPS = 32
 """Maximum number of full stops removed: the challenge's script passes a flag, 32, as the count."""
 
 _DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBER_WORDS = {"none": "0"} | {word: str(number) for number, word in enumerate(_DIGIT_WORDS)}
-_ARTICLES = frozenset(("a", "an", "the"))
 _CONTRACTION_WORDS = (
     "ain't aren't can't couldn't couldn't've could've didn't doesn't don't hadn't hadn't've hasn't haven't he'd "
     "he'd've he's how'd how'll how's i'd've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't "
@@ -81,7 +79,7 @@ def _normalise_vizwiz_answer(answer: str) -> str:
 def strip_punctuation(text: str) -> str:
     """`text` without the challenge's punctuation; case, words and white space at the ends are unchanged."""
     if marks := set(_PUNCTUATION_PATTERN.findall(text)):
-        has_digit_comma = _DIGIT_COMMA.search(text) is not None
+        has_digit_comma = re.search(r"\d,\d", text) is not None
         removed = {mark for mark in marks if has_digit_comma or f"{mark} " in text or f" {mark}" in text}
         text = text.translate({ord(mark): "" if mark in removed else " " for mark in marks})
     return _FULL_STOP.sub("", text, count=_MAX_FULL_STOPS) if "." in text else text
@@ -93,7 +91,7 @@ def _join_lines(text: str) -> str:
 
 def _normalise_words(text: str, contractions: Mapping[str, str]) -> str:
     words = (_NUMBER_WORDS.get(word, word) for word in text.lower().split())
-    return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(contractions.get(word, word) for word in words if word not in ("a", "an", "the"))
 
 
 def vqa_accuracy(answer: str, truth: Truth) -> float:

@@ -17,15 +17,12 @@ from firstsight.data.records import IMAGE_PLACEHOLDER, strip_image_placeholder
 from firstsight.errors import ModelError
 from firstsight.evaluate.models.hf_folder import HFComponents
 
-_BOX_PROMPT = re.compile(
-    r'^Please provide the bounding box coordinate of the region this sentence describes: "(?P<phrase>.*)"$'
-)
+_BOX_REQUEST = "Please provide the bounding box coordinate of the region this sentence describes"
+_BOX_PROMPT = re.compile(rf'^{_BOX_REQUEST}: "(?P<phrase>.*)"$')
 _BREVITY_PROMPTS = (
     "Answer the question using a single word or phrase.",
     "When the provided information is insufficient, respond with 'Unanswerable'.",
 )
-_LOCATION_TOKENS = re.compile(r"<loc(\d{4})>" * 4)
-_LOCATION_BINS = 1024
 
 
 class ChatFormat:
@@ -84,9 +81,8 @@ class PaliGemmaFormat(ChatFormat):
     def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
         settings = {"padding": True, "return_tensors": "pt"}
         if images is None:
-            return self._components.tokenizer(
-                list(rendered), add_special_tokens=False, return_token_type_ids=True, **settings
-            )
+            settings |= {"add_special_tokens": False, "return_token_type_ids": True}
+            return self._components.tokenizer(list(rendered), **settings)
         assert self._components.processor is not None
         # the processor itself adds the bos token after the image, and the line break that ends a prefix
         bos_token = self._components.tokenizer.bos_token
@@ -97,10 +93,10 @@ class PaliGemmaFormat(ChatFormat):
 
     def parse_answer(self, answer: str) -> str:
         """`<loc0102>...` (y, x, y, x in 1,024ths) becomes [x, y, x, y] in shares of the image."""
-        match = _LOCATION_TOKENS.search(answer)
+        match = re.search(r"<loc(\d{4})>" * 4, answer)
         if match is None:
             return answer
-        top, left, bottom, right = (int(bin_index) / _LOCATION_BINS for bin_index in match.groups())
+        top, left, bottom, right = (int(bin_index) / 1024 for bin_index in match.groups())
         return f"[{left:.3f}, {top:.3f}, {right:.3f}, {bottom:.3f}]"
 
 

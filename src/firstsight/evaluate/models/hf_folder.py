@@ -23,12 +23,10 @@ class HFComponents:
     """A transformers model on its device, with tokenizer and processor."""
 
     model_type: str
-    """The `model_type` of config.json."""
     model: Any
     tokenizer: Any
     """Pads on the left."""
     processor: Any | None
-    """None for a text-only model."""
     text_prefix: str
     """Text to put before a plain text that the tokenizer does not add by itself."""
 
@@ -118,9 +116,8 @@ def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     auto_class: Any = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
-    model, loading_info = auto_class.from_pretrained(
-        folder, config=config, dtype="auto", use_safetensors=True, output_loading_info=True, **_LOCAL_FILES
-    )
+    settings = {"dtype": "auto", "use_safetensors": True, "output_loading_info": True, **_LOCAL_FILES}
+    model, loading_info = auto_class.from_pretrained(folder, config=config, **settings)
     if missing := sorted(loading_info["missing_keys"]):
         raise ModelError(f"{folder}: wanted all weights. Got none for {', '.join(missing[:4])}. Download it again.")
     return model

@@ -24,7 +24,6 @@ from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, Gener
 from firstsight.site import Site
 
 _BATCH_SIZE = 16
-"""Prompts per batch."""
 _IMAGE_BATCH = 64
 """Images in memory at once: 256 MiB of large ones of 4 MiB."""
 
@@ -109,10 +108,8 @@ class HFModel:
         for index, request_choices in enumerate(choices):
             for tokens in request_choices:
                 last_tokens.setdefault((index, tokens[:-1]), []).append(tokens[-1])
-        rows = [
-            _ChoiceRow(prompts[index], batch[index].image, prefix, tuple(tokens))
-            for (index, prefix), tokens in last_tokens.items()
-        ]
+        items = last_tokens.items()
+        rows = [_ChoiceRow(prompts[i], batch[i].image, prefix, tuple(tokens)) for (i, prefix), tokens in items]
         row_scores = [scores for row_batch in _batches(rows) for scores in self._score_rows(row_batch)]
         scores = dict(zip(last_tokens, row_scores, strict=True))
         for index, request_choices in enumerate(choices):
@@ -142,12 +139,11 @@ class HFModel:
         from transformers import LogitsProcessorList
 
         inputs = self._model_inputs([row.rendered for row in rows], [row.image for row in rows])
-        logits_processor = _ForcedDecoding(rows, eos_token_id=self._eos_token_ids()[0])
-        generation_config = self._greedy_config(max(len(row.prefix) for row in rows) + 1)
-        self.components.model.generate(
-            **inputs, generation_config=generation_config, logits_processor=LogitsProcessorList([logits_processor])
-        )
-        return logits_processor.loglikelihoods
+        forced = _ForcedDecoding(rows, eos_token_id=self._eos_token_ids()[0])
+        config = self._greedy_config(max(len(row.prefix) for row in rows) + 1)
+        processors = LogitsProcessorList([forced])
+        self.components.model.generate(**inputs, generation_config=config, logits_processor=processors)
+        return forced.loglikelihoods
 
     def _model_inputs(self, rendered: Sequence[str], row_images: Sequence[object | None]) -> Any:
         pil_images = [image for image in row_images if isinstance(image, Image.Image)]
@@ -168,7 +164,6 @@ class HFModel:
         }
 
     def _eos_token_ids(self) -> list[int]:
-        """The model's end tokens."""
         eos_token_id = self.components.model.generation_config.eos_token_id
         eos_token_id = self.components.tokenizer.eos_token_id if eos_token_id is None else eos_token_id
         if eos_token_id is None:

@@ -12,7 +12,6 @@ from firstsight.data.records import RecordError
 from firstsight.errors import DataError, ModelError
 
 _MODEL_FILE_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".py")
-"""Suffixes of the files that make up a transformers model folder."""
 _TRAINING_FILE_PREFIXES = ("optimizer", "training_args", "trainer_state", "scheduler")
 """Files that training writes beside a model and that do not affect its answers."""
 

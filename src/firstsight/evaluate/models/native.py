@@ -35,7 +35,6 @@ from firstsight.site import Site
 
 _BATCH_SIZE = 64
 _IMAGE_MEMORY_BYTES = 1 << 28
-"""Bytes of encoded images in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +45,6 @@ class NativeModel:
     tokenizer: Tokenizer
     device: str
     decode_threads: int = 1
-    """Threads that decode image files."""
 
     @property
     def vision(self) -> VisionSpec | None:
@@ -153,9 +151,8 @@ def load_native_model(checkpoint: Path, *, site: Site) -> NativeModel:
     """The checkpoint of a folder with its own tokenizer, on the site's device and threads."""
     torch.set_num_threads(site.threads)
     loaded = load(checkpoint, device=site.device)
-    return NativeModel(
-        checkpoint=loaded, tokenizer=load_tokenizer(loaded.tokenizer), device=site.device, decode_threads=site.readers
-    )
+    tokenizer = load_tokenizer(loaded.tokenizer)
+    return NativeModel(checkpoint=loaded, tokenizer=tokenizer, device=site.device, decode_threads=site.readers)
 
 
 def _as_tensor(image: object | None) -> torch.Tensor | None:

@@ -44,7 +44,6 @@ SPLIT_KEYS = ("split", "category")
 TRUE_BOX_KEYS = ("ground_truth_bbox", "gt_bbox", "gt_box", "true_bbox")
 """True boxes, which harnesses repeat in their results; they identify the question."""
 _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-_TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _UNSUPPORTED_SIGNATURES = {
     b"PK\x03\x04": "a spreadsheet or a zip archive",
     b"PAR1": "a Parquet table",
@@ -54,7 +53,6 @@ _UNSUPPORTED_SIGNATURES = {
 }
 """First bytes of files that tools write but that are not read here."""
 _WRAPPER_KEYS = ("annotations", "answers", "predictions", "results", "data", "outputs", "samples", "logs")
-"""Keys of an object that contains a file's records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +61,6 @@ class AnswerRecord:
 
     file: str
     location: str
-    """File and record, for messages."""
     id: str = ""
     answer: str = ""
     image: str = ""
@@ -261,7 +258,7 @@ def check_file_format(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(4)
     kind = next((kind for signature, kind in _UNSUPPORTED_SIGNATURES.items() if head.startswith(signature)), "")
-    if kind or path.name.endswith(_TABLE_SUFFIXES):
+    if kind or path.name.endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")):
         raise DataError(
             f"{path}: is {kind or 'a table'}. Wanted JSON or JSON lines in UTF-8, plain or gzip. Unpack it, or have "
             "its records written so (VLMEvalKit: PRED_FORMAT=json)."

@@ -27,7 +27,6 @@ from firstsight.evaluate.task import Question
 _MIN_AGREEMENT = 0.9
 """Smallest share of answers whose prompt or image must agree with the question of their id."""
 _MAX_EXAMPLES = 3
-"""Examples in a message."""
 _ADVICE = (
     "Add what is missing: with --references the questions that the model was given (LLaVA's question file, or the "
     "index of the paper's harness, has the image and the text of an id), or the image and the question in each answer."

@@ -15,7 +15,6 @@ from firstsight.evaluate.task import Question, image_series, normalize_image_nam
 
 _BOX_TOLERANCE = 0.001
 """Largest difference, as a share of the image, between an edge of a true box and its repetition in rounded pixels."""
-_OPTIONS_MARKER = "\nA. "
 _IMAGE_MARKER = re.compile(r"(?i)<\|?/?(?:image|img|im_(?:start|end|patch)|grounding|vision_(?:start|end))[^<>]{0,12}>")
 _ROLE_LABEL = re.compile(
     r"^(?:#+\s*)?(?:user|human|question|q|assistant)\s*:\s*|\s*(?:#+\s*)?(?:assistant|answer|short answer)\s*:$"
@@ -71,7 +70,7 @@ class QuestionIndex:
         if not answer.prompt or self.is_uniform or contains_words(fold_text(answer.prompt), self.texts[position]):
             return True
         # Some tools write questions without options and punctuation.
-        stem = fold_without_punctuation(self.questions[position].text.partition(_OPTIONS_MARKER)[0])
+        stem = fold_without_punctuation(self.questions[position].text.partition("\nA. ")[0])
         return bool(stem) and contains_words(fold_without_punctuation(answer.prompt), stem)
 
     def has_evidence(self, answer: AnswerRecord, position: int) -> bool:

@@ -23,7 +23,6 @@ from firstsight.evaluate.tasks import TASKS
 
 _TRUTH_KEYS = ("label", "answer", "answers", "gold", "target", "ground_truth", "bbox", "box")
 _HARNESS_INDEX = re.compile(r'\s*\{\s*"-?\d+"\s*:\s*\{\s*"question_id"')
-_HARNESS_INDEX_KEYS = ('"question"', '"img_path"')
 _FIRST_ENTRY_CHARS = 2000
 """Characters within which the first entry of such an index has its keys."""
 _QUESTION_KEYS = (("question_id",), ("image", "img_path"), ("text", "question"), ("category", "split"))
@@ -39,7 +38,6 @@ class References:
     questions: tuple[Question, ...]
     question_records: dict[str, AnswerRecord]
     benchmark_files: tuple[Path, ...]
-    """The benchmark's own files."""
 
     def image_sizes(self) -> Mapping[str, tuple[float, float]]:
         """Images' width and height by normalised name, if the benchmark's own files have them."""
@@ -66,9 +64,8 @@ def read_references(paths: Sequence[Path], task: Task) -> References:
     # A variant's additions to the prompt do not matter for the score of existing answers.
     base_task = TASKS[task.variant_of] if task.variant_of is not None and task.answer_type == "words" else task
     records = {key: record for path in question_files for key, record in _read_question_file(path).items()}
-    return References(
-        questions=base_task.read_questions(own_files), question_records=records, benchmark_files=own_files
-    )
+    questions = base_task.read_questions(own_files)
+    return References(questions=questions, question_records=records, benchmark_files=own_files)
 
 
 def _list_files(folder: Path, task: Task) -> Sequence[Path]:
@@ -85,7 +82,7 @@ def _is_question_file(path: Path) -> bool:
     check_file_format(path)
     line = _first_line(path)
     if _HARNESS_INDEX.match(line):
-        return all(key in line[:_FIRST_ENTRY_CHARS] for key in _HARNESS_INDEX_KEYS)
+        return all(key in line[:_FIRST_ENTRY_CHARS] for key in ('"question"', '"img_path"'))
     try:
         record = json.loads(line)
     except json.JSONDecodeError:

@@ -35,9 +35,7 @@ def read_ocid_ref(paths: Sequence[Path]) -> tuple[Question, ...]:
     return _read_questions(path, _ocid_question, benchmark=None)
 
 
-def _read_questions(
-    path: Path, to_question: Callable[[BenchmarkRecord], Question], *, benchmark: str | None
-) -> tuple[Question, ...]:
+def _read_questions(path: Path, to_question: Callable[..., Question], *, benchmark: str | None) -> tuple[Question, ...]:
     questions: list[Question] = []
     skipped: set[str] = set()
     for record in _read_box_records(path):
@@ -122,7 +120,7 @@ def _read_box_records(path: Path) -> list[BenchmarkRecord]:
 _VAL_COUNTS = {"RefCOCO": 10834, "RefCOCO+": 10758, "RefCOCOg": 4896}
 _REFCOCO_TEST_COUNTS = {"RefCOCO testA": 5657, "RefCOCO testB": 5095}
 _TEST_COUNTS = _REFCOCO_TEST_COUNTS | {"RefCOCO+ testA": 5726, "RefCOCO+ testB": 4889, "RefCOCOg test": 9602}
-_OCID_COUNTS = {"OCID-Ref val": 18342, "test": 27513, "train": 259839}
+_OCID = {"OCID-Ref val": 18342, "test": 27513, "train": 259839}
 
 
 def _refcoco_task(name: str, benchmark: str, *, baseline: float | None) -> Task:
@@ -136,6 +134,4 @@ def _refcoco_task(name: str, benchmark: str, *, baseline: float | None) -> Task:
 REFCOCO = _refcoco_task("refcoco", "RefCOCO", baseline=0.0)
 REFCOCO_PLUS = _refcoco_task("refcoco_plus", "RefCOCO+", baseline=None)
 REFCOCOG = _refcoco_task("refcocog", "RefCOCOg", baseline=None)
-OCID_REF = vision_task(
-    "ocid_ref", IOU25, read_ocid_ref, prompt=_BOX_PROMPT, version=1, baseline=0.0, published=_OCID_COUNTS
-)
+OCID_REF = vision_task("ocid_ref", IOU25, read_ocid_ref, prompt=_BOX_PROMPT, version=1, baseline=0.0, published=_OCID)

@@ -15,10 +15,6 @@ from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, tex
 
 _CAPTION_PROMPT = "Provide a short image description."
 """The paper's trigger words for captions, which its harness uses as the prompt too. Source: paper 3."""
-_ID_KEYS = ("id", "cocoid", "image_id")
-
-_CaptionedRecords = list[tuple[BenchmarkRecord, list[str]]]
-"""An image's record and its captions."""
 
 
 def read_coco_captions(paths: Sequence[Path]) -> tuple[Question, ...]:
@@ -45,23 +41,21 @@ def read_coco_captions(paths: Sequence[Path]) -> tuple[Question, ...]:
 
 def _question(record: BenchmarkRecord, captions: Sequence[str]) -> Question:
     image = record.text("file_name", "image", "filename")
-    question_id = next((str(record.fields[key]) for key in _ID_KEYS if key in record.fields), image)
+    question_id = next((str(record.fields[key]) for key in ("id", "cocoid", "image_id") if key in record.fields), image)
     if not any(caption.strip() for caption in captions):
         raise record.error(f"image {question_id} has no captions to compare with. Use a split with public captions.")
     return record.question(question_id=question_id, text=_CAPTION_PROMPT, truth=tuple(captions), image=image)
 
 
-def _join_captions(content: Mapping[str, Any], path: Path) -> _CaptionedRecords:
+def _join_captions(content: Mapping[str, Any], path: Path) -> list[tuple[BenchmarkRecord, list[str]]]:
     """COCO's form: captions refer to images by id; DataError for an image or a caption without counterpart."""
     captions: dict[str, list[str]] = {}
     for row in content["annotations"]:
         captions.setdefault(text_field(row, "image_id", path), []).append(text_field(row, "caption", path))
     images = [(record.text("id"), record) for record in list_records(require_key(content, "images", path), path)]
     image_ids = {image_id for image_id, _ in images}
-    for problem, ids in (
-        ("images without captions", image_ids - captions.keys()),
-        ("captions of images that are missing", captions.keys() - image_ids),
-    ):
+    bare, missing = image_ids - captions.keys(), captions.keys() - image_ids
+    for problem, ids in (("images without captions", bare), ("captions of images that are missing", missing)):
         if ids:
             raise DataError(f"{path}: {problem}: {records.abbreviate_names(sorted(ids))}. Is the file complete?")
     return [(record, captions[image_id]) for image_id, record in images]

@@ -27,7 +27,6 @@ _TRUTH_KEYS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("choice", "letter"), ("answer", "choices")),
 }
 """Keys of a question by metric, in addition to _QUESTION_KEYS and, if it is answered by choice, `choices`."""
-_CHOICE_METRICS = ("choice", "exact", "yes_no")
 _PLACEHOLDER = "{question}"
 
 
@@ -56,7 +55,7 @@ def _check_values(path: Path, *, prompt: Any, metric: Any, answered: Any, chance
     """DataError for the first invalid value of task.json, and for a metric that does not fit the way of answering."""
     is_metric = isinstance(metric, str) and metric in METRICS
     is_template = isinstance(prompt, str) and _PLACEHOLDER in prompt and "{q}" not in prompt
-    fits = metric in _CHOICE_METRICS if answered == "choice" else metric != "choice"
+    fits = metric in ("choice", "exact", "yes_no") if answered == "choice" else metric != "choice"
     is_chance = type(chance) in (int, float) and 0 <= chance < 1
     is_version = type(version) is int and version >= 1
     checks = (

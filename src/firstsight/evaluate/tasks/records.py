@@ -30,7 +30,6 @@ class BenchmarkRecord:
     index: int
     """From 0."""
     location: str
-    """File and record, for messages."""
     fields: dict[str, Any]
 
     def error(self, problem: str) -> DataError:

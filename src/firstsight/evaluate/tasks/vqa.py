@@ -17,7 +17,7 @@ from firstsight.evaluate.task import Question, load_json, record_tags, require_k
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, read_records, text_field, vision_task
 
-_VIZWIZ_PROMPT = (
+_VIZWIZ = (
     "\n{q}\nWhen the provided information is insufficient, respond with 'Unanswerable'."
     "\nAnswer the question using a single word or phrase."
 )
@@ -244,9 +244,7 @@ KINDS = vision_task("kinds", VQA_ACCURACY, read_vqa, version=2)
 
 GQA = vision_task("gqa", EXACT_MATCH, read_gqa, version=1, chance=0.25, baseline=0.25, published=_SIZES["gqa"])
 
-VIZWIZ = vision_task(
-    "vizwiz", VIZWIZ_ACCURACY, read_vizwiz, prompt=_VIZWIZ_PROMPT, version=2, published=_SIZES["vizwiz"]
-)
+VIZWIZ = vision_task("vizwiz", VIZWIZ_ACCURACY, read_vizwiz, prompt=_VIZWIZ, version=2, published=_SIZES["vizwiz"])
 """Questions of blind people, many of them unanswerable; scored, but no part of the stable score."""
 
 TEXTVQA = vision_task("textvqa", TEXTVQA_ACCURACY, read_textvqa, version=2, baseline=0.0, published=_SIZES["textvqa"])
