@@ -77,14 +77,12 @@ def _cider_score(candidate: _TfidfVector, references: Sequence[_TfidfVector]) ->
     return _SCALE * total / (_MAX_NGRAM * len(references))
 
 
-def _cosine(
-    candidate: Mapping[NGram, float], norm: float, reference: Mapping[NGram, float], other_norm: float
-) -> float:
+def _cosine(candidate: Mapping[NGram, float], norm: float, reference: Mapping[NGram, float], ref_norm: float) -> float:
     """The cosine of two weight vectors, in which a candidate's weight is clipped to the reference's."""
-    if not (norm and other_norm):
+    if not (norm and ref_norm):
         return 0.0
     pairs = ((weight, reference[ngram]) for ngram, weight in candidate.items() if reference.get(ngram))
-    return sum(min(weight, other) * other for weight, other in pairs) / (norm * other_norm)
+    return sum(min(weight, other) * other for weight, other in pairs) / (norm * ref_norm)
 
 
 CIDER = Metric(name="cider", compute=cider, is_readable=is_nonempty)

@@ -176,13 +176,9 @@ class HFModel:
 
         pad_token_id = self.components.tokenizer.pad_token_id
         eos_token_ids = self._eos_token_ids()
-        return GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=eos_token_ids,
-            pad_token_id=eos_token_ids[0] if pad_token_id is None else pad_token_id,
-        )
+        pad = eos_token_ids[0] if pad_token_id is None else pad_token_id
+        stop = {"max_new_tokens": max_new_tokens, "eos_token_id": eos_token_ids, "pad_token_id": pad}
+        return GenerationConfig(do_sample=False, num_beams=1, **stop)
 
 
 class _ForcedDecoding:
@@ -204,10 +200,9 @@ class _ForcedDecoding:
                 self._prefix_loglikelihoods[row_index] += forced_log_probs[row_index]
             elif self._step == len(row.prefix):
                 last_log_probs = log_probs[row_index, list(row.last_tokens)].tolist()
-                self.loglikelihoods[row_index] = {
-                    token: self._prefix_loglikelihoods[row_index] + log_prob
-                    for token, log_prob in zip(row.last_tokens, last_log_probs, strict=True)
-                }
+                prefix = self._prefix_loglikelihoods[row_index]
+                pairs = zip(row.last_tokens, last_log_probs, strict=True)
+                self.loglikelihoods[row_index] = {token: prefix + log_prob for token, log_prob in pairs}
         self._step += 1
         masked_scores = torch.full_like(scores, float("-inf"))
         masked_scores[row_indices, forced_tokens] = 0.0

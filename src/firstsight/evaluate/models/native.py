@@ -91,13 +91,9 @@ class NativeModel:
         prompts = [self._prompt_tokens(request) for request in requests]
         for start in range(0, len(prompts), 4 * _BATCH_SIZE):
             batch = slice(start, start + 4 * _BATCH_SIZE)
-            answers = generate(
-                self.checkpoint.model,
-                prompts[batch],
-                [_as_tensor(request.image) for request in requests[batch]],
-                stop={special_tokens.end, special_tokens.answer},
-                max_new_tokens=max_new_tokens,
-            )
+            inputs = [_as_tensor(request.image) for request in requests[batch]]
+            stop = {special_tokens.end, special_tokens.answer}
+            answers = generate(self.checkpoint.model, prompts[batch], inputs, stop=stop, max_new_tokens=max_new_tokens)
             yield from (self.tokenizer.decode(ids).strip() for ids in answers)
 
     def _prompt_tokens(self, request: GenerationRequest | ChoiceRequest) -> list[int]:
@@ -115,12 +111,9 @@ class NativeModel:
         for start in range(0, len(requests), _BATCH_SIZE):
             batch = requests[start : start + _BATCH_SIZE]
             pairs = [pair for request in batch for pair in self._choice_pairs(request)]
-            likelihoods = continuation_likelihoods(
-                self.checkpoint.model,
-                [context for context, _ in pairs],
-                [continuation for _, continuation in pairs],
-                [_as_tensor(request.image) for request in batch for _ in request.choices],
-            )
+            contexts, endings = [context for context, _ in pairs], [continuation for _, continuation in pairs]
+            inputs = [_as_tensor(request.image) for request in batch for _ in request.choices]
+            likelihoods = continuation_likelihoods(self.checkpoint.model, contexts, endings, inputs)
             log_likelihoods = iter([likelihood.log_likelihood for likelihood in likelihoods])
             for request in batch:
                 totals = [next(log_likelihoods) for _ in request.choices]

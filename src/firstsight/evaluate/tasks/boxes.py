@@ -52,12 +52,9 @@ def _read_questions(path: Path, to_question: Callable[..., Question], *, benchma
 
 def _harness_index_question(record: BenchmarkRecord) -> Question:
     """The paper's harness stores boxes as shares of the image, rounded to two places."""
-    return record.question(
-        question_id=record.key or record.text("example_id"),
-        text=record.text("ref_expression"),
-        truth=normalize_box(_bbox(record), (1, 1), record.location, tolerance=0.0),
-        image=record.text("img_path"),
-    )
+    question_id, text = record.key or record.text("example_id"), record.text("ref_expression")
+    truth = normalize_box(_bbox(record), (1, 1), record.location, tolerance=0.0)
+    return record.question(question_id=question_id, text=text, truth=truth, image=record.text("img_path"))
 
 
 def _refcoco_question(record: BenchmarkRecord) -> Question:

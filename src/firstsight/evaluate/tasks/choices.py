@@ -68,12 +68,9 @@ def _mmmu_question(record: BenchmarkRecord) -> Question:
     letter = record.text("answer").strip()
     if letter not in list(OPTION_LETTERS[: len(options)]):
         raise record.error(f"the answer is a letter, A to {OPTION_LETTERS[len(options) - 1]}. Got {letter!r}.")
-    return record.question(
-        question_id=record.text("id", "question_id"),
-        text=question_with_options(_strip_image_markers(record.text("question")), options),
-        truth=(letter, *options),
-        image=_image_name(record),
-    )
+    question_id = record.text("id", "question_id")
+    text = question_with_options(_strip_image_markers(record.text("question")), options)
+    return record.question(question_id=question_id, text=text, truth=(letter, *options), image=_image_name(record))
 
 
 def question_with_options(question: str, options: Sequence[str]) -> str:
