@@ -41,7 +41,6 @@ MAX_DECODED_BYTES = 256 << 20
 """Bytes of tables' images that stay in memory."""
 MAX_OPEN_FILES = 64
 _IMAGE_PREFIX = "pictures:"
-_LOCK_COUNT = 64
 _Value = TypeVar("_Value")
 
 
@@ -224,7 +223,7 @@ class RemoteFiles:
         file = cache / name
         if file.is_file():
             return file
-        with file_lock(cache / f"{int(name[:8], 16) % _LOCK_COUNT:02}.lock", is_blocking=True):
+        with file_lock(cache / f"{int(name[:8], 16) % 64:02}.lock", is_blocking=True):
             if not file.is_file():
                 start = block * self._block_size
                 data = self._fetch(path, start, min(info.size, start + self._block_size))

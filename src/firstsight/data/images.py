@@ -40,8 +40,6 @@ JPEG_OVERSAMPLING = 3
 Mean absolute difference to `decode_image` in levels of 256 on real photographs of 512 pixels at S = 48: 3.2 at 1,
 1.1 at 2, 0.42 at 3, for 0.87, 0.94 and 1.05 ms (1.30 without scaling).
 """
-_HASH_MIN_SIDE = 64
-"""The smallest side to which a JPEG is decoded before it is hashed."""
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,10 +49,8 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIGNATURES = re.compile(
-    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", re.DOTALL
-)
-_EXTRANEOUS_BYTES = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_MAGIC = re.compile(rb"(?s)\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|II\0\*|MM\*\0")
+_Square = UInt8[np.ndarray, "S S 3"]
 _MAX_EXTRANEOUS_BYTES = 16
 """Bytes before the end marker that some cameras write; damaged scans have hundreds."""
 _DECODE_ERRORS = (
@@ -67,7 +63,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # invalid EXI
 
 def has_image_signature(data: bytes) -> bool:
     """Whether `data` begins like a file of one of IMAGE_FORMATS."""
-    return _SIGNATURES.match(data) is not None
+    return _MAGIC.match(data) is not None
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -95,7 +91,7 @@ def decode_rgb(data: bytes) -> Image.Image:
 
 def decode_image(
     data: bytes, size: int, fit: ImageFit = "resize", *, pad_color: RGBBytes = SIGLIP_PAD_COLOR
-) -> UInt8[np.ndarray, "S S 3"]:
+) -> _Square:
     """Pixels of an image as a square of `size`, as the encoder's processor does it; RecordError for invalid data.
 
     Source: transformers, SiglipImageProcessor with resample=3 (Pillow's bicubic on the whole image); DINOv2's
@@ -104,9 +100,7 @@ def decode_image(
     return resize_to_square(decode_rgb(data), size, fit, pad_color=pad_color)
 
 
-def resize_to_square(
-    image: Image.Image, size: int, fit: ImageFit, *, pad_color: RGBBytes
-) -> UInt8[np.ndarray, "S S 3"]:
+def resize_to_square(image: Image.Image, size: int, fit: ImageFit, *, pad_color: RGBBytes) -> _Square:
     """`decode_image` for an upright RGB image."""
     width, height = letterbox_size(image.size, size) if fit == "letterbox" else (size, size)
     return _pad_to_square(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), size, pad_color)
@@ -158,7 +152,7 @@ def perceptual_hash(data: bytes) -> int:
     and another image in at least 20; with differences of neighbouring pixels as bits (dHash) it was 5 and 9. All images
     in a single color have the same hash.
     """
-    grey = Image.fromarray(_decode_pixels(data, min_side=_HASH_MIN_SIDE)[0]).convert("L")
+    grey = Image.fromarray(_decode_pixels(data, min_side=64)[0]).convert("L")
     thumbnail = grey.resize((32, 32), Image.Resampling.BICUBIC)
     coefficients = (_DCT_BASIS @ np.asarray(thumbnail, dtype=np.int64) @ _DCT_BASIS.T).ravel()
     return int.from_bytes(np.packbits(coefficients > np.median(coefficients[1:])).tobytes(), "big")
@@ -201,7 +195,7 @@ def _decode_jpeg(data: bytes, image: Image.Image, scale: int) -> np.ndarray:
     try:
         pixels = simplejpeg.decode_jpeg(data, "CMYK" if is_cmyk else "RGB", min_width=side, min_height=side)
     except ValueError as error:
-        extraneous = _EXTRANEOUS_BYTES.search(str(error))
+        extraneous = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
         is_harmless = extraneous is not None and int(extraneous[1]) <= _MAX_EXTRANEOUS_BYTES
         if not is_harmless and "subsampling" not in str(error):
             raise
@@ -221,7 +215,6 @@ def _jpeg_scale(size: tuple[int, int], min_side: int | None, fit: ImageFit) -> i
 
 
 def _exif_orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 if the EXIF data is invalid."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DECODE_ERRORS:
@@ -239,6 +232,5 @@ def convert_to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
     return image.convert("RGB")

@@ -68,7 +68,6 @@ class Index:
     image_shards: tuple[str, ...]
     """Files with images; `images["shard"]` is an index into them. See `records.ImageLocation.shard`."""
     source_shards: tuple[ShardInfo, ...]
-    """What was read, in order."""
     source: DataSource
     special_ids: SpecialTokenIds
     tokenizer_digest: str
@@ -180,15 +179,10 @@ class IndexWriter:
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         token_dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-        dtypes = {
-            "samples": SAMPLE_DTYPE,
-            "shown": IMAGE_REF_DTYPE,
-            "tokens": token_dtype,
-            "loss": np.dtype("u1"),
-            "images": IMAGE_DTYPE,
-        }
+        dtypes = (SAMPLE_DTYPE, IMAGE_REF_DTYPE, token_dtype, np.dtype("u1"), IMAGE_DTYPE)
         self.arrays = {
-            name: ArrayFile(folder / f"{name}.npy", dtypes[name], hashed=True, sync=True) for name in INDEX_ARRAYS
+            name: ArrayFile(folder / f"{name}.npy", dtype, hashed=True, sync=True)
+            for name, dtype in zip(INDEX_ARRAYS, dtypes, strict=True)
         }
 
     def __enter__(self) -> IndexWriter:

@@ -115,8 +115,7 @@ def _feistel_network(values: Keys, bits: int, keys: Keys) -> Keys:
     low_bits, high_bits = bits - bits // 2, bits // 2
     left, right = values >> np.uint64(low_bits), values & np.uint64((1 << low_bits) - 1)
     for number in range(_FEISTEL_ROUNDS):
-        mixed = _splitmix64(right ^ (keys + np.uint64(number))) & np.uint64((1 << high_bits) - 1)
-        left, right = right, left ^ mixed
+        left, right = right, left ^ (_splitmix64(right ^ (keys + np.uint64(number))) & np.uint64((1 << high_bits) - 1))
         low_bits, high_bits = high_bits, low_bits
     return (left << np.uint64(low_bits)) | right
 

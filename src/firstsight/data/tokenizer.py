@@ -160,7 +160,7 @@ def tokenize_records(tokenizer: Tokenizer, records: Sequence[Record]) -> list[To
     layouts, remaining_spans = list[TokenLayout](), iter(spans)
     for number, record in enumerate(records):
         if isinstance(record, TokenizedChunk):
-            samples = _split_documents(tokenizer, record)
+            samples = _documents(tokenizer, record)
         else:
             texts, images = next(remaining_spans)
             ids, loss, starts = _join_spans(tokenizer, texts, encoded, has_image=images[:1] == [0])
@@ -171,9 +171,7 @@ def tokenize_records(tokenizer: Tokenizer, records: Sequence[Record]) -> list[To
     return layouts
 
 
-def _split_documents(
-    tokenizer: Tokenizer, chunk: TokenizedChunk
-) -> Iterator[tuple[list[int], list[int], tuple[int, ...]]]:
+def _documents(tokenizer: Tokenizer, chunk: TokenizedChunk) -> Iterator[tuple[list[int], list[int], tuple[int, ...]]]:
     """(ids, loss, no images) of each document with its end tokens; the first token of a document is not a target."""
     if (largest := max(chunk.tokens)) >= tokenizer.base_vocab_size:
         raise DataError(

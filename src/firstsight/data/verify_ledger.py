@@ -23,8 +23,6 @@ from jaxtyping import Int64
 from firstsight.errors import DataError, RequestError
 from firstsight.files import file_sha256
 
-_LEDGER_RECORD = np.dtype([("source", "u1"), ("row", "<u4")])
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceCoverage:
@@ -32,7 +30,6 @@ class SourceCoverage:
 
     name: str
     rows: int
-    """Draws from it."""
     distinct_rows: int
     passes: float
     """Through all of its rows, counted from the first draw."""
@@ -64,7 +61,7 @@ class LedgerCheck:
     problems: tuple[LedgerProblem, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Ledger:
     folder: Path
     metadata: Mapping[str, Any]
@@ -77,8 +74,7 @@ class _Ledger:
 
     def source_counts(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The number of positions of each source, and the source."""
-        counts = np.bincount(self.source_numbers, minlength=len(self.sources)).tolist()
-        return zip(counts, self.sources, strict=True)
+        return zip(np.bincount(self.source_numbers, minlength=len(self.sources)).tolist(), self.sources, strict=True)
 
     def problem(self, message: str, index: int | None = None) -> LedgerProblem:
         position = None if index is None else self.metadata["first"] + index
@@ -92,9 +88,8 @@ def verify_ledgers(ledger_paths: Sequence[Path]) -> LedgerCheck:
         try:
             ledgers.append(_read_ledger(path))
         except DataError as error:
-            return LedgerCheck(
-                coverage=(), problems=(LedgerProblem(ledger_path=path, position=None, message=str(error)),)
-            )
+            problem = LedgerProblem(ledger_path=path, position=None, message=str(error))
+            return LedgerCheck(coverage=(), problems=(problem,))
     problems += chain.from_iterable(map(_check_ledger, ledgers))
     if any(problem.position is not None for problem in problems):  # invalid numbers cannot be counted by source
         return LedgerCheck(coverage=(), problems=tuple(problems))
@@ -117,15 +112,10 @@ def _read_ledger(path: Path) -> _Ledger:
     except (ValueError, EOFError) as error:
         raise DataError(f"wanted a ledger. Got {error}. Train the step again.") from error
     expected = metadata["positions"]
-    if records.dtype != _LEDGER_RECORD or len(records) != expected:
+    if records.dtype != np.dtype([("source", "u1"), ("row", "<u4")]) or len(records) != expected:
         got = f"{len(records):,} of {records.dtype}"
         raise DataError(f"wanted {expected:,} records, as in ledger.json. Got {got}. Train the step again.")
-    return _Ledger(
-        folder=folder,
-        metadata=metadata,
-        source_numbers=records["source"].astype(np.int64),
-        row_numbers=records["row"].astype(np.int64),
-    )
+    return _Ledger(folder, metadata, records["source"].astype(np.int64), records["row"].astype(np.int64))
 
 
 def _check_ledger(ledger: _Ledger) -> Iterator[LedgerProblem]:
@@ -205,8 +195,7 @@ def _group_by_source(ledgers: Sequence[_Ledger]) -> Iterator[list[tuple[_Ledger,
     images: list[tuple[_Ledger, int]] = []
     for ledger in ledgers:
         for number, source in enumerate(ledger.sources):
-            parts = texts.setdefault(source["name"], []) if source["role"] == "text" else images
-            parts.append((ledger, number))
+            (texts.setdefault(source["name"], []) if source["role"] == "text" else images).append((ledger, number))
     yield from (*texts.values(), *([part] for part in images))
 
 

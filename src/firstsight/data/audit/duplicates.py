@@ -135,7 +135,6 @@ def find_duplicates(index: Index) -> report.DuplicateReport:
 
 
 def _label_equal_rows(*columns: np.ndarray) -> np.ndarray:
-    """Equal labels for equal rows of the columns."""
     order = np.lexsort(columns)
     is_new = np.zeros(len(order), dtype=bool)
     for column in columns:
@@ -187,9 +186,7 @@ def label_equal_texts(index: Index) -> np.ndarray:
 
 
 def _token_chunks(counts: np.ndarray) -> Iterator[slice]:
-    """Ranges of records with about _CHUNK tokens each."""
-    edges = np.flatnonzero(np.diff(np.cumsum(counts) // _CHUNK, prepend=-1, append=-2))
-    for start, stop in pairwise(edges):
+    for start, stop in pairwise(np.flatnonzero(np.diff(np.cumsum(counts) // _CHUNK, prepend=-1, append=-2))):
         yield slice(int(start), int(stop))
 
 
@@ -199,14 +196,14 @@ def _hash_records(tokens: np.ndarray, starts: np.ndarray, counts: np.ndarray) ->
     if not len(nonempty):
         return hashes
     positions, _, offsets = ragged_ranges(starts, counts)
-    powers = np.cumprod(np.full(int(counts.max()), _BASE))
-    terms = (tokens[positions].astype(np.uint64) + np.uint64(1)) * powers[offsets]
+    terms = (tokens[positions].astype(np.uint64) + np.uint64(1)) * np.cumprod(np.full(int(counts.max()), _BASE))[
+        offsets
+    ]
     hashes[nonempty] = np.add.reduceat(terms, (np.cumsum(counts) - counts)[nonempty])
     return hashes
 
 
 def _equal_records(tokens: np.ndarray, left: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Whether the `counts` tokens from `left` and from `right` on are equal."""
     is_equal, nonempty = np.ones(len(counts), dtype=bool), np.flatnonzero(counts)
     if len(nonempty):
         equal_tokens = tokens[ragged_ranges(left, counts)[0]] == tokens[ragged_ranges(right, counts)[0]]

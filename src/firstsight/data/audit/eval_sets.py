@@ -33,10 +33,8 @@ from firstsight.data.records import RecordError
 from firstsight.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _MIN_BASE64_CHARS = 512
 """Shorter strings are never read as base64 of an image."""
-_MAX_CSV_FIELD = 1 << 27
 _READ_ERRORS = (
     ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError, csv.Error, RecursionError, pa.ArrowException,
 )  # fmt: skip
@@ -63,9 +61,7 @@ class EvalSets:
     texts: dict[str, EvalItem] = field(default_factory=dict)
     """Distinct texts in order, each with its first location."""
     unread: Counter[str] = field(default_factory=Counter)
-    """Number of files of unknown types, by suffix."""
     refused: list[str] = field(default_factory=list)
-    """What could not be read, each with its reason."""
 
     def add_image(self, data: bytes, item: EvalItem) -> None:
         """Count and hash an encoded image; a broken one is refused."""
@@ -118,7 +114,7 @@ def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> Eva
 
 
 def _collect_file(file: Path, name: str, sets: EvalSets) -> None:
-    if name.lower().endswith(_TAR_SUFFIXES):
+    if name.lower().endswith((".tar", ".tar.gz", ".tgz")):
         with tarfile.open(file, "r|*") as tar:
             for member in tar:
                 if member.isreg() and (data := tar.extractfile(member)) is not None:
@@ -136,7 +132,6 @@ def _collect_file(file: Path, name: str, sets: EvalSets) -> None:
 
 
 def _collect_bytes(read_content: Callable[[], bytes], name: str, sets: EvalSets) -> None:
-    """A file or a member of a tar, by its suffix."""
     path = PurePosixPath(name.lower())
     decompress = _DECOMPRESSORS.get(path.suffix)
     suffix = path.with_suffix("").suffix if decompress else path.suffix
@@ -165,7 +160,7 @@ def _parse_json_lines(text: str) -> Iterator[tuple[str, object]]:
 
 
 def _parse_csv(text: str, delimiter: str) -> Iterator[tuple[str, object]]:
-    csv.field_size_limit(_MAX_CSV_FIELD)
+    csv.field_size_limit(1 << 27)
     for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), start=1):
         for column, value in enumerate(row, start=1):
             yield f"row {number}, column {column}", value

@@ -58,8 +58,7 @@ class ImageRecordFinder:
         """The first record with an image, and where the image's bytes are."""
         image, starts = self._index.images[image_id], self._index.samples["shown_from"]
         record = int(np.searchsorted(starts, self._first_refs[image_id], side="right")) - 1
-        shard = self._index.image_shards[int(image["shard"])]
-        return RecordLocation(record, shard, int(image["offset"]))
+        return RecordLocation(record, self._index.image_shards[int(image["shard"])], int(image["offset"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +143,6 @@ class TextOverlap:
 
     shared_ngrams: int
     shared_text: str
-    """The longest shared run of tokens."""
     train_record: RecordLocation
     eval_item: EvalItem
 
@@ -173,7 +171,6 @@ class OverlapReport:
     phrases: Sequence[CommonPhrase]
     images: int
     uninformative_images: int
-    """Training images too plain to compare."""
     records: int
     eval_images: int
     eval_uninformative_images: int
@@ -183,7 +180,6 @@ class OverlapReport:
     short_texts: int
     """Evaluation texts of fewer than NGRAM_SIZE tokens, which are not searched for."""
     unread: Mapping[str, int]
-    """Number of evaluation files of unknown types, by suffix."""
     refused: Sequence[str]
     """Evaluation files and images that are broken."""
 
@@ -229,7 +225,6 @@ class OverlapReport:
         yield from _indented(self.phrases[:PRINTED_FINDINGS])
 
     def _coverage_lines(self) -> Iterator[str]:
-        """What could not be compared."""
         if self.uninformative_images + self.eval_uninformative_images:
             yield (
                 f"{self.uninformative_images:,} training and {self.eval_uninformative_images:,} evaluation images "

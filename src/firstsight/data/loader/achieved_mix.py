@@ -29,7 +29,6 @@ class SpanStats:
     rows: int
     target_share: Fraction
     achieved_shares: dict[str, float]
-    """The share of images in each unit."""
 
     @classmethod
     def from_counts(cls, counts: SourceCounts, target_share: Fraction, text_count: int) -> SpanStats:
@@ -87,8 +86,7 @@ class AchievedMix:
 def _count_rows(stream: BatchStream, start: int, stop: int) -> SourceCounts:
     counts = np.zeros((len(stream.sources), 3), dtype=np.int64)
     for first in range(start, stop, _COUNT_CHUNK):
-        positions = np.arange(first, min(stop, first + _COUNT_CHUNK))
-        for source_id, (_, rows) in enumerate(stream.source_rows(positions)):
+        for source_id, (_, rows) in enumerate(stream.source_rows(np.arange(first, min(stop, first + _COUNT_CHUNK)))):
             counts[source_id] += [int(stream.sources[source_id].units(rows, unit).sum()) for unit in MIX_UNITS]
     return counts
 

@@ -33,7 +33,6 @@ class Batch:
     docs: Int32[Tensor, "B T"]
     """Number of the document in its row, -1 for padding."""
     positions: Int32[Tensor, "B T"]
-    """Position in the document, from 0."""
     slots: Int64[Tensor, "B T"]
     """Row of `images`, flattened to [N*I, W], at this position; -1 if it is not an image slot."""
     images: Float16[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]
@@ -143,8 +142,7 @@ class BatchBuilder:
         else:
             images = np.zeros((0, 0, 0), dtype=np.float16)
         names = ("tokens", "targets", "docs", "positions", "slots", "source_ids")
-        arrays = {name: torch.from_numpy(getattr(self, name)) for name in names}
-        return Batch(images=torch.from_numpy(images), **arrays)
+        return Batch(images=torch.from_numpy(images), **{name: torch.from_numpy(getattr(self, name)) for name in names})
 
 
 def _set_continuation_targets(source: LoaderSource, flat: _FlatRows, targets: Int64[np.ndarray, "positions"]) -> None:

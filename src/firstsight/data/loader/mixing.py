@@ -92,10 +92,7 @@ def merge_spans(spans: RowSpans, text_units: UnitCounter, image_units: UnitCount
     """Text (0) and images (1) with shares of their units, span by span. A deficit is not carried over spans."""
     texts, images, merged = 0, 0, list[np.ndarray]()
     for rows, share in spans:
-        counters = (
-            lambda draws, first=texts: text_units(draws + first),
-            lambda draws, first=images: image_units(draws + first),
-        )
+        counters = (lambda n, first=texts: text_units(n + first), lambda n, first=images: image_units(n + first))
         merged.append(merge_by_units(counters, (1 - share, share), rows))
         image_rows = int(merged[-1].sum(dtype=np.int64))
         texts, images = texts + rows - image_rows, images + image_rows

@@ -19,7 +19,6 @@ from firstsight.data.loader.stream import BatchStream
 from firstsight.files import file_sha256
 
 LEDGER_DTYPE = np.dtype([("source", "u1"), ("row", "<u4")])
-_FORMAT = 1
 _CHUNK = 1 << 18
 
 
@@ -96,7 +95,7 @@ def describe_ledger(stream: BatchStream, first_position: int) -> dict[str, Any]:
         for (role, source, share, epochs), (begun, before) in zip(parts, draws, strict=True)
     ]
     return {
-        "format": _FORMAT,
+        "format": 1,
         "first": first_position,
         "positions": stream.total_rows - first_position,
         "sources": sources,

@@ -35,7 +35,6 @@ class BatchStream:
     spans: tuple[tuple[int, Fraction], ...]
     """(rows, image share) of each span, in order; together all rows of the run."""
     counted_in: ShareUnit
-    """The unit of the image shares."""
     row_shape: RowShape
     seed: int
     """Of the order of the image sources."""
@@ -70,7 +69,6 @@ class BatchStream:
 
     @cached_property
     def _mixing(self) -> RowMixing | SourceSequence:
-        """Which positions are image rows."""
         if self.image_mixture is None or not self.is_weighted:
             return RowMixing(self.spans)
         images, offset, unit = self._make_image_sampler(self.total_rows), self.text_row_offset, self.counted_in
@@ -103,8 +101,9 @@ class BatchStream:
         """
         positions = self._step_positions(step, replica)
         source_ids, rows = self._draw_rows(positions)
-        pad_id = self.text_mixture.sources[0].index.special_ids.pad
-        builder = BatchBuilder(len(positions), self.row_shape.length, pad_id)
+        builder = BatchBuilder(
+            len(positions), self.row_shape.length, self.text_mixture.sources[0].index.special_ids.pad
+        )
         for source_id, source in enumerate(self.sources):
             batch_rows = np.flatnonzero(source_ids == source_id)
             builder.add_rows(source, source_id, batch_rows=batch_rows, rows=rows[batch_rows])
@@ -154,8 +153,9 @@ class BatchStream:
     def source_rows(self, positions: Indices) -> Iterator[tuple[Indices, Indices]]:
         """For each source (indices into `positions` of its rows, rows of the source)."""
         kinds, draws = self._mixing.source_draws(positions)
-        samplers = ((self._text_sampler, self.text_row_offset), (self._image_sampler, 0))
-        for kind, (sampler, offset) in enumerate(samplers):
+        for kind, (sampler, offset) in enumerate(
+            ((self._text_sampler, self.text_row_offset), (self._image_sampler, 0))
+        ):
             if sampler is None:
                 continue
             indices = np.flatnonzero(kinds == kind)

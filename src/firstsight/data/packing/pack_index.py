@@ -53,7 +53,6 @@ def pack(
 
 
 def _pack_chunks(index: Index, config: PackingConfig) -> Iterator[PackedRows]:
-    """The rows of each chunk of samples, numbered from 0 in each."""
     for start in range(0, len(index.samples), SAMPLES_PER_CHUNK):
         stop = min(start + SAMPLES_PER_CHUNK, len(index.samples))
         _validate_samples(index, start, stop)
@@ -92,8 +91,7 @@ def _rows(index: Index, config: PackingConfig, arrays: dict[str, np.ndarray], st
 
 def _pack_cached(index: Index, config: PackingConfig, chunks: Iterable[PackedRows], cache: Path) -> PackedRows:
     """Rows mapped from the cache; `chunks` are computed only if they are not there, or damaged."""
-    key = json.dumps([index.digest, *config, PACKED_FORMAT])
-    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
+    folder = cache / hashlib.sha256(json.dumps([index.digest, *config, PACKED_FORMAT]).encode()).hexdigest()[:32]
     if folder.exists():
         try:
             return _map_files(folder, index, config)

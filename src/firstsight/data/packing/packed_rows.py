@@ -24,7 +24,6 @@ class PackingStats:
     """What was packed and what packing costs."""
 
     length: int
-    """Positions of a row."""
     documents: int = 0
     rows: int = 0
     filled: int = 0
@@ -60,7 +59,6 @@ class PackedRows:
     column: Int32[np.ndarray, "P"]
     """The first position of each segment in its row."""
     filled: Int32[np.ndarray, "R"]
-    """Positions of each row that are not padding."""
     loss_always: Int32[np.ndarray, "R"]
     """Targets of each row in the loss of every stage."""
     loss_before_finetuning: Int32[np.ndarray, "R"]
@@ -104,9 +102,8 @@ def assemble_rows(
     """
     sizes = segments.count + segments.image_count * image_tokens
     loss_counts = _count_loss_targets(loss, first_targets, segments.start + segments.count + segments.has_next_token)
-    filled, loss_always, loss_before_finetuning = (
-        np.bincount(row_ids, weights=values, minlength=stats.rows).astype(np.int32) for values in (sizes, *loss_counts)
-    )
+    sums = (np.bincount(row_ids, weights=each, minlength=stats.rows).astype(np.int32) for each in (sizes, *loss_counts))
+    filled, loss_always, loss_before_finetuning = sums
     order = np.argsort(row_ids, kind="stable")
     offsets = np.searchsorted(row_ids[order], np.arange(stats.rows + 1))
     sizes = sizes[order]
@@ -166,10 +163,8 @@ def _split_rows(rows: PackedRows, length: int) -> PackedRows:
         count=(stops - starts).astype(np.int32),
         has_next_token=segments.has_next_token[ids] | (stops < ends[ids]),
     )
-    segments_per_sample = np.unique(split.sample, return_counts=True)[1]
-    stats = replace(
-        rows.stats, length=length, rows=rows.row_count * parts_per_row, split=int((segments_per_sample > 1).sum())
-    )
+    counts = np.unique(split.sample, return_counts=True)[1]
+    stats = replace(rows.stats, length=length, rows=rows.row_count * parts_per_row, split=int((counts > 1).sum()))
     return assemble_rows(
         split, row_ids, first_targets=split.start + 1, loss=rows.loss, image_tokens=rows.image_tokens, stats=stats
     )

@@ -76,8 +76,7 @@ class SampleChunk:
     def starts_with_image(self, segments: Segments) -> Bool[np.ndarray, "P"]:
         """Segments whose first position is an image slot, so that their first token is a target too."""
         mask = (segments.image_count > 0) & (self.image_tokens > 0)
-        images = segments.image_start[mask] - self.first_image
-        mask[mask] = self.image_positions[images] == segments.start[mask]
+        mask[mask] = self.image_positions[segments.image_start[mask] - self.first_image] == segments.start[mask]
         return mask
 
     def segments(self, ids: np.ndarray, starts: np.ndarray, image_starts: np.ndarray, *, ends: SegmentEnds) -> Segments:
@@ -102,8 +101,7 @@ def split_into_segments(chunk: SampleChunk) -> tuple[Segments, dict[str, int]]:
 
 def _split_texts(chunk: SampleChunk) -> tuple[Segments, dict[str, int]]:
     """Segments of at most `length` tokens; a last token that is only a target gets no segment."""
-    counts = chunk.samples["tokens_count"].astype(np.int64)
-    parts = np.maximum(1, -(-(counts - 1) // chunk.length))
+    parts = np.maximum(1, -(-(chunk.samples["tokens_count"].astype(np.int64) - 1) // chunk.length))
     _, sample_ids, part_numbers = ragged_ranges(np.zeros_like(parts), parts)
     starts = chunk.samples["tokens_from"][sample_ids] + part_numbers * chunk.length
     stops = chunk.token_stops[sample_ids]
@@ -155,11 +153,8 @@ def _segment_ends(chunk: SampleChunk, starts: np.ndarray, image_starts: np.ndarr
     padded = np.append(positions, stops.max(initial=0))  # an image after the last one, to index with image_stops
     # Image i and the token after it fit if positions[i] + 1 - start + image_tokens * (i + 1 - image_start) <= length.
     # The left side rises with i, so that the last image that fits is found by binary search.
-    fitting = np.searchsorted(
-        positions + image_tokens * np.arange(len(positions)),
-        starts + chunk.length - 1 + image_tokens * (image_starts - 1),
-        side="right",
-    )
+    limit = starts + chunk.length - 1 + image_tokens * (image_starts - 1)
+    fitting = np.searchsorted(positions + image_tokens * np.arange(len(positions)), limit, side="right")
     image_ends = np.clip(fitting, image_starts, np.minimum(image_stops, image_starts + chunk.max_images))
     is_blocked = image_ends < image_stops  # the next image fits no more: end before the token that it belongs to
     before_token = np.maximum(image_starts, np.searchsorted(positions, padded[image_ends]))

@@ -32,15 +32,12 @@ from firstsight.site import Location, Progress, ProgressCallback, Site
 
 _REPORT_INTERVAL = 0.5
 """Seconds between two progress reports."""
-_SPLIT_COUNTS = ("samples", "shown", "tokens", "loss tokens", "bad")
-"""Counted for each split."""
 _SOURCE_FORMS: Mapping[type[mixture.DataSource], mixture.ExternalForm] = {
     mixture.SyntheticTexts: "text",
     mixture.SyntheticCaptions: "captions",
     mixture.SyntheticDialogues: "dialogues",
     mixture.Recaptioned: "captions",
 }
-_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
@@ -136,7 +133,8 @@ def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
     for part in parts:
         counts.update(part.counts)
         captions.update(part.caption_counts)
-        splits.setdefault(part.shard.split, Counter()).update({name: part.counts[name] for name in _SPLIT_COUNTS})
+        split = {name: part.counts[name] for name in ("samples", "shown", "tokens", "loss tokens", "bad")}
+        splits.setdefault(part.shard.split, Counter()).update(split)
         refused.update({reason: count for reason, (count, _) in part.refusals.items()})
     return {"counts": dict(counts), "splits": splits, "refused": refused, "captions": captions}
 
@@ -211,7 +209,7 @@ def _disk_full_as_error(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_FULL_ERRORS:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise StepFailed(
             f"{out}: wanted room for the index of a source. Got: {error.strerror}. "

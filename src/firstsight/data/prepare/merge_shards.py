@@ -31,21 +31,19 @@ def merge_parts(parts: Sequence[ShardPart], out: Path, *, vocab_size: int) -> tu
     names = list(dict.fromkeys(name for part in parts for name in part.image_shards))
     numbers = {name: number for number, name in enumerate(names)}
     shard_numbers = [np.array([numbers[name] for name in part.image_shards], dtype=np.int64) for part in parts]
-    image_numbers = _number_images(parts, shard_numbers)
+    image_numbers = _image_ids(parts, shard_numbers)
     with IndexWriter(out, vocab_size) as writer:
         for part, part_shards, part_images in zip(parts, shard_numbers, image_numbers, strict=True):
-            _append_part(writer, part, part_shards, part_images)
+            _append(writer, part, part_shards, part_images)
     names_json = json.dumps(names, ensure_ascii=False, indent=0) + "\n"
     write_atomic(out / "shards.json", names_json, sync=True)
     digests = [*(array.digest for array in writer.arrays.values()), hashlib.sha256(names_json.encode()).hexdigest()]
     return writer.arrays["images"].count, digests
 
 
-def _append_part(
-    writer: IndexWriter, part: ShardPart, shard_numbers: Int64[np.ndarray, "shards"], image_numbers: ImageNumbers | int
-) -> None:
-    """Append one part; `image_numbers`: the numbers of its images in the merged index, or the first of them."""
-    arrays = writer.arrays
+def _append(out: IndexWriter, part: ShardPart, shards: Int64[np.ndarray, "shards"], images: ImageNumbers | int) -> None:
+    """Append one part; `images`: the numbers of its images in the merged index, or the first of them."""
+    arrays = out.arrays
     counts = {name: arrays[name].count for name in ("tokens", "shown", "images")}
     for name in ("tokens", "loss"):
         for chunk in _load_chunks(part, name):
@@ -56,14 +54,14 @@ def _append_part(
         arrays["samples"].append(chunk)
     for chunk in map(np.copy, _load_chunks(part, "shown")):
         local = chunk["picture"]
-        chunk["picture"] = image_numbers + local if isinstance(image_numbers, int) else image_numbers[local]
+        chunk["picture"] = images + local if isinstance(images, int) else images[local]
         arrays["shown"].append(chunk)
     start = 0
     for chunk in map(np.copy, _load_chunks(part, "images")):
         stop = start + len(chunk)
-        chunk["shard"] = shard_numbers[chunk["shard"]]
+        chunk["shard"] = shards[chunk["shard"]]
         # Numbers rise with first appearance, so an image is new exactly if its number is not below the count.
-        is_new = slice(None) if isinstance(image_numbers, int) else image_numbers[start:stop] >= counts["images"]
+        is_new = slice(None) if isinstance(images, int) else images[start:stop] >= counts["images"]
         arrays["images"].append(chunk[is_new])
         start = stop
 
@@ -74,9 +72,7 @@ def _load_chunks(part: ShardPart, name: str) -> Iterator[np.ndarray]:
         yield array[start : start + COPY_ENTRIES]
 
 
-def _number_images(
-    parts: Sequence[ShardPart], part_shard_numbers: Sequence[Int64[np.ndarray, " _"]]
-) -> Iterator[ImageNumbers | int]:
+def _image_ids(parts: Sequence[ShardPart], shards: Sequence[Int64[np.ndarray, " _"]]) -> Iterator[ImageNumbers | int]:
     """For each part the numbers of its images in the merged index: by first appearance, one for each location.
 
     Only an int, the first number, if no two parts refer to images in the same file: then none can be shared.
@@ -88,7 +84,7 @@ def _number_images(
         yield from (int(start) for start in offsets[:-1])
         return
     shard, offset = np.empty(offsets[-1], dtype=np.int64), np.empty(offsets[-1], dtype=np.int64)
-    for part, shard_numbers, (start, stop) in zip(parts, part_shard_numbers, pairwise(offsets), strict=True):
+    for part, shard_numbers, (start, stop) in zip(parts, shards, pairwise(offsets), strict=True):
         images = np.load(part.folder / "images.npy", mmap_mode="r")
         shard[start:stop], offset[start:stop] = shard_numbers[images["shard"]], images["offset"]
     numbers = _number_by_location(shard, offset)
@@ -105,8 +101,7 @@ def _number_by_location(shard: ImageNumbers, offset: ImageNumbers) -> ImageNumbe
     is_new[1:] = (shard[1:] != shard[:-1]) | (offset[1:] != offset[:-1])
     first_index = np.empty(len(order), dtype=np.int64)
     first_index[order] = order[is_new][np.cumsum(is_new) - 1]
-    is_first = first_index == np.arange(len(order))
-    return (np.cumsum(is_first) - 1)[first_index]
+    return (np.cumsum(first_index == np.arange(len(order))) - 1)[first_index]
 
 
 def _check_image_count(count: int) -> None:

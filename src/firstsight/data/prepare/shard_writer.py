@@ -68,7 +68,6 @@ class ShardPart:
     """For each reason the number of rejected records and the first of them."""
     caption_counts: Mapping[str, int]
     image_shards: tuple[str, ...]
-    """The files that contain the part's images."""
 
     @property
     def record_count(self) -> int:
@@ -85,9 +84,7 @@ class ShardProgress(NamedTuple):
 
 
 def _part_folder(job: PrepareJob, shard: readers.Shard) -> Path:
-    """The folder of a shard's part, whatever other shards there are."""
-    identity = json.dumps([shard.name, shard.start, shard.stop])
-    return job.parts_path / hashlib.sha256(identity.encode()).hexdigest()[:20]
+    return job.parts_path / hashlib.sha256(json.dumps([shard.name, shard.start, shard.stop]).encode()).hexdigest()[:20]
 
 
 def load_finished_part(job: PrepareJob, shard: readers.Shard) -> ShardPart | None:

@@ -11,7 +11,6 @@ from firstsight.data.readers import Shard
 from firstsight.errors import DataError, FirstsightError, StepFailed
 from firstsight.worker_process import WorkerProcess
 
-_TARGET = "firstsight.data.prepare.workers:serve_shards"
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """There are as many processes as cores: each computes on one thread."""
 _Progress = tuple[Shard, ShardProgress]
@@ -38,7 +37,7 @@ def _write_in_workers(job: PrepareJob, shards: Sequence[Shard], worker_count: in
     active: dict[object, tuple[WorkerProcess, Shard]] = {}
     try:
         for _ in range(worker_count):
-            workers.append(WorkerProcess(_TARGET, environment=_ENVIRONMENT))
+            workers.append(WorkerProcess("firstsight.data.prepare.workers:serve_shards", environment=_ENVIRONMENT))
             workers[-1].send(job)
         idle = list(workers)
         while pending or active:

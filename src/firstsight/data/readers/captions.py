@@ -70,7 +70,6 @@ def _make_image_text(context: ReadContext, key: str, sample: TarSample, external
 
 
 def _original_caption(sample: TarSample) -> object:
-    """The caption that was published with the image."""
     if "txt" in sample:
         return decode_utf8(sample["txt"][1], "caption, ")
     caption = parse_json_object(sample["json"][1]).get("caption") if "json" in sample else None
@@ -97,7 +96,6 @@ def select_caption(captions: object, choice: int) -> object:
 
 
 def _load_synthetic_captions(context: ReadContext) -> dict[str, object]:
-    """Captions of the tar of the shard's name in `location.captions`."""
     folder, digest, name = open_folder(context.location.captions), ReadDigest(), context.shard.name
     if not folder.has_file(name):
         raise DataError(

@@ -24,8 +24,6 @@ from firstsight.data.records import (
     parse_llava_dialogue,
 )
 
-_ROLES = {"user": "human", "assistant": "gpt"}
-
 
 def read_dialogues_json(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Dialogues of a JSON list, or of a byte range of one, with one item at a time in memory."""
@@ -71,7 +69,6 @@ def parse_dialogue(
 
 
 def _find_turns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Sequence[object]:
-    """The turns of a record in the form they are in."""
     for column in [columns["turns"]] if "turns" in columns else TURN_COLUMNS:
         turns = row.get(column)
         if isinstance(turns, Sequence) and not isinstance(turns, str):
@@ -88,7 +85,6 @@ def _find_turns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Sequence[
 
 
 def _transpose_turns(columns: Mapping[str, Sequence[object]]) -> list[object]:
-    """Turns from a table that stores them as one list per field."""
     lists = [column if isinstance(column, Sequence) else [] for column in columns.values()]
     if len(set(map(len, lists))) != 1:
         raise RecordError("field missing", "turns whose fields have different lengths")
@@ -102,11 +98,11 @@ def _normalize_turn(turn: object) -> list[dict[str, object]]:
     if "user" in turn and "assistant" in turn:
         return [{"from": "human", "value": turn["user"]}, {"from": "gpt", "value": turn["assistant"]}]
     role, value = (turn.get("role"), turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
-    return [{"from": _ROLES.get(role, role) if isinstance(role, str) else role, "value": _join_content(value)}]
+    role = {"user": "human", "assistant": "gpt"}.get(role, role) if isinstance(role, str) else role
+    return [{"from": role, "value": _join_content(value)}]
 
 
 def _join_content(value: object) -> object:
-    """The text of a turn whose content is a list of texts and images."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return value
     parts = [part if isinstance(part, Mapping) else {} for part in value]

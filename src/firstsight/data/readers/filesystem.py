@@ -92,7 +92,6 @@ class SourceFolder:
     """A folder, and which files below it a path selects."""
 
     original_path: str
-    """The path as the user wrote it."""
     filesystem: fsspec.AbstractFileSystem
     base_path: str
     selected_names: tuple[str, ...] | None
@@ -198,7 +197,6 @@ class Shard:
     split: str
     """train, validation or test; empty if no name contains one."""
     size: int
-    """Bytes of the file."""
     stamp: str
     """Changes when the file does: mtime in ns, or the remote's etag, checksum or time; empty if it has none."""
     start: int

@@ -15,8 +15,6 @@ from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, check_memb
 from firstsight.data.records import ImageLocation, RecordError
 from firstsight.site import Location
 
-_MAX_JSON_BYTES = 1 << 20
-
 
 class ImageLookup:
     """All images of a location by name; the headers of its tars are read once, at the first lookup.
@@ -63,7 +61,6 @@ class ImageLookup:
 
     @cached_property
     def _folder(self) -> SourceFolder:
-        """The folder of the images, with its tars indexed."""
         folder = open_folder(self._location.pictures or self._location.path)
         folder = folder if self._location.pictures else replace(folder, selected_names=None)
         for tar in folder.names(".tar"):
@@ -84,13 +81,12 @@ class ImageLookup:
                 self._add_member(url, tar, images[key])
 
     def _may_have_url(self, member: TarMember) -> bool:
-        return self._match_urls and member.is_regular and member.extension == "json" and member.size <= _MAX_JSON_BYTES
+        return self._match_urls and member.is_regular and member.extension == "json" and member.size <= 1 << 20
 
     def _add_member(self, name: str, tar: str, member: TarMember) -> None:
         self._members[name] = None if name in self._members else (tar, member)
 
     def _read_image(self, folder: SourceFolder, name: str) -> tuple[str, int, bytes]:
-        """Shard, offset and bytes of an image."""
         key = name if "://" in name else str(PurePosixPath(name))
         if key in self._members:
             entry = self._members[key]

@@ -25,7 +25,7 @@ _Part = str | tuple[str, ...]
 def read_interleaved_jsonl(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a JSON-lines shard."""
     rejected: list[RejectedRecord] = []
-    return _insert_rejected(jsonl_records(context, partial(_make_document, context, rejected, "line")), rejected)
+    return _insert(jsonl_records(context, partial(_convert, context, rejected, "line")), rejected)
 
 
 def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
@@ -33,38 +33,33 @@ def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRe
     rejected: list[RejectedRecord] = []
 
     def parse(row: TableRow) -> Record:
-        return _make_document(context, rejected, "row", {field: row[field] for field in row.columns}, row.number)
+        return _convert(context, rejected, "row", {field: row[field] for field in row.columns}, row.number)
 
-    return _insert_rejected(table_records(context, parse, ("images", "texts"), ("text_list", "image_info")), rejected)
+    return _insert(table_records(context, parse, ("images", "texts"), ("text_list", "image_info")), rejected)
 
 
-def _insert_rejected(
-    records: Iterator[Record | RejectedRecord], rejected: list[RejectedRecord]
-) -> Iterator[Record | RejectedRecord]:
+def _insert(records: Iterator[Record | RejectedRecord], bad: list[RejectedRecord]) -> Iterator[Record | RejectedRecord]:
     """`records`, each after the images of its document that were rejected."""
     for record in records:
-        yield from rejected
-        rejected.clear()
+        yield from bad
+        bad.clear()
         yield record
 
 
-def _make_document(
-    context: ReadContext, rejected: list[RejectedRecord], unit: str, row: Mapping[str, Any], number: int
-) -> Record:
-    """The document of a row, which is the `unit` (line or row) of a `number`; unusable images go into `rejected`."""
+def _convert(context: ReadContext, bad: list[RejectedRecord], unit: str, row: Mapping[str, Any], number: int) -> Record:
+    """The document of a row, which is the `unit` (line or row) of a `number`; unusable images go into `bad`."""
     parts, separator = (_parse_mmc4(row), " ") if "text_list" in row else (_parse_obelics(row), "\n\n")
     resolved: list[str | ImageLocation] = []
     for part_number, part in enumerate(parts, start=1):
         try:
             resolved.append(part if isinstance(part, str) else _find_image(context, part))
         except RecordError as error:
-            rejected.append(context.rejected(error, f"{unit} {number}, part {part_number}"))
+            bad.append(context.rejected(error, f"{unit} {number}, part {part_number}"))
     record_id = context.default_id(number) if row.get("id") is None else str(row["id"])
     return join_interleaved(resolved, record_id=record_id, separator=separator)
 
 
 def _find_image(context: ReadContext, names: tuple[str, ...]) -> ImageLocation:
-    """The image under the first of its names that exists."""
     first_error: RecordError | None = None
     for name in names:
         try:

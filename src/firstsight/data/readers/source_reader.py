@@ -151,7 +151,6 @@ def _manifest_shards(folder: SourceFolder) -> list[str]:
 
 
 def _manifest_counts(folder: SourceFolder, manifest: str) -> dict[str, int]:
-    """Samples of each shard according to a manifest."""
     counts: dict[str, int] = {}
     for number, line in enumerate(folder.read(manifest).splitlines(), start=1):
         try:
@@ -205,7 +204,6 @@ class RecordReader:
         return ShardRecords(read_records(context), digest, path=context.path, expected_count=expected_count)
 
     def _manifest_count(self, name: str) -> int | None:
-        """Samples of a shard if a manifest in its folder has them."""
         manifest = (PurePosixPath(name).parent / SHARD_MANIFEST).as_posix()
         if manifest not in self._manifests:
             exists = self._folder.has_file(manifest)

@@ -100,9 +100,7 @@ def table_records(
             yield context.rejected(error, f"row {row.number}")
 
 
-def _read_rows(
-    context: ReadContext, layouts: Sequence[Sequence[str]], optional_fields: Sequence[str]
-) -> Iterator[TableRow]:
+def _read_rows(context: ReadContext, layouts: Sequence[Sequence[str]], optional: Sequence[str]) -> Iterator[TableRow]:
     with context.folder.local_copy(context.shard.name, context.digest) as path, ExitStack() as stack:
         try:
             if context.shard.name.endswith(".parquet"):
@@ -111,7 +109,7 @@ def _read_rows(
             else:
                 table = stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.memory_map(str(path)))))
                 schema, batches = table.schema, lambda columns: (batch.select(columns) for batch in table)
-            columns = _resolve_columns(context, schema.names, layouts, optional_fields)
+            columns = _resolve_columns(context, schema.names, layouts, optional)
             number = 0
             for batch in batches(columns=list(dict.fromkeys(columns.values()))):
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
@@ -125,7 +123,6 @@ def _read_rows(
 def _resolve_columns(
     context: ReadContext, names: Sequence[str], layouts: Sequence[Sequence[str]], optional_fields: Sequence[str]
 ) -> dict[str, str]:
-    """The column of each field of the first complete layout."""
     configured, got = context.location.columns, ", ".join(names)
     for field, column in configured.items():
         if column not in names:

@@ -21,10 +21,8 @@ IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 _BLOCK_SIZE = tarfile.BLOCKSIZE
 _MAX_HEADER_BYTES = 1 << 20
 """Bytes of an extended header; a name is never longer."""
-_GNU_LONG_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _MEMBER_KEYS = re.compile(r"(path|size|linkpath)\Z|GNU\.sparse")
 """Keys of pax headers that belong to a single member."""
-_PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +113,6 @@ class _TarReader:
         return b""
 
     def _read_header(self) -> tarfile.TarInfo | None:
-        """The next header block; None at the closing block."""
         block = self._stream.read(_BLOCK_SIZE)
         if not block:
             raise self._error("a tar without its closing block, cut" if self._position else "an empty file, not a tar,")
@@ -139,13 +136,13 @@ class _TarReader:
         """The next member that is not a folder; the stream is then at its first byte."""
         name, is_sparse, size = None, False, None
         while (header := self._read_header()) is not None:
-            if header.type in _GNU_LONG_TYPES:
+            if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
                 data = self._read_extended(header.size).rstrip(b"\0")
                 name = data.decode("utf-8", "surrogateescape") if header.type == tarfile.GNUTYPE_LONGNAME else name
             elif header.type == tarfile.XGLTYPE:
                 if forbidden := list(filter(_MEMBER_KEYS.match, self._read_pax_fields(header.size))):
                     raise self._error(f"a header that sets {', '.join(forbidden)} for all members")
-            elif header.type in _PAX_TYPES:
+            elif header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
                 fields = self._read_pax_fields(header.size)
                 name, size = fields.get("path", name), fields.get("size", size)
                 is_sparse = is_sparse or any(key.startswith("GNU.sparse") for key in fields)
@@ -175,15 +172,15 @@ class _TarReader:
         return self.read_padded(size)
 
     def _read_pax_fields(self, size: int) -> dict[str, str]:
-        """Key and value of each line `length key=value` of a pax header."""
         data, fields = self._read_extended(size), dict[str, str]()
         while data.strip(b"\0"):
             line = re.match(rb"(\d{1,20}) ([^=]+)=", data)
             length = int(line[1]) if line else 0
             if line is None or not line.end() < length <= len(data) or data[length - 1 : length] != b"\n":
                 raise self._error("an extended header that cannot be read")
-            value = data[line.end() : length - 1].decode("utf-8", "surrogateescape")
-            fields[line[2].decode("utf-8", "replace")] = value
+            fields[line[2].decode("utf-8", "replace")] = data[line.end() : length - 1].decode(
+                "utf-8", "surrogateescape"
+            )
             data = data[length:]
         return fields
 

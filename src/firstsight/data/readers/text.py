@@ -61,7 +61,6 @@ def read_documents_tar(context: ReadContext) -> Iterator[Record | RejectedRecord
 
 
 def _parse_member(context: ReadContext, member: TarMember, content: bytes) -> tuple[Record, bool]:
-    """The record of a member, and whether it is a list of ids."""
     if member.extension not in _EXTENSIONS:
         raise RecordError("field missing", f"{member.name} is none of {', '.join(_EXTENSIONS)}")
     if not content:
