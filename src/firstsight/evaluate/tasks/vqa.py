@@ -219,9 +219,13 @@ def _pope_question(record: BenchmarkRecord, file_split: str) -> Question:
     label = record.text("label", "answer")
     if label not in ("yes", "no"):
         raise record.error(f"a label is yes or no. Got {label!r}. Is this the benchmark's original file?")
-    question_id, text = f"{split}-{record.text('question_id')}", record.text("text", "question")
-    image = record.text("image", "image_source")
-    return record.question(question_id=question_id, text=text, truth=label, image=image, split=split)
+    return record.question(
+        question_id=f"{split}-{record.text('question_id')}",
+        text=record.text("text", "question"),
+        truth=label,
+        image=record.text("image", "image_source"),
+        split=split,
+    )
 
 
 _SIZES = {
