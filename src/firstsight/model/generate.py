@@ -23,7 +23,6 @@ from firstsight.model.vlm import VLM
 from firstsight.recipe.model import VLMSpec
 
 MAX_ROWS = 64
-"""Most rows of a batch."""
 MAX_BATCH_TOKENS = 1 << 16
 """Most tokens of a batch, new ones included; a single prompt may have more."""
 MAX_LOGIT_STATES = 512
@@ -44,7 +43,6 @@ class Sampling:
 
     temperature: float
     top_k: int | None = None
-    """Only the k likeliest tokens."""
     top_p: float | None = None
     """Of those only the fewest likeliest whose probabilities sum to at least this."""
     seed: int
@@ -68,7 +66,6 @@ class Likelihood(NamedTuple):
     log_likelihood: float
     token_count: int
     is_greedy: bool
-    """Whether greedy decoding would generate it."""
 
 
 @torch.inference_mode()
@@ -107,10 +104,7 @@ def generate(
 
 @torch.inference_mode()
 def continuation_likelihoods(
-    model: VLM,
-    contexts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[int]],
-    images: PromptImages = None,
+    model: VLM, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], images: PromptImages = None
 ) -> list[Likelihood]:
     """The log-likelihood of each continuation after its context.
 
@@ -145,7 +139,6 @@ class _UniquePrompts(NamedTuple):
 
     images: list[Tensor]
     image_tokens: int
-    """Tokens of one image."""
     prompts: list[tuple[int, tuple[int, ...]]]
     """Index of the image, -1 for none, and the ids after it."""
     prompt_rows: list[list[int]]
@@ -268,7 +261,6 @@ def _stop_sequences(stop: Collection[int | Sequence[int]]) -> list[list[int]]:
 
 
 def _strip_stop(answer: list[int], stops: list[list[int]]) -> bool:
-    """Whether the answer ends in a stop, which is then cut off."""
     for ids in stops:
         if answer[-1] == ids[-1] and answer[-len(ids) :] == ids:
             del answer[-len(ids) :]
@@ -383,7 +375,6 @@ def _token_log_likelihoods(
 
 
 def _query_batches(queries: list[_TokenQuery]) -> Iterator[list[_TokenQuery]]:
-    """Batches of queries, sorted by state, of `MAX_LOGIT_STATES` states."""
     by_state = groupby(queries, key=lambda query: query.state_index)
     while groups := [list(group) for _, group in islice(by_state, MAX_LOGIT_STATES)]:
         yield list(chain.from_iterable(groups))

@@ -23,7 +23,6 @@ from firstsight.model.layers import BlockConfig, BlockWeights, HiddenStates, nor
 from firstsight.model.lm import LM
 
 TensorFn = Callable[[Tensor], Tensor]
-"""A linear map or a norm with its weight."""
 RotaryFactors = Complex[Tensor, "*rows T 1 half"]
 """cos + i sin of the rotary angles of each position."""
 

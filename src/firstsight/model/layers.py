@@ -32,7 +32,6 @@ class BlockConfig(NamedTuple):
     is_rms_norm: bool
     eps: float
     dtype: torch.dtype
-    """Of matrix products."""
 
 
 class BlockWeights(NamedTuple):
@@ -40,7 +39,6 @@ class BlockWeights(NamedTuple):
 
     attention_norm: Float[Tensor, " D"]
     in_proj: Float[Tensor, "(H+2*G)*K D"]
-    """Queries, keys, values."""
     q_norm: Float[Tensor, " H*K"] | None
     k_norm: Float[Tensor, " G*K"] | None
     out_proj: Float[Tensor, "D H*K"]
@@ -115,13 +113,11 @@ def shift_tokens(
     return mixed
 
 
-def project_qkv(
-    weights: BlockWeights, h: HiddenStates, rotary: RotaryCosSin, config: BlockConfig
-) -> tuple[Tensor, ...]:
+def project_qkv(block: BlockWeights, h: HiddenStates, rotary: RotaryCosSin, config: BlockConfig) -> tuple[Tensor, ...]:
     """Queries [B, H, T, K], keys and values [B, G, T, K] of normed inputs, with QK-norm (over all heads) and rotary."""
-    q, k, v = F.linear(h, weights.in_proj.to(h.dtype)).split(weights.qkv_sizes(config), dim=-1)
-    if weights.q_norm is not None and weights.k_norm is not None:
-        q, k = norm(q, weights.q_norm, config), norm(k, weights.k_norm, config)
+    q, k, v = F.linear(h, block.in_proj.to(h.dtype)).split(block.qkv_sizes(config), dim=-1)
+    if block.q_norm is not None and block.k_norm is not None:
+        q, k = norm(q, block.q_norm, config), norm(k, block.k_norm, config)
     counts = (config.heads, config.kv_heads, config.kv_heads)
     q, k, v = (x.unflatten(-1, (count, -1)).transpose(1, 2) for x, count in zip((q, k, v), counts, strict=True))
     return apply_rotary(q, *rotary), apply_rotary(k, *rotary), v

@@ -28,7 +28,6 @@ class _WorkSizes(NamedTuple):
     chunk: int
     """Logits in memory."""
     piece: int
-    """Logits in float32."""
     product: int
     """Numbers of a chunk's gradient of the head."""
 

@@ -159,11 +159,9 @@ class VLM(nn.Module):
         return self.insert_image_embeddings(x, embeddings, slots)
 
     @staticmethod
-    def insert_image_embeddings(
-        x: HiddenStates, image_embeddings: ImageEmbeddings, slots: Int[Tensor, "B T"]
-    ) -> HiddenStates:
+    def insert_image_embeddings(x: HiddenStates, vectors: ImageEmbeddings, slots: Int[Tensor, "B T"]) -> HiddenStates:
         """Replace `x` by the image embedding that `slots` names, where it is not -1."""
-        selected = image_embeddings.index_select(0, slots.clamp(min=0).flatten()).view(*slots.shape, -1)
+        selected = vectors.index_select(0, slots.clamp(min=0).flatten()).view(*slots.shape, -1)
         return torch.where((slots >= 0)[..., None], selected.to(x.dtype), x)
 
     def forward(self, batch: PackedBatch) -> HiddenStates:

@@ -43,7 +43,6 @@ WEIGHT_BYTES, MOMENT_BYTES = 4, 8
 """Bytes in a checkpoint per parameter: its fp32 value, and AdamW's two moments."""
 
 QUESTION_TOKENS = 64
-"""Estimated tokens of one question with its answer."""
 
 QUESTION_COUNTS: dict[str, int] = {
     "vqav2": 214_354,
@@ -65,18 +64,14 @@ class ComputeCost:
     """The cost of one step, on any device."""
 
     requested_tokens: int = 0
-    """Tokens in the recipe."""
     tokens: int = 0
     """Tokens that the model is trained on: the requested ones, rounded up to whole steps."""
     steps: int = 0
-    """Updates of the weights."""
     flops: int = 0
     stored_bytes: int = 0
     """Bytes in the store: weights, moments, features, token indexes of external text."""
     items: int = 0
-    """Documents, images or questions processed."""
     note: str = ""
-    """What was estimated, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +272,6 @@ class CostEstimate:
     step_costs: tuple[StepCost, ...]
     total: CostTotal
     unshared_total: CostTotal
-    """The cost if arms shared no steps."""
     shortages: tuple[str, ...]
     """A sentence for each source with too few tokens."""
 

@@ -27,7 +27,6 @@ from firstsight.site import Progress, Site
 from firstsight.worker_process import WorkerProcess
 
 REPORT_INTERVAL = 0.2
-"""Seconds between two progress reports of a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +127,12 @@ def serve_jobs(connection: Connection) -> None:
 
 
 def _redirect_output(log_fd: int) -> None:
-    """Send everything that is printed from here on, by C code too, to the log."""
     for stream, stream_fd in ((sys.stdout, 1), (sys.stderr, 2)):
         stream.flush()
         os.dup2(log_fd, stream_fd)
 
 
 def _run_job(job: StepJob, connection: Connection) -> StepReport:
-    """Run one step until it is published; any error becomes a report."""
     store, address = Store(job.store_root), job.step.address
     error_capture = _ErrorCapture()
     with error_capture, store.lock(address) as is_locked:

@@ -22,9 +22,7 @@ class _KindSpeed:
     overhead: float = 0.2
     """Fixed seconds of each step, for opening inputs and publishing the result."""
     flops: float = 1.3e11
-    """FLOPs per second."""
     items: float = 5e3
-    """Documents, images or questions per second."""
 
 
 _SPEEDS = {
@@ -122,7 +120,6 @@ class RemainingTime:
         return _schedule(waiting, self._running, remaining, workers=self._workers)
 
     def _measured(self) -> Mapping[str, _Measured]:
-        """Seconds measured and expected of finished and running steps, by kind and by group."""
         measured: defaultdict[str, _Measured] = defaultdict(_Measured)
         running = [(step, *state.progress()) for step, state in self._running.items()]
         for step, seconds, fraction in (*self._finished, *running):

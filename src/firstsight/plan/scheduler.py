@@ -30,18 +30,15 @@ class StepEvent:
     """A change of a step's state, or its progress."""
 
     timestamp: float
-    """Seconds since 1970."""
     kind: EventKind
     step: Step
     arms: tuple[str, ...]
-    """Labels of the arms that need the step."""
     progress: Progress | None = None
     seconds: float = 0.0
     """Seconds since the step started in this run."""
     seconds_left: float | None = None
     """Estimated seconds until the whole run ends; None before any speed was measured."""
     reason: str = ""
-    """Why it was skipped or failed."""
 
 
 EventCallback = Callable[[StepEvent], None]
@@ -67,7 +64,6 @@ class Summary:
     """Steps stored before or by another run, or not needed because every step that needs them is stored."""
     failed: tuple[StepFailure, ...]
     blocked: tuple[tuple[Step, Step], ...]
-    """Steps that were not run, each with the failed step that it needs."""
     seconds: float
 
     @property
@@ -160,9 +156,7 @@ class _Scheduler:
         self._priorities = _step_priorities(graph)
         self.waiting = sorted(steps, key=self._priorities.__getitem__)
         self.running: dict[Step, float] = {}
-        """When each running step started."""
         self.in_other_runs: set[Step] = set()
-        """Steps that another run is running."""
         self._unfinished = set(steps)
         self._published: list[Step] = []
         self._skipped: list[Step] = []
@@ -236,7 +230,6 @@ class _Scheduler:
         self._emit("skipped", step, reason=reason)
 
     def _fail(self, step: Step, *, reason: str, seconds: float) -> None:
-        """Record the failure, and block all descendants of the step."""
         log_path = self._store.log_path(step.address)
         self._failed[step] = StepFailure(step=step, arms=self._arms_by_step[step], reason=reason, log_path=log_path)
         self._emit("failed", step, reason=reason, seconds=seconds)

@@ -30,7 +30,6 @@ STEP_VERSIONS: dict[str, int] = {
 """Version of each kind of step; to be raised when its handler writes other bytes for the same spec."""
 
 ContentIds = Mapping[str, str]
-"""Digest of content by `content_key`."""
 
 SYNTHETIC_SUFFIX = " with synthetic captions"
 
@@ -56,12 +55,10 @@ class Step:
 
     kind: str = field(compare=False)
     spec: Any = field(compare=False)
-    """A spec of `firstsight.recipe`."""
     needs: tuple[tuple[str, Step], ...] = field(compare=False, default=())
     """(role, step) of each input of the handler."""
     version: int = field(compare=False)
     content_ids: ContentIds = field(compare=False, default_factory=dict[str, str])
-    """Digests of the external sources in the spec."""
     donor_model: LMSpec | None = field(compare=False, default=None)
     """The model spec of a donor's checkpoint; not part of the address, which contains the checkpoint's digest."""
     address: str = field(init=False)
@@ -151,9 +148,7 @@ def _external_names(value: Any) -> Iterator[str]:
 
 
 ABSENT = "(absent)"
-"""The value of a field that one side does not have."""
 _MAX_VALUE_WIDTH = 80
-"""Characters of a printed value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -137,7 +137,6 @@ class Store:
 
 
 def _initialize(root: Path) -> None:
-    """Make `root` a store, or check that it is one of this format."""
     root.mkdir(parents=True, exist_ok=True)
     marker = root / "store.json"
     if not marker.exists():
@@ -177,7 +176,6 @@ def _json_text(value: dict[str, Any]) -> str:
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file under `folder`, by relative path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
 

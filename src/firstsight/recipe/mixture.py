@@ -79,7 +79,6 @@ class SyntheticBenchmarks:
     TAG: ClassVar = "benchmarks"
     world: SyntheticWorld
     questions: int
-    """Questions per task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,6 @@ SPEC_CLASSES: dict[str, type] = {
     for spec_class in vars(module).values()
     if isinstance(spec_class, type) and "TAG" in vars(spec_class)
 }
-"""Every spec class by its tag."""
 
 
 def to_json(value: object) -> Any:

@@ -62,7 +62,6 @@ class Continue:
     TAG: ClassVar = "continue"
     trunk: Rewarm
     branch_tokens: Tokens
-    """Trunk tokens before the branch."""
     min_lr: float
     tokens: Tokens
 
@@ -76,7 +75,6 @@ class Matched:
 
     TAG: ClassVar = "matched"
     reference: LRSchedule
-    """The other arm's schedule."""
     min_lr: float
     tokens: Tokens
 
@@ -168,7 +166,6 @@ class _TextRun:
     tokenizer: TokenizerSource
     row_shape: RowShape
     tokens: Tokens
-    """Tokens of the whole run."""
     schedule: Rewarm
 
     def tokens_at(self, share: Share) -> Tokens:

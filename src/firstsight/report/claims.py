@@ -31,7 +31,6 @@ class Claim:
     verdict: ClaimVerdict
     evidence: str
     caution: str = ""
-    """What confounds the comparison."""
     differences: tuple[PairedDifference, ...] = ()
 
 
@@ -151,7 +150,6 @@ def _arm_name(arms: Sequence[ArmResult]) -> str | None:
 
 
 def _evidence(differences: Sequence[PairedDifference]) -> str:
-    """The differences as sentences, and the limits of a single seed."""
     sentences = f"{'; '.join(map(describe_difference, differences))}."
     has_single_seed = any(difference.interval is None for difference in differences)
     return f"{sentences} One seed cannot distinguish an effect from a lucky run." if has_single_seed else sentences

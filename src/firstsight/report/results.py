@@ -46,7 +46,6 @@ class ArmResult:
     """Address of the evaluate step."""
     stages: tuple[StageLog, ...] = ()
     scores: Mapping[str, Any] | None = None
-    """Content of scores.json."""
     missing_reason: str = ""
     answers_path: Path | None = None
     benchmarks_dir: Path | None = None
@@ -85,7 +84,6 @@ class AnswerFile:
     path: Path
     benchmarks_dir: Path | None
     benchmarks_by_task: Mapping[str, Path] = field(default_factory=dict)
-    """Folders of tasks that were evaluated on another one."""
 
     def benchmarks_of(self, task: str) -> Path | None:
         return self.benchmarks_by_task.get(task, self.benchmarks_dir)

@@ -21,7 +21,6 @@ MIN_COMPILE_STEPS = 100
 MAX_COMPILED_SHAPES = 4096
 """Most shapes of rows and models that a process compiles for; a worker process runs many steps."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""Constants of glibc's malloc.h."""
 
 
 def configure_torch(site: Site) -> None:

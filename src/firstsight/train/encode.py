@@ -28,7 +28,6 @@ from firstsight.train.loop import ProgressReporter
 from firstsight.train.streams import source_pixels
 
 ENCODE_BATCH = 256
-"""Images encoded together."""
 
 
 def encode_features(

@@ -41,7 +41,6 @@ from firstsight.train.streams import StepInputs, achieved_record, stage_stream, 
 from firstsight.units import Tokens
 
 _BATCH_TENSORS = ("tokens", "targets", "docs", "positions", "slots", "images", "source_ids")
-"""Fields of a Batch that training uses on the device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +101,6 @@ def _train_stage(spec: Midtrain | Finetune, moments: Literal["carried", "fresh"]
 
 
 def _run_training(state: TrainState, stream: BatchStream, lr: LRSchedule, until: Tokens, context: StepContext) -> None:
-    """Train to `until` tokens, writing resume points, then write the checkpoint."""
     out, resume_folder, step_tokens = context.out, context.out / "resume", int(stream.row_shape.tokens_per_step)
     log = MetricsLog(out, stream.source_names, steps=stream.steps)
     ledger = SampleLedgerWriter(out, stream, first_step=int(state.tokens_seen) // step_tokens)

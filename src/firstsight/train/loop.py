@@ -24,9 +24,7 @@ from firstsight.units import Tokens
 NUM_LOSS_GROUPS = 8
 """Most sources of rows with separate losses, text sources first."""
 TARGET_LINES = 200
-"""About how many lines log.jsonl gets."""
 REPORT_SECONDS = 0.5
-"""Least time between two progress reports."""
 MicroBatches = tuple[Batch, ...]
 """The rows of one step, in parts that fit the device."""
 
@@ -39,13 +37,10 @@ class StepInfo:
     step: int
     lr: float
     loss: float
-    """Cross-entropy per loss token."""
     grad_norm: float
     """Before clipping."""
     losses: tuple[float, ...]
-    """Cross-entropy summed by source."""
     loss_tokens: tuple[int, ...]
-    """Loss tokens by source."""
 
 
 def train(
@@ -81,13 +76,9 @@ def train(
 
 def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Add the gradients of the batch's summed loss / `num_loss_tokens`; returns loss sums and loss tokens by source."""
+    model, z = state.model, state.optim.z_loss
     sums = lm_loss(
-        state.model.lm,
-        state.model(batch),
-        batch.targets,
-        row_groups=batch.source_ids,
-        num_groups=NUM_LOSS_GROUPS,
-        z_coefficient=state.optim.z_loss,
+        model.lm, model(batch), batch.targets, row_groups=batch.source_ids, num_groups=NUM_LOSS_GROUPS, z_coefficient=z
     )
     (sums.total / num_loss_tokens).backward()
     return sums.by_group, sums.token_counts

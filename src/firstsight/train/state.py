@@ -39,7 +39,6 @@ MOMENT_KEYS = ("exp_avg", "exp_avg_sq", "step")
 GROWABLE_PARAMETERS = ("lm.tok_embeddings.weight", "lm.output.weight")
 """Parameters with one row per token: a branch may append rows."""
 TOWER_PREFIX = "vision.towers."
-"""Prefix of the names of a trained encoder's parameters."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -102,12 +101,10 @@ def load_moments(state: TrainState, folder: Path) -> None:
     assign_moments(state, StoredTensors(folder, "optimizer"))
 
 
-def resume_state(
-    folder: Path, spec: LMSpec, optim: AdamWSpec, *, tokens_seen: Tokens, device: str = "cpu"
-) -> TrainState:
+def resume_state(path: Path, spec: LMSpec, optim: AdamWSpec, *, tokens_seen: Tokens, device: str = "cpu") -> TrainState:
     """Weights, moments and tokens seen of a trunk's checkpoint, to continue the same phase."""
-    state = branch_state(folder, spec, optim, seed=0, device=device)
-    load_moments(state, folder)
+    state = branch_state(path, spec, optim, seed=0, device=device)
+    load_moments(state, path)
     state.tokens_seen = tokens_seen
     return state
 

@@ -154,12 +154,10 @@ def _text_mixture(
     names = [f"text-{name}" for name in _unique_source_names(mixture.sources)]
     sources, cuts = list[LoaderSource](), position.cuts_per_packed_row
     for number, name in enumerate(names if len(names) > 1 else ["text"]):
-        index = Index.open(inputs[f"text{number}"])
-        packed = pack(index, length=position.row_length * cuts, image_tokens=0, packing=packing, cache=site.cache)
+        data = Index.open(inputs[f"text{number}"])
+        packed = pack(data, length=position.row_length * cuts, image_tokens=0, packing=packing, cache=site.cache)
         rows = packed.split_rows(cuts)
-        source = LoaderSource(
-            name=name, index=index, packed_rows=rows, images=None, answers_only=False, group_size=cuts
-        )
+        source = LoaderSource(name=name, index=data, packed_rows=rows, images=None, answers_only=False, group_size=cuts)
         sources.append(source)
     return _loader_mixture(mixture, sources, repeats=1)
 
@@ -188,7 +186,6 @@ def source_pixels(index: Index, location: Location, vision: VisionSpec, *, cache
 
 
 def _unique_source_names(sources: Sequence[DataSource]) -> list[str]:
-    """Names of sources for logs; repeated names are numbered from 1."""
     names = [_source_name(source) for source in sources]
     numbers = [names[: index + 1].count(name) for index, name in enumerate(names)]
     return [f"{name}-{n}" if names.count(name) > 1 else name for name, n in zip(names, numbers, strict=True)]

@@ -19,7 +19,6 @@ NEOX_VOCAB_SIZE = 50_432
 _openlm = partial(openlm_spec, vocab_size=NEOX_VOCAB_SIZE)
 
 openlm_79m = partial(_openlm, layers=8, width=512, heads=4)
-"""The paper's small model."""
 openlm_154m = partial(_openlm, layers=24, width=576, heads=8)
 openlm_411m = partial(_openlm, layers=24, width=1024, heads=8)
 """Run by the authors, like `openlm_154m`, but not in the paper's tables."""

@@ -63,7 +63,6 @@ def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
 
 
 def _smooth_loss(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Rows with the loss averaged over a centred window of 1/20 of the log."""
     half = len(rows) // 40
     windows = (rows[max(0, index - half) : index + half + 1] for index in range(len(rows)))
     means = [sum(row["loss"] for row in window) / len(window) for window in windows]

@@ -28,7 +28,6 @@ SCHEDULE_LABELS = {
 }
 
 THEME: dict[str, Any] = json.loads((files("firstsight.report.figures") / "theme.json").read_text(encoding="utf-8"))
-"""The Vega-Lite configuration of every figure."""
 
 FIELD_LABELS = {
     "score": ("score", ".1%"),
@@ -95,7 +94,4 @@ def _move_rows(node: Any, datasets: dict[str, list[ChartRow]]) -> Any:
 
 def compact_rows(rows: Sequence[ChartRow]) -> list[ChartRow]:
     """Rows without null fields, and with floats rounded to six digits, to keep the page small."""
-    return [
-        {key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in row.items() if v is not None}
-        for row in rows
-    ]
+    return [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in r.items() if v is not None} for r in rows]

@@ -22,7 +22,6 @@ from firstsight.report.table import STABLE
 
 AnswerRow = Mapping[str, Any]
 QuestionId = tuple[str, str]
-"""Task and question id."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,6 @@ COMPARED_KINDS = ("score", "wording", "same")
 DISAGREEMENT_KINDS = (*COMPARED_KINDS, "truth", "unpaired")
 """The last two cannot be compared: the truth differs between the files, or only one checkpoint has an answer."""
 SINGLE_CHECKPOINT = "single"
-"""The kind of every question where there is one checkpoint."""
 
 
 def rank_disagreements(first: AnswersTable, second: AnswersTable) -> pl.DataFrame:

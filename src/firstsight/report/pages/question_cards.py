@@ -57,7 +57,6 @@ class QuestionCard:
     image_name: str
     """Name of the image; empty for a text question."""
     page_image: Thumbnail | str
-    """The image, or the reason why it is not shown."""
     tags: tuple[str, ...]
     """What was held out of training, and the split."""
     has_heldout: bool
@@ -85,12 +84,10 @@ class QuestionCard:
         return "; ".join([f"image {escape_invisible(self.image_name)}", *described])
 
 
-def question_cards(
-    tables: Sequence[AnswersTable], questions: pl.DataFrame, thumbnails: Thumbnails
-) -> Iterator[QuestionCard]:
-    """Cards of `questions` (columns task, question, kind, blind, difference) in their order, read from the files."""
-    locations = [_answer_locations(table, questions) for table in tables]
-    for task, question, kind, _, difference in questions.iter_rows():
+def question_cards(tables: Sequence[AnswersTable], rows: pl.DataFrame, thumbs: Thumbnails) -> Iterator[QuestionCard]:
+    """Cards of `rows` (columns task, question, kind, blind, difference) in their order, read from the files."""
+    locations = [_answer_locations(table, rows) for table in tables]
+    for task, question, kind, _, difference in rows.iter_rows():
         answers = [
             (index, file, tables[index].read_answer(file, offset))
             for index, by_question in enumerate(locations)
@@ -108,7 +105,7 @@ def question_cards(
             truth=readable_answer(first.truth_text),
             box=parse_truth_box(first.truth),
             image_name=first.image_name,
-            page_image=thumbnails.find(benchmarks, task, first.image_name) if first.image_name else "no image",
+            page_image=thumbs.find(benchmarks, task, first.image_name) if first.image_name else "no image",
             tags=(*heldout, *filter(None, [first.split])),
             has_heldout=bool(heldout),
             answers=tuple(_model_answer(index, answer, first) for index, _, answer in answers),
@@ -158,7 +155,6 @@ def question_lines(tables: Sequence[AnswersTable], question_id: str) -> list[str
 
 
 def _card_lines(card: QuestionCard, names: Sequence[str]) -> Iterator[str]:
-    """One question as lines for a terminal."""
     yield f"{escape_invisible(card.task)}/{escape_invisible(card.question)}"
     lines = [("image", card.image_name)] * bool(card.image_name) + [("prompt", card.prompt), ("truth", card.truth)]
     for answer in card.answers:

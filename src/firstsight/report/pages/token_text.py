@@ -77,7 +77,6 @@ class TokenDecoder:
         yield from _join_bytes(pending)
 
     def _token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes of a token's text."""
         if token_id in self._added_texts:
             return self._added_texts[token_id].encode()
         token = self._tokenizer.id_to_token(token_id)
@@ -100,7 +99,6 @@ def _join_bytes(parts: Sequence[bytes]) -> Iterator[TokenText]:
 
 
 def _decoder_types(decoder: Any) -> set[str]:
-    """The types of a tokenizer file's decoder and of its parts."""
     return {decoder["type"]}.union(*map(_decoder_types, decoder.get("decoders", []))) if decoder else set()
 
 
