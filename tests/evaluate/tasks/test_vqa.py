@@ -196,8 +196,8 @@ def test_pope_ids_contain_the_split(tmp_path: Path) -> None:
     [
         ("coco_pope_random.json", {"label": "maybe"}, "record 1: a label is yes or no. Got 'maybe'"),
         ("coco_pope_random.json", {"label": None}, "label is text"),
-        ("coco_pope.json", {}, "of which split"),
-        ("random_and_popular.json", {}, "of which split"),
+        ("coco_pope.json", {}, "its split is unknown"),
+        ("random_and_popular.json", {}, "its split is unknown"),
     ],
 )
 def test_invalid_pope_records_are_named(name: str, row: dict[str, Any], message: str, tmp_path: Path) -> None:
