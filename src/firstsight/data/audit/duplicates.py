@@ -195,10 +195,8 @@ def _hash_records(tokens: np.ndarray, starts: np.ndarray, counts: np.ndarray) ->
     hashes, nonempty = np.zeros(len(counts), dtype=np.uint64), np.flatnonzero(counts)
     if not len(nonempty):
         return hashes
-    positions, _, offsets = ragged_ranges(starts, counts)
-    terms = (tokens[positions].astype(np.uint64) + np.uint64(1)) * np.cumprod(np.full(int(counts.max()), _BASE))[
-        offsets
-    ]
+    indices, _, offsets = ragged_ranges(starts, counts)
+    terms = (tokens[indices].astype(np.uint64) + np.uint64(1)) * np.cumprod(np.full(int(counts.max()), _BASE))[offsets]
     hashes[nonempty] = np.add.reduceat(terms, (np.cumsum(counts) - counts)[nonempty])
     return hashes
 

@@ -99,11 +99,9 @@ class BatchStream:
 
         Raises MixError if the rows of a step cannot be divided evenly.
         """
-        positions = self._step_positions(step, replica)
-        source_ids, rows = self._draw_rows(positions)
-        builder = BatchBuilder(
-            len(positions), self.row_shape.length, self.text_mixture.sources[0].index.special_ids.pad
-        )
+        places = self._step_positions(step, replica)
+        source_ids, rows = self._draw_rows(places)
+        builder = BatchBuilder(len(places), self.row_shape.length, self.text_mixture.sources[0].index.special_ids.pad)
         for source_id, source in enumerate(self.sources):
             batch_rows = np.flatnonzero(source_ids == source_id)
             builder.add_rows(source, source_id, batch_rows=batch_rows, rows=rows[batch_rows])
@@ -153,13 +151,11 @@ class BatchStream:
     def source_rows(self, positions: Indices) -> Iterator[tuple[Indices, Indices]]:
         """For each source (indices into `positions` of its rows, rows of the source)."""
         kinds, draws = self._mixing.source_draws(positions)
-        for kind, (sampler, offset) in enumerate(
-            ((self._text_sampler, self.text_row_offset), (self._image_sampler, 0))
-        ):
+        for kind, (sampler, start) in enumerate(((self._text_sampler, self.text_row_offset), (self._image_sampler, 0))):
             if sampler is None:
                 continue
             indices = np.flatnonzero(kinds == kind)
-            source_ids, rows = sampler.rows_at(draws[indices] + offset)
+            source_ids, rows = sampler.rows_at(draws[indices] + start)
             for source_id in range(len(sampler.mixture.sources)):
                 is_source = source_ids == source_id
                 yield indices[is_source], rows[is_source]

@@ -175,13 +175,11 @@ class _TarReader:
         data, fields = self._read_extended(size), dict[str, str]()
         while data.strip(b"\0"):
             line = re.match(rb"(\d{1,20}) ([^=]+)=", data)
-            length = int(line[1]) if line else 0
-            if line is None or not line.end() < length <= len(data) or data[length - 1 : length] != b"\n":
+            stop = int(line[1]) if line else 0
+            if line is None or not line.end() < stop <= len(data) or data[stop - 1 : stop] != b"\n":
                 raise self._error("an extended header that cannot be read")
-            fields[line[2].decode("utf-8", "replace")] = data[line.end() : length - 1].decode(
-                "utf-8", "surrogateescape"
-            )
-            data = data[length:]
+            fields[line[2].decode("utf-8", "replace")] = data[line.end() : stop - 1].decode("utf-8", "surrogateescape")
+            data = data[stop:]
         return fields
 
     def check_end(self) -> None:
