@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from firstsight.errors import DataError, ModelError
@@ -85,12 +85,10 @@ def evaluate_checkpoint(
     """
     selected_tasks = [tasks.get_task(name, benchmarks_path) for name in config.tasks]
     native_tasks = [task for task in selected_tasks if not uses_lm_eval(task, config.prompt_style)]
-    get_model = functools.cache(lambda: load_eval_model(checkpoint, site=site))
+    get_model = cache(lambda: load_eval_model(checkpoint, site=site))
     with _open_images(benchmarks_path, native_tasks) as images:
         style, boxes = config.prompt_style, box_format_of(checkpoint)
-        build = functools.partial(
-            build_task_run, style=style, images=images, box_format=boxes, answers_folder=answers_folder
-        )
+        build = partial(build_task_run, style=style, images=images, box_format=boxes, answers_folder=answers_folder)
         runs = {task.name: build(task, benchmarks_path) for task in native_tasks}
         answers = {name: run.answer_cache.read() for name, run in runs.items()}
         requests = [request for run in runs.values() for request in run.requests(config.image_mode)]

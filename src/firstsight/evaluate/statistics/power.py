@@ -105,9 +105,8 @@ def questions_needed(
     """The multiple of the present questions with power `target_power`; None where no number of questions has it."""
 
     def power_gap(log_factor: float) -> float:
-        factor = float(np.exp(log_factor))
-        power = detection_power(effect, components=components, num_seeds=num_seeds, question_factor=factor)
-        return power - target_power
+        ratio = float(np.exp(log_factor))
+        return detection_power(effect, components=components, num_seeds=num_seeds, question_factor=ratio) - target_power
 
     max_log_factor = float(np.log(_MAX_QUESTION_FACTOR))
     if power_gap(max_log_factor) < 0:

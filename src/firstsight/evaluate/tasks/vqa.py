@@ -51,8 +51,7 @@ def read_vizwiz(paths: Sequence[Path]) -> tuple[Question, ...]:
     if _is_vqa_form(contents):
         return _join_vqa_files(contents)
     path = single_file(paths, "VizWiz's list of one split")
-    rows = read_records(path)
-    return _annotated_questions(rows, path, id_keys=("question_id", "image"), image_key="image")
+    return _annotated_questions(read_records(path), path, id_keys=("question_id", "image"), image_key="image")
 
 
 def _annotated_questions(
