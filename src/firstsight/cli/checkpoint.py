@@ -54,11 +54,9 @@ def import_weights(
     from firstsight.hub.import_ import ImportRequest, import_checkpoint
 
     tokens = parse_tokens(seen) if seen else None
-    request = ImportRequest(
-        location=source, revision=revision, tokenizer=tokenizer, config_path=config, tokens_seen=tokens
-    )
+    job = ImportRequest(location=source, revision=revision, tokenizer=tokenizer, config_path=config, tokens_seen=tokens)
     with as_request_error(), TerminalProgress().task(source) as on_progress:
-        imported = import_checkpoint(request, out, on_progress=on_progress)
+        imported = import_checkpoint(job, out, on_progress=on_progress)
     terminal.print_lines(imported.lines())
 
 

@@ -60,9 +60,8 @@ class Llama3Rope:
         _check_scaling_factor(self.factor)
         low, high = self.low_freq_factor, self.high_freq_factor
         if low >= high:
-            raise QuantityError(
-                f"low_freq_factor must be below high_freq_factor. Got {low} and {high}. Llama 3 has 1 and 4."
-            )
+            got = f"Got {low} and {high}. Llama 3 has 1 and 4."
+            raise QuantityError(f"low_freq_factor must be below high_freq_factor. {got}")
 
 
 Rotary = Rope | LinearRope | Llama3Rope

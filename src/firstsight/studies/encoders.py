@@ -55,9 +55,8 @@ def encoder_variants(model: VLMSpec) -> Iterator[tuple[str, VLMSpec]]:
     yield "siglip", model
     if isinstance(vision.weights, External):
         yield "siglip-dinov2", replace(model, vision=siglip_dinov2_384(vision.weights, DINOV2))
-    patches = PatchProjectionSpec(
-        image_size=vision.image_size, patch_size=vision.vit.patch_size, width=model.lm.width, fit=vision.fit
-    )
+    size, patch = vision.image_size, vision.vit.patch_size
+    patches = PatchProjectionSpec(image_size=size, patch_size=patch, width=model.lm.width, fit=vision.fit)
     yield "patches", replace(model, vision=patches)
     for factor in (2, 3):
         if factor <= vision.grid_size:

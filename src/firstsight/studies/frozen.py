@@ -26,12 +26,8 @@ from firstsight.units import Share
 def frozen(scale: Scale, lowered: Share = Share(1, 10)) -> Study:
     """An encoder frozen, trained, and trained at `lowered` times the rate, and the finished trunk on text tasks."""
     late = branch_at(scale, Share(80, 100))
-    arms = [
-        trunk_arm(scale),
-        replace(late, name="frozen"),
-        train_encoder(late, "trained", Share(1)),
-        train_encoder(late, "lowered", lowered),
-    ]
+    trained = [train_encoder(late, "trained", Share(1)), train_encoder(late, "lowered", lowered)]
+    arms = [trunk_arm(scale), replace(late, name="frozen"), *trained]
     return Study(
         name="frozen",
         scale=scale.name,

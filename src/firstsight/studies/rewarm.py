@@ -19,16 +19,10 @@ from firstsight.units import Share
 
 def rewarm(scale: Scale) -> Study:
     """Two starts times two schedules, and the finished trunk on text tasks alone."""
-    late, final = branch_at(scale, Share(80, 100)), branch_at(scale, Share(1))
-    reference = late.stages[0].schedule
-    matched = Matched(reference=reference, min_lr=scale.rewarm.min_lr, tokens=scale.rewarm.tokens)
-    arms = [
-        trunk_arm(scale),
-        late,
-        replace_schedule(late, "rewarm", scale.rewarm),
-        final,
-        replace_schedule(final, "matched", matched),
-    ]
+    late, end = branch_at(scale, Share(80, 100)), branch_at(scale, Share(1))
+    warm = scale.rewarm
+    rule = Matched(reference=late.stages[0].schedule, min_lr=warm.min_lr, tokens=warm.tokens)
+    arms = [trunk_arm(scale), late, replace_schedule(late, "rewarm", warm), end, replace_schedule(end, "matched", rule)]
     return Study(
         name="rewarm",
         scale=scale.name,

@@ -267,9 +267,8 @@ def detect_form(name: str, location: Location) -> ExternalForm:
             record = next(iter(reader.read(list_shards(location, form)[0])), None)
             if record is not None and not isinstance(record, RejectedRecord):
                 return form
-    raise RequestError(
-        f"Got nothing that is read as {', '.join(RECORD_FORMS)}, a tokenizer, an encoder, a checkpoint or benchmarks."
-    )
+    forms = ", ".join(RECORD_FORMS)
+    raise RequestError(f"Got nothing that is read as {forms}, a tokenizer, an encoder, a checkpoint or benchmarks.")
 
 
 def _prepared_fraction(shard: str, form: ExternalForm) -> float:

@@ -67,22 +67,20 @@ def evaluate_named(
     names = select_tasks(tasks, bench, with_vision=blind or is_vision_language(folder))
     Store(out)  # raises for a folder of other files before anything is computed
     resolve.silence_transformers()
-    from firstsight.evaluate import harness
+    from firstsight.evaluate.harness import ANSWER_CACHE_FOLDER, EvalConfig, evaluate_checkpoint
 
     def store(result: EvalResult, folder: Path, name: str) -> None:
         record = {"checkpoint": str(folder.absolute()), "word": name, "benchmarks": str(bench.path.absolute())}
         merge_result(result, evaluation_folder(out, folder), record)
 
-    def evaluate(folder: Path, name: str, *, blind: bool) -> EvalResult:
+    def evaluate(path: Path, name: str, *, blind: bool) -> EvalResult:
         mode = "blind" if blind else "both"
-        config = harness.EvalConfig(tasks=names, image_mode=mode, prompt_style=bench.prompt_style)
-        cache, site = evaluation_folder(out, folder) / harness.ANSWER_CACHE_FOLDER, current_site()
-        with as_request_error(), display.task(name) as view:
-            result = harness.evaluate_checkpoint(
-                folder, bench.path, config=config, site=site, on_progress=view, answers_folder=cache
-            )
-        store(result, folder, name)
-        return result
+        config = EvalConfig(tasks=names, image_mode=mode, prompt_style=bench.prompt_style)
+        cache, site = evaluation_folder(out, path) / ANSWER_CACHE_FOLDER, current_site()
+        with as_request_error(), display.task(name) as bar:
+            run = evaluate_checkpoint(path, bench.path, config=config, site=site, on_progress=bar, answers_folder=cache)
+        store(run, path, name)
+        return run
 
     result = evaluate(folder, checkpoint, blind=blind)
     if baseline is not None:

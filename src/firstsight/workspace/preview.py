@@ -152,9 +152,7 @@ def _render(streams: _StageStreams, study: Study, arm: Arm, *, graph: Graph, nam
     stream, tokenizer = streams.stream(step), load_tokenizer(streams.inputs(step)["tokenizer"])
     decoder, scale = TokenDecoder(tokenizer), study.scale
     address = f"{step.address} (provisional)" if graph.undigested_names() else step.address
-    identity = StageIdentity(study=study.name, scale=scale, arm=arm.label, stage=name, seed=arm.seed, address=address)
+    stage = StageIdentity(study=study.name, scale=scale, arm=arm.label, stage=name, seed=arm.seed, address=address)
     rows = preview_rows(stream, decoder, first_row=first, count=count)
-    overview = stage_overview(
-        stream, step.spec, identity=identity, tokenizer=tokenizer, needs_spacing=decoder.needs_spacing
-    )
-    return render_preview(overview, rows)
+    header = stage_overview(stream, step.spec, identity=stage, tokenizer=tokenizer, needs_spacing=decoder.needs_spacing)
+    return render_preview(header, rows)

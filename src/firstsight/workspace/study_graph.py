@@ -157,7 +157,5 @@ class _Sources:
                 check_source_unchanged(index, location)
                 write_atomic(path, json.dumps(record) + "\n")
         except DataError as error:
-            reason = "results from before and after would not be about the same data"
-            raise RequestError(
-                f"{name} has changed since it was prepared: {reason}. {error} Nothing was run."
-            ) from error
+            why = "results from before and after would not be about the same data"
+            raise RequestError(f"{name} has changed since it was prepared: {why}. {error} Nothing was run.") from error

@@ -33,30 +33,26 @@ SYNTHETIC_OPTIM = adamw(weight_decay=0.01, z_loss=1e-4)
 
 def smoke_scale() -> Scale:
     """Every kind of step once, in a minute on two cores; the models are too small for meaningful scores."""
-    size = _SyntheticSize(
-        name="smoke", objects=16, kinds=4, trunk=40, midtrain=20, finetune=20, encoder=20, questions=24, seeds=1
-    )
+    size = _Size(name="smoke", objects=16, kinds=4, trunk=40, branch=20, tune=20, encoder=20, questions=24, seeds=1)
     return _synthetic_scale(size)
 
 
 def cpu_scale() -> Scale:
     """The whole study on two CPU cores in ten minutes, with a model that learns to use its images."""
-    size = _SyntheticSize(
-        name="cpu", objects=48, kinds=8, trunk=1400, midtrain=540, finetune=720, encoder=700, questions=200, seeds=2
-    )
+    size = _Size(name="cpu", objects=48, kinds=8, trunk=1400, branch=540, tune=720, encoder=700, questions=200, seeds=2)
     return _synthetic_scale(size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _SyntheticSize:
+class _Size:
     """Size of the synthetic world, and the number of steps of each training stage."""
 
     name: str
     objects: int
     kinds: int
     trunk: int
-    midtrain: int
-    finetune: int
+    branch: int
+    tune: int
     encoder: int
     questions: int
     seeds: int
@@ -68,26 +64,26 @@ class _SyntheticSize:
     @property
     def text(self) -> SyntheticTexts:
         """At least two documents for every text row of trunk, branch and fine-tuning."""
-        midtrain, finetune = self.midtrain * (1 - MIDTRAIN_IMAGE_SHARE), self.finetune * (1 - FINETUNE_IMAGE_SHARE)
+        midtrain, finetune = self.branch * (1 - MIDTRAIN_IMAGE_SHARE), self.tune * (1 - FINETUNE_IMAGE_SHARE)
         documents = ceil(SYNTHETIC_ROW_SHAPE.batch_size * (self.trunk + midtrain + finetune) * 21 / 10)
         return SyntheticTexts(world=self.world, documents=documents, loss_mask="determined")
 
     @property
     def captions(self) -> SyntheticCaptions:
         """2.5 images for every image row of a branch."""
-        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.midtrain * MIDTRAIN_IMAGE_SHARE * 25 / 10)
+        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.branch * MIDTRAIN_IMAGE_SHARE * 25 / 10)
         return SyntheticCaptions(world=self.world, images=images, quality="rich")
 
     @property
     def dialogues(self) -> SyntheticDialogues:
         """2.2 images for every image row of fine-tuning."""
-        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.finetune * FINETUNE_IMAGE_SHARE * 22 / 10)
+        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.tune * FINETUNE_IMAGE_SHARE * 22 / 10)
         return SyntheticDialogues(world=self.world, images=images, turns=2)
 
 
-def _synthetic_scale(size: _SyntheticSize) -> Scale:
+def _synthetic_scale(size: _Size) -> Scale:
     """Warm-up share (5000 of 109,848 steps) and minimum rate (a hundredth of the peak) of a branch are the paper's."""
-    tokens = _tokens(size.midtrain)
+    tokens = _tokens(size.branch)
     rewarm = Rewarm(peak_lr=3e-3, min_lr=3e-5, warmup_tokens=Tokens(tokens * 5000 // 109_848), tokens=tokens)
     midtrain = StageSettings(
         images=size.captions,
@@ -103,7 +99,7 @@ def _synthetic_scale(size: _SyntheticSize) -> Scale:
         model=_model(size),
         midtrain=midtrain,
         rewarm=rewarm,
-        finetune=replace(finetune, tokens=_tokens(size.finetune)),
+        finetune=replace(finetune, tokens=_tokens(size.tune)),
         finetune_lr=4e-3,
         epochs=1,
         evaluate=Evaluate(
@@ -125,7 +121,7 @@ def _decoder() -> LMSpec:
     return replace(openlm, mlp_width=512, token_shift=4, embedding_scale=4)
 
 
-def _trunk(size: _SyntheticSize) -> Pretrain:
+def _trunk(size: _Size) -> Pretrain:
     tokens = _tokens(size.trunk)
     return Pretrain(
         model=_decoder(),
@@ -140,7 +136,7 @@ def _trunk(size: _SyntheticSize) -> Pretrain:
     )
 
 
-def _model(size: _SyntheticSize) -> VLMSpec:
+def _model(size: _Size) -> VLMSpec:
     contrastive = ContrastiveTraining(
         captions=size.captions,
         text_layers=1,
