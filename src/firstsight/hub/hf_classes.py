@@ -195,15 +195,13 @@ def _frozen_encoder(spec: LMSpec | VLMSpec) -> Encoder | None:
 
 def _token_mask(attention_mask: Tensor | dict[str, Any] | None, ids: TokenIds, past_length: int) -> Bool[Tensor, "B S"]:
     """True at tokens, cached and new, False at padding."""
-    expected = (ids.shape[0], past_length + ids.shape[1])
+    expected = [ids.shape[0], past_length + ids.shape[1]]
     if attention_mask is None:
         return torch.ones(expected, dtype=torch.bool, device=ids.device)
     if isinstance(attention_mask, dict):
         raise ModelError("wanted a dynamic cache. Got the masks of a static one. Leave cache_implementation out.")
-    if (shape := tuple(attention_mask.shape)) != expected:
-        raise ModelError(
-            f"attention_mask: wanted {list(expected)}, cached and new tokens. Got {list(shape)}. Give all of them."
-        )
+    if (shape := list(attention_mask.shape)) != expected:
+        raise ModelError(f"attention_mask: wanted {expected}, cached and new tokens. Got {shape}. Give all of them.")
     return attention_mask.bool()
 
 

@@ -154,26 +154,24 @@ def _find_tokenizer(path: Path, location: str, vocab_size: int) -> Path:
     """The tokenizer.json of the model; ModelError if its token ids are not the model's."""
     bundled = path / "tokenizer.json"
     if not location and not bundled.is_file():
-        advice = " (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one from tokenizer.model)"
+        hint = " (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one from tokenizer.model)"
         raise RequestError(
             f"{path}: wanted a tokenizer.json beside the weights. Got none. Give --tokenizer with a file, folder or "
-            f"hub name{advice if (path / 'tokenizer.model').is_file() else ''}; OpenLM and DCLM use "
+            f"hub name{hint if (path / 'tokenizer.model').is_file() else ''}; OpenLM and DCLM use "
             "EleutherAI/gpt-neox-20b."
         )
     tokenizer = load_tokenizer(resolve_hub_path(location, needs_weights=False) if location else bundled)
-    size, advice = tokenizer.base_vocab_size, "Give the tokenizer that the model was trained with."
+    size, hint = tokenizer.base_vocab_size, "Give the tokenizer that the model was trained with."
     is_too_small = not bundled.is_file() and 2 * size < vocab_size  # a tokenizer beside the weights may be small
     if size > vocab_size or is_too_small:
         raise ModelError(
             f"{tokenizer.path}: wanted the tokenizer of a model with {vocab_size} token rows. Got one with {size} "
-            f"tokens. {advice}"
+            f"tokens. {hint}"
         )
     if bundled.is_file():
         first, second = (_vocabulary(file) for file in (bundled, tokenizer.path))
-        if differences := first ^ second:
-            raise ModelError(
-                f"{tokenizer.path}: wanted the vocabulary of {bundled}. Got {len(differences)} other tokens. {advice}"
-            )
+        if count := len(first ^ second):
+            raise ModelError(f"{tokenizer.path}: wanted the vocabulary of {bundled}. Got {count} other tokens. {hint}")
     return tokenizer.path
 
 

@@ -80,15 +80,13 @@ def read_openlm_folder(path: Path, config: Mapping[str, Any], config_path: Path 
         return _checked_weights(path, spec, stored, files=files)
 
 
-def _checked_weights(
-    path: Path, spec: LMSpec, tensors: Mapping[str, Tensor], *, files: tuple[Path, ...]
-) -> PublicWeights:
-    names, shapes, actual = openlm_tensor_names(tensors, spec), model_shapes(spec), shapes_and_dtypes(tensors)
+def _checked_weights(path: Path, spec: LMSpec, data: Mapping[str, Tensor], *, files: tuple[Path, ...]) -> PublicWeights:
+    names, shapes, actual = openlm_tensor_names(data, spec), model_shapes(spec), shapes_and_dtypes(data)
     sources = {name: names.get(name.removeprefix("lm."), name.removeprefix("lm.")) for name in shapes}
     expected = {sources[name]: shape for name, shape in shapes.items()}
     check_tensors(path, expected, {name: actual[name] for name in names.values()})
     source_names = {name: (source,) for name, source in sources.items()}
-    return PublicWeights(spec=spec, tensors=tensors, source_names=source_names, files=files, tokens_seen=None)
+    return PublicWeights(spec=spec, tensors=data, source_names=source_names, files=files, tokens_seen=None)
 
 
 def read_openlm_settings(path: Path) -> dict[str, Any]:

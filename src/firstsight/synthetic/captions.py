@@ -63,9 +63,8 @@ def sample_document(world: SyntheticWorld, index: int) -> MaskedText:
     if kind == "sums":
         return join_pieces(_sum_pieces(rng))
     scene = sample_scene(world, "text scene", index)
-    return join_pieces(
-        repeated_description(scene, rng) if kind == "repeated" else _description_with_questions(scene, rng)
-    )
+    describe = repeated_description if kind == "repeated" else _description_with_questions
+    return join_pieces(describe(scene, rng))
 
 
 def object_words(obj: SceneObject) -> tuple[str, ...]:

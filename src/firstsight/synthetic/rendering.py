@@ -73,11 +73,9 @@ class Renderer:
         self.world = world
         self.cell_size = world.image_size // 2
         self.dot_size = max(1, self.cell_size // 24)
-        all_drawings = [drawing for drawings in DRAWINGS.values() for drawing in drawings]
-        masters = _load_masters(all_drawings, cache)
-        self._masters = {
-            name: masters[all_drawings.index(drawing)] for name, drawing in load_catalog(world).drawings.items()
-        }
+        listed = [drawing for drawings in DRAWINGS.values() for drawing in drawings]
+        masters = _load_masters(listed, cache)
+        self._masters = {name: masters[listed.index(drawing)] for name, drawing in load_catalog(world).drawings.items()}
         self._sprites: dict[tuple[str, int, bool], Sprite] = {}
         self._sign_images: dict[str, UInt16[np.ndarray, "h w 1"]] = {}
         self._ground_images = [_ground_gradients(_GROUND_COLORS[ground], world.image_size) for ground in GROUNDS]
@@ -102,17 +100,14 @@ class Renderer:
         return np.clip(noisy, 0, 255).astype(np.uint8)
 
     def _draw_object(self, canvas: UInt16[np.ndarray, "s s 3"], obj: SceneObject) -> None:
-        _, (x, y), sign_corner = self._layout(obj)
+        _, (x, y), (left, top) = self._layout(obj)
         sprite = self._sprite(obj)
         height, width = sprite.inverse_alpha.shape[:2]
         region = canvas[y : y + height, x : x + width]
         region[:] = (region * sprite.inverse_alpha + sprite.premultiplied_rgb) // 255
         if obj.sign is not None:
-            sign_image = self._sign_image(obj.sign)
-            canvas[
-                sign_corner[1] : sign_corner[1] + sign_image.shape[0],
-                sign_corner[0] : sign_corner[0] + sign_image.shape[1],
-            ] = sign_image
+            sign = self._sign_image(obj.sign)
+            canvas[top : top + sign.shape[0], left : left + sign.shape[1]] = sign
 
     def _layout(self, obj: SceneObject) -> tuple[PixelBox, tuple[int, int], tuple[int, int]]:
         """(box of object and sign together, top left corner of the drawing, top left corner of the sign)."""

@@ -160,10 +160,8 @@ def _sample_names(
 
 
 def _sample_object(name: str, place: str, *, sign: str | None, rng: np.random.Generator) -> SceneObject:
-    mirror_draw, size_draw, x_draw, y_draw, sign_draw = rng.random(5).tolist()
-    return SceneObject(
-        name=name, place=place, sign=sign, is_mirrored=mirror_draw < 0.5, pose=(size_draw, x_draw, y_draw, sign_draw)
-    )
+    mirror, size, x, y, sign_draw = rng.random(5).tolist()
+    return SceneObject(name=name, place=place, sign=sign, is_mirrored=mirror < 0.5, pose=(size, x, y, sign_draw))
 
 
 def _sample_clutter(rng: np.random.Generator) -> ClutterShape:

@@ -34,10 +34,8 @@ def _described_scene(
     world: SyntheticWorld, task: str, *, plan: QuestionPlan, is_suitable: Callable[[Scene], bool] = lambda _: True
 ) -> tuple[Scene, str, np.random.Generator]:
     """(scene, its description, random generator for the question)."""
-    distribution = SceneDistribution(
-        min_objects=2, is_unseen=plan.is_unseen, sign_probability=0.6, clutter_probability=0.0
-    )
-    scene = find_scene(world, task, plan.index, distribution=distribution, is_suitable=is_suitable)
+    scenes = SceneDistribution(min_objects=2, is_unseen=plan.is_unseen, sign_probability=0.6, clutter_probability=0.0)
+    scene = find_scene(world, task, plan.index, distribution=scenes, is_suitable=is_suitable)
     return scene, describe_scene(scene), world_rng(world, f"benchmark words {task}", plan.index)
 
 
@@ -45,11 +43,9 @@ def _text_record(query: str, choices: Sequence[str], *, correct: str, tags: Ques
     return {"query": query, "choices": list(choices), "gold": list(choices).index(correct), **tags}
 
 
-def _question_record(
-    description: str, question: SceneQuestion, choices: Sequence[str], *, plan: QuestionPlan
-) -> TextTaskRecord:
-    query = f"{description} . {question.to_text(plan.form)} {QUESTION_END}"
-    return _text_record(query, choices, correct=question.answer, tags=plan.tags)
+def _question_record(text: str, asked: SceneQuestion, words: Sequence[str], *, plan: QuestionPlan) -> TextTaskRecord:
+    query = f"{text} . {asked.to_text(plan.form)} {QUESTION_END}"
+    return _text_record(query, words, correct=asked.answer, tags=plan.tags)
 
 
 def arc_easy(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:

@@ -157,11 +157,9 @@ def make_vision_question(task: VisionTask, renderer: Renderer, *, number: int, i
 
 def question_blind_answer(task: VisionTask, scene: Scene, boxes: tuple[PixelBox, ...]) -> str:
     """The question-blind guesser's answer to any question of `task` about this image."""
-    return (
-        most_overlapping_box(scene, boxes, task.min_iou)
-        if task.min_iou
-        else most_likely_answer(task.generate_questions(scene, boxes))
-    )
+    if task.min_iou:
+        return most_overlapping_box(scene, boxes, task.min_iou)
+    return most_likely_answer(task.generate_questions(scene, boxes))
 
 
 def most_likely_answer(options: Sequence[WeightedQuestion]) -> str:

@@ -76,9 +76,8 @@ def word_tokenizer(world: SyntheticWorld) -> Tokenizer:
     ids = {word: token_id for token_id, word in enumerate(vocabulary_words(world))}
     tokenizer = Tokenizer(WordLevel(ids, unk_token="<|unk|>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("?", "")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r",|\.$"), "isolated")]
-    )
+    split = pre_tokenizers.Split(Regex(r",|\.$"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL_TOKENS])
     return tokenizer
 

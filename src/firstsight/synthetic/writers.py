@@ -53,12 +53,8 @@ def write_captions(
                 scene = sample_scene(spec.world, "captions", index)
                 boxes, rng = renderer.boxes(scene), world_rng(spec.world, "caption words", index)
                 caption = rich_caption(scene, boxes, rng) if spec.quality == "rich" else noisy_caption(scene, rng)
-                annotation = {
-                    "uid": f"{index:032x}",
-                    "phrases": true_phrases(scene, boxes),
-                    **scene_annotation(scene, boxes),
-                }
-                add_file(f"{index:08d}.json", compact_json(annotation))
+                info = {"uid": f"{index:032x}", "phrases": true_phrases(scene, boxes), **scene_annotation(scene, boxes)}
+                add_file(f"{index:08d}.json", compact_json(info))
                 add_file(f"{index:08d}.png", encode_png(renderer.render(scene)))
                 add_file(f"{index:08d}.txt", caption.encode())
 
