@@ -287,18 +287,16 @@ def _attention_backends(device: torch.device) -> AbstractContextManager[object]:
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
-def _attention(q: Heads, keys: KVHeads, values: KVHeads, context: _ExtendContext) -> Heads:
+def _attention(q: Heads, k: KVHeads, v: KVHeads, call: _ExtendContext) -> Heads:
     """Softmax attention; for a single token the queries that share a key head are treated as tokens of that head."""
     num_rows, num_heads, num_new, head_dim = q.shape
-    group_size = num_heads // keys.shape[1]
+    group = num_heads // k.shape[1]
     if num_new == 1 and q.device.type == "cpu":
-        return _single_token_attention(q, keys, values, context.mask)
-    if num_new == 1 and group_size > 1:
-        grouped = q.reshape(num_rows, num_heads // group_size, group_size, head_dim)
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=context.mask).reshape(q.shape)
-    return F.scaled_dot_product_attention(
-        q, keys, values, attn_mask=context.mask, is_causal=context.is_causal, enable_gqa=group_size > 1
-    )
+        return _single_token_attention(q, k, v, call.mask)
+    if num_new == 1 and group > 1:
+        grouped = q.reshape(num_rows, num_heads // group, group, head_dim)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=call.mask).reshape(q.shape)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=call.mask, is_causal=call.is_causal, enable_gqa=group > 1)
 
 
 def _single_token_attention(q: Heads, keys: KVHeads, values: KVHeads, mask: Float[Tensor, "_ 1 T S"] | None) -> Heads:

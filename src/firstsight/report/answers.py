@@ -86,11 +86,8 @@ def read_answer_at(path: Path, offset: int) -> StoredAnswer:
 
 def arm_answers(arm: ArmResult) -> pl.DataFrame:
     """All answers of one arm, columns ANSWER_SCHEMA; empty where it has no answers.jsonl."""
-    records = iter_answers(arm.answers_path) if arm.answers_path and arm.answers_path.exists() else ()
-    rows = [
-        (a.task, a.question, a.image_name, a.split, a.prompt, a.text, a.truth_text, a.score, a.blind)
-        for _, a in records
-    ]
+    read = (a for _, a in iter_answers(arm.answers_path)) if arm.answers_path and arm.answers_path.exists() else ()
+    rows = [(a.task, a.question, a.image_name, a.split, a.prompt, a.text, a.truth_text, a.score, a.blind) for a in read]
     return pl.DataFrame(rows, schema=ANSWER_SCHEMA, orient="row")
 
 
@@ -153,10 +150,8 @@ class AnswersTable:
         duplicates = self.rows.filter(self.rows.select(key).is_duplicated()).select(*key, "file")
         if not duplicates.is_empty():
             task, question, blind, file = duplicates.row(0)
-            answers = f"two for {question!r} of {task} {'without' if blind else 'with'} its image"
-            raise DataError(
-                f"{self.files[file].path}: wanted one answer per question. Got {answers}. Keep one of them."
-            )
+            found = f"two for {question!r} of {task} {'without' if blind else 'with'} its image"
+            raise DataError(f"{self.files[file].path}: wanted one answer per question. Got {found}. Keep one of them.")
 
     def read_answer(self, file: int, offset: int) -> StoredAnswer:
         """The record at byte `offset` of file number `file`."""

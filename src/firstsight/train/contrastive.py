@@ -149,10 +149,7 @@ def _sigmoid_loss(model: Any, captions: list[tuple[str, ...]], tokenizer: Tokeni
     """Sigmoid loss of all B x P pairs, each phrase against its best patch; positives and negatives weigh half each."""
     device = model.device
     phrases = sorted(set(chain.from_iterable(captions)))
-    columns, labels = (
-        {phrase: i for i, phrase in enumerate(phrases)},
-        torch.zeros(len(captions), len(phrases)),
-    )
+    columns, labels = {phrase: i for i, phrase in enumerate(phrases)}, torch.zeros(len(captions), len(phrases))
     for row, caption in enumerate(captions):
         labels[row, [columns[phrase] for phrase in caption]] = 1
     ids = torch.tensor([encoding.ids for encoding in tokenizer.encode_batch_fast(phrases)], device=device)

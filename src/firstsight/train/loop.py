@@ -76,10 +76,8 @@ def train(
 
 def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Add the gradients of the batch's summed loss / `num_loss_tokens`; returns loss sums and loss tokens by source."""
-    model, z = state.model, state.optim.z_loss
-    sums = lm_loss(
-        model.lm, model(batch), batch.targets, row_groups=batch.source_ids, num_groups=NUM_LOSS_GROUPS, z_coefficient=z
-    )
+    model, z, ids = state.model, state.optim.z_loss, batch.source_ids
+    sums = lm_loss(model.lm, model(batch), batch.targets, row_groups=ids, num_groups=NUM_LOSS_GROUPS, z_coefficient=z)
     (sums.total / num_loss_tokens).backward()
     return sums.by_group, sums.token_counts
 

@@ -43,13 +43,7 @@ SCORE_Y = alt.Y("score:Q", title=None, axis=alt.Axis(labelExpr=PERCENT_LABEL), s
 STABLE_Y = SCORE_Y.title("stable score: mean of (accuracy − chance)")
 CONTINUED, RESCHEDULED, TRUNK = "rate continued", "to another schedule", "finished text trunk"
 BLIND, QUESTION_BLIND = "without the image", "without the question"
-LINE_DASHES: dict[str, list[float]] = {
-    CONTINUED: [1, 0],
-    RESCHEDULED: [5, 4],
-    BLIND: [2.5, 2.5],
-    QUESTION_BLIND: [1, 3],
-    TRUNK: [9, 3, 2, 3],
-}
+LINE_DASHES = {CONTINUED: [1, 0], RESCHEDULED: [5, 4], BLIND: [2.5, 2.5], QUESTION_BLIND: [1, 3], TRUNK: [9, 3, 2, 3]}
 CONDITION_LINES = {"sighted": CONTINUED, "blind": BLIND, "question_blind": QUESTION_BLIND}
 
 
