@@ -70,7 +70,6 @@ def _read_location(name: str, table: object, path: Path) -> Location:
 
 
 def _read_table(value: object, spec_class: type, *, path: Path, header: str) -> dict[str, Any]:
-    """The entries of a table, each converted to the type of its field in `spec_class`."""
     table = _check_table(value, path, header)
     annotations = {field.name: str(field.type) for field in fields(spec_class) if field.name != "sources"}
     _check_keys(table, annotations, f"{path}: {header}")
@@ -122,7 +121,6 @@ def _check_type(value: object, annotation: str, location: str) -> None:
 
 
 def _absolute_path(raw: str, path: Path, location: str) -> str:
-    """With variables and ~ expanded, and absolute unless it is a URL; an empty one stays empty."""
     expanded = os.path.expanduser(os.path.expandvars(raw))  # noqa: PTH111 - Path would drop a slash of a URL
     if unset_variable := re.search(r"\$\{?\w+\}?", expanded):
         raise RequestError(f"{location}: {unset_variable[0]} is not set. Got {raw!r}. Set it, or write the whole path.")

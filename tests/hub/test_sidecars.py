@@ -92,7 +92,7 @@ def test_dialogues_unlike_training_are_refused(fallback_export: Path) -> None:
         [{"role": "system", "content": "be kind"}],
         [{"role": "user", "content": [image_part, image_part]}],
     ):
-        with pytest.raises(Exception, match="a dialogue (is|has)"):
+        with pytest.raises(Exception, match=r"a dialogue (is|has)"):
             load_processor(fallback_export).apply_chat_template(dialogue)
 
 

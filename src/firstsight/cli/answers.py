@@ -65,7 +65,6 @@ def answers(
 
 
 def _short_name(name: str) -> str:
-    """An arm or an address as it is, of a path its last part."""
     if not Path(name).exists():
         return name
     path = Path(name).resolve()
@@ -74,6 +73,5 @@ def _short_name(name: str) -> str:
 
 
 def _has_builtin_images(files: Iterable[AnswerFile]) -> bool:
-    """Whether images are of the built-in world, whose drawings must be credited."""
     folders = (folder for file in files for folder in (file.benchmarks_dir, *file.benchmarks_by_task.values()))
     return any(folder is not None and folder.name.startswith("benchmarks-") for folder in folders)

@@ -95,7 +95,6 @@ def command(arguments: list[str]) -> int:
 
 
 def _describe(error: Exception) -> tuple[str, int]:
-    """The message and the exit code of an error; one that is a bug of this package is raised again."""
     match error:
         case TyperException():
             return error.format_message(), error.exit_code

@@ -54,7 +54,6 @@ def evaluate(
 
 
 def _score_table(tasks: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each task: its score with images."""
     yield ("task", "metric", "questions", "unreadable", "score", "95 % interval", "chance")
     for name, task in tasks.items():
         counts = (f"{task['n']:,}", f"{task['unreadable']:,}")
@@ -63,7 +62,6 @@ def _score_table(tasks: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _baseline_table(tasks: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """A row for each task: its baselines, and how far the score is above each."""
     yield ("task", *(cell for key in keys for cell in (BASELINE_LABELS[key], "above it", "95 % of that")))
     for name, task in tasks.items():
         yield (name, *(cell for key in keys for cell in _baseline_cells(task, key)))
@@ -84,7 +82,6 @@ def _version_lines(tasks: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _mean_lines(scores: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each kind of task: the means of its scores, and the tasks that they lack."""
     for kind in ("vision", "text"):
         if scores["stable"][kind] is None:
             continue

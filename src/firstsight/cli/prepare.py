@@ -66,7 +66,6 @@ def prepare(
 
 
 def _time_stamp(folder: Path) -> int | None:
-    """When the source was completed; None if it is not."""
     manifest = folder / "manifest.json"
     return manifest.stat().st_mtime_ns if manifest.is_file() else None
 
@@ -100,7 +99,6 @@ def _count_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _refused_rows(folder: Path, refused: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
-    """A row for each reason with its first record, the most frequent reason first."""
     first: dict[str, dict[str, str]] = {}
     with (folder / "quarantine.jsonl").open(encoding="utf-8") as lines:
         for line in lines:

@@ -87,7 +87,6 @@ def requested_study(arguments: Sequence[str], *, as_option: bool) -> StudyFuncti
 
 
 def _positional(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments that are neither an option nor the value of one, before the options are known."""
     is_value = False
     for word in arguments:
         if not is_value and not word.startswith("-"):

@@ -66,7 +66,6 @@ def _trunk_text(trunk: Pretrain | Donor) -> str:
 
 
 def _branch_rows(arm: Arm) -> Iterator[tuple[str, ...]]:
-    """A row for each image phase of an arm."""
     for stage in arm.stages:
         if isinstance(stage, Midtrain):
             schedule, shape, tokens = stage.schedule, stage.row_shape, stage.tokens

@@ -216,7 +216,6 @@ class RemoteFiles:
             file.unlink(missing_ok=True)
 
     def _cached_block(self, cache: Path, path: str, block: int) -> Path:
-        """The file of a block, fetched by the first thread or process that needs it."""
         info = self.info(path)
         identity = f"{self.folder.original_path}|{path}|{info.size}|{info.stamp}|{self._block_size}|{block}"
         name = hashlib.sha256(identity.encode()).hexdigest()[:40]
@@ -234,7 +233,6 @@ class RemoteFiles:
         return file
 
     def _evict_blocks(self, cache: Path, new_bytes: int) -> None:
-        """Remove the least recently used blocks until there is room for `new_bytes`."""
         blocks: list[tuple[float, int, str]] = []
         for entry in os.scandir(cache):
             with suppress(FileNotFoundError):

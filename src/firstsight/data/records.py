@@ -180,7 +180,6 @@ def parse_document(row: Mapping[str, object], *, default_id: str) -> Document:
 
 
 def _parse_loss_spans(value: object, length: int) -> tuple[tuple[int, int], ...]:
-    """Ascending, disjoint character ranges of a text of `length` characters."""
     if not isinstance(value, list):
         raise RecordError("bad loss span", f"wanted a list of [from, to], got {type(value).__name__}")
     spans: list[tuple[int, int]] = []

@@ -160,7 +160,6 @@ def _check_image_share(ledger: _Ledger) -> Iterator[LedgerProblem]:
 
 
 def _check_achieved_rows(ledger: _Ledger) -> Iterator[LedgerProblem]:
-    """The rows of the stage by source must be those in achieved.json."""
     file = ledger.folder / "achieved.json"
     if not file.is_file():
         return
@@ -172,7 +171,6 @@ def _check_achieved_rows(ledger: _Ledger) -> Iterator[LedgerProblem]:
 
 
 def _check_continuity(ledgers: Sequence[_Ledger]) -> Iterator[LedgerProblem]:
-    """The text of each ledger must begin where that of the ledger before ended, source by source."""
     ends: dict[str, tuple[int, int, str]] = {}
     for ledger in ledgers:
         for count, source in ledger.source_counts():

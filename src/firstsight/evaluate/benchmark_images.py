@@ -142,7 +142,6 @@ class _ImageStore:
             self._tar_file.close()
 
     def _tar_members(self) -> Iterator[tuple[str, int, int]]:
-        """(name, offset, size) of an archive's files, in one pass; nothing is unpacked."""
         for member in list_tar_members(self.root):
             if member.name.startswith("/") or ".." in member.name.split("/"):
                 raise DataError(f"{self.root}: {member.name} points out of the archive. Pack it again, from inside.")
@@ -153,7 +152,6 @@ class _ImageStore:
 
 
 def _store_paths(folder: Path) -> list[Path]:
-    """The archive and the folder of images in `folder`, if they exist."""
     kinds = (folder / _TAR_NAME, Path.is_file), (folder / _FOLDER_NAME, Path.is_dir)
     return [path for path, is_kind in kinds if is_kind(path)]
 

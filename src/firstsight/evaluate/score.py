@@ -66,7 +66,6 @@ def aggregates_by_kind(scores: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _stable_baselines(kind: TaskKind) -> dict[str, float]:
-    """The tasks of the stable score, in table order, and what it subtracts from their scores."""
     return {name: task.baseline for name, task in TASKS.items() if task.kind == kind and task.baseline is not None}
 
 

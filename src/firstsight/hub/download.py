@@ -68,7 +68,6 @@ def _download_snapshot(name: str, revision: str | None, *, needs_weights: bool) 
 
 
 def _describe_download_error(error: Exception) -> str:
-    """The reason of a failed download, in one sentence."""
     from huggingface_hub import errors
 
     reason = str(error).strip().partition("\n")[0].rstrip(".")

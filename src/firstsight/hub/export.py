@@ -56,7 +56,6 @@ def _is_export(folder: Path) -> bool:
 
 
 def _write_files(folder: Path, loaded: LoadedCheckpoint, tokenizer: Tokenizer, *, dtype: ExportDtype) -> ExportResult:
-    """Write all files but the model card."""
     spec, ids = loaded.spec, tokenizer.special_ids
     has_vision = isinstance(spec, VLMSpec)
     config, reason = export_config(spec)

@@ -159,7 +159,6 @@ class _FirstsightModel(PreTrainedModel, GenerationMixin):
         return self.model.insert_image_embeddings(x, embeddings, slots), self.model.image_ids(slots)
 
     def _projector_inputs(self, pixels: Any) -> Any:
-        """Pixels, or a frozen encoder's features in half precision, as they are stored for training."""
         if self.encoder is None:
             return pixels
         with torch.no_grad():

@@ -151,7 +151,6 @@ def _read_folder_config(path: Path) -> dict[str, Any]:
 
 
 def _find_tokenizer(path: Path, location: str, vocab_size: int) -> Path:
-    """The tokenizer.json of the model; ModelError if its token ids are not the model's."""
     bundled = path / "tokenizer.json"
     if not location and not bundled.is_file():
         hint = " (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one from tokenizer.model)"
@@ -192,8 +191,6 @@ class _ByteProgress:
 
 
 def _write_checkpoint(folder: Path, weights: PublicWeights, tokenizer_file: Path, progress: _ByteProgress) -> None:
-    """Weights, moments, encoder folders, tokenizer, and the spec last."""
-
     def read_tensor(name: str) -> Tensor:
         tensor = concat_rows([weights.tensors[source] for source in weights.source_names[name]])
         progress(tensor.nbytes)

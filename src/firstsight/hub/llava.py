@@ -211,7 +211,6 @@ def _tower_prefix(spec: VLMSpec) -> str:
 
 
 def _normalize_name(name: str) -> str:
-    """A tensor's name in the layout of transformers before 4.52 and since 5."""
     name = name.removeprefix("model.")
     if name.startswith("lm_head."):
         return f"language_model.{name}"
@@ -223,7 +222,6 @@ def _normalize_name(name: str) -> str:
 
 
 def _is_unused(name: str, spec: VLMSpec) -> bool:
-    """Whether a tower's tensor is of its last block or of the layers after it."""
     parts = name.split(".")
     if parts[:2] == ["encoder", "layers"]:
         assert isinstance(spec.vision, Siglip)

@@ -100,7 +100,6 @@ def _spec_facts(spec: LMSpec | VLMSpec) -> dict[str, str]:
 
 
 def _training_section(checkpoint: Path) -> str:
-    """The mixture of the last stage, from achieved.json in the checkpoint's folder."""
     path = checkpoint / "achieved.json"
     achieved: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if not isinstance(rows := achieved.get("rows"), dict):

@@ -104,7 +104,6 @@ def read_openlm_settings(path: Path) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    """The value that Python printed as `text`."""
     constants: dict[str, Any] = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
     if text in constants:
         return constants[text]

@@ -101,7 +101,6 @@ def _open_safetensors(file: Path) -> Any:
 
 
 def _read_shard_index(path: Path, *, single: Path) -> dict[str, Path]:
-    """The shard of each tensor by the index; empty if there is no index."""
     if not path.is_file():
         return {}
     if single.is_file():

@@ -284,7 +284,6 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
 def _mismatches(
     expected: Mapping[str, object], actual: Mapping[str, Any], is_equal: Callable[[Any, Any], bool] = operator.eq
 ) -> list[str]:
-    """`key wanted value got value` for each expected setting that differs."""
     settings = [(key, actual.get(key), value) for key, value in expected.items()]
     return [f"{key} wanted {value} got {setting}" for key, setting, value in settings if not is_equal(setting, value)]
 
@@ -344,7 +343,6 @@ def _check_config(spec: TowerSpec, folder: Path) -> None:
 
 
 def _comparable_settings(spec: TowerSpec) -> dict[str, object]:
-    """The settings in which a folder and a spec must agree; a DINOv2 accepts images of any size."""
     settings: dict[str, object] = {"encoder": spec.TAG, **asdict(spec.vit)}
     if isinstance(spec, Dinov2):
         del settings["image_size"]

@@ -69,7 +69,6 @@ def _has_estimated_rows(step: Step) -> bool:
 
 
 def _required_tokens(step: Step) -> Iterator[tuple[DataSource, int]]:
-    """Every source of a training step with the tokens that it must have in one pass."""
     epochs = 1
     match step.spec:
         case TrunkSegment(pretrain=pretrain, end=end):

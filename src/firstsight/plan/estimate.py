@@ -177,7 +177,6 @@ def _vision_parameters(model: VLMSpec) -> int:
 
 
 def _contrastive_cost(vision: Siglip, training: ContrastiveTraining) -> ComputeCost:
-    """Training an encoder; its small text tower is left out."""
     vit = replace(vision.vit, layers=vision.vit.layers + 1)  # ViTSpec.flops omits the last block, which trains here
     return ComputeCost(
         steps=training.steps,
@@ -199,7 +198,6 @@ def _encode_cost(spec: Encode) -> ComputeCost:
 
 
 def _prepare_cost(spec: Prepare) -> ComputeCost:
-    """Only indexes of external text are large: two bytes for each token and one for its loss mark."""
     tokens = spec.source.tokens if isinstance(spec.source, External) and spec.source.form == "text" else 0
     note = "estimate: 3 bytes per token" if tokens else ""
     return ComputeCost(stored_bytes=3 * tokens, items=_item_count(spec.source), note=note)

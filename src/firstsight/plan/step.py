@@ -209,7 +209,6 @@ def _json_differences(first: Any, second: Any, *, path: str) -> Iterator[FieldDi
 
 
 def _children(value: Any) -> dict[str, Any]:
-    """A spec's fields by name, a list's items by number; empty for a number, text or share."""
     if isinstance(value, dict):
         body = cast(dict[str, Any], value)
         return {} if body.get("type") == "share" else body

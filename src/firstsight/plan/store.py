@@ -202,7 +202,6 @@ def _provenance_record(step: Step, *, started: datetime, files: dict[str, str]) 
 
 
 def _installed_version(package: str) -> str | None:
-    """Without importing it; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

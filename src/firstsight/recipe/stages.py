@@ -27,7 +27,6 @@ from firstsight.units import Share, Steps, Tokens
 
 
 def _cosine(start: float, end: float, elapsed: int, total: int) -> float:
-    """From exactly `start` at 0 to exactly `end` at `total`, constant before and after."""
     if elapsed <= 0 or elapsed >= total:
         return start if elapsed <= 0 else end
     return end + 0.5 * (1 + cos(pi * elapsed / total)) * (start - end)

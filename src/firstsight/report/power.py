@@ -97,5 +97,4 @@ def _requirement_lines(
 
 
 def _deviation(variance: float) -> str:
-    """Standard deviation in points."""
     return f"{100 * variance**0.5:.2f}"

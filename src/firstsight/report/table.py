@@ -95,7 +95,6 @@ def _condition_rows(row: ScoreRow, entry: Mapping[str, Any]) -> Iterable[ScoreRo
 
 
 def _subset_rows(row: ScoreRow, entry: Mapping[str, Any]) -> Iterable[ScoreRow]:
-    """Scores of subsets of the questions: by tag (held out or seen) and by split."""
     for tag, values in entry.get("by", {}).items():
         for value, subset in values.items():
             if subset["score"] is not None:

@@ -53,7 +53,6 @@ def _write_files(folder: Path, files: FileContents) -> None:
 
 
 def _vqa_files(questions: Sequence[VisionQuestion]) -> FileContents:
-    """questions.json and annotations.json of the VQA challenge."""
     header = {"info": {"description": "The built-in world"}, "data_type": "mscoco", "data_subtype": "val2014"}
     records = [{"image_id": x.number, "question_id": x.number, "question": x.text, **x.tags} for x in questions]
     return {
@@ -75,7 +74,6 @@ def _vqa_annotation(question: VisionQuestion) -> dict[str, Any]:
 
 
 def _gqa_files(questions: Sequence[VisionQuestion]) -> FileContents:
-    """GQA testdev: a mapping by question id."""
     records = {
         question.id: {
             "imageId": question.stem,
@@ -92,7 +90,6 @@ def _gqa_files(questions: Sequence[VisionQuestion]) -> FileContents:
 
 
 def _textvqa_files(questions: Sequence[VisionQuestion]) -> FileContents:
-    """TextVQA validation file."""
     records = [
         {
             "question_id": question.number,
@@ -111,7 +108,6 @@ def _textvqa_files(questions: Sequence[VisionQuestion]) -> FileContents:
 
 
 def _vizwiz_files(questions: Sequence[VisionQuestion]) -> FileContents:
-    """VizWiz validation list; the image name identifies the question."""
     records = [
         {
             "image": question.image,
@@ -127,7 +123,6 @@ def _vizwiz_files(questions: Sequence[VisionQuestion]) -> FileContents:
 
 
 def _refcoco_files(questions: Sequence[VisionQuestion]) -> FileContents:
-    """RefCOCO: one record a sentence, boxes as left, top, width, height."""
     records: list[dict[str, Any]] = []
     for question in questions:
         left, top, right, bottom = question.box
@@ -137,7 +132,6 @@ def _refcoco_files(questions: Sequence[VisionQuestion]) -> FileContents:
 
 
 def _ocid_ref_files(questions: Sequence[VisionQuestion]) -> FileContents:
-    """OCID-Ref: a mapping by expression, boxes as left, top, right, bottom in a string."""
     records: dict[str, dict[str, Any]] = {}
     for question in questions:
         record = {"scene_path": question.image, "sentence": question.text, "bbox": str(list(question.box))}
@@ -151,7 +145,6 @@ def _size_and_tags(question: VisionQuestion) -> dict[str, Any]:
 
 
 def _pope_files(questions: Sequence[VisionQuestion]) -> FileContents:
-    """POPE: three JSON-lines files; ids start at 1 in each."""
     files: FileContents = {}
     for x in questions:
         record = {"question_id": x.index + 1, "image": x.image, "text": x.text, "label": x.answer, **x.tags}

@@ -125,7 +125,6 @@ def _kind_facts(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
 
 
 def _kind_fact(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
-    """One fact about a kind, as a statement, a comparison or a question."""
     catalog = load_catalog(world)
     name = uniform_choice(catalog.names, rng)
     kind = catalog.kind_of[name]

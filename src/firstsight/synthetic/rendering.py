@@ -227,7 +227,6 @@ def _render_sign(word: str, dot_size: int) -> UInt16[np.ndarray, "h w 1"]:
 
 
 def _ground_gradients(color: tuple[int, int, int], side: int) -> list[UInt16[np.ndarray, "s s 3"]]:
-    """One colour with a linear brightness gradient of .82 to 1.12 in eight directions."""
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     angles = [2 * np.pi * n / 8 for n in range(8)]
     lights = [0.97 + 0.15 * (np.cos(angle) * x + np.sin(angle) * y) / 1.4143 for angle in angles]
@@ -235,7 +234,6 @@ def _ground_gradients(color: tuple[int, int, int], side: int) -> list[UInt16[np.
 
 
 def _draw_clutter(canvas: UInt16[np.ndarray, "s s 3"], clutter: ClutterShape, dot_size: int) -> None:
-    """Draws a square, a horizontal bar, a vertical bar or a cross of 3 dots."""
     image_size = canvas.shape[0]
     width, height = ((3, 3), (4, 2), (2, 4), (3, 3))[clutter.shape]
     x, y = (int(clutter.x * (image_size - width * dot_size)), int(clutter.y * (image_size - height * dot_size)))

@@ -33,7 +33,6 @@ TextTaskRecord = dict[str, Any]
 def _described_scene(
     world: SyntheticWorld, task: str, *, plan: QuestionPlan, is_suitable: Callable[[Scene], bool] = lambda _: True
 ) -> tuple[Scene, str, np.random.Generator]:
-    """(scene, its description, random generator for the question)."""
     scenes = SceneDistribution(min_objects=2, is_unseen=plan.is_unseen, sign_probability=0.6, clutter_probability=0.0)
     scene = find_scene(world, task, plan.index, distribution=scenes, is_suitable=is_suitable)
     return scene, describe_scene(scene), world_rng(world, f"benchmark words {task}", plan.index)
@@ -109,7 +108,6 @@ def _choice_record(
     generators: Sequence[QuestionGenerator],
     choice_count: int,
 ) -> TextTaskRecord:
-    """A question of one of the generators that has an answer, with distractors in random order."""
     options = uniform_choice(generators, rng)(scene, ())
     question = weighted_choice([option for option in options if option[1].answer != "unanswerable"], rng)
     choices = [question.answer, *_distractors(scene, question.answer, rng)[: choice_count - 1]]

@@ -79,7 +79,6 @@ def train_contrastive(
 
 
 def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:
-    """Captioned images in file order; the caption is the only phrase if json lists none."""
     for file in sorted(folder.glob("*.tar")):
         with file.open("rb") as data:
             for key, group in groupby(list_tar_members(file), key=lambda member: _split_name(member)[0]):
@@ -97,13 +96,11 @@ def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:
 
 
 def _split_name(member: TarMember) -> tuple[str, str]:
-    """Key and extension of a sample's member, as in webdataset."""
     key, _, extension = PurePosixPath(member.name).name.partition(".")
     return key, extension
 
 
 def _build_tokenizer(images: list[CaptionedImage]) -> Tokenizer:
-    """A tokenizer of the words of all phrases that pads to the longest phrase."""
     phrases = {phrase for image in images for phrase in image.phrases}
     if not phrases:
         raise DataError("contrast needs captioned images. Got none. Check the captions' folder.")

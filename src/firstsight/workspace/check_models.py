@@ -60,7 +60,6 @@ def _check_encoders(model: VLMSpec, site: Site) -> None:
 
 
 def _check_donor(source: External, declared: LMSpec, site: Site) -> None:
-    """Whether a donor's checkpoint contains the model that the donor declares."""
     location = site.sources[source.name]
     if differences := field_differences(declared, checkpoint_model(location, source.name)):
         mismatch = "; ".join(f"{field.path} wanted {field.first}, got {field.second}" for field in differences)

@@ -77,7 +77,6 @@ def machine_findings(out: Path) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Python, the declared dependencies with those that are not installed, and torch."""
     advice, is_supported = "Install Python 3.11 or newer and create the environment again.", sys.version_info >= (3, 11)
     yield check_finding("Python", platform.python_version(), ok=is_supported, advice=advice, otherwise="missing")
     requirements = requires("firstsight") or [] if _version("firstsight") else []
@@ -97,7 +96,6 @@ def _version(package: str) -> str | None:
 
 
 def _hardware() -> Iterator[Finding]:
-    """The device, what torch.compile needs, cores and memory."""
     if find_spec("torch") is None:
         yield Finding("device", "unknown without torch", "note")
     else:
@@ -121,7 +119,6 @@ def _hardware() -> Iterator[Finding]:
 
 
 def _disk(out: Path) -> Finding:
-    """Free space at the output folder, and whether it can be written."""
     folder = _existing_parent(out)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return Finding("disk", f"{out} cannot be written", "missing", "Choose another folder with --out.")
@@ -131,12 +128,10 @@ def _disk(out: Path) -> Finding:
 
 
 def _existing_parent(path: Path) -> Path:
-    """The path itself, or its nearest parent that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 def _site_findings(out: Path) -> Iterator[Finding]:
-    """The site file and each of its sources."""
     path = find_site_file()
     if path is None:
         advice = "Only for data of your own: see 'Use your own data' in the documentation."
@@ -180,7 +175,6 @@ def prepared_names(out: Path) -> set[str]:
 
 
 def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tuple[Finding, int]:
-    """What is at a location, and the bytes that preparing it will take."""
     local = _downloaded(location)
     if local is None:
         advice = "A run that needs it downloads it. Without a network: download it elsewhere, set path to that folder."

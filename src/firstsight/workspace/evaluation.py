@@ -176,7 +176,6 @@ def find_answers(name: str, *, study: Study, benchmarks: Path | None, out: Path)
 
 
 def _files_of_checkpoint(name: str, study: Study, out: Path) -> list[AnswerFile]:
-    """The answers of the study's evaluate step, then those of the `evaluate` command."""
     files = _study_files(name, study, out)
     if not (out / EVALUATIONS_FOLDER).is_dir():
         return files
@@ -221,7 +220,6 @@ def _step_file(address: str, store: Store) -> AnswerFile:
 
 
 def _evaluated_files(folder: Path) -> list[AnswerFile]:
-    """The answers in a folder, if it has any; a judged.json beside them has the benchmarks' paths."""
     if not (folder / ANSWERS_FILE).is_file():
         return []
     file = folder / "judged.json"

@@ -27,7 +27,6 @@ def compare(first: str, second: str, *, study: Study, out: Path) -> tuple[FieldD
 
 
 def _find(name: str, study: Study, graph: Graph, out: Path) -> object:
-    """The arm, the step of the study, or the spec of a stored result that a name refers to."""
     if is_arm(name, study):
         return study.arm(name)
     with suppress(UnknownName):
@@ -110,7 +109,6 @@ def _checkpoint_address(name: str, study: Study, graph: Graph, out: Path) -> str
 
 
 def _checkpoint_folder(address: str, graph: Graph, out: Path) -> Path:
-    """The folder of a stored checkpoint, or of a donor's at the site's location."""
     for step in graph.steps:
         if step.address == address and step.donor_model:
             return sources.local_path(step.spec)

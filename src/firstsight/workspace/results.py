@@ -100,7 +100,6 @@ def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[Stage
 
 
 def _study_info(study: Study, graph: Graph, store: Store) -> StudyInfo:
-    """The study as a whole, from its graph and the provenance of its stored steps."""
     records = [store.provenance(step.address) for step in graph.steps if store.has(step.address)]
     device = current_site().device
     costs = estimate.estimate_cost(graph, estimate.DeviceSpec("cpu" if device == "cpu" else "h100", utilisation=0.4))
@@ -120,7 +119,6 @@ def _study_info(study: Study, graph: Graph, store: Store) -> StudyInfo:
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:
-    """A table as text: the first column aligned to the left, the others to the right."""
     first_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join("  ".join([row[0].ljust(first_width), *map(str.rjust, row[1:], widths)]).rstrip() for row in rows)
 

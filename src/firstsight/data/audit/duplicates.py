@@ -151,7 +151,6 @@ def _duplicate_count(labels: np.ndarray) -> int:
 def _largest_clusters(
     labels: np.ndarray, item_ids: np.ndarray, locate: Callable[[int], report.RecordLocation]
 ) -> tuple[report.DuplicateCluster, ...]:
-    """The largest groups of equal labels, earlier ones first among equals."""
     order = np.argsort(labels, kind="stable")
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     ids = item_ids[order]

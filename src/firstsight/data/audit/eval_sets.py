@@ -146,7 +146,6 @@ def _collect_bytes(read_content: Callable[[], bytes], name: str, sets: EvalSets)
 
 
 def _parse_json(text: str) -> Iterator[tuple[str, object]]:
-    """A JSON value, or JSON lines in a file that is called .json."""
     try:
         yield "", json.loads(text)
     except json.JSONDecodeError:

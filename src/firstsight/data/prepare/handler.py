@@ -86,7 +86,6 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
 def _write_missing_parts(
     job: PrepareJob, shards: Sequence[readers.Shard], *, worker_count: int, on_progress: ProgressCallback
 ) -> list[ShardPart]:
-    """The parts of all shards; those that do not exist are written."""
     parts = {shard: load_finished_part(job, shard) for shard in shards}
     progress = _PrepareProgress(parts, on_progress)
     missing = [shard for shard, part in parts.items() if part is None]
@@ -126,7 +125,6 @@ class _PrepareProgress:
 
 
 def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
-    """Counts over all parts, as in the manifest; `images`: an image in two parts is counted twice."""
     counts, refused = Counter[str](), Counter[str]()
     captions = Counter({"real": 0, "synthetic": 0})
     splits: dict[str, Counter[str]] = {}
@@ -140,7 +138,6 @@ def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
 
 
 def _check_bad_share(parts: Sequence[ShardPart], location: Location, stats: Mapping[str, Any]) -> None:
-    """Raise DataError when more records were rejected than the location allows, or all."""
     good, bad = stats["counts"]["samples"], stats["counts"]["bad"]
     if good and bad <= (good + bad) * location.most_bad:
         return

@@ -246,7 +246,6 @@ class PartWriter:
         self._arrays["loss"].append(loss)
 
     def _number_images(self, locations: Sequence[ImageLocation]) -> list[int]:
-        """The images' numbers: by first appearance, one for all records that share an image."""
         first = self._arrays["images"].count
         if self._has_unique_images:
             new, numbers = list(locations), list(range(first, first + len(locations)))

@@ -92,7 +92,6 @@ def _transpose_turns(columns: Mapping[str, Sequence[object]]) -> list[object]:
 
 
 def _normalize_turn(turn: object) -> list[dict[str, object]]:
-    """A turn in LLaVA's form; a pair of user and assistant is two."""
     if not isinstance(turn, Mapping):
         raise RecordError("field missing", f"wanted a turn, got {type(turn).__name__}")
     if "user" in turn and "assistant" in turn:

@@ -150,7 +150,6 @@ class _JsonListParser:
         return self._buffer[self.position : self.position + 20]
 
     def _read_more(self) -> bool:
-        """Drop what is before the position and at least double the rest; False at the end of the stream."""
         data = self._stream.read(max(_READ_SIZE, len(self._buffer) - self.position))
         self._buffer_offset += self.position
         self._buffer, self.position = self._buffer[self.position :] + data.decode("latin-1"), 0

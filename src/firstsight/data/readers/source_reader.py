@@ -140,7 +140,6 @@ def _select_split(location: Location, names: list[str]) -> list[str]:
 
 
 def _manifest_shards(folder: SourceFolder) -> list[str]:
-    """Names of the shards in the selected manifest; DataError when one does not exist."""
     names = [f"{name}.tar" for name in _manifest_counts(folder, SHARD_MANIFEST)]
     if missing := [name for name in names if not folder.has_file(name)]:
         raise DataError(

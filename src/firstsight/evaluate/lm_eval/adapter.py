@@ -235,7 +235,6 @@ class Firstsight(LmEvalAdapter):
 
 
 def _parse_batch_size(size: int | str | None) -> int | None:
-    """Contexts computed at once; None for automatic."""
     if size is None or str(size).startswith("auto"):
         return None
     if not str(size).isdecimal() or int(size) == 0:

@@ -127,7 +127,6 @@ def _unique_docs(requests: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Mappi
 
 
 def _is_query(row: Mapping[str, Any]) -> bool:
-    """Whether a row has this form; AGIEval's own records have the same keys, but a list as gold."""
     return {"query", "choices", "gold"} <= row.keys() and isinstance(row["gold"], int)
 
 

@@ -153,7 +153,6 @@ def _row(name: str, sample: Mapping[str, Any], question_id: str) -> ScoredAnswer
 
 
 def _doc_ids(docs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The data set's own ids if they are unique, else the records' numbers."""
     for column in _ID_COLUMNS:
         ids = [str(doc[column]) for doc in docs if doc.get(column) is not None]
         if len(set(ids)) == len(docs):
@@ -183,7 +182,6 @@ def silence_lm_eval() -> Generator[None, None, None]:
 
 @contextlib.contextmanager
 def _offline() -> Generator[None, None, None]:
-    """Forbid downloads by datasets and huggingface_hub, which read these switches at every request."""
     from datasets import config
     from huggingface_hub import constants
 

@@ -187,7 +187,6 @@ def _query_definition(name: str, folder: Path, ending: str) -> str:
 
 
 def _to_yaml(fields: dict[str, Any]) -> str:
-    """YAML with JSON values, since JSON is a subset of YAML; references to functions are not quoted."""
     lines = (f"{key}: {value if '!function ' in str(value) else json.dumps(value)}" for key, value in fields.items())
     return "\n".join(lines) + "\n"
 
@@ -204,7 +203,6 @@ def _load_definition(text: str, version: str, location: Path, *, path: Path | No
 
 @contextmanager
 def _convert_record_errors(location: str) -> Generator[None, None, None]:
-    """Errors of lm-eval's definition in reading a record become a DataError."""
     try:
         yield
     except (IndexError, KeyError, ValueError) as error:
@@ -215,7 +213,6 @@ def _convert_record_errors(location: str) -> Generator[None, None, None]:
 
 
 def _has_same_questions(task: Task, queries: Sequence[ChoiceQuery]) -> bool:
-    """Whether the definition has the copy's choices, with the same right one, in every question."""
     docs = list(task.eval_docs)
     return len(docs) == len(queries) and all(map(partial(_has_same_choices, task), docs, queries))
 

@@ -71,7 +71,6 @@ def _lm_eval_version() -> str:
 
 
 def _declared_version(file: Path) -> str:
-    """The version in a definition, or in the definition that it includes."""
     text = file.read_text(encoding="utf-8")
     declared = re.search(r"^metadata:\n(?:\s+.*\n)*?\s+version:\s*(\S+)", text, re.MULTILINE)
     if declared:

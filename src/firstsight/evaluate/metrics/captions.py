@@ -78,7 +78,6 @@ def _cider_score(candidate: _TfidfVector, references: Sequence[_TfidfVector]) ->
 
 
 def _cosine(candidate: Mapping[NGram, float], norm: float, reference: Mapping[NGram, float], ref_norm: float) -> float:
-    """The cosine of two weight vectors, in which a candidate's weight is clipped to the reference's."""
     if not (norm and ref_norm):
         return 0.0
     pairs = ((weight, reference[ngram]) for ngram, weight in candidate.items() if reference.get(ngram))

@@ -112,7 +112,6 @@ def _strip_edges(answer: str) -> str:
 
 
 def _last_occurrence(text: str, patterns: Mapping[str, str]) -> str | None:
-    """The key of the pattern that occurs last in `text`, the first one on a tie; None without any."""
     positions = {letter: text.rfind(pattern) for letter, pattern in patterns.items()}
     letter = max(positions, key=positions.__getitem__, default=None)
     return letter if letter is not None and positions[letter] >= 0 else None

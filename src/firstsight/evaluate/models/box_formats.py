@@ -137,7 +137,6 @@ def _parse_notation(answer: str) -> tuple[str, str]:
 
 
 def _infer_unit(boxes: Sequence[str], sizes: Sequence[ImageSize | None]) -> str:
-    """The unit of boxes in plain numbers, "pixels" or a key of _UNIT_EXTENTS."""
     edges = [tuple(map(float, match.groups())) for box in boxes if (match := _SIGNED_LIST.fullmatch(box.strip()))]
     largest = max(map(max, edges))
     if len(boxes) >= _MIN_BOXES and all(sizes):

@@ -72,7 +72,6 @@ def _refuse_pickles(folder: Path) -> None:
 
 @contextmanager
 def _loading_errors(folder: Path) -> Iterator[None]:
-    """Turns transformers' errors about a folder that it cannot load into ModelError."""
     try:
         yield
     except ImportError as error:
@@ -136,7 +135,6 @@ def _load_processor(folder: Path, config: Any) -> Any:
 
 
 def _processor_class_name(folder: Path) -> str:
-    """The processor's class name in the folder's configuration; empty where it names none."""
     for name in ("processor_config.json", "preprocessor_config.json"):
         config_path = folder / name
         if config_path.is_file() and (class_name := json.loads(config_path.read_text()).get("processor_class")):

@@ -123,7 +123,6 @@ class HFModel:
         return self.components.text_prefix + request.text
 
     def _choice_tokens(self, rendered: str, choice: str, *, is_chat_turn: bool) -> tuple[int, ...]:
-        """A choice's tokens as they follow the rendered prompt."""
         tokenizer = self.components.tokenizer
         ends_with_special = rendered.endswith(tuple(special_token_strings(self.components)))
         choice = choice if is_chat_turn and (ends_with_special or rendered[-1:].isspace()) else f" {choice}"
@@ -171,7 +170,6 @@ class HFModel:
         return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
 
     def _greedy_config(self, max_new_tokens: int) -> Any:
-        """Greedy generation settings with the folder's end tokens and nothing else of its settings."""
         from transformers import GenerationConfig
 
         pad_token_id = self.components.tokenizer.pad_token_id

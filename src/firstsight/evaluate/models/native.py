@@ -120,7 +120,6 @@ class NativeModel:
                 yield max(range(len(totals)), key=totals.__getitem__)
 
     def _choice_pairs(self, request: ChoiceRequest) -> list[tuple[list[int], list[int]]]:
-        """(context tokens, continuation tokens) of each choice."""
         if request.is_chat_turn:
             context = self._prompt_tokens(request)
             return [(context, ids) for ids in self.tokenizer.encode(request.choices)]

@@ -167,7 +167,6 @@ def _name_field(record: Mapping[str, Any], keys: Sequence[str], location: str) -
 
 
 def _answer_text(value: Any, location: str) -> str:
-    """An answer as text; null and NaN are empty, and therefore unreadable for every metric."""
     match value:
         case str():
             return value
@@ -219,7 +218,6 @@ def _has_id(record: Mapping[str, Any]) -> bool:
 
 
 def _entries(content: Any, path: Path) -> list[tuple[str | None, Any]]:
-    """(id, record) of a file's content; the id is None in lists."""
     if isinstance(content, list):
         return [(None, value) for value in content]
     if not isinstance(content, dict):
@@ -236,7 +234,6 @@ def _entries(content: Any, path: Path) -> list[tuple[str | None, Any]]:
 
 
 def _answers_of_id(value: Any) -> list[Any]:
-    """The value of one id: an answer, a box, or several answers."""
     is_answer_list = isinstance(value, list) and value and all(isinstance(item, str | dict | list) for item in value)
     return value if is_answer_list else [value]
 

@@ -103,7 +103,6 @@ def _join_and_score(task: Task, answer_paths: Sequence[Path], reference_paths: S
 
 
 def _warnings(task: Task, answers: Sequence[AnswerRecord]) -> list[str]:
-    """Reasons why a score is not comparable with others of its name."""
     warnings: list[str] = []
     ocr_count = sum(_OCR_MARKER in answer.prompt for answer in answers) if task.name == "textvqa" else 0
     if ocr_count:

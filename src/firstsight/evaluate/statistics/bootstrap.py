@@ -88,7 +88,6 @@ def cluster_scores(
 
 
 def _factorise(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
-    """Integer codes of values, in order of first appearance, and the distinct values in that order."""
     codes: dict[Any, int] = {}
     encoded = np.fromiter((codes.setdefault(value, len(codes)) for value in values), dtype=np.int64, count=len(values))
     return encoded, list(codes)

@@ -80,12 +80,10 @@ def question_with_options(question: str, options: Sequence[str]) -> str:
 
 
 def _strip_image_markers(text: str) -> str:
-    """Text without MMMU's image markers, since the image comes first in every prompt."""
     return _IMAGE_MARKER.sub(" ", text).strip()
 
 
 def _image_name(record: BenchmarkRecord) -> str:
-    """The image's name, also from a tool's object of path and bytes."""
     value = next((record.fields[key] for key in ("image", "image_1") if record.fields.get(key) is not None), None)
     if isinstance(value, list) and value:
         value = value[0]

@@ -72,7 +72,6 @@ def _check_values(path: Path, *, prompt: Any, metric: Any, answered: Any, chance
 
 
 def _has_images(paths: Sequence[Path], is_choice: bool, task_path: Path) -> bool:
-    """Whether the questions have images; DataError if only some have."""
     rows = records.read_records(single_file(paths, "questions.jsonl"))
     without_images = [row for row in rows if row.fields.get("image") is None]
     if 0 < len(without_images) < len(rows):

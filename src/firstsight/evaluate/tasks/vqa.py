@@ -120,7 +120,6 @@ def _rows_by_id(rows: Any, path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _annotator_answers(value: Any, location: Path | str) -> tuple[str, ...]:
-    """All annotators' answers in order, from strings or from records with an `answer`."""
     if not isinstance(value, list) or not value:
         raise DataError(f"{location}: a question without answers cannot be scored. Use a split with public answers.")
     # VQAv2 has two million answers, so text_field runs only if a value is not a string.

@@ -92,7 +92,6 @@ def loss_chart(curves: TrainingCurves, *, width: int | str = 760) -> LayeredChar
 def _curve_chart(
     stages: Sequence[ChartRow], rows: Sequence[ChartRow], *, field: str, title: str, width: int | str
 ) -> LayeredChart:
-    """The trunk in grey below the arms, which have a colour by start and a dash by schedule."""
     addresses = {stage["address"] for stage in stages}
     points = [{key: row[key] for key in ("address", "seen", field)} for row in rows if row["address"] in addresses]
     fields = ["arm", "label", "schedule", "stage", "start"]

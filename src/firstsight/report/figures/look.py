@@ -80,7 +80,6 @@ def inline_data(rows: Sequence[ChartRow]) -> alt.InlineData:
 
 
 def _move_rows(node: Any, datasets: dict[str, list[ChartRow]]) -> Any:
-    """The specification with rows that altair left inline (those of lookups) moved into `datasets`."""
     if isinstance(node, list):
         return [_move_rows(item, datasets) for item in node]
     if not isinstance(node, dict):

@@ -93,7 +93,6 @@ def arm_axis(names: Sequence[str], *, compact: bool = False) -> alt.X:
 
 
 def _lane_labels(rows: pl.DataFrame, names: Sequence[str]) -> list[alt.Chart]:
-    """The control arms' names, written vertically at their lanes."""
     lanes = dict(rows.select("arm", "lane").unique(maintain_order=True).iter_rows())
     labels = [{"arm": name, "lane": lanes[name]} for name in names if lanes[name] > 1]
     style = {"angle": 270, "align": "right", "baseline": "bottom", "dy": -7, "fontSize": 11, "color": GREY_COLOUR}
@@ -101,7 +100,6 @@ def _lane_labels(rows: pl.DataFrame, names: Sequence[str]) -> list[alt.Chart]:
 
 
 def _line_dash(mean: pl.DataFrame) -> alt.StrokeDash:
-    """Dash patterns of the lines that are drawn for these rows, with a legend."""
     conditions, sweep = set(mean.get_column("condition")), mean.filter(pl.col("in_sweep"))
     schedules = set(sweep.get_column("schedule")) if sweep.get_column("start").n_unique() > 1 else set()
     is_drawn = {
@@ -275,7 +273,6 @@ def task_heatmap(rows: pl.DataFrame, *, width: int | str = 520) -> LayeredChart:
 
 
 def _heatmap_layers(base: alt.Chart, max_margin: float) -> list[alt.Chart]:
-    """Coloured cells and the numbers on them, which are light where the cell is dark."""
     scale = alt.Scale(domain=[-max_margin, 0, max_margin], range=["#c2512a", "#f4f1e8", "#2c7fb0"], type="linear")
     title = "margin over the better guesser"
     legend = alt.Legend(title=title, orient="bottom", format="+.0%", gradientLength=220, titleLimit=300)

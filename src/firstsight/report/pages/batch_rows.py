@@ -158,7 +158,6 @@ class BatchDecoder:
         )
 
     def _elements(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
-        """Tokens and images of one document in order, each followed by its external targets."""
         slots = arrays.slots[start:stop]
         image_indices = np.where(slots < 0, -1, slots // max(1, self.image_tokens))
         for a, b in _equal_runs(image_indices):
@@ -186,6 +185,5 @@ class BatchDecoder:
 
 
 def _equal_runs(values: np.ndarray) -> list[tuple[int, int]]:
-    """(start, stop) of each run of equal values."""
     edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     return [(a, b) for a, b in pairwise(edges) if b > a]

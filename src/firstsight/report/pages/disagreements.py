@@ -120,6 +120,5 @@ def _task_score(rows: pl.DataFrame) -> TaskScore | None:
 
 
 def _question_scores(rows: pl.DataFrame, column: str) -> ClusteredScores:
-    """Scores clustered by image; a question without an image is a cluster of its own."""
     clusters = rows.select(pl.when(pl.col("image") == "").then("question").otherwise("image")).to_series().to_list()
     return cluster_scores(rows[column].to_list(), clusters=clusters, splits=rows["split"].to_list())

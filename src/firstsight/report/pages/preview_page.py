@@ -149,7 +149,6 @@ def _image_share_text(spec: StageSpec) -> str:
 
 
 def _source_counts(achieved: AchievedMix, stream: BatchStream, spec: StageSpec) -> Iterator[PreviewSource]:
-    """Each source over the whole stage, with its share in the recipe."""
     is_text = isinstance(spec, TrunkSegment)
     shares = _requested_shares("text", spec.pretrain.text if is_text else spec.mix.text)
     shares += [] if is_text else _requested_shares("images", spec.mix.images)

@@ -113,7 +113,6 @@ def question_cards(tables: Sequence[AnswersTable], rows: pl.DataFrame, thumbs: T
 
 
 def _answer_locations(table: AnswersTable, questions: pl.DataFrame) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """(file index, byte offset) of all answers to each question, those with the image first."""
     locations: dict[tuple[str, str], list[tuple[int, int]]] = {}
     rows = table.rows.join(questions.select(QUESTION_KEY), on=QUESTION_KEY, how="semi")
     rows = rows.sort("blind", maintain_order=True)

@@ -99,7 +99,6 @@ class Thumbnails:
 
 
 def _value_or_error(load: Callable[[], T]) -> T | str:
-    """The value of `load`, or the message of its error."""
     try:
         return load()
     except (DataError, OSError) as error:
