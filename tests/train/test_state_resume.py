@@ -46,10 +46,9 @@ def test_reruns_after_kills_at_any_time_leave_the_same_bytes(
     )
     unbroken = tiny_study.read_files(tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "unbroken", site))
     out.mkdir()
-    start_method = (
-        "fork" if site.device == "cpu" else "spawn"
-    )  # a forked child need not import torch; a GPU wants a new process
-    rng, tokens_seen, context = random.Random(0), 0, multiprocessing.get_context(start_method)
+    # children of a server without autograd's threads: torch refuses to train in a fork of a process that has them
+    rng, tokens_seen, context = random.Random(0), 0, multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     for pause in (0.08, 0.08, 0.08, 0.0):
         child = context.Process(target=midtrain_slowly, args=(spec, stage_inputs, out, site, pause))
         child.start()
