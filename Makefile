@@ -1,6 +1,6 @@
 # Everything that one does here, by name. `make` alone lists it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# `make test PYTHON=python3.13` has an environment of its own, beside the default one.
+# `make test PYTHON=python3.13` has an environment of its own, next to the default one.
 VENV   := $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed

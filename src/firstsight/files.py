@@ -18,7 +18,7 @@ from firstsight.errors import DataError, ModelError, StoreError
 
 
 def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> None:
-    """Write a file under a temporary name beside it and rename it, so that readers get the old or the new content.
+    """Write a temporary file in the same folder and rename it, so that readers get the old or the new content.
 
     Makes the folder. `sync`: file and rename are on the disk when this returns, so that a power loss undoes neither.
     """
@@ -131,7 +131,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 @contextmanager
 def staged_folder(out: Path, *, errors: tuple[type[Exception], ...] = ()) -> Generator[Path, None, None]:
-    """An empty folder beside `out` that replaces it at the end of the block; after an error `out` is as it was.
+    """An empty folder next to `out` that replaces it at the end of the block; after an error `out` is unchanged.
 
     What a killed process left there is removed first. StoreError for OSError and `errors`, for example a full disk.
     """

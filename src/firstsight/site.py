@@ -1,4 +1,4 @@
-"""The machine, the paths of the user's data, and progress reports: what a handler gets besides its spec.
+"""The machine, the paths of the user's data, and progress reports: what a handler gets in addition to its spec.
 
 Nothing here enters an address. `site_file` reads a Site from TOML.
 """

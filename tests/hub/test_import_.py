@@ -114,7 +114,7 @@ def write_sized_tokenizer(file: Path, count: int) -> None:
     Tokenizer(models.WordLevel(vocab_size, unk_token="w1")).save(str(file))
 
 
-@pytest.mark.parametrize(("vocab_size", "line"), [(26, ""), (27, "32 token rows, the model has 31; set vocab_size=32")])
+@pytest.mark.parametrize(("vocab_size", "line"), [(26, ""), (27, "32 embedding rows, the model has 31; set vocab_size=32")])
 def test_the_rows_that_chat_tokens_need_are_reported(source: Path, tmp_path: Path, vocab_size: int, line: str) -> None:
     write_sized_tokenizer(source / "tokenizer.json", vocab_size)
     result = import_weights(source, tmp_path / "out")
@@ -142,8 +142,8 @@ def test_the_rows_that_chat_tokens_need_are_reported(source: Path, tmp_path: Pat
         ("no config", ["llama: wanted config.json in a folder of weights. Got none. Name the folder"], 2),
         ("config cut", ["config.json: wanted a configuration in JSON"], 2),
         ("pickles", ["llama: wanted safetensors. Got pytorch_model.bin, pickles", "save_pretrained"], 2),
-        ("no words", ["llama: wanted a tokenizer.json beside the weights. Got none. Give --tokenizer"], 2),
-        ("large words", ["tokenizer.json: wanted the tokenizer of a model with 31 token rows. Got one with 45"], 2),
+        ("no words", ["llama: wanted a tokenizer.json next to the weights. Got none. Give --tokenizer"], 2),
+        ("large words", ["tokenizer.json: wanted the tokenizer of a model with 31 embedding rows. Got one with 45"], 2),
         ("endless words", ["tokenizer.json: wanted a tokenizer with one of <|endoftext|>", "Add"], 2),
         ("ours", ["this is a checkpoint folder of firstsight already"], 2),
     ],
@@ -199,7 +199,7 @@ def test_bad_input_is_named_with_its_location_and_advice(
 def test_a_much_smaller_tokenizer_is_refused_if_none_is_beside_the_weights(source: Path, tmp_path: Path) -> None:
     (source / "tokenizer.json").unlink()
     write_sized_tokenizer(tmp_path / "small.json", 15)
-    with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 token rows\. Got one with 15"):
+    with pytest.raises(ModelError, match=r"small\.json: wanted .* a model with 31 embedding rows\. Got one with 15"):
         import_weights(source, tmp_path / "out", tokenizer=str(tmp_path / "small.json"))
     write_sized_tokenizer(tmp_path / "small.json", 16)
     import_weights(source, tmp_path / "out", tokenizer=str(tmp_path / "small.json"))

@@ -1,4 +1,4 @@
-"""Files beside the weights: dialogues and tokens as in training, and published encoders that are refused."""
+"""Files next to the weights: dialogues and tokens as in training, and published encoders that are refused."""
 
 from __future__ import annotations
 

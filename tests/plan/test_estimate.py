@@ -61,7 +61,7 @@ def test_trunk_flops_are_three_forwards_of_the_1b_model() -> None:
 SIGLIP = 729 * (2 * 3 * 14**2 * 1152 + 26 * (8 * 1152**2 + 4 * 1152 * 4304 + 4 * 729 * 1152))
 """SigLIP so400m up to the second-to-last of its 27 blocks: patches, then projections, MLP and attention of each."""
 DINOV2 = 729 * 2 * 3 * 14**2 * 1024 + (729 + 5) * 23 * (8 * 1024**2 + 4 * 1024 * 4096 + 4 * 734 * 1024)
-"""DINOv2 large with its class token and four registers beside the patches, up to the 23rd of its 24 blocks."""
+"""DINOv2 large with its class token and four registers in addition to the patches, up to the 23rd of its 24 blocks."""
 
 
 def branch_cost(**changes: Any) -> StepCost:

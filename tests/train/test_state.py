@@ -50,7 +50,7 @@ def test_fresh_moments_are_empty(trunk: Path) -> None:
     assert collect_moments(branch_state(trunk, tiny_study.FEATURE_VLM, tiny_study.OPTIM, seed=1)) == {}
 
 
-def test_appended_token_rows_have_zero_moments(trunk: Path) -> None:
+def test_appended_embedding_rows_have_zero_moments(trunk: Path) -> None:
     wider_spec = replace(tiny_study.LM, vocab_size=70)
     state = branch_state(trunk, wider_spec, tiny_study.OPTIM, seed=1)
     load_moments(state, trunk)

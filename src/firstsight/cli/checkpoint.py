@@ -41,7 +41,7 @@ def import_weights(
     *,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The checkpoint folder to write; a new one.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub name.")] = None,
-    tokenizer: Annotated[str, typer.Option(help="A path or hub name, if none is beside the weights.")] = "",
+    tokenizer: Annotated[str, typer.Option(help="A path or hub name, if none is next to the weights.")] = "",
     config: Annotated[Path | None, typer.Option(help="For OpenLM: its config (.json) or params.txt.")] = None,
     seen: Annotated[str, typer.Option(metavar="TOKENS", help="Training tokens (2.5T), if its files lack them.")] = "",
 ) -> None:

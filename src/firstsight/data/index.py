@@ -2,7 +2,7 @@
 
 samples.npy        tokens_from, tokens_count, shown_from, shown_count: the tokens and images of each record
 shown.npy          picture, at: the images of each record, and the number of the record's tokens before each of them
-tokens.npy         the tokens of all records; loss.npy beside it (0 never, 1 always, 2 only before fine-tuning)
+tokens.npy         the tokens of all records; loss.npy: their loss flags (0 never, 1 always, 2 only before fine-tuning)
 images.npy         offset, size, hash, shard of every image's encoded bytes in the source; shards.json names the shards
 read.json          what was read: files, their sizes, stamps and digests; about this machine, so not in the digest
 manifest.json      counts, form, tokenizer, special ids, digest of the source, digest of all of the above

@@ -18,7 +18,7 @@ _NO_MATCH = 3
 
 
 class BenchmarkImages:
-    """Image files in `images.tar` or the folder `images`, in a task's folder or beside the tasks' folders.
+    """Image files in `images.tar` or the folder `images`, in a task's folder or next to the tasks' folders.
 
     A task's own come first. COCO's numbers (458752) match COCO_val2014_000000458752.jpg, names without a suffix match
     their file, and a name with folders matches a path that ends with it.

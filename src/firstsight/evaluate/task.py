@@ -22,7 +22,7 @@ AnswerType = Literal["words", "choice"]
 """Generated text, or the likeliest of the question's choices."""
 
 QUESTION_BLIND = "question_blind.json"
-"""A file beside the benchmark's: question id to the answer of the best guesser that does not read the question."""
+"""In a task's folder: {question id: answer} of the best guesser that does not read the question."""
 _DATA_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _UNRELATED_FILE = re.compile(r"\.|readme|license|(question_blind|task)\.json$", re.IGNORECASE)
 """Names of files in a task's folder that are not the benchmark's."""

@@ -12,7 +12,7 @@ HUB_PREFIX = "hf://"
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
 """owner/name, with an optional @ and a branch, tag or commit."""
 CONFIG_PATTERNS = ("*.json", "*.txt", "*.jinja", "tokenizer*.model")
-"""Files of a hub folder that are downloaded beside its weights; no code and no pickles."""
+"""Files of a hub folder that are downloaded in addition to its weights; no code and no pickles."""
 WEIGHT_PATTERNS = ("*.safetensors",)
 IGNORE_PATTERNS = ("consolidated*", "original/*", "*.py", "*.bin")
 """Second copies of the weights in a publisher's own layout, code, and pickles."""

@@ -66,7 +66,7 @@ class FirstsightConfig(PreTrainedConfig):
             self.vocab_size, self.hidden_size = lm.vocab_size, lm.width
             self.num_hidden_layers, self.num_attention_heads = lm.layers, lm.heads
             self.num_key_value_heads, self.head_dim = lm.kv_heads, lm.head_dim
-            # with token shift a layer caches its last inputs beside keys and values
+            # with token shift a layer caches its last inputs in addition to keys and values
             self.layer_types = ["hybrid" if lm.token_shift > 1 else "full_attention"] * lm.layers
         super().__post_init__(**kwargs)
 

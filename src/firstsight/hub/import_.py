@@ -41,7 +41,7 @@ class ImportRequest:
     tokenizer: str
     """A file, a folder or a hub name; empty for the tokenizer in the source's folder."""
     config_path: Path | None
-    """For OpenLM: a model config or params.txt, if there is none beside the weights."""
+    """For OpenLM: a model config or params.txt, if there is none next to the weights."""
     tokens_seen: Tokens | None
     """Tokens trained on; overrides the source's own record."""
 
@@ -75,7 +75,7 @@ class ImportResult:
         ]
         if self.min_vocabulary > lm.vocab_size:
             lines.append(
-                f"chat tokens: they need {self.min_vocabulary:,} token rows, the model has {lm.vocab_size:,}; "
+                f"chat tokens: they need {self.min_vocabulary:,} embedding rows, the model has {lm.vocab_size:,}; "
                 f"set vocab_size={self.min_vocabulary} or more in the next stage's LMSpec"
             )
         return [*lines, f"folder: {self.folder}"]
@@ -155,16 +155,16 @@ def _find_tokenizer(path: Path, location: str, vocab_size: int) -> Path:
     if not location and not bundled.is_file():
         hint = " (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one from tokenizer.model)"
         raise RequestError(
-            f"{path}: wanted a tokenizer.json beside the weights. Got none. Give --tokenizer with a file, folder or "
+            f"{path}: wanted a tokenizer.json next to the weights. Got none. Give --tokenizer with a file, folder or "
             f"hub name{hint if (path / 'tokenizer.model').is_file() else ''}; OpenLM and DCLM use "
             "EleutherAI/gpt-neox-20b."
         )
     tokenizer = load_tokenizer(resolve_hub_path(location, needs_weights=False) if location else bundled)
     size, hint = tokenizer.base_vocab_size, "Give the tokenizer that the model was trained with."
-    is_too_small = not bundled.is_file() and 2 * size < vocab_size  # a tokenizer beside the weights may be small
+    is_too_small = not bundled.is_file() and 2 * size < vocab_size  # a tokenizer next to the weights may be small
     if size > vocab_size or is_too_small:
         raise ModelError(
-            f"{tokenizer.path}: wanted the tokenizer of a model with {vocab_size} token rows. Got one with {size} "
+            f"{tokenizer.path}: wanted the tokenizer of a model with {vocab_size} embedding rows. Got one with {size} "
             f"tokens. {hint}"
         )
     if bundled.is_file():

@@ -67,7 +67,7 @@ UNSUPPORTED_FAMILIES = {
 }
 """Why a well-known family is not supported, by the beginning of its model_type."""
 _INV_FREQ_SUFFIX = ".self_attn.rotary_emb.inv_freq"
-"""Rotary frequencies that early folders contain beside the weights."""
+"""Rotary frequencies, which early folders store as tensors."""
 
 
 def read_llama_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:

@@ -53,7 +53,7 @@ ADAMW_STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def read_openlm_file(path: Path, config_path: Path | None) -> PublicWeights:
-    """The weights of a `.pt` checkpoint, with AdamW's moments if the optimizer's file is beside it."""
+    """The weights of a `.pt` checkpoint, with AdamW's moments if the optimizer's file is in the same folder."""
     params = [file for folder in path.parents[:2] if (file := folder / "params.txt").is_file()][:1]
     settings_files = [*([config_path] if config_path else []), *params]
     settings = [read_openlm_settings(file) for file in settings_files]
@@ -128,7 +128,7 @@ def openlm_spec_from_settings(*sources: Mapping[str, Any]) -> LMSpec:
     if missing:
         raise ModelError(
             f"open_lm's settings: wanted {', '.join(missing)}. Got none. Give --config with the run's model config "
-            "(.json) that has all of these, or put the run's params.txt beside the checkpoint."
+            "(.json) that has all of these, or put the run's params.txt next to the checkpoint."
         )
     if unsupported := unsupported_settings(settings, OPENLM_SUPPORTED_VALUES):
         raise ModelError(f"open_lm's settings: wanted its usual decoder. Got {', '.join(unsupported)}. Choose another.")
@@ -268,5 +268,5 @@ def _check_moments(path: Path, states: Mapping[str, Mapping[str, Any]], shapes: 
     if faults:
         raise ModelError(
             f"{path}: wanted AdamW's {', '.join(ADAMW_STATE_KEYS)} of every tensor of the model. Got "
-            f"{'; '.join(faults)}. Put the optimizer file of the same epoch beside the model, or none."
+            f"{'; '.join(faults)}. Put the optimizer file of the same epoch next to the model, or none."
         )

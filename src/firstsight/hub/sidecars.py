@@ -1,4 +1,4 @@
-"""Files of a folder beside its weights: tokenizer, processor and chat template of an export, and encoder folders."""
+"""Files of a model's folder except its weights: tokenizer, processor, chat template, and encoder folders."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ _UNUSED_TENSORS = {
     ),
     "dinov2": re.compile(r"layernorm\.|classifier\.|embeddings\.mask_token$"),
 }
-"""Tensors of published models that the features do not depend on, besides the last block."""
+"""Tensors of published models that the features do not depend on, in addition to the last block."""
 
 
 def normalize_pixels(

@@ -150,8 +150,8 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
 def _stage_note(stage: Midtrain | Finetune) -> str:
     notes: list[str] = []
     if stage.mix.packing != "one_image_per_row":
-        length, images = stage.row_shape.length, images_per_row(stage)
-        notes.append(f"rows of {length} tokens with {images} images, {CAPTION_TOKENS} text tokens per image")
+        count = f"images per row of {stage.row_shape.length} tokens: {images_per_row(stage)}"
+        notes.append(f"{count}, with {CAPTION_TOKENS} text tokens each")
     if stage.mix.share_unit != "rows":
         unit = stage.mix.share_unit.replace("_", " ")
         notes.append(f"image rows by shares of {unit}, {CAPTION_TOKENS} text tokens per image, full text rows")

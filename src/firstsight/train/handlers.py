@@ -45,7 +45,7 @@ _BATCH_TENSORS = ("tokens", "targets", "docs", "positions", "slots", "images", "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepContext:
-    """Everything a handler gets besides its spec: input paths by role, output folder, site, progress callback."""
+    """What a handler gets in addition to its spec: input paths by role, output folder, site, progress callback."""
 
     inputs: StepInputs
     out: Path

@@ -119,7 +119,7 @@ def collect_moments(state: TrainState) -> dict[str, Tensor]:
 def assign_moments(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
     """Set the moments of all trained parameters to those in `tensors`, named as by `collect_moments`.
 
-    Moments of appended token rows are zero; those of untrained parameters are dropped.
+    Moments of appended embedding rows are zero; those of untrained parameters are dropped.
     """
     for name, parameter in state.model.named_parameters():
         if f"{name}.step" not in tensors or not parameter.requires_grad:

@@ -26,7 +26,7 @@ RECORD_FORMS: tuple[ExternalForm, ...] = ("text", "captions", "interleaved", "di
 HUB_FORMS = ("tokenizer", "encoder", "checkpoint")
 """Forms that may be a model repository on the Hugging Face hub: `path = "hf://owner/name"`."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-"""Suffixes of weight files; the digest of an encoder covers these and the JSON files beside them."""
+"""Suffixes of weight files; the digest of an encoder covers these and the JSON files next to them."""
 
 
 def current_site() -> Site:

@@ -78,7 +78,7 @@ def test_files_of_two_splits_are_refused(tmp_path: Path) -> None:
         read("vqav2", tmp_path)
     write(tmp_path, "val_questions.json", {"questions": question_rows(1)})
     write(tmp_path, "notes.json", {"notes": []})
-    with pytest.raises(DataError, match=r"Got notes\.json beside them"):
+    with pytest.raises(DataError, match=r"Got another file, notes\.json"):
         read("vqav2", tmp_path)
 
 

@@ -2,7 +2,7 @@
 
 parts/<name>/       finished shards of an unfinished index; removed at the end
 merged.json         the manifest while the parts are being removed: everything else is complete
-refused.json        the counts of a source with too many bad records; quarantine.jsonl beside it
+refused.json        the counts of a source with too many bad records, which quarantine.jsonl lists
 """
 
 from __future__ import annotations

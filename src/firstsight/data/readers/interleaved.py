@@ -74,7 +74,7 @@ def _find_image(context: ReadContext, names: tuple[str, ...]) -> ImageLocation:
 def _parse_obelics(row: Mapping[str, Any]) -> list[_Part]:
     images, texts = _list_field(row, "images"), _list_field(row, "texts")
     if len(images) != len(texts):
-        raise RecordError("bad layout", f"{len(images)} images beside {len(texts)} texts")
+        raise RecordError("bad layout", f"{len(images)} images and {len(texts)} texts")
     parts: list[_Part] = []
     for index, (image, text) in enumerate(zip(images, texts, strict=True)):
         if (image is None) == (text is None):

@@ -43,7 +43,7 @@ FORMAT_READERS: Mapping[ExternalForm, Mapping[tuple[str, ...], FormatReader]] = 
 SHARD_MANIFEST = "manifest.jsonl"
 """Shards and their numbers of samples, one per line: {"shard", "num_sequences"} (open_lm, vla_foundry)."""
 _METADATA_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
-"""Written by `datasets` beside its tables."""
+"""Written by `datasets` in the folder of its tables."""
 _SPLIT_ALIASES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),

@@ -116,7 +116,7 @@ class LocalFewshotSampler(ContextSampler):
         if n and not self.df:
             raise DataError(
                 f"--num_fewshot {n}: wanted a copy whose training split has examples, in its own records. Got none. "
-                "Put train.jsonl (or .parquet) beside the evaluated split and write the definition again, or use 0."
+                "Put train.jsonl (or .parquet) next to the evaluated split and write the definition again, or use 0."
             )
         return super().sample(n, *args, **kwargs)
 

@@ -54,7 +54,7 @@ def missing_lm_eval() -> MissingPackage:
 
 @cache
 def definition_version(name: str) -> str:
-    """The versions on which a task's scores depend besides its data: lm-eval's, and that of its definition."""
+    """The versions of lm-eval and of a task's definition; the task's scores depend on both, and on its data."""
     return f"{_lm_eval_version()}, {name} {_declared_version(find_definition(name))}"
 
 

@@ -55,7 +55,7 @@ class BoxFormat(NamedTuple):
 
     @property
     def description(self) -> str:
-        """One line beside the score; part of the answer cache's key."""
+        """One line printed with the score; part of the answer cache's key."""
         return f"boxes read as {self.unit}, as {self.family} writes them"
 
 

@@ -13,7 +13,7 @@ from firstsight.errors import DataError, ModelError
 
 _MODEL_FILE_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".py")
 _TRAINING_FILE_PREFIXES = ("optimizer", "training_args", "trainer_state", "scheduler")
-"""Files that training writes beside a model and that do not affect its answers."""
+"""Files that training writes to a model's folder and that do not affect its answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

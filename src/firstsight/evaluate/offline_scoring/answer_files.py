@@ -35,7 +35,7 @@ ANSWER_KEYS = (
     *("generated_text", "generated", "output", "outputs", "answer", "caption", "bbox", "box", "text"),
 )
 """`answer` and `bbox` come late, since files with a `response` or `prediction` have the truth there; `text` is the
-question if another key has the answer, except beside a `prompt`."""
+question if another key has the answer, unless the record also has a `prompt`."""
 TASK_ANSWER_KEYS = {"textvqa": ("model_output_no_ocr",), "textvqa_ocr": ("model_output_ocr",)}
 """Keys with precedence for one task: the authors' harness writes two answers in a record."""
 _YES_NO_KEY = "yes_no_probabilities"

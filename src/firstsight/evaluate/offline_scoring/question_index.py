@@ -74,7 +74,7 @@ class QuestionIndex:
         return bool(stem) and contains_words(fold_without_punctuation(answer.prompt), stem)
 
     def has_evidence(self, answer: AnswerRecord, position: int) -> bool:
-        """Whether the answer has a field besides its id that could contradict the question."""
+        """Whether the answer has a field other than its id that could contradict the question."""
         has_image = answer.image and self.questions[position].image is not None
         return bool((answer.prompt and not self.is_uniform) or has_image)
 

@@ -104,7 +104,7 @@ def _find_vqa_files(contents: Mapping[Path, Any]) -> tuple[Path, Path]:
     questions_path, annotations_path = (records.file_with_key(contents, key) for key in ("questions", "annotations"))
     pairs = (("questions", questions_path), ("annotations", annotations_path))
     problems = [f"no {kind}" for kind, path in pairs if path is None]
-    problems += [f"{path.name} beside them" for path in contents if path not in (questions_path, annotations_path)]
+    problems += [f"another file, {path.name}" for path in contents if path not in (questions_path, annotations_path)]
     if questions_path is None or annotations_path is None or problems:
         raise DataError(
             f"{records.join_paths(contents)}: wanted a file with questions and one with annotations. "
@@ -143,7 +143,7 @@ def read_textvqa_ocr(paths: Sequence[Path]) -> tuple[Question, ...]:
     if missing:
         raise DataError(
             f"{records.join_paths(paths)}: {len(missing):,} images have no OCR tokens: "
-            f"{records.abbreviate_names(missing)}. Put TextVQA_Rosetta_OCR_v0.2_val.json beside the questions."
+            f"{records.abbreviate_names(missing)}. Put TextVQA_Rosetta_OCR_v0.2_val.json next to the questions."
         )
     texts = (f"{question.text}{_OCR_PROMPT}{', '.join(tokens[str(question.image)])}" for question in questions)
     return tuple(replace(question, text=text) for question, text in zip(questions, texts, strict=True))

@@ -22,7 +22,7 @@
     const spec = structuredClone(specs[name]);
     spec.config.background = "transparent";
     if (spec.facet) {
-      // The legend is in the figure beside it.
+      // The legend is in the neighbouring figure.
       for (const layer of spec.spec.layer) if (layer.encoding.color) layer.encoding.color.legend = null;
       return fitFacets(spec, width);
     }
