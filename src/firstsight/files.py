@@ -46,9 +46,9 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def file_lock(path: Path, *, is_blocking: bool) -> Generator[bool, None, None]:
-    """An exclusive lock on `path`, which is made where it is missing; gives whether this process has it.
+    """An exclusive lock on `path`, which is created if missing; yields whether this process has the lock.
 
-    False only without `is_blocking`, at once, where another process has it. The kernel frees it when a process dies.
+    If another process has it, False at once without `is_blocking`. The kernel frees it when a process dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -122,7 +122,7 @@ class FileDigests:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """The shard's file name of each tensor by a model.safetensors.index.json; ModelError for another file."""
+    """{tensor name: shard's file name} of a model.safetensors.index.json; ModelError for another file."""
     try:
         return {str(name): str(shard) for name, shard in json.loads(index.read_text())["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -75,7 +75,7 @@ def test_an_arm_is_compared_with_blind_and_text_only_answers(run: Run, runs: Pat
     smoke = ("--scale", "smoke", "--seeds", 1, "--out", runs)
     code, out, err = run("evaluate", arm(), "--tasks", "vqav2,copa", "--text-only", *smoke)
     assert code == 0, err
-    for word in ("unreadable", "blind", "text only", "above it", "INCOMPLETE, without gqa"):
+    for word in ("unreadable", "blind", "text only", "difference", "INCOMPLETE, without gqa"):
         assert word in out
     facts = stored_scores(runs, checkpoint("patches"))
     text_facts = stored_scores(runs, checkpoint("lm"))

@@ -114,7 +114,9 @@ def write_sized_tokenizer(file: Path, count: int) -> None:
     Tokenizer(models.WordLevel(vocab_size, unk_token="w1")).save(str(file))
 
 
-@pytest.mark.parametrize(("vocab_size", "line"), [(26, ""), (27, "32 embedding rows, the model has 31; set vocab_size=32")])
+@pytest.mark.parametrize(
+    ("vocab_size", "line"), [(26, ""), (27, "32 embedding rows, the model has 31; set vocab_size=32")]
+)
 def test_the_rows_that_chat_tokens_need_are_reported(source: Path, tmp_path: Path, vocab_size: int, line: str) -> None:
     write_sized_tokenizer(source / "tokenizer.json", vocab_size)
     result = import_weights(source, tmp_path / "out")

@@ -20,12 +20,12 @@ BASELINE_LABELS = {"blind": "blind", "text_only": "text only", "question_blind":
 def evaluate(
     study: Study,
     *,
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="start-080.s1, an address, a folder.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="start-080.s1, an address or a folder.")],
     benchmarks: Annotated[Path | None, typer.Option(help="A folder for each task; default: the study's.")] = None,
     tasks: Annotated[str, typer.Option(metavar="TASK,…", help="Which tasks; default: all that are available.")] = "",
     blind: Annotated[bool, typer.Option("--blind", help="Evaluate only without the images.")] = False,
-    text_only: Annotated[bool, typer.Option("--text-only", help="Also its parent, a text model.")] = False,
-    text_model: Annotated[str, typer.Option(help="That text model, if the study does not record it.")] = "",
+    text_only: Annotated[bool, typer.Option("--text-only", help="Evaluate its text-only parent too.")] = False,
+    text_model: Annotated[str, typer.Option(help="The text-only parent, if no study records it.")] = "",
     out: OutOption = RUNS,
 ) -> None:
     """Evaluate a checkpoint on tasks, with the images and without.
@@ -50,7 +50,7 @@ def evaluate(
     if baselines := [key for key in BASELINE_LABELS if any(task[key] is not None for task in scores.values())]:
         terminal.print_table(_baseline_table(scores, baselines), title="")
     versions = _version_lines(scores) if evaluation.has_paper_prompts else ()
-    terminal.print_lines(["", *versions, *_mean_lines(evaluation.scores), f"kept: {evaluation.folder}"])
+    terminal.print_lines(["", *versions, *_mean_lines(evaluation.scores), f"stored: {evaluation.folder}"])
 
 
 def _score_table(tasks: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -62,19 +62,19 @@ def _score_table(tasks: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _baseline_table(tasks: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    yield ("task", *(cell for key in keys for cell in (BASELINE_LABELS[key], "above it", "95 % of that")))
+    yield ("task", *(cell for key in keys for cell in (BASELINE_LABELS[key], "difference", "95 % interval")))
     for name, task in tasks.items():
         yield (name, *(cell for key in keys for cell in _baseline_cells(task, key)))
 
 
 def _baseline_cells(task: Mapping[str, Any], key: str) -> tuple[str, str, str]:
-    above = task["over"].get(key)
-    difference, interval = (f"{above['difference']:+.3f}", above["interval"]) if above else ("", None)
+    paired = task["over"].get(key)
+    difference, interval = (f"{paired['difference']:+.3f}", paired["interval"]) if paired else ("", None)
     return _format_score(task[key]), difference, _format_interval(interval)
 
 
 def _version_lines(tasks: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each task: the version of its questions, which were left out, and how boxes were read."""
+    """A line for each task: the version of its questions, how many were left out, and the unit of boxes."""
     for name, scores in tasks.items():
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in scores.get("left_out", {}).items())
         parts = (scores["asked"], f"left out: {left_out}" if left_out else "", scores.get("boxes", ""))

@@ -67,7 +67,7 @@ def has_image_signature(data: bytes) -> bool:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """An image of which only the header is decoded; RecordError when it is invalid or the image too large."""
+    """An image with only its header decoded; RecordError when it is invalid or the image too large."""
     if not data:
         raise RecordError("zero bytes", "an empty file")
     if len(data) > MAX_IMAGE_BYTES:

@@ -19,7 +19,7 @@ from firstsight.evaluate.results import ScoredAnswer, score_answers
 from firstsight.evaluate.task import PromptStyle, Question, Task, benchmark_files
 
 ImageMode = Literal["both", "seeing", "blind"]
-"""Whether vision questions are evaluated with their image, without it ("blind"), or once each way."""
+"""Whether vision questions are evaluated with their image ("seeing"), without it ("blind"), or both ways."""
 
 ANSWER_TOKEN_LIMITS: dict[PromptStyle, int] = {"bare": 8, "paper": 128}
 """Maximum tokens of an answer: synthetic answers have at most four words (a box); the paper's harness stops at 128."""
@@ -81,7 +81,7 @@ class TaskRun:
         ]
 
     def scored_answers(self, answers_by_key: Mapping[AnswerKey, str]) -> list[ScoredAnswer]:
-        """Scores of each condition with an answer to every question; a metric may need all answers at once."""
+        """Scores for each of the two conditions that has all answers; a metric may need all of them at once."""
         scored: list[ScoredAnswer] = []
         for is_blind in (False, True):
             if all((question.id, is_blind) in answers_by_key for question in self.questions):
@@ -107,7 +107,7 @@ def build_task_run(
     if not folder.is_dir():
         names = ", ".join(sorted(path.name for path in benchmarks_path.glob("*/"))) or "none"
         raise DataError(
-            f"{benchmarks_path}: wanted a folder {folder.name} of its files. Got {names}. Add or drop {task.name}."
+            f"{benchmarks_path}: wanted a folder {folder.name}. Got {names}. Add it, or leave out the task {task.name}."
         )
     paths = benchmark_files(folder)
     questions = task.read_questions(paths)

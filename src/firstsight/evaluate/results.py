@@ -33,7 +33,7 @@ class ScoredAnswer:
     """Whether the answer has the form that the metric expects."""
 
     def to_json(self) -> dict[str, Any]:
-        """A line of answers.jsonl; of several annotators' answers `truth` is the most frequent one."""
+        """A line of answers.jsonl; `truth` is the most frequent one of several annotators' answers."""
         question = self.question
         return {
             "task": self.task.name,
@@ -79,7 +79,7 @@ def score_texts(
     prompts: Sequence[str],
     is_blind: bool = False,
 ) -> list[ScoredAnswer]:
-    """Scored answers to one task's questions; `inputs` are the metric's, which for choices may be their indices."""
+    """Scored answers to one task's questions; `inputs` are the metric's: the texts, or indices of choices."""
     scores = task.metric.compute(inputs, [question.truth for question in questions])
     return [
         ScoredAnswer(
@@ -106,7 +106,7 @@ def _display_truth(question: Question) -> Any:
 
 
 def question_scores(answers: Sequence[ScoredAnswer], baseline: Mapping[str, float] | None = None) -> ClusteredScores:
-    """The scores of one task's answers, less `baseline` by question id, clustered by image, or by question without one.
+    """One task's scores, minus `baseline` by question id if given; clusters are images, or questions without an image.
 
     Their mean is the task's score: the mean over splits of the mean over questions (only POPE has several splits).
     """
@@ -223,7 +223,7 @@ def write_result(result: EvalResult, folder: Path) -> None:
 def merge_result(result: EvalResult, folder: Path, metadata: Mapping[str, Any]) -> None:
     """Add a result to those stored in `folder`: answers.jsonl, scores.json and, with `metadata`, judged.json.
 
-    Tasks that were evaluated before are replaced. Stored tasks are dropped where SCORES_VERSION was another; their raw
+    Tasks that were evaluated before are replaced. Stored tasks of another SCORES_VERSION are dropped; their raw
     answers stay in the answer cache.
     """
     with file_lock(folder / "lock", is_blocking=True):

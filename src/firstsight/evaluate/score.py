@@ -21,7 +21,7 @@ class AggregateScores:
     """Three means over the stable score's tasks of one kind, and the tasks among these without a score."""
 
     stable: float | None
-    """Accuracy minus the authors' baseline, not divided by what is left: the paper's number."""
+    """Accuracy minus the authors' baseline, not divided by (1 - baseline): the paper's number."""
     centred: float | None
     """(accuracy - chance) / (1 - chance), as DCLM centres."""
     raw: float | None

@@ -61,19 +61,16 @@ class Task:
     prompt_templates: Mapping[PromptStyle, str]
     """A template with {q} for the question, by style."""
     version: int
-    """Raised when the same answers to the same files would get another score, or a question another prompt."""
+    """Increased when the same answers to the same files would get another score, or a question another prompt."""
     published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Questions by split ("" without splits) of each published version of the files, the preferred version first.
-
-    Not enforced, only reported by describe_version.
-    """
+    """Questions by split ("" without splits) of each published version, the preferred one first; only reported."""
     variant_of: str | None = None
     """The task whose files this one reads, unless it has a folder of its own."""
     count_skipped: Callable[[Sequence[Path]], Mapping[str, int]] | None = None
     """The number of questions that `read_questions` leaves out, by reason. None where it leaves out none."""
 
     def folder(self, benchmarks_path: Path) -> Path:
-        """The folder of its files: its own, or that of the task whose variant it is. It need not exist."""
+        """The folder of its files: its own, or without that the one of `variant_of`. It need not exist."""
         task_folder = benchmarks_path / self.name
         return benchmarks_path / self.variant_of if self.variant_of and not task_folder.is_dir() else task_folder
 
@@ -121,7 +118,7 @@ def single_file(paths: Sequence[Path], description: str) -> Path:
     """The file of a benchmark that has only one; DataError for none or several."""
     if len(paths) != 1:
         folder, names = paths[0].parent if paths else "the files", ", ".join(path.name for path in paths) or "none"
-        raise DataError(f"{folder}: wanted one file, {description}. Got {names}. Keep one benchmark split to a folder.")
+        raise DataError(f"{folder}: wanted one file, {description}. Got {names}. Keep one split per folder.")
     return paths[0]
 
 
@@ -147,7 +144,7 @@ def _parse_json_line(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{location}: wanted one JSON object a line. Got: {error}. Was the file cut short?") from error
+        raise DataError(f"{location}: wanted a JSON object per line. Got: {error}. Was the file cut short?") from error
 
 
 def load_json_records(path: Path) -> list[dict[str, Any]]:
@@ -199,19 +196,19 @@ def image_stem(name: str) -> str:
 
 
 def strip_annotation_id(name: str) -> str:
-    """The image's name in a RefCOCO name; other names are unchanged."""
+    """A RefCOCO name without its annotation's number; other names are unchanged."""
     match = _ANNOTATION_NAME.fullmatch(name)
     return match[1] if match else name
 
 
 def coco_number(stem: str) -> str:
-    """COCO's number without zeros: COCO_val2014_000000458752, 000000458752 and 458752 are equal. Else empty."""
+    """COCO's number, 458752 for COCO_val2014_000000458752, 000000458752 and 458752; empty for other names."""
     match = _COCO_NUMBER.fullmatch(stem)
     return (match[1] or match[2]).lstrip("0") or "0" if match else ""
 
 
 def image_series(name: str) -> str:
-    """The series in which an image is numbered, as VizWiz_val; empty without a number and for COCO."""
+    """The prefix of a numbered image name, such as VizWiz_val; empty without a number and for COCO."""
     match = _SERIES_NAME.fullmatch(image_stem(name))
     return match[1] if match else ""
 

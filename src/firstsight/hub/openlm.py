@@ -33,7 +33,7 @@ from firstsight.model.tensors import StoredTensors, shapes_and_dtypes
 from firstsight.recipe.model import LMSpec, Rope, openlm_spec
 
 OPENLM_SIZE_KEYS = {"width": "hidden_dim", "layers": "n_layers", "heads": "n_heads", "vocab_size": "vocab_size"}
-"""Parameters of `openlm_spec`, and the keys of open_lm's model configs."""
+"""Parameters of `openlm_spec`, and their keys in open_lm's model configs."""
 OPENLM_KEY_ALIASES = {"dim": "hidden_dim", "norm_type": "model_norm", "apply_qk_norm": "qk_norm"}
 """Other names of these keys in open_lm's Params."""
 NORM_KEY, POSITIONS_KEY = "model_norm", "positional_embedding_type"
@@ -200,7 +200,7 @@ def read_openlm_checkpoint(path: Path) -> tuple[dict[str, Tensor], int | None]:
 
 
 def _numpy_globals() -> list[Any]:
-    """The classes in pickles of numpy's scalars: open_lm stores confidence intervals of validation losses as such."""
+    """The classes in pickles of numpy's scalars: open_lm stores confidence intervals of validation losses as these."""
     dtypes = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "bool")}
     scalar: Any = np.float64(0).__reduce__()[0]
     return [np.dtype, *dtypes, *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]

@@ -31,7 +31,7 @@ class PublicWeights:
     spec: LMSpec | VLMSpec
     tensors: Mapping[str, Tensor]
     source_names: Mapping[str, tuple[str, ...]]
-    """For each tensor of the checkpoint the tensors of the source whose rows are concatenated to it."""
+    """For each tensor of the checkpoint, the tensors of the source to concatenate along the first axis."""
     files: tuple[Path, ...]
     """All files that were read."""
     tokens_seen: int | None

@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 ATTENTION_BLOCK = 128
 """Tokens along each side of the blocks that flex attention skips if no pair in them is allowed."""
 QUERY_STRIPE = 256
-"""Query tokens whose scores are computed at once on a CPU, against the keys up to the stripe's end only."""
+"""Query tokens of a stripe: a CPU computes its scores at once, only against keys up to the stripe's end."""
 MIN_FLEX_HEAD_DIM = 16
 """Smallest head width that the flex attention kernel supports on a GPU."""
 MAX_EAGER_LENGTH = 2048

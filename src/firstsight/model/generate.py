@@ -24,9 +24,9 @@ from firstsight.recipe.model import VLMSpec
 
 MAX_ROWS = 64
 MAX_BATCH_TOKENS = 1 << 16
-"""Most tokens of a batch, new ones included; a single prompt may have more."""
+"""Maximum number of tokens in a batch, new ones included; a single prompt may have more."""
 MAX_LOGIT_STATES = 512
-"""Most hidden states whose logits are in memory at once."""
+"""Maximum number of hidden states with logits in memory at once."""
 
 PromptImages = Sequence[Tensor | None] | None
 """For each prompt features [I, W], pixels uint8 [S, S, 3] or None; None if no prompt has an image."""
@@ -44,7 +44,7 @@ class Sampling:
     temperature: float
     top_k: int | None = None
     top_p: float | None = None
-    """Of those only the fewest likeliest whose probabilities sum to at least this."""
+    """Nucleus sampling after `top_k`: the fewest tokens that have at least this probability in total."""
     seed: int
     first_index: int = 0
     """Index of the call's first prompt in a list that is generated in several calls."""

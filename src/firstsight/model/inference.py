@@ -123,7 +123,7 @@ class InferenceDecoder:
     def extend(
         self, x: HiddenStates, token_counts: Sequence[int] | None, cache: KVCache, *, is_bidirectional: bool = False
     ) -> HiddenStates:
-        """Hidden states of new tokens after those in the cache, to which they are added.
+        """Hidden states of new tokens that follow those in the cache; their keys and values are added to it.
 
         The first `token_counts[r]` tokens of row r are real, the rest padding; None for rows without padding. Each
         token attends to its row's cached and earlier tokens, with `is_bidirectional` to all new ones (no padding then).

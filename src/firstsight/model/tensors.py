@@ -39,7 +39,7 @@ class NamedTensors(Protocol):
 class StoredTensors(Mapping[str, Tensor]):
     """The safetensors of one name in a folder: the headers are read and checked at once, a tensor on access.
 
-    Raises ModelError that names a missing or damaged file, and the tensors in which index and shards differ.
+    Raises ModelError that names a missing or damaged file, and the tensors that differ between index and shards.
     """
 
     def __init__(self, folder: Path, name: str = "model") -> None:

@@ -214,7 +214,7 @@ class _TreeRenderer:
             yield from self.branches(chain[-1], indent + extension)
 
     def label(self, step: Step) -> str:
-        """The address, the user's name for a source whose address shows only its form, and whether it is stored."""
+        """The address, the user's name of a source (its address has only the form), and whether it is stored."""
         source = step.spec.source if isinstance(step.spec, Prepare) else step.spec
         name = ""
         if isinstance(source, External | Recaptioned) and content_key(source) in step.content_ids:

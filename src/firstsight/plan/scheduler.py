@@ -89,7 +89,7 @@ class Summary:
             if blocked := [step.address for step, cause in self.blocked if cause == failure.step]:
                 yield f"  not run: {', '.join(blocked)} (needs {failure.step.address})"
         if self.failed:
-            yield "Correct the cause and give the same command again: it continues from what is stored."
+            yield "Correct the cause and run the same command again: it continues from what is stored."
 
 
 def run(

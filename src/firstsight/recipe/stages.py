@@ -70,7 +70,7 @@ class Continue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matched:
-    """Start at the rate at which another arm starts, no warm-up: the reviewers' control arm at 100 %."""
+    """Start at another arm's initial rate, without warm-up: the reviewers' control arm at 100 %."""
 
     TAG: ClassVar = "matched"
     reference: LRSchedule

@@ -76,7 +76,7 @@ class Catalog:
     kinds: dict[str, tuple[str, ...]]
     kind_of: dict[str, str]
     held_out_place: dict[str, str]
-    """The place at which no training image or text shows the object, for objects with such a place."""
+    """For some objects, a place where no training image or text shows them."""
     popular_names: frozenset[str]
     """A third of each kind, sampled twice as often as the others."""
     trained_kind_names: frozenset[str]

@@ -238,7 +238,7 @@ def sample_questions(
 ) -> list[SceneQuestion]:
     """Up to `limit` different questions: a type is drawn by its weight, then a question of that type.
 
-    Without boxes for scenes of text documents, whose generators need none.
+    Scenes of text documents have no `boxes`; their generators need none.
     """
     questions: dict[SceneQuestion, None] = {}
     for _ in range(4 * limit):

@@ -72,7 +72,7 @@ class StreamPosition:
         packed_length = self.row_length * self.cuts_per_packed_row
         if packed_length % length or tokens_read % length:
             raise MixError(
-                f"wanted rows that divide the {packed_length} tokens in which the text was packed, and the "
+                f"wanted rows that divide the {packed_length} tokens of a packed row of text, and the "
                 f"{tokens_read:,} that were read. Got rows of {length}. Choose a length that does, or mix no text in."
             )
         cuts = packed_length // length

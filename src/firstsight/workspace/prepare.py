@@ -49,7 +49,7 @@ def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> P
         raise RequestError(f"only sources of the site file are prepared separately. Got {type(source).__name__}.")
     name = external.name
     parts = [file_name_part(name.rstrip("/").rpartition("/")[2]) or "source", external.form]
-    if parts[0] != name:  # a digest keeps names distinct in which characters were replaced
+    if parts[0] != name:  # a digest distinguishes names that differ only in replaced characters
         parts.insert(1, hashlib.sha256(name.encode()).hexdigest()[:DIGEST_CHARACTERS])
     if isinstance(source, Recaptioned):
         share = source.synthetic_share

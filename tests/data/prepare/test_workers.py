@@ -118,7 +118,7 @@ def test_full_disk_is_reported_and_resumed(workshop: Workshop, source: Path) -> 
     assert whole.samples.nbytes > 40_000 > max(file.stat().st_size for file in source.iterdir())
     run = start_prepare(workshop, source, readers=1, max_bytes=40_000)
     output, _ = run.communicate(timeout=60)
-    assert run.returncode == 1 and "StepFailed" in output and "Make room and give the same command again" in output
+    assert run.returncode == 1 and "StepFailed" in output and "Make room and run the same command again" in output
     assert not (out / "manifest.json").exists() and len(list(out.glob("parts/*/part.json"))) == SHARDS
     assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
 

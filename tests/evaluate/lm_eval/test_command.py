@@ -132,4 +132,4 @@ def test_a_folder_without_tasks_is_refused(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"{tmp_path}: wanted folders named after tasks. Got none of agieval_sat_en, ")
-    assert captured.err.endswith("Add one.\n")
+    assert captured.err.endswith("Add one of them.\n")

@@ -38,7 +38,7 @@ def test_examples_come_only_from_the_copys_training_split(rows: list[dict[str, A
     write_task(tmp_path / "benchmarks", "arc_easy", rows)
     write_definition(tmp_path)
     assert len(build_prompts(tmp_path, examples=0)) == len(rows)
-    with pytest.raises(DataError, match=r"--num_fewshot 2: wanted a copy whose training split.*Got none"):
+    with pytest.raises(DataError, match=r"--num_fewshot 2: wanted examples in the copy's training split.*Got none"):
         build_prompts(tmp_path, examples=2)
     example = {"question": "what is it", "choices": {"text": ["a dog", "no"], "label": ["A", "B"]}, "answerKey": "A"}
     if rows is QUERIES:
@@ -53,7 +53,7 @@ def test_queries_used_as_they_are_have_no_examples(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(task_definitions, "_has_same_questions", lambda task, queries: False)
     write_definition(tmp_path)
     assert len(build_prompts(tmp_path, examples=0)) == 1
-    with pytest.raises(DataError, match=r"--num_fewshot 1: wanted a copy"):
+    with pytest.raises(DataError, match=r"--num_fewshot 1: wanted examples"):
         build_prompts(tmp_path, examples=1)
 
 

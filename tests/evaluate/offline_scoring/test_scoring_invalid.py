@@ -33,7 +33,7 @@ INVALID: dict[str, tuple[str, Any, str]] = {
     "a list of strings": ("a.json", ["yes", "no"], "a.json:1: wanted an object"),
     "cut short": ("a.json", '[{"question_id": 100, "ans', "Was the file cut short?"),
     "cut short, packed": ("a.json.gz", gzip.compress(json.dumps(ROWS).encode())[:-9], "Fetch it again"),
-    "a cut line": ("a.jsonl", '{"question_id": 100, "answer": "w0"}\n{"question_id": 10', "a.jsonl:2: wanted one JSON"),
+    "a cut line": ("a.jsonl", '{"question_id": 100, "answer": "w0"}\n{"question_id": 10', "a.jsonl:2: wanted a JSON"),
     "no text": ("a.json", b"\x00\xfe\x00\x81", "wanted a text file"),
     "UTF-16": ("a.json", json.dumps(ROWS).encode("utf-16"), "is text in UTF-16. Wanted JSON or JSON lines in UTF-8"),
     "a spreadsheet": ("a.xlsx", b"PK\x03\x04\x14\x00", "is a spreadsheet or a zip archive. Wanted JSON"),

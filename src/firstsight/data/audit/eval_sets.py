@@ -42,7 +42,7 @@ _READ_ERRORS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalItem:
-    """A location in an evaluation set."""
+    """A location in an evaluation set: a file, and the item inside it."""
 
     file: str
     item: str = ""
@@ -73,7 +73,7 @@ class EvalSets:
             self.refused.append(f"{item}: {error}")
 
     def add_value(self, value: object, location: EvalItem) -> None:
-        """Strings and images of a decoded value, at any depth."""
+        """Add the strings and images of a decoded value, at any depth."""
         file, item = location.file, location.item
         match value:
             case str() if not value.isascii() or len(value.split(None, 1)) > 1:
@@ -121,7 +121,7 @@ def _collect_file(file: Path, name: str, sets: EvalSets) -> None:
                     member_name, content = f"{name}/{member.name}", data.read()
                     try:
                         _collect_bytes(lambda content=content: content, member_name, sets)
-                    except _READ_ERRORS as error:  # the next members are read all the same
+                    except _READ_ERRORS as error:  # the members after it are still read
                         sets.refused.append(f"{member_name}: {error}")
     elif name.lower().endswith(".parquet"):
         rows = (row for batch in pq.ParquetFile(file).iter_batches(batch_size=64) for row in batch.to_pylist())

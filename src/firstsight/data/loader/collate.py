@@ -101,7 +101,7 @@ class BatchBuilder:
             self._fill_images(source, source.images, flat, batch_rows)
 
     def _fill_tokens(self, source: LoaderSource, flat: _FlatRows, batch_rows: Indices) -> None:
-        """Tokens, and shifted by one the targets; the target after a segment may be a token of the next row."""
+        """Write tokens, and as targets the tokens shifted by one, also where a document continues elsewhere."""
         shape, image_tokens = (len(batch_rows), self.tokens.shape[1]), source.packed_rows.image_tokens
         owners, origins, lengths = flat.token_runs(image_tokens, shape[0] * shape[1])
         flat_positions = np.arange(shape[0] * shape[1])
@@ -146,7 +146,7 @@ class BatchBuilder:
 
 
 def _set_continuation_targets(source: LoaderSource, flat: _FlatRows, targets: Int64[np.ndarray, "positions"]) -> None:
-    """The target of the last position of a segment with a next token is that token."""
+    """Set the target of a segment's last position to the document's next token, if there is one."""
     segments, has_next = flat.segments, flat.segments.has_next_token
     tokens, positions = (segments.start + segments.count)[has_next], flat.segment_ends[has_next] - 1
     has_loss = _has_loss(source, source.index.loss[tokens])

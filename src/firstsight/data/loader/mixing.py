@@ -1,8 +1,8 @@
-"""Exact mixing: by rows as arithmetic, by tokens or loss tokens in the order in which rows would be completed.
+"""Exact mixing: by rows as arithmetic, by tokens or loss tokens by merging the rows of all sources.
 
-Merging: row k of source i has the key U / share, where U is the sum of the source's units up to and including row k:
-the time at which a source that emits `share` units per unit of time completes the row. Rows come in the order of
-their keys, ties by source.
+Merging: each source emits `share` units (tokens or loss tokens) per unit of time, and rows come in the order in which
+they are complete, ties by source. Row k is complete at the time U / share, where U is the sum of the source's units up
+to and including row k.
 
 Law: after any number of rows, the units of each source differ from its share of all units by less than the sum of the
 largest rows of all sources.

@@ -23,10 +23,7 @@ _CHUNK = 1 << 18
 
 
 class SampleLedgerWriter:
-    """Writes ledger.npy during training; its state is the number of rows in the file.
-
-    Rows are written a block at a time: drawing them is arithmetic, and what a kill cuts off is drawn again.
-    """
+    """Writes ledger.npy in blocks during training; rows that a killed process did not write are computed again."""
 
     def __init__(self, folder: Path, stream: BatchStream, *, first_step: int) -> None:
         self.array_path, self.metadata_path, self.stream = folder / "ledger.npy", folder / "ledger.json", stream
@@ -34,7 +31,7 @@ class SampleLedgerWriter:
         self.written_rows = self.trained_rows = 0
 
     def open(self, state: dict[str, Any] | None) -> None:
-        """Start the file, or truncate it to where it was at `state_dict`."""
+        """Start the file, or truncate it to its size at `state_dict`."""
         self.written_rows = self.trained_rows = 0 if state is None else state["rows"]
         with self.array_path.open("ab") as file:
             file.truncate(0 if state is None else state["size"])

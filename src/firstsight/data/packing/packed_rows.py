@@ -35,7 +35,7 @@ class PackingStats:
     """Tokens in no row, cut from captions and dialogues that are longer than a row."""
     truncated: int = 0
     skipped: int = 0
-    """Captions and dialogues of which not one token, or not one turn, fits a row."""
+    """Captions without a token, and dialogues without a turn, that fits a row."""
     split: int = 0
     """Documents that continue in another row."""
 

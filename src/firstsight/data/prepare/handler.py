@@ -94,7 +94,7 @@ def _write_missing_parts(
     progress.report()
     parts |= {shard: load_finished_part(job, shard) for shard in missing}
     if lost := [shard.name for shard, part in parts.items() if part is None]:
-        raise StepFailed(f"{job.parts_path}: wanted a part of {lost[0]}. Got none: something deletes them. Try again.")
+        raise StepFailed(f"{job.parts_path}: wanted a part of {lost[0]}. Got none: something removed it. Try again.")
     return [part for part in parts.values() if part is not None]
 
 
@@ -191,7 +191,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _remove_parts(out: Path) -> None:
-    """Remove the parts, then rename the manifest: a folder with a manifest has nothing unfinished in it."""
+    """Remove the parts, then rename the manifest: a folder with manifest.json is complete."""
     shutil.rmtree(out / "parts", ignore_errors=True)
     if (out / "merged.json").is_file():
         (out / "merged.json").replace(out / "manifest.json")
@@ -210,5 +210,5 @@ def _disk_full_as_error(out: Path) -> Iterator[None]:
             raise
         raise StepFailed(
             f"{out}: wanted room for the index of a source. Got: {error.strerror}. "
-            "Make room and give the same command again: it resumes after the shards that are finished."
+            "Make room and run the same command again: it resumes after the shards that are finished."
         ) from error

@@ -22,9 +22,9 @@ from firstsight.errors import DataError
 
 JSONL_EXTENSIONS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 RANGE_ITEMS, RANGE_BYTES = 10_000, 16 << 20
-"""A byte range of a list ends at the first item after so many items or bytes."""
+"""A byte range of a list ends at the first item after this many items or bytes."""
 MAX_ITEM_BYTES = 16 << 20
-"""Bytes of an item of a list; a list without a complete item in so many bytes is refused."""
+"""Bytes of an item of a list; a list without a complete item in this many bytes is refused."""
 _READ_SIZE = 1 << 20
 _NOT_WHITESPACE = re.compile(r"[^ \t\r\n]")
 _BYTE_ORDER_MARK = "\xef\xbb\xbf"

@@ -90,7 +90,7 @@ def table_records(
 ) -> Iterator[Record | RejectedRecord]:
     """The record that `parse` makes of each row; it may raise RecordError.
 
-    Only the columns of the first of `layouts` whose fields the table has, of `id` and of `optional_fields` are read.
+    Reads the columns of the first of `layouts` that the table has completely, `id`, and `optional_fields`.
     Raises DataError when the file is not a table, is truncated, or fits no layout.
     """
     for row in _read_rows(context, layouts, optional_fields):

@@ -1,4 +1,4 @@
-"""`python -m firstsight.evaluate.lm_eval BENCHMARKS OUT [TASK ...]`: definitions of offline copies for `lm_eval`."""
+"""`python -m firstsight.evaluate.lm_eval BENCHMARKS OUT [TASK ...]`: task definitions over offline data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _write_definitions(benchmarks: Path, out: Path, names: list[str]) -> list[Pa
     names = names or [name for name in LM_EVAL_TASKS if (benchmarks / name).is_dir()]
     if not names:
         known_names = ", ".join(LM_EVAL_TASKS)
-        raise DataError(f"{benchmarks}: wanted folders named after tasks. Got none of {known_names}. Add one.")
+        raise DataError(f"{benchmarks}: wanted folders named after tasks. Got none of {known_names}. Add one of them.")
     for name in names:
         find_definition(name)  # raises for an unknown name or a missing lm-eval before any file is written
     from firstsight.evaluate.lm_eval import task_definitions  # imports lm-eval, which is optional

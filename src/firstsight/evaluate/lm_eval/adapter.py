@@ -1,4 +1,4 @@
-"""A firstsight checkpoint as a model of lm-eval, for text without images, as in the paper.
+"""A firstsight checkpoint as an lm-eval model for text tasks; it gets no images, as in the paper.
 
 Every input begins with <|endoftext|>, as every training row without an image does.
 """
@@ -28,8 +28,8 @@ from firstsight.site import Progress, ProgressCallback, Site
 MODEL_NAME = "firstsight"
 DEFAULT_MAX_LENGTH = 2048
 """Tokens of an input; longer inputs are truncated at the left. Source: the paper's fine-tuning length."""
-_BATCH_CONTEXTS = 256
-"""Distinct contexts between progress reports if no batch size is given."""
+_DEFAULT_BATCH_CONTEXTS = 256
+"""Distinct contexts in a call of the model if no batch size is given."""
 _DEFAULT_MAX_GEN_TOKS = 256
 """Tokens of a generated answer if the task has no limit, as in lm-eval's own models."""
 _GENERATION_KEYS = frozenset(("until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "num_beams"))
@@ -40,7 +40,7 @@ TokenIds = list[int]
 class LmEvalAdapter(TemplateLM):
     """A NativeModel behind lm-eval's interface.
 
-    `batch_contexts` distinct contexts are computed at once, each with all its choices; None uses what fits into memory.
+    `batch_contexts` distinct contexts are computed in a call, each with all its choices; the model may split the call.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class LmEvalAdapter(TemplateLM):
         return [results[position] for position in range(len(requests))]
 
     def _truncate_context(self, context: TokenIds, continuation: TokenIds) -> TokenIds:
-        """The last tokens of a context that fit; the continuation's last token is not an input."""
+        """The last tokens of a context that fit before the continuation, whose last token is not an input."""
         count, limit = len(continuation), self.max_length
         if not count:
             raise DataError("a continuation without tokens has no likelihood. Give each choice at least a letter.")
@@ -121,7 +121,7 @@ class LmEvalAdapter(TemplateLM):
         """Positions of contexts, equal ones together; the longest first, so that buffers fit all later batches."""
         order = sorted(range(len(contexts)), key=lambda position: (-len(contexts[position]), contexts[position]))
         groups = [list(group) for _, group in groupby(order, key=lambda position: contexts[position])]
-        step = self._batch_contexts or _BATCH_CONTEXTS
+        step = self._batch_contexts or _DEFAULT_BATCH_CONTEXTS
         for start in range(0, len(groups), step):
             yield [position for group in groups[start : start + step] for position in group]
 
@@ -176,10 +176,7 @@ class LmEvalAdapter(TemplateLM):
 
 
 def _generation_options(gen_kwargs: Mapping[str, Any], *, seed: int) -> tuple[tuple[str, ...], int, Sampling | None]:
-    """(until, most tokens, sampling or None for greedy decoding), interpreted as by lm-eval's own models.
-
-    RequestError for unknown options.
-    """
+    """(until, maximum tokens, sampling or None for greedy decoding), as in lm-eval; RequestError for other options."""
     present = {key: value for key, value in gen_kwargs.items() if value is not None}
     options: dict[str, Any] = dict(normalize_gen_kwargs(present, default_max_gen_toks=_DEFAULT_MAX_GEN_TOKS))
     unknown = options.keys() - _GENERATION_KEYS
@@ -187,7 +184,7 @@ def _generation_options(gen_kwargs: Mapping[str, Any], *, seed: int) -> tuple[tu
         unknown |= {"num_beams"}
     if unknown:
         raise RequestError(
-            f"generation: wanted until, max_gen_toks and sampling. Got {', '.join(sorted(unknown))}. "
+            f"generation: wanted until, max_gen_toks and sampling options. Got {', '.join(sorted(unknown))}. "
             "Leave it out of the task or of --gen_kwargs."
         )
     sampling = None
@@ -214,16 +211,16 @@ class Firstsight(LmEvalAdapter):
     ) -> None:
         if unknown_args or not path:
             raise RequestError(
-                "--model_args: wanted path, and max_length and seed if you like. "
+                "--model_args: wanted path, and optionally max_length and seed. "
                 f"Got {', '.join(sorted(unknown_args)) or 'no path'}. Write --model_args path=FOLDER."
             )
         if max_length < 2:
-            remedy = f"Leave it out for {DEFAULT_MAX_LENGTH}."
+            remedy = f"Leave it out to use {DEFAULT_MAX_LENGTH}."
             raise RequestError(f"max_length: wanted at least 2 tokens. Got {max_length}. {remedy}")
         batch_contexts = _parse_batch_size(batch_size)
         if device.startswith("cuda") and not torch.cuda.is_available():
             # `lm_eval` requests a GPU by default; its own models fall back to the CPU too
-            logging.getLogger(__name__).warning("no GPU here: %s becomes cpu", device)
+            logging.getLogger(__name__).warning("no GPU on this machine: using cpu instead of %s", device)
             device = "cpu"
         super().__init__(
             load_native_model(Path(path), site=Site(device=device, threads=len(sched_getaffinity(0)))),
@@ -238,5 +235,5 @@ def _parse_batch_size(size: int | str | None) -> int | None:
     if size is None or str(size).startswith("auto"):
         return None
     if not str(size).isdecimal() or int(size) == 0:
-        raise RequestError(f"--batch_size: wanted auto or a number from 1. Got {size}. Leave it out or write auto.")
+        raise RequestError(f"--batch_size: wanted auto or a number from 1. Got {size}. Leave it out or use auto.")
     return int(size)

@@ -35,14 +35,14 @@ class LmEvalResult:
 
     name: str
     version: str
-    """The versions of lm-eval and of the definition, or that the questions were used as they are."""
+    """The versions of lm-eval and of the definition, or a note that the copy's own questions were used."""
     rows: tuple[ScoredAnswer, ...]
     metrics: Mapping[str, float]
     """Means over questions of the definition's metrics: acc, and for some tasks acc_norm."""
 
 
 def uses_lm_eval(task: Task, prompt_style: PromptStyle) -> bool:
-    """Whether lm-eval runs the task: the paper's text tasks, except in prompt style "bare" of the synthetic world."""
+    """Whether lm-eval runs the task: the paper's text tasks, except in the prompt style "bare"."""
     return prompt_style == "paper" and task.kind == "text" and task.name in tasks.TASKS
 
 
@@ -101,10 +101,10 @@ def evaluate_lm_eval_tasks(
     on_progress: ProgressCallback,
     style: PromptStyle = "paper",
 ) -> list[LmEvalResult]:
-    """All tasks' answers and metrics over the copies in FOLDER/NAME; style `bare` uses questions in query form as is.
+    """Answers and metrics of tasks over the copies in FOLDER/NAME; style `bare` uses their `query` texts unchanged.
 
     lm-eval downloads the data of a task without a folder. Zero-shot, without images, deterministic. Raises DataError
-    for data in an unknown form or that cannot be downloaded, MissingPackage without lm-eval, RequestError for words
+    for data that is in an unknown form or cannot be downloaded, MissingPackage without lm-eval, RequestError for words
     outside a small vocabulary.
     """
     for name in names:

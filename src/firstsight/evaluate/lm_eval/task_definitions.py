@@ -1,6 +1,7 @@
-"""lm-eval's tasks over offline copies: its own definition with other data, or query, choices and gold as they are.
+"""lm-eval's tasks over offline copies of their data.
 
-Both are YAML files in lm-eval's form, so that the `lm_eval` command can run them too (see `write`).
+A task uses lm-eval's own definition, or if a copy in query form (records of query, choices and gold) does not fit it,
+the copy's texts unchanged. Both are YAML files that the `lm_eval` command can run too (see `write`).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class LoadedTask(NamedTuple):
 
     task: Task
     version: str
-    file: str
-    """The text of its definition."""
+    definition: str
+    """The YAML text of its definition."""
 
 
 def load_local_task(name: str, folder: Path) -> LoadedTask:
@@ -55,7 +56,7 @@ def load_local_task(name: str, folder: Path) -> LoadedTask:
 
 
 def load_query_task(name: str, folder: Path, *, ending: str | None = None) -> LoadedTask:
-    """The task of a copy in query form, used as it is; `ending`, by default our own, is added to queries without it."""
+    """The task of a copy in query form, used unchanged; queries without `ending` (default: our prompt's) get it."""
     rows, queries = _evaluated_rows(name, folder)
     if queries is None:
         raise DataError(f"{folder}: wanted query, choices and gold. Got {', '.join(rows[0])}. Give such a file.")
@@ -87,7 +88,7 @@ def write(name: str, folder: Path, out: Path) -> Path:
     folder = folder.absolute()
     path, loaded = out / f"{name}.yaml", load_local_task(name, folder)
     uses_definition = loaded.version == definition_version(name)
-    text = _include_definition(name, folder, examples=True) if uses_definition else loaded.file
+    text = _include_definition(name, folder, examples=True) if uses_definition else loaded.definition
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -96,7 +97,7 @@ def collect_samples(model: LmEvalAdapter, loaded: Mapping[str, LoadedTask]) -> d
     """lm-eval's samples by task, zero-shot, in the order of the task's documents.
 
     A sample has doc, target, arguments, resps, and a value for each of the task's metrics.
-    By `evaluate` instead of `simple_evaluate`, which sets the process's seeds and queries the machine's drivers.
+    Calls `evaluate`, because `simple_evaluate` sets the process's seeds and queries the machine's drivers.
     """
     lm_eval_tasks = [loaded_task.task for loaded_task in loaded.values()]
     for task in lm_eval_tasks:
@@ -109,20 +110,20 @@ def collect_samples(model: LmEvalAdapter, loaded: Mapping[str, LoadedTask]) -> d
 
 
 class LocalFewshotSampler(ContextSampler):
-    """Examples from the copy's training split; DataError if `--num_fewshot` needs some and the copy has none."""
+    """Few-shot examples from the copy's training split; DataError if `--num_fewshot` needs some and it has none."""
 
     def sample(self, n: int, *args: Any, **kwargs: Any) -> Sequence[dict[str, Any]]:
         """`n` examples for one question."""
         if n and not self.df:
             raise DataError(
-                f"--num_fewshot {n}: wanted a copy whose training split has examples, in its own records. Got none. "
+                f"--num_fewshot {n}: wanted examples in the copy's training split, in the data set's form. Got none. "
                 "Put train.jsonl (or .parquet) next to the evaluated split and write the definition again, or use 0."
             )
         return super().sample(n, *args, **kwargs)
 
 
 def definition_dataset(folder: str, name: str, *, examples: bool, **_: object) -> dict[str, Dataset]:
-    """The records of the evaluated split for lm-eval's definition, with `examples` of all splits; called by lm-eval."""
+    """Records for lm-eval's definition: of the evaluated split, with `examples` of all splits. Called by lm-eval."""
     split, splits = get_lm_eval_task(name).split, doc_adapters.load_dataset_splits(Path(folder), name)
     used_splits = [key for key, rows in splits.items() if rows and (examples or key == split)]
     datasets = {key: Dataset.from_list(_definition_rows(splits[key], name, folder)) for key in used_splits}
@@ -154,7 +155,7 @@ def _check_columns(rows: Sequence[doc_adapters.DatasetRow], name: str, folder: P
         if any(row.get(column) is None for column in columns):
             raise DataError(
                 f"{folder}, record {number}: wanted {', '.join(columns)}, or query, choices and gold. "
-                f"Got {', '.join(row)}. Copy the data set that lm-eval's {name} names."
+                f"Got {', '.join(row)}. Copy the data set that lm-eval's {name} uses."
             )
 
 
@@ -192,7 +193,7 @@ def _to_yaml(fields: dict[str, Any]) -> str:
 
 
 def _load_definition(text: str, version: str, location: Path, *, path: Path | None = None) -> LoadedTask:
-    """The task of a definition's text, which is also in the file `path` if its includes are relative to that."""
+    """The task of a definition's text. `path`: the file with that text, needed if it includes relative paths."""
     with TemporaryDirectory() as folder, _convert_record_errors(str(location)):
         if path is None:
             path = Path(folder) / "task.yaml"

@@ -59,7 +59,7 @@ def definition_version(name: str) -> str:
 
 
 def query_version(name: str) -> str:
-    """As `definition_version`, for questions that are used as they are instead of in lm-eval's wording."""
+    """As `definition_version`, for a copy's own questions instead of lm-eval's wording."""
     return f"{_lm_eval_version()}, {name} as query, choices and gold, 1"
 
 

@@ -1,9 +1,9 @@
 """Intersection over union of an answered box with the true one.
 
-A box is four decimal numbers, left, top, right and bottom in shares of the image, separated by commas or white space,
-in square or round brackets or none, and nothing else. The paper's harness accepts only the square form, as a Python
-list of decimal numbers, and gives the same box. Other text, nested lists, numbers outside 0..1 and boxes without area
-are no box, and an answer without a box is wrong.
+A box is four decimal numbers, left, top, right and bottom as shares of the image's width and height, separated by
+commas or white space, in square or round brackets or none, and nothing else. The paper's harness accepts only the
+square form, a Python list, and gives the same box. Other text, nested lists, numbers outside 0..1 and boxes without
+area are no box, and an answer without a box is wrong.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def rescale_box(answer: str, *, right_edge: float, bottom_edge: float | None = N
     """The box of an answer in other units, written in shares; None unless it contains exactly four numbers.
 
     `right_edge` is the coordinate of the image's right edge (its width, 100, 999 or 1000), `bottom_edge` of its bottom
-    edge if another. Reads `{<12><30><55><70>}`, `<box>(12,30),(55,70)</box>` with a `<ref>` before it, and lists.
+    edge if it differs. Reads `{<12><30><55><70>}`, `<box>(12,30),(55,70)</box>` with a `<ref>` before it, and lists.
     """
     if len(answer) > _MAX_ANSWER_CHARS:
         return None

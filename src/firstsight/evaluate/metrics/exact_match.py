@@ -19,7 +19,7 @@ _LETTERS = tuple("ABCDEFGH")
 def exact_match(answer: str, truth: Truth) -> float:
     """1 for equal texts without regard to case, full stops at the end and white space around them.
 
-    GQA's scorer compares exactly, on answers that were lower-cased and stripped of their final full stop before.
+    GQA's scorer compares exactly, and expects answers in lower case without a final full stop.
     """
     return float(_normalise_word(answer) == _normalise_word(str(truth)))
 
@@ -85,10 +85,10 @@ def letter_match(answer: str, truth: Truth) -> float:
 def parse_choice_letter(answer: str, options: Mapping[str, str]) -> str | None:
     """The letter in an answer as MMMU's scorer parses it, or None. `options` are texts by letter.
 
-    Letters in brackets come first, then letters between spaces, then, in more than five words, the options' texts
-    (ignoring case); of several the last one in the answer. Punctuation at the ends is removed before. Where the scorer
-    finds nothing it draws a random letter. Here a letter before a full stop counts, as in MMMU-Pro's scorer, or one at
-    the end of a line; an answer without any is wrong.
+    Punctuation at the ends is removed. Then it searches for letters in brackets, for letters between spaces, and in
+    answers of more than five words for the options' texts (ignoring case); the last match of a kind counts. If there is
+    none, MMMU's scorer draws a random letter. Here a letter before a full stop (as in MMMU-Pro's scorer) or at the end
+    of a line counts; an answer without one is wrong.
     """
 
     def find(searched: str, pattern: str) -> str | None:
@@ -105,7 +105,7 @@ def parse_choice_letter(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def _strip_edges(answer: str) -> str:
-    """The answer without punctuation at its ends, one character after the other removed once, as in MMMU's scorer."""
+    """The answer without punctuation at its ends; each mark is stripped once, in this order, as in MMMU's scorer."""
     for mark in _EDGE_PUNCTUATION:
         answer = answer.strip(mark)
     return answer

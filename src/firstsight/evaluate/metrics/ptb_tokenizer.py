@@ -74,7 +74,7 @@ _REPLACEMENT_TABLE = (
     "\" '' ( -lrb- ) -rrb- [ -lsb- ] -rsb- { -lcb- } -rcb- \u2013 -- \u2014 -- \u2026 ... \u201c `` \u201d '' \u00ab "
     "`` \u00bb '' &amp; & &lt; < &gt; > \u00a3 # \u20ac $ \u00a2 cents \u00bd 1/2 \u00bc 1/4 \u00be 3/4"
 )
-"""Tokens and their replacements, in turn."""
+"""Tokens, each followed by its replacement."""
 _REPLACEMENTS = dict(re.findall(r"(\S+) (\S+)", _REPLACEMENT_TABLE))
 _SPLIT_WORDS = frozenset(("cannot", "gonna", "wanna", "gotta", "lemme", "gimme"))
 _DASHES = re.compile("-{2,}")

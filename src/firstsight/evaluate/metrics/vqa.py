@@ -39,7 +39,7 @@ _CONTRACTIONS = {
     for index, letter in enumerate(word)
     if letter == "'" and word[:index] + word[index + 1 :] not in _UNREACHABLE_KEYS
 } | {"somebody'd": "somebodyd"}
-"""Every contraction without one of its apostrophes, and the whole one."""
+"""Contractions with one apostrophe missing, and their correct spelling."""
 
 _STRAIGHT_WORDS = frozenset(("aint", "arent", "cant", "couldnt", "couldve", "weve", "wheres", "whove"))
 _STRAIGHT_KEYS = frozenset(("couldn'tve", "hadn'tve"))
@@ -49,7 +49,7 @@ _VIZWIZ_CONTRACTIONS = {
     )
     for short, full in _CONTRACTIONS.items()
 }
-"""The table in VizWiz's script, in which most apostrophes are typographic."""
+"""The table in VizWiz's script: all apostrophes are typographic but those in the two sets above."""
 
 
 @lru_cache(maxsize=1 << 18)
@@ -65,7 +65,7 @@ def normalise_vqa_answer(answer: str) -> str:
 
 @lru_cache(maxsize=1 << 18)
 def normalise_textvqa_answer(answer: str) -> str:
-    """The normalisation of TextVQA's scorer: commas and question marks are removed and "'s" is split off before."""
+    """The normalisation of TextVQA's scorer: commas and question marks are removed and "'s" is split off first."""
     stripped = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return _normalise_words(strip_punctuation(_join_lines(stripped)), _CONTRACTIONS)
 
@@ -97,7 +97,7 @@ def _normalise_words(text: str, contractions: Mapping[str, str]) -> str:
 def vqa_accuracy(answer: str, truth: Truth) -> float:
     """The VQA challenge's accuracy with answers and annotations always normalised.
 
-    Equal to `strict_vqa_accuracy` where annotators differ; where all agree, "Yes" matches ten times "yes".
+    Equal to `strict_vqa_accuracy` where annotators differ; where all agree on "yes", "Yes" matches too.
     """
     return _agreement(normalise_vqa_answer(answer), map(normalise_vqa_answer, _annotator_answers(truth)))
 
@@ -105,8 +105,8 @@ def vqa_accuracy(answer: str, truth: Truth) -> float:
 def strict_vqa_accuracy(answer: str, truth: Truth) -> float:
     """The VQA challenge's accuracy exactly as its scorer computes it since 2021.
 
-    Where all annotators agree, that scorer compares without normalisation, so that "Yes" does not match ten times
-    "yes"; its authors intend this, and expect answers that were normalised before.
+    Where all annotators agree, that scorer compares without normalisation, so that "Yes" does not match if all
+    say "yes". Its authors intend this, and expect normalised answers.
     """
     annotations = [_join_lines(annotation) for annotation in _annotator_answers(truth)]
     if len(annotations) > 1 and len(set(annotations)) == 1:

@@ -1,7 +1,7 @@
 """Units and notations of boxes: what each family of models writes, and the same boxes in shares of the image.
 
-A model's own answers are read in its family's documented unit (`normalize_model_box`); answer files, whose model is
-unknown, by their notation, or else by all their boxes together (`normalize_file_boxes`).
+A model's own answers are read in its family's documented unit (`normalize_model_box`); those of answer
+files, where the model is unknown, by notation or else by all boxes of the file together (`normalize_file_boxes`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LOC_BOX = re.compile(r"(?:<loc\d{4}>\s*){4}")
 """PaliGemma: top, left, bottom, right in 1,024 steps."""
 _SIGNED_LIST = re.compile(r"[\[(]?\s*" + r"\s*,\s*".join([r"(-?\d+\.?\d*)"] * 4) + r"\s*[\])]?")
 _MIN_BOXES = 20
-"""Fewest boxes from which a unit is inferred."""
+"""Minimum number of boxes to infer a unit from."""
 _PIXEL_TOLERANCE = 1.0
 """Pixels by which a box may exceed its image because of rounding."""
 
@@ -122,7 +122,7 @@ def normalize_file_boxes(
 
 
 def _parse_notation(answer: str) -> tuple[str, str]:
-    """A box in shares and the unit that its notation implies; "plain" for four numbers of which some are over 1."""
+    """A box in shares and the unit that its notation implies; "plain" for four numbers, some above 1."""
     if parse_box(answer) is not None:
         return answer, "shares"
     for unit, pattern in (("hundredths", _HUNDREDTHS), ("thousandths", _THOUSANDTHS)):

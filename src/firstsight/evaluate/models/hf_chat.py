@@ -57,10 +57,7 @@ class ChatFormat:
         return answer
 
     def _clean(self, text: str) -> str:
-        """A question without special tokens, which would end a turn or be read as an image.
-
-        Like a native model's prompt, it also loses the line break at its start.
-        """
+        """A question without special tokens (they could end a turn or stand for an image) or a leading line break."""
         text = strip_image_placeholder(IMAGE_PLACEHOLDER + text)
         for token in self._special_tokens:
             text = text.replace(token, "")

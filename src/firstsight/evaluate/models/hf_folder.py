@@ -28,13 +28,13 @@ class HFComponents:
     """Pads on the left."""
     processor: Any | None
     text_prefix: str
-    """Text to put before a plain text that the tokenizer does not add by itself."""
+    """Put before a prompt without a chat template; the tokenizer does not add it."""
 
 
 def load_hf_components(name_or_path: Path, *, site: Site) -> HFComponents:
     """The model in a local folder or of a hub name, in the dtype of its weights.
 
-    Raises ModelError, which names what is missing, where transformers cannot load it without code from the folder.
+    Raises ModelError that names what is missing if transformers cannot load it without code from the folder.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -93,7 +93,7 @@ def _missing_package_hint(error: ImportError) -> str:
 
 
 def _is_vision_model(config: Any) -> bool:
-    """Whether it is a vision-language model; ModelError for what is neither that nor a causal language model."""
+    """Whether it is a vision-language model; ModelError if it is not a causal language model either."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     architecture = str((config.architectures or [""])[0])
@@ -111,7 +111,7 @@ def _is_vision_model(config: Any) -> bool:
 
 
 def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
-    """The model with all of its weights, where transformers alone would initialise missing ones at random."""
+    """The model; ModelError for missing weights, which transformers would initialise at random."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     auto_class: Any = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM

@@ -25,11 +25,11 @@ from firstsight.site import Site
 
 _BATCH_SIZE = 16
 _IMAGE_BATCH = 64
-"""Images in memory at once: 256 MiB of large ones of 4 MiB."""
+"""Images in memory at once: 256 MiB if each has 4 MiB."""
 
 
 class _ChoiceRow(NamedTuple):
-    """The choices of one request that share all tokens but the last, and so one row of a batch."""
+    """One row of a batch: the choices of a request that differ only in their last token."""
 
     rendered: str
     image: object | None
@@ -57,7 +57,7 @@ class HFModel:
         """Nothing: these tokenizers encode any text."""
 
     def encode_images(self, named_images: Sequence[tuple[str, bytes]]) -> list[object]:
-        """An upright RGB PIL image in original size for each (name, file)."""
+        """An upright RGB PIL image in original size for each (name, encoded image file)."""
         if not self.has_vision:
             raise ModelError("a text model does not accept images. Evaluate it blind, or name a vision-language model.")
         pil_images: list[object] = []
@@ -82,10 +82,7 @@ class HFModel:
                     yield self.chat_format.parse_answer(answer.strip())
 
     def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
-        """The index of each request's likeliest choice, in order; the first one on a tie.
-
-        Log-likelihoods summed over tokens, a space before a choice unless the prompt ends in a special token or space.
-        """
+        """The index of the choice with the highest summed log-likelihood, by request; the first one on a tie."""
         for loglikelihoods in self.choice_loglikelihoods(requests):
             yield max(range(len(loglikelihoods)), key=loglikelihoods.__getitem__)
 
@@ -123,6 +120,7 @@ class HFModel:
         return self.components.text_prefix + request.text
 
     def _choice_tokens(self, rendered: str, choice: str, *, is_chat_turn: bool) -> tuple[int, ...]:
+        """Tokens of a choice after a space; without the space if a chat turn ends in white space or a special token."""
         tokenizer = self.components.tokenizer
         ends_with_special = rendered.endswith(tuple(special_token_strings(self.components)))
         choice = choice if is_chat_turn and (ends_with_special or rendered[-1:].isspace()) else f" {choice}"
@@ -149,7 +147,7 @@ class HFModel:
         model = self.components.model
         try:
             inputs = self.chat_format.model_inputs(rendered, pil_images or None)
-        except ValueError as error:  # Qwen2-VL's of an image 1,500 times as wide as high
+        except ValueError as error:  # for example Qwen2-VL's, for an image 1,500 times as wide as high
             raise DataError(
                 f"{self.components.model_type}'s processor: wanted images that it accepts. Got {error}. "
                 "Leave those questions out."

@@ -24,7 +24,7 @@ IMAGE_KEYS = (
     *("image", "image_file", "image_path", "img_path", "image_name", "file_name", "image_source", "scene_path", "img"),
     *("image_id", "imageId", "img_id"),
 )
-"""Files come before numbers, since `image_id` of MDETR and Ferret counts sentences."""
+"""File names come before numbers, since `image_id` of MDETR and Ferret counts sentences."""
 PROMPT_KEYS = (
     *("prompt", "question", "query", "sentence", "sents", "sent", "ref_exp", "ref_expression", "expression"),
     *("caption_text", "input", "text"),
@@ -110,7 +110,7 @@ def _parse_answer(record: Mapping[str, Any], task: str, file: str, location: str
     if key is None:
         raise DataError(
             f"{location}: wanted an answer, under a key such as answer, text, prediction, response, model_output or "
-            f"caption. Got only {', '.join(map(str, record))}. Rename its key, or give the file of the answers."
+            f"caption. Got only {', '.join(map(str, record))}. Rename its key, or give the file with the answers."
         )
     value = record[key]
     return AnswerRecord(
@@ -126,7 +126,7 @@ def _parse_answer(record: Mapping[str, Any], task: str, file: str, location: str
 
 
 def _prompt(fields: Mapping[str, Any], key: str) -> str:
-    """The model's prompt; the harness's answer without OCR tokens was given to the part before the tokens."""
+    """The model's prompt; for the harness's answer without OCR tokens, only the part before these tokens."""
     prompt = next((fields[name] for name in PROMPT_KEYS if name != key and isinstance(fields.get(name), str)), "")
     return prompt.partition("\nReference OCR")[0] if key in TASK_ANSWER_KEYS["textvqa"] else prompt
 
@@ -224,7 +224,7 @@ def _entries(content: Any, path: Path) -> list[tuple[str | None, Any]]:
         kind = type(content).__name__
         raise DataError(f"{path}: wanted a list of answers or an object keyed by id. Got a {kind}: {content!r:.60}.")
     if isinstance(content.get("questions"), list):
-        raise DataError(f"{path}: contains questions. Wanted answers. Give it with --references.")
+        raise DataError(f"{path}: contains questions. Wanted answers. Name this file with --references.")
     wrapped = [content[key] for key in _WRAPPER_KEYS if isinstance(content.get(key), list | dict)]
     if _has_id(content) and any(key in content for key in ANSWER_KEYS):
         return [(None, content)]
@@ -257,6 +257,6 @@ def check_file_format(path: Path) -> None:
     kind = next((kind for signature, kind in _UNSUPPORTED_SIGNATURES.items() if head.startswith(signature)), "")
     if kind or path.name.endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")):
         raise DataError(
-            f"{path}: is {kind or 'a table'}. Wanted JSON or JSON lines in UTF-8, plain or gzip. Unpack it, or have "
-            "its records written so (VLMEvalKit: PRED_FORMAT=json)."
+            f"{path}: is {kind or 'a table'}. Wanted JSON or JSON lines in UTF-8, plain or gzip. Unpack it, or write "
+            "its records in one of these forms (VLMEvalKit: PRED_FORMAT=json)."
         )

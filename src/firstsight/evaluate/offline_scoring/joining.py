@@ -25,11 +25,11 @@ from firstsight.evaluate.offline_scoring.question_index import (
 from firstsight.evaluate.task import Question
 
 _MIN_AGREEMENT = 0.9
-"""Smallest share of answers whose prompt or image must agree with the question of their id."""
+"""Ids are trusted if at least this share of answers agrees in prompt and image with the question of their id."""
 _MAX_EXAMPLES = 3
 _ADVICE = (
-    "Add what is missing: with --references the questions that the model was given (LLaVA's question file, or the "
-    "index of the paper's harness, has the image and the text of an id), or the image and the question in each answer."
+    "Add the image and the question to each answer, or name with --references the file of the questions that the model "
+    "was given: LLaVA's question file and the index of the paper's harness have the image and the text of each id."
 )
 
 
@@ -46,7 +46,7 @@ class JoinedAnswers:
     shared_across_splits: int
     """Questions with the answer of another split to the same text and image."""
     contested_positions: tuple[int, ...]
-    """Questions left without an answer: several different answers fit them and another question with another truth."""
+    """Questions left without an answer: different answers fit both them and a question with another truth."""
     method_counts: Mapping[str, int]
     """Number of answers by joining method."""
 
@@ -58,7 +58,7 @@ class _Match(NamedTuple):
     method: str
     """How they were determined; empty if the answer is ambiguous."""
     is_one_to_one: bool = False
-    """Several answers go to one question each, since the file names only the object that all questions ask for."""
+    """Whether each answer goes to one of the questions, since they are about one object and have the same truth."""
 
 
 def join_answers(
@@ -83,7 +83,7 @@ def join_answers(
 
 
 def _check_question_file(answers: Sequence[AnswerRecord], question_records: Mapping[str, AnswerRecord]) -> None:
-    """DataError for a question file with other ids, which would join answers with other images' equal questions."""
+    """DataError for the question file of another run: its ids would join answers to questions about other images."""
     sources = ((answer, question_records.get(answer.id)) for answer in answers if answer.prompt)
     pairs = [(answer, source) for answer, source in sources if source and source.prompt]
     mismatched = [pair for pair in pairs if not _has_same_prompt(*pair)]
@@ -144,7 +144,7 @@ def _match_by_id(answer: AnswerRecord, index: QuestionIndex) -> tuple[_Match | N
 
 
 def _match_by_image(answer: AnswerRecord, index: QuestionIndex, *, uses_benchmark_ids: bool) -> _Match | None:
-    """By the answer's image, which may also be in its id, as LLaVA writes, unless ids are the benchmark's."""
+    """By the answer's image; also by its id, which LLaVA sets to the image's, unless ids are the benchmark's."""
     names = [(answer.image, "image and question")]
     names += [] if uses_benchmark_ids else [(answer.id, "question id as the image's, and question")]
     if index.is_uniform and answer.image in index.positions_by_id:
@@ -183,7 +183,7 @@ def _make_match(positions: Sequence[int], index: QuestionIndex, method: str) -> 
 
 
 def _match_by_text(answers: Sequence[AnswerRecord], index: QuestionIndex) -> list[_Match | None]:
-    """For files without ids and images: questions whose text is unique, or a whole file in POPE's own form."""
+    """For files without ids and images: by unique question texts, or a whole file in the order of POPE's own."""
     matches: list[_Match | None] = [None] * len(answers)
     if any(answer.image for answer in answers) or not all(answer.prompt for answer in answers):
         return matches
@@ -192,7 +192,7 @@ def _match_by_text(answers: Sequence[AnswerRecord], index: QuestionIndex) -> lis
     if all(len(positions) <= 1 for positions in text_matches):
         return [_Match(positions, "question") if positions else None for positions in text_matches]
     if any(answer.id for answer in answers):
-        # An unknown id is of another file, which may have as many questions with the same texts.
+        # An unknown id belongs to another file, which may have as many questions with the same texts.
         return matches
     numbers_by_file: dict[str, list[int]] = defaultdict(list)
     for number, answer in enumerate(answers):
@@ -209,9 +209,9 @@ def _match_by_text(answers: Sequence[AnswerRecord], index: QuestionIndex) -> lis
 
 
 def _assign_answers(answers: list[AnswerRecord], matches: list[_Match | None], index: QuestionIndex) -> JoinedAnswers:
-    """Assign answers to their own split's questions, then to equal questions of other splits without an answer."""
-    offered: dict[int, list[AnswerRecord]] = defaultdict(list)
-    spare: dict[int, list[AnswerRecord]] = defaultdict(list)
+    """Assign answers to questions of their split, then to equal questions of other splits that have no answer."""
+    own_split: dict[int, list[AnswerRecord]] = defaultdict(list)
+    other_splits: dict[int, list[AnswerRecord]] = defaultdict(list)
     groups: dict[tuple[int, ...], list[AnswerRecord]] = defaultdict(list)
     matched = [(answer, match) for answer, match in zip(answers, matches, strict=True) if match]
     for answer, match in matched:
@@ -220,20 +220,20 @@ def _assign_answers(answers: list[AnswerRecord], matches: list[_Match | None], i
         offset = len(group) % max(len(positions), 1)
         group.append(answer)
         for position in positions[offset : offset + 1] if match.is_one_to_one else positions:
-            offered[position].append(answer)
+            own_split[position].append(answer)
         for position in set(index.equivalent_positions(match.positions[0])) - set(positions) if index.splits else ():
-            spare[position].append(answer)
-    contested = {position for position, candidates in offered.items() if _is_contested(position, candidates, index)}
-    certain = {position: candidates for position, candidates in offered.items() if position not in contested}
-    assigned = {position: _resolve_answer(position, candidates, index) for position, candidates in certain.items()}
-    clear_positions = [position for position, candidates in spare.items() if _are_equal(candidates)]
-    borrowed = {position: spare[position][0] for position in clear_positions if position not in assigned}
-    assigned |= borrowed
+            other_splits[position].append(answer)
+    contested = {position for position, candidates in own_split.items() if _is_contested(position, candidates, index)}
+    uncontested = {position: candidates for position, candidates in own_split.items() if position not in contested}
+    final = {position: _resolve_answer(position, candidates, index) for position, candidates in uncontested.items()}
+    unanimous = [position for position, candidates in other_splits.items() if _are_equal(candidates)]
+    shared = {position: other_splits[position][0] for position in unanimous if position not in final}
+    final |= shared
     return JoinedAnswers(
-        answers=tuple(assigned.get(position) for position in range(len(index.questions))),
+        answers=tuple(final.get(position) for position in range(len(index.questions))),
         unmatched=tuple(answer for answer, match in zip(answers, matches, strict=True) if match is None),
         duplicates=sum(max(0, len(group) - len(positions)) for positions, group in groups.items() if positions),
-        shared_across_splits=len(borrowed),
+        shared_across_splits=len(shared),
         contested_positions=tuple(sorted(contested)),
         method_counts=Counter(match.method for _, match in matched),
     )
@@ -249,7 +249,7 @@ def _is_contested(position: int, candidates: Sequence[AnswerRecord], index: Ques
 
 
 def _resolve_answer(position: int, candidates: Sequence[AnswerRecord], index: QuestionIndex) -> AnswerRecord:
-    """The answer if all are equal; if there are as many as equal questions, the one at this question's rank."""
+    """The common answer; else, with one candidate for each equivalent question, the one of this question's rank."""
     first = candidates[0]
     if _are_equal(candidates):
         return first
@@ -260,7 +260,7 @@ def _resolve_answer(position: int, candidates: Sequence[AnswerRecord], index: Qu
     raise DataError(
         f"question {index.questions[position].id} has several answers: {first.location} has {first.answer[:60]!r}, "
         f"{different.location} {different.answer[:60]!r}. Keep one of them; or, if they belong to different "
-        "questions, add which."
+        "questions, add the id of each."
     )
 
 

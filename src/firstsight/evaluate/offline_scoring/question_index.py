@@ -35,7 +35,7 @@ class QuestionIndex:
         self.questions = questions
         self.texts = [fold_text(question.text) for question in questions]
         self.is_uniform = len(set(self.texts)) == 1
-        """Captions: one request for all images, which harnesses word differently."""
+        """All questions have one text: a request for captions, which harnesses word differently."""
         self.splits = {question.split for question in questions} - {""}
         self.image_key = _choose_image_key(questions)
         self.positions_by_id: dict[str, list[int]] = defaultdict(list)
@@ -96,7 +96,7 @@ class QuestionIndex:
         return self.filter_by_split(self.equivalent_positions(position), self.questions[position].split)
 
     def find_by_box(self, box: Sequence[float]) -> list[int]:
-        """The questions whose true box is nearest to `box`, within the rounding of pixels; else empty."""
+        """The questions with the true box nearest to `box`; empty if it differs by more than _BOX_TOLERANCE."""
         keys = product(*({round(edge - _BOX_TOLERANCE, 2), round(edge + _BOX_TOLERANCE, 2)} for edge in box))
         groups = [group for key in keys for group in self.positions_by_box.get(key, {}).values()]
         distances = {position: self._box_distance(position, box) for group in groups for position in group}
@@ -120,7 +120,7 @@ def round_box(box: Any) -> tuple[float, ...]:
 
 
 def _choose_image_key(questions: Sequence[Question]) -> Callable[[str], str]:
-    """How images are compared: by normalised name, or by full name if two of the benchmark's would become equal.
+    """How images are compared: by normalised name, or by full name if two names of the benchmark would become equal.
 
     Numbers of another series (VizWiz_test_00000007 for VizWiz_val) are other images, so their names stay as they are.
     """
@@ -166,7 +166,7 @@ def contains_words(prompt: str, words: str) -> bool:
 def match_prompt(prompt: str, positions_by_text: PositionsByText) -> Sequence[int]:
     """The positions of the question in a prompt: one of its lines, or else words inside it.
 
-    Empty if it contains no question, or several of which none contains all others.
+    Empty if it contains no question, or several and none of these contains all others.
     """
     if positions := match_prompt_line(prompt, positions_by_text):
         return positions
@@ -181,7 +181,7 @@ def match_prompt(prompt: str, positions_by_text: PositionsByText) -> Sequence[in
 
 
 def match_prompt_line(prompt: str, positions_by_text: PositionsByText) -> Sequence[int]:
-    """The positions of the question that is a line of the prompt, in quotes, or after "Question:"; else empty."""
+    """The positions of the question on a line of the prompt, in quotes, or after "Question:"; empty if none is."""
     return next((positions_by_text[text] for text in _candidate_questions(prompt) if text in positions_by_text), ())
 
 

@@ -24,7 +24,7 @@ from firstsight.evaluate.tasks import TASKS
 _TRUTH_KEYS = ("label", "answer", "answers", "gold", "target", "ground_truth", "bbox", "box")
 _HARNESS_INDEX = re.compile(r'\s*\{\s*"-?\d+"\s*:\s*\{\s*"question_id"')
 _FIRST_ENTRY_CHARS = 2000
-"""Characters within which the first entry of such an index has its keys."""
+"""Characters at the start of such an index that contain the keys of its first entry."""
 _QUESTION_KEYS = (("question_id",), ("image", "img_path"), ("text", "question"), ("category", "split"))
 _SIZED_IMAGE_KEYS = ("img_id", "image", "file_name", "scene_path")
 _MAX_HEAD_BYTES = 1 << 16

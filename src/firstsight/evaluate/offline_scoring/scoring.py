@@ -47,7 +47,7 @@ class ScoredAnswers:
     """For yes-no questions accuracy, precision, recall, f1 and share of yes by split, and their `mean`."""
     joined_answers: JoinedAnswers
     benchmark_version: str
-    """The published version of the benchmark that the references are."""
+    """Which published version of the benchmark the references are."""
     notes: tuple[str, ...]
 
     @property
@@ -133,7 +133,7 @@ def _answer_texts(answers: Sequence[AnswerRecord | None], references: References
 def _score_rows(
     task: Task, questions: Sequence[Question], texts: Sequence[str], answers: Sequence[AnswerRecord | None]
 ) -> list[ScoredAnswer]:
-    """Scored texts. The metric's inputs are the texts; of choices their indices or words, depending on the truth."""
+    """Scored texts. The metric's inputs are the texts; for choices their indices or words, depending on the truth."""
     inputs = texts
     if task.answer_type == "choice":
         inputs = [_choice_answer(text, question) for text, question in zip(texts, questions, strict=True)]
@@ -142,7 +142,7 @@ def _score_rows(
 
 
 def _choice_answer(answer: str, question: Question) -> str:
-    """A choice from its words, its index from 0, or its letter; if it is none, empty or the answer itself."""
+    """The choice named by its words, index from 0, or letter; without one, empty or the answer itself."""
     index = _choice_index(answer.strip(), question.choices)
     if isinstance(question.truth, int):
         return "" if index is None else str(index)
@@ -167,7 +167,7 @@ def _answered_score(task: Task, answered: Sequence[tuple[ScoredAnswer, AnswerRec
 
 
 def _yes_no_splits(rows: Sequence[ScoredAnswer], answers: Sequence[AnswerRecord | None]) -> dict[str, dict[str, float]]:
-    """POPE's metrics by split; a missing answer counts as the wrong one, not as yes, as an empty answer would."""
+    """POPE's metrics by split; a missing answer counts as the wrong one, whereas an empty answer is a yes."""
     wrong_answers = {"no": "yes", "yes": "no"}
     pairs_by_split: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row, answer in zip(rows, answers, strict=True):

@@ -2,15 +2,15 @@
 
 Seeds and questions are crossed: every seed answers the same questions. The model is
 d[s, q] = difference + seed[s] + question[q] + residual[s, q]. More seeds reduce the seeds' part of the mean's variance,
-more questions the questions' part, and both the residual. The variance of per-seed differences contains the first and
-the residual, that of per-question differences the second and the residual; so the mean's variance is their sum minus
-the residual, which would be counted twice.
+more questions the questions' part, and both the residual. The variance of per-seed differences contains the seeds'
+part and the residual, that of per-question differences the questions' part and the residual. The mean's variance is
+the sum of both minus the residual, which would be counted twice.
 
 The seeds' variance comes from two or three numbers, so its uncertainty matters more than its size. A t interval with
 Satterthwaite's degrees of freedom trusts an estimate that happens to be small, and covers too rarely. Here the seeds'
 variance has its fiducial distribution, nu s^2 / chi^2, and the normal distribution of the mean is averaged over it.
 This is Student's t where the questions' variance is 0, the normal distribution where the seeds' variance is 0, and the
-Behrens-Fisher distribution in between. That distribution is too wide; `_WEIGHT_EXPONENT` takes back about half of it.
+Behrens-Fisher distribution in between. That distribution is too wide; `_WEIGHT_EXPONENT` undoes about half of that.
 Measured coverage: docs/why/differences.
 """
 
@@ -30,7 +30,7 @@ FAMILY_ALPHA = 0.05
 _NUM_NODES = 128
 _WEIGHT_EXPONENT = 1 / 3
 _OUTLIER_LEVEL = 0.05
-"""A pair of arms whose seed variance exceeds the other arms' at this level is not pooled with them."""
+"""Level of the F test by which a pair of arms with a larger seed variance than the others is not pooled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ def _variance_distribution(seed_variances: np.ndarray, estimate: DifferenceEstim
 
 
 def _tail_probability(distances: np.ndarray, variances: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The probability of more than `distances` [cases] above the mean."""
+    """The probability of a value more than `distances` [cases] above the mean."""
     standard_errors = np.sqrt(np.maximum(variances, 1e-300))
     return (ndtr(-distances[:, None] / standard_errors) * weights).sum(1)
 
@@ -114,7 +114,7 @@ def crossed_estimate(
 
 
 def estimate_seed_variance(seed_differences: np.ndarray, arm_scores: np.ndarray | None) -> tuple[float, int]:
-    """The variance of a difference between seeds and its degrees of freedom: the pair's own, or pooled over all arms.
+    """The variance of a difference over seeds, and its degrees of freedom: the pair's own, or pooled over all arms.
 
     One pair at two seeds has a single degree of freedom, six arms have five. Pooling assumes equal variances; a pair
     whose variance exceeds the other arms' by an F test keeps its own.

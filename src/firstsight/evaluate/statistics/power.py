@@ -19,7 +19,7 @@ from firstsight.evaluate.statistics.differences import DifferenceEstimate, half_
 _NUM_NODES = 96
 _MAX_SEEDS = 512
 _MAX_QUESTION_FACTOR = 1e6
-"""Multiple of the present questions, beyond which only the seeds' variance remains."""
+"""Largest multiple of the present questions that is tried; then only the seeds' variance remains."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,7 +46,7 @@ def _read_questions(path: Path, to_question: Callable[..., Question], *, benchma
             is_indexed = "ref_expression" in record.fields
             questions.append(_harness_index_question(record) if is_indexed else to_question(record))
     if not questions and skipped:
-        raise DataError(f"{path}: wanted rows of {benchmark}. Got {', '.join(sorted(skipped))}. Add them.")
+        raise DataError(f"{path}: wanted rows of {benchmark}. Got {', '.join(sorted(skipped))}. Add its file.")
     return records.require_unique_ids(questions, [path])
 
 
@@ -95,7 +95,7 @@ def _benchmark_of(record: BenchmarkRecord) -> str | None:
 
 
 def _read_box_records(path: Path) -> list[BenchmarkRecord]:
-    """The records of a file; of MDETR's COCO form one per image, with its caption and its one box."""
+    """The records of a file; for MDETR's COCO form one per image, with its caption and box."""
     file_records = read_records(path)
     content = file_records[0].fields if len(file_records) == 1 else {}
     if not {"images", "annotations"} <= content.keys():

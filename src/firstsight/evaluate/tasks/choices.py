@@ -123,7 +123,7 @@ def _text_task(name: str, *, chance: float, baseline: float | None, suffix: str 
 
 _MMMU = records.vision_task("mmmu", LETTER_MATCH, read_mmmu, prompt=_PROMPT, version=1, chance=0.25)
 MMMU = replace(_MMMU, count_skipped=count_skipped_questions)
-"""Most questions have four options; the exact chance depends on which questions remain."""
+"""Most questions have four options; the exact chance depends on which questions are not skipped."""
 
 # agieval_sat_en has four choices, so chance is .25; the authors subtract .2, and so does the stable score.
 TEXT_TASKS: tuple[Task, ...] = (

@@ -31,7 +31,7 @@ _PLACEHOLDER = "{question}"
 
 
 def load_custom_task(folder: Path) -> Task:
-    """The task of a folder's task.json; DataError names the invalid value."""
+    """The task that a folder's task.json defines; DataError names an invalid value."""
     path = folder / TASK_FILE
     content = load_json(path)
     _check_keys(content, _TASK_KEYS, str(path), required=_TASK_KEYS)
@@ -64,7 +64,7 @@ def _check_values(path: Path, *, prompt: Any, metric: Any, answered: Any, chance
         (answered in ("words", "choice"), f'answered is "words" or "choice". Got {answered!r}. Use one of them.'),
         (fits, f"the metric {metric} does not go with {answered!r}. Change one."),
         (is_chance, f"chance is a share below 1. Got {chance!r}. Use 0 if unsure."),
-        (is_version, f"version is a whole number from 1. Got {version!r}. Count changes."),
+        (is_version, f"version is a whole number from 1. Got {version!r}. Add 1 for each change."),
     )
     for is_valid, problem in checks:
         if not is_valid:
@@ -115,8 +115,7 @@ def _parse_truth(record: BenchmarkRecord, choices: tuple[str, ...], metric: str)
         return answer, *choices
     if metric in ("choice", "letter"):
         if choices.count(answer) != 1:
-            problem = f"the answer is one of the choices, once: {list(choices)}. Got {answer!r}. Correct it."
-            raise record.error(problem)
+            raise record.error(f"the answer is one of the choices, once: {list(choices)}. Got {answer!r}. Correct it.")
         index = choices.index(answer)
         return index if metric == "choice" else (letters[index], *choices)
     if metric == "yes_no" and answer not in ("yes", "no"):

@@ -168,5 +168,5 @@ def file_with_key(contents: Mapping[Path, Any], key: str) -> Path | None:
     paths = [path for path, content in contents.items() if isinstance(content, dict) and key in content]
     if len(paths) > 1:
         names = join_paths(paths)
-        raise DataError(f"{names}: several files of {key}. Wanted one. Keep one benchmark split to a folder.")
+        raise DataError(f"{names}: several files of {key}. Wanted one. Keep one split per folder.")
     return paths[0] if paths else None

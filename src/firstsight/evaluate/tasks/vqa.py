@@ -79,12 +79,12 @@ def _join_vqa_files(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
     annotations = _rows_by_id(contents[annotations_path]["annotations"], annotations_path)
     rows = _rows_by_id(contents[questions_path]["questions"], questions_path)
     for ids, problem, path, counterpart in (
-        (rows.keys() - annotations.keys(), "questions have no annotation", questions_path, annotations_path),
-        (annotations.keys() - rows.keys(), "annotations have no question", annotations_path, questions_path),
+        (rows.keys() - annotations.keys(), "questions without annotation", questions_path, annotations_path),
+        (annotations.keys() - rows.keys(), "annotations without question", annotations_path, questions_path),
     ):
         if ids:
             raise DataError(
-                f"{path}: {len(ids):,} {problem} in {counterpart.name}: {records.abbreviate_names(sorted(ids))}. "
+                f"{path}: {problem} in {counterpart.name} ({len(ids):,}): {records.abbreviate_names(sorted(ids))}. "
                 "Are both files of one split?"
             )
     questions = [
@@ -142,7 +142,7 @@ def read_textvqa_ocr(paths: Sequence[Path]) -> tuple[Question, ...]:
     missing = sorted({str(question.image) for question in questions} - tokens.keys())
     if missing:
         raise DataError(
-            f"{records.join_paths(paths)}: {len(missing):,} images have no OCR tokens: "
+            f"{records.join_paths(paths)}: images without OCR tokens ({len(missing):,}): "
             f"{records.abbreviate_names(missing)}. Put TextVQA_Rosetta_OCR_v0.2_val.json next to the questions."
         )
     texts = (f"{question.text}{_OCR_PROMPT}{', '.join(tokens[str(question.image)])}" for question in questions)
@@ -157,7 +157,7 @@ def _parse_textvqa(contents: Mapping[Path, Any]) -> tuple[Question, ...]:
     if path is None or len(question_contents) > 1:
         raise DataError(
             f"{records.join_paths(contents)}: wanted TextVQA_0.5.1_val.json or the VQA form's two files. "
-            "Keep one split a folder."
+            "Keep one split per folder."
         )
     rows = list_records(_data_rows(question_contents[path]), path)
     return _annotated_questions(rows, path, id_keys=("question_id",), image_key="image_id")
@@ -188,11 +188,11 @@ def _ocr_tokens(contents: Mapping[Path, Any]) -> dict[str, list[str]]:
 
 
 def read_pope(paths: Sequence[Path]) -> tuple[Question, ...]:
-    """POPE's files, one per split, or lines with a `category`. Ids repeat in the splits, so they get its name."""
+    """POPE's files, one per split, or lines with a `category`. Splits repeat ids, so the split's name is put first."""
     for split in _POPE_SPLITS:
         names = [str(path) for path in paths if _split_from_name(path) == split]
         if len(names) > 1:
-            raise DataError(f"{', '.join(names)}: wanted one file of the split {split}. Keep one version to a folder.")
+            raise DataError(f"{', '.join(names)}: wanted one file of the split {split}. Keep one version per folder.")
     questions = [_pope_question(record, _split_from_name(path)) for path in paths for record in read_records(path)]
     questions.sort(key=lambda question: _POPE_SPLITS.index(question.split))
     return records.require_unique_ids(questions, paths)
@@ -238,12 +238,12 @@ VQAV2 = vision_task("vqav2", VQA_ACCURACY, read_vqa, version=2, chance=0.25, bas
 """The baseline is the score of "yes" to every question."""
 
 KINDS = vision_task("kinds", VQA_ACCURACY, read_vqa, version=2)
-"""Knowledge that occurs only in the synthetic texts, needed to answer about images; reported apart, in no mean."""
+"""Questions about images that need knowledge of the synthetic texts only; reported apart, in no mean."""
 
 GQA = vision_task("gqa", EXACT_MATCH, read_gqa, version=1, chance=0.25, baseline=0.25, published=_SIZES["gqa"])
 
 VIZWIZ = vision_task("vizwiz", VIZWIZ_ACCURACY, read_vizwiz, prompt=_VIZWIZ, version=2, published=_SIZES["vizwiz"])
-"""Questions of blind people, many of them unanswerable; scored, but no part of the stable score."""
+"""Questions of blind people, many of them unanswerable; scored, but not in the stable score."""
 
 TEXTVQA = vision_task("textvqa", TEXTVQA_ACCURACY, read_textvqa, version=2, baseline=0.0, published=_SIZES["textvqa"])
 
