@@ -155,7 +155,7 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
 def test_arms_of_a_donor_differ_field_by_field_and_survive_the_canonical_form() -> None:
     first, second = arms(40, 80)
     paths = {difference.path for difference in field_differences(first, second)}
-    assert paths == {"name", "start", "stages.0.schedule.branch_tokens"}
+    assert paths == {"name", "start", "at.start", "stages.0.schedule.branch_tokens"}
     assert serialize.from_json(serialize.to_json(DONOR)) == DONOR
 
 

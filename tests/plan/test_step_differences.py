@@ -49,7 +49,7 @@ def test_difference_between_arms_names_their_fields() -> None:
         difference.path: (difference.first, difference.second) for difference in field_differences(arm(20), arm(80))
     }
     assert differences["name"] == ("start-020", "start-080")
-    assert set(differences) == {"name", "start", "stages.0.schedule.branch_tokens"}
+    assert set(differences) == {"name", "start", "at.start", "stages.0.schedule.branch_tokens"}
     assert field_differences(arm(), arm()) == ()
 
 

@@ -16,6 +16,7 @@ import pytest
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
+from firstsight.recipe.analysis import Bars, Grid
 from firstsight.recipe.mixture import External, Mixture, ShareSpan
 from firstsight.recipe.model import LinearRope
 from firstsight.recipe.scales import SCALES, scale_named
@@ -35,6 +36,8 @@ EXAMPLES = (
     Mixture(components=STUDIES[0].arms[0].pretrain.text.components, share_unit="rows"),
     ShareSpan(end=Share(1), share=Share(1, 2)),
     LinearRope(base=1e4, factor=2.0),
+    Bars(x="encoder"),
+    Grid(x="start", y="schedule"),
     Donor(
         model=llama32_1b(),
         tokenizer=External(name="words", form="tokenizer", tokens=Tokens(0)),

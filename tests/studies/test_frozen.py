@@ -14,7 +14,7 @@ from firstsight.units import Share
 
 
 def as_frozen(arm: Arm) -> Arm:
-    """An arm without the settings that the study `frozen` varies."""
+    """An arm without the settings that the study `frozen` varies, and without its coordinate."""
     stages = (
         replace(
             stage,
@@ -23,7 +23,7 @@ def as_frozen(arm: Arm) -> Arm:
         )
         for stage in arm.stages
     )
-    return replace(arm, name="", stages=tuple(stages))
+    return replace(arm, name="", stages=tuple(stages), at={})
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "79m", "1b"])
@@ -35,4 +35,6 @@ def test_arms_of_frozen_differ_in_encoder_training_only(scale: str) -> None:
         assert {stage.optim.encoder_lr_scale for stage in arm.stages} == {rate}
         assert {stage.model.encoder for stage in arm.stages} == {"trained" if rate else "frozen"}
         assert as_frozen(arm) == as_frozen(plain)
-    assert plain == replace(when(scale_named(scale)).arm("start-080.s1"), name="frozen")
+    assert plain == replace(when(scale_named(scale)).arm("start-080.s1"), name="frozen", at=plain.at)
+    coordinates = {arm.name: arm.at["lr_multiple"] for arm in study.arms if arm.at}
+    assert coordinates == {"frozen": "frozen", "trained": "1", "lowered": "0.25"}

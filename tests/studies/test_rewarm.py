@@ -22,8 +22,10 @@ def test_arms_differ_in_the_schedule_only(scale: str) -> None:
         stages = tuple(
             replace(stage, schedule=other.schedule) for stage, other in zip(arm.stages, base.stages, strict=True)
         )
-        assert replace(arm, name=base.name, stages=stages) == base
-        assert (arm == base) == (not name.endswith(("rewarm", "matched")))
+        labels = {"name": base.name, "at": base.at, "group": base.group}
+        assert replace(arm, stages=stages, **labels) == base
+        assert (replace(arm, at=base.at) == base) == (not name.endswith(("rewarm", "matched")))
+        assert arm.at == (base.at | {"schedule": arm.group} if arm.stages else {})
 
 
 def test_schedules_are_rewarmed_and_matched() -> None:

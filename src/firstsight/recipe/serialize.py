@@ -8,16 +8,17 @@ tests/golden/tags.txt.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe import mixture, model, stages, study, vision
+from firstsight.recipe import analysis, mixture, model, stages, study, vision
 from firstsight.units import Share
 
 SPEC_CLASSES: dict[str, type] = {
     str(vars(spec_class)["TAG"]): spec_class
-    for module in (mixture, vision, model, stages, study)
+    for module in (mixture, vision, model, stages, analysis, study)
     for spec_class in vars(module).values()
     if isinstance(spec_class, type) and "TAG" in vars(spec_class)
 }
@@ -30,6 +31,8 @@ def to_json(value: object) -> Any:
         return {"type": str(vars(type(value))["TAG"]), **body}
     if isinstance(value, Share):
         return {"type": "share", "value": f"{value.numerator}/{value.denominator}"}
+    if isinstance(value, Mapping):
+        return {"type": "mapping", **{key: to_json(item) for key, item in cast(Mapping[str, Any], value).items()}}
     if isinstance(value, (list, tuple)):
         return [to_json(item) for item in cast(list[Any], value)]
     if value is None or isinstance(value, (str, int, float, bool)):
@@ -47,9 +50,10 @@ def from_json(value: Any) -> Any:
     tag: str = body["type"]
     if tag == "share":
         return Share(str(body["value"]))
-    if tag not in SPEC_CLASSES:
+    if tag not in SPEC_CLASSES and tag != "mapping":
         raise UnknownName("spec", tag, SPEC_CLASSES)
-    return SPEC_CLASSES[tag](**{key: from_json(item) for key, item in body.items() if key != "type"})
+    values = {key: from_json(item) for key, item in body.items() if key != "type"}
+    return values if tag == "mapping" else SPEC_CLASSES[tag](**values)
 
 
 def canonical_json(value: Any) -> str:

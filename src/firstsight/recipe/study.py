@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError, UnknownName
+from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, Figure, Grid, Sweep
 from firstsight.recipe.model import LMSpec
 from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain
 from firstsight.units import Share
@@ -26,6 +27,12 @@ class Arm:
     stages: tuple[Midtrain | Finetune, ...]
     """Without any, the trunk itself is evaluated."""
     evaluate: Evaluate
+    at: Mapping[str, Coordinate] = field(default_factory=dict[str, Coordinate], hash=False)
+    """Coordinates by axis; those on axes that the study does not have are ignored."""
+    group: str = ""
+    """Arms of one group differ in nothing but their coordinates: a figure joins them by a line."""
+    role: Literal["compared", "baseline"] = "compared"
+    """A baseline needs no coordinates and is drawn as a level; the compared arms are ranked."""
 
     @property
     def label(self) -> str:
@@ -62,18 +69,87 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """A question and the arms that answer it."""
+    """A question and the arms that answer it. Axes, figures and claims are for its report and enter no address."""
 
     TAG: ClassVar = "study"
     name: str
     scale: str
     question: str
     arms: tuple[Arm, ...]
+    axes: tuple[Axis, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    """Without any, `drawn_figures` has the one that fits the axes."""
+    claims: tuple[Claim, ...] = ()
 
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
         if repeated := sorted({label for label in labels if labels.count(label) > 1}):
             raise QuantityError(f"arms need different names. Repeated in {self.name}: {', '.join(repeated)}.")
+        for axis in self.axes:
+            self._check_axis(axis)
+        for figure in self.figures:
+            self._check_figure(figure)
+
+    @property
+    def drawn_figures(self) -> tuple[Figure, ...]:
+        """`figures`; without any, lines over a numeric axis, bars over a category, or a grid over two axes.
+
+        Where these do not tell the arms apart, bars by the names of the arms.
+        """
+        if self.figures:
+            return self.figures
+        names = [axis.name for axis in self.axes]
+        default: Figure = Bars()
+        if len(names) == 1:
+            default = Sweep(x=names[0]) if self.axes[0].is_numeric else Bars(x=names[0])
+        elif len(names) == 2:
+            default = Grid(x=names[0], y=names[1])
+        return (Bars() if self._clashes(default) else default,)
+
+    def axis(self, name: str) -> Axis:
+        """The axis with that name."""
+        for axis in self.axes:
+            if axis.name == name:
+                return axis
+        raise UnknownName(f"axis of {self.name}", name, [axis.name for axis in self.axes])
+
+    def _check_axis(self, axis: Axis) -> None:
+        if [other.name for other in self.axes].count(axis.name) > 1:
+            raise QuantityError(f"{self.name}: axes need different names. Got {axis.name} twice.")
+        for arm in self.arms:
+            if axis.name in arm.at:
+                axis.check(arm.at[axis.name])
+            elif arm.role != "baseline":
+                raise QuantityError(
+                    f"{arm.name}: wanted a coordinate on the axis {axis.name} of {self.name}. Got "
+                    f"{', '.join(arm.at) or 'none'}. Write replace(arm, at={{{axis.name!r}: ...}}) with its value."
+                )
+
+    def _check_figure(self, figure: Figure) -> None:
+        name = f"{self.name}: {type(figure).__name__}"
+        for axis_name in _figure_axes(figure):
+            self.axis(axis_name)
+        groups = {arm.group for arm in self.arms}
+        if isinstance(figure, Sweep):
+            if not self.axis(figure.x).is_numeric:
+                raise QuantityError(f"{name}: wanted a numeric axis. Got {figure.x}, of categories. Use Bars.")
+            if figure.hollow and self.arms and figure.hollow not in groups:
+                raise UnknownName(f"group of arms of {self.name}", figure.hollow, groups)
+        if clashes := self._clashes(figure):
+            raise QuantityError(
+                f"{name}: wanted arms at different places. Got {' and '.join(clashes)} at one. "
+                "Give them different coordinates, or different groups of lines; or use Bars() by the names of the arms."
+            )
+
+    def _clashes(self, figure: Figure) -> tuple[str, ...]:
+        """The names of two arms that a figure draws at one place; empty where there are none."""
+        places: dict[tuple[Coordinate, ...], str] = {}
+        for arm in self.arms:
+            place = tuple(arm.at[name] for name in _figure_axes(figure)) if arm.role != "baseline" else ()
+            place += (arm.group,) if isinstance(figure, Sweep) else ()
+            if _figure_axes(figure) and arm.role != "baseline" and places.setdefault(place, arm.name) != arm.name:
+                return places[place], arm.name
+        return ()
 
     def arm(self, label: str) -> Arm:
         """The arm with that label (start-020.s1), or the first seed of the arm with that name (start-020)."""
@@ -81,6 +157,10 @@ class Study:
             if label in (arm.label, arm.name):
                 return arm
         raise UnknownName("arm", label, [arm.label for arm in self.arms])
+
+
+def _figure_axes(figure: Figure) -> tuple[str, ...]:
+    return tuple(name for name in ((figure.x, figure.y) if isinstance(figure, Grid) else (figure.x,)) if name)
 
 
 def over_seeds(arms: Iterable[Arm], seeds: Iterable[int]) -> tuple[Arm, ...]:

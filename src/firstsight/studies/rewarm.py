@@ -10,28 +10,41 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.recipe.scales import Scale, branch_at
+from firstsight.recipe.analysis import Axis, Grid, Sweep
+from firstsight.recipe.scales import REWARMED, START, Scale, branch_at
 from firstsight.recipe.stages import LRSchedule, Matched
 from firstsight.recipe.study import Arm, Study, over_seeds
-from firstsight.studies.when import trunk_arm
+from firstsight.studies.when import SAME_SCHEDULE, TEXT_KEPT, TWO_POINTS, trunk_arm
 from firstsight.units import Share
+
+SCHEDULE = Axis(name="schedule", label="Learning-rate schedule", unit="category")
 
 
 def rewarm(scale: Scale) -> Study:
     """Two starts times two schedules, and the finished trunk on text tasks alone."""
-    late, end = branch_at(scale, Share(80, 100)), branch_at(scale, Share(1))
+    late, end = (_with_schedule_axis(branch_at(scale, start)) for start in (Share(80, 100), Share(1)))
     warm = scale.rewarm
     rule = Matched(reference=late.stages[0].schedule, min_lr=warm.min_lr, tokens=warm.tokens)
-    arms = [trunk_arm(scale), late, replace_schedule(late, "rewarm", warm), end, replace_schedule(end, "matched", rule)]
+    rewarmed = replace_schedule(late, "rewarm", warm, group=REWARMED)
+    arms = [trunk_arm(scale), late, rewarmed, end, replace_schedule(end, "matched", rule, group="matched")]
     return Study(
         name="rewarm",
         scale=scale.name,
         question="Does the learning-rate schedule explain the difference between 80 % and 100 %?",
         arms=over_seeds(arms, range(1, scale.seeds + 1)),
+        axes=(START, SCHEDULE),
+        figures=(Sweep(x="start"), Grid(x="start", y="schedule")),
+        claims=(TWO_POINTS, SAME_SCHEDULE, TEXT_KEPT),
     )
 
 
-def replace_schedule(arm: Arm, suffix: str, schedule: LRSchedule) -> Arm:
-    """The same arm with another schedule of its mid-training, and a name with `suffix`."""
+def replace_schedule(arm: Arm, suffix: str, schedule: LRSchedule, *, group: str) -> Arm:
+    """The same arm with another schedule of its mid-training, a name with `suffix`, and its group on the axis."""
     midtrain, *later = arm.stages
-    return replace(arm, name=f"{arm.name}-{suffix}", stages=(replace(midtrain, schedule=schedule), *later))
+    stages = (replace(midtrain, schedule=schedule), *later)
+    return _with_schedule_axis(replace(arm, name=f"{arm.name}-{suffix}", stages=stages, group=group))
+
+
+def _with_schedule_axis(arm: Arm) -> Arm:
+    """The arm with its group as coordinate on SCHEDULE."""
+    return replace(arm, at={**arm.at, SCHEDULE.name: arm.group})

@@ -11,9 +11,64 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.recipe.scales import Scale, branch_at
+from firstsight.recipe.analysis import Claim, Comparison, Sweep
+from firstsight.recipe.scales import REWARMED, START, Scale, branch_at
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share
+
+BEST = Claim(
+    name="best",
+    statement="Vision is best when images enter at 80 % of the text training.",
+    source="paper, Figure 4",
+    compare=(
+        Comparison(
+            arms=("start-080",),
+            others=("start-000", "start-020", "start-040", "start-060", "start-100"),
+            measure="vision",
+        ),
+    ),
+    published="The highest vision stable score of the six starts is that of 80 %, with one run of each.",
+    caution="0 % and 100 % use another learning-rate schedule, so those comparisons are not of the start alone.",
+)
+TWO_POINTS = Claim(
+    name="two-points",
+    statement="Images at 80 % give about two points more vision than images after all text (100 %).",
+    source="paper, abstract and Figure 4",
+    compare=(Comparison(arms=("start-080",), others=("start-100",), measure="vision", published=0.02),),
+    published="2 points in the mean of six vision tasks, with one run of each arm.",
+    caution="The test is of the sign. The 100 % arm re-warms its learning rate and the 80 % arm does not.",
+)
+SAME_SCHEDULE = Claim(
+    name="same-schedule",
+    statement="80 % stays ahead of 100 % when both use the same kind of learning-rate schedule.",
+    source="a control that the paper's reviewers requested",
+    compare=(
+        Comparison(arms=("start-080-rewarm",), others=("start-100",), measure="vision"),
+        Comparison(arms=("start-080",), others=("start-100-matched",), measure="vision"),
+    ),
+    decide="any",
+    published="Not measured in the paper.",
+    caution="Not a claim of the paper itself.",
+)
+FROM_SCRATCH = Claim(
+    name="from-scratch",
+    statement="Images from the very first step (0 %) hurt both vision and text.",
+    source="paper, Figures 4 and 6",
+    compare=(
+        Comparison(arms=("start-000",), others=("start-080",), measure="vision", expect="less"),
+        Comparison(arms=("start-000",), others=("start-080",), measure="text", expect="less"),
+    ),
+    published="Figures 4 and 6 show it; the paper prints no numbers.",
+    caution="The 0 % arm is also trained on fewer tokens in all: it may lack text rather than suffer from images.",
+)
+TEXT_KEPT = Claim(
+    name="text-kept",
+    statement="Adding images at 80 % retains text: less than two points of it are lost.",
+    source="paper, section 6",
+    compare=(Comparison(arms=("start-080",), others=("trunk",), measure="text", margin=-0.02),),
+    published="A text stable score of about 15 points at 80 %; that of the text model alone is not printed.",
+    caution="The tolerance of two points is this study's. The reference is the text model at the end of the trunk.",
+)
 
 
 def when(scale: Scale) -> Study:
@@ -24,10 +79,13 @@ def when(scale: Scale) -> Study:
         scale=scale.name,
         question="When in text pre-training should images enter?",
         arms=over_seeds([trunk_arm(scale), *arms], range(1, scale.seeds + 1)),
+        axes=(START,),
+        figures=(Sweep(x="start", hollow=REWARMED),),
+        claims=(BEST, TWO_POINTS, FROM_SCRATCH, TEXT_KEPT),
     )
 
 
 def trunk_arm(scale: Scale) -> Arm:
     """The text model at the end of its pre-training, on text tasks: the baseline that branches are compared with."""
     evaluate = replace(scale.base.evaluate, vision_tasks=())
-    return replace(scale.base, name="trunk", start=Share(1), stages=(), evaluate=evaluate)
+    return replace(scale.base, name="trunk", start=Share(1), stages=(), evaluate=evaluate, role="baseline")

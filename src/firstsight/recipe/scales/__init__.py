@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from firstsight.errors import UnknownName
-from firstsight.recipe.scales.base import Scale, branch_at
+from firstsight.recipe.scales.base import CONTINUED, REWARMED, START, Scale, branch_at
 from firstsight.recipe.scales.paper import PAPER_SIZES, paper_scale
 from firstsight.recipe.scales.synthetic import cpu_scale, smoke_scale
 
-__all__ = ["SCALES", "Scale", "branch_at", "scale_named"]
+__all__ = ["CONTINUED", "REWARMED", "SCALES", "START", "Scale", "branch_at", "scale_named"]
 
 SCALES: dict[str, Callable[[], Scale]] = {
     "smoke": smoke_scale,

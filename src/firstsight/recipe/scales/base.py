@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from firstsight.errors import QuantityError
+from firstsight.recipe.analysis import Axis
 from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, single_source
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.stages import AdamWSpec, Continue, Evaluate, Finetune, Midtrain, Pretrain, Rewarm, RowShape
@@ -12,6 +13,12 @@ from firstsight.recipe.study import Arm
 from firstsight.units import Share, Tokens
 
 VISION_TASKS = ("vqav2", "gqa", "vizwiz", "textvqa", "refcoco", "ocid_ref", "pope")
+
+START = Axis(name="start", label="Text pre-training before images", unit="percent")
+"""The axis of `branch_at`."""
+
+CONTINUED, REWARMED = "continued", "re-warmed"
+"""Groups of the arms of `branch_at`, by the learning rate at which they start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,13 +113,17 @@ def adamw(*, weight_decay: float, z_loss: float) -> AdamWSpec:
 
 
 def branch_at(scale: Scale, start: Share) -> Arm:
-    """The base arm with images entering at `start`: `Continue` inside the trunk, `Rewarm` at its two ends."""
+    """The base arm with images entering at `start`: `Continue` inside the trunk, `Rewarm` at its two ends.
+
+    It has the coordinate `start` on the axis START, and the group CONTINUED or REWARMED.
+    """
     base = scale.base
     midtrain, *later = base.stages
     if not isinstance(midtrain, Midtrain):
         raise QuantityError(f"images enter in mid-training. Got a base arm of {scale.name} with another first stage.")
-    schedule = scale.rewarm
+    schedule, group = scale.rewarm, REWARMED
     if 0 < start < 1:
+        group = CONTINUED
         schedule = Continue(
             trunk=base.pretrain.schedule,
             branch_tokens=base.pretrain.tokens_at(start),
@@ -120,4 +131,5 @@ def branch_at(scale: Scale, start: Share) -> Arm:
             tokens=midtrain.tokens,
         )
     name = f"start-{float(start * 100):03.0f}"
-    return replace(base, name=name, start=start, stages=(replace(midtrain, schedule=schedule), *later))
+    stages = (replace(midtrain, schedule=schedule), *later)
+    return replace(base, name=name, start=start, stages=stages, at={START.name: start}, group=group)

@@ -1,0 +1,144 @@
+"""What a study varies (axes), how it is drawn (figures) and what is claimed about it (claims).
+
+Values only: `report` draws and tests them. They belong to a study, not to a step, so that no address depends on them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from firstsight.errors import QuantityError
+from firstsight.units import Share, format_count
+
+Coordinate = Share | int | float | str
+"""Position of an arm on an axis: a number (an exact share on an axis of percents), or the name of a category."""
+
+Measure = str
+"""What arms are compared on: "vision" or "text" (the stable score of that kind), or the name of one task."""
+
+STABLE_MEASURES = ("vision", "text")
+
+RESERVED_NAMES = (
+    *("arm", "label", "seed", "group", "role", "task", "kind", "condition"),
+    *("score", "interval_low", "interval_high", "margin_low", "margin_high", "chance", "baseline"),
+    *("questions", "metric", "address", "version"),
+)
+"""The other columns of a table of scores, which has one column for each axis."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """Something that differs from arm to arm. Arms have a coordinate on each axis of their study: `Arm.at`."""
+
+    TAG: ClassVar = "axis"
+    name: str
+    """As in `Arm.at`; also a column of scores.csv."""
+    label: str
+    """Title of the axis in figures and tables: Text pre-training before images."""
+    unit: Literal["percent", "count", "tokens", "category"]
+    scale: Literal["linear", "log"] = "linear"
+    """Of numbers; categories have none."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name in RESERVED_NAMES:
+            reserved = f"not a column of the table of scores ({', '.join(sorted(RESERVED_NAMES))})"
+            raise QuantityError(
+                f"the name of an axis has lower-case letters, digits and _, and is {reserved}. Got {self.name!r}."
+            )
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether coordinates are numbers, which have an order and distances."""
+        return self.unit != "category"
+
+    def check(self, coordinate: Coordinate) -> None:
+        """Raise QuantityError where a coordinate does not fit the axis."""
+        is_number = not isinstance(coordinate, (str, bool))
+        wanted = "a number" if self.is_numeric else "the name of a category"
+        if self.unit == "percent":
+            is_number, wanted = isinstance(coordinate, Share), "a Share, such as Share(4, 5)"
+        if is_number and self.is_numeric and self.scale == "log":
+            is_number, wanted = float(coordinate) > 0, f"{wanted} above 0, because the scale is logarithmic"
+        if is_number != self.is_numeric:
+            raise QuantityError(f"axis {self.name}: wanted {wanted}. Got {coordinate!r}.")
+
+    def text(self, coordinate: Coordinate) -> str:
+        """A coordinate as in tables and sentences: 80 %, 28.8B, 0.0003, siglip."""
+        if self.unit == "tokens" and isinstance(coordinate, (int, float)):
+            return format_count(coordinate)
+        is_number = isinstance(coordinate, (int, float))
+        return f"{coordinate:.4g}" if is_number and abs(coordinate) < 10_000 else str(coordinate)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """Scores against a numeric axis: the arms of one group are joined by a line."""
+
+    TAG: ClassVar = "sweep"
+    x: str
+    """Name of a numeric axis."""
+    hollow: str = ""
+    """A group whose points lie on the line of the others: drawn hollow, because they differ in more than x, and joined
+    by dashed lines."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bars:
+    """Scores of arms side by side."""
+
+    TAG: ClassVar = "bars"
+    x: str = ""
+    """Name of an axis, whose coordinates become categories; empty for the names of the arms."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """Scores over two axes: one cell for each arm."""
+
+    TAG: ClassVar = "grid"
+    x: str
+    y: str
+
+
+Figure = Sweep | Bars | Grid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Each of some arms against each of others: is the first one's score more, or less, by more than a margin?"""
+
+    TAG: ClassVar = "comparison"
+    arms: tuple[str, ...]
+    """Names of arms."""
+    others: tuple[str, ...]
+    measure: Measure
+    expect: Literal["more", "less"] = "more"
+    """Whether the claim says that `arms` score more than `others`, or less."""
+    margin: float = 0.0
+    """The difference, as a share of 1, that is tested: more than `margin`, or less than it."""
+    published: float | None = None
+    """The published difference, as a share of 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A statement about the arms of a study that its results can contradict; it holds, flips or is undecided.
+
+    `all`: it holds where every comparison is significantly as expected, and flips where one is significantly the
+    opposite. `any`: it holds where at least one comparison is as expected and none the opposite, and flips the other
+    way round; comparisons that cannot be made do not count.
+    """
+
+    TAG: ClassVar = "claim"
+    name: str
+    statement: str
+    source: str
+    """Where it was made: paper, Figure 4."""
+    compare: tuple[Comparison, ...]
+    decide: Literal["all", "any"] = "all"
+    published: str = ""
+    """The published numbers, as a sentence."""
+    caution: str = ""
+    """What confounds it, as a sentence."""

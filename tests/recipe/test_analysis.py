@@ -1,0 +1,126 @@
+"""Axes, figures and claims: legal values, the default figure of each kind of axis, and no trace in an address."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from firstsight.errors import QuantityError, UnknownName
+from firstsight.plan.graph import build_graph
+from firstsight.recipe.analysis import Axis, Bars, Coordinate, Figure, Grid, Sweep
+from firstsight.recipe.scales import START, branch_at, scale_named
+from firstsight.recipe.study import Study
+from firstsight.units import Share, Tokens
+from firstsight.workspace.study_functions import find_study_function, shipped_studies
+
+EPOCHS = Axis(name="epochs", label="Epochs", unit="count")
+ENCODER = Axis(name="encoder", label="Encoder", unit="category")
+RATE = Axis(name="rate", label="Peak learning rate", unit="count", scale="log")
+PLACES: list[dict[str, Coordinate]] = [
+    {"epochs": 1, "encoder": "siglip", "rate": 1e-4},
+    {"epochs": 2, "encoder": "patches", "rate": 1e-3},
+]
+
+
+def _study(axes: tuple[Axis, ...], places: list[dict[str, Coordinate]] = PLACES, **values: Any) -> Study:
+    base = scale_named("smoke").base
+    arms = tuple(replace(base, name=f"arm-{index}", at=place) for index, place in enumerate(places))
+    return Study(name="mine", scale="smoke", question="?", arms=arms, axes=axes, **values)
+
+
+@pytest.mark.parametrize(
+    ("axes", "figure"),
+    [
+        ((), Bars()),
+        ((EPOCHS,), Sweep(x="epochs")),
+        ((RATE,), Sweep(x="rate")),
+        ((ENCODER,), Bars(x="encoder")),
+        ((EPOCHS, ENCODER), Grid(x="epochs", y="encoder")),
+        ((EPOCHS, ENCODER, RATE), Bars()),
+    ],
+)
+def test_default_figure_fits_the_axes(axes: tuple[Axis, ...], figure: Figure) -> None:
+    assert _study(axes).drawn_figures == (figure,)
+
+
+def test_arms_at_one_place_are_drawn_by_name_or_refused() -> None:
+    places: list[dict[str, Coordinate]] = [{"epochs": 1}, {"epochs": 1}]
+    assert _study((EPOCHS,), places).drawn_figures == (Bars(),)
+    with pytest.raises(QuantityError, match="Got arm-0 and arm-1 at one"):
+        _study((EPOCHS,), places, figures=(Sweep(x="epochs"),))
+    study = _study((EPOCHS,), places)
+    groups = tuple(replace(arm, group=arm.name) for arm in study.arms)
+    assert replace(study, arms=groups).drawn_figures == (Sweep(x="epochs"),)
+
+
+@pytest.mark.parametrize(
+    ("axes", "values", "message"),
+    [
+        ((START,), {}, r"arm-0: wanted a coordinate on the axis start of mine. Got epochs, encoder, rate. Write"),
+        ((EPOCHS, EPOCHS), {}, "different names. Got epochs twice"),
+        ((ENCODER,), {"figures": (Sweep(x="encoder"),)}, "wanted a numeric axis. Got encoder"),
+        ((EPOCHS,), {"figures": (Sweep(x="epoch"),)}, "epochs"),
+        ((EPOCHS,), {"figures": (Sweep(x="epochs", hollow="warm"),)}, "warm"),
+        ((EPOCHS,), {"figures": (Grid(x="epochs", y="encoder"),)}, "encoder"),
+        ((replace(ENCODER, unit="count"),), {}, "wanted a number. Got 'siglip'"),
+        ((replace(EPOCHS, unit="category"),), {}, "wanted the name of a category. Got 1"),
+        ((replace(EPOCHS, unit="percent"),), {}, r"wanted a Share, such as Share\(4, 5\). Got 1"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(axes: tuple[Axis, ...], values: dict[str, Any], message: str) -> None:
+    with pytest.raises((QuantityError, UnknownName), match=message):
+        _study(axes, **values)
+
+
+def test_logarithms_need_numbers_above_zero() -> None:
+    with pytest.raises(QuantityError, match=r"above 0, because the scale is logarithmic\. Got 0"):
+        _study((RATE,), [{"rate": 0}])
+
+
+@pytest.mark.parametrize("name", ["", "Epochs", "2nd", "image share", "score", "task"])
+def test_axis_names_are_columns(name: str) -> None:
+    with pytest.raises(QuantityError, match="the name of an axis"):
+        replace(EPOCHS, name=name)
+
+
+@pytest.mark.parametrize(
+    ("axis", "coordinate", "text"),
+    [
+        (START, Share(4, 5), "80 %"),
+        (START, Share(197, 1000), "19.7 %"),
+        (EPOCHS, 4, "4"),
+        (EPOCHS, 12_345, "12345"),
+        (RATE, 3e-4, "0.0003"),
+        (replace(EPOCHS, unit="tokens"), Tokens(28_795_904_000), "28.8B"),
+        (ENCODER, "siglip", "siglip"),
+    ],
+)
+def test_coordinates_as_text(axis: Axis, coordinate: Coordinate, text: str) -> None:
+    assert axis.text(coordinate) == text
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_axes_figures_and_claims_enter_no_address(name: str) -> None:
+    study = find_study_function(name).build("smoke", seeds=1, options={})
+    assert study.axes and study.claims
+    bare = [replace(arm, at={}, group="", role="compared") for arm in study.arms]
+    plain = replace(study, arms=tuple(bare), axes=(), figures=(), claims=())
+    addresses, plain_addresses = ([step.address for step in build_graph(each).steps] for each in (study, plain))
+    assert addresses == plain_addresses
+
+
+@pytest.mark.parametrize("scale", ["smoke", "1b"])
+@pytest.mark.parametrize("name", shipped_studies())
+def test_claims_of_shipped_studies_name_their_arms_and_numbers(name: str, scale: str) -> None:
+    study = find_study_function(name).build(scale, seeds=1, options={})
+    names = {arm.name for arm in study.arms}
+    for claim in study.claims:
+        assert claim.source and claim.published
+        assert all(names.issuperset(comparison.arms + comparison.others) for comparison in claim.compare)
+
+
+def test_branches_have_their_start_as_coordinate() -> None:
+    arm = branch_at(scale_named("smoke"), Share(2, 5))
+    assert arm.at == {START.name: arm.start}
