@@ -1,11 +1,11 @@
 """Speed of evaluation: firstsight's harness compared with one `generate` call of transformers per question.
 
     python benchmarks/evaluation.py
-    python benchmarks/evaluation.py --pictures 100 --plain 40
+    python benchmarks/evaluation.py --images 100 --baseline 40
     python benchmarks/evaluation.py --device cuda
 
 Four questions per image: two with generated answers (VQAv2), two with the choices "Yes" and "No" (POPE). The baseline
-is the exported model in transformers with its processor, and one call per question; its time is measured on `--plain`
+is the exported model in transformers with its processor, and one call per question; its time is measured on `--baseline`
 questions and extrapolated. Weights are random and never emit the end token, thus all answers have `--tokens` tokens.
 Both run in float32 on the same device; images are JPEG files of 640 x 480.
 """
@@ -283,7 +283,7 @@ def measure(shape: Shape, folder: Path, args: argparse.Namespace) -> None:
     sample = [
         (task, question)
         for task in map(tasks.get_task, TASKS)
-        for question in read_questions(task, benchmarks)[: args.plain // 2]
+        for question in read_questions(task, benchmarks)[: max(2, args.baseline) // 2]
     ]
     results: list[EvalResult] = []
     baseline = load_baseline(folder / "exported", benchmarks, device=site.device, tokens=args.tokens)
@@ -327,15 +327,15 @@ def measure(shape: Shape, folder: Path, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=500)
-    parser.add_argument("--plain", type=int, default=120, help="number of questions for the baseline")
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--baseline", type=int, default=120, help="number of questions for the baseline")
     parser.add_argument("--tokens", type=int, default=5, help="tokens per generated answer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     requests.ANSWER_TOKEN_LIMITS["paper"] = args.tokens
     with TemporaryDirectory() as folder:
-        write_benchmark(Path(folder) / "benchmarks", args.pictures)
+        write_benchmark(Path(folder) / "benchmarks", args.images)
         for number, shape in enumerate(CPU_SHAPES if args.device == "cpu" else GPU_SHAPES):
             measure(shape, Path(folder) / str(number), args)
 
