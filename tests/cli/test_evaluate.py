@@ -178,7 +178,7 @@ def test_wrong_requests_are_refused_before_anything_is_evaluated(
     (tmp_path / "empty").mkdir()
     refused = {
         (arm(), "--tasks", "pop"): "Nearest: pope",
-        (arm(), "--tasks", "nocaps"): "wanted a folder nocaps of its files",
+        (arm(), "--tasks", "nocaps"): "wanted a folder nocaps in",
         (tmp_path / "empty",): "spec.json (firstsight) or config.json (transformers)",
         (patches, "--benchmarks", tmp_path / "none"): "wanted a folder with one for each task",
         (patches, "--benchmarks", tmp_path / "empty"): "wanted folders called vqav2",

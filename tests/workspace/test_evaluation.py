@@ -38,7 +38,7 @@ def test_variants_are_selected_by_name_and_unknown_tasks_refused() -> None:
     assert select_tasks("pope_p", BENCHMARKS, with_vision=True) == ("pope_p",)
     with pytest.raises(UnknownName, match="Nearest: pope"):
         select_tasks("popp", BENCHMARKS, with_vision=True)
-    with pytest.raises(RequestError, match="wanted a folder gqa of its files in b"):
+    with pytest.raises(RequestError, match="wanted a folder gqa in b"):
         select_tasks("gqa", BENCHMARKS, with_vision=True)
 
 

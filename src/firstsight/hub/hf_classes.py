@@ -265,7 +265,7 @@ def update_shift_state(
 
 
 def image_to_pixels(image: Image.Image, size: int, *, fit: ImageFit, ground: RGBBytes) -> UInt8[np.ndarray, "P P 3"]:
-    """Pixels of an opened image, writable, equal to those that `data.images.decode_image` makes of its bytes."""
+    """Writable pixels of an opened image, equal to those that `data.images.decode_image` makes of its bytes."""
     upright = convert_to_rgb(ImageOps.exif_transpose(image))
     return resize_to_square(upright, size, fit, pad_color=ground).copy()
 

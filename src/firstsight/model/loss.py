@@ -23,7 +23,7 @@ from firstsight.recipe.stages import IGNORE_INDEX
 
 
 class _WorkSizes(NamedTuple):
-    """Most numbers that are processed at once: as many as fit a CPU's cache, or keep a GPU busy."""
+    """Maximum count of numbers processed at once: as many as fit a CPU's cache, or keep a GPU busy."""
 
     chunk: int
     """Logits in memory."""

@@ -20,7 +20,7 @@ from firstsight.errors import ModelError
 from firstsight.files import read_weight_map
 
 MAX_SHARD_BYTES = 2_000_000_000
-"""Most bytes of tensors in one file; a larger tensor has a file of its own."""
+"""Maximum bytes of tensors in one file; a larger tensor has a file of its own."""
 NARROW_DTYPES, WIDE_DTYPES = (torch.bfloat16, torch.float16), (torch.float32, torch.float64)
 """Dtypes that checkpoints may be stored in, and those that represent all of their values exactly."""
 

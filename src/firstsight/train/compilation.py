@@ -17,9 +17,9 @@ from firstsight.model.loss import compiled_loss, liger_loss
 from firstsight.site import Site
 
 MIN_COMPILE_STEPS = 100
-"""Fewest steps for which compilation saves more time than it takes."""
+"""Minimum number of steps for which compilation saves more time than it takes."""
 MAX_COMPILED_SHAPES = 4096
-"""Most shapes of rows and models that a process compiles for; a worker process runs many steps."""
+"""Maximum number of shapes of rows and models that a process compiles for; a worker process runs many steps."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 

@@ -31,7 +31,7 @@ from firstsight.train.loop import ProgressReporter
 from firstsight.units import Tokens
 
 PIXEL_CACHE_BYTES = 256 << 20
-"""Most bytes of decoded images kept in memory; others are decoded in every epoch."""
+"""Maximum bytes of decoded images kept in memory; others are decoded in every epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from firstsight.train.state import TrainState
 from firstsight.units import Tokens
 
 NUM_LOSS_GROUPS = 8
-"""Most sources of rows with separate losses, text sources first."""
+"""Maximum number of sources with separate losses, text sources first."""
 TARGET_LINES = 200
 REPORT_SECONDS = 0.5
 MicroBatches = tuple[Batch, ...]

@@ -153,7 +153,7 @@ def select_tasks(names: str, benchmarks: Benchmarks, *, with_vision: bool) -> tu
     for name in selected:
         if name not in known and name in TASKS:
             reason = f"Got none; available there: {', '.join(known)}. Add the folder, or drop the task."
-            raise RequestError(f"--tasks {name}: wanted a folder {name} of its files in {benchmarks.path}. {reason}")
+            raise RequestError(f"--tasks {name}: wanted a folder {name} in {benchmarks.path}. {reason}")
         if name not in known:
             raise UnknownName("task", name, known)
     return selected or tuple(name for name, kind in kinds.items() if with_vision or kind == "text")

@@ -12,7 +12,7 @@ from firstsight.errors import DataError, FirstsightError, StepFailed
 from firstsight.worker_process import WorkerProcess
 
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""There are as many processes as cores: each computes on one thread."""
+"""There are as many processes as cores, so each computes on one thread."""
 _Progress = tuple[Shard, ShardProgress]
 
 

@@ -20,7 +20,7 @@ class Metric:
     name: str
     compute: CorpusScorer
     is_readable: Callable[[str], bool]
-    """Whether an answer has the expected form; only counted, `compute` scores the answer all the same."""
+    """Whether an answer has the expected form; only counted: `compute` scores every answer."""
 
 
 def elementwise(scorer: AnswerScorer) -> CorpusScorer:

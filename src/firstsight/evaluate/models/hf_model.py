@@ -89,7 +89,7 @@ class HFModel:
     def choice_loglikelihoods(self, requests: Sequence[ChoiceRequest]) -> Iterator[list[float]]:
         """The log-likelihood of each request's choices: `generate` with the choice's tokens forced.
 
-        So positions, attention masks and image inputs are those of the model's own decoding.
+        So positions, attention masks and image inputs are the same as in generation.
         """
         for has_image, group in groupby(requests, key=lambda request: request.image is not None):
             for batch in _batches(list(group)):

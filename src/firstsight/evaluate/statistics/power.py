@@ -1,7 +1,7 @@
 """Statistical power of a difference between two arms, and the seeds or questions that a smaller effect needs.
 
-The power is that of the interval in `differences.DifferenceEstimate`: the probability that it excludes 0, averaged over
-the sampling distribution of the seeds' variance. Without question variance it is the noncentral t test's.
+Power is the probability that the interval of `differences.DifferenceEstimate` excludes 0, averaged over the sampling
+distribution of the seeds' variance. Without question variance it equals the power of the noncentral t test.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ TEXTVQA = vision_task("textvqa", TEXTVQA_ACCURACY, read_textvqa, version=2, base
 TEXTVQA_OCR = replace(
     TEXTVQA, name="textvqa_ocr", baseline=None, read_questions=read_textvqa_ocr, variant_of="textvqa", version=1
 )
-"""The prompt contains another system's reading of the image, so the task is not part of the stable score."""
+"""The prompt contains the output of an OCR system, so the task is not part of the stable score."""
 
 _POPE_SIZES = {"adversarial": 3000, "popular": 3000}
 POPE = replace(
