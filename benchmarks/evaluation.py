@@ -5,7 +5,7 @@
     python benchmarks/evaluation.py --device cuda
 
 Four questions per image: two with generated answers (VQAv2), two with the choices "Yes" and "No" (POPE). The baseline
-is the exported model in transformers with its processor, and one call per question; its time is measured on `--baseline`
+is the exported model in transformers with its processor, one call per question; its time is measured on `--baseline`
 questions and extrapolated. Weights are random and never emit the end token, thus all answers have `--tokens` tokens.
 Both run in float32 on the same device; images are JPEG files of 640 x 480.
 """

@@ -59,7 +59,7 @@ class AnswerCache:
         return self.folder and self.folder / name
 
     def read(self) -> dict[AnswerKey, str]:
-        """All stored answers, without an incomplete last line of a killed process. DataError for other damaged lines."""
+        """All stored answers, without an incomplete last line of a killed process; DataError for other damage."""
         if self.file is None or not self.file.is_file():
             return {}
         lines = self.file.read_bytes().split(b"\n")[:-1]
