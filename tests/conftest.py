@@ -1,4 +1,4 @@
-"""What every test shares: one thread a process, a place for drawings, and which tests a machine can run."""
+"""Settings of all tests: one thread per process, the device, and which tests this machine can run."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 DEVICE = os.environ.get("FIRSTSIGHT_TEST_DEVICE", "cpu")
-"""Where the models of the tests live: with `cuda` the same laws are held against a GPU."""
+"""Device of the models in tests; with `cuda` the same tests run on a GPU."""
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 
 def pytest_sessionstart() -> None:
-    """Every `Site()` of a test is on the tests' device, whose float32 is whole."""
+    """Give every `Site()` the tests' device, and turn off TF32, so that float32 has its full precision."""
     import torch
 
-    from firstsight.site import Site  # not earlier: what checks shapes hooks into imports first
+    from firstsight.site import Site  # imported here, because the shape checker must hook into imports first
 
     torch.backends.cudnn.allow_tf32 = False
 
-    begin = Site.__init__
+    original_init = Site.__init__
 
-    def there(self: Site, **settings: Any) -> None:
-        begin(self, **{"device": DEVICE, **settings})
+    def init_on_device(self: Site, **settings: Any) -> None:
+        original_init(self, **{"device": DEVICE, **settings})
 
-    Site.__init__ = there
+    Site.__init__ = init_on_device
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs files or devices that are not here, and say which."""
+    """Skip tests that need files that are not on this machine, with a reason."""
     for item in items:
         if item.get_closest_marker("shared") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"no real files at {SHARED}"))

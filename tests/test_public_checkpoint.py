@@ -1,4 +1,4 @@
-"""The page "Start from a public checkpoint", typed word by word; tiny weights stand where the hub would give large."""
+"""The commands of the page "Start from a public checkpoint", with tiny weights in place of those on the hub."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ BLOCK = re.compile(r"^```(console|python|text|toml)\n(.*?)^```$", re.MULTILINE |
 
 
 class Hub:
-    """Folders as TinyLlama's, DCLM's and GPT-NeoX's authors lay them out, in miniature."""
+    """Small folders with the layout of TinyLlama's, DCLM's and GPT-NeoX's on the hub."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        OwnData(root).tokenizer()
+        OwnData(root).write_tokenizer()
         self.words = (root / "words" / "tokenizer.json").read_text()
 
-    def fetched(self, name: str, **_: Any) -> str:
+    def snapshot_download(self, name: str, **_: Any) -> str:
         folder = self.root / name.replace("/", "-")
         folder.mkdir(exist_ok=True)
         make = {"TinyLlama": self.llama, "TRI-ML": self.dclm, "EleutherAI": self.neox}[name.partition("/")[0]]
@@ -68,16 +68,16 @@ class Hub:
 
 
 @pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "hub").mkdir()
-    monkeypatch.setattr("huggingface_hub.snapshot_download", Hub(tmp_path / "hub").fetched)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Hub(tmp_path / "hub").snapshot_download)
     monkeypatch.delenv("FIRSTSIGHT_SITE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_page_is_true(typed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_the_page_print_what_it_shows(page_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = ""
     for form, block in BLOCK.findall(PAGE.read_text()):
         if form == "console":
@@ -88,7 +88,7 @@ def test_the_page_is_true(typed: Path, capsys: pytest.CaptureFixture[str]) -> No
                 assert code == (2 if " run " in words else 0)
         elif form == "python":
             name = re.match(r"# (\w+\.py)\n", block)
-            file = typed / (name[1] if name else "snippet.py")
+            file = page_folder / (name[1] if name else "snippet.py")
             file.write_text(block)
             if not name:
                 runpy.run_path(str(file))
@@ -96,30 +96,30 @@ def test_the_page_is_true(typed: Path, capsys: pytest.CaptureFixture[str]) -> No
         elif form == "text":
             assert block == printed
     for name in ("tiny-1t", "tiny-2t", "tiny-3t", "dclm-1b"):
-        assert (typed / "donors" / name / "model.safetensors").is_file()
+        assert (page_folder / "donors" / name / "model.safetensors").is_file()
 
 
-def test_its_site_file_and_its_studies_name_the_same_things(typed: Path) -> None:
+def test_the_site_file_and_the_studies_of_the_page_have_the_same_names(page_folder: Path) -> None:
     blocks = BLOCK.findall(PAGE.read_text())
     (toml,) = [block for form, block in blocks if form == "toml"]
-    sources = site_from(typed, toml).sources
+    sources = site_from(page_folder, toml).sources
     assert sources["siglip-so400m-patch14-384"].path == "hf://google/siglip-so400m-patch14-384"
-    assert sources["tiny-1t"].path == sources["tinyllama-words"].path == str(typed / "donors" / "tiny-1t")
+    assert sources["tiny-1t"].path == sources["tinyllama-words"].path == str(page_folder / "donors" / "tiny-1t")
     for form, block in blocks:
         name = re.match(r"# (\w+)\.py\n", block)
         if form != "python" or not name:
             continue
-        (typed / f"{name[1]}.py").write_text(block)
+        (page_folder / f"{name[1]}.py").write_text(block)
         steps = build_graph(find_study_function(f"{name[1]}.py").build("1b", seeds=2, options={}))
         given = {step.spec.name for step in steps.steps if step.donor_model}
         assert given == ({"dclm-1b"} if name[1] == "dclm" else {"tiny-1t", "tiny-2t", "tiny-3t"})
         assert not [step for step in steps.steps if step.kind == "pretrain"]
 
 
-def test_pythia_is_refused_and_told_what_to_do(typed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (typed / "pythia").mkdir()
-    (typed / "pythia" / "config.json").write_text(json.dumps({"model_type": "gpt_neox", "vocab_size": 50_304}))
+def test_pythia_is_refused_and_told_what_to_do(page_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (page_folder / "pythia").mkdir()
+    (page_folder / "pythia" / "config.json").write_text(json.dumps({"model_type": "gpt_neox", "vocab_size": 50_304}))
     assert command(["import", "pythia", "--out", "donors/pythia"]) == 2
     words = " ".join(capsys.readouterr().err.split())
     assert "gpt_neox" in words and "Llama-family run as the donor" in words
-    assert not (typed / "donors").exists()
+    assert not (page_folder / "donors").exists()

@@ -1,4 +1,4 @@
-"""The tutorial page, typed word by word: its files are written, its commands run, its shown output compared."""
+"""The tutorial page: its files are written, its commands run, and their output compared with the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 
 
 def pattern(shown: str) -> re.Pattern[str]:
-    """What the page shows, with `…` for any words; spaces may be fewer or more."""
+    """A pattern for output shown on the page: `…` matches any text, and any amount of white space is equal."""
     parts = [r"\s+".join(map(re.escape, part.split())) for part in shown.split("…")]
     return re.compile(".*".join(parts), re.DOTALL)
 
@@ -29,22 +29,22 @@ def commands(block: str) -> Iterator[tuple[str, str]]:
         yield command, shown
 
 
-def typed(command: str, where: Path) -> str:
+def run_command(command: str, folder: Path) -> str:
     words = shlex.split(command)
     assert words[0] == "firstsight"
-    return run([sys.executable, "-m", "firstsight", *words[1:]], where)
+    return run([sys.executable, "-m", "firstsight", *words[1:]], folder)
 
 
-def run(words: list[str], where: Path) -> str:
-    done = subprocess.run(words, cwd=where, env=os.environ, capture_output=True, text=True, timeout=400, check=False)
-    told = done.stdout + done.stderr
-    assert "Traceback" not in told and done.returncode in (0, 2), told
-    return told
+def run(words: list[str], folder: Path) -> str:
+    done = subprocess.run(words, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=400, check=False)
+    output = done.stdout + done.stderr
+    assert "Traceback" not in told and done.returncode in (0, 2), output
+    return output
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_tutorial_is_true(tmp_path: Path) -> None:
+def test_commands_of_the_tutorial_print_what_it_shows(tmp_path: Path) -> None:
     for form, block in BLOCK.findall(PAGE.read_text()):
         if form == "python":
             name = re.match(r"# (\w+\.py)\n", block)
@@ -54,10 +54,12 @@ def test_the_tutorial_is_true(tmp_path: Path) -> None:
                 run([sys.executable, file.name], tmp_path)
             continue
         for command, shown in commands(block):
-            told = typed(command, tmp_path)
-            assert pattern(shown.strip()).search(" ".join(told.split())), f"$ {command}\nshown:\n{shown}\ntold:\n{told}"
+            output = run_command(command, tmp_path)
+            assert pattern(shown.strip()).search(" ".join(output.split())), (
+                f"$ {command}\nshown:\n{shown}\noutput:\n{output}"
+            )
 
 
-def test_a_page_that_lies_is_caught() -> None:
+def test_output_that_differs_from_the_page_does_not_match() -> None:
     assert pattern("7 arms, …\nsaved (…").search("x 7 arms, 35 steps and saved (33%)")
     assert not pattern("7 arms, …\nsaved (…").search("8 arms, 35 steps and saved (33%)")

@@ -128,8 +128,8 @@ def replace_row(entries: np.ndarray) -> np.ndarray:
         (swap_source, "position 9: wanted "),
         (lambda entries: np.delete(entries, 11), "11: wanted"),
         (lambda entries: np.insert(entries, 11, entries[11]), ""),
-        (unknown_source, "position 5: source 7 of 2"),
-        (unknown_row, "position 5: row 10,000 of "),
+        (unknown_source, "position 5: wanted one of 2 sources. Got number 7"),
+        (unknown_row, "Got 10,000"),
     ],
     ids=["doubled", "swapped", "dropped", "inserted", "strange", "outside"],
 )

@@ -24,26 +24,6 @@ from tests.model.memory import peak_bytes, reset_peak
 from tests.model.tiny_models import PATCH_VLM, PLAIN_LM, random_model
 
 
-@pytest.fixture
-def tokenizer_file(tmp_path: Path) -> Path:
-    file = tmp_path / "words" / "tokenizer.json"
-    file.parent.mkdir()
-    file.write_text("{}")
-    return file
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path, tokenizer_file: Path) -> Path:
-    save(
-        tmp_path / "kept",
-        random_model(PLAIN_LM, dtype=torch.float32),
-        tokens_seen=0,
-        tokenizer=tokenizer_file,
-        encoders=[],
-    )
-    return tmp_path / "kept"
-
-
 @pytest.mark.parametrize("bound", [2_000_000_000, 2000], ids=["one file", "shards"])
 @pytest.mark.parametrize("spec", [PLAIN_LM, PATCH_VLM], ids=["lm", "vlm"])
 def test_checkpoint_round_trip_is_exact(

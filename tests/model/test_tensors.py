@@ -12,33 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from firstsight.errors import ModelError
 from firstsight.model import tensors as tensor_files
-from firstsight.model.checkpoint_io import save
 from firstsight.model.tensors import StoredTensors, load_weights, meta_init, read_tensors, write_tensors
 from firstsight.model.vlm import VLM
-from tests.model.tiny_models import PLAIN_LM, random_model
+from tests.model.tiny_models import PLAIN_LM
 
 GAINS = {f"gain{n}": torch.full((n + 1, 8), float(n)) for n in range(6)}
 """32, 64 ... 192 bytes."""
-
-
-@pytest.fixture
-def tokenizer_file(tmp_path: Path) -> Path:
-    file = tmp_path / "words" / "tokenizer.json"
-    file.parent.mkdir()
-    file.write_text("{}")
-    return file
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path, tokenizer_file: Path) -> Path:
-    save(
-        tmp_path / "kept",
-        random_model(PLAIN_LM, dtype=torch.float32),
-        tokens_seen=0,
-        tokenizer=tokenizer_file,
-        encoders=[],
-    )
-    return tmp_path / "kept"
 
 
 @pytest.mark.parametrize("bound", [192, 256, 400, 10_000])

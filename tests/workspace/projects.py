@@ -10,7 +10,7 @@ import pytest
 from firstsight.cli import command
 from firstsight.recipe.study import Study
 from firstsight.workspace.study_functions import find_study_function
-from tests.own_data import DONATED, STUDY, OwnData
+from tests.own_data import DONOR_STUDY, STUDY, OwnData
 
 
 class OwnProject:
@@ -25,7 +25,7 @@ class OwnProject:
 
     def use(self, file: Path, data: Path) -> None:
         """Write a site file that locates the data at `data`, and use it."""
-        OwnData(data).site(file)
+        OwnData(data).write_site(file)
         self.monkeypatch.setenv("FIRSTSIGHT_SITE", str(file))
 
     def run(self, capsys: pytest.CaptureFixture[str], name: str, *options: str) -> tuple[int, str]:
@@ -45,9 +45,9 @@ class DonorProject:
     def __init__(self, root: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.data = root, root / "data"
         shutil.copytree(written, self.data)
-        OwnData(self.data).site(root / "site.toml")
+        OwnData(self.data).write_site(root / "site.toml")
         self.name = f"{root / 'mine.py'}:donated"
-        (root / "mine.py").write_text(DONATED)
+        (root / "mine.py").write_text(DONOR_STUDY)
         monkeypatch.setenv("FIRSTSIGHT_SITE", str(root / "site.toml"))
 
     def run(self, capsys: pytest.CaptureFixture[str], name: str, *options: str) -> tuple[int, str]:

@@ -37,7 +37,7 @@ def test_the_branches_of_a_donor_run_once(donor: DonorProject, capsys: pytest.Ca
     assert "0 steps run" in donor.run(capsys, "run")[1]
     (donor.data / "donor-40").rename(donor.data / "elsewhere")
     donor.replace("site.toml", ("donor-40]", "the-first]"), ("data/donor-40", "data/elsewhere"))
-    donor.replace("mine.py", ('named("donor-40"', 'named("the-first"'))
+    donor.replace("mine.py", ('external("donor-40"', 'external("the-first"'))
     assert "0 steps run" in donor.run(capsys, "run")[1]
     assert "(the-first)" in donor.run(capsys, "plan")[1]
 
@@ -113,7 +113,9 @@ REFUSED: list[tuple[Callable[[DonorProject], object], str]] = [
         r'Set moments="fresh" in the study, or import donor-40 with its optimizer file',
     ),
     (
-        lambda donor: donor.replace("mine.py", ("branch_at(own, Share(2, 5))", "branch_at(own, Share(3, 5))")),
+        lambda donor: donor.replace(
+            "mine.py", ("branch_at(donor_scale, Share(2, 5))", "branch_at(donor_scale, Share(3, 5))")
+        ),
         "wanted a checkpoint of the donor at 60 % of its run. Got 40 %, 80 %",
     ),
 ]
