@@ -38,7 +38,7 @@ def run_command(command: str, folder: Path) -> str:
 def run(words: list[str], folder: Path) -> str:
     done = subprocess.run(words, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=400, check=False)
     output = done.stdout + done.stderr
-    assert "Traceback" not in told and done.returncode in (0, 2), output
+    assert "Traceback" not in output and done.returncode in (0, 2), output
     return output
 
 

@@ -37,7 +37,7 @@ def store_arm(out: Path, label: str, lines: list[dict[str, Any]], *, ended: str 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A store with two judged arms."""
+    """A store with two evaluated arms."""
     folder = tmp_path / "out"
     store_arm(folder, "start-000.s1", [line("1", image="1"), line("2", image="1"), line("3", task="boolq")])
     store_arm(folder, "start-080.s1", [line("1", **BLANK), line("2", image="1"), line("3", task="boolq")])

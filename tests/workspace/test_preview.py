@@ -79,7 +79,7 @@ def test_stages_are_named_by_kind_and_numbered_if_it_repeats() -> None:
 
 @pytest.mark.slow
 def test_the_page_is_the_same_before_and_after_training(tmp_path: Path) -> None:
-    """Where a stage's text starts depends on the stages before it; the preview must know it without training them."""
+    """Where a stage's text starts depends on the stages before it; the preview computes it without training them."""
     study = small_study()
     before = write_preview(study, stage="finetune", count=32, out=tmp_path).read_text()
     plan = build_graph(study)

@@ -8,7 +8,7 @@ An image becomes a square in one of two ways: `resize` changes its proportions; 
 gets the size of the square, its shorter side is rounded to the nearest pixel (halves up, at least one), and the rest is
 `pad_color`. The image is centered; an odd pixel of padding is at the right or bottom.
 
-Legend: h x w pixels as decoded, S side of the square.
+Shapes: h x w pixels as decoded, S side of the square.
 """
 
 from __future__ import annotations

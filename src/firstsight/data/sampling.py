@@ -15,13 +15,13 @@ Keys = UInt64[np.ndarray, "n"]
 SHUFFLE_BLOCK = 256
 """Consecutive rows that stay close together in the order of a long source."""
 SHUFFLE_WINDOW = 256 * SHUFFLE_BLOCK
-"""Draws that come from at most 256 blocks; sources of up to as many rows are shuffled freely."""
+"""Draws that come from at most 256 blocks. A source of at most this many rows is shuffled without blocks."""
 _FEISTEL_ROUNDS = 6
-"""Even, so that both halves have their first sizes again at the end."""
+"""Even, so that both halves have their original sizes at the end."""
 
 
 def sources_at(rows: Indices, share: Fraction) -> tuple[Bool[np.ndarray, "n"], Indices]:
-    """(is it an image row, its number among the rows of its kind): every n first rows have floor(n * share) images."""
+    """(is it an image row, its number among rows of its kind): the first n rows have floor(n * share) image rows."""
     before = rows * share.numerator // share.denominator
     is_image = (rows + 1) * share.numerator // share.denominator > before
     return is_image, np.where(is_image, before, rows - before)

@@ -3,7 +3,7 @@
 Several ledgers are the segments of a trunk and a branch, in order: the text of each continues where that of the one
 before ended. Images start again with every stage.
 
-Legend: n draws from one source, in order; p positions of a ledger.
+Shapes: n draws from one source, in order; p positions of a ledger.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SourceCoverage:
     rows: int
     distinct_rows: int
     passes: float
-    """Through all of its rows, counted from the first draw."""
+    """Number of passes through all of its rows, counted from the first draw."""
     repeated_rows: int
     """Rows that were drawn again within a pass."""
     skipped_rows: int
@@ -55,7 +55,7 @@ class LedgerProblem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerCheck:
-    """All sources, and all problems; the ledgers are verified if there is none."""
+    """All sources, and all problems; the ledgers are verified if there are no problems."""
 
     coverage: tuple[SourceCoverage, ...]
     problems: tuple[LedgerProblem, ...]
@@ -123,13 +123,14 @@ def _check_ledger(ledger: _Ledger) -> Iterator[LedgerProblem]:
     sources = ledger.sources
     if (invalid := np.flatnonzero(ledger.source_numbers >= len(sources))).size:
         first = int(invalid[0])
-        yield ledger.problem(f"source {ledger.source_numbers[first]} of {len(sources)}.", first)
+        yield ledger.problem(f"wanted one of {len(sources)} sources. Got number {ledger.source_numbers[first]}.", first)
         return
     source_rows = np.array([source["rows"] for source in sources])[ledger.source_numbers]
     if (invalid := np.flatnonzero(ledger.row_numbers >= source_rows)).size:
         first = int(invalid[0])
         name = sources[ledger.source_numbers[first]]["name"]
-        yield ledger.problem(f"row {ledger.row_numbers[first]:,} of {name}, which has {source_rows[first]:,}.", first)
+        message = f"wanted one of {source_rows[first]:,} rows of {name}. Got {ledger.row_numbers[first]:,}."
+        yield ledger.problem(message, first)
         return
     yield from _check_image_share(ledger)
     for count, source in ledger.source_counts():
@@ -167,7 +168,7 @@ def _check_achieved_rows(ledger: _Ledger) -> Iterator[LedgerProblem]:
     for count, source in ledger.source_counts():
         rows, name = source["before"] - source["begun"] + count, source["name"]
         if achieved.get(name) != rows:
-            yield ledger.problem(f"{rows:,} rows of {name}. {file.name} has {achieved.get(name)}.")
+            yield ledger.problem(f"the ledger has {rows:,} rows of {name}. {file.name} has {achieved.get(name)}.")
 
 
 def _check_continuity(ledgers: Sequence[_Ledger]) -> Iterator[LedgerProblem]:

@@ -33,7 +33,7 @@ def evaluation_folder(output_path: Path, checkpoint: Path) -> Path:
 
 
 def checkpoint_digest(checkpoint: Path, *, digests_folder: Path) -> str:
-    """sha256 over the names and bytes of the files that determine a checkpoint's answers; ModelError if it is none.
+    """sha256 over the names and bytes of the files that determine a checkpoint's answers; ModelError for other folders.
 
     File digests are cached in `digests_folder` by path, size and modification time.
     """
@@ -54,7 +54,7 @@ class AnswerCache:
 
     @property
     def file(self) -> Path | None:
-        """The file; its name contains everything but the checkpoint that the answers depend on."""
+        """The file, named after everything that the answers depend on except the checkpoint; None if none is stored."""
         name = "{task}-v{version}-{style}-{questions:.12}.jsonl".format_map(self.header)
         return self.folder and self.folder / name
 
@@ -112,7 +112,7 @@ def _parse_row(line: bytes, path: str) -> dict[str, Any]:
 
 
 def questions_digest(values: Iterable[Any]) -> str:
-    """sha256 over JSON values, in order: everything but the checkpoint that the answers depend on."""
+    """sha256 over JSON values, in order: all that the answers depend on except the checkpoint."""
     hasher = sha256()
     for value in values:
         hasher.update(json.dumps(value).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Export of a checkpoint to a folder that transformers loads, with its own classes where they represent the model."""
+"""Exports a checkpoint to a folder for transformers, for its own classes where they can represent the model."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def _write_files(folder: Path, loaded: LoadedCheckpoint, tokenizer: Tokenizer, *
     spec, ids = loaded.spec, tokenizer.special_ids
     has_vision = isinstance(spec, VLMSpec)
     config, reason = export_config(spec)
-    tensors, torch_dtype = export_tensors(loaded, is_native=not reason), getattr(torch, dtype)
+    tensors, torch_dtype = export_tensors(loaded, uses_hf_class=not reason), getattr(torch, dtype)
     write_tensors(folder, LazyTensors(tensors.keys(), lambda name: tensors[name].to(torch_dtype)))
     chat_ids = sidecars.write_tokenizer_files(folder, tokenizer, has_dialogues=has_vision)
     fields: dict[str, Any] = {"bos_token_id": ids.end, "eos_token_id": ids.end, "pad_token_id": ids.pad, "dtype": dtype}
     if has_vision:
-        sidecars.write_processor_config(folder, spec, is_native=not reason)
+        sidecars.write_processor_config(folder, spec, uses_hf_class=not reason)
         config["image_token_id" if reason else "image_token_index"] = chat_ids[sidecars.IMAGE_TOKEN]
     if "text_config" in config:
         config["text_config"] |= fields
@@ -76,7 +76,7 @@ def _write_files(folder: Path, loaded: LoadedCheckpoint, tokenizer: Tokenizer, *
 
 
 def export_config(spec: LMSpec | VLMSpec) -> tuple[dict[str, Any], str]:
-    """The fields of config.json that follow from the spec, and why the class is firstsight's, empty if it is not."""
+    """The spec's fields of config.json, and why the class is firstsight's; empty if it is transformers' own."""
     if isinstance(spec, VLMSpec):
         reason, name = llava.llava_unsupported_reason(spec), "FirstsightForConditionalGeneration"
         config = {} if reason else llava.llava_config(spec)
@@ -88,11 +88,11 @@ def export_config(spec: LMSpec | VLMSpec) -> tuple[dict[str, Any], str]:
     return config, reason
 
 
-def export_tensors(loaded: LoadedCheckpoint, *, is_native: bool) -> dict[str, Tensor]:
+def export_tensors(loaded: LoadedCheckpoint, *, uses_hf_class: bool) -> dict[str, Tensor]:
     """A checkpoint's tensors and its frozen encoder's, under the names of the exported files."""
     tensors: dict[str, Tensor] = dict(loaded.model.state_dict())
-    if is_native and not isinstance(loaded.spec, VLMSpec):
+    if uses_hf_class and not isinstance(loaded.spec, VLMSpec):
         return llama.to_llama({name.removeprefix("lm."): tensor for name, tensor in tensors.items()}, loaded.spec)
     if loaded.encoder is not None:
         tensors |= {f"encoder.{name}": tensor for name, tensor in loaded.encoder.state_dict().items()}
-    return llava.to_llava(tensors, loaded.spec) if is_native and isinstance(loaded.spec, VLMSpec) else tensors
+    return llava.to_llava(tensors, loaded.spec) if uses_hf_class and isinstance(loaded.spec, VLMSpec) else tensors

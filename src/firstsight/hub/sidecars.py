@@ -95,12 +95,12 @@ def _with_chat_tokens(tokenizer: Tokenizer) -> tuple[str, HFTokenizer]:
     return source if body == json.loads(source) else json.dumps(body, ensure_ascii=False, indent=2) + "\n", fast
 
 
-def write_processor_config(folder: Path, spec: VLMSpec, *, is_native: bool) -> None:
+def write_processor_config(folder: Path, spec: VLMSpec, *, uses_hf_class: bool) -> None:
     """Write how images become pixels and how many tokens each has, for transformers' Llava or firstsight's classes."""
     vision: VisionSpec = spec.vision
-    name = "LlavaProcessor" if is_native else "FirstsightProcessor"
+    name = "LlavaProcessor" if uses_hf_class else "FirstsightProcessor"
     processor: dict[str, object] = {"processor_class": name}
-    if is_native:
+    if uses_hf_class:
         images: dict[str, object] = siglip_processor_config(vision.image_size) | {"do_convert_rgb": True}
         processor |= {
             "image_token": IMAGE_TOKEN,

@@ -2,7 +2,7 @@
 
 An image belongs to a prompt and replaces the prompt's first I tokens, as in training rows; the ids there are ignored.
 The same tensor object for several prompts is one image: it is encoded and prefilled once, like repeated prompts.
-Shapes: I tokens an image, W vision width, S pixels per side, D width, V vocabulary.
+Shapes: I tokens per image, W vision width, S pixels per side, D width, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From pixels to image features: one or two encoder towers in Hugging Face layout, or one trained convolution.
 
 The towers consist of transformers' modules; blocks after the second-to-last are neither built, nor loaded, nor run.
-Shapes: N images of S x S pixels (uint8, channels last), I tokens an image, W vision width.
+Shapes: N images of S x S pixels (uint8, channels last), I tokens per image, W vision width.
 """
 
 from __future__ import annotations

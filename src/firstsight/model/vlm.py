@@ -21,7 +21,7 @@ from firstsight.model.vision import Encoder, PatchProjection
 from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec, decoder_spec
 from firstsight.recipe.vision import PatchProjectionSpec, VisionSpec
 
-ImageBatch = Float[Tensor, "N I W"] | UInt8[Tensor, "N S S 3"]
+ImageBatch = Float[Tensor, "N V W"] | UInt8[Tensor, "N S S 3"]
 ImageEmbeddings = Float[Tensor, "vectors D"]
 
 
@@ -70,7 +70,7 @@ class Projector(nn.Module):
             linear.bias.zero_()  # pyright: ignore[reportCallIssue]
 
     def forward(self, features: Float[Tensor, "N V W"], dtype: torch.dtype) -> Float[Tensor, "N I D"]:
-        """Image embeddings, products in `dtype`; `tokens_per_patch` consecutive ones for each vision token."""
+        """Image embeddings, matrix products in `dtype`; `tokens_per_patch` consecutive ones for each vision token."""
         x = features.to(dtype)
         if self.shuffle_factor > 1:
             x = pixel_shuffle(x, self.grid_size, self.shuffle_factor)
@@ -91,7 +91,7 @@ def pixel_shuffle(x: Float[Tensor, "N V W"], grid_size: int, factor: int) -> Flo
 
 
 class VLM(nn.Module):
-    """Decoder, projector and the trained vision module, if any; the decoder alone from an LMSpec."""
+    """Decoder, projector and the trained vision module, if any; for an LMSpec, the decoder alone."""
 
     def __init__(self, spec: LMSpec | VLMSpec) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class VLM(nn.Module):
         return self.projector(self._vision_features(images), self.lm.compute_dtype).flatten(0, 1)
 
     def _vision_features(self, images: ImageBatch) -> ImageBatch:
-        """Features by the model's vision module, an encoder under autocast if products are 16 bits; else the input."""
+        """Features from the model's vision module, or the input if it has none; 16-bit encoders run under autocast."""
         if self.vision is None:
             return images
         use_autocast = isinstance(self.vision, Encoder) and self.lm.compute_dtype.itemsize == 2

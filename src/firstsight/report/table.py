@@ -1,6 +1,6 @@
 """All scores as one polars table: one row for one arm, task and condition, with the address of its evaluate step.
 
-A guesser is a lower bound on what images contribute: the same model without the image (`blind`), or the best
+A guesser is a baseline that ignores a part of the input: the same model without the image (`blind`), or the best
 answers that do not depend on the question (`question_blind`).
 """
 
@@ -134,7 +134,7 @@ def guesser_margins(rows: pl.DataFrame) -> pl.DataFrame:
     """The sighted rows with their margin over the guesser that scores more, or over chance where a task has none.
 
     New columns: `guesser` (its condition, or "chance"), `guesser_score` and `margin`. margin_low and margin_high become
-    the margin's interval (over chance, a fixed number, that of the score itself).
+    the margin's interval (over chance, which is a fixed number: the score's interval less chance).
     """
     keys = ["label", "task", "kind"]
     columns = {"guesser_score": "score", "guesser": "condition"}
@@ -151,7 +151,7 @@ def guesser_margins(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def stable_gains(rows: pl.DataFrame, arm: str, kind: str) -> dict[int, dict[str, float]]:
-    """Score less baseline of each task that the stable score of an arm includes, by seed and task."""
+    """Score minus baseline, by seed and task, of the tasks that an arm's stable score includes."""
     included = single_task_rows(rows.filter(pl.col("baseline").is_not_null(), arm=arm, kind=kind, condition="sighted"))
     gains: dict[int, dict[str, float]] = {}
     for seed, task, gain in included.select("seed", "task", pl.col("score") - pl.col("baseline")).iter_rows():

@@ -1,18 +1,18 @@
 """Which encoder? The paper's encoders (Table 6), and three cheaper or less restricted uses of their tokens.
 
 Hypothesis: DINOv2 with SigLIP is a little better than SigLIP alone, and a patch projection without an encoder does not
-learn to use images in this budget (the paper: .470, .461 and .156). Pooled image tokens cost less than they save.
+learn to use images in this budget (the paper: .470, .461 and .156). Pooling image tokens saves more than it costs.
 Arms: images enter at 80 % of the trunk. The scale's SigLIP; SigLIP and DINOv2 concatenated; a patch projection of the
-same grid; SigLIP with pixel shuffle by 2 and by 3 (729 tokens an image become 196 and 81), where its grid is at least
-that large; SigLIP with bidirectional attention between the tokens of an image.
+same grid; SigLIP with pixel shuffle by 2 and by 3 (729 tokens per image become 196 and 81), where its grid is at
+least that large; SigLIP with bidirectional attention between the tokens of an image.
 Metric: vision and text stable scores after fine-tuning, over seeds.
 Refuted if: the patch projection comes within the interval of SigLIP, SigLIP alone scores above both together, or an arm
 with pooled tokens is behind by more than the interval.
-The synthetic world trains its own SigLIP and has no DINOv2, so that this arm exists only at the paper's scales; its
-grid is 2 x 2, so that there is no pixel shuffle by 3.
-All arms train on as many rows. Where rows are packed (the synthetic world), pooled tokens put more images in them, and
-some may repeat; where one image has a row to itself (the paper), they leave padding, and save time only in a recipe
-with shorter rows.
+At the scales of the synthetic world, SigLIP is trained from scratch. There is no arm with DINOv2, and no pixel shuffle
+by 3, because the grid is 2 x 2.
+All arms train on the same number of rows. Where rows are packed (the synthetic world), pooled images leave room for
+more images, of which some may repeat. Where each image has its own row (the paper), they leave padding, so that only
+a recipe with shorter rows saves time.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def replace_model(arm: Arm, name: str, model: VLMSpec) -> Arm:
 
 
 def _stage_with_model(stage: Midtrain | Finetune, model: VLMSpec) -> Midtrain | Finetune:
-    """Rows packed with smaller images use a source up sooner, so it may be read once more."""
+    """With fewer tokens per image, a packed row has more images, so a source may be read for one more epoch."""
     mix = stage.mix
     if model.image_tokens < stage.model.image_tokens and mix.packing == "best_fit":
         sources = tuple(replace(source, max_epochs=source.max_epochs + 1) for source in mix.images.components)

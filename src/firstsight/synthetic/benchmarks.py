@@ -20,7 +20,7 @@ from firstsight.synthetic.vision_tasks import (
 from firstsight.synthetic.writers import compact_json, json_line, tar_writer, with_progress
 
 _ANNOTATORS = 10
-"""Number of annotators a question; all give the correct answer."""
+"""Annotators per question; all give the correct answer."""
 
 FileContents = dict[str, bytes]
 
@@ -28,7 +28,7 @@ FileContents = dict[str, bytes]
 def write_benchmarks(
     spec: SyntheticBenchmarks, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
-    """Writes one folder a task, with question_blind.json for vision tasks, and one images.tar."""
+    """Writes one folder per task, with question_blind.json for vision tasks, and one images.tar."""
     renderer = cached_renderer(spec.world, site.cache)
     plan = [(task, index) for task in SYNTHETIC_VISION_TASKS for index in range(question_count(task, spec.questions))]
     questions: dict[str, list[VisionQuestion]] = {name: [] for name in _FILE_WRITERS}

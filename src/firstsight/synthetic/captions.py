@@ -21,7 +21,7 @@ from firstsight.synthetic.scenes import Scene, SceneObject, sample_scene
 from firstsight.synthetic.vocabulary import ANSWER_END, QUESTION_END, SENTENCE_TEMPLATES
 
 MAX_DOCUMENT_WORDS = 60
-"""At most this many words a document."""
+"""Maximum number of words in a document."""
 _DOCUMENT_KINDS = (("repeated", 0.40), ("questions", 0.84), ("kinds", 0.94), ("sums", 1.0))
 """Kinds of documents with their cumulative probabilities."""
 _MAX_QUESTIONS = 5
@@ -59,7 +59,7 @@ def sample_document(world: SyntheticWorld, index: int) -> MaskedText:
     draw = rng.random()
     kind = next(kind for kind, upper_bound in _DOCUMENT_KINDS if draw < upper_bound)
     if kind == "kinds":
-        return join_pieces(_kind_facts(world, rng))
+        return join_pieces([piece for _ in range(5) for piece in _kind_fact(world, rng)])
     if kind == "sums":
         return join_pieces(_sum_pieces(rng))
     scene = sample_scene(world, "text scene", index)
@@ -118,10 +118,6 @@ def _description_with_questions(scene: Scene, rng: np.random.Generator) -> TextP
 def question_pieces(question: SceneQuestion, form: int) -> TextPieces:
     """A question and its answer as a dialogue turn; the answer is in the loss."""
     return [(f"{question.to_text(form)} {QUESTION_END}", False), (f"{question.answer} {ANSWER_END}", True)]
-
-
-def _kind_facts(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
-    return [piece for _ in range(5) for piece in _kind_fact(world, rng)]
 
 
 def _kind_fact(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:

@@ -46,7 +46,7 @@ class QuestionPlan:
 
     @classmethod
     def from_index(cls, index: int) -> QuestionPlan:
-        """The plan repeats every sixteen questions, so that any two of its properties are crossed."""
+        """The plan repeats every sixteen questions, which have all combinations of any two of its properties."""
         bits = index % 16
         form = HELD_OUT_QUESTION_FORM if bits >> 2 == 0 else bits >> 2 & 1
         return cls(index=index, is_unseen=bits & 1 == 0, is_yes=bits >> 1 & 1 == 0, form=form)

@@ -123,7 +123,7 @@ class Renderer:
         return (min(x, sign_corner[0]), y, max(x + width, right), max(y + height, bottom)), (x, y), sign_corner
 
     def _sign_box(self, obj: SceneObject, left: int, top: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Top left and bottom right corner of the sign: at the bottom of the cell, centred up to one dot."""
+        """Top left and bottom right corner of the sign: at the bottom of the cell, centred to within one dot."""
         height, width = self._sign_image(obj.sign).shape[:2] if obj.sign is not None else (0, 0)
         x = left + (self.cell_size - width) // 2 + (int(obj.pose[3] * 3) - 1) * self.dot_size
         y = top + self.cell_size - height

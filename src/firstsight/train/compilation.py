@@ -43,7 +43,7 @@ def _disable_malloc_trim() -> None:
 def compile_decoder(lm: LM, site: Site, *, steps: int) -> None:
     """Set the decoder's recomputation, block and loss functions as the site file specifies.
 
-    Block and loss are compiled if there is a compiler (a line on stderr if not) and the steps are enough.
+    Block and loss are compiled if there are enough steps and a compiler; a line on stderr says if there is none.
     """
     lm.recompute = site.recompute
     should_compile = site.compile and steps >= MIN_COMPILE_STEPS and (site.device != "cpu" or _has_compiler())

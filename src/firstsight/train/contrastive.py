@@ -52,7 +52,7 @@ def train_contrastive(
     A phrase of another image that describes this one too is a positive, so that the negatives are hard but correct.
     """
     if not isinstance(spec.weights, ContrastiveTraining):
-        raise ModelError(f"contrast trains its own weights. Got weights that exist: {spec.weights.name}.")
+        raise ModelError(f"contrast trains new weights. Got published ones, {spec.weights.name}. Use them as they are.")
     configure_torch(site)
     recipe, images = spec.weights, list(_read_captioned_images(inputs["captions"]))
     tokenizer = _build_tokenizer(images)

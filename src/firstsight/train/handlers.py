@@ -1,7 +1,7 @@
 """Handlers of the steps that train the decoder: pretrain, midtrain, finetune.
 
-Each leaves a checkpoint folder whose bytes depend on spec and inputs only: killed at any time and run again, it resumes
-to the same bytes.
+Each writes a checkpoint folder whose bytes depend only on spec and inputs. A step that was killed at any time resumes
+and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -75,8 +75,7 @@ def pretrain(spec: TrunkSegment, *, inputs: StepInputs, out: Path, site: Site, o
 
 def midtrain(spec: Midtrain, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """Train on images and text, from the trunk's weights (and moments, if carried) or from an untrained model."""
-    context = StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
-    _train_stage(spec, spec.moments, context)
+    _train_stage(spec, spec.moments, StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress))
 
 
 def finetune(spec: Finetune, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:

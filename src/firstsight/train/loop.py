@@ -1,4 +1,4 @@
-"""The training loop, which yields after every update, and what the caller's `for` reports of it.
+"""The training loop, a generator that yields after every update, and the log and progress reports of its caller.
 
 log.jsonl has the same bytes on every rerun; progress goes to the terminal.
 """
@@ -46,9 +46,9 @@ class StepInfo:
 def train(
     state: TrainState, batches: Iterator[MicroBatches], lr_schedule: Callable[[Tokens], float], until: Tokens
 ) -> Iterator[StepInfo]:
-    """One update a batch until `state.tokens_seen` reaches `until`; the one that reaches s has rate `lr_schedule(s)`.
+    """One update per batch until `tokens_seen` reaches `until`; the update that reaches s has rate `lr_schedule(s)`.
 
-    The gradients of micro-batches add up to that of the mean loss over all loss tokens of the batch.
+    The gradients of micro-batches add up to the gradient of the mean loss over all loss tokens of the batch.
     """
     while state.tokens_seen < until:
         micro_batches = next(batches)
@@ -97,11 +97,11 @@ def clip_grad_norm(parameters: list[torch.nn.Parameter], max_norm: float) -> Ten
 
 
 class MetricsLog:
-    """log.jsonl: one line an interval, with the mean losses by source over the interval."""
+    """log.jsonl: one line per interval, with the mean losses by source over the interval."""
 
     def __init__(self, out: Path, names: Sequence[str], *, steps: int) -> None:
         self.file, self.names, self.steps = out / "log.jsonl", tuple(names), steps
-        self.interval = max(1, steps // TARGET_LINES)
+        self.interval = max(1, steps // TARGET_LOG_LINES)
         self.byte_size = 0
         self._clear()
 

@@ -1,7 +1,7 @@
 """The training state (weights, optimizer, tokens seen): how it starts, branches into a larger model, and is saved.
 
 A resume point consists of tensor files and `point.json`, which contains their digests and is replaced atomically last:
-a kill leaves the old point or the new one. Models are built on the meta device, so that memory has their weights once.
+a kill leaves the old point or the new one. Models are built on the meta device, so that memory has weights only once.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _allocate_vision(model: VLM, folders: Sequence[Path]) -> None:
     if isinstance(vision, Encoder) and any(parameter.is_meta for parameter in vision.parameters()):
         if len(folders) != len(vision.spec.towers):
             raise ModelError(
-                f"a trained encoder starts from published weights: wanted {len(vision.spec.towers)} folders, one a "
+                f"a trained encoder starts from published weights: wanted {len(vision.spec.towers)} folders, one per "
                 f"tower. Got {len(folders)}. Give the roles encoder0 and so on."
             )
         model.vision = load_encoder(vision.spec, folders).requires_grad_(True).train()
@@ -199,7 +199,7 @@ def _has_towers(stored: StoredTensors) -> bool:
 
 
 def _check_compatible(model: VLM, stored: StoredTensors, folder: Path) -> None:
-    """Check that the spec has all stored tensors, and that the checkpoint has the decoder and all towers or none."""
+    """Check that the spec has all stored tensors, and the checkpoint the decoder and either all towers or none."""
     parameters = dict(model.named_parameters())
     required = ("lm.", TOWER_PREFIX) if _has_towers(stored) else ("lm.",)
     common = sorted(parameters.keys() & set(stored))

@@ -1,4 +1,4 @@
-"""Batch streams of training steps: prepared sources, packed and mixed by the spec, from the text position on."""
+"""Batch streams of training steps: prepared sources, packed and mixed by the spec, from a position in the text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _POSITION_KEYS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamPosition:
-    """How many text rows the stages so far have read; the order of the rows is that of `seed`, the first stage's.
+    """How many text rows the stages so far have read, in the order given by `seed`, the first stage's seed.
 
     A row of `row_length` tokens is one of `cuts_per_packed_row` parts of a row as it was packed.
     """

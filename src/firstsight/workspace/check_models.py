@@ -63,7 +63,7 @@ def _check_donor(source: External, declared: LMSpec, site: Site) -> None:
     location = site.sources[source.name]
     if differences := field_differences(declared, checkpoint_model(location, source.name)):
         mismatch = "; ".join(f"{field.path} wanted {field.first}, got {field.second}" for field in differences)
-        advice = "Declare the donor's model as it is there, or name the checkpoint that the recipe means."
+        advice = "Declare the donor's model as in that file, or name the checkpoint that the recipe means."
         raise RequestError(f"{source.name}: {mismatch} in {location.path}/spec.json. {advice}")
 
 
@@ -105,7 +105,7 @@ def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
 
 
 def tokenizer_size(location: Location, name: str) -> int:
-    """The number of tokens of the tokenizer at a location, with those that mark the turns of dialogues."""
+    """The number of tokens of the tokenizer at a location, with the tokens that mark the turns of dialogues."""
     from firstsight.data import tokenizer
 
     with as_request_error():
@@ -130,7 +130,7 @@ def encoder_mismatch(tower: TowerSpec, location: Location, name: str) -> str:
 
 
 def encoder_config(location: Location, name: str) -> dict[str, Any]:
-    """The configuration of an encoder with transformers' defaults; of a whole SigLIP model its vision tower's."""
+    """An encoder's configuration with transformers' defaults; for a whole SigLIP model, that of its vision tower."""
     weight_files(location, name)
     config = json.loads((Path(location.path) / "config.json").read_text())
     model_type = str(config.get("model_type"))

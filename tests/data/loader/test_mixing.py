@@ -1,4 +1,4 @@
-"""Shares of rows and tokens: the laws of merging, against a plain reading of its definition."""
+"""Shares of rows and tokens: the properties of merging, against a plain implementation of its definition."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_a_damaged_cache_is_packed_again(tmp_path: Path, damage: str) -> None:
         ("samples", 3, "tokens_from", 0, r"samples.npy: wanted tokens that start .* Got entry 3"),
         ("samples", 0, "tokens_count", 0, r"samples.npy: .* Got entry 0"),
         ("samples", -1, "tokens_count", 60, r"samples.npy: .* Got entry 49"),
-        ("samples", -1, "tokens_count", 1, r"wanted as many tokens everywhere"),
+        ("samples", -1, "tokens_count", 1, r"wanted equal numbers of tokens"),
         ("samples", 25, "shown_from", 0, r"samples.npy: wanted images that start"),
         ("shown", 4, "at", -1, r"shown.npy: .* Got entry 4"),
         ("shown", 4, "at", 999, r"shown.npy: .* Got entry 4"),

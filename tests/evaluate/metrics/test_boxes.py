@@ -1,4 +1,4 @@
-"""Boxes in text against the paper's harness, which reads them as Python lists, and overlaps against hand and law."""
+"""Boxes in text against the paper's harness, which reads them as Python lists; overlaps against values by hand."""
 
 from __future__ import annotations
 

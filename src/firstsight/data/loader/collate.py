@@ -1,6 +1,6 @@
 """Packed rows to the tensors of a batch.
 
-Legend: B rows of T tokens, n of them from one source; N images in the batch (varies, may be 0) of I tokens of width W,
+Shapes: B rows of T tokens, n of them from one source; N images in the batch (varies, may be 0) of I tokens of width W,
 or of S x S pixels; P segments and K images of a source in the batch. The n rows of a source are computed as one flat
 array of n * T positions.
 """

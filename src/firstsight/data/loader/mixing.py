@@ -7,7 +7,7 @@ to and including row k.
 Law: after any number of rows, the units of each source differ from its share of all units by less than the sum of the
 largest rows of all sources.
 
-Legend: n positions that are computed at once.
+Shapes: n positions that are computed at once.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _validate_samples(index: Index, start: int, stop: int) -> None:
     last_end = int(ends[-1:].sum())
     if stop == len(index.samples) and not last_end == len(index.tokens) == len(index.loss):
         got = f"{last_end} in samples.npy, {len(index.tokens)} in tokens.npy, {len(index.loss)} in loss.npy"
-        raise DataError(f"{index.path}: wanted as many tokens everywhere. Got {got}. Prepare it again.")
+        raise DataError(f"{index.path}: wanted equal numbers of tokens. Got {got}. Prepare it again.")
     _validate_images(index, samples, start)
 
 

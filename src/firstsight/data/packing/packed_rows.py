@@ -1,6 +1,6 @@
 """Rows of segments with the number of loss targets in each row, and rows split into shorter ones.
 
-Legend: P segments in row order, R rows, edges = R + 1.
+Shapes: P segments in row order, R rows, edges = R + 1.
 """
 
 from __future__ import annotations

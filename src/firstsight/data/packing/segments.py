@@ -1,6 +1,6 @@
 """Records to segments: where a long record is split or truncated. An image stays in the row of the token after it.
 
-Legend: S samples of a chunk, P segments.
+Shapes: S samples of a chunk, P segments.
 """
 
 from __future__ import annotations

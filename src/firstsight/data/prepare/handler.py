@@ -133,7 +133,7 @@ def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
         captions.update(part.caption_counts)
         split = {name: part.counts[name] for name in ("samples", "shown", "tokens", "loss tokens", "bad")}
         splits.setdefault(part.shard.split, Counter()).update(split)
-        refused.update({reason: count for reason, (count, _) in part.refusals.items()})
+        refused.update({reason: count for reason, (count, _) in part.rejections.items()})
     return {"counts": dict(counts), "splits": splits, "refused": refused, "captions": captions}
 
 
@@ -141,7 +141,7 @@ def _check_bad_share(parts: Sequence[ShardPart], location: Location, stats: Mapp
     good, bad = stats["counts"]["samples"], stats["counts"]["bad"]
     if good and bad <= (good + bad) * location.most_bad:
         return
-    first = {reason: record for part in reversed(parts) for reason, (_, record) in part.refusals.items()}
+    first = {reason: record for part in reversed(parts) for reason, (_, record) in part.rejections.items()}
     reasons = "; ".join(
         f"{count} x {reason} (first: {first[reason].shard}, {first[reason].where}: {first[reason].detail})"
         for reason, count in sorted(stats["refused"].items(), key=lambda item: (-item[1], item[0]))

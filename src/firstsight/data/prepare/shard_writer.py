@@ -1,4 +1,4 @@
-"""From one shard to its part: records checked by the reader, tokenized, and written as a small index.
+"""Prepares one shard: its records are checked by the reader, tokenized, and written as a small index, its part.
 
 A part is written under another name and then renamed; what a killed process left unfinished is written again.
 """
@@ -35,7 +35,7 @@ from firstsight.recipe.mixture import DataSource, ExternalForm
 from firstsight.site import Location
 
 BATCH_RECORDS, BATCH_CHARACTERS = 4096, 1 << 21
-"""Records that are tokenized together: at most so many, and fewer once they have so many characters."""
+"""Records are tokenized together once there are this many, or once they have this many characters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,19 +64,19 @@ class ShardPart:
     digest: str
     """sha256 of every byte that was read for the shard."""
     counts: Mapping[str, int]
-    refusals: Mapping[str, tuple[int, RejectedRecord]]
+    rejections: Mapping[str, tuple[int, RejectedRecord]]
     """For each reason the number of rejected records and the first of them."""
     caption_counts: Mapping[str, int]
     image_shards: tuple[str, ...]
 
     @property
     def record_count(self) -> int:
-        """Good and bad ones."""
+        """Valid and rejected ones."""
         return self.counts["samples"] + self.counts["bad"]
 
 
 class ShardProgress(NamedTuple):
-    """What has been written of a shard; `bytes` only at its end."""
+    """What has been written of a shard; `bytes` is 0 until its end."""
 
     records: int
     tokens: int
@@ -100,7 +100,7 @@ def load_finished_part(job: PrepareJob, shard: readers.Shard) -> ShardPart | Non
         shard=shard,
         digest=metadata["digest"],
         counts=metadata["counts"],
-        refusals={reason: (count, RejectedRecord(**first)) for reason, (count, first) in metadata["refused"].items()},
+        rejections={reason: (count, RejectedRecord(**first)) for reason, (count, first) in metadata["refused"].items()},
         caption_counts=metadata["captions"],
         image_shards=tuple(metadata["places"]),
     )
@@ -139,7 +139,7 @@ class ShardWriter:
             "shard": asdict(shard),
             "digest": records.digest,
             "counts": part.counts(),
-            "refused": {reason: (count, asdict(first)) for reason, (count, first) in part.refusals.items()},
+            "refused": {reason: (count, asdict(first)) for reason, (count, first) in part.rejections.items()},
             "captions": dict(part.caption_counts),
             "places": list(part.image_shards),
         }
@@ -191,7 +191,7 @@ class PartWriter:
 
     def __init__(self, folder: Path, text_tokenizer: tokenizer.Tokenizer, job: PrepareJob) -> None:
         self.caption_counts, self.image_shards = Counter[str](), dict[str, int]()
-        self.refusals: dict[str, tuple[int, RejectedRecord]] = {}
+        self.rejections: dict[str, tuple[int, RejectedRecord]] = {}
         self._tokenizer, self._loss_tokens = text_tokenizer, 0
         self._has_unique_images = job.form == "captions"
         """Each image belongs to one record only, so that locations need not be remembered."""
@@ -207,7 +207,7 @@ class PartWriter:
     def counts(self) -> dict[str, int]:
         """Entries of every array, tokens with loss, and rejected records."""
         counts = {name: self._arrays[name].count for name in ("samples", "shown", "tokens", "images")}
-        return {**counts, "loss tokens": self._loss_tokens, "bad": sum(count for count, _ in self.refusals.values())}
+        return {**counts, "loss tokens": self._loss_tokens, "bad": sum(count for count, _ in self.rejections.values())}
 
     def progress(self) -> ShardProgress:
         counts = self.counts()
@@ -218,8 +218,8 @@ class PartWriter:
         records: list[Record] = []
         for record in batch:
             if isinstance(record, RejectedRecord):
-                count, first = self.refusals.get(record.reason, (0, record))
-                self.refusals[record.reason] = count + 1, first
+                count, first = self.rejections.get(record.reason, (0, record))
+                self.rejections[record.reason] = count + 1, first
                 self._quarantine.write(json.dumps(asdict(record), sort_keys=True) + "\n")
                 continue
             records.append(record)

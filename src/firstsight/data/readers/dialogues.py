@@ -62,7 +62,7 @@ def _make_dialogue(context: ReadContext, row: Mapping[str, Any], position: int) 
 def parse_dialogue(
     row: Mapping[str, Any], columns: Mapping[str, str], *, default_id: str, image: ImageLocation | None
 ) -> Dialogue:
-    """A dialogue from any of the known forms; `columns` maps turns, question and answer to other names."""
+    """A dialogue from any of the known forms; `columns` has the file's names for turns, question and answer."""
     turns = [turn for raw_turn in _find_turns(row, columns) for turn in _normalize_turn(raw_turn)]
     record_id = default_id if row.get("id") is None else row["id"]
     return parse_llava_dialogue({"conversations": turns, "id": record_id}, default_id=default_id, image=image)
@@ -81,7 +81,7 @@ def _find_turns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Sequence[
             extra = row.get("input") if question == "instruction" else None
             prompt = f"{row[question]}\n{extra}" if extra else row[question]
             return [{"from": "human", "value": prompt}, {"from": "gpt", "value": row[answer]}]
-    raise RecordError("field missing", f"no conversations, nor a question with its answer, among {', '.join(row)}")
+    raise RecordError("field missing", f"wanted conversations, or a question and its answer. Got {', '.join(row)}")
 
 
 def _transpose_turns(columns: Mapping[str, Sequence[object]]) -> list[object]:

@@ -227,7 +227,7 @@ class ShardRecords:
         self._is_exhausted = False
 
     def __iter__(self) -> Iterator[Record | RejectedRecord]:
-        """DataError at the end when there are not as many records as the manifest says."""
+        """DataError at the end when the number of records differs from the manifest."""
         count = 0
         for record in self._records:
             count += 1

@@ -21,7 +21,7 @@ _BOX_PATTERN = re.compile(rf"\[{_FOUR_NUMBERS}\]|\({_FOUR_NUMBERS}\)|{_FOUR_NUMB
 _REF_TAG = re.compile(r"<ref>.*?</ref>", re.DOTALL)
 _FREE_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?![\w.])", re.ASCII | re.IGNORECASE)
 _MAX_ANSWER_CHARS = 1000
-"""Longer answers are not parsed; no box has as many characters."""
+"""Longer answers are not parsed; no box is that long."""
 
 
 def iou_match(answer: str, truth: Truth, *, min_iou: float) -> float:

@@ -1,6 +1,6 @@
-"""Checkpoints of firstsight as models under evaluation, and the loader of any model folder.
+"""Checkpoints of firstsight as models under evaluation, and a loader for any model folder.
 
-Shapes: I image tokens, W vision width, S pixels per side.
+Shapes: I tokens per image, W vision width, S pixels per side.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _as_tensor(image: object | None) -> torch.Tensor | None:
 
 
 def check_words_in_vocabulary(tokenizer: Tokenizer, texts: Sequence[str], *, location: str) -> None:
-    """RequestError that names the words which the tokenizer does not reproduce; byte-level ones reproduce all."""
+    """RequestError with the words that the tokenizer cannot reproduce; byte-level tokenizers reproduce all."""
     special_ids = ([tokenizer.special_ids.human], [tokenizer.special_ids.answer], [tokenizer.special_ids.end])
     words = sorted({word for text in texts for word in text.split()})
     unknown = [

@@ -15,7 +15,6 @@ from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec,
 NEOX_VOCAB_SIZE = 50_432
 """The paper's text embeddings: the GPT-NeoX tokenizer's vocabulary, rounded up."""
 
-
 _openlm = partial(openlm_spec, vocab_size=NEOX_VOCAB_SIZE)
 
 openlm_79m = partial(_openlm, layers=8, width=512, heads=4)
@@ -65,13 +64,13 @@ def llama32_1b() -> LMSpec:
 
 
 def siglip_so400m_384(weights: External) -> Siglip:
-    """The paper's encoder, google/siglip-so400m-patch14-384: 729 tokens an image, width 1152."""
+    """The paper's encoder, google/siglip-so400m-patch14-384: 729 tokens per image, width 1152."""
     vit = ViTSpec(layers=27, width=1152, heads=16, mlp_width=4304, image_size=384, patch_size=14)
     return Siglip(vit=vit, fit="resize", weights=weights)
 
 
 def siglip_base_224(weights: External) -> Siglip:
-    """google/siglip-base-patch16-224: 196 tokens an image, width 768."""
+    """google/siglip-base-patch16-224: 196 tokens per image, width 768."""
     vit = ViTSpec(layers=12, width=768, heads=12, mlp_width=3072, image_size=224, patch_size=16)
     return Siglip(vit=vit, fit="resize", weights=weights)
 
@@ -79,17 +78,17 @@ def siglip_base_224(weights: External) -> Siglip:
 def dinov2_large_reg_384(weights: External) -> Dinov2:
     """facebook/dinov2-with-registers-large on images of 384 pixels: 729 tokens, width 1024.
 
-    Its position embeddings were trained at 518 pixels, 37 patches a side.
+    Its position embeddings were trained at 518 pixels, 37 patches per side.
     """
     vit = ViTSpec(layers=24, width=1024, heads=16, mlp_width=4096, image_size=384, patch_size=14)
     return Dinov2(vit=vit, fit="resize", registers=4, position_grid_size=37, weights=weights)
 
 
 def siglip_dinov2_384(first: External, second: External) -> FusedEncoders:
-    """The paper's pair, SigLIP first: 729 tokens an image, width 2176."""
+    """The paper's pair, SigLIP first: 729 tokens per image, width 2176."""
     return FusedEncoders(first=siglip_so400m_384(first), second=dinov2_large_reg_384(second))
 
 
 def patches_14_384(width: int) -> PatchProjectionSpec:
-    """The paper's patch projection, as wide as the decoder: 729 tokens an image."""
+    """The paper's patch projection, as wide as the decoder: 729 tokens per image."""
     return PatchProjectionSpec(image_size=384, patch_size=14, width=width, fit="resize")

@@ -117,7 +117,7 @@ def _line_dash(mean: pl.DataFrame) -> alt.StrokeDash:
 
 
 def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
-    """The line through the sweep in segments, dashed where the schedule of either end does not continue the trunk's."""
+    """The sweep's line in segments; a segment is dashed unless both of its arms continue the trunk's schedule."""
     points: list[ChartRow] = []
     for kind in KIND_COLOURS:
         sweep = mean.filter(pl.col("in_sweep"), kind=kind, condition="sighted").sort("start")
@@ -130,7 +130,7 @@ def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
 
 
 def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
-    """The score without the image for each arm; horizontal lines for that without the question and the trunk's."""
+    """A line of scores without the image, by arm; horizontal lines for scores without the question and the trunk's."""
     blind = mean.filter(pl.col("in_sweep"), condition="blind").with_columns(pl.lit(BLIND).alias("line"))
     trunk = mean.filter(schedule="trunk", condition="sighted")
     levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND) + _level_rows(trunk, TRUNK)
@@ -145,7 +145,7 @@ def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
 
 
 def _level_rows(means: pl.DataFrame, line: str) -> list[ChartRow]:
-    """One row for each kind: a level that does not depend on the start, with all its arms and addresses."""
+    """One row per kind with the mean score, which does not depend on the start, and all arms and addresses."""
     rows: list[ChartRow] = []
     for (kind,), part in means.group_by("kind", maintain_order=True):
         names = {key: ", ".join(part.get_column(key).unique(maintain_order=True)) for key in ("address", "arm")}
@@ -242,7 +242,7 @@ def _mark_layers(base: alt.Chart) -> list[alt.Chart]:
 
 
 def task_heatmap(rows: pl.DataFrame, *, width: int | str = 520) -> LayeredChart:
-    """Arms by tasks: the mean score in each cell, coloured by its margin over the better guesser, means over seeds."""
+    """Arms by tasks: each cell has the mean score over seeds, coloured by its margin over the better guesser."""
     tasks, by_start = single_task_rows(rows), has_varied_starts(rows)
     start_labels = pl.format("{} %", (100 * pl.col("start")).round(1).cast(pl.String).str.strip_suffix(".0"))
     cells = (

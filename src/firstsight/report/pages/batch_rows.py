@@ -1,6 +1,6 @@
 """Rows of a batch decoded from its tensors: documents, tokens with or without loss, images, padding.
 
-The model is trained on these tensors, so the page shows any mistake in them. Legend: T positions of a row.
+The model is trained on these tensors, so the page shows any mistake in them. Shapes: T positions of a row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ StripKind = Literal["loss", "no_loss", "image", "padding"]
 
 
 class PreviewRecord(NamedTuple):
-    """The record of a document."""
+    """The record that a document was made from."""
 
     record_index: int
     location: str
@@ -79,7 +79,7 @@ class PreviewRow:
     loss_tokens: int
     image_count: int
     strip: tuple[tuple[StripKind, int, int], ...]
-    """(kind, column, length) of spans of one kind, split at document borders."""
+    """(kind, column, length) of the spans of the coloured strip above the row, split at document borders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class _RowArrays:
     is_external: Bool[np.ndarray, "T"]
     """The position's target is not the row's next token."""
 
-    def at(self, column: int) -> dict[str, Any]:
+    def element_fields(self, column: int) -> dict[str, Any]:
         """Fields of the element at a column."""
         return {"column": column, "position": int(self.positions[column]), "has_loss": bool(self.has_loss[column])}
 
@@ -161,26 +161,26 @@ class BatchDecoder:
         slots = arrays.slots[start:stop]
         image_indices = np.where(slots < 0, -1, slots // max(1, self.image_tokens))
         for a, b in _equal_runs(image_indices):
-            elements = self._tokens if image_indices[a] < 0 else self._image
-            yield from elements(arrays, start + a, start + b)
+            decode_run = self._tokens if image_indices[a] < 0 else self._image
+            yield from decode_run(arrays, start + a, start + b)
 
     def _image(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         pixels = self.batch.images[int(arrays.slots[start]) // self.image_tokens].numpy()
         thumbnail = make_thumbnail(Image.fromarray(pixels))
-        yield PreviewElement(kind="image", slot_count=stop - start, thumbnail=thumbnail, **arrays.at(start))
+        yield PreviewElement(kind="image", slot_count=stop - start, thumbnail=thumbnail, **arrays.element_fields(start))
         yield from self._external_targets(arrays, start, stop)
 
     def _tokens(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         ids = arrays.tokens[start:stop].tolist()
         for column, token_id, text in zip(range(start, stop), ids, self.decoder.token_texts(ids), strict=True):
-            yield PreviewElement(kind="token", token_id=token_id, token_text=text, **arrays.at(column))
+            yield PreviewElement(kind="token", token_id=token_id, token_text=text, **arrays.element_fields(column))
             yield from self._external_targets(arrays, column, column + 1)
 
     def _external_targets(self, arrays: _RowArrays, start: int, stop: int) -> Iterator[PreviewElement]:
         for column in (np.flatnonzero(arrays.is_external[start:stop]) + start).tolist():
             token_id = int(arrays.targets[column])
             [text] = self.decoder.token_texts([token_id])
-            values = arrays.at(column) | {"position": int(arrays.positions[column]) + 1, "has_loss": True}
+            values = arrays.element_fields(column) | {"position": int(arrays.positions[column]) + 1, "has_loss": True}
             yield PreviewElement(kind="external_target", token_id=token_id, token_text=text, **values)
 
 

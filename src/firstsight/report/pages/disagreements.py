@@ -74,14 +74,14 @@ class TaskScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskStats:
-    """One task on answers.html; with one checkpoint, all but the scores is None or empty."""
+    """One task on answers.html. With one checkpoint, all but task, scores and kind_counts is None or zero."""
 
     task: str
     scores: tuple[TaskScore | None, ...]
     """None for a checkpoint without answers to this task."""
     compared_count: int
     difference: float | None
-    """First minus second over the questions that both answered, with one truth, in the condition that both have."""
+    """First minus second, over the questions that both answered, with the same truth and condition."""
     interval: tuple[float, float] | None
     """95 % over questions, paired; it does not cover another seed."""
     better_counts: tuple[int, int]

@@ -99,14 +99,14 @@ def preview_rows(stream: BatchStream, decoder: TokenDecoder, *, first_row: int, 
 
 
 class RecordOrigins:
-    """Shard and position of an index's records: its samples are in the order of its shards, without invalid records."""
+    """Finds the shard of each record of an index, whose samples are in shard order, without invalid records."""
 
     def __init__(self, index: Index) -> None:
         counts: Counter[str] = Counter()
         for shard in index.source_shards:
             counts[shard.name] += shard.records
         self._names = tuple(counts)
-        counts.subtract(refused["shard"] for _, refused in read_jsonl(index.path / "quarantine.jsonl"))
+        counts.subtract(rejected["shard"] for _, rejected in read_jsonl(index.path / "quarantine.jsonl"))
         self._starts: Sequence[int] = list(accumulate((counts[name] for name in self._names), initial=0))
         self._is_complete = self._starts[-1] == len(index.samples)
 

@@ -18,11 +18,11 @@ from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.tasks import TASKS
 
 THUMBNAIL_SIDE = 384
-"""Maximal pixels of an image's longer side on a page."""
+"""Maximum length of an image's longer side on a page, in pixels."""
 LOSSLESS_SIDE = 128
-"""Images of at most this many pixels a side are encoded without loss and displayed with visible pixels."""
+"""Images of at most this many pixels per side are encoded without loss and displayed with visible pixels."""
 MAX_PAGE_IMAGE_BYTES = 64_000_000
-"""Maximal size of all images of a page together, as base64; further images are replaced by a message."""
+"""Maximum size of all images of a page together, as base64; further images are replaced by a message."""
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Thumbnail:
     pixelated: bool
     """Encoded without loss, to be displayed with visible pixels."""
     key: str = ""
-    """The id by which a page refers to it, if it is one of `Thumbnails`."""
+    """The id by which a page refers to it; empty if it is not one of `Thumbnails`."""
 
 
 def make_thumbnail(image: Image.Image) -> Thumbnail:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from tokenizers import Tokenizer as Fast
+from tokenizers import Tokenizer as HFTokenizer
 
 from firstsight.data.tokenizer import PAD_TOKEN, Tokenizer
 
@@ -20,7 +20,7 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenText:
-    """The text of one token. A character that several tokens share is in the first; the others are continuations."""
+    """The text of one token. A character of several tokens is the text of the first; the others are continuations."""
 
     text: str
     is_special: bool = False
@@ -34,7 +34,7 @@ class TokenDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         text = tokenizer.path.read_text(encoding="utf-8")
-        self._tokenizer, tokenizer_file = Fast.from_str(text), json.loads(text)
+        self._tokenizer, tokenizer_file = HFTokenizer.from_str(text), json.loads(text)
         special, added = tokenizer.special_ids, tokenizer_file.get("added_tokens") or []
         self._special_names = {
             special.pad: PAD_TOKEN,
@@ -90,7 +90,7 @@ class TokenDecoder:
 
 
 def _join_bytes(parts: Sequence[bytes]) -> Iterator[TokenText]:
-    """The joint text of several tokens as that of the first; the others are continuations."""
+    """The joint text of several tokens, given to the first; the others are continuations."""
     data = b"".join(parts)
     text = data.decode(errors="backslashreplace")
     is_invalid = text.encode() != data
