@@ -26,8 +26,8 @@ def answers(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="An arm, an address, a folder.")],
     other: Annotated[str, typer.Argument(metavar="OTHER", help="A second checkpoint, to compare with.")] = "",
     task: Annotated[str, typer.Option(metavar="TASK", help="Only this task.")] = "",
-    question: Annotated[str, typer.Option(metavar="ID", help="Print this one, no page: 12, or pope/12.")] = "",
-    rows: Annotated[int, typer.Option(metavar="N", help="Most questions on the page.")] = 400,
+    question: Annotated[str, typer.Option(metavar="ID", help="Print only this question: 12, or pope/12.")] = "",
+    rows: Annotated[int, typer.Option(metavar="N", help="Maximum number of questions on the page.")] = 400,
     benchmarks: Annotated[Path | None, typer.Option(help="The folder of the images, if it was moved.")] = None,
     out: OutOption = RUNS,
 ) -> None:

@@ -83,7 +83,7 @@ def export(
         typer.echo(f"Load it after `import firstsight.hub.hf_classes`: {exported.fallback_reason}.")
 
 
-def verify(ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER…", help="A trunk's, a branch's.")]) -> None:
+def verify(ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER…", help="In training order.")]) -> None:
     """Check with sample ledgers that no row was trained on twice or skipped, and that a branch's text is continuous.
 
     Example: firstsight data verify runs/steps/pretrain-020-3f2a runs/steps/midtrain-010-9c4d
