@@ -20,7 +20,7 @@ MIN_COMPILE_STEPS = 100
 """Minimum number of steps for which compilation saves more time than it takes."""
 MAX_COMPILED_SHAPES = 4096
 """Maximum number of shapes of rows and models that a process compiles for; a worker process runs many steps."""
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt
 
 
 def configure_torch(site: Site) -> None:

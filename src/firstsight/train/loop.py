@@ -23,7 +23,7 @@ from firstsight.units import Tokens
 
 NUM_LOSS_GROUPS = 8
 """Maximum number of sources with separate losses, text sources first."""
-TARGET_LINES = 200
+TARGET_LOG_LINES = 200
 REPORT_SECONDS = 0.5
 MicroBatches = tuple[Batch, ...]
 """The rows of one step, in parts that fit the device."""
