@@ -58,7 +58,8 @@ from firstsight.recipe.mixture import Mixture, ImageTextMix, External, WeightedS
 from firstsight.recipe.model import openlm_spec
 from firstsight.recipe.vision import Siglip, ViTSpec
 from firstsight.recipe.scales import Scale, branch_at
-from firstsight.recipe.stages import Evaluate, Rewarm, RowShape
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Evaluate, RowShape
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share, Tokens
 
@@ -100,21 +101,23 @@ def mix(images, share):
     return ImageTextMix(text=TEXT, images=images, image_share=share, share_unit="rows", packing="best_fit")
 
 
-def rewarm(steps):
-    tokens = Tokens(steps * ROW_SHAPE.tokens_per_step)
-    return Rewarm(peak_lr=1e-3, min_lr=1e-5, warmup_tokens=ROW_SHAPE.tokens_per_step, tokens=tokens)
+def tokens(steps):
+    return Tokens(steps * ROW_SHAPE.tokens_per_step)
+
+
+REWARM = Rewarm(peak_lr=1e-3, min_lr=1e-5, warmup=Share(1, 8))
 
 
 def shrink(arm: Arm) -> Arm:
     lm = openlm_spec(layers=2, width=32, heads=2, vocab_size=512)
     midtrain, finetune = arm.stages
     model = replace(midtrain.model, lm=lm, vision=ENCODER)
-    schedule = dict(tokens=rewarm(8).tokens, schedule=rewarm(8))
+    schedule = dict(tokens=tokens(8), schedule=REWARM)
     trunk = replace(arm.pretrain, model=lm, tokenizer=TOKENIZER, text=TEXT, row_shape=ROW_SHAPE, **schedule)
     common = dict(model=model, tokenizer=TOKENIZER, row_shape=ROW_SHAPE)
     midtrain = replace(midtrain, **common, mix=mix(IMAGES, GROWING_SHARE), **schedule)
     finetune = replace(finetune, **common, mix=mix(INSTRUCTIONS, Share(1)))
-    finetune = replace(finetune, epoch_tokens=rewarm(2).tokens, epochs=2, schedule=rewarm(4))
+    finetune = replace(finetune, epoch_tokens=tokens(2), epochs=2, schedule=REWARM)
     return replace(arm, pretrain=trunk, stages=(midtrain, finetune), evaluate=EVALUATE)
 
 
@@ -137,7 +140,7 @@ DONOR = Donor(
     tokenizer=TOKENIZER,
     row_shape=RowShape(batch_size=8, length=64),
     tokens=DONOR_TOKENS,
-    schedule=Rewarm(peak_lr=2e-3, min_lr=2e-5, warmup_tokens=Tokens(512), tokens=DONOR_TOKENS),
+    schedule=Rewarm(peak_lr=2e-3, min_lr=2e-5, warmup=Share(512, DONOR_TOKENS)),
     checkpoints=((Share(2, 5), external("donor-40", "checkpoint")), (Share(4, 5), external("donor-80", "checkpoint"))),
 )
 

@@ -27,7 +27,8 @@ from dataclasses import replace
 from firstsight.recipe.mixture import External, ImageTextMix, single_source
 from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
 from firstsight.recipe.scales import Scale, branch_at
-from firstsight.recipe.stages import Evaluate, Rewarm, RowShape
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Evaluate, RowShape
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.units import Share, Tokens
@@ -55,18 +56,18 @@ MIX = ImageTextMix(
     share_unit="rows",
     packing="best_fit",
 )
+REWARM = Rewarm(peak_lr=3e-3, min_lr=0.0, warmup=Share(1, 20))
 
 
-def rewarm(steps):
-    tokens = Tokens(steps * ROW_SHAPE.tokens_per_step)
-    return Rewarm(peak_lr=3e-3, min_lr=0.0, warmup_tokens=Tokens(tokens // 20), tokens=tokens)
+def tokens(steps):
+    return Tokens(steps * ROW_SHAPE.tokens_per_step)
 
 
 def easy(scale: Scale) -> Study:
     base = branch_at(scale, Share(1))
     midtrain, finetune = base.stages
     common = dict(model=MODEL, tokenizer=TOKENIZER, row_shape=ROW_SHAPE, mix=MIX)
-    schedule = dict(tokens=rewarm(20).tokens, schedule=rewarm(20))
+    schedule = dict(tokens=tokens(20), schedule=REWARM)
     arm = replace(
         base,
         pretrain=replace(
@@ -74,7 +75,7 @@ def easy(scale: Scale) -> Study:
         ),
         stages=(
             replace(midtrain, **common, **schedule),
-            replace(finetune, **common, epoch_tokens=rewarm(300).tokens, epochs=1, schedule=rewarm(300)),
+            replace(finetune, **common, epoch_tokens=tokens(300), epochs=1, schedule=REWARM),
         ),
         evaluate=Evaluate(benchmarks=BENCHMARKS, vision_tasks=("easy_vqa",), text_tasks=()),
     )

@@ -24,9 +24,11 @@ def test_plan_prints_the_learning_rate_of_each_branch(capsys: pytest.CaptureFixt
     _, out, _ = run_command(capsys, "plan", "when", "--scale", "1b")
     assert "trunk: 4,319,385,600,000 tokens" in out
     for percent, published in ((20, 9.080e-3), (40, 6.500e-3), (60, 3.447e-3), (80, 9.789e-4)):
-        match = re.search(rf"start-0{percent} [\d,]+ \({percent} %\) Continue (\S+) to 3e-05", out)
+        match = re.search(rf"start-0{percent} midtrain [\d,]+ \({percent} %\) 10 % Continue (\S+) to 3e-05", out)
         assert match is not None and float(match[1]) == pytest.approx(published, rel=0.02)
-    assert len(re.findall(r"Rewarm 0 to 0.003 to 3e-05 28,795,904,000 109,848 256 x 1,024", out)) == 2
+    assert (
+        len(re.findall(r"Rewarm \(4.552 % warm-up\) 0 to 0.003 to 3e-05 28,795,904,000 109,848 256 x 1,024", out)) == 2
+    )
 
 
 def test_each_seed_adds_every_arm(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,7 +40,7 @@ def test_each_seed_adds_every_arm(capsys: pytest.CaptureFixture[str]) -> None:
 def test_explain_prints_the_fields_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run_command(capsys, "explain", "start-020", "start-080", "--scale", "1b")
     assert code == 0
-    assert "start: 1/5 | 4/5" in out and "schedule.branch_tokens: 863877726208 | 3455508807680" in out
+    assert "start: 1/5 | 4/5" in out and "schedule.start.at: 863877726208 | 3455508807680" in out
     assert "optim" not in out and "seed" not in out
 
 

@@ -18,7 +18,8 @@ from firstsight.recipe import serialize
 from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import Scale, branch_at, scale_named
 from firstsight.recipe.scales.models import openlm_1b, tinyllama_1b
-from firstsight.recipe.stages import Donor, Rewarm, RowShape
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Donor, RowShape
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.units import Share, Tokens
 
@@ -36,7 +37,7 @@ DONOR = Donor(
     tokenizer=named("llama-words", "tokenizer"),
     row_shape=ROWS,
     tokens=WHOLE,
-    schedule=Rewarm(peak_lr=4e-4, min_lr=4e-5, warmup_tokens=Tokens(2_000 * ROWS.tokens_per_step), tokens=WHOLE),
+    schedule=Rewarm(peak_lr=4e-4, min_lr=4e-5, warmup=Share(2_000, 1_430_512)),
     checkpoints=((Share(2, 5), named("tiny-40")), (Share(4, 5), named("tiny-80")), (Share(1), named("tiny-100"))),
 )
 LARGER_VOCAB = 32_064
@@ -81,8 +82,8 @@ def declared_lr(percent: int) -> float:
 
 def test_a_branch_continues_the_rate_that_the_donor_had_there() -> None:
     for percent in (40, 80):
-        stage = branch_at(scale(), Share(percent, 100)).stages[0]
-        assert stage.schedule.lr(Tokens(0)) == pytest.approx(declared_lr(percent), rel=1e-12)
+        stage = branch_at(scale(), Share(percent, 100)).resolved_stages()[0]
+        assert stage.lr(Tokens(0)) == pytest.approx(declared_lr(percent), rel=1e-12)
     assert isinstance(branch_at(scale(), Share(1)).stages[0].schedule, Rewarm)
 
 
@@ -128,15 +129,13 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
     assert all(text.count(step.address) == 1 for step in plan.steps)
     data, models = text.split("models")
     assert "named-tiny-40" not in data and "named-tiny-40" in models and "shared by 2 arms" in models
-    terminal.print_branches(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
+    terminal.print_stages(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
     output = " ".join(capsys.readouterr().out.split())
-    assert (
-        f"donor: {WHOLE:,} tokens, learning rate 0.0004 to 4e-05; checkpoints: tiny-40 at 40 %, tiny-80 at 80 %"
-        in output
-    )
+    assert f"donor: {WHOLE:,} tokens, learning rate 0 to 0.0004 to 4e-05, 0.1398 % warm-up; checkpoints: " in output
+    assert "checkpoints: tiny-40 at 40 %, tiny-80 at 80 %" in output
     assert (
         "the text of a branch starts at its first row" in output
-        and f"Continue {declared_lr(40):.3e} to 3e-05" in output
+        and f"Continue {declared_lr(40):.4g} to 3e-05" in output
     )
     rows = {
         row.step.spec.name: row.cost
@@ -155,7 +154,7 @@ def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.Captur
 def test_arms_of_a_donor_differ_field_by_field_and_survive_the_canonical_form() -> None:
     first, second = arms(40, 80)
     paths = {difference.path for difference in field_differences(first, second)}
-    assert paths == {"name", "start", "at.start", "stages.0.schedule.branch_tokens"}
+    assert paths == {"name", "start", "at.start"}
     assert serialize.from_json(serialize.to_json(DONOR)) == DONOR
 
 

@@ -33,7 +33,8 @@ def test_difference_between_starts_ends_where_one_side_has_nothing() -> None:
     assert last.first == "(absent)" and last.second.startswith("pretrain-000-080-")
 
 
-def test_difference_of_a_trunk_segment_names_the_field_once_over_the_whole_chain() -> None:
+def test_difference_of_a_trunk_names_the_field_once_over_all_segments_and_once_in_the_branch() -> None:
+    """The branch starts at a rate of the trunk's curve."""
     scale = scale_named("smoke")
     study = when(scale)
     slower = replace(scale.base.pretrain.schedule, peak_lr=1e-3)
@@ -41,7 +42,8 @@ def test_difference_of_a_trunk_segment_names_the_field_once_over_the_whole_chain
     differences = field_differences(
         build_graph(study).final_step("start-060.s1"), build_graph(moved).final_step("start-060.s1")
     )
-    assert [item.path.rpartition("spec.")[2] for item in differences] == ["pretrain.schedule.peak_lr"]
+    paths = [item.path.rpartition("spec.")[2] for item in differences]
+    assert paths == ["schedule.start.schedule.peak_lr", "pretrain.schedule.peak_lr"]
 
 
 def test_difference_between_arms_names_their_fields() -> None:
@@ -49,7 +51,7 @@ def test_difference_between_arms_names_their_fields() -> None:
         difference.path: (difference.first, difference.second) for difference in field_differences(arm(20), arm(80))
     }
     assert differences["name"] == ("start-020", "start-080")
-    assert set(differences) == {"name", "start", "at.start", "stages.0.schedule.branch_tokens"}
+    assert set(differences) == {"name", "start", "at.start"}
     assert field_differences(arm(), arm()) == ()
 
 

@@ -21,8 +21,9 @@ from firstsight.recipe.mixture import External, Mixture, ShareSpan
 from firstsight.recipe.model import LinearRope
 from firstsight.recipe.scales import SCALES, scale_named
 from firstsight.recipe.scales.models import llama32_1b
+from firstsight.recipe.schedule import Matched, Rewarm, SameCurve
 from firstsight.recipe.serialize import SPEC_CLASSES, canonical_json, from_json, to_json
-from firstsight.recipe.stages import Donor, Matched, Rewarm, RowShape
+from firstsight.recipe.stages import Donor, RowShape
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 from firstsight.workspace.study_functions import find_study_function, shipped_studies
@@ -31,8 +32,8 @@ STUDIES = (when(scale_named("smoke")), find_study_function("encoders").build("1b
 EXAMPLES = (
     *STUDIES,
     *(step.spec for study in STUDIES for step in build_graph(study).steps),
-    STUDIES[0].arms[-1].stages[0].schedule,
-    Matched(reference=STUDIES[0].arms[-1].stages[0].schedule, min_lr=0.0, tokens=Tokens(10)),
+    Matched(trunk_share=Share(4, 5), min_lr=0.0),
+    SameCurve(),
     Mixture(components=STUDIES[0].arms[0].pretrain.text.components, share_unit="rows"),
     ShareSpan(end=Share(1), share=Share(1, 2)),
     LinearRope(base=1e4, factor=2.0),
@@ -43,7 +44,7 @@ EXAMPLES = (
         tokenizer=External(name="words", form="tokenizer", tokens=Tokens(0)),
         row_shape=RowShape(batch_size=1, length=8),
         tokens=Tokens(80),
-        schedule=Rewarm(peak_lr=1.0, min_lr=0.1, warmup_tokens=Tokens(8), tokens=Tokens(80)),
+        schedule=Rewarm(peak_lr=1.0, min_lr=0.1, warmup=Share(1, 10)),
         checkpoints=((Share(1), External(name="public", form="checkpoint", tokens=Tokens(0))),),
     ),
 )

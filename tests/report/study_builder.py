@@ -268,6 +268,7 @@ def study_info(suffix: str = "") -> StudyInfo:
         provenance={"firstsight": f"0.1.0{suffix}", "python": "3.11.7", "torch": "2.13.0+cpu", "git": "4f1c2ab"},
         device=f"2 cores, AVX-512 bf16{suffix}",
         compute_seconds=521.4,
+        horizon="branch",
         is_builtin_scale=True,
         uses_openmoji=True,
     )

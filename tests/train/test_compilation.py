@@ -17,7 +17,7 @@ from firstsight.model.vlm import VLM
 from firstsight.site import Site
 from firstsight.train import compilation
 from firstsight.train.compilation import compile_decoder
-from firstsight.train.handlers import midtrain, pretrain
+from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
 
 Inputs = dict[str, Path]
@@ -72,10 +72,10 @@ def test_gpu_reruns_leave_equal_bytes_and_each_stage_compiles_once(inputs: Input
         stage, stage_inputs = tiny_study.midtrain_spec(model, 8, "1/2"), {**inputs, "trunk": first_run}
         if name == "patches":
             del stage_inputs["image0.features"]
-        first = tiny_study.read_files(tiny_study.run_handler(midtrain, stage, stage_inputs, tmp_path / name, gpu))
+        first = tiny_study.read_files(tiny_study.run_handler(train_stage, stage, stage_inputs, tmp_path / name, gpu))
         often = replace(gpu, save_every=0.0)
         assert first == tiny_study.read_files(
-            tiny_study.run_handler(midtrain, stage, stage_inputs, tmp_path / f"{name}-again", often)
+            tiny_study.run_handler(train_stage, stage, stage_inputs, tmp_path / f"{name}-again", often)
         )
 
 

@@ -14,7 +14,7 @@ from firstsight.model.checkpoint_io import load
 from firstsight.model.generate import generate
 from firstsight.model.tensors import read_tensors
 from firstsight.site import Site
-from firstsight.train.handlers import finetune, midtrain, pretrain
+from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
 
 Inputs = dict[str, Path]
@@ -40,8 +40,10 @@ def test_reruns_leave_equal_bytes_and_no_temporary_files(
 ) -> None:
     spec, stage_inputs = tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 8, "1/2"), {**inputs, "trunk": trunk}
     often = replace(site, save_every=0.0)
-    left = tiny_study.read_files(tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "one", site))
-    assert left == tiny_study.read_files(tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "two", often))
+    left = tiny_study.read_files(tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "one", site))
+    assert left == tiny_study.read_files(
+        tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "two", often)
+    )
     assert {name.partition("/")[0] for name in left} == {
         "model.safetensors",
         "optimizer.safetensors",
@@ -60,10 +62,10 @@ def test_midtraining_without_images_is_text_training_bit_for_bit(
 ) -> None:
     spec = tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 6, "0")
     with_projector = tiny_study.run_handler(
-        midtrain, spec, {**inputs, "trunk": trunk}, tmp_path / "with_projector", site
+        train_stage, spec, {**inputs, "trunk": trunk}, tmp_path / "with_projector", site
     )
     with_patches = tiny_study.run_handler(
-        midtrain, replace(spec, model=tiny_study.PATCH_VLM), {**inputs, "trunk": trunk}, tmp_path / "patched", site
+        train_stage, replace(spec, model=tiny_study.PATCH_VLM), {**inputs, "trunk": trunk}, tmp_path / "patched", site
     )
     left, right = (read_tensors(folder) for folder in (with_projector, with_patches))
     before = read_tensors(trunk)
@@ -74,14 +76,18 @@ def test_midtraining_without_images_is_text_training_bit_for_bit(
 
 def test_checkpoint_folder_is_enough_to_generate(inputs: Inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
     mid = tiny_study.run_handler(
-        midtrain,
+        train_stage,
         tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 4, "1/2"),
         {**inputs, "trunk": trunk},
         tmp_path / "m",
         site,
     )
     done = tiny_study.run_handler(
-        finetune, tiny_study.finetune_spec(tiny_study.FEATURE_VLM, 4), {**inputs, "previous": mid}, tmp_path / "f", site
+        train_stage,
+        tiny_study.finetune_spec(tiny_study.FEATURE_VLM, 4),
+        {**inputs, "previous": mid},
+        tmp_path / "f",
+        site,
     )
     loaded = load(done)
     assert loaded.encoder is not None
@@ -93,9 +99,9 @@ def test_checkpoint_folder_is_enough_to_generate(inputs: Inputs, site: Site, tru
 def test_precomputed_features_train_like_pixels(inputs: Inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
     stage_inputs = {**inputs, "trunk": trunk}
     spec = tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 4, "1")
-    precomputed = tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "ready", site)
+    precomputed = tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "ready", site)
     del stage_inputs["image0.features"]
-    online = tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "online", site)
+    online = tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "online", site)
     left, right = (read_tensors(folder) for folder in (precomputed, online))
     for name, value in left.items():
         torch.testing.assert_close(right[name], value, rtol=0, atol=2e-2, msg=name)
@@ -113,7 +119,7 @@ def test_micro_batches_train_like_whole_batches(inputs: Inputs, site: Site, trun
     logs = []
     for at_once in (0, 3, 1):  # 3 of 4 rows do not divide a step: two and two
         out = tiny_study.run_handler(
-            midtrain, spec, stage_inputs, tmp_path / str(at_once), replace(site, rows_at_once=at_once)
+            train_stage, spec, stage_inputs, tmp_path / str(at_once), replace(site, rows_at_once=at_once)
         )
         logs.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
         assert (out / "ledger.npy").read_bytes() == (tmp_path / "0" / "ledger.npy").read_bytes()

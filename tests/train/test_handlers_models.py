@@ -16,7 +16,7 @@ from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import FusedEncoders
 from firstsight.site import Site
 from firstsight.train.encode import encode_features
-from firstsight.train.handlers import finetune, midtrain, pretrain
+from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
 
 Inputs = dict[str, Path]
@@ -102,9 +102,9 @@ def test_every_model_kind_learns_and_generates(
     optim = replace(tiny_study.OPTIM, encoder_lr_scale=0.5 if model.encoder == "trained" else 0.0)
     spec = replace(tiny_study.midtrain_spec(model, 12, "3/4"), optim=optim)
     trunk = trunks[model.lm == LLAMA]
-    mid = tiny_study.run_handler(midtrain, spec, {**inputs, "trunk": trunk}, tmp_path / "mid", site)
+    mid = tiny_study.run_handler(train_stage, spec, {**inputs, "trunk": trunk}, tmp_path / "mid", site)
     tuning = replace(tiny_study.finetune_spec(model, 8), optim=optim)
-    done = tiny_study.run_handler(finetune, tuning, {**inputs, "previous": mid}, tmp_path / "done", site)
+    done = tiny_study.run_handler(train_stage, tuning, {**inputs, "previous": mid}, tmp_path / "done", site)
     fell = [*losses(mid), *losses(done)]
     assert sum(fell[-4:]) < 0.9 * sum(fell[:4])
     assert load(done).spec == model
@@ -126,7 +126,9 @@ def test_precomputed_features_of_published_encoders_train_like_pixels(
         encode_features, Encode(source=tiny_study.CAPTIONS, vision=model.vision), needs, tmp_path / "sheet", site
     )
     spec = tiny_study.midtrain_spec(model, 4, "1")
-    online = tiny_study.run_handler(midtrain, spec, inputs, tmp_path / "online", site)
-    stored = tiny_study.run_handler(midtrain, spec, {**inputs, "image0.features": features}, tmp_path / "stored", site)
+    online = tiny_study.run_handler(train_stage, spec, inputs, tmp_path / "online", site)
+    stored = tiny_study.run_handler(
+        train_stage, spec, {**inputs, "image0.features": features}, tmp_path / "stored", site
+    )
     assert losses(stored) == pytest.approx(losses(online), rel=1e-3)
     assert (online / "encoder0").is_dir() and (online / "encoder1").is_dir() == (name == "fused")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from firstsight.site import Progress, Site
-from firstsight.train.handlers import midtrain, pretrain
+from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
 
 Inputs = dict[str, Path]
@@ -14,7 +14,7 @@ Inputs = dict[str, Path]
 
 def test_log_and_achieved_record_agree_with_the_mix(inputs: Inputs, site: Site, trunk: Path, tmp_path: Path) -> None:
     done = tiny_study.run_handler(
-        midtrain,
+        train_stage,
         tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 8, "1/4"),
         {**inputs, "trunk": trunk},
         tmp_path / "m",

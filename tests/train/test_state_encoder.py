@@ -20,7 +20,7 @@ from firstsight.model.vlm import VLM
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.stages import AdamWSpec, Midtrain
 from firstsight.site import Progress, Site
-from firstsight.train.handlers import finetune, midtrain, pretrain
+from firstsight.train.handlers import pretrain, train_stage
 from firstsight.train.loop import train
 from firstsight.train.state import (
     TOWER_PREFIX,
@@ -53,7 +53,7 @@ def stage_inputs(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFa
 def trained_checkpoint(stage_inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint after eight steps with a trained encoder."""
     spec, root = stage(tiny_study.TRAINED_VLM, 8, "1/2", TRAINED_OPTIM), tmp_path_factory.mktemp("trained")
-    return tiny_study.run_handler(midtrain, spec, stage_inputs, root / "mid", site)
+    return tiny_study.run_handler(train_stage, spec, stage_inputs, root / "mid", site)
 
 
 def published(stage_inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -97,7 +97,7 @@ def step_changes(training_state: TrainState, lr: float) -> dict[str, torch.Tenso
 def test_frozen_encoder_is_copied_unchanged_next_to_the_model(stage_inputs: Inputs, site: Site, tmp_path: Path) -> None:
     before = tiny_study.read_files(stage_inputs["encoder0"])
     done = tiny_study.run_handler(
-        midtrain, tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 4, "1"), stage_inputs, tmp_path, site
+        train_stage, tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 4, "1"), stage_inputs, tmp_path, site
     )
     assert before == tiny_study.read_files(stage_inputs["encoder0"]) == tiny_study.read_files(done / "encoder0")
     assert not [name for name in read_tensors(done) if name.startswith("vision.")]
@@ -115,10 +115,10 @@ def test_rate_0_trains_like_a_frozen_encoder(stage_inputs: Inputs, site: Site, t
     """Within a fifth of the change: a frozen encoder runs in float32 and is rounded to float16, this one is bf16."""
     pixels = {role: path for role, path in stage_inputs.items() if role != "image0.features"}
     frozen = tiny_study.run_handler(
-        midtrain, stage(tiny_study.FEATURE_VLM, 6, "1/2", FIXED), pixels, tmp_path / "frozen", site
+        train_stage, stage(tiny_study.FEATURE_VLM, 6, "1/2", FIXED), pixels, tmp_path / "frozen", site
     )
     fixed = tiny_study.run_handler(
-        midtrain, stage(tiny_study.TRAINED_VLM, 6, "1/2", FIXED), pixels, tmp_path / "held", site
+        train_stage, stage(tiny_study.TRAINED_VLM, 6, "1/2", FIXED), pixels, tmp_path / "held", site
     )
     weights, moments, before = read_tensors(fixed), read_tensors(fixed, "optimizer"), published(stage_inputs)
     assert all(torch.equal(weights[name], value) for name, value in before.items())
@@ -191,11 +191,11 @@ def test_without_image_rows_the_encoder_does_not_affect_the_decoder(
     stage_inputs: Inputs, site: Site, tmp_path: Path
 ) -> None:
     patch_run = tiny_study.run_handler(
-        midtrain, stage(tiny_study.PATCH_VLM, 4, "0", FIXED), stage_inputs, tmp_path / "blind", site
+        train_stage, stage(tiny_study.PATCH_VLM, 4, "0", FIXED), stage_inputs, tmp_path / "blind", site
     )
     for name, optim in (("held", FIXED), ("moved", TRAINED_OPTIM)):
         seeing = tiny_study.run_handler(
-            midtrain, stage(tiny_study.TRAINED_VLM, 4, "0", optim), stage_inputs, tmp_path / name, site
+            train_stage, stage(tiny_study.TRAINED_VLM, 4, "0", optim), stage_inputs, tmp_path / name, site
         )
         first, second = read_tensors(patch_run), read_tensors(seeing)
         assert all(torch.equal(first[name], second[name]) for name in first if name.startswith("lm."))
@@ -210,11 +210,11 @@ def test_rerun_after_kill_leaves_the_same_bytes(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        midtrain(
+        train_stage(
             spec, inputs=stage_inputs, out=tmp_path, site=replace(site, save_every=0.0), on_progress=lambda _: None
         )
-        midtrain(spec, inputs=stage_inputs, out=tmp_path, site=replace(site, save_every=0.0), on_progress=stop)
-    tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path, site)
+        train_stage(spec, inputs=stage_inputs, out=tmp_path, site=replace(site, save_every=0.0), on_progress=stop)
+    tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path, site)
     assert tiny_study.read_files(tmp_path) == tiny_study.read_files(trained_checkpoint)
 
 
@@ -238,11 +238,11 @@ def test_branch_takes_the_checkpoints_towers_and_drops_moments_at_rate_0(
 
 def test_missing_encoder_moments_start_at_zero(stage_inputs: Inputs, site: Site, tmp_path: Path) -> None:
     fixed = tiny_study.run_handler(
-        midtrain, stage(tiny_study.TRAINED_VLM, 3, "1", FIXED), stage_inputs, tmp_path / "held", site
+        train_stage, stage(tiny_study.TRAINED_VLM, 3, "1", FIXED), stage_inputs, tmp_path / "held", site
     )
     next_inputs = {**{role: path for role, path in stage_inputs.items() if role != "trunk"}, "previous": fixed}
     done = tiny_study.run_handler(
-        midtrain, stage(tiny_study.TRAINED_VLM, 2, "1", TRAINED_OPTIM), next_inputs, tmp_path / "then", site
+        train_stage, stage(tiny_study.TRAINED_VLM, 2, "1", TRAINED_OPTIM), next_inputs, tmp_path / "then", site
     )
     steps = {name: float(value) for name, value in read_tensors(done, "optimizer").items() if name.endswith(".step")}
     assert {count for name, count in steps.items() if name.startswith(TOWER_PREFIX)} == {2.0}
@@ -268,7 +268,7 @@ def test_checkpoint_with_trained_encoder_generates_from_pixels(
 ) -> None:
     spec = replace(tiny_study.finetune_spec(tiny_study.TRAINED_VLM, 4), optim=TRAINED_OPTIM)
     inputs = {**{role: path for role, path in stage_inputs.items() if role != "trunk"}, "previous": trained_checkpoint}
-    done = tiny_study.run_handler(finetune, spec, inputs, tmp_path / "done", site)
+    done = tiny_study.run_handler(train_stage, spec, inputs, tmp_path / "done", site)
     native_model, data = load_native_model(done, site=site), tiny_study.png_image("red", "blue")
     assert native_model.checkpoint.encoder is None
     [pixels] = native_model.encode_images([("x.png", data)])
@@ -295,5 +295,5 @@ def test_untrained_state_has_the_bits_of_a_plainly_built_model(stage_inputs: Inp
 
 def test_log_contains_the_schedules_rate(trained_checkpoint: Path) -> None:
     lines = [json.loads(line) for line in (trained_checkpoint / "log.jsonl").read_text().splitlines()]
-    schedule = tiny_study.schedule(8 * 64)
-    assert [line["lr"] for line in lines] == [schedule.lr(Tokens(line["seen"])) for line in lines]
+    rates = [tiny_study.SCHEDULE.lr(Tokens(line["seen"]), Tokens(8 * 64)) for line in lines]
+    assert [line["lr"] for line in lines] == rates

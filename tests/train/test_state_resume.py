@@ -17,7 +17,7 @@ import pytest
 from firstsight.recipe.stages import Midtrain
 from firstsight.site import Progress, Site
 from firstsight.train import handlers
-from firstsight.train.handlers import midtrain, pretrain
+from firstsight.train.handlers import pretrain, train_stage
 from firstsight.train.loop import StepInfo, train
 from tests.train import tiny_study
 
@@ -33,7 +33,9 @@ def midtrain_slowly(spec: Midtrain, inputs: Mapping[str, Path], out: Path, site:
             yield info
 
     handlers.train = slowly  # only in the child process that this runs in
-    midtrain(spec, inputs=inputs, out=out, site=replace(site, save_every=0.0), on_progress=tiny_study.ignore_progress)
+    train_stage(
+        spec, inputs=inputs, out=out, site=replace(site, save_every=0.0), on_progress=tiny_study.ignore_progress
+    )
 
 
 def test_reruns_after_kills_at_any_time_leave_the_same_bytes(
@@ -44,7 +46,9 @@ def test_reruns_after_kills_at_any_time_leave_the_same_bytes(
         {**inputs, "trunk": trunk},
         tmp_path / "out",
     )
-    unbroken = tiny_study.read_files(tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "unbroken", site))
+    unbroken = tiny_study.read_files(
+        tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "unbroken", site)
+    )
     out.mkdir()
     # children of a server without autograd's threads: torch refuses to train in a fork of a process that has them
     rng, tokens_seen, context = random.Random(0), 0, multiprocessing.get_context("forkserver")

@@ -19,7 +19,7 @@ from firstsight.errors import MixError
 from firstsight.recipe.mixture import Mixture, ShareSpan, ShareUnit, SyntheticTexts, WeightedSource
 from firstsight.recipe.stages import Midtrain, Prepare, RowShape, TrunkSegment
 from firstsight.site import Site
-from firstsight.train.handlers import finetune, midtrain, pretrain
+from firstsight.train.handlers import pretrain, train_stage
 from firstsight.units import Share, Tokens
 from tests.train import tiny_study
 
@@ -68,7 +68,7 @@ def test_two_text_sources_continue_across_segments_and_branch(
     later_segment = TrunkSegment(pretrain=trunk, start=cuts[1], end=cuts[2])
     second = tiny_study.run_handler(pretrain, later_segment, {**stage_inputs, "previous": first}, tmp_path / "2", site)
     spec = with_mix(tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 8, "1/2"), text=texts(counted_in))
-    branch = tiny_study.run_handler(midtrain, spec, {**stage_inputs, "trunk": second}, tmp_path / "3", site)
+    branch = tiny_study.run_handler(train_stage, spec, {**stage_inputs, "trunk": second}, tmp_path / "3", site)
     whole = replace(trunk, tokens=tiny_study.ROW_SHAPE.tokens_per_step * 10)
     unbroken = tiny_study.run_handler(
         pretrain, TrunkSegment(pretrain=whole, start=Share(0), end=Share(1)), stage_inputs, tmp_path / "4", site
@@ -88,7 +88,7 @@ def test_two_text_sources_continue_across_segments_and_branch(
 def test_image_share_changes_by_span(stage_inputs: Inputs, site: Site, tmp_path: Path) -> None:
     spans = ShareSpan(end=Share(1, 4), share=Share(0)), ShareSpan(end=Share(1), share=Share(3, 4))
     spec = with_mix(tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 8, "1/2"), image_share=spans)
-    done = tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "m", site)
+    done = tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "m", site)
     is_image = read_ledger(done)["source"] > 0
     assert not is_image[:8].any()
     assert [int(is_image[8 : 8 + n].sum()) for n in range(25)] == [n * 3 // 4 for n in range(25)]
@@ -103,7 +103,7 @@ def test_shares_counted_in_tokens_match_the_log(
     stage_inputs: Inputs, site: Site, tmp_path: Path, counted_in: str
 ) -> None:
     spec = with_mix(tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 12, "1/5"), share_unit=counted_in)
-    done = tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "m", site)
+    done = tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "m", site)
     achieved = read_achieved(done)
     units = achieved[counted_in]
     assert isinstance(units, dict)
@@ -120,7 +120,7 @@ def test_shorter_rows_continue_the_trunks_rows(stage_inputs: Inputs, site: Site,
     )
     spec = tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 8, "1/2")
     short = replace(spec, row_shape=RowShape(batch_size=8, length=8), tokens=Tokens(8 * 64))
-    branch = tiny_study.run_handler(midtrain, short, {**stage_inputs, "trunk": trunk}, tmp_path / "b", site)
+    branch = tiny_study.run_handler(train_stage, short, {**stage_inputs, "trunk": trunk}, tmp_path / "b", site)
     achieved = read_achieved(branch)
     assert (achieved["text_row_length"], achieved["text_cut"], achieved["text_rows_seen"]) == (8, 2, 32 + 32)
     assert not verify_ledgers([trunk, branch]).problems
@@ -133,7 +133,7 @@ def test_shorter_rows_continue_the_trunks_rows(stage_inputs: Inputs, site: Site,
     ledgers = read_ledger(branch)
     assert ledgers["row"][ledgers["source"] == 0].tolist() == expected
     assert long.split_rows(2).filled[expected].sum() == long.filled[read_ledger(everything)["row"][16:32]].sum()
-    last = tiny_study.run_handler(midtrain, spec, {**stage_inputs, "trunk": branch}, tmp_path / "c", site)
+    last = tiny_study.run_handler(train_stage, spec, {**stage_inputs, "trunk": branch}, tmp_path / "c", site)
     assert (read_achieved(last)["text_cut"], read_achieved(last)["text_rows_seen"]) == (1, 32 + 16), (
         "and back to rows of 16"
     )
@@ -151,7 +151,7 @@ def test_row_lengths_that_do_not_divide_are_errors(stage_inputs: Inputs, site: S
     for length in (12, 32):
         spec_ = replace(spec, row_shape=RowShape(batch_size=4, length=length))
         with pytest.raises(MixError, match=rf"divide the 16 tokens .* Got rows of {length}"):
-            tiny_study.run_handler(midtrain, spec_, trunk, tmp_path / str(length), site)
+            tiny_study.run_handler(train_stage, spec_, trunk, tmp_path / str(length), site)
 
 
 def test_branch_seed_changes_image_order_only(stage_inputs: Inputs, site: Site, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_branch_seed_changes_image_order_only(stage_inputs: Inputs, site: Site, 
     ledgers = {}
     for seed in (1, 5):
         branch = tiny_study.run_handler(
-            midtrain, replace(spec, seed=seed), {**stage_inputs, "trunk": trunk}, tmp_path / str(seed), site
+            train_stage, replace(spec, seed=seed), {**stage_inputs, "trunk": trunk}, tmp_path / str(seed), site
         )
         ledgers[seed] = read_ledger(branch)
         assert read_achieved(branch)["text_seed"] == 1
@@ -180,11 +180,11 @@ def test_stage_without_text_keeps_the_text_position(stage_inputs: Inputs, site: 
     tuning = replace(
         tiny_study.finetune_spec(tiny_study.FEATURE_VLM, 4), seed=9, row_shape=RowShape(batch_size=2, length=32)
     )
-    tuned = tiny_study.run_handler(finetune, tuning, {**stage_inputs, "previous": trunk}, tmp_path / "f", site)
+    tuned = tiny_study.run_handler(train_stage, tuning, {**stage_inputs, "previous": trunk}, tmp_path / "f", site)
     for name in ("text_rows_seen", "text_row_length", "text_cut", "text_seed"):
         assert read_achieved(tuned)[name] == read_achieved(trunk)[name]
     branch = tiny_study.run_handler(
-        midtrain,
+        train_stage,
         tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 8, "1/2"),
         {**stage_inputs, "trunk": tuned},
         tmp_path / "b",
@@ -198,16 +198,16 @@ def test_epochs_are_source_epochs_times_stage_epochs(stage_inputs: Inputs, site:
     """160 captions, two a row: 80 rows a pass; 40 steps of 4 rows are two passes."""
     tuning = tiny_study.finetune_spec(tiny_study.FEATURE_VLM, 40)
     with pytest.raises(MixError, match="captions-rich: wants 160 rows"):
-        tiny_study.run_handler(finetune, tuning, stage_inputs, tmp_path / "1", site)
+        tiny_study.run_handler(train_stage, tuning, stage_inputs, tmp_path / "1", site)
     twice = replace(tuning, epoch_tokens=Tokens(tuning.epoch_tokens // 2), epochs=2)
-    done = tiny_study.run_handler(finetune, twice, stage_inputs, tmp_path / "2", site)
+    done = tiny_study.run_handler(train_stage, twice, stage_inputs, tmp_path / "2", site)
     assert read_achieved(done)["epochs"]["captions-rich"] <= 2  # type: ignore[index]
 
 
 @pytest.mark.parametrize("readers", [0, 3])
 def test_reader_count_changes_no_byte(stage_inputs: Inputs, site: Site, tmp_path: Path, readers: int) -> None:
     spec = tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 8, "1/2")
-    span = tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "one", site)
-    spec_ = tiny_study.run_handler(midtrain, spec, stage_inputs, tmp_path / "other", replace(site, readers=readers))
+    span = tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "one", site)
+    spec_ = tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path / "other", replace(site, readers=readers))
     for file in ("model.safetensors", "log.jsonl", "ledger.npy", "ledger.json", "achieved.json"):
         assert (span / file).read_bytes() == (spec_ / file).read_bytes(), file

@@ -25,7 +25,8 @@ from firstsight.recipe.mixture import (
     single_source,
 )
 from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
-from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, Rewarm, RowShape, TrunkSegment
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, RowShape, TrunkSegment
 from firstsight.recipe.vision import ContrastiveTraining, Dinov2, PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.site import Site
 from firstsight.units import Share, Tokens
@@ -58,7 +59,7 @@ SIGLIP = Siglip(
         steps=6,
         batch_size=8,
         peak_lr=1e-3,
-        warmup_steps=2,
+        warmup=Share(1, 3),
         weight_decay=0.01,
         seed=0,
     ),
@@ -94,8 +95,7 @@ def run_handler(handler: Any, spec: Any, inputs: Mapping[str, Path], out: Path, 
     return out
 
 
-def schedule(tokens: int) -> Rewarm:
-    return Rewarm(peak_lr=1e-2, min_lr=1e-4, warmup_tokens=Tokens(tokens // 10), tokens=Tokens(tokens))
+SCHEDULE = Rewarm(peak_lr=1e-2, min_lr=1e-4, warmup=Share(1, 10))
 
 
 def pretrain_spec(steps: int) -> Pretrain:
@@ -107,7 +107,7 @@ def pretrain_spec(steps: int) -> Pretrain:
         packing="best_fit",
         row_shape=ROW_SHAPE,
         tokens=tokens,
-        schedule=schedule(tokens),
+        schedule=SCHEDULE,
         optim=OPTIM,
         seed=1,
     )
@@ -132,7 +132,7 @@ def midtrain_spec(model: VLMSpec, steps: int, share: str) -> Midtrain:
         mix=mix,
         row_shape=ROW_SHAPE,
         tokens=tokens,
-        schedule=schedule(tokens),
+        schedule=SCHEDULE,
         moments="carried",
         optim=OPTIM,
         seed=1,
@@ -148,7 +148,8 @@ def finetune_spec(model: VLMSpec, steps: int) -> Finetune:
         row_shape=ROW_SHAPE,
         epoch_tokens=tokens,
         epochs=1,
-        schedule=schedule(tokens),
+        schedule=SCHEDULE,
+        moments="fresh",
         optim=OPTIM,
         seed=1,
     )

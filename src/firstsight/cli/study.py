@@ -38,7 +38,7 @@ def plan(
     device = device or ("cpu" if study.scale in ("smoke", "cpu") else "h100")
     costs = estimate.estimate_cost(graph, estimate.DeviceSpec(device, utilisation=utilisation))
     terminal.print_lines([study.question, "", *render_tree(graph, stored), ""])
-    terminal.print_branches(study)
+    terminal.print_stages(study)
     terminal.print_mixtures(study)
     terminal.print_costs(costs)
     if names := graph.undigested_names():

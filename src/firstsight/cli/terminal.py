@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from firstsight.plan.estimate import CostEstimate, estimate_table
-from firstsight.recipe.stages import Donor, Midtrain, Pretrain, Rewarm
+from firstsight.plan.schedules import stage_table, training_lines
+from firstsight.recipe.stages import Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
-from firstsight.units import Tokens
 from firstsight.workspace.doctor import Finding
 
 
@@ -48,31 +48,11 @@ def print_error(message: str) -> None:
     make_console(errors=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
-def print_branches(study: Study) -> None:
-    """Print the trunks, and of each arm (one seed) where its image phases start, their schedule and their length."""
-    print_lines(dict.fromkeys(_trunk_text(arm.pretrain) for arm in study.arms))
-    arms = {arm.name: arm for arm in reversed(study.arms)}
-    head = ("arm", "branches at", "schedule", "learning rate", "image phase", "steps", "rows x tokens")
-    print_table([head, *(row for arm in reversed(arms.values()) for row in _branch_rows(arm))])
+def print_stages(study: Study) -> None:
+    """Print horizon and trunks, and of each stage where it starts, its images, learning rate and length."""
+    print_lines(training_lines(study))
+    print_table(stage_table(study))
     print_lines([""])
-
-
-def _trunk_text(trunk: Pretrain | Donor) -> str:
-    schedule = f"{trunk.tokens:,} tokens, learning rate {trunk.schedule.peak_lr:g} to {trunk.schedule.min_lr:g}"
-    if isinstance(trunk, Pretrain):
-        return f"trunk: {schedule}"
-    checkpoints = ", ".join(f"{source.name} at {share}" for share, source in sorted(trunk.checkpoints))
-    return f"donor: {schedule}; checkpoints: {checkpoints}; the text of a branch starts at its first row"
-
-
-def _branch_rows(arm: Arm) -> Iterator[tuple[str, ...]]:
-    for stage in arm.stages:
-        if isinstance(stage, Midtrain):
-            schedule, shape, tokens = stage.schedule, stage.row_shape, stage.tokens
-            rate = f"0 to {schedule.peak_lr:.3g}" if isinstance(schedule, Rewarm) else f"{schedule.lr(Tokens(0)):.3e}"
-            start, rates = f"{arm.pretrain.tokens_at(arm.start):,} ({arm.start})", f"{rate} to {schedule.min_lr:g}"
-            lengths = (f"{tokens:,}", f"{shape.steps(tokens):,}", f"{shape.batch_size} x {shape.length:,}")
-            yield (arm.name, start, type(schedule).__name__, rates, *lengths)
 
 
 def print_mixtures(study: Study) -> None:

@@ -105,10 +105,10 @@ class _GraphBuilder:
         return self.step("named" if isinstance(spec, External) else spec.TAG, spec)
 
     def evaluation(self, arm: Arm, cuts: list[Share]) -> Step:
-        """The arm's last step; QuantityError where its models do not fit each other."""
+        """The arm's last step; QuantityError where its models or learning rates do not fit each other."""
         arm.check()
         model, role = self.trunk(arm, cuts), "trunk"
-        for stage in arm.stages:
+        for stage in arm.resolved_stages():
             model, role = self.stage(stage, [(role, model)] if model else []), "previous"
         if model is None:
             raise QuantityError(

@@ -13,12 +13,12 @@ from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe import analysis, mixture, model, stages, study, vision
+from firstsight.recipe import analysis, mixture, model, schedule, stages, study, vision
 from firstsight.units import Share
 
 SPEC_CLASSES: dict[str, type] = {
     str(vars(spec_class)["TAG"]): spec_class
-    for module in (mixture, vision, model, stages, analysis, study)
+    for module in (mixture, vision, model, schedule, stages, analysis, study)
     for spec_class in vars(module).values()
     if isinstance(spec_class, type) and "TAG" in vars(spec_class)
 }

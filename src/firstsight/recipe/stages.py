@@ -1,15 +1,9 @@
-"""One frozen spec for each kind of work (train, evaluate, prepare, encode), and learning-rate schedules.
-
-Learning rates are pure functions of the tokens seen since the phase began: the rate of an update is `lr(tokens_seen)`,
-where `tokens_seen` includes the update's own batch. So the first warm-up step is not zero, and the last step of a phase
-has exactly the minimum. Source: paper Figure 3 and section 2; open_lm's `lr_plot.py`.
-"""
+"""One frozen spec for each kind of work: train, evaluate, prepare, encode."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, pi
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import (
@@ -22,66 +16,9 @@ from firstsight.recipe.mixture import (
     SyntheticVocabulary,
 )
 from firstsight.recipe.model import LMSpec, VLMSpec
+from firstsight.recipe.schedule import LRSchedule, ResolvedSchedule, Rewarm
 from firstsight.recipe.vision import VisionSpec
 from firstsight.units import Share, Steps, Tokens
-
-
-def _cosine(start: float, end: float, elapsed: int, total: int) -> float:
-    if elapsed <= 0 or elapsed >= total:
-        return start if elapsed <= 0 else end
-    return end + 0.5 * (1 + cos(pi * elapsed / total)) * (start - end)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rewarm:
-    """Warm up from zero to a peak, then cosine: every trunk, and the paper's 0 % and 100 % arms."""
-
-    TAG: ClassVar = "rewarm"
-    peak_lr: float
-    min_lr: float
-    warmup_tokens: Tokens
-    tokens: Tokens
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup_tokens < self.tokens:
-            tokens = f"{self.warmup_tokens} of {self.tokens} tokens"
-            raise QuantityError(f"a warm-up must end before the phase does. Got {tokens}.")
-
-    def lr(self, tokens_seen: Tokens) -> float:
-        warmup = self.warmup_tokens
-        if tokens_seen < warmup:
-            return self.peak_lr * tokens_seen / warmup
-        return _cosine(self.peak_lr, self.min_lr, tokens_seen - warmup, self.tokens - warmup)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Continue:
-    """Start at the trunk's rate at the branch, then cosine, no warm-up: the paper's 20-80 % arms."""
-
-    TAG: ClassVar = "continue"
-    trunk: Rewarm
-    branch_tokens: Tokens
-    min_lr: float
-    tokens: Tokens
-
-    def lr(self, tokens_seen: Tokens) -> float:
-        return _cosine(self.trunk.lr(self.branch_tokens), self.min_lr, tokens_seen, self.tokens)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Matched:
-    """Start at another arm's initial rate, without warm-up: the reviewers' control arm at 100 %."""
-
-    TAG: ClassVar = "matched"
-    reference: LRSchedule
-    min_lr: float
-    tokens: Tokens
-
-    def lr(self, tokens_seen: Tokens) -> float:
-        return _cosine(self.reference.lr(Tokens(0)), self.min_lr, tokens_seen, self.tokens)
-
-
-LRSchedule = Rewarm | Continue | Matched
 
 TokenizerSource = SyntheticVocabulary | External
 
@@ -167,6 +104,15 @@ class _TextRun:
     tokens: Tokens
     schedule: Rewarm
 
+    @property
+    def rounded_tokens(self) -> Tokens:
+        """`tokens` rounded up to whole steps: the length of the run and of its schedule."""
+        return self.row_shape.round_up(self.tokens)
+
+    def lr(self, tokens_seen: Tokens) -> float:
+        """The learning rate of the update that reaches `tokens_seen`."""
+        return self.schedule.lr(tokens_seen, self.rounded_tokens)
+
     def tokens_at(self, share: Share) -> Tokens:
         """The tokens up to `share` of the run, rounded up to a whole step."""
         return self.row_shape.round_up(Tokens(-(-self.tokens * share // 1))) if share else Tokens(0)
@@ -243,11 +189,31 @@ class _ImageTextStage:
     mix: ImageTextMix
     """Its text starts where the previous stage stopped reading."""
     row_shape: RowShape
+    schedule: LRSchedule | ResolvedSchedule
+    """As the recipe states it; in a step of a plan as `Arm.resolved_stages` derives it from the stages before."""
+    moments: Literal["carried", "fresh"]
+    """AdamW's moments of the parameters that the previous stage had; those of new parameters start at 0."""
     optim: AdamWSpec
     seed: int
 
     def __post_init__(self) -> None:
         self.optim.check_encoder(self.model)
+
+    @property
+    def rounded_tokens(self) -> Tokens:
+        """`tokens` rounded up to whole steps: the length of the stage and of its schedule."""
+        return self.row_shape.round_up(cast("Midtrain | Finetune", self).tokens)
+
+    def lr(self, tokens_seen: Tokens) -> float:
+        """The learning rate of the update that reaches `tokens_seen`, counted from the start of the stage.
+
+        QuantityError for a schedule that depends on the stages before and has not been resolved.
+        """
+        schedule = self.schedule
+        if not isinstance(schedule, ResolvedSchedule):
+            got = f"Got {type(schedule).__name__}, whose rates depend on the stages before"
+            raise QuantityError(f"wanted a resolved schedule. {got}. Take the stage from Arm.resolved_stages().")
+        return schedule.lr(tokens_seen, self.rounded_tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,19 +222,15 @@ class Midtrain(_ImageTextStage):
 
     TAG: ClassVar = "midtrain"
     tokens: Tokens
-    schedule: LRSchedule
-    moments: Literal["carried", "fresh"]
-    """AdamW's moments of the parameters that the previous stage had; those of new parameters start at 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetune(_ImageTextStage):
-    """Instruction tuning: loss on answers only, a schedule over all of its epochs. Source: paper section 4."""
+    """Instruction tuning: loss on answers only. Source: paper section 4."""
 
     TAG: ClassVar = "finetune"
     epoch_tokens: Tokens
     epochs: int
-    schedule: Rewarm
 
     @property
     def tokens(self) -> Tokens:

@@ -8,9 +8,13 @@ from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, Figure, Grid, Sweep
+from firstsight.recipe.curves import resolve_schedules
 from firstsight.recipe.model import LMSpec
 from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain
-from firstsight.units import Share
+from firstsight.units import Share, Tokens
+
+Horizon = Literal["branch", "full"]
+"""How long arms train: each its own stages, or until all of them have seen equally many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +31,8 @@ class Arm:
     stages: tuple[Midtrain | Finetune, ...]
     """Without any, the trunk itself is evaluated."""
     evaluate: Evaluate
+    horizon: Horizon = "branch"
+    """full: the first mid-training stage is longer by the tokens that the trunk has after `start`."""
     at: Mapping[str, Coordinate] = field(default_factory=dict[str, Coordinate], hash=False)
     """Coordinates by axis; those on axes that the study does not have are ignored."""
     group: str = ""
@@ -44,6 +50,23 @@ class Arm:
         trunk = self.pretrain if isinstance(self.pretrain, Donor) else replace(self.pretrain, seed=seed)
         stages = tuple(replace(stage, seed=seed) for stage in self.stages)
         return replace(self, seed=seed, pretrain=trunk, stages=stages)
+
+    def resolved_stages(self) -> tuple[Midtrain | Finetune, ...]:
+        """The stages as they are trained: as long as the horizon makes them, with the curves of their learning rates.
+
+        QuantityError for a schedule that has nothing to continue, or would rise.
+        """
+        stages, trunk = self.stages, self.pretrain
+        rest = trunk.rounded_tokens - trunk.tokens_at(self.start)
+        if self.horizon == "full" and rest and stages:
+            first = next((stage for stage in stages if isinstance(stage, Midtrain)), None)
+            if first is None:
+                raise QuantityError(
+                    f'{self.label}: horizon "full" lengthens a mid-training stage. Got an arm without one.'
+                )
+            longer = replace(first, tokens=Tokens(first.tokens + rest))
+            stages = tuple(longer if stage is first else stage for stage in stages)
+        return resolve_schedules(stages, trunk=trunk, start=self.start, location=self.label)
 
     def check(self) -> None:
         """Raise QuantityError, with the field named, where a stage's decoder differs from that of the model before it.
@@ -85,6 +108,10 @@ class Study:
         labels = [arm.label for arm in self.arms]
         if repeated := sorted({label for label in labels if labels.count(label) > 1}):
             raise QuantityError(f"arms need different names. Repeated in {self.name}: {', '.join(repeated)}.")
+        horizons = {arm.horizon: arm.label for arm in reversed(self.arms)}
+        if len(horizons) > 1:
+            mixed = " and ".join(f"{label} has {horizon}" for horizon, label in sorted(horizons.items()))
+            raise QuantityError(f"{self.name}: arms are compared at one horizon. Got two: {mixed}. Give all the same.")
         for axis in self.axes:
             self._check_axis(axis)
         for figure in self.figures:
@@ -150,6 +177,11 @@ class Study:
             if _figure_axes(figure) and arm.role != "baseline" and places.setdefault(place, arm.name) != arm.name:
                 return places[place], arm.name
         return ()
+
+    @property
+    def horizon(self) -> Horizon:
+        """The horizon of all arms."""
+        return self.arms[0].horizon if self.arms else "branch"
 
     def arm(self, label: str) -> Arm:
         """The arm with that label (start-020.s1), or the first seed of the arm with that name (start-020)."""

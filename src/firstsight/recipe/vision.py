@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, cast
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import External, SyntheticCaptions
+from firstsight.units import Share
 
 ImageFit = Literal["resize", "letterbox"]
 """How an image becomes a square: resized without keeping its aspect ratio, or padded with the encoder's mean colour."""
@@ -88,7 +89,8 @@ class ContrastiveTraining:
     steps: int
     batch_size: int
     peak_lr: float
-    warmup_steps: int
+    warmup: Share
+    """The share of the steps in which the learning rate rises to `peak_lr`; it ends at 0."""
     weight_decay: float
     seed: int
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from firstsight.errors import DataError
 from firstsight.files import read_jsonl
+from firstsight.recipe.study import Horizon
 
 ArmSchedule = Literal["continue", "rewarm", "matched", "none", "trunk"]
 """Learning-rate schedule of the arm's image phase. `none`: no image phase; `trunk`: the text model without images."""
@@ -71,6 +72,7 @@ class StudyInfo:
     provenance: Mapping[str, str]
     device: str
     compute_seconds: float
+    horizon: Horizon
     is_builtin_scale: bool
     """A scale on synthetic data: an example of the method, without evidence about large models."""
     uses_openmoji: bool

@@ -27,7 +27,7 @@ from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.scales.models import siglip_dinov2_384
 from firstsight.recipe.stages import Finetune, Midtrain
-from firstsight.recipe.study import Arm, Study, over_seeds
+from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip
 from firstsight.studies.when import trunk_arm
 from firstsight.units import Share, Tokens
@@ -55,8 +55,9 @@ NEEDS_ENCODER = Claim(
 )
 
 
-def encoders(scale: Scale) -> Study:
+def encoders(scale: Scale, horizon: Horizon = "branch") -> Study:
     """One arm for each encoder or use of its tokens, and the finished trunk on text tasks alone."""
+    scale = scale.with_horizon(horizon)
     late = branch_at(scale, Share(80, 100))
     arms = [replace_model(late, name, model) for name, model in encoder_variants(late.stages[0].model)]
     has_both = any(arm.name == "siglip-dinov2" for arm in arms)

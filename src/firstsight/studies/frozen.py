@@ -19,7 +19,7 @@ from dataclasses import replace
 from firstsight.recipe.analysis import Axis, Claim, Comparison
 from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.stages import Finetune, Midtrain
-from firstsight.recipe.study import Arm, Study, over_seeds
+from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
 from firstsight.studies.when import trunk_arm
 from firstsight.units import Share
 
@@ -35,8 +35,9 @@ FROZEN_BETTER = Claim(
 )
 
 
-def frozen(scale: Scale, lowered: Share = Share(1, 10)) -> Study:
+def frozen(scale: Scale, lowered: Share = Share(1, 10), horizon: Horizon = "branch") -> Study:
     """An encoder frozen, trained, and trained at `lowered` times the rate, and the finished trunk on text tasks."""
+    scale = scale.with_horizon(horizon)
     late = branch_at(scale, Share(80, 100))
     trained = [train_encoder(late, "trained", Share(1)), train_encoder(late, "lowered", lowered)]
     arms = [trunk_arm(scale), replace(late, name="frozen", at={LR_MULTIPLE.name: "frozen"}), *trained]

@@ -12,21 +12,21 @@ from dataclasses import replace
 
 from firstsight.recipe.analysis import Axis, Grid, Sweep
 from firstsight.recipe.scales import REWARMED, START, Scale, branch_at
-from firstsight.recipe.stages import LRSchedule, Matched
-from firstsight.recipe.study import Arm, Study, over_seeds
+from firstsight.recipe.schedule import LRSchedule, Matched
+from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
 from firstsight.studies.when import SAME_SCHEDULE, TEXT_KEPT, TWO_POINTS, trunk_arm
 from firstsight.units import Share
 
 SCHEDULE = Axis(name="schedule", label="Learning-rate schedule", unit="category")
 
 
-def rewarm(scale: Scale) -> Study:
+def rewarm(scale: Scale, horizon: Horizon = "branch") -> Study:
     """Two starts times two schedules, and the finished trunk on text tasks alone."""
+    scale = scale.with_horizon(horizon)
     late, end = (_with_schedule_axis(branch_at(scale, start)) for start in (Share(80, 100), Share(1)))
-    warm = scale.rewarm
-    rule = Matched(reference=late.stages[0].schedule, min_lr=warm.min_lr, tokens=warm.tokens)
-    rewarmed = replace_schedule(late, "rewarm", warm, group=REWARMED)
-    arms = [trunk_arm(scale), late, rewarmed, end, replace_schedule(end, "matched", rule, group="matched")]
+    matched = Matched(trunk_share=late.start, min_lr=scale.rewarm.min_lr)
+    rewarmed = replace_schedule(late, "rewarm", scale.rewarm, group=REWARMED)
+    arms = [trunk_arm(scale), late, rewarmed, end, replace_schedule(end, "matched", matched, group="matched")]
     return Study(
         name="rewarm",
         scale=scale.name,

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from firstsight.recipe.analysis import Claim, Comparison, Sweep
 from firstsight.recipe.scales import REWARMED, START, Scale, branch_at
-from firstsight.recipe.study import Arm, Study, over_seeds
+from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
 from firstsight.units import Share
 
 BEST = Claim(
@@ -59,7 +59,7 @@ FROM_SCRATCH = Claim(
         Comparison(arms=("start-000",), others=("start-080",), measure="text", expect="less"),
     ),
     published="Figures 4 and 6 show it; the paper prints no numbers.",
-    caution="The 0 % arm is also trained on fewer tokens in all: it may lack text rather than suffer from images.",
+    caution="At the horizon branch, the 0 % arm is also trained on fewer tokens in all: it may lack text.",
 )
 TEXT_KEPT = Claim(
     name="text-kept",
@@ -71,8 +71,9 @@ TEXT_KEPT = Claim(
 )
 
 
-def when(scale: Scale) -> Study:
+def when(scale: Scale, horizon: Horizon = "branch") -> Study:
     """Branches at 0, 20, 40, 60, 80 and 100 % of the trunk, and the finished trunk on text tasks alone."""
+    scale = scale.with_horizon(horizon)
     arms = [branch_at(scale, Share(percent, 100)) for percent in range(0, 101, 20)]
     return Study(
         name="when",

@@ -23,7 +23,7 @@ from firstsight.data.readers import IMAGE_EXTENSIONS, TarMember, list_tar_member
 from firstsight.data.sampling import epoch_permutation
 from firstsight.errors import DataError, ModelError
 from firstsight.model.vision import normalize_pixels, siglip_processor_config, siglip_vision_settings
-from firstsight.recipe.stages import Rewarm
+from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.vision import ContrastiveTraining, Siglip
 from firstsight.site import ProgressCallback, Site
 from firstsight.train.compilation import configure_torch
@@ -57,12 +57,11 @@ def train_contrastive(
     recipe, images = spec.weights, list(_read_captioned_images(inputs["captions"]))
     tokenizer = _build_tokenizer(images)
     model = _build_siglip(spec, recipe, tokenizer).to(site.device)
-    lr, warmup, total = recipe.peak_lr, Tokens(recipe.warmup_steps), Tokens(recipe.steps)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.95))
-    schedule = Rewarm(peak_lr=lr, min_lr=0.0, warmup_tokens=warmup, tokens=total)
+    schedule = Rewarm(peak_lr=recipe.peak_lr, min_lr=0.0, warmup=recipe.warmup)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=recipe.weight_decay, betas=(0.9, 0.95))
     progress, cache = ProgressReporter(on_progress, total=recipe.steps, unit="steps"), _PixelCache(images, spec)
     for step in range(recipe.steps):
-        optimizer.param_groups[0]["lr"] = schedule.lr(Tokens(step + 1))
+        optimizer.param_groups[0]["lr"] = schedule.lr(Tokens(step + 1), Tokens(recipe.steps))
         indices = np.arange(step * recipe.batch_size, (step + 1) * recipe.batch_size)
         rows = epoch_permutation(indices, count=len(images), seed=recipe.seed)[1].tolist()
         loss = _sigmoid_loss(model, [images[row].phrases for row in rows], tokenizer, cache.stack(rows))

@@ -22,7 +22,7 @@ from firstsight.errors import ModelError
 from firstsight.model.checkpoint_io import read_spec
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.recipe.model import LMSpec, VLMSpec
-from firstsight.recipe.stages import Finetune, LRSchedule, Midtrain, TrunkSegment
+from firstsight.recipe.stages import Finetune, Midtrain, Pretrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.site import ProgressCallback, Site
 from firstsight.train.compilation import compile_decoder, configure_torch
@@ -70,21 +70,14 @@ def pretrain(spec: TrunkSegment, *, inputs: StepInputs, out: Path, site: Site, o
     steps = trunk.row_shape.steps(trunk.tokens)  # of all segments, so that all are compiled or none
     compile_decoder(state.model.lm, site, steps=steps)
     context = StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
-    _run_training(state, stream, trunk.schedule, until, context)
+    _run_training(state, stream, trunk, until, context)
 
 
-def midtrain(spec: Midtrain, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Train on images and text, from the trunk's weights (and moments, if carried) or from an untrained model."""
-    _train_stage(spec, spec.moments, StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress))
-
-
-def finetune(spec: Finetune, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Train a checkpoint's weights on instructions, with new moments and a schedule of its own."""
-    _train_stage(spec, "fresh", StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress))
-
-
-def _train_stage(spec: Midtrain | Finetune, moments: Literal["carried", "fresh"], context: StepContext) -> None:
-    inputs, site = context.inputs, context.site
+def train_stage(
+    spec: Midtrain | Finetune, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
+    """Train on images and text, from a checkpoint's weights (and moments, if carried) or from an untrained model."""
+    context = StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
     configure_torch(site)
     _check_vocabulary(spec.model.lm, inputs["tokenizer"])
     stream = stage_stream(spec, inputs=inputs, site=site)
@@ -93,13 +86,15 @@ def _train_stage(spec: Midtrain | Finetune, moments: Literal["carried", "fresh"]
         state = untrained_state(spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
     else:
         state = branch_state(folder, spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
-        if moments == "carried":
+        if spec.moments == "carried":
             load_moments(state, folder)
     compile_decoder(state.model.lm, site, steps=stream.steps)
-    _run_training(state, stream, spec.schedule, spec.row_shape.round_up(spec.tokens), context)
+    _run_training(state, stream, spec, spec.rounded_tokens, context)
 
 
-def _run_training(state: TrainState, stream: BatchStream, lr: LRSchedule, until: Tokens, context: StepContext) -> None:
+def _run_training(
+    state: TrainState, stream: BatchStream, spec: Pretrain | Midtrain | Finetune, until: Tokens, context: StepContext
+) -> None:
     out, resume_folder, step_tokens = context.out, context.out / "resume", int(stream.row_shape.tokens_per_step)
     log = MetricsLog(out, stream.source_names, steps=stream.steps)
     ledger = SampleLedgerWriter(out, stream, first_step=int(state.tokens_seen) // step_tokens)
@@ -111,7 +106,7 @@ def _run_training(state: TrainState, stream: BatchStream, lr: LRSchedule, until:
     slices = _micro_batch_slices(stream.row_shape.batch_size, context.site.rows_at_once)
     first_step, readers = int(state.tokens_seen) // step_tokens, context.site.readers
     with closing(prefetch_batches(stream, first_step, num_workers=readers, replicas=slices)) as batches:
-        for info in train(state, (tuple(map(prepare, batch)) for batch in batches), lr.lr, until):
+        for info in train(state, (tuple(map(prepare, batch)) for batch in batches), spec.lr, until):
             log.add_step(info)
             ledger.mark_trained(info.step)
             if progress.is_due or info.tokens_seen >= until:

@@ -84,7 +84,7 @@ def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
     if trunk is None or trunk.donor_model is None:
         return
     name, folder = trunk.spec.name, Path(site.sources[trunk.spec.name].path)
-    if isinstance(stage, Midtrain) and stage.moments == "carried" and not any(folder.glob("optimizer*.safetensors")):
+    if stage.moments == "carried" and not any(folder.glob("optimizer*.safetensors")):
         raise RequestError(
             f"{step.slug}: wanted optimizer.safetensors in {folder}, since the branch continues its donor's moments. "
             f'Got none. Set moments="fresh" in the study, or import {name} with its optimizer file.'

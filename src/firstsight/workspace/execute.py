@@ -26,8 +26,8 @@ HANDLERS: dict[str, str] = {
     "contrast": "firstsight.train.contrastive:train_contrastive",
     "encode": "firstsight.train.encode:encode_features",
     "pretrain": "firstsight.train.handlers:pretrain",
-    "midtrain": "firstsight.train.handlers:midtrain",
-    "finetune": "firstsight.train.handlers:finetune",
+    "midtrain": "firstsight.train.handlers:train_stage",
+    "finetune": "firstsight.train.handlers:train_stage",
     "evaluate": "firstsight.evaluate.harness:evaluate",
 }
 """The function (`module:function`) that does each kind of step; only worker processes import it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from firstsight.errors import RequestError, UnknownName
@@ -28,7 +29,8 @@ def compare(first: str, second: str, *, study: Study, out: Path) -> tuple[FieldD
 
 def _find(name: str, study: Study, graph: Graph, out: Path) -> object:
     if is_arm(name, study):
-        return study.arm(name)
+        arm = study.arm(name)
+        return replace(arm, stages=arm.resolved_stages())
     with suppress(UnknownName):
         return graph.find_step(name)
     if address := stored_address(name, out):

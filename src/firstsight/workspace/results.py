@@ -15,6 +15,7 @@ from firstsight.plan.scheduler import EXTERNAL_KIND, Summary
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
+from firstsight.recipe.schedule import SameCurve
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.report.results import ArmResult, StageLog, StudyInfo
@@ -69,7 +70,9 @@ def _arm_result(arm: Arm, graph: Graph, store: Store, missing_reason: str) -> Ar
     final = graph.final_step(arm.label)
     inputs = {role: store.path(parent.address) for role, parent in final.needs}
     folder, is_stored = store.path(final.address), store.has(final.address)
-    schedules: list[Any] = [stage.schedule.TAG for stage in arm.stages if isinstance(stage, Midtrain)] or ["none"]
+    image_phase = [stage for stage in arm.stages if isinstance(stage, Midtrain)]
+    curves = (stage.schedule for stage in (*image_phase, *arm.stages) if not isinstance(stage.schedule, SameCurve))
+    schedules: list[Any] = [curve.TAG for curve in curves] if image_phase else ["none"]
     return ArmResult(
         name=arm.name,
         label=arm.label,
@@ -96,7 +99,7 @@ def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[Stage
         log, begin = path if path.is_file() else None, 0 if is_trunk else start
         yield StageLog(kind=step.kind, address=step.address, start_tokens=begin, log_path=log)
         if not is_trunk:
-            start += step.spec.row_shape.round_up(step.spec.tokens)
+            start += step.spec.rounded_tokens
 
 
 def _study_info(study: Study, graph: Graph, store: Store) -> StudyInfo:
@@ -113,6 +116,7 @@ def _study_info(study: Study, graph: Graph, store: Store) -> StudyInfo:
         provenance=_provenance(records),
         device=device,
         compute_seconds=busy_seconds([(record["started"], record["ended"]) for record in records]),
+        horizon=study.horizon,
         is_builtin_scale=is_builtin,
         uses_openmoji=is_builtin,
     )

@@ -8,7 +8,7 @@ import pytest
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.scales import branch_at, scale_named
-from firstsight.recipe.stages import Continue
+from firstsight.recipe.schedule import Continue, CosineFrom, CurvePoint
 from firstsight.units import Share
 
 
@@ -32,8 +32,25 @@ def test_names_and_schedules_of_branches(percent: int) -> None:
     if percent in (0, 100):
         assert schedule == scale.rewarm
     else:
-        assert isinstance(schedule, Continue) and schedule.trunk == scale.base.pretrain.schedule
-        assert schedule.branch_tokens == scale.base.pretrain.tokens_at(Share(percent, 100))
+        assert schedule == Continue(min_lr=3e-5)
+        trunk = scale.base.pretrain
+        point = CurvePoint(schedule=trunk.schedule, tokens=trunk.rounded_tokens, at=trunk.tokens_at(arm.start))
+        assert arm.resolved_stages()[0].schedule == CosineFrom(start=point, min_lr=3e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (Share(1, 5), "start-020"),
+        (Share(197, 1000), "start-019.7"),
+        (Share(2001, 10_000), "start-020.01"),
+        (Share(200_001, 1_000_000), "start-020.0"),
+        (Share(1, 3), "start-033.33"),
+        (Share(5, 1000), "start-000.5"),
+    ],
+)
+def test_only_an_exact_percent_has_its_short_name(start: Share, name: str) -> None:
+    assert branch_at(scale_named("smoke"), start).name == name
 
 
 def test_a_base_arm_without_mid_training_has_no_branches() -> None:

@@ -8,10 +8,13 @@ from firstsight.errors import QuantityError
 from firstsight.recipe.analysis import Axis
 from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, single_source
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.stages import AdamWSpec, Continue, Evaluate, Finetune, Midtrain, Pretrain, Rewarm, RowShape
-from firstsight.recipe.study import Arm
+from firstsight.recipe.schedule import Continue, LRSchedule, Rewarm
+from firstsight.recipe.stages import AdamWSpec, Evaluate, Finetune, Midtrain, Pretrain, RowShape
+from firstsight.recipe.study import Arm, Horizon
 from firstsight.units import Share, Tokens
 
+PAPER_REWARM = Rewarm(peak_lr=3e-3, min_lr=3e-5, warmup=Share(5000, 109_848))
+"""Mid-training of the paper's 0 % and 100 % arms: a warm-up in 5000 of 109,848 steps."""
 VISION_TASKS = ("vqav2", "gqa", "vizwiz", "textvqa", "refcoco", "ocid_ref", "pope")
 
 START = Axis(name="start", label="Text pre-training before images", unit="percent")
@@ -32,6 +35,10 @@ class Scale:
     """The schedule of arms that cannot continue the trunk's learning rate: 0 % and 100 %."""
     seeds: int
     """The default number of seeds of a study."""
+
+    def with_horizon(self, horizon: Horizon) -> Scale:
+        """The scale with that horizon in its base arm, and so in all arms made from it."""
+        return replace(self, base=replace(self.base, horizon=horizon))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +69,6 @@ def base_arm(
     pretrain: Pretrain,
     model: VLMSpec,
     midtrain: StageSettings,
-    rewarm: Rewarm,
     finetune: StageSettings,
     finetune_lr: float,
     epochs: int,
@@ -78,12 +84,11 @@ def base_arm(
         mix=midtrain.mix(pretrain.text),
         row_shape=midtrain.row_shape,
         tokens=midtrain.tokens,
-        schedule=rewarm,
+        schedule=PAPER_REWARM,
         moments="carried",
         optim=midtrain.optim,
         seed=0,
     )
-    tokens = Tokens(finetune.tokens * epochs)
     tuning = Finetune(
         model=model,
         tokenizer=pretrain.tokenizer,
@@ -91,7 +96,8 @@ def base_arm(
         row_shape=finetune.row_shape,
         epoch_tokens=finetune.tokens,
         epochs=epochs,
-        schedule=Rewarm(peak_lr=finetune_lr, min_lr=0.0, warmup_tokens=Tokens(tokens * 3 // 100), tokens=tokens),
+        schedule=Rewarm(peak_lr=finetune_lr, min_lr=0.0, warmup=Share(3, 100)),
+        moments="fresh",
         optim=finetune.optim,
         seed=0,
     )
@@ -121,15 +127,18 @@ def branch_at(scale: Scale, start: Share) -> Arm:
     midtrain, *later = base.stages
     if not isinstance(midtrain, Midtrain):
         raise QuantityError(f"images enter in mid-training. Got a base arm of {scale.name} with another first stage.")
-    schedule, group = scale.rewarm, REWARMED
+    schedule: LRSchedule = scale.rewarm
+    group = REWARMED
     if 0 < start < 1:
-        group = CONTINUED
-        schedule = Continue(
-            trunk=base.pretrain.schedule,
-            branch_tokens=base.pretrain.tokens_at(start),
-            min_lr=scale.rewarm.min_lr,
-            tokens=midtrain.tokens,
-        )
-    name = f"start-{float(start * 100):03.0f}"
+        schedule, group = Continue(min_lr=scale.rewarm.min_lr), CONTINUED
     stages = (replace(midtrain, schedule=schedule), *later)
-    return replace(base, name=name, start=start, stages=stages, at={START.name: start}, group=group)
+    return replace(base, name=start_name(start), start=start, stages=stages, at={START.name: start}, group=group)
+
+
+def start_name(start: Share) -> str:
+    """start-020 for exactly 20 %; other shares have decimals: start-019.7, and start-033.33 for a third."""
+    percent = start * 100
+    if percent.denominator == 1:
+        return f"start-{percent.numerator:03d}"
+    digits = f"{float(percent):06.2f}"
+    return f"start-{digits[:-2]}{digits[-2:].rstrip('0') or '0'}"

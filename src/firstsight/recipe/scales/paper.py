@@ -7,8 +7,9 @@ from typing import NamedTuple
 from firstsight.recipe.mixture import External, Recaptioned, single_source
 from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec
 from firstsight.recipe.scales import models
-from firstsight.recipe.scales.base import VISION_TASKS, Scale, StageSettings, adamw, base_arm
-from firstsight.recipe.stages import Evaluate, Pretrain, Rewarm, RowShape
+from firstsight.recipe.scales.base import PAPER_REWARM, VISION_TASKS, Scale, StageSettings, adamw, base_arm
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
 from firstsight.units import Share, Tokens
 
 PAPER_TEXT_TASKS = (
@@ -87,24 +88,21 @@ def paper_scale(name: str) -> Scale:
         optim=adamw(weight_decay=0.1, z_loss=0.0),
     )
     projector = ProjectorSpec(kind="mlp3", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False)
-    rewarm = _rewarm(midtrain.tokens)
     base = base_arm(
         pretrain=_trunk(size),
         model=VLMSpec(lm=size.lm, vision=PAPER_ENCODER, encoder="frozen", projector=projector, attention="causal"),
         midtrain=midtrain,
-        rewarm=rewarm,
         finetune=finetune,
         finetune_lr=2e-5,
         epochs=2,
         evaluate=PAPER_EVALUATION,
     )
-    return Scale(name=name, base=base, rewarm=rewarm, seeds=1)
+    return Scale(name=name, base=base, rewarm=PAPER_REWARM, seeds=1)
 
 
 def _trunk(size: _PaperSize) -> Pretrain:
     row_shape, tokens = RowShape(batch_size=size.batch_size, length=2048), Tokens(size.tokens)
-    warmup_tokens = Tokens(size.warmup_steps * row_shape.tokens_per_step)
-    rounded = row_shape.round_up(tokens)
+    warmup = Share(size.warmup_steps, row_shape.steps(tokens))
     return Pretrain(
         model=size.lm,
         tokenizer=PAPER_TOKENIZER,
@@ -112,14 +110,7 @@ def _trunk(size: _PaperSize) -> Pretrain:
         packing="best_fit",
         row_shape=row_shape,
         tokens=tokens,
-        schedule=Rewarm(peak_lr=size.peak_lr, min_lr=3e-5, warmup_tokens=warmup_tokens, tokens=rounded),
+        schedule=Rewarm(peak_lr=size.peak_lr, min_lr=3e-5, warmup=warmup),
         optim=adamw(weight_decay=size.weight_decay, z_loss=size.z_loss),
         seed=0,
     )
-
-
-def _rewarm(tokens: Tokens) -> Rewarm:
-    """5000 steps of 109,848 to 3e-3, then to 3e-5: the paper's 0 % and 100 % arms."""
-    row_shape = MIDTRAIN_ROW_SHAPE
-    warmup_tokens = Tokens(row_shape.steps(tokens) * 5000 // 109_848 * row_shape.tokens_per_step)
-    return Rewarm(peak_lr=3e-3, min_lr=3e-5, warmup_tokens=warmup_tokens, tokens=row_shape.round_up(tokens))

@@ -15,8 +15,9 @@ from firstsight.recipe.mixture import (
     single_source,
 )
 from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec, openlm_spec
-from firstsight.recipe.scales.base import VISION_TASKS, Scale, StageSettings, adamw, base_arm
-from firstsight.recipe.stages import Evaluate, Pretrain, Rewarm, RowShape
+from firstsight.recipe.scales.base import PAPER_REWARM, VISION_TASKS, Scale, StageSettings, adamw, base_arm
+from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
 from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec
 from firstsight.units import Share, Tokens
 
@@ -82,15 +83,12 @@ class _Size:
 
 
 def _synthetic_scale(size: _Size) -> Scale:
-    """Warm-up share (5000 of 109,848 steps) and minimum rate (a hundredth of the peak) of a branch are the paper's."""
-    tokens = _tokens(size.branch)
-    rewarm = Rewarm(peak_lr=3e-3, min_lr=3e-5, warmup_tokens=Tokens(tokens * 5000 // 109_848), tokens=tokens)
     midtrain = StageSettings(
         images=size.captions,
         image_share=MIDTRAIN_IMAGE_SHARE,
         packing="best_fit",
         row_shape=SYNTHETIC_ROW_SHAPE,
-        tokens=tokens,
+        tokens=_tokens(size.branch),
         optim=SYNTHETIC_OPTIM,
     )
     finetune = replace(midtrain, images=size.dialogues, image_share=FINETUNE_IMAGE_SHARE)
@@ -98,7 +96,6 @@ def _synthetic_scale(size: _Size) -> Scale:
         pretrain=_trunk(size),
         model=_model(size),
         midtrain=midtrain,
-        rewarm=rewarm,
         finetune=replace(finetune, tokens=_tokens(size.tune)),
         finetune_lr=4e-3,
         epochs=1,
@@ -108,7 +105,7 @@ def _synthetic_scale(size: _Size) -> Scale:
             text_tasks=SYNTHETIC_TEXT_TASKS,
         ),
     )
-    return Scale(name=size.name, base=base, rewarm=rewarm, seeds=size.seeds)
+    return Scale(name=size.name, base=base, rewarm=PAPER_REWARM, seeds=size.seeds)
 
 
 def _tokens(steps: int) -> Tokens:
@@ -122,15 +119,14 @@ def _decoder() -> LMSpec:
 
 
 def _trunk(size: _Size) -> Pretrain:
-    tokens = _tokens(size.trunk)
     return Pretrain(
         model=_decoder(),
         tokenizer=SyntheticVocabulary(world=size.world),
         text=single_source(size.text),
         packing="best_fit",
         row_shape=SYNTHETIC_ROW_SHAPE,
-        tokens=tokens,
-        schedule=Rewarm(peak_lr=4e-3, min_lr=12e-6, warmup_tokens=Tokens(tokens // 20), tokens=tokens),
+        tokens=_tokens(size.trunk),
+        schedule=Rewarm(peak_lr=4e-3, min_lr=12e-6, warmup=Share(1, 20)),
         optim=SYNTHETIC_OPTIM,
         seed=0,
     )
@@ -144,7 +140,7 @@ def _model(size: _Size) -> VLMSpec:
         steps=size.encoder,
         batch_size=64,
         peak_lr=2e-3,
-        warmup_steps=size.encoder // 15,
+        warmup=Share(1, 15),
         weight_decay=0.01,
         seed=0,
     )

@@ -97,7 +97,7 @@ def _figure_specs(rows: pl.DataFrame, comparison: Comparison, curves: TrainingCu
 def with_title(spec: VegaSpec, name: str, study: StudyInfo) -> VegaSpec:
     """The figure with the study's question as title, and its content and source below."""
     caption = FIGURE_TITLES[name] + (f" {MARKS_CAPTION}" if name in ("main", "stable", "tasks") else "")
-    source = f"firstsight · {study.name} · {study.scale} scale"
+    source = f"firstsight · {study.name} · {study.scale} scale · horizon {study.horizon}"
     return spec | {"padding": 16, "title": {"text": study.question, "subtitle": [caption, source]}}
 
 

@@ -1,0 +1,78 @@
+"""The training of a study's arms as text: trunks, and where each stage starts, its images, learning rate and length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from firstsight.recipe.schedule import CurvePoint, Rewarm
+from firstsight.recipe.stages import Donor, Finetune, Midtrain, Pretrain
+from firstsight.recipe.study import Arm, Study
+from firstsight.units import Tokens
+
+COLUMNS = ("arm", "stage", "starts at", "images", "schedule", "learning rate", "tokens", "steps", "rows x tokens")
+ALL_ARMS = "all arms"
+HORIZON_TEXTS = {
+    "branch": "every arm trains its own stages, however many tokens its trunk had",
+    "full": "mid-training lasts until all arms have seen equally many tokens",
+}
+"""What each horizon means."""
+
+
+def training_lines(study: Study) -> list[str]:
+    """The horizon of a study, and a line for each of its trunks."""
+    horizon = f"horizon {study.horizon}: {HORIZON_TEXTS[study.horizon]}"
+    return [horizon, *dict.fromkeys(_trunk_text(arm.pretrain) for arm in study.arms)]
+
+
+def stage_table(study: Study) -> tuple[tuple[str, ...], ...]:
+    """Rows of text: a header, then the stages of each arm (one seed); what all arms have in common is last, once."""
+    arms = {arm.name: arm for arm in reversed(study.arms) if arm.stages}
+    cells = {name: list(_stage_cells(arm)) for name, arm in reversed(arms.items())}
+    contents = list(cells.values())
+    common = [row for row in (contents[0] if contents else []) if all(row in rows for rows in contents)]
+    label = ALL_ARMS if len(contents) > 1 else next(iter(cells), "")
+    return (
+        COLUMNS,
+        *((name, *row) for name, rows in cells.items() for row in rows if row not in common),
+        *((label, *row) for row in common),
+    )
+
+
+def _trunk_text(trunk: Pretrain | Donor) -> str:
+    """One trunk: its length and rates, and a donor's checkpoints."""
+    rates = _rates_text([trunk.lr(Tokens(0)), trunk.schedule.peak_lr, trunk.lr(trunk.rounded_tokens)])
+    schedule = f"{trunk.tokens:,} tokens, learning rate {rates}, {trunk.schedule.warmup} warm-up"
+    if isinstance(trunk, Pretrain):
+        return f"trunk: {schedule}"
+    checkpoints = ", ".join(f"{source.name} at {share}" for share, source in sorted(trunk.checkpoints))
+    return f"donor: {schedule}; checkpoints: {checkpoints}; the text of a branch starts at its first row"
+
+
+def _stage_cells(arm: Arm) -> Iterator[tuple[str, ...]]:
+    starts = [f"{arm.pretrain.tokens_at(arm.start):,} ({arm.start})"]
+    starts += [f"after {stage.TAG}" for stage in arm.stages]
+    for start, stated, stage in zip(starts, arm.stages, arm.resolved_stages(), strict=False):
+        share, shape = stage.mix.image_share, stage.row_shape
+        images = ", ".join(str(span.share) for span in share) if isinstance(share, tuple) else str(share)
+        schedule = type(stated.schedule).__name__
+        if isinstance(stated.schedule, Rewarm):
+            schedule += f" ({stated.schedule.warmup} warm-up)"
+        lengths = (f"{stage.tokens:,}", f"{shape.steps(stage.tokens):,}", f"{shape.batch_size} x {shape.length:,}")
+        yield (stage.TAG, start, images, schedule, _rates_text(_turning_points(stage)), *lengths)
+
+
+def _turning_points(stage: Midtrain | Finetune) -> list[float]:
+    """The rates at the start and the end of a stage, and the peak between them."""
+    schedule, rates = stage.schedule, [stage.lr(Tokens(0)), stage.lr(stage.rounded_tokens)]
+    begin, total = (schedule.at, schedule.tokens) if isinstance(schedule, CurvePoint) else (0, stage.rounded_tokens)
+    curve = schedule.schedule if isinstance(schedule, CurvePoint) else schedule
+    if isinstance(curve, Rewarm) and begin < curve.warmup_tokens(total) < begin + stage.rounded_tokens:
+        rates.insert(1, curve.peak_lr)
+    return rates
+
+
+def _rates_text(rates: list[float]) -> str:
+    """0 to 0.003 to 3e-05; equal neighbours once."""
+    changes = [rate for previous, rate in pairwise([None, *rates]) if rate != previous]
+    return " to ".join(f"{rate:.4g}" for rate in changes)
