@@ -18,7 +18,7 @@ from firstsight.plan.estimate import (
     estimate_table,
 )
 from firstsight.plan.graph import build_graph
-from firstsight.recipe.mixture import External
+from firstsight.recipe.mixture import External, SyntheticInterleaved, SyntheticMultitask, single_source
 from firstsight.recipe.scales import branch_at, scale_named
 from firstsight.recipe.scales.models import siglip_dinov2_384
 from firstsight.recipe.stages import RowShape
@@ -150,6 +150,22 @@ def test_costs_of_data_are_items_not_flops() -> None:
     for step_cost in estimate_cost(build_graph(when(scale_named("smoke"))), H100).step_costs:
         if step_cost.step.kind in ("texts", "captions", "dialogues", "benchmarks", "prepare"):
             assert estimate_step(step_cost.step).items > 0 and estimate_step(step_cost.step).flops == 0
+
+
+def test_images_of_interleaved_documents_and_multitask_data_are_encoded_once_each() -> None:
+    base = scale_named("smoke").base
+    world, stage = base.evaluate.benchmarks.world, base.stages[0]  # type: ignore[union-attr]
+    shares = dict.fromkeys(("captions", "words", "boxes", "dialogues"), Share(1, 4))
+    documents = SyntheticInterleaved(world=world, documents=10, max_images=3)
+    for source, items, images in (
+        (documents, 10, 6 + 6 + 6 + 1),
+        (SyntheticMultitask(world=world, images=10, turns=2, **shares), 10, 10),
+    ):
+        mix = replace(stage.mix, images=single_source(source))
+        estimate = estimate_arm(replace(base, stages=(replace(stage, mix=mix),)))
+        costs = {step_cost.step.slug: step_cost.cost.items for step_cost in estimate.step_costs}
+        assert costs[source.TAG] == costs[f"prepare-{source.TAG}"] == items
+        assert costs[f"encode-{source.TAG}"] == images
 
 
 def test_the_table_has_one_line_for_equal_steps_and_ends_in_the_sums() -> None:

@@ -16,6 +16,10 @@ from firstsight.recipe.mixture import (
     Mixture,
     Recaptioned,
     ShareSpan,
+    SyntheticDialogues,
+    SyntheticInterleaved,
+    SyntheticMultitask,
+    SyntheticWorld,
     WeightedSource,
     single_source,
     source_label,
@@ -92,3 +96,31 @@ def test_sources_have_a_name_for_people() -> None:
     assert source_label(recaptioned) == "pairs (25 % synthetic captions)"
     with pytest.raises(QuantityError, match="only captions can be recaptioned"):
         replace(recaptioned, external=TEXT)
+
+
+WORLD = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)
+
+
+@given(st.integers(0, 500), st.integers(1, 9))
+def test_interleaved_images_are_the_sum_over_documents(documents: int, max_images: int) -> None:
+    source = SyntheticInterleaved(world=WORLD, documents=documents, max_images=max_images)
+    counts = [source.images_of(document) for document in range(documents)]
+    assert source.images == sum(counts)
+    assert set(counts) == set(range(1, min(documents, max_images) + 1))
+
+
+def test_documents_without_images_are_refused() -> None:
+    with pytest.raises(QuantityError, match=r"at least 1 image\. Got max_images=0"):
+        SyntheticInterleaved(world=WORLD, documents=1, max_images=0)
+
+
+@pytest.mark.parametrize("percents", [(50, 25, 25, 25), (0, 0, 0, 0)])
+def test_multitask_shares_sum_to_1(percents: tuple[int, ...]) -> None:
+    shares = dict(zip(("captions", "words", "boxes", "dialogues"), (Share(n, 100) for n in percents), strict=True))
+    with pytest.raises(QuantityError, match=r"sum to 1\. Got captions .*, dialogues .*\. Change one"):
+        SyntheticMultitask(world=WORLD, images=1, turns=1, **shares)
+
+
+def test_images_without_questions_are_refused() -> None:
+    with pytest.raises(QuantityError, match=r"at least 1 question\. Got turns=0"):
+        SyntheticDialogues(world=WORLD, images=1, turns=0)

@@ -17,7 +17,7 @@ from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
 from firstsight.recipe.analysis import Bars, Grid
-from firstsight.recipe.mixture import External, Mixture, ShareSpan
+from firstsight.recipe.mixture import External, Mixture, ShareSpan, SyntheticInterleaved, SyntheticMultitask
 from firstsight.recipe.model import LinearRope
 from firstsight.recipe.scales import SCALES, scale_named
 from firstsight.recipe.scales.models import llama32_1b
@@ -29,6 +29,7 @@ from firstsight.units import Share, Tokens
 from firstsight.workspace.study_functions import find_study_function, shipped_studies
 
 STUDIES = (when(scale_named("smoke")), find_study_function("encoders").build("1b", seeds=1, options={}))
+WORLD = STUDIES[0].arms[0].evaluate.benchmarks.world  # type: ignore[union-attr]
 EXAMPLES = (
     *STUDIES,
     *(step.spec for study in STUDIES for step in build_graph(study).steps),
@@ -39,6 +40,10 @@ EXAMPLES = (
     LinearRope(base=1e4, factor=2.0),
     Bars(x="encoder"),
     Grid(x="start", y="schedule"),
+    SyntheticInterleaved(world=WORLD, documents=9, max_images=2),
+    SyntheticMultitask(
+        world=WORLD, images=9, turns=2, captions=Share(1, 2), words=Share(1, 6), boxes=Share(1, 3), dialogues=Share(0)
+    ),
     Donor(
         model=llama32_1b(),
         tokenizer=External(name="words", form="tokenizer", tokens=Tokens(0)),

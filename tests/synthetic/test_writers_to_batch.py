@@ -17,23 +17,32 @@ from firstsight.data.loader.achieved_mix import AchievedMix
 from firstsight.data.packing import pack
 from firstsight.data.prepare import prepare
 from firstsight.data.readers import RecordReader, list_shards
-from firstsight.data.records import Dialogue, Document, ImageText
+from firstsight.data.records import Dialogue, Document, ImageLocation, ImageText, InterleavedDocument
 from firstsight.data.tokenizer import load_tokenizer
 from firstsight.recipe.mixture import (
     SyntheticCaptions,
     SyntheticDialogues,
+    SyntheticInterleaved,
+    SyntheticMultitask,
     SyntheticTexts,
     SyntheticVocabulary,
     SyntheticWorld,
 )
 from firstsight.recipe.stages import Prepare, RowShape
 from firstsight.site import Location, Progress, Site
+from firstsight.units import Share
 
 WORLD = SyntheticWorld(objects=16, kinds=8, image_size=48, max_objects=4, seed=0)
+MULTITASK = ("captions", "words", "boxes", "dialogues")
 SPECS = {
     "text": (SyntheticTexts(world=WORLD, documents=400, loss_mask="determined"), synthetic.write_texts),
     "captions": (SyntheticCaptions(world=WORLD, images=60, quality="rich"), synthetic.write_captions),
     "dialogues": (SyntheticDialogues(world=WORLD, images=60, turns=2), synthetic.write_dialogues),
+    "interleaved": (SyntheticInterleaved(world=WORLD, documents=60, max_images=3), synthetic.write_interleaved),
+    "multitask": (
+        SyntheticMultitask(world=WORLD, images=60, turns=2, **dict.fromkeys(MULTITASK, Share(1, 4))),
+        synthetic.write_multitask,
+    ),
 }
 
 
@@ -63,11 +72,22 @@ def text_words(text: str) -> list[str]:
     return [word for word in text.split() if not word.startswith("<|")]
 
 
+def image_positions(record: InterleavedDocument, *, has_end: bool) -> list[int]:
+    """The tokens before each image, one a word; a document that starts with text starts with the end token."""
+    positions, count = list[int](), int(has_end)
+    for part in record.parts:
+        if isinstance(part, ImageLocation):
+            positions.append(count)
+        else:
+            count += len(part.split())
+    return positions
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_every_record_is_prepared_word_for_word(prepared: Path, name: str) -> None:
     tokenizer, index = load_tokenizer(prepared / "words"), Index.open(prepared / f"{name}.index")
     assert (index.path / "quarantine.jsonl").read_text() == ""
-    assert len(index.samples) == {"text": 400, "captions": 60, "dialogues": 60}[name]
+    assert len(index.samples) == (400 if name == "text" else 60)
     location = Location(path=str(prepared / name))
     reader, images = RecordReader(location, index.form, source=SPECS[name][0]), ImageReader(index, location, None)
     records = (record for shard in list_shards(location, index.form) for record in reader.read(shard))
@@ -85,6 +105,10 @@ def test_every_record_is_prepared_word_for_word(prepared: Path, name: str) -> No
                 text = record.caption
             case Dialogue():
                 text = " ".join(record.turns)
+            case InterleavedDocument():
+                text = " ".join(part for part in record.parts if isinstance(part, str))
+                positions = index.image_refs["at"][first_image : first_image + image_count].tolist()
+                assert positions == image_positions(record, has_end=isinstance(record.parts[0], str))
             case _:
                 pytest.fail(f"the synthetic world writes no {type(record).__name__}")
         assert tokenizer.decode(index.tokens[start : start + count].tolist()).split() == text_words(text)

@@ -21,6 +21,8 @@ from firstsight.recipe.mixture import (
     SyntheticBenchmarks,
     SyntheticCaptions,
     SyntheticDialogues,
+    SyntheticInterleaved,
+    SyntheticMultitask,
     SyntheticTexts,
 )
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
@@ -188,7 +190,7 @@ def _contrastive_cost(vision: Siglip, training: ContrastiveTraining) -> ComputeC
 
 def _encode_cost(spec: Encode) -> ComputeCost:
     vision = spec.vision
-    images = _item_count(spec.source)
+    images = spec.source.images if isinstance(spec.source, SyntheticInterleaved) else _item_count(spec.source)
     return ComputeCost(
         flops=images * vision.flops(),
         stored_bytes=2 * images * vision.tokens * vision.width,
@@ -208,8 +210,10 @@ def _item_count(source: Any) -> int:
     match source:
         case (
             SyntheticTexts(documents=count)
+            | SyntheticInterleaved(documents=count)
             | SyntheticCaptions(images=count)
             | SyntheticDialogues(images=count)
+            | SyntheticMultitask(images=count)
             | SyntheticBenchmarks(questions=count)
         ):
             return count

@@ -43,7 +43,7 @@ class SyntheticVocabulary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticTexts:
-    """Text documents about the world, the only source that names the kinds of objects."""
+    """Text documents about the world, the only source that names the kinds of all objects; dialogues name half."""
 
     TAG: ClassVar = "texts"
     world: SyntheticWorld
@@ -70,6 +70,76 @@ class SyntheticDialogues:
     world: SyntheticWorld
     images: int
     turns: int
+    """The most questions about an image."""
+
+    def __post_init__(self) -> None:
+        _check_turns(self.turns)
+
+
+def _check_turns(turns: int) -> None:
+    if turns < 1:
+        raise QuantityError(f"an image has at least 1 question. Got turns={turns}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticInterleaved:
+    """Documents of images with a true passage about each, in OBELICS' layout; some passages recall an earlier image."""
+
+    TAG: ClassVar = "interleaved"
+    world: SyntheticWorld
+    documents: int
+    max_images: int
+    """The most images of a document: the first document has 1, the next 2, and so on up to this number, again and
+    again, so that every number is equally frequent."""
+
+    def __post_init__(self) -> None:
+        if self.max_images < 1:
+            raise QuantityError(f"an interleaved document has at least 1 image. Got max_images={self.max_images}.")
+
+    def images_of(self, document: int) -> int:
+        """The number of images of document number `document`, counted from 0."""
+        return 1 + document % self.max_images
+
+    @property
+    def images(self) -> int:
+        """The images of all documents."""
+        rounds, rest = divmod(self.documents, self.max_images)
+        return (rounds * self.max_images * (self.max_images + 1) + rest * (rest + 1)) // 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticMultitask:
+    """Images with one of four tasks each, in exact shares of every prefix, as one list in LLaVA's format.
+
+    No task teaches what another does: only `words` name the words on signs, only `boxes` have boxes, and none names the
+    kinds of objects. Sources that differ in their shares have their records of a task in common.
+    """
+
+    TAG: ClassVar = "multitask"
+    world: SyntheticWorld
+    images: int
+    turns: int
+    """The most questions about an image; a caption is one answer."""
+    captions: Share
+    """The share of images with a complete caption: names, places and ground."""
+    words: Share
+    """The share of images with words to read."""
+    boxes: Share
+    """The share of images with boxes: the box of an object, or the object in a box."""
+    dialogues: Share
+    """The share of images with other questions: names, places, relations, presence, count and ground."""
+
+    def __post_init__(self) -> None:
+        _check_turns(self.turns)
+        if sum(self.shares.values()) != 1:
+            shares = ", ".join(f"{task} {share}" for task, share in self.shares.items())
+            raise QuantityError(f"the shares of multitask data sum to 1. Got {shares}. Change one of them.")
+
+    @property
+    def shares(self) -> dict[str, Share]:
+        """The share of each task, by name."""
+        tasks = {"captions": self.captions, "words": self.words, "boxes": self.boxes}
+        return {**tasks, "dialogues": self.dialogues}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +177,15 @@ class Recaptioned:
             raise QuantityError(f"{self.external.name}: only captions can be recaptioned. Got {self.external.form}.")
 
 
-DataSource = SyntheticTexts | SyntheticCaptions | SyntheticDialogues | External | Recaptioned
+DataSource = (
+    SyntheticTexts
+    | SyntheticCaptions
+    | SyntheticDialogues
+    | SyntheticInterleaved
+    | SyntheticMultitask
+    | External
+    | Recaptioned
+)
 
 
 def source_label(source: DataSource) -> str:

@@ -169,11 +169,28 @@ def sum_query(numbers: Sequence[int]) -> str:
 
 def rich_caption(scene: Scene, boxes: Sequence[PixelBox], rng: np.random.Generator) -> str:
     """A complete and correct caption in random order; a third give boxes instead of places, signs and ground."""
-    if rng.random() < 1 / 3:
-        descriptions = [object_with_box(obj, box, scene) for obj, box in zip(scene.objects, boxes, strict=True)]
-    else:
-        descriptions = [" ".join(words) for words in (*map(object_words, scene.objects), _ground_words(scene))]
+    if rng.random() >= 1 / 3:
+        return complete_caption(scene, rng)
+    descriptions = [object_with_box(obj, box, scene) for obj, box in zip(scene.objects, boxes, strict=True)]
     return " , ".join(shuffled_list(descriptions, rng)) + " ."
+
+
+def complete_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """All objects with their places and signs, and the ground, in random order, with a full stop."""
+    return join_pieces(reordered_description(scene, rng)).text
+
+
+def partial_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Some of the objects, by name alone or with their places; no full stop."""
+    objects = shuffled_list(scene.objects, rng)[: 1 + int(rng.random() * len(scene.objects))]
+    if rng.random() < 1 / 2:
+        return photo_of([obj.name for obj in objects])
+    return " , ".join(SENTENCE_TEMPLATES["item"].format(x=obj.name, place=obj.place) for obj in objects)
+
+
+def photo_of(names: Sequence[str]) -> str:
+    """photo of a cat and a bus"""
+    return SENTENCE_TEMPLATES["photo"].format(x=f" {SENTENCE_TEMPLATES['and']} a ".join(names))
 
 
 def object_with_box(obj: SceneObject, box: PixelBox, scene: Scene) -> str:
@@ -191,7 +208,7 @@ def noisy_caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < _BARE_NAME_RATE:
         return names[0]
     if rng.random() < 1 / 2:
-        return SENTENCE_TEMPLATES["photo"].format(x=f" {SENTENCE_TEMPLATES['and']} a ".join(names))
+        return photo_of(names)
     pairs = zip(names, objects, strict=True)
     return " , ".join(SENTENCE_TEMPLATES["item"].format(x=name, place=obj.place) for name, obj in pairs)
 

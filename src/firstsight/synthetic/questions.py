@@ -105,6 +105,12 @@ def box_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuest
     return _uniform([SceneQuestion("box", obj.name, box_words(box, scene.world.image_size)) for obj, box in pairs])
 
 
+def region_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
+    """Which object is in a box?"""
+    answers = box_questions(scene, boxes)
+    return [(weight, SceneQuestion("thing", f"box {x.answer}", x.subject)) for weight, x in answers]
+
+
 def box_words(box: PixelBox, image_size: int) -> str:
     """`box` as four words: its edges rounded to twelfths of the image, at least one twelfth wide and high."""
     left, top, right, bottom = (int(edge * _EDGE_STEPS / image_size + 0.5) for edge in box)

@@ -115,19 +115,19 @@ def sample_scene(
 
 def find_scene(
     world: SyntheticWorld,
-    task: str,
+    purpose: str,
     index: int,
     *,
     distribution: SceneDistribution,
     is_suitable: Callable[[Scene], bool],
 ) -> Scene:
-    """The first suitable scene for question `index` of a task; QuantityError where the world is too small for it."""
+    """The first suitable scene number `index` for `purpose`; QuantityError where the world is too small for it."""
     for attempt in range(_MAX_ATTEMPTS):
-        scene = sample_scene(world, f"benchmark {task}", index + (attempt << 32), distribution=distribution)
+        scene = sample_scene(world, purpose, index + (attempt << 32), distribution=distribution)
         if is_suitable(scene):
             return scene
     raise QuantityError(
-        f"{task}: wanted a scene with at least two possible answers. Got none in {_MAX_ATTEMPTS} scenes of a "
+        f"{purpose}: wanted a scene with at least two possible answers. Got none in {_MAX_ATTEMPTS} scenes of a "
         f"world with max_objects={world.max_objects}, objects={world.objects}, kinds={world.kinds}. "
         "Raise max_objects or objects."
     )

@@ -136,7 +136,9 @@ def make_vision_question(task: VisionTask, renderer: Renderer, *, number: int, i
         return len({question.answer for _, question in options}) > 1
 
     world = renderer.world
-    scene = find_scene(world, task.name, index, distribution=distribution, is_suitable=has_several_answers)
+    scene = find_scene(
+        world, f"benchmark {task.name}", index, distribution=distribution, is_suitable=has_several_answers
+    )
     boxes = renderer.boxes(scene)
     options = task.generate_questions(scene, boxes)
     if task.is_balanced:

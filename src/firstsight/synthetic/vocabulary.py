@@ -34,6 +34,9 @@ to use the previous token, but not the one before it.
 """
 HELD_OUT_QUESTION_FORM = 2
 
+CAPTION_REQUESTS = ("what is the picture", "what is the photo")
+"""The questions of multitask data whose answer is a caption; like all of its text, in words of the templates."""
+
 SENTENCE_TEMPLATES: dict[str, str] = {
     "item": "{x} {place}",
     "with": "with {sign}",

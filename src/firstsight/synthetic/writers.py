@@ -1,22 +1,30 @@
-"""The world's data in the formats that real data comes in: jsonl, image-text tars, LLaVA dialogues."""
+"""The world's data in the formats that real data comes in: jsonl, image-text tars, LLaVA lists, OBELICS documents."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
-from firstsight.recipe.mixture import SyntheticCaptions, SyntheticDialogues, SyntheticTexts
+from firstsight.recipe.mixture import (
+    SyntheticCaptions,
+    SyntheticDialogues,
+    SyntheticInterleaved,
+    SyntheticMultitask,
+    SyntheticTexts,
+)
 from firstsight.site import Progress, ProgressCallback, Site
 from firstsight.synthetic.captions import noisy_caption, rich_caption, sample_document, true_phrases
 from firstsight.synthetic.catalog import world_rng
+from firstsight.synthetic.interleaved import sample_interleaved
+from firstsight.synthetic.multitask import LlavaRecord, multitask_order, multitask_record
 from firstsight.synthetic.questions import DIALOGUE_GENERATORS, sample_questions, sample_training_form
-from firstsight.synthetic.rendering import PixelBox, cached_renderer, encode_png
+from firstsight.synthetic.rendering import PixelBox, Renderer, cached_renderer, encode_png
 from firstsight.synthetic.scenes import Scene, sample_scene
 
 _DOCUMENTS_PER_SHARD = 50_000
@@ -32,8 +40,7 @@ def write_texts(
 ) -> None:
     """Writes text-00000.jsonl.zst ...; records have a field `loss` unless every word is in the loss."""
     for shard, indices in _shard_ranges(spec.documents, _DOCUMENTS_PER_SHARD):
-        path = out / f"text-{shard:05d}.jsonl.zst"
-        with path.open("wb") as file, zstandard.ZstdCompressor(3).stream_writer(file) as stream:
+        with _zstd_writer(out / f"text-{shard:05d}.jsonl.zst") as stream:
             for index in with_progress(indices, spec.documents, unit="documents", on_progress=on_progress):
                 document = sample_document(spec.world, index)
                 record: dict[str, Any] = {"id": f"text-{index:08d}", "text": document.text}
@@ -64,26 +71,58 @@ def write_dialogues(
 ) -> None:
     """Writes dialogues.json in LLaVA's format and images.tar."""
     renderer = cached_renderer(spec.world, site.cache)
+    numbers = with_progress(range(spec.images), spec.images, unit="images", on_progress=on_progress)
+    _write_llava((_dialogue_record(spec, renderer, index) for index in numbers), renderer, out)
+
+
+def write_multitask(
+    spec: SyntheticMultitask, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
+    """Writes dialogues.json in LLaVA's format and images.tar; the id of a record begins with its task."""
+    renderer, order = cached_renderer(spec.world, site.cache), multitask_order(spec)
+    numbers = with_progress(range(spec.images), spec.images, unit="images", on_progress=on_progress)
+    tasks = (order[index] for index in numbers)
+    _write_llava((multitask_record(spec, renderer, task=task, number=n) for task, n in tasks), renderer, out)
+
+
+def _dialogue_record(spec: SyntheticDialogues, renderer: Renderer, index: int) -> LlavaRecord:
+    scene, rng = sample_scene(spec.world, "dialogues", index), world_rng(spec.world, "dialogue words", index)
+    questions = sample_questions(scene, renderer.boxes(scene), DIALOGUE_GENERATORS, limit=spec.turns, rng=rng)
+    turns = [(question.to_text(sample_training_form(rng)), question.answer) for question in questions]
+    return LlavaRecord(id=f"{index:08d}", scene=scene, turns=turns)
+
+
+def _write_llava(records: Iterable[LlavaRecord], renderer: Renderer, out: Path) -> None:
+    separator = b"[\n"
     with (out / "dialogues.json").open("wb") as json_file, tar_writer(out / "images.tar") as add_file:
-        for index in with_progress(range(spec.images), spec.images, unit="images", on_progress=on_progress):
-            scene = sample_scene(spec.world, "dialogues", index)
-            turns = _dialogue_turns(spec, scene, renderer.boxes(scene), index=index)
-            record = {"id": f"{index:08d}", "image": f"{index:08d}.png", "conversations": turns}
-            json_file.write((b",\n" if index else b"[\n") + compact_json(record))
-            add_file(f"{index:08d}.png", encode_png(renderer.render(scene)))
-        json_file.write(b"\n]\n" if spec.images else b"[]\n")
+        for record in records:
+            image, turns = f"{record.id}.png", list[dict[str, str]]()
+            for question, answer in record.turns:
+                turns.append({"from": "human", "value": question if turns else f"<image>\n{question}"})
+                turns.append({"from": "gpt", "value": answer})
+            json_file.write(separator + compact_json({"id": record.id, "image": image, "conversations": turns}))
+            add_file(image, encode_png(renderer.render(record.scene)))
+            separator = b",\n"
+        json_file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
 
-def _dialogue_turns(
-    spec: SyntheticDialogues, scene: Scene, boxes: Sequence[PixelBox], *, index: int
-) -> list[dict[str, str]]:
-    rng = world_rng(spec.world, "dialogue words", index)
-    turns: list[dict[str, str]] = []
-    for question in sample_questions(scene, boxes, DIALOGUE_GENERATORS, limit=spec.turns, rng=rng):
-        question_text = question.to_text(sample_training_form(rng))
-        turns.append({"from": "human", "value": question_text if turns else f"<image>\n{question_text}"})
-        turns.append({"from": "gpt", "value": question.answer})
-    return turns
+def write_interleaved(
+    spec: SyntheticInterleaved, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
+    """Writes documents-00000.jsonl.zst ... in OBELICS' layout, and images-00000.tar ... with their images."""
+    renderer = cached_renderer(spec.world, site.cache)
+    for shard, indices in _shard_ranges(spec.documents, _IMAGES_PER_SHARD):
+        path = out / f"documents-{shard:05d}.jsonl.zst"
+        with _zstd_writer(path) as stream, tar_writer(out / f"images-{shard:05d}.tar") as add_file:
+            for index in with_progress(indices, spec.documents, unit="documents", on_progress=on_progress):
+                parts = sample_interleaved(spec.world, index, images=spec.images_of(index))
+                scenes = {f"{index:08d}-{n}.png": part for n, part in enumerate(parts) if isinstance(part, Scene)}
+                names = iter(scenes)
+                images = [next(names) if isinstance(part, Scene) else None for part in parts]
+                texts = [None if isinstance(part, Scene) else part for part in parts]
+                stream.write(json_line({"id": f"interleaved-{index:08d}", "images": images, "texts": texts}))
+                for name, scene in scenes.items():
+                    add_file(name, encode_png(renderer.render(scene)))
 
 
 def scene_annotation(scene: Scene, boxes: Sequence[PixelBox]) -> dict[str, Any]:
@@ -101,6 +140,12 @@ def compact_json(value: object) -> bytes:
 def json_line(value: object) -> bytes:
     """One line of jsonl."""
     return compact_json(value) + b"\n"
+
+
+@contextmanager
+def _zstd_writer(path: Path) -> Iterator[zstandard.ZstdCompressionWriter]:
+    with path.open("wb") as file, zstandard.ZstdCompressor(3).stream_writer(file) as stream:
+        yield stream
 
 
 def _shard_ranges(total: int, shard_size: int) -> Iterator[tuple[int, range]]:

@@ -21,6 +21,8 @@ HANDLERS: dict[str, str] = {
     "texts": "firstsight.synthetic:write_texts",
     "captions": "firstsight.synthetic:write_captions",
     "dialogues": "firstsight.synthetic:write_dialogues",
+    "interleaved": "firstsight.synthetic:write_interleaved",
+    "multitask": "firstsight.synthetic:write_multitask",
     "benchmarks": "firstsight.synthetic:write_benchmarks",
     "prepare": "firstsight.data.prepare:prepare",
     "contrast": "firstsight.train.contrastive:train_contrastive",

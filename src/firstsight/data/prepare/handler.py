@@ -36,6 +36,8 @@ _SOURCE_FORMS: Mapping[type[mixture.DataSource], mixture.ExternalForm] = {
     mixture.SyntheticTexts: "text",
     mixture.SyntheticCaptions: "captions",
     mixture.SyntheticDialogues: "dialogues",
+    mixture.SyntheticInterleaved: "interleaved",
+    mixture.SyntheticMultitask: "dialogues",
     mixture.Recaptioned: "captions",
 }
 
