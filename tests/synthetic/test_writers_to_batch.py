@@ -18,7 +18,7 @@ from firstsight.data.packing import pack
 from firstsight.data.prepare import prepare
 from firstsight.data.readers import RecordReader, list_shards
 from firstsight.data.records import Dialogue, Document, ImageLocation, ImageText, InterleavedDocument
-from firstsight.data.tokenizer import load_tokenizer
+from firstsight.data.tokenizer import LOSS_ALWAYS, load_tokenizer
 from firstsight.recipe.mixture import (
     SyntheticCaptions,
     SyntheticDialogues,
@@ -104,7 +104,10 @@ def test_every_record_is_prepared_word_for_word(prepared: Path, name: str) -> No
             case ImageText():
                 text = record.caption
             case Dialogue():
-                text = " ".join(record.turns)
+                text, tokens, loss = " ".join(record.turns), index.tokens[start : start + count], index.loss[start:]
+                answers = tokens[loss[:count] == LOSS_ALWAYS]
+                assert tokenizer.decode(answers.tolist()).split() == " ".join(record.turns[1::2]).split()
+                assert (answers == tokenizer.special_ids.answer).sum() == len(record.turns) // 2
             case InterleavedDocument():
                 text = " ".join(part for part in record.parts if isinstance(part, str))
                 positions = index.image_refs["at"][first_image : first_image + image_count].tolist()
