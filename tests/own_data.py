@@ -149,7 +149,7 @@ def donated(scale: Scale) -> Study:
     base = shrink(scale.base)
     midtrain, finetune = (replace(stage, model=replace(stage.model, lm=DONOR_MODEL)) for stage in base.stages)
     base = replace(base, pretrain=DONOR, stages=(replace(midtrain, moments="fresh"), finetune))
-    donor_scale = replace(scale, base=base, rewarm=rewarm(8))
+    donor_scale = replace(scale, base=base, rewarm=REWARM)
     text_model = replace(base, name="given", start=Share(4, 5), stages=(), evaluate=replace(EVALUATE, vision_tasks=()))
     arms = [text_model, branch_at(donor_scale, Share(2, 5)), branch_at(donor_scale, Share(4, 5))]
     return Study(name="donated", scale=scale.name, question="Can a donor be the trunk?", arms=over_seeds(arms, [1]))

@@ -1,0 +1,79 @@
+"""The training of a study's arms as text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from firstsight.plan.schedules import COLUMNS, stage_table, training_lines
+from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.schedule import Continue, SameCurve
+from firstsight.recipe.study import Study, over_seeds
+from firstsight.studies.when import when
+from firstsight.units import Share, Tokens
+
+SCALE = scale_named("smoke")
+
+
+def table(study: Study) -> list[dict[str, str]]:
+    head, *rows = stage_table(study)
+    assert head == COLUMNS
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_every_stage_has_a_row_and_what_all_arms_share_has_one() -> None:
+    study = replace(when(SCALE), arms=over_seeds(when(SCALE).arms[:7], [1, 2]))
+    rows = table(study)
+    assert [(row["arm"], row["stage"]) for row in rows] == [
+        *((f"start-{percent:03d}", "midtrain") for percent in range(0, 101, 20)),
+        ("all arms", "finetune"),
+    ]
+    assert [row["starts at"] for row in rows[:2]] == ["0 (0 %)", "8,192 (20 %)"]
+    assert rows[-1] == {
+        "arm": "all arms",
+        "stage": "finetune",
+        "starts at": "after midtrain",
+        "images": "87.5 %",
+        "schedule": "Rewarm (3 % warm-up)",
+        "learning rate": "0 to 0.004 to 0",
+        "tokens": "20,480",
+        "steps": "20",
+        "rows x tokens": "16 x 64",
+    }
+
+
+def test_several_stages_have_each_their_own_start_share_and_schedule() -> None:
+    base = branch_at(SCALE, Share(4, 5))
+    midtrain, finetune = base.stages
+    second = replace(midtrain, mix=replace(midtrain.mix, image_share=Share(1, 4)), schedule=Continue(min_lr=1e-5))
+    arm = replace(base, stages=(midtrain, second, replace(finetune, schedule=SameCurve(), epochs=2)))
+    rows = table(Study(name="two", scale="smoke", question="?", arms=(arm,)))
+    assert {row["arm"] for row in rows} == {"start-080"}
+    columns = ("starts at", "images", "schedule", "tokens", "steps")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        ("32,768 (80 %)", "80 %", "Continue", "20,480", "20"),
+        ("after midtrain", "25 %", "Continue", "20,480", "20"),
+        ("after midtrain", "87.5 %", "SameCurve", "40,960", "40"),
+    ]
+    resolved = arm.resolved_stages()
+    middle = f"{resolved[1].lr(resolved[1].rounded_tokens):.4g}"
+    assert [row["learning rate"] for row in rows[1:]] == [f"3e-05 to {middle}", f"{middle} to 1e-05"]
+    assert 1e-5 < float(middle) < 3e-5
+
+
+@pytest.mark.parametrize("horizon", ["branch", "full"])
+def test_the_horizon_is_printed_first_and_the_table_has_its_tokens(horizon: str) -> None:
+    study = when(SCALE, horizon)
+    first, trunk = training_lines(study)
+    assert first.startswith(f"horizon {horizon}: ")
+    assert trunk == "trunk: 40,960 tokens, learning rate 0 to 0.004 to 1.2e-05, 5 % warm-up"
+    tokens = [int(row["tokens"].replace(",", "")) for row in table(study)[:-1]]
+    rest = [40_960 - 8_192 * number for number in range(6)] if horizon == "full" else [0] * 6
+    assert tokens == [20_480 + extra for extra in rest]
+
+
+def test_a_study_of_trunks_has_no_stages() -> None:
+    trunk = when(SCALE).arms[0]
+    assert table(Study(name="text", scale="smoke", question="?", arms=(trunk,))) == []
+    assert Tokens(40_960) == trunk.pretrain.rounded_tokens
