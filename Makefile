@@ -75,8 +75,8 @@ bench: setup ## speed of training, decoding, evaluation, data loading and of a f
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/prepare.py
 
-golden: setup ## write the frozen commands and addresses anew; review the diff
-	FIRSTSIGHT_GOLDEN=write $(BIN)/python -m pytest -q -n 0 tests/test_house.py -k golden
+golden: setup ## write the frozen commands, addresses and result files anew; review the diff
+	FIRSTSIGHT_GOLDEN=write $(BIN)/python -m pytest -q -n 0 tests/test_house.py tests/evaluate/test_result_files.py -k golden
 
 clean: ## remove the environment and built pages, keep the runs
 	rm -rf .venv .venv-* docs/_build .pytest_cache .ruff_cache .import_linter_cache .hypothesis

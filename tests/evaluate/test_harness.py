@@ -103,7 +103,7 @@ def test_a_second_evaluation_writes_the_same_bytes(
 def test_answers_do_not_depend_on_the_other_tasks(checkpoint: MakeCheckpoint, benchmarks: Path) -> None:
     first, second = (
         [
-            answer.to_json()
+            answer.stored()
             for answer in run(checkpoint("siglip"), benchmarks, *tasks).answers
             if answer.task.name == "vqav2"
         ]
@@ -119,10 +119,10 @@ def test_progress_ends_at_its_total(checkpoint: MakeCheckpoint, benchmarks: Path
 
 
 def test_a_text_model_is_evaluated_on_text_and_blind_only(checkpoint: MakeCheckpoint, benchmarks: Path) -> None:
-    assert run(checkpoint("lm"), benchmarks, "copa").scores["tasks"]["copa"]["score"] is not None
-    blind = run(checkpoint("lm"), benchmarks, "pope", "copa", image_mode="blind").scores["tasks"]
-    assert blind["pope"]["score"] is None
-    assert blind["pope"]["blind"] is not None
+    assert run(checkpoint("lm"), benchmarks, "copa").scores.tasks["copa"].score is not None
+    blind = run(checkpoint("lm"), benchmarks, "pope", "copa", image_mode="blind").scores.tasks
+    assert blind["pope"].score is None
+    assert blind["pope"].blind is not None
     with pytest.raises(ModelError, match="text-only model"):
         run(checkpoint("lm"), benchmarks, "copa", "pope")
 

@@ -98,7 +98,7 @@ def test_a_second_evaluation_generates_nothing_and_loads_nothing(
     assert written_files(second, tmp_path / "b") == written_files(first, tmp_path / "a")
     # The answers with images are complete too, so they are part of the result.
     blind = evaluate_scripted(None, "pope", image_mode="blind", answers_folder=tmp_path)
-    assert blind.scores["tasks"]["pope"]["score"] is not None
+    assert blind.scores.tasks["pope"].score is not None
 
 
 def test_only_changed_questions_are_asked_again(
@@ -132,7 +132,7 @@ def test_missing_images_are_counted_before_anything_is_generated(
         evaluate_scripted(model, "copa", "vqav2", benchmarks_path=path)
     assert not model.requests
     result = evaluate_scripted(model, "vqav2", benchmarks_path=path, image_mode="blind")
-    assert result.scores["tasks"]["vqav2"]["n"] == 12
+    assert result.scores.tasks["vqav2"].n == 12
 
 
 def test_answers_before_a_broken_image_are_stored(evaluate_scripted: EvaluateScripted, tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ def test_a_choice_with_an_image_is_a_chat_turn(evaluate_scripted: EvaluateScript
     expected = {(True, ("Yes", "No")), (False, ("a cat", "dog"))}
     assert {(request.is_chat_turn, request.choices) for request in requests} == expected
     assert {request.image is None for request in requests if request.is_chat_turn} == {True, False}
-    splits = result.scores["tasks"]["pope_p"]["splits"]
+    splits = result.scores.tasks["pope_p"].splits
     assert set(splits) == {"random", "popular", "adversarial"}
-    mean = sum(report["accuracy"] for report in splits.values()) / 3
-    assert result.scores["tasks"]["pope_p"]["score"] == pytest.approx(mean, abs=1e-8)
+    mean = sum(report.accuracy for report in splits.values()) / 3
+    assert result.scores.tasks["pope_p"].score == pytest.approx(mean, abs=1e-8)
 
 
 def test_a_tasks_own_images_come_first(evaluate_scripted: EvaluateScripted, benchmarks: Path, tmp_path: Path) -> None:

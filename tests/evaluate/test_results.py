@@ -16,8 +16,8 @@ METADATA = {"checkpoint": "x", "word": "x", "benchmarks": "b"}
 
 def test_unreadable_answers_are_counted(evaluate_scripted: EvaluateScripted) -> None:
     result = evaluate_scripted(ScriptedModel(), "refcoco", "vqav2")
-    assert [result.scores["tasks"][name]["unreadable"] for name in ("refcoco", "vqav2")] == [12, 0]
-    assert [answer.to_json().get("readable", True) for answer in result.answers].count(False) == 24
+    assert [result.scores.tasks[name].unreadable for name in ("refcoco", "vqav2")] == [12, 0]
+    assert [answer.stored().readable for answer in result.answers].count(False) == 24
 
 
 def test_the_difference_from_blind_is_the_mean_of_paired_differences(evaluate_scripted: EvaluateScripted) -> None:
@@ -28,15 +28,15 @@ def test_the_difference_from_blind_is_the_mean_of_paired_differences(evaluate_sc
             yield from ("cat" if request.image else "red" for request in requests)
 
     result = evaluate_scripted(AnswersCat(), "vqav2")
-    summary = result.scores["tasks"]["vqav2"]
-    assert (summary["score"], summary["blind"], summary["over"]["blind"]["difference"]) == (0.5, 0.0, 0.5)
-    low, high = summary["over"]["blind"]["interval"]
+    summary = result.scores.tasks["vqav2"]
+    assert (summary.score, summary.blind, summary.over["blind"].difference) == (0.5, 0.0, 0.5)
+    low, high = summary.over["blind"].interval
     assert 0 <= low < 0.5 < high <= 1
     text_only = evaluate_scripted(AnswersCat(has_vision=False), "vqav2", image_mode="blind")
-    assert text_only.scores["tasks"]["vqav2"]["over"] == {}
-    scores = add_text_only_scores(result.scores, result.answers, text_only=text_only.answers)["tasks"]["vqav2"]
-    assert scores["text_only"] == 0.0
-    assert scores["over"]["text_only"] == scores["over"]["blind"] == summary["over"]["blind"]
+    assert text_only.scores.tasks["vqav2"].over == {}
+    scores = add_text_only_scores(result.scores, result.answers, text_only=text_only.answers).tasks["vqav2"]
+    assert scores.text_only == 0.0
+    assert scores.over["text_only"] == scores.over["blind"] == summary.over["blind"]
 
 
 def test_merged_results_equal_one_result_of_all_tasks(evaluate_scripted: EvaluateScripted, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from firstsight.evaluate.result_files import SplitScores, TaskScores, build_scores, read_scores, write_scores
+from firstsight.evaluate.task import TaskKind
 from firstsight.report.results import ArmResult, ArmSchedule, StageKind, StageLog, StudyInfo
 
 VISION = {"vqav2": 0.25, "gqa": 0.25, "vizwiz": 0.0, "textvqa": 0.0, "refcoco": 0.0, "ocid_ref": 0.0, "pope": 0.5}
@@ -80,7 +82,7 @@ def _arm(effects: StudyEffects, name: str, seed: int, *, percent: int, schedule:
         schedule=schedule,
         address=f"evaluate-{Random(label).getrandbits(48):012x}",
         stages=_stages(folder, seed, percent, schedule),
-        scores=None if missing else json.loads((folder / "scores.json").read_text()),
+        scores=None if missing else read_scores(folder),
         missing_reason=missing + effects.suffix if missing else "",
         answers_path=None if missing else folder / "answers.jsonl",
         benchmarks_dir=effects.folder / "benchmarks",
@@ -91,8 +93,9 @@ def _write_evaluation(effects: StudyEffects, folder: Path, seed: int, *, percent
     """scores.json and answers.jsonl; an answer is correct where the question's difficulty is below the ability."""
     noise = Random(f"{seed}{percent}").uniform(-effects.noise, effects.noise)
     lines: list[dict[str, Any]] = []
-    tasks: dict[str, Any] = {}
-    for kind, chances in (("vision", VISION), ("text", TEXT)):
+    tasks: dict[str, TaskScores] = {}
+    chances_by_kind: dict[TaskKind, dict[str, float]] = {"vision": VISION, "text": TEXT}
+    for kind, chances in chances_by_kind.items():
         if kind == "vision" and schedule == "trunk":
             continue
         ability = (effects.vision if kind == "vision" else effects.text)[percent] + noise
@@ -100,19 +103,7 @@ def _write_evaluation(effects: StudyEffects, folder: Path, seed: int, *, percent
             answers = [_answers(effects, task, kind, (chance, ability), index) for index in range(effects.questions)]
             lines += [line for pair in answers for line in pair]
             tasks[task] = _task_scores(task, kind, chance, answers)
-    stable = {
-        kind: _mean(
-            [
-                scores["score"] - scores["chance"]
-                for scores in tasks.values()
-                if scores["kind"] == kind and scores["stable"]
-            ]
-        )
-        for kind in ("vision", "text")
-    }
-    scores = {"tasks": tasks, "stable": stable, "versions": {"scores": 1, "stable": 1}}
-    scores["missing"] = {"vision": [], "text": ["copa", "piqa"]}
-    (folder / "scores.json").write_text(json.dumps(scores))
+    write_scores(build_scores(tasks), folder)
     (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -147,29 +138,42 @@ def _box(random: Random, shift: float) -> list[float]:
     return [round(edge, 3) for edge in (left + shift * 0.2, top + shift * 0.2, left + 0.4, top + 0.4)]
 
 
-def _task_scores(task: str, kind: str, chance: float, answers: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def _task_scores(task: str, kind: TaskKind, chance: float, answers: list[list[dict[str, Any]]]) -> TaskScores:
     score = _mean([pair[0]["score"] for pair in answers])
-    assert score is not None
     half_width = 1.96 * math.sqrt(score * (1 - score) / len(answers))
-    return {
-        "kind": kind,
+    popular = SplitScores(n=20, accuracy=score, f1=score, precision=score, recall=score, yes=0.5)
+    return task_scores(
+        kind=kind,
+        n=len(answers),
+        score=score,
+        interval=(max(0.0, score - half_width), min(1.0, score + half_width)),
+        chance=chance,
+        guess=chance,
+        stable=task != "vizwiz",
+        blind=_mean([pair[1]["score"] for pair in answers]) if kind == "vision" else None,
+        question_blind=min(1.0, chance + 0.21) if kind == "vision" else None,
+        heldout=_mean([pair[0]["score"] for pair in answers if pair[0]["form"] == "heldout"]),
+        splits={"popular": popular} if task == "pope" else {},
+    )
+
+
+def task_scores(**fields: Any) -> TaskScores:
+    """An entry of scores.json; `fields` replace the defaults, which are a task without baselines or subsets."""
+    defaults: dict[str, Any] = {
+        "kind": "vision",
         "metric": "accuracy",
-        "n": len(answers),
-        "score": score,
-        "interval": [max(0, score - half_width), min(1, score + half_width)],
-        "chance": chance,
-        "guess": chance,
-        "stable": task != "vizwiz",
-        "blind": _mean([pair[1]["score"] for pair in answers]) if kind == "vision" else None,
-        "question_blind": min(1.0, chance + 0.21) if kind == "vision" else None,
-        "heldout": _mean([pair[0]["score"] for pair in answers if pair[0]["form"] == "heldout"]),
-        "by": {},
-        "splits": {"popular": {"n": 20, "accuracy": score, "f1": score}} if task == "pope" else {},
+        "version": 1,
+        "n": 10,
+        "benchmark": "10 questions",
     }
+    defaults |= {"left_out": {}, "boxes": None, "unreadable": 0, "score": 0.5, "interval": (0.1, 0.9)}
+    defaults |= {"chance": 0.25, "guess": 0.25, "stable": True, "over": {}, "by": {}, "splits": {}}
+    defaults |= dict.fromkeys(("blind", "text_only", "question_blind", "heldout"))
+    return TaskScores(**defaults | fields)
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _stages(folder: Path, seed: int, percent: int, schedule: ArmSchedule) -> tuple[StageLog, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -31,11 +33,11 @@ def test_each_task_is_from_the_first_file_that_has_it(tmp_path: Path) -> None:
         ("{\n", "answers.jsonl:1"),
         ("[1]\n", "answers.jsonl:1"),
         ("1\n", "answers.jsonl:1"),
-        ('{"task": "gqa", "question_id": 1}\n', "task, question_id and score"),
-        ('{"task": "gqa", "question_id": 1, "score": NaN}\n', "Got nan"),
-        ('{"task": "gqa", "question_id": 1, "score": Infinity}\n', "Got inf"),
-        ('{"task": "gqa", "question_id": 1, "score": null}\n', "answers.jsonl:1"),
-        ("\n" + 2 * '{"task": "gqa", "question_id": 1, "score": 1}\n', "two for '1' of gqa with its image"),
+        ('{"task": "gqa", "question_id": "1"}\n', "answers.jsonl:1: image: wanted this key"),
+        (json.dumps(line("1", score=math.nan)) + "\n", "answers.jsonl:1: score: wanted a finite number. Got NaN"),
+        (json.dumps(line("1", score=math.inf)) + "\n", "answers.jsonl:1: score: wanted a finite number. Got Infinity"),
+        (json.dumps(line("1", score=None)) + "\n", "answers.jsonl:1: score: wanted a finite number. Got null"),
+        ("\n" + 2 * f"{json.dumps(line('1', task='gqa'))}\n", "two for '1' of gqa with its image"),
     ],
 )
 def test_invalid_file_is_refused_with_its_location(text: str, message: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from firstsight.evaluate.result_files import build_scores
 from firstsight.report.compare import ArmPair, Comparison, PairedDifference
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
@@ -22,7 +23,8 @@ def _comparison(arms: list[ArmResult]) -> Comparison:
 
 def _stable_scores(arms: list[ArmResult], name: str) -> dict[int, float]:
     """Vision stable score of an arm's scores.json by seed."""
-    return {arm.seed: (arm.scores or {})["stable"]["vision"] for arm in arms if arm.name == name}
+    scores = {arm.seed: arm.scores.stable["vision"] for arm in arms if arm.name == name and arm.scores}
+    return {seed: score for seed, score in scores.items() if score is not None}
 
 
 def _difference(arms: list[ArmResult], pair: ArmPair = LATE_END) -> PairedDifference:
@@ -99,8 +101,9 @@ def test_difference_is_tested_against_the_threshold(make_arms: MakeArms) -> None
 def test_task_that_one_run_lacks_is_left_out_and_named(make_arms: MakeArms) -> None:
     arms = make_arms(trunk=False)
     first = arms[0]
-    scores = dict(first.scores or {})
-    incomplete = replace(first, scores=scores | {"tasks": {k: v for k, v in scores["tasks"].items() if k != "gqa"}})
+    assert first.scores
+    tasks = {name: task for name, task in first.scores.tasks.items() if name != "gqa"}
+    incomplete = replace(first, scores=build_scores(tasks))
     pair = ArmPair(a=first.name, b="start-080", kind="vision")
     difference, complete = _difference([incomplete, *arms[1:]], pair), _difference(arms, pair)
     assert difference.missing_tasks == ("gqa",)
@@ -108,13 +111,10 @@ def test_task_that_one_run_lacks_is_left_out_and_named(make_arms: MakeArms) -> N
     # By hand: the mean over the five common tasks.
     by_seed: dict[str, list[float]] = {first.name: [], "start-080": []}
     for arm in arms:
-        if arm.name in by_seed:
-            tasks = (arm.scores or {})["tasks"]
-            gains = [
-                f["score"] - f["chance"]
-                for n, f in tasks.items()
-                if f["kind"] == "vision" and f["stable"] and n != "gqa"
-            ]
+        if arm.name in by_seed and arm.scores:
+            tasks = {name: task for name, task in arm.scores.tasks.items() if name != "gqa"}
+            included = [task for task in tasks.values() if task.kind == "vision" and task.stable]
+            gains = [task.score - task.chance for task in included if task.score is not None]
             by_seed[arm.name].append(sum(gains) / 5)
     assert difference.mean == pytest.approx(np.mean(by_seed[first.name]) - np.mean(by_seed["start-080"]))
 

@@ -44,7 +44,7 @@ def test_limits_name_seeds_budgets_and_missing_tasks(
     assert ("The result of another seed" in text) == (len(seeds) < 3)
     assert "1.39M tokens in all and the latest on 2.83M" in text
     assert "The start alone at 0 % and 100 %" in text
-    assert "lacks copa, piqa" in text
+    assert "this mean lacks bigbench_conceptual_combinations_multiple_choice, copa, piqa, pubmedqa, which" in text
 
 
 def test_one_seed_cannot_separate_arms(make_arms: MakeArms) -> None:

@@ -76,6 +76,6 @@ def test_an_evaluation_needs_no_terminal(
 ) -> None:
     name, out = str(checkpoint("lm")), tmp_path / "runs"
     evaluation = evaluate_named(name, study=STUDY, out=out, benchmarks=benchmarks, tasks="pope", blind=True)
-    assert evaluation.has_paper_prompts and evaluation.scores["tasks"]["pope"]["blind"] is not None
+    assert evaluation.has_paper_prompts and evaluation.scores.tasks["pope"].blind is not None
     assert (evaluation.folder / "answers.jsonl").is_file()
     assert capsys.readouterr() == ("", "")

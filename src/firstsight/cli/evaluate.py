@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +12,9 @@ from firstsight.cli import terminal
 from firstsight.cli.progress import TerminalProgress
 from firstsight.cli.study_options import RUNS, OutOption
 from firstsight.recipe.study import Study
+
+if TYPE_CHECKING:
+    from firstsight.evaluate.result_files import Scores, TaskScores
 
 BASELINE_LABELS = {"blind": "blind", "text_only": "text only", "question_blind": "question-blind"}
 
@@ -45,49 +47,51 @@ def evaluate(
         text_model=text_model or text_only,
         display=TerminalProgress(),
     )
-    scores = evaluation.scores["tasks"]
-    terminal.print_table(_score_table(scores))
-    if baselines := [key for key in BASELINE_LABELS if any(task[key] is not None for task in scores.values())]:
-        terminal.print_table(_baseline_table(scores, baselines), title="")
-    versions = _version_lines(scores) if evaluation.has_paper_prompts else ()
+    task_scores = evaluation.scores.tasks
+    terminal.print_table(_score_table(task_scores))
+    present = [key for key in BASELINE_LABELS if any(getattr(task, key) is not None for task in task_scores.values())]
+    if present:
+        terminal.print_table(_baseline_table(task_scores, present), title="")
+    versions = _version_lines(task_scores) if evaluation.has_paper_prompts else ()
     terminal.print_lines(["", *versions, *_mean_lines(evaluation.scores), f"stored: {evaluation.folder}"])
 
 
-def _score_table(tasks: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _score_table(tasks: Mapping[str, TaskScores]) -> Iterator[tuple[str, ...]]:
     yield ("task", "metric", "questions", "unreadable", "score", "95 % interval", "chance")
     for name, task in tasks.items():
-        counts = (f"{task['n']:,}", f"{task['unreadable']:,}")
-        score, interval = _format_score(task["score"]), _format_interval(task["interval"])
-        yield (name, task["metric"], *counts, score, interval, _format_score(task["chance"]))
+        counts = (f"{task.n:,}", f"{task.unreadable:,}")
+        score, interval = _format_score(task.score), _format_interval(task.interval)
+        yield (name, task.metric, *counts, score, interval, _format_score(task.chance))
 
 
-def _baseline_table(tasks: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _baseline_table(tasks: Mapping[str, TaskScores], keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
     yield ("task", *(cell for key in keys for cell in (BASELINE_LABELS[key], "difference", "95 % interval")))
     for name, task in tasks.items():
         yield (name, *(cell for key in keys for cell in _baseline_cells(task, key)))
 
 
-def _baseline_cells(task: Mapping[str, Any], key: str) -> tuple[str, str, str]:
-    paired = task["over"].get(key)
-    difference, interval = (f"{paired['difference']:+.3f}", paired["interval"]) if paired else ("", None)
-    return _format_score(task[key]), difference, _format_interval(interval)
+def _baseline_cells(task: TaskScores, key: str) -> tuple[str, str, str]:
+    score = _format_score(getattr(task, key))
+    if key not in task.over:
+        return score, "", ""
+    return score, f"{task.over[key].difference:+.3f}", _format_interval(task.over[key].interval)
 
 
-def _version_lines(tasks: Mapping[str, Any]) -> Iterator[str]:
+def _version_lines(tasks: Mapping[str, TaskScores]) -> Iterator[str]:
     """A line for each task: the version of its questions, how many were left out, and the unit of boxes."""
     for name, scores in tasks.items():
-        left_out = ", ".join(f"{count:,} {reason}" for reason, count in scores.get("left_out", {}).items())
-        parts = (scores["asked"], f"left out: {left_out}" if left_out else "", scores.get("boxes", ""))
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in scores.left_out.items())
+        parts = (scores.benchmark, f"left out: {left_out}" if left_out else "", scores.boxes)
         yield f"{name}: {'; '.join(filter(None, parts))}"
 
 
-def _mean_lines(scores: Mapping[str, Any]) -> Iterator[str]:
-    for kind in ("vision", "text"):
-        if scores["stable"][kind] is None:
+def _mean_lines(scores: Scores) -> Iterator[str]:
+    for kind in scores.stable:
+        if scores.stable[kind] is None:
             continue
-        means = ", ".join(f"{name} {scores[name][kind]:.4f}" for name in ("stable", "centred", "raw"))
-        missing = scores["missing"][kind]
-        yield f"{kind}: {means}" + (f"; INCOMPLETE, without {', '.join(missing)}" if missing else "")
+        means = {"stable": scores.stable[kind], "centred": scores.centred[kind], "raw": scores.raw[kind]}
+        missing = f"; INCOMPLETE, without {', '.join(scores.missing[kind])}" if scores.missing[kind] else ""
+        yield f"{kind}: {', '.join(f'{name} {value:.4f}' for name, value in means.items())}{missing}"
 
 
 def _format_interval(interval: Sequence[float] | None) -> str:
@@ -95,4 +99,4 @@ def _format_interval(interval: Sequence[float] | None) -> str:
 
 
 def _format_score(score: float | None) -> str:
-    return "" if score is None or math.isnan(score) else f"{score:.3f}"
+    return "" if score is None else f"{score:.3f}"

@@ -25,6 +25,7 @@ from firstsight.evaluate.requests import (
     check_request_vocabulary,
     run_requests,
 )
+from firstsight.evaluate.result_files import build_scores
 from firstsight.evaluate.results import EvalResult, Guesses, ScoredAnswer, summarise_answers, write_result
 from firstsight.evaluate.task import QUESTION_BLIND, PromptStyle, Task, load_json
 from firstsight.recipe.mixture import SyntheticBenchmarks
@@ -109,9 +110,8 @@ def evaluate_checkpoint(
                 task, benchmarks_path, get_model=get_model, answers_folder=answers_folder, on_progress=on_progress
             )
     scores = summarise_answers(scored, _load_guesses(native_tasks, benchmarks_path))
-    for name, run in runs.items():
-        scores["tasks"][name] |= run.score_notes
-    return EvalResult(answers=tuple(scored), scores=scores)
+    scores |= {name: run.describe_in(scores[name]) for name, run in runs.items()}
+    return EvalResult(answers=tuple(scored), scores=build_scores(scores))
 
 
 def _store_answers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from firstsight.evaluate.metrics.boxes import IOU25, IOU50
 from firstsight.evaluate.models.box_formats import BoxFormat, normalize_model_box
 from firstsight.evaluate.models.hf_model import processed_image_size
 from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, GenerationRequest
+from firstsight.evaluate.result_files import TaskScores
 from firstsight.evaluate.results import ScoredAnswer, score_answers
 from firstsight.evaluate.task import PromptStyle, Question, Task, benchmark_files
 
@@ -65,11 +66,10 @@ class TaskRun:
     box_format: BoxFormat | None
     """How the model writes the boxes that are the answers; None for shares of the image."""
 
-    @property
-    def score_notes(self) -> dict[str, Any]:
-        """Additions to the task's entry in scores.json: skipped questions and box units."""
-        skipped = {"left_out": dict(self.skipped_counts)} if self.skipped_counts else {}
-        return skipped | ({"boxes": self.box_format.description} if self.box_format else {})
+    def describe_in(self, scores: TaskScores) -> TaskScores:
+        """The task's scores with the questions that were skipped and the unit of the model's boxes."""
+        boxes = self.box_format.description if self.box_format else None
+        return replace(scores, left_out=dict(self.skipped_counts), boxes=boxes)
 
     def requests(self, image_mode: ImageMode) -> list[Request]:
         """All questions with their image, then all without; text tasks once."""

@@ -1,17 +1,32 @@
-"""Scored answers, and the files that they are stored in: answers.jsonl and scores.json."""
+"""Answers to questions with their scores, the scores of tasks, and the results of a checkpoint, task by task."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from firstsight.errors import DataError
 from firstsight.evaluate.metrics.exact_match import pope_report
-from firstsight.evaluate.score import AGGREGATE_VERSIONS, SCORES_VERSION, aggregates_by_kind, round_score
-from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, cluster_scores
+from firstsight.evaluate.result_files import (
+    ANSWERS_FILE,
+    BaselineDifference,
+    Scores,
+    SplitScores,
+    StoredAnswer,
+    SubsetScore,
+    TaskScores,
+    answer_line,
+    build_scores,
+    iter_answers,
+    read_scores,
+    write_scores,
+)
+from firstsight.evaluate.score import round_score
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, bca_interval, cluster_scores
 from firstsight.evaluate.task import Question, Task, describe_version
 from firstsight.files import file_lock, write_atomic
 
@@ -32,30 +47,31 @@ class ScoredAnswer:
     is_readable: bool = True
     """Whether the answer has the form that the metric expects."""
 
-    def to_json(self) -> dict[str, Any]:
-        """A line of answers.jsonl; `truth` is the most frequent one of several annotators' answers."""
+    def stored(self, *, is_missing: bool = False) -> StoredAnswer:
+        """Its line of answers.jsonl; `truth` is the most frequent one of several annotators' answers."""
         question = self.question
-        return {
-            "task": self.task.name,
-            "question_id": question.id,
-            "image": question.image,
-            "prompt": self.prompt,
-            "answer": self.answer,
-            "truth": _display_truth(question),
-            "score": round_score(self.score),
-            "blind": self.is_blind,
-            **({} if self.is_readable else {"readable": False}),
-            **({"split": question.split} if question.split else {}),
-            **question.tags,
-        }
+        return StoredAnswer(
+            task=self.task.name,
+            question=question.id,
+            image_name=question.image or "",
+            prompt=self.prompt,
+            text=self.answer,
+            truth=_display_truth(question),
+            score=round_score(self.score),
+            blind=self.is_blind,
+            readable=self.is_readable,
+            split=question.split,
+            tags=tuple(question.tags.items()),
+            missing=is_missing,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalResult:
-    """The result of an evaluation: answers by task, with image before blind, and the content of scores.json."""
+    """The result of an evaluation: answers by task, with image before blind, and the scores."""
 
     answers: tuple[ScoredAnswer, ...]
-    scores: dict[str, Any]
+    scores: Scores
 
 
 def score_answers(
@@ -117,69 +133,67 @@ def question_scores(answers: Sequence[ScoredAnswer], baseline: Mapping[str, floa
     )
 
 
-def summarise_answers(answers: Sequence[ScoredAnswer], guesses: Guesses) -> dict[str, Any]:
-    """The content of scores.json: scores by task, and the stable, centred and raw means by kind."""
+def summarise_answers(answers: Sequence[ScoredAnswer], guesses: Guesses) -> dict[str, TaskScores]:
+    """The scores of each task, in the order of the answers, without what only its files and the model determine."""
     answers_by_task: dict[str, list[ScoredAnswer]] = {}
     for answer in answers:
         answers_by_task.setdefault(answer.task.name, []).append(answer)
-    tasks = {name: _task_summary(answers, guesses.get(name)) for name, answers in answers_by_task.items()}
-    return build_scores_json(tasks, {name: answers[0].task.version for name, answers in answers_by_task.items()})
+    return {name: _task_scores(answers, guesses.get(name)) for name, answers in answers_by_task.items()}
 
 
-def build_scores_json(tasks: Mapping[str, Mapping[str, Any]], versions: Mapping[str, int]) -> dict[str, Any]:
-    """The content of scores.json of task summaries and task versions."""
-    scores = {name: summary["score"] for name, summary in tasks.items() if summary["score"] is not None}
-    all_versions = {"scores": SCORES_VERSION, **AGGREGATE_VERSIONS, **versions}
-    return {"tasks": dict(tasks), **aggregates_by_kind(scores), "versions": all_versions}
-
-
-def _task_summary(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str] | None) -> dict[str, Any]:
+def _task_scores(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str] | None) -> TaskScores:
     task = answers[0].task
     sighted, blind = ([answer for answer in answers if answer.is_blind is is_blind] for is_blind in (False, True))
     answers = sighted or blind
     guess_answers = _score_guesses(answers, guesses) if guesses else []
     baselines = {"blind": blind, "question_blind": guess_answers} if sighted else {}
-    return {
-        "kind": task.kind,
-        "metric": task.metric.name,
-        "n": len(answers),
-        "asked": describe_version(task, [answer.question for answer in answers]),
-        "unreadable": sum(not answer.is_readable for answer in answers),
-        "score": _mean_score(sighted),
-        "interval": [round_score(end) for end in bca_interval(question_scores(sighted))] if sighted else None,
-        # `chance` is what the stable score subtracts, `guess` what guessing scores, which centring uses.
-        "chance": round_score(task.baseline if task.baseline is not None else task.chance),
-        "guess": round_score(task.chance),
-        "stable": task.baseline is not None,
-        "blind": _mean_score(blind),
-        "text_only": None,
-        "over": {name: _paired_difference(sighted, rows) for name, rows in baselines.items() if rows},
-        "question_blind": _mean_score(guess_answers),
-        "heldout": _mean_score([answer for answer in sighted if "heldout" in answer.question.tags.values()]),
-        "by": _scores_by_tag(sighted),
-        "splits": _pope_splits(sighted),
-    }
+    return TaskScores(
+        kind=task.kind,
+        metric=task.metric.name,
+        version=task.version,
+        n=len(answers),
+        benchmark=describe_version(task, [answer.question for answer in answers]),
+        left_out={},
+        boxes=None,
+        unreadable=sum(not answer.is_readable for answer in answers),
+        score=_mean_score(sighted),
+        interval=_round_interval(bca_interval(question_scores(sighted))) if sighted else None,
+        chance=round_score(task.baseline if task.baseline is not None else task.chance),
+        guess=round_score(task.chance),
+        stable=task.baseline is not None,
+        blind=_mean_score(blind),
+        text_only=None,
+        over={name: _paired_difference(sighted, rows) for name, rows in baselines.items() if rows},
+        question_blind=_mean_score(guess_answers),
+        heldout=_mean_score([answer for answer in sighted if "heldout" in answer.question.tags.values()]),
+        by=_scores_by_tag(sighted),
+        splits=_pope_splits(sighted),
+    )
 
 
 def add_text_only_scores(
-    scores: Mapping[str, Any], answers: Sequence[ScoredAnswer], *, text_only: Sequence[ScoredAnswer]
-) -> dict[str, Any]:
+    scores: Scores, answers: Sequence[ScoredAnswer], *, text_only: Sequence[ScoredAnswer]
+) -> Scores:
     """`scores` with those of the text model that the checkpoint was trained from, on the same questions blind."""
-    tasks = dict(scores["tasks"])
+    tasks = dict(scores.tasks)
     for name in dict.fromkeys(answer.task.name for answer in text_only):
         baseline = [answer for answer in text_only if answer.task.name == name]
         sighted = [answer for answer in answers if answer.task.name == name and not answer.is_blind]
         difference = {"text_only": _paired_difference(sighted, baseline)} if sighted else {}
-        over = {**tasks[name]["over"], **difference}
-        tasks[name] = {**tasks[name], "text_only": _mean_score(baseline), "over": over}
-    return {**scores, "tasks": tasks}
+        over = {**tasks[name].over, **difference}
+        tasks[name] = replace(tasks[name], text_only=_mean_score(baseline), over=over)
+    return replace(scores, tasks=tasks)
 
 
-def _paired_difference(answers: Sequence[ScoredAnswer], baseline: Sequence[ScoredAnswer]) -> dict[str, Any]:
+def _paired_difference(answers: Sequence[ScoredAnswer], baseline: Sequence[ScoredAnswer]) -> BaselineDifference:
     """Score minus the baseline's score on the same questions, with the interval of the paired difference."""
     differences = question_scores(answers, {answer.question.id: answer.score for answer in baseline})
     interval = bca_interval(differences, bounds=(-1.0, 1.0))
-    return {"difference": round_score(differences.mean), "interval": [round_score(end) for end in interval]}
+    return BaselineDifference(difference=round_score(differences.mean), interval=_round_interval(interval))
+
+
+def _round_interval(interval: Interval) -> Interval:
+    return round_score(interval[0]), round_score(interval[1])
 
 
 def _score_guesses(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str]) -> list[ScoredAnswer]:
@@ -195,63 +209,58 @@ def _mean_score(answers: Sequence[ScoredAnswer]) -> float | None:
     return round_score(question_scores(answers).mean) if answers else None
 
 
-def _scores_by_tag(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Count and score for each value of each tag: {"form": {"heldout": {"n", "score"}, "seen": ...}}."""
-    scores: dict[str, dict[str, dict[str, Any]]] = {}
+def _scores_by_tag(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, SubsetScore]]:
+    """Count and score for each value of each tag: {"form": {"heldout": ..., "seen": ...}}."""
+    scores: dict[str, dict[str, SubsetScore]] = {}
     for tag, value in sorted({pair for answer in answers for pair in answer.question.tags.items()}):
         tagged = [answer for answer in answers if answer.question.tags.get(tag) == value]
-        scores.setdefault(tag, {})[value] = {"n": len(tagged), "score": _mean_score(tagged)}
+        subset = SubsetScore(n=len(tagged), score=round_score(question_scores(tagged).mean))
+        scores.setdefault(tag, {})[value] = subset
     return scores
 
 
-def _pope_splits(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, Any]]:
-    splits: dict[str, dict[str, Any]] = {}
+def _pope_splits(answers: Sequence[ScoredAnswer]) -> dict[str, SplitScores]:
+    splits: dict[str, SplitScores] = {}
     for split in sorted({answer.question.split for answer in answers} - {""}):
         rows = [answer for answer in answers if answer.question.split == split]
         report = pope_report([row.answer for row in rows], [str(row.question.truth) for row in rows])
-        keys = ("accuracy", "f1", "precision", "recall", "yes")
-        splits[split] = {"n": len(rows), **{key: round_score(getattr(report, key)) for key in keys}}
+        metrics = {key: round_score(value) for key, value in asdict(report).items()}
+        splits[split] = SplitScores(n=len(rows), **metrics)
     return splits
 
 
 def write_result(result: EvalResult, folder: Path) -> None:
     """answers.jsonl, one line per question and condition, and scores.json."""
-    write_atomic(folder / "answers.jsonl", "".join(map(_answer_line, result.answers)))
-    write_atomic(folder / "scores.json", json.dumps(result.scores, indent=1) + "\n")
+    write_atomic(folder / ANSWERS_FILE, "".join(answer_line(answer.stored()) for answer in result.answers))
+    write_scores(result.scores, folder)
 
 
 def merge_result(result: EvalResult, folder: Path, metadata: Mapping[str, Any]) -> None:
     """Add a result to those stored in `folder`: answers.jsonl, scores.json and, with `metadata`, judged.json.
 
-    Tasks that were evaluated before are replaced. Stored tasks of another SCORES_VERSION are dropped; their raw
-    answers stay in the answer cache.
+    Tasks that were evaluated before are replaced. Stored results of another version, or damaged ones, are dropped;
+    their raw answers stay in the answer cache.
     """
     with file_lock(folder / "lock", is_blocking=True):
-        stored_scores, stored_lines, stored_metadata = _read_stored(folder)
-        tasks = stored_scores.get("tasks", {}) | result.scores["tasks"]
-        versions = stored_scores.get("versions", {}) | result.scores["versions"]
-        scores = build_scores_json(tasks, {name: versions[name] for name in tasks})
-        new_lines: dict[str, list[str]] = {name: [] for name in result.scores["tasks"]}
+        stored_tasks, stored_lines, stored_metadata = _read_stored(folder)
+        tasks = {**stored_tasks, **result.scores.tasks}
+        new_lines: dict[str, list[str]] = {name: [] for name in result.scores.tasks}
         for answer in result.answers:
-            new_lines[answer.task.name].append(_answer_line(answer))
+            new_lines[answer.task.name].append(answer_line(answer.stored()))
         lines = stored_lines | new_lines
         benchmarks = stored_metadata.get("tasks", {}) | dict.fromkeys(new_lines, metadata["benchmarks"])
-        write_atomic(folder / "answers.jsonl", "".join(line for name in tasks for line in lines[name]))
-        write_atomic(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+        write_atomic(folder / ANSWERS_FILE, "".join(line for name in tasks for line in lines[name]))
+        write_scores(build_scores(tasks), folder)
         write_atomic(folder / "judged.json", json.dumps({**metadata, "tasks": benchmarks}, indent=1) + "\n")
 
 
-def _read_stored(folder: Path) -> tuple[dict[str, Any], dict[str, list[str]], dict[str, Any]]:
-    """scores.json, the lines of answers.jsonl by task, and judged.json; all empty without a result of this version."""
-    paths = folder / "scores.json", folder / "judged.json"
-    scores, metadata = (json.loads(path.read_text()) if path.is_file() else {} for path in paths)
-    if not scores or scores["versions"]["scores"] != SCORES_VERSION:
+def _read_stored(folder: Path) -> tuple[dict[str, TaskScores], dict[str, list[str]], dict[str, Any]]:
+    """Task scores, the lines of answers.jsonl by task, and judged.json; all empty without a result of this version."""
+    try:
+        scores = read_scores(folder)
+        lines: dict[str, list[str]] = {name: [] for name in scores.tasks}
+        for _, answer in iter_answers(folder / ANSWERS_FILE):
+            lines[answer.task].append(answer_line(answer))
+        return dict(scores.tasks), lines, json.loads((folder / "judged.json").read_text())
+    except (DataError, KeyError, OSError, ValueError):
         return {}, {}, {}
-    lines: dict[str, list[str]] = {name: [] for name in scores["tasks"]}
-    for line in (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
-        lines[json.loads(line)["task"]].append(f"{line}\n")
-    return scores, lines, metadata
-
-
-def _answer_line(answer: ScoredAnswer) -> str:
-    return json.dumps(answer.to_json(), ensure_ascii=False) + "\n"

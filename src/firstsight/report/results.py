@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from firstsight.errors import DataError
+from firstsight.evaluate.result_files import Scores
 from firstsight.files import read_jsonl
 from firstsight.recipe.study import Horizon
 
@@ -46,7 +47,7 @@ class ArmResult:
     address: str
     """Address of the evaluate step."""
     stages: tuple[StageLog, ...] = ()
-    scores: Mapping[str, Any] | None = None
+    scores: Scores | None = None
     missing_reason: str = ""
     answers_path: Path | None = None
     benchmarks_dir: Path | None = None

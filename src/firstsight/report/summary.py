@@ -17,7 +17,6 @@ from firstsight.report.table import (
     has_varied_starts,
     mean_over_seeds,
     single_task_rows,
-    stable_score_mismatches,
 )
 from firstsight.units import format_count
 
@@ -75,14 +74,12 @@ def study_limits(
     arms: Sequence[ArmResult], rows: pl.DataFrame, study: StudyInfo, *, tokens: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
     """What this study can show, and what it cannot, as sentences; `tokens` is the training tokens of each arm."""
-    mismatches = stable_score_mismatches(arms, rows)
     limits = [
         _scale_limit(study),
         _seed_limit(arms),
         _schedule_limit(arms),
         _budget_limit(tokens, by_start=has_varied_starts(rows)),
         *_missing_task_limits(arms),
-        *(f"{mismatch}. Rely on the single tasks until this is explained." for mismatch in mismatches),
     ]
     return _supported_findings(arms, rows), list(filter(None, limits))
 
@@ -137,10 +134,8 @@ def _budget_limit(tokens: Mapping[str, float], *, by_start: bool) -> str:
 
 
 def _missing_task_limits(arms: Sequence[ArmResult]) -> list[str]:
-    missing: dict[str, list[str]] = {}
-    for arm in arms_with_scores(arms):
-        if arm.schedule != "trunk":
-            missing |= (arm.scores or {}).get("missing", {})
+    scores = [arm.scores for arm in arms_with_scores(arms) if arm.scores and arm.schedule != "trunk"]
+    missing = {kind: tasks for entry in scores for kind, tasks in entry.missing.items()}
     names = {kind: ", ".join(tasks) for kind, tasks in missing.items() if tasks}
     text = "The paper's {} score itself: this mean lacks {}, which were not evaluated."
     return [text.format(kind, tasks) for kind, tasks in names.items()]

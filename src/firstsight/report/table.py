@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from firstsight.errors import DataError
+from firstsight.evaluate.result_files import Scores, TaskScores
+from firstsight.evaluate.score import aggregate_scores
 from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_arms
 
 ScoreRow = dict[str, Any]
@@ -46,74 +47,68 @@ CONDITIONS = ("sighted", *GUESSERS, "heldout")
 
 
 def score_table(arms: Sequence[ArmResult]) -> pl.DataFrame:
-    """All scores of all evaluated arms; each arm's tasks first, then its aggregates. DataError for an invalid file."""
-    rows: list[ScoreRow] = []
+    """All scores of all evaluated arms; each arm's tasks first, then its aggregates."""
     sweep_labels = {arm.label for arm in main_sweep_arms(arms)}
-    for arm in arms_with_scores(arms):
-        try:
-            rows += [row | {"in_sweep": arm.label in sweep_labels} for row in _arm_rows(arm)]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{arm.label} ({arm.address}): its scores.json does not have this version's format. Wanted tasks with "
-                f"kind, score, n and interval. Got {type(error).__name__}: {error}. Evaluate the checkpoint again."
-            ) from error
+    rows = [
+        row | {"in_sweep": arm.label in sweep_labels}
+        for arm in arms_with_scores(arms)
+        if arm.scores
+        for row in _arm_rows(arm, arm.scores)
+    ]
     return pl.DataFrame(rows, schema=SCORE_SCHEMA)
 
 
-def _arm_rows(arm: ArmResult) -> Iterable[ScoreRow]:
-    scores = arm.scores or {}
-    versions, tasks = scores["versions"], scores["tasks"]
+def _arm_rows(arm: ArmResult, scores: Scores) -> Iterable[ScoreRow]:
     columns = {name: getattr(arm, name) for name in ("label", "seed", "schedule", "address")}
     columns |= {"arm": arm.name, "start": float(arm.start)}
-    for task, entry in tasks.items():
+    for name, task in scores.tasks.items():
         row = columns | {
-            "task": task,
-            "kind": entry["kind"],
-            "chance": entry.get("guess", entry["chance"]),
-            "baseline": entry["chance"] if entry.get("stable", True) else None,
-            "questions": entry["n"],
-            "metric": entry["metric"],
-            "version": str(versions.get(task, versions.get("scores", ""))),
+            "task": name,
+            "kind": task.kind,
+            "chance": task.guess,
+            "baseline": task.chance if task.stable else None,
+            "questions": task.n,
+            "metric": task.metric,
+            "version": str(task.version),
         }
-        yield from _condition_rows(row, entry)
-        yield from _subset_rows(row, entry)
+        yield from _condition_rows(row, task)
+        yield from _subset_rows(row, task)
     for name in AGGREGATE_NAMES:
-        for kind, value in scores.get(name, {}).items():
-            row = columns | {"task": name, "kind": kind, "version": str(versions.get(name, ""))}
-            yield from _aggregate_rows(row, value, tasks)
+        for kind, value in getattr(scores, name).items():
+            row = columns | {"task": name, "kind": kind, "version": str(scores.versions[name])}
+            yield from _aggregate_rows(row, value, scores.tasks)
 
 
-def _condition_rows(row: ScoreRow, entry: Mapping[str, Any]) -> Iterable[ScoreRow]:
-    for condition in CONDITIONS:
-        is_sighted = condition == "sighted"
-        score = entry.get("score" if is_sighted else condition)
+def _condition_rows(row: ScoreRow, task: TaskScores) -> Iterable[ScoreRow]:
+    if task.score is not None:
+        low, high = task.interval or (None, None)
+        yield row | {"condition": "sighted", "score": task.score, "interval_low": low, "interval_high": high}
+    for condition in (*GUESSERS, "heldout"):
+        score = getattr(task, condition)
         if score is not None:
-            over = entry.get("over", {}).get(condition, {})
-            low, high = (entry["interval"] if is_sighted else over.get("interval")) or (None, None)
-            column = "interval" if is_sighted else "margin"
-            yield row | {"condition": condition, "score": score, f"{column}_low": low, f"{column}_high": high}
+            low, high = task.over[condition].interval if condition in task.over else (None, None)
+            yield row | {"condition": condition, "score": score, "margin_low": low, "margin_high": high}
 
 
-def _subset_rows(row: ScoreRow, entry: Mapping[str, Any]) -> Iterable[ScoreRow]:
-    for tag, values in entry.get("by", {}).items():
+def _subset_rows(row: ScoreRow, task: TaskScores) -> Iterable[ScoreRow]:
+    for tag, values in task.by.items():
         for value, subset in values.items():
-            if subset["score"] is not None:
-                yield row | {"condition": f"{tag}: {value}", "score": subset["score"], "questions": subset["n"]}
-    for split, subset in entry.get("splits", {}).items():
-        yield row | {"condition": f"split: {split}", "score": subset["accuracy"], "questions": subset["n"]}
+            yield row | {"condition": f"{tag}: {value}", "score": subset.score, "questions": subset.n}
+    for split, metrics in task.splits.items():
+        yield row | {"condition": f"split: {split}", "score": metrics.accuracy, "questions": metrics.n}
 
 
-def _aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, Any]) -> Iterable[ScoreRow]:
-    """A mean over tasks from scores.json; for the stable score also that of both guessers, by the same formula."""
+def _aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, TaskScores]) -> Iterable[ScoreRow]:
+    """A mean over tasks from scores.json; the stable score also of each guesser that has a score of all its tasks."""
     name, kind = row["task"], row["kind"]
-    stable_tasks = [entry for entry in tasks.values() if entry["kind"] == kind and entry.get("stable", True)]
-    row = row | {"metric": f"{name} mean over tasks", "questions": sum(entry["n"] for entry in stable_tasks)}
+    stable_tasks = {task: scores for task, scores in tasks.items() if scores.kind == kind and scores.stable}
+    row = row | {"metric": f"{name} mean over tasks", "questions": sum(scores.n for scores in stable_tasks.values())}
     if value is not None:
         yield row | {"condition": "sighted", "score": value}
-    for condition in GUESSERS if name == STABLE and stable_tasks else ():
-        if all(entry.get(condition) is not None for entry in stable_tasks):
-            total = sum(entry[condition] - entry["chance"] for entry in stable_tasks)
-            yield row | {"condition": condition, "score": total / len(stable_tasks)}
+    for condition in GUESSERS if name == STABLE else ():
+        guesses = {task: getattr(scores, condition) for task, scores in stable_tasks.items()}
+        if guesses and None not in guesses.values():
+            yield row | {"condition": condition, "score": aggregate_scores(guesses, kind).stable}
 
 
 def mean_over_seeds(rows: pl.DataFrame, *, extra_keys: Sequence[str] = ()) -> pl.DataFrame:
@@ -173,19 +168,6 @@ def has_varied_starts(rows: pl.DataFrame) -> bool:
     """Whether the arms of the main sweep all have different starts, so that the start can be an axis."""
     sweep = rows.filter(pl.col("in_sweep"))
     return 1 < sweep.get_column("start").n_unique() == sweep.get_column("arm").n_unique()
-
-
-def stable_score_mismatches(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[str]:
-    """Arms whose stable score in scores.json differs from the mean over its tasks in `rows`, as sentences."""
-    mismatches = []
-    for arm in arms_with_scores(arms):
-        for kind, stable in (arm.scores or {}).get("stable", {}).items():
-            sighted = single_task_rows(rows.filter(label=arm.label, kind=kind, condition="sighted"))
-            mean = sighted.select((pl.col("score") - pl.col("baseline")).mean()).item()
-            if stable is not None and mean is not None and abs(mean - stable) > 1e-6:
-                text = f"the {kind} stable score is {stable:.4f}, but the mean of its tasks is {mean:.4f}"
-                mismatches.append(f"{arm.label}: {text}")
-    return mismatches
 
 
 def task_overview(rows: pl.DataFrame) -> list[ScoreRow]:

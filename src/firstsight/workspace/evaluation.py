@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from firstsight.errors import RequestError, UnknownName
 from firstsight.evaluate.answer_cache import EVALUATIONS_FOLDER, evaluation_folder
+from firstsight.evaluate.result_files import ANSWERS_FILE, Scores
 from firstsight.evaluate.results import EvalResult, add_text_only_scores, merge_result
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, SyntheticBenchmarks
@@ -22,8 +23,6 @@ from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.results import benchmarks_folder
 from firstsight.workspace.sources import as_request_error, current_site
 from firstsight.workspace.study_graph import resolve_graph
-
-ANSWERS_FILE = "answers.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +36,9 @@ class Benchmarks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointEvaluation:
-    """The scores of one checkpoint, as in scores.json, and the folder where they and the answers are stored."""
+    """The scores of one checkpoint, and the folder where they and the answers are stored."""
 
-    scores: Mapping[str, Any]
+    scores: Scores
     has_paper_prompts: bool
     folder: Path
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from firstsight.errors import StoreError, UnknownName
+from firstsight.errors import DataError, StoreError, UnknownName
+from firstsight.evaluate.result_files import ANSWERS_FILE, read_scores
 from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, Summary
@@ -69,7 +70,12 @@ def collect_results(study: Study, store: Store, graph: Graph, *, summary: Summar
 def _arm_result(arm: Arm, graph: Graph, store: Store, missing_reason: str) -> ArmResult:
     final = graph.final_step(arm.label)
     inputs = {role: store.path(parent.address) for role, parent in final.needs}
-    folder, is_stored = store.path(final.address), store.has(final.address)
+    folder, scores = store.path(final.address), None
+    if store.has(final.address):
+        try:
+            scores = read_scores(folder)
+        except DataError as error:
+            missing_reason = str(error)
     image_phase = [stage for stage in arm.stages if isinstance(stage, Midtrain)]
     curves = (stage.schedule for stage in (*image_phase, *arm.stages) if not isinstance(stage.schedule, SameCurve))
     schedules: list[Any] = [curve.TAG for curve in curves] if image_phase else ["none"]
@@ -81,9 +87,9 @@ def _arm_result(arm: Arm, graph: Graph, store: Store, missing_reason: str) -> Ar
         schedule=schedules[0] if arm.stages else "trunk",
         address=final.address,
         stages=tuple(_stage_logs(arm, graph.arms[arm.label], store)),
-        scores=_read_json(folder / "scores.json") if is_stored else None,
-        missing_reason="" if is_stored else missing_reason,
-        answers_path=folder / "answers.jsonl" if is_stored else None,
+        scores=scores,
+        missing_reason="" if scores else missing_reason,
+        answers_path=folder / ANSWERS_FILE if scores else None,
         benchmarks_dir=inputs["benchmarks"] if inputs["benchmarks"].is_dir() else None,
         achieved_mix=_read_json(inputs["checkpoint"] / "achieved.json"),
     )

@@ -61,8 +61,8 @@ def test_copies_use_lm_evals_definitions(model: NativeModel, tmp_path: Path) -> 
         "mathqa": "Question: 2+2\nAnswer:",
     }
     assert [row.question.id for row in results["arc_easy"].rows] == [f"m{n}" for n in range(5)]
-    assert [row.to_json()["truth"] for row in results["boolq"].rows] == ["yes", "no", "yes", "no"]
-    assert results["mathqa"].rows[0].to_json()["truth"] == "4"
+    assert [row.stored().truth for row in results["boolq"].rows] == ["yes", "no", "yes", "no"]
+    assert results["mathqa"].rows[0].stored().truth == "4"
     for result in results.values():
         for row in result.rows:
             chosen = int(
@@ -103,7 +103,7 @@ def test_evaluation_has_no_side_effects(
     first, second = (
         evaluate_lm_eval_tasks(model, ["arc_easy"], folder=tmp_path, on_progress=ignore_progress) for _ in range(2)
     )
-    assert [row.to_json() for row in first[0].rows] == [row.to_json() for row in second[0].rows]
+    assert [row.stored() for row in first[0].rows] == [row.stored() for row in second[0].rows]
     for value, value_before in zip(state(), state_before, strict=True):
         assert value == value_before
     assert capfd.readouterr() == ("", "")

@@ -108,13 +108,13 @@ def test_boxes_are_scored_in_the_familys_unit_which_scores_mention(
             on_progress=lambda _: None,
             answers_folder=tmp_path / "sheets",
         )
-        scores[kind] = result.scores["tasks"]
+        scores[kind] = result.scores.tasks
         answers = {row.task.name: row.answer for row in result.answers}
         assert answers["vqav2"] == "cat(100,100),(800,800)", "an answer without a box is unchanged"
-    assert scores["qwen2_vl"]["refcoco"]["score"] == scores["qwen2_vl"]["refcoco"]["blind"] == 1
-    assert scores["qwen2_vl"]["refcoco"]["boxes"] == "boxes read as thousandths, as Qwen2-VL writes them"
-    assert scores["llava"]["refcoco"]["score"] == 0 and "boxes" not in scores["llava"]["refcoco"]
-    assert "boxes" not in scores["qwen2_vl"]["vqav2"]
+    assert scores["qwen2_vl"]["refcoco"].score == scores["qwen2_vl"]["refcoco"].blind == 1
+    assert scores["qwen2_vl"]["refcoco"].boxes == "boxes read as thousandths, as Qwen2-VL writes them"
+    assert scores["llava"]["refcoco"].score == 0 and scores["llava"]["refcoco"].boxes is None
+    assert scores["qwen2_vl"]["vqav2"].boxes is None
 
 
 def test_every_family_is_a_model_type_of_transformers() -> None:

@@ -144,7 +144,7 @@ def test_stored_answers_are_those_of_single_questions(llava: Path, benchmarks: P
     names = ("vqav2", "pope", "refcoco")
     config = EvalConfig(tasks=names, image_mode="both", prompt_style="paper")
     result = evaluate_checkpoint(llava, benchmarks, config=config, site=Site(), on_progress=lambda _: None)
-    assert {name: task["n"] for name, task in result.scores["tasks"].items()} == dict.fromkeys(names, 12)
+    assert {name: task.n for name, task in result.scores.tasks.items()} == dict.fromkeys(names, 12)
     model, images = load_hf_model(llava, site=Site()), BenchmarkImages(benchmarks)
 
     @cache

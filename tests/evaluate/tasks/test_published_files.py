@@ -11,6 +11,7 @@ import pytest
 from firstsight.errors import DataError
 from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.harness import EvalConfig, evaluate_checkpoint
+from firstsight.evaluate.result_files import SubsetScore
 from firstsight.evaluate.task import Question, benchmark_files, describe_version
 from firstsight.evaluate.tasks import get_task
 from firstsight.model.checkpoint_io import save
@@ -111,9 +112,9 @@ def test_published_records_and_images_are_evaluated(byte_checkpoint: Path, tmp_p
         "\nWhat is this photo taken looking through?\nAnswer the question using a single word or phrase."
     )
     assert last.prompt.startswith("\nWhat is hanging above the chalkboard?\n")
-    assert last.to_json()["truth"] == "picture"
+    assert last.stored().truth == "picture"
     assert all(0 <= row.score <= 1 for row in result.answers)
-    assert result.scores["tasks"]["vqav2"]["n"] == 3 and result.scores["versions"]["vqav2"] == 2
+    assert result.scores.tasks["vqav2"].n == 3 and result.scores.tasks["vqav2"].version == 2
 
 
 def test_missing_images_are_counted_before_any_question(byte_checkpoint: Path, tmp_path: Path) -> None:
@@ -170,10 +171,10 @@ def test_all_other_forms_are_evaluated(byte_checkpoint: Path, tmp_path: Path) ->
     names = ("pope", "pope_p", "textvqa_ocr", "refcoco_plus", "nocaps", "mmmu", "sport")
     config = EvalConfig(tasks=names, image_mode="seeing", prompt_style="paper")
     result = evaluate_checkpoint(byte_checkpoint, benchmarks, config=config, site=Site(), on_progress=lambda _: None)
-    scores = result.scores["tasks"]
-    assert {name: scores[name]["n"] for name in names} == dict(zip(names, (2, 2, 1, 1, 2, 1, 1), strict=True))
+    scores = result.scores.tasks
+    assert {name: scores[name].n for name in names} == dict(zip(names, (2, 2, 1, 1, 2, 1, 1), strict=True))
     answers = {row.task.name: row.answer for row in result.answers}
     assert answers["pope_p"] in ("Yes", "No") and answers["sport"] in ("tennis", "baseball")
-    assert scores["pope_p"]["splits"]["random"]["accuracy"] == 0.5
-    assert scores["nocaps"]["by"] == {"domain": {"in-domain": {"n": 1, "score": 0.0}}}
-    assert result.scores["missing"]["vision"] == ["vqav2", "gqa", "textvqa", "refcoco", "ocid_ref"]
+    assert scores["pope_p"].splits["random"].accuracy == 0.5
+    assert scores["nocaps"].by == {"domain": {"in-domain": SubsetScore(n=1, score=0.0)}}
+    assert result.scores.missing["vision"] == ("vqav2", "gqa", "textvqa", "refcoco", "ocid_ref")

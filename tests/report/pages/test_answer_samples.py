@@ -24,7 +24,7 @@ def test_every_task_has_samples_and_images_are_unique(make_arms: MakeArms) -> No
 
 def test_each_has_answers_of_the_best_and_worst_run_and_without_the_image(make_arms: MakeArms) -> None:
     arms = make_arms(questions=20)
-    stable = {arm.label: (arm.scores or {})["stable"]["vision"] for arm in arms if arm.schedule != "trunk"}
+    stable = {arm.label: arm.scores.stable["vision"] for arm in arms if arm.scores and arm.schedule != "trunk"}
     for sample in _samples(arms):
         best, worst, blind = sample.answers
         assert (best.blind, worst.blind, blind.blind) == (False, False, True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import re
 from collections import defaultdict
@@ -19,13 +18,13 @@ from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord, read_
 from firstsight.evaluate.offline_scoring.joining import JoinedAnswers, join_answers
 from firstsight.evaluate.offline_scoring.question_index import has_box_truth
 from firstsight.evaluate.offline_scoring.references import References, read_references
+from firstsight.evaluate.result_files import answer_line
 from firstsight.evaluate.results import ScoredAnswer, question_scores, score_texts
 from firstsight.evaluate.score import SCORES_VERSION, round_score
 from firstsight.evaluate.statistics.bootstrap import bca_interval
 from firstsight.evaluate.task import Question, Task, describe_version
 
 _NO_PATTERN = re.compile(r"\W*(?:no|not)\b", re.IGNORECASE)
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _OCR_MARKER = "OCR token"
 """In LLaVA's prompts of all versions."""
 _CHOICE_LETTER = re.compile(r"\(?([A-Z])(?:\)|\.|:|$)", re.IGNORECASE)
@@ -211,10 +210,5 @@ def score_summary(scored: ScoredAnswers) -> dict[str, Any]:
 
 def answers_jsonl(scored: ScoredAnswers) -> str:
     """All questions as answers.jsonl has them; questions without an answer are marked as missing."""
-    lines: list[str] = []
-    for row, answer in zip(scored.rows, scored.joined_answers.answers, strict=True):
-        fields = row.to_json() | ({} if answer else {"missing": True})
-        line = json.dumps(fields, ensure_ascii=False)
-        # A truncated answer may end with half of a surrogate pair, which UTF-8 cannot encode.
-        lines.append(f"{json.dumps(fields) if _SURROGATE.search(line) else line}\n")
-    return "".join(lines)
+    pairs = zip(scored.rows, scored.joined_answers.answers, strict=True)
+    return "".join(answer_line(row.stored(is_missing=not answer)) for row, answer in pairs)

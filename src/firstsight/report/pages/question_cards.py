@@ -10,7 +10,8 @@ import polars as pl
 
 from firstsight.errors import RequestError
 from firstsight.evaluate.metrics.boxes import BoundingBox, iou, parse_box
-from firstsight.report.answers import QUESTION_KEY, AnswersTable, StoredAnswer
+from firstsight.evaluate.result_files import StoredAnswer
+from firstsight.report.answers import QUESTION_KEY, AnswersTable
 from firstsight.report.format import describe_box, escape_invisible, format_score, parse_truth_box, readable_answer
 from firstsight.report.pages.thumbnails import Thumbnail, Thumbnails
 

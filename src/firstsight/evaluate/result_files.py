@@ -1,0 +1,334 @@
+"""The two files of an evaluation: scores.json and answers.jsonl, as dataclasses, with their strict readers and writers.
+
+A file with a missing or unknown key, a value of another type or another version raises a DataError. answers.jsonl has
+no version of its own: it belongs to the scores.json beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
+
+from firstsight.errors import DataError
+from firstsight.evaluate.score import AGGREGATE_VERSIONS, SCORES_VERSION, AggregateScores, aggregate_scores
+from firstsight.evaluate.task import TaskKind
+from firstsight.files import write_atomic
+
+SCORES_FILE, ANSWERS_FILE = "scores.json", "answers.jsonl"
+
+FORMAT_VERSION = 1
+"""Version of the keys of both files; raised when one is added, removed or gets another meaning."""
+
+CURRENT_VERSIONS: Mapping[Literal["scores", "stable", "centred", "raw"], int] = {
+    "scores": SCORES_VERSION,
+    **AGGREGATE_VERSIONS,
+}
+
+_ADVICE = "Evaluate the checkpoint again; of a step of a study, delete its folder first."
+_TYPE_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number"}
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineDifference:
+    """A task's score minus that of a baseline on the same questions, with its 95 % interval."""
+
+    difference: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubsetScore:
+    """The score of the questions with one value of a tag."""
+
+    n: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitScores:
+    """POPE's metrics of one split."""
+
+    n: int
+    accuracy: float
+    f1: float
+    precision: float
+    recall: float
+    yes: float
+    """Share of answers that are yes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScores:
+    """One task's entry in scores.json. Scores are shares of 1 (of CIDEr up to 10); None was not evaluated."""
+
+    kind: TaskKind
+    metric: str
+    version: int
+    """The task's version: of its prompts, its questions and its metric."""
+    n: int
+    """The number of questions."""
+    benchmark: str
+    """The published version of the questions, as a sentence."""
+    left_out: Mapping[str, int]
+    """Questions of the files that were not evaluated: their number by reason."""
+    boxes: str | None
+    """The unit in which the model writes boxes, if it does not write shares of the image."""
+    unreadable: int
+    """Answers without the form that the metric expects."""
+    score: float | None
+    """With the image: the mean over splits of means over questions."""
+    interval: tuple[float, float] | None
+    """95 % over questions."""
+    chance: float
+    """What the stable score subtracts."""
+    guess: float
+    """The score of guessing, which centring uses."""
+    stable: bool
+    """Whether the task is part of the stable score."""
+    blind: float | None
+    text_only: float | None
+    """The score of the text model that the checkpoint was trained from."""
+    over: Mapping[str, BaselineDifference]
+    """The score minus each baseline that was evaluated: blind, text_only, question_blind."""
+    question_blind: float | None
+    heldout: float | None
+    """The score of the questions with a part that was held out of training."""
+    by: Mapping[str, Mapping[str, SubsetScore]]
+    """By tag and value: {"form": {"heldout": ..., "seen": ...}}."""
+    splits: Mapping[str, SplitScores]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """The content of scores.json: tasks in their order of evaluation, and three means over tasks by kind."""
+
+    tasks: Mapping[str, TaskScores]
+    stable: Mapping[TaskKind, float | None]
+    centred: Mapping[TaskKind, float | None]
+    raw: Mapping[TaskKind, float | None]
+    missing: Mapping[TaskKind, tuple[str, ...]]
+    """Tasks of the stable score without a score, which the means leave out."""
+    versions: Mapping[Literal["scores", "stable", "centred", "raw"], int]
+
+
+def build_scores(tasks: Mapping[str, TaskScores]) -> Scores:
+    """The scores of tasks with the means over them."""
+    scores = {name: task.score for name, task in tasks.items() if task.score is not None}
+    kinds: tuple[TaskKind, ...] = get_args(TaskKind)
+    aggregates: dict[TaskKind, AggregateScores] = {kind: aggregate_scores(scores, kind) for kind in kinds}
+    means: dict[str, Any] = {n: {kind: getattr(aggregates[kind], n) for kind in kinds} for n in AGGREGATE_VERSIONS}
+    return Scores(
+        tasks=dict(tasks),
+        **means,
+        missing={kind: aggregate.missing_tasks for kind, aggregate in aggregates.items()},
+        versions=CURRENT_VERSIONS,
+    )
+
+
+def write_scores(scores: Scores, folder: Path) -> None:
+    """Write scores.json into `folder`."""
+    content = {"format": FORMAT_VERSION, **asdict(scores)}
+    write_atomic(folder / SCORES_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_scores(folder: Path) -> Scores:
+    """The scores.json of `folder`; DataError names the file, the key, what was wanted, what it has and the remedy."""
+    path = folder / SCORES_FILE
+    try:
+        content = _parse_object(path.read_bytes())
+        format_version = content.pop("format", "none")
+        if format_version != FORMAT_VERSION:
+            raise _invalid("format", str(FORMAT_VERSION), format_version)
+        scores = _decode(Scores, content)
+        if scores.versions != CURRENT_VERSIONS:
+            raise _invalid("versions", json.dumps(CURRENT_VERSIONS), scores.versions)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error} {_ADVICE}") from error
+    return scores
+
+
+def _parse_object(text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"wanted JSON. Got {error}.") from error
+    if not isinstance(content, dict):
+        raise _invalid("", "an object", content)
+    return content
+
+
+def _invalid(key: str, wanted: str, value: object) -> ValueError:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return ValueError(f"{f'{key}: ' if key else ''}wanted {wanted}. Got {text[:80]}.")
+
+
+def _check_keys(value: Any, wanted: Collection[str], key: str, *, optional: Collection[str] = ()) -> None:
+    """ValueError unless `value` is an object with all wanted keys and, besides these, at most the optional ones."""
+    if not isinstance(value, dict):
+        raise _invalid(key, "an object", value)
+    if missing := [name for name in wanted if name not in value]:
+        raise _invalid(_join(key, missing[0]), "this key", f"only {', '.join(value) or 'none'}")
+    if unknown := [name for name in value if name not in wanted and name not in optional]:
+        raise _invalid(_join(key, unknown[0]), f"only {', '.join((*wanted, *optional))}", "this key too")
+
+
+def _join(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _decode(expected: Any, value: Any, key: str = "") -> Any:
+    """`value`, parsed from JSON, as a value of the type `expected`; ValueError names the key, which is below `key`."""
+    origin, options = get_origin(expected), get_args(expected)
+    if origin is UnionType:
+        return None if value is None else _decode(options[0], value, key)
+    if is_dataclass(expected):
+        types = _field_types(cast(type, expected))
+        _check_keys(value, types, key)
+        return cast(Any, expected)(**{name: _decode(types[name], value[name], _join(key, name)) for name in types})
+    if origin is tuple:
+        count = None if options[1] is Ellipsis else len(options)
+        if not isinstance(value, list) or count not in (None, len(value)):
+            raise _invalid(key, f"a list of {count} values" if count else "a list", value)
+        return tuple(_decode(options[0], item, _join(key, index)) for index, item in enumerate(value))
+    if origin is Mapping:
+        literal_keys = get_args(options[0])
+        _check_keys(value, literal_keys or value, key)
+        return {name: _decode(options[1], item, _join(key, name)) for name, item in value.items()}
+    if origin is Literal:
+        if value not in options:
+            raise _invalid(key, " or ".join(options), value)
+        return value
+    return _decode_scalar(expected, value, key)
+
+
+def _decode_scalar(expected: type, value: Any, key: str) -> Any:
+    """A boolean does not count as a number, and a number is finite."""
+    accepted = (int, float) if expected is float else expected
+    if isinstance(value, bool) != (expected is bool) or not isinstance(value, accepted):
+        raise _invalid(key, _TYPE_NAMES[expected], value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _invalid(key, _TYPE_NAMES[expected], value)
+    return float(value) if expected is float else value
+
+
+@cache
+def _field_types(spec_class: type) -> Mapping[str, Any]:
+    return get_type_hints(spec_class)
+
+
+TAGS = ("form", "combination", "domain")
+"""Optional keys of a line: the question's categories."""
+
+_KEYS = ("task", "question_id", "image", "prompt", "answer", "truth", "score", "blind")
+_OPTIONAL_KEYS = ("readable", "split", *TAGS, "missing")
+
+
+# Files have millions of lines, and a named tuple is made faster than a frozen dataclass.
+class StoredAnswer(NamedTuple):
+    """One line of answers.jsonl: one model's answer to one question in one condition."""
+
+    task: str
+    question: str
+    """The question's id."""
+    image_name: str
+    """Empty for a question without an image."""
+    prompt: str
+    text: str
+    truth: Any
+    """A text, or the four edges of a box."""
+    score: float
+    blind: bool
+    """Answered without the image."""
+    readable: bool = True
+    """The answer has the form that the metric expects."""
+    split: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+    """(name, value) of those of TAGS that the question has."""
+    missing: bool = False
+    """`firstsight score` got no answer to this question."""
+
+    @property
+    def truth_text(self) -> str:
+        """The truth as text: a box as JSON."""
+        return self.truth if isinstance(self.truth, str) else json.dumps(self.truth)
+
+
+def answer_line(answer: StoredAnswer) -> str:
+    """The line of an answer, with its line break. Optional keys are only there where they say something."""
+    fields = {
+        **dict(zip(_KEYS, answer, strict=False)),
+        "image": answer.image_name or None,
+        **({} if answer.readable else {"readable": False}),
+        **({"split": answer.split} if answer.split else {}),
+        **dict(answer.tags),
+        **({"missing": True} if answer.missing else {}),
+    }
+    line = json.dumps(fields, ensure_ascii=False)
+    # A truncated answer may end with half of a surrogate pair, which UTF-8 cannot encode.
+    return f"{json.dumps(fields) if _SURROGATE.search(line) else line}\n"
+
+
+def iter_answers(path: Path) -> Iterator[tuple[int, StoredAnswer]]:
+    """(byte offset, record) of each line that is not blank; DataError names the first line that is not an answer."""
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield offset, _parse_answer(line, path, number)
+                offset += len(line)
+    except OSError as error:
+        raise DataError(f"{path}: wanted a file of answers. Got: {error.strerror}. Name {ANSWERS_FILE}.") from error
+
+
+def read_answer_at(path: Path, offset: int) -> StoredAnswer:
+    """The record whose line starts at byte `offset`."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return _parse_answer(file.readline(), path, f" byte {offset}")
+
+
+def _parse_answer(line: bytes, path: Path, position: int | str) -> StoredAnswer:
+    try:
+        return _decode_answer(_parse_object(line))
+    except ValueError as error:
+        raise DataError(f"{path}:{position}: {error} {_ADVICE}") from error
+
+
+def _decode_answer(row: dict[str, Any]) -> StoredAnswer:
+    _check_keys(row, _KEYS, "", optional=_OPTIONAL_KEYS)
+    image = row["image"]
+    return StoredAnswer(
+        task=_text(row, "task"),
+        question=_text(row, "question_id"),
+        image_name="" if image is None else _text(row, "image"),
+        prompt=_text(row, "prompt"),
+        text=_text(row, "answer"),
+        truth=_truth(row),
+        score=_decode_scalar(float, row["score"], "score"),
+        blind=_decode_scalar(bool, row["blind"], "blind"),
+        readable="readable" not in row or _decode_scalar(bool, row["readable"], "readable"),
+        split=_text(row, "split") if "split" in row else "",
+        tags=tuple([(tag, _text(row, tag)) for tag in row if tag in TAGS]),
+        missing="missing" in row and _decode_scalar(bool, row["missing"], "missing"),
+    )
+
+
+def _truth(row: Mapping[str, Any]) -> Any:
+    if not isinstance(row["truth"], list):
+        return _text(row, "truth")
+    return list(_decode(tuple[float, float, float, float], row["truth"], "truth"))
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    text: str = _decode_scalar(str, row[key], key)
+    # Half of a surrogate pair becomes a question mark, since UTF-8 cannot encode it.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
