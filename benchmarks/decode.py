@@ -58,19 +58,19 @@ def convert_to_transformers(model: VLM, spec: LMSpec, dtype: torch.dtype) -> Any
     state_dict["model.embed_tokens.weight"], state_dict["model.norm.weight"] = lm.tok_embeddings.weight, lm.norm.weight
     state_dict["lm_head.weight"] = lm.head_weight
     for depth, layer in enumerate(lm.layers):
-        weights, prefix = layer.weights(), f"model.layers.{depth}."
-        q, k, v = weights.in_proj.chunk(3)
-        gate, up = weights.w12.chunk(2)
+        attention, feed_forward, prefix = layer.attention, layer.feed_forward, f"model.layers.{depth}."
+        q, k, v = attention.in_proj.weight.chunk(3)
+        gate, up = feed_forward.w12.weight.chunk(2)
         layer_weights = {
-            "input_layernorm": weights.attention_norm,
-            "post_attention_layernorm": weights.ffn_norm,
+            "input_layernorm": layer.attention_norm.weight,
+            "post_attention_layernorm": layer.ffn_norm.weight,
             "self_attn.q_proj": q,
             "self_attn.k_proj": k,
             "self_attn.v_proj": v,
-            "self_attn.o_proj": weights.out_proj,
+            "self_attn.o_proj": attention.out_proj.weight,
             "mlp.gate_proj": gate,
             "mlp.up_proj": up,
-            "mlp.down_proj": weights.w3,
+            "mlp.down_proj": feed_forward.w3.weight,
         }
         state_dict |= {f"{prefix}{name}.weight": weight for name, weight in layer_weights.items()}
     llama.load_state_dict(state_dict)

@@ -5,15 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointWrapper,
+    apply_activation_checkpointing,
+)
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
+from firstsight.model.generate import generate
+from firstsight.model.layers import Block
 from firstsight.model.lm import LM
+from firstsight.model.loss import lm_loss
+from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope, Rotary, llama_family_spec, openlm_spec
 from tests.conftest import DEVICE
-from tests.model.tiny_models import PLAIN_LM, SHIFTED_LM, pack_rows, random_model
+from tests.model.tiny_models import PLAIN_LM, SHIFTED_LM, PackedRows, cpu_only, pack_rows, random_model
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 LLAMA3 = Llama3Rope(base=50.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=3.0, original_context=24)
@@ -246,3 +258,65 @@ def test_token_shift_with_identity_taps_is_the_plain_model() -> None:
     x = plain.embed(rows.tokens)
     frame = plain.attention_inputs(rows.docs, rows.positions)
     assert torch.equal(plain(x, frame), shifted(x, frame))
+
+
+def loss_and_gradients(model: VLM, rows: PackedRows) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    targets = torch.where(rows.docs >= 0, rows.tokens, -100)
+    groups = torch.zeros(len(targets), dtype=torch.int8, device=DEVICE)
+    sums = lm_loss(model.lm, model(rows), targets, row_groups=groups, num_groups=1, z_coefficient=1e-4)
+    sums.total.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return sums.total.detach(), gradients
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_hooks_of_blocks_are_called_in_order(recompute: bool) -> None:
+    model, rows = random_model(replace(PLAIN_LM, layers=3)), pack_rows([[IDS]], length=8)
+    starts, ends = list[int](), list[int]()
+
+    def record(calls: list[int], depth: int, *arguments: object) -> None:
+        calls.append(depth)
+
+    model.lm.recompute = recompute
+    for depth, layer in enumerate(model.lm.layers):
+        layer.register_forward_pre_hook(partial(record, starts, depth))
+        layer.register_forward_hook(partial(record, ends, depth))
+    loss_and_gradients(model, rows)
+    assert starts == ([0, 1, 2, 2, 1, 0] if recompute else [0, 1, 2]), "recomputed from the last block to the first"
+    assert ends == [0, 1, 2], "a recomputation stops at the last tensor that it is for"
+
+
+def test_checkpoint_wrapper_of_torch_leaves_names_and_bits() -> None:
+    model, rows = random_model(SHIFTED_LM), pack_rows([[IDS]], length=8)
+    names, (loss, gradients) = list(model.state_dict()), loss_and_gradients(model, rows)
+    answer = generate(model, [IDS], stop=(), max_new_tokens=4)
+    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
+    assert all(isinstance(layer, CheckpointWrapper) for layer in model.lm.layers)
+    assert list(model.state_dict()) == names
+    wrapped_loss, wrapped_gradients = loss_and_gradients(model, rows)
+    assert torch.equal(loss, wrapped_loss)
+    assert len(gradients) == len(wrapped_gradients)
+    for plain, wrapped in zip(gradients.values(), wrapped_gradients.values(), strict=True):
+        assert torch.equal(plain, wrapped)
+    assert generate(model, [IDS], stop=(), max_new_tokens=4) == answer
+
+
+@cpu_only
+def test_fully_sharded_blocks_compute_the_same_bits(tmp_path: Path) -> None:
+    """FSDP2 on one process: parameters are sharded DTensors outside of a block's forward pass, tensors inside."""
+    model, rows = random_model(PLAIN_LM, dtype=torch.float32), pack_rows([[IDS]], length=8)
+    loss, gradients = loss_and_gradients(model, rows)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        for layer in model.lm.layers:
+            fully_shard(layer, mesh=mesh)
+        assert all(isinstance(parameter, DTensor) for parameter in model.lm.layers.parameters())
+        sharded_loss, sharded_gradients = loss_and_gradients(model, rows)
+        assert torch.equal(loss, sharded_loss)
+        for name, gradient in sharded_gradients.items():
+            local = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+            assert torch.equal(local, gradients[name]), name
+    finally:
+        torch.distributed.destroy_process_group()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import config
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from firstsight.errors import ModelError, RequestError
 from firstsight.model import loss as module
@@ -22,7 +23,16 @@ from firstsight.site import Site
 from firstsight.site_file import read_site
 from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder
 from tests.conftest import DEVICE
-from tests.model.tiny_models import PLAIN_LM, cpu_only, pack_rows, random_model
+from tests.model.tiny_models import (
+    FEATURE_VLM,
+    IMAGE_TOKENS,
+    PLAIN_LM,
+    SHIFTED_LM,
+    cpu_only,
+    pack_rows,
+    prompt_images,
+    random_model,
+)
 
 
 @pytest.fixture
@@ -191,6 +201,38 @@ def test_second_backward_pass_is_an_error() -> None:
     total.backward(retain_graph=True)
     with pytest.raises(ModelError, match="one backward pass"):
         total.backward()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_frozen_decoder_costs_no_weight_gradients(ties: bool) -> None:
+    """torch counts the FLOPs of a step's products: less by 2 for each weight of a product and each of its rows."""
+    spec = replace(FEATURE_VLM, lm=replace(SHIFTED_LM, ties_embeddings=ties))
+    images = torch.stack([image for image in prompt_images() if image is not None]).to(DEVICE)
+    rows = pack_rows(
+        [[[None] * IMAGE_TOKENS + [3, 1, 4, 1, 5, 9, 2, 6]], [[5, 6], [None] * IMAGE_TOKENS + [7]]],
+        length=16,
+        images=images,
+    )
+    rows.slots.clamp_(max=2 * IMAGE_TOKENS - 1)
+    targets = torch.where((rows.docs >= 0) & (rows.slots < 0), rows.tokens, -100)
+    groups, results = torch.zeros(2, dtype=torch.int8, device=DEVICE), []
+    for is_frozen in (False, True):
+        model = random_model(spec, dtype=torch.float32)
+        model.lm.requires_grad_(not is_frozen)
+        with FlopCounterMode(display=False) as counter:
+            sums = lm_loss(model.lm, model(rows), targets, row_groups=groups, num_groups=1, z_coefficient=1e-4)
+            sums.total.backward()
+        assert all((parameter.grad is None) == is_frozen for parameter in model.lm.parameters())
+        assert model.projector is not None
+        results.append((counter.get_total_flops(), sums.total, [p.grad for p in model.projector.parameters()]))
+    (flops, loss, gradients), (frozen_flops, frozen_loss, frozen_gradients) = results
+    assert torch.equal(loss, frozen_loss)
+    for trained, frozen in zip(gradients, frozen_gradients, strict=True):
+        assert trained is not None and torch.equal(trained, frozen)
+    width = spec.lm.width
+    matrices = spec.lm.layers * (4 * width * width + 3 * width * spec.lm.mlp_width)
+    head = int((targets >= 0).sum()) * width * spec.lm.vocab_size
+    assert flops - frozen_flops == 2 * (targets.numel() * matrices + head)
 
 
 @pytest.mark.slow

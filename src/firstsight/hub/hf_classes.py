@@ -7,7 +7,7 @@ Shapes: B rows, T new tokens, S tokens in all, D width, V vocabulary, N images o
 
 from __future__ import annotations
 
-from typing import Any, cast, no_type_check
+from typing import Any, NamedTuple, cast, no_type_check
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from firstsight.data.images import convert_to_rgb, resize_to_square
 from firstsight.errors import DataError, ModelError
 from firstsight.hub.sidecars import IMAGE_TOKEN
-from firstsight.model import attention, layers
-from firstsight.model.layers import AttentionInputs, BlockWeights, norm
+from firstsight.model import attention
+from firstsight.model.layers import AttentionInputs, HiddenStates, Projection, merge_heads
 from firstsight.model.lm import LM
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
@@ -45,7 +45,6 @@ from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.vision import ImageFit, PatchProjectionSpec, RGBBytes
 
 TokenIds = Int[Tensor, "B T"]
-HiddenStates = Float[Tensor, "B T D"]
 
 
 @no_type_check  # transformers wraps its __init__ to take any keyword, which fails a type check at run time
@@ -127,7 +126,8 @@ class _FirstsightModel(PreTrainedModel, GenerationMixin):
         token_mask = _token_mask(attention_mask, input_ids, past_length)
         x, image_ids = self._embed_inputs(input_ids, pixel_values, past_length)
         allowed = cached_attention_mask(token_mask, count, image_ids)
-        inputs = _attention_inputs(lm, _position_ids(position_ids, token_mask, count), allowed)
+        mask = attention.additive_mask(allowed, lm.wide_dtype)
+        inputs = lm.masked_inputs(_position_ids(position_ids, token_mask, count), mask)
         hidden = lm(x, inputs) if cache is None else run_blocks_with_cache(lm, x, inputs, cache=cache)
         positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = lm.logits(hidden[:, positions])
@@ -223,26 +223,37 @@ def cached_attention_mask(
     return allowed[:, None]
 
 
-def _attention_inputs(lm: LM, positions: Int[Tensor, "B T"], allowed: Bool[Tensor, "B 1 T S"]) -> AttentionInputs:
-    dtype = torch.float64 if lm.compute_dtype == torch.float64 else torch.float32
-    cos, sin = layers.rotary_cos_sin(positions, lm.spec.rope, head_dim=lm.spec.head_dim, dtype=dtype)
-    return AttentionInputs(cos=cos, sin=sin, mask=attention.additive_mask(allowed, dtype), positions=positions)
+class _CachedInputs(NamedTuple):
+    """The `BlockInputs` of one block for tokens that follow those in transformers' cache, which it extends by them."""
+
+    inputs: AttentionInputs
+    mask: Float[Tensor, "B 1 T S"]
+    cache: Any
+    layer_index: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inputs.dtype
+
+    @property
+    def positions(self) -> Int[Tensor, "B T"]:
+        return self.inputs.positions
+
+    def preceding_inputs(self, h: HiddenStates, count: int) -> Float[Tensor, "B lag D"]:
+        return update_shift_state(self.cache, self.layer_index, h, positions=self.positions, lag=count)
+
+    def attend(self, q: Projection, k: Projection, v: Projection) -> Projection:
+        q, k, v = self.inputs.rotated_heads(q, k, v)
+        k, v = self.cache.update(k, v, self.layer_index)
+        return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=True))
 
 
 def run_blocks_with_cache(lm: LM, x: HiddenStates, inputs: AttentionInputs, *, cache: Any) -> HiddenStates:
     """The blocks over tokens that follow those in transformers' cache; the cache is extended by the new tokens."""
     assert isinstance(inputs.mask, Tensor)
-    mask, config = inputs.mask.to(lm.compute_dtype), lm.block_config
+    mask = inputs.mask.to(lm.compute_dtype)
     for index, layer in enumerate(lm.layers):
-        w: BlockWeights = layer.weights()  # pyright: ignore[reportCallIssue]
-        h = norm(x, w.attention_norm, config)
-        if w.shift is not None:
-            last = update_shift_state(cache, index, h, positions=inputs.positions, lag=w.shift.shape[0] - 1)
-            h = layers.shift_tokens(h, w.shift.to(h.dtype), last, inputs.positions)
-        q, k, v = layers.project_qkv(w, h, (inputs.cos, inputs.sin), config)
-        k, v = cache.update(k, v, index)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        x = layers.output_and_feed_forward(w, x, mixed, config)
+        x = layer(x, _CachedInputs(inputs, mask, cache, index))
     return x
 
 

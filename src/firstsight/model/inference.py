@@ -6,7 +6,7 @@ Shapes: B rows, T new tokens, S cached columns, D width, V vocabulary, H query h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,10 +19,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from firstsight.model import layers
 from firstsight.model.attention import Heads, KVHeads
-from firstsight.model.layers import BlockConfig, BlockWeights, HiddenStates, norm
+from firstsight.model.layers import (
+    Block,
+    BlockOps,
+    HiddenStates,
+    Norm,
+    Projection,
+    TensorFn,
+    decoder_block,
+    merge_heads,
+)
 from firstsight.model.lm import LM
 
-TensorFn = Callable[[Tensor], Tensor]
 RotaryFactors = Complex[Tensor, "*rows T 1 half"]
 """cos + i sin of the rotary angles of each position."""
 
@@ -82,21 +90,6 @@ def empty_cache(lm: LM, num_rows: int, capacity: int) -> KVCache:
     )
 
 
-class PreparedLayer(NamedTuple):
-    """A block's weights as functions, cast and laid out for inference."""
-
-    attention_norm: TensorFn
-    in_proj: TensorFn
-    """Queries and keys with the two dimensions of a rotary pair next to each other, then values."""
-    q_norm: TensorFn | None
-    k_norm: TensorFn | None
-    out_proj: TensorFn
-    ffn_norm: TensorFn
-    w12: TensorFn
-    w3: TensorFn
-    shift: Float[Tensor, "taps D"] | None
-
-
 class InferenceDecoder:
     """A decoder for rows of up to `max_length` tokens whose weights are cast and laid out once, not per token.
 
@@ -106,18 +99,16 @@ class InferenceDecoder:
     @torch.no_grad()
     def __init__(self, lm: LM, max_length: int) -> None:
         self.lm = lm
-        self._config = config = lm.block_config
-        self._layers = [_prepare_layer(layer.weights(), config) for layer in lm.layers]  # pyright: ignore[reportCallIssue]
-        self._final_norm = _prepare_norm(lm.norm.weight, config)
+        self._blocks = [_prepare_block(block, lm.spec.head_dim, lm.compute_dtype) for block in lm.blocks]
+        self._final_norm = _prepare_norm(lm.norm, lm.norm.weight, lm.compute_dtype)
         self._output_projection = prepare_linear(lm.head_weight, lm.compute_dtype)
-        dtype = torch.promote_types(lm.compute_dtype, torch.float32)
         positions = torch.arange(max_length, device=lm.norm.weight.device)[None]
-        cos, sin = layers.rotary_cos_sin(positions, lm.spec.rope, head_dim=lm.spec.head_dim, dtype=dtype)
+        cos, sin = layers.rotary_cos_sin(positions, lm.spec.rope, head_dim=lm.spec.head_dim, dtype=lm.wide_dtype)
         self._rotary_factors = torch.complex(cos, sin)[0, 0, :, None]
 
     def logits(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
         """Equal to `LM.logits` up to rounding."""
-        logits = self._output_projection(self._final_norm(hidden))
+        logits = self._output_projection(self._final_norm(hidden.to(self.lm.compute_dtype)))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def extend(
@@ -130,8 +121,8 @@ class InferenceDecoder:
         """
         context = self._extend_context(x.shape[1], token_counts, cache, is_bidirectional=is_bidirectional)
         with _attention_backends(x.device):
-            for layer, keys_values, inputs in zip(self._layers, cache.keys_values, cache.shift_inputs, strict=True):
-                x = self._block(x, layer, context, keys_values, inputs)
+            for ops, keys_values, inputs in zip(self._blocks, cache.keys_values, cache.shift_inputs, strict=True):
+                x = decoder_block(x, ops, _CachedInputs(context, keys_values, inputs))
         return x
 
     def _extend_context(
@@ -155,33 +146,8 @@ class InferenceDecoder:
         cache.length += num_new
         is_causal = start == 0 and num_new > 1 and not is_bidirectional
         mask = _additive_mask(cache, num_new) if start else None
-        return _ExtendContext(rotary_factors, positions, new_lengths, start, cache.length, is_causal, mask)
-
-    def _block(
-        self, x: HiddenStates, layer: PreparedLayer, context: _ExtendContext, keys_values: Tensor, shift_inputs: Tensor
-    ) -> HiddenStates:
-        """One pre-norm block: `layers.decoder_block` with a cache."""
-        config, head_dim = self._config, self.lm.spec.head_dim
-        h = layer.attention_norm(x)
-        if layer.shift is not None and context.positions is not None:
-            previous = shift_inputs.clone()
-            inputs = torch.cat((previous, h), dim=1)
-            shift_inputs.copy_(_last_inputs(inputs, context.new_lengths, shift_inputs.shape[1]))
-            h = layers.shift_tokens(h, layer.shift, previous, context.positions)
-        heads = layer.in_proj(h)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            counts = (config.heads, config.kv_heads, config.kv_heads)
-            q, k, v = heads.split([count * head_dim for count in counts], dim=-1)
-            heads = torch.cat((layer.q_norm(q), layer.k_norm(k), v), dim=-1)
-        heads = _rotate_heads(heads, context.rotary_factors, config)
-        new_keys_values = heads[:, :, config.heads :].view(*x.shape[:2], 2, config.kv_heads, -1)
-        keys_values[:, :, :, context.start : context.end] = new_keys_values.permute(2, 0, 3, 1, 4)
-        keys, values = keys_values[:, :, :, : context.end].unbind(0)
-        queries = heads[:, :, : config.heads].transpose(1, 2).to(keys_values.dtype)
-        attention_output = _attention(queries, keys, values, context)
-        x = x + layer.out_proj(attention_output.transpose(1, 2).flatten(2).to(h.dtype))
-        gate, value = layer.w12(layer.ffn_norm(x)).chunk(2, dim=-1)
-        return x + layer.w3(F.silu(gate) * value)
+        dtype = self.lm.compute_dtype
+        return _ExtendContext(rotary_factors, positions, new_lengths, start, cache.length, is_causal, mask, dtype)
 
 
 def inference_decoder(lm: LM, max_length: int) -> InferenceDecoder:
@@ -210,6 +176,38 @@ class _ExtendContext(NamedTuple):
     end: int
     is_causal: bool
     mask: Float[Tensor, "_ 1 T S"] | None
+    dtype: torch.dtype
+
+
+class _CachedInputs(NamedTuple):
+    """The `BlockInputs` of one block for tokens that follow those in its cache, which it extends by them."""
+
+    context: _ExtendContext
+    keys_values: Float[Tensor, "2 B G capacity K"]
+    shift_inputs: Float[Tensor, "B lag D"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.context.dtype
+
+    @property
+    def positions(self) -> Int[Tensor, "B T"] | None:
+        return self.context.positions
+
+    def preceding_inputs(self, h: HiddenStates, count: int) -> Float[Tensor, "B lag D"]:
+        preceding = self.shift_inputs.clone()
+        inputs = torch.cat((preceding, h), dim=1)
+        self.shift_inputs.copy_(_last_inputs(inputs, self.context.new_lengths, count))
+        return preceding
+
+    def attend(self, q: Projection, k: Projection, v: Projection) -> Projection:
+        context, head_dim, num_new = self.context, self.keys_values.shape[4], q.shape[1]
+        queries = _rotate_heads(q, context.rotary_factors).transpose(1, 2).to(self.keys_values.dtype)
+        new_keys, new_values = self.keys_values.narrow(3, context.start, num_new).unbind(0)
+        new_keys.copy_(_rotate_heads(k, context.rotary_factors).transpose(1, 2))
+        new_values.copy_(v.unflatten(-1, (-1, head_dim)).transpose(1, 2))
+        keys, values = self.keys_values.narrow(3, 0, context.end).unbind(0)
+        return merge_heads(_attention(queries, keys, values, context)).to(context.dtype)
 
 
 def prepare_linear(weight: Float[Tensor, "out into"], dtype: torch.dtype) -> TensorFn:
@@ -230,41 +228,49 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _prepare_norm(weight: Float[Tensor, " D"], config: BlockConfig) -> TensorFn:
-    """`layers.norm` with this weight; on a CPU RMSNorm by the vector's length, in half the time of F.rms_norm."""
-    weight = weight.detach().to(config.dtype)
-    if not config.is_rms_norm or weight.device.type != "cpu":
-        return lambda x: norm(x, weight, config)
-    wide_dtype, sqrt_width = torch.promote_types(config.dtype, torch.float32), len(weight) ** 0.5
+def _prepare_norm(norm: Norm, weight: Float[Tensor, " D"], dtype: torch.dtype) -> TensorFn:
+    """`norm` with this weight, for inputs in `dtype`; on a CPU RMSNorm by the vector's length, in half the time."""
+    weight = weight.detach().to(dtype)
+    if not norm.is_rms_norm:
+        return lambda x: F.layer_norm(x, weight.shape, weight, None, norm.eps)
+    if weight.device.type != "cpu":
+        return lambda x: F.rms_norm(x, weight.shape, weight, norm.eps)
+    wide_dtype, sqrt_width = torch.promote_types(dtype, torch.float32), len(weight) ** 0.5
     scaled_weight = weight.to(wide_dtype) * sqrt_width
-    min_length = torch.tensor(config.eps**0.5 * sqrt_width, dtype=torch.float64)
+    min_length = torch.tensor(norm.eps**0.5 * sqrt_width, dtype=torch.float64)
 
     def rms_norm(x: Tensor) -> Tensor:
-        x = x.to(config.dtype).to(wide_dtype)
+        x = x.to(wide_dtype)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(min_length)
-        return x.div(length).mul_(scaled_weight).to(config.dtype)
+        return x.div(length).mul_(scaled_weight).to(dtype)
 
     return rms_norm
 
 
-def _prepare_layer(weights: BlockWeights, config: BlockConfig) -> PreparedLayer:
-    head_dim = weights.in_proj.shape[0] // (config.heads + 2 * config.kv_heads)
-    q, k, v = weights.in_proj.detach().split(weights.qkv_sizes(config))
+def _prepare_block(block: Block, head_dim: int, dtype: torch.dtype) -> BlockOps:
+    """The block's functions with weights cast and laid out for inference.
+
+    Queries and keys have the two dimensions of a rotary pair next to each other.
+    """
+    attention = block.attention
+    q, k, v = attention.in_proj.weight.detach().split(attention.qkv_sizes)
     in_proj = torch.cat((_interleave_halves(q, head_dim), _interleave_halves(k, head_dim), v))
 
-    def head_norm(weight: Tensor | None) -> TensorFn | None:
-        return None if weight is None else _prepare_norm(_interleave_halves(weight.detach(), head_dim), config)
+    def head_norm(norm: Norm | None) -> TensorFn | None:
+        return None if norm is None else _prepare_norm(norm, _interleave_halves(norm.weight.detach(), head_dim), dtype)
 
-    return PreparedLayer(
-        attention_norm=_prepare_norm(weights.attention_norm, config),
-        in_proj=prepare_linear(in_proj, config.dtype),
-        q_norm=head_norm(weights.q_norm),
-        k_norm=head_norm(weights.k_norm),
-        out_proj=prepare_linear(weights.out_proj, config.dtype),
-        ffn_norm=_prepare_norm(weights.ffn_norm, config),
-        w12=prepare_linear(weights.w12, config.dtype),
-        w3=prepare_linear(weights.w3, config.dtype),
-        shift=None if weights.shift is None else weights.shift.detach().to(config.dtype),
+    return BlockOps(
+        attention_norm=_prepare_norm(block.attention_norm, block.attention_norm.weight, dtype),
+        in_proj=prepare_linear(in_proj, dtype),
+        q_norm=head_norm(attention.q_norm),
+        k_norm=head_norm(attention.k_norm),
+        out_proj=prepare_linear(attention.out_proj.weight, dtype),
+        ffn_norm=_prepare_norm(block.ffn_norm, block.ffn_norm.weight, dtype),
+        w12=prepare_linear(block.feed_forward.w12.weight, dtype),
+        w3=prepare_linear(block.feed_forward.w3.weight, dtype),
+        shift=None if attention.shift is None else attention.shift.detach().to(dtype),
+        qkv_sizes=attention.qkv_sizes,
+        activation=F.silu,
     )
 
 
@@ -273,10 +279,10 @@ def _interleave_halves(weight: Float[Tensor, "rows *any"], head_dim: int) -> Flo
     return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _rotate_heads(x: HiddenStates, factors: RotaryFactors, config: BlockConfig) -> Float[Tensor, "B T heads K"]:
-    """Heads of queries, keys and values; queries and keys are rotated by the angles, in the angles' precision."""
-    pairs = x.to(factors.real.dtype).view(*x.shape[:2], config.heads + 2 * config.kv_heads, -1, 2)
-    torch.view_as_complex(pairs)[:, :, : config.heads + config.kv_heads].mul_(factors)
+def _rotate_heads(x: Projection, factors: RotaryFactors) -> Float[Tensor, "B T heads K"]:
+    """Queries or keys by head, rotated by the angles in the angles' precision; float32 `x` is changed in place."""
+    pairs = x.to(factors.real.dtype).view(*x.shape[:2], -1, factors.shape[-1], 2)
+    torch.view_as_complex(pairs).mul_(factors)
     return pairs.flatten(3)
 
 

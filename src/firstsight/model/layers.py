@@ -1,4 +1,7 @@
-"""The decoder block as functions of tensors: norm, rotary position embedding, token shift, projections, SwiGLU.
+"""The decoder block: norm, token shift, attention with rotary position embeddings, SwiGLU.
+
+`decoder_block` is its arithmetic, for training, for inference with a cache and for the transformers classes. These
+differ in the functions that multiply by the weights (`BlockOps`) and in the attention (`BlockInputs`).
 
 As in bf16 autocast, weights are float32 and cast to `dtype` for matrix products only; residual stream, angles, masks
 and softmax are float32. Source: open_lm (paper section 1.2); for the Llama settings transformers.
@@ -8,60 +11,194 @@ Shapes: B rows, T tokens, D width, H query heads, G key and value heads, K head 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from firstsight.model.attention import AttentionMask, Heads, masked_attention
-from firstsight.recipe.model import LinearRope, Llama3Rope, Rope
+from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope
 from firstsight.recipe.model import Rotary as RopeSpec
 
 HiddenStates = Float[Tensor, "B T D"]
+Projection = Float[Tensor, "B T _"]
+"""Queries, keys or values of all heads side by side."""
+TensorFn = Callable[[Tensor], Tensor]
 RotaryCosSin = tuple[Float[Tensor, "B 1 T half"], Float[Tensor, "B 1 T half"]]
 
 
-class BlockConfig(NamedTuple):
-    """Settings of a block's arithmetic, the same for every layer."""
+@runtime_checkable
+class BlockInputs(Protocol):
+    """What a block needs besides its input: its place in the rows, and attention, with or without a cache."""
 
-    heads: int
-    kv_heads: int
-    is_rms_norm: bool
-    eps: float
-    dtype: torch.dtype
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of norms and matrix products."""
+        ...
 
+    @property
+    def positions(self) -> Int[Tensor, "B T"] | None:
+        """The position of each token in its document; None is allowed without token shift."""
+        ...
 
-class BlockWeights(NamedTuple):
-    """The weights of one block in open_lm's layout."""
+    def preceding_inputs(self, h: HiddenStates, count: int) -> Float[Tensor, "B count D"]:
+        """The `count` normed inputs of this block before the first token of `h`."""
+        ...
 
-    attention_norm: Float[Tensor, " D"]
-    in_proj: Float[Tensor, "(H+2*G)*K D"]
-    q_norm: Float[Tensor, " H*K"] | None
-    k_norm: Float[Tensor, " G*K"] | None
-    out_proj: Float[Tensor, "D H*K"]
-    ffn_norm: Float[Tensor, " D"]
-    w12: Float[Tensor, "2*F D"]
-    """Gate, then value."""
-    w3: Float[Tensor, "D F"]
-    shift: Float[Tensor, "taps D"] | None
-
-    def qkv_sizes(self, config: BlockConfig) -> list[int]:
-        """Rows of `in_proj` for queries, keys and values."""
-        head_dim = self.in_proj.shape[0] // (config.heads + 2 * config.kv_heads)
-        return [config.heads * head_dim, config.kv_heads * head_dim, config.kv_heads * head_dim]
+    def attend(self, q: Projection, k: Projection, v: Projection) -> Projection:
+        """Attention with rotary position embeddings of queries [B, T, H*K], keys and values [B, T, G*K]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionInputs:
-    """Tensors of a batch that all layers share: rotary cosine and sine, attention mask, positions."""
+    """The `BlockInputs` of rows without a cache, the same for all blocks."""
 
     cos: Float[Tensor, "B 1 T half"]
     sin: Float[Tensor, "B 1 T half"]
     mask: AttentionMask
     positions: Int[Tensor, "B T"]
+    dtype: torch.dtype
+
+    def preceding_inputs(self, h: HiddenStates, count: int) -> Float[Tensor, "B count D"]:
+        """Zeros: each row begins with its first token."""
+        return h.new_zeros(h.shape[0], count, h.shape[2])
+
+    def attend(self, q: Projection, k: Projection, v: Projection) -> Projection:
+        """Softmax attention under the mask."""
+        return merge_heads(masked_attention(*self.rotated_heads(q, k, v), self.mask))
+
+    def rotated_heads(self, q: Projection, k: Projection, v: Projection) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, T, K], keys and values [B, G, T, K] by head; queries and keys are rotated."""
+        head_dim = 2 * self.cos.shape[-1]
+        q, k, v = (x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (q, k, v))
+        return apply_rotary(q, self.cos, self.sin), apply_rotary(k, self.cos, self.sin), v
+
+
+class BlockOps(NamedTuple):
+    """The linear maps and norms of a block as functions, and its other weights: what `decoder_block` computes with."""
+
+    attention_norm: TensorFn
+    in_proj: TensorFn
+    """Queries, keys and values, in this order."""
+    q_norm: TensorFn | None
+    k_norm: TensorFn | None
+    out_proj: TensorFn
+    ffn_norm: TensorFn
+    w12: TensorFn
+    """Gate, then value."""
+    w3: TensorFn
+    shift: Float[Tensor, "taps D"] | None
+    qkv_sizes: tuple[int, int, int]
+    """Widths of queries, keys and values: H*K, G*K, G*K."""
+    activation: TensorFn
+
+
+BlockFn = Callable[[Tensor, BlockOps, BlockInputs], Tensor]
+
+
+class Weight(nn.Module):
+    """A parameter `weight`, uninitialised."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+
+
+class Linear(Weight):
+    """A linear map without bias in the dtype of its input."""
+
+    def forward(self, x: Float[Tensor, "*any into"]) -> Float[Tensor, "*any out"]:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Norm(Weight):
+    """LayerNorm or RMSNorm with a weight and no bias, computed in the dtype of its input."""
+
+    def __init__(self, width: int, spec: LMSpec) -> None:
+        super().__init__(width)
+        self.is_rms_norm, self.eps = spec.norm == "rms", spec.eps
+
+    def forward(self, x: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        weight = self.weight.to(x.dtype)
+        if self.is_rms_norm:
+            return F.rms_norm(x, weight.shape, weight, self.eps)
+        return F.layer_norm(x, weight.shape, weight, None, self.eps)
+
+
+class Attention(nn.Module):
+    """The weights of a block's attention."""
+
+    def __init__(self, spec: LMSpec) -> None:
+        super().__init__()
+        query_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        self.qkv_sizes = (query_width, kv_width, kv_width)
+        self.in_proj = Linear(query_width + 2 * kv_width, spec.width)
+        self.q_norm = Norm(query_width, spec) if spec.qk_norm else None
+        self.k_norm = Norm(kv_width, spec) if spec.qk_norm else None
+        self.out_proj = Linear(spec.width, query_width)
+        self.shift = nn.Parameter(torch.empty(spec.token_shift, spec.width)) if spec.token_shift > 1 else None
+
+
+class FeedForward(nn.Module):
+    """The weights of SwiGLU: `w12` for gate and value, `w3` for the output."""
+
+    def __init__(self, spec: LMSpec) -> None:
+        super().__init__()
+        self.w12 = Linear(2 * spec.mlp_width, spec.width)
+        self.w3 = Linear(spec.width, spec.mlp_width)
+
+
+class Block(nn.Module):
+    """One pre-norm block, with open_lm's parameter names: a module that torch's wrappers and hooks apply to."""
+
+    def __init__(self, spec: LMSpec) -> None:
+        super().__init__()
+        self.block_fn: BlockFn = decoder_block
+        """`decoder_block` or its compiled form, which all blocks share; hooks and wrappers stay outside of it."""
+        self.attention_norm, self.ffn_norm = Norm(spec.width, spec), Norm(spec.width, spec)
+        self.attention = Attention(spec)
+        self.feed_forward = FeedForward(spec)
+
+    def ops(self) -> BlockOps:
+        """The block's modules and weights under the names of `BlockOps`."""
+        attention, feed_forward = self.attention, self.feed_forward
+        return BlockOps(
+            attention_norm=self.attention_norm,
+            in_proj=attention.in_proj,
+            q_norm=attention.q_norm,
+            k_norm=attention.k_norm,
+            out_proj=attention.out_proj,
+            ffn_norm=self.ffn_norm,
+            w12=feed_forward.w12,
+            w3=feed_forward.w3,
+            shift=attention.shift,
+            qkv_sizes=attention.qkv_sizes,
+            activation=silu,
+        )
+
+    def forward(self, x: HiddenStates, inputs: BlockInputs) -> HiddenStates:
+        """The residual stream after this block."""
+        return self.block_fn(x, self.ops(), inputs)
+
+
+def decoder_block(x: HiddenStates, ops: BlockOps, inputs: BlockInputs) -> HiddenStates:
+    """One pre-norm block on the residual stream: the only place of its arithmetic, with and without a cache."""
+    h = ops.attention_norm(x.to(inputs.dtype))
+    if ops.shift is not None:
+        assert inputs.positions is not None
+        preceding = inputs.preceding_inputs(h, ops.shift.shape[0] - 1)
+        h = shift_tokens(h, ops.shift.to(h.dtype), preceding, inputs.positions)
+    q, k, v = ops.in_proj(h).split(ops.qkv_sizes, dim=-1)
+    if ops.q_norm is not None and ops.k_norm is not None:
+        q, k = ops.q_norm(q), ops.k_norm(k)  # over all heads
+    x = x + ops.out_proj(inputs.attend(q, k, v))
+    gate, value = ops.w12(ops.ffn_norm(x.to(inputs.dtype))).chunk(2, dim=-1)
+    return x + ops.w3(ops.activation(gate) * value)
 
 
 def rotary_frequencies(rope: RopeSpec, head_dim: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -86,14 +223,6 @@ def rotary_cos_sin(positions: Int[Tensor, "B T"], rope: RopeSpec, *, head_dim: i
     return angles.cos(), angles.sin()
 
 
-def norm(x: Float[Tensor, "*any D"], weight: Float[Tensor, " D"], config: BlockConfig) -> Float[Tensor, "*any D"]:
-    """LayerNorm or RMSNorm with a weight and no bias, computed in `config.dtype`."""
-    x, weight = x.to(config.dtype), weight.to(config.dtype)
-    if config.is_rms_norm:
-        return F.rms_norm(x, weight.shape, weight, config.eps)
-    return F.layer_norm(x, weight.shape, weight, None, config.eps)
-
-
 def apply_rotary(x: Heads, cos: Float[Tensor, "B 1 T half"], sin: Float[Tensor, "B 1 T half"]) -> Heads:
     """Rotate the pairs (i, i + K / 2) of each head by the positions' angles, in float32."""
     first, second = x.to(cos.dtype).chunk(2, dim=-1)
@@ -113,37 +242,12 @@ def shift_tokens(
     return mixed
 
 
-def project_qkv(block: BlockWeights, h: HiddenStates, rotary: RotaryCosSin, config: BlockConfig) -> tuple[Tensor, ...]:
-    """Queries [B, H, T, K], keys and values [B, G, T, K] of normed inputs, with QK-norm (over all heads) and rotary."""
-    q, k, v = F.linear(h, block.in_proj.to(h.dtype)).split(block.qkv_sizes(config), dim=-1)
-    if block.q_norm is not None and block.k_norm is not None:
-        q, k = norm(q, block.q_norm, config), norm(k, block.k_norm, config)
-    counts = (config.heads, config.kv_heads, config.kv_heads)
-    q, k, v = (x.unflatten(-1, (count, -1)).transpose(1, 2) for x, count in zip((q, k, v), counts, strict=True))
-    return apply_rotary(q, *rotary), apply_rotary(k, *rotary), v
-
-
-def output_and_feed_forward(
-    weights: BlockWeights, x: HiddenStates, attended: Heads, config: BlockConfig
-) -> HiddenStates:
-    """The block after its attention: output projection and SwiGLU, each added to the residual stream."""
-    dtype = attended.dtype
-    x = x + F.linear(attended.transpose(1, 2).flatten(2), weights.out_proj.to(dtype))
-    gate, value = F.linear(norm(x, weights.ffn_norm, config), weights.w12.to(dtype)).chunk(2, dim=-1)
-    return x + F.linear(silu(gate) * value, weights.w3.to(dtype))
+def merge_heads(x: Heads) -> Projection:
+    """Heads [B, H, T, K] side by side: [B, T, H*K]."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def silu(gate: Float[Tensor, "*any F"]) -> Float[Tensor, "*any F"]:
     """x sigmoid(x) in float32, written so that the compiled backward pass computes one exponential instead of two."""
     wide = gate if gate.dtype == torch.float64 else gate.float()
     return (wide * wide.sigmoid()).to(gate.dtype)
-
-
-def decoder_block(x: HiddenStates, weights: BlockWeights, inputs: AttentionInputs, config: BlockConfig) -> HiddenStates:
-    """One pre-norm block on the residual stream."""
-    h = norm(x, weights.attention_norm, config)
-    if weights.shift is not None:
-        preceding = h.new_zeros(h.shape[0], weights.shift.shape[0] - 1, h.shape[2])
-        h = shift_tokens(h, weights.shift.to(h.dtype), preceding, inputs.positions)
-    q, k, v = project_qkv(weights, h, (inputs.cos, inputs.sin), config)
-    return output_and_feed_forward(weights, x, masked_attention(q, k, v, inputs.mask), config)

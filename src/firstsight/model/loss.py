@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from firstsight.errors import ModelError
-from firstsight.model.layers import norm
 from firstsight.model.lm import LM
 from firstsight.recipe.stages import IGNORE_INDEX
 
@@ -99,7 +98,10 @@ class _HeadCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         count, wide_dtype = states.shape[0], torch.float64 if states.dtype == torch.float64 else torch.float32
         chunks, cast_weight = _Chunks(count, head_weight), head_weight.to(states.dtype)
-        states_grad, head_grad = torch.empty_like(states), torch.empty_like(head_weight, dtype=wide_dtype)
+        # a gradient that nothing needs (of a frozen head, or of states before which all is frozen) is not computed
+        needs_states_grad, needs_head_grad = ctx.needs_input_grad[:2]
+        states_grad = torch.empty_like(states) if needs_states_grad else None
+        head_grad = torch.empty_like(head_weight, dtype=wide_dtype) if needs_head_grad else None
         cross_entropy, lse = (states.new_empty(count, dtype=wide_dtype) for _ in range(2))
         # all pieces have one shape, whatever the count is, so that the kernel is compiled once
         padded_targets = F.pad(targets, (0, -count % chunks.piece_rows))[:, None]
@@ -114,19 +116,25 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 piece = grad_kernel(buffer[row:end], padded_targets[start + row : start + end], z_coefficient)
                 for losses, values in zip((cross_entropy, lse), piece, strict=True):
                     losses[start + row : start + stop] = values[: stop - row]
-            torch.mm(logits_grad, cast_weight, out=states_grad[chunk])
-            _accumulate_head_grad(head_grad, logits_grad, states[chunk], is_first=start == 0)
-        ctx.grads = (states_grad, head_grad if count else head_grad.zero_())
+            if states_grad is not None:
+                torch.mm(logits_grad, cast_weight, out=states_grad[chunk])
+            if head_grad is not None:
+                _accumulate_head_grad(head_grad, logits_grad, states[chunk], is_first=start == 0)
+        ctx.grads = (states_grad, head_grad.zero_() if head_grad is not None and not count else head_grad)
         ctx.mark_non_differentiable(cross_entropy)
         return cross_entropy.sum() + z_coefficient * lse.square().sum(), cross_entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         if ctx.grads is None:
             raise ModelError("loss: wanted one backward pass a loss. Got a second one. Compute the loss again.")
         states_grad, head_grad = ctx.grads
         ctx.grads = None  # returned without a copy: the head's gradient is the largest tensor of a small model
-        return states_grad.mul_(grads[0].to(states_grad.dtype)), head_grad.mul_(grads[0]), None, None, None
+        if states_grad is not None:
+            states_grad.mul_(grads[0].to(states_grad.dtype))
+        if head_grad is not None:
+            head_grad.mul_(grads[0])
+        return states_grad, head_grad, None, None, None
 
 
 def _accumulate_head_grad(head_grad: Tensor, logits_grad: Tensor, states: Tensor, *, is_first: bool) -> None:
@@ -172,7 +180,8 @@ def liger_loss(inputs: LossInputs) -> tuple[Tensor, Tensor]:
     settings = {"ignore_index": IGNORE_INDEX, "lse_square_scale": inputs.z_coefficient, "reduction": "sum"}
     kernel = _liger_kernel(device)(**settings, return_z_loss=True, accum_dtype=torch.float32)
     head_weight, sums = inputs.head_weight.to(states.dtype), torch.zeros(inputs.num_groups, device=device)
-    total = (states.sum() + head_weight.sum()) * 0.0  # gradients of zero for a batch without loss tokens
+    trained = [tensor for tensor in (states, head_weight) if tensor.requires_grad]  # the kernel skips frozen ones too
+    total = sum((tensor.sum() * 0.0 for tensor in trained), torch.zeros((), device=device))  # gradients without tokens
     for group in inputs.group_ids.unique().tolist():
         rows = (inputs.group_ids == group).nonzero()[:, 0]
         output = kernel(head_weight, states[rows], inputs.targets[rows])
@@ -203,7 +212,7 @@ def lm_loss(
     """The loss of hidden states [B, T, D] before the last norm; `row_groups` [B] are 0 to num_groups - 1."""
     indices = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
     group_ids = row_groups.long()[indices // targets.shape[1]]
-    states = norm(hidden.flatten(0, 1).index_select(0, indices), lm.norm.weight, lm.block_config)
+    states = lm.final_norm(hidden.flatten(0, 1).index_select(0, indices))
     inputs = LossInputs(states, lm.head_weight, targets.flatten()[indices], group_ids, num_groups, z_coefficient)
     total, sums = (lm.loss_fn or chunked_loss)(inputs)
     return LossSums(total=total, by_group=sums, token_counts=torch.bincount(group_ids, minlength=num_groups))

@@ -11,8 +11,8 @@ from functools import cache
 
 import torch
 
-from firstsight.model.layers import decoder_block
-from firstsight.model.lm import LM, BlockFn
+from firstsight.model.layers import BlockFn, decoder_block
+from firstsight.model.lm import LM
 from firstsight.model.loss import compiled_loss, liger_loss
 from firstsight.site import Site
 
@@ -52,7 +52,8 @@ def compile_decoder(lm: LM, site: Site, *, steps: int) -> None:
 
         config.recompile_limit = config.accumulated_recompile_limit = MAX_COMPILED_SHAPES
     if should_compile:
-        lm.block_fn = _compiled_block()
+        for block in lm.blocks:
+            block.block_fn = _compiled_block()
     if site.loss == "liger":
         lm.loss_fn = liger_loss
     elif should_compile:
