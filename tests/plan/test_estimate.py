@@ -157,15 +157,15 @@ def test_images_of_interleaved_documents_and_multitask_data_are_encoded_once_eac
     world, stage = base.evaluate.benchmarks.world, base.stages[0]  # type: ignore[union-attr]
     shares = dict.fromkeys(("captions", "words", "boxes", "dialogues"), Share(1, 4))
     documents = SyntheticInterleaved(world=world, documents=10, max_images=3)
-    for source, items, images in (
-        (documents, 10, 6 + 6 + 6 + 1),
-        (SyntheticMultitask(world=world, images=10, turns=2, **shares), 10, 10),
+    for source, slug, images in (
+        (documents, "interleaved-3-images", 6 + 6 + 6 + 1),
+        (SyntheticMultitask(world=world, images=10, turns=2, **shares), "multitask-025-025-025-025", 10),
     ):
         mix = replace(stage.mix, images=single_source(source))
         estimate = estimate_arm(replace(base, stages=(replace(stage, mix=mix),)))
         costs = {step_cost.step.slug: step_cost.cost.items for step_cost in estimate.step_costs}
-        assert costs[source.TAG] == costs[f"prepare-{source.TAG}"] == items
-        assert costs[f"encode-{source.TAG}"] == images
+        assert costs[slug] == costs[f"prepare-{slug}"] == 10
+        assert costs[f"encode-{slug}"] == images
 
 
 def test_the_table_has_one_line_for_equal_steps_and_ends_in_the_sums() -> None:

@@ -114,6 +114,14 @@ def test_documents_without_images_are_refused() -> None:
         SyntheticInterleaved(world=WORLD, documents=1, max_images=0)
 
 
+def test_labels_of_synthetic_sources_say_what_distinguishes_them() -> None:
+    shares = {"captions": Share(1, 2), "words": Share(0), "boxes": Share(3, 8), "dialogues": Share(1, 8)}
+    multitask = SyntheticMultitask(world=WORLD, images=1, turns=1, **shares)
+    assert source_label(multitask) == "multitask (50 % captions, 37.5 % boxes, 12.5 % dialogues)"
+    documents = SyntheticInterleaved(world=WORLD, documents=1, max_images=3)
+    assert source_label(documents) == "interleaved documents of up to 3 images"
+
+
 @pytest.mark.parametrize("percents", [(50, 25, 25, 25), (0, 0, 0, 0)])
 def test_multitask_shares_sum_to_1(percents: tuple[int, ...]) -> None:
     shares = dict(zip(("captions", "words", "boxes", "dialogues"), (Share(n, 100) for n in percents), strict=True))

@@ -17,7 +17,13 @@ from hashlib import sha256
 from typing import Any, cast
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.recipe.mixture import External, Recaptioned, SyntheticCaptions
+from firstsight.recipe.mixture import (
+    External,
+    Recaptioned,
+    SyntheticCaptions,
+    SyntheticInterleaved,
+    SyntheticMultitask,
+)
 from firstsight.recipe.model import LMSpec
 from firstsight.recipe.serialize import canonical_json, to_json
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, TrunkSegment
@@ -112,6 +118,10 @@ def _hint(spec: Any, content_ids: ContentIds) -> str:
             return f"{len(spec.vision_tasks) + len(spec.text_tasks)}-tasks"
         case SyntheticCaptions():
             return spec.quality
+        case SyntheticInterleaved():
+            return f"{spec.max_images}-images" if spec.max_images > 1 else "1-image"
+        case SyntheticMultitask():
+            return "-".join(map(_percent, spec.shares.values()))
         case External() | Recaptioned():
             external = spec.external if isinstance(spec, Recaptioned) else spec
             if content_key(spec) in content_ids:

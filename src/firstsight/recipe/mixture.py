@@ -197,6 +197,11 @@ def source_label(source: DataSource) -> str:
             return f"{source.external.name} ({source.synthetic_share} synthetic captions)"
         case SyntheticCaptions():
             return f"{source.quality} captions"
+        case SyntheticInterleaved():
+            return f"interleaved documents of up to {source.max_images} images"
+        case SyntheticMultitask():
+            shares = ", ".join(f"{share} {task}" for task, share in source.shares.items() if share)
+            return f"multitask ({shares})"
         case _:
             return source.TAG
 
