@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +46,26 @@ def test_arms_without_results_say_why(tmp_path: Path) -> None:
     assert arms["start-080.s1"].missing_reason == f"{failed.address} failed: OSError: no disk"
     assert arms["start-000.s1"].missing_reason == "not run yet"
     assert all(arm.scores is None and arm.answers_path is None for arm in arms.values())
+
+
+def test_an_arm_whose_scores_are_refused_says_why(tmp_path: Path) -> None:
+    store, addresses = Store(tmp_path), {arm.label: GRAPH.final_step(arm.label).address for arm in STUDY.arms}
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "scores.json").read_text())
+    del golden["tasks"]["copa"]["interval"]
+    for label, content in (("start-000.s1", golden), ("start-020.s1", golden | {"format": 0})):
+        store.path(addresses[label]).mkdir()
+        (store.path(addresses[label]) / "scores.json").write_text(json.dumps(content))
+    shutil.copytree(Path(__file__).parents[1] / "golden", store.path(addresses["start-040.s1"]))
+    arms = {arm.label: arm for arm in collect_results(STUDY, store, GRAPH)}
+    for label, message in (
+        ("start-000.s1", "tasks.copa.interval: wanted this key"),
+        ("start-020.s1", "format: wanted 1"),
+    ):
+        assert f"{addresses[label]}/scores.json: {message}" in arms[label].missing_reason
+        assert "delete its folder first" in arms[label].missing_reason
+        assert arms[label].scores is None and arms[label].answers_path is None
+    complete = arms["start-040.s1"]
+    assert complete.scores and complete.missing_reason == "" and complete.scores.tasks["copa"].kind == "text"
 
 
 def test_stages_continue_the_token_count_of_the_trunk(tmp_path: Path) -> None:
