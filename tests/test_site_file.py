@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import RequestError
-from firstsight.site import MAX_BAD_SHARE, Location, Site
+from firstsight.site import MAX_REJECTED_SHARE, Location, Site
 from firstsight.site_file import read_site, source_entries_template
 from firstsight.units import Share
 
@@ -48,7 +48,7 @@ def test_machine_and_sources_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     machine = (site.device, site.threads, site.compile, site.save_every, site.cache, site.readers)
     assert machine == ("cuda", 4, False, 30.0, Path("/mnt/fast/cache"), 8)
     assert site.sources["near"] == Location(path=str(tmp_path / "data" / "near"))
-    assert site.sources["near"].most_bad == MAX_BAD_SHARE
+    assert site.sources["near"].most_bad == MAX_REJECTED_SHARE
     assert site.sources["llava-v1.5"] == Location(
         path="/mnt/fast/llava/mix.json",
         pictures="/home/someone/pictures",

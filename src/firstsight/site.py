@@ -11,7 +11,7 @@ from pathlib import Path
 
 from firstsight.units import Share
 
-MAX_BAD_SHARE = Share(1, 100)
+MAX_REJECTED_SHARE = Share(1, 100)
 LOSS_IMPLEMENTATIONS = ("chunked", "liger")
 
 
@@ -29,8 +29,8 @@ class Location:
     """For tables: the column of the text, picture, caption, turns, question, answer."""
     split: str = ""
     """Which split to read, where the file names contain several (train, validation, test)."""
-    most_bad: Share = MAX_BAD_SHARE
-    """The largest allowed share of invalid records; a source with more is refused."""
+    most_bad: Share = MAX_REJECTED_SHARE
+    """The largest allowed share of rejected records; a source with more is refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

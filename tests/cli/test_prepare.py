@@ -55,7 +55,7 @@ def test_a_refused_source_is_described_and_the_next_is_prepared(
     at.texts([{"text": "w1"}] * 3 + [{"text": 7}], "rotten")
     words = ("rotten", "mine", "--form", "text", "--tokenizer", "words/tokenizer.json", "--jobs", "1")
     code, out, err = run_prepare(capsys, *words)
-    assert code == 1 and "wanted at most 1 % bad records. Got 1 of 4: 1 x field missing" in err
+    assert code == 1 and "wanted at most 1 % rejected records. Got 1 of 4: 1 x field missing" in err
     assert "(refused)" in out and "field missing 1 text-00000.jsonl, line 4" in out
     assert len(list(Path("runs/sources").glob("*/manifest.json"))) == 1
 

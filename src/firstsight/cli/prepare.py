@@ -21,7 +21,7 @@ from firstsight.workspace.sources import current_site
 
 COUNTS = ("samples", "tokens", "loss tokens", "shown", "images", "bad")
 """Keys of manifest.json that are columns of the table of counts."""
-COUNT_LABELS = {"samples": "records", "shown": "images shown", "bad": "refused"}
+COUNT_LABELS = {"samples": "records", "shown": "images shown", "bad": "rejected"}
 """The headings of columns, where they are not the keys."""
 
 
@@ -36,7 +36,7 @@ def prepare(
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Parallel processes; default: all cores.")] = None,
     out: OutOption = RUNS,
 ) -> None:
-    """Check, count, tokenize and index data; bad records are listed with a reason. Images are not copied.
+    """Check, count, tokenize and index data; rejected records are listed with a reason. Images are not copied.
 
     Stop it at any time; the same command resumes it.
     Example: firstsight prepare captions/ --form captions --tokenizer tokenizer.json
@@ -51,8 +51,8 @@ def prepare(
         folder = preparation.prepared_folder(source, tokenizer_path=path, out=out)
         started, stamp = monotonic(), _time_stamp(folder)
         try:
-            with display.task(folder.name) as view:
-                preparation.prepare_source(spec, tokenizer_path=path, site=site, out=out, on_progress=view)
+            with display.task(folder.name) as on_progress:
+                preparation.prepare_source(spec, tokenizer_path=path, site=site, out=out, on_progress=on_progress)
         except DataError as error:
             terminal.print_error(str(error))
             exit_code = 1
@@ -87,7 +87,7 @@ def _print_source(folder: Path, *, seconds: float | None) -> None:
 def _print_counts(title: str, folder: Path, stats: Mapping[str, Any]) -> None:
     terminal.print_table(_count_rows(stats), title=f"\n{title}")
     if stats["refused"]:
-        terminal.print_table(_refused_rows(folder, stats["refused"]), title="")
+        terminal.print_table(_rejected_rows(folder, stats["refused"]), title="")
 
 
 def _count_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -98,15 +98,15 @@ def _count_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield (name or "none", *(f"{counts[key]:,}" if key in counts else "" for key in COUNTS))
 
 
-def _refused_rows(folder: Path, refused: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+def _rejected_rows(folder: Path, reason_counts: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
     first: dict[str, dict[str, str]] = {}
     with (folder / "quarantine.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
             first.setdefault(record["reason"], record)
-            if len(first) == len(refused):
+            if len(first) == len(reason_counts):
                 break
-    yield ("refused because", "records", "first")
-    for reason, count in sorted(refused.items(), key=lambda item: (-item[1], item[0])):
+    yield ("rejected because", "records", "first")
+    for reason, count in sorted(reason_counts.items(), key=lambda item: (-item[1], item[0])):
         record = first[reason]
         yield (reason, f"{count:,}", f"{record['shard']}, {record['where']}: {record['detail']}")

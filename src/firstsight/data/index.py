@@ -6,7 +6,7 @@ tokens.npy         the tokens of all records; loss.npy: their loss flags (0 neve
 images.npy         offset, size, hash, shard of every image's encoded bytes in the source; shards.json names the shards
 read.json          what was read: files, their sizes, stamps and digests; about this machine, so not in the digest
 manifest.json      counts, form, tokenizer, special ids, digest of the source, digest of all of the above
-quarantine.jsonl   what was rejected: reason, shard, where, detail
+quarantine.jsonl   the rejected records: reason, shard, where, detail
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class RecordError(DataError):
-    """A single record is invalid; it is written to the quarantine file with its reason."""
+    """A single record is invalid: it is rejected and written to quarantine.jsonl with its reason."""
 
     def __init__(self, reason: RejectionReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

@@ -61,7 +61,7 @@ def test_every_layout_of_an_evaluation_set_is_read(tmp_path: Path) -> None:
     counted = collect_eval_sets([root], with_hashes=False)
     assert (counted.images[0], len(counted.images), len(counted.hashes)) == (sets.images[0], 6, 0)
     assert sets.unread == {".npz": 2, ".zip": 1}
-    assert [line.partition(":")[0] for line in sets.refused] == ["sets/m.jpg", "sets/n.json"]
+    assert [line.partition(":")[0] for line in sets.broken_items] == ["sets/m.jpg", "sets/n.json"]
 
 
 def test_a_folder_without_images_and_texts_is_refused(tmp_path: Path) -> None:

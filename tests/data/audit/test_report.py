@@ -34,7 +34,7 @@ def make_report(images: tuple[ImageOverlap, ...], texts: tuple[TextOverlap, ...]
         texts=5,
         short_texts=1,
         unread={".zip": 2, ".bin": 1},
-        refused=("a.jpg: not an image",),
+        broken_items=("a.jpg: not an image",),
     )
 
 

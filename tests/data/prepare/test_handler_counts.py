@@ -1,4 +1,4 @@
-"""Counts of a source by split and reason, and the limit on bad records."""
+"""Counts of a source by split and reason, and the limit on rejected records."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_manifest_counts_and_splits(workshop: Workshop, source: Path) -> None:
     assert (bad["reason"], bad["shard"], bad["where"]) == ("empty text", "unnamed-4.jsonl", f"line {ROWS + 1}")
 
 
-def test_source_with_too_many_bad_records_is_refused_with_its_counts(
+def test_source_with_too_many_rejected_records_is_refused_with_its_counts(
     workshop: Workshop, written_shards: list[str]
 ) -> None:
     folder = workshop.texts([{"text": "w1" if number % 50 else ""} for number in range(100)])
     with pytest.raises(
-        DataError, match=r"at most 1 % bad .*Got 2 of 100: 2 x empty text \(first: text-00000\.jsonl, l"
+        DataError, match=r"at most 1 % rejected .*Got 2 of 100: 2 x empty text \(first: text-00000\.jsonl, l"
     ):
         workshop.prepare(folder, "text", "out")
     out = workshop.folder("out")

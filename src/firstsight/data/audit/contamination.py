@@ -135,7 +135,7 @@ def find_overlap(index: Index, *, eval_paths: Sequence[Path], tokenizer: Tokeniz
         texts=len(items),
         short_texts=len(items) - searchable,
         unread=eval_sets.unread,
-        refused=eval_sets.refused,
+        broken_items=eval_sets.broken_items,
     )
 
 

@@ -61,16 +61,16 @@ class EvalSets:
     texts: dict[str, EvalItem] = field(default_factory=dict)
     """Distinct texts in order, each with its first location."""
     unread: Counter[str] = field(default_factory=Counter)
-    refused: list[str] = field(default_factory=list)
+    broken_items: list[str] = field(default_factory=list)
 
     def add_image(self, data: bytes, item: EvalItem) -> None:
-        """Count and hash an encoded image; a broken one is refused."""
+        """Count and hash an encoded image; a broken one goes to `broken_items`."""
         try:
             if self.with_hashes:
                 self.hashes.append(perceptual_hash(data))
             self.images.append(item)
         except RecordError as error:
-            self.refused.append(f"{item}: {error}")
+            self.broken_items.append(f"{item}: {error}")
 
     def add_value(self, value: object, location: EvalItem) -> None:
         """Add the strings and images of a decoded value, at any depth."""
@@ -105,10 +105,10 @@ def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> Eva
                 try:
                     _collect_file(file, name, sets)
                 except (*_READ_ERRORS, tarfile.TarError) as error:
-                    sets.refused.append(f"{name}: {error}")
+                    sets.broken_items.append(f"{name}: {error}")
     if not sets.images and not sets.texts:
         unread = [f"{count} x {suffix}" for suffix, count in sets.unread.items()]
-        reasons, names = "; ".join([*sets.refused[:3], *unread]) or "no file", ", ".join(map(str, paths))
+        reasons, names = "; ".join([*sets.broken_items[:3], *unread]) or "no file", ", ".join(map(str, paths))
         raise DataError(f"{names}: wanted images or texts of an evaluation set. Got none ({reasons}).")
     return sets
 
@@ -122,7 +122,7 @@ def _collect_file(file: Path, name: str, sets: EvalSets) -> None:
                     try:
                         _collect_bytes(lambda content=content: content, member_name, sets)
                     except _READ_ERRORS as error:  # the members after it are still read
-                        sets.refused.append(f"{member_name}: {error}")
+                        sets.broken_items.append(f"{member_name}: {error}")
     elif name.lower().endswith(".parquet"):
         rows = (row for batch in pq.ParquetFile(file).iter_batches(batch_size=64) for row in batch.to_pylist())
         for number, row in enumerate(rows):

@@ -180,7 +180,7 @@ class OverlapReport:
     short_texts: int
     """Evaluation texts of fewer than NGRAM_SIZE tokens, which are not searched for."""
     unread: Mapping[str, int]
-    refused: Sequence[str]
+    broken_items: Sequence[str]
     """Evaluation files and images that are broken."""
 
     def write(self, folder: Path) -> Path:
@@ -238,8 +238,8 @@ class OverlapReport:
         if self.unread:
             counts = ", ".join(f"{count:,} x {suffix}" for suffix, count in sorted(self.unread.items()))
             yield f"Evaluation files that were not read: {counts}."
-        if self.refused:
-            yield f"{len(self.refused):,} evaluation files or images are broken. The first: {self.refused[0]}"
+        if self.broken_items:
+            yield f"{len(self.broken_items):,} evaluation files or images are broken. The first: {self.broken_items[0]}"
 
 
 def quote_shortened(text: str) -> str:

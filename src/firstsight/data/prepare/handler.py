@@ -2,7 +2,7 @@
 
 parts/<name>/       finished shards of an unfinished index; removed at the end
 merged.json         the manifest while the parts are being removed: everything else is complete
-refused.json        the counts of a source with too many bad records, which quarantine.jsonl lists
+refused.json        the counts of a source with too many rejected records, which quarantine.jsonl lists
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SOURCE_FORMS: Mapping[type[mixture.DataSource], mixture.ExternalForm] = {
 def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """Handler: check, tokenize and index a source in `site.readers` processes; a killed run resumes to equal bytes.
 
-    Raises DataError when more records are bad than the source's location allows or a shard is truncated, StepFailed
+    Raises DataError when more records are rejected than `most_bad` allows or a shard is truncated, StepFailed
     when the disk is full; finished shards stay for the next run.
     """
     job = prepare_job(spec, inputs=inputs, out=out, site=site)
@@ -60,7 +60,7 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
         stats = _count_records(parts)
         merge_quarantines(parts, out)
         _write_json(out / "refused.json", stats)
-        _check_bad_share(parts, job.location, stats)
+        _check_rejected_share(parts, job.location, stats)
         (out / "refused.json").unlink()
         _publish(out, job, parts, stats)
 
@@ -127,7 +127,7 @@ class _PrepareProgress:
 
 
 def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
-    counts, refused = Counter[str](), Counter[str]()
+    counts, rejected = Counter[str](), Counter[str]()
     captions = Counter({"real": 0, "synthetic": 0})
     splits: dict[str, Counter[str]] = {}
     for part in parts:
@@ -135,13 +135,13 @@ def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
         captions.update(part.caption_counts)
         split = {name: part.counts[name] for name in ("samples", "shown", "tokens", "loss tokens", "bad")}
         splits.setdefault(part.shard.split, Counter()).update(split)
-        refused.update({reason: count for reason, (count, _) in part.rejections.items()})
-    return {"counts": dict(counts), "splits": splits, "refused": refused, "captions": captions}
+        rejected.update({reason: count for reason, (count, _) in part.rejections.items()})
+    return {"counts": dict(counts), "splits": splits, "refused": rejected, "captions": captions}
 
 
-def _check_bad_share(parts: Sequence[ShardPart], location: Location, stats: Mapping[str, Any]) -> None:
-    good, bad = stats["counts"]["samples"], stats["counts"]["bad"]
-    if good and bad <= (good + bad) * location.most_bad:
+def _check_rejected_share(parts: Sequence[ShardPart], location: Location, stats: Mapping[str, Any]) -> None:
+    accepted, rejected = stats["counts"]["samples"], stats["counts"]["bad"]
+    if accepted and rejected <= (accepted + rejected) * location.most_bad:
         return
     first = {reason: record for part in reversed(parts) for reason, (_, record) in part.rejections.items()}
     reasons = "; ".join(
@@ -149,8 +149,9 @@ def _check_bad_share(parts: Sequence[ShardPart], location: Location, stats: Mapp
         for reason, count in sorted(stats["refused"].items(), key=lambda item: (-item[1], item[0]))
     )
     raise DataError(
-        f"{location.path}: wanted at most {location.most_bad} bad records. Got {bad} of {good + bad}: "
-        f"{reasons or 'no record at all'}. Repair the source, remove the bad shards, or allow more with most_bad."
+        f"{location.path}: wanted at most {location.most_bad} rejected records. Got {rejected} of "
+        f"{accepted + rejected}: {reasons or 'no record at all'}. Repair the source, remove its damaged shards, or "
+        "allow more with most_bad."
     )
 
 

@@ -71,7 +71,7 @@ class ShardPart:
 
     @property
     def record_count(self) -> int:
-        """Valid and rejected ones."""
+        """Accepted and rejected ones."""
         return self.counts["samples"] + self.counts["bad"]
 
 
@@ -187,7 +187,7 @@ def image_locations(record: Record) -> tuple[ImageLocation, ...]:
 
 
 class PartWriter:
-    """Writes the arrays and the quarantine of one part, batch by batch."""
+    """Writes the arrays and quarantine.jsonl of one part, batch by batch."""
 
     def __init__(self, folder: Path, text_tokenizer: tokenizer.Tokenizer, job: PrepareJob) -> None:
         self.caption_counts, self.image_shards = Counter[str](), dict[str, int]()
@@ -214,7 +214,7 @@ class PartWriter:
         return ShardProgress(records=counts["samples"] + counts["bad"], tokens=counts["tokens"], bytes=0)
 
     def write_batch(self, batch: Sequence[Record | RejectedRecord]) -> None:
-        """Append a batch; rejected records go to the quarantine."""
+        """Append a batch; rejected records go to quarantine.jsonl."""
         records: list[Record] = []
         for record in batch:
             if isinstance(record, RejectedRecord):

@@ -20,17 +20,18 @@ from firstsight.data.records import ImageLocation, Record, RecordError, Rejected
 
 _Part = str | tuple[str, ...]
 """A text, or the names under which an image may be found."""
+_Rejected = list[RejectedRecord]
 
 
 def read_interleaved_jsonl(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a JSON-lines shard."""
-    rejected: list[RejectedRecord] = []
+    rejected: _Rejected = []
     return _insert(jsonl_records(context, partial(_convert, context, rejected, "line")), rejected)
 
 
 def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
     """Documents of a table."""
-    rejected: list[RejectedRecord] = []
+    rejected: _Rejected = []
 
     def parse(row: TableRow) -> Record:
         return _convert(context, rejected, "row", {field: row[field] for field in row.columns}, row.number)
@@ -38,23 +39,23 @@ def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRe
     return _insert(table_records(context, parse, ("images", "texts"), ("text_list", "image_info")), rejected)
 
 
-def _insert(records: Iterator[Record | RejectedRecord], bad: list[RejectedRecord]) -> Iterator[Record | RejectedRecord]:
+def _insert(records: Iterator[Record | RejectedRecord], rejected: _Rejected) -> Iterator[Record | RejectedRecord]:
     """`records`, each after the images of its document that were rejected."""
     for record in records:
-        yield from bad
-        bad.clear()
+        yield from rejected
+        rejected.clear()
         yield record
 
 
-def _convert(context: ReadContext, bad: list[RejectedRecord], unit: str, row: Mapping[str, Any], number: int) -> Record:
-    """The document of a row, which is the `unit` (line or row) of a `number`; unusable images go into `bad`."""
+def _convert(context: ReadContext, rejected: _Rejected, unit: str, row: Mapping[str, Any], number: int) -> Record:
+    """The document of a row, which is the `unit` (line or row) of a `number`; rejected images go into `rejected`."""
     parts, separator = (_parse_mmc4(row), " ") if "text_list" in row else (_parse_obelics(row), "\n\n")
     resolved: list[str | ImageLocation] = []
     for part_number, part in enumerate(parts, start=1):
         try:
             resolved.append(part if isinstance(part, str) else _find_image(context, part))
         except RecordError as error:
-            bad.append(context.rejected(error, f"{unit} {number}, part {part_number}"))
+            rejected.append(context.rejected(error, f"{unit} {number}, part {part_number}"))
     record_id = context.default_id(number) if row.get("id") is None else str(row["id"])
     return join_interleaved(resolved, record_id=record_id, separator=separator)
 

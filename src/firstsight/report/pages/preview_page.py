@@ -99,7 +99,7 @@ def preview_rows(stream: BatchStream, decoder: TokenDecoder, *, first_row: int, 
 
 
 class RecordOrigins:
-    """Finds the shard of each record of an index, whose samples are in shard order, without invalid records."""
+    """Shard and position of an index's records: its samples are in shard order, without rejected records."""
 
     def __init__(self, index: Index) -> None:
         counts: Counter[str] = Counter()
@@ -111,7 +111,7 @@ class RecordOrigins:
         self._is_complete = self._starts[-1] == len(index.samples)
 
     def record(self, record_index: int) -> PreviewRecord:
-        """The origin of a record; its position counts the valid records of its shard."""
+        """The origin of a record; its position counts the accepted records of its shard."""
         if not self._is_complete:
             return PreviewRecord(record_index, location="")
         shard = bisect_right(self._starts, record_index) - 1
