@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError
 from firstsight.plan.graph import build_graph, render_tree
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import RowShape
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens, format_bytes, format_count, parse_share, parse_tokens
@@ -55,13 +55,13 @@ def test_every_python_prints_shares_alike_and_plans_without_heavy_packages(pytho
     script = """
 from firstsight.plan.graph import build_graph, render_tree
 from firstsight.recipe.mixture import External, Recaptioned, source_label
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.studies.when import when
 from firstsight.units import Share
 external = External(name="pairs", form="captions", tokens=0)
 print(f"{Share(1, 5)}", source_label(Recaptioned(external=external, synthetic_share=Share(1, 4), seed=0)))
-print(when(scale_named("smoke")).arms[1].stages[0].mix)
-print(render_tree(build_graph(when(scale_named("smoke"))))[0])
+print(when(get_scale("smoke")).arms[1].stages[0].mix)
+print(render_tree(build_graph(when(get_scale("smoke"))))[0])
 """
     source = Path(__file__).parents[1] / "src"
     environment = {**os.environ, "PYTHONPATH": str(source)}
@@ -69,7 +69,7 @@ print(render_tree(build_graph(when(scale_named("smoke"))))[0])
     assert output.stdout.splitlines() == [
         "20 % pairs (25 % synthetic captions)",
         "80 % images, as shares of rows; images: rich captions; text: texts",
-        render_tree(build_graph(when(scale_named("smoke"))))[0],
+        render_tree(build_graph(when(get_scale("smoke"))))[0],
     ], output.stderr
 
 

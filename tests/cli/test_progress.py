@@ -13,11 +13,11 @@ from firstsight.cli.progress import TerminalProgress, format_clock
 from firstsight.plan.graph import build_graph
 from firstsight.plan.scheduler import StepEvent
 from firstsight.plan.step import Step
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.site import Progress
 from firstsight.studies.when import when
 
-GRAPH = build_graph(when(scale_named("smoke")))
+GRAPH = build_graph(when(get_scale("smoke")))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from firstsight.plan.data_requirements import count_image_rows
 from firstsight.plan.estimate import CostEstimate, DeviceSpec, check_data_sufficient, estimate_cost
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.stages import RowShape
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Share, Tokens
@@ -34,7 +34,7 @@ def resized(mixture: Mixture, tokens: int, **changes: Any) -> Mixture:
 
 
 def with_text(tokens: int) -> Arm:
-    arm = branch_at(scale_named("1b"), Share(1, 5))
+    arm = branch_at(get_scale("1b"), Share(1, 5))
     text = resized(arm.pretrain.text, tokens)
     stages = tuple(replace(stage, mix=replace(stage.mix, text=text)) for stage in arm.stages)
     return replace(arm, pretrain=replace(arm.pretrain, text=text), stages=stages)
@@ -50,7 +50,7 @@ def test_text_must_suffice_for_trunk_and_branch() -> None:
 
 
 def test_images_may_repeat_once_an_epoch() -> None:
-    arm = branch_at(scale_named("1b"), Share(1, 5))
+    arm = branch_at(get_scale("1b"), Share(1, 5))
     midtrain, finetune = arm.stages
     short = resized(finetune.mix.images, 625_000 * 1024)
     twice = replace(finetune, mix=replace(finetune.mix, images=short))
@@ -67,7 +67,7 @@ def test_images_may_repeat_once_an_epoch() -> None:
 
 def staged(share_unit: Any, packing: Any = "one_image_per_row") -> Arm:
     """A fifth of images, then three fifths, in a branch of 100 steps of ten rows of 1,000 tokens."""
-    arm = branch_at(scale_named("1b"), Share(1, 5))
+    arm = branch_at(get_scale("1b"), Share(1, 5))
     share = (ShareSpan(end=Share(1, 2), share=Share(1, 5)), ShareSpan(end=Share(1), share=Share(3, 5)))
     mix = replace(arm.stages[0].mix, image_share=share, share_unit=share_unit, packing=packing)
     stage = replace(arm.stages[0], mix=mix, row_shape=RowShape(batch_size=10, length=1_000), tokens=Tokens(1_000_000))

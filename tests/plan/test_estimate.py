@@ -27,7 +27,7 @@ from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 
 H100 = DeviceSpec("h100", utilisation=0.4)
-PAPER = estimate_cost(build_graph(when(scale_named("1b"))), H100)
+PAPER = estimate_cost(build_graph(when(get_scale("1b"))), H100)
 
 
 def step_costs(kind: str, estimate: CostEstimate = PAPER) -> list[StepCost]:
@@ -66,7 +66,7 @@ DINOV2 = 729 * 2 * 3 * 14**2 * 1024 + (729 + 5) * 23 * (8 * 1024**2 + 4 * 1024 *
 
 def branch_cost(**changes: Any) -> StepCost:
     """The cost of a branch of ten thousand image rows whose model is the paper's with these changes."""
-    arm = branch_at(scale_named("1b"), Share(1, 5))
+    arm = branch_at(get_scale("1b"), Share(1, 5))
     stage = replace(arm.stages[0], tokens=Tokens(100 * 100 * 1024), row_shape=RowShape(batch_size=100, length=1024))
     optim = replace(stage.optim, encoder_lr_scale=changes.pop("rate", 0.0))
     model, mix = replace(stage.model, **changes), replace(stage.mix, image_share=Share(1))
@@ -93,7 +93,7 @@ def test_an_image_costs_one_pass_of_a_frozen_encoder_and_three_of_the_projector(
 
 
 def test_flops_of_trained_fused_and_pooled_encoders() -> None:
-    model = scale_named("1b").base.stages[0].model
+    model = get_scale("1b").base.stages[0].model
     first, second = (External(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "two"))
     projector = 3 * 729 * mlp(1152, 4608, 2048, 2048)
     assert vision_flops(branch_cost()) == vision_flops(branch_cost(encoder="trained")) == SIGLIP + projector
@@ -119,7 +119,7 @@ def test_checkpoints_store_weights_and_both_moments() -> None:
 
 
 def test_features_of_a_frozen_encoder_are_counted_once_in_bytes_and_flops() -> None:
-    small = estimate_cost(build_graph(when(scale_named("cpu"))), H100)
+    small = estimate_cost(build_graph(when(get_scale("cpu"))), H100)
     for step_cost in step_costs("encode", small):
         images = step_cost.step.spec.source.images
         assert step_cost.cost.stored_bytes == images * 4 * 256 * 2
@@ -142,12 +142,12 @@ def test_hours_are_flops_over_speed() -> None:
 
 
 def test_every_estimate_is_stated() -> None:
-    for step_cost in estimate_cost(build_graph(when(scale_named("cpu"))), H100).step_costs:
+    for step_cost in estimate_cost(build_graph(when(get_scale("cpu"))), H100).step_costs:
         assert bool(step_cost.cost.note) == (step_cost.step.kind in ("midtrain", "finetune", "contrast", "evaluate"))
 
 
 def test_costs_of_data_are_items_not_flops() -> None:
-    for step_cost in estimate_cost(build_graph(when(scale_named("smoke"))), H100).step_costs:
+    for step_cost in estimate_cost(build_graph(when(get_scale("smoke"))), H100).step_costs:
         if step_cost.step.kind in ("texts", "captions", "dialogues", "benchmarks", "prepare"):
             assert estimate_step(step_cost.step).items > 0 and estimate_step(step_cost.step).flops == 0
 

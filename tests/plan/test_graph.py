@@ -10,14 +10,14 @@ from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import Mixture, WeightedSource
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.studies.when import when
 from firstsight.units import Share
 
-SMOKE = build_graph(when(scale_named("smoke")))
-BIG = build_graph(when(scale_named("1b")))
+SMOKE = build_graph(when(get_scale("smoke")))
+BIG = build_graph(when(get_scale("1b")))
 
 
 def of_kind(graph: Graph, kind: str) -> list[Step]:
@@ -25,7 +25,7 @@ def of_kind(graph: Graph, kind: str) -> list[Step]:
 
 
 def starts(*percents: int, scale: str = "smoke", seeds: int = 1) -> Graph:
-    arms = [branch_at(scale_named(scale), Share(percent, 100)) for percent in percents]
+    arms = [branch_at(get_scale(scale), Share(percent, 100)) for percent in percents]
     return build_graph(Study(name="some", scale=scale, question="?", arms=over_seeds(arms, range(1, seeds + 1))))
 
 
@@ -103,7 +103,7 @@ def test_parents_come_first_and_the_first_seed_before_the_second() -> None:
 
 
 def test_patches_need_pixels_and_nothing_else() -> None:
-    arm = branch_at(scale_named("smoke"), Share(4, 5))
+    arm = branch_at(get_scale("smoke"), Share(4, 5))
     patches = PatchProjectionSpec(image_size=48, patch_size=12, width=128, fit="resize")
     stages = tuple(replace(stage, model=replace(stage.model, vision=patches)) for stage in arm.stages)
     plan = build_graph(Study(name="patches", scale="smoke", question="?", arms=(replace(arm, stages=stages),)))
@@ -113,7 +113,7 @@ def test_patches_need_pixels_and_nothing_else() -> None:
 
 
 def test_two_image_sources_and_two_stages_in_a_row() -> None:
-    arm = branch_at(scale_named("smoke"), Share(4, 5))
+    arm = branch_at(get_scale("smoke"), Share(4, 5))
     first, tune = arm.stages
     both = Mixture(
         components=(
@@ -136,7 +136,7 @@ def test_two_image_sources_and_two_stages_in_a_row() -> None:
 
 
 def test_an_arm_that_trains_nothing_is_refused() -> None:
-    arm = replace(branch_at(scale_named("smoke"), Share(0)), stages=())
+    arm = replace(branch_at(get_scale("smoke"), Share(0)), stages=())
     with pytest.raises(QuantityError, match="nothing is trained"):
         build_graph(Study(name="none", scale="smoke", question="?", arms=(arm,)))
 

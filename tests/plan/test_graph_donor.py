@@ -16,7 +16,7 @@ from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.plan.step import field_differences
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import External
-from firstsight.recipe.scales import Scale, branch_at, scale_named
+from firstsight.recipe.scales import Scale, branch_at, get_scale
 from firstsight.recipe.scales.models import openlm_1b, tinyllama_1b
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Donor, RowShape
@@ -46,13 +46,13 @@ LARGER_VOCAB = 32_064
 
 def scale(donor: Donor = DONOR, **model: Any) -> Scale:
     """The paper's 1b scale on another trunk."""
-    base = scale_named("1b").base
+    base = get_scale("1b").base
     lm = replace(donor.model, vocab_size=LARGER_VOCAB, **model)
     stages = tuple(
         replace(stage, model=replace(stage.model, lm=lm), tokenizer=named("chat-words", "tokenizer"))
         for stage in base.stages
     )
-    return replace(scale_named("1b"), base=replace(base, pretrain=donor, stages=stages))
+    return replace(get_scale("1b"), base=replace(base, pretrain=donor, stages=stages))
 
 
 def planned(*arms: Arm, seeds: int = 1, content_ids: dict[str, str] | None = None) -> Graph:
@@ -188,7 +188,7 @@ def test_another_tokenizer_needs_a_larger_vocabulary() -> None:
 
 
 def test_a_trunk_of_our_own_is_held_to_the_same_law() -> None:
-    arm = branch_at(scale_named("smoke"), Share(4, 5))
+    arm = branch_at(get_scale("smoke"), Share(4, 5))
     shallow = replace(arm.pretrain, model=replace(arm.pretrain.model, layers=3))
     with pytest.raises(QuantityError, match=r"start-080\.s1: midtrain: wanted the decoder .* with layers 3, not 4"):
         planned(replace(arm, pretrain=shallow))

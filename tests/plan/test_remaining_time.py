@@ -12,7 +12,7 @@ import pytest
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.remaining_time import RemainingTime
 from firstsight.plan.step import Step
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import TrunkSegment
 from firstsight.site import Progress
 from firstsight.studies.when import when
@@ -60,7 +60,7 @@ done by then, and end, in seconds."""
 
 
 def _graph(scale: str) -> Graph:
-    return build_graph(when(scale_named(scale)))
+    return build_graph(when(get_scale(scale)))
 
 
 def _progress(step: Step, fraction: float) -> Progress:

@@ -18,7 +18,7 @@ from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import build_graph
 from firstsight.plan.scheduler import StepEvent, run
 from firstsight.plan.store import Store
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.site import Site
 from firstsight.studies.when import when
 
@@ -89,7 +89,7 @@ def test_what_is_not_needed_is_not_run(tmp_path: Path) -> None:
 
 
 def test_named_leaves_are_error_info_before_anything_runs(tmp_path: Path) -> None:
-    site, graph = Site(cache=tmp_path), build_graph(when(scale_named("1b")))
+    site, graph = Site(cache=tmp_path), build_graph(when(get_scale("1b")))
     handlers = {step.kind: "toy_steps:write" for step in graph.steps if step.kind != "named"}
     with (
         LocalExecutor(1, site) as executor,

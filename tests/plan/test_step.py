@@ -10,7 +10,7 @@ import pytest
 from firstsight.errors import RequestError, UnknownName
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import STEP_VERSIONS, Step, field_differences, find_address
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.serialize import from_json, to_json
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
@@ -31,7 +31,7 @@ OTHER_WORDS = {
 
 
 def arm(start: int = 80) -> Arm:
-    return branch_at(scale_named("smoke"), Share(start, 100))
+    return branch_at(get_scale("smoke"), Share(start, 100))
 
 
 def final(arm: Arm) -> Step:
@@ -104,7 +104,7 @@ def test_the_order_of_needs_is_not_part_of_the_identity() -> None:
 
 
 def test_a_whole_study_has_the_same_addresses_when_built_again() -> None:
-    first, second = (build_graph(when(scale_named("smoke"))) for _ in range(2))
+    first, second = (build_graph(when(get_scale("smoke"))) for _ in range(2))
     assert [step.address for step in first.steps] == [step.address for step in second.steps]
 
 
@@ -115,7 +115,7 @@ def test_an_address_reads_as_kind_hint_and_digest() -> None:
 
 
 def test_every_kind_has_a_version() -> None:
-    kinds = {step.kind for scale in ("smoke", "1b") for step in build_graph(when(scale_named(scale))).steps}
+    kinds = {step.kind for scale in ("smoke", "1b") for step in build_graph(when(get_scale(scale))).steps}
     assert kinds <= set(STEP_VERSIONS)
 
 
@@ -130,6 +130,6 @@ def test_find_takes_addresses_and_digests_but_no_doubt() -> None:
 
 
 def test_every_spec_in_the_plan_is_a_frozen_value() -> None:
-    for step in build_graph(when(scale_named("smoke"))).steps:
+    for step in build_graph(when(get_scale("smoke"))).steps:
         assert is_dataclass(step.spec) and fields(step.spec)
         assert from_json(to_json(step.spec)) == step.spec

@@ -13,13 +13,13 @@ from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.plan.step import content_key, field_differences
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, Recaptioned, single_source
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.serialize import to_json
 from firstsight.recipe.stages import Prepare
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Share, Tokens
 
-ARM = branch_at(scale_named("1b"), Share(4, 5))
+ARM = branch_at(get_scale("1b"), Share(4, 5))
 CONTENT_IDS = {
     "dclm-mix": "d" * 64,
     "datacomp-dr-1b with synthetic captions": "c" * 64,

@@ -7,14 +7,14 @@ from dataclasses import replace
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step, field_differences
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 
 
 def arm(start: int = 80) -> Arm:
-    return branch_at(scale_named("smoke"), Share(start, 100))
+    return branch_at(get_scale("smoke"), Share(start, 100))
 
 
 def final(arm: Arm) -> Step:
@@ -33,9 +33,8 @@ def test_difference_between_starts_ends_where_one_side_has_nothing() -> None:
     assert last.first == "(absent)" and last.second.startswith("pretrain-000-080-")
 
 
-def test_difference_of_a_trunk_names_the_field_once_over_all_segments_and_once_in_the_branch() -> None:
-    """The branch starts at a rate of the trunk's curve."""
-    scale = scale_named("smoke")
+def test_difference_of_a_trunk_segment_names_the_field_once_over_the_whole_chain() -> None:
+    scale = get_scale("smoke")
     study = when(scale)
     slower = replace(scale.base.pretrain.schedule, peak_lr=1e-3)
     moved = replace(study, arms=tuple(replace(a, pretrain=replace(a.pretrain, schedule=slower)) for a in study.arms))

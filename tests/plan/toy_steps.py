@@ -14,7 +14,7 @@ from pathlib import Path
 from firstsight.errors import DataError
 from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
-from firstsight.plan.scheduler import StepEvent, Summary, run
+from firstsight.plan.scheduler import RunSummary, StepEvent, run
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External
@@ -48,7 +48,7 @@ def diamond() -> Graph:
     return make_graph(**arms)
 
 
-def run_graph(graph: Graph, root: Path, *, workers: int = 2, events_out: list[StepEvent] | None = None) -> Summary:
+def run_graph(graph: Graph, root: Path, *, workers: int = 2, events_out: list[StepEvent] | None = None) -> RunSummary:
     site = Site(cache=root / "cache")
     events = events_out if events_out is not None else []
     with LocalExecutor(workers, site) as executor:

@@ -24,7 +24,7 @@ from firstsight.recipe.mixture import (
     single_source,
     source_label,
 )
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.units import Share, Tokens
 
 TEXT = External(name="dclm", form="text", tokens=Tokens(0))
@@ -89,7 +89,7 @@ def test_mixes_print_as_a_person_writes_them() -> None:
 
 
 def test_sources_have_a_name_for_people() -> None:
-    stage = scale_named("smoke").base.stages[0]
+    stage = get_scale("smoke").base.stages[0]
     assert source_label(stage.mix.images.sources[0]) == "rich captions" and source_label(TEXT) == "dclm"
     assert source_label(stage.mix.text.sources[0]) == "texts"
     recaptioned = Recaptioned(external=PAIRS, synthetic_share=Share(Fraction(1, 4)), seed=0)

@@ -9,10 +9,10 @@ import pytest
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.model import ProjectorSpec, decoder_spec
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.vision import PatchProjectionSpec
 
-PAPER = scale_named("1b").base.stages[0].model
+PAPER = get_scale("1b").base.stages[0].model
 
 
 @pytest.mark.parametrize(

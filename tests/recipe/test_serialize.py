@@ -19,7 +19,7 @@ from firstsight.plan.step import Step
 from firstsight.recipe.analysis import Bars, Grid
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, SyntheticInterleaved, SyntheticMultitask
 from firstsight.recipe.model import LinearRope
-from firstsight.recipe.scales import SCALES, scale_named
+from firstsight.recipe.scales import SCALES, get_scale
 from firstsight.recipe.scales.models import llama32_1b
 from firstsight.recipe.schedule import Matched, Rewarm, SameCurve
 from firstsight.recipe.serialize import SPEC_CLASSES, canonical_json, from_json, to_json

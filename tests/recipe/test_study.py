@@ -25,13 +25,13 @@ def planned(arm: Arm) -> Graph:
 
 
 def test_arms_with_one_name_twice_are_refused() -> None:
-    study = when(scale_named("smoke"))
+    study = when(get_scale("smoke"))
     with pytest.raises(QuantityError, match="different names"):
         replace(study, arms=study.arms + study.arms[:1])
 
 
 def test_arms_are_found_by_label_or_name() -> None:
-    study = replace(when(scale_named("smoke")), arms=over_seeds(when(scale_named("smoke")).arms[:2], [3, 5]))
+    study = replace(when(get_scale("smoke")), arms=over_seeds(when(get_scale("smoke")).arms[:2], [3, 5]))
     assert [arm.label for arm in study.arms] == ["trunk.s3", "start-000.s3", "trunk.s5", "start-000.s5"]
     assert study.arm("start-000.s5").seed == 5 and study.arm("start-000").seed == 3
     with pytest.raises(UnknownName, match=r"start-000\.s3"):
@@ -39,14 +39,14 @@ def test_arms_are_found_by_label_or_name() -> None:
 
 
 def test_a_seed_is_set_in_every_stage_and_changes_nothing_else() -> None:
-    arm = scale_named("cpu").base
+    arm = get_scale("cpu").base
     other = arm.with_seed(7)
     assert {other.seed, other.pretrain.seed, *(stage.seed for stage in other.stages)} == {7}
     assert other.with_seed(0) == arm
 
 
 def test_decoders_of_a_trunk_and_its_stages_must_be_equal() -> None:
-    arm = branch_at(scale_named("smoke"), Share(4, 5))
+    arm = branch_at(get_scale("smoke"), Share(4, 5))
     shallow = replace(arm.pretrain, model=replace(arm.pretrain.model, layers=3))
     with pytest.raises(QuantityError, match=r"start-080\.s1: midtrain: wanted the decoder .* with layers 3, not 4"):
         planned(replace(arm, pretrain=shallow))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.vision import FusedEncoders, PatchProjectionSpec
 from firstsight.studies.encoders import encoder_variants, encoders
 from firstsight.studies.when import when
@@ -25,11 +25,11 @@ from firstsight.units import Share
     ],
 )
 def test_arms_of_encoders_have_the_expected_image_tokens(scale: str, tokens: dict[str, int]) -> None:
-    study = encoders(scale_named(scale))
+    study = encoders(get_scale(scale))
     sighted = {arm.name: arm.stages for arm in study.arms if arm.stages and arm.seed == 1}
     assert {name: stages[0].model.image_tokens for name, stages in sighted.items()} == tokens
     assert all(len({stage.model for stage in stages}) == 1 for stages in sighted.values())
-    assert sighted["siglip"] == when(scale_named(scale)).arm("start-080.s1").stages
+    assert sighted["siglip"] == when(get_scale(scale)).arm("start-080.s1").stages
     patches = sighted["patches"][0].model
     assert isinstance(patches.vision, PatchProjectionSpec)
     assert patches.vision.width == patches.lm.width
@@ -41,7 +41,7 @@ def test_arms_of_encoders_have_the_expected_image_tokens(scale: str, tokens: dic
 
 
 def test_scale_without_siglip_is_an_error() -> None:
-    model = branch_at(scale_named("smoke"), Share(4, 5)).stages[0].model
+    model = branch_at(get_scale("smoke"), Share(4, 5)).stages[0].model
     with pytest.raises(QuantityError, match="SigLIP"):
         list(
             encoder_variants(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import Arm
 from firstsight.studies.frozen import frozen
 from firstsight.studies.when import when
@@ -28,13 +28,13 @@ def as_frozen(arm: Arm) -> Arm:
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "79m", "1b"])
 def test_arms_of_frozen_differ_in_encoder_training_only(scale: str) -> None:
-    study = frozen(scale_named(scale), lowered=Share(1, 4))
+    study = frozen(get_scale(scale), lowered=Share(1, 4))
     plain = study.arm("frozen.s1")
     for name, rate in (("frozen", 0.0), ("trained", 1.0), ("lowered", 0.25)):
         arm = study.arm(f"{name}.s1")
         assert {stage.optim.encoder_lr_scale for stage in arm.stages} == {rate}
         assert {stage.model.encoder for stage in arm.stages} == {"trained" if rate else "frozen"}
         assert as_frozen(arm) == as_frozen(plain)
-    assert plain == replace(when(scale_named(scale)).arm("start-080.s1"), name="frozen", at=plain.at)
+    assert plain == replace(when(get_scale(scale)).arm("start-080.s1"), name="frozen", at=plain.at)
     coordinates = {arm.name: arm.at["lr_multiple"] for arm in study.arms if arm.at}
     assert coordinates == {"frozen": "frozen", "trained": "1", "lowered": "0.25"}

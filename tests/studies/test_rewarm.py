@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.studies.rewarm import rewarm
 from firstsight.studies.when import when
 from firstsight.units import Tokens
@@ -14,7 +14,7 @@ from firstsight.units import Tokens
 
 @pytest.mark.parametrize("scale", ["smoke", "1b"])
 def test_arms_differ_in_the_schedule_only(scale: str) -> None:
-    study, reference = rewarm(scale_named(scale)), when(scale_named(scale))
+    study, reference = rewarm(get_scale(scale)), when(get_scale(scale))
     names = {arm.name for arm in study.arms}
     assert names == {"trunk", "start-080", "start-080-rewarm", "start-100", "start-100-matched"}
     for name in names:
@@ -29,11 +29,10 @@ def test_arms_differ_in_the_schedule_only(scale: str) -> None:
 
 
 def test_schedules_are_rewarmed_and_matched() -> None:
-    study = rewarm(scale_named("1b"))
-    first = {arm.name: arm.resolved_stages()[0] for arm in study.arms if arm.stages}
-    start = {name: stage.lr(Tokens(0)) for name, stage in first.items()}
+    study = rewarm(get_scale("1b"))
+    start = {arm.name: arm.stages[0].schedule.lr(Tokens(0)) for arm in study.arms if arm.stages}
     assert start["start-100-matched"] == start["start-080"] > 0
     assert start["start-080-rewarm"] == start["start-100"] == 0
-    assert study.arm("start-080-rewarm").stages[0].schedule == scale_named("1b").rewarm
-    ends = {stage.lr(stage.rounded_tokens) for stage in first.values()}
+    assert study.arm("start-080-rewarm").stages[0].schedule == get_scale("1b").rewarm
+    ends = {stage.schedule.lr(stage.schedule.tokens) for arm in study.arms for stage in arm.stages[:1]}
     assert ends == {3e-5}

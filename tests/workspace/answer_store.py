@@ -12,12 +12,12 @@ import pytest
 from firstsight.cli import command
 from firstsight.plan.graph import build_graph
 from firstsight.plan.store import Store
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.serialize import to_json
 from firstsight.studies.when import when
 from tests.report.answer_files import encoded_image, line, write_images, write_lines
 
-PLAN = build_graph(when(replace(scale_named("smoke"), seeds=1)))
+PLAN = build_graph(when(replace(get_scale("smoke"), seeds=1)))
 BLANK = {"answer": "dog", "score": 0.0, "image": "1"}
 
 

@@ -12,7 +12,7 @@ from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipConfig, 
 from firstsight.errors import RequestError
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import External
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.scales.models import dinov2_large_reg_384, siglip_base_224, siglip_dinov2_384
 from firstsight.recipe.vision import Dinov2, ViTSpec
 from firstsight.site import Location, Site
@@ -59,7 +59,7 @@ def test_missing_fields_have_the_defaults_of_transformers(tmp_path: Path) -> Non
 def test_a_siglip_model_and_its_vision_tower_are_the_same_encoder(tmp_path: Path) -> None:
     model = encoder_folder(tmp_path / "whole", SiglipConfig(vision_config=SO400M))
     tower_folder = encoder_folder(tmp_path / "alone", SiglipVisionConfig(**SO400M))
-    tower = scale_named("1b").base.stages[0].model.vision.towers[0]
+    tower = get_scale("1b").base.stages[0].model.vision.towers[0]
     assert encoder_mismatch(tower, model, "one") == encoder_mismatch(tower, tower_folder, "one") == ""
 
 
@@ -82,9 +82,9 @@ def test_a_dinov2_of_another_shape_is_reported_by_its_fields(
 
 @pytest.mark.parametrize("encoder", ["frozen", "trained"])
 def test_each_tower_of_a_pair_is_checked(tmp_path: Path, encoder: Any) -> None:
-    base = scale_named("1b").base.stages[0]
+    base = get_scale("1b").base.stages[0]
     stage = replace(base, model=replace(base.model, vision=siglip_dinov2_384(ONE, TWO), encoder=encoder))
-    stage = replace(stage, tokenizer=scale_named("smoke").base.pretrain.tokenizer)
+    stage = replace(stage, tokenizer=get_scale("smoke").base.pretrain.tokenizer)
     step = Step(kind="midtrain", spec=stage, version=1)
     first = encoder_folder(tmp_path / "one", SiglipConfig(vision_config=SO400M))
     second = encoder_folder(tmp_path / "two", Dinov2WithRegistersConfig(**LARGE))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.studies.when import when
 from firstsight.workspace.evaluation import (
     Benchmarks,
@@ -24,7 +24,7 @@ from tests.evaluate.conftest import benchmarks, checkpoint, tokenizer
 
 __all__ = ["benchmarks", "checkpoint", "tokenizer"]
 
-STUDY = when(replace(scale_named("smoke"), seeds=1))
+STUDY = when(replace(get_scale("smoke"), seeds=1))
 BENCHMARKS = Benchmarks(path=Path("b"), prompt_style="paper", task_kinds={"pope": "vision", "copa": "text"})
 
 

@@ -12,12 +12,12 @@ from firstsight.errors import QuantityError
 from firstsight.plan.graph import build_graph
 from firstsight.plan.scheduler import EventCallback, StepEvent
 from firstsight.plan.store import Store
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.site import ProgressCallback
 from firstsight.studies.when import when
 from firstsight.workspace.execute import HANDLERS, NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
 
-GRAPH = build_graph(when(scale_named("smoke")))
+GRAPH = build_graph(when(get_scale("smoke")))
 VOCABULARY = next(step for step in GRAPH.steps if step.kind == "vocabulary")
 
 

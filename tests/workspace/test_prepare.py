@@ -9,7 +9,7 @@ import pytest
 
 from firstsight.errors import QuantityError, RequestError, UnknownName
 from firstsight.recipe.mixture import External, Recaptioned, SyntheticTexts
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.site import Location, Site
 from firstsight.units import Share, Tokens
 from firstsight.workspace import prepare
@@ -70,7 +70,7 @@ def test_different_requests_have_different_folders(tokenizer: Path, tmp_path: Pa
 
 
 def test_built_in_sources_have_no_folder_of_their_own(tokenizer: Path, tmp_path: Path) -> None:
-    texts = next(part.source for part in scale_named("smoke").base.pretrain.text.components)  # type: ignore[union-attr]
+    texts = next(part.source for part in get_scale("smoke").base.pretrain.text.components)  # type: ignore[union-attr]
     assert isinstance(texts, SyntheticTexts)
     with pytest.raises(RequestError, match="only sources of the site file"):
         prepare.prepared_folder(texts, tokenizer_path=tokenizer.parent, out=tmp_path)

@@ -10,20 +10,20 @@ import pytest
 from firstsight.cli import command
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.store import Store
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import Study
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 from firstsight.workspace.execute import run_graph
 from firstsight.workspace.preview import arm_stages, stage_data, write_preview
 
-WHEN = when(replace(scale_named("smoke"), seeds=1))
+WHEN = when(replace(get_scale("smoke"), seeds=1))
 PLAN = build_graph(WHEN)
 
 
 def small_study() -> Study:
     """One arm whose text continues over three stages of a few steps."""
-    base, step = scale_named("smoke").base, 1024
+    base, step = get_scale("smoke").base, 1024
     trunk = replace(base.pretrain, tokens=Tokens(8 * step))
     mid, fine = base.stages
     mid = replace(mid, tokens=Tokens(3 * step), mix=replace(mid.mix, image_share=Share(1, 3)))

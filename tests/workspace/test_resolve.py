@@ -10,11 +10,11 @@ import pytest
 from firstsight.errors import RequestError, UnknownName
 from firstsight.plan.graph import build_graph
 from firstsight.plan.store import Store
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.studies.when import when
 from firstsight.workspace.resolve import compare, find_checkpoint, find_text_model, is_arm, stored_address
 
-STUDY = when(replace(scale_named("smoke"), seeds=1))
+STUDY = when(replace(get_scale("smoke"), seeds=1))
 GRAPH = build_graph(STUDY)
 
 
@@ -45,7 +45,7 @@ def test_arms_are_compared_by_their_specs_and_steps_by_what_they_need(tmp_path: 
 
 
 def test_a_stored_step_of_another_study_is_compared_by_its_spec(out: Path) -> None:
-    other = when(replace(scale_named("cpu"), seeds=1))
+    other = when(replace(get_scale("cpu"), seeds=1))
     names = [checkpoint("start-080.s1"), "start-080"]
     assert {field.path.partition(".")[0] for field in compare(*names, study=other, out=out)}
     with pytest.raises(UnknownName, match=r"no arm or step is called 'start-08'. Nearest: .*start-080"):

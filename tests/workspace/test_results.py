@@ -11,13 +11,13 @@ import pytest
 
 from firstsight.errors import StoreError, UnknownName
 from firstsight.plan.graph import build_graph
-from firstsight.plan.scheduler import StepFailure, Summary
+from firstsight.plan.scheduler import RunSummary, StepFailure
 from firstsight.plan.store import Store
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.studies.when import when
 from firstsight.workspace.results import busy_seconds, collect_results, open_store, run_study, write_report
 
-STUDY = when(replace(scale_named("smoke"), seeds=1))
+STUDY = when(replace(get_scale("smoke"), seeds=1))
 GRAPH = build_graph(STUDY)
 
 
@@ -40,7 +40,7 @@ def test_arms_without_results_say_why(tmp_path: Path) -> None:
     failure = StepFailure(
         step=failed, arms=("start-080.s1",), reason="Traceback\nOSError: no disk", log_path=tmp_path / "log"
     )
-    summary = Summary(published=(), skipped=(), failed=(failure,), blocked=(), seconds=1.0)
+    summary = RunSummary(published=(), skipped=(), failed=(failure,), blocked=(), seconds=1.0)
     arms = {arm.label: arm for arm in collect_results(STUDY, store, GRAPH, summary=summary)}
     assert list(arms) == [arm.label for arm in STUDY.arms]
     assert arms["start-080.s1"].missing_reason == f"{failed.address} failed: OSError: no disk"

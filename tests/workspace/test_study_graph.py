@@ -12,7 +12,7 @@ import pytest
 
 from firstsight.cli import command
 from firstsight.plan.graph import build_graph
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.site_file import read_site
 from firstsight.studies.when import when
 from firstsight.workspace.sources import external_sources
@@ -34,7 +34,7 @@ def test_the_commands_of_the_how_to_print_what_it_shows(
     for text in re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S):
         site_file.write_text(text)
         names |= read_site(site_file).sources.keys()
-    assert names > {source.name for source in external_sources(build_graph(when(scale_named("79m"))))}
+    assert names > {source.name for source in external_sources(build_graph(when(get_scale("79m"))))}
     site_file.unlink()
     for form, block in BLOCK.findall(page):
         if form == "python":

@@ -31,12 +31,12 @@ class TerminalProgress:
     @contextmanager
     def task(self, name: str) -> Iterator[ProgressCallback]:
         """Show how much of one piece of work is done."""
-        view = _View(self._console)
+        view = _ProgressView(self._console)
 
         def on_progress(progress: Progress) -> None:
             amount = f"{progress.done:,} of {progress.total:,} {progress.unit}"
             text = ", ".join(filter(None, (amount, _format_metrics(progress.metrics))))
-            left = view.seconds() * (progress.total / progress.done - 1) if progress.done else None
+            left = view.elapsed_seconds() * (progress.total / progress.done - 1) if progress.done else None
             view.update_bar(name, f"{text}, {_format_left(left)}", done=progress.done, total=progress.total)
             view.print_regularly(f"{name}: {_percent(progress)}, {text}")
 
@@ -46,22 +46,22 @@ class TerminalProgress:
     @contextmanager
     def steps(self, count: int) -> Iterator[EventCallback]:
         """Show a run of `count` steps: how far each running step is, and how long the whole run will still take."""
-        view = _View(self._console)
+        view = _ProgressView(self._console)
         with view.progress:
             yield _StepEvents(view, count)
 
 
-class _View:
-    """Bars by name in a terminal, while `progress` is entered; without a terminal, lines."""
+class _ProgressView:
+    """Progress bars by name, shown while `progress` is entered; without a terminal, printed lines."""
 
     def __init__(self, console: Console) -> None:
         columns = ("{task.description}", BarColumn(bar_width=28), TaskProgressColumn(), "{task.fields[text]}")
-        plain = not console.is_terminal
-        self.progress = RichProgress(*columns, console=console, refresh_per_second=4, transient=True, disable=plain)
-        self._console, self._plain, self._bars = console, plain, dict[str, TaskID]()
+        is_plain = not console.is_terminal
+        self.progress = RichProgress(*columns, console=console, refresh_per_second=4, transient=True, disable=is_plain)
+        self._console, self._is_plain, self._bars = console, is_plain, dict[str, TaskID]()
         self._started = self._printed = time.monotonic()
 
-    def seconds(self) -> float:
+    def elapsed_seconds(self) -> float:
         """Since the view was made."""
         return time.monotonic() - self._started
 
@@ -77,19 +77,19 @@ class _View:
 
     def print_regularly(self, line: str) -> None:
         """Print a line if there is no terminal and the last one was printed long enough ago."""
-        if self._plain and time.monotonic() - self._printed >= LINE_INTERVAL:
+        if self._is_plain and time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
             self.print(line)
 
     def print(self, line: str, *, beside_bars: bool = False) -> None:
-        if beside_bars or self._plain:
+        if beside_bars or self._is_plain:
             self._console.print(line, markup=False, soft_wrap=True)
 
 
 class _StepEvents:
     """Shows the events of a run."""
 
-    def __init__(self, view: _View, count: int) -> None:
+    def __init__(self, view: _ProgressView, count: int) -> None:
         self._view, self._count, self._finished = view, count, 0
         self._running: dict[Step, StepEvent] = {}
 
@@ -101,7 +101,7 @@ class _StepEvents:
             self._running.pop(event.step, None)
             self._finished += event.kind != "failed"
             self._show_finished(event)
-        passed, left = self._view.seconds(), event.seconds_left
+        passed, left = self._view.elapsed_seconds(), event.seconds_left
         text = f"{self._finished} of {self._count} steps, {format_clock(passed)}, {_format_left(left)}"
         self._view.update_bar("study", text, done=passed, total=None if left is None else passed + left)
 
@@ -111,19 +111,19 @@ class _StepEvents:
             done, total, text = progress.done, progress.total or None, _format_metrics(progress.metrics)
         self._view.update_bar(_step_name(event), text, done=done, total=total)
         running = "; ".join(map(_running_text, self._running.values()))
-        self._view.print_regularly(f"{self._position()} {_format_left(event.seconds_left)} | {running}")
+        self._view.print_regularly(f"{self._line_prefix()} {_format_left(event.seconds_left)} | {running}")
 
     def _show_finished(self, event: StepEvent) -> None:
         name, seconds = _step_name(event), f"{event.seconds:.1f} s"
         self._view.remove_bar(name)
         if event.kind == "published":
-            self._view.print(f"{self._position()} {name} done in {seconds} ({event.step.address})")
+            self._view.print(f"{self._line_prefix()} {name} done in {seconds} ({event.step.address})")
         elif event.kind == "failed":
-            line = f"{self._position()} {name} FAILED after {seconds}: {last_line(event.reason)}"
+            line = f"{self._line_prefix()} {name} FAILED after {seconds}: {last_line(event.reason)}"
             self._view.print(line, beside_bars=True)
 
-    def _position(self) -> str:
-        return f"[{format_clock(self._view.seconds())} {self._finished}/{self._count}]"
+    def _line_prefix(self) -> str:
+        return f"[{format_clock(self._view.elapsed_seconds())} {self._finished}/{self._count}]"
 
 
 def _step_name(event: StepEvent) -> str:

@@ -18,7 +18,6 @@ from firstsight.site import Progress, Site
 
 POLL_SECONDS = 0.2
 """Seconds to wait for reports before checking whether another run has finished something."""
-
 EXTERNAL_KIND = "named"
 """The kind of a step of an external source: read at the site's path, never run and never stored."""
 
@@ -56,7 +55,7 @@ class StepFailure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
+class RunSummary:
     """How a run ended."""
 
     published: tuple[Step, ...]
@@ -100,7 +99,7 @@ def run(
     executor: LocalExecutor,
     handlers: Mapping[str, str],
     on_event: EventCallback,
-) -> Summary:
+) -> RunSummary:
     """Run every step that is needed for an evaluation missing in `store`; a failed step blocks only its descendants.
 
     `handlers` maps a kind to `module:function`. External sources are not run: they are read at the site's paths.
@@ -215,8 +214,8 @@ class _Scheduler:
         else:
             self._fail(step, reason=report.reason, seconds=seconds)
 
-    def summary(self) -> Summary:
-        return Summary(
+    def summary(self) -> RunSummary:
+        return RunSummary(
             published=tuple(self._published),
             skipped=tuple(self._skipped),
             failed=tuple(self._failed.values()),

@@ -17,7 +17,7 @@ PLACES = ("top-left", "top-right", "bottom-left", "bottom-right")
 """Cells in raster order."""
 SIGNS = ("go", "up", "ox", "hi", "me", "we", "by", "do", "us", "if", "am", "so")
 """Words on the signs of objects."""
-GROUNDS = ("green", "blue", "red", "yellow", "grey", "purple")
+GROUND_COLORS = ("green", "blue", "red", "yellow", "grey", "purple")
 
 # Within a kind, the drawings that differ most in outline and colour come first: a small world takes the first ones.
 DRAWINGS = {

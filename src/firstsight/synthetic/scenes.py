@@ -10,7 +10,7 @@ import numpy as np
 from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import SyntheticWorld
 from firstsight.synthetic.catalog import (
-    GROUNDS,
+    GROUND_COLORS,
     PLACES,
     SIGNS,
     Catalog,
@@ -48,13 +48,13 @@ TRAINING_DISTRIBUTION = SceneDistribution(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneObject:
-    """One object; `pose` has draws in [0, 1) for size, horizontal and vertical offset in the cell, and its sign."""
+    """One object; `draws` in [0, 1) are for size, x and y offset in the cell, x offset of the sign."""
 
     name: str
     place: str
     sign: str | None
     is_mirrored: bool
-    pose: tuple[float, float, float, float]
+    draws: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class Scene:
     objects: tuple[SceneObject, ...]
     ground: str
     clutter: tuple[ClutterShape, ...]
-    light: tuple[float, float, float]
+    background_draws: tuple[float, float, float]
     """Draws in [0, 1): direction of the ground's gradient, then x and y of the crop of the noise image."""
 
     def object_at(self, place: str) -> SceneObject | None:
@@ -102,14 +102,14 @@ def sample_scene(
         for place, sign in zip(PLACES, signs, strict=False)
         if place in names
     )
-    ground = uniform_choice(GROUNDS, rng)
+    ground = uniform_choice(GROUND_COLORS, rng)
     clutter_count = int(6 + 5 * rng.random()) if rng.random() < distribution.clutter_probability else 0
     return Scene(
         world=world,
         objects=objects,
         ground=ground,
         clutter=tuple(_sample_clutter(rng) for _ in range(clutter_count)),
-        light=(rng.random(), rng.random(), rng.random()),
+        background_draws=(rng.random(), rng.random(), rng.random()),
     )
 
 
@@ -161,7 +161,7 @@ def _sample_names(
 
 def _sample_object(name: str, place: str, *, sign: str | None, rng: np.random.Generator) -> SceneObject:
     mirror, size, x, y, sign_draw = rng.random(5).tolist()
-    return SceneObject(name=name, place=place, sign=sign, is_mirrored=mirror < 0.5, pose=(size, x, y, sign_draw))
+    return SceneObject(name=name, place=place, sign=sign, is_mirrored=mirror < 0.5, draws=(size, x, y, sign_draw))
 
 
 def _sample_clutter(rng: np.random.Generator) -> ClutterShape:

@@ -14,7 +14,7 @@ from firstsight.recipe.mixture import SyntheticWorld
 from firstsight.synthetic import questions
 from firstsight.synthetic.captions import describe_scene, join_pieces, reordered_description, sample_sum, sum_query
 from firstsight.synthetic.catalog import (
-    GROUNDS,
+    GROUND_COLORS,
     PLACES,
     SIGNS,
     load_catalog,
@@ -136,7 +136,7 @@ def _distractors(scene: Scene, word: str, rng: np.random.Generator) -> list[str]
         load_catalog(scene.world).names: [obj.name for obj in scene.objects],
         PLACES: [obj.place for obj in scene.objects],
         SIGNS: [obj.sign for obj in scene.objects if obj.sign],
-        GROUNDS: [],
+        GROUND_COLORS: [],
     }
     word_class = next((words for words in scene_words if word in words), None)
     if word_class is None:

@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 
 from firstsight.recipe.mixture import SyntheticVocabulary, SyntheticWorld
 from firstsight.site import Progress, ProgressCallback, Site
-from firstsight.synthetic.catalog import GROUNDS, PLACES, SIGNS, load_catalog
+from firstsight.synthetic.catalog import GROUND_COLORS, PLACES, SIGNS, load_catalog
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|unk|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")
 """Ids 0 to 7."""
@@ -68,7 +68,7 @@ def vocabulary_words(world: SyntheticWorld) -> tuple[str, ...]:
     catalog = load_catalog(world)
     forms = [form for forms in QUESTION_FORMS.values() for form in forms] + list(SENTENCE_TEMPLATES.values())
     words = [word for form in forms for word in form.split() if "{" not in word] + [",", "."]
-    words += [*RELATION_OFFSETS, *PLACES, *GROUNDS, *ANSWER_WORDS, *NUMBER_WORDS, *EDGE_WORDS, *SIGNS]
+    words += [*RELATION_OFFSETS, *PLACES, *GROUND_COLORS, *ANSWER_WORDS, *NUMBER_WORDS, *EDGE_WORDS, *SIGNS]
     return tuple(dict.fromkeys((*SPECIAL_TOKENS, *words, *catalog.kinds, *catalog.names)))
 
 

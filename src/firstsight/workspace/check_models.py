@@ -14,7 +14,7 @@ from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.recipe.vision import Dinov2, TowerSpec
 from firstsight.site import Location, Site
-from firstsight.workspace.sources import as_request_error, checkpoint_files, tokenizer_file, weight_files
+from firstsight.workspace.sources import as_request_error, checkpoint_files, encoder_files, tokenizer_file
 
 _VIT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "image_size": 224}
 _SIGLIP = {**_VIT, "intermediate_size": 3072, "patch_size": 16}
@@ -130,8 +130,8 @@ def encoder_mismatch(tower: TowerSpec, location: Location, name: str) -> str:
 
 
 def encoder_config(location: Location, name: str) -> dict[str, Any]:
-    """An encoder's configuration with transformers' defaults; for a whole SigLIP model, that of its vision tower."""
-    weight_files(location, name)
+    """The configuration of an encoder with transformers' defaults; of a whole SigLIP model its vision tower's."""
+    encoder_files(location, name)
     config = json.loads((Path(location.path) / "config.json").read_text())
     model_type = str(config.get("model_type"))
     defaults = ENCODER_DEFAULTS.get(model_type, _SIGLIP)

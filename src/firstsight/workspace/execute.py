@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from firstsight.errors import QuantityError
 from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
-from firstsight.plan.scheduler import EventCallback, Summary, run
+from firstsight.plan.scheduler import EventCallback, RunSummary, run
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.site import ProgressCallback
@@ -55,7 +55,9 @@ class NoDisplay(ProgressDisplay):
 NO_DISPLAY = NoDisplay()
 
 
-def run_graph(graph: Graph, store: Store, *, jobs: int | None = None, display: ProgressDisplay = NO_DISPLAY) -> Summary:
+def run_graph(
+    graph: Graph, store: Store, *, jobs: int | None = None, display: ProgressDisplay = NO_DISPLAY
+) -> RunSummary:
     """Run the steps of a graph that are not stored, `jobs` at once (default: one a core, or one on a GPU).
 
     KeyboardInterrupt ends the worker processes; the next run resumes their steps.

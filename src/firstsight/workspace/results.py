@@ -12,7 +12,7 @@ from firstsight.errors import DataError, StoreError, UnknownName
 from firstsight.evaluate.result_files import ANSWERS_FILE, read_scores
 from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, build_graph, render_tree
-from firstsight.plan.scheduler import EXTERNAL_KIND, Summary
+from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
@@ -28,7 +28,7 @@ from firstsight.workspace.study_graph import prepare_study, resolve_graph
 
 def run_study(
     study: Study, *, out: Path, jobs: int | None = None, executor: str = "local", display: ProgressDisplay = NO_DISPLAY
-) -> tuple[Summary, Path]:
+) -> tuple[RunSummary, Path]:
     """Run every step of a study that is not stored under `out`; how the run ended, and the path of the report."""
     if executor != "local":
         raise UnknownName("executor", executor, ["local"])
@@ -43,7 +43,7 @@ def write_report(study: Study, out: Path) -> Path:
     return _write_report(study, store, resolve_graph(study, current_site()), None)
 
 
-def _write_report(study: Study, store: Store, graph: Graph, summary: Summary | None) -> Path:
+def _write_report(study: Study, store: Store, graph: Graph, summary: RunSummary | None) -> Path:
     from firstsight.report.pages import report_page  # its figures take a second to import
 
     folder = store.root / "reports" / f"{study.name}-{study.scale}"
@@ -58,7 +58,7 @@ def open_store(out: Path) -> Store:
     raise StoreError(f"nothing is stored under {out}. Run the study first, or name its folder with --out.")
 
 
-def collect_results(study: Study, store: Store, graph: Graph, *, summary: Summary | None = None) -> list[ArmResult]:
+def collect_results(study: Study, store: Store, graph: Graph, *, summary: RunSummary | None = None) -> list[ArmResult]:
     """What is stored of each arm, and why the rest is missing: `summary` lists what failed in the last run."""
     reasons: dict[str, str] = {}
     for failure in summary.failed if summary else ():

@@ -132,7 +132,7 @@ def tokenizer_file(location: Location, name: str) -> Path:
     return file
 
 
-def weight_files(location: Location, name: str) -> list[Path]:
+def encoder_files(location: Location, name: str) -> list[Path]:
     """Configurations and weights of a folder in Hugging Face layout; RequestError where either is missing."""
     folder = Path(location.path)
     files = [file for file in folder.glob("*") if file.suffix in WEIGHT_SUFFIXES or file.suffix == ".json"]
@@ -169,5 +169,5 @@ def content_digest(source: External, site: Site, digests: FileDigests) -> str:
         if not files:
             raise RequestError(f"{name}: wanted a folder with one folder for each task at {folder}. Got no file.")
     else:
-        files = (weight_files if source.form == "encoder" else checkpoint_files)(location, name)
+        files = (encoder_files if source.form == "encoder" else checkpoint_files)(location, name)
     return digests.combined_digest(folder, files)

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from firstsight import studies
 from firstsight.errors import QuantityError, RequestError, UnknownName
-from firstsight.recipe.scales import Scale, scale_named
+from firstsight.recipe.scales import Scale, get_scale
 from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens, parse_share, parse_tokens
 from firstsight.workspace.doctor import missing_package
@@ -66,7 +66,7 @@ class StudyFunction:
 
     def build(self, scale: str, *, seeds: int | None = None, options: Mapping[str, Any]) -> Study:
         """The study at a scale, with `seeds` seeds of every arm (default: the scale's)."""
-        size = scale_named(scale)
+        size = get_scale(scale)
         if seeds is not None:
             if seeds < 1:
                 raise QuantityError(f"--seeds: wanted at least 1. Got {seeds}.")

@@ -30,16 +30,16 @@ from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
 
 
-def resolve_graph(study: Study, site: Site, *, measure: Callable[[Graph], dict[str, str]] | None = None) -> Graph:
+def resolve_graph(study: Study, site: Site, *, prepare: Callable[[Graph], dict[str, str]] | None = None) -> Graph:
     """The graph of a study, with the content digests of the user's own sources in its addresses.
 
-    `measure` gives the digests of a provisional graph's sources, by `content_key`. Without it no data is read: the
+    `prepare` reads the sources of a provisional graph and returns their digests, by `content_key`. Without it the
     digests are those that the last run recorded, and `Graph.undigested_names` lists the sources without one.
     """
     graph = build_graph(study)
     if not graph.undigested_names():
         return graph
-    return build_graph(study, recorded_content_ids(graph, site) | (measure(graph) if measure else {}))
+    return build_graph(study, recorded_content_ids(graph, site) | (prepare(graph) if prepare else {}))
 
 
 def prepare_study(
@@ -57,14 +57,14 @@ def prepare_study(
     """
     readers = jobs or len(os.sched_getaffinity(0))
     site = sources.current_site()
-    data = _Sources(site=replace(site, readers=max(site.readers, readers)), out=out, display=display)
-    graph = resolve_graph(study, site, measure=lambda graph: data.measure(select(graph)))
+    preparer = _SourcePreparer(site=replace(site, readers=max(site.readers, readers)), out=out, display=display)
+    graph = resolve_graph(study, site, prepare=lambda graph: preparer.prepare_all(select(graph)))
     part = select(graph)
-    _check_data_sufficient(part, data.token_counts)
+    _check_data_sufficient(part, preparer.token_counts)
     store = Store(out)
     for step in missing_steps(part, store):
-        if isinstance(step.spec, Prepare) and step.spec in data.folders:
-            store.adopt(step, data.folders[step.spec])
+        if isinstance(step.spec, Prepare) and step.spec in preparer.folders:
+            store.adopt(step, preparer.folders[step.spec])
     return store, graph
 
 
@@ -92,7 +92,7 @@ def _check_data_sufficient(graph: Graph, token_counts: Mapping[str, int]) -> Non
 
 
 @dataclass(kw_only=True, slots=True)
-class _Sources:
+class _SourcePreparer:
     """Digests and prepared folders of a study's external sources."""
 
     site: Site
@@ -103,7 +103,7 @@ class _Sources:
     token_counts: dict[str, int] = field(default_factory=dict)
     """The tokens of each prepared text source, by name."""
 
-    def measure(self, graph: Graph) -> dict[str, str]:
+    def prepare_all(self, graph: Graph) -> dict[str, str]:
         """Check, read and prepare the external sources of a graph, and record their digests, by `content_key`."""
         _check_data_sufficient(graph, {})
         named = sources.external_sources(graph)

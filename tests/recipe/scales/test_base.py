@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.scales import branch_at, scale_named
-from firstsight.recipe.schedule import Continue, CosineFrom, CurvePoint
+from firstsight.recipe.scales import branch_at, get_scale
+from firstsight.recipe.stages import Continue
 from firstsight.units import Share
 
 
 def test_arms_differ_in_start_and_schedule_only() -> None:
     """No stage contains the start: the position in the text comes from the checkpoint."""
-    scale = scale_named("cpu")
+    scale = get_scale("cpu")
     base = branch_at(scale, Share(4, 5))
     for percent in range(0, 101, 20):
         arm = branch_at(scale, Share(percent, 100))
@@ -25,7 +25,7 @@ def test_arms_differ_in_start_and_schedule_only() -> None:
 
 @pytest.mark.parametrize("percent", [0, 20, 80, 100])
 def test_names_and_schedules_of_branches(percent: int) -> None:
-    scale = scale_named("1b")
+    scale = get_scale("1b")
     arm = branch_at(scale, Share(percent, 100))
     assert arm.name == f"start-{percent:03d}"
     schedule = arm.stages[0].schedule
@@ -54,6 +54,6 @@ def test_only_an_exact_percent_has_its_short_name(start: Share, name: str) -> No
 
 
 def test_a_base_arm_without_mid_training_has_no_branches() -> None:
-    scale = scale_named("smoke")
+    scale = get_scale("smoke")
     with pytest.raises(QuantityError, match="images enter in mid-training"):
         branch_at(replace(scale, base=replace(scale.base, stages=scale.base.stages[1:])), Share(4, 5))

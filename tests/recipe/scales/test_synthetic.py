@@ -7,14 +7,14 @@ from math import floor
 import pytest
 
 from firstsight.recipe.mixture import SyntheticCaptions, SyntheticDialogues, SyntheticTexts
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import Pretrain
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu"])
 def test_sources_have_more_items_than_rows(name: str) -> None:
     """At least two documents for each text row, 2.5 captioned images and 2.2 dialogues for each image row."""
-    arm = scale_named(name).base
+    arm = get_scale(name).base
     midtrain, finetune = arm.stages
     assert isinstance(arm.pretrain, Pretrain)
     rows = [stage.row_shape.rows(stage.tokens) for stage in (arm.pretrain, midtrain, finetune)]
@@ -29,6 +29,6 @@ def test_sources_have_more_items_than_rows(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["smoke", "cpu"])
 def test_an_image_and_its_text_fit_a_row(name: str) -> None:
-    for stage in scale_named(name).base.stages:
+    for stage in get_scale(name).base.stages:
         assert stage.model.image_tokens == 12 < stage.row_shape.length // 2
-        assert stage.model.lm == scale_named(name).base.pretrain.model
+        assert stage.model.lm == get_scale(name).base.pretrain.model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firstsight.report.figures.curves import MAX_CURVE_POINTS, learning_rate_chart, read_curves
-from firstsight.report.figures.look import vega_lite_spec
+from firstsight.report.figures.style import vega_lite_spec
 from tests.report.study_builder import FINETUNE_TOKENS, MIDTRAIN_TOKENS, TRUNK_TOKENS, MakeArms
 
 

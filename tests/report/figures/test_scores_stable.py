@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from firstsight.report.figures.look import vega_lite_spec
 from firstsight.report.figures.scores import stable_score_chart
+from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.table import score_table
 from tests.report.figures.charts import Spec, layer_rows, nodes
 from tests.report.study_builder import MakeArms

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from firstsight.report.figures.look import vega_lite_spec
 from firstsight.report.figures.scores import task_grid, task_heatmap
+from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.table import guesser_margins, score_table, single_task_rows
 from tests.report.study_builder import TEXT, VISION, MakeArms
 

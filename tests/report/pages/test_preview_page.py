@@ -19,7 +19,7 @@ from firstsight.data.packing import pack
 from firstsight.data.prepare import prepare
 from firstsight.data.tokenizer import END_OF_TEXT, load_tokenizer
 from firstsight.recipe.mixture import External, PackingMode, ShareSpan
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import IGNORE_INDEX, Midtrain, Prepare, RowShape, TrunkSegment
 from firstsight.report.pages.batch_rows import PreviewRow
 from firstsight.report.pages.preview_page import StageOverview, StageSpec, preview_rows, render_preview, stage_overview
@@ -116,7 +116,7 @@ def overview_of(workshop: Workshop, stream: BatchStream, spec: StageSpec) -> Sta
 
 def midtrain_spec() -> Midtrain:
     """An image share of 50 % of rows."""
-    spec = scale_named("smoke").base.stages[0]
+    spec = get_scale("smoke").base.stages[0]
     assert isinstance(spec, Midtrain)
     return replace(spec, mix=replace(spec.mix, image_share=Share(1, 2), share_unit="rows"))
 
@@ -192,7 +192,7 @@ def test_shares_that_change_are_listed_in_order(workshop: Workshop) -> None:
 
 def test_stage_of_text_alone(workshop: Workshop) -> None:
     stream = make_stream(texts(workshop))
-    segment = TrunkSegment(pretrain=scale_named("smoke").base.pretrain, start=Share(0), end=Share(1))
+    segment = TrunkSegment(pretrain=get_scale("smoke").base.pretrain, start=Share(0), end=Share(1))
     overview, rows = overview_of(workshop, stream, segment), all_rows(workshop, stream)
     assert overview.requested_share == "no images"
     assert [source.name for source in overview.sources] == ["texts"]

@@ -10,7 +10,7 @@ from firstsight.recipe.scales.base import CONTINUED, REWARMED, START, Scale, bra
 from firstsight.recipe.scales.paper import PAPER_SIZES, paper_scale
 from firstsight.recipe.scales.synthetic import cpu_scale, smoke_scale
 
-__all__ = ["CONTINUED", "REWARMED", "SCALES", "START", "Scale", "branch_at", "scale_named"]
+__all__ = ["CONTINUED", "REWARMED", "SCALES", "START", "Scale", "branch_at", "get_scale"]
 
 SCALES: dict[str, Callable[[], Scale]] = {
     "smoke": smoke_scale,
@@ -19,8 +19,8 @@ SCALES: dict[str, Callable[[], Scale]] = {
 }
 
 
-def scale_named(name: str) -> Scale:
-    """The recipe of that size; UnknownName with the nearest names otherwise."""
+def get_scale(name: str) -> Scale:
+    """The scale of that name; UnknownName with the nearest names otherwise."""
     if name not in SCALES:
         raise UnknownName("scale", name, SCALES)
     return SCALES[name]()

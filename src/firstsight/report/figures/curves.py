@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from firstsight.report.figures.look import GREY_COLOUR, ChartRow, LayeredChart, field_tooltips, inline_data, rows_chart
+from firstsight.report.figures.style import GREY_COLOUR, ChartRow, LayeredChart, field_tooltips, inline_data, rows_chart
 from firstsight.report.results import ArmResult, StageLog, read_training_log
 
 MAX_CURVE_POINTS = 90
 """Points of a curve on the page; its first and last point and its highest rate are always among them."""
-
 START_COLOURS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
 """From early (dark) to late (light)."""
 SCHEDULE_DASHES = {"continue": [1, 0], "rewarm": [5, 3], "matched": [2, 2], "none": [8, 3, 2, 3], "trunk": [1, 0]}
@@ -39,7 +38,7 @@ class TrainingCurves:
 
 
 def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
-    """All logs that exist."""
+    """The curves of all stages whose logs exist."""
     stages: dict[str, ChartRow] = {}
     rows: list[ChartRow] = []
     for arm in sorted(arms, key=lambda arm: (arm.start, arm.name, arm.seed)):

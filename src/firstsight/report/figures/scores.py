@@ -10,7 +10,7 @@ import altair as alt
 import polars as pl
 
 from firstsight.evaluate.statistics.bootstrap import Interval
-from firstsight.report.figures.look import (
+from firstsight.report.figures.style import (
     BACKGROUND_COLOUR,
     GREY_COLOUR,
     INK_COLOUR,

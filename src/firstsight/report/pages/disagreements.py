@@ -40,8 +40,8 @@ def rank_disagreements(first: AnswersTable, second: AnswersTable) -> pl.DataFram
     ranking = ranking.with_columns(pl.col("kind").fill_null("unpaired"), pl.col("difference").fill_null(0.0))
     ranks = {kind: rank for rank, kind in enumerate(DISAGREEMENT_KINDS)}
     ranking = ranking.with_columns(group=pl.col("kind").replace_strict(ranks), size=pl.col("difference").abs())
-    ranking = ranking.with_columns(turn=pl.col("hash").rank("ordinal").over("group", "size", "task"))
-    ranking = ranking.sort("group", "size", "turn", "order", descending=[False, True, False, False])
+    ranking = ranking.with_columns(task_rank=pl.col("hash").rank("ordinal").over("group", "size", "task"))
+    ranking = ranking.sort("group", "size", "task_rank", "order", descending=[False, True, False, False])
     return ranking.select(*QUESTION_KEY, "kind", "blind", "difference")
 
 
@@ -49,8 +49,8 @@ def draw_questions(table: AnswersTable, *, count: int) -> pl.DataFrame:
     """At most `count` questions of a checkpoint, drawn with alternating tasks, sorted by task; the same columns."""
     questions = table.rows.sort("blind", maintain_order=True).unique(QUESTION_KEY, keep="first", maintain_order=True)
     ranking = _with_order(questions.select(*QUESTION_KEY, "blind"))
-    ranking = ranking.with_columns(turn=pl.col("hash").rank("ordinal").over("task"))
-    drawn = ranking.sort("turn", "order").head(count).sort("order", "turn")
+    ranking = ranking.with_columns(task_rank=pl.col("hash").rank("ordinal").over("task"))
+    drawn = ranking.sort("task_rank", "order").head(count).sort("order", "task_rank")
     return drawn.select(*QUESTION_KEY, kind=pl.lit(SINGLE_CHECKPOINT), blind="blind", difference=pl.lit(0.0))
 
 

@@ -18,8 +18,8 @@ from markupsafe import Markup
 from firstsight.report.claims import Claim, evaluate_claims
 from firstsight.report.compare import Comparison
 from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
-from firstsight.report.figures.look import SCHEDULE_LABELS, vega_lite_spec
 from firstsight.report.figures.scores import combined_chart, stable_score_chart, task_grid, task_heatmap
+from firstsight.report.figures.style import SCHEDULE_LABELS, vega_lite_spec
 from firstsight.report.format import axis_limit, format_percent, inline_json, read_assets, render_template
 from firstsight.report.pages.answer_samples import draw_samples
 from firstsight.report.results import ArmResult, StudyInfo, arms_with_scores, read_achieved

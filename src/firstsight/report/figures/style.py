@@ -1,4 +1,4 @@
-"""The common look of all figures (colours, fonts, tooltips), and how rows are put into a chart.
+"""The common style of all figures (colours, fonts, tooltips), and how rows are put into a chart.
 
 Colours are Okabe and Ito's, safe for colour-blind readers; shape and dash repeat the information of the colour.
 """
@@ -52,7 +52,7 @@ FIELD_LABELS = {
 
 
 def vega_lite_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    """The chart as a Vega-Lite specification with the report's look."""
+    """The chart as a Vega-Lite specification with the report's style."""
     # Validation would take longer than the rest of the report; the tests validate every figure instead.
     spec = chart.to_dict(validate=False)
     datasets: dict[str, list[ChartRow]] = {name: json.loads(rows) for name, rows in spec.pop("datasets", {}).items()}

@@ -9,8 +9,8 @@ import altair as alt
 import pytest
 
 from firstsight.report.figures.curves import learning_rate_chart, loss_chart, read_curves
-from firstsight.report.figures.look import compact_rows, field_tooltips, vega_lite_spec
 from firstsight.report.figures.scores import combined_chart, stable_score_chart, task_grid, task_heatmap
+from firstsight.report.figures.style import compact_rows, field_tooltips, vega_lite_spec
 from firstsight.report.table import score_table
 from tests.report.figures.charts import nodes
 from tests.report.study_builder import MakeArms
