@@ -131,7 +131,7 @@ def test_the_rows_that_chat_tokens_need_are_reported(source: Path, tmp_path: Pat
         ("shard gone", ["llama: wanted all of its weights. Got no model-00002-of-", "Download it again completely"], 2),
         ("tensor gone", ["llama: weights and", "missing: model.norm.weight", "Copy both from the same run"], 2),
         ("tensor more", ["llama: weights and", "extra: ghost", "Copy both"], 2),
-        ("misshapen", ["misshapen: model.layers.1.self_attn.q_proj.weight wanted [32, 24] got [16, 24]"], 2),
+        ("misshapen", ["of another shape: model.layers.1.self_attn.q_proj.weight wanted [32, 24] got [16, 24]"], 2),
         ("another kind", ["model.norm.weight wanted torch.float32 got torch.int8"], 2),
         ("layers", ["missing: model.layers.2.input_layernorm.weight, model.layers.2.mlp.down_proj.weight"], 2),
         ("bias", ["llama: config.json: wanted a plain Llama. Got attention_bias True. Choose"], 2),

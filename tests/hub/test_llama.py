@@ -214,7 +214,7 @@ def test_export_and_import_keep_spec_and_every_bit(spec: LMSpec) -> None:
         ({"qk_norm": True}, "no norm of queries and keys"),
         ({"token_shift": 3}, "token shift"),
         ({"embedding_scale": 4}, "scaled embeddings"),
-        ({"width": 26}, "width that its heads do not divide"),  # transformers checks it though it has head_dim
+        ({"width": 26}, "width that is not a multiple of its heads"),  # transformers checks it though it has head_dim
     ],
 )
 def test_models_that_llama_cannot_represent_have_a_reason(change: dict[str, Any], expected: str) -> None:
@@ -263,7 +263,7 @@ LLAMA_CONFIG: dict[str, Any] = llama.llama_config(LLAMA)
         ("smollm3", "no rotary embedding"),
         ("gpt_neox", "Pythia"),
         ("clip_vision_model", "it is an encoder"),
-        ("siglip2", "patches have any aspect"),
+        ("siglip2", "images have any aspect ratio"),
     ],
 )
 def test_a_known_family_is_refused_with_its_reason(

@@ -331,7 +331,8 @@ def test_tensors_that_contradict_the_settings_are_named(run: Path, tmp_path: Pat
     else:
         expected = str(caught.value)
         assert (
-            "missing: output.weight; extra: module.ghost; misshapen: module.norm.weight wanted [16] got [2]" in expected
+            "missing: output.weight; extra: module.ghost; of another shape: module.norm.weight wanted [16] got [2]"
+            in expected
         )
 
 

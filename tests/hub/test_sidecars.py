@@ -39,7 +39,7 @@ from tests.model.tiny_models import random_model
     ("change", "expected"),
     [
         ({"model_type": "clip_vision_model"}, "which normalises before its blocks"),
-        ({"model_type": "siglip2_vision_model"}, "whose patches have any aspect"),
+        ({"model_type": "siglip2_vision_model"}, "whose images have any aspect ratio"),
         ({"model_type": "siglip", "vision_config": 3}, "wanted vision_config with settings. Got 3"),
         ({"patch_size": 0}, "wanted patch_size as a whole number above zero"),
         ({"num_attention_heads": 3}, "heads must divide the width"),

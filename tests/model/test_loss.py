@@ -68,8 +68,8 @@ def random_inputs(count: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def set_work_sizes(monkeypatch: pytest.MonkeyPatch, chunk: int, piece: int, product: int) -> None:
-    for device in ("CPU", "GPU"):
-        monkeypatch.setattr(module, device, module.CPU._replace(chunk=chunk, piece=piece, product=product))
+    for device in ("CPU_SIZES", "GPU_SIZES"):
+        monkeypatch.setattr(module, device, module.CPU_SIZES._replace(chunk=chunk, piece=piece, product=product))
 
 
 CUTS = [(1, 1, 1), (7 * 11, 3 * 11, 4 * 6), (8 * 11, 8 * 11, 11 * 6), (2**26, 4 * 11, 2**22), (2**26, 2**20, 2**22)]

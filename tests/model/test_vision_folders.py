@@ -84,7 +84,7 @@ def test_every_used_tensor_is_required(name: str, copy_folder: Callable[[str], P
     assert len(used) == len(loaded.state_dict())
 
 
-def test_error_names_missing_extra_and_misshapen_tensors(copy_folder: Callable[[str], Path]) -> None:
+def test_error_names_missing_extra_and_wrongly_shaped_tensors(copy_folder: Callable[[str], Path]) -> None:
     folder = copy_folder("siglip, whole")
     changed, begins = tensors(folder), "vision_model.encoder.layers.0."
     changed["vision_model.adapter.weight"] = torch.zeros(2)

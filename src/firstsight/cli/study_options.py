@@ -34,7 +34,7 @@ FLAGS = ("--help", "--debug", "--blind", "--no-blind")
 def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_option: bool) -> Callable[..., None]:
     """`command`, whose first parameter is a Study, as a function that typer can read, with the study's own options.
 
-    `as_option`: the study is the option --study (default: when), not the first argument.
+    `as_option`: the study is the option --study (default: the study `when`), not the first argument.
     """
     own_options = [_option(parameter, study) for parameter in study.parameters] if study else []
     _, *arguments = inspect.signature(command, eval_str=True).parameters.values()

@@ -4,7 +4,7 @@
     tables (`name#column`)       whole row groups or record batches, the last ones stay decoded in memory
     remote (a URL for fsspec)    aligned blocks, each fetched once into a folder of limited size that processes share
 
-All of it may be called from several threads at once.
+All of it is thread-safe.
 """
 
 from __future__ import annotations
@@ -77,16 +77,16 @@ class ImageReader:
         if files is None:
             raise DataError(f"{shard}: wanted the folder of the images. Got none. Name `pictures` in the site file.")
         full_path = files.folder.path(shard.removeprefix(_IMAGE_PREFIX))
-        changed = "It changed or is gone: put it back, or prepare it again."
+        advice = "It changed or is gone: put it back, or prepare it again."
         for number, position, size, *_ in entries:
             try:
                 data = self._read_cell(files, path, column, position) if column else files.read(path, position, size)
             except (OSError, LookupError, ValueError) as error:
-                raise DataError(f"{full_path}: wanted image {number} at {position}. Got {error}. {changed}") from error
+                raise DataError(f"{full_path}: wanted image {number} at {position}. Got {error}. {advice}") from error
             if len(data) != size:
-                raise DataError(f"{full_path}: wanted {size} bytes at {position}. Got {len(data)}. {changed}")
+                raise DataError(f"{full_path}: wanted {size} bytes at {position}. Got {len(data)}. {advice}")
             if not has_image_signature(data):
-                raise DataError(f"{full_path}: wanted an image at {position}. Got {data[:8]!r}. {changed}")
+                raise DataError(f"{full_path}: wanted an image at {position}. Got {data[:8]!r}. {advice}")
             yield number, data
 
     def _read_cell(self, files: LocalFiles | RemoteFiles, path: str, column: str, row: int) -> bytes:

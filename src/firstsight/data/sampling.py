@@ -21,7 +21,7 @@ _FEISTEL_ROUNDS = 6
 
 
 def sources_at(rows: Indices, share: Fraction) -> tuple[Bool[np.ndarray, "n"], Indices]:
-    """(is it an image row, its number among rows of its kind): the first n rows have floor(n * share) image rows."""
+    """(is it an image row, its number among the rows of its kind): the first n rows have floor(n * share) images."""
     before = rows * share.numerator // share.denominator
     is_image = (rows + 1) * share.numerator // share.denominator > before
     return is_image, np.where(is_image, before, rows - before)

@@ -34,7 +34,6 @@ from firstsight.site import Progress, ProgressCallback, Site
 
 ANSWER_CACHE_FOLDER = "sheets"
 """The folder of raw answers in a result's folder; a step of a study removes it when its result is complete."""
-
 _PROGRESS_INTERVAL = 128
 """Answers between reports of progress."""
 
@@ -80,7 +79,7 @@ def evaluate_checkpoint(
     """The answers and scores of a checkpoint on tasks, whose folders are in `benchmarks_path`.
 
     Answers in `answers_folder` are reused, and new ones are appended to it as they are generated; if none is missing,
-    the checkpoint is not loaded. A condition that was not requested is part of the result if it is complete there.
+    the checkpoint is not loaded. A complete set of stored answers (seeing or blind) counts even if not requested.
     Raises ModelError for vision tasks with a text model, DataError for missing files and images, both before anything
     is generated, and RequestError for words outside a small vocabulary.
     """
@@ -122,7 +121,7 @@ def _store_answers(
     total: int,
     on_progress: ProgressCallback,
 ) -> None:
-    """Add each (index into `pending`, answer) to the cache and to `answers`; an error adds how many are stored."""
+    """Add each (index into `pending`, answer) to the cache and to `answers`; errors say how many are stored."""
     num_done = num_cached = total - len(pending)
     try:
         with ExitStack() as stack:

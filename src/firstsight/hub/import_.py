@@ -153,10 +153,10 @@ def _read_folder_config(path: Path) -> dict[str, Any]:
 def _find_tokenizer(path: Path, location: str, vocab_size: int) -> Path:
     bundled = path / "tokenizer.json"
     if not location and not bundled.is_file():
-        hint = " (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one from tokenizer.model)"
+        conversion = " (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one from tokenizer.model)"
         raise RequestError(
             f"{path}: wanted a tokenizer.json next to the weights. Got none. Give --tokenizer with a file, folder or "
-            f"hub name{hint if (path / 'tokenizer.model').is_file() else ''}; OpenLM and DCLM use "
+            f"hub name{conversion if (path / 'tokenizer.model').is_file() else ''}; OpenLM and DCLM use "
             "EleutherAI/gpt-neox-20b."
         )
     tokenizer = load_tokenizer(resolve_hub_path(location, needs_weights=False) if location else bundled)

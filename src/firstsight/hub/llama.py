@@ -20,13 +20,13 @@ from firstsight.hub.public_weights import (
     concat_rows,
     exported_tokens_seen,
     float_setting,
+    hf_folder_files,
     is_positive_int,
     model_shapes,
     nested_settings,
     positive_int_setting,
     prefix_errors,
     unsupported_settings,
-    weight_files,
 )
 from firstsight.model.tensors import ShapeAndDtype, StoredTensors, format_faults, shapes_and_dtypes
 from firstsight.model.vision import UNSUPPORTED_ENCODERS, unsupported_reason
@@ -67,7 +67,7 @@ UNSUPPORTED_FAMILIES = {
 }
 """Why a well-known family is not supported, by the beginning of its model_type."""
 _INV_FREQ_SUFFIX = ".self_attn.rotary_emb.inv_freq"
-"""Rotary frequencies, which early folders store as tensors."""
+"""The end of the names of rotary frequencies, which early folders store as tensors."""
 
 
 def read_llama_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
@@ -91,7 +91,7 @@ def read_llama_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
         spec=spec,
         tensors=stored,
         source_names={f"lm.{name}": tuple(source for source, _ in sources) for name, sources in parts.items()},
-        files=weight_files(path, stored),
+        files=hf_folder_files(path, stored),
         tokens_seen=exported_tokens_seen(config),
     )
 
@@ -193,7 +193,7 @@ def llama_unsupported_reason(spec: LMSpec) -> str:
         "norm of queries and keys": spec.qk_norm,
         "token shift": spec.token_shift != 1,
         "scaled embeddings": spec.embedding_scale != 1,
-        "width that its heads do not divide": spec.width % spec.heads != 0,
+        "width that is not a multiple of its heads": spec.width % spec.heads != 0,
     }
     used = [feature for feature, is_used in features.items() if is_used]
     return f"LlamaForCausalLM has no {', no '.join(used)}" if used else ""

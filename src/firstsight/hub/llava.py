@@ -1,7 +1,7 @@
 """Vision-language models as transformers' LlavaForConditionalGeneration: support, configuration and tensor names.
 
-A tower is written without its last block, which is never run, and its features are those of its output: the same
-values, without unused weights. Source: transformers, models/llava and models/siglip.
+A tower is written without its last block, which firstsight never runs: the features of the second-to-last block are
+then the tower's output, with the same values. Source: transformers, models/llava and models/siglip.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from firstsight.hub.public_weights import (
     PublicWeights,
     check_tensors,
     exported_tokens_seen,
+    hf_folder_files,
     model_shapes,
     nested_settings,
     positive_int_setting,
     prefix_errors,
-    weight_files,
 )
 from firstsight.hub.sidecars import tower_config
 from firstsight.model.tensors import StoredTensors, shapes_and_dtypes
@@ -67,7 +67,7 @@ def read_vision_language_weights(path: Path, config: Mapping[str, Any]) -> Publi
         spec=spec,
         tensors=tensors,
         source_names={name: (name,) for name in tensors},
-        files=weight_files(path, stored),
+        files=hf_folder_files(path, stored),
         tokens_seen=exported_tokens_seen(config),
     )
 
@@ -183,7 +183,7 @@ def to_llava(tensors: Mapping[str, Tensor], spec: VLMSpec) -> dict[str, Tensor]:
 
 
 def from_llava(tensors: Mapping[str, Tensor], spec: VLMSpec) -> dict[str, Tensor]:
-    """The inverse of `to_llava`; of a tower with unused weights these are left out.
+    """The inverse of `to_llava`; weights of a tower that are never used are left out.
 
     Accepts the names of all versions of transformers, with or without `model.` and `vision_model.`.
     Raises ModelError that names tensors that no Llava has.

@@ -23,11 +23,11 @@ from firstsight.hub.public_weights import (
     PublicWeights,
     SupportedValues,
     check_tensors,
+    hf_folder_files,
     model_shapes,
     nested_settings,
     prefix_errors,
     unsupported_settings,
-    weight_files,
 )
 from firstsight.model.tensors import StoredTensors, shapes_and_dtypes
 from firstsight.recipe.model import LMSpec, Rope, openlm_spec
@@ -76,7 +76,7 @@ def read_openlm_folder(path: Path, config: Mapping[str, Any], config_path: Path 
         settings = [read_openlm_settings(config_path)] if config_path else []
         spec = openlm_spec_from_settings(*settings, config, nested_settings(config, "params_args_dict"))
         stored = StoredTensors(path)
-        files = (*weight_files(path, stored), *([config_path] if config_path else []))
+        files = (*hf_folder_files(path, stored), *([config_path] if config_path else []))
         return _checked_weights(path, spec, stored, files=files)
 
 

@@ -57,7 +57,7 @@ class LazyTensors:
         return self.read(name)
 
 
-def weight_files(folder: Path, stored: StoredTensors) -> tuple[Path, ...]:
+def hf_folder_files(folder: Path, stored: StoredTensors) -> tuple[Path, ...]:
     """config.json, the safetensors and, where there is one, their index."""
     index = folder / "model.safetensors.index.json"
     return (folder / "config.json", *stored.files, *([index] if index.is_file() else []))

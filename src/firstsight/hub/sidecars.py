@@ -133,7 +133,7 @@ def write_encoder_towers(folder: Path, spec: VLMSpec, tensors: Mapping[str, Tens
 
 
 def tower_config(spec: TowerSpec) -> dict[str, Any]:
-    """A tower's config.json; its last block counts as a layer though its weights, which are never run, are absent."""
+    """A tower's config.json; it counts the last block, which is never run and whose weights are absent."""
     vit = spec.vit
     sizes: dict[str, Any] = {
         "num_hidden_layers": vit.layers,

@@ -31,7 +31,7 @@ MAX_LOGIT_STATES = 512
 PromptImages = Sequence[Tensor | None] | None
 """For each prompt features [I, W], pixels uint8 [S, S, 3] or None; None if no prompt has an image."""
 TokenSampler = Callable[[Float[Tensor, "B V"], Int[Tensor, " B"], int], Int[Tensor, " B"]]
-"""(logits, the batch's row of each, step): the next token of each."""
+"""(logits, each row's index in the batch before rows were removed, step): the next token of each row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +108,7 @@ def continuation_likelihoods(
 ) -> list[Likelihood]:
     """The log-likelihood of each continuation after its context.
 
-    Repeat a context for each of its choices: it is prefilled once, as are choices that differ in the last token only.
+    Repeat a context for each of its choices: it is prefilled once, like choices that differ only in the last token.
     """
     unique = _deduplicate(model, contexts, images)
     if not contexts:
@@ -177,7 +177,7 @@ def _deduplicate(model: VLM, prompts: Sequence[Sequence[int]], images: PromptIma
         if len(prompt) < max(length, 1):
             raise ModelError(
                 f"prompt {row}: wanted its image's {length} tokens or, without an image, at least one. "
-                f"Got {len(prompt)} tokens. Start it with them, a text with <|endoftext|>."
+                f"Got {len(prompt)} tokens. Start it with an id per image token, or a text with <|endoftext|>."
             )
         index = -1 if image is None else unique_images.setdefault(id(image), (len(unique_images), image))[0]
         prompt_rows.setdefault((index, tuple(prompt[length:])), []).append(row)
@@ -342,7 +342,7 @@ class _TokenQuery(NamedTuple):
 def _branch_states(
     decoder: InferenceDecoder, prefill: _Prefill, pairs: list[tuple[int, int]], continuations: Sequence[Sequence[int]]
 ) -> tuple[Float[Tensor, "states D"], list[_TokenQuery]]:
-    """States that predict the continuations' tokens; a pair is a prefilled context and a row that continues it."""
+    """States that predict the continuations' tokens; `pairs`: (index of a prefilled context, row that continues it)."""
     branches: dict[tuple[int, tuple[int, ...]], int] = {}
     queries: list[_TokenQuery] = []
     longest = max(len(continuations[row]) for _, row in pairs) - 1

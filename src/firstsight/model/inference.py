@@ -93,7 +93,7 @@ def empty_cache(lm: LM, num_rows: int, capacity: int) -> KVCache:
 class InferenceDecoder:
     """A decoder for rows of up to `max_length` tokens whose weights are cast and laid out once, not per token.
 
-    It holds a copy of the weights, which later changes of the model do not reach: see `inference_decoder`.
+    It has a copy of the weights, so later changes of the model have no effect on it: see `inference_decoder`.
     """
 
     @torch.no_grad()

@@ -27,14 +27,15 @@ class _WorkSizes(NamedTuple):
     chunk: int
     """Logits in memory."""
     piece: int
+    """Logits of one call of the gradient kernel."""
     product: int
     """Numbers of a chunk's gradient of the head."""
 
 
-CPU = _WorkSizes(chunk=2**26, piece=2**20, product=2**22)
-"""128, 4 and 8 MiB."""
-GPU = _WorkSizes(chunk=2**28, piece=2**26, product=2**62)
-"""512 and 256 MiB, and the whole gradient."""
+CPU_SIZES = _WorkSizes(chunk=2**26, piece=2**20, product=2**22)
+"""128 MiB in bf16, 4 MiB in float32, 8 MiB in bf16."""
+GPU_SIZES = _WorkSizes(chunk=2**28, piece=2**26, product=2**62)
+"""512 MiB in bf16, 256 MiB in float32, the whole gradient."""
 
 GradKernel = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -82,7 +83,7 @@ class _Chunks:
     """How N tokens are split: into chunks of `chunk_rows` rows, and those into pieces of `piece_rows` rows."""
 
     def __init__(self, num_tokens: int, head_weight: Tensor) -> None:
-        vocabulary, limits = head_weight.shape[0], GPU if head_weight.is_cuda else CPU
+        vocabulary, limits = head_weight.shape[0], GPU_SIZES if head_weight.is_cuda else CPU_SIZES
         self.piece_rows = max(1, limits.piece // vocabulary)
         num_chunks = max(1, -(-num_tokens * vocabulary // limits.chunk))
         self.chunk_rows = -(-max(1, -(-num_tokens // num_chunks)) // self.piece_rows) * self.piece_rows
@@ -127,7 +128,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         if ctx.grads is None:
-            raise ModelError("loss: wanted one backward pass a loss. Got a second one. Compute the loss again.")
+            raise ModelError("loss: wanted one backward pass per loss. Got a second one. Compute the loss again.")
         states_grad, head_grad = ctx.grads
         ctx.grads = None  # returned without a copy: the head's gradient is the largest tensor of a small model
         if states_grad is not None:
@@ -139,7 +140,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 def _accumulate_head_grad(head_grad: Tensor, logits_grad: Tensor, states: Tensor, *, is_first: bool) -> None:
     """Add logits_grad.T @ states to float32 `head_grad`, or set it if `is_first`, in blocks that fit the cache."""
-    rows = max(1, (GPU if head_grad.is_cuda else CPU).product // head_grad.shape[1])
+    rows = max(1, (GPU_SIZES if head_grad.is_cuda else CPU_SIZES).product // head_grad.shape[1])
     buffer = states.new_empty(min(rows, head_grad.shape[0]), head_grad.shape[1])
     for start in range(0, head_grad.shape[0], rows):
         target = head_grad[start : start + rows]
@@ -175,7 +176,7 @@ def chunked_loss(inputs: LossInputs, grad_kernel: GradKernel = logits_to_grad) -
 
 
 def liger_loss(inputs: LossInputs) -> tuple[Tensor, Tensor]:
-    """The result of `chunked_loss` by Liger's fused GPU kernel, called once a group, as it returns sums only."""
+    """The result of `chunked_loss` by Liger's fused GPU kernel, called once per group because it returns only sums."""
     states, device = inputs.states, inputs.states.device
     settings = {"ignore_index": IGNORE_INDEX, "lse_square_scale": inputs.z_coefficient, "reduction": "sum"}
     kernel = _liger_kernel(device)(**settings, return_z_loss=True, accum_dtype=torch.float32)

@@ -188,7 +188,7 @@ def allocate_parameters(model: nn.Module, *, device: str = "cpu") -> None:
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.is_meta and name != "position_ids":
                 kind = type(module).__name__
-                raise ModelError(f"{kind}: wanted only parameters. Got buffer {name}. Build it off the meta device.")
+                raise ModelError(f"{kind}: wanted only parameters. Got buffer {name}. Build it outside meta_init.")
             if buffer.is_meta:
                 setattr(module, name, torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))
 
@@ -223,7 +223,7 @@ def tensor_mismatches(expected: Mapping[str, ShapeAndDtype], actual: Mapping[str
     faults = {
         "missing": sorted(expected.keys() - actual.keys()),
         "extra": sorted(actual.keys() - expected.keys()),
-        "misshapen": [f"{n} wanted {list(a)} got {list(b)}" for n, a, _, b, _ in pairs if a != b],
+        "of another shape": [f"{n} wanted {list(a)} got {list(b)}" for n, a, _, b, _ in pairs if a != b],
         "of another dtype": [f"{n} wanted {a} got {b}" for n, _, a, _, b in pairs if not _is_lossless(a, b)],
     }
     return format_faults(faults)

@@ -43,7 +43,7 @@ ENCODER_FAMILIES = {n: n.split("_")[0] for n in ("siglip", "siglip_vision_model"
 """The family of each supported model_type of config.json."""
 UNSUPPORTED_ENCODERS = {
     "clip": "which normalises before its blocks and has a class token",
-    "siglip2": "whose patches have any aspect",
+    "siglip2": "whose images have any aspect ratio",
     "dinov3": "whose positions are rotary",
 }
 """Why other well-known encoders are not supported, by the beginning of their model_type."""
@@ -363,12 +363,12 @@ def _load_tower_weights(tower: Tower, folder: Path) -> None:
             sources[targets[canonical]] = name
         elif not (_UNUSED_TENSORS[family].match(canonical) or canonical.startswith(last_block)):
             extra.append(name)
-    misshapen = [
+    wrong_shape = [
         f"{name} wanted {list(parameters[target].shape)} got {list(stored.shape(name))} {stored.dtype(name)}"
         for target, name in sources.items()
         if stored.shape(name) != parameters[target].shape or not stored.dtype(name).is_floating_point
     ]
-    faults = {"missing": sorted(parameters.keys() - sources.keys()), "extra": extra, "misshapen": misshapen}
+    faults = {"missing": sorted(parameters.keys() - sources.keys()), "extra": extra, "of another shape": wrong_shape}
     if message := format_faults(faults):
         raise ModelError(f"{folder}: weights and spec contradict each other. {message}. Copy the folder again.")
     tower.load_state_dict({target: stored[name].float() for target, name in sources.items()}, assign=True)

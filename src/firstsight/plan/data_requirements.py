@@ -12,6 +12,7 @@ from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.units import Share
 
 CAPTION_TOKENS = 32
+"""Estimated text tokens of one image."""
 
 
 def images_per_row(stage: Midtrain | Finetune) -> int:

@@ -40,12 +40,9 @@ PEAK_FLOPS: dict[str, float] = {
     "cpu": 0.35e12,
 }
 """Dense bf16 FLOPs per second, from the vendors' data sheets; cpu is one core."""
-
 WEIGHT_BYTES, MOMENT_BYTES = 4, 8
 """Bytes in a checkpoint per parameter: its fp32 value, and AdamW's two moments."""
-
 QUESTION_TOKENS = 64
-
 QUESTION_COUNTS: dict[str, int] = {
     "vqav2": 214_354,
     "gqa": 12_578,
@@ -56,7 +53,6 @@ QUESTION_COUNTS: dict[str, int] = {
     "pope": 9_000,
 }
 """Published sizes of the vision tasks. Source: paper section 2.2."""
-
 TEXT_TASK_QUESTIONS = 5_000
 """Estimated model calls of one published text task, all choices counted."""
 
@@ -73,6 +69,7 @@ class ComputeCost:
     stored_bytes: int = 0
     """Bytes in the store: weights, moments, features, token indexes of external text."""
     items: int = 0
+    """Documents, images or questions, or model calls of an evaluation."""
     note: str = ""
 
 
@@ -161,8 +158,7 @@ def _stage_note(stage: Midtrain | Finetune) -> str:
 
 
 def _image_flops(stage: Midtrain | Finetune) -> int:
-    """FLOPs of one image in training: three passes through trained modules, one through a fixed encoder, none through
-    a frozen one whose features are stored."""
+    """FLOPs of one image in training: three passes of trained modules, one of a fixed encoder, none if stored."""
     vision = stage.model.vision
     projector_flops = 3 * stage.model.projector.flops(vision, stage.model.lm)
     if isinstance(vision, PatchProjectionSpec) or (stage.model.encoder == "trained" and stage.optim.encoder_lr_scale):

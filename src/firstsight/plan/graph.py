@@ -16,7 +16,6 @@ from firstsight.units import Share
 
 MODEL_ROLES = ("trunk", "previous", "checkpoint")
 """Roles of an input that is a model's checkpoint."""
-
 MODEL_KINDS = ("pretrain", "midtrain", "finetune", "evaluate")
 """Kinds of steps that train or evaluate a model; the others make the inputs of these."""
 
@@ -33,7 +32,7 @@ class Graph:
     steps: tuple[Step, ...]
     """Every step once, parents first; seed by seed, and within a seed its trunk first."""
     arms: Mapping[str, tuple[Step, ...]]
-    """By label, what an arm would run alone, parents first; the last step is its evaluation."""
+    """By label, the steps that an arm would run alone, parents first; the last one is its evaluation."""
     seeds: Mapping[str, int]
     """Each arm's seed, by label."""
 
@@ -98,7 +97,7 @@ class _GraphBuilder:
         return Step(kind=kind, spec=spec, needs=tuple(needs), version=STEP_VERSIONS[kind], content_ids=self.content_ids)
 
     def leaf(self, spec: DataSource | TokenizerSource | SyntheticBenchmarks) -> Step:
-        """The step of a source, without inputs. Recaptioned is its external source with the digest of both captions."""
+        """The step of a source, without inputs; for Recaptioned its external source, by the digest of both captions."""
         if isinstance(spec, Recaptioned):
             digest = self.content_ids.get(content_key(spec))
             return _GraphBuilder({spec.external.name: digest} if digest else {}).leaf(spec.external)

@@ -34,16 +34,12 @@ _SPEEDS = {
     **dict.fromkeys(("dialogues", "multitask"), _KindSpeed(items=3e3)),
 }
 """Only the ratios within a group of kinds matter: each run measures the speed of a group itself."""
-
 COMPUTE_KINDS = {"pretrain", "midtrain", "finetune", "contrast", "encode", "evaluate"}
 """Kinds whose speed depends on the device; all others depend on the CPU and the disk. One group has one speed."""
-
 DEFAULT_STARTUP = 0.5
 """Assumed seconds from the start of a step to its first progress report, until a run has measured it."""
-
 GROUP_WEIGHT = 0.3
 """Weight of the group's speed in the estimate of a kind, in units of one whole measured step of that kind."""
-
 LIVE_WEIGHT, LIVE_WEIGHT_NEW_KIND = 0.5, 0.05
 """Weight of the kind's speed in the estimate of a running step, in whole steps: after a step of the kind has finished,
 and before."""
@@ -108,7 +104,7 @@ class RemainingTime:
         self._running.pop(step, None)
 
     def seconds_left(self, waiting: Sequence[Step], *, time: float) -> float | None:
-        """Seconds until all running and waiting steps are done; None as long as no speed was measured that they need.
+        """Seconds until all running and waiting steps are done; None until all speeds that they need are measured.
 
         `waiting`: in the order in which steps start when a worker is free and their parents are done.
         """

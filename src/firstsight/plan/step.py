@@ -37,6 +37,7 @@ STEP_VERSIONS: dict[str, int] = {
 """Version of each kind of step; to be raised when its handler writes other bytes for the same spec."""
 
 ContentIds = Mapping[str, str]
+"""The digest of each external source, by `content_key`."""
 
 SYNTHETIC_SUFFIX = " with synthetic captions"
 

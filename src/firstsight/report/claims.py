@@ -49,7 +49,7 @@ class _ClaimTest:
     min_count: int = 1
     """With fewer differences the claim cannot be tested."""
     may_lack_pairs: bool = False
-    """It holds or flips by the pairs that there are, if they agree."""
+    """The pairs whose arms exist decide it, if they agree."""
 
     def evaluate(self, comparison: Comparison) -> Claim:
         """The claim's result, from comparisons that are corrected together."""

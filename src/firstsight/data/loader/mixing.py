@@ -4,10 +4,8 @@ Merging: each source emits `share` units (tokens or loss tokens) per unit of tim
 they are complete, ties by source. Row k is complete at the time U / share, where U is the sum of the source's units up
 to and including row k.
 
-Law: after any number of rows, the units of each source differ from its share of all units by less than the sum of the
-largest rows of all sources.
-
-Shapes: n positions that are computed at once.
+Guarantee: after any number of rows, the units of each source differ from its share of all units by less than the sum of
+the largest rows of all sources.
 """
 
 from __future__ import annotations
@@ -63,7 +61,7 @@ class SourceSequence:
 
 
 class RowMixing:
-    """Shares of rows, as a sequence of text (0) and images (1): n first rows of a span have floor(n * share) images."""
+    """Shares of rows, as text (0) and images (1): the first n rows of a span have floor(n * share) images."""
 
     def __init__(self, spans: RowSpans) -> None:
         self.spans = tuple(spans)

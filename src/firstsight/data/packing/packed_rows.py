@@ -34,6 +34,7 @@ class PackingStats:
     dropped_tokens: int = 0
     """Tokens in no row, cut from captions and dialogues that are longer than a row."""
     truncated: int = 0
+    """Captions and dialogues of which the end was dropped."""
     skipped: int = 0
     """Captions without a token, and dialogues without a turn, that fits a row."""
     split: int = 0
@@ -76,7 +77,7 @@ class PackedRows:
         return len(self.filled)
 
     def split_rows(self, parts: int) -> PackedRows:
-        """Rows of length / parts: row r becomes rows r * parts and on, with the same tokens and the same targets.
+        """Rows of length / parts: row r becomes the `parts` rows from r * parts, with the same tokens and targets.
 
         Raises QuantityError for rows with images and if the parts are not equal.
         """

@@ -14,12 +14,12 @@ from firstsight.data.images import perceptual_hash
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, open_folder
 from firstsight.data.readers.json_files import decode_utf8, parse_json_object, parse_optional_object
 from firstsight.data.readers.tables import TableRow, table_records
-from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, check_member, content_of, read_tar_members
+from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, check_member, extension_filter, read_tar_members
 from firstsight.data.records import ImageLocation, ImageText, Record, RecordError, RejectedRecord, parse_caption
 from firstsight.errors import DataError
 
 _SYNTHETIC_EXTENSION = "syn.json"
-_needs_content = content_of((*IMAGE_EXTENSIONS, "txt", "json", _SYNTHETIC_EXTENSION))
+_needs_content = extension_filter((*IMAGE_EXTENSIONS, "txt", "json", _SYNTHETIC_EXTENSION))
 TarSample = Mapping[str, tuple[TarMember, bytes]]
 """Members of a sample and their bytes, by extension."""
 SyntheticCaptions = Mapping[str, object] | None

@@ -57,13 +57,13 @@ def check_member(member: TarMember) -> None:
         raise RecordError("too many bytes", f"{member.name} has {member.size:,} bytes, at most {MAX_IMAGE_BYTES:,}")
 
 
-def content_of(extensions: Container[str]) -> Callable[[TarMember], bool]:
+def extension_filter(extensions: Container[str]) -> Callable[[TarMember], bool]:
     """A condition for `read_tar_members`: regular members of these extensions that are not too large."""
     return lambda member: member.is_regular and member.extension in extensions and member.size <= MAX_IMAGE_BYTES
 
 
 def list_tar_members(file: Path) -> Iterator[TarMember]:
-    """Members of an uncompressed local tar without its folders; DataError when it is truncated or no tar."""
+    """Members of an uncompressed local tar without its folders; DataError when it is truncated or not a tar."""
     with file.open("rb") as data:
         yield from (member for member, _ in read_tar_members(data, str(file), needs_content=lambda member: False))
 
@@ -74,7 +74,7 @@ def read_tar_members(
     """Members in file order, with their bytes where `needs_content`, else with none.
 
     Raises DataError (`path` names the tar) when it is truncated, has no closing block, continues after it, or when a
-    member has two sizes: readers that use different ones would see different files.
+    member has two sizes, because two tar readers could then disagree on the files in it.
     """
     tar = _TarReader(data, path)
     while (member := tar.next_member()) is not None:
@@ -155,7 +155,7 @@ class _TarReader:
     def _make_member(
         self, header: tarfile.TarInfo, name: str | None, *, is_sparse: bool, size: str | None
     ) -> TarMember | None:
-        # As in all tar readers: types that are no file have no bytes, whatever size their header gives.
+        # As in all tar readers: entries that are not files have no bytes, whatever size their header gives.
         data_size = header.size if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0
         if size is not None and size != str(data_size):
             raise self._error(f"a member with two sizes, {data_size} and {size},")

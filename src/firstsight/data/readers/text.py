@@ -13,7 +13,7 @@ from firstsight.data.images import MAX_IMAGE_BYTES
 from firstsight.data.readers.filesystem import ReadContext
 from firstsight.data.readers.json_files import decode_utf8, jsonl_records
 from firstsight.data.readers.tables import table_records
-from firstsight.data.readers.tars import TarMember, check_member, content_of, read_tar_members
+from firstsight.data.readers.tars import TarMember, check_member, extension_filter, read_tar_members
 from firstsight.data.records import Record, RecordError, RejectedRecord, parse_document, parse_token_ids
 
 _EXTENSIONS = ("json", "json.gz", "txt")
@@ -44,7 +44,7 @@ def read_documents_tar(context: ReadContext) -> Iterator[Record | RejectedRecord
     """
     keys, expects_ids = set[str](), None
     with context.folder.open_stream(context.shard.name, context.digest) as stream:
-        for member, content in read_tar_members(stream, context.path, needs_content=content_of(_EXTENSIONS)):
+        for member, content in read_tar_members(stream, context.path, needs_content=extension_filter(_EXTENSIONS)):
             try:
                 check_member(member)
                 if member.key in keys:

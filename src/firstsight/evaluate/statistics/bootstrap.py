@@ -23,7 +23,7 @@ _MAX_CELLS = 1 << 18
 _MAX_WORK, _MIN_DRAWS = 200_000_000, 2_000
 """Maximum clusters drawn for an interval, and the minimum resamples: 100,000 clusters need no more."""
 _FEW_COLUMNS = 4
-_BINOMIAL_COST = 16
+_MULTINOMIAL_COST = 16
 """The cost of drawing one multinomial count, in drawn clusters."""
 _DECIMALS = 9
 """Sums are rounded, so that they do not depend on the order of summation."""
@@ -101,7 +101,7 @@ def bootstrap_means(scores: ClusteredScores, *, num_draws: int = 10_000, seed: i
     """
     rng = np.random.default_rng(seed)
     rows, multiplicities = np.unique(np.hstack([scores.sums, scores.counts]), axis=0, return_counts=True)
-    uses_multinomial = len(rows) * _BINOMIAL_COST < scores.num_clusters
+    uses_multinomial = len(rows) * _MULTINOMIAL_COST < scores.num_clusters
     if not uses_multinomial:
         rows = np.repeat(rows, multiplicities, axis=0)
         num_draws = min(num_draws, max(_MIN_DRAWS, _MAX_WORK // len(rows)))

@@ -157,9 +157,9 @@ def normalize_box(
     width, height = parse_four_floats([*size, 1, 1], location)[:2]
     area = f"image of {width} x {height}"
     if not (left < right and top < bottom and width > 0 and height > 0):
-        raise DataError(f"{location}: box {box} is empty in an {area}. Is it in this form's order?")
+        raise DataError(f"{location}: box {box} is empty in an {area}. Are its edges in this format's order?")
     if max(-left, -top, right - width, bottom - height) > tolerance:
-        raise DataError(f"{location}: box {box} exceeds its {area}. Is it in this form's order and size?")
+        raise DataError(f"{location}: box {box} exceeds its {area}. Are its edges in this format's order and unit?")
     return (max(left / width, 0.0), max(top / height, 0.0), min(right / width, 1.0), min(bottom / height, 1.0))
 
 

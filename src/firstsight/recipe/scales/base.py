@@ -105,7 +105,7 @@ def base_arm(
 
 
 def adamw(*, weight_decay: float, z_loss: float) -> AdamWSpec:
-    """open_lm's AdamW; a frozen encoder."""
+    """open_lm's AdamW, with a frozen encoder."""
     return AdamWSpec(
         beta1=0.9,
         beta2=0.95,

@@ -22,7 +22,6 @@ from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec
 from firstsight.units import Share, Tokens
 
 SYNTHETIC_TEXT_TASKS = ("arc_easy", "mathqa", "boolq", "agieval_sat_en", "hellaswag", "copa")
-
 SYNTHETIC_ROW_SHAPE = RowShape(batch_size=16, length=64)
 """Many small steps: at this size a model learns from updates more than from tokens."""
 MIDTRAIN_IMAGE_SHARE = Share(4, 5)
