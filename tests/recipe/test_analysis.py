@@ -10,7 +10,7 @@ import pytest
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.analysis import Axis, Bars, Coordinate, Figure, Grid, Sweep
-from firstsight.recipe.scales import START, branch_at, scale_named
+from firstsight.recipe.scales import START, branch_at, get_scale
 from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens
 from firstsight.workspace.study_functions import find_study_function, shipped_studies
@@ -25,7 +25,7 @@ PLACES: list[dict[str, Coordinate]] = [
 
 
 def _study(axes: tuple[Axis, ...], places: list[dict[str, Coordinate]] = PLACES, **values: Any) -> Study:
-    base = scale_named("smoke").base
+    base = get_scale("smoke").base
     arms = tuple(replace(base, name=f"arm-{index}", at=place) for index, place in enumerate(places))
     return Study(name="mine", scale="smoke", question="?", arms=arms, axes=axes, **values)
 
@@ -122,5 +122,5 @@ def test_claims_of_shipped_studies_name_their_arms_and_numbers(name: str, scale:
 
 
 def test_branches_have_their_start_as_coordinate() -> None:
-    arm = branch_at(scale_named("smoke"), Share(2, 5))
+    arm = branch_at(get_scale("smoke"), Share(2, 5))
     assert arm.at == {START.name: arm.start}
