@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.schedule import Continue, CosineFrom, CurvePoint, Matched, Rewarm
 from firstsight.units import Share, Tokens
 
@@ -97,20 +97,20 @@ PUBLISHED = {0.1968: 9.080349589287376e-3, 0.4042: 6.499974971416897e-3, 0.6024:
 
 @pytest.mark.parametrize(("position", "rate"), [*PUBLISHED.items(), (0.8007, 9.788979e-4)])
 def test_the_authors_start_rates_are_met_where_their_checkpoints_fell(position: float, rate: float) -> None:
-    trunk = scale_named("1b").base.pretrain
+    trunk = get_scale("1b").base.pretrain
     assert trunk.lr(Tokens(int(position * trunk.rounded_tokens))) == pytest.approx(rate, rel=0.004)
 
 
 @pytest.mark.parametrize(("percent", "rate"), [(20, 9.0803e-3), (40, 6.49997e-3), (60, 3.44667e-3), (80, 9.78897e-4)])
 def test_the_shipped_arms_start_within_a_few_per_cent_of_the_published_rates(percent: int, rate: float) -> None:
-    stage = branch_at(scale_named("1b"), Share(percent, 100)).resolved_stages()[0]
+    stage = branch_at(get_scale("1b"), Share(percent, 100)).resolved_stages()[0]
     assert stage.lr(Tokens(0)) == pytest.approx(rate, rel=0.02)
 
 
 def test_the_ends_of_the_trunk_rewarm_as_the_paper_does() -> None:
     """5000 of 109,848 steps of 256 x 1,024 tokens to 3e-3, then to 3e-5."""
     for percent in (0, 100):
-        (stage, _) = branch_at(scale_named("1b"), Share(percent, 100)).resolved_stages()
+        (stage, _) = branch_at(get_scale("1b"), Share(percent, 100)).resolved_stages()
         warmup, total = Tokens(5000 * 256 * 1024), Tokens(28_795_994_112)
         assert stage.rounded_tokens == total and isinstance(stage.schedule, Rewarm)
         assert stage.schedule.warmup_tokens(total) == warmup

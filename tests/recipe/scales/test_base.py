@@ -50,7 +50,7 @@ def test_names_and_schedules_of_branches(percent: int) -> None:
     ],
 )
 def test_only_an_exact_percent_has_its_short_name(start: Share, name: str) -> None:
-    assert branch_at(scale_named("smoke"), start).name == name
+    assert branch_at(get_scale("smoke"), start).name == name
 
 
 def test_a_base_arm_without_mid_training_has_no_branches() -> None:
