@@ -19,7 +19,7 @@ from firstsight.plan.estimate import (
 )
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.mixture import External, SyntheticInterleaved, SyntheticMultitask, single_source
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.scales.models import siglip_dinov2_384
 from firstsight.recipe.stages import RowShape
 from firstsight.recipe.study import Arm, Study
@@ -153,7 +153,7 @@ def test_costs_of_data_are_items_not_flops() -> None:
 
 
 def test_images_of_interleaved_documents_and_multitask_data_are_encoded_once_each() -> None:
-    base = scale_named("smoke").base
+    base = get_scale("smoke").base
     world, stage = base.evaluate.benchmarks.world, base.stages[0]  # type: ignore[union-attr]
     shares = dict.fromkeys(("captions", "words", "boxes", "dialogues"), Share(1, 4))
     documents = SyntheticInterleaved(world=world, documents=10, max_images=3)

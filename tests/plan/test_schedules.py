@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from firstsight.plan.schedules import COLUMNS, stage_table, training_lines
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.schedule import Continue, SameCurve
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 
-SCALE = scale_named("smoke")
+SCALE = get_scale("smoke")
 
 
 def table(study: Study) -> list[dict[str, str]]:

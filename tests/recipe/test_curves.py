@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.scales import branch_at, scale_named
+from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.schedule import Continue, CosineFrom, CurvePoint, LRSchedule, Matched, Rewarm, SameCurve
 from firstsight.recipe.stages import Finetune, Midtrain
 from firstsight.recipe.study import Arm
 from firstsight.units import Share, Tokens
 
-SCALE = scale_named("smoke")
+SCALE = get_scale("smoke")
 TRUNK = SCALE.base.pretrain
 STEP = TRUNK.row_shape.tokens_per_step
 REWARM = Rewarm(peak_lr=1e-3, min_lr=1e-5, warmup=Share(1, 10))
@@ -125,10 +125,10 @@ def test_the_built_in_scales_have_these_rates(name: str) -> None:
     """Their formulas as plain arithmetic, to the last bit: stored results keep their meaning."""
     trunk_steps, steps, tune_steps = (40, 20, 20) if name == "smoke" else (1400, 540, 720)
     trunk, total, tune = (number * 1024 for number in (trunk_steps, steps, tune_steps))
-    (branch, tuned) = branch_at(scale_named(name), Share(4, 5)).resolved_stages()
+    (branch, tuned) = branch_at(get_scale(name), Share(4, 5)).resolved_stages()
     at = trunk * 4 // 5 - trunk // 20
     start = 12e-6 + 0.5 * (1 + cos(pi * at / (trunk - trunk // 20))) * (4e-3 - 12e-6)
-    (warm, _) = branch_at(scale_named(name), Share(1)).resolved_stages()
+    (warm, _) = branch_at(get_scale(name), Share(1)).resolved_stages()
     warmup, tune_warmup = total * 5000 // 109_848, tune * 3 // 100
     for number in range(1, steps):
         seen = number * 1024

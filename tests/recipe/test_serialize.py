@@ -28,7 +28,7 @@ from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 from firstsight.workspace.study_functions import find_study_function, shipped_studies
 
-STUDIES = (when(scale_named("smoke")), find_study_function("encoders").build("1b", seeds=1, options={}))
+STUDIES = (when(get_scale("smoke")), find_study_function("encoders").build("1b", seeds=1, options={}))
 WORLD = STUDIES[0].arms[0].evaluate.benchmarks.world  # type: ignore[union-attr]
 EXAMPLES = (
     *STUDIES,

@@ -9,7 +9,7 @@ import pytest
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import Graph, build_graph
-from firstsight.recipe.scales import SCALES, branch_at, scale_named
+from firstsight.recipe.scales import SCALES, branch_at, get_scale
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.studies.encoders import encoders
 from firstsight.studies.frozen import frozen
@@ -59,7 +59,7 @@ def test_decoders_of_a_trunk_and_its_stages_must_be_equal() -> None:
 @pytest.mark.parametrize("name", SCALES)
 @pytest.mark.parametrize("study", [when, rewarm, encoders, frozen])
 def test_at_the_full_horizon_all_arms_are_trained_on_equally_many_tokens(study: StudyMaker, name: str) -> None:
-    scale = scale_named(name)
+    scale = get_scale(name)
     for arm in study(scale, horizon="branch").arms:
         assert [stage.tokens for stage in arm.resolved_stages()] == [stage.tokens for stage in arm.stages]
     arms = [arm for arm in study(scale, horizon="full").arms if arm.stages]
@@ -72,14 +72,14 @@ def test_at_the_full_horizon_all_arms_are_trained_on_equally_many_tokens(study: 
 
 
 def test_a_branch_at_the_end_of_the_trunk_is_the_same_step_at_both_horizons() -> None:
-    graphs = [build_graph(when(scale_named("smoke"), horizon)) for horizon in ("branch", "full")]
+    graphs = [build_graph(when(get_scale("smoke"), horizon)) for horizon in ("branch", "full")]
     shared, changed = ("start-100.s1", "trunk.s1"), ("start-000.s1", "start-080.s1")
     assert all(graphs[0].final_step(label) == graphs[1].final_step(label) for label in shared)
     assert not any(graphs[0].final_step(label) == graphs[1].final_step(label) for label in changed)
 
 
 def test_one_study_has_one_horizon() -> None:
-    scale = scale_named("smoke")
+    scale = get_scale("smoke")
     branch, full = (branch_at(each, Share(4, 5)) for each in (scale, scale.with_horizon("full")))
     arms = (branch, replace(full, name="longer"))
     message = r"mixed: arms .* one horizon\. Got two: start-080\.s0 has branch and longer\.s0 has full"
@@ -89,6 +89,6 @@ def test_one_study_has_one_horizon() -> None:
 
 
 def test_the_full_horizon_needs_a_stage_to_lengthen() -> None:
-    arm = branch_at(scale_named("smoke").with_horizon("full"), Share(4, 5))
+    arm = branch_at(get_scale("smoke").with_horizon("full"), Share(4, 5))
     with pytest.raises(QuantityError, match=r'start-080\.s0: horizon "full" lengthens a mid-training stage'):
         replace(arm, stages=arm.stages[1:]).resolved_stages()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.model.tensors import read_tensors
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.schedule import Continue, Matched, Rewarm, SameCurve
 from firstsight.recipe.stages import Finetune, Midtrain
 from firstsight.recipe.study import Arm
@@ -39,7 +39,7 @@ def train(
         pretrain=tiny_study.pretrain_spec(TRUNK_STEPS),
         start=Share(2, 5),
         stages=stages,
-        evaluate=scale_named("smoke").base.evaluate,
+        evaluate=get_scale("smoke").base.evaluate,
     )
     role, folder, rates = "trunk", trunk, list[list[float]]()
     for number, stage in enumerate(arm.resolved_stages()):

@@ -17,7 +17,7 @@ from firstsight.data.verify_ledger import verify_ledgers
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticInterleaved, SyntheticMultitask, SyntheticWorld, single_source
-from firstsight.recipe.scales import Scale, branch_at, scale_named
+from firstsight.recipe.scales import Scale, branch_at, get_scale
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Share
 from firstsight.workspace.execute import HANDLERS, run_graph
@@ -67,7 +67,7 @@ def trained(study: Study) -> Graph:
 def test_a_study_trains_on_the_source_and_its_ledgers_are_verified(
     function: Callable[[Scale], Study], tag: str, tmp_path: Path
 ) -> None:
-    study, store = function(scale_named("smoke")), Store(tmp_path)
+    study, store = function(get_scale("smoke")), Store(tmp_path)
     graph = trained(study)
     run_graph(graph, store, jobs=2).check()
     for arm in study.arms:
@@ -90,7 +90,7 @@ def test_a_study_trains_on_the_source_and_its_ledgers_are_verified(
 
 
 def test_sources_that_differ_in_a_share_are_two_steps_and_share_all_others() -> None:
-    graph = build_graph(multitask(scale_named("smoke")))
+    graph = build_graph(multitask(get_scale("smoke")))
     kinds = Counter(step.kind for step in graph.steps)
     assert kinds["multitask"] == 2 and kinds["contrast"] == kinds["captions"] == kinds["vocabulary"] == 1
     assert {step.kind for step in graph.steps} <= set(HANDLERS)
