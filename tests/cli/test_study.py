@@ -31,6 +31,17 @@ def test_plan_prints_the_learning_rate_of_each_branch(capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize("study", ["when", "rewarm", "encoders", "frozen"])
+def test_every_shipped_study_has_the_option_horizon(capsys: pytest.CaptureFixture[str], study: str) -> None:
+    """A branch at 80 % of the smoke trunk lacks 8 of its 40 steps, which the full horizon adds to its 20."""
+    for horizon, length in (("branch", "20,480 20"), ("full", "28,672 28")):
+        code, out, _ = run_command(capsys, "plan", study, "--scale", "smoke", "--horizon", horizon)
+        assert code == 0 and f"horizon {horizon}: " in out
+        assert re.search(rf"32,768 \(80 %\) 80 % Continue \S+ to 3e-05 {length} 16 x 64", out)
+        assert "finetune after midtrain 87.5 % Rewarm (3 % warm-up) 0 to 0.004 to 0 20,480 20 16 x 64" in out
+    assert "branch" in refused(capsys, "plan", study, "--scale", "smoke", "--horizon", "long")
+
+
 def test_each_seed_adds_every_arm(capsys: pytest.CaptureFixture[str]) -> None:
     _, single, _ = run_command(capsys, "plan", "when", "--scale", "smoke", "--seeds", "1")
     _, three, _ = run_command(capsys, "plan", "when", "--scale", "smoke", "--seeds", "3")

@@ -88,6 +88,12 @@ def test_one_study_has_one_horizon() -> None:
     assert Study(name="one", scale="smoke", question="?", arms=(full,)).horizon == "full"
 
 
+def test_only_the_first_of_equal_stages_is_lengthened() -> None:
+    arm = branch_at(scale_named("smoke").with_horizon("full"), Share(4, 5))
+    first, second = replace(arm, stages=arm.stages[:1] * 2).resolved_stages()
+    assert (first.tokens, second.tokens) == (28 * 1024, 20 * 1024)
+
+
 def test_the_full_horizon_needs_a_stage_to_lengthen() -> None:
     arm = branch_at(get_scale("smoke").with_horizon("full"), Share(4, 5))
     with pytest.raises(QuantityError, match=r'start-080\.s0: horizon "full" lengthens a mid-training stage'):

@@ -59,13 +59,13 @@ class Arm:
         stages, trunk = self.stages, self.pretrain
         rest = trunk.rounded_tokens - trunk.tokens_at(self.start)
         if self.horizon == "full" and rest and stages:
-            first = next((stage for stage in stages if isinstance(stage, Midtrain)), None)
-            if first is None:
+            number = next((number for number, stage in enumerate(stages) if isinstance(stage, Midtrain)), None)
+            if number is None:
                 raise QuantityError(
                     f'{self.label}: horizon "full" lengthens a mid-training stage. Got an arm without one.'
                 )
-            longer = replace(first, tokens=Tokens(first.tokens + rest))
-            stages = tuple(longer if stage is first else stage for stage in stages)
+            longer = replace(stages[number], tokens=Tokens(stages[number].tokens + rest))
+            stages = (*stages[:number], longer, *stages[number + 1 :])
         return resolve_schedules(stages, trunk=trunk, start=self.start, location=self.label)
 
     def check(self) -> None:

@@ -36,6 +36,12 @@ def test_page_has_every_address_and_every_score(finished_study: WrittenStudy) ->
             assert row in page.text.replace("\n", ""), row
 
 
+def test_every_figure_states_the_horizon(finished_study: WrittenStudy) -> None:
+    figures = sorted((finished_study[1].parent / "figures").glob("*.svg"))
+    assert [file.stem for file in figures] == sorted(FIGURES)
+    assert all("horizon branch" in file.read_text(encoding="utf-8") for file in figures)
+
+
 def test_page_loads_nothing(finished_study: WrittenStudy) -> None:
     page = _page(finished_study[1])
     for tag, attributes in page.elements:
