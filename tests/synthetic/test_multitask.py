@@ -73,6 +73,13 @@ def test_answers_are_true_of_the_scene(task: str) -> None:
                 assert answer_question(facts, question) == answer
 
 
+def test_every_image_has_a_question_where_most_types_have_none() -> None:
+    """Of 3,000 scenes a few have none of the types that the first draws choose, with one question an image."""
+    spec = replace(QUARTERS, turns=1)
+    records = (multitask_record(spec, RENDERER, task="dialogues", number=number) for number in range(3000))
+    assert all(len(record.turns) == 1 for record in records)
+
+
 def test_records_are_the_same_whatever_the_shares() -> None:
     other = spec_with([0, 1, 0, 5], 7)
     for task in QUARTERS.shares:

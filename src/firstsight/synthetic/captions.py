@@ -1,4 +1,4 @@
-"""Text documents and captions: descriptions of scenes, questions about them, facts about kinds, sums."""
+"""Text documents, captions and interleaved documents: descriptions of scenes, questions, facts about kinds, sums."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ _DOCUMENT_KINDS = (("repeated", 0.40), ("questions", 0.84), ("kinds", 0.94), ("s
 _MAX_QUESTIONS = 5
 _WRONG_NAME_RATE, _UNRELATED_RATE, _BARE_NAME_RATE = 0.15, 0.10, 0.25
 """Rates in noisy captions of a wrong name, an unrelated text, a single name."""
+
+_OPENING_RATE, _COMPLETE_RATE, _RECALL_RATE = 0.3, 0.6, 0.5
+"""Rates in interleaved documents of an opening text, of complete passages, of a second description at the end."""
 
 TextPiece = tuple[str, bool]
 """Words, and whether the text before determines them; only determined words are loss tokens."""
@@ -224,3 +227,31 @@ def true_phrases(scene: Scene, boxes: Sequence[PixelBox]) -> list[str]:
     box_descriptions = [box_words(box, scene.world.image_size) for box in boxes]
     box_phrases = [f"{obj.place} box {words}" for obj, words in zip(scene.objects, box_descriptions, strict=True)]
     return [*placed_phrases, " ".join(_ground_words(scene)), f"{len(scene.objects)} things", *box_phrases]
+
+
+def sample_interleaved(world: SyntheticWorld, index: int, *, images: int) -> tuple[Scene | str, ...]:
+    """The parts of interleaved document number `index` in reading order: a scene, a true passage about it, and so on.
+
+    Some begin with an object of each image. Some with several images end with a second description of one of them,
+    which has to be looked up by its objects, as in `repeated_description`. The scenes do not depend on `images`.
+    """
+    scenes = [sample_scene(world, f"interleaved {position}", index) for position in range(images)]
+    rng = world_rng(world, "interleaved words", index)
+    parts: list[Scene | str] = [_opening(scenes, rng)] if rng.random() < _OPENING_RATE else []
+    passages = [_passage(scene, rng) for scene in scenes]
+    if images > 1 and rng.random() < _RECALL_RATE:
+        recalled = complete_caption(uniform_choice(scenes, rng), rng)
+        passages[-1] = f"{passages[-1].removesuffix(' .')} {SENTENCE_TEMPLATES['again']} {recalled}"
+    for scene, passage in zip(scenes, passages, strict=True):
+        parts += [scene, passage]
+    return tuple(parts)
+
+
+def _opening(scenes: Sequence[Scene], rng: np.random.Generator) -> str:
+    """An object of each image, in the order of the images."""
+    return photo_of([uniform_choice(scene.objects, rng).name for scene in scenes]) + " ."
+
+
+def _passage(scene: Scene, rng: np.random.Generator) -> str:
+    """A complete or a partial description with a full stop."""
+    return complete_caption(scene, rng) if rng.random() < _COMPLETE_RATE else partial_caption(scene, rng) + " ."

@@ -25,7 +25,7 @@ from firstsight.synthetic.questions import (
     sample_training_form,
     sign_questions,
 )
-from firstsight.synthetic.rendering import Renderer
+from firstsight.synthetic.rendering import PixelBox, Renderer
 from firstsight.synthetic.scenes import TRAINING_DISTRIBUTION, Scene, find_scene
 from firstsight.synthetic.vocabulary import CAPTION_REQUESTS
 
@@ -67,10 +67,18 @@ def multitask_record(spec: SyntheticMultitask, renderer: Renderer, *, task: str,
     if task == "captions":
         turns = [(uniform_choice(CAPTION_REQUESTS, rng), complete_caption(_without_signs(scene), rng))]
     else:
-        boxes, generators = renderer.boxes(scene), _TASK_GENERATORS[task]
-        questions = sample_questions(scene, boxes, generators, limit=spec.turns, rng=rng)
-        turns = [(question.to_text(sample_training_form(rng)), question.answer) for question in questions]
+        turns = sample_turns(scene, renderer.boxes(scene), _TASK_GENERATORS[task], limit=spec.turns, rng=rng)
     return LlavaRecord(id=f"{task}-{number:08d}", scene=scene, turns=turns)
+
+
+def sample_turns(
+    scene: Scene, boxes: Sequence[PixelBox], generators: WeightedGenerators, *, limit: int, rng: np.random.Generator
+) -> QuestionAnswers:
+    """Up to `limit` different questions in forms of training with their answers, and at least one."""
+    questions = sample_questions(scene, boxes, generators, limit=limit, rng=rng)
+    while not questions:  # every drawn type had none in this scene
+        questions = sample_questions(scene, boxes, generators, limit=limit, rng=rng)
+    return [(question.to_text(sample_training_form(rng)), question.answer) for question in questions]
 
 
 def _without_signs(scene: Scene) -> Scene:

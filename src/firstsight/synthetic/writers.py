@@ -19,11 +19,16 @@ from firstsight.recipe.mixture import (
     SyntheticTexts,
 )
 from firstsight.site import Progress, ProgressCallback, Site
-from firstsight.synthetic.captions import noisy_caption, rich_caption, sample_document, true_phrases
+from firstsight.synthetic.captions import (
+    noisy_caption,
+    rich_caption,
+    sample_document,
+    sample_interleaved,
+    true_phrases,
+)
 from firstsight.synthetic.catalog import world_rng
-from firstsight.synthetic.interleaved import sample_interleaved
-from firstsight.synthetic.multitask import LlavaRecord, multitask_order, multitask_record
-from firstsight.synthetic.questions import DIALOGUE_GENERATORS, sample_questions, sample_training_form
+from firstsight.synthetic.multitask import LlavaRecord, multitask_order, multitask_record, sample_turns
+from firstsight.synthetic.questions import DIALOGUE_GENERATORS
 from firstsight.synthetic.rendering import PixelBox, Renderer, cached_renderer, encode_png
 from firstsight.synthetic.scenes import Scene, sample_scene
 
@@ -87,8 +92,7 @@ def write_multitask(
 
 def _dialogue_record(spec: SyntheticDialogues, renderer: Renderer, index: int) -> LlavaRecord:
     scene, rng = sample_scene(spec.world, "dialogues", index), world_rng(spec.world, "dialogue words", index)
-    questions = sample_questions(scene, renderer.boxes(scene), DIALOGUE_GENERATORS, limit=spec.turns, rng=rng)
-    turns = [(question.to_text(sample_training_form(rng)), question.answer) for question in questions]
+    turns = sample_turns(scene, renderer.boxes(scene), DIALOGUE_GENERATORS, limit=spec.turns, rng=rng)
     return LlavaRecord(id=f"{index:08d}", scene=scene, turns=turns)
 
 
