@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from firstsight.model import inference
 from firstsight.model.generate import generate
 from firstsight.model.inference import InferenceDecoder, empty_cache, inference_decoder, prepare_linear
 from tests.conftest import DEVICE
@@ -18,7 +19,7 @@ from tests.model.tiny_models import (
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_with_cache_equal_logits_without(dtype: torch.dtype) -> None:
-    """In both dtypes for which oneDNN lays out the weights anew."""
+    """In both dtypes whose weights are laid out anew on a CPU."""
     model = random_model(LLAMA_LM, dtype=torch.float32)
     row: list[int | None] = [3, 1, 4, 1, 5, 9, 2, 6]
     with torch.no_grad():
@@ -35,14 +36,21 @@ def test_logits_with_cache_equal_logits_without(dtype: torch.dtype) -> None:
     assert (actual - exact).abs().max() <= 2 * rounding
 
 
+@pytest.mark.parametrize("rows", [(3, 5), (1, 1), (40, 1), (15,)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_prepare_linear_multiplies_by_the_weight(dtype: torch.dtype) -> None:
+def test_prepare_linear_multiplies_by_the_weight(
+    dtype: torch.dtype, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For few and many rows, and with a weight in blocks, the last of which is not full."""
     generator = torch.Generator().manual_seed(0)
-    weight, x = torch.randn(33, 20, generator=generator), torch.randn(3, 5, 20, generator=generator)
+    weight, x = torch.randn(33, 20, generator=generator), torch.randn(*rows, 20, generator=generator)
     exact = x.to(dtype).double() @ weight.to(dtype).double().T
-    actual = prepare_linear(weight, dtype)(x.to(dtype))
-    assert actual.dtype == dtype
-    assert torch.allclose(actual.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)
+    for largest in (33 * 20, 33 * 20 - 1):
+        monkeypatch.setattr(inference, "MAX_WHOLE_WEIGHT", largest)
+        monkeypatch.setattr(inference, "BLOCK_OUTPUTS", 8)
+        actual = prepare_linear(weight, dtype)(x.to(dtype))
+        assert actual.dtype == dtype
+        assert torch.allclose(actual.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)
 
 
 def test_decoder_is_reused_until_a_weight_changes() -> None:
