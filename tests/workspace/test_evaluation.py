@@ -20,6 +20,7 @@ from firstsight.workspace.evaluation import (
     is_vision_language,
     select_tasks,
 )
+from firstsight.workspace.study_graph import StoredStudy
 from tests.evaluate.conftest import benchmarks, checkpoint, tokenizer
 
 __all__ = ["benchmarks", "checkpoint", "tokenizer"]
@@ -60,7 +61,7 @@ def test_a_description_says_whether_a_model_takes_images(
 
 
 def test_a_folder_of_benchmarks_has_the_tasks_of_its_subfolders(benchmarks: Path, tmp_path: Path) -> None:
-    tasks = find_benchmark_tasks(benchmarks, study=STUDY, out=tmp_path)
+    tasks = find_benchmark_tasks(benchmarks, StoredStudy(STUDY, tmp_path))
     assert tasks.prompt_style == "paper" and tasks.task_kinds["pope"] == "vision"
     (tmp_path / "empty").mkdir()
     for path, message in (
@@ -68,14 +69,14 @@ def test_a_folder_of_benchmarks_has_the_tasks_of_its_subfolders(benchmarks: Path
         (tmp_path / "empty", "Got nothing"),
     ):
         with pytest.raises(RequestError, match=message):
-            find_benchmark_tasks(path, study=STUDY, out=tmp_path)
+            find_benchmark_tasks(path, StoredStudy(STUDY, tmp_path))
 
 
 def test_an_evaluation_needs_no_terminal(
     checkpoint: Callable[[str], Path], benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, out = str(checkpoint("lm")), tmp_path / "runs"
-    evaluation = evaluate_named(name, study=STUDY, out=out, benchmarks=benchmarks, tasks="pope", blind=True)
+    evaluation = evaluate_named(name, stored=StoredStudy(STUDY, out), benchmarks=benchmarks, tasks="pope", blind=True)
     assert evaluation.has_paper_prompts and evaluation.scores.tasks["pope"].blind is not None
     assert (evaluation.folder / "answers.jsonl").is_file()
     assert capsys.readouterr() == ("", "")

@@ -15,7 +15,9 @@ from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
 from firstsight.site import ProgressCallback
 from firstsight.studies.when import when
-from firstsight.workspace.execute import HANDLERS, NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
+from firstsight.workspace.execute import HANDLERS, run_graph, run_step
+from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
+from firstsight.workspace.sources import current_site
 
 GRAPH = build_graph(when(get_scale("smoke")))
 VOCABULARY = next(step for step in GRAPH.steps if step.kind == "vocabulary")
@@ -39,23 +41,18 @@ class Recorder:
 def test_a_step_is_run_once_and_its_events_are_shown(tmp_path: Path) -> None:
     recorder, store = Recorder(), Store(tmp_path / "runs")
     assert isinstance(recorder, ProgressDisplay) and isinstance(NO_DISPLAY, ProgressDisplay)
-    folder = run_step(VOCABULARY, store, display=recorder)
+    folder = run_step(VOCABULARY, store, site=current_site(), display=recorder)
     assert folder == store.path(VOCABULARY.address) and (folder / "tokenizer.json").is_file()
     assert [event.kind for event in recorder.events if event.kind != "progress"] == ["started", "published"]
-    assert run_step(VOCABULARY, store, display=recorder) == folder
+    assert run_step(VOCABULARY, store, site=current_site(), display=recorder) == folder
     assert len([event for event in recorder.events if event.kind == "started"]) == 1
 
 
 def test_zero_jobs_are_refused_before_a_worker_starts(tmp_path: Path) -> None:
     with pytest.raises(QuantityError, match=r"--jobs: wanted at least 1\. Got 0"):
-        run_graph(GRAPH, Store(tmp_path), jobs=0)
+        run_graph(GRAPH, Store(tmp_path), site=current_site(), jobs=0)
     assert Store(tmp_path).addresses() == ()
 
 
 def test_every_kind_of_step_has_a_handler() -> None:
     assert {step.kind for step in GRAPH.steps} <= set(HANDLERS)
-
-
-def test_the_last_line_of_an_error_says_what_is_wrong() -> None:
-    assert last_line("Traceback\n  file\nValueError: three\n\n") == "ValueError: three"
-    assert last_line(" \n") == "no reason given"

@@ -16,6 +16,8 @@ from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 from firstsight.workspace.execute import run_graph
 from firstsight.workspace.preview import arm_stages, stage_data, write_preview
+from firstsight.workspace.sources import current_site
+from firstsight.workspace.study_graph import StoredStudy
 
 WHEN = when(replace(get_scale("smoke"), seeds=1))
 PLAN = build_graph(WHEN)
@@ -81,12 +83,12 @@ def test_stages_are_named_by_kind_and_numbered_if_it_repeats() -> None:
 def test_the_page_is_the_same_before_and_after_training(tmp_path: Path) -> None:
     """Where a stage's text starts depends on the stages before it; the preview computes it without training them."""
     study = small_study()
-    before = write_preview(study, stage="finetune", count=32, out=tmp_path).read_text()
+    before = write_preview(StoredStudy(study, tmp_path), stage="finetune", count=32).read_text()
     plan = build_graph(study)
     [label] = plan.arms
     trained = tuple(step for step in plan.arms[label] if step.kind not in ("evaluate", "benchmarks"))
     part = Graph(title="trained", steps=trained, arms={label: trained}, seeds={label: 0})
-    run_graph(part, Store(tmp_path), jobs=2).check()
-    after = write_preview(study, stage="finetune", count=32, out=tmp_path).read_text()
+    run_graph(part, Store(tmp_path), site=current_site(), jobs=2).check()
+    after = write_preview(StoredStudy(study, tmp_path), stage="finetune", count=32).read_text()
     assert "record" in before
     assert after == before

@@ -13,6 +13,7 @@ from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
 from firstsight.studies.when import when
 from firstsight.workspace.resolve import compare, find_checkpoint, find_text_model, is_arm, stored_address
+from firstsight.workspace.study_graph import StoredStudy
 
 STUDY = when(replace(get_scale("smoke"), seeds=1))
 GRAPH = build_graph(STUDY)
@@ -35,43 +36,47 @@ def checkpoint(label: str) -> str:
 
 
 def test_arms_are_compared_by_their_specs_and_steps_by_what_they_need(tmp_path: Path) -> None:
-    assert {field.path for field in compare("start-020", "start-080", study=STUDY, out=tmp_path)} >= {"name", "start"}
-    assert compare("start-020", "start-020.s1", study=STUDY, out=tmp_path) == ()
+    assert {field.path for field in compare("start-020", "start-080", StoredStudy(STUDY, tmp_path))} >= {
+        "name",
+        "start",
+    }
+    assert compare("start-020", "start-020.s1", StoredStudy(STUDY, tmp_path)) == ()
     evaluations = [GRAPH.final_step(label).address for label in ("start-020.s1", "start-080.s1")]
-    paths = [field.path for field in compare(*evaluations, study=STUDY, out=tmp_path)]
+    paths = [field.path for field in compare(*evaluations, StoredStudy(STUDY, tmp_path))]
     assert paths and all(path.startswith("needs.checkpoint") for path in paths)
-    mixed = [field.path for field in compare("start-020", evaluations[1], study=STUDY, out=tmp_path)]
+    mixed = [field.path for field in compare("start-020", evaluations[1], StoredStudy(STUDY, tmp_path))]
     assert mixed == paths
 
 
 def test_a_stored_step_of_another_study_is_compared_by_its_spec(out: Path) -> None:
     other = when(replace(get_scale("cpu"), seeds=1))
     names = [checkpoint("start-080.s1"), "start-080"]
-    assert {field.path.partition(".")[0] for field in compare(*names, study=other, out=out)}
+    assert {field.path.partition(".")[0] for field in compare(*names, StoredStudy(other, out))}
     with pytest.raises(UnknownName, match=r"no arm or step is called 'start-08'. Nearest: .*start-080"):
-        compare("start-08", "start-080", study=STUDY, out=out)
+        compare("start-08", "start-080", StoredStudy(STUDY, out))
 
 
 def test_every_name_of_a_checkpoint_finds_its_folder(out: Path) -> None:
     address = checkpoint("start-080.s1")
     folder = out / "steps" / address
     for name in ("start-080", "start-080.s1", address, address[-12:], str(folder)):
-        assert find_checkpoint(name, study=STUDY, out=out) == folder, name
-    assert stored_address(address[-12:], out) == address and stored_address("start-080", out) is None
+        assert find_checkpoint(name, StoredStudy(STUDY, out)) == folder, name
+    assert stored_address(address[-12:], StoredStudy(STUDY, out)) == address
+    assert stored_address("start-080", StoredStudy(STUDY, out)) is None
     assert is_arm("start-080", STUDY) and not is_arm(address, STUDY)
 
 
 def test_the_text_model_of_an_arm_is_its_last_trunk_segment(out: Path) -> None:
     trunk = next(step for step in reversed(GRAPH.arms["start-080.s1"]) if step.kind == "pretrain")
     for name in ("start-080", checkpoint("start-080.s1")):
-        assert find_text_model(name, study=STUDY, out=out) == out / "steps" / trunk.address
+        assert find_text_model(name, StoredStudy(STUDY, out)) == out / "steps" / trunk.address
 
 
 def test_what_is_not_a_stored_checkpoint_is_refused(out: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="Run it first: firstsight run when --scale smoke"):
-        find_checkpoint("start-020", study=STUDY, out=out)
+        find_checkpoint("start-020", StoredStudy(STUDY, out))
     with pytest.raises(RequestError, match="wanted a checkpoint: a folder with spec"):
-        find_checkpoint(str(tmp_path / "empty"), study=STUDY, out=out)
+        find_checkpoint(str(tmp_path / "empty"), StoredStudy(STUDY, out))
     with pytest.raises(RequestError, match="Name it with --text-model"):
-        find_text_model(str(out), study=STUDY, out=out)
+        find_text_model(str(out), StoredStudy(STUDY, out))

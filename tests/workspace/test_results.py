@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.errors import StoreError, UnknownName
+from firstsight.errors import StoreError
 from firstsight.plan.graph import build_graph
 from firstsight.plan.scheduler import RunSummary, StepFailure
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
 from firstsight.studies.when import when
-from firstsight.workspace.results import busy_seconds, collect_results, open_store, run_study, write_report
+from firstsight.workspace.results import StudyResults, busy_seconds, collect_results, write_report
+from firstsight.workspace.study_graph import StoredStudy
 
 STUDY = when(replace(get_scale("smoke"), seeds=1))
 GRAPH = build_graph(STUDY)
@@ -80,10 +81,8 @@ def test_stages_continue_the_token_count_of_the_trunk(tmp_path: Path) -> None:
 
 
 def test_results_of_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="nothing is stored under"):
-        open_store(tmp_path / "none")
-    with pytest.raises(StoreError, match="nothing is stored under"):
-        write_report(STUDY, tmp_path / "none")
-    with pytest.raises(UnknownName, match="no executor is called 'remote'"):
-        run_study(STUDY, out=tmp_path / "none", executor="remote")
+    stored = StoredStudy(STUDY, tmp_path / "none")
+    for results_of in (StoredStudy.open_store, StudyResults, write_report):
+        with pytest.raises(StoreError, match="nothing is stored under"):
+            results_of(stored)
     assert not (tmp_path / "none").exists()

@@ -18,6 +18,7 @@ from firstsight.plan.graph import build_graph
 from firstsight.workspace.check_models import check_models
 from firstsight.workspace.resolve import find_checkpoint
 from firstsight.workspace.sources import current_site
+from firstsight.workspace.study_graph import StoredStudy
 from tests.workspace.projects import DonorProject
 
 
@@ -41,9 +42,9 @@ def test_the_branches_of_a_donor_run_once(donor: DonorProject, capsys: pytest.Ca
     assert "0 steps run" in donor.run(capsys, "run")[1]
     assert "(the-first)" in donor.run(capsys, "plan")[1]
 
-    assert find_checkpoint("given", study=donor.study(), out=donor.root / "runs") == donor.data / "donor-80"
+    assert find_checkpoint("given", StoredStudy(donor.study(), donor.root / "runs")) == donor.data / "donor-80"
     stored = next(folder.name for folder in (donor.root / "runs" / "steps").glob("evaluate-1-task*"))
-    assert find_checkpoint(stored, study=donor.study(), out=donor.root / "runs") == donor.data / "donor-80"
+    assert find_checkpoint(stored, StoredStudy(donor.study(), donor.root / "runs")) == donor.data / "donor-80"
 
 
 def _starts_from(branch: Path, data: Path) -> str:

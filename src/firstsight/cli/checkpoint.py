@@ -14,8 +14,8 @@ from firstsight.cli.study_options import RUNS, OutOption
 from firstsight.errors import UnknownName
 from firstsight.recipe.study import Study
 from firstsight.units import parse_tokens
-from firstsight.workspace.resolve import answer
 from firstsight.workspace.sources import as_request_error
+from firstsight.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from firstsight.data.verify_ledger import SourceCoverage
@@ -33,7 +33,7 @@ def ask(
 
     Example: firstsight ask start-080.s1 scene.png "what is left of the cat ?"
     """
-    typer.echo(answer(checkpoint, study=study, image=image, question=question, out=out))
+    typer.echo(Workspace(out).ask(study, checkpoint, image=image, question=question))
 
 
 def import_weights(

@@ -12,6 +12,7 @@ from firstsight.cli import terminal
 from firstsight.cli.progress import TerminalProgress
 from firstsight.cli.study_options import RUNS, OutOption
 from firstsight.recipe.study import Study
+from firstsight.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from firstsight.evaluate.result_files import Scores, TaskScores
@@ -35,17 +36,14 @@ def evaluate(
     Each answer is stored at once: after a stop, the same command resumes and reuses the stored answers.
     Example: firstsight evaluate start-080.s1 --tasks pope,vqav2
     """
-    from firstsight.workspace.evaluation import evaluate_named
-
-    evaluation = evaluate_named(
+    evaluation = Workspace(out).evaluate(
+        study,
         checkpoint,
-        study=study,
-        out=out,
         benchmarks=benchmarks,
         tasks=tasks,
         blind=blind,
         text_model=text_model or text_only,
-        display=TerminalProgress(),
+        on_progress=TerminalProgress(),
     )
     task_scores = evaluation.scores.tasks
     terminal.print_table(_score_table(task_scores))

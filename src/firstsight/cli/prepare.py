@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +13,6 @@ from firstsight.cli import terminal
 from firstsight.cli.progress import TerminalProgress
 from firstsight.cli.study_options import RUNS, OutOption
 from firstsight.errors import DataError
-from firstsight.recipe.stages import Prepare
 from firstsight.units import format_count
 from firstsight.workspace import prepare as preparation
 from firstsight.workspace.sources import current_site
@@ -41,44 +39,41 @@ def prepare(
     Stop it at any time; the same command resumes it.
     Example: firstsight prepare captions/ --form captions --tokenizer tokenizer.json
     """
-    site = preparation.site_with_paths(sources, current_site(), jobs=jobs)
-    tokenizer_spec, path = preparation.find_tokenizer(tokenizer, site)
-    requested = [preparation.requested_source(name, form=form, synthetic=synthetic, seed=seed) for name in sources]
-    benchmarks = [preparation.find_benchmarks(name, site) for name in against or ()]
+    requests = preparation.request_preparation(
+        sources,
+        current_site(),
+        tokenizer=tokenizer,
+        form=form,
+        synthetic=synthetic,
+        seed=seed,
+        against=against or (),
+        jobs=jobs,
+    )
     display, exit_code = TerminalProgress(), 0
-    for source in requested:
-        spec = Prepare(source=source, tokenizer=tokenizer_spec)
-        folder = preparation.prepared_folder(source, tokenizer_path=path, out=out)
-        started, stamp = monotonic(), _time_stamp(folder)
+    for request in requests:
         try:
-            with display.task(folder.name) as on_progress:
-                preparation.prepare_source(spec, tokenizer_path=path, site=site, out=out, on_progress=on_progress)
+            prepared = request.prepare(out, display=display)
         except DataError as error:
             terminal.print_error(str(error))
-            exit_code = 1
-            refused = folder / "refused.json"
-            if refused.is_file():
-                _print_counts(f"{folder.name} (refused)", folder, json.loads(refused.read_text()))
+            exit_code, folder = 1, request.folder(out)
+            if (folder / "refused.json").is_file():
+                counts = json.loads((folder / "refused.json").read_text())
+                _print_counts(f"{folder.name} (refused)", folder, counts)
             continue
-        _print_source(folder, seconds=None if stamp == _time_stamp(folder) else monotonic() - started)
-        terminal.print_lines(["", *preparation.audit_source(folder, benchmarks, path)])
+        _print_source(prepared)
+        terminal.print_lines(["", *prepared.audit()])
     raise typer.Exit(exit_code)
 
 
-def _time_stamp(folder: Path) -> int | None:
-    manifest = folder / "manifest.json"
-    return manifest.stat().st_mtime_ns if manifest.is_file() else None
-
-
-def _print_source(folder: Path, *, seconds: float | None) -> None:
-    """Print a prepared source's manifest and how fast it was prepared; `seconds` is None if it was prepared before."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+def _print_source(prepared: preparation.PreparedSource) -> None:
+    """Print a prepared source's manifest and how fast it was prepared."""
+    folder, manifest = prepared.folder, prepared.manifest
     counts, captions = manifest["counts"], manifest["captions"]
     _print_counts(folder.name, folder, manifest)
     speed = "was prepared before"
-    if seconds is not None:
-        records, tokens = (format_count(float(round(counts[key] / seconds))) for key in ("samples", "tokens"))
-        speed = f"in {seconds:.1f} s: {records} records/s, {tokens} tokens/s"
+    if prepared.seconds is not None:
+        records, tokens = (format_count(float(round(counts[key] / prepared.seconds))) for key in ("samples", "tokens"))
+        speed = f"in {prepared.seconds:.1f} s: {records} records/s, {tokens} tokens/s"
     recaptioned = f"captions: {captions['real']:,} real, {captions['synthetic']:,} synthetic"
     terminal.print_lines(["", *([recaptioned] if any(captions.values()) else []), speed])
     terminal.print_lines([f"folder: {folder}", f"source: {manifest['source']}", f"digest: {manifest['digest']}"])

@@ -1,7 +1,4 @@
-"""The commands about a study: plan, run, report, explain, preview, power.
-
-Modules of `workspace` that load polars or torch are imported inside the commands, so that `plan` and --help are fast.
-"""
+"""The commands about a study: plan, run, report, explain, preview, power."""
 
 from __future__ import annotations
 
@@ -12,13 +9,9 @@ import typer
 from firstsight.cli import terminal
 from firstsight.cli.progress import TerminalProgress
 from firstsight.cli.study_options import RUNS, OutOption
-from firstsight.errors import RequestError
-from firstsight.plan import estimate
-from firstsight.plan.graph import render_tree
+from firstsight.errors import UnknownName
 from firstsight.recipe.study import Study
-from firstsight.workspace.resolve import compare
-from firstsight.workspace.sources import current_site
-from firstsight.workspace.study_graph import resolve_graph
+from firstsight.workspace.workspace import Workspace
 
 
 def plan(
@@ -32,18 +25,7 @@ def plan(
 
     Example: firstsight plan when --scale 1b --device h100
     """
-    graph = resolve_graph(study, current_site())
-    folder = out / "steps"
-    stored = {path.name for path in folder.iterdir()} if folder.is_dir() else ()
-    device = device or ("cpu" if study.scale in ("smoke", "cpu") else "h100")
-    costs = estimate.estimate_cost(graph, estimate.DeviceSpec(device, utilisation=utilisation))
-    terminal.print_lines([study.question, "", *render_tree(graph, stored), ""])
-    terminal.print_stages(study)
-    terminal.print_mixtures(study)
-    terminal.print_costs(costs)
-    if names := graph.undigested_names():
-        terminal.print_lines([f"Addresses are provisional until a run has read {', '.join(names)}."])
-    terminal.print_lines(costs.shortages)
+    terminal.print_lines(Workspace(out).plan(study, device=device, utilisation=utilisation).lines())
 
 
 def run(
@@ -57,10 +39,11 @@ def run(
 
     Stop it at any time; the same command resumes it. Example: firstsight run when --scale cpu
     """
-    from firstsight.workspace.results import run_study
-
-    summary, page = run_study(study, out=out, jobs=jobs, executor=executor, display=TerminalProgress())
-    terminal.print_lines([*summary.lines(), f"report: {page}"])
+    if executor != "local":
+        raise UnknownName("executor", executor, ["local"])
+    workspace = Workspace(out)
+    summary = workspace.run(study, jobs=jobs, on_progress=TerminalProgress())
+    terminal.print_lines([*summary.lines(), f"report: {workspace.report(study, summary=summary)}"])
     raise typer.Exit(0 if summary.ok else 1)
 
 
@@ -69,9 +52,7 @@ def report(study: Study, *, out: OutOption = RUNS) -> None:
 
     Example: firstsight report when --scale cpu
     """
-    from firstsight.workspace.results import write_report
-
-    terminal.print_lines([f"report: {write_report(study, out)}"])
+    terminal.print_lines([f"report: {Workspace(out).report(study)}"])
 
 
 def explain(
@@ -86,7 +67,7 @@ def explain(
     Arms are start-080 or start-080.s2; an address may be abbreviated: midtrain-010-images-3f2a, or only 3f2a.
     Example: firstsight explain start-020 start-080 --scale 1b
     """
-    differences = compare(first, second, study=study, out=out)
+    differences = Workspace(out).explain(study, first, second)
     head = f"{first} | {second}" if differences else f"{first} and {second} are the same."
     terminal.print_lines([head, *map(str, differences)])
 
@@ -104,10 +85,8 @@ def preview(
 
     Prepares the data that is missing and trains nothing. Example: firstsight preview when --arm start-080
     """
-    from firstsight.workspace.preview import write_preview
-
     view = TerminalProgress()
-    page = write_preview(study, arm=arm, stage=stage, first=first, count=rows, out=out, display=view)
+    page = Workspace(out).preview(study, arm=arm, stage=stage, rows=rows, first=first, on_progress=view)
     terminal.print_lines([f"preview: {page}"])
 
 
@@ -123,17 +102,6 @@ def power(
 
     Example: firstsight power when --effect 2
     """
-    if not 0 < effect <= 100:  # neither is NaN
-        raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
-    if kind not in ("vision", "text"):
-        raise RequestError(f"--kind: wanted vision or text. Got {kind!r}.")
-    if not 0 < power < 1:
-        raise RequestError(f"--power: wanted a share between 0 and 1. Got {power:g}.")
-    from firstsight.report.power import power_report
-    from firstsight.report.table import score_table
-    from firstsight.workspace.results import collect_results, open_store
-
-    arms = collect_results(study, open_store(out), resolve_graph(study, current_site()))
-    lines, table = power_report(arms, score_table(arms), effect=effect / 100, kind=kind, power=power)
+    lines, table = Workspace(out).results(study).power(effect, kind=kind, power=power)
     terminal.print_lines(lines)
     terminal.print_table(table)

@@ -46,7 +46,7 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
     def call(**values: Any) -> None:
         _, scale, seeds = (values.pop(name) for name in ("study", "scale", "seeds"))
         assert study is not None  # typer refuses a call without a study
-        options = {parameter.name: parameter.parse(values.pop(parameter.name)) for parameter in study.parameters}
+        options = {parameter.name: values.pop(parameter.name) for parameter in study.parameters}
         command(study.build(scale, seeds=seeds, options=options), **values)
 
     annotation, default = (STUDY_OPTION, "when") if as_option else (STUDY_ARGUMENT, inspect.Parameter.empty)

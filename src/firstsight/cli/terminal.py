@@ -1,18 +1,14 @@
-"""Text and tables in the terminal: what a plan contains and costs, findings, errors."""
+"""Text and tables in the terminal: lines, tables, findings, errors."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from firstsight.plan.estimate import CostEstimate, estimate_table
-from firstsight.plan.schedules import stage_table, training_lines
-from firstsight.recipe.stages import Midtrain, Pretrain
-from firstsight.recipe.study import Arm, Study
 from firstsight.workspace.doctor import Finding
 
 
@@ -46,43 +42,6 @@ def print_table(rows: Iterable[Sequence[str]], *, title: str | None = None) -> N
 def print_error(message: str) -> None:
     """Print a message on stderr."""
     make_console(errors=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
-
-
-def print_stages(study: Study) -> None:
-    """Print horizon and trunks, and of each stage where it starts, its images, learning rate and length."""
-    print_lines(training_lines(study))
-    print_table(stage_table(study))
-    print_lines([""])
-
-
-def print_mixtures(study: Study) -> None:
-    """Print what each stage reads: sources, shares and epochs; stages that read the same are printed once."""
-    arms_by_line: dict[str, dict[str, None]] = {}
-    for arm in study.arms:
-        for line in _mixture_lines(arm):
-            arms_by_line.setdefault(line, {})[arm.name] = None
-    all_arms = {arm.name for arm in study.arms if arm.stages}
-    for line, names in arms_by_line.items():
-        print_lines([line if all_arms <= names.keys() else f"{line} ({', '.join(names)})"])
-    print_lines([""])
-
-
-def _mixture_lines(arm: Arm) -> Iterator[str]:
-    """What each stage reads; a donor's mixture is not known."""
-    if isinstance(arm.pretrain, Pretrain):
-        yield f"pretrain reads {arm.pretrain.text}"
-    for stage in arm.stages:
-        image = f"{stage.model.image_tokens:,} tokens per image, {stage.row_shape.length:,} per row"
-        yield f"{'midtrain' if isinstance(stage, Midtrain) else 'finetune'} reads {stage.mix}; {image}"
-
-
-def print_costs(costs: CostEstimate) -> None:
-    """Print the cost of each step as a table, then what the hours and the estimates mean."""
-    device = costs.device
-    print_table(estimate_table(costs))
-    peak = f"{device.utilisation:.0%} of {device.peak_flops / 1e12:,.4g} TFLOP/s (bf16)"
-    print_lines([f"Hours on one {device.name} at {peak}."])
-    print_lines(dict.fromkeys(f"{step.cost.note}." for step in costs.step_costs if step.cost.note))
 
 
 def print_findings(findings: Iterable[Finding]) -> None:

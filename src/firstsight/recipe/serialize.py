@@ -8,7 +8,7 @@ tests/golden/tags.txt.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
@@ -54,6 +54,18 @@ def from_json(value: Any) -> Any:
         raise UnknownName("spec", tag, SPEC_CLASSES)
     values = {key: from_json(item) for key, item in body.items() if key != "type"}
     return values if tag == "mapping" else SPEC_CLASSES[tag](**values)
+
+
+def find_specs(value: object, classes: tuple[type, ...]) -> Iterator[Any]:
+    """The specs of some classes in a value, in order; those inside one of them are left out."""
+    if isinstance(value, classes):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in cast(list[Any], value):
+            yield from find_specs(item, classes)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from find_specs(getattr(value, field.name), classes)
 
 
 def canonical_json(value: Any) -> str:

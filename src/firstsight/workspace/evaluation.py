@@ -16,13 +16,13 @@ from firstsight.evaluate.results import EvalResult, add_text_only_scores, merge_
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, SyntheticBenchmarks
 from firstsight.recipe.serialize import from_json
-from firstsight.recipe.study import Study
 from firstsight.report.results import AnswerFile
+from firstsight.site import Site
 from firstsight.workspace import resolve
-from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay
+from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.results import benchmarks_folder
-from firstsight.workspace.sources import as_request_error, current_site
-from firstsight.workspace.study_graph import resolve_graph
+from firstsight.workspace.sources import as_request_error
+from firstsight.workspace.study_graph import StoredStudy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,24 +46,24 @@ class CheckpointEvaluation:
 def evaluate_named(
     checkpoint: str,
     *,
-    study: Study,
-    out: Path,
+    stored: StoredStudy,
     benchmarks: Path | None = None,
     tasks: str = "",
     blind: bool = False,
     text_model: str | bool = False,
     display: ProgressDisplay = NO_DISPLAY,
 ) -> CheckpointEvaluation:
-    """Evaluate a checkpoint (a name as in `find_checkpoint`) and store its answers under `out`; stored ones are reused.
+    """Evaluate a checkpoint (a name as in `find_checkpoint`) and store its answers; stored ones are reused.
 
     `benchmarks` is a folder with one for each task, by default the study's; `tasks` are names with commas between them,
     by default all that the checkpoint supports. `blind`: only without images. `text_model` names a text-only model to
     compare with; True is the one from which the checkpoint's image training started.
     """
-    folder = resolve.find_checkpoint(checkpoint, study=study, out=out)
-    baseline = _text_baseline(checkpoint, text_model, study=study, out=out)
-    bench = find_benchmark_tasks(benchmarks, study=study, out=out, display=display)
+    folder = resolve.find_checkpoint(checkpoint, stored)
+    baseline = _text_baseline(checkpoint, text_model, stored)
+    bench = find_benchmark_tasks(benchmarks, stored, display=display)
     names = select_tasks(tasks, bench, with_vision=blind or is_vision_language(folder))
+    out, site = stored.root, stored.site
     Store(out)  # raises for a folder of other files before anything is computed
     resolve.silence_transformers()
     from firstsight.evaluate.harness import ANSWER_CACHE_FOLDER, EvalConfig, evaluate_checkpoint
@@ -75,7 +75,7 @@ def evaluate_named(
     def evaluate(path: Path, name: str, *, blind: bool) -> EvalResult:
         mode = "blind" if blind else "both"
         config = EvalConfig(tasks=names, image_mode=mode, prompt_style=bench.prompt_style)
-        cache, site = evaluation_folder(out, path) / ANSWER_CACHE_FOLDER, current_site()
+        cache = evaluation_folder(out, path) / ANSWER_CACHE_FOLDER
         with as_request_error(), display.task(name) as bar:
             run = evaluate_checkpoint(path, bench.path, config=config, site=site, on_progress=bar, answers_folder=cache)
         store(run, path, name)
@@ -91,10 +91,10 @@ def evaluate_named(
     return CheckpointEvaluation(scores=result.scores, has_paper_prompts=is_paper, folder=folder)
 
 
-def _text_baseline(checkpoint: str, name: str | bool, *, study: Study, out: Path) -> Path | None:
+def _text_baseline(checkpoint: str, name: str | bool, stored: StoredStudy) -> Path | None:
     if not name or isinstance(name, bool):
-        return resolve.find_text_model(checkpoint, study=study, out=out) if name else None
-    folder = resolve.find_checkpoint(name, study=study, out=out)
+        return resolve.find_text_model(checkpoint, stored) if name else None
+    folder = resolve.find_checkpoint(name, stored)
     if is_vision_language(folder):
         raise RequestError(f"--text-model {name}: wanted a text model. Got a vision-language model. Name another.")
     return folder
@@ -116,14 +116,15 @@ def is_vision_language(folder: Path) -> bool:
 
 
 def find_benchmark_tasks(
-    path: Path | None, *, study: Study, out: Path, display: ProgressDisplay = NO_DISPLAY
+    path: Path | None, stored: StoredStudy, *, display: ProgressDisplay = NO_DISPLAY
 ) -> Benchmarks:
     """The tasks in a folder of benchmarks, or in the study's if `path` is None; RequestError where there are none."""
     if path is None:
-        spec = max((arm.evaluate for arm in study.arms), key=lambda spec: len(spec.vision_tasks) + len(spec.text_tasks))
+        specs = (arm.evaluate for arm in stored.study.arms)
+        spec = max(specs, key=lambda spec: len(spec.vision_tasks) + len(spec.text_tasks))
         kinds = dict.fromkeys(spec.vision_tasks, "vision") | dict.fromkeys(spec.text_tasks, "text")
         style = "bare" if isinstance(spec.benchmarks, SyntheticBenchmarks) else "paper"
-        folder = benchmarks_folder(study, Store(out), display=display)
+        folder = benchmarks_folder(stored, display=display)
         return Benchmarks(path=folder, prompt_style=style, task_kinds=kinds)
     from firstsight.evaluate.tasks import TASKS, get_task
 
@@ -158,62 +159,63 @@ def select_tasks(names: str, benchmarks: Benchmarks, *, with_vision: bool) -> tu
     return selected or tuple(name for name, kind in kinds.items() if with_vision or kind == "text")
 
 
-def find_answers(name: str, *, study: Study, benchmarks: Path | None, out: Path) -> list[AnswerFile]:
+def find_answers(name: str, stored: StoredStudy, *, benchmarks: Path | None) -> list[AnswerFile]:
     """The answer files of a checkpoint, those of the study first; `benchmarks` replaces the recorded image folders.
 
-    RequestError, with the command to give, for a checkpoint that was not evaluated under `out`.
+    RequestError, with the command to give, for a checkpoint that was not evaluated.
     """
     path = Path(name)
     files = [AnswerFile(path=path, benchmarks_dir=None)] if path.is_file() else _evaluated_files(path)
-    files = files or _files_of_checkpoint(name, study, out)
+    files = files or _files_of_checkpoint(name, stored)
     if not files:
         if not path.is_dir():
-            resolve.find_checkpoint(name, study=study, out=out)  # raises for a name that is unknown or not trained
+            resolve.find_checkpoint(name, stored)  # raises for a name that is unknown or not trained
+        study, out = stored.study, stored.root
         command = f"firstsight evaluate {name} --study {study.name} --scale {study.scale} --out {out}"
         raise RequestError(f"{name}: wanted its answers. Got none under {out}. Evaluate it first: {command}")
     return [replace(file, benchmarks_dir=benchmarks, benchmarks_by_task={}) for file in files] if benchmarks else files
 
 
-def _files_of_checkpoint(name: str, study: Study, out: Path) -> list[AnswerFile]:
-    files = _study_files(name, study, out)
-    if not (out / EVALUATIONS_FOLDER).is_dir():
+def _files_of_checkpoint(name: str, stored: StoredStudy) -> list[AnswerFile]:
+    files = _study_files(name, stored)
+    if not (stored.root / EVALUATIONS_FOLDER).is_dir():
         return files
     try:
-        folder = Path(name) if Path(name).is_dir() else resolve.find_checkpoint(name, study=study, out=out)
+        folder = Path(name) if Path(name).is_dir() else resolve.find_checkpoint(name, stored)
     except RequestError:
         if files:
             return files
         raise
-    return [*files, *_evaluated_files(evaluation_folder(out, folder))]
+    return [*files, *_evaluated_files(evaluation_folder(stored.root, folder))]
 
 
-def _study_files(name: str, study: Study, out: Path) -> list[AnswerFile]:
+def _study_files(name: str, stored: StoredStudy) -> list[AnswerFile]:
     """The answers of an arm's evaluate step, or of the latest one of an address or a checkpoint's folder."""
-    store, folder = resolve.existing_store(out), Path(name).absolute()
+    store, folder = stored.store, Path(name).absolute()
     if store is None:
         return []
-    if resolve.is_arm(name, study):
-        address = resolve_graph(study, current_site()).final_step(study.arm(name).label).address
+    if resolve.is_arm(name, stored.study):
+        address = stored.graph.final_step(stored.study.arm(name).label).address
     elif folder.is_dir() and folder.parent == store.root / "steps":
         address = folder.name
     else:
-        address = resolve.stored_address(name, out)
+        address = resolve.stored_address(name, stored)
     if address is None or not store.has(address):
         return []
     evaluations = [step for step in store.addresses() if (store.path(step) / ANSWERS_FILE).is_file()]
     if address in evaluations:
-        return [_step_file(address, store)]
+        return [_step_file(address, store, stored.site)]
     records = [store.provenance(step) for step in evaluations]
     records = [record for record in records if record["needs"].get("checkpoint") == address]
-    return [_step_file(max(records, key=itemgetter("ended"))["address"], store)] if records else []
+    return [_step_file(max(records, key=itemgetter("ended"))["address"], store, stored.site)] if records else []
 
 
-def _step_file(address: str, store: Store) -> AnswerFile:
+def _step_file(address: str, store: Store, site: Site) -> AnswerFile:
     """The answers of an evaluate step, with its benchmarks: in the store, or at the site's location."""
     record = store.provenance(address)
     answers, source = store.path(address) / ANSWERS_FILE, from_json(record["spec"]).benchmarks
     if isinstance(source, External):
-        location = current_site().sources.get(source.name)
+        location = site.sources.get(source.name)
         return AnswerFile(path=answers, benchmarks_dir=Path(location.path) if location else None)
     return AnswerFile(path=answers, benchmarks_dir=store.path(record["needs"]["benchmarks"]))
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 from firstsight.errors import QuantityError, RequestError, UnknownName
 from firstsight.files import file_name_part
@@ -16,6 +19,7 @@ from firstsight.recipe.scales import paper
 from firstsight.recipe.stages import Prepare, TokenizerSource
 from firstsight.site import Location, ProgressCallback, Site
 from firstsight.units import Tokens, parse_share
+from firstsight.workspace.progress import ProgressDisplay
 from firstsight.workspace.sources import RECORD_FORMS, download_models
 
 DIGEST_CHARACTERS = 8
@@ -56,6 +60,76 @@ def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> P
         parts.append(f"synthetic-{share.numerator}-{share.denominator}-seed-{source.seed}")
     digest = tokenizer.load_tokenizer(tokenizer_path).digest[:DIGEST_CHARACTERS]
     return out / "sources" / "-".join([*parts, digest])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedSource:
+    """A source that was checked, counted, tokenized and indexed."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    """manifest.json: counts, splits, captions, rejected records by reason, digests."""
+    seconds: float | None
+    """How long it took; None if it was prepared before."""
+    request: PreparationRequest
+
+    def audit(self) -> Iterator[str]:
+        """Lines on the duplicates inside the source and its overlap with benchmarks, listed in FOLDER.audit."""
+        from firstsight.data import audit, tokenizer
+        from firstsight.data.index import Index
+
+        index, benchmarks = Index.open(self.folder), self.request.benchmarks
+        yield from audit.find_duplicates(index).summary_lines()
+        if benchmarks:
+            words = tokenizer.load_tokenizer(self.request.tokenizer_path)
+            overlap = audit.find_overlap(index, eval_paths=benchmarks, tokenizer=words)
+            audit_folder = self.folder.with_name(f"{self.folder.name}.audit")
+            audit_folder.mkdir(exist_ok=True)
+            yield from ("", *overlap.summary_lines(), f"all of these: {overlap.write(audit_folder)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparationRequest:
+    """A source to prepare: its names are known, nothing is read yet."""
+
+    spec: Prepare
+    tokenizer_path: Path
+    site: Site
+    benchmarks: tuple[Path, ...]
+
+    def folder(self, root: Path) -> Path:
+        """Where the source is prepared under `root`."""
+        return prepared_folder(self.spec.source, tokenizer_path=self.tokenizer_path, out=root)
+
+    def prepare(self, root: Path, *, display: ProgressDisplay) -> PreparedSource:
+        """The source, prepared under `root`; errors as in `prepare_source`."""
+        manifest, started = self.folder(root) / "manifest.json", monotonic()
+        before = manifest.stat().st_mtime_ns if manifest.is_file() else None
+        with display.task(manifest.parent.name) as view:
+            prepare_source(self.spec, tokenizer_path=self.tokenizer_path, site=self.site, out=root, on_progress=view)
+        seconds = None if before == manifest.stat().st_mtime_ns else monotonic() - started
+        values = json.loads(manifest.read_text())
+        return PreparedSource(folder=manifest.parent, manifest=values, seconds=seconds, request=self)
+
+
+def request_preparation(
+    names: Sequence[str],
+    site: Site,
+    *,
+    tokenizer: str,
+    form: str = "",
+    synthetic: str = "",
+    seed: int | None = None,
+    against: Sequence[str] = (),
+    jobs: int | None = None,
+) -> list[PreparationRequest]:
+    """The requests for sources by name, path or URL; RequestError for an unknown or an incomplete one."""
+    site = site_with_paths(names, site, jobs=jobs)
+    tokenizer_spec, path = find_tokenizer(tokenizer, site)
+    sources = [requested_source(name, form=form, synthetic=synthetic, seed=seed) for name in names]
+    benchmarks = tuple(find_benchmarks(name, site) for name in against)
+    specs = [Prepare(source=source, tokenizer=tokenizer_spec) for source in sources]
+    return [PreparationRequest(spec=spec, tokenizer_path=path, site=site, benchmarks=benchmarks) for spec in specs]
 
 
 def site_with_paths(names: Sequence[str], site: Site, *, jobs: int | None) -> Site:
@@ -115,17 +189,3 @@ def published_sources() -> list[External]:
     specs = [*vars(paper).values(), paper.PAPER_ENCODER.weights, paper.PAPER_EVALUATION.benchmarks]
     sources = (spec.external if isinstance(spec, Recaptioned) else spec for spec in specs)
     return [source for source in sources if isinstance(source, External)]
-
-
-def audit_source(folder: Path, benchmarks: Sequence[Path], tokenizer_path: Path) -> Iterator[str]:
-    """Lines on the duplicates inside a prepared source and its overlap with benchmarks, listed in FOLDER.audit."""
-    from firstsight.data import audit, tokenizer
-    from firstsight.data.index import Index
-
-    index = Index.open(folder)
-    yield from audit.find_duplicates(index).summary_lines()
-    if benchmarks:
-        overlap = audit.find_overlap(index, eval_paths=benchmarks, tokenizer=tokenizer.load_tokenizer(tokenizer_path))
-        audit_folder = folder.with_name(f"{folder.name}.audit")
-        audit_folder.mkdir(exist_ok=True)
-        yield from ("", *overlap.summary_lines(), f"all of these: {overlap.write(audit_folder)}")

@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.files import file_name_part
-from firstsight.plan.graph import MODEL_ROLES, Graph, build_graph
+from firstsight.plan.graph import MODEL_ROLES, Graph
 from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps, result_path
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.recipe.study import Arm, Study
 from firstsight.site import Site
-from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, run_graph
-from firstsight.workspace.sources import current_site, download_models, external_sources
-from firstsight.workspace.study_graph import prepare_study
+from firstsight.workspace.execute import run_graph
+from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
+from firstsight.workspace.sources import download_models, external_sources
+from firstsight.workspace.study_graph import StoredStudy, prepare_study
 
 if TYPE_CHECKING:
     from firstsight.data.loader import BatchStream
 
 
 def write_preview(
-    study: Study,
+    stored: StoredStudy,
     *,
     arm: str = "",
     stage: str = "",
     first: int = 0,
     count: int = 24,
-    out: Path,
     display: ProgressDisplay = NO_DISPLAY,
 ) -> Path:
     """Write a page of `count` rows of a stage from row `first` on; its path.
@@ -41,8 +41,9 @@ def write_preview(
     Without names the first arm with images and its mid-training. Data that is missing is prepared; no encoder and no
     model is made. UnknownName for an arm or stage that the study does not have, QuantityError for rows outside it.
     """
+    study, out = stored.study, stored.root
     arm_spec = study.arm(arm) if arm else next((arm for arm in study.arms if arm.stages), study.arms[0])
-    stages = arm_stages(build_graph(study), arm_spec)
+    stages = arm_stages(stored.graph, arm_spec)
     name = stage or ("midtrain" if "midtrain" in stages else list(stages)[-1])
     if name not in stages:
         raise UnknownName(f"stage of {arm_spec.label}", name, stages)
@@ -51,13 +52,13 @@ def write_preview(
     def select(graph: Graph) -> Graph:
         return stage_data(graph, arm_stages(graph, arm_spec)[name], Store(out))
 
-    store, graph = prepare_study(study, out=out, display=display, select=select)
+    store, graph = prepare_study(stored, display=display, select=select)
     data = select(graph)
     if missing_steps(data, store):
-        run_graph(data, store, display=display).check()
+        run_graph(data, store, site=stored.site, display=display).check()
     page = out / f"preview-{file_name_part(arm_spec.label) or 'arm'}-{name}.html"
     with TemporaryDirectory() as scratch:
-        site = download_models(external_sources(data), current_site())
+        site = download_models(external_sources(data), stored.site)
         streams = _StageStreams(store=store, site=site, scratch=Path(scratch))
         html = _render(streams, study, arm_spec, graph=graph, name=name, first=first, count=count)
     page.write_text(html, encoding="utf-8")

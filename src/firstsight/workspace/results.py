@@ -1,17 +1,20 @@
-"""Run a study to its report, and collect what is stored of it: the results of each arm, or why they are missing."""
+"""Collect what is stored of a study, the results of each arm or why they are missing, and write its report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from firstsight.errors import DataError, StoreError, UnknownName
+import polars as pl
+
+from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.result_files import ANSWERS_FILE, read_scores
 from firstsight.plan import estimate
-from firstsight.plan.graph import Graph, build_graph, render_tree
+from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
@@ -19,43 +22,70 @@ from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.schedule import SameCurve
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
+from firstsight.report.claims import Claim, evaluate_claims
+from firstsight.report.compare import Comparison
+from firstsight.report.power import power_report
 from firstsight.report.results import ArmResult, StageLog, StudyInfo
-from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, last_line, run_graph, run_step
-from firstsight.workspace.resolve import existing_store
-from firstsight.workspace.sources import current_site, local_path
-from firstsight.workspace.study_graph import prepare_study, resolve_graph
+from firstsight.report.table import score_table
+from firstsight.site import Site
+from firstsight.workspace.execute import run_step
+from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay, last_line
+from firstsight.workspace.sources import local_path
+from firstsight.workspace.study_graph import StoredStudy
+from firstsight.workspace.study_plan import align_table
 
 
-def run_study(
-    study: Study, *, out: Path, jobs: int | None = None, executor: str = "local", display: ProgressDisplay = NO_DISPLAY
-) -> tuple[RunSummary, Path]:
-    """Run every step of a study that is not stored under `out`; how the run ended, and the path of the report."""
-    if executor != "local":
-        raise UnknownName("executor", executor, ["local"])
-    store, graph = prepare_study(study, out=out, jobs=jobs, display=display)
-    summary = run_graph(graph, store, jobs=jobs, display=display)
-    return summary, _write_report(study, store, graph, summary)
+class StudyResults:
+    """What is stored of a study, finished or not, as values for a script or a notebook."""
+
+    def __init__(self, stored: StoredStudy) -> None:
+        self.study = stored.study
+        self.arms = collect_results(stored.study, stored.open_store(), stored.graph)
+        """The results of each arm, or why they are missing."""
+
+    def __repr__(self) -> str:
+        count = sum(arm.scores is not None for arm in self.arms)
+        return f"{self.study.name} at {self.study.scale}: scores of {count} of {len(self.arms)} arms"
+
+    @cached_property
+    def scores(self) -> pl.DataFrame:
+        """All scores: one row for one arm, task and condition, with the columns of scores.csv."""
+        return score_table(self.arms)
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """The claims about the study, tested on these results."""
+        return evaluate_claims(self.arms, Comparison(self.arms, self.scores))
+
+    def power(
+        self, effect: float, *, kind: str = "vision", power: float = 0.8
+    ) -> tuple[list[str], list[tuple[str, str]]]:
+        """The seeds or questions needed to detect a difference of `effect` points between two arms with probability
+        `power`: lines of text, and a table of the smallest detectable differences with a header row.
+
+        `kind` is the stable score: vision or text.
+        """
+        if not 0 < effect <= 100:  # neither is NaN
+            raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
+        if kind not in ("vision", "text"):
+            raise RequestError(f"--kind: wanted vision or text. Got {kind!r}.")
+        if not 0 < power < 1:
+            raise RequestError(f"--power: wanted a share between 0 and 1. Got {power:g}.")
+        return power_report(self.arms, self.scores, effect=effect / 100, kind=kind, power=power)
 
 
-def write_report(study: Study, out: Path) -> Path:
-    """Write the report of a study, finished or not, from what is stored under `out`; the path of its page."""
-    store = open_store(out)
-    return _write_report(study, store, resolve_graph(study, current_site()), None)
+def write_report(stored: StoredStudy, summary: RunSummary | None = None) -> Path:
+    """Write the report of a study, finished or not, from what is stored; the path of its page.
 
-
-def _write_report(study: Study, store: Store, graph: Graph, summary: RunSummary | None) -> Path:
+    `summary` of the last run lists what failed in it.
+    """
     from firstsight.report.pages import report_page  # its figures take a second to import
 
+    store, study = stored.open_store(), stored.study
     folder = store.root / "reports" / f"{study.name}-{study.scale}"
-    arms = collect_results(study, store, graph, summary=summary)
-    return report_page.write(arms, study=_study_info(study, graph, store), folder=folder)
-
-
-def open_store(out: Path) -> Store:
-    """The store under `out`; StoreError where there is none yet."""
-    if store := existing_store(out):
-        return store
-    raise StoreError(f"nothing is stored under {out}. Run the study first, or name its folder with --out.")
+    arms = collect_results(study, store, stored.graph, summary=summary)
+    info = study_info(study, store, stored.graph, site=stored.site)
+    return report_page.write(arms, study=info, folder=folder)
 
 
 def collect_results(study: Study, store: Store, graph: Graph, *, summary: RunSummary | None = None) -> list[ArmResult]:
@@ -108,9 +138,10 @@ def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[Stage
             start += step.spec.rounded_tokens
 
 
-def _study_info(study: Study, graph: Graph, store: Store) -> StudyInfo:
+def study_info(study: Study, store: Store, graph: Graph, *, site: Site) -> StudyInfo:
+    """What a report says about a study as a whole."""
     records = [store.provenance(step.address) for step in graph.steps if store.has(step.address)]
-    device = current_site().device
+    device = site.device
     costs = estimate.estimate_cost(graph, estimate.DeviceSpec("cpu" if device == "cpu" else "h100", utilisation=0.4))
     is_builtin = any(isinstance(arm.evaluate.benchmarks, SyntheticBenchmarks) for arm in study.arms)
     return StudyInfo(
@@ -118,7 +149,7 @@ def _study_info(study: Study, graph: Graph, store: Store) -> StudyInfo:
         scale=study.scale,
         question=study.question,
         plan_tree="\n".join(render_tree(graph, store.addresses())),
-        cost_estimate=_align(estimate.estimate_table(costs)),
+        cost_estimate="\n".join(align_table(estimate.estimate_table(costs))),
         provenance=_provenance(records),
         device=device,
         compute_seconds=busy_seconds([(record["started"], record["ended"]) for record in records]),
@@ -126,11 +157,6 @@ def _study_info(study: Study, graph: Graph, store: Store) -> StudyInfo:
         is_builtin_scale=is_builtin,
         uses_openmoji=is_builtin,
     )
-
-
-def _align(rows: Sequence[Sequence[str]]) -> str:
-    first_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join("  ".join([row[0].ljust(first_width), *map(str.rjust, row[1:], widths)]).rstrip() for row in rows)
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -152,14 +178,13 @@ def busy_seconds(spans: Sequence[tuple[str, str]]) -> float:
     return total
 
 
-def benchmarks_folder(study: Study, store: Store, *, display: ProgressDisplay = NO_DISPLAY) -> Path:
+def benchmarks_folder(stored: StoredStudy, *, display: ProgressDisplay = NO_DISPLAY) -> Path:
     """The study's benchmarks: written to the store if they are built-in, at the site's location if they are named."""
-    graph = build_graph(study)
-    finals = (graph.final_step(label) for label in graph.arms)
+    finals = (stored.graph.final_step(label) for label in stored.graph.arms)
     step = next(parent for final in finals for role, parent in final.needs if role == "benchmarks")
     if step.kind != EXTERNAL_KIND:
-        return run_step(step, store, display=display)
-    return local_path(step.spec)
+        return run_step(step, Store(stored.root), site=stored.site, display=display)
+    return local_path(step.spec, stored.site)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -29,11 +29,14 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 """Suffixes of weight files; the digest of an encoder covers these and the JSON files next to them."""
 
 
-def current_site() -> Site:
-    """This machine's settings: the site file's, over `cuda` where driver and torch support it, else `cpu`."""
+def current_site(file: Path | None = None) -> Site:
+    """This machine's settings: the site file's, over `cuda` where driver and torch support it, else `cpu`.
+
+    `file` is a site file; by default the one of `find_site_file`, if there is one.
+    """
     has_gpu = Path("/dev/nvidiactl").exists() and not version("torch").endswith("+cpu")
     defaults = Site(device="cuda" if has_gpu else "cpu")
-    path = find_site_file()
+    path = file or find_site_file()
     return defaults if path is None else read_site(path, defaults=defaults)
 
 
@@ -116,9 +119,8 @@ def as_request_error() -> Iterator[None]:
         raise RequestError(str(error)) from error
 
 
-def local_path(source: External) -> Path:
+def local_path(source: External, site: Site) -> Path:
     """Where a source is on this machine; a model is downloaded if necessary. RequestError if the site has no path."""
-    site = current_site()
     check_locations([source], site)
     return Path(download_models([source], site).sources[source.name].path)
 

@@ -9,6 +9,7 @@ import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -65,19 +66,47 @@ class StudyFunction:
     """All but the first, which is the scale."""
 
     def build(self, scale: str, *, seeds: int | None = None, options: Mapping[str, Any]) -> Study:
-        """The study at a scale, with `seeds` seeds of every arm (default: the scale's)."""
+        """The study at a scale, with `seeds` seeds of every arm (default: the scale's).
+
+        `options` are values, or text as on the command line. RequestError for a mistake in them or in the function.
+        """
         size = get_scale(scale)
         if seeds is not None:
             if seeds < 1:
                 raise QuantityError(f"--seeds: wanted at least 1. Got {seeds}.")
             size = replace(size, seeds=seeds)
         try:
-            study: object = self.function(size, **options)
+            study: object = self.function(size, **self._parse(options))
         except USER_ERRORS as error:
             raise RequestError(f"{self.name}: {type(error).__name__}: {error}. --debug shows where.") from error
         if not isinstance(study, Study):
             raise RequestError(f"{self.name} must return a Study. Got {type(study).__name__}.")
         return study
+
+    def _parse(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        parameters = {parameter.name: parameter for parameter in self.parameters}
+        for name in options:
+            if name not in parameters:
+                raise UnknownName(f"option of {self.name}", name, parameters)
+        return {name: parameters[name].parse(value) for name, value in options.items()}
+
+
+def study(
+    source: str | PathLike[str] | Callable[..., Study],
+    *,
+    scale: str = "cpu",
+    seeds: int | None = None,
+    **options: Any,
+) -> Study:
+    """A study at a scale, with `seeds` seeds of every arm (default: the scale's).
+
+    `source` is the name of a shipped study (when), a file (mine.py, mine.py:late), or a function like those in such a
+    file: its first parameter is `scale: Scale`, and its others are the `options`, as values or as on the command line
+    (Share(9, 10) or "90%"). RequestError for a mistake in any of them, with the line of the user's file.
+    """
+    is_function = callable(source)
+    function = _study_function(source.__name__, source) if is_function else find_study_function(str(source))
+    return function.build(scale, seeds=seeds, options=options)
 
 
 def shipped_studies() -> list[str]:

@@ -10,10 +10,11 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from firstsight.errors import DataError, RequestError
+from firstsight.errors import DataError, RequestError, StoreError
 from firstsight.files import FileDigests, write_atomic
 from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, build_graph
@@ -21,57 +22,75 @@ from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps
 from firstsight.plan.step import Step, content_key
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, Recaptioned
+from firstsight.recipe.serialize import find_specs
 from firstsight.recipe.stages import Prepare
 from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace import sources
 from firstsight.workspace.check_models import check_models
-from firstsight.workspace.execute import NO_DISPLAY, ProgressDisplay, run_step
+from firstsight.workspace.execute import run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
+from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 
 
-def resolve_graph(study: Study, site: Site, *, prepare: Callable[[Graph], dict[str, str]] | None = None) -> Graph:
-    """The graph of a study, with the content digests of the user's own sources in its addresses.
+@dataclass(frozen=True)
+class StoredStudy:
+    """A study, the folder of its results, and the machine with the user's data."""
 
-    `prepare` reads the sources of a provisional graph and returns their digests, by `content_key`. Without it the
-    digests are those that the last run recorded, and `Graph.undigested_names` lists the sources without one.
-    """
-    graph = build_graph(study)
-    if not graph.undigested_names():
-        return graph
-    return build_graph(study, recorded_content_ids(graph, site) | (prepare(graph) if prepare else {}))
+    study: Study
+    root: Path
+    site: Site = field(default_factory=sources.current_site)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The steps, with the digests that the last run recorded for the user's own sources; no data is read.
+
+        `Graph.undigested_names` lists the sources without a digest.
+        """
+        return build_graph(self.study, recorded_content_ids(self.study, self.site))
+
+    @property
+    def store(self) -> Store | None:
+        """The store under `root`; None, and nothing is written, where there is none."""
+        return Store(self.root) if (self.root / "store.json").is_file() else None
+
+    def open_store(self) -> Store:
+        """The store under `root`; StoreError where there is none yet."""
+        if store := self.store:
+            return store
+        raise StoreError(f"nothing is stored under {self.root}. Run the study first, or name its folder with --out.")
 
 
 def prepare_study(
-    study: Study,
+    stored: StoredStudy,
     *,
-    out: Path,
     jobs: int | None = None,
     display: ProgressDisplay = NO_DISPLAY,
     select: Callable[[Graph], Graph] = lambda graph: graph,
 ) -> tuple[Store, Graph]:
-    """The store under `out` and the graph of a study, with all its external sources read, checked and prepared.
+    """The store and the graph of a study, with all its external sources read, checked and prepared.
 
     `select` limits this to the sources of a part of the graph. RequestError for a source without a location, of another
     form, changed since it was prepared, or with too little data.
     """
-    readers = jobs or len(os.sched_getaffinity(0))
-    site = sources.current_site()
-    preparer = _SourcePreparer(site=replace(site, readers=max(site.readers, readers)), out=out, display=display)
-    graph = resolve_graph(study, site, prepare=lambda graph: preparer.prepare_all(select(graph)))
+    readers, site, graph = jobs or len(os.sched_getaffinity(0)), stored.site, stored.graph
+    preparer = _SourcePreparer(site=replace(site, readers=max(site.readers, readers)), out=stored.root, display=display)
+    if sources.external_sources(graph):
+        recorded = recorded_content_ids(stored.study, site)
+        content_ids = recorded | preparer.prepare_all(select(graph))
+        graph = graph if content_ids == recorded else build_graph(stored.study, content_ids)
     part = select(graph)
     _check_data_sufficient(part, preparer.token_counts)
-    store = Store(out)
+    store = Store(stored.root)
     for step in missing_steps(part, store):
         if isinstance(step.spec, Prepare) and step.spec in preparer.folders:
             store.adopt(step, preparer.folders[step.spec])
     return store, graph
 
 
-def recorded_content_ids(graph: Graph, site: Site) -> dict[str, str]:
-    """The digests that the last run recorded for the external sources of a graph, by `content_key`; nothing is read."""
-    keys = {content_key(step.spec.source) for step in graph.steps if _prepares_named_source(step)}
-    keys |= {source.name for source in sources.external_sources(graph) if source.form not in sources.RECORD_FORMS}
+def recorded_content_ids(study: Study, site: Site) -> dict[str, str]:
+    """The digests that the last run recorded for the external sources of a study, by `content_key`; nothing is read."""
+    keys = dict.fromkeys(content_key(source) for source in find_specs(study, (External, Recaptioned)))
     paths = {key: _cache_path("identities", key, site) for key in keys}
     return {key: json.loads(path.read_text()) for key, path in paths.items() if path.is_file()}
 
@@ -133,7 +152,7 @@ class _SourcePreparer:
         if tokenizer.kind == EXTERNAL_KIND:
             path = sources.tokenizer_file(self.site.sources[tokenizer.spec.name], tokenizer.spec.name).parent
         else:  # the vocabulary of the built-in world
-            path = run_step(tokenizer, store, display=self.display)
+            path = run_step(tokenizer, store, site=self.site, display=self.display)
         folder = prepared_folder(spec.source, tokenizer_path=path, out=store.root)
         if (folder / "manifest.json").is_file():
             self._check_unchanged(folder, external.name)

@@ -1,0 +1,91 @@
+"""The plan of a study: what would run, what arms share, and what it costs. Printing it shows all of this as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from firstsight.plan.estimate import CostEstimate, DeviceSpec, estimate_cost, estimate_table
+from firstsight.plan.graph import Graph, render_tree
+from firstsight.plan.schedules import stage_table, training_lines
+from firstsight.plan.step import Step
+from firstsight.recipe.stages import Midtrain, Pretrain
+from firstsight.recipe.study import Arm, Study
+from firstsight.workspace.study_graph import StoredStudy
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StudyPlan:
+    """The steps of a study and their cost."""
+
+    study: Study
+    graph: Graph
+    cost: CostEstimate
+    stored_addresses: frozenset[str]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every step once, each after its inputs."""
+        return self.graph.steps
+
+    def lines(self) -> Iterator[str]:
+        """The plan as lines of text."""
+        yield from (self.study.question, "", *render_tree(self.graph, self.stored_addresses), "")
+        yield from (*training_lines(self.study), *align_table(stage_table(self.study)), "")
+        yield from (*_mixture_lines(self.study), "")
+        yield from _cost_lines(self.cost)
+        if names := self.graph.undigested_names():
+            yield f"Addresses are provisional until a run has read {', '.join(names)}."
+        yield from self.cost.shortages
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    __repr__ = __str__
+
+
+def plan_study(stored: StoredStudy, *, device: str | None = None, utilisation: float = 0.4) -> StudyPlan:
+    """The plan of a study on a device (default: cpu or h100, by scale), of whose peak training reaches a part."""
+    device = device or ("cpu" if stored.study.scale in ("smoke", "cpu") else "h100")
+    folder = stored.root / "steps"
+    return StudyPlan(
+        study=stored.study,
+        graph=stored.graph,
+        cost=estimate_cost(stored.graph, DeviceSpec(device, utilisation=utilisation)),
+        stored_addresses=frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset(),
+    )
+
+
+def align_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    first_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return ["  ".join([row[0].ljust(first_width), *map(str.rjust, row[1:], widths)]).rstrip() for row in rows]
+
+
+def _mixture_lines(study: Study) -> Iterator[str]:
+    """What each stage reads: sources, shares and epochs; stages that read the same are one line."""
+    arms_by_line: dict[str, dict[str, None]] = {}
+    for arm in study.arms:
+        for line in _arm_mixtures(arm):
+            arms_by_line.setdefault(line, {})[arm.name] = None
+    all_arms = {arm.name for arm in study.arms if arm.stages}
+    for line, names in arms_by_line.items():
+        yield line if all_arms <= names.keys() else f"{line} ({', '.join(names)})"
+
+
+def _arm_mixtures(arm: Arm) -> Iterator[str]:
+    """What each stage reads; a donor's mixture is not known."""
+    if isinstance(arm.pretrain, Pretrain):
+        yield f"pretrain reads {arm.pretrain.text}"
+    for stage in arm.stages:
+        image = f"{stage.model.image_tokens:,} tokens per image, {stage.row_shape.length:,} per row"
+        yield f"{'midtrain' if isinstance(stage, Midtrain) else 'finetune'} reads {stage.mix}; {image}"
+
+
+def _cost_lines(cost: CostEstimate) -> Iterator[str]:
+    """The cost of each step as a table, then what the hours and the estimates mean."""
+    device = cost.device
+    yield from align_table(estimate_table(cost))
+    peak = f"{device.utilisation:.0%} of {device.peak_flops / 1e12:,.4g} TFLOP/s (bf16)"
+    yield f"Hours on one {device.name} at {peak}."
+    yield from dict.fromkeys(f"{step.cost.note}." for step in cost.step_costs if step.cost.note)

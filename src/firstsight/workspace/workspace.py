@@ -1,0 +1,196 @@
+"""`Workspace`: everything that firstsight does with a study, from Python; the commands call the same methods.
+
+Importing this module loads no torch, numpy or polars: a method imports what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firstsight.plan.scheduler import RunSummary
+from firstsight.plan.step import FieldDifference
+from firstsight.recipe.study import Study
+from firstsight.site import Site
+from firstsight.workspace import resolve, sources
+from firstsight.workspace.execute import run_graph
+from firstsight.workspace.prepare import PreparedSource, request_preparation
+from firstsight.workspace.progress import ProgressDisplay, progress_display
+from firstsight.workspace.study_graph import StoredStudy, prepare_study
+from firstsight.workspace.study_plan import StudyPlan, plan_study
+
+if TYPE_CHECKING:
+    from firstsight.hub.export import ExportDtype, ExportResult
+    from firstsight.workspace.evaluation import CheckpointEvaluation
+    from firstsight.workspace.results import StudyResults
+
+OnProgress = Callable[[str], object] | ProgressDisplay | None
+"""A function that gets lines of text (`print`), a display of the caller's own, or nothing."""
+
+
+class Workspace:
+    """A folder of results, and the machine with the user's data.
+
+    root: the folder, made by the first run. site: the machine's settings, or the path of a site file; by default
+    $FIRSTSIGHT_SITE, ./site.toml or ~/.config/firstsight/site.toml, read again by every method.
+    A `checkpoint` below is a folder, an arm of the study (start-080.s1), a stored address, or a hub name.
+    All errors that a user can correct are `firstsight.errors.FirstsightError`.
+    """
+
+    def __init__(self, root: str | PathLike[str] = "runs", site: Site | str | PathLike[str] | None = None) -> None:
+        self.root = Path(root)
+        self._site = site if site is None or isinstance(site, Site) else Path(site)
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.root)!r})"
+
+    @property
+    def site(self) -> Site:
+        """The machine's settings and the paths of the user's data."""
+        return self._site if isinstance(self._site, Site) else sources.current_site(self._site)
+
+    def plan(self, study: Study, *, device: str | None = None, utilisation: float = 0.4) -> StudyPlan:
+        """What would run, what arms share, and what it costs on a device (h100, a100 ..., cpu); nothing is run.
+
+        `utilisation` is the part of the device's peak that training reaches.
+        """
+        return plan_study(self.stored(study), device=device, utilisation=utilisation)
+
+    def run(self, study: Study, *, jobs: int | None = None, on_progress: OnProgress = None) -> RunSummary:
+        """Run every step that is not stored yet, `jobs` at once (default: one a core, or one on a GPU).
+
+        A failed step stops only the steps that need it; `RunSummary.ok` is False then, and `RunSummary.check` raises.
+        After KeyboardInterrupt, or if the process is killed, the same call resumes.
+        """
+        display = progress_display(on_progress)
+        stored = self.stored(study)
+        store, graph = prepare_study(stored, jobs=jobs, display=display)
+        return run_graph(graph, store, site=stored.site, jobs=jobs, display=display)
+
+    def results(self, study: Study) -> StudyResults:
+        """The scores, figures and claims of a study, finished or not. StoreError where nothing is stored."""
+        from firstsight.workspace.results import StudyResults
+
+        return StudyResults(self.stored(study))
+
+    def report(self, study: Study, *, summary: RunSummary | None = None) -> Path:
+        """Write report.html of a study, finished or not; its path. The `summary` of a run says what failed in it."""
+        from firstsight.workspace.results import write_report
+
+        return write_report(self.stored(study), summary)
+
+    def explain(self, study: Study, first: str, second: str) -> tuple[FieldDifference, ...]:
+        """The fields in which two arms, steps or addresses differ, and nothing else."""
+        return resolve.compare(first, second, self.stored(study))
+
+    def preview(
+        self,
+        study: Study,
+        *,
+        arm: str = "",
+        stage: str = "",
+        rows: int = 24,
+        first: int = 0,
+        on_progress: OnProgress = None,
+    ) -> Path:
+        """Write a page of `rows` rows that a stage trains on, from row `first` on; its path. Nothing is trained.
+
+        By default the mid-training (`stage`: pretrain, midtrain or finetune) of the first `arm` with images.
+        """
+        from firstsight.workspace.preview import write_preview
+
+        display = progress_display(on_progress)
+        return write_preview(self.stored(study), arm=arm, stage=stage, first=first, count=rows, display=display)
+
+    def prepare(
+        self,
+        source: str,
+        *,
+        tokenizer: str = "gpt-neox-20b",
+        form: str = "",
+        synthetic: str = "",
+        seed: int | None = None,
+        against: Sequence[str] = (),
+        jobs: int | None = None,
+        on_progress: OnProgress = None,
+    ) -> PreparedSource:
+        """Check, count, tokenize and index data: a name of the site file, a path or a URL. It resumes.
+
+        `form` is text, captions, interleaved or dialogues, where it is not known; `synthetic` the share of synthetic
+        captions, which `seed` selects; `against` are benchmarks that `PreparedSource.audit` looks for.
+        Raises DataError for data with too many invalid records.
+        """
+        options = {"tokenizer": tokenizer, "form": form, "synthetic": synthetic}
+        requests = request_preparation([source], self.site, **options, seed=seed, against=against, jobs=jobs)
+        return requests[0].prepare(self.root, display=progress_display(on_progress))
+
+    def checkpoint(self, study: Study, name: str) -> Path:
+        """The folder of a checkpoint. RequestError where it is not stored."""
+        return resolve.find_checkpoint(name, self.stored(study))
+
+    def ask(self, study: Study, checkpoint: str, *, image: str | PathLike[str], question: str) -> str:
+        """The answer of a checkpoint to a question about an image file."""
+        return resolve.answer(checkpoint, self.stored(study), image=Path(image), question=question)
+
+    def export(
+        self, study: Study, checkpoint: str, out: str | PathLike[str], *, dtype: ExportDtype = "float32"
+    ) -> ExportResult:
+        """Write a checkpoint for transformers: weights, tokenizer, processor, chat template and model card."""
+        from firstsight.hub.export import export_checkpoint
+
+        with sources.as_request_error():
+            return export_checkpoint(self.checkpoint(study, checkpoint), Path(out), dtype=dtype)
+
+    def evaluate(
+        self,
+        study: Study,
+        checkpoint: str,
+        *,
+        benchmarks: str | PathLike[str] | None = None,
+        tasks: str = "",
+        blind: bool = False,
+        text_model: str | bool = False,
+        on_progress: OnProgress = None,
+    ) -> CheckpointEvaluation:
+        """Evaluate a checkpoint on tasks with the images and without; stored answers are reused.
+
+        `benchmarks` is a folder with one for each task (default: the study's), `tasks` are names with commas between
+        them (default: all). `blind`: only without images. `text_model`: a text-only model to compare with; True is the
+        one from which the checkpoint's image training started.
+        """
+        from firstsight.workspace.evaluation import evaluate_named
+
+        return evaluate_named(
+            checkpoint,
+            stored=self.stored(study),
+            benchmarks=None if benchmarks is None else Path(benchmarks),
+            tasks=tasks,
+            blind=blind,
+            text_model=text_model,
+            display=progress_display(on_progress),
+        )
+
+    def answers(
+        self,
+        study: Study,
+        checkpoint: str,
+        *,
+        other: str = "",
+        task: str = "",
+        rows: int = 400,
+        benchmarks: str | PathLike[str] | None = None,
+    ) -> Path:
+        """Write a page of at most `rows` questions with images, answers and scores; its path.
+
+        With an `other` checkpoint, the questions on which the two differ come first.
+        """
+        from firstsight.workspace.answers import StoredAnswers
+
+        folder = None if benchmarks is None else Path(benchmarks)
+        return StoredAnswers(self.stored(study), checkpoint, other=other, task=task, benchmarks=folder).write(rows)
+
+    def stored(self, study: Study) -> StoredStudy:
+        """A study with this workspace's folder and site, as the functions of `firstsight.workspace` take it."""
+        return StoredStudy(study, self.root, self.site)
