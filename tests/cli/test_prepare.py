@@ -72,7 +72,7 @@ def test_a_truncated_source_prints_nothing_of_an_earlier_run(at: Workshop, capsy
 def test_progress_is_printed_in_lines_without_a_terminal(
     at: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("firstsight.cli.progress.LINE_INTERVAL", 0.0)
+    monkeypatch.setattr("firstsight.workspace.progress.LINE_INTERVAL", 0.0)
     _, out, _ = run_prepare(capsys, "mine", "--form", "text", "--tokenizer", "words", "--jobs", "1")
     size = (at.root / "texts" / "text-00000.jsonl").stat().st_size
     assert f"100%, {size:,} of {size:,} bytes, {ROWS} records" in out
