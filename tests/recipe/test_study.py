@@ -89,7 +89,7 @@ def test_one_study_has_one_horizon() -> None:
 
 
 def test_only_the_first_of_equal_stages_is_lengthened() -> None:
-    arm = branch_at(scale_named("smoke").with_horizon("full"), Share(4, 5))
+    arm = branch_at(get_scale("smoke").with_horizon("full"), Share(4, 5))
     first, second = replace(arm, stages=arm.stages[:1] * 2).resolved_stages()
     assert (first.tokens, second.tokens) == (28 * 1024, 20 * 1024)
 

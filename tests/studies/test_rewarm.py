@@ -30,9 +30,10 @@ def test_arms_differ_in_the_schedule_only(scale: str) -> None:
 
 def test_schedules_are_rewarmed_and_matched() -> None:
     study = rewarm(get_scale("1b"))
-    start = {arm.name: arm.stages[0].schedule.lr(Tokens(0)) for arm in study.arms if arm.stages}
+    first = {arm.name: arm.resolved_stages()[0] for arm in study.arms if arm.stages}
+    start = {name: stage.lr(Tokens(0)) for name, stage in first.items()}
     assert start["start-100-matched"] == start["start-080"] > 0
     assert start["start-080-rewarm"] == start["start-100"] == 0
     assert study.arm("start-080-rewarm").stages[0].schedule == get_scale("1b").rewarm
-    ends = {stage.schedule.lr(stage.schedule.tokens) for arm in study.arms for stage in arm.stages[:1]}
+    ends = {stage.lr(stage.rounded_tokens) for stage in first.values()}
     assert ends == {3e-5}

@@ -8,7 +8,7 @@ import pytest
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.scales import branch_at, get_scale
-from firstsight.recipe.stages import Continue
+from firstsight.recipe.schedule import Continue, CosineFrom, CurvePoint
 from firstsight.units import Share
 
 

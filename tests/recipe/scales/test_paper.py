@@ -33,6 +33,7 @@ def test_fine_tuning_is_two_epochs_of_llava_with_its_own_schedule() -> None:
         stage = get_scale(name).base.stages[1]
         assert isinstance(stage, Finetune) and stage.epochs == 2
         assert stage.row_shape.rows(stage.epoch_tokens) == 4_883 * 128
-        assert stage.schedule.lr(stage.schedule.warmup_tokens) == 2e-5 and stage.schedule.lr(stage.tokens) == 0
-        assert stage.schedule.warmup_tokens == stage.tokens * 3 // 100
+        warmup_tokens = stage.tokens * 3 // 100
+        assert stage.lr(Tokens(warmup_tokens)) == 2e-5 and stage.lr(stage.tokens) == 0
+        assert stage.lr(Tokens(warmup_tokens // 2)) == 2e-5 * (warmup_tokens // 2) / warmup_tokens
         assert stage.mix.image_share == 1 and stage.tokenizer == get_scale(name).base.pretrain.tokenizer
