@@ -93,6 +93,8 @@ def test_axis_names_are_columns(name: str) -> None:
         (EPOCHS, 4, "4"),
         (EPOCHS, 12_345, "12345"),
         (RATE, 3e-4, "0.0003"),
+        (RATE, 3e-5, "0.00003"),
+        (RATE, 2.0, "2"),
         (replace(EPOCHS, unit="tokens"), Tokens(28_795_904_000), "28.8B"),
         (ENCODER, "siglip", "siglip"),
     ],

@@ -10,11 +10,11 @@ from firstsight.report.pages.report_page import write
 from tests.report.study_builder import (
     HOSTILE_TEXT,
     MakeArms,
-    MakeStudyInfo,
     StudyEffects,
     WrittenStudy,
     build_arms,
-    study_info,
+    run_info,
+    study,
 )
 
 
@@ -24,17 +24,12 @@ def make_arms(tmp_path: Path) -> MakeArms:
     return lambda **effects: build_arms(StudyEffects(folder=tmp_path / "store", **effects))
 
 
-@pytest.fixture
-def make_facts() -> MakeStudyInfo:
-    return study_info
-
-
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> WrittenStudy:
     """A finished study."""
     folder = tmp_path_factory.mktemp("finished")
     arms = build_arms(StudyEffects(folder=folder / "store"))
-    return arms, write(arms, study=study_info(), folder=folder / "report")
+    return arms, write(arms, study=study(), run=run_info(), folder=folder / "report")
 
 
 @pytest.fixture(scope="session")
@@ -44,4 +39,4 @@ def hostile_study(tmp_path_factory: pytest.TempPathFactory) -> WrittenStudy:
     missing = {"start-080.s2": "midtrain failed: out of memory", "start-020.s1": "not run yet", "trunk.s1": "stopped"}
     effects = StudyEffects(folder=folder / "store", questions=20, suffix=HOSTILE_TEXT, missing=missing)
     arms = build_arms(effects)
-    return arms, write(arms, study=study_info(HOSTILE_TEXT), folder=folder / "report")
+    return arms, write(arms, study=study(HOSTILE_TEXT), run=run_info(HOSTILE_TEXT), folder=folder / "report")

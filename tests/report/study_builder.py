@@ -7,8 +7,7 @@ import json
 import math
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +16,12 @@ from PIL import Image, ImageDraw
 
 from firstsight.evaluate.result_files import SplitScores, TaskScores, build_scores, read_scores, write_scores
 from firstsight.evaluate.task import TaskKind
-from firstsight.report.results import ArmResult, ArmSchedule, StageKind, StageLog, StudyInfo
+from firstsight.recipe.analysis import Claim
+from firstsight.recipe.scales import CONTINUED, REWARMED, get_scale
+from firstsight.recipe.study import Study
+from firstsight.report.results import ArmResult, RunInfo, StageKind, StageLog
+from firstsight.studies.when import when
+from firstsight.units import Share
 
 VISION = {"vqav2": 0.25, "gqa": 0.25, "vizwiz": 0.0, "textvqa": 0.0, "refcoco": 0.0, "ocid_ref": 0.0, "pope": 0.5}
 TEXT = {"arc_easy": 0.25, "mathqa": 0.2, "boolq": 0.5, "agieval_sat_en": 0.2, "hellaswag": 0.25}
@@ -28,7 +32,6 @@ TRUNK_TOKENS, MIDTRAIN_TOKENS, FINETUNE_TOKENS = 1_433_600, 593_920, 798_720
 HOSTILE_TEXT = "<script>alert('x')</script><img src=https://evil.example/a.png onerror=alert(1)>"
 
 MakeArms = Callable[..., list[ArmResult]]
-MakeStudyInfo = Callable[[str], StudyInfo]
 WrittenStudy = tuple[list[ArmResult], Path]
 """Arms and the path of their report.html."""
 
@@ -60,28 +63,29 @@ def build_arms(effects: StudyEffects) -> list[ArmResult]:
     arms = []
     for seed in effects.seeds:
         for percent in effects.vision:
-            schedule: ArmSchedule = "continue" if 0 < percent < 100 else "rewarm"
-            arms.append(_arm(effects, f"start-{percent:03d}", seed, percent=percent, schedule=schedule))
+            group = CONTINUED if 0 < percent < 100 else REWARMED
+            arms.append(_arm(effects, f"start-{percent:03d}", seed, percent=percent, group=group))
         if effects.trunk:
-            arms.append(_arm(effects, "trunk", seed, percent=100, schedule="trunk"))
+            arms.append(_arm(effects, "trunk", seed, percent=100, group=""))
     return arms
 
 
-def _arm(effects: StudyEffects, name: str, seed: int, *, percent: int, schedule: ArmSchedule) -> ArmResult:
+def _arm(effects: StudyEffects, name: str, seed: int, *, percent: int, group: str) -> ArmResult:
     label = f"{name}{effects.suffix}.s{seed}"
     folder = effects.folder / f"{name}.s{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     missing = effects.missing.get(f"{name}.s{seed}", "")
     if not missing:
-        _write_evaluation(effects, folder, seed, percent=percent, schedule=schedule)
+        _write_evaluation(effects, folder, seed, percent=percent, group=group)
     return ArmResult(
         name=f"{name}{effects.suffix}",
         label=label,
         seed=seed,
-        start=Fraction(percent, 100),
-        schedule=schedule,
+        at={"start": Share(percent, 100)} if group else {},
+        group=group,
+        role="compared" if group else "baseline",
         address=f"evaluate-{Random(label).getrandbits(48):012x}",
-        stages=_stages(folder, seed, percent, schedule),
+        stages=_stages(folder, seed, percent, group),
         scores=None if missing else read_scores(folder),
         missing_reason=missing + effects.suffix if missing else "",
         answers_path=None if missing else folder / "answers.jsonl",
@@ -89,14 +93,14 @@ def _arm(effects: StudyEffects, name: str, seed: int, *, percent: int, schedule:
     )
 
 
-def _write_evaluation(effects: StudyEffects, folder: Path, seed: int, *, percent: int, schedule: ArmSchedule) -> None:
+def _write_evaluation(effects: StudyEffects, folder: Path, seed: int, *, percent: int, group: str) -> None:
     """scores.json and answers.jsonl; an answer is correct where the question's difficulty is below the ability."""
     noise = Random(f"{seed}{percent}").uniform(-effects.noise, effects.noise)
     lines: list[dict[str, Any]] = []
     tasks: dict[str, TaskScores] = {}
     chances_by_kind: dict[TaskKind, dict[str, float]] = {"vision": VISION, "text": TEXT}
     for kind, chances in chances_by_kind.items():
-        if kind == "vision" and schedule == "trunk":
+        if kind == "vision" and not group:
             continue
         ability = (effects.vision if kind == "vision" else effects.text)[percent] + noise
         for task, chance in chances.items():
@@ -176,16 +180,16 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _stages(folder: Path, seed: int, percent: int, schedule: ArmSchedule) -> tuple[StageLog, ...]:
+def _stages(folder: Path, seed: int, percent: int, group: str) -> tuple[StageLog, ...]:
     stages = []
     for end in range(20, percent + 1, 20):
         span = TRUNK_TOKENS * (end - 20) // 100, TRUNK_TOKENS * end // 100
         log_path = folder.parent / f"trunk-{seed}-{end}.jsonl"
         stages.append(_stage("pretrain", f"pretrain-{seed}{end:011d}", log_path, start=0, span=span, rate=_trunk_rate))
-    if schedule == "trunk":
+    if not group:
         return tuple(stages)
     start = TRUNK_TOKENS * percent // 100
-    is_continued = schedule == "continue"
+    is_continued = group == CONTINUED
     peak, warmup = (_trunk_rate(start), 0) if is_continued else (3e-3, MIDTRAIN_TOKENS // 20)
     suffix = f"{percent:03d}{seed:09d}"
     for kind, tokens, rate in (
@@ -257,12 +261,21 @@ def _png(index: int) -> bytes:
     return file.getvalue()
 
 
-def study_info(suffix: str = "") -> StudyInfo:
-    """Facts of a small built-in study; `suffix` is appended to every string that a user could have written."""
-    return StudyInfo(
+def study(suffix: str = "", *, claims: tuple[Claim, ...] | None = None) -> Study:
+    """The study `when` without arms; `suffix` is appended to every string that a user could have written."""
+    shipped = when(get_scale("cpu"))
+    return replace(
+        shipped,
         name=f"when{suffix}",
-        scale="cpu",
-        question=f"When in text pre-training should images enter?{suffix}",
+        question=f"{shipped.question}{suffix}",
+        arms=(),
+        claims=shipped.claims if claims is None else claims,
+    )
+
+
+def run_info(suffix: str = "") -> RunInfo:
+    """Facts of a small built-in study; `suffix` is appended to every string that a user could have written."""
+    return RunInfo(
         plan_tree=f"when · cpu · 7 arms × 2 seeds{suffix}\n"
         "├── pretrain 0–20 %        shared by 12\n"
         "│   └── pretrain 20–40 %   shared by 10\n"
@@ -272,7 +285,6 @@ def study_info(suffix: str = "") -> StudyInfo:
         provenance={"firstsight": f"0.1.0{suffix}", "python": "3.11.7", "torch": "2.13.0+cpu", "git": "4f1c2ab"},
         device=f"2 cores, AVX-512 bf16{suffix}",
         compute_seconds=521.4,
-        horizon="branch",
         is_builtin_scale=True,
         uses_openmoji=True,
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.report.claims import Claim, evaluate_claims
-from firstsight.report.compare import Comparison
+import pytest
+
+from firstsight.recipe.analysis import Claim, Comparison
+from firstsight.report.claims import ClaimResult, evaluate_claims
+from firstsight.report.compare import ArmComparison
 from firstsight.report.results import ArmResult
 from firstsight.report.summary import answer_sentence
 from firstsight.report.table import score_table
+from firstsight.studies.when import BEST, FROM_SCRATCH, SAME_SCHEDULE, TEXT_KEPT, TWO_POINTS
 from tests.report.study_builder import MakeArms
 
 AS_IN_PAPER = {0: 0.05, 20: 0.2, 40: 0.3, 60: 0.45, 80: 0.8, 100: 0.6}
@@ -16,12 +20,16 @@ OPPOSITE = {0: 0.8, 20: 0.6, 40: 0.5, 60: 0.4, 80: 0.2, 100: 0.5}
 FLAT = dict.fromkeys(range(0, 101, 20), 0.5)
 
 
-def _claims(arms: list[ArmResult]) -> dict[str, Claim]:
-    return {claim.name: claim for claim in evaluate_claims(arms, Comparison(arms, score_table(arms)))}
+WHEN = (BEST, TWO_POINTS, FROM_SCRATCH, TEXT_KEPT)
 
 
-def _verdicts(arms: list[ArmResult]) -> dict[str, str]:
-    return {name: claim.verdict for name, claim in _claims(arms).items()}
+def _claims(arms: list[ArmResult], *claims: Claim) -> dict[str, ClaimResult]:
+    results = evaluate_claims(claims or WHEN, arms, ArmComparison(arms, score_table(arms)))
+    return {result.claim.name: result for result in results}
+
+
+def _verdicts(arms: list[ArmResult], *claims: Claim) -> dict[str, str]:
+    return {name: result.verdict for name, result in _claims(arms, *claims).items()}
 
 
 def test_claims_hold_for_effects_as_in_the_paper(make_arms: MakeArms) -> None:
@@ -52,7 +60,7 @@ def test_every_difference_has_its_interval(make_arms: MakeArms) -> None:
         arms = make_arms(vision=AS_IN_PAPER, seeds=seeds, questions=40)
         rows = score_table(arms)
         texts = [claim.evidence for claim in _claims(arms).values()]
-        texts.append(answer_sentence(arms, rows, Comparison(arms, rows)))
+        texts.append(answer_sentence(arms, rows, ArmComparison(arms, rows)))
         sized = [text for text in texts if "points more" in text or "points less" in text or "points behind" in text]
         assert len(sized) >= 4
         assert all(" to " in text and ("% interval" in text or "over questions alone" in text) for text in sized)
@@ -73,26 +81,80 @@ def test_seeds_that_disagree_are_undecided(make_arms: MakeArms) -> None:
 
 def test_missing_arm_is_named_and_undecided(make_arms: MakeArms) -> None:
     arms = make_arms(vision=AS_IN_PAPER, missing={f"start-100.s{seed}": "failed" for seed in (1, 2)})
-    claim = _claims(arms)["two-points"]
-    assert claim.verdict == "undecided"
-    assert "needs the arms at 80 % and at 100 %" in claim.evidence
+    result = _claims(arms)["two-points"]
+    assert result.verdict == "undecided"
+    assert result.evidence == "Cannot be tested: start-100 has no scores."
+    best = _claims(arms)["best"]
+    assert best.verdict == "undecided" and len(best.differences) == 4
+    assert best.evidence.endswith("Not compared: start-100 has no scores.")
     assert _verdicts(make_arms(vision=AS_IN_PAPER, missing={"start-080.s1": "failed", "start-080.s2": "failed"}))[
         "best"
     ] == ("undecided")
+    assert _claims(arms, SAME_SCHEDULE)["same-schedule"].evidence == (
+        "Cannot be tested: this study has no arm start-080-rewarm; this study has no arm start-100-matched."
+    )
 
 
 def test_same_schedule_is_compared_where_its_control_was_run(make_arms: MakeArms) -> None:
     arms = make_arms(vision=AS_IN_PAPER, questions=80)
-    assert "same-schedule" not in _verdicts(arms)
     late = [arm for arm in arms if arm.name == "start-080"]
     controls = [
-        replace(arm, name="start-080-rewarm", label=f"start-080-rewarm.s{arm.seed}", schedule="rewarm") for arm in late
+        replace(arm, name="start-080-rewarm", label=f"start-080-rewarm.s{arm.seed}", group="re-warmed") for arm in late
     ]
-    claim = _claims([*arms, *controls])["same-schedule"]
-    assert claim.verdict == "holds"
-    assert "start-080-rewarm scores" in claim.evidence
-    assert "than start-100" in claim.evidence
+    result = _claims([*arms, *controls], SAME_SCHEDULE)["same-schedule"]
+    assert result.verdict == "holds"
+    assert "start-080-rewarm scores" in result.evidence
+    assert "than start-100" in result.evidence
+    assert "this study has no arm start-100-matched" in result.evidence
 
 
-def test_there_are_no_claims_where_starts_do_not_vary(make_arms: MakeArms) -> None:
-    assert _claims(make_arms(vision={80: 0.5}, text={80: 0.5}, trunk=False)) == {}
+def test_published_difference_is_placed_in_the_interval(make_arms: MakeArms) -> None:
+    arms = make_arms(vision={80: 0.6, 100: 0.5}, text={80: 0.5, 100: 0.5}, noise=0.05)
+    result = _claims(arms, TWO_POINTS)["two-points"]
+    interval = result.differences[0].interval
+    assert interval is not None
+    location = "inside" if interval[0] <= 0.02 <= interval[1] else "outside"
+    assert f"The published difference of +2.0 points is {location} the interval." in result.evidence
+
+
+def _claim(*compare: Comparison, decide: str) -> Claim:
+    return replace(BEST, name="mine", compare=compare, decide=decide)
+
+
+VERDICTS = [
+    (("start-000", "start-020"), "all", "holds"),
+    (("start-000", "start-100"), "all", "flips"),
+    (("start-000", "start-100"), "any", "undecided"),
+    (("start-000", "missing"), "all", "undecided"),
+    (("start-000", "missing"), "any", "holds"),
+    (("start-100", "missing"), "all", "flips"),
+    (("start-100", "missing"), "any", "flips"),
+]
+
+
+def test_all_and_any(make_arms: MakeArms) -> None:
+    """The true order in vision is 0 < 20 < 60 < 100 %."""
+    arms = make_arms(vision={0: 0.1, 20: 0.2, 60: 0.6, 100: 0.9}, text=dict.fromkeys((0, 20, 60, 100), 0.5))
+    comparison = ArmComparison(arms, score_table(arms))
+    for others, decide, verdict in VERDICTS:
+        claim = _claim(Comparison(arms=("start-060",), others=others, measure="vision"), decide=decide)
+        assert [result.verdict for result in evaluate_claims([claim], arms, comparison)] == [verdict]
+
+
+def test_a_claim_can_be_about_a_single_task(make_arms: MakeArms) -> None:
+    arms = make_arms(vision=AS_IN_PAPER, questions=80)
+    rows = score_table(arms).filter(condition="sighted", task="vizwiz")
+    part = Comparison(arms=("start-080",), others=("start-000",), measure="vizwiz")
+    result = _claims(arms, _claim(part, decide="all"))["mine"]
+    means = [rows.filter(arm=name).get_column("score").mean() for name in ("start-080", "start-000")]
+    [difference] = result.differences
+    assert difference.mean == pytest.approx(means[0] - means[1])
+    assert difference.kind == "vision" and result.verdict == "holds"
+    assert "in vizwiz than start-000" in result.evidence
+
+
+def test_a_margin_moves_the_tested_value(make_arms: MakeArms) -> None:
+    arms = make_arms(vision={80: 0.6, 100: 0.5}, text={80: 0.5, 100: 0.5}, questions=100)
+    part = Comparison(arms=("start-080",), others=("start-100",), measure="vision", margin=0.5)
+    assert _verdicts(arms, _claim(part, decide="all")) == {"mine": "flips"}
+    assert _verdicts(arms, _claim(replace(part, expect="less"), decide="all")) == {"mine": "holds"}

@@ -9,16 +9,16 @@ import pytest
 from scipy import stats
 
 from firstsight.evaluate.result_files import build_scores
-from firstsight.report.compare import ArmPair, Comparison, PairedDifference
+from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
 from tests.report.study_builder import MakeArms
 
-LATE_END = ArmPair(a="start-080", b="start-100", kind="vision")
+LATE_END = ArmPair(a="start-080", b="start-100", measure="vision")
 
 
-def _comparison(arms: list[ArmResult]) -> Comparison:
-    return Comparison(arms, score_table(arms))
+def _comparison(arms: list[ArmResult]) -> ArmComparison:
+    return ArmComparison(arms, score_table(arms))
 
 
 def _stable_scores(arms: list[ArmResult], name: str) -> dict[int, float]:
@@ -62,7 +62,7 @@ def test_questions_widen_the_interval_of_seeds_alone(make_arms: MakeArms) -> Non
 
 
 def test_one_seed_gives_an_interval_over_questions_but_no_sign(make_arms: MakeArms) -> None:
-    difference = _difference(make_arms(seeds=(1,)), ArmPair(a="start-080", b="start-000", kind="vision"))
+    difference = _difference(make_arms(seeds=(1,)), ArmPair(a="start-080", b="start-000", measure="vision"))
     assert difference.question_interval is not None
     assert difference.question_interval[0] < difference.mean < difference.question_interval[1]
     assert (difference.interval, difference.adjusted_p, difference.sign) == (None, None, 0)
@@ -71,7 +71,7 @@ def test_one_seed_gives_an_interval_over_questions_but_no_sign(make_arms: MakeAr
 
 def test_comparisons_are_corrected_together_and_intervals_agree_with_the_sign(make_arms: MakeArms) -> None:
     comparison = _comparison(make_arms())
-    pairs = [ArmPair(a="start-080", b=f"start-{start:03d}", kind="vision") for start in (0, 20, 40, 60, 100)]
+    pairs = [ArmPair(a="start-080", b=f"start-{start:03d}", measure="vision") for start in (0, 20, 40, 60, 100)]
     together = [difference for difference in comparison.corrected_differences(pairs) if difference is not None]
     assert len(together) == 5
     for pair, difference in zip(pairs, together, strict=True):
@@ -104,7 +104,7 @@ def test_task_that_one_run_lacks_is_left_out_and_named(make_arms: MakeArms) -> N
     assert first.scores
     tasks = {name: task for name, task in first.scores.tasks.items() if name != "gqa"}
     incomplete = replace(first, scores=build_scores(tasks))
-    pair = ArmPair(a=first.name, b="start-080", kind="vision")
+    pair = ArmPair(a=first.name, b="start-080", measure="vision")
     difference, complete = _difference([incomplete, *arms[1:]], pair), _difference(arms, pair)
     assert difference.missing_tasks == ("gqa",)
     assert complete.missing_tasks == ()
@@ -139,3 +139,14 @@ def test_interval_of_an_arm_contains_its_mean_over_seeds(make_arms: MakeArms) ->
     interval = comparison.question_interval("start-080", "vision")
     assert interval is not None
     assert interval[0] < np.mean(list(_stable_scores(arms, "start-080").values())) < interval[1]
+
+
+def test_task_in_another_version_is_left_out_and_named(make_arms: MakeArms) -> None:
+    arms = make_arms(trunk=False)
+    first = arms[0]
+    assert first.scores
+    tasks = {**first.scores.tasks, "gqa": replace(first.scores.tasks["gqa"], version=2)}
+    changed = replace(first, scores=build_scores(tasks))
+    pair = ArmPair(a="start-080", b="start-100", measure="vision")
+    assert _difference([changed, *arms[1:]], pair).missing_tasks == ("gqa",)
+    assert _difference(arms, pair).missing_tasks == ()

@@ -1,51 +1,56 @@
-"""The main sweep's arms, and logs of training on the model's own token count."""
+"""The order and texts of arms, and logs of training on the model's own token count."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from firstsight.errors import DataError
+from firstsight.evaluate.result_files import build_scores
+from firstsight.recipe.analysis import Axis, Coordinate
+from firstsight.recipe.scales import START
 from firstsight.report.results import (
     ArmResult,
-    ArmSchedule,
     StageLog,
+    arm_texts,
     arms_with_scores,
-    main_sweep_arms,
+    compared_arms,
     read_achieved,
     read_training_log,
 )
-from firstsight.report.table import has_varied_starts, score_table
+from firstsight.units import Share
+
+SCHEDULE = Axis(name="schedule", label="Schedule", unit="category")
 
 
-def _arm(name: str, start: Fraction, schedule: ArmSchedule = "continue") -> ArmResult:
-    scores = {"tasks": {}, "versions": {}, "stable": {"vision": 0.1}}
-    return ArmResult(
-        name=name, label=f"{name}.s1", seed=1, start=start, schedule=schedule, address=f"evaluate-{name}", scores=scores
-    )
+def _arm(name: str, **at: Coordinate) -> ArmResult:
+    return ArmResult(name=name, label=f"{name}.s1", seed=1, at=at, address=f"evaluate-{name}", scores=build_scores({}))
 
 
-def test_main_sweep_is_the_name_pattern_with_most_starts() -> None:
-    starts = [_arm(f"start-{percent:03d}", Fraction(percent, 100)) for percent in (0, 80, 100)]
-    controls = [_arm("start-080-rewarm", Fraction(4, 5), "rewarm")]
-    trunk = [_arm("trunk", Fraction(1), "trunk")]
-    assert main_sweep_arms([*starts, *controls, *trunk]) == starts
-    assert has_varied_starts(score_table([*starts, *controls, *trunk]))
+def test_scored_arms_are_in_the_studys_order_with_baselines_last() -> None:
+    baseline, late, early = replace(_arm("text"), role="baseline"), _arm("late"), _arm("early")
+    second = replace(late, label="late.s2", seed=2)
+    assert arms_with_scores([baseline, late, replace(early, scores=None), early, second]) == [
+        late,
+        second,
+        early,
+        baseline,
+    ]
+    assert compared_arms([baseline, late]) == [late]
 
 
-def test_main_sweep_is_every_arm_with_images_where_starts_do_not_vary() -> None:
-    encoders = [_arm(name, Fraction(4, 5)) for name in ("siglip", "patches")]
-    assert main_sweep_arms(encoders) == encoders
-    assert not has_varied_starts(score_table(encoders))
-
-
-def test_arms_with_scores_are_sorted() -> None:
-    late, early = _arm("start-100", Fraction(1)), _arm("start-000", Fraction(0))
-    assert arms_with_scores([late, replace(early, scores=None), early]) == [early, late]
+def test_arms_are_described_by_unique_coordinates_or_by_name() -> None:
+    arms = [_arm("a", start=Share(4, 5), schedule="matched"), _arm("b", start=Share(4, 5), schedule="re-warmed")]
+    baseline = replace(_arm("text"), role="baseline")
+    assert arm_texts([*arms, baseline], [START, SCHEDULE]) == {
+        "a": "80 %, matched",
+        "b": "80 %, re-warmed",
+        "text": "text",
+    }
+    assert arm_texts(arms, [START]) == arm_texts(arms, []) == {"a": "a", "b": "b"}
 
 
 def test_training_log_counts_from_the_models_first_token(tmp_path: Path) -> None:
@@ -67,7 +72,7 @@ def test_invalid_log_line_is_refused_with_its_location(line: str, tmp_path: Path
 
 def test_achieved_mix_is_that_of_the_image_phase(tmp_path: Path) -> None:
     stage = StageLog(kind="midtrain", address="midtrain-0", start_tokens=0, log_path=tmp_path / "log.jsonl")
-    arm = replace(_arm("start-080", Fraction(4, 5)), stages=(stage,), achieved_mix={"asked": "1/2"})
+    arm = replace(_arm("start-080"), stages=(stage,), achieved_mix={"asked": "1/2"})
     assert read_achieved(arm) == {"asked": "1/2"}
     (tmp_path / "achieved.json").write_text('{"asked": "1/10"}')
     assert read_achieved(arm) == {"asked": "1/10"}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from firstsight.report.compare import Comparison
+from firstsight.evaluate.result_files import build_scores
+from firstsight.recipe.scales import START
+from firstsight.report.compare import ArmComparison
 from firstsight.report.results import ArmResult
-from firstsight.report.summary import answer_sentence, study_limits
+from firstsight.report.summary import answer_sentence, comparability_warnings, study_limits
 from firstsight.report.table import score_table
-from tests.report.study_builder import MakeArms, MakeStudyInfo
+from tests.report.study_builder import MakeArms, run_info, study
 
 AS_IN_PAPER = {0: 0.05, 20: 0.2, 40: 0.3, 60: 0.45, 80: 0.8, 100: 0.6}
 FLAT = dict.fromkeys(range(0, 101, 20), 0.5)
@@ -16,12 +20,12 @@ FLAT = dict.fromkeys(range(0, 101, 20), 0.5)
 
 def _answer(arms: list[ArmResult]) -> str:
     rows = score_table(arms)
-    return answer_sentence(arms, rows, Comparison(arms, rows))
+    return answer_sentence(arms, rows, ArmComparison(arms, rows), axes=[START])
 
 
 def test_answer_names_the_best_and_the_next_arm_and_the_seeds(make_arms: MakeArms) -> None:
     text = _answer(make_arms(vision=AS_IN_PAPER, questions=80))
-    assert text.startswith("Vision is best when images enter at 80 % of the text training: ")
+    assert text.startswith("Best in vision: 80 % (text pre-training before images), ")
     assert "(mean of 2 seeds), significantly better than every other arm; 100 % is next, " in text
     assert "cannot distinguish it from" in _answer(make_arms(vision=FLAT, noise=0.05))
 
@@ -33,17 +37,15 @@ def test_there_is_no_answer_where_a_guesser_scores_as_much(make_arms: MakeArms) 
 
 
 @pytest.mark.parametrize("seeds", [(1,), (1, 2), (1, 2, 3)])
-def test_limits_name_seeds_budgets_and_missing_tasks(
-    make_arms: MakeArms, make_facts: MakeStudyInfo, seeds: tuple[int, ...]
-) -> None:
+def test_limits_name_seeds_budgets_and_missing_tasks(make_arms: MakeArms, seeds: tuple[int, ...]) -> None:
     arms = make_arms(seeds=seeds, questions=20)
     _, limitations = study_limits(
-        arms, score_table(arms), make_facts(""), tokens={"start-000": 1_392_640.0, "start-100": 2_826_240.0}
+        arms, score_table(arms), study(), run=run_info(), tokens={"start-000": 1_392_640.0, "start-100": 2_826_240.0}
     )
     text = " ".join(limitations)
     assert ("The result of another seed" in text) == (len(seeds) < 3)
-    assert "1.39M tokens in all and the latest on 2.83M" in text
-    assert "The start alone at 0 % and 100 %" in text
+    assert "start-000 on 1.39M and start-100 on 2.83M" in text
+    assert "The effect of text pre-training before images alone at 0 % and 100 %: those arms are re-warmed" in text
     assert "this mean lacks bigbench_conceptual_combinations_multiple_choice, copa, piqa, pubmedqa, which" in text
 
 
@@ -52,8 +54,34 @@ def test_one_seed_cannot_separate_arms(make_arms: MakeArms) -> None:
     assert "one seed cannot distinguish an effect from a lucky run" in answer
 
 
-def test_findings_count_the_scores_above_both_guessers(make_arms: MakeArms, make_facts: MakeStudyInfo) -> None:
+def test_findings_count_the_scores_above_both_guessers(make_arms: MakeArms) -> None:
     arms = make_arms(vision=dict.fromkeys(range(0, 101, 20), 0.9), questions=20)
-    findings, _ = study_limits(arms, score_table(arms), make_facts(""), tokens={})
+    findings, _ = study_limits(arms, score_table(arms), study(), run=run_info(), tokens={})
     assert "How 7 arms compare" in findings[0]
     assert "42 of 42 vision scores" in findings[1]
+
+
+def _with_tasks(arm: ArmResult, **versions: int | None) -> ArmResult:
+    """The arm with other versions of some tasks, or without those whose version is None."""
+    assert arm.scores
+    tasks = dict(arm.scores.tasks)
+    for name, version in versions.items():
+        task = tasks.pop(name)
+        tasks |= {} if version is None else {name: replace(task, version=version)}
+    return replace(arm, scores=build_scores(tasks))
+
+
+def test_scores_that_cannot_be_compared_are_named(make_arms: MakeArms) -> None:
+    arms = make_arms(questions=10)
+    assert comparability_warnings(arms, score_table(arms)) == []
+    changed_arms = [
+        _with_tasks(arm, gqa=None)
+        if arm.label == "start-020.s1"
+        else _with_tasks(arm, pope=7)
+        if arm.label == "start-040.s2"
+        else arm
+        for arm in arms
+    ]
+    changed, hole = comparability_warnings(changed_arms, score_table(changed_arms))
+    assert changed.startswith("Not all arms were evaluated on pope in the same version")
+    assert hole.startswith("No score on gqa: start-020.s1. The vision stable score")

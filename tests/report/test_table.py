@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any
 
 import polars as pl
 import pytest
 
 from firstsight.evaluate.result_files import BaselineDifference, SubsetScore, build_scores
+from firstsight.recipe.analysis import RESERVED_NAMES, Axis
+from firstsight.recipe.scales import START
 from firstsight.report.results import ArmResult
 from firstsight.report.table import (
+    SCORE_SCHEMA,
+    changed_tasks,
     guesser_margins,
     mean_over_seeds,
     score_table,
-    stable_gains,
+    task_gains,
     task_overview,
 )
+from firstsight.units import Share
 from tests.report.study_builder import task_scores
 
 
-def _arm(name: str, seed: int, start: Fraction, *, gqa: float, schedule: Any = "continue") -> ArmResult:
+def _arm(name: str, seed: int, start: Share, *, gqa: float) -> ArmResult:
     tasks = {
         "gqa": task_scores(score=gqa, blind=0.3, question_blind=0.5, version=2),
         "pope": task_scores(score=0.9, chance=0.5, guess=0.5, blind=0.6, question_blind=0.5),
@@ -32,14 +35,13 @@ def _arm(name: str, seed: int, start: Fraction, *, gqa: float, schedule: Any = "
         name=name,
         label=f"{name}.s{seed}",
         seed=seed,
-        start=start,
-        schedule=schedule,
+        at={"start": start, "epochs": seed},
         address=f"evaluate-{name}-{seed}",
         scores=build_scores(tasks),
     )
 
 
-LATE = _arm("start-080", 1, Fraction(4, 5), gqa=0.45)
+LATE = _arm("start-080", 1, Share(4, 5), gqa=0.45)
 
 
 def _score(rows: pl.DataFrame, **values: str) -> float:
@@ -91,21 +93,49 @@ def test_margin_has_the_interval_of_its_paired_difference() -> None:
 
 
 def test_gains_are_scores_of_the_stable_score_minus_their_baseline() -> None:
-    assert stable_gains(score_table([LATE]), "start-080", "vision") == {
+    assert task_gains(score_table([LATE]), "start-080", "vision") == {
         1: {"gqa": pytest.approx(0.2), "pope": pytest.approx(0.4)},
     }
 
 
 def test_means_are_over_seeds_and_have_every_address() -> None:
-    rows = score_table([_arm("start-080", seed, Fraction(4, 5), gqa=gqa) for seed, gqa in ((1, 0.4), (2, 0.6))])
+    rows = score_table([_arm("start-080", seed, Share(4, 5), gqa=gqa) for seed, gqa in ((1, 0.4), (2, 0.6))])
     row = mean_over_seeds(rows.filter((pl.col("task") == "gqa") & (pl.col("condition") == "sighted"))).to_dicts()[0]
     assert (row["score"], row["min_score"], row["max_score"], row["seeds"]) == (pytest.approx(0.5), 0.4, 0.6, 2)
     assert row["address"] == "evaluate-start-080-1, evaluate-start-080-2"
 
 
 def test_overview_names_the_best_arm_of_each_task_vision_first() -> None:
-    rows = score_table([LATE, _arm("start-100", 1, Fraction(1), gqa=0.7, schedule="rewarm")])
+    rows = score_table([LATE, _arm("start-100", 1, Share(1), gqa=0.7)])
     overview = task_overview(rows)
     assert [row["task"] for row in overview] == ["gqa", "pope", "vizwiz", "arc_easy"]
     assert (overview[0]["arm"], overview[0]["margin"]) == ("start-100", pytest.approx(0.2))
     assert [row["stable"] for row in overview] == [True, True, False, True]
+
+
+def test_each_axis_is_a_column_after_the_seed() -> None:
+    axes = [START, Axis(name="epochs", label="Epochs", unit="count"), Axis(name="kind_of", label="?", unit="category")]
+    rows = score_table([LATE], axes)
+    assert rows.columns[2:7] == ["seed", "start", "epochs", "kind_of", "group"]
+    assert rows.row(0, named=True) | {"start": 0.8, "epochs": 1, "kind_of": None} == rows.row(0, named=True)
+    assert rows.drop("start", "epochs", "kind_of").equals(score_table([LATE]))
+    assert (rows.schema["start"], rows.schema["epochs"], rows.schema["kind_of"]) == (pl.Float64, pl.Int64, pl.String)
+
+
+def test_no_axis_can_have_the_name_of_another_column() -> None:
+    assert set(SCORE_SCHEMA) == set(RESERVED_NAMES)
+
+
+def test_single_task_without_a_baseline_gains_its_score() -> None:
+    assert task_gains(score_table([LATE]), "start-080", "vizwiz") == {1: {"vizwiz": 0.2}}
+    assert task_gains(score_table([LATE]), "start-080", "pope") == {1: {"pope": pytest.approx(0.4)}}
+
+
+def test_tasks_that_changed_between_arms_are_listed() -> None:
+    early = _arm("start-000", 1, Share(0), gqa=0.4)
+    assert changed_tasks(score_table([LATE, early])) == []
+    assert early.scores
+    tasks = dict(early.scores.tasks)
+    tasks |= {"pope": replace(tasks["pope"], n=9), "gqa": replace(tasks["gqa"], version=3)}
+    early = replace(early, scores=build_scores(tasks))
+    assert changed_tasks(score_table([LATE, early])) == ["gqa", "pope"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
@@ -68,8 +69,9 @@ class Axis:
         """A coordinate as in tables and sentences: 80 %, 28.8B, 0.0003, siglip."""
         if self.unit == "tokens" and isinstance(coordinate, (int, float)):
             return format_count(coordinate)
-        is_number = isinstance(coordinate, (int, float))
-        return f"{coordinate:.4g}" if is_number and abs(coordinate) < 10_000 else str(coordinate)
+        if isinstance(coordinate, float) and 1e-6 <= abs(coordinate) < 1e6:
+            return format(Decimal(f"{coordinate:.4g}"), "f")
+        return str(coordinate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,26 +17,29 @@ import polars as pl
 from firstsight.evaluate.statistics import bootstrap
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, cluster_scores
 from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, DifferenceEstimate, crossed_estimate, holm
+from firstsight.recipe.analysis import STABLE_MEASURES, Measure
 from firstsight.report.answers import QUESTION_KEY, arm_answers
-from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_arms
-from firstsight.report.table import STABLE, stable_gains
+from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
+from firstsight.report.table import STABLE, changed_tasks, task_gains
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmPair:
-    """A comparison: does the stable score of arm `a` minus that of arm `b` differ from `threshold`, in one kind?"""
+    """A comparison: does the score of arm `a` minus that of arm `b` differ from `threshold`, on one measure?"""
 
     a: str
     b: str
-    kind: str
+    measure: Measure
     threshold: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairedDifference:
-    """Stable score of `pair.a` minus that of `pair.b`, over the seeds that both have, in shares of 1."""
+    """Score of `pair.a` minus that of `pair.b`, over the seeds that both have, in shares of 1."""
 
     pair: ArmPair
+    kind: str
+    """The kind of the measure: vision or text."""
     per_seed: tuple[tuple[int, float], ...]
     """(seed, difference)."""
     estimate: DifferenceEstimate | None
@@ -44,7 +47,7 @@ class PairedDifference:
     question_interval: Interval | None
     """The 95 % interval over questions, for a single seed; None where there are no answers."""
     missing_tasks: tuple[str, ...]
-    """Tasks that some of these runs lack, left out of the difference."""
+    """Tasks of the stable score on which not all of these runs were evaluated alike, left out of the difference."""
     addresses: tuple[str, ...]
     level: float = 1 - FAMILY_ALPHA
     """Confidence level of the interval: the one at which Holm's procedure decided this comparison."""
@@ -78,12 +81,12 @@ class PairedDifference:
         return 1 if self.mean > self.pair.threshold else -1
 
 
-class Comparison:
+class ArmComparison:
     """Differences between the arms of a study; answers are read when they are first needed."""
 
     def __init__(self, arms: Sequence[ArmResult], rows: pl.DataFrame) -> None:
         """`rows` is the score table of `arms`."""
-        self._arms, self._rows = arms_with_scores(arms), rows
+        self._arms, self._rows, self._changed_tasks = arms_with_scores(arms), rows, changed_tasks(rows)
 
     @cached_property
     def answers(self) -> dict[str, pl.DataFrame]:
@@ -107,7 +110,7 @@ class Comparison:
         """95 % interval over questions of an arm's mean stable score over its seeds, centred on that mean."""
         stable = self._rows.filter(arm=name, kind=kind, task=STABLE, condition="sighted")
         scores = dict(stable.select("seed", "score").iter_rows())
-        tasks = {task for gains in stable_gains(self._rows, name, kind).values() for task in gains}
+        tasks = {task for gains in task_gains(self._rows, name, kind).values() for task in gains}
         answers = self._shared_answers([name], sorted(scores), tasks=tasks)
         if answers is None:
             return None
@@ -123,20 +126,20 @@ class Comparison:
         return [_clustered_scores(answers, gap) for gap in gaps]
 
     def shared_tasks(self, pair: ArmPair, seeds: Sequence[int]) -> list[str]:
-        """The stable score's tasks that all runs of a pair have."""
-        gains = [stable_gains(self._rows, name, pair.kind) for name in (pair.a, pair.b)]
+        """The measure's tasks that all runs of a pair have, in the same version."""
+        gains = [task_gains(self._rows, name, pair.measure) for name in (pair.a, pair.b)]
         runs = [set(by_seed[seed]) for by_seed in gains for seed in seeds]
-        return sorted(set.intersection(*runs)) if runs else []
+        return sorted(set.intersection(*runs).difference(self._changed_tasks)) if runs else []
 
     def seed_scores(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> np.ndarray:
-        """Means over `tasks` [arms, seeds] of the pair, and of the main sweep's arms that have all seeds and tasks."""
-        names = dict.fromkeys([pair.a, pair.b, *(arm.name for arm in main_sweep_arms(self._arms))])
-        gains = [stable_gains(self._rows, name, pair.kind) for name in names]
+        """Means over `tasks` [arms, seeds] of the pair, and of the compared arms that have all seeds and tasks."""
+        names = dict.fromkeys([pair.a, pair.b, *(arm.name for arm in compared_arms(self._arms))])
+        gains = [task_gains(self._rows, name, pair.measure) for name in names]
         complete = [g for g in gains if all(seed in g and set(tasks) <= g[seed].keys() for seed in seeds)]
         return np.array([[np.mean([g[seed][task] for task in tasks]) for seed in seeds] for g in complete])
 
     def _uncorrected_difference(self, pair: ArmPair) -> PairedDifference | None:
-        gains_a, gains_b = (stable_gains(self._rows, name, pair.kind) for name in (pair.a, pair.b))
+        gains_a, gains_b = (task_gains(self._rows, name, pair.measure) for name in (pair.a, pair.b))
         seeds = sorted(gains_a.keys() & gains_b.keys())
         tasks = self.shared_tasks(pair, seeds)
         if not tasks:
@@ -148,8 +151,10 @@ class Comparison:
         is_single = len(seeds) == 1 and bool(samples)
         interval = _centred_interval(samples[0], float(values[0]), bounds=(-1.0, 1.0)) if is_single else None
         all_tasks = {task for gains in (gains_a, gains_b) for seed in seeds for task in gains[seed]}
+        is_stable = pair.measure in STABLE_MEASURES
         return PairedDifference(
             pair=pair,
+            kind=pair.measure if is_stable else self._rows.filter(task=pair.measure).item(0, "kind"),
             per_seed=tuple(zip(seeds, values.tolist(), strict=True)),
             estimate=crossed_estimate(values, arm_scores=arm_scores, influences=influences),
             question_interval=interval,

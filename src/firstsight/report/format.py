@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from firstsight.evaluate.metrics.boxes import BoundingBox, parse_box
 from firstsight.evaluate.statistics.bootstrap import Interval
-from firstsight.units import Share, format_count
+from firstsight.units import format_count
 
 MAX_CHARACTERS = 2000
 """Characters of one text on a page."""
@@ -66,6 +66,12 @@ def format_duration(seconds: float) -> str:
 def join_names(names: Sequence[str]) -> str:
     """Names as a list in a sentence: a, b or c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def uncapitalised(label: str) -> str:
+    """A label inside a sentence: its first letter small, unless its first word has more capitals (SigLIP, VQAv2)."""
+    first_word = label.split(" ", 1)[0]
+    return label if first_word[1:] != first_word[1:].lower() else label[:1].lower() + label[1:]
 
 
 def axis_limit(differences: Iterable[float]) -> float:
@@ -127,7 +133,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "score": format_score,
     "duration": format_duration,
     "token_count": format_count,
-    "share": lambda share: str(Share(share)),
     "readable": readable_answer,
     "visible": escape_invisible,
     "single_line": partial(escape_invisible, allowed=" "),

@@ -16,8 +16,8 @@ from firstsight.evaluate.statistics.power import (
     questions_needed,
     seeds_needed,
 )
-from firstsight.report.compare import ArmPair, Comparison
-from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_arms
+from firstsight.report.compare import ArmComparison, ArmPair
+from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
 from firstsight.report.table import STABLE
 
 SEED_COUNTS = (2, 3, 4, 5, 8, 10, 16)
@@ -30,7 +30,7 @@ def power_report(
 
     `effect` is a share of 1, `power` the probability with which to detect it.
     """
-    variances, seeds = variance_components(arms, Comparison(arms, rows), kind=kind)
+    variances, seeds = variance_components(arms, ArmComparison(arms, rows), kind=kind)
     questions = rows.filter(task=STABLE, kind=kind).get_column("questions").max()
     assert isinstance(questions, int)
     lines = [
@@ -48,15 +48,15 @@ def power_report(
 
 
 def variance_components(
-    arms: Sequence[ArmResult], comparison: Comparison, *, kind: str
+    arms: Sequence[ArmResult], comparison: ArmComparison, *, kind: str
 ) -> tuple[VarianceComponents, int]:
-    """Variance components of a difference, means over all pairs of arms of the main sweep, and the number of seeds.
+    """Variance components of a difference, means over all pairs of compared arms, and the number of seeds.
 
     Raises DataError where there are no two arms with two seeds each: a single seed has no variance between seeds.
     """
     scored = arms_with_scores(arms)
-    names = list(dict.fromkeys(arm.name for arm in main_sweep_arms(scored)))
-    pairs = [ArmPair(a=a, b=b, kind=kind) for a, b in combinations(names, 2)]
+    names = list(dict.fromkeys(arm.name for arm in compared_arms(scored)))
+    pairs = [ArmPair(a=a, b=b, measure=kind) for a, b in combinations(names, 2)]
     differences = [(d, d.estimate) for d in comparison.corrected_differences(pairs) if d and d.estimate]
     if not differences:
         evaluated = f"{len(names)} evaluated {'arm' if len(names) == 1 else 'arms'}"

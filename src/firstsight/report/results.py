@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 from firstsight.errors import DataError
 from firstsight.evaluate.result_files import Scores
 from firstsight.files import read_jsonl
-from firstsight.recipe.study import Horizon
-
-ArmSchedule = Literal["continue", "rewarm", "matched", "none", "trunk"]
-"""Learning-rate schedule of the arm's image phase. `none`: no image phase; `trunk`: the text model without images."""
+from firstsight.recipe.analysis import Axis, Coordinate
 
 StageKind = Literal["pretrain", "midtrain", "finetune"]
 
@@ -41,11 +36,12 @@ class ArmResult:
     label: str
     """Name and seed: start-080.s1."""
     seed: int
-    start: Fraction
-    """Share of the text training after which images enter."""
-    schedule: ArmSchedule
     address: str
     """Address of the evaluate step."""
+    at: Mapping[str, Coordinate] = field(default_factory=dict[str, Coordinate])
+    """Coordinates by axis."""
+    group: str = ""
+    role: Literal["compared", "baseline"] = "compared"
     stages: tuple[StageLog, ...] = ()
     scores: Scores | None = None
     missing_reason: str = ""
@@ -55,25 +51,16 @@ class ArmResult:
     achieved_mix: Mapping[str, Any] = field(default_factory=dict)
     """achieved.json of the last training step: requested share, achieved shares and counts, padding."""
 
-    @property
-    def name_pattern(self) -> str:
-        """The name with `*` for the start: start-020 and start-080 share one, start-080-rewarm has another."""
-        return self.name.replace(f"{round(100 * self.start):03d}", "*")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudyInfo:
-    """The study as a whole: its question, plan, cost and provenance."""
+class RunInfo:
+    """Plan, cost and provenance of a study's results."""
 
-    name: str
-    scale: str
-    question: str
     plan_tree: str
     cost_estimate: str
     provenance: Mapping[str, str]
     device: str
     compute_seconds: float
-    horizon: Horizon
     is_builtin_scale: bool
     """A scale on synthetic data: an example of the method, without evidence about large models."""
     uses_openmoji: bool
@@ -114,14 +101,25 @@ def read_achieved(arm: ArmResult) -> Mapping[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else arm.achieved_mix
 
 
-def main_sweep_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:
-    """The arms that a figure joins by a line: those of the name pattern with most starts, else all but the trunk."""
-    image_arms = [arm for arm in arms if arm.schedule != "trunk"]
-    start_counts = Counter(pattern for pattern, _ in dict.fromkeys((arm.name_pattern, arm.start) for arm in image_arms))
-    widest, start_count = start_counts.most_common(1)[0] if start_counts else ("", 0)
-    return [arm for arm in image_arms if start_count < 2 or arm.name_pattern == widest]
+def compared_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:
+    """The arms that are ranked and compared: all but the baselines."""
+    return [arm for arm in arms if arm.role == "compared"]
 
 
 def arms_with_scores(arms: Sequence[ArmResult]) -> list[ArmResult]:
-    """The arms that have scores, by start, then name, then seed."""
-    return sorted((arm for arm in arms if arm.scores is not None), key=lambda arm: (arm.start, arm.name, arm.seed))
+    """The arms that have scores, in the study's order of names, baselines last; seeds of one name together."""
+    names = list(dict.fromkeys(arm.name for arm in arms))
+    scored = (arm for arm in arms if arm.scores is not None)
+    return sorted(scored, key=lambda arm: (arm.role == "baseline", names.index(arm.name), arm.seed))
+
+
+def place_text(arm: ArmResult, axes: Sequence[Axis]) -> str:
+    """The coordinates of an arm as text: 80 %, re-warmed."""
+    return ", ".join(axis.text(arm.at[axis.name]) for axis in axes if axis.name in arm.at)
+
+
+def arm_texts(arms: Sequence[ArmResult], axes: Sequence[Axis]) -> dict[str, str]:
+    """A short text for each arm by name: its coordinates, or its name where these are not unique."""
+    texts = {arm.name: place_text(arm, axes) for arm in compared_arms(arms)}
+    is_unique = all(texts.values()) and len(set(texts.values())) == len(texts)
+    return {arm.name: texts[arm.name] if is_unique and arm.name in texts else arm.name for arm in arms}

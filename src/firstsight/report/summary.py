@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
-from firstsight.report.compare import ArmPair, Comparison, PairedDifference
-from firstsight.report.format import format_interval, format_points, join_names
-from firstsight.report.results import ArmResult, StudyInfo, arms_with_scores, main_sweep_arms
+from firstsight.recipe.analysis import STABLE_MEASURES, Axis, Sweep
+from firstsight.recipe.study import Study
+from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
+from firstsight.report.format import format_interval, format_points, join_names, uncapitalised
+from firstsight.report.results import ArmResult, RunInfo, arm_texts, arms_with_scores, compared_arms, place_text
 from firstsight.report.table import (
     GUESSERS,
     STABLE,
+    changed_tasks,
     guesser_margins,
-    has_varied_starts,
     mean_over_seeds,
+    single_task_names,
     single_task_rows,
 )
 from firstsight.units import format_count
 
 
-def answer_sentence(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison) -> str:
+def answer_sentence(
+    arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: ArmComparison, *, axes: Sequence[Axis] = ()
+) -> str:
     """Which arm is best in vision, by how much, over how many seeds, and whether the difference is significant."""
-    stable = rows.filter(pl.col("in_sweep"), task=STABLE, kind="vision", condition="sighted")
-    ranked = mean_over_seeds(stable).sort("score", descending=True).to_dicts()
+    stable = rows.filter(role="compared", task=STABLE, kind="vision", condition="sighted")
+    ranked = mean_over_seeds(stable).sort("score", descending=True, maintain_order=True).to_dicts()
     if not ranked:
         scored = len(arms_with_scores(arms))
         return f"No answer yet: no arm has been evaluated on vision ({scored} of {len(arms)} have scores)."
     best, *others = ranked
-    by_start = has_varied_starts(rows)
+    texts = arm_texts(arms, axes)
     # The higher stable score of both guessers in vision.
     guessers = rows.filter(pl.col("condition").is_in(GUESSERS), arm=best["arm"], task=STABLE, kind="vision")
     guesser_score = max(mean_over_seeds(guessers).get_column("score").to_list(), default=None)
     score = f"{100 * best['score']:.1f} points above chance"
     if guesser_score is not None and best["score"] <= guesser_score:
         return (
-            f"No answer: even the best arm ({_arm_text(best, by_start)}) scores {score} in vision, and a guesser "
+            f"No answer: even the best arm ({texts[best['arm']]}) scores {score} in vision, and a guesser "
             f"without the image or the question {100 * guesser_score:.1f}, so the order of the arms means nothing."
         )
-    condition = f"when images enter at {_arm_text(best, by_start)} of the text training"
+    place = place_text(next(arm for arm in arms if arm.name == best["arm"]), axes)
+    meaning = ", ".join(uncapitalised(axis.label) for axis in axes) if texts[best["arm"]] == place else ""
     seeds = f"mean of {best['seeds']} seeds" if best["seeds"] > 1 else "one seed"
-    opening = f"Vision is best {condition if by_start else 'with ' + best['arm']}: {score} ({seeds})"
+    opening = f"Best in vision: {texts[best['arm']]}{f' ({meaning})' * bool(meaning)}, {score} ({seeds})"
     if not others:
         return f"{opening}; no other arm has been evaluated."
     # The best arm was selected by its score, so it is corrected as if every pair had been compared.
-    pairs = [ArmPair(a=best["arm"], b=row["arm"], kind="vision") for row in others]
+    pairs = [ArmPair(a=best["arm"], b=row["arm"], measure="vision") for row in others]
     differences = comparison.corrected_differences(pairs, candidates=len(ranked) * len(others) // 2)
-    runner_up = f"{_arm_text(others[0], by_start)} is next{_gap_text(differences[0])}"
+    runner_up = f"{texts[others[0]['arm']]} is next{_gap_text(differences[0])}"
     if best["seeds"] == 1:
         return f"{opening}; {runner_up}, but one seed cannot distinguish an effect from a lucky run."
-    undecided = [_arm_text(row, by_start) for row, d in zip(others, differences, strict=True) if not d or d.sign <= 0]
+    undecided = [texts[row["arm"]] for row, d in zip(others, differences, strict=True) if not d or d.sign <= 0]
     if undecided:
         names = join_names(undecided)
         return f"{opening}; {runner_up}. These seeds and questions cannot distinguish it from {names}."
@@ -66,19 +71,44 @@ def _gap_text(difference: PairedDifference | None) -> str:
     return f", {format_points(difference.mean).lstrip('+')} points behind ({interval})"
 
 
-def _arm_text(row: Mapping[str, Any], by_start: bool) -> str:
-    return f"{100 * row['start']:.3g} %" if by_start else str(row["arm"])
+def comparability_warnings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[str]:
+    """Scores that cannot be compared, because tasks were evaluated differently or are missing, as sentences."""
+    return [*_changed_task_warnings(rows), *_hole_warnings(compared_arms(arms_with_scores(arms)), rows)]
+
+
+def _changed_task_warnings(rows: pl.DataFrame) -> Iterator[str]:
+    if names := ", ".join(changed_tasks(rows)):
+        yield (
+            f"Not all arms were evaluated on {names} in the same version, by the same metric and on the same number of "
+            "questions. Differences between arms leave these tasks out; stable scores and figures do not."
+        )
+
+
+def _hole_warnings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> Iterator[str]:
+    sighted = rows.filter(pl.col("baseline").is_not_null(), condition="sighted", role="compared")
+    for kind in STABLE_MEASURES:
+        tasks = single_task_names(sighted, kind)
+        lacking: dict[str, list[str]] = {}
+        for arm in arms:
+            evaluated = sighted.filter(label=arm.label, kind=kind).get_column("task").to_list()
+            if missing := ", ".join(task for task in tasks if task not in evaluated):
+                lacking.setdefault(missing, []).append(arm.label)
+        for missing, labels in lacking.items():
+            yield (
+                f"No score on {missing}: {', '.join(labels)}. The {kind} stable score of such an arm is a mean over "
+                "fewer tasks than that of the others. Differences between arms leave these tasks out."
+            )
 
 
 def study_limits(
-    arms: Sequence[ArmResult], rows: pl.DataFrame, study: StudyInfo, *, tokens: Mapping[str, float]
+    arms: Sequence[ArmResult], rows: pl.DataFrame, study: Study, *, run: RunInfo, tokens: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
     """What this study can show, and what it cannot, as sentences; `tokens` is the training tokens of each arm."""
     limits = [
-        _scale_limit(study),
+        _scale_limit(study, run),
         _seed_limit(arms),
-        _schedule_limit(arms),
-        _budget_limit(tokens, by_start=has_varied_starts(rows)),
+        *_hollow_limits(arms, study),
+        _budget_limit(tokens),
         *_missing_task_limits(arms),
     ]
     return _supported_findings(arms, rows), list(filter(None, limits))
@@ -98,10 +128,10 @@ def _supported_findings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[s
     return [text, *[f"Where the image helps: {helpful}, {guessers}."] * bool(len(margins))]
 
 
-def _scale_limit(study: StudyInfo) -> str:
+def _scale_limit(study: Study, run: RunInfo) -> str:
     limit = f"At {study.scale} scale the order of the arms can change with the budget"
     text = f"What happens in large models. {limit}, so no result here confirms or refutes the paper."
-    return text if study.is_builtin_scale else ""
+    return text if run.is_builtin_scale else ""
 
 
 def _seed_limit(arms: Sequence[ArmResult]) -> str:
@@ -110,31 +140,34 @@ def _seed_limit(arms: Sequence[ArmResult]) -> str:
     return f"The result of another seed: {effects[seeds]}. More seeds narrow it down." if seeds in effects else ""
 
 
-def _schedule_limit(arms: Sequence[ArmResult]) -> str:
-    rewarmed = {f"{100 * float(arm.start):.0f} %" for arm in main_sweep_arms(arms) if arm.schedule == "rewarm"}
-    if not rewarmed or not any(arm.schedule == "continue" for arm in arms):
-        return ""
-    return (
-        f"The start alone at {' and '.join(sorted(rewarmed))}: there the learning rate is warmed up again, elsewhere "
-        "it continues. Hollow points and dashed lines mark this."
-    )
+def _hollow_limits(arms: Sequence[ArmResult], study: Study) -> Iterator[str]:
+    """Arms on a line that differ from the others in more than their coordinate."""
+    for figure in study.drawn_figures:
+        if isinstance(figure, Sweep) and figure.hollow:
+            axis = study.axis(figure.x)
+            hollow = {axis.text(arm.at[axis.name]): None for arm in compared_arms(arms) if arm.group == figure.hollow}
+            groups = {arm.group: None for arm in compared_arms(arms) if arm.group != figure.hollow}
+            if hollow and groups:
+                label = uncapitalised(axis.label)
+                yield (
+                    f"The effect of {label} alone at {' and '.join(hollow)}: those arms are {figure.hollow}, the "
+                    f"others {join_names(list(groups))}. Hollow points and dashed lines mark this."
+                )
 
 
-def _budget_limit(tokens: Mapping[str, float], *, by_start: bool) -> str:
+def _budget_limit(tokens: Mapping[str, float]) -> str:
     low, high = min(tokens.values(), default=0), max(tokens.values(), default=0)
     if high <= 1.02 * low:
         return ""
-    fewest, most = format_count(int(low)), format_count(int(high))
-    if not by_start:
-        return f"The arms at an equal budget: they are trained on {fewest} to {most} tokens in all."
-    return (
-        "The start at an equal budget: each arm trains a fixed number of tokens after its branch, so the earliest "
-        f"start is trained on {fewest} tokens in all and the latest on {most}."
+    fewest, most = (
+        f"{name} on {format_count(int(tokens[name]))}"
+        for name in (min(tokens, key=tokens.__getitem__), max(tokens, key=tokens.__getitem__))
     )
+    return f"The arms at an equal budget: they are not trained on as many tokens in all, {fewest} and {most}."
 
 
 def _missing_task_limits(arms: Sequence[ArmResult]) -> list[str]:
-    scores = [arm.scores for arm in arms_with_scores(arms) if arm.scores and arm.schedule != "trunk"]
+    scores = [arm.scores for arm in arms_with_scores(arms) if arm.scores and arm.role == "compared"]
     missing = {kind: tasks for entry in scores for kind, tasks in entry.missing.items()}
     names = {kind: ", ".join(tasks) for kind, tasks in missing.items() if tasks}
     text = "The paper's {} score itself: this mean lacks {}, which were not evaluated."

@@ -13,7 +13,8 @@ import polars as pl
 
 from firstsight.evaluate.result_files import Scores, TaskScores
 from firstsight.evaluate.score import aggregate_scores
-from firstsight.report.results import ArmResult, arms_with_scores, main_sweep_arms
+from firstsight.recipe.analysis import STABLE_MEASURES, Axis, Coordinate, Measure
+from firstsight.report.results import ArmResult, arms_with_scores
 
 ScoreRow = dict[str, Any]
 
@@ -21,17 +22,15 @@ INTERVAL, MARGIN_INTERVAL = ("interval_low", "interval_high"), ("margin_low", "m
 SCORE_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("arm", "label"), pl.String),
     "seed": pl.Int64,
-    "start": pl.Float64,
-    "schedule": pl.String,
-    "in_sweep": pl.Boolean,
-    **dict.fromkeys(("task", "kind", "condition"), pl.String),
+    **dict.fromkeys(("group", "role", "task", "kind", "condition"), pl.String),
     **dict.fromkeys(("score", *INTERVAL, *MARGIN_INTERVAL, "chance", "baseline"), pl.Float64),
     "questions": pl.Int64,
     **dict.fromkeys(("metric", "address", "version"), pl.String),
 }
-"""Columns of `score_table`, also of scores.csv and scores.parquet. Scores and intervals are shares of 1.
+"""Columns of `score_table`, also of scores.csv and scores.parquet, which have one more for each axis after `seed`: the
+arms' coordinates, percents as shares of 1. Scores and intervals are shares of 1.
 
-in_sweep: one of `main_sweep_arms`. condition: sighted, blind, question_blind, heldout, or a subset of the questions
+group, role: those of the arm. condition: sighted, blind, question_blind, heldout, or a subset of the questions
 such as "split: popular". interval_*: 95 % over questions of a sighted score. margin_*: 95 % over questions of the
 paired difference between the sighted score and this row's; null where it was not computed. chance: the score of random
 guesses. baseline: the value that the stable score subtracts, null for a task that it leaves out."""
@@ -46,21 +45,30 @@ GUESSERS = ("blind", "question_blind")
 CONDITIONS = ("sighted", *GUESSERS, "heldout")
 
 
-def score_table(arms: Sequence[ArmResult]) -> pl.DataFrame:
+def score_table(arms: Sequence[ArmResult], axes: Sequence[Axis] = ()) -> pl.DataFrame:
     """All scores of all evaluated arms; each arm's tasks first, then its aggregates."""
-    sweep_labels = {arm.label for arm in main_sweep_arms(arms)}
-    rows = [
-        row | {"in_sweep": arm.label in sweep_labels}
-        for arm in arms_with_scores(arms)
-        if arm.scores
-        for row in _arm_rows(arm, arm.scores)
-    ]
-    return pl.DataFrame(rows, schema=SCORE_SCHEMA)
+    rows: list[ScoreRow] = []
+    for arm in arms_with_scores(arms):
+        place = {axis.name: _axis_value(arm.at[axis.name]) for axis in axes if axis.name in arm.at}
+        rows += [row | place for row in _arm_rows(arm, arm.scores)] if arm.scores else []
+    columns = [(axis.name, _axis_type(axis, arms)) for axis in axes]
+    names = list(SCORE_SCHEMA.items())
+    end = list(SCORE_SCHEMA).index("seed") + 1
+    return pl.DataFrame(rows, schema=dict([*names[:end], *columns, *names[end:]]))
+
+
+def _axis_value(coordinate: Coordinate) -> int | float | str:
+    return coordinate if isinstance(coordinate, (int, str)) else float(coordinate)
+
+
+def _axis_type(axis: Axis, arms: Sequence[ArmResult]) -> Any:
+    is_whole = all(isinstance(arm.at.get(axis.name, 0), int) for arm in arms)
+    return pl.String if not axis.is_numeric else pl.Int64 if is_whole and axis.unit != "percent" else pl.Float64
 
 
 def _arm_rows(arm: ArmResult, scores: Scores) -> Iterable[ScoreRow]:
-    columns = {name: getattr(arm, name) for name in ("label", "seed", "schedule", "address")}
-    columns |= {"arm": arm.name, "start": float(arm.start)}
+    columns = {name: getattr(arm, name) for name in ("label", "seed", "group", "role", "address")}
+    columns |= {"arm": arm.name}
     for name, task in scores.tasks.items():
         row = columns | {
             "task": name,
@@ -113,8 +121,8 @@ def _aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, Task
 
 def mean_over_seeds(rows: pl.DataFrame, *, extra_keys: Sequence[str] = ()) -> pl.DataFrame:
     """Mean over seeds of every arm, task and condition (and `extra_keys`), with the seeds' range and addresses."""
-    keys = ["arm", "start", "schedule", "in_sweep", "task", "kind", "condition", *extra_keys]
-    means = rows.group_by(keys, maintain_order=True).agg(
+    keys = ["arm", "group", "role", "task", "kind", "condition", *extra_keys]
+    return rows.group_by(keys, maintain_order=True).agg(
         pl.col("score").mean(),
         pl.col("score").min().alias("min_score"),
         pl.col("score").max().alias("max_score"),
@@ -122,7 +130,6 @@ def mean_over_seeds(rows: pl.DataFrame, *, extra_keys: Sequence[str] = ()) -> pl
         pl.len().alias("seeds"),
         pl.col("address").unique(maintain_order=True).str.join(", "),
     )
-    return means.sort("start", "arm", maintain_order=True)
 
 
 def guesser_margins(rows: pl.DataFrame) -> pl.DataFrame:
@@ -145,13 +152,26 @@ def guesser_margins(rows: pl.DataFrame) -> pl.DataFrame:
     return joined.with_columns(margin=pl.col("score") - pl.col("guesser_score"))
 
 
-def stable_gains(rows: pl.DataFrame, arm: str, kind: str) -> dict[int, dict[str, float]]:
-    """Score minus baseline, by seed and task, of the tasks that an arm's stable score includes."""
-    included = single_task_rows(rows.filter(pl.col("baseline").is_not_null(), arm=arm, kind=kind, condition="sighted"))
+def task_gains(rows: pl.DataFrame, arm: str, measure: Measure) -> dict[int, dict[str, float]]:
+    """Score less baseline of each task of a measure, by seed and task: of those in a stable score, or of a single one.
+
+    A task that the stable score leaves out has no baseline: its gain is its score.
+    """
+    sighted = single_task_rows(rows.filter(arm=arm, condition="sighted"))
+    is_stable = pl.col("baseline").is_not_null() & (pl.col("kind") == measure)
+    included = sighted.filter(is_stable if measure in STABLE_MEASURES else pl.col("task") == measure)
+    gain = pl.col("score") - pl.col("baseline").fill_null(0.0)
     gains: dict[int, dict[str, float]] = {}
-    for seed, task, gain in included.select("seed", "task", pl.col("score") - pl.col("baseline")).iter_rows():
-        gains.setdefault(seed, {})[task] = gain
+    for seed, task, value in included.select("seed", "task", gain).iter_rows():
+        gains.setdefault(seed, {})[task] = value
     return gains
+
+
+def changed_tasks(rows: pl.DataFrame) -> list[str]:
+    """Tasks that the arms did not answer in one version, by one metric and on as many questions: not comparable."""
+    definitions = single_task_rows(rows.filter(condition="sighted")).select("task", "version", "metric", "questions")
+    counts = definitions.unique().group_by("task", maintain_order=True).len().filter(pl.col("len") > 1)
+    return sorted(counts.get_column("task"))
 
 
 def single_task_rows(rows: pl.DataFrame) -> pl.DataFrame:
@@ -162,12 +182,6 @@ def single_task_rows(rows: pl.DataFrame) -> pl.DataFrame:
 def single_task_names(rows: pl.DataFrame, kind: str) -> list[str]:
     """Single tasks of a kind in the order of scores.json."""
     return single_task_rows(rows.filter(kind=kind)).get_column("task").unique(maintain_order=True).to_list()
-
-
-def has_varied_starts(rows: pl.DataFrame) -> bool:
-    """Whether the arms of the main sweep all have different starts, so that the start can be an axis."""
-    sweep = rows.filter(pl.col("in_sweep"))
-    return 1 < sweep.get_column("start").n_unique() == sweep.get_column("arm").n_unique()
 
 
 def task_overview(rows: pl.DataFrame) -> list[ScoreRow]:

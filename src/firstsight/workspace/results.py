@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -19,13 +19,11 @@ from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
-from firstsight.recipe.schedule import SameCurve
-from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
-from firstsight.report.claims import Claim, evaluate_claims
-from firstsight.report.compare import Comparison
+from firstsight.report.claims import ClaimResult, evaluate_claims
+from firstsight.report.compare import ArmComparison
 from firstsight.report.power import power_report
-from firstsight.report.results import ArmResult, StageLog, StudyInfo
+from firstsight.report.results import ArmResult, RunInfo, StageLog
 from firstsight.report.table import score_table
 from firstsight.site import Site
 from firstsight.workspace.execute import run_step
@@ -33,6 +31,9 @@ from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay, last_line
 from firstsight.workspace.sources import local_path
 from firstsight.workspace.study_graph import StoredStudy
 from firstsight.workspace.study_plan import align_table
+
+if TYPE_CHECKING:
+    from firstsight.report.figures.charts import StudyChart
 
 
 class StudyResults:
@@ -50,12 +51,21 @@ class StudyResults:
     @cached_property
     def scores(self) -> pl.DataFrame:
         """All scores: one row for one arm, task and condition, with the columns of scores.csv."""
-        return score_table(self.arms)
+        return score_table(self.arms, self.study.axes)
 
     @cached_property
-    def claims(self) -> list[Claim]:
-        """The claims about the study, tested on these results."""
-        return evaluate_claims(self.arms, Comparison(self.arms, self.scores))
+    def claims(self) -> list[ClaimResult]:
+        """The claims of the study, tested on these results."""
+        return evaluate_claims(self.study.claims, self.arms, ArmComparison(self.arms, self.scores))
+
+    def figure(self, name: str = "stable") -> StudyChart:
+        """A chart of the report, shown by a notebook: stable, tasks, heat, schedules, losses; the study's name is main.
+
+        Raises UnknownName for a chart that does not exist, or for which there are no results yet.
+        """
+        from firstsight.report.figures.charts import draw_figure  # takes a second to import
+
+        return draw_figure(self.arms, self.study, name)
 
     def power(
         self, effect: float, *, kind: str = "vision", power: float = 0.8
@@ -84,8 +94,8 @@ def write_report(stored: StoredStudy, summary: RunSummary | None = None) -> Path
     store, study = stored.open_store(), stored.study
     folder = store.root / "reports" / f"{study.name}-{study.scale}"
     arms = collect_results(study, store, stored.graph, summary=summary)
-    info = study_info(study, store, stored.graph, site=stored.site)
-    return report_page.write(arms, study=info, folder=folder)
+    run = run_info(study, store, stored.graph, site=stored.site)
+    return report_page.write(arms, study=study, run=run, folder=folder)
 
 
 def collect_results(study: Study, store: Store, graph: Graph, *, summary: RunSummary | None = None) -> list[ArmResult]:
@@ -106,16 +116,14 @@ def _arm_result(arm: Arm, graph: Graph, store: Store, missing_reason: str) -> Ar
             scores = read_scores(folder)
         except DataError as error:
             missing_reason = str(error)
-    image_phase = [stage for stage in arm.stages if isinstance(stage, Midtrain)]
-    curves = (stage.schedule for stage in (*image_phase, *arm.stages) if not isinstance(stage.schedule, SameCurve))
-    schedules: list[Any] = [curve.TAG for curve in curves] if image_phase else ["none"]
     return ArmResult(
         name=arm.name,
         label=arm.label,
         seed=arm.seed,
-        start=arm.start,
-        schedule=schedules[0] if arm.stages else "trunk",
         address=final.address,
+        at=arm.at,
+        group=arm.group,
+        role=arm.role,
         stages=tuple(_stage_logs(arm, graph.arms[arm.label], store)),
         scores=scores,
         missing_reason="" if scores else missing_reason,
@@ -138,22 +146,18 @@ def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[Stage
             start += step.spec.rounded_tokens
 
 
-def study_info(study: Study, store: Store, graph: Graph, *, site: Site) -> StudyInfo:
-    """What a report says about a study as a whole."""
+def run_info(study: Study, store: Store, graph: Graph, *, site: Site) -> RunInfo:
+    """What a report says about the plan, the cost and the provenance of a study."""
     records = [store.provenance(step.address) for step in graph.steps if store.has(step.address)]
     device = site.device
     costs = estimate.estimate_cost(graph, estimate.DeviceSpec("cpu" if device == "cpu" else "h100", utilisation=0.4))
     is_builtin = any(isinstance(arm.evaluate.benchmarks, SyntheticBenchmarks) for arm in study.arms)
-    return StudyInfo(
-        name=study.name,
-        scale=study.scale,
-        question=study.question,
+    return RunInfo(
         plan_tree="\n".join(render_tree(graph, store.addresses())),
         cost_estimate="\n".join(align_table(estimate.estimate_table(costs))),
         provenance=_provenance(records),
         device=device,
         compute_seconds=busy_seconds([(record["started"], record["ended"]) for record in records]),
-        horizon=study.horizon,
         is_builtin_scale=is_builtin,
         uses_openmoji=is_builtin,
     )

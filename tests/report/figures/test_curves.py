@@ -16,7 +16,7 @@ def test_shared_trunk_is_read_once_and_arms_continue_at_its_end(make_arms: MakeA
     assert len(addresses) == len(set(addresses)) == 2 * (5 + 2 * 6)
     points = {address: [row for row in curves.rows if row["address"] == address] for address in addresses}
     for arm in arms:
-        if arm.schedule == "continue":
+        if arm.group == "continued":
             trunk, branch = points[arm.stages[-3].address], points[arm.stages[-2].address]
             assert branch[0]["seen"] > trunk[-1]["seen"]
             assert branch[0]["lr"] == pytest.approx(trunk[-1]["lr"], rel=0.02)

@@ -6,30 +6,42 @@ from dataclasses import replace
 
 import pytest
 
+from firstsight.recipe.analysis import Sweep
+from firstsight.report.figures.layout import lay_out
 from firstsight.report.figures.scores import stable_score_chart
 from firstsight.report.figures.style import vega_lite_spec
+from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
-from tests.report.figures.charts import Spec, layer_rows, nodes
-from tests.report.study_builder import MakeArms
+from tests.report.figures.charts import Spec, layer_rows
+from tests.report.study_builder import MakeArms, study
+
+INTERVALS = {("start-080", "vision"): (0.4, 0.6)}
+HOLLOW = study().drawn_figures[0]
+
+
+def _spec(arms: list[ArmResult], figure: Sweep) -> Spec:
+    layout = lay_out(figure, arms, study())
+    return vega_lite_spec(stable_score_chart(score_table(arms), INTERVALS, layout))
 
 
 @pytest.fixture
 def spec(make_arms: MakeArms) -> Spec:
-    rows = score_table(make_arms(questions=20))
-    return vega_lite_spec(stable_score_chart(rows, {("start-080", "vision"): (0.4, 0.6)}))
+    assert isinstance(HOLLOW, Sweep)
+    return _spec(make_arms(questions=20), HOLLOW)
 
 
-def test_points_of_other_schedules_are_hollow(spec: Spec) -> None:
+def test_points_of_the_hollow_group_are_hollow(spec: Spec) -> None:
     (points,) = layer_rows(spec, "point")
     assert len(points) == 12
-    assert {row["start"] for row in points if row["fill"] == "hollow"} == {0.0, 1.0}
-    assert {row["schedule_label"] for row in points if row["fill"] == "hollow"} == {"re-warmed rate"}
+    assert {row["x"] for row in points if row["fill"] == "hollow"} == {0.0, 1.0}
+    assert {row["group"] for row in points if row["fill"] == "hollow"} == {"re-warmed"}
 
 
-def test_line_is_dashed_toward_another_schedule(spec: Spec) -> None:
+def test_line_is_dashed_toward_hollow_points(spec: Spec) -> None:
     segments = next(rows for rows in layer_rows(spec, "line") if "segment" in rows[0])
-    dashed = {row["segment"] for row in segments if row["line"] == "to another schedule"}
-    assert dashed == {f"{kind}{start}" for kind in ("vision", "text") for start in (0.0, 0.8)}
+    dashed = {row["segment"] for row in segments if row["line"] == "to re-warmed"}
+    assert dashed == {f"{kind}-continued-{index}" for kind in ("vision", "text") for index in (0, 4)}
+    assert {row["line"] for row in segments} == {"continued", "to re-warmed"}
 
 
 def test_every_seed_has_a_mark(spec: Spec) -> None:
@@ -38,11 +50,11 @@ def test_every_seed_has_a_mark(spec: Spec) -> None:
     assert len({(row["label"], row["kind"]) for row in seeds}) == 24
 
 
-def test_both_guessers_and_the_trunk_are_drawn(spec: Spec) -> None:
+def test_both_guessers_and_the_baseline_are_drawn(spec: Spec) -> None:
     levels = next(rows for rows in layer_rows(spec, "rule") if "line" in rows[0])
     assert {(row["line"], row["kind"]) for row in levels} == {
         ("without the question", "vision"),
-        ("finished text trunk", "text"),
+        ("baseline: trunk", "text"),
     }
     blind = next(rows for rows in layer_rows(spec, "line") if rows[0].get("condition") == "blind")
     assert len(blind) == 6
@@ -53,21 +65,24 @@ def test_intervals_are_drawn_as_bars(spec: Spec) -> None:
     assert (bar["arm"], bar["kind"], bar["interval_low"], bar["interval_high"]) == ("start-080", "vision", 0.4, 0.6)
 
 
-def test_controls_have_lanes_of_their_own(make_arms: MakeArms) -> None:
+def test_groups_are_lines_of_their_own_beside_each_other(make_arms: MakeArms) -> None:
     arms = make_arms(questions=10)
-    names = {"start-080": "start-080-rewarm", "start-100": "start-100-matched"}
+    names = {"start-080": "start-080-rewarm", "start-060": "start-060-rewarm"}
     controls = [
-        replace(arm, name=names[arm.name], label=f"{names[arm.name]}.s{arm.seed}") for arm in arms if arm.name in names
+        replace(arm, name=names[arm.name], label=f"{names[arm.name]}.s{arm.seed}", group="re-warmed")
+        for arm in arms
+        if arm.name in names
     ]
-    (points,) = layer_rows(vega_lite_spec(stable_score_chart(score_table([*arms, *controls]), {})), "point")
-    lanes = {row["arm"]: row["lane"] for row in points}
-    assert [lanes[f"start-{percent:03d}"] for percent in range(0, 101, 20)] == [0, 0.2, 0.4, 0.6, 0.8, 1]
-    assert 1 < lanes["start-080-rewarm"] < lanes["start-100-matched"]
-
-
-def test_axis_has_arm_names_where_starts_do_not_vary(make_arms: MakeArms) -> None:
-    late = make_arms(vision={80: 0.5}, text={80: 0.5}, seeds=(1,), trunk=False)
-    arms = [replace(arm, name=name, label=f"{name}.s1") for arm in late for name in ("siglip", "patches")]
-    spec = vega_lite_spec(stable_score_chart(score_table(arms), {}))
-    axes = [node["encoding"]["x"] for node in nodes(spec) if "x" in node.get("encoding", {})]
-    assert {axis.get("field", "arm") for axis in axes} == {"arm"}
+    spec = _spec([*arms, *controls], Sweep(x="start"))
+    (points,) = layer_rows(spec, "point")
+    positions = {row["arm"]: row["x"] for row in points}
+    shift = positions["start-000"] - 0.0
+    for percent in range(0, 101, 20):
+        side = shift if percent in (0, 100) else -shift
+        assert positions[f"start-{percent:03d}"] == pytest.approx(percent / 100 + side)
+    assert positions["start-080-rewarm"] == pytest.approx(0.8 + shift)
+    assert {row["series"] for row in points} == {"continued", "re-warmed"}
+    segments = next(rows for rows in layer_rows(spec, "line") if "segment" in rows[0])
+    joined = {row["segment"] for row in segments if row["kind"] == "vision"}
+    assert len(joined) == 3 + 3  # 20 to 80 % continued, and 0, 60, 80, 100 % re-warmed
+    assert {row["line"] for row in segments} == {"with the image"}

@@ -8,30 +8,25 @@ from typing import Any
 import altair as alt
 import pytest
 
-from firstsight.report.figures.curves import learning_rate_chart, loss_chart, read_curves
-from firstsight.report.figures.scores import combined_chart, stable_score_chart, task_grid, task_heatmap
+from firstsight.report.compare import ArmComparison
+from firstsight.report.figures.charts import study_charts
+from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.style import compact_rows, field_tooltips, vega_lite_spec
 from firstsight.report.table import score_table
 from tests.report.figures.charts import nodes
-from tests.report.study_builder import MakeArms
+from tests.report.study_builder import MakeArms, study
 
 
 @pytest.fixture
 def charts(make_arms: MakeArms) -> dict[str, Any]:
     arms = make_arms(questions=20)
-    rows, curves = score_table(arms), read_curves(arms)
-    stable = stable_score_chart(rows, {})
-    return {
-        "stable": stable,
-        "tasks": task_grid(rows),
-        "main": combined_chart(rows, stable),
-        "heat": task_heatmap(rows),
-        "schedules": learning_rate_chart(curves),
-        "losses": loss_chart(curves),
-    }
+    rows = score_table(arms)
+    comparison = ArmComparison(arms, rows)
+    return dict(study_charts(arms, study(), rows=rows, comparison=comparison, curves=read_curves(arms)))
 
 
 def test_every_figure_is_valid(charts: dict[str, Any]) -> None:
+    assert set(charts) == {"stable", "tasks", "main", "heat", "schedules", "losses"}
     for chart in charts.values():
         spec = vega_lite_spec(chart)
         spec["datasets"] = {name: rows[:1] for name, rows in spec["datasets"].items()}

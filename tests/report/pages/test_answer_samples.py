@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.report.compare import Comparison
+from firstsight.report.compare import ArmComparison
 from firstsight.report.pages.answer_samples import draw_samples
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
@@ -13,7 +13,7 @@ from tests.report.study_builder import VISION, MakeArms
 
 def _samples(arms: list[ArmResult], count: int = 12) -> list:
     rows = score_table(arms)
-    return draw_samples(arms, rows, Comparison(arms, rows), count=count)
+    return draw_samples(arms, rows, ArmComparison(arms, rows), count=count)
 
 
 def test_every_task_has_samples_and_images_are_unique(make_arms: MakeArms) -> None:
@@ -24,7 +24,7 @@ def test_every_task_has_samples_and_images_are_unique(make_arms: MakeArms) -> No
 
 def test_each_has_answers_of_the_best_and_worst_run_and_without_the_image(make_arms: MakeArms) -> None:
     arms = make_arms(questions=20)
-    stable = {arm.label: arm.scores.stable["vision"] for arm in arms if arm.scores and arm.schedule != "trunk"}
+    stable = {arm.label: arm.scores.stable["vision"] for arm in arms if arm.scores and arm.role == "compared"}
     for sample in _samples(arms):
         best, worst, blind = sample.answers
         assert (best.blind, worst.blind, blind.blind) == (False, False, True)

@@ -13,7 +13,7 @@ from PIL import Image
 from firstsight.report.pages.report_page import write
 from firstsight.report.table import score_table
 from tests.report.html_page import Page
-from tests.report.study_builder import HOSTILE_TEXT, MakeArms, MakeStudyInfo, WrittenStudy
+from tests.report.study_builder import HOSTILE_TEXT, MakeArms, WrittenStudy, run_info, study
 
 FIGURES = ("main", "stable", "tasks", "heat", "schedules", "losses")
 
@@ -81,9 +81,7 @@ def test_unfinished_study_lists_what_is_missing(hostile_study: WrittenStudy) -> 
 
 
 @pytest.mark.parametrize("scored", [("trunk",), ("start-080",), ("start-000", "trunk")])
-def test_every_state_of_a_run_has_a_page(
-    make_arms: MakeArms, make_facts: MakeStudyInfo, tmp_path: Path, scored: tuple[str, ...]
-) -> None:
+def test_every_state_of_a_run_has_a_page(make_arms: MakeArms, tmp_path: Path, scored: tuple[str, ...]) -> None:
     all_arms = make_arms(seeds=(1,), questions=5)
     done = {stage.address for arm in all_arms if arm.name in scored for stage in arm.stages}
     arms = [
@@ -94,7 +92,7 @@ def test_every_state_of_a_run_has_a_page(
         )
         for arm in all_arms
     ]
-    page = _page(write(arms, study=make_facts(""), folder=tmp_path / "report"))
+    page = _page(write(arms, study=study(), run=run_info(), folder=tmp_path / "report"))
     assert f"{7 - len(scored)} of 7 arms have no scores" in page.text
     specs = json.loads(page.scripts[1])
     assert ("stable" in specs) == any(name.startswith("start") for name in scored)
@@ -104,10 +102,10 @@ def test_every_state_of_a_run_has_a_page(
             assert image.width > 800
 
 
-def test_study_without_scores_has_a_page(make_arms: MakeArms, make_facts: MakeStudyInfo, tmp_path: Path) -> None:
+def test_study_without_scores_has_a_page(make_arms: MakeArms, tmp_path: Path) -> None:
     labels = [f"start-{percent:03d}.s1" for percent in range(0, 101, 20)] + ["trunk.s1"]
     arms = make_arms(seeds=(1,), missing=dict.fromkeys(labels, "not run yet"))
-    page = _page(write(arms, study=make_facts(""), folder=tmp_path))
+    page = _page(write(arms, study=study(), run=run_info(), folder=tmp_path))
     assert "No answer yet" in page.text
     assert (tmp_path / "figures" / "schedules.svg").exists()
     assert not (tmp_path / "figures" / "main.svg").exists()
@@ -115,7 +113,7 @@ def test_study_without_scores_has_a_page(make_arms: MakeArms, make_facts: MakeSt
 
 def test_figures_and_scores_are_written_as_files(finished_study: WrittenStudy) -> None:
     arms, path = finished_study
-    rows = score_table(arms)
+    rows = score_table(arms, study().axes)
     assert pl.read_parquet(path.parent / "scores.parquet").equals(rows)
     assert pl.read_csv(path.parent / "scores.csv").shape == rows.shape
     for name in FIGURES:
@@ -123,12 +121,12 @@ def test_figures_and_scores_are_written_as_files(finished_study: WrittenStudy) -
         with Image.open(path.parent / "figures" / f"{name}.png") as image:
             assert image.width > 800
     svg = (path.parent / "figures" / "main.svg").read_text()
-    assert all(arm.address in svg for arm in arms if arm.schedule != "trunk")
+    assert all(arm.address in svg for arm in arms if arm.role == "compared")
 
 
-def test_equal_input_gives_equal_bytes(finished_study: WrittenStudy, make_facts: MakeStudyInfo, tmp_path: Path) -> None:
+def test_equal_input_gives_equal_bytes(finished_study: WrittenStudy, tmp_path: Path) -> None:
     arms, first = finished_study
-    second = write(arms, study=make_facts(""), folder=tmp_path)
+    second = write(arms, study=study(), run=run_info(), folder=tmp_path)
     for path in sorted(path for path in first.parent.rglob("*") if path.is_file()):
         assert path.read_bytes() == (tmp_path / path.relative_to(first.parent)).read_bytes(), path
     assert second.stat().st_size < 3_000_000

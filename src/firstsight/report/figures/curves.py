@@ -12,9 +12,11 @@ from firstsight.report.results import ArmResult, StageLog, read_training_log
 
 MAX_CURVE_POINTS = 90
 """Points of a curve on the page; its first and last point and its highest rate are always among them."""
-START_COLOURS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
-"""From early (dark) to late (light)."""
-SCHEDULE_DASHES = {"continue": [1, 0], "rewarm": [5, 3], "matched": [2, 2], "none": [8, 3, 2, 3], "trunk": [1, 0]}
+
+ARM_COLOURS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
+"""From the study's first arm (dark) to its last (light)."""
+GROUP_DASHES = [[1, 0], [5, 3], [2, 2], [8, 3, 2, 3]]
+"""Dashes of the groups of arms, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +24,7 @@ class TrainingCurves:
     """Logs of all stages; a stage that several arms share occurs once."""
 
     stages: tuple[ChartRow, ...]
-    """address, arm, label, seed, start, schedule, stage; a shared stage has the name of the first arm that uses it."""
+    """address, arm, label, seed, group, order, stage; a shared stage has the name of the first arm that uses it."""
     rows: tuple[ChartRow, ...]
     """address, seen, lr, loss; `seen` counted from the model's first token, loss as a running mean."""
 
@@ -41,12 +43,13 @@ def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
     """The curves of all stages whose logs exist."""
     stages: dict[str, ChartRow] = {}
     rows: list[ChartRow] = []
-    for arm in sorted(arms, key=lambda arm: (arm.start, arm.name, arm.seed)):
+    names = list(dict.fromkeys(arm.name for arm in arms))
+    for arm in sorted(arms, key=lambda arm: (arm.role == "baseline", names.index(arm.name), arm.seed)):
         previous: list[ChartRow] = []
         for stage in arm.stages:
             log_rows = _subsample(_smooth_loss(read_training_log(stage)))
             if log_rows and stage.address not in stages:
-                stages[stage.address] = _stage_row(arm, stage)
+                stages[stage.address] = _stage_row(arm, stage) | {"order": names.index(arm.name)}
                 # A segment of the trunk starts with the last point of the segment before it: an unbroken line.
                 points = previous[-1:] + log_rows if stage.kind == "pretrain" else log_rows
                 rows += [row | {"address": stage.address} for row in points]
@@ -55,9 +58,9 @@ def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
 
 
 def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
-    names = {"arm": arm.name, "label": arm.label, "seed": arm.seed, "start": float(arm.start), "schedule": arm.schedule}
+    names = {"arm": arm.name, "label": arm.label, "seed": arm.seed, "group": arm.group}
     if stage.kind == "pretrain":
-        names |= {"arm": "trunk", "label": f"trunk, seed {arm.seed}", "schedule": "trunk"}
+        names |= {"arm": stage.kind, "label": f"{stage.kind}, seed {arm.seed}", "group": ""}
     return {"address": stage.address, **names, "stage": stage.kind}
 
 
@@ -93,7 +96,7 @@ def _curve_chart(
 ) -> LayeredChart:
     addresses = {stage["address"] for stage in stages}
     points = [{key: row[key] for key in ("address", "seen", field)} for row in rows if row["address"] in addresses]
-    fields = ["arm", "label", "schedule", "stage", "start"]
+    fields = ["arm", "label", "group", "stage"]
     lookup = alt.LookupData(data=inline_data(stages), key="address", fields=fields)
     axis = alt.Axis(format=".2~s", grid=False, tickCount=8)
     x = alt.X("seen:Q", title="tokens that the model was trained on", axis=axis, scale=alt.Scale(nice=False))
@@ -105,9 +108,10 @@ def _curve_chart(
     trunk, lines = trunk.mark_line(color=GREY_COLOUR, strokeWidth=5, opacity=0.35), lines.mark_line(strokeWidth=1.9)
     # Fine-tuning is the same in every arm, so it is drawn fainter than the phase that the study varies.
     opacity = alt.condition("datum.stage == 'finetune'", alt.value(0.4), alt.value(1))
-    schedules = sorted({stage["schedule"] for stage in stages})
-    dashes = alt.Scale(domain=schedules, range=[SCHEDULE_DASHES[schedule] for schedule in schedules])
-    dash = alt.StrokeDash("schedule:N", scale=dashes, legend=None)
+    groups = list(dict.fromkeys(stage["group"] for stage in stages if stage["stage"] != "pretrain"))
+    dashes = alt.Scale(domain=groups, range=[GROUP_DASHES[i % len(GROUP_DASHES)] for i in range(len(groups))])
+    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=400, symbolStrokeWidth=2)
+    dash = alt.StrokeDash("group:N", scale=dashes, legend=legend if len(groups) > 1 else None)
     lines = lines.encode(color=_arm_colour(stages), strokeDash=dash, opacity=opacity)
     is_trunk = {stage["stage"] == "pretrain" for stage in stages}
     layers = [trunk] * (True in is_trunk) + [lines] * (False in is_trunk)
@@ -115,9 +119,9 @@ def _curve_chart(
 
 
 def _arm_colour(stages: Sequence[ChartRow]) -> alt.Color:
-    arms = sorted((stage["start"], stage["arm"]) for stage in stages if stage["stage"] != "pretrain")
+    arms = sorted((stage["order"], stage["arm"]) for stage in stages if stage["stage"] != "pretrain")
     names = list(dict.fromkeys(name for _, name in arms))
     last = max(len(names) - 1, 1)
-    colours = [START_COLOURS[round(index * (len(START_COLOURS) - 1) / last)] for index in range(len(names))]
+    colours = [ARM_COLOURS[round(index * (len(ARM_COLOURS) - 1) / last)] for index in range(len(names))]
     legend = alt.Legend(title=None, orient="top", columns=6, symbolType="stroke", symbolStrokeWidth=3)
     return alt.Color("arm:N", scale=alt.Scale(domain=names, range=colours), legend=legend)

@@ -1,8 +1,8 @@
-"""Figures of scores: the stable score by start, single tasks as small multiples, and a heat map of arms by tasks."""
+"""Figures of scores: the stable score of every arm as lines or bars, and single tasks as small multiples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -10,142 +10,123 @@ import altair as alt
 import polars as pl
 
 from firstsight.evaluate.statistics.bootstrap import Interval
+from firstsight.report.figures.layout import Layout
 from firstsight.report.figures.style import (
     BACKGROUND_COLOUR,
-    GREY_COLOUR,
     INK_COLOUR,
     KIND_COLOURS,
-    SCHEDULE_LABELS,
     ChartRow,
     LayeredChart,
     field_tooltips,
     rows_chart,
 )
-from firstsight.report.table import (
-    INTERVAL,
-    MARGIN_INTERVAL,
-    STABLE,
-    guesser_margins,
-    has_varied_starts,
-    mean_over_seeds,
-    single_task_names,
-    single_task_rows,
-)
+from firstsight.report.table import INTERVAL, STABLE, mean_over_seeds, single_task_names, single_task_rows
 
-SCHEDULE_SHAPES = ["circle", "circle", "diamond", "square", "cross"]
 PERCENT_LABEL = "replace(format(datum.value, '.0%'), '%', '\u00a0%')"
 """Vega expression of an axis label: 80 %."""
-START_TITLE = "images enter at this share of the text training"
 KIND_SCALE = alt.Scale(domain=list(KIND_COLOURS), range=list(KIND_COLOURS.values()))
 KIND_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolSize=200)
 KIND_COLOUR = alt.Color("kind:N", scale=KIND_SCALE, legend=KIND_LEGEND)
 SCORE_Y = alt.Y("score:Q", title=None, axis=alt.Axis(labelExpr=PERCENT_LABEL), scale=alt.Scale(zero=False, nice=True))
 STABLE_Y = SCORE_Y.title("stable score: mean of (accuracy − chance)")
-CONTINUED, RESCHEDULED, TRUNK = "rate continued", "to another schedule", "finished text trunk"
-BLIND, QUESTION_BLIND = "without the image", "without the question"
-LINE_DASHES = {CONTINUED: [1, 0], RESCHEDULED: [5, 4], BLIND: [2.5, 2.5], QUESTION_BLIND: [1, 3], TRUNK: [9, 3, 2, 3]}
-CONDITION_LINES = {"sighted": CONTINUED, "blind": BLIND, "question_blind": QUESTION_BLIND}
+SIGHTED, BLIND, QUESTION_BLIND = "with the image", "without the image", "without the question"
+CONDITION_LINES = {"sighted": SIGHTED, "blind": BLIND, "question_blind": QUESTION_BLIND}
+SERIES_SHAPES = ["circle", "diamond", "square", "triangle", "cross"]
+HOLLOW_DASH, BLIND_DASH, QUESTION_BLIND_DASH, BASELINE_DASH = [5, 4], [2.5, 2.5], [1, 3], [9, 3, 2, 3]
 
 
 def stable_score_chart(
-    rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], *, width: int | str = 460
+    rows: pl.DataFrame,
+    intervals: Mapping[tuple[str, str], Interval],
+    layout: Layout,
+    *,
+    width: int | str = 460,
 ) -> LayeredChart:
-    """Vision and text stable score by start (by arm, where starts do not vary), with seeds, intervals and guessers.
+    """Vision and text stable score of a sweep or of bars, with seeds, intervals, guessers and baselines.
 
     `intervals` are over questions, by arm and kind.
     """
-    by_start = has_varied_starts(rows)
-    stable, names = _assign_lanes(rows.filter(task=STABLE), by_start=by_start)
-    mean = mean_over_seeds(stable, extra_keys=["lane"])
-    x = start_axis(START_TITLE, names=names, last_lane=stable["lane"].max()) if by_start else arm_axis(names)
-    layers = [
-        *_lane_labels(stable, names),
-        *(_sweep_line(mean) if by_start else []),
-        *_guesser_layers(mean),
-        *_interval_bars(mean, intervals),
-        _seed_dots(stable),
-        _mean_points(mean),
-    ]
-    return alt.layer(*layers).encode(x=x).properties(width=width, height=400)
+    stable = rows.filter(task=STABLE)
+    arms = layout.join(stable)
+    mean, baselines = _join_means(arms, layout), mean_over_seeds(stable.filter(role="baseline"))
+    dash = _line_dash(mean, baselines, layout)
+    if layout.axis is None:
+        marks = [_bars(mean), *_blind_rules(mean, dash), *_bar_intervals(mean, intervals), _bar_seeds(arms)]
+    else:
+        marks = [
+            *_series_lines(mean, layout, dash),
+            *_blind_lines(mean, dash),
+            *_interval_bars(mean, intervals),
+            _seed_dots(arms),
+            _mean_points(mean, layout),
+        ]
+    layers = [*marks[:1], *_level_rules(mean, baselines, dash), *marks[1:]]
+    return alt.layer(*layers).encode(x=layout.x()).properties(width=width, height=400)
 
 
-def _assign_lanes(rows: pl.DataFrame, *, by_start: bool) -> tuple[pl.DataFrame, list[str]]:
-    """Rows with their x position (`lane`), and the names of the control arms, which are placed right of 100 %."""
-    controls = rows.filter((pl.col("schedule") != "trunk") & ~(pl.col("in_sweep") & by_start))
-    names = controls.get_column("arm").unique(maintain_order=True).to_list()
-    lanes = {name: 1.17 + 0.12 * index for index, name in enumerate(names)} if by_start else {}
-    lane = pl.col("arm").replace_strict(lanes, default=None, return_dtype=pl.Float64)
-    return rows.with_columns(lane.fill_null(pl.col("start")).alias("lane")), names
+def _join_means(arms: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    return layout.join(mean_over_seeds(arms))
 
 
-def start_axis(title: str | None, *, names: Sequence[str] = (), last_lane: Any = 1.0, field: str = "lane") -> alt.X:
-    """The horizontal axis of starts as shares; with `names`, it extends to the last lane of the control arms."""
-    ticks = [0, 0.2, 0.4, 0.6, 0.8, 1] if field == "lane" else [0, 0.4, 0.8]
-    axis = alt.Axis(labelExpr=PERCENT_LABEL, values=ticks, grid=False)
-    axis_end = last_lane + 0.06 if names else 1.06
-    return alt.X(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=[-0.04, axis_end], nice=False))
-
-
-def arm_axis(names: Sequence[str], *, compact: bool = False) -> alt.X:
-    """The horizontal axis of arm names, where starts do not vary."""
-    axis = alt.Axis(labelAngle=-50, labelLimit=70, labelFontSize=10) if compact else alt.Axis(labelAngle=-30)
-    return alt.X("arm:N", title=None, sort=list(names), axis=axis)
-
-
-def _lane_labels(rows: pl.DataFrame, names: Sequence[str]) -> list[alt.Chart]:
-    lanes = dict(rows.select("arm", "lane").unique(maintain_order=True).iter_rows())
-    labels = [{"arm": name, "lane": lanes[name]} for name in names if lanes[name] > 1]
-    style = {"angle": 270, "align": "right", "baseline": "bottom", "dy": -7, "fontSize": 11, "color": GREY_COLOUR}
-    return [rows_chart(labels).mark_text(**style).encode(y=alt.value(4), text="arm:N")] if labels else []
-
-
-def _line_dash(mean: pl.DataFrame) -> alt.StrokeDash:
-    conditions, sweep = set(mean.get_column("condition")), mean.filter(pl.col("in_sweep"))
-    schedules = set(sweep.get_column("schedule")) if sweep.get_column("start").n_unique() > 1 else set()
-    is_drawn = {
-        CONTINUED: "continue" in schedules,
-        RESCHEDULED: bool(schedules - {"continue"}),
-        BLIND: "blind" in conditions,
-        QUESTION_BLIND: "question_blind" in conditions,
-        TRUNK: "trunk" in set(mean.get_column("schedule")),
+def _line_dash(mean: pl.DataFrame, baselines: pl.DataFrame, layout: Layout) -> alt.StrokeDash:
+    """The dash of every kind of line in the figure, with its legend; several series are named by their shapes."""
+    conditions, dashes = set(mean.get_column("condition")), {}
+    dashes |= {_solid_line(layout): [1, 0]} if layout.axis is not None else {}
+    dashes |= {_hollow_line(layout): HOLLOW_DASH} if layout.hollow else {}
+    dashes |= {BLIND: BLIND_DASH} if "blind" in conditions else {}
+    dashes |= {QUESTION_BLIND: QUESTION_BLIND_DASH} if "question_blind" in conditions else {}
+    dashes |= {
+        f"baseline: {name}": BASELINE_DASH
+        for name in baselines.filter(condition="sighted")["arm"].unique(maintain_order=True)
     }
-    names = [name for name in LINE_DASHES if is_drawn[name]]
-    symbol = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 2}
+    symbol = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 2, "labelLimit": 220}
     legend = alt.Legend(title=None, orient="bottom", columns=2, **symbol)
-    scale = alt.Scale(domain=names, range=[LINE_DASHES[name] for name in names])
+    scale = alt.Scale(domain=list(dashes), range=list(dashes.values()))
     return alt.StrokeDash("line:N", scale=scale, legend=legend)
 
 
-def _sweep_line(mean: pl.DataFrame) -> list[alt.Chart]:
-    """The sweep's line in segments; a segment is dashed unless both of its arms continue the trunk's schedule."""
+def _solid_line(layout: Layout) -> str:
+    return (layout.series[0] if len(layout.series) == 1 else "") or SIGHTED
+
+
+def _hollow_line(layout: Layout) -> str:
+    return f"to {layout.hollow}"
+
+
+def _series_lines(mean: pl.DataFrame, layout: Layout, dash: alt.StrokeDash) -> list[alt.Chart]:
+    """A line through each series in segments, dashed where either end is hollow."""
     points: list[ChartRow] = []
-    for kind in KIND_COLOURS:
-        sweep = mean.filter(pl.col("in_sweep"), kind=kind, condition="sighted").sort("start")
-        for a, b in pairwise(sweep.to_dicts()):
-            line = CONTINUED if a["schedule"] == b["schedule"] == "continue" else RESCHEDULED
-            segment = {"kind": kind, "segment": f"{kind}{a['start']}", "line": line}
-            points += [segment | {key: end[key] for key in ("lane", "score", "address")} for end in (a, b)]
+    for (kind, series), part in mean.filter(condition="sighted").group_by("kind", "series", maintain_order=True):
+        for index, (a, b) in enumerate(pairwise(part.sort("x").to_dicts())):
+            line = _hollow_line(layout) if a["hollow"] or b["hollow"] else _solid_line(layout)
+            segment = {"kind": kind, "segment": f"{kind}-{series}-{index}", "line": line}
+            points += [segment | {key: end[key] for key in ("x", "score", "address")} for end in (a, b)]
     chart = rows_chart(points).mark_line(strokeWidth=2.2, clip=False)
-    return [chart.encode(y=STABLE_Y, color=KIND_COLOUR, detail="segment:N", strokeDash=_line_dash(mean))]
+    return [chart.encode(y=STABLE_Y, color=KIND_COLOUR, detail="segment:N", strokeDash=dash)]
 
 
-def _guesser_layers(mean: pl.DataFrame) -> list[alt.Chart]:
-    """A line of scores without the image, by arm; horizontal lines for scores without the question and the trunk's."""
-    blind = mean.filter(pl.col("in_sweep"), condition="blind").with_columns(pl.lit(BLIND).alias("line"))
-    trunk = mean.filter(schedule="trunk", condition="sighted")
-    levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND) + _level_rows(trunk, TRUNK)
-    dash, tooltips = _line_dash(mean), field_tooltips("line", "arm", "score", "seeds", "address")
-    base = rows_chart(blind.to_dicts()).encode(y=STABLE_Y, color=KIND_COLOUR, tooltip=tooltips)
-    line = base.mark_line(strokeWidth=1.5, opacity=0.8).encode(strokeDash=dash)
+def _blind_lines(mean: pl.DataFrame, dash: alt.StrokeDash) -> list[alt.Chart]:
+    """The score of each arm without the image."""
+    blind = mean.filter(condition="blind").with_columns(pl.lit(BLIND).alias("line"))
+    tooltips = field_tooltips("line", "arm", "score", "seeds", "address")
+    base = rows_chart(blind.to_dicts()).encode(y=STABLE_Y, color=KIND_COLOUR, tooltip=tooltips, detail="series:N")
     dots = base.mark_circle(size=14, opacity=0.8).encode(description="address:N")
-    rule = rows_chart(levels).mark_rule(strokeWidth=1.5, opacity=0.8)
+    return [] if blind.is_empty() else [base.mark_line(strokeWidth=1.5, opacity=0.8).encode(strokeDash=dash), dots]
+
+
+def _level_rules(mean: pl.DataFrame, baselines: pl.DataFrame, dash: alt.StrokeDash) -> list[alt.Chart]:
+    """Horizontal lines: the score without the question, the same for all arms, and that of each baseline."""
+    levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND)
+    for (name,), part in baselines.filter(condition="sighted").group_by("arm", maintain_order=True):
+        levels += _level_rows(part, f"baseline: {name}")
     x = {"x": alt.value(0), "x2": alt.value("width")}
-    rule = rule.encode(**x, y=STABLE_Y, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)
-    return [line, dots] * (not blind.is_empty()) + [rule] * bool(levels)
+    rule = rows_chart(levels).mark_rule(strokeWidth=1.5, opacity=0.8)
+    tooltips = field_tooltips("line", "arm", "score", "seeds", "address")
+    return [rule.encode(**x, y=STABLE_Y, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)] * bool(levels)
 
 
 def _level_rows(means: pl.DataFrame, line: str) -> list[ChartRow]:
-    """One row per kind with the mean score, which does not depend on the start, and all arms and addresses."""
+    """One row for each kind: a level that all these arms share, with their names and addresses."""
     rows: list[ChartRow] = []
     for (kind,), part in means.group_by("kind", maintain_order=True):
         names = {key: ", ".join(part.get_column(key).unique(maintain_order=True)) for key in ("address", "arm")}
@@ -153,133 +134,125 @@ def _level_rows(means: pl.DataFrame, line: str) -> list[ChartRow]:
     return rows
 
 
-def _interval_bars(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[alt.Chart]:
+def _interval_rows(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[ChartRow]:
     rows: list[ChartRow] = []
-    for row in _sighted_arms(mean).to_dicts():
+    for row in mean.filter(condition="sighted").to_dicts():
         low, high = intervals.get((row["arm"], row["kind"]), (None, None))
         if low is not None:
             note = "95 % over questions, of the mean over seeds"
             rows.append(row | {"interval_low": low, "interval_high": high, "interval_note": note})
+    return rows
+
+
+INTERVAL_TOOLTIPS = field_tooltips("arm", "interval_note", "interval_low", "interval_high", "address")
+INTERVAL_ENDS = {"y": alt.Y("interval_low:Q"), "y2": "interval_high:Q"}
+
+
+def _interval_bars(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[alt.Chart]:
+    rows = _interval_rows(mean, intervals)
     bars = rows_chart(rows).mark_rule(strokeWidth=7, opacity=0.2)
-    tooltips = field_tooltips("arm", "interval_note", "interval_low", "interval_high", "address")
-    y = {"y": alt.Y("interval_low:Q"), "y2": "interval_high:Q"}
-    return [bars.encode(**y, color=KIND_COLOUR, tooltip=tooltips)] * bool(rows)
+    return [bars.encode(**INTERVAL_ENDS, color=KIND_COLOUR, tooltip=INTERVAL_TOOLTIPS)] * bool(rows)
 
 
-def _sighted_arms(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("schedule") != "trunk", condition="sighted")
-
-
-def _seed_dots(stable: pl.DataFrame) -> alt.Chart:
+def _seed_dots(arms: pl.DataFrame) -> alt.Chart:
     """Every seed as a small dot, slightly to the right of its mean so that neither hides the other."""
-    dots = rows_chart(_sighted_arms(stable).to_dicts()).mark_circle(size=30, opacity=0.85, xOffset=11)
-    tooltips = field_tooltips("label", "seed", "score", "schedule", "questions", "address")
+    dots = rows_chart(arms.filter(condition="sighted").to_dicts()).mark_circle(size=30, opacity=0.85, xOffset=11)
+    tooltips = field_tooltips("label", "seed", "score", "group", "questions", "address")
     return dots.encode(y=STABLE_Y, color=KIND_COLOUR, tooltip=tooltips, description="address:N")
 
 
-def _mean_points(mean: pl.DataFrame) -> alt.Chart:
-    """Means over seeds: filled where the learning rate continues, hollow otherwise; the shape is by schedule."""
-    kinds = pl.when(schedule="continue").then("kind").otherwise(pl.lit("hollow"))
-    labels = pl.col("schedule").replace_strict(SCHEDULE_LABELS)
-    rows = _sighted_arms(mean).with_columns(schedule_label=labels, fill=kinds).to_dicts()
+def _mean_points(mean: pl.DataFrame, layout: Layout) -> alt.Chart:
+    """Means over seeds; the shape is by series, with a legend where there are several."""
+    fill_kind = pl.when(pl.col("hollow")).then(pl.lit("hollow")).otherwise("kind")
+    rows = mean.filter(condition="sighted").with_columns(fill=fill_kind).to_dicts()
     fill = alt.Scale(domain=[*KIND_COLOURS, "hollow"], range=[*KIND_COLOURS.values(), BACKGROUND_COLOUR])
-    shape = alt.Scale(domain=list(SCHEDULE_LABELS.values()), range=SCHEDULE_SHAPES)
+    shape = alt.Scale(domain=layout.series, range=SERIES_SHAPES)
+    colours: dict[str, Any] = {"symbolStrokeColor": INK_COLOUR, "symbolFillColor": INK_COLOUR}
+    legend = alt.Legend(title=None, orient="bottom", columns=3, labelLimit=220, **colours)
     points = rows_chart(rows).mark_point(size=95, strokeWidth=2.2, opacity=1)
     return points.encode(
         y=STABLE_Y,
         color=KIND_COLOUR,
         fill=alt.Fill("fill:N", scale=fill, legend=None),
-        shape=alt.Shape("schedule_label:N", scale=shape, legend=None),
-        tooltip=field_tooltips("arm", "score", "seeds", "schedule_label", "address"),
+        shape=alt.Shape("series:N", scale=shape, legend=legend if len(layout.series) > 1 else None),
+        tooltip=field_tooltips("arm", "place", "score", "seeds", "group", "address"),
         description="address:N",
     )
 
 
-def task_grid(rows: pl.DataFrame, *, columns: int = 4, width: int = 118, panel_height: int = 84) -> alt.FacetChart:
+KIND_OFFSET = alt.XOffset("kind:N", sort=list(KIND_COLOURS))
+BAR_Y = STABLE_Y.scale(zero=True, nice=True)
+
+
+def _bars(mean: pl.DataFrame) -> alt.Chart:
+    """Means over seeds, vision next to text."""
+    bars = rows_chart(mean.filter(condition="sighted").to_dicts()).mark_bar(opacity=0.55)
+    tooltips = field_tooltips("arm", "place", "score", "seeds", "group", "address")
+    return bars.encode(y=BAR_Y, color=KIND_COLOUR, xOffset=KIND_OFFSET, tooltip=tooltips, description="address:N")
+
+
+def _blind_rules(mean: pl.DataFrame, dash: alt.StrokeDash) -> list[alt.Chart]:
+    """The score of each arm without the image, as a line across its bars."""
+    blind = mean.filter(condition="blind").with_columns(pl.lit(BLIND).alias("line"))
+    tooltips = field_tooltips("line", "arm", "score", "seeds", "address")
+    ends = {"x": alt.X("place:N", bandPosition=0), "x2": alt.X2("place:N", bandPosition=1)}
+    rule = rows_chart(blind.to_dicts()).mark_rule(strokeWidth=1.8)
+    rule = rule.encode(**ends, y=STABLE_Y, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)
+    return [rule] * (not blind.is_empty())
+
+
+def _bar_intervals(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[alt.Chart]:
+    rows = _interval_rows(mean, intervals)
+    rules = rows_chart(rows).mark_rule(strokeWidth=7, opacity=0.3)
+    ends = {**INTERVAL_ENDS, "xOffset": KIND_OFFSET}
+    return [rules.encode(**ends, color=KIND_COLOUR, tooltip=INTERVAL_TOOLTIPS)] * bool(rows)
+
+
+def _bar_seeds(arms: pl.DataFrame) -> alt.Chart:
+    dots = rows_chart(arms.filter(condition="sighted").to_dicts())
+    dots = dots.mark_circle(size=34, opacity=1, stroke=BACKGROUND_COLOUR, strokeWidth=0.8)
+    tooltips = field_tooltips("label", "seed", "score", "group", "questions", "address")
+    encoding = {"y": STABLE_Y, "color": KIND_COLOUR, "xOffset": KIND_OFFSET}
+    return dots.encode(**encoding, tooltip=tooltips, description="address:N")
+
+
+def task_grid(
+    rows: pl.DataFrame, layout: Layout, *, columns: int = 4, width: int = 118, panel_height: int = 84
+) -> alt.FacetChart:
     """Single tasks as small multiples: with the image (line and seeds), without it, and without the question."""
-    tasks = single_task_rows(rows).filter(pl.col("in_sweep") & pl.col("condition").is_in(list(CONDITION_LINES)))
+    tasks = layout.join(single_task_rows(rows).filter(pl.col("condition").is_in(list(CONDITION_LINES))))
     order = single_task_names(tasks, "vision") + single_task_names(tasks, "text")
-    data = [row | {"series": row["condition"]} for row in mean_over_seeds(tasks).to_dicts()]
-    data += [row | {"series": "seed"} for row in tasks.filter(condition="sighted").to_dicts()]
-    names, by_start = tasks.get_column("arm").unique(maintain_order=True).to_list(), has_varied_starts(rows)
-    x = start_axis(None, field="start") if by_start else arm_axis(names, compact=True)
-    base = rows_chart(data).encode(x=x, y=SCORE_Y, color=KIND_COLOUR)
-    panels = alt.layer(*_condition_lines(base, by_start=by_start), *_mark_layers(base))
+    data = [row | {"mark": row["condition"]} for row in _join_means(tasks, layout).to_dicts()]
+    data += [row | {"mark": "seed"} for row in tasks.filter(condition="sighted").to_dicts()]
+    base = rows_chart(data).encode(x=layout.x(compact=True), y=SCORE_Y, color=KIND_COLOUR)
+    panels = alt.layer(*_condition_lines(base, is_sweep=layout.axis is not None), *_mark_layers(base, layout))
     header = alt.Header(labelAnchor="start", labelOrient="top")
     facet = alt.Facet("task:N", sort=order, title=None, header=header)
     return panels.properties(width=width, height=panel_height).facet(facet=facet, columns=columns)
 
 
-def combined_chart(rows: pl.DataFrame, stable_chart: LayeredChart) -> alt.HConcatChart:
-    """The main figure for use outside the page: the stable score on the left, single tasks on the right."""
-    grid = task_grid(rows, width=125, panel_height=110)
-    return alt.hconcat(stable_chart.properties(width=430, height=430), grid, spacing=36)
-
-
-def _condition_lines(base: alt.Chart, *, by_start: bool) -> list[alt.Chart]:
+def _condition_lines(base: alt.Chart, *, is_sweep: bool) -> list[alt.Chart]:
     tooltips = field_tooltips("arm", "task", "condition", "score", "seeds", "address")
+    dashes = {"sighted": [1, 0], "blind": BLIND_DASH, "question_blind": QUESTION_BLIND_DASH}
     return [
-        base.transform_filter(alt.datum.series == condition)
-        .mark_line(strokeWidth=1.9 if condition == "sighted" else 1.3, strokeDash=LINE_DASHES[line], opacity=0.9)
-        .encode(tooltip=tooltips)
-        for condition, line in CONDITION_LINES.items()
-        if by_start or condition != "sighted"
+        base.transform_filter(alt.datum.mark == condition)
+        .mark_line(strokeWidth=1.9 if condition == "sighted" else 1.3, strokeDash=dash, opacity=0.9)
+        .encode(tooltip=tooltips, detail="series:N")
+        for condition, dash in dashes.items()
+        if is_sweep or condition != "sighted"
     ]
 
 
-def _mark_layers(base: alt.Chart) -> list[alt.Chart]:
+def _mark_layers(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
     seed_tooltips = field_tooltips("label", "task", "score", *INTERVAL, "questions", "address")
-    mean_tooltips = field_tooltips("arm", "task", "score", "seeds", "schedule", "address")
-    seeds = base.transform_filter(alt.datum.series == "seed").mark_circle(size=9, opacity=0.85, xOffset=5)
-    points = base.transform_filter(alt.datum.series == "sighted").mark_point(size=26, strokeWidth=1.6, opacity=1)
-    points = points.encode(tooltip=mean_tooltips, description="address:N")
+    mean_tooltips = field_tooltips("arm", "task", "score", "seeds", "group", "address")
+    seeds = base.transform_filter(alt.datum.mark == "seed").mark_circle(size=9, opacity=0.85, xOffset=5)
+    points = base.transform_filter(alt.datum.mark == "sighted").mark_point(size=26, strokeWidth=1.6, opacity=1)
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=layout.series, range=SERIES_SHAPES), legend=None)
+    points = points.encode(tooltip=mean_tooltips, description="address:N", shape=shape)
     solid = alt.Fill("kind:N", scale=KIND_SCALE, legend=None)
     return [
         seeds.encode(tooltip=seed_tooltips, description="address:N"),
-        points.transform_filter(alt.datum.schedule == "continue").encode(fill=solid),
-        points.transform_filter(alt.datum.schedule != "continue").encode(fill=alt.value(BACKGROUND_COLOUR)),
+        points.transform_filter("!datum.hollow").encode(fill=solid),
+        points.transform_filter("datum.hollow").encode(fill=alt.value(BACKGROUND_COLOUR)),
     ]
-
-
-def task_heatmap(rows: pl.DataFrame, *, width: int | str = 520) -> LayeredChart:
-    """Arms by tasks: each cell has the mean score over seeds, coloured by its margin over the better guesser."""
-    tasks, by_start = single_task_rows(rows), has_varied_starts(rows)
-    start_labels = pl.format("{} %", (100 * pl.col("start")).round(1).cast(pl.String).str.strip_suffix(".0"))
-    cells = (
-        guesser_margins(tasks)
-        .group_by("arm", "start", "in_sweep", "task", "kind", maintain_order=True)
-        .agg(
-            pl.col("score", "margin", *MARGIN_INTERVAL, "guesser_score").mean(),
-            pl.col("guesser").first(),
-            pl.len().alias("seeds"),
-            pl.col("address").unique(maintain_order=True).str.join(", "),
-        )
-        .sort("in_sweep", "start", "arm", descending=[True, False, False])
-        .with_columns(pl.when(by_start & pl.col("in_sweep")).then(start_labels).otherwise("arm").alias("column"))
-    )
-    names = cells.get_column("column").unique(maintain_order=True).to_list()
-    order = single_task_names(tasks, "vision") + single_task_names(tasks, "text")
-    label_angle = -40 if max(map(len, names)) > 9 else 0
-    column_axis = alt.Axis(orient="top", labelAngle=label_angle, domain=False, ticks=False)
-    task_axis = alt.Axis(domain=False, ticks=False, labelLimit=170)
-    margin = ("guesser_score", "guesser", "margin", *MARGIN_INTERVAL)
-    base = rows_chart(cells.to_dicts()).encode(
-        x=alt.X("column:N", sort=names, title=None, axis=column_axis),
-        y=alt.Y("task:N", sort=order, title=None, axis=task_axis),
-        tooltip=field_tooltips("arm", "task", "score", *margin, "seeds", "address"),
-    )
-    max_margin = max([0.05, *map(abs, cells.get_column("margin"))])
-    return alt.layer(*_heatmap_layers(base, max_margin)).properties(width=width, height=alt.Step(25))
-
-
-def _heatmap_layers(base: alt.Chart, max_margin: float) -> list[alt.Chart]:
-    scale = alt.Scale(domain=[-max_margin, 0, max_margin], range=["#c2512a", "#f4f1e8", "#2c7fb0"], type="linear")
-    title = "margin over the better guesser"
-    legend = alt.Legend(title=title, orient="bottom", format="+.0%", gradientLength=220, titleLimit=300)
-    tiles = base.mark_rect(stroke=BACKGROUND_COLOUR, strokeWidth=2)
-    is_dark_cell = f"abs(datum.margin) > {0.6 * max_margin:.4g}"
-    text = base.mark_text(fontSize=11.5).encode(
-        text=alt.Text("score:Q", format=".0%"),
-        color=alt.condition(is_dark_cell, alt.value("#ffffff"), alt.value(INK_COLOUR)),
-    )
-    return [tiles.encode(color=alt.Color("margin:Q", scale=scale, legend=legend), description="address:N"), text]

@@ -19,13 +19,6 @@ LayeredChart = alt.LayerChart | alt.FacetChart
 
 KIND_COLOURS = {"vision": "#0072B2", "text": "#D55E00"}
 GREY_COLOUR, INK_COLOUR, BACKGROUND_COLOUR = "#6b6f76", "#1d2129", "#ffffff"
-SCHEDULE_LABELS = {
-    "continue": "continued rate",
-    "rewarm": "re-warmed rate",
-    "matched": "matched rate",
-    "none": "no image phase",
-    "trunk": "text trunk",
-}
 
 THEME: dict[str, Any] = json.loads((files("firstsight.report.figures") / "theme.json").read_text(encoding="utf-8"))
 
@@ -39,11 +32,10 @@ FIELD_LABELS = {
     "margin": ("margin", "+.1%"),
     "margin_low": ("margin from (95 % over questions)", "+.1%"),
     "margin_high": ("margin to", "+.1%"),
-    "start": ("images enter at", ".0%"),
+    "place": ("at", None),
     "seen": ("tokens", ","),
     "lr": ("learning rate", ".3~g"),
     "loss": ("loss", ".4~g"),
-    "schedule_label": ("schedule", None),
     "questions": ("questions", ","),
     "seeds": ("seeds", ""),
     "label": ("arm and seed", None),

@@ -15,7 +15,7 @@ import polars as pl
 
 from firstsight.evaluate.metrics.boxes import BoundingBox, parse_box
 from firstsight.report.answers import QUESTION_KEY
-from firstsight.report.compare import Comparison
+from firstsight.report.compare import ArmComparison
 from firstsight.report.pages.thumbnails import Thumbnail, Thumbnails
 from firstsight.report.results import ArmResult, arms_with_scores
 from firstsight.report.table import STABLE
@@ -50,7 +50,7 @@ class AnswerSample:
 
 
 def draw_samples(
-    arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison, *, count: int = 12
+    arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: ArmComparison, *, count: int = 12
 ) -> list[AnswerSample]:
     """Up to `count` questions with images; fewer where answers or images are missing."""
     stable = rows.filter(task=STABLE, kind="vision", condition="sighted").sort("score", descending=True)

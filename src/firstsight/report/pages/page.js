@@ -21,6 +21,10 @@
   function fitChart(name, width) {
     const spec = structuredClone(specs[name]);
     spec.config.background = "transparent";
+    if (spec.facet?.field === "kind") {
+      const columns = width < 640 ? 1 : 2;
+      return { ...spec, columns, spec: { ...spec.spec, width: Math.floor((width - 170) / columns) - 20 } };
+    }
     if (spec.facet) {
       // The legend is in the neighbouring figure.
       for (const layer of spec.spec.layer) if (layer.encoding.color) layer.encoding.color.legend = null;

@@ -15,16 +15,19 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from firstsight.report.claims import Claim, evaluate_claims
-from firstsight.report.compare import Comparison
-from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
-from firstsight.report.figures.scores import combined_chart, stable_score_chart, task_grid, task_heatmap
-from firstsight.report.figures.style import SCHEDULE_LABELS, vega_lite_spec
+from firstsight.recipe.analysis import Bars, Sweep
+from firstsight.recipe.study import Study
+from firstsight.report.claims import ClaimResult, evaluate_claims
+from firstsight.report.compare import ArmComparison
+from firstsight.report.figures.charts import study_charts
+from firstsight.report.figures.curves import read_curves
+from firstsight.report.figures.layout import lay_out
+from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.format import axis_limit, format_percent, inline_json, read_assets, render_template
 from firstsight.report.pages.answer_samples import draw_samples
-from firstsight.report.results import ArmResult, StudyInfo, arms_with_scores, read_achieved
-from firstsight.report.summary import answer_sentence, study_limits
-from firstsight.report.table import STABLE, score_table, single_task_rows, task_overview
+from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, read_achieved
+from firstsight.report.summary import answer_sentence, comparability_warnings, study_limits
+from firstsight.report.table import score_table, task_overview
 
 VEGA_LITE_VERSION = "6.4"
 VegaSpec = dict[str, Any]
@@ -37,32 +40,35 @@ FIGURE_TITLES = {
     "schedules": "Learning rate of every arm, first seed; fine-tuning is drawn fainter.",
     "losses": "Training loss of every arm and seed, running mean; each phase has its loss on different tokens.",
 }
-MARKS_CAPTION = "Large: mean over seeds, hollow where the schedule differs. Small: one seed. Bars: 95 % over questions."
+SWEEP_MARKS = "Large: mean over seeds{hollow}. Small: one seed. Thick bars: 95 % over questions."
+BAR_MARKS = "Bars: mean over seeds. Dots: one seed. Thick lines: 95 % over questions."
 
 
-def write(arms: Sequence[ArmResult], *, study: StudyInfo, folder: Path) -> Path:
+def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path) -> Path:
     """Write report.html, scores.csv, scores.parquet and figures/ into `folder`; returns the page's path.
 
     The page of an unfinished study lists what is missing. Equal input gives equal bytes.
     Raises DataError where a scores, answers or log file is invalid.
     """
-    rows, curves = score_table(arms), read_curves(arms)
-    comparison = Comparison(arms, rows)
-    specs = _figure_specs(rows, comparison, curves)
-    supported, limitations = study_limits(arms, rows, study, tokens=curves.total_tokens)
+    rows, curves = score_table(arms, study.axes), read_curves(arms)
+    comparison = ArmComparison(arms, rows)
+    charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves)
+    specs = {name: vega_lite_spec(chart) for name, chart in charts.items()}
+    supported, limitations = study_limits(arms, rows, study, run=run, tokens=curves.total_tokens)
     svgs = {name: _render_svg(with_title(spec, name, study)) for name, spec in specs.items()}
     page = render_template(
         "page.html",
         css=read_assets("page.css"),
         js=read_assets("page.js"),
         vega=_vega_script(),
-        figures=set(specs),
+        figures=list(specs),
         specs=inline_json({name: spec for name, spec in specs.items() if name != "main"}),
         static_figures={name: Markup(svg) for name, svg in svgs.items()},
         supported=supported,
         limitations=limitations,
+        run=run,
         **_study_context(arms, study, curves.total_tokens),
-        **_results_context(arms, rows, comparison),
+        **_results_context(arms, rows, comparison, study),
     )
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -74,31 +80,21 @@ def write(arms: Sequence[ArmResult], *, study: StudyInfo, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _figure_specs(rows: pl.DataFrame, comparison: Comparison, curves: TrainingCurves) -> dict[str, VegaSpec]:
-    charts = {}
-    sighted = rows.filter(condition="sighted")
-    sweep = sighted.filter(pl.col("in_sweep"))
-    if not sweep.filter(task=STABLE).is_empty():
-        pairs = rows.filter(task=STABLE).select("arm", "kind").unique(maintain_order=True).rows()
-        intervals = {pair: interval for pair in pairs if (interval := comparison.question_interval(*pair))}
-        charts["stable"] = stable_score_chart(rows, intervals)
-    if not single_task_rows(sweep).is_empty():
-        charts["tasks"] = task_grid(rows)
-    if not single_task_rows(sighted).is_empty():
-        charts["heat"] = task_heatmap(rows)
-    if curves.rows:
-        charts["schedules"] = learning_rate_chart(curves)
-        charts["losses"] = loss_chart(curves)
-    if "stable" in charts and "tasks" in charts:
-        charts["main"] = combined_chart(rows, charts["stable"])
-    return {name: vega_lite_spec(chart) for name, chart in charts.items()}
-
-
-def with_title(spec: VegaSpec, name: str, study: StudyInfo) -> VegaSpec:
+def with_title(spec: VegaSpec, name: str, study: Study) -> VegaSpec:
     """The figure with the study's question as title, and its content and source below."""
-    caption = FIGURE_TITLES[name] + (f" {MARKS_CAPTION}" if name in ("main", "stable", "tasks") else "")
+    kind = "stable" if name.startswith("stable") else name
+    marks = f" {_marks_caption(study)}" if name in ("main", "stable", "tasks") else ""
     source = f"firstsight · {study.name} · {study.scale} scale · horizon {study.horizon}"
-    return spec | {"padding": 16, "title": {"text": study.question, "subtitle": [caption, source]}}
+    title = {"text": study.question, "subtitle": [FIGURE_TITLES[kind] + marks, source]}
+    return spec | {"padding": 16, "title": title}
+
+
+def _marks_caption(study: Study) -> str:
+    """How to read the marks of the study's first figure."""
+    figure = study.drawn_figures[0]
+    if isinstance(figure, Sweep):
+        return SWEEP_MARKS.format(hollow=f", hollow: {figure.hollow}" if figure.hollow else "")
+    return BAR_MARKS if isinstance(figure, Bars) else "Means over seeds."
 
 
 def _render_svg(spec: VegaSpec) -> str:
@@ -108,16 +104,19 @@ def _render_svg(spec: VegaSpec) -> str:
     return re.sub(r"gradient_\d+", lambda match: f"shade_{gradients.index(match[0])}", svg)
 
 
-def _study_context(arms: Sequence[ArmResult], study: StudyInfo, total_tokens: Mapping[str, float]) -> dict[str, Any]:
-    arms = sorted(arms, key=lambda arm: (arm.start, arm.name, arm.seed))
+def _study_context(arms: Sequence[ArmResult], study: Study, total_tokens: Mapping[str, float]) -> dict[str, Any]:
+    figures = study.drawn_figures
     return {
         "study": study,
-        "arms": arms,
+        "arms": sorted(arms, key=lambda arm: arm.role == "baseline"),
         "names": list(dict.fromkeys(arm.name for arm in arms)),
+        "has_groups": len({arm.group for arm in arms if arm.role == "compared"}) > 1,
+        "figure_titles": [lay_out(figure, arms, study).title for figure in figures],
+        "is_sweep": isinstance(figures[0], Sweep),
+        "hollow": figures[0].hollow if isinstance(figures[0], Sweep) else "",
         "scored_arms": arms_with_scores(arms),
         "missing_arms": [arm for arm in arms if arm.scores is None],
         "seeds": sorted({arm.seed for arm in arms}),
-        "schedule_labels": SCHEDULE_LABELS,
         "total_tokens": total_tokens,
         "image_shares": {arm.label: _image_share_text(arm) for arm in arms},
     }
@@ -126,18 +125,21 @@ def _study_context(arms: Sequence[ArmResult], study: StudyInfo, total_tokens: Ma
 def _image_share_text(arm: ArmResult) -> str:
     """The image share of the arm's image phase: requested, then achieved in rows, tokens and loss tokens."""
     mix = read_achieved(arm)
-    if not mix or arm.schedule in ("trunk", "none"):
+    if not mix or all(stage.kind != "midtrain" for stage in arm.stages):
         return ""
     achieved = " · ".join(format_percent(mix["achieved"][unit]) for unit in ("rows", "tokens", "loss_tokens"))
     return f"{100 * float(Fraction(mix['asked'])):.3g} → {achieved} %"
 
 
-def _results_context(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: Comparison) -> dict[str, Any]:
-    claims = evaluate_claims(arms, comparison)
+def _results_context(
+    arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: ArmComparison, study: Study
+) -> dict[str, Any]:
+    results = evaluate_claims(study.claims, arms, comparison)
     return {
-        "answer": answer_sentence(arms, rows, comparison),
-        "claims": claims,
-        "axis_limit": _claims_axis_limit(claims),
+        "answer": answer_sentence(arms, rows, comparison, axes=study.axes),
+        "warnings": comparability_warnings(arms, rows),
+        "claim_results": results,
+        "axis_limit": _claims_axis_limit(results),
         "overview": task_overview(rows),
         "samples": draw_samples(arms, rows, comparison),
         "score_rows": rows.to_dicts(),
@@ -145,12 +147,12 @@ def _results_context(arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: 
     }
 
 
-def _claims_axis_limit(claims: Sequence[Claim]) -> float:
+def _claims_axis_limit(results: Sequence[ClaimResult]) -> float:
     """Axis limit of the strips of differences: it contains all seeds and intervals of usual size.
 
     An interval of three times the median size is cut at the strip's end, so that the others stay readable.
     """
-    differences = [difference for claim in claims for difference in claim.differences]
+    differences = [difference for result in results for difference in result.differences]
     ends = [abs(end) for difference in differences for end in difference.display_interval or ()]
     usual_ends = [end for end in ends if end <= 3 * median(ends)]
     return axis_limit([*usual_ends, *(value for difference in differences for _, value in difference.per_seed)])

@@ -1,0 +1,133 @@
+"""Where a figure draws each arm: its position on the axis, the line that it belongs to, and the axis itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from firstsight.recipe.analysis import Axis, Figure, Grid, Sweep
+from firstsight.recipe.study import Study
+from firstsight.report.figures.style import ChartRow
+from firstsight.report.results import ArmResult, arm_texts, compared_arms
+
+MAX_TICKS = 8
+"""An axis of more coordinates has ticks at round numbers."""
+DODGE = 0.016
+"""Distance between the points of two lines at one coordinate, as a share of the axis."""
+MARGIN = 0.045
+"""Length of the axis before its first and after its last coordinate, as a share of it."""
+
+LABEL_EXPRESSIONS = {
+    "percent": "replace(format(datum.value * 100, '.4~g') + '%', '%', '\u00a0%')",
+    "count": "format(datum.value, '.4~g')",
+    "tokens": "replace(format(datum.value, '.3~s'), 'G', 'B')",
+}
+"""Vega expressions of an axis label by the axis's unit: 80 %, 3, 28.8B."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """The places of the compared arms in one figure."""
+
+    figure: Figure
+    titles: tuple[str, ...]
+    """Labels of the axes that the figure shows; none for the names of the arms."""
+    axis: Axis | None
+    """The axis of a sweep."""
+    places: pl.DataFrame
+    """arm, place (text), series (name of its line; empty for a single one) and hollow; x and tick (numbers) in a sweep,
+    column and row (texts) in a grid."""
+
+    @property
+    def title(self) -> str:
+        """The labels as one text."""
+        return ", ".join(self.titles)
+
+    @property
+    def series(self) -> list[str]:
+        """Names of the lines, in the order of the arms."""
+        return self.places.get_column("series").unique(maintain_order=True).to_list()
+
+    @property
+    def hollow(self) -> str:
+        """The group that is drawn hollow, if arms of it are drawn; else an empty text."""
+        is_hollow = isinstance(self.figure, Sweep) and self.places.get_column("hollow").any()
+        return self.figure.hollow if is_hollow and isinstance(self.figure, Sweep) else ""
+
+    def join(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows of compared arms with their places."""
+        return rows.join(self.places, on="arm", how="inner", maintain_order="left")
+
+    def x(self, *, compact: bool = False) -> alt.X:
+        """The horizontal axis; `compact` for small multiples."""
+        if self.axis is None:
+            names = self.places.get_column("place").to_list()
+            small = alt.Axis(labelAngle=-50, labelLimit=70, labelFontSize=10)
+            angle = -30 if len(names) > 6 or max(map(len, names), default=0) > 12 else 0
+            axis = small if compact else alt.Axis(labelAngle=angle, labelLimit=160)
+            return alt.X("place:N", title=None if compact else self.title or None, sort=names, axis=axis)
+        ticks = self.places.get_column("tick").unique().sort().to_list()
+        step = -(-len(ticks) // 3) if compact else 1
+        options: dict[str, Any] = {"values": ticks[::step]} if len(ticks) <= MAX_TICKS else {}
+        options |= {"labelFlush": 12} if compact else {}
+        axis = alt.Axis(labelExpr=LABEL_EXPRESSIONS[self.axis.unit], grid=False, **options)
+        scale = alt.Scale(type="log" if self.is_log else "linear", domain=self._domain(ticks), nice=False)
+        return alt.X("x:Q", title=None if compact else self.title, axis=axis, scale=scale)
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the horizontal axis is logarithmic."""
+        return self.axis is not None and self.axis.scale == "log"
+
+    def _domain(self, ticks: Sequence[float]) -> list[float]:
+        first, last = ticks[0], ticks[-1]
+        return [_moved(first, -MARGIN, ticks, is_log=self.is_log), _moved(last, MARGIN, ticks, is_log=self.is_log)]
+
+
+def _moved(value: float, share: float, ticks: Sequence[float], *, is_log: bool) -> float:
+    """A position moved by a share of the axis's length."""
+    first, last = ticks[0], ticks[-1]
+    if is_log:
+        return value * (last / first if last > first else 10.0) ** share
+    return value + share * (last - first or abs(first) or 1.0)
+
+
+def lay_out(figure: Figure, arms: Sequence[ArmResult], study: Study) -> Layout:
+    """The places of all compared arms of a study in one of its figures."""
+    arms = list({arm.name: arm for arm in compared_arms(arms)}.values())
+    if isinstance(figure, Sweep):
+        axis = study.axis(figure.x)
+        return Layout(figure=figure, titles=(axis.label,), axis=axis, places=_sweep_places(figure, arms, axis))
+    rows: list[ChartRow] = []
+    axes = [study.axis(name) for name in ((figure.x, figure.y) if isinstance(figure, Grid) else (figure.x,)) if name]
+    texts = arm_texts(arms, axes)
+    for arm in arms:
+        row: ChartRow = {"arm": arm.name, "place": texts[arm.name], "series": "", "hollow": False}
+        if isinstance(figure, Grid):
+            row |= {name: axis.text(arm.at[axis.name]) for name, axis in zip(("column", "row"), axes, strict=True)}
+        rows.append(row)
+    return Layout(figure=figure, titles=tuple(axis.label for axis in axes), axis=None, places=_table(rows))
+
+
+def _sweep_places(figure: Sweep, arms: Sequence[ArmResult], axis: Axis) -> pl.DataFrame:
+    """Points of several lines are moved apart, so that none hides another at the same coordinate."""
+    ticks = sorted({float(arm.at[axis.name]) for arm in arms})
+    lines = list(dict.fromkeys(arm.group for arm in arms if not figure.hollow or arm.group != figure.hollow))
+    lines = lines or [figure.hollow]
+    rows: list[ChartRow] = []
+    for arm in arms:
+        line = lines.index(arm.group) if arm.group in lines else 0
+        tick, shift = float(arm.at[axis.name]), DODGE * (line - (len(lines) - 1) / 2)
+        series = lines[line] if len(lines) > 1 or figure.hollow else ""
+        row: ChartRow = {"arm": arm.name, "place": axis.text(arm.at[axis.name]), "series": series, "tick": tick}
+        row["x"] = _moved(tick, shift, ticks, is_log=axis.scale == "log")
+        rows.append(row | {"hollow": bool(figure.hollow) and arm.group == figure.hollow})
+    return _table(rows)
+
+
+def _table(rows: Sequence[ChartRow]) -> pl.DataFrame:
+    return pl.DataFrame(rows) if rows else pl.DataFrame(schema={"arm": pl.String})
