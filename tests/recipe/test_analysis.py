@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +127,14 @@ def test_claims_of_shipped_studies_name_their_arms_and_numbers(name: str, scale:
 def test_branches_have_their_start_as_coordinate() -> None:
     arm = branch_at(get_scale("smoke"), Share(2, 5))
     assert arm.at == {START.name: arm.start}
+
+
+def test_the_study_of_the_how_to_is_drawn_as_lines_over_its_axis(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "everyday.md").read_text()
+    path = tmp_path / "epochs.py"
+    path.write_text(page[page.index("# epochs.py") :].partition("```")[0])
+    study = find_study_function(str(path)).build("smoke", seeds=2, options={})
+    assert study.drawn_figures == (Sweep(x="epochs"),)
+    assert [arm.stages[-1].epochs for arm in study.arms] == [arm.at["epochs"] for arm in study.arms] == [1, 2, 4] * 2
+    addresses = {build_graph(study).final_step(arm.label).address for arm in study.arms}
+    assert len(addresses) == 6

@@ -34,7 +34,7 @@ class ArmResult:
 
     name: str
     label: str
-    """Name and seed: start-080.s1."""
+    """Name and seed, unique within a study."""
     seed: int
     address: str
     """Address of the evaluate step."""
@@ -114,7 +114,7 @@ def arms_with_scores(arms: Sequence[ArmResult]) -> list[ArmResult]:
 
 
 def place_text(arm: ArmResult, axes: Sequence[Axis]) -> str:
-    """The coordinates of an arm as text: 80 %, re-warmed."""
+    """The coordinates of an arm as text, separated by commas."""
     return ", ".join(axis.text(arm.at[axis.name]) for axis in axes if axis.name in arm.at)
 
 
