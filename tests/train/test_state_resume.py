@@ -80,7 +80,8 @@ def test_damaged_resume_point_is_reported_and_not_used(
     spec, stage_inputs, out = tiny_study.segment_spec(10, "0", "2/5"), dict(inputs), tmp_path / "out"
 
     def stop(progress: Progress) -> None:
-        raise KeyboardInterrupt
+        if (out / "resume" / "point.json").is_file():  # a slow machine reports progress before the first point
+            raise KeyboardInterrupt
 
     out.mkdir()
     with pytest.raises(KeyboardInterrupt):
