@@ -173,7 +173,7 @@ def write_checkpoint(folder: Path, shape: Shape) -> Path:
     spec = VLMSpec(
         lm=lm,
         vision=Siglip(vit=vit, fit="resize", weights=External(name="tower", form="encoder", tokens=Tokens(0))),
-        encoder="frozen",
+        encoder="external",
         projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False),
         attention="causal",
     )

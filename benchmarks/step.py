@@ -24,7 +24,7 @@ import torch
 
 from firstsight.data.loader import Batch
 from firstsight.recipe.model import LMSpec, openlm_spec
-from firstsight.recipe.stages import AdamWSpec
+from firstsight.recipe.scales.base import adamw, trains_decoder
 from firstsight.site import Site
 from firstsight.train.compilation import MIN_COMPILE_STEPS, compile_decoder, configure_torch
 from firstsight.train.loop import train
@@ -32,16 +32,6 @@ from firstsight.train.state import untrained_state
 from firstsight.units import Tokens
 from interleaved import Step, measure_interleaved
 
-ADAMW = AdamWSpec(
-    beta1=0.9,
-    beta2=0.95,
-    eps=1e-8,
-    weight_decay=0.01,
-    max_grad_norm=1.0,
-    z_loss=1e-4,
-    encoder_lr_scale=0.0,
-    encoder_weight_decay=0.0,
-)
 LEARNING_RATE = 1e-4
 SHAPES = {
     "79m": (openlm_spec(layers=8, width=512, heads=4, vocab_size=50_432), 2, 1024),
@@ -86,7 +76,8 @@ def random_batch(task: Task, *, documents: int = 1) -> Batch:
 def firstsight_step(task: Task) -> Step:
     """A step of firstsight's training loop."""
     configure_torch(task.site)
-    state = untrained_state(task.spec, ADAMW, seed=0, device=task.site.device)
+    optim, trains = adamw(z_loss=1e-4), trains_decoder(0.01)
+    state = untrained_state(task.spec, optim, trains=trains, seed=0, device=task.site.device)
     compile_decoder(state.model.lm, task.site, steps=MIN_COMPILE_STEPS)
     data = random_batch(task, documents=task.documents)
 

@@ -43,7 +43,7 @@ LM = replace(openlm_spec(layers=4, width=128, heads=4, vocab_size=128), mlp_widt
 MODEL = VLMSpec(
     lm=LM,
     vision=PatchProjectionSpec(image_size=64, patch_size=16, width=128, fit="resize"),
-    encoder="frozen",
+    encoder="external",
     projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True),
     attention="causal",
 )

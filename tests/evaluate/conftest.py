@@ -39,7 +39,7 @@ LM = replace(openlm_spec(layers=2, width=32, heads=2, vocab_size=32), mlp_width=
 PATCHES = VLMSpec(
     lm=LM,
     vision=PatchProjectionSpec(image_size=16, patch_size=8, width=16, fit="resize"),
-    encoder="frozen",
+    encoder="external",
     projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True),
     attention="causal",
 )
@@ -48,7 +48,7 @@ TOWER = External(name="tower", form="encoder", tokens=Tokens(0))
 SIGLIP = VLMSpec(
     lm=LM,
     vision=Siglip(vit=VIT, fit="resize", weights=TOWER),
-    encoder="frozen",
+    encoder="external",
     projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False),
     attention="causal",
 )

@@ -39,12 +39,12 @@ SIGLIP = Siglip(vit=VIT, fit="resize", weights=EXTERNAL)
 DINOV2 = Dinov2(vit=VIT, fit="resize", registers=2, position_grid_size=5, weights=EXTERNAL)
 PATCHES = PatchProjectionSpec(image_size=12, patch_size=4, width=6, fit="resize")
 PROJECTOR = ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False)
-LLAVA = VLMSpec(lm=LLAMA, vision=SIGLIP, encoder="frozen", projector=PROJECTOR, attention="causal")
+LLAVA = VLMSpec(lm=LLAMA, vision=SIGLIP, encoder="external", projector=PROJECTOR, attention="causal")
 NATIVE: dict[str, LMSpec | VLMSpec] = {
     "llama": LLAMA,
     "llama-tied": replace(LLAMA, ties_embeddings=True),
     "llava": LLAVA,
-    "llava-trained": replace(LLAVA, lm=replace(LLAMA, ties_embeddings=True), encoder="trained"),
+    "llava-included": replace(LLAVA, lm=replace(LLAMA, ties_embeddings=True), encoder="included"),
 }
 FALLBACK: dict[str, LMSpec | VLMSpec] = {
     "openlm": OPENLM,
@@ -58,7 +58,7 @@ FALLBACK: dict[str, LMSpec | VLMSpec] = {
     "fused": replace(
         LLAVA, vision=FusedEncoders(first=SIGLIP, second=DINOV2), projector=replace(PROJECTOR, kind="linear")
     ),
-    "dinov2-trained": replace(LLAVA, vision=DINOV2, encoder="trained"),
+    "dinov2-included": replace(LLAVA, vision=DINOV2, encoder="included"),
 }
 ALL = NATIVE | FALLBACK
 
@@ -77,9 +77,9 @@ def write_tokenizer(folder: Path, *, chat_tokens: Sequence[str] = CHAT_TOKENS) -
 
 
 def write_checkpoint(folder: Path, spec: LMSpec | VLMSpec) -> Path:
-    """A checkpoint folder with random weights; the towers of a frozen encoder are whole, as they are published."""
+    """A checkpoint folder with random weights; the towers of an external encoder are whole, as they are published."""
     encoders: list[Path] = []
-    if isinstance(spec, VLMSpec) and spec.encoder == "frozen":
+    if isinstance(spec, VLMSpec) and spec.encoder == "external":
         for number, tower in enumerate(spec.vision.towers):
             encoders.append(folder.with_name(f"{folder.name}-tower{number}"))
             write_published_tower(tower, encoders[-1])
@@ -157,7 +157,7 @@ class Reference:
             self.loaded.encoder.to(dtype)
 
     def image_input(self, data: bytes, *, is_half: bool) -> Tensor:
-        """The model's input for an image: pixels, or a frozen encoder's features, in half precision or not."""
+        """The model's input for an image: pixels, or an external encoder's features, in half precision or not."""
         spec = self.loaded.spec
         assert isinstance(spec, VLMSpec)
         vision = spec.vision

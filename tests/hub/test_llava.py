@@ -48,7 +48,7 @@ def test_an_export_without_a_spec_says_so(tmp_path: Path, expected: Any) -> None
 
 def test_a_published_llava_is_read_with_a_trained_tower() -> None:
     expected = llava.llava_config(LLAVA)
-    assert llava.llava_spec(expected) == replace(LLAVA, encoder="trained", vision=renamed_vision(LLAVA))
+    assert llava.llava_spec(expected) == replace(LLAVA, encoder="included", vision=renamed_vision(LLAVA))
     with_last_block = expected | {
         "vision_feature_layer": -2,
         "vision_config": expected["vision_config"] | {"num_hidden_layers": 3},
@@ -72,7 +72,7 @@ def renamed_vision(spec: VLMSpec) -> Any:
 
 
 def test_tensors_of_newer_and_whole_llavas_are_read() -> None:
-    spec = replace(LLAVA, encoder="trained")
+    spec = replace(LLAVA, encoder="included")
     original = dict(random_model(spec, dtype=torch.float32).state_dict())
     exported = llava.to_llava(original, spec)
     newer_names = {

@@ -24,7 +24,7 @@ from firstsight.hub.import_ import ImportResult
 from firstsight.model.checkpoint_io import load
 from firstsight.model.tensors import read_tensors
 from firstsight.recipe.model import LMSpec, Rope
-from firstsight.recipe.stages import AdamWSpec
+from firstsight.recipe.scales.base import adamw, trains_decoder
 from firstsight.train import state
 from tests.hub.checkpoints import import_weights, write_tokenizer
 from tests.model.test_layers import transcription
@@ -170,17 +170,7 @@ def test_moments_are_carried_into_training(run: Path, tmp_path: Path, fsdp: bool
     import_run(run, tmp_path / "out")
     moments = read_tensors(tmp_path / "out", "optimizer")
     assert len(moments) == 3 * len(parameters)
-    optim = AdamWSpec(
-        beta1=0.9,
-        beta2=0.95,
-        eps=1e-8,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        z_loss=0.0,
-        encoder_lr_scale=0.0,
-        encoder_weight_decay=0.0,
-    )
-    branch = state.branch_state(tmp_path / "out", SPEC, optim, seed=0)
+    branch = state.branch_state(tmp_path / "out", SPEC, adamw(z_loss=0.0), trains=trains_decoder(0.1), seed=0)
     state.load_moments(branch, tmp_path / "out")
     for name, parameter in branch.model.named_parameters():
         state_, expected = branch.optimizer.state[parameter], states[name.removeprefix("lm.")]

@@ -110,7 +110,7 @@ def test_missing_chat_tokens_get_the_ids_of_training(tmp_path: Path) -> None:
         tokenizer=bare_tokenizer,
         encoders=[],
     )
-    spec = replace(LLAVA, encoder="trained")
+    spec = replace(LLAVA, encoder="included")
     save(
         tmp_path / "kept", random_model(spec, dtype=torch.float32), tokens_seen=0, tokenizer=bare_tokenizer, encoders=[]
     )

@@ -25,11 +25,11 @@ PAIR = FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS)
 TRAINED = replace(
     FEATURE_VLM,
     vision=PAIR,
-    encoder="trained",
+    encoder="included",
     projector=replace(FEATURE_VLM.projector, pixel_shuffle=2, has_position_embeddings=False),
 )
 """16 tokens an image of 4 x 4 patches, pixel-shuffled by 2 into IMAGE_TOKENS."""
-FROZEN = replace(TRAINED, encoder="frozen")
+FROZEN = replace(TRAINED, encoder="external")
 PREFIXED = replace(FEATURE_VLM, lm=PLAIN_LM, attention="prefix")
 CAUSAL = replace(PREFIXED, attention="causal")
 
@@ -70,7 +70,7 @@ def test_vision_module_is_part_of_the_model_only_if_trained() -> None:
     assert any(name.startswith("vision.towers.1.encoder.layer.1.") for name in names)
     assert any(name == "vision.towers.0.embeddings.patch_embedding.weight" for name in names)
     with pytest.raises(QuantityError, match="always trains"):
-        replace(PATCH_VLM, encoder="trained")
+        replace(PATCH_VLM, encoder="included")
 
 
 def test_trained_encoder_starts_equal_to_the_frozen_one(folders: list[Path]) -> None:

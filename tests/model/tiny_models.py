@@ -27,14 +27,14 @@ TOWER = Siglip(
 FEATURE_VLM = VLMSpec(
     lm=SHIFTED_LM,
     vision=TOWER,
-    encoder="frozen",
+    encoder="external",
     projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True),
     attention="causal",
 )
 PATCH_VLM = VLMSpec(
     lm=PLAIN_LM,
     vision=PatchProjectionSpec(image_size=8, patch_size=4, width=6, fit="resize"),
-    encoder="frozen",
+    encoder="external",
     projector=ProjectorSpec(kind="mlp3", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False),
     attention="causal",
 )

@@ -68,11 +68,10 @@ def branch_cost(**changes: Any) -> StepCost:
     """The cost of a branch of ten thousand image rows whose model is the paper's with these changes."""
     arm = branch_at(get_scale("1b"), Share(1, 5))
     stage = replace(arm.stages[0], tokens=Tokens(100 * 100 * 1024), row_shape=RowShape(batch_size=100, length=1024))
-    optim = replace(stage.optim, encoder_lr_scale=changes.pop("rate", 0.0))
+    trains = replace(stage.trains, encoder=stage.trains.decoder if changes.pop("trains_encoder", False) else None)
     model, mix = replace(stage.model, **changes), replace(stage.mix, image_share=Share(1))
-    (step_cost,) = step_costs(
-        "midtrain", estimate_arm(replace(arm, stages=(replace(stage, model=model, mix=mix, optim=optim),)))
-    )
+    stage = replace(stage, model=model, mix=mix, trains=trains)
+    (step_cost,) = step_costs("midtrain", estimate_arm(replace(arm, stages=(stage,))))
     return step_cost
 
 
@@ -96,8 +95,8 @@ def test_flops_of_trained_fused_and_pooled_encoders() -> None:
     model = get_scale("1b").base.stages[0].model
     first, second = (External(name=name, form="encoder", tokens=Tokens(0)) for name in ("one", "two"))
     projector = 3 * 729 * mlp(1152, 4608, 2048, 2048)
-    assert vision_flops(branch_cost()) == vision_flops(branch_cost(encoder="trained")) == SIGLIP + projector
-    assert vision_flops(branch_cost(encoder="trained", rate=0.1)) == 3 * SIGLIP + projector
+    assert vision_flops(branch_cost()) == vision_flops(branch_cost(encoder="included")) == SIGLIP + projector
+    assert vision_flops(branch_cost(encoder="included", trains_encoder=True)) == 3 * SIGLIP + projector
     fused_projector = 3 * 729 * mlp(2176, 8704, 2048, 2048)
     assert vision_flops(branch_cost(vision=siglip_dinov2_384(first, second))) == SIGLIP + DINOV2 + fused_projector
     for factor, tokens in ((2, 14**2), (3, 9**2)):
@@ -109,8 +108,8 @@ def test_flops_of_trained_fused_and_pooled_encoders() -> None:
 def test_a_trained_encoder_is_stored_with_the_model_and_has_moments_where_it_trains() -> None:
     tower = 26 * (4 * 1152 * 1153 + 2 * 1152 * 4304 + 4304 + 1152 + 4 * 1152) + (3 * 14**2 + 1 + 729) * 1152
     frozen = branch_cost().cost.stored_bytes
-    assert branch_cost(encoder="trained").cost.stored_bytes - frozen == 4 * tower
-    assert branch_cost(encoder="trained", rate=0.1).cost.stored_bytes - frozen == 12 * tower
+    assert branch_cost(encoder="included").cost.stored_bytes - frozen == 4 * tower
+    assert branch_cost(encoder="included", trains_encoder=True).cost.stored_bytes - frozen == 12 * tower
 
 
 def test_checkpoints_store_weights_and_both_moments() -> None:

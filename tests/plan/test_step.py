@@ -12,6 +12,7 @@ from firstsight.plan.graph import build_graph
 from firstsight.plan.step import STEP_VERSIONS, Step, field_differences, find_address
 from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.serialize import from_json, to_json
+from firstsight.recipe.stages import ModuleTraining
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
 from firstsight.units import Share
@@ -24,10 +25,11 @@ OTHER_WORDS = {
     "carried": "fresh",
     "layer": "rms",
     "resize": "letterbox",
-    "frozen": "trained",
+    "external": "included",
     "causal": "prefix",
+    None: to_json(ModuleTraining(lr_scale=1.0, weight_decay=0.0)),
 }
-"""Another legal value for every word in the specs."""
+"""Another legal value for every word in the specs, and for a frozen encoder."""
 
 
 def arm(start: int = 80) -> Arm:
@@ -66,14 +68,14 @@ def with_other_leaf(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 MIDTRAIN = next(parent for role, parent in final(arm()).needs if role == "checkpoint").parent("previous")
-TRAINED = replace(MIDTRAIN, spec=replace(MIDTRAIN.spec, model=replace(MIDTRAIN.spec.model, encoder="trained")))
-"""With an encoder whose learning rate and weight decay may be set."""
+INCLUDED = replace(MIDTRAIN, spec=replace(MIDTRAIN.spec, model=replace(MIDTRAIN.spec.model, encoder="included")))
+"""With an encoder that may be trained."""
 LEAVES = [path for path in leaf_paths(to_json(MIDTRAIN.spec)) if path[-1] not in ("value", "share_unit")]
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: ".".join(map(str, path)))
 def test_every_field_of_a_spec_moves_the_address(path: tuple[Any, ...]) -> None:
-    step = TRAINED if path[-1].startswith("encoder_") else MIDTRAIN
+    step = INCLUDED if path == ("trains", "encoder") else MIDTRAIN
     changed = replace(step, spec=from_json(with_other_leaf(to_json(step.spec), path)))
     assert changed.address != step.address
     assert [difference.path for difference in field_differences(step, changed)] == [".".join(map(str, ("spec", *path)))]

@@ -39,11 +39,11 @@ def test_tokens_widths_parameters_and_flops(projector: dict, tokens: int, widths
     assert spec.flops(PAPER.vision, PAPER.lm) == squares * sum(2 * inputs * outputs for inputs, outputs in pairs)
 
 
-def test_patches_have_no_encoder_to_train() -> None:
+def test_patches_have_no_encoder_to_include() -> None:
     patches = PatchProjectionSpec(image_size=28, patch_size=14, width=8, fit="resize")
     assert replace(PAPER, vision=patches).image_tokens == 4
-    with pytest.raises(QuantityError, match="no encoder to train"):
-        replace(PAPER, vision=patches, encoder="trained")
+    with pytest.raises(QuantityError, match="has no encoder"):
+        replace(PAPER, vision=patches, encoder="included")
 
 
 def test_the_decoder_of_a_spec() -> None:

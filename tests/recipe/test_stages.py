@@ -1,8 +1,9 @@
-"""Rows, segments and the settings of an encoder that trains."""
+"""Rows, segments, and what trains in a stage."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.scales import get_scale
-from firstsight.recipe.stages import AdamWSpec, Midtrain, RowShape, TrunkSegment
+from firstsight.recipe.scales import scale_named
+from firstsight.recipe.stages import ModuleTraining, RowShape, Trains, TrunkSegment
+from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.units import Share, Tokens
 
 
@@ -47,30 +49,38 @@ def test_a_segment_must_not_be_empty() -> None:
         TrunkSegment(pretrain=pretrain, start=Share(1, 5), end=Share(1, 5))
 
 
-def optim(**encoder: float) -> AdamWSpec:
-    return replace(get_scale("1b").base.stages[0].optim, **encoder)
+TRAINED = ModuleTraining(lr_scale=0.1, weight_decay=0.05)
 
 
-def test_encoder_settings_need_an_encoder_that_trains() -> None:
-    arm = get_scale("1b").base
-    midtrain = arm.stages[0]
-    assert isinstance(midtrain, Midtrain)
-    with pytest.raises(
-        QuantityError, match=r"its encoder is frozen\. Got encoder_lr_scale=0\.1 .* set encoder=.trained"
-    ):
-        replace(midtrain, optim=optim(encoder_lr_scale=0.1))
-    with pytest.raises(QuantityError, match=r"encoder_weight_decay=0\.05"):
-        replace(arm.stages[1], optim=optim(encoder_weight_decay=0.05))
-    with pytest.raises(QuantityError, match="it has no encoder"):
-        replace(get_scale("1b").base.pretrain, optim=optim(encoder_lr_scale=0.1))
-    with pytest.raises(QuantityError, match=r"0 or above\. Got encoder_lr_scale=-0.1"):
-        optim(encoder_lr_scale=-0.1)
-    with pytest.raises(QuantityError, match="encoder_weight_decay=-1"):
-        optim(encoder_weight_decay=-1.0)
-    trained = replace(midtrain.model, encoder="trained")
-    assert (
-        replace(
-            midtrain, model=trained, optim=optim(encoder_lr_scale=0.1, encoder_weight_decay=0.05)
-        ).optim.encoder_lr_scale
-        == 0.1
-    )
+def test_an_encoder_trains_only_where_the_checkpoint_has_it() -> None:
+    arm = scale_named("1b").base
+    for stage in arm.stages:
+        trains = replace(stage.trains, encoder=TRAINED)
+        with pytest.raises(
+            QuantityError, match=r"no encoder to train\. .* encoder=.included. in the model of this stage"
+        ):
+            replace(stage, trains=trains)
+        included = replace(stage.model, encoder="included")
+        assert replace(stage, model=included, trains=trains).trains.encoder == TRAINED
+        assert replace(stage, model=included).trains.encoder is None
+    patches = PatchProjectionSpec(image_size=384, patch_size=14, width=1152, fit="resize")
+    patch_model = replace(arm.stages[0].model, vision=patches)
+    with pytest.raises(QuantityError, match=r"no encoder to train\. Write encoder=None\.$"):
+        replace(arm.stages[0], model=patch_model, trains=replace(arm.stages[0].trains, encoder=TRAINED))
+
+
+def test_a_stage_trains_something_and_a_trunk_only_its_decoder() -> None:
+    arm = scale_named("1b").base
+    nothing = Trains(decoder=None, projector=None, encoder=None)
+    for stage in (arm.pretrain, *arm.stages):
+        with pytest.raises(QuantityError, match="every module is frozen"):
+            replace(stage, trains=nothing)
+    for field in ("projector", "encoder"):
+        with pytest.raises(QuantityError, match="a text model has a decoder only"):
+            replace(arm.pretrain, trains=replace(nothing, decoder=TRAINED, **{field: TRAINED}))
+
+
+@pytest.mark.parametrize(("lr_scale", "weight_decay"), [(0.0, 0.1), (-0.1, 0.1), (math.nan, 0.1), (1.0, -1.0)])
+def test_a_trained_module_has_a_rate_and_a_decay(lr_scale: float, weight_decay: float) -> None:
+    with pytest.raises(QuantityError, match=rf"Got lr_scale={lr_scale} and weight_decay={weight_decay}\. Write None"):
+        ModuleTraining(lr_scale=lr_scale, weight_decay=weight_decay)

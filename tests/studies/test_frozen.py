@@ -18,8 +18,8 @@ def as_frozen(arm: Arm) -> Arm:
     stages = (
         replace(
             stage,
-            model=replace(stage.model, encoder="frozen"),
-            optim=replace(stage.optim, encoder_lr_scale=0.0, encoder_weight_decay=0.0),
+            model=replace(stage.model, encoder="external"),
+            trains=replace(stage.trains, encoder=None),
         )
         for stage in arm.stages
     )
@@ -32,8 +32,11 @@ def test_arms_of_frozen_differ_in_encoder_training_only(scale: str) -> None:
     plain = study.arm("frozen.s1")
     for name, rate in (("frozen", 0.0), ("trained", 1.0), ("lowered", 0.25)):
         arm = study.arm(f"{name}.s1")
-        assert {stage.optim.encoder_lr_scale for stage in arm.stages} == {rate}
-        assert {stage.model.encoder for stage in arm.stages} == {"trained" if rate else "frozen"}
+        for stage in arm.stages:
+            decoder, encoder = stage.trains.decoder, stage.trains.encoder
+            assert stage.trains.projector == decoder
+            assert encoder == (replace(decoder, lr_scale=rate) if rate else None)
+            assert stage.model.encoder == ("included" if rate else "external")
         assert as_frozen(arm) == as_frozen(plain)
     assert plain == replace(when(get_scale(scale)).arm("start-080.s1"), name="frozen", at=plain.at)
     coordinates = {arm.name: arm.at["lr_multiple"] for arm in study.arms if arm.at}

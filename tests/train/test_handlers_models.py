@@ -39,10 +39,10 @@ ARMS: dict[str, VLMSpec] = {
     "mlp3": replace(tiny_study.FEATURE_VLM, projector=replace(tiny_study.PROJECTOR, kind="mlp3")),
     "shuffle 2": replace(tiny_study.FEATURE_VLM, projector=replace(tiny_study.PROJECTOR, pixel_shuffle=2)),
     "prefix": replace(tiny_study.FEATURE_VLM, attention="prefix"),
-    "trained": tiny_study.TRAINED_VLM,
+    "trained": tiny_study.INCLUDED_VLM,
     "named, letterboxed": replace(tiny_study.FEATURE_VLM, vision=LETTERBOX),
     "fused": FUSED,
-    "fused, trained": replace(FUSED, encoder="trained"),
+    "fused, trained": replace(FUSED, encoder="included"),
     "dinov2": replace(tiny_study.FEATURE_VLM, vision=tiny_study.DINOV2),
     "patches": tiny_study.PATCH_VLM,
     "llama": replace(tiny_study.FEATURE_VLM, lm=LLAMA),
@@ -99,11 +99,11 @@ def test_every_model_kind_learns_and_generates(
 ) -> None:
     model = ARMS[name]
     inputs = inputs_by_vision[vision_inputs(model)]
-    optim = replace(tiny_study.OPTIM, encoder_lr_scale=0.5 if model.encoder == "trained" else 0.0)
-    spec = replace(tiny_study.midtrain_spec(model, 12, "3/4"), optim=optim)
+    trains = tiny_study.ENCODER_TRAINS if model.encoder == "included" else tiny_study.TRAINS
+    spec = replace(tiny_study.midtrain_spec(model, 12, "3/4"), trains=trains)
     trunk = trunks[model.lm == LLAMA]
     mid = tiny_study.run_handler(train_stage, spec, {**inputs, "trunk": trunk}, tmp_path / "mid", site)
-    tuning = replace(tiny_study.finetune_spec(model, 8), optim=optim)
+    tuning = replace(tiny_study.finetune_spec(model, 8), trains=trains)
     done = tiny_study.run_handler(train_stage, tuning, {**inputs, "previous": mid}, tmp_path / "done", site)
     fell = [*losses(mid), *losses(done)]
     assert sum(fell[-4:]) < 0.9 * sum(fell[:4])

@@ -33,7 +33,7 @@ def batch(seed: int = 0) -> Batch:
 
 
 def initial_state(dtype: torch.dtype) -> TrainState:
-    state = untrained_state(tiny_study.LM, tiny_study.OPTIM, seed=0)
+    state = untrained_state(tiny_study.LM, tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=0)
     state.model.to(dtype)
     state.model.lm.compute_dtype = dtype
     return state
@@ -56,7 +56,7 @@ def test_update_is_adamw_on_the_clipped_gradient_of_the_mean_loss() -> None:
         grad = grads[name] * min(1.0, adam.max_grad_norm / (norm + 1e-6))
         first, second = (1 - adam.beta1) * grad, (1 - adam.beta2) * grad**2
         step = (first / (1 - adam.beta1)) / ((second / (1 - adam.beta2)).sqrt() + adam.eps)
-        expected = before[name] * (1 - lr * adam.weight_decay) - lr * step
+        expected = before[name] * (1 - lr * tiny_study.TRAINED.weight_decay) - lr * step
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8, msg=name)
 
 

@@ -33,26 +33,31 @@ def trunk(inputs: dict[str, Path], site: Site, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize("model", [tiny_study.FEATURE_VLM, tiny_study.PATCH_VLM], ids=["features", "patches"])
 def test_carried_moments_equal_the_trunks_and_vision_starts_untrained(trunk: Path, model: VLMSpec) -> None:
-    state = branch_state(trunk, model, tiny_study.OPTIM, seed=1)
+    state = branch_state(trunk, model, tiny_study.OPTIM, trains=tiny_study.TRAINS, seed=1)
     load_moments(state, trunk)
     weights, moments = read_tensors(trunk), read_tensors(trunk, "optimizer")
     carried = collect_moments(state)
     assert carried.keys() == moments.keys()
     assert all(torch.equal(carried[name], moments[name]) for name in moments)
     assert {float(value) for name, value in moments.items() if name.endswith(".step")} == {6.0}
-    untrained = dict(untrained_state(model, tiny_study.OPTIM, seed=1).model.named_parameters())
+    untrained = dict(
+        untrained_state(model, tiny_study.OPTIM, trains=tiny_study.TRAINS, seed=1).model.named_parameters()
+    )
     for name, parameter in state.model.named_parameters():
         assert torch.equal(parameter, weights.get(name, untrained[name])), name
     assert state.tokens_seen == 0
 
 
 def test_fresh_moments_are_empty(trunk: Path) -> None:
-    assert collect_moments(branch_state(trunk, tiny_study.FEATURE_VLM, tiny_study.OPTIM, seed=1)) == {}
+    assert (
+        collect_moments(branch_state(trunk, tiny_study.FEATURE_VLM, tiny_study.OPTIM, trains=tiny_study.TRAINS, seed=1))
+        == {}
+    )
 
 
 def test_appended_embedding_rows_have_zero_moments(trunk: Path) -> None:
     wider_spec = replace(tiny_study.LM, vocab_size=70)
-    state = branch_state(trunk, wider_spec, tiny_study.OPTIM, seed=1)
+    state = branch_state(trunk, wider_spec, tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=1)
     load_moments(state, trunk)
     old, moments = read_tensors(trunk), collect_moments(state)
     for name in ("lm.tok_embeddings.weight", "lm.output.weight"):
@@ -65,27 +70,33 @@ def test_appended_embedding_rows_have_zero_moments(trunk: Path) -> None:
 
 def test_error_names_tensors_that_do_not_fit(trunk: Path) -> None:
     with pytest.raises(ModelError, match=r"of another shape: .*lm\.layers\.0\.feed_forward\.w12\.weight"):
-        branch_state(trunk, replace(tiny_study.LM, mlp_width=48), tiny_study.OPTIM, seed=1)
+        branch_state(
+            trunk, replace(tiny_study.LM, mlp_width=48), tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=1
+        )
     with pytest.raises(ModelError, match=r"not in the checkpoint: .*lm\.layers\.2\."):
-        branch_state(trunk, replace(tiny_study.LM, layers=3), tiny_study.OPTIM, seed=1)
+        branch_state(trunk, replace(tiny_study.LM, layers=3), tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=1)
     with pytest.raises(ModelError, match=r"not in the spec: .*lm\.layers\.1\."):
-        branch_state(trunk, replace(tiny_study.LM, layers=1), tiny_study.OPTIM, seed=1)
+        branch_state(trunk, replace(tiny_study.LM, layers=1), tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=1)
 
 
 def test_decoder_initialisation_does_not_depend_on_vision() -> None:
-    text = untrained_state(tiny_study.LM, tiny_study.OPTIM, seed=3).model.state_dict()
-    with_vision = untrained_state(tiny_study.FEATURE_VLM, tiny_study.OPTIM, seed=3).model.state_dict()
+    text = untrained_state(tiny_study.LM, tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=3).model.state_dict()
+    with_vision = untrained_state(
+        tiny_study.FEATURE_VLM, tiny_study.OPTIM, trains=tiny_study.TRAINS, seed=3
+    ).model.state_dict()
     assert all(torch.equal(value, with_vision[name]) for name, value in text.items())
-    reseeded = untrained_state(tiny_study.LM, tiny_study.OPTIM, seed=4).model.state_dict()
+    reseeded = untrained_state(
+        tiny_study.LM, tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=4
+    ).model.state_dict()
     assert not torch.equal(text["lm.output.weight"], reseeded["lm.output.weight"])
 
 
 def start_untrained(deep_spec: LMSpec, _folder: Path) -> TrainState:
-    return untrained_state(deep_spec, tiny_study.OPTIM, seed=0)
+    return untrained_state(deep_spec, tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=0)
 
 
 def branch_from_folder(deep_spec: LMSpec, folder: Path) -> TrainState:
-    return branch_state(folder, deep_spec, tiny_study.OPTIM, seed=0)
+    return branch_state(folder, deep_spec, tiny_study.OPTIM, trains=tiny_study.TEXT_TRAINS, seed=0)
 
 
 def send_memory_growth(

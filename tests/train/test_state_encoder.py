@@ -18,7 +18,7 @@ from firstsight.model.tensors import read_tensors, write_tensors
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.stages import AdamWSpec, Midtrain
+from firstsight.recipe.stages import Midtrain, ModuleTraining, Trains
 from firstsight.site import Progress, Site
 from firstsight.train.handlers import pretrain, train_stage
 from firstsight.train.loop import train
@@ -34,12 +34,11 @@ from firstsight.units import Tokens
 from tests.train import tiny_study
 
 Inputs = dict[str, Path]
-FIXED = tiny_study.OPTIM
-TRAINED_OPTIM = replace(tiny_study.OPTIM, encoder_lr_scale=0.5, encoder_weight_decay=0.01)
+OPTIM, FROZEN, TRAINED = tiny_study.OPTIM, tiny_study.TRAINS, tiny_study.ENCODER_TRAINS
 
 
-def stage(model: VLMSpec, steps: int, share: str, optim: AdamWSpec) -> Midtrain:
-    return replace(tiny_study.midtrain_spec(model, steps, share), optim=optim)
+def stage(model: VLMSpec, steps: int, share: str, trains: Trains) -> Midtrain:
+    return replace(tiny_study.midtrain_spec(model, steps, share), trains=trains)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def stage_inputs(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def trained_checkpoint(stage_inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint after eight steps with a trained encoder."""
-    spec, root = stage(tiny_study.TRAINED_VLM, 8, "1/2", TRAINED_OPTIM), tmp_path_factory.mktemp("trained")
+    spec, root = stage(tiny_study.INCLUDED_VLM, 8, "1/2", TRAINED), tmp_path_factory.mktemp("trained")
     return tiny_study.run_handler(train_stage, spec, stage_inputs, root / "mid", site)
 
 
@@ -60,6 +59,11 @@ def published(stage_inputs: Inputs) -> dict[str, torch.Tensor]:
     """The untrained towers' weights, by their names in a checkpoint."""
     encoder = load_encoder(tiny_study.SIGLIP, [stage_inputs["encoder0"]])
     return {f"vision.{name}": tensor for name, tensor in encoder.state_dict().items()}
+
+
+def trains_without_decay(encoder: ModuleTraining) -> Trains:
+    plain = ModuleTraining(lr_scale=1.0, weight_decay=0.0)
+    return Trains(decoder=plain, projector=plain, encoder=encoder)
 
 
 def image_batch(seed: int = 0) -> Batch:
@@ -80,8 +84,9 @@ def image_batch(seed: int = 0) -> Batch:
     )
 
 
-def state(stage_inputs: Inputs, optim: AdamWSpec, dtype: torch.dtype = torch.float32) -> TrainState:
-    training_state = untrained_state(tiny_study.TRAINED_VLM, optim, seed=0, encoders=[stage_inputs["encoder0"]])
+def state(stage_inputs: Inputs, trains: Trains, dtype: torch.dtype = torch.float32) -> TrainState:
+    encoders = [stage_inputs["encoder0"]]
+    training_state = untrained_state(tiny_study.INCLUDED_VLM, OPTIM, trains=trains, seed=0, encoders=encoders)
     training_state.model.to(dtype)
     training_state.model.lm.compute_dtype = dtype
     return training_state
@@ -111,21 +116,21 @@ def test_trained_encoder_is_in_the_model_and_changes(stage_inputs: Inputs, train
         assert float(moments[f"{name}.step"]) == 8
 
 
-def test_rate_0_trains_like_a_frozen_encoder(stage_inputs: Inputs, site: Site, tmp_path: Path) -> None:
+def test_frozen_included_encoder_trains_like_an_external_one(stage_inputs: Inputs, site: Site, tmp_path: Path) -> None:
     """Within a fifth of the change: a frozen encoder runs in float32 and is rounded to float16, this one is bf16."""
     pixels = {role: path for role, path in stage_inputs.items() if role != "image0.features"}
     frozen = tiny_study.run_handler(
-        train_stage, stage(tiny_study.FEATURE_VLM, 6, "1/2", FIXED), pixels, tmp_path / "frozen", site
+        train_stage, stage(tiny_study.FEATURE_VLM, 6, "1/2", FROZEN), pixels, tmp_path / "frozen", site
     )
     fixed = tiny_study.run_handler(
-        train_stage, stage(tiny_study.TRAINED_VLM, 6, "1/2", FIXED), pixels, tmp_path / "held", site
+        train_stage, stage(tiny_study.INCLUDED_VLM, 6, "1/2", FROZEN), pixels, tmp_path / "held", site
     )
     weights, moments, before = read_tensors(fixed), read_tensors(fixed, "optimizer"), published(stage_inputs)
     assert all(torch.equal(weights[name], value) for name, value in before.items())
     assert not [name for name in moments if name.startswith(TOWER_PREFIX)]
     expected, start = (
         read_tensors(frozen),
-        branch_state(stage_inputs["trunk"], tiny_study.FEATURE_VLM, FIXED, seed=1).model.state_dict(),
+        branch_state(stage_inputs["trunk"], tiny_study.FEATURE_VLM, OPTIM, trains=FROZEN, seed=1).model.state_dict(),
     )
     assert expected.keys() | before.keys() == weights.keys()
     for name, value in expected.items():
@@ -133,22 +138,25 @@ def test_rate_0_trains_like_a_frozen_encoder(stage_inputs: Inputs, site: Site, t
         assert float(difference.norm()) < 0.2 * float(moved.norm()), name
 
 
-def test_rate_0_has_no_gradients_and_eval_mode(stage_inputs: Inputs) -> None:
-    training_state = state(stage_inputs, FIXED)
+def test_frozen_encoder_has_no_gradients_and_eval_mode(stage_inputs: Inputs) -> None:
+    training_state = state(stage_inputs, FROZEN)
     vision = training_state.model.vision
     assert isinstance(vision, Encoder)
     assert not vision.training
     assert not any(parameter.requires_grad for parameter in vision.parameters())
     assert not vision(image_batch().images).requires_grad
-    assert [group["scale"] for group in training_state.optimizer.param_groups] == [1.0]
+    groups = training_state.optimizer.param_groups
+    assert [group["scale"] for group in groups] == [1.0, 1.0]
     assert training_state.model.projector is not None
-    trained_parameters = [*training_state.model.lm.parameters(), *training_state.model.projector.parameters()]
-    assert set(training_state.optimizer.param_groups[0]["params"]) == set(trained_parameters)
+    assert [set(group["params"]) for group in groups] == [
+        set(training_state.model.lm.parameters()),
+        set(training_state.model.projector.parameters()),
+    ]
 
 
 def test_first_step_is_the_rate_times_the_scale(stage_inputs: Inputs) -> None:
     """AdamW's first step is the rate for every element whose gradient is far above eps."""
-    training_state = state(stage_inputs, replace(tiny_study.OPTIM, weight_decay=0.0, encoder_lr_scale=0.1))
+    training_state = state(stage_inputs, trains_without_decay(ModuleTraining(lr_scale=0.1, weight_decay=0.0)))
     moved = step_changes(training_state, 1e-4)
     for prefix, expected in (("vision.", 1e-5), ("lm.layers", 1e-4), ("projector.linears", 1e-4)):
         steps = torch.cat([step.abs().flatten() for name, step in moved.items() if name.startswith(prefix)])
@@ -157,9 +165,7 @@ def test_first_step_is_the_rate_times_the_scale(stage_inputs: Inputs) -> None:
 
 
 def test_encoder_has_its_own_weight_decay(stage_inputs: Inputs) -> None:
-    training_state = state(
-        stage_inputs, replace(tiny_study.OPTIM, weight_decay=0.0, encoder_lr_scale=0.5, encoder_weight_decay=2e8)
-    )
+    training_state = state(stage_inputs, trains_without_decay(ModuleTraining(lr_scale=0.5, weight_decay=2e8)))
     before = {name: value.clone() for name, value in training_state.model.state_dict().items()}
     step_changes(training_state, 1e-9)
     for name, value in training_state.model.state_dict().items():
@@ -170,8 +176,8 @@ def test_encoder_has_its_own_weight_decay(stage_inputs: Inputs) -> None:
 def test_micro_batches_with_images_add_up(stage_inputs: Inputs) -> None:
     rows, whole, parted = (
         image_batch(),
-        state(stage_inputs, TRAINED_OPTIM, torch.float64),
-        state(stage_inputs, TRAINED_OPTIM, torch.float64),
+        state(stage_inputs, TRAINED, torch.float64),
+        state(stage_inputs, TRAINED, torch.float64),
     )
     parts = []
     for at in (0, 2):
@@ -191,11 +197,11 @@ def test_without_image_rows_the_encoder_does_not_affect_the_decoder(
     stage_inputs: Inputs, site: Site, tmp_path: Path
 ) -> None:
     patch_run = tiny_study.run_handler(
-        train_stage, stage(tiny_study.PATCH_VLM, 4, "0", FIXED), stage_inputs, tmp_path / "blind", site
+        train_stage, stage(tiny_study.PATCH_VLM, 4, "0", FROZEN), stage_inputs, tmp_path / "blind", site
     )
-    for name, optim in (("held", FIXED), ("moved", TRAINED_OPTIM)):
+    for name, optim in (("held", FROZEN), ("moved", TRAINED)):
         seeing = tiny_study.run_handler(
-            train_stage, stage(tiny_study.TRAINED_VLM, 4, "0", optim), stage_inputs, tmp_path / name, site
+            train_stage, stage(tiny_study.INCLUDED_VLM, 4, "0", optim), stage_inputs, tmp_path / name, site
         )
         first, second = read_tensors(patch_run), read_tensors(seeing)
         assert all(torch.equal(first[name], second[name]) for name in first if name.startswith("lm."))
@@ -204,7 +210,7 @@ def test_without_image_rows_the_encoder_does_not_affect_the_decoder(
 def test_rerun_after_kill_leaves_the_same_bytes(
     stage_inputs: Inputs, trained_checkpoint: Path, site: Site, tmp_path: Path
 ) -> None:
-    spec = stage(tiny_study.TRAINED_VLM, 8, "1/2", TRAINED_OPTIM)
+    spec = stage(tiny_study.INCLUDED_VLM, 8, "1/2", TRAINED)
 
     def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
@@ -218,31 +224,35 @@ def test_rerun_after_kill_leaves_the_same_bytes(
     assert tiny_study.read_files(tmp_path) == tiny_study.read_files(trained_checkpoint)
 
 
-def test_branch_takes_the_checkpoints_towers_and_drops_moments_at_rate_0(
+def test_branch_takes_the_checkpoints_towers_and_drops_moments_of_frozen_ones(
     stage_inputs: Inputs, trained_checkpoint: Path
 ) -> None:
     towers, before = [stage_inputs["encoder0"]], published(stage_inputs)
-    branched = branch_state(stage_inputs["trunk"], tiny_study.TRAINED_VLM, TRAINED_OPTIM, seed=1, encoders=towers)
+    branched = branch_state(
+        stage_inputs["trunk"], tiny_study.INCLUDED_VLM, OPTIM, trains=TRAINED, seed=1, encoders=towers
+    )
     for name, value in before.items():
         assert torch.equal(branched.model.state_dict()[name], value), name
-    continued = branch_state(trained_checkpoint, tiny_study.TRAINED_VLM, TRAINED_OPTIM, seed=1, encoders=towers)
+    continued = branch_state(
+        trained_checkpoint, tiny_study.INCLUDED_VLM, OPTIM, trains=TRAINED, seed=1, encoders=towers
+    )
     load_moments(continued, trained_checkpoint)
     stored, moments = read_tensors(trained_checkpoint), read_tensors(trained_checkpoint, "optimizer")
     assert all(torch.equal(value, stored[name]) for name, value in continued.model.state_dict().items())
     assert all(torch.equal(value, moments[name]) for name, value in collect_moments(continued).items())
     assert collect_moments(continued).keys() == moments.keys()
-    fixed = branch_state(trained_checkpoint, tiny_study.TRAINED_VLM, FIXED, seed=1)
+    fixed = branch_state(trained_checkpoint, tiny_study.INCLUDED_VLM, OPTIM, trains=FROZEN, seed=1)
     load_moments(fixed, trained_checkpoint)
     assert collect_moments(fixed).keys() == {name for name in moments if not name.startswith(TOWER_PREFIX)}
 
 
 def test_missing_encoder_moments_start_at_zero(stage_inputs: Inputs, site: Site, tmp_path: Path) -> None:
     fixed = tiny_study.run_handler(
-        train_stage, stage(tiny_study.TRAINED_VLM, 3, "1", FIXED), stage_inputs, tmp_path / "held", site
+        train_stage, stage(tiny_study.INCLUDED_VLM, 3, "1", FROZEN), stage_inputs, tmp_path / "held", site
     )
     next_inputs = {**{role: path for role, path in stage_inputs.items() if role != "trunk"}, "previous": fixed}
     done = tiny_study.run_handler(
-        train_stage, stage(tiny_study.TRAINED_VLM, 2, "1", TRAINED_OPTIM), next_inputs, tmp_path / "then", site
+        train_stage, stage(tiny_study.INCLUDED_VLM, 2, "1", TRAINED), next_inputs, tmp_path / "then", site
     )
     steps = {name: float(value) for name, value in read_tensors(done, "optimizer").items() if name.endswith(".step")}
     assert {count for name, count in steps.items() if name.startswith(TOWER_PREFIX)} == {2.0}
@@ -256,17 +266,19 @@ def test_incomplete_or_unexpected_encoder_is_an_error(
     missing = next(name for name in weights if name.startswith(TOWER_PREFIX))
     write_tensors(tmp_path, {name: value for name, value in weights.items() if name != missing})
     with pytest.raises(ModelError, match=rf"not in the checkpoint: {missing}"):
-        branch_state(tmp_path, tiny_study.TRAINED_VLM, TRAINED_OPTIM, seed=1, encoders=[stage_inputs["encoder0"]])
+        branch_state(
+            tmp_path, tiny_study.INCLUDED_VLM, OPTIM, trains=TRAINED, seed=1, encoders=[stage_inputs["encoder0"]]
+        )
     with pytest.raises(ModelError, match="not in the spec: vision"):
-        branch_state(trained_checkpoint, tiny_study.FEATURE_VLM, FIXED, seed=1)
+        branch_state(trained_checkpoint, tiny_study.FEATURE_VLM, OPTIM, trains=FROZEN, seed=1)
     with pytest.raises(ModelError, match=r"1 folders, one a tower\. Got 0"):
-        untrained_state(tiny_study.TRAINED_VLM, TRAINED_OPTIM, seed=1)
+        untrained_state(tiny_study.INCLUDED_VLM, OPTIM, trains=TRAINED, seed=1)
 
 
 def test_checkpoint_with_trained_encoder_generates_from_pixels(
     stage_inputs: Inputs, trained_checkpoint: Path, site: Site, tmp_path: Path
 ) -> None:
-    spec = replace(tiny_study.finetune_spec(tiny_study.TRAINED_VLM, 4), optim=TRAINED_OPTIM)
+    spec = replace(tiny_study.finetune_spec(tiny_study.INCLUDED_VLM, 4), optim=TRAINED)
     inputs = {**{role: path for role, path in stage_inputs.items() if role != "trunk"}, "previous": trained_checkpoint}
     done = tiny_study.run_handler(train_stage, spec, inputs, tmp_path / "done", site)
     native_model, data = load_native_model(done, site=site), tiny_study.png_image("red", "blue")
@@ -276,7 +288,7 @@ def test_checkpoint_with_trained_encoder_generates_from_pixels(
     assert len(list(native_model.generate([GenerationRequest(text="w1", image=pixels)], max_new_tokens=3))) == 1
 
 
-@pytest.mark.parametrize("kind", ["LM", "FEATURE_VLM", "PATCH_VLM", "TRAINED_VLM"])
+@pytest.mark.parametrize("kind", ["LM", "FEATURE_VLM", "PATCH_VLM", "INCLUDED_VLM"])
 def test_untrained_state_has_the_bits_of_a_plainly_built_model(stage_inputs: Inputs, kind: str) -> None:
     spec: VLMSpec = getattr(tiny_study, kind)
     plain = VLM(spec)
@@ -285,7 +297,7 @@ def test_untrained_state_has_the_bits_of_a_plainly_built_model(stage_inputs: Inp
     plain.initialise(3)
     torch.use_deterministic_algorithms(True)  # then memory that was never written holds NaN
     try:
-        training_state = untrained_state(spec, tiny_study.OPTIM, seed=3, encoders=[stage_inputs["encoder0"]])
+        training_state = untrained_state(spec, OPTIM, trains=FROZEN, seed=3, encoders=[stage_inputs["encoder0"]])
     finally:
         torch.use_deterministic_algorithms(False)
     assert training_state.model.state_dict().keys() == plain.state_dict().keys()

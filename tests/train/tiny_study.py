@@ -26,7 +26,16 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
 from firstsight.recipe.schedule import Rewarm
-from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, RowShape, TrunkSegment
+from firstsight.recipe.stages import (
+    AdamWSpec,
+    Finetune,
+    Midtrain,
+    ModuleTraining,
+    Pretrain,
+    RowShape,
+    Trains,
+    TrunkSegment,
+)
 from firstsight.recipe.vision import ContrastiveTraining, Dinov2, PatchProjectionSpec, Siglip, ViTSpec
 from firstsight.site import Site
 from firstsight.units import Share, Tokens
@@ -37,12 +46,13 @@ OPTIM = AdamWSpec(
     beta1=0.9,
     beta2=0.95,
     eps=1e-8,
-    weight_decay=0.1,
     max_grad_norm=1.0,
     z_loss=1e-4,
-    encoder_lr_scale=0.0,
-    encoder_weight_decay=0.0,
 )
+TRAINED = ModuleTraining(lr_scale=1.0, weight_decay=0.1)
+TEXT_TRAINS = Trains(decoder=TRAINED, projector=None, encoder=None)
+TRAINS = replace(TEXT_TRAINS, projector=TRAINED)
+ENCODER_TRAINS = replace(TRAINS, encoder=ModuleTraining(lr_scale=0.5, weight_decay=0.01))
 LM = replace(openlm_spec(layers=2, width=32, heads=2, vocab_size=64), mlp_width=32, token_shift=3, embedding_scale=2)
 VOCABULARY = SyntheticVocabulary(world=WORLD)
 TEXTS = SyntheticTexts(world=WORLD, documents=400, loss_mask="all")
@@ -73,12 +83,12 @@ DINOV2 = Dinov2(
     weights=External(name="dinov2", form="encoder", tokens=Tokens(0)),
 )
 PROJECTOR = ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True)
-FEATURE_VLM = VLMSpec(lm=LM, vision=SIGLIP, encoder="frozen", projector=PROJECTOR, attention="causal")
-TRAINED_VLM = replace(FEATURE_VLM, encoder="trained")
+FEATURE_VLM = VLMSpec(lm=LM, vision=SIGLIP, encoder="external", projector=PROJECTOR, attention="causal")
+INCLUDED_VLM = replace(FEATURE_VLM, encoder="included")
 PATCH_VLM = VLMSpec(
     lm=LM,
     vision=PatchProjectionSpec(image_size=8, patch_size=4, width=12, fit="resize"),
-    encoder="frozen",
+    encoder="external",
     projector=replace(PROJECTOR, kind="mlp3"),
     attention="causal",
 )
@@ -109,6 +119,7 @@ def pretrain_spec(steps: int) -> Pretrain:
         tokens=tokens,
         schedule=SCHEDULE,
         optim=OPTIM,
+        trains=TEXT_TRAINS,
         seed=1,
     )
 
@@ -135,6 +146,7 @@ def midtrain_spec(model: VLMSpec, steps: int, share: str) -> Midtrain:
         schedule=SCHEDULE,
         moments="carried",
         optim=OPTIM,
+        trains=TRAINS,
         seed=1,
     )
 
@@ -151,6 +163,7 @@ def finetune_spec(model: VLMSpec, steps: int) -> Finetune:
         schedule=SCHEDULE,
         moments="fresh",
         optim=OPTIM,
+        trains=TRAINS,
         seed=1,
     )
 

@@ -80,7 +80,7 @@ def test_a_dinov2_of_another_shape_is_reported_by_its_fields(
     assert encoder_mismatch(dinov2_large_reg_384(ONE), location, "one") == message
 
 
-@pytest.mark.parametrize("encoder", ["frozen", "trained"])
+@pytest.mark.parametrize("encoder", ["external", "included"])
 def test_each_tower_of_a_pair_is_checked(tmp_path: Path, encoder: Any) -> None:
     base = get_scale("1b").base.stages[0]
     stage = replace(base, model=replace(base.model, vision=siglip_dinov2_384(ONE, TWO), encoder=encoder))

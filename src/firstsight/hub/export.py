@@ -89,7 +89,7 @@ def export_config(spec: LMSpec | VLMSpec) -> tuple[dict[str, Any], str]:
 
 
 def export_tensors(loaded: LoadedCheckpoint, *, uses_hf_class: bool) -> dict[str, Tensor]:
-    """A checkpoint's tensors and its frozen encoder's, under the names of the exported files."""
+    """A checkpoint's tensors and its external encoder's, under the names of the exported files."""
     tensors: dict[str, Tensor] = dict(loaded.model.state_dict())
     if uses_hf_class and not isinstance(loaded.spec, VLMSpec):
         return llama.to_llama({name.removeprefix("lm."): tensor for name, tensor in tensors.items()}, loaded.spec)

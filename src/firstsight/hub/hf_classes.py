@@ -89,7 +89,7 @@ class _FirstsightModel(PreTrainedModel, GenerationMixin):
     def __init__(self, config: FirstsightConfig) -> None:
         super().__init__(config)
         self.model = VLM(config.spec)
-        self.encoder = _frozen_encoder(config.spec)
+        self.encoder = _external_encoder(config.spec)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -178,7 +178,7 @@ class FirstsightForCausalLM(_FirstsightModel):
 
 
 class FirstsightForConditionalGeneration(_FirstsightModel):
-    """A vision-language model; a frozen encoder's weights are in its files under `encoder.`."""
+    """A vision-language model; an external encoder's weights are in its files under `encoder.`."""
 
     def __init__(self, config: FirstsightConfig) -> None:
         if not isinstance(config.spec, VLMSpec):
@@ -186,8 +186,8 @@ class FirstsightForConditionalGeneration(_FirstsightModel):
         super().__init__(config)
 
 
-def _frozen_encoder(spec: LMSpec | VLMSpec) -> Encoder | None:
-    if not isinstance(spec, VLMSpec) or spec.encoder == "trained" or isinstance(spec.vision, PatchProjectionSpec):
+def _external_encoder(spec: LMSpec | VLMSpec) -> Encoder | None:
+    if not isinstance(spec, VLMSpec) or spec.encoder == "included" or isinstance(spec.vision, PatchProjectionSpec):
         return None
     return Encoder(spec.vision).requires_grad_(False)
 

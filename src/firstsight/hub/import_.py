@@ -200,7 +200,7 @@ def _write_checkpoint(folder: Path, weights: PublicWeights, tokenizer_file: Path
     write_tensors(folder, LazyTensors(names, read_tensor))
     if weights.moments is not None:
         write_tensors(folder, weights.moments, name="optimizer")
-    if isinstance(weights.spec, VLMSpec) and weights.spec.encoder == "frozen":
+    if isinstance(weights.spec, VLMSpec) and weights.spec.encoder == "external":
         write_encoder_towers(folder, weights.spec, weights.tensors)
     shutil.copyfile(tokenizer_file, folder / "tokenizer.json")
     write_spec(folder, weights.spec, tokens_seen=weights.tokens_seen or 0)

@@ -36,8 +36,8 @@ from firstsight.units import Tokens
 
 SPEC_KEY = "firstsight"
 """Key of config.json whose value is the whole spec, so that an import loses nothing."""
-TRAINED_TOWER_PREFIX, LLAVA_TOWER_PREFIX = "vision.towers.0.", "vision_tower.vision_model."
-FROZEN_TOWER_PREFIX = "encoder.towers.0."
+INCLUDED_TOWER_PREFIX, LLAVA_TOWER_PREFIX = "vision.towers.0.", "vision_tower.vision_model."
+EXTERNAL_TOWER_PREFIX = "encoder.towers.0."
 """Prefix of a frozen tower's tensors, which are not part of the model."""
 SIGLIP_DEFAULT_SIZES = {
     "num_hidden_layers": 12,
@@ -53,7 +53,7 @@ PROJECTOR_NAMES = {f"projector.linears.{n}.{part}": f"multi_modal_projector.line
 
 
 def read_vision_language_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
-    """The weights of a Llava or an exported folder, with those of its frozen encoder."""
+    """The weights of a Llava or an exported folder, with those of its external encoder."""
     stored = StoredTensors(path)
     with prefix_errors(path):
         if config.get("model_type") == SPEC_KEY:
@@ -149,7 +149,7 @@ def llava_spec(config: Mapping[str, Any]) -> VLMSpec:
     return VLMSpec(
         lm=replace(lm, ties_embeddings=lm.ties_embeddings or bool(config.get("tie_word_embeddings", False))),
         vision=Siglip(vit=vit, fit="resize", weights=External(name="llava", form="encoder", tokens=Tokens(0))),
-        encoder="trained",
+        encoder="included",
         projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False),
         attention="causal",
     )
@@ -207,7 +207,7 @@ def from_llava(tensors: Mapping[str, Tensor], spec: VLMSpec) -> dict[str, Tensor
 
 
 def _tower_prefix(spec: VLMSpec) -> str:
-    return TRAINED_TOWER_PREFIX if spec.encoder == "trained" else FROZEN_TOWER_PREFIX
+    return INCLUDED_TOWER_PREFIX if spec.encoder == "included" else EXTERNAL_TOWER_PREFIX
 
 
 def _normalize_name(name: str) -> str:

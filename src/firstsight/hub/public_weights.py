@@ -64,10 +64,14 @@ def hf_folder_files(folder: Path, stored: StoredTensors) -> tuple[Path, ...]:
 
 
 def model_shapes(spec: LMSpec | VLMSpec) -> dict[str, ShapeAndDtype]:
-    """Shape and dtype of all tensors of a model, with those of a frozen encoder under `encoder.`."""
+    """Shape and dtype of all tensors of a model, with those of an external encoder under `encoder.`."""
     with meta_init():
         tensors = dict(VLM(spec).state_dict())
-        if isinstance(spec, VLMSpec) and spec.encoder == "frozen" and not isinstance(spec.vision, PatchProjectionSpec):
+        if (
+            isinstance(spec, VLMSpec)
+            and spec.encoder == "external"
+            and not isinstance(spec.vision, PatchProjectionSpec)
+        ):
             tensors |= {f"encoder.{name}": tensor for name, tensor in Encoder(spec.vision).state_dict().items()}
     return shapes_and_dtypes(tensors)
 

@@ -121,7 +121,7 @@ def write_processor_config(folder: Path, spec: VLMSpec, *, uses_hf_class: bool) 
 
 
 def write_encoder_towers(folder: Path, spec: VLMSpec, tensors: Mapping[str, Tensor]) -> None:
-    """Write each tower of a frozen encoder as a folder encoder0, encoder1 in the layout of published encoders."""
+    """Write each tower of an external encoder as a folder encoder0, encoder1 in the layout of published encoders."""
     towers = () if isinstance(spec.vision, PatchProjectionSpec) else spec.vision.towers
     names = [match for name in tensors if (match := ENCODER_TENSOR_NAME.fullmatch(name))]
     for number, tower in enumerate(towers):

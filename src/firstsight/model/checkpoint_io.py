@@ -1,4 +1,4 @@
-"""Checkpoint folders: weights, spec.json, tokenizer.json and a frozen encoder's folders, enough to load a model."""
+"""Checkpoint folders: weights, spec.json, tokenizer.json and an external encoder's folders, enough to load a model."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class LoadedCheckpoint:
     spec: LMSpec | VLMSpec
     tokenizer: Path
     encoder: Encoder | None
-    """The frozen encoder; None if the encoder is part of the model or there is none."""
+    """The external encoder; None if the encoder is part of the model or there is none."""
     tokens_seen: int
 
 
 def save(folder: Path, model: VLM, *, tokens_seen: int, tokenizer: Path, encoders: Sequence[Path]) -> None:
-    """Write weights, spec, tokenizer and the folders of a frozen encoder; equal arguments give equal bytes."""
+    """Write weights, spec, tokenizer and the folders of an external encoder; equal arguments give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, model.state_dict())
     write_spec(folder, model.spec, tokens_seen=tokens_seen)
@@ -82,7 +82,7 @@ def load(folder: Path, *, device: str = "cpu", compute_dtype: torch.dtype = torc
     model.to(device).eval().requires_grad_(False)
     model.lm.compute_dtype = compute_dtype
     encoder, tokenizer = None, folder / "tokenizer.json"
-    if isinstance(spec, VLMSpec) and spec.encoder == "frozen" and not isinstance(spec.vision, PatchProjectionSpec):
+    if isinstance(spec, VLMSpec) and spec.encoder == "external" and not isinstance(spec.vision, PatchProjectionSpec):
         folders = [folder / f"encoder{number}" for number in range(len(spec.vision.towers))]
         encoder = load_encoder(spec.vision, folders).to(device)
     return LoadedCheckpoint(model=model, spec=spec, tokenizer=tokenizer, encoder=encoder, tokens_seen=body["seen"])

@@ -191,7 +191,7 @@ class Encoder(nn.Module):
 
 @torch.no_grad()
 def extract_features(encoder: nn.Module, pixels: PixelBatch) -> ImageFeatures:
-    """Features of a frozen encoder."""
+    """Features without gradients."""
     return encoder(pixels)
 
 

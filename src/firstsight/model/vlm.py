@@ -91,7 +91,7 @@ def pixel_shuffle(x: Float[Tensor, "N V W"], grid_size: int, factor: int) -> Flo
 
 
 class VLM(nn.Module):
-    """Decoder, projector and the trained vision module, if any; for an LMSpec, the decoder alone."""
+    """Decoder, projector and the vision module of the checkpoint, if any; for an LMSpec, the decoder alone."""
 
     def __init__(self, spec: LMSpec | VLMSpec) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ class VLM(nn.Module):
         self.lm = LM(decoder_spec(spec))
         self.projector: Projector | None = None
         self.vision: Encoder | PatchProjection | None = None
-        """Trains with the model; None if a frozen encoder outside the model computes the features."""
+        """Part of the checkpoint; None if an external encoder computes the features."""
         if isinstance(spec, VLMSpec):
             self.projector = Projector(spec.projector, spec.vision, spec.lm)
             if isinstance(spec.vision, PatchProjectionSpec):
                 self.vision = PatchProjection(spec.vision)
-            elif spec.encoder == "trained":
+            elif spec.encoder == "included":
                 self.vision = Encoder(spec.vision)
 
     def initialise(self, seed: int) -> None:
@@ -113,7 +113,7 @@ class VLM(nn.Module):
         self.initialise_vision(seed)
 
     def initialise_vision(self, seed: int) -> None:
-        """Initial values of projector and patch projection; a trained encoder starts from published weights."""
+        """Initial values of projector and patch projection; an included encoder starts from published weights."""
         generator = torch.Generator().manual_seed(2**32 + seed)
         for module in (self.vision, self.projector):
             if module is not None and not isinstance(module, Encoder):

@@ -1,7 +1,8 @@
 """The cost of a plan: tokens, FLOPs, bytes and hours by formula, and the savings of sharing steps between arms.
 
-Training costs three forward passes of the trained parameters and one of a frozen encoder. Numbers that depend on data
-that has not been counted are estimates, and have a note.
+In training a module costs its forward pass, as much again for the gradients of its activations if it or a module
+before it trains, and as much again for those of its weights if it trains. Numbers that depend on data that has not
+been counted are estimates, and have a note.
 """
 
 from __future__ import annotations
@@ -133,15 +134,14 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
     model, steps = stage.model, stage.row_shape.steps(stage.tokens)
     tokens = steps * stage.row_shape.tokens_per_step
     images = count_image_rows(stage) * images_per_row(stage)
-    parameters = model.lm.parameters() + _vision_parameters(model)
-    is_encoder_fixed = model.encoder == "trained" and not stage.optim.encoder_lr_scale
-    trained_parameters = parameters - (model.vision.parameters() if is_encoder_fixed else 0)
+    parameters = _parameters_by_module(model)
+    trained_parameters = sum(count for name, count in parameters.items() if getattr(stage.trains, name))
     return ComputeCost(
         requested_tokens=stage.tokens,
         tokens=tokens,
         steps=steps,
-        flops=3 * tokens * model.lm.flops(stage.row_shape.length) + images * _image_flops(stage),
-        stored_bytes=WEIGHT_BYTES * parameters + MOMENT_BYTES * trained_parameters,
+        flops=tokens * _token_flops(stage) + images * _image_flops(stage),
+        stored_bytes=WEIGHT_BYTES * sum(parameters.values()) + MOMENT_BYTES * trained_parameters,
         note=_stage_note(stage),
     )
 
@@ -157,21 +157,35 @@ def _stage_note(stage: Midtrain | Finetune) -> str:
     return f"estimate: {'; '.join(notes)}" if notes else ""
 
 
+def _token_flops(stage: Midtrain | Finetune) -> int:
+    """FLOPs of one token in the decoder; a frozen one has the gradients of its activations, not of its weights."""
+    lm, length = stage.model.lm, stage.row_shape.length
+    if stage.trains.decoder:
+        return 3 * lm.flops(length)
+    return 2 * lm.flops(length) + lm.attention_flops(length)  # attention has two activations for each product
+
+
 def _image_flops(stage: Midtrain | Finetune) -> int:
-    """FLOPs of one image in training: three passes of trained modules, one of a fixed encoder, none if stored."""
-    vision = stage.model.vision
-    projector_flops = 3 * stage.model.projector.flops(vision, stage.model.lm)
-    if isinstance(vision, PatchProjectionSpec) or (stage.model.encoder == "trained" and stage.optim.encoder_lr_scale):
-        return projector_flops + 3 * vision.flops()
+    """FLOPs of one image before the decoder; none in an encoder whose features are stored."""
+    model, trains, vision = stage.model, stage.trains, stage.model.vision
+    is_patch_projection = isinstance(vision, PatchProjectionSpec)
+    projector_passes = 3 if trains.projector else 2 if trains.encoder else 1
+    vision_passes = 3 if (trains.projector if is_patch_projection else trains.encoder) else 1
     is_trained_here = any(isinstance(tower.weights, ContrastiveTraining) for tower in vision.towers)
-    has_stored_features = stage.model.encoder == "frozen" and is_trained_here
-    return projector_flops + (0 if has_stored_features else vision.flops())
+    if model.encoder == "external" and is_trained_here:
+        vision_passes = 0
+    return projector_passes * model.projector.flops(vision, model.lm) + vision_passes * vision.flops()
 
 
-def _vision_parameters(model: VLMSpec) -> int:
-    """Parameters of the checkpoint outside the decoder; a frozen encoder is only linked into its folder."""
-    is_part_of_model = isinstance(model.vision, PatchProjectionSpec) or model.encoder == "trained"
-    return model.projector.parameters(model.vision, model.lm) + (model.vision.parameters() if is_part_of_model else 0)
+def _parameters_by_module(model: VLMSpec) -> dict[str, int]:
+    """Parameters in the checkpoint by the fields of `Trains`; an external encoder is only linked into its folder."""
+    is_patch_projection = isinstance(model.vision, PatchProjectionSpec)
+    patch_projection = model.vision.parameters() if is_patch_projection else 0
+    return {
+        "decoder": model.lm.parameters(),
+        "projector": model.projector.parameters(model.vision, model.lm) + patch_projection,
+        "encoder": model.vision.parameters() if model.encoder == "included" else 0,
+    }
 
 
 def _contrastive_cost(vision: Siglip, training: ContrastiveTraining) -> ComputeCost:

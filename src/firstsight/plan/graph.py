@@ -145,10 +145,10 @@ class _GraphBuilder:
             yield f"text{number}", self.index(source, tokenizer)
 
     def image_inputs(self, stage: Midtrain | Finetune) -> Inputs:
-        """Index and images of each source; its features too where the frozen encoder is trained in this study."""
+        """Index and images of each source; its features too where an external encoder is trained in this study."""
         vision = stage.model.vision
         towers = [(f"encoder{number}", self.tower(tower)) for number, tower in enumerate(vision.towers)]
-        has_features = stage.model.encoder == "frozen" and any(tower.kind == "contrast" for _, tower in towers)
+        has_features = stage.model.encoder == "external" and any(tower.kind == "contrast" for _, tower in towers)
         for number, source in enumerate(stage.mix.images.sources):
             index, images = self.index(source, stage.tokenizer), self.leaf(source)
             yield f"image{number}", index

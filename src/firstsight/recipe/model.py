@@ -121,10 +121,13 @@ class LMSpec:
         return self.layers * block + self.width + (1 if self.ties_embeddings else 2) * self.vocab_size * self.width
 
     def flops(self, row_length: int) -> int:
-        """Forward FLOPs of one token in a row: 2 per weight used, causal attention at half of the full matrix."""
+        """Forward FLOPs of one token in a row: 2 per weight used, and those between tokens."""
         block = self.attention_parameters + 3 * self.width * self.mlp_width
-        attention = self.layers * 2 * row_length * self.heads * self.head_dim
-        return 2 * (self.layers * block + self.vocab_size * self.width) + attention
+        return 2 * (self.layers * block + self.vocab_size * self.width) + self.attention_flops(row_length)
+
+    def attention_flops(self, row_length: int) -> int:
+        """The part of `flops` without weights: scores and weighted values, half of the full matrix as it is causal."""
+        return self.layers * 2 * row_length * self.heads * self.head_dim
 
 
 def swiglu_width(width: int) -> int:
@@ -225,16 +228,23 @@ class VLMSpec:
     TAG: ClassVar = "vlm"
     lm: LMSpec
     vision: VisionSpec
-    encoder: Literal["frozen", "trained"]
-    """frozen: published weights outside the checkpoint, the same in every arm; trained: a copy in the checkpoint."""
+    encoder: Literal["external", "included"]
+    """Where the encoder's weights are.
+
+    external: outside the checkpoint, published or from this study's own training, never trained further and the same in
+    every arm. included: a copy in the checkpoint, which each stage trains or freezes (`Trains.encoder`).
+    """
     projector: ProjectorSpec
     attention: Literal["causal", "prefix"]
     """prefix: the tokens of one image attend to each other in both directions; causal everywhere in the paper."""
 
     def __post_init__(self) -> None:
-        if self.encoder == "trained" and isinstance(self.vision, PatchProjectionSpec):
-            reason = "patches have no encoder to train: their convolution always trains"
-            raise QuantityError(f'{reason}. Set encoder="frozen".')
+        if self.encoder not in ("external", "included"):
+            names = '"external" (was "frozen") or "included" (was "trained")'
+            raise QuantityError(f"VLMSpec.encoder is {names}. Got {self.encoder!r}. Write one of the two.")
+        if self.encoder == "included" and isinstance(self.vision, PatchProjectionSpec):
+            reason = "a patch projection has no encoder; it is in the checkpoint and trains with the projector"
+            raise QuantityError(f'{reason}. Set encoder="external".')
 
     @property
     def image_tokens(self) -> int:

@@ -57,41 +57,55 @@ class RowShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdamWSpec:
-    """AdamW as open_lm sets it: weight decay on every parameter, gradient clipping, z-loss."""
+    """AdamW as open_lm sets it: gradient clipping and z-loss; `Trains` has the weight decay of each module."""
 
     TAG: ClassVar = "adamw"
     beta1: float
     beta2: float
     eps: float
-    weight_decay: float
     max_grad_norm: float
     z_loss: float
-    encoder_lr_scale: float
-    """A trained encoder's learning rate, as a multiple of the schedule's; at 0 it has no gradients and no moments."""
-    encoder_weight_decay: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleTraining:
+    """How one module trains: its learning rate as a multiple of the schedule's, and its weight decay."""
+
+    TAG: ClassVar = "module_training"
+    lr_scale: float
+    weight_decay: float
 
     def __post_init__(self) -> None:
-        if self.encoder_lr_scale < 0 or self.encoder_weight_decay < 0:
+        if not (self.lr_scale > 0 and self.weight_decay >= 0):
+            got = f"lr_scale={self.lr_scale} and weight_decay={self.weight_decay}"
             raise QuantityError(
-                "an encoder's learning rate and weight decay are 0 or above. "
-                f"Got {self._encoder_settings()}. Set 0 to keep the encoder fixed."
+                f"a trained module has an lr_scale above 0 and a weight_decay of 0 or above. Got {got}. "
+                "Write None in place of the ModuleTraining to freeze the module."
             )
 
-    def check_encoder(self, model: LMSpec | VLMSpec) -> None:
-        """Raise QuantityError for an encoder's learning rate or weight decay where no encoder trains."""
-        if isinstance(model, VLMSpec) and model.encoder == "trained":
-            return
-        if self.encoder_lr_scale or self.encoder_weight_decay:
-            reason, advice = "it has no encoder", ""
-            if isinstance(model, VLMSpec) and model.vision.towers:
-                reason, advice = "its encoder is frozen", ', or set encoder="trained"'
-            raise QuantityError(
-                f"encoder_lr_scale and encoder_weight_decay must be 0 for this model: {reason}. "
-                f"Got {self._encoder_settings()}. Set both to 0.0{advice}."
-            )
 
-    def _encoder_settings(self) -> str:
-        return f"encoder_lr_scale={self.encoder_lr_scale} and encoder_weight_decay={self.encoder_weight_decay}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trains:
+    """What trains in a stage; None is frozen: neither gradients nor moments, and no weight decay."""
+
+    TAG: ClassVar = "trains"
+    decoder: ModuleTraining | None
+    projector: ModuleTraining | None
+    """With the patch projection, if the model has one."""
+    encoder: ModuleTraining | None
+
+    def check(self, model: LMSpec | VLMSpec) -> None:
+        """Raise QuantityError if nothing trains, or a module that the checkpoint does not have."""
+        if self.decoder is None and self.projector is None and self.encoder is None:
+            raise QuantityError("trains: every module is frozen. Leave the stage out, or give one a ModuleTraining.")
+        if not isinstance(model, VLMSpec):
+            if self.projector or self.encoder:
+                raise QuantityError("trains: a text model has a decoder only. Write projector=None, encoder=None.")
+        elif self.encoder and model.encoder != "included":
+            advice = "Write encoder=None"
+            if model.vision.towers:
+                advice += ', or encoder="included" in the model of this stage and of all later ones'
+            raise QuantityError(f"trains.encoder: the checkpoint has no encoder to train. {advice}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,10 +140,11 @@ class Pretrain(_TextRun):
     text: Mixture
     packing: PackingMode
     optim: AdamWSpec
+    trains: Trains
     seed: int
 
     def __post_init__(self) -> None:
-        self.optim.check_encoder(self.model)
+        self.trains.check(self.model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,12 +207,13 @@ class _ImageTextStage:
     schedule: LRSchedule | ResolvedSchedule
     """As the recipe states it; in a step of a plan as `Arm.resolved_stages` derives it from the stages before."""
     moments: Literal["carried", "fresh"]
-    """AdamW's moments of the parameters that the previous stage had; those of new parameters start at 0."""
+    """carried: AdamW's moments of the parameters that the previous stage trained; others start at 0."""
     optim: AdamWSpec
+    trains: Trains
     seed: int
 
     def __post_init__(self) -> None:
-        self.optim.check_encoder(self.model)
+        self.trains.check(self.model)
 
     @property
     def rounded_tokens(self) -> Tokens:
@@ -258,7 +274,7 @@ class Prepare:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encode:
-    """The frozen encoder's features of every image of a source, computed once for all arms."""
+    """An external encoder's features of every image of a source, computed once for all arms."""
 
     TAG: ClassVar = "encode"
     source: DataSource

@@ -55,8 +55,10 @@ def train_encoder(arm: Arm, name: str, lr_scale: Share) -> Arm:
     """The same arm with an encoder that trains in every stage at `lr_scale` times the stage's learning rate."""
 
     def trained(stage: Midtrain | Finetune) -> Midtrain | Finetune:
-        optim = replace(stage.optim, encoder_lr_scale=float(lr_scale), encoder_weight_decay=stage.optim.weight_decay)
-        return replace(stage, model=replace(stage.model, encoder="trained"), optim=optim)
+        assert stage.trains.decoder is not None
+        encoder = replace(stage.trains.decoder, lr_scale=float(lr_scale))
+        model, trains = replace(stage.model, encoder="included"), replace(stage.trains, encoder=encoder)
+        return replace(stage, model=model, trains=trains)
 
     at = {LR_MULTIPLE.name: f"{float(lr_scale):g}"}
     return replace(arm, name=name, stages=tuple(map(trained, arm.stages)), at=at)

@@ -1,4 +1,4 @@
-"""Handler `encode`: the features of all images of a source by a frozen encoder, computed once for all arms."""
+"""Handler `encode`: the features of all images of a source by an external encoder, computed once for all arms."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def encode_features(
     """
     vision = spec.vision
     if isinstance(vision, PatchProjectionSpec):
-        raise ModelError("encode needs a frozen encoder. Got a patch projection, which trains with the model.")
+        raise ModelError("encode needs an external encoder. Got a patch projection, which is part of the model.")
     configure_torch(site)
     index, location = Index.open(inputs["index"]), locate_source(spec.source, inputs.get("source"), site)
     check_source_unchanged(index, location)

@@ -64,9 +64,9 @@ def pretrain(spec: TrunkSegment, *, inputs: StepInputs, out: Path, site: Site, o
         if (seen := read_spec(inputs["previous"])["seen"]) != start:
             folder = inputs["previous"]
             raise ModelError(f"{folder}: wanted a segment that ends at {start} tokens. Got {seen}. Run it again.")
-        state = resume_state(inputs["previous"], trunk.model, trunk.optim, tokens_seen=start, device=device)
+        state = resume_state(inputs["previous"], trunk, tokens_seen=start, device=device)
     else:
-        state = untrained_state(trunk.model, trunk.optim, seed=trunk.seed, device=device)
+        state = untrained_state(trunk.model, trunk.optim, trains=trunk.trains, seed=trunk.seed, device=device)
     steps = trunk.row_shape.steps(trunk.tokens)  # of all segments, so that all are compiled or none
     compile_decoder(state.model.lm, site, steps=steps)
     context = StepContext(inputs=inputs, out=out, site=site, on_progress=on_progress)
@@ -81,11 +81,12 @@ def train_stage(
     configure_torch(site)
     _check_vocabulary(spec.model.lm, inputs["tokenizer"])
     stream = stage_stream(spec, inputs=inputs, site=site)
-    folder, encoders = inputs.get("trunk", inputs.get("previous")), _tower_folders(spec.model, inputs, "trained")
+    folder, encoders = inputs.get("trunk", inputs.get("previous")), _tower_folders(spec.model, inputs, "included")
+    model, optim, trains, device = spec.model, spec.optim, spec.trains, site.device
     if folder is None:
-        state = untrained_state(spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
+        state = untrained_state(model, optim, trains=trains, seed=spec.seed, device=device, encoders=encoders)
     else:
-        state = branch_state(folder, spec.model, spec.optim, seed=spec.seed, device=site.device, encoders=encoders)
+        state = branch_state(folder, model, optim, trains=trains, seed=spec.seed, device=device, encoders=encoders)
         if spec.moments == "carried":
             load_moments(state, folder)
     compile_decoder(state.model.lm, site, steps=stream.steps)
@@ -116,7 +117,7 @@ def _run_training(
                 extra_state = log.state_dict() | {"draws": ledger.state_dict()}
                 save_resume_point(resume_folder, state, extra_state)
                 last_save = monotonic()
-    encoders = _tower_folders(state.model.spec, context.inputs, "frozen")
+    encoders = _tower_folders(state.model.spec, context.inputs, "external")
     write_checkpoint(out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
     ledger.close()
     record = json.dumps(achieved_record(stream, context.inputs), sort_keys=True, indent=1)
@@ -132,10 +133,10 @@ def _micro_batch_slices(num_rows: int, max_rows: int) -> list[tuple[int, int]]:
 
 
 def _batch_preparer(state: TrainState, stream: BatchStream, inputs: StepInputs, site: Site) -> Callable[[Batch], Batch]:
-    """A function that moves a batch to the site's device and encodes pixels that a frozen encoder must encode."""
+    """A function that moves a batch to the site's device and encodes pixels that an external encoder must encode."""
     spec, encoder = state.model.spec, None
     has_pixels = any(isinstance(source.images, DecodedImages) for source in stream.sources)
-    folders = _tower_folders(spec, inputs, "frozen")
+    folders = _tower_folders(spec, inputs, "external")
     if folders and has_pixels and isinstance(spec, VLMSpec) and not isinstance(spec.vision, PatchProjectionSpec):
         encoder = load_encoder(spec.vision, folders).to(site.device)
 
@@ -150,7 +151,7 @@ def _batch_preparer(state: TrainState, stream: BatchStream, inputs: StepInputs, 
     return prepare
 
 
-def _tower_folders(spec: LMSpec | VLMSpec, inputs: StepInputs, encoder: Literal["frozen", "trained"]) -> list[Path]:
+def _tower_folders(spec: LMSpec | VLMSpec, inputs: StepInputs, encoder: Literal["external", "included"]) -> list[Path]:
     """The folders of the model's towers if its encoder is of that kind, else none."""
     if not isinstance(spec, VLMSpec) or spec.encoder != encoder:
         return []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from firstsight.errors import ModelError
 from firstsight.files import file_sha256, write_atomic
@@ -31,7 +31,7 @@ from firstsight.model.tensors import (
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec, VLMSpec
-from firstsight.recipe.stages import AdamWSpec
+from firstsight.recipe.stages import AdamWSpec, Pretrain, Trains
 from firstsight.units import Tokens
 
 RESUME_FILE = "point.json"
@@ -54,17 +54,23 @@ class TrainState:
 
 
 def untrained_state(
-    spec: LMSpec | VLMSpec, optim: AdamWSpec, *, seed: int, device: str = "cpu", encoders: Sequence[Path] = ()
+    spec: LMSpec | VLMSpec,
+    optim: AdamWSpec,
+    *,
+    trains: Trains,
+    seed: int,
+    device: str = "cpu",
+    encoders: Sequence[Path] = (),
 ) -> TrainState:
     """An untrained model; the decoder's weights depend on the seed only, not on the vision part.
 
-    A trained encoder starts from the published weights in the folders `encoders`, one for each tower.
+    An included encoder starts from the published weights in the folders `encoders`, one for each tower.
     """
     model = _meta_model(spec)
     allocate_parameters(model.lm)
     _allocate_vision(model, encoders)
     model.initialise(seed)
-    return _train_state(model, optim, device)
+    return _train_state(model, optim, trains, device)
 
 
 def branch_state(
@@ -72,13 +78,14 @@ def branch_state(
     spec: LMSpec | VLMSpec,
     optim: AdamWSpec,
     *,
+    trains: Trains,
     seed: int,
     device: str = "cpu",
     encoders: Sequence[Path] = (),
 ) -> TrainState:
     """A new phase from a checkpoint's weights, with no tokens seen and without moments (see `load_moments`).
 
-    Parameters that the checkpoint lacks (projector, patch projection, rows of new tokens) are initialised, a trained
+    Parameters that the checkpoint lacks (projector, patch projection, rows of new tokens) are initialised, an included
     encoder comes from the folders `encoders`. Raises ModelError if the checkpoint does not fit the spec.
     """
     model, stored = _meta_model(spec), StoredTensors(folder)
@@ -91,7 +98,7 @@ def branch_state(
     _allocate_vision(model, encoders)
     model.initialise_vision(seed)
     _copy_tensors(model, stored, "")
-    return _train_state(model, optim, device)
+    return _train_state(model, optim, trains, device)
 
 
 def load_moments(state: TrainState, folder: Path) -> None:
@@ -101,10 +108,10 @@ def load_moments(state: TrainState, folder: Path) -> None:
     assign_moments(state, StoredTensors(folder, "optimizer"))
 
 
-def resume_state(path: Path, spec: LMSpec, optim: AdamWSpec, *, tokens_seen: Tokens, device: str = "cpu") -> TrainState:
+def resume_state(folder: Path, trunk: Pretrain, *, tokens_seen: Tokens, device: str = "cpu") -> TrainState:
     """Weights, moments and tokens seen of a trunk's checkpoint, to continue the same phase."""
-    state = branch_state(path, spec, optim, seed=0, device=device)
-    load_moments(state, path)
+    state = branch_state(folder, trunk.model, trunk.optim, trains=trunk.trains, seed=0, device=device)
+    load_moments(state, folder)
     state.tokens_seen = tokens_seen
     return state
 
@@ -143,10 +150,10 @@ def _allocate_vision(model: VLM, folders: Sequence[Path]) -> None:
     if isinstance(vision, Encoder) and any(parameter.is_meta for parameter in vision.parameters()):
         if len(folders) != len(vision.spec.towers):
             raise ModelError(
-                f"a trained encoder starts from published weights: wanted {len(vision.spec.towers)} folders, one per "
+                f"an included encoder starts from published weights: wanted {len(vision.spec.towers)} folders, one per "
                 f"tower. Got {len(folders)}. Give the roles encoder0 and so on."
             )
-        model.vision = load_encoder(vision.spec, folders).requires_grad_(True).train()
+        model.vision = load_encoder(vision.spec, folders)
     for module in (model.vision, model.projector):
         if module is not None:
             allocate_parameters(module)
@@ -166,31 +173,31 @@ def _copy_tensors(model: VLM, stored: StoredTensors, prefix: str) -> None:
     model.load_state_dict(assigned, strict=False, assign=True)
 
 
-def _train_state(model: VLM, optim: AdamWSpec, device: str) -> TrainState:
+def _train_state(model: VLM, optim: AdamWSpec, trains: Trains, device: str) -> TrainState:
     model.to(device)
     model.lm.compute_dtype = torch.bfloat16
     optimizer = torch.optim.AdamW(
-        _param_groups(model, optim),
+        _param_groups(model, trains),
         lr=0.0,  # every step sets it from its schedule
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
-        weight_decay=optim.weight_decay,
         fused=True,
     )
     return TrainState(model=model, optimizer=optimizer, optim=optim, tokens_seen=Tokens(0))
 
 
-def _param_groups(model: VLM, optim: AdamWSpec) -> list[dict[str, object]]:
-    """Trained parameters by rate and decay; an encoder at rate 0 gets no gradients, no moments, and eval mode."""
-    encoder = list[nn.Parameter]() if not isinstance(model.vision, Encoder) else list(model.vision.parameters())
-    encoder_set = set(encoder)
-    others = [parameter for parameter in model.parameters() if parameter not in encoder_set]
-    groups: list[dict[str, object]] = [{"params": others, "scale": 1.0}]
-    if encoder and optim.encoder_lr_scale:
-        decay = optim.encoder_weight_decay
-        groups.append({"params": encoder, "scale": optim.encoder_lr_scale, "weight_decay": decay})
-    elif model.vision is not None and encoder:
-        model.vision.requires_grad_(False).eval()
+def _param_groups(model: VLM, trains: Trains) -> list[dict[str, object]]:
+    """The parameters of each trained module with its rate and decay; frozen ones get no gradients, and eval mode."""
+    vision_training = trains.encoder if isinstance(model.vision, Encoder) else trains.projector
+    modules = ((model.lm, trains.decoder), (model.projector, trains.projector), (model.vision, vision_training))
+    groups: list[dict[str, object]] = []
+    for module, training in modules:
+        if module is None:
+            continue
+        module.requires_grad_(training is not None).train(training is not None)
+        if training is not None:
+            decay = training.weight_decay
+            groups.append({"params": list(module.parameters()), "scale": training.lr_scale, "weight_decay": decay})
     return groups
 
 
@@ -259,7 +266,7 @@ def load_resume_point(folder: Path, state: TrainState) -> dict[str, Any] | None:
 
 
 def write_checkpoint(folder: Path, state: TrainState, *, tokenizer: Path, encoders: Sequence[Path]) -> None:
-    """Write a checkpoint folder: weights, optimizer moments, spec, tokenizer and a frozen encoder's folders."""
+    """Write a checkpoint folder: weights, optimizer moments, spec, tokenizer and an external encoder's folders."""
     checkpoint_io.save(folder, state.model, tokens_seen=state.tokens_seen, tokenizer=tokenizer, encoders=encoders)
     write_tensors(folder, collect_moments(state), name="optimizer")
 

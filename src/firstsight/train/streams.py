@@ -166,7 +166,7 @@ def _image_source(spec: Midtrain | Finetune, inputs: StepInputs, site: Site, *, 
     """An image source with precomputed features where the step has them, else with pixels of the unchanged source."""
     role, source = f"image{index}", spec.mix.images.sources[index]
     source_index = Index.open(inputs[role])
-    if spec.model.encoder == "frozen" and f"{role}.features" in inputs:
+    if spec.model.encoder == "external" and f"{role}.features" in inputs:
         features = np.load(inputs[f"{role}.features"] / "features.npy", mmap_mode="r")
         images = PrecomputedFeatures(array=features.view(np.ndarray))
     else:

@@ -22,7 +22,7 @@ from firstsight.recipe.vision import ImageFit, RGBBytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecomputedFeatures:
-    """The features that a frozen encoder computed of an index's images, in the order of the index."""
+    """The features that an external encoder computed of an index's images, in the order of the index."""
 
     array: Float16[np.ndarray, "images I W"]
 

@@ -39,7 +39,7 @@ _IMAGE_MEMORY_BYTES = 1 << 28
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NativeModel:
-    """A checkpoint as an EvalModel. Encoded images are float16 features [I, W] of a frozen encoder, else pixels."""
+    """A checkpoint as an EvalModel. Encoded images are float16 features [I, W] of an external encoder, else pixels."""
 
     checkpoint: LoadedCheckpoint
     tokenizer: Tokenizer
@@ -70,7 +70,7 @@ class NativeModel:
 
     @torch.no_grad()
     def encode_images(self, named_images: Sequence[tuple[str, bytes]]) -> list[object]:
-        """A tensor for each (name, file): features float16 [I, W] of a frozen encoder, else pixels uint8 [S, S, 3]."""
+        """For each (name, file): float16 features [I, W] of an external encoder, else uint8 pixels [S, S, 3]."""
         vision = self.vision
         if vision is None:
             raise ModelError("a text model does not accept images. Evaluate it blind, or mid-train it first.")

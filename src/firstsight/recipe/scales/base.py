@@ -9,7 +9,16 @@ from firstsight.recipe.analysis import Axis
 from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, single_source
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.schedule import Continue, LRSchedule, Rewarm
-from firstsight.recipe.stages import AdamWSpec, Evaluate, Finetune, Midtrain, Pretrain, RowShape
+from firstsight.recipe.stages import (
+    AdamWSpec,
+    Evaluate,
+    Finetune,
+    Midtrain,
+    ModuleTraining,
+    Pretrain,
+    RowShape,
+    Trains,
+)
 from firstsight.recipe.study import Arm, Horizon
 from firstsight.units import Share, Tokens
 
@@ -52,6 +61,7 @@ class StageSettings:
     tokens: Tokens
     """Tokens of one epoch."""
     optim: AdamWSpec
+    trains: Trains
 
     def mix(self, text: Mixture) -> ImageTextMix:
         """The stage's images with the trunk's text."""
@@ -87,6 +97,7 @@ def base_arm(
         schedule=PAPER_REWARM,
         moments="carried",
         optim=midtrain.optim,
+        trains=midtrain.trains,
         seed=0,
     )
     tuning = Finetune(
@@ -99,23 +110,26 @@ def base_arm(
         schedule=Rewarm(peak_lr=finetune_lr, min_lr=0.0, warmup=Share(3, 100)),
         moments="fresh",
         optim=finetune.optim,
+        trains=finetune.trains,
         seed=0,
     )
     return Arm(name="base", seed=0, pretrain=pretrain, start=Share(4, 5), stages=(stage, tuning), evaluate=evaluate)
 
 
-def adamw(*, weight_decay: float, z_loss: float) -> AdamWSpec:
-    """open_lm's AdamW, with a frozen encoder."""
-    return AdamWSpec(
-        beta1=0.9,
-        beta2=0.95,
-        eps=1e-8,
-        weight_decay=weight_decay,
-        max_grad_norm=1.0,
-        z_loss=z_loss,
-        encoder_lr_scale=0.0,
-        encoder_weight_decay=0.0,
-    )
+def adamw(*, z_loss: float) -> AdamWSpec:
+    """open_lm's AdamW."""
+    return AdamWSpec(beta1=0.9, beta2=0.95, eps=1e-8, max_grad_norm=1.0, z_loss=z_loss)
+
+
+def trains_decoder(weight_decay: float) -> Trains:
+    """What trains in a trunk: the decoder, at the schedule's rate."""
+    return Trains(decoder=ModuleTraining(lr_scale=1.0, weight_decay=weight_decay), projector=None, encoder=None)
+
+
+def trains_decoder_and_projector(weight_decay: float) -> Trains:
+    """What trains in the paper's stages: all but the encoder, at the schedule's rate."""
+    trunk = trains_decoder(weight_decay)
+    return replace(trunk, projector=trunk.decoder)
 
 
 def branch_at(scale: Scale, start: Share) -> Arm:

@@ -7,7 +7,16 @@ from typing import NamedTuple
 from firstsight.recipe.mixture import External, Recaptioned, single_source
 from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec
 from firstsight.recipe.scales import models
-from firstsight.recipe.scales.base import PAPER_REWARM, VISION_TASKS, Scale, StageSettings, adamw, base_arm
+from firstsight.recipe.scales.base import (
+    PAPER_REWARM,
+    VISION_TASKS,
+    Scale,
+    StageSettings,
+    adamw,
+    base_arm,
+    trains_decoder,
+    trains_decoder_and_projector,
+)
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
 from firstsight.units import Share, Tokens
@@ -77,7 +86,8 @@ def paper_scale(name: str) -> Scale:
         packing="one_image_per_row",
         row_shape=MIDTRAIN_ROW_SHAPE,
         tokens=Tokens(size.midtrain_tokens),
-        optim=adamw(weight_decay=0.033, z_loss=1e-4),
+        optim=adamw(z_loss=1e-4),
+        trains=trains_decoder_and_projector(0.033),
     )
     finetune = StageSettings(
         images=PAPER_DIALOGUES,
@@ -85,12 +95,13 @@ def paper_scale(name: str) -> Scale:
         packing="one_image_per_row",
         row_shape=FINETUNE_ROW_SHAPE,
         tokens=FINETUNE_EPOCH_TOKENS,
-        optim=adamw(weight_decay=0.1, z_loss=0.0),
+        optim=adamw(z_loss=0.0),
+        trains=trains_decoder_and_projector(0.1),
     )
     projector = ProjectorSpec(kind="mlp3", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False)
     base = base_arm(
         pretrain=_trunk(size),
-        model=VLMSpec(lm=size.lm, vision=PAPER_ENCODER, encoder="frozen", projector=projector, attention="causal"),
+        model=VLMSpec(lm=size.lm, vision=PAPER_ENCODER, encoder="external", projector=projector, attention="causal"),
         midtrain=midtrain,
         finetune=finetune,
         finetune_lr=2e-5,
@@ -111,6 +122,7 @@ def _trunk(size: _PaperSize) -> Pretrain:
         row_shape=row_shape,
         tokens=tokens,
         schedule=Rewarm(peak_lr=size.peak_lr, min_lr=3e-5, warmup=warmup),
-        optim=adamw(weight_decay=size.weight_decay, z_loss=size.z_loss),
+        optim=adamw(z_loss=size.z_loss),
+        trains=trains_decoder(size.weight_decay),
         seed=0,
     )

@@ -15,7 +15,16 @@ from firstsight.recipe.mixture import (
     single_source,
 )
 from firstsight.recipe.model import LMSpec, ProjectorSpec, VLMSpec, openlm_spec
-from firstsight.recipe.scales.base import PAPER_REWARM, VISION_TASKS, Scale, StageSettings, adamw, base_arm
+from firstsight.recipe.scales.base import (
+    PAPER_REWARM,
+    VISION_TASKS,
+    Scale,
+    StageSettings,
+    adamw,
+    base_arm,
+    trains_decoder,
+    trains_decoder_and_projector,
+)
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
 from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec
@@ -28,7 +37,8 @@ MIDTRAIN_IMAGE_SHARE = Share(4, 5)
 """Image rows of a branch. With the paper's tenth this model would get 700 images."""
 FINETUNE_IMAGE_SHARE = Share(7, 8)
 """Image rows of fine-tuning; the paper has no text in it."""
-SYNTHETIC_OPTIM = adamw(weight_decay=0.01, z_loss=1e-4)
+SYNTHETIC_OPTIM = adamw(z_loss=1e-4)
+SYNTHETIC_WEIGHT_DECAY = 0.01
 
 
 def smoke_scale() -> Scale:
@@ -89,6 +99,7 @@ def _synthetic_scale(size: _Size) -> Scale:
         row_shape=SYNTHETIC_ROW_SHAPE,
         tokens=_tokens(size.branch),
         optim=SYNTHETIC_OPTIM,
+        trains=trains_decoder_and_projector(SYNTHETIC_WEIGHT_DECAY),
     )
     finetune = replace(midtrain, images=size.dialogues, image_share=FINETUNE_IMAGE_SHARE)
     base = base_arm(
@@ -127,6 +138,7 @@ def _trunk(size: _Size) -> Pretrain:
         tokens=_tokens(size.trunk),
         schedule=Rewarm(peak_lr=4e-3, min_lr=12e-6, warmup=Share(1, 20)),
         optim=SYNTHETIC_OPTIM,
+        trains=trains_decoder(SYNTHETIC_WEIGHT_DECAY),
         seed=0,
     )
 
@@ -147,7 +159,7 @@ def _model(size: _Size) -> VLMSpec:
     return VLMSpec(
         lm=_decoder(),
         vision=Siglip(vit=vit, fit="resize", weights=contrastive),
-        encoder="frozen",
+        encoder="external",
         projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=3, has_position_embeddings=True),
         attention="causal",
     )
