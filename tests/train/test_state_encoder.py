@@ -271,14 +271,14 @@ def test_incomplete_or_unexpected_encoder_is_an_error(
         )
     with pytest.raises(ModelError, match="not in the spec: vision"):
         branch_state(trained_checkpoint, tiny_study.FEATURE_VLM, OPTIM, trains=FROZEN, seed=1)
-    with pytest.raises(ModelError, match=r"1 folders, one a tower\. Got 0"):
+    with pytest.raises(ModelError, match=r"1 folders, one per tower\. Got 0"):
         untrained_state(tiny_study.INCLUDED_VLM, OPTIM, trains=TRAINED, seed=1)
 
 
 def test_checkpoint_with_trained_encoder_generates_from_pixels(
     stage_inputs: Inputs, trained_checkpoint: Path, site: Site, tmp_path: Path
 ) -> None:
-    spec = replace(tiny_study.finetune_spec(tiny_study.INCLUDED_VLM, 4), optim=TRAINED)
+    spec = replace(tiny_study.finetune_spec(tiny_study.INCLUDED_VLM, 4), trains=TRAINED)
     inputs = {**{role: path for role, path in stage_inputs.items() if role != "trunk"}, "previous": trained_checkpoint}
     done = tiny_study.run_handler(train_stage, spec, inputs, tmp_path / "done", site)
     native_model, data = load_native_model(done, site=site), tiny_study.png_image("red", "blue")

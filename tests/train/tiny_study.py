@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from firstsight.model.vision import siglip_vision_settings
 from firstsight.recipe.mixture import (
     External,
     ImageTextMix,
@@ -214,20 +215,13 @@ def write_captions(root: Path, rng: np.random.Generator) -> Path:
     return folder
 
 
-def write_siglip(folder: Path, seed: int) -> Path:
-    """Save an untrained SigLIP tower of VIT's shape."""
+def write_siglip(folder: Path, seed: int, vit: ViTSpec = VIT) -> Path:
+    """Save an untrained SigLIP tower."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     torch.manual_seed(seed)
-    config = SiglipVisionConfig(
-        num_hidden_layers=VIT.layers,
-        hidden_size=VIT.width,
-        intermediate_size=VIT.mlp_width,
-        num_attention_heads=VIT.heads,
-        image_size=VIT.image_size,
-        patch_size=VIT.patch_size,
-    )
-    SiglipVisionModel(config).save_pretrained(folder)
+    settings = siglip_vision_settings(vit, layers=vit.layers)
+    SiglipVisionModel(SiglipVisionConfig(**settings)).save_pretrained(folder)
     return folder
 
 

@@ -240,7 +240,7 @@ class VLMSpec:
 
     def __post_init__(self) -> None:
         if self.encoder not in ("external", "included"):
-            names = '"external" (was "frozen") or "included" (was "trained")'
+            names = '"external" (formerly "frozen") or "included" (formerly "trained")'
             raise QuantityError(f"VLMSpec.encoder is {names}. Got {self.encoder!r}. Write one of the two.")
         if self.encoder == "included" and isinstance(self.vision, PatchProjectionSpec):
             reason = "a patch projection has no encoder; it is in the checkpoint and trains with the projector"
