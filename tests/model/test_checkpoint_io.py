@@ -89,17 +89,6 @@ def test_invalid_spec_json_is_an_error(checkpoint: Path, text: str, message: str
         load(checkpoint)
 
 
-@pytest.mark.parametrize(("new", "old"), [("external", "frozen"), ("included", "trained")])
-def test_former_words_for_the_encoder_are_refused_with_the_new_ones(
-    tmp_path: Path, tokenizer_file: Path, new: str, old: str
-) -> None:
-    save(tmp_path, random_model(PATCH_VLM), tokens_seen=7, tokenizer=tokenizer_file, encoders=[])
-    path = tmp_path / "spec.json"
-    path.write_text(path.read_text().replace('"external"', f'"{old}"'))
-    with pytest.raises(ModelError, match=rf'spec\.json: .*"{new}" \(formerly "{old}"\)'):
-        load(tmp_path)
-
-
 def test_spec_of_another_model_is_an_error(checkpoint: Path) -> None:
     body = json.loads((checkpoint / "spec.json").read_text())
     body["model"]["layers"] += 1

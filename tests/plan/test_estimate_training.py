@@ -17,7 +17,7 @@ from firstsight.model.tensors import write_tensors
 from firstsight.plan.estimate import ComputeCost, estimate_step
 from firstsight.plan.step import Step
 from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import ModuleTraining, RowShape, Trains
 from firstsight.recipe.vision import PatchProjectionSpec, ViTSpec
 from firstsight.train.loop import train
@@ -48,7 +48,7 @@ CASES = [
 
 def planned_cost(model: VLMSpec, trains: Trains) -> ComputeCost:
     """The planned cost of one step of rows with one image each."""
-    stage = scale_named("smoke").base.stages[0]
+    stage = get_scale("smoke").base.stages[0]
     mix = replace(stage.mix, image_share=Share(1), packing="one_image_per_row")
     tokens = ROW_SHAPE.tokens_per_step
     spec = replace(stage, model=model, mix=mix, row_shape=ROW_SHAPE, tokens=tokens, trains=trains)

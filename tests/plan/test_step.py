@@ -58,7 +58,7 @@ def with_other_leaf(value: Any, path: tuple[Any, ...]) -> Any:
             case int():
                 return 2 * value if value > 1 else 2  # even heads stay even, and divisible
             case float():
-                return value + 1
+                return value / 2  # a minimum stays below its peak
             case _:
                 return OTHER_WORDS[value]
     head, *rest = path

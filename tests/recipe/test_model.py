@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,6 +12,7 @@ import pytest
 from firstsight.errors import QuantityError
 from firstsight.recipe.model import ProjectorSpec, decoder_spec
 from firstsight.recipe.scales import get_scale
+from firstsight.recipe.serialize import canonical_json, to_json
 from firstsight.recipe.vision import PatchProjectionSpec
 
 PAPER = get_scale("1b").base.stages[0].model
@@ -44,6 +47,17 @@ def test_patches_have_no_encoder_to_include() -> None:
     assert replace(PAPER, vision=patches).image_tokens == 4
     with pytest.raises(QuantityError, match="has no encoder"):
         replace(PAPER, vision=patches, encoder="included")
+
+
+@pytest.mark.parametrize(("new", "old"), [("external", "frozen"), ("included", "trained")])
+def test_former_words_for_the_encoder_are_refused_with_the_new_ones(new: str, old: str) -> None:
+    """In a process of its own, because tests check the types of arguments before the spec does."""
+    text = canonical_json(to_json(PAPER)).replace('"external"', f'"{old}"')
+    script = f"from firstsight.recipe.serialize import from_json; import json; from_json(json.loads({text!r}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f'"{new}" (formerly "{old}")' in done.stderr.splitlines()[-1]
+    assert f"Got {old!r}" in done.stderr.splitlines()[-1]
 
 
 def test_the_decoder_of_a_spec() -> None:

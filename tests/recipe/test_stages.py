@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import ModuleTraining, RowShape, Trains, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.units import Share, Tokens
@@ -53,7 +53,7 @@ TRAINED = ModuleTraining(lr_scale=0.1, weight_decay=0.05)
 
 
 def test_an_encoder_trains_only_where_the_checkpoint_has_it() -> None:
-    arm = scale_named("1b").base
+    arm = get_scale("1b").base
     for stage in arm.stages:
         trains = replace(stage.trains, encoder=TRAINED)
         with pytest.raises(
@@ -70,7 +70,7 @@ def test_an_encoder_trains_only_where_the_checkpoint_has_it() -> None:
 
 
 def test_a_stage_trains_something_and_a_trunk_only_its_decoder() -> None:
-    arm = scale_named("1b").base
+    arm = get_scale("1b").base
     nothing = Trains(decoder=None, projector=None, encoder=None)
     for stage in (arm.pretrain, *arm.stages):
         with pytest.raises(QuantityError, match="every module is frozen"):

@@ -13,7 +13,7 @@ from firstsight.errors import QuantityError
 from firstsight.model.checkpoint_io import load, read_spec
 from firstsight.model.tensors import read_tensors
 from firstsight.plan.graph import build_graph
-from firstsight.recipe.scales import scale_named
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.schedule import Continue
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
@@ -48,7 +48,7 @@ def tiny_arm() -> Arm:
         pretrain=tiny_study.pretrain_spec(4),
         start=Share(1),
         stages=(midtrain, tiny_study.finetune_spec(tiny_study.FEATURE_VLM, TUNING_STEPS)),
-        evaluate=scale_named("smoke").base.evaluate,
+        evaluate=get_scale("smoke").base.evaluate,
     )
 
 
