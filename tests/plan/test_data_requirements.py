@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from firstsight.errors import MixError
-from firstsight.plan.data_requirements import count_image_rows
+from firstsight.plan.data_requirements import SourceSize, count_image_rows
 from firstsight.plan.estimate import CostEstimate, DeviceSpec, check_data_sufficient, estimate_cost
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
 from firstsight.recipe.scales import branch_at, get_scale
+from firstsight.recipe.scales.paper import PAPER_SIZES
 from firstsight.recipe.stages import RowShape
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Share, Tokens
+from firstsight.workspace.study_functions import find_study_function, shipped_studies
 
 H100 = DeviceSpec("h100", utilisation=0.4)
 
@@ -24,18 +26,17 @@ def estimate_arm(arm: Arm) -> CostEstimate:
     return estimate_cost(build_graph(Study(name="one", scale="?", question="?", arms=(arm,))), H100)
 
 
-def resized(mixture: Mixture, tokens: int, **changes: Any) -> Mixture:
-    """The mixture of one named source, of another size, with other settings of its part."""
+def resized(mixture: Mixture, **size: int) -> Mixture:
+    """The mixture of one external source, of another size, which may be read once."""
     (component,) = mixture.components
     assert isinstance(component.source, External)
-    return replace(
-        mixture, components=(replace(component, source=replace(component.source, tokens=Tokens(tokens)), **changes),)
-    )
+    source = replace(component.source, **size)  # type: ignore[arg-type]
+    return replace(mixture, components=(replace(component, source=source, max_epochs=1),))
 
 
 def with_text(tokens: int) -> Arm:
     arm = branch_at(get_scale("1b"), Share(1, 5))
-    text = resized(arm.pretrain.text, tokens)
+    text = resized(arm.pretrain.text, tokens=tokens)
     stages = tuple(replace(stage, mix=replace(stage.mix, text=text)) for stage in arm.stages)
     return replace(arm, pretrain=replace(arm.pretrain, text=text), stages=stages)
 
@@ -52,17 +53,31 @@ def test_text_must_suffice_for_trunk_and_branch() -> None:
 def test_images_may_repeat_once_an_epoch() -> None:
     arm = branch_at(get_scale("1b"), Share(1, 5))
     midtrain, finetune = arm.stages
-    short = resized(finetune.mix.images, 625_000 * 1024)
-    twice = replace(finetune, mix=replace(finetune.mix, images=short))
-    (shortage,) = estimate_arm(
-        replace(arm, stages=(midtrain, replace(twice, epochs=1, epoch_tokens=twice.tokens)))
-    ).shortages
-    assert "llava-v1.5-multimodal" in shortage
-    assert (
-        len(estimate_arm(replace(arm, stages=(midtrain, twice))).shortages) == 1
-    )  # 4883 steps of 128 rows are 24 more than 625,000
-    sufficient = replace(finetune, mix=replace(finetune.mix, images=resized(finetune.mix.images, 4_883 * 128 * 1024)))
-    assert estimate_arm(replace(arm, stages=(midtrain, sufficient))).shortages == ()
+    assert estimate_arm(arm).shortages == ()
+    once = replace(finetune, epochs=1, epoch_tokens=finetune.tokens)
+    (shortage,) = estimate_arm(replace(arm, stages=(midtrain, once))).shortages
+    assert f"needs {4_879 * 128 * 2:,} records" in shortage and "llava-v1.5-multimodal" in shortage
+    shortages = []
+    for records in (4_879 * 128, 4_879 * 128 - 1):
+        mix = replace(finetune.mix, images=resized(finetune.mix.images, records=records))
+        shortages.append(len(estimate_arm(replace(arm, stages=(midtrain, replace(finetune, mix=mix)))).shortages))
+    assert shortages == [0, 1]
+
+
+@pytest.mark.parametrize("scale", PAPER_SIZES)
+def test_published_data_suffices_for_every_shipped_study(scale: str) -> None:
+    for name in shipped_studies():
+        for horizon in ("branch", "full"):
+            study = find_study_function(name).build(scale, seeds=1, options={"horizon": horizon})
+            assert estimate_cost(build_graph(study), H100).shortages == ()
+
+
+def test_half_of_the_published_text_or_dialogues_is_refused() -> None:
+    graph = build_graph(Study(name="one", scale="1b", question="?", arms=(branch_at(get_scale("1b"), Share(4, 5)),)))
+    half_text, half_dialogues = SourceSize(4_100_000_000_000 // 2 // 2, 0), SourceSize(0, 624_610 // 2)
+    for name, size in (("dclm-mix", half_text), ("llava-v1.5-multimodal", half_dialogues)):
+        with pytest.raises(MixError, match=name):
+            check_data_sufficient(estimate_cost(graph, H100, counted={name: size}))
 
 
 def staged(share_unit: Any, packing: Any = "one_image_per_row") -> Arm:
@@ -98,18 +113,18 @@ def test_counted_tokens_replace_declared_ones() -> None:
     assert (
         estimate_cost(graph, H100).shortages
         == ()
-        == estimate_cost(graph, H100, counted_tokens={"dclm-mix": required}).shortages
+        == estimate_cost(graph, H100, counted={"dclm-mix": SourceSize(required, 0)}).shortages
     )
     (shortage,) = [
         line
-        for line in estimate_cost(graph, H100, counted_tokens={"dclm-mix": required - 1}).shortages
+        for line in estimate_cost(graph, H100, counted={"dclm-mix": SourceSize(required - 1, 0)}).shortages
         if "midtrain" in line
     ]
     assert f"needs {required:,} tokens" in shortage and f"has {required - 1:,}" in shortage
 
 
-def test_epochs_and_shares_divide_the_required_tokens() -> None:
-    """Half of 1,000 rows from a source that may be read four times: 125 rows of 1,000 tokens."""
+def test_epochs_and_shares_divide_the_required_records() -> None:
+    """Half of 1,000 rows from a source that may be read four times: 125 images."""
     arm = staged("rows")
     source = External(name="half", form="captions", tokens=Tokens(0))
     components = (
@@ -123,6 +138,6 @@ def test_epochs_and_shares_divide_the_required_tokens() -> None:
         ),
     )
     graph = build_graph(Study(name="one", scale="?", question="?", arms=(replace(arm, stages=(stage,)),)))
-    assert estimate_cost(graph, H100, counted_tokens={"half": 125_000}).shortages == ()
-    (shortage,) = estimate_cost(graph, H100, counted_tokens={"half": 124_999}).shortages
-    assert "about 125,000" in shortage
+    assert estimate_cost(graph, H100, counted={"half": SourceSize(0, 125)}).shortages == ()
+    (shortage,) = estimate_cost(graph, H100, counted={"half": SourceSize(0, 124)}).shortages
+    assert "about 125 records" in shortage

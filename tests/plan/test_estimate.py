@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tests.data.conftest import Workshop, words_of
 
+from firstsight.data.index import INDEX_ARRAYS, IndexWriter
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.estimate import (
     CostEstimate,
@@ -18,16 +22,22 @@ from firstsight.plan.estimate import (
     estimate_table,
 )
 from firstsight.plan.graph import build_graph
-from firstsight.recipe.mixture import External, SyntheticInterleaved, SyntheticMultitask, single_source
+from firstsight.plan.step import Step
+from firstsight.recipe.mixture import External, ExternalForm, SyntheticInterleaved, SyntheticMultitask, single_source
 from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.scales.models import siglip_dinov2_384
-from firstsight.recipe.stages import RowShape
+from firstsight.recipe.stages import Prepare, RowShape
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 
 H100 = DeviceSpec("h100", utilisation=0.4)
 PAPER = estimate_cost(build_graph(when(get_scale("1b"))), H100)
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
 
 
 def step_costs(kind: str, estimate: CostEstimate = PAPER) -> list[StepCost]:
@@ -134,8 +144,9 @@ def test_sharing_saves_what_the_arms_have_in_common() -> None:
 
 def test_hours_are_flops_over_speed() -> None:
     assert PAPER.total.hours == pytest.approx(PAPER.total.flops / (989e12 * 0.4) / 3600)
+    assert DeviceSpec("A100", utilisation=0.4) == DeviceSpec("a100", utilisation=0.4)
     with pytest.raises(UnknownName):
-        DeviceSpec("h1000", utilisation=0.4)
+        DeviceSpec("H1000", utilisation=0.4)
     with pytest.raises(QuantityError):
         DeviceSpec("h100", utilisation=0.0)
 
@@ -143,6 +154,51 @@ def test_hours_are_flops_over_speed() -> None:
 def test_every_estimate_is_stated() -> None:
     for step_cost in estimate_cost(build_graph(when(get_scale("cpu"))), H100).step_costs:
         assert bool(step_cost.cost.note) == (step_cost.step.kind in ("midtrain", "finetune", "contrast", "evaluate"))
+
+
+@pytest.mark.parametrize("form", ["text", "captions", "dialogues"])
+def test_index_bytes_are_those_of_a_prepared_source(workshop: Workshop, form: ExternalForm) -> None:
+    """Two bytes per token of a small vocabulary, one per loss flag, and the arrays of records and images."""
+    turns = [{"from": "human", "value": "<image>\nw1"}, {"from": "gpt", "value": "w9 w8"}]
+    folder = {
+        "text": lambda: workshop.texts([{"text": words_of(range(1 + n % 9))} for n in range(50)]),
+        "captions": lambda: workshop.captions([words_of(range(1 + n % 9)) for n in range(50)]),
+        "dialogues": lambda: workshop.dialogues(
+            [{"image": f"{n}.png", "conversations": turns} for n in range(50)], [f"{n}.png" for n in range(50)]
+        ),
+    }[form]()
+    index = workshop.prepare(folder, form)
+    declared = External(name="s", form=form, tokens=Tokens(len(index.tokens)), records=50)
+    spec = Prepare(source=declared, tokenizer=External(name="t", form="tokenizer", tokens=Tokens(0)))
+    cost = estimate_step(Step(kind="prepare", spec=spec, version=1), vocab_size=208)
+    assert cost.stored_bytes == sum(np.load(index.path / f"{name}.npy").nbytes for name in INDEX_ARRAYS)
+    assert cost.items == 50 and "3 bytes per token" in cost.note
+
+
+@pytest.mark.parametrize("vocab_size", [50_432, 2**16, 2**16 + 1, 128_256])
+def test_bytes_per_token_grow_with_the_vocabulary_of_the_model(tmp_path: Path, vocab_size: int) -> None:
+    with IndexWriter(tmp_path, vocab_size) as writer:
+        token_bytes = sum(writer.arrays[name].dtype.itemsize for name in ("tokens", "loss"))
+    arm = get_scale("1b").base
+    small = replace(arm.pretrain, model=replace(arm.pretrain.model, vocab_size=vocab_size))
+    study = Study(name="one", scale="?", question="?", arms=(replace(arm, pretrain=small, start=Share(1), stages=()),))
+    (step_cost,) = step_costs("prepare", estimate_cost(build_graph(study), H100))
+    assert step_cost.cost.stored_bytes == token_bytes * 4_100_000_000_000 + 24 * 3_000_000_000
+
+
+def test_the_index_of_the_paper_s_data_is_planned_once() -> None:
+    stored = {step_cost.step.slug: step_cost.cost.stored_bytes for step_cost in step_costs("prepare")}
+    assert stored["prepare-dclm-mix"] == 3 * 4_100_000_000_000 + 24 * 3_000_000_000
+    assert stored["prepare-datacomp-dr-1b"] == 1_280_000_000 * (3 * 16 + 24 + 8 + 28)
+    cells = {row[0]: row for row in estimate_table(PAPER)}
+    assert cells["prepare-dclm-mix"][-2] == "12.4 TB" and cells["total"][-2] == "12.8 TB"
+
+
+def test_an_undeclared_size_is_stated_as_unknown() -> None:
+    source = External(name="mine", form="text", tokens=Tokens(0))
+    spec = Prepare(source=source, tokenizer=External(name="t", form="tokenizer", tokens=Tokens(0)))
+    cost = estimate_step(Step(kind="prepare", spec=spec, version=1))
+    assert cost.stored_bytes == 0 and cost.note.startswith("unknown: the size of mine")
 
 
 def test_costs_of_data_are_items_not_flops() -> None:
@@ -170,6 +226,6 @@ def test_images_of_interleaved_documents_and_multitask_data_are_encoded_once_eac
 def test_the_table_has_one_line_for_equal_steps_and_ends_in_the_sums() -> None:
     lines = estimate_table(PAPER)
     assert len({len(line) for line in lines}) == 1
-    assert len(lines) <= 14
+    assert len(lines) == 16
     assert [line[0] for line in lines[-3:]] == ["total", "without sharing", "saved (74%)"]
     assert any("28,795,904,000" in line and "109,848" in line for line in lines)

@@ -1,18 +1,31 @@
-"""Whether each source has enough tokens: those that a step needs in one pass, compared with those available."""
+"""Whether each source has enough data: what a step needs in one pass, compared with what is available.
+
+Text is counted in tokens; captions and dialogues in records, of which every image row takes at least one. Interleaved
+documents are not counted: nothing declares how many images they have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import floor
+from typing import NamedTuple
 
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import DataSource, External, Recaptioned
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.units import Share
 
+_UNITS = {"text": "tokens", "captions": "records", "dialogues": "records"}
 CAPTION_TOKENS = 32
 """Estimated text tokens of one image."""
+
+
+class SourceSize(NamedTuple):
+    """Text tokens and records of one pass over a source; 0: unknown."""
+
+    tokens: int
+    records: int
 
 
 def images_per_row(stage: Midtrain | Finetune) -> int:
@@ -40,21 +53,22 @@ def count_image_rows(stage: Midtrain | Finetune) -> int:
     return sum(floor(rows * row_share(share)) for rows, share in stage.mix.spans(stage_rows))
 
 
-def data_shortages(step: Step, counted_tokens: Mapping[str, int]) -> Iterator[str]:
-    """A sentence for each source that is too small for this step; a row counts in full, padding included.
+def data_shortages(step: Step, counted: Mapping[str, SourceSize]) -> Iterator[str]:
+    """A sentence for each source that is too small for this step; a text row counts in full, padding included.
 
-    `counted_tokens`: tokens of external sources by name, where counted; else the declared number (0: unknown).
+    `counted`: sizes of external sources by name, where counted; else the declared ones.
     """
     qualifier = "about " if _has_estimated_rows(step) else ""
-    for source, required in _required_tokens(step):
+    for source, required in _requirements(step):
         external = source.external if isinstance(source, Recaptioned) else source
-        if not isinstance(external, External):
+        if not isinstance(external, External) or external.form not in _UNITS:
             continue
-        available = counted_tokens.get(external.name, external.tokens)
+        unit = _UNITS[external.form]
+        available = getattr(counted.get(external.name, external), unit)
         if 0 < available < required:
-            verb = "has" if external.name in counted_tokens else "is declared with"
+            verb = "has" if external.name in counted else "is declared with"
             yield (
-                f"{step.address}: needs {qualifier}{required:,} tokens in one pass, but {external.name!r} {verb} "
+                f"{step.address}: needs {qualifier}{required:,} {unit} in one pass, but {external.name!r} {verb} "
                 f"{available:,}. Add a source, lower its share or the budget, raise its max_epochs, or correct a "
                 "declared size."
             )
@@ -69,7 +83,8 @@ def _has_estimated_rows(step: Step) -> bool:
     return any(unit != "rows" for unit in (mix.share_unit, *units))
 
 
-def _required_tokens(step: Step) -> Iterator[tuple[DataSource, int]]:
+def _requirements(step: Step) -> Iterator[tuple[DataSource, int]]:
+    """Tokens that each text source must have in one pass, and records that each image source must have."""
     epochs = 1
     match step.spec:
         case TrunkSegment(pretrain=pretrain, end=end):
@@ -78,12 +93,12 @@ def _required_tokens(step: Step) -> Iterator[tuple[DataSource, int]]:
             epochs = stage.epochs if isinstance(stage, Finetune) else 1
             image_rows = count_image_rows(stage)
             text_tokens = _text_tokens_until(step) if stage.row_shape.rows(stage.tokens) > image_rows else 0
-            mixtures = [(stage.mix.text, text_tokens), (stage.mix.images, image_rows * stage.row_shape.length)]
+            mixtures = [(stage.mix.text, text_tokens), (stage.mix.images, image_rows)]
         case _:
             mixtures = []
-    for mixture, tokens in mixtures:
+    for mixture, total in mixtures:
         for component in mixture.components:
-            yield component.source, -(-floor(tokens * component.share) // (component.max_epochs * epochs))
+            yield component.source, -(-floor(total * component.share) // (component.max_epochs * epochs))
 
 
 def _text_tokens_until(step: Step | None) -> int:

@@ -14,11 +14,18 @@ from operator import sub
 from typing import Any, NamedTuple
 
 from firstsight.errors import MixError, QuantityError, UnknownName
-from firstsight.plan.data_requirements import CAPTION_TOKENS, count_image_rows, data_shortages, images_per_row
+from firstsight.plan.data_requirements import (
+    CAPTION_TOKENS,
+    SourceSize,
+    count_image_rows,
+    data_shortages,
+    images_per_row,
+)
 from firstsight.plan.graph import MODEL_ROLES, Graph
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import (
     External,
+    Recaptioned,
     SyntheticBenchmarks,
     SyntheticCaptions,
     SyntheticDialogues,
@@ -43,6 +50,10 @@ PEAK_FLOPS: dict[str, float] = {
 """Dense bf16 FLOPs per second, from the vendors' data sheets; cpu is one core."""
 WEIGHT_BYTES, MOMENT_BYTES = 4, 8
 """Bytes in a checkpoint per parameter: its fp32 value, and AdamW's two moments."""
+LARGEST_SHORT_VOCABULARY = 2**16
+"""Tokens of larger vocabularies take four bytes in an index instead of two; a loss flag takes another one."""
+RECORD_BYTES, IMAGE_REF_BYTES, IMAGE_BYTES = 24, 8, 28
+"""Bytes in an index of a record, of an image in it, and of a place where an image is read from."""
 QUESTION_TOKENS = 64
 QUESTION_COUNTS: dict[str, int] = {
     "vqav2": 214_354,
@@ -68,7 +79,7 @@ class ComputeCost:
     steps: int = 0
     flops: int = 0
     stored_bytes: int = 0
-    """Bytes in the store: weights, moments, features, token indexes of external text."""
+    """Bytes in the store: weights, moments, features, indexes of external sources."""
     items: int = 0
     """Documents, images or questions, or model calls of an evaluation."""
     note: str = ""
@@ -76,13 +87,14 @@ class ComputeCost:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """The device that hours are estimated for, one of PEAK_FLOPS; UnknownName or QuantityError otherwise."""
+    """The device that hours are estimated for, one of PEAK_FLOPS in any case; else UnknownName or QuantityError."""
 
     name: str
     utilisation: float
     """The part of the peak that training reaches; 0.4 is usual for a GPU."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name.lower())
         if self.name not in PEAK_FLOPS:
             raise UnknownName("device", self.name, PEAK_FLOPS)
         if not 0 < self.utilisation <= 1:
@@ -97,8 +109,11 @@ class DeviceSpec:
         return flops / (self.peak_flops * self.utilisation) / 3600
 
 
-def estimate_step(step: Step) -> ComputeCost:
-    """The cost of `step`, from its spec; that of an evaluation also depends on its model."""
+def estimate_step(step: Step, *, vocab_size: int = 0) -> ComputeCost:
+    """The cost of `step`, from its spec; that of an evaluation also depends on its model.
+
+    `vocab_size`: of the models that read a prepared source.
+    """
     match step.spec:
         case TrunkSegment() as segment:
             return _segment_cost(segment)
@@ -111,7 +126,7 @@ def estimate_step(step: Step) -> ComputeCost:
         case Evaluate() as spec:
             return _evaluate_cost(spec, _evaluated_model(step))
         case Prepare() as spec:
-            return _prepare_cost(spec)
+            return _prepare_cost(spec, vocab_size)
         case External() if step.donor_model:
             weight_bytes = WEIGHT_BYTES * step.donor_model.parameters()
             return ComputeCost(stored_bytes=weight_bytes, note="imported: a donor's weights")
@@ -200,7 +215,8 @@ def _contrastive_cost(vision: Siglip, training: ContrastiveTraining) -> ComputeC
 
 def _encode_cost(spec: Encode) -> ComputeCost:
     vision = spec.vision
-    images = spec.source.images if isinstance(spec.source, SyntheticInterleaved) else _item_count(spec.source)
+    source = spec.source.external if isinstance(spec.source, Recaptioned) else spec.source
+    images = source.images if isinstance(source, SyntheticInterleaved) else _item_count(source)
     return ComputeCost(
         flops=images * vision.flops(),
         stored_bytes=2 * images * vision.tokens * vision.width,
@@ -209,14 +225,24 @@ def _encode_cost(spec: Encode) -> ComputeCost:
     )
 
 
-def _prepare_cost(spec: Prepare) -> ComputeCost:
-    tokens = spec.source.tokens if isinstance(spec.source, External) and spec.source.form == "text" else 0
-    note = "estimate: 3 bytes per token" if tokens else ""
-    return ComputeCost(stored_bytes=3 * tokens, items=_item_count(spec.source), note=note)
+def _prepare_cost(spec: Prepare, vocab_size: int) -> ComputeCost:
+    """The index of a whole external source by its declared size."""
+    source = spec.source.external if isinstance(spec.source, Recaptioned) else spec.source
+    if not isinstance(source, External):
+        return ComputeCost(items=_item_count(source))
+    if not (source.tokens or source.records):
+        return ComputeCost(note=f"unknown: the size of {source.name}, which declares no tokens and no records")
+    token_bytes = (2 if vocab_size <= LARGEST_SHORT_VOCABULARY else 4) + 1
+    record_bytes = RECORD_BYTES + (IMAGE_REF_BYTES + IMAGE_BYTES if source.form != "text" else 0)
+    return ComputeCost(
+        stored_bytes=token_bytes * source.tokens + record_bytes * source.records,
+        items=_item_count(source),
+        note=f"estimate: an index of the whole source, by its declared size, {token_bytes} bytes per token",
+    )
 
 
 def _item_count(source: Any) -> int:
-    """Documents, images or questions of a synthetic source; 0 for others."""
+    """Documents, images or questions of a source; 0 where they are unknown."""
     match source:
         case (
             SyntheticTexts(documents=count)
@@ -225,6 +251,7 @@ def _item_count(source: Any) -> int:
             | SyntheticDialogues(images=count)
             | SyntheticMultitask(images=count)
             | SyntheticBenchmarks(questions=count)
+            | External(form="text" | "captions" | "dialogues", records=count)
         ):
             return count
         case _:
@@ -298,12 +325,13 @@ class CostEstimate:
         return self.savings.flops / self.unshared_total.flops if self.unshared_total.flops else 0.0
 
 
-def estimate_cost(graph: Graph, device: DeviceSpec, *, counted_tokens: Mapping[str, int] | None = None) -> CostEstimate:
-    """The cost of every step of `graph`, in its order; `counted_tokens`: tokens of external sources, where counted."""
-    costs = {step: estimate_step(step) for step in graph.steps}
+def estimate_cost(graph: Graph, device: DeviceSpec, *, counted: Mapping[str, SourceSize] | None = None) -> CostEstimate:
+    """The cost of every step of `graph`, in its order; `counted`: sizes of external sources by name, where counted."""
+    vocab_sizes = _vocab_sizes(graph)
+    costs = {step: estimate_step(step, vocab_size=vocab_sizes.get(step, 0)) for step in graph.steps}
     arms = graph.arms_by_step()
     step_costs = [StepCost(step, arms[step], cost, hours=device.hours(cost.flops)) for step, cost in costs.items()]
-    shortages = [sentence for step in graph.steps for sentence in data_shortages(step, counted_tokens or {})]
+    shortages = [sentence for step in graph.steps for sentence in data_shortages(step, counted or {})]
     return CostEstimate(
         device=device,
         step_costs=tuple(step_costs),
@@ -311,6 +339,19 @@ def estimate_cost(graph: Graph, device: DeviceSpec, *, counted_tokens: Mapping[s
         unshared_total=_total([step_cost for step_cost in step_costs for _ in step_cost.arms]),
         shortages=tuple(dict.fromkeys(shortages)),
     )
+
+
+def _vocab_sizes(graph: Graph) -> dict[Step, int]:
+    """The vocabulary of the models that read each prepared source."""
+    sizes: dict[Step, int] = {}
+    for step in graph.steps:
+        match step.spec:
+            case TrunkSegment(pretrain=run) | (Midtrain() | Finetune() as run):
+                vocab_size = decoder_spec(run.model).vocab_size
+                sizes |= {parent: vocab_size for _, parent in step.needs if parent.kind == "prepare"}
+            case _:
+                pass
+    return sizes
 
 
 def _total(step_costs: Sequence[StepCost]) -> CostTotal:

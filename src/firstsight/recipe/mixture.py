@@ -153,13 +153,18 @@ class SyntheticBenchmarks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class External:
-    """Data or weights of the user: a name that the site file maps to a path."""
+    """Data or weights of the user: a name that the site file maps to a path.
+
+    Declared sizes are for plans; `run` compares with those that it counts. They never enter an address of a run.
+    """
 
     TAG: ClassVar = "external"
     name: str
     form: ExternalForm
     tokens: Tokens
-    """Published tokens of one pass; 0: unknown, or the form has none."""
+    """Declared text tokens of one pass; 0: unknown, or the form has none."""
+    records: int = 0
+    """Declared documents, captioned images or dialogues of one pass; 0: unknown, or the form has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

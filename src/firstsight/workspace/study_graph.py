@@ -17,6 +17,7 @@ from pathlib import Path
 from firstsight.errors import DataError, RequestError, StoreError
 from firstsight.files import FileDigests, write_atomic
 from firstsight.plan import estimate
+from firstsight.plan.data_requirements import SourceSize
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps
 from firstsight.plan.step import Step, content_key
@@ -80,7 +81,7 @@ def prepare_study(
         content_ids = recorded | preparer.prepare_all(select(graph))
         graph = graph if content_ids == recorded else build_graph(stored.study, content_ids)
     part = select(graph)
-    _check_data_sufficient(part, preparer.token_counts)
+    _check_data_sufficient(part, preparer.sizes)
     store = Store(stored.root)
     for step in missing_steps(part, store):
         if isinstance(step.spec, Prepare) and step.spec in preparer.folders:
@@ -103,11 +104,11 @@ def _prepares_named_source(step: Step) -> bool:
     return isinstance(step.spec, Prepare) and isinstance(step.spec.source, External | Recaptioned)
 
 
-def _check_data_sufficient(graph: Graph, token_counts: Mapping[str, int]) -> None:
+def _check_data_sufficient(graph: Graph, counted: Mapping[str, SourceSize]) -> None:
     """Raise RequestError where a source would have to be repeated more often than the recipe allows."""
     device = estimate.DeviceSpec("cpu", utilisation=1.0)
     with sources.as_request_error():
-        estimate.check_data_sufficient(estimate.estimate_cost(graph, device, counted_tokens=token_counts))
+        estimate.check_data_sufficient(estimate.estimate_cost(graph, device, counted=counted))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -119,8 +120,8 @@ class _SourcePreparer:
     display: ProgressDisplay
     folders: dict[Prepare, Path] = field(default_factory=dict)
     """Prepared folders, by source and tokenizer."""
-    token_counts: dict[str, int] = field(default_factory=dict)
-    """The tokens of each prepared text source, by name."""
+    sizes: dict[str, SourceSize] = field(default_factory=dict)
+    """The size of each prepared source, by name."""
 
     def prepare_all(self, graph: Graph) -> dict[str, str]:
         """Check, read and prepare the external sources of a graph, and record their digests, by `content_key`."""
@@ -137,8 +138,8 @@ class _SourcePreparer:
             source, folder = step.spec.source, self._prepared(step, store)
             manifest = json.loads((folder / "manifest.json").read_text())
             self.folders[step.spec], content_ids[content_key(source)] = folder, manifest["source"]
-            if isinstance(source, External) and source.form == "text":
-                self.token_counts[source.name] = manifest["counts"]["tokens"]
+            external = source.external if isinstance(source, Recaptioned) else source
+            self.sizes[external.name] = SourceSize(manifest["counts"]["tokens"], manifest["counts"]["samples"])
         for key, digest in content_ids.items():
             write_atomic(_cache_path("identities", key, self.site), json.dumps(digest) + "\n")
         return content_ids

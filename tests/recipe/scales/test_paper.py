@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firstsight.recipe.scales import branch_at, get_scale
+from firstsight.recipe.scales.paper import PAPER_SIZES
 from firstsight.recipe.stages import Finetune, Midtrain, RowShape
 from firstsight.units import Share, Tokens
 
@@ -28,12 +29,18 @@ def test_the_paper_budget_rounds_up_to_its_step_count() -> None:
 
 
 def test_fine_tuning_is_two_epochs_of_llava_with_its_own_schedule() -> None:
-    """625,000 dialogues, one a row of 1,024 tokens; 3 % warm-up to 2e-5, then to 0. Source: paper section 4."""
+    """624,610 dialogues, one a row of 1,024 tokens; 3 % warm-up to 2e-5, then to 0. Source: paper section 4."""
     for name in ("79m", "1b", "7b"):
         stage = get_scale(name).base.stages[1]
         assert isinstance(stage, Finetune) and stage.epochs == 2
-        assert stage.row_shape.rows(stage.epoch_tokens) == 4_883 * 128
+        assert stage.row_shape.rows(stage.epoch_tokens) == 624_610 - 624_610 % 128
         warmup_tokens = stage.tokens * 3 // 100
         assert stage.lr(Tokens(warmup_tokens)) == 2e-5 and stage.lr(stage.tokens) == 0
         assert stage.lr(Tokens(warmup_tokens // 2)) == 2e-5 * (warmup_tokens // 2) / warmup_tokens
         assert stage.mix.image_share == 1 and stage.tokenizer == get_scale(name).base.pretrain.tokenizer
+
+
+def test_text_is_read_twice_only_where_it_is_too_small_for_one_pass() -> None:
+    """DCLM's 4.1T tokens suffice for every trunk but that of 4.3T."""
+    epochs = {name: get_scale(name).base.pretrain.text.components[0].max_epochs for name in PAPER_SIZES}
+    assert epochs == {"79m": 1, "154m": 1, "411m": 1, "1b": 2, "7b": 1}

@@ -69,9 +69,9 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
     """The job of a step; RequestError if the site does not have the source."""
     source, location = spec.source, readers.locate_source(spec.source, inputs.get("source"), site)
     text_tokenizer = tokenizer.load_tokenizer(inputs["tokenizer"])
-    # `most_bad` decides whether a source is accepted and does not change its parts.
+    # Declared sizes and `most_bad`, which decides whether a source is accepted, do not change its parts.
     location_fields = [location.path, location.pictures, location.captions, dict(location.columns), location.split]
-    identity = [INDEX_FORMAT, serialize.to_json(source), location_fields, text_tokenizer.digest]
+    identity = [INDEX_FORMAT, _without_declared_size(source), location_fields, text_tokenizer.digest]
     return PrepareJob(
         source=source,
         location=location,
@@ -83,6 +83,14 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
         vocab_size=text_tokenizer.vocab_size,
         key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def _without_declared_size(source: mixture.DataSource) -> dict[str, Any]:
+    body = serialize.to_json(source)
+    for external in (body, body.get("external", {})):
+        external.pop("tokens", None)
+        external.pop("records", None)
+    return body
 
 
 def _write_missing_parts(

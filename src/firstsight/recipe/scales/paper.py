@@ -33,12 +33,25 @@ PAPER_TEXT_TASKS = (
     "piqa",
     "pubmedqa",
 )
-PAPER_TEXT = External(name="dclm-mix", form="text", tokens=Tokens(0))
+PAPER_TEXT = External(name="dclm-mix", form="text", tokens=Tokens(4_100_000_000_000), records=3_000_000_000)
+"""DCLM-Baseline (3.8T tokens) with StarCoder and ProofPile-2: 4.1T tokens. Source: Li et al. 2024 (DCLM), section 5.
+
+The documents are those of DCLM-Baseline alone, as its dataset card rounds them. DCLM-1B's run of 4.3T tokens, the trunk
+of scale 1b, therefore read a part of the data twice (derived).
+"""
 PAPER_CAPTIONS = Recaptioned(
-    external=External(name="datacomp-dr-1b", form="captions", tokens=Tokens(0)), synthetic_share=Share(1), seed=0
+    external=External(name="datacomp-dr-1b", form="captions", tokens=Tokens(1_280_000_000 * 16), records=1_280_000_000),
+    synthetic_share=Share(1),
+    seed=0,
 )
-"""The paper does not say how it chose between real and regenerated captions; the set's name suggests the latter."""
-PAPER_DIALOGUES = External(name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(0))
+"""1.28B images. Source: Vasu et al. 2024 (MobileCLIP). 16 tokens a caption are an estimate: CoCa's captions in the
+dataset card have 8 to 15 words. The paper does not say how it chose between real and regenerated captions; the set's
+name suggests the latter."""
+PAPER_DIALOGUES = External(
+    name="llava-v1.5-multimodal", form="dialogues", tokens=Tokens(624_610 * 180), records=624_610
+)
+"""LLaVA-1.5's 665,298 dialogues without the 40,688 of text alone, as in Prismatic ("625k"). Source: Liu et al. 2023 and
+the file's own count. 180 tokens are an estimate: five turns of 150 characters each, at four characters a token."""
 PAPER_TOKENIZER = External(name="gpt-neox-20b", form="tokenizer", tokens=Tokens(0))
 PAPER_ENCODER = models.siglip_so400m_384(External(name="siglip-so400m-patch14-384", form="encoder", tokens=Tokens(0)))
 PAPER_EVALUATION = Evaluate(
@@ -48,8 +61,9 @@ PAPER_EVALUATION = Evaluate(
 )
 MIDTRAIN_ROW_SHAPE = RowShape(batch_size=256, length=1024)
 FINETUNE_ROW_SHAPE = RowShape(batch_size=128, length=1024)
-FINETUNE_EPOCH_TOKENS = FINETUNE_ROW_SHAPE.round_up(Tokens(625_000 * 1024))
-"""LLaVA's 625,000 dialogues with an image, one per row; the paper's figure rounds it to 1B tokens."""
+FINETUNE_EPOCH_STEPS = PAPER_DIALOGUES.records // FINETUNE_ROW_SHAPE.batch_size
+FINETUNE_EPOCH_TOKENS = Tokens(FINETUNE_EPOCH_STEPS * FINETUNE_ROW_SHAPE.tokens_per_step)
+"""One dialogue per row, in as many whole steps as the dialogues fill; the paper's figure rounds it to 1B tokens."""
 
 
 class _PaperSize(NamedTuple):
@@ -117,7 +131,7 @@ def _trunk(size: _PaperSize) -> Pretrain:
     return Pretrain(
         model=size.lm,
         tokenizer=PAPER_TOKENIZER,
-        text=single_source(PAPER_TEXT),
+        text=single_source(PAPER_TEXT, max_epochs=1 + size.tokens // PAPER_TEXT.tokens),
         packing="best_fit",
         row_shape=row_shape,
         tokens=tokens,
