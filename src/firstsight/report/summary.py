@@ -34,17 +34,18 @@ def answer_sentence(
         return f"No answer yet: no arm has been evaluated on vision ({scored} of {len(arms)} have scores)."
     best, *others = ranked
     texts = arm_texts(arms, axes)
+    place = place_text(next(arm for arm in arms if arm.name == best["arm"]), axes)
+    meaning = ", ".join(uncapitalised(axis.label) for axis in axes) if texts[best["arm"]] == place else ""
     # The higher stable score of both guessers in vision.
     guessers = rows.filter(pl.col("condition").is_in(GUESSERS), arm=best["arm"], task=STABLE, kind="vision")
     guesser_score = max(mean_over_seeds(guessers).get_column("score").to_list(), default=None)
     score = f"{100 * best['score']:.1f} points above chance"
     if guesser_score is not None and best["score"] <= guesser_score:
+        winner = ", ".join(filter(None, (texts[best["arm"]], meaning)))
         return (
-            f"No answer: even the best arm ({texts[best['arm']]}) scores {score} in vision, and a guesser "
+            f"No answer: even the best arm ({', '.join(filter(None, (texts[best['arm']], meaning)))}) scores {score} in vision, and a guesser "
             f"without the image or the question {100 * guesser_score:.1f}, so the order of the arms means nothing."
         )
-    place = place_text(next(arm for arm in arms if arm.name == best["arm"]), axes)
-    meaning = ", ".join(uncapitalised(axis.label) for axis in axes) if texts[best["arm"]] == place else ""
     seeds = f"mean of {best['seeds']} seeds" if best["seeds"] > 1 else "one seed"
     opening = f"Best in vision: {texts[best['arm']]}{f' ({meaning})' * bool(meaning)}, {score} ({seeds})"
     if not others:
