@@ -43,7 +43,7 @@ def answer_sentence(
     if guesser_score is not None and best["score"] <= guesser_score:
         winner = ", ".join(filter(None, (texts[best["arm"]], meaning)))
         return (
-            f"No answer: even the best arm ({', '.join(filter(None, (texts[best['arm']], meaning)))}) scores {score} in vision, and a guesser "
+            f"No answer: even the best arm ({winner}) scores {score} in vision, and a guesser "
             f"without the image or the question {100 * guesser_score:.1f}, so the order of the arms means nothing."
         )
     seeds = f"mean of {best['seeds']} seeds" if best["seeds"] > 1 else "one seed"
