@@ -1,4 +1,4 @@
-"""The VLM: trained encoders, prefix attention over images, batches without images."""
+"""The VLM: included encoders, prefix attention over images, batches without images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.model.tiny_models import FEATURE_VLM, IMAGE_TOKENS, PATCH_VLM, PLAIN_
 
 SLOTS: list[int | None] = [None] * IMAGE_TOKENS
 PAIR = FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS)
-TRAINED = replace(
+INCLUDED = replace(
     FEATURE_VLM,
     vision=PAIR,
     encoder="included",
     projector=replace(FEATURE_VLM.projector, pixel_shuffle=2, has_position_embeddings=False),
 )
 """16 tokens an image of 4 x 4 patches, pixel-shuffled by 2 into IMAGE_TOKENS."""
-FROZEN = replace(TRAINED, encoder="external")
+EXTERNAL = replace(INCLUDED, encoder="external")
 PREFIXED = replace(FEATURE_VLM, lm=PLAIN_LM, attention="prefix")
 CAUSAL = replace(PREFIXED, attention="causal")
 
@@ -62,19 +62,19 @@ def load_frozen(folders: list[Path]) -> Encoder:
     return load_encoder(PAIR, folders).to(DEVICE)
 
 
-def test_vision_module_is_part_of_the_model_only_if_trained() -> None:
-    assert isinstance(VLM(TRAINED).vision, Encoder)
+def test_vision_module_is_part_of_the_model_only_if_included() -> None:
+    assert isinstance(VLM(INCLUDED).vision, Encoder)
     assert isinstance(VLM(PATCH_VLM).vision, PatchProjection)
-    assert VLM(FROZEN).vision is None
-    names = [name for name, _ in VLM(TRAINED).named_parameters() if name.startswith("vision.")]
+    assert VLM(EXTERNAL).vision is None
+    names = [name for name, _ in VLM(INCLUDED).named_parameters() if name.startswith("vision.")]
     assert any(name.startswith("vision.towers.1.encoder.layer.1.") for name in names)
     assert any(name == "vision.towers.0.embeddings.patch_embedding.weight" for name in names)
-    with pytest.raises(QuantityError, match="always trains"):
+    with pytest.raises(QuantityError, match="trains with the projector"):
         replace(PATCH_VLM, encoder="included")
 
 
 def test_trained_encoder_starts_equal_to_the_frozen_one(folders: list[Path]) -> None:
-    trained, frozen_vlm, pixel_batch = initial_vlm(TRAINED, folders), initial_vlm(FROZEN, folders), pixels(2)
+    trained, frozen_vlm, pixel_batch = initial_vlm(INCLUDED, folders), initial_vlm(EXTERNAL, folders), pixels(2)
     features = extract_features(load_frozen(folders), pixel_batch)
     assert torch.equal(trained.encode_images(pixel_batch), frozen_vlm.encode_images(features))
     for name, parameter in frozen_vlm.named_parameters():
@@ -82,7 +82,7 @@ def test_trained_encoder_starts_equal_to_the_frozen_one(folders: list[Path]) -> 
 
 
 def test_initialise_does_not_change_an_encoder(folders: list[Path]) -> None:
-    model = initial_vlm(TRAINED, folders).cpu()
+    model = initial_vlm(INCLUDED, folders).cpu()
     model.initialise(2)
     model.initialise_vision(3)
     for name, tensor in load_encoder(PAIR, folders).state_dict().items():
@@ -91,8 +91,8 @@ def test_initialise_does_not_change_an_encoder(folders: list[Path]) -> None:
 
 def test_rows_with_pixels_equal_rows_with_features(folders: list[Path]) -> None:
     trained, frozen_vlm, pixel_batch = (
-        initial_vlm(TRAINED, folders).double(),
-        initial_vlm(FROZEN, folders).double(),
+        initial_vlm(INCLUDED, folders).double(),
+        initial_vlm(EXTERNAL, folders).double(),
         pixels(2),
     )
     trained.lm.compute_dtype = frozen_vlm.lm.compute_dtype = torch.float64
@@ -103,7 +103,7 @@ def test_rows_with_pixels_equal_rows_with_features(folders: list[Path]) -> None:
 
 
 def test_gradients_reach_every_part_of_a_trained_encoder(folders: list[Path]) -> None:
-    model = initial_vlm(TRAINED, folders)
+    model = initial_vlm(INCLUDED, folders)
     model(pack_rows([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))).square().sum().backward()
     assert model.vision is not None
     for name, parameter in model.vision.named_parameters():
@@ -114,7 +114,7 @@ def test_gradients_reach_every_part_of_a_trained_encoder(folders: list[Path]) ->
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_without_images_vision_gradients_are_zero_not_missing(compute: torch.dtype, folders: list[Path]) -> None:
-    model = initial_vlm(TRAINED, folders)
+    model = initial_vlm(INCLUDED, folders)
     model.lm.compute_dtype = compute
     model(pack_rows([[[3, 1, 4], [1, 5]]], length=6)).float().square().sum().backward()
     vision_parameters = [(name, left) for name, left in model.named_parameters() if not name.startswith("lm.")]
@@ -125,7 +125,7 @@ def test_without_images_vision_gradients_are_zero_not_missing(compute: torch.dty
 
 
 def test_encoder_runs_in_compute_dtype_with_float32_weights(folders: list[Path]) -> None:
-    model, pixel_batch = initial_vlm(TRAINED, folders), pixels(2)
+    model, pixel_batch = initial_vlm(INCLUDED, folders), pixels(2)
     exact = model.encode_images(pixel_batch).float()
     products = list[torch.dtype]()
     for name, part in model.named_modules():
@@ -150,9 +150,9 @@ def _vision_outputs(model: VLM) -> list[Tensor]:
 
 
 def test_meta_model_takes_assigned_weights(folders: list[Path]) -> None:
-    model = initial_vlm(TRAINED, folders)
+    model = initial_vlm(INCLUDED, folders)
     with torch.device("meta"):
-        hollow = VLM(TRAINED)
+        hollow = VLM(INCLUDED)
     assert not [name for name, _ in hollow.named_buffers()]
     hollow.load_state_dict(model.state_dict(), assign=True)
     rows = pack_rows([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))
@@ -160,11 +160,11 @@ def test_meta_model_takes_assigned_weights(folders: list[Path]) -> None:
 
 
 def test_trained_encoder_is_saved_with_the_model(folders: list[Path], tmp_path: Path) -> None:
-    model, words = initial_vlm(TRAINED, folders), tmp_path / "tokenizer.json"
+    model, words = initial_vlm(INCLUDED, folders), tmp_path / "tokenizer.json"
     words.write_text("{}")
     save(tmp_path / "kept", model, tokens_seen=0, tokenizer=words, encoders=())
     loaded = load(tmp_path / "kept", device=DEVICE)
-    assert loaded.encoder is None and loaded.spec == TRAINED
+    assert loaded.encoder is None and loaded.spec == INCLUDED
     rows = pack_rows([[[*SLOTS, 1, 5]]], length=6, images=pixels(1))
     assert torch.equal(loaded.model(rows), model(rows))
 
@@ -176,7 +176,7 @@ def test_trained_encoder_is_saved_with_the_model(folders: list[Path], tmp_path: 
         (FEATURE_VLM, torch.zeros(1, 4, 7, dtype=torch.float16)),
         (FEATURE_VLM, torch.zeros(1, 8, 8, 3, dtype=torch.uint8)),
         (PATCH_VLM, torch.zeros(1, 4, 4, 3, dtype=torch.uint8)),
-        (TRAINED, torch.zeros(1, 17, 17, 3, dtype=torch.uint8)),
+        (INCLUDED, torch.zeros(1, 17, 17, 3, dtype=torch.uint8)),
     ],
 )
 def test_images_of_another_shape_are_an_error(spec: VLMSpec, wrong: Tensor) -> None:
