@@ -11,6 +11,7 @@ from PIL import Image
 
 from firstsight.data.images import decode_rgb
 from firstsight.report.pages.thumbnails import Thumbnails, make_thumbnail
+from firstsight.units import format_bytes
 from tests.report.answer_files import encoded_image, write_images
 
 
@@ -81,7 +82,9 @@ def test_tasks_may_have_images_of_their_own(tmp_path: Path) -> None:
 def test_size_of_all_images_is_limited(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "b", {f"{n}.jpg": encoded_image(384, 300 + n, "JPEG") for n in range(4)})
     size = len(make_thumbnail(decode_rgb(encoded_image(384, 300, "JPEG"))).uri)
-    thumbnails = Thumbnails(max_bytes=2 * size + size // 2)
+    limit = 2 * size + size // 2
+    thumbnails = Thumbnails(max_bytes=limit)
     images = [thumbnails.find(folder, "gqa", str(n)) for n in range(4)]
     assert [isinstance(image, str) for image in images] == [False, False, True, True]
-    assert "fewer rows" in str(images[2])
+    used = format_bytes(sum(len(image.uri) for image in images[:2] if not isinstance(image, str)))
+    assert f"{used} of images, of at most {format_bytes(limit)}; ask for fewer rows" in str(images[2])

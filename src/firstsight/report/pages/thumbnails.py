@@ -16,6 +16,7 @@ from firstsight.data.images import decode_rgb
 from firstsight.errors import DataError
 from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.tasks import TASKS
+from firstsight.units import format_bytes
 
 THUMBNAIL_SIDE = 384
 """Maximum length of an image's longer side on a page, in pixels."""
@@ -57,7 +58,7 @@ class Thumbnails:
     """The images of a page, read when they are first needed."""
 
     def __init__(self, max_bytes: int = MAX_PAGE_IMAGE_BYTES) -> None:
-        self._bytes_left = max_bytes
+        self._max_bytes = self._bytes_left = max_bytes
         self._benchmark_images: dict[Path, BenchmarkImages | str] = {}
         self._page_images: dict[str, Thumbnail | str] = {}
 
@@ -92,8 +93,8 @@ class Thumbnails:
     def _encoded_image(self, data: bytes) -> Thumbnail | str:
         thumbnail = make_thumbnail(decode_rgb(data))
         if len(thumbnail.uri) > self._bytes_left:
-            megabytes = MAX_PAGE_IMAGE_BYTES // 1_000_000
-            return f"the page already contains {megabytes} MB of images; ask for fewer rows or one task"
+            size, limit = format_bytes(self._max_bytes - self._bytes_left), format_bytes(self._max_bytes)
+            return f"the page already contains {size} of images, of at most {limit}; ask for fewer rows or one task"
         self._bytes_left -= len(thumbnail.uri)
         return replace(thumbnail, key=f"image-{len(self._page_images)}")
 
