@@ -3,6 +3,7 @@
 FirstsightError
 ├── RequestError          the request is wrong; nothing was run (exit code 2)
 │   ├── QuantityError     an impossible share, budget or number
+│   ├── FieldError        a field of a recipe is unknown, missing or has a wrong value
 │   ├── UnknownName       no such study, scale, arm, task or source; lists the nearest names
 │   ├── MissingPackage    an optional package is not installed
 │   └── StoreError        the output folder cannot be written, or has the format of another version
@@ -28,6 +29,10 @@ class RequestError(FirstsightError):
 
 class QuantityError(RequestError):
     """An impossible share, budget or number."""
+
+
+class FieldError(RequestError):
+    """A field of a recipe is unknown, missing or has a value of another type; the message lists what is legal."""
 
 
 class UnknownName(RequestError):

@@ -16,6 +16,11 @@ from tests.cli.conftest import study_file
 __all__ = ["study_file"]
 
 
+FIELDS = (
+    "mine.py:13: Arm has no field 'nam'. Its fields: name, seed, pretrain, start, stages, evaluate, at, group, role"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -27,7 +32,12 @@ __all__ = ["study_file"]
         (STUDY_FILE.replace("scale: Scale, at", "at"), "scale: Scale"),
         (STUDY_FILE.replace("copies: int", "copies: float"), "cannot become an option"),
         (STUDY_FILE.replace("copies: int", "out: int"), "Rename the parameter"),
-        (STUDY_FILE.replace("    return Study(", "    return repr("), "TypeError"),
+        (STUDY_FILE.replace("    return Study(", "    return repr("), "mine.py:14: TypeError"),
+        (STUDY_FILE.replace("branch_at(scale, at)", "branch_at(scale, strat=at)"), "mine.py:13: TypeError"),
+        (STUDY_FILE.replace("branch_at(scale, at)", "branch_at(scale)"), "Its parameters: scale, start"),
+        (STUDY_FILE.replace("scale.seeds", "scale.sedes"), "Its fields: name, base, rewarm, seeds"),
+        (STUDY_FILE.replace("replace(branch_at(scale, at), name", "replace(branch_at(scale, at), nam"), FIELDS),
+        (STUDY_FILE.replace("Share(9, 10)", "Share(10, 9)"), "mine.py:11: a share is between 0 and 1"),
     ],
 )
 def test_an_invalid_study_file_is_refused(
@@ -35,6 +45,44 @@ def test_an_invalid_study_file_is_refused(
 ) -> None:
     study_file.write_text(text)
     assert expected in refused(capsys, "plan", study_file, "--scale", "smoke")
+
+
+CHANGES = {
+    'replace(midtrain, model=replace(midtrain.model, encoder="trainned"))': (
+        "VLMSpec.encoder: wanted 'frozen' or 'trained'. Got 'trainned'."
+    ),
+    "replace(midtrain, mix=replace(midtrain.mix, image_share=0.5))": (
+        "ImageTextMix.image_share: wanted a Share, such as Share(1, 2) or a tuple of: ShareSpan. Got 0.5."
+    ),
+    "replace(finetune, epoch=4)": "Finetune has no field 'epoch'. Its fields: ",
+    "replace(finetune, epochs=4.0)": "Finetune.epochs: wanted a whole number. Got 4.0.",
+    "replace(finetune, schedule=0.1)": "Finetune.schedule: wanted Rewarm or Continue or Matched or SameCurve",
+    "RowShape(batch_size=4)": "RowShape: wanted a value of length. Got none. Its fields: batch_size, length.",
+    "RowShape(4, 32)": "RowShape: wanted every field by its name. Got 4. Its fields: batch_size, length.",
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.items())
+def test_a_mistake_in_a_recipe_names_the_line_the_field_and_what_is_legal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: str, message: str
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom firstsight.recipe.scales import Scale, branch_at\n"
+        "from firstsight.recipe.stages import RowShape\nfrom firstsight.recipe.study import Study\n\n"
+        "def mine(scale: Scale) -> Study:\n    midtrain, finetune = scale.base.stages\n"
+        f"    stage = (\n        {change}\n    )\n"
+    )
+    assert f"mine.py:9: {message}" in refused(capsys, "plan", tmp_path / "mine.py", "--scale", "smoke")
+
+
+def test_options_are_text_or_values_of_their_type(study_file: Path) -> None:
+    late = find_study_function(str(study_file))
+    as_text, as_values = ({"at": "1/2", "copies": "2"}, {"at": Share(1, 2), "copies": 2})
+    assert late.build("smoke", options=as_text) == late.build("smoke", options=as_values)
+    with pytest.raises(QuantityError, match=r"--at: wanted a Share, such as Share\(1, 2\). Got 0.5."):
+        late.build("smoke", options={"at": 0.5})
+    with pytest.raises(UnknownName, match=r"no option of .*late is called 'att'. Nearest: at"):
+        late.build("smoke", options={"att": "1/2"})
 
 
 def test_a_missing_optional_package_is_named_with_its_extra(

@@ -6,11 +6,11 @@ Values only: `report` draws and tests them. They belong to a study, not to a ste
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
+from firstsight.recipe.spec import spec
 from firstsight.units import Share, format_count
 
 Coordinate = Share | int | float | str
@@ -29,7 +29,7 @@ RESERVED_NAMES = (
 """The other columns of a table of scores, which has one column for each axis."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Axis:
     """Something that differs from arm to arm. Arms have a coordinate on each axis of their study: `Arm.at`."""
 
@@ -74,7 +74,7 @@ class Axis:
         return str(coordinate)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Sweep:
     """Scores against a numeric axis: the arms of one group are joined by a line."""
 
@@ -86,7 +86,7 @@ class Sweep:
     by dashed lines."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Bars:
     """Scores of arms side by side."""
 
@@ -95,7 +95,7 @@ class Bars:
     """Name of an axis, whose coordinates become categories; empty for the names of the arms."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Grid:
     """Scores over two axes: one cell for each arm."""
 
@@ -107,7 +107,7 @@ class Grid:
 Figure = Sweep | Bars | Grid
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Comparison:
     """Each of some arms against each of others: is the first one's score more, or less, by more than a margin?"""
 
@@ -124,7 +124,7 @@ class Comparison:
     """The published difference, as a share of 1."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Claim:
     """A statement about the arms of a study that its results can contradict; it holds, flips or is undecided.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from math import floor
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
+from firstsight.recipe.spec import spec
 from firstsight.units import Share, Tokens
 
 PackingMode = Literal["one_image_per_row", "best_fit"]
@@ -19,7 +19,7 @@ ExternalForm = Literal[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SyntheticWorld:
     """The built-in synthetic world: real drawings in small scenes whose content is known exactly."""
 
@@ -33,7 +33,7 @@ class SyntheticWorld:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SyntheticVocabulary:
     """A tokenizer with a token for each word of the world."""
 
@@ -41,7 +41,7 @@ class SyntheticVocabulary:
     world: SyntheticWorld
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SyntheticTexts:
     """Text documents about the world, the only source that names the kinds of all objects; dialogues name half."""
 
@@ -52,7 +52,7 @@ class SyntheticTexts:
     """Which words of a description of a scene have loss: those that the text before determines, or all."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SyntheticCaptions:
     """Images with captions: `rich` are complete and true, `noisy` are partial and sometimes wrong, like alt text."""
 
@@ -62,7 +62,7 @@ class SyntheticCaptions:
     quality: Literal["rich", "noisy"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SyntheticDialogues:
     """Images with question-and-answer turns, in LLaVA's format."""
 
@@ -81,7 +81,7 @@ def _check_turns(turns: int) -> None:
         raise QuantityError(f"an image has at least 1 question. Got turns={turns}.")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SyntheticInterleaved:
     """Documents of images with a true passage about each, in OBELICS' layout; some passages recall an earlier image."""
 
@@ -107,7 +107,7 @@ class SyntheticInterleaved:
         return (rounds * self.max_images * (self.max_images + 1) + rest * (rest + 1)) // 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SyntheticMultitask:
     """Images with one of four tasks each, in exact shares of every prefix, as one list in LLaVA's format.
 
@@ -142,7 +142,7 @@ class SyntheticMultitask:
         return {**tasks, "dialogues": self.dialogues}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SyntheticBenchmarks:
     """Small versions of the paper's vision and text tasks, in the benchmarks' own formats."""
 
@@ -151,7 +151,7 @@ class SyntheticBenchmarks:
     questions: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class External:
     """Data or weights of the user: a name that the site file maps to a path.
 
@@ -167,7 +167,7 @@ class External:
     """Declared documents, captioned images or dialogues of one pass; 0: unknown, or the form has none."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Recaptioned:
     """Captioned images of the user, with a real and a synthetic caption each, as in DataComp-DR."""
 
@@ -211,7 +211,7 @@ def source_label(source: DataSource) -> str:
             return source.TAG
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class WeightedSource:
     """One source of a mixture, its share of the mixture, and the most epochs a stage may read it."""
 
@@ -229,7 +229,7 @@ class WeightedSource:
         return source_label(self.source) + (f" (up to {self.max_epochs} epochs)" if self.max_epochs > 1 else "")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Mixture:
     """Text or image sources in exact shares, which hold on every prefix of the rows."""
 
@@ -261,7 +261,7 @@ def single_source(source: DataSource, *, max_epochs: int = 1) -> Mixture:
     return Mixture(components=(component,), share_unit="rows")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class ShareSpan:
     """A part of a stage with one image share."""
 
@@ -271,7 +271,7 @@ class ShareSpan:
     share: Share
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class ImageTextMix:
     """Text and image rows, in exact shares on every prefix. Source: paper section 3."""
 

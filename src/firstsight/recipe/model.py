@@ -6,15 +6,16 @@ Llama settings transformers' LlamaConfig.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
+from firstsight.recipe.spec import spec
 from firstsight.recipe.vision import PatchProjectionSpec, VisionSpec
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Rope:
     """Rotary position embeddings of `base`, which rotate the first half of each head against the second."""
 
@@ -25,7 +26,7 @@ class Rope:
         _check_positive("rotary base", self.base)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class LinearRope:
     """Rotary position embeddings whose positions are divided by `factor`, for a context longer by `factor`."""
 
@@ -38,7 +39,7 @@ class LinearRope:
         _check_scaling_factor(self.factor)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Llama3Rope:
     """Llama 3.1's: low frequencies divided by `factor`, high ones unchanged, those between interpolated.
 
@@ -67,7 +68,7 @@ class Llama3Rope:
 Rotary = Rope | LinearRope | Llama3Rope
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class LMSpec:
     """A decoder-only language model: pre-norm, no biases, rotary, SwiGLU; OpenLM or Llama by its settings."""
 
@@ -177,7 +178,7 @@ def _check_scaling_factor(factor: float) -> None:
         raise QuantityError(f"a rotary scaling factor must be 1 or more. Got {factor}. {advice}.")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class ProjectorSpec:
     """From vision width to LM width: mlp2 is the paper's text, mlp3 its code (fused-gelu-mlp).
 
@@ -221,7 +222,7 @@ class ProjectorSpec:
         return (in_width, *hidden_widths, out_width)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class VLMSpec:
     """A vision-language model: vision, projector, decoder."""
 

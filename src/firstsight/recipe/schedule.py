@@ -9,11 +9,11 @@ and `CurvePoint`. Source: paper Figure 3 and section 2; open_lm's `lr_plot.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import cos, floor, pi
 from typing import ClassVar
 
 from firstsight.errors import QuantityError
+from firstsight.recipe.spec import spec
 from firstsight.units import Share, Tokens
 
 
@@ -23,7 +23,7 @@ def _cosine(start: float, end: float, elapsed: int, total: int) -> float:
     return end + 0.5 * (1 + cos(pi * elapsed / total)) * (start - end)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Rewarm:
     """Warm up from zero to a peak, then cosine: every trunk, and the paper's 0 % and 100 % arms."""
 
@@ -52,7 +52,7 @@ class Rewarm:
         return _cosine(self.peak_lr, self.min_lr, tokens_seen - warmup, total - warmup)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Continue:
     """Cosine from the rate that the previous stage ends with, or the trunk has at the branch: the 20-80 % arms."""
 
@@ -63,7 +63,7 @@ class Continue:
         _check_min_lr(self.min_lr)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Matched:
     """Cosine from the rate that the trunk has at another share: the reviewers' control arm at 100 %."""
 
@@ -75,14 +75,14 @@ class Matched:
         _check_min_lr(self.min_lr)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class SameCurve:
     """Move on along the previous stage's curve, which then spans both stages, as PaliGemma's does."""
 
     TAG: ClassVar = "same_curve"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class CurvePoint:
     """A position on a curve; as the schedule of a stage, the part of the curve from there on."""
 
@@ -98,7 +98,7 @@ class CurvePoint:
         return self.schedule.lr(Tokens(self.at + tokens_seen), self.tokens)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class CosineFrom:
     """Cosine from the rate at a position on another curve, without warm-up: a resolved Continue or Matched."""
 

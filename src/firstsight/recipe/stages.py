@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 from firstsight.errors import QuantityError
@@ -17,6 +16,7 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.schedule import LRSchedule, ResolvedSchedule, Rewarm
+from firstsight.recipe.spec import spec
 from firstsight.recipe.vision import VisionSpec
 from firstsight.units import Share, Steps, Tokens
 
@@ -26,7 +26,7 @@ IGNORE_INDEX = -100
 """Target of a position without loss; torch's default."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class RowShape:
     """The fixed shape of a step: `batch_size` rows of `length` tokens."""
 
@@ -55,7 +55,7 @@ class RowShape:
         return Tokens(self.steps(tokens) * self.tokens_per_step)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class AdamWSpec:
     """AdamW as open_lm sets it: gradient clipping and z-loss; `Trains` has the weight decay of each module."""
 
@@ -67,7 +67,7 @@ class AdamWSpec:
     z_loss: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class ModuleTraining:
     """How one module trains: its learning rate as a multiple of the schedule's, and its weight decay."""
 
@@ -84,7 +84,7 @@ class ModuleTraining:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Trains:
     """What trains in a stage; None is frozen: neither gradients nor moments, and no weight decay."""
 
@@ -108,7 +108,7 @@ class Trains:
             raise QuantityError(f"trains.encoder: the checkpoint has no encoder to train. {advice}.")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class _TextRun:
     """The fields that a trunk and a donor have in common."""
 
@@ -132,7 +132,7 @@ class _TextRun:
         return self.row_shape.round_up(Tokens(-(-self.tokens * share // 1))) if share else Tokens(0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Pretrain(_TextRun):
     """Text pre-training: the trunk that arms branch from."""
 
@@ -147,7 +147,7 @@ class Pretrain(_TextRun):
         self.trains.check(self.model)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Donor(_TextRun):
     """A public run in place of a trunk: its model, its published schedule, and the available checkpoints."""
 
@@ -177,7 +177,7 @@ class Donor(_TextRun):
         return checkpoints[share]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class TrunkSegment:
     """The part of a trunk from `start` (the end of the previous segment, or 0) to `end`."""
 
@@ -195,7 +195,7 @@ class TrunkSegment:
         return Tokens(self.pretrain.tokens_at(self.end) - self.pretrain.tokens_at(self.start))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class _ImageTextStage:
     """The fields that mid-training and fine-tuning have in common."""
 
@@ -232,7 +232,7 @@ class _ImageTextStage:
         return schedule.lr(tokens_seen, self.rounded_tokens)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Midtrain(_ImageTextStage):
     """Image-text training, which continues a text model."""
 
@@ -240,7 +240,7 @@ class Midtrain(_ImageTextStage):
     tokens: Tokens
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Finetune(_ImageTextStage):
     """Instruction tuning: loss on answers only. Source: paper section 4."""
 
@@ -253,7 +253,7 @@ class Finetune(_ImageTextStage):
         return Tokens(self.epoch_tokens * self.epochs)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Evaluate:
     """Evaluate a checkpoint on tasks; vision tasks are run with their images and, as blind baselines, without them."""
 
@@ -263,7 +263,7 @@ class Evaluate:
     text_tasks: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Prepare:
     """Check, tokenize and index one source."""
 
@@ -272,7 +272,7 @@ class Prepare:
     tokenizer: TokenizerSource
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Encode:
     """An external encoder's features of every image of a source, computed once for all arms."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, Figure, Grid, Sweep
 from firstsight.recipe.curves import resolve_schedules
 from firstsight.recipe.model import LMSpec
+from firstsight.recipe.spec import spec
 from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain
 from firstsight.units import Share, Tokens
 
@@ -17,7 +18,7 @@ Horizon = Literal["branch", "full"]
 """How long arms train: each its own stages, or until all of them have seen equally many tokens."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Arm:
     """One model of a study: the trunk up to `start`, then stages, then the evaluation."""
 
@@ -90,7 +91,7 @@ class Arm:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Study:
     """A question and the arms that answer it. Axes, figures and claims are for its report and enter no address."""
 

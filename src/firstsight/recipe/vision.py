@@ -7,11 +7,11 @@ Source: paper section 3.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import External, SyntheticCaptions
+from firstsight.recipe.spec import spec
 from firstsight.units import Share
 
 ImageFit = Literal["resize", "letterbox"]
@@ -33,7 +33,7 @@ def mean_color_bytes(mean: RGBFloat) -> RGBBytes:
     return red, green, blue
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class ViTSpec:
     """A vision transformer's shape: square images of `image_size` pixels in patches of `patch_size`."""
 
@@ -78,7 +78,7 @@ class ViTSpec:
         return tokens * (self.layers - 1) * block_flops + self.tokens * 2 * 3 * self.patch_size**2 * self.width
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class ContrastiveTraining:
     """Train a SigLIP from scratch on captions: pairwise sigmoid loss over every image and phrase of a batch."""
 
@@ -95,7 +95,7 @@ class ContrastiveTraining:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class _Tower:
     """A single encoder, with the mean and deviation that normalise its pixels and the colour that pads an image.
 
@@ -132,7 +132,7 @@ class _Tower:
         return self.vit.width
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Siglip(_Tower):
     """A SigLIP tower."""
 
@@ -147,7 +147,7 @@ class Siglip(_Tower):
         return self.vit.parameters() - self.vit.block_parameters() - 2 * self.vit.width
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Dinov2(_Tower):
     """A DINOv2 tower with or without registers; its position embeddings are interpolated to the image's patches."""
 
@@ -170,7 +170,7 @@ class Dinov2(_Tower):
         return (vit.layers - 1) * (vit.block_parameters() + 2 * vit.width) + embeddings * vit.width
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class FusedEncoders:
     """Two encoders with the same patch grid, concatenated on channels; the paper's order is SigLIP, DINOv2."""
 
@@ -222,7 +222,7 @@ class FusedEncoders:
         return self.first.parameters() + self.second.parameters()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class PatchProjectionSpec:
     """No encoder: one strided convolution from pixels to `width`, trained with the model. Source: paper Table 6."""
 

@@ -6,22 +6,33 @@ import inspect
 import pkgutil
 import re
 import runpy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from firstsight import studies
-from firstsight.errors import QuantityError, RequestError, UnknownName
+from firstsight.errors import FirstsightError, QuantityError, RequestError, UnknownName
 from firstsight.recipe.scales import Scale, get_scale
+from firstsight.recipe.spec import describe, matches
 from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens, parse_share, parse_tokens
 from firstsight.workspace.doctor import missing_package
 
 USER_ERRORS = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
 """Exceptions that a mistake in a user's own file raises; the message names the file."""
+
+LIBRARIES = (
+    *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
+    str(Path(__file__).parents[1]),
+)
+"""Folders of code that is not the user's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +51,10 @@ class StudyParameter:
         return "--" + self.name.replace("_", "-")
 
     def parse(self, text: Any) -> Any:
-        """The value of an option; QuantityError or UnknownName for an invalid one."""
+        """The value of an option, from text or as a value; QuantityError or UnknownName for an invalid one."""
         if not isinstance(text, str) or self.kind is str:
+            if not matches(text, self.kind):
+                raise QuantityError(f"{self.option}: wanted {describe(self.kind)}. Got {text!r}.")
             return text
         if get_origin(self.kind) is Literal:
             if text not in get_args(self.kind):
@@ -75,10 +88,9 @@ class StudyFunction:
             if seeds < 1:
                 raise QuantityError(f"--seeds: wanted at least 1. Got {seeds}.")
             size = replace(size, seeds=seeds)
-        try:
-            study: object = self.function(size, **self._parse(options))
-        except USER_ERRORS as error:
-            raise RequestError(f"{self.name}: {type(error).__name__}: {error}. --debug shows where.") from error
+        values = self._parse(options)
+        with _user_code(self.name):
+            study: object = self.function(size, **values)
         if not isinstance(study, Study):
             raise RequestError(f"{self.name} must return a Study. Got {type(study).__name__}.")
         return study
@@ -143,13 +155,8 @@ def _from_file(path: Path, function: str) -> StudyFunction:
 def _study_functions(path: Path) -> dict[str, Callable[..., Study]]:
     """The functions of a user's file that are annotated to return a Study, by name; executes the file."""
     module = "firstsight_study_" + re.sub(r"\W", "_", path.stem)
-    try:
+    with _user_code(str(path)):
         values = runpy.run_path(str(path), run_name=module)
-    except ModuleNotFoundError as error:
-        unknown = RequestError(f"{path} does not load: {error}. Install it, or correct the name.")
-        raise missing_package(error) or unknown from error
-    except USER_ERRORS as error:
-        raise RequestError(f"{path} does not load: {type(error).__name__}: {error}. --debug shows where.") from error
     functions = {name: value for name, value in values.items() if inspect.isfunction(value)}
     return {
         name: function
@@ -157,6 +164,53 @@ def _study_functions(path: Path) -> dict[str, Callable[..., Study]]:
         if function.__module__ == module and not function.__name__.startswith("_")
         if function.__annotations__.get("return") in (Study, "Study")
     }
+
+
+@contextmanager
+def _user_code(name: str) -> Iterator[None]:
+    """Errors of a user's code are RequestError, with its line, and where it is known what would be legal there."""
+    try:
+        yield
+    except FirstsightError as error:
+        if frame := _user_frame(error):
+            error.args = (f"{_location(*frame)}: {error}",)
+        raise
+    except USER_ERRORS as error:
+        if isinstance(error, ModuleNotFoundError) and (package_error := missing_package(error)):
+            raise package_error from error
+        frame, text = _user_frame(error), f"{type(error).__name__}: {error}"
+        location = _location(*frame) if frame else name
+        if isinstance(error, SyntaxError):
+            location, text = f"{error.filename}:{error.lineno}", f"SyntaxError: {error.msg}"
+        raise RequestError(f"{location}: {text}.{_legal_names(error, frame)}") from error
+
+
+def _user_frame(error: BaseException) -> tuple[FrameType, int] | None:
+    """The innermost frame and line of an error that are neither of this package nor of Python or its packages."""
+    frames = [(frame, line) for frame, line in walk_tb(error.__traceback__) if _is_user_frame(frame)]
+    return frames[-1] if frames else None
+
+
+def _is_user_frame(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    if file.startswith("<"):  # of these, a program without a file; dataclasses write __init__ into <string>
+        return file == "<stdin>" or (file == "<string>" and frame.f_code.co_name != "__init__")
+    return not file.startswith(LIBRARIES)
+
+
+def _location(frame: FrameType, line: int) -> str:
+    return f"{frame.f_code.co_filename}:{line}"
+
+
+def _legal_names(error: BaseException, frame: tuple[FrameType, int] | None) -> str:
+    """A sentence with the attributes of an object or the parameters of a function, where a wrong one was named."""
+    if isinstance(error, AttributeError) and is_dataclass(error.obj):
+        return f" Its fields: {', '.join(field.name for field in fields(error.obj))}."
+    call = re.match(r"(\w+)\(\) (?:got|missing|takes)", str(error))
+    function = frame[0].f_globals.get(call[1]) if frame and call else None
+    return (
+        f" Its parameters: {', '.join(inspect.signature(function).parameters)}." if inspect.isfunction(function) else ""
+    )
 
 
 def _study_function(name: str, function: Callable[..., Study]) -> StudyFunction:

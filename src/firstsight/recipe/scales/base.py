@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.analysis import Axis
 from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, single_source
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.schedule import Continue, LRSchedule, Rewarm
+from firstsight.recipe.spec import spec
 from firstsight.recipe.stages import (
     AdamWSpec,
     Evaluate,
@@ -33,7 +34,7 @@ CONTINUED, REWARMED = "continued", "re-warmed"
 """Groups of the arms of `branch_at`, by the learning rate at which they start."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class Scale:
     """A size of a study."""
 
@@ -50,7 +51,7 @@ class Scale:
         return replace(self, base=replace(self.base, horizon=horizon))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class StageSettings:
     """The settings in which mid-training and fine-tuning of a scale may differ."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 
 from firstsight.recipe.mixture import (
@@ -26,6 +26,7 @@ from firstsight.recipe.scales.base import (
     trains_decoder_and_projector,
 )
 from firstsight.recipe.schedule import Rewarm
+from firstsight.recipe.spec import spec
 from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
 from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec
 from firstsight.units import Share, Tokens
@@ -53,7 +54,7 @@ def cpu_scale() -> Scale:
     return _synthetic_scale(size)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@spec
 class _Size:
     """Size of the synthetic world, and the number of steps of each training stage."""
 

@@ -1,0 +1,103 @@
+"""`@spec`: a frozen dataclass that checks the names and types of its fields.
+
+So a mistake in a study is an error at its own line, with the field and what is legal, not a failure of a later step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache, wraps
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin, get_type_hints
+
+from firstsight.errors import FieldError
+from firstsight.units import Share, Tokens
+
+T = TypeVar("T")
+
+_SIMPLE_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
+    Share: ((Share,), "a Share, such as Share(1, 2)"),
+    Tokens: ((int,), "a whole number of tokens, such as Tokens(28_000)"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+    bool: ((bool,), "True or False"),
+    NoneType: ((NoneType,), "None"),
+}
+"""The classes of each type's values, and how a message calls them."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def spec(spec_class: type[T]) -> type[T]:
+    """A frozen dataclass with keyword-only fields; FieldError for an unknown, a missing or a wrong one."""
+    checked_class = cast(Any, dataclass(frozen=True, kw_only=True, slots=True)(spec_class))
+    initialize: Callable[..., None] = checked_class.__init__
+
+    @wraps(initialize)
+    def check_and_initialize(self: Any, *values: Any, **named: Any) -> None:
+        check_fields(checked_class, values, named)
+        initialize(self, **named)
+
+    checked_class.__init__ = check_and_initialize
+    return checked_class
+
+
+def check_fields(spec_class: type, values: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Raise FieldError where the arguments of a spec's class are not exactly its fields, with values of their types."""
+    known: tuple[Field[Any], ...] = tuple(each for each in fields(spec_class) if each.init)
+    names, title = [each.name for each in known], spec_class.__name__
+    legal = f"Its fields: {', '.join(names)}."
+    if values:
+        raise FieldError(f"{title}: wanted every field by its name. Got {_shorten(values[0])}. {legal}")
+    if unknown := [name for name in named if name not in names]:
+        raise FieldError(f"{title} has no field {unknown[0]!r}. {legal}")
+    optional = {each.name for each in known if each.default is not MISSING or each.default_factory is not MISSING}
+    if missing := [name for name in names if name not in named and name not in optional]:
+        raise FieldError(f"{title}: wanted a value of {', '.join(missing)}. Got none. {legal}")
+    for name, value in named.items():
+        kind = _field_types(spec_class)[name]
+        if not matches(value, kind):
+            raise FieldError(f"{title}.{name}: wanted {describe(kind)}. Got {_shorten(value)}.")
+
+
+@cache
+def _field_types(spec_class: type) -> dict[str, Any]:
+    return get_type_hints(spec_class)
+
+
+def matches(value: object, kind: Any) -> bool:
+    """Whether a value has a type; kinds of types that specs do not use match everything."""
+    arguments = get_args(kind)
+    if kind in _SIMPLE_TYPES:
+        return isinstance(value, _SIMPLE_TYPES[kind][0]) and (kind is bool or not isinstance(value, bool))
+    if get_origin(kind) in (Union, UnionType):
+        return any(matches(value, each) for each in arguments)
+    if get_origin(kind) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if get_origin(kind) is tuple and isinstance(value, tuple):
+        items = cast(tuple[object, ...], value)
+        kinds = arguments[:1] * len(items) if arguments[-1] is Ellipsis else arguments
+        return len(kinds) == len(items) and all(map(matches, items, kinds))
+    expected = get_origin(kind) or kind
+    return not isinstance(expected, type) or isinstance(value, expected)
+
+
+def describe(kind: Any) -> str:
+    """What a field of that type may be, as in messages."""
+    if kind in _SIMPLE_TYPES:
+        return _SIMPLE_TYPES[kind][1]
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(choice) for choice in get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(dict.fromkeys(describe(each) for each in get_args(kind)))
+    if get_origin(kind) is tuple:
+        items = [describe(each) for each in get_args(kind) if each is not Ellipsis]
+        return f"a tuple of: {', '.join(items)}"
+    return getattr(kind, "__name__", str(kind))
+
+
+def _shorten(value: object) -> str:
+    """A value as in a message; large ones by their type."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__}: {text[:50]}..."
