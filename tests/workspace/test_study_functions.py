@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,7 @@ from tests.cli.conftest import study_file
 __all__ = ["study_file"]
 
 
-FIELDS = (
-    "mine.py:13: Arm has no field 'nam'. Its fields: name, seed, pretrain, start, stages, evaluate, at, group, role"
-)
+FIELDS = "mine.py:13: Arm has no field 'nam'. Its fields: name, seed, pretrain, start, stages, evaluate, horizon, at, group, role"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ FIELDS = (
         (STUDY_FILE.replace("copies: int", "out: int"), "Rename the parameter"),
         (STUDY_FILE.replace("    return Study(", "    return repr("), "mine.py:14: TypeError"),
         (STUDY_FILE.replace("branch_at(scale, at)", "branch_at(scale, strat=at)"), "mine.py:13: TypeError"),
-        (STUDY_FILE.replace("branch_at(scale, at)", "branch_at(scale)"), "Its parameters: scale, start"),
+        (STUDY_FILE.replace("branch_at(scale, at)", "_not_this(at=at)"), "'at'. Its parameters: scale."),
         (STUDY_FILE.replace("scale.seeds", "scale.sedes"), "Its fields: name, base, rewarm, seeds"),
         (STUDY_FILE.replace("replace(branch_at(scale, at), name", "replace(branch_at(scale, at), nam"), FIELDS),
         (STUDY_FILE.replace("Share(9, 10)", "Share(10, 9)"), "mine.py:11: a share is between 0 and 1"),
@@ -73,6 +73,23 @@ def test_a_mistake_in_a_recipe_names_the_line_the_field_and_what_is_legal(
         f"    stage = (\n        {change}\n    )\n"
     )
     assert f"mine.py:9: {message}" in refused(capsys, "plan", tmp_path / "mine.py", "--scale", "smoke")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("branch_at(scale, 0.5)", "branch_at wants a Share, such as Share(1, 2) as start."),
+        ("branch_at(scale)", "missing 1 required positional argument: 'start'. Its parameters: scale, start."),
+    ],
+)
+def test_a_wrong_argument_names_the_line_the_argument_and_what_is_legal(
+    study_file: Path, call: str, message: str
+) -> None:
+    """In a program of its own, because the tests' type checker has other messages."""
+    study_file.write_text(STUDY_FILE.replace("branch_at(scale, at)", call))
+    words = ["-m", "firstsight", "plan", str(study_file), "--scale", "smoke"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and f"{study_file}:13: " in done.stderr and message in done.stderr
 
 
 def test_options_are_text_or_values_of_their_type(study_file: Path) -> None:

@@ -182,7 +182,8 @@ def _user_code(name: str) -> Iterator[None]:
         location = _location(*frame) if frame else name
         if isinstance(error, SyntaxError):
             location, text = f"{error.filename}:{error.lineno}", f"SyntaxError: {error.msg}"
-        raise RequestError(f"{location}: {text}.{_legal_names(error, frame)}") from error
+        advice = "".join((_legal_names(error, frame), _wrong_arguments(error, frame)))
+        raise RequestError(f"{location}: {text}.{advice}") from error
 
 
 def _user_frame(error: BaseException) -> tuple[FrameType, int] | None:
@@ -211,6 +212,18 @@ def _legal_names(error: BaseException, frame: tuple[FrameType, int] | None) -> s
     return (
         f" Its parameters: {', '.join(inspect.signature(function).parameters)}." if inspect.isfunction(function) else ""
     )
+
+
+def _wrong_arguments(error: BaseException, frame: tuple[FrameType, int] | None) -> str:
+    """A sentence for each argument of the function that a user called whose value has another type."""
+    frames = [each for each, _ in walk_tb(error.__traceback__)]
+    callee = next((each for each in frames if frame and each.f_back is frame[0]), None)
+    function = callee.f_globals.get(callee.f_code.co_name) if callee else None
+    if callee is None or not inspect.isfunction(function):
+        return ""
+    kinds = {name: kind for name, kind in get_type_hints(function).items() if name in callee.f_locals}
+    wrong = {name: kind for name, kind in kinds.items() if not matches(callee.f_locals[name], kind)}
+    return "".join(f" {function.__name__} wants {describe(kind)} as {name}." for name, kind in wrong.items())
 
 
 def _study_function(name: str, function: Callable[..., Study]) -> StudyFunction:
