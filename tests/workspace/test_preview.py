@@ -74,7 +74,7 @@ def test_stages_are_named_by_kind_and_numbered_if_it_repeats() -> None:
     assert list(arm_stages(PLAN, arm)) == ["pretrain", "midtrain", "finetune"]
     assert list(arm_stages(PLAN, WHEN.arm("start-000"))) == ["midtrain", "finetune"]
     twice = replace(arm, stages=(arm.stages[0], *arm.stages))
-    study = replace(WHEN, arms=(twice,))
+    study = replace(WHEN, arms=(twice,), figures=(), claims=())
     assert list(arm_stages(build_graph(study), twice)) == ["pretrain", "midtrain-1", "midtrain-2", "finetune"]
     assert arm_stages(PLAN, arm)["pretrain"].spec.end == Share(4, 5)
 

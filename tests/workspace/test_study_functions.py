@@ -18,7 +18,7 @@ from tests.cli.conftest import study_file
 __all__ = ["study_file"]
 
 
-FIELDS = "mine.py:13: Arm has no field 'nam'. Its fields: name, seed, pretrain, start, stages, evaluate, horizon, at, group, role"
+FIELDS = "mine.py:13: Arm has no field 'nam'. Its fields: name, seed, pretrain, start, stages, evaluate, horizon, at"
 
 
 @pytest.mark.parametrize(
