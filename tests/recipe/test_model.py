@@ -51,12 +51,12 @@ def test_patches_have_no_encoder_to_include() -> None:
 
 @pytest.mark.parametrize(("new", "old"), [("external", "frozen"), ("included", "trained")])
 def test_former_words_for_the_encoder_are_refused_with_the_new_ones(new: str, old: str) -> None:
-    """In a process of its own, because tests check the types of arguments before the spec does."""
+    """As someone sees it whose study or checkpoint has them."""
     text = canonical_json(to_json(PAPER)).replace('"encoder":"external"', f'"encoder":"{old}"')
     script = f"from firstsight.recipe.serialize import from_json; import json; from_json(json.loads({text!r}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f'"{new}" (formerly "{old}")' in done.stderr.splitlines()[-1]
+    assert f"{new!r} was formerly called {old!r}." in done.stderr.splitlines()[-1]
     assert f"Got {old!r}" in done.stderr.splitlines()[-1]
 
 

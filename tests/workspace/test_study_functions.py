@@ -49,7 +49,7 @@ def test_an_invalid_study_file_is_refused(
 
 CHANGES = {
     'replace(midtrain, model=replace(midtrain.model, encoder="trainned"))': (
-        "VLMSpec.encoder: wanted 'frozen' or 'trained'. Got 'trainned'."
+        "VLMSpec.encoder: wanted 'external' or 'included'. Got 'trainned'."
     ),
     "replace(midtrain, mix=replace(midtrain.mix, image_share=0.5))": (
         "ImageTextMix.image_share: wanted a Share, such as Share(1, 2) or a tuple of: ShareSpan. Got 0.5."

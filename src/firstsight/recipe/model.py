@@ -227,6 +227,7 @@ class VLMSpec:
     """A vision-language model: vision, projector, decoder."""
 
     TAG: ClassVar = "vlm"
+    FORMER_WORDS: ClassVar = {"frozen": "external", "trained": "included"}
     lm: LMSpec
     vision: VisionSpec
     encoder: Literal["external", "included"]
@@ -240,9 +241,6 @@ class VLMSpec:
     """prefix: the tokens of one image attend to each other in both directions; causal everywhere in the paper."""
 
     def __post_init__(self) -> None:
-        if self.encoder not in ("external", "included"):
-            names = '"external" (formerly "frozen") or "included" (formerly "trained")'
-            raise QuantityError(f"VLMSpec.encoder is {names}. Got {self.encoder!r}. Write one of the two.")
         if self.encoder == "included" and isinstance(self.vision, PatchProjectionSpec):
             reason = "a patch projection has no encoder; it is in the checkpoint and trains with the projector"
             raise QuantityError(f'{reason}. Set encoder="external".')

@@ -58,7 +58,9 @@ def check_fields(spec_class: type, values: tuple[Any, ...], named: Mapping[str, 
     for name, value in named.items():
         kind = _field_types(spec_class)[name]
         if not matches(value, kind):
-            raise FieldError(f"{title}.{name}: wanted {describe(kind)}. Got {_shorten(value)}.")
+            former = getattr(spec_class, "FORMER_WORDS", {}).get(value) if isinstance(value, str) else None
+            advice = f" {former!r} was formerly called {value!r}." if former else ""
+            raise FieldError(f"{title}.{name}: wanted {describe(kind)}. Got {_shorten(value)}.{advice}")
 
 
 @cache
