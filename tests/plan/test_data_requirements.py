@@ -82,7 +82,7 @@ def test_half_of_the_published_text_or_dialogues_is_refused() -> None:
 
 def staged(share_unit: Any, packing: Any = "one_image_per_row") -> Arm:
     """A fifth of images, then three fifths, in a branch of 100 steps of ten rows of 1,000 tokens."""
-    arm = branch_at(get_scale("1b"), Share(1, 5))
+    arm = branch_at(get_scale("1b"), Share(0))
     share = (ShareSpan(end=Share(1, 2), share=Share(1, 5)), ShareSpan(end=Share(1), share=Share(3, 5)))
     mix = replace(arm.stages[0].mix, image_share=share, share_unit=share_unit, packing=packing)
     stage = replace(arm.stages[0], mix=mix, row_shape=RowShape(batch_size=10, length=1_000), tokens=Tokens(1_000_000))

@@ -216,7 +216,7 @@ def test_images_of_interleaved_documents_and_multitask_data_are_encoded_once_eac
         (documents, "interleaved-3-images", 6 + 6 + 6 + 1),
         (SyntheticMultitask(world=world, images=10, turns=2, **shares), "multitask-025-025-025-025", 10),
     ):
-        mix = replace(stage.mix, images=single_source(source))
+        mix = replace(stage.mix, images=single_source(source, max_epochs=200))  # small, but not too small
         estimate = estimate_arm(replace(base, stages=(replace(stage, mix=mix),)))
         costs = {step_cost.step.slug: step_cost.cost.items for step_cost in estimate.step_costs}
         assert costs[slug] == costs[f"prepare-{slug}"] == 10

@@ -72,7 +72,7 @@ def test_at_the_full_horizon_all_arms_are_trained_on_equally_many_tokens(study: 
 
 
 def test_a_branch_at_the_end_of_the_trunk_is_the_same_step_at_both_horizons() -> None:
-    graphs = [build_graph(when(get_scale("smoke"), horizon)) for horizon in ("branch", "full")]
+    graphs = [build_graph(when(get_scale("79m"), horizon)) for horizon in ("branch", "full")]
     shared, changed = ("start-100.s1", "trunk.s1"), ("start-000.s1", "start-080.s1")
     assert all(graphs[0].final_step(label) == graphs[1].final_step(label) for label in shared)
     assert not any(graphs[0].final_step(label) == graphs[1].final_step(label) for label in changed)

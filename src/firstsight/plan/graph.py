@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from firstsight.errors import QuantityError, UnknownName
+from firstsight.plan.grow_sources import grow_sources
 from firstsight.plan.step import STEP_VERSIONS, ContentIds, Step, content_key, find_address, names_without_digest
 from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned, SyntheticBenchmarks
 from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, TokenizerSource, TrunkSegment
 from firstsight.recipe.study import Arm, Study
+from firstsight.recipe.synthetic_sizes import SyntheticSource, size_text
 from firstsight.recipe.vision import ContrastiveTraining, TowerSpec
 from firstsight.units import Share
 
@@ -60,9 +62,13 @@ class Graph:
 def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     """The steps of all arms, with each trunk split where an arm of the study branches off.
 
+    Built-in sources are as large as `grow_sources` makes them. QuantityError where an arm's models, learning rates or
+    rows do not fit each other.
     `content_ids`: digests of the user's own sources. Without them addresses are provisional and nothing can be stored.
     """
-    builder = _GraphBuilder(content_ids or {})
+    for arm in study.arms:
+        arm.check()
+    study, builder = grow_sources(study), _GraphBuilder(content_ids or {})
     cuts: dict[Pretrain | Donor, set[Share]] = {}
     for arm in study.arms:
         cuts.setdefault(arm.pretrain, set()).update({arm.start} - {Share(0)})
@@ -104,8 +110,7 @@ class _GraphBuilder:
         return self.step("named" if isinstance(spec, External) else spec.TAG, spec)
 
     def evaluation(self, arm: Arm, cuts: list[Share]) -> Step:
-        """The arm's last step; QuantityError where its models or learning rates do not fit each other."""
-        arm.check()
+        """The arm's last step."""
         model, role = self.trunk(arm, cuts), "trunk"
         for stage in arm.resolved_stages():
             model, role = self.stage(stage, [(role, model)] if model else []), "previous"
@@ -213,9 +218,9 @@ class _TreeRenderer:
             yield from self.branches(chain[-1], indent + extension)
 
     def label(self, step: Step) -> str:
-        """The address, the user's name of a source (its address has only the form), and whether it is stored."""
+        """The address, the size of a built-in source, the user's name of another, and whether it is stored."""
         source = step.spec.source if isinstance(step.spec, Prepare) else step.spec
-        name = ""
+        name = f" ({size_text(step.spec)})" if isinstance(step.spec, SyntheticSource) else ""
         if isinstance(source, External | Recaptioned) and content_key(source) in step.content_ids:
             name = f" ({source.external.name if isinstance(source, Recaptioned) else source.name})"
         return f"{step.address}{name}{' [stored]' if step.address in self.stored_addresses else ''}"

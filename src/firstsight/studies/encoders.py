@@ -11,7 +11,7 @@ with pooled tokens is behind by more than the interval.
 At the scales of the synthetic world, SigLIP is trained from scratch. There is no arm with DINOv2, and no pixel shuffle
 by 3, because the grid is 2 x 2.
 All arms train on the same number of rows. Where rows are packed (the synthetic world), pooled images leave room for
-more images, of which some may repeat. Where each image has its own row (the paper), they leave padding, so that only
+more images. Where each image has its own row (the paper), they leave padding, so that only
 a recipe with shorter rows saves time.
 """
 
@@ -26,7 +26,6 @@ from firstsight.recipe.mixture import External
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.scales.models import siglip_dinov2_384
-from firstsight.recipe.stages import Finetune, Midtrain
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip
 from firstsight.studies.when import trunk_arm
@@ -90,14 +89,5 @@ def encoder_variants(model: VLMSpec) -> Iterator[tuple[str, VLMSpec]]:
 
 def replace_model(arm: Arm, name: str, model: VLMSpec) -> Arm:
     """The same arm with another model in every stage, and its name as coordinate on ENCODER."""
-    stages = tuple(_stage_with_model(stage, model) for stage in arm.stages)
+    stages = tuple(replace(stage, model=model) for stage in arm.stages)
     return replace(arm, name=name, stages=stages, at={ENCODER.name: name})
-
-
-def _stage_with_model(stage: Midtrain | Finetune, model: VLMSpec) -> Midtrain | Finetune:
-    """With fewer tokens per image, a packed row has more images, so a source may be read for one more epoch."""
-    mix = stage.mix
-    if model.image_tokens < stage.model.image_tokens and mix.packing == "best_fit":
-        sources = tuple(replace(source, max_epochs=source.max_epochs + 1) for source in mix.images.components)
-        mix = replace(mix, images=replace(mix.images, components=sources))
-    return replace(stage, model=model, mix=mix)

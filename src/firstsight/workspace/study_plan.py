@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from firstsight.plan.estimate import CostEstimate, DeviceSpec, estimate_cost, estimate_table
 from firstsight.plan.graph import Graph, render_tree
+from firstsight.plan.grow_sources import growth_lines
 from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.step import Step
 from firstsight.recipe.stages import Midtrain, Pretrain
@@ -32,7 +33,7 @@ class StudyPlan:
         """The plan as lines of text."""
         yield from (self.study.question, "", *render_tree(self.graph, self.stored_addresses), "")
         yield from (*training_lines(self.study), *align_table(stage_table(self.study)), "")
-        yield from (*_mixture_lines(self.study), "")
+        yield from (*_mixture_lines(self.study), *growth_lines(self.study), "")
         yield from _cost_lines(self.cost)
         if names := self.graph.undigested_names():
             yield f"Addresses are provisional until a run has read {', '.join(names)}."
