@@ -109,7 +109,7 @@ def test_epochs_that_are_allowed_are_used_before_a_source_grows() -> None:
 
 def test_noisy_captions_are_shorter_so_that_more_are_needed() -> None:
     (source,) = LATE.stages[0].mix.images.components
-    noisy = replace(source, source=replace(source.source, quality="noisy"))  # type: ignore[type-var]
+    noisy = replace(source, source=replace(source.source, quality="noisy"))
     arm = changed(mix={"images": replace(LATE.stages[0].mix.images, components=(noisy,))})
     assert [(s.TAG, larger.images) for s, larger in grown_sources(study(arm)).items()] == [("captions", 2 * CAPTIONS)]  # type: ignore[union-attr]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from firstsight.plan.source_needs import SourceNeed, source_needs
-from firstsight.recipe.mixture import External, Mixture, Recaptioned, source_label
+from firstsight.recipe.mixture import Mixture, WeightedSource, source_label
 from firstsight.recipe.stages import Finetune, Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.recipe.synthetic_sizes import SyntheticSource, doubled, guaranteed_rows, size_text
@@ -38,7 +38,7 @@ def grown_sources(study: Study) -> GrownSources:
     larger: dict[SyntheticSource, SyntheticSource] = {}
     for need in dict.fromkeys(need for arm in study.arms for need in source_needs(arm)):
         source = need.source
-        if not isinstance(source, External | Recaptioned):
+        if isinstance(source, SyntheticSource):
             larger[source] = _sufficient(larger.get(source, source), need)
     return {source: replacement for source, replacement in larger.items() if replacement != source}
 
@@ -71,8 +71,9 @@ def _grow_stage(stage: Midtrain | Finetune, grown: GrownSources) -> Midtrain | F
 
 
 def _grow_mixture(mixture: Mixture, grown: GrownSources) -> Mixture:
-    components = tuple(
-        replace(component, source=grown[component.source]) if component.source in grown else component
-        for component in mixture.components
-    )
-    return replace(mixture, components=components)
+    return replace(mixture, components=tuple(_grow_component(component, grown) for component in mixture.components))
+
+
+def _grow_component(component: WeightedSource, grown: GrownSources) -> WeightedSource:
+    source = component.source
+    return replace(component, source=grown.get(source, source)) if isinstance(source, SyntheticSource) else component
