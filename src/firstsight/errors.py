@@ -3,7 +3,7 @@
 FirstsightError
 ├── RequestError          the request is wrong; nothing was run (exit code 2)
 │   ├── QuantityError     an impossible share, budget or number
-│   ├── FieldError        a field of a recipe is unknown, missing or has a wrong value
+│   │   └── FieldError    a field of a recipe is unknown, missing or has a wrong value
 │   ├── UnknownName       no such study, scale, arm, task or source; lists the nearest names
 │   ├── MissingPackage    an optional package is not installed
 │   └── StoreError        the output folder cannot be written, or has the format of another version
@@ -31,7 +31,7 @@ class QuantityError(RequestError):
     """An impossible share, budget or number."""
 
 
-class FieldError(RequestError):
+class FieldError(QuantityError):
     """A field of a recipe is unknown, missing or has a value of another type; the message lists what is legal."""
 
 
