@@ -9,6 +9,7 @@ import pytest
 
 from firstsight.cli import command
 from firstsight.data.index import Index
+from firstsight.workspace.workspace import Workspace
 from tests.data.conftest import Workshop
 
 ROWS = 40
@@ -47,6 +48,9 @@ def test_a_source_is_prepared_and_described(at: Workshop, capsys: pytest.Capture
     assert f"{good - 1} of {good} (97.44%) records repeat an earlier one" in out
     code, out, _ = run_prepare(capsys, "mine", "--form", "text", "--tokenizer", "words", "--jobs", "1")
     assert code == 0 and "was prepared before" in out
+    prepared = Workspace("runs").prepare("mine", form="text", tokenizer="words", jobs=1)
+    assert prepared.folder == folder() and prepared.seconds is None and prepared.manifest["digest"] == index.digest
+    assert f"{good - 1} of {good} (97.44%) records repeat an earlier one" in " ".join(prepared.audit())
 
 
 def test_a_refused_source_is_described_and_the_next_is_prepared(

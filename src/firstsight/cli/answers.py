@@ -28,11 +28,14 @@ def answers(
 
     Example: firstsight answers start-000.s1 start-080.s1 --task refcoco
     """
+    workspace = Workspace(out)
+    if not question:
+        page = workspace.answers(study, checkpoint, other=other, task=task, rows=rows, benchmarks=benchmarks)
+        terminal.print_lines([f"answers: {page}"])
+        return
     from firstsight.workspace.answers import StoredAnswers
 
-    stored = Workspace(out).stored(study)
-    stored_answers = StoredAnswers(stored, checkpoint, other=other, task=task, benchmarks=benchmarks)
-    if question:
-        terminal.print_lines(stored_answers.lines(question))
-    else:
-        terminal.print_lines([f"answers: {stored_answers.write(rows)}"])
+    stored = workspace.stored(study)
+    terminal.print_lines(
+        StoredAnswers(stored, checkpoint, other=other, task=task, benchmarks=benchmarks).lines(question)
+    )
