@@ -89,7 +89,8 @@ def _spec_facts(spec: LMSpec | VLMSpec) -> dict[str, str]:
         return facts
     vision, projector = spec.vision, spec.projector
     towers = " + ".join(type(tower).__name__ for tower in vision.towers) or type(vision).__name__
-    training = "" if isinstance(vision, PatchProjectionSpec) else f", {spec.encoder} in training"
+    weights = {"external": "frozen in training", "included": "its weights part of the checkpoint"}[spec.encoder]
+    training = "" if isinstance(vision, PatchProjectionSpec) else f", {weights}"
     return facts | {
         "vision": f"{towers}, images of {vision.image_size} x {vision.image_size} pixels, {spec.image_tokens} tokens "
         f"per image, {vision.fit}{training}",
