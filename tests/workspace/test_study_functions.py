@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from firstsight.errors import QuantityError, UnknownName
+from firstsight.errors import FieldError, QuantityError, UnknownName
+from firstsight.recipe.scales import Scale
+from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens
 from firstsight.workspace import doctor
-from firstsight.workspace.study_functions import StudyParameter, find_study_function, shipped_studies
+from firstsight.workspace.study_functions import StudyParameter, find_study_function, shipped_studies, study
 from tests.cli.command_line import STUDY_FILE, refused
 from tests.cli.conftest import study_file
 
@@ -90,6 +94,15 @@ def test_a_wrong_argument_names_the_line_the_argument_and_what_is_legal(
     words = ["-m", "firstsight", "plan", str(study_file), "--scale", "smoke"]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and f"{study_file}:13: " in done.stderr and message in done.stderr
+
+
+def test_a_mistake_in_a_function_of_a_script_or_a_notebook_names_its_line() -> None:
+    values: dict[str, Any] = {}
+    cell = "def mine(scale: Scale) -> Study:\n    return replace(scale.base, epoch=1)\n"
+    imports = {"Scale": Scale, "Study": Study, "replace": replace}
+    exec(compile(cell, "<ipython-input-3>", "exec"), values | imports, values)
+    with pytest.raises(FieldError, match=r"^<ipython-input-3>:2: Arm has no field 'epoch'"):
+        study(values["mine"], scale="smoke")
 
 
 def test_options_are_text_or_values_of_their_type(study_file: Path) -> None:

@@ -194,9 +194,8 @@ def _user_frame(error: BaseException) -> tuple[FrameType, int] | None:
 
 def _is_user_frame(frame: FrameType) -> bool:
     file = frame.f_code.co_filename
-    if file.startswith("<"):  # of these, a program without a file; dataclasses write __init__ into <string>
-        return file == "<stdin>" or (file == "<string>" and frame.f_code.co_name != "__init__")
-    return not file.startswith(LIBRARIES)
+    is_generated = file == "<string>" and frame.f_code.co_name == "__init__"  # of a dataclass
+    return not is_generated and not file.startswith((*LIBRARIES, "<frozen", "<@"))
 
 
 def _location(frame: FrameType, line: int) -> str:
