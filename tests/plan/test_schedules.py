@@ -62,6 +62,19 @@ def test_several_stages_have_each_their_own_start_share_and_schedule() -> None:
     assert 1e-5 < float(middle) < 3e-5
 
 
+def test_rows_are_in_the_order_of_stages_then_arms() -> None:
+    base = branch_at(SCALE, Share(4, 5))
+    midtrain, finetune = base.stages
+    short = replace(base, name="short", stages=(midtrain, replace(finetune, epochs=2)))
+    long = replace(base, name="long", stages=(midtrain, replace(midtrain, schedule=Continue(min_lr=1e-5)), finetune))
+    for arms, order in (
+        ([base, short], [("all arms", "midtrain"), (base.name, "finetune"), ("short", "finetune")]),
+        ([base, long], [("all arms", "midtrain"), ("long", "midtrain"), ("all arms", "finetune")]),
+    ):
+        rows = table(Study(name="order", scale="smoke", question="?", arms=tuple(arms)))
+        assert [(row["arm"], row["stage"]) for row in rows] == order
+
+
 @pytest.mark.parametrize("horizon", ["branch", "full"])
 def test_the_horizon_is_printed_first_and_the_table_has_its_tokens(horizon: str) -> None:
     study = when(SCALE, horizon)

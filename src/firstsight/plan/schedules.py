@@ -26,17 +26,15 @@ def training_lines(study: Study) -> list[str]:
 
 
 def stage_table(study: Study) -> tuple[tuple[str, ...], ...]:
-    """Rows of text: a header, then the stages of each arm (one seed); what all arms have in common is last, once."""
+    """Rows of text: a header, then the stages of the arms (one seed), by stage and arm; a stage of all arms once."""
     arms = {arm.name: arm for arm in reversed(study.arms) if arm.stages}
     cells = {name: list(_stage_cells(arm)) for name, arm in reversed(arms.items())}
     contents = list(cells.values())
     common = [row for row in (contents[0] if contents else []) if all(row in rows for rows in contents)]
     label = ALL_ARMS if len(contents) > 1 else next(iter(cells), "")
-    return (
-        COLUMNS,
-        *((name, *row) for name, rows in cells.items() for row in rows if row not in common),
-        *((label, *row) for row in common),
-    )
+    placed = [(at, name, row) for name, rows in cells.items() for at, row in enumerate(rows) if row not in common]
+    placed += [(max(rows.index(row) for rows in contents), label, row) for row in common]
+    return (COLUMNS, *((name, *row) for _, name, row in sorted(placed, key=lambda entry: entry[0])))
 
 
 def _trunk_text(trunk: Pretrain | Donor) -> str:
