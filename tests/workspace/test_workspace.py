@@ -1,9 +1,7 @@
-"""A study driven from Python: what is loaded, what is returned, and the errors of the command line as exceptions."""
+"""A study driven from Python: what is returned, and the errors of the command line as exceptions."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,34 +14,10 @@ from firstsight.recipe.scales import Scale, branch_at, get_scale
 from firstsight.recipe.study import Study
 from firstsight.site import Location, Site
 from firstsight.units import Share
-from firstsight.workspace.study_graph import StoredStudy
-
-HEAVY = "{'torch', 'numpy', 'transformers', 'polars', 'altair', 'rich', 'typer'} & set(sys.modules)"
 
 
 def late(scale: Scale, at: Share = Share(9, 10)) -> Study:
     return Study(name="late", scale=scale.name, question="Is late enough?", arms=(branch_at(scale, at),))
-
-
-def test_a_plan_is_made_without_a_terminal_and_without_heavy_packages(tmp_path: Path) -> None:
-    """In a program that has no `__main__` file, as in a notebook."""
-    script = (
-        f"import sys; import firstsight as fs; print({HEAVY});"
-        f"plan = fs.Workspace({str(tmp_path / 'none')!r}).plan(fs.study('when', scale='1b'));"
-        f"print(len(plan.steps), plan.cost.device.name, {HEAVY}); print(plan)"
-    )
-    done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, check=True)
-    imported, planned, *text = done.stdout.splitlines()
-    graph = StoredStudy(fs.study("when", scale="1b"), tmp_path, Site()).graph
-    assert imported == "set()" and planned == f"{len(graph.steps)} h100 set()"
-    assert text[0] == "When in text pre-training should images enter?" and any("saved (" in line for line in text)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_plan_prints_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(["plan", "when", "--scale", "smoke", "--out", str(tmp_path)]) == 0
-    plan = fs.Workspace(tmp_path).plan(fs.study("when", scale="smoke"))
-    assert capsys.readouterr().out == f"{plan}\n" and repr(plan) == str(plan)
 
 
 def test_a_study_is_a_name_a_file_or_a_function(tmp_path: Path) -> None:

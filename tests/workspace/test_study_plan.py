@@ -1,0 +1,75 @@
+"""Plans: what is loaded to make one, and what it prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import firstsight as fs
+from firstsight.cli import command
+from firstsight.site import Site
+from firstsight.workspace.study_graph import StoredStudy
+from firstsight.workspace.study_plan import align_table
+
+HEAVY = "{'torch', 'numpy', 'transformers', 'polars', 'altair', 'rich', 'typer'} & set(sys.modules)"
+WORDS = st.text(st.sampled_from("ab1"), min_size=1, max_size=9)
+
+
+def test_a_plan_is_made_without_a_terminal_and_without_heavy_packages(tmp_path: Path) -> None:
+    """In a program that has no `__main__` file, as in a notebook."""
+    script = (
+        f"import sys; import firstsight as fs; print({HEAVY});"
+        f"plan = fs.Workspace({str(tmp_path / 'none')!r}).plan(fs.study('when', scale='1b'));"
+        f"print(len(plan.steps), plan.cost.device.name, {HEAVY}); print(plan)"
+    )
+    done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, check=True)
+    imported, planned, *text = done.stdout.splitlines()
+    graph = StoredStudy(fs.study("when", scale="1b"), tmp_path, Site()).graph
+    assert imported == "set()" and planned == f"{len(graph.steps)} h100 set()"
+    assert text[0] == "When in text pre-training should images enter?" and any("saved (" in line for line in text)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_prints_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["plan", "when", "--scale", "smoke", "--out", str(tmp_path)]) == 0
+    plan = fs.Workspace(tmp_path).plan(fs.study("when", scale="smoke"))
+    assert capsys.readouterr().out == f"{plan}\n" and repr(plan) == str(plan)
+
+
+def test_steps_of_a_store_are_those_that_it_has(tmp_path: Path) -> None:
+    study = fs.study("when", scale="smoke", seeds=1)
+    first = fs.Workspace(tmp_path).plan(study).steps[0].address
+    (tmp_path / "steps" / first).mkdir(parents=True)
+    plan = fs.Workspace(tmp_path).plan(study)
+    assert plan.stored_addresses == {first} and [step.address for step in plan.steps].count(first) == 1
+
+
+def test_a_mixture_that_all_arms_read_is_one_line(tmp_path: Path) -> None:
+    """All arms of `when` read the same, so that no line names any."""
+    images = "12 tokens per image, 64 per row"
+    lines = str(fs.Workspace(tmp_path).plan(fs.study("when", scale="smoke"))).splitlines()
+    assert [line for line in lines if " reads " in line] == [
+        "pretrain reads texts",
+        f"midtrain reads 80 % images, as shares of rows; images: rich captions; text: texts; {images}",
+        f"finetune reads 87.5 % images, as shares of rows; images: dialogues; text: texts; {images}",
+    ]
+
+
+@given(st.integers(1, 4).flatmap(lambda width: st.lists(st.tuples(*[WORDS] * width), min_size=1, max_size=5)))
+def test_columns_of_a_table_are_aligned(rows: list[tuple[str, ...]]) -> None:
+    """Every cell is kept; the first column begins, and all others end, at the same place in each line."""
+    lines = align_table(rows)
+    assert [tuple(line.split()) for line in lines] == rows
+    ends = {tuple(_ends(line))[1:] for line in lines}
+    assert len(ends) == 1 and not any(line.startswith(" ") for line in lines)
+
+
+def _ends(line: str) -> list[int]:
+    return [
+        place for place in range(1, len(line) + 1) if line[place - 1] != " " and line[place : place + 1] in ("", " ")
+    ]
