@@ -13,7 +13,7 @@ import torch
 import firstsight.hub.hf_classes  # noqa: F401
 from firstsight.cli.app import command
 from firstsight.errors import ModelError, RequestError
-from firstsight.hub import llama, llava, model_card
+from firstsight.hub import llama, llava
 from firstsight.hub.export import export_checkpoint
 from firstsight.model.checkpoint_io import save
 from firstsight.model.tensors import read_tensors
@@ -57,7 +57,7 @@ def test_a_killed_export_leaves_nothing_and_a_new_one_replaces(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(model_card, "model_card", killed)
+        patched.setattr(export, "model_card", killed)
         for name in ("out", "new"):
             with pytest.raises(KeyboardInterrupt):
                 export_checkpoint(letterbox_checkpoint, tmp_path / name, dtype="bfloat16")

@@ -13,9 +13,8 @@ from typer.exceptions import TyperException
 
 from firstsight import __version__
 from firstsight.cli import terminal
-from firstsight.cli.answers import answers
 from firstsight.cli.checkpoint import ask, export, import_weights, verify
-from firstsight.cli.evaluate import evaluate
+from firstsight.cli.evaluate import answers, evaluate
 from firstsight.cli.prepare import prepare
 from firstsight.cli.score import score
 from firstsight.cli.study import explain, plan, power, preview, report, run

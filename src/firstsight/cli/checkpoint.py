@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firstsight.cli import terminal
-from firstsight.cli.progress import TerminalProgress
 from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import UnknownName
 from firstsight.recipe.study import Study
 from firstsight.units import parse_tokens

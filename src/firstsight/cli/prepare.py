@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from firstsight.cli import terminal
-from firstsight.cli.progress import TerminalProgress
 from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import DataError
 from firstsight.units import format_count
 from firstsight.workspace import prepare as preparation

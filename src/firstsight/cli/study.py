@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from firstsight.cli import terminal
-from firstsight.cli.progress import TerminalProgress
 from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import UnknownName
 from firstsight.recipe.study import Study
 from firstsight.workspace.workspace import Workspace

@@ -23,9 +23,9 @@ from firstsight.evaluate.result_files import (
     build_scores,
     iter_answers,
     read_scores,
+    round_score,
     write_scores,
 )
-from firstsight.evaluate.score import round_score
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, bca_interval, cluster_scores
 from firstsight.evaluate.task import Question, Task, describe_version
 from firstsight.files import file_lock, write_atomic

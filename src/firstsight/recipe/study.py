@@ -8,10 +8,9 @@ from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, Figure, Grid, Sweep
-from firstsight.recipe.curves import resolve_schedules
 from firstsight.recipe.model import LMSpec
 from firstsight.recipe.spec import spec
-from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain
+from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain, resolve_schedules
 from firstsight.units import Share, Tokens
 
 Horizon = Literal["branch", "full"]

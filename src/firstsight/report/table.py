@@ -11,8 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from firstsight.evaluate.result_files import Scores, TaskScores
-from firstsight.evaluate.score import aggregate_scores
+from firstsight.evaluate.result_files import Scores, TaskScores, aggregate_scores
 from firstsight.recipe.analysis import STABLE_MEASURES, Axis, Coordinate, Measure
 from firstsight.report.results import ArmResult, arms_with_scores
 

@@ -33,7 +33,7 @@ from firstsight.workspace.study_graph import StoredStudy
 from firstsight.workspace.study_plan import align_table
 
 if TYPE_CHECKING:
-    from firstsight.report.figures.charts import StudyChart
+    from firstsight.report.figures import StudyChart
 
 
 class StudyResults:
@@ -63,7 +63,7 @@ class StudyResults:
 
         Raises UnknownName for a chart that does not exist, or for which there are no results yet.
         """
-        from firstsight.report.figures.charts import draw_figure  # takes a second to import
+        from firstsight.report.figures import draw_figure  # takes a second to import
 
         return draw_figure(self.arms, self.study, name)
 

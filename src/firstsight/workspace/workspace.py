@@ -186,7 +186,7 @@ class Workspace:
 
         With an `other` checkpoint, the questions on which the two differ come first.
         """
-        from firstsight.workspace.answers import StoredAnswers
+        from firstsight.workspace.evaluation import StoredAnswers
 
         folder = None if benchmarks is None else Path(benchmarks)
         return StoredAnswers(self.stored(study), checkpoint, other=other, task=task, benchmarks=folder).write(rows)

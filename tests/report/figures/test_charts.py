@@ -11,7 +11,7 @@ from firstsight.errors import UnknownName
 from firstsight.recipe.analysis import Axis, Coordinate
 from firstsight.recipe.study import Study
 from firstsight.report.compare import ArmComparison
-from firstsight.report.figures.charts import draw_figure, study_charts
+from firstsight.report.figures import draw_figure, study_charts
 from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.results import ArmResult

@@ -9,7 +9,7 @@ import altair as alt
 import pytest
 
 from firstsight.report.compare import ArmComparison
-from firstsight.report.figures.charts import study_charts
+from firstsight.report.figures import study_charts
 from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.style import compact_rows, field_tooltips, vega_lite_spec
 from firstsight.report.table import score_table

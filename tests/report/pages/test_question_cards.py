@@ -10,7 +10,7 @@ import pytest
 
 from firstsight.errors import RequestError
 from firstsight.report.answers import AnswersTable
-from firstsight.report.pages.disagreements import draw_questions
+from firstsight.report.pages.answers_page import draw_questions
 from firstsight.report.pages.question_cards import question_cards, question_lines
 from firstsight.report.pages.thumbnails import Thumbnails
 from firstsight.report.results import AnswerFile

@@ -18,9 +18,8 @@ from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord, read_
 from firstsight.evaluate.offline_scoring.joining import JoinedAnswers, join_answers
 from firstsight.evaluate.offline_scoring.question_index import has_box_truth
 from firstsight.evaluate.offline_scoring.references import References, read_references
-from firstsight.evaluate.result_files import answer_line
+from firstsight.evaluate.result_files import SCORES_VERSION, answer_line, round_score
 from firstsight.evaluate.results import ScoredAnswer, question_scores, score_texts
-from firstsight.evaluate.score import SCORES_VERSION, round_score
 from firstsight.evaluate.statistics.bootstrap import bca_interval
 from firstsight.evaluate.task import Question, Task, describe_version
 

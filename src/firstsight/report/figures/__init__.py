@@ -1,1 +1,73 @@
 """Charts of the report; every mark has the address of its evaluate or training step in its tooltip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import altair as alt
+import polars as pl
+
+from firstsight.errors import UnknownName
+from firstsight.evaluate.statistics.bootstrap import Interval
+from firstsight.recipe.analysis import Grid
+from firstsight.recipe.study import Study
+from firstsight.report.compare import ArmComparison
+from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
+from firstsight.report.figures.grids import score_grid, task_heatmap
+from firstsight.report.figures.layout import Layout, lay_out
+from firstsight.report.figures.scores import stable_score_chart, task_grid
+from firstsight.report.figures.style import THEME, LayeredChart
+from firstsight.report.results import ArmResult, arm_texts
+from firstsight.report.table import STABLE, score_table, single_task_rows
+
+StudyChart = LayeredChart | alt.HConcatChart
+
+
+def study_charts(
+    arms: Sequence[ArmResult], study: Study, *, rows: pl.DataFrame, comparison: ArmComparison, curves: TrainingCurves
+) -> dict[str, StudyChart]:
+    """The charts for which there are results: stable (the first figure of the study), stable-2 ..., tasks, heat,
+    schedules, losses, and main (stable and tasks side by side)."""
+    charts: dict[str, StudyChart] = {}
+    sighted = rows.filter(condition="sighted")
+    compared = sighted.filter(role="compared")
+    layouts = [lay_out(figure, arms, study) for figure in study.drawn_figures]
+    if not compared.filter(task=STABLE).is_empty():
+        pairs = rows.filter(task=STABLE).select("arm", "kind").unique(maintain_order=True).rows()
+        intervals = {pair: interval for pair in pairs if (interval := comparison.question_interval(*pair))}
+        for number, layout in enumerate(layouts, start=1):
+            charts["stable" if number == 1 else f"stable-{number}"] = _stable_chart(rows, intervals, layout)
+    if not single_task_rows(compared).is_empty():
+        charts["tasks"] = task_grid(rows, layouts[0])
+    if not single_task_rows(sighted).is_empty():
+        charts["heat"] = task_heatmap(rows, arm_texts(arms, study.axes))
+    if curves.rows:
+        charts["schedules"] = learning_rate_chart(curves)
+        charts["losses"] = loss_chart(curves)
+    if "stable" in charts and "tasks" in charts:
+        charts["main"] = _side_by_side(charts["stable"], task_grid(rows, layouts[0], width=125, panel_height=110))
+    return charts
+
+
+def _stable_chart(rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], layout: Layout) -> LayeredChart:
+    return (score_grid if isinstance(layout.figure, Grid) else stable_score_chart)(rows, intervals, layout)
+
+
+def _side_by_side(stable: StudyChart, tasks: alt.FacetChart) -> alt.HConcatChart:
+    """The main figure for use outside the page."""
+    left = stable.properties(width=430, height=430) if isinstance(stable, alt.LayerChart) else stable
+    return alt.hconcat(left, tasks, spacing=36)
+
+
+def draw_figure(arms: Sequence[ArmResult], study: Study, name: str = "stable") -> StudyChart:
+    """One chart of a study, with the report's look; the study's name is that of its main figure.
+
+    Raises UnknownName for a chart that does not exist, or for which there are no results yet.
+    """
+    rows = score_table(arms, study.axes)
+    comparison, curves = ArmComparison(arms, rows), read_curves(arms)
+    charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves)
+    chart = charts.get("main" if name == study.name else name)
+    if chart is None:
+        raise UnknownName(f"figure of {study.name} with results", name, [*charts, study.name])
+    return chart.properties(config=THEME)

@@ -19,7 +19,7 @@ from firstsight.recipe.analysis import Bars, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.claims import ClaimResult, evaluate_claims
 from firstsight.report.compare import ArmComparison
-from firstsight.report.figures.charts import study_charts
+from firstsight.report.figures import study_charts
 from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.layout import lay_out
 from firstsight.report.figures.style import vega_lite_spec

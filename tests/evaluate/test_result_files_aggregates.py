@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.errors import DataError
-from firstsight.evaluate.score import (
+from firstsight.evaluate.result_files import (
     aggregate_scores,
 )
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, bca_interval, cluster_scores

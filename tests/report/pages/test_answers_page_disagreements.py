@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.report.pages.disagreements import compute_task_stats, draw_questions, rank_disagreements
+from firstsight.report.pages.answers_page import compute_task_stats, draw_questions, rank_disagreements
 from tests.report.answer_files import Line, answers_table, line
 
 SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.evaluate.metrics.ptb_tokenizer import ptb_tokenize
+from firstsight.evaluate.metrics.captions import ptb_tokenize
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from firstsight.cli.progress import TerminalProgress
+from firstsight.cli.terminal import TerminalProgress
 from firstsight.plan.graph import build_graph
 from firstsight.plan.scheduler import StepEvent
 from firstsight.plan.step import Step
