@@ -13,7 +13,7 @@ import torch
 import firstsight.hub.hf_classes  # noqa: F401
 from firstsight.cli.app import command
 from firstsight.errors import ModelError, RequestError
-from firstsight.hub import llama, llava
+from firstsight.hub import export, llama, llava
 from firstsight.hub.export import export_checkpoint
 from firstsight.model.checkpoint_io import save
 from firstsight.model.tensors import read_tensors
