@@ -125,6 +125,7 @@ def test_a_trained_encoder_is_stored_with_the_model_and_has_moments_where_it_tra
 def test_checkpoints_store_weights_and_both_moments() -> None:
     norms = 24 * 2 * 2048  # the published count leaves out the norms of QK-norm
     assert {step_cost.cost.stored_bytes for step_cost in step_costs("pretrain")} == {12 * (1_439_795_200 + norms)}
+    assert {step_cost.cost.memory_bytes for step_cost in step_costs("pretrain")} == {16 * (1_439_795_200 + norms)}
 
 
 def test_features_of_a_frozen_encoder_are_counted_once_in_bytes_and_flops() -> None:

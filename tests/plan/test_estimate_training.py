@@ -1,4 +1,4 @@
-"""The cost of stages that freeze modules, against torch's FLOP counter and the sizes of a checkpoint's files."""
+"""The cost of stages that freeze modules, against torch's FLOP counter, tensors in memory and a checkpoint's files."""
 
 from __future__ import annotations
 
@@ -14,35 +14,42 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from firstsight.data.loader import Batch
 from firstsight.model.tensors import write_tensors
+from firstsight.model.vision import extract_features, load_encoder
 from firstsight.plan.estimate import ComputeCost, estimate_step
 from firstsight.plan.step import Step
+from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import ModuleTraining, RowShape, Trains
 from firstsight.recipe.vision import PatchProjectionSpec, ViTSpec
 from firstsight.train.loop import train
 from firstsight.train.state import TrainState, collect_moments, untrained_state
-from firstsight.units import Share
+from firstsight.units import Share, Tokens
 
 ROW_SHAPE = RowShape(batch_size=2, length=48)
 LM = replace(openlm_spec(layers=3, width=64, heads=2, vocab_size=256), mlp_width=256, token_shift=2)
 VIT = ViTSpec(layers=6, width=48, heads=2, mlp_width=192, image_size=24, patch_size=4)
+VISION = replace(tiny_study.SIGLIP, vit=VIT)
 INCLUDED = VLMSpec(
     lm=LM,
-    vision=replace(tiny_study.SIGLIP, vit=VIT),
+    vision=VISION,
     encoder="included",
     projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=True),
     attention="causal",
 )
+STORED = replace(INCLUDED, encoder="external")
+"""The encoder is trained in the study, so its features are stored."""
+PUBLISHED = External(name="siglip", form="encoder", tokens=Tokens(0))
+EXTERNAL = replace(STORED, vision=replace(VISION, weights=PUBLISHED))
 PATCHES = replace(
     INCLUDED, encoder="external", vision=PatchProjectionSpec(image_size=24, patch_size=4, width=24, fit="resize")
 )
 TRAINED = ModuleTraining(lr_scale=1.0, weight_decay=0.1)
 CASES = [
     pytest.param(model, decoder, projector, encoder, id=f"{name}: {decoder=} {projector=} {encoder=}")
-    for name, model in (("included", INCLUDED), ("patches", PATCHES))
+    for name, model in (("included", INCLUDED), ("external", EXTERNAL), ("stored", STORED), ("patches", PATCHES))
     for decoder, projector, encoder in product((True, False), repeat=3)
-    if (decoder or projector or encoder) and not (encoder and model is PATCHES)
+    if (decoder or projector or encoder) and not (encoder and model is not INCLUDED)
 ]
 
 
@@ -71,14 +78,27 @@ def image_batch() -> Batch:
     )
 
 
-def trained_state(model: VLMSpec, trains: Trains, folder: Path) -> tuple[TrainState, int]:
-    """A state after one step, and the FLOPs that torch counted in it."""
-    encoders = [tiny_study.write_siglip(folder / "siglip", 0, VIT)] if model.encoder == "included" else []
-    state = untrained_state(model, tiny_study.OPTIM, trains=trains, seed=0, encoders=encoders)
-    counter = FlopCounterMode(display=False)
+def trained_state(model: VLMSpec, trains: Trains, folder: Path) -> tuple[TrainState, int, int]:
+    """A state after one step, the FLOPs that torch counted in it, and the bytes in memory at the end of its update."""
+    folders = [] if model is PATCHES else [tiny_study.write_siglip(folder / "siglip", 0, VIT)]
+    state = untrained_state(model, tiny_study.OPTIM, trains=trains, seed=0, encoders=folders)
+    counter, batch, tensors = FlopCounterMode(display=False), image_batch(), list[torch.Tensor]()
+
+    def collect_tensors(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = list(state.model.parameters())
+        tensors.extend([*parameters, *(p.grad for p in parameters if p.grad is not None)])
+        tensors.extend(moment for slots in optimizer.state.values() for key, moment in slots.items() if key != "step")
+
+    state.optimizer.register_step_post_hook(collect_tensors)
+    encoder = load_encoder(VISION, folders) if model.encoder == "external" and folders else None
+    if encoder and model is STORED:
+        batch = replace(batch, images=extract_features(encoder, batch.images).half())
     with counter, sdpa_kernel(SDPBackend.MATH):
-        next(train(state, repeat((image_batch(),)), lambda _: 1e-3, ROW_SHAPE.tokens_per_step))
-    return state, counter.get_total_flops()
+        if encoder and model is EXTERNAL:
+            tensors.extend(encoder.parameters())
+            batch = replace(batch, images=extract_features(encoder, batch.images).half())
+        next(train(state, repeat((batch,)), lambda _: 1e-3, ROW_SHAPE.tokens_per_step))
+    return state, counter.get_total_flops(), sum(tensor.nbytes for tensor in tensors)
 
 
 def data_bytes(file: Path) -> int:
@@ -88,7 +108,7 @@ def data_bytes(file: Path) -> int:
 
 
 @pytest.mark.parametrize(("model", "decoder", "projector", "encoder"), CASES)
-def test_plan_agrees_with_counted_flops_and_written_bytes(
+def test_plan_agrees_with_counted_flops_bytes_in_memory_and_written_bytes(
     model: VLMSpec, decoder: bool, projector: bool, encoder: bool, tmp_path: Path
 ) -> None:
     """FLOPs within 2 %: the plan also counts the gradients of pixels and features, which nothing needs."""
@@ -98,7 +118,8 @@ def test_plan_agrees_with_counted_flops_and_written_bytes(
         encoder=TRAINED if encoder else None,
     )
     cost = planned_cost(model, trains)
-    state, counted_flops = trained_state(model, trains, tmp_path)
+    state, counted_flops, bytes_in_memory = trained_state(model, trains, tmp_path)
+    assert cost.memory_bytes == bytes_in_memory
     masked_half = 3 * ROW_SHAPE.tokens_per_step * LM.attention_flops(ROW_SHAPE.length)  # the plan leaves it out
     assert cost.flops + masked_half == pytest.approx(counted_flops, rel=0.02)
     moments = collect_moments(state)

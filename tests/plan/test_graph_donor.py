@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from firstsight.cli import terminal
 from firstsight.errors import QuantityError
 from firstsight.plan.estimate import DeviceSpec, estimate_cost, estimate_step
 from firstsight.plan.graph import Graph, build_graph, render_tree
+from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.step import field_differences
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import External
@@ -122,15 +122,15 @@ def test_the_content_of_the_checkpoint_moves_the_address_and_its_name_does_not()
     assert "tiny-40" in planned(*arms(40)).undigested_names()
 
 
-def test_the_tree_the_branches_and_the_bill_show_the_donor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tree_the_branches_and_the_bill_show_the_donor() -> None:
     plan = planned(*arms(40, 80), seeds=2)
     lines = render_tree(plan)
     text = "\n".join(lines)
     assert all(text.count(step.address) == 1 for step in plan.steps)
     data, models = text.split("models")
     assert "named-tiny-40" not in data and "named-tiny-40" in models and "shared by 2 arms" in models
-    terminal.print_stages(Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80))))
-    output = " ".join(capsys.readouterr().out.split())
+    study = Study(name="donated", scale="1b", question="?", arms=tuple(arms(40, 80)))
+    output = " ".join([*training_lines(study), *(cell for row in stage_table(study) for cell in row)])
     assert f"donor: {WHOLE:,} tokens, learning rate 0 to 0.0004 to 4e-05, 0.1398 % warm-up; checkpoints: " in output
     assert "checkpoints: tiny-40 at 40 %, tiny-80 at 80 %" in output
     assert (

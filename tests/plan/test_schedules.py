@@ -9,7 +9,9 @@ import pytest
 from firstsight.plan.schedules import COLUMNS, stage_table, training_lines
 from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.schedule import Continue, SameCurve
+from firstsight.recipe.stages import ModuleTraining, Pretrain, Trains
 from firstsight.recipe.study import Study, over_seeds
+from firstsight.studies.frozen import frozen
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 
@@ -73,6 +75,46 @@ def test_rows_are_in_the_order_of_stages_then_arms() -> None:
     ):
         rows = table(Study(name="order", scale="smoke", question="?", arms=tuple(arms)))
         assert [(row["arm"], row["stage"]) for row in rows] == order
+
+
+def test_what_trains_is_printed_where_any_stage_differs_from_decoder_and_projector() -> None:
+    head, *rows = stage_table(frozen(SCALE))
+    assert head == (*COLUMNS, "trains")
+    assert {(row[0], row[-1]) for row in rows} == {
+        ("frozen", "decoder, projector"),
+        ("trained", "decoder, projector, encoder"),
+        ("lowered", "decoder x1, projector x1, encoder x0.1"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("scales_and_decays", "text"),
+    [
+        ([None, (1.0, 0.1), None], "projector"),
+        ([(1.0, 0.1), (2.0, 0.1), None], "decoder x1, projector x2"),
+        ([(1.0, 0.1), None, (1.0, 0.0)], "decoder (decay 0.1), encoder (decay 0)"),
+        ([None, (1.0, 0.0), (0.05, 1e-6)], "projector x1 (decay 0), encoder x0.05 (decay 1e-06)"),
+    ],
+)
+def test_rates_and_decays_of_trained_modules(scales_and_decays: list[tuple[float, float] | None], text: str) -> None:
+    modules = [pair and ModuleTraining(lr_scale=pair[0], weight_decay=pair[1]) for pair in scales_and_decays]
+    arm = frozen(SCALE).arms[-1]
+    midtrain, finetune = arm.stages
+    stage = replace(midtrain, trains=Trains(decoder=modules[0], projector=modules[1], encoder=modules[2]))
+    _, *rows = stage_table(
+        Study(name="one", scale="smoke", question="?", arms=(replace(arm, stages=(stage, finetune)),))
+    )
+    assert [row[-1] for row in rows] == [text, "decoder x1, projector x1, encoder x0.1"]
+
+
+def test_a_trunk_says_what_trains_if_its_rate_is_scaled() -> None:
+    arm = when(SCALE).arms[0]
+    assert isinstance(arm.pretrain, Pretrain)
+    scaled = Trains(decoder=ModuleTraining(lr_scale=0.5, weight_decay=0.1), projector=None, encoder=None)
+    study = Study(
+        name="one", scale="smoke", question="?", arms=(replace(arm, pretrain=replace(arm.pretrain, trains=scaled)),)
+    )
+    assert training_lines(study)[1].endswith("5 % warm-up, trains decoder x0.5")
 
 
 @pytest.mark.parametrize("horizon", ["branch", "full"])

@@ -73,3 +73,16 @@ def _ends(line: str) -> list[int]:
     return [
         place for place in range(1, len(line) + 1) if line[place - 1] != " " and line[place : place + 1] in ("", " ")
     ]
+
+
+def test_a_plan_names_the_training_that_the_memory_of_the_device_is_too_small_for(tmp_path: Path) -> None:
+    """7B weights at 16 bytes each are more than the 80 GB of an H100, and less than the 141 GB of an H200."""
+    study = fs.study("when", scale="7b")
+    sizes = [16 * arm.pretrain.model.parameters() for arm in study.arms]
+    assert 80e9 < min(sizes) <= max(sizes) < 141e9
+    (line,) = [line for line in fs.Workspace(tmp_path).plan(study).lines() if line.startswith("One h100 has 80 GB")]
+    steps = [part.split(" (")[0] for part in line.removeprefix("One h100 has 80 GB: too little for ").split(", ")]
+    trunk = [f"pretrain-{start:03d}-{start + 20:03d}" for start in range(0, 100, 20)]
+    assert sorted(steps) == ["finetune-2-epochs", "midtrain-010-images", *trunk]
+    assert "One h200 has 141 GB." in fs.Workspace(tmp_path).plan(study, device="h200").lines()
+    assert not any(line.startswith("One cpu") for line in fs.Workspace(tmp_path).plan(study, device="cpu").lines())

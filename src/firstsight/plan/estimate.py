@@ -48,8 +48,10 @@ PEAK_FLOPS: dict[str, float] = {
     "cpu": 0.35e12,
 }
 """Dense bf16 FLOPs per second, from the vendors' data sheets; cpu is one core."""
-WEIGHT_BYTES, MOMENT_BYTES = 4, 8
-"""Bytes in a checkpoint per parameter: its fp32 value, and AdamW's two moments."""
+DEVICE_GB: dict[str, int] = {"h100": 80, "h200": 141, "a100": 80, "b200": 180, "l40s": 48, "rtx4090": 24}
+"""Memory, from the same data sheets, of the larger variant; that of a cpu is not known."""
+WEIGHT_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4, 8, 4
+"""Bytes per parameter: its fp32 value and AdamW's two moments, which a checkpoint has too, and its fp32 gradient."""
 LARGEST_SHORT_VOCABULARY = 2**16
 """Tokens of larger vocabularies take four bytes in an index instead of two; a loss flag takes another one."""
 RECORD_BYTES, IMAGE_REF_BYTES, IMAGE_BYTES = 24, 8, 28
@@ -80,6 +82,8 @@ class ComputeCost:
     flops: int = 0
     stored_bytes: int = 0
     """Bytes in the store: weights, moments, features, indexes of external sources."""
+    memory_bytes: int = 0
+    """Bytes of weights, gradients and moments on the device in an update of pre-, mid-training or fine-tuning."""
     items: int = 0
     """Documents, images or questions, or model calls of an evaluation."""
     note: str = ""
@@ -135,13 +139,14 @@ def estimate_step(step: Step, *, vocab_size: int = 0) -> ComputeCost:
 
 
 def _segment_cost(segment: TrunkSegment) -> ComputeCost:
-    pretrain = segment.pretrain
+    pretrain, parameters = segment.pretrain, segment.pretrain.model.parameters()
     return ComputeCost(
         requested_tokens=floor(pretrain.tokens * segment.end) - floor(pretrain.tokens * segment.start),
         tokens=segment.tokens,
         steps=segment.tokens // pretrain.row_shape.tokens_per_step,
         flops=3 * segment.tokens * pretrain.model.flops(pretrain.row_shape.length),
-        stored_bytes=(WEIGHT_BYTES + MOMENT_BYTES) * pretrain.model.parameters(),
+        stored_bytes=(WEIGHT_BYTES + MOMENT_BYTES) * parameters,
+        memory_bytes=(WEIGHT_BYTES + MOMENT_BYTES + GRADIENT_BYTES) * parameters,
     )
 
 
@@ -151,12 +156,16 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
     images = count_image_rows(stage) * images_per_row(stage)
     parameters = _parameters_by_module(model)
     trained_parameters = sum(count for name, count in parameters.items() if getattr(stage.trains, name))
+    stored_bytes = WEIGHT_BYTES * sum(parameters.values()) + MOMENT_BYTES * trained_parameters
+    runs_external_encoder = model.encoder == "external" and model.vision.towers and not _has_stored_features(model)
+    encoder_bytes = WEIGHT_BYTES * model.vision.parameters() if runs_external_encoder else 0
     return ComputeCost(
         requested_tokens=stage.tokens,
         tokens=tokens,
         steps=steps,
         flops=tokens * _token_flops(stage) + images * _image_flops(stage),
-        stored_bytes=WEIGHT_BYTES * sum(parameters.values()) + MOMENT_BYTES * trained_parameters,
+        stored_bytes=stored_bytes,
+        memory_bytes=stored_bytes + GRADIENT_BYTES * trained_parameters + encoder_bytes,
         note=_stage_note(stage),
     )
 
@@ -186,10 +195,15 @@ def _image_flops(stage: Midtrain | Finetune) -> int:
     is_patch_projection = isinstance(vision, PatchProjectionSpec)
     projector_passes = 3 if trains.projector else 2 if trains.encoder else 1
     vision_passes = 3 if (trains.projector if is_patch_projection else trains.encoder) else 1
-    is_trained_here = any(isinstance(tower.weights, ContrastiveTraining) for tower in vision.towers)
-    if model.encoder == "external" and is_trained_here:
+    if _has_stored_features(model):
         vision_passes = 0
     return projector_passes * model.projector.flops(vision, model.lm) + vision_passes * vision.flops()
+
+
+def _has_stored_features(model: VLMSpec) -> bool:
+    """Whether the features are computed in a step of their own: those of an external encoder that the study trains."""
+    is_trained_here = any(isinstance(tower.weights, ContrastiveTraining) for tower in model.vision.towers)
+    return model.encoder == "external" and is_trained_here
 
 
 def _parameters_by_module(model: VLMSpec) -> dict[str, int]:
@@ -368,13 +382,13 @@ def check_data_sufficient(estimate: CostEstimate) -> None:
 
 def estimate_table(estimate: CostEstimate) -> tuple[tuple[str, ...], ...]:
     """Rows of text: a header, equal steps that train or are stored in one row each, then the totals."""
-    columns = ("step", "count", "requested tokens", "tokens each", "updates", "FLOPs each", "stored each")
+    columns = ("step", "count", "requested tokens", "tokens each", "updates", "FLOPs each", "memory each")
     equal_steps: dict[tuple[str, ComputeCost], list[StepCost]] = {}
     for step_cost in estimate.step_costs:
         if step_cost.cost.flops or step_cost.cost.stored_bytes:
             equal_steps.setdefault((step_cost.step.slug, step_cost.cost), []).append(step_cost)
     return (
-        (*columns, f"{estimate.device.name} hours"),
+        (*columns, "stored each", f"{estimate.device.name} hours"),
         *(_step_cells(slug, step_costs) for (slug, _), step_costs in equal_steps.items()),
         _total_cells("total", estimate.total),
         _total_cells("without sharing", estimate.unshared_total),
@@ -385,13 +399,13 @@ def estimate_table(estimate: CostEstimate) -> tuple[tuple[str, ...], ...]:
 def _step_cells(slug: str, step_costs: list[StepCost]) -> tuple[str, ...]:
     cost, hours = step_costs[0].cost, sum(step_cost.hours for step_cost in step_costs)
     counts = (f"{count:,}" if count else "" for count in (cost.requested_tokens, cost.tokens, cost.steps))
-    stored = format_bytes(cost.stored_bytes) if cost.stored_bytes else ""
-    return (slug, str(len(step_costs)), *counts, f"{cost.flops:.3g}", stored, _format_hours(hours))
+    memory, stored = (format_bytes(size) if size else "" for size in (cost.memory_bytes, cost.stored_bytes))
+    return (slug, str(len(step_costs)), *counts, f"{cost.flops:.3g}", memory, stored, _format_hours(hours))
 
 
 def _total_cells(name: str, total: CostTotal) -> tuple[str, ...]:
     stored = format_bytes(total.stored_bytes) if total.stored_bytes else ""
-    return (name, "", "", f"{total.tokens:,}", "", f"{total.flops:.3g}", stored, _format_hours(total.hours))
+    return (name, "", "", f"{total.tokens:,}", "", f"{total.flops:.3g}", "", stored, _format_hours(total.hours))
 
 
 def _format_hours(hours: float) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from firstsight.plan.estimate import CostEstimate, DeviceSpec, estimate_cost, estimate_table
+from firstsight.plan.estimate import DEVICE_GB, CostEstimate, DeviceSpec, estimate_cost, estimate_table
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.grow_sources import growth_lines
 from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.step import Step
 from firstsight.recipe.stages import Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
+from firstsight.units import format_bytes
 from firstsight.workspace.study_graph import StoredStudy
 
 
@@ -89,4 +90,9 @@ def _cost_lines(cost: CostEstimate) -> Iterator[str]:
     yield from align_table(estimate_table(cost))
     peak = f"{device.utilisation:.0%} of {device.peak_flops / 1e12:,.4g} TFLOP/s (bf16)"
     yield f"Hours on one {device.name} at {peak}."
+    yield "Memory of weights, gradients and moments in fp32; activations and bf16 copies of weights come on top."
+    if capacity := DEVICE_GB.get(device.name):
+        sizes = dict.fromkeys((step.step.slug, step.cost.memory_bytes) for step in cost.step_costs)
+        too_large = [f"{slug} ({format_bytes(size)})" for slug, size in sizes if size > capacity * 10**9]
+        yield f"One {device.name} has {capacity} GB{': too little for ' if too_large else ''}{', '.join(too_large)}."
     yield from dict.fromkeys(f"{step.cost.note}." for step in cost.step_costs if step.cost.note)
