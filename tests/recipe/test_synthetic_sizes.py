@@ -140,7 +140,7 @@ def test_every_beginning_of_a_source_fills_the_rows_that_it_is_sure_to(
     image_tokens = 0 if source.TAG == "texts" else 12
     sizes = np.minimum(index.samples["tokens_count"].astype(np.int32) + image_tokens, 64)
     count_field = "documents" if source.TAG == "texts" else "images"
-    for count in (1, 2, 7, 30, 100, 250, len(sizes)):
+    for count in (1, 2, 7, 30, 100, len(sizes)):
         smaller = type(source)(**{**fields(source), count_field: count})
         tokenizer = SyntheticVocabulary(world=source.world)
         sure = guaranteed_rows(smaller, length=64, image_tokens=image_tokens, packing="best_fit", tokenizer=tokenizer)
