@@ -10,8 +10,7 @@ import pytest
 from firstsight.data.prepare import prepare
 from firstsight.recipe.stages import Encode, Prepare
 from firstsight.site import Site
-from firstsight.train.contrastive import train_contrastive
-from firstsight.train.encode import encode_features
+from firstsight.train.encoder import encode_features, train_contrastive
 from firstsight.train.handlers import pretrain
 from tests.train import tiny_study
 

@@ -15,7 +15,7 @@ from firstsight.recipe.model import Llama3Rope, VLMSpec
 from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import FusedEncoders
 from firstsight.site import Site
-from firstsight.train.encode import encode_features
+from firstsight.train.encoder import encode_features
 from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
 

@@ -67,7 +67,7 @@ def test_a_chunk_is_packed_like_an_index_of_its_samples(packing: PackingMode, mo
         for start in range(0, 70, chunk)
     ]
     monkeypatch.setattr("firstsight.data.packing.pack_index.SAMPLES_PER_CHUNK", chunk)
-    monkeypatch.setattr("firstsight.data.packing.packed_rows.TOKENS_PER_BLOCK", 50)
+    monkeypatch.setattr("firstsight.data.packing.pack_index.TOKENS_PER_BLOCK", 50)
     actual = pack(index, length=16, image_tokens=2, packing=packing)
     check_rows(actual)
     assert actual.row_count == sum(part.row_count for part in expected)

@@ -24,7 +24,7 @@ from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.layout import lay_out
 from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.format import axis_limit, format_percent, inline_json, read_assets, render_template
-from firstsight.report.pages.answer_samples import draw_samples
+from firstsight.report.pages.question_cards import draw_samples
 from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, read_achieved
 from firstsight.report.summary import answer_sentence, comparability_warnings, study_limits
 from firstsight.report.table import score_table, task_overview

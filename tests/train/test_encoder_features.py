@@ -16,8 +16,8 @@ from firstsight.errors import DataError
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.recipe.stages import Encode
 from firstsight.site import Site
-from firstsight.train import encode
-from firstsight.train.encode import encode_features
+from firstsight.train import encoder
+from firstsight.train.encoder import encode_features
 from tests.train import tiny_study
 
 SPEC = Encode(source=tiny_study.CAPTIONS, vision=tiny_study.FEATURE_VLM.vision)
@@ -51,7 +51,7 @@ class Killed(BaseException):
 def test_rerun_after_kill_leaves_the_same_bytes(
     encode_inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
 ) -> None:
-    monkeypatch.setattr(encode, "ENCODE_BATCH", 32)
+    monkeypatch.setattr(encoder, "ENCODE_BATCH", 32)
     whole = tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "whole", site)
     batches: list[int] = []
 
@@ -61,7 +61,7 @@ def test_rerun_after_kill_leaves_the_same_bytes(
             raise Killed
         return extract_features(tower, pixels)
 
-    monkeypatch.setattr(encode, "extract_features", failing_extract)
+    monkeypatch.setattr(encoder, "extract_features", failing_extract)
     often_saved = replace(site, save_every=0.0, readers=readers)
     with pytest.raises(Killed):
         tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "out", often_saved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from firstsight.report.compare import ArmComparison
-from firstsight.report.pages.answer_samples import draw_samples
+from firstsight.report.pages.question_cards import draw_samples
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
 from tests.report.study_builder import VISION, MakeArms

@@ -10,8 +10,8 @@ import pytest
 
 from firstsight.data.images import decode_image
 from firstsight.site import Site
-from firstsight.train import contrastive
-from firstsight.train.contrastive import train_contrastive
+from firstsight.train import encoder
+from firstsight.train.encoder import train_contrastive
 from tests.train import tiny_study
 
 
@@ -20,14 +20,14 @@ def test_pixel_cache_decodes_once_and_changes_no_bit(
 ) -> None:
     decoded: list[bytes] = []
     monkeypatch.setattr(
-        contrastive,
+        encoder,
         "decode_image",
         lambda data, *how, **more: (decoded.append(data), decode_image(data, *how, **more))[1],
     )
     recipe = replace(tiny_study.SIGLIP, weights=replace(tiny_study.SIGLIP.weights, steps=50))
     role_paths, digests = {"captions": inputs["captions"]}, list[str]()
-    for cache_bytes in (contrastive.PIXEL_CACHE_BYTES, 0):
-        monkeypatch.setattr(contrastive, "PIXEL_CACHE_BYTES", cache_bytes)
+    for cache_bytes in (encoder.PIXEL_CACHE_BYTES, 0):
+        monkeypatch.setattr(encoder, "PIXEL_CACHE_BYTES", cache_bytes)
         out = tiny_study.run_handler(train_contrastive, recipe, role_paths, tmp_path / str(cache_bytes), site)
         digests.append(hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest())
         if cache_bytes:
