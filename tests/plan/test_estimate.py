@@ -182,7 +182,8 @@ def test_bytes_per_token_grow_with_the_vocabulary_of_the_model(tmp_path: Path, v
         token_bytes = sum(writer.arrays[name].dtype.itemsize for name in ("tokens", "loss"))
     arm = get_scale("1b").base
     small = replace(arm.pretrain, model=replace(arm.pretrain.model, vocab_size=vocab_size))
-    study = Study(name="one", scale="?", question="?", arms=(replace(arm, pretrain=small, start=Share(1), stages=()),))
+    text_only = replace(arm, start=Share(1), stages=(), evaluate=replace(arm.evaluate, vision_tasks=()))
+    study = Study(name="one", scale="?", question="?", arms=(replace(text_only, pretrain=small),))
     (step_cost,) = step_costs("prepare", estimate_cost(build_graph(study), H100))
     assert step_cost.cost.stored_bytes == token_bytes * 4_100_000_000_000 + 24 * 3_000_000_000
 

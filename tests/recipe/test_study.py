@@ -45,17 +45,6 @@ def test_a_seed_is_set_in_every_stage_and_changes_nothing_else() -> None:
     assert other.with_seed(0) == arm
 
 
-def test_decoders_of_a_trunk_and_its_stages_must_be_equal() -> None:
-    arm = branch_at(get_scale("smoke"), Share(4, 5))
-    shallow = replace(arm.pretrain, model=replace(arm.pretrain.model, layers=3))
-    with pytest.raises(QuantityError, match=r"start-080\.s1: midtrain: wanted the decoder .* with layers 3, not 4"):
-        planned(replace(arm, pretrain=shallow))
-    tune = arm.stages[1]
-    other = replace(tune, model=replace(tune.model, lm=replace(tune.model.lm, layers=5)))
-    with pytest.raises(QuantityError, match=r"finetune: .* with layers 4, not 5"):
-        planned(replace(arm, stages=(arm.stages[0], other)))
-
-
 @pytest.mark.parametrize("name", SCALES)
 @pytest.mark.parametrize("study", [when, rewarm, encoders, frozen])
 def test_at_the_full_horizon_all_arms_are_trained_on_equally_many_tokens(study: StudyMaker, name: str) -> None:

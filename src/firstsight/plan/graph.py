@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from firstsight.errors import QuantityError, UnknownName
+from firstsight.errors import UnknownName
 from firstsight.plan.grow_sources import grow_sources
+from firstsight.plan.refusals import check_arm
 from firstsight.plan.step import STEP_VERSIONS, ContentIds, Step, content_key, find_address, names_without_digest
 from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned, SyntheticBenchmarks
 from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, TokenizerSource, TrunkSegment
@@ -62,12 +63,12 @@ class Graph:
 def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     """The steps of all arms, with each trunk split where an arm of the study branches off.
 
-    Built-in sources are as large as `grow_sources` makes them. QuantityError where an arm's models, learning rates or
-    rows do not fit each other.
+    Built-in sources are as large as `grow_sources` makes them. QuantityError or UnknownName where an arm could not
+    run (`plan.refusals`).
     `content_ids`: digests of the user's own sources. Without them addresses are provisional and nothing can be stored.
     """
     for arm in study.arms:
-        arm.check()
+        check_arm(arm)
     study, builder = grow_sources(study), _GraphBuilder(content_ids or {})
     cuts: dict[Pretrain | Donor, set[Share]] = {}
     for arm in study.arms:
@@ -114,11 +115,7 @@ class _GraphBuilder:
         model, role = self.trunk(arm, cuts), "trunk"
         for stage in arm.resolved_stages():
             model, role = self.stage(stage, [(role, model)] if model else []), "previous"
-        if model is None:
-            raise QuantityError(
-                f"{arm.label}: nothing is trained before the evaluation. "
-                "Got start 0 and no stages; set a start above 0 or add a stage."
-            )
+        assert model is not None  # check_arm
         inputs = [("checkpoint", model), ("benchmarks", self.leaf(arm.evaluate.benchmarks))]
         return self.step("evaluate", arm.evaluate, inputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from math import floor
@@ -19,6 +20,14 @@ ExternalForm = Literal[
 ]
 
 
+MAX_SOURCES = 8
+"""The most sources of a stage, each of which has its own loss in the log."""
+MAX_SHARE_DENOMINATOR = 1 << 26
+"""Of shares that count tokens: up to here different fractions differ as float64, and equal ones are equal."""
+DRAWINGS_PER_KIND = (16, 36, 21, 24, 27, 31, 28, 16, 25, 24, 24, 21, 21, 14)
+"""How many drawings the built-in world has of each kind, in its order."""
+
+
 @spec
 class SyntheticWorld:
     """The built-in synthetic world: real drawings in small scenes whose content is known exactly."""
@@ -31,6 +40,23 @@ class SyntheticWorld:
     max_objects: int
     """The most objects in one scene, 1 to 4."""
     seed: int
+
+    def check(self) -> None:
+        """Raise QuantityError, with the field named, where there are no such drawings or scenes."""
+        if not 2 <= self.kinds <= len(DRAWINGS_PER_KIND):
+            raise QuantityError(f"the world has 2 to {len(DRAWINGS_PER_KIND)} kinds. Got kinds={self.kinds}.")
+        least, most = max(2 * self.kinds, 8), sum(DRAWINGS_PER_KIND[: self.kinds])
+        if not least <= self.objects <= most:
+            raise QuantityError(
+                f"{self.kinds} kinds have {least} to {most} objects. Got objects={self.objects}. Change either."
+            )
+        if self.image_size < 32 or self.image_size % 2 or not 1 <= self.max_objects <= 4:
+            raise QuantityError(
+                f"a scene has an even side of at least 32 pixels and 1 to 4 objects. "
+                f"Got image_size={self.image_size}, max_objects={self.max_objects}."
+            )
+        if self.seed < 0:
+            raise QuantityError(f"the seed of a world is 0 or above. Got {self.seed}.")
 
 
 @spec
@@ -207,6 +233,35 @@ def source_label(source: DataSource) -> str:
         case SyntheticMultitask():
             shares = ", ".join(f"{share} {task}" for task, share in source.shares.items() if share)
             return f"multitask ({shares})"
+        case _:
+            return source.TAG
+
+
+def text_source_names(mixture: Mixture) -> list[str]:
+    """The names of text sources in logs and ledgers."""
+    names = [f"text-{name}" for name in _unique_names(mixture.sources)]
+    return names if len(names) > 1 else ["text"]
+
+
+def image_source_names(mixture: Mixture) -> list[str]:
+    """The names of image sources in logs and ledgers."""
+    return _unique_names(mixture.sources)
+
+
+def _unique_names(sources: Sequence[DataSource]) -> list[str]:
+    names = [_log_name(source) for source in sources]
+    numbers = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [f"{name}-{n}" if names.count(name) > 1 else name for name, n in zip(names, numbers, strict=True)]
+
+
+def _log_name(source: DataSource) -> str:
+    match source:
+        case External():
+            return source.name
+        case Recaptioned():
+            return source.external.name
+        case SyntheticCaptions():
+            return f"captions-{source.quality}"
         case _:
             return source.TAG
 

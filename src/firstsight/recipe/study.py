@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, Figure, Grid, Sweep
-from firstsight.recipe.model import LMSpec
 from firstsight.recipe.spec import spec
 from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain, resolve_schedules
 from firstsight.units import Share, Tokens
@@ -67,27 +66,6 @@ class Arm:
             longer = replace(stages[number], tokens=Tokens(stages[number].tokens + rest))
             stages = (*stages[:number], longer, *stages[number + 1 :])
         return resolve_schedules(stages, trunk=trunk, start=self.start, location=self.label)
-
-    def check(self) -> None:
-        """Raise QuantityError, with the field named, where a stage's decoder differs from that of the model before it.
-
-        Rows of new tokens at the end of the vocabulary are allowed. A stage with another tokenizer than its donor's
-        must have such rows, because the donor's token ids keep their meaning only under the donor's tokenizer.
-        """
-        trunk = self.pretrain
-        previous = trunk.model if self.start else None
-        for stage in self.stages:
-            if previous is not None:
-                _check_decoder(f"{self.label}: {stage.TAG}", previous, stage.model.lm)
-            previous = stage.model.lm
-        if not self.start or not self.stages or not isinstance(trunk, Donor):
-            return
-        first = self.stages[0]
-        if first.tokenizer != trunk.tokenizer and first.model.lm.vocab_size == trunk.model.vocab_size:
-            raise QuantityError(
-                f"{self.label}: wanted the donor's tokenizer {trunk.tokenizer} in its branch. Got {first.tokenizer}. "
-                "Name the donor's, or give the branch a larger vocabulary with rows for the tokens that it adds."
-            )
 
 
 @spec
@@ -199,18 +177,3 @@ def over_seeds(arms: Iterable[Arm], seeds: Iterable[int]) -> tuple[Arm, ...]:
     """Every arm once for every seed, seed by seed, so that the first seed is complete first."""
     bases = tuple(arms)
     return tuple(arm.with_seed(seed) for seed in seeds for arm in bases)
-
-
-def _check_decoder(location: str, previous: LMSpec, current: LMSpec) -> None:
-    """Every field must be equal, except that the vocabulary may grow."""
-    mismatches = [
-        f"{field.name} {old!r}, not {new!r}"
-        for field in fields(LMSpec)
-        if (old := getattr(previous, field.name)) != (new := getattr(current, field.name))
-        and not (field.name == "vocab_size" and old < new)
-    ]
-    if mismatches:
-        raise QuantityError(
-            f"{location}: wanted the decoder of the previous model, with {', '.join(mismatches)}. "
-            "Use the same decoder in both; only its vocabulary may grow."
-        )

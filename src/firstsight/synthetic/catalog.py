@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import SyntheticWorld
 
 PLACES = ("top-left", "top-right", "bottom-left", "bottom-right")
@@ -94,7 +93,7 @@ class Catalog:
 @lru_cache(maxsize=16)
 def load_catalog(world: SyntheticWorld) -> Catalog:
     """The objects of a world, spread evenly over its kinds; QuantityError where the drawings do not suffice."""
-    _check_world(world)
+    world.check()
     kinds = _drawings_by_kind(world)
     held_out_place, popular_names, trained_kind_names = _assign_roles(world, kinds)
     drawings = {drawing_name(drawing): drawing for kind in kinds for drawing in kinds[kind]}
@@ -110,23 +109,6 @@ def load_catalog(world: SyntheticWorld) -> Catalog:
         training_names={x: tuple(name for name in names_twice if held_out_place.get(name) != x) for x in PLACES},
         held_out_names={x: tuple(name for name in drawings if held_out_place.get(name) == x) for x in PLACES},
     )
-
-
-def _check_world(world: SyntheticWorld) -> None:
-    max_objects = sum(len(drawings) for drawings in list(DRAWINGS.values())[: world.kinds])
-    if not 2 <= world.kinds <= len(DRAWINGS):
-        raise QuantityError(f"the world has 2 to {len(DRAWINGS)} kinds. Got kinds={world.kinds}.")
-    min_objects = max(2 * world.kinds, 2 * len(PLACES))
-    if not min_objects <= world.objects <= max_objects:
-        raise QuantityError(
-            f"{world.kinds} kinds have {min_objects} to {max_objects} objects. Got objects={world.objects}. "
-            "Change either."
-        )
-    if world.image_size < 32 or world.image_size % 2 or not 1 <= world.max_objects <= len(PLACES):
-        raise QuantityError(
-            f"a scene has an even side of at least 32 pixels and 1 to 4 objects. "
-            f"Got image_size={world.image_size}, max_objects={world.max_objects}."
-        )
 
 
 def _drawings_by_kind(world: SyntheticWorld) -> dict[str, list[str]]:

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from firstsight.data.loader import Batch
 from firstsight.model.loss import lm_loss
+from firstsight.recipe.mixture import MAX_SOURCES
 from firstsight.site import Progress, ProgressCallback
 from firstsight.train.state import TrainState
 from firstsight.units import Tokens
 
-NUM_LOSS_GROUPS = 8
-"""Maximum number of sources with separate losses, text sources first."""
 TARGET_LOG_LINES = 200
 REPORT_SECONDS = 0.5
 MicroBatches = tuple[Batch, ...]
@@ -77,7 +76,7 @@ def train(
 def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Add the gradients of the batch's summed loss / `num_loss_tokens`; returns loss sums and loss tokens by source."""
     model, z, ids = state.model, state.optim.z_loss, batch.source_ids
-    sums = lm_loss(model.lm, model(batch), batch.targets, row_groups=ids, num_groups=NUM_LOSS_GROUPS, z_coefficient=z)
+    sums = lm_loss(model.lm, model(batch), batch.targets, row_groups=ids, num_groups=MAX_SOURCES, z_coefficient=z)
     (sums.total / num_loss_tokens).backward()
     return sums.by_group, sums.token_counts
 

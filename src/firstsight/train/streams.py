@@ -17,11 +17,10 @@ from firstsight.data.packing import pack
 from firstsight.data.readers import locate_source
 from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.errors import MixError
-from firstsight.recipe.mixture import DataSource, External, Mixture, PackingMode, Recaptioned, SyntheticCaptions
+from firstsight.recipe.mixture import MAX_SOURCES, Mixture, PackingMode, image_source_names, text_source_names
 from firstsight.recipe.stages import Finetune, Midtrain, RowShape, TrunkSegment
 from firstsight.recipe.vision import VisionSpec
 from firstsight.site import Location, Site
-from firstsight.train.loop import NUM_LOSS_GROUPS
 from firstsight.units import Share
 
 StepInputs = Mapping[str, Path]
@@ -107,11 +106,11 @@ def stage_stream(spec: Midtrain | Finetune, *, inputs: StepInputs, site: Site) -
         position = StreamPosition.beginning(row_shape, spec.seed)
     else:
         position = position.rescale(row_shape, spec.seed)
-    names = _unique_source_names(mix.images.sources)
+    names = image_source_names(mix.images)
     images = [_image_source(spec, inputs, site, index=index, name=name) for index, name in enumerate(names)]
     text = _text_mixture(mix.text, inputs, position, packing=mix.packing, site=site)
-    if (count := len(text.sources) + len(images)) > NUM_LOSS_GROUPS:
-        raise MixError(f"a mix has at most {NUM_LOSS_GROUPS} sources. Got {count}. Take some out.")
+    if (count := len(text.sources) + len(images)) > MAX_SOURCES:
+        raise MixError(f"a mix has at most {MAX_SOURCES} sources. Got {count}. Take some out.")
     return BatchStream(
         text_mixture=replace(
             text,
@@ -151,9 +150,8 @@ def _text_mixture(
     mixture: Mixture, inputs: StepInputs, position: StreamPosition, *, packing: PackingMode, site: Site
 ) -> LoaderMixture:
     """Text sources, packed in the first stage's row length and cut to this stage's."""
-    names = [f"text-{name}" for name in _unique_source_names(mixture.sources)]
     sources, cuts = list[LoaderSource](), position.cuts_per_packed_row
-    for number, name in enumerate(names if len(names) > 1 else ["text"]):
+    for number, name in enumerate(text_source_names(mixture)):
         data = Index.open(inputs[f"text{number}"])
         packed = pack(data, length=position.row_length * cuts, image_tokens=0, packing=packing, cache=site.cache)
         rows = packed.split_rows(cuts)
@@ -183,21 +181,3 @@ def source_pixels(index: Index, location: Location, vision: VisionSpec, *, cache
     """A source's images, decoded to the size, fit and padding colour of the vision spec."""
     reader = ImageReader(index, location, cache)
     return DecodedImages(reader=reader, size=vision.image_size, fit=vision.fit, pad_color=vision.pad_color)
-
-
-def _unique_source_names(sources: Sequence[DataSource]) -> list[str]:
-    names = [_source_name(source) for source in sources]
-    numbers = [names[: index + 1].count(name) for index, name in enumerate(names)]
-    return [f"{name}-{n}" if names.count(name) > 1 else name for name, n in zip(names, numbers, strict=True)]
-
-
-def _source_name(source: DataSource) -> str:
-    match source:
-        case External():
-            return source.name
-        case Recaptioned():
-            return source.external.name
-        case SyntheticCaptions():
-            return f"captions-{source.quality}"
-        case _:
-            return source.TAG

@@ -19,6 +19,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 from firstsight.data.sampling import Indices, sources_at
 from firstsight.errors import MixError
+from firstsight.recipe.mixture import MAX_SHARE_DENOMINATOR
 
 UnitCounter = Callable[[Indices], Indices]
 """Units of a source's rows, by their numbers in the source's own order."""
@@ -26,8 +27,6 @@ RowSpans = Sequence[tuple[int, Fraction]]
 """(rows, image share) of each span of a stage."""
 _MARK_INTERVAL = 1024
 _CHUNK = 1 << 16
-_MAX_DENOMINATOR = 1 << 26
-"""Up to here different fractions differ as float64, and equal ones are equal."""
 
 
 class SourceSequence:
@@ -99,9 +98,9 @@ def merge_spans(spans: RowSpans, text_units: UnitCounter, image_units: UnitCount
 
 def merge_by_units(units: Sequence[UnitCounter], shares: Sequence[Fraction], rows: int) -> UInt8[np.ndarray, "rows"]:
     """The source of each of the first `rows` rows, so that their units have the shares on every prefix."""
-    if max(share.denominator for share in shares) > _MAX_DENOMINATOR:
+    if max(share.denominator for share in shares) > MAX_SHARE_DENOMINATOR:
         got = ", ".join(map(str, shares))
-        raise MixError(f"shares need denominators of at most {_MAX_DENOMINATOR:,}. Got {got}. Round them.")
+        raise MixError(f"shares need denominators of at most {MAX_SHARE_DENOMINATOR:,}. Got {got}. Round them.")
     queues = [_KeyQueue(*queue) for queue in zip(units, shares, range(len(shares)), strict=True) if queue[1]]
     if len(queues) == 1:
         return np.full(rows, queues[0].source_id, dtype=np.uint8)

@@ -31,6 +31,7 @@ from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
 from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec
 from firstsight.units import Share, Tokens
 
+SYNTHETIC_VISION_TASKS = (*VISION_TASKS, "kinds")
 SYNTHETIC_TEXT_TASKS = ("arc_easy", "mathqa", "boolq", "agieval_sat_en", "hellaswag", "copa")
 SYNTHETIC_ROW_SHAPE = RowShape(batch_size=16, length=64)
 """Many small steps: at this size a model learns from updates more than from tokens."""
@@ -112,7 +113,7 @@ def _synthetic_scale(size: _Size) -> Scale:
         epochs=1,
         evaluate=Evaluate(
             benchmarks=SyntheticBenchmarks(world=size.world, questions=size.questions),
-            vision_tasks=(*VISION_TASKS, "kinds"),
+            vision_tasks=SYNTHETIC_VISION_TASKS,
             text_tasks=SYNTHETIC_TEXT_TASKS,
         ),
     )
