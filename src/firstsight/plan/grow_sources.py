@@ -46,11 +46,7 @@ def grown_sources(study: Study) -> GrownSources:
 def _sufficient(source: SyntheticSource, need: SourceNeed) -> SyntheticSource:
     while True:
         rows = guaranteed_rows(
-            source,
-            length=need.length,
-            image_tokens=need.image_tokens,
-            packing=need.packing,
-            tokenizer=need.tokenizer,
+            source, length=need.length, image_tokens=need.image_tokens, packing=need.packing, tokenizer=need.tokenizer
         )
         if rows >= need.rows_of_one_pass:
             return source

@@ -17,13 +17,7 @@ from hashlib import sha256
 from typing import Any, cast
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.recipe.mixture import (
-    External,
-    Recaptioned,
-    SyntheticCaptions,
-    SyntheticInterleaved,
-    SyntheticMultitask,
-)
+from firstsight.recipe.mixture import External, Recaptioned, SyntheticCaptions, SyntheticInterleaved, SyntheticMultitask
 from firstsight.recipe.model import LMSpec
 from firstsight.recipe.serialize import canonical_json, to_json
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, TrunkSegment

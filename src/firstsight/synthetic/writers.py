@@ -19,13 +19,7 @@ from firstsight.recipe.mixture import (
     SyntheticTexts,
 )
 from firstsight.site import Progress, ProgressCallback, Site
-from firstsight.synthetic.captions import (
-    noisy_caption,
-    rich_caption,
-    sample_document,
-    sample_interleaved,
-    true_phrases,
-)
+from firstsight.synthetic.captions import noisy_caption, rich_caption, sample_document, sample_interleaved, true_phrases
 from firstsight.synthetic.catalog import world_rng
 from firstsight.synthetic.multitask import LlavaRecord, multitask_order, multitask_record, sample_turns
 from firstsight.synthetic.questions import DIALOGUE_GENERATORS

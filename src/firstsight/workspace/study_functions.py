@@ -104,11 +104,7 @@ class StudyFunction:
 
 
 def study(
-    source: str | PathLike[str] | Callable[..., Study],
-    *,
-    scale: str = "cpu",
-    seeds: int | None = None,
-    **options: Any,
+    source: str | PathLike[str] | Callable[..., Study], *, scale: str = "cpu", seeds: int | None = None, **options: Any
 ) -> Study:
     """A study at a scale, with `seeds` seeds of every arm (default: the scale's).
 

@@ -1,4 +1,4 @@
-"""From a source to its index: a part for each shard, then all parts merged into one folder, the manifest last.
+"""From a source to its index: processes write a part for each shard, which are merged; the manifest is written last.
 
 parts/<name>/       finished shards of an unfinished index; removed at the end
 merged.json         the manifest while the parts are being removed: everything else is complete
@@ -11,10 +11,12 @@ import errno
 import hashlib
 import json
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,13 +24,14 @@ from typing import Any
 from firstsight.data import readers, tokenizer
 from firstsight.data.index import INDEX_FORMAT
 from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
-from firstsight.data.prepare.shard_writer import PrepareJob, ShardPart, ShardProgress, load_finished_part
-from firstsight.data.prepare.workers import write_shards
-from firstsight.errors import DataError, StepFailed
+from firstsight.data.prepare.shard_writer import PrepareJob, ShardPart, ShardProgress, ShardWriter, load_finished_part
+from firstsight.data.readers import Shard
+from firstsight.errors import DataError, FirstsightError, StepFailed
 from firstsight.files import write_atomic
 from firstsight.recipe import mixture, serialize
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Progress, ProgressCallback, Site
+from firstsight.worker_process import WorkerProcess
 
 _REPORT_INTERVAL = 0.5
 """Seconds between two progress reports."""
@@ -223,3 +226,81 @@ def _disk_full_as_error(out: Path) -> Iterator[None]:
             f"{out}: wanted room for the index of a source. Got: {error.strerror}. "
             "Make room and run the same command again: it resumes after the shards that are finished."
         ) from error
+
+
+_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""There are as many processes as cores, so each computes on one thread."""
+_Progress = tuple[Shard, ShardProgress]
+
+
+def write_shards(job: PrepareJob, shards: Sequence[Shard], *, worker_count: int) -> Iterator[_Progress]:
+    """Write the parts of `shards` in `worker_count` processes, or in this one, and yield the progress of each shard.
+
+    Raises the error of the first shard that fails; parts that are finished by then stay.
+    """
+    if worker_count > 1 and len(shards) > 1:
+        yield from _write_in_workers(job, shards, min(worker_count, len(shards)))
+        return
+    writer = ShardWriter(job)
+    for shard in shards:
+        for progress in writer.write(shard):
+            yield shard, progress
+
+
+def _write_in_workers(job: PrepareJob, shards: Sequence[Shard], worker_count: int) -> Iterator[_Progress]:
+    # The largest shard first, so that no process works on it alone at the end.
+    pending = sorted(shards, key=lambda shard: -shard.byte_count)
+    workers: list[WorkerProcess] = []
+    active: dict[object, tuple[WorkerProcess, Shard]] = {}
+    try:
+        for _ in range(worker_count):
+            workers.append(WorkerProcess("firstsight.data.prepare.handler:serve_shards", environment=_ENVIRONMENT))
+            workers[-1].send(job)
+        idle = list(workers)
+        while pending or active:
+            while pending and idle:
+                worker, shard = idle.pop(), pending.pop(0)
+                worker.send(shard)
+                active[worker.connection] = worker, shard
+            for connection in wait([worker.connection for worker, _ in active.values()]):
+                worker, shard = active[connection]
+                for progress in _receive(worker, shard):
+                    if progress is None:
+                        idle.append(worker)
+                        del active[connection]
+                    else:
+                        yield shard, progress
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _receive(worker: WorkerProcess, shard: Shard) -> list[ShardProgress | None]:
+    """Progress of the shard, and None when its part is complete. Raises the worker's error."""
+    messages = worker.receive()
+    if not messages:
+        advice = "Try fewer readers" if worker.exit_code() == -signal.SIGKILL else "Its log has the reason"
+        raise StepFailed(f"{shard.name}: a reader process {worker.exit_description()} before it was done. {advice}.")
+    if isinstance(messages[-1], Exception):
+        raise messages[-1]
+    return messages
+
+
+def serve_shards(connection: Connection) -> None:
+    """A worker's main function: write the part of each shard that arrives, until the pipe closes."""
+    job: PrepareJob = connection.recv()
+    writer: ShardWriter | None = None
+    while True:
+        try:
+            shard: Shard = connection.recv()
+        except EOFError:
+            return
+        try:
+            writer = writer or ShardWriter(job)
+            for progress in writer.write(shard):
+                connection.send(progress)
+            connection.send(None)
+        except FirstsightError as error:
+            connection.send(DataError(str(error)))
+        except OSError as error:
+            connection.send(OSError(error.errno, error.strerror, error.filename))

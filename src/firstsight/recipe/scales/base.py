@@ -10,16 +10,7 @@ from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, Packing
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.schedule import Continue, LRSchedule, Rewarm
 from firstsight.recipe.spec import spec
-from firstsight.recipe.stages import (
-    AdamWSpec,
-    Evaluate,
-    Finetune,
-    Midtrain,
-    ModuleTraining,
-    Pretrain,
-    RowShape,
-    Trains,
-)
+from firstsight.recipe.stages import AdamWSpec, Evaluate, Finetune, Midtrain, ModuleTraining, Pretrain, RowShape, Trains
 from firstsight.recipe.study import Arm, Horizon
 from firstsight.units import Share, Tokens
 

@@ -36,11 +36,7 @@ HOLLOW_DASH, BLIND_DASH, QUESTION_BLIND_DASH, BASELINE_DASH = [5, 4], [2.5, 2.5]
 
 
 def stable_score_chart(
-    rows: pl.DataFrame,
-    intervals: Mapping[tuple[str, str], Interval],
-    layout: Layout,
-    *,
-    width: int | str = 460,
+    rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], layout: Layout, *, width: int | str = 460
 ) -> LayeredChart:
     """Vision and text stable score of a sweep or of bars, with seeds, intervals, guessers and baselines.
 
