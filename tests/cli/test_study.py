@@ -77,3 +77,23 @@ def test_a_study_of_data_without_a_path_is_refused(capsys: pytest.CaptureFixture
 def test_a_report_without_results_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "nothing is stored" in refused(capsys, "report", "when", "--out", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_plan_and_run_refuse_a_study_that_could_not_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """An encoder that is in the checkpoint of mid-training but not in that of fine-tuning; `refused` wants code 2."""
+    file = tmp_path / "mixed.py"
+    file.write_text(
+        "from dataclasses import replace\n"
+        "from firstsight.recipe.scales import Scale, branch_at\n"
+        "from firstsight.recipe.study import Study\n"
+        "from firstsight.units import Share\n"
+        "def mixed(scale: Scale) -> Study:\n"
+        "    arm = branch_at(scale, Share(4, 5))\n"
+        "    first = replace(arm.stages[0], model=replace(arm.stages[0].model, encoder='included'))\n"
+        "    arms = (replace(arm, stages=(first, arm.stages[1])),)\n"
+        "    return Study(name='mixed', scale=scale.name, question='?', arms=arms)\n"
+    )
+    for command in ("plan", "run"):
+        message = refused(capsys, command, str(file), "--scale", "smoke", "--out", str(tmp_path / "out"))
+        assert "start-080.s0: finetune.model.encoder: wanted" in message and "Got 'external'. Write" in message
+    assert not (tmp_path / "out" / "steps").exists()

@@ -84,6 +84,13 @@ def dialogues(count: int) -> SyntheticDialogues:
     return SyntheticDialogues(world=WORLD, images=count, turns=1)
 
 
+def encoder(**fields: Any) -> Arm:
+    """The arm with other fields of its encoder's training."""
+    vision: Any = MODEL.vision
+    model = replace(MODEL, vision=replace(vision, weights=replace(vision.weights, **fields)))
+    return replace(LATE, stages=tuple(replace(stage, model=model) for stage in LATE.stages))
+
+
 PATCHES = PatchProjectionSpec(image_size=48, patch_size=24, width=128, fit="resize")
 WIDE = replace(MODEL, projector=replace(MODEL.projector, kind="linear"))
 CASES: list[tuple[Callable[[], Arm], str, str, str]] = [
@@ -137,6 +144,9 @@ CASES: list[tuple[Callable[[], Arm], str, str, str]] = [
         "2 to 14 kinds",
         "kinds=1",
     ),
+    (lambda: encoder(steps=0), "midtrain.model.vision.weights.steps", "at least 1", "0"),
+    (lambda: encoder(text_width=30), "midtrain.model.vision.weights.text_width", "multiple of the 4 heads", "30"),
+    (lambda: encoder(warmup=Share(1)), "midtrain.model.vision.weights", "a warm-up that ends", "100 %"),
     (lambda: evaluated(vision_tasks=(), text_tasks=()), "evaluate", "at least one task", "none"),
     (lambda: evaluated(vision_tasks=("gqa", "gqa")), "evaluate", "each task once", "gqa"),
     (

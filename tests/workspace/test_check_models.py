@@ -14,6 +14,7 @@ from firstsight.plan.step import Step
 from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.scales.models import dinov2_large_reg_384, siglip_base_224, siglip_dinov2_384
+from firstsight.recipe.stages import Evaluate
 from firstsight.recipe.vision import Dinov2, ViTSpec
 from firstsight.site import Location, Site
 from firstsight.units import Tokens
@@ -94,3 +95,14 @@ def test_each_tower_of_a_pair_is_checked(tmp_path: Path, encoder: Any) -> None:
     small = encoder_folder(tmp_path / "small", Dinov2WithRegistersConfig(**{**LARGE, "hidden_size": 768}))
     with pytest.raises(RequestError, match=r"two: wanted hidden_size 1024, got 768 in .*small/config\.json\. Name"):
         check_models([step], Site(sources={"one": first, "two": small}))
+
+
+def test_tasks_are_built_in_or_the_user_s_own(tmp_path: Path) -> None:
+    """As the harness finds them in the folder of benchmarks, but before anything runs."""
+    benchmarks = External(name="mine", form="benchmarks", tokens=Tokens(0))
+    spec = Evaluate(benchmarks=benchmarks, vision_tasks=("gqa",), text_tasks=("copa",))
+    site = Site(sources={"mine": Location(path=str(tmp_path))})
+    check_models([Step(kind="evaluate", spec=spec, version=1)], site)
+    wrong = Step(kind="evaluate", spec=replace(spec, vision_tasks=("gqa2",)), version=1)
+    with pytest.raises(RequestError, match=r"no task is called 'gqa2'\. Nearest: gqa"):
+        check_models([wrong], site)

@@ -26,6 +26,7 @@ from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS, SYNTHETIC_V
 from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, RowShape, TokenizerSource
 from firstsight.recipe.study import Arm
 from firstsight.recipe.synthetic_sizes import LARGEST_TURNS, SyntheticSource, records
+from firstsight.recipe.vision import ContrastiveTraining, Dinov2, TowerSpec
 from firstsight.units import Share
 
 Stage = Midtrain | Finetune
@@ -57,6 +58,8 @@ def check_arm(arm: Arm) -> None:
         if previous is not None:
             _check_models(f"{location}.model", previous, stage.model)
         _check_tokenizer(location, stage, tokenizer, previous)
+        for tower in stage.model.vision.towers:
+            _check_tower(f"{location}.model.vision", tower)
         _check_mix(location, stage)
         previous, tokenizer = stage.model, stage.tokenizer
     _check_evaluation(arm)
@@ -148,6 +151,32 @@ def _check_models(location: str, previous: LMSpec | VLMSpec, current: VLMSpec) -
         kinds = (previous.vision.TAG, current.vision.TAG)
         _refuse(f"{location}.vision", f"{kinds[0]}, as in the model before", kinds[1], "Use the same in both")
     _check_same(f"{location}.vision", previous.vision, current.vision)
+
+
+def _check_tower(location: str, tower: TowerSpec) -> None:
+    vit, training = tower.vit, tower.weights
+    if isinstance(tower, Dinov2) and vit.mlp_width % vit.width:
+        _refuse(
+            f"{location}.vit.mlp_width", f"a multiple of the width {vit.width}", vit.mlp_width, "DINOv2 has 4 times"
+        )
+    if not isinstance(training, ContrastiveTraining):
+        return
+    _check_world(f"{location}.weights.captions.world", training.captions.world)
+    for name, value in (
+        ("steps", training.steps),
+        ("batch_size", training.batch_size),
+        ("text_layers", training.text_layers),
+        ("text_width", training.text_width),
+        ("captions.images", training.captions.images),
+    ):
+        if value < 1:
+            _refuse(f"{location}.weights.{name}", "at least 1", value, "Write a positive number")
+    if training.text_width % vit.heads:
+        wanted = f"a multiple of the {vit.heads} heads, which the text tower has too"
+        _refuse(f"{location}.weights.text_width", wanted, training.text_width, "Choose a multiple")
+    if not training.peak_lr > 0 or training.warmup == 1:
+        got = f"peak_lr={training.peak_lr:g}, warmup={training.warmup}"
+        _refuse(f"{location}.weights", "a rate above 0 and a warm-up that ends", got, "Change either")
 
 
 def _check_same(location: str, old: Any, new: Any, *, growing: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Whether the user's tokenizers, encoders and donor checkpoints fit the models that a study trains."""
+"""Whether the user's tokenizers, encoders, donor checkpoints and benchmarks fit what a study trains and evaluates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from firstsight.errors import FirstsightError, RequestError
 from firstsight.plan.step import Step, field_differences
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import LMSpec, VLMSpec
-from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
+from firstsight.recipe.stages import Evaluate, Finetune, Midtrain, TrunkSegment
 from firstsight.recipe.vision import Dinov2, TowerSpec
 from firstsight.site import Location, Site
 from firstsight.workspace.sources import as_request_error, checkpoint_files, encoder_files, tokenizer_file
@@ -26,7 +26,7 @@ ENCODER_DEFAULTS = {**dict.fromkeys(SIGLIP_TYPES, _SIGLIP), "dinov2": _DINOV2, "
 
 
 def check_models(steps: Iterable[Step], site: Site) -> None:
-    """Raise RequestError where a tokenizer, an encoder or a donor's checkpoint does not fit what the steps train."""
+    """Raise RequestError where a tokenizer, an encoder a donor's checkpoint or a task does not fit what the steps do."""
     for step in steps:
         match step.spec:
             case External() as source if step.donor_model is not None:
@@ -37,6 +37,8 @@ def check_models(steps: Iterable[Step], site: Site) -> None:
                 _check_tokenizer(stage.tokenizer, stage.model.lm, site)
                 _check_encoders(stage.model, site)
                 _check_branch(step, stage, site)
+            case Evaluate(benchmarks=External() as benchmarks) as evaluation:
+                _check_tasks(evaluation, benchmarks, site)
 
 
 def _check_tokenizer(tokenizer: object, model: LMSpec, site: Site) -> None:
@@ -102,6 +104,16 @@ def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
                 f"{len(donor_ids):,} under others, first {token!r}: {number} there, {ids.get(token, 'none')} here. "
                 "Name the donor's tokenizer, or one that only adds tokens at its end."
             )
+
+
+def _check_tasks(evaluation: Evaluate, benchmarks: External, site: Site) -> None:
+    """Whether the tasks are built-in ones, or the user's own in the folder of benchmarks."""
+    from firstsight.evaluate.tasks import get_task
+
+    folder = Path(site.sources[benchmarks.name].path)
+    with as_request_error():
+        for name in (*evaluation.vision_tasks, *evaluation.text_tasks):
+            get_task(name, folder)
 
 
 def tokenizer_size(location: Location, name: str) -> int:
