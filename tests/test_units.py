@@ -19,7 +19,7 @@ from firstsight.recipe.stages import RowShape
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens, format_bytes, format_count, parse_share, parse_tokens
 
-PYTHONS = [Path(sys.executable), *sorted(Path.home().glob(".pyenv/versions/3.1*/bin/python"))]
+PYTHONS = [Path(sys.executable), *sorted(Path.home().glob(".pyenv/versions/3.1[1-9]*/bin/python"))]
 
 
 @given(st.integers(0, 100))

@@ -8,6 +8,7 @@ import pytest
 
 from firstsight.cli.app import command
 from firstsight.errors import DataError
+from firstsight.plan.store import Store
 from firstsight.report.power import power_report
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
@@ -49,5 +50,6 @@ EFFECTS = ("0", "-1", "nan", "inf", "101")
     ],
 )
 def test_command_refuses_invalid_values(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    assert command(["power", "when", *words, "--out", str(tmp_path)]) == 2
+    Store(tmp_path)  # an empty one: without any, that is the error
+    assert command(["power", "when", "--scale", "smoke", *words, "--out", str(tmp_path)]) == 2
     assert "wanted" in capsys.readouterr().err
