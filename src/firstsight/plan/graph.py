@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from firstsight.errors import UnknownName
-from firstsight.plan.grow_sources import grow_sources
 from firstsight.plan.refusals import check_arm
+from firstsight.plan.source_needs import grow_sources
 from firstsight.plan.step import STEP_VERSIONS, ContentIds, Step, content_key, find_address, names_without_digest
 from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned, SyntheticBenchmarks
 from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, TokenizerSource, TrunkSegment

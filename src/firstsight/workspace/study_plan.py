@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from firstsight.plan.estimate import DEVICE_GB, CostEstimate, DeviceSpec, estimate_cost, estimate_table
 from firstsight.plan.graph import Graph, render_tree
-from firstsight.plan.grow_sources import growth_lines
 from firstsight.plan.schedules import stage_table, training_lines
+from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
 from firstsight.recipe.stages import Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study

@@ -12,8 +12,14 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from firstsight.data.loader.collate import Batch, BatchBuilder
-from firstsight.data.loader.mixing import RowMixing, SourceSequence, merge_spans
-from firstsight.data.loader.mixture import LoaderMixture, LoaderSource, MixtureSampler
+from firstsight.data.loader.mixture import (
+    LoaderMixture,
+    LoaderSource,
+    MixtureSampler,
+    RowMixing,
+    SourceSequence,
+    merge_spans,
+)
 from firstsight.data.sampling import Indices
 from firstsight.errors import DataError, MixError
 from firstsight.recipe.mixture import ShareUnit

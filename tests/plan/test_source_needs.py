@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from firstsight.plan.graph import Graph, build_graph, render_tree
-from firstsight.plan.grow_sources import grow_sources, grown_sources, growth_lines
+from firstsight.plan.source_needs import grow_sources, grown_sources, growth_lines
 from firstsight.recipe.mixture import ShareSpan, SyntheticCaptions, SyntheticTexts
 from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.stages import Finetune, Midtrain

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.loader.mixing import RowMixing, SourceSequence, UnitCounter, merge_by_units, merge_spans
+from firstsight.data.loader.mixture import RowMixing, SourceSequence, UnitCounter, merge_by_units, merge_spans
 from firstsight.errors import MixError
 from tests.data.reference import source_at
 
