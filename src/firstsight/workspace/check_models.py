@@ -26,7 +26,7 @@ ENCODER_DEFAULTS = {**dict.fromkeys(SIGLIP_TYPES, _SIGLIP), "dinov2": _DINOV2, "
 
 
 def check_models(steps: Iterable[Step], site: Site) -> None:
-    """Raise RequestError where a tokenizer, an encoder a donor's checkpoint or a task does not fit what the steps do."""
+    """Raise RequestError where a tokenizer, encoder, task or donor's checkpoint does not fit what the steps do."""
     for step in steps:
         match step.spec:
             case External() as source if step.donor_model is not None:
