@@ -107,7 +107,7 @@ def test_records_have_the_declared_sizes(prepared: dict[str, tuple[SyntheticSour
         assert sizes.sum() / images >= declared.mean and sizes.min() >= declared.least
         return
     assert (sizes < declared.least).sum() + records(source) - len(sizes) <= declared.irregular * COUNT / 100
-    assert sizes.max() <= declared.most
+    assert sizes.max() <= declared.largest
     error = 3 * sizes.std() / len(sizes) ** 0.5
     assert sizes.mean() >= declared.mean - error and sizes.std() <= declared.deviation
 

@@ -155,8 +155,9 @@ def load_json_records(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: wanted records. Got {_preview(content)}. Is this the benchmark's own file?")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            shown = _preview(row)
-            raise DataError(f"{path}: record {number} is not an object: {shown}. Is this the benchmark's own file?")
+            raise DataError(
+                f"{path}: record {number} is not an object: {_preview(row)}. Is this the benchmark's own file?"
+            )
     return rows
 
 

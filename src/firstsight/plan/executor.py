@@ -172,7 +172,7 @@ class _ProgressSender:
         self._connection, self._address, self._last_sent = connection, address, 0.0
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._last_sent >= REPORT_INTERVAL or progress.done >= progress.total:
-            self._last_sent = now
+        timestamp = time.monotonic()
+        if timestamp - self._last_sent >= REPORT_INTERVAL or progress.done >= progress.total:
+            self._last_sent = timestamp
             self._connection.send(StepReport(self._address, "progress", progress=progress))

@@ -182,11 +182,11 @@ def _check_tower(location: str, tower: TowerSpec) -> None:
 def _check_same(location: str, old: Any, new: Any, *, growing: str = "") -> None:
     """Every field is equal, but `growing`, which may be larger than before."""
     for field in fields(old):
-        before, now = getattr(old, field.name), getattr(new, field.name)
+        before, after = getattr(old, field.name), getattr(new, field.name)
         may_grow = field.name == growing
-        if before != now and not (may_grow and now > before):
+        if before != after and not (may_grow and after > before):
             wanted = f"at least {before!r}, the model before's" if may_grow else f"{before!r}, as in the model before"
-            _refuse(f"{location}.{field.name}", wanted, repr(now), "Use the same in both")
+            _refuse(f"{location}.{field.name}", wanted, repr(after), "Use the same in both")
 
 
 def _check_mix(location: str, stage: Stage) -> None:
@@ -242,8 +242,8 @@ def _check_world(location: str, world: SyntheticWorld) -> None:
         raise QuantityError(f"{location}: {error}") from None
 
 
-def _has_same_words(world: SyntheticWorld, other: SyntheticWorld) -> bool:
-    return (world.objects, world.kinds) == (other.objects, other.kinds)
+def _has_same_words(first: SyntheticWorld, second: SyntheticWorld) -> bool:
+    return (first.objects, first.kinds) == (second.objects, second.kinds)
 
 
 def _check_evaluation(arm: Arm) -> None:

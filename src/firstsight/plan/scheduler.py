@@ -241,8 +241,8 @@ class _Scheduler:
 
     def _emit(self, kind: EventKind, step: Step, **details: Any) -> None:
         left = self._remaining_time.seconds_left([*self.waiting, *self.in_other_runs], time=time.monotonic())
-        arms, now = self._arms_by_step[step], time.time()
-        self._on_event(StepEvent(timestamp=now, kind=kind, step=step, arms=arms, seconds_left=left, **details))
+        arms, timestamp = self._arms_by_step[step], time.time()
+        self._on_event(StepEvent(timestamp=timestamp, kind=kind, step=step, arms=arms, seconds_left=left, **details))
 
 
 def _step_priorities(graph: Graph) -> dict[Step, tuple[int, float, int]]:

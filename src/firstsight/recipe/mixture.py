@@ -45,10 +45,10 @@ class SyntheticWorld:
         """Raise QuantityError, with the field named, where there are no such drawings or scenes."""
         if not 2 <= self.kinds <= len(DRAWINGS_PER_KIND):
             raise QuantityError(f"the world has 2 to {len(DRAWINGS_PER_KIND)} kinds. Got kinds={self.kinds}.")
-        least, most = max(2 * self.kinds, 8), sum(DRAWINGS_PER_KIND[: self.kinds])
-        if not least <= self.objects <= most:
+        least, largest = max(2 * self.kinds, 8), sum(DRAWINGS_PER_KIND[: self.kinds])
+        if not least <= self.objects <= largest:
             raise QuantityError(
-                f"{self.kinds} kinds have {least} to {most} objects. Got objects={self.objects}. Change either."
+                f"{self.kinds} kinds have {least} to {largest} objects. Got objects={self.objects}. Change either."
             )
         if self.image_size < 32 or self.image_size % 2 or not 1 <= self.max_objects <= 4:
             raise QuantityError(

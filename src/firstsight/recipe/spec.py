@@ -45,14 +45,14 @@ def spec(spec_class: type[T]) -> type[T]:
 
 def check_fields(spec_class: type, values: tuple[Any, ...], named: Mapping[str, Any]) -> None:
     """Raise FieldError where the arguments of a spec's class are not exactly its fields, with values of their types."""
-    known: tuple[Field[Any], ...] = tuple(each for each in fields(spec_class) if each.init)
-    names, title = [each.name for each in known], spec_class.__name__
+    known: tuple[Field[Any], ...] = tuple(item for item in fields(spec_class) if item.init)
+    names, title = [item.name for item in known], spec_class.__name__
     legal = f"Its fields: {', '.join(names)}."
     if values:
         raise FieldError(f"{title}: wanted every field by its name. Got {_shorten(values[0])}. {legal}")
     if unknown := [name for name in named if name not in names]:
         raise FieldError(f"{title} has no field {unknown[0]!r}. {legal}")
-    optional = {each.name for each in known if each.default is not MISSING or each.default_factory is not MISSING}
+    optional = {item.name for item in known if item.default is not MISSING or item.default_factory is not MISSING}
     if missing := [name for name in names if name not in named and name not in optional]:
         raise FieldError(f"{title}: wanted a value of {', '.join(missing)}. Got none. {legal}")
     for name, value in named.items():
@@ -74,7 +74,7 @@ def matches(value: object, kind: Any) -> bool:
     if kind in _SIMPLE_TYPES:
         return isinstance(value, _SIMPLE_TYPES[kind][0]) and (kind is bool or not isinstance(value, bool))
     if get_origin(kind) in (Union, UnionType):
-        return any(matches(value, each) for each in arguments)
+        return any(matches(value, choice) for choice in arguments)
     if get_origin(kind) is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     if get_origin(kind) is tuple and isinstance(value, tuple):
@@ -92,9 +92,9 @@ def describe(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(repr(choice) for choice in get_args(kind))
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join(dict.fromkeys(describe(each) for each in get_args(kind)))
+        return " or ".join(dict.fromkeys(describe(choice) for choice in get_args(kind)))
     if get_origin(kind) is tuple:
-        items = [describe(each) for each in get_args(kind) if each is not Ellipsis]
+        items = [describe(item) for item in get_args(kind) if item is not Ellipsis]
         return f"a tuple of: {', '.join(items)}"
     return getattr(kind, "__name__", str(kind))
 

@@ -119,7 +119,7 @@ class Study:
         raise UnknownName(f"axis of {self.name}", name, [axis.name for axis in self.axes])
 
     def _check_axis(self, axis: Axis) -> None:
-        if [other.name for other in self.axes].count(axis.name) > 1:
+        if [entry.name for entry in self.axes].count(axis.name) > 1:
             raise QuantityError(f"{self.name}: axes need different names. Got {axis.name} twice.")
         for arm in self.arms:
             if axis.name in arm.at:

@@ -36,7 +36,7 @@ class RecordSizes:
     """Bounds of the sizes of a source's records."""
 
     least: int
-    most: int
+    largest: int
     mean: float
     """A lower bound of the mean."""
     deviation: float
@@ -59,24 +59,24 @@ def record_sizes(source: SyntheticSource) -> RecordSizes:
     most_objects = source.world.max_objects
     match source:
         case SyntheticTexts():
-            return RecordSizes(least=8, most=62, mean=23.2 + 2.6 * most_objects, deviation=11.5)
+            return RecordSizes(least=8, largest=62, mean=23.2 + 2.6 * most_objects, deviation=11.5)
         case SyntheticCaptions(quality="rich"):
             # two thirds complete: 3 tokens an object, 2 a sign, 4 for ground and end; a third with boxes: 7 an object
-            most = max(5 * most_objects + 4, 7 * most_objects + 1)
-            return RecordSizes(least=7, most=most, mean=5.5 + 2.5 * most_objects, deviation=6.5)
+            largest = max(5 * most_objects + 4, 7 * most_objects + 1)
+            return RecordSizes(least=7, largest=largest, mean=5.5 + 2.5 * most_objects, deviation=6.5)
         case SyntheticCaptions():
-            return RecordSizes(least=2, most=3 * most_objects + 2, mean=2.9 + most_objects / 2, deviation=3.3)
+            return RecordSizes(least=2, largest=3 * most_objects + 2, mean=2.9 + most_objects / 2, deviation=3.3)
         case SyntheticInterleaved():
-            return RecordSizes(least=3, most=0, mean=5.5 + 1.5 * most_objects, deviation=9.0)
+            return RecordSizes(least=3, largest=0, mean=5.5 + 1.5 * most_objects, deviation=9.0)
         case SyntheticDialogues(turns=turns):
-            mean, most = 7.7 * min(turns, 6), LARGEST_TURNS["dialogues"] * turns
-            return RecordSizes(least=LEAST_TURN * min(turns, 2), most=most, mean=mean, deviation=7.0, irregular=1)
+            mean, largest = 7.7 * min(turns, 6), LARGEST_TURNS["dialogues"] * turns
+            return RecordSizes(least=LEAST_TURN * min(turns, 2), largest=largest, mean=mean, deviation=7.0, irregular=1)
         case SyntheticMultitask(turns=turns):
             few, shares = min(turns, 2), source.shares
             means = {"captions": 10 + 1.5 * most_objects, "words": 9.0, "boxes": 10.5 * few, "dialogues": 6.8 * few}
             mean = sum(float(share) * means[task] for task, share in shares.items())
-            most = max(LARGEST_TURNS["multitask"], LARGEST_TURNS["dialogues"] * turns)
-            return RecordSizes(least=LEAST_TURN + 3 * (few - 1), most=most, mean=mean, deviation=5.0, irregular=1)
+            largest = max(LARGEST_TURNS["multitask"], LARGEST_TURNS["dialogues"] * turns)
+            return RecordSizes(least=LEAST_TURN + 3 * (few - 1), largest=largest, mean=mean, deviation=5.0, irregular=1)
 
 
 def records(source: SyntheticSource) -> int:
@@ -108,7 +108,7 @@ def guaranteed_rows(
     """
     sizes, count = record_sizes(source), records(source)
     regular, has_world_tokenizer = sizes.regular_records(count), isinstance(tokenizer, SyntheticVocabulary)
-    is_whole = has_world_tokenizer and image_tokens + sizes.most <= length
+    is_whole = has_world_tokenizer and image_tokens + sizes.largest <= length
     match source:
         case SyntheticTexts():
             last_targets = 0 if is_whole else count  # the last token of a split document may be in no row

@@ -39,17 +39,17 @@ def evaluate_claims(claims: Sequence[Claim], arms: Sequence[ArmResult], comparis
 def _evaluate(claim: Claim, arms: Sequence[ArmResult], comparison: ArmComparison) -> ClaimResult:
     tests = [(part, pair) for part in claim.compare for pair in _arm_pairs(part)]
     corrected = comparison.corrected_differences([pair for _, pair in tests])
-    made = [(part, difference) for (part, _), difference in zip(tests, corrected, strict=True) if difference]
+    tested = [(part, difference) for (part, _), difference in zip(tests, corrected, strict=True) if difference]
     gaps = [_missing_reason(pair, arms) for (_, pair), d in zip(tests, corrected, strict=True) if d is None]
     missing = "; ".join(dict.fromkeys(gaps))
-    if not made:
+    if not tested:
         return ClaimResult(claim=claim, verdict="undecided", evidence=f"Cannot be tested: {missing}.")
-    signs = [difference.sign * (1 if part.expect == "more" else -1) for part, difference in made]
+    signs = [difference.sign * (1 if part.expect == "more" else -1) for part, difference in tested]
     return ClaimResult(
         claim=claim,
         verdict=_verdict(claim, signs, is_complete=not missing),
-        evidence=" ".join([*_evidence(made, signs), *[f"Not compared: {missing}."] * bool(missing)]),
-        differences=tuple(difference for _, difference in made),
+        evidence=" ".join([*_evidence(tested, signs), *[f"Not compared: {missing}."] * bool(missing)]),
+        differences=tuple(difference for _, difference in tested),
     )
 
 
@@ -79,14 +79,14 @@ def _missing_reason(pair: ArmPair, arms: Sequence[ArmResult]) -> str:
     return f"{pair.a} and {pair.b} have no seed and no task of {pair.measure} in common"
 
 
-def _evidence(made: Sequence[tuple[Comparison, PairedDifference]], signs: Sequence[int]) -> Iterator[str]:
-    differences = [difference for _, difference in made]
-    if len(made) > MAX_LISTED:
-        yield f"{signs.count(1)} of {len(made)} comparisons are significantly as claimed. The least favourable:"
-        yield f"{describe_difference(min(made, key=_support)[1])}."
+def _evidence(tested: Sequence[tuple[Comparison, PairedDifference]], signs: Sequence[int]) -> Iterator[str]:
+    differences = [difference for _, difference in tested]
+    if len(tested) > MAX_LISTED:
+        yield f"{signs.count(1)} of {len(tested)} comparisons are significantly as claimed. The least favourable:"
+        yield f"{describe_difference(min(tested, key=_support)[1])}."
     else:
         yield f"{'; '.join(map(describe_difference, differences))}."
-    for part, difference in made:
+    for part, difference in tested:
         if part.published is not None and difference.interval:
             low, high = difference.interval
             location = "inside" if low <= part.published <= high else "outside"
@@ -95,9 +95,9 @@ def _evidence(made: Sequence[tuple[Comparison, PairedDifference]], signs: Sequen
         yield "One seed cannot distinguish an effect from a lucky run."
 
 
-def _support(made: tuple[Comparison, PairedDifference]) -> float:
+def _support(tested: tuple[Comparison, PairedDifference]) -> float:
     """By how much a difference is beyond the margin, on the side that the claim expects."""
-    part, difference = made
+    part, difference = tested
     return (difference.mean - part.margin) * (1 if part.expect == "more" else -1)
 
 

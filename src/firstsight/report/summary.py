@@ -160,11 +160,11 @@ def _budget_limit(tokens: Mapping[str, float]) -> str:
     low, high = min(tokens.values(), default=0), max(tokens.values(), default=0)
     if high <= 1.02 * low:
         return ""
-    fewest, most = (
+    fewest, largest = (
         f"{name} on {format_count(int(tokens[name]))}"
         for name in (min(tokens, key=tokens.__getitem__), max(tokens, key=tokens.__getitem__))
     )
-    return f"The arms at an equal budget: they are not trained on as many tokens in all, {fewest} and {most}."
+    return f"The arms at an equal budget: they are not trained on as many tokens in all, {fewest} and {largest}."
 
 
 def _missing_task_limits(arms: Sequence[ArmResult]) -> list[str]:

@@ -143,7 +143,7 @@ def _kind_fact(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
 
 def _kind_comparison(world: SyntheticWorld, name: str, rng: np.random.Generator) -> TextPieces:
     kind_of, is_same_kind = load_catalog(world).kind_of, rng.random() < 0.5
-    candidates = [other for other in kind_of if other != name and (kind_of[other] == kind_of[name]) == is_same_kind]
+    candidates = [second for second in kind_of if second != name and (kind_of[second] == kind_of[name]) == is_same_kind]
     template = SENTENCE_TEMPLATES["same" if is_same_kind else "other"]
     words = template.format(x=name, y=uniform_choice(candidates, rng)).split()
     return [(" ".join(words[:-3]), False), (" ".join(words[-3:]), True)]

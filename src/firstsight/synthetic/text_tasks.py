@@ -42,9 +42,9 @@ def _text_record(query: str, choices: Sequence[str], *, correct: str, tags: Ques
     return {"query": query, "choices": list(choices), "gold": list(choices).index(correct), **tags}
 
 
-def _question_record(text: str, asked: SceneQuestion, words: Sequence[str], *, plan: QuestionPlan) -> TextTaskRecord:
-    query = f"{text} . {asked.to_text(plan.form)} {QUESTION_END}"
-    return _text_record(query, words, correct=asked.answer, tags=plan.tags)
+def _question_record(text: str, question: SceneQuestion, words: Sequence[str], *, plan: QuestionPlan) -> TextTaskRecord:
+    query = f"{text} . {question.to_text(plan.form)} {QUESTION_END}"
+    return _text_record(query, words, correct=question.answer, tags=plan.tags)
 
 
 def arc_easy(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
@@ -52,7 +52,7 @@ def arc_easy(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
     catalog, rng = load_catalog(world), world_rng(world, "benchmark words arc_easy", plan.index)
     name = uniform_choice(catalog.names, rng)
     kind = catalog.kind_of[name]
-    wrong_kinds = shuffled_list([other for other in catalog.kinds if other != kind], rng)
+    wrong_kinds = shuffled_list([wrong for wrong in catalog.kinds if wrong != kind], rng)
     choices = shuffled_list([kind, *wrong_kinds[:3]], rng)
     if plan.form == 0:
         query = SENTENCE_TEMPLATES["kind"].removesuffix(" {k} .").format(x=name)

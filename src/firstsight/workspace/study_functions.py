@@ -211,8 +211,8 @@ def _legal_names(error: BaseException, frame: tuple[FrameType, int] | None) -> s
 
 def _wrong_arguments(error: BaseException, frame: tuple[FrameType, int] | None) -> str:
     """A sentence for each argument of the function that a user called whose value has another type."""
-    frames = [each for each, _ in walk_tb(error.__traceback__)]
-    callee = next((each for each in frames if frame and each.f_back is frame[0]), None)
+    frames = [item for item, _ in walk_tb(error.__traceback__)]
+    callee = next((item for item in frames if frame and item.f_back is frame[0]), None)
     function = callee.f_globals.get(callee.f_code.co_name) if callee else None
     if callee is None or not inspect.isfunction(function):
         return ""

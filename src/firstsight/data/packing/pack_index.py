@@ -113,7 +113,9 @@ def assemble_rows(
     """
     sizes = segments.count + segments.image_count * image_tokens
     loss_counts = _count_loss_targets(loss, first_targets, segments.start + segments.count + segments.has_next_token)
-    sums = (np.bincount(row_ids, weights=each, minlength=stats.rows).astype(np.int32) for each in (sizes, *loss_counts))
+    sums = (
+        np.bincount(row_ids, weights=counts, minlength=stats.rows).astype(np.int32) for counts in (sizes, *loss_counts)
+    )
     filled, loss_always, loss_before_finetuning = sums
     order = np.argsort(row_ids, kind="stable")
     offsets = np.searchsorted(row_ids[order], np.arange(stats.rows + 1))

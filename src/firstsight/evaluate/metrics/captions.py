@@ -211,7 +211,7 @@ def _cosine(candidate: Mapping[NGram, float], norm: float, reference: Mapping[NG
     if not (norm and ref_norm):
         return 0.0
     pairs = ((weight, reference[ngram]) for ngram, weight in candidate.items() if reference.get(ngram))
-    return sum(min(weight, other) * other for weight, other in pairs) / (norm * ref_norm)
+    return sum(min(weight, ref_weight) * ref_weight for weight, ref_weight in pairs) / (norm * ref_norm)
 
 
 CIDER = Metric(name="cider", compute=cider, is_readable=is_nonempty)
