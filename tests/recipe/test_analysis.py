@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -78,6 +78,13 @@ def test_what_cannot_be_drawn_is_refused(axes: tuple[Axis, ...], values: dict[st
 def test_logarithms_need_numbers_above_zero() -> None:
     with pytest.raises(QuantityError, match=r"above 0, because the scale is logarithmic\. Got 0"):
         _study((RATE,), [{"rate": 0}])
+
+
+@pytest.mark.parametrize("coordinate", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_coordinates_are_finite(coordinate: float, scale: Literal["linear", "log"]) -> None:
+    with pytest.raises(QuantityError, match=r"axis epochs: wanted a number that is finite\. Got -?(nan|inf)"):
+        replace(EPOCHS, scale=scale).check(coordinate)
 
 
 @pytest.mark.parametrize("name", ["", "Epochs", "2nd", "image share", "score", "task"])

@@ -5,6 +5,7 @@ Values only: `report` draws and tests them. They belong to a study, not to a ste
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from typing import ClassVar, Literal
@@ -60,7 +61,9 @@ class Axis:
         wanted = "a number" if self.is_numeric else "the name of a category"
         if self.unit == "percent":
             is_number, wanted = isinstance(coordinate, Share), "a Share, such as Share(4, 5)"
-        if is_number and self.is_numeric and self.scale == "log":
+        if isinstance(coordinate, float) and self.is_numeric and not math.isfinite(coordinate):
+            is_number, wanted = False, f"{wanted} that is finite"
+        elif is_number and self.is_numeric and self.scale == "log":
             is_number, wanted = float(coordinate) > 0, f"{wanted} above 0, because the scale is logarithmic"
         if is_number != self.is_numeric:
             raise QuantityError(f"axis {self.name}: wanted {wanted}. Got {coordinate!r}.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from firstsight.errors import DataError
 from firstsight.evaluate.result_files import Scores
 from firstsight.files import read_jsonl
 from firstsight.recipe.analysis import Axis, Coordinate
+
+_DAMAGE_ADVICE = "Or delete the folder of this step and run again to compute it once more."
 
 StageKind = Literal["pretrain", "midtrain", "finetune"]
 
@@ -45,6 +47,10 @@ class ArmResult:
     stages: tuple[StageLog, ...] = ()
     scores: Scores | None = None
     missing_reason: str = ""
+    is_damaged: bool = False
+    """Stored files cannot be read: no run replaces them before their folder is deleted."""
+    heldout_questions: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many questions of each task have a part that was held out of training."""
     answers_path: Path | None = None
     benchmarks_dir: Path | None = None
     """The benchmarks' folder, which contains their images: images.tar or images/."""
@@ -84,21 +90,40 @@ def read_training_log(stage: StageLog) -> list[dict[str, float]]:
     if stage.log_path is None or not stage.log_path.exists():
         return []
     rows = []
-    for number, row in read_jsonl(stage.log_path):
+    for number, row in _log_lines(stage.log_path):
         try:
             values = {name: float(row[name]) for name in ("seen", "lr", "loss")}
         except (KeyError, TypeError, ValueError) as error:
-            message = f"{stage.log_path}:{number}: a log line needs numbers seen, lr and loss. Got {row}."
+            place = f"{stage.log_path}:{number}"
+            message = f"{place}: a log line needs numbers seen, lr and loss. Got {row}. Repair it. {_DAMAGE_ADVICE}"
             raise DataError(message) from error
         rows.append({**values, "seen": stage.start_tokens + values["seen"]})
     return rows
+
+
+def _log_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        yield from read_jsonl(path)
+    except DataError as error:
+        raise DataError(f"{error} {_DAMAGE_ADVICE}") from error
 
 
 def read_achieved(arm: ArmResult) -> Mapping[str, Any]:
     """achieved.json in the folder of the log of the arm's image phase, or `achieved_mix` where that file is missing."""
     log_path = next((stage.log_path for stage in arm.stages if stage.kind == "midtrain" and stage.log_path), None)
     path = log_path and log_path.with_name("achieved.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else arm.achieved_mix
+    return (path and read_achieved_file(path)) or arm.achieved_mix
+
+
+def read_achieved_file(path: Path) -> Mapping[str, Any]:
+    """An achieved.json; empty where there is none. DataError for one that is damaged."""
+    try:
+        mix: object = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path}: wanted JSON. Got {error}. Restore it. {_DAMAGE_ADVICE}") from error
+    if not isinstance(mix, dict):
+        raise DataError(f"{path}: wanted an object. Got {str(mix)[:80]}. Restore it. {_DAMAGE_ADVICE}")
+    return cast(dict[str, Any], mix)
 
 
 def compared_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:

@@ -32,7 +32,8 @@ arms' coordinates, percents as shares of 1. Scores and intervals are shares of 1
 group, role: those of the arm. condition: sighted, blind, question_blind, heldout, or a subset of the questions
 such as "split: popular". interval_*: 95 % over questions of a sighted score. margin_*: 95 % over questions of the
 paired difference between the sighted score and this row's; null where it was not computed. chance: the score of random
-guesses. baseline: the value that the stable score subtracts, null for a task that it leaves out."""
+guesses. baseline: the value that the stable score subtracts, null for a task that it leaves out. questions: how many
+the row's score is of, null where that is not known."""
 
 STABLE = "stable"
 """Task name of the rows with a kind's mean of (score - baseline)."""
@@ -78,7 +79,7 @@ def _arm_rows(arm: ArmResult, scores: Scores) -> Iterable[ScoreRow]:
             "metric": task.metric,
             "version": str(task.version),
         }
-        yield from _condition_rows(row, task)
+        yield from _condition_rows(row, task, arm.heldout_questions.get(name))
         yield from _subset_rows(row, task)
     for name in AGGREGATE_NAMES:
         for kind, value in getattr(scores, name).items():
@@ -86,15 +87,17 @@ def _arm_rows(arm: ArmResult, scores: Scores) -> Iterable[ScoreRow]:
             yield from _aggregate_rows(row, value, scores.tasks)
 
 
-def _condition_rows(row: ScoreRow, task: TaskScores) -> Iterable[ScoreRow]:
+def _condition_rows(row: ScoreRow, task: TaskScores, heldout_questions: int | None) -> Iterable[ScoreRow]:
     if task.score is not None:
         low, high = task.interval or (None, None)
         yield row | {"condition": "sighted", "score": task.score, "interval_low": low, "interval_high": high}
-    for condition in (*GUESSERS, "heldout"):
+    for condition in GUESSERS:
         score = getattr(task, condition)
         if score is not None:
             low, high = task.over[condition].interval if condition in task.over else (None, None)
             yield row | {"condition": condition, "score": score, "margin_low": low, "margin_high": high}
+    if task.heldout is not None:
+        yield row | {"condition": "heldout", "score": task.heldout, "questions": heldout_questions}
 
 
 def _subset_rows(row: ScoreRow, task: TaskScores) -> Iterable[ScoreRow]:

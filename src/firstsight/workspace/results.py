@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from firstsight.errors import DataError, RequestError
-from firstsight.evaluate.result_files import ANSWERS_FILE, read_scores
+from firstsight.evaluate.result_files import ANSWERS_FILE, Scores, iter_answers, read_scores
 from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
@@ -23,7 +24,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.report.claims import ClaimResult, evaluate_claims
 from firstsight.report.compare import ArmComparison
 from firstsight.report.power import power_report
-from firstsight.report.results import ArmResult, RunInfo, StageLog
+from firstsight.report.results import ArmResult, RunInfo, StageLog, read_achieved_file, read_training_log
 from firstsight.report.table import score_table
 from firstsight.site import Site
 from firstsight.workspace.execute import run_step
@@ -110,12 +111,20 @@ def collect_results(study: Study, store: Store, graph: Graph, *, summary: RunSum
 def _arm_result(arm: Arm, graph: Graph, store: Store, missing_reason: str) -> ArmResult:
     final = graph.final_step(arm.label)
     inputs = {role: store.path(parent.address) for role, parent in final.needs}
-    folder, scores = store.path(final.address), None
-    if store.has(final.address):
-        try:
+    stages, damage = _readable_stages(_stage_logs(arm, graph.arms[arm.label], store))
+    scores, folder, heldout = None, store.path(final.address), Counter[str]()
+    achieved: Mapping[str, Any] = {}
+    try:
+        achieved = read_achieved_file(inputs["checkpoint"] / "achieved.json")
+        if store.has(final.address):
             scores = read_scores(folder)
-        except DataError as error:
-            missing_reason = str(error)
+            heldout = _count_heldout(scores, folder / ANSWERS_FILE)
+        for step in graph.arms[arm.label]:
+            if store.has(step.address):
+                store.provenance(step.address)
+    except DataError as error:
+        damage = damage or str(error)
+    scores = None if damage else scores
     return ArmResult(
         name=arm.name,
         label=arm.label,
@@ -124,13 +133,51 @@ def _arm_result(arm: Arm, graph: Graph, store: Store, missing_reason: str) -> Ar
         at=arm.at,
         group=arm.group,
         role=arm.role,
-        stages=tuple(_stage_logs(arm, graph.arms[arm.label], store)),
+        stages=stages,
         scores=scores,
-        missing_reason="" if scores else missing_reason,
+        missing_reason="" if scores else damage or missing_reason,
+        is_damaged=bool(damage),
+        heldout_questions=heldout,
         answers_path=folder / ANSWERS_FILE if scores else None,
         benchmarks_dir=inputs["benchmarks"] if inputs["benchmarks"].is_dir() else None,
-        achieved_mix=_read_json(inputs["checkpoint"] / "achieved.json"),
+        achieved_mix=achieved,
     )
+
+
+def _readable_stages(stages: Iterable[StageLog]) -> tuple[tuple[StageLog, ...], str]:
+    """The stages, without the log where a file of the stage is damaged, and the first damage as a sentence."""
+    readable, damages = [], []
+    for stage in stages:
+        try:
+            read_training_log(stage)
+            if stage.log_path and stage.kind == "midtrain":
+                read_achieved_file(stage.log_path.with_name("achieved.json"))
+            readable.append(stage)
+        except DataError as error:
+            damages.append(str(error))
+            readable.append(replace(stage, log_path=None))
+    return tuple(readable), next(iter(damages), "")
+
+
+def _count_heldout(scores: Scores, path: Path) -> Counter[str]:
+    """The number of held-out questions of each task; DataError where the answers are not those that were scored."""
+    advice = "Delete the folder of this step and run again to evaluate it once more."
+    if not path.is_file():
+        raise DataError(f"{path}: wanted the answers that were scored. Got no such file. {advice}")
+    counts, heldout = Counter[tuple[str, bool]](), Counter[str]()
+    for _, answer in iter_answers(path):
+        counts[answer.task, answer.blind] += 1
+        heldout[answer.task] += not answer.blind and "heldout" in dict(answer.tags).values()
+    for name, task in scores.tasks.items():
+        for is_blind, score in ((False, task.score), (True, task.blind)):
+            wanted, got = 0 if score is None else task.n, counts[name, is_blind]
+            if got != wanted:
+                condition = "without" if is_blind else "with"
+                raise DataError(
+                    f"{path}: wanted {wanted} answers to {name} {condition} the image, as in scores.json. Got {got}. "
+                    f"{advice}"
+                )
+    return heldout
 
 
 def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[StageLog]:
@@ -148,14 +195,20 @@ def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[Stage
 
 def run_info(study: Study, store: Store, graph: Graph, *, site: Site) -> RunInfo:
     """What a report says about the plan, the cost and the provenance of a study."""
-    records = [store.provenance(step.address) for step in graph.steps if store.has(step.address)]
+    records, unreadable = [], []
+    for step in graph.steps:
+        if store.has(step.address):
+            try:
+                records.append(store.provenance(step.address))
+            except DataError:
+                unreadable.append(step.address)
     device = site.device
     costs = estimate.estimate_cost(graph, estimate.DeviceSpec("cpu" if device == "cpu" else "h100", utilisation=0.4))
     is_builtin = any(isinstance(arm.evaluate.benchmarks, SyntheticBenchmarks) for arm in study.arms)
     return RunInfo(
         plan_tree="\n".join(render_tree(graph, store.addresses())),
         cost_estimate="\n".join(align_table(estimate.estimate_table(costs))),
-        provenance=_provenance(records),
+        provenance=_provenance(records) | ({"damaged record": ", ".join(unreadable)} if unreadable else {}),
         device=device,
         compute_seconds=busy_seconds([(record["started"], record["ended"]) for record in records]),
         is_builtin_scale=is_builtin,
@@ -189,7 +242,3 @@ def benchmarks_folder(stored: StoredStudy, *, display: ProgressDisplay = NO_DISP
     if step.kind != EXTERNAL_KIND:
         return run_step(step, Store(stored.root), site=stored.site, display=display)
     return local_path(step.spec, stored.site)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
