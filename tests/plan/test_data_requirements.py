@@ -23,7 +23,7 @@ H100 = DeviceSpec("h100", utilisation=0.4)
 
 
 def estimate_arm(arm: Arm) -> CostEstimate:
-    return estimate_cost(build_graph(Study(name="one", scale="?", question="?", arms=(arm,))), H100)
+    return estimate_cost(build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,))), H100)
 
 
 def resized(mixture: Mixture, **size: int) -> Mixture:
@@ -108,7 +108,7 @@ def test_image_rows_of_staged_shares_are_exact_in_rows_and_estimated_in_tokens()
 
 def test_counted_tokens_replace_declared_ones() -> None:
     arm = with_text(10**15)
-    graph = build_graph(Study(name="one", scale="?", question="?", arms=(arm,)))
+    graph = build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,)))
     required = arm.pretrain.tokens_at(Share(1, 5)) + (109_848 * 256 - 109_848 * 256 // 10) * 1024
     assert (
         estimate_cost(graph, H100).shortages
@@ -137,7 +137,7 @@ def test_epochs_and_shares_divide_the_required_records() -> None:
             arm.stages[0].mix, image_share=Share(1), images=Mixture(components=components, share_unit="tokens")
         ),
     )
-    graph = build_graph(Study(name="one", scale="?", question="?", arms=(replace(arm, stages=(stage,)),)))
+    graph = build_graph(Study(name="one", scale="smoke", question="?", arms=(replace(arm, stages=(stage,)),)))
     assert estimate_cost(graph, H100, counted={"half": SourceSize(0, 125)}).shortages == ()
     (shortage,) = estimate_cost(graph, H100, counted={"half": SourceSize(0, 124)}).shortages
     assert "about 125 records" in shortage

@@ -45,7 +45,7 @@ def step_costs(kind: str, estimate: CostEstimate = PAPER) -> list[StepCost]:
 
 
 def estimate_arm(arm: Arm) -> CostEstimate:
-    return estimate_cost(build_graph(Study(name="one", scale="?", question="?", arms=(arm,))), H100)
+    return estimate_cost(build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,))), H100)
 
 
 def test_the_paper_s_trunk_and_branch_are_exactly_as_published() -> None:
@@ -183,7 +183,7 @@ def test_bytes_per_token_grow_with_the_vocabulary_of_the_model(tmp_path: Path, v
     arm = get_scale("1b").base
     small = replace(arm.pretrain, model=replace(arm.pretrain.model, vocab_size=vocab_size))
     text_only = replace(arm, start=Share(1), stages=(), evaluate=replace(arm.evaluate, vision_tasks=()))
-    study = Study(name="one", scale="?", question="?", arms=(replace(text_only, pretrain=small),))
+    study = Study(name="one", scale="smoke", question="?", arms=(replace(text_only, pretrain=small),))
     (step_cost,) = step_costs("prepare", estimate_cost(build_graph(study), H100))
     assert step_cost.cost.stored_bytes == token_bytes * 4_100_000_000_000 + 24 * 3_000_000_000
 

@@ -75,6 +75,11 @@ def test_what_cannot_be_drawn_is_refused(axes: tuple[Axis, ...], values: dict[st
         _study(axes, **values)
 
 
+def test_a_grid_has_two_axes() -> None:
+    with pytest.raises(QuantityError, match=r"^Grid: wanted two different axes\. Got 'epochs' as x and as y"):
+        Grid(x="epochs", y="epochs")
+
+
 def test_logarithms_need_numbers_above_zero() -> None:
     with pytest.raises(QuantityError, match=r"above 0, because the scale is logarithmic\. Got 0"):
         _study((RATE,), [{"rate": 0}])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.errors import QuantityError
+from firstsight.errors import FieldError, QuantityError
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import ModuleTraining, RowShape, Trains, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
@@ -47,6 +47,18 @@ def test_a_segment_must_not_be_empty() -> None:
     pretrain = get_scale("1b").base.pretrain
     with pytest.raises(QuantityError, match="Got 20 % to 20 %"):
         TrunkSegment(pretrain=pretrain, start=Share(1, 5), end=Share(1, 5))
+
+
+def test_lengths_and_sizes_are_above_0() -> None:
+    base = get_scale("smoke").base
+    midtrain, finetune = base.stages
+    changes = [(base.pretrain, "tokens"), (midtrain, "tokens"), (finetune, "epoch_tokens"), (finetune, "epochs")]
+    changes += [(midtrain.row_shape, "batch_size"), (midtrain.row_shape, "length")]
+    for spec, field in changes:
+        for value in (0, -1):
+            message = rf"^{type(spec).__name__}\.{field}: wanted at least 1\. Got {value}\."
+            with pytest.raises(FieldError, match=message):
+                replace(spec, **{field: value})
 
 
 TRAINED = ModuleTraining(lr_scale=0.1, weight_decay=0.05)

@@ -141,8 +141,16 @@ def test_the_built_in_scales_have_these_rates(name: str) -> None:
 
 
 REFUSED: list[tuple[Sequence[Midtrain | Finetune], Share, str]] = [
-    ([midtrain(SameCurve())], Share(1, 2), r"arm\.s0: midtrain\.schedule: SameCurve .* Got the first stage"),
-    ([midtrain(Continue(min_lr=0.0))], Share(0), r"arm\.s0: midtrain\.schedule: Continue needs a trained model"),
+    (
+        [midtrain(SameCurve())],
+        Share(1, 2),
+        r"arm\.s0: stages\[0\]: midtrain\.schedule: SameCurve .* Got the first",
+    ),
+    (
+        [midtrain(Continue(min_lr=0.0))],
+        Share(0),
+        r"arm\.s0: stages\[0\]: midtrain\.schedule: Continue needs a trained model",
+    ),
     (
         [midtrain(Continue(min_lr=3e-5))],
         Share(1),
@@ -151,7 +159,7 @@ REFUSED: list[tuple[Sequence[Midtrain | Finetune], Share, str]] = [
     (
         [midtrain(replace(REWARM, min_lr=0.0)), finetune(Continue(min_lr=0.0))],
         Share(1),
-        r"finetune\.schedule: Continue starts at a rate of 0; .* Write a lower min_lr, or Rewarm",
+        r"arm\.s0: stages\[1\]: finetune\.schedule: Continue starts at a rate of 0; .* Write a lower min_lr, or Rewarm",
     ),
     (
         [midtrain(Matched(trunk_share=Share(0), min_lr=0.0))],

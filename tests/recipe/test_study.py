@@ -7,21 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from firstsight.errors import QuantityError, UnknownName
+from firstsight.errors import FieldError, QuantityError, UnknownName
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.recipe.scales import SCALES, branch_at, get_scale
+from firstsight.recipe.stages import Finetune, Midtrain, Trains
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.studies.encoders import encoders
 from firstsight.studies.frozen import frozen
 from firstsight.studies.rewarm import rewarm
-from firstsight.studies.when import when
+from firstsight.studies.when import trunk_arm, when
 from firstsight.units import Share
 
 StudyMaker = Callable[..., Study]
 
 
 def planned(arm: Arm) -> Graph:
-    return build_graph(Study(name="one", scale="?", question="?", arms=over_seeds([arm], [1])))
+    return build_graph(Study(name="one", scale="smoke", question="?", arms=over_seeds([arm], [1])))
 
 
 def test_arms_with_one_name_twice_are_refused() -> None:
@@ -83,7 +84,55 @@ def test_only_the_first_of_equal_stages_is_lengthened() -> None:
     assert (first.tokens, second.tokens) == (28 * 1024, 20 * 1024)
 
 
+def projector_only(stage: Midtrain | Finetune) -> Trains:
+    return replace(stage.trains, decoder=None)
+
+
+def test_a_warm_up_of_the_projector_is_not_lengthened() -> None:
+    arm = branch_at(get_scale("smoke").with_horizon("full"), Share(4, 5))
+    midtrain, finetune = arm.stages
+    warm_up = replace(midtrain, trains=projector_only(midtrain))
+    stages = replace(arm, stages=(warm_up, midtrain, finetune)).resolved_stages()
+    assert [stage.tokens for stage in stages] == [20 * 1024, 28 * 1024, finetune.tokens]
+
+
 def test_the_full_horizon_needs_a_stage_to_lengthen() -> None:
     arm = branch_at(get_scale("smoke").with_horizon("full"), Share(4, 5))
-    with pytest.raises(QuantityError, match=r'start-080\.s0: horizon "full" lengthens a mid-training stage'):
-        replace(arm, stages=arm.stages[1:]).resolved_stages()
+    midtrain, finetune = arm.stages
+    warm_up = replace(midtrain, trains=projector_only(midtrain))
+    for stages in ((finetune,), (warm_up, finetune)):
+        with pytest.raises(QuantityError, match=r'start-080\.s0: horizon "full" lengthens a mid-training stage in'):
+            replace(arm, stages=stages).resolved_stages()
+
+
+def test_arms_that_see_different_numbers_of_tokens_are_refused_at_the_full_horizon() -> None:
+    """The trunk of smoke has 40 steps of 1,024 tokens, mid-training 20 and fine-tuning 20."""
+    scale = get_scale("smoke")
+    for horizon in ("branch", "full"):
+        first, second = (branch_at(scale.with_horizon(horizon), Share(part, 5)) for part in (1, 4))
+        midtrain, finetune = second.stages
+        twice = replace(second, name="twice", stages=(midtrain, midtrain, finetune))
+        arms = (trunk_arm(scale.with_horizon(horizon)), first, second)
+        assert Study(name="equal", scale="smoke", question="?", arms=arms).horizon == horizon
+        if horizon == "branch":
+            assert Study(name="longer", scale="smoke", question="?", arms=(*arms, twice)).arms[-1] == twice
+            continue
+        message = r"start-020 sees 81,920 and twice sees 102,400\. Make the sums .* equal"
+        with pytest.raises(QuantityError, match=message):
+            Study(name="longer", scale="smoke", question="?", arms=(*arms, twice))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a..b", "-a", "a b", "ä", "a\n"])
+def test_a_name_can_be_part_of_a_file_name_and_of_a_command(name: str) -> None:
+    arm = get_scale("smoke").base
+    with pytest.raises(FieldError, match=r"^Arm\.name: wanted a name for files and commands"):
+        replace(arm, name=name)
+    for field in ("name", "scale"):
+        values = {"name": "one", "scale": "smoke"} | {field: name}
+        with pytest.raises(FieldError, match=rf"^Study\.{field}: wanted a name for files and commands"):
+            Study(**values, question="?", arms=(arm,))
+
+
+def test_a_study_has_arms() -> None:
+    with pytest.raises(QuantityError, match="one: wanted at least one arm"):
+        Study(name="one", scale="smoke", question="?", arms=())

@@ -262,13 +262,11 @@ def _png(index: int) -> bytes:
 
 
 def study(suffix: str = "", *, claims: tuple[Claim, ...] | None = None) -> Study:
-    """The study `when` without arms; `suffix` is appended to every string that a user could have written."""
+    """The study `when`; `suffix` is appended to every free text that a user could have written."""
     shipped = when(get_scale("cpu"))
     return replace(
         shipped,
-        name=f"when{suffix}",
         question=f"{shipped.question}{suffix}",
-        arms=(),
         claims=shipped.claims if claims is None else claims,
     )
 

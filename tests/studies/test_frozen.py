@@ -23,7 +23,7 @@ def as_frozen(arm: Arm) -> Arm:
         )
         for stage in arm.stages
     )
-    return replace(arm, name="", stages=tuple(stages), at={})
+    return replace(arm, name="frozen", stages=tuple(stages), at={})
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "79m", "1b"])

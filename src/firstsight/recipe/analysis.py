@@ -106,6 +106,10 @@ class Grid:
     x: str
     y: str
 
+    def __post_init__(self) -> None:
+        if self.x == self.y:
+            raise QuantityError(f"Grid: wanted two different axes. Got {self.x!r} as x and as y. Use Sweep or Bars.")
+
 
 Figure = Sweep | Bars | Grid
 

@@ -35,10 +35,10 @@ class Rewarm:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_lr <= self.peak_lr or not self.peak_lr > 0:
-            wanted = "wanted peak_lr above 0 and min_lr from 0 to peak_lr"
+            wanted = "Rewarm: wanted peak_lr above 0 and min_lr from 0 to peak_lr"
             raise QuantityError(f"{wanted}. Got peak_lr={self.peak_lr:g} and min_lr={self.min_lr:g}.")
         if self.warmup == 1:
-            raise QuantityError(f"a warm-up must end before its stage does. Got {self.warmup} of the stage.")
+            raise QuantityError(f"Rewarm: a warm-up must end before its stage does. Got {self.warmup} of the stage.")
 
     def warmup_tokens(self, total: Tokens) -> Tokens:
         """Tokens of the warm-up in a stage of `total` tokens, rounded down."""
@@ -60,7 +60,7 @@ class Continue:
     min_lr: float
 
     def __post_init__(self) -> None:
-        _check_min_lr(self.min_lr)
+        _check_min_lr(self)
 
 
 @spec
@@ -72,7 +72,7 @@ class Matched:
     min_lr: float
 
     def __post_init__(self) -> None:
-        _check_min_lr(self.min_lr)
+        _check_min_lr(self)
 
 
 @spec
@@ -122,6 +122,6 @@ ResolvedSchedule = Rewarm | CosineFrom | CurvePoint
 """What training follows."""
 
 
-def _check_min_lr(min_lr: float) -> None:
-    if not min_lr >= 0:
-        raise QuantityError(f"min_lr: wanted 0 or above. Got {min_lr:g}.")
+def _check_min_lr(schedule: Continue | Matched) -> None:
+    if not schedule.min_lr >= 0:
+        raise QuantityError(f"{type(schedule).__name__}.min_lr: wanted 0 or above. Got {schedule.min_lr:g}.")

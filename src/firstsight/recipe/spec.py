@@ -5,7 +5,8 @@ So a mistake in a study is an error at its own line, with the field and what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache, wraps
 from types import NoneType, UnionType
@@ -97,6 +98,24 @@ def describe(kind: Any) -> str:
         items = [describe(item) for item in get_args(kind) if item is not Ellipsis]
         return f"a tuple of: {', '.join(items)}"
     return getattr(kind, "__name__", str(kind))
+
+
+def check_positive(value: object, names: Iterable[str]) -> None:
+    """Raise FieldError where one of the named fields of a spec is below 1."""
+    for name in names:
+        if getattr(value, name) < 1:
+            raise FieldError(f"{type(value).__name__}.{name}: wanted at least 1. Got {getattr(value, name):,}.")
+
+
+def check_name(value: object, *names: str) -> None:
+    """Raise FieldError where one of the named fields of a spec cannot be part of a file's name or of a command."""
+    for name in names:
+        text = getattr(value, name)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) or ".." in text:
+            wanted = "a letter or digit, then letters, digits, - _ and ., but not .."
+            raise FieldError(
+                f"{type(value).__name__}.{name}: wanted a name for files and commands ({wanted}). Got {text!r}."
+            )
 
 
 def _shorten(value: object) -> str:

@@ -27,7 +27,7 @@ from firstsight.recipe.schedule import (
     Rewarm,
     SameCurve,
 )
-from firstsight.recipe.spec import spec
+from firstsight.recipe.spec import check_positive, spec
 from firstsight.recipe.vision import VisionSpec
 from firstsight.units import Share, Steps, Tokens
 
@@ -44,6 +44,9 @@ class RowShape:
     TAG: ClassVar = "row_shape"
     batch_size: int
     length: int
+
+    def __post_init__(self) -> None:
+        check_positive(self, ("batch_size", "length"))
 
     @property
     def tokens_per_step(self) -> Tokens:
@@ -155,6 +158,7 @@ class Pretrain(_TextRun):
     seed: int
 
     def __post_init__(self) -> None:
+        check_positive(self, ("tokens",))
         self.trains.check(self.model)
 
 
@@ -167,6 +171,7 @@ class Donor(_TextRun):
     """(share of the run, folder that `firstsight import` wrote) of each checkpoint."""
 
     def __post_init__(self) -> None:
+        check_positive(self, ("tokens",))
         for share, external in self.checkpoints:
             if external.form != "checkpoint" or not 0 < share <= 1:
                 raise QuantityError(
@@ -224,6 +229,7 @@ class _ImageTextStage:
     seed: int
 
     def __post_init__(self) -> None:
+        check_positive(self, (name for name in ("epoch_tokens", "epochs", "tokens") if hasattr(self, name)))
         self.trains.check(self.model)
 
     @property
@@ -300,12 +306,13 @@ def resolve_schedules(
 ) -> tuple[Stage, ...]:
     """The stages with the curves that they follow; the first branches off at `start` of the trunk.
 
-    QuantityError, which begins with `location` and the stage, where a schedule has nothing to continue or would rise.
+    QuantityError, which begins with `location` and the stage (stages[0]: midtrain), where a schedule has nothing to
+    continue or would rise.
     """
     point = _trunk_point(trunk, start) if start else None
     resolved: list[Stage] = []
     for group in _curve_groups(stages, location):
-        curve = _curve(group[0], point, trunk, f"{location}: {group[0].TAG}.schedule")
+        curve = _curve(group[0], point, trunk, f"{location}: stages[{len(resolved)}]: {group[0].TAG}.schedule")
         total, at = Tokens(sum(stage.rounded_tokens for stage in group)), Tokens(0)
         for stage in group:
             schedule = curve if len(group) == 1 else CurvePoint(schedule=curve, tokens=total, at=at)
@@ -329,7 +336,7 @@ def _curve_groups(stages: Sequence[Stage], location: str) -> Iterator[list[Stage
             groups[-1].append(stage)
         else:
             raise QuantityError(
-                f"{location}: {stage.TAG}.schedule: SameCurve moves on along the curve of the stage before. "
+                f"{location}: stages[0]: {stage.TAG}.schedule: SameCurve moves on along the curve of the stage before. "
                 "Got the first stage. Write Continue, or Rewarm."
             )
     yield from groups

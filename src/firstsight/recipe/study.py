@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, Figure, Grid, Sweep
-from firstsight.recipe.spec import spec
+from firstsight.recipe.spec import check_name, spec
 from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain, resolve_schedules
 from firstsight.units import Share, Tokens
 
@@ -31,13 +31,16 @@ class Arm:
     """Without any, the trunk itself is evaluated."""
     evaluate: Evaluate
     horizon: Horizon = "branch"
-    """full: the first mid-training stage is longer by the tokens that the trunk has after `start`."""
+    """full: the first mid-training stage in which the decoder trains is longer by the trunk's tokens after `start`."""
     at: Mapping[str, Coordinate] = field(default_factory=dict[str, Coordinate], hash=False)
     """Coordinates by axis; those on axes that the study does not have are ignored."""
     group: str = ""
     """Arms of one group differ in nothing but their coordinates: a figure joins them by a line."""
     role: Literal["compared", "baseline"] = "compared"
     """A baseline needs no coordinates and is drawn as a level; the compared arms are ranked."""
+
+    def __post_init__(self) -> None:
+        check_name(self, "name")
 
     @property
     def label(self) -> str:
@@ -55,17 +58,25 @@ class Arm:
 
         QuantityError for a schedule that has nothing to continue, or would rise.
         """
-        stages, trunk = self.stages, self.pretrain
-        rest = trunk.rounded_tokens - trunk.tokens_at(self.start)
-        if self.horizon == "full" and rest and stages:
-            number = next((number for number, stage in enumerate(stages) if isinstance(stage, Midtrain)), None)
-            if number is None:
-                raise QuantityError(
-                    f'{self.label}: horizon "full" lengthens a mid-training stage. Got an arm without one.'
-                )
-            longer = replace(stages[number], tokens=Tokens(stages[number].tokens + rest))
-            stages = (*stages[:number], longer, *stages[number + 1 :])
-        return resolve_schedules(stages, trunk=trunk, start=self.start, location=self.label)
+        return resolve_schedules(self._full_stages(), trunk=self.pretrain, start=self.start, location=self.label)
+
+    def total_tokens(self) -> Tokens:
+        """The tokens that the arm sees: the trunk up to `start` and its stages, not rounded to their whole steps."""
+        return Tokens(self.pretrain.tokens_at(self.start) + sum(stage.tokens for stage in self._full_stages()))
+
+    def _full_stages(self) -> tuple[Midtrain | Finetune, ...]:
+        """The stages as long as the horizon makes them."""
+        stages, rest = self.stages, self.pretrain.rounded_tokens - self.pretrain.tokens_at(self.start)
+        if self.horizon == "branch" or not rest:
+            return stages
+        for number, stage in enumerate(stages):
+            if isinstance(stage, Midtrain) and stage.trains.decoder:
+                longer = replace(stage, tokens=Tokens(stage.tokens + rest))
+                return (*stages[:number], longer, *stages[number + 1 :])
+        if stages:
+            lengthened = "a mid-training stage in which the decoder trains"
+            raise QuantityError(f'{self.label}: horizon "full" lengthens {lengthened}. Got an arm without one.')
+        return stages
 
 
 @spec
@@ -83,6 +94,9 @@ class Study:
     claims: tuple[Claim, ...] = ()
 
     def __post_init__(self) -> None:
+        check_name(self, "name", "scale")
+        if not self.arms:
+            raise QuantityError(f"{self.name}: wanted at least one arm. Got none. Write arms=over_seeds([...], [1]).")
         labels = [arm.label for arm in self.arms]
         if repeated := sorted({label for label in labels if labels.count(label) > 1}):
             raise QuantityError(f"arms need different names. Repeated in {self.name}: {', '.join(repeated)}.")
@@ -90,6 +104,7 @@ class Study:
         if len(horizons) > 1:
             mixed = " and ".join(f"{label} has {horizon}" for horizon, label in sorted(horizons.items()))
             raise QuantityError(f"{self.name}: arms are compared at one horizon. Got two: {mixed}. Give all the same.")
+        self._check_totals()
         for axis in self.axes:
             self._check_axis(axis)
         for figure in self.figures:
@@ -118,6 +133,16 @@ class Study:
                 return axis
         raise UnknownName(f"axis of {self.name}", name, [axis.name for axis in self.axes])
 
+    def _check_totals(self) -> None:
+        """Raise QuantityError where the horizon is full and arms with stages see different numbers of tokens."""
+        totals = {arm.total_tokens(): arm.name for arm in reversed(self.arms) if arm.stages and arm.horizon == "full"}
+        if len(totals) > 1:
+            got = " and ".join(f"{name} sees {total:,}" for total, name in sorted(totals.items()))
+            raise QuantityError(
+                f'{self.name}: at the horizon "full" all arms see equally many tokens. Got {got}. '
+                'Make the sums of the tokens of their stages equal, or give all arms the horizon "branch".'
+            )
+
     def _check_axis(self, axis: Axis) -> None:
         if [entry.name for entry in self.axes].count(axis.name) > 1:
             raise QuantityError(f"{self.name}: axes need different names. Got {axis.name} twice.")
@@ -138,7 +163,7 @@ class Study:
         if isinstance(figure, Sweep):
             if not self.axis(figure.x).is_numeric:
                 raise QuantityError(f"{name}: wanted a numeric axis. Got {figure.x}, of categories. Use Bars.")
-            if figure.hollow and self.arms and figure.hollow not in groups:
+            if figure.hollow and figure.hollow not in groups:
                 raise UnknownName(f"group of arms of {self.name}", figure.hollow, groups)
         if clashes := self._clashes(figure):
             raise QuantityError(
@@ -159,7 +184,7 @@ class Study:
     @property
     def horizon(self) -> Horizon:
         """The horizon of all arms."""
-        return self.arms[0].horizon if self.arms else "branch"
+        return self.arms[0].horizon
 
     def arm(self, label: str) -> Arm:
         """The arm with that label (start-020.s1), or the first seed of the arm with that name (start-020)."""

@@ -9,6 +9,7 @@ import pytest
 
 from firstsight.errors import UnknownName
 from firstsight.recipe.analysis import Axis, Coordinate
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import Study
 from firstsight.report.compare import ArmComparison
 from firstsight.report.figures import draw_figure, study_charts
@@ -16,6 +17,7 @@ from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
+from firstsight.studies.when import trunk_arm
 from firstsight.workspace.study_functions import find_study_function, shipped_studies
 from tests.report.figures.charts import Spec, nodes
 from tests.report.study_builder import MakeArms, study
@@ -31,7 +33,7 @@ PLACES: list[dict[str, Coordinate]] = [
 
 
 def _user_study(*axes: Axis) -> Study:
-    return Study(name="mine", scale="cpu", question="Which?", arms=(), axes=axes)
+    return Study(name="mine", scale="cpu", question="Which?", arms=(trunk_arm(get_scale("cpu")),), axes=axes)
 
 
 def _user_arms(make_arms: MakeArms) -> list[ArmResult]:

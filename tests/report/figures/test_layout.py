@@ -8,15 +8,17 @@ from math import log
 import pytest
 
 from firstsight.recipe.analysis import Axis, Bars, Grid, Sweep
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import Study
 from firstsight.report.figures.layout import DODGE, MARGIN, Layout, lay_out
 from firstsight.report.results import ArmResult
+from firstsight.studies.when import trunk_arm
 from firstsight.units import Share
 from tests.report.study_builder import MakeArms, study
 
 SIZE = Axis(name="size", label="Size", unit="count", scale="log")
 KIND = Axis(name="kind_of_text", label="Kind", unit="category")
-OWN = Study(name="own", scale="cpu", question="?", arms=(), axes=(SIZE, KIND))
+OWN = Study(name="own", scale="cpu", question="?", arms=(trunk_arm(get_scale("cpu")),), axes=(SIZE, KIND))
 
 
 @pytest.fixture

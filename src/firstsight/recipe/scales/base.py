@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.errors import QuantityError
+from firstsight.errors import FieldError, QuantityError
 from firstsight.recipe.analysis import Axis
 from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, single_source
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.schedule import Continue, LRSchedule, Rewarm
-from firstsight.recipe.spec import spec
+from firstsight.recipe.spec import describe, matches, spec
 from firstsight.recipe.stages import AdamWSpec, Evaluate, Finetune, Midtrain, ModuleTraining, Pretrain, RowShape, Trains
 from firstsight.recipe.study import Arm, Horizon
 from firstsight.units import Share, Tokens
@@ -129,6 +129,8 @@ def branch_at(scale: Scale, start: Share) -> Arm:
 
     It has the coordinate `start` on the axis START, and the group CONTINUED or REWARMED.
     """
+    if not matches(start, Share):
+        raise FieldError(f"branch_at: wanted {describe(Share)} as start. Got {start!r}.")
     base = scale.base
     midtrain, *later = base.stages
     if not isinstance(midtrain, Midtrain):
