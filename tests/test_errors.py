@@ -16,5 +16,8 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
 
 def test_nearest_names_are_suggested_and_all_are_listed_without_one() -> None:
     known = ["start-020", "start-040", "trunk"]
-    assert str(UnknownName("arm", "start-02", known)) == "no arm is called 'start-02'. Nearest: start-020, start-040."
+    nearest = "no arm is called 'start-02'. Nearest: start-020, start-040."
+    assert str(UnknownName("arm", "start-02", known)) == f"{nearest} All: start-020, start-040, trunk."
+    assert str(UnknownName("arm", "start-02", [*known, *map(str, range(6))])) == nearest
+    assert str(UnknownName("arm", "start-02", known[:2])) == nearest
     assert str(UnknownName("arm", "zzz", known)) == "no arm is called 'zzz'. Known: start-020, start-040, trunk."

@@ -18,6 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+FEW = 8
+"""A message lists so many names and no more where some are near."""
+
 
 class FirstsightError(Exception):
     """Base class of all errors that a user can correct."""
@@ -36,12 +39,14 @@ class FieldError(QuantityError):
 
 
 class UnknownName(RequestError):
-    """No such name; the message lists the nearest ones."""
+    """No such name; the message lists the nearest ones, and all where there are at most FEW."""
 
     def __init__(self, noun: str, name: str, known_names: Iterable[str]) -> None:
         names = sorted(known_names)
         nearest = get_close_matches(name, names, n=3, cutoff=0.4)
         suggestion = "Nearest: " + ", ".join(nearest) if nearest else "Known: " + ", ".join(names)
+        if nearest and len(nearest) < len(names) <= FEW:
+            suggestion += ". All: " + ", ".join(names)
         super().__init__(f"no {noun} is called {name!r}. {suggestion}.")
 
 

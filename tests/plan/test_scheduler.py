@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,7 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     log = failure.log_path.read_text()
     assert "about to fail" in log and "Traceback" in log and "DataError" in log
     assert dict(summary.blocked) == {stopped: bad, graph.final_step("bad"): bad}
+    assert re.fullmatch(r"1 steps run, 0 stored already, 1 failed, \d+ s", repr(summary))
     text = "\n".join(summary.lines())
     assert str(failure.log_path) in text and f"needs {bad.address}" in text and "same command" in text
     with pytest.raises(StepFailed, match="got stones"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from firstsight.errors import FieldError, QuantityError, UnknownName
+from firstsight.errors import FieldError, QuantityError, RequestError, UnknownName
 from firstsight.recipe.scales import Scale
 from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens
@@ -34,7 +34,17 @@ FIELDS = "mine.py:13: Arm has no field 'nam'. Its fields: name, seed, pretrain, 
         ("x = 1", "-> Study"),
         (STUDY_FILE + STUDY_FILE.replace("def late", "def later"), "Name one"),
         (STUDY_FILE.replace("scale: Scale, at", "at"), "scale: Scale"),
-        (STUDY_FILE.replace("copies: int", "copies: float"), "cannot become an option"),
+        (STUDY_FILE.replace("copies: int", "copies: bytes"), "cannot become an option"),
+        (STUDY_FILE.replace("copies: int", "copies: Nothing"), "name 'Nothing' is not defined"),
+        ("assert 1 == 2", "mine.py:1: AssertionError."),
+        (
+            STUDY_FILE.replace("    return Study(", "    raise RuntimeError('boom')\n    return Study("),
+            "14: RuntimeError: boom.",
+        ),
+        (
+            STUDY_FILE.replace("    return Study(", "    open('/nope')\n    return Study("),
+            "mine.py:14: FileNotFoundError: ",
+        ),
         (STUDY_FILE.replace("copies: int", "out: int"), "Rename the parameter"),
         (STUDY_FILE.replace("    return Study(", "    return repr("), "mine.py:14: TypeError"),
         (STUDY_FILE.replace("branch_at(scale, at)", "branch_at(scale, strat=at)"), "mine.py:13: TypeError"),
@@ -82,7 +92,7 @@ def test_a_mistake_in_a_recipe_names_the_line_the_field_and_what_is_legal(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("branch_at(scale, 0.5)", "branch_at wants a Share, such as Share(1, 2) as start."),
+        ("branch_at(scale, 0.5)", "13: branch_at: wanted a Share, such as Share(1, 2) as start. Got 0.5."),
         ("branch_at(scale)", "missing 1 required positional argument: 'start'. Its parameters: scale, start."),
     ],
 )
@@ -134,6 +144,29 @@ def test_parameters_are_parsed_exactly() -> None:
     assert tokens.parse("28B") == 28_000_000_000
     with pytest.raises(QuantityError, match="--x-y"):
         tokens.parse("lots")
+
+
+def test_numbers_are_options() -> None:
+    rate = StudyParameter(name="peak_lr", kind=float, default=None)
+    assert rate.parse("3e-4") == rate.parse(3e-4) == 0.0003 and rate.parse("1") == 1.0
+    for text in ("high", "nan", "inf"):
+        with pytest.raises(QuantityError, match=f"--peak-lr: wanted a number. Got '{text}'"):
+            rate.parse(text)
+
+
+def test_an_option_without_a_default_is_asked_for() -> None:
+    def late(scale: Scale, at: Share) -> Study:
+        raise AssertionError
+
+    with pytest.raises(
+        RequestError, match=r"^late: wanted a Share, such as Share\(1, 2\) as at\. Got none\. Give --at\."
+    ):
+        study(late)
+
+
+def test_a_study_function_has_a_scale() -> None:
+    with pytest.raises(RequestError, match=r"the first parameter of <lambda> must be 'scale: Scale'"):
+        study(lambda: None)  # type: ignore[arg-type]
 
 
 def test_every_shipped_study_is_found_by_name() -> None:

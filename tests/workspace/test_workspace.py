@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,8 +88,27 @@ def _reads_text() -> Study:
     return replace(study, arms=(study.arm("trunk"),), figures=(), claims=())
 
 
+WRONG_VALUES = {
+    "workspace.plan('when')": "wanted a Study. Got str. Pass the result of firstsight.study('when').",
+    "workspace.run(mine)": "wanted a Study. Got function. Pass the result of firstsight.study(mine).",
+    "workspace.results(3)": "wanted a Study. Got int. Pass the result of firstsight.study(3).",
+    "fs.study('when', scale=3)": "scale: wanted the name of one, such as 'cpu'. Got 3.",
+    "fs.study('when', seeds='2')": "--seeds: wanted a whole number of at least 1. Got '2'.",
+}
+
+
+def test_values_of_other_types_are_refused_with_what_is_wanted(tmp_path: Path) -> None:
+    """In a program of its own, because the tests' type checker has other messages."""
+    lines = ["import firstsight as fs", "def mine(): pass", f"workspace = fs.Workspace({str(tmp_path)!r})"]
+    lines += ["from firstsight.errors import RequestError"]
+    for call in WRONG_VALUES:
+        lines += [f"try: {call}", "except RequestError as error: print(error)"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == list(WRONG_VALUES.values()), done.stderr
+
+
 def test_names_of_the_package_are_those_that_it_lists() -> None:
-    assert all(getattr(fs, name) is not None for name in fs.__all__) and set(fs.__all__) <= set(dir(fs))
+    assert all(getattr(fs, name) is not None for name in fs.__all__) and dir(fs) == sorted(fs.__all__)
     with pytest.raises(AttributeError, match="Worksapce"):
         fs.Worksapce  # noqa: B018
     with pytest.raises(StoreError):

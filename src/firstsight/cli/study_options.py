@@ -26,7 +26,7 @@ STUDY_ARGUMENT = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped 
 STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that contains the arms.")]
 SCALE_OPTION = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
 SEEDS_OPTION = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds per arm; default: the scale's.")]
-METAVARS = {Share: "SHARE", Tokens: "TOKENS", int: "N", str: "TEXT"}
+METAVARS = {Share: "SHARE", Tokens: "TOKENS", int: "N", float: "NUMBER", str: "TEXT"}
 FLAGS = ("--help", "--debug", "--blind", "--no-blind")
 """Options without a value."""
 

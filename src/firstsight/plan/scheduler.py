@@ -69,10 +69,13 @@ class RunSummary:
     def ok(self) -> bool:
         return not self.failed
 
+    def __repr__(self) -> str:
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"{len(self.published)} steps run, {len(self.skipped)} stored already{failed}, {self.seconds:.0f} s"
+
     def lines(self) -> tuple[str, ...]:
         """Text for the terminal: counts; then each failed step with its reason and log, and what to do."""
-        counts = f"{len(self.published)} steps run, {len(self.skipped)} stored already, {self.seconds:.0f} s"
-        return (counts, *self._failure_lines())
+        return (repr(self), *self._failure_lines())
 
     def check(self) -> None:
         """Raise StepFailed with everything that failed."""

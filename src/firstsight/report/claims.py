@@ -30,6 +30,9 @@ class ClaimResult:
     evidence: str
     differences: tuple[PairedDifference, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"{self.claim.name}: {self.verdict}. {self.evidence}"
+
 
 def evaluate_claims(claims: Sequence[Claim], arms: Sequence[ArmResult], comparison: ArmComparison) -> list[ClaimResult]:
     """The result of each claim on `arms`."""

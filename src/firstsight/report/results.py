@@ -57,6 +57,9 @@ class ArmResult:
     achieved_mix: Mapping[str, Any] = field(default_factory=dict)
     """achieved.json of the last training step: requested share, achieved shares and counts, padding."""
 
+    def __repr__(self) -> str:
+        return f"{self.label}: {self.missing_reason or 'scored'}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunInfo:

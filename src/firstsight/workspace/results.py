@@ -62,7 +62,7 @@ class StudyResults:
     def figure(self, name: str = "stable") -> StudyChart:
         """A chart of the report, shown by a notebook: stable, tasks, heat, schedules, losses; the study's name is main.
 
-        Raises UnknownName for a chart that does not exist, or for which there are no results yet.
+        Raises UnknownName for a chart that does not exist, and RequestError for one without results yet.
         """
         from firstsight.report.figures import draw_figure  # takes a second to import
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from traceback import walk_tb
@@ -25,9 +26,6 @@ from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens, parse_share, parse_tokens
 from firstsight.workspace.doctor import missing_package
 
-USER_ERRORS = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
-"""Exceptions that a mistake in a user's own file raises; the message names the file."""
-
 LIBRARIES = (
     *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
     str(Path(__file__).parents[1]),
@@ -41,7 +39,7 @@ class StudyParameter:
 
     name: str
     kind: Any
-    """Share, Tokens, int, str, bool or a Literal of strings."""
+    """Share, Tokens, int, float, str, bool or a Literal of strings."""
     default: Any
     """`inspect.Parameter.empty` where there is none."""
 
@@ -61,11 +59,11 @@ class StudyParameter:
                 raise UnknownName(f"choice of {self.option}", text, get_args(self.kind))
             return text
         try:
-            return {Share: parse_share, Tokens: parse_tokens, int: int}[self.kind](text)
+            return {Share: parse_share, Tokens: parse_tokens, int: int, float: _parse_number}[self.kind](text)
         except QuantityError as error:
             raise QuantityError(f"{self.option}: {error}") from None
         except ValueError:
-            raise QuantityError(f"{self.option}: wanted a whole number. Got {text!r}.") from None
+            raise QuantityError(f"{self.option}: wanted {describe(self.kind)}. Got {text!r}.") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +81,12 @@ class StudyFunction:
 
         `options` are values, or text as on the command line. RequestError for a mistake in them or in the function.
         """
+        if not matches(scale, str):
+            raise RequestError(f"scale: wanted the name of one, such as 'cpu'. Got {scale!r}.")
         size = get_scale(scale)
         if seeds is not None:
-            if seeds < 1:
-                raise QuantityError(f"--seeds: wanted at least 1. Got {seeds}.")
+            if not matches(seeds, int) or seeds < 1:
+                raise QuantityError(f"--seeds: wanted a whole number of at least 1. Got {seeds!r}.")
             size = replace(size, seeds=seeds)
         values = self._parse(options)
         with _user_code(self.name):
@@ -100,7 +100,18 @@ class StudyFunction:
         for name in options:
             if name not in parameters:
                 raise UnknownName(f"option of {self.name}", name, parameters)
+        for parameter in self.parameters:
+            if parameter.default is inspect.Parameter.empty and parameter.name not in options:
+                wanted = f"wanted {describe(parameter.kind)} as {parameter.name}. Got none"
+                raise RequestError(f"{self.name}: {wanted}. Give {parameter.option}.")
         return {name: parameters[name].parse(value) for name, value in options.items()}
+
+
+def _parse_number(text: str) -> float:
+    """A finite number, as 3e-4; ValueError otherwise."""
+    if not isfinite(number := float(text)):
+        raise ValueError
+    return number
 
 
 def study(
@@ -112,8 +123,8 @@ def study(
     file: its first parameter is `scale: Scale`, and its others are the `options`, as values or as on the command line
     (Share(9, 10) or "90%"). RequestError for a mistake in any of them, with the line of the user's file.
     """
-    is_function = callable(source)
-    function = _study_function(source.__name__, source) if is_function else find_study_function(str(source))
+    name = getattr(source, "__name__", str(source))
+    function = _study_function(name, source) if callable(source) else find_study_function(name)
     return function.build(scale, seeds=seeds, options=options)
 
 
@@ -171,10 +182,10 @@ def _user_code(name: str) -> Iterator[None]:
         if frame := _user_frame(error):
             error.args = (f"{_location(*frame)}: {error}",)
         raise
-    except USER_ERRORS as error:
+    except Exception as error:
         if isinstance(error, ModuleNotFoundError) and (package_error := missing_package(error)):
             raise package_error from error
-        frame, text = _user_frame(error), f"{type(error).__name__}: {error}"
+        frame, text = _user_frame(error), f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         location = _location(*frame) if frame else name
         if isinstance(error, SyntaxError):
             location, text = f"{error.filename}:{error.lineno}", f"SyntaxError: {error.msg}"
@@ -222,13 +233,15 @@ def _wrong_arguments(error: BaseException, frame: tuple[FrameType, int] | None) 
 
 
 def _study_function(name: str, function: Callable[..., Study]) -> StudyFunction:
-    hints = get_type_hints(function)
-    scale, *parameters = inspect.signature(function).parameters.values()
-    if hints.get(scale.name) is not Scale:
+    with _user_code(name):
+        hints = get_type_hints(function)
+        parameters = list(inspect.signature(function).parameters.values())
+    scale = parameters.pop(0) if parameters else None
+    if scale is None or hints.get(scale.name) is not Scale:
         raise RequestError(f"the first parameter of {name} must be 'scale: Scale'. Got {scale}.")
     options = [StudyParameter(name=item.name, kind=hints.get(item.name), default=item.default) for item in parameters]
     for option in options:
-        if option.kind not in (Share, Tokens, int, str, bool) and get_origin(option.kind) is not Literal:
-            types = f"Share, Tokens, int, str, bool or a Literal of words. Got {option.kind}"
+        if option.kind not in (Share, Tokens, int, float, str, bool) and get_origin(option.kind) is not Literal:
+            types = f"Share, Tokens, int, float, str, bool or a Literal of words. Got {option.kind}"
             raise RequestError(f"{name}: the parameter {option.name!r} cannot become an option. Wanted {types}.")
     return StudyFunction(name=name, function=function, parameters=tuple(options))

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from firstsight.errors import RequestError
 from firstsight.plan.scheduler import RunSummary
 from firstsight.plan.step import FieldDifference
 from firstsight.recipe.study import Study
@@ -192,5 +193,12 @@ class Workspace:
         return StoredAnswers(self.stored(study), checkpoint, other=other, task=task, benchmarks=folder).write(rows)
 
     def stored(self, study: Study) -> StoredStudy:
-        """A study with this workspace's folder and site, as the functions of `firstsight.workspace` take it."""
+        """A study with this workspace's folder and site, as the functions of `firstsight.workspace` take it.
+
+        RequestError for another value, such as the name of a study.
+        """
+        given: object = study
+        if not isinstance(given, Study):
+            call = f"firstsight.study({getattr(given, '__name__', repr(given))})"
+            raise RequestError(f"wanted a Study. Got {type(given).__name__}. Pass the result of {call}.")
         return StoredStudy(study, self.root, self.site)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import altair as alt
 import pytest
 
-from firstsight.errors import UnknownName
+from firstsight.errors import RequestError, UnknownName
 from firstsight.recipe.analysis import Axis, Coordinate
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import Study
@@ -112,5 +112,12 @@ def test_one_chart_by_name(make_arms: MakeArms) -> None:
     main = draw_figure(arms, study(), "when")
     assert isinstance(main, alt.HConcatChart)
     assert draw_figure(arms, study(), "main").to_dict(validate=False) == main.to_dict(validate=False)
-    with pytest.raises(UnknownName, match="stable"):
+    with pytest.raises(UnknownName, match=r"Nearest: stable.* All: heat, losses, main, schedules, stable, tasks, when"):
         draw_figure(arms, study(), "stabel")
+
+
+@pytest.mark.parametrize("name", ["stable", "tasks", "heat", "schedules", "losses", "main", "when"])
+def test_a_chart_without_results_says_so(make_arms: MakeArms, name: str) -> None:
+    arms = [replace(arm, scores=None, stages=()) for arm in make_arms(questions=2, seeds=(1,))]
+    with pytest.raises(RequestError, match=f"^the figure '{name}' of when has no results yet"):
+        draw_figure(arms, study(), name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 import polars as pl
 
-from firstsight.errors import UnknownName
+from firstsight.errors import RequestError, UnknownName
 from firstsight.evaluate.statistics.bootstrap import Interval
 from firstsight.recipe.analysis import Grid
 from firstsight.recipe.study import Study
@@ -62,12 +62,16 @@ def _side_by_side(stable: StudyChart, tasks: alt.FacetChart) -> alt.HConcatChart
 def draw_figure(arms: Sequence[ArmResult], study: Study, name: str = "stable") -> StudyChart:
     """One chart of a study, with the report's look; the study's name is that of its main figure.
 
-    Raises UnknownName for a chart that does not exist, or for which there are no results yet.
+    Raises UnknownName for a chart that does not exist, and RequestError for one without results yet.
     """
     rows = score_table(arms, study.axes)
     comparison, curves = ArmComparison(arms, rows), read_curves(arms)
     charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves)
     chart = charts.get("main" if name == study.name else name)
     if chart is None:
-        raise UnknownName(f"figure of {study.name} with results", name, [*charts, study.name])
+        stable = ["stable", *(f"stable-{number}" for number in range(2, len(study.drawn_figures) + 1))]
+        known = [*stable, "tasks", "heat", "schedules", "losses", "main", study.name]
+        if name in known:
+            raise RequestError(f"the figure {name!r} of {study.name} has no results yet. Run the study first.")
+        raise UnknownName(f"figure of {study.name}", name, known)
     return chart.properties(config=THEME)
