@@ -90,9 +90,18 @@ def test_missing_arm_is_named_and_undecided(make_arms: MakeArms) -> None:
     assert _verdicts(make_arms(vision=AS_IN_PAPER, missing={"start-080.s1": "failed", "start-080.s2": "failed"}))[
         "best"
     ] == ("undecided")
+    assert _verdicts(arms, SAME_SCHEDULE) == {"same-schedule": "not tested"}
     assert _claims(arms, SAME_SCHEDULE)["same-schedule"].evidence == (
         "Cannot be tested: this study has no arm start-080-rewarm; this study has no arm start-100-matched."
     )
+
+
+def test_a_claim_about_a_task_that_no_arm_has_is_not_tested(make_arms: MakeArms) -> None:
+    claim = replace(TWO_POINTS, compare=tuple(replace(part, measure="vqav3") for part in TWO_POINTS.compare))
+    result = _claims(make_arms(questions=10), claim)["two-points"]
+    assert (result.verdict, result.evidence) == ("not tested", "Cannot be tested: this study has no task vqav3.")
+    waiting = make_arms(questions=10, missing={f"start-100.s{seed}": "not run yet" for seed in (1, 2)})
+    assert _verdicts(waiting, claim) == {"two-points": "undecided"}
 
 
 def test_same_schedule_is_compared_where_its_control_was_run(make_arms: MakeArms) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import firstsight as fs
 from firstsight.cli import command
+from firstsight.recipe.analysis import Comparison
 from firstsight.site import Site
 from firstsight.workspace.study_graph import StoredStudy
 from firstsight.workspace.study_plan import align_table
@@ -86,3 +88,20 @@ def test_a_plan_names_the_training_that_the_memory_of_the_device_is_too_small_fo
     assert sorted(steps) == ["finetune-2-epochs", "midtrain-010-images", *trunk]
     assert "One h200 has 141 GB." in fs.Workspace(tmp_path).plan(study, device="h200").lines()
     assert not any(line.startswith("One cpu") for line in fs.Workspace(tmp_path).plan(study, device="cpu").lines())
+
+
+def test_a_plan_names_the_claims_whose_arms_or_tasks_do_not_exist(tmp_path: Path) -> None:
+    study = fs.study("when", scale="smoke")
+    known, *_ = study.claims
+    good = Comparison(arms=("start-080",), others=("start-100",), measure="pope")
+    ghost, task = replace(good, arms=("start-080x", "start-020")), replace(good, measure="vqav3")
+    claims = [
+        replace(known, name="good", compare=(good,)),
+        replace(known, name="ghost", compare=(good, ghost)),
+        replace(known, name="measure", compare=(task,)),
+        replace(known, name="either", compare=(good, task), decide="any"),
+    ]
+    lines = list(fs.Workspace(tmp_path).plan(replace(study, claims=(*study.claims, *claims))).lines())
+    ghost_line, task_line = [line for line in lines if line.startswith("claim ")]
+    assert ghost_line.startswith("claim ghost cannot be tested: no arm is called 'start-080x'. Nearest: start-080,")
+    assert task_line.startswith("claim measure cannot be tested: no measure or task is called 'vqav3'. Nearest: vqav2")

@@ -1,7 +1,8 @@
-"""The claims of a study, tested on its results: holds, flips or undecided.
+"""The claims of a study, tested on its results: holds, flips, undecided or not tested.
 
 A comparison is decided where the whole interval is on one side of its margin; everything else is undecided, also a
-single seed or a missing arm. The comparisons of one claim are corrected together.
+single seed or an arm without scores. A claim is not tested where the study has none of its arms or tasks. The
+comparisons of one claim are corrected together.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from firstsight.recipe.analysis import Claim, Comparison
+from firstsight.recipe.analysis import STABLE_MEASURES, Claim, Comparison
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
 from firstsight.report.format import format_interval, format_p_value, format_points
 from firstsight.report.results import ArmResult
 
-ClaimVerdict = Literal["holds", "flips", "undecided"]
+ClaimVerdict = Literal["holds", "flips", "undecided", "not tested"]
 
 MAX_LISTED = 2
 """With more differences the evidence counts them and describes one; the page's table has all."""
@@ -46,7 +47,9 @@ def _evaluate(claim: Claim, arms: Sequence[ArmResult], comparison: ArmComparison
     gaps = [_missing_reason(pair, arms) for (_, pair), d in zip(tests, corrected, strict=True) if d is None]
     missing = "; ".join(dict.fromkeys(gaps))
     if not tested:
-        return ClaimResult(claim=claim, verdict="undecided", evidence=f"Cannot be tested: {missing}.")
+        is_absent = all(_absence(pair, arms) for _, pair in tests)
+        verdict = "not tested" if is_absent else "undecided"
+        return ClaimResult(claim=claim, verdict=verdict, evidence=f"Cannot be tested: {missing}.")
     signs = [difference.sign * (1 if part.expect == "more" else -1) for part, difference in tested]
     return ClaimResult(
         claim=claim,
@@ -73,13 +76,24 @@ def _verdict(claim: Claim, signs: Sequence[int], *, is_complete: bool) -> ClaimV
 
 def _missing_reason(pair: ArmPair, arms: Sequence[ArmResult]) -> str:
     """Why two arms cannot be compared."""
+    if absence := _absence(pair, arms):
+        return absence
     for name in (pair.a, pair.b):
-        seeds = [arm for arm in arms if arm.name == name]
-        if not seeds:
-            return f"this study has no arm {name}"
-        if all(arm.scores is None for arm in seeds):
+        if all(arm.scores is None for arm in arms if arm.name == name):
             return f"{name} has no scores"
     return f"{pair.a} and {pair.b} have no seed and no task of {pair.measure} in common"
+
+
+def _absence(pair: ArmPair, arms: Sequence[ArmResult]) -> str:
+    """Which arm or task of a comparison the study does not have; a task counts only once both arms are evaluated."""
+    names = {arm.name for arm in arms}
+    for name in (pair.a, pair.b):
+        if name not in names:
+            return f"this study has no arm {name}"
+    scores = [arm.scores for arm in arms if arm.name in (pair.a, pair.b)]
+    tasks = {task for arm in arms if arm.scores for task in arm.scores.tasks}
+    is_unknown = pair.measure not in (*STABLE_MEASURES, *tasks)
+    return f"this study has no task {pair.measure}" if is_unknown and all(scores) else ""
 
 
 def _evidence(tested: Sequence[tuple[Comparison, PairedDifference]], signs: Sequence[int]) -> Iterator[str]:

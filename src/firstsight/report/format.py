@@ -68,12 +68,6 @@ def join_names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def uncapitalised(label: str) -> str:
-    """A label inside a sentence: its first letter small, unless its first word has more capitals (SigLIP, VQAv2)."""
-    first_word = label.split(" ", 1)[0]
-    return label if first_word[1:] != first_word[1:].lower() else label[:1].lower() + label[1:]
-
-
 def axis_limit(differences: Iterable[float]) -> float:
     """Half the width of an axis centred on 0 that contains all `differences`: a multiple of 5 points, at least 5."""
     return 0.05 * math.ceil(max([0.01, *map(abs, differences)]) / 0.05 - 1e-9)

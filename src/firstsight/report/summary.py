@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
@@ -9,7 +10,7 @@ import polars as pl
 from firstsight.recipe.analysis import STABLE_MEASURES, Axis, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
-from firstsight.report.format import format_interval, format_points, join_names, uncapitalised
+from firstsight.report.format import format_interval, format_points, join_names
 from firstsight.report.results import ArmResult, RunInfo, arm_texts, arms_with_scores, compared_arms, place_text
 from firstsight.report.table import (
     GUESSERS,
@@ -35,16 +36,16 @@ def answer_sentence(
     best, *others = ranked
     texts = arm_texts(arms, axes)
     place = place_text(next(arm for arm in arms if arm.name == best["arm"]), axes)
-    meaning = ", ".join(uncapitalised(axis.label) for axis in axes) if texts[best["arm"]] == place else ""
+    meaning = ", ".join(axis.label for axis in axes) if texts[best["arm"]] == place else ""
     # The higher stable score of both guessers in vision.
     guessers = rows.filter(pl.col("condition").is_in(GUESSERS), arm=best["arm"], task=STABLE, kind="vision")
     guesser_score = max(mean_over_seeds(guessers).get_column("score").to_list(), default=None)
-    score = f"{100 * best['score']:.1f} points above chance"
+    score = _chance_text(best["score"])
     if guesser_score is not None and best["score"] <= guesser_score:
         winner = ", ".join(filter(None, (texts[best["arm"]], meaning)))
         return (
             f"No answer: even the best arm ({winner}) scores {score} in vision, and a guesser "
-            f"without the image or the question {100 * guesser_score:.1f}, so the order of the arms means nothing."
+            f"without the image or the question {_chance_text(guesser_score)}, so the order of the arms means nothing."
         )
     seeds = f"mean of {best['seeds']} seeds" if best["seeds"] > 1 else "one seed"
     opening = f"Best in vision: {texts[best['arm']]}{f' ({meaning})' * bool(meaning)}, {score} ({seeds})"
@@ -61,6 +62,11 @@ def answer_sentence(
         names = join_names(undecided)
         return f"{opening}; {runner_up}. These seeds and questions cannot distinguish it from {names}."
     return f"{opening}, significantly better than every other arm; {runner_up}."
+
+
+def _chance_text(stable_score: float) -> str:
+    points = round(100 * stable_score, 1)
+    return f"{abs(points):.1f} points {'below' if points < 0 else 'above'} chance"
 
 
 def _gap_text(difference: PairedDifference | None) -> str:
@@ -108,9 +114,10 @@ def study_limits(
     limits = [
         _scale_limit(study, run),
         _seed_limit(arms),
+        *[f"Arms over equal seeds: {', '.join(gaps)}." for gaps in [seed_gaps(arms)] if gaps],
         *_hollow_limits(arms, study),
         _budget_limit(tokens),
-        *_missing_task_limits(arms),
+        *_missing_task_limits(arms, study),
     ]
     return _supported_findings(arms, rows), list(filter(None, limits))
 
@@ -131,8 +138,26 @@ def _supported_findings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[s
 
 def _scale_limit(study: Study, run: RunInfo) -> str:
     limit = f"At {study.scale} scale the order of the arms can change with the budget"
-    text = f"What happens in large models. {limit}, so no result here confirms or refutes the paper."
-    return text if run.is_builtin_scale else ""
+    about = ", so no result here confirms or refutes the paper" if tests_paper(study) else ""
+    return f"What happens in large models. {limit}{about}." if run.is_builtin_scale else ""
+
+
+def tests_paper(study: Study) -> bool:
+    """Whether a claim of the study has the paper as its source."""
+    return any(re.search(r"\bpaper\b", claim.source) for claim in study.claims)
+
+
+def seed_gaps(arms: Sequence[ArmResult]) -> list[str]:
+    """The arms that lack a seed that others have: mlp3 lacks seed 2."""
+    seeds: dict[str, set[int]] = {}
+    for arm in arms:
+        seeds.setdefault(arm.name, set()).add(arm.seed)
+    lacking = {name: sorted(set().union(*seeds.values()) - own) for name, own in seeds.items()}
+    return [
+        f"{name} lacks seed{'s' * (len(missing) > 1)} {' and '.join(map(str, missing))}"
+        for name, missing in lacking.items()
+        if missing
+    ]
 
 
 def _seed_limit(arms: Sequence[ArmResult]) -> str:
@@ -149,9 +174,8 @@ def _hollow_limits(arms: Sequence[ArmResult], study: Study) -> Iterator[str]:
             hollow = {axis.text(arm.at[axis.name]): None for arm in compared_arms(arms) if arm.group == figure.hollow}
             groups = {arm.group: None for arm in compared_arms(arms) if arm.group != figure.hollow}
             if hollow and groups:
-                label = uncapitalised(axis.label)
                 yield (
-                    f"The effect of {label} alone at {' and '.join(hollow)}: those arms are {figure.hollow}, the "
+                    f"The effect of {axis.label} alone at {' and '.join(hollow)}: those arms are {figure.hollow}, the "
                     f"others {join_names(list(groups))}. Hollow points and dashed lines mark this."
                 )
 
@@ -167,9 +191,10 @@ def _budget_limit(tokens: Mapping[str, float]) -> str:
     return f"The arms at an equal budget: they are not trained on as many tokens in all, {fewest} and {largest}."
 
 
-def _missing_task_limits(arms: Sequence[ArmResult]) -> list[str]:
+def _missing_task_limits(arms: Sequence[ArmResult], study: Study) -> list[str]:
     scores = [arm.scores for arm in arms_with_scores(arms) if arm.scores and arm.role == "compared"]
     missing = {kind: tasks for entry in scores for kind, tasks in entry.missing.items()}
     names = {kind: ", ".join(tasks) for kind, tasks in missing.items() if tasks}
-    text = "The paper's {} score itself: this mean lacks {}, which were not evaluated."
+    subject = "The paper's {} score itself" if tests_paper(study) else "The {} stable score over all of its tasks"
+    text = f"{subject}: this mean lacks {{}}, which were not evaluated."
     return [text.format(kind, tasks) for kind, tasks in names.items()]

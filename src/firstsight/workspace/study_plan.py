@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+from firstsight.errors import UnknownName
 from firstsight.plan.estimate import DEVICE_GB, CostEstimate, DeviceSpec, estimate_cost, estimate_table
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
+from firstsight.recipe.analysis import STABLE_MEASURES, Comparison
 from firstsight.recipe.stages import Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import format_bytes
@@ -38,7 +41,7 @@ class StudyPlan:
         yield from _cost_lines(self.cost)
         if names := self.graph.undigested_names():
             yield f"Addresses are provisional until a run has read {', '.join(names)}."
-        yield from self.cost.shortages
+        yield from (*self.cost.shortages, *_claim_lines(self.study))
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -73,6 +76,25 @@ def _mixture_lines(study: Study) -> Iterator[str]:
     all_arms = {arm.name for arm in study.arms if arm.stages}
     for line, names in arms_by_line.items():
         yield line if all_arms <= names.keys() else f"{line} ({', '.join(names)})"
+
+
+def _claim_lines(study: Study) -> Iterator[str]:
+    """A line for each claim that cannot be decided, because it names arms or tasks that the study does not have."""
+    arms = {arm.name for arm in study.arms}
+    evaluations = [arm.evaluate for arm in study.arms]
+    tasks = {name for evaluate in evaluations for name in (*evaluate.vision_tasks, *evaluate.text_tasks)}
+    for claim in study.claims:
+        gaps = [_unknown_names(part, arms, tasks | set(STABLE_MEASURES)) for part in claim.compare]
+        if all(gaps) if claim.decide == "any" else any(gaps):
+            yield f"claim {claim.name} cannot be tested: {' '.join(dict.fromkeys(chain.from_iterable(gaps)))}"
+
+
+def _unknown_names(part: Comparison, arms: set[str], measures: set[str]) -> list[str]:
+    """A sentence for each name of a comparison that does not exist, with the nearest ones."""
+    unknown = [UnknownName("arm", name, arms) for name in (*part.arms, *part.others) if name not in arms]
+    if part.measure not in measures:
+        unknown.append(UnknownName("measure or task", part.measure, measures))
+    return list(map(str, unknown))
 
 
 def _arm_mixtures(arm: Arm) -> Iterator[str]:
