@@ -34,7 +34,7 @@ from firstsight.synthetic.catalog import DRAWINGS
 from firstsight.synthetic.text_tasks import TEXT_TASK_MAKERS
 from firstsight.synthetic.vision_tasks import SYNTHETIC_VISION_TASKS as MADE_VISION_TASKS
 from firstsight.synthetic.vocabulary import vocabulary_words
-from firstsight.units import Share, Tokens
+from firstsight.units import Share
 
 LATE = branch_at(get_scale("smoke"), Share(4, 5))
 MODEL = LATE.stages[0].model
@@ -120,9 +120,6 @@ CASES: list[tuple[Callable[[], Arm], str, str, str]] = [
     (lambda: shaped(0, 16, 128), "midtrain.row_shape.length", "divides the 64 tokens", "128"),
     (lambda: shaped(0, 16, 12), "midtrain.row_shape.length", "13 in all", "12"),
     (lambda: shaped(1, 16, 20), "finetune.row_shape.length", "25 in all", "20"),
-    (lambda: shaped(0, 0, 64), "midtrain.row_shape.batch_size", "at least 1", "0"),
-    (lambda: stage(0, tokens=Tokens(0)), "midtrain.tokens", "at least 1", "0"),
-    (lambda: stage(1, epochs=0), "finetune.epochs", "at least 1", "0"),
     (lambda: stage(0, optim=replace(LATE.stages[0].optim, beta2=1.0)), "midtrain.optim.beta2", "AdamW", "1.0"),
     (
         lambda: stage(0, mix_images=images(MAX_SOURCES, Share(1, 2))),

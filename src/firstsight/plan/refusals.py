@@ -5,7 +5,7 @@ The handlers assert the same rules about the files that they get.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -23,7 +23,7 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS, SYNTHETIC_VISION_TASKS
-from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, RowShape, TokenizerSource
+from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, TokenizerSource
 from firstsight.recipe.study import Arm
 from firstsight.recipe.synthetic_sizes import LARGEST_TURNS, SyntheticSource, records
 from firstsight.recipe.vision import ContrastiveTraining, Dinov2, TowerSpec
@@ -70,9 +70,6 @@ def _refuse(location: str, wanted: str, got: object, advice: str) -> NoReturn:
 
 
 def _check_numbers(location: str, stage: Pretrain | Stage) -> None:
-    for name, value in _counts(stage):
-        if value < 1:
-            _refuse(f"{location}.{name}", "at least 1", value, "Write a positive number")
     optim = stage.optim
     for name, is_legal in _optimizer_limits(optim):
         if not is_legal:
@@ -82,15 +79,6 @@ def _check_numbers(location: str, stage: Pretrain | Stage) -> None:
                 getattr(optim, name),
                 "The paper has betas of 0.9 and 0.95, eps 1e-8, a norm of 1 and z_loss 1e-4",
             )
-
-
-def _counts(stage: Pretrain | Stage) -> Iterator[tuple[str, int]]:
-    shape: RowShape = stage.row_shape
-    yield from (("row_shape.batch_size", shape.batch_size), ("row_shape.length", shape.length))
-    if isinstance(stage, Finetune):
-        yield from (("epochs", stage.epochs), ("epoch_tokens", stage.epoch_tokens))
-    else:
-        yield "tokens", stage.tokens
 
 
 def _optimizer_limits(optim: AdamWSpec) -> tuple[tuple[str, bool], ...]:
