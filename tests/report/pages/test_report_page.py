@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +131,12 @@ def test_equal_input_gives_equal_bytes(finished_study: WrittenStudy, tmp_path: P
     for path in sorted(path for path in first.parent.rglob("*") if path.is_file()):
         assert path.read_bytes() == (tmp_path / path.relative_to(first.parent)).read_bytes(), path
     assert second.stat().st_size < 3_000_000
+
+
+def test_the_command_for_all_answers_names_an_address_which_works_for_any_study(finished_study: WrittenStudy) -> None:
+    arms, path = finished_study
+    [address] = re.findall(r"<code>firstsight answers ([^<]+)</code>", path.read_text(encoding="utf-8"))
+    assert address in {arm.address for arm in arms}
 
 
 def test_drawings_are_credited_below_the_images(finished_study: WrittenStudy) -> None:
