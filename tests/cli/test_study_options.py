@@ -46,7 +46,7 @@ def test_a_budget_without_a_step_is_refused(capsys: pytest.CaptureFixture[str], 
         "    arm = replace(base, stages=(mid, *base.stages[1:]),",
     )
     path.write_text(text)
-    assert "at least one step" in refused(capsys, "plan", path, "--scale", "smoke")
+    assert "Midtrain.tokens: wanted at least 1. Got 0." in refused(capsys, "plan", path, "--scale", "smoke")
 
 
 @pytest.mark.parametrize("words", [["--seeds", "0"], ["--seeds", "two"], ["--seeds"]])

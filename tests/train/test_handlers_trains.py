@@ -13,8 +13,8 @@ from firstsight.errors import QuantityError
 from firstsight.model.checkpoint_io import load, read_spec
 from firstsight.model.tensors import read_tensors
 from firstsight.plan.graph import build_graph
-from firstsight.recipe.scales import get_scale
-from firstsight.recipe.schedule import Continue
+from firstsight.recipe.scales import branch_at, get_scale
+from firstsight.recipe.schedule import Continue, Matched
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.site import Progress, Site
@@ -133,8 +133,11 @@ def test_a_killed_warm_up_leaves_the_same_bytes(
 
 
 def test_the_study_plans_and_an_external_encoder_cannot_train() -> None:
-    graph = build_graph(Study(name="mine", scale="tiny", question="?", arms=(ARM,)))
+    warmup, joint, tuning = projector_first(branch_at(get_scale("smoke"), Share(4, 5)), Tokens(2048)).stages
+    joint = replace(joint, schedule=Matched(trunk_share=Share(4, 5), min_lr=3e-5))
+    arm = replace(branch_at(get_scale("smoke"), Share(4, 5)), stages=(warmup, joint, tuning))
+    graph = build_graph(Study(name="mine", scale="smoke", question="?", arms=(arm,)))
     trained = [step.spec.trains for step in graph.steps if step.kind in ("midtrain", "finetune")]
-    assert trained == [stage.trains for stage in ARM.stages]
+    assert trained == [stage.trains for stage in arm.stages]
     with pytest.raises(QuantityError, match=r'trains\.encoder: .* encoder="included" in the model'):
         replace(ARM.stages[0], model=tiny_study.FEATURE_VLM, trains=ARM.stages[1].trains)

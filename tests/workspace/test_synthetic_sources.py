@@ -48,7 +48,7 @@ def multitask(scale: Scale) -> Study:
             world=WORLD, images=800, turns=2, words=words, captions=rest, boxes=rest, dialogues=rest
         )
         stages = (replace(stage, mix=replace(stage.mix, images=single_source(source))) for stage in base.stages)
-        return replace(base, name=f"words-{words}", seed=1, stages=tuple(stages))
+        return replace(base, name=f"words-{float(words * 100):.0f}", seed=1, stages=tuple(stages))
 
     return Study(name="multitask", scale=scale.name, question="Words?", arms=(arm(Share(0)), arm(Share(1, 2))))
 
