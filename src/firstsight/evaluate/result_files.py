@@ -1,7 +1,7 @@
 """The two files of an evaluation: scores.json and answers.jsonl, as dataclasses, with their strict readers and writers.
 
 A file with a missing or unknown key, a value of another type or another version raises a DataError. answers.jsonl has
-no version of its own: it belongs to the scores.json beside it. The means over tasks, such as the stable score, are
+no version of its own: it belongs to the scores.json next to it. The means over tasks, such as the stable score, are
 computed here alone.
 """
 

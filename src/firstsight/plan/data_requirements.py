@@ -12,7 +12,7 @@ from math import floor
 from typing import NamedTuple
 
 from firstsight.plan.step import Step
-from firstsight.recipe.mixture import DataSource, External, Recaptioned
+from firstsight.recipe.mixture import DataSource, External, base_source
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
 from firstsight.units import Share
 
@@ -60,7 +60,7 @@ def data_shortages(step: Step, counted: Mapping[str, SourceSize]) -> Iterator[st
     """
     qualifier = "about " if _has_estimated_rows(step) else ""
     for source, required in _requirements(step):
-        external = source.external if isinstance(source, Recaptioned) else source
+        external = base_source(source)
         if not isinstance(external, External) or external.form not in _UNITS:
             continue
         unit = _UNITS[external.form]

@@ -25,13 +25,13 @@ from firstsight.plan.graph import MODEL_ROLES, Graph
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import (
     External,
-    Recaptioned,
     SyntheticBenchmarks,
     SyntheticCaptions,
     SyntheticDialogues,
     SyntheticInterleaved,
     SyntheticMultitask,
     SyntheticTexts,
+    base_source,
 )
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, TrunkSegment
@@ -229,7 +229,7 @@ def _contrastive_cost(vision: Siglip, training: ContrastiveTraining) -> ComputeC
 
 def _encode_cost(spec: Encode) -> ComputeCost:
     vision = spec.vision
-    source = spec.source.external if isinstance(spec.source, Recaptioned) else spec.source
+    source = base_source(spec.source)
     images = source.images if isinstance(source, SyntheticInterleaved) else _item_count(source)
     return ComputeCost(
         flops=images * vision.flops(),
@@ -241,7 +241,7 @@ def _encode_cost(spec: Encode) -> ComputeCost:
 
 def _prepare_cost(spec: Prepare, vocab_size: int) -> ComputeCost:
     """The index of a whole external source by its declared size."""
-    source = spec.source.external if isinstance(spec.source, Recaptioned) else spec.source
+    source = base_source(spec.source)
     if not isinstance(source, External):
         return ComputeCost(items=_item_count(source))
     if not (source.tokens or source.records):

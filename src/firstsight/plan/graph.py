@@ -10,7 +10,7 @@ from firstsight.errors import UnknownName
 from firstsight.plan.refusals import check_arm
 from firstsight.plan.source_needs import grow_sources
 from firstsight.plan.step import STEP_VERSIONS, ContentIds, Step, content_key, find_address, names_without_digest
-from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned, SyntheticBenchmarks
+from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned, SyntheticBenchmarks, base_source
 from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, TokenizerSource, TrunkSegment
 from firstsight.recipe.study import Arm, Study
 from firstsight.recipe.synthetic_sizes import SyntheticSource, size_text
@@ -219,7 +219,7 @@ class _TreeRenderer:
         source = step.spec.source if isinstance(step.spec, Prepare) else step.spec
         name = f" ({size_text(step.spec)})" if isinstance(step.spec, SyntheticSource) else ""
         if isinstance(source, External | Recaptioned) and content_key(source) in step.content_ids:
-            name = f" ({source.external.name if isinstance(source, Recaptioned) else source.name})"
+            name = f" ({base_source(source).name})"
         return f"{step.address}{name}{' [stored]' if step.address in self.stored_addresses else ''}"
 
     def arms_text(self, step: Step) -> str:

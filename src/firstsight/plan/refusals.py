@@ -23,15 +23,14 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS, SYNTHETIC_VISION_TASKS
-from firstsight.recipe.stages import AdamWSpec, Finetune, Midtrain, Pretrain, TokenizerSource
+from firstsight.recipe.stages import AdamWSpec, Pretrain, Stage, TokenizerSource
 from firstsight.recipe.study import Arm
 from firstsight.recipe.synthetic_sizes import LARGEST_TURNS, SyntheticSource, records
 from firstsight.recipe.vision import ContrastiveTraining, Dinov2, TowerSpec
 from firstsight.units import Share
 
-Stage = Midtrain | Finetune
 _ADDED_WORDS = 110
-"""Words of a built-in vocabulary beside the names of objects and kinds."""
+"""Words of a built-in vocabulary besides the names of objects and kinds."""
 
 
 def check_arm(arm: Arm) -> None:

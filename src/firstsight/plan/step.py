@@ -17,7 +17,14 @@ from hashlib import sha256
 from typing import Any, cast
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.recipe.mixture import External, Recaptioned, SyntheticCaptions, SyntheticInterleaved, SyntheticMultitask
+from firstsight.recipe.mixture import (
+    External,
+    Recaptioned,
+    SyntheticCaptions,
+    SyntheticInterleaved,
+    SyntheticMultitask,
+    base_source,
+)
 from firstsight.recipe.model import LMSpec
 from firstsight.recipe.serialize import canonical_json, to_json
 from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, TrunkSegment
@@ -118,7 +125,7 @@ def _hint(spec: Any, content_ids: ContentIds) -> str:
         case SyntheticMultitask():
             return "-".join(map(_percent, spec.shares.values()))
         case External() | Recaptioned():
-            external = spec.external if isinstance(spec, Recaptioned) else spec
+            external = base_source(spec)
             if content_key(spec) in content_ids:
                 return external.form  # the user's name must not enter the address of digested content
             return re.sub(r"[^a-z0-9.]+", "-", external.name.lower()).strip("-.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from math import floor
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.spec import spec
@@ -208,15 +208,18 @@ class Recaptioned:
             raise QuantityError(f"{self.external.name}: only captions can be recaptioned. Got {self.external.form}.")
 
 
-DataSource = (
-    SyntheticTexts
-    | SyntheticCaptions
-    | SyntheticDialogues
-    | SyntheticInterleaved
-    | SyntheticMultitask
-    | External
-    | Recaptioned
+BaseSource = (
+    SyntheticTexts | SyntheticCaptions | SyntheticDialogues | SyntheticInterleaved | SyntheticMultitask | External
 )
+DataSource = BaseSource | Recaptioned
+
+
+S = TypeVar("S", bound=BaseSource)
+
+
+def base_source(source: S | Recaptioned) -> S | External:
+    """The external source whose captions a Recaptioned chooses; every other source is its own."""
+    return source.external if isinstance(source, Recaptioned) else source
 
 
 def source_label(source: DataSource) -> str:

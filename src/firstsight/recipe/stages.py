@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, cast
 
@@ -215,6 +215,8 @@ class TrunkSegment:
 class _ImageTextStage:
     """The fields that mid-training and fine-tuning have in common."""
 
+    LENGTHS: ClassVar[tuple[str, ...]]
+    """The fields that make the stage's length."""
     model: VLMSpec
     tokenizer: TokenizerSource
     mix: ImageTextMix
@@ -229,7 +231,7 @@ class _ImageTextStage:
     seed: int
 
     def __post_init__(self) -> None:
-        check_positive(self, (name for name in ("epoch_tokens", "epochs", "tokens") if hasattr(self, name)))
+        check_positive(self, self.LENGTHS)
         self.trains.check(self.model)
 
     @property
@@ -254,6 +256,7 @@ class Midtrain(_ImageTextStage):
     """Image-text training, which continues a text model."""
 
     TAG: ClassVar = "midtrain"
+    LENGTHS: ClassVar = ("tokens",)
     tokens: Tokens
 
 
@@ -262,6 +265,7 @@ class Finetune(_ImageTextStage):
     """Instruction tuning: loss on answers only. Source: paper section 4."""
 
     TAG: ClassVar = "finetune"
+    LENGTHS: ClassVar = ("epoch_tokens", "epochs")
     epoch_tokens: Tokens
     epochs: int
 
@@ -326,7 +330,7 @@ def _trunk_point(trunk: Pretrain | Donor, share: Share) -> CurvePoint:
     return CurvePoint(schedule=trunk.schedule, tokens=trunk.rounded_tokens, at=trunk.tokens_at(share))
 
 
-def _curve_groups(stages: Sequence[Stage], location: str) -> Iterator[list[Stage]]:
+def _curve_groups(stages: Sequence[Stage], location: str) -> list[list[Stage]]:
     """Consecutive stages on one curve."""
     groups: list[list[Stage]] = []
     for stage in stages:
@@ -339,7 +343,7 @@ def _curve_groups(stages: Sequence[Stage], location: str) -> Iterator[list[Stage
                 f"{location}: stages[0]: {stage.TAG}.schedule: SameCurve moves on along the curve of the stage before. "
                 "Got the first stage. Write Continue, or Rewarm."
             )
-    yield from groups
+    return groups
 
 
 def _curve(stage: Stage, previous: CurvePoint | None, trunk: Pretrain | Donor, location: str) -> Rewarm | CosineFrom:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from firstsight.errors import DataError, FirstsightError, MissingPackage, RequestError
-from firstsight.recipe.mixture import External, ExternalForm, Recaptioned
+from firstsight.recipe.mixture import External, ExternalForm, Recaptioned, base_source
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import paper
 from firstsight.recipe.scales.base import VISION_TASKS
@@ -170,8 +170,8 @@ def _source_findings(site: Site, out: Path) -> Iterator[Finding]:
 def prepared_names(out: Path) -> set[str]:
     """The names of the sources that are prepared under `out`."""
     records = [file for file in (out / "sources").glob("*/read.json") if (file.parent / "manifest.json").is_file()]
-    sources = [from_json(json.loads(file.read_text())["source"]) for file in records]
-    return {source.external.name if isinstance(source, Recaptioned) else source.name for source in sources}
+    sources: list[External | Recaptioned] = [from_json(json.loads(file.read_text())["source"]) for file in records]
+    return {base_source(source).name for source in sources}
 
 
 def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tuple[Finding, int]:

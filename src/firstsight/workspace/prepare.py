@@ -14,7 +14,7 @@ from typing import Any
 from firstsight.errors import QuantityError, RequestError, UnknownName
 from firstsight.files import file_name_part
 from firstsight.plan.store import Store
-from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned
+from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned, base_source
 from firstsight.recipe.scales import paper
 from firstsight.recipe.stages import Prepare, TokenizerSource
 from firstsight.site import Location, ProgressCallback, Site
@@ -48,7 +48,7 @@ def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> P
     """Where a source is prepared under `out`: the name has the source's name and form and the tokenizer's digest."""
     from firstsight.data import tokenizer
 
-    external = source.external if isinstance(source, Recaptioned) else source
+    external = base_source(source)
     if not isinstance(external, External):
         raise RequestError(f"only sources of the site file are prepared separately. Got {type(source).__name__}.")
     name = external.name

@@ -22,7 +22,7 @@ from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps
 from firstsight.plan.step import Step, content_key
 from firstsight.plan.store import Store
-from firstsight.recipe.mixture import External, Recaptioned
+from firstsight.recipe.mixture import External, Recaptioned, base_source
 from firstsight.recipe.serialize import find_specs
 from firstsight.recipe.stages import Prepare
 from firstsight.recipe.study import Study
@@ -138,7 +138,8 @@ class _SourcePreparer:
             source, folder = step.spec.source, self._prepared(step, store)
             manifest = json.loads((folder / "manifest.json").read_text())
             self.folders[step.spec], content_ids[content_key(source)] = folder, manifest["source"]
-            external = source.external if isinstance(source, Recaptioned) else source
+            external = base_source(source)
+            assert isinstance(external, External)  # as filtered above
             self.sizes[external.name] = SourceSize(manifest["counts"]["tokens"], manifest["counts"]["samples"])
         for key, digest in content_ids.items():
             write_atomic(_cache_path("identities", key, self.site), json.dumps(digest) + "\n")
@@ -147,7 +148,7 @@ class _SourcePreparer:
     def _prepared(self, step: Step, store: Store) -> Path:
         """The folder of a prepared source, which is prepared if necessary; RequestError if its files have changed."""
         spec: Prepare = step.spec
-        external = spec.source.external if isinstance(spec.source, Recaptioned) else spec.source
+        external = base_source(spec.source)
         tokenizer = step.parent("tokenizer")
         assert isinstance(external, External) and tokenizer is not None  # every prepare step has a tokenizer
         if tokenizer.kind == EXTERNAL_KIND:

@@ -13,7 +13,7 @@ from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
 from firstsight.recipe.analysis import STABLE_MEASURES, Comparison
-from firstsight.recipe.stages import Midtrain, Pretrain
+from firstsight.recipe.stages import Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import format_bytes
 from firstsight.workspace.study_graph import StoredStudy
@@ -103,7 +103,7 @@ def _arm_mixtures(arm: Arm) -> Iterator[str]:
         yield f"pretrain reads {arm.pretrain.text}"
     for stage in arm.stages:
         image = f"{stage.model.image_tokens:,} tokens per image, {stage.row_shape.length:,} per row"
-        yield f"{'midtrain' if isinstance(stage, Midtrain) else 'finetune'} reads {stage.mix}; {image}"
+        yield f"{stage.TAG} reads {stage.mix}; {image}"
 
 
 def _cost_lines(cost: CostEstimate) -> Iterator[str]:

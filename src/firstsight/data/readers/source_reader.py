@@ -21,7 +21,7 @@ from firstsight.data.readers.tables import TABLE_EXTENSIONS
 from firstsight.data.readers.text import read_documents_jsonl, read_documents_table, read_documents_tar
 from firstsight.data.records import Record, RejectedRecord
 from firstsight.errors import DataError, RequestError, UnknownName
-from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned
+from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned, base_source
 from firstsight.site import Location, Site
 
 FormatReader = Callable[[ReadContext], Iterator[Record | RejectedRecord]]
@@ -56,7 +56,7 @@ def locate_source(source: DataSource, folder: Path | None, site: Site) -> Locati
 
     Raises RequestError that names the source when the site file does not have it, or when no folder was given.
     """
-    external = source.external if isinstance(source, Recaptioned) else source
+    external = base_source(source)
     if isinstance(external, External):
         if external.name not in site.sources:
             raise UnknownName("source", external.name, site.sources)
