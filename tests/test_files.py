@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from firstsight.errors import DataError, ModelError, StoreError
 from firstsight.files import (
+    atomic_file,
     file_lock,
     file_sha256,
+    is_temporary,
     link_or_copy,
     read_jsonl,
     read_weight_map,
@@ -27,6 +34,56 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
         write_atomic(path, "\ud800", sync=sync)
     assert path.read_text() == "old"
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+@given(name=st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40))
+def test_every_unfinished_file_has_a_temporary_name(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    path = tmp_path_factory.mktemp("folder", numbered=True) / f"a{name}"
+    with atomic_file(path) as temporary:
+        assert temporary.parent == path.parent and is_temporary(temporary) and not is_temporary(path)
+        temporary.touch()
+    assert list(path.parent.iterdir()) == [path]
+
+
+WRITE_PART = """
+import os, resource, signal, sys
+from pathlib import Path
+from firstsight.files import atomic_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+with atomic_file(Path(sys.argv[1])) as temporary, temporary.open("wb") as file:
+    file.write(b"new" * 1000)
+    file.flush()
+    if sys.argv[2] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    file.write(b"new" * 100_000)
+"""
+
+
+@pytest.mark.parametrize("fault", ["kill", "full disk"])
+def test_a_part_of_a_file_never_has_its_name(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    process = subprocess.run([sys.executable, "-c", WRITE_PART, path, fault], capture_output=True, text=True)
+    assert path.read_text() == "old"
+    leftovers = [file for file in tmp_path.iterdir() if file != path]
+    if fault == "kill":
+        assert process.returncode == -signal.SIGKILL
+        assert len(leftovers) == 1 and is_temporary(leftovers[0])
+    else:
+        assert "File too large" in process.stderr and not leftovers
+    write_atomic(path, "newer")
+    assert path.read_text() == "newer" and list(tmp_path.iterdir()) == [path]
+
+
+def test_writers_of_one_file_leave_each_other_alone(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / "file.txt"
+    with atomic_file(path) as first, atomic_file(other) as third:
+        for temporary in (first, third):
+            temporary.write_text(temporary.name)
+        with atomic_file(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == first.name and other.read_text() == third.name
 
 
 def test_digest_and_link_keep_the_bytes(tmp_path: Path) -> None:
@@ -67,6 +124,19 @@ def test_a_staged_folder_replaces_the_old_one_at_the_end(tmp_path: Path) -> None
         assert (out / "file").read_text() == content
         assert [path.name for path in out.iterdir()] == ["file"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_was_replaced_when_the_process_died_is_whole(tmp_path: Path) -> None:
+    out, previous = tmp_path / "out", tmp_path / ".out.old"
+    for existing in ((previous,), (previous, out)):  # killed between the renames, and before the old one was removed
+        for folder in existing:
+            folder.mkdir()
+            (folder / "file").write_text(folder.name)
+        with pytest.raises(StoreError), staged_folder(out):
+            raise OSError(28, "No space left")
+        assert list(tmp_path.iterdir()) == [out] and (out / "file").read_text() == existing[-1].name
+        (out / "file").unlink()
+        out.rmdir()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyError("No space left"), KeyboardInterrupt()])

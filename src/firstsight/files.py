@@ -10,29 +10,58 @@ import re
 import secrets
 import shutil
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError, ModelError, StoreError
 
+_TEMPORARY_SUFFIX = re.compile(r"\.[0-9a-f]{8}\.tmp")
 
-def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> None:
-    """Write a temporary file in the same folder and rename it, so that readers get the old or the new content.
 
-    Makes the folder. `sync`: file and rename are on the disk when this returns, so that a power loss undoes neither.
+@contextmanager
+def atomic_file(path: Path, *, sync: bool = False) -> Generator[Path, None, None]:
+    """The path of a temporary file in the folder of `path`, which the block writes and which then replaces `path`.
+
+    So readers get the old or the new content, never a part. Makes the folder. After an error `path` is unchanged and
+    the temporary file removed; that of a killed process is removed when the same file is written again, or by whoever
+    removes what `is_temporary`. `sync`: file and name are on the disk at the end of the block, so that a power loss
+    undoes neither.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    _remove_abandoned_temporaries(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        if sync:
-            fsync_path(temporary)
-        temporary.replace(path)
-        if sync:
-            fsync_path(path.parent)
+        with temporary.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # while this process lives, others do not remove the file
+            yield temporary
+            if sync:
+                fsync_path(temporary)
+            temporary.replace(path)
+            if sync:
+                fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is that of an unfinished `atomic_file`."""
+    name, suffix = path.name[:-13], path.name[-13:]
+    return name.startswith(".") and name != "." and _TEMPORARY_SUFFIX.fullmatch(suffix) is not None
+
+
+def _remove_abandoned_temporaries(path: Path) -> None:
+    for file in path.parent.iterdir():
+        if is_temporary(file) and file.name[:-13] == f".{path.name}":
+            with suppress(OSError), file.open("rb") as stream:  # BlockingIOError: its process lives
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
+
+
+def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> None:
+    """Write a file through `atomic_file`; text as UTF-8, line ends as they are."""
+    with atomic_file(path, sync=sync) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def fsync_path(path: Path) -> None:
@@ -133,12 +162,16 @@ def read_weight_map(index: Path) -> dict[str, str]:
 def staged_folder(out: Path, *, errors: tuple[type[Exception], ...] = ()) -> Generator[Path, None, None]:
     """An empty folder next to `out` that replaces it at the end of the block; after an error `out` is unchanged.
 
-    What a killed process left there is removed first. StoreError for OSError and `errors`, for example a full disk.
+    What a killed process left there is removed first; if it was killed between the two renames, the old folder is put
+    back. StoreError for OSError and `errors`, for example a full disk.
     """
     out = out.absolute()
     staging, previous = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    shutil.rmtree(staging, ignore_errors=True)
     try:
+        if previous.exists() and not out.exists():
+            previous.rename(out)
+        for leftover in (staging, previous):
+            shutil.rmtree(leftover, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
         if out.exists():
