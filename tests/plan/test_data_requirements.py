@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from firstsight.errors import MixError
-from firstsight.plan.data_requirements import SourceSize, count_image_rows
-from firstsight.plan.estimate import CostEstimate, DeviceSpec, check_data_sufficient, estimate_cost
-from firstsight.plan.graph import build_graph
+from firstsight.errors import QuantityError
+from firstsight.plan.data_requirements import SourceSize, check_data_sufficient, count_image_rows, data_shortages
+from firstsight.plan.estimate import DeviceSpec, estimate_cost
+from firstsight.plan.graph import Graph, build_graph
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
 from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.scales.paper import PAPER_SIZES
@@ -22,8 +23,12 @@ from firstsight.workspace.study_functions import find_study_function, shipped_st
 H100 = DeviceSpec("h100", utilisation=0.4)
 
 
-def estimate_arm(arm: Arm) -> CostEstimate:
-    return estimate_cost(build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,))), H100)
+def arm_graph(arm: Arm) -> Graph:
+    return build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,)))
+
+
+def arm_shortages(arm: Arm, counted: Mapping[str, SourceSize] | None = None) -> list[str]:
+    return list(data_shortages(arm_graph(arm), counted or {}))
 
 
 def resized(mixture: Mixture, **size: int) -> Mixture:
@@ -45,22 +50,23 @@ def test_text_must_suffice_for_trunk_and_branch() -> None:
     arm = with_text(0)
     branch = 109_848 * 256
     required = arm.pretrain.tokens_at(Share(1, 5)) + (branch - branch // 10) * 1024
-    check_data_sufficient(estimate_arm(with_text(required)))
-    with pytest.raises(MixError, match="dclm-mix"):
-        check_data_sufficient(estimate_arm(with_text(required - 1)))
+    check_data_sufficient(arm_graph(with_text(required)))
+    wanted = rf"midtrain-010-images, mix\.text: wanted {required:,} tokens in one pass of 'dclm-mix'"
+    with pytest.raises(QuantityError, match=rf"start-020\.s0: {wanted}\. Got {required - 1:,}, as declared"):
+        check_data_sufficient(arm_graph(with_text(required - 1)))
 
 
 def test_images_may_repeat_once_an_epoch() -> None:
     arm = branch_at(get_scale("1b"), Share(1, 5))
     midtrain, finetune = arm.stages
-    assert estimate_arm(arm).shortages == ()
+    assert not arm_shortages(arm)
     once = replace(finetune, epochs=1, epoch_tokens=finetune.tokens)
-    (shortage,) = estimate_arm(replace(arm, stages=(midtrain, once))).shortages
-    assert f"needs {4_879 * 128 * 2:,} records" in shortage and "llava-v1.5-multimodal" in shortage
+    (shortage,) = arm_shortages(replace(arm, stages=(midtrain, once)))
+    assert f"wanted {4_879 * 128 * 2:,} records" in shortage and "llava-v1.5-multimodal" in shortage
     shortages = []
     for records in (4_879 * 128, 4_879 * 128 - 1):
         mix = replace(finetune.mix, images=resized(finetune.mix.images, records=records))
-        shortages.append(len(estimate_arm(replace(arm, stages=(midtrain, replace(finetune, mix=mix)))).shortages))
+        shortages.append(len(arm_shortages(replace(arm, stages=(midtrain, replace(finetune, mix=mix))))))
     assert shortages == [0, 1]
 
 
@@ -69,15 +75,15 @@ def test_published_data_suffices_for_every_shipped_study(scale: str) -> None:
     for name in shipped_studies():
         for horizon in ("branch", "full"):
             study = find_study_function(name).build(scale, seeds=1, options={"horizon": horizon})
-            assert estimate_cost(build_graph(study), H100).shortages == ()
+            check_data_sufficient(build_graph(study))
 
 
 def test_half_of_the_published_text_or_dialogues_is_refused() -> None:
     graph = build_graph(Study(name="one", scale="1b", question="?", arms=(branch_at(get_scale("1b"), Share(4, 5)),)))
     half_text, half_dialogues = SourceSize(4_100_000_000_000 // 2 // 2, 0), SourceSize(0, 624_610 // 2)
     for name, size in (("dclm-mix", half_text), ("llava-v1.5-multimodal", half_dialogues)):
-        with pytest.raises(MixError, match=name):
-            check_data_sufficient(estimate_cost(graph, H100, counted={name: size}))
+        with pytest.raises(QuantityError, match=name):
+            check_data_sufficient(graph, {name: size})
 
 
 def staged(share_unit: Any, packing: Any = "one_image_per_row") -> Arm:
@@ -92,7 +98,8 @@ def staged(share_unit: Any, packing: Any = "one_image_per_row") -> Arm:
 def test_image_rows_of_staged_shares_are_exact_in_rows_and_estimated_in_tokens() -> None:
     """An image row has 729 + 32 of 1,000 tokens, 32 of them with loss; a text row has 1,000 of both."""
     rows, tokens, loss, packed = (
-        estimate_arm(staged(*how)) for how in (("rows",), ("tokens",), ("loss_tokens",), ("tokens", "best_fit"))
+        estimate_cost(arm_graph(staged(*how)), H100)
+        for how in (("rows",), ("tokens",), ("loss_tokens",), ("tokens", "best_fit"))
     )
     assert count_image_rows(staged("rows").stages[0]) == 100 + 300
     for counted, weight in (("tokens", 0.761), ("loss_tokens", 0.032)):
@@ -108,19 +115,11 @@ def test_image_rows_of_staged_shares_are_exact_in_rows_and_estimated_in_tokens()
 
 def test_counted_tokens_replace_declared_ones() -> None:
     arm = with_text(10**15)
-    graph = build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,)))
     required = arm.pretrain.tokens_at(Share(1, 5)) + (109_848 * 256 - 109_848 * 256 // 10) * 1024
-    assert (
-        estimate_cost(graph, H100).shortages
-        == ()
-        == estimate_cost(graph, H100, counted={"dclm-mix": SourceSize(required, 0)}).shortages
-    )
-    (shortage,) = [
-        line
-        for line in estimate_cost(graph, H100, counted={"dclm-mix": SourceSize(required - 1, 0)}).shortages
-        if "midtrain" in line
-    ]
-    assert f"needs {required:,} tokens" in shortage and f"has {required - 1:,}" in shortage
+    assert not arm_shortages(arm)
+    assert not arm_shortages(arm, {"dclm-mix": SourceSize(required, 0)})
+    (shortage,) = [line for line in arm_shortages(arm, {"dclm-mix": SourceSize(required - 1, 0)}) if "midtrain" in line]
+    assert f"wanted {required:,} tokens" in shortage and f"Got {required - 1:,}, as counted" in shortage
 
 
 def test_epochs_and_shares_divide_the_required_records() -> None:
@@ -137,7 +136,7 @@ def test_epochs_and_shares_divide_the_required_records() -> None:
             arm.stages[0].mix, image_share=Share(1), images=Mixture(components=components, share_unit="tokens")
         ),
     )
-    graph = build_graph(Study(name="one", scale="smoke", question="?", arms=(replace(arm, stages=(stage,)),)))
-    assert estimate_cost(graph, H100, counted={"half": SourceSize(0, 125)}).shortages == ()
-    (shortage,) = estimate_cost(graph, H100, counted={"half": SourceSize(0, 124)}).shortages
+    arm = replace(arm, stages=(stage,))
+    assert not arm_shortages(arm, {"half": SourceSize(0, 125)})
+    (shortage,) = arm_shortages(arm, {"half": SourceSize(0, 124)})
     assert "about 125 records" in shortage

@@ -28,6 +28,7 @@ from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.scales.models import siglip_dinov2_384
 from firstsight.recipe.stages import Prepare, RowShape
 from firstsight.recipe.study import Arm, Study
+from firstsight.studies.encoders import encoders
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 
@@ -231,3 +232,10 @@ def test_the_table_has_one_line_for_equal_steps_and_ends_in_the_sums() -> None:
     assert len(lines) == 16
     assert [line[0] for line in lines[-3:]] == ["total", "without sharing", "saved (74%)"]
     assert any("28,795,904,000" in line and "109,848" in line for line in lines)
+
+
+def test_steps_of_one_name_and_another_cost_are_told_apart_by_their_arms() -> None:
+    graph = build_graph(encoders(get_scale("1b")))
+    names = [line[0] for line in estimate_table(estimate_cost(graph, H100))]
+    assert len(set(names)) == len(names)
+    assert {"midtrain-010-images (siglip and 1 more)", "midtrain-010-images (patches)", "pretrain-000-080"} < set(names)

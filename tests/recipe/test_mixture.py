@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstsight.errors import QuantityError
+from firstsight.errors import FieldError, QuantityError
 from firstsight.recipe.mixture import (
     External,
     ImageTextMix,
     Mixture,
     Recaptioned,
     ShareSpan,
+    SyntheticBenchmarks,
+    SyntheticCaptions,
     SyntheticDialogues,
     SyntheticInterleaved,
     SyntheticMultitask,
+    SyntheticTexts,
     SyntheticWorld,
     WeightedSource,
     single_source,
@@ -101,7 +105,7 @@ def test_sources_have_a_name_for_people() -> None:
 WORLD = SyntheticWorld(objects=16, kinds=4, image_size=48, max_objects=4, seed=0)
 
 
-@given(st.integers(0, 500), st.integers(1, 9))
+@given(st.integers(1, 500), st.integers(1, 9))
 def test_interleaved_images_are_the_sum_over_documents(documents: int, max_images: int) -> None:
     source = SyntheticInterleaved(world=WORLD, documents=documents, max_images=max_images)
     counts = [source.images_of(document) for document in range(documents)]
@@ -109,14 +113,29 @@ def test_interleaved_images_are_the_sum_over_documents(documents: int, max_image
     assert set(counts) == set(range(1, min(documents, max_images) + 1))
 
 
-def test_documents_without_images_are_refused() -> None:
-    with pytest.raises(QuantityError, match=r"at least 1 image\. Got max_images=0"):
-        SyntheticInterleaved(world=WORLD, documents=1, max_images=0)
+MULTITASK_SHARES = {"captions": Share(1, 2), "words": Share(0), "boxes": Share(3, 8), "dialogues": Share(1, 8)}
+COUNTS = [
+    (SyntheticTexts(world=WORLD, documents=1, loss_mask="all"), "documents"),
+    (SyntheticCaptions(world=WORLD, images=1, quality="rich"), "images"),
+    (SyntheticDialogues(world=WORLD, images=1, turns=1), "images"),
+    (SyntheticDialogues(world=WORLD, images=1, turns=1), "turns"),
+    (SyntheticInterleaved(world=WORLD, documents=1, max_images=1), "documents"),
+    (SyntheticInterleaved(world=WORLD, documents=1, max_images=1), "max_images"),
+    (SyntheticMultitask(world=WORLD, images=1, turns=1, **MULTITASK_SHARES), "images"),
+    (SyntheticMultitask(world=WORLD, images=1, turns=1, **MULTITASK_SHARES), "turns"),
+    (SyntheticBenchmarks(world=WORLD, questions=1), "questions"),
+]
+
+
+@pytest.mark.parametrize(("source", "field"), COUNTS, ids=[f"{source.TAG}-{field}" for source, field in COUNTS])
+@pytest.mark.parametrize("value", [0, -1])
+def test_built_in_data_has_at_least_one_of_everything(source: Any, field: str, value: int) -> None:
+    with pytest.raises(FieldError, match=rf"^{type(source).__name__}\.{field}: wanted at least 1\. Got {value}\."):
+        replace(source, **{field: value})
 
 
 def test_labels_of_synthetic_sources_say_what_distinguishes_them() -> None:
-    shares = {"captions": Share(1, 2), "words": Share(0), "boxes": Share(3, 8), "dialogues": Share(1, 8)}
-    multitask = SyntheticMultitask(world=WORLD, images=1, turns=1, **shares)
+    multitask = SyntheticMultitask(world=WORLD, images=1, turns=1, **MULTITASK_SHARES)
     assert source_label(multitask) == "multitask (50 % captions, 37.5 % boxes, 12.5 % dialogues)"
     documents = SyntheticInterleaved(world=WORLD, documents=1, max_images=3)
     assert source_label(documents) == "interleaved documents of up to 3 images"
@@ -127,8 +146,3 @@ def test_multitask_shares_sum_to_1(percents: tuple[int, ...]) -> None:
     shares = dict(zip(("captions", "words", "boxes", "dialogues"), (Share(n, 100) for n in percents), strict=True))
     with pytest.raises(QuantityError, match=r"sum to 1\. Got captions .*, dialogues .*\. Change one"):
         SyntheticMultitask(world=WORLD, images=1, turns=1, **shares)
-
-
-def test_images_without_questions_are_refused() -> None:
-    with pytest.raises(QuantityError, match=r"at least 1 question\. Got turns=0"):
-        SyntheticDialogues(world=WORLD, images=1, turns=0)

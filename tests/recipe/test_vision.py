@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
 
-from firstsight.errors import QuantityError
+from firstsight.errors import FieldError, QuantityError
 from firstsight.recipe.mixture import External
+from firstsight.recipe.scales import get_scale
 from firstsight.recipe.scales.models import (
     dinov2_large_reg_384,
     patches_14_384,
@@ -18,7 +19,7 @@ from firstsight.recipe.scales.models import (
     siglip_dinov2_384,
     siglip_so400m_384,
 )
-from firstsight.recipe.vision import ViTSpec, mean_color_bytes
+from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec, mean_color_bytes
 from firstsight.units import Tokens
 
 FIRST, SECOND = (External(name=name, form="encoder", tokens=Tokens(0)) for name in ("first", "second"))
@@ -92,3 +93,11 @@ def test_a_patch_projection_is_one_matrix() -> None:
 def test_impossible_shapes_are_refused(change: dict[str, int], words: str) -> None:
     with pytest.raises(QuantityError, match=words):
         replace(siglip_so400m_384(FIRST).vit, **change)
+
+
+@pytest.mark.parametrize("field", ["text_layers", "text_width", "steps", "batch_size"])
+def test_training_of_an_encoder_has_at_least_one_of_everything(field: str) -> None:
+    vision = get_scale("smoke").base.stages[0].model.vision
+    assert isinstance(vision, Siglip) and isinstance(vision.weights, ContrastiveTraining)
+    with pytest.raises(FieldError, match=rf"ContrastiveTraining\.{field}: wanted at least 1\. Got 0\."):
+        replace(vision.weights, **{field: 0})

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 import firstsight as fs
 from firstsight.cli import command
+from firstsight.errors import RequestError
 from firstsight.recipe.analysis import Comparison
+from firstsight.recipe.stages import Pretrain
 from firstsight.site import Site
+from firstsight.units import Tokens
 from firstsight.workspace.study_graph import StoredStudy
 from firstsight.workspace.study_plan import align_table
 
@@ -41,6 +44,17 @@ def test_a_plan_prints_what_the_command_prints(tmp_path: Path, capsys: pytest.Ca
     assert command(["plan", "when", "--scale", "smoke", "--out", str(tmp_path)]) == 0
     plan = fs.Workspace(tmp_path).plan(fs.study("when", scale="smoke"))
     assert capsys.readouterr().out == f"{plan}\n" and repr(plan) == str(plan)
+
+
+def test_a_plan_with_too_little_data_is_refused(tmp_path: Path) -> None:
+    study = fs.study("when", scale="1b", seeds=1)
+    trunk = study.arms[0].pretrain
+    assert isinstance(trunk, Pretrain)
+    (component,) = trunk.text.components
+    text = replace(trunk.text, components=(replace(component, source=replace(component.source, tokens=Tokens(9))),))
+    arms = tuple(replace(arm, pretrain=replace(trunk, text=text)) for arm in study.arms)
+    with pytest.raises(RequestError, match=r"text: wanted [\d,]+ tokens in one pass of 'dclm-mix'\. Got 9, as"):
+        fs.Workspace(tmp_path).plan(replace(study, arms=arms))
 
 
 def test_steps_of_a_store_are_those_that_it_has(tmp_path: Path) -> None:

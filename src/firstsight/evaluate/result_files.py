@@ -12,15 +12,15 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 from firstsight.errors import DataError
 from firstsight.evaluate.task import TaskKind
 from firstsight.evaluate.tasks import TASKS
 from firstsight.files import write_atomic
+from firstsight.recipe.spec import field_types
 
 SCORES_VERSION = 2
 """Version of task scores and their intervals; raised when a number would change."""
@@ -235,7 +235,7 @@ def _decode(expected: Any, value: Any, key: str = "") -> Any:
     if origin is UnionType:
         return None if value is None else _decode(options[0], value, key)
     if is_dataclass(expected):
-        types = _field_types(cast(type, expected))
+        types = field_types(cast(type, expected))
         _check_keys(value, types, key)
         return cast(Any, expected)(**{name: _decode(types[name], value[name], _join(key, name)) for name in types})
     if origin is tuple:
@@ -262,11 +262,6 @@ def _decode_scalar(expected: type, value: Any, key: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise _invalid(key, _TYPE_NAMES[expected], value)
     return float(value) if expected is float else value
-
-
-@cache
-def _field_types(spec_class: type) -> Mapping[str, Any]:
-    return get_type_hints(spec_class)
 
 
 TAGS = ("form", "combination", "domain")

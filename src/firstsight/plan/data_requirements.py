@@ -11,6 +11,8 @@ from fractions import Fraction
 from math import floor
 from typing import NamedTuple
 
+from firstsight.errors import QuantityError
+from firstsight.plan.graph import Graph
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import DataSource, External, base_source
 from firstsight.recipe.stages import Finetune, Midtrain, TrunkSegment
@@ -53,24 +55,37 @@ def count_image_rows(stage: Midtrain | Finetune) -> int:
     return sum(floor(rows * row_share(share)) for rows, share in stage.mix.spans(stage_rows))
 
 
-def data_shortages(step: Step, counted: Mapping[str, SourceSize]) -> Iterator[str]:
-    """A sentence for each source that is too small for this step; a text row counts in full, padding included.
+def check_data_sufficient(graph: Graph, counted: Mapping[str, SourceSize] | None = None) -> None:
+    """Raise QuantityError if a source would be read for more epochs than its recipe allows.
 
     `counted`: sizes of external sources by name, where counted; else the declared ones.
     """
+    if shortages := list(data_shortages(graph, counted or {})):
+        raise QuantityError("\n".join(shortages))
+
+
+def data_shortages(graph: Graph, counted: Mapping[str, SourceSize]) -> Iterator[str]:
+    """A sentence for each source that is too small for a step; a text row counts in full, padding included."""
+    arms = graph.arms_by_step()
+    for step in graph.steps:
+        for sentence in _step_shortages(step, counted):
+            yield f"{', '.join(arms[step])}: {sentence}"
+
+
+def _step_shortages(step: Step, counted: Mapping[str, SourceSize]) -> Iterator[str]:
     qualifier = "about " if _has_estimated_rows(step) else ""
-    for source, required in _requirements(step):
+    for field, source, required in _requirements(step):
         external = base_source(source)
         if not isinstance(external, External) or external.form not in _UNITS:
             continue
         unit = _UNITS[external.form]
         available = getattr(counted.get(external.name, external), unit)
         if 0 < available < required:
-            verb = "has" if external.name in counted else "is declared with"
+            kind = "counted" if external.name in counted else "declared"
             yield (
-                f"{step.address}: needs {qualifier}{required:,} {unit} in one pass, but {external.name!r} {verb} "
-                f"{available:,}. Add a source, lower its share or the budget, raise its max_epochs, or correct a "
-                "declared size."
+                f"{step.slug}, {field}: wanted {qualifier}{required:,} {unit} in one pass of {external.name!r}. Got "
+                f"{available:,}, as {kind}. Add a source, lower its share or the budget, raise its max_epochs, or "
+                "correct a declared size."
             )
 
 
@@ -83,22 +98,22 @@ def _has_estimated_rows(step: Step) -> bool:
     return any(unit != "rows" for unit in (mix.share_unit, *units))
 
 
-def _requirements(step: Step) -> Iterator[tuple[DataSource, int]]:
-    """Tokens that each text source must have in one pass, and records that each image source must have."""
+def _requirements(step: Step) -> Iterator[tuple[str, DataSource, int]]:
+    """The field of each source, and the tokens (text) or records (images) that it must have in one pass."""
     epochs = 1
     match step.spec:
         case TrunkSegment(pretrain=pretrain, end=end):
-            mixtures = [(pretrain.text, pretrain.tokens_at(end))]
+            mixtures = [("text", pretrain.text, pretrain.tokens_at(end))]
         case Midtrain() | Finetune() as stage:
             epochs = stage.epochs if isinstance(stage, Finetune) else 1
             image_rows = count_image_rows(stage)
             text_tokens = _text_tokens_until(step) if stage.row_shape.rows(stage.tokens) > image_rows else 0
-            mixtures = [(stage.mix.text, text_tokens), (stage.mix.images, image_rows)]
+            mixtures = [("mix.text", stage.mix.text, text_tokens), ("mix.images", stage.mix.images, image_rows)]
         case _:
             mixtures = []
-    for mixture, total in mixtures:
+    for field, mixture, total in mixtures:
         for component in mixture.components:
-            yield component.source, -(-floor(total * component.share) // (component.max_epochs * epochs))
+            yield field, component.source, -(-floor(total * component.share) // (component.max_epochs * epochs))
 
 
 def _text_tokens_until(step: Step | None) -> int:

@@ -7,20 +7,15 @@ been counted are estimates, and have a note.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import floor
 from operator import sub
 from typing import Any, NamedTuple
 
-from firstsight.errors import MixError, QuantityError, UnknownName
-from firstsight.plan.data_requirements import (
-    CAPTION_TOKENS,
-    SourceSize,
-    count_image_rows,
-    data_shortages,
-    images_per_row,
-)
+from firstsight.errors import QuantityError, UnknownName
+from firstsight.plan.data_requirements import CAPTION_TOKENS, count_image_rows, images_per_row
 from firstsight.plan.graph import MODEL_ROLES, Graph
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import (
@@ -325,8 +320,6 @@ class CostEstimate:
     step_costs: tuple[StepCost, ...]
     total: CostTotal
     unshared_total: CostTotal
-    shortages: tuple[str, ...]
-    """A sentence for each source with too few tokens."""
 
     @property
     def savings(self) -> CostTotal:
@@ -339,19 +332,17 @@ class CostEstimate:
         return self.savings.flops / self.unshared_total.flops if self.unshared_total.flops else 0.0
 
 
-def estimate_cost(graph: Graph, device: DeviceSpec, *, counted: Mapping[str, SourceSize] | None = None) -> CostEstimate:
-    """The cost of every step of `graph`, in its order; `counted`: sizes of external sources by name, where counted."""
+def estimate_cost(graph: Graph, device: DeviceSpec) -> CostEstimate:
+    """The cost of every step of `graph`, in its order."""
     vocab_sizes = _vocab_sizes(graph)
     costs = {step: estimate_step(step, vocab_size=vocab_sizes.get(step, 0)) for step in graph.steps}
     arms = graph.arms_by_step()
     step_costs = [StepCost(step, arms[step], cost, hours=device.hours(cost.flops)) for step, cost in costs.items()]
-    shortages = [sentence for step in graph.steps for sentence in data_shortages(step, counted or {})]
     return CostEstimate(
         device=device,
         step_costs=tuple(step_costs),
         total=_total(step_costs),
         unshared_total=_total([step_cost for step_cost in step_costs for _ in step_cost.arms]),
-        shortages=tuple(dict.fromkeys(shortages)),
     )
 
 
@@ -374,33 +365,41 @@ def _total(step_costs: Sequence[StepCost]) -> CostTotal:
     return CostTotal(tokens, flops, size, hours=sum(step_cost.hours for step_cost in step_costs))
 
 
-def check_data_sufficient(estimate: CostEstimate) -> None:
-    """Raise MixError if a source would be read for more epochs than its recipe allows."""
-    if estimate.shortages:
-        raise MixError("\n".join(estimate.shortages))
-
-
 def estimate_table(estimate: CostEstimate) -> tuple[tuple[str, ...], ...]:
-    """Rows of text: a header, equal steps that train or are stored in one row each, then the totals."""
+    """Rows of text: a header, equal steps that train or are stored in one row each, then the totals.
+
+    Steps of one name and another cost are followed by the arms that need them.
+    """
     columns = ("step", "count", "requested tokens", "tokens each", "updates", "FLOPs each", "memory each")
     equal_steps: dict[tuple[str, ComputeCost], list[StepCost]] = {}
     for step_cost in estimate.step_costs:
         if step_cost.cost.flops or step_cost.cost.stored_bytes:
             equal_steps.setdefault((step_cost.step.slug, step_cost.cost), []).append(step_cost)
+    repeated = {slug for slug, count in Counter(slug for slug, _ in equal_steps).items() if count > 1}
     return (
         (*columns, "stored each", f"{estimate.device.name} hours"),
-        *(_step_cells(slug, step_costs) for (slug, _), step_costs in equal_steps.items()),
+        *(
+            _step_cells(f"{slug} ({_arm_names(step_costs)})" if slug in repeated else slug, step_costs)
+            for (slug, _), step_costs in equal_steps.items()
+        ),
         _total_cells("total", estimate.total),
         _total_cells("without sharing", estimate.unshared_total),
         _total_cells(f"saved ({estimate.saved_fraction:.0%})", estimate.savings),
     )
 
 
-def _step_cells(slug: str, step_costs: list[StepCost]) -> tuple[str, ...]:
+def _arm_names(step_costs: list[StepCost]) -> str:
+    """The first arm that needs one of several steps, and how many others do."""
+    labels = dict.fromkeys(label for step_cost in step_costs for label in step_cost.arms)
+    first, *rest = dict.fromkeys(label.rpartition(".s")[0] or label for label in labels)
+    return f"{first} and {len(rest)} more" if rest else first
+
+
+def _step_cells(name: str, step_costs: list[StepCost]) -> tuple[str, ...]:
     cost, hours = step_costs[0].cost, sum(step_cost.hours for step_cost in step_costs)
     counts = (f"{count:,}" if count else "" for count in (cost.requested_tokens, cost.tokens, cost.steps))
     memory, stored = (format_bytes(size) if size else "" for size in (cost.memory_bytes, cost.stored_bytes))
-    return (slug, str(len(step_costs)), *counts, f"{cost.flops:.3g}", memory, stored, _format_hours(hours))
+    return (name, str(len(step_costs)), *counts, f"{cost.flops:.3g}", memory, stored, _format_hours(hours))
 
 
 def _total_cells(name: str, total: CostTotal) -> tuple[str, ...]:

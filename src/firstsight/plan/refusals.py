@@ -25,7 +25,7 @@ from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS, SYNTHETIC_VISION_TASKS
 from firstsight.recipe.stages import AdamWSpec, Pretrain, Stage, TokenizerSource
 from firstsight.recipe.study import Arm
-from firstsight.recipe.synthetic_sizes import LARGEST_TURNS, SyntheticSource, records
+from firstsight.recipe.synthetic_sizes import LARGEST_TURNS, SyntheticSource
 from firstsight.recipe.vision import ContrastiveTraining, Dinov2, TowerSpec
 from firstsight.units import Share
 
@@ -149,15 +149,6 @@ def _check_tower(location: str, tower: TowerSpec) -> None:
     if not isinstance(training, ContrastiveTraining):
         return
     _check_world(f"{location}.weights.captions.world", training.captions.world)
-    for name, value in (
-        ("steps", training.steps),
-        ("batch_size", training.batch_size),
-        ("text_layers", training.text_layers),
-        ("text_width", training.text_width),
-        ("captions.images", training.captions.images),
-    ):
-        if value < 1:
-            _refuse(f"{location}.weights.{name}", "at least 1", value, "Write a positive number")
     if training.text_width % vit.heads:
         wanted = f"a multiple of the {vit.heads} heads, which the text tower has too"
         _refuse(f"{location}.weights.text_width", wanted, training.text_width, "Choose a multiple")
@@ -212,10 +203,6 @@ def _check_sources(location: str, mixture: Mixture, tokenizer: TokenizerSource) 
         if not isinstance(source, SyntheticSource):
             continue
         _check_world(f"{location}: {source_label(source)}.world", source.world)
-        if records(source) < 1:
-            _refuse(
-                f"{location}: {source_label(source)}", "at least 1 record", records(source), "Write a positive number"
-            )
         if isinstance(tokenizer, SyntheticVocabulary) and not _has_same_words(source.world, tokenizer.world):
             got = f"objects={source.world.objects}, kinds={source.world.kinds}"
             wanted = f"words of its tokenizer, objects={tokenizer.world.objects}, kinds={tokenizer.world.kinds}"
@@ -249,10 +236,8 @@ def _check_evaluation(arm: Arm) -> None:
         for name in getattr(evaluate, field):
             if name not in known:
                 raise UnknownName(f"task of the built-in benchmarks ({location}.{field})", name, known)
-    world, questions = evaluate.benchmarks.world, evaluate.benchmarks.questions
+    world = evaluate.benchmarks.world
     _check_world(f"{location}.benchmarks.world", world)
-    if questions < 1:
-        _refuse(f"{location}.benchmarks.questions", "at least 1", questions, "Write a positive number")
     if world.max_objects < 2:
         _refuse(
             f"{location}.benchmarks.world.max_objects",

@@ -9,7 +9,7 @@ from math import floor
 from typing import ClassVar, Literal, TypeVar
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.spec import spec
+from firstsight.recipe.spec import check_positive, spec
 from firstsight.units import Share, Tokens
 
 PackingMode = Literal["one_image_per_row", "best_fit"]
@@ -77,6 +77,9 @@ class SyntheticTexts:
     loss_mask: Literal["determined", "all"]
     """Which words of a description of a scene have loss: those that the text before determines, or all."""
 
+    def __post_init__(self) -> None:
+        check_positive(self, ("documents",))
+
 
 @spec
 class SyntheticCaptions:
@@ -86,6 +89,9 @@ class SyntheticCaptions:
     world: SyntheticWorld
     images: int
     quality: Literal["rich", "noisy"]
+
+    def __post_init__(self) -> None:
+        check_positive(self, ("images",))
 
 
 @spec
@@ -99,12 +105,7 @@ class SyntheticDialogues:
     """The most questions about an image."""
 
     def __post_init__(self) -> None:
-        _check_turns(self.turns)
-
-
-def _check_turns(turns: int) -> None:
-    if turns < 1:
-        raise QuantityError(f"an image has at least 1 question. Got turns={turns}.")
+        check_positive(self, ("images", "turns"))
 
 
 @spec
@@ -119,8 +120,7 @@ class SyntheticInterleaved:
     again, so that every number is equally frequent."""
 
     def __post_init__(self) -> None:
-        if self.max_images < 1:
-            raise QuantityError(f"an interleaved document has at least 1 image. Got max_images={self.max_images}.")
+        check_positive(self, ("documents", "max_images"))
 
     def images_of(self, document: int) -> int:
         """The number of images of document number `document`, counted from 0."""
@@ -156,7 +156,7 @@ class SyntheticMultitask:
     """The share of images with other questions: names, places, relations, presence, count and ground."""
 
     def __post_init__(self) -> None:
-        _check_turns(self.turns)
+        check_positive(self, ("images", "turns"))
         if sum(self.shares.values()) != 1:
             shares = ", ".join(f"{task} {share}" for task, share in self.shares.items())
             raise QuantityError(f"the shares of multitask data sum to 1. Got {shares}. Change one of them.")
@@ -175,6 +175,9 @@ class SyntheticBenchmarks:
     TAG: ClassVar = "benchmarks"
     world: SyntheticWorld
     questions: int
+
+    def __post_init__(self) -> None:
+        check_positive(self, ("questions",))
 
 
 @spec

@@ -57,7 +57,7 @@ def check_fields(spec_class: type, values: tuple[Any, ...], named: Mapping[str, 
     if missing := [name for name in names if name not in named and name not in optional]:
         raise FieldError(f"{title}: wanted a value of {', '.join(missing)}. Got none. {legal}")
     for name, value in named.items():
-        kind = _field_types(spec_class)[name]
+        kind = field_types(spec_class)[name]
         if not matches(value, kind):
             former = getattr(spec_class, "FORMER_WORDS", {}).get(value) if isinstance(value, str) else None
             advice = f" {former!r} was formerly called {value!r}." if former else ""
@@ -65,7 +65,8 @@ def check_fields(spec_class: type, values: tuple[Any, ...], named: Mapping[str, 
 
 
 @cache
-def _field_types(spec_class: type) -> dict[str, Any]:
+def field_types(spec_class: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name, with annotations evaluated."""
     return get_type_hints(spec_class)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, cast
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.mixture import External, SyntheticCaptions
-from firstsight.recipe.spec import spec
+from firstsight.recipe.spec import check_positive, spec
 from firstsight.units import Share
 
 ImageFit = Literal["resize", "letterbox"]
@@ -93,6 +93,9 @@ class ContrastiveTraining:
     """The share of the steps in which the learning rate rises to `peak_lr`; it ends at 0."""
     weight_decay: float
     seed: int
+
+    def __post_init__(self) -> None:
+        check_positive(self, ("text_layers", "text_width", "steps", "batch_size"))
 
 
 @spec

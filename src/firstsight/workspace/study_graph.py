@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -16,8 +16,7 @@ from pathlib import Path
 
 from firstsight.errors import DataError, RequestError, StoreError
 from firstsight.files import FileDigests, write_atomic
-from firstsight.plan import estimate
-from firstsight.plan.data_requirements import SourceSize
+from firstsight.plan.data_requirements import SourceSize, check_data_sufficient
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps
 from firstsight.plan.step import Step, content_key
@@ -81,7 +80,7 @@ def prepare_study(
         content_ids = recorded | preparer.prepare_all(select(graph))
         graph = graph if content_ids == recorded else build_graph(stored.study, content_ids)
     part = select(graph)
-    _check_data_sufficient(part, preparer.sizes)
+    check_data_sufficient(part, preparer.sizes)
     store = Store(stored.root)
     for step in missing_steps(part, store):
         if isinstance(step.spec, Prepare) and step.spec in preparer.folders:
@@ -104,13 +103,6 @@ def _prepares_named_source(step: Step) -> bool:
     return isinstance(step.spec, Prepare) and isinstance(step.spec.source, External | Recaptioned)
 
 
-def _check_data_sufficient(graph: Graph, counted: Mapping[str, SourceSize]) -> None:
-    """Raise RequestError where a source would have to be repeated more often than the recipe allows."""
-    device = estimate.DeviceSpec("cpu", utilisation=1.0)
-    with sources.as_request_error():
-        estimate.check_data_sufficient(estimate.estimate_cost(graph, device, counted=counted))
-
-
 @dataclass(kw_only=True, slots=True)
 class _SourcePreparer:
     """Digests and prepared folders of a study's external sources."""
@@ -125,7 +117,7 @@ class _SourcePreparer:
 
     def prepare_all(self, graph: Graph) -> dict[str, str]:
         """Check, read and prepare the external sources of a graph, and record their digests, by `content_key`."""
-        _check_data_sufficient(graph, {})
+        check_data_sufficient(graph)
         named = sources.external_sources(graph)
         sources.check_locations(named, self.site)
         self.site = sources.download_models(named, self.site)

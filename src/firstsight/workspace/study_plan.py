@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from firstsight.errors import UnknownName
+from firstsight.plan.data_requirements import check_data_sufficient
 from firstsight.plan.estimate import DEVICE_GB, CostEstimate, DeviceSpec, estimate_cost, estimate_table
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.schedules import stage_table, training_lines
@@ -41,7 +42,7 @@ class StudyPlan:
         yield from _cost_lines(self.cost)
         if names := self.graph.undigested_names():
             yield f"Addresses are provisional until a run has read {', '.join(names)}."
-        yield from (*self.cost.shortages, *_claim_lines(self.study))
+        yield from _claim_lines(self.study)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -50,7 +51,11 @@ class StudyPlan:
 
 
 def plan_study(stored: StoredStudy, *, device: str | None = None, utilisation: float = 0.4) -> StudyPlan:
-    """The plan of a study on a device (default: cpu or h100, by scale), of whose peak training reaches a part."""
+    """The plan of a study on a device (default: cpu or h100, by scale), of whose peak training reaches a part.
+
+    QuantityError where the user's own data is declared too small for it.
+    """
+    check_data_sufficient(stored.graph)
     device = device or ("cpu" if stored.study.scale in ("smoke", "cpu") else "h100")
     folder = stored.root / "steps"
     return StudyPlan(
