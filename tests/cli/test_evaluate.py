@@ -15,11 +15,13 @@ from firstsight.evaluate import harness
 from firstsight.evaluate.answer_cache import evaluation_folder
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.workspace.study_functions import find_study_function
 
 Checkpoint = Callable[[str], Path]
 Run = Callable[..., tuple[int, str, str]]
+ANY_FILES = StepHandler(function="", outputs=("**",))
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def stored(checkpoint: Checkpoint, benchmarks: Path, tmp_path_factory: pytest.Te
     for step in steps.arms[label]:
         folder = _result(step, checkpoint, benchmarks)
         if folder is not None:
-            store.adopt(step, folder)
+            store.adopt(step, folder, ANY_FILES)
     return store.root
 
 
@@ -209,7 +211,7 @@ def test_a_model_trained_on_images_from_the_beginning_has_no_text_model(
     label = next(label for label in steps.arms if label.startswith("start-000"))
     for step in steps.arms[label]:
         if step.kind in ("midtrain", "finetune"):
-            Store(runs).adopt(step, checkpoint("patches"))
+            Store(runs).adopt(step, checkpoint("patches"), ANY_FILES)
     words = ("evaluate", label, "--tasks", "vqav2", "--text-only", "--scale", "smoke", "--seeds", 1, "--out", runs)
     code, _, err = run(*words)
     assert code == 2 and "was trained on images from the beginning" in err

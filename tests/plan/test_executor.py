@@ -33,11 +33,21 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return toy_steps.published_digests(root)
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("die", "signal 9"), ("empty", "left nothing")])
+@pytest.mark.parametrize(("kind", "reason"), [("die", "signal 9"), ("empty", "wanted all outputs of toy_steps:empty")])
 def test_a_dead_worker_fails_its_step_and_is_replaced(tmp_path: Path, kind: str, reason: str) -> None:
     good = {f"good{n}": toy_steps.step("write", f"good{n}") for n in range(3)}
     summary = toy_steps.run_graph(toy_steps.make_graph(bad=toy_steps.step(kind, "bad"), **good), tmp_path, workers=1)
     assert reason in summary.failed[0].reason and len(summary.published) == 3
+
+
+def test_what_a_killed_attempt_left_is_not_published(tmp_path: Path) -> None:
+    step = toy_steps.step("litter", "paper")
+    graph = toy_steps.make_graph(arm=step)
+    assert not toy_steps.run_graph(graph, tmp_path).ok
+    assert {path.name for path in (tmp_path / "work" / step.address).iterdir()} > {"text", "notes", "link", ".tmpF3x"}
+    assert toy_steps.run_graph(graph, tmp_path).ok
+    assert list(Store(tmp_path).provenance(step.address)["files"]) == ["text"]
+    assert json.loads((Store(tmp_path).path(step.address) / "text").read_text()) == ["text"]
 
 
 def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path) -> None:

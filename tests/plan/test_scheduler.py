@@ -92,7 +92,7 @@ def test_what_is_not_needed_is_not_run(tmp_path: Path) -> None:
 
 def test_named_leaves_are_error_info_before_anything_runs(tmp_path: Path) -> None:
     site, graph = Site(cache=tmp_path), build_graph(when(get_scale("1b")))
-    handlers = {step.kind: "toy_steps:write" for step in graph.steps if step.kind != "named"}
+    handlers = {step.kind: toy_steps.HANDLERS["write"] for step in graph.steps if step.kind != "named"}
     with (
         LocalExecutor(1, site) as executor,
         pytest.raises(RequestError, match=r"dclm-mix, gpt-neox-20b.*path") as error_info,

@@ -11,6 +11,7 @@ import pytest
 from firstsight.errors import StoreError
 from firstsight.plan.graph import Graph, build_graph, render_tree
 from firstsight.plan.step import content_key, field_differences
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, Recaptioned, single_source
 from firstsight.recipe.scales import branch_at, get_scale
@@ -20,6 +21,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.units import Share, Tokens
 
 ARM = branch_at(get_scale("1b"), Share(4, 5))
+ANY_FILES = StepHandler(function="", outputs=("**",))
 CONTENT_IDS = {
     "dclm-mix": "d" * 64,
     "datacomp-dr-1b with synthetic captions": "c" * 64,
@@ -121,15 +123,16 @@ def test_an_adopted_folder_is_linked_not_copied(tmp_path: Path) -> None:
     (made / "deep").mkdir(parents=True)
     (made / "deep" / "tokens.npy").write_bytes(b"12345")
     (made / "manifest.json").write_text("{}")
+    (made / ".manifest.json.0123abcd.tmp").write_text("{")
     store = Store(tmp_path / "runs")
     leftover = store.work_folder(step.address) / "left by a killed run"
     leftover.write_text("x")
-    result = store.adopt(step, made)
+    result = store.adopt(step, made, ANY_FILES)
     assert store.has(step.address) and store.verify(step.address) == ()
     assert sorted(store.provenance(step.address)["files"]) == ["deep/tokens.npy", "manifest.json"]
     assert (result / "deep" / "tokens.npy").stat().st_ino == (made / "deep" / "tokens.npy").stat().st_ino
     assert store.provenance(step.address)["identities"] == CONTENT_IDS
-    assert store.adopt(step, tmp_path / "not read") == result
+    assert store.adopt(step, tmp_path / "not read", ANY_FILES) == result
 
 
 def test_two_runs_do_not_publish_the_same_at_once(tmp_path: Path) -> None:
@@ -138,4 +141,4 @@ def test_two_runs_do_not_publish_the_same_at_once(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
     with store.lock(step.address) as is_free, pytest.raises(StoreError, match="another run"):
         assert is_free
-        store.adopt(step, tmp_path / "made")
+        store.adopt(step, tmp_path / "made", ANY_FILES)

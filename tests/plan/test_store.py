@@ -10,10 +10,12 @@ import pytest
 
 from firstsight.errors import DataError, RequestError, StepFailed, StoreError
 from firstsight.plan.step import Step
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import STORE_FORMAT, Store
 from firstsight.recipe.mixture import External
 from firstsight.units import Tokens
 
+ANY_FILES = StepHandler(function="", outputs=("**",))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -27,7 +29,7 @@ def published(store: Store, step: Step) -> Path:
     (work / "deep").mkdir()
     (work / "deep" / "b.txt").write_text("two")
     (work / "a.txt").write_text("one")
-    return store.publish(step, started=NOW)
+    return store.publish(step, ANY_FILES, started=NOW)
 
 
 def test_a_result_is_published_whole_with_its_provenance_outside(tmp_path: Path) -> None:
@@ -50,8 +52,8 @@ def test_a_result_is_published_whole_with_its_provenance_outside(tmp_path: Path)
 def test_an_empty_folder_is_not_a_result(tmp_path: Path) -> None:
     store, result_step = Store(tmp_path), step()
     store.work_folder(result_step.address)
-    with pytest.raises(StepFailed, match="left nothing"):
-        store.publish(result_step, started=NOW)
+    with pytest.raises(StepFailed, match="wanted all outputs"):
+        store.publish(result_step, ANY_FILES, started=NOW)
     assert not store.has(result_step.address)
 
 

@@ -16,13 +16,20 @@ from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, StepEvent, run
 from firstsight.plan.step import Step
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External
 from firstsight.recipe.serialize import to_json
 from firstsight.site import Progress, ProgressCallback, Site
 from firstsight.units import Tokens
 
-HANDLERS = {kind: f"toy_steps:{kind}" for kind in ("write", "slow", "fail", "die", "empty", "facts")}
+HANDLERS = {
+    kind: StepHandler(function=f"toy_steps:{kind}", outputs=(output,))
+    for kind, output in (
+        *(("write", "text"), ("slow", "slices"), ("fail", "none"), ("die", "none"), ("empty", "none")),
+        *(("facts", "facts.json"), ("litter", "text")),
+    )
+}
 SLICES = 30
 
 
@@ -85,6 +92,18 @@ def slow(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, o
             ledger.write(f"{number} {hashlib.sha256(_text(spec, inputs).encode() + bytes([number])).hexdigest()}\n")
             ledger.flush()
             on_progress(Progress(done=number + 1, total=SLICES, unit="slices", metrics={"loss": 1 / (number + 1)}))
+
+
+def litter(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
+    """The first attempt dies and leaves files; the second says what it finds."""
+    leftovers = sorted(path.relative_to(out).as_posix() for path in out.rglob("*"))
+    if not (out / "text").exists():
+        for name in ("text", "notes", ".tmpF3x", ".text.0123abcd.tmp", "resume/point"):
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_text("half")
+        (out / "link").symlink_to(out / "text")
+        os.kill(os.getpid(), signal.SIGKILL)
+    (out / "text").write_text(json.dumps(leftovers))
 
 
 def fail(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:

@@ -164,7 +164,7 @@ def draw_arm(rng: Random, number: int) -> Arm:
 
 @cache
 def handler(name: str) -> Any:
-    module, function = HANDLERS[name].split(":")
+    module, function = HANDLERS[name].function.split(":")
     return getattr(import_module(module), function)
 
 

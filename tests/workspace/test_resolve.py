@@ -9,6 +9,7 @@ import pytest
 
 from firstsight.errors import RequestError, UnknownName
 from firstsight.plan.graph import build_graph
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
 from firstsight.studies.when import when
@@ -17,6 +18,7 @@ from firstsight.workspace.study_graph import StoredStudy
 
 STUDY = when(replace(get_scale("smoke"), seeds=1))
 GRAPH = build_graph(STUDY)
+ANY_FILES = StepHandler(function="", outputs=("**",))
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def out(tmp_path: Path) -> Path:
         if step.kind in ("pretrain", "midtrain", "finetune"):
             (tmp_path / step.address).mkdir()
             (tmp_path / step.address / "spec.json").write_text("{}")
-            store.adopt(step, tmp_path / step.address)
+            store.adopt(step, tmp_path / step.address, ANY_FILES)
     return store.root
 
 

@@ -22,6 +22,7 @@ from typing import Literal
 
 from firstsight.errors import FirstsightError
 from firstsight.plan.step import Step
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.site import Progress, Site
 from firstsight.worker_process import WorkerProcess
@@ -34,8 +35,7 @@ class StepJob:
     """The arguments of a worker for one step."""
 
     step: Step
-    handler: str
-    """`module:function`, imported in the worker."""
+    handler: StepHandler
     inputs: Mapping[str, Path]
     site: Site
     store_root: Path
@@ -142,10 +142,11 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
             return StepReport(address, "already_published")
         started = datetime.now(UTC)
         print(f"--- {address} at {started.isoformat()}", flush=True)  # noqa: T201 - into the step's log
-        handler: Callable[..., None] = pkgutil.resolve_name(job.handler)
+        function: Callable[..., None] = pkgutil.resolve_name(job.handler.function)
         out, on_progress = store.work_folder(address), _ProgressSender(connection, address)
-        handler(job.step.spec, inputs=job.inputs, out=out, site=job.site, on_progress=on_progress)
-        store.publish(job.step, started=started)
+        job.handler.clear(out)
+        function(job.step.spec, inputs=job.inputs, out=out, site=job.site, on_progress=on_progress)
+        store.publish(job.step, job.handler, started=started)
         return StepReport(address, "published")
     return StepReport(address, "failed", reason=error_capture.reason)
 

@@ -13,6 +13,7 @@ from firstsight.plan.executor import LocalExecutor, StepJob, StepReport
 from firstsight.plan.graph import Graph
 from firstsight.plan.remaining_time import RemainingTime, expected_seconds
 from firstsight.plan.step import Step
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.site import Progress, Site
 
@@ -100,12 +101,12 @@ def run(
     *,
     site: Site,
     executor: LocalExecutor,
-    handlers: Mapping[str, str],
+    handlers: Mapping[str, StepHandler],
     on_event: EventCallback,
 ) -> RunSummary:
     """Run every step that is needed for an evaluation missing in `store`; a failed step blocks only its descendants.
 
-    `handlers` maps a kind to `module:function`. External sources are not run: they are read at the site's paths.
+    `handlers`: by kind of step. External sources are not run: they are read at the site's paths.
     RequestError, before anything runs, for a kind without a handler or an external source without a path.
     """
     missing = missing_steps(graph, store)
@@ -138,7 +139,7 @@ def result_path(step: Step, store: Store, site: Site) -> Path:
     return Path(site.sources[step.spec.name].path) if step.kind == EXTERNAL_KIND else store.path(step.address)
 
 
-def _check_runnable(missing: set[Step], handlers: Mapping[str, str], site: Site) -> None:
+def _check_runnable(missing: set[Step], handlers: Mapping[str, StepHandler], site: Site) -> None:
     names = {parent.spec.name for step in missing for _, parent in step.needs if parent.kind == EXTERNAL_KIND}
     if unlocated := sorted(names - set(site.sources)):
         advice = "Write their paths in the site file, or take a scale with built-in data (smoke, cpu)"

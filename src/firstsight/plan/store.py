@@ -21,9 +21,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from firstsight.errors import DataError, StepFailed, StoreError
+from firstsight.errors import DataError, StoreError
 from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, write_atomic
 from firstsight.plan.step import Step, find_address
+from firstsight.plan.step_handler import StepHandler
 from firstsight.recipe.serialize import to_json
 
 STORE_FORMAT = 2
@@ -60,8 +61,10 @@ class Store:
         return self.root / "logs" / f"{address}.log"
 
     def work_folder(self, address: str) -> Path:
-        """The working folder of `address`, as the last attempt left it."""
+        """The working folder of `address`, as the last attempt left it; a link or a file of that name is removed."""
         folder = self.root / "work" / address
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -85,12 +88,14 @@ class Store:
             advice = f"Delete {self.path(address)} and run again to compute it once more."
             raise DataError(f"{path}: wanted the provenance of {address}, got {error}. {advice}") from error
 
-    def publish(self, step: Step, *, started: datetime) -> Path:
-        """Rename the working folder of `step` to its address, after all of its bytes are on the disk."""
-        work, result = self.root / "work" / step.address, self.path(step.address)
+    def publish(self, step: Step, handler: StepHandler, *, started: datetime) -> Path:
+        """Rename the working folder of `step` to its address, after all of its bytes are on the disk.
+
+        StepFailed if the folder has other files than `handler` declares, or lacks one of its outputs.
+        """
+        work, result = self.work_folder(step.address), self.path(step.address)
+        handler.finish(work)
         digests = _file_digests(work)
-        if not digests:
-            raise StepFailed(f"{step.address}: wanted files in {work}, got none. Its handler left nothing to publish.")
         for path in (*(work / name for name in digests), *(path for path in work.rglob("*") if path.is_dir()), work):
             fsync_path(path)
         record = _provenance_record(step, started=started, files=digests)
@@ -99,10 +104,10 @@ class Store:
         fsync_path(result.parent)
         return result
 
-    def adopt(self, step: Step, source: Path) -> Path:
+    def adopt(self, step: Step, source: Path, handler: StepHandler) -> Path:
         """Publish a folder that was made elsewhere as the result of `step`; files are linked where possible.
 
-        StoreError if another process is publishing the same step.
+        Only what `handler` declares. StoreError if another process is publishing the same step.
         """
         with self.lock(step.address) as is_locked:
             if self.has(step.address):
@@ -112,7 +117,8 @@ class Store:
             started, work = datetime.now(UTC), self.root / "work" / step.address
             shutil.rmtree(work, ignore_errors=True)
             shutil.copytree(source, work, copy_function=lambda source, target: link_or_copy(Path(source), Path(target)))
-            return self.publish(step, started=started)
+            handler.clear(work)
+            return self.publish(step, handler, started=started)
 
     def verify(self, address: str) -> tuple[str, ...]:
         """The damage of a published result: a line for each file that is missing, changed or unexpected."""

@@ -10,28 +10,64 @@ from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, run
 from firstsight.plan.step import Step
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.site import Site
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.sources import download_models, external_sources
 
-HANDLERS: dict[str, str] = {
-    "vocabulary": "firstsight.synthetic:write_vocabulary",
-    "texts": "firstsight.synthetic:write_texts",
-    "captions": "firstsight.synthetic:write_captions",
-    "dialogues": "firstsight.synthetic:write_dialogues",
-    "interleaved": "firstsight.synthetic:write_interleaved",
-    "multitask": "firstsight.synthetic:write_multitask",
-    "benchmarks": "firstsight.synthetic:write_benchmarks",
-    "prepare": "firstsight.data.prepare:prepare",
-    "contrast": "firstsight.train.encoder:train_contrastive",
-    "encode": "firstsight.train.encoder:encode_features",
-    "pretrain": "firstsight.train.handlers:pretrain",
-    "midtrain": "firstsight.train.handlers:train_stage",
-    "finetune": "firstsight.train.handlers:train_stage",
-    "evaluate": "firstsight.evaluate.harness:evaluate",
+_DIALOGUES = ("dialogues.json", "images.tar")
+_TRAINING_RECORDS = ("log.jsonl", "ledger.json", "ledger.npy", "achieved.json")
+
+
+def _training_handler(function: str) -> StepHandler:
+    """A step that trains the decoder: a checkpoint, what was read for it, and resume points."""
+    return StepHandler(
+        function=function,
+        outputs=("model*.safetensors", "optimizer*.safetensors", "spec.json", "tokenizer.json", *_TRAINING_RECORDS),
+        optional=("model.safetensors.index.json", "optimizer.safetensors.index.json", "encoder*/**"),
+        unfinished=("resume/**",),
+    )
+
+
+HANDLERS: dict[str, StepHandler] = {
+    "vocabulary": StepHandler(function="firstsight.synthetic:write_vocabulary", outputs=("tokenizer.json",)),
+    "texts": StepHandler(function="firstsight.synthetic:write_texts", outputs=("text-*.jsonl.zst",)),
+    "captions": StepHandler(function="firstsight.synthetic:write_captions", outputs=("*.tar",)),
+    "dialogues": StepHandler(function="firstsight.synthetic:write_dialogues", outputs=_DIALOGUES),
+    "interleaved": StepHandler(
+        function="firstsight.synthetic:write_interleaved", outputs=("documents-*.jsonl.zst", "images-*.tar")
+    ),
+    "multitask": StepHandler(function="firstsight.synthetic:write_multitask", outputs=_DIALOGUES),
+    "benchmarks": StepHandler(
+        function="firstsight.synthetic:write_benchmarks", outputs=("images.tar", "*/*.json", "*/*.jsonl")
+    ),
+    "prepare": StepHandler(
+        function="firstsight.data.prepare:prepare",
+        outputs=(
+            *(f"{name}.npy" for name in ("samples", "shown", "tokens", "loss", "images")),
+            *("shards.json", "read.json", "manifest.json", "quarantine.jsonl"),
+        ),
+        unfinished=("parts/**", "merged.json", "refused.json"),
+    ),
+    "contrast": StepHandler(
+        function="firstsight.train.encoder:train_contrastive",
+        outputs=("model*.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"),
+        optional=("model.safetensors.index.json",),
+    ),
+    "encode": StepHandler(
+        function="firstsight.train.encoder:encode_features", outputs=("features.npy",), unfinished=("resume/**",)
+    ),
+    "pretrain": _training_handler("firstsight.train.handlers:pretrain"),
+    "midtrain": _training_handler("firstsight.train.handlers:train_stage"),
+    "finetune": _training_handler("firstsight.train.handlers:train_stage"),
+    "evaluate": StepHandler(
+        function="firstsight.evaluate.harness:evaluate",
+        outputs=("answers.jsonl", "scores.json"),
+        unfinished=("sheets/**",),
+    ),
 }
-"""The function (`module:function`) that does each kind of step; only worker processes import it."""
+"""What does each kind of step and what it may leave; only worker processes import the functions."""
 
 
 def run_graph(

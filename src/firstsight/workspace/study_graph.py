@@ -28,7 +28,7 @@ from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace import sources
 from firstsight.workspace.check_models import check_models
-from firstsight.workspace.execute import run_step
+from firstsight.workspace.execute import HANDLERS, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 
@@ -84,7 +84,7 @@ def prepare_study(
     store = Store(stored.root)
     for step in missing_steps(part, store):
         if isinstance(step.spec, Prepare) and step.spec in preparer.folders:
-            store.adopt(step, preparer.folders[step.spec])
+            store.adopt(step, preparer.folders[step.spec], HANDLERS["prepare"])
     return store, graph
 
 

@@ -154,13 +154,14 @@ def test_prepare_inside_a_step_of_a_run(workshop: Workshop, source: Path) -> Non
     from firstsight.plan.executor import LocalExecutor, StepJob
     from firstsight.plan.step import Step
     from firstsight.plan.store import Store
+    from firstsight.workspace.execute import HANDLERS
 
     store = Store(workshop.root / "store")
     site = Site(sources={"s": Location(path=str(source))}, readers=2)
     step = Step(kind="prepare", spec=prepare_spec("text"), version=1)
     job = StepJob(
         step=step,
-        handler="firstsight.data.prepare:prepare",
+        handler=HANDLERS["prepare"],
         inputs={"tokenizer": workshop.words()},
         site=site,
         store_root=store.root,
