@@ -71,13 +71,19 @@ def test_missing_keys_keep_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[machin]\ndevice = 'cpu'", ("machin", "machine, limits, sources", "Nearest: machine")),
+        ("[machin]\ndevice = 'cpu'", ("machin", "machine, sources", "Nearest: machine")),
         ("[machine]\nthread = 1", ("[machine] thread", "Nearest: threads")),
         ("[machine]\nthreads = '1'", ("[machine] threads", "a whole number", "'1'")),
         ("[machine]\nthreads = true", ("[machine] threads", "a whole number", "True")),
         ("[machine]\nthreads = 1.5", ("[machine] threads", "a whole number", "1.5")),
         ("[machine]\nreaders = 0", ("[machine] readers", "at least 1", "0")),
         ("[machine]\nsave_every = -1", ("[machine] save_every", "-1")),
+        ("[machine]\nsave_every = nan", ("[machine] save_every", "at least 0", "nan")),
+        ("[machine]\nsave_every = inf", ("[machine] save_every", "at most 1,000,000", "inf")),
+        ("[machine]\ndevice = 'banana'", ("[machine] device", "cpu, cuda or cuda:N", "'banana'")),
+        ("[machine]\ndevice = 'cuda:x'", ("[machine] device", "cpu, cuda or cuda:N", "'cuda:x'")),
+        ('[sources.x]\npath = "a\\u0000b"', ("[sources.x] path", "NUL", r"'a\x00b'")),
+        (f"[machine]\nthreads = {'[' * 100_000}", ("TOML", "recursion")),
         ("[machine]\ncompile = 'no'", ("[machine] compile", "true or false")),
         ("machine = 3", ("[machine]", "a table", "3")),
         ("[sources]\nx = '/data'", ("[sources.x]", "a table", "/data")),
@@ -97,6 +103,25 @@ def test_errors_name_file_key_wanted_and_got(tmp_path: Path, text: str, words: t
         site_from(tmp_path, text)
     for word in (str(tmp_path / "site.toml"), *words):
         assert word in str(error_info.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "cuda:15"])
+def test_devices_of_torch_are_read(tmp_path: Path, device: str) -> None:
+    assert site_from(tmp_path, f'[machine]\ndevice = "{device}"').device == device
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe[\x00m\x00", b"[machine]\ndevice = '\x80'"])
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "site.toml").write_bytes(content)
+    with pytest.raises(RequestError, match=r"site.toml: wanted a site file in TOML. Got 'utf-8' codec"):
+        read_site(tmp_path / "site.toml")
+
+
+@pytest.mark.parametrize("name", ["absent.toml", "folder"])
+def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RequestError, match=r"wanted a site file\. Got "):
+        read_site(tmp_path / name)
 
 
 def test_the_template_is_a_valid_site_file(tmp_path: Path) -> None:

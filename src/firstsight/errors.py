@@ -8,7 +8,6 @@ FirstsightError
 │   ├── MissingPackage    an optional package is not installed
 │   └── StoreError        the output folder cannot be written, or has the format of another version
 ├── DataError             a record, shard or file with invalid content
-│   ├── LimitExceeded     a file is larger, deeper or describes more than a limit of the site
 │   └── MixError          the sources have too few tokens for the recipe
 ├── ModelError            weights, shapes or specs that contradict each other
 └── StepFailed            a step of a run failed (exit code 1)
@@ -16,6 +15,7 @@ FirstsightError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -63,10 +63,6 @@ class DataError(FirstsightError):
     """A record, shard or file with invalid content."""
 
 
-class LimitExceeded(DataError):
-    """A file is larger, nested deeper or describes a larger model than a limit of the site; see `limits`."""
-
-
 class MixError(DataError):
     """The sources have too few tokens for the recipe."""
 
@@ -77,3 +73,40 @@ class ModelError(FirstsightError):
 
 class StepFailed(FirstsightError):
     """A step of a run failed; the message names the step, the reason and its log."""
+
+
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|\d+ requested and \d+ written")
+"""Texts of the system, and numpy's of a short write."""
+_NO_ACCESS = re.compile("Permission denied|Operation not permitted|Read-only file system")
+_SPACE_ADVICE = (
+    "Free disk space: exports, pages of answers, the folder work/ of a study that will not be continued, the cache "
+    "(computed again when needed; [machine] cache in the site file names it). Or choose another disk with --out. "
+    "Then the same command resumes."
+)
+_ACCESS_ADVICE = (
+    "Give this user access, or choose another place: --out for results, for the cache a line cache = ... under "
+    "[machine] in the site file. Then the same command resumes."
+)
+_MEMORY_ADVICE = "Give fewer --jobs, or a smaller rows_at_once under [machine] in the site file."
+
+
+def describe_error(error: BaseException, *, place: object = "") -> str:
+    """Any error as a message for the user: a fault of the disk or of memory with what to do, others by their type.
+
+    `place` is the folder or file of the work that failed, for errors that name none.
+    """
+    if isinstance(error, FirstsightError):
+        return str(error)
+    path, text, name = place, str(error), type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        path, text = error.filename or place, error.strerror
+    elif isinstance(error, MemoryError) or "out of memory" in text.lower():
+        first_line = text.strip().partition("\n")[0].rstrip(".") or "memory ran out"
+        return f"{name}: {first_line}. {_MEMORY_ADVICE}"
+    subject = f"{path.decode(errors='replace') if isinstance(path, bytes) else path}: " if path else ""
+    for pattern, advice in ((_DISK_FULL, _SPACE_ADVICE), (_NO_ACCESS, _ACCESS_ADVICE)):
+        if match := pattern.search(text):
+            return f"{subject}{match[0]}. {advice}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{subject}{text}. Correct that, then give the same command again."
+    return f"{name}: {text}" if text else name

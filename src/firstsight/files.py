@@ -14,8 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from firstsight.errors import DataError, ModelError, StoreError
-from firstsight.limits import iter_lines, limit_exceeded, parse_json, read_file
+from firstsight.errors import DataError, FirstsightError, ModelError, StoreError
 
 _TEMPORARY_SUFFIX = re.compile(r"\.[0-9a-f]{8}\.tmp")
 
@@ -109,18 +108,45 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
         shutil.copy2(source, target)
 
 
+def read_json(
+    path: Path,
+    content: str = "JSON",
+    *,
+    advice: str,
+    wanted: type = dict,
+    error: type[FirstsightError] = DataError,
+) -> Any:
+    """The value of a JSON file that firstsight wrote; `error` with the path and the `advice` for one that is damaged.
+
+    `content` is what a message calls it; `wanted` is the class of the value: dict, list, str.
+    """
+    try:
+        value: object = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as damage:
+        reason = damage.strerror if isinstance(damage, OSError) and damage.strerror else damage
+        raise error(f"{path}: wanted {content}. Got {reason}. {advice}") from damage
+    if not isinstance(value, wanted):
+        raise error(f"{path}: wanted {content}, a {wanted.__name__}. Got {str(value)[:80]}. {advice}")
+    return value
+
+
+def read_cached_json(path: Path, *, wanted: type = dict) -> Any:
+    """The value of a JSON file in a cache; None, so that it is computed again, where there is none or it is damaged."""
+    with suppress(DataError):
+        return read_json(path, advice="", wanted=wanted)
+    return None
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number from 1, value) of each line that is not blank; DataError names the file and the line of bad JSON."""
     with path.open("rb") as file:
-        for number, line in enumerate(iter_lines(file), 1):
-            location = f"{path}, line {number}"
-            if line is None:
-                raise limit_exceeded(location, "record")
+        for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                yield number, parse_json(line, location)
+                yield number, json.loads(line)
             except ValueError as error:
+                location = f"{path}, line {number}"
                 raise DataError(f"{location}: wanted JSON. Got {error}. Repair or remove that line.") from error
 
 
@@ -129,7 +155,7 @@ class FileDigests:
 
     def __init__(self, cache: Path) -> None:
         self._file = cache / "digests.json"
-        self._entries: dict[str, list[Any]] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._entries: dict[str, list[Any]] = read_cached_json(self._file) or {}
         self._is_modified = False
 
     def digest(self, file: Path) -> str:
@@ -156,8 +182,7 @@ class FileDigests:
 def read_weight_map(index: Path) -> dict[str, str]:
     """{tensor name: shard's file name} of a model.safetensors.index.json; ModelError for another file."""
     try:
-        content = parse_json(read_file(index, "settings"), index)
-        return {str(name): str(shard) for name, shard in content["weight_map"].items()}
+        return {str(name): str(shard) for name, shard in json.loads(index.read_text())["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: wanted an index with a weight_map. Got: {error!r}. Copy it again.") from error
 

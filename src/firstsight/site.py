@@ -5,15 +5,24 @@ Nothing here enters an address. `site_file` reads a Site from TOML.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 
-from firstsight.limits import Limits
 from firstsight.units import Share
 
 MAX_REJECTED_SHARE = Share(1, 100)
 LOSS_IMPLEMENTATIONS = ("chunked", "liger")
+
+
+def default_cache() -> Path:
+    """~/.cache/firstsight; a folder for temporary files where this user has no home, as in some containers."""
+    try:
+        return Path.home() / ".cache" / "firstsight"
+    except RuntimeError:
+        return Path(gettempdir()) / f"firstsight-{os.getuid()}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +59,10 @@ class Site:
     """The cross-entropy implementation: `chunked`, or on a GPU `liger` (needs the package liger-kernel)."""
     save_every: float = 60.0
     """Seconds between resume points of a training step."""
-    cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "firstsight")
+    cache: Path = field(default_factory=default_cache)
     """Rasterised drawings, compiled kernels and packed tables; safe to delete."""
     sources: Mapping[str, Location] = field(default_factory=dict[str, Location])
     """Paths of external data and weights, by name."""
-    limits: Limits = field(default_factory=Limits)
-    """The largest sizes that files of others may have."""
     rows_at_once: int = 0
     """Rows of a step that are computed together where memory is short, their gradients summed; 0: all."""
     readers: int = 1

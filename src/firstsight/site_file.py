@@ -1,10 +1,9 @@
 """The site file, TOML:
 
     [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers
-    [limits]                    record, unpacked, file, settings, depth, picture, pixels, row_group, tokenizer ...
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 
-Its keys are the fields of Site, Limits and Location. Every error names file, key, expected and actual value.
+Its keys are the fields of Site and Location. Every error names the file, the key, the expected and the actual value.
 """
 
 from __future__ import annotations
@@ -19,9 +18,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from firstsight.errors import QuantityError, RequestError
-from firstsight.limits import BYTE_LIMITS, Limits, read_file
 from firstsight.site import LOSS_IMPLEMENTATIONS, Location, Site
-from firstsight.units import parse_bytes, parse_share
+from firstsight.units import parse_share
+
+DEVICE_PATTERN = r"cpu|cuda(:\d{1,3})?"
+MAX_NUMBER = 1_000_000
+"""Of threads, readers, rows and seconds: larger ones are mistakes, and infinity is one."""
 
 _TOML_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "str": (str, "text in quotes"),
@@ -41,12 +43,11 @@ def read_site(path: Path, *, defaults: Site | None = None) -> Site:
     Raises RequestError with file, key, wanted, got and the nearest known key.
     """
     document = _load_toml(path)
-    _check_keys(document, ("machine", "limits", "sources"), f"{path}:")
+    _check_keys(document, ("machine", "sources"), f"{path}:")
     machine = _read_table(document.get("machine", {}), Site, path=path, header="[machine]")
     source_tables = _check_table(document.get("sources", {}), path, "[sources]")
     sources = {name: _read_location(name, table, path) for name, table in source_tables.items()}
-    limits = _read_limits(document.get("limits", {}), path)
-    return replace(defaults or Site(), **machine, limits=limits, sources=sources)
+    return replace(defaults or Site(), **machine, sources=sources)
 
 
 def source_entries_template(names: Mapping[str, str]) -> str:
@@ -56,26 +57,12 @@ def source_entries_template(names: Mapping[str, str]) -> str:
 
 def _load_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_file(path, "settings").decode())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RequestError(f"{path}: wanted a site file. Got {error.strerror}. Write it, or name another.") from error
+        advice = "Write it, or name another: in $FIRSTSIGHT_SITE, or as ./site.toml."
+        raise RequestError(f"{path}: wanted a site file. Got {error.strerror}. {advice}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"{path}: wanted a site file in TOML. Got {error}. Correct that line.") from error
-
-
-def _read_limits(value: object, path: Path) -> Limits:
-    header, limits = "[limits]", dict[str, int]()
-    table = _check_table(value, path, header)
-    _check_keys(table, [field.name for field in fields(Limits)], f"{path}: {header}")
-    for key, entry in table.items():
-        if not (key in BYTE_LIMITS and isinstance(entry, str)):
-            _check_type(entry, "int", f"{path}: {header} {key}")
-        try:
-            limits[key] = parse_bytes(entry) if isinstance(entry, str) else entry
-            Limits(**limits)
-        except QuantityError as error:
-            raise RequestError(f"{path}: {header} {key}: {error} Correct that line.") from error
-    return Limits(**limits)
 
 
 def _read_location(name: str, table: object, path: Path) -> Location:
@@ -89,7 +76,7 @@ def _read_location(name: str, table: object, path: Path) -> Location:
 
 def _read_table(value: object, spec_class: type, *, path: Path, header: str) -> dict[str, Any]:
     table = _check_table(value, path, header)
-    annotations = {field.name: str(field.type) for field in fields(spec_class) if str(field.type) in _TOML_TYPES}
+    annotations = {field.name: str(field.type) for field in fields(spec_class) if field.name != "sources"}
     _check_keys(table, annotations, f"{path}: {header}")
     return {key: _read_value(key, entry, annotations[key], path=path, header=header) for key, entry in table.items()}
 
@@ -101,10 +88,13 @@ def _read_value(key: str, value: Any, annotation: str, *, path: Path, header: st
         for name, item in value.items():
             _check_type(item, "str", f"{location}.{name}")
     minimum = 1 if key in ("threads", "readers") else 0
-    if annotation in ("int", "float") and value < minimum:
-        raise RequestError(f"{location}: wanted at least {minimum}. Got {value}. Correct that line.")
+    if annotation in ("int", "float") and not minimum <= value <= MAX_NUMBER:  # also false of nan
+        limits = f"at least {minimum} and at most {MAX_NUMBER:,}"
+        raise RequestError(f"{location}: wanted {limits}. Got {value}. Correct that line.")
     if key == "loss" and value not in LOSS_IMPLEMENTATIONS:
         raise RequestError(f"{location}: wanted {' or '.join(LOSS_IMPLEMENTATIONS)}. Got {value!r}. Correct that line.")
+    if key == "device" and not re.fullmatch(DEVICE_PATTERN, value):
+        raise RequestError(f"{location}: wanted cpu, cuda or cuda:N, the N-th GPU. Got {value!r}. Correct that line.")
     if key in ("path", "pictures", "captions") or annotation == "Path":
         value = _absolute_path(value, path, location)
     if annotation == "Share":
@@ -139,6 +129,8 @@ def _check_type(value: object, annotation: str, location: str) -> None:
 
 
 def _absolute_path(raw: str, path: Path, location: str) -> str:
+    if "\0" in raw:
+        raise RequestError(f"{location}: wanted a path. Got one with a NUL character, which no file has: {raw!r}.")
     expanded = os.path.expanduser(os.path.expandvars(raw))  # noqa: PTH111 - Path would drop a slash of a URL
     if unset_variable := re.search(r"\$\{?\w+\}?", expanded):
         raise RequestError(f"{location}: {unset_variable[0]} is not set. Got {raw!r}. Set it, or write the whole path.")

@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from firstsight.visible import make_output_visible
 
 _COMMAND = (
     "import sys; sys.path[:] = {path!r}; "
@@ -36,7 +38,8 @@ class WorkerProcess:
     environment: variables that are set before the worker imports anything.
     new_session: the worker leads a process group of its own. Ctrl-C does not reach it, and whatever it starts is killed
     with it. Without one it stays in its parent's group and ignores Ctrl-C.
-    log_path: a file to which the worker's output is appended; its parent's output without one.
+    log_path: a file to which the worker's output is appended (nowhere, if it cannot be written); its parent's output
+    without one. What Python code writes appears there as `visible` text.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class WorkerProcess:
         with ExitStack() as stack:
             stack.callback(os.close, lifeline_fd)
             stack.enter_context(child_socket)
-            log_file = stack.enter_context(log_path.open("ab")) if log_path else None
+            log_file = stack.enter_context(_open_log(log_path)) if log_path else None
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
                 env={**os.environ, **environment},
@@ -119,11 +122,19 @@ class WorkerProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
+def _open_log(path: Path) -> BinaryIO:
+    try:
+        return path.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
+
+
 def run_worker(target: str, connection_fd: int, lifeline_fd: int, *, parent_pid: int) -> None:
     """The worker's main function: call `target` with the pipe; end at once when the parent does."""
     _exit_with_parent(lifeline_fd, parent_pid)
     if os.getpgrp() != os.getpid():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    make_output_visible(stdout=True)
     pkgutil.resolve_name(target)(Connection(connection_fd))
 
 

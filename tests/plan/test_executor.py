@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # the workers import their handlers from here
 
 import toy_steps
+from tests.foreign_text import OBEYED
 
 from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.scheduler import StepEvent, run
@@ -50,12 +51,31 @@ def test_what_a_killed_attempt_left_is_not_published(tmp_path: Path) -> None:
     assert json.loads((Store(tmp_path).path(step.address) / "text").read_text()) == ["text"]
 
 
+def test_a_log_obeys_nothing_and_a_full_disk_says_what_to_free(tmp_path: Path) -> None:
+    step, good = toy_steps.step("shout", "loud"), toy_steps.step("write", "good")
+    summary = toy_steps.run_graph(toy_steps.make_graph(bad=step, good=good), tmp_path, workers=1)
+    [failure] = summary.failed
+    assert "No space left on device. Free disk space" in failure.reason and len(summary.published) == 1
+    log = failure.log_path.read_bytes().decode()
+    assert not set(OBEYED.findall(log)) - {"\n"}
+    assert "\n 50%\n100%\n" + r"\x1b[2Jcleared \u202e \udcff" in log and "OSError" in log
+
+
+def test_a_log_that_cannot_be_written_fails_its_step_only(tmp_path: Path) -> None:
+    steps = {name: toy_steps.step("write", name) for name in ("bad", "good", "better")}
+    Store(tmp_path).log_path(steps["bad"].address).mkdir()
+    summary = toy_steps.run_graph(toy_steps.make_graph(**steps), tmp_path, workers=1)
+    [failure] = summary.failed
+    assert failure.step == steps["bad"] and len(summary.published) == 2
+    assert failure.reason.startswith(f"its log: {failure.log_path}: Is a directory. ")
+
+
 def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path) -> None:
     graph = toy_steps.make_graph(**{f"arm{n}": toy_steps.step("facts", f"arm{n}") for n in range(4)})
     toy_steps.run_graph(graph, tmp_path, workers=1)
     facts = [json.loads((Store(tmp_path).path(step.address) / "facts.json").read_text()) for step in graph.steps]
     assert len({fact["pid"] for fact in facts}) == 1
-    assert {(fact["omp"], fact["wait"], fact["record"]) for fact in facts} == {("1", "PASSIVE", 1000)}
+    assert {(fact["omp"], fact["wait"]) for fact in facts} == {("1", "PASSIVE")}
     assert facts[0]["pid"] != os.getpid()
 
 

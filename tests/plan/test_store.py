@@ -112,9 +112,11 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("marker", ["{", "[]", '{"firstsight": "other"}', json.dumps({"format": STORE_FORMAT})])
+@pytest.mark.parametrize(
+    "marker", ["{", "[]", '{"firstsight": "other"}', json.dumps({"format": STORE_FORMAT}), "\udcff"]
+)
 def test_a_foreign_marker_is_refused(tmp_path: Path, marker: str) -> None:
-    (tmp_path / "store.json").write_text(marker)
+    (tmp_path / "store.json").write_bytes(marker.encode(errors="surrogateescape"))
     with pytest.raises(StoreError, match="does not belong"):
         Store(tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from firstsight.errors import DataError
-from firstsight.limits import Limits, current_limits
 from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, StepEvent, run
@@ -28,7 +28,7 @@ HANDLERS = {
     kind: StepHandler(function=f"toy_steps:{kind}", outputs=(output,))
     for kind, output in (
         *(("write", "text"), ("slow", "slices"), ("fail", "none"), ("die", "none"), ("empty", "none")),
-        *(("facts", "facts.json"), ("litter", "text")),
+        *(("facts", "facts.json"), ("litter", "text"), ("shout", "none")),
     )
 }
 SLICES = 30
@@ -57,7 +57,7 @@ def diamond() -> Graph:
 
 
 def run_graph(graph: Graph, root: Path, *, workers: int = 2, events_out: list[StepEvent] | None = None) -> RunSummary:
-    site = Site(cache=root / "cache", limits=Limits(record=1000))
+    site = Site(cache=root / "cache")
     events = events_out if events_out is not None else []
     with LocalExecutor(workers, site) as executor:
         return run(graph, Store(root), site=site, executor=executor, handlers=HANDLERS, on_event=events.append)
@@ -112,6 +112,12 @@ def fail(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, o
     raise DataError(f"{spec.name}: wanted bread, got stones. Bake.")
 
 
+def shout(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
+    """Write control characters to the log, then fail like a full disk."""
+    sys.stderr.writelines(["\r 50%", "\r100%", "\n\x1b[2Jcleared \u202e \udcff\n"])
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{out}/\x1b[2J.npy")
+
+
 def die(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -121,9 +127,8 @@ def empty(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, 
 
 
 def facts(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Write the worker's process id, environment and limits."""
+    """Write the worker's process id and environment."""
     facts = {"pid": os.getpid(), "omp": os.environ["OMP_NUM_THREADS"], "wait": os.environ["OMP_WAIT_POLICY"]}
-    facts["record"] = current_limits().record
     (out / "facts.json").write_text(json.dumps(facts))
 
 

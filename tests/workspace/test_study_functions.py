@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,49 @@ def test_an_invalid_study_file_is_refused(
 ) -> None:
     study_file.write_text(text)
     assert expected in refused(capsys, "plan", study_file, "--scale", "smoke")
+
+
+ENDS = {
+    "import sys\nsys.exit(3)": ":2: SystemExit: 3. A study file returns a Study and ends no program",
+    "raise SystemExit": ":1: SystemExit. A study file",
+    "raise KeyboardInterrupt": ":1: KeyboardInterrupt. A study file",
+    "class Own(BaseException): ...\nraise Own('x')": ":2: Own: x. A study file",
+    "class Own(Exception):\n  def __str__(self): return 1/0\nraise Own": ":3: Own: its message cannot be read",
+    "raise ExceptionGroup('many', [ValueError()])": ":1: ExceptionGroup: many (1 sub-exception)",
+    "def f(): f()\nf()": ":1: RecursionError: maximum recursion depth exceeded",
+    "raise MemoryError": ":1: MemoryError",
+    "raise BrokenPipeError": ":1: BrokenPipeError",
+    "raise ValueError('\\x1b[2J\\u202e')": r":1: ValueError: \x1b[2J\u202e.",
+    "x = '\udcff'": "SyntaxError: (unicode error) 'utf-8' codec can't decode byte 0xff",
+    "x = '\0'": "null bytes",
+}
+
+
+@pytest.mark.parametrize("place", ["file", "function"])
+@pytest.mark.parametrize(("text", "expected"), ENDS.items())
+def test_what_a_study_file_raises_names_its_line(
+    capsys: pytest.CaptureFixture[str], study_file: Path, text: str, expected: str, place: str
+) -> None:
+    """Also what would end the program, or hang at a pipe, if another function raised it."""
+    number, head = 0, ""
+    if place == "function" and "SyntaxError" not in expected and "null" not in expected:
+        head, number = STUDY_FILE.partition("    arm = replace")[0], 12
+        text = "\n".join(f"    {line}" for line in text.splitlines())
+    study_file.write_bytes((head + text).encode(errors="surrogateescape"))
+    expected = re.sub(r"^:(\d)", lambda match: f"mine.py:{int(match[1]) + number}", expected)
+    assert expected in refused(capsys, "plan", study_file, "--scale", "smoke")
+
+
+def test_ctrl_c_while_a_study_file_is_executed_stops_the_command(tmp_path: Path) -> None:
+    path, ready = tmp_path / "slow.py", tmp_path / "ready"
+    path.write_text(f"open({str(ready)!r}, 'w').close()\nwhile True: pass\n")
+    words = [sys.executable, "-m", "firstsight", "plan", str(path)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    while not ready.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert (process.returncode, message) == (130, "error: stopped. The same command resumes from what is done.\n")
 
 
 CHANGES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -19,11 +20,13 @@ from firstsight.cli.prepare import prepare
 from firstsight.cli.score import score
 from firstsight.cli.study import explain, plan, power, preview, report, run
 from firstsight.cli.study_options import RUNS, OutOption, requested_study, with_study
-from firstsight.errors import FirstsightError, RequestError
+from firstsight.errors import FirstsightError, RequestError, describe_error
 from firstsight.workspace.doctor import machine_findings, missing_package
 
 STOPPED = 130
 """The exit code after Ctrl-C or SIGTERM."""
+OUTPUT_CLOSED = 141
+"""The exit code where the reader of the output ended first, as `head` does: a shell's for SIGPIPE."""
 
 STUDY_COMMANDS = (plan, run, report, preview, power)
 """Commands whose first argument is the study."""
@@ -68,11 +71,20 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
 def main() -> None:
     """The console script; SIGTERM stops it as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    raise SystemExit(command(sys.argv[1:]))
+    terminal.prepare_streams()
+    code = command(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written was reported
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
 
 
 def command(arguments: list[str]) -> int:
-    """Execute a command line; the exit code: 0 done, 1 a step failed, 2 the request is wrong, 130 stopped."""
+    """Execute a command line; the exit code: 0 done, 1 a step or the disk failed, 2 the request is wrong, 130 stopped.
+
+    141 and no message where the reader of the output has ended.
+    """
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     if arguments == ["--version"]:
@@ -82,7 +94,9 @@ def command(arguments: list[str]) -> int:
         code = build(arguments)(arguments or ["--help"], standalone_mode=False, prog_name="firstsight") or 0
     except KeyboardInterrupt:
         code = STOPPED
-    except (TyperException, FirstsightError, ModuleNotFoundError, OSError) as error:
+    except terminal.OutputClosed:
+        return OUTPUT_CLOSED
+    except (TyperException, FirstsightError, ModuleNotFoundError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
         message, code = _describe(error)
@@ -101,7 +115,7 @@ def _describe(error: Exception) -> tuple[str, int]:
             return str(error), 2 if isinstance(error, RequestError) else 1
         case ModuleNotFoundError() if (package_error := missing_package(error)) is not None:
             return str(package_error), 2
-        case OSError(filename=str(name)):
-            return f"{name}: {error.strerror}. Choose another folder with --out, or make room.", 1
+        case OSError() | MemoryError():
+            return describe_error(error, place="" if isinstance(error, MemoryError) else "the output"), 1
         case _:
             raise error

@@ -43,7 +43,8 @@ def run(
         raise UnknownName("executor", executor, ["local"])
     workspace = Workspace(out)
     summary = workspace.run(study, jobs=jobs, on_progress=TerminalProgress())
-    terminal.print_lines([*summary.lines(), f"report: {workspace.report(study, summary=summary)}"])
+    terminal.print_lines(summary.lines())  # before the report, which may fail too where the disk is full
+    terminal.print_lines([f"report: {workspace.report(study, summary=summary)}"])
     raise typer.Exit(0 if summary.ok else 1)
 
 

@@ -17,6 +17,7 @@ import typer
 from firstsight.errors import RequestError
 from firstsight.recipe.scales import SCALES
 from firstsight.units import Share, Tokens
+from firstsight.visible import visible
 from firstsight.workspace.study_functions import StudyFunction, StudyParameter, find_study_function, shipped_studies
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of results; created if missing.")]
@@ -65,12 +66,13 @@ def _keyword(name: str, annotation: object, default: object) -> inspect.Paramete
 
 def _option(parameter: StudyParameter, study: StudyFunction) -> inspect.Parameter:
     """One parameter of a study's function; shares and budgets are strings, which the parameter parses."""
-    text, panel = f"An option of {study.name}.", f"Options of {study.name}"
+    title = visible(study.name, single_line=True)
+    text, panel = f"An option of {title}.", f"Options of {title}"
     name, default, kind = parameter.option, parameter.default, parameter.kind
     if kind is bool:
         flag = typer.Option(f"{name}/--no-{name[2:]}", help=text, rich_help_panel=panel)
         return _keyword(parameter.name, Annotated[bool, flag], default)
-    metavar = METAVARS.get(kind) or "|".join(map(str, get_args(kind)))
+    metavar = METAVARS.get(kind) or visible("|".join(map(str, get_args(kind))), single_line=True)
     option = typer.Option(name, metavar=metavar, help=text, rich_help_panel=panel)
     default = default if default is inspect.Parameter.empty else str(default)
     return _keyword(parameter.name, Annotated[str, option], default)

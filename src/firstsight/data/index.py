@@ -12,7 +12,6 @@ quarantine.jsonl   the rejected records: reason, shard, where, detail
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from jaxtyping import Integer, UInt8
 
 from firstsight.data.records import SpecialTokenIds
 from firstsight.errors import DataError
+from firstsight.files import read_json
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import DataSource, ExternalForm
 
@@ -79,6 +79,13 @@ class Index:
     def open(cls, path: Path) -> Index:
         """The index in a folder; raises DataError if there is none or its arrays contradict its manifest."""
         manifest = read_manifest(path)
+        try:
+            return cls._open(path, manifest)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: wanted a prepared source. Got {error!r} in its files. {_ADVICE}") from error
+
+    @classmethod
+    def _open(cls, path: Path, manifest: dict[str, Any]) -> Index:
         arrays = {name: _load_array(path / f"{name}.npy", manifest["counts"]) for name in INDEX_ARRAYS}
         for name in ("tokens", "shown"):  # the last record ends where the arrays end
             ends = arrays["samples"][f"{name}_from"][-1:] + arrays["samples"][f"{name}_count"][-1:]
@@ -86,11 +93,11 @@ class Index:
             if end != expected:
                 got = f"Got {end}. Prepare it again."
                 raise DataError(f"{path}: wanted the last record to end at {expected} {name}. {got}")
-        read = json.loads((path / "read.json").read_text())
+        read = read_json(path / "read.json", advice=_ADVICE)
         return cls(
             path=path,
             form=manifest["form"],
-            image_shards=tuple(json.loads((path / "shards.json").read_text())),
+            image_shards=tuple(read_json(path / "shards.json", wanted=list, advice=_ADVICE)),
             source_shards=tuple(ShardInfo(**shard) for shard in read["shards"]),
             source=serialize.from_json(read["source"]),
             special_ids=SpecialTokenIds(**manifest["special"]),
@@ -107,9 +114,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     if not file.is_file():
         raise DataError(f"{path}: wanted the folder of a prepared source. Got no manifest.json. Prepare it first.")
-    manifest = json.loads(file.read_text())
-    if manifest["format"] != INDEX_FORMAT:
-        raise DataError(f"{file}: wanted format {INDEX_FORMAT}. Got {manifest['format']}. Prepare the source again.")
+    manifest = read_json(file, advice=_ADVICE)
+    if manifest.get("format") != INDEX_FORMAT:
+        raise DataError(f"{file}: wanted format {INDEX_FORMAT}. Got {manifest.get('format')}. {_ADVICE}")
     return manifest
 
 
@@ -135,6 +142,9 @@ def write_npy_header(stream: BinaryIO, dtype: np.dtype, count: int) -> None:
     """Write a .npy header of version 1.0 for `count` entries; its length does not depend on the count."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
     np.lib.format.write_array_header_1_0(stream, header)
+
+
+_ADVICE = "Delete that folder and prepare the source again."
 
 
 class ArrayFile:

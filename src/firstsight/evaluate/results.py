@@ -28,7 +28,7 @@ from firstsight.evaluate.result_files import (
 )
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, bca_interval, cluster_scores
 from firstsight.evaluate.task import Question, Task, describe_version
-from firstsight.files import file_lock, write_atomic
+from firstsight.files import file_lock, read_json, write_atomic
 
 Guesses = Mapping[str, Mapping[str, str]]
 """By task and question id: the answer of the best guesser that ignores the question."""
@@ -261,6 +261,6 @@ def _read_stored(folder: Path) -> tuple[dict[str, TaskScores], dict[str, list[st
         lines: dict[str, list[str]] = {name: [] for name in scores.tasks}
         for _, answer in iter_answers(folder / ANSWERS_FILE):
             lines[answer.task].append(answer_line(answer))
-        return dict(scores.tasks), lines, json.loads((folder / "judged.json").read_text())
-    except (DataError, KeyError, OSError, ValueError):
+        return dict(scores.tasks), lines, read_json(folder / "judged.json", advice="")
+    except (DataError, KeyError):
         return {}, {}, {}

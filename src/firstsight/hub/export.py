@@ -18,7 +18,7 @@ from torch import Tensor
 
 from firstsight.data.tokenizer import Tokenizer, load_tokenizer
 from firstsight.errors import ModelError, RequestError
-from firstsight.files import staged_folder
+from firstsight.files import read_json, staged_folder
 from firstsight.hub import llama, llava, sidecars
 from firstsight.hub.public_weights import LazyTensors
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load
@@ -26,6 +26,7 @@ from firstsight.model.tensors import write_tensors
 from firstsight.recipe import serialize
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.vision import PatchProjectionSpec
+from firstsight.visible import visible
 
 ExportDtype = Literal["float32", "bfloat16"]
 """The dtype that weights are written in."""
@@ -193,7 +194,7 @@ def _spec_facts(spec: LMSpec | VLMSpec) -> dict[str, str]:
 
 def _training_section(checkpoint: Path) -> str:
     path = checkpoint / "achieved.json"
-    achieved: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    achieved = read_json(path, advice="Train the checkpoint again.") if path.is_file() else {}
     if not isinstance(rows := achieved.get("rows"), dict):
         return "The checkpoint has no record of it."
     facts = {f"rows of {name}": f"{count:,}" for name, count in rows.items()}
@@ -218,5 +219,5 @@ def markdown_table(facts: Mapping[str, str]) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """The text on one line, with all Markdown and HTML characters escaped."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~!&$])", r"\\\1", " ".join(text.split()))
+    """The `visible` text on one line, with all Markdown and HTML characters escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&$])", r"\\\1", visible(" ".join(text.split())))

@@ -14,14 +14,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal
 
-from firstsight.errors import FirstsightError
-from firstsight.limits import apply_limits
+from firstsight.errors import describe_error
 from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
@@ -119,23 +119,33 @@ def serve_jobs(connection: Connection) -> None:
             job = connection.recv()
         except EOFError:
             return
-        with Store(job.store_root).log_path(job.step.address).open("ab") as log_file:
-            _redirect_output(log_file.fileno())
-            report = _run_job(job, connection)
-            _redirect_output(log_file.fileno())
-        connection.send(report)
+        connection.send(_run_logged(job, connection))
         gc.collect()
+
+
+def _run_logged(job: StepJob, connection: Connection) -> StepReport:
+    """Run a job with its output in the step's log; a log that cannot be written fails the step."""
+    try:
+        log_file = Store(job.store_root).log_path(job.step.address).open("ab")
+    except OSError as error:
+        return StepReport(job.step.address, "failed", reason=f"its log: {describe_error(error)}")
+    with log_file:
+        _redirect_output(log_file.fileno())
+        report = _run_job(job, connection)
+        _redirect_output(log_file.fileno())
+    return report
 
 
 def _redirect_output(log_fd: int) -> None:
     for stream, stream_fd in ((sys.stdout, 1), (sys.stderr, 2)):
-        stream.flush()
+        with suppress(OSError):  # of a full disk
+            stream.flush()
         os.dup2(log_fd, stream_fd)
 
 
 def _run_job(job: StepJob, connection: Connection) -> StepReport:
     store, address = Store(job.store_root), job.step.address
-    error_capture = _ErrorCapture()
+    error_capture = _ErrorCapture(store.root)
     with error_capture, store.lock(address) as is_locked:
         if not is_locked:
             return StepReport(address, "busy")
@@ -143,7 +153,6 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
             return StepReport(address, "already_published")
         started = datetime.now(UTC)
         print(f"--- {address} at {started.isoformat()}", flush=True)  # noqa: T201 - into the step's log
-        apply_limits(job.site.limits)
         function: Callable[..., None] = pkgutil.resolve_name(job.handler.function)
         out, on_progress = store.work_folder(address), _ProgressSender(connection, address)
         job.handler.clear(out)
@@ -156,15 +165,17 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
 class _ErrorCapture:
     """Catches the error of a handler: its traceback goes to the log, its message into `reason`."""
 
-    reason = ""
+    def __init__(self, place: Path) -> None:
+        self.reason, self._place = "", place
 
     def __enter__(self) -> _ErrorCapture:
         return self
 
     def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> bool:
         if error is not None:
-            traceback.print_exception(error)
-            self.reason = str(error) if isinstance(error, FirstsightError) else f"{type(error).__name__}: {error}"
+            self.reason = describe_error(error, place=self._place)
+            with suppress(OSError):  # of a full disk
+                traceback.print_exception(error)
         return True
 
 

@@ -21,8 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from firstsight.errors import DataError, StoreError
-from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, write_atomic
+from firstsight.errors import StoreError
+from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, read_json, write_atomic
 from firstsight.plan.step import Step, find_address
 from firstsight.plan.step_handler import StepHandler
 from firstsight.recipe.serialize import to_json
@@ -82,11 +82,8 @@ class Store:
     def provenance(self, address: str) -> dict[str, Any]:
         """The origin of the result of `address`; DataError if its record is missing or damaged."""
         path = self._provenance_path(address)
-        try:
-            return json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            advice = f"Delete {self.path(address)} and run again to compute it once more."
-            raise DataError(f"{path}: wanted the provenance of {address}, got {error}. {advice}") from error
+        content = f"the provenance of {address} as JSON"
+        return read_json(path, content, advice=f"Delete {self.path(address)} and run again to compute it once more.")
 
     def publish(self, step: Step, handler: StepHandler, *, started: datetime) -> Path:
         """Rename the working folder of `step` to its address, after all of its bytes are on the disk.
@@ -158,8 +155,8 @@ def _initialize(root: Path) -> None:
 
 def _check_marker(marker: Path) -> None:
     try:
-        value = json.loads(marker.read_text())
-    except json.JSONDecodeError:
+        value = json.loads(marker.read_bytes())
+    except (ValueError, RecursionError):
         value = None
     fields = cast(dict[str, Any], value) if isinstance(value, dict) else {}
     if fields.get("firstsight") != "store":

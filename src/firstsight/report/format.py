@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from firstsight.evaluate.metrics.boxes import BoundingBox, parse_box
 from firstsight.evaluate.statistics.bootstrap import Interval
 from firstsight.units import format_count
+from firstsight.visible import visible
 
 MAX_CHARACTERS = 2000
 """Characters of one text on a page."""
@@ -135,11 +136,15 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
 """Filters of the Jinja templates by name."""
 
 
+def _visible_value(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @cache
 def _environment() -> Environment:
-    """Every value is escaped; a name that the context lacks is an error."""
+    """Every value is `visible` and escaped; a name that the context lacks is an error."""
     loader = PackageLoader("firstsight.report", "pages")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_visible_value)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters |= FILTERS
     return environment

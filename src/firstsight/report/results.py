@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from firstsight.errors import DataError
 from firstsight.evaluate.result_files import Scores
-from firstsight.files import read_jsonl
+from firstsight.files import read_json, read_jsonl
 from firstsight.recipe.analysis import Axis, Coordinate
 
 _DAMAGE_ADVICE = "Or delete the folder of this step and run again to compute it once more."
@@ -120,13 +119,7 @@ def read_achieved(arm: ArmResult) -> Mapping[str, Any]:
 
 def read_achieved_file(path: Path) -> Mapping[str, Any]:
     """An achieved.json; empty where there is none. DataError for one that is damaged."""
-    try:
-        mix: object = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise DataError(f"{path}: wanted JSON. Got {error}. Restore it. {_DAMAGE_ADVICE}") from error
-    if not isinstance(mix, dict):
-        raise DataError(f"{path}: wanted an object. Got {str(mix)[:80]}. Restore it. {_DAMAGE_ADVICE}")
-    return cast(dict[str, Any], mix)
+    return read_json(path, advice=f"Restore it. {_DAMAGE_ADVICE}") if path.is_file() else {}
 
 
 def compared_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from firstsight.data.packing import pack
 from firstsight.data.readers import locate_source
 from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.errors import MixError
+from firstsight.files import read_json
 from firstsight.recipe.mixture import MAX_SOURCES, Mixture, PackingMode, image_source_names, text_source_names
 from firstsight.recipe.stages import Finetune, Midtrain, RowShape, TrunkSegment
 from firstsight.recipe.vision import VisionSpec
@@ -57,7 +57,7 @@ class StreamPosition:
         path = None if folder is None else folder / "achieved.json"
         if path is None or not path.is_file():
             return cls.beginning(row_shape, seed)
-        record = json.loads(path.read_text())
+        record = read_json(path, advice="Train the checkpoint again.")
         if not record.keys() >= set(_POSITION_KEYS.values()):
             keys = ", ".join(_POSITION_KEYS.values())
             raise MixError(f"{path}: wanted {keys}. Got a file of an older firstsight. Train the checkpoint again.")

@@ -17,8 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from firstsight.errors import DataError, FirstsightError, MissingPackage, RequestError
-from firstsight.limits import read_settings
+from firstsight.errors import DataError, FirstsightError, MissingPackage, RequestError, describe_error
 from firstsight.recipe.mixture import External, ExternalForm, Recaptioned, base_source
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import paper
@@ -151,16 +150,16 @@ def _source_findings(site: Site, out: Path) -> Iterator[Finding]:
     """A finding for each source of the site file, and one for the disk space needed to prepare them."""
     prepared, needed = prepared_names(out), 0
     for name, location in site.sources.items():
-        if paths := missing_paths(location):
-            advice = "Mount the disk, or correct the path in the site file."
-            yield Finding(name, f"nothing at {', '.join(paths)}", "missing", advice)
-            continue
         try:
+            if paths := missing_paths(location):
+                advice = "Mount the disk, or correct the path in the site file."
+                yield Finding(name, f"nothing at {', '.join(paths)}", "missing", advice)
+                continue
             finding, size = _source_finding(name, location, is_prepared=name in prepared)
             needed += size
             yield finding
-        except FirstsightError as error:
-            yield Finding(name, location.path, "missing", str(error))
+        except (FirstsightError, OSError) as error:
+            yield Finding(name, location.path, "missing", describe_error(error))
     if needed:
         free = shutil.disk_usage(_existing_parent(out)).free
         value = f"about {format_bytes(needed)} for sources not yet prepared, {format_bytes(free)} free"
@@ -247,7 +246,7 @@ def detect_form(name: str, location: Location) -> ExternalForm:
     config = path / "config.json"
     if (path / "spec.json").is_file():
         return "checkpoint"
-    if config.is_file() and read_settings(config).get("model_type") in check_models.ENCODER_DEFAULTS:
+    if config.is_file() and json.loads(config.read_text()).get("model_type") in check_models.ENCODER_DEFAULTS:
         return "encoder"
     if path.name == "tokenizer.json" or (path / "tokenizer.json").is_file():
         return "tokenizer"

@@ -8,13 +8,13 @@ from pathlib import Path
 from firstsight.errors import QuantityError
 from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
-from firstsight.plan.scheduler import RunSummary, run
+from firstsight.plan.scheduler import RunSummary, missing_steps, run
 from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.site import Site
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
-from firstsight.workspace.sources import download_models, external_sources
+from firstsight.workspace.sources import check_machine, download_models, external_sources
 
 _DIALOGUES = ("dialogues.json", "images.tar")
 _TRAINING_RECORDS = ("log.jsonl", "ledger.json", "ledger.npy", "achieved.json")
@@ -82,6 +82,8 @@ def run_graph(
         jobs = len(os.sched_getaffinity(0)) if site.device == "cpu" else 1
     if jobs < 1:
         raise QuantityError(f"--jobs: wanted at least 1. Got {jobs}.")
+    if missing_steps(graph, store):
+        check_machine(site)
     with LocalExecutor(jobs, site) as executor, display.steps(len(graph.steps)) as on_event:
         return run(graph, store, site=site, executor=executor, handlers=HANDLERS, on_event=on_event)
 

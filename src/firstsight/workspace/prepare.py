@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 from firstsight.errors import QuantityError, RequestError, UnknownName
-from firstsight.files import file_name_part
+from firstsight.files import file_name_part, read_json
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned, base_source
 from firstsight.recipe.scales import paper
@@ -35,7 +34,7 @@ def prepare_source(job: Prepare, *, tokenizer_path: Path, site: Site, out: Path,
     from firstsight.data.prepare import prepare
 
     store = Store(out)
-    folder = prepared_folder(job.source, tokenizer_path=tokenizer_path, out=out, site=site)
+    folder = prepared_folder(job.source, tokenizer_path=tokenizer_path, out=out)
     folder.mkdir(parents=True, exist_ok=True)
     with store.lock(f"sources-{folder.name}") as has_lock:
         if not has_lock:
@@ -44,11 +43,8 @@ def prepare_source(job: Prepare, *, tokenizer_path: Path, site: Site, out: Path,
     return folder
 
 
-def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path, site: Site) -> Path:
-    """Where a source is prepared under `out`: the name has the source's name and form and the tokenizer's digest.
-
-    Also a digest of the site's limits for records, where they are not the defaults: they decide which are valid.
-    """
+def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> Path:
+    """Where a source is prepared under `out`: the name has the source's name and form and the tokenizer's digest."""
     from firstsight.data import tokenizer
 
     external = base_source(source)
@@ -61,8 +57,6 @@ def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path, site
     if isinstance(source, Recaptioned):
         share = source.synthetic_share
         parts.append(f"synthetic-{share.numerator}-{share.denominator}-seed-{source.seed}")
-    if changed := site.limits.changed_for_records():
-        parts.append(f"limits-{hashlib.sha256(repr(changed).encode()).hexdigest()[:DIGEST_CHARACTERS]}")
     digest = tokenizer.load_tokenizer(tokenizer_path).digest[:DIGEST_CHARACTERS]
     return out / "sources" / "-".join([*parts, digest])
 
@@ -104,7 +98,7 @@ class PreparationRequest:
 
     def folder(self, root: Path) -> Path:
         """Where the source is prepared under `root`."""
-        return prepared_folder(self.spec.source, tokenizer_path=self.tokenizer_path, out=root, site=self.site)
+        return prepared_folder(self.spec.source, tokenizer_path=self.tokenizer_path, out=root)
 
     def prepare(self, root: Path, *, display: ProgressDisplay) -> PreparedSource:
         """The source, prepared under `root`; errors as in `prepare_source`."""
@@ -113,7 +107,7 @@ class PreparationRequest:
         with display.task(manifest.parent.name) as view:
             prepare_source(self.spec, tokenizer_path=self.tokenizer_path, site=self.site, out=root, on_progress=view)
         seconds = None if before == manifest.stat().st_mtime_ns else monotonic() - started
-        values = json.loads(manifest.read_text())
+        values = read_json(manifest, advice="Delete that folder and prepare the source again.")
         return PreparedSource(folder=manifest.parent, manifest=values, seconds=seconds, request=self)
 
 

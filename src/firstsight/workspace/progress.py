@@ -11,6 +11,7 @@ from firstsight.plan.scheduler import EventCallback, StepEvent
 from firstsight.plan.step import Step
 from firstsight.site import Progress, ProgressCallback
 from firstsight.units import format_count
+from firstsight.visible import visible
 
 LINE_INTERVAL = 5.0
 """Seconds between two lines about what is running."""
@@ -68,7 +69,7 @@ class ProgressLines:
     """A `ProgressDisplay` that writes lines: one for each finished step, and every few seconds what is running."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
+        self._write: Callable[[str], object] = lambda line: write(visible(line, single_line=True))
 
     def view(self) -> AbstractContextManager[ProgressView]:
         """The view of one piece of work, or of one run."""

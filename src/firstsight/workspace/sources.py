@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from errno import EACCES
 from importlib.metadata import version
 from pathlib import Path
 
 from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.files import FileDigests
 from firstsight.hub.download import resolve_hub_path
-from firstsight.limits import apply_limits
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import EXTERNAL_KIND
 from firstsight.recipe.mixture import External, ExternalForm
@@ -33,22 +33,37 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 def current_site(file: Path | None = None) -> Site:
     """This machine's settings: the site file's, over `cuda` where driver and torch support it, else `cpu`.
 
-    `file` is a site file; by default the one of `find_site_file`, if there is one. Its limits apply from now on.
+    `file` is a site file; by default the one of `find_site_file`, if there is one.
     """
     has_gpu = Path("/dev/nvidiactl").exists() and not version("torch").endswith("+cpu")
     defaults = Site(device="cuda" if has_gpu else "cpu")
     path = file or find_site_file()
-    site = defaults if path is None else read_site(path, defaults=defaults)
-    apply_limits(site.limits)
-    return site
+    return defaults if path is None else read_site(path, defaults=defaults)
 
 
 def find_site_file() -> Path | None:
     """$FIRSTSIGHT_SITE, else ./site.toml, else ~/.config/firstsight/site.toml; None where none of them exists."""
     if os.environ.get(SITE_VARIABLE):
-        return Path(os.environ[SITE_VARIABLE]).expanduser()
-    paths = (Path("site.toml"), Path.home() / ".config" / "firstsight" / "site.toml")
-    return next((path for path in paths if path.is_file()), None)
+        return Path(os.path.expanduser(os.environ[SITE_VARIABLE]))  # noqa: PTH111 - Path fails where there is no home
+    paths = ("site.toml", os.path.expanduser("~/.config/firstsight/site.toml"))  # noqa: PTH111
+    return next((Path(path) for path in paths if os.path.isfile(path)), None)  # noqa: PTH113 - also without permission
+
+
+def check_machine(site: Site) -> None:
+    """Raise RequestError for a device or a cache of the site file with which no step could run here."""
+    torch = version("torch")
+    if site.device != "cpu" and torch.endswith("+cpu"):
+        advice = 'Install a torch with CUDA, or write device = "cpu" under [machine] in the site file.'
+        raise RequestError(f'device = "{site.device}": wanted a torch with GPU support. Got {torch}. {advice}')
+    try:
+        site.cache.mkdir(parents=True, exist_ok=True)
+        if not os.access(site.cache, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
+    except OSError as error:
+        raise RequestError(
+            f"{site.cache}: wanted a folder for the cache that this user can write. Got {error.strerror}. "
+            'Write cache = "/another/folder" under [machine] in the site file.'
+        ) from error
 
 
 def external_sources(graph: Graph) -> tuple[External, ...]:

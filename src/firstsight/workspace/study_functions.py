@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import pkgutil
 import re
 import runpy
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from math import isfinite
@@ -20,7 +21,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from firstsight import studies
 from firstsight.errors import FirstsightError, QuantityError, RequestError, UnknownName
-from firstsight.limits import check_file_size
 from firstsight.recipe.scales import Scale, get_scale
 from firstsight.recipe.spec import describe, matches
 from firstsight.recipe.study import Study
@@ -149,7 +149,6 @@ def _from_file(path: Path, function: str) -> StudyFunction:
     if not path.is_file():
         shipped = ", ".join(shipped_studies())
         raise RequestError(f"{path}: there is no such study file. Give a shipped name ({shipped}) or a .py file.")
-    check_file_size(path, "settings")
     functions = _study_functions(path)
     if function and function not in functions:
         raise UnknownName(f"function of {path} that returns a Study", function, functions)
@@ -177,22 +176,45 @@ def _study_functions(path: Path) -> dict[str, Callable[..., Study]]:
 
 @contextmanager
 def _user_code(name: str) -> Iterator[None]:
-    """Errors of a user's code are RequestError, with its line, and where it is known what would be legal there."""
+    """Errors of a user's code are RequestError, with its line, and where it is known what would be legal there.
+
+    So are its sys.exit() and all else that it raises; Ctrl-C while it is executed still stops the command.
+    """
     try:
         yield
     except FirstsightError as error:
         if frame := _user_frame(error):
             error.args = (f"{_location(*frame)}: {error}",)
         raise
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not _is_raised_by_statement(error):
+            raise
         if isinstance(error, ModuleNotFoundError) and (package_error := missing_package(error)):
             raise package_error from error
-        frame, text = _user_frame(error), f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        message = _message(error)
+        frame, text = _user_frame(error), f"{type(error).__name__}: {message}" if message else type(error).__name__
         location = _location(*frame) if frame else name
-        if isinstance(error, SyntaxError):
+        if isinstance(error, SyntaxError) and error.lineno:
             location, text = f"{error.filename}:{error.lineno}", f"SyntaxError: {error.msg}"
         advice = "".join((_legal_names(error, frame), _wrong_arguments(error, frame)))
+        if not isinstance(error, Exception):
+            advice = " A study file returns a Study and ends no program. Remove that line."
         raise RequestError(f"{location}: {text}.{advice}") from error
+
+
+def _is_raised_by_statement(error: BaseException) -> bool:
+    """Whether a `raise` raised it, not a signal between two instructions."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _message(error: BaseException) -> str:
+    """The text of an error of a class of the user's own, which may itself fail."""
+    with suppress(Exception):
+        return str(error)
+    return "its message cannot be read"
 
 
 def _user_frame(error: BaseException) -> tuple[FrameType, int] | None:
@@ -215,7 +237,7 @@ def _legal_names(error: BaseException, frame: tuple[FrameType, int] | None) -> s
     """A sentence with the attributes of an object or the parameters of a function, where a wrong one was named."""
     if isinstance(error, AttributeError) and is_dataclass(error.obj):
         return f" Its fields: {', '.join(field.name for field in fields(error.obj))}."
-    call = re.match(r"(\w+)\(\) (?:got|missing|takes)", str(error))
+    call = re.match(r"(\w+)\(\) (?:got|missing|takes)", _message(error))
     function = frame[0].f_globals.get(call[1]) if frame and call else None
     return (
         f" Its parameters: {', '.join(inspect.signature(function).parameters)}." if inspect.isfunction(function) else ""

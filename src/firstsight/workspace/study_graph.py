@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from firstsight.errors import DataError, RequestError, StoreError
-from firstsight.files import FileDigests, write_atomic
+from firstsight.files import FileDigests, read_cached_json, read_json, write_atomic
 from firstsight.plan.data_requirements import SourceSize, check_data_sufficient
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps
@@ -92,7 +92,8 @@ def recorded_content_ids(study: Study, site: Site) -> dict[str, str]:
     """The digests that the last run recorded for the external sources of a study, by `content_key`; nothing is read."""
     keys = dict.fromkeys(content_key(source) for source in find_specs(study, (External, Recaptioned)))
     paths = {key: _cache_path("identities", key, site) for key in keys}
-    return {key: json.loads(path.read_text()) for key, path in paths.items() if path.is_file()}
+    recorded = {key: read_cached_json(path, wanted=str) for key, path in paths.items()}
+    return {key: digest for key, digest in recorded.items() if digest is not None}
 
 
 def _cache_path(kind: str, key: str, site: Site) -> Path:
@@ -128,7 +129,7 @@ class _SourcePreparer:
         digests.save()
         for step in filter(_prepares_named_source, graph.steps):
             source, folder = step.spec.source, self._prepared(step, store)
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = read_json(folder / "manifest.json", advice="Delete that folder and give the same command again.")
             self.folders[step.spec], content_ids[content_key(source)] = folder, manifest["source"]
             external = base_source(source)
             assert isinstance(external, External)  # as filtered above
@@ -147,7 +148,7 @@ class _SourcePreparer:
             path = sources.tokenizer_file(self.site.sources[tokenizer.spec.name], tokenizer.spec.name).parent
         else:  # the vocabulary of the built-in world
             path = run_step(tokenizer, store, site=self.site, display=self.display)
-        folder = prepared_folder(spec.source, tokenizer_path=path, out=store.root, site=self.site)
+        folder = prepared_folder(spec.source, tokenizer_path=path, out=store.root)
         if (folder / "manifest.json").is_file():
             self._check_unchanged(folder, external.name)
             return folder
@@ -166,7 +167,7 @@ class _SourcePreparer:
             values = [[shard.name, shard.start, shard.stop, shard.size, shard.stamp] for shard in shards]
             path = _cache_path("checked", str(folder.absolute()), self.site)
             record = [index.digest, location.path, values]
-            if not path.is_file() or json.loads(path.read_text()) != record:
+            if read_cached_json(path, wanted=list) != record:
                 check_source_unchanged(index, location)
                 write_atomic(path, json.dumps(record) + "\n")
         except DataError as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstsight.errors import RequestError
-from firstsight.limits import apply_limits
 from firstsight.plan.scheduler import RunSummary
 from firstsight.plan.step import FieldDifference
 from firstsight.recipe.study import Study
@@ -51,10 +50,7 @@ class Workspace:
     @property
     def site(self) -> Site:
         """The machine's settings and the paths of the user's data."""
-        if not isinstance(self._site, Site):
-            return sources.current_site(self._site)
-        apply_limits(self._site.limits)
-        return self._site
+        return self._site if isinstance(self._site, Site) else sources.current_site(self._site)
 
     def plan(self, study: Study, *, device: str | None = None, utilisation: float = 0.4) -> StudyPlan:
         """What would run, what arms share, and what it costs on a device (h100, a100 ..., cpu); nothing is run.

@@ -58,6 +58,50 @@ def test_a_model_without_a_chat_template_is_refused(llava: Path) -> None:
     check_refused(llava, "llava: wanted a chat template.*chat_template.jinja")
 
 
+def damaged_bytes(data: bytes) -> dict[str, bytes]:
+    return {"cut": data[: len(data) // 2], "empty": b"", "other": b"\xff\xfe{\x00", "list": b"[1]", "null": b"null"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "list", "null", "folder"])
+def test_a_damaged_file_is_refused_with_its_folder_or_not_needed(llava: Path, damage: str) -> None:
+    """Of any file: no other exception than ModelError, which names the folder."""
+    for file in sorted(path for path in llava.iterdir() if path.is_file()):
+        data = file.read_bytes()
+        file.unlink()
+        if damage == "folder":
+            file.mkdir()
+        else:
+            file.write_bytes(damaged_bytes(data)[damage])
+        try:
+            load_eval_model(llava, site=Site())
+            assert file.name not in ("config.json", "model.safetensors", "tokenizer.json")
+        except ModelError as error:
+            assert str(llava) in str(error), file
+        file.rmdir() if damage == "folder" else file.unlink()
+        file.write_bytes(data)
+    load_eval_model(llava, site=Site())
+
+
+TEMPLATES = {
+    "SecurityError": "{{ messages.__class__.__mro__ }}",
+    "TemplateSyntaxError": "{% for %}",
+    "UndefinedError": "{{ nothing.at.all }}",
+    "TemplateError": "{{ raise_exception('\x1b[2J') }}",
+    "ZeroDivisionError": "{{ 1 / 0 }}",
+    "OverflowError": "{{ range(10 ** 9) }}",
+    "TypeError": "{{ 1 + 'a' }}",
+    "RecursionError": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+}
+
+
+@pytest.mark.parametrize(("name", "template"), TEMPLATES.items())
+def test_a_chat_template_that_fails_is_an_error_with_its_type(llava: Path, name: str, template: str) -> None:
+    (llava / "chat_template.jinja").write_text(template)
+    model = load_eval_model(llava, site=Site())
+    with pytest.raises(ModelError, match=rf"llava: wanted a prompt from the chat template.*Got: {name}: "):
+        model.generate([GenerationRequest(text="what is it ?", image=None)], max_new_tokens=2)
+
+
 def test_code_in_a_folder_is_not_run(llava: Path) -> None:
     config = json.loads((llava / "config.json").read_text())
     config |= {"model_type": "prismatic", "auto_map": {"AutoConfig": "evil.Config"}}

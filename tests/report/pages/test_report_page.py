@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.dom.minidom import parse
 
 import polars as pl
 import pytest
@@ -13,8 +14,17 @@ from PIL import Image
 
 from firstsight.report.pages.report_page import write
 from firstsight.report.table import score_table
+from tests.foreign_text import OBEYED, SEQUENCES
 from tests.report.html_page import Page
-from tests.report.study_builder import HOSTILE_TEXT, MakeArms, WrittenStudy, run_info, study
+from tests.report.study_builder import (
+    HOSTILE_TEXT,
+    MakeArms,
+    StudyEffects,
+    WrittenStudy,
+    build_arms,
+    run_info,
+    study,
+)
 
 FIGURES = ("main", "stable", "tasks", "heat", "schedules", "losses")
 
@@ -149,3 +159,29 @@ def test_drawings_are_credited_below_the_images(finished_study: WrittenStudy) ->
 
 def test_requested_and_achieved_image_shares_are_shown(finished_study: WrittenStudy) -> None:
     assert _page(finished_study[1]).text.count("10 → 10.0 · 9.7 · 3.1 %") == 12
+
+
+CONTROLS = "\x1b[2J\x07\x9b\u202egpj\u2066\u2028\ufeff\ufffe\r\n\0\x85"
+
+
+@pytest.mark.parametrize("mark", [CONTROLS, "".join(SEQUENCES)], ids=["controls", "sequences"])
+def test_control_characters_of_every_text_are_shown_in_page_and_figures(tmp_path: Path, mark: str) -> None:
+    """The SVG figures are XML, which has no control characters; the PNG figures are drawn from them."""
+    mark = mark.encode(errors="replace").decode()
+    arms = build_arms(StudyEffects(folder=tmp_path / "store", questions=20, suffix=mark))
+    arms = [replace(arm, group=f"{arm.group}{mark}") for arm in arms]
+    page = write(arms, study=study(mark), run=run_info(mark), folder=tmp_path / "report")
+    texts = [page.read_bytes().decode(), *_svg_texts(tmp_path / "report")]
+    assert len(texts) == 1 + len(FIGURES)
+    for text in texts:
+        assert not set(OBEYED.findall(text)) - {"\n", "\t"}
+    assert all(r"\x1b[2J" in text for text in texts)
+
+
+def _svg_texts(folder: Path) -> list[str]:
+    files = sorted((folder / "figures").glob("*.svg"))
+    for file in files:
+        parse(str(file))
+        with Image.open(file.with_suffix(".png")) as image:
+            assert min(image.size) > 100
+    return [file.read_bytes().decode() for file in files]

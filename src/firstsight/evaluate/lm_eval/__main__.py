@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from firstsight.errors import DataError, FirstsightError
+from firstsight.errors import DataError, FirstsightError, describe_error
 from firstsight.evaluate.lm_eval.run import silence_lm_eval
 from firstsight.evaluate.lm_eval.tasks import LM_EVAL_TASKS, find_definition
+from firstsight.visible import make_output_visible
 
 
 def main() -> int:
@@ -20,8 +21,8 @@ def main() -> int:
     args = parser.parse_args()
     try:
         files = _write_definitions(args.benchmarks, args.out, args.tasks)
-    except FirstsightError as error:
-        sys.stderr.write(f"{error}\n")
+    except (FirstsightError, OSError) as error:
+        sys.stderr.write(f"{describe_error(error)}\n")
         return 2
     sys.stdout.writelines(f"{file}\n" for file in files)
     return 0
@@ -41,4 +42,5 @@ def _write_definitions(benchmarks: Path, out: Path, names: list[str]) -> list[Pa
 
 
 if __name__ == "__main__":
+    make_output_visible(stdout=True)
     raise SystemExit(main())

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 
 from firstsight.data.records import IMAGE_PLACEHOLDER, strip_image_placeholder
@@ -23,6 +24,10 @@ _BREVITY_PROMPTS = (
     "Answer the question using a single word or phrase.",
     "When the provided information is insufficient, respond with 'Unanswerable'.",
 )
+
+
+_TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""What a chat template can raise in transformers' sandbox: it is a program that the model's publisher wrote."""
 
 
 class ChatFormat:
@@ -40,7 +45,13 @@ class ChatFormat:
         image_part = [{"type": "image"}] if has_image else []
         content = text if processor is None else [*image_part, {"type": "text", "text": text}]
         messages, renderer = [{"role": "user", "content": content}], tokenizer if processor is None else processor
-        return str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except _TEMPLATE_ERRORS as error:
+            raise ModelError(
+                f"{self._components.model_type}: wanted a prompt from the chat template of its folder. Got: "
+                f"{type(error).__name__}: {error}. Copy chat_template.jinja again, as the model's publisher wrote it."
+            ) from error
 
     def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
         """The model's inputs for rendered prompts, padded on the left; all rows have an image, or none has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from safetensors import SafetensorError
+
 from firstsight.errors import ModelError
 from firstsight.hub.download import check_download_complete, resolve_hub_path
-from firstsight.limits import read_settings
 from firstsight.site import Site
 
 VIDEO_PROCESSOR = "video_processor"
@@ -77,7 +79,7 @@ def _loading_errors(folder: Path) -> Iterator[None]:
     except ImportError as error:
         hint = _missing_package_hint(error)
         raise ModelError(f"{folder}: its processor needs a package that is missing. {hint}") from error
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         message = " ".join(str(error).split())[:400]
         raise ModelError(
             f"{folder}: wanted a model that transformers loads by itself. Got: {message or repr(error)}. Folders that "
@@ -137,7 +139,7 @@ def _load_processor(folder: Path, config: Any) -> Any:
 def _processor_class_name(folder: Path) -> str:
     for name in ("processor_config.json", "preprocessor_config.json"):
         config_path = folder / name
-        if config_path.is_file() and (class_name := read_settings(config_path).get("processor_class")):
+        if config_path.is_file() and (class_name := json.loads(config_path.read_text()).get("processor_class")):
             return str(class_name)
     return ""
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import altair as alt
 
+from firstsight.visible import visible_values
+
 ChartRow = dict[str, Any]
 LayeredChart = alt.LayerChart | alt.FacetChart
 """The return type of altair's methods on layered charts; no chart here is a facet."""
@@ -44,11 +46,11 @@ FIELD_LABELS = {
 
 
 def vega_lite_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    """The chart as a Vega-Lite specification with the report's style."""
+    """The chart as a Vega-Lite specification with the report's style, every text in it `visible`."""
     # Validation would take longer than the rest of the report; the tests validate every figure instead.
     spec = chart.to_dict(validate=False)
     datasets: dict[str, list[ChartRow]] = {name: json.loads(rows) for name, rows in spec.pop("datasets", {}).items()}
-    return _move_rows(spec, datasets) | {"datasets": datasets, "config": THEME}
+    return visible_values(_move_rows(spec, datasets) | {"datasets": datasets}) | {"config": THEME}
 
 
 def field_tooltips(*fields: str) -> list[alt.Tooltip]:

@@ -28,6 +28,7 @@ from firstsight.report.pages.question_cards import draw_samples
 from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, read_achieved
 from firstsight.report.summary import answer_sentence, comparability_warnings, seed_gaps, study_limits, tests_paper
 from firstsight.report.table import score_table, task_overview
+from firstsight.visible import visible_values
 
 VEGA_LITE_VERSION = "6.4"
 VegaSpec = dict[str, Any]
@@ -86,7 +87,7 @@ def with_title(spec: VegaSpec, name: str, study: Study) -> VegaSpec:
     marks = f" {_marks_caption(study)}" if name in ("main", "stable", "tasks") else ""
     source = f"firstsight · {study.name} · {study.scale} scale · horizon {study.horizon}"
     title = {"text": study.question, "subtitle": [FIGURE_TITLES[kind] + marks, source]}
-    return spec | {"padding": 16, "title": title}
+    return spec | {"padding": 16, "title": visible_values(title)}
 
 
 def _marks_caption(study: Study) -> str:
