@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("shared") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"no real files at {SHARED}"))
+
+
+@pytest.fixture(autouse=True)
+def default_limits() -> Iterator[None]:
+    """Each test begins with the default limits, which apply to a whole process."""
+    from firstsight.limits import DEFAULT_LIMITS, apply_limits  # imported here for the same reason
+
+    apply_limits(DEFAULT_LIMITS)
+    yield
+    apply_limits(DEFAULT_LIMITS)
 
 
 @pytest.fixture(scope="session")

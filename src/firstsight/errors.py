@@ -8,6 +8,7 @@ FirstsightError
 │   ├── MissingPackage    an optional package is not installed
 │   └── StoreError        the output folder cannot be written, or has the format of another version
 ├── DataError             a record, shard or file with invalid content
+│   ├── LimitExceeded     a file is larger, deeper or describes more than a limit of the site
 │   └── MixError          the sources have too few tokens for the recipe
 ├── ModelError            weights, shapes or specs that contradict each other
 └── StepFailed            a step of a run failed (exit code 1)
@@ -61,6 +62,10 @@ class StoreError(RequestError):
 
 class DataError(FirstsightError):
     """A record, shard or file with invalid content."""
+
+
+class LimitExceeded(DataError):
+    """A file is larger, nested deeper or describes a larger model than a limit of the site; see `limits`."""
 
 
 class MixError(DataError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError, FirstsightError, ModelError, StoreError
+from firstsight.limits import iter_lines, limit_exceeded, parse_json, read_file
 
 _TEMPORARY_SUFFIX = re.compile(r"\.[0-9a-f]{8}\.tmp")
 
@@ -140,13 +141,15 @@ def read_cached_json(path: Path, *, wanted: type = dict) -> Any:
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number from 1, value) of each line that is not blank; DataError names the file and the line of bad JSON."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter_lines(file), 1):
+            location = f"{path}, line {number}"
+            if line is None:
+                raise limit_exceeded(location, "record")
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
+                yield number, parse_json(line, location)
             except ValueError as error:
-                location = f"{path}, line {number}"
                 raise DataError(f"{location}: wanted JSON. Got {error}. Repair or remove that line.") from error
 
 
@@ -182,7 +185,8 @@ class FileDigests:
 def read_weight_map(index: Path) -> dict[str, str]:
     """{tensor name: shard's file name} of a model.safetensors.index.json; ModelError for another file."""
     try:
-        return {str(name): str(shard) for name, shard in json.loads(index.read_text())["weight_map"].items()}
+        content = parse_json(read_file(index, "settings"), index)
+        return {str(name): str(shard) for name, shard in content["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: wanted an index with a weight_map. Got: {error!r}. Copy it again.") from error
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
+from firstsight.limits import Limits
 from firstsight.units import Share
 
 MAX_REJECTED_SHARE = Share(1, 100)
@@ -63,6 +64,8 @@ class Site:
     """Rasterised drawings, compiled kernels and packed tables; safe to delete."""
     sources: Mapping[str, Location] = field(default_factory=dict[str, Location])
     """Paths of external data and weights, by name."""
+    limits: Limits = field(default_factory=Limits)
+    """The largest sizes that files of others may have."""
     rows_at_once: int = 0
     """Rows of a step that are computed together where memory is short, their gradients summed; 0: all."""
     readers: int = 1

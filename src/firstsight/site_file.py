@@ -1,9 +1,10 @@
 """The site file, TOML:
 
     [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers
+    [limits]                    record, unpacked, file, settings, depth, picture, pixels, row_group, tokenizer ...
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 
-Its keys are the fields of Site and Location. Every error names the file, the key, the expected and the actual value.
+Its keys are the fields of Site, Limits and Location. Every error names file, key, expected and actual value.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from firstsight.errors import QuantityError, RequestError
+from firstsight.limits import BYTE_LIMITS, Limits, read_file
 from firstsight.site import LOSS_IMPLEMENTATIONS, Location, Site
-from firstsight.units import parse_share
+from firstsight.units import parse_bytes, parse_share
 
 DEVICE_PATTERN = r"cpu|cuda(:\d{1,3})?"
 MAX_NUMBER = 1_000_000
@@ -43,11 +45,12 @@ def read_site(path: Path, *, defaults: Site | None = None) -> Site:
     Raises RequestError with file, key, wanted, got and the nearest known key.
     """
     document = _load_toml(path)
-    _check_keys(document, ("machine", "sources"), f"{path}:")
+    _check_keys(document, ("machine", "limits", "sources"), f"{path}:")
     machine = _read_table(document.get("machine", {}), Site, path=path, header="[machine]")
     source_tables = _check_table(document.get("sources", {}), path, "[sources]")
     sources = {name: _read_location(name, table, path) for name, table in source_tables.items()}
-    return replace(defaults or Site(), **machine, sources=sources)
+    limits = _read_limits(document.get("limits", {}), path)
+    return replace(defaults or Site(), **machine, limits=limits, sources=sources)
 
 
 def source_entries_template(names: Mapping[str, str]) -> str:
@@ -57,12 +60,27 @@ def source_entries_template(names: Mapping[str, str]) -> str:
 
 def _load_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_file(path, "settings").decode())
     except OSError as error:
         advice = "Write it, or name another: in $FIRSTSIGHT_SITE, or as ./site.toml."
         raise RequestError(f"{path}: wanted a site file. Got {error.strerror}. {advice}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"{path}: wanted a site file in TOML. Got {error}. Correct that line.") from error
+
+
+def _read_limits(value: object, path: Path) -> Limits:
+    header, limits = "[limits]", dict[str, int]()
+    table = _check_table(value, path, header)
+    _check_keys(table, [field.name for field in fields(Limits)], f"{path}: {header}")
+    for key, entry in table.items():
+        if not (key in BYTE_LIMITS and isinstance(entry, str)):
+            _check_type(entry, "int", f"{path}: {header} {key}")
+        try:
+            limits[key] = parse_bytes(entry) if isinstance(entry, str) else entry
+            Limits(**limits)
+        except QuantityError as error:
+            raise RequestError(f"{path}: {header} {key}: {error} Correct that line.") from error
+    return Limits(**limits)
 
 
 def _read_location(name: str, table: object, path: Path) -> Location:
@@ -76,7 +94,7 @@ def _read_location(name: str, table: object, path: Path) -> Location:
 
 def _read_table(value: object, spec_class: type, *, path: Path, header: str) -> dict[str, Any]:
     table = _check_table(value, path, header)
-    annotations = {field.name: str(field.type) for field in fields(spec_class) if field.name != "sources"}
+    annotations = {field.name: str(field.type) for field in fields(spec_class) if str(field.type) in _TOML_TYPES}
     _check_keys(table, annotations, f"{path}: {header}")
     return {key: _read_value(key, entry, annotations[key], path=path, header=header) for key, entry in table.items()}
 

@@ -12,6 +12,7 @@ Tokens = NewType("Tokens", int)
 Steps = NewType("Steps", int)
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_BYTE_UNITS = (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3), ("B", 1))
 _NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)\s*([kMBT]?)")
 
 
@@ -52,6 +53,15 @@ def parse_tokens(text: str) -> Tokens:
     return Tokens(int(token_count))
 
 
+def parse_bytes(text: str) -> int:
+    """Read "64 MB" or "1.5 GB" as a number of bytes; QuantityError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(PB|TB|GB|MB|kB|B)", text.strip())
+    count = Fraction(match[1]) * dict(_BYTE_UNITS)[match[2]] if match else Fraction(1, 2)
+    if count.denominator != 1:
+        raise QuantityError(f"wanted a size such as 64 MB or 1.5 GB. Got {text!r}.")
+    return int(count)
+
+
 def format_count(count: int | float) -> str:
     """Three digits and a suffix: 28795904000 becomes 28.8B."""
     for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -62,7 +72,5 @@ def format_count(count: int | float) -> str:
 
 def format_bytes(count: int) -> str:
     """Three digits and a unit: 3102720 becomes 3.1 MB."""
-    for suffix, size in (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {suffix}"
-    return f"{count} B"
+    suffix, size = next((unit for unit in _BYTE_UNITS if count >= unit[1]), _BYTE_UNITS[-1])
+    return f"{count / size:.3g} {suffix}" if size > 1 else f"{count} B"

@@ -20,7 +20,6 @@ from PIL import Image, ImageOps
 
 from firstsight.data.images import (
     JPEG_OVERSAMPLING,
-    MAX_IMAGE_BYTES,
     decode_image,
     decode_image_fast,
     decode_rgb,
@@ -29,6 +28,7 @@ from firstsight.data.images import (
     perceptual_hash,
 )
 from firstsight.data.records import RecordError
+from firstsight.limits import DEFAULT_LIMITS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 
@@ -103,7 +103,7 @@ DECODERS = {
     ("data", "reason"),
     [
         (b"", "zero bytes"),
-        (b"\xff" * (MAX_IMAGE_BYTES + 1), "too many bytes"),
+        (b"\xff" * (DEFAULT_LIMITS.picture + 1), "too many bytes"),
         (b"<svg/>", "not an image"),
         (png_header(8_000, 8_000), "too many pixels"),
         (png_header(30_000, 30_000), "too many pixels"),

@@ -75,7 +75,7 @@ def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path)
     toy_steps.run_graph(graph, tmp_path, workers=1)
     facts = [json.loads((Store(tmp_path).path(step.address) / "facts.json").read_text()) for step in graph.steps]
     assert len({fact["pid"] for fact in facts}) == 1
-    assert {(fact["omp"], fact["wait"]) for fact in facts} == {("1", "PASSIVE")}
+    assert {(fact["omp"], fact["wait"], fact["record"]) for fact in facts} == {("1", "PASSIVE", 1000)}
     assert facts[0]["pid"] != os.getpid()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from firstsight.errors import DataError
+from firstsight.limits import Limits, current_limits
 from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, StepEvent, run
@@ -57,7 +58,7 @@ def diamond() -> Graph:
 
 
 def run_graph(graph: Graph, root: Path, *, workers: int = 2, events_out: list[StepEvent] | None = None) -> RunSummary:
-    site = Site(cache=root / "cache")
+    site = Site(cache=root / "cache", limits=Limits(record=1000))
     events = events_out if events_out is not None else []
     with LocalExecutor(workers, site) as executor:
         return run(graph, Store(root), site=site, executor=executor, handlers=HANDLERS, on_event=events.append)
@@ -127,8 +128,9 @@ def empty(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, 
 
 
 def facts(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
-    """Write the worker's process id and environment."""
+    """Write the worker's process id, environment and limits."""
     facts = {"pid": os.getpid(), "omp": os.environ["OMP_NUM_THREADS"], "wait": os.environ["OMP_WAIT_POLICY"]}
+    facts["record"] = current_limits().record
     (out / "facts.json").write_text(json.dumps(facts))
 
 

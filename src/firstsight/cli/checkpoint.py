@@ -14,7 +14,7 @@ from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import UnknownName
 from firstsight.recipe.study import Study
 from firstsight.units import parse_tokens
-from firstsight.workspace.sources import as_request_error
+from firstsight.workspace.sources import as_request_error, current_site
 from firstsight.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def import_weights(
     """
     from firstsight.hub.import_ import ImportRequest, import_checkpoint
 
+    current_site()  # its limits
     tokens = parse_tokens(seen) if seen else None
     job = ImportRequest(location=source, revision=revision, tokenizer=tokenizer, config_path=config, tokens_seen=tokens)
     with as_request_error(), TerminalProgress().task(source) as on_progress:
@@ -76,6 +77,7 @@ def export(
             raise UnknownName(noun, name, known)
     from firstsight.hub.export import export_checkpoint
 
+    current_site()  # its limits
     with as_request_error():
         exported = export_checkpoint(checkpoint, out, dtype="bfloat16" if dtype == "bfloat16" else "float32")
     terminal.print_lines([f"{out}: {exported.architecture}, {exported.parameter_count:,} parameters, {dtype}"])

@@ -32,12 +32,13 @@ def score(
     """
     from firstsight.evaluate.offline_scoring import scoring
     from firstsight.evaluate.tasks import get_task
-    from firstsight.workspace.sources import as_request_error
+    from firstsight.workspace.sources import as_request_error, current_site
 
     for path in filter(None, (out_json, rows)):
         if not path.parent.is_dir():
             raise RequestError(f"{path}: there is no folder {path.parent}. Make it, or write elsewhere.")
     allowed = parse_share(missing)
+    current_site()  # its limits
     folder = references[0] if references[0].is_dir() else references[0].parent
     definition = get_task(task, folder.resolve().parent)
     with as_request_error():

@@ -25,14 +25,11 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
 from firstsight.data.records import RecordError
+from firstsight.limits import current_limits, describe_excess
 from firstsight.recipe.vision import SIGLIP_MEAN_STD, ImageFit, RGBBytes, mean_color_bytes
 
 SIGLIP_PAD_COLOR = mean_color_bytes(SIGLIP_MEAN_STD)
 """Padding of letterboxed images for SigLIP."""
-MAX_IMAGE_BYTES = 20_000_000
-"""Encoded bytes of one image."""
-MAX_IMAGE_PIXELS = 50_000_000
-"""Pixels of one image; read from the header, so that a decompression bomb is never decoded."""
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 JPEG_OVERSAMPLING = 3
 """`decode_image_fast` decodes a JPEG to at least this many times the side of the square.
@@ -67,20 +64,23 @@ def has_image_signature(data: bytes) -> bool:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """An image with only its header decoded; RecordError when it is invalid or the image too large."""
+    """An image with only its header decoded; RecordError when it is invalid or the image above a limit."""
     if not data:
         raise RecordError("zero bytes", "an empty file")
-    if len(data) > MAX_IMAGE_BYTES:
-        raise RecordError("too many bytes", f"{len(data):,} bytes, at most {MAX_IMAGE_BYTES:,}")
+    limits = current_limits()
+    if len(data) > limits.picture:
+        raise RecordError("too many bytes", describe_excess("picture", len(data)))
+    Image.MAX_IMAGE_PIXELS = limits.pixels  # Pillow's own check, which it also makes for parts of files such as tiles
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise RecordError("too many pixels", f"declares more than {MAX_IMAGE_PIXELS:,} pixels") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        size = re.search(r"\((\d+) pixels", str(error))
+        raise RecordError("too many pixels", describe_excess("pixels", int(size[1]) if size else None)) from None
     except _DECODE_ERRORS:
         raise RecordError("not an image", f"none of {', '.join(IMAGE_FORMATS)}") from None
     width, height = image.size
-    if width * height > MAX_IMAGE_PIXELS:
-        raise RecordError("too many pixels", f"declares {width} x {height}, at most {MAX_IMAGE_PIXELS:,} pixels")
+    if width * height > limits.pixels:
+        raise RecordError("too many pixels", describe_excess("pixels", width * height, detail=f" ({width} x {height})"))
     return image
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from firstsight.errors import DataError
+from firstsight.limits import current_limits, describe_excess
 
 RejectionReason = Literal[
     "not JSON", "not UTF-8", "field missing", "empty text", "bad loss span", "empty caption", "no caption",
     "no image", "several images", "empty turn", "unknown role", "turns do not alternate", "unsafe path",
     "not a plain file", "zero bytes", "too many bytes", "too many pixels", "not an image", "duplicate key",
-    "control character", "too long", "bad tokens", "bad layout",
+    "control character", "too long", "too deep", "bad tokens", "bad layout",
 ]  # fmt: skip
 IMAGE_PLACEHOLDER = "<image>"
 MAX_CAPTION_CHARS = 10_000
@@ -122,9 +123,11 @@ Record = Document | TokenizedChunk | ImageText | InterleavedDocument | Dialogue
 
 
 def clean_text(text: object, *, empty_reason: RejectionReason) -> str:
-    """`text` if it is a string with visible characters, no NUL and valid UTF-8; raises RecordError otherwise."""
+    """`text` if it is a string with visible characters, no NUL, valid UTF-8, within the limit; else RecordError."""
     if not isinstance(text, str):
         raise RecordError("field missing", f"wanted a text, got {type(text).__name__}")
+    if len(text) > current_limits().record:  # of a table's cell; no line of JSON comes here with so many
+        raise RecordError("too long", describe_excess("record", len(text)))
     if not text.strip():
         raise RecordError(empty_reason, "nothing but white space")
     try:

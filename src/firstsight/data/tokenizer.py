@@ -34,6 +34,7 @@ from firstsight.data.records import (
     TokenizedChunk,
 )
 from firstsight.errors import DataError
+from firstsight.limits import check_limit, read_file
 
 END_OF_TEXT = "<|endoftext|>"
 END_TOKENS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
@@ -84,7 +85,7 @@ class Tokenizer:
     """
 
     def __init__(self, file: Path) -> None:
-        data = file.read_bytes()
+        data = read_file(file, "tokenizer")
         self.path, self.digest = file, hashlib.sha256(data).hexdigest()
         try:
             self._tokenizer = HFTokenizer.from_str(data.decode())
@@ -93,9 +94,11 @@ class Tokenizer:
             raise DataError(got) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        check_limit(file, "vocabulary", self._tokenizer.get_vocab_size(with_added_tokens=True))
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.base_vocab_size = max(vocabulary.values(), default=-1) + 1
         """Lower ids are those of the file; the chat tokens that it lacks are added after them."""
+        check_limit(file, "vocabulary", self.base_vocab_size, detail=" with its largest id")
         end = next((token for token in END_TOKENS if token in vocabulary), None)
         if end is None:
             raise DataError(

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from firstsight.data.readers.tars import list_tar_members
 from firstsight.errors import DataError
 from firstsight.evaluate.task import coco_number, image_stem
+from firstsight.limits import check_file_size, check_limit
 
 _TAR_NAME, _FOLDER_NAME = "images.tar", "images"
 _MAX_EXAMPLES = 3
@@ -122,9 +123,11 @@ class _ImageStore:
         if self._tar_file is None:
             path = self.root / name
             try:
+                check_file_size(path, "picture")
                 return path.read_bytes()
             except OSError as error:
                 raise DataError(f"{path}: wanted an image. Got {error.strerror}. Mend the file or the link.") from error
+        check_limit(f"{self.root}, {name}", "picture", self._sizes[index])
         self._tar_file.seek(self._offsets[index])
         data = self._tar_file.read(self._sizes[index])
         if len(data) != self._sizes[index]:

@@ -28,6 +28,7 @@ from firstsight.evaluate.requests import (
 from firstsight.evaluate.result_files import build_scores
 from firstsight.evaluate.results import EvalResult, Guesses, ScoredAnswer, summarise_answers, write_result
 from firstsight.evaluate.task import QUESTION_BLIND, PromptStyle, Task, load_json
+from firstsight.limits import check_file_size
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, ProgressCallback, Site
@@ -148,6 +149,7 @@ def answer_question(checkpoint: Path, image: Path, question: str, *, site: Site)
     model = load_eval_model(checkpoint, site=site)
     model.check_vocabulary([question], location="the question")
     try:
+        check_file_size(image, "picture")
         data = image.read_bytes()
     except OSError as error:
         raise DataError(f"{image}: wanted an image. Got {error.strerror}. Name a PNG, JPEG or WebP file.") from error

@@ -20,6 +20,7 @@ from firstsight.errors import DataError
 from firstsight.evaluate.task import TaskKind
 from firstsight.evaluate.tasks import TASKS
 from firstsight.files import write_atomic
+from firstsight.limits import iter_lines, limit_exceeded, parse_json, read_file
 from firstsight.recipe.spec import field_types
 
 SCORES_VERSION = 2
@@ -188,7 +189,7 @@ def read_scores(folder: Path) -> Scores:
     """The scores.json of `folder`; DataError names the file, the key, what was wanted, what it has and the remedy."""
     path = folder / SCORES_FILE
     try:
-        content = _parse_object(path.read_bytes())
+        content = _parse_object(read_file(path, "settings"), path)
         format_version = content.pop("format", "none")
         if format_version != FORMAT_VERSION:
             raise _invalid("format", str(FORMAT_VERSION), format_version)
@@ -200,10 +201,10 @@ def read_scores(folder: Path) -> Scores:
     return scores
 
 
-def _parse_object(text: bytes) -> dict[str, Any]:
+def _parse_object(text: bytes, place: object) -> dict[str, Any]:
     try:
-        content = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text.decode(), place)
+    except ValueError as error:
         raise ValueError(f"wanted JSON. Got {error}.") from error
     if not isinstance(content, dict):
         raise _invalid("", "an object", content)
@@ -321,7 +322,9 @@ def iter_answers(path: Path) -> Iterator[tuple[int, StoredAnswer]]:
     offset = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter_lines(file), start=1):
+                if line is None:
+                    raise limit_exceeded(f"{path}:{number}", "record")
                 if line.strip():
                     yield offset, _parse_answer(line, path, number)
                 offset += len(line)
@@ -338,7 +341,7 @@ def read_answer_at(path: Path, offset: int) -> StoredAnswer:
 
 def _parse_answer(line: bytes, path: Path, position: int | str) -> StoredAnswer:
     try:
-        return _decode_answer(_parse_object(line))
+        return _decode_answer(_parse_object(line, f"{path}:{position}"))
     except ValueError as error:
         raise DataError(f"{path}:{position}: {error} {_ADVICE}") from error
 

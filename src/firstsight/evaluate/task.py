@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import zlib
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.metric import Metric, Truth
+from firstsight.limits import parse_json, read_unpacked
 
 TaskKind = Literal["vision", "text"]
 PromptStyle = Literal["bare", "paper"]
@@ -130,7 +130,7 @@ def load_json(path: Path) -> Any:
 def parse_json_text(text: str, path: Path) -> Any:
     """The value of JSON text, a list for JSON lines; DataError names the file, and the line where there are several."""
     try:
-        return json.loads(text)
+        return parse_json(text, path)
     except json.JSONDecodeError as error:
         # JSON lines are valid JSON up to the end of the first line.
         if error.msg == "Extra data" and "\n" in text[: error.pos + 1]:
@@ -142,7 +142,7 @@ def parse_json_text(text: str, path: Path) -> Any:
 
 def _parse_json_line(text: str, location: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text, location)
     except json.JSONDecodeError as error:
         raise DataError(f"{location}: wanted a JSON object per line. Got: {error}. Was the file cut short?") from error
 
@@ -173,10 +173,9 @@ def _preview(record: Any) -> str:
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a file, plain or gzip."""
+    """The text of a file, plain or gzip; LimitExceeded for a larger one than the limit `file`."""
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8-sig")
+        return read_unpacked(path).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: wanted a text file, plain or gzip. Got: {error}. Fetch it again.") from error
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from firstsight.errors import ModelError
 from firstsight.files import read_weight_map
+from firstsight.limits import check_file_size, check_tensor_header, read_settings
 
 HUB_PREFIX = "hf://"
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
@@ -87,7 +89,10 @@ def _describe_download_error(error: Exception) -> str:
 
 
 def check_download_complete(folder: Path) -> None:
-    """ModelError that names missing shards of an index, unfinished downloads, broken links and Git LFS pointers."""
+    """ModelError that names missing shards of an index, unfinished downloads, broken links and Git LFS pointers.
+
+    LimitExceeded for a file that is larger than its limit.
+    """
     missing = [
         f"{shard} (named by {index.name})"
         for index in sorted(folder.glob("*.safetensors.index.json"))
@@ -104,6 +109,20 @@ def check_download_complete(folder: Path) -> None:
     faults = {"no": missing, "the unfinished download of": unfinished, "a Git LFS pointer in place of": pointers}
     if text := "; ".join(f"{fault} {', '.join(names)}" for fault, names in faults.items() if names):
         raise ModelError(f"{folder}: wanted all of its weights. Got {text}. Download it again completely.")
+    _check_sizes(folder)
+
+
+def _check_sizes(folder: Path) -> None:
+    """LimitExceeded for a file of a model's folder above its limit, before a library reads it."""
+    for pattern in ("*.json", "*.jinja", "*.txt", "*.model"):
+        for path in folder.glob(pattern):
+            is_tokenizer = path.name.startswith(("tokenizer.", "vocab", "merges", "spiece", "sentencepiece"))
+            check_file_size(path, "tokenizer" if is_tokenizer else "settings")
+    for path in folder.glob("*.safetensors"):
+        check_tensor_header(path)
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        with suppress(ValueError, FileNotFoundError):  # the reader of the file says what is wrong with it
+            read_settings(folder / name)
 
 
 def _is_lfs_pointer(path: Path) -> bool:

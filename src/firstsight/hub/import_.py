@@ -22,6 +22,7 @@ from firstsight.hub import llama, llava, openlm
 from firstsight.hub.download import HUB_PREFIX, resolve_hub_path
 from firstsight.hub.public_weights import LazyTensors, PublicWeights, concat_rows, read_config
 from firstsight.hub.sidecars import ENCODER_TENSOR_NAME, write_encoder_towers
+from firstsight.limits import check_file_size
 from firstsight.model.checkpoint_io import write_spec
 from firstsight.model.tensors import write_tensors
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
@@ -175,6 +176,7 @@ def _find_tokenizer(path: Path, location: str, vocab_size: int) -> Path:
 
 
 def _vocabulary(file: Path) -> set[tuple[str, int]]:
+    check_file_size(file, "tokenizer")
     return set(HFTokenizer.from_file(str(file)).get_vocab(with_added_tokens=True).items())
 
 

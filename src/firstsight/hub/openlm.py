@@ -5,9 +5,9 @@ Source: open_lm's main.py (save_checkpoint, params.txt), model.py (Params, creat
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from firstsight.hub.public_weights import (
     prefix_errors,
     unsupported_settings,
 )
+from firstsight.limits import check_limit, check_model_sizes, read_file, read_settings
 from firstsight.model.tensors import StoredTensors, shapes_and_dtypes
 from firstsight.recipe.model import LMSpec, Rope, openlm_spec
 
@@ -92,12 +93,14 @@ def _checked_weights(path: Path, spec: LMSpec, data: Mapping[str, Tensor], *, fi
 def read_openlm_settings(path: Path) -> dict[str, Any]:
     """The settings of a model config (.json) or of a run's params.txt; ModelError for another file."""
     try:
-        text = path.read_text()
         if path.suffix == ".json":
-            return dict(json.loads(text))
+            return read_settings(path)
+        text = read_file(path, "settings").decode()
         lines = (line.partition(": ") for line in text.splitlines() if ": " in line)
-        return {name.strip(): _parse_value(value.strip()) for name, _, value in lines}
-    except (OSError, ValueError, TypeError) as error:
+        settings = {name.strip(): _parse_value(value.strip()) for name, _, value in lines}
+        check_model_sizes(settings, path)
+        return settings
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"{path}: wanted a model config (.json) or params.txt of open_lm. Got: {error}. Name the run's own file."
         ) from error
@@ -195,6 +198,8 @@ def read_openlm_checkpoint(path: Path) -> tuple[dict[str, Tensor], int | None]:
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(x, Tensor) for x in tensors.values()):
         keys = ", ".join(sorted(map(str, body))[:8]) or "nothing"
         raise ModelError(f"{path}: wanted a model's state_dict. Got {keys}. Name the file epoch_N.pt of a run.")
+    if expanded := [name for name, x in tensors.items() if x.nbytes > x.untyped_storage().nbytes()]:
+        raise ModelError(f"{path}: wanted all numbers of a tensor. Got fewer of {expanded[0]}. Do not trust this file.")
     samples = body.get("samples_seen")
     return tensors, int(samples) if isinstance(samples, int | np.integer) else None
 
@@ -206,8 +211,19 @@ def _numpy_globals() -> list[Any]:
     return [np.dtype, *dtypes, *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
 
 
+def _check_archive(path: Path) -> None:
+    """Check that nothing in a .pt file is compressed, as torch.save writes it, and that its pickle is small."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"a compressed {entry.filename}")
+            if entry.filename.endswith(".pkl"):
+                check_limit(f"{path}, {entry.filename}", "settings", entry.file_size)
+
+
 def _load_tensors_only(path: Path) -> dict[str, Any]:
     try:
+        _check_archive(path)
         with safe_globals(_numpy_globals()):
             body = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except pickle.UnpicklingError as error:
@@ -217,7 +233,7 @@ def _load_tensors_only(path: Path) -> dict[str, Any]:
             f"{path}: wanted only tensors and plain values. Got {kind}; nothing was executed. Do not trust this file; "
             "ask its publisher for safetensors, or for torch.save of its state_dict alone."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ModelError(
             f"{path}: wanted a whole .pt file as torch.save writes it since 1.6. Got: {reason}. Copy it again."

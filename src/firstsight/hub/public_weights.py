@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
+from firstsight.limits import read_settings
 from firstsight.model.tensors import ShapeAndDtype, StoredTensors, meta_init, shapes_and_dtypes, tensor_mismatches
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
@@ -95,10 +95,10 @@ def prefix_errors(path: Path) -> Iterator[None]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The object in a config.json."""
+    """The object in a config.json, with sizes within the limits."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        return read_settings(path)
+    except ValueError as error:
         raise ModelError(f"{path}: wanted a configuration in JSON. Got: {error}. Copy it again.") from error
 
 

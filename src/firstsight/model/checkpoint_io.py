@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from firstsight.errors import FirstsightError, ModelError
+from firstsight.errors import FirstsightError, LimitExceeded, ModelError
 from firstsight.files import link_or_copy
+from firstsight.limits import read_settings
 from firstsight.model.tensors import StoredTensors, load_weights, meta_init, write_tensors
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
@@ -59,11 +60,11 @@ def read_spec(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{folder}: wanted a checkpoint folder. Got no spec.json. Name the output of a training step.")
     try:
-        body = json.loads(path.read_text())
+        body = read_settings(path)
         if (version := body.get("format")) != FORMAT_VERSION:
             raise ModelError(f"{path}: wanted format {FORMAT_VERSION}. Got {version!r}. Use the version that wrote it.")
         return {**body, "model": serialize.from_json(body["model"]), "seen": int(body["seen"])}
-    except ModelError:
+    except (ModelError, LimitExceeded):
         raise
     except (ValueError, KeyError, TypeError, AttributeError, FirstsightError) as error:
         raise ModelError(f"{path}: wanted the spec of a model. Got: {error}. Write it again.") from error

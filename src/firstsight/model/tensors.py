@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from firstsight.errors import ModelError
 from firstsight.files import read_weight_map
+from firstsight.limits import check_tensor_header
 
 MAX_SHARD_BYTES = 2_000_000_000
 """Maximum bytes of tensors in one file; a larger tensor has a file of its own."""
@@ -94,6 +95,7 @@ class StoredTensors(Mapping[str, Tensor]):
 def _open_safetensors(file: Path) -> Any:
     if not file.is_file():
         raise ModelError(f"{file}: wanted a safetensors file, or shards and their index. Got neither. Copy it there.")
+    check_tensor_header(file)
     try:
         return safe_open(file, "pt")
     except (OSError, SafetensorError) as error:

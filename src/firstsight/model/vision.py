@@ -6,7 +6,6 @@ Shapes: N images of S x S pixels (uint8, channels last), I tokens per image, W v
 
 from __future__ import annotations
 
-import json
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from firstsight.errors import ModelError, QuantityError
+from firstsight.limits import read_settings
 from firstsight.model.tensors import StoredTensors, format_faults
 from firstsight.recipe.mixture import External
 from firstsight.recipe.vision import (
@@ -302,12 +302,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{path.parent}: wanted a Hugging Face encoder. Got no {path.name}. Name its folder.")
     try:
-        content = json.loads(path.read_text())
+        return read_settings(path)
     except ValueError as error:
         raise ModelError(f"{path}: wanted JSON. Got: {error}. Copy it again.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: wanted a JSON object. Got {type(content).__name__}. Copy it again.")
-    return cast(dict[str, Any], content)
 
 
 _PROCESSOR_STEPS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 3}

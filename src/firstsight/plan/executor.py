@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from firstsight.errors import describe_error
+from firstsight.limits import apply_limits
 from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
@@ -153,6 +154,7 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
             return StepReport(address, "already_published")
         started = datetime.now(UTC)
         print(f"--- {address} at {started.isoformat()}", flush=True)  # noqa: T201 - into the step's log
+        apply_limits(job.site.limits)
         function: Callable[..., None] = pkgutil.resolve_name(job.handler.function)
         out, on_progress = store.work_folder(address), _ProgressSender(connection, address)
         job.handler.clear(out)

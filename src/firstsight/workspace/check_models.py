@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from firstsight.errors import FirstsightError, RequestError
+from firstsight.errors import FirstsightError, LimitExceeded, RequestError
+from firstsight.limits import check_file_size, read_settings
 from firstsight.plan.step import Step, field_differences
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import LMSpec, VLMSpec
@@ -95,6 +95,8 @@ def _check_branch(step: Step, stage: Midtrain | Finetune, site: Site) -> None:
         from tokenizers import Tokenizer
 
         files = (tokenizer_file(site.sources[stage.tokenizer.name], stage.tokenizer.name), folder / "tokenizer.json")
+        for file in files:
+            check_file_size(file, "tokenizer")
         ids, donor_ids = (Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True) for file in files)
         moved = sorted((number, token) for token, number in donor_ids.items() if ids.get(token) != number)
         if moved:
@@ -144,7 +146,11 @@ def encoder_mismatch(tower: TowerSpec, location: Location, name: str) -> str:
 def encoder_config(location: Location, name: str) -> dict[str, Any]:
     """The configuration of an encoder with transformers' defaults; of a whole SigLIP model its vision tower's."""
     encoder_files(location, name)
-    config = json.loads((Path(location.path) / "config.json").read_text())
+    path = Path(location.path) / "config.json"
+    try:
+        config = read_settings(path)
+    except (ValueError, LimitExceeded) as error:
+        raise RequestError(f"{path}: wanted the settings of an encoder. Got {error}. Copy it again.") from error
     model_type = str(config.get("model_type"))
     defaults = ENCODER_DEFAULTS.get(model_type, _SIGLIP)
     return {**defaults, **config.get("vision_config", config), "model_type": model_type}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from firstsight.errors import DataError, FirstsightError, MissingPackage, RequestError, describe_error
+from firstsight.limits import read_settings
 from firstsight.recipe.mixture import External, ExternalForm, Recaptioned, base_source
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import paper
@@ -246,7 +247,7 @@ def detect_form(name: str, location: Location) -> ExternalForm:
     config = path / "config.json"
     if (path / "spec.json").is_file():
         return "checkpoint"
-    if config.is_file() and json.loads(config.read_text()).get("model_type") in check_models.ENCODER_DEFAULTS:
+    if config.is_file() and read_settings(config).get("model_type") in check_models.ENCODER_DEFAULTS:
         return "encoder"
     if path.name == "tokenizer.json" or (path / "tokenizer.json").is_file():
         return "tokenizer"

@@ -34,7 +34,7 @@ def prepare_source(job: Prepare, *, tokenizer_path: Path, site: Site, out: Path,
     from firstsight.data.prepare import prepare
 
     store = Store(out)
-    folder = prepared_folder(job.source, tokenizer_path=tokenizer_path, out=out)
+    folder = prepared_folder(job.source, tokenizer_path=tokenizer_path, out=out, site=site)
     folder.mkdir(parents=True, exist_ok=True)
     with store.lock(f"sources-{folder.name}") as has_lock:
         if not has_lock:
@@ -43,8 +43,11 @@ def prepare_source(job: Prepare, *, tokenizer_path: Path, site: Site, out: Path,
     return folder
 
 
-def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> Path:
-    """Where a source is prepared under `out`: the name has the source's name and form and the tokenizer's digest."""
+def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path, site: Site) -> Path:
+    """Where a source is prepared under `out`: the name has the source's name and form and the tokenizer's digest.
+
+    Also a digest of the site's limits for records, where they are not the defaults: they decide which are valid.
+    """
     from firstsight.data import tokenizer
 
     external = base_source(source)
@@ -57,6 +60,8 @@ def prepared_folder(source: DataSource, *, tokenizer_path: Path, out: Path) -> P
     if isinstance(source, Recaptioned):
         share = source.synthetic_share
         parts.append(f"synthetic-{share.numerator}-{share.denominator}-seed-{source.seed}")
+    if changed := site.limits.changed_for_records():
+        parts.append(f"limits-{hashlib.sha256(repr(changed).encode()).hexdigest()[:DIGEST_CHARACTERS]}")
     digest = tokenizer.load_tokenizer(tokenizer_path).digest[:DIGEST_CHARACTERS]
     return out / "sources" / "-".join([*parts, digest])
 
@@ -98,7 +103,7 @@ class PreparationRequest:
 
     def folder(self, root: Path) -> Path:
         """Where the source is prepared under `root`."""
-        return prepared_folder(self.spec.source, tokenizer_path=self.tokenizer_path, out=root)
+        return prepared_folder(self.spec.source, tokenizer_path=self.tokenizer_path, out=root, site=self.site)
 
     def prepare(self, root: Path, *, display: ProgressDisplay) -> PreparedSource:
         """The source, prepared under `root`; errors as in `prepare_source`."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.files import FileDigests
 from firstsight.hub.download import resolve_hub_path
+from firstsight.limits import apply_limits
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import EXTERNAL_KIND
 from firstsight.recipe.mixture import External, ExternalForm
@@ -33,12 +34,14 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 def current_site(file: Path | None = None) -> Site:
     """This machine's settings: the site file's, over `cuda` where driver and torch support it, else `cpu`.
 
-    `file` is a site file; by default the one of `find_site_file`, if there is one.
+    `file` is a site file; by default the one of `find_site_file`, if there is one. Its limits apply from now on.
     """
     has_gpu = Path("/dev/nvidiactl").exists() and not version("torch").endswith("+cpu")
     defaults = Site(device="cuda" if has_gpu else "cpu")
     path = file or find_site_file()
-    return defaults if path is None else read_site(path, defaults=defaults)
+    site = defaults if path is None else read_site(path, defaults=defaults)
+    apply_limits(site.limits)
+    return site
 
 
 def find_site_file() -> Path | None:

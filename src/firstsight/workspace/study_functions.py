@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from firstsight import studies
 from firstsight.errors import FirstsightError, QuantityError, RequestError, UnknownName
+from firstsight.limits import check_file_size
 from firstsight.recipe.scales import Scale, get_scale
 from firstsight.recipe.spec import describe, matches
 from firstsight.recipe.study import Study
@@ -149,6 +150,7 @@ def _from_file(path: Path, function: str) -> StudyFunction:
     if not path.is_file():
         shipped = ", ".join(shipped_studies())
         raise RequestError(f"{path}: there is no such study file. Give a shipped name ({shipped}) or a .py file.")
+    check_file_size(path, "settings")
     functions = _study_functions(path)
     if function and function not in functions:
         raise UnknownName(f"function of {path} that returns a Study", function, functions)

@@ -148,7 +148,7 @@ class _SourcePreparer:
             path = sources.tokenizer_file(self.site.sources[tokenizer.spec.name], tokenizer.spec.name).parent
         else:  # the vocabulary of the built-in world
             path = run_step(tokenizer, store, site=self.site, display=self.display)
-        folder = prepared_folder(spec.source, tokenizer_path=path, out=store.root)
+        folder = prepared_folder(spec.source, tokenizer_path=path, out=store.root, site=self.site)
         if (folder / "manifest.json").is_file():
             self._check_unchanged(folder, external.name)
             return folder

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstsight.errors import RequestError
+from firstsight.limits import apply_limits
 from firstsight.plan.scheduler import RunSummary
 from firstsight.plan.step import FieldDifference
 from firstsight.recipe.study import Study
@@ -50,7 +51,10 @@ class Workspace:
     @property
     def site(self) -> Site:
         """The machine's settings and the paths of the user's data."""
-        return self._site if isinstance(self._site, Site) else sources.current_site(self._site)
+        if not isinstance(self._site, Site):
+            return sources.current_site(self._site)
+        apply_limits(self._site.limits)
+        return self._site
 
     def plan(self, study: Study, *, device: str | None = None, utilisation: float = 0.4) -> StudyPlan:
         """What would run, what arms share, and what it costs on a device (h100, a100 ..., cpu); nothing is run.

@@ -14,7 +14,6 @@ import csv
 import gzip
 import io
 import json
-import tarfile
 import zlib
 from base64 import b64decode
 from collections import Counter
@@ -23,20 +22,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
 from firstsight.data.images import perceptual_hash
+from firstsight.data.readers.tables import check_row_groups
+from firstsight.data.readers.tars import TarMember, read_tar_members
 from firstsight.data.records import RecordError
 from firstsight.errors import DataError
+from firstsight.limits import check_limit, current_limits, parse_json, read_all
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _MIN_BASE64_CHARS = 512
 """Shorter strings are never read as base64 of an image."""
 _READ_ERRORS = (
-    ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError, csv.Error, RecursionError, pa.ArrowException,
+    ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError, csv.Error, pa.ArrowException, DataError,
 )  # fmt: skip
 
 
@@ -104,7 +107,7 @@ def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> Eva
                 name = str(file.relative_to(path.parent))
                 try:
                     _collect_file(file, name, sets)
-                except (*_READ_ERRORS, tarfile.TarError) as error:
+                except _READ_ERRORS as error:
                     sets.broken_items.append(f"{name}: {error}")
     if not sets.images and not sets.texts:
         unread = [f"{count} x {suffix}" for suffix, count in sets.unread.items()]
@@ -115,30 +118,43 @@ def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> Eva
 
 def _collect_file(file: Path, name: str, sets: EvalSets) -> None:
     if name.lower().endswith((".tar", ".tar.gz", ".tgz")):
-        with tarfile.open(file, "r|*") as tar:
-            for member in tar:
-                if member.isreg() and (data := tar.extractfile(member)) is not None:
-                    member_name, content = f"{name}/{member.name}", data.read()
-                    try:
-                        _collect_bytes(lambda content=content: content, member_name, sets)
-                    except _READ_ERRORS as error:  # the members after it are still read
-                        sets.broken_items.append(f"{member_name}: {error}")
+        _collect_tar(file, name, sets)
     elif name.lower().endswith(".parquet"):
-        rows = (row for batch in pq.ParquetFile(file).iter_batches(batch_size=64) for row in batch.to_pylist())
+        table = pq.ParquetFile(file)
+        check_row_groups(table, name, table.schema_arrow.names)
+        rows = (row for batch in table.iter_batches(batch_size=64) for row in batch.to_pylist())
         for number, row in enumerate(rows):
             sets.add_value(row, EvalItem(file=name, item=f"[{number}]"))
     else:
-        _collect_bytes(file.read_bytes, name, sets)
+        with file.open("rb") as data:
+            _collect_stream(data, name, sets)
 
 
-def _collect_bytes(read_content: Callable[[], bytes], name: str, sets: EvalSets) -> None:
+def _collect_tar(file: Path, name: str, sets: EvalSets) -> None:
+    def is_needed(member: TarMember) -> bool:
+        return member.is_regular and member.size <= current_limits().file
+
+    with file.open("rb") as raw:
+        is_gzip = raw.peek(2)[:2] == b"\x1f\x8b"
+        stream: Any = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+        for member, content in read_tar_members(stream, name, needs_content=is_needed):
+            if member.is_regular:
+                member_name = f"{name}/{member.name}"
+                try:
+                    check_limit(member_name, "file", member.size)
+                    _collect_stream(io.BytesIO(content), member_name, sets)
+                except _READ_ERRORS as error:  # the members after it are still read
+                    sets.broken_items.append(f"{member_name}: {error}")
+
+
+def _collect_stream(stream: Any, name: str, sets: EvalSets) -> None:
     path = PurePosixPath(name.lower())
     decompress = _DECOMPRESSORS.get(path.suffix)
     suffix = path.with_suffix("").suffix if decompress else path.suffix
     if decompress is None and suffix in IMAGE_SUFFIXES:
-        sets.add_image(read_content(), EvalItem(file=name))
+        sets.add_image(read_all(stream, name, "picture"), EvalItem(file=name))
     elif suffix in _TEXT_PARSERS:
-        content = decompress(read_content()) if decompress else read_content()
+        content = read_all(decompress(stream) if decompress else stream, name, "file")
         for item, value in _TEXT_PARSERS[suffix](content.decode("utf-8-sig")):
             sets.add_value(value, EvalItem(file=name, item=item))
     else:
@@ -147,7 +163,7 @@ def _collect_bytes(read_content: Callable[[], bytes], name: str, sets: EvalSets)
 
 def _parse_json(text: str) -> Iterator[tuple[str, object]]:
     try:
-        yield "", json.loads(text)
+        yield "", parse_json(text, "JSON")
     except json.JSONDecodeError:
         yield from _parse_json_lines(text)
 
@@ -155,7 +171,7 @@ def _parse_json(text: str) -> Iterator[tuple[str, object]]:
 def _parse_json_lines(text: str) -> Iterator[tuple[str, object]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"line {number}", json.loads(line)
+            yield f"line {number}", parse_json(line, f"line {number}")
 
 
 def _parse_csv(text: str, delimiter: str) -> Iterator[tuple[str, object]]:
@@ -172,7 +188,7 @@ _TEXT_PARSERS: dict[str, Callable[[str], Iterator[tuple[str, object]]]] = {
     ".tsv": partial(_parse_csv, delimiter="\t"),
     ".txt": lambda text: ((f"line {number}", line.strip()) for number, line in enumerate(text.split("\n"), start=1)),
 }
-_DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.decompress,
-    ".zst": lambda data: zstandard.ZstdDecompressor().stream_reader(data).read(),
+_DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
+    ".gz": lambda stream: gzip.GzipFile(fileobj=stream),
+    ".zst": lambda stream: zstandard.ZstdDecompressor().stream_reader(stream),
 }

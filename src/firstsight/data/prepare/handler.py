@@ -28,6 +28,7 @@ from firstsight.data.prepare.shard_writer import PrepareJob, ShardPart, ShardPro
 from firstsight.data.readers import Shard
 from firstsight.errors import DataError, FirstsightError, StepFailed
 from firstsight.files import read_cached_json, write_atomic
+from firstsight.limits import apply_limits
 from firstsight.recipe import mixture, serialize
 from firstsight.recipe.stages import Prepare
 from firstsight.site import Location, Progress, ProgressCallback, Site
@@ -84,6 +85,7 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
         tokenizer_digest=text_tokenizer.digest,
         special_tokens=text_tokenizer.special_ids,
         vocab_size=text_tokenizer.vocab_size,
+        limits=site.limits,
         key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     )
 
@@ -192,12 +194,18 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Mapp
         **stats,
         "tokenizer": job.tokenizer_digest,
         "special": asdict(job.special_tokens),
-        "source": _combine_digests([part.digest for part in parts]),
+        "source": _combine_digests([part.digest for part in parts] + _limits_text(job)),
     }
     manifest["counts"] |= {"images": image_count}
     manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *digests])
     _write_json(out / "merged.json", manifest)
     _remove_parts(out)
+
+
+def _limits_text(job: PrepareJob) -> list[str]:
+    """Other limits than the defaults, which make other records of equal files."""
+    changed = job.limits.changed_for_records()
+    return [json.dumps(changed, sort_keys=True)] if changed else []
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -289,6 +297,7 @@ def _receive(worker: WorkerProcess, shard: Shard) -> list[ShardProgress | None]:
 def serve_shards(connection: Connection) -> None:
     """A worker's main function: write the part of each shard that arrives, until the pipe closes."""
     job: PrepareJob = connection.recv()
+    apply_limits(job.limits)
     writer: ShardWriter | None = None
     while True:
         try:

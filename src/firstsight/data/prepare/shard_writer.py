@@ -31,6 +31,7 @@ from firstsight.data.records import (
     TokenizedChunk,
 )
 from firstsight.files import write_atomic
+from firstsight.limits import Limits
 from firstsight.recipe.mixture import DataSource, ExternalForm
 from firstsight.site import Location
 
@@ -51,6 +52,7 @@ class PrepareJob:
     tokenizer_digest: str
     special_tokens: tokenizer.SpecialTokenIds
     vocab_size: int
+    limits: Limits
     key: str
     """Equal for two jobs whose parts can be merged: digest of source, location, tokenizer and format."""
 

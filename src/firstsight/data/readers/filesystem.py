@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from firstsight.data.records import ImageLocation, RecordError, RejectedRecord
 from firstsight.errors import DataError, MissingPackage, RequestError
+from firstsight.limits import read_all
 from firstsight.site import Location
 
 _READ_SIZE = 1 << 20
@@ -145,10 +146,10 @@ class SourceFolder:
         except OSError as error:
             raise DataError(f"{path}: cannot be opened ({error}). Check the path and its permissions.") from None
 
-    def read(self, name: str) -> bytes:
-        """All bytes of a small file."""
+    def read(self, name: str, limit_name: str) -> bytes:
+        """All bytes of a file; LimitExceeded for more than the limit."""
         with self.open(name) as data:
-            return data.read()
+            return read_all(data, self.path(name), limit_name)
 
     def fetch(self, name: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of a file, fewer if it is shorter; OSError when they cannot be read."""

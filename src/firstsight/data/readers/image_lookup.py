@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from firstsight.data.images import MAX_IMAGE_BYTES, perceptual_hash
+from firstsight.data.images import perceptual_hash
 from firstsight.data.readers.filesystem import ReadDigest, SourceFolder, open_folder
 from firstsight.data.readers.json_files import parse_optional_object
 from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, check_member, read_tar_members
 from firstsight.data.records import ImageLocation, RecordError
+from firstsight.limits import current_limits, describe_excess
 from firstsight.site import Location
 
 
@@ -104,6 +105,6 @@ class ImageLookup:
         if file_name is None:
             raise RecordError("no image", f"{name} is in no tar, no file of its own, nor in images/")
         size = folder.file_info(file_name).size
-        if size > MAX_IMAGE_BYTES:
-            raise RecordError("too many bytes", f"{name} has {size:,} bytes, at most {MAX_IMAGE_BYTES:,}")
-        return file_name, 0, folder.read(file_name)
+        if size > current_limits().picture:
+            raise RecordError("too many bytes", f"{name}: {describe_excess('picture', size)}")
+        return file_name, 0, folder.read(file_name, "picture")

@@ -18,13 +18,12 @@ import pyarrow as pa
 
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, SourceFolder
 from firstsight.data.records import Record, RecordError, RejectedRecord
-from firstsight.errors import DataError
+from firstsight.errors import DataError, LimitExceeded
+from firstsight.limits import UnpackedStream, current_limits, describe_excess, iter_lines, limit_exceeded, parse_json
 
 JSONL_EXTENSIONS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 RANGE_ITEMS, RANGE_BYTES = 10_000, 16 << 20
 """A byte range of a list ends at the first item after this many items or bytes."""
-MAX_ITEM_BYTES = 16 << 20
-"""Bytes of an item of a list; a list without a complete item in this many bytes is refused."""
 _READ_SIZE = 1 << 20
 _NOT_WHITESPACE = re.compile(r"[^ \t\r\n]")
 _BYTE_ORDER_MARK = "\xef\xbb\xbf"
@@ -35,12 +34,14 @@ def jsonl_records(
 ) -> Iterator[Record | RejectedRecord]:
     """The record that `parse` makes of each row and its number, counted from 1; blank lines are skipped.
 
-    `parse` may raise RecordError. Raises DataError when a compressed file is truncated.
+    `parse` may raise RecordError; a line above the limit is skipped. DataError when a compressed file is truncated.
     """
     with context.folder.open_stream(context.shard.name, context.digest) as stream:
         for number, line in enumerate(_read_lines(stream, context.path), start=1):
-            if line.strip():
+            if line is None or line.strip():
                 try:
+                    if line is None:
+                        raise RecordError("too many bytes", describe_excess("record"))
                     yield parse(parse_json_object(line), number)
                 except RecordError as error:
                     yield context.rejected(error, f"line {number}")
@@ -49,8 +50,10 @@ def jsonl_records(
 def parse_json_object(data: bytes) -> dict[str, Any]:
     """A JSON object; RecordError for anything else."""
     try:
-        value = json.loads(decode_utf8(data))
-    except (ValueError, RecursionError) as error:
+        value = parse_json(decode_utf8(data), "JSON")
+    except LimitExceeded:
+        raise RecordError("too deep", describe_excess("depth")) from None
+    except ValueError as error:
         raise RecordError("not JSON", str(error)) from None
     if not isinstance(value, dict):
         raise RecordError("not JSON", f"wanted an object, got {type(value).__name__}")
@@ -60,8 +63,8 @@ def parse_json_object(data: bytes) -> dict[str, Any]:
 def parse_optional_object(data: bytes) -> dict[str, Any]:
     """A JSON object, or an empty one if the bytes are anything else."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = parse_json(data, "JSON")
+    except (ValueError, LimitExceeded):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -74,8 +77,8 @@ def decode_utf8(data: bytes, prefix: str = "") -> str:
         raise RecordError("not UTF-8", f"{prefix}byte {error.start}") from None
 
 
-def _read_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
-    """Lines of a plain or compressed stream; DataError when a compressed one is truncated.
+def _read_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes | None]:
+    """Lines of a plain or compressed stream, None for one above the limit; DataError for a truncated compressed one.
 
     pyarrow reports truncated zstandard frames, which zstandard's reader does not; Python's gzip accepts zero bytes
     after the last member (tape padding), which pyarrow does not.
@@ -86,10 +89,10 @@ def _read_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes]:
         unclosed = SimpleNamespace(read=stream.read, close=lambda: None, closed=False)  # pyarrow closes what it reads
         lines = pa.CompressedInputStream(pa.PythonFile(unclosed, "r"), "zstd")
     else:
-        yield from stream
+        yield from iter_lines(stream)
         return
     try:
-        yield from io.BufferedReader(lines, _READ_SIZE)
+        yield from iter_lines(io.BufferedReader(UnpackedStream(lines, path), _READ_SIZE))
     except (EOFError, OSError, zlib.error) as error:
         codec = "gzip" if path.endswith(".gz") else "zstd"
         raise DataError(f"{path}: not a complete {codec} file ({error}). Copy it again from its origin.") from None
@@ -179,15 +182,22 @@ class _JsonListParser:
     def read_item(self) -> tuple[int, bytes]:
         """The item at the next character, with its byte offset; reads until the item is complete."""
         self.next_character()
+        place, limit = f"{self._path}, byte {self._buffer_offset + self.position}", current_limits().record
         while True:
             try:
                 _, end = self._decode(self._buffer, self.position)
                 if end < len(self._buffer) or self._is_eof:
                     break
-            except (ValueError, RecursionError) as error:
-                if self._is_eof or len(self._buffer) - self.position > MAX_ITEM_BYTES:
+            except RecursionError:
+                raise limit_exceeded(place, "depth") from None
+            except ValueError as error:
+                if self._is_eof:
                     raise self.error(f"an item that cannot be read ({error})") from None
+                if len(self._buffer) - self.position > limit:
+                    raise limit_exceeded(place, "record", detail=f", or a broken item ({error})") from None
             self._read_more()
+        if end - self.position > limit:
+            raise limit_exceeded(place, "record", end - self.position)
         offset, data = self._buffer_offset + self.position, self._buffer[self.position : end].encode("latin-1")
         self.position = end
         return offset, data

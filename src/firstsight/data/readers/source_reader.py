@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
@@ -20,7 +19,8 @@ from firstsight.data.readers.json_files import JSONL_EXTENSIONS, json_list_range
 from firstsight.data.readers.tables import TABLE_EXTENSIONS
 from firstsight.data.readers.text import read_documents_jsonl, read_documents_table, read_documents_tar
 from firstsight.data.records import Record, RejectedRecord
-from firstsight.errors import DataError, RequestError, UnknownName
+from firstsight.errors import DataError, LimitExceeded, RequestError, UnknownName
+from firstsight.limits import parse_json
 from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned, base_source
 from firstsight.site import Location, Site
 
@@ -151,10 +151,10 @@ def _manifest_shards(folder: SourceFolder) -> list[str]:
 
 def _manifest_counts(folder: SourceFolder, manifest: str) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for number, line in enumerate(folder.read(manifest).splitlines(), start=1):
+    for number, line in enumerate(folder.read(manifest, "file").splitlines(), start=1):
         try:
-            row = json.loads(line) if line.strip() else None
-        except ValueError:
+            row = parse_json(line, manifest) if line.strip() else None
+        except (ValueError, LimitExceeded):
             row = ()
         if row is None:
             continue

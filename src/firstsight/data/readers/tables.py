@@ -6,7 +6,7 @@ An image is a struct of bytes and path, bare bytes, or the name of a file; its l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from firstsight.data.images import perceptual_hash
 from firstsight.data.readers.filesystem import ReadContext
 from firstsight.data.records import ImageLocation, Record, RecordError, RejectedRecord
 from firstsight.errors import DataError
+from firstsight.limits import check_limit
 
 TABLE_EXTENSIONS = (".parquet", ".arrow")
 TURN_COLUMNS = ("conversations", "messages", "texts", "turns")
@@ -110,14 +111,27 @@ def _read_rows(context: ReadContext, layouts: Sequence[Sequence[str]], optional:
                 table = stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.memory_map(str(path)))))
                 schema, batches = table.schema, lambda columns: (batch.select(columns) for batch in table)
             columns = _resolve_columns(context, schema.names, layouts, optional)
-            number = 0
-            for batch in batches(columns=list(dict.fromkeys(columns.values()))):
+            names, number = list(dict.fromkeys(columns.values())), 0
+            if isinstance(table, pq.ParquetFile):
+                check_row_groups(table, context.path, names)
+            for batch in batches(columns=names):
+                check_limit(f"{context.path}, row {number}", "row_group", batch.nbytes)
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     for cells in batch.slice(start, _BATCH_ROWS).to_pylist():
                         yield TableRow(context, number, cells, columns)
                         number += 1
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{context.path}: not a table, or truncated ({error}). Copy it again.") from None
+
+
+def check_row_groups(table: pq.ParquetFile, place: object, columns: Container[str]) -> None:
+    """LimitExceeded for a row group whose `columns` unpack to more bytes than the limit, as its metadata states."""
+    metadata = table.metadata
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = map(group.column, range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in columns)
+        check_limit(f"{place}, row group {number}", "row_group", size)
 
 
 def _resolve_columns(

@@ -12,10 +12,10 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from firstsight.data.images import MAX_IMAGE_BYTES
 from firstsight.data.readers.filesystem import BinaryStream, skip_bytes
 from firstsight.data.records import RecordError
 from firstsight.errors import DataError
+from firstsight.limits import current_limits, describe_excess
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 _BLOCK_SIZE = tarfile.BLOCKSIZE
@@ -46,6 +46,16 @@ class TarMember:
         """The file's name after the first dot, in lower case: jpg, syn.json."""
         return PurePosixPath(self.name).name.partition(".")[2].lower()
 
+    @property
+    def limit_name(self) -> str:
+        """The limit for its size."""
+        return "picture" if self.extension in IMAGE_EXTENSIONS else "record"
+
+    @property
+    def is_within_limit(self) -> bool:
+        """Whether its size is legal."""
+        return self.size <= getattr(current_limits(), self.limit_name)
+
 
 def check_member(member: TarMember) -> None:
     """RecordError for a member with an unsafe name, that is not a regular file, or that is too large."""
@@ -53,13 +63,13 @@ def check_member(member: TarMember) -> None:
         raise RecordError("unsafe path", member.name)
     if not member.is_regular:
         raise RecordError("not a plain file", f"{member.name} is a link, device or sparse file")
-    if member.size > MAX_IMAGE_BYTES:
-        raise RecordError("too many bytes", f"{member.name} has {member.size:,} bytes, at most {MAX_IMAGE_BYTES:,}")
+    if not member.is_within_limit:
+        raise RecordError("too many bytes", f"{member.name}: {describe_excess(member.limit_name, member.size)}")
 
 
 def extension_filter(extensions: Container[str]) -> Callable[[TarMember], bool]:
     """A condition for `read_tar_members`: regular members of these extensions that are not too large."""
-    return lambda member: member.is_regular and member.extension in extensions and member.size <= MAX_IMAGE_BYTES
+    return lambda member: member.is_regular and member.extension in extensions and member.is_within_limit
 
 
 def list_tar_members(file: Path) -> Iterator[TarMember]:

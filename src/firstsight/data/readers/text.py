@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from firstsight.data.images import MAX_IMAGE_BYTES
 from firstsight.data.readers.filesystem import ReadContext
 from firstsight.data.readers.json_files import decode_utf8, jsonl_records
 from firstsight.data.readers.tables import table_records
 from firstsight.data.readers.tars import TarMember, check_member, extension_filter, read_tar_members
 from firstsight.data.records import Record, RecordError, RejectedRecord, parse_document, parse_token_ids
+from firstsight.errors import LimitExceeded
+from firstsight.limits import current_limits, describe_excess, parse_json
 
 _EXTENSIONS = ("json", "json.gz", "txt")
 _TOKEN_ID_LIST = re.compile(r"\s*\[[\s\d,.eE+-]*\]?\s*")
@@ -69,8 +69,8 @@ def _parse_member(context: ReadContext, member: TarMember, content: bytes) -> tu
     text = decode_utf8(_gunzip(content) if member.extension.endswith(".gz") else content)
     value: Any = text
     if member.extension != "txt":
-        with suppress(ValueError, RecursionError):
-            value = json.loads(text)
+        with suppress(ValueError, LimitExceeded):
+            value = parse_json(text, member.name)
     if isinstance(value, list) or _TOKEN_ID_LIST.fullmatch(text):
         return parse_token_ids(value, record_id=record_id), True
     if isinstance(value, dict):
@@ -82,11 +82,13 @@ def _parse_member(context: ReadContext, member: TarMember, content: bytes) -> tu
 
 def _gunzip(content: bytes) -> bytes:
     """A small gzip member, decompressed; RecordError if it is broken or its content too large."""
-    decompressor = zlib.decompressobj(wbits=31)
+    decompressor, limit = zlib.decompressobj(wbits=31), current_limits().record
     try:
-        data = decompressor.decompress(content, MAX_IMAGE_BYTES)
+        data = decompressor.decompress(content, limit)
     except zlib.error as error:
         raise RecordError("not JSON", f"not gzip data ({error})") from None
+    if not decompressor.eof and len(data) == limit:
+        raise RecordError("too many bytes", describe_excess("record"))
     if not decompressor.eof:
-        raise RecordError("too many bytes" if len(data) == MAX_IMAGE_BYTES else "not JSON", "a truncated gzip member")
+        raise RecordError("not JSON", "a truncated gzip member")
     return data

@@ -15,6 +15,7 @@ from typing import Any
 from firstsight.errors import DataError
 from firstsight.evaluate.lm_eval.tasks import LmEvalTask, get_lm_eval_task
 from firstsight.evaluate.task import load_json_records
+from firstsight.limits import check_limit
 
 DatasetRow = dict[str, Any]
 DatasetSplits = dict[str, list[DatasetRow]]
@@ -80,8 +81,13 @@ def _read_rows(file: Path) -> list[DatasetRow]:
     import pyarrow
     from pyarrow import parquet
 
+    from firstsight.data.readers.tables import check_row_groups
+
     try:
-        return parquet.read_table(file).to_pylist()
+        table = parquet.ParquetFile(file)
+        check_row_groups(table, file, table.schema_arrow.names)
+        check_limit(file, "file", sum(table.metadata.row_group(n).total_byte_size for n in range(table.num_row_groups)))
+        return table.read().to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{file}: wanted a Parquet table. Got: {error}. Copy it again.") from error
 

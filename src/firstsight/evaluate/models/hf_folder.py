@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 
 from firstsight.errors import ModelError
 from firstsight.hub.download import check_download_complete, resolve_hub_path
+from firstsight.limits import read_settings
 from firstsight.site import Site
 
 VIDEO_PROCESSOR = "video_processor"
@@ -139,7 +139,7 @@ def _load_processor(folder: Path, config: Any) -> Any:
 def _processor_class_name(folder: Path) -> str:
     for name in ("processor_config.json", "preprocessor_config.json"):
         config_path = folder / name
-        if config_path.is_file() and (class_name := json.loads(config_path.read_text()).get("processor_class")):
+        if config_path.is_file() and (class_name := read_settings(config_path).get("processor_class")):
             return str(class_name)
     return ""
 

@@ -20,6 +20,7 @@ from firstsight.evaluate.offline_scoring.answer_files import (
 )
 from firstsight.evaluate.task import Question, Task, benchmark_files, normalize_image_name
 from firstsight.evaluate.tasks import TASKS
+from firstsight.limits import parse_json
 
 _TRUTH_KEYS = ("label", "answer", "answers", "gold", "target", "ground_truth", "bbox", "box")
 _HARNESS_INDEX = re.compile(r'\s*\{\s*"-?\d+"\s*:\s*\{\s*"question_id"')
@@ -84,7 +85,7 @@ def _is_question_file(path: Path) -> bool:
     if _HARNESS_INDEX.match(line):
         return all(key in line[:_FIRST_ENTRY_CHARS] for key in ('"question"', '"img_path"'))
     try:
-        record = json.loads(line)
+        record = parse_json(line, path)
     except json.JSONDecodeError:
         return False
     return isinstance(record, dict) and {"question_id", "text"} <= record.keys() and not record.keys() & _TRUTH_KEYS
