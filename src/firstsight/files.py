@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from firstsight.errors import DataError, FirstsightError, ModelError, StoreError
 from firstsight.limits import iter_lines, limit_exceeded, parse_json, read_file
@@ -59,6 +59,13 @@ def _remove_abandoned_temporaries(path: Path) -> None:
                 file.unlink()
 
 
+@contextmanager
+def open_atomic(path: Path, *, sync: bool = False) -> Generator[BinaryIO, None, None]:
+    """An `atomic_file` that is open for writing."""
+    with atomic_file(path, sync=sync) as temporary, temporary.open("wb") as file:
+        yield file
+
+
 def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> None:
     """Write a file through `atomic_file`; text as UTF-8, line ends as they are."""
     with atomic_file(path, sync=sync) as temporary:
@@ -102,11 +109,13 @@ def file_name_part(text: str) -> str:
 
 
 def link_or_copy(source: Path | str, target: Path | str) -> None:
-    """A hard link where the file system has them, else a copy of content and times."""
+    """A hard link where the file system has them, else a copy of content and times; of the file that a link names."""
+    path = Path(source).resolve()
     try:
-        os.link(source, target)
+        os.link(path, target)
     except OSError:
-        shutil.copy2(source, target)
+        with atomic_file(Path(target)) as temporary:
+            shutil.copy2(path, temporary)
 
 
 def read_json(
@@ -215,7 +224,7 @@ def staged_folder(out: Path, *, errors: tuple[type[Exception], ...] = ()) -> Gen
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
         raise StoreError(
             f"{out}: wanted a folder that can be written completely. Got: {reason.rstrip('.')}. Nothing was "
-            "left there. Free disk space, or choose another --out."
+            "left there. Free disk space, or choose another folder."
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.data.conftest import Workshop, words_of
 
-from firstsight.data.index import INDEX_ARRAYS, IndexWriter
+from firstsight.data.index import INDEX_ARRAYS, open_index_arrays
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.estimate import (
     CostEstimate,
@@ -179,8 +179,8 @@ def test_index_bytes_are_those_of_a_prepared_source(workshop: Workshop, form: Ex
 
 @pytest.mark.parametrize("vocab_size", [50_432, 2**16, 2**16 + 1, 128_256])
 def test_bytes_per_token_grow_with_the_vocabulary_of_the_model(tmp_path: Path, vocab_size: int) -> None:
-    with IndexWriter(tmp_path, vocab_size) as writer:
-        token_bytes = sum(writer.arrays[name].dtype.itemsize for name in ("tokens", "loss"))
+    with open_index_arrays(tmp_path, vocab_size) as arrays:
+        token_bytes = sum(arrays[name].dtype.itemsize for name in ("tokens", "loss"))
     arm = get_scale("1b").base
     small = replace(arm.pretrain, model=replace(arm.pretrain.model, vocab_size=vocab_size))
     text_only = replace(arm, start=Share(1), stages=(), evaluate=replace(arm.evaluate, vision_tasks=()))

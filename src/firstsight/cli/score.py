@@ -11,6 +11,7 @@ import typer
 
 from firstsight.cli import terminal
 from firstsight.errors import RequestError
+from firstsight.files import write_atomic
 from firstsight.units import parse_share
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def score(
     with as_request_error():
         scored = scoring.score_answer_files(definition, answers, references)
     if out_json:
-        out_json.write_text(json.dumps(scoring.score_summary(scored), indent=1) + "\n", encoding="utf-8")
+        _write(out_json, json.dumps(scoring.score_summary(scored), indent=1) + "\n")
     if rows:
-        rows.write_text(scoring.answers_jsonl(scored), encoding="utf-8")
+        _write(rows, scoring.answers_jsonl(scored))
     details = list(_detail_lines(scored))
     if scored.missing_count > allowed * len(scored.rows):
         raise RequestError("\n".join([_too_few_answers(scored, str(allowed)), *details]))
@@ -54,6 +55,13 @@ def score(
     if scored.splits:
         terminal.print_table(_split_table(scored.splits), title="")
     terminal.print_lines(["", *details])
+
+
+def _write(path: Path, text: str) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout, a pipe: nothing to replace
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_atomic(path, text)
 
 
 def _score_table(scored: ScoredAnswers) -> Iterator[tuple[str, ...]]:

@@ -30,7 +30,7 @@ from firstsight.data.images import has_image_signature
 from firstsight.data.index import Index
 from firstsight.data.readers.filesystem import FileInfo, SourceFolder, open_folder
 from firstsight.errors import DataError
-from firstsight.files import file_lock
+from firstsight.files import file_lock, write_atomic
 from firstsight.site import Location
 
 BLOCK_BYTES = 8 << 20
@@ -227,16 +227,14 @@ class RemoteFiles:
                 start = block * self._block_size
                 data = self._fetch(path, start, min(info.size, start + self._block_size))
                 self._evict_blocks(cache, len(data))
-                temporary = file.with_suffix(".half")
-                temporary.write_bytes(data)
-                temporary.replace(file)
+                write_atomic(file, data)
         return file
 
     def _evict_blocks(self, cache: Path, new_bytes: int) -> None:
         blocks: list[tuple[float, int, str]] = []
         for entry in os.scandir(cache):
             with suppress(FileNotFoundError):
-                if not entry.name.endswith((".lock", ".half")):
+                if not entry.name.endswith(".lock"):
                     blocks.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
         excess = sum(size for _, size, _ in blocks) + new_bytes - self._max_bytes
         for _, size, path in sorted(blocks):

@@ -1,4 +1,4 @@
-"""`Index`: the memory-mapped result of preparing a source; images stay in the source. `IndexWriter` writes its arrays.
+"""`Index`: the memory-mapped result of preparing a source, without the images; `open_index_arrays` writes its arrays.
 
 samples.npy        tokens_from, tokens_count, shown_from, shown_count: the tokens and images of each record
 shown.npy          picture, at: the images of each record, and the number of the record's tokens before each of them
@@ -12,9 +12,8 @@ quarantine.jsonl   the rejected records: reason, shard, where, detail
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +23,7 @@ from jaxtyping import Integer, UInt8
 
 from firstsight.data.records import SpecialTokenIds
 from firstsight.errors import DataError
-from firstsight.files import read_json
+from firstsight.files import open_atomic, read_json
 from firstsight.recipe import serialize
 from firstsight.recipe.mixture import DataSource, ExternalForm
 
@@ -148,21 +147,15 @@ _ADVICE = "Delete that folder and prepare the source again."
 
 
 class ArrayFile:
-    """A one-dimensional .npy file that is appended to; `close` writes the final length into its header.
+    """A one-dimensional .npy file that is appended to, in the `with` block of `open_array_file`."""
 
-    `hashed`: `digest` is available. `sync`: `close` waits until the bytes are on disk, with OSError if it is full.
-    """
-
-    def __init__(self, path: Path, dtype: np.dtype, *, hashed: bool = False, sync: bool = False) -> None:
+    def __init__(self, stream: BinaryIO, dtype: np.dtype, *, hashed: bool) -> None:
         self.dtype, self.count = dtype, 0
-        self._sync, self._hash = sync, hashlib.sha256() if hashed else None
-        path.unlink(missing_ok=True)  # a process that has mapped or linked the old file keeps it unchanged
-        self._stream = path.open("wb")
-        write_npy_header(self._stream, dtype, 0)
+        self._stream, self._hash = stream, hashlib.sha256() if hashed else None
 
     @property
     def digest(self) -> str:
-        """sha256 over the entries, the type and the count so far."""
+        """sha256 over the entries, the type and the count so far; only of a `hashed` file."""
         assert self._hash is not None
         total = self._hash.copy()
         total.update(f"{self.dtype.descr} {self.count}".encode())
@@ -175,30 +168,30 @@ class ArrayFile:
             self._hash.update(data)
         self.count += len(values)
 
-    def close(self) -> None:
-        with self._stream:
-            self._stream.seek(0)
-            write_npy_header(self._stream, self.dtype, self.count)
-            if self._sync:
-                self._stream.flush()
-                os.fsync(self._stream.fileno())
+
+@contextmanager
+def open_array_file(
+    path: Path, dtype: np.dtype, *, hashed: bool = False, sync: bool = False
+) -> Generator[ArrayFile, None, None]:
+    """An `ArrayFile` that replaces `path` at the end of the block; who has mapped or linked the old one keeps it.
+
+    `hashed`: `digest` is available. `sync`: the bytes are on the disk at the end; OSError if it is full.
+    """
+    with open_atomic(path, sync=sync) as stream:
+        write_npy_header(stream, dtype, 0)
+        array = ArrayFile(stream, dtype, hashed=hashed)
+        yield array
+        stream.seek(0)
+        write_npy_header(stream, dtype, array.count)
 
 
-class IndexWriter:
-    """The arrays of an index in `folder`, by name in `.arrays`; tokens take two bytes if the vocabulary allows it."""
-
-    def __init__(self, folder: Path, vocab_size: int) -> None:
-        token_dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-        dtypes = (SAMPLE_DTYPE, IMAGE_REF_DTYPE, token_dtype, np.dtype("u1"), IMAGE_DTYPE)
-        self.arrays = {
-            name: ArrayFile(folder / f"{name}.npy", dtype, hashed=True, sync=True)
+@contextmanager
+def open_index_arrays(folder: Path, vocab_size: int) -> Generator[Mapping[str, ArrayFile], None, None]:
+    """The arrays of an index in `folder`, by name; tokens take two bytes if the vocabulary allows it."""
+    token_dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+    dtypes = (SAMPLE_DTYPE, IMAGE_REF_DTYPE, token_dtype, np.dtype("u1"), IMAGE_DTYPE)
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(open_array_file(folder / f"{name}.npy", dtype, hashed=True, sync=True))
             for name, dtype in zip(INDEX_ARRAYS, dtypes, strict=True)
         }
-
-    def __enter__(self) -> IndexWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with ExitStack() as stack:
-            for array in self.arrays.values():
-                stack.callback(array.close)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from firstsight.errors import FirstsightError, LimitExceeded, ModelError
-from firstsight.files import link_or_copy
+from firstsight.files import link_or_copy, write_atomic
 from firstsight.limits import read_settings
 from firstsight.model.tensors import StoredTensors, load_weights, meta_init, write_tensors
 from firstsight.model.vision import Encoder, load_encoder
@@ -41,17 +41,20 @@ def save(folder: Path, model: VLM, *, tokens_seen: int, tokenizer: Path, encoder
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, model.state_dict())
     write_spec(folder, model.spec, tokens_seen=tokens_seen)
-    shutil.copyfile(tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer, folder / "tokenizer.json")
+    write_atomic(
+        folder / "tokenizer.json", (tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer).read_bytes()
+    )
     for number, encoder in enumerate(encoders):
         shutil.rmtree(folder / f"encoder{number}", ignore_errors=True)
-        shutil.copytree(encoder, folder / f"encoder{number}", copy_function=link_or_copy)
+        ignore_hidden = shutil.ignore_patterns(".*")  # of git and of downloads
+        shutil.copytree(encoder, folder / f"encoder{number}", ignore=ignore_hidden, copy_function=link_or_copy)
 
 
 def write_spec(folder: Path, spec: LMSpec | VLMSpec, *, tokens_seen: int) -> None:
     """Write spec.json: the model's spec and the tokens that it was trained on."""
     kind = "vlm" if isinstance(spec, VLMSpec) else "lm"
     body = {"format": FORMAT_VERSION, "kind": kind, "model": serialize.to_json(spec), "seen": tokens_seen}
-    (folder / "spec.json").write_text(json.dumps(body, sort_keys=True, indent=1) + "\n")
+    write_atomic(folder / "spec.json", json.dumps(body, sort_keys=True, indent=1) + "\n")
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

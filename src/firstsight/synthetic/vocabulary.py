@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 
+from firstsight.files import write_atomic
 from firstsight.recipe.mixture import SyntheticVocabulary, SyntheticWorld
 from firstsight.site import Progress, ProgressCallback, Site
 from firstsight.synthetic.catalog import GROUND_COLORS, PLACES, SIGNS, load_catalog
@@ -90,5 +91,5 @@ def write_vocabulary(
 ) -> None:
     """Writes tokenizer.json."""
     tokenizer = word_tokenizer(spec.world)
-    tokenizer.save(str(out / "tokenizer.json"))
+    write_atomic(out / "tokenizer.json", tokenizer.to_str(pretty=True))
     on_progress(Progress(done=tokenizer.get_vocab_size(), total=tokenizer.get_vocab_size(), unit="words"))

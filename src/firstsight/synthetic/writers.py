@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from firstsight.files import open_atomic
 from firstsight.recipe.mixture import (
     SyntheticCaptions,
     SyntheticDialogues,
@@ -92,7 +93,7 @@ def _dialogue_record(spec: SyntheticDialogues, renderer: Renderer, index: int) -
 
 def _write_llava(records: Iterable[LlavaRecord], renderer: Renderer, out: Path) -> None:
     separator = b"[\n"
-    with (out / "dialogues.json").open("wb") as json_file, tar_writer(out / "images.tar") as add_file:
+    with open_atomic(out / "dialogues.json") as json_file, tar_writer(out / "images.tar") as add_file:
         for record in records:
             image, turns = f"{record.id}.png", list[dict[str, str]]()
             for question, answer in record.turns:
@@ -142,7 +143,7 @@ def json_line(value: object) -> bytes:
 
 @contextmanager
 def _zstd_writer(path: Path) -> Iterator[zstandard.ZstdCompressionWriter]:
-    with path.open("wb") as file, zstandard.ZstdCompressor(3).stream_writer(file) as stream:
+    with open_atomic(path) as file, zstandard.ZstdCompressor(3).stream_writer(file) as stream:
         yield stream
 
 
@@ -164,7 +165,7 @@ def with_progress(indices: Sequence[int], total: int, *, unit: str, on_progress:
 @contextmanager
 def tar_writer(path: Path) -> Iterator[Callable[[str, bytes], None]]:
     """A tar file being written: call the value with a name and its bytes. Owner, time and rights never vary."""
-    with path.open("wb") as file:
+    with open_atomic(path) as file:
         yield lambda name, content: _write_tar_member(file, name, content)
         file.write(b"\0" * (2 * _TAR_BLOCK))
 

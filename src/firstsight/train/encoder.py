@@ -87,10 +87,14 @@ def train_contrastive(
         optimizer.zero_grad(set_to_none=True)
         if progress.is_due:
             progress.report(step + 1, loss=loss.item())
-    model.save_pretrained(out)
-    tokenizer.save(str(out / "tokenizer.json"))
+    staging = out / ".weights"
+    model.save_pretrained(staging)
+    for file in staging.iterdir():
+        file.replace(out / file.name)
+    staging.rmdir()
+    write_atomic(out / "tokenizer.json", tokenizer.to_str(pretty=True))
     processor = siglip_processor_config(spec.vit.image_size)
-    (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n")
+    write_atomic(out / "preprocessor_config.json", json.dumps(processor, indent=2, sort_keys=True) + "\n")
 
 
 def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:

@@ -19,6 +19,7 @@ from firstsight.data import tokenizer
 from firstsight.data.loader import Batch, BatchStream, DecodedImages, prefetch_batches
 from firstsight.data.loader.sample_ledger import SampleLedgerWriter
 from firstsight.errors import ModelError
+from firstsight.files import write_atomic
 from firstsight.model.checkpoint_io import read_spec
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.recipe.model import LMSpec, VLMSpec
@@ -121,7 +122,7 @@ def _run_training(
     write_checkpoint(out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
     ledger.close()
     record = json.dumps(achieved_record(stream, context.inputs), sort_keys=True, indent=1)
-    (out / "achieved.json").write_text(record + "\n")
+    write_atomic(out / "achieved.json", record + "\n")
     shutil.rmtree(resume_folder, ignore_errors=True)
 
 

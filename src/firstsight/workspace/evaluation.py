@@ -15,7 +15,7 @@ from firstsight.errors import QuantityError, RequestError, UnknownName
 from firstsight.evaluate.answer_cache import EVALUATIONS_FOLDER, evaluation_folder
 from firstsight.evaluate.result_files import ANSWERS_FILE, Scores
 from firstsight.evaluate.results import EvalResult, add_text_only_scores, merge_result
-from firstsight.files import file_name_part
+from firstsight.files import file_name_part, write_atomic
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, SyntheticBenchmarks
 from firstsight.recipe.serialize import from_json
@@ -272,8 +272,7 @@ class StoredAnswers:
         name_parts = [file_name_part(part)[-90:] for part in (name, self.task)]
         page = self.stored.root / "answers" / f"{'-'.join(filter(None, name_parts)) or 'answers'}.html"
         Store(self.stored.root)  # the folder must be a store, so that a later run may use it
-        page.parent.mkdir(exist_ok=True)
-        page.write_text(html, encoding="utf-8")
+        write_atomic(page, html)
         return page
 
     @property

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.files import file_name_part
+from firstsight.files import file_name_part, write_atomic
 from firstsight.plan.graph import MODEL_ROLES, Graph
 from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps, result_path
 from firstsight.plan.step import Step
@@ -61,7 +61,7 @@ def write_preview(
         site = download_models(external_sources(data), stored.site)
         streams = _StageStreams(store=store, site=site, scratch=Path(scratch))
         html = _render(streams, study, arm_spec, graph=graph, name=name, first=first, count=count)
-    page.write_text(html, encoding="utf-8")
+    write_atomic(page, html)
     return page
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from firstsight.data.audit.eval_sets import EvalItem
 from firstsight.data.index import Index
+from firstsight.files import open_atomic
 
 NGRAM_SIZE = 13
 """Consecutive tokens that count as overlap; Brown et al. 2020 (appendix C) use 13 words."""
@@ -188,8 +189,8 @@ class OverlapReport:
         path = folder / "overlap.jsonl"
         findings = {"picture": self.image_overlaps, "words": self.text_overlaps, "phrase": self.phrases}
         entries = ({"kind": kind, **asdict(finding)} for kind, group in findings.items() for finding in group)
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n" for entry in entries)
+        with open_atomic(path) as file:
+            file.writelines(f"{json.dumps(entry, ensure_ascii=False, sort_keys=True)}\n".encode() for entry in entries)
         return path
 
     def summary_lines(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from firstsight.data.index import write_npy_header
 from firstsight.data.loader.stream import BatchStream
-from firstsight.files import file_sha256
+from firstsight.files import file_sha256, write_atomic
 
 LEDGER_DTYPE = np.dtype([("source", "u1"), ("row", "<u4")])
 _CHUNK = 1 << 18
@@ -53,7 +53,7 @@ class SampleLedgerWriter:
         """Write the remaining rows and ledger.json."""
         self._write()
         metadata = describe_ledger(self.stream, self.first_position) | {"sha256": file_sha256(self.array_path)}
-        self.metadata_path.write_text(json.dumps(metadata, sort_keys=True, indent=1) + "\n")
+        write_atomic(self.metadata_path, json.dumps(metadata, sort_keys=True, indent=1) + "\n")
 
     def _write(self) -> int:
         with self.array_path.open("ab") as file:

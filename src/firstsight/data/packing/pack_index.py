@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from firstsight.data.index import ArrayFile, Index, ragged_ranges
+from firstsight.data.index import ArrayFile, Index, open_array_file, ragged_ranges
 from firstsight.data.packing.bins import assign_rows
 from firstsight.data.packing.segments import SEGMENT_ARRAYS, PackingConfig, SampleChunk, Segments, split_into_segments
 from firstsight.data.tokenizer import LOSS_ALWAYS, LOSS_BEFORE_FINETUNING
 from firstsight.errors import DataError, QuantityError
+from firstsight.files import file_lock, staged_folder, write_atomic
 from firstsight.recipe.mixture import PackingMode
 
 TOKENS_PER_BLOCK = 1 << 22
@@ -255,30 +254,25 @@ def _rows(index: Index, config: PackingConfig, arrays: dict[str, np.ndarray], st
 def _pack_cached(index: Index, config: PackingConfig, chunks: Iterable[PackedRows], cache: Path) -> PackedRows:
     """Rows mapped from the cache; `chunks` are computed only if they are not there, or damaged."""
     folder = cache / hashlib.sha256(json.dumps([index.digest, *config, PACKED_FORMAT]).encode()).hexdigest()[:32]
-    if folder.exists():
-        try:
+    with suppress(DataError):
+        return _map_files(folder, index, config)
+    with file_lock(cache / f"{folder.name}.lock", is_blocking=True):
+        with suppress(DataError):  # another process was faster
             return _map_files(folder, index, config)
-        except DataError:
-            shutil.rmtree(folder)
-    cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".packing-", dir=cache, ignore_cleanup_errors=True) as temporary:
-        packed = Path(temporary, "rows")
-        packed.mkdir()
-        _write_files(packed, chunks, config.length)
-        if not folder.exists():  # otherwise another process was faster, with the same bytes
-            packed.rename(folder)
+        with staged_folder(folder) as packed:
+            _write_files(packed, chunks, config.length)
     return _map_files(folder, index, config)
 
 
 def _write_files(folder: Path, chunks: Iterable[PackedRows], length: int) -> None:
     paths = {name: folder / f"{name}.npy" for name in PACKED_DTYPES}
     with ExitStack() as stack:
-        files = {name: ArrayFile(path, np.dtype(PACKED_DTYPES[name])) for name, path in paths.items()}
-        for file in files.values():
-            stack.callback(file.close)
+        files = {
+            name: stack.enter_context(open_array_file(paths[name], np.dtype(PACKED_DTYPES[name]))) for name in paths
+        }
         stats = _append_chunks(files, chunks, length)
     sizes = {name: path.stat().st_size for name, path in paths.items()}
-    (folder / "table.json").write_text(json.dumps({"stats": asdict(stats), "sizes": sizes}, indent=1) + "\n")
+    write_atomic(folder / "table.json", json.dumps({"stats": asdict(stats), "sizes": sizes}, indent=1) + "\n")
 
 
 def _map_files(folder: Path, index: Index, config: PackingConfig) -> PackedRows:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
-from firstsight.data.index import IndexWriter
+from firstsight.data.index import ArrayFile, open_index_arrays
 from firstsight.data.prepare.shard_writer import ShardPart
 from firstsight.errors import DataError
-from firstsight.files import write_atomic
+from firstsight.files import open_atomic, write_atomic
 
 COPY_ENTRIES = 1 << 20
 """Entries that are copied at once."""
@@ -32,18 +32,19 @@ def merge_parts(parts: Sequence[ShardPart], out: Path, *, vocab_size: int) -> tu
     numbers = {name: number for number, name in enumerate(names)}
     shard_numbers = [np.array([numbers[name] for name in part.image_shards], dtype=np.int64) for part in parts]
     image_numbers = _image_ids(parts, shard_numbers)
-    with IndexWriter(out, vocab_size) as writer:
+    with open_index_arrays(out, vocab_size) as arrays:
         for part, part_shards, part_images in zip(parts, shard_numbers, image_numbers, strict=True):
-            _append(writer, part, part_shards, part_images)
+            _append(arrays, part, part_shards, part_images)
     names_json = json.dumps(names, ensure_ascii=False, indent=0) + "\n"
     write_atomic(out / "shards.json", names_json, sync=True)
-    digests = [*(array.digest for array in writer.arrays.values()), hashlib.sha256(names_json.encode()).hexdigest()]
-    return writer.arrays["images"].count, digests
+    digests = [*(array.digest for array in arrays.values()), hashlib.sha256(names_json.encode()).hexdigest()]
+    return arrays["images"].count, digests
 
 
-def _append(out: IndexWriter, part: ShardPart, shards: Int64[np.ndarray, "shards"], images: ImageNumbers | int) -> None:
+def _append(
+    arrays: Mapping[str, ArrayFile], part: ShardPart, shards: Int64[np.ndarray, "shards"], images: ImageNumbers | int
+) -> None:
     """Append one part; `images`: the numbers of its images in the merged index, or the first of them."""
-    arrays = out.arrays
     counts = {name: arrays[name].count for name in ("tokens", "shown", "images")}
     for name in ("tokens", "loss"):
         for chunk in _load_chunks(part, name):
@@ -111,8 +112,6 @@ def _check_image_count(count: int) -> None:
 
 def merge_quarantines(parts: Sequence[ShardPart], out: Path) -> None:
     """Write all rejected records in the order of their shards."""
-    temporary = out / "quarantine.jsonl.new"
-    with temporary.open("wb") as stream:
+    with open_atomic(out / "quarantine.jsonl") as stream:
         for part in parts:
             stream.write((part.folder / "quarantine.jsonl").read_bytes())
-    temporary.replace(out / "quarantine.jsonl")

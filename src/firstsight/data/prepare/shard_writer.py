@@ -10,7 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from firstsight.data import readers, tokenizer
-from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, IndexWriter
+from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, open_index_arrays
 from firstsight.data.readers.source_reader import ShardRecords
 from firstsight.data.records import (
     Dialogue,
@@ -198,13 +198,12 @@ class PartWriter:
         self._has_unique_images = job.form == "captions"
         """Each image belongs to one record only, so that locations need not be remembered."""
         self._image_numbers: dict[ImageLocation, int] = {}
-        self._index_writer = IndexWriter(folder, job.vocab_size)
-        self._arrays = self._index_writer.arrays
-        self._quarantine = (folder / "quarantine.jsonl").open("w", encoding="utf-8")
+        self._files = ExitStack()
+        self._arrays = self._files.enter_context(open_index_arrays(folder, job.vocab_size))
+        self._quarantine = self._files.enter_context((folder / "quarantine.jsonl").open("w", encoding="utf-8"))
 
     def close(self) -> None:
-        with self._quarantine, self._index_writer:
-            pass
+        self._files.close()
 
     def counts(self) -> dict[str, int]:
         """Entries of every array, tokens with loss, and rejected records."""

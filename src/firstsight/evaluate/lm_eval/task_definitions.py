@@ -26,6 +26,7 @@ from firstsight.evaluate.lm_eval.adapter import LmEvalAdapter  # also registers 
 from firstsight.evaluate.lm_eval.doc_adapters import ChoiceQuery, gold_index
 from firstsight.evaluate.lm_eval.tasks import definition_version, find_definition, get_lm_eval_task, query_version
 from firstsight.evaluate.tasks import TASKS
+from firstsight.files import write_atomic
 
 _FEWSHOT_CONFIG = f"{{sampler: !function {__name__}.LocalFewshotSampler}}"
 
@@ -84,12 +85,11 @@ def load_hub_task(name: str) -> LoadedTask:
 
 def write(name: str, folder: Path, out: Path) -> Path:
     """Write OUT/NAME.yaml for `lm_eval --tasks`: the task over its copy in `folder`."""
-    out.mkdir(parents=True, exist_ok=True)
     folder = folder.absolute()
     path, loaded = out / f"{name}.yaml", load_local_task(name, folder)
     uses_definition = loaded.version == definition_version(name)
     text = _include_definition(name, folder, examples=True) if uses_definition else loaded.definition
-    path.write_text(text, encoding="utf-8")
+    write_atomic(path, text)
     return path
 
 

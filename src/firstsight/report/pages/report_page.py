@@ -15,6 +15,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+from firstsight.files import open_atomic, write_atomic
 from firstsight.recipe.analysis import Bars, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.claims import ClaimResult, evaluate_claims
@@ -71,13 +72,13 @@ def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path
         **_study_context(arms, study, curves.total_tokens),
         **_results_context(arms, rows, comparison, study),
     )
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    rows.write_csv(folder / "scores.csv")
-    rows.write_parquet(folder / "scores.parquet")
     for name, svg in svgs.items():
-        (folder / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
-        (folder / "figures" / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        write_atomic(folder / "figures" / f"{name}.svg", svg)
+        write_atomic(folder / "figures" / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
+    write_atomic(folder / "scores.csv", rows.write_csv())
+    with open_atomic(folder / "scores.parquet") as file:
+        rows.write_parquet(file)
+    write_atomic(folder / "report.html", page)
     return folder / "report.html"
 
 
