@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firstsight import files
 from firstsight.errors import DataError, ModelError, StoreError
 from firstsight.files import (
     atomic_file,
@@ -84,6 +86,64 @@ def test_writers_of_one_file_leave_each_other_alone(tmp_path: Path) -> None:
             second.write_text("second")
         assert path.read_text() == "second"
     assert path.read_text() == first.name and other.read_text() == third.name
+
+
+DIRECT_WRITES = {
+    "files.py": "atomic_file itself",
+    "cli/score.py": "into a pipe or a device",
+    "data/loader/sample_ledger.py": "appended, cut to its last resume point",
+    "data/prepare/shard_writer.py": "a part under another name",
+    "evaluate/answer_cache.py": "appended, line by line",
+    "evaluate/lm_eval/task_definitions.py": "in a temporary folder",
+    "hub/export.py": "in a staged folder",
+    "hub/import_.py": "in a staged folder",
+    "hub/sidecars.py": "in a staged folder",
+    "model/tensors.py": "in a hidden folder, then renamed",
+    "plan/executor.py": "the log of a step",
+    "report/pages/report_page.py": "a table into the file of open_atomic",
+    "train/encoder.py": "in a hidden folder, then renamed",
+    "train/loop.py": "appended, cut to its last resume point",
+    "worker_process.py": "the log of a step",
+    "workspace/preview.py": "in a temporary folder",
+}
+WRITERS = {"write_text", "write_bytes", "save_pretrained", "save_file", "write_parquet", "write_csv", "copyfile"}
+
+
+def writes(node: ast.AST) -> bool:
+    """Whether a call writes a file: a writer's method with a path, or `open` with a mode other than reading."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return (name in WRITERS and bool(node.args)) or (name == "open" and any(set(mode) & set("wax+") for mode in modes))
+
+
+def test_files_are_written_through_atomic_file() -> None:
+    package = Path(files.__file__).parent
+    direct = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if any(map(writes, ast.walk(ast.parse(path.read_text()))))
+    }
+    assert direct == DIRECT_WRITES.keys()
+
+
+def test_a_linked_file_is_linked_or_copied_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the folders of the hub's cache, whose files are links."""
+    (tmp_path / "blob").write_text("content")
+    (tmp_path / "snapshot").mkdir()
+    link = tmp_path / "snapshot" / "file"
+    link.symlink_to("../blob")
+    link_or_copy(link, tmp_path / "linked")
+    assert (tmp_path / "linked").samefile(tmp_path / "blob") and not (tmp_path / "linked").is_symlink()
+
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    link_or_copy(link, tmp_path / "copied")
+    assert (tmp_path / "copied").read_text() == "content" and not (tmp_path / "copied").is_symlink()
+    assert not (tmp_path / "copied").samefile(tmp_path / "blob")
 
 
 def test_digest_and_link_keep_the_bytes(tmp_path: Path) -> None:

@@ -163,21 +163,35 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 class FileDigests:
-    """sha256 of files, cached in digests.json by path, size and modification time."""
+    """sha256 of files, cached in digests.json by name, size and stamp (of a local file its path and modification time).
+
+    A damaged digests.json counts as empty.
+    """
 
     def __init__(self, cache: Path) -> None:
         self._file = cache / "digests.json"
         self._entries: dict[str, list[Any]] = read_cached_json(self._file) or {}
         self._is_modified = False
 
+    def recorded(self, name: str, size: int, stamp: int | str) -> str | None:
+        """The digest that was recorded of a file with this size and stamp."""
+        match self._entries.get(name):
+            case [recorded_size, recorded_stamp, str(digest)] if [recorded_size, recorded_stamp] == [size, stamp]:
+                return digest
+            case _:
+                return None
+
+    def record(self, name: str, size: int, stamp: int | str, digest: str) -> None:
+        self._entries[name], self._is_modified = [size, stamp, digest], True
+
     def digest(self, file: Path) -> str:
-        """The digest of a file's bytes, computed only if the file is new or has changed."""
+        """The digest of a local file's bytes, computed only if the file is new or has changed."""
         stat, name = file.stat(), str(file.absolute())
-        entry = self._entries.get(name)
-        if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-            entry = self._entries[name] = [stat.st_size, stat.st_mtime_ns, file_sha256(file)]
-            self._is_modified = True
-        return str(entry[2])
+        digest = self.recorded(name, stat.st_size, stat.st_mtime_ns)
+        if digest is None:
+            digest = file_sha256(file)
+            self.record(name, stat.st_size, stat.st_mtime_ns, digest)
+        return digest
 
     def combined_digest(self, folder: Path, files: Iterable[Path]) -> str:
         """A single digest of several files: their paths below `folder` and their bytes."""

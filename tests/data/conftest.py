@@ -90,9 +90,13 @@ class Workshop:
                 add(tar, file, picture((number % 256, number // 256, 9)))
         return self.folder(name)
 
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
     def prepare(self, source: Path, form: ExternalForm, name: str | None = None, *, readers: int = 1) -> Index:
         out = self.folder(name or f"{source.name}.index")
-        site = Site(sources={"s": Location(path=str(source))}, readers=readers)
+        site = Site(sources={"s": Location(path=str(source))}, readers=readers, cache=self.cache)
         prepare(
             prepare_spec(form),
             inputs={"tokenizer": self.words()},

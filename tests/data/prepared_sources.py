@@ -56,7 +56,7 @@ def prepare_source(
         prepare_spec(form),
         inputs={"tokenizer": tokenizer_path or workshop.words()},
         out=folder,
-        site=Site(sources={"s": location}),
+        site=Site(sources={"s": location}, cache=workshop.cache),
         on_progress=lambda progress: None,
     )
     lines = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]

@@ -4,7 +4,7 @@ samples.npy        tokens_from, tokens_count, shown_from, shown_count: the token
 shown.npy          picture, at: the images of each record, and the number of the record's tokens before each of them
 tokens.npy         the tokens of all records; loss.npy: their loss flags (0 never, 1 always, 2 only before fine-tuning)
 images.npy         offset, size, hash, shard of every image's encoded bytes in the source; shards.json names the shards
-read.json          what was read: files, their sizes, stamps and digests; about this machine, so not in the digest
+read.json          what was read: files, their sizes and digests; nothing about this machine, and not in the digest
 manifest.json      counts, form, tokenizer, special ids, digest of the source, digest of all of the above
 quarantine.jsonl   the rejected records: reason, shard, where, detail
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,12 +44,16 @@ class ShardInfo:
     name: str
     split: str
     size: int
-    stamp: str
     start: int
     stop: int
     sha256: str
     """Of all bytes that were read for it: the shard, captions that were joined, loose images."""
     records: int
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ShardInfo:
+        """From an entry of read.json; those of earlier versions also have the file's time."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +101,7 @@ class Index:
             path=path,
             form=manifest["form"],
             image_shards=tuple(read_json(path / "shards.json", wanted=list, advice=_ADVICE)),
-            source_shards=tuple(ShardInfo(**shard) for shard in read["shards"]),
+            source_shards=tuple(map(ShardInfo.from_json, read["shards"])),
             source=serialize.from_json(read["source"]),
             special_ids=SpecialTokenIds(**manifest["special"]),
             tokenizer_digest=manifest["tokenizer"],

@@ -3,7 +3,7 @@
 store.json              the format of this folder
 steps/<address>/        a published result, byte for byte as its handler wrote it
 provenance/<address>.json   spec, parents, code, machine, times and a digest of every file
-work/<address>/         what an unfinished step has written; the next attempt continues from it
+work/<address>/         what an unfinished step has written; the next attempt continues from what its handler declares
 logs/<address>.log      everything that its handler printed
 locks/<address>.lock    locked while a step runs; the kernel unlocks it when the process ends
 """

@@ -217,7 +217,7 @@ def encode_features(
         raise ModelError("encode needs an external encoder. Got a patch projection, which is part of the model.")
     configure_torch(site)
     index, location = Index.open(inputs["index"]), locate_source(spec.source, inputs.get("source"), site)
-    check_source_unchanged(index, location)
+    check_source_unchanged(index, location, cache=site.cache)
     folders = [inputs[f"encoder{number}"] for number in range(len(vision.towers))]
     encoder = load_encoder(vision, folders).to(site.device)
     features = _FeatureFile(out, (len(index.images), vision.tokens, vision.width), index_digest=index.digest)

@@ -169,7 +169,7 @@ def _image_source(spec: Midtrain | Finetune, inputs: StepInputs, site: Site, *, 
         images = PrecomputedFeatures(array=features.view(np.ndarray))
     else:
         location = locate_source(source, inputs.get(f"{role}.source"), site)
-        check_source_unchanged(source_index, location)
+        check_source_unchanged(source_index, location, cache=site.cache)
         images = source_pixels(source_index, location, spec.model.vision, cache=site.cache)
     tokens, length = spec.model.image_tokens, spec.row_shape.length
     rows = pack(source_index, length=length, image_tokens=tokens, packing=spec.mix.packing, cache=site.cache)

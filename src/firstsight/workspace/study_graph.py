@@ -158,18 +158,11 @@ class _SourcePreparer:
     def _check_unchanged(self, folder: Path, name: str) -> None:
         """RequestError for a source with other bytes; files with unchanged size and time stamp are not read again."""
         from firstsight.data.index import Index
-        from firstsight.data.readers import list_shards
         from firstsight.data.readers.source_reader import check_source_unchanged
 
-        index, location = Index.open(folder), self.site.sources[name]
+        index = Index.open(folder)
         try:
-            shards = list_shards(location, index.form)
-            values = [[shard.name, shard.start, shard.stop, shard.size, shard.stamp] for shard in shards]
-            path = _cache_path("checked", str(folder.absolute()), self.site)
-            record = [index.digest, location.path, values]
-            if read_cached_json(path, wanted=list) != record:
-                check_source_unchanged(index, location)
-                write_atomic(path, json.dumps(record) + "\n")
+            check_source_unchanged(index, self.site.sources[name], cache=self.site.cache)
         except DataError as error:
             why = "results from before and after would not be about the same data"
             raise RequestError(f"{name} has changed since it was prepared: {why}. {error} Nothing was run.") from error

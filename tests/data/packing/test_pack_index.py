@@ -79,6 +79,21 @@ def test_a_chunk_is_packed_like_an_index_of_its_samples(packing: PackingMode, mo
     assert actual.stats.split == sum(part.stats.split for part in expected)
 
 
+def row_folders(cache: Path) -> list[Path]:
+    """All that is in the cache but the locks of its writers."""
+    return [path for path in cache.iterdir() if path.suffix != ".lock"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    index, shape = interleaved(50), {"length": 16, "image_tokens": 2, "packing": "best_fit"}
+    expected = mapped_arrays(pack(index, **shape, cache=tmp_path))
+    [folder] = row_folders(tmp_path)
+    folder.rename(tmp_path / f".{folder.name}.partial")
+    (tmp_path / f".{folder.name}.partial" / "filled.npy").write_bytes(b"half")
+    assert mapped_arrays(pack(index, **shape, cache=tmp_path)) == expected
+    assert row_folders(tmp_path) == [folder]
+
+
 def test_cached_rows_equal_packed_rows_and_are_packed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index, shape = interleaved(50), {"length": 16, "image_tokens": 2}
     monkeypatch.setattr("firstsight.data.packing.pack_index.SAMPLES_PER_CHUNK", 20)
@@ -99,15 +114,15 @@ def test_cached_rows_equal_packed_rows_and_are_packed_once(tmp_path: Path, monke
                 packing="best_fit",
                 cache=tmp_path,
             )
-    assert sorted(path.name[0] for path in (tmp_path / "rows").iterdir()) != ["."], "nothing half-made is left"
-    assert len(list((tmp_path / "rows").iterdir())) == 1
+    [folder] = row_folders(tmp_path / "rows")
+    assert not folder.name.startswith("."), "nothing half-made is left"
 
 
 @pytest.mark.parametrize("damage", ["short", "gone", "other length", "not JSON", "other dtype"])
 def test_a_damaged_cache_is_packed_again(tmp_path: Path, damage: str) -> None:
     index = interleaved(50)
     expected = mapped_arrays(pack(index, length=16, image_tokens=2, packing="best_fit", cache=tmp_path))
-    [folder] = tmp_path.iterdir()
+    [folder] = row_folders(tmp_path)
     path = folder / "filled.npy"
     match damage:
         case "short":
@@ -121,7 +136,7 @@ def test_a_damaged_cache_is_packed_again(tmp_path: Path, damage: str) -> None:
         case _:
             np.save(path, np.load(path).view("<u4"))
     assert mapped_arrays(pack(index, length=16, image_tokens=2, packing="best_fit", cache=tmp_path)) == expected
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert row_folders(tmp_path) == [folder]
 
 
 @pytest.mark.parametrize(

@@ -267,9 +267,8 @@ def _pack_cached(index: Index, config: PackingConfig, chunks: Iterable[PackedRow
 def _write_files(folder: Path, chunks: Iterable[PackedRows], length: int) -> None:
     paths = {name: folder / f"{name}.npy" for name in PACKED_DTYPES}
     with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(open_array_file(paths[name], np.dtype(PACKED_DTYPES[name]))) for name in paths
-        }
+        writers = {name: open_array_file(path, np.dtype(PACKED_DTYPES[name])) for name, path in paths.items()}
+        files = {name: stack.enter_context(writer) for name, writer in writers.items()}
         stats = _append_chunks(files, chunks, length)
     sizes = {name: path.stat().st_size for name, path in paths.items()}
     write_atomic(folder / "table.json", json.dumps({"stats": asdict(stats), "sizes": sizes}, indent=1) + "\n")

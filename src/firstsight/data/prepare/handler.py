@@ -14,7 +14,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,12 +22,12 @@ from time import monotonic
 from typing import Any
 
 from firstsight.data import readers, tokenizer
-from firstsight.data.index import INDEX_FORMAT
+from firstsight.data.index import INDEX_FORMAT, ShardInfo
 from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
 from firstsight.data.prepare.shard_writer import PrepareJob, ShardPart, ShardProgress, ShardWriter, load_finished_part
 from firstsight.data.readers import Shard
 from firstsight.errors import DataError, FirstsightError, StepFailed
-from firstsight.files import read_cached_json, write_atomic
+from firstsight.files import FileDigests, read_cached_json, write_atomic
 from firstsight.limits import apply_limits
 from firstsight.recipe import mixture, serialize
 from firstsight.recipe.stages import Prepare
@@ -55,9 +55,8 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
     job = prepare_job(spec, inputs=inputs, out=out, site=site)
     shards = readers.list_shards(job.location, job.form)
     with _disk_full_as_error(out):
-        for temporary in out.glob(".*.json.*"):  # of a killed run
-            temporary.unlink()
-        if _is_published(out, job, shards):
+        digests = readers.cached_shard_digests(job.source, job.location, site.cache)
+        if _is_published(out, job, shards, digests):
             return
         (out / "refused.json").unlink(missing_ok=True)
         parts = _write_missing_parts(job, shards, worker_count=site.readers, on_progress=on_progress)
@@ -66,6 +65,9 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
         _write_json(out / "refused.json", stats)
         _check_rejected_share(parts, job.location, stats)
         (out / "refused.json").unlink()
+        for part in parts:
+            digests.record(part.shard.label, part.shard.size, part.shard.stamp, part.digest)
+        digests.save()
         _publish(out, job, parts, stats)
 
 
@@ -75,7 +77,7 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
     text_tokenizer = tokenizer.load_tokenizer(inputs["tokenizer"])
     # Declared sizes and `most_bad`, which decides whether a source is accepted, do not change its parts.
     location_fields = [location.path, location.pictures, location.captions, dict(location.columns), location.split]
-    identity = [INDEX_FORMAT, _without_declared_size(source), location_fields, text_tokenizer.digest]
+    identity = [INDEX_FORMAT, readers.without_declared_size(source), location_fields, text_tokenizer.digest]
     return PrepareJob(
         source=source,
         location=location,
@@ -88,14 +90,6 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
         limits=site.limits,
         key=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     )
-
-
-def _without_declared_size(source: mixture.DataSource) -> dict[str, Any]:
-    body = serialize.to_json(source)
-    for external in (body, body.get("external", {})):
-        external.pop("tokens", None)
-        external.pop("records", None)
-    return body
 
 
 def _write_missing_parts(
@@ -168,25 +162,37 @@ def _check_rejected_share(parts: Sequence[ShardPart], location: Location, stats:
     )
 
 
-def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard]) -> bool:
-    """Whether an earlier run has merged all parts; parts that it did not remove are removed."""
+def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard], digests: FileDigests) -> bool:
+    """Whether an earlier run has merged all parts, of the bytes of today; parts that it did not remove are removed."""
     manifests = [file for name in ("merged.json", "manifest.json") if (file := out / name).is_file()]
     if not manifests:
         return False
     read_info = read_cached_json(out / "read.json") or {"shards": (), "key": ""}
-    read_shards = [{name: entry[name] for name in readers.Shard.__slots__} for entry in read_info["shards"]]
-    if read_info["key"] == job.key and read_shards == list(map(asdict, shards)):
-        _remove_parts(out)
-        return True
+    prepared = [ShardInfo.from_json(entry) for entry in read_info["shards"]]
+    if read_info["key"] == _content_key(job) and len(prepared) == len(shards):
+        reader = readers.RecordReader(job.location, job.form, source=job.source)
+        with suppress(DataError):  # the source has changed
+            readers.check_shards_unchanged(prepared, shards, reader=reader, digests=digests, advice="")
+            _remove_parts(out)
+            return True
     for file in manifests:
         file.unlink()
     return False
 
 
+def _content_key(job: PrepareJob) -> str:
+    """Equal for two jobs that make equal indices of equal shards; without the paths of this machine."""
+    source, location = readers.without_declared_size(job.source), job.location
+    identity = [INDEX_FORMAT, source, dict(location.columns), location.split, job.tokenizer_digest]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
 def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Mapping[str, Any]) -> None:
     image_count, digests = merge_parts(parts, out, vocab_size=job.vocab_size)
-    shards = [{**asdict(part.shard), "sha256": part.digest, "records": part.record_count} for part in parts]
-    read_info = {"key": job.key, "source": serialize.to_json(job.source), "shards": shards}
+    shards = [asdict(part.shard) | {"sha256": part.digest, "records": part.record_count} for part in parts]
+    for shard in shards:
+        del shard["stamp"]  # the time of a file on this machine
+    read_info = {"key": _content_key(job), "source": serialize.to_json(job.source), "shards": shards}
     write_atomic(out / "read.json", json.dumps(read_info, ensure_ascii=False, indent=0) + "\n", sync=True)
     manifest = {
         "format": INDEX_FORMAT,

@@ -7,7 +7,25 @@ dialogues    *.json (LLaVA lists), .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .arr
 """
 
 from firstsight.data.readers.filesystem import Shard
-from firstsight.data.readers.source_reader import RecordReader, list_shards, locate_source
+from firstsight.data.readers.source_reader import (
+    RecordReader,
+    cached_shard_digests,
+    check_shards_unchanged,
+    list_shards,
+    locate_source,
+    without_declared_size,
+)
 from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, list_tar_members
 
-__all__ = ["IMAGE_EXTENSIONS", "RecordReader", "Shard", "TarMember", "list_shards", "list_tar_members", "locate_source"]
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "RecordReader",
+    "Shard",
+    "TarMember",
+    "cached_shard_digests",
+    "check_shards_unchanged",
+    "list_shards",
+    "list_tar_members",
+    "locate_source",
+    "without_declared_size",
+]

@@ -205,6 +205,11 @@ class Shard:
     """The byte range; 0 and size for a whole file."""
 
     @property
+    def label(self) -> str:
+        """Name and byte range, unique in a source."""
+        return f"{self.name}:{self.start}-{self.stop}"
+
+    @property
     def byte_count(self) -> int:
         """The size of the byte range."""
         return self.stop - self.start

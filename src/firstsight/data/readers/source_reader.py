@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from firstsight.data.index import Index
+from firstsight.data.index import Index, ShardInfo
 from firstsight.data.readers.captions import read_captions_table, read_captions_tar
 from firstsight.data.readers.dialogues import read_dialogues_json, read_dialogues_jsonl, read_dialogues_table
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, Shard, SourceFolder, open_folder
@@ -20,7 +22,9 @@ from firstsight.data.readers.tables import TABLE_EXTENSIONS
 from firstsight.data.readers.text import read_documents_jsonl, read_documents_table, read_documents_tar
 from firstsight.data.records import Record, RejectedRecord
 from firstsight.errors import DataError, LimitExceeded, RequestError, UnknownName
+from firstsight.files import FileDigests
 from firstsight.limits import parse_json
+from firstsight.recipe import serialize
 from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned, base_source
 from firstsight.site import Location, Site
 
@@ -173,7 +177,7 @@ class RecordReader:
 
     def __init__(self, location: Location, form: ExternalForm, *, source: DataSource) -> None:
         _check_form(location, form)
-        self._location, self._source = location, source
+        self.location, self._source = location, source
         self._form: ExternalForm = form
         self._images = ImageLookup(location, match_urls=form == "interleaved")
         self._manifests: dict[str, dict[str, int]] = {}
@@ -181,7 +185,7 @@ class RecordReader:
     @cached_property
     def _folder(self) -> SourceFolder:
         """Opened once for all shards: a remote pattern is listed each time."""
-        return open_folder(self._location.path)
+        return open_folder(self.location.path)
 
     def read(self, shard: Shard) -> ShardRecords:
         """One pass over a shard."""
@@ -189,7 +193,7 @@ class RecordReader:
         context = ReadContext(
             shard=shard,
             folder=self._folder,
-            location=self._location,
+            location=self.location,
             digest=digest,
             find_image=self._images.finder(digest),
             choose_caption=partial(choose_caption, source) if isinstance(source, Recaptioned) else None,
@@ -250,28 +254,61 @@ class ShardRecords:
         return self._digest.hexdigest()
 
 
-def check_source_unchanged(index: Index, location: Location) -> None:
+def check_source_unchanged(index: Index, location: Location, *, cache: Path) -> None:
     """Raise DataError if a shard of the source is missing or has other bytes than when it was prepared.
 
-    A shard with an equal stamp counts as unchanged. If the stamp differs (a copy, a touch) or there is none, the shard
-    is read and its digest compared.
+    A shard that this machine has read before (`cached_shard_digests`) is read again only if its stamp differs (a copy,
+    a touch) or if it has none.
     """
-    shards = {(shard.name, shard.start, shard.stop): shard for shard in list_shards(location, index.form)}
-    names = {name for name, _, _ in shards}
     advice = f"Put the old one back, or prepare the source again (then {index.path} is another index)."
-    for prepared in index.source_shards:
-        label = f"{location.path}: shard {prepared.name}"
-        shard = shards.get((prepared.name, prepared.start, prepared.stop))
+    shards, reader = list_shards(location, index.form), RecordReader(location, index.form, source=index.source)
+    digests = cached_shard_digests(index.source, location, cache)
+    check_shards_unchanged(index.source_shards, shards, reader=reader, digests=digests, advice=advice)
+
+
+def check_shards_unchanged(
+    prepared_shards: Iterable[ShardInfo],
+    shards: Iterable[Shard],
+    *,
+    reader: RecordReader,
+    digests: FileDigests,
+    advice: str,
+) -> None:
+    """Raise DataError, with advice, for the first prepared shard that is not among `shards` with the same bytes."""
+    by_range = {(shard.name, shard.start, shard.stop): shard for shard in shards}
+    names = {name for name, _, _ in by_range}
+    for prepared in prepared_shards:
+        label = f"{reader.location.path}: shard {prepared.name}"
+        shard = by_range.get((prepared.name, prepared.start, prepared.stop))
         if prepared.name not in names:
             raise DataError(f"{label}: wanted the file that was prepared. Got none of that name. {advice}")
         if shard is None or shard.size != prepared.size:
             size = f"{prepared.size:,} bytes"
             raise DataError(f"{label}: wanted the {size} that were prepared. Got other items. {advice}")
-        if shard.stamp and shard.stamp == prepared.stamp:
-            continue
-        records = RecordReader(location, index.form, source=index.source).read(shard)
-        for _ in records:
-            pass
-        if records.digest != prepared.sha256:
-            expected, digest = prepared.sha256[:12], records.digest[:12]
+        digest = digests.recorded(shard.label, shard.size, shard.stamp) if shard.stamp else None
+        if digest is None:
+            records = reader.read(shard)
+            for _ in records:
+                pass
+            digest = records.digest
+            digests.record(shard.label, shard.size, shard.stamp, digest)
+        if digest != prepared.sha256:
+            expected, digest = prepared.sha256[:12], digest[:12]
             raise DataError(f"{label}: wanted bytes of digest {expected}. Got {digest}. {advice}")
+    digests.save()
+
+
+def cached_shard_digests(source: DataSource, location: Location, cache: Path) -> FileDigests:
+    """The digests of a source's shards as this machine read them last, by `Shard.label`, size and stamp."""
+    fields = [location.path, location.pictures, location.captions, dict(location.columns), location.split]
+    key = hashlib.sha256(json.dumps([without_declared_size(source), fields], sort_keys=True).encode()).hexdigest()
+    return FileDigests(cache / "shards" / key[:32])
+
+
+def without_declared_size(source: DataSource) -> dict[str, Any]:
+    """The canonical JSON of a source without the tokens and records that it is declared to have."""
+    body = serialize.to_json(source)
+    for external in (body, body.get("external", {})):
+        external.pop("tokens", None)
+        external.pop("records", None)
+    return body
