@@ -110,8 +110,8 @@ def test_resumes_after_a_kill_while_parts_are_removed(
 
 def test_temporary_files_of_a_killed_run_are_removed(workshop: Workshop, source: Path) -> None:
     whole = workshop.prepare(source, "text", "whole")
-    for name in ("read", "merged", "shards"):
-        (workshop.folder("out") / f".{name}.json.1a2b3c4d").write_text("{")
+    for name in ("read.json", "merged.json", "shards.json", "samples.npy"):
+        (workshop.folder("out") / f".{name}.1a2b3c4d.tmp").write_text("{")
     assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
 
 
