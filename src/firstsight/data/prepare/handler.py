@@ -167,11 +167,11 @@ def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard], d
     manifests = [file for name in ("merged.json", "manifest.json") if (file := out / name).is_file()]
     if not manifests:
         return False
-    read_info = read_cached_json(out / "read.json") or {"shards": (), "key": ""}
-    prepared = [ShardInfo.from_json(entry) for entry in read_info["shards"]]
-    if read_info["key"] == _content_key(job) and len(prepared) == len(shards):
-        reader = readers.RecordReader(job.location, job.form, source=job.source)
-        with suppress(DataError):  # the source has changed
+    reader = readers.RecordReader(job.location, job.form, source=job.source)
+    with suppress(DataError, OSError, KeyError, TypeError):  # another source, or a damaged read.json
+        read_info = read_cached_json(out / "read.json") or {}
+        prepared = [ShardInfo.from_json(entry) for entry in read_info["shards"]]
+        if read_info["key"] == _content_key(job) and len(prepared) == len(shards):
             readers.check_shards_unchanged(prepared, shards, reader=reader, digests=digests, advice="")
             _remove_parts(out)
             return True

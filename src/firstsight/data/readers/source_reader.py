@@ -263,7 +263,10 @@ def check_source_unchanged(index: Index, location: Location, *, cache: Path) -> 
     advice = f"Put the old one back, or prepare the source again (then {index.path} is another index)."
     shards, reader = list_shards(location, index.form), RecordReader(location, index.form, source=index.source)
     digests = cached_shard_digests(index.source, location, cache)
-    check_shards_unchanged(index.source_shards, shards, reader=reader, digests=digests, advice=advice)
+    try:
+        check_shards_unchanged(index.source_shards, shards, reader=reader, digests=digests, advice=advice)
+    finally:
+        digests.save()
 
 
 def check_shards_unchanged(
@@ -287,15 +290,18 @@ def check_shards_unchanged(
             raise DataError(f"{label}: wanted the {size} that were prepared. Got other items. {advice}")
         digest = digests.recorded(shard.label, shard.size, shard.stamp) if shard.stamp else None
         if digest is None:
-            records = reader.read(shard)
-            for _ in records:
-                pass
-            digest = records.digest
+            digest = _read_digest(reader, shard)
             digests.record(shard.label, shard.size, shard.stamp, digest)
         if digest != prepared.sha256:
             expected, digest = prepared.sha256[:12], digest[:12]
             raise DataError(f"{label}: wanted bytes of digest {expected}. Got {digest}. {advice}")
-    digests.save()
+
+
+def _read_digest(reader: RecordReader, shard: Shard) -> str:
+    records = reader.read(shard)
+    for _ in records:
+        pass
+    return records.digest
 
 
 def cached_shard_digests(source: DataSource, location: Location, cache: Path) -> FileDigests:
