@@ -181,7 +181,7 @@ class FileDigests:
             case _:
                 return None
 
-    def record(self, name: str, size: int, stamp: int | str, digest: str) -> None:
+    def record(self, name: str, size: int, stamp: int | str, *, digest: str) -> None:
         self._entries[name], self._is_modified = [size, stamp, digest], True
 
     def digest(self, file: Path) -> str:
@@ -190,7 +190,7 @@ class FileDigests:
         digest = self.recorded(name, stat.st_size, stat.st_mtime_ns)
         if digest is None:
             digest = file_sha256(file)
-            self.record(name, stat.st_size, stat.st_mtime_ns, digest)
+            self.record(name, stat.st_size, stat.st_mtime_ns, digest=digest)
         return digest
 
     def combined_digest(self, folder: Path, files: Iterable[Path]) -> str:

@@ -66,7 +66,7 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
         _check_rejected_share(parts, job.location, stats)
         (out / "refused.json").unlink()
         for part in parts:
-            digests.record(part.shard.label, part.shard.size, part.shard.stamp, part.digest)
+            digests.record(part.shard.label, part.shard.size, part.shard.stamp, digest=part.digest)
         digests.save()
         _publish(out, job, parts, stats)
 

@@ -291,7 +291,7 @@ def check_shards_unchanged(
         digest = digests.recorded(shard.label, shard.size, shard.stamp) if shard.stamp else None
         if digest is None:
             digest = _read_digest(reader, shard)
-            digests.record(shard.label, shard.size, shard.stamp, digest)
+            digests.record(shard.label, shard.size, shard.stamp, digest=digest)
         if digest != prepared.sha256:
             expected, digest = prepared.sha256[:12], digest[:12]
             raise DataError(f"{label}: wanted bytes of digest {expected}. Got {digest}. {advice}")
