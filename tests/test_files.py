@@ -91,6 +91,7 @@ def test_writers_of_one_file_leave_each_other_alone(tmp_path: Path) -> None:
 DIRECT_WRITES = {
     "files.py": "atomic_file itself",
     "cli/score.py": "into a pipe or a device",
+    "cli/terminal.py": "/dev/null",
     "data/loader/sample_ledger.py": "appended, cut to its last resume point",
     "data/prepare/shard_writer.py": "a part under another name",
     "evaluate/answer_cache.py": "appended, line by line",

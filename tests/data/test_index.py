@@ -107,7 +107,9 @@ def test_an_index_of_another_format_is_refused(workshop: Workshop) -> None:
     index = workshop.prepare(workshop.texts([{"text": "w1"}]), "text")
     manifest = json.loads((index.path / "manifest.json").read_text())
     (index.path / "manifest.json").write_text(json.dumps(manifest | {"format": manifest["format"] - 1}))
-    with pytest.raises(DataError, match="Prepare the source again"):
+    with pytest.raises(
+        DataError, match=r"wanted format \d+\. Got \d+\. Delete that folder and prepare the source again"
+    ):
         Index.open(index.path)
 
 
