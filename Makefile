@@ -10,7 +10,7 @@ OUT    ?= runs
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-versions test-all lint style direction types format docs bench golden clean
+.PHONY: help setup run smoke test test-versions test-all lint style direction types format docs bench chaos golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -74,6 +74,10 @@ bench: setup ## speed of training, decoding, evaluation, data loading and of a f
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rows.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/memory.py
+
+chaos: setup ## kills, damaged files and full disks: the same command must end with the same bytes or name the file
+	$(BIN)/python -m benchmarks.chaos
 
 golden: setup ## write the frozen commands, addresses and result files anew; review the diff
 	FIRSTSIGHT_GOLDEN=write $(BIN)/python -m pytest -q -n 0 tests/test_house.py tests/evaluate/test_result_files.py -k golden
