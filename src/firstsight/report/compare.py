@@ -13,6 +13,7 @@ from itertools import product
 
 import numpy as np
 import polars as pl
+from polars import selectors
 
 from firstsight.evaluate.statistics import bootstrap
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, cluster_scores
@@ -114,7 +115,8 @@ class ArmComparison:
         answers = self._shared_answers([name], sorted(scores), tasks=tasks)
         if answers is None:
             return None
-        sample = _clustered_scores(answers, answers.select(pl.mean_horizontal("^score.*$")).to_series())
+        mean = pl.mean_horizontal(selectors.starts_with("score"))  # no pattern: a name may contain a line feed
+        sample = _clustered_scores(answers, answers.select(mean).to_series())
         return _centred_interval(sample, float(np.mean(list(scores.values()))))
 
     def paired_samples(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> list[ClusteredScores]:
