@@ -139,11 +139,12 @@ def test_a_folder_of_the_store_that_is_a_file_is_one_message(capsys: pytest.Capt
     assert code in (1, 2) and "Traceback" not in err + out and "runs" in err + out
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("name", [".", "steps", "logs", "locks", "work", "provenance"])
 def test_a_folder_without_permission_is_one_message(capsys: pytest.CaptureFixture[str], name: str) -> None:
     folder = Store(Path("runs")).root / name
     folder.chmod(0o500)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user may write everywhere")
     try:
         code, out, err = run_command(capsys, "run", *SMOKE, "--jobs", "1")
     finally:

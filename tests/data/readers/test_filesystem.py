@@ -148,3 +148,19 @@ def test_http_equals_disk(workshop: Workshop, remote: str, form: str) -> None:
 def test_unknown_protocol_is_refused() -> None:
     with pytest.raises(RequestError, match="fsspec supports"):
         open_folder("gopher-x://a/b")
+
+
+@pytest.mark.parametrize("closed", ["outer", "outer/source", "outer/source/a.jsonl"])
+def test_a_place_without_permission_is_named(tmp_path: Path, closed: str) -> None:
+    """It looks empty or absent to fsspec."""
+    source, place = tmp_path / "outer" / "source", tmp_path / closed
+    source.mkdir(parents=True)
+    (source / "a.jsonl").write_text("{}")
+    place.chmod(0)
+    if os.access(place, os.R_OK):
+        pytest.skip("this user may read everything")
+    try:
+        with pytest.raises(DataError, match=f"Got no permission for {place}. Give this user access"):
+            open_folder(str(source / "a.jsonl" if place.suffix else source))
+    finally:
+        place.chmod(0o700)

@@ -255,12 +255,24 @@ def open_folder(path: str) -> SourceFolder:
     if re.search(r"[*?{]", path) and not (isinstance(filesystem, LocalFileSystem) and filesystem.exists(root)):
         return _match_pattern(path, filesystem, root)
     is_http = path.startswith(("http://", "https://"))
+    if isinstance(filesystem, LocalFileSystem):
+        _check_readable(Path(root))
     if path.endswith("/") if is_http else filesystem.isdir(root):
         return SourceFolder(original_path=path, filesystem=filesystem, base_path=root, selected_names=None)
     if not filesystem.exists(root):
         raise DataError(f"{path}: wanted a folder, a file or a pattern. Got no such path. Check the source's path.")
     base_path, _, name = root.rpartition("/")
     return SourceFolder(original_path=path, filesystem=filesystem, base_path=base_path, selected_names=(name,))
+
+
+def _check_readable(path: Path) -> None:
+    """DataError for a local folder or file that this user may not read, which would otherwise look empty or absent."""
+    needed = os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK  # noqa: PTH112 - Path's raises PermissionError
+    places = [*((folder, os.X_OK) for folder in reversed(path.parents)), (path, needed)]
+    for place, mode in places:
+        if os.path.exists(place) and not os.access(place, mode):  # noqa: PTH110
+            advice = "Give this user access to it, or name a copy."
+            raise DataError(f"{path}: wanted a source that this user may read. Got no permission for {place}. {advice}")
 
 
 def _match_pattern(path: str, filesystem: fsspec.AbstractFileSystem, root: str) -> SourceFolder:
