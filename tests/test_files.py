@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +23,8 @@ from firstsight.files import (
     file_sha256,
     is_temporary,
     link_or_copy,
+    read_cached_json,
+    read_json,
     read_jsonl,
     read_weight_map,
     staged_folder,
@@ -220,3 +224,33 @@ def test_a_shard_index_is_read_or_refused(tmp_path: Path) -> None:
         index.write_text(text)
         with pytest.raises(ModelError, match="wanted an index with a weight_map"):
             read_weight_map(index)
+
+
+def test_a_full_disk_is_an_error_with_the_name_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as error_info, atomic_file(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error_info.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "wanted a record. Got Expecting property name"),
+        (b"\xff\xfe{", "wanted a record. Got 'utf-16"),
+        (b"\x80", "wanted a record. Got 'utf-8' codec"),
+        (b"[" * 100_000, "wanted a record. Got maximum recursion depth"),
+        (b"[1]", "wanted a record, a dict. Got [1]."),
+        (b'{"a": 1}', "wanted a record with b. Got none."),
+        (None, "wanted a record. Got No such file or directory."),
+    ],
+)
+def test_damaged_json_of_firstsight_is_an_error_with_file_and_advice(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError) as error_info:
+        read_json(tmp_path / "a.json", "a record", keys=["a", "b"], advice="Delete it.")
+    assert str(error_info.value).startswith(f"{tmp_path}/a.json: {message}")
+    assert str(error_info.value).endswith(" Delete it.")
+    assert read_cached_json(tmp_path / "a.json") == ({"a": 1} if content == b'{"a": 1}' else None)

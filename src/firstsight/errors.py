@@ -104,7 +104,7 @@ def describe_error(error: BaseException, *, place: object = "") -> str:
         return str(error)
     path, text, name = place, str(error), type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        path, text = error.filename or place, error.strerror
+        path, text = error.filename2 or error.filename or place, error.strerror
     elif isinstance(error, MemoryError) or "out of memory" in text.lower():
         first_line = text.strip().partition("\n")[0].rstrip(".") or "memory ran out"
         return f"{name}: {first_line}. {_MEMORY_ADVICE}"

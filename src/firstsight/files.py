@@ -9,10 +9,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from firstsight.errors import DataError, FirstsightError, ModelError, StoreError
 from firstsight.limits import iter_lines, limit_exceeded, parse_json, read_file
@@ -41,6 +41,10 @@ def atomic_file(path: Path, *, sync: bool = False) -> Generator[Path, None, None
             temporary.replace(path)
             if sync:
                 fsync_path(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # of a full disk, when bytes are written
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -124,11 +128,12 @@ def read_json(
     *,
     advice: str,
     wanted: type = dict,
+    keys: Collection[str] = (),
     error: type[FirstsightError] = DataError,
 ) -> Any:
     """The value of a JSON file that firstsight wrote; `error` with the path and the `advice` for one that is damaged.
 
-    `content` is what a message calls it; `wanted` is the class of the value: dict, list, str.
+    `content` is what a message calls it; `wanted` is the class of the value (dict, list, str), which has the `keys`.
     """
     try:
         value: object = json.loads(path.read_bytes())
@@ -137,7 +142,9 @@ def read_json(
         raise error(f"{path}: wanted {content}. Got {reason}. {advice}") from damage
     if not isinstance(value, wanted):
         raise error(f"{path}: wanted {content}, a {wanted.__name__}. Got {str(value)[:80]}. {advice}")
-    return value
+    if missing := [key for key in keys if key not in cast("dict[str, Any]", value)]:
+        raise error(f"{path}: wanted {content} with {', '.join(missing)}. Got none. {advice}")
+    return cast(Any, value)
 
 
 def read_cached_json(path: Path, *, wanted: type = dict) -> Any:

@@ -74,5 +74,8 @@ def test_achieved_mix_is_that_of_the_image_phase(tmp_path: Path) -> None:
     stage = StageLog(kind="midtrain", address="midtrain-0", start_tokens=0, log_path=tmp_path / "log.jsonl")
     arm = replace(_arm("start-080"), stages=(stage,), achieved_mix={"asked": "1/2"})
     assert read_achieved(arm) == {"asked": "1/2"}
+    (tmp_path / "achieved.json").write_text('{"asked": "1/10", "achieved": {}}')
+    assert read_achieved(arm) == {"asked": "1/10", "achieved": {}}
     (tmp_path / "achieved.json").write_text('{"asked": "1/10"}')
-    assert read_achieved(arm) == {"asked": "1/10"}
+    with pytest.raises(DataError, match=r"achieved.json: wanted JSON with achieved\. Got none\. Restore it"):
+        read_achieved(arm)

@@ -21,6 +21,11 @@ PLAN = build_graph(when(replace(get_scale("smoke"), seeds=1)))
 BLANK = {"answer": "dog", "score": 0.0, "image": "1"}
 
 
+RECORD: dict[str, Any] = {"kind": "evaluate", "started": "2026-01-01", "host": "h", "machine": "m", "files": {}} | {
+    "code": {"commit": "c", "python": "3", "packages": {}}
+}
+
+
 def store_arm(out: Path, label: str, lines: list[dict[str, Any]], *, ended: str = "2026-01-01") -> str:
     """An arm's evaluate step and its checkpoint in a store, as a run leaves them; the checkpoint's address."""
     store, step = Store(out), PLAN.final_step(label)
@@ -30,7 +35,7 @@ def store_arm(out: Path, label: str, lines: list[dict[str, Any]], *, ended: str 
     store.path(needs["checkpoint"]).mkdir(exist_ok=True)
     (store.path(needs["checkpoint"]) / "spec.json").write_text(json.dumps({"kind": label}))
     for address, spec, role in ((step.address, to_json(step.spec), needs), (needs["checkpoint"], {}, {})):
-        record = {"address": address, "needs": role, "spec": spec, "ended": ended}
+        record = RECORD | {"address": address, "needs": role, "spec": spec, "ended": ended}
         (out / "provenance" / f"{address}.json").write_text(json.dumps(record))
     return needs["checkpoint"]
 

@@ -24,7 +24,12 @@ from firstsight.workspace.study_graph import StoredStudy
 STUDY = when(replace(get_scale("smoke"), seeds=1))
 GRAPH = build_graph(STUDY)
 GOLDEN = Path(__file__).parents[1] / "golden"
-RECORD = {"started": "2026-01-01T00:00:00", "ended": "2026-01-01T00:00:10", "host": "h", "machine": "m"}
+RECORD = {"started": "2026-01-01T00:00:00", "ended": "2026-01-01T00:00:10", "host": "h", "machine": "m"} | {
+    "kind": "any",
+    "spec": {},
+    "needs": {},
+    "files": {},
+}
 
 
 def _store_arm(store: Store, label: str) -> None:

@@ -96,7 +96,7 @@ def command(arguments: list[str]) -> int:
         code = STOPPED
     except terminal.OutputClosed:
         return OUTPUT_CLOSED
-    except (TyperException, FirstsightError, ModuleNotFoundError, OSError, MemoryError) as error:
+    except (TyperException, typer.Abort, FirstsightError, ModuleNotFoundError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
         message, code = _describe(error)
@@ -115,7 +115,11 @@ def _describe(error: Exception) -> tuple[str, int]:
             return str(error), 2 if isinstance(error, RequestError) else 1
         case ModuleNotFoundError() if (package_error := missing_package(error)) is not None:
             return str(package_error), 2
-        case OSError() | MemoryError():
-            return describe_error(error, place="" if isinstance(error, MemoryError) else "the output"), 1
+        case OSError():
+            return describe_error(error, place="the output"), 1
+        case MemoryError():
+            return describe_error(error), 1
+        case typer.Abort():  # typer's EOFError: a file that ends too early
+            return describe_error(error.__cause__ or error), 1
         case _:
             raise error

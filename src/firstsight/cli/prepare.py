@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,14 +56,18 @@ def prepare(
             prepared = request.prepare(out, display=display)
         except DataError as error:
             terminal.print_error(str(error))
-            exit_code, folder = 1, request.folder(out)
-            if (folder / "refused.json").is_file():
-                counts = json.loads((folder / "refused.json").read_text())
-                _print_counts(f"{folder.name} (refused)", folder, counts)
+            exit_code = 1
+            with suppress(DataError):  # the error again, of its tokenizer
+                _print_refused(request.folder(out))
             continue
         _print_source(prepared)
         terminal.print_lines(["", *prepared.audit()])
     raise typer.Exit(exit_code)
+
+
+def _print_refused(folder: Path) -> None:
+    if (folder / "refused.json").is_file():
+        _print_counts(f"{folder.name} (refused)", folder, json.loads((folder / "refused.json").read_text()))
 
 
 def _print_source(prepared: preparation.PreparedSource) -> None:

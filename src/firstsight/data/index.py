@@ -126,8 +126,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _load_array(file: Path, counts: Mapping[str, int]) -> np.ndarray:
     try:
         array = np.load(file, mmap_mode="r").view(np.ndarray)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: wanted an array of a prepared source. Got {error}. Prepare it again.") from None
+    except (OSError, ValueError, EOFError) as error:  # numpy advises to trust a file that is no array
+        reason = error.strerror if isinstance(error, OSError) else "another or a damaged file"
+        raise DataError(f"{file}: wanted an array of a prepared source. Got {reason}. {_ADVICE}") from None
     expected = counts["tokens" if file.stem == "loss" else file.stem]
     if len(array) != expected:
         raise DataError(f"{file}: wanted {expected} entries as in its manifest. Got {len(array)}. Prepare it again.")

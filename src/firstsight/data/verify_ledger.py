@@ -8,7 +8,6 @@ Shapes: n draws from one source, in order; p positions of a ledger.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from firstsight.errors import DataError, RequestError
-from firstsight.files import file_sha256
+from firstsight.files import file_sha256, read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,10 +106,11 @@ def _read_ledger(path: Path) -> _Ledger:
     if not (file.is_file() and metadata_path.is_file()):
         raise RequestError(f"{path}: wanted the folder of a trained checkpoint. Got no ledger in it. Train it again.")
     try:
-        metadata = json.loads(metadata_path.read_text())
         records = np.load(file)
     except (ValueError, EOFError) as error:
-        raise DataError(f"wanted a ledger. Got {error}. Train the step again.") from error
+        raise DataError("wanted a ledger. Got another or a damaged file. Train the step again.") from error
+    keys = ("positions", "first", "sources", "spans", "counted_in", "sha256")
+    metadata = read_json(metadata_path, "a ledger's description", keys=keys, advice="Train the step again.")
     expected = metadata["positions"]
     if records.dtype != np.dtype([("source", "u1"), ("row", "<u4")]) or len(records) != expected:
         got = f"{len(records):,} of {records.dtype}"
@@ -164,7 +164,7 @@ def _check_achieved_rows(ledger: _Ledger) -> Iterator[LedgerProblem]:
     file = ledger.folder / "achieved.json"
     if not file.is_file():
         return
-    achieved = json.loads(file.read_text())["rows"]
+    achieved = read_json(file, keys=["rows"], advice="Train the step again.")["rows"]
     for count, source in ledger.source_counts():
         rows, name = source["before"] - source["begun"] + count, source["name"]
         if achieved.get(name) != rows:

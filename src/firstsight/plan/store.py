@@ -81,9 +81,11 @@ class Store:
 
     def provenance(self, address: str) -> dict[str, Any]:
         """The origin of the result of `address`; DataError if its record is missing or damaged."""
-        path = self._provenance_path(address)
-        content = f"the provenance of {address} as JSON"
-        return read_json(path, content, advice=f"Delete {self.path(address)} and run again to compute it once more.")
+        content, advice = f"the provenance of {address} as JSON", f"Delete {self.path(address)} and run again"
+        keys = ("kind", "spec", "needs", "started", "ended", "host", "machine", "code", "files")
+        return read_json(
+            self._provenance_path(address), content, keys=keys, advice=f"{advice} to compute it once more."
+        )
 
     def publish(self, step: Step, handler: StepHandler, *, started: datetime) -> Path:
         """Rename the working folder of `step` to its address, after all of its bytes are on the disk.

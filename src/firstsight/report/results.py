@@ -119,7 +119,8 @@ def read_achieved(arm: ArmResult) -> Mapping[str, Any]:
 
 def read_achieved_file(path: Path) -> Mapping[str, Any]:
     """An achieved.json; empty where there is none. DataError for one that is damaged."""
-    return read_json(path, advice=f"Restore it. {_DAMAGE_ADVICE}") if path.is_file() else {}
+    advice = f"Restore it. {_DAMAGE_ADVICE}"
+    return read_json(path, keys=["asked", "achieved"], advice=advice) if path.is_file() else {}
 
 
 def compared_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:

@@ -112,7 +112,11 @@ class PreparationRequest:
         with display.task(manifest.parent.name) as view:
             prepare_source(self.spec, tokenizer_path=self.tokenizer_path, site=self.site, out=root, on_progress=view)
         seconds = None if before == manifest.stat().st_mtime_ns else monotonic() - started
-        values = read_json(manifest, advice="Delete that folder and prepare the source again.")
+        keys, advice = (
+            ("counts", "captions", "splits", "refused", "source", "digest"),
+            "Delete that folder and try again.",
+        )
+        values = read_json(manifest, keys=keys, advice=advice)
         return PreparedSource(folder=manifest.parent, manifest=values, seconds=seconds, request=self)
 
 

@@ -160,7 +160,7 @@ def test_a_place_without_permission_is_named(tmp_path: Path, closed: str) -> Non
     if os.access(place, os.R_OK):
         pytest.skip("this user may read everything")
     try:
-        with pytest.raises(DataError, match=f"Got no permission for {place}. Give this user access"):
+        with pytest.raises(DataError, match=rf"Got no permission for {place}\. Give this user access"):
             open_folder(str(source / "a.jsonl" if place.suffix else source))
     finally:
         place.chmod(0o700)

@@ -288,7 +288,7 @@ def _map_files(folder: Path, index: Index, config: PackingConfig) -> PackedRows:
             arrays[name] = array.view(np.ndarray)
             if array.dtype != np.dtype(dtype):
                 raise DataError(f"{path}: wanted {dtype}. Got {array.dtype}. Pack again.")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: wanted packed rows. Got {error!r}. Pack again.") from error
     expected = dict.fromkeys(PACKED_DTYPES, int(arrays["segment_offsets"][-1:].sum()))
     expected |= dict.fromkeys(("filled", "loss_always", "loss_before_finetuning"), stats.rows)
