@@ -39,6 +39,17 @@ def test_an_object_is_inside_its_cell() -> None:
             assert column <= left < right <= column + 24 and row <= top < bottom <= row + 24
 
 
+@pytest.mark.slow
+def test_drawings_are_rasterised_again_where_the_cache_is_damaged(tmp_path: Path) -> None:
+    Renderer(WORLD, tmp_path)
+    [file] = tmp_path.iterdir()
+    data = file.read_bytes()
+    for damaged in (b"", b"not an array", data[: len(data) // 2]):
+        file.write_bytes(damaged)
+        Renderer(WORLD, tmp_path)
+        assert file.read_bytes() == data
+
+
 def test_images_do_not_depend_on_the_cache_or_on_earlier_images(tmp_path: Path) -> None:
     new, used = Renderer(WORLD, tmp_path), cached_renderer(WORLD, SITE.cache)
     for scene in sample_scenes("dialogues", 5):

