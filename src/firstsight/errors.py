@@ -9,7 +9,8 @@ FirstsightError
 │   └── StoreError        the output folder cannot be written, or has the format of another version
 ├── DataError             a record, shard or file with invalid content
 │   ├── LimitExceeded     a file is larger, deeper or describes more than a limit of the site
-│   └── MixError          the sources have too few tokens for the recipe
+│   ├── MixError          the sources have too few tokens for the recipe
+│   └── DamagedResult     a stored result is not what was published
 ├── ModelError            weights, shapes or specs that contradict each other
 └── StepFailed            a step of a run failed (exit code 1)
 """
@@ -70,6 +71,10 @@ class LimitExceeded(DataError):
 
 class MixError(DataError):
     """The sources have too few tokens for the recipe."""
+
+
+class DamagedResult(DataError):
+    """A stored result is not what was published; the message names the step, its files and how to repair it."""
 
 
 class ModelError(FirstsightError):

@@ -58,9 +58,24 @@ def is_temporary(path: Path) -> bool:
 def _remove_abandoned_temporaries(path: Path) -> None:
     for file in path.parent.iterdir():
         if is_temporary(file) and file.name[:-13] == f".{path.name}":
-            with suppress(OSError), file.open("rb") as stream:  # BlockingIOError: its process lives
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.unlink()
+            remove_if_unlocked(file)
+
+
+def remove_if_unlocked(file: Path) -> bool:
+    """Remove a temporary file or a lock that no living process holds; whether it was removed."""
+    with suppress(OSError), file.open("rb") as stream:  # BlockingIOError: its process lives
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(file, stream.fileno()):
+            file.unlink()
+            return True
+    return False
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one at `path`, and was not removed or replaced before it was locked."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 @contextmanager
@@ -92,13 +107,16 @@ def file_lock(path: Path, *, is_blocking: bool) -> Generator[bool, None, None]:
     If another process has it, False at once without `is_blocking`. The kernel frees it when a process dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if is_blocking else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if is_blocking else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            if _is_at(path, file.fileno()):
+                yield True
+                return
 
 
 def file_sha256(path: Path) -> str:

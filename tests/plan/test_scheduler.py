@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,32 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     assert str(failure.log_path) in text and f"needs {bad.address}" in text and "same command" in text
     with pytest.raises(StepFailed, match="got stones"):
         summary.check()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "deleted", "link", "record"])
+def test_a_damaged_input_stops_only_the_steps_that_read_it(tmp_path: Path, damage: str) -> None:
+    parent = toy_steps.step("write", "parent")
+    toy_steps.run_graph(toy_steps.make_graph(arm=parent), tmp_path)
+    file = Store(tmp_path).path(parent.address) / "text"
+    match damage:
+        case "flipped":
+            file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+        case "deleted":
+            file.unlink()
+        case "link":
+            shutil.copytree(file.parent, tmp_path / "elsewhere")
+            shutil.rmtree(file.parent)
+            file.parent.symlink_to(tmp_path / "elsewhere")
+        case _:
+            (tmp_path / "provenance" / f"{parent.address}.json").unlink()
+    child, other = toy_steps.step("write", "child", source=parent), toy_steps.step("write", "other")
+    end = toy_steps.step("write", "end", source=child)
+    summary = toy_steps.run_graph(toy_steps.make_graph(bad=end, good=other), tmp_path)
+    assert summary.published == (other,)
+    (failure,) = summary.failed
+    assert failure.step == child and parent.address in failure.reason and "--repair" in failure.reason
+    assert dict(summary.blocked) == {end: child}
+    assert Store(tmp_path).last_failure(child.address) == failure.reason
 
 
 def test_what_is_not_needed_is_not_run(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.errors import DataError, RequestError, StepFailed, StoreError
+from firstsight.errors import DamagedResult, DataError, RequestError, StepFailed, StoreError
 from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import STORE_FORMAT, Store
@@ -81,8 +81,37 @@ def test_lost_provenance_is_an_error(tmp_path: Path) -> None:
     store, result_step = Store(tmp_path), step()
     published(store, result_step)
     (tmp_path / "provenance" / f"{result_step.address}.json").write_text("{")
-    with pytest.raises(DataError, match="wanted the provenance"):
-        store.verify(result_step.address)
+    with pytest.raises(DataError, match=r"wanted the provenance.*firstsight doctor --store .* --repair"):
+        store.provenance(result_step.address)
+    with pytest.raises(DamagedResult, match="wanted the provenance"):
+        store.check_result(result_step.address)
+    (problem,) = store.verify(result_step.address)
+    assert "wanted the provenance" in problem
+
+
+def test_a_checked_result_is_its_folder_and_a_damaged_one_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    store, result_step = Store(tmp_path), step()
+    folder = published(store, result_step)
+    assert store.check_result(result_step.address) == folder
+    (folder / "a.txt").write_text("onf")
+    (folder / "deep" / "b.txt").unlink()
+    message = rf"{result_step.address} is not .* published: deep/b.txt: missing, and 1 more. Compute .* --repair"
+    with pytest.raises(DamagedResult, match=message):
+        store.check_result(result_step.address)
+
+
+def test_the_last_failure_is_stored_until_the_step_succeeds(tmp_path: Path) -> None:
+    store, result_step = Store(tmp_path), step()
+    assert store.last_failure(result_step.address) == ""
+    store.record_failure(result_step.address, "no disk")
+    assert Store(tmp_path).last_failure(result_step.address) == "no disk"
+    published(store, result_step)
+    assert store.last_failure(result_step.address) == ""
+    (tmp_path / "logs" / f"{result_step.address}.failed.json").write_text("[")
+    assert store.last_failure(result_step.address) == ""
+    (tmp_path / "logs").rename(tmp_path / "no-logs")
+    (tmp_path / "logs").write_text("a file, so that nothing can be written there")
+    store.record_failure(result_step.address, "no disk")
 
 
 def test_one_holder_a_lock(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from firstsight.evaluate.task import TaskKind
 from firstsight.recipe.analysis import Claim
 from firstsight.recipe.scales import CONTINUED, REWARMED, get_scale
 from firstsight.recipe.study import Study
-from firstsight.report.results import ArmResult, RunInfo, StageKind, StageLog
+from firstsight.report.answers import read_answers
+from firstsight.report.results import ArmResult, RunInfo, StageKind, StageLog, read_training_log
 from firstsight.studies.when import when
 from firstsight.units import Share
 
@@ -88,7 +89,7 @@ def _arm(effects: StudyEffects, name: str, seed: int, *, percent: int, group: st
         stages=_stages(folder, seed, percent, group),
         scores=None if missing else read_scores(folder),
         missing_reason=missing + effects.suffix if missing else "",
-        answers_path=None if missing else folder / "answers.jsonl",
+        answers=None if missing else read_answers(folder / "answers.jsonl"),
         benchmarks_dir=effects.folder / "benchmarks",
     )
 
@@ -232,11 +233,11 @@ def _stage(
         level = {"pretrain": 1.4, "midtrain": 1.1, "finetune": 0.4}[kind]
         loss = level + 4 * math.exp(-3.5 * (start + seen) / TRUNK_TOKENS) * (1 if kind == "pretrain" else 0.4)
         rows.append({"step": step, "seen": seen, "lr": rate(seen), "loss": loss + random.gauss(0, 0.05)})
-    if kind == "midtrain":
-        shares = {"rows": 0.1, "tokens": 0.0971, "loss_tokens": 0.0312}
-        log_path.with_name("achieved.json").write_text(json.dumps({"asked": "1/10", "achieved": shares}))
+    shares = {"rows": 0.1, "tokens": 0.0971, "loss_tokens": 0.0312}
+    mix = {"asked": "1/10", "achieved": shares} if kind == "midtrain" else {}
     log_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return StageLog(kind=kind, address=address, start_tokens=start, log_path=log_path)
+    log_rows = read_training_log(log_path, start_tokens=start)
+    return StageLog(kind=kind, address=address, rows=log_rows, achieved_mix=mix)
 
 
 def _write_images(path: Path) -> None:

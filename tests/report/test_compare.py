@@ -46,7 +46,7 @@ def test_without_answers_the_interval_is_that_of_the_paired_t_test(make_arms: Ma
     arms = make_arms(vision={80: 0.6, 100: 0.5}, text={80: 0.5, 100: 0.5}, seeds=(1, 2, 3, 4), noise=0.1, trunk=False)
     a, b = (list(_stable_scores(arms, name).values()) for name in ("start-080", "start-100"))
     expected = stats.ttest_rel(a, b)
-    difference = _difference([replace(arm, answers_path=None) for arm in arms])
+    difference = _difference([replace(arm, answers=None) for arm in arms])
     assert difference.interval == pytest.approx(tuple(expected.confidence_interval(0.95)), rel=2e-3)
     assert difference.adjusted_p == pytest.approx(expected.pvalue, rel=1e-2)
 
@@ -57,7 +57,7 @@ def test_questions_widen_the_interval_of_seeds_alone(make_arms: MakeArms) -> Non
     difference = _difference(arms)
     assert difference.interval is not None
     assert difference.interval[1] - difference.interval[0] > 0.03
-    alone = _difference([replace(arm, answers_path=None) for arm in arms])
+    alone = _difference([replace(arm, answers=None) for arm in arms])
     assert alone.interval == pytest.approx((alone.mean, alone.mean))
 
 

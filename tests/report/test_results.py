@@ -18,7 +18,9 @@ from firstsight.report.results import (
     arm_texts,
     arms_with_scores,
     compared_arms,
+    damage_by_arms,
     read_achieved,
+    read_achieved_file,
     read_training_log,
 )
 from firstsight.units import Share
@@ -56,10 +58,8 @@ def test_arms_are_described_by_unique_coordinates_or_by_name() -> None:
 def test_training_log_counts_from_the_models_first_token(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text(json.dumps({"step": 1, "seen": 10, "lr": 0.1, "loss": 2.5}) + "\n")
-    stage = StageLog(kind="midtrain", address="midtrain-0", start_tokens=100, log_path=path)
-    assert read_training_log(stage) == [{"seen": 110.0, "lr": 0.1, "loss": 2.5}]
-    assert read_training_log(replace(stage, log_path=None)) == []
-    assert read_training_log(replace(stage, log_path=tmp_path / "missing.jsonl")) == []
+    assert read_training_log(path, start_tokens=100) == [{"seen": 110.0, "lr": 0.1, "loss": 2.5}]
+    assert read_training_log(tmp_path / "missing.jsonl", start_tokens=100) == []
 
 
 @pytest.mark.parametrize("line", ['{"seen": 1, "lr": 0.1}', "[1]", '{"seen": 1, "lr": 0.1, "loss": null}'])
@@ -67,15 +67,26 @@ def test_invalid_log_line_is_refused_with_its_location(line: str, tmp_path: Path
     path = tmp_path / "log.jsonl"
     path.write_text(f"{line}\n")
     with pytest.raises(DataError, match=r"log\.jsonl:1: a log line needs numbers"):
-        read_training_log(StageLog(kind="midtrain", address="midtrain-0", start_tokens=0, log_path=path))
+        read_training_log(path, start_tokens=0)
 
 
-def test_achieved_mix_is_that_of_the_image_phase(tmp_path: Path) -> None:
-    stage = StageLog(kind="midtrain", address="midtrain-0", start_tokens=0, log_path=tmp_path / "log.jsonl")
+def test_achieved_mix_is_that_of_the_image_phase() -> None:
+    stage = StageLog(kind="midtrain", address="midtrain-0")
     arm = replace(_arm("start-080"), stages=(stage,), achieved_mix={"asked": "1/2"})
     assert read_achieved(arm) == {"asked": "1/2"}
-    (tmp_path / "achieved.json").write_text('{"asked": "1/10", "achieved": {}}')
-    assert read_achieved(arm) == {"asked": "1/10", "achieved": {}}
-    (tmp_path / "achieved.json").write_text('{"asked": "1/10"}')
+    assert read_achieved(replace(arm, stages=(replace(stage, achieved_mix={"asked": "1/10"}),))) == {"asked": "1/10"}
+
+
+def test_an_achieved_mix_without_its_keys_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "achieved.json"
+    assert read_achieved_file(path) == {}
+    path.write_text('{"asked": "1/10", "achieved": {}}')
+    assert read_achieved_file(path) == {"asked": "1/10", "achieved": {}}
+    path.write_text('{"asked": "1/10"}')
     with pytest.raises(DataError, match=r"achieved.json: wanted JSON with achieved\. Got none\. Restore it"):
-        read_achieved(arm)
+        read_achieved_file(path)
+
+
+def test_damage_that_arms_share_is_listed_once() -> None:
+    arms = [replace(_arm("a"), damage=("x", "y")), _arm("b"), replace(_arm("c"), damage=("y",))]
+    assert damage_by_arms(arms) == {"x": ["a.s1"], "y": ["a.s1", "c.s1"]}

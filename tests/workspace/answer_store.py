@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +13,34 @@ import pytest
 
 from firstsight.cli import command
 from firstsight.plan.graph import build_graph
+from firstsight.plan.step import Step
+from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
-from firstsight.recipe.serialize import to_json
 from firstsight.studies.when import when
 from tests.report.answer_files import encoded_image, line, write_images, write_lines
 
+ANY_FILES = StepHandler(function="", outputs=("**",))
 PLAN = build_graph(when(replace(get_scale("smoke"), seeds=1)))
 BLANK = {"answer": "dog", "score": 0.0, "image": "1"}
 
 
-RECORD: dict[str, Any] = {"kind": "evaluate", "started": "2026-01-01", "host": "h", "machine": "m", "files": {}} | {
-    "code": {"commit": "c", "python": "3", "packages": {}}
-}
+def store_arm(out: Path, label: str, lines: list[dict[str, Any]]) -> str:
+    """An arm's evaluate step and its inputs in a store, as a run leaves them; the checkpoint's address."""
+    final = PLAN.final_step(label)
+    needs = dict(final.needs)
+    store_step(out, needs["checkpoint"], lambda folder: (folder / "spec.json").write_text(json.dumps({"kind": label})))
+    store_step(out, needs["benchmarks"], lambda folder: write_images(folder, {"1.png": encoded_image(48, 48)}))
+    store_step(out, final, lambda folder: write_lines(folder / "answers.jsonl", lines))
+    return needs["checkpoint"].address
 
 
-def store_arm(out: Path, label: str, lines: list[dict[str, Any]], *, ended: str = "2026-01-01") -> str:
-    """An arm's evaluate step and its checkpoint in a store, as a run leaves them; the checkpoint's address."""
-    store, step = Store(out), PLAN.final_step(label)
-    needs = {role: parent.address for role, parent in step.needs}
-    write_lines(store.path(step.address) / "answers.jsonl", lines)
-    write_images(store.path(needs["benchmarks"]), {"1.png": encoded_image(48, 48)})
-    store.path(needs["checkpoint"]).mkdir(exist_ok=True)
-    (store.path(needs["checkpoint"]) / "spec.json").write_text(json.dumps({"kind": label}))
-    for address, spec, role in ((step.address, to_json(step.spec), needs), (needs["checkpoint"], {}, {})):
-        record = RECORD | {"address": address, "needs": role, "spec": spec, "ended": ended}
-        (out / "provenance" / f"{address}.json").write_text(json.dumps(record))
-    return needs["checkpoint"]
+def store_step(out: Path, step: Step, write: Callable[[Path], object]) -> None:
+    """Publish what `write` leaves in the step's folder, unless the step is stored."""
+    store = Store(out)
+    if not store.has(step.address):
+        write(store.work_folder(step.address))
+        store.publish(step, ANY_FILES, started=datetime.now(UTC))
 
 
 @pytest.fixture

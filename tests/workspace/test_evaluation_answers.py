@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from firstsight.evaluate.answer_cache import evaluation_folder
+from firstsight.plan.step import Step
 from tests.report.answer_files import encoded_image, line, write_images, write_lines
 from tests.report.html_page import Page
-from tests.workspace.answer_store import PLAN, answers, out, printed
+from tests.workspace.answer_store import PLAN, answers, out, printed, store_step
 
 __all__ = ["out"]
 
@@ -28,14 +30,11 @@ def test_every_name_of_a_checkpoint_finds_its_answers(out: Path, capsys: pytest.
 
 
 def test_the_latest_evaluation_of_a_checkpoint_counts(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    step, checkpoint = (
-        PLAN.final_step("start-080.s1").address,
-        dict(PLAN.final_step("start-080.s1").needs)["checkpoint"].address,
-    )
-    record = json.loads((out / "provenance" / f"{step}.json").read_text())
-    later = "evaluate-9-tasks-0123456789ab"
-    write_lines(out / "steps" / later / "answers.jsonl", [line("1", answer="owl")])
-    (out / "provenance" / f"{later}.json").write_text(json.dumps(record | {"address": later, "ended": "2026-02-01"}))
+    final = PLAN.final_step("start-080.s1")
+    checkpoint = dict(final.needs)["checkpoint"].address
+    spec = replace(final.spec, vision_tasks=final.spec.vision_tasks[:1])
+    later = Step(kind="evaluate", spec=spec, needs=final.needs, version=final.version)
+    store_step(out, later, lambda folder: write_lines(folder / "answers.jsonl", [line("1", answer="owl")]))
     assert answers(checkpoint, "--question", "1", "--out", str(out)) == 0
     assert "owl" in printed(capsys)
     assert answers("start-080", "--question", "1", "--out", str(out)) == 0

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from firstsight.cli.app import command
 from firstsight.errors import RequestError
 from firstsight.plan.graph import build_graph
 from firstsight.workspace.check_models import check_models
@@ -20,6 +21,7 @@ from firstsight.workspace.resolve import find_checkpoint
 from firstsight.workspace.sources import current_site
 from firstsight.workspace.study_graph import StoredStudy
 from tests.workspace.projects import DonorProject
+from tests.workspace.test_doctor_store import flip, result_digests
 
 
 @pytest.mark.slow
@@ -36,6 +38,8 @@ def test_the_branches_of_a_donor_run_once(donor: DonorProject, capsys: pytest.Ca
     _check_text_rows(branches)
 
     assert "0 steps run" in donor.run(capsys, "run")[1]
+    _check_repair(donor.root / "runs", branches[0], capsys)
+    assert "0 steps run" in donor.run(capsys, "run")[1]
     (donor.data / "donor-40").rename(donor.data / "elsewhere")
     donor.replace("site.toml", ("donor-40]", "the-first]"), ("data/donor-40", "data/elsewhere"))
     donor.replace("mine.py", ('external("donor-40"', 'external("the-first"'))
@@ -45,6 +49,17 @@ def test_the_branches_of_a_donor_run_once(donor: DonorProject, capsys: pytest.Ca
     assert find_checkpoint("given", StoredStudy(donor.study(), donor.root / "runs")) == donor.data / "donor-80"
     stored = next(folder.name for folder in (donor.root / "runs" / "steps").glob("evaluate-1-task*"))
     assert find_checkpoint(stored, StoredStudy(donor.study(), donor.root / "runs")) == donor.data / "donor-80"
+
+
+def _check_repair(root: Path, branch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A branch of a donor and a prepared source of the user's are computed again from their provenance."""
+    before, prepared = result_digests(root), next((root / "steps").glob("prepare*"))
+    for file in (branch / "model.safetensors", prepared / "tokens.npy"):
+        flip(file)
+    assert command(["doctor", "--store", str(root), "--repair", "--jobs", "1"]) == 0
+    assert capsys.readouterr().out.count("the same bytes as when it was published") == 2
+    assert result_digests(root) == before
+    assert len(list((root / "damaged" / f"{prepared.name}.1").glob("source-*"))) == 1  # its files were linked
 
 
 def _starts_from(branch: Path, data: Path) -> str:

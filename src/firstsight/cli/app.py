@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from firstsight.cli.study import explain, plan, power, preview, report, run
 from firstsight.cli.study_options import RUNS, OutOption, requested_study, with_study
 from firstsight.errors import FirstsightError, RequestError, describe_error
 from firstsight.workspace.doctor import machine_findings, missing_package
+from firstsight.workspace.workspace import Workspace
 
 STOPPED = 130
 """The exit code after Ctrl-C or SIGTERM."""
@@ -34,8 +36,23 @@ STUDY_OPTION_COMMANDS = (explain, ask, evaluate, answers)
 """Commands about arms and addresses; their study is an option."""
 
 
-def doctor(*, out: OutOption = RUNS) -> None:
-    """Show what this machine has, what is missing, and what to do."""
+def doctor(
+    *,
+    out: OutOption = RUNS,
+    store: Annotated[Path | None, typer.Option(metavar="DIR", help="Check the results under DIR instead.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="With --store: compute damaged results again.")] = False,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="With --repair: steps run in parallel.")] = None,
+) -> None:
+    """Show what this machine has, what is missing, and what to do; with --store, whether stored results are intact.
+
+    Example: firstsight doctor --store runs --repair
+    """
+    if store is not None:
+        check = Workspace(store).doctor(repair=repair, jobs=jobs, on_progress=terminal.TerminalProgress())
+        terminal.print_lines(check.lines())
+        raise typer.Exit(0 if check.ok else 1)
+    if repair:
+        raise RequestError("--repair: wanted the folder of results with --store DIR. Got none.")
     findings = list(machine_findings(out))
     terminal.print_findings(findings)
     raise typer.Exit(int(any(finding.state == "missing" for finding in findings)))

@@ -12,6 +12,7 @@ from firstsight.cli import terminal
 from firstsight.cli.study_options import RUNS, OutOption
 from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import UnknownName
+from firstsight.plan.verification import check_stored_folder
 from firstsight.recipe.study import Study
 from firstsight.units import parse_tokens
 from firstsight.workspace.sources import as_request_error, current_site
@@ -78,6 +79,7 @@ def export(
     from firstsight.hub.export import export_checkpoint
 
     current_site()  # its limits
+    check_stored_folder(checkpoint)
     with as_request_error():
         exported = export_checkpoint(checkpoint, out, dtype="bfloat16" if dtype == "bfloat16" else "float32")
     terminal.print_lines([f"{out}: {exported.architecture}, {exported.parameter_count:,} parameters, {dtype}"])
@@ -92,6 +94,8 @@ def verify(ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER…", he
     """
     from firstsight.data.verify_ledger import verify_ledgers
 
+    for path in ledgers:
+        check_stored_folder(path if path.is_dir() else path.parent)
     check = verify_ledgers(ledgers)
     if check.coverage:
         terminal.print_table(_coverage_rows(check.coverage))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import UnknownName
 from firstsight.recipe.study import Study
 from firstsight.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from firstsight.workspace.results import StudyResults
 
 
 def plan(
@@ -44,8 +47,9 @@ def run(
     workspace = Workspace(out)
     summary = workspace.run(study, jobs=jobs, on_progress=TerminalProgress())
     terminal.print_lines(summary.lines())  # before the report, which may fail too where the disk is full
-    terminal.print_lines([f"report: {workspace.report(study, summary=summary)}"])
-    raise typer.Exit(0 if summary.ok else 1)
+    results = workspace.results(study, summary=summary)
+    _write_report(results)
+    raise typer.Exit(0 if summary.ok and not any(arm.damage for arm in results.arms) else 1)
 
 
 def report(study: Study, *, out: OutOption = RUNS) -> None:
@@ -53,7 +57,11 @@ def report(study: Study, *, out: OutOption = RUNS) -> None:
 
     Example: firstsight report when --scale cpu
     """
-    terminal.print_lines([f"report: {Workspace(out).report(study)}"])
+    _write_report(Workspace(out).results(study))
+
+
+def _write_report(results: StudyResults) -> None:
+    terminal.print_lines([*results.problem_lines(), f"report: {results.write_report()}"])
 
 
 def explain(

@@ -155,6 +155,9 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
         started = datetime.now(UTC)
         print(f"--- {address} at {started.isoformat()}", flush=True)  # noqa: T201 - into the step's log
         apply_limits(job.site.limits)
+        for path in job.inputs.values():
+            if path.parent == store.root / "steps":
+                store.check_result(path.name)
         function: Callable[..., None] = pkgutil.resolve_name(job.handler.function)
         out, on_progress = store.work_folder(address), _ProgressSender(connection, address)
         job.handler.clear(out)

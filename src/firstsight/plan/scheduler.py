@@ -234,6 +234,7 @@ class _Scheduler:
 
     def _fail(self, step: Step, *, reason: str, seconds: float) -> None:
         log_path = self._store.log_path(step.address)
+        self._store.record_failure(step.address, reason)
         self._failed[step] = StepFailure(step=step, arms=self._arms_by_step[step], reason=reason, log_path=log_path)
         self._emit("failed", step, reason=reason, seconds=seconds)
         for descendant in self._graph.steps:  # parents come first, so one pass finds all descendants

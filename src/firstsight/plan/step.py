@@ -73,16 +73,9 @@ class Step:
     address: str = field(init=False)
 
     def __post_init__(self) -> None:
-        identity = {
-            "kind": self.kind,
-            "spec": json_with_digests(self.spec, self.content_ids),
-            "needs": {role: parent.address for role, parent in self.needs},
-            "version": self.version,
-        }
-        digest = sha256(canonical_json(identity).encode()).hexdigest()[:12]
-        hint = _hint(self.spec, self.content_ids)
-        slug = f"{self.kind}-{hint}" if hint and hint != self.kind else self.kind
-        object.__setattr__(self, "address", f"{slug}-{digest}")
+        needs = {role: parent.address for role, parent in self.needs}
+        address = step_address(self.kind, self.spec, needs, version=self.version, content_ids=self.content_ids)
+        object.__setattr__(self, "address", address)
 
     @property
     def slug(self) -> str:
@@ -92,6 +85,14 @@ class Step:
     def parent(self, role: str) -> Step | None:
         """The input in `role`, if any."""
         return dict(self.needs).get(role)
+
+
+def step_address(kind: str, spec: Any, needs: Mapping[str, str], *, version: int, content_ids: ContentIds) -> str:
+    """The address of a step whose inputs have the addresses `needs`, by role."""
+    identity = {"kind": kind, "spec": json_with_digests(spec, content_ids), "needs": dict(needs), "version": version}
+    digest = sha256(canonical_json(identity).encode()).hexdigest()[:12]
+    hint = _hint(spec, content_ids)
+    return f"{kind}-{hint}-{digest}" if hint and hint != kind else f"{kind}-{digest}"
 
 
 def find_address(prefix: str, addresses: Iterable[str]) -> str:

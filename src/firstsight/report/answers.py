@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from firstsight.errors import DataError, UnknownName
 from firstsight.evaluate.result_files import StoredAnswer, iter_answers, read_answer_at
-from firstsight.report.results import AnswerFile, ArmResult
+from firstsight.report.results import AnswerFile
 
 QUESTION_KEY = ["task", "question"]
 """The columns that identify a question."""
@@ -20,7 +21,9 @@ ANSWER_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("task", "question", "image", "split", "prompt", "answer", "truth"), pl.String),
     "score": pl.Float64,
     "blind": pl.Boolean,
+    "heldout": pl.Boolean,
 }
+"""`heldout`: the question has a part that was held out of training."""
 
 TABLE_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("task", "question", "image", "split"), pl.String),
@@ -33,11 +36,17 @@ TABLE_SCHEMA: dict[str, Any] = {
 """`answer` and `truth` are digests of the texts; `file` (an index) and `offset` (a byte) locate the line."""
 
 
-def arm_answers(arm: ArmResult) -> pl.DataFrame:
-    """All answers of one arm, columns ANSWER_SCHEMA; empty for an arm without results."""
-    read = (a for _, a in iter_answers(arm.answers_path)) if arm.answers_path else ()
-    rows = [(a.task, a.question, a.image_name, a.split, a.prompt, a.text, a.truth_text, a.score, a.blind) for a in read]
+def read_answers(path: Path) -> pl.DataFrame:
+    """All answers of an answers.jsonl, columns ANSWER_SCHEMA; DataError for an invalid line."""
+    rows = [
+        (a.task, a.question, a.image_name, a.split, a.prompt, a.text, a.truth_text, a.score, a.blind, _is_heldout(a))
+        for _, a in iter_answers(path)
+    ]
     return pl.DataFrame(rows, schema=ANSWER_SCHEMA, orient="row")
+
+
+def _is_heldout(answer: StoredAnswer) -> bool:
+    return any(value == "heldout" for _, value in answer.tags)
 
 
 class AnswersTable:

@@ -19,7 +19,7 @@ from firstsight.evaluate.statistics import bootstrap
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, cluster_scores
 from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, DifferenceEstimate, crossed_estimate, holm
 from firstsight.recipe.analysis import STABLE_MEASURES, Measure
-from firstsight.report.answers import QUESTION_KEY, arm_answers
+from firstsight.report.answers import ANSWER_SCHEMA, QUESTION_KEY
 from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
 from firstsight.report.table import STABLE, changed_tasks, task_gains
 
@@ -83,7 +83,7 @@ class PairedDifference:
 
 
 class ArmComparison:
-    """Differences between the arms of a study; answers are read when they are first needed."""
+    """Differences between the arms of a study."""
 
     def __init__(self, arms: Sequence[ArmResult], rows: pl.DataFrame) -> None:
         """`rows` is the score table of `arms`."""
@@ -92,7 +92,8 @@ class ArmComparison:
     @cached_property
     def answers(self) -> dict[str, pl.DataFrame]:
         """Answers of each arm by its label."""
-        return {arm.label: arm_answers(arm) for arm in self._arms}
+        empty = pl.DataFrame(schema=ANSWER_SCHEMA)
+        return {arm.label: empty if arm.answers is None else arm.answers for arm in self._arms}
 
     def corrected_differences(self, pairs: Sequence[ArmPair], *, candidates: int = 0) -> list[PairedDifference | None]:
         """Differences that decide one thing together, corrected by Holm; None where two arms share no seed.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+
 from firstsight.errors import DataError
 from firstsight.evaluate.result_files import Scores
 from firstsight.files import read_json, read_jsonl
@@ -23,10 +25,10 @@ class StageLog:
 
     kind: StageKind
     address: str
-    start_tokens: int
-    """Tokens that the model was trained on before the log's `seen` starts at 0."""
-    log_path: Path | None
-    """log.jsonl with step, seen, lr and loss; None where the stage has not run."""
+    rows: Sequence[Mapping[str, float]] = ()
+    """log.jsonl as `read_training_log` reads it; empty where the stage has not run."""
+    achieved_mix: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """achieved.json: requested share, achieved shares and counts, padding; empty where the stage has not run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +48,12 @@ class ArmResult:
     stages: tuple[StageLog, ...] = ()
     scores: Scores | None = None
     missing_reason: str = ""
-    is_damaged: bool = False
-    """Stored files cannot be read: no run replaces them before their folder is deleted."""
+    damage: tuple[str, ...] = ()
+    """What is wrong with stored files of this arm; no run replaces them, `doctor --repair` does."""
     heldout_questions: Mapping[str, int] = field(default_factory=dict[str, int])
     """How many questions of each task have a part that was held out of training."""
-    answers_path: Path | None = None
+    answers: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+    """All answers, columns `report.answers.ANSWER_SCHEMA`; None without scores."""
     benchmarks_dir: Path | None = None
     """The benchmarks' folder, which contains their images: images.tar or images/."""
     achieved_mix: Mapping[str, Any] = field(default_factory=dict)
@@ -87,19 +90,19 @@ class AnswerFile:
         return self.benchmarks_by_task.get(task, self.benchmarks_dir)
 
 
-def read_training_log(stage: StageLog) -> list[dict[str, float]]:
-    """Logged rows (seen, lr, loss), `seen` counted from the model's first token; empty where nothing was logged."""
-    if stage.log_path is None or not stage.log_path.exists():
-        return []
+def read_training_log(path: Path, *, start_tokens: int) -> list[dict[str, float]]:
+    """Rows (seen, lr, loss) of a log.jsonl, none where there is no such file; DataError for an invalid line.
+
+    `seen` is counted from the model's first token: `start_tokens` are those before the log starts at 0.
+    """
     rows = []
-    for number, row in _log_lines(stage.log_path):
+    for number, row in _log_lines(path) if path.is_file() else ():
         try:
             values = {name: float(row[name]) for name in ("seen", "lr", "loss")}
         except (KeyError, TypeError, ValueError) as error:
-            place = f"{stage.log_path}:{number}"
-            message = f"{place}: a log line needs numbers seen, lr and loss. Got {row}. Repair it. {_DAMAGE_ADVICE}"
-            raise DataError(message) from error
-        rows.append({**values, "seen": stage.start_tokens + values["seen"]})
+            message = f"{path}:{number}: a log line needs numbers seen, lr and loss. Got {row}. Repair it."
+            raise DataError(f"{message} {_DAMAGE_ADVICE}") from error
+        rows.append({**values, "seen": start_tokens + values["seen"]})
     return rows
 
 
@@ -111,16 +114,23 @@ def _log_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_achieved(arm: ArmResult) -> Mapping[str, Any]:
-    """achieved.json in the folder of the log of the arm's image phase, or `achieved_mix` where that file is missing."""
-    log_path = next((stage.log_path for stage in arm.stages if stage.kind == "midtrain" and stage.log_path), None)
-    path = log_path and log_path.with_name("achieved.json")
-    return (path and read_achieved_file(path)) or arm.achieved_mix
+    """achieved.json of the arm's image phase, or that of its last training step where the former is missing."""
+    return next((s.achieved_mix for s in arm.stages if s.kind == "midtrain" and s.achieved_mix), arm.achieved_mix)
 
 
 def read_achieved_file(path: Path) -> Mapping[str, Any]:
     """An achieved.json; empty where there is none. DataError for one that is damaged."""
     advice = f"Restore it. {_DAMAGE_ADVICE}"
     return read_json(path, keys=["asked", "achieved"], advice=advice) if path.is_file() else {}
+
+
+def damage_by_arms(arms: Sequence[ArmResult]) -> dict[str, list[str]]:
+    """Each damage as a sentence, and the labels of the arms that it concerns."""
+    labels: dict[str, list[str]] = {}
+    for arm in arms:
+        for line in arm.damage:
+            labels.setdefault(line, []).append(arm.label)
+    return labels
 
 
 def compared_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:

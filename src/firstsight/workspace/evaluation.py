@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from firstsight.errors import QuantityError, RequestError, UnknownName
+from firstsight.errors import DamagedResult, QuantityError, RequestError, UnknownName
 from firstsight.evaluate.answer_cache import EVALUATIONS_FOLDER, evaluation_folder
 from firstsight.evaluate.result_files import ANSWERS_FILE, Scores
 from firstsight.evaluate.results import EvalResult, add_text_only_scores, merge_result
 from firstsight.files import file_name_part, write_atomic
 from firstsight.plan.store import Store
+from firstsight.plan.verification import check_stored_folder
 from firstsight.recipe.mixture import External, SyntheticBenchmarks
 from firstsight.recipe.serialize import from_json
 from firstsight.report.answers import AnswersTable
@@ -141,6 +143,7 @@ def find_benchmark_tasks(
     if not names:
         present = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise RequestError(f"--benchmarks {path}: wanted folders called {', '.join(TASKS)}. Got {present}.")
+    check_stored_folder(path)
     with as_request_error():
         kinds = {name: get_task(name, path).kind for name in names}
     return Benchmarks(path=path, prompt_style="paper", task_kinds=kinds)
@@ -211,19 +214,26 @@ def _study_files(name: str, stored: StoredStudy) -> list[AnswerFile]:
     evaluations = [step for step in store.addresses() if (store.path(step) / ANSWERS_FILE).is_file()]
     if address in evaluations:
         return [_step_file(address, store, stored.site)]
-    records = [store.provenance(step) for step in evaluations]
+    records: list[dict[str, Any]] = []
+    for step in evaluations:
+        with suppress(DamagedResult):  # another checkpoint's, as far as can be known
+            records.append(store.provenance(step))
     records = [record for record in records if record["needs"].get("checkpoint") == address]
     return [_step_file(max(records, key=itemgetter("ended"))["address"], store, stored.site)] if records else []
 
 
 def _step_file(address: str, store: Store, site: Site) -> AnswerFile:
-    """The answers of an evaluate step, with its benchmarks: in the store, or at the site's location."""
+    """The answers of an evaluate step, with its benchmarks: in the store, or at the site's location.
+
+    DamagedResult where one of them is not as it was published.
+    """
+    store.check_result(address)
     record = store.provenance(address)
     answers, source = store.path(address) / ANSWERS_FILE, from_json(record["spec"]).benchmarks
     if isinstance(source, External):
         location = site.sources.get(source.name)
         return AnswerFile(path=answers, benchmarks_dir=Path(location.path) if location else None)
-    return AnswerFile(path=answers, benchmarks_dir=store.path(record["needs"]["benchmarks"]))
+    return AnswerFile(path=answers, benchmarks_dir=store.check_result(record["needs"]["benchmarks"]))
 
 
 def _evaluated_files(folder: Path) -> list[AnswerFile]:

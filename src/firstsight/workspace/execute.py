@@ -89,9 +89,12 @@ def run_graph(
 
 
 def run_step(step: Step, store: Store, *, site: Site, display: ProgressDisplay = NO_DISPLAY) -> Path:
-    """The folder of a step's result; the step and what it needs are run if it is not stored."""
+    """The folder of a step's result; the step and what it needs are run if it is not stored.
+
+    DamagedResult if it is not as it was published.
+    """
     if not store.has(step.address):
         steps = (*(parent for _, parent in step.needs), step)
         graph = Graph(title=step.address, steps=steps, arms={step.kind: steps}, seeds={step.kind: 0})
         run_graph(graph, store, site=site, jobs=1, display=display).check()
-    return store.path(step.address)
+    return store.check_result(step.address)

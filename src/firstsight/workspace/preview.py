@@ -119,13 +119,17 @@ class _StageStreams:
 
     def inputs(self, step: Step) -> Mapping[str, Path]:
         """The inputs of training without model and features; the model's folder has only its record of rows read."""
-        paths = {role: result_path(parent, self.store, self.site) for role, parent in _data_inputs(step)}
+        parents = dict(_data_inputs(step))
+        for parent in parents.values():
+            if parent.kind != EXTERNAL_KIND:
+                self.store.check_result(parent.address)
+        paths = {role: result_path(parent, self.store, self.site) for role, parent in parents.items()}
         return paths | {role: self._model_folder(parent) for role, parent in _model_inputs(step)}
 
     def _model_folder(self, step: Step) -> Path:
         """The stored checkpoint, or a folder with only its record of the rows read; a donor's is empty."""
         if self.store.has(step.address):
-            return self.store.path(step.address)
+            return self.store.check_result(step.address, ("achieved.json",))
         folder = self.scratch / step.address
         folder.mkdir(exist_ok=True)
         if step.kind != EXTERNAL_KIND:

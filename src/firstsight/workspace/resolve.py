@@ -9,6 +9,7 @@ from pathlib import Path
 from firstsight.errors import RequestError, UnknownName
 from firstsight.plan.step import FieldDifference, Step, field_differences
 from firstsight.plan.store import Store
+from firstsight.plan.verification import check_stored_folder
 from firstsight.recipe.serialize import from_json
 from firstsight.recipe.study import Arm, Study
 from firstsight.workspace import sources
@@ -54,10 +55,11 @@ def stored_address(name: str, stored: StoredStudy) -> str | None:
 def find_checkpoint(name: str, stored: StoredStudy) -> Path:
     """The folder of a checkpoint: `name` is a folder, an arm of the study, a stored address, or a hub name.
 
-    RequestError where it is not a checkpoint or not stored; a hub name is downloaded.
+    RequestError where it is not a checkpoint or not stored, DamagedResult where it is not as it was published; a hub
+    name is downloaded.
     """
     if any((Path(name) / file).is_file() for file in ("spec.json", "config.json")):
-        return Path(name)
+        return check_stored_folder(Path(name))
     if Path(name).is_dir():
         files = "spec.json (firstsight) or config.json (transformers)"
         advice = "Name the result of a training step, or a downloaded model's folder."
@@ -82,10 +84,9 @@ def find_text_model(name: str, stored: StoredStudy) -> Path:
             advice = "Name one to compare with, with --text-model, or leave --text-only out."
             raise RequestError(f"{name}: no text model: {address} was trained on images from the beginning. {advice}")
         address = parent
-    folder = _checkpoint_folder(address, stored)
-    if not folder.is_dir():
+    if address not in donors and not Store(stored.root).has(address):
         raise RequestError(f"{name}: its text model {address} is no longer under {stored.root}. Run the study again.")
-    return folder
+    return _checkpoint_folder(address, stored)
 
 
 def _checkpoint_address(name: str, stored: StoredStudy) -> str:
@@ -106,7 +107,7 @@ def _checkpoint_folder(address: str, stored: StoredStudy) -> Path:
     for step in stored.graph.steps:
         if step.address == address and step.donor_model:
             return sources.local_path(step.spec, stored.site)
-    return Store(stored.root).path(address)
+    return Store(stored.root).check_result(address)
 
 
 def silence_transformers() -> None:

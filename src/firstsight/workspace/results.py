@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
 from firstsight.errors import DataError, RequestError
-from firstsight.evaluate.result_files import ANSWERS_FILE, Scores, iter_answers, read_scores
+from firstsight.evaluate.result_files import ANSWERS_FILE, Scores, read_scores
 from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
@@ -21,10 +20,19 @@ from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.study import Arm, Study
+from firstsight.report.answers import read_answers
 from firstsight.report.claims import ClaimResult, evaluate_claims
 from firstsight.report.compare import ArmComparison
 from firstsight.report.power import power_report
-from firstsight.report.results import ArmResult, RunInfo, StageLog, read_achieved_file, read_training_log
+from firstsight.report.results import (
+    ArmResult,
+    RunInfo,
+    StageKind,
+    StageLog,
+    damage_by_arms,
+    read_achieved_file,
+    read_training_log,
+)
 from firstsight.report.table import score_table
 from firstsight.site import Site
 from firstsight.workspace.execute import run_step
@@ -37,12 +45,21 @@ if TYPE_CHECKING:
     from firstsight.report.figures import StudyChart
 
 
+TRAINING_KINDS = ("pretrain", "midtrain", "finetune")
+READ_FILES: Mapping[str, Sequence[str] | None] = {
+    **dict.fromkeys(TRAINING_KINDS, ("log.jsonl", "achieved.json")),
+    **dict.fromkeys(("evaluate", "benchmarks"), None),
+}
+"""The files of a step that a report reads, by kind: all where it is None, none of other kinds."""
+
+
 class StudyResults:
     """What is stored of a study, finished or not, as values for a script or a notebook."""
 
-    def __init__(self, stored: StoredStudy) -> None:
-        self.study = stored.study
-        self.arms = collect_results(stored.study, stored.open_store(), stored.graph)
+    def __init__(self, stored: StoredStudy, summary: RunSummary | None = None) -> None:
+        """`summary` of the last run says what failed in it; without one, the store does."""
+        self.study, self._stored = stored.study, stored
+        self.arms = collect_results(stored.study, stored.open_store(), stored.graph, summary=summary)
         """The results of each arm, or why they are missing."""
 
     def __repr__(self) -> str:
@@ -84,113 +101,132 @@ class StudyResults:
             raise RequestError(f"--power: wanted a share between 0 and 1. Got {power:g}.")
         return power_report(self.arms, self.scores, effect=effect / 100, kind=kind, power=power)
 
+    def problem_lines(self) -> Iterator[str]:
+        """What a report of these results lacks, as text for the terminal: arms without scores, and damage."""
+        missing = [arm for arm in self.arms if arm.scores is None]
+        if missing:
+            reasons = "; ".join(dict.fromkeys(arm.missing_reason for arm in missing))
+            yield f"{len(missing)} of {len(self.arms)} arms have no scores: {reasons}"
+        for line, labels in damage_by_arms(self.arms).items():
+            if all(line != arm.missing_reason for arm in missing):
+                yield f"damaged, in {len(labels)} of {len(self.arms)} arms: {line}"
 
-def write_report(stored: StoredStudy, summary: RunSummary | None = None) -> Path:
-    """Write the report of a study, finished or not, from what is stored; the path of its page.
+    def write_report(self) -> Path:
+        """Write report.html with its figures and tables, finished or not; the path of the page."""
+        from firstsight.report.pages import report_page  # its figures take a second to import
 
-    `summary` of the last run lists what failed in it.
-    """
-    from firstsight.report.pages import report_page  # its figures take a second to import
-
-    store, study = stored.open_store(), stored.study
-    folder = store.root / "reports" / f"{study.name}-{study.scale}"
-    arms = collect_results(study, store, stored.graph, summary=summary)
-    run = run_info(study, store, stored.graph, site=stored.site)
-    return report_page.write(arms, study=study, run=run, folder=folder)
+        stored = self._stored
+        run = run_info(self.study, stored.open_store(), stored.graph, site=stored.site)
+        folder = stored.open_store().root / "reports" / f"{self.study.name}-{self.study.scale}"
+        return report_page.write(self.arms, study=self.study, run=run, folder=folder)
 
 
 def collect_results(study: Study, store: Store, graph: Graph, *, summary: RunSummary | None = None) -> list[ArmResult]:
     """What is stored of each arm, and why the rest is missing: `summary` lists what failed in the last run."""
-    reasons: dict[str, str] = {}
-    for failure in summary.failed if summary else ():
-        for label in failure.arms:
-            reasons.setdefault(label, f"{failure.step.address} failed: {last_line(failure.reason)}")
-    return [_arm_result(arm, graph, store, reasons.get(arm.label, "not run yet")) for arm in study.arms]
+    failures = {failure.step.address: failure.reason for failure in summary.failed} if summary else {}
+    reader = _ResultReader(store, graph, failures)
+    return [reader.arm_result(arm) for arm in study.arms]
 
 
-def _arm_result(arm: Arm, graph: Graph, store: Store, missing_reason: str) -> ArmResult:
-    final = graph.final_step(arm.label)
-    inputs = {role: store.path(parent.address) for role, parent in final.needs}
-    stages, damage = _readable_stages(_stage_logs(arm, graph.arms[arm.label], store))
-    scores, folder, heldout = None, store.path(final.address), Counter[str]()
-    achieved: Mapping[str, Any] = {}
-    try:
-        achieved = read_achieved_file(inputs["checkpoint"] / "achieved.json")
-        if store.has(final.address):
-            scores = read_scores(folder)
-            heldout = _count_heldout(scores, folder / ANSWERS_FILE)
-        for step in graph.arms[arm.label]:
-            if store.has(step.address):
-                store.provenance(step.address)
-    except DataError as error:
-        damage = damage or str(error)
-    scores = None if damage else scores
-    return ArmResult(
-        name=arm.name,
-        label=arm.label,
-        seed=arm.seed,
-        address=final.address,
-        at=arm.at,
-        group=arm.group,
-        role=arm.role,
-        stages=stages,
-        scores=scores,
-        missing_reason="" if scores else damage or missing_reason,
-        is_damaged=bool(damage),
-        heldout_questions=heldout,
-        answers_path=folder / ANSWERS_FILE if scores else None,
-        benchmarks_dir=inputs["benchmarks"] if inputs["benchmarks"].is_dir() else None,
-        achieved_mix=achieved,
-    )
+class _ResultReader:
+    """Reads what arms have stored, as long as it is what was published; what several arms share is read once."""
 
+    def __init__(self, store: Store, graph: Graph, failures: Mapping[str, str]) -> None:
+        self._store, self._graph, self._failures = store, graph, failures
+        self._damage: dict[Step, str] = {}
+        """What is wrong with a stored step, as a sentence; empty where nothing is."""
+        self._stages: dict[Step, StageLog] = {}
 
-def _readable_stages(stages: Iterable[StageLog]) -> tuple[tuple[StageLog, ...], str]:
-    """The stages, without the log where a file of the stage is damaged, and the first damage as a sentence."""
-    readable, damages = [], []
-    for stage in stages:
+    def arm_result(self, arm: Arm) -> ArmResult:
+        """What is stored of an arm."""
+        final, steps = self._graph.final_step(arm.label), self._graph.arms[arm.label]
+        inputs, start = dict(final.needs), arm.pretrain.tokens_at(arm.start)
+        stages: dict[Step, StageLog] = {}
+        for step in steps:
+            if step.kind in TRAINING_KINDS:
+                is_trunk = step.kind == "pretrain"
+                stages[step] = self._stage(step, start_tokens=0 if is_trunk else start)
+                start += 0 if is_trunk else step.spec.rounded_tokens
+        evaluation, benchmarks = self._evaluation(final), self._store.path(inputs["benchmarks"].address)
+        damage = tuple(filter(None, map(self._find_damage, steps)))
+        return ArmResult(
+            name=arm.name,
+            label=arm.label,
+            seed=arm.seed,
+            address=final.address,
+            at=arm.at,
+            group=arm.group,
+            role=arm.role,
+            stages=tuple(stages.values()),
+            missing_reason="" if evaluation else self._damage[final] or self._missing_reason(steps),
+            damage=damage,
+            benchmarks_dir=benchmarks if benchmarks.is_dir() and not self._damage[inputs["benchmarks"]] else None,
+            achieved_mix=stages[inputs["checkpoint"]].achieved_mix if inputs["checkpoint"] in stages else {},
+            **evaluation,
+        )
+
+    def _find_damage(self, step: Step) -> str:
+        """What is wrong with a stored step; of large files that a report does not read only what costs no reading."""
+        if step not in self._damage:
+            self._damage[step] = ""
+            files = READ_FILES.get(step.kind, ())
+            if self._store.has(step.address):
+                try:
+                    self._store.check_result(step.address, files)
+                except DataError as error:
+                    self._damage[step] = str(error)
+        return self._damage[step]
+
+    def _stage(self, step: Step, *, start_tokens: int) -> StageLog:
+        """The log and the achieved mix of a training step; both empty where it is not stored, or damaged."""
+        if step not in self._stages:
+            kind, address, folder = cast(StageKind, step.kind), step.address, self._store.path(step.address)
+            stage = StageLog(kind=kind, address=address)
+            if self._store.has(address) and not self._find_damage(step):
+                try:
+                    rows = read_training_log(folder / "log.jsonl", start_tokens=start_tokens)
+                    mix = read_achieved_file(folder / "achieved.json")
+                    stage = StageLog(kind=kind, address=address, rows=rows, achieved_mix=mix)
+                except DataError as error:
+                    self._damage[step] = str(error)
+            self._stages[step] = stage
+        return self._stages[step]
+
+    def _evaluation(self, final: Step) -> dict[str, Any]:
+        """Scores, answers and held-out questions as fields of an ArmResult; none without undamaged scores."""
+        folder = self._store.path(final.address)
+        if not self._store.has(final.address) or self._find_damage(final):
+            return {}
         try:
-            read_training_log(stage)
-            if stage.log_path and stage.kind == "midtrain":
-                read_achieved_file(stage.log_path.with_name("achieved.json"))
-            readable.append(stage)
+            scores, answers = read_scores(folder), read_answers(folder / ANSWERS_FILE)
+            heldout = _count_heldout(scores, answers, folder / ANSWERS_FILE)
         except DataError as error:
-            damages.append(str(error))
-            readable.append(replace(stage, log_path=None))
-    return tuple(readable), next(iter(damages), "")
+            self._damage[final] = str(error)
+            return {}
+        return {"scores": scores, "answers": answers, "heldout_questions": heldout}
+
+    def _missing_reason(self, steps: Sequence[Step]) -> str:
+        """The failure of the first step that is not stored and has failed, if any."""
+        for address in (step.address for step in steps if not self._store.has(step.address)):
+            if reason := self._failures.get(address) or self._store.last_failure(address):
+                return f"{address} failed: {last_line(reason)}"
+        return "not run yet"
 
 
-def _count_heldout(scores: Scores, path: Path) -> Counter[str]:
+def _count_heldout(scores: Scores, answers: pl.DataFrame, path: Path) -> Mapping[str, int]:
     """The number of held-out questions of each task; DataError where the answers are not those that were scored."""
-    advice = "Delete the folder of this step and run again to evaluate it once more."
-    if not path.is_file():
-        raise DataError(f"{path}: wanted the answers that were scored. Got no such file. {advice}")
-    counts, heldout = Counter[tuple[str, bool]](), Counter[str]()
-    for _, answer in iter_answers(path):
-        counts[answer.task, answer.blind] += 1
-        heldout[answer.task] += not answer.blind and "heldout" in dict(answer.tags).values()
+    columns = answers.select("task", "blind").group_by("task", "blind").len().iter_rows()
+    counts = {(task, is_blind): count for task, is_blind, count in columns}
     for name, task in scores.tasks.items():
         for is_blind, score in ((False, task.score), (True, task.blind)):
-            wanted, got = 0 if score is None else task.n, counts[name, is_blind]
+            wanted, got = 0 if score is None else task.n, counts.get((name, is_blind), 0)
             if got != wanted:
                 condition = "without" if is_blind else "with"
                 raise DataError(
                     f"{path}: wanted {wanted} answers to {name} {condition} the image, as in scores.json. Got {got}. "
-                    f"{advice}"
+                    "Delete the folder of this step and run again to evaluate it once more."
                 )
-    return heldout
-
-
-def _stage_logs(arm: Arm, steps: Sequence[Step], store: Store) -> Iterator[StageLog]:
-    """The training steps of an arm; the trunk's segments count tokens from 0, each later stage from its own start."""
-    start = arm.pretrain.tokens_at(arm.start)
-    for step in steps:
-        if step.kind not in ("pretrain", "midtrain", "finetune"):
-            continue
-        path, is_trunk = store.path(step.address) / "log.jsonl", step.kind == "pretrain"
-        log, begin = path if path.is_file() else None, 0 if is_trunk else start
-        yield StageLog(kind=step.kind, address=step.address, start_tokens=begin, log_path=log)
-        if not is_trunk:
-            start += step.spec.rounded_tokens
+    return Counter(answers.filter("heldout", blind=False).get_column("task").to_list())
 
 
 def run_info(study: Study, store: Store, graph: Graph, *, site: Site) -> RunInfo:

@@ -25,6 +25,7 @@ from firstsight.workspace.study_plan import StudyPlan, plan_study
 
 if TYPE_CHECKING:
     from firstsight.hub.export import ExportDtype, ExportResult
+    from firstsight.workspace.doctor_store import StoreCheck
     from firstsight.workspace.evaluation import CheckpointEvaluation
     from firstsight.workspace.results import StudyResults
 
@@ -74,17 +75,30 @@ class Workspace:
         store, graph = prepare_study(stored, jobs=jobs, display=display)
         return run_graph(graph, store, site=stored.site, jobs=jobs, display=display)
 
-    def results(self, study: Study) -> StudyResults:
-        """The scores, figures and claims of a study, finished or not. StoreError where nothing is stored."""
+    def results(self, study: Study, *, summary: RunSummary | None = None) -> StudyResults:
+        """The scores, figures and claims of a study, finished or not. StoreError where nothing is stored.
+
+        The `summary` of a run says what failed in it; without one, what failed last.
+        """
         from firstsight.workspace.results import StudyResults
 
-        return StudyResults(self.stored(study))
+        return StudyResults(self.stored(study), summary)
 
     def report(self, study: Study, *, summary: RunSummary | None = None) -> Path:
         """Write report.html of a study, finished or not; its path. The `summary` of a run says what failed in it."""
-        from firstsight.workspace.results import write_report
+        return self.results(study, summary=summary).write_report()
 
-        return write_report(self.stored(study), summary)
+    def doctor(self, *, repair: bool = False, jobs: int | None = None, on_progress: OnProgress = None) -> StoreCheck:
+        """Read every stored result and compare it with what was published; StoreError where nothing is stored.
+
+        `repair`: damaged results are moved to `damaged`, and exactly these steps are run again, `jobs` at once.
+        """
+        from firstsight.workspace.doctor_store import check_store, repair_store
+
+        display = progress_display(on_progress)
+        if repair:
+            return repair_store(self.root, site=self.site, jobs=jobs, display=display)
+        return check_store(self.root, display=display)
 
     def explain(self, study: Study, first: str, second: str) -> tuple[FieldDifference, ...]:
         """The fields in which two arms, steps or addresses differ, and nothing else."""

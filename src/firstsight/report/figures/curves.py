@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import altair as alt
 
 from firstsight.report.figures.style import GREY_COLOUR, ChartRow, LayeredChart, field_tooltips, inline_data, rows_chart
-from firstsight.report.results import ArmResult, StageLog, read_training_log
+from firstsight.report.results import ArmResult, StageLog
 
 MAX_CURVE_POINTS = 90
 """Points of a curve on the page; its first and last point and its highest rate are always among them."""
@@ -47,7 +47,7 @@ def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
     for arm in sorted(arms, key=lambda arm: (arm.role == "baseline", names.index(arm.name), arm.seed)):
         previous: list[ChartRow] = []
         for stage in arm.stages:
-            log_rows = _subsample(_smooth_loss(read_training_log(stage)))
+            log_rows = _subsample(_smooth_loss(stage.rows))
             if log_rows and stage.address not in stages:
                 stages[stage.address] = _stage_row(arm, stage) | {"order": names.index(arm.name)}
                 # A segment of the trunk starts with the last point of the segment before it: an unbroken line.
@@ -64,11 +64,11 @@ def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
     return {"address": stage.address, **names, "stage": stage.kind}
 
 
-def _smooth_loss(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+def _smooth_loss(rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     half = len(rows) // 40
     windows = (rows[max(0, index - half) : index + half + 1] for index in range(len(rows)))
     means = [sum(row["loss"] for row in window) / len(window) for window in windows]
-    return [row | {"loss": mean} for row, mean in zip(rows, means, strict=True)]
+    return [{**row, "loss": mean} for row, mean in zip(rows, means, strict=True)]
 
 
 def _subsample(rows: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -26,7 +26,7 @@ from firstsight.report.figures.layout import lay_out
 from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.format import axis_limit, format_percent, inline_json, read_assets, render_template
 from firstsight.report.pages.question_cards import draw_samples
-from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, read_achieved
+from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, damage_by_arms, read_achieved
 from firstsight.report.summary import answer_sentence, comparability_warnings, seed_gaps, study_limits, tests_paper
 from firstsight.report.table import score_table, task_overview
 from firstsight.visible import visible_values
@@ -118,6 +118,7 @@ def _study_context(arms: Sequence[ArmResult], study: Study, total_tokens: Mappin
         "hollow": figures[0].hollow if isinstance(figures[0], Sweep) else "",
         "scored_arms": arms_with_scores(arms),
         "missing_arms": [arm for arm in arms if arm.scores is None],
+        "damage": damage_by_arms(arms),
         "seeds": sorted({arm.seed for arm in arms}),
         "seed_gaps": seed_gaps(arms),
         "tests_paper": tests_paper(study),
