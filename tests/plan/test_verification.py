@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from firstsight.errors import DamagedResult, DataError
@@ -96,7 +96,7 @@ def test_without_memory_only_the_named_files_are_read(check: ResultCheck, read_f
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("name", FILES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(position=st.integers(0, 10**6), bit=st.integers(0, 7))
 def test_every_flipped_bit_is_found(shared_check: ResultCheck, name: str, full: bool, position: int, bit: int) -> None:
     path, content = shared_check.folder / name, bytearray(FILES[name])
@@ -190,7 +190,7 @@ def test_a_record_of_another_step_is_refused(check: ResultCheck, change: dict[st
         read_record(check.record_path, check.address)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_damaged_memory_is_no_damage(shared_check: ResultCheck, data: st.DataObject) -> None:
     content = shared_check.memory_path.read_bytes()
@@ -223,7 +223,7 @@ def test_only_folders_of_a_store_are_checked(
     assert check_stored_folder(check.folder) == check.folder
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(contents=st.lists(st.binary(max_size=50), max_size=9))
 def test_digests_are_in_the_order_of_the_files(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
     folder = tmp_path_factory.mktemp("files")
