@@ -101,7 +101,9 @@ def check_download_complete(folder: Path) -> None:
     ]
     unfinished = [path.name for path in folder.glob(".cache/huggingface/download/**/*.incomplete")]
     paths = sorted(path for pattern in ("*.safetensors", "*.json") for path in folder.glob(pattern))
-    missing += [f"{path.name} (a broken link)" for path in paths if not path.exists()]
+    missing += [
+        f"{path.name} (a {'folder' if path.is_dir() else 'broken link'})" for path in paths if not path.is_file()
+    ]
     has_weights = any((folder / name).exists() for name in ("model.safetensors", INDEX_FILENAME))
     if not has_weights and any(folder.glob(SHARD_PATTERN)):
         missing.append(f"{INDEX_FILENAME} (its shards are present)")
