@@ -10,6 +10,7 @@ because the kernel takes them back when it needs them. The exit code is 1 if a s
 from __future__ import annotations
 
 import argparse
+import os
 import pkgutil
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from firstsight.plan.executor import worker_environment
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import Mixture
@@ -73,6 +75,7 @@ def measure(graph: Graph, store: Store, label: str, *, kind: str, site: Site) ->
     """Run the last step of a kind of an arm in a new process; its inputs are run before."""
     step = [step for step in graph.arms[label] if step.kind == kind][-1]
     inputs = {role: run_step(parent, store, site=site) for role, parent in step.needs}
+    os.environ.update(worker_environment(site))
     context = get_context("spawn")
     parent_end, child_end = context.Pipe()
     out = store.root / "measured" / label

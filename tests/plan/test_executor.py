@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the workers import their handl
 import toy_steps
 from tests.foreign_text import OBEYED
 
-from firstsight.plan.executor import LocalExecutor
+from firstsight.plan.executor import KERNEL_CACHE_SHAPES, LocalExecutor
 from firstsight.plan.scheduler import StepEvent, run
 from firstsight.plan.store import Store
 from firstsight.site import Site
@@ -75,7 +75,8 @@ def test_workers_are_warm_and_set_up_before_anything_is_imported(tmp_path: Path)
     toy_steps.run_graph(graph, tmp_path, workers=1)
     facts = [json.loads((Store(tmp_path).path(step.address) / "facts.json").read_text()) for step in graph.steps]
     assert len({fact["pid"] for fact in facts}) == 1
-    assert {(fact["omp"], fact["wait"], fact["record"]) for fact in facts} == {("1", "PASSIVE", 1000)}
+    settings = {tuple(fact[name] for name in ("omp", "wait", "record", "kernels")) for fact in facts}
+    assert settings == {("1", "PASSIVE", 1000, str(KERNEL_CACHE_SHAPES))}
     assert facts[0]["pid"] != os.getpid()
 
 

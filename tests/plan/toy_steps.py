@@ -129,8 +129,9 @@ def empty(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, 
 
 def facts(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """Write the worker's process id, environment and limits."""
-    facts = {"pid": os.getpid(), "omp": os.environ["OMP_NUM_THREADS"], "wait": os.environ["OMP_WAIT_POLICY"]}
-    facts["record"] = current_limits().record
+    variables = {"omp": "OMP_NUM_THREADS", "wait": "OMP_WAIT_POLICY", "kernels": "LRU_CACHE_CAPACITY"}
+    environment = {name: os.environ[variable] for name, variable in variables.items()}
+    facts = {"pid": os.getpid(), "record": current_limits().record, **environment}
     (out / "facts.json").write_text(json.dumps(facts))
 
 

@@ -32,6 +32,11 @@ from firstsight.worker_process import WorkerProcess
 REPORT_INTERVAL = 0.2
 
 
+KERNEL_CACHE_SHAPES = 64
+"""Shapes whose kernels torch and oneDNN keep on a CPU. Both keep 1,024 by default, and the number of loss tokens
+differs from step to step, so that a worker would grow with each of its first thousand steps."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepJob:
     """The arguments of a worker for one step."""
@@ -93,11 +98,8 @@ class LocalExecutor:
         return {address: worker.pid for address, worker in self._busy.items()}
 
     def _start_worker(self, job: StepJob) -> WorkerProcess:
-        """A worker with thread pools of the site's size that do not spin when idle, and a fixed hash seed."""
-        libraries = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "RAYON_NUM", "POLARS_MAX")
-        environment = {f"{library}_THREADS": str(self._site.threads) for library in libraries}
-        environment |= {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-        target, log_path = "firstsight.plan.executor:serve_jobs", Store(job.store_root).log_path(job.step.address)
+        environment, log_path = worker_environment(self._site), Store(job.store_root).log_path(job.step.address)
+        target = "firstsight.plan.executor:serve_jobs"
         return WorkerProcess(target, environment=environment, new_session=True, log_path=log_path)
 
     def _receive(self, address: str) -> list[StepReport]:
@@ -111,6 +113,15 @@ class LocalExecutor:
             advice = " Try fewer --jobs." if worker.exit_code() == -signal.SIGKILL else ""
             reports.append(StepReport(address, "failed", reason=f"its worker {worker.exit_description()}.{advice}"))
         return reports
+
+
+def worker_environment(site: Site) -> dict[str, str]:
+    """A worker's variables: thread pools of the site's size that do not spin when idle, small caches of kernels, and a
+    fixed hash seed."""
+    libraries = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "RAYON_NUM", "POLARS_MAX")
+    environment = {f"{library}_THREADS": str(site.threads) for library in libraries}
+    environment |= dict.fromkeys(("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"), str(KERNEL_CACHE_SHAPES))
+    return environment | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
 
 
 def serve_jobs(connection: Connection) -> None:
