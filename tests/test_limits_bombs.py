@@ -47,6 +47,8 @@ from firstsight.site import Location
 from firstsight.site_file import read_site
 from firstsight.units import Tokens
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 MB = 10**6
 ADDRESS_SPACE_BYTES = 1500 * MB
 """What the process may map in addition to what it has mapped after its imports."""

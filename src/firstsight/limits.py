@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -200,11 +201,10 @@ class UnpackedStream(io.RawIOBase):
 def iter_lines(stream: Any) -> Iterator[bytes | None]:
     """Lines with their line breaks; None in place of a line that is longer than `record`, whose rest is skipped."""
     limit, readline = current_limits().record, stream.readline
-    while line := readline(limit + 1):
+    for line in iter(partial(readline, limit + 1), b""):
         if len(line) <= limit or line.endswith(b"\n"):
             yield line
             continue
-        del line
         while (rest := readline(_CHUNK)) and not rest.endswith(b"\n"):
             pass
         yield None
@@ -217,18 +217,38 @@ def parse_json(text: str | bytes, place: object) -> Any:
         value: Any = json.loads(text)
     except RecursionError:
         raise limit_exceeded(place, "depth") from None
-    # Text with few brackets cannot be deep, and counting them takes a hundredth of the time of parsing.
-    brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
-    if brackets > limit and _is_deeper(value, limit):
+    opening: Any = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if _opens_more(text, opening, limit) and _is_deeper(value, limit, sum(map(cast(Any, text).count, opening))):
         raise limit_exceeded(place, "depth")
     return value
 
 
-def _is_deeper(value: Any, limit: int) -> bool:
+def _opens_more(text: Any, opening: Any, limit: int) -> bool:
+    """Whether text opens more than `limit` lists and objects; if not, it is not deeper, and needs no walk.
+
+    `find` is ten times as fast as `count` where brackets are rare.
+    """
+    count = 0
+    for bracket in opening:
+        position = text.find(bracket)
+        while position >= 0:
+            count += 1
+            if count > limit:
+                return True
+            position = text.find(bracket, position + 1)
+    return False
+
+
+def _is_deeper(value: Any, limit: int, brackets: int) -> bool:
+    """Whether a value has more than `limit` levels; its text has so many opening `brackets`, or some are in strings."""
     level: list[Any] = [value]
+    seen = 1
     for _ in range(limit):
+        if seen == brackets:  # all lists and objects are seen: what is left are numbers and texts, most of all values
+            return False
         children = chain.from_iterable(map(_children, level))
         level = [child for child in children if isinstance(child, (dict, list))]
+        seen += len(level)
         if not level:
             return False
     return True

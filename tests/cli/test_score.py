@@ -59,6 +59,21 @@ def test_too_many_missing_answers_are_refused(files: tuple[Path, Path], capsys: 
     assert code == 0 and "2 questions have no answer, which counts as wrong" in out
 
 
+def test_the_limits_of_the_site_file_apply(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    references, answers = files
+    words = ("score", "pope", "--answers", answers, "--references", references)
+    monkeypatch.setenv("FIRSTSIGHT_SITE", str(tmp_path / "site.toml"))
+    (tmp_path / "site.toml").write_text('[limits]\nfile = "200 B"\n')
+    message = refused(capsys, *words)
+    assert ".jsonl: wanted a file of at most 200 B after unpacking" in message
+    assert 'set file = "1 MB" under [limits] in the site file' in message
+    (tmp_path / "site.toml").write_text('[limits]\nfile = "1 MB"\n')
+    code, out, err = run_command(capsys, *words)
+    assert code == 0 and "random 75.00" in out, err
+
+
 def test_an_output_file_without_a_folder_is_refused_before_scoring(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
