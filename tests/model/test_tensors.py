@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from firstsight.errors import ModelError
 from firstsight.model import tensors as tensor_files
 from firstsight.model.tensors import StoredTensors, load_weights, meta_init, read_tensors, write_tensors
 from firstsight.model.vlm import VLM
+from tests.full_disk import file_size_limit
 from tests.model.tiny_models import PLAIN_LM
 
 GAINS = {f"gain{n}": torch.full((n + 1, 8), float(n)) for n in range(6)}
@@ -53,6 +55,19 @@ def test_files_have_the_default_mode(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     [file] = write_tensors(tmp_path, GAINS)
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_full_disk_and_a_killed_writer_leave_the_old_file(tmp_path: Path) -> None:
+    [file] = write_tensors(tmp_path, GAINS)
+    before, larger = file.read_bytes(), {"large": torch.ones(10_000)}
+    with file_size_limit(2 * len(before)), pytest.raises((OSError, SafetensorError), match="File too large"):
+        write_tensors(tmp_path, larger)
+    assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
+    (tmp_path / ".model.shards").mkdir()
+    for name in ("0", ".tmpF3xQ1z"):
+        (tmp_path / ".model.shards" / name).write_bytes(before[:100])
+    assert write_tensors(tmp_path, larger) == [file]
+    assert torch.equal(load_file(file)["large"], larger["large"]) and list(tmp_path.iterdir()) == [file]
 
 
 def test_writing_replaces_files_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

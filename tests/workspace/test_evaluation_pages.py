@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.plan.store import Store
+from tests.full_disk import file_size_limit
 from tests.report.answer_files import encoded_image, line, write_images, write_lines
 from tests.report.html_page import Page
 from tests.workspace.answer_store import answers, out, printed
@@ -43,6 +44,21 @@ def test_a_file_of_answers_needs_no_store(tmp_path: Path, capsys: pytest.Capture
     other = write_lines(tmp_path / "yours" / "answers.jsonl", [line("1", image="1")])
     assert answers(str(file), str(other), "--out", str(tmp_path / "new")) == 0
     assert (tmp_path / "new" / "answers" / "mine-against-yours.html").is_file()
+
+
+def test_a_full_disk_leaves_the_old_page_and_nothing_else(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "mine" / "answers.jsonl", [line("1")])
+    words = [str(file), "--out", str(tmp_path / "out")]
+    assert answers(*words) == 0
+    page, other = tmp_path / "out" / "answers" / "mine.html", write_lines(tmp_path / "yours.jsonl", [line("1")])
+    before = page.read_bytes()
+    with file_size_limit(len(before) // 2):
+        assert answers(*words) != 0
+        assert answers(str(file), str(other), "--out", str(tmp_path / "out")) != 0
+    assert page.read_bytes() == before and list(page.parent.iterdir()) == [page]
+    (page.parent / ".mine.html.0123abcd.tmp").write_text("of a killed process")
+    assert answers(*words) == 0
+    assert page.read_bytes() == before and list(page.parent.iterdir()) == [page]
 
 
 def test_a_task_name_does_not_leave_the_folder(tmp_path: Path) -> None:

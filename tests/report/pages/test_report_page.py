@@ -15,6 +15,7 @@ from PIL import Image
 from firstsight.report.pages.report_page import write
 from firstsight.report.table import score_table
 from tests.foreign_text import OBEYED, SEQUENCES
+from tests.full_disk import file_size_limit
 from tests.report.html_page import Page
 from tests.report.study_builder import (
     HOSTILE_TEXT,
@@ -45,6 +46,17 @@ def test_page_has_every_address_and_every_score(finished_study: WrittenStudy) ->
         for task, scores in arm.scores.tasks.items():
             row = f"{arm.label}{task}{scores.kind}sighted{100 * (scores.score or 0):.2f}"
             assert row in page.text.replace("\n", ""), row
+
+
+def test_a_full_disk_leaves_the_old_page(finished_study: WrittenStudy, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("old")
+    with file_size_limit(500_000), pytest.raises(OSError, match="File too large"):
+        write(finished_study[0], study=study(), run=run_info(), folder=tmp_path)
+    assert page.read_text() == "old"
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    for file in (tmp_path / "figures").iterdir():  # each whole, or not there
+        assert parse(str(file)) if file.suffix == ".svg" else Image.open(file).load()
 
 
 def test_every_figure_states_the_horizon(finished_study: WrittenStudy) -> None:
