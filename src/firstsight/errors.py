@@ -13,6 +13,7 @@ FirstsightError
 │   └── DamagedResult     a stored result is not what was published
 ├── ModelError            weights, shapes or specs that contradict each other
 └── StepFailed            a step of a run failed (exit code 1)
+    └── Diverged          training met a loss or a gradient that is not finite
 """
 
 from __future__ import annotations
@@ -83,6 +84,10 @@ class ModelError(FirstsightError):
 
 class StepFailed(FirstsightError):
     """A step of a run failed; the message names the step, the reason and its log."""
+
+
+class Diverged(StepFailed):
+    """Training met a loss or a gradient that is not finite; the update was not made."""
 
 
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|\d+ requested and \d+ written")

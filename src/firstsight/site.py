@@ -80,6 +80,8 @@ class Progress:
     total: int
     unit: str
     metrics: dict[str, float] = field(default_factory=dict[str, float])
+    note: str = ""
+    """A line to show once, for example why a step starts over."""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import firstsight.hub.hf_classes  # noqa: F401
 from firstsight.cli.app import command
@@ -105,3 +106,19 @@ def test_the_command(letterbox_checkpoint: Path, tmp_path: Path, capsys: pytest.
     assert "wanted a checkpoint folder" in capsys.readouterr().err
     assert command(["export", str(letterbox_checkpoint), "--to", "hf", *location, "--dtype", "bfloat16"]) == 0
     assert "FirstsightForConditionalGeneration" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = random_model(OPENLM, dtype=torch.float32)
+    save(tmp_path / "kept", model, tokens_seen=0, tokenizer=write_tokenizer(tmp_path / "words"), encoders=[])
+    tensors = read_tensors(tmp_path / "kept")
+    tensors["lm.norm.weight"][0] = 3.4e38  # finite in float32, beyond bfloat16
+    save_file(tensors, tmp_path / "kept" / "model.safetensors", metadata={"format": "pt"})
+    export_checkpoint(tmp_path / "kept", tmp_path / "wide", dtype="float32")
+    with pytest.raises(ModelError, match=r"kept: wanted finite numbers in \S*norm\.weight"):
+        export_checkpoint(tmp_path / "kept", tmp_path / "narrow", dtype="bfloat16")
+    tensors["lm.norm.weight"][0] = float("nan")
+    save_file(tensors, tmp_path / "kept" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"kept/model\.safetensors: wanted finite numbers in lm\.norm\.weight"):
+        export_checkpoint(tmp_path / "kept", tmp_path / "narrow", dtype="float32")
+    assert not list(tmp_path.glob("*narrow*"))

@@ -285,3 +285,13 @@ def test_a_tokenizer_without_end_token_is_a_data_error(tmp_path: Path) -> None:
     Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match=r"<\|end_of_text\|>"):
         tokenizer.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(source: Path, tmp_path: Path, value: float) -> None:
+    tensors = {name: tensor for file in source.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    tensors["model.norm.weight"][1] = value
+    rewrite_weights(source, tensors)
+    with pytest.raises(ModelError, match=r"model\.safetensors: wanted finite numbers in model\.norm\.weight\. Got NaN"):
+        import_weights(source, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))

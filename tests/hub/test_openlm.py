@@ -336,3 +336,16 @@ def test_numpy_scalars_in_a_checkpoint_are_read_and_other_objects_are_not(tmp_pa
     torch.save({**body, "args": argparse.Namespace(lr=1)}, tmp_path / "two.pt")
     with pytest.raises(ModelError, match=r"calls argparse\.Namespace; nothing was executed.*its state_dict alone"):
         openlm.read_openlm_checkpoint(tmp_path / "two.pt")
+
+
+@pytest.mark.parametrize("file", ["epoch_3.pt", "optimizer_3.pt"])
+def test_weights_and_moments_that_are_not_finite_are_refused(run: Path, tmp_path: Path, file: str) -> None:
+    body = torch.load(run / "checkpoints" / file)
+    if file.startswith("epoch"):
+        body["state_dict"]["module.norm.weight"][0] = float("nan")
+    else:
+        body["optimizer"]["state"][0]["exp_avg_sq"][0] = float("inf")
+    torch.save(body, run / "checkpoints" / file)
+    with pytest.raises(ModelError, match=r"epoch_3\.pt: wanted finite numbers in lm\..*Got NaN or infinity for \d+ of"):
+        import_run(run, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))

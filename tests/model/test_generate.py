@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.generate import generate
+from firstsight.model.generate import Sampling, continuation_likelihoods, generate
 from firstsight.model.inference import InferenceDecoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec, VLMSpec
@@ -169,3 +169,16 @@ def test_generation_does_not_change_later_gradients(spec: LMSpec | VLMSpec) -> N
         == sum(gradient is not None for gradient in gradients[1])
         > 9
     )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("options", [None, {}, {"top_k": 3}])
+def test_logits_that_are_not_finite_are_an_error(options: dict[str, int] | None, value: float) -> None:
+    sampling = None if options is None else Sampling(temperature=1.0, seed=0, **options)
+    model = random_model(PLAIN_LM)
+    with torch.no_grad():
+        model.lm.output.weight[3, 0] = value
+    with pytest.raises(ModelError, match="logits: wanted finite numbers"):
+        generate(model, PROMPTS, stop=set(), max_new_tokens=3, sampling=sampling)
+    with pytest.raises(ModelError, match="logits: wanted finite numbers"):
+        continuation_likelihoods(model, PROMPTS, [[1, 2]] * len(PROMPTS))

@@ -138,3 +138,30 @@ def test_load_weights_copies_in_place_or_assigns_to_meta_parameters(checkpoint: 
         name: tensor.data_ptr() for name, tensor in tensors.items()
     }
     assert all(tensor.requires_grad for tensor in empty.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_are_neither_written_nor_read(
+    tmp_path: Path, value: float, dtype: torch.dtype
+) -> None:
+    tensor = torch.zeros(3, 5, dtype=dtype)
+    tensor[1, 2] = value
+    message = r"wanted finite numbers in weight\. Got NaN or infinity for 1 of 15\."
+    with pytest.raises(ModelError, match=message):
+        write_tensors(tmp_path, {"weight": tensor})
+    assert not list(tmp_path.glob("*.safetensors"))
+    save_file({"step": torch.zeros((), dtype=torch.int64), "weight": tensor}, tmp_path / "model.safetensors")
+    stored = StoredTensors(tmp_path)
+    assert stored["step"] == 0
+    with pytest.raises(ModelError, match=message):
+        stored["weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
+def test_all_finite_values_are_written(tmp_path: Path, dtype: torch.dtype) -> None:
+    bounds = torch.iinfo(dtype) if dtype == torch.int64 else torch.finfo(dtype) if dtype != torch.bool else None
+    values = [0, 1] if bounds is None else [bounds.min, bounds.max]
+    tensors = {"weight": torch.tensor(values, dtype=dtype), "empty": torch.empty(0, dtype=dtype)}
+    write_tensors(tmp_path, tensors)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read_tensors(tmp_path).items())

@@ -47,12 +47,12 @@ def glob_files(folder: Path, patterns: Iterable[str]) -> set[str]:
 
 
 @given(paths=st.lists(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=8))
-def test_clearing_leaves_what_the_patterns_match(tmp_path_factory: pytest.TempPathFactory, paths: list[str]) -> None:
+def test_clearing_leaves_unfinished_files(tmp_path_factory: pytest.TempPathFactory, paths: list[str]) -> None:
     folder = tmp_path_factory.mktemp("work")
     make_files(folder, paths)
-    declared = glob_files(folder, (*HANDLER.outputs, *HANDLER.optional, *HANDLER.unfinished))
+    continued = glob_files(folder, HANDLER.unfinished)
     HANDLER.clear(folder)
-    assert files_in(folder) == declared
+    assert files_in(folder) == continued
     assert all(any(path.iterdir()) for path in folder.rglob("*") if path.is_dir())
 
 
@@ -65,11 +65,14 @@ def test_a_folder_is_finished_if_it_has_all_outputs_and_nothing_else(
     published, unfinished = (glob_files(folder, p) for p in ((*HANDLER.outputs, *HANDLER.optional), HANDLER.unfinished))
     is_complete = all(glob_files(folder, (pattern,)) for pattern in HANDLER.outputs)
     if names <= published | unfinished and is_complete:
-        HANDLER.finish(folder)
+        HANDLER.check(folder)
+        assert set(HANDLER.published_files(folder)) == published
+        HANDLER.move_unfinished(folder, folder.with_name(f"{folder.name}-moved"))
         assert files_in(folder) == published
+        assert files_in(folder.with_name(f"{folder.name}-moved")) == unfinished
     else:
         with pytest.raises(StepFailed, match="Nothing was published"):
-            HANDLER.finish(folder)
+            HANDLER.check(folder)
 
 
 def test_links_and_pipes_are_neither_continued_from_nor_published(tmp_path: Path) -> None:
@@ -80,14 +83,14 @@ def test_links_and_pipes_are_neither_continued_from_nor_published(tmp_path: Path
         make(folder / "encoder0")
         (folder / "resume").symlink_to(target)
         with pytest.raises(StepFailed, match=r"Got encoder0, resume too\. Nothing was published"):
-            HANDLER.finish(folder)
+            HANDLER.check(folder)
+        assert HANDLER.published_files(folder) == ["log.jsonl", "model.safetensors"]
         HANDLER.clear(folder)
-        assert files_in(folder) == {"log.jsonl", "model.safetensors"}
-        HANDLER.finish(folder)
+        assert files_in(folder) == set()
     assert files_in(target) == {"point.json"}
 
 
 def test_an_output_that_is_missing_is_named(tmp_path: Path) -> None:
     make_files(tmp_path, ["log.jsonl", "resume/point.json"])
     with pytest.raises(StepFailed, match=r"wanted all outputs of module:train\. Got no model\*\.safetensors\."):
-        HANDLER.finish(tmp_path)
+        HANDLER.check(tmp_path)

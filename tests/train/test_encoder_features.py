@@ -12,12 +12,13 @@ import torch
 
 from firstsight.data.images import decode_image
 from firstsight.data.index import Index
-from firstsight.errors import DataError
+from firstsight.errors import DataError, ModelError
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.recipe.stages import Encode
 from firstsight.site import Site
 from firstsight.train import encoder
 from firstsight.train.encoder import encode_features
+from tests.damage import DAMAGES, damage_file
 from tests.train import tiny_study
 
 SPEC = Encode(source=tiny_study.CAPTIONS, vision=tiny_study.FEATURE_VLM.vision)
@@ -80,3 +81,39 @@ def test_changed_source_is_an_error(encode_inputs: dict[str, Path], site: Site, 
         tiny_study.run_handler(
             encode_features, SPEC, {**encode_inputs, "source": tmp_path / "captions"}, tmp_path / "out", site
         )
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("name", ["features.npy", "point.json"])
+def test_damaged_features_are_not_used(
+    encode_inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    monkeypatch.setattr(encoder, "ENCODE_BATCH", 32)
+    whole = tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "whole", site)
+    calls = iter([False, False, False, True, *[False] * 99])
+
+    def failing_extract(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+        if next(calls):
+            raise Killed
+        return extract_features(tower, pixels)
+
+    monkeypatch.setattr(encoder, "extract_features", failing_extract)
+    often_saved, out = replace(site, save_every=0.0), tmp_path / "work" / "out"
+    with pytest.raises(Killed):
+        tiny_study.run_handler(encode_features, SPEC, encode_inputs, out, often_saved)
+    damage_file(out / "resume" / name, kind, at=0.2)
+    tiny_study.run_handler(encode_features, SPEC, encode_inputs, out, often_saved)
+    assert tiny_study.read_files(out) == tiny_study.read_files(whole)
+
+
+def test_features_beyond_float16_are_an_error(
+    encode_inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def huge(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+        features = extract_features(tower, pixels)
+        features[3] *= 1e9
+        return features
+
+    monkeypatch.setattr(encoder, "extract_features", huge)
+    with pytest.raises(ModelError, match=r"finite in float16\. Got others for 1 images, the first is image 3"):
+        tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "out", site)

@@ -216,9 +216,7 @@ def test_rerun_after_kill_leaves_the_same_bytes(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_stage(
-            spec, inputs=stage_inputs, out=tmp_path, site=replace(site, save_every=0.0), on_progress=lambda _: None
-        )
+        tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path, replace(site, save_every=0.0))
         train_stage(spec, inputs=stage_inputs, out=tmp_path, site=replace(site, save_every=0.0), on_progress=stop)
     tiny_study.run_handler(train_stage, spec, stage_inputs, tmp_path, site)
     assert tiny_study.read_files(tmp_path) == tiny_study.read_files(trained_checkpoint)

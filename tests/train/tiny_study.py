@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -100,9 +101,16 @@ def ignore_progress(_: object) -> None:
 
 
 def run_handler(handler: Any, spec: Any, inputs: Mapping[str, Path], out: Path, site: Site) -> Path:
-    """Run a handler and return its output folder."""
+    """Run a handler and return its output folder, without the resume points, as if it were published."""
     out.mkdir(parents=True, exist_ok=True)
     handler(spec, inputs=inputs, out=out, site=site, on_progress=ignore_progress)
+    return remove_unfinished(out)
+
+
+def remove_unfinished(out: Path) -> Path:
+    """Remove the resume points of a step, as publishing does."""
+    for folder in out.glob("resume*"):
+        shutil.rmtree(folder)
     return out
 
 

@@ -58,6 +58,27 @@ def test_steps_write_what_runs_what_is_done_and_the_time_left(lines: list[str]) 
     assert lines[3] == f"[0:00 1/7] {second.slug} a.s1 FAILED after 1.0 s: DataError: no bread"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_metrics_that_are_not_finite_are_shown(lines: list[str], value: float) -> None:
+    step = GRAPH.steps[0]
+    running = Progress(done=1, total=4, unit="tokens", metrics={"loss": value, "lr": value, "tokens/s": value})
+    with ProgressLines(lines.append).steps(7) as on_event:
+        on_event(event("progress", step, progress=running))
+    with ProgressLines(lines.append).task("task") as on_progress:
+        on_progress(running)
+    assert lines[0].endswith(f"25% loss {value}  tokens/s {value}") and f"loss {value}" in lines[1]
+
+
+def test_a_note_is_a_line(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_INTERVAL", 100.0)
+    step = GRAPH.steps[0]
+    with ProgressLines(lines.append).steps(7) as on_event:
+        on_event(event("progress", step, progress=Progress(done=0, total=4, unit="tokens", note="it starts over")))
+    with ProgressLines(lines.append).task("task") as on_progress:
+        on_progress(Progress(done=0, total=0, unit="records", note="it starts over"))
+    assert lines == [f"[0:00 0/7] {step.slug} a.s1: it starts over", "task: it starts over"]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00"), (59.6, "1:00"), (65.0, "1:05"), (7265.0, "2:01:05")])
 def test_times_are_minutes_or_hours(seconds: float, text: str) -> None:
     assert format_clock(seconds) == text

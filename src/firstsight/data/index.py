@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +33,7 @@ SAMPLE_DTYPE = np.dtype(
 )
 IMAGE_REF_DTYPE = np.dtype([("picture", "<i4"), ("at", "<i4")])
 IMAGE_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("hash", "<u8"), ("shard", "<i4")])
+_DIGEST_ENTRIES = 1 << 20
 INDEX_ARRAYS = ("samples", "shown", "tokens", "loss", "images")
 INDEX_FORMAT = 3
 """Raised if an older firstsight could not read what this one writes."""
@@ -142,10 +144,12 @@ def ragged_ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, n
     return starts[ids] + offsets, ids, offsets
 
 
-def write_npy_header(stream: BinaryIO, dtype: np.dtype, count: int) -> None:
-    """Write a .npy header of version 1.0 for `count` entries; its length does not depend on the count."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(stream, header)
+def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """The header of a .npy file of version 1.0; its length does not depend on the number of entries."""
+    stream = BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, fields)
+    return stream.getvalue()
 
 
 _ADVICE = "Delete that folder and prepare the source again."
@@ -162,9 +166,7 @@ class ArrayFile:
     def digest(self) -> str:
         """sha256 over the entries, the type and the count so far; only of a `hashed` file."""
         assert self._hash is not None
-        total = self._hash.copy()
-        total.update(f"{self.dtype.descr} {self.count}".encode())
-        return total.hexdigest()
+        return _finish_digest(self._hash.copy(), self.dtype, self.count)
 
     def append(self, values: np.ndarray) -> None:
         data = np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8).data
@@ -172,6 +174,19 @@ class ArrayFile:
         if self._hash is not None:
             self._hash.update(data)
         self.count += len(values)
+
+
+def _finish_digest(digest: Any, dtype: np.dtype, count: int) -> str:
+    digest.update(f"{dtype.descr} {count}".encode())
+    return digest.hexdigest()
+
+
+def stored_array_digest(path: Path) -> str:
+    """The `ArrayFile.digest` of a .npy file; OSError, ValueError or EOFError if it is not an array."""
+    array, digest = np.load(path, mmap_mode="r").view(np.ndarray), hashlib.sha256()
+    for start in range(0, len(array), _DIGEST_ENTRIES):
+        digest.update(np.ascontiguousarray(array[start : start + _DIGEST_ENTRIES]).view(np.uint8).data)
+    return _finish_digest(digest, array.dtype, len(array))
 
 
 @contextmanager
@@ -183,11 +198,11 @@ def open_array_file(
     `hashed`: `digest` is available. `sync`: the bytes are on the disk at the end; OSError if it is full.
     """
     with open_atomic(path, sync=sync) as stream:
-        write_npy_header(stream, dtype, 0)
+        stream.write(npy_header(dtype, (0,)))
         array = ArrayFile(stream, dtype, hashed=hashed)
         yield array
         stream.seek(0)
-        write_npy_header(stream, dtype, array.count)
+        stream.write(npy_header(dtype, (array.count,)))
 
 
 @contextmanager

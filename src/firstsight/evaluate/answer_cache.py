@@ -3,12 +3,13 @@
 judged/digests.json             sha256 of files by path, size and modification time, so that weights are read once
 judged/<checkpoint>/            the first 12 digits of the checkpoint's digest
     judged.json, answers.jsonl, scores.json     results of all tasks evaluated so far
-    sheets/<task>-v<version>-<style>-<questions>.jsonl   raw answers: a header, then one line per answer
+    sheets/<task>-v<version>-<style>-<questions>.jsonl   raw answers: a header, then a line per answer with its digest
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +20,16 @@ from typing import Any
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.models.interface import list_checkpoint_files
 from firstsight.files import FileDigests, file_lock, write_atomic
+from firstsight.resume_folder import check_regular
 
 EVALUATIONS_FOLDER = "judged"
 
 AnswerKey = tuple[str, bool]
 """A question's id, and whether it was evaluated without its image."""
+
+
+class DamagedAnswers(DataError):
+    """A file of stored answers has changed since it was written."""
 
 
 def evaluation_folder(output_path: Path, checkpoint: Path) -> Path:
@@ -59,21 +65,39 @@ class AnswerCache:
         return self.folder and self.folder / name
 
     def read(self) -> dict[AnswerKey, str]:
-        """All stored answers, without an incomplete last line of a killed process; DataError for other damage."""
-        if self.file is None or not self.file.is_file():
+        """All stored answers, without an incomplete last line of a killed process; DamagedAnswers for other damage."""
+        if self.file is None or not os.path.lexists(self.file):
             return {}
+        try:
+            check_regular(self.file)
+        except DataError as error:
+            raise DamagedAnswers(f"{self.file}: wanted stored answers. {error} Delete it to evaluate again.") from error
         lines = self.file.read_bytes().split(b"\n")[:-1]
         rows = [_parse_row(line, f"{self.file}:{number}") for number, line in enumerate(lines, start=1) if line]
         if rows and rows[0] != dict(self.header):
-            raise DataError(f"{self.file}: wanted answers to {dict(self.header)}. Got {rows[0]}. Delete the file.")
-        if any(row.keys() != {"id", "blind", "answer"} for row in rows[1:]):
-            raise DataError(f"{self.file}: a line is not a stored answer. Delete the file to evaluate again.")
-        return {(row["id"], row["blind"]): row["answer"] for row in rows[1:]}
+            raise DamagedAnswers(f"{self.file}: wanted answers to {dict(self.header)}. Got {rows[0]}. Delete the file.")
+        answers = dict[AnswerKey, str]()
+        for row in rows[1:]:
+            if row.keys() != {"id", "blind", "answer", "sha256"} or row["sha256"] != self._digest(row):
+                raise DamagedAnswers(
+                    f"{self.file}: a line is not as it was stored: {str(row)[:80]}. Delete the file to evaluate again."
+                )
+            answers[row["id"], row["blind"]] = row["answer"]
+        return answers
+
+    def _digest(self, row: Mapping[str, Any]) -> str:
+        """The digest of an answer and of what it answers, in 16 hexadecimal digits."""
+        content = [dict(self.header), row["id"], row["blind"], row["answer"]]
+        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _answer_line(self, key: AnswerKey, answer: str) -> str:
+        row = {"id": key[0], "blind": key[1], "answer": answer}
+        return _json_line(row | {"sha256": self._digest(row)})
 
     def write(self, answers: Mapping[AnswerKey, str]) -> None:
         """Replace the file by these answers."""
         if self.file is not None:
-            lines = [_json_line(self.header), *(_answer_line(key, answer) for key, answer in answers.items())]
+            lines = [_json_line(self.header), *(self._answer_line(key, answer) for key, answer in answers.items())]
             write_atomic(self.file, "".join(lines))
 
     @contextmanager
@@ -93,22 +117,20 @@ class AnswerCache:
                 stream.truncate(size)
                 if not size:
                     stream.write(_json_line(self.header))
-                yield lambda key, answer: stream.write(_answer_line(key, answer))
+                yield lambda key, answer: stream.write(self._answer_line(key, answer))
 
 
 def _json_line(values: Mapping[str, Any]) -> str:
     return json.dumps(dict(values)) + "\n"
 
 
-def _answer_line(key: AnswerKey, answer: str) -> str:
-    return _json_line({"id": key[0], "blind": key[1], "answer": answer})
-
-
 def _parse_row(line: bytes, path: str) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: wanted a stored answer. Got {error}. Delete the file to evaluate again.") from error
+        raise DamagedAnswers(
+            f"{path}: wanted a stored answer. Got {error}. Delete the file to evaluate again."
+        ) from error
 
 
 def questions_digest(values: Iterable[Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from firstsight.errors import DataError, ModelError
 from firstsight.evaluate import tasks
-from firstsight.evaluate.answer_cache import AnswerKey
+from firstsight.evaluate.answer_cache import AnswerKey, DamagedAnswers
 from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.lm_eval.run import evaluate_with_lm_eval, uses_lm_eval
 from firstsight.evaluate.models.box_formats import box_format_of
@@ -31,10 +30,11 @@ from firstsight.evaluate.task import QUESTION_BLIND, PromptStyle, Task, load_jso
 from firstsight.limits import check_file_size
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Evaluate
+from firstsight.resume_folder import set_aside
 from firstsight.site import Progress, ProgressCallback, Site
 
 ANSWER_CACHE_FOLDER = "sheets"
-"""The folder of raw answers in a result's folder; a step of a study removes it when its result is complete."""
+"""The folder of raw answers in a result's folder; removed when a step of a study is published."""
 _PROGRESS_INTERVAL = 128
 """Answers between reports of progress."""
 
@@ -56,16 +56,29 @@ def evaluate(
     The bytes are a function of checkpoint and benchmarks. Raises DataError, ModelError or UnknownName.
     """
     style: PromptStyle = "bare" if isinstance(spec.benchmarks, SyntheticBenchmarks) else "paper"
-    result = evaluate_checkpoint(
+    answers_folder = out / ANSWER_CACHE_FOLDER
+    continue_evaluation = partial(
+        evaluate_checkpoint,
         inputs["checkpoint"],
         inputs["benchmarks"],
         config=EvalConfig(tasks=(*spec.vision_tasks, *spec.text_tasks), image_mode="both", prompt_style=style),
         site=site,
         on_progress=on_progress,
-        answers_folder=out / ANSWER_CACHE_FOLDER,
+        answers_folder=answers_folder,
     )
+    try:
+        if answers_folder.is_symlink() or answers_folder.is_file():
+            raise DamagedAnswers("it is not a folder.")
+        result = continue_evaluation()
+    except DamagedAnswers as error:
+        note = partial(_report_note, on_progress)
+        set_aside(answers_folder, str(error), then="the questions are answered again", on_damage=note)
+        result = continue_evaluation()
     write_result(result, out)
-    shutil.rmtree(out / ANSWER_CACHE_FOLDER)
+
+
+def _report_note(on_progress: ProgressCallback, line: str) -> None:
+    on_progress(Progress(done=0, total=0, unit="answers", note=line))
 
 
 def evaluate_checkpoint(

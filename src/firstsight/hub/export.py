@@ -49,7 +49,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, dtype: ExportDtype) -> Exp
             f"{tokenizer.vocab_size} with the chat tokens. Use the tokenizer that the model was trained with."
         )
     with staged_folder(out, errors=(SafetensorError,)) as folder:
-        result = _write_files(folder, loaded, tokenizer, dtype=dtype)
+        result = _write_files(folder, loaded, tokenizer, dtype=dtype, location=checkpoint)
         (folder / "README.md").write_text(model_card(checkpoint, loaded, result))
     return result
 
@@ -62,12 +62,15 @@ def _is_export(folder: Path) -> bool:
         return False
 
 
-def _write_files(folder: Path, loaded: LoadedCheckpoint, tokenizer: Tokenizer, *, dtype: ExportDtype) -> ExportResult:
+def _write_files(
+    folder: Path, loaded: LoadedCheckpoint, tokenizer: Tokenizer, *, dtype: ExportDtype, location: Path
+) -> ExportResult:
     spec, ids = loaded.spec, tokenizer.special_ids
     has_vision = isinstance(spec, VLMSpec)
     config, reason = export_config(spec)
     tensors, torch_dtype = export_tensors(loaded, uses_hf_class=not reason), getattr(torch, dtype)
-    write_tensors(folder, LazyTensors(tensors.keys(), lambda name: tensors[name].to(torch_dtype)))
+    written = LazyTensors(tensors.keys(), lambda name: tensors[name].to(torch_dtype))
+    write_tensors(folder, written, location=location)
     chat_ids = sidecars.write_tokenizer_files(folder, tokenizer, has_dialogues=has_vision)
     fields: dict[str, Any] = {"bos_token_id": ids.end, "eos_token_id": ids.end, "pad_token_id": ids.pad, "dtype": dtype}
     if has_vision:

@@ -97,7 +97,7 @@ def import_checkpoint(request: ImportRequest, out: Path, *, on_progress: Progres
     weights = replace(weights, files=(*weights.files, tokenizer_file), tokens_seen=tokens_seen)
     with staged_folder(out, errors=(SafetensorError,)) as folder:
         progress = _ByteProgress(on_progress, weights)
-        _write_checkpoint(folder, weights, tokenizer_file, progress)
+        _write_checkpoint(folder, weights, tokenizer_file, progress, location=path)
         _write_import_record(folder, request, path, weights=weights, progress=progress)
     tokenizer = load_tokenizer(out)
     return ImportResult(
@@ -192,16 +192,18 @@ class _ByteProgress:
         self.on_progress(Progress(done=min(self.done, self.total), total=self.total, unit="bytes"))
 
 
-def _write_checkpoint(folder: Path, weights: PublicWeights, tokenizer_file: Path, progress: _ByteProgress) -> None:
+def _write_checkpoint(
+    folder: Path, weights: PublicWeights, tokenizer_file: Path, progress: _ByteProgress, *, location: Path
+) -> None:
     def read_tensor(name: str) -> Tensor:
         tensor = concat_rows([weights.tensors[source] for source in weights.source_names[name]])
         progress(tensor.nbytes)
         return tensor
 
     names = [name for name in weights.source_names if not ENCODER_TENSOR_NAME.fullmatch(name)]
-    write_tensors(folder, LazyTensors(names, read_tensor))
+    write_tensors(folder, LazyTensors(names, read_tensor), location=location)
     if weights.moments is not None:
-        write_tensors(folder, weights.moments, name="optimizer")
+        write_tensors(folder, weights.moments, name="optimizer", location=location)
     if isinstance(weights.spec, VLMSpec) and weights.spec.encoder == "external":
         write_encoder_towers(folder, weights.spec, weights.tensors)
     shutil.copyfile(tokenizer_file, folder / "tokenizer.json")

@@ -7,6 +7,7 @@ Shapes: I tokens per image, W vision width, S pixels per side, D width, V vocabu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
@@ -80,7 +81,8 @@ def generate(
 ) -> list[list[int]]:
     """The generated tokens of each prompt, in order: greedy without `sampling`, up to `max_new_tokens` or a stop.
 
-    A stop is an id or a sequence of generated ids; it is cut off, the longest if several match.
+    A stop is an id or a sequence of generated ids; it is cut off, the longest if several match. ModelError if logits
+    are not finite.
     """
     unique, stops = _deduplicate(model, prompts, images), _stop_sequences(stop)
     answers: list[list[int]] = [[] for _ in prompts]
@@ -109,6 +111,7 @@ def continuation_likelihoods(
     """The log-likelihood of each continuation after its context.
 
     Repeat a context for each of its choices: it is prefilled once, like choices that differ only in the last token.
+    ModelError if logits are not finite.
     """
     unique = _deduplicate(model, contexts, images)
     if not contexts:
@@ -275,9 +278,12 @@ def _decode(
     cache, hidden = prefill
     answers: list[list[int]] = [[] for _ in hidden]
     rows, unfinished = list(range(len(answers))), set(range(len(answers)))
-    indices = torch.arange(len(rows), device=hidden.device)
+    indices, is_finite = torch.arange(len(rows), device=hidden.device), torch.ones((), dtype=torch.bool)
     for step in range(max_new_tokens):
-        tokens = sampler(decoder.logits(hidden), indices, step)
+        logits = decoder.logits(hidden)
+        tokens = sampler(logits, indices, step)
+        # the greatest logit is NaN if any is
+        is_finite = is_finite.to(logits.device) & logits.gather(1, tokens[:, None]).isfinite().all()
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if row in unfinished:
                 answers[row].append(token)
@@ -290,7 +296,16 @@ def _decode(
             cache, rows = cache.select_rows(remaining, cache.capacity), [rows[index] for index in remaining]
             tokens, indices = tokens[remaining], indices[remaining]
         hidden = decoder.extend(decoder.lm.embed(tokens[:, None]), None, cache)[:, 0]
+    if not is_finite:
+        raise _non_finite_error()
     return answers
+
+
+def _non_finite_error() -> ModelError:
+    return ModelError(
+        "the model's logits: wanted finite numbers. Got NaN or infinity. Its training diverged, or an image's features "
+        "are not finite: use an earlier checkpoint, or train it with a lower learning rate."
+    )
 
 
 def _argmax_sampler(logits: Tensor, indices: Tensor, step: int) -> Tensor:
@@ -308,6 +323,8 @@ def _inverse_cdf_sampler(sampling: Sampling, rows: list[int], num_steps: int, de
     def sample(logits: Tensor, indices: Tensor, step: int) -> Tensor:
         probabilities, ids = sampling_distribution(logits, sampling)
         cumulative = probabilities.cumsum(dim=-1)
+        if not cumulative[:, -1].isfinite().all():
+            raise _non_finite_error()
         thresholds = uniform[step, indices][:, None] * cumulative[:, -1:]
         columns = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=cumulative.shape[-1] - 1)
         return columns[:, 0] if ids is None else ids.gather(1, columns)[:, 0]
@@ -369,6 +386,8 @@ def _token_log_likelihoods(
         logits = decoder.logits(states[state_indices])
         query_rows, tokens = [logit_rows[query.state_index] for query in batch], [query.token for query in batch]
         log_likelihoods = (logits[query_rows, tokens] - logits.logsumexp(dim=-1)[query_rows]).tolist()
+        if not all(map(math.isfinite, log_likelihoods)):
+            raise _non_finite_error()
         likeliest = logits.argmax(dim=-1)[query_rows].tolist()
         for query, log_likelihood, token in zip(batch, log_likelihoods, likeliest, strict=True):
             yield query.row, log_likelihood, token == query.token

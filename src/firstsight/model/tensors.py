@@ -70,8 +70,11 @@ class StoredTensors(Mapping[str, Tensor]):
                 self._files[name] = file
 
     def __getitem__(self, name: str) -> Tensor:
+        """A tensor in memory of its own; ModelError if it has values that are not finite."""
         with _open_safetensors(self._files[name]) as data:
-            return data.get_tensor(name).clone()  # in memory of its own, so that the file can be closed
+            tensor = data.get_tensor(name).clone()  # so that the file can be closed
+        check_finite(name, tensor, location=self._files[name])
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -121,24 +124,39 @@ def read_tensors(folder: Path, name: str = "model") -> dict[str, Tensor]:
     return dict(StoredTensors(folder, name).items())
 
 
-def write_tensors(folder: Path, tensors: NamedTensors, *, name: str = "model") -> list[Path]:
+def check_finite(name: str, tensor: Tensor, *, location: Path) -> None:
+    """ModelError if a tensor has values that are NaN or infinite; `location`: where it is or comes from."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    if not all(bound.isfinite() for bound in torch.aminmax(tensor)):  # one pass; NaN is the result if there is one
+        count = int((~tensor.isfinite()).sum())
+        raise ModelError(
+            f"{location}: wanted finite numbers in {name}. Got NaN or infinity for {count:,} of {tensor.numel():,}. "
+            "Its training diverged or the file is damaged: use an earlier checkpoint or copy it again."
+        )
+
+
+def write_tensors(
+    folder: Path, tensors: NamedTensors, *, name: str = "model", location: Path | None = None
+) -> list[Path]:
     """Write tensors in name order to one file, or to shards and their index; returns the files.
 
     Replaces the folder's files of that name. Holds one shard in memory at a time. Equal tensors give equal bytes.
+    ModelError for values that are not finite, which says that they come from `location` (default: the folder).
     """
     staging = folder / f".{name}.shards"  # also of the temporary files that safetensors makes
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
-        return _move_shards(_write_shards(staging, tensors), folder, name)
+        return _move_shards(_write_shards(staging, tensors, location or folder), folder, name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write_shards(folder: Path, tensors: NamedTensors) -> list[tuple[Path, dict[str, int]]]:
+def _write_shards(folder: Path, tensors: NamedTensors, location: Path) -> list[tuple[Path, dict[str, int]]]:
     """The file of each shard, and the bytes of each of its tensors."""
     shards = list[tuple[Path, dict[str, int]]]()
-    for shard in _split_into_shards(tensors):
+    for shard in _split_into_shards(tensors, location):
         file = folder / str(len(shards))
         file.touch()
         mode = file.stat().st_mode
@@ -165,11 +183,12 @@ def _move_shards(shards: Sequence[tuple[Path, Mapping[str, int]]], folder: Path,
     return [*files, index]
 
 
-def _split_into_shards(tensors: NamedTensors) -> Iterator[dict[str, Tensor]]:
+def _split_into_shards(tensors: NamedTensors, location: Path) -> Iterator[dict[str, Tensor]]:
     """Tensors in name order, each shard as many as fit `MAX_SHARD_BYTES`; one empty shard if there are none."""
     shard, shard_bytes = dict[str, Tensor](), 0
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
+        check_finite(name, tensor, location=location)
         if shard and shard_bytes + tensor.nbytes > MAX_SHARD_BYTES:
             yield shard
             shard, shard_bytes = {}, 0

@@ -196,13 +196,14 @@ class _ErrorCapture:
 
 
 class _ProgressSender:
-    """Sends progress to the parent, at most every REPORT_INTERVAL seconds and always the last one."""
+    """Sends progress to the parent, at most every REPORT_INTERVAL seconds, always the last one and notes."""
 
     def __init__(self, connection: Connection, address: str) -> None:
         self._connection, self._address, self._last_sent = connection, address, 0.0
 
     def __call__(self, progress: Progress) -> None:
         timestamp = time.monotonic()
-        if timestamp - self._last_sent >= REPORT_INTERVAL or progress.done >= progress.total:
+        is_due = timestamp - self._last_sent >= REPORT_INTERVAL
+        if is_due or progress.note or progress.done >= progress.total:
             self._last_sent = timestamp
             self._connection.send(StepReport(self._address, "progress", progress=progress))

@@ -25,36 +25,43 @@ class StepHandler:
     optional: tuple[str, ...] = ()
     """What may be published besides `outputs`."""
     unfinished: tuple[str, ...] = ()
-    """What the next attempt continues from, besides `outputs`; removed before publishing."""
+    """What the next attempt continues from. Unless it is an output too, it is removed before publishing."""
 
     def clear(self, folder: Path) -> None:
-        """Remove what no pattern matches, and links and special files: what an attempt that was killed left behind."""
+        """Remove what an attempt that was killed left behind: all but `unfinished`, and all links and special files."""
         for name, path in _list_files(folder):
-            if not _is_regular(path) or not _matches(name, (*self.outputs, *self.optional, *self.unfinished)):
+            if not _is_regular(path) or not _matches(name, self.unfinished):
                 path.unlink()
         _remove_empty_folders(folder)
 
-    def finish(self, folder: Path) -> None:
-        """Remove `unfinished`. StepFailed with the names if an output is missing, or if another file is there."""
-        published, undeclared, names = (*self.outputs, *self.optional), list[str](), list[str]()
-        for name, path in _list_files(folder):
-            if _is_regular(path) and _matches(name, published):
-                names.append(name)
-            elif _is_regular(path) and _matches(name, self.unfinished):
-                path.unlink()
-            else:
-                undeclared.append(name)
-        if undeclared:
+    def published_files(self, folder: Path) -> list[str]:
+        """The names of what is to be published, in order."""
+        patterns = (*self.outputs, *self.optional)
+        return [name for name, path in _list_files(folder) if _is_regular(path) and _matches(name, patterns)]
+
+    def check(self, folder: Path) -> None:
+        """StepFailed with the names if an output is missing, or if there is a file that is not declared."""
+        declared = (*self.outputs, *self.optional, *self.unfinished)
+        files = _list_files(folder)
+        if undeclared := [name for name, path in files if not _is_regular(path) or not _matches(name, declared)]:
             raise StepFailed(
-                f"{folder}: wanted no files but those that {self.function} declares: {', '.join(published)}. Got "
+                f"{folder}: wanted no files but those that {self.function} declares: {', '.join(declared)}. Got "
                 f"{', '.join(undeclared[:3])} too. Nothing was published. Declare them, or write them elsewhere."
             )
+        names = self.published_files(folder)
         if missing := [pattern for pattern in self.outputs if not any(_matches(name, (pattern,)) for name in names)]:
             raise StepFailed(
                 f"{folder}: wanted all outputs of {self.function}. Got no {', '.join(missing)}. Nothing was published. "
                 "Run the same command again."
             )
-        _remove_empty_folders(folder)
+
+    def move_unfinished(self, folder: Path, target: Path) -> None:
+        """Move all but what is published into a new folder `target`, in a moment: a kill leaves hardly ever a part."""
+        published = {name.partition("/")[0] for name in self.published_files(folder)}
+        target.mkdir()
+        for path in sorted(folder.iterdir()):
+            if path.name not in published:
+                path.rename(target / path.name)
 
 
 def _list_files(folder: Path) -> Iterator[tuple[str, Path]]:

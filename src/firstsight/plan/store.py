@@ -92,20 +92,26 @@ class Store:
     def publish(self, step: Step, handler: StepHandler, *, started: datetime) -> Path:
         """Rename the working folder of `step` to its address, after all of its bytes are on the disk.
 
+        What a next attempt would continue from is removed last, so that a kill costs no more than publishing.
         StepFailed if the folder has other files than `handler` declares, or lacks one of its outputs.
         """
         work, result = self.work_folder(step.address), self.path(step.address)
-        handler.finish(work)
-        digests = _file_digests(work)
-        for path in (*(work / name for name in digests), *(path for path in work.rglob("*") if path.is_dir()), work):
+        unfinished = work.with_name(f".{work.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        handler.check(work)
+        digests = {name: file_sha256(work / name) for name in handler.published_files(work)}
+        folders = {parent for name in digests for parent in (work / name).parents if parent.is_relative_to(work)}
+        for path in (*(work / name for name in digests), *folders):
             fsync_path(path)
         record, check = _provenance_record(step, started=started, files=digests), ResultCheck(self.root, step.address)
         check.forget()
         write_atomic(self._provenance_path(step.address), _json_text(record), sync=True)
+        handler.move_unfinished(work, unfinished)
         work.rename(result)
         fsync_path(result.parent)
         check.remember(record)
         self._failure_path(step.address).unlink(missing_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         return result
 
     def adopt(self, step: Step, source: Path, handler: StepHandler) -> Path:
@@ -120,8 +126,9 @@ class Store:
                 raise StoreError(f"{step.address}: another run is storing it. Wait for it, then try again.")
             started, work = datetime.now(UTC), self.root / "work" / step.address
             shutil.rmtree(work, ignore_errors=True)
-            shutil.copytree(source, work, copy_function=lambda source, target: link_or_copy(Path(source), Path(target)))
-            handler.clear(work)
+            for name in handler.published_files(source):
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(source / name, work / name)
             return self.publish(step, handler, started=started)
 
     def verify(self, address: str) -> tuple[str, ...]:

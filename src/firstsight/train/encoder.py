@@ -7,7 +7,7 @@ Shapes: B images of a batch, P distinct phrases of a batch, S pixels per side.
 from __future__ import annotations
 
 import json
-import shutil
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from firstsight.data.images import decode_image
-from firstsight.data.index import Index
+from firstsight.data.index import Index, npy_header
 from firstsight.data.loader import DecodedImages
 from firstsight.data.readers import IMAGE_EXTENSIONS, TarMember, list_tar_members, locate_source
 from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.data.sampling import epoch_permutation
-from firstsight.errors import DataError, ModelError
-from firstsight.files import write_atomic
+from firstsight.errors import DataError, Diverged, ModelError
+from firstsight.model.tensors import check_finite
 from firstsight.model.vision import (
     extract_features,
     load_encoder,
@@ -40,8 +40,10 @@ from firstsight.model.vision import (
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import ContrastiveTraining, PatchProjectionSpec, Siglip
+from firstsight.resume_folder import ResumeFolder
 from firstsight.site import ProgressCallback, Site
 from firstsight.train.compilation import configure_torch
+from firstsight.train.divergence import ADVICE, shorten
 from firstsight.train.loop import ProgressReporter
 from firstsight.train.streams import source_pixels
 from firstsight.units import Tokens
@@ -82,11 +84,18 @@ def train_contrastive(
         rows = epoch_permutation(indices, count=len(images), seed=recipe.seed)[1].tolist()
         loss = _sigmoid_loss(model, [images[row].phrases for row in rows], tokenizer, cache.stack(rows))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not math.isfinite(loss.item() + norm.item()):
+            numbers = f"loss {loss.item():.6g} and gradient norm {norm.item():.6g} in step {step + 1:,}"
+            raise _explain_divergence(
+                numbers, [images[row] for row in rows], lr=optimizer.param_groups[0]["lr"], out=out
+            )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if progress.is_due:
             progress.report(step + 1, loss=loss.item())
+    for name, parameter in model.named_parameters():
+        check_finite(name, parameter.detach(), location=out)
     staging = out / ".weights"
     model.save_pretrained(staging)
     for file in staging.iterdir():
@@ -95,6 +104,15 @@ def train_contrastive(
     write_atomic(out / "tokenizer.json", tokenizer.to_str(pretty=True))
     processor = siglip_processor_config(spec.vit.image_size)
     write_atomic(out / "preprocessor_config.json", json.dumps(processor, indent=2, sort_keys=True) + "\n")
+
+
+def _explain_divergence(numbers: str, images: Iterable[CaptionedImage], *, lr: float, out: Path) -> Diverged:
+    names = dict.fromkeys(f"{image.file.name} at byte {image.offset:,}" for image in images)
+    return Diverged(
+        f"{out.name}: wanted a finite loss and gradient norm. Got {numbers}, at learning rate {lr:.6g}, in the images "
+        f"{shorten(list(names))}. The update was not made, and nothing of this short step is kept: it starts over. "
+        f"{ADVICE}."
+    )
 
 
 def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:
@@ -220,20 +238,21 @@ def encode_features(
     check_source_unchanged(index, location, cache=site.cache)
     folders = [inputs[f"encoder{number}"] for number in range(len(vision.towers))]
     encoder = load_encoder(vision, folders).to(site.device)
-    features = _FeatureFile(out, (len(index.images), vision.tokens, vision.width), index_digest=index.digest)
     total, pixels = len(index.images), source_pixels(index, location, vision, cache=site.cache)
+    progress = ProgressReporter(on_progress, total=total, unit="images")
+    resume = ResumeFolder(out, on_damage=progress.note)
+    features = _FeatureWriter(resume, (total, vision.tokens, vision.width), source=index.digest)
     starts = range(features.rows_done, total, ENCODE_BATCH)
-    batches = [np.arange(start, min(start + ENCODE_BATCH, total)) for start in starts]
-    progress, last_save = ProgressReporter(on_progress, total=total, unit="images"), monotonic()
-    for indices, images in zip(batches, _decode_ahead(pixels, batches, site.readers), strict=True):
+    batches, last_save = [np.arange(start, min(start + ENCODE_BATCH, total)) for start in starts], monotonic()
+    for images in _decode_ahead(pixels, batches, site.readers):
         encoded = extract_features(encoder, torch.from_numpy(images).to(site.device)).half().cpu().numpy()
-        features.write_rows(indices, encoded, location=folders[0])
+        features.write_rows(encoded, location=folders[0])
         if monotonic() - last_save > site.save_every:
             features.save()
             last_save = monotonic()
         if progress.is_due:
             progress.report(features.rows_done)
-    features.finish()
+    resume.finish()
 
 
 def _decode_ahead(pixels: DecodedImages, batches: Iterable[np.ndarray], threads: int) -> Iterator[np.ndarray]:
@@ -245,35 +264,34 @@ def _decode_ahead(pixels: DecodedImages, batches: Iterable[np.ndarray], threads:
             yield np.concatenate(list(parts))
 
 
-class _FeatureFile:
-    """features.npy while it is written: an array in `resume/` with a file that counts its finished rows."""
+class _FeatureWriter:
+    """features.npy, appended to batch by batch in `resume/`."""
 
-    def __init__(self, out: Path, shape: tuple[int, int, int], *, index_digest: str) -> None:
-        self._out, self._folder, self._index_digest = out, out / "resume", index_digest
-        self._state_path = self._folder / "point.json"
-        state = json.loads(self._state_path.read_text()) if self._state_path.is_file() else {}
-        is_same = state.get("mark") == index_digest and state.get("shape") == list(shape)
-        self.rows_done: int = state["done"] if is_same else 0
-        self._folder.mkdir(exist_ok=True)
-        mode = "r+" if self.rows_done else "w+"
-        self.array = np.lib.format.open_memmap(self._folder / "features.npy", mode=mode, dtype=np.float16, shape=shape)
+    def __init__(self, resume: ResumeFolder, shape: tuple[int, int, int], *, source: str) -> None:
+        self._resume, self._shape, self._identity = resume, shape, {"source": source, "shape": list(shape)}
+        state = resume.restore()
+        if state is not None and {name: state[name] for name in self._identity} != self._identity:
+            resume.clear()
+            state = None
+        self.rows_done: int = 0 if state is None else state["rows"]
+        self._file = resume.open_appended("features.npy")
+        if state is None:
+            self._file.append(npy_header(np.dtype("<f2"), shape))
 
-    def write_rows(self, indices: np.ndarray, features: np.ndarray, *, location: Path) -> None:
-        """Write the next rows; ModelError if their shape is wrong."""
-        expected, actual = self.array.shape[1:], features.shape[1:]
+    def write_rows(self, features: np.ndarray, *, location: Path) -> None:
+        """Write the next rows; ModelError if their shape is wrong or a number is not finite."""
+        expected, actual = self._shape[1:], features.shape[1:]
         if actual != expected:
             raise ModelError(f"{location}: wanted features {expected} an image. Got {actual}. Mend the recipe's vit.")
-        self.array[indices] = features
-        self.rows_done = int(indices[-1]) + 1
+        if (invalid := np.flatnonzero(~np.isfinite(features).all(axis=(1, 2)))).size:
+            raise ModelError(
+                f"{location}: wanted features that are finite in float16. Got others for {len(invalid)} images, the "
+                f"first is image {self.rows_done + int(invalid[0]):,} of the source. Check the encoder's weights and "
+                "its image, or choose another encoder."
+            )
+        self._file.append(np.ascontiguousarray(features).reshape(-1).view(np.uint8).data)
+        self.rows_done += len(features)
 
     def save(self) -> None:
-        """Make the finished rows the resume point: the rows first, then their count."""
-        self.array.flush()
-        state = {"done": self.rows_done, "mark": self._index_digest, "shape": list(self.array.shape)}
-        write_atomic(self._state_path, json.dumps(state))
-
-    def finish(self) -> None:
-        """Move features.npy to the output folder and remove `resume/`."""
-        self.array.flush()
-        (self._folder / "features.npy").replace(self._out / "features.npy")
-        shutil.rmtree(self._folder)
+        """Make the finished rows the resume point."""
+        self._resume.save(self._identity | {"rows": self.rows_done})

@@ -7,7 +7,6 @@ and ends with the same bytes.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,15 +17,17 @@ from typing import Literal
 from firstsight.data import tokenizer
 from firstsight.data.loader import Batch, BatchStream, DecodedImages, prefetch_batches
 from firstsight.data.loader.sample_ledger import SampleLedgerWriter
-from firstsight.errors import ModelError
+from firstsight.errors import Diverged, ModelError
 from firstsight.files import write_atomic
 from firstsight.model.checkpoint_io import read_spec
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import Finetune, Midtrain, Pretrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
+from firstsight.resume_folder import ResumeFolder
 from firstsight.site import ProgressCallback, Site
 from firstsight.train.compilation import compile_decoder, configure_torch
+from firstsight.train.divergence import explain_divergence
 from firstsight.train.loop import MetricsLog, ProgressReporter, train
 from firstsight.train.state import (
     TrainState,
@@ -97,33 +98,46 @@ def train_stage(
 def _run_training(
     state: TrainState, stream: BatchStream, spec: Pretrain | Midtrain | Finetune, until: Tokens, context: StepContext
 ) -> None:
-    out, resume_folder, step_tokens = context.out, context.out / "resume", int(stream.row_shape.tokens_per_step)
-    log = MetricsLog(out, stream.source_names, steps=stream.steps)
-    ledger = SampleLedgerWriter(out, stream, first_step=int(state.tokens_seen) // step_tokens)
-    resumed = load_resume_point(resume_folder, state)
-    log.restore(resumed)
-    ledger.open(None if resumed is None else resumed["draws"])
+    out, site, step_tokens = context.out, context.site, int(stream.row_shape.tokens_per_step)
+    start_step = int(state.tokens_seen) // step_tokens
     progress = ProgressReporter(context.on_progress, total=until, unit="tokens", done=state.tokens_seen)
-    prepare, last_save = _batch_preparer(state, stream, context.inputs, context.site), monotonic()
-    slices = _micro_batch_slices(stream.row_shape.batch_size, context.site.rows_at_once)
-    first_step, readers = int(state.tokens_seen) // step_tokens, context.site.readers
-    with closing(prefetch_batches(stream, first_step, num_workers=readers, replicas=slices)) as batches:
-        for info in train(state, (tuple(map(prepare, batch)) for batch in batches), spec.lr, until):
-            log.add_step(info)
-            ledger.mark_trained(info.step)
-            if progress.is_due or info.tokens_seen >= until:
-                metrics = {"loss": info.loss, "lr": info.lr, "tokens/s": progress.rate(info.tokens_seen)}
-                progress.report(info.tokens_seen, **metrics)
-            if monotonic() - last_save > context.site.save_every:
-                extra_state = log.state_dict() | {"draws": ledger.state_dict()}
-                save_resume_point(resume_folder, state, extra_state)
-                last_save = monotonic()
+    resume = ResumeFolder(out, on_damage=progress.note)
+    resumed = load_resume_point(resume, state) or {}
+    log_file, ledger_file = (resume.open_appended(name) for name in ("log.jsonl", "ledger.npy"))
+    log = MetricsLog(log_file, stream.source_names, steps=stream.steps, state=resumed.get("log"))
+    ledger = SampleLedgerWriter(ledger_file, stream, first_step=start_step, state=resumed.get("ledger"))
+
+    def save() -> None:
+        save_resume_point(resume, state, {"log": log.state_dict(), "ledger": ledger.state_dict()})
+
+    prepare, last_save = _batch_preparer(state, stream, context.inputs, site), monotonic()
+    slices = _micro_batch_slices(stream.row_shape.batch_size, site.rows_at_once)
+    first_step = int(state.tokens_seen) // step_tokens
+    with closing(prefetch_batches(stream, first_step, num_workers=site.readers, replicas=slices)) as batches:
+        try:
+            for info in train(state, (tuple(map(prepare, batch)) for batch in batches), spec.lr, until):
+                log.add_step(info)
+                ledger.mark_trained(info.step)
+                if progress.is_due or info.tokens_seen >= until:
+                    metrics = {"loss": info.loss, "lr": info.lr, "tokens/s": progress.rate(info.tokens_seen)}
+                    progress.report(info.tokens_seen, **metrics)
+                if monotonic() - last_save > site.save_every:
+                    save()
+                    last_save = monotonic()
+        except Diverged as error:
+            save()
+            raise explain_divergence(error, state, stream, out=out, prepare=prepare) from error
+    _write_results(state, stream, context, ledger=ledger)
+    resume.finish()
+
+
+def _write_results(state: TrainState, stream: BatchStream, context: StepContext, *, ledger: SampleLedgerWriter) -> None:
+    """The checkpoint, ledger.json and achieved.json."""
     encoders = _tower_folders(state.model.spec, context.inputs, "external")
-    write_checkpoint(out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
-    ledger.close()
-    record = json.dumps(achieved_record(stream, context.inputs), sort_keys=True, indent=1)
-    write_atomic(out / "achieved.json", record + "\n")
-    shutil.rmtree(resume_folder, ignore_errors=True)
+    write_checkpoint(context.out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
+    ledger.close(context.out / "ledger.json")
+    record = json.dumps(achieved_record(stream, context.inputs), sort_keys=True, indent=1, allow_nan=False)
+    write_atomic(context.out / "achieved.json", record + "\n")
 
 
 def _micro_batch_slices(num_rows: int, max_rows: int) -> list[tuple[int, int]]:

@@ -6,9 +6,9 @@ log.jsonl has the same bytes on every rerun; progress goes to the terminal.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from firstsight.data.loader import Batch
+from firstsight.errors import Diverged
 from firstsight.model.loss import lm_loss
 from firstsight.recipe.mixture import MAX_SOURCES
+from firstsight.resume_folder import AppendedFile
 from firstsight.site import Progress, ProgressCallback
 from firstsight.train.state import TrainState
 from firstsight.units import Tokens
@@ -41,6 +43,13 @@ class StepInfo:
     losses: tuple[float, ...]
     loss_tokens: tuple[int, ...]
 
+    def describe(self) -> str:
+        """The update, its learning rate, loss and gradient norm in words."""
+        return (
+            f"loss {self.loss:.6g} and gradient norm {self.grad_norm:.6g} in update {self.step:,} "
+            f"(to {self.tokens_seen:,} tokens), at learning rate {self.lr:.6g}"
+        )
+
 
 def train(
     state: TrainState, batches: Iterator[MicroBatches], lr_schedule: Callable[[Tokens], float], until: Tokens
@@ -48,29 +57,29 @@ def train(
     """One update per batch until `tokens_seen` reaches `until`; the update that reaches s has rate `lr_schedule(s)`.
 
     The gradients of micro-batches add up to the gradient of the mean loss over all loss tokens of the batch.
+    Raises Diverged before an update whose loss or gradient is not finite, with `state` as after the update before.
     """
     while state.tokens_seen < until:
         micro_batches = next(batches)
         tokens = sum(batch.tokens.numel() for batch in micro_batches)
-        state.tokens_seen = Tokens(state.tokens_seen + tokens)
-        lr = lr_schedule(state.tokens_seen)
+        tokens_seen = Tokens(state.tokens_seen + tokens)
+        lr = lr_schedule(tokens_seen)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         num_loss_tokens = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum().clamp(min=1)
         sums = [_accumulate_gradients(state, batch, num_loss_tokens) for batch in micro_batches]
         losses, loss_tokens = (torch.stack(tensors).sum(dim=0) for tensors in zip(*sums, strict=True))
         grad_norm = clip_grad_norm(list(state.model.parameters()), state.optim.max_grad_norm)
+        numbers = {"loss": float(losses.sum() / num_loss_tokens), "grad_norm": float(grad_norm)}
+        by_source: dict[str, Any] = {"losses": tuple(losses.tolist()), "loss_tokens": tuple(loss_tokens.tolist())}
+        info = StepInfo(tokens_seen=tokens_seen, step=tokens_seen // tokens, lr=lr, **numbers, **by_source)
+        if not math.isfinite(info.loss + info.grad_norm):
+            state.optimizer.zero_grad(set_to_none=True)
+            raise Diverged(info.describe())
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        yield StepInfo(
-            tokens_seen=state.tokens_seen,
-            step=state.tokens_seen // tokens,
-            lr=lr,
-            loss=float(losses.sum() / num_loss_tokens),
-            grad_norm=float(grad_norm),
-            losses=tuple(losses.tolist()),
-            loss_tokens=tuple(loss_tokens.tolist()),
-        )
+        state.tokens_seen = tokens_seen
+        yield info
 
 
 def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,6 +88,15 @@ def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tens
     sums = lm_loss(model.lm, model(batch), batch.targets, row_groups=ids, num_groups=MAX_SOURCES, z_coefficient=z)
     (sums.total / num_loss_tokens).backward()
     return sums.by_group, sums.token_counts
+
+
+def measure_gradients(state: TrainState, batch: Batch) -> tuple[float, float]:
+    """Loss and gradient norm of one batch, without an update."""
+    num_loss_tokens = (batch.targets >= 0).sum().clamp(min=1)
+    losses, _ = _accumulate_gradients(state, batch, num_loss_tokens)
+    norm = clip_grad_norm(list(state.model.parameters()), state.optim.max_grad_norm)
+    state.optimizer.zero_grad(set_to_none=True)
+    return float(losses.sum() / num_loss_tokens), float(norm)
 
 
 @torch.no_grad()
@@ -98,26 +116,22 @@ def clip_grad_norm(parameters: list[torch.nn.Parameter], max_norm: float) -> Ten
 class MetricsLog:
     """log.jsonl: one line per interval, with the mean losses by source over the interval."""
 
-    def __init__(self, out: Path, names: Sequence[str], *, steps: int) -> None:
-        self.file, self.names, self.steps = out / "log.jsonl", tuple(names), steps
+    def __init__(
+        self, file: AppendedFile, names: Sequence[str], *, steps: int, state: Mapping[str, Any] | None
+    ) -> None:
+        """`state`: that of the point from which `file` continues; None for an empty file."""
+        self.file, self.names, self.steps = file, tuple(names), steps
         self.interval = max(1, steps // TARGET_LOG_LINES)
-        self.byte_size = 0
         self._clear()
+        if state is not None:
+            self.loss_sums, self.token_counts = list(state["sums"]), list(state["counts"])
 
     def _clear(self) -> None:
         self.loss_sums, self.token_counts = [0.0] * len(self.names), [0] * len(self.names)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain JSON."""
-        return {"size": self.byte_size, "sums": self.loss_sums, "counts": self.token_counts}
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Continue from a state, cutting later lines off the file; None starts over."""
-        if state is not None:
-            self.byte_size = state["size"]
-            self.loss_sums, self.token_counts = list(state["sums"]), list(state["counts"])
-        with self.file.open("ab") as log:
-            log.truncate(self.byte_size)
+        return {"sums": self.loss_sums, "counts": self.token_counts}
 
     def add_step(self, info: StepInfo) -> None:
         """Add a step's losses; the last step of an interval or of the run writes a line."""
@@ -125,9 +139,7 @@ class MetricsLog:
             self.loss_sums[group] += info.losses[group]
             self.token_counts[group] += info.loss_tokens[group]
         if info.step % self.interval == 0 or info.step == self.steps:
-            with self.file.open("ab") as log:
-                log.write(json.dumps(self._interval_record(info)).encode() + b"\n")
-                self.byte_size = log.tell()
+            self.file.append(json.dumps(self._interval_record(info), allow_nan=False).encode() + b"\n")
             self._clear()
 
     def _interval_record(self, info: StepInfo) -> dict[str, Any]:
@@ -161,3 +173,7 @@ class ProgressReporter:
     def report(self, done: int, **metrics: float) -> None:
         self.on_progress(Progress(done=done, total=self.total, unit=self.unit, metrics=metrics))
         self.last_done, self.last_time = done, monotonic()
+
+    def note(self, text: str) -> None:
+        """Show a line of text."""
+        self.on_progress(Progress(done=self.last_done, total=self.total, unit=self.unit, note=text))

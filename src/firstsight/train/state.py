@@ -1,14 +1,11 @@
 """The training state (weights, optimizer, tokens seen): how it starts, branches into a larger model, and is saved.
 
-A resume point consists of tensor files and `point.json`, which contains their digests and is replaced atomically last:
-a kill leaves the old point or the new one. Models are built on the meta device, so that memory has weights only once.
+Resume points are files of a `resume_folder.ResumeFolder`: weights and moments, beside the log and the sample ledger.
+Models are built on the meta device, so that memory has weights only once.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,6 @@ import torch
 from torch import Tensor
 
 from firstsight.errors import ModelError
-from firstsight.files import file_sha256, write_atomic
 from firstsight.model import checkpoint_io
 from firstsight.model.tensors import (
     StoredTensors,
@@ -32,9 +28,9 @@ from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import AdamWSpec, Pretrain, Trains
+from firstsight.resume_folder import ResumeFolder
 from firstsight.units import Tokens
 
-RESUME_FILE = "point.json"
 MOMENT_KEYS = ("exp_avg", "exp_avg_sq", "step")
 GROWABLE_PARAMETERS = ("lm.tok_embeddings.weight", "lm.output.weight")
 """Parameters with one row per token: a branch may append rows."""
@@ -224,45 +220,32 @@ def _shapes_fit(name: str, old_shape: torch.Size, new_shape: torch.Size) -> bool
     return old_shape[1:] == new_shape[1:] and (old_shape[0] == new_shape[0] or is_growable)
 
 
-def save_resume_point(folder: Path, state: TrainState, extra_state: dict[str, Any]) -> None:
-    """Make `state` and `extra_state` (plain JSON) the folder's resume point; deletes older ones."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_resume_point(resume: ResumeFolder, state: TrainState, extra_state: Mapping[str, Any]) -> None:
+    """Make `state` and `extra_state` (plain JSON) the resume point; older ones are deleted."""
+    if resume.state is not None and resume.state["seen"] == state.tokens_seen:
+        return  # a point is not written over itself
     weights, moments = _tensor_file_names(state.tokens_seen)
-    files = write_tensors(folder, state.model.state_dict(), name=weights)
-    files += write_tensors(folder, collect_moments(state), name=moments)
-    for file in files:
-        _fsync(file)
-    digests = {file.name: file_sha256(file) for file in files}
-    record = {"digests": digests, "seen": state.tokens_seen, "notes": extra_state}
-    write_atomic(folder / RESUME_FILE, json.dumps(record), sync=True)
-    _fsync(folder)
-    for stale in folder.glob("*.safetensors*"):
-        if stale not in files:
-            stale.unlink()
+    files = write_tensors(resume.path, state.model.state_dict(), name=weights)
+    files += write_tensors(resume.path, collect_moments(state), name=moments)
+    resume.save({"seen": state.tokens_seen, "extra": extra_state}, files)
 
 
-def load_resume_point(folder: Path, state: TrainState) -> dict[str, Any] | None:
-    """Set `state` to the folder's resume point and return its `extra_state`; None if there is none.
+def load_resume_point(resume: ResumeFolder, state: TrainState) -> dict[str, Any] | None:
+    """Set `state` to the resume point and return its `extra_state`; None if there is none that fits.
 
-    A damaged point counts as none; a line on stderr reports it.
+    A point that is damaged, or that a firstsight with other parameters wrote, is set aside.
     """
-    path = folder / RESUME_FILE
-    if not path.is_file():
+    if (point := resume.restore()) is None:
         return None
+    weights, moments = (StoredTensors(resume.path, name) for name in _tensor_file_names(point["seen"]))
     try:
-        record = json.loads(path.read_text())
-        tokens_seen, extra_state = int(record["seen"]), record["notes"]
-        for file, digest in record["digests"].items():
-            if file_sha256(folder / file) != digest:
-                raise ModelError(f"{folder / file}: its digest is not the one in {RESUME_FILE}.")
-        weights, moments = (StoredTensors(folder, name) for name in _tensor_file_names(tokens_seen))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
-        sys.stderr.write(f"{folder}: the resume point is damaged ({error}); the step starts over.\n")
+        load_weights(state.model, weights, location=resume.path)
+    except ModelError as error:
+        resume.set_aside(str(error))
         return None
-    load_weights(state.model, weights, location=folder)
     assign_moments(state, moments)
-    state.tokens_seen = Tokens(tokens_seen)
-    return extra_state
+    state.tokens_seen = Tokens(point["seen"])
+    return point["extra"]
 
 
 def write_checkpoint(folder: Path, state: TrainState, *, tokenizer: Path, encoders: Sequence[Path]) -> None:
@@ -273,11 +256,3 @@ def write_checkpoint(folder: Path, state: TrainState, *, tokenizer: Path, encode
 
 def _tensor_file_names(tokens_seen: int) -> tuple[str, str]:
     return f"{tokens_seen:015d}-model", f"{tokens_seen:015d}-optimizer"
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,11 +12,16 @@ from firstsight.plan.scheduler import RunSummary, missing_steps, run
 from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
+from firstsight.resume_folder import UNFINISHED_FILES
 from firstsight.site import Site
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.sources import check_machine, download_models, external_sources
 
 _DIALOGUES = ("dialogues.json", "images.tar")
+_INDEX_FILES = (
+    *(f"{name}.npy" for name in ("samples", "shown", "tokens", "loss", "images")),
+    *("shards.json", "read.json", "manifest.json", "quarantine.jsonl"),
+)
 _TRAINING_RECORDS = ("log.jsonl", "ledger.json", "ledger.npy", "achieved.json")
 
 
@@ -26,7 +31,7 @@ def _training_handler(function: str) -> StepHandler:
         function=function,
         outputs=("model*.safetensors", "optimizer*.safetensors", "spec.json", "tokenizer.json", *_TRAINING_RECORDS),
         optional=("model.safetensors.index.json", "optimizer.safetensors.index.json", "encoder*/**"),
-        unfinished=("resume/**",),
+        unfinished=UNFINISHED_FILES,
     )
 
 
@@ -44,11 +49,8 @@ HANDLERS: dict[str, StepHandler] = {
     ),
     "prepare": StepHandler(
         function="firstsight.data.prepare:prepare",
-        outputs=(
-            *(f"{name}.npy" for name in ("samples", "shown", "tokens", "loss", "images")),
-            *("shards.json", "read.json", "manifest.json", "quarantine.jsonl"),
-        ),
-        unfinished=("parts/**", "merged.json", "refused.json"),
+        outputs=_INDEX_FILES,
+        unfinished=(*_INDEX_FILES, "complete.json", "parts/**", "refused.json"),
     ),
     "contrast": StepHandler(
         function="firstsight.train.encoder:train_contrastive",
@@ -56,7 +58,7 @@ HANDLERS: dict[str, StepHandler] = {
         optional=("model.safetensors.index.json",),
     ),
     "encode": StepHandler(
-        function="firstsight.train.encoder:encode_features", outputs=("features.npy",), unfinished=("resume/**",)
+        function="firstsight.train.encoder:encode_features", outputs=("features.npy",), unfinished=UNFINISHED_FILES
     ),
     "pretrain": _training_handler("firstsight.train.handlers:pretrain"),
     "midtrain": _training_handler("firstsight.train.handlers:train_stage"),
@@ -64,7 +66,7 @@ HANDLERS: dict[str, StepHandler] = {
     "evaluate": StepHandler(
         function="firstsight.evaluate.harness:evaluate",
         outputs=("answers.jsonl", "scores.json"),
-        unfinished=("sheets/**",),
+        unfinished=("sheets/**", "sheets.damaged-*/**"),
     ),
 }
 """What does each kind of step and what it may leave; only worker processes import the functions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -86,6 +87,8 @@ class ProgressLines:
                 left = view.elapsed_seconds() * (progress.total / progress.done - 1) if progress.done else None
                 view.update_bar(name, f"{text}, {_format_left(left)}", done=progress.done, total=progress.total)
                 view.print_regularly(f"{name}: {_percent(progress)}, {text}")
+                if progress.note:
+                    view.print(f"{name}: {progress.note}", beside_bars=True)
 
             yield on_progress
 
@@ -125,6 +128,9 @@ class _StepEvents:
     def _show_running(self, event: StepEvent) -> None:
         done, total, text = 0, None, ""
         if progress := event.progress:
+            if progress.note:
+                line = f"{self._line_prefix()} {_step_name(event)}: {progress.note}"
+                self._view.print(line, beside_bars=True)
             done, total, text = progress.done, progress.total or None, _format_metrics(progress.metrics)
         self._view.update_bar(_step_name(event), text, done=done, total=total)
         running = "; ".join(map(_running_text, self._running.values()))
@@ -162,12 +168,13 @@ def _percent(progress: Progress) -> str:
 
 def _format_metrics(metrics: Mapping[str, float]) -> str:
     """Counts and speeds in three digits, other values in three decimals; the learning rate is left out."""
-    counts = {name for name, value in metrics.items() if "/s" in name or value == round(value)}
-    return "  ".join(
-        f"{format_count(float(round(value)))} {name}" if name in counts else f"{name} {value:.3f}"
-        for name, value in metrics.items()
-        if name != "lr"
-    )
+    return "  ".join(_format_metric(name, value) for name, value in metrics.items() if name != "lr")
+
+
+def _format_metric(name: str, value: float) -> str:
+    if math.isfinite(value) and ("/s" in name or value == round(value)):
+        return f"{format_count(float(round(value)))} {name}"
+    return f"{name} {value:.3f}"
 
 
 def _format_left(seconds: float | None) -> str:

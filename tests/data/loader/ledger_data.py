@@ -14,6 +14,7 @@ from firstsight.data.loader.sample_ledger import SampleLedgerWriter
 from firstsight.data.packing import pack
 from firstsight.recipe.mixture import ShareUnit
 from firstsight.recipe.stages import RowShape
+from firstsight.resume_folder import ResumeFolder
 from tests.data.reference import RawRecord, build_index
 
 T, B = 16, 4
@@ -67,16 +68,20 @@ def make_ledger_stream(
 def write_ledger(out: Path, stream: BatchStream, *, first: int = 0, kills: tuple[int, ...] = ()) -> Path:
     """The ledger of a run that was killed at some steps and each time resumed from the step before."""
     out.mkdir(parents=True, exist_ok=True)
-    state, trained_steps = None, first
+    trained_steps = first
     for stop in (*kills, stream.steps):
-        writer = SampleLedgerWriter(out, stream, first_step=first)
-        writer.open(state)
+        resume = ResumeFolder(out, on_damage=print)
+        state = resume.restore()
+        file = resume.open_appended("ledger.npy")
+        writer = SampleLedgerWriter(file, stream, first_step=first, state=state)
         for step in range(trained_steps + 1, stop + 1):
             writer.mark_trained(step)
             if step == stop - 1:
-                state, trained_steps = writer.state_dict(), step
+                resume.save(writer.state_dict())
+                trained_steps = step
         if stop == stream.steps:
-            writer.close()
+            writer.close(out / "ledger.json")
+            resume.finish()
         else:
             writer._write()  # rows that are in the file but not in the saved state
     (out / "achieved.json").write_text(json.dumps(AchievedMix(stream, stream.steps).to_dict()))

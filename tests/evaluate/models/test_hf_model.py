@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from firstsight.errors import DataError
+from firstsight.errors import DataError, ModelError
 from firstsight.evaluate.models.hf_model import load_hf_model
 from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
 from firstsight.evaluate.models.native import load_native_model
@@ -178,3 +179,27 @@ def test_an_exported_checkpoint_answers_like_the_checkpoint(
         ]
         ranked = list(exported.rank_choices([replace(request, image=pil_image) for request in choices]))
         assert ranked == list(native.rank_choices(choices))
+
+
+def test_logits_that_are_not_numbers_are_an_error(hf_folder: MakeFolder) -> None:
+    model = load_hf_model(hf_folder("llava"), site=Site())
+    with torch.no_grad():
+        model.components.model.get_output_embeddings().weight[5] = float("inf")  # after the weights were checked
+    with pytest.raises(ModelError, match=r"llava's logits: wanted numbers\. Got NaN or infinity"):
+        list(model.generate([GenerationRequest(text="what is it ?", image=None)], max_new_tokens=2))
+    choice = ChoiceRequest(text="it is", image=None, choices=("a cat", "a dog"), is_chat_turn=False)
+    with pytest.raises(ModelError, match=r"llava's logits: wanted numbers\. Got NaN or infinity"):
+        list(model.rank_choices([choice]))
+
+
+def test_weights_that_are_not_finite_are_refused(hf_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(hf_folder("llava"), tmp_path / "llava"))
+    [file] = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"llava: wanted finite numbers in \S+q_proj\.weight\. Got NaN or infinity for 1 "
+    ):
+        load_hf_model(folder, site=Site())

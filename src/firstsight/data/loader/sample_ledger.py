@@ -7,16 +7,17 @@ ledger.json    what the numbers mean: sources with digest, rows, share and passe
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from firstsight.data.index import write_npy_header
+from firstsight.data.index import npy_header
 from firstsight.data.loader.stream import BatchStream
-from firstsight.files import file_sha256, write_atomic
+from firstsight.files import write_atomic
+from firstsight.resume_folder import AppendedFile
 
 LEDGER_DTYPE = np.dtype([("source", "u1"), ("row", "<u4")])
 _CHUNK = 1 << 18
@@ -25,18 +26,15 @@ _CHUNK = 1 << 18
 class SampleLedgerWriter:
     """Writes ledger.npy in blocks during training; rows that a killed process did not write are computed again."""
 
-    def __init__(self, folder: Path, stream: BatchStream, *, first_step: int) -> None:
-        self.array_path, self.metadata_path, self.stream = folder / "ledger.npy", folder / "ledger.json", stream
+    def __init__(
+        self, file: AppendedFile, stream: BatchStream, *, first_step: int, state: Mapping[str, Any] | None
+    ) -> None:
+        """`state`: that of the point from which `file` continues; None for an empty file."""
+        self.file, self.stream = file, stream
         self.first_position = first_step * stream.row_shape.batch_size
-        self.written_rows = self.trained_rows = 0
-
-    def open(self, state: dict[str, Any] | None) -> None:
-        """Start the file, or truncate it to its size at `state_dict`."""
         self.written_rows = self.trained_rows = 0 if state is None else state["rows"]
-        with self.array_path.open("ab") as file:
-            file.truncate(0 if state is None else state["size"])
-            if state is None:
-                write_npy_header(file, LEDGER_DTYPE, self.stream.total_rows - self.first_position)
+        if state is None:
+            file.append(npy_header(LEDGER_DTYPE, (stream.total_rows - self.first_position,)))
 
     def mark_trained(self, step: int) -> None:
         """All steps before `step` have been trained on."""
@@ -45,29 +43,25 @@ class SampleLedgerWriter:
             self._write()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state for `open`, as plain JSON; the file is complete up to it."""
-        size = self._write()
-        return {"rows": self.written_rows, "size": size}
-
-    def close(self) -> None:
-        """Write the remaining rows and ledger.json."""
+        """The state as plain JSON; the file is complete up to it."""
         self._write()
-        metadata = describe_ledger(self.stream, self.first_position) | {"sha256": file_sha256(self.array_path)}
-        write_atomic(self.metadata_path, json.dumps(metadata, sort_keys=True, indent=1) + "\n")
+        return {"rows": self.written_rows}
 
-    def _write(self) -> int:
-        with self.array_path.open("ab") as file:
-            while self.written_rows < self.trained_rows:
-                stop = min(self.trained_rows, self.written_rows + _CHUNK)
-                positions = np.arange(self.first_position + self.written_rows, self.first_position + stop)
-                entries = np.zeros(len(positions), dtype=LEDGER_DTYPE)
-                for source_id, (indices, rows) in enumerate(self.stream.source_rows(positions)):
-                    entries["source"][indices], entries["row"][indices] = source_id, rows
-                file.write(entries.tobytes())
-                self.written_rows = stop
-            file.flush()
-            os.fsync(file.fileno())
-            return file.tell()
+    def close(self, metadata_path: Path) -> None:
+        """Write the remaining rows, and ledger.json with the digest of what was written."""
+        self._write()
+        metadata = describe_ledger(self.stream, self.first_position) | {"sha256": self.file.sha256}
+        write_atomic(metadata_path, json.dumps(metadata, sort_keys=True, indent=1) + "\n")
+
+    def _write(self) -> None:
+        while self.written_rows < self.trained_rows:
+            stop = min(self.trained_rows, self.written_rows + _CHUNK)
+            positions = np.arange(self.first_position + self.written_rows, self.first_position + stop)
+            entries = np.zeros(len(positions), dtype=LEDGER_DTYPE)
+            for source_id, (indices, rows) in enumerate(self.stream.source_rows(positions)):
+                entries["source"][indices], entries["row"][indices] = source_id, rows
+            self.file.append(entries.tobytes())
+            self.written_rows = stop
 
 
 def describe_ledger(stream: BatchStream, first_position: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From a source to its index: processes write a part for each shard, which are merged; the manifest is written last.
 
 parts/<name>/       finished shards of an unfinished index; removed at the end
-merged.json         the manifest while the parts are being removed: everything else is complete
+complete.json       size, time and digest of every file of a finished index, so that a second run finds damage
 refused.json        the counts of a source with too many rejected records, which quarantine.jsonl lists
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import shutil
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,13 +27,15 @@ from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
 from firstsight.data.prepare.shard_writer import PrepareJob, ShardPart, ShardProgress, ShardWriter, load_finished_part
 from firstsight.data.readers import Shard
 from firstsight.errors import DataError, FirstsightError, StepFailed
-from firstsight.files import FileDigests, read_cached_json, write_atomic
+from firstsight.files import FileDigests, file_sha256, write_atomic
 from firstsight.limits import apply_limits
 from firstsight.recipe import mixture, serialize
 from firstsight.recipe.stages import Prepare
+from firstsight.resume_folder import check_regular, remove_path, seal_json, unseal_json
 from firstsight.site import Location, Progress, ProgressCallback, Site
 from firstsight.worker_process import WorkerProcess
 
+COMPLETE = "complete.json"
 _REPORT_INTERVAL = 0.5
 """Seconds between two progress reports."""
 _SOURCE_FORMS: Mapping[type[mixture.DataSource], mixture.ExternalForm] = {
@@ -56,9 +58,10 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
     shards = readers.list_shards(job.location, job.form)
     with _disk_full_as_error(out):
         digests = readers.cached_shard_digests(job.source, job.location, site.cache)
-        if _is_published(out, job, shards, digests):
+        if _is_undamaged(out, on_progress) and _is_published(out, job, shards, digests):
+            remove_path(out / "parts")
             return
-        (out / "refused.json").unlink(missing_ok=True)
+        _clear(out)
         parts = _write_missing_parts(job, shards, worker_count=site.readers, on_progress=on_progress)
         stats = _count_records(parts)
         merge_quarantines(parts, out)
@@ -95,16 +98,29 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
 def _write_missing_parts(
     job: PrepareJob, shards: Sequence[readers.Shard], *, worker_count: int, on_progress: ProgressCallback
 ) -> list[ShardPart]:
-    parts = {shard: load_finished_part(job, shard) for shard in shards}
+    parts = {shard: _find_part(job, shard, on_progress) for shard in shards}
     progress = _PrepareProgress(parts, on_progress)
     missing = [shard for shard, part in parts.items() if part is None]
     for shard, shard_progress in write_shards(job, missing, worker_count=worker_count):
         progress.update(shard, shard_progress)
     progress.report()
-    parts |= {shard: load_finished_part(job, shard) for shard in missing}
+    parts |= {shard: load_finished_part(job, shard, is_new=True) for shard in missing}
     if lost := [shard.name for shard, part in parts.items() if part is None]:
         raise StepFailed(f"{job.parts_path}: wanted a part of {lost[0]}. Got none: something removed it. Try again.")
     return [part for part in parts.values() if part is not None]
+
+
+def _find_part(job: PrepareJob, shard: readers.Shard, on_progress: ProgressCallback) -> ShardPart | None:
+    try:
+        return load_finished_part(job, shard, is_new=False)
+    except DataError as error:
+        _note(f"{error} It is written again.", on_progress)
+        return None
+
+
+def _note(line: str, on_progress: ProgressCallback) -> None:
+    sys.stderr.write(f"{line}\n")
+    on_progress(Progress(done=0, total=0, unit="bytes", note=line))
 
 
 class _PrepareProgress:
@@ -162,22 +178,45 @@ def _check_rejected_share(parts: Sequence[ShardPart], location: Location, stats:
     )
 
 
-def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard], digests: FileDigests) -> bool:
-    """Whether an earlier run has merged all parts, of the bytes of today; parts that it did not remove are removed."""
-    manifests = [file for name in ("merged.json", "manifest.json") if (file := out / name).is_file()]
-    if not manifests:
+def _is_undamaged(out: Path, on_progress: ProgressCallback) -> bool:
+    """Whether an earlier run has completed the index, and its files are as they were.
+
+    Files with the size and time of then are not read.
+    """
+    path = out / COMPLETE
+    if not path.exists():
         return False
-    reader = readers.RecordReader(job.location, job.form, source=job.source)
-    with suppress(DataError, OSError, KeyError, TypeError):  # another source, or a damaged read.json
-        read_info = read_cached_json(out / "read.json") or {}
-        prepared = [ShardInfo.from_json(entry) for entry in read_info["shards"]]
-        if read_info["key"] == _content_key(job) and len(prepared) == len(shards):
+    try:
+        check_regular(path)
+        for name, (size, time, sha256) in unseal_json(path.read_text()).items():
+            file = out / name
+            check_regular(file)
+            status = file.stat()
+            if [status.st_size, status.st_mtime_ns] != [size, time] and file_sha256(file) != sha256:
+                raise DataError(f"{name} does not have the content that was written.")
+    except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
+        _note(f"{out}: the prepared source is damaged: {error} It is prepared again.", on_progress)
+        return False
+    return True
+
+
+def _is_published(out: Path, job: PrepareJob, shards: Sequence[readers.Shard], digests: FileDigests) -> bool:
+    """Whether an index is that of the job and of the bytes of today."""
+    read_info = json.loads((out / "read.json").read_text())
+    prepared = [ShardInfo.from_json(entry) for entry in read_info["shards"]]
+    if read_info["key"] == _content_key(job) and len(prepared) == len(shards):
+        reader = readers.RecordReader(job.location, job.form, source=job.source)
+        with suppress(DataError):  # the source has changed
             readers.check_shards_unchanged(prepared, shards, reader=reader, digests=digests, advice="")
-            _remove_parts(out)
             return True
-    for file in manifests:
-        file.unlink()
     return False
+
+
+def _clear(out: Path) -> None:
+    """Remove all but the parts, for a new index."""
+    for path in out.iterdir():
+        if path.name != "parts" or path.is_symlink() or path.is_file():
+            remove_path(path)
 
 
 def _content_key(job: PrepareJob) -> str:
@@ -204,8 +243,9 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Mapp
     }
     manifest["counts"] |= {"images": image_count}
     manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *digests])
-    _write_json(out / "merged.json", manifest)
-    _remove_parts(out)
+    _write_json(out / "manifest.json", manifest)
+    _write_complete(out)
+    remove_path(out / "parts")
 
 
 def _limits_text(job: PrepareJob) -> list[str]:
@@ -218,11 +258,12 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(content, sort_keys=True, indent=1) + "\n", sync=True)
 
 
-def _remove_parts(out: Path) -> None:
-    """Remove the parts, then rename the manifest: a folder with manifest.json is complete."""
-    shutil.rmtree(out / "parts", ignore_errors=True)
-    if (out / "merged.json").is_file():
-        (out / "merged.json").replace(out / "manifest.json")
+def _write_complete(out: Path) -> None:
+    record = dict[str, list[Any]]()
+    for file in sorted(out.iterdir()):
+        if file.name != "parts":
+            record[file.name] = [file.stat().st_size, file.stat().st_mtime_ns, file_sha256(file)]
+    write_atomic(out / COMPLETE, seal_json(record), sync=True)
 
 
 def _combine_digests(texts: Sequence[str]) -> str:

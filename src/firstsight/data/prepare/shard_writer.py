@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from firstsight.data import readers, tokenizer
-from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, open_index_arrays
+from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, open_index_arrays, stored_array_digest
 from firstsight.data.readers.source_reader import ShardRecords
 from firstsight.data.records import (
     Dialogue,
@@ -30,13 +30,18 @@ from firstsight.data.records import (
     RejectedRecord,
     TokenizedChunk,
 )
-from firstsight.files import write_atomic
+from firstsight.errors import DataError
+from firstsight.files import file_sha256, fsync_path, write_atomic
 from firstsight.limits import Limits
 from firstsight.recipe.mixture import DataSource, ExternalForm
+from firstsight.resume_folder import check_regular, remove_path, seal_json, unseal_json
 from firstsight.site import Location
 
 BATCH_RECORDS, BATCH_CHARACTERS = 4096, 1 << 21
 """Records are tokenized together once there are this many, or once they have this many characters."""
+
+
+QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,23 +94,46 @@ def _part_folder(job: PrepareJob, shard: readers.Shard) -> Path:
     return job.parts_path / hashlib.sha256(json.dumps([shard.name, shard.start, shard.stop]).encode()).hexdigest()[:20]
 
 
-def load_finished_part(job: PrepareJob, shard: readers.Shard) -> ShardPart | None:
-    """The part of a shard, if it exists and was made of the same shard by an equal job."""
-    path = _part_folder(job, shard) / "part.json"
-    if not path.is_file():
+def load_finished_part(job: PrepareJob, shard: readers.Shard, *, is_new: bool) -> ShardPart | None:
+    """The part of a shard, if it exists and was made of the same shard by an equal job.
+
+    DataError if a byte of it has changed since it was written; of a part that `is_new` only part.json is checked.
+    """
+    folder = _part_folder(job, shard)
+    path = folder / "part.json"
+    if not (path.exists() or folder.is_symlink()):
         return None
-    metadata = json.loads(path.read_text())
-    if metadata["key"] != job.key or readers.Shard(**metadata["shard"]) != shard:
-        return None
-    return ShardPart(
-        folder=path.parent,
-        shard=shard,
-        digest=metadata["digest"],
-        counts=metadata["counts"],
-        rejections={reason: (count, RejectedRecord(**first)) for reason, (count, first) in metadata["refused"].items()},
-        caption_counts=metadata["captions"],
-        image_shards=tuple(metadata["places"]),
-    )
+    try:
+        check_regular(path)
+        metadata = unseal_json(path.read_text())
+        if metadata["key"] != job.key or readers.Shard(**metadata["shard"]) != shard:
+            return None
+        if not is_new:
+            _check_part_files(folder, metadata["sha256"])
+        return ShardPart(
+            folder=folder,
+            shard=shard,
+            digest=metadata["digest"],
+            counts=metadata["counts"],
+            rejections={
+                reason: (count, RejectedRecord(**first)) for reason, (count, first) in metadata["refused"].items()
+            },
+            caption_counts=metadata["captions"],
+            image_shards=tuple(metadata["places"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+        raise DataError(f"{folder}: the part of {shard.name} is damaged: {error}") from error
+
+
+def _check_part_files(folder: Path, digests: Mapping[str, str]) -> None:
+    if folder.is_symlink():
+        raise DataError("it is a link.")
+    for name, sha256 in digests.items():
+        check_regular(folder / name)
+        is_array = name.endswith(".npy")
+        actual = stored_array_digest(folder / name) if is_array else file_sha256(folder / name)
+        if actual != sha256:
+            raise DataError(f"{name} does not have the content that was written.")
 
 
 class ShardWriter:
@@ -120,14 +148,14 @@ class ShardWriter:
         """Write the part of `shard` and yield its progress after every batch. OSError when the disk is full."""
         path = _part_folder(self._job, shard)
         temporary = path.with_suffix(".new")
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_path(temporary)
         temporary.mkdir(parents=True)
         try:
             yield from self._write_part(shard, temporary)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # frees the disk: an unfinished part is of no use
             raise
-        shutil.rmtree(path, ignore_errors=True)
+        remove_path(path)
         temporary.rename(path)
 
     def _write_part(self, shard: readers.Shard, folder: Path) -> Iterator[ShardProgress]:
@@ -144,8 +172,9 @@ class ShardWriter:
             "refused": {reason: (count, asdict(first)) for reason, (count, first) in part.rejections.items()},
             "captions": dict(part.caption_counts),
             "places": list(part.image_shards),
+            "sha256": part.file_digests(),
         }
-        write_atomic(folder / "part.json", json.dumps(metadata, ensure_ascii=False, sort_keys=True), sync=True)
+        write_atomic(folder / "part.json", seal_json(metadata), sync=True)
         yield part.progress()._replace(bytes=shard.byte_count)
 
 
@@ -194,16 +223,23 @@ class PartWriter:
     def __init__(self, folder: Path, text_tokenizer: tokenizer.Tokenizer, job: PrepareJob) -> None:
         self.caption_counts, self.image_shards = Counter[str](), dict[str, int]()
         self.rejections: dict[str, tuple[int, RejectedRecord]] = {}
-        self._tokenizer, self._loss_tokens = text_tokenizer, 0
+        self._folder, self._tokenizer, self._loss_tokens = folder, text_tokenizer, 0
         self._has_unique_images = job.form == "captions"
         """Each image belongs to one record only, so that locations need not be remembered."""
         self._image_numbers: dict[ImageLocation, int] = {}
         self._files = ExitStack()
         self._arrays = self._files.enter_context(open_index_arrays(folder, job.vocab_size))
-        self._quarantine = self._files.enter_context((folder / "quarantine.jsonl").open("w", encoding="utf-8"))
+        self._quarantine = self._files.enter_context((folder / QUARANTINE).open("w", encoding="utf-8"))
 
     def close(self) -> None:
+        """Wait until all files are on the disk."""
         self._files.close()
+        fsync_path(self._folder / QUARANTINE)
+
+    def file_digests(self) -> dict[str, str]:
+        """The digest of each file, once they are closed."""
+        digests = {f"{name}.npy": array.digest for name, array in self._arrays.items()}
+        return digests | {QUARANTINE: file_sha256(self._folder / QUARANTINE)}
 
     def counts(self) -> dict[str, int]:
         """Entries of every array, tokens with loss, and rejected records."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from firstsight.errors import ModelError
 from firstsight.hub.download import check_download_complete, resolve_hub_path
 from firstsight.limits import read_settings
+from firstsight.model.tensors import check_finite
 from firstsight.site import Site
 
 VIDEO_PROCESSOR = "video_processor"
@@ -113,7 +114,7 @@ def _is_vision_model(config: Any) -> bool:
 
 
 def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
-    """The model; ModelError for missing weights, which transformers would initialise at random."""
+    """The model; ModelError for missing weights, which transformers would initialise at random, and not finite ones."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     auto_class: Any = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
@@ -121,6 +122,8 @@ def _load_model(folder: Path, config: Any, *, is_vision: bool) -> Any:
     model, loading_info = auto_class.from_pretrained(folder, config=config, **settings)
     if missing := sorted(loading_info["missing_keys"]):
         raise ModelError(f"{folder}: wanted all weights. Got none for {', '.join(missing[:4])}. Download it again.")
+    for name, parameter in model.named_parameters():
+        check_finite(name, parameter.detach(), location=folder)
     return model
 
 

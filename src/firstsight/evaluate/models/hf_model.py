@@ -75,7 +75,9 @@ class HFModel:
             for batch in _batches(list(group)):
                 rendered = [self.chat_format.render(request.text, has_image=has_image) for request in batch]
                 inputs = self._model_inputs(rendered, [request.image for request in batch])
-                generated = self.components.model.generate(**inputs, generation_config=config)
+                logits_check = _LogitsCheck()
+                generated = self._run_generate(inputs, config, logits_check)
+                logits_check.raise_if_invalid(self.components.model_type)
                 for ids in generated[:, inputs["input_ids"].shape[1] :].tolist():
                     tokens = list(takewhile(lambda token: token not in eos_token_ids, ids))
                     answer = decode(tokens, skip_special_tokens=True)
@@ -133,14 +135,19 @@ class HFModel:
     @torch.no_grad()
     def _score_rows(self, rows: Sequence[_ChoiceRow]) -> list[dict[int, float]]:
         """For each row: the log-likelihood of its prefix followed by each of its last tokens."""
-        from transformers import LogitsProcessorList
-
         inputs = self._model_inputs([row.rendered for row in rows], [row.image for row in rows])
         forced = _ForcedDecoding(rows, eos_token_id=self._eos_token_ids()[0])
         config = self._greedy_config(max(len(row.prefix) for row in rows) + 1)
-        processors = LogitsProcessorList([forced])
-        self.components.model.generate(**inputs, generation_config=config, logits_processor=processors)
+        logits_check = _LogitsCheck()
+        self._run_generate(inputs, config, logits_check, forced)
+        logits_check.raise_if_invalid(self.components.model_type)
         return forced.loglikelihoods
+
+    def _run_generate(self, inputs: Any, config: Any, *processors: Any) -> Tensor:
+        from transformers import LogitsProcessorList
+
+        processor_list = LogitsProcessorList(processors)
+        return self.components.model.generate(**inputs, generation_config=config, logits_processor=processor_list)
 
     def _model_inputs(self, rendered: Sequence[str], row_images: Sequence[object | None]) -> Any:
         pil_images = [image for image in row_images if isinstance(image, Image.Image)]
@@ -175,6 +182,26 @@ class HFModel:
         pad = eos_token_ids[0] if pad_token_id is None else pad_token_id
         stop = {"max_new_tokens": max_new_tokens, "eos_token_id": eos_token_ids, "pad_token_id": pad}
         return GenerationConfig(do_sample=False, num_beams=1, **stop)
+
+
+class _LogitsCheck:
+    """A logits processor that changes nothing and remembers whether any logit was NaN or plus infinity."""
+
+    def __init__(self) -> None:
+        self._is_valid: Tensor | None = None
+
+    def __call__(self, input_ids: Int[Tensor, "B S"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        is_valid = (scores.amax(dim=-1) < float("inf")).all()  # no GPU synchronisation
+        self._is_valid = is_valid if self._is_valid is None else self._is_valid & is_valid
+        return scores
+
+    def raise_if_invalid(self, name: str) -> None:
+        """ModelError if a logit was; minus infinity excludes a token and is valid."""
+        if self._is_valid is not None and not self._is_valid:
+            raise ModelError(
+                f"{name}'s logits: wanted numbers. Got NaN or infinity: its weights overflow in their dtype, or are "
+                "damaged. Store them in a wider dtype, or use another checkpoint."
+            )
 
 
 class _ForcedDecoding:
