@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError, RequestError
-from firstsight.evaluate.answer_cache import AnswerCache, checkpoint_digest, evaluation_folder
+from firstsight.evaluate.answer_cache import AnswerCache, DamagedAnswers, checkpoint_digest, evaluation_folder
 
 Checkpoint = Callable[[str], Path]
 HEADER = {"task": "pope", "version": 1, "style": "paper", "questions": "0123456789abcdef"}
@@ -80,6 +80,28 @@ def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
     first, *rest = file.read_text().splitlines(keepends=True)
     file.write_text("".join([first, line + "\n", *rest]))
     with pytest.raises(DataError, match=r"pope-v1-paper.*Delete the file"):
+        AnswerCache(folder=tmp_path, header=HEADER).read()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("yes", "yet"), ('"1", "blind": false', '"7", "blind": false'), ("true", "false")]
+)
+def test_a_changed_answer_is_found(old: str, new: str, tmp_path: Path) -> None:
+    file = write_answers(tmp_path)
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(DamagedAnswers, match=r"a line is not as it was stored: .*Delete the file"):
+        AnswerCache(folder=tmp_path, header=HEADER).read()
+
+
+def test_a_line_of_another_file_is_found(tmp_path: Path) -> None:
+    other = AnswerCache(folder=tmp_path, header=HEADER | {"task": "gqa"})
+    other.write({("2", False): "no"})
+    assert other.file is not None
+    file = write_answers(tmp_path)
+    file.write_text(file.read_text() + other.file.read_text().splitlines(keepends=True)[1])
+    with pytest.raises(DamagedAnswers, match="not as it was stored"):
         AnswerCache(folder=tmp_path, header=HEADER).read()
 
 

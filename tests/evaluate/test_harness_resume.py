@@ -20,6 +20,7 @@ from firstsight.evaluate.models.interface import GenerationRequest
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld
 from firstsight.recipe.stages import Evaluate
 from firstsight.site import Progress, Site
+from tests.damage import DAMAGES, damage_file
 from tests.evaluate.conftest import EvaluateScripted, written_files
 from tests.evaluate.scripted_model import ScriptedModel
 
@@ -79,7 +80,7 @@ def test_a_killed_step_of_a_study_resumes(benchmarks: Path, monkeypatch: pytest.
     def step(model: ScriptedModel, name: str) -> dict[str, bytes]:
         monkeypatch.setattr(harness, "load_eval_model", lambda *_, **__: model)
         evaluate(spec, inputs=inputs, out=tmp_path / name, site=Site(), on_progress=lambda progress: None)
-        return {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        return {file.name: file.read_bytes() for file in (tmp_path / name).iterdir() if file.is_file()}
 
     expected = step(complete, "complete")
     assert set(expected) == {"answers.jsonl", "scores.json"}
@@ -88,6 +89,47 @@ def test_a_killed_step_of_a_study_resumes(benchmarks: Path, monkeypatch: pytest.
     last = ScriptedModel()
     assert step(last, "killed") == expected
     assert last.num_answers == complete.num_answers - 9
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("task", ["vqav2", "pope", "sheets"])
+def test_damaged_answers_of_a_killed_step_are_not_used(
+    benchmarks: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: str, kind: str
+) -> None:
+    world = SyntheticWorld(objects=8, kinds=2, image_size=16, max_objects=4, seed=0)
+    spec = Evaluate(
+        benchmarks=SyntheticBenchmarks(world=world, questions=12), vision_tasks=("vqav2", "pope"), text_tasks=()
+    )
+    notes: list[str] = []
+
+    def step(model: ScriptedModel, name: str) -> dict[str, bytes]:
+        out = tmp_path / "work" / name
+        monkeypatch.setattr(harness, "load_eval_model", lambda *_, **__: model)
+        inputs = {"checkpoint": tmp_path, "benchmarks": benchmarks}
+        evaluate(spec, inputs=inputs, out=out, site=Site(), on_progress=lambda progress: notes.append(progress.note))
+        return {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
+
+    expected = step(ScriptedModel(), "complete")
+    with pytest.raises(ModelError):
+        step(ScriptedModel(fail_at=15), "killed")
+    sheets = tmp_path / "work" / "killed" / "sheets"
+    if task == "sheets":  # something else in place of the folder
+        sheets.rename(tmp_path / "moved")
+        if kind == "link":
+            sheets.symlink_to(tmp_path / "moved")
+        elif kind != "folder":
+            sheets.write_text(kind)
+    else:
+        [file] = sheets.glob(f"{task}-*")
+        damage_file(file, kind, at=0.3)
+    elsewhere = {path: path.read_bytes() for path in (*tmp_path.rglob("*.elsewhere"), *(tmp_path / "moved").glob("*"))}
+    assert step(ScriptedModel(), "killed") == expected
+    assert {path: path.read_bytes() for path in elsewhere} == elsewhere
+    lines = [line for line in notes if line]
+    if kind in ("emptied", "deleted", "cut", "folder") and not lines:
+        assert kind != "folder" or task == "sheets", "nothing is left, or a whole number of lines"
+    else:
+        assert len(lines) == 1 and "the questions are answered again" in lines[0] and "sheets.damaged-1" in lines[0]
 
 
 def test_a_second_evaluation_generates_nothing_and_loads_nothing(

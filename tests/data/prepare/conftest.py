@@ -21,8 +21,15 @@ def ignore_progress(progress: Progress) -> None:
 
 
 def equal_folders(first: Path, second: Path) -> bool:
-    """Whether two folders contain the same names with the same bytes, recursively."""
-    names = [sorted(file.relative_to(root).as_posix() for file in root.rglob("*")) for root in (first, second)]
+    """Whether two folders contain the same names with the same bytes, recursively.
+
+    Without complete.json: it is never published, and has the times of the files.
+    """
+    paths = ([file for file in root.rglob("*") if file != root / "complete.json"] for root in (first, second))
+    names = [
+        sorted(file.relative_to(root).as_posix() for file in files)
+        for root, files in zip((first, second), paths, strict=True)
+    ]
     files = [name for name in names[0] if (first / name).is_file()]
     return names[0] == names[1] and all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
 

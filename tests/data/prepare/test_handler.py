@@ -12,6 +12,7 @@ from firstsight.data.prepare import prepare
 from firstsight.data.prepare.handler import prepare_job
 from firstsight.site import Location, Progress, Site
 from firstsight.units import Share
+from tests.damage import DAMAGES, damage_file
 from tests.data.conftest import END, WORDS, Workshop, prepare_spec
 
 from .conftest import ROWS, SHARDS, equal_folders
@@ -36,7 +37,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(workshop: Workshop, sour
     assert equal_folders(one_process.path, processes.path)
     assert {file.name for file in one_process.path.iterdir()} == {
         *("samples.npy", "shown.npy", "tokens.npy", "loss.npy", "images.npy"),
-        *("shards.json", "read.json", "manifest.json", "quarantine.jsonl"),
+        *("shards.json", "read.json", "manifest.json", "quarantine.jsonl", "complete.json"),
     }
 
 
@@ -99,11 +100,10 @@ def test_resumes_after_a_kill_while_parts_are_removed(
 ) -> None:
     whole = workshop.prepare(source, "text", "whole")
     out = workshop.prepare(source, "text", "out").path
-    (out / "manifest.json").rename(out / "merged.json")
     (out / "parts" / "half of it").mkdir(parents=True)
     written_shards.clear()
     assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path) and written_shards == []
-    (out / "manifest.json").rename(out / "merged.json")
+    (out / "parts" / "half of it").mkdir(parents=True)
     (source / "train-0.jsonl").write_text('{"text": "w9"}\n')
     assert len(workshop.prepare(source, "text", "out").samples) == (SHARDS - 1) * ROWS + 1
 
@@ -123,3 +123,30 @@ def test_key_depends_on_what_changes_a_part(workshop: Workshop, source: Path) ->
 
     assert key() == key(most_bad=Share(1, 2))
     assert len({key(), key(columns={"text": "content"}), key(split="train"), key(path="/elsewhere")}) == 4
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("name", ["tokens.npy", "read.json", "manifest.json", "quarantine.jsonl", "complete.json"])
+def test_a_damaged_index_is_prepared_again(
+    workshop: Workshop, source: Path, written_shards: list[str], name: str, kind: str
+) -> None:
+    whole, out = workshop.prepare(source, "text", "whole"), workshop.prepare(source, "text", "out").path
+    if not (out / name).stat().st_size:
+        (source / "train-0.jsonl").open("a").write("no JSON\n")
+        whole, out = workshop.prepare(source, "text", "whole"), workshop.prepare(source, "text", "out").path
+    written_shards.clear()
+    damage_file(out / name, kind)
+    again = workshop.prepare(source, "text", "out")
+    assert equal_folders(whole.path, again.path) and len(written_shards) == SHARDS
+    written_shards.clear()
+    workshop.prepare(source, "text", "out")
+    assert written_shards == [], "the new one is complete"
+
+
+def test_a_copy_with_other_times_is_complete(workshop: Workshop, source: Path, written_shards: list[str]) -> None:
+    out = workshop.prepare(source, "text", "out").path
+    for file in out.iterdir():
+        os.utime(file, (1, 1))
+    written_shards.clear()
+    workshop.prepare(source, "text", "out")
+    assert written_shards == []

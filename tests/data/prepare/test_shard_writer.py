@@ -12,6 +12,7 @@ import pytest
 from firstsight.data.prepare import prepare, shard_writer
 from firstsight.errors import DataError
 from firstsight.site import Location, Site
+from tests.damage import DAMAGES, damage_file
 from tests.data.conftest import Workshop, prepare_spec, words_of
 
 from .conftest import ROWS, SHARDS, equal_folders, ignore_progress, shard_rows
@@ -38,6 +39,26 @@ def test_truncated_shard_is_an_error_and_finished_parts_are_kept(
     index = workshop.prepare(source, "text")
     assert written_shards == ["train-9.jsonl.gz", "unnamed-4.jsonl"]
     assert equal_folders(index.path, workshop.prepare(source, "text", "unbroken").path)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("name", ["part.json", "tokens.npy", "samples.npy", "loss.npy", "quarantine.jsonl"])
+def test_a_damaged_part_is_written_again(
+    workshop: Workshop, source: Path, written_shards: list[str], name: str, kind: str
+) -> None:
+    (source / "train-0.jsonl").open("a").write("no JSON\n")
+    whole = workshop.prepare(source, "text", "whole")
+    (source / "unnamed-9.jsonl.gz").write_bytes(b"nothing packed")
+    with pytest.raises(DataError):
+        workshop.prepare(source, "text", "out")
+    (source / "unnamed-9.jsonl.gz").unlink()
+    parts = [
+        part for part in (workshop.root / "out" / "parts").glob("*/") if (part / "quarantine.jsonl").stat().st_size
+    ]
+    damage_file(parts[0] / name, kind)
+    written_shards.clear()
+    assert equal_folders(whole.path, workshop.prepare(source, "text", "out").path)
+    assert written_shards == ["train-0.jsonl"]
 
 
 def test_part_of_a_changed_shard_is_written_again(workshop: Workshop, source: Path, written_shards: list[str]) -> None:

@@ -121,7 +121,7 @@ def load_finished_part(job: PrepareJob, shard: readers.Shard, *, is_new: bool) -
             caption_counts=metadata["captions"],
             image_shards=tuple(metadata["places"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
         raise DataError(f"{folder}: the part of {shard.name} is damaged: {error}") from error
 
 
