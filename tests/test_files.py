@@ -96,7 +96,6 @@ DIRECT_WRITES = {
     "files.py": "atomic_file itself",
     "cli/score.py": "into a pipe or a device",
     "cli/terminal.py": "/dev/null",
-    "data/loader/sample_ledger.py": "appended, cut to its last resume point",
     "data/prepare/shard_writer.py": "a part under another name",
     "evaluate/answer_cache.py": "appended, line by line",
     "evaluate/lm_eval/task_definitions.py": "in a temporary folder",
@@ -106,8 +105,8 @@ DIRECT_WRITES = {
     "model/tensors.py": "in a hidden folder, then renamed",
     "plan/executor.py": "the log of a step",
     "report/pages/report_page.py": "a table into the file of open_atomic",
+    "resume_folder.py": "appended, cut to the last resume point",
     "train/encoder.py": "in a hidden folder, then renamed",
-    "train/loop.py": "appended, cut to its last resume point",
     "worker_process.py": "the log of a step",
     "workspace/preview.py": "in a temporary folder",
 }
