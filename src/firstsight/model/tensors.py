@@ -126,10 +126,9 @@ def read_tensors(folder: Path, name: str = "model") -> dict[str, Tensor]:
 
 def check_finite(name: str, tensor: Tensor, *, location: Path) -> None:
     """ModelError if a tensor has values that are NaN or infinite; `location`: where it is or comes from."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return
-    if not all(bound.isfinite() for bound in torch.aminmax(tensor)):  # one pass; NaN is the result if there is one
-        count = int((~tensor.isfinite()).sum())
+    if not tensor.is_floating_point() or tensor.sum().isfinite():
+        return  # a sum is finite only if all values are; it takes a fifteenth of the time of `isfinite`
+    if count := int((~tensor.isfinite()).sum()):
         raise ModelError(
             f"{location}: wanted finite numbers in {name}. Got NaN or infinity for {count:,} of {tensor.numel():,}. "
             "Its training diverged or the file is damaged: use an earlier checkpoint or copy it again."
