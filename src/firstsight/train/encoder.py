@@ -29,6 +29,7 @@ from firstsight.data.readers import IMAGE_EXTENSIONS, TarMember, list_tar_member
 from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.data.sampling import epoch_permutation
 from firstsight.errors import DataError, Diverged, ModelError
+from firstsight.files import write_atomic
 from firstsight.model.tensors import check_finite
 from firstsight.model.vision import (
     extract_features,
