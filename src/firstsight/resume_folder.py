@@ -24,7 +24,7 @@ from firstsight.errors import DataError
 from firstsight.files import fsync_path, link_or_copy, write_atomic
 
 RESUME_FOLDER, POINT_FILE = "resume", "point.json"
-UNFINISHED_FILES = (f"{RESUME_FOLDER}/**", f"{RESUME_FOLDER}.damaged-*/**")
+UNFINISHED_FILES = (f"{RESUME_FOLDER}/**", f"{RESUME_FOLDER}.damaged-*", f"{RESUME_FOLDER}.damaged-*/**")
 """What a step with a `ResumeFolder` leaves for its next attempt, as patterns relative to its work folder."""
 _POINT_FORMAT = 1
 _CHUNK = 1 << 20

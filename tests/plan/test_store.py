@@ -77,6 +77,31 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
     assert store.verify(result_step.address) == (f"{'c' if damage == 'unexpected' else 'a'}.txt: {damage}",)
 
 
+def test_what_an_attempt_continues_from_stays_until_the_result_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, handler = Store(tmp_path / "runs"), StepHandler(function="", outputs=("model",), unfinished=("resume/**",))
+    work, result_step = store.work_folder(step().address), step()
+    (work / "model").write_text("weights")
+    (work / "resume").mkdir()
+    (work / "resume" / "point.json").write_text("{}")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("firstsight.plan.store._provenance_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.publish(result_step, handler, started=NOW)
+    assert (work / "resume" / "point.json").is_file() and not store.has(result_step.address)
+    result = store.publish(result_step, handler, started=NOW)
+    assert [path.name for path in result.iterdir()] == ["model"]
+    assert not list((tmp_path / "runs" / "work").iterdir())
+    (tmp_path / "runs" / "work" / f".{result_step.address}.unfinished").mkdir()  # killed before it was removed
+    Store(tmp_path / "runs")
+    assert not list((tmp_path / "runs" / "work").iterdir())
+
+
 def test_lost_provenance_is_an_error(tmp_path: Path) -> None:
     store, result_step = Store(tmp_path), step()
     published(store, result_step)

@@ -182,6 +182,10 @@ def _initialize(root: Path) -> None:
     _check_marker(marker)
     for name in STORE_FOLDERS:
         (root / name).mkdir(exist_ok=True)
+    for folder in (root / "work").glob(".*.unfinished"):  # of a process that was killed while it published
+        with file_lock(root / "locks" / f"{folder.name[1:-11]}.lock", is_blocking=False) as is_locked:
+            if is_locked:
+                shutil.rmtree(folder, ignore_errors=True)
     if not os.access(root / "steps", os.W_OK | os.X_OK):
         raise StoreError(f"{root} cannot be written by this user. Choose another folder with --out.")
 

@@ -66,7 +66,7 @@ HANDLERS: dict[str, StepHandler] = {
     "evaluate": StepHandler(
         function="firstsight.evaluate.harness:evaluate",
         outputs=("answers.jsonl", "scores.json"),
-        unfinished=("sheets/**", "sheets.damaged-*/**"),
+        unfinished=("sheets/**", "sheets.damaged-*", "sheets.damaged-*/**"),
     ),
 }
 """What does each kind of step and what it may leave; only worker processes import the functions."""
