@@ -214,11 +214,6 @@ def _json_text(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
-def _file_digests(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
-
-
 def _provenance_record(step: Step, *, started: datetime, files: dict[str, str]) -> dict[str, Any]:
     return {
         "address": step.address,
