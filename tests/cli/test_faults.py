@@ -119,6 +119,7 @@ def test_any_text_is_printed_in_any_encoding(encoding: str, tmp_path: Path) -> N
     assert code == 2 and b"Traceback" not in err and rb"\u753b" in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_steps_and_says_what_to_free(tmp_path: Path) -> None:
     """Files of more than 40,000 bytes cannot be written, as on a full disk; then the same command ends the study."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -30,6 +30,7 @@ def assert_nothing_is_obeyed(output: bytes) -> str:
 WORDS = st.lists(FOREIGN.filter(lambda text: "\0" not in text), min_size=1, max_size=2)
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(commands=st.lists(WORDS, min_size=20, max_size=20))
 def test_no_word_of_a_command_is_obeyed(commands: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> None:
