@@ -128,8 +128,10 @@ def test_exactly_the_damaged_steps_are_computed_again_and_give_the_same_bytes(
     before = result_digests(root)
     for step, damage in zip(STEPS, damages, strict=False):
         DAMAGE[damage][0](largest_file(root, step))
+    problems = [line for damage in check_store(root).damaged for line in damage.problems]
     assert command(["doctor", "--store", str(root), "--repair", "--jobs", "1"]) == 0
     output = capsys.readouterr().out
+    assert all(f"  {line}\n" in output for line in problems)
     for step in STEPS[: len(damages)]:
         assert f"{step.address}: computed again, the same bytes as when it was published" in output
         assert (root / "damaged" / f"{step.address}.1" / f"{step.address}.json").is_file()
@@ -148,16 +150,18 @@ def test_a_result_replaced_by_a_link_is_repaired(root: Path, tmp_path: Path) -> 
     assert result_digests(root) == before and not folder.is_symlink() and (tmp_path / "elsewhere").is_dir()
 
 
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink, replace_by_folder])
 def test_a_lost_record_is_restored_from_its_copy_and_nothing_is_run(
     root: Path, damage: Callable[[Path], object], tmp_path: Path
 ) -> None:
     path = root / "provenance" / f"{TEXTS.address}.json"
     before = path.read_bytes()
     damage(path)
-    assert [found.address for found in check_store(root).damaged] == [TEXTS.address]
+    (found,) = check_store(root).damaged
+    assert found.address == TEXTS.address and path.name in found.problems[0]
     check = repair_store(root, site=Site(cache=tmp_path / "cache"), jobs=1)
-    assert check.ok and check.repairs == (f"restored the provenance of {TEXTS.address} from its copy",)
+    restored = f"restored the provenance of {TEXTS.address} from its copy"
+    assert check.ok and check.repairs == (restored, f"  {found.problems[0]}")
     assert path.read_bytes() == before
 
 

@@ -21,6 +21,7 @@ from firstsight.plan.store import Store
 from firstsight.plan.verification import DIGEST_THREADS, ResultCheck
 from firstsight.recipe.mixture import External, ExternalForm
 from firstsight.recipe.serialize import from_json
+from firstsight.resume_folder import remove_path
 from firstsight.site import Progress, Site
 from firstsight.units import Tokens, format_bytes
 from firstsight.workspace.execute import run_graph
@@ -197,10 +198,12 @@ def repair_store(
     """
     check, repairs = check_store(root, display=display), list[str]()
     store = Store(root)
-    if restored := [damage.address for damage in check.damaged if _restore_record(store, damage.address)]:
-        repairs += [f"restored the provenance of {address} from its copy" for address in restored]
+    if restored := [damage for damage in check.damaged if _restore_record(store, damage.address)]:
+        for damage in restored:
+            repairs += [f"restored the provenance of {damage.address} from its copy", f"  {damage.problems[0]}"]
         check = check_store(root, display=display)
     records = read_records(store)
+    problems = {damage.address: damage.problems for damage in check.damaged}
     addresses = dict.fromkeys(name for damage in check.damaged for name in (damage.address, *damage.outdated))
     rebuilder, steps, lost = _StepRebuilder(records), dict[str, Step](), dict[str, str]()
     for address in addresses:
@@ -212,7 +215,8 @@ def repair_store(
     check_locations(external_sources(graph), site)  # before anything is moved
     for address in addresses:
         if folder := _set_aside(store, address, keep_record=address in steps):
-            repairs.append(f"{address}: moved to {folder}")
+            reasons = problems.get(address, ("may have read a changed file",))
+            repairs += [f"{address}: moved to {folder}", *(f"  {line}" for line in reasons)]
     repairs += [f"{message} A run of its study computes it where it needs it." for message in lost.values()]
     if steps:
         summary = run_graph(graph, store, site=site, jobs=jobs, display=display)
@@ -222,7 +226,7 @@ def repair_store(
 
 
 def _restore_record(store: Store, address: str) -> bool:
-    """Write a provenance that is missing or differs from its copy; False where there is no valid copy."""
+    """Write a provenance that is missing, is no file or differs from its copy; False where there is no valid copy."""
     check = ResultCheck(store.root, address)
     record = check.remembered_record()
     try:
@@ -230,6 +234,8 @@ def _restore_record(store: Store, address: str) -> bool:
             return False
     except DamagedResult:
         pass
+    if check.record_path.is_dir():
+        remove_path(check.record_path)
     write_atomic(check.record_path, json.dumps(record, indent=1, sort_keys=True) + "\n", sync=True)
     return True
 
@@ -290,7 +296,7 @@ def _set_aside(store: Store, address: str, *, keep_record: bool) -> Path | None:
             link_or_copy(record, target / record.name)
         result.rename(target / "result")
         if not keep_record:
-            record.unlink(missing_ok=True)
+            remove_path(record)
         ResultCheck(store.root, address).forget()
     for folder in (store.root / "sources").glob("*/"):
         if any(file.lstat().st_ino in inodes for file in folder.rglob("*") if file.is_file()):

@@ -55,9 +55,10 @@ def test_a_full_disk_leaves_the_old_page(
     monkeypatch.setattr("firstsight.report.pages.report_page._render_svg", lambda spec: svg)  # the slowest part
     page = tmp_path / "report.html"
     page.write_text("old")
-    with file_size_limit(500_000), pytest.raises(OSError, match="File too large"):
-        write(finished_study[0], study=study(), run=run_info(), folder=tmp_path)
-    assert page.read_text() == "old"
+    for limit in (500_000, 5_000):  # at the page, at scores.parquet
+        with file_size_limit(limit), pytest.raises(OSError, match="File too large"):
+            write(finished_study[0], study=study(), run=run_info(), folder=tmp_path)
+        assert page.read_text() == "old"
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")

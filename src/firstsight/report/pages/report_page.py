@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from firstsight.files import open_atomic, write_atomic
+from firstsight.files import write_atomic
 from firstsight.recipe.analysis import Bars, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.claims import ClaimResult, evaluate_claims
@@ -75,9 +76,10 @@ def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path
     for name, svg in svgs.items():
         write_atomic(folder / "figures" / f"{name}.svg", svg)
         write_atomic(folder / "figures" / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
+    table = BytesIO()  # polars reports a full disk by errors of its own
+    rows.write_parquet(table)
+    write_atomic(folder / "scores.parquet", table.getvalue())
     write_atomic(folder / "scores.csv", rows.write_csv())
-    with open_atomic(folder / "scores.parquet") as file:
-        rows.write_parquet(file)
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
 
