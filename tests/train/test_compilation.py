@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,8 +17,8 @@ from torch._dynamo.utils import counters
 
 from firstsight.model.vlm import VLM
 from firstsight.site import Site
-from firstsight.train import compilation
-from firstsight.train.compilation import compile_decoder
+from firstsight.train import compilation, handlers
+from firstsight.train.compilation import compile_decoder, release_free_memory
 from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
 
@@ -53,6 +55,29 @@ def test_process_compiles_for_every_shape() -> None:
         tokens, positions = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int32)
         model.lm(model.lm.embed(tokens), model.lm.attention_inputs(positions, positions))
     assert counters["stats"]["unique_graphs"] >= len(shapes)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")
+def test_freed_memory_between_used_memory_goes_back() -> None:
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [bytearray(2**16) for _ in range(2048)]  # below the size that glibc maps on its own
+    del blocks[: len(blocks) - 1]  # the last one keeps the others' place from the top of the heap
+    before = resident_bytes()
+    release_free_memory()
+    assert before - resident_bytes() > 1024 * 2**16
+
+
+def test_resume_points_release_memory(
+    inputs: Inputs, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases: list[None] = []
+    monkeypatch.setattr(handlers, "release_free_memory", lambda: releases.append(None))
+    spec = tiny_study.segment_spec(10, "0", "1/5")
+    tiny_study.run_handler(pretrain, spec, inputs, tmp_path / "out", replace(site, save_every=0.0))
+    steps = spec.pretrain.row_shape.steps(spec.pretrain.tokens_at(spec.end))
+    assert len(releases) == steps > 1
 
 
 @pytest.fixture

@@ -27,17 +27,34 @@ def configure_torch(site: Site) -> None:
     """Set torch's threads and kernel cache, and make this process keep freed memory."""
     torch.set_num_threads(site.threads)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(site.cache / "kernels")
-    if site.device == "cpu" and platform.libc_ver()[0] == "glibc":
+    if site.device == "cpu":
         _disable_malloc_trim()
 
 
 @cache
 def _disable_malloc_trim() -> None:
     """Reuse freed memory: glibc maps every large tensor again, and page faults take a fifth of a small model's step."""
-    mallopt = ctypes.CDLL(None).mallopt
+    if (libc := _glibc()) is None:
+        return
+    mallopt = libc.mallopt
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def release_free_memory() -> None:
+    """Give freed memory back to the system; only glibc keeps any.
+
+    Batches differ in images and loss tokens. Tensors of ever new sizes leave gaps between each other, so that the
+    process would grow with each record of a size or of a resume point, although what it uses stays the same.
+    """
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def compile_decoder(lm: LM, site: Site, *, steps: int) -> None:

@@ -26,7 +26,7 @@ from firstsight.recipe.stages import Finetune, Midtrain, Pretrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.resume_folder import ResumeFolder
 from firstsight.site import ProgressCallback, Site
-from firstsight.train.compilation import compile_decoder, configure_torch
+from firstsight.train.compilation import compile_decoder, configure_torch, release_free_memory
 from firstsight.train.divergence import explain_divergence
 from firstsight.train.loop import MetricsLog, ProgressReporter, train
 from firstsight.train.state import (
@@ -109,6 +109,7 @@ def _run_training(
 
     def save() -> None:
         save_resume_point(resume, state, {"log": log.state_dict(), "ledger": ledger.state_dict()})
+        release_free_memory()
 
     prepare, last_save = _batch_preparer(state, stream, context.inputs, site), monotonic()
     slices = _micro_batch_slices(stream.row_shape.batch_size, site.rows_at_once)
