@@ -138,6 +138,7 @@ def _judge_stored(bench: Bench, batch: Sequence[Damage]) -> Iterator[Outcome]:
     damaged = {damage.address for damage in batch if damage.is_of_result}
     users = {name for name, parents in graph.items() if damaged & set(parents)}
     bench.reset(without=sorted(set(with_descendants(sorted(users), graph)) - damaged))
+    batch = [damage for damage in batch if (bench.store / damage.path).exists()]  # not of a step that is removed
     for damage in batch:
         damage.apply(bench.store)
     used = bench.run()
