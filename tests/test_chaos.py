@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.chaos.damage import BATCH, Damage, batches
 from benchmarks.chaos.outcome import Ending, Outcome, table
 from benchmarks.chaos.projects import STUDIES
 
@@ -30,6 +31,19 @@ def test_the_table_counts_endings_by_kind_of_fault() -> None:
         "| flipped | 2 | 0 | 2 | 0 |",
         "| all | 4 | 0 | 3 | 1 |",
     ]
+
+
+def test_no_two_damages_of_a_batch_are_of_steps_that_need_each_other() -> None:
+    trunk, midtrain, evaluate, vocabulary = (
+        f"{kind}-{number:012x}" for number, kind in enumerate(("a", "b", "c", "d"))
+    )
+    graph = {trunk: [], midtrain: [trunk], evaluate: [midtrain], vocabulary: []}
+    paths = [f"steps/{trunk}/x", f"provenance/{evaluate}.json", f"verified/{midtrain}.json", f"steps/{vocabulary}/x"]
+    paths += [f"reports/{number}" for number in range(BATCH)]
+    chosen = [Damage(form="cut", path=path, seed=0) for path in paths]
+    first, *rest = batches(chosen, graph)
+    assert [damage.path for damage in first] == [paths[0], *paths[3:8]]
+    assert [[damage.path for damage in batch] for batch in rest] == [[paths[1], *paths[8:]], [paths[2]]]
 
 
 @pytest.mark.slow

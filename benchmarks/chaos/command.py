@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -173,7 +173,7 @@ def needs(store: Path) -> dict[str, list[str]]:
     return {record["address"]: list(record["needs"].values()) for record in records}
 
 
-def with_descendants(addresses: Sequence[str], needs: dict[str, list[str]]) -> list[str]:
+def with_descendants(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
     """The addresses and all that need them, directly or not, in a fixed order."""
     included = set(addresses)
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from benchmarks.chaos.outcome import Ending, Outcome, settle
 from benchmarks.chaos.writes import WriteFault
 
 BATCH = 6
-"""Damaged files of one store at once, each of another step."""
+"""Damaged files of one store at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,28 +117,36 @@ def damages(store: Path, folders: Sequence[str], rng: random.Random, count: int)
 
 def run_stored(bench: Bench, chosen: Sequence[Damage]) -> Iterator[Outcome]:
     """Damage published results that missing steps need: run, report, repair, and run again."""
-    for batch in _batches(chosen):
-        yield from _judge_stored(bench, batch)
+    graph = needs(bench.reference)
+    for batch in batches(chosen, graph):
+        yield from _judge_stored(bench, batch, graph)
 
 
-def _batches(chosen: Sequence[Damage]) -> Iterator[list[Damage]]:
-    """At most BATCH damages, no two of one step."""
+def batches(chosen: Sequence[Damage], graph: Mapping[str, Sequence[str]]) -> Iterator[list[Damage]]:
+    """At most BATCH damages, none of a step that another of them needs.
+
+    Otherwise steps between the two would be removed, and nothing would need them again.
+    """
     waiting = list(chosen)
     while waiting:
-        batch: dict[str, Damage] = {}
+        batch = list[Damage]()
         for damage in waiting:
-            if len(batch) < BATCH:
-                batch.setdefault(damage.address or damage.path, damage)
-        waiting = [damage for damage in waiting if damage not in batch.values()]
-        yield list(batch.values())
+            if len(batch) < BATCH and not any(_are_related(damage, included, graph) for included in batch):
+                batch.append(damage)
+        waiting = [damage for damage in waiting if damage not in batch]
+        yield batch
 
 
-def _judge_stored(bench: Bench, batch: Sequence[Damage]) -> Iterator[Outcome]:
-    graph = needs(bench.reference)
+def _are_related(first: Damage, second: Damage, graph: Mapping[str, Sequence[str]]) -> bool:
+    """Whether two damages are of one path or step, or one is of a step that the other's needs."""
+    lines = (with_descendants([damage.address], graph) for damage in (first, second) if damage.address)
+    return first.path == second.path or any({first.address, second.address} <= set(line) for line in lines)
+
+
+def _judge_stored(bench: Bench, batch: Sequence[Damage], graph: Mapping[str, Sequence[str]]) -> Iterator[Outcome]:
     damaged = {damage.address for damage in batch if damage.is_of_result}
     users = {name for name, parents in graph.items() if damaged & set(parents)}
-    bench.reset(without=sorted(set(with_descendants(sorted(users), graph)) - damaged))
-    batch = [damage for damage in batch if (bench.store / damage.path).exists()]  # not of a step that is removed
+    bench.reset(without=with_descendants(sorted(users), graph))
     for damage in batch:
         damage.apply(bench.store)
     used = bench.run()
