@@ -48,7 +48,7 @@ def test_what_a_killed_attempt_left_is_not_published(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "work" / step.address).iterdir()} > {"text", "notes", "link", ".tmpF3x"}
     assert toy_steps.run_graph(graph, tmp_path).ok
     assert list(Store(tmp_path).provenance(step.address)["files"]) == ["text"]
-    assert json.loads((Store(tmp_path).path(step.address) / "text").read_text()) == ["text"]
+    assert json.loads((Store(tmp_path).path(step.address) / "text").read_text()) == ["resume", "resume/point"]
 
 
 def test_a_log_obeys_nothing_and_a_full_disk_says_what_to_free(tmp_path: Path) -> None:

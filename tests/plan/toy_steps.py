@@ -29,9 +29,9 @@ HANDLERS = {
     kind: StepHandler(function=f"toy_steps:{kind}", outputs=(output,))
     for kind, output in (
         *(("write", "text"), ("slow", "slices"), ("fail", "none"), ("die", "none"), ("empty", "none")),
-        *(("facts", "facts.json"), ("litter", "text"), ("shout", "none")),
+        *(("facts", "facts.json"), ("shout", "none")),
     )
-}
+} | {"litter": StepHandler(function="toy_steps:litter", outputs=("text",), unfinished=("resume/**",))}
 SLICES = 30
 
 
@@ -99,7 +99,7 @@ def slow(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, o
 def litter(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """The first attempt dies and leaves files; the second says what it finds."""
     leftovers = sorted(path.relative_to(out).as_posix() for path in out.rglob("*"))
-    if not (out / "text").exists():
+    if not (out / "resume").exists():
         for name in ("text", "notes", ".tmpF3x", ".text.0123abcd.tmp", "resume/point"):
             (out / name).parent.mkdir(exist_ok=True)
             (out / name).write_text("half")

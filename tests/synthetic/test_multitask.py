@@ -34,7 +34,7 @@ def spec_with(weights: list[int], images: int) -> SyntheticMultitask:
 four_weights = st.lists(st.integers(0, 20), min_size=4, max_size=4).filter(any)
 
 
-@given(weights=four_weights, images=st.integers(0, 400))
+@given(weights=four_weights, images=st.integers(1, 400))
 def test_every_prefix_has_the_declared_shares(weights: list[int], images: int) -> None:
     """As rows of a mixture: the first task is exact, no task is off by as many records as there are tasks."""
     spec = spec_with(weights, images)
@@ -47,7 +47,7 @@ def test_every_prefix_has_the_declared_shares(weights: list[int], images: int) -
         assert all(counts[name] == 0 for name, share in spec.shares.items() if share == 0)
 
 
-@given(weights=four_weights, images=st.integers(0, 300), more=st.integers(0, 300))
+@given(weights=four_weights, images=st.integers(1, 300), more=st.integers(0, 300))
 def test_a_larger_source_begins_with_the_smaller_one(weights: list[int], images: int, more: int) -> None:
     assert multitask_order(spec_with(weights, images + more))[:images] == multitask_order(spec_with(weights, images))
 
