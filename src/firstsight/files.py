@@ -25,8 +25,8 @@ def atomic_file(path: Path, *, sync: bool = False) -> Generator[Path, None, None
     """The path of a temporary file in the folder of `path`, which the block writes and which then replaces `path`.
 
     So readers get the old or the new content, never a part. Makes the folder. After an error `path` is unchanged and
-    the temporary file removed; that of a killed process is removed when the same file is written again, or by whoever
-    removes what `is_temporary`. `sync`: file and name are on the disk at the end of the block, so that a power loss
+    the temporary file removed; that of a killed process is removed when the same file is written again, or by a caller
+    of `is_temporary`. `sync`: file and name are on the disk at the end of the block, so that a power loss
     undoes neither.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,7 @@ def check_store(root: Path, *, display: ProgressDisplay = NO_DISPLAY, repairs: S
             problems[address] = lines
             done = sum(sizes[name] for name in problems)
             on_progress(Progress(done=done // 2**20, total=total // 2**20 + 1, unit="MiB"))
-    records = read_records(store)
+    records = read_provenances(store)
     aside = {path.name.rpartition(".")[0] for path in (root / DAMAGED_FOLDER).glob("*/")}
     pending = sorted(name for name in aside & records.keys() if not store.has(name))
     problems |= dict.fromkeys(pending, ("set aside by a repair, and not computed again yet",))
@@ -115,7 +115,7 @@ def open_store(root: Path) -> Store:
     return Store(root)
 
 
-def read_records(store: Store) -> dict[str, dict[str, Any]]:
+def read_provenances(store: Store) -> dict[str, dict[str, Any]]:
     """The readable provenance records of a store by address, also of steps without a result."""
     records: dict[str, dict[str, Any]] = {}
     for path in sorted((store.root / "provenance").glob("*.json")):
@@ -202,7 +202,7 @@ def repair_store(
         for damage in restored:
             repairs += [f"restored the provenance of {damage.address} from its copy", f"  {damage.problems[0]}"]
         check = check_store(root, display=display)
-    records = read_records(store)
+    records = read_provenances(store)
     problems = {damage.address: damage.problems for damage in check.damaged}
     addresses = dict.fromkeys(name for damage in check.damaged for name in (damage.address, *damage.outdated))
     rebuilder, steps, lost = _StepRebuilder(records), dict[str, Step](), dict[str, str]()
