@@ -76,21 +76,21 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     finals = {arm.label: builder.evaluation(arm, sorted(cuts[arm.pretrain])) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
-        steps = [step for arm in study.arms if arm.seed == seed for step in _with_ancestors(finals[arm.label])]
-        order.update(dict.fromkeys(step for trunk in filter(_is_trunk, steps) for step in _with_ancestors(trunk)))
+        steps = [step for arm in study.arms if arm.seed == seed for step in with_ancestors(finals[arm.label])]
+        order.update(dict.fromkeys(step for trunk in filter(_is_trunk, steps) for step in with_ancestors(trunk)))
         order.update(dict.fromkeys(steps))
     return Graph(
         title=f"{study.name} at {study.scale}",
         steps=tuple(order),
-        arms={label: tuple(dict.fromkeys(_with_ancestors(final))) for label, final in finals.items()},
+        arms={label: tuple(dict.fromkeys(with_ancestors(final))) for label, final in finals.items()},
         seeds={arm.label: arm.seed for arm in study.arms},
     )
 
 
-def _with_ancestors(step: Step) -> Iterator[Step]:
+def with_ancestors(step: Step) -> Iterator[Step]:
     """A step after all of its ancestors; a step that is reached by several paths is repeated."""
     for _, parent in step.needs:
-        yield from _with_ancestors(parent)
+        yield from with_ancestors(parent)
     yield step
 
 

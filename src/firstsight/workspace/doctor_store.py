@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from firstsight.errors import DamagedResult, RequestError, StoreError
 from firstsight.files import is_temporary, link_or_copy, remove_if_unlocked, write_atomic
-from firstsight.plan.graph import Graph
+from firstsight.plan.graph import Graph, with_ancestors
 from firstsight.plan.scheduler import EXTERNAL_KIND
 from firstsight.plan.step import STEP_VERSIONS, SYNTHETIC_SUFFIX, Step
 from firstsight.plan.store import Store
@@ -272,7 +272,7 @@ def _external_leaves(content_ids: Mapping[str, str]) -> Iterator[Step]:
 
 
 def _repair_graph(steps: Mapping[str, Step]) -> Graph:
-    chains = {address: tuple(dict.fromkeys(_with_ancestors(step))) for address, step in steps.items()}
+    chains = {address: tuple(dict.fromkeys(with_ancestors(step))) for address, step in steps.items()}
     ordered = tuple(dict.fromkeys(step for chain in chains.values() for step in chain))
     return Graph(title="repair", steps=ordered, arms=chains, seeds=dict.fromkeys(chains, 0))
 
@@ -282,7 +282,7 @@ def _set_aside(store: Store, address: str, *, keep_record: bool) -> Path | None:
 
     A prepared source with the same files, which was published by hard links, goes there too. None for no result.
     """
-    result, record = store.path(address), store.root / "provenance" / f"{address}.json"
+    check, result = ResultCheck(store.root, address), store.path(address)
     numbered = (store.root / DAMAGED_FOLDER / f"{address}.{number}" for number in range(1, 1000))
     target = next(path for path in numbered if not path.exists())
     with store.lock(address) as is_locked:
@@ -292,12 +292,12 @@ def _set_aside(store: Store, address: str, *, keep_record: bool) -> Path | None:
             return None
         inodes = {file.lstat().st_ino for file in result.rglob("*") if file.is_file()} if result.is_dir() else set()
         target.mkdir(parents=True)
-        if record.is_file():
-            link_or_copy(record, target / record.name)
+        if check.record_path.is_file():
+            link_or_copy(check.record_path, target / check.record_path.name)
         result.rename(target / "result")
         if not keep_record:
-            remove_path(record)
-        ResultCheck(store.root, address).forget()
+            remove_path(check.record_path)
+        check.forget()
     for folder in (store.root / "sources").glob("*/"):
         if any(file.lstat().st_ino in inodes for file in folder.rglob("*") if file.is_file()):
             folder.rename(target / f"source-{folder.name}")
@@ -312,9 +312,3 @@ def _comparison(address: str, store: Store, records: Mapping[str, Mapping[str, A
     changed = ", ".join(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
     rest = ", ".join(dependents([address], records)) or "no result"
     return f"{address}: computed again, with other bytes than before in {changed}; from the earlier ones: {rest}"
-
-
-def _with_ancestors(step: Step) -> Iterator[Step]:
-    for _, parent in step.needs:
-        yield from _with_ancestors(parent)
-    yield step
