@@ -56,7 +56,10 @@ def is_temporary(path: Path) -> bool:
 
 
 def _remove_abandoned_temporaries(path: Path) -> None:
-    for file in path.parent.iterdir():
+    start = f".{path.name}."
+    with os.scandir(path.parent) as entries:  # a cache has many files, and each of its writes comes here
+        names = [entry.name for entry in entries if entry.name.startswith(start)]
+    for file in map(path.with_name, names):
         if is_temporary(file) and file.name[:-13] == f".{path.name}":
             remove_if_unlocked(file)
 
