@@ -1,19 +1,21 @@
 """All errors, as one tree. Every message says where, what was expected, the actual value and what to do.
 
-FirstsightError
-├── RequestError          the request is wrong; nothing was run (exit code 2)
-│   ├── QuantityError     an impossible share, budget or number
-│   │   └── FieldError    a field of a recipe is unknown, missing or has a wrong value
-│   ├── UnknownName       no such study, scale, arm, task or source; lists the nearest names
-│   ├── MissingPackage    an optional package is not installed
-│   └── StoreError        the output folder cannot be written, or has the format of another version
-├── DataError             a record, shard or file with invalid content
-│   ├── LimitExceeded     a file is larger, deeper or describes more than a limit of the site
-│   ├── MixError          the sources have too few tokens for the recipe
-│   └── DamagedResult     a stored result is not what was published
-├── ModelError            weights, shapes or specs that contradict each other
-└── StepFailed            a step of a run failed (exit code 1)
-    └── Diverged          training met a loss or a gradient that is not finite
+::
+
+    FirstsightError
+    ├── RequestError          the request is wrong; nothing was run (exit code 2)
+    │   ├── QuantityError     an impossible share, budget or number
+    │   │   └── FieldError    a field of a recipe is unknown, missing or has a wrong value
+    │   ├── UnknownName       no such study, scale, arm, task or source; lists the nearest names
+    │   ├── MissingPackage    an optional package is not installed
+    │   └── StoreError        the output folder cannot be written, or has the format of another version
+    ├── DataError             a record, shard or file with invalid content
+    │   ├── LimitExceeded     a file is larger, deeper or describes more than a limit of the site
+    │   ├── MixError          the sources have too few tokens for the recipe
+    │   └── DamagedResult     a stored result is not what was published
+    ├── ModelError            weights, shapes or specs that contradict each other
+    └── StepFailed            a step of a run failed (exit code 1)
+        └── Diverged          training met a loss or a gradient that is not finite
 """
 
 from __future__ import annotations
