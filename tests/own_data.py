@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 from transformers.utils import logging
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.model.checkpoint_io import save
 from firstsight.model.vlm import VLM
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld

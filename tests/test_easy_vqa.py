@@ -14,7 +14,7 @@ import easy_vqa
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 
 DATA = Path(easy_vqa.__file__).parent / "data"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>")

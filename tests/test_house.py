@@ -189,7 +189,7 @@ def test_importing_the_package_is_free() -> None:
 
 def test_plan_loads_no_torch_and_answers_at_once() -> None:
     script = (
-        "import sys; from firstsight.cli import command; code = command(['plan', 'when', '--scale', '1b']);"
+        "import sys; from firstsight.cli.app import command; code = command(['plan', 'when', '--scale', '1b']);"
         "print('heavy:', {'torch', 'numpy', 'transformers', 'polars'} & set(sys.modules)); sys.exit(code)"
     )
     assert _python("-c", script).splitlines()[-1] == "heavy: set()"

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.model.vlm import VLM
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.model import openlm_spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 
 STUDY_FILE = '''
 """A study of one arm."""

@@ -53,12 +53,22 @@ def run_many(commands: Sequence[Sequence[str]], folder: Path) -> tuple[list[int]
     return json.loads((folder / "codes.json").read_text()), process.stdout + process.stderr
 
 
-def run_in_terminal(*words: object, cwd: Path, environment: Mapping[str, str] | None = None) -> tuple[int, bytes]:
-    """Exit code and output of the command in a terminal, without what its own display writes."""
+def run_in_terminal(
+    *words: object, cwd: Path, environment: Mapping[str, str] | None = None, interrupt_at: bytes | None = None
+) -> tuple[int, bytes]:
+    """Exit code and output of the command in a terminal, without what its own display writes.
+
+    When `interrupt_at` was shown, Ctrl-C is typed.
+    """
     main, child = pty.openpty()
     env = {**os.environ, **SOURCE, "TERM": "xterm-256color", "COLUMNS": "200", **(environment or {})}
     process = subprocess.Popen(
-        [*COMMAND, *map(os.fsencode, map(str, words))], cwd=cwd, env=env, stdin=child, stdout=child, stderr=child
+        ["setsid", "--ctty", "--wait", *COMMAND, *map(os.fsencode, map(str, words))],
+        cwd=cwd,
+        env=env,
+        stdin=child,
+        stdout=child,
+        stderr=child,
     )
     os.close(child)
     output = b""
@@ -69,5 +79,8 @@ def run_in_terminal(*words: object, cwd: Path, environment: Mapping[str, str] | 
             break
         if not data:
             break
+        if interrupt_at is not None and interrupt_at in output:
+            os.write(main, b"\x03")
+            interrupt_at = None
     os.close(main)
     return process.wait(), STYLES.sub(b"", output)

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import refused, run_command
+from tests.cli.processes import run_in_terminal
+
+STOPPED = "error: stopped. What was finished or saved is kept; the same command continues from there.\n"
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["run", "--help"], ["ask", "--help"]])
@@ -77,10 +80,31 @@ def test_a_stopped_run_prints_how_to_resume(tmp_path: Path, by: signal.Signals) 
     while not any(logs.glob("*.log")) and time.monotonic() < until:
         time.sleep(0.05)
     run.send_signal(by)
+    run.send_signal(by)  # as `timeout` and `uv run` do
     _, expected = run.communicate(timeout=60)
     assert run.returncode == 130, expected
-    assert expected == "error: stopped. The same command resumes from what is done.\n"
+    assert expected == STOPPED
     assert (tmp_path / "runs" / "store.json").is_file()
+
+
+def test_a_command_that_is_stopped_while_it_starts_prints_no_traceback() -> None:
+    words = [sys.executable, "-v", "-m", "firstsight", "plan", "when"]  # -v: a line for each import
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("import 'firstsight.cli.terminal'"):  # app.py is being imported
+            process.send_signal(signal.SIGINT)
+            break
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait() in (130, -signal.SIGINT)
+
+
+def test_ctrl_c_in_a_terminal_prints_how_to_resume(tmp_path: Path) -> None:
+    words = ("run", "when", "--scale", "smoke", "--out", "runs", "--jobs", "1")
+    code, output = run_in_terminal(*words, cwd=tmp_path, interrupt_at=b"vocabulary for")
+    assert code == 130 and b"Traceback" not in output
+    assert output.endswith(STOPPED.encode())
+    assert [path.name.partition("-")[0] for path in (tmp_path / "runs" / "steps").iterdir()] == ["texts"]
 
 
 def test_a_checkpoint_that_is_not_stored_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

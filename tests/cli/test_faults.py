@@ -92,7 +92,7 @@ def test_output_that_cannot_be_written_is_one_message(words: tuple[str, ...], tm
     assert process.stderr.startswith("error: the output: No space left on device. ") and process.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("plan", *SMOKE), ("doctor",)])
+@pytest.mark.parametrize("words", [("plan", *SMOKE), ("doctor",), ("--help",), ("run", "--help"), ("--version",)])
 def test_a_reader_that_ends_first_ends_the_command_silently(words: tuple[str, ...], tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=ENVIRONMENT

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.data.index import Index
 from firstsight.workspace.workspace import Workspace
 from tests.data.conftest import Workshop

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.errors import ModelError
 from firstsight.hub import llama
 from firstsight.hub.llama import from_llama, llama_config, llama_spec, llama_unsupported_reason, to_llama

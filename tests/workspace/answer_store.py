@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler

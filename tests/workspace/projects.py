@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.recipe.study import Study
 from firstsight.workspace.study_functions import find_study_function
 from tests.own_data import DONOR_STUDY, STUDY, OwnData

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.errors import MissingPackage
 from firstsight.workspace import doctor
 from firstsight.workspace.doctor import machine_findings, missing_package

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.scales import get_scale
 from firstsight.site_file import read_site

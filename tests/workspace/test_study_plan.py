@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import firstsight as fs
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.errors import RequestError
 from firstsight.recipe.analysis import Comparison
 from firstsight.recipe.stages import Pretrain

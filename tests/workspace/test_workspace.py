@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import firstsight as fs
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.errors import RequestError, StoreError
 from firstsight.recipe.scales import Scale, branch_at, get_scale
 from firstsight.recipe.study import Study

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -87,14 +90,31 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
 
 def main() -> None:
     """The console script; SIGTERM stops it as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handler = _interrupt_handler()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
     terminal.prepare_streams()
     code = command(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     try:
         sys.stdout.flush()
     except OSError:  # what could not be written was reported
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
+
+
+def _interrupt_handler() -> Callable[[int, FrameType | None], None]:
+    """A handler of signals that raises KeyboardInterrupt, once in a second: `timeout` and `uv run` send them twice."""
+    last = -math.inf
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if monotonic() - last > 1:
+            last = monotonic()
+            signal.default_int_handler(number, frame)
+
+    return interrupt
 
 
 def command(arguments: list[str]) -> int:
@@ -104,15 +124,19 @@ def command(arguments: list[str]) -> int:
     """
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
-    if arguments == ["--version"]:
-        terminal.print_lines([f"firstsight {__version__}"])
-        return 0
     try:
+        if arguments == ["--version"]:
+            terminal.print_lines([f"firstsight {__version__}"])
+            return 0
         code = build(arguments)(arguments or ["--help"], standalone_mode=False, prog_name="firstsight") or 0
     except KeyboardInterrupt:
         code = STOPPED
     except terminal.OutputClosed:
         return OUTPUT_CLOSED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich and typer end the process, with the code 1
+            return OUTPUT_CLOSED
+        raise
     except (TyperException, typer.Abort, FirstsightError, ModuleNotFoundError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
@@ -120,7 +144,7 @@ def command(arguments: list[str]) -> int:
         terminal.print_error(message)
         return code
     if code == STOPPED:  # typer turns Ctrl-C into this code
-        terminal.print_error("stopped. The same command resumes from what is done.")
+        terminal.print_error("stopped. What was finished or saved is kept; the same command continues from there.")
     return code
 
 

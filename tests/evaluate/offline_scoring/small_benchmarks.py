@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from firstsight.cli import command
+from firstsight.cli.app import command
 from firstsight.evaluate.offline_scoring.scoring import ScoredAnswers, score_answer_files
 from firstsight.evaluate.tasks import get_task
 
