@@ -27,7 +27,7 @@ from tests.workspace.test_doctor_store import flip, result_digests
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_branches_of_a_donor_run_once(donor: DonorProject, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "donor: 51,200 tokens, learning rate 0.002 to 2e-05" in donor.run(capsys, "plan")[1]
+    assert "donor: 51,200 tokens, learning rate 0 to 0.002 to 2e-05, 1 % warm-up" in donor.run(capsys, "plan")[1]
     code, output = donor.run(capsys, "run", "--jobs", "1")
     assert code == 0 and "7 steps run" in output, output  # two branches of three steps, and the evaluated checkpoint
     report = (donor.root / "runs/reports/donated-79m/report.html").read_text()
