@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 from firstsight.evaluate.result_files import build_scores
+from firstsight.evaluate.statistics.differences import DifferenceEstimate
+from firstsight.evaluate.statistics.sequential import sequential_p_value
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
@@ -150,3 +152,29 @@ def test_task_in_another_version_is_left_out_and_named(make_arms: MakeArms) -> N
     pair = ArmPair(a="start-080", b="start-100", measure="vision")
     assert _difference([changed, *arms[1:]], pair).missing_tasks == ("gqa",)
     assert _difference(arms, pair).missing_tasks == ()
+
+
+def test_looks_are_what_fewer_seeds_would_have_shown(make_arms: MakeArms) -> None:
+    arms = make_arms(vision={80: 0.6, 100: 0.5, 60: 0.5}, text={80: 0.5, 100: 0.5, 60: 0.5}, seeds=(1, 2, 3, 4))
+    rows = score_table(arms)
+    sequential = ArmComparison(arms, rows, rule="sequential").corrected_differences([LATE_END])[0]
+    assert sequential is not None and len(sequential.looks) == 3
+    for number, look in enumerate(sequential.looks, start=2):
+        fixed = _difference([arm for arm in arms if arm.seed <= number]).estimate
+        assert fixed is not None and vars_of(look) == pytest.approx(vars_of(fixed), abs=1e-12)
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.2])
+def test_a_decision_is_that_of_a_look_and_its_interval_agrees(make_arms: MakeArms, noise: float) -> None:
+    arms = make_arms(vision={80: 0.6, 100: 0.4}, text={80: 0.5, 100: 0.5}, seeds=(1, 2, 3, 4, 5), noise=noise)
+    comparison = ArmComparison(arms, score_table(arms), rule="sequential")
+    difference = comparison.corrected_differences([LATE_END])[0]
+    assert difference is not None and difference.interval is not None and difference.adjusted_p is not None
+    p_value, num_seeds = sequential_p_value(difference.looks)
+    assert difference.adjusted_p == p_value
+    assert len(difference.per_seed) == (num_seeds if p_value <= 0.05 else 5)
+    assert difference.sign == int(difference.interval[0] > 0)
+
+
+def vars_of(estimate: DifferenceEstimate) -> list[float]:
+    return [estimate.mean, estimate.seed_variance, estimate.question_variance, estimate.residual_variance]

@@ -17,7 +17,14 @@ from polars import selectors
 
 from firstsight.evaluate.statistics import bootstrap
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, cluster_scores
-from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, DifferenceEstimate, crossed_estimate, holm
+from firstsight.evaluate.statistics.differences import (
+    FAMILY_ALPHA,
+    DifferenceEstimate,
+    HolmDecision,
+    crossed_estimate,
+    holm,
+)
+from firstsight.evaluate.statistics.sequential import DecisionRule, look_share, sequential_p_value
 from firstsight.recipe.analysis import STABLE_MEASURES, Measure
 from firstsight.report.answers import ANSWER_SCHEMA, QUESTION_KEY
 from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
@@ -50,10 +57,12 @@ class PairedDifference:
     missing_tasks: tuple[str, ...]
     """Tasks of the stable score on which not all of these runs were evaluated alike, left out of the difference."""
     addresses: tuple[str, ...]
+    looks: tuple[DifferenceEstimate, ...] = ()
+    """With the sequential rule, the estimates at 2, 3, 4 ... of all seeds; `per_seed` ends at the look that decided."""
     level: float = 1 - FAMILY_ALPHA
     """Confidence level of the interval: the one at which Holm's procedure decided this comparison."""
     adjusted_p: float | None = None
-    """p-value corrected for the comparisons made together; None with a single seed."""
+    """p-value corrected for the comparisons made together and for the looks; None with a single seed."""
     family_size: int = 1
     """The number of comparisons made together."""
 
@@ -63,10 +72,14 @@ class PairedDifference:
 
     @property
     def interval(self) -> Interval | None:
-        """The interval over seeds and questions at `level`, cut to [-1, 1]; None with a single seed."""
+        """The interval over seeds and questions at `level`, cut to [-1, 1]; None with a single seed.
+
+        With the sequential rule, intervals of all looks contain the true difference with the probability `level`.
+        """
         if self.estimate is None:
             return None
-        low, high = self.estimate.interval(self.level)
+        share = look_share(len(self.per_seed)) if self.looks else 1.0
+        low, high = self.estimate.interval(1 - (1 - self.level) * share)
         return max(low, -1.0), min(high, 1.0)
 
     @property
@@ -81,13 +94,28 @@ class PairedDifference:
             return 0
         return 1 if self.mean > self.pair.threshold else -1
 
+    def p_value(self) -> float | None:
+        """The p-value of the threshold before `corrected`, with the sequential rule the always-valid one."""
+        if self.looks:
+            return sequential_p_value(self.looks, self.pair.threshold)[0]
+        return self.estimate.p_value(self.pair.threshold) if self.estimate else None
+
+    def corrected(self, decision: HolmDecision, *, family_size: int) -> PairedDifference:
+        """This difference with the result of Holm's procedure; a significant one as it was at the look that decided."""
+        fields = {"level": decision.level, "adjusted_p": decision.adjusted, "family_size": family_size}
+        if not self.looks or decision.adjusted > FAMILY_ALPHA:
+            return replace(self, **fields)
+        _, num_seeds = sequential_p_value(self.looks, self.pair.threshold)
+        return replace(self, per_seed=self.per_seed[:num_seeds], estimate=self.looks[num_seeds - 2], **fields)
+
 
 class ArmComparison:
     """Differences between the arms of a study."""
 
-    def __init__(self, arms: Sequence[ArmResult], rows: pl.DataFrame) -> None:
-        """`rows` is the score table of `arms`."""
+    def __init__(self, arms: Sequence[ArmResult], rows: pl.DataFrame, *, rule: DecisionRule = "fixed") -> None:
+        """`rows` is the score table of `arms`; `rule` is how their differences are tested."""
         self._arms, self._rows, self._changed_tasks = arms_with_scores(arms), rows, changed_tasks(rows)
+        self.rule: DecisionRule = rule
 
     @cached_property
     def answers(self) -> dict[str, pl.DataFrame]:
@@ -101,11 +129,11 @@ class ArmComparison:
         `candidates` is the number of pairs from which these were selected by their scores.
         """
         differences = [self._uncorrected_difference(pair) for pair in pairs]
-        tested = [(i, difference) for i, difference in enumerate(differences) if difference and difference.estimate]
-        p_values = [d.estimate.p_value(d.pair.threshold) for _, d in tested if d.estimate]
-        family_size = max(len(p_values), candidates)
-        for (i, d), decision in zip(tested, holm(p_values, num_comparisons=candidates), strict=True):
-            differences[i] = replace(d, level=decision.level, adjusted_p=decision.adjusted, family_size=family_size)
+        p_values = {i: p for i, d in enumerate(differences) if d and (p := d.p_value()) is not None}
+        decisions = holm(list(p_values.values()), num_comparisons=candidates)
+        for i, decision in zip(p_values, decisions, strict=True):
+            if difference := differences[i]:
+                differences[i] = difference.corrected(decision, family_size=max(len(p_values), candidates))
         return differences
 
     def question_interval(self, name: str, kind: str) -> Interval | None:
@@ -160,10 +188,24 @@ class ArmComparison:
             kind=pair.measure if is_stable else self._rows.filter(task=pair.measure).item(0, "kind"),
             per_seed=tuple(zip(seeds, values.tolist(), strict=True)),
             estimate=crossed_estimate(values, arm_scores=arm_scores, influences=influences),
+            looks=self._looks(pair, seeds, tasks=tasks, influences=influences) if self.rule == "sequential" else (),
             question_interval=interval,
             missing_tasks=tuple(sorted(all_tasks - set(tasks))),
             addresses=tuple(a.address for a in self._arms if a.name in (pair.a, pair.b) and a.seed in seeds),
         )
+
+    def _looks(
+        self, pair: ArmPair, seeds: Sequence[int], *, tasks: Sequence[str], influences: np.ndarray | None
+    ) -> tuple[DifferenceEstimate, ...]:
+        """The estimates over the first 2, 3, 4 ... of the seeds; `influences` are those of all seeds."""
+        looks: list[DifferenceEstimate] = []
+        for number in range(2, len(seeds) + 1):
+            scores = self.seed_scores(pair, seeds=seeds[:number], tasks=tasks)
+            first = None if influences is None else influences[:number]
+            estimate = crossed_estimate(scores[0] - scores[1], arm_scores=scores, influences=first)
+            assert estimate is not None  # at least two seeds
+            looks.append(estimate)
+        return tuple(looks)
 
     def _shared_answers(
         self, names: Sequence[str], seeds: Sequence[int], *, tasks: Collection[str]

@@ -59,9 +59,12 @@ class DifferenceEstimate:
 
     def p_value(self, null_value: float = 0.0) -> float:
         """The two-sided p-value of `null_value`; below 1 - level exactly where the interval excludes `null_value`."""
-        distance = np.array([abs(self.mean - null_value)])
+        return float(self.p_values(np.array([abs(self.mean - null_value)]))[0])
+
+    def p_values(self, distances: np.ndarray) -> np.ndarray:
+        """The two-sided p-values of means that are `distances` [cases] away from the null value."""
         distribution = _variance_distribution(np.array([self.seed_variance]), self)
-        return float(min(1.0, 2 * _tail_probability(distance, *distribution)[0]))
+        return np.minimum(1.0, 2 * _tail_probability(distances, *distribution))
 
 
 def _variance_distribution(seed_variances: np.ndarray, estimate: DifferenceEstimate) -> tuple[np.ndarray, np.ndarray]:
