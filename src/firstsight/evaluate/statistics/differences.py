@@ -18,16 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy import stats
-from scipy.special import gammaincinv, ndtr
+from scipy.special import fdtri, gammaincinv, ndtr
 
 from firstsight.evaluate.statistics.bootstrap import Interval
 
 FAMILY_ALPHA = 0.05
 """The family-wise error rate: the probability of any false difference among several comparisons."""
 _NUM_NODES = 128
+_GRID = (np.arange(_NUM_NODES) + 0.5) / _NUM_NODES
 _WEIGHT_EXPONENT = 1 / 3
 _OUTLIER_LEVEL = 0.05
 """Level of the F test by which a pair of arms with a larger seed variance than the others is not pooled."""
@@ -69,12 +70,16 @@ class DifferenceEstimate:
 
 def _variance_distribution(seed_variances: np.ndarray, estimate: DifferenceEstimate) -> tuple[np.ndarray, np.ndarray]:
     """Variances of the mean and their weights, [cases, nodes], for each measured variance between seeds [cases]."""
-    grid = (np.arange(_NUM_NODES) + 0.5) / _NUM_NODES
-    chi_squared = 2 * gammaincinv(estimate.dof / 2, grid**3)  # denser where the seeds' variance is large
-    sampled = np.maximum(estimate.dof * seed_variances[:, None] / chi_squared, 1e-300)
-    weights = grid**2 * ((sampled + estimate.question_variance) / sampled) ** _WEIGHT_EXPONENT
+    sampled = np.maximum(estimate.dof * seed_variances[:, None] / _chi_squared_nodes(estimate.dof), 1e-300)
+    weights = _GRID**2 * ((sampled + estimate.question_variance) / sampled) ** _WEIGHT_EXPONENT
     variances = np.maximum(sampled - estimate.residual_variance, 0) + estimate.question_variance
     return variances, weights / weights.sum(1, keepdims=True)
+
+
+@cache
+def _chi_squared_nodes(dof: int) -> np.ndarray:
+    """Quantiles of chi squared at the levels of `_GRID` cubed: denser where the seeds' variance is large."""
+    return 2 * gammaincinv(dof / 2, _GRID**3)
 
 
 def _tail_probability(distances: np.ndarray, variances: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -128,7 +133,7 @@ def estimate_seed_variance(seed_differences: np.ndarray, arm_scores: np.ndarray 
     if rest_dof < 1:
         return pair_variance, pair_dof
     rest_variance = max((dof * variance - pair_dof * pair_variance) / rest_dof, 0.0)
-    is_outlier = pair_variance > rest_variance * float(stats.f.isf(_OUTLIER_LEVEL, pair_dof, rest_dof))
+    is_outlier = pair_variance > rest_variance * fdtri(pair_dof, rest_dof, 1 - _OUTLIER_LEVEL)
     return (pair_variance, pair_dof) if is_outlier else (variance, dof)
 
 
