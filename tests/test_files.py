@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import errno
+import fcntl
 import hashlib
+import math
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -29,6 +32,7 @@ from firstsight.files import (
     read_weight_map,
     staged_folder,
     write_atomic,
+    write_json,
 )
 
 
@@ -54,6 +58,7 @@ def test_every_unfinished_file_has_a_temporary_name(tmp_path_factory: pytest.Tem
 WRITE_PART = """
 import os, resource, signal, sys
 from pathlib import Path
+from typing import BinaryIO
 from firstsight.files import atomic_file
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 with atomic_file(Path(sys.argv[1])) as temporary, temporary.open("wb") as file:
@@ -79,6 +84,50 @@ def test_a_part_of_a_file_never_has_its_name(tmp_path: Path, fault: str) -> None
         assert "File too large" in process.stderr and not leftovers
     write_atomic(path, "newer")
     assert path.read_text() == "newer" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_temporaries_of_a_folder_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, scandir = list[object](), os.scandir
+    monkeypatch.setattr("os.scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
+    abandoned = [tmp_path / f".{name}.0123abcd.tmp" for name in ("0", "another")]
+    for path in abandoned:
+        path.touch()
+    for number in range(50):
+        write_atomic(tmp_path / str(number), "")
+    assert listed == [tmp_path] and not any(map(os.path.exists, abandoned))
+
+
+def test_a_temporary_that_was_removed_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, count = fcntl.flock, 0
+
+    def remove_first(file: BinaryIO, operation: int) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            Path(file.name).unlink()
+        lock(file, operation)
+
+    monkeypatch.setattr("fcntl.flock", remove_first)
+    write_atomic(tmp_path / "a", "content")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and count == 2
+
+
+@given(content=st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()))
+def test_equal_json_has_equal_bytes(tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]) -> None:
+    path = tmp_path_factory.mktemp("folder", numbered=True) / "a.json"
+    write_json(path, content)
+    first = path.read_bytes()
+    write_json(path, dict(reversed(content.items())))
+    assert path.read_bytes() == first and first.endswith(b"}\n") and read_json(path, advice="") == content
+
+
+def test_numbers_that_json_does_not_have_are_not_written(tmp_path: Path) -> None:
+    for number in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(tmp_path / "a.json", {"loss": number})
+    assert not list(tmp_path.iterdir())
 
 
 def test_writers_of_one_file_leave_each_other_alone(tmp_path: Path) -> None:

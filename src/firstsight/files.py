@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -25,16 +26,15 @@ def atomic_file(path: Path, *, sync: bool = False) -> Generator[Path, None, None
     """The path of a temporary file in the folder of `path`, which the block writes and which then replaces `path`.
 
     So readers get the old or the new content, never a part. Makes the folder. After an error `path` is unchanged and
-    the temporary file removed; that of a killed process is removed when the same file is written again, or by a caller
-    of `is_temporary`. `sync`: file and name are on the disk at the end of the block, so that a power loss
-    undoes neither.
+    the temporary file removed; that of a killed process is removed when another process writes into the folder for
+    the first time, or by a caller of `is_temporary`. `sync`: file and name are on the disk at the end of the block, so
+    that a power loss undoes neither.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned_temporaries(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    _remove_abandoned_temporaries(path.parent)
+    temporary, file = _open_temporary(path)
     try:
-        with temporary.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # while this process lives, others do not remove the file
+        with file:
             yield temporary
             if sync:
                 fsync_path(temporary)
@@ -49,19 +49,29 @@ def atomic_file(path: Path, *, sync: bool = False) -> Generator[Path, None, None
         temporary.unlink(missing_ok=True)
 
 
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file for `path`, locked: while this process lives, others do not remove it."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        file = temporary.open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if _is_at(temporary, file.fileno()):
+            return temporary, file
+        file.close()  # removed by another process before it was locked
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a name is that of an unfinished `atomic_file`."""
     name, suffix = path.name[:-13], path.name[-13:]
     return name.startswith(".") and name != "." and _TEMPORARY_SUFFIX.fullmatch(suffix) is not None
 
 
-def _remove_abandoned_temporaries(path: Path) -> None:
-    start = f".{path.name}."
-    with os.scandir(path.parent) as entries:  # a cache has many files, and each of its writes comes here
-        names = [entry.name for entry in entries if entry.name.startswith(start)]
-    for file in map(path.with_name, names):
-        if is_temporary(file) and file.name[:-13] == f".{path.name}":
-            remove_if_unlocked(file)
+@lru_cache(maxsize=1000)  # once per folder and process: a cache has many files
+def _remove_abandoned_temporaries(folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
+    for file in filter(is_temporary, map(folder.joinpath, names)):
+        remove_if_unlocked(file)
 
 
 def remove_if_unlocked(file: Path) -> bool:
@@ -92,6 +102,15 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> Non
     """Write a file through `atomic_file`; text as UTF-8, line ends as they are."""
     with atomic_file(path, sync=sync) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content: object, *, indent: int = 1, sync: bool = False) -> None:
+    """Write JSON through `atomic_file`: indented, with sorted keys and a line feed, so equal content has equal bytes.
+
+    ValueError for numbers that are not finite, which JSON does not have.
+    """
+    text = json.dumps(content, indent=indent, sort_keys=True, allow_nan=False)
+    write_atomic(path, text + "\n", sync=sync)
 
 
 def fsync_path(path: Path) -> None:

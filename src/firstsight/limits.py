@@ -59,6 +59,8 @@ class Limits:
     """Layers of a model, those of all its parts together (DeepNet: 1,000)."""
     width: int = 1_000_000
     """Every other size in a model's configuration: widths, heads, experts (Llama 3 405B: 53,248)."""
+    prompt: int = 1_000_000
+    """Characters of a prompt that a chat template makes of a question (128,000 tokens of context: 500,000)."""
     image_side: int = 4_096
     """Side of an encoder's images in pixels (published encoders: up to 1,540)."""
 
@@ -97,6 +99,7 @@ _NOUNS: Mapping[str, str] = {
     "vocabulary": "a vocabulary of at most {} tokens",
     "layers": "at most {} layers",
     "width": "sizes of at most {}",
+    "prompt": "a prompt of at most {} characters",
     "image_side": "images of at most {} pixels a side",
 }
 _applied = [DEFAULT_LIMITS]

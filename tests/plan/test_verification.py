@@ -65,6 +65,15 @@ def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_the_memory_is_read_once_for_each_check(check: ResultCheck, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, read_bytes = list[str](), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (names.append(path.parent.name), read_bytes(path))[1])
+    for change in (lambda: None, lambda: os.utime(check.folder / "a.txt"), check.memory_path.unlink):
+        change()
+        names.clear()
+        assert check.problems() == () and names.count("verified") == 1
+
+
 def test_a_published_result_is_not_read_again_until_it_changes(check: ResultCheck, read_files: list[str]) -> None:
     assert check.problems() == check.problems() == () and read_files == []
     os.utime(check.folder / "a.txt")

@@ -44,7 +44,8 @@ def test_drawings_are_rasterised_again_where_the_cache_is_damaged(tmp_path: Path
     Renderer(WORLD, tmp_path)
     [file] = tmp_path.iterdir()
     data = file.read_bytes()
-    for damaged in (b"", b"not an array", data[: len(data) // 2]):
+    middle = len(data) // 2
+    for damaged in (b"", data[:middle], data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]):
         file.write_bytes(damaged)
         Renderer(WORLD, tmp_path)
         assert file.read_bytes() == data

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from firstsight.data.images import decode_image
+from firstsight.errors import LimitExceeded
+from firstsight.limits import Limits, apply_limits
 from firstsight.site import Site
 from firstsight.train import encoder
 from firstsight.train.encoder import train_contrastive
@@ -34,3 +36,19 @@ def test_pixel_cache_decodes_once_and_changes_no_bit(
             assert len(decoded) == 160, "50 batches of 8 are two and a half epochs"
     assert digests[0] == digests[1]
     assert len(decoded) == 160 + 400
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(record=5), r"\.tar, .*(txt|json): wanted a record of at most 5 B"),
+        (Limits(picture=20), r"\.tar, .*png: wanted an image of at most 20 B"),
+        (Limits(depth=1), r"\.tar, .*json: wanted JSON of at most 1 levels"),
+    ],
+)
+def test_members_of_a_tar_beyond_a_limit_are_named(
+    inputs: dict[str, Path], site: Site, tmp_path: Path, limits: Limits, message: str
+) -> None:
+    apply_limits(limits)
+    with pytest.raises(LimitExceeded, match=message):
+        tiny_study.run_handler(train_contrastive, tiny_study.SIGLIP, {"captions": inputs["captions"]}, tmp_path, site)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from firstsight.data.tokenizer import Tokenizer, load_tokenizer
 from firstsight.errors import ModelError, RequestError
-from firstsight.files import read_json, staged_folder
+from firstsight.files import read_json, staged_folder, write_json
 from firstsight.hub import llama, llava, sidecars
 from firstsight.hub.public_weights import LazyTensors
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load
@@ -79,7 +79,7 @@ def _write_files(
     if "text_config" in config:
         config["text_config"] |= fields
     fields |= {llava.SPEC_KEY: serialize.to_json(spec), "firstsight_seen": loaded.tokens_seen}
-    sidecars.write_json(folder / "config.json", config | fields)
+    write_json(folder / "config.json", config | fields, indent=2)
     modules = [module for module in (loaded.model, loaded.encoder) if module is not None]
     count = sum(tensor.numel() for module in modules for tensor in module.parameters())
     return ExportResult(architecture=config["architectures"][0], fallback_reason=reason, parameter_count=count)

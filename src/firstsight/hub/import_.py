@@ -5,7 +5,6 @@ A source is an open_lm `.pt` file, or a folder in transformers' layout: OpenLM/D
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from firstsight.data.tokenizer import load_tokenizer
 from firstsight.errors import ModelError, RequestError
-from firstsight.files import file_sha256, staged_folder
+from firstsight.files import file_sha256, staged_folder, write_json
 from firstsight.hub import llama, llava, openlm
 from firstsight.hub.download import HUB_PREFIX, resolve_hub_path
 from firstsight.hub.public_weights import LazyTensors, PublicWeights, concat_rows, read_config
@@ -225,4 +224,4 @@ def _write_import_record(
         "files": digests,
         "moments": weights.moments is not None,
     }
-    (folder / "imported.json").write_text(json.dumps(record, sort_keys=True, indent=1) + "\n")
+    write_json(folder / "imported.json", record)

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from torch import Tensor
 
 from firstsight.data.tokenizer import CHAT_TOKENS, Tokenizer
+from firstsight.files import write_json
 from firstsight.model.tensors import write_tensors
 from firstsight.model.vision import siglip_processor_config
 from firstsight.recipe.model import VLMSpec
@@ -68,7 +69,7 @@ def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, *, has_dialogues: 
         "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "left",
     }
-    write_json(folder / "tokenizer_config.json", tokenizer_config)
+    write_json(folder / "tokenizer_config.json", tokenizer_config, indent=2)
     generation_config = {
         "do_sample": False,
         "max_new_tokens": MAX_NEW_TOKENS,
@@ -76,7 +77,7 @@ def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, *, has_dialogues: 
         "eos_token_id": [ids.end, ids.answer] if has_dialogues else ids.end,
         "pad_token_id": ids.pad,
     }
-    write_json(folder / "generation_config.json", generation_config)
+    write_json(folder / "generation_config.json", generation_config, indent=2)
     if has_dialogues:
         template = CHAT_TEMPLATE.replace("IMAGE", IMAGE_TOKEN).replace("END", tokenizer.end_token)
         (folder / "chat_template.jinja").write_text(template)
@@ -116,8 +117,8 @@ def write_processor_config(folder: Path, spec: VLMSpec, *, uses_hf_class: bool) 
             "fit": vision.fit,
             "ground": list(vision.pad_color),
         }
-    write_json(folder / "preprocessor_config.json", images | {"processor_class": name})
-    write_json(folder / "processor_config.json", processor)
+    write_json(folder / "preprocessor_config.json", images | {"processor_class": name}, indent=2)
+    write_json(folder / "processor_config.json", processor, indent=2)
 
 
 def write_encoder_towers(folder: Path, spec: VLMSpec, tensors: Mapping[str, Tensor]) -> None:
@@ -128,8 +129,7 @@ def write_encoder_towers(folder: Path, spec: VLMSpec, tensors: Mapping[str, Tens
         tower_folder = folder / f"encoder{number}"
         tower_folder.mkdir()
         write_tensors(tower_folder, {name[2]: tensors[name[0]] for name in names if int(name[1]) == number})
-        config = json.dumps(tower_config(tower), sort_keys=True, indent=1) + "\n"
-        (tower_folder / "config.json").write_text(config)
+        write_json(tower_folder / "config.json", tower_config(tower))
 
 
 def tower_config(spec: TowerSpec) -> dict[str, Any]:
@@ -148,8 +148,3 @@ def tower_config(spec: TowerSpec) -> dict[str, Any]:
     if not spec.registers:
         return sizes | {"model_type": "dinov2"}
     return sizes | {"num_register_tokens": spec.registers, "model_type": "dinov2_with_registers"}
-
-
-def write_json(path: Path, body: object) -> None:
-    """Write indented JSON with sorted keys, so that equal content has equal bytes."""
-    path.write_text(json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

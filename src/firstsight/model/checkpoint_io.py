@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from firstsight.errors import FirstsightError, LimitExceeded, ModelError
-from firstsight.files import link_or_copy, write_atomic
+from firstsight.files import link_or_copy, write_atomic, write_json
 from firstsight.limits import read_settings
 from firstsight.model.tensors import StoredTensors, load_weights, meta_init, write_tensors
 from firstsight.model.vision import Encoder, load_encoder
@@ -54,7 +53,7 @@ def write_spec(folder: Path, spec: LMSpec | VLMSpec, *, tokens_seen: int) -> Non
     """Write spec.json: the model's spec and the tokens that it was trained on."""
     kind = "vlm" if isinstance(spec, VLMSpec) else "lm"
     body = {"format": FORMAT_VERSION, "kind": kind, "model": serialize.to_json(spec), "seen": tokens_seen}
-    write_atomic(folder / "spec.json", json.dumps(body, sort_keys=True, indent=1) + "\n")
+    write_json(folder / "spec.json", body)
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

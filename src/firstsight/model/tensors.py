@@ -5,7 +5,6 @@ The tensors of one name are one file of up to `MAX_SHARD_BYTES`, or shards with 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from firstsight.errors import ModelError
-from firstsight.files import read_weight_map, write_atomic
+from firstsight.files import read_weight_map, write_json
 from firstsight.limits import check_tensor_header
 
 MAX_SHARD_BYTES = 2_000_000_000
@@ -178,7 +177,7 @@ def _move_shards(shards: Sequence[tuple[Path, Mapping[str, int]]], folder: Path,
         weight_map |= dict.fromkeys(sizes, files[-1].name)
     total_bytes = sum(sum(sizes.values()) for _, sizes in shards)
     body = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    write_atomic(index, json.dumps(body, indent=2, sort_keys=True) + "\n")
+    write_json(index, body, indent=2)
     return [*files, index]
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from firstsight.errors import StoreError
-from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, write_atomic
+from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, write_json
 from firstsight.plan.step import Step, find_address
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.verification import ResultCheck
@@ -105,7 +105,7 @@ class Store:
             fsync_path(path)
         record, check = _provenance_record(step, started=started, files=digests), ResultCheck(self.root, step.address)
         check.forget()
-        write_atomic(self._provenance_path(step.address), _json_text(record), sync=True)
+        write_json(self._provenance_path(step.address), record, sync=True)
         handler.move_unfinished(work, unfinished)
         work.rename(result)
         fsync_path(result.parent)
@@ -146,7 +146,7 @@ class Store:
     def record_failure(self, address: str, reason: str) -> None:
         """Store why the last attempt of a step failed; without a word where this cannot be written."""
         with suppress(OSError):
-            write_atomic(self._failure_path(address), _json_text({"address": address, "reason": reason}))
+            write_json(self._failure_path(address), {"address": address, "reason": reason})
 
     def last_failure(self, address: str) -> str:
         """Why the last attempt of a step failed; empty if it did not."""
@@ -178,7 +178,7 @@ def _initialize(root: Path) -> None:
         allowed = {*STORE_FOLDERS, marker.name}  # another process may be initializing the same folder
         if any(path.name not in allowed and not path.name.startswith(".") for path in root.iterdir()):
             raise StoreError(f"{root} has files but is not a firstsight store. Choose a new folder with --out.")
-        write_atomic(marker, _json_text({"firstsight": "store", "format": STORE_FORMAT}), sync=True)
+        write_json(marker, {"firstsight": "store", "format": STORE_FORMAT}, sync=True)
     _check_marker(marker)
     for name in STORE_FOLDERS:
         (root / name).mkdir(exist_ok=True)
@@ -208,10 +208,6 @@ def _check_marker(marker: Path) -> None:
         f"{marker.parent} has format {store_format}, written by {writer} firstsight; this one reads format "
         f"{STORE_FORMAT}. {advice}. Choose another folder with --out, or use the firstsight that wrote it."
     )
-
-
-def _json_text(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
 def _provenance_record(step: Step, *, started: datetime, files: dict[str, str]) -> dict[str, Any]:

@@ -97,9 +97,9 @@ class ResultCheck:
         except DataError as error:
             raise self._damaged((str(error),)) from error
 
-    def _read_record(self) -> dict[str, Any]:
+    def _read_record(self, memory: Mapping[str, Any] | None = None) -> dict[str, Any]:
         record = read_record(self.record_path, self.address)
-        if self.remembered_record() not in (None, record):
+        if self.remembered_record(memory) not in (None, record):
             raise DataError(f"provenance/{self.record_path.name}: changed")
         return record
 
@@ -119,15 +119,16 @@ class ResultCheck:
             return (f"{self.folder}: {entry_kind(self.folder)} instead of a folder",)
         states, foreign = _scan(self.folder)
         states[_RECORD] = _file_state(self.record_path)
-        remembered = self._remembered_states()
+        memory = self._memory()
+        remembered = _remembered_states(memory)
         if states == remembered and not foreign and not full:
             return ()
         try:
-            record = self._read_record()
+            record = self._read_record(memory)
         except DataError as error:
             return (str(error),)
         wanted: dict[str, str] = record["files"]
-        remembered = {} if full or self._memory().get("record") != record else remembered
+        remembered = {} if full or memory.get("record") != record else remembered
         unread = [name for name in wanted if name in states and states[name] != remembered.get(name)]
         others = () if files is None else set(unread).difference(files)
         skipped = {name for name in others if not _is_edited(states[name], remembered.get(name))}
@@ -137,7 +138,7 @@ class ResultCheck:
         unexpected = [name for name in states if name not in wanted and name != _RECORD]
         lacking = [name for name in sorted(wanted) if name not in states]
         intact = {name: state for name, state in states.items() if name not in {*skipped, *changed, *unexpected}}
-        self._remember(record, intact, damaged={**dict.fromkeys(lacking, _NO_FILE), **changed})
+        self._remember(memory, record, intact, damaged={**dict.fromkeys(lacking, _NO_FILE), **changed})
         return (
             *(f"{name}: missing" for name in lacking if name not in foreign),
             *(f"{name}: {kind}" for name, kind in foreign.items()),
@@ -152,18 +153,13 @@ class ResultCheck:
     def remember(self, record: Mapping[str, Any]) -> None:
         """Remember the files as they are now, just published with this record."""
         states, _ = _scan(self.folder)
-        self._remember(record, {**states, _RECORD: _file_state(self.record_path)}, damaged={})
+        self._remember({}, record, {**states, _RECORD: _file_state(self.record_path)}, damaged={})
 
-    def remembered_record(self) -> dict[str, Any] | None:
-        """The copy of the provenance record; None where there is none or it is damaged too."""
+    def remembered_record(self, memory: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """The copy of the provenance record, in `memory` if given; None where it is missing or damaged too."""
         with suppress(*_INVALID):
-            return check_record(self._memory().get("record"), self.address)
+            return check_record((self._memory() if memory is None else memory).get("record"), self.address)
         return None
-
-    def _remembered_states(self) -> dict[str, FileState]:
-        states = self._memory().get("states")
-        entries = cast(dict[str, Any], states).items() if isinstance(states, dict) else ()
-        return {name: state for name, state in entries if isinstance(state, list) and len(cast(FileState, state)) == 4}
 
     def _memory(self) -> dict[str, Any]:
         with suppress(OSError, ValueError, RecursionError):
@@ -173,19 +169,29 @@ class ResultCheck:
         return {}
 
     def _remember(
-        self, record: Mapping[str, Any], intact: Mapping[str, FileState], *, damaged: Mapping[str, FileState]
+        self,
+        memory: Mapping[str, Any],
+        record: Mapping[str, Any],
+        intact: Mapping[str, FileState],
+        *,
+        damaged: Mapping[str, FileState],
     ) -> None:
-        """Merge states into the memory, those of damaged files with a size that no file has: they are read again.
+        """Write states merged into the memory; damaged files get a size that no file has, so that they are read again.
 
         Without a word where the store cannot be written, as the memory only saves time.
         """
-        memory = self._memory()
-        earlier = self._remembered_states() if memory.get("record") == record else {}
+        earlier = _remembered_states(memory) if memory.get("record") == record else {}
         spoiled = {name: [-1, *state[1:]] for name, state in damaged.items()}
         content = {"record": record, "states": {**earlier, **intact, **spoiled}}
         if content != memory:
             with suppress(OSError):
                 write_atomic(self.memory_path, json.dumps(content, sort_keys=True) + "\n")
+
+
+def _remembered_states(memory: Mapping[str, Any]) -> dict[str, FileState]:
+    states = memory.get("states")
+    entries = cast(dict[str, Any], states).items() if isinstance(states, dict) else ()
+    return {name: state for name, state in entries if isinstance(state, list) and len(cast(FileState, state)) == 4}
 
 
 def digest_files(paths: Sequence[Path]) -> list[str]:

@@ -6,7 +6,6 @@ Shapes: B images of a batch, P distinct phrases of a batch, S pixels per side.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,8 @@ from firstsight.data.readers import IMAGE_EXTENSIONS, TarMember, list_tar_member
 from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.data.sampling import epoch_permutation
 from firstsight.errors import DataError, Diverged, ModelError
-from firstsight.files import write_atomic
+from firstsight.files import write_atomic, write_json
+from firstsight.limits import check_limit, parse_json
 from firstsight.model.tensors import check_finite
 from firstsight.model.vision import (
     extract_features,
@@ -104,7 +104,7 @@ def train_contrastive(
     staging.rmdir()
     write_atomic(out / "tokenizer.json", tokenizer.to_str(pretty=True))
     processor = siglip_processor_config(spec.vit.image_size)
-    write_atomic(out / "preprocessor_config.json", json.dumps(processor, indent=2, sort_keys=True) + "\n")
+    write_json(out / "preprocessor_config.json", processor, indent=2)
 
 
 def _explain_divergence(numbers: str, images: Iterable[CaptionedImage], *, lr: float, out: Path) -> Diverged:
@@ -126,10 +126,14 @@ def _read_captioned_images(folder: Path) -> Iterator[CaptionedImage]:
                     names = ", ".join(members)
                     raise DataError(f"{file}: sample {key} wants an image and its txt. Got {names}. Make it again.")
                 content = dict[str, bytes]()
+                for kind, member in members.items():
+                    if kind in {"txt", "json"} or member is image:
+                        check_limit(f"{file}, {member.name}", member.limit_name, member.size)
                 for kind in members.keys() & {"txt", "json"}:
                     data.seek(members[kind].offset_data)
                     content[kind] = data.read(members[kind].size)
-                phrases = json.loads(content.get("json", b"{}")).get("phrases") or [content["txt"].decode().strip()]
+                record = parse_json(content.get("json", b"{}"), f"{file}, {key}.json")
+                phrases = record.get("phrases") or [content["txt"].decode().strip()]
                 yield CaptionedImage(file=file, offset=image.offset_data, size=image.size, phrases=tuple(phrases))
 
 

@@ -6,7 +6,6 @@ and ends with the same bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from firstsight.data import tokenizer
 from firstsight.data.loader import Batch, BatchStream, DecodedImages, prefetch_batches
 from firstsight.data.loader.sample_ledger import SampleLedgerWriter
 from firstsight.errors import Diverged, ModelError
-from firstsight.files import write_atomic
+from firstsight.files import write_json
 from firstsight.model.checkpoint_io import read_spec
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.recipe.model import LMSpec, VLMSpec
@@ -137,8 +136,7 @@ def _write_results(state: TrainState, stream: BatchStream, context: StepContext,
     encoders = _tower_folders(state.model.spec, context.inputs, "external")
     write_checkpoint(context.out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
     ledger.close(context.out / "ledger.json")
-    record = json.dumps(achieved_record(stream, context.inputs), sort_keys=True, indent=1, allow_nan=False)
-    write_atomic(context.out / "achieved.json", record + "\n")
+    write_json(context.out / "achieved.json", achieved_record(stream, context.inputs))
 
 
 def _micro_batch_slices(num_rows: int, max_rows: int) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from time import monotonic
 from typing import Any, get_args
 
 from firstsight.errors import DamagedResult, RequestError, StoreError
-from firstsight.files import is_temporary, link_or_copy, remove_if_unlocked, write_atomic
+from firstsight.files import is_temporary, link_or_copy, remove_if_unlocked, write_json
 from firstsight.plan.graph import Graph, with_ancestors
 from firstsight.plan.scheduler import EXTERNAL_KIND
 from firstsight.plan.step import STEP_VERSIONS, SYNTHETIC_SUFFIX, Step
@@ -236,7 +235,7 @@ def _restore_record(store: Store, address: str) -> bool:
         pass
     if check.record_path.is_dir():
         remove_path(check.record_path)
-    write_atomic(check.record_path, json.dumps(record, indent=1, sort_keys=True) + "\n", sync=True)
+    write_json(check.record_path, record, sync=True)
     return True
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from firstsight.errors import ModelError
+from firstsight.errors import LimitExceeded, ModelError
 from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.harness import EvalConfig, evaluate_checkpoint
 from firstsight.evaluate.models import hf_folder
@@ -100,6 +100,17 @@ def test_a_chat_template_that_fails_is_an_error_with_its_type(llava: Path, name:
     chat_format = load_hf_model(llava, site=Site()).chat_format
     with pytest.raises(ModelError, match=rf"llava: wanted a prompt from the chat template.*Got: {name}: "):
         chat_format.render("what is it ?", has_image=True)
+
+
+def test_a_prompt_of_a_chat_template_is_limited(llava: Path) -> None:
+    (llava / "chat_template.jinja").write_text("{{ 'a' * 3000000 }}")
+    chat_format = load_hf_model(llava, site=Site()).chat_format
+    with pytest.raises(
+        LimitExceeded, match=r"llava.*at most 1,000,000 characters. Got 3,000,000.*set prompt = 3000000"
+    ):
+        chat_format.render("what is it ?", has_image=True)
+    (llava / "chat_template.jinja").write_text("{{ 'a' * 1000000 }}")
+    assert load_hf_model(llava, site=Site()).chat_format.render("", has_image=False) == "a" * 1_000_000
 
 
 def test_code_in_a_folder_is_not_run(llava: Path) -> None:

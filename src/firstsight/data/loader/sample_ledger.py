@@ -6,7 +6,6 @@ ledger.json    what the numbers mean: sources with digest, rows, share and passe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from firstsight.data.index import npy_header
 from firstsight.data.loader.stream import BatchStream
-from firstsight.files import write_atomic
+from firstsight.files import write_json
 from firstsight.resume_folder import AppendedFile
 
 LEDGER_DTYPE = np.dtype([("source", "u1"), ("row", "<u4")])
@@ -51,7 +50,7 @@ class SampleLedgerWriter:
         """Write the remaining rows, and ledger.json with the digest of what was written."""
         self._write()
         metadata = describe_ledger(self.stream, self.first_position) | {"sha256": self.file.sha256}
-        write_atomic(metadata_path, json.dumps(metadata, sort_keys=True, indent=1) + "\n")
+        write_json(metadata_path, metadata)
 
     def _write(self) -> None:
         while self.written_rows < self.trained_rows:

@@ -27,7 +27,7 @@ from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
 from firstsight.data.prepare.shard_writer import PrepareJob, ShardPart, ShardProgress, ShardWriter, load_finished_part
 from firstsight.data.readers import Shard
 from firstsight.errors import DataError, FirstsightError, StepFailed
-from firstsight.files import FileDigests, file_sha256, write_atomic
+from firstsight.files import FileDigests, file_sha256, write_atomic, write_json
 from firstsight.limits import apply_limits
 from firstsight.recipe import mixture, serialize
 from firstsight.recipe.stages import Prepare
@@ -65,7 +65,7 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
         parts = _write_missing_parts(job, shards, worker_count=site.readers, on_progress=on_progress)
         stats = _count_records(parts)
         merge_quarantines(parts, out)
-        _write_json(out / "refused.json", stats)
+        write_json(out / "refused.json", stats, sync=True)
         _check_rejected_share(parts, job.location, stats)
         (out / "refused.json").unlink()
         for part in parts:
@@ -243,7 +243,7 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Mapp
     }
     manifest["counts"] |= {"images": image_count}
     manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *digests])
-    _write_json(out / "manifest.json", manifest)
+    write_json(out / "manifest.json", manifest, sync=True)
     _write_complete(out)
     remove_path(out / "parts")
 
@@ -252,10 +252,6 @@ def _limits_text(job: PrepareJob) -> list[str]:
     """Other limits than the defaults, which make other records of equal files."""
     changed = job.limits.changed_for_records()
     return [json.dumps(changed, sort_keys=True)] if changed else []
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, sort_keys=True, indent=1) + "\n", sync=True)
 
 
 def _write_complete(out: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from firstsight.data.records import IMAGE_PLACEHOLDER, strip_image_placeholder
 from firstsight.errors import ModelError
 from firstsight.evaluate.models.hf_folder import HFComponents
+from firstsight.limits import check_limit
 
 _BOX_REQUEST = "Please provide the bounding box coordinate of the region this sentence describes"
 _BOX_PROMPT = re.compile(rf'^{_BOX_REQUEST}: "(?P<phrase>.*)"$')
@@ -46,12 +47,14 @@ class ChatFormat:
         content = text if processor is None else [*image_part, {"type": "text", "text": text}]
         messages, renderer = [{"role": "user", "content": content}], tokenizer if processor is None else processor
         try:
-            return str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            prompt = str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         except _TEMPLATE_ERRORS as error:
             raise ModelError(
                 f"{self._components.model_type}: wanted a prompt from the chat template of its folder. Got: "
                 f"{type(error).__name__}: {error}. Copy chat_template.jinja again, as the model's publisher wrote it."
             ) from error
+        check_limit(f"{self._components.model_type}: its chat template", "prompt", len(prompt))
+        return prompt
 
     def model_inputs(self, rendered: Sequence[str], images: Sequence[Image.Image] | None) -> Any:
         """The model's inputs for rendered prompts, padded on the left; all rows have an image, or none has."""
