@@ -21,7 +21,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from firstsight.data.tokenizer import load_tokenizer
-from firstsight.errors import DataError, RequestError
+from firstsight.errors import DamagedResult, DataError, RequestError
 from firstsight.evaluate.lm_eval.adapter import (
     Firstsight,
     LmEvalAdapter,
@@ -34,6 +34,7 @@ from firstsight.site import Progress
 from tests.conftest import DEVICE
 from tests.evaluate.lm_eval.conftest import MARKS, native_model
 from tests.model.tiny_models import pack_rows
+from tests.plan.test_verification import publish
 
 PAIRS = [
     ("Question: what is the cat\nAnswer:", " the cat is red."),
@@ -288,3 +289,10 @@ def test_the_model_is_registered_by_name_and_entry_point(checkpoint_folder: Call
         f"path={checkpoint_folder('llama')},max_length=32", {"batch_size": "auto"}
     )
     assert (tokenizer.max_length, tokenizer.rank, tokenizer.world_size) == (32, 0, 1)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_damaged_result_of_a_store_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "steps" / publish(tmp_path, {"spec.json": b"{}"}).address
+    (folder / "spec.json").write_bytes(b"[]")
+    with pytest.raises(DamagedResult, match=r"spec\.json: changed"):
+        Firstsight(path=folder)

@@ -23,6 +23,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.models.native import NativeModel, load_native_model
 from firstsight.model.generate import Sampling, continuation_likelihoods, generate
+from firstsight.plan.verification import check_stored_folder
 from firstsight.site import Progress, ProgressCallback, Site
 
 MODEL_NAME = "firstsight"
@@ -196,7 +197,10 @@ def _generation_options(gen_kwargs: Mapping[str, Any], *, seed: int) -> tuple[tu
 
 @register_model(MODEL_NAME)
 class Firstsight(LmEvalAdapter):
-    """`lm_eval --model firstsight --model_args path=FOLDER`: the checkpoint in a training step's output folder."""
+    """`lm_eval --model firstsight --model_args path=FOLDER`: the checkpoint in a training step's output folder.
+
+    DamagedResult where it is one of a store and not as it was published.
+    """
 
     def __init__(
         self,
@@ -223,7 +227,9 @@ class Firstsight(LmEvalAdapter):
             logging.getLogger(__name__).warning("no GPU on this machine: using cpu instead of %s", device)
             device = "cpu"
         super().__init__(
-            load_native_model(Path(path), site=Site(device=device, threads=len(sched_getaffinity(0)))),
+            load_native_model(
+                check_stored_folder(Path(path)), site=Site(device=device, threads=len(sched_getaffinity(0)))
+            ),
             batch_contexts=batch_contexts,
             max_length=max_length,
             on_progress=lambda _: None,  # lm-eval has its own progress bars
