@@ -118,7 +118,9 @@ def test_cached_rows_equal_packed_rows_and_are_packed_once(tmp_path: Path, monke
     assert not folder.name.startswith("."), "nothing half-made is left"
 
 
-@pytest.mark.parametrize("damage", ["short", "gone", "other length", "not JSON", "other dtype"])
+@pytest.mark.parametrize(
+    "damage", ["short", "gone", "other length", "not JSON", "other dtype", "filled.npy", "table.json"]
+)
 def test_a_damaged_cache_is_packed_again(tmp_path: Path, damage: str) -> None:
     index = interleaved(50)
     expected = mapped_arrays(pack(index, length=16, image_tokens=2, packing="best_fit", cache=tmp_path))
@@ -133,6 +135,10 @@ def test_a_damaged_cache_is_packed_again(tmp_path: Path, damage: str) -> None:
             (folder / "segment_offsets.npy").write_bytes((folder / "start.npy").read_bytes())
         case "not JSON":
             (folder / "table.json").write_text("{")
+        case "filled.npy" | "table.json":
+            content = bytearray((folder / damage).read_bytes())
+            content[-20] ^= 1
+            (folder / damage).write_bytes(content)
         case _:
             np.save(path, np.load(path).view("<u4"))
     assert mapped_arrays(pack(index, length=16, image_tokens=2, packing="best_fit", cache=tmp_path)) == expected

@@ -21,8 +21,9 @@ from firstsight.data.packing.bins import assign_rows
 from firstsight.data.packing.segments import SEGMENT_ARRAYS, PackingConfig, SampleChunk, Segments, split_into_segments
 from firstsight.data.tokenizer import LOSS_ALWAYS, LOSS_BEFORE_FINETUNING
 from firstsight.errors import DataError, QuantityError
-from firstsight.files import file_lock, staged_folder, write_atomic
+from firstsight.files import file_lock, file_sha256, staged_folder, write_atomic
 from firstsight.recipe.mixture import PackingMode
+from firstsight.resume_folder import seal_json, unseal_json
 
 TOKENS_PER_BLOCK = 1 << 22
 """Tokens whose loss flags are read at a time."""
@@ -270,32 +271,25 @@ def _write_files(folder: Path, chunks: Iterable[PackedRows], length: int) -> Non
         writers = {name: open_array_file(path, np.dtype(PACKED_DTYPES[name])) for name, path in paths.items()}
         files = {name: stack.enter_context(writer) for name, writer in writers.items()}
         stats = _append_chunks(files, chunks, length)
-    sizes = {name: path.stat().st_size for name, path in paths.items()}
-    write_atomic(folder / "table.json", json.dumps({"stats": asdict(stats), "sizes": sizes}, indent=1) + "\n")
+    digests = {name: file_sha256(path) for name, path in paths.items()}
+    write_atomic(folder / "table.json", seal_json({"stats": asdict(stats), "digests": digests}))
 
 
 def _map_files(folder: Path, index: Index, config: PackingConfig) -> PackedRows:
-    """The rows in a folder; raises DataError if a file is missing, truncated or of another length than table.json."""
+    """The rows in a folder; raises DataError if a file is missing or not the one that table.json describes."""
     try:
-        metadata = json.loads((folder / "table.json").read_text())
+        metadata = unseal_json((folder / "table.json").read_text())
         stats, arrays = PackingStats(**metadata["stats"]), dict[str, np.ndarray]()
-        for name, dtype in PACKED_DTYPES.items():
-            path, expected = folder / f"{name}.npy", metadata["sizes"][name]
-            size = path.stat().st_size
-            if size != expected:
-                raise DataError(f"{path}: wanted {expected} bytes. Got {size}. Pack again.")
-            array = np.load(path, mmap_mode="r") if size > 128 else np.load(path)  # an empty file cannot be mapped
+        for name in PACKED_DTYPES:
+            path = folder / f"{name}.npy"
+            if file_sha256(path) != metadata["digests"][name]:
+                raise DataError(f"{path}: wanted the array that was written. Got a changed one. Pack again.")
+            array = (
+                np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
+            )  # an empty file cannot be mapped
             arrays[name] = array.view(np.ndarray)
-            if array.dtype != np.dtype(dtype):
-                raise DataError(f"{path}: wanted {dtype}. Got {array.dtype}. Pack again.")
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: wanted packed rows. Got {error!r}. Pack again.") from error
-    expected = dict.fromkeys(PACKED_DTYPES, int(arrays["segment_offsets"][-1:].sum()))
-    expected |= dict.fromkeys(("filled", "loss_always", "loss_before_finetuning"), stats.rows)
-    expected["segment_offsets"] = stats.rows + 1
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if lengths != expected:
-        raise DataError(f"{folder}: wanted arrays of {expected} entries. Got {lengths}. Pack again.")
     return _rows(index, config, arrays, stats)
 
 
