@@ -11,7 +11,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 DEVICE = os.environ.get("FIRSTSIGHT_TEST_DEVICE", "cpu")
 """Device of the models in tests; with `cuda` the same tests run on a GPU."""
