@@ -17,7 +17,7 @@ from firstsight.plan.graph import build_graph, render_tree
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import RowShape
 from firstsight.studies.when import when
-from firstsight.units import Share, Tokens, format_bytes, format_count, parse_share, parse_tokens
+from firstsight.units import Share, Tokens, format_bytes, format_count, parse_duration, parse_share, parse_tokens
 
 PYTHONS = [Path(sys.executable), *sorted(Path.home().glob(".pyenv/versions/3.1[1-9]*/bin/python"))]
 
@@ -32,6 +32,28 @@ def test_percent_and_fraction_read_alike(percent: int) -> None:
 def test_impossible_shares_are_refused(text: str) -> None:
     with pytest.raises(QuantityError):
         parse_share(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2h", 7200),
+        ("1.5h", 5400),
+        ("90min", 5400),
+        ("90m", 5400),
+        ("1h30min", 5400),
+        (" 1 h 30 s ", 3630),
+        ("3d", 259_200),
+    ],
+)
+def test_durations_are_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["2", "h", "", "-2h", "0h", "2 weeks", "1h 30", "nan", "infs", f"{'9' * 400}h"])
+def test_impossible_durations_are_refused(text: str) -> None:
+    with pytest.raises(QuantityError, match="2h"):
+        parse_duration(text)
 
 
 def test_tokens_read_and_print() -> None:

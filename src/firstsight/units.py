@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import NewType
@@ -13,6 +14,7 @@ Steps = NewType("Steps", int)
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _BYTE_UNITS = (("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3), ("B", 1))
+_SECONDS = {"d": 86_400, "h": 3_600, "min": 60, "m": 60, "s": 1}
 _NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)\s*([kMBT]?)")
 
 
@@ -60,6 +62,16 @@ def parse_bytes(text: str) -> int:
     if count.denominator != 1:
         raise QuantityError(f"wanted a size such as 64 MB or 1.5 GB. Got {text!r}.")
     return int(count)
+
+
+def parse_duration(text: str) -> float:
+    """Read "2h", "1.5h", "90 min", "1h30min", "45s" or "3d" as seconds above 0; QuantityError for anything else."""
+    parts = re.fullmatch(r"((\d+(?:\.\d+)?)\s*(?:d|h|min|m|s)\s*)+", text.strip())
+    numbers = re.findall(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", text) if parts else []
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in numbers)
+    if not 0 < seconds < math.inf:
+        raise QuantityError(f"wanted a time such as 2h, 90min or 1h30min. Got {text!r}.")
+    return seconds
 
 
 def format_count(count: int | float) -> str:

@@ -16,9 +16,9 @@ from firstsight.recipe.study import Study, over_seeds
 from firstsight.units import Share, Tokens
 
 
-def late(scale: Scale, at: Share = Share(9, 10), *, budget: Tokens = Tokens(4096), again: bool = False,
+def late(scale: Scale, at: Share = Share(9, 10), *, length: Tokens = Tokens(4096), again: bool = False,
          order: Literal["first", "last"] = "first", label: str = "late", copies: int = 1) -> Study:
-    arm = replace(branch_at(scale, at), name=f"{label}-{order}-{budget}-{again}-{copies}")
+    arm = replace(branch_at(scale, at), name=f"{label}-{order}-{length}-{again}-{copies}")
     return Study(name="late", scale=scale.name, question="Is late enough?", arms=over_seeds([arm], range(scale.seeds)))
 
 

@@ -74,6 +74,25 @@ def test_a_study_of_data_without_a_path_is_refused(capsys: pytest.CaptureFixture
     assert "datacomp-dr-1b" in message and "Nothing was run" in message
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "when", "--until-decided"], "--until-decided --budget 8h"),
+        (["run", "when", "--budget", "8h"], "--until-decided --budget 8h"),
+        (["run", "when", "--until-decided", "--budget", "soon"], "wanted a time such as 2h"),
+        (["run", "when", "--until-decided", "--budget", "8h"], "nothing is stored"),
+        (["next", "when", "--budget", "0h"], "wanted a time such as 2h"),
+        (["next", "when"], "nothing is stored"),
+        (["next", "when", "--run"], "nothing is stored"),
+    ],
+)
+def test_deciding_needs_a_stored_study_and_a_time(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], message: str
+) -> None:
+    assert message in refused(capsys, *words, "--scale", "smoke", "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_report_without_results_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "nothing is stored" in refused(capsys, "report", "when", "--out", tmp_path / "none")
     assert not (tmp_path / "none").exists()

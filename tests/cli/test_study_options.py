@@ -10,7 +10,7 @@ from tests.cli.command_line import STUDY_FILE, refused, run_command
 
 
 def test_the_parameters_of_a_study_are_options(capsys: pytest.CaptureFixture[str], study_file: Path) -> None:
-    words = ["--at", "40%", "--budget", "1.5k", "--again", "--order", "last", "--label", "x", "--copies", "3"]
+    words = ["--at", "40%", "--length", "1.5k", "--again", "--order", "last", "--label", "x", "--copies", "3"]
     code, out, err = run_command(capsys, "plan", study_file, "--scale", "smoke", *words)
     assert code == 0, err
     assert "x-last-1500-True-3.s0" in out and "pretrain-000-040" in out
@@ -25,7 +25,7 @@ def test_the_defaults_of_a_study_are_those_of_its_function(
 
 def test_help_lists_the_options_of_a_study(capsys: pytest.CaptureFixture[str], study_file: Path) -> None:
     code, out, _ = run_command(capsys, "run", study_file, "--help")
-    assert code == 0 and "--budget" in out and "--copies" in out and "--executor" in out
+    assert code == 0 and "--length" in out and "--copies" in out and "--executor" in out
 
 
 @pytest.mark.parametrize("share", ["1.5", "-1", "130%", "a tenth", "1/0"])
@@ -33,9 +33,9 @@ def test_shares_are_between_0_and_1(capsys: pytest.CaptureFixture[str], study_fi
     assert "--at" in refused(capsys, "plan", study_file, "--scale", "smoke", f"--at={share}")
 
 
-@pytest.mark.parametrize("budget", ["-5", "few", "1.5", "1e9"])
-def test_budgets_are_whole_tokens(capsys: pytest.CaptureFixture[str], study_file: Path, budget: str) -> None:
-    assert "--budget" in refused(capsys, "plan", study_file, "--scale", "smoke", f"--budget={budget}")
+@pytest.mark.parametrize("length", ["-5", "few", "1.5", "1e9"])
+def test_budgets_are_whole_tokens(capsys: pytest.CaptureFixture[str], study_file: Path, length: str) -> None:
+    assert "--length" in refused(capsys, "plan", study_file, "--scale", "smoke", f"--length={length}")
 
 
 def test_a_budget_without_a_step_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

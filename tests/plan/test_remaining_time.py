@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -193,3 +193,18 @@ def test_a_chain_takes_as_long_as_its_steps_one_after_the_other() -> None:
         estimate.finish(first, time=3.0)
         lefts.append(estimate.seconds_left(others, time=3.0))
     assert lefts[0] == lefts[1] == pytest.approx(len(others) * (1 + 2), rel=0.05)
+
+
+def test_steps_of_finished_kinds_take_as_long_as_those_did() -> None:
+    """Steps of the second seed of a study are equal to those of the first one, so take what those took."""
+    graph = build_graph(when(replace(get_scale("smoke"), seeds=2)))
+    speeds, seconds = RemainingTime(workers=1), {}
+    for number, step in enumerate(graph.arms["start-080.s1"]):
+        seconds[step.slug] = CPU.get(step.kind, 5.0)
+        speeds.start(step, time=100.0 * number)
+        speeds.finish(step, time=100.0 * number + seconds[step.slug])
+    second = [step for step in graph.arms["start-080.s2"] if step not in graph.arms["start-080.s1"]]
+    estimates = speeds.step_seconds(second)
+    assert estimates.keys() == set(second)
+    assert sum(estimates.values()) == pytest.approx(sum(seconds[step.slug] for step in second), rel=0.15)
+    assert RemainingTime(workers=1).step_seconds(second) == {}

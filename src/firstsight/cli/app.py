@@ -22,7 +22,7 @@ from firstsight.cli.checkpoint import ask, export, import_weights, verify
 from firstsight.cli.evaluate import answers, evaluate
 from firstsight.cli.prepare import prepare
 from firstsight.cli.score import score
-from firstsight.cli.study import explain, plan, power, preview, report, run
+from firstsight.cli.study import explain, next_, plan, power, preview, report, run
 from firstsight.cli.study_options import RUNS, OutOption, requested_study, with_study
 from firstsight.errors import FirstsightError, RequestError, describe_error
 from firstsight.workspace.doctor import machine_findings, missing_package
@@ -33,7 +33,7 @@ STOPPED = 130
 OUTPUT_CLOSED = 141
 """The exit code where the reader of the output ended first, as `head` does: a shell's for SIGPIPE."""
 
-STUDY_COMMANDS = (plan, run, report, preview, power)
+STUDY_COMMANDS = (plan, run, next_, report, preview, power)
 """Commands whose first argument is the study."""
 STUDY_OPTION_COMMANDS = (explain, ask, evaluate, answers)
 """Commands about arms and addresses; their study is an option."""
@@ -76,7 +76,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_root)
     for function in (*STUDY_COMMANDS, *STUDY_OPTION_COMMANDS):
-        name, as_option = function.__name__, function in STUDY_OPTION_COMMANDS
+        name, as_option = function.__name__.rstrip("_"), function in STUDY_OPTION_COMMANDS
         study = requested_study(arguments[1:], as_option=as_option) if arguments[:1] == [name] else None
         app.command(name)(with_study(function, study, as_option=as_option))
     commands = {"prepare": prepare, "export": export, "import": import_weights, "score": score, "doctor": doctor}

@@ -1,19 +1,20 @@
-"""The commands about a study: plan, run, report, explain, preview, power."""
+"""The commands about a study: plan, run, next, report, explain, preview, power."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from firstsight.cli import terminal
 from firstsight.cli.study_options import RUNS, OutOption
 from firstsight.cli.terminal import TerminalProgress
-from firstsight.errors import UnknownName
+from firstsight.errors import RequestError, UnknownName
 from firstsight.recipe.study import Study
 from firstsight.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
+    from firstsight.workspace.next_runs import NextRuns
     from firstsight.workspace.results import StudyResults
 
 
@@ -37,19 +38,69 @@ def run(
     out: OutOption = RUNS,
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Steps run in parallel; default: all cores.")] = None,
     executor: Annotated[str, typer.Option(help="What runs the steps: local.")] = "local",
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Add seeds until all claims are decided.")
+    ] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="With --until-decided: the most time, as 8h.")
+    ] = None,
 ) -> None:
     """Run every step that is not stored yet, then write the report.
 
-    Stop it at any time; the same command resumes it. Example: firstsight run when --scale cpu
+    Stop it at any time; the same command resumes it. --until-decided continues a study that is stored.
+    Example: firstsight run when --scale cpu
     """
     if executor != "local":
         raise UnknownName("executor", executor, ["local"])
+    if until_decided != (budget is not None):
+        raise RequestError(
+            "--until-decided and --budget belong together. Got one of them. Write --until-decided --budget 8h."
+        )
     workspace = Workspace(out)
+    if budget is not None:
+        _decide(workspace, study, budget=budget, max_runs=None, jobs=jobs)
     summary = workspace.run(study, jobs=jobs, on_progress=TerminalProgress())
     terminal.print_lines(summary.lines())  # before the report, which may fail too where the disk is full
     results = workspace.results(study, summary=summary)
     _write_report(results)
     raise typer.Exit(0 if summary.ok and not any(arm.damage for arm in results.arms) else 1)
+
+
+def next_(
+    study: Study,
+    *,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="The most time on this machine: 2h, 90min.")] = "2h",
+    run: Annotated[bool, typer.Option("--run", help="Run the first line of the table, then write the report.")] = False,
+    out: OutOption = RUNS,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Steps run in parallel; default: all cores.")] = None,
+) -> None:
+    """Show which arms and seeds to run next, so that the open claims are decided at the least cost.
+
+    Example: firstsight next when --budget 2h
+    """
+    workspace = Workspace(out)
+    if run:
+        _decide(workspace, study, budget=budget, max_runs=1, jobs=jobs)
+    _print_look(workspace.next(study, budget=budget, jobs=jobs))
+
+
+def _decide(workspace: Workspace, study: Study, *, budget: str, max_runs: int | None, jobs: int | None) -> NoReturn:
+    """Run what would decide the claims, print each look, write the report and exit."""
+    view, is_ok = TerminalProgress(), True
+    looks = workspace.run_until_decided(study, budget=budget, max_runs=max_runs, jobs=jobs, on_progress=view)
+    for look in looks:
+        if look.summary is not None:
+            terminal.print_lines(look.summary.lines())
+            is_ok = look.summary.ok
+        _print_look(look)
+    _write_report(workspace.results(study))
+    raise typer.Exit(0 if is_ok else 1)
+
+
+def _print_look(look: NextRuns) -> None:
+    terminal.print_lines(look.lines())
+    if look.options:
+        terminal.print_table(look.table())
 
 
 def report(study: Study, *, out: OutOption = RUNS) -> None:

@@ -28,7 +28,7 @@ STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The
 SCALE_OPTION = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
 SEEDS_OPTION = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds per arm; default: the scale's.")]
 METAVARS = {Share: "SHARE", Tokens: "TOKENS", int: "N", float: "NUMBER", str: "TEXT"}
-FLAGS = ("--help", "--debug", "--blind", "--no-blind")
+FLAGS = ("--help", "--debug", "--blind", "--no-blind", "--until-decided", "--run")
 """Options without a value."""
 
 

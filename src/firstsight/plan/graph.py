@@ -61,7 +61,7 @@ class Graph:
 
 
 def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
-    """The steps of all arms, with each trunk split where an arm of the study branches off.
+    """The steps of all arms, with each trunk split where an arm of the study branches off, in all seeds alike.
 
     Built-in sources are as large as `grow_sources` makes them. QuantityError or UnknownName where an arm could not
     run (`plan.refusals`).
@@ -72,8 +72,8 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     study, builder = grow_sources(study), _GraphBuilder(content_ids or {})
     cuts: dict[Pretrain | Donor, set[Share]] = {}
     for arm in study.arms:
-        cuts.setdefault(arm.pretrain, set()).update({arm.start} - {Share(0)})
-    finals = {arm.label: builder.evaluation(arm, sorted(cuts[arm.pretrain])) for arm in study.arms}
+        cuts.setdefault(_of_any_seed(arm.pretrain), set()).update({arm.start} - {Share(0)})
+    finals = {arm.label: builder.evaluation(arm, sorted(cuts[_of_any_seed(arm.pretrain)])) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
         steps = [step for arm in study.arms if arm.seed == seed for step in with_ancestors(finals[arm.label])]
@@ -85,6 +85,11 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
         arms={label: tuple(dict.fromkeys(with_ancestors(final))) for label, final in finals.items()},
         seeds={arm.label: arm.seed for arm in study.arms},
     )
+
+
+def _of_any_seed(trunk: Pretrain | Donor) -> Pretrain | Donor:
+    """A trunk without its seed: a seed that only some arms have is split like the others, so has their addresses."""
+    return trunk if isinstance(trunk, Donor) else replace(trunk, seed=0)
 
 
 def with_ancestors(step: Step) -> Iterator[Step]:

@@ -103,6 +103,12 @@ class RemainingTime:
         """A step has ended without a result."""
         self._running.pop(step, None)
 
+    def step_seconds(self, steps: Collection[Step]) -> dict[Step, float]:
+        """Seconds of each step from its start to its end, by the finished steps; none of kinds without a speed yet."""
+        measured = self._measured()
+        has_speed = {step: measured[_group(step.kind)].expected > 0 for step in steps}
+        return {step: self._startup(step) + _work_seconds(step, measured) for step in steps if has_speed[step]}
+
     def seconds_left(self, waiting: Sequence[Step], *, time: float) -> float | None:
         """Seconds until all running and waiting steps are done; None until all speeds that they need are measured.
 

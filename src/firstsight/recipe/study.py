@@ -193,6 +193,13 @@ class Study:
                 return arm
         raise UnknownName("arm", label, [arm.label for arm in self.arms])
 
+    def with_arms(self, labels: Iterable[str]) -> Study:
+        """The study with further seeds of its arms, by label (start-080.s4); arms that it has are not repeated."""
+        own = {arm.label for arm in self.arms}
+        further = dict.fromkeys(label for label in labels if label not in own)
+        names = [label.rpartition(".s") for label in further]
+        return replace(self, arms=(*self.arms, *(self.arm(name).with_seed(int(seed)) for name, _, seed in names)))
+
 
 def _figure_axes(figure: Figure) -> tuple[str, ...]:
     return tuple(name for name in ((figure.x, figure.y) if isinstance(figure, Grid) else (figure.x,)) if name)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from firstsight.evaluate.statistics.sequential import DecisionRule
 from firstsight.recipe.analysis import STABLE_MEASURES, Claim, Comparison
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
 from firstsight.report.format import format_interval, format_p_value, format_points
@@ -35,13 +36,20 @@ class ClaimResult:
         return f"{self.claim.name}: {self.verdict}. {self.evidence}"
 
 
+def rule_sentence(rule: DecisionRule) -> str:
+    """Which rule verdicts are made with."""
+    if rule == "fixed":
+        return "These verdicts are of fixed size: one test at the seeds that were planned."
+    return "These verdicts are by the sequential rule, which allows a look after every added seed."
+
+
 def evaluate_claims(claims: Sequence[Claim], arms: Sequence[ArmResult], comparison: ArmComparison) -> list[ClaimResult]:
     """The result of each claim on `arms`."""
     return [_evaluate(claim, arms, comparison) for claim in claims]
 
 
 def _evaluate(claim: Claim, arms: Sequence[ArmResult], comparison: ArmComparison) -> ClaimResult:
-    tests = [(part, pair) for part in claim.compare for pair in _arm_pairs(part)]
+    tests = claim_tests(claim)
     corrected = comparison.corrected_differences([pair for _, pair in tests])
     tested = [(part, difference) for (part, _), difference in zip(tests, corrected, strict=True) if difference]
     gaps = [_missing_reason(pair, arms) for (_, pair), d in zip(tests, corrected, strict=True) if d is None]
@@ -59,9 +67,10 @@ def _evaluate(claim: Claim, arms: Sequence[ArmResult], comparison: ArmComparison
     )
 
 
-def _arm_pairs(part: Comparison) -> list[ArmPair]:
-    pairs = [(a, b) for a in part.arms for b in part.others]
-    return [ArmPair(a=a, b=b, measure=part.measure, threshold=part.margin) for a, b in pairs]
+def claim_tests(claim: Claim) -> list[tuple[Comparison, ArmPair]]:
+    """The pairs of arms that a claim compares, each with the comparison that it is a part of."""
+    pairs = [(part, a, b) for part in claim.compare for a in part.arms for b in part.others]
+    return [(part, ArmPair(a=a, b=b, measure=part.measure, threshold=part.margin)) for part, a, b in pairs]
 
 
 def _verdict(claim: Claim, signs: Sequence[int], *, is_complete: bool) -> ClaimVerdict:
@@ -127,7 +136,8 @@ def describe_difference(difference: PairedDifference) -> str:
     if difference.interval is not None:
         interval = f"{100 * difference.level:.3g} % interval {format_interval(difference.interval)}"
         p_value = format_p_value(difference.adjusted_p, difference.family_size)
-        return f"{sentence} ({interval}, {p_value}, {len(difference.per_seed)} seeds{omission})"
+        seeds = f"{len(difference.per_seed)} {f'of {len(difference.looks) + 1} ' * bool(difference.looks)}seeds"
+        return f"{sentence} ({interval}, {p_value}, {seeds}{omission})"
     if difference.question_interval is not None:
         interval = format_interval(difference.question_interval)
         return f"{sentence} (95 % over questions alone {interval}, one seed{omission})"

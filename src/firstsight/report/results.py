@@ -76,6 +76,8 @@ class RunInfo:
     """A scale on synthetic data: an example of the method, without evidence about large models."""
     uses_openmoji: bool
     """The images are made of OpenMoji drawings, which must be credited."""
+    looks: tuple[str, ...] | None = None
+    """The looks at the claims of a study that is decided by the sequential rule; None for verdicts of fixed size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

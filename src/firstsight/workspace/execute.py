@@ -80,14 +80,20 @@ def run_graph(
     KeyboardInterrupt ends the worker processes; the next run resumes their steps.
     """
     site = download_models(external_sources(graph), site)
-    if jobs is None:
-        jobs = len(os.sched_getaffinity(0)) if site.device == "cpu" else 1
-    if jobs < 1:
-        raise QuantityError(f"--jobs: wanted at least 1. Got {jobs}.")
+    jobs = worker_count(site, jobs)
     if missing_steps(graph, store):
         check_machine(site)
     with LocalExecutor(jobs, site) as executor, display.steps(len(graph.steps)) as on_event:
         return run(graph, store, site=site, executor=executor, handlers=HANDLERS, on_event=on_event)
+
+
+def worker_count(site: Site, jobs: int | None) -> int:
+    """How many steps run at once: `jobs`, by default one a core, or one on a GPU. QuantityError below 1."""
+    if jobs is None:
+        return len(os.sched_getaffinity(0)) if site.device == "cpu" else 1
+    if jobs < 1:
+        raise QuantityError(f"--jobs: wanted at least 1. Got {jobs}.")
+    return jobs
 
 
 def run_step(step: Step, store: Store, *, site: Site, display: ProgressDisplay = NO_DISPLAY) -> Path:

@@ -34,7 +34,6 @@ from firstsight.report.results import (
     read_training_log,
 )
 from firstsight.report.table import score_table
-from firstsight.site import Site
 from firstsight.workspace.execute import run_step
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay, last_line
 from firstsight.workspace.sources import local_path
@@ -74,7 +73,12 @@ class StudyResults:
     @cached_property
     def claims(self) -> list[ClaimResult]:
         """The claims of the study, tested on these results."""
-        return evaluate_claims(self.study.claims, self.arms, ArmComparison(self.arms, self.scores))
+        return evaluate_claims(self.study.claims, self.arms, self.comparison)
+
+    @cached_property
+    def comparison(self) -> ArmComparison:
+        """Differences between the arms, tested by the rule of the study: once, or at every added seed."""
+        return ArmComparison(self.arms, self.scores, rule="sequential" if self._stored.record else "fixed")
 
     def figure(self, name: str = "stable") -> StudyChart:
         """A chart of the report, shown by a notebook: stable, tasks, heat, schedules, losses; the study's name is main.
@@ -116,7 +120,7 @@ class StudyResults:
         from firstsight.report.pages import report_page  # its figures take a second to import
 
         stored = self._stored
-        run = run_info(self.study, stored.open_store(), stored.graph, site=stored.site)
+        run = run_info(stored)
         folder = stored.open_store().root / "reports" / f"{self.study.name}-{self.study.scale}"
         return report_page.write(self.arms, study=self.study, run=run, folder=folder)
 
@@ -229,8 +233,9 @@ def _count_heldout(scores: Scores, answers: pl.DataFrame, path: Path) -> Mapping
     return Counter(answers.filter("heldout", blind=False).get_column("task").to_list())
 
 
-def run_info(study: Study, store: Store, graph: Graph, *, site: Site) -> RunInfo:
-    """What a report says about the plan, the cost and the provenance of a study."""
+def run_info(stored: StoredStudy) -> RunInfo:
+    """What a report says about the plan, the cost, the provenance and the looks at the claims of a study."""
+    study, store, graph, site = stored.study, stored.open_store(), stored.graph, stored.site
     records, unreadable = [], []
     for step in graph.steps:
         if store.has(step.address):
@@ -249,6 +254,7 @@ def run_info(study: Study, store: Store, graph: Graph, *, site: Site) -> RunInfo
         compute_seconds=busy_seconds([(record["started"], record["ended"]) for record in records]),
         is_builtin_scale=is_builtin,
         uses_openmoji=is_builtin,
+        looks=None if stored.record is None else tuple(map(str, stored.record.looks)),
     )
 
 

@@ -31,6 +31,7 @@ from firstsight.workspace.check_models import check_models
 from firstsight.workspace.execute import HANDLERS, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
+from firstsight.workspace.sequential_record import SequentialRecord
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class StoredStudy:
     study: Study
     root: Path
     site: Site = field(default_factory=sources.current_site)
+    record: SequentialRecord | None = None
+    """Of a study that is decided step by step; the study has its added arms."""
 
     @cached_property
     def graph(self) -> Graph:

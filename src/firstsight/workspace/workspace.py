@@ -5,7 +5,7 @@ Importing this module loads no torch, numpy or polars: a method imports what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from firstsight.workspace import resolve, sources
 from firstsight.workspace.execute import run_graph
 from firstsight.workspace.prepare import PreparedSource, request_preparation
 from firstsight.workspace.progress import ProgressDisplay, progress_display
+from firstsight.workspace.sequential_record import read_record
 from firstsight.workspace.study_graph import StoredStudy, prepare_study
 from firstsight.workspace.study_plan import StudyPlan, plan_study
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from firstsight.hub.export import ExportDtype, ExportResult
     from firstsight.workspace.doctor_store import StoreCheck
     from firstsight.workspace.evaluation import CheckpointEvaluation
+    from firstsight.workspace.next_runs import NextRuns
     from firstsight.workspace.results import StudyResults
 
 OnProgress = Callable[[str], object] | ProgressDisplay | None
@@ -74,6 +76,39 @@ class Workspace:
         stored = self.stored(study)
         store, graph = prepare_study(stored, jobs=jobs, display=display)
         return run_graph(graph, store, site=stored.site, jobs=jobs, display=display)
+
+    def next(self, study: Study, *, budget: str | float = "2h", jobs: int | None = None) -> NextRuns:
+        """Which arms and seeds to run next, so that the open claims are decided at the least cost; nothing is run.
+
+        The `budget` is a time on this machine, in seconds or as text: 2h, 90min. RequestError for a study without
+        claims, without stored scores of at least two seeds, and for a budget smaller than one run.
+        """
+        from firstsight.workspace.next_runs import check_budget, parse_budget, plan_next
+
+        seconds = parse_budget(budget)
+        state = plan_next(self.stored(study), budget=seconds, jobs=jobs)
+        check_budget(state, seconds)
+        return state
+
+    def run_until_decided(
+        self,
+        study: Study,
+        *,
+        budget: str | float,
+        max_runs: int | None = None,
+        jobs: int | None = None,
+        on_progress: OnProgress = None,
+    ) -> Iterator[NextRuns]:
+        """Look at the claims, run what `next` recommends, and so on, until all are decided or the budget is used.
+
+        Gives each look, after at most `max_runs` runs; nothing is run before the first one is taken. From then on the
+        claims of this study are tested by the sequential rule and it has the added seeds, in every method: the record
+        is stored under `decisions`. The same call resumes. Errors as of `next`.
+        """
+        from firstsight.workspace.next_runs import parse_budget, run_until_decided
+
+        options = {"budget": parse_budget(budget), "max_runs": max_runs, "jobs": jobs}
+        return run_until_decided(self.stored(study), **options, display=progress_display(on_progress))
 
     def results(self, study: Study, *, summary: RunSummary | None = None) -> StudyResults:
         """The scores, figures and claims of a study, finished or not. StoreError where nothing is stored.
@@ -211,7 +246,7 @@ class Workspace:
         return StoredAnswers(self.stored(study), checkpoint, other=other, task=task, benchmarks=folder).write(rows)
 
     def stored(self, study: Study) -> StoredStudy:
-        """A study with this workspace's folder and site, as the functions of `firstsight.workspace` take it.
+        """A study with this workspace's folder and site, and the arms that were added to decide its claims.
 
         RequestError for another value, such as the name of a study.
         """
@@ -219,4 +254,5 @@ class Workspace:
         if not isinstance(given, Study):
             call = f"firstsight.study({getattr(given, '__name__', repr(given))})"
             raise RequestError(f"wanted a Study. Got {type(given).__name__}. Pass the result of {call}.")
-        return StoredStudy(study, self.root, self.site)
+        record = read_record(study, self.root)
+        return StoredStudy(study.with_arms(record.labels) if record else study, self.root, self.site, record)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from firstsight.files import write_atomic
 from firstsight.recipe.analysis import Bars, Sweep
 from firstsight.recipe.study import Study
-from firstsight.report.claims import ClaimResult, evaluate_claims
+from firstsight.report.claims import ClaimResult, evaluate_claims, rule_sentence
 from firstsight.report.compare import ArmComparison
 from firstsight.report.figures import study_charts
 from firstsight.report.figures.curves import read_curves
@@ -54,7 +54,7 @@ def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path
     Raises DataError where a scores, answers or log file is invalid.
     """
     rows, curves = score_table(arms, study.axes), read_curves(arms)
-    comparison = ArmComparison(arms, rows)
+    comparison = ArmComparison(arms, rows, rule="fixed" if run.looks is None else "sequential")
     charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves)
     specs = {name: vega_lite_spec(chart) for name, chart in charts.items()}
     supported, limitations = study_limits(arms, rows, study, run=run, tokens=curves.total_tokens)
@@ -146,6 +146,7 @@ def _results_context(
         "answer": answer_sentence(arms, rows, comparison, axes=study.axes),
         "warnings": comparability_warnings(arms, rows),
         "claim_results": results,
+        "rule": rule_sentence(comparison.rule),
         "axis_limit": _claims_axis_limit(results),
         "overview": task_overview(rows),
         "samples": draw_samples(arms, rows, comparison),

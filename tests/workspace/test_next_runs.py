@@ -1,0 +1,122 @@
+"""What to run next, and running it until all claims are decided; steps are written without being run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firstsight.errors import QuantityError, RequestError, StoreError
+from firstsight.plan.graph import build_graph
+from firstsight.recipe.study import Study
+from firstsight.workspace import next_runs
+from firstsight.workspace.next_runs import NextOption
+from firstsight.workspace.sequential_record import read_record
+from tests.workspace.decision_store import SECONDS, DecisionStore, small_study
+
+FAR = {80: 0.8, 100: 0.5}
+
+
+@pytest.fixture
+def undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DecisionStore:
+    """Two arms that differ, with two seeds that spread too much to show it."""
+    store = DecisionStore(tmp_path, FAR, noise=0.15)
+    monkeypatch.setattr(next_runs, "run_graph", store.run_graph)
+    store.fill(small_study())
+    return store
+
+
+def test_the_table_has_cost_and_chance_of_the_best_option(undecided: DecisionStore) -> None:
+    study = small_study()
+    look = undecided.workspace.next(study, budget="4h", jobs=1)
+    (option,) = look.options
+    assert set(option.first_seed()) == {"start-080.s3", "start-100.s3"}
+    assert list(option.chances) == ["two-points"] and 0 < option.chances["two-points"] <= 1
+    header, row = look.table()
+    assert header == ("run", "time", "decides two-points, %") and row[0].startswith("start-080, start-100 x seed")
+    assert read_record(study, undecided.workspace.root) is None, "nothing is declared by looking at what would be next"
+    # Every stored step took as long: the trunk to 80 and to 100 %, and two stages and an evaluation of each arm.
+    graph = build_graph(study.with_arms(["start-080.s3", "start-100.s3"]))
+    new = [step for step in graph.steps if all(label.endswith(".s3") for label in graph.arms_by_step()[step])]
+    seeds = len(option.labels) // 2
+    assert option.seconds == pytest.approx(seeds * len(new) * SECONDS, rel=0.15)
+
+
+def test_chances_do_not_fall_with_seeds_and_a_small_budget_buys_few(undecided: DecisionStore) -> None:
+    rich, poor = (undecided.workspace.next(small_study(), budget=budget, jobs=1) for budget in ("40h", "9min"))
+    assert len(poor.options[0].labels) == 2 <= len(rich.options[0].labels)
+    assert poor.options[0].chances["two-points"] <= (rich.likely_option or rich.options[0]).chances["two-points"]
+
+
+def test_seeds_are_added_until_the_claim_is_decided(undecided: DecisionStore) -> None:
+    workspace, study = undecided.workspace, small_study()
+    looks = list(workspace.run_until_decided(study, budget="100h", jobs=1))
+    assert [result.verdict for result in looks[-1].claims] == ["holds"] and not looks[-1].options
+    assert [look.seeds["start-080"] for look in looks] == list(range(2, 2 + len(looks)))
+    record = read_record(study, workspace.root)
+    assert record is not None and len(record.looks) == len(looks) == 1 + len(record.labels) // 2
+    results = workspace.results(study)
+    assert [result.verdict for result in results.claims] == ["holds"], "the record makes the study and its rule"
+    assert len(results.arms) == 4 + len(record.labels)
+    assert set(small_study(3).arms) <= set(workspace.stored(small_study(3)).study.arms), "whatever --seeds says"
+    assert "by the sequential rule" in workspace.report(study).read_text()
+
+
+def test_one_run_adds_what_the_first_line_says_and_no_more(undecided: DecisionStore) -> None:
+    workspace, study = undecided.workspace, small_study()
+    before, after = workspace.run_until_decided(study, budget="4h", max_runs=1, jobs=1)
+    record = read_record(study, workspace.root)
+    assert record is not None and record.labels == before.options[0].labels
+    assert after.summary is not None and after.seeds["start-080"] == 2 + len(record.labels) // 2
+
+
+def test_a_seed_that_only_some_arms_have_has_the_addresses_of_a_whole_study() -> None:
+    whole, part = build_graph(small_study(3)), build_graph(small_study(2).with_arms(["start-100.s3"]))
+    assert part.arms["start-100.s3"] == whole.arms["start-100.s3"]
+
+
+def _without_claims(study: Study) -> Study:
+    return replace(study, claims=())
+
+
+@pytest.mark.parametrize(
+    ("study", "budget", "message"),
+    [
+        (_without_claims(small_study()), "4h", "Got none. Write claims=(Claim(...),)"),
+        (small_study(3), "4h", "Got none of start-080.s3, start-100.s3. Run firstsight run when --scale smoke first."),
+        (small_study(1), "4h", "at least two seeds"),
+        (small_study(), "1min", "the cheapest next run. Got 60 s."),
+    ],
+)
+def test_what_cannot_be_decided_is_refused(undecided: DecisionStore, study: Study, budget: str, message: str) -> None:
+    workspace = undecided.workspace
+    for call in (
+        lambda: workspace.next(study, budget=budget),
+        lambda: next(workspace.run_until_decided(study, budget=budget)),
+    ):
+        with pytest.raises(RequestError) as error:
+            call()
+        assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (workspace.root / "decisions").exists()
+
+
+def test_nothing_stored_and_no_time_are_refused(tmp_path: Path, undecided: DecisionStore) -> None:
+    with pytest.raises(StoreError, match="nothing is stored"):
+        DecisionStore(tmp_path / "empty", FAR, noise=0.1).workspace.next(small_study())
+    for budget in ("soon", "0h", "-2h", -1.0, float("nan")):
+        with pytest.raises(QuantityError, match="2h"):
+            undecided.workspace.next(small_study(), budget=budget)
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (("a.s3",), "a x seed 3"),
+        (("a.s4", "b.s4", "a.s5", "b.s5"), "a, b x seeds 4-5"),
+        (("a.s4", "b.s4", "a.s5"), "a x seeds 4-5; b x seed 4"),
+        (tuple(f"arm{number}.s2" for number in range(9)), "9 arms (arm0 to arm8) x seed 2"),
+    ],
+)
+def test_an_option_names_its_arms_and_seeds(labels: tuple[str, ...], text: str) -> None:
+    assert str(NextOption(labels=labels, seconds=1.0, chances={})) == text
