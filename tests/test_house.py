@@ -221,6 +221,7 @@ def _against_golden(name: str, text: str) -> None:
 COMMANDS = (
     "plan",
     "run",
+    "next",
     "report",
     "preview",
     "power",
@@ -248,7 +249,7 @@ def test_golden_commands() -> None:
     """Every command, argument, option and default: a new one is a decision."""
     lines: list[str] = []
     for study in shipped_studies():
-        words = {name: [name, study] for name in ("plan", "run", "report", "preview", "power")}
+        words = {name: [name, study] for name in ("plan", "run", "next", "report", "preview", "power")}
         for command in COMMANDS:
             group = typer.main.get_command(build(words.get(command, [])))
             assert isinstance(group, typer.core.TyperGroup)

@@ -39,6 +39,8 @@ class DecisionStore:
     """The ability of the arm at each percent."""
     noise: float
     """A seed's ability differs from it by up to this."""
+    questions: int = 5
+    """Of each task."""
 
     @property
     def workspace(self) -> Workspace:
@@ -54,7 +56,7 @@ class DecisionStore:
         text = dict.fromkeys(self.vision, 0.5)
         effects = StudyEffects(
             folder=self.folder / "scores",
-            questions=5,
+            questions=self.questions,
             seeds=seeds,
             vision=dict(self.vision),
             text=text,
