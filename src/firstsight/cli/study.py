@@ -14,7 +14,7 @@ from firstsight.recipe.study import Study
 from firstsight.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from firstsight.workspace.next_runs import NextRuns
+    from firstsight.workspace.decisions.next_runs import NextRuns
     from firstsight.workspace.results import StudyResults
 
 

@@ -28,10 +28,10 @@ from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace import sources
 from firstsight.workspace.check_models import check_models
+from firstsight.workspace.decisions.record import SequentialRecord
 from firstsight.workspace.execute import HANDLERS, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
-from firstsight.workspace.sequential_record import SequentialRecord
 
 
 @dataclass(frozen=True)

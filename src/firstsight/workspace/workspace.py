@@ -17,18 +17,18 @@ from firstsight.plan.step import FieldDifference
 from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace import resolve, sources
+from firstsight.workspace.decisions.record import read_record
 from firstsight.workspace.execute import run_graph
 from firstsight.workspace.prepare import PreparedSource, request_preparation
 from firstsight.workspace.progress import ProgressDisplay, progress_display
-from firstsight.workspace.sequential_record import read_record
 from firstsight.workspace.study_graph import StoredStudy, prepare_study
 from firstsight.workspace.study_plan import StudyPlan, plan_study
 
 if TYPE_CHECKING:
     from firstsight.hub.export import ExportDtype, ExportResult
+    from firstsight.workspace.decisions.next_runs import NextRuns
     from firstsight.workspace.doctor_store import StoreCheck
     from firstsight.workspace.evaluation import CheckpointEvaluation
-    from firstsight.workspace.next_runs import NextRuns
     from firstsight.workspace.results import StudyResults
 
 OnProgress = Callable[[str], object] | ProgressDisplay | None
@@ -83,7 +83,7 @@ class Workspace:
         The `budget` is a time on this machine, in seconds or as text: 2h, 90min. RequestError for a study without
         claims, without stored scores of at least two seeds, and for a budget smaller than one run.
         """
-        from firstsight.workspace.next_runs import check_budget, parse_budget, plan_next
+        from firstsight.workspace.decisions.next_runs import check_budget, parse_budget, plan_next
 
         seconds = parse_budget(budget)
         state = plan_next(self.stored(study), budget=seconds, jobs=jobs)
@@ -105,7 +105,7 @@ class Workspace:
         claims of this study are tested by the sequential rule and it has the added seeds, in every method: the record
         is stored under `decisions`. The same call resumes. Errors as of `next`.
         """
-        from firstsight.workspace.next_runs import parse_budget, run_until_decided
+        from firstsight.workspace.decisions.next_runs import parse_budget, run_until_decided
 
         options = {"budget": parse_budget(budget), "max_runs": max_runs, "jobs": jobs}
         return run_until_decided(self.stored(study), **options, display=progress_display(on_progress))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError, UnknownName
-from firstsight.workspace.sequential_record import Look, SequentialRecord, read_record, record_path
+from firstsight.workspace.decisions.record import Look, SequentialRecord, read_record, record_path
 from tests.workspace.decision_store import small_study
 
 LOOK = Look(time="2026-11-30T12:00:00+00:00", seeds={"start-080": 3, "start-100": 2}, verdicts={"two-points": "holds"})

@@ -10,9 +10,9 @@ import pytest
 from firstsight.errors import QuantityError, RequestError, StoreError
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.study import Study
-from firstsight.workspace import next_runs
-from firstsight.workspace.next_runs import NextOption
-from firstsight.workspace.sequential_record import read_record
+from firstsight.workspace.decisions import next_runs
+from firstsight.workspace.decisions.next_runs import NextOption
+from firstsight.workspace.decisions.record import read_record
 from tests.workspace.decision_store import SECONDS, DecisionStore, small_study
 
 FAR = {80: 0.8, 100: 0.5}

@@ -23,10 +23,10 @@ from firstsight.report.format import format_duration, format_percent
 from firstsight.report.prospects import MAX_SEEDS, ClaimProspects
 from firstsight.report.results import ArmResult
 from firstsight.units import parse_duration
+from firstsight.workspace.decisions.record import Look, SequentialRecord, record_path
 from firstsight.workspace.execute import run_graph, worker_count
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.results import StudyResults
-from firstsight.workspace.sequential_record import Look, SequentialRecord, record_path
 from firstsight.workspace.study_graph import StoredStudy, prepare_study
 
 LIKELY = 0.8
