@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from math import log
 
 from firstsight.errors import ModelError
-from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
+from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest, RawAnswer
 
 
 class ScriptedModel:
-    """Answers "IMAGE|PROMPT", ranks choices by a digest of both, raises ModelError before answer number `fail_at`."""
+    """Answers "IMAGE|PROMPT", ranks choices by a digest of both, raises ModelError before answer number `fail_at`.
+
+    Every reference has the probability 1/4, the chosen one of two choices 3/4; samples are equal to the answer.
+    """
 
     def __init__(self, *, has_vision: bool = True, fail_at: int | None = None, image_batch: int = 2) -> None:
         self._has_vision, self._fail_at, self._image_batch = has_vision, fail_at, image_batch
@@ -33,15 +37,17 @@ class ScriptedModel:
         self.image_names += [name for name, _ in named_images]
         return [sha256(data).hexdigest() for _, data in named_images]
 
-    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
+    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[RawAnswer]:
         for request in requests:
             self.record(request)
-            yield f"{request.image}|{request.text}"
+            text = f"{request.image}|{request.text}"
+            yield RawAnswer(text, (log(1 / 4),) * len(request.references), (text,) * len(request.sample_keys))
 
-    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
+    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[RawAnswer]:
         for request in requests:
             self.record(request)
-            yield sha256(f"{request.image}|{request.text}".encode()).digest()[0] % len(request.choices)
+            chosen = sha256(f"{request.image}|{request.text}".encode()).digest()[0] % len(request.choices)
+            yield RawAnswer(str(chosen), tuple(log(3 if n == chosen else 1) for n in range(len(request.choices))))
 
     def record(self, request: GenerationRequest | ChoiceRequest) -> None:
         """Count a request, or raise ModelError."""

@@ -10,11 +10,17 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError, RequestError
+from firstsight.evaluate import answer_cache
 from firstsight.evaluate.answer_cache import AnswerCache, DamagedAnswers, checkpoint_digest, evaluation_folder
+from firstsight.evaluate.models.interface import RawAnswer
 
 Checkpoint = Callable[[str], Path]
 HEADER = {"task": "pope", "version": 1, "style": "paper", "questions": "0123456789abcdef"}
-ANSWERS = {("1", False): "yes", ("1", True): "no\nor so", ("é", False): '"\u2028"'}
+ANSWERS = {
+    ("1", False): RawAnswer("yes", (-0.25, None), ()),
+    ("1", True): RawAnswer("no\nor so", (), ("yes", "é")),
+    ("é", False): RawAnswer('"\u2028"'),
+}
 
 
 def write_answers(folder: Path) -> Path:
@@ -64,13 +70,13 @@ def test_two_processes_do_not_append_to_one_file(tmp_path: Path) -> None:
     ):
         pass
     with AnswerCache(folder=tmp_path, header=HEADER).appender() as append:
-        append(("1", False), "yes")
+        append(("1", False), RawAnswer("yes"))
 
 
 def test_a_cache_without_a_folder_stores_nothing() -> None:
     cache = AnswerCache(folder=None, header=HEADER)
     with cache.appender() as append:
-        append(("1", False), "yes")
+        append(("1", False), RawAnswer("yes"))
     assert cache.file is None and cache.read() == {}
 
 
@@ -97,7 +103,7 @@ def test_a_changed_answer_is_found(old: str, new: str, tmp_path: Path) -> None:
 
 def test_a_line_of_another_file_is_found(tmp_path: Path) -> None:
     other = AnswerCache(folder=tmp_path, header=HEADER | {"task": "gqa"})
-    other.write({("2", False): "no"})
+    other.write({("2", False): RawAnswer("no")})
     assert other.file is not None
     file = write_answers(tmp_path)
     file.write_text(file.read_text() + other.file.read_text().splitlines(keepends=True)[1])
@@ -110,6 +116,15 @@ def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="wanted answers to"):
         AnswerCache(folder=tmp_path, header=HEADER | {"questions": "0123456789ab0000"}).read()
     assert AnswerCache(folder=tmp_path, header=HEADER | {"version": 2}).read() == {}
+
+
+def test_answers_in_an_older_format_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The format is part of the digest of the questions, which names the file."""
+    digests = set()
+    for version in (1, 2, 3):
+        monkeypatch.setattr(answer_cache, "CACHE_FORMAT", version)
+        digests.add(answer_cache.questions_digest(["what is it ?"]))
+    assert len(digests) == 3
 
 
 def test_a_checkpoint_is_identified_by_its_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from firstsight.errors import DataError
 from firstsight.evaluate.result_files import (
     TAGS,
     BaselineDifference,
+    SoftScore,
+    SoftTaskScores,
     SplitScores,
     StoredAnswer,
     SubsetScore,
@@ -67,6 +69,13 @@ TASK_SCORES = st.builds(
         st.builds(SplitScores, n=COUNTS, **dict.fromkeys(("accuracy", "f1", "precision", "recall", "yes"), NUMBERS)),
         max_size=2,
     ),
+    soft=st.none()
+    | st.builds(
+        SoftTaskScores,
+        n=COUNTS,
+        interval=st.none() | INTERVALS,
+        **dict.fromkeys(("blind", *SoftScore._fields), st.none() | NUMBERS),
+    ),
 )
 ANSWERS = st.builds(
     StoredAnswer,
@@ -82,6 +91,7 @@ ANSWERS = st.builds(
     split=st.text(),
     tags=st.lists(st.tuples(st.sampled_from(TAGS), st.text()), unique_by=lambda tag: tag[0]).map(tuple),
     missing=st.booleans(),
+    soft=st.none() | st.builds(SoftScore, NUMBERS, *[st.none() | NUMBERS] * 4),
 )
 RESULT = ("vqav2", "pope", "pope_p", "refcoco", "copa")
 
@@ -134,7 +144,29 @@ def test_the_stable_score_is_the_mean_over_its_tasks_of_the_answers_score_less_c
     centred = [((task.score or 0) - task.guess) / (1 - task.guess) for task in included]
     assert scores.centred["vision"] == pytest.approx(sum(centred) / 3, abs=2e-9)
     assert scores.raw["vision"] == pytest.approx(sum(means[name] for name in gains) / 3, abs=2e-9)
-    assert scores.missing["vision"] == ("gqa", "textvqa", "ocid_ref")
+    assert scores.missing["vision"] == scores.missing_soft["vision"] == ("gqa", "textvqa", "ocid_ref")
+
+
+def test_the_soft_stable_score_is_the_same_mean_of_the_answers_soft_scores(
+    evaluate_scripted: EvaluateScripted, tmp_path: Path
+) -> None:
+    """The scripted model gives each of two forms of a reference 1/4, the likelier of two choices 3/4, and no box."""
+    write_result(evaluate_scripted(ScriptedModel(), *RESULT), tmp_path)
+    soft: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    for _, answer in iter_answers(tmp_path / "answers.jsonl"):
+        assert answer.soft is not None
+        soft[answer.task, answer.blind].append(answer.soft.score)
+    means = {key: sum(values) / len(values) for key, values in soft.items()}  # splits of equal sizes
+    scores = read_scores(tmp_path)
+    assert (means["vqav2", False], means["pope", True], means["refcoco", False]) == (0.5, 0.5, 0.0)
+    assert set(soft["copa", False]) == {0.25, 0.75}
+    for name, task in scores.tasks.items():
+        assert task.soft is not None and task.soft.score == pytest.approx(means[name, False], abs=2e-9)
+        assert task.soft.blind == (pytest.approx(means[name, True], abs=2e-9) if name != "copa" else None)
+        low, high = task.soft.interval or (1.0, 0.0)
+        assert low <= task.soft.score <= high
+    assert scores.soft["vision"] == pytest.approx((0.5 - 0.25 + 0.5 - 0.5 + 0.0) / 3, abs=2e-9)
+    assert scores.soft["text"] == pytest.approx(means["copa", False] - 0.5, abs=2e-9)
 
 
 @pytest.mark.parametrize("name", ["scores.json", "answers.jsonl"])
@@ -153,8 +185,8 @@ def _pope(content: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda content: content.pop("format"), "format: wanted 1. Got none"),
-        (lambda content: content.update(format=2), "format: wanted 1. Got 2"),
+        (lambda content: content.pop("format"), "format: wanted 2. Got none"),
+        (lambda content: content.update(format=1), "format: wanted 2. Got 1"),
         (lambda content: content["versions"].update(scores=1), '"scores": 2.*Got .*"scores": 1'),
         (lambda content: content["stable"].pop("text"), "stable.text: wanted this key. Got only vision"),
         (
@@ -186,6 +218,9 @@ def _pope(content: dict[str, Any]) -> dict[str, Any]:
             lambda content: _pope(content)["splits"]["random"].update(recall=None),
             "splits.random.recall: wanted a finite",
         ),
+        (lambda content: content.pop("soft"), "soft: wanted this key"),
+        (lambda content: content["versions"].update(soft=2), '"soft": 1.*Got .*"soft": 2'),
+        (lambda content: _pope(content)["soft"].pop("best"), "tasks.pope.soft.best: wanted this key"),
         (lambda content: content.update(baselines={}), "baselines: wanted only tasks, stable"),
     ],
 )
@@ -251,6 +286,13 @@ def test_an_answer_without_a_key_is_refused(key: str, tmp_path: Path) -> None:
         ({"blind": 0}, "blind: wanted true or false. Got 0"),
         ({"readable": "no"}, "readable: wanted true or false. Got no"),
         ({"form": None}, "form: wanted a text. Got null"),
+        ({"soft": 0.5}, "soft: wanted an object. Got 0.5"),
+        ({"soft": {"best": 0.5}}, "soft.score: wanted this key"),
+        (
+            {"soft": {"score": 1.0, "worst": 0.5}},
+            "soft.worst: wanted only score, .*best_bits_per_byte. Got this key too",
+        ),
+        ({"soft": {"score": "1"}}, "soft.score: wanted a finite number. Got 1"),
     ],
 )
 def test_an_answer_with_another_key_or_type_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from firstsight.evaluate.models.interface import GenerationRequest
+from firstsight.evaluate.models.interface import GenerationRequest, RawAnswer
 from firstsight.evaluate.results import add_text_only_scores, merge_result
 from tests.evaluate.conftest import EvaluateScripted, written_files
 from tests.evaluate.scripted_model import ScriptedModel
@@ -24,8 +24,8 @@ def test_the_difference_from_blind_is_the_mean_of_paired_differences(evaluate_sc
     class AnswersCat(ScriptedModel):
         """Right for half of the questions with an image, and for none without."""
 
-        def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
-            yield from ("cat" if request.image else "red" for request in requests)
+        def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[RawAnswer]:
+            yield from (RawAnswer("cat" if request.image else "red") for request in requests)
 
     result = evaluate_scripted(AnswersCat(), "vqav2")
     summary = result.scores.tasks["vqav2"]

@@ -7,7 +7,7 @@ import torch
 
 from firstsight.errors import ModelError
 from firstsight.model import generate as generate_module
-from firstsight.model.generate import continuation_likelihoods
+from firstsight.model.generate import continuation_likelihoods, generate, generate_and_score
 from firstsight.model.inference import InferenceDecoder
 from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.model.tiny_models import (
@@ -54,6 +54,51 @@ def test_likelihoods_equal_those_of_whole_rows(
         expected = sum(log_probs[len(context) - 1 + n, token].item() for n, token in enumerate(continuation))
         assert likelihood.log_likelihood == pytest.approx(expected, rel=1e-9, abs=1e-9)
         assert likelihood.token_count == len(continuation)
+
+
+REFERENCES = [[[4, 4], [5], [1, 2, 3]], [], [[6]], [[1, 2, 3], [1, 2, 7]]]
+STOP = (11, 12)
+KEYS = [[1, 2**64 - 1], [3], [], [1]]
+
+
+@pytest.mark.parametrize("tokens", [1 << 16, 1], ids=["at once", "one row at a time"])
+@pytest.mark.parametrize(
+    "spec",
+    [PLAIN_LM, SHIFTED_LM, LLAMA_LM, FEATURE_VLM, PREFIX_VLM],
+    ids=["openlm", "token shift", "llama", "images", "prefix"],
+)
+def test_answers_and_likelihoods_of_one_prefill_equal_those_of_calls_of_their_own(
+    spec: LMSpec | VLMSpec, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The likelihood of a reference is summed over the stop tokens that may follow it."""
+    monkeypatch.setattr(generate_module, "MAX_BATCH_TOKENS", tokens)
+    model, has_images = random_model(spec), isinstance(spec, VLMSpec)
+    prompts, images = (IMAGE_PROMPTS, prompt_images()) if has_images else (PROMPTS, [None] * 4)
+    settings = {"continuations": REFERENCES, "sample_keys": KEYS, "stop": STOP, "max_new_tokens": 6}
+    results = generate_and_score(model, prompts, images, **settings)
+    assert [result.tokens for result in results] == generate(model, prompts, images, stop=STOP, max_new_tokens=6)
+    for prompt, image, references, result in zip(prompts, images, REFERENCES, results, strict=True):
+        endings = [[*reference, token] for reference in references for token in STOP]
+        repeated = [image] * len(endings) if has_images else None
+        likelihoods = continuation_likelihoods(model, [prompt] * len(endings), endings, repeated)
+        values = torch.tensor([row.log_likelihood for row in likelihoods], dtype=torch.float64)
+        assert result.log_likelihoods == pytest.approx(values.view(-1, 2).logsumexp(1).tolist(), rel=1e-9)
+    assert [len(result.samples) for result in results] == [len(keys) for keys in KEYS]
+    again = generate_and_score(
+        model, prompts[3:], images[3:], **{**settings, "continuations": [[]], "sample_keys": [[1]]}
+    )
+    assert again[0].samples == results[3].samples, "a sample depends on its prompt and key alone"
+
+
+def test_samples_have_the_models_distribution() -> None:
+    """Frequencies of 4,000 samples of one token against its softmax, within five standard errors."""
+    model, count = random_model(SHIFTED_LM), 4000
+    settings = {"continuations": [[]], "sample_keys": [list(range(count))], "stop": (), "max_new_tokens": 1}
+    [result] = generate_and_score(model, [[3, 1, 4]], **settings)
+    frequencies = torch.bincount(torch.tensor(result.samples).flatten(), minlength=20) / count
+    tokens = continuation_likelihoods(model, [[3, 1, 4]] * 20, [[token] for token in range(20)])
+    expected = torch.tensor([item.log_likelihood for item in tokens]).exp()
+    assert ((frequencies - expected).abs() <= 5 * (expected * (1 - expected) / count).sqrt()).all()
 
 
 def test_likelihoods_of_all_next_tokens_sum_to_one() -> None:

@@ -14,7 +14,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from firstsight.evaluate.result_files import SplitScores, TaskScores, build_scores, read_scores, write_scores
+from firstsight.evaluate.result_files import (
+    SoftTaskScores,
+    SplitScores,
+    TaskScores,
+    build_scores,
+    read_scores,
+    write_scores,
+)
 from firstsight.evaluate.task import TaskKind
 from firstsight.recipe.analysis import Claim
 from firstsight.recipe.scales import CONTINUED, REWARMED, get_scale
@@ -135,7 +142,13 @@ def _answers(
     correct = json.dumps(truth) if has_box else truth
     sighted = line | {"answer": correct if is_correct else str(wrong), "score": float(is_correct), "blind": False}
     blind = line | {"answer": correct if is_blind_correct else "cat", "score": float(is_blind_correct), "blind": True}
-    return [sighted, blind] if kind == "vision" else [sighted]
+    pair = [sighted, blind] if kind == "vision" else [sighted]
+    return [row | {"soft": {"score": soft_of(row["score"])}} for row in pair]
+
+
+def soft_of(score: float) -> float:
+    """The soft score of an answer or, as it is linear, of a task: a quarter for a wrong answer, three for a right."""
+    return 0.25 + 0.5 * score
 
 
 def _box(random: Random, shift: float) -> list[float]:
@@ -159,6 +172,17 @@ def _task_scores(task: str, kind: TaskKind, chance: float, answers: list[list[di
         question_blind=min(1.0, chance + 0.21) if kind == "vision" else None,
         heldout=_mean([pair[0]["score"] for pair in answers if pair[0]["form"] == "heldout"]),
         splits={"popular": popular} if task == "pope" else {},
+        soft=_soft_scores(score, _mean([pair[1]["score"] for pair in answers]) if kind == "vision" else None),
+    )
+
+
+def _soft_scores(score: float, blind: float | None) -> SoftTaskScores:
+    return SoftTaskScores(
+        n=60,
+        score=soft_of(score),
+        interval=(0.0, 1.0),
+        blind=None if blind is None else soft_of(blind),
+        **dict.fromkeys(("mean", "best", "bits_per_byte", "best_bits_per_byte")),
     )
 
 
@@ -173,7 +197,7 @@ def task_scores(**fields: Any) -> TaskScores:
     }
     defaults |= {"left_out": {}, "boxes": None, "unreadable": 0, "score": 0.5, "interval": (0.1, 0.9)}
     defaults |= {"chance": 0.25, "guess": 0.25, "stable": True, "over": {}, "by": {}, "splits": {}}
-    defaults |= dict.fromkeys(("blind", "text_only", "question_blind", "heldout"))
+    defaults |= dict.fromkeys(("blind", "text_only", "question_blind", "heldout", "soft"))
     return TaskScores(**defaults | fields)
 
 

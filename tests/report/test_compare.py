@@ -44,6 +44,24 @@ def test_mean_is_over_the_differences_of_stable_scores_by_seed(make_arms: MakeAr
     assert difference.missing_tasks == ()
 
 
+@pytest.mark.parametrize("measure", ["vision", "text", "pope"])
+def test_a_soft_difference_is_that_of_the_soft_scores(measure: str, make_arms: MakeArms) -> None:
+    """Soft scores here are 1/4 + score / 2, so differences and their standard errors are half as large."""
+    arms = make_arms(vision={80: 0.6, 100: 0.5}, text={80: 0.5, 100: 0.5}, seeds=(1, 2, 3, 4), noise=0.1, trunk=False)
+    plain, soft = (_difference(arms, replace(LATE_END, measure=f"{measure}{suffix}")) for suffix in ("", " soft"))
+    assert soft.kind == plain.kind
+    assert dict(soft.per_seed) == pytest.approx({seed: value / 2 for seed, value in plain.per_seed}, abs=1e-8)
+    assert soft.interval and plain.interval
+    assert soft.interval == pytest.approx([end / 2 for end in plain.interval], abs=1e-6)
+    assert soft.adjusted_p == pytest.approx(plain.adjusted_p, rel=1e-4)
+    if measure != "pope":
+        comparison = _comparison(arms)
+        interval = comparison.question_interval("start-080", measure)
+        soft_interval = comparison.question_interval("start-080", f"{measure} soft")
+        assert interval and soft_interval
+        assert np.diff(soft_interval) == pytest.approx(np.diff(interval) / 2, rel=0.05)
+
+
 def test_without_answers_the_interval_is_that_of_the_paired_t_test(make_arms: MakeArms) -> None:
     arms = make_arms(vision={80: 0.6, 100: 0.5}, text={80: 0.5, 100: 0.5}, seeds=(1, 2, 3, 4), noise=0.1, trunk=False)
     a, b = (list(_stable_scores(arms, name).values()) for name in ("start-080", "start-100"))

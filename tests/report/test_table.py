@@ -7,7 +7,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from firstsight.evaluate.result_files import BaselineDifference, SubsetScore, build_scores
+from firstsight.evaluate.result_files import BaselineDifference, SoftTaskScores, SubsetScore, build_scores
 from firstsight.recipe.analysis import RESERVED_NAMES, Axis
 from firstsight.recipe.scales import START
 from firstsight.report.results import ArmResult
@@ -48,6 +48,28 @@ def _score(rows: pl.DataFrame, **values: str) -> float:
     row = rows.filter(**values)
     assert row.height == 1
     return row.get_column("score").item()
+
+
+def _soft(score: float | None, blind: float | None) -> SoftTaskScores:
+    details = dict.fromkeys(("mean", "best", "bits_per_byte", "best_bits_per_byte"))
+    return SoftTaskScores(n=7, score=score, interval=(0.1, 0.9), blind=blind, **details)
+
+
+def test_soft_scores_are_rows_of_their_own_with_the_same_chance_subtracted() -> None:
+    tasks = {
+        "gqa": task_scores(score=0.5, soft=_soft(0.35, 0.2)),
+        "pope": task_scores(score=0.9, chance=0.5, guess=0.5, soft=_soft(0.6, 0.4)),
+        "textvqa": task_scores(score=0.9, chance=0.0, guess=0.0),
+    }
+    rows = score_table([replace(LATE, scores=build_scores(tasks))])
+    assert [_score(rows, task="gqa", condition=name) for name in ("sighted", "soft", "soft_blind")] == [0.5, 0.35, 0.2]
+    # (.35 - .25 + .6 - .5) / 2, and without the images (.2 - .25 + .4 - .5) / 2; textvqa has no soft score
+    assert _score(rows, task="stable", kind="vision", condition="soft") == pytest.approx(0.1)
+    assert _score(rows, task="stable", kind="vision", condition="soft_blind") == pytest.approx(-0.075)
+    assert rows.filter(condition="soft", task="stable").get_column("questions").to_list() == [14]
+    assert task_gains(rows, "start-080", "vision soft") == {1: {"gqa": pytest.approx(0.1), "pope": pytest.approx(0.1)}}
+    assert task_gains(rows, "start-080", "gqa soft") == {1: {"gqa": pytest.approx(0.1)}}
+    assert task_gains(rows, "start-080", "vision")[1].keys() == {"gqa", "pope", "textvqa"}
 
 
 def test_one_row_for_each_arm_task_and_condition() -> None:

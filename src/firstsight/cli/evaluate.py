@@ -56,11 +56,13 @@ def evaluate(
 
 
 def _score_table(tasks: Mapping[str, TaskScores]) -> Iterator[tuple[str, ...]]:
-    yield ("task", "metric", "questions", "unreadable", "score", "95 % interval", "chance")
+    soft_columns = ("soft", "soft blind", "bits per byte")
+    yield ("task", "metric", "questions", "unreadable", "score", "95 % interval", "chance", *soft_columns)
     for name, task in tasks.items():
         counts = (f"{task.n:,}", f"{task.unreadable:,}")
-        score, interval = _format_score(task.score), _format_interval(task.interval)
-        yield (name, task.metric, *counts, score, interval, _format_score(task.chance))
+        score, interval, soft = _format_score(task.score), _format_interval(task.interval), task.soft
+        soft_cells = map(_format_score, (soft.score, soft.blind, soft.bits_per_byte) if soft else (None,) * 3)
+        yield (name, task.metric, *counts, score, interval, _format_score(task.chance), *soft_cells)
 
 
 def _baseline_table(tasks: Mapping[str, TaskScores], keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -91,6 +93,9 @@ def _mean_lines(scores: Scores) -> Iterator[str]:
         means = {"stable": scores.stable[kind], "centred": scores.centred[kind], "raw": scores.raw[kind]}
         missing = f"; INCOMPLETE, without {', '.join(scores.missing[kind])}" if scores.missing[kind] else ""
         yield f"{kind}: {', '.join(f'{name} {value:.4f}' for name, value in means.items())}{missing}"
+        if (soft := scores.soft[kind]) is not None:
+            unscored = ", ".join(task for task in scores.missing_soft[kind] if task not in scores.missing[kind])
+            yield f"{kind}: soft stable {soft:.4f}{f'; without {unscored}' if unscored else ''}"
 
 
 def _format_interval(interval: Sequence[float] | None) -> str:

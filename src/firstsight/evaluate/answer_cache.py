@@ -4,6 +4,9 @@ judged/digests.json             sha256 of files by path, size and modification t
 judged/<checkpoint>/            the first 12 digits of the checkpoint's digest
     judged.json, answers.jsonl, scores.json     results of all tasks evaluated so far
     sheets/<task>-v<version>-<style>-<questions>.jsonl   raw answers: a header, then a line per answer with its digest
+
+The name of a file with raw answers depends on CACHE_FORMAT, so that answers in an older format are not read: the
+questions are answered again.
 """
 
 from __future__ import annotations
@@ -18,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError, RequestError
-from firstsight.evaluate.models.interface import list_checkpoint_files
+from firstsight.evaluate.models.interface import RawAnswer, list_checkpoint_files
 from firstsight.files import FileDigests, file_lock, write_atomic
 from firstsight.resume_folder import check_regular
 
 EVALUATIONS_FOLDER = "judged"
+CACHE_FORMAT = 2
+"""Version of what is stored of an answer; raised when it changes. 2: log-likelihoods and samples."""
+_ROW_KEYS = {"id", "blind", "answer", "log_likelihoods", "samples", "sha256"}
 
 AnswerKey = tuple[str, bool]
 """A question's id, and whether it was evaluated without its image."""
@@ -64,7 +70,7 @@ class AnswerCache:
         name = "{task}-v{version}-{style}-{questions:.12}.jsonl".format_map(self.header)
         return self.folder and self.folder / name
 
-    def read(self) -> dict[AnswerKey, str]:
+    def read(self) -> dict[AnswerKey, RawAnswer]:
         """All stored answers, without an incomplete last line of a killed process; DamagedAnswers for other damage."""
         if self.file is None or not os.path.lexists(self.file):
             return {}
@@ -76,32 +82,34 @@ class AnswerCache:
         rows = [_parse_row(line, f"{self.file}:{number}") for number, line in enumerate(lines, start=1) if line]
         if rows and rows[0] != dict(self.header):
             raise DamagedAnswers(f"{self.file}: wanted answers to {dict(self.header)}. Got {rows[0]}. Delete the file.")
-        answers = dict[AnswerKey, str]()
+        answers = dict[AnswerKey, RawAnswer]()
         for row in rows[1:]:
-            if row.keys() != {"id", "blind", "answer", "sha256"} or row["sha256"] != self._digest(row):
+            if row.keys() != _ROW_KEYS or row["sha256"] != self._digest(row):
                 raise DamagedAnswers(
                     f"{self.file}: a line is not as it was stored: {str(row)[:80]}. Delete the file to evaluate again."
                 )
-            answers[row["id"], row["blind"]] = row["answer"]
+            raw = RawAnswer(row["answer"], tuple(row["log_likelihoods"]), tuple(row["samples"]))
+            answers[row["id"], row["blind"]] = raw
         return answers
 
     def _digest(self, row: Mapping[str, Any]) -> str:
         """The digest of an answer and of what it answers, in 16 hexadecimal digits."""
-        content = [dict(self.header), row["id"], row["blind"], row["answer"]]
+        content = [dict(self.header), {key: value for key, value in row.items() if key != "sha256"}]
         return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _answer_line(self, key: AnswerKey, answer: str) -> str:
-        row = {"id": key[0], "blind": key[1], "answer": answer}
+    def _answer_line(self, key: AnswerKey, answer: RawAnswer) -> str:
+        likelihoods, samples = answer.log_likelihoods, answer.samples
+        row = {"id": key[0], "blind": key[1], "answer": answer.text, "log_likelihoods": likelihoods, "samples": samples}
         return _json_line(row | {"sha256": self._digest(row)})
 
-    def write(self, answers: Mapping[AnswerKey, str]) -> None:
+    def write(self, answers: Mapping[AnswerKey, RawAnswer]) -> None:
         """Replace the file by these answers."""
         if self.file is not None:
             lines = [_json_line(self.header), *(self._answer_line(key, answer) for key, answer in answers.items())]
             write_atomic(self.file, "".join(lines))
 
     @contextmanager
-    def appender(self) -> Iterator[Callable[[AnswerKey, str], object]]:
+    def appender(self) -> Iterator[Callable[[AnswerKey, RawAnswer], object]]:
         """A function that appends an answer and flushes it; an incomplete last line is removed first.
 
         RequestError while another process appends to the same file.
@@ -134,8 +142,8 @@ def _parse_row(line: bytes, path: str) -> dict[str, Any]:
 
 
 def questions_digest(values: Iterable[Any]) -> str:
-    """sha256 over JSON values, in order: all that the answers depend on except the checkpoint."""
-    hasher = sha256()
+    """sha256 over CACHE_FORMAT and JSON values, in order: all that a file depends on except the checkpoint."""
+    hasher = sha256(f"{CACHE_FORMAT}\n".encode())
     for value in values:
         hasher.update(json.dumps(value).encode() + b"\n")
     return hasher.hexdigest()

@@ -14,7 +14,7 @@ from firstsight.evaluate.answer_cache import AnswerKey, DamagedAnswers
 from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.lm_eval.run import evaluate_with_lm_eval, uses_lm_eval
 from firstsight.evaluate.models.box_formats import box_format_of
-from firstsight.evaluate.models.interface import EvalModel, GenerationRequest
+from firstsight.evaluate.models.interface import EvalModel, GenerationRequest, RawAnswer
 from firstsight.evaluate.models.native import load_eval_model
 from firstsight.evaluate.requests import (
     ANSWER_TOKEN_LIMITS,
@@ -128,10 +128,10 @@ def evaluate_checkpoint(
 
 
 def _store_answers(
-    generated: Iterable[tuple[int, str]],
+    generated: Iterable[tuple[int, RawAnswer]],
     pending: Sequence[Request],
     *,
-    answers: Mapping[str, dict[AnswerKey, str]],
+    answers: Mapping[str, dict[AnswerKey, RawAnswer]],
     total: int,
     on_progress: ProgressCallback,
 ) -> None:
@@ -169,7 +169,7 @@ def answer_question(checkpoint: Path, image: Path, question: str, *, site: Site)
     [encoded] = model.encode_images([(str(image), data)])
     request = GenerationRequest(text=question, image=encoded)
     [answer] = model.generate([request], max_new_tokens=ANSWER_TOKEN_LIMITS["paper"])
-    return answer
+    return answer.text
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from firstsight.errors import DataError
 from firstsight.evaluate.answer_cache import AnswerCache, AnswerKey, questions_digest
@@ -14,9 +14,10 @@ from firstsight.evaluate.benchmark_images import BenchmarkImages
 from firstsight.evaluate.metrics.boxes import IOU25, IOU50
 from firstsight.evaluate.models.box_formats import BoxFormat, normalize_model_box
 from firstsight.evaluate.models.hf_model import processed_image_size
-from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, GenerationRequest
+from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, GenerationRequest, RawAnswer
 from firstsight.evaluate.result_files import TaskScores
 from firstsight.evaluate.results import ScoredAnswer, score_answers
+from firstsight.evaluate.soft_scores import reference_forms, sample_keys, soft_score
 from firstsight.evaluate.task import PromptStyle, Question, Task, benchmark_files
 
 ImageMode = Literal["both", "seeing", "blind"]
@@ -80,13 +81,16 @@ class TaskRun:
             for question, prompt in zip(self.questions, self.prompts, strict=True)
         ]
 
-    def scored_answers(self, answers_by_key: Mapping[AnswerKey, str]) -> list[ScoredAnswer]:
+    def scored_answers(self, answers_by_key: Mapping[AnswerKey, RawAnswer]) -> list[ScoredAnswer]:
         """Scores for each of the two conditions that has all answers; a metric may need all of them at once."""
         scored: list[ScoredAnswer] = []
         for is_blind in (False, True):
             if all((question.id, is_blind) in answers_by_key for question in self.questions):
-                answers = [answers_by_key[question.id, is_blind] for question in self.questions]
-                scored += score_answers(self.task, self.questions, answers, prompts=self.prompts, is_blind=is_blind)
+                raw = [answers_by_key[question.id, is_blind] for question in self.questions]
+                texts = [answer.text for answer in raw]
+                answers = score_answers(self.task, self.questions, texts, prompts=self.prompts, is_blind=is_blind)
+                pairs = zip(answers, raw, strict=True)
+                scored += [replace(a, soft=soft_score(self.task, a.question, answer)) for a, answer in pairs]
         return scored
 
 
@@ -145,8 +149,8 @@ def check_request_vocabulary(model: EvalModel, requests: Sequence[Request]) -> N
 
 def run_requests(
     model: EvalModel, requests: Sequence[Request], images: BenchmarkImages | None, *, max_new_tokens: int
-) -> Iterator[tuple[int, str]]:
-    """(index into `requests`, answer) once for each request, in processing order; a choice's answer is its index.
+) -> Iterator[tuple[int, RawAnswer]]:
+    """(index into `requests`, answer) once for each request, in processing order.
 
     Requests without an image come first. Then each image is encoded once, whatever its names: all requests about
     `model.image_batch` images are answered before the next images are read. Equal requests share one answer.
@@ -167,27 +171,48 @@ def run_requests(
         yield from _run_batch(model, rows, max_new_tokens)
 
 
-def _run_batch(model: EvalModel, rows: Sequence[tuple[int, Request, Any]], limit: int) -> Iterator[tuple[int, str]]:
+def _run_batch(
+    model: EvalModel, rows: Sequence[tuple[int, Request, Any]], limit: int
+) -> Iterator[tuple[int, RawAnswer]]:
     """Answers to (index, request, encoded image), each distinct request once; generation first, then choices."""
-    generation_groups: dict[tuple[str, int, BoxFormat | None], list[int]] = {}
+    generation_groups: dict[tuple[_GenerationKey, BoxFormat | None], list[int]] = {}
     choice_groups: dict[tuple[str, int, tuple[str, ...], bool], list[int]] = {}
     images = {id(image): image for _, _, image in rows}
     for index, request, image in rows:
-        if request.run.task.answer_type == "choice":
-            key = (request.prompt, id(image), request.question.choices, request.run.task.kind == "vision")
+        task, question = request.run.task, request.question
+        if task.answer_type == "choice":
+            key = (request.prompt, id(image), question.choices, task.kind == "vision")
             choice_groups.setdefault(key, []).append(index)
         else:
-            generation_groups.setdefault((request.prompt, id(image), request.run.box_format), []).append(index)
-    generation_requests = [GenerationRequest(text=text, image=images[key]) for text, key, _ in generation_groups]
+            forms, keys = reference_forms(task, question), sample_keys(task, question)
+            group = _GenerationKey(request.prompt, id(image), forms, keys), request.run.box_format
+            generation_groups.setdefault(group, []).append(index)
+    generation_requests = [
+        GenerationRequest(text=key.text, image=images[key.image], references=key.references, sample_keys=key.samples)
+        for key, _ in generation_groups
+    ]
     generated = model.generate(generation_requests, max_new_tokens=limit)
     image_size = cache(lambda image_id: processed_image_size(model, images[image_id]))
-    for ((_, image_id, box_format), indices), answer in zip(generation_groups.items(), generated, strict=True):
+    for ((key, box_format), indices), answer in zip(generation_groups.items(), generated, strict=True):
         if box_format:
-            answer = normalize_model_box(answer, box_format, get_image_size=partial(image_size, image_id))
+            normalize = partial(
+                normalize_model_box, box_format=box_format, get_image_size=partial(image_size, key.image)
+            )
+            answer = answer._replace(text=normalize(answer.text), samples=tuple(map(normalize, answer.samples)))
         yield from ((index, answer) for index in indices)
     choice_requests = [
         ChoiceRequest(text=prompt, image=images[image_id], choices=choices, is_chat_turn=is_chat_turn)
         for prompt, image_id, choices, is_chat_turn in choice_groups
     ]
-    for indices, choice_index in zip(choice_groups.values(), model.rank_choices(choice_requests), strict=True):
-        yield from ((index, str(choice_index)) for index in indices)
+    for indices, answer in zip(choice_groups.values(), model.rank_choices(choice_requests), strict=True):
+        yield from ((index, answer) for index in indices)
+
+
+class _GenerationKey(NamedTuple):
+    """What the answer to a request depends on."""
+
+    text: str
+    image: int
+    """The id of the encoded image."""
+    references: tuple[str, ...]
+    samples: tuple[int, ...]

@@ -26,8 +26,11 @@ from firstsight.recipe.spec import field_types
 SCORES_VERSION = 2
 """Version of task scores and their intervals; raised when a number would change."""
 
-AGGREGATE_VERSIONS: dict[Literal["stable", "centred", "raw"], int] = {"stable": 1, "centred": 1, "raw": 1}
-"""Versions of the means over tasks."""
+ScoreNumber = Literal["scores", "stable", "centred", "raw", "soft"]
+"""What has a version: task scores, and each mean over tasks."""
+
+CURRENT_VERSIONS: Mapping[ScoreNumber, int] = {"scores": SCORES_VERSION, "stable": 1, "centred": 1, "raw": 1, "soft": 1}
+"""The version of soft is that of the questions' soft scores too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +72,8 @@ def round_score(value: float) -> float:
 
 SCORES_FILE, ANSWERS_FILE = "scores.json", "answers.jsonl"
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the keys of both files; raised when one is added, removed or gets another meaning."""
-
-CURRENT_VERSIONS: Mapping[Literal["scores", "stable", "centred", "raw"], int] = {
-    "scores": SCORES_VERSION,
-    **AGGREGATE_VERSIONS,
-}
 
 _ADVICE = "Evaluate the checkpoint again; of a step of a study, delete its folder first."
 _TYPE_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number"}
@@ -109,6 +107,22 @@ class SplitScores:
     recall: float
     yes: float
     """Share of answers that are yes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftTaskScores:
+    """Means of a task's soft scores over its questions; see `SoftScore`. All but `blind` are with the image."""
+
+    n: int
+    """How many of the answers have a soft score."""
+    score: float | None
+    interval: tuple[float, float] | None
+    """95 % over questions."""
+    blind: float | None
+    mean: float | None
+    best: float | None
+    bits_per_byte: float | None
+    best_bits_per_byte: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +164,8 @@ class TaskScores:
     by: Mapping[str, Mapping[str, SubsetScore]]
     """By tag and value: {"form": {"heldout": ..., "seen": ...}}."""
     splits: Mapping[str, SplitScores]
+    soft: SoftTaskScores | None
+    """None for answers without probabilities, such as those of files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,21 +176,30 @@ class Scores:
     stable: Mapping[TaskKind, float | None]
     centred: Mapping[TaskKind, float | None]
     raw: Mapping[TaskKind, float | None]
+    soft: Mapping[TaskKind, float | None]
+    """The soft stable score: the stable score's mean, of the tasks' soft scores minus the same baselines."""
     missing: Mapping[TaskKind, tuple[str, ...]]
     """Tasks of the stable score without a score, which the means leave out."""
-    versions: Mapping[Literal["scores", "stable", "centred", "raw"], int]
+    missing_soft: Mapping[TaskKind, tuple[str, ...]]
+    """Those without a soft score, which its mean leaves out."""
+    versions: Mapping[ScoreNumber, int]
 
 
 def build_scores(tasks: Mapping[str, TaskScores]) -> Scores:
     """The scores of tasks with the means over them."""
     scores = {name: task.score for name, task in tasks.items() if task.score is not None}
+    soft = {name: task.soft.score for name, task in tasks.items() if task.soft and task.soft.score is not None}
     kinds: tuple[TaskKind, ...] = get_args(TaskKind)
-    aggregates: dict[TaskKind, AggregateScores] = {kind: aggregate_scores(scores, kind) for kind in kinds}
-    means: dict[str, Any] = {n: {kind: getattr(aggregates[kind], n) for kind in kinds} for n in AGGREGATE_VERSIONS}
+    means: dict[TaskKind, AggregateScores] = {kind: aggregate_scores(scores, kind) for kind in kinds}
+    soft_means: dict[TaskKind, AggregateScores] = {kind: aggregate_scores(soft, kind) for kind in kinds}
     return Scores(
         tasks=dict(tasks),
-        **means,
-        missing={kind: aggregate.missing_tasks for kind, aggregate in aggregates.items()},
+        stable={kind: means[kind].stable for kind in kinds},
+        centred={kind: means[kind].centred for kind in kinds},
+        raw={kind: means[kind].raw for kind in kinds},
+        soft={kind: soft_means[kind].stable for kind in kinds},
+        missing={kind: means[kind].missing_tasks for kind in kinds},
+        missing_soft={kind: soft_means[kind].missing_tasks for kind in kinds},
         versions=CURRENT_VERSIONS,
     )
 
@@ -269,7 +294,22 @@ TAGS = ("form", "combination", "domain")
 """Optional keys of a line: the question's categories."""
 
 _KEYS = ("task", "question_id", "image", "prompt", "answer", "truth", "score", "blind")
-_OPTIONAL_KEYS = ("readable", "split", *TAGS, "missing")
+_OPTIONAL_KEYS = ("readable", "split", *TAGS, "missing", "soft")
+
+
+class SoftScore(NamedTuple):
+    """The continuous score of one answer, from 0 to 1; the other numbers are those of generated words only."""
+
+    score: float
+    """The expected score of an answer drawn from the model, as `evaluate.soft_scores` defines it."""
+    mean: float | None = None
+    """The probability of a reference answer: the mean over annotators."""
+    best: float | None = None
+    """The probability of the likeliest reference answer."""
+    bits_per_byte: float | None = None
+    """-log2(probability) / bytes in UTF-8 of a reference answer: the mean over annotators."""
+    best_bits_per_byte: float | None = None
+    """Of the reference answer with the fewest bits per byte."""
 
 
 # Files have millions of lines, and a named tuple is made faster than a frozen dataclass.
@@ -295,6 +335,8 @@ class StoredAnswer(NamedTuple):
     """(name, value) of those of TAGS that the question has."""
     missing: bool = False
     """`firstsight score` got no answer to this question."""
+    soft: SoftScore | None = None
+    """None for an answer without probabilities."""
 
     @property
     def truth_text(self) -> str:
@@ -311,10 +353,15 @@ def answer_line(answer: StoredAnswer) -> str:
         **({"split": answer.split} if answer.split else {}),
         **dict(answer.tags),
         **({"missing": True} if answer.missing else {}),
+        **({"soft": _without_none(answer.soft._asdict())} if answer.soft else {}),
     }
     line = json.dumps(fields, ensure_ascii=False)
     # A truncated answer may end with half of a surrogate pair, which UTF-8 cannot encode.
     return f"{json.dumps(fields) if _SURROGATE.search(line) else line}\n"
+
+
+def _without_none(fields: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def iter_answers(path: Path) -> Iterator[tuple[int, StoredAnswer]]:
@@ -362,7 +409,13 @@ def _decode_answer(row: dict[str, Any]) -> StoredAnswer:
         split=_text(row, "split") if "split" in row else "",
         tags=tuple([(tag, _text(row, tag)) for tag in row if tag in TAGS]),
         missing="missing" in row and _decode_scalar(bool, row["missing"], "missing"),
+        soft=_decode_soft(row["soft"]) if "soft" in row else None,
     )
+
+
+def _decode_soft(value: Any) -> SoftScore:
+    _check_keys(value, SoftScore._fields[:1], "soft", optional=SoftScore._fields[1:])
+    return SoftScore(**{name: _decode_scalar(float, number, f"soft.{name}") for name, number in value.items()})
 
 
 def _truth(row: Mapping[str, Any]) -> Any:

@@ -15,6 +15,8 @@ from firstsight.evaluate.result_files import (
     ANSWERS_FILE,
     BaselineDifference,
     Scores,
+    SoftScore,
+    SoftTaskScores,
     SplitScores,
     StoredAnswer,
     SubsetScore,
@@ -46,6 +48,8 @@ class ScoredAnswer:
     is_blind: bool
     is_readable: bool = True
     """Whether the answer has the form that the metric expects."""
+    soft: SoftScore | None = None
+    """None for an answer without probabilities."""
 
     def stored(self, *, is_missing: bool = False) -> StoredAnswer:
         """Its line of answers.jsonl; `truth` is the most frequent one of several annotators' answers."""
@@ -63,6 +67,7 @@ class ScoredAnswer:
             split=question.split,
             tags=tuple(question.tags.items()),
             missing=is_missing,
+            soft=self.soft,
         )
 
 
@@ -168,7 +173,31 @@ def _task_scores(answers: Sequence[ScoredAnswer], guesses: Mapping[str, str] | N
         heldout=_mean_score([answer for answer in sighted if "heldout" in answer.question.tags.values()]),
         by=_scores_by_tag(sighted),
         splits=_pope_splits(sighted),
+        soft=_soft_scores(sighted, blind),
     )
+
+
+def _soft_scores(sighted: Sequence[ScoredAnswer], blind: Sequence[ScoredAnswer]) -> SoftTaskScores | None:
+    """Means of the answers' soft scores, weighted like the task's score; None where no answer has one."""
+    with_image, without = ([answer for answer in answers if answer.soft] for answers in (sighted, blind))
+    if not with_image and not without:
+        return None
+    samples = {name: _soft_sample(with_image, name) for name in SoftScore._fields}
+    means = {name: round_score(sample.mean) if sample else None for name, sample in samples.items()}
+    blind_sample, sample = _soft_sample(without, "score"), samples["score"]
+    return SoftTaskScores(
+        n=len(with_image or without),
+        interval=_round_interval(bca_interval(sample)) if sample else None,
+        blind=round_score(blind_sample.mean) if blind_sample else None,
+        **means,
+    )
+
+
+def _soft_sample(answers: Sequence[ScoredAnswer], name: str) -> ClusteredScores | None:
+    """One number of the answers' soft scores, of those that have it."""
+    values = [(answer, getattr(answer.soft, name)) for answer in answers]
+    with_value = [replace(answer, score=value) for answer, value in values if value is not None]
+    return question_scores(with_value) if with_value else None
 
 
 def add_text_only_scores(

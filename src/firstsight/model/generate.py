@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +61,10 @@ class Sampling:
             raise QuantityError(f"first_index: wanted 0 or more. Got {self.first_index}. Count from the first prompt.")
 
 
+_UNCHANGED = Sampling(temperature=1.0, seed=0)
+"""Sampling from the model's own distribution."""
+
+
 class Likelihood(NamedTuple):
     """Log-likelihood of a continuation, summed over its tokens."""
 
@@ -102,6 +106,77 @@ def generate(
         for row, answer in zip(rows, decoded, strict=True):
             answers[row] = answer
     return answers
+
+
+class ScoredGeneration(NamedTuple):
+    """What a model says to one prompt."""
+
+    tokens: list[int]
+    """The greedy answer."""
+    log_likelihoods: list[float]
+    """Of each given continuation followed by any one of the stop tokens, summed over tokens."""
+    samples: list[list[int]]
+    """For each given key an answer sampled at temperature 1."""
+
+
+@torch.inference_mode()
+def generate_and_score(
+    model: VLM,
+    prompts: Sequence[Sequence[int]],
+    images: PromptImages = None,
+    *,
+    continuations: Sequence[Sequence[Sequence[int]]],
+    sample_keys: Sequence[Sequence[int]],
+    stop: Collection[int],
+    max_new_tokens: int,
+) -> list[ScoredGeneration]:
+    """Greedy answers as from `generate`, with the likelihoods of each prompt's continuations and sampled answers.
+
+    All three continue one prefill of the prompt. `sample_keys`: for each prompt, the keys of its samples' random
+    streams; a sample depends on its prompt and key only. ModelError if logits are not finite.
+    """
+    if not prompts:
+        return []
+    unique, stops = _deduplicate(model, prompts, images), _stop_sequences(stop)
+    endings = [[[[*text, token] for token in stop] for text in texts] for texts in continuations]
+    extra_tokens = max([max_new_tokens, *(len(ends[0]) for texts in endings for ends in texts)])
+    decoder = inference_decoder(model.lm, max(map(len, prompts)) + extra_tokens)
+    embeddings = _ImageEmbeddingCache(model, unique.images)
+    results = [ScoredGeneration([], [], []) for _ in prompts]
+    for groups in unique.batches(extra_tokens):
+        prefill = _prefill(decoder, embeddings, unique, groups, extra_tokens=extra_tokens)
+        pairs = [(index, row) for index, group in enumerate(groups) for row in group.rows]
+        closed = [(index, row, ends) for index, row in pairs for ends in endings[row]]
+        for (_, row, _), value in zip(closed, _sums_over_endings(decoder, prefill, closed), strict=True):
+            results[row].log_likelihoods.append(value)
+        keyed = [(index, row, key) for index, row in pairs for key in sample_keys[row]]
+        for batch in prefill.row_batches(keyed):
+            keys, branch = [key for *_, key in batch], prefill.copy_rows([index for index, *_ in batch])
+            sampler = _inverse_cdf_sampler(_UNCHANGED, keys, max_new_tokens, prefill.last_hidden.device)
+            samples = _decode(decoder, branch, stops, sampler=sampler, max_new_tokens=max_new_tokens)
+            for (_, row, _), tokens in zip(batch, samples, strict=True):
+                results[row].samples.append(tokens)
+        decoded = _decode(decoder, prefill, stops, sampler=_argmax_sampler, max_new_tokens=max_new_tokens)
+        for index, row in pairs:
+            results[row].tokens.extend(decoded[index])
+    return results
+
+
+def _sums_over_endings(
+    decoder: InferenceDecoder, prefill: _Prefill, closed: Sequence[tuple[int, int, list[list[int]]]]
+) -> Iterator[float]:
+    """For each (prefilled prompt, row, continuations): the logarithm of the continuations' summed likelihood."""
+    for batch in prefill.row_batches(closed):
+        continuations = [ending for *_, endings in batch for ending in endings]
+        contexts = [index for index, _, endings in batch for _ in endings]
+        pairs = list(zip(contexts, range(len(continuations)), strict=True))
+        totals = [0.0] * len(continuations)
+        for position, log_likelihood, _ in _token_log_likelihoods(
+            decoder, *_branch_states(decoder, prefill, pairs, continuations)
+        ):
+            totals[position] += log_likelihood
+        remaining = iter(totals)
+        yield from (float(np.logaddexp.reduce([next(remaining) for _ in endings])) for *_, endings in batch)
 
 
 @torch.inference_mode()
@@ -216,6 +291,15 @@ class _Prefill(NamedTuple):
     def select_rows(self, rows: list[int]) -> _Prefill:
         """These rows, which may repeat."""
         return _Prefill(self.cache.select_rows(rows, self.cache.capacity), self.last_hidden[rows])
+
+    def row_batches(self, branches: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        """As many branches at a time as may be continued together."""
+        size = max(MAX_BATCH_TOKENS // self.cache.capacity, 1)
+        return (branches[start : start + size] for start in range(0, len(branches), size))
+
+    def copy_rows(self, rows: list[int]) -> _Prefill:
+        """A copy of these rows, which may repeat."""
+        return _Prefill(self.cache.copy_rows(rows, self.cache.capacity), self.last_hidden[rows])
 
 
 def _prefill(
@@ -371,7 +455,7 @@ def _branch_states(
             queries.append(_TokenQuery(row, context if position == 0 else first_state + position - 1, token))
     if not branches:
         return prefill.last_hidden, queries
-    cache = prefill.cache.select_rows([context for context, _ in branches], prefill.cache.length + longest)
+    cache = prefill.cache.copy_rows([context for context, _ in branches], prefill.cache.length + longest)
     branch_states = _extend_texts(decoder, [text for _, text in branches], cache).flatten(0, 1)
     return torch.cat((prefill.last_hidden, branch_states)), queries
 

@@ -60,8 +60,11 @@ class KVCache:
 
     def select_rows(self, row_indices: Sequence[int], capacity: int) -> KVCache:
         """A cache of these rows, which may repeat, with another capacity; the same object if nothing changes."""
-        if list(row_indices) == list(range(len(self.row_lengths))) and capacity == self.capacity:
-            return self
+        is_same = list(row_indices) == list(range(len(self.row_lengths))) and capacity == self.capacity
+        return self if is_same else self.copy_rows(row_indices, capacity)
+
+    def copy_rows(self, row_indices: Sequence[int], capacity: int) -> KVCache:
+        """A copy of these rows, which may repeat, with another capacity: extending it leaves this cache as it is."""
         indices = torch.tensor(list(row_indices), dtype=torch.int64, device=self.row_lengths.device)
         return KVCache(
             keys_values=[self._select_layer(layer, indices, capacity) for layer in self.keys_values],

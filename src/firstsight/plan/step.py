@@ -33,7 +33,8 @@ from firstsight.units import Share
 STEP_VERSIONS: dict[str, int] = {
     **dict.fromkeys(("named", "vocabulary", "texts", "captions", "dialogues", "interleaved", "multitask"), 1),
     **dict.fromkeys(("benchmarks", "contrast"), 1),
-    **dict.fromkeys(("prepare", "encode", "pretrain", "midtrain", "finetune", "evaluate"), 2),
+    **dict.fromkeys(("prepare", "encode", "pretrain", "midtrain", "finetune"), 2),
+    "evaluate": 3,
 }
 """Version of each kind of step; to be raised when its handler writes other bytes for the same spec."""
 

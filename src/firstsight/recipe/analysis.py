@@ -18,9 +18,18 @@ Coordinate = Share | int | float | str
 """Position of an arm on an axis: a number (an exact share on an axis of percents), or the name of a category."""
 
 Measure = str
-"""What arms are compared on: "vision" or "text" (the stable score of that kind), or the name of one task."""
+"""What arms are compared on: "vision" or "text" (the stable score of that kind), or the name of one task.
+
+With " soft" after it, the soft score instead: "vision soft", "text soft", "pope soft"."""
 
 STABLE_MEASURES = ("vision", "text")
+SOFT_SUFFIX = " soft"
+
+
+def split_measure(measure: Measure) -> tuple[str, bool]:
+    """The kind or task of a measure, and whether its soft score is meant."""
+    return measure.removesuffix(SOFT_SUFFIX), measure.endswith(SOFT_SUFFIX)
+
 
 RESERVED_NAMES = (
     *("arm", "label", "seed", "group", "role", "task", "kind", "condition"),

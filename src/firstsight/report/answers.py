@@ -20,10 +20,12 @@ QUESTION_KEY = ["task", "question"]
 ANSWER_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("task", "question", "image", "split", "prompt", "answer", "truth"), pl.String),
     "score": pl.Float64,
+    "soft": pl.Float64,
     "blind": pl.Boolean,
     "heldout": pl.Boolean,
 }
-"""`heldout`: the question has a part that was held out of training."""
+"""`soft`: the soft score, null for an answer without one. `heldout`: the question has a part that was held out of
+training."""
 
 TABLE_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("task", "question", "image", "split"), pl.String),
@@ -38,15 +40,13 @@ TABLE_SCHEMA: dict[str, Any] = {
 
 def read_answers(path: Path) -> pl.DataFrame:
     """All answers of an answers.jsonl, columns ANSWER_SCHEMA; DataError for an invalid line."""
-    rows = [
-        (a.task, a.question, a.image_name, a.split, a.prompt, a.text, a.truth_text, a.score, a.blind, _is_heldout(a))
-        for _, a in iter_answers(path)
-    ]
-    return pl.DataFrame(rows, schema=ANSWER_SCHEMA, orient="row")
+    return pl.DataFrame([_answer_row(a) for _, a in iter_answers(path)], schema=ANSWER_SCHEMA, orient="row")
 
 
-def _is_heldout(answer: StoredAnswer) -> bool:
-    return any(value == "heldout" for _, value in answer.tags)
+def _answer_row(a: StoredAnswer) -> tuple[Any, ...]:
+    soft, is_heldout = a.soft and a.soft.score, any(value == "heldout" for _, value in a.tags)
+    texts = a.task, a.question, a.image_name, a.split, a.prompt, a.text, a.truth_text
+    return (*texts, a.score, soft, a.blind, is_heldout)
 
 
 class AnswersTable:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from firstsight.evaluate.statistics.sequential import DecisionRule
-from firstsight.recipe.analysis import STABLE_MEASURES, Claim, Comparison
+from firstsight.recipe.analysis import STABLE_MEASURES, Claim, Comparison, split_measure
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
 from firstsight.report.format import format_interval, format_p_value, format_points
 from firstsight.report.results import ArmResult
@@ -101,7 +101,7 @@ def _absence(pair: ArmPair, arms: Sequence[ArmResult]) -> str:
             return f"this study has no arm {name}"
     scores = [arm.scores for arm in arms if arm.name in (pair.a, pair.b)]
     tasks = {task for arm in arms if arm.scores for task in arm.scores.tasks}
-    is_unknown = pair.measure not in (*STABLE_MEASURES, *tasks)
+    is_unknown = split_measure(pair.measure)[0] not in (*STABLE_MEASURES, *tasks)
     return f"this study has no task {pair.measure}" if is_unknown and all(scores) else ""
 
 

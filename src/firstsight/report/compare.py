@@ -25,10 +25,10 @@ from firstsight.evaluate.statistics.differences import (
     holm,
 )
 from firstsight.evaluate.statistics.sequential import DecisionRule, look_share, sequential_p_value
-from firstsight.recipe.analysis import STABLE_MEASURES, Measure
+from firstsight.recipe.analysis import STABLE_MEASURES, Measure, split_measure
 from firstsight.report.answers import ANSWER_SCHEMA, QUESTION_KEY
 from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
-from firstsight.report.table import STABLE, changed_tasks, task_gains
+from firstsight.report.table import STABLE, changed_tasks, measure_rows, task_gains
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,12 +136,13 @@ class ArmComparison:
                 differences[i] = difference.corrected(decision, family_size=max(len(p_values), candidates))
         return differences
 
-    def question_interval(self, name: str, kind: str) -> Interval | None:
+    def question_interval(self, name: str, measure: Measure) -> Interval | None:
         """95 % interval over questions of an arm's mean stable score over its seeds, centred on that mean."""
-        stable = self._rows.filter(arm=name, kind=kind, task=STABLE, condition="sighted")
+        kind, is_soft = split_measure(measure)
+        stable = measure_rows(self._rows, measure).filter(arm=name, kind=kind, task=STABLE, condition="sighted")
         scores = dict(stable.select("seed", "score").iter_rows())
-        tasks = {task for gains in task_gains(self._rows, name, kind).values() for task in gains}
-        answers = self._shared_answers([name], sorted(scores), tasks=tasks)
+        tasks = {task for gains in task_gains(self._rows, name, measure).values() for task in gains}
+        answers = self._shared_answers([name], sorted(scores), tasks=tasks, is_soft=is_soft)
         if answers is None:
             return None
         mean = pl.mean_horizontal(selectors.starts_with("score"))  # no pattern: a name may contain a line feed
@@ -150,7 +151,8 @@ class ArmComparison:
 
     def paired_samples(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> list[ClusteredScores]:
         """For each seed the paired differences over the questions that all these runs answered; empty without any."""
-        answers = self._shared_answers([pair.a, pair.b], seeds, tasks=tasks)
+        _, is_soft = split_measure(pair.measure)
+        answers = self._shared_answers([pair.a, pair.b], seeds, tasks=tasks, is_soft=is_soft)
         if answers is None:
             return []
         gaps = [answers[f"score_{pair.a}_{seed}"] - answers[f"score_{pair.b}_{seed}"] for seed in seeds]
@@ -182,10 +184,10 @@ class ArmComparison:
         is_single = len(seeds) == 1 and bool(samples)
         interval = _centred_interval(samples[0], float(values[0]), bounds=(-1.0, 1.0)) if is_single else None
         all_tasks = {task for gains in (gains_a, gains_b) for seed in seeds for task in gains[seed]}
-        is_stable = pair.measure in STABLE_MEASURES
+        name, _ = split_measure(pair.measure)
         return PairedDifference(
             pair=pair,
-            kind=pair.measure if is_stable else self._rows.filter(task=pair.measure).item(0, "kind"),
+            kind=name if name in STABLE_MEASURES else self._rows.filter(task=name).item(0, "kind"),
             per_seed=tuple(zip(seeds, values.tolist(), strict=True)),
             estimate=crossed_estimate(values, arm_scores=arm_scores, influences=influences),
             looks=self._looks(pair, seeds, tasks=tasks, influences=influences) if self.rule == "sequential" else (),
@@ -208,15 +210,19 @@ class ArmComparison:
         return tuple(looks)
 
     def _shared_answers(
-        self, names: Sequence[str], seeds: Sequence[int], *, tasks: Collection[str]
+        self, names: Sequence[str], seeds: Sequence[int], *, tasks: Collection[str], is_soft: bool
     ) -> pl.DataFrame | None:
-        """Questions that all these runs answered with the image: image, split, and a score_NAME_SEED for each run."""
+        """Questions that all these runs answered with the image: image, split, and a score_NAME_SEED for each run.
+
+        Scores are soft scores for `is_soft`; questions without one are left out.
+        """
+        column = "soft" if is_soft else "score"
         labels = {(arm.name, arm.seed): arm.label for arm in self._arms}
         common: pl.DataFrame | None = None
         for name, seed in product(names, seeds):
             answers = self.answers[labels[name, seed]].filter(pl.col("task").is_in(list(tasks)), blind=False)
-            answers = answers.unique(QUESTION_KEY, keep="first", maintain_order=True)
-            scores = answers.select(*QUESTION_KEY, pl.col("score").alias(f"score_{name}_{seed}"))
+            answers = answers.drop_nulls(column).unique(QUESTION_KEY, keep="first", maintain_order=True)
+            scores = answers.select(*QUESTION_KEY, pl.col(column).alias(f"score_{name}_{seed}"))
             common = answers.select(*QUESTION_KEY, "image", "split") if common is None else common
             common = common.join(scores, on=QUESTION_KEY, maintain_order="left")
         return None if common is None or common.is_empty() else common

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from firstsight.evaluate.result_files import Scores, TaskScores, aggregate_scores
-from firstsight.recipe.analysis import STABLE_MEASURES, Axis, Coordinate, Measure
+from firstsight.recipe.analysis import STABLE_MEASURES, Axis, Coordinate, Measure, split_measure
 from firstsight.report.results import ArmResult, arms_with_scores
 
 ScoreRow = dict[str, Any]
@@ -29,17 +29,21 @@ SCORE_SCHEMA: dict[str, Any] = {
 """Columns of `score_table`, also of scores.csv and scores.parquet, which have one more for each axis after `seed`: the
 arms' coordinates, percents as shares of 1. Scores and intervals are shares of 1.
 
-group, role: those of the arm. condition: sighted, blind, question_blind, heldout, or a subset of the questions
-such as "split: popular". interval_*: 95 % over questions of a sighted score. margin_*: 95 % over questions of the
-paired difference between the sighted score and this row's; null where it was not computed. chance: the score of random
-guesses. baseline: the value that the stable score subtracts, null for a task that it leaves out. questions: how many
-the row's score is of, null where that is not known."""
+group, role: those of the arm. condition: sighted, blind, question_blind, heldout, a subset of the questions such as
+"split: popular", or, for the soft score, soft (with the image) and soft_blind. interval_*: 95 % over questions of a
+sighted or soft score. margin_*: 95 % over questions of the paired difference between the sighted score and this row's;
+null where it was not computed. chance: the score of random guesses. baseline: the value that the stable score
+subtracts, null for a task that it leaves out. questions: how many the row's score is of, null where that is not
+known."""
 
 STABLE = "stable"
 """Task name of the rows with a kind's mean of (score - baseline)."""
 
 AGGREGATE_NAMES = (STABLE, "centred", "raw")
 """Means over the stable score's tasks: of score - baseline, of (score - chance) / (1 - chance), and of the score."""
+
+SOFT_CONDITIONS = {"soft": "sighted", "soft_blind": "blind"}
+"""The conditions of soft scores, and the condition under which the questions were answered."""
 
 GUESSERS = ("blind", "question_blind")
 CONDITIONS = ("sighted", *GUESSERS, "heldout")
@@ -85,6 +89,9 @@ def _arm_rows(arm: ArmResult, scores: Scores) -> Iterable[ScoreRow]:
         for kind, value in getattr(scores, name).items():
             row = columns | {"task": name, "kind": kind, "version": str(scores.versions[name])}
             yield from _aggregate_rows(row, value, scores.tasks)
+    for kind, value in scores.soft.items():
+        row = columns | {"task": STABLE, "kind": kind, "version": str(scores.versions["soft"])}
+        yield from _soft_aggregate_rows(row, value, scores.tasks)
 
 
 def _condition_rows(row: ScoreRow, task: TaskScores, heldout_questions: int | None) -> Iterable[ScoreRow]:
@@ -96,6 +103,12 @@ def _condition_rows(row: ScoreRow, task: TaskScores, heldout_questions: int | No
         if score is not None:
             low, high = task.over[condition].interval if condition in task.over else (None, None)
             yield row | {"condition": condition, "score": score, "margin_low": low, "margin_high": high}
+    if task.soft is not None:
+        row_soft = row | {"metric": f"soft {task.metric}", "questions": task.soft.n}
+        low, high = task.soft.interval or (None, None)
+        sighted = {"condition": "soft", "score": task.soft.score, "interval_low": low, "interval_high": high}
+        yield from [row_soft | sighted] * (task.soft.score is not None)
+        yield from [row_soft | {"condition": "soft_blind", "score": task.soft.blind}] * (task.soft.blind is not None)
     if task.heldout is not None:
         yield row | {"condition": "heldout", "score": task.heldout, "questions": heldout_questions}
 
@@ -111,7 +124,7 @@ def _subset_rows(row: ScoreRow, task: TaskScores) -> Iterable[ScoreRow]:
 def _aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, TaskScores]) -> Iterable[ScoreRow]:
     """A mean over tasks from scores.json; the stable score also of each guesser that has a score of all its tasks."""
     name, kind = row["task"], row["kind"]
-    stable_tasks = {task: scores for task, scores in tasks.items() if scores.kind == kind and scores.stable}
+    stable_tasks = _stable_tasks(tasks, kind)
     row = row | {"metric": f"{name} mean over tasks", "questions": sum(scores.n for scores in stable_tasks.values())}
     if value is not None:
         yield row | {"condition": "sighted", "score": value}
@@ -119,6 +132,31 @@ def _aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, Task
         guesses = {task: getattr(scores, condition) for task, scores in stable_tasks.items()}
         if guesses and None not in guesses.values():
             yield row | {"condition": condition, "score": aggregate_scores(guesses, kind).stable}
+
+
+def _soft_aggregate_rows(row: ScoreRow, value: float | None, tasks: Mapping[str, TaskScores]) -> Iterable[ScoreRow]:
+    """The soft stable score of a kind, also without the images where all its tasks have a soft score without them."""
+    soft = {name: task.soft for name, task in _stable_tasks(tasks, row["kind"]).items() if task.soft}
+    row = row | {"metric": "soft stable mean over tasks", "questions": sum(scores.n for scores in soft.values())}
+    yield from [row | {"condition": "soft", "score": value}] * (value is not None)
+    blind = {name: scores.blind for name, scores in soft.items() if scores.blind is not None}
+    if blind and len(blind) == len(soft):
+        yield row | {"condition": "soft_blind", "score": aggregate_scores(blind, row["kind"]).stable}
+
+
+def _stable_tasks(tasks: Mapping[str, TaskScores], kind: str) -> dict[str, TaskScores]:
+    return {name: scores for name, scores in tasks.items() if scores.kind == kind and scores.stable}
+
+
+def soft_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of soft scores alone, with the condition under which the questions were answered."""
+    soft = rows.filter(pl.col("condition").is_in(list(SOFT_CONDITIONS)))
+    return soft.with_columns(pl.col("condition").replace_strict(SOFT_CONDITIONS))
+
+
+def measure_rows(rows: pl.DataFrame, measure: Measure) -> pl.DataFrame:
+    """The rows of a measure's kind of score, which is the soft one or not, of all tasks and means over them."""
+    return soft_rows(rows) if split_measure(measure)[1] else rows
 
 
 def mean_over_seeds(rows: pl.DataFrame, *, extra_keys: Sequence[str] = ()) -> pl.DataFrame:
@@ -159,9 +197,10 @@ def task_gains(rows: pl.DataFrame, arm: str, measure: Measure) -> dict[int, dict
 
     A task that the stable score leaves out has no baseline: its gain is its score.
     """
-    sighted = single_task_rows(rows.filter(arm=arm, condition="sighted"))
-    is_stable = pl.col("baseline").is_not_null() & (pl.col("kind") == measure)
-    included = sighted.filter(is_stable if measure in STABLE_MEASURES else pl.col("task") == measure)
+    name, _ = split_measure(measure)
+    sighted = single_task_rows(measure_rows(rows, measure).filter(arm=arm, condition="sighted"))
+    is_stable = pl.col("baseline").is_not_null() & (pl.col("kind") == name)
+    included = sighted.filter(is_stable if name in STABLE_MEASURES else pl.col("task") == name)
     gain = pl.col("score") - pl.col("baseline").fill_null(0.0)
     gains: dict[int, dict[str, float]] = {}
     for seed, task, value in included.select("seed", "task", gain).iter_rows():

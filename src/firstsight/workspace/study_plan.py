@@ -13,7 +13,7 @@ from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
-from firstsight.recipe.analysis import STABLE_MEASURES, Comparison
+from firstsight.recipe.analysis import STABLE_MEASURES, Comparison, split_measure
 from firstsight.recipe.stages import Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import format_bytes
@@ -97,7 +97,7 @@ def _claim_lines(study: Study) -> Iterator[str]:
 def _unknown_names(part: Comparison, arms: set[str], measures: set[str]) -> list[str]:
     """A sentence for each name of a comparison that does not exist, with the nearest ones."""
     unknown = [UnknownName("arm", name, arms) for name in (*part.arms, *part.others) if name not in arms]
-    if part.measure not in measures:
+    if split_measure(part.measure)[0] not in measures:
         unknown.append(UnknownName("measure or task", part.measure, measures))
     return list(map(str, unknown))
 

@@ -184,8 +184,8 @@ def test_synthetic_tasks_score_as_in_rank_choices(synthetic_benchmarks: Path) ->
             ChoiceRequest(text=item.text, image=None, choices=item.choices, is_chat_turn=False) for item in questions
         ]
         expected = [
-            (item.id, item.truth, item.choices[index])
-            for item, index in zip(questions, model.rank_choices(requests), strict=True)
+            (item.id, item.truth, item.choices[int(answer.text)])
+            for item, answer in zip(questions, model.rank_choices(requests), strict=True)
         ]
         assert [(row.question.id, row.question.truth, row.answer) for row in result.rows] == expected
         scores = get_task(name).metric.compute(

@@ -20,7 +20,7 @@ from firstsight.evaluate.models.box_formats import (
     normalize_model_box,
 )
 from firstsight.evaluate.models.hf_model import processed_image_size
-from firstsight.evaluate.models.interface import GenerationRequest
+from firstsight.evaluate.models.interface import GenerationRequest, RawAnswer
 from firstsight.evaluate.models.native import load_eval_model
 from firstsight.site import Site
 from tests.evaluate.models import tiny_hf_models
@@ -85,10 +85,10 @@ def test_the_image_size_is_that_of_the_processor(tmp_path: Path) -> None:
 class Thousandths(ScriptedModel):
     """Answers the true box, `[0.1, 0.1, 0.8, 0.8]`, in thousandths."""
 
-    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
+    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[RawAnswer]:
         for request in requests:
             self.record(request)
-            yield "cat(100,100),(800,800)"
+            yield RawAnswer("cat(100,100),(800,800)", (-1.0,) * len(request.references))
 
 
 def test_boxes_are_scored_in_the_familys_unit_which_scores_mention(

@@ -175,7 +175,7 @@ def test_a_text_model_answers_without_images(tmp_path: Path) -> None:
     for text, answer in zip(texts, answers, strict=True):
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
-        assert answer == tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert answer.text == tokenizer.decode(ids, skip_special_tokens=True).strip()
     choices = ("a cat", "dog", "a car", "no dog at all")
     totals: list[float] = []
     for choice in choices:
@@ -188,7 +188,7 @@ def test_a_text_model_answers_without_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         next(load_hf_model(tmp_path, site=Site()).choice_loglikelihoods([request])), totals, atol=1e-3
     )
-    assert list(loaded.rank_choices([request])) == [totals.index(max(totals))]
+    assert [answer.text for answer in loaded.rank_choices([request])] == [str(totals.index(max(totals)))]
 
 
 def test_stored_answers_are_those_of_single_questions(llava: Path, benchmarks: Path) -> None:
@@ -205,7 +205,7 @@ def test_stored_answers_are_those_of_single_questions(llava: Path, benchmarks: P
     @cache
     def answer_once(prompt: str, image: str | None) -> str:
         [encoded] = [None] if image is None else model.encode_images([(image, images.read(image))])
-        return next(model.generate([GenerationRequest(text=prompt, image=encoded)], max_new_tokens=MAX_TOKENS))
+        return next(model.generate([GenerationRequest(text=prompt, image=encoded)], max_new_tokens=MAX_TOKENS)).text
 
     for row in result.answers[::5]:
         assert row.answer == answer_once(row.prompt, None if row.is_blind else row.question.image)

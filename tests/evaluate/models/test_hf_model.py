@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from firstsight.data.records import IMAGE_PLACEHOLDER, strip_image_placeholder
 from firstsight.errors import DataError, ModelError
 from firstsight.evaluate.models.hf_model import load_hf_model
-from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest
-from firstsight.evaluate.models.native import load_native_model
+from firstsight.evaluate.models.interface import ChoiceRequest, GenerationRequest, RawAnswer
+from firstsight.evaluate.models.native import NativeModel, load_native_model
 from firstsight.hub.export import export_checkpoint
 from firstsight.site import Site
 from tests.evaluate.conftest import MakeCheckpoint
@@ -83,7 +85,7 @@ def test_batched_answers_are_those_of_single_calls(kind: str, hf_folder: MakeFol
     images: list[Any] = [*model.encode_images(NAMED_IMAGES), None]
     pairs = [(question, image) for image in images for question in QUESTIONS]
     requests = [GenerationRequest(text=PAPER.format(q=question), image=image) for question, image in pairs]
-    answers = list(model.generate(requests, max_new_tokens=MAX_TOKENS))
+    answers = [answer.text for answer in model.generate(requests, max_new_tokens=MAX_TOKENS)]
     expected = [generate_directly(hf_folder(kind), direct_inputs(kind, hf_folder(kind), *pair)) for pair in pairs]
     assert answers == [model.chat_format.parse_answer(answer) for answer in expected]
     assert len(set(answers)) > 1
@@ -114,7 +116,7 @@ def test_choice_loglikelihoods_are_those_of_one_forward_pass(kind: str, hf_folde
         for image in images
     ]
     np.testing.assert_allclose(list(model.choice_loglikelihoods(requests)), expected, atol=1e-3)
-    assert list(model.rank_choices(requests)) == [row.index(max(row)) for row in expected]
+    assert [answer.text for answer in model.rank_choices(requests)] == [str(row.index(max(row))) for row in expected]
     assert np.ptp([row[0] for row in expected[:3]]) > 5e-3, "the image must matter"
 
 
@@ -123,13 +125,13 @@ def test_an_answer_ends_at_the_models_end_token(hf_folder: MakeFolder, tmp_path:
 
     requests = [GenerationRequest(text=text, image=None) for text in ("what is it ?", "why ?")]
     model = load_hf_model(hf_folder("idefics3"), site=Site())
-    long = next(model.generate(requests, max_new_tokens=MAX_TOKENS))
+    long = next(model.generate(requests, max_new_tokens=MAX_TOKENS)).text
     inputs = model.chat_format.model_inputs([model.chat_format.render("what is it ?", has_image=False)], None)
     generated = model.components.model.generate(**inputs, max_new_tokens=MAX_TOKENS)
     ids = generated[0, inputs["input_ids"].shape[1] :].tolist()
     copy = Path(shutil.copytree(hf_folder("idefics3"), tmp_path / "copy"))
     GenerationConfig(eos_token_id=[ids[2], 257], pad_token_id=0).save_pretrained(copy)
-    short = next(load_hf_model(copy, site=Site()).generate(requests, max_new_tokens=MAX_TOKENS))
+    short = next(load_hf_model(copy, site=Site()).generate(requests, max_new_tokens=MAX_TOKENS)).text
     assert short == model.components.tokenizer.decode(ids[: ids.index(ids[2])]).strip() != long
 
 
@@ -149,6 +151,47 @@ def test_an_image_that_the_processor_refuses_is_explained(hf_folder: MakeFolder)
         list(model.generate([GenerationRequest(text="why ?", image=image)], max_new_tokens=MAX_TOKENS))
 
 
+REFERENCES = ("a cat", "yes", "Yes", "zebra")
+"""The word-level vocabulary ignores case and has no zebra, so the last two have no tokens of their own."""
+
+
+def check_equal_answers(answers: Iterable[RawAnswer], others: Iterable[RawAnswer]) -> None:
+    """Equal texts, and log-likelihoods that are equal up to the rounding of float32."""
+    for answer, other in zip(answers, others, strict=True):
+        assert answer.text == other.text
+        assert answer.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-4)
+
+
+def reference_loglikelihoods(
+    folder: Path, native: NativeModel, question: str, image: Image.Image | None
+) -> list[float | None]:
+    """Log-likelihoods of REFERENCES from logits of the exported model, one forward pass for each end token.
+
+    The processor writes the prompt; tokens of references and ends are the tokenizer's, and the sum is in float64.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    image_part = [] if image is None else [{"type": "image", "image": image}]
+    text_part = {"type": "text", "text": strip_image_placeholder(IMAGE_PLACEHOLDER + question)}
+    messages = [{"role": "user", "content": [*image_part, text_part]}]
+    inputs = processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    values: list[float | None] = []
+    for ids in native.tokenizer.encode(["a cat", "yes"]):
+        total = 0.0
+        for end in (native.tokenizer.special_ids.end, native.tokenizer.special_ids.answer):
+            suffix = torch.tensor([[*ids, end]])
+            tokens = torch.cat((inputs["input_ids"], suffix), dim=1)
+            longer = {**inputs, "input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+            with torch.no_grad():
+                log_probs = model(**longer).logits[0, -suffix.shape[1] - 1 : -1].double().log_softmax(-1)
+            total += float(log_probs.gather(1, suffix[0, :, None]).sum().exp())
+        values.append(float(np.log(total)))
+    return [*values, None, None]
+
+
 @pytest.mark.parametrize("kind", ["patches", "siglip", "lm"])
 def test_an_exported_checkpoint_answers_like_the_checkpoint(
     kind: str, checkpoint: MakeCheckpoint, tmp_path: Path
@@ -160,7 +203,7 @@ def test_an_exported_checkpoint_answers_like_the_checkpoint(
         ChoiceRequest(text=text, image=None, choices=("a cat", "dog", "is"), is_chat_turn=False)
         for text in ("what is it ?", "there", "no red dog is")
     ]
-    assert list(exported.rank_choices(texts)) == list(native.rank_choices(texts))
+    check_equal_answers(exported.rank_choices(texts), native.rank_choices(texts))
     assert exported.has_vision == native.has_vision == (kind != "lm")
     if kind == "lm":
         return
@@ -169,16 +212,19 @@ def test_an_exported_checkpoint_answers_like_the_checkpoint(
         [*native.encode_images(NAMED_IMAGES), None], [*exported.encode_images(NAMED_IMAGES), None], strict=True
     )
     for features, pil_image in images:
-        requests = [GenerationRequest(text=text, image=features) for text in questions]
+        requests = [GenerationRequest(text=text, image=features, references=REFERENCES) for text in questions]
         exported_requests = [replace(request, image=pil_image) for request in requests]
         answers = list(exported.generate(exported_requests, max_new_tokens=MAX_TOKENS))
-        assert answers == list(native.generate(requests, max_new_tokens=MAX_TOKENS))
+        check_equal_answers(answers, native.generate(requests, max_new_tokens=MAX_TOKENS))
+        for text, answer in zip(questions, answers, strict=True):
+            expected = reference_loglikelihoods(tmp_path / "out", native, text, pil_image)
+            assert answer.log_likelihoods == pytest.approx(expected, abs=1e-4)
         choices = [
             ChoiceRequest(text=text, image=features, choices=("yes", "no", "a cat"), is_chat_turn=True)
             for text in questions
         ]
-        ranked = list(exported.rank_choices([replace(request, image=pil_image) for request in choices]))
-        assert ranked == list(native.rank_choices(choices))
+        ranked = exported.rank_choices([replace(request, image=pil_image) for request in choices])
+        check_equal_answers(ranked, native.rank_choices(choices))
 
 
 def test_logits_that_are_not_numbers_are_an_error(hf_folder: MakeFolder) -> None:

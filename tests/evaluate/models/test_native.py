@@ -33,7 +33,9 @@ def test_the_likeliest_choice_is_lm_evals(checkpoint: MakeCheckpoint) -> None:
         logs = training_logits(model, ids).log_softmax(-1)
         totals.append(sum(float(logs[position - 1, ids[position]]) for position in range(5, len(ids))))
     request = ChoiceRequest(text="what is it ?", image=None, choices=choices, is_chat_turn=False)
-    assert list(model.rank_choices([request])) == [int(np.argmax(totals))]
+    [answer] = model.rank_choices([request])
+    assert answer.text == str(np.argmax(totals))
+    np.testing.assert_allclose(np.array(answer.log_likelihoods), totals, rtol=1e-4)
 
 
 def test_the_first_generated_word_is_what_a_training_row_predicts(checkpoint: MakeCheckpoint) -> None:
@@ -44,7 +46,7 @@ def test_the_first_generated_word_is_what_a_training_row_predicts(checkpoint: Ma
     likeliest = int(training_logits(model, [*[None] * 4, *prompt[4:]], images=image[None])[-1].argmax())
     [answer] = model.generate([GenerationRequest(text="\nwhat is it ?", image=image)], max_new_tokens=1)
     is_stop = likeliest in (model.tokenizer.special_ids.end, model.tokenizer.special_ids.answer)
-    assert answer == ("" if is_stop else model.tokenizer.decode([likeliest]))
+    assert answer.text == ("" if is_stop else model.tokenizer.decode([likeliest]))
 
 
 def test_images_are_refused_by_a_text_model_and_broken_ones_by_any(checkpoint: MakeCheckpoint) -> None:

@@ -99,7 +99,7 @@ def test_every_shipped_study_has_valid_figures(make_arms: MakeArms, name: str) -
     rows = score_table(arms, shipped.axes)
     comparison = ArmComparison(arms, rows)
     charts = study_charts(arms, shipped, rows=rows, comparison=comparison, curves=read_curves(arms))
-    assert {"stable", "tasks", "main", "heat", "schedules", "losses"} <= charts.keys()
+    assert {"stable", "soft", "tasks", "main", "heat", "schedules", "losses"} <= charts.keys()
     assert len([key for key in charts if key.startswith("stable")]) == len(shipped.drawn_figures)
     for chart in charts.values():
         spec = vega_lite_spec(chart)
@@ -112,11 +112,12 @@ def test_one_chart_by_name(make_arms: MakeArms) -> None:
     main = draw_figure(arms, study(), "when")
     assert isinstance(main, alt.HConcatChart)
     assert draw_figure(arms, study(), "main").to_dict(validate=False) == main.to_dict(validate=False)
-    with pytest.raises(UnknownName, match=r"Nearest: stable.* All: heat, losses, main, schedules, stable, tasks, when"):
+    names = "heat, losses, main, schedules, soft, stable, tasks, when"
+    with pytest.raises(UnknownName, match=rf"Nearest: stable.* All: {names}"):
         draw_figure(arms, study(), "stabel")
 
 
-@pytest.mark.parametrize("name", ["stable", "tasks", "heat", "schedules", "losses", "main", "when"])
+@pytest.mark.parametrize("name", ["stable", "soft", "tasks", "heat", "schedules", "losses", "main", "when"])
 def test_a_chart_without_results_says_so(make_arms: MakeArms, name: str) -> None:
     arms = [replace(arm, scores=None, stages=()) for arm in make_arms(questions=2, seeds=(1,))]
     with pytest.raises(RequestError, match=f"^the figure '{name}' of when has no results yet"):

@@ -27,7 +27,7 @@ from tests.report.study_builder import (
     study,
 )
 
-FIGURES = ("main", "stable", "tasks", "heat", "schedules", "losses")
+FIGURES = ("main", "stable", "soft", "tasks", "heat", "schedules", "losses")
 
 
 def _page(path: Path) -> Page:

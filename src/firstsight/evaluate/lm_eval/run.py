@@ -16,9 +16,11 @@ from firstsight.evaluate import tasks
 from firstsight.evaluate.answer_cache import AnswerCache, questions_digest
 from firstsight.evaluate.lm_eval.doc_adapters import gold_index
 from firstsight.evaluate.lm_eval.tasks import definition_version, get_lm_eval_task, missing_lm_eval
-from firstsight.evaluate.models.interface import EvalModel
+from firstsight.evaluate.models.interface import EvalModel, RawAnswer
 from firstsight.evaluate.models.native import NativeModel
+from firstsight.evaluate.result_files import SoftScore
 from firstsight.evaluate.results import ScoredAnswer
+from firstsight.evaluate.soft_scores import soft_score
 from firstsight.evaluate.task import PromptStyle, Question, Task, record_tags
 from firstsight.files import file_sha256
 from firstsight.site import ProgressCallback
@@ -65,7 +67,7 @@ def evaluate_with_lm_eval(
     header = {"task": task.name, "version": task.version, "style": "lm-eval", "questions": digest}
     answer_cache = AnswerCache(folder=answers_folder, header=header)
     if stored := answer_cache.read():
-        return [_from_json(task, question_id, text) for (question_id, _), text in stored.items()]
+        return [_from_json(task, question_id, raw.text) for (question_id, _), raw in stored.items()]
     model = get_model()
     if not isinstance(model, NativeModel):
         raise RequestError(
@@ -73,24 +75,30 @@ def evaluate_with_lm_eval(
             "Run lm-eval itself: lm_eval --model hf --model_args pretrained=FOLDER; or name vision tasks with --tasks."
         )
     [result] = evaluate_lm_eval_tasks(model, [task.name], folder=benchmarks_path, on_progress=on_progress)
-    answer_cache.write({(answer.question.id, False): _to_json(answer) for answer in result.rows})
+    answer_cache.write({(answer.question.id, False): RawAnswer(_to_json(answer)) for answer in result.rows})
     return list(result.rows)
 
 
 def _to_json(answer: ScoredAnswer) -> str:
+    assert answer.soft is not None
     question = answer.question
-    fields = {"text": question.text, "truth": question.truth, "choices": question.choices}
-    return json.dumps({**fields, "tags": dict(question.tags), "answer": answer.answer, "score": answer.score})
+    fields = {"text": question.text, "truth": question.truth, "choices": question.choices, "tags": dict(question.tags)}
+    return json.dumps({**fields, "answer": answer.answer, "score": answer.score, "soft": answer.soft.score})
 
 
 def _from_json(task: Task, question_id: str, text: str) -> ScoredAnswer:
     fields = json.loads(text)
-    answer, score, choices = fields.pop("answer"), fields.pop("score"), tuple(fields.pop("choices"))
-    return _scored_answer(task, Question(id=question_id, choices=choices, **fields), answer, score)
+    answer, score, soft = fields.pop("answer"), fields.pop("score"), SoftScore(score=fields.pop("soft"))
+    question = Question(id=question_id, choices=tuple(fields.pop("choices")), **fields)
+    return _scored_answer(task, question, answer, score=score, soft=soft)
 
 
-def _scored_answer(task: Task, question: Question, answer: str, score: float) -> ScoredAnswer:
-    return ScoredAnswer(task=task, question=question, prompt=question.text, answer=answer, score=score, is_blind=False)
+def _scored_answer(
+    task: Task, question: Question, answer: str, *, score: float, soft: SoftScore | None
+) -> ScoredAnswer:
+    return ScoredAnswer(
+        task=task, question=question, prompt=question.text, answer=answer, score=score, is_blind=False, soft=soft
+    )
 
 
 def evaluate_lm_eval_tasks(
@@ -149,7 +157,9 @@ def _row(name: str, sample: Mapping[str, Any], question_id: str) -> ScoredAnswer
     truth, tags = gold_index(sample["target"], labels, sample["doc"]), record_tags(sample["doc"])
     question = Question(id=question_id, text=prompts[0], truth=truth, choices=choices, tags=tags)
     answer = choices[likelihoods.index(max(likelihoods))]
-    return _scored_answer(tasks.get_task(name), question, answer, float(sample["acc"]))
+    task = tasks.get_task(name)
+    soft = soft_score(task, question, RawAnswer(answer, tuple(likelihoods)))
+    return _scored_answer(task, question, answer, score=float(sample["acc"]), soft=soft)
 
 
 def _doc_ids(docs: Sequence[Mapping[str, Any]]) -> list[str]:

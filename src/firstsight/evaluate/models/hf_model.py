@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,15 @@ from firstsight.data import images
 from firstsight.errors import DataError, ModelError
 from firstsight.evaluate.models.hf_chat import ChatFormat, chat_format_of, special_token_strings
 from firstsight.evaluate.models.hf_folder import HFComponents, load_hf_components
-from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, GenerationRequest, image_errors
+from firstsight.evaluate.models.interface import (
+    ChoiceRequest,
+    EvalModel,
+    GenerationRequest,
+    RawAnswer,
+    image_errors,
+    is_decoded,
+    rank,
+)
 from firstsight.site import Site
 
 _BATCH_SIZE = 16
@@ -67,8 +76,8 @@ class HFModel:
         return pil_images
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
-        """Greedy answers, in order, up to the model's end token."""
+    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[RawAnswer]:
+        """Greedy answers, in order, up to the model's end token, with the likelihoods of references; no samples."""
         eos_token_ids, decode = self._eos_token_ids(), self.components.tokenizer.decode
         config = self._greedy_config(max_new_tokens)
         for has_image, group in groupby(requests, key=lambda request: request.image is not None):
@@ -78,15 +87,34 @@ class HFModel:
                 logits_check = _LogitsCheck()
                 generated = self._run_generate(inputs, config, logits_check)
                 logits_check.raise_if_invalid(self.components.model_type)
-                for ids in generated[:, inputs["input_ids"].shape[1] :].tolist():
+                likelihoods = self._reference_loglikelihoods(batch, rendered)
+                for ids, values in zip(generated[:, inputs["input_ids"].shape[1] :].tolist(), likelihoods, strict=True):
                     tokens = list(takewhile(lambda token: token not in eos_token_ids, ids))
                     answer = decode(tokens, skip_special_tokens=True)
-                    yield self.chat_format.parse_answer(answer.strip())
+                    yield RawAnswer(self.chat_format.parse_answer(answer.strip()), values)
 
-    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
+    def _reference_loglikelihoods(
+        self, batch: Sequence[GenerationRequest], rendered: Sequence[str]
+    ) -> list[tuple[float | None, ...]]:
+        """For each request the log-likelihood of each reference followed by any one of the end tokens."""
+        ends, decode = tuple(self._eos_token_ids()), self.components.tokenizer.decode
+        rows: dict[tuple[int, tuple[int, ...]], int] = {}
+        for index, (request, prompt) in enumerate(zip(batch, rendered, strict=True)):
+            for position, text in enumerate(request.references):
+                tokens = self._choice_tokens(prompt, text, is_chat_turn=True)
+                if is_decoded(decode(tokens, skip_special_tokens=True), text):
+                    rows.setdefault((index, tokens), position)
+        forced = [_ChoiceRow(rendered[index], batch[index].image, tokens, ends) for index, tokens in rows]
+        scores = [scores for row_batch in _batches(forced) for scores in self._score_rows(row_batch)]
+        values: list[list[float | None]] = [[None] * len(request.references) for request in batch]
+        for ((index, _), position), by_end in zip(rows.items(), scores, strict=True):
+            total = float(torch.tensor(list(by_end.values()), dtype=torch.float64).logsumexp(0))
+            values[index][position] = total if isfinite(total) else None
+        return [tuple(row) for row in values]
+
+    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[RawAnswer]:
         """The index of the choice with the highest summed log-likelihood, by request; the first one on a tie."""
-        for loglikelihoods in self.choice_loglikelihoods(requests):
-            yield max(range(len(loglikelihoods)), key=loglikelihoods.__getitem__)
+        return map(rank, self.choice_loglikelihoods(requests))
 
     def choice_loglikelihoods(self, requests: Sequence[ChoiceRequest]) -> Iterator[list[float]]:
         """The log-likelihood of each request's choices: `generate` with the choice's tokens forced.

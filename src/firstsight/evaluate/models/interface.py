@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from firstsight.data.records import RecordError
 from firstsight.errors import DataError, ModelError
@@ -22,6 +23,22 @@ class GenerationRequest:
 
     text: str
     image: object | None
+    references: tuple[str, ...] = ()
+    """Texts whose likelihood as the whole answer is needed."""
+    sample_keys: tuple[int, ...] = ()
+    """One sampled answer is needed for each; the keys of their random numbers, from 0 to 2^64 - 1."""
+
+
+class RawAnswer(NamedTuple):
+    """A model's answer to a question, and the model's distribution over answers as far as it is needed."""
+
+    text: str
+    """The greedy answer; of a question with choices the index of the likeliest one, the first on a tie."""
+    log_likelihoods: tuple[float | None, ...] = ()
+    """Of each reference followed by the answer's end, or of each choice. None for a reference without a probability of
+    its own: the tokenizer cannot represent it or encodes it like an earlier one, or a logit of it is minus infinity."""
+    samples: tuple[str, ...] = ()
+    """Answers that were sampled at temperature 1; none where the model does not sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +74,33 @@ class EvalModel(Protocol):
         """The `image` of a request for each (name, encoded image file); DataError for bytes that are no image."""
         ...
 
-    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
-        """Greedy answers, in order."""
+    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[RawAnswer]:
+        """Greedy answers, in order, with the likelihoods of the references and the samples that a request needs."""
         ...
 
-    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
-        """The index of each request's likeliest choice, in order; the first one on a tie."""
+    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[RawAnswer]:
+        """The index of each request's likeliest choice, in order, with the log-likelihoods of all its choices.
+
+        As lm-eval's `acc`: summed over tokens, without normalisation by length.
+        """
         ...
+
+
+def rank(log_likelihoods: Sequence[float]) -> RawAnswer:
+    """The answer to a question with these log-likelihoods of its choices."""
+    likeliest = max(range(len(log_likelihoods)), key=log_likelihoods.__getitem__)
+    return RawAnswer(str(likeliest), tuple(log_likelihoods))
+
+
+def is_decoded(decoded: str, text: str) -> bool:
+    """Whether a tokenizer's decoding of a text is that text, but for what not every tokenizer preserves."""
+    return _fold_text(decoded) == _fold_text(text)
+
+
+def _fold_text(text: str) -> str:
+    """`text` without case, spaces, punctuation and control characters, in NFKC: what every tokenizer preserves."""
+    characters = (character for character in unicodedata.normalize("NFKC", text.lower()) if not character.isspace())
+    return "".join(character for character in characters if unicodedata.category(character)[0] not in "CP")
 
 
 @contextmanager

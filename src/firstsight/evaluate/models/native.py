@@ -5,7 +5,6 @@ Shapes: I tokens per image, W vision width, S pixels per side.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,11 +22,14 @@ from firstsight.evaluate.models.interface import (
     ChoiceRequest,
     EvalModel,
     GenerationRequest,
+    RawAnswer,
     image_errors,
+    is_decoded,
     list_checkpoint_files,
+    rank,
 )
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load
-from firstsight.model.generate import continuation_likelihoods, generate
+from firstsight.model.generate import continuation_likelihoods, generate_and_score
 from firstsight.model.vision import extract_features
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.vision import VisionSpec
@@ -85,16 +87,35 @@ class NativeModel:
             features.extend(extract_features(self.checkpoint.encoder, batch).half().unbind(0))
         return features
 
-    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[str]:
-        """Greedy answers, in order, generated in batches."""
-        special_tokens = self.tokenizer.special_ids
-        prompts = [self._prompt_tokens(request) for request in requests]
-        for start in range(0, len(prompts), 4 * _BATCH_SIZE):
-            batch = slice(start, start + 4 * _BATCH_SIZE)
-            inputs = [_as_tensor(request.image) for request in requests[batch]]
-            stop = {special_tokens.end, special_tokens.answer}
-            answers = generate(self.checkpoint.model, prompts[batch], inputs, stop=stop, max_new_tokens=max_new_tokens)
-            yield from (self.tokenizer.decode(ids).strip() for ids in answers)
+    def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[RawAnswer]:
+        """Greedy answers, in order, generated in batches; references and samples continue the same prefill."""
+        special_tokens, decode = self.tokenizer.special_ids, self.tokenizer.decode
+        for start in range(0, len(requests), 4 * _BATCH_SIZE):
+            batch = requests[start : start + 4 * _BATCH_SIZE]
+            tokens = self._reference_tokens([text for request in batch for text in request.references])
+            references = [_without_repetitions([tokens[text] for text in request.references]) for request in batch]
+            answers = generate_and_score(
+                self.checkpoint.model,
+                [self._prompt_tokens(request) for request in batch],
+                [_as_tensor(request.image) for request in batch],
+                continuations=[[ids for ids in row if ids] for row in references],
+                sample_keys=[request.sample_keys for request in batch],
+                stop={special_tokens.end, special_tokens.answer},
+                max_new_tokens=max_new_tokens,
+            )
+            for answer, row in zip(answers, references, strict=True):
+                likelihoods = iter(answer.log_likelihoods)
+                yield RawAnswer(
+                    decode(answer.tokens).strip(),
+                    tuple([next(likelihoods) if ids else None for ids in row]),
+                    tuple([decode(sample).strip() for sample in answer.samples]),
+                )
+
+    def _reference_tokens(self, references: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """The tokens of each reference; none for one that the tokenizer cannot represent."""
+        distinct, decode = list(dict.fromkeys(references)), self.tokenizer.decode
+        pairs = zip(distinct, self.tokenizer.encode(distinct), strict=True)
+        return {text: tuple(ids) if is_decoded(decode(ids), text) else () for text, ids in pairs}
 
     def _prompt_tokens(self, request: GenerationRequest | ChoiceRequest) -> list[int]:
         """The first turn of a training dialogue: the image's placeholders or <|endoftext|>, then the question."""
@@ -103,11 +124,8 @@ class NativeModel:
         text = strip_image_placeholder(IMAGE_PLACEHOLDER + request.text)
         return encode_prompt(self.tokenizer, text, image_tokens=image_tokens)
 
-    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[int]:
-        """The index of each request's likeliest choice, in order; the first one on a tie.
-
-        As lm-eval's `acc`: log-likelihoods summed over tokens, a space before the choice, no length normalisation.
-        """
+    def rank_choices(self, requests: Sequence[ChoiceRequest]) -> Iterator[RawAnswer]:
+        """The likeliest choices, in order. A choice that continues a text has a space before it, as in lm-eval."""
         for start in range(0, len(requests), _BATCH_SIZE):
             batch = requests[start : start + _BATCH_SIZE]
             pairs = [pair for request in batch for pair in self._choice_pairs(request)]
@@ -115,9 +133,7 @@ class NativeModel:
             inputs = [_as_tensor(request.image) for request in batch for _ in request.choices]
             likelihoods = continuation_likelihoods(self.checkpoint.model, contexts, endings, inputs)
             log_likelihoods = iter([likelihood.log_likelihood for likelihood in likelihoods])
-            for request in batch:
-                totals = [next(log_likelihoods) for _ in request.choices]
-                yield max(range(len(totals)), key=totals.__getitem__)
+            yield from (rank([next(log_likelihoods) for _ in request.choices]) for request in batch)
 
     def _choice_pairs(self, request: ChoiceRequest) -> list[tuple[list[int], list[int]]]:
         if request.is_chat_turn:
@@ -127,6 +143,11 @@ class NativeModel:
         # Text and choice are encoded together, because a tokenizer may join the space to the choice's first word.
         texts = [f"{request.text} {choice}" for choice in request.choices]
         return [(context, encode_context(self.tokenizer, text)[len(context) :]) for text in texts]
+
+
+def _without_repetitions(sequences: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The sequences, with an empty one in place of each that is equal to an earlier one."""
+    return [() if sequence in sequences[:index] else sequence for index, sequence in enumerate(sequences)]
 
 
 def load_eval_model(checkpoint: Path, *, site: Site) -> EvalModel:
@@ -159,7 +180,7 @@ def check_words_in_vocabulary(tokenizer: Tokenizer, texts: Sequence[str], *, loc
     unknown = [
         word
         for word, ids in zip(words, tokenizer.encode(words), strict=True)
-        if ids not in special_ids and _fold_text(tokenizer.decode(ids)) != _fold_text(word)
+        if ids not in special_ids and not is_decoded(tokenizer.decode(ids), word)
     ]
     if unknown:
         examples = ", ".join(map(repr, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
@@ -167,12 +188,6 @@ def check_words_in_vocabulary(tokenizer: Tokenizer, texts: Sequence[str], *, loc
             f"{location}: the checkpoint's vocabulary of {tokenizer.vocab_size} tokens lacks {len(unknown)} of the "
             f"words: {examples}. Use words of its training data, or a checkpoint whose tokenizer encodes any text."
         )
-
-
-def _fold_text(text: str) -> str:
-    """`text` without case, spaces, punctuation and control characters, in NFKC: what every tokenizer preserves."""
-    characters = (character for character in unicodedata.normalize("NFKC", text.lower()) if not character.isspace())
-    return "".join(character for character in characters if unicodedata.category(character)[0] not in "CP")
 
 
 def _decode_pixels(name: str, data: bytes, vision: VisionSpec) -> UInt8[np.ndarray, "S S 3"]:

@@ -9,7 +9,7 @@ import polars as pl
 
 from firstsight.errors import RequestError, UnknownName
 from firstsight.evaluate.statistics.bootstrap import Interval
-from firstsight.recipe.analysis import Grid
+from firstsight.recipe.analysis import SOFT_SUFFIX, Grid
 from firstsight.recipe.study import Study
 from firstsight.report.compare import ArmComparison
 from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
@@ -18,7 +18,7 @@ from firstsight.report.figures.layout import Layout, lay_out
 from firstsight.report.figures.scores import stable_score_chart, task_grid
 from firstsight.report.figures.style import THEME, LayeredChart
 from firstsight.report.results import ArmResult, arm_texts
-from firstsight.report.table import STABLE, score_table, single_task_rows
+from firstsight.report.table import STABLE, score_table, single_task_rows, soft_rows
 
 StudyChart = LayeredChart | alt.HConcatChart
 
@@ -26,17 +26,20 @@ StudyChart = LayeredChart | alt.HConcatChart
 def study_charts(
     arms: Sequence[ArmResult], study: Study, *, rows: pl.DataFrame, comparison: ArmComparison, curves: TrainingCurves
 ) -> dict[str, StudyChart]:
-    """The charts for which there are results: stable (the first figure of the study), stable-2 ..., tasks, heat,
-    schedules, losses, and main (stable and tasks side by side)."""
+    """The charts for which there are results: stable (the first figure of the study), stable-2 ..., soft (the first
+    figure with soft stable scores), tasks, heat, schedules, losses, and main (stable and tasks side by side)."""
     charts: dict[str, StudyChart] = {}
     sighted = rows.filter(condition="sighted")
     compared = sighted.filter(role="compared")
     layouts = [lay_out(figure, arms, study) for figure in study.drawn_figures]
     if not compared.filter(task=STABLE).is_empty():
-        pairs = rows.filter(task=STABLE).select("arm", "kind").unique(maintain_order=True).rows()
-        intervals = {pair: interval for pair in pairs if (interval := comparison.question_interval(*pair))}
+        intervals = _stable_intervals(rows, comparison)
         for number, layout in enumerate(layouts, start=1):
             charts["stable" if number == 1 else f"stable-{number}"] = _stable_chart(rows, intervals, layout)
+    soft = soft_rows(rows)
+    if not soft.filter(task=STABLE, condition="sighted", role="compared").is_empty():
+        intervals = _stable_intervals(soft, comparison, suffix=SOFT_SUFFIX)
+        charts["soft"] = _stable_chart(soft, intervals, layouts[0])
     if not single_task_rows(compared).is_empty():
         charts["tasks"] = task_grid(rows, layouts[0])
     if not single_task_rows(sighted).is_empty():
@@ -47,6 +50,15 @@ def study_charts(
     if "stable" in charts and "tasks" in charts:
         charts["main"] = _side_by_side(charts["stable"], task_grid(rows, layouts[0], width=125, panel_height=110))
     return charts
+
+
+def _stable_intervals(
+    rows: pl.DataFrame, comparison: ArmComparison, *, suffix: str = ""
+) -> dict[tuple[str, str], Interval]:
+    """The interval over questions of each arm's stable score, by arm and kind; `suffix` makes a kind the measure."""
+    pairs = rows.filter(task=STABLE).select("arm", "kind").unique(maintain_order=True).rows()
+    found = {(arm, kind): comparison.question_interval(arm, f"{kind}{suffix}") for arm, kind in pairs}
+    return {pair: interval for pair, interval in found.items() if interval}
 
 
 def _stable_chart(rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], layout: Layout) -> LayeredChart:
@@ -70,7 +82,7 @@ def draw_figure(arms: Sequence[ArmResult], study: Study, name: str = "stable") -
     chart = charts.get("main" if name == study.name else name)
     if chart is None:
         stable = ["stable", *(f"stable-{number}" for number in range(2, len(study.drawn_figures) + 1))]
-        known = [*stable, "tasks", "heat", "schedules", "losses", "main", study.name]
+        known = [*stable, "soft", "tasks", "heat", "schedules", "losses", "main", study.name]
         if name in known:
             raise RequestError(f"the figure {name!r} of {study.name} has no results yet. Run the study first.")
         raise UnknownName(f"figure of {study.name}", name, known)

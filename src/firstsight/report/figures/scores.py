@@ -28,7 +28,7 @@ KIND_SCALE = alt.Scale(domain=list(KIND_COLOURS), range=list(KIND_COLOURS.values
 KIND_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolSize=200)
 KIND_COLOUR = alt.Color("kind:N", scale=KIND_SCALE, legend=KIND_LEGEND)
 SCORE_Y = alt.Y("score:Q", title=None, axis=alt.Axis(labelExpr=PERCENT_LABEL), scale=alt.Scale(zero=False, nice=True))
-STABLE_Y = SCORE_Y.title("stable score: mean of (accuracy − chance)")
+STABLE_Y = SCORE_Y.title("mean over tasks of (score − chance)")
 SIGHTED, BLIND, QUESTION_BLIND = "with the image", "without the image", "without the question"
 CONDITION_LINES = {"sighted": SIGHTED, "blind": BLIND, "question_blind": QUESTION_BLIND}
 SERIES_SHAPES = ["circle", "diamond", "square", "triangle", "cross"]

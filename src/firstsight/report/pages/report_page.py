@@ -38,6 +38,7 @@ VegaSpec = dict[str, Any]
 FIGURE_TITLES = {
     "main": "Left: all tasks together. Right: single tasks.",
     "stable": "Stable score: mean over tasks of (accuracy − chance).",
+    "soft": "Soft stable score: mean over tasks of (expected score of a sampled answer − chance).",
     "tasks": "Single tasks.",
     "heat": "Mean score of every arm on every task.",
     "schedules": "Learning rate of every arm, first seed; fine-tuning is drawn fainter.",
@@ -87,7 +88,7 @@ def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path
 def with_title(spec: VegaSpec, name: str, study: Study) -> VegaSpec:
     """The figure with the study's question as title, and its content and source below."""
     kind = "stable" if name.startswith("stable") else name
-    marks = f" {_marks_caption(study)}" if name in ("main", "stable", "tasks") else ""
+    marks = f" {_marks_caption(study)}" if name in ("main", "stable", "soft", "tasks") else ""
     source = f"firstsight · {study.name} · {study.scale} scale · horizon {study.horizon}"
     title = {"text": study.question, "subtitle": [FIGURE_TITLES[kind] + marks, source]}
     return spec | {"padding": 16, "title": visible_values(title)}
