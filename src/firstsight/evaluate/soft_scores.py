@@ -1,6 +1,6 @@
 """Continuous scores of answers, from the model's distribution over answers instead of its likeliest answer.
 
-The soft score of a question is what a sampled answer is expected to score, as far as that can be computed:
+The soft score of a question is what a sampled answer is expected to score, as far as that can be computed::
 
     generated words     sum over the reference answers of P(reference) times the score of that reference
     a letter            P(the right letter)
