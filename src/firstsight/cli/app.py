@@ -22,7 +22,7 @@ from firstsight.cli.checkpoint import ask, export, import_weights, verify
 from firstsight.cli.evaluate import answers, evaluate
 from firstsight.cli.prepare import prepare
 from firstsight.cli.score import score
-from firstsight.cli.study import explain, next_, plan, power, preview, report, run
+from firstsight.cli.study import explain, next_, noise, plan, power, preview, report, run
 from firstsight.cli.study_options import RUNS, OutOption, requested_study, with_study
 from firstsight.errors import FirstsightError, RequestError, describe_error
 from firstsight.workspace.doctor import machine_findings, missing_package
@@ -33,7 +33,7 @@ STOPPED = 130
 OUTPUT_CLOSED = 141
 """The exit code where the reader of the output ended first, as `head` does: a shell's for SIGPIPE."""
 
-STUDY_COMMANDS = (plan, run, next_, report, preview, power)
+STUDY_COMMANDS = (plan, run, next_, report, preview, power, noise)
 """Commands whose first argument is the study."""
 STUDY_OPTION_COMMANDS = (explain, ask, evaluate, answers)
 """Commands about arms and addresses; their study is an option."""

@@ -1,4 +1,4 @@
-"""The commands about a study: plan, run, next, report, explain, preview, power."""
+"""The commands about a study: plan, run, next, report, explain, preview, power, noise."""
 
 from __future__ import annotations
 
@@ -165,3 +165,16 @@ def power(
     lines, table = Workspace(out).results(study).power(effect, kind=kind, power=power)
     terminal.print_lines(lines)
     terminal.print_table(table)
+
+
+def noise(study: Study, *, out: OutOption = RUNS) -> None:
+    """How far arms differ on each task, how much of it is noise of seeds and questions, and which tasks decide.
+
+    Example: firstsight noise when --scale cpu
+    """
+    result = Workspace(out).results(study).noise
+    terminal.print_table(result.table())
+    terminal.print_lines(result.lines())
+    for table in (result.arm_table(), result.difference_table()):
+        if table:
+            terminal.print_table(table, title="")

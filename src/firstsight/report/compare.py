@@ -117,6 +117,10 @@ class ArmComparison:
         self._arms, self._rows, self._changed_tasks = arms_with_scores(arms), rows, changed_tasks(rows)
         self.rule: DecisionRule = rule
 
+    def without_tasks(self, tasks: Sequence[str]) -> ArmComparison:
+        """The same comparison as if these tasks had not been evaluated."""
+        return ArmComparison(self._arms, self._rows.filter(~pl.col("task").is_in(list(tasks))), rule=self.rule)
+
     @cached_property
     def answers(self) -> dict[str, pl.DataFrame]:
         """Answers of each arm by its label."""
@@ -235,10 +239,14 @@ def _centred_interval(sample: ClusteredScores, centre: float, *, bounds: Interva
     return low + offset, high + offset
 
 
-def _clustered_scores(answers: pl.DataFrame, scores: pl.Series) -> ClusteredScores:
-    """Scores clustered by image over all tasks; a question without an image is a cluster of its own."""
+def image_clusters(answers: pl.DataFrame) -> list[str]:
+    """The cluster of each answer: its image over all tasks; a question without an image is a cluster of its own."""
     question_cluster = pl.concat_str(pl.col("task"), pl.lit("\0"), pl.col("question"))
-    cluster = pl.when(pl.col("image") == "").then(question_cluster).otherwise("image")
-    clusters = answers.select(cluster).to_series().to_list()
+    return (
+        answers.select(pl.when(pl.col("image") == "").then(question_cluster).otherwise("image")).to_series().to_list()
+    )
+
+
+def _clustered_scores(answers: pl.DataFrame, scores: pl.Series) -> ClusteredScores:
     tasks, splits = answers["task"].to_list(), answers["split"].to_list()
-    return cluster_scores(scores.to_numpy(), clusters=clusters, tasks=tasks, splits=splits)
+    return cluster_scores(scores.to_numpy(), clusters=image_clusters(answers), tasks=tasks, splits=splits)

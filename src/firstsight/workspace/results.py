@@ -23,6 +23,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.report.answers import read_answers
 from firstsight.report.claims import ClaimResult, evaluate_claims
 from firstsight.report.compare import ArmComparison
+from firstsight.report.noise import StudyNoise, study_noise
 from firstsight.report.power import power_report
 from firstsight.report.results import (
     ArmResult,
@@ -79,6 +80,11 @@ class StudyResults:
     def comparison(self) -> ArmComparison:
         """Differences between the arms, tested by the rule of the study: once, or at every added seed."""
         return ArmComparison(self.arms, self.scores, rule="sequential" if self._stored.record else "fixed")
+
+    @cached_property
+    def noise(self) -> StudyNoise:
+        """Signal and noise of every task and stable score, and the scores without the tasks that are only noise."""
+        return study_noise(self.arms, self.scores, claims=self.claims, comparison=ArmComparison(self.arms, self.scores))
 
     def figure(self, name: str = "stable") -> StudyChart:
         """A chart of the report, shown by a notebook: stable, tasks, heat, schedules, losses; the study's name is main.

@@ -1,4 +1,4 @@
-"""report.html: one self-contained file, with the same figures as SVG and PNG and the scores as CSV and Parquet."""
+"""report.html: one self-contained file; beside it the figures as SVG and PNG, scores and noise as CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.layout import lay_out
 from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.format import axis_limit, format_percent, inline_json, read_assets, render_template
+from firstsight.report.noise import study_noise
 from firstsight.report.pages.question_cards import draw_samples
 from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, damage_by_arms, read_achieved
 from firstsight.report.summary import answer_sentence, comparability_warnings, seed_gaps, study_limits, tests_paper
@@ -49,13 +50,14 @@ BAR_MARKS = "Bars: mean over seeds. Dots: one seed. Thick lines: 95 % over quest
 
 
 def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path) -> Path:
-    """Write report.html, scores.csv, scores.parquet and figures/ into `folder`; returns the page's path.
+    """Write report.html, scores and noise as CSV and Parquet, and figures/ into `folder`; returns the page's path.
 
     The page of an unfinished study lists what is missing. Equal input gives equal bytes.
     Raises DataError where a scores, answers or log file is invalid.
     """
     rows, curves = score_table(arms, study.axes), read_curves(arms)
     comparison = ArmComparison(arms, rows, rule="fixed" if run.looks is None else "sequential")
+    results = _results_context(arms, rows, comparison, study)
     charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves)
     specs = {name: vega_lite_spec(chart) for name, chart in charts.items()}
     supported, limitations = study_limits(arms, rows, study, run=run, tokens=curves.total_tokens)
@@ -72,17 +74,23 @@ def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path
         limitations=limitations,
         run=run,
         **_study_context(arms, study, curves.total_tokens),
-        **_results_context(arms, rows, comparison, study),
+        **results,
     )
     for name, svg in svgs.items():
         write_atomic(folder / "figures" / f"{name}.svg", svg)
         write_atomic(folder / "figures" / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
-    table = BytesIO()  # polars reports a full disk by errors of its own
-    rows.write_parquet(table)
-    write_atomic(folder / "scores.parquet", table.getvalue())
-    write_atomic(folder / "scores.csv", rows.write_csv())
+    _write_table(rows, folder / "scores")
+    _write_table(results["noise"].frame(), folder / "noise")
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _write_table(table: pl.DataFrame, path: Path) -> None:
+    """Write `path` with the suffixes .parquet and .csv."""
+    content = BytesIO()  # polars reports a full disk by errors of its own
+    table.write_parquet(content)
+    write_atomic(path.with_suffix(".parquet"), content.getvalue())
+    write_atomic(path.with_suffix(".csv"), table.write_csv())
 
 
 def with_title(spec: VegaSpec, name: str, study: Study) -> VegaSpec:
@@ -149,6 +157,7 @@ def _results_context(
         "claim_results": results,
         "rule": rule_sentence(comparison.rule),
         "axis_limit": _claims_axis_limit(results),
+        "noise": study_noise(arms, rows, claims=results, comparison=comparison),
         "overview": task_overview(rows),
         "samples": draw_samples(arms, rows, comparison),
         "score_rows": rows.to_dicts(),

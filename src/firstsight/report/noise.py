@@ -1,0 +1,290 @@
+"""Signal and noise of every task of a study and of its stable scores, and these without the tasks that are only noise.
+
+Only compared arms count, those of them that have all seeds of a table without gaps. A task that arms answered in
+different versions is left out, as in differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from firstsight.evaluate.statistics.noise import SignalAndNoise, question_influences, signal_and_noise
+from firstsight.recipe.analysis import STABLE_MEASURES
+from firstsight.report.answers import QUESTION_KEY
+from firstsight.report.claims import ClaimResult
+from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference, image_clusters
+from firstsight.report.format import format_interval, format_percent, format_points
+from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
+from firstsight.report.table import STABLE, changed_tasks, single_task_rows
+
+HEADER = (
+    *("score", "range", "signal", "seeds", "paired seeds", "questions", "paired questions", "noise", "ratio"),
+    *("ordered", "verdict"),
+)
+EXPLANATION = (
+    "In points. range: the largest mean of an arm less the smallest. signal: standard deviation between arms, less noise.",
+    "seeds, questions: standard deviation of an arm's score at one seed; paired: of a difference between two arms.",
+    "noise: of an arm's mean over its seeds. ratio: signal to noise. ordered: pairs of arms expected in the right order.",
+    "decides: the arms differ (F test at 5 %), at least 80 % of the pairs in order. noise only: the arms may be equal.",
+)
+"""What the columns of `StudyNoise.table` mean."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreNoise:
+    """Signal and noise of one task, or of a mean over tasks."""
+
+    name: str
+    """The task, or STABLE."""
+    kind: str
+    tasks: tuple[str, ...]
+    """The task, or those that the mean is over."""
+    in_stable: bool
+    """Whether the task is part of the stable score; True for a mean."""
+    estimate: SignalAndNoise
+    arm_means: Mapping[str, float]
+    """Mean over the seeds by arm, of the score or for a mean over tasks of score - baseline."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyNoise:
+    """Signal and noise of the tasks and stable scores of a study."""
+
+    tasks: tuple[ScoreNoise, ...]
+    """In the order of scores.json."""
+    stable: Mapping[str, ScoreNoise]
+    """The stable score by kind, over the tasks that all its arms have."""
+    reduced: Mapping[str, ScoreNoise]
+    """The stable score by kind without its tasks that are only noise; kinds without such tasks are absent, and those
+    of which no other task is left. The tasks are selected by these very scores, so it is no evidence of its own."""
+    differences: tuple[tuple[PairedDifference, PairedDifference], ...] = ()
+    """Differences of stable scores that claims compare: over all tasks, and of the kinds in `reduced`."""
+
+    def frame(self) -> pl.DataFrame:
+        """One row for each task and mean, the columns of noise.csv; deviations are shares of 1, null is unknown."""
+        means = [*self.stable.values(), *self.reduced.values()]
+        return pl.DataFrame([_frame_row(score) for score in (*self.tasks, *means)], schema=NOISE_SCHEMA)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The rows of `frame` as text in points, with a header row."""
+        names = [(score.name, score) for score in self.tasks]
+        names += [(f"{kind}: stable score", score) for kind, score in self.stable.items()]
+        names += [(f"{kind}: without noise-only tasks", score) for kind, score in self.reduced.items()]
+        return [HEADER, *((name, *_estimate_texts(score.estimate)) for name, score in names)]
+
+    def lines(self) -> list[str]:
+        """What the columns of `table` mean, and what is unknown or left out, as sentences."""
+        unknown = [score.name for score in self.tasks if score.estimate.verdict == "unknown"]
+        needs = "unknown needs two arms with the same two seeds and their answers to the same questions"
+        left_out = [f"{kind} {', '.join(self.noise_only(kind))}" for kind in self.reduced]
+        selection = "selected by these scores, so the scores without them are no evidence of their own"
+        return [
+            *EXPLANATION,
+            *[f"{needs}: {', '.join(unknown)}."] * bool(unknown),
+            *[f"Noise-only tasks of the stable scores ({selection}): {'; '.join(left_out)}."] * bool(left_out),
+        ]
+
+    def arm_table(self) -> list[tuple[str, ...]]:
+        """Stable scores of each arm in points, means over seeds: of all tasks and beside it of `reduced`; a header."""
+        scores = [(kind, self.stable[kind], self.reduced[kind]) for kind in self.reduced]
+        arms = dict.fromkeys(arm for _, full, reduced in scores for arm in (*full.arm_means, *reduced.arm_means))
+        header = [text for kind, *_ in scores for text in (kind, f"{kind} without {', '.join(self.noise_only(kind))}")]
+        texts = [
+            (arm, *(format_percent(score.arm_means.get(arm)) for _, *pair in scores for score in pair)) for arm in arms
+        ]
+        return [("arm", *header), *texts] if texts else []
+
+    def difference_table(self) -> list[tuple[str, ...]]:
+        """`differences` in points with their intervals, and a header."""
+        texts = [
+            (f"{full.kind}: {full.pair.a} − {full.pair.b}", _difference_text(full), _difference_text(reduced))
+            for full, reduced in self.differences
+        ]
+        return [("difference", "all tasks", "without noise-only tasks"), *texts] if texts else []
+
+    def noise_only(self, kind: str) -> tuple[str, ...]:
+        """The tasks of a kind's stable score that are only noise."""
+        return tuple(
+            score.name
+            for score in self.tasks
+            if score.kind == kind and score.in_stable and score.estimate.verdict == "noise only"
+        )
+
+
+NOISE_SCHEMA = {
+    **dict.fromkeys(("score", "kind", "tasks"), pl.String),
+    "in_stable": pl.Boolean,
+    **dict.fromkeys(("num_arms", "num_seeds"), pl.Int64),
+    **dict.fromkeys(("arm_range", "arm_deviation", "signal"), pl.Float64),
+    **dict.fromkeys(("seed_deviation", "paired_seed_deviation"), pl.Float64),
+    **dict.fromkeys(("question_error", "paired_question_error"), pl.Float64),
+    **dict.fromkeys(("noise", "ratio", "ordered_share", "p_value"), pl.Float64),
+    "verdict": pl.String,
+}
+"""Columns of `StudyNoise.frame`; those that `ScoreNoise` lacks are of `SignalAndNoise`."""
+
+
+def _frame_row(score: ScoreNoise) -> dict[str, object]:
+    row = {"score": score.name, "kind": score.kind, "tasks": ", ".join(score.tasks), "in_stable": score.in_stable}
+    return row | {name: getattr(score.estimate, name) for name in NOISE_SCHEMA if name not in row}
+
+
+def _estimate_texts(estimate: SignalAndNoise) -> tuple[str, ...]:
+    """The columns after the first of `StudyNoise.table`."""
+    deviations = (
+        *(estimate.arm_range, estimate.signal, estimate.seed_deviation, estimate.paired_seed_deviation),
+        *(estimate.question_error, estimate.paired_question_error, estimate.noise),
+    )
+    ratio = "unknown" if estimate.ratio is None else f"{estimate.ratio:.1f}"
+    ordered = "unknown" if estimate.ordered_share is None else f"{format_percent(estimate.ordered_share, 0)} %"
+    return (*(format_percent(value) or "unknown" for value in deviations), ratio, ordered, estimate.verdict)
+
+
+def _difference_text(difference: PairedDifference) -> str:
+    interval = difference.display_interval
+    return format_points(difference.mean) + (f" ({format_interval(interval)})" if interval else "")
+
+
+def study_noise(
+    arms: Sequence[ArmResult], rows: pl.DataFrame, *, claims: Sequence[ClaimResult] = (), comparison: ArmComparison
+) -> StudyNoise:
+    """Signal and noise of all tasks and stable scores, and the differences of `claims` without noise-only tasks.
+
+    `rows` is the score table of `arms`, and `comparison` made from it.
+    """
+    compared = compared_arms(arms_with_scores(arms))
+    sighted = single_task_rows(rows.filter(condition="sighted", role="compared"))
+    sighted = sighted.filter(~pl.col("task").is_in(changed_tasks(rows)))
+    answers = _QuestionScores(compared)
+    columns = sighted.select("task", "kind", "baseline").unique("task", keep="first", maintain_order=True).rows()
+    values = _scores_by_task(sighted)
+    tasks = [
+        _score_noise(task, kind, {task: values[task]}, answers, baselines={}, in_stable=baseline is not None)
+        for task, kind, baseline in columns
+    ]
+    noise = StudyNoise(tasks=tuple(tasks), stable={}, reduced={})
+    stable, reduced = dict[str, ScoreNoise](), dict[str, ScoreNoise]()
+    for kind in STABLE_MEASURES:
+        baselines = {task: baseline for task, k, baseline in columns if k == kind and baseline is not None}
+        if baselines:
+            included = {task: values[task] for task in baselines}
+            stable[kind] = _score_noise(STABLE, kind, included, answers, baselines=baselines)
+        noise_only = noise.noise_only(kind)
+        included = {task: values[task] for task in baselines if task not in noise_only}
+        if noise_only and included:
+            reduced[kind] = _score_noise(STABLE, kind, included, answers, baselines=baselines)
+    noise = replace(noise, stable=stable, reduced=reduced)
+    left_out = [task for kind in reduced for task in noise.noise_only(kind)]
+    return replace(noise, differences=_reduced_differences(claims, comparison.without_tasks(left_out), kinds=reduced))
+
+
+def _reduced_differences(
+    claims: Sequence[ClaimResult], comparison: ArmComparison, *, kinds: Collection[str]
+) -> tuple[tuple[PairedDifference, PairedDifference], ...]:
+    """Differences of the claims on `kinds`, and the same by `comparison`, corrected for equally many comparisons."""
+    differences: dict[ArmPair, tuple[PairedDifference, PairedDifference]] = {}
+    for result in claims if kinds else ():
+        pairs = [full.pair for full in result.differences]
+        reduced = comparison.corrected_differences(pairs, candidates=len(pairs))
+        for full, other in zip(result.differences, reduced, strict=True):
+            if other is not None and full.pair.measure in kinds:
+                differences.setdefault(full.pair, (full, other))
+    return tuple(differences.values())
+
+
+RunScores = Mapping[tuple[str, int], float]
+"""Score by arm and seed."""
+
+
+def _scores_by_task(sighted: pl.DataFrame) -> dict[str, dict[tuple[str, int], float]]:
+    scores: dict[str, dict[tuple[str, int], float]] = {}
+    for task, arm, seed, score in sighted.select("task", "arm", "seed", "score").iter_rows():
+        scores.setdefault(task, {})[arm, seed] = score
+    return scores
+
+
+def complete_table(runs: Collection[tuple[str, int]]) -> tuple[list[str], list[int]]:
+    """The arms and seeds of a table without gaps: of the seeds of some arm, those with which it is the largest.
+
+    A table of two arms and two seeds comes before a larger one of a single arm or seed.
+    """
+    seeds: dict[str, set[int]] = {}
+    for arm, seed in runs:
+        seeds.setdefault(arm, set()).add(seed)
+    tables = [
+        ([arm for arm, others in seeds.items() if chosen <= others], sorted(chosen))
+        for chosen in dict.fromkeys(map(frozenset, seeds.values()))
+    ]
+    return max(tables, key=lambda table: (min(map(len, table)) > 1, len(table[0]) * len(table[1])))
+
+
+def _score_noise(
+    name: str,
+    kind: str,
+    scores: Mapping[str, RunScores],
+    answers: _QuestionScores,
+    *,
+    baselines: Mapping[str, float],
+    in_stable: bool = True,
+) -> ScoreNoise:
+    """Of the mean over tasks of the scores less their baselines, from the scores of each task."""
+    arms, seeds = complete_table(set.intersection(*(set(by_run) for by_run in scores.values())))
+    values = [
+        [np.mean([by_run[arm, seed] - baselines.get(task, 0.0) for task, by_run in scores.items()]) for seed in seeds]
+        for arm in arms
+    ]
+    table = np.array(values)
+    return ScoreNoise(
+        name=name,
+        kind=kind,
+        tasks=tuple(scores),
+        in_stable=in_stable,
+        estimate=signal_and_noise(table, answers.influences(arms, seeds, tasks=list(scores))),
+        arm_means=dict(zip(arms, table.mean(1).tolist(), strict=True)),
+    )
+
+
+class _QuestionScores:
+    """The scores of all questions by all runs with the image, [runs, questions]; NaN without an answer."""
+
+    def __init__(self, arms: Sequence[ArmResult]) -> None:
+        answered = [arm for arm in arms if arm.answers is not None]
+        self._runs = {(arm.name, arm.seed): index for index, arm in enumerate(answered)}
+        frames = [
+            arm.answers.filter(blind=False)
+            .unique(QUESTION_KEY, keep="first", maintain_order=True)
+            .select(*QUESTION_KEY, "image", "split", "score", pl.lit(index).alias("run"))
+            for index, arm in enumerate(answered)
+            if arm.answers is not None
+        ]
+        self._questions, self._scores = pl.DataFrame(), np.empty((len(answered), 0))
+        if frames:
+            answers = pl.concat(frames)
+            questions = answers.unique(QUESTION_KEY, keep="first", maintain_order=True).with_row_index("index")
+            self._questions = questions
+            cells = answers.join(questions.select(*QUESTION_KEY, "index"), on=QUESTION_KEY)
+            self._scores = np.full((len(answered), len(questions)), np.nan)
+            self._scores[cells["run"], cells["index"]] = cells["score"]
+
+    def influences(self, arms: Sequence[str], seeds: Sequence[int], *, tasks: Sequence[str]) -> np.ndarray | None:
+        """Influences of the questions that all these runs answered, [arms, seeds, clusters]; None without any."""
+        names = [(arm, seed) for arm in arms for seed in seeds]
+        if self._questions.is_empty() or not self._runs.keys() >= set(names):
+            return None
+        questions = self._questions.filter(pl.col("task").is_in(list(tasks)))
+        scores = self._scores[[self._runs[name] for name in names]][:, questions["index"].to_numpy()]
+        common = np.flatnonzero(~np.isnan(scores).any(axis=0))
+        questions, scores = questions[common.tolist()], scores[:, common]
+        if set(questions["task"]) != set(tasks):
+            return None
+        influences = question_influences(
+            scores,
+            clusters=image_clusters(questions),
+            tasks=questions["task"].to_list(),
+            splits=questions["split"].to_list(),
+        )
+        return influences.reshape(len(arms), len(seeds), -1)
