@@ -225,6 +225,7 @@ COMMANDS = (
     "report",
     "preview",
     "power",
+    "noise",
     "explain",
     "ask",
     "evaluate",
@@ -249,7 +250,7 @@ def test_golden_commands() -> None:
     """Every command, argument, option and default: a new one is a decision."""
     lines: list[str] = []
     for study in shipped_studies():
-        words = {name: [name, study] for name in ("plan", "run", "next", "report", "preview", "power")}
+        words = {name: [name, study] for name in ("plan", "run", "next", "report", "preview", "power", "noise")}
         for command in COMMANDS:
             group = typer.main.get_command(build(words.get(command, [])))
             assert isinstance(group, typer.core.TyperGroup)

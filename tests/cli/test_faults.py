@@ -29,7 +29,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("words", [("run", *SMOKE), ("report", *SMOKE), ("power", *SMOKE, "--effect", "2")])
+@pytest.mark.parametrize(
+    "words", [("run", *SMOKE), ("report", *SMOKE), ("power", *SMOKE, "--effect", "2"), ("noise", *SMOKE)]
+)
 def test_a_store_of_other_bytes_is_refused(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     Path("runs").mkdir()
     Path("runs/store.json").write_bytes(BYTES)

@@ -90,6 +90,7 @@ def test_stable_score_without_noise_is_a_mean_over_the_other_tasks(make_arms: Ma
     noise = _noise(arms)
     stable = [task for task in VISION if task not in ("vizwiz", "gqa")]
     assert noise.reduced["vision"].tasks == tuple(stable)
+    assert [row[0] for row in noise.arm_table()] == ["arm", *(f"start-{start:03d}" for start in FLAT)]
     for name, mean in noise.reduced["vision"].arm_means.items():
         entries = [arm.scores.tasks for arm in arms if arm.name == name and arm.scores]
         gains = [(tasks[task].score or 0) - tasks[task].chance for tasks, task in product(entries, stable)]

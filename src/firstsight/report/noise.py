@@ -26,9 +26,9 @@ HEADER = (
     *("ordered", "verdict"),
 )
 EXPLANATION = (
-    "In points. range: the largest mean of an arm less the smallest. signal: standard deviation between arms, less noise.",
+    "In points. range: largest mean of an arm less the smallest. signal: standard deviation between arms, less noise.",
     "seeds, questions: standard deviation of an arm's score at one seed; paired: of a difference between two arms.",
-    "noise: of an arm's mean over its seeds. ratio: signal to noise. ordered: pairs of arms expected in the right order.",
+    "noise: of an arm's mean over its seeds. ratio: signal to noise. ordered: share of pairs of arms in the right order.",
     "decides: the arms differ (F test at 5 %), at least 80 % of the pairs in order. noise only: the arms may be equal.",
 )
 """What the columns of `StudyNoise.table` mean."""
@@ -232,7 +232,8 @@ def _score_noise(
     in_stable: bool = True,
 ) -> ScoreNoise:
     """Of the mean over tasks of the scores less their baselines, from the scores of each task."""
-    arms, seeds = complete_table(set.intersection(*(set(by_run) for by_run in scores.values())))
+    first, *others = scores.values()
+    arms, seeds = complete_table([run for run in first if all(run in by_run for by_run in others)])
     values = [
         [np.mean([by_run[arm, seed] - baselines.get(task, 0.0) for task, by_run in scores.items()]) for seed in seeds]
         for arm in arms

@@ -84,7 +84,7 @@ class StudyResults:
     @cached_property
     def noise(self) -> StudyNoise:
         """Signal and noise of every task and stable score, and the scores without the tasks that are only noise."""
-        return study_noise(self.arms, self.scores, claims=self.claims, comparison=ArmComparison(self.arms, self.scores))
+        return study_noise(self.arms, self.scores, claims=self.claims, comparison=self.comparison)
 
     def figure(self, name: str = "stable") -> StudyChart:
         """A chart of the report, shown by a notebook: stable, tasks, heat, schedules, losses; the study's name is main.
