@@ -124,8 +124,8 @@ def test_one_seed_is_unknown_and_leaves_nothing_out(make_arms: MakeArms) -> None
     assert set(_verdicts(noise).values()) == {"unknown"}
     assert (noise.reduced, noise.differences) == ({}, ())
     assert noise.frame()["noise"].null_count() == len(noise.frame())
-    assert all(row[8] == "unknown" for row in noise.table()[1:])
-    assert "unknown needs two arms with the same two seeds" in " ".join(noise.lines())
+    assert all(row[1:4] == ("unknown", "unknown", "unknown") for row in noise.table()[1:])
+    assert "unknown: it needs two arms with the same two seeds" in " ".join(noise.lines())
 
 
 def test_task_that_is_the_same_everywhere_never_decides(make_arms: MakeArms) -> None:

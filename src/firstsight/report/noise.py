@@ -22,13 +22,13 @@ from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
 from firstsight.report.table import STABLE, changed_tasks, single_task_rows
 
 HEADER = (
-    *("score", "range", "signal", "seeds", "paired seeds", "questions", "paired questions", "noise", "ratio"),
-    *("ordered", "verdict"),
+    *("score", "verdict", "ratio", "ordered", "range", "signal", "noise"),
+    *("seeds", "paired seeds", "questions", "paired questions"),
 )
 EXPLANATION = (
     "In points. range: largest mean of an arm less the smallest. signal: standard deviation between arms, less noise.",
     "seeds, questions: standard deviation of an arm's score at one seed; paired: of a difference between two arms.",
-    "noise: of an arm's mean over its seeds. ratio: signal to noise. ordered: share of pairs of arms in the right order.",
+    "noise: of an arm's mean over the seeds. ratio: signal to noise. ordered: share of pairs of arms in true order.",
     "decides: the arms differ (F test at 5 %), at least 80 % of the pairs in order. noise only: the arms may be equal.",
 )
 """What the columns of `StudyNoise.table` mean."""
@@ -79,12 +79,13 @@ class StudyNoise:
     def lines(self) -> list[str]:
         """What the columns of `table` mean, and what is unknown or left out, as sentences."""
         unknown = [score.name for score in self.tasks if score.estimate.verdict == "unknown"]
-        needs = "unknown needs two arms with the same two seeds and their answers to the same questions"
+        names = "all tasks" if len(unknown) == len(self.tasks) else ", ".join(unknown)
+        needs = "unknown: it needs two arms with the same two seeds and their answers to the same questions"
         left_out = [f"{kind} {', '.join(self.noise_only(kind))}" for kind in self.reduced]
         selection = "selected by these scores, so the scores without them are no evidence of their own"
         return [
             *EXPLANATION,
-            *[f"{needs}: {', '.join(unknown)}."] * bool(unknown),
+            *[f"{needs} ({names})."] * bool(unknown),
             *[f"Noise-only tasks of the stable scores ({selection}): {'; '.join(left_out)}."] * bool(left_out),
         ]
 
@@ -136,12 +137,12 @@ def _frame_row(score: ScoreNoise) -> dict[str, object]:
 def _estimate_texts(estimate: SignalAndNoise) -> tuple[str, ...]:
     """The columns after the first of `StudyNoise.table`."""
     deviations = (
-        *(estimate.arm_range, estimate.signal, estimate.seed_deviation, estimate.paired_seed_deviation),
-        *(estimate.question_error, estimate.paired_question_error, estimate.noise),
+        *(estimate.arm_range, estimate.signal, estimate.noise, estimate.seed_deviation),
+        *(estimate.paired_seed_deviation, estimate.question_error, estimate.paired_question_error),
     )
     ratio = "unknown" if estimate.ratio is None else f"{estimate.ratio:.1f}"
     ordered = "unknown" if estimate.ordered_share is None else f"{format_percent(estimate.ordered_share, 0)} %"
-    return (*(format_percent(value) or "unknown" for value in deviations), ratio, ordered, estimate.verdict)
+    return (estimate.verdict, ratio, ordered, *(format_percent(value) or "unknown" for value in deviations))
 
 
 def _difference_text(difference: PairedDifference) -> str:
