@@ -254,23 +254,25 @@ class _QuestionScores:
     """The scores of all questions by all runs with the image, [runs, questions]; NaN without an answer."""
 
     def __init__(self, arms: Sequence[ArmResult]) -> None:
-        answered = [arm for arm in arms if arm.answers is not None]
-        self._runs = {(arm.name, arm.seed): index for index, arm in enumerate(answered)}
-        frames = [
-            arm.answers.filter(blind=False)
-            .unique(QUESTION_KEY, keep="first", maintain_order=True)
-            .select(*QUESTION_KEY, "image", "split", "score", pl.lit(index).alias("run"))
-            for index, arm in enumerate(answered)
-            if arm.answers is not None
+        answered = [(arm, arm.answers.filter(blind=False)) for arm in arms if arm.answers is not None]
+        self._runs = {(arm.name, arm.seed): index for index, (arm, _) in enumerate(answered)}
+        layouts: list[pl.DataFrame] = []  # runs that answered the same questions in the same order share one
+        layout_of_run: list[int] = []
+        for _, answers in answered:
+            layout = answers.select(*QUESTION_KEY, "image", "split")
+            if not layouts or not layout.equals(layouts[-1]):
+                layouts.append(layout)
+            layout_of_run.append(len(layouts) - 1)
+        questions = pl.concat(layouts) if layouts else pl.DataFrame(schema={"task": pl.String, "question": pl.String})
+        self._questions = questions.unique(QUESTION_KEY, keep="first", maintain_order=True).with_row_index("index")
+        columns = [
+            layout.join(self._questions, on=QUESTION_KEY, maintain_order="left")["index"].to_numpy()
+            for layout in layouts
         ]
-        self._questions, self._scores = pl.DataFrame(), np.empty((len(answered), 0))
-        if frames:
-            answers = pl.concat(frames)
-            questions = answers.unique(QUESTION_KEY, keep="first", maintain_order=True).with_row_index("index")
-            self._questions = questions
-            cells = answers.join(questions.select(*QUESTION_KEY, "index"), on=QUESTION_KEY)
-            self._scores = np.full((len(answered), len(questions)), np.nan)
-            self._scores[cells["run"], cells["index"]] = cells["score"]
+        self._scores = np.full((len(answered), len(self._questions)), np.nan)
+        for run, (_, answers) in enumerate(answered):
+            # Of two answers to one question the first counts: it is written last.
+            self._scores[run, columns[layout_of_run[run]][::-1]] = answers["score"].to_numpy()[::-1]
 
     def influences(self, arms: Sequence[str], seeds: Sequence[int], *, tasks: Sequence[str]) -> np.ndarray | None:
         """Influences of the questions that all these runs answered, [arms, seeds, clusters]; None without any."""
