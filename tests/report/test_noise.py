@@ -110,13 +110,12 @@ def test_claims_and_stable_scores_stay_over_all_tasks(make_arms: MakeArms) -> No
     arms = _with_coin(make_arms(seeds=(1, 2, 3)), "gqa")
     rows = score_table(arms)
     comparison = ArmComparison(arms, rows)
-    pair = ArmPair(a="start-080", b="start-020", measure="vision")
-    _noise(arms)
-    assert "gqa" in comparison.shared_tasks(pair, [1, 2, 3])
-    full = {
-        (d.pair, d.mean) for result in evaluate_claims(study().claims, arms, comparison) for d in result.differences
-    }
-    assert {(d.pair, d.mean) for d, _ in _noise(arms).differences} <= full
+    claims = evaluate_claims(study().claims, arms, comparison)
+    noise = study_noise(arms, rows, claims=claims, comparison=comparison)
+    assert "gqa" in comparison.shared_tasks(ArmPair(a="start-080", b="start-020", measure="vision"), [1, 2, 3])
+    differences = {difference.pair: difference for claim in claims for difference in claim.differences}
+    assert noise.differences
+    assert all(full == differences[full.pair] for full, _ in noise.differences)
 
 
 def test_one_seed_is_unknown_and_leaves_nothing_out(make_arms: MakeArms) -> None:
