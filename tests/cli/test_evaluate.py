@@ -17,6 +17,7 @@ from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
+from firstsight.plan.verification import read_evaluation_record
 from firstsight.workspace.study_functions import find_study_function
 
 Checkpoint = Callable[[str], Path]
@@ -122,7 +123,7 @@ def test_a_folder_is_evaluated_on_own_benchmarks(
     assert {file.name for file in folder.iterdir()} == {"answers.jsonl", "judged.json", "lock", "scores.json", "sheets"}
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert {line["prompt"].splitlines()[-1] for line in lines} == {"Answer the question using a single word or phrase."}
-    assert json.loads((folder / "judged.json").read_text())["benchmarks"] == str(own)
+    assert read_evaluation_record(folder)["benchmarks"] == str(own)
     code, _, err = run("run", "when", "--scale", "none", "--out", tmp_path / "runs")
     assert "not a firstsight store" not in err
 

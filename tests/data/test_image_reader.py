@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
-from firstsight.data.image_reader import MAX_OPEN_FILES, ImageReader, LRUCache, RemoteFiles
+from firstsight.data.image_reader import CHUNK_BYTES, MAX_OPEN_FILES, ImageReader, LRUCache, RemoteFiles
 from firstsight.data.index import IMAGE_DTYPE, IMAGE_REF_DTYPE, SAMPLE_DTYPE, Index
 from firstsight.data.readers.filesystem import SourceFolder, open_folder
 from firstsight.data.records import SpecialTokenIds
@@ -261,7 +261,8 @@ def test_each_block_is_fetched_once_by_all_threads_and_processes(tmp_path: Path)
 
 def test_cache_is_bounded_and_drops_the_least_recently_used(tmp_path: Path) -> None:
     folder, log = counting_folder(tmp_path, CONTENTS)
-    files = RemoteFiles(folder, tmp_path / "cache", block_size=1_000, max_bytes=3_000)
+    stored_size = 1_000 + 32  # with its digest
+    files = RemoteFiles(folder, tmp_path / "cache", block_size=1_000, max_bytes=3 * stored_size)
 
     def blocks() -> list[Path]:
         return [file for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock"]
@@ -273,13 +274,48 @@ def test_cache_is_bounded_and_drops_the_least_recently_used(tmp_path: Path) -> N
         os.utime(fresh, (age, age))
     files.read("shard", 5, 10)
     files.read("shard", 7_000, 10)
-    assert sum(file.stat().st_size for file in blocks()) == 3_000
+    assert sum(file.stat().st_size for file in blocks()) == 3 * stored_size
     requests = len(log.read_text().splitlines())
     files.read("shard", 0, 10)
     files.read("shard", 2_000, 10)
     assert len(log.read_text().splitlines()) == requests, "block 0 was used again and block 2 is newer than block 1"
     assert files.read("shard", 1_000, 10) == CONTENTS[1_000:1_010]
     assert len(log.read_text().splitlines()) == requests + 1
+
+
+LONG_CONTENTS = np.random.default_rng(1).bytes(200_000)
+
+
+@given(damage=st.sampled_from(["flip", "cut"]), position=st.integers(0), first=st.integers(0, 199_999))
+def test_no_changed_byte_of_a_cached_block_is_used(
+    tmp_path_factory: pytest.TempPathFactory, damage: str, position: int, first: int
+) -> None:
+    root = tmp_path_factory.mktemp("damage")
+    folder, log = counting_folder(root, LONG_CONTENTS)
+    files = RemoteFiles(folder, root / "cache")
+    files.read("shard", 0, 10)
+    [block] = (file for file in (root / "cache").iterdir() if file.suffix != ".lock")
+    stored = bytearray(block.read_bytes())
+    position %= len(stored)
+    if damage == "flip":
+        stored[position] ^= 1
+    block.write_bytes(stored if damage == "flip" else stored[:position])
+    size = min(40_000, len(LONG_CONTENTS) - first)
+    assert files.read("shard", first, size) == LONG_CONTENTS[first : first + size]
+    chunks = range(first // CHUNK_BYTES, (first + size - 1) // CHUNK_BYTES + 1)
+    damaged_chunk = position // (CHUNK_BYTES + 32)
+    is_read = damaged_chunk in chunks if damage == "flip" else damaged_chunk <= chunks[-1]
+    assert len(log.read_text().splitlines()) == 1 + is_read
+
+
+def test_a_folder_in_place_of_a_block_is_replaced(tmp_path: Path) -> None:
+    folder, _ = counting_folder(tmp_path, CONTENTS)
+    files = RemoteFiles(folder, tmp_path / "cache")
+    files.read("shard", 0, 10)
+    [block] = (file for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock")
+    block.unlink()
+    (block / "x").mkdir(parents=True)
+    assert files.read("shard", 5, 100) == CONTENTS[5:105]
 
 
 def test_damaged_block_and_new_version_are_fetched_again(tmp_path: Path) -> None:

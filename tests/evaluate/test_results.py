@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import pytest
 
 from firstsight.evaluate.models.interface import GenerationRequest, RawAnswer
 from firstsight.evaluate.results import add_text_only_scores, merge_result
+from firstsight.plan.verification import read_evaluation_record, write_evaluation_record
 from tests.evaluate.conftest import EvaluateScripted, written_files
 from tests.evaluate.scripted_model import ScriptedModel
 
@@ -44,15 +48,48 @@ def test_merged_results_equal_one_result_of_all_tasks(evaluate_scripted: Evaluat
         merge_result(evaluate_scripted(ScriptedModel(), *names), tmp_path, METADATA)
     expected = written_files(evaluate_scripted(ScriptedModel(), "pope", "vqav2", "copa"), tmp_path / "complete")
     assert {name: (tmp_path / name).read_bytes() for name in expected} == expected
-    metadata = json.loads((tmp_path / "judged.json").read_text())
-    assert metadata == {**METADATA, "tasks": {"pope": "b", "vqav2": "b", "copa": "b"}}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in expected.items()}
+    tasks = {"pope": "b", "vqav2": "b", "copa": "b"}
+    assert read_evaluation_record(tmp_path) == {**METADATA, "tasks": tasks, "files": digests}
 
 
 def test_results_of_another_version_are_dropped(evaluate_scripted: EvaluateScripted, tmp_path: Path) -> None:
     merge_result(evaluate_scripted(ScriptedModel(), "pope"), tmp_path, METADATA)
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    record, scores = read_evaluation_record(tmp_path), json.loads((tmp_path / "scores.json").read_text())
     scores["versions"]["scores"] -= 1
     (tmp_path / "scores.json").write_text(json.dumps(scores))
+    write_evaluation_record(tmp_path, record, files=tuple(record["files"]))
     merge_result(evaluate_scripted(ScriptedModel(), "copa"), tmp_path, METADATA)
     assert list(json.loads((tmp_path / "scores.json").read_text())["tasks"]) == ["copa"]
     assert {json.loads(line)["task"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()} == {"copa"}
+
+
+def _replace_by_folder(path: Path) -> None:
+    path.unlink()
+    (path / "x").mkdir(parents=True)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "edited": lambda path: path.write_text(path.read_text().replace("0", "1", 1)),
+    "deleted": Path.unlink,
+    "folder": _replace_by_folder,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["answers.jsonl", "scores.json", "judged.json"])
+def test_damaged_results_are_named_and_never_merged(
+    evaluate_scripted: EvaluateScripted, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str
+) -> None:
+    folder = tmp_path / "judged" / "0123456789ab"
+    merge_result(evaluate_scripted(ScriptedModel(), "pope"), folder, METADATA)
+    DAMAGE[damage](folder / name)
+    result = evaluate_scripted(ScriptedModel(), "copa")
+    assert capsys.readouterr().err == ""
+    merge_result(result, folder, METADATA)
+    tasks = "CHECKPOINT --out" if name == "judged.json" else f"x --tasks pope --out {tmp_path}\n"
+    line = capsys.readouterr().err
+    assert f"{folder / name}: not as `firstsight evaluate` wrote it" in line and f"firstsight evaluate {tasks}" in line
+    expected = written_files(result, tmp_path / "complete")
+    assert {name: (folder / name).read_bytes() for name in expected} == expected
+    assert list(read_evaluation_record(folder)["tasks"]) == ["copa"]

@@ -12,6 +12,7 @@ import typer
 from firstsight.cli import terminal
 from firstsight.errors import RequestError
 from firstsight.files import write_atomic
+from firstsight.plan.verification import check_stored_folder
 from firstsight.units import parse_share
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def score(
             raise RequestError(f"{path}: there is no folder {path.parent}. Make it, or write elsewhere.")
     allowed = parse_share(missing)
     current_site()  # its limits
+    for path in answers:
+        check_stored_folder(path if path.is_dir() else path.parent)
     folder = references[0] if references[0].is_dir() else references[0].parent
     definition = get_task(task, folder.resolve().parent)
     with as_request_error():

@@ -31,6 +31,7 @@ from firstsight.data.index import Index
 from firstsight.data.readers.filesystem import FileInfo, SourceFolder, open_folder
 from firstsight.errors import DataError
 from firstsight.files import file_lock, write_atomic
+from firstsight.resume_folder import remove_path
 from firstsight.site import Location
 
 BLOCK_BYTES = 8 << 20
@@ -40,6 +41,9 @@ MAX_CACHE_BYTES = 8 << 30
 MAX_DECODED_BYTES = 256 << 20
 """Bytes of tables' images that stay in memory."""
 MAX_OPEN_FILES = 64
+CHUNK_BYTES = 1 << 16
+"""Bytes of a cached block that share a digest, so that an image is checked without reading its whole block."""
+_DIGEST_BYTES = 32
 _IMAGE_PREFIX = "pictures:"
 _Value = TypeVar("_Value")
 
@@ -200,7 +204,7 @@ class RemoteFiles:
         return io.BufferedReader(_RemoteStream(self, path), 1 << 16)
 
     def _read_block(self, cache: Path, path: str, block: int, offset: int, stop: int) -> bytes:
-        """The bytes `offset` to `stop` that are in a block; a block that another process removed is fetched again."""
+        """The bytes `offset` to `stop` that are in a block; one that was removed or is damaged is fetched again."""
         start = block * self._block_size
         first, last = max(0, offset - start), min(stop - start, self._block_size)
         while True:
@@ -208,10 +212,10 @@ class RemoteFiles:
             try:
                 with file.open("rb", buffering=0) as stream:
                     os.utime(stream.fileno())
-                    data = os.pread(stream.fileno(), last - first, first)
+                    data = _read_chunks(stream.fileno(), first, last)
             except FileNotFoundError:
                 continue
-            if len(data) == last - first:
+            if data is not None:
                 return data
             file.unlink(missing_ok=True)
 
@@ -224,8 +228,9 @@ class RemoteFiles:
             return file
         with file_lock(cache / f"{int(name[:8], 16) % 64:02}.lock", is_blocking=True):
             if not file.is_file():
+                remove_path(file)
                 start = block * self._block_size
-                data = self._fetch(path, start, min(info.size, start + self._block_size))
+                data = _add_digests(self._fetch(path, start, min(info.size, start + self._block_size)))
                 self._evict_blocks(cache, len(data))
                 write_atomic(file, data)
         return file
@@ -242,6 +247,23 @@ class RemoteFiles:
                 return
             Path(path).unlink(missing_ok=True)
             excess -= size
+
+
+def _add_digests(data: bytes) -> bytes:
+    """`data` in chunks of CHUNK_BYTES, each followed by its sha256."""
+    chunks = (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))
+    return b"".join(chunk + hashlib.sha256(chunk).digest() for chunk in chunks)
+
+
+def _read_chunks(descriptor: int, first: int, last: int) -> bytes | None:
+    """The bytes `first` to `last` of what `_add_digests` got; None where a chunk of them is missing or has changed."""
+    start, step = first // CHUNK_BYTES, CHUNK_BYTES + _DIGEST_BYTES
+    stored = os.pread(descriptor, (-(-last // CHUNK_BYTES) - start) * step, start * step)
+    pieces = [stored[position : position + step] for position in range(0, len(stored), step)]
+    parts = [(piece[:-_DIGEST_BYTES], piece[-_DIGEST_BYTES:]) for piece in pieces]
+    intact = [chunk for chunk, digest in parts if hashlib.sha256(chunk).digest() == digest]
+    data = b"".join(intact)[first - start * CHUNK_BYTES : last - start * CHUNK_BYTES]
+    return data if len(intact) == len(parts) and len(data) == last - first else None
 
 
 class _RemoteStream(io.RawIOBase):

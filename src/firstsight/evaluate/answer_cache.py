@@ -2,7 +2,8 @@
 
 judged/digests.json             sha256 of files by path, size and modification time, so that weights are read once
 judged/<checkpoint>/            the first 12 digits of the checkpoint's digest
-    judged.json, answers.jsonl, scores.json     results of all tasks evaluated so far
+    answers.jsonl, scores.json  results of all tasks evaluated so far
+    judged.json                 what was evaluated, with digests of these files and of itself
     sheets/<task>-v<version>-<style>-<questions>.jsonl   raw answers: a header, then a line per answer with its digest
 
 The name of a file with raw answers depends on CACHE_FORMAT, so that answers in an older format are not read: the
@@ -23,9 +24,9 @@ from typing import Any
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.models.interface import RawAnswer, list_checkpoint_files
 from firstsight.files import FileDigests, file_lock, write_atomic
+from firstsight.plan.verification import EVALUATIONS_FOLDER
 from firstsight.resume_folder import check_regular
 
-EVALUATIONS_FOLDER = "judged"
 CACHE_FORMAT = 2
 """Version of what is stored of an answer; raised when it changes. 2: log-likelihoods and samples."""
 _ROW_KEYS = {"id", "blind", "answer", "log_likelihoods", "samples", "sha256"}

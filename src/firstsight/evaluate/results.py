@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from firstsight.errors import DataError
+from firstsight.errors import DamagedResult, DataError
 from firstsight.evaluate.metrics.exact_match import pope_report
 from firstsight.evaluate.result_files import (
     ANSWERS_FILE,
+    SCORES_FILE,
     BaselineDifference,
     Scores,
     SoftScore,
@@ -30,7 +31,9 @@ from firstsight.evaluate.result_files import (
 )
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, bca_interval, cluster_scores
 from firstsight.evaluate.task import Question, Task, describe_version
-from firstsight.files import file_lock, read_json, write_atomic
+from firstsight.files import file_lock, write_atomic
+from firstsight.plan.verification import EVALUATION_RECORD, read_evaluation_record, write_evaluation_record
+from firstsight.resume_folder import remove_path
 
 Guesses = Mapping[str, Mapping[str, str]]
 """By task and question id: the answer of the best guesser that ignores the question."""
@@ -267,29 +270,35 @@ def write_result(result: EvalResult, folder: Path) -> None:
 def merge_result(result: EvalResult, folder: Path, metadata: Mapping[str, Any]) -> None:
     """Add a result to those stored in `folder`: answers.jsonl, scores.json and, with `metadata`, judged.json.
 
-    Tasks that were evaluated before are replaced. Stored results of another version, or damaged ones, are dropped;
-    their raw answers stay in the answer cache.
+    Tasks that were evaluated before are replaced. Stored results of another version are dropped; damaged ones too, with
+    a line on stderr that says how to evaluate them again. Their raw answers stay in the answer cache.
     """
     with file_lock(folder / "lock", is_blocking=True):
-        stored_tasks, stored_lines, stored_metadata = _read_stored(folder)
+        stored_tasks, stored_lines, stored_benchmarks = _read_stored(folder)
         tasks = {**stored_tasks, **result.scores.tasks}
         new_lines: dict[str, list[str]] = {name: [] for name in result.scores.tasks}
         for answer in result.answers:
             new_lines[answer.task.name].append(answer_line(answer.stored()))
         lines = stored_lines | new_lines
-        benchmarks = stored_metadata.get("tasks", {}) | dict.fromkeys(new_lines, metadata["benchmarks"])
+        benchmarks = stored_benchmarks | dict.fromkeys(new_lines, metadata["benchmarks"])
         write_atomic(folder / ANSWERS_FILE, "".join(line for name in tasks for line in lines[name]))
         write_scores(build_scores(tasks), folder)
-        write_atomic(folder / "judged.json", json.dumps({**metadata, "tasks": benchmarks}, indent=1) + "\n")
+        write_evaluation_record(folder, {**metadata, "tasks": benchmarks}, files=(ANSWERS_FILE, SCORES_FILE))
 
 
 def _read_stored(folder: Path) -> tuple[dict[str, TaskScores], dict[str, list[str]], dict[str, Any]]:
-    """Task scores, the lines of answers.jsonl by task, and judged.json; all empty without a result of this version."""
+    """By task: scores, lines of answers.jsonl, benchmarks; all empty without an intact result of this version."""
     try:
+        record = read_evaluation_record(folder)
         scores = read_scores(folder)
         lines: dict[str, list[str]] = {name: [] for name in scores.tasks}
         for _, answer in iter_answers(folder / ANSWERS_FILE):
             lines[answer.task].append(answer_line(answer))
-        return dict(scores.tasks), lines, read_json(folder / "judged.json", advice="")
+        return dict(scores.tasks), lines, record["tasks"]
+    except DamagedResult as error:
+        sys.stderr.write(f"{error}\nThe results of this evaluation replace all that was stored there.\n")
+        for name in (ANSWERS_FILE, SCORES_FILE, EVALUATION_RECORD):
+            remove_path(folder / name)
     except (DataError, KeyError):
-        return {}, {}, {}
+        pass
+    return {}, {}, {}

@@ -2,7 +2,8 @@
 
 A file whose size, times and inode are those that an earlier check recorded in verified/<address>.json is not read
 again; only a full check finds a change that keeps all of these. That folder also has a copy of each record, from which
-a lost one is restored. Standard library only, for planning.
+a lost one is restored. Results of `firstsight evaluate` are no steps and have digests in their judged.json. Standard
+library only, for planning.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from firstsight.errors import DamagedResult, DataError, FirstsightError
 from firstsight.files import file_sha256, write_atomic
 from firstsight.plan.step import step_address
 from firstsight.recipe.serialize import from_json
+from firstsight.resume_folder import check_regular, seal_json, unseal_json
 
 DIGEST_THREADS = 4
 """Files that are read at once: one thread hashes more slowly than a fast disk reads."""
@@ -39,6 +41,8 @@ RECORD_KEYS: Mapping[str, type] = {
     "files": dict,
 }
 """The keys of a provenance record and the types of their values."""
+EVALUATIONS_FOLDER, EVALUATION_RECORD = "judged", "judged.json"
+"""Below a store: the results of `firstsight evaluate`, a folder for each checkpoint; the record in each of them."""
 _RECORD = "the record"
 """The name of the record among the states; not a file's, whose names have no blank here."""
 
@@ -252,8 +256,40 @@ def _file_state(path: Path) -> FileState:
 
 
 def check_stored_folder(folder: Path) -> Path:
-    """`folder`; where it is a published result of a store, DamagedResult unless it is as published."""
+    """`folder`; where it is a published result of a store or one of `evaluate`, DamagedResult unless as written."""
     path = Path(os.path.normpath(folder.absolute()))
     if path.parent.name == "steps" and (path.parents[1] / "store.json").is_file():
         ResultCheck(path.parents[1], path.name).check()
+    elif path.parent.name == EVALUATIONS_FOLDER:
+        read_evaluation_record(path)
     return folder
+
+
+def write_evaluation_record(folder: Path, content: Mapping[str, Any], *, files: Sequence[str]) -> None:
+    """Write judged.json: `content`, the digests of `files`, and a digest of all this."""
+    digests = dict(zip(files, digest_files([folder / name for name in files]), strict=True))
+    write_atomic(folder / EVALUATION_RECORD, seal_json({**content, "files": digests}))
+
+
+def read_evaluation_record(folder: Path) -> dict[str, Any]:
+    """The content of judged.json, empty for a folder without results of `evaluate`.
+
+    DamagedResult if it or a file that it names has changed, is missing, or is no file.
+    """
+    path, record = folder / EVALUATION_RECORD, dict[str, Any]()
+    has_results = folder.absolute().parent.name == EVALUATIONS_FOLDER and any(folder.glob("[a-z]*.json*"))
+    if not has_results and not os.path.lexists(path):
+        return {}
+    try:
+        check_regular(path)
+        record = unseal_json(path.read_text())
+        files = {folder / name: digest for name, digest in record["files"].items()}
+        damaged = [file for file, digest in files.items() if entry_kind(file) != "a file" or _digest(file) != digest]
+        words = f"{record['checkpoint']} --tasks {','.join(record['tasks'])}"
+    except (OSError, *_INVALID):
+        damaged, words = [path], "CHECKPOINT"
+    if damaged:
+        command = f"firstsight evaluate {words} --out {folder.absolute().parents[1]}"
+        advice = f"Evaluate again as before; stored raw answers need no model: {command}"
+        raise DamagedResult(f"{damaged[0]}: not as `firstsight evaluate` wrote it, or missing. {advice}")
+    return record

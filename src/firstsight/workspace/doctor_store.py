@@ -17,7 +17,7 @@ from firstsight.plan.graph import Graph, with_ancestors
 from firstsight.plan.scheduler import EXTERNAL_KIND
 from firstsight.plan.step import STEP_VERSIONS, SYNTHETIC_SUFFIX, Step
 from firstsight.plan.store import Store
-from firstsight.plan.verification import DIGEST_THREADS, ResultCheck
+from firstsight.plan.verification import DIGEST_THREADS, EVALUATIONS_FOLDER, ResultCheck, check_stored_folder
 from firstsight.recipe.mixture import External, ExternalForm
 from firstsight.recipe.serialize import from_json
 from firstsight.resume_folder import remove_path
@@ -56,12 +56,14 @@ class StoreCheck:
     damaged: tuple[ResultDamage, ...]
     notes: tuple[str, ...]
     """What else is there: unfinished steps, records without a result, what was removed."""
+    damaged_evaluations: tuple[str, ...] = ()
+    """A line for each damaged result of `firstsight evaluate`, with the command that replaces it."""
     repairs: tuple[str, ...] = ()
     """What a repair did before this check."""
 
     @property
     def ok(self) -> bool:
-        return not self.damaged
+        return not self.damaged and not self.damaged_evaluations
 
     def lines(self) -> Iterator[str]:
         """Text for the terminal: what a repair did, the counts, each damaged result, notes, and what to do."""
@@ -73,10 +75,11 @@ class StoreCheck:
             yield f"  needed by: {', '.join(damage.dependents) or 'no stored result'}"
             if damage.outdated:
                 yield f"  may have read the changed file: {', '.join(damage.outdated)}"
+        yield from (f"damaged: {line}" for line in self.damaged_evaluations)
         yield from self.notes
         if self.damaged and not self.repairs:
             yield f"Compute them again: firstsight doctor --store {self.root} --repair"
-        elif not self.damaged:
+        elif self.ok:
             yield "Every result is what was published."
 
 
@@ -103,6 +106,7 @@ def check_store(root: Path, *, display: ProgressDisplay = NO_DISPLAY, repairs: S
         seconds=monotonic() - started,
         damaged=tuple(_damage(address, lines, store, records) for address, lines in problems.items() if lines),
         notes=tuple(_notes(store, records)),
+        damaged_evaluations=tuple(_damaged_evaluations(root)),
         repairs=tuple(repairs),
     )
 
@@ -149,6 +153,14 @@ def _damage(
         dependents=dependents([address], stored),
         outdated=tuple(sorted({*readers, *dependents(readers, stored)})),
     )
+
+
+def _damaged_evaluations(root: Path) -> Iterator[str]:
+    for folder in sorted((root / EVALUATIONS_FOLDER).glob("*/")):
+        try:
+            check_stored_folder(folder)
+        except DamagedResult as error:
+            yield str(error)
 
 
 def _started(record: Mapping[str, Any]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from firstsight.errors import DamagedResult, QuantityError, RequestError, UnknownName
-from firstsight.evaluate.answer_cache import EVALUATIONS_FOLDER, evaluation_folder
+from firstsight.evaluate.answer_cache import evaluation_folder
 from firstsight.evaluate.result_files import ANSWERS_FILE, Scores
 from firstsight.evaluate.results import EvalResult, add_text_only_scores, merge_result
 from firstsight.files import file_name_part, write_atomic
 from firstsight.plan.store import Store
-from firstsight.plan.verification import check_stored_folder
+from firstsight.plan.verification import EVALUATIONS_FOLDER, check_stored_folder, read_evaluation_record
 from firstsight.recipe.mixture import External, SyntheticBenchmarks
 from firstsight.recipe.serialize import from_json
 from firstsight.report.answers import AnswersTable
@@ -171,9 +170,11 @@ def select_tasks(names: str, benchmarks: Benchmarks, *, with_vision: bool) -> tu
 def find_answers(name: str, stored: StoredStudy, *, benchmarks: Path | None) -> list[AnswerFile]:
     """The answer files of a checkpoint, those of the study first; `benchmarks` replaces the recorded image folders.
 
-    RequestError, with the command to give, for a checkpoint that was not evaluated.
+    RequestError, with the command to give, for a checkpoint that was not evaluated; DamagedResult for damaged answers.
     """
     path = Path(name)
+    if path.exists():
+        check_stored_folder(path if path.is_dir() else path.parent)
     files = [AnswerFile(path=path, benchmarks_dir=None)] if path.is_file() else _evaluated_files(path)
     files = files or _files_of_checkpoint(name, stored)
     if not files:
@@ -237,16 +238,11 @@ def _step_file(address: str, store: Store, site: Site) -> AnswerFile:
 
 
 def _evaluated_files(folder: Path) -> list[AnswerFile]:
+    record = read_evaluation_record(folder)
     if not (folder / ANSWERS_FILE).is_file():
         return []
-    file = folder / "judged.json"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        by_task = {str(task): Path(path) for task, path in record.get("tasks", {}).items()}
-        benchmarks = Path(record["benchmarks"]) if "benchmarks" in record else None
-    except (ValueError, TypeError, AttributeError) as error:
-        message = f"{file}: wanted the record of an evaluation. Got {error}. Evaluate the checkpoint again."
-        raise RequestError(message) from error
+    by_task = {task: Path(path) for task, path in record.get("tasks", {}).items()}
+    benchmarks = Path(record["benchmarks"]) if record else None
     return [AnswerFile(path=folder / ANSWERS_FILE, benchmarks_dir=benchmarks, benchmarks_by_task=by_task)]
 
 
