@@ -1,4 +1,4 @@
-"""Seconds of `firstsight next` on a study of 200 arms whose results are stored.
+"""CPU seconds of `firstsight next` on a study of 200 arms whose results are stored.
 
     python -m benchmarks.next_runs
 
@@ -43,7 +43,7 @@ def _more(best: str, others: tuple[str, ...]) -> Comparison:
 
 
 def main() -> None:
-    """Print the seconds of reading the results, and of the whole answer."""
+    """Print the CPU seconds of reading the results, and of the whole answer."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--questions", type=int, default=60, help="Of each of 12 tasks.")
@@ -54,11 +54,11 @@ def main() -> None:
         store = DecisionStore(Path(folder), vision, noise=0.1, questions=args.questions)
         store.fill(study)
         for number in (1, 2):
-            started = time.perf_counter()
+            started = time.process_time()
             store.workspace.results(study)
-            read = time.perf_counter() - started
+            read = time.process_time() - started
             look = store.workspace.next(study, budget="20h")
-            total = time.perf_counter() - started - read
+            total = time.process_time() - started - read
             print(
                 f"call {number}: {len(study.arms)} arms, results {read:.1f} s, next {total:.1f} s of {TARGET_SECONDS:g}"
             )
