@@ -14,7 +14,7 @@ from firstsight.errors import FirstsightError, RequestError, UnknownName, descri
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
-    depths = {name: len(indent) // 4 for indent, name in re.findall(r"^([│├└─ ]*)(\w+)", errors.__doc__, re.M)[1:]}
+    depths = {name: len(indent) // 4 - 1 for indent, name in re.findall(r"^([│├└─ ]*)(\w+)", errors.__doc__, re.M)[1:]}
     classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
     assert depths == {item.__name__: item.__mro__.index(FirstsightError) for item in classes}
 

@@ -100,7 +100,7 @@ def test_an_arm_whose_scores_are_refused_says_why(tmp_path: Path) -> None:
     arms = {arm.label: arm for arm in collect_results(STUDY, store, GRAPH)}
     for label, message in (
         ("start-000.s1", "tasks.copa.interval: wanted this key"),
-        ("start-020.s1", "format: wanted 1"),
+        ("start-020.s1", "format: wanted 2"),
     ):
         assert f"{GRAPH.final_step(label).address}/scores.json: {message}" in arms[label].missing_reason
         assert "delete its folder first" in arms[label].missing_reason

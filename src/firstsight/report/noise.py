@@ -29,7 +29,7 @@ EXPLANATION = (
     "In points. range: largest mean of an arm less the smallest. signal: standard deviation between arms, less noise.",
     "seeds, questions: standard deviation of an arm's score at one seed; paired: of a difference between two arms.",
     "noise: of an arm's mean over the seeds. ratio: signal to noise. ordered: share of pairs of arms in true order.",
-    "decides: the arms differ (F test at 5 %), at least 80 % of the pairs in order. noise only: the arms may be equal.",
+    "decides: the arms differ (F test at 5 %), at least 4 of 5 pairs in order. noise only: the arms may be equal.",
 )
 """What the columns of `StudyNoise.table` mean."""
 

@@ -26,7 +26,7 @@ def charts(make_arms: MakeArms) -> dict[str, Any]:
 
 
 def test_every_figure_is_valid(charts: dict[str, Any]) -> None:
-    assert set(charts) == {"stable", "tasks", "main", "heat", "schedules", "losses"}
+    assert set(charts) == {"stable", "soft", "tasks", "main", "heat", "schedules", "losses"}
     for chart in charts.values():
         spec = vega_lite_spec(chart)
         spec["datasets"] = {name: rows[:1] for name, rows in spec["datasets"].items()}
@@ -34,7 +34,7 @@ def test_every_figure_is_valid(charts: dict[str, Any]) -> None:
 
 
 def test_every_mark_has_its_address(charts: dict[str, Any]) -> None:
-    for name in ("stable", "tasks", "heat", "losses"):
+    for name in ("stable", "soft", "tasks", "heat", "losses"):
         spec = vega_lite_spec(charts[name])
         for dataset_name, dataset in spec["datasets"].items():
             assert all(row["address"] for row in dataset), dataset_name
