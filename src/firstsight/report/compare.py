@@ -116,6 +116,7 @@ class ArmComparison:
         """`rows` is the score table of `arms`; `rule` is how their differences are tested."""
         self._arms, self._rows, self._changed_tasks = arms_with_scores(arms), rows, changed_tasks(rows)
         self.rule: DecisionRule = rule
+        self._gains: dict[tuple[str, Measure], dict[int, dict[str, float]]] = {}
 
     def without_tasks(self, tasks: Sequence[str]) -> ArmComparison:
         """The same comparison as if these tasks had not been evaluated."""
@@ -145,7 +146,7 @@ class ArmComparison:
         kind, is_soft = split_measure(measure)
         stable = measure_rows(self._rows, measure).filter(arm=name, kind=kind, task=STABLE, condition="sighted")
         scores = dict(stable.select("seed", "score").iter_rows())
-        tasks = {task for gains in task_gains(self._rows, name, measure).values() for task in gains}
+        tasks = {task for gains in self._task_gains(name, measure).values() for task in gains}
         answers = self._shared_answers([name], sorted(scores), tasks=tasks, is_soft=is_soft)
         if answers is None:
             return None
@@ -164,19 +165,19 @@ class ArmComparison:
 
     def shared_tasks(self, pair: ArmPair, seeds: Sequence[int]) -> list[str]:
         """The measure's tasks that all runs of a pair have, in the same version."""
-        gains = [task_gains(self._rows, name, pair.measure) for name in (pair.a, pair.b)]
+        gains = [self._task_gains(name, pair.measure) for name in (pair.a, pair.b)]
         runs = [set(by_seed[seed]) for by_seed in gains for seed in seeds]
         return sorted(set.intersection(*runs).difference(self._changed_tasks)) if runs else []
 
     def seed_scores(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> np.ndarray:
         """Means over `tasks` [arms, seeds] of the pair, and of the compared arms that have all seeds and tasks."""
         names = dict.fromkeys([pair.a, pair.b, *(arm.name for arm in compared_arms(self._arms))])
-        gains = [task_gains(self._rows, name, pair.measure) for name in names]
+        gains = [self._task_gains(name, pair.measure) for name in names]
         complete = [g for g in gains if all(seed in g and set(tasks) <= g[seed].keys() for seed in seeds)]
         return np.array([[np.mean([g[seed][task] for task in tasks]) for seed in seeds] for g in complete])
 
     def _uncorrected_difference(self, pair: ArmPair) -> PairedDifference | None:
-        gains_a, gains_b = (task_gains(self._rows, name, pair.measure) for name in (pair.a, pair.b))
+        gains_a, gains_b = (self._task_gains(name, pair.measure) for name in (pair.a, pair.b))
         seeds = sorted(gains_a.keys() & gains_b.keys())
         tasks = self.shared_tasks(pair, seeds)
         if not tasks:
@@ -199,6 +200,12 @@ class ArmComparison:
             missing_tasks=tuple(sorted(all_tasks - set(tasks))),
             addresses=tuple(a.address for a in self._arms if a.name in (pair.a, pair.b) and a.seed in seeds),
         )
+
+    def _task_gains(self, name: str, measure: Measure) -> dict[int, dict[str, float]]:
+        """`report.table.task_gains`, computed once: every look at a pair reads those of all arms."""
+        if (name, measure) not in self._gains:
+            self._gains[name, measure] = task_gains(self._rows, name, measure)
+        return self._gains[name, measure]
 
     def _looks(
         self, pair: ArmPair, seeds: Sequence[int], *, tasks: Sequence[str], influences: np.ndarray | None
