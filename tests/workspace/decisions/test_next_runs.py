@@ -12,7 +12,7 @@ from firstsight.plan.graph import build_graph
 from firstsight.recipe.study import Study
 from firstsight.workspace.decisions import next_runs
 from firstsight.workspace.decisions.next_runs import NextOption
-from firstsight.workspace.decisions.record import read_record
+from firstsight.workspace.decisions.record import read_sequential_record
 from tests.workspace.decision_store import SECONDS, DecisionStore, small_study
 
 FAR = {80: 0.8, 100: 0.5}
@@ -35,7 +35,9 @@ def test_the_table_has_cost_and_chance_of_the_best_option(undecided: DecisionSto
     assert list(option.chances) == ["two-points"] and 0 < option.chances["two-points"] <= 1
     header, row = look.table()
     assert header == ("run", "time", "decides two-points, %") and row[0].startswith("start-080, start-100 x seed")
-    assert read_record(study, undecided.workspace.root) is None, "nothing is declared by looking at what would be next"
+    assert read_sequential_record(study, undecided.workspace.root) is None, (
+        "nothing is declared by looking at what would be next"
+    )
     # Every stored step took as long: the trunk to 80 and to 100 %, and two stages and an evaluation of each arm.
     graph = build_graph(study.with_arms(["start-080.s3", "start-100.s3"]))
     new = [step for step in graph.steps if all(label.endswith(".s3") for label in graph.arms_by_step()[step])]
@@ -55,7 +57,7 @@ def test_seeds_are_added_until_the_claim_is_decided(undecided: DecisionStore) ->
     looks = list(workspace.run_until_decided(study, budget="100h", jobs=1))
     assert [result.verdict for result in looks[-1].claims] == ["holds"] and not looks[-1].options
     assert [look.seeds["start-080"] for look in looks] == list(range(2, 2 + len(looks)))
-    record = read_record(study, workspace.root)
+    record = read_sequential_record(study, workspace.root)
     assert record is not None and len(record.looks) == len(looks) == 1 + len(record.labels) // 2
     results = workspace.results(study)
     assert [result.verdict for result in results.claims] == ["holds"], "the record makes the study and its rule"
@@ -66,7 +68,7 @@ def test_seeds_are_added_until_the_claim_is_decided(undecided: DecisionStore) ->
 def test_one_run_adds_what_the_first_line_says_and_no_more(undecided: DecisionStore) -> None:
     workspace, study = undecided.workspace, small_study()
     before, after = workspace.run_until_decided(study, budget="4h", max_runs=1, jobs=1)
-    record = read_record(study, workspace.root)
+    record = read_sequential_record(study, workspace.root)
     assert record is not None and record.labels == before.options[0].labels
     assert after.summary is not None and after.seeds["start-080"] == 2 + len(record.labels) // 2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.errors import DataError, UnknownName
-from firstsight.workspace.decisions.record import Look, SequentialRecord, read_record, record_path
+from firstsight.workspace.decisions.record import Look, SequentialRecord, read_sequential_record, record_path
 from tests.workspace.decision_store import small_study
 
 LOOK = Look(time="2026-11-30T12:00:00+00:00", seeds={"start-080": 3, "start-100": 2}, verdicts={"two-points": "holds"})
@@ -18,7 +18,9 @@ def test_a_record_is_read_as_it_was_written_for_any_number_of_seeds(tmp_path: Pa
     record = SequentialRecord(labels=("start-080.s4",)).with_look(LOOK)
     assert record.with_look(LOOK) == record, "the same seeds once more are no other look"
     record.write(record_path(small_study(2), tmp_path))
-    assert read_record(small_study(2), tmp_path) == read_record(small_study(5), tmp_path) == record
+    assert (
+        read_sequential_record(small_study(2), tmp_path) == read_sequential_record(small_study(5), tmp_path) == record
+    )
     assert str(LOOK) == "2026-11-30T12:00:00+00:00, 2 to 3 seeds: two-points holds"
 
 
@@ -26,8 +28,11 @@ def test_another_study_of_the_same_name_has_no_record(tmp_path: Path) -> None:
     study = small_study()
     SequentialRecord().write(record_path(study, tmp_path))
     other = replace(study, arms=tuple(replace(arm, horizon="full") for arm in study.arms))
-    assert read_record(study, tmp_path) == SequentialRecord() and read_record(other, tmp_path) is None
-    assert read_record(replace(study, claims=()), tmp_path) == SequentialRecord(), "claims may be rewritten"
+    assert (
+        read_sequential_record(study, tmp_path) == SequentialRecord()
+        and read_sequential_record(other, tmp_path) is None
+    )
+    assert read_sequential_record(replace(study, claims=()), tmp_path) == SequentialRecord(), "claims may be rewritten"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +52,7 @@ def test_a_damaged_record_is_refused_with_its_path(tmp_path: Path, text: str) ->
     path.parent.mkdir()
     path.write_text(text)
     with pytest.raises(DataError) as error:
-        read_record(small_study(), tmp_path)
+        read_sequential_record(small_study(), tmp_path)
     assert str(path) in str(error.value)
 
 

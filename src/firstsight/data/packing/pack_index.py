@@ -284,9 +284,8 @@ def _map_files(folder: Path, index: Index, config: PackingConfig) -> PackedRows:
             path = folder / f"{name}.npy"
             if file_sha256(path) != metadata["digests"][name]:
                 raise DataError(f"{path}: wanted the array that was written. Got a changed one. Pack again.")
-            array = (
-                np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
-            )  # an empty file cannot be mapped
+            has_entries = path.stat().st_size > 128  # an empty file cannot be mapped
+            array = np.load(path, mmap_mode="r" if has_entries else None)
             arrays[name] = array.view(np.ndarray)
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: wanted packed rows. Got {error!r}. Pack again.") from error

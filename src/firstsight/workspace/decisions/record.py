@@ -56,7 +56,6 @@ class SequentialRecord:
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        path.parent.mkdir(exist_ok=True)
         write_atomic(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", sync=True)
 
 
@@ -67,7 +66,7 @@ def record_path(study: Study, root: Path) -> Path:
     return root / "decisions" / f"{study.name}-{study.scale}-{digest}.json"
 
 
-def read_record(study: Study, root: Path) -> SequentialRecord | None:
+def read_sequential_record(study: Study, root: Path) -> SequentialRecord | None:
     """The record of a study; None where there is none. DataError for one that is damaged or of another format."""
     path = record_path(study, root)
     if not path.is_file():
