@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.lm import LM
+from firstsight.model.lm import LM, one_hot_taps
 from firstsight.model.tensors import allocate_parameters
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
@@ -237,3 +237,11 @@ def test_embedding_scale_does_not_scale_a_tied_head() -> None:
     lm = LM(spec)
     lm.initialise(torch.Generator().manual_seed(0))
     assert torch.equal(lm.embed(torch.tensor([[3]]))[0, 0], 4 * lm.head_weight[3])
+
+
+@pytest.mark.parametrize(("taps", "counts"), [(2, [32, 32]), (3, [32, 16, 16]), (4, [32, 16, 8, 8])])
+def test_each_channel_starts_with_one_tap(taps: int, counts: list[int]) -> None:
+    """Half of the channels with the token itself, half of the rest with the token before, and so on."""
+    start = one_hot_taps(taps, 64)
+    assert start.sum(dim=1).tolist() == counts
+    assert (start.sum(dim=0) == 1).all() and set(start.unique().tolist()) == {0, 1}

@@ -41,11 +41,17 @@ def test_training_scenes_have_all_combinations_but_the_held_out_ones(part: str) 
 
 
 def test_unseen_scenes_have_only_held_out_combinations() -> None:
-    distribution = replace(TRAINING_DISTRIBUTION, min_objects=2, is_unseen=True)
+    distribution = replace(TRAINING_DISTRIBUTION, min_objects=2, pairs="held_out")
     scenes = [sample_scene(WORLD, "exam", index, distribution=distribution) for index in range(500)]
     combinations = {(obj.name, obj.place) for scene in scenes for obj in scene.objects}
     assert combinations == set(CATALOG.held_out_place.items())
     assert {len(scene.objects) for scene in scenes} == {2, 3, 4}
+
+
+def test_scenes_of_all_pairs_have_seen_and_held_out_combinations() -> None:
+    distribution = replace(TRAINING_DISTRIBUTION, pairs="all")
+    scenes = [sample_scene(WORLD, "captions", index, distribution=distribution) for index in range(2000)]
+    assert len({(obj.name, obj.place) for scene in scenes for obj in scene.objects}) == 48 * 4
 
 
 def test_shares_of_scenes_are_as_declared() -> None:

@@ -63,8 +63,7 @@ class LM(nn.Module):
             init_weight(feed_forward.w12.weight, input_std)
             init_weight(feed_forward.w3.weight, hidden_std * depth_scale)
             if attention.shift is not None:
-                init_weight(attention.shift, 1.0)
-                attention.shift[0] += 1
+                attention.shift.copy_(one_hot_taps(*attention.shift.shape))
         for parameter in self.parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1)
@@ -124,3 +123,14 @@ class LM(nn.Module):
         h = self.final_norm(hidden)
         logits = nn.functional.linear(h, self.head_weight.to(h.dtype))
         return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def one_hot_taps(taps: int, width: int) -> Float[Tensor, "taps D"]:
+    """One tap a channel: half of the channels start with the token itself, half of the rest with the token before, ...
+
+    No token starts mixed with its neighbours, so that no seed tells them apart worse than another.
+    """
+    shares = torch.tensor([*(2 ** (taps - 2 - lag) for lag in range(taps - 1)), 1])
+    lags = torch.arange(taps).repeat_interleave(shares)
+    channel_lags = lags.repeat(-(-width // len(lags)))[:width]
+    return (torch.arange(taps)[:, None] == channel_lags).float()

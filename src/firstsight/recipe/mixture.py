@@ -89,6 +89,9 @@ class SyntheticCaptions:
     world: SyntheticWorld
     images: int
     quality: Literal["rich", "noisy"]
+    pairs: Literal["training", "all"] = "training"
+    """Which (object, place) pairs the images show: those of all training data, or also the held-out ones, as the images
+    of a published encoder may."""
 
     def __post_init__(self) -> None:
         check_positive(self, ("images",))

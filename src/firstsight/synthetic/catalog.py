@@ -80,9 +80,11 @@ class Catalog:
     """A third of each kind, sampled twice as often as the others."""
     trained_kind_names: frozenset[str]
     """Half of each kind: dialogues are about the kinds of these, the benchmark `kinds` about those of the others."""
-    training_names: dict[str, tuple[str, ...]]
-    """Place to the names that training data may have there; popular names are listed twice."""
-    held_out_names: dict[str, tuple[str, ...]]
+    names_by_place: dict[str, dict[str, tuple[str, ...]]]
+    """`training`, `held_out` or `all` to place to the names that may be there.
+
+    Popular names are listed twice, except in held-out pairs.
+    """
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,8 +108,11 @@ def load_catalog(world: SyntheticWorld) -> Catalog:
         held_out_place=held_out_place,
         popular_names=popular_names,
         trained_kind_names=trained_kind_names,
-        training_names={x: tuple(name for name in names_twice if held_out_place.get(name) != x) for x in PLACES},
-        held_out_names={x: tuple(name for name in drawings if held_out_place.get(name) == x) for x in PLACES},
+        names_by_place={
+            "training": {x: tuple(name for name in names_twice if held_out_place.get(name) != x) for x in PLACES},
+            "held_out": {x: tuple(name for name in drawings if held_out_place.get(name) == x) for x in PLACES},
+            "all": {x: tuple(names_twice) for x in PLACES},
+        },
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from firstsight.synthetic.catalog import PLACES, load_catalog, uniform_choice, weighted_choice
 from firstsight.synthetic.rendering import PixelBox
-from firstsight.synthetic.scenes import Scene, SceneObject
+from firstsight.synthetic.scenes import PlacePairs, Scene, SceneObject
 from firstsight.synthetic.vocabulary import EDGE_WORDS, HELD_OUT_QUESTION_FORM, QUESTION_FORMS, RELATION_OFFSETS
 
 _EDGE_STEPS = len(EDGE_WORDS) - 1
@@ -50,6 +50,11 @@ class QuestionPlan:
         bits = index % 16
         form = HELD_OUT_QUESTION_FORM if bits >> 2 == 0 else bits >> 2 & 1
         return cls(index=index, is_unseen=bits & 1 == 0, is_yes=bits >> 1 & 1 == 0, form=form)
+
+    @property
+    def pairs(self) -> PlacePairs:
+        """The pairs of its scene."""
+        return "held_out" if self.is_unseen else "training"
 
     @property
     def tags(self) -> QuestionTags:

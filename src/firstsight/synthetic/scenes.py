@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from firstsight.synthetic.catalog import (
     world_rng,
 )
 
+PlacePairs = Literal["training", "held_out", "all"]
 _SAME_KIND_PROBABILITY = 0.4
 _NAME_DRAWS = 12
 _SHAPE_COUNT = 4
@@ -33,8 +35,8 @@ class SceneDistribution:
 
     min_objects: int
     """With 1, all counts are equally likely; with 2 or more, the probability of a count is proportional to it."""
-    is_unseen: bool
-    """Whether only held-out (object, place) pairs are used, or only those of training."""
+    pairs: PlacePairs
+    """The (object, place) pairs that are used."""
     sign_probability: float
     """Probability of a sign on each object."""
     clutter_probability: float
@@ -42,7 +44,7 @@ class SceneDistribution:
 
 
 TRAINING_DISTRIBUTION = SceneDistribution(
-    min_objects=1, is_unseen=False, sign_probability=0.5, clutter_probability=0.25
+    min_objects=1, pairs="training", sign_probability=0.5, clutter_probability=0.25
 )
 
 
@@ -89,7 +91,7 @@ def sample_scene(
     """Scene number `index` for `purpose` (captions, dialogues, a benchmark, ...): a pure function of its arguments."""
     catalog = load_catalog(world)
     rng = world_rng(world, purpose, index)
-    names_by_place = catalog.held_out_names if distribution.is_unseen else catalog.training_names
+    names_by_place = catalog.names_by_place[distribution.pairs]
     places = [place for place in PLACES if names_by_place[place]]
     object_count = min(_sample_object_count(world.max_objects, distribution, rng), len(places))
     occupied = shuffled_list(places, rng)[:object_count]

@@ -33,7 +33,7 @@ TextTaskRecord = dict[str, Any]
 def _described_scene(
     world: SyntheticWorld, task: str, *, plan: QuestionPlan, is_suitable: Callable[[Scene], bool] = lambda _: True
 ) -> tuple[Scene, str, np.random.Generator]:
-    scenes = SceneDistribution(min_objects=2, is_unseen=plan.is_unseen, sign_probability=0.6, clutter_probability=0.0)
+    scenes = SceneDistribution(min_objects=2, pairs=plan.pairs, sign_probability=0.6, clutter_probability=0.0)
     scene = find_scene(world, f"benchmark {task}", plan.index, distribution=scenes, is_suitable=is_suitable)
     return scene, describe_scene(scene), world_rng(world, f"benchmark words {task}", plan.index)
 

@@ -126,7 +126,7 @@ def make_vision_question(task: VisionTask, renderer: Renderer, *, number: int, i
     plan = QuestionPlan.from_index(index)
     distribution = SceneDistribution(
         min_objects=task.min_objects,
-        is_unseen=plan.is_unseen,
+        pairs=plan.pairs,
         sign_probability=task.sign_probability,
         clutter_probability=task.clutter_probability,
     )

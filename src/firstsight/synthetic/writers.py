@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +26,7 @@ from firstsight.synthetic.catalog import world_rng
 from firstsight.synthetic.multitask import LlavaRecord, multitask_order, multitask_record, sample_turns
 from firstsight.synthetic.questions import DIALOGUE_GENERATORS
 from firstsight.synthetic.rendering import PixelBox, Renderer, cached_renderer, encode_png
-from firstsight.synthetic.scenes import Scene, sample_scene
+from firstsight.synthetic.scenes import TRAINING_DISTRIBUTION, Scene, sample_scene
 
 _DOCUMENTS_PER_SHARD = 50_000
 _IMAGES_PER_SHARD = 5_000
@@ -57,7 +58,8 @@ def write_captions(
     for shard, indices in _shard_ranges(spec.images, _IMAGES_PER_SHARD):
         with tar_writer(out / f"{shard:05d}.tar") as add_file:
             for index in with_progress(indices, spec.images, unit="images", on_progress=on_progress):
-                scene = sample_scene(spec.world, "captions", index)
+                distribution = replace(TRAINING_DISTRIBUTION, pairs=spec.pairs)
+                scene = sample_scene(spec.world, "captions", index, distribution=distribution)
                 boxes, rng = renderer.boxes(scene), world_rng(spec.world, "caption words", index)
                 caption = rich_caption(scene, boxes, rng) if spec.quality == "rich" else noisy_caption(scene, rng)
                 info = {"uid": f"{index:032x}", "phrases": true_phrases(scene, boxes), **scene_annotation(scene, boxes)}

@@ -27,14 +27,15 @@ from firstsight.recipe.scales.base import (
 )
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.spec import spec
-from firstsight.recipe.stages import Evaluate, Pretrain, RowShape
+from firstsight.recipe.stages import Evaluate, ModuleTraining, Pretrain, RowShape
 from firstsight.recipe.vision import ContrastiveTraining, Siglip, ViTSpec
 from firstsight.units import Share, Tokens
 
 SYNTHETIC_VISION_TASKS = (*VISION_TASKS, "kinds")
 SYNTHETIC_TEXT_TASKS = ("arc_easy", "mathqa", "boolq", "agieval_sat_en", "hellaswag", "copa")
-SYNTHETIC_ROW_SHAPE = RowShape(batch_size=16, length=64)
+SYNTHETIC_ROW_SHAPE = RowShape(batch_size=8, length=64)
 """Many small steps: at this size a model learns from updates more than from tokens."""
+ENCODER_BATCH_SIZE = 64
 MIDTRAIN_IMAGE_SHARE = Share(4, 5)
 """Image rows of a branch. With the paper's tenth this model would get 700 images."""
 FINETUNE_IMAGE_SHARE = Share(7, 8)
@@ -51,7 +52,9 @@ def smoke_scale() -> Scale:
 
 def cpu_scale() -> Scale:
     """The whole study on two CPU cores in ten minutes, with a model that learns to use its images."""
-    size = _Size(name="cpu", objects=48, kinds=8, trunk=1400, branch=540, tune=720, encoder=700, questions=200, seeds=2)
+    size = _Size(
+        name="cpu", objects=16, kinds=8, trunk=2400, branch=720, tune=1080, encoder=700, questions=300, seeds=3
+    )
     return _synthetic_scale(size)
 
 
@@ -87,6 +90,12 @@ class _Size:
         return SyntheticCaptions(world=self.world, images=images, quality="rich")
 
     @property
+    def encoder_captions(self) -> SyntheticCaptions:
+        """Images of all (object, place) pairs for three epochs."""
+        images = ceil(ENCODER_BATCH_SIZE * self.encoder / 3)
+        return SyntheticCaptions(world=self.world, images=images, quality="rich", pairs="all")
+
+    @property
     def dialogues(self) -> SyntheticDialogues:
         """2.2 images for every image row of fine-tuning."""
         images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.tune * FINETUNE_IMAGE_SHARE * 22 / 10)
@@ -94,6 +103,7 @@ class _Size:
 
 
 def _synthetic_scale(size: _Size) -> Scale:
+    trained = trains_decoder_and_projector(SYNTHETIC_WEIGHT_DECAY)
     midtrain = StageSettings(
         images=size.captions,
         image_share=MIDTRAIN_IMAGE_SHARE,
@@ -101,9 +111,9 @@ def _synthetic_scale(size: _Size) -> Scale:
         row_shape=SYNTHETIC_ROW_SHAPE,
         tokens=_tokens(size.branch),
         optim=SYNTHETIC_OPTIM,
-        trains=trains_decoder_and_projector(SYNTHETIC_WEIGHT_DECAY),
+        trains=replace(trained, projector=ModuleTraining(lr_scale=4.0, weight_decay=SYNTHETIC_WEIGHT_DECAY)),
     )
-    finetune = replace(midtrain, images=size.dialogues, image_share=FINETUNE_IMAGE_SHARE)
+    finetune = replace(midtrain, images=size.dialogues, image_share=FINETUNE_IMAGE_SHARE, trains=trained)
     base = base_arm(
         pretrain=_trunk(size),
         model=_model(size),
@@ -147,11 +157,11 @@ def _trunk(size: _Size) -> Pretrain:
 
 def _model(size: _Size) -> VLMSpec:
     contrastive = ContrastiveTraining(
-        captions=size.captions,
+        captions=size.encoder_captions,
         text_layers=1,
         text_width=128,
         steps=size.encoder,
-        batch_size=64,
+        batch_size=ENCODER_BATCH_SIZE,
         peak_lr=2e-3,
         warmup=Share(1, 15),
         weight_decay=0.01,
