@@ -32,7 +32,7 @@ def starts(*percents: int, scale: str = "smoke", seeds: int = 1) -> Graph:
 def test_the_when_study_is_as_many_steps_as_by_hand() -> None:
     counts = {kind: len(of_kind(SMOKE, kind)) for kind in dict.fromkeys(step.kind for step in SMOKE.steps)}
     assert counts == {
-        "texts": 1, "vocabulary": 1, "captions": 1, "dialogues": 1, "benchmarks": 1, "prepare": 3, "contrast": 1,
+        "texts": 1, "vocabulary": 1, "captions": 2, "dialogues": 1, "benchmarks": 1, "prepare": 3, "contrast": 1,
         "encode": 2, "pretrain": 5, "midtrain": 6, "finetune": 6, "evaluate": 7,
     }  # fmt: skip
 

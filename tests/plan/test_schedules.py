@@ -20,7 +20,7 @@ SCALE = get_scale("smoke")
 
 def table(study: Study) -> list[dict[str, str]]:
     head, *rows = stage_table(study)
-    assert head == COLUMNS
+    assert head in (COLUMNS, (*COLUMNS, "trains"))
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
@@ -42,7 +42,9 @@ def test_every_stage_has_a_row_and_what_all_arms_share_has_one() -> None:
         "tokens": "20,480",
         "steps": "20",
         "rows x tokens": "16 x 64",
+        "trains": "decoder, projector",
     }
+    assert {row["trains"] for row in rows[:-1]} == {"decoder x1, projector x4"}
 
 
 def test_several_stages_have_each_their_own_start_share_and_schedule() -> None:
@@ -80,10 +82,13 @@ def test_rows_are_in_the_order_of_stages_then_arms() -> None:
 def test_what_trains_is_printed_where_any_stage_differs_from_decoder_and_projector() -> None:
     head, *rows = stage_table(frozen(SCALE))
     assert head == (*COLUMNS, "trains")
-    assert {(row[0], row[-1]) for row in rows} == {
-        ("frozen", "decoder, projector"),
-        ("trained", "decoder, projector, encoder"),
-        ("lowered", "decoder x1, projector x1, encoder x0.1"),
+    assert {(row[0], row[1], row[-1]) for row in rows} == {
+        ("frozen", "midtrain", "decoder x1, projector x4"),
+        ("trained", "midtrain", "decoder x1, projector x4, encoder x1"),
+        ("lowered", "midtrain", "decoder x1, projector x4, encoder x0.1"),
+        ("frozen", "finetune", "decoder, projector"),
+        ("trained", "finetune", "decoder, projector, encoder"),
+        ("lowered", "finetune", "decoder x1, projector x1, encoder x0.1"),
     }
 
 

@@ -19,7 +19,9 @@ from firstsight.units import Share
 
 OTHER_WORDS = {
     "rich": "noisy",
+    "training": "all",
     "determined": "all",
+    "all": "training",
     "best_fit": "one_image_per_row",
     "mlp2": "mlp3",
     "carried": "fresh",

@@ -124,18 +124,19 @@ def test_resolved_numbers_are_those_of_the_recipe_and_never_a_cosine() -> None:
 def test_the_built_in_scales_have_these_rates(name: str) -> None:
     """Their formulas as plain arithmetic, to the last bit: stored results keep their meaning."""
     trunk_steps, steps, tune_steps = (40, 20, 20) if name == "smoke" else (2400, 720, 1080)
-    trunk, total, tune = (number * 512 for number in (trunk_steps, steps, tune_steps))
+    step_tokens = 16 * 64 if name == "smoke" else 8 * 64
+    trunk, total, tune = (number * step_tokens for number in (trunk_steps, steps, tune_steps))
     (branch, tuned) = branch_at(get_scale(name), Share(4, 5)).resolved_stages()
     at = trunk * 4 // 5 - trunk // 20
     start = 12e-6 + 0.5 * (1 + cos(pi * at / (trunk - trunk // 20))) * (4e-3 - 12e-6)
     (warm, _) = branch_at(get_scale(name), Share(1)).resolved_stages()
     warmup, tune_warmup = total * 5000 // 109_848, tune * 3 // 100
     for number in range(1, steps):
-        seen = number * 512
+        seen = number * step_tokens
         assert branch.lr(Tokens(seen)) == 3e-5 + 0.5 * (1 + cos(pi * seen / total)) * (start - 3e-5)
         part = 0.5 * (1 + cos(pi * (seen - warmup) / (total - warmup)))
         assert warm.lr(Tokens(seen)) == (3e-3 * seen / warmup if seen < warmup else 3e-5 + part * (3e-3 - 3e-5))
-    for seen in range(512, tune, 512):
+    for seen in range(step_tokens, tune, step_tokens):
         part = 0.5 * (1 + cos(pi * (seen - tune_warmup) / (tune - tune_warmup)))
         assert tuned.lr(Tokens(seen)) == (4e-3 * seen / tune_warmup if seen < tune_warmup else part * 4e-3)
 

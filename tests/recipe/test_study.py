@@ -81,7 +81,7 @@ def test_one_study_has_one_horizon() -> None:
 def test_only_the_first_of_equal_stages_is_lengthened() -> None:
     arm = branch_at(get_scale("smoke").with_horizon("full"), Share(4, 5))
     first, second = replace(arm, stages=arm.stages[:1] * 2).resolved_stages()
-    assert (first.tokens, second.tokens) == (28 * 512, 20 * 512)
+    assert (first.tokens, second.tokens) == (28 * 1024, 20 * 1024)
 
 
 def projector_only(stage: Midtrain | Finetune) -> Trains:
@@ -93,7 +93,7 @@ def test_a_warm_up_of_the_projector_is_not_lengthened() -> None:
     midtrain, finetune = arm.stages
     warm_up = replace(midtrain, trains=projector_only(midtrain))
     stages = replace(arm, stages=(warm_up, midtrain, finetune)).resolved_stages()
-    assert [stage.tokens for stage in stages] == [20 * 512, 28 * 512, finetune.tokens]
+    assert [stage.tokens for stage in stages] == [20 * 1024, 28 * 1024, finetune.tokens]
 
 
 def test_the_full_horizon_needs_a_stage_to_lengthen() -> None:
@@ -117,7 +117,7 @@ def test_arms_that_see_different_numbers_of_tokens_are_refused_at_the_full_horiz
         if horizon == "branch":
             assert Study(name="longer", scale="smoke", question="?", arms=(*arms, twice)).arms[-1] == twice
             continue
-        message = r"start-020 sees 40,960 and twice sees 51,200\. Make the sums .* equal"
+        message = r"start-020 sees 81,920 and twice sees 102,400\. Make the sums .* equal"
         with pytest.raises(QuantityError, match=message):
             Study(name="longer", scale="smoke", question="?", arms=(*arms, twice))
 

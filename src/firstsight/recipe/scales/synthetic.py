@@ -33,8 +33,6 @@ from firstsight.units import Share, Tokens
 
 SYNTHETIC_VISION_TASKS = (*VISION_TASKS, "kinds")
 SYNTHETIC_TEXT_TASKS = ("arc_easy", "mathqa", "boolq", "agieval_sat_en", "hellaswag", "copa")
-SYNTHETIC_ROW_SHAPE = RowShape(batch_size=8, length=64)
-"""Many small steps: at this size a model learns from updates more than from tokens."""
 ENCODER_BATCH_SIZE = 64
 MIDTRAIN_IMAGE_SHARE = Share(4, 5)
 """Image rows of a branch. With the paper's tenth this model would get 700 images."""
@@ -46,14 +44,19 @@ SYNTHETIC_WEIGHT_DECAY = 0.01
 
 def smoke_scale() -> Scale:
     """Every kind of step once, in a minute on two cores; the models are too small for meaningful scores."""
-    size = _Size(name="smoke", objects=16, kinds=4, trunk=40, branch=20, tune=20, encoder=20, questions=24, seeds=1)
+    size = _Size(
+        name="smoke", objects=16, kinds=4, batch=16, trunk=40, branch=20, tune=20, encoder=20, questions=24, seeds=1
+    )
     return _synthetic_scale(size)
 
 
 def cpu_scale() -> Scale:
-    """The whole study on two CPU cores in ten minutes, with a model that learns to use its images."""
+    """The whole study on two CPU cores in minutes, with a model that learns to use its images.
+
+    Many steps of few rows: at this size a model learns from updates more than from tokens.
+    """
     size = _Size(
-        name="cpu", objects=16, kinds=8, trunk=2400, branch=720, tune=1080, encoder=700, questions=300, seeds=3
+        name="cpu", objects=16, kinds=8, batch=8, trunk=2400, branch=720, tune=1080, encoder=700, questions=300, seeds=3
     )
     return _synthetic_scale(size)
 
@@ -65,12 +68,22 @@ class _Size:
     name: str
     objects: int
     kinds: int
+    batch: int
     trunk: int
     branch: int
     tune: int
     encoder: int
     questions: int
     seeds: int
+
+    @property
+    def row_shape(self) -> RowShape:
+        """Rows of 64 tokens."""
+        return RowShape(batch_size=self.batch, length=64)
+
+    def tokens(self, steps: int) -> Tokens:
+        """What so many steps read."""
+        return Tokens(steps * self.row_shape.tokens_per_step)
 
     @property
     def world(self) -> SyntheticWorld:
@@ -80,13 +93,13 @@ class _Size:
     def text(self) -> SyntheticTexts:
         """At least two documents for every text row of trunk, branch and fine-tuning."""
         midtrain, finetune = self.branch * (1 - MIDTRAIN_IMAGE_SHARE), self.tune * (1 - FINETUNE_IMAGE_SHARE)
-        documents = ceil(SYNTHETIC_ROW_SHAPE.batch_size * (self.trunk + midtrain + finetune) * 21 / 10)
+        documents = ceil(self.batch * (self.trunk + midtrain + finetune) * 21 / 10)
         return SyntheticTexts(world=self.world, documents=documents, loss_mask="determined")
 
     @property
     def captions(self) -> SyntheticCaptions:
         """2.5 images for every image row of a branch."""
-        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.branch * MIDTRAIN_IMAGE_SHARE * 25 / 10)
+        images = ceil(self.batch * self.branch * MIDTRAIN_IMAGE_SHARE * 25 / 10)
         return SyntheticCaptions(world=self.world, images=images, quality="rich")
 
     @property
@@ -98,7 +111,7 @@ class _Size:
     @property
     def dialogues(self) -> SyntheticDialogues:
         """2.2 images for every image row of fine-tuning."""
-        images = ceil(SYNTHETIC_ROW_SHAPE.batch_size * self.tune * FINETUNE_IMAGE_SHARE * 22 / 10)
+        images = ceil(self.batch * self.tune * FINETUNE_IMAGE_SHARE * 22 / 10)
         return SyntheticDialogues(world=self.world, images=images, turns=2)
 
 
@@ -108,8 +121,8 @@ def _synthetic_scale(size: _Size) -> Scale:
         images=size.captions,
         image_share=MIDTRAIN_IMAGE_SHARE,
         packing="best_fit",
-        row_shape=SYNTHETIC_ROW_SHAPE,
-        tokens=_tokens(size.branch),
+        row_shape=size.row_shape,
+        tokens=size.tokens(size.branch),
         optim=SYNTHETIC_OPTIM,
         trains=replace(trained, projector=ModuleTraining(lr_scale=4.0, weight_decay=SYNTHETIC_WEIGHT_DECAY)),
     )
@@ -118,7 +131,7 @@ def _synthetic_scale(size: _Size) -> Scale:
         pretrain=_trunk(size),
         model=_model(size),
         midtrain=midtrain,
-        finetune=replace(finetune, tokens=_tokens(size.tune)),
+        finetune=replace(finetune, tokens=size.tokens(size.tune)),
         finetune_lr=4e-3,
         epochs=1,
         evaluate=Evaluate(
@@ -128,10 +141,6 @@ def _synthetic_scale(size: _Size) -> Scale:
         ),
     )
     return Scale(name=size.name, base=base, rewarm=PAPER_REWARM, seeds=size.seeds)
-
-
-def _tokens(steps: int) -> Tokens:
-    return Tokens(steps * SYNTHETIC_ROW_SHAPE.tokens_per_step)
 
 
 def _decoder() -> LMSpec:
@@ -146,8 +155,8 @@ def _trunk(size: _Size) -> Pretrain:
         tokenizer=SyntheticVocabulary(world=size.world),
         text=single_source(size.text),
         packing="best_fit",
-        row_shape=SYNTHETIC_ROW_SHAPE,
-        tokens=_tokens(size.trunk),
+        row_shape=size.row_shape,
+        tokens=size.tokens(size.trunk),
         schedule=Rewarm(peak_lr=4e-3, min_lr=12e-6, warmup=Share(1, 20)),
         optim=SYNTHETIC_OPTIM,
         trains=trains_decoder(SYNTHETIC_WEIGHT_DECAY),
