@@ -31,7 +31,7 @@ def test_plan_prints_the_learning_rate_of_each_branch(capsys: pytest.CaptureFixt
     )
 
 
-@pytest.mark.parametrize("study", ["when", "rewarm", "encoders", "frozen"])
+@pytest.mark.parametrize("study", ["when", "rewarm", "encoders", "frozen", "ladder"])
 def test_every_shipped_study_has_the_option_horizon(capsys: pytest.CaptureFixture[str], study: str) -> None:
     """A branch at 80 % of the smoke trunk lacks 8 of its 40 steps, which the full horizon adds to its 20."""
     for horizon, length in (("branch", "20,480 20"), ("full", "28,672 28")):
@@ -40,6 +40,19 @@ def test_every_shipped_study_has_the_option_horizon(capsys: pytest.CaptureFixtur
         assert re.search(rf"32,768 \(80 %\) 80 % Continue \S+ to 3e-05 {length} 16 x 64", out)
         assert "finetune after midtrain 87.5 % Rewarm (3 % warm-up) 0 to 0.004 to 0 20,480 20 16 x 64" in out
     assert "branch" in refused(capsys, "plan", study, "--scale", "smoke", "--horizon", "long")
+
+
+def test_plan_prints_the_cost_of_each_size(capsys: pytest.CaptureFixture[str]) -> None:
+    """The hours of the sizes are the rows of the table; the sum of a size grows with its parameters and budget."""
+    _, out, _ = run_command(capsys, "plan", "ladder", "--scale", "1b")
+    sizes = {size: float(hours.replace(",", "")) for size, hours in re.findall(r"decoder (\S+): (\S+) h100 hours", out)}
+    assert list(sizes) == ["78.9M", "154M", "412M", "1.44B"]
+    assert list(sizes.values()) == sorted(sizes.values())
+    match = re.search(r" total [\d,]+ \S+ [\d.]+ TB ([\d,]+)", out)
+    assert match is not None
+    assert sum(sizes.values()) == pytest.approx(float(match[1].replace(",", "")), rel=1e-3)
+    _, cpu, _ = run_command(capsys, "plan", "ladder", "--scale", "cpu")
+    assert "Steps of several sizes: 0.00" in cpu and "without the text tower" in cpu
 
 
 def test_each_seed_adds_every_arm(capsys: pytest.CaptureFixture[str]) -> None:

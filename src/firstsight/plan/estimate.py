@@ -399,13 +399,14 @@ def _step_cells(name: str, step_costs: list[StepCost]) -> tuple[str, ...]:
     cost, hours = step_costs[0].cost, sum(step_cost.hours for step_cost in step_costs)
     counts = (f"{count:,}" if count else "" for count in (cost.requested_tokens, cost.tokens, cost.steps))
     memory, stored = (format_bytes(size) if size else "" for size in (cost.memory_bytes, cost.stored_bytes))
-    return (name, str(len(step_costs)), *counts, f"{cost.flops:.3g}", memory, stored, _format_hours(hours))
+    return (name, str(len(step_costs)), *counts, f"{cost.flops:.3g}", memory, stored, format_hours(hours))
 
 
 def _total_cells(name: str, total: CostTotal) -> tuple[str, ...]:
     stored = format_bytes(total.stored_bytes) if total.stored_bytes else ""
-    return (name, "", "", f"{total.tokens:,}", "", f"{total.flops:.3g}", "", stored, _format_hours(total.hours))
+    return (name, "", "", f"{total.tokens:,}", "", f"{total.flops:.3g}", "", stored, format_hours(total.hours))
 
 
-def _format_hours(hours: float) -> str:
+def format_hours(hours: float) -> str:
+    """Three digits, or whole hours: 0.0101, 12.3, 27,200."""
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"

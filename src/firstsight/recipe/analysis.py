@@ -48,7 +48,7 @@ class Axis:
     """As in `Arm.at`; also a column of scores.csv."""
     label: str
     """Title of the axis in figures and tables: Text pre-training before images."""
-    unit: Literal["percent", "count", "tokens", "category"]
+    unit: Literal["percent", "count", "tokens", "parameters", "category"]
     scale: Literal["linear", "log"] = "linear"
     """Of numbers; categories have none."""
 
@@ -79,7 +79,7 @@ class Axis:
 
     def text(self, coordinate: Coordinate) -> str:
         """A coordinate as in tables and sentences: 80 %, 28.8B, 0.0003, siglip."""
-        if self.unit == "tokens" and isinstance(coordinate, (int, float)):
+        if self.unit in ("tokens", "parameters") and isinstance(coordinate, (int, float)):
             return format_count(coordinate)
         if isinstance(coordinate, float) and 1e-6 <= abs(coordinate) < 1e6:
             return format(Decimal(f"{coordinate:.4g}"), "f")
@@ -88,11 +88,13 @@ class Axis:
 
 @spec
 class Sweep:
-    """Scores against a numeric axis: the arms of one group are joined by a line."""
+    """Scores against a numeric axis: the arms of one group are joined by a line, or those of one coordinate."""
 
     TAG: ClassVar = "sweep"
     x: str
     """Name of a numeric axis."""
+    lines: str = ""
+    """Name of an axis: a line joins the arms with one coordinate on it, instead of those of one group."""
     hollow: str = ""
     """A group whose points lie on the line of the others: drawn hollow, because they differ in more than x, and joined
     by dashed lines."""
@@ -121,6 +123,19 @@ class Grid:
 
 
 Figure = Sweep | Bars | Grid
+
+
+@spec
+class DecisionAccuracy:
+    """For which pairs of arms the order at a smaller size is that at the largest size (Magnusson et al. 2025,
+    DataDecide, arXiv 2504.11393).
+
+    An arm has a counterpart at another size: the arm that differs in no other coordinate and in no group.
+    """
+
+    TAG: ClassVar = "decision_accuracy"
+    axis: str
+    """Name of the numeric axis of sizes."""
 
 
 @spec

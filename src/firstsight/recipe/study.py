@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, Figure, Grid, Sweep
+from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, DecisionAccuracy, Figure, Grid, Sweep
 from firstsight.recipe.spec import check_name, spec
 from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain, resolve_schedules
 from firstsight.units import Share, Tokens
@@ -92,6 +92,8 @@ class Study:
     figures: tuple[Figure, ...] = ()
     """Without any, `drawn_figures` has the one that fits the axes."""
     claims: tuple[Claim, ...] = ()
+    decision_accuracy: DecisionAccuracy | None = None
+    """Whether the order of the arms at smaller sizes is that at the largest one; needs an axis of sizes."""
 
     def __post_init__(self) -> None:
         check_name(self, "name", "scale")
@@ -109,6 +111,8 @@ class Study:
             self._check_axis(axis)
         for figure in self.figures:
             self._check_figure(figure)
+        if self.decision_accuracy:
+            self._check_sizes(self.axis(self.decision_accuracy.axis))
 
     @property
     def drawn_figures(self) -> tuple[Figure, ...]:
@@ -134,14 +138,19 @@ class Study:
         raise UnknownName(f"axis of {self.name}", name, [axis.name for axis in self.axes])
 
     def _check_totals(self) -> None:
-        """Raise QuantityError where the horizon is full and arms with stages see different numbers of tokens."""
-        totals = {arm.total_tokens(): arm.name for arm in reversed(self.arms) if arm.stages and arm.horizon == "full"}
-        if len(totals) > 1:
-            got = " and ".join(f"{name} sees {total:,}" for total, name in sorted(totals.items()))
-            raise QuantityError(
-                f'{self.name}: at the horizon "full" all arms see equally many tokens. Got {got}. '
-                'Make the sums of the tokens of their stages equal, or give all arms the horizon "branch".'
-            )
+        """Raise QuantityError where the horizon is full and arms of one size see different numbers of tokens."""
+        by_size: dict[Coordinate, dict[int, str]] = {}
+        for arm in reversed(self.arms):
+            if arm.stages and arm.horizon == "full":
+                size = arm.at.get(self.decision_accuracy.axis, "") if self.decision_accuracy else ""
+                by_size.setdefault(size, {})[arm.total_tokens()] = arm.name
+        for totals in by_size.values():
+            if len(totals) > 1:
+                got = " and ".join(f"{name} sees {total:,}" for total, name in sorted(totals.items()))
+                raise QuantityError(
+                    f'{self.name}: at the horizon "full" all arms see equally many tokens. Got {got}. '
+                    'Make the sums of the tokens of their stages equal, or give all arms the horizon "branch".'
+                )
 
     def _check_axis(self, axis: Axis) -> None:
         if [entry.name for entry in self.axes].count(axis.name) > 1:
@@ -171,14 +180,33 @@ class Study:
                 "Give them different coordinates, or different groups of lines; or use Bars() by the names of the arms."
             )
 
+    def _check_sizes(self, axis: Axis) -> None:
+        """Raise QuantityError where the order of the arms at two sizes or more cannot be compared."""
+        name, compared = f"{self.name}: DecisionAccuracy", [arm for arm in self.arms if arm.role != "baseline"]
+        if not axis.is_numeric:
+            raise QuantityError(f"{name}: wanted a numeric axis, from small to large. Got {axis.name}, of categories.")
+        sizes = {axis.text(arm.at[axis.name]): None for arm in compared}
+        if len(sizes) < 2:
+            raise QuantityError(f"{name}: wanted arms at two sizes or more. Got {', '.join(sizes)}. Add a size.")
+        if clashes := self._same_place([entry.name for entry in self.axes], has_groups=True):
+            raise QuantityError(
+                f"{name}: wanted arms of one size with different coordinates or groups, by which their counterparts at "
+                f"another size are known. Got {' and '.join(clashes)} with the same. Add an axis in which they differ."
+            )
+
     def _clashes(self, figure: Figure) -> tuple[str, ...]:
         """The names of two arms that a figure draws at one place; empty where there are none."""
+        names = _figure_axes(figure)
+        return self._same_place(names, has_groups=isinstance(figure, Sweep) and not figure.lines) if names else ()
+
+    def _same_place(self, names: Sequence[str], *, has_groups: bool) -> tuple[str, ...]:
+        """The names of two compared arms with the same coordinates on these axes, and groups; empty without such."""
         places: dict[tuple[Coordinate, ...], str] = {}
         for arm in self.arms:
-            place = tuple(arm.at[name] for name in _figure_axes(figure)) if arm.role != "baseline" else ()
-            place += (arm.group,) if isinstance(figure, Sweep) else ()
-            if _figure_axes(figure) and arm.role != "baseline" and places.setdefault(place, arm.name) != arm.name:
-                return places[place], arm.name
+            if arm.role != "baseline":
+                place = (*(arm.at[name] for name in names), arm.group if has_groups else "")
+                if places.setdefault(place, arm.name) != arm.name:
+                    return places[place], arm.name
         return ()
 
     @property
@@ -202,7 +230,8 @@ class Study:
 
 
 def _figure_axes(figure: Figure) -> tuple[str, ...]:
-    return tuple(name for name in ((figure.x, figure.y) if isinstance(figure, Grid) else (figure.x,)) if name)
+    second = figure.y if isinstance(figure, Grid) else figure.lines if isinstance(figure, Sweep) else ""
+    return tuple(filter(None, (figure.x, second)))
 
 
 def over_seeds(arms: Iterable[Arm], seeds: Iterable[int]) -> tuple[Arm, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -160,9 +161,9 @@ def study_noise(
     compared = compared_arms(arms_with_scores(arms))
     sighted = single_task_rows(rows.filter(condition="sighted", role="compared"))
     sighted = sighted.filter(~pl.col("task").is_in(changed_tasks(rows)))
-    answers = _QuestionScores(compared)
+    answers = QuestionScores(compared)
     columns = sighted.select("task", "kind", "baseline").unique("task", keep="first", maintain_order=True).rows()
-    values = _scores_by_task(sighted)
+    values = scores_by_task(sighted)
     tasks = [
         _score_noise(task, kind, {task: values[task]}, answers, baselines={}, in_stable=baseline is not None)
         for task, kind, baseline in columns
@@ -201,7 +202,8 @@ RunScores = Mapping[tuple[str, int], float]
 """Score by arm and seed."""
 
 
-def _scores_by_task(sighted: pl.DataFrame) -> dict[str, dict[tuple[str, int], float]]:
+def scores_by_task(sighted: pl.DataFrame) -> dict[str, dict[tuple[str, int], float]]:
+    """The scores of a table by task, then by arm and seed."""
     scores: dict[str, dict[tuple[str, int], float]] = {}
     for task, arm, seed, score in sighted.select("task", "arm", "seed", "score").iter_rows():
         scores.setdefault(task, {})[arm, seed] = score
@@ -227,7 +229,7 @@ def _score_noise(
     name: str,
     kind: str,
     scores: Mapping[str, RunScores],
-    answers: _QuestionScores,
+    answers: QuestionScores,
     *,
     baselines: Mapping[str, float],
     in_stable: bool = True,
@@ -240,20 +242,21 @@ def _score_noise(
         for arm in arms
     ]
     table = np.array(values)
+    influences = answers.influences([(arm, seed) for arm in arms for seed in seeds], tasks=list(scores))
     return ScoreNoise(
         name=name,
         kind=kind,
         tasks=tuple(scores),
         in_stable=in_stable,
-        estimate=signal_and_noise(table, answers.influences(arms, seeds, tasks=list(scores))),
+        estimate=signal_and_noise(table, None if influences is None else influences.reshape(*table.shape, -1)),
         arm_means=dict(zip(arms, table.mean(1).tolist(), strict=True)),
     )
 
 
-class _QuestionScores:
+class QuestionScores:
     """The scores of all questions by all runs with the image, [runs, questions]; NaN without an answer."""
 
-    def __init__(self, arms: Sequence[ArmResult]) -> None:
+    def __init__(self, arms: Sequence[ArmResult], *, column: Literal["score", "soft"] = "score") -> None:
         answered = [(arm, arm.answers.filter(blind=False)) for arm in arms if arm.answers is not None]
         self._runs = {(arm.name, arm.seed): index for index, (arm, _) in enumerate(answered)}
         layouts: list[pl.DataFrame] = []  # runs that answered the same questions in the same order share one
@@ -272,23 +275,21 @@ class _QuestionScores:
         self._scores = np.full((len(answered), len(self._questions)), np.nan)
         for run, (_, answers) in enumerate(answered):
             # Of two answers to one question the first counts: it is written last.
-            self._scores[run, columns[layout_of_run[run]][::-1]] = answers["score"].to_numpy()[::-1]
+            self._scores[run, columns[layout_of_run[run]][::-1]] = answers[column].to_numpy()[::-1]
 
-    def influences(self, arms: Sequence[str], seeds: Sequence[int], *, tasks: Sequence[str]) -> np.ndarray | None:
-        """Influences of the questions that all these runs answered, [arms, seeds, clusters]; None without any."""
-        names = [(arm, seed) for arm in arms for seed in seeds]
-        if self._questions.is_empty() or not self._runs.keys() >= set(names):
+    def influences(self, runs: Sequence[tuple[str, int]], *, tasks: Sequence[str]) -> np.ndarray | None:
+        """Influences of the questions that all these runs (arm, seed) answered, [runs, clusters]; None without any."""
+        if self._questions.is_empty() or not self._runs.keys() >= set(runs):
             return None
         questions = self._questions.filter(pl.col("task").is_in(list(tasks)))
-        scores = self._scores[[self._runs[name] for name in names]][:, questions["index"].to_numpy()]
+        scores = self._scores[[self._runs[run] for run in runs]][:, questions["index"].to_numpy()]
         common = np.flatnonzero(~np.isnan(scores).any(axis=0))
         questions, scores = questions[common.tolist()], scores[:, common]
         if set(questions["task"]) != set(tasks):
             return None
-        influences = question_influences(
+        return question_influences(
             scores,
             clusters=image_clusters(questions),
             tasks=questions["task"].to_list(),
             splits=questions["split"].to_list(),
         )
-        return influences.reshape(len(arms), len(seeds), -1)

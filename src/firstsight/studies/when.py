@@ -9,6 +9,7 @@ Known confound: 0 % and 100 % re-warm the learning rate, the others continue it;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from firstsight.recipe.analysis import Claim, Comparison, Sweep
@@ -71,18 +72,31 @@ TEXT_KEPT = Claim(
 )
 
 
+STARTS = tuple(Share(percent, 100) for percent in range(0, 101, 20))
+
+
 def when(scale: Scale, horizon: Horizon = "branch") -> Study:
     """Branches at 0, 20, 40, 60, 80 and 100 % of the trunk, and the finished trunk on text tasks alone."""
-    scale = scale.with_horizon(horizon)
-    arms = [branch_at(scale, Share(percent, 100)) for percent in range(0, 101, 20)]
+    return when_at(scale.with_horizon(horizon), STARTS)
+
+
+def when_at(scale: Scale, starts: Sequence[Share]) -> Study:
+    """The study `when` with branches at these shares of the trunk, and its claims about them."""
+    arms = [trunk_arm(scale), *(branch_at(scale, start) for start in starts)]
+    names = {arm.name for arm in arms}
+    claims = [
+        claim
+        for claim in (BEST, TWO_POINTS, FROM_SCRATCH, TEXT_KEPT)
+        if all(names.issuperset((*part.arms, *part.others)) for part in claim.compare)
+    ]
     return Study(
         name="when",
         scale=scale.name,
         question="When in text pre-training should images enter?",
-        arms=over_seeds([trunk_arm(scale), *arms], range(1, scale.seeds + 1)),
+        arms=over_seeds(arms, range(1, scale.seeds + 1)),
         axes=(START,),
-        figures=(Sweep(x="start", hollow=REWARMED),),
-        claims=(BEST, TWO_POINTS, FROM_SCRATCH, TEXT_KEPT),
+        figures=(Sweep(x="start", hollow=REWARMED if any(arm.group == REWARMED for arm in arms) else ""),),
+        claims=tuple(claims),
     )
 
 

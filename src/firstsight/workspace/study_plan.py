@@ -8,12 +8,12 @@ from itertools import chain
 
 from firstsight.errors import UnknownName
 from firstsight.plan.data_requirements import check_data_sufficient
-from firstsight.plan.estimate import DEVICE_GB, CostEstimate, DeviceSpec, estimate_cost, estimate_table
+from firstsight.plan.estimate import DEVICE_GB, CostEstimate, DeviceSpec, estimate_cost, estimate_table, format_hours
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
-from firstsight.recipe.analysis import STABLE_MEASURES, Comparison, split_measure
+from firstsight.recipe.analysis import STABLE_MEASURES, Comparison, Coordinate, split_measure
 from firstsight.recipe.stages import Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import format_bytes
@@ -39,7 +39,7 @@ class StudyPlan:
         yield from (self.study.question, "", *render_tree(self.graph, self.stored_addresses), "")
         yield from (*training_lines(self.study), *align_table(stage_table(self.study)), "")
         yield from (*_mixture_lines(self.study), *growth_lines(self.study), "")
-        yield from _cost_lines(self.cost)
+        yield from (*_cost_lines(self.cost), *_size_cost_lines(self.study, self.cost))
         if names := self.graph.undigested_names():
             yield f"Addresses are provisional until a run has read {', '.join(names)}."
         yield from _claim_lines(self.study)
@@ -109,6 +109,23 @@ def _arm_mixtures(arm: Arm) -> Iterator[str]:
     for stage in arm.stages:
         image = f"{stage.model.image_tokens:,} tokens per image, {stage.row_shape.length:,} per row"
         yield f"{stage.TAG} reads {stage.mix}; {image}"
+
+
+def _size_cost_lines(study: Study, cost: CostEstimate) -> Iterator[str]:
+    """What each size of a study with decision accuracy costs, and what several sizes share."""
+    if study.decision_accuracy is None:
+        return
+    axis = study.axis(study.decision_accuracy.axis)
+    sizes = {arm.label: arm.at[axis.name] for arm in study.arms if axis.name in arm.at}
+    hours: dict[frozenset[Coordinate], float] = {}
+    unit = f"{cost.device.name} hours"
+    for step in cost.step_costs:
+        members = frozenset(sizes[label] for label in step.arms if label in sizes)
+        members = members if len(members) == 1 else frozenset()
+        hours[members] = hours.get(members, 0.0) + step.hours
+    for coordinate in dict.fromkeys(sizes.values()):
+        yield f"{axis.label} {axis.text(coordinate)}: {format_hours(hours.get(frozenset({coordinate}), 0.0))} {unit}."
+    yield f"Steps of several sizes: {format_hours(hours.get(frozenset(), 0.0))} {unit}."
 
 
 def _cost_lines(cost: CostEstimate) -> Iterator[str]:

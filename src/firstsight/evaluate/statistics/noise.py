@@ -116,7 +116,7 @@ def signal_and_noise(scores: np.ndarray, influences: np.ndarray | None = None) -
         scale = influences.shape[-1] / (influences.shape[-1] - 1)
         score_variance = scale * float((influences**2).sum(-1).mean())
         if has_arms:
-            shared_variance, residual_variance = _paired_question_variances(influences, scale)
+            shared_variance, residual_variance = paired_question_variances(influences)
     seed_variance = max(difference_variance / 2 / num_seeds - residual_variance, 0.0)
     question_variance = max(shared_variance, residual_variance)
     is_known = has_arms and has_seeds and has_questions
@@ -138,10 +138,15 @@ def _zero_rounding(variance: float) -> float:
     return math.sqrt(variance) if variance > _MIN_VARIANCE else 0.0
 
 
-def _paired_question_variances(influences: np.ndarray, scale: float) -> tuple[float, float]:
+def paired_question_variances(influences: np.ndarray) -> tuple[float, float]:
     """Question and residual variance of an arm's mean over the seeds, as `differences.estimate_question_variance`
-    estimates them for a difference: half of its mean over all pairs of arms."""
-    num_seeds = influences.shape[1]
+    estimates them for a difference: half of its mean over all pairs of arms; 0 for a single cluster.
+
+    `influences` are those of each cluster of questions on each score [arms, seeds, clusters]."""
+    num_seeds, num_clusters = influences.shape[1:]
+    if num_clusters < 2:
+        return 0.0, 0.0
+    scale = num_clusters / (num_clusters - 1)
     means = influences.mean(1)
     shared_variance = scale * float(means.var(axis=0, ddof=1).sum())
     if num_seeds < 2:

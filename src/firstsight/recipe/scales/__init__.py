@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
-from firstsight.errors import UnknownName
+from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.scales.base import CONTINUED, REWARMED, START, Scale, branch_at
 from firstsight.recipe.scales.paper import PAPER_SIZES, paper_scale
-from firstsight.recipe.scales.synthetic import cpu_scale, smoke_scale
+from firstsight.recipe.scales.synthetic import SMALLER_WIDTHS, cpu_scale, smoke_scale, synthetic_decoder
 
-__all__ = ["CONTINUED", "REWARMED", "SCALES", "START", "Scale", "branch_at", "get_scale"]
+__all__ = ["CONTINUED", "REWARMED", "SCALES", "START", "Scale", "branch_at", "get_scale", "smaller_sizes"]
 
 SCALES: dict[str, Callable[[], Scale]] = {
     "smoke": smoke_scale,
@@ -24,3 +25,21 @@ def get_scale(name: str) -> Scale:
     if name not in SCALES:
         raise UnknownName("scale", name, SCALES)
     return SCALES[name]()
+
+
+def smaller_sizes(scale: Scale) -> dict[str, Scale]:
+    """The smaller sizes of a shipped scale by name, from small to large, with as many seeds.
+
+    Of a paper's size all smaller ones, each with its own budget. Of a scale of the built-in world narrower decoders
+    with the same data and budget. QuantityError where there are none.
+    """
+    if scale.name in PAPER_SIZES:
+        names = list(PAPER_SIZES)[: list(PAPER_SIZES).index(scale.name)]
+        sizes = {name: replace(get_scale(name), seeds=scale.seeds) for name in names}
+    else:
+        widths = SMALLER_WIDTHS if scale.name in SCALES else ()
+        sizes = {f"w{width}": scale.with_decoder(synthetic_decoder(width)) for width in widths}
+    if not sizes:
+        larger = ", ".join(name for name in SCALES if name != next(iter(PAPER_SIZES)))
+        raise QuantityError(f"wanted a scale that has smaller sizes. Got {scale.name}. Name one of {larger}.")
+    return sizes

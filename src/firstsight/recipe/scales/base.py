@@ -7,10 +7,20 @@ from dataclasses import replace
 from firstsight.errors import FieldError, QuantityError
 from firstsight.recipe.analysis import Axis
 from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, single_source
-from firstsight.recipe.model import VLMSpec
+from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.schedule import Continue, LRSchedule, Rewarm
 from firstsight.recipe.spec import describe, matches, spec
-from firstsight.recipe.stages import AdamWSpec, Evaluate, Finetune, Midtrain, ModuleTraining, Pretrain, RowShape, Trains
+from firstsight.recipe.stages import (
+    AdamWSpec,
+    Donor,
+    Evaluate,
+    Finetune,
+    Midtrain,
+    ModuleTraining,
+    Pretrain,
+    RowShape,
+    Trains,
+)
 from firstsight.recipe.study import Arm, Horizon
 from firstsight.units import Share, Tokens
 
@@ -40,6 +50,14 @@ class Scale:
     def with_horizon(self, horizon: Horizon) -> Scale:
         """The scale with that horizon in its base arm, and so in all arms made from it."""
         return replace(self, base=replace(self.base, horizon=horizon))
+
+    def with_decoder(self, lm: LMSpec) -> Scale:
+        """The scale with another decoder in its trunk and in every stage, and everything else equal."""
+        base = self.base
+        if isinstance(base.pretrain, Donor):
+            raise QuantityError(f"{self.name}: the decoder of a donor is as published. Got another one for it.")
+        stages = tuple(replace(stage, model=replace(stage.model, lm=lm)) for stage in base.stages)
+        return replace(self, base=replace(base, pretrain=replace(base.pretrain, model=lm), stages=stages))
 
 
 @spec

@@ -36,6 +36,8 @@ SYNTHETIC_TEXT_TASKS = ("arc_easy", "mathqa", "boolq", "agieval_sat_en", "hellas
 ENCODER_BATCH_SIZE = 64
 MIDTRAIN_IMAGE_SHARE = Share(4, 5)
 """Image rows of a branch. With the paper's tenth this model would get 700 images."""
+SMALLER_WIDTHS = (32, 64)
+"""Decoders of the scales' smaller sizes, a twelfth and a quarter as large as the scales' own."""
 FINETUNE_IMAGE_SHARE = Share(7, 8)
 """Image rows of fine-tuning; the paper has no text in it."""
 SYNTHETIC_OPTIM = adamw(z_loss=1e-4)
@@ -143,15 +145,18 @@ def _synthetic_scale(size: _Size) -> Scale:
     return Scale(name=size.name, base=base, rewarm=PAPER_REWARM, seeds=size.seeds)
 
 
-def _decoder() -> LMSpec:
-    """Token shift and larger input embeddings help four layers to bind words to positions."""
-    openlm = openlm_spec(layers=4, width=128, heads=4, vocab_size=512)
-    return replace(openlm, mlp_width=512, token_shift=4, embedding_scale=4)
+def synthetic_decoder(width: int = 128) -> LMSpec:
+    """A decoder of the built-in world: four layers, heads of width 32.
+
+    Token shift and larger input embeddings help it to bind words to positions.
+    """
+    openlm = openlm_spec(layers=4, width=width, heads=width // 32, vocab_size=512)
+    return replace(openlm, mlp_width=4 * width, token_shift=4, embedding_scale=4)
 
 
 def _trunk(size: _Size) -> Pretrain:
     return Pretrain(
-        model=_decoder(),
+        model=synthetic_decoder(),
         tokenizer=SyntheticVocabulary(world=size.world),
         text=single_source(size.text),
         packing="best_fit",
@@ -178,7 +183,7 @@ def _model(size: _Size) -> VLMSpec:
     )
     vit = ViTSpec(layers=3, width=256, heads=4, mlp_width=1024, image_size=48, patch_size=24)
     return VLMSpec(
-        lm=_decoder(),
+        lm=synthetic_decoder(),
         vision=Siglip(vit=vit, fit="resize", weights=contrastive),
         encoder="external",
         projector=ProjectorSpec(kind="mlp2", pixel_shuffle=1, tokens_per_patch=3, has_position_embeddings=True),

@@ -24,7 +24,7 @@ MARGIN = 0.045
 LABEL_EXPRESSIONS = {
     "percent": "replace(format(datum.value * 100, '.4~g') + '%', '%', '\u00a0%')",
     "count": "format(datum.value, '.4~g')",
-    "tokens": "replace(format(datum.value, '.3~s'), 'G', 'B')",
+    **dict.fromkeys(("tokens", "parameters"), "replace(format(datum.value, '.3~s'), 'G', 'B')"),
 }
 """Vega expressions of an axis label by the axis's unit: 80 %, 3, 28.8B."""
 
@@ -101,7 +101,7 @@ def lay_out(figure: Figure, arms: Sequence[ArmResult], study: Study) -> Layout:
     arms = list({arm.name: arm for arm in compared_arms(arms)}.values())
     if isinstance(figure, Sweep):
         axis = study.axis(figure.x)
-        return Layout(figure=figure, titles=(axis.label,), axis=axis, places=_sweep_places(figure, arms, axis))
+        return Layout(figure=figure, titles=(axis.label,), axis=axis, places=_sweep_places(figure, arms, study))
     rows: list[ChartRow] = []
     axes = [study.axis(name) for name in ((figure.x, figure.y) if isinstance(figure, Grid) else (figure.x,)) if name]
     texts = arm_texts(arms, axes)
@@ -113,14 +113,17 @@ def lay_out(figure: Figure, arms: Sequence[ArmResult], study: Study) -> Layout:
     return Layout(figure=figure, titles=tuple(axis.label for axis in axes), axis=None, places=_table(rows))
 
 
-def _sweep_places(figure: Sweep, arms: Sequence[ArmResult], axis: Axis) -> pl.DataFrame:
+def _sweep_places(figure: Sweep, arms: Sequence[ArmResult], study: Study) -> pl.DataFrame:
     """Points of several lines are moved apart, so that none hides another at the same coordinate."""
+    axis, names = study.axis(figure.x), {arm.name: arm.group for arm in arms}
+    if figure.lines:
+        names = {arm.name: study.axis(figure.lines).text(arm.at[figure.lines]) for arm in arms}
     ticks = sorted({float(arm.at[axis.name]) for arm in arms})
-    lines = list(dict.fromkeys(arm.group for arm in arms if not figure.hollow or arm.group != figure.hollow))
+    lines = list(dict.fromkeys(name for name in names.values() if not figure.hollow or name != figure.hollow))
     lines = lines or [figure.hollow]
     rows: list[ChartRow] = []
     for arm in arms:
-        line = lines.index(arm.group) if arm.group in lines else 0
+        line = lines.index(names[arm.name]) if names[arm.name] in lines else 0
         tick, shift = float(arm.at[axis.name]), DODGE * (line - (len(lines) - 1) / 2)
         series = lines[line] if len(lines) > 1 or figure.hollow else ""
         row: ChartRow = {"arm": arm.name, "place": axis.text(arm.at[axis.name]), "series": series, "tick": tick}
