@@ -63,6 +63,7 @@ def run(
     terminal.print_lines(summary.lines())  # before the report, which may fail too where the disk is full
     results = workspace.results(study, summary=summary)
     _write_report(results)
+    terminal.print_lines(workspace.conclusion(study, results=results, jobs=jobs))
     raise typer.Exit(0 if summary.ok and not any(arm.damage for arm in results.arms) else 1)
 
 
@@ -93,7 +94,9 @@ def _decide(workspace: Workspace, study: Study, *, budget: str, max_runs: int | 
             terminal.print_lines(look.summary.lines())
             is_ok = look.summary.ok
         _print_look(look)
-    _write_report(workspace.results(study))
+    results = workspace.results(study)
+    _write_report(results)
+    terminal.print_lines([results.answer])
     raise typer.Exit(0 if is_ok else 1)
 
 

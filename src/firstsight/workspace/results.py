@@ -34,6 +34,7 @@ from firstsight.report.results import (
     read_achieved_file,
     read_training_log,
 )
+from firstsight.report.summary import answer_sentence
 from firstsight.report.table import score_table
 from firstsight.workspace.execute import run_step
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay, last_line
@@ -75,6 +76,11 @@ class StudyResults:
     def claims(self) -> list[ClaimResult]:
         """The claims of the study, tested on these results."""
         return evaluate_claims(self.study.claims, self.arms, self.comparison)
+
+    @property
+    def answer(self) -> str:
+        """Which arm is best in vision and how sure that is, as a sentence; the report begins with it."""
+        return answer_sentence(self.arms, self.scores, self.comparison, axes=self.study.axes)
 
     @cached_property
     def comparison(self) -> ArmComparison:

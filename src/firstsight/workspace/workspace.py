@@ -119,6 +119,15 @@ class Workspace:
 
         return StudyResults(self.stored(study), summary)
 
+    def conclusion(self, study: Study, *, results: StudyResults | None = None, jobs: int | None = None) -> list[str]:
+        """The answer of a study, which of its claims are decided, and what it would cost to decide the next one.
+
+        Three sentences, or one without claims that its arms can test. `results` spares reading them again.
+        """
+        from firstsight.workspace.decisions.conclusion import conclusion_lines
+
+        return list(conclusion_lines(self.stored(study), results or self.results(study), jobs=jobs))
+
     def report(self, study: Study, *, summary: RunSummary | None = None) -> Path:
         """Write report.html of a study, finished or not; its path. The `summary` of a run says what failed in it."""
         return self.results(study, summary=summary).write_report()

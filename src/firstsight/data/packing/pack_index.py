@@ -21,7 +21,7 @@ from firstsight.data.packing.bins import assign_rows
 from firstsight.data.packing.segments import SEGMENT_ARRAYS, PackingConfig, SampleChunk, Segments, split_into_segments
 from firstsight.data.tokenizer import LOSS_ALWAYS, LOSS_BEFORE_FINETUNING
 from firstsight.errors import DataError, QuantityError
-from firstsight.files import file_lock, file_sha256, staged_folder, write_atomic
+from firstsight.files import FileDigests, file_lock, file_sha256, staged_folder, write_atomic
 from firstsight.recipe.mixture import PackingMode
 from firstsight.resume_folder import seal_json, unseal_json
 
@@ -280,13 +280,16 @@ def _map_files(folder: Path, index: Index, config: PackingConfig) -> PackedRows:
     try:
         metadata = unseal_json((folder / "table.json").read_text())
         stats, arrays = PackingStats(**metadata["stats"]), dict[str, np.ndarray]()
+        digests = FileDigests(folder)
         for name in PACKED_DTYPES:
             path = folder / f"{name}.npy"
-            if file_sha256(path) != metadata["digests"][name]:
+            if digests.digest(path) != metadata["digests"][name]:
                 raise DataError(f"{path}: wanted the array that was written. Got a changed one. Pack again.")
             has_entries = path.stat().st_size > 128  # an empty file cannot be mapped
             array = np.load(path, mmap_mode="r" if has_entries else None)
             arrays[name] = array.view(np.ndarray)
+        with suppress(OSError):  # a cache that someone else wrote is verified at every opening
+            digests.save()
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: wanted packed rows. Got {error!r}. Pack again.") from error
     return _rows(index, config, arrays, stats)

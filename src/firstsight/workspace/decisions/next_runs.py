@@ -7,7 +7,7 @@ speeds that this machine had in the study so far; its value is the expected numb
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -127,11 +127,17 @@ class NextRuns:
         return [header, *rows]
 
 
-def plan_next(stored: StoredStudy, *, budget: float, jobs: int | None = None) -> NextRuns:
-    """What to run next within `budget` seconds. RequestError where the study's claims cannot be decided by seeds."""
+def plan_next(
+    stored: StoredStudy, *, budget: float, jobs: int | None = None, names: Collection[str] | None = None
+) -> NextRuns:
+    """What to run next within `budget` seconds. RequestError where the study's claims cannot be decided by seeds.
+
+    With `names` only these claims are looked at.
+    """
     sequential = replace(stored, record=stored.record or SequentialRecord())
     results = StudyResults(sequential)
-    claims = tuple(result for result in results.claims if result.verdict != "not tested")
+    considered = [result for result in results.claims if names is None or result.claim.name in names]
+    claims = tuple(result for result in considered if result.verdict != "not tested")
     open_claims = [result for result in claims if result.verdict == "undecided"]
     _check_decidable(sequential, results, claims)
     prospects = ClaimProspects(open_claims)

@@ -1,0 +1,32 @@
+"""The last lines of a run: the answer, which claims are decided, and what it would cost to decide the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf
+
+from firstsight.errors import RequestError
+from firstsight.workspace.decisions.next_runs import plan_next
+from firstsight.workspace.results import StudyResults
+from firstsight.workspace.study_graph import StoredStudy
+
+
+def conclusion_lines(stored: StoredStudy, results: StudyResults, *, jobs: int | None = None) -> Iterator[str]:
+    """Three sentences, or one where the study states no claim that its arms can test."""
+    yield results.answer
+    tested = [result for result in results.claims if result.verdict != "not tested"]
+    if not tested:
+        return
+    undecided = [result.claim.name for result in tested if result.verdict == "undecided"]
+    decided = [f"{result.claim.name} {result.verdict}" for result in tested if result.verdict != "undecided"]
+    yield f"Claims decided: {', '.join(decided) or 'none'}. Undecided: {', '.join(undecided) or 'none'}."
+    yield _cost_sentence(stored, undecided, jobs)
+
+
+def _cost_sentence(stored: StoredStudy, undecided: list[str], jobs: int | None) -> str:
+    if not undecided:
+        return "No claim is left to decide."
+    try:
+        return plan_next(stored, budget=inf, jobs=jobs, names=undecided).cost_line()
+    except RequestError as error:
+        return f"What it would cost to decide the next claim is not known. {error}"
