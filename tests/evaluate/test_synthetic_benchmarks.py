@@ -45,7 +45,7 @@ def test_every_task_is_read_within_the_vocabulary(name: str, benchmarks: Path) -
     assert len({question.id for question in questions}) == len(questions) == 12
     texts = [text for q in questions for text in (task.prompt(q, "bare"), *q.choices)]
     check_words_in_vocabulary(load_tokenizer(benchmarks / "words"), texts, location=name)
-    assert all(question.tags.keys() == {"form", "combination"} for question in questions)
+    assert all(question.tags.keys() == {"combination"} for question in questions)
 
 
 @pytest.mark.parametrize("name", [*VISION_TASKS, "kinds"])

@@ -13,8 +13,8 @@ from firstsight.synthetic.questions import (
     TEXT_GENERATORS,
     SceneQuestion,
     box_words,
+    sample_question_form,
     sample_questions,
-    sample_training_form,
 )
 from firstsight.synthetic.rendering import PixelBox
 from firstsight.synthetic.scenes import Scene, SceneObject, sample_scene
@@ -110,7 +110,7 @@ def _description_with_questions(scene: Scene, rng: np.random.Generator) -> TextP
     length = len(pieces[0][0].split())
     limit = 1 + int(rng.random() * _MAX_QUESTIONS)
     for question in sample_questions(scene, (), TEXT_GENERATORS, limit=limit, rng=rng):
-        turn = question_pieces(question, sample_training_form(rng))
+        turn = question_pieces(question, sample_question_form(rng))
         length += sum(len(words.split()) for words, _ in turn)
         if length > MAX_DOCUMENT_WORDS:
             break
@@ -132,7 +132,7 @@ def _kind_fact(world: SyntheticWorld, rng: np.random.Generator) -> TextPieces:
         words = SENTENCE_TEMPLATES["kind"].format(x=name, k=kind).split()
         return [(" ".join(words[:-2]), False), (" ".join(words[-2:]), True)]
     if form == "asked":
-        return question_pieces(SceneQuestion("kind", f"a {name}", kind), sample_training_form(rng))
+        return question_pieces(SceneQuestion("kind", f"a {name}", kind), sample_question_form(rng))
     if form == "is kind":
         wrong_kinds = [wrong for wrong in catalog.kinds if wrong != kind]
         candidate = kind if rng.random() < 0.5 else uniform_choice(wrong_kinds, rng)

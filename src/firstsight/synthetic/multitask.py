@@ -21,8 +21,8 @@ from firstsight.synthetic.questions import (
     box_questions,
     kind_questions,
     region_questions,
+    sample_question_form,
     sample_questions,
-    sample_training_form,
     sign_questions,
 )
 from firstsight.synthetic.rendering import PixelBox, Renderer
@@ -78,7 +78,7 @@ def sample_turns(
     questions = sample_questions(scene, boxes, generators, limit=limit, rng=rng)
     while not questions:  # every drawn type had none in this scene
         questions = sample_questions(scene, boxes, generators, limit=limit, rng=rng)
-    return [(question.to_text(sample_training_form(rng)), question.answer) for question in questions]
+    return [(question.to_text(sample_question_form(rng)), question.answer) for question in questions]
 
 
 def _without_signs(scene: Scene) -> Scene:

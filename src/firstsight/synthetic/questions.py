@@ -15,7 +15,7 @@ import numpy as np
 from firstsight.synthetic.catalog import PLACES, load_catalog, uniform_choice, weighted_choice
 from firstsight.synthetic.rendering import PixelBox
 from firstsight.synthetic.scenes import PlacePairs, Scene, SceneObject
-from firstsight.synthetic.vocabulary import EDGE_WORDS, HELD_OUT_QUESTION_FORM, QUESTION_FORMS, RELATION_OFFSETS
+from firstsight.synthetic.vocabulary import EDGE_WORDS, QUESTION_FORMS, RELATION_OFFSETS
 
 _EDGE_STEPS = len(EDGE_WORDS) - 1
 _ABSENT_SHARE = 0.25
@@ -31,13 +31,13 @@ class SceneQuestion:
     answer: str
 
     def to_text(self, form: int) -> str:
-        """The question in sentence form `form` (0, 1 or 2) of its type."""
+        """The question in sentence form `form` (0 or 1) of its type."""
         return QUESTION_FORMS[self.type][form].format(x=self.subject)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionPlan:
-    """Properties of question `index` of a task: half use held-out (object, place) pairs, a quarter a held-out form."""
+    """Properties of question `index` of a task: half use held-out (object, place) pairs, half each form."""
 
     index: int
     is_unseen: bool
@@ -46,10 +46,8 @@ class QuestionPlan:
 
     @classmethod
     def from_index(cls, index: int) -> QuestionPlan:
-        """The plan repeats every sixteen questions, which have all combinations of any two of its properties."""
-        bits = index % 16
-        form = HELD_OUT_QUESTION_FORM if bits >> 2 == 0 else bits >> 2 & 1
-        return cls(index=index, is_unseen=bits & 1 == 0, is_yes=bits >> 1 & 1 == 0, form=form)
+        """The plan repeats every eight questions, which have all combinations of its properties."""
+        return cls(index=index, is_unseen=index & 1 == 0, is_yes=index >> 1 & 1 == 0, form=index >> 2 & 1)
 
     @property
     def pairs(self) -> PlacePairs:
@@ -58,9 +56,8 @@ class QuestionPlan:
 
     @property
     def tags(self) -> QuestionTags:
-        """The properties as fields of a benchmark record: `seen` or `heldout`."""
-        form = "heldout" if self.form == HELD_OUT_QUESTION_FORM else "seen"
-        return {"combination": "heldout" if self.is_unseen else "seen", "form": form}
+        """What a benchmark record states of it: `seen` or `heldout`."""
+        return {"combination": "heldout" if self.is_unseen else "seen"}
 
 
 QuestionTags = dict[str, str]
@@ -259,6 +256,6 @@ def sample_questions(
     return list(questions)
 
 
-def sample_training_form(rng: np.random.Generator) -> int:
-    """The number of one of the two sentence forms that training uses."""
+def sample_question_form(rng: np.random.Generator) -> int:
+    """The number of one of the two sentence forms."""
     return uniform_choice((0, 1), rng)

@@ -68,7 +68,7 @@ def mathqa(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
     total, word_count = sum(numbers), len(NUMBER_WORDS)
     wrong_sums = [str(n) for n in range(max(0, total - 4), min(total + 5, word_count)) if n != total]
     choices = shuffled_list([str(total), *shuffled_list(wrong_sums, rng)[:4]], rng)
-    return _text_record(sum_query(numbers), choices, correct=str(total), tags=plan.tags | {"form": "seen"})
+    return _text_record(sum_query(numbers), choices, correct=str(total), tags=plan.tags)
 
 
 def boolq(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
@@ -127,7 +127,7 @@ def hellaswag(world: SyntheticWorld, plan: QuestionPlan) -> TextTaskRecord:
         wrong_endings.setdefault(" ".join((*words[:position], replacement, *words[position + 1 :])))
     correct, query = join_pieces(ending).text, f"{description} {SENTENCE_TEMPLATES['again']}"
     choices = shuffled_list([correct, *wrong_endings], rng)
-    return _text_record(query, choices, correct=correct, tags=plan.tags | {"form": "seen"})
+    return _text_record(query, choices, correct=correct, tags=plan.tags)
 
 
 def _distractors(scene: Scene, word: str, rng: np.random.Generator) -> list[str]:

@@ -18,22 +18,21 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|unk|>", "<|img_patch|>", "<|a|>
 QUESTION_END, ANSWER_END = "<|/h|>", "<|/a|>"
 """Text documents put these tokens after a question and its answer, as dialogues do."""
 
-QUESTION_FORMS: dict[str, tuple[str, str, str]] = {
-    "thing": ("what is {x}", "which thing is {x}", "what thing is {x}"),
-    "ground": ("what colour is the ground", "which colour is the ground", "what colour of ground"),
-    "count": ("how many things", "what number of things", "how many of things"),
-    "sign": ("what word is on the {x}", "which word is on the {x}", "what word of the {x}"),
-    "box": ("box of the {x}", "what is the box of the {x}", "which box is of the {x}"),
-    "there": ("is there a {x}", "there is a {x}", "is a {x}"),
-    "where": ("where is the {x}", "which place is the {x}", "what place is the {x}"),
-    "kind": ("what kind of thing is {x}", "which kind of thing is {x}", "what kind is {x}"),
+QUESTION_FORMS: dict[str, tuple[str, str]] = {
+    "thing": ("what is {x}", "which thing is {x}"),
+    "ground": ("what colour is the ground", "which colour is the ground"),
+    "count": ("how many things", "what number of things"),
+    "sign": ("what word is on the {x}", "which word is on the {x}"),
+    "box": ("box of the {x}", "what is the box of the {x}"),
+    "there": ("is there a {x}", "there is a {x}"),
+    "where": ("where is the {x}", "which place is the {x}"),
+    "kind": ("what kind of thing is {x}", "which kind of thing is {x}"),
 }
-"""Three forms of every question type. The last is used in evaluation only, with words that training also uses.
+"""Two forms of every question type, in training and in evaluation.
 
 The subject is the last word, right before the end token and without a question mark: four layers learn within minutes
 to use the previous token, but not the one before it.
 """
-HELD_OUT_QUESTION_FORM = 2
 
 CAPTION_REQUESTS = ("what is the picture", "what is the photo")
 """The questions of multitask data whose answer is a caption; like all of its text, in words of the templates."""

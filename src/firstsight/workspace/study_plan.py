@@ -56,7 +56,7 @@ def plan_study(stored: StoredStudy, *, device: str | None = None, utilisation: f
     QuantityError where the user's own data is declared too small for it.
     """
     check_data_sufficient(stored.graph)
-    device = device or ("cpu" if stored.study.scale in ("smoke", "cpu") else "h100")
+    device = device or ("h100" if stored.study.scale in PAPER_SIZES else "cpu")
     folder = stored.root / "steps"
     return StudyPlan(
         study=stored.study,

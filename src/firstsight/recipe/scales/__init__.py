@@ -9,13 +9,20 @@ from functools import partial
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.scales.base import CONTINUED, REWARMED, START, Scale, branch_at
 from firstsight.recipe.scales.paper import PAPER_SIZES, paper_scale
-from firstsight.recipe.scales.synthetic import SMALLER_WIDTHS, cpu_scale, smoke_scale, synthetic_decoder
+from firstsight.recipe.scales.synthetic import (
+    SMALLER_WIDTHS,
+    cpu_scale,
+    hour_scale,
+    smoke_scale,
+    synthetic_decoder,
+)
 
 __all__ = ["CONTINUED", "REWARMED", "SCALES", "START", "Scale", "branch_at", "get_scale", "smaller_sizes"]
 
 SCALES: dict[str, Callable[[], Scale]] = {
     "smoke": smoke_scale,
     "cpu": cpu_scale,
+    "hour": hour_scale,
     **{name: partial(paper_scale, name) for name in PAPER_SIZES},
 }
 
