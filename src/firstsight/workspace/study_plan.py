@@ -14,6 +14,7 @@ from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
 from firstsight.recipe.analysis import STABLE_MEASURES, Comparison, Coordinate, split_measure
+from firstsight.recipe.scales.paper import PAPER_SIZES
 from firstsight.recipe.stages import Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import format_bytes

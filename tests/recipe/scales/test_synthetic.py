@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import floor
 
 import pytest
 
+from firstsight.plan.graph import build_graph
 from firstsight.recipe.mixture import SyntheticCaptions, SyntheticDialogues, SyntheticTexts
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import Pretrain
+from firstsight.studies.when import when
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu"])
@@ -32,3 +35,13 @@ def test_an_image_and_its_text_fit_a_row(name: str) -> None:
     for stage in get_scale(name).base.stages:
         assert stage.model.image_tokens == 12 < stage.row_shape.length // 2
         assert stage.model.lm == get_scale(name).base.pretrain.model
+
+
+def test_hour_has_more_seeds_and_nothing_else() -> None:
+    cpu, hour = get_scale("cpu"), get_scale("hour")
+    assert hour == replace(cpu, name="hour", seeds=6) and cpu.seeds < hour.seeds
+
+
+def test_a_study_at_hour_has_all_steps_of_cpu() -> None:
+    cpu, hour = (build_graph(when(get_scale(name))) for name in ("cpu", "hour"))
+    assert {step.address for step in cpu.steps} < {step.address for step in hour.steps}

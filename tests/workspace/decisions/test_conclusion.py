@@ -17,8 +17,8 @@ def conclusion(folder: Path, *, noise: float, seeds: int = 2) -> list[str]:
 
 
 def test_an_undecided_claim_has_its_cost(tmp_path: Path) -> None:
-    answer, claims, cost = conclusion(tmp_path, noise=0.15)
-    store = DecisionStore(tmp_path, {80: 0.8, 100: 0.5}, noise=0.15)
+    answer, claims, cost = conclusion(tmp_path, noise=0.4)
+    store = DecisionStore(tmp_path, {80: 0.8, 100: 0.5}, noise=0.4)
     assert answer == store.workspace.results(small_study()).answer and answer.startswith("Best in vision: ")
     assert claims == "Claims decided: none. Undecided: two-points."
     assert cost == store.workspace.next(small_study(), budget="1000h").cost_line()
