@@ -94,7 +94,9 @@ def test_starts_that_cannot_be_compared(starts: str, message: str) -> None:
 
 
 def test_the_smallest_size_has_no_ladder() -> None:
-    with pytest.raises(QuantityError, match=r"smaller sizes\. Got 79m\. Name one of smoke, cpu, hour, 154m, 411m, 1b, 7b"):
+    with pytest.raises(
+        QuantityError, match=r"smaller sizes\. Got 79m\. Name one of smoke, cpu, hour, 154m, 411m, 1b, 7b"
+    ):
         ladder(get_scale("79m"))
 
 
