@@ -19,21 +19,21 @@ from firstsight.studies.when import when
 
 CPU = {
     "vocabulary": 0.1,
-    "texts": 9.1,
-    "prepare-texts": 4.1,
-    "pretrain": 15.5,
-    "benchmarks": 1.3,
-    "evaluate-6-tasks": 2.2,
-    "captions-rich": 4.0,
-    "prepare-captions-rich": 5.2,
-    "contrast": 84.4,
-    "encode-captions-rich": 4.7,
-    "dialogues": 7.7,
-    "prepare-dialogues": 8.4,
-    "encode-dialogues": 6.2,
-    "midtrain": 30.6,
-    "finetune": 39.0,
-    "evaluate-14-tasks": 4.4,
+    "texts": 9.7,
+    "prepare-texts": 4.6,
+    "pretrain": 28.6,
+    "benchmarks": 3.4,
+    "evaluate-6-tasks": 3.5,
+    "captions-rich": 6.5,
+    "prepare-captions-rich": 7.9,
+    "contrast": 156.3,
+    "encode-captions-rich": 6.1,
+    "dialogues": 9.1,
+    "prepare-dialogues": 10.0,
+    "encode-dialogues": 8.1,
+    "midtrain": 52.2,
+    "finetune": 70.1,
+    "evaluate-14-tasks": 11.8,
 }
 """Processor seconds of each kind of step of `when` at scale cpu, on one core; by address or by kind."""
 COMPILE_SECONDS = 20.0
@@ -122,7 +122,7 @@ class Replay:
 @pytest.mark.parametrize(
     ("workers", "slowness", "noise"), [(2, 1.0, 0.0), (2, 1.0, 0.3), (2, 4.0, 0.2), (1, 1.0, 0.2), (4, 1.5, 0.3)]
 )
-def test_after_a_minute_the_estimate_is_within_a_factor_of_one_and_a_half(
+def test_after_a_minute_the_estimate_is_right_within_30_percent(
     workers: int, slowness: float, noise: float
 ) -> None:
     estimates = Replay(graph=_graph("cpu"), workers=workers, slowness=slowness, noise=noise).run()
@@ -130,7 +130,7 @@ def test_after_a_minute_the_estimate_is_within_a_factor_of_one_and_a_half(
     assert estimates[-1][1] == 0
     late = [(now, left) for now, left in estimates if now > 60 * max(slowness, 1) and end - now > 10 * slowness]
     assert len(late) > 200
-    assert not [(now, left, end - now) for now, left in late if left is None or not 2 / 3 < left / (end - now) < 3 / 2]
+    assert not [(now, left, end - now) for now, left in late if left is None or not 0.7 < left / (end - now) < 1.3]
     last = [(now, left) for now, left in estimates if end - now <= 10 * slowness]
     assert all(left is not None and abs(left - (end - now)) < 6 * slowness for now, left in last)
 

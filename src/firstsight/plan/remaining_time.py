@@ -29,7 +29,7 @@ _SPEEDS = {
     **dict.fromkeys(("pretrain", "midtrain", "finetune"), _KindSpeed(overhead=0.8)),
     "contrast": _KindSpeed(overhead=3.0, flops=3.7e10),
     "encode": _KindSpeed(flops=1e11, items=1e4),
-    "evaluate": _KindSpeed(overhead=0.3, flops=1.2e11, items=400.0),
+    "evaluate": _KindSpeed(overhead=0.3, flops=4e11, items=2.6e3),
     "benchmarks": _KindSpeed(items=200.0),
     **dict.fromkeys(("dialogues", "multitask"), _KindSpeed(items=3e3)),
 }
