@@ -122,9 +122,7 @@ class Replay:
 @pytest.mark.parametrize(
     ("workers", "slowness", "noise"), [(2, 1.0, 0.0), (2, 1.0, 0.3), (2, 4.0, 0.2), (1, 1.0, 0.2), (4, 1.5, 0.3)]
 )
-def test_after_a_minute_the_estimate_is_right_within_30_percent(
-    workers: int, slowness: float, noise: float
-) -> None:
+def test_after_a_minute_the_estimate_is_right_within_30_percent(workers: int, slowness: float, noise: float) -> None:
     estimates = Replay(graph=_graph("cpu"), workers=workers, slowness=slowness, noise=noise).run()
     end = estimates[-1][0]
     assert estimates[-1][1] == 0
