@@ -37,7 +37,7 @@ def test_arms_of_the_built_in_world_differ_in_the_width_only(name: str) -> None:
     for base in reference.arms:
         for suffix, width, size in (("-w32", 32, 99_360), ("-w64", 64, 329_792), ("", 128, 1_183_872)):
             arm = study.arm(f"{base.name}{suffix}.s{base.seed}")
-            assert arm.at == {**base.at, "size": size}
+            assert arm.at == {**base.at, "decoder_size": size}
             assert replace(arm, name=base.name, at=base.at) == of_width(base, width)
     assert study.claims == reference.claims
 
@@ -65,7 +65,7 @@ def test_sizes_of_the_paper_have_their_own_budgets(name: str, sizes: list[str]) 
         for base in when(replace(get_scale(size), seeds=2)).arms:
             arm = study.arm(f"{base.name}-{size}.s{base.seed}")
             assert replace(arm, name=base.name, at=base.at) == base
-    parameters = [arm.at["size"] for arm in study.arms if arm.name.startswith("trunk") and arm.seed == 1]
+    parameters = [arm.at["decoder_size"] for arm in study.arms if arm.name.startswith("trunk") and arm.seed == 1]
     assert len(parameters) == len(sizes) + 1 and parameters == sorted(parameters)  # type: ignore[type-var]
     # Per size and seed 24 steps as above; tokenizer, text, captions, dialogues with an index each, encoder, benchmarks.
     assert len(build_graph(study).steps) == 24 * 2 * (len(sizes) + 1) + 9
@@ -73,18 +73,18 @@ def test_sizes_of_the_paper_have_their_own_budgets(name: str, sizes: list[str]) 
 
 def test_at_the_full_horizon_arms_of_one_size_see_equally_many_tokens() -> None:
     study = ladder(get_scale("154m"), horizon="full")
-    totals = {(arm.at["size"], arm.total_tokens()) for arm in study.arms if arm.stages}
+    totals = {(arm.at["decoder_size"], arm.total_tokens()) for arm in study.arms if arm.stages}
     assert len(totals) == len({size for size, _ in totals}) == 2
 
 
 def test_fewer_starts_have_the_claims_and_marks_that_are_left() -> None:
     study = ladder(SMOKE, starts="40%, 80%")
     assert {arm.at["start"] for arm in study.arms if arm.stages} == {Share(2, 5), Share(4, 5)}
-    assert study.figures == (Sweep(x="start", lines="size"),)
+    assert study.figures == (Sweep(x="start", lines="decoder_size"),)
     assert [claim.name for claim in study.claims] == ["text-kept"]
     full = ladder(SMOKE)
-    assert full.figures == (Sweep(x="start", lines="size", hollow=REWARMED),)
-    assert full.decision_accuracy == DecisionAccuracy(axis="size")
+    assert full.figures == (Sweep(x="start", lines="decoder_size", hollow=REWARMED),)
+    assert full.decision_accuracy == DecisionAccuracy(axis="decoder_size")
 
 
 @pytest.mark.parametrize(("starts", "message"), [("80%", "two or more shares"), ("80%,80%", "two or"), ("80,x", "80")])
@@ -102,20 +102,20 @@ def test_the_smallest_size_has_no_ladder() -> None:
 
 def test_any_study_at_several_sizes() -> None:
     schedules = at_sizes(rewarm, smaller=NARROW, largest=SMOKE)
-    assert {axis.name for axis in schedules.axes} == {"start", "schedule", "size"}
+    assert {axis.name for axis in schedules.axes} == {"start", "schedule", "decoder_size"}
     assert schedules.drawn_figures == (Bars(),), "several arms of one size have one start"
     assert {arm.name for arm in schedules.arms} >= {"start-080-rewarm", "start-080-rewarm-narrow"}
     kinds = at_sizes(encoders, smaller=NARROW, largest=SMOKE)
-    assert kinds.figures == (Sweep(x="size", lines="encoder"),)
+    assert kinds.figures == (Sweep(x="decoder_size", lines="encoder"),)
     build_graph(kinds)
 
 
 def test_counterparts_must_be_known() -> None:
     study = ladder(SMOKE)
     arms = [arm for arm in study.arms if arm.stages]
-    one_size = [arm for arm in arms if arm.at["size"] == 99_360]
+    one_size = [arm for arm in arms if arm.at["decoder_size"] == 99_360]
     made = {"name": "x", "scale": "smoke", "question": "?", "axes": study.axes}
-    accuracy = DecisionAccuracy(axis="size")
+    accuracy = DecisionAccuracy(axis="decoder_size")
     with pytest.raises(QuantityError, match=r"two sizes or more. Got 99.4k"):
         Study(**made, arms=tuple(one_size), decision_accuracy=accuracy)
     twice = (*arms, replace(arms[0], name="again"))

@@ -24,7 +24,7 @@ from firstsight.recipe.study import Arm, Horizon, Study
 from firstsight.studies.when import when_at
 from firstsight.units import parse_share
 
-SIZE = Axis(name="size", label="Parameters of the decoder", unit="parameters", scale="log")
+SIZE = Axis(name="decoder_size", label="Parameters of the decoder", unit="parameters", scale="log")
 
 
 def ladder(scale: Scale, starts: str = "0%,20%,40%,60%,80%,100%", horizon: Horizon = "branch") -> Study:
@@ -39,7 +39,7 @@ def ladder(scale: Scale, starts: str = "0%,20%,40%,60%,80%,100%", horizon: Horiz
 
 
 def at_sizes(build: Callable[[Scale], Study], *, smaller: Mapping[str, Scale], largest: Scale) -> Study:
-    """A study with its arms at several sizes: the coordinate `size` is the decoder's number of parameters.
+    """A study with its arms at several sizes: the coordinate `decoder_size` is the decoder's number of parameters.
 
     The arms of the largest size keep their names, so that the study's claims are about them; those of the `smaller`
     ones end in the size's name. The data that sizes read alike are steps of all of them.

@@ -23,6 +23,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.report.answers import read_answers
 from firstsight.report.claims import ClaimResult, evaluate_claims
 from firstsight.report.compare import ArmComparison
+from firstsight.report.decision_accuracy import StudyDecisionAccuracy, study_decision_accuracy
 from firstsight.report.noise import StudyNoise, study_noise
 from firstsight.report.power import power_report
 from firstsight.report.results import (
@@ -91,6 +92,11 @@ class StudyResults:
     def noise(self) -> StudyNoise:
         """Signal and noise of every task and stable score, and the scores without the tasks that are only noise."""
         return study_noise(self.arms, self.scores, claims=self.claims, comparison=self.comparison)
+
+    @cached_property
+    def decision_accuracy(self) -> StudyDecisionAccuracy | None:
+        """For which pairs of arms a smaller size has the order of the largest; None for a study without sizes."""
+        return study_decision_accuracy(self.arms, self.scores, self.study)
 
     def figure(self, name: str = "stable") -> StudyChart:
         """A chart of the report, shown by a notebook: stable, tasks, heat, schedules, losses; the study's name is main.

@@ -12,7 +12,9 @@ from firstsight.evaluate.statistics.bootstrap import Interval
 from firstsight.recipe.analysis import SOFT_SUFFIX, Grid
 from firstsight.recipe.study import Study
 from firstsight.report.compare import ArmComparison
+from firstsight.report.decision_accuracy import StudyDecisionAccuracy, study_decision_accuracy
 from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
+from firstsight.report.figures.decision_accuracy import accuracy_chart, pairs_chart
 from firstsight.report.figures.grids import score_grid, task_heatmap
 from firstsight.report.figures.layout import Layout, lay_out
 from firstsight.report.figures.scores import stable_score_chart, task_grid
@@ -21,13 +23,22 @@ from firstsight.report.results import ArmResult, arm_texts
 from firstsight.report.table import STABLE, score_table, single_task_rows, soft_rows
 
 StudyChart = LayeredChart | alt.HConcatChart
+DECISION_CHARTS = ("accuracy", "pairs")
+"""The charts of a study that states `decision_accuracy`."""
 
 
 def study_charts(
-    arms: Sequence[ArmResult], study: Study, *, rows: pl.DataFrame, comparison: ArmComparison, curves: TrainingCurves
+    arms: Sequence[ArmResult],
+    study: Study,
+    *,
+    rows: pl.DataFrame,
+    comparison: ArmComparison,
+    curves: TrainingCurves,
+    accuracy: StudyDecisionAccuracy | None = None,
 ) -> dict[str, StudyChart]:
     """The charts for which there are results: stable (the first figure of the study), stable-2 ..., soft (the first
-    figure with soft stable scores), tasks, heat, schedules, losses, and main (stable and tasks side by side)."""
+    figure with soft stable scores), accuracy and pairs (decision accuracy), tasks, heat, schedules, losses, and main
+    (stable and tasks side by side)."""
     charts: dict[str, StudyChart] = {}
     sighted = rows.filter(condition="sighted")
     compared = sighted.filter(role="compared")
@@ -40,6 +51,8 @@ def study_charts(
     if not soft.filter(task=STABLE, condition="sighted", role="compared").is_empty():
         intervals = _stable_intervals(soft, comparison, suffix=SOFT_SUFFIX)
         charts["soft"] = _stable_chart(soft, intervals, layouts[0])
+    if accuracy and accuracy.sizes:
+        charts |= {"accuracy": accuracy_chart(accuracy), "pairs": pairs_chart(accuracy)}
     if not single_task_rows(compared).is_empty():
         charts["tasks"] = task_grid(rows, layouts[0])
     if not single_task_rows(sighted).is_empty():
@@ -78,11 +91,13 @@ def draw_figure(arms: Sequence[ArmResult], study: Study, name: str = "stable") -
     """
     rows = score_table(arms, study.axes)
     comparison, curves = ArmComparison(arms, rows), read_curves(arms)
-    charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves)
+    accuracy = study_decision_accuracy(arms, rows, study)
+    charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves, accuracy=accuracy)
     chart = charts.get("main" if name == study.name else name)
     if chart is None:
         stable = ["stable", *(f"stable-{number}" for number in range(2, len(study.drawn_figures) + 1))]
-        known = [*stable, "soft", "tasks", "heat", "schedules", "losses", "main", study.name]
+        decision = DECISION_CHARTS if study.decision_accuracy else ()
+        known = [*stable, "soft", *decision, "tasks", "heat", "schedules", "losses", "main", study.name]
         if name in known:
             raise RequestError(f"the figure {name!r} of {study.name} has no results yet. Run the study first.")
         raise UnknownName(f"figure of {study.name}", name, known)

@@ -25,6 +25,12 @@
       const columns = width < 640 ? 1 : 2;
       return { ...spec, columns, spec: { ...spec.spec, width: Math.floor((width - 170) / columns) - 20 } };
     }
+    if (spec.facet?.field === "measure") {
+      const columns = width < 700 ? 2 : 4;
+      const gap = 16;
+      const cell = Math.floor((width - 66) / columns) - gap;
+      return { ...spec, columns, spacing: { row: 22, column: gap }, spec: { ...spec.spec, width: cell } };
+    }
     if (spec.facet) {
       // The legend is in the neighbouring figure.
       for (const layer of spec.spec.layer) if (layer.encoding.color) layer.encoding.color.legend = null;

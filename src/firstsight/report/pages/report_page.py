@@ -21,6 +21,7 @@ from firstsight.recipe.analysis import Bars, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.claims import ClaimResult, evaluate_claims, rule_sentence
 from firstsight.report.compare import ArmComparison
+from firstsight.report.decision_accuracy import study_decision_accuracy
 from firstsight.report.figures import study_charts
 from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.layout import lay_out
@@ -40,6 +41,8 @@ FIGURE_TITLES = {
     "main": "Left: all tasks together. Right: single tasks.",
     "stable": "Stable score: mean over tasks of (accuracy − chance).",
     "soft": "Soft stable score: mean over tasks of (expected score of a sampled answer − chance).",
+    "accuracy": "Share of pairs of arms in the order of the largest size, by size. Hollow: of the pairs decided there.",
+    "pairs": "Pairs of arms: below the line the smaller size reverses the order. Hollow: undecided at the largest.",
     "tasks": "Single tasks.",
     "heat": "Mean score of every arm on every task.",
     "schedules": "Learning rate of every arm, first seed; fine-tuning is drawn fainter.",
@@ -58,7 +61,8 @@ def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path
     rows, curves = score_table(arms, study.axes), read_curves(arms)
     comparison = ArmComparison(arms, rows, rule="fixed" if run.looks is None else "sequential")
     results = _results_context(arms, rows, comparison, study)
-    charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves)
+    accuracy = results["accuracy"]
+    charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves, accuracy=accuracy)
     specs = {name: vega_lite_spec(chart) for name, chart in charts.items()}
     supported, limitations = study_limits(arms, rows, study, run=run, tokens=curves.total_tokens)
     svgs = {name: _render_svg(with_title(spec, name, study)) for name, spec in specs.items()}
@@ -81,6 +85,8 @@ def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path
         write_atomic(folder / "figures" / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
     _write_table(rows, folder / "scores")
     _write_table(results["noise"].frame(), folder / "noise")
+    if accuracy:
+        _write_table(accuracy.frame(), folder / "decision-accuracy")
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
 
@@ -151,13 +157,16 @@ def _results_context(
     arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: ArmComparison, study: Study
 ) -> dict[str, Any]:
     results = evaluate_claims(study.claims, arms, comparison)
+    accuracy = study_decision_accuracy(arms, rows, study)
+    answer = accuracy.sentence() if accuracy else ""
     return {
-        "answer": answer_sentence(arms, rows, comparison, axes=study.axes),
+        "answer": answer or answer_sentence(arms, rows, comparison, axes=study.axes),
         "warnings": comparability_warnings(arms, rows),
         "claim_results": results,
         "rule": rule_sentence(comparison.rule),
         "axis_limit": _claims_axis_limit(results),
         "noise": study_noise(arms, rows, claims=results, comparison=comparison),
+        "accuracy": accuracy,
         "overview": task_overview(rows),
         "samples": draw_samples(arms, rows, comparison),
         "score_rows": rows.to_dicts(),
