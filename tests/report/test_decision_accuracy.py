@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
 from firstsight.report.decision_accuracy import FRAME_SCHEMA, StudyDecisionAccuracy, study_decision_accuracy
 from firstsight.report.results import ArmResult
+from firstsight.report.summary import answer_sentence
 from firstsight.report.table import score_table, task_gains
 from tests.report.ladder_builder import SIZES, ladder_arms, ladder_study
 from tests.report.study_builder import study as study_of_one_size
@@ -86,7 +88,10 @@ def test_one_evaluated_size_has_no_accuracy(arms: list[ArmResult]) -> None:
     largest = [arm if arm.at["decoder_size"] == SIZES[""] else replace(arm, scores=None) for arm in arms]
     for some in (largest, [replace(arm, scores=None) for arm in arms]):
         accuracy = accuracy_of(some)
-        assert accuracy.sizes == () and accuracy.sentence() == "" and accuracy.frame().is_empty()
+        assert accuracy.sizes == () and accuracy.frame().is_empty()
+        axes, scores = ladder_study().axes, score_table(some, ladder_study().axes)
+        answer = answer_sentence(some, scores, ArmComparison(some, scores), axes=axes, accuracy=accuracy)
+        assert re.match("Best in vision: 80 %|No answer yet", answer)
 
 
 def test_a_study_that_does_not_state_it_has_none(arms: list[ArmResult]) -> None:
@@ -100,6 +105,9 @@ def test_table_and_sentence_have_the_shares(arms: list[ArmResult]) -> None:
     assert len(rows) == 8 and {len(row) for row in rows} == {len(header)}
     smallest, middle = accuracy.sizes[:2]
     assert rows[0][:3] == ("vision", "99.4k", f"{smallest.over_all.num_alike:g} of 15")
+    axes, scores = ladder_study().axes, score_table(arms, ladder_study().axes)
+    answer = answer_sentence(arms, scores, ArmComparison(arms, scores), axes=axes, accuracy=accuracy)
+    assert answer == accuracy.sentence()
     assert f"330k {middle.over_all.num_alike:g} of 15 pairs" in accuracy.sentence()
     assert "as at 1.18M" in accuracy.sentence()
     frame = accuracy.frame()

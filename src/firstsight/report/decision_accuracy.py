@@ -109,7 +109,7 @@ class StudyDecisionAccuracy:
         return [line.format(largest=largest) for line in EXPLANATION]
 
     def sentence(self) -> str:
-        """The report's answer: the share of each smaller size on the first measure; empty without any."""
+        """The report's answer: the share of each smaller size on the first measure; there is one."""
         first = [size for size in self.sizes if size.measure == self.sizes[0].measure]
         parts = [
             f"{self.axis.text(size.size)} {size.over_all.num_alike:g} of {size.over_all.num_pairs} pairs of arms "
@@ -117,8 +117,8 @@ class StudyDecisionAccuracy:
             f"{size.over_decided.num_alike:g}"
             for size in first
         ]
-        opening = f"Ordered in {first[0].measure} as at {self.axis.text(first[0].largest)}" if first else ""
-        return f"{opening}: {'; '.join(parts)}." if parts else ""
+        opening = f"Ordered in {first[0].measure} as at {self.axis.text(first[0].largest)}"
+        return f"{opening}: {'; '.join(parts)}."
 
     def _names(self, size: SizeAccuracy) -> tuple[str, str]:
         return size.measure, self.axis.text(size.size)

@@ -10,6 +10,7 @@ import polars as pl
 from firstsight.recipe.analysis import STABLE_MEASURES, Axis, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
+from firstsight.report.decision_accuracy import StudyDecisionAccuracy
 from firstsight.report.format import format_interval, format_points, join_names
 from firstsight.report.results import ArmResult, RunInfo, arm_texts, arms_with_scores, compared_arms, place_text
 from firstsight.report.table import (
@@ -25,9 +26,19 @@ from firstsight.units import format_count
 
 
 def answer_sentence(
-    arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: ArmComparison, *, axes: Sequence[Axis] = ()
+    arms: Sequence[ArmResult],
+    rows: pl.DataFrame,
+    comparison: ArmComparison,
+    *,
+    axes: Sequence[Axis] = (),
+    accuracy: StudyDecisionAccuracy | None = None,
 ) -> str:
-    """Which arm is best in vision, by how much, over how many seeds, and whether the difference is significant."""
+    """Which arm is best in vision, by how much, over how many seeds, and whether the difference is significant.
+
+    Of a study with decision accuracy instead the share of pairs that smaller sizes order as the largest.
+    """
+    if accuracy and accuracy.sizes:
+        return accuracy.sentence()
     stable = rows.filter(role="compared", task=STABLE, kind="vision", condition="sighted")
     ranked = mean_over_seeds(stable).sort("score", descending=True, maintain_order=True).to_dicts()
     if not ranked:

@@ -80,8 +80,9 @@ class StudyResults:
 
     @property
     def answer(self) -> str:
-        """Which arm is best in vision and how sure that is, as a sentence; the report begins with it."""
-        return answer_sentence(self.arms, self.scores, self.comparison, axes=self.study.axes)
+        """The report's first sentence: `report.summary.answer_sentence`."""
+        accuracy = self.decision_accuracy
+        return answer_sentence(self.arms, self.scores, self.comparison, axes=self.study.axes, accuracy=accuracy)
 
     @cached_property
     def comparison(self) -> ArmComparison:

@@ -158,9 +158,8 @@ def _results_context(
 ) -> dict[str, Any]:
     results = evaluate_claims(study.claims, arms, comparison)
     accuracy = study_decision_accuracy(arms, rows, study)
-    answer = accuracy.sentence() if accuracy else ""
     return {
-        "answer": answer or answer_sentence(arms, rows, comparison, axes=study.axes),
+        "answer": answer_sentence(arms, rows, comparison, axes=study.axes, accuracy=accuracy),
         "warnings": comparability_warnings(arms, rows),
         "claim_results": results,
         "rule": rule_sentence(comparison.rule),
