@@ -52,3 +52,25 @@ def test_a_budget_without_a_step_is_refused(capsys: pytest.CaptureFixture[str], 
 @pytest.mark.parametrize("words", [["--seeds", "0"], ["--seeds", "two"], ["--seeds"]])
 def test_seeds_are_a_positive_number(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert "--seeds" in refused(capsys, "plan", "when", *words)
+
+
+def test_averages_and_last_checkpoints_are_options_of_every_study(
+    capsys: pytest.CaptureFixture[str], study_file: Path
+) -> None:
+    code, plain, _ = run_command(capsys, "plan", study_file, "--scale", "smoke")
+    assert code == 0
+    code, out, _ = run_command(capsys, "plan", study_file, "--scale", "smoke", "--average", "4", "--last", "2")
+    assert code == 0
+    changed = [plain_line for plain_line in plain.splitlines() if plain_line not in out.splitlines()]
+    assert any("finetune" in line for line in changed) and not any(
+        "pretrain" in line for line in changed if "→" not in line
+    )
+
+
+@pytest.mark.parametrize("words", [["--average", "0"], ["--average", "-2"], ["--last", "1"], ["--last", "-1"]])
+def test_averages_of_no_checkpoint_are_refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert words[0] in refused(capsys, "plan", "when", "--scale", "smoke", *words)
+
+
+def test_more_last_checkpoints_than_the_stage_has_steps_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "finetune.last_checkpoints: wanted" in refused(capsys, "plan", "when", "--scale", "smoke", "--average", "21")

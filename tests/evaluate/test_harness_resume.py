@@ -17,12 +17,20 @@ from firstsight.errors import DataError, ModelError, RequestError
 from firstsight.evaluate import harness, tasks
 from firstsight.evaluate.harness import evaluate
 from firstsight.evaluate.models.interface import GenerationRequest
+from firstsight.model.checkpoint_io import last_checkpoint, save, save_average
+from firstsight.model.vlm import VLM
 from firstsight.recipe.mixture import SyntheticBenchmarks, SyntheticWorld
 from firstsight.recipe.stages import Evaluate
-from firstsight.site import Progress, Site
+from firstsight.site import Progress, ProgressCallback, Site
+from firstsight.workspace.execute import HANDLERS
 from tests.damage import DAMAGES, damage_file
-from tests.evaluate.conftest import EvaluateScripted, written_files
+from tests.evaluate.conftest import PATCHES, EvaluateScripted, MakeCheckpoint, written_files
 from tests.evaluate.scripted_model import ScriptedModel
+
+WORLD = SyntheticWorld(objects=8, kinds=2, image_size=16, max_objects=4, seed=0)
+PLAIN = Evaluate(
+    benchmarks=SyntheticBenchmarks(world=WORLD, questions=12), vision_tasks=("vqav2", "pope"), text_tasks=("copa",)
+)
 
 
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -69,17 +77,11 @@ def test_answers_before_ctrl_c_are_stored(
 
 
 def test_a_killed_step_of_a_study_resumes(benchmarks: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    world = SyntheticWorld(objects=8, kinds=2, image_size=16, max_objects=4, seed=0)
-    spec = Evaluate(
-        benchmarks=SyntheticBenchmarks(world=world, questions=12),
-        vision_tasks=("vqav2", "pope"),
-        text_tasks=("copa",),
-    )
     inputs, complete = {"checkpoint": tmp_path, "benchmarks": benchmarks}, ScriptedModel()
 
     def step(model: ScriptedModel, name: str) -> dict[str, bytes]:
         monkeypatch.setattr(harness, "load_eval_model", lambda *_, **__: model)
-        evaluate(spec, inputs=inputs, out=tmp_path / name, site=Site(), on_progress=lambda progress: None)
+        evaluate(PLAIN, inputs=inputs, out=tmp_path / name, site=Site(), on_progress=lambda progress: None)
         return {file.name: file.read_bytes() for file in (tmp_path / name).iterdir() if file.is_file()}
 
     expected = step(complete, "complete")
@@ -234,3 +236,53 @@ def test_additional_images_change_nothing(
     evaluate_scripted(ScriptedModel(), "vqav2", benchmarks_path=path, answers_folder=answers_folder)
     (images / "another.png").write_bytes(b"")
     evaluate_scripted(None, "vqav2", benchmarks_path=path, answers_folder=answers_folder)
+
+
+@pytest.fixture
+def training_step(checkpoint: MakeCheckpoint, tokenizer: Path, tmp_path: Path) -> Path:
+    """A checkpoint with two earlier ones, of three different models."""
+    step = Path(shutil.copytree(checkpoint("patches"), tmp_path / "step"))
+    for number in (1, 2):
+        model = VLM(PATCHES)
+        model.initialise(number)
+        save(last_checkpoint(step, number), model, tokens_seen=0, tokenizer=tokenizer, encoders=[])
+    return step
+
+
+@pytest.mark.parametrize(("average", "each"), [(1, 0), (1, 3), (3, 0), (2, 3)])
+def test_averages_and_last_checkpoints_score_as_their_own_folders(
+    benchmarks: Path, training_step: Path, tmp_path: Path, average: int, each: int
+) -> None:
+    """The published files are those of plain evaluations, also after a stop in every part; `copa` is text only."""
+
+    def written(spec: Evaluate, checkpoint: Path, out: Path, on_progress: ProgressCallback) -> dict[str, bytes]:
+        out.mkdir(exist_ok=True)
+        inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
+        evaluate(spec, inputs=inputs, out=out, site=Site(), on_progress=on_progress)
+        handler = HANDLERS["evaluate"]
+        handler.check(out)
+        return {name: (out / name).read_bytes() for name in handler.published_files(out)}
+
+    reports: list[Progress] = []
+    folders = [last_checkpoint(training_step, number) for number in range(each)]
+    save_average(tmp_path / "mean", checkpoint=training_step, count=average)
+    expected = written(PLAIN, tmp_path / "mean", tmp_path / "plain", reports.append)
+    num_answers = reports[-1].total
+    for number, folder in enumerate(folders):
+        plain = written(PLAIN, folder, tmp_path / f"plain-{number}", reports.append)
+        expected[f"last-{number}/scores.json"] = plain["scores.json"]
+    spec, out = replace(PLAIN, average=average, each_of_last=each), tmp_path / "out"
+    reports.clear()
+    for stop in range(1, spec.evaluated_models):
+
+        def stopped(progress: Progress, stop: int = stop) -> None:
+            if progress.done >= stop * num_answers:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            written(spec, training_step, out, stopped)
+        HANDLERS["evaluate"].clear(out)
+    assert written(spec, training_step, out, reports.append) == expected
+    assert len({content for name, content in expected.items() if name.startswith("last-")}) == each
+    assert {report.total for report in reports} == {spec.evaluated_models * num_answers}
+    assert [report.done for report in reports] == sorted(report.done for report in reports)

@@ -15,7 +15,7 @@ import torch
 from firstsight.errors import ModelError
 from firstsight.model import checkpoint_io
 from firstsight.model import tensors as tensor_files
-from firstsight.model.checkpoint_io import load, save
+from firstsight.model.checkpoint_io import last_checkpoint, load, save, save_average
 from firstsight.model.tensors import meta_init, read_tensors, write_tensors
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec, VLMSpec
@@ -128,3 +128,35 @@ def test_weights_are_in_memory_once(tmp_path: Path, tokenizer_file: Path, dtype:
     size = sum(tensor.nbytes for tensor in model.parameters())
     assert size > 100_000_000
     assert (peak_bytes() - before) / size < 1.6
+
+
+@pytest.mark.parametrize("bound", [2_000_000_000, 2000], ids=["one file", "shards"])
+def test_an_average_is_the_mean_of_the_stored_weights_in_float32(
+    tmp_path: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch, bound: int
+) -> None:
+    monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", bound)
+    folder, models = tmp_path / "step", [random_model(PATCH_VLM, dtype=torch.float32) for _ in range(3)]
+    for number, model in enumerate(models):
+        for parameter in model.parameters():
+            parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        target = last_checkpoint(folder, number)
+        save(target, model, tokens_seen=7 - number, tokenizer=tokenizer_file, encoders=[])
+    save_average(tmp_path / "mean", checkpoint=folder, count=3)
+    stored = [read_tensors(last_checkpoint(folder, number)) for number in range(3)]
+    mean, loaded = read_tensors(tmp_path / "mean"), load(tmp_path / "mean")
+    assert mean.keys() == stored[0].keys() and (loaded.spec, loaded.tokens_seen) == (PATCH_VLM, 7)
+    for name, tensor in mean.items():
+        expected = torch.stack([tensors[name] for tensors in stored]).mean(dim=0)
+        assert tensor.dtype == torch.float32 and tensor.numpy().tobytes() == expected.numpy().tobytes(), name
+    save_average(tmp_path / "one", checkpoint=folder, count=1)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (folder / file.name).read_bytes(), "the mean of one is itself"
+
+
+def test_an_average_of_other_tensors_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    tensors = read_tensors(checkpoint)
+    earlier = last_checkpoint(checkpoint, 1)
+    earlier.mkdir()
+    write_tensors(earlier, {**tensors, "lm.norm.weight": torch.zeros(3)})
+    with pytest.raises(ModelError, match=r"lm\.norm\.weight"):
+        save_average(tmp_path / "mean", checkpoint=checkpoint, count=2)

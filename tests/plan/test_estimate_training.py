@@ -16,11 +16,13 @@ from firstsight.data.loader import Batch
 from firstsight.model.tensors import write_tensors
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.plan.estimate import ComputeCost, estimate_step
+from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.stages import ModuleTraining, RowShape, Trains
+from firstsight.recipe.study import Study
 from firstsight.recipe.vision import PatchProjectionSpec, ViTSpec
 from firstsight.train.loop import train
 from firstsight.train.state import TrainState, collect_moments, untrained_state
@@ -148,3 +150,24 @@ def test_a_frozen_decoder_costs_a_third_less() -> None:
     assert full.flops - frozen.flops == 2 * tokens * weights
     assert 3 * (LM.flops(length) - LM.attention_flops(length)) == 6 * weights
     assert full.stored_bytes - frozen.stored_bytes == 8 * LM.parameters()
+
+
+def test_published_checkpoints_are_counted_in_the_store_and_in_the_evaluation() -> None:
+    study = Study(name="one", scale="1b", question="?", arms=(get_scale("1b").base,))
+    models = {(): 1, (("average", 4),): 1, (("each", 4),): 4, (("average", 4), ("each", 3)): 4}
+    costs = {}
+    for options in models:
+        final = build_graph(study.with_last_checkpoints(**dict(options))).final_step("base.s0")
+        stage = final.parent("checkpoint")
+        assert stage is not None
+        costs[options] = estimate_step(stage), estimate_step(final)
+    plain_stage, plain_evaluation = costs[()]
+    weights = 4 * (get_scale("1b").base.stages[-1].model.lm.parameters())
+    for options, count in models.items():
+        stage_cost, evaluation_cost = costs[options]
+        published = max(dict(options).values(), default=1)
+        extra = stage_cost.stored_bytes - plain_stage.stored_bytes
+        assert (published - 1) * weights <= extra <= (published - 1) * weights * 1.02, "the decoder and its projector"
+        assert stage_cost.memory_bytes == plain_stage.memory_bytes
+        assert evaluation_cost.flops == count * plain_evaluation.flops
+        assert evaluation_cost.items == count * plain_evaluation.items

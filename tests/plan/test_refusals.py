@@ -23,7 +23,7 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS, SYNTHETIC_VISION_TASKS
-from firstsight.recipe.stages import RowShape
+from firstsight.recipe.stages import LastCheckpoints, RowShape
 from firstsight.recipe.study import Arm, Study
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.studies.encoders import encoders
@@ -192,3 +192,24 @@ def test_numbers_of_the_built_in_world_are_those_of_its_makers() -> None:
         assert vocabulary_size(SyntheticVocabulary(world=world)) >= len(vocabulary_words(world))
     assert {task.name.split()[0] for task in MADE_VISION_TASKS} == set(SYNTHETIC_VISION_TASKS)
     assert set(TEXT_TASK_MAKERS) == set(SYNTHETIC_TEXT_TASKS)
+
+
+@pytest.mark.parametrize("fields", [{"average": 4}, {"each_of_last": 4}])
+def test_an_evaluation_of_more_checkpoints_than_published_is_refused(fields: dict[str, int]) -> None:
+    arm = stage(1, last_checkpoints=LastCheckpoints(count=3, every=Share(1, 20)))
+    check_arm(replace(arm, evaluate=replace(arm.evaluate, **dict.fromkeys(fields, 3))))
+    with pytest.raises(RequestError, match=r"base\.s0: evaluate: wanted at most the 3 .* Got .*=4"):
+        check_arm(replace(arm, evaluate=replace(arm.evaluate, **fields)))
+    with pytest.raises(RequestError, match="at most the 1 "):
+        check_arm(evaluated(average=2))
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_last_checkpoints_before_the_stage_are_refused(count: int) -> None:
+    """Fine-tuning at smoke is 20 steps, so the 20th last checkpoint is after its first step."""
+    arm = stage(1, last_checkpoints=LastCheckpoints(count=count, every=Share(1, 20)))
+    if count == 20:
+        check_arm(arm)
+    else:
+        with pytest.raises(RequestError, match=r"finetune\.last_checkpoints: wanted checkpoints within .* one at 0"):
+            check_arm(arm)

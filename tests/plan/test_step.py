@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.plan.graph import build_graph
+from firstsight.plan.graph import MODEL_KINDS, build_graph
 from firstsight.plan.step import STEP_VERSIONS, Step, field_differences, find_address
 from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.serialize import from_json, to_json
@@ -137,3 +137,18 @@ def test_every_spec_in_the_plan_is_a_frozen_value() -> None:
     for step in build_graph(when(get_scale("smoke"))).steps:
         assert is_dataclass(step.spec) and fields(step.spec)
         assert from_json(to_json(step.spec)) == step.spec
+
+
+def test_addresses_move_with_the_number_and_the_spacing_of_last_checkpoints() -> None:
+    """Those of the last stage and of the evaluation; what comes before them is shared."""
+
+    def steps(**options: Any) -> dict[str, str]:
+        study = Study(name="one", scale="smoke", question="?", arms=(arm(),)).with_last_checkpoints(**options)
+        return {step.kind: step.address for step in build_graph(study).steps if step.kind in MODEL_KINDS}
+
+    options: list[dict[str, Any]] = [{}, {"average": 2}, {"average": 3}, {"each": 3}, {"average": 2, "each": 3}]
+    options += [{"average": 2, "every": Share(1, 10)}]
+    graphs = [steps(**chosen) for chosen in options]
+    assert len({graph["evaluate"] for graph in graphs}) == len(options)
+    assert len({graph["finetune"] for graph in graphs}) == 4, "none, 2, 3 and 2 at another spacing"
+    assert len({(graph["pretrain"], graph["midtrain"]) for graph in graphs}) == 1

@@ -34,6 +34,7 @@ WORLD = STUDIES[0].arms[0].evaluate.benchmarks.world  # type: ignore[union-attr]
 EXAMPLES = (
     *STUDIES,
     *(step.spec for study in STUDIES for step in build_graph(study).steps),
+    STUDIES[0].with_last_checkpoints(average=4),
     Matched(trunk_share=Share(4, 5), min_lr=0.0),
     SameCurve(),
     Mixture(components=STUDIES[0].arms[0].pretrain.text.components, share_unit="rows"),
@@ -129,3 +130,14 @@ def test_a_renamed_class_keeps_its_json_and_its_addresses(tag: str) -> None:
         object.__setattr__(renamed, field.name, getattr(spec, field.name))
     assert canonical_json(to_json(renamed)) == canonical_json(to_json(spec))
     assert Step(kind="k", spec=renamed, version=1).address[-12:] == Step(kind="k", spec=spec, version=1).address[-12:]
+
+
+def test_later_fields_are_in_json_only_where_they_have_another_value() -> None:
+    """So the golden addresses of recipes without them stay."""
+    arm = STUDIES[0].with_last_checkpoints(average=4, each=2).arms[-1]
+    for plain, changed, names in (
+        (STUDIES[0].arms[-1].evaluate, arm.evaluate, {"average", "each_of_last"}),
+        (STUDIES[0].arms[-1].stages[-1], arm.stages[-1], {"last_checkpoints"}),
+    ):
+        assert to_json(changed).keys() - to_json(plain).keys() == names
+        assert from_json(to_json(plain)) == plain and from_json(to_json(changed)) == changed

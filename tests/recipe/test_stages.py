@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from firstsight.errors import FieldError, QuantityError
 from firstsight.recipe.scales import get_scale
-from firstsight.recipe.stages import ModuleTraining, RowShape, Trains, TrunkSegment
+from firstsight.recipe.stages import Finetune, LastCheckpoints, ModuleTraining, RowShape, Trains, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.units import Share, Tokens
 
@@ -96,3 +97,29 @@ def test_a_stage_trains_something_and_a_trunk_only_its_decoder() -> None:
 def test_a_trained_module_has_a_rate_and_a_decay(lr_scale: float, weight_decay: float) -> None:
     with pytest.raises(QuantityError, match=rf"Got lr_scale={lr_scale} and weight_decay={weight_decay}\. Write None"):
         ModuleTraining(lr_scale=lr_scale, weight_decay=weight_decay)
+
+
+@given(steps=st.integers(1, 400), count=st.integers(2, 6), every=st.fractions(Share(1, 60), Share(1, 3)))
+def test_last_checkpoints_are_whole_steps_apart_by_at_least_the_share(steps: int, count: int, every: Share) -> None:
+    stage = get_scale("smoke").base.stages[-1]
+    step = stage.row_shape.tokens_per_step
+    assert isinstance(stage, Finetune)
+    stage = replace(stage, epoch_tokens=Tokens(steps * step))
+    assert stage.checkpoint_tokens == (steps * step,)
+    last = LastCheckpoints(count=count, every=Share(every))
+    places = replace(stage, last_checkpoints=last).checkpoint_tokens
+    [spacing] = {first - second for first, second in itertools.pairwise(places)}
+    assert len(places) == count and places[0] == steps * step
+    assert spacing % step == 0 and 0 <= spacing - every * steps * step < step
+
+
+@pytest.mark.parametrize("fields", [{"count": 1}, {"every": Share(0)}, {"every": Share(1)}])
+def test_last_checkpoints_are_several_within_the_stage(fields: dict[str, Any]) -> None:
+    with pytest.raises(QuantityError, match="last_checkpoints=None"):
+        LastCheckpoints(**{"count": 4, "every": Share(1, 20), **fields})
+
+
+@pytest.mark.parametrize("fields", [{"average": 0}, {"each_of_last": 1}, {"each_of_last": -1}])
+def test_an_evaluation_reads_at_least_one_checkpoint(fields: dict[str, int]) -> None:
+    with pytest.raises(QuantityError, match="averages at least 1"):
+        replace(get_scale("smoke").base.evaluate, **fields)

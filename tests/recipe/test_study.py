@@ -10,7 +10,7 @@ import pytest
 from firstsight.errors import FieldError, QuantityError, UnknownName
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.recipe.scales import SCALES, branch_at, get_scale
-from firstsight.recipe.stages import Finetune, Midtrain, Trains
+from firstsight.recipe.stages import Finetune, LastCheckpoints, Midtrain, Trains
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.studies.encoders import encoders
 from firstsight.studies.frozen import frozen
@@ -136,3 +136,17 @@ def test_a_name_can_be_part_of_a_file_name_and_of_a_command(name: str) -> None:
 def test_a_study_has_arms() -> None:
     with pytest.raises(QuantityError, match="one: wanted at least one arm"):
         Study(name="one", scale="smoke", question="?", arms=())
+
+
+def test_last_checkpoints_are_those_of_the_last_stage_of_every_arm_that_has_one() -> None:
+    study = when(get_scale("smoke"))
+    changed = study.with_last_checkpoints(average=3, each=5, every=Share(1, 10))
+    assert study.with_last_checkpoints() == study
+    for before, after in zip(study.arms, changed.arms, strict=True):
+        *earlier, last = after.stages or [None]
+        if last is None:
+            assert after == before and before.name == "trunk"
+        else:
+            assert tuple(earlier) == before.stages[:-1]
+            assert last.last_checkpoints == LastCheckpoints(count=5, every=Share(1, 10))
+            assert (after.evaluate.average, after.evaluate.each_of_last) == (3, 5)

@@ -160,3 +160,38 @@ def test_table_has_no_gaps_and_none_of_the_same_seeds_is_larger(seeds_by_arm: Ma
     for chosen in seeds_by_arm.values():
         count = sum(others >= chosen for others in seeds_by_arm.values())
         assert is_comparable or not (count > 1 and len(chosen) > 1)
+
+
+def test_spread_over_the_last_checkpoints_is_that_of_their_scores(make_arms: MakeArms) -> None:
+    arms, rng = make_arms(seeds=(1, 2)), np.random.default_rng(0)
+    assert "last checkpoints" not in _noise(arms).table()[0]
+    changed: list[ArmResult] = []
+    for arm in arms:
+        assert arm.scores
+        shifts = rng.normal(0, 0.02, 4).tolist()
+        last = tuple(
+            build_scores(
+                {name: replace(task, score=(task.score or 0) + shift) for name, task in arm.scores.tasks.items()}
+            )
+            for shift in shifts
+        )
+        changed.append(replace(arm, last_scores=last if arm.role == "compared" else ()))
+    noise = _noise(changed)
+    compared = [arm for arm in changed if arm.role == "compared"]
+    scores = np.array([[last.tasks["gqa"].score for last in arm.last_scores] for arm in compared], dtype=float)
+    pooled = np.sqrt(scores.var(axis=1, ddof=1).mean())
+    header, *rows = noise.table()
+    assert header[-1] == "last checkpoints" and all(row[-1] == f"{pooled * 100:.1f}" for row in rows)
+    assert any(line.startswith("last checkpoints: ") for line in noise.lines())
+    for score in (*noise.tasks, *noise.stable.values()):
+        assert score.estimate.checkpoint_deviation == pytest.approx(pooled), "every task has the same shifts"
+    assert noise.frame()["checkpoint_deviation"].null_count() == 0
+    plain = _noise(arms)
+    assert [score.estimate.noise for score in noise.tasks] == [score.estimate.noise for score in plain.tasks]
+
+
+def test_spread_over_checkpoints_is_unknown_where_a_run_lacks_them(make_arms: MakeArms) -> None:
+    arms = [replace(arm, last_scores=(arm.scores, arm.scores) if arm.scores else ()) for arm in make_arms()]
+    assert {score.estimate.checkpoint_deviation for score in _noise(arms).tasks} == {0.0}
+    arms[0] = replace(arms[0], last_scores=arms[0].last_scores[:1])
+    assert {score.estimate.checkpoint_deviation for score in _noise(arms).tasks} == {None}

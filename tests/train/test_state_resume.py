@@ -14,13 +14,17 @@ from typing import Any
 
 import pytest
 
+from firstsight.model.checkpoint_io import last_checkpoint, load
 from firstsight.model.tensors import read_tensors, write_tensors
-from firstsight.recipe.stages import Midtrain
+from firstsight.recipe.stages import LastCheckpoints, Midtrain
 from firstsight.resume_folder import ResumeFolder, unseal_json
 from firstsight.site import Progress, Site
 from firstsight.train import handlers
 from firstsight.train.handlers import pretrain, train_stage
 from firstsight.train.loop import StepInfo, train
+from firstsight.train.state import LastWeights, TrainState
+from firstsight.units import Share
+from firstsight.workspace.execute import HANDLERS
 from tests.damage import DAMAGES, damage_file
 from tests.train import tiny_study
 
@@ -138,3 +142,100 @@ def test_a_point_of_other_parameters_is_set_aside(
     pretrain(SEGMENT, inputs=inputs, out=out, site=site, on_progress=lambda progress: notes.append(progress.note))
     assert any("weights and spec disagree" in note for note in notes)
     assert tiny_study.read_files(tiny_study.remove_unfinished(out)) == tiny_study.read_files(trunk)
+
+
+@pytest.fixture
+def published_stage() -> Midtrain:
+    """Forty steps that publish their last three checkpoints, four steps apart."""
+    last = LastCheckpoints(count=3, every=Share(1, 10))
+    return replace(tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 40, "1/2"), last_checkpoints=last)
+
+
+def test_published_checkpoints_are_the_weights_of_their_step(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published_stage: Midtrain
+) -> None:
+    weights: dict[int, dict[str, Any]] = {}
+
+    def recorded(state: Any, *arguments: Any) -> Iterator[StepInfo]:
+        for info in train(state, *arguments):
+            weights[info.step] = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+            yield info
+
+    monkeypatch.setattr(handlers, "train", recorded)
+    stage_inputs = {**inputs, "trunk": trunk}
+    out = tiny_study.run_handler(train_stage, published_stage, stage_inputs, tmp_path / "out", site)
+    for number, step in enumerate((40, 36, 32)):
+        folder = last_checkpoint(out, number)
+        stored = read_tensors(folder)
+        assert stored.keys() == weights[step].keys()
+        assert all(stored[name].equal(tensor) for name, tensor in weights[step].items()), step
+        assert load(folder).tokens_seen == step * tiny_study.ROW_SHAPE.tokens_per_step
+    monkeypatch.undo()
+    plain = tiny_study.run_handler(
+        train_stage, replace(published_stage, last_checkpoints=None), stage_inputs, tmp_path / "plain", site
+    )
+    files = tiny_study.read_files(out)
+    assert tiny_study.read_files(plain) == {name: data for name, data in files.items() if not name.startswith("last-")}
+
+
+@pytest.mark.parametrize("step", [31, 32, 33, 36, 39])
+@pytest.mark.parametrize("save_every", [0.0, 1e9])
+def test_a_rerun_after_a_stop_near_a_published_checkpoint_leaves_the_same_bytes(
+    inputs: Inputs,
+    site: Site,
+    trunk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    published_stage: Midtrain,
+    step: int,
+    save_every: float,
+) -> None:
+    """Stopped after `step`, when its weights are written but no resume point names them; with a point at every step, or
+    only those that the published checkpoints make."""
+    tokens = step * tiny_study.ROW_SHAPE.tokens_per_step
+
+    def stopped(self: LastWeights, state: TrainState) -> bool:
+        is_due = write_due(self, state)
+        if state.tokens_seen == tokens:
+            raise KeyboardInterrupt
+        return is_due
+
+    write_due, stage_inputs, out = LastWeights.write_due, {**inputs, "trunk": trunk}, tmp_path / "out"
+    site = replace(site, save_every=save_every)
+    unbroken = tiny_study.read_files(
+        tiny_study.run_handler(train_stage, published_stage, stage_inputs, tmp_path / "unbroken", site)
+    )
+    assert {"last-1/model.safetensors", "last-2/spec.json"} <= unbroken.keys()
+    monkeypatch.setattr(LastWeights, "write_due", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_study.run_handler(train_stage, published_stage, stage_inputs, out, site)
+    monkeypatch.undo()
+    HANDLERS["midtrain"].clear(out)
+    expected = step - 1 if save_every == 0 else 0 if step <= 32 else 32 if step <= 36 else 36
+    assert resume_tokens(out) == expected * tiny_study.ROW_SHAPE.tokens_per_step
+    rerun = tiny_study.run_handler(train_stage, published_stage, stage_inputs, out, site)
+    assert tiny_study.read_files(rerun) == unbroken
+    HANDLERS["midtrain"].check(out)
+
+
+def test_a_damaged_published_checkpoint_is_not_continued_from(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published_stage: Midtrain
+) -> None:
+    def stopped(*arguments: Any) -> Iterator[StepInfo]:
+        for info in train(*arguments):
+            yield info
+            if info.step == 33:
+                raise KeyboardInterrupt
+
+    stage_inputs, out, notes = {**inputs, "trunk": trunk}, tmp_path / "out", list[str]()
+    out.mkdir()
+    monkeypatch.setattr(handlers, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(published_stage, inputs=stage_inputs, out=out, site=site, on_progress=tiny_study.ignore_progress)
+    monkeypatch.undo()
+    damage_file(out / "resume" / "last-2-model.safetensors", "flipped", at=0.5)
+    train_stage(
+        published_stage, inputs=stage_inputs, out=out, site=site, on_progress=lambda report: notes.append(report.note)
+    )
+    [note] = filter(None, notes)
+    assert "last-2-model.safetensors" in note and "starts over" in note

@@ -254,3 +254,24 @@ def test_results_of_nothing_are_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="nothing is stored under"):
             results_of(stored)
     assert not (tmp_path / "none").exists()
+
+
+def test_scores_of_the_last_checkpoints_are_collected_and_checked(tmp_path: Path) -> None:
+    study = STUDY.with_last_checkpoints(average=2, each=3)
+    graph, store, label = build_graph(study), Store(tmp_path), "start-080.s1"
+
+    def write(folder: Path, step: Step) -> None:
+        _write_result(folder, step)
+        for number in range(3 if step.kind == "evaluate" else 0):
+            (folder / f"last-{number}").mkdir()
+            shutil.copy(GOLDEN / "scores.json", folder / f"last-{number}")
+
+    for step in graph.arms[label]:
+        store_step(store.root, step, lambda folder, step=step: write(folder, step))
+    arms = {arm.label: arm for arm in collect_results(study, store, graph)}
+    assert len(arms[label].last_scores) == 3 and set(map(id, arms[label].last_scores)) != {id(arms[label].scores)}
+    assert all(scores == arms[label].scores for scores in arms[label].last_scores)
+    file = store.path(graph.final_step(label).address) / "last-1" / "scores.json"
+    file.write_text(file.read_text().replace("0.", "1.", 1))
+    [damaged] = [arm for arm in collect_results(study, store, graph) if arm.label == label]
+    assert damaged.scores is None and "last-1/scores.json" in damaged.missing_reason

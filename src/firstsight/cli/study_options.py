@@ -7,7 +7,7 @@ refused with the nearest names.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -27,6 +27,19 @@ STUDY_ARGUMENT = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped 
 STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that contains the arms.")]
 SCALE_OPTION = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
 SEEDS_OPTION = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds per arm; default: the scale's.")]
+AVERAGE_OPTION = Annotated[
+    int, typer.Option("--average", metavar="K", help="Score the mean weights of each arm's last K checkpoints.")
+]
+LAST_OPTION = Annotated[
+    int, typer.Option("--last", metavar="K", help="Also evaluate each of the last K checkpoints, for noise.")
+]
+SHARED_OPTIONS: Mapping[str, tuple[object, object]] = {
+    "scale": (SCALE_OPTION, "cpu"),
+    "seeds": (SEEDS_OPTION, None),
+    "average": (AVERAGE_OPTION, 1),
+    "last": (LAST_OPTION, 0),
+}
+"""(annotation, default) of the options of every study, by the name of the parameter of `StudyFunction.build`."""
 METAVARS = {Share: "SHARE", Tokens: "TOKENS", int: "N", float: "NUMBER", str: "TEXT"}
 FLAGS = ("--help", "--debug", "--blind", "--no-blind", "--until-decided", "--run")
 """Options without a value."""
@@ -39,20 +52,20 @@ def with_study(command: Callable[..., None], study: StudyFunction | None, *, as_
     """
     own_options = [_option(parameter, study) for parameter in study.parameters] if study else []
     _, *arguments = inspect.signature(command, eval_str=True).parameters.values()
-    reserved = {"study", "scale", "seeds", *(parameter.name for parameter in arguments)}
+    reserved = {"study", *SHARED_OPTIONS, *(parameter.name for parameter in arguments)}
     clash = ", ".join(sorted(reserved & {option.name for option in own_options}))
     if study is not None and clash:
         raise RequestError(f"{study.name}: {clash} is an option of the command. Rename the parameter.")
 
     def call(**values: Any) -> None:
-        _, scale, seeds = (values.pop(name) for name in ("study", "scale", "seeds"))
+        _, shared = values.pop("study"), {name: values.pop(name) for name in SHARED_OPTIONS}
         assert study is not None  # typer refuses a call without a study
         options = {parameter.name: values.pop(parameter.name) for parameter in study.parameters}
-        command(study.build(scale, seeds=seeds, options=options), **values)
+        command(study.build(**shared, options=options), **values)
 
     annotation, default = (STUDY_OPTION, "when") if as_option else (STUDY_ARGUMENT, inspect.Parameter.empty)
-    shared = [("study", annotation, default), ("scale", SCALE_OPTION, "cpu"), ("seeds", SEEDS_OPTION, None)]
-    parameters = [_keyword(*option) for option in shared]
+    parameters = [_keyword("study", annotation, default)]
+    parameters += [_keyword(name, *option) for name, option in SHARED_OPTIONS.items()]
     parameters += [*(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in arguments), *own_options]
     call.__doc__, call.__name__ = command.__doc__, command.__name__
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

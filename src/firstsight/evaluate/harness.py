@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -24,13 +24,14 @@ from firstsight.evaluate.requests import (
     check_request_vocabulary,
     run_requests,
 )
-from firstsight.evaluate.result_files import build_scores
+from firstsight.evaluate.result_files import build_scores, write_scores
 from firstsight.evaluate.results import EvalResult, Guesses, ScoredAnswer, summarise_answers, write_result
 from firstsight.evaluate.task import QUESTION_BLIND, PromptStyle, Task, load_json
 from firstsight.limits import check_file_size
+from firstsight.model.checkpoint_io import last_checkpoint, save_average
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.stages import Evaluate
-from firstsight.resume_folder import set_aside
+from firstsight.resume_folder import remove_path, set_aside
 from firstsight.site import Progress, ProgressCallback, Site
 
 ANSWER_CACHE_FOLDER = "sheets"
@@ -53,28 +54,51 @@ def evaluate(
 ) -> None:
     """Step handler: evaluate `inputs["checkpoint"]` on `inputs["benchmarks"]` and write answers.jsonl and scores.json.
 
-    The bytes are a function of checkpoint and benchmarks. Raises DataError, ModelError or UnknownName.
+    With `spec.average` the evaluated weights are a mean; `spec.each_of_last` checkpoints have their scores in
+    last-0/scores.json (the one at the end), last-1/scores.json and so on. The bytes are a function of checkpoint and
+    benchmarks. Raises DataError, ModelError or UnknownName.
     """
+    checkpoint, cache, averaged = inputs["checkpoint"], out / ANSWER_CACHE_FOLDER, out / "averaged"
     style: PromptStyle = "bare" if isinstance(spec.benchmarks, SyntheticBenchmarks) else "paper"
-    answers_folder = out / ANSWER_CACHE_FOLDER
-    continue_evaluation = partial(
-        evaluate_checkpoint,
-        inputs["checkpoint"],
-        inputs["benchmarks"],
-        config=EvalConfig(tasks=(*spec.vision_tasks, *spec.text_tasks), image_mode="both", prompt_style=style),
-        site=site,
-        on_progress=on_progress,
-        answers_folder=answers_folder,
-    )
+    config = EvalConfig(tasks=(*spec.vision_tasks, *spec.text_tasks), image_mode="both", prompt_style=style)
+    arguments = {"benchmarks_path": inputs["benchmarks"], "config": config, "site": site}
+    evaluate_folder = partial(_evaluate_or_resume, partial(evaluate_checkpoint, **arguments))
+    parts = [
+        partial(_report_part, on_progress, number, spec.evaluated_models) for number in range(spec.evaluated_models)
+    ]
+    if spec.average > 1:
+        save_average(averaged, checkpoint=checkpoint, count=spec.average)
+    result = evaluate_folder(averaged if spec.average > 1 else checkpoint, cache, on_progress=parts.pop(0))
+    write_result(result, out)
+    for number in range(spec.each_of_last):
+        if number or spec.average > 1:
+            folder = last_checkpoint(checkpoint, number)
+            result = evaluate_folder(folder, cache / f"last-{number}", on_progress=parts.pop(0))
+        scores_folder = out / f"last-{number}"
+        scores_folder.mkdir(exist_ok=True)
+        write_scores(result.scores, scores_folder)
+    remove_path(averaged)
+
+
+def _evaluate_or_resume(
+    evaluate_folder: Callable[..., EvalResult], checkpoint: Path, answers_folder: Path, *, on_progress: ProgressCallback
+) -> EvalResult:
+    """The result of one checkpoint; damaged answers of an earlier attempt are set aside."""
+    continue_evaluation = partial(evaluate_folder, checkpoint, on_progress=on_progress, answers_folder=answers_folder)
     try:
         if answers_folder.is_symlink() or answers_folder.is_file():
             raise DamagedAnswers("it is not a folder.")
-        result = continue_evaluation()
+        return continue_evaluation()
     except DamagedAnswers as error:
         note = partial(_report_note, on_progress)
         set_aside(answers_folder, str(error), then="the questions are answered again", on_damage=note)
-        result = continue_evaluation()
-    write_result(result, out)
+        return continue_evaluation()
+
+
+def _report_part(on_progress: ProgressCallback, number: int, count: int, progress: Progress) -> None:
+    """Report the progress of one of `count` equal parts as that of the whole."""
+    total = progress.total
+    on_progress(replace(progress, done=number * total + progress.done, total=count * total))
 
 
 def _report_note(on_progress: ProgressCallback, line: str) -> None:

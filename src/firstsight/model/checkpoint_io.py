@@ -13,7 +13,7 @@ import torch
 from firstsight.errors import FirstsightError, LimitExceeded, ModelError
 from firstsight.files import link_or_copy, write_atomic, write_json
 from firstsight.limits import read_settings
-from firstsight.model.tensors import StoredTensors, load_weights, meta_init, write_tensors
+from firstsight.model.tensors import MeanTensors, NamedTensors, StoredTensors, load_weights, meta_init, write_tensors
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe import serialize
@@ -39,7 +39,22 @@ def save(folder: Path, model: VLM, *, tokens_seen: int, tokenizer: Path, encoder
     """Write weights, spec, tokenizer and the folders of an external encoder; equal arguments give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, model.state_dict())
-    write_spec(folder, model.spec, tokens_seen=tokens_seen)
+    _write_other_files(folder, model.spec, tokens_seen=tokens_seen, tokenizer=tokenizer, encoders=encoders)
+
+
+def save_with_weights(folder: Path, tensors: NamedTensors, *, checkpoint: Path, tokens_seen: int) -> None:
+    """Write the model of another checkpoint folder with other weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder, tensors)
+    spec, encoders = read_spec(checkpoint)["model"], sorted(checkpoint.glob("encoder[0-9]*"))
+    tokenizer = checkpoint / "tokenizer.json"
+    _write_other_files(folder, spec, tokens_seen=tokens_seen, tokenizer=tokenizer, encoders=encoders)
+
+
+def _write_other_files(
+    folder: Path, spec: LMSpec | VLMSpec, *, tokens_seen: int, tokenizer: Path, encoders: Sequence[Path]
+) -> None:
+    write_spec(folder, spec, tokens_seen=tokens_seen)
     write_atomic(
         folder / "tokenizer.json", (tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer).read_bytes()
     )
@@ -47,6 +62,17 @@ def save(folder: Path, model: VLM, *, tokens_seen: int, tokenizer: Path, encoder
         shutil.rmtree(folder / f"encoder{number}", ignore_errors=True)
         ignore_hidden = shutil.ignore_patterns(".*")  # of git and of downloads
         shutil.copytree(encoder, folder / f"encoder{number}", ignore=ignore_hidden, copy_function=link_or_copy)
+
+
+def last_checkpoint(folder: Path, number: int) -> Path:
+    """The folder of one of the last checkpoints of a training step: 0 is the one at the end, `folder` itself."""
+    return folder / f"last-{number}" if number else folder
+
+
+def save_average(folder: Path, *, checkpoint: Path, count: int) -> None:
+    """Write the checkpoint whose weights are the mean of those of the `count` last checkpoints of a training step."""
+    weights = MeanTensors([StoredTensors(last_checkpoint(checkpoint, number)) for number in range(count)])
+    save_with_weights(folder, weights, checkpoint=checkpoint, tokens_seen=read_spec(checkpoint)["seen"])
 
 
 def write_spec(folder: Path, spec: LMSpec | VLMSpec, *, tokens_seen: int) -> None:

@@ -95,6 +95,28 @@ class StoredTensors(Mapping[str, Tensor]):
         return self._shapes_and_dtypes[name][1]
 
 
+class MeanTensors(Mapping[str, Tensor]):
+    """The mean of equally many tensors by name, in float32; computed on access, one tensor in memory at a time.
+
+    Raises ModelError where the names or shapes differ.
+    """
+
+    def __init__(self, stored: Sequence[StoredTensors]) -> None:
+        self._stored = stored
+        for other in stored[1:]:
+            if mismatches := tensor_mismatches(shapes_and_dtypes(stored[0]), shapes_and_dtypes(other)):
+                raise ModelError(f"{other.folder}: wanted the tensors of {stored[0].folder}. Got {mismatches}.")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.stack([tensors[name].float() for tensors in self._stored]).mean(0)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored[0])
+
+    def __len__(self) -> int:
+        return len(self._stored[0])
+
+
 def _open_safetensors(file: Path) -> Any:
     if not file.is_file():
         raise ModelError(f"{file}: wanted a safetensors file, or shards and their index. Got neither. Copy it there.")

@@ -152,6 +152,7 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
     parameters = _parameters_by_module(model)
     trained_parameters = sum(count for name, count in parameters.items() if getattr(stage.trains, name))
     stored_bytes = WEIGHT_BYTES * sum(parameters.values()) + MOMENT_BYTES * trained_parameters
+    earlier_bytes = WEIGHT_BYTES * sum(parameters.values()) * (len(stage.checkpoint_tokens) - 1)
     runs_external_encoder = model.encoder == "external" and model.vision.towers and not _has_stored_features(model)
     encoder_bytes = WEIGHT_BYTES * model.vision.parameters() if runs_external_encoder else 0
     return ComputeCost(
@@ -159,7 +160,7 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
         tokens=tokens,
         steps=steps,
         flops=tokens * _token_flops(stage) + images * _image_flops(stage),
-        stored_bytes=stored_bytes,
+        stored_bytes=stored_bytes + earlier_bytes,
         memory_bytes=stored_bytes + GRADIENT_BYTES * trained_parameters + encoder_bytes,
         note=_stage_note(stage),
     )
@@ -268,9 +269,10 @@ def _item_count(source: Any) -> int:
 
 
 def _evaluate_cost(spec: Evaluate, model: LMSpec | VLMSpec) -> ComputeCost:
-    """Each vision question is run with its image and, blind, without it."""
+    """Each vision question is run with its image and, blind, without it; by every model that the step evaluates."""
     vision_questions = sum(_question_count(spec, task) for task in spec.vision_tasks)
     calls = vision_questions * 2 + sum(_question_count(spec, task) for task in spec.text_tasks)
+    calls, vision_questions = calls * spec.evaluated_models, vision_questions * spec.evaluated_models
     lm = decoder_spec(model)
     flops = calls * QUESTION_TOKENS * lm.flops(QUESTION_TOKENS)
     if isinstance(model, VLMSpec):

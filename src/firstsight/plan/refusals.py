@@ -60,6 +60,7 @@ def check_arm(arm: Arm) -> None:
         for tower in stage.model.vision.towers:
             _check_tower(f"{location}.model.vision", tower)
         _check_mix(location, stage)
+        _check_last_checkpoints(f"{location}.last_checkpoints", stage)
         previous, tokenizer = stage.model, stage.tokenizer
     _check_evaluation(arm)
 
@@ -192,6 +193,13 @@ def _check_mix(location: str, stage: Stage) -> None:
             )
 
 
+def _check_last_checkpoints(location: str, stage: Stage) -> None:
+    if (first := stage.checkpoint_tokens[-1]) < 1:
+        end = stage.checkpoint_tokens[0]
+        advice = "Publish fewer, or less far apart: in whole steps"
+        _refuse(location, f"checkpoints within the {end:,} tokens of the stage", f"one at {first:,}", advice)
+
+
 def _check_denominators(location: str, shares: Iterable[Share]) -> None:
     if (largest := max(share.denominator for share in shares)) > MAX_SHARE_DENOMINATOR:
         limit = f"shares of denominators up to {MAX_SHARE_DENOMINATOR:,}, because they count tokens"
@@ -223,6 +231,11 @@ def _has_same_words(first: SyntheticWorld, second: SyntheticWorld) -> bool:
 def _check_evaluation(arm: Arm) -> None:
     evaluate, location = arm.evaluate, f"{arm.label}: evaluate"
     names = (*evaluate.vision_tasks, *evaluate.text_tasks)
+    published = len(arm.stages[-1].checkpoint_tokens) if arm.stages else 1
+    if evaluate.checkpoints > published:
+        got = f"average={evaluate.average}, each_of_last={evaluate.each_of_last}"
+        wanted = f"at most the {published} last checkpoints that the model before it publishes"
+        _refuse(location, wanted, got, "Lower it, or set last_checkpoints in the last stage to more")
     if not names:
         _refuse(location, "at least one task", "none", "Name some in vision_tasks or text_tasks")
     if repeated := sorted({name for name in names if names.count(name) > 1}):

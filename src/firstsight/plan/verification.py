@@ -256,11 +256,13 @@ def _file_state(path: Path) -> FileState:
 
 
 def check_stored_folder(folder: Path) -> Path:
-    """`folder`; where it is a published result of a store or one of `evaluate`, DamagedResult unless as written."""
+    """`folder`; where it is a published result of a store, a folder in one, or a result of `evaluate`, DamagedResult
+    unless it is as written."""
     path = Path(os.path.normpath(folder.absolute()))
-    if path.parent.name == "steps" and (path.parents[1] / "store.json").is_file():
-        ResultCheck(path.parents[1], path.name).check()
-    elif path.parent.name == EVALUATIONS_FOLDER:
+    for step in (path, path.parent):
+        if step.parent.name == "steps" and (step.parents[1] / "store.json").is_file():
+            ResultCheck(step.parents[1], step.name).check()
+    if path.parent.name == EVALUATIONS_FOLDER:
         read_evaluation_record(path)
     return folder
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, cast
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe import analysis, mixture, model, schedule, stages, study, vision
+from firstsight.recipe.spec import OMITTED_AT_DEFAULT
 from firstsight.units import Share
 
 SPEC_CLASSES: dict[str, type] = {
@@ -25,9 +26,13 @@ SPEC_CLASSES: dict[str, type] = {
 
 
 def to_json(value: object) -> Any:
-    """A spec as plain JSON: a dataclass as an object with its tag, a share as an exact fraction."""
+    """A spec as plain JSON: a dataclass as an object with its tag, a share as an exact fraction.
+
+    Fields with the metadata `spec.OMITTED_AT_DEFAULT` are left out where they have their default.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        body = {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+        present = [field for field in fields(value) if not _is_omitted(field, getattr(value, field.name))]
+        body = {field.name: to_json(getattr(value, field.name)) for field in present}
         return {"type": str(vars(type(value))["TAG"]), **body}
     if isinstance(value, Share):
         return {"type": "share", "value": f"{value.numerator}/{value.denominator}"}
@@ -38,6 +43,10 @@ def to_json(value: object) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise QuantityError(f"a spec contains numbers, text, shares and specs. Got {type(value).__name__}: {value!r}.")
+
+
+def _is_omitted(field: Field[Any], value: object) -> bool:
+    return OMITTED_AT_DEFAULT.items() <= field.metadata.items() and value == field.default
 
 
 def from_json(value: Any) -> Any:

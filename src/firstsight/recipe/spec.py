@@ -9,13 +9,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache, wraps
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin, get_type_hints
 
 from firstsight.errors import FieldError
 from firstsight.units import Share, Tokens
 
 T = TypeVar("T")
+
+OMITTED_AT_DEFAULT: Mapping[str, Any] = MappingProxyType({"omitted_at_default": True})
+"""Metadata of a field that JSON lacks where it has its default, so that older recipes keep their addresses."""
 
 _SIMPLE_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
     Share: ((Share,), "a Share, such as Share(1, 2)"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import field, replace
+from math import ceil
 from typing import ClassVar, Literal, cast
 
 from firstsight.errors import QuantityError
@@ -27,7 +28,7 @@ from firstsight.recipe.schedule import (
     Rewarm,
     SameCurve,
 )
-from firstsight.recipe.spec import check_positive, spec
+from firstsight.recipe.spec import OMITTED_AT_DEFAULT, check_positive, spec
 from firstsight.recipe.vision import VisionSpec
 from firstsight.units import Share, Steps, Tokens
 
@@ -212,6 +213,25 @@ class TrunkSegment:
 
 
 @spec
+class LastCheckpoints:
+    """The checkpoints that a stage publishes towards its end, for an evaluation of their average and their spread."""
+
+    TAG: ClassVar = "last_checkpoints"
+    count: int
+    """With the one at the end of the stage, which every stage publishes."""
+    every: Share
+    """Of the stage's tokens, from one to the next; rounded up to whole steps."""
+
+    def __post_init__(self) -> None:
+        if self.count < 2 or not 0 < self.every < 1:
+            got = f"count={self.count}, every={self.every}"
+            raise QuantityError(
+                f"the last checkpoints of a stage are at least 2, apart by a share between 0 and 1. Got {got}. "
+                "Write count=4, every=Share(1, 20), or last_checkpoints=None for the one at the end."
+            )
+
+
+@spec
 class _ImageTextStage:
     """The fields that mid-training and fine-tuning have in common."""
 
@@ -229,10 +249,22 @@ class _ImageTextStage:
     optim: AdamWSpec
     trains: Trains
     seed: int
+    last_checkpoints: LastCheckpoints | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
+    """None: only the one at the end."""
 
     def __post_init__(self) -> None:
         check_positive(self, self.LENGTHS)
         self.trains.check(self.model)
+
+    @property
+    def checkpoint_tokens(self) -> tuple[int, ...]:
+        """Tokens from the start of the stage to each published checkpoint, the last one first; `plan.refusals` refuses
+        a stage in which one is below 1."""
+        end, last = self.rounded_tokens, self.last_checkpoints
+        if last is None:
+            return (end,)
+        spacing = self.row_shape.round_up(Tokens(ceil(end * last.every)))
+        return tuple(end - number * spacing for number in range(last.count))
 
     @property
     def rounded_tokens(self) -> Tokens:
@@ -282,6 +314,27 @@ class Evaluate:
     benchmarks: SyntheticBenchmarks | External
     vision_tasks: tuple[str, ...]
     text_tasks: tuple[str, ...]
+    average: int = field(default=1, metadata=OMITTED_AT_DEFAULT)
+    """The scores are those of the mean of the weights of that many of the stage's last checkpoints."""
+    each_of_last: int = field(default=0, metadata=OMITTED_AT_DEFAULT)
+    """That many of the last checkpoints are evaluated besides, each by itself, for the spread of their scores."""
+
+    def __post_init__(self) -> None:
+        if self.average < 1 or self.each_of_last < 0 or self.each_of_last == 1:
+            raise QuantityError(
+                "an evaluation averages at least 1 checkpoint, and evaluates none or at least 2 by themselves. "
+                f"Got average={self.average}, each_of_last={self.each_of_last}."
+            )
+
+    @property
+    def checkpoints(self) -> int:
+        """How many of the last checkpoints it reads."""
+        return max(self.average, self.each_of_last)
+
+    @property
+    def evaluated_models(self) -> int:
+        """How many models answer the questions; the last checkpoint only once."""
+        return 1 + self.each_of_last - (self.average == 1 and self.each_of_last > 0)
 
 
 @spec

@@ -9,8 +9,19 @@ from typing import ClassVar, Literal
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, DecisionAccuracy, Figure, Grid, Sweep
 from firstsight.recipe.spec import check_name, spec
-from firstsight.recipe.stages import Donor, Evaluate, Finetune, Midtrain, Pretrain, resolve_schedules
+from firstsight.recipe.stages import (
+    Donor,
+    Evaluate,
+    Finetune,
+    LastCheckpoints,
+    Midtrain,
+    Pretrain,
+    resolve_schedules,
+)
 from firstsight.units import Share, Tokens
+
+LAST_SPACING = Share(1, 20)
+"""From one of the last checkpoints to the next, as a share of the stage."""
 
 Horizon = Literal["branch", "full"]
 """How long arms train: each its own stages, or until all of them have seen equally many tokens."""
@@ -220,6 +231,27 @@ class Study:
             if label in (arm.label, arm.name):
                 return arm
         raise UnknownName("arm", label, [arm.label for arm in self.arms])
+
+    def with_last_checkpoints(self, *, average: int = 1, each: int = 0, every: Share = LAST_SPACING) -> Study:
+        """The study whose arms are scored by the average of the weights of the last `average` checkpoints of their last
+        stage; the last `each` checkpoints are evaluated besides, each by itself. They are `every` of the stage apart.
+
+        Arms without stages have one checkpoint, and stay as they are.
+        """
+        if (average, each) == (1, 0):
+            return self
+        last = LastCheckpoints(count=max(average, each), every=every)
+        arms = [
+            replace(
+                arm,
+                stages=(*arm.stages[:-1], replace(arm.stages[-1], last_checkpoints=last)),
+                evaluate=replace(arm.evaluate, average=average, each_of_last=each),
+            )
+            if arm.stages
+            else arm
+            for arm in self.arms
+        ]
+        return replace(self, arms=tuple(arms))
 
     def with_arms(self, labels: Iterable[str]) -> Study:
         """The study with further seeds of its arms, by label (start-080.s4); arms that it has are not repeated."""

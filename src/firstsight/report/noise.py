@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from firstsight.evaluate.result_files import Scores
 from firstsight.evaluate.statistics.noise import SignalAndNoise, question_influences, signal_and_noise
 from firstsight.recipe.analysis import STABLE_MEASURES
 from firstsight.report.answers import QUESTION_KEY
@@ -26,6 +28,8 @@ HEADER = (
     *("score", "verdict", "ratio", "ordered", "range", "signal", "noise"),
     *("seeds", "paired seeds", "questions", "paired questions"),
 )
+LAST_COLUMN = "last checkpoints"
+"""The last column of `StudyNoise.table` where checkpoints were evaluated each by itself."""
 EXPLANATION = (
     "In points. range: largest mean of an arm less the smallest. signal: standard deviation between arms, less noise.",
     "seeds, questions: standard deviation of an arm's score at one seed; paired: of a difference between two arms.",
@@ -33,6 +37,7 @@ EXPLANATION = (
     "decides: the arms differ (F test at 5 %), at least 4 of 5 pairs in order. noise only: the arms may be equal.",
 )
 """What the columns of `StudyNoise.table` mean."""
+LAST_EXPLANATION = "last checkpoints: standard deviation over those of one run, each by itself; no part of the noise."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +80,16 @@ class StudyNoise:
         names = [(score.name, score) for score in self.tasks]
         names += [(f"{kind}: stable score", score) for kind, score in self.stable.items()]
         names += [(f"{kind}: without noise-only tasks", score) for kind, score in self.reduced.items()]
-        return [HEADER, *((name, *_estimate_texts(score.estimate)) for name, score in names)]
+        rows = [(name, *_estimate_texts(score.estimate)) for name, score in names]
+        if not self.has_last_checkpoints:
+            return [HEADER, *rows]
+        last = [format_percent(score.estimate.checkpoint_deviation) or "unknown" for _, score in names]
+        return [(*HEADER, LAST_COLUMN), *((*row, text) for row, text in zip(rows, last, strict=True))]
+
+    @property
+    def has_last_checkpoints(self) -> bool:
+        """Whether the last checkpoints were evaluated each by itself."""
+        return any(score.estimate.checkpoint_deviation is not None for score in self.tasks)
 
     def lines(self) -> list[str]:
         """What the columns of `table` mean, and what is unknown or left out, as sentences."""
@@ -86,6 +100,7 @@ class StudyNoise:
         selection = "selected by these scores, so the scores without them are no evidence of their own"
         return [
             *EXPLANATION,
+            *[LAST_EXPLANATION] * self.has_last_checkpoints,
             *[f"{needs} ({names})."] * bool(unknown),
             *[f"Noise-only tasks of the stable scores ({selection}): {'; '.join(left_out)}."] * bool(left_out),
         ]
@@ -124,7 +139,7 @@ NOISE_SCHEMA = {
     **dict.fromkeys(("arm_range", "arm_deviation", "signal"), pl.Float64),
     **dict.fromkeys(("seed_deviation", "paired_seed_deviation"), pl.Float64),
     **dict.fromkeys(("question_error", "paired_question_error"), pl.Float64),
-    **dict.fromkeys(("noise", "ratio", "ordered_share", "p_value"), pl.Float64),
+    **dict.fromkeys(("checkpoint_deviation", "noise", "ratio", "ordered_share", "p_value"), pl.Float64),
     "verdict": pl.String,
 }
 """Columns of `StudyNoise.frame`; those that `ScoreNoise` lacks are of `SignalAndNoise`."""
@@ -161,11 +176,12 @@ def study_noise(
     compared = compared_arms(arms_with_scores(arms))
     sighted = single_task_rows(rows.filter(condition="sighted", role="compared"))
     sighted = sighted.filter(~pl.col("task").is_in(changed_tasks(rows)))
-    answers = QuestionScores(compared)
+    last_scores = {(arm.name, arm.seed): arm.last_scores for arm in compared}
+    score_noise = partial(_score_noise, answers=QuestionScores(compared), last_scores=last_scores)
     columns = sighted.select("task", "kind", "baseline").unique("task", keep="first", maintain_order=True).rows()
     values = scores_by_task(sighted)
     tasks = [
-        _score_noise(task, kind, {task: values[task]}, answers, baselines={}, in_stable=baseline is not None)
+        score_noise(task, kind, {task: values[task]}, baselines={}, in_stable=baseline is not None)
         for task, kind, baseline in columns
     ]
     noise = StudyNoise(tasks=tuple(tasks), stable={}, reduced={})
@@ -174,11 +190,11 @@ def study_noise(
         baselines = {task: baseline for task, k, baseline in columns if k == kind and baseline is not None}
         if baselines:
             included = {task: values[task] for task in baselines}
-            stable[kind] = _score_noise(STABLE, kind, included, answers, baselines=baselines)
+            stable[kind] = score_noise(STABLE, kind, included, baselines=baselines)
         noise_only = noise.noise_only(kind)
         included = {task: values[task] for task in baselines if task not in noise_only}
         if noise_only and included:
-            reduced[kind] = _score_noise(STABLE, kind, included, answers, baselines=baselines)
+            reduced[kind] = score_noise(STABLE, kind, included, baselines=baselines)
     noise = replace(noise, stable=stable, reduced=reduced)
     left_out = [task for kind in reduced for task in noise.noise_only(kind)]
     return replace(noise, differences=_reduced_differences(claims, comparison.without_tasks(left_out), kinds=reduced))
@@ -229,8 +245,9 @@ def _score_noise(
     name: str,
     kind: str,
     scores: Mapping[str, RunScores],
-    answers: QuestionScores,
     *,
+    answers: QuestionScores,
+    last_scores: Mapping[tuple[str, int], Sequence[Scores]],
     baselines: Mapping[str, float],
     in_stable: bool = True,
 ) -> ScoreNoise:
@@ -242,15 +259,28 @@ def _score_noise(
         for arm in arms
     ]
     table = np.array(values)
-    influences = answers.influences([(arm, seed) for arm in arms for seed in seeds], tasks=list(scores))
+    runs = [(arm, seed) for arm in arms for seed in seeds]
+    influences = answers.influences(runs, tasks=list(scores))
     return ScoreNoise(
         name=name,
         kind=kind,
         tasks=tuple(scores),
         in_stable=in_stable,
-        estimate=signal_and_noise(table, None if influences is None else influences.reshape(*table.shape, -1)),
+        estimate=signal_and_noise(
+            table,
+            None if influences is None else influences.reshape(*table.shape, -1),
+            _means_over_tasks([last_scores[run] for run in runs], tasks=list(scores)),
+        ),
         arm_means=dict(zip(arms, table.mean(1).tolist(), strict=True)),
     )
+
+
+def _means_over_tasks(last_scores: Sequence[Sequence[Scores]], *, tasks: Sequence[str]) -> np.ndarray | None:
+    """Means of the scores of tasks by the last checkpoints of each run, [runs, checkpoints]; None where one lacks some."""
+    if len({len(run) for run in last_scores}) > 1 or len(last_scores[0]) < 2:
+        return None
+    values = [[[scores.tasks[task].score for task in tasks] for scores in run] for run in last_scores]
+    return np.array(values, dtype=float).mean(-1)
 
 
 class QuestionScores:

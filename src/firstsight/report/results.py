@@ -47,6 +47,8 @@ class ArmResult:
     role: Literal["compared", "baseline"] = "compared"
     stages: tuple[StageLog, ...] = ()
     scores: Scores | None = None
+    last_scores: tuple[Scores, ...] = ()
+    """Those of the last checkpoints, each by itself, the one at the end first; empty where they were not evaluated."""
     missing_reason: str = ""
     damage: tuple[str, ...] = ()
     """What is wrong with stored files of this arm; no run replaces them, `doctor --repair` does."""

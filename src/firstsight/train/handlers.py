@@ -29,6 +29,7 @@ from firstsight.train.compilation import compile_decoder, configure_torch, relea
 from firstsight.train.divergence import explain_divergence
 from firstsight.train.loop import MetricsLog, ProgressReporter, train
 from firstsight.train.state import (
+    LastWeights,
     TrainState,
     branch_state,
     load_moments,
@@ -106,8 +107,11 @@ def _run_training(
     log = MetricsLog(log_file, stream.source_names, steps=stream.steps, state=resumed.get("log"))
     ledger = SampleLedgerWriter(ledger_file, stream, first_step=start_step, state=resumed.get("ledger"))
 
+    last_weights = LastWeights(resume, () if isinstance(spec, Pretrain) else spec.checkpoint_tokens)
+
     def save() -> None:
-        save_resume_point(resume, state, {"log": log.state_dict(), "ledger": ledger.state_dict()})
+        extra_state = {"log": log.state_dict(), "ledger": ledger.state_dict()}
+        save_resume_point(resume, state, extra_state, earlier=last_weights.files(state.tokens_seen))
         release_free_memory()
 
     prepare, last_save = _batch_preparer(state, stream, context.inputs, site), monotonic()
@@ -121,13 +125,14 @@ def _run_training(
                 if progress.is_due or info.tokens_seen >= until:
                     metrics = {"loss": info.loss, "lr": info.lr, "tokens/s": progress.rate(info.tokens_seen)}
                     progress.report(info.tokens_seen, **metrics)
-                if monotonic() - last_save > site.save_every:
+                if last_weights.write_due(state) or monotonic() - last_save > site.save_every:
                     save()
                     last_save = monotonic()
         except Diverged as error:
             save()
             raise explain_divergence(error, state, stream, out=out, prepare=prepare) from error
     _write_results(state, stream, context, ledger=ledger)
+    last_weights.publish(out)
     resume.finish()
 
 

@@ -6,7 +6,7 @@ Models are built on the meta device, so that memory has weights only once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,14 +220,19 @@ def _shapes_fit(name: str, old_shape: torch.Size, new_shape: torch.Size) -> bool
     return old_shape[1:] == new_shape[1:] and (old_shape[0] == new_shape[0] or is_growable)
 
 
-def save_resume_point(resume: ResumeFolder, state: TrainState, extra_state: Mapping[str, Any]) -> None:
-    """Make `state` and `extra_state` (plain JSON) the resume point; older ones are deleted."""
+def save_resume_point(
+    resume: ResumeFolder, state: TrainState, extra_state: Mapping[str, Any], *, earlier: Iterable[Path] = ()
+) -> None:
+    """Make `state` and `extra_state` (plain JSON) the resume point; older ones are deleted.
+
+    `earlier`: files of earlier weights in the folder that are kept (`LastWeights.files`).
+    """
     if resume.state is not None and resume.state["seen"] == state.tokens_seen:
         return  # a point is not written over itself
     weights, moments = _tensor_file_names(state.tokens_seen)
     files = write_tensors(resume.path, state.model.state_dict(), name=weights)
     files += write_tensors(resume.path, collect_moments(state), name=moments)
-    resume.save({"seen": state.tokens_seen, "extra": extra_state}, files)
+    resume.save({"seen": state.tokens_seen, "extra": extra_state}, [*files, *earlier])
 
 
 def load_resume_point(resume: ResumeFolder, state: TrainState) -> dict[str, Any] | None:
@@ -246,6 +251,38 @@ def load_resume_point(resume: ResumeFolder, state: TrainState) -> dict[str, Any]
     assign_moments(state, moments)
     state.tokens_seen = Tokens(point["seen"])
     return point["extra"]
+
+
+class LastWeights:
+    """The weights that a step publishes besides those at its end; until then they are in its resume folder."""
+
+    def __init__(self, resume: ResumeFolder, checkpoint_tokens: Sequence[int]) -> None:
+        """`checkpoint_tokens`: tokens seen at each published checkpoint, the one at the end first."""
+        self._resume = resume
+        self._tokens = {number: tokens for number, tokens in enumerate(checkpoint_tokens) if number}
+
+    def write_due(self, state: TrainState) -> bool:
+        """Write the weights if they are to be published; whether they are. A resume point must follow."""
+        due = [number for number, tokens in self._tokens.items() if tokens == state.tokens_seen]
+        for number in due:
+            write_tensors(self._resume.path, state.model.state_dict(), name=_last_name(number))
+        return bool(due)
+
+    def files(self, tokens_seen: int) -> list[Path]:
+        """The files of the weights up to `tokens_seen`."""
+        written = [number for number, tokens in self._tokens.items() if tokens <= tokens_seen]
+        return [file for number in written for file in sorted(self._resume.path.glob(f"{_last_name(number)}[-.]*"))]
+
+    def publish(self, folder: Path) -> None:
+        """Write a checkpoint of each into the finished checkpoint `folder`."""
+        for number, tokens in self._tokens.items():
+            weights = StoredTensors(self._resume.path, _last_name(number))
+            target = checkpoint_io.last_checkpoint(folder, number)
+            checkpoint_io.save_with_weights(target, weights, checkpoint=folder, tokens_seen=tokens)
+
+
+def _last_name(number: int) -> str:
+    return f"last-{number}-model"
 
 
 def write_checkpoint(folder: Path, state: TrainState, *, tokenizer: Path, encoders: Sequence[Path]) -> None:

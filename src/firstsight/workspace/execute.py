@@ -30,7 +30,7 @@ def _training_handler(function: str) -> StepHandler:
     return StepHandler(
         function=function,
         outputs=("model*.safetensors", "optimizer*.safetensors", "spec.json", "tokenizer.json", *_TRAINING_RECORDS),
-        optional=("model.safetensors.index.json", "optimizer.safetensors.index.json", "encoder*/**"),
+        optional=("model.safetensors.index.json", "optimizer.safetensors.index.json", "encoder*/**", "last-*/**"),
         unfinished=UNFINISHED_FILES,
     )
 
@@ -66,6 +66,7 @@ HANDLERS: dict[str, StepHandler] = {
     "evaluate": StepHandler(
         function="firstsight.evaluate.harness:evaluate",
         outputs=("answers.jsonl", "scores.json"),
+        optional=("last-*/scores.json",),
         unfinished=("sheets/**", "sheets.damaged-*", "sheets.damaged-*/**"),
     ),
 }

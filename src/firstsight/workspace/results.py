@@ -223,10 +223,11 @@ class _ResultReader:
         try:
             scores, answers = read_scores(folder), read_answers(folder / ANSWERS_FILE)
             heldout = _count_heldout(scores, answers, folder / ANSWERS_FILE)
+            last = tuple(read_scores(folder / f"last-{number}") for number in range(final.spec.each_of_last))
         except DataError as error:
             self._damage[final] = str(error)
             return {}
-        return {"scores": scores, "answers": answers, "heldout_questions": heldout}
+        return {"scores": scores, "last_scores": last, "answers": answers, "heldout_questions": heldout}
 
     def _missing_reason(self, steps: Sequence[Step]) -> str:
         """The failure of the first step that is not stored and has failed, if any."""

@@ -78,10 +78,13 @@ class StudyFunction:
     parameters: tuple[StudyParameter, ...]
     """All but the first, which is the scale."""
 
-    def build(self, scale: str, *, seeds: int | None = None, options: Mapping[str, Any]) -> Study:
+    def build(
+        self, scale: str, *, seeds: int | None = None, average: int = 1, last: int = 0, options: Mapping[str, Any]
+    ) -> Study:
         """The study at a scale, with `seeds` seeds of every arm (default: the scale's).
 
-        `options` are values, or text as on the command line. RequestError for a mistake in them or in the function.
+        `average` and `last` are those of `firstsight.study`, `options` values, or text as on the command line.
+        RequestError for a mistake in them or in the function.
         """
         if not matches(scale, str):
             raise RequestError(f"scale: wanted the name of one, such as 'cpu'. Got {scale!r}.")
@@ -95,7 +98,10 @@ class StudyFunction:
             study: object = self.function(size, **values)
         if not isinstance(study, Study):
             raise RequestError(f"{self.name} must return a Study. Got {type(study).__name__}.")
-        return study
+        for name, number, refused, wanted in (("average", average, 0, "at least 1"), ("last", last, 1, "0 or above 1")):
+            if not matches(number, int) or number < 0 or number == refused:
+                raise QuantityError(f"--{name}: wanted a whole number, {wanted}. Got {number!r}.")
+        return study.with_last_checkpoints(average=average, each=last)
 
     def _parse(self, options: Mapping[str, Any]) -> dict[str, Any]:
         parameters = {parameter.name: parameter for parameter in self.parameters}
@@ -117,9 +123,18 @@ def _parse_number(text: str) -> float:
 
 
 def study(
-    source: str | PathLike[str] | Callable[..., Study], *, scale: str = "cpu", seeds: int | None = None, **options: Any
+    source: str | PathLike[str] | Callable[..., Study],
+    *,
+    scale: str = "cpu",
+    seeds: int | None = None,
+    average: int = 1,
+    last: int = 0,
+    **options: Any,
 ) -> Study:
     """A study at a scale, with `seeds` seeds of every arm (default: the scale's).
+
+    With `average` an arm is scored by the mean of the weights of that many of its last checkpoints; the `last` ones are
+    evaluated besides, each by itself, for the spread of its scores over them (`Study.with_last_checkpoints`).
 
     `source` is the name of a shipped study (when), a file (mine.py, mine.py:late), or a function like those in such a
     file: its first parameter is `scale: Scale`, and its others are the `options`, as values or as on the command line
@@ -127,7 +142,7 @@ def study(
     """
     name = getattr(source, "__name__", str(source))
     function = _study_function(name, source) if callable(source) else find_study_function(name)
-    return function.build(scale, seeds=seeds, options=options)
+    return function.build(scale, seeds=seeds, average=average, last=last, options=options)
 
 
 def shipped_studies() -> list[str]:

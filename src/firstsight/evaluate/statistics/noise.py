@@ -53,6 +53,8 @@ class SignalAndNoise:
     """Over the questions, of a difference of two arms' means over the seeds."""
     noise: float | None
     """Of an arm's mean over the seeds, as far as it differs from arm to arm."""
+    checkpoint_deviation: float | None = None
+    """Between the last checkpoints of one run, pooled over the runs; no part of `noise`. None for fewer than two."""
 
     @property
     def signal(self) -> float | None:
@@ -100,11 +102,14 @@ class SignalAndNoise:
         return "decides" if self.ordered_share >= DECIDING_SHARE else "weak"
 
 
-def signal_and_noise(scores: np.ndarray, influences: np.ndarray | None = None) -> SignalAndNoise:
+def signal_and_noise(
+    scores: np.ndarray, influences: np.ndarray | None = None, last_scores: np.ndarray | None = None
+) -> SignalAndNoise:
     """Signal and noise of a score from [arms, seeds], of which none is missing.
 
     `influences` are those of each cluster of questions on each score [arms, seeds, clusters]
-    (`question_influences`); None where there are no answers.
+    (`question_influences`); None where there are no answers. `last_scores` are those of the last checkpoints of each
+    run, [runs, checkpoints].
     """
     num_arms, num_seeds = scores.shape
     has_arms, has_seeds = num_arms > 1, num_seeds > 1
@@ -130,6 +135,7 @@ def signal_and_noise(scores: np.ndarray, influences: np.ndarray | None = None) -
         question_error=_zero_rounding(score_variance) if has_questions else None,
         paired_question_error=_zero_rounding(2 * question_variance) if has_questions and has_arms else None,
         noise=_zero_rounding(seed_variance + question_variance) if is_known else None,
+        checkpoint_deviation=None if last_scores is None else _zero_rounding(float(last_scores.var(1, ddof=1).mean())),
     )
 
 
