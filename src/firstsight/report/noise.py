@@ -276,7 +276,7 @@ def _score_noise(
 
 
 def _means_over_tasks(last_scores: Sequence[Sequence[Scores]], *, tasks: Sequence[str]) -> np.ndarray | None:
-    """Means of the scores of tasks by the last checkpoints of each run, [runs, checkpoints]; None where one lacks some."""
+    """Means over tasks of the scores of the last checkpoints, [runs, checkpoints]; None where a run lacks some."""
     if len({len(run) for run in last_scores}) > 1 or len(last_scores[0]) < 2:
         return None
     values = [[[scores.tasks[task].score for task in tasks] for scores in run] for run in last_scores]
