@@ -108,8 +108,8 @@ def test_table_and_sentence_have_the_shares(arms: list[ArmResult]) -> None:
     axes, scores = ladder_study().axes, score_table(arms, ladder_study().axes)
     answer = answer_sentence(arms, scores, ArmComparison(arms, scores), axes=axes, accuracy=accuracy)
     assert answer == accuracy.sentence()
-    assert f"330k {middle.over_all.num_alike:g} of 15 pairs" in accuracy.sentence()
-    assert "as at 1.18M" in accuracy.sentence()
+    assert f"330k orders {middle.over_all.num_alike:g} of 15 pairs" in accuracy.sentence()
+    assert "as 1.18M does" in accuracy.sentence()
     frame = accuracy.frame()
     assert frame.columns == list(FRAME_SCHEMA) and len(frame) == 8 * 15
     assert frame.filter(measure="vision", size=99_360.0)["agreement"].sum() == smallest.over_all.num_alike

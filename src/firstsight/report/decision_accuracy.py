@@ -111,14 +111,14 @@ class StudyDecisionAccuracy:
     def sentence(self) -> str:
         """The report's answer: the share of each smaller size on the first measure; there is one."""
         first = [size for size in self.sizes if size.measure == self.sizes[0].measure]
+        largest = self.axis.text(first[0].largest)
         parts = [
-            f"{self.axis.text(size.size)} {size.over_all.num_alike:g} of {size.over_all.num_pairs} pairs of arms "
-            f"({_interval_text(size.over_all)}), of the {size.over_decided.num_pairs} decided ones "
-            f"{size.over_decided.num_alike:g}"
+            f"{self.axis.text(size.size)} orders {size.over_all.num_alike:g} of {size.over_all.num_pairs} pairs of "
+            f"arms as {largest} does ({_interval_text(size.over_all)}), and {size.over_decided.num_alike:g} of the "
+            f"{size.over_decided.num_pairs} that {largest} decides"
             for size in first
         ]
-        opening = f"Ordered in {first[0].measure} as at {self.axis.text(first[0].largest)}"
-        return f"{opening}: {'; '.join(parts)}."
+        return f"In {first[0].measure}, {'; '.join(parts)} ({self.axis.label})."
 
     def _names(self, size: SizeAccuracy) -> tuple[str, str]:
         return size.measure, self.axis.text(size.size)

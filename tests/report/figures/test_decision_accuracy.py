@@ -79,7 +79,7 @@ def test_the_page_answers_with_the_pairs_and_has_their_table(
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"/>'
     monkeypatch.setattr("firstsight.report.pages.report_page._render_svg", lambda spec: svg)  # the slowest part
     page = Page(write(arms, study=ladder_study(), run=run_info(), folder=tmp_path).read_text(encoding="utf-8"))
-    assert "Ordered in vision as at 1.18M: 99.4k" in page.text
+    assert "In vision, 99.4k orders" in page.text
     assert "Does a smaller size decide alike?" in page.text and "by parameters of the decoder" in page.text
     frame = pl.read_csv(tmp_path / "decision-accuracy.csv")
     assert len(frame) == 8 * 15 and frame.equals(pl.read_parquet(tmp_path / "decision-accuracy.parquet"))

@@ -76,11 +76,11 @@ def pairs_chart(accuracy: StudyDecisionAccuracy, *, columns: int = 4) -> alt.Fac
             rows.append(row | {"fill": size.kind if pair.is_decided_at_largest else "hollow"})
     order = list(dict.fromkeys(row["size"] for row in rows))
     label = PERCENT_LABEL.replace("'.0%'", "'.0~%'")
-    x = alt.X("large:Q", title="at the largest size", axis=alt.Axis(labelExpr=label, tickCount=4))
+    x = alt.X("large:Q", title="at the largest size", axis=alt.Axis(labelExpr=label, tickCount=4, grid=False))
     y = alt.Y("small:Q", title="at the smaller size", axis=alt.Axis(labelExpr=label, tickCount=5))
     base = rows_chart(rows)
     tooltips = field_tooltips("pair", "measure", "size", "large", "small", "decided")
-    legend = alt.Legend(title=accuracy.axis.label, orient="bottom", titleOrient="left")
+    legend = alt.Legend(title=accuracy.axis.label, orient="bottom", titleOrient="left", titleLimit=300)
     shape = alt.Shape("size:N", scale=alt.Scale(domain=order, range=SIZE_SHAPES[: len(order)]), legend=legend)
     points = base.mark_point(size=42, strokeWidth=1.6, opacity=0.85).encode(
         x=x,
