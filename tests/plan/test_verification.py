@@ -224,7 +224,7 @@ def test_only_folders_of_a_store_are_checked(
     assert check_stored_folder(tmp_path / "no-such-folder") == tmp_path / "no-such-folder"
     (check.folder / "a.txt").write_bytes(b"onf")
     monkeypatch.chdir(check.folder)
-    for folder in (check.folder, Path(), Path("../../steps") / check.address):
+    for folder in (check.folder, Path(), Path("../../steps") / check.address, Path("deep")):
         with pytest.raises(DamagedResult, match="changed"):
             check_stored_folder(folder)
     (tmp_path / "store.json").unlink()
