@@ -17,7 +17,7 @@ import pytest
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import build_graph
 from firstsight.plan.step import Step
-from firstsight.recipe.analysis import Bars, Grid
+from firstsight.recipe.analysis import Bars, DecisionAccuracy, Grid
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, SyntheticInterleaved, SyntheticMultitask
 from firstsight.recipe.model import LinearRope
 from firstsight.recipe.scales import SCALES, get_scale
@@ -40,6 +40,7 @@ EXAMPLES = (
     Mixture(components=STUDIES[0].arms[0].pretrain.text.components, share_unit="rows"),
     ShareSpan(end=Share(1), share=Share(1, 2)),
     LinearRope(base=1e4, factor=2.0),
+    DecisionAccuracy(axis="size"),
     Bars(x="encoder"),
     Grid(x="start", y="schedule"),
     SyntheticInterleaved(world=WORLD, documents=9, max_images=2),
