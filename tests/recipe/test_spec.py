@@ -12,9 +12,9 @@ from beartype.door import is_bearable
 from firstsight.errors import FieldError
 from firstsight.recipe.mixture import ShareSpan
 from firstsight.recipe.scales import get_scale
-from firstsight.recipe.serialize import SPEC_CLASSES
+from firstsight.recipe.serialize import SPEC_CLASSES, canonical_json, to_json
 from firstsight.recipe.spec import matches
-from firstsight.recipe.stages import RowShape
+from firstsight.recipe.stages import ModuleTraining, RowShape
 from firstsight.units import Share
 
 ARM = get_scale("smoke").base
@@ -59,3 +59,8 @@ def test_a_checked_value_is_replaced_compared_and_pickled_like_any_dataclass() -
     assert (
         RowShape.__name__ == "RowShape" and repr(RowShape(batch_size=1, length=2)) == "RowShape(batch_size=1, length=2)"
     )
+
+
+def test_a_whole_number_in_a_float_field_has_the_address_of_the_equal_float() -> None:
+    whole, real = ModuleTraining(lr_scale=1, weight_decay=0), ModuleTraining(lr_scale=1.0, weight_decay=0.0)
+    assert canonical_json(to_json(whole)) == canonical_json(to_json(real))

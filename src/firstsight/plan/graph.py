@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from firstsight.errors import UnknownName
@@ -104,9 +104,16 @@ class _GraphBuilder:
     """Makes steps from specs."""
 
     content_ids: ContentIds
+    steps: dict[tuple[Any, ...], Step] = field(default_factory=dict[tuple[Any, ...], Step])
+    """Those made so far, by kind, spec and inputs: the digest of a spec takes longer than its hash."""
 
     def step(self, kind: str, spec: Any, needs: Inputs = ()) -> Step:
-        return Step(kind=kind, spec=spec, needs=tuple(needs), version=STEP_VERSIONS[kind], content_ids=self.content_ids)
+        inputs = tuple(needs)
+        key = kind, spec, inputs
+        if key not in self.steps:
+            version = STEP_VERSIONS[kind]
+            self.steps[key] = Step(kind=kind, spec=spec, needs=inputs, version=version, content_ids=self.content_ids)
+        return self.steps[key]
 
     def leaf(self, spec: DataSource | TokenizerSource | SyntheticBenchmarks) -> Step:
         """The step of a source, without inputs; for Recaptioned its external source, by the digest of both captions."""

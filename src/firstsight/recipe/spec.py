@@ -41,10 +41,15 @@ def spec(spec_class: type[T]) -> type[T]:
     @wraps(initialize)
     def check_and_initialize(self: Any, *values: Any, **named: Any) -> None:
         check_fields(checked_class, values, named)
-        initialize(self, **named)
+        initialize(self, **{name: _as_declared(checked_class, name, value) for name, value in named.items()})
 
     checked_class.__init__ = check_and_initialize
     return checked_class
+
+
+def _as_declared(spec_class: type, name: str, value: Any) -> Any:
+    """The value as a float where the field is one: 1 and 1.0 are equal, so they must have one address."""
+    return float(value) if type(value) is int and field_types(spec_class)[name] in (float, float | None) else value
 
 
 def check_fields(spec_class: type, values: tuple[Any, ...], named: Mapping[str, Any]) -> None:
