@@ -1,4 +1,4 @@
-"""CPU seconds of `firstsight next` on a study of 200 arms whose results are stored.
+"""CPU seconds of `firstsight next` and `firstsight report` on a study of 200 arms whose results are stored.
 
     python -m benchmarks.next_runs
 
@@ -20,7 +20,7 @@ from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.units import Share
 
-TARGET_SECONDS = 5.0
+TARGET_SECONDS, REPORT_TARGET_SECONDS = 5.0, 10.0
 STARTS = range(0, 100, 5)
 
 
@@ -43,7 +43,7 @@ def _more(best: str, others: tuple[str, ...]) -> Comparison:
 
 
 def main() -> None:
-    """Print the CPU seconds of reading the results, and of the whole answer."""
+    """Print the CPU seconds of reading the results, of the whole answer and of the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--questions", type=int, default=60, help="Of each of 12 tasks.")
@@ -59,8 +59,11 @@ def main() -> None:
             read = time.process_time() - started
             look = store.workspace.next(study, budget="20h")
             total = time.process_time() - started - read
+            store.workspace.report(study)
+            report = time.process_time() - started - read - total
             print(
-                f"call {number}: {len(study.arms)} arms, results {read:.1f} s, next {total:.1f} s of {TARGET_SECONDS:g}"
+                f"call {number}: {len(study.arms)} arms, results {read:.1f} s, next {total:.1f} s of {TARGET_SECONDS:g}, "
+                f"report {report:.1f} s of {REPORT_TARGET_SECONDS:g}"
             )
         print(*look.lines(), *look.table(), sep="\n")
 

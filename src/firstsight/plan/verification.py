@@ -102,8 +102,8 @@ class ResultCheck:
             raise self._damaged((str(error),)) from error
 
     def _read_record(self, memory: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        record = read_record(self.record_path, self.address)
-        if self.remembered_record(memory) not in (None, record):
+        record, memory = read_record(self.record_path, self.address), self._memory() if memory is None else memory
+        if memory.get("record") != record and self.remembered_record(memory) is not None:
             raise DataError(f"provenance/{self.record_path.name}: changed")
         return record
 

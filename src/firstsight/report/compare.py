@@ -117,6 +117,7 @@ class ArmComparison:
         self._arms, self._rows, self._changed_tasks = arms_with_scores(arms), rows, changed_tasks(rows)
         self.rule: DecisionRule = rule
         self._gains: dict[tuple[str, Measure], dict[int, dict[str, float]]] = {}
+        self._answered: dict[tuple[str, frozenset[str], str], pl.DataFrame] = {}
 
     def without_tasks(self, tasks: Sequence[str]) -> ArmComparison:
         """The same comparison as if these tasks had not been evaluated."""
@@ -151,7 +152,7 @@ class ArmComparison:
         if answers is None:
             return None
         mean = pl.mean_horizontal(selectors.starts_with("score"))  # no pattern: a name may contain a line feed
-        sample = _clustered_scores(answers, answers.select(mean).to_series())
+        (sample,) = _clustered_scores(answers, [answers.select(mean).to_series()])
         return _centred_interval(sample, float(np.mean(list(scores.values()))))
 
     def paired_samples(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> list[ClusteredScores]:
@@ -161,7 +162,7 @@ class ArmComparison:
         if answers is None:
             return []
         gaps = [answers[f"score_{pair.a}_{seed}"] - answers[f"score_{pair.b}_{seed}"] for seed in seeds]
-        return [_clustered_scores(answers, gap) for gap in gaps]
+        return _clustered_scores(answers, gaps)
 
     def shared_tasks(self, pair: ArmPair, seeds: Sequence[int]) -> list[str]:
         """The measure's tasks that all runs of a pair have, in the same version."""
@@ -231,12 +232,19 @@ class ArmComparison:
         labels = {(arm.name, arm.seed): arm.label for arm in self._arms}
         common: pl.DataFrame | None = None
         for name, seed in product(names, seeds):
-            answers = self.answers[labels[name, seed]].filter(pl.col("task").is_in(list(tasks)), blind=False)
-            answers = answers.drop_nulls(column).unique(QUESTION_KEY, keep="first", maintain_order=True)
+            answers = self._answered_with_image(labels[name, seed], frozenset(tasks), column)
             scores = answers.select(*QUESTION_KEY, pl.col(column).alias(f"score_{name}_{seed}"))
             common = answers.select(*QUESTION_KEY, "image", "split") if common is None else common
             common = common.join(scores, on=QUESTION_KEY, maintain_order="left")
         return None if common is None or common.is_empty() else common
+
+    def _answered_with_image(self, label: str, tasks: frozenset[str], column: str) -> pl.DataFrame:
+        """An arm's answers to questions of `tasks` with a value of `column`, selected once for all its pairs."""
+        if (label, tasks, column) not in self._answered:
+            answers = self.answers[label].filter(pl.col("task").is_in(list(tasks)), blind=False).drop_nulls(column)
+            answers = answers.unique(QUESTION_KEY, keep="first", maintain_order=True)
+            self._answered[label, tasks, column] = answers.select(*QUESTION_KEY, "image", "split", column)
+        return self._answered[label, tasks, column]
 
 
 def _centred_interval(sample: ClusteredScores, centre: float, *, bounds: Interval = (0.0, 1.0)) -> Interval:
@@ -254,6 +262,7 @@ def image_clusters(answers: pl.DataFrame) -> list[str]:
     )
 
 
-def _clustered_scores(answers: pl.DataFrame, scores: pl.Series) -> ClusteredScores:
-    tasks, splits = answers["task"].to_list(), answers["split"].to_list()
-    return cluster_scores(scores.to_numpy(), clusters=image_clusters(answers), tasks=tasks, splits=splits)
+def _clustered_scores(answers: pl.DataFrame, samples: Sequence[pl.Series]) -> list[ClusteredScores]:
+    """Each of several scores of the same answers."""
+    tasks, splits, clusters = answers["task"].to_list(), answers["split"].to_list(), image_clusters(answers)
+    return [cluster_scores(scores.to_numpy(), clusters=clusters, tasks=tasks, splits=splits) for scores in samples]
