@@ -61,10 +61,8 @@ def main() -> None:
             total = time.process_time() - started - read
             store.workspace.report(study)
             report = time.process_time() - started - read - total
-            print(
-                f"call {number}: {len(study.arms)} arms, results {read:.1f} s, next {total:.1f} s of {TARGET_SECONDS:g}, "
-                f"report {report:.1f} s of {REPORT_TARGET_SECONDS:g}"
-            )
+            answer = f"next {total:.1f} s of {TARGET_SECONDS:g}, report {report:.1f} s of {REPORT_TARGET_SECONDS:g}"
+            print(f"call {number}: {len(study.arms)} arms, results {read:.1f} s, {answer}")
         print(*look.lines(), *look.table(), sep="\n")
 
 
