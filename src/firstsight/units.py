@@ -70,7 +70,7 @@ def parse_duration(text: str) -> float:
     numbers = re.findall(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", text) if parts else []
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in numbers)
     if not 0 < seconds < math.inf:
-        raise QuantityError(f"wanted a time such as 2h, 90min or 1h30min. Got {text!r}.")
+        raise QuantityError(f"wanted a time above 0 such as 2h, 90min or 1h30min. Got {text!r}.")
     return seconds
 
 

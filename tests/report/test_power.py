@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstsight.cli.app import command
-from firstsight.errors import DataError
+from firstsight.errors import RequestError
 from firstsight.plan.store import Store
 from firstsight.report.power import power_report
 from firstsight.report.results import ArmResult
@@ -34,7 +34,7 @@ def test_more_seeds_detect_smaller_effects(make_arms: MakeArms) -> None:
 
 
 def test_one_seed_is_refused(make_arms: MakeArms) -> None:
-    with pytest.raises(DataError, match="--seeds 2"):
+    with pytest.raises(RequestError, match="--seeds 2"):
         _report(make_arms(seeds=(1,)), 0.02)
 
 
@@ -47,6 +47,7 @@ EFFECTS = ("0", "-1", "nan", "inf", "101")
         *(["--effect", size] for size in EFFECTS),
         ["--effect", "2", "--kind", "taste"],
         ["--effect", "2", "--power", "1"],
+        ["--effect", "2", "--power", "0.05"],
     ],
 )
 def test_command_refuses_invalid_values(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:

@@ -111,7 +111,15 @@ def report(study: Study, *, out: OutOption = RUNS) -> None:
 
     Example: firstsight report when --scale cpu
     """
-    _write_report(Workspace(out).results(study))
+    results = Workspace(out).results(study)
+    _write_report(results)
+    _exit_for_damage(results)
+
+
+def _exit_for_damage(results: StudyResults) -> None:
+    """Exit with 1 where a stored result of the study is damaged."""
+    if any(arm.damage for arm in results.arms):
+        raise typer.Exit(1)
 
 
 def _write_report(results: StudyResults) -> None:
@@ -165,9 +173,11 @@ def power(
 
     Example: firstsight power when --effect 2
     """
-    lines, table = Workspace(out).results(study).power(effect, kind=kind, power=power)
-    terminal.print_lines(lines)
+    results = Workspace(out).results(study)
+    lines, table = results.power(effect, kind=kind, power=power)
+    terminal.print_lines([*results.problem_lines(), *lines])
     terminal.print_table(table)
+    _exit_for_damage(results)
 
 
 def noise(study: Study, *, out: OutOption = RUNS) -> None:
@@ -175,9 +185,11 @@ def noise(study: Study, *, out: OutOption = RUNS) -> None:
 
     Example: firstsight noise when --scale cpu
     """
-    result = Workspace(out).results(study).noise
+    results = Workspace(out).results(study)
+    result = results.noise
     terminal.print_table(result.table())
-    terminal.print_lines(result.lines())
+    terminal.print_lines([*result.lines(), *results.problem_lines()])
     for table in (result.arm_table(), result.difference_table()):
         if table:
             terminal.print_table(table, title="")
+    _exit_for_damage(results)

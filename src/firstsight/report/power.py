@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import polars as pl
 
-from firstsight.errors import DataError
+from firstsight.errors import RequestError
 from firstsight.evaluate.statistics.differences import pool_seed_variance
 from firstsight.evaluate.statistics.power import (
     VarianceComponents,
@@ -52,7 +52,7 @@ def variance_components(
 ) -> tuple[VarianceComponents, int]:
     """Variance components of a difference, means over all pairs of compared arms, and the number of seeds.
 
-    Raises DataError where there are no two arms with two seeds each: a single seed has no variance between seeds.
+    Raises RequestError where there are no two arms with two seeds each: a single seed has no variance between seeds.
     """
     scored = arms_with_scores(arms)
     names = list(dict.fromkeys(arm.name for arm in compared_arms(scored)))
@@ -61,8 +61,9 @@ def variance_components(
     if not differences:
         evaluated = f"{len(names)} evaluated {'arm' if len(names) == 1 else 'arms'}"
         seed_count = len({arm.seed for arm in scored})
-        raise DataError(
-            f"power needs two arms evaluated on {kind} with the same two seeds. Got {evaluated} of {seed_count} seeds. "
+        seeds = f"{seed_count} {'seed' if seed_count == 1 else 'seeds'}"
+        raise RequestError(
+            f"power needs two arms evaluated on {kind} with the same two seeds. Got {evaluated} of {seeds}. "
             "Run the study with --seeds 2 or more."
         )
     reference = max((difference for difference, _ in differences), key=lambda difference: len(difference.per_seed))

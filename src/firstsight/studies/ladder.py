@@ -29,9 +29,12 @@ SIZE = Axis(name="decoder_size", label="Parameters of the decoder", unit="parame
 
 def ladder(scale: Scale, starts: str = "0%,20%,40%,60%,80%,100%", horizon: Horizon = "branch") -> Study:
     """The study `when` at the smaller sizes and at the scale's own; `starts` are shares, separated by commas."""
-    shares = [parse_share(text) for text in starts.split(",")]
+    try:
+        shares = [parse_share(text) for text in starts.split(",")]
+    except QuantityError as error:
+        raise QuantityError(f"--starts: {error}") from None
     if len(set(shares)) < 2:
-        raise QuantityError(f"--starts: wanted two or more shares such as 20%,80%,100%. Got {starts!r}.")
+        raise QuantityError(f"--starts: wanted two or more different shares such as 20%,80%,100%. Got {starts!r}.")
     scale = scale.with_horizon(horizon)
     sizes = {name: size.with_horizon(horizon) for name, size in smaller_sizes(scale).items()}
     study = at_sizes(lambda size: when_at(size, shares), smaller=sizes, largest=scale)

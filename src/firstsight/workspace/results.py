@@ -120,8 +120,9 @@ class StudyResults:
             raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
         if kind not in ("vision", "text"):
             raise RequestError(f"--kind: wanted vision or text. Got {kind!r}.")
-        if not 0 < power < 1:
-            raise RequestError(f"--power: wanted a share between 0 and 1. Got {power:g}.")
+        if not 0.05 < power < 1:
+            rate = "0.05, which a test at the 5 % level reaches without any effect"
+            raise RequestError(f"--power: wanted a share below 1 and above {rate}. Got {power:g}.")
         return power_report(self.arms, self.scores, effect=effect / 100, kind=kind, power=power)
 
     def problem_lines(self) -> Iterator[str]:

@@ -28,6 +28,8 @@ from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens, parse_share, parse_tokens
 from firstsight.workspace.doctor import missing_package
 
+MAX_STUDY_SEEDS = 1000
+"""A plan of more arms would take minutes before its first line."""
 LIBRARIES = (
     *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
     str(Path(__file__).parents[1]),
@@ -90,15 +92,18 @@ class StudyFunction:
             raise RequestError(f"scale: wanted the name of one, such as 'cpu'. Got {scale!r}.")
         size = get_scale(scale)
         if seeds is not None:
-            if not matches(seeds, int) or seeds < 1:
-                raise QuantityError(f"--seeds: wanted a whole number of at least 1. Got {seeds!r}.")
+            if not matches(seeds, int) or not 1 <= seeds <= MAX_STUDY_SEEDS:
+                raise QuantityError(f"--seeds: wanted a whole number from 1 to {MAX_STUDY_SEEDS}. Got {seeds!r}.")
             size = replace(size, seeds=seeds)
         values = self._parse(options)
         with _user_code(self.name):
             study: object = self.function(size, **values)
         if not isinstance(study, Study):
             raise RequestError(f"{self.name} must return a Study. Got {type(study).__name__}.")
-        for name, number, refused, wanted in (("average", average, 0, "at least 1"), ("last", last, 1, "0 or above 1")):
+        for name, number, refused, wanted in (
+            ("average", average, 0, "at least 1"),
+            ("last", last, 1, "0, or 2 and more"),
+        ):
             if not matches(number, int) or number < 0 or number == refused:
                 raise QuantityError(f"--{name}: wanted a whole number, {wanted}. Got {number!r}.")
         return study.with_last_checkpoints(average=average, each=last)

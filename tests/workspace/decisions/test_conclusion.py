@@ -22,7 +22,9 @@ def test_an_undecided_claim_has_its_cost(tmp_path: Path) -> None:
     answer, claims, cost = store.workspace.conclusion(small_study())
     assert answer == store.workspace.results(small_study()).answer and answer.startswith("Best in vision: ")
     assert claims == "Claims decided: none. Undecided: two-points."
-    assert cost == store.workspace.next(small_study(), budget="1000h").cost_line()
+    look = store.workspace.next(small_study(), budget="1000h")
+    assert cost.startswith(f"{look.cost_line()} More, by the stricter rule")
+    assert cost.endswith(f"firstsight next when --scale smoke --out {store.workspace.root}")
 
 
 def test_a_decided_claim_has_its_verdict(tmp_path: Path) -> None:
@@ -33,7 +35,7 @@ def test_a_decided_claim_has_its_verdict(tmp_path: Path) -> None:
 
 def test_one_seed_says_what_to_run_first(tmp_path: Path) -> None:
     *_, cost = filled_store(tmp_path, late=0.2, seeds=1).workspace.conclusion(small_study(1))
-    assert "is not known" in cost and cost.endswith("--seeds 2 first.")
+    assert "is not known" in cost and cost.endswith("give --seeds 2 here too.")
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from firstsight.errors import QuantityError, RequestError, StoreError
+from firstsight.errors import DamagedResult, QuantityError, RequestError, StoreError
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.study import Study
 from firstsight.workspace.decisions import next_runs
@@ -86,7 +86,11 @@ def _without_claims(study: Study) -> Study:
     ("study", "budget", "message"),
     [
         (_without_claims(small_study()), "4h", "Got none. Write claims=(Claim(...),)"),
-        (small_study(3), "4h", "Got none of start-080.s3, start-100.s3. Run firstsight run when --scale smoke first."),
+        (
+            small_study(3),
+            "4h",
+            "none of start-080.s3, start-100.s3. Run firstsight run when --scale smoke --seeds 3 --out ",
+        ),
         (small_study(1), "4h", "at least two seeds"),
         (small_study(), "1min", "the cheapest next run. Got 60 s."),
     ],
@@ -101,6 +105,17 @@ def test_what_cannot_be_decided_is_refused(undecided: DecisionStore, study: Stud
             call()
         assert message in str(error.value) and "\n" not in str(error.value)
     assert not (workspace.root / "decisions").exists()
+
+
+def test_damaged_scores_are_named_with_the_repair(undecided: DecisionStore) -> None:
+    workspace = undecided.workspace
+    step = workspace.stored(small_study()).graph.final_step("start-080.s1")
+    path = workspace.root / "steps" / step.address / "scores.json"
+    path.write_text(path.read_text().replace("0", "1", 1))
+    with pytest.raises(DamagedResult, match=r"Got none of start-080\.s1: .*scores\.json.* --repair"):
+        workspace.next(small_study(), budget="4h")
+    answer, claims, cost = workspace.conclusion(small_study())
+    assert answer and "two-points" in claims and "--repair" in cost
 
 
 def test_nothing_stored_and_no_time_are_refused(tmp_path: Path, undecided: DecisionStore) -> None:

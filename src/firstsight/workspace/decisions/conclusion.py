@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from firstsight.errors import RequestError
+from firstsight.errors import DamagedResult, RequestError
 from firstsight.workspace.decisions.next_runs import plan_next
 from firstsight.workspace.results import StudyResults
 from firstsight.workspace.study_graph import StoredStudy
@@ -27,6 +27,8 @@ def _cost_sentence(stored: StoredStudy, undecided: list[str], jobs: int | None) 
     if not undecided:
         return "No claim is left to decide."
     try:
-        return plan_next(stored, budget=inf, jobs=jobs, names=undecided).cost_line()
-    except RequestError as error:
+        cost = plan_next(stored, budget=inf, jobs=jobs, names=undecided).cost_line()
+        command = f"firstsight next {stored.study.name} --scale {stored.study.scale} --out {stored.root}"
+        return f"{cost} More, by the stricter rule for added seeds: {command}"
+    except (DamagedResult, RequestError) as error:
         return f"What it would cost to decide the next claim is not known. {error}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import fsum
 
-from firstsight.errors import DataError, RequestError
+from firstsight.errors import DamagedResult, DataError, RequestError
 from firstsight.plan.remaining_time import RemainingTime
 from firstsight.plan.scheduler import RunSummary, missing_steps
 from firstsight.plan.step import Step
@@ -182,19 +182,24 @@ def _check_decidable(stored: StoredStudy, results: StudyResults, claims: Sequenc
     names = {name for result in claims for _, pair in claim_tests(result.claim) for name in (pair.a, pair.b)}
     added = set(record.labels) if record else set[str]()
     arms = [arm for arm in results.arms if arm.name in names and arm.label not in added]
-    if missing := [arm.label for arm in arms if arm.scores is None]:
+    if missing := [arm for arm in arms if arm.scores is None]:
         rest = f" and {len(missing) - FEW_ARMS} more" if len(missing) > FEW_ARMS else ""
-        lacking = f"{', '.join(missing[:FEW_ARMS])}{rest}"
-        raise RequestError(
-            f"{study.name}: wanted stored scores of all arms that the claims compare. Got none of {lacking}. "
-            f"Run firstsight run {study.name} --scale {study.scale} first."
-        )
+        lacking = f"{', '.join(arm.label for arm in missing[:FEW_ARMS])}{rest}"
+        wanted = f"{study.name}: wanted stored scores of all arms that the claims compare. Got none of {lacking}"
+        if damaged := next((arm.missing_reason for arm in missing if arm.damage), ""):
+            raise DamagedResult(f"{wanted}: {damaged}")
+        raise RequestError(f"{wanted}. Run {_run_command(stored, len({arm.seed for arm in study.arms}))} first.")
     differences = [difference for result in claims for difference in result.differences]
     if any(difference.estimate is None for difference in differences):
         raise RequestError(
             f"{study.name}: wanted at least two seeds of every arm: one has no variance between seeds. Got one. "
-            f"Run firstsight run {study.name} --scale {study.scale} --seeds 2 first."
+            f"Run {_run_command(stored, 2)} first, and give --seeds 2 here too."
         )
+
+
+def _run_command(stored: StoredStudy, seeds: int) -> str:
+    """The command that runs a study with so many seeds into this store."""
+    return f"firstsight run {stored.study.name} --scale {stored.study.scale} --seeds {seeds} --out {stored.root}"
 
 
 class _SeedCosts:
