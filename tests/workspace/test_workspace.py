@@ -93,7 +93,7 @@ WRONG_VALUES = {
     "workspace.run(mine)": "wanted a Study. Got function. Pass the result of firstsight.study(mine).",
     "workspace.results(3)": "wanted a Study. Got int. Pass the result of firstsight.study(3).",
     "fs.study('when', scale=3)": "scale: wanted the name of one, such as 'cpu'. Got 3.",
-    "fs.study('when', seeds='2')": "--seeds: wanted a whole number of at least 1. Got '2'.",
+    "fs.study('when', seeds='2')": "--seeds: wanted a whole number from 1 to 1000. Got '2'.",
 }
 
 
