@@ -64,7 +64,8 @@ def run(
     results = workspace.results(study, summary=summary)
     _write_report(results)
     terminal.print_lines(workspace.conclusion(study, results=results, jobs=jobs))
-    raise typer.Exit(0 if summary.ok and not any(arm.damage for arm in results.arms) else 1)
+    _exit_for_damage(results)
+    raise typer.Exit(0 if summary.ok else 1)
 
 
 def next_(

@@ -151,8 +151,8 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
     images = count_image_rows(stage) * images_per_row(stage)
     parameters = _parameters_by_module(model)
     trained_parameters = sum(count for name, count in parameters.items() if getattr(stage.trains, name))
-    stored_bytes = WEIGHT_BYTES * sum(parameters.values()) + MOMENT_BYTES * trained_parameters
-    earlier_bytes = WEIGHT_BYTES * sum(parameters.values()) * (len(stage.checkpoint_tokens) - 1)
+    weight_bytes = WEIGHT_BYTES * sum(parameters.values())
+    stored_bytes = weight_bytes + MOMENT_BYTES * trained_parameters
     runs_external_encoder = model.encoder == "external" and model.vision.towers and not _has_stored_features(model)
     encoder_bytes = WEIGHT_BYTES * model.vision.parameters() if runs_external_encoder else 0
     return ComputeCost(
@@ -160,7 +160,7 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
         tokens=tokens,
         steps=steps,
         flops=tokens * _token_flops(stage) + images * _image_flops(stage),
-        stored_bytes=stored_bytes + earlier_bytes,
+        stored_bytes=stored_bytes + weight_bytes * (len(stage.checkpoint_tokens) - 1),
         memory_bytes=stored_bytes + GRADIENT_BYTES * trained_parameters + encoder_bytes,
         note=_stage_note(stage),
     )

@@ -55,10 +55,10 @@ def write_captions(
 ) -> None:
     """Writes 00000.tar ...: key.png, key.txt and key.json with uid, phrases and the annotation of the scene."""
     renderer = cached_renderer(spec.world, site.cache)
+    distribution = replace(TRAINING_DISTRIBUTION, pairs=spec.pairs)
     for shard, indices in _shard_ranges(spec.images, _IMAGES_PER_SHARD):
         with tar_writer(out / f"{shard:05d}.tar") as add_file:
             for index in with_progress(indices, spec.images, unit="images", on_progress=on_progress):
-                distribution = replace(TRAINING_DISTRIBUTION, pairs=spec.pairs)
                 scene = sample_scene(spec.world, "captions", index, distribution=distribution)
                 boxes, rng = renderer.boxes(scene), world_rng(spec.world, "caption words", index)
                 caption = rich_caption(scene, boxes, rng) if spec.quality == "rich" else noisy_caption(scene, rng)

@@ -13,6 +13,7 @@ import polars as pl
 
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.result_files import ANSWERS_FILE, Scores, read_scores
+from firstsight.evaluate.statistics.differences import FAMILY_ALPHA
 from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
@@ -120,8 +121,8 @@ class StudyResults:
             raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
         if kind not in ("vision", "text"):
             raise RequestError(f"--kind: wanted vision or text. Got {kind!r}.")
-        if not 0.05 < power < 1:
-            rate = "0.05, which a test at the 5 % level reaches without any effect"
+        if not FAMILY_ALPHA < power < 1:
+            rate = f"{FAMILY_ALPHA:g}, which a test at the 5 % level reaches without any effect"
             raise RequestError(f"--power: wanted a share below 1 and above {rate}. Got {power:g}.")
         return power_report(self.arms, self.scores, effect=effect / 100, kind=kind, power=power)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import inf
 
 from firstsight.errors import DamagedResult, RequestError
-from firstsight.workspace.decisions.next_runs import plan_next
+from firstsight.workspace.decisions.next_runs import plan_next, study_command
 from firstsight.workspace.results import StudyResults
 from firstsight.workspace.study_graph import StoredStudy
 
@@ -28,7 +28,6 @@ def _cost_sentence(stored: StoredStudy, undecided: list[str], jobs: int | None) 
         return "No claim is left to decide."
     try:
         cost = plan_next(stored, budget=inf, jobs=jobs, names=undecided).cost_line()
-        command = f"firstsight next {stored.study.name} --scale {stored.study.scale} --out {stored.root}"
-        return f"{cost} More, by the stricter rule for added seeds: {command}"
+        return f"{cost} More, by the stricter rule for added seeds: {study_command('next', stored)}"
     except (DamagedResult, RequestError) as error:
         return f"What it would cost to decide the next claim is not known. {error}"

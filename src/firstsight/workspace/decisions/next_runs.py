@@ -188,18 +188,20 @@ def _check_decidable(stored: StoredStudy, results: StudyResults, claims: Sequenc
         wanted = f"{study.name}: wanted stored scores of all arms that the claims compare. Got none of {lacking}"
         if damaged := next((arm.missing_reason for arm in missing if arm.damage), ""):
             raise DamagedResult(f"{wanted}: {damaged}")
-        raise RequestError(f"{wanted}. Run {_run_command(stored, len({arm.seed for arm in study.arms}))} first.")
+        num_seeds = len({arm.seed for arm in study.arms})
+        raise RequestError(f"{wanted}. Run {study_command('run', stored, num_seeds)} first.")
     differences = [difference for result in claims for difference in result.differences]
     if any(difference.estimate is None for difference in differences):
         raise RequestError(
             f"{study.name}: wanted at least two seeds of every arm: one has no variance between seeds. Got one. "
-            f"Run {_run_command(stored, 2)} first, and give --seeds 2 here too."
+            f"Run {study_command('run', stored, 2)} first, and give --seeds 2 here too."
         )
 
 
-def _run_command(stored: StoredStudy, seeds: int) -> str:
-    """The command that runs a study with so many seeds into this store."""
-    return f"firstsight run {stored.study.name} --scale {stored.study.scale} --seeds {seeds} --out {stored.root}"
+def study_command(name: str, stored: StoredStudy, num_seeds: int | None = None) -> str:
+    """A command about a study and its store, such as firstsight run when --scale cpu --seeds 2 --out runs."""
+    seeds = f" --seeds {num_seeds}" if num_seeds else ""
+    return f"firstsight {name} {stored.study.name} --scale {stored.study.scale}{seeds} --out {stored.root}"
 
 
 class _SeedCosts:
