@@ -13,14 +13,14 @@ def test_the_parameters_of_a_study_are_options(capsys: pytest.CaptureFixture[str
     words = ["--at", "40%", "--length", "1.5k", "--again", "--order", "last", "--label", "x", "--copies", "3"]
     code, out, err = run_command(capsys, "plan", study_file, "--scale", "smoke", *words)
     assert code == 0, err
-    assert "x-last-1500-True-3.s0" in out and "pretrain-000-040" in out
+    assert "x-last-1500-True-3.s0" in out and "pretrain-020-040" in out
 
 
 def test_the_defaults_of_a_study_are_those_of_its_function(
     capsys: pytest.CaptureFixture[str], study_file: Path
 ) -> None:
     code, out, _ = run_command(capsys, "plan", f"{study_file}:late", "--scale", "smoke", "--seeds", "1")
-    assert code == 0 and "late-first-4096-False-1.s0" in out and "pretrain-000-090" in out
+    assert code == 0 and "late-first-4096-False-1.s0" in out and "pretrain-080-090" in out
 
 
 def test_help_lists_the_options_of_a_study(capsys: pytest.CaptureFixture[str], study_file: Path) -> None:

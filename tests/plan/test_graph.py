@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.plan.graph import Graph, build_graph, render_tree
+from firstsight.plan.graph import Graph, build_graph, render_tree, trunk_cuts
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import Mixture, WeightedSource
-from firstsight.recipe.scales import branch_at, get_scale
+from firstsight.recipe.scales import Scale, branch_at, get_scale
+from firstsight.recipe.stages import TRUNK_GRID, Pretrain
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec
+from firstsight.studies.encoders import encoders
+from firstsight.studies.frozen import frozen
+from firstsight.studies.ladder import ladder
+from firstsight.studies.rewarm import rewarm
 from firstsight.studies.when import when
-from firstsight.units import Share
+from firstsight.units import Share, Tokens
 
 SMOKE = build_graph(when(get_scale("smoke")))
 BIG = build_graph(when(get_scale("1b")))
@@ -82,7 +91,46 @@ def test_segments_chain_and_do_not_depend_on_later_ones() -> None:
     )
     assert short == long[:2]
     spans = [(step.spec.start, step.spec.end) for step in of_kind(starts(100, 20, 60), "pretrain")]
-    assert spans == [(Share(0), Share(1, 5)), (Share(1, 5), Share(3, 5)), (Share(3, 5), Share(1))]
+    assert spans == list(pairwise((Share(0), *TRUNK_GRID)))
+
+
+def test_starts_between_the_cuts_of_all_studies_branch_off_their_trunk() -> None:
+    plan = starts(80, 50, 55, scale="1b")
+    slugs = [step.slug for step in of_kind(plan, "pretrain")]
+    assert sorted(slugs) == [
+        "pretrain-000-020", "pretrain-020-040", "pretrain-040-050", "pretrain-040-060", "pretrain-050-055",
+        "pretrain-060-080",
+    ]  # fmt: skip
+
+
+@given(
+    steps=st.integers(1, 60),
+    starts=st.sets(st.integers(1, 1000).map(lambda permille: Share(permille, 1000)), min_size=1, max_size=5),
+    further=st.sets(st.integers(0, 1000).map(lambda permille: Share(permille, 1000)), max_size=5),
+)
+def test_cuts_of_any_trunk(steps: int, starts: set[Share], further: set[Share]) -> None:
+    """Every segment has a step, a chain ends at its start, and chains on the grid are those of any other study."""
+    pretrain = get_scale("smoke").base.pretrain
+    assert isinstance(pretrain, Pretrain)
+    pretrain = replace(pretrain, tokens=Tokens(steps * pretrain.row_shape.tokens_per_step))
+    for start in starts:
+        cuts = trunk_cuts(pretrain, start, starts)
+        ends = [0, *(pretrain.tokens_at(cut) for cut in cuts)]
+        assert all(first < last for first, last in pairwise(ends)) and cuts[-1] == start
+        grid = trunk_cuts(pretrain, start, {start})
+        assert set(grid[:-1]) <= set(TRUNK_GRID)
+        assert cuts[: len(grid) - 1] == grid[:-1] == trunk_cuts(pretrain, start, starts | further)[: len(grid) - 1]
+        assert start not in TRUNK_GRID or cuts == grid
+    assert trunk_cuts(pretrain, Share(0), starts) == ()
+
+
+@pytest.mark.parametrize("function", [rewarm, encoders, frozen, ladder])
+@pytest.mark.parametrize("scale", ["smoke", "1b"])
+def test_studies_share_the_trunk_of_when(function: Callable[[Scale], Study], scale: str) -> None:
+    """Every study has the text model at the end of the trunk, so all trunk segments of `when`."""
+    trunks = [of_kind(build_graph(study(get_scale(scale))), "pretrain") for study in (when, function)]
+    assert {step.address for step in trunks[0]} <= {step.address for step in trunks[1]}
+    assert function is ladder or len(trunks[0]) == len(trunks[1]) == len(TRUNK_GRID) * get_scale(scale).seeds
 
 
 def test_seeds_share_data_and_the_encoder_but_no_training() -> None:

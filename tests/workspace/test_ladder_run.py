@@ -20,7 +20,7 @@ def test_a_ladder_runs_to_the_report_with_the_data_of_all_sizes_once(tmp_path: P
     assert not summary.failed
     steps = [path.name for path in (tmp_path / "runs" / "steps").iterdir()]
     assert len([name for name in steps if name.startswith("contrast-")]) == 1
-    assert len([name for name in steps if name.startswith("pretrain-")]) == 3 * 3
+    assert len([name for name in steps if name.startswith("pretrain-")]) == 3 * 5
     accuracy = workspace.results(study).decision_accuracy
     assert accuracy is not None
     assert [(size.measure, len(size.pairs)) for size in accuracy.sizes[:2]] == [("vision", 1), ("vision", 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,17 @@ from firstsight.plan.refusals import check_arm
 from firstsight.plan.source_needs import grow_sources
 from firstsight.plan.step import STEP_VERSIONS, ContentIds, Step, content_key, find_address, names_without_digest
 from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned, SyntheticBenchmarks, base_source
-from firstsight.recipe.stages import Donor, Encode, Finetune, Midtrain, Prepare, Pretrain, TokenizerSource, TrunkSegment
+from firstsight.recipe.stages import (
+    TRUNK_GRID,
+    Donor,
+    Encode,
+    Finetune,
+    Midtrain,
+    Prepare,
+    Pretrain,
+    TokenizerSource,
+    TrunkSegment,
+)
 from firstsight.recipe.study import Arm, Study
 from firstsight.recipe.synthetic_sizes import SyntheticSource, size_text
 from firstsight.recipe.vision import ContrastiveTraining, TowerSpec
@@ -61,7 +71,7 @@ class Graph:
 
 
 def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
-    """The steps of all arms, with each trunk split where an arm of the study branches off, in all seeds alike.
+    """The steps of all arms. Trunks are split on TRUNK_GRID and where an arm branches off, in all seeds alike.
 
     Built-in sources are as large as `grow_sources` makes them. QuantityError or UnknownName where an arm could not
     run (`plan.refusals`).
@@ -70,10 +80,10 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     for arm in study.arms:
         check_arm(arm)
     study, builder = grow_sources(study), _GraphBuilder(content_ids or {})
-    cuts: dict[Pretrain | Donor, set[Share]] = {}
+    starts: dict[Pretrain | Donor, set[Share]] = {}
     for arm in study.arms:
-        cuts.setdefault(_of_any_seed(arm.pretrain), set()).update({arm.start} - {Share(0)})
-    finals = {arm.label: builder.evaluation(arm, sorted(cuts[_of_any_seed(arm.pretrain)])) for arm in study.arms}
+        starts.setdefault(_of_any_seed(arm.pretrain), set()).add(arm.start)
+    finals = {arm.label: builder.evaluation(arm, starts[_of_any_seed(arm.pretrain)]) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
         steps = [step for arm in study.arms if arm.seed == seed for step in with_ancestors(finals[arm.label])]
@@ -90,6 +100,18 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
 def _of_any_seed(trunk: Pretrain | Donor) -> Pretrain | Donor:
     """A trunk without its seed: a seed that only some arms have is split like the others, so has their addresses."""
     return trunk if isinstance(trunk, Donor) else replace(trunk, seed=0)
+
+
+def trunk_cuts(pretrain: Pretrain, start: Share, starts: Collection[Share]) -> tuple[Share, ...]:
+    """The ends of the segments of a trunk up to `start`: those of TRUNK_GRID, and, where it is not one of these, the
+    `starts` between the last of them and itself.
+
+    So a segment on the grid has one address in all studies. Shares of equally many whole steps are one cut.
+    """
+    grid = [share for share in TRUNK_GRID if share < start]
+    others = [] if start in TRUNK_GRID else sorted(share for share in starts if max(grid, default=0) < share < start)
+    ends = {pretrain.tokens_at(share): share for share in reversed((*grid, *others))}
+    return tuple(sorted((ends | {pretrain.tokens_at(start): start}).values())) if start else ()
 
 
 def with_ancestors(step: Step) -> Iterator[Step]:
@@ -122,24 +144,24 @@ class _GraphBuilder:
             return _GraphBuilder({spec.external.name: digest} if digest else {}).leaf(spec.external)
         return self.step("named" if isinstance(spec, External) else spec.TAG, spec)
 
-    def evaluation(self, arm: Arm, cuts: list[Share]) -> Step:
-        """The arm's last step."""
-        model, role = self.trunk(arm, cuts), "trunk"
+    def evaluation(self, arm: Arm, starts: Collection[Share]) -> Step:
+        """The arm's last step; `starts` are those of all arms on its trunk."""
+        model, role = self.trunk(arm, starts), "trunk"
         for stage in arm.resolved_stages():
             model, role = self.stage(stage, [(role, model)] if model else []), "previous"
         assert model is not None  # check_arm
         inputs = [("checkpoint", model), ("benchmarks", self.leaf(arm.evaluate.benchmarks))]
         return self.step("evaluate", arm.evaluate, inputs)
 
-    def trunk(self, arm: Arm, cuts: list[Share]) -> Step | None:
+    def trunk(self, arm: Arm, starts: Collection[Share]) -> Step | None:
         """What an arm branches from: a donor's checkpoint, or the last segment of its own trunk; None at start 0."""
         if not isinstance(arm.pretrain, Donor):
-            return self.segments(arm.pretrain, [cut for cut in cuts if cut <= arm.start])
+            return self.segments(arm.pretrain, trunk_cuts(arm.pretrain, arm.start, starts))
         if not arm.start:
             return None
         return replace(self.leaf(arm.pretrain.checkpoint(arm.start)), donor_model=arm.pretrain.model)
 
-    def segments(self, pretrain: Pretrain, cuts: list[Share]) -> Step | None:
+    def segments(self, pretrain: Pretrain, cuts: Sequence[Share]) -> Step | None:
         """The chain of segments through `cuts`; an address depends on the cuts before it, never on later ones."""
         inputs = [("tokenizer", self.leaf(pretrain.tokenizer)), *self.text_indexes(pretrain.text, pretrain.tokenizer)]
         model: Step | None = None

@@ -36,6 +36,8 @@ TokenizerSource = SyntheticVocabulary | External
 
 IGNORE_INDEX = -100
 """Target of a position without loss; torch's default."""
+TRUNK_GRID = tuple(Share(percent, 100) for percent in (20, 40, 60, 80, 100))
+"""Where the trunk of every study ends a segment, so that studies share their trunk: the paper's starts."""
 
 
 @spec

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from firstsight.recipe.analysis import Claim, Comparison, Sweep
 from firstsight.recipe.scales import REWARMED, START, Scale, branch_at
+from firstsight.recipe.stages import TRUNK_GRID
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
 from firstsight.units import Share
 
@@ -72,7 +73,7 @@ TEXT_KEPT = Claim(
 )
 
 
-STARTS = tuple(Share(percent, 100) for percent in range(0, 101, 20))
+STARTS = (Share(0), *TRUNK_GRID)
 
 
 def when(scale: Scale, horizon: Horizon = "branch") -> Study:
