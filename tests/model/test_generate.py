@@ -127,12 +127,12 @@ def test_repeated_image_is_encoded_and_prefilled_once(monkeypatch: pytest.Monkey
     assert [answers[n] for n in (0, 1, 77, 149)] == alone
 
 
-def test_repeated_prompt_is_prefilled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model(PLAIN_LM)
     [expected] = generate(model, [PROMPTS[2]], stop=(), max_new_tokens=3)
     extended = record_calls(monkeypatch, InferenceDecoder, "extend")
     assert generate(model, [PROMPTS[2]] * 5, stop=(), max_new_tokens=3) == [expected] * 5
-    assert [x.shape[:2] for x in extended] == [(1, 6), (5, 1), (5, 1)]
+    assert [x.shape[:2] for x in extended] == [(1, 6), (1, 1), (1, 1)]
 
 
 def test_invalid_arguments_are_errors() -> None:

@@ -11,12 +11,8 @@ from scipy.stats import chisquare
 
 from firstsight.errors import QuantityError
 from firstsight.model.generate import Sampling, generate, sampling_distribution
-from tests.model.tiny_models import (
-    PLAIN_LM,
-    PROMPTS,
-    pack_rows,
-    random_model,
-)
+from firstsight.model.inference import InferenceDecoder
+from tests.model.tiny_models import PLAIN_LM, PROMPTS, pack_rows, random_model, record_calls
 
 WARM = Sampling(temperature=1.3, seed=3)
 
@@ -87,6 +83,14 @@ def test_samples_do_not_depend_on_other_prompts() -> None:
         assert alone == [together[number]]
     shorter = generate(model, prompts, stop=[7], max_new_tokens=4, sampling=WARM)
     assert shorter == [answer[:4] for answer in together], "samples must not depend on max_new_tokens"
+
+
+def test_equal_beginnings_of_the_samples_of_a_prompt_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    extended = record_calls(monkeypatch, InferenceDecoder, "extend")
+    answers = generate(random_model(PLAIN_LM), [PROMPTS[1]] * 30, stop=(), max_new_tokens=4, sampling=WARM)
+    beginnings = [len({tuple(answer[:length]) for answer in answers}) for length in (1, 2, 3)]
+    assert [x.shape[0] for x in extended] == [1, *beginnings]
+    assert 1 < beginnings[0] < beginnings[1] < 30
 
 
 def test_prompt_index_and_seed_change_samples_and_top_1_is_greedy() -> None:

@@ -31,8 +31,8 @@ MAX_LOGIT_STATES = 512
 
 PromptImages = Sequence[Tensor | None] | None
 """For each prompt features [I, W], pixels uint8 [S, S, 3] or None; None if no prompt has an image."""
-TokenSampler = Callable[[Float[Tensor, "B V"], Int[Tensor, " B"], int], Int[Tensor, " B"]]
-"""(logits, each row's index in the batch before rows were removed, step): the next token of each row."""
+TokenSampler = Callable[[Float[Tensor, "S V"], Int[Tensor, " B"], list[int], int], Int[Tensor, " B"]]
+"""(logits of S states, the state of each of B answers, their indices in the batch, step): the next token of each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,11 +98,11 @@ def generate(
     embeddings = _ImageEmbeddingCache(model, unique.images)
     for groups in unique.batches(max_new_tokens):
         prefill = _prefill(decoder, embeddings, unique, groups, extra_tokens=max_new_tokens)
-        prefill = prefill.select_rows([index for index, group in enumerate(groups) for _ in group.rows])
+        prompts_of_rows = [index for index, group in enumerate(groups) for _ in group.rows]
         rows, sampler = [row for group in groups for row in group.rows], _argmax_sampler
         if sampling is not None:
             sampler = _inverse_cdf_sampler(sampling, rows, max_new_tokens, prefill.last_hidden.device)
-        decoded = _decode(decoder, prefill, stops, sampler=sampler, max_new_tokens=max_new_tokens)
+        decoded = _decode(decoder, prefill, prompts_of_rows, stops, sampler=sampler, max_new_tokens=max_new_tokens)
         for row, answer in zip(rows, decoded, strict=True):
             answers[row] = answer
     return answers
@@ -149,16 +149,17 @@ def generate_and_score(
         closed = [(index, row, ends) for index, row in pairs for ends in endings[row]]
         for (_, row, _), value in zip(closed, _sums_over_endings(decoder, prefill, closed), strict=True):
             results[row].log_likelihoods.append(value)
-        keyed = [(index, row, key) for index, row in pairs for key in sample_keys[row]]
+        keyed = [(index, row, key) for index, row in pairs for key in (None, *sample_keys[row])]
         for batch in prefill.row_batches(keyed):
-            keys, branch = [key for *_, key in batch], prefill.copy_rows([index for index, *_ in batch])
-            sampler = _inverse_cdf_sampler(_UNCHANGED, keys, max_new_tokens, prefill.last_hidden.device)
-            samples = _decode(decoder, branch, stops, sampler=sampler, max_new_tokens=max_new_tokens)
-            for (_, row, _), tokens in zip(batch, samples, strict=True):
-                results[row].samples.append(tokens)
-        decoded = _decode(decoder, prefill, stops, sampler=_argmax_sampler, max_new_tokens=max_new_tokens)
-        for index, row in pairs:
-            results[row].tokens.extend(decoded[index])
+            first = batch[0][0]
+            branch = prefill if len(batch) == len(keyed) else prefill.copy_rows(list(range(first, batch[-1][0] + 1)))
+            sampler = _inverse_cdf_sampler(
+                _UNCHANGED, [key for *_, key in batch], max_new_tokens, prefill.last_hidden.device
+            )
+            parents = [index - first for index, *_ in batch]
+            answers = _decode(decoder, branch, parents, stops, sampler=sampler, max_new_tokens=max_new_tokens)
+            for (_, row, key), tokens in zip(batch, answers, strict=True):
+                (results[row].tokens.extend if key is None else results[row].samples.append)(tokens)
     return results
 
 
@@ -288,10 +289,6 @@ class _Prefill(NamedTuple):
     cache: KVCache
     last_hidden: Float[Tensor, "B D"]
 
-    def select_rows(self, rows: list[int]) -> _Prefill:
-        """These rows, which may repeat."""
-        return _Prefill(self.cache.select_rows(rows, self.cache.capacity), self.last_hidden[rows])
-
     def row_batches(self, branches: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """As many branches at a time as may be continued together."""
         size = max(MAX_BATCH_TOKENS // self.cache.capacity, 1)
@@ -356,33 +353,59 @@ def _strip_stop(answer: list[int], stops: list[list[int]]) -> bool:
 
 
 def _decode(
-    decoder: InferenceDecoder, prefill: _Prefill, stops: list[list[int]], *, sampler: TokenSampler, max_new_tokens: int
+    decoder: InferenceDecoder,
+    prefill: _Prefill,
+    prompts: list[int],
+    stops: list[list[int]],
+    *,
+    sampler: TokenSampler,
+    max_new_tokens: int,
 ) -> list[list[int]]:
-    """The rows' answers; finished rows are removed from the batch once they are half of it."""
+    """An answer for each entry of `prompts`, the prefilled row that it continues; answers of one row may differ.
+
+    Equal beginnings of answers to one prompt are one state, which is computed once. `prefill` is overwritten.
+    """
     cache, hidden = prefill
-    answers: list[list[int]] = [[] for _ in hidden]
-    rows, unfinished = list(range(len(answers))), set(range(len(answers)))
-    indices, is_finite = torch.arange(len(rows), device=hidden.device), torch.ones((), dtype=torch.bool)
+    answers: list[list[int]] = [[] for _ in prompts]
+    unfinished, states = list(range(len(prompts))), prompts
+    is_finite = torch.ones((), dtype=torch.bool)
     for step in range(max_new_tokens):
         logits = decoder.logits(hidden)
-        tokens = sampler(logits, indices, step)
+        rows = torch.tensor(states, device=hidden.device)
+        tokens = sampler(logits, rows, unfinished, step)
         # the greatest logit is NaN if any is
-        is_finite = is_finite.to(logits.device) & logits.gather(1, tokens[:, None]).isfinite().all()
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            if row in unfinished:
-                answers[row].append(token)
-                if _strip_stop(answers[row], stops):
-                    unfinished.discard(row)
-        if not unfinished or step + 1 == max_new_tokens:
+        is_finite = is_finite.to(logits.device) & logits[rows, tokens].isfinite().all()
+        branches: dict[tuple[int, int], list[int]] = {}
+        for answer, state, token in zip(unfinished, states, tokens.tolist(), strict=True):
+            answers[answer].append(token)
+            if not _strip_stop(answers[answer], stops):
+                branches.setdefault((state, token), []).append(answer)
+        if not branches or step + 1 == max_new_tokens:
             break
-        if 2 * len(unfinished) <= len(rows):
-            remaining = [index for index, row in enumerate(rows) if row in unfinished]
-            cache, rows = cache.select_rows(remaining, cache.capacity), [rows[index] for index in remaining]
-            tokens, indices = tokens[remaining], indices[remaining]
-        hidden = decoder.extend(decoder.lm.embed(tokens[:, None]), None, cache)[:, 0]
+        cache, next_tokens, next_states = _extend_branches(cache, len(hidden), list(branches))
+        unfinished = [answer for group in branches.values() for answer in group]
+        states = [state for state, group in zip(next_states, branches.values(), strict=True) for _ in group]
+        column = torch.tensor(next_tokens, device=hidden.device)[:, None]
+        hidden = decoder.extend(decoder.lm.embed(column), None, cache)[:, 0]
     if not is_finite:
         raise _non_finite_error()
     return answers
+
+
+def _extend_branches(
+    cache: KVCache, num_rows: int, branches: list[tuple[int, int]]
+) -> tuple[KVCache, list[int], list[int]]:
+    """The cache with a row for each branch (row of `cache`, next token), its rows' next tokens, each branch's row.
+
+    Rows that end stay, with any token, until half of the rows ended or one divides, because removing them copies all.
+    """
+    parents = [row for row, _ in branches]
+    if len(set(parents)) < len(parents) or 2 * len(parents) <= num_rows:
+        return cache.select_rows(parents, cache.capacity), [token for _, token in branches], list(range(len(parents)))
+    tokens = [0] * num_rows
+    for row, token in branches:
+        tokens[row] = token
+    return cache, tokens, parents
 
 
 def _non_finite_error() -> ModelError:
@@ -392,26 +415,39 @@ def _non_finite_error() -> ModelError:
     )
 
 
-def _argmax_sampler(logits: Tensor, indices: Tensor, step: int) -> Tensor:
+def _argmax_sampler(logits: Tensor, states: Tensor, answers: list[int], step: int) -> Tensor:
     if logits.device.type == "cpu":
-        return torch.from_numpy(logits.numpy().argmax(axis=-1))  # nine times as fast as torch's at 50,000 words
-    return logits.argmax(dim=-1)
+        return torch.from_numpy(logits.numpy().argmax(axis=-1))[states]  # nine times torch's speed at 50,000 words
+    return logits.argmax(dim=-1)[states]
 
 
-def _inverse_cdf_sampler(sampling: Sampling, rows: list[int], num_steps: int, device: torch.device) -> TokenSampler:
-    """Inverse transform sampling; each row's uniform numbers are a Philox stream keyed by seed and prompt index."""
-    keys = [np.array([sampling.seed % 2**64, sampling.first_index + row], dtype=np.uint64) for row in rows]
-    streams = [np.random.Generator(np.random.Philox(key=key)).random(num_steps) for key in keys]
-    uniform = torch.from_numpy(np.stack(streams, axis=1)).to(device)
+def _inverse_cdf_sampler(
+    sampling: Sampling, keys: Sequence[int | None], num_steps: int, device: torch.device
+) -> TokenSampler:
+    """Inverse transform sampling; the uniform numbers of an answer are a Philox stream keyed by seed and its key.
 
-    def sample(logits: Tensor, indices: Tensor, step: int) -> Tensor:
-        probabilities, ids = sampling_distribution(logits, sampling)
-        cumulative = probabilities.cumsum(dim=-1)
-        if not cumulative[:, -1].isfinite().all():
-            raise _non_finite_error()
-        thresholds = uniform[step, indices][:, None] * cumulative[:, -1:]
-        columns = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=cumulative.shape[-1] - 1)
-        return columns[:, 0] if ids is None else ids.gather(1, columns)[:, 0]
+    Answers without a key are greedy.
+    """
+    uniform = np.zeros((num_steps, len(keys)))
+    for answer, key in enumerate(keys):
+        if key is not None:
+            words = np.array([sampling.seed % 2**64, sampling.first_index + key], dtype=np.uint64)
+            uniform[:, answer] = np.random.Generator(np.random.Philox(key=words)).random(num_steps)
+
+    def sample(logits: Tensor, states: Tensor, answers: list[int], step: int) -> Tensor:
+        tokens = _argmax_sampler(logits, states, answers, step)
+        sampled = [position for position, answer in enumerate(answers) if keys[answer] is not None]
+        if sampled:
+            columns, inverse = states[sampled].unique(return_inverse=True)
+            probabilities, ids = sampling_distribution(logits[columns], sampling)
+            cumulative = probabilities.cumsum(dim=-1)
+            if not cumulative[:, -1].isfinite().all():
+                raise _non_finite_error()
+            shares = torch.from_numpy(uniform[step, [answers[position] for position in sampled]]).to(device)
+            thresholds = shares[:, None] * cumulative[inverse, -1:]
+            chosen = torch.searchsorted(cumulative[inverse], thresholds, right=True).clamp(max=cumulative.shape[-1] - 1)
+            tokens[sampled] = chosen[:, 0] if ids is None else ids[inverse].gather(1, chosen)[:, 0]
+        return tokens
 
     return sample
 
