@@ -285,7 +285,11 @@ def test_golden_addresses() -> None:
         for scale in SCALES:
             lines.append(f"{study} --scale {scale}")
             try:
-                steps = build_graph(find_study_function(study).build(scale, seeds=1, options={}))
+                built = find_study_function(study).build(scale, seeds=1, options={})
+                if built.parts:  # tests/studies/test_paper.py: its steps are theirs
+                    lines.append(f"  the steps of {', '.join(part.name for part in built.parts)}")
+                    continue
+                steps = build_graph(built)
             except QuantityError as error:
                 lines.append(f"  refused: {error}")
                 continue

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError, UnknownName
@@ -15,14 +15,14 @@ from firstsight.plan.graph import Graph, build_graph, render_tree, trunk_cuts
 from firstsight.plan.step import Step
 from firstsight.recipe.mixture import Mixture, WeightedSource
 from firstsight.recipe.scales import Scale, branch_at, get_scale
-from firstsight.recipe.stages import TRUNK_GRID, Pretrain
-from firstsight.recipe.study import Study, over_seeds
+from firstsight.recipe.stages import TRUNK_GRID, Finetune, Midtrain, Pretrain
+from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.studies.encoders import encoders
 from firstsight.studies.frozen import frozen
 from firstsight.studies.ladder import ladder
 from firstsight.studies.rewarm import rewarm
-from firstsight.studies.when import when
+from firstsight.studies.when import trunk_arm, when
 from firstsight.units import Share, Tokens
 
 SMOKE = build_graph(when(get_scale("smoke")))
@@ -98,30 +98,24 @@ def test_starts_between_the_cuts_of_all_studies_branch_off_their_trunk() -> None
     plan = starts(80, 50, 55, scale="1b")
     slugs = [step.slug for step in of_kind(plan, "pretrain")]
     assert sorted(slugs) == [
-        "pretrain-000-020", "pretrain-020-040", "pretrain-040-050", "pretrain-040-060", "pretrain-050-055",
+        "pretrain-000-020", "pretrain-020-040", "pretrain-040-050", "pretrain-040-055", "pretrain-040-060",
         "pretrain-060-080",
     ]  # fmt: skip
 
 
-@given(
-    steps=st.integers(1, 60),
-    starts=st.sets(st.integers(1, 1000).map(lambda permille: Share(permille, 1000)), min_size=1, max_size=5),
-    further=st.sets(st.integers(0, 1000).map(lambda permille: Share(permille, 1000)), max_size=5),
-)
-def test_cuts_of_any_trunk(steps: int, starts: set[Share], further: set[Share]) -> None:
-    """Every segment has a step, a chain ends at its start, and chains on the grid are those of any other study."""
+@given(steps=st.integers(1, 60), start=st.integers(1, 1000).map(lambda permille: Share(permille, 1000)))
+def test_cuts_of_any_trunk(steps: int, start: Share) -> None:
+    """Every segment has a step, and a chain ends at its start after those of the grid before it."""
     pretrain = get_scale("smoke").base.pretrain
     assert isinstance(pretrain, Pretrain)
     pretrain = replace(pretrain, tokens=Tokens(steps * pretrain.row_shape.tokens_per_step))
-    for start in starts:
-        cuts = trunk_cuts(pretrain, start, starts)
-        ends = [0, *(pretrain.tokens_at(cut) for cut in cuts)]
-        assert all(first < last for first, last in pairwise(ends)) and cuts[-1] == start
-        grid = trunk_cuts(pretrain, start, {start})
-        assert set(grid[:-1]) <= set(TRUNK_GRID)
-        assert cuts[: len(grid) - 1] == grid[:-1] == trunk_cuts(pretrain, start, starts | further)[: len(grid) - 1]
-        assert start not in TRUNK_GRID or cuts == grid
-    assert trunk_cuts(pretrain, Share(0), starts) == ()
+    cuts = trunk_cuts(pretrain, start)
+    ends = [pretrain.tokens_at(cut) for cut in cuts]
+    assert all(first < last for first, last in pairwise([0, *ends])) and cuts[-1] == start
+    assert set(cuts[:-1]) <= set(TRUNK_GRID)
+    reached = {pretrain.tokens_at(cut) for cut in TRUNK_GRID if cut <= start}
+    assert set(ends) == reached | {pretrain.tokens_at(start)}
+    assert trunk_cuts(pretrain, Share(0)) == ()
 
 
 @pytest.mark.parametrize("function", [rewarm, encoders, frozen, ladder])
@@ -131,6 +125,40 @@ def test_studies_share_the_trunk_of_when(function: Callable[[Scale], Study], sca
     trunks = [of_kind(build_graph(study(get_scale(scale))), "pretrain") for study in (when, function)]
     assert {step.address for step in trunks[0]} <= {step.address for step in trunks[1]}
     assert function is ladder or len(trunks[0]) == len(trunks[1]) == len(TRUNK_GRID) * get_scale(scale).seeds
+
+
+def various_arms() -> list[Arm]:
+    """Arms that differ in start, image share, budget, epochs and schedule; some read more than the scale's sources."""
+    arms: list[Arm] = []
+    for percent in (0, 30, 50, 80, 100):
+        base = branch_at(get_scale("smoke"), Share(percent, 100))
+        midtrain, finetune = base.stages
+        assert isinstance(midtrain, Midtrain) and isinstance(finetune, Finetune)
+        no_images = replace(midtrain, mix=replace(midtrain.mix, image_share=Share(0)))
+        longer = replace(midtrain, tokens=Tokens(3 * midtrain.tokens))
+        variants = {
+            "plain": base.stages,
+            "text": (no_images, finetune),
+            "longer": (longer, finetune),
+            "tuned": (midtrain, replace(finetune, epochs=3)),
+            "twice": (midtrain, longer, finetune),
+        }
+        arms += [replace(base, name=f"{name}-{percent}", stages=stages) for name, stages in variants.items()]
+    return [*arms, replace(trunk_arm(get_scale("smoke")), name="trunk")]
+
+
+ARMS = various_arms()
+ALONE = {arm.name: build_graph(Study(name="one", scale="smoke", question="?", arms=(arm,))) for arm in ARMS}
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from(ARMS), min_size=2, max_size=6, unique_by=lambda arm: arm.name))
+def test_an_arm_has_the_same_steps_in_every_study(arms: list[Arm]) -> None:
+    """So two studies in one store never train the same thing twice, in whatever order they run."""
+    graph = build_graph(Study(name="some", scale="smoke", question="?", arms=tuple(arms)))
+    for arm in arms:
+        assert set(graph.arms[arm.label]) == set(ALONE[arm.name].steps)
+    assert set(graph.steps) == {step for arm in arms for step in ALONE[arm.name].steps}
 
 
 def test_seeds_share_data_and_the_encoder_but_no_training() -> None:

@@ -11,7 +11,7 @@ from firstsight.errors import FieldError, QuantityError, UnknownName
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.recipe.scales import SCALES, branch_at, get_scale
 from firstsight.recipe.stages import Finetune, LastCheckpoints, Midtrain, Trains
-from firstsight.recipe.study import Arm, Study, over_seeds
+from firstsight.recipe.study import Arm, Study, combine, over_seeds
 from firstsight.studies.encoders import encoders
 from firstsight.studies.frozen import frozen
 from firstsight.studies.rewarm import rewarm
@@ -150,3 +150,18 @@ def test_last_checkpoints_are_those_of_the_last_stage_of_every_arm_that_has_one(
             assert tuple(earlier) == before.stages[:-1]
             assert last.last_checkpoints == LastCheckpoints(count=5, every=Share(1, 10))
             assert (after.evaluate.average, after.evaluate.each_of_last) == (3, 5)
+
+
+def test_a_combined_study_has_the_arms_of_its_parts_under_longer_names() -> None:
+    """Parts may have different horizons and compare their arms at totals of their own."""
+    smoke = get_scale("smoke")
+    parts = [when(smoke), rewarm(smoke, horizon="full")]
+    study = combine("both", question="?", parts=parts)
+    assert [arm.label for arm in study.arms] == [f"{part.name}.{arm.label}" for part in parts for arm in part.arms]
+    for part in parts:
+        for arm in part.arms:
+            assert replace(study.arm(f"{part.name}.{arm.label}"), name=arm.name) == arm
+    averaged = study.with_last_checkpoints(average=2)
+    assert averaged == combine("both", question="?", parts=[part.with_last_checkpoints(average=2) for part in parts])
+    with pytest.raises(QuantityError, match="different names"):
+        combine("twice", question="?", parts=[parts[0], parts[0]])

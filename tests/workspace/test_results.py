@@ -18,8 +18,11 @@ from firstsight.plan.scheduler import RunSummary, StepFailure
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
+from firstsight.recipe.study import combine
 from firstsight.site import Site
+from firstsight.studies.rewarm import rewarm
 from firstsight.studies.when import when
+from firstsight.workspace.decisions.conclusion import conclusion_lines
 from firstsight.workspace.results import StudyResults, busy_seconds, collect_results
 from firstsight.workspace.study_graph import StoredStudy
 from tests.workspace.answer_store import store_step
@@ -275,3 +278,24 @@ def test_scores_of_the_last_checkpoints_are_collected_and_checked(tmp_path: Path
     file.write_text(file.read_text().replace("0.", "1.", 1))
     [damaged] = [arm for arm in collect_results(study, store, graph) if arm.label == label]
     assert damaged.scores is None and "last-1/scores.json" in damaged.missing_reason
+
+
+def test_a_combined_study_has_the_results_and_reports_of_its_parts(tmp_path: Path) -> None:
+    """What `when` stored is also the results of the arms that `rewarm` shares with it."""
+    store = Store(tmp_path)
+    for arm in STUDY.arms:
+        _store_arm(store, arm.label)
+    parts = [STUDY, rewarm(replace(get_scale("smoke"), seeds=1))]
+    stored = StoredStudy(combine("both", question="Which?", parts=parts), tmp_path, Site())
+    results = StudyResults(stored)
+    assert [part.study for part in results.parts] == parts
+    missing = [arm.label for arm in results.arms if arm.scores is None]
+    assert missing == ["rewarm.start-080-rewarm.s1", "rewarm.start-100-matched.s1"]
+    page = results.write_report()
+    assert page == tmp_path / "reports" / "both-smoke" / "report.html"
+    for part in results.parts:
+        assert f'href="../{part.study.name}-smoke/report.html"' in page.read_text()
+        assert escape(part.study.question) in (page.parent / f"../{part.study.name}-smoke/report.html").read_text()
+    first, second, last = conclusion_lines(stored, results)
+    assert first.startswith(f"when: {results.parts[0].answer} Claims: best undecided, two-points undecided")
+    assert second.startswith("rewarm: ") and last == "1 of 2 studies have the scores of all their arms."

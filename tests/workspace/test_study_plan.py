@@ -16,6 +16,7 @@ from firstsight.cli.app import command
 from firstsight.errors import RequestError
 from firstsight.recipe.analysis import Comparison
 from firstsight.recipe.stages import Pretrain
+from firstsight.recipe.study import combine
 from firstsight.site import Site
 from firstsight.units import Tokens
 from firstsight.workspace.study_graph import StoredStudy
@@ -25,18 +26,20 @@ HEAVY = "{'torch', 'numpy', 'transformers', 'polars', 'altair', 'rich', 'typer'}
 WORDS = st.text(st.sampled_from("ab1"), min_size=1, max_size=9)
 
 
-def test_a_plan_is_made_without_a_terminal_and_without_heavy_packages(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "line"), [("when", "saved ("), ("paper", "with every arm alone")])
+def test_a_plan_is_made_without_a_terminal_and_without_heavy_packages(name: str, line: str, tmp_path: Path) -> None:
     """In a program that has no `__main__` file, as in a notebook."""
     script = (
         f"import sys; import firstsight as fs; print({HEAVY});"
-        f"plan = fs.Workspace({str(tmp_path / 'none')!r}).plan(fs.study('when', scale='1b'));"
+        f"plan = fs.Workspace({str(tmp_path / 'none')!r}).plan(fs.study({name!r}, scale='1b'));"
         f"print(len(plan.steps), plan.cost.device.name, {HEAVY}); print(plan)"
     )
     done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, check=True)
     imported, planned, *text = done.stdout.splitlines()
-    graph = StoredStudy(fs.study("when", scale="1b"), tmp_path, Site()).graph
+    study = fs.study(name, scale="1b")
+    graph = StoredStudy(study, tmp_path, Site()).graph
     assert imported == "set()" and planned == f"{len(graph.steps)} h100 set()"
-    assert text[0] == "When in text pre-training should images enter?" and any("saved (" in line for line in text)
+    assert text[0] == study.question and any(line in printed for printed in text)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,3 +122,22 @@ def test_a_plan_names_the_claims_whose_arms_or_tasks_do_not_exist(tmp_path: Path
     ghost_line, task_line = [line for line in lines if line.startswith("claim ")]
     assert ghost_line.startswith("claim ghost cannot be tested: no arm is called 'start-080x'. Nearest: start-080,")
     assert task_line.startswith("claim measure cannot be tested: no measure or task is called 'vqav3'. Nearest: vqav2")
+
+
+def test_a_combined_plan_counts_what_parts_share(tmp_path: Path) -> None:
+    """`rewarm` adds two branches to the steps of `when`: their mid-training, fine-tuning and evaluation."""
+    parts = [fs.study(name, scale="smoke") for name in ("when", "rewarm")]
+    graphs = [StoredStudy(part, tmp_path, Site()).graph for part in parts]
+    plan = fs.Workspace(tmp_path).plan(combine("both", question="Which?", parts=parts))
+    rows = [line.split() for line in plan.lines()]
+    counts = [row[:4] for row in rows if row[:1] in (["when"], ["rewarm"])]
+    assert counts == [
+        ["when", "7", str(len(graphs[0].steps)), str(len(graphs[0].steps))],
+        ["rewarm", "5", str(len(graphs[1].steps)), "6"],
+    ]
+    costs = [fs.Workspace(tmp_path).plan(part).cost for part in parts]
+    separate, unshared = (sum(getattr(c, name).flops for c in costs) for name in ("total", "unshared_total"))
+    total = plan.cost.total.flops
+    text = str(plan)
+    assert f"{total / separate:.0%} of {separate:.3g} with a store for each study" in text
+    assert f"{total / unshared:.0%} of {unshared:.3g} with every arm alone" in text

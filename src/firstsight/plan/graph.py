@@ -71,7 +71,7 @@ class Graph:
 
 
 def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
-    """The steps of all arms. Trunks are split on TRUNK_GRID and where an arm branches off, in all seeds alike.
+    """The steps of all arms. Those of an arm are the same in every study that has it.
 
     Built-in sources are as large as `grow_sources` makes them. QuantityError or UnknownName where an arm could not
     run (`plan.refusals`).
@@ -80,10 +80,7 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     for arm in study.arms:
         check_arm(arm)
     study, builder = grow_sources(study), _GraphBuilder(content_ids or {})
-    starts: dict[Pretrain | Donor, set[Share]] = {}
-    for arm in study.arms:
-        starts.setdefault(_of_any_seed(arm.pretrain), set()).add(arm.start)
-    finals = {arm.label: builder.evaluation(arm, starts[_of_any_seed(arm.pretrain)]) for arm in study.arms}
+    finals = {arm.label: builder.evaluation(arm) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
         steps = [step for arm in study.arms if arm.seed == seed for step in with_ancestors(finals[arm.label])]
@@ -97,20 +94,12 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     )
 
 
-def _of_any_seed(trunk: Pretrain | Donor) -> Pretrain | Donor:
-    """A trunk without its seed: a seed that only some arms have is split like the others, so has their addresses."""
-    return trunk if isinstance(trunk, Donor) else replace(trunk, seed=0)
+def trunk_cuts(pretrain: Pretrain, start: Share) -> tuple[Share, ...]:
+    """The ends of the segments of a trunk up to `start`: those of TRUNK_GRID before it, and itself.
 
-
-def trunk_cuts(pretrain: Pretrain, start: Share, starts: Collection[Share]) -> tuple[Share, ...]:
-    """The ends of the segments of a trunk up to `start`: those of TRUNK_GRID, and, where it is not one of these, the
-    `starts` between the last of them and itself.
-
-    So a segment on the grid has one address in all studies. Shares of equally many whole steps are one cut.
+    So a trunk up to a share has one address in all studies. Shares of equally many whole steps are one cut.
     """
-    grid = [share for share in TRUNK_GRID if share < start]
-    others = [] if start in TRUNK_GRID else sorted(share for share in starts if max(grid, default=0) < share < start)
-    ends = {pretrain.tokens_at(share): share for share in reversed((*grid, *others))}
+    ends = {pretrain.tokens_at(share): share for share in reversed(TRUNK_GRID) if share < start}
     return tuple(sorted((ends | {pretrain.tokens_at(start): start}).values())) if start else ()
 
 
@@ -144,19 +133,19 @@ class _GraphBuilder:
             return _GraphBuilder({spec.external.name: digest} if digest else {}).leaf(spec.external)
         return self.step("named" if isinstance(spec, External) else spec.TAG, spec)
 
-    def evaluation(self, arm: Arm, starts: Collection[Share]) -> Step:
-        """The arm's last step; `starts` are those of all arms on its trunk."""
-        model, role = self.trunk(arm, starts), "trunk"
+    def evaluation(self, arm: Arm) -> Step:
+        """The arm's last step."""
+        model, role = self.trunk(arm), "trunk"
         for stage in arm.resolved_stages():
             model, role = self.stage(stage, [(role, model)] if model else []), "previous"
         assert model is not None  # check_arm
         inputs = [("checkpoint", model), ("benchmarks", self.leaf(arm.evaluate.benchmarks))]
         return self.step("evaluate", arm.evaluate, inputs)
 
-    def trunk(self, arm: Arm, starts: Collection[Share]) -> Step | None:
+    def trunk(self, arm: Arm) -> Step | None:
         """What an arm branches from: a donor's checkpoint, or the last segment of its own trunk; None at start 0."""
         if not isinstance(arm.pretrain, Donor):
-            return self.segments(arm.pretrain, trunk_cuts(arm.pretrain, arm.start, starts))
+            return self.segments(arm.pretrain, trunk_cuts(arm.pretrain, arm.start))
         if not arm.start:
             return None
         return replace(self.leaf(arm.pretrain.checkpoint(arm.start)), donor_model=arm.pretrain.model)

@@ -1,42 +1,65 @@
-"""Which rows the steps of an arm read from each source: exact where shares count rows, else upper bounds.
+"""Built-in sources that suffice for what an arm reads: exact where shares count rows, else by upper bounds.
 
-Built-in sources that are too small for them are replaced by larger ones of the same kind.
+A part of an arm gets what it and the parts before it read, whatever later parts or other arms read, so that equal parts
+have equal addresses in every study. A source that is too small is replaced by a larger one of the same kind. Text that
+an earlier part reads keeps its size, on which the order of its rows depends, and is read again instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import floor
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.mixture import DataSource, Mixture, PackingMode, WeightedSource, source_label
-from firstsight.recipe.stages import Donor, Finetune, Midtrain, Pretrain, RowShape, TokenizerSource
+from firstsight.recipe.mixture import DataSource, ImageTextMix, Mixture, PackingMode, WeightedSource, source_label
+from firstsight.recipe.stages import Finetune, Midtrain, Pretrain, RowShape, TokenizerSource
 from firstsight.recipe.study import Arm, Study
 from firstsight.recipe.synthetic_sizes import SyntheticSource, doubled, guaranteed_rows, size_text
 
+TextSizes = dict[DataSource, DataSource]
+"""The text sources that earlier parts of an arm read, as stated, and those of sufficient size."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceNeed:
-    """Rows that a step and those before it read from one source."""
+class _RowDemand:
+    """The rows of `length` tokens that are read of a mixture, in all passes together."""
 
-    location: str
-    """The arm, the stage and the field."""
-    source: DataSource
     rows: int
-    """Rows of `length` tokens, in all passes together."""
-    passes: int
-    """The most passes through the source."""
     length: int
     image_tokens: int
     """0 for text."""
     packing: PackingMode
     tokenizer: TokenizerSource
+    repeats: int
+    """Epochs of a fine-tuning, each of which makes as many passes as its mixture allows."""
 
-    @property
-    def rows_of_one_pass(self) -> int:
-        """Rows that the source must have."""
-        return -(-self.rows // self.passes)
+    def satisfy(self, mixture: Mixture, sizes: TextSizes) -> Mixture:
+        """The mixture with larger sources where they are too small; those in `sizes` are set, and get more passes."""
+        count = sum(component.share > 0 for component in mixture.components)
+        is_divided = count > 1 and mixture.share_unit == "rows"
+        components = list[WeightedSource]()
+        for component in mixture.components:
+            bound = floor(self.rows * component.share) + count  # `data.sampling.source_counts` is closer
+            rows = min(self.rows, bound) if is_divided else self.rows
+            components.append(self._satisfy_component(component, rows if component.share else 0, sizes))
+        return replace(mixture, components=tuple(components))
+
+    def _satisfy_component(self, component: WeightedSource, rows: int, sizes: TextSizes) -> WeightedSource:
+        source, size = component.source, sizes.get(component.source)
+        if isinstance(size, SyntheticSource):
+            passes = -(-rows // (self.repeats * max(1, self._rows_of_pass(size))))
+            return replace(component, source=size, max_epochs=max(component.max_epochs, passes))
+        while isinstance(source, SyntheticSource) and rows > (
+            component.max_epochs * self.repeats * self._rows_of_pass(source)
+        ):
+            source = doubled(source)
+        return replace(component, source=source)
+
+    def _rows_of_pass(self, source: SyntheticSource) -> int:
+        """Rows that a source is sure to fill."""
+        shape = {"length": self.length, "image_tokens": self.image_tokens}
+        return guaranteed_rows(source, **shape, packing=self.packing, tokenizer=self.tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +73,9 @@ class _TextPosition:
     """False: `rows` is an upper bound, because a share counts tokens."""
 
     @classmethod
-    def beginning(cls, row_shape: RowShape) -> _TextPosition:
-        return cls(rows=0, length=row_shape.length, cuts=1, is_exact=True)
+    def after(cls, rows: int, row_shape: RowShape) -> _TextPosition:
+        """The position after so many rows from the beginning."""
+        return cls(rows=rows, length=row_shape.length, cuts=1, is_exact=True)
 
     def advance(self, rows: int, *, is_exact: bool) -> _TextPosition:
         """The position so many rows further."""
@@ -61,7 +85,7 @@ class _TextPosition:
         """The position in rows of another length; QuantityError where no such row is sure to start there."""
         length, packed_length, tokens = row_shape.length, self.length * self.cuts, self.rows * self.length
         if not self.rows or length == self.length:
-            return self if self.rows else _TextPosition.beginning(row_shape)
+            return self if self.rows else _TextPosition.after(0, row_shape)
         if packed_length % length or tokens % length or (self.length % length and not self.is_exact):
             raise QuantityError(
                 f"{location}.row_shape.length: wanted a length that divides the {packed_length} tokens of a packed row "
@@ -70,60 +94,63 @@ class _TextPosition:
             )
         return replace(self, rows=tokens // length, length=length, cuts=packed_length // length)
 
+    def demand(self, tokenizer: TokenizerSource, *, repeats: int = 1) -> _RowDemand:
+        """The rows, as they were packed, that were read up to here."""
+        rows, length = -(-self.rows // self.cuts), self.length * self.cuts
+        return _RowDemand(
+            rows=rows, length=length, image_tokens=0, packing="best_fit", tokenizer=tokenizer, repeats=repeats
+        )
 
-def source_needs(arm: Arm) -> Iterator[SourceNeed]:
-    """What the trunk up to the arm's start and each of its stages read; QuantityError as `Arm.resolved_stages`.
 
-    The text of a stage continues that of the stages before, so its rows include theirs.
+def grow_sources(study: Study) -> Study:
+    """The study with sufficient built-in sources in every arm; QuantityError as `grow_arm`."""
+    return replace(study, arms=tuple(map(grow_arm, study.arms)))
+
+
+def grow_arm(arm: Arm) -> Arm:
+    """The arm with built-in sources of sufficient size, or enough passes.
+
+    A trunk has text for its whole run, wherever the arm leaves it. The captions of an encoder's own training stay as
+    they are. QuantityError as `Arm.resolved_stages`, and where text cannot go on in rows of another length.
     """
-    trunk, position = arm.pretrain, None
-    if arm.start and not isinstance(trunk, Donor):
-        rows = trunk.row_shape.rows(trunk.tokens_at(arm.start))
-        position = _TextPosition(rows=rows, length=trunk.row_shape.length, cuts=1, is_exact=True)
-        yield from _text_needs(f"{arm.label}: pretrain.text", trunk.text, position, tokenizer=trunk.tokenizer)
+    trunk, sizes = arm.pretrain, TextSizes()
+    position: _TextPosition | None = None
+    if isinstance(trunk, Pretrain):
+        shape, stated_text = trunk.row_shape, trunk.text
+        end = _TextPosition.after(shape.rows(trunk.rounded_tokens), shape)
+        trunk = replace(trunk, text=end.demand(trunk.tokenizer).satisfy(stated_text, {}))
+        sizes.update(zip(stated_text.sources, trunk.text.sources, strict=True))
+        position = _TextPosition.after(shape.rows(trunk.tokens_at(arm.start)), shape) if arm.start else None
+    mixes = list[ImageTextMix]()
     for stage in arm.resolved_stages():
-        location = f"{arm.label}: {stage.TAG}"
         text_rows, image_rows, is_exact = _stage_rows(stage)
         if text_rows:
-            position = (position or _TextPosition.beginning(stage.row_shape)).rescale(stage.row_shape, location)
+            position = position or _TextPosition.after(0, stage.row_shape)
+            position = position.rescale(stage.row_shape, f"{arm.label}: {stage.TAG}")
             position = position.advance(text_rows, is_exact=is_exact)
-            text, epochs = stage.mix.text, _epochs(stage)
-            yield from _text_needs(f"{location}.mix.text", text, position, tokenizer=stage.tokenizer, epochs=epochs)
-        yield from _image_needs(f"{location}.mix.images", stage, image_rows)
+        mixes.append(_grow_mix(stage, position if text_rows else None, image_rows, sizes=sizes))
+    stages = [replace(stage, mix=mix) for stage, mix in zip(arm.stages, mixes, strict=True)]
+    return replace(arm, pretrain=trunk, stages=tuple(stages))
 
 
-def _epochs(stage: Midtrain | Finetune) -> int:
-    return stage.epochs if isinstance(stage, Finetune) else 1
-
-
-def _text_needs(
-    location: str, text: Mixture, position: _TextPosition, *, tokenizer: TokenizerSource, epochs: int = 1
-) -> Iterator[SourceNeed]:
-    for component, rows in _component_rows(text, -(-position.rows // position.cuts)):
-        yield SourceNeed(
-            location=location,
-            source=component.source,
-            rows=rows,
-            passes=component.max_epochs * epochs,
-            length=position.length * position.cuts,
-            image_tokens=0,
-            packing="best_fit",
-            tokenizer=tokenizer,
-        )
-
-
-def _image_needs(location: str, stage: Midtrain | Finetune, rows: int) -> Iterator[SourceNeed]:
-    for component, component_rows in _component_rows(stage.mix.images, rows):
-        yield SourceNeed(
-            location=location,
-            source=component.source,
-            rows=component_rows,
-            passes=component.max_epochs * _epochs(stage),
-            length=stage.row_shape.length,
-            image_tokens=stage.model.image_tokens,
-            packing=stage.mix.packing,
-            tokenizer=stage.tokenizer,
-        )
+def _grow_mix(
+    stage: Midtrain | Finetune, text_end: _TextPosition | None, image_rows: int, *, sizes: TextSizes
+) -> ImageTextMix:
+    """The mix of a stage that reads text up to `text_end` (None: reads no text); adds its text to `sizes`."""
+    mix, tokenizer, repeats = stage.mix, stage.tokenizer, stage.epochs if isinstance(stage, Finetune) else 1
+    text_demand = (text_end or _TextPosition.after(0, stage.row_shape)).demand(tokenizer, repeats=repeats)
+    text = text_demand.satisfy(mix.text, sizes)
+    if text_end:
+        sizes.update(zip(mix.text.sources, text.sources, strict=True))
+    image_demand = _RowDemand(
+        rows=image_rows,
+        length=stage.row_shape.length,
+        image_tokens=stage.model.image_tokens,
+        packing=mix.packing,
+        tokenizer=tokenizer,
+        repeats=repeats,
+    )
+    return replace(mix, text=text, images=image_demand.satisfy(mix.images, {}))
 
 
 def _stage_rows(stage: Midtrain | Finetune) -> tuple[int, int, bool]:
@@ -137,73 +164,28 @@ def _stage_rows(stage: Midtrain | Finetune) -> tuple[int, int, bool]:
     return text_rows, image_rows, False
 
 
-def _component_rows(mixture: Mixture, rows: int) -> Iterator[tuple[WeightedSource, int]]:
-    """The most rows that each source of a mixture gives to its first `rows` rows; without those that give none."""
-    components = [component for component in mixture.components if component.share]
-    for component in components if rows else ():
-        bound = floor(rows * component.share) + len(components)  # `data.sampling.source_counts` is closer
-        yield component, rows if len(components) == 1 or mixture.share_unit != "rows" else min(rows, bound)
+def growth_lines(study: Study) -> Iterator[str]:
+    """A sentence for each built-in source that is larger, or read more often, than the study states."""
+    arms: dict[str, dict[str, None]] = {}
+    for arm in study.arms:
+        for stated, grown in zip(_components(arm), _components(grow_arm(arm)), strict=True):
+            if stated != grown:
+                arms.setdefault(_growth_text(stated, grown), {})[arm.name] = None
+    for text, names in arms.items():
+        yield f"{text}, because more is read by {', '.join(names)}."
 
 
-GrownSources = Mapping[SyntheticSource, SyntheticSource]
-"""A larger source for each built-in one that is too small."""
-
-
-def grow_sources(study: Study) -> Study:
-    """The study with built-in sources of sufficient size; QuantityError as `source_needs`.
-
-    A source is doubled until it suffices for every arm, and all arms that have it get the larger one, whose records
-    begin with those of the smaller. The captions of an encoder's own training stay as they are.
-    """
-    grown = grown_sources(study)
-    return replace(study, arms=tuple(_grow_arm(arm, grown) for arm in study.arms)) if grown else study
-
-
-def growth_lines(study: Study) -> list[str]:
-    """A sentence for each built-in source that is larger than the study states."""
-    return [
-        f"{source_label(source)}: {size_text(larger)} instead of {size_text(source)}, because the study reads more."
-        for source, larger in grown_sources(study).items()
-    ]
-
-
-def grown_sources(study: Study) -> GrownSources:
-    """The built-in sources of a study that are too small, with the larger ones that it gets instead."""
-    larger: dict[SyntheticSource, SyntheticSource] = {}
-    for need in dict.fromkeys(need for arm in study.arms for need in source_needs(arm)):
-        source = need.source
-        if isinstance(source, SyntheticSource):
-            larger[source] = _sufficient(larger.get(source, source), need)
-    return {source: replacement for source, replacement in larger.items() if replacement != source}
-
-
-def _sufficient(source: SyntheticSource, need: SourceNeed) -> SyntheticSource:
-    while True:
-        rows = guaranteed_rows(
-            source, length=need.length, image_tokens=need.image_tokens, packing=need.packing, tokenizer=need.tokenizer
-        )
-        if rows >= need.rows_of_one_pass:
-            return source
-        source = doubled(source)
-
-
-def _grow_arm(arm: Arm, grown: GrownSources) -> Arm:
+def _components(arm: Arm) -> Iterator[WeightedSource]:
     trunk = arm.pretrain
-    if isinstance(trunk, Pretrain):
-        trunk = replace(trunk, text=_grow_mixture(trunk.text, grown))
-    return replace(arm, pretrain=trunk, stages=tuple(_grow_stage(stage, grown) for stage in arm.stages))
+    yield from trunk.text.components if isinstance(trunk, Pretrain) else ()
+    for stage in arm.stages:
+        yield from (*stage.mix.text.components, *stage.mix.images.components)
 
 
-def _grow_stage(stage: Midtrain | Finetune, grown: GrownSources) -> Midtrain | Finetune:
-    mix = stage.mix
-    mix = replace(mix, text=_grow_mixture(mix.text, grown), images=_grow_mixture(mix.images, grown))
-    return replace(stage, mix=mix)
-
-
-def _grow_mixture(mixture: Mixture, grown: GrownSources) -> Mixture:
-    return replace(mixture, components=tuple(_grow_component(component, grown) for component in mixture.components))
-
-
-def _grow_component(component: WeightedSource, grown: GrownSources) -> WeightedSource:
-    source = component.source
-    return replace(component, source=grown.get(source, source)) if isinstance(source, SyntheticSource) else component
+def _growth_text(stated: WeightedSource, grown: WeightedSource) -> str:
+    source, size, passes = stated.source, grown.source, ""
+    if grown.max_epochs != stated.max_epochs:
+        passes = f", up to {grown.max_epochs} passes instead of {stated.max_epochs}"
+    if source != size and isinstance(source, SyntheticSource) and isinstance(size, SyntheticSource):
+        return f"{source_label(source)}: {size_text(size)} instead of {size_text(source)}{passes}"
+    return f"{source_label(source)}: {passes.removeprefix(', ')}"

@@ -105,6 +105,8 @@ class Study:
     claims: tuple[Claim, ...] = ()
     decision_accuracy: DecisionAccuracy | None = None
     """Whether the order of the arms at smaller sizes is that at the largest one; needs an axis of sizes."""
+    parts: tuple[Study, ...] = ()
+    """Of a study that `combine` made: the studies whose arms it has, each with its own question."""
 
     def __post_init__(self) -> None:
         check_name(self, "name", "scale")
@@ -113,6 +115,8 @@ class Study:
         labels = [arm.label for arm in self.arms]
         if repeated := sorted({label for label in labels if labels.count(label) > 1}):
             raise QuantityError(f"arms need different names. Repeated in {self.name}: {', '.join(repeated)}.")
+        if self.parts:  # arms are compared within a part
+            return
         horizons = {arm.horizon: arm.label for arm in reversed(self.arms)}
         if len(horizons) > 1:
             mixed = " and ".join(f"{label} has {horizon}" for horizon, label in sorted(horizons.items()))
@@ -240,6 +244,9 @@ class Study:
         """
         if (average, each) == (1, 0):
             return self
+        if self.parts:
+            parts = [part.with_last_checkpoints(average=average, each=each, every=every) for part in self.parts]
+            return combine(self.name, question=self.question, parts=parts)
         last = LastCheckpoints(count=max(average, each), every=every)
         arms = [
             replace(
@@ -259,6 +266,15 @@ class Study:
         further = dict.fromkeys(label for label in labels if label not in own)
         names = [label.rpartition(".s") for label in further]
         return replace(self, arms=(*self.arms, *(self.arm(name).with_seed(int(seed)) for name, _, seed in names)))
+
+
+def combine(name: str, *, question: str, parts: Sequence[Study]) -> Study:
+    """One study of several, so that their arms share steps in one run; its report is a page that links to theirs.
+
+    Its arms are called by study and arm: when.start-080.
+    """
+    arms = [replace(arm, name=f"{part.name}.{arm.name}") for part in parts for arm in part.arms]
+    return Study(name=name, scale=parts[0].scale, question=question, arms=tuple(arms), parts=tuple(parts))
 
 
 def _figure_axes(figure: Figure) -> tuple[str, ...]:

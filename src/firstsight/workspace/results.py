@@ -62,6 +62,8 @@ class StudyResults:
     def __init__(self, stored: StoredStudy, summary: RunSummary | None = None) -> None:
         """`summary` of the last run says what failed in it; without one, the store does."""
         self.study, self._stored = stored.study, stored
+        self.parts = [StudyResults(part, summary) for part in stored.parts]
+        """The results of the parts of a combined study."""
         self.arms = collect_results(stored.study, stored.open_store(), stored.graph, summary=summary)
         """The results of each arm, or why they are missing."""
 
@@ -76,12 +78,15 @@ class StudyResults:
 
     @cached_property
     def claims(self) -> list[ClaimResult]:
-        """The claims of the study, tested on these results."""
+        """The claims of the study, tested on these results; those of a combined study are its parts'."""
         return evaluate_claims(self.study.claims, self.arms, self.comparison)
 
     @property
     def answer(self) -> str:
-        """The report's first sentence: `report.summary.answer_sentence`."""
+        """The report's first sentence (`report.summary.answer_sentence`); of a combined study how many are done."""
+        if self.parts:
+            done = sum(all(arm.scores is not None for arm in part.arms) for part in self.parts)
+            return f"{done} of {len(self.parts)} studies have the scores of all their arms."
         accuracy = self.decision_accuracy
         return answer_sentence(self.arms, self.scores, self.comparison, axes=self.study.axes, accuracy=accuracy)
 
@@ -137,12 +142,23 @@ class StudyResults:
                 yield f"damaged, in {len(labels)} of {len(self.arms)} arms: {line}"
 
     def write_report(self) -> Path:
-        """Write report.html with its figures and tables, finished or not; the path of the page."""
-        from firstsight.report.pages import report_page  # its figures take a second to import
+        """Write report.html with its figures and tables, finished or not; the path of the page.
+
+        That of a combined study is an index of the reports of its parts, which are written too.
+        """
+        from firstsight.report.pages import index_page, report_page  # its figures take a second to import
 
         stored = self._stored
         run = run_info(stored)
         folder = stored.open_store().root / "reports" / f"{self.study.name}-{self.study.scale}"
+        if self.parts:
+            entries = [
+                index_page.IndexEntry(
+                    study=part.study, answer=part.answer, claims=part.claims, page=part.write_report()
+                )
+                for part in self.parts
+            ]
+            return index_page.write(entries, study=self.study, run=run, folder=folder)
         return report_page.write(self.arms, study=self.study, run=run, folder=folder)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dis
 import inspect
-import pkgutil
 import re
 import runpy
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
-from importlib import import_module
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -19,12 +17,12 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from firstsight import studies
 from firstsight.errors import FirstsightError, QuantityError, RequestError, UnknownName
 from firstsight.limits import check_file_size
 from firstsight.recipe.scales import Scale, get_scale
 from firstsight.recipe.spec import describe, matches
 from firstsight.recipe.study import Study
+from firstsight.studies import shipped_function, shipped_studies
 from firstsight.units import Share, Tokens, parse_share, parse_tokens
 from firstsight.workspace.doctor import missing_package
 
@@ -150,11 +148,6 @@ def study(
     return function.build(scale, seeds=seeds, average=average, last=last, options=options)
 
 
-def shipped_studies() -> list[str]:
-    """The names of the studies that are part of firstsight."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(studies.__path__))
-
-
 def find_study_function(name: str) -> StudyFunction:
     """The study with a name: when, my_study.py, or my_study.py:late. UnknownName or RequestError otherwise."""
     path, _, function = name.partition(".py:")
@@ -162,8 +155,7 @@ def find_study_function(name: str) -> StudyFunction:
         return _from_file(Path(path if name.endswith(".py") else f"{path}.py"), function)
     if name not in shipped_studies():
         raise UnknownName("study", name, shipped_studies())
-    module = import_module(f"firstsight.studies.{name.replace('-', '_')}")
-    return _study_function(name, getattr(module, name.replace("-", "_")))
+    return _study_function(name, shipped_function(name))
 
 
 def _from_file(path: Path, function: str) -> StudyFunction:

@@ -28,7 +28,7 @@ from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace import sources
 from firstsight.workspace.check_models import check_models
-from firstsight.workspace.decisions.record import SequentialRecord
+from firstsight.workspace.decisions.record import SequentialRecord, read_sequential_record
 from firstsight.workspace.execute import HANDLERS, run_step
 from firstsight.workspace.prepare import prepare_source, prepared_folder
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
@@ -43,6 +43,17 @@ class StoredStudy:
     site: Site = field(default_factory=sources.current_site)
     record: SequentialRecord | None = None
     """Of a study that is decided step by step; the study has its added arms."""
+
+    @classmethod
+    def find(cls, study: Study, root: Path, site: Site) -> StoredStudy:
+        """A study with the arms that were added to decide its claims; those of parts are added to the parts."""
+        record = None if study.parts else read_sequential_record(study, root)
+        return cls(study.with_arms(record.labels) if record else study, root, site, record)
+
+    @cached_property
+    def parts(self) -> tuple[StoredStudy, ...]:
+        """The parts of a combined study, each stored like a study of its own."""
+        return tuple(self.find(part, self.root, self.site) for part in self.study.parts)
 
     @cached_property
     def graph(self) -> Graph:

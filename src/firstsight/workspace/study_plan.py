@@ -36,7 +36,10 @@ class StudyPlan:
         return self.graph.steps
 
     def lines(self) -> Iterator[str]:
-        """The plan as lines of text."""
+        """The plan as lines of text; that of a combined study has a row for each part."""
+        if self.study.parts:
+            yield from _part_lines(self)
+            return
         yield from (self.study.question, "", *render_tree(self.graph, self.stored_addresses), "")
         yield from (*training_lines(self.study), *align_table(stage_table(self.study)), "")
         yield from (*_mixture_lines(self.study), *growth_lines(self.study), "")
@@ -65,6 +68,47 @@ def plan_study(stored: StoredStudy, *, device: str | None = None, utilisation: f
         cost=estimate_cost(stored.graph, DeviceSpec(device, utilisation=utilisation)),
         stored_addresses=frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset(),
     )
+
+
+def _part_lines(plan: StudyPlan) -> Iterator[str]:
+    """What each part of a combined study needs, what of it no earlier part does, and what sharing saves."""
+    cost, graph, study = plan.cost, plan.graph, plan.study
+    costs = {step_cost.step: step_cost for step_cost in cost.step_costs}
+    rows, seen, separate_flops = list[tuple[str, ...]](), set[Step](), 0
+    for part in study.parts:
+        steps = {step for arm in part.arms for step in graph.arms[f"{part.name}.{arm.label}"]}
+        alone, added = (sum(costs[step].cost.flops for step in group) for group in (steps, steps - seen))
+        hours = format_hours(sum(costs[step].hours for step in steps - seen))
+        rows.append(
+            (
+                part.name,
+                str(len(part.arms)),
+                str(len(steps)),
+                str(len(steps - seen)),
+                f"{alone:.3g}",
+                f"{added:.3g}",
+                hours,
+            )
+        )
+        seen, separate_flops = seen | steps, separate_flops + alone
+    columns = ("study", "arms", "steps", "new steps", "FLOPs", "new FLOPs", f"new {cost.device.name} hours")
+    total, unshared = cost.total, cost.unshared_total
+    stored = sum(step.address in plan.stored_addresses for step in graph.steps)
+    yield from (study.question, "", *align_table([columns, *rows]), "")
+    yield f"new: what no study above it needs. {len(graph.steps)} steps in all, {stored} of them stored."
+    yield (
+        f"Together {total.flops:.3g} FLOPs, {format_hours(total.hours)} {cost.device.name} hours: "
+        f"{_ratio(total.flops, separate_flops)} of {separate_flops:.3g} with a store for each study, "
+        f"{_ratio(total.flops, unshared.flops)} of {unshared.flops:.3g} with every arm alone."
+    )
+    yield _device_line(cost)
+    yield "Schedules, data and steps of a study: firstsight plan STUDY."
+    if names := graph.undigested_names():
+        yield f"Addresses are provisional until a run has read {', '.join(names)}."
+
+
+def _ratio(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "0%"
 
 
 def align_table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -133,11 +177,17 @@ def _cost_lines(cost: CostEstimate) -> Iterator[str]:
     """The cost of each step as a table, then what the hours and the estimates mean."""
     device = cost.device
     yield from align_table(estimate_table(cost))
-    peak = f"{device.utilisation:.0%} of {device.peak_flops / 1e12:,.4g} TFLOP/s (bf16)"
-    yield f"Hours on one {device.name} at {peak}."
+    yield _device_line(cost)
     yield "Memory of weights, gradients and moments in fp32; activations and bf16 copies of weights come on top."
     if capacity := DEVICE_GB.get(device.name):
         sizes = dict.fromkeys((step.step.slug, step.cost.memory_bytes) for step in cost.step_costs)
         too_large = [f"{slug} ({format_bytes(size)})" for slug, size in sizes if size > capacity * 10**9]
         yield f"One {device.name} has {capacity} GB{': too little for ' if too_large else ''}{', '.join(too_large)}."
     yield from dict.fromkeys(f"{step.cost.note}." for step in cost.step_costs if step.cost.note)
+
+
+def _device_line(cost: CostEstimate) -> str:
+    """What an hour is."""
+    device = cost.device
+    peak = f"{device.utilisation:.0%} of {device.peak_flops / 1e12:,.4g} TFLOP/s (bf16)"
+    return f"Hours on one {device.name} at {peak}."

@@ -17,7 +17,6 @@ from firstsight.plan.step import FieldDifference
 from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace import resolve, sources
-from firstsight.workspace.decisions.record import read_sequential_record
 from firstsight.workspace.execute import run_graph
 from firstsight.workspace.prepare import PreparedSource, request_preparation
 from firstsight.workspace.progress import ProgressDisplay, progress_display
@@ -263,5 +262,4 @@ class Workspace:
         if not isinstance(given, Study):
             call = f"firstsight.study({getattr(given, '__name__', repr(given))})"
             raise RequestError(f"wanted a Study. Got {type(given).__name__}. Pass the result of {call}.")
-        record = read_sequential_record(study, self.root)
-        return StoredStudy(study.with_arms(record.labels) if record else study, self.root, self.site, record)
+        return StoredStudy.find(study, self.root, self.site)

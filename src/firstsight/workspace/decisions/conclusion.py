@@ -12,7 +12,13 @@ from firstsight.workspace.study_graph import StoredStudy
 
 
 def conclusion_lines(stored: StoredStudy, results: StudyResults, *, jobs: int | None = None) -> Iterator[str]:
-    """Three sentences, or one where the study states no claim that its arms can test."""
+    """Three sentences, or one where the study states no claim that its arms can test.
+
+    Of a combined study a sentence for each part, with the verdicts of its claims.
+    """
+    for part in results.parts:
+        verdicts = ", ".join(f"{result.claim.name} {result.verdict}" for result in part.claims)
+        yield f"{part.study.name}: {part.answer}{f' Claims: {verdicts}.' if verdicts else ''}"
     yield results.answer
     tested = [result for result in results.claims if result.verdict != "not tested"]
     if not tested:
