@@ -31,7 +31,9 @@ def test_plan_prints_the_learning_rate_of_each_branch(capsys: pytest.CaptureFixt
     )
 
 
-@pytest.mark.parametrize("study", ["when", "rewarm", "encoders", "frozen", "ladder"])
+@pytest.mark.parametrize(
+    "study", ["when", "when-controls", "schedules", "captions", "encoders", "frozen", "ladder", "scale"]
+)
 def test_every_shipped_study_has_the_option_horizon(capsys: pytest.CaptureFixture[str], study: str) -> None:
     """A branch at 80 % of the smoke trunk lacks 8 of its 40 steps, which the full horizon adds to its 20."""
     for horizon, length in (("branch", "20,480 20"), ("full", "28,672 28")):

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from firstsight.plan.schedules import COLUMNS, stage_table, training_lines
+from firstsight.plan.graph import build_graph
+from firstsight.plan.schedules import (
+    COLUMNS,
+    planned_rates,
+    published_lines,
+    published_rate,
+    stage_table,
+    training_lines,
+)
 from firstsight.recipe.scales import branch_at, get_scale
-from firstsight.recipe.schedule import Continue, SameCurve
+from firstsight.recipe.schedule import Continue, Rewarm, SameCurve
 from firstsight.recipe.stages import ModuleTraining, Pretrain, Trains
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.studies.frozen import frozen
+from firstsight.studies.ladder import ladder
 from firstsight.studies.when import when
+from firstsight.studies.when_controls import when_controls
 from firstsight.units import Share, Tokens
 
 SCALE = get_scale("smoke")
@@ -81,14 +92,15 @@ def test_rows_are_in_the_order_of_stages_then_arms() -> None:
 
 def test_what_trains_is_printed_where_any_stage_differs_from_decoder_and_projector() -> None:
     head, *rows = stage_table(frozen(SCALE))
+    shares = ("030", "050", "080")
     assert head == (*COLUMNS, "trains")
     assert {(row[0], row[1], row[-1]) for row in rows} == {
-        ("frozen", "midtrain", "decoder x1, projector x4"),
-        ("trained", "midtrain", "decoder x1, projector x4, encoder x1"),
-        ("lowered", "midtrain", "decoder x1, projector x4, encoder x0.1"),
-        ("frozen", "finetune", "decoder, projector"),
-        ("trained", "finetune", "decoder, projector, encoder"),
-        ("lowered", "finetune", "decoder x1, projector x1, encoder x0.1"),
+        *((f"frozen-{share}", "midtrain", "decoder x1, projector x4") for share in shares),
+        *((f"trained-{share}", "midtrain", "decoder x1, projector x4, encoder x1") for share in shares),
+        ("lowered-080", "midtrain", "decoder x1, projector x4, encoder x0.1"),
+        *((f"frozen-{share}", "finetune", "decoder, projector") for share in shares),
+        *((f"trained-{share}", "finetune", "decoder, projector, encoder") for share in shares),
+        ("lowered-080", "finetune", "decoder x1, projector x1, encoder x0.1"),
     }
 
 
@@ -137,3 +149,57 @@ def test_a_study_of_trunks_has_no_stages() -> None:
     trunk = when(SCALE).arms[0]
     assert table(Study(name="text", scale="smoke", question="?", arms=(trunk,))) == []
     assert Tokens(40_960) == trunk.pretrain.rounded_tokens
+
+
+def test_planned_rates_are_those_of_training_with_both_ends_and_the_peak() -> None:
+    """On the trunk they begin where the segment before ends; an arm that continues begins at the rate of the trunk."""
+    graph = build_graph(when(SCALE))
+    ends: dict[tuple[str, int], float] = {}
+    for step in graph.steps:
+        if step.kind in ("pretrain", "midtrain", "finetune"):
+            points = dict(planned_rates(step.spec))
+            run = step.spec.pretrain if step.kind == "pretrain" else step.spec
+            assert list(points) == sorted(points) and points == {at: run.lr(Tokens(at)) for at in points}
+            length = step.spec.tokens if step.kind == "pretrain" else run.rounded_tokens
+            assert max(points) - min(points) == length
+            if isinstance(run.schedule, Rewarm) and min(points) == 0:
+                assert max(points.values()) == run.schedule.peak_lr
+            ends[step.kind, max(points)] = points[max(points)]
+    trunk = when(SCALE).arm("start-080").pretrain
+    assert {tokens: rate for (kind, tokens), rate in ends.items() if kind == "pretrain"} == {
+        tokens: trunk.lr(Tokens(tokens)) for tokens in range(8_192, 40_961, 8_192)
+    }
+
+
+def test_published_hours_are_printed_with_the_utilisation_that_they_imply() -> None:
+    """1b: 4.32e12 tokens of about 6 x 1.44e9 FLOPs in 106,000 hours of 312 TFLOP/s; attention and the input embeddings,
+    which cost nothing, change that by less than a tenth."""
+    first, *others = published_lines(when(get_scale("1b")), utilisation=0.5)
+    match = re.search(r"of 1b: 106,000 a100 hours .* are (\d+)% of the peak .* Ours at 50%: ([\d,]+) hours", first)
+    assert match is not None
+    implied = 6 * 1.44e9 * 4.3194e12 / (106_000 * 3600 * 312e12)
+    assert int(match[1]) / 100 == pytest.approx(implied, rel=0.1)
+    assert int(match[2].replace(",", "")) == pytest.approx(106_000 * int(match[1]) / 50, rel=0.02)
+    assert all(line.startswith("assumed") for line in others)
+    assert sum("Table 2 prints 256" in line for line in others) == sum("Prismatic" in line for line in others) == 1
+
+
+def test_facts_are_those_of_the_trunks_of_a_study() -> None:
+    sizes = list(published_lines(ladder(get_scale("154m")), utilisation=0.4))
+    assert [line.split(":")[0] for line in sizes if not line.startswith("assumed: ")] == [
+        "published of the trunk of 79m",
+        *["assumed at 79m"] * 2,
+        *["assumed at 154m"] * 2,
+    ]
+    assert list(published_lines(when(SCALE), utilisation=0.4)) == []
+    (line,) = [line for line in published_lines(when(get_scale("7b")), utilisation=0.4) if "6e-4" in line]
+    assert line.startswith("assumed at 7b: re-warmed arms")
+
+
+def test_rates_are_published_of_the_arms_and_schedules_of_the_paper_alone() -> None:
+    study = when_controls(get_scale("1b"))
+    known = {arm.name for arm in study.arms if published_rate(arm)}
+    assert known == {"start-080", "start-080-fresh", "start-100", "start-100-fresh"}
+    end = published_rate(study.arm("start-100"))
+    assert end is not None and (end.published, end.planned, end.difference) == (3e-3, 3e-3, 0)
+    assert end.tokens == pytest.approx(5_000 * 256 * 1_024, rel=1e-4)

@@ -15,8 +15,8 @@ from firstsight.recipe.stages import Finetune, Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.encoders import encoders
 from firstsight.studies.frozen import frozen
-from firstsight.studies.rewarm import rewarm
 from firstsight.studies.when import when
+from firstsight.studies.when_controls import when_controls
 from firstsight.units import Share, Tokens
 
 SMOKE = get_scale("smoke")
@@ -63,7 +63,7 @@ def components(stage: Midtrain | Finetune) -> tuple[WeightedSource, ...]:
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu"])
-@pytest.mark.parametrize("function", [when, rewarm, frozen])
+@pytest.mark.parametrize("function", [when, when_controls, frozen])
 def test_the_shipped_studies_keep_the_sizes_of_their_scale(function: Any, scale: str) -> None:
     shipped = function(get_scale(scale))
     assert grow_sources(shipped) == shipped and list(growth_lines(shipped)) == []

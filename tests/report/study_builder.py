@@ -261,7 +261,8 @@ def _stage(
     mix = {"asked": "1/10", "achieved": shares} if kind == "midtrain" else {}
     log_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     log_rows = read_training_log(log_path, start_tokens=start)
-    return StageLog(kind=kind, address=address, rows=log_rows, achieved_mix=mix)
+    planned = [{"seen": row["seen"], "lr": row["lr"]} for row in log_rows]
+    return StageLog(kind=kind, address=address, planned=planned, rows=log_rows, achieved_mix=mix)
 
 
 def _write_images(path: Path) -> None:

@@ -12,7 +12,8 @@ from firstsight.report.compare import ArmComparison
 from firstsight.report.results import ArmResult
 from firstsight.report.summary import answer_sentence
 from firstsight.report.table import score_table
-from firstsight.studies.when import BEST, FROM_SCRATCH, SAME_SCHEDULE, TEXT_KEPT, TWO_POINTS
+from firstsight.studies.when import BEST, FROM_SCRATCH, TEXT_KEPT, TWO_POINTS
+from firstsight.studies.when_controls import SAME_SCHEDULE
 from tests.report.study_builder import MakeArms
 
 AS_IN_PAPER = {0: 0.05, 20: 0.2, 40: 0.3, 60: 0.45, 80: 0.8, 100: 0.6}

@@ -13,8 +13,8 @@ from firstsight.recipe.scales import REWARMED, get_scale, smaller_sizes
 from firstsight.recipe.study import Arm, Study
 from firstsight.studies.encoders import encoders
 from firstsight.studies.ladder import at_sizes, ladder
-from firstsight.studies.rewarm import rewarm
 from firstsight.studies.when import when
+from firstsight.studies.when_controls import when_controls
 from firstsight.units import Share
 
 SMOKE = get_scale("smoke")
@@ -103,7 +103,7 @@ def test_the_smallest_size_has_no_ladder() -> None:
 
 
 def test_any_study_at_several_sizes() -> None:
-    schedules = at_sizes(rewarm, smaller=NARROW, largest=SMOKE)
+    schedules = at_sizes(when_controls, smaller=NARROW, largest=SMOKE)
     assert {axis.name for axis in schedules.axes} == {"start", "schedule", "decoder_size"}
     assert schedules.drawn_figures == (Bars(),), "several arms of one size have one start"
     assert {arm.name for arm in schedules.arms} >= {"start-080-rewarm", "start-080-rewarm-narrow"}

@@ -8,7 +8,7 @@ import pytest
 
 from firstsight.recipe.scales import SCALES, get_scale
 from firstsight.recipe.schedule import Continue
-from firstsight.studies.when import SAME_SCHEDULE, trunk_arm, when
+from firstsight.studies.when import trunk_arm, when
 from firstsight.units import Share
 
 
@@ -50,4 +50,3 @@ def test_claims_name_arms_of_the_study_and_points_that_the_paper_prints() -> Non
             assert {*comparison.arms, *comparison.others} <= names
     (two_points,) = next(claim for claim in study.claims if claim.name == "two-points").compare
     assert two_points.published == 0.02
-    assert SAME_SCHEDULE not in study.claims

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -23,13 +24,20 @@ def plan(
     *,
     device: Annotated[str | None, typer.Option(help="Device to estimate; default: cpu or h100, by scale.")] = None,
     utilisation: Annotated[float, typer.Option(help="Part of the device's peak that training reaches.")] = 0.4,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the learning rates into this file: .svg or .png.")
+    ] = None,
     out: OutOption = RUNS,
 ) -> None:
     """Show what would run, what arms share, and what it costs. Runs nothing.
 
     Example: firstsight plan when --scale 1b --device h100
     """
-    terminal.print_lines(Workspace(out).plan(study, device=device, utilisation=utilisation).lines())
+    workspace = Workspace(out)
+    terminal.print_lines(workspace.plan(study, device=device, utilisation=utilisation).lines())
+    if figure is not None:
+        workspace.learning_rates(study, figure)
+        terminal.print_lines([f"learning rates: {figure}"])
 
 
 def run(

@@ -29,7 +29,7 @@ from firstsight.recipe.mixture import (
     base_source,
 )
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
-from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepare, TrunkSegment
+from firstsight.recipe.stages import Donor, Encode, Evaluate, Finetune, Midtrain, Prepare, Pretrain, TrunkSegment
 from firstsight.recipe.vision import ContrastiveTraining, PatchProjectionSpec, Siglip
 from firstsight.units import format_bytes
 
@@ -139,10 +139,15 @@ def _segment_cost(segment: TrunkSegment) -> ComputeCost:
         requested_tokens=floor(pretrain.tokens * segment.end) - floor(pretrain.tokens * segment.start),
         tokens=segment.tokens,
         steps=segment.tokens // pretrain.row_shape.tokens_per_step,
-        flops=3 * segment.tokens * pretrain.model.flops(pretrain.row_shape.length),
+        flops=text_run_flops(pretrain, segment.tokens),
         stored_bytes=(WEIGHT_BYTES + MOMENT_BYTES) * parameters,
         memory_bytes=(WEIGHT_BYTES + MOMENT_BYTES + GRADIENT_BYTES) * parameters,
     )
+
+
+def text_run_flops(run: Pretrain | Donor, tokens: int) -> int:
+    """FLOPs of so many tokens of a text run."""
+    return 3 * tokens * run.model.flops(run.row_shape.length)
 
 
 def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:

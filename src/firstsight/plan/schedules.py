@@ -1,12 +1,18 @@
-"""The training of a study's arms as text: trunks, and each stage's start, images, learning rate, length and modules."""
+"""The training of a study's arms as text: trunks, and each stage's start, images, learning rate, length and modules.
+
+What is published of the paper's runs is beside it. `planned_rates` and `published_rate` have the same for figures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from firstsight.recipe.schedule import CurvePoint, Rewarm
-from firstsight.recipe.stages import Donor, Finetune, Midtrain, Pretrain, Trains
+from firstsight.plan.estimate import DeviceSpec, format_hours, text_run_flops
+from firstsight.recipe.scales.published import COMMON_ASSUMPTIONS, PUBLISHED_DEVICE, published_run
+from firstsight.recipe.schedule import Continue, CurvePoint, Rewarm
+from firstsight.recipe.stages import Donor, Finetune, Midtrain, Pretrain, Trains, TrunkSegment
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Tokens
 
@@ -14,6 +20,10 @@ COLUMNS = ("arm", "stage", "starts at", "images", "schedule", "learning rate", "
 ALL_ARMS = "all arms"
 USUAL_MODULES = "decoder, projector"
 """What trains in a stage, if the plan does not say it."""
+OPTIONAL_COLUMNS = {"published rate": "", "trains": USUAL_MODULES}
+"""The last columns, each with the cell that says nothing: a column of such cells alone is not printed."""
+CURVE_POINTS = 60
+"""Steps between the points of a planned curve."""
 HORIZON_TEXTS = {
     "branch": "every arm trains its own stages, however many tokens its trunk had",
     "full": "mid-training lasts until all arms have seen equally many tokens",
@@ -30,7 +40,8 @@ def training_lines(study: Study) -> list[str]:
 def stage_table(study: Study) -> tuple[tuple[str, ...], ...]:
     """Rows of text: a header, then the stages of the arms (one seed), by stage and arm; a stage of all arms once.
 
-    Where any stage trains others than `USUAL_MODULES`, or scales rates, or decays unequally, the last column says what.
+    Where any stage trains others than `USUAL_MODULES`, or scales rates, or decays unequally, the last column says what;
+    where learning rates are published, the one before it has them, and by how much ours differ.
     """
     arms = {arm.name: arm for arm in reversed(study.arms) if arm.stages}
     cells = {name: list(_stage_cells(arm)) for name, arm in reversed(arms.items())}
@@ -40,9 +51,79 @@ def stage_table(study: Study) -> tuple[tuple[str, ...], ...]:
     placed = [(at, name, row) for name, rows in cells.items() for at, row in enumerate(rows) if row not in common]
     placed += [(max(rows.index(row) for rows in contents), label, row) for row in common]
     rows = [(name, *row) for _, name, row in sorted(placed, key=lambda entry: entry[0])]
-    if all(row[-1] == USUAL_MODULES for row in rows):
-        return (COLUMNS, *(row[:-1] for row in rows))
-    return ((*COLUMNS, "trains"), *rows)
+    table = zip(*((*COLUMNS, *OPTIONAL_COLUMNS), *rows), strict=True)
+    columns = [
+        (name, *cells)
+        for name, *cells in table
+        if name not in OPTIONAL_COLUMNS or any(cell != OPTIONAL_COLUMNS[name] for cell in cells)
+    ]
+    return tuple(zip(*columns, strict=True))
+
+
+def published_lines(study: Study, *, utilisation: float) -> Iterator[str]:
+    """For each of the paper's trunks its published hours beside ours, with the utilisation that they imply, and what
+    the scale assumes where the paper says nothing or contradicts itself."""
+    trunks = dict.fromkeys(_without_seed(arm.pretrain) for arm in study.arms)
+    runs = {trunk: run for trunk in trunks if (run := published_run(trunk))}
+    for trunk, run in runs.items():
+        if run.gpu_hours:
+            flops, device = text_run_flops(trunk, trunk.rounded_tokens), DeviceSpec(PUBLISHED_DEVICE, utilisation)
+            implied = device.hours(flops) * utilisation / run.gpu_hours
+            yield (
+                f"published of the trunk of {run.size}: {run.gpu_hours:,} {device.name} hours (paper, Table 2), which "
+                f"are {implied:.0%} of the peak for our {flops:.3g} FLOPs. "
+                f"Ours at {utilisation:.0%}: {format_hours(device.hours(flops))} hours."
+            )
+        yield from (f"assumed at {run.size}: {sentence}" for sentence in run.assumptions)
+    yield from (f"assumed: {sentence}" for sentence in COMMON_ASSUMPTIONS * bool(runs))
+
+
+def _without_seed(trunk: Pretrain | Donor) -> Pretrain | Donor:
+    return trunk if isinstance(trunk, Donor) else replace(trunk, seed=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRate:
+    """A learning rate of an arm's mid-training that the paper's authors published, and ours."""
+
+    published: float
+    planned: float
+    tokens: Tokens
+    """Tokens of the stage before it: 0 at its first rate, those of the warm-up at a peak."""
+
+    @property
+    def difference(self) -> float:
+        """Ours less the published one, as a share of it."""
+        return self.planned / self.published - 1
+
+
+def published_rate(arm: Arm) -> PublishedRate | None:
+    """The rate of an arm that starts, and schedules its mid-training, as an arm of the paper; None for any other."""
+    run = published_run(arm.pretrain)
+    stage = arm.stages[0] if arm.stages else None
+    if run is None or stage is None or arm.start not in run.rates:
+        return None
+    published = run.rates[arm.start]
+    match stage.schedule:
+        case Continue() if 0 < arm.start < 1:
+            return PublishedRate(published, arm.resolved_stages()[0].lr(Tokens(0)), Tokens(0))
+        case Rewarm() as schedule if arm.start in (0, 1):
+            return PublishedRate(published, schedule.peak_lr, schedule.warmup_tokens(stage.rounded_tokens))
+        case _:
+            return None
+
+
+def planned_rates(spec: TrunkSegment | Midtrain | Finetune) -> list[tuple[int, float]]:
+    """(tokens, learning rate) along a segment of a trunk, counted from the trunk's first token, or along a resolved
+    stage, counted from its own: CURVE_POINTS steps of equal length, and the end of a warm-up."""
+    run = spec.pretrain if isinstance(spec, TrunkSegment) else spec
+    first, last = 0, run.rounded_tokens
+    if isinstance(spec, TrunkSegment):
+        first, last = run.tokens_at(spec.start), run.tokens_at(spec.end)
+    points = {first + (last - first) * number // CURVE_POINTS for number in range(CURVE_POINTS + 1)}
+    if isinstance(run.schedule, Rewarm):
+        points |= {tokens for tokens in [run.schedule.warmup_tokens(run.rounded_tokens)] if first < tokens < last}
+    return [(tokens, run.lr(Tokens(tokens))) for tokens in sorted(points)]
 
 
 def _trunk_text(trunk: Pretrain | Donor) -> str:
@@ -57,9 +138,12 @@ def _trunk_text(trunk: Pretrain | Donor) -> str:
 
 
 def _stage_cells(arm: Arm) -> Iterator[tuple[str, ...]]:
+    rate = published_rate(arm)
+    published = [f"{rate.published:.4g} ({rate.difference:+.1%})" if rate else "", *[""] * len(arm.stages)]
     starts = [f"{arm.pretrain.tokens_at(arm.start):,} ({arm.start})"]
     starts += [f"after {stage.TAG}" for stage in arm.stages]
-    for start, stated, stage in zip(starts, arm.stages, arm.resolved_stages(), strict=False):
+    stages = zip(starts, arm.stages, arm.resolved_stages(), published, strict=False)
+    for start, stated, stage, rate_text in stages:
         share, shape = stage.mix.image_share, stage.row_shape
         images = ", ".join(str(span.share) for span in share) if isinstance(share, tuple) else str(share)
         schedule = type(stated.schedule).__name__
@@ -67,7 +151,7 @@ def _stage_cells(arm: Arm) -> Iterator[tuple[str, ...]]:
             schedule += f" ({stated.schedule.warmup} warm-up)"
         lengths = (f"{stage.tokens:,}", f"{shape.steps(stage.tokens):,}", f"{shape.batch_size} x {shape.length:,}")
         rates = _rates_text(_turning_points(stage))
-        yield (stage.TAG, start, images, schedule, rates, *lengths, _trains_text(stage.trains))
+        yield (stage.TAG, start, images, schedule, rates, *lengths, rate_text, _trains_text(stage.trains))
 
 
 def _trains_text(trains: Trains) -> str:

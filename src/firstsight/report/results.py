@@ -25,6 +25,10 @@ class StageLog:
 
     kind: StageKind
     address: str
+    start_tokens: int = 0
+    """Tokens that the model was trained on before position 0 of this step; 0 for a segment of the trunk."""
+    planned: Sequence[Mapping[str, float]] = ()
+    """seen and lr of the plan, which needs no run; `seen` counted from the model's first token."""
     rows: Sequence[Mapping[str, float]] = ()
     """log.jsonl as `read_training_log` reads it; empty where the stage has not run."""
     achieved_mix: Mapping[str, Any] = field(default_factory=dict[str, Any])

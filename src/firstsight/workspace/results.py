@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from firstsight.evaluate.statistics.differences import FAMILY_ALPHA
 from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
+from firstsight.plan.schedules import planned_rates, stage_table, training_lines
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
@@ -162,6 +164,42 @@ class StudyResults:
         return report_page.write(self.arms, study=self.study, run=run, folder=folder)
 
 
+def planned_stages(arm: Arm, graph: Graph) -> dict[Step, StageLog]:
+    """The training steps of an arm with the learning rates that they will have."""
+    stages: dict[Step, StageLog] = {}
+    start = arm.pretrain.tokens_at(arm.start)
+    for step in graph.arms[arm.label]:
+        if step.kind in TRAINING_KINDS:
+            is_trunk = step.kind == "pretrain"
+            first = 0 if is_trunk else start
+            planned = [{"seen": float(first + tokens), "lr": rate} for tokens, rate in planned_rates(step.spec)]
+            kind = cast(StageKind, step.kind)
+            stages[step] = StageLog(kind=kind, address=step.address, start_tokens=first, planned=planned)
+            start += 0 if is_trunk else step.spec.rounded_tokens
+    return stages
+
+
+def learning_rates(stored: StoredStudy, path: Path | None = None) -> StudyChart:
+    """The learning rates of a study by its plan, which needs no run; written to `path`, .svg or .png, where given."""
+    from firstsight.report.figures.curves import learning_rate_chart, planned_curves  # takes a second to import
+    from firstsight.report.pages.report_page import write_figure
+
+    if path is not None and path.suffix not in (".svg", ".png"):
+        raise RequestError(f"--figure: wanted a file that ends in .svg or .png. Got {path}.")
+    chart = learning_rate_chart(planned_curves(list(_planned_arms(stored))), stored.study)
+    if path is not None:
+        write_figure(chart, "schedules", study=stored.study, path=path)
+    return chart
+
+
+def _planned_arms(stored: StoredStudy) -> Iterator[ArmResult]:
+    for arm in stored.study.arms:
+        stages = tuple(planned_stages(arm, stored.graph).values())
+        address = stored.graph.final_step(arm.label).address
+        names = {"name": arm.name, "label": arm.label, "seed": arm.seed, "group": arm.group, "role": arm.role}
+        yield ArmResult(**names, address=address, stages=stages)
+
+
 def collect_results(study: Study, store: Store, graph: Graph, *, summary: RunSummary | None = None) -> list[ArmResult]:
     """What is stored of each arm, and why the rest is missing: `summary` lists what failed in the last run."""
     failures = {failure.step.address: failure.reason for failure in summary.failed} if summary else {}
@@ -181,13 +219,8 @@ class _ResultReader:
     def arm_result(self, arm: Arm) -> ArmResult:
         """What is stored of an arm."""
         final, steps = self._graph.final_step(arm.label), self._graph.arms[arm.label]
-        inputs, start = dict(final.needs), arm.pretrain.tokens_at(arm.start)
-        stages: dict[Step, StageLog] = {}
-        for step in steps:
-            if step.kind in TRAINING_KINDS:
-                is_trunk = step.kind == "pretrain"
-                stages[step] = self._stage(step, start_tokens=0 if is_trunk else start)
-                start += 0 if is_trunk else step.spec.rounded_tokens
+        inputs, planned = dict(final.needs), planned_stages(arm, self._graph)
+        stages = {step: self._stage(step, stage) for step, stage in planned.items()}
         evaluation, benchmarks = self._evaluation(final), self._store.path(inputs["benchmarks"].address)
         damage = tuple(filter(None, map(self._find_damage, steps)))
         return ArmResult(
@@ -218,16 +251,14 @@ class _ResultReader:
                     self._damage[step] = str(error)
         return self._damage[step]
 
-    def _stage(self, step: Step, *, start_tokens: int) -> StageLog:
-        """The log and the achieved mix of a training step; both empty where it is not stored, or damaged."""
+    def _stage(self, step: Step, stage: StageLog) -> StageLog:
+        """A planned training step with its log and its achieved mix, where it is stored and undamaged."""
         if step not in self._stages:
-            kind, address, folder = cast(StageKind, step.kind), step.address, self._store.path(step.address)
-            stage = StageLog(kind=kind, address=address)
-            if self._store.has(address) and not self._find_damage(step):
+            if self._store.has(step.address) and not self._find_damage(step):
+                folder = self._store.path(step.address)
                 try:
-                    rows = read_training_log(folder / "log.jsonl", start_tokens=start_tokens)
-                    mix = read_achieved_file(folder / "achieved.json")
-                    stage = StageLog(kind=kind, address=address, rows=rows, achieved_mix=mix)
+                    rows = read_training_log(folder / "log.jsonl", start_tokens=stage.start_tokens)
+                    stage = replace(stage, rows=rows, achieved_mix=read_achieved_file(folder / "achieved.json"))
                 except DataError as error:
                     self._damage[step] = str(error)
             self._stages[step] = stage
@@ -283,9 +314,10 @@ def run_info(stored: StoredStudy) -> RunInfo:
                 unreadable.append(step.address)
     device = site.device
     costs = estimate.estimate_cost(graph, estimate.DeviceSpec("cpu" if device == "cpu" else "h100", utilisation=0.4))
+    stages = align_table(stage_table(study))
     is_builtin = any(isinstance(arm.evaluate.benchmarks, SyntheticBenchmarks) for arm in study.arms)
     return RunInfo(
-        plan_tree="\n".join(render_tree(graph, store.addresses())),
+        plan_tree="\n".join([*render_tree(graph, store.addresses()), "", *training_lines(study), *stages]),
         cost_estimate="\n".join(align_table(estimate.estimate_table(costs))),
         provenance=_provenance(records) | ({"damaged record": ", ".join(unreadable)} if unreadable else {}),
         device=device,

@@ -10,7 +10,7 @@ from firstsight.errors import UnknownName
 from firstsight.plan.data_requirements import check_data_sufficient
 from firstsight.plan.estimate import DEVICE_GB, CostEstimate, DeviceSpec, estimate_cost, estimate_table, format_hours
 from firstsight.plan.graph import Graph, render_tree
-from firstsight.plan.schedules import stage_table, training_lines
+from firstsight.plan.schedules import published_lines, stage_table, training_lines
 from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
 from firstsight.recipe.analysis import STABLE_MEASURES, Comparison, Coordinate, split_measure
@@ -44,6 +44,7 @@ class StudyPlan:
         yield from (*training_lines(self.study), *align_table(stage_table(self.study)), "")
         yield from (*_mixture_lines(self.study), *growth_lines(self.study), "")
         yield from (*_cost_lines(self.cost), *_size_cost_lines(self.study, self.cost))
+        yield from published_lines(self.study, utilisation=self.cost.device.utilisation)
         if names := self.graph.undigested_names():
             yield f"Addresses are provisional until a run has read {', '.join(names)}."
         yield from _claim_lines(self.study)

@@ -25,6 +25,7 @@ from firstsight.workspace.study_plan import StudyPlan, plan_study
 
 if TYPE_CHECKING:
     from firstsight.hub.export import ExportDtype, ExportResult
+    from firstsight.report.figures import StudyChart
     from firstsight.workspace.decisions.next_runs import NextRuns
     from firstsight.workspace.doctor_store import StoreCheck
     from firstsight.workspace.evaluation import CheckpointEvaluation
@@ -64,6 +65,15 @@ class Workspace:
         `utilisation` is the part of the device's peak that training reaches.
         """
         return plan_study(self.stored(study), device=device, utilisation=utilisation)
+
+    def learning_rates(self, study: Study, path: str | PathLike[str] | None = None) -> StudyChart:
+        """A chart of the learning rates of all arms by the plan, with the published ones; needs no run.
+
+        It is also written to `path`, .svg or .png, where one is given; RequestError for another suffix.
+        """
+        from firstsight.workspace.results import learning_rates
+
+        return learning_rates(self.stored(study), None if path is None else Path(path))
 
     def run(self, study: Study, *, jobs: int | None = None, on_progress: OnProgress = None) -> RunSummary:
         """Run every step that is not stored yet, `jobs` at once (default: one a core, or one on a GPU).

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe.scales.base import CONTINUED, REWARMED, START, Scale, branch_at
+from firstsight.recipe.scales.base import CONTINUED, IMAGE_SHARE, REWARMED, START, Scale, branch_at, with_image_share
 from firstsight.recipe.scales.paper import PAPER_SIZES, paper_scale
 from firstsight.recipe.scales.synthetic import (
     SMALLER_WIDTHS,
@@ -17,7 +17,19 @@ from firstsight.recipe.scales.synthetic import (
     synthetic_decoder,
 )
 
-__all__ = ["CONTINUED", "REWARMED", "SCALES", "START", "Scale", "branch_at", "get_scale", "smaller_sizes"]
+__all__ = [
+    "CONTINUED",
+    "IMAGE_SHARE",
+    "PAPER_SIZES",
+    "REWARMED",
+    "SCALES",
+    "START",
+    "Scale",
+    "branch_at",
+    "get_scale",
+    "smaller_sizes",
+    "with_image_share",
+]
 
 SCALES: dict[str, Callable[[], Scale]] = {
     "smoke": smoke_scale,

@@ -31,6 +31,9 @@ VISION_TASKS = ("vqav2", "gqa", "vizwiz", "textvqa", "refcoco", "ocid_ref", "pop
 START = Axis(name="start", label="Text pre-training before images", unit="percent")
 """The axis of `branch_at`."""
 
+IMAGE_SHARE = Axis(name="image_share", label="Images in mid-training, share of rows", unit="percent")
+"""The axis of `with_image_share`."""
+
 CONTINUED, REWARMED = "continued", "re-warmed"
 """Groups of the arms of `branch_at`, by the learning rate at which they start."""
 
@@ -89,6 +92,7 @@ def base_arm(
     pretrain: Pretrain,
     model: VLMSpec,
     midtrain: StageSettings,
+    rewarm: Rewarm,
     finetune: StageSettings,
     finetune_lr: float,
     epochs: int,
@@ -104,7 +108,7 @@ def base_arm(
         mix=midtrain.mix(pretrain.text),
         row_shape=midtrain.row_shape,
         tokens=midtrain.tokens,
-        schedule=PAPER_REWARM,
+        schedule=rewarm,
         moments="carried",
         optim=midtrain.optim,
         trains=midtrain.trains,
@@ -159,6 +163,13 @@ def branch_at(scale: Scale, start: Share) -> Arm:
         schedule, group = Continue(min_lr=scale.rewarm.min_lr), CONTINUED
     stages = (replace(midtrain, schedule=schedule), *later)
     return replace(base, name=start_name(start), start=start, stages=stages, at={START.name: start}, group=group)
+
+
+def with_image_share(arm: Arm, share: Share) -> Arm:
+    """The arm with that image share in its first stage, as coordinate on the axis IMAGE_SHARE too."""
+    first, *later = arm.stages
+    first = replace(first, mix=replace(first.mix, image_share=share))
+    return replace(arm, stages=(first, *later), at={**arm.at, IMAGE_SHARE.name: share})
 
 
 def start_name(start: Share) -> str:

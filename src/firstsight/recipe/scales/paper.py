@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from firstsight.recipe.mixture import External, Recaptioned, single_source
@@ -66,6 +67,10 @@ FINETUNE_EPOCH_TOKENS = Tokens(FINETUNE_EPOCH_STEPS * FINETUNE_ROW_SHAPE.tokens_
 """One dialogue per row, in as many whole steps as the dialogues fill; the paper's figure rounds it to 1B tokens."""
 
 
+REWARM_7B = replace(PAPER_REWARM, peak_lr=6e-4)
+"""Three tenths of the trunk's peak, as at 1b; the paper's 3e-3 would be above it. The paper has no schedule for 7B."""
+
+
 class _PaperSize(NamedTuple):
     """A decoder with the settings of its trunk, and the image-text tokens of a branch."""
 
@@ -77,6 +82,7 @@ class _PaperSize(NamedTuple):
     weight_decay: float
     z_loss: float
     midtrain_tokens: int
+    rewarm: Rewarm = PAPER_REWARM
 
 
 PAPER_SIZES = {
@@ -84,11 +90,11 @@ PAPER_SIZES = {
     "154m": _PaperSize(models.openlm_154m(), 461_000_000_000, 512, 400, 3e-3, 0.033, 1e-4, 3_074_000_000),
     "411m": _PaperSize(models.openlm_411m(), 1_236_000_000_000, 512, 2000, 3e-3, 0.033, 1e-4, 8_240_000_000),
     "1b": _PaperSize(models.openlm_1b(), 4_319_385_600_000, 512, 5000, 1e-2, 0.01, 1e-6, 28_795_904_000),
-    "7b": _PaperSize(models.openlm_7b(), 275_576_422_400, 2048, 5000, 2e-3, 0.05, 5e-6, 28_795_904_000),
+    "7b": _PaperSize(models.openlm_7b(), 275_576_422_400, 2048, 5000, 2e-3, 0.05, 5e-6, 28_795_904_000, REWARM_7B),
 }
 """79m: paper Table 2. 154m and 411m: run by the authors but not in the paper's tables, trunks of 150 x 20 tokens a
 parameter. 1b: the paper's study, on DCLM-1B's 4.3T-token run. 7b: DCLM's settings and its 276B-token run, because the
-paper does not describe this trunk."""
+paper does not describe this trunk. `published` has what is published of each, and what is assumed."""
 
 
 def paper_scale(name: str) -> Scale:
@@ -117,12 +123,13 @@ def paper_scale(name: str) -> Scale:
         pretrain=_trunk(size),
         model=VLMSpec(lm=size.lm, vision=PAPER_ENCODER, encoder="external", projector=projector, attention="causal"),
         midtrain=midtrain,
+        rewarm=size.rewarm,
         finetune=finetune,
         finetune_lr=2e-5,
         epochs=2,
         evaluate=PAPER_EVALUATION,
     )
-    return Scale(name=name, base=base, rewarm=PAPER_REWARM, seeds=1)
+    return Scale(name=name, base=base, rewarm=size.rewarm, seeds=1)
 
 
 def _trunk(size: _PaperSize) -> Pretrain:

@@ -138,6 +138,7 @@ def _synthetic_scale(size: _Size) -> Scale:
         pretrain=_trunk(size),
         model=_model(size),
         midtrain=midtrain,
+        rewarm=PAPER_REWARM,
         finetune=replace(finetune, tokens=size.tokens(size.tune)),
         finetune_lr=4e-3,
         epochs=1,

@@ -13,7 +13,13 @@ from firstsight.recipe.analysis import SOFT_SUFFIX, Grid
 from firstsight.recipe.study import Study
 from firstsight.report.compare import ArmComparison
 from firstsight.report.decision_accuracy import StudyDecisionAccuracy, study_decision_accuracy
-from firstsight.report.figures.curves import TrainingCurves, learning_rate_chart, loss_chart, read_curves
+from firstsight.report.figures.curves import (
+    TrainingCurves,
+    learning_rate_chart,
+    loss_chart,
+    planned_curves,
+    read_curves,
+)
 from firstsight.report.figures.decision_accuracy import accuracy_chart, pairs_chart
 from firstsight.report.figures.grids import score_grid, task_heatmap
 from firstsight.report.figures.layout import Layout, lay_out
@@ -37,8 +43,8 @@ def study_charts(
     accuracy: StudyDecisionAccuracy | None = None,
 ) -> dict[str, StudyChart]:
     """The charts for which there are results: stable (the first figure of the study), stable-2 ..., soft (the first
-    figure with soft stable scores), accuracy and pairs (decision accuracy), tasks, heat, schedules, losses, and main
-    (stable and tasks side by side)."""
+    figure with soft stable scores), accuracy and pairs (decision accuracy), tasks, heat, losses, and main (stable and
+    tasks side by side); and schedules, which needs none."""
     charts: dict[str, StudyChart] = {}
     sighted = rows.filter(condition="sighted")
     compared = sighted.filter(role="compared")
@@ -57,8 +63,9 @@ def study_charts(
         charts["tasks"] = task_grid(rows, layouts[0])
     if not single_task_rows(sighted).is_empty():
         charts["heat"] = task_heatmap(rows, arm_texts(arms, study.axes))
+    if (planned := planned_curves(arms)).rows:
+        charts["schedules"] = learning_rate_chart(planned, study)
     if curves.rows:
-        charts["schedules"] = learning_rate_chart(curves)
         charts["losses"] = loss_chart(curves)
     if "stable" in charts and "tasks" in charts:
         charts["main"] = _side_by_side(charts["stable"], task_grid(rows, layouts[0], width=125, panel_height=110))
@@ -93,7 +100,7 @@ def draw_figure(arms: Sequence[ArmResult], study: Study, name: str = "stable") -
     comparison, curves = ArmComparison(arms, rows), read_curves(arms)
     accuracy = study_decision_accuracy(arms, rows, study)
     charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves, accuracy=accuracy)
-    chart = charts.get("main" if name == study.name else name)
+    chart = charts.get("main" if name == study.name and name not in charts else name)
     if chart is None:
         stable = ["stable", *(f"stable-{number}" for number in range(2, len(study.drawn_figures) + 1))]
         decision = DECISION_CHARTS if study.decision_accuracy else ()

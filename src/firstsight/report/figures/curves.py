@@ -1,15 +1,31 @@
-"""Learning rate and loss of every arm against the tokens that its model was trained on."""
+"""Learning rate and loss of every arm against the tokens that its model was trained on.
+
+Rates are those of the plan, so that they are drawn before a run; losses are those of the logs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import altair as alt
 
-from firstsight.report.figures.style import GREY_COLOUR, ChartRow, LayeredChart, field_tooltips, inline_data, rows_chart
+from firstsight.plan.schedules import published_rate
+from firstsight.recipe.study import Arm, Study
+from firstsight.report.figures.style import (
+    GREY_COLOUR,
+    INK_COLOUR,
+    ChartRow,
+    LayeredChart,
+    field_tooltips,
+    inline_data,
+    rows_chart,
+)
 from firstsight.report.results import ArmResult, StageLog
 
+X_TITLE = "tokens that the model was trained on"
+LEAST_BRANCH = 8
+"""Learning rates after the branch are stretched where the longest curve is shorter than an eighth of the trunk."""
 MAX_CURVE_POINTS = 90
 """Points of a curve on the page; its first and last point and its highest rate are always among them."""
 
@@ -21,16 +37,17 @@ GROUP_DASHES = [[1, 0], [5, 3], [2, 2], [8, 3, 2, 3]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingCurves:
-    """Logs of all stages; a stage that several arms share occurs once."""
+    """Curves of all stages; a stage that several arms share occurs once."""
 
     stages: tuple[ChartRow, ...]
-    """address, arm, label, seed, group, order, stage; a shared stage has the name of the first arm that uses it."""
+    """address, arm, label, seed, group, start (tokens of the trunk), order, stage; a shared stage has the name of the
+    first arm that uses it."""
     rows: tuple[ChartRow, ...]
-    """address, seen, lr, loss; `seen` counted from the model's first token, loss as a running mean."""
+    """address, seen, lr; `seen` counted from the model's first token. Those of logs have loss too, a running mean."""
 
     @property
     def total_tokens(self) -> dict[str, float]:
-        """Total training tokens of each finished model, by arm name."""
+        """Tokens at the end of each model's curves, by arm name."""
         last_seen = {row["address"]: row["seen"] for row in self.rows}
         totals: dict[str, float] = {}
         for stage in self.stages:
@@ -41,24 +58,35 @@ class TrainingCurves:
 
 def read_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
     """The curves of all stages whose logs exist."""
+    return _curves(arms, lambda stage: _subsample(_smooth_loss(stage.rows)))
+
+
+def planned_curves(arms: Sequence[ArmResult]) -> TrainingCurves:
+    """The learning rates of all stages by the plan."""
+    return _curves(arms, lambda stage: list(map(dict, stage.planned)))
+
+
+def _curves(arms: Sequence[ArmResult], stage_points: Callable[[StageLog], list[dict[str, float]]]) -> TrainingCurves:
     stages: dict[str, ChartRow] = {}
     rows: list[ChartRow] = []
     names = list(dict.fromkeys(arm.name for arm in arms))
     for arm in sorted(arms, key=lambda arm: (arm.role == "baseline", names.index(arm.name), arm.seed)):
-        previous: list[ChartRow] = []
+        previous: list[dict[str, float]] = []
         for stage in arm.stages:
-            log_rows = _subsample(_smooth_loss(stage.rows))
-            if log_rows and stage.address not in stages:
+            stage_rows = stage_points(stage)
+            if stage_rows and stage.address not in stages:
                 stages[stage.address] = _stage_row(arm, stage) | {"order": names.index(arm.name)}
                 # A segment of the trunk starts with the last point of the segment before it: an unbroken line.
-                points = previous[-1:] + log_rows if stage.kind == "pretrain" else log_rows
+                points = previous[-1:] + stage_rows if stage.kind == "pretrain" else stage_rows
                 rows += [row | {"address": stage.address} for row in points]
-            previous = log_rows
+            previous = stage_rows
     return TrainingCurves(stages=tuple(stages.values()), rows=tuple(rows))
 
 
 def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
     names = {"arm": arm.name, "label": arm.label, "seed": arm.seed, "group": arm.group}
+    branch = next((other for other in arm.stages if other.kind != "pretrain" and other.planned), None)
+    names["start"] = branch.planned[0]["seen"] if branch else 0
     if stage.kind == "pretrain":
         names |= {"arm": stage.kind, "label": f"{stage.kind}, seed {arm.seed}", "group": ""}
     return {"address": stage.address, **names, "stage": stage.kind}
@@ -79,28 +107,66 @@ def _subsample(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [rows[index] for index in sorted(indices)]
 
 
-def learning_rate_chart(curves: TrainingCurves, *, width: int | str = 760) -> LayeredChart:
-    """Learning rate of every arm of the first seed, with the shared trunk."""
+def learning_rate_chart(curves: TrainingCurves, study: Study, *, width: int | str = 760) -> LayeredChart:
+    """Planned learning rate of every arm of the first seed, with the shared trunk, and points at published rates."""
     first_seed = min((stage["seed"] for stage in curves.stages), default=0)
     stages = [stage for stage in curves.stages if stage["seed"] == first_seed]
-    return _curve_chart(stages, curves.rows, field="lr", title="learning rate", width=width)
+    factor, x_title = _branch_factor(stages, curves.rows), X_TITLE
+    if factor > 1:
+        x_title += f"; after the branch drawn {factor} times as long"
+    starts = {stage["address"]: stage["start"] for stage in stages if stage["stage"] != "pretrain"}
+    rows = [row | {"x": _stretched(row["seen"], starts.get(row["address"]), factor)} for row in curves.rows]
+    points = [row for arm in study.arms if arm.seed == first_seed and (row := _published_row(arm, factor))]
+    y_title = f"learning rate{'; diamonds: published' * bool(points)}"
+    chart = _curve_chart(stages, rows, field="lr", titles=(x_title, y_title), width=width)
+    if not points:
+        return chart
+    marks = rows_chart(points).mark_point(shape="diamond", size=80, strokeWidth=1.5, color=INK_COLOUR, opacity=1)
+    tooltips = field_tooltips("arm", "published", "lr", "difference")
+    marks = marks.encode(x="x:Q", y="published:Q", tooltip=tooltips)
+    return alt.layer(chart, marks).properties(width=width, height=300)
+
+
+def _branch_factor(stages: Sequence[ChartRow], rows: Sequence[ChartRow]) -> int:
+    """By how much curves after the branch are stretched, so that the longest is a LEAST_BRANCH-th of the trunk."""
+    last_seen = {row["address"]: row["seen"] for row in rows}
+    trunk = max((last_seen[stage["address"]] for stage in stages if stage["stage"] == "pretrain"), default=0)
+    lengths = (last_seen[stage["address"]] - stage["start"] for stage in stages if stage["stage"] != "pretrain")
+    return max(1, round(trunk / LEAST_BRANCH / max(lengths, default=trunk or 1)))
+
+
+def _stretched(seen: float, start: float | None, factor: int) -> float:
+    """A position on the axis; `start` is where the arm branches off, None for a position on the trunk."""
+    return seen if start is None else start + factor * (seen - start)
+
+
+def _published_row(arm: Arm, factor: int) -> ChartRow | None:
+    """The published rate of an arm beside ours."""
+    rate, start = published_rate(arm), arm.pretrain.tokens_at(arm.start)
+    if rate is None:
+        return None
+    x = _stretched(start + rate.tokens, start, factor)
+    return {"arm": arm.name, "x": x, "published": rate.published, "lr": rate.planned, "difference": rate.difference}
 
 
 def loss_chart(curves: TrainingCurves, *, width: int | str = 760) -> LayeredChart:
     """Training loss of every arm and seed as a running mean, on the x axis of the learning rates."""
-    return _curve_chart(curves.stages, curves.rows, field="loss", title="training loss, running mean", width=width)
+    rows = [row | {"x": row["seen"]} for row in curves.rows]
+    titles = X_TITLE, "training loss, running mean"
+    return _curve_chart(curves.stages, rows, field="loss", titles=titles, width=width)
 
 
 def _curve_chart(
-    stages: Sequence[ChartRow], rows: Sequence[ChartRow], *, field: str, title: str, width: int | str
+    stages: Sequence[ChartRow], rows: Sequence[ChartRow], *, field: str, titles: tuple[str, str], width: int | str
 ) -> LayeredChart:
+    """Lines of `field` over the rows' `x`; `titles` are those of both axes."""
     addresses = {stage["address"] for stage in stages}
-    points = [{key: row[key] for key in ("address", "seen", field)} for row in rows if row["address"] in addresses]
+    points = [{key: row[key] for key in ("address", "seen", "x", field)} for row in rows if row["address"] in addresses]
     fields = ["arm", "label", "group", "stage"]
     lookup = alt.LookupData(data=inline_data(stages), key="address", fields=fields)
     axis = alt.Axis(format=".2~s", grid=False, tickCount=8)
-    x = alt.X("seen:Q", title="tokens that the model was trained on", axis=axis, scale=alt.Scale(nice=False))
-    y = alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format="~g", tickCount=5))
+    x = alt.X("x:Q", title=titles[0], axis=axis, scale=alt.Scale(nice=False))
+    y = alt.Y(f"{field}:Q", title=titles[1], axis=alt.Axis(format="~g", tickCount=5))
     tooltips = field_tooltips("label", "stage", "seen", field, "address")
     base = rows_chart(points).transform_lookup(lookup="address", from_=lookup)
     base = base.encode(x=x, y=y, detail="address:N", tooltip=tooltips)

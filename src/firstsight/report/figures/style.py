@@ -37,6 +37,8 @@ FIELD_LABELS = {
     "place": ("at", None),
     "seen": ("tokens", ","),
     "lr": ("learning rate", ".3~g"),
+    "published": ("published rate", ".4~g"),
+    "difference": ("ours differs by", "+.1%"),
     "loss": ("loss", ".4~g"),
     "questions": ("questions", ","),
     "seeds": ("seeds", ""),

@@ -22,7 +22,7 @@ from firstsight.recipe.study import Study
 from firstsight.report.claims import ClaimResult, evaluate_claims, rule_sentence
 from firstsight.report.compare import ArmComparison
 from firstsight.report.decision_accuracy import study_decision_accuracy
-from firstsight.report.figures import study_charts
+from firstsight.report.figures import StudyChart, study_charts
 from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.layout import lay_out
 from firstsight.report.figures.style import vega_lite_spec
@@ -45,7 +45,7 @@ FIGURE_TITLES = {
     "pairs": "Pairs of arms: below the line the smaller size reverses the order. Hollow: undecided at the largest.",
     "tasks": "Single tasks.",
     "heat": "Mean score of every arm on every task.",
-    "schedules": "Learning rate of every arm, first seed; fine-tuning is drawn fainter.",
+    "schedules": "Learning rate of every arm by the plan, first seed; fine-tuning is drawn fainter.",
     "losses": "Training loss of every arm and seed, running mean; each phase has its loss on different tokens.",
 }
 SWEEP_MARKS = "Large: mean over seeds{hollow}. Small: one seed. Thick bars: 95 % over questions."
@@ -81,14 +81,23 @@ def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path
         **results,
     )
     for name, svg in svgs.items():
-        write_atomic(folder / "figures" / f"{name}.svg", svg)
-        write_atomic(folder / "figures" / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
+        for suffix in (".svg", ".png"):
+            _write_svg(svg, folder / "figures" / f"{name}{suffix}")
     _write_table(rows, folder / "scores")
     _write_table(results["noise"].frame(), folder / "noise")
     if accuracy:
         _write_table(accuracy.frame(), folder / "decision-accuracy")
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
+
+
+def write_figure(chart: StudyChart, name: str, *, study: Study, path: Path) -> None:
+    """Write one figure of a study, with its title, as .svg or .png by the suffix of `path`."""
+    _write_svg(_render_svg(with_title(vega_lite_spec(chart), name, study)), path)
+
+
+def _write_svg(svg: str, path: Path) -> None:
+    write_atomic(path, svg if path.suffix == ".svg" else vl_convert.svg_to_png(svg, scale=2))
 
 
 def _write_table(table: pl.DataFrame, path: Path) -> None:
