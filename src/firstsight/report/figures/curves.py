@@ -142,7 +142,7 @@ def _stretched(seen: float, start: float | None, factor: int) -> float:
 
 def _published_row(arm: Arm, factor: int) -> ChartRow | None:
     """The published rate of an arm beside ours."""
-    rate, start = published_rate(arm), arm.pretrain.tokens_at(arm.start)
+    rate, start = published_rate(arm), float(arm.pretrain.tokens_at(arm.start))
     if rate is None:
         return None
     x = _stretched(start + rate.tokens, start, factor)
