@@ -21,8 +21,8 @@ from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.studies.encoders import encoders
 from firstsight.studies.frozen import frozen
 from firstsight.studies.ladder import ladder
-from firstsight.studies.rewarm import rewarm
 from firstsight.studies.when import trunk_arm, when
+from firstsight.studies.when_controls import when_controls
 from firstsight.units import Share, Tokens
 
 SMOKE = build_graph(when(get_scale("smoke")))
@@ -118,7 +118,7 @@ def test_cuts_of_any_trunk(steps: int, start: Share) -> None:
     assert trunk_cuts(pretrain, Share(0)) == ()
 
 
-@pytest.mark.parametrize("function", [rewarm, encoders, frozen, ladder])
+@pytest.mark.parametrize("function", [when_controls, encoders, frozen, ladder])
 @pytest.mark.parametrize("scale", ["smoke", "1b"])
 def test_studies_share_the_trunk_of_when(function: Callable[[Scale], Study], scale: str) -> None:
     """Every study has the text model at the end of the trunk, so all trunk segments of `when`."""

@@ -116,10 +116,11 @@ def published_rate(arm: Arm) -> PublishedRate | None:
 def planned_rates(spec: TrunkSegment | Midtrain | Finetune) -> list[tuple[int, float]]:
     """(tokens, learning rate) along a segment of a trunk, counted from the trunk's first token, or along a resolved
     stage, counted from its own: CURVE_POINTS steps of equal length, and the end of a warm-up."""
-    run = spec.pretrain if isinstance(spec, TrunkSegment) else spec
-    first, last = 0, run.rounded_tokens
     if isinstance(spec, TrunkSegment):
+        run = spec.pretrain
         first, last = run.tokens_at(spec.start), run.tokens_at(spec.end)
+    else:
+        run, first, last = spec, 0, spec.rounded_tokens
     points = {first + (last - first) * number // CURVE_POINTS for number in range(CURVE_POINTS + 1)}
     if isinstance(run.schedule, Rewarm):
         points |= {tokens for tokens in [run.schedule.warmup_tokens(run.rounded_tokens)] if first < tokens < last}

@@ -42,12 +42,8 @@ def frozen(scale: Scale, lowered: Share = Share(1, 10), horizon: Horizon = "bran
     table: Table = dict.fromkeys(WORLD_SHARES)
     if scale.name in PAPER_SIZES:
         table, late = TABLE_4, _with_epochs(late, 3)
-    arms: list[Arm] = []
-    for percent in table:
-        arm, suffix = with_image_share(replace(late, at={}), Share(percent, 100)), f"-{percent:03d}"
-        arms.append(replace(arm, name=f"frozen{suffix}", at=arm.at | {LR_MULTIPLE.name: "frozen"}))
-        arms.append(train_encoder(arm, f"trained{suffix}", Share(1)))
-    arms.append(train_encoder(arm, f"lowered{suffix}", lowered))
+    arms = [arm for percent in table for arm in _pair(late, percent)]
+    arms.append(train_encoder(arms[-2], f"lowered-{max(table):03d}", lowered))
     return Study(
         name="frozen",
         scale=scale.name,
@@ -57,6 +53,13 @@ def frozen(scale: Scale, lowered: Share = Share(1, 10), horizon: Horizon = "bran
         figures=(Grid(x=IMAGE_SHARE.name, y=LR_MULTIPLE.name),),
         claims=_claims(table),
     )
+
+
+def _pair(late: Arm, percent: int) -> tuple[Arm, Arm]:
+    """An arm with that image share and a frozen encoder, and with one that trains."""
+    arm = with_image_share(replace(late, at={}), Share(percent, 100))
+    arm = replace(arm, name=f"frozen-{percent:03d}", at={**arm.at, LR_MULTIPLE.name: "frozen"})
+    return arm, train_encoder(arm, f"trained-{percent:03d}", Share(1))
 
 
 def _claims(table: Table) -> tuple[Claim, Claim]:
