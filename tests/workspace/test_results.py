@@ -20,8 +20,8 @@ from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import combine
 from firstsight.site import Site
-from firstsight.studies.rewarm import rewarm
 from firstsight.studies.when import when
+from firstsight.studies.when_controls import when_controls
 from firstsight.workspace.decisions.conclusion import conclusion_lines
 from firstsight.workspace.results import StudyResults, busy_seconds, collect_results
 from firstsight.workspace.study_graph import StoredStudy
@@ -281,16 +281,17 @@ def test_scores_of_the_last_checkpoints_are_collected_and_checked(tmp_path: Path
 
 
 def test_a_combined_study_has_the_results_and_reports_of_its_parts(tmp_path: Path) -> None:
-    """What `when` stored is also the results of the arms that `rewarm` shares with it."""
+    """What `when` stored is also the results of the arms that `when-controls` shares with it."""
     store = Store(tmp_path)
     for arm in STUDY.arms:
         _store_arm(store, arm.label)
-    parts = [STUDY, rewarm(replace(get_scale("smoke"), seeds=1))]
+    parts = [STUDY, when_controls(replace(get_scale("smoke"), seeds=1))]
     stored = StoredStudy(combine("both", question="Which?", parts=parts), tmp_path, Site())
     results = StudyResults(stored)
     assert [part.study for part in results.parts] == parts
     missing = [arm.label for arm in results.arms if arm.scores is None]
-    assert missing == ["rewarm.start-080-rewarm.s1", "rewarm.start-100-matched.s1"]
+    controls = ("start-080-rewarm", "start-080-fresh", "start-100-matched", "start-100-fresh")
+    assert missing == [f"when-controls.{name}.s1" for name in controls]
     page = results.write_report()
     assert page == tmp_path / "reports" / "both-smoke" / "report.html"
     for part in results.parts:
@@ -298,4 +299,4 @@ def test_a_combined_study_has_the_results_and_reports_of_its_parts(tmp_path: Pat
         assert escape(part.study.question) in (page.parent / f"../{part.study.name}-smoke/report.html").read_text()
     first, second, last = conclusion_lines(stored, results)
     assert first.startswith(f"when: {results.parts[0].answer} Claims: best undecided, two-points undecided")
-    assert second.startswith("rewarm: ") and last == "1 of 2 studies have the scores of all their arms."
+    assert second.startswith("when-controls: ") and last == "1 of 2 studies have the scores of all their arms."

@@ -37,14 +37,15 @@ class StudyPlan:
 
     def lines(self) -> Iterator[str]:
         """The plan as lines of text; that of a combined study has a row for each part."""
+        published = published_lines(self.study, utilisation=self.cost.device.utilisation)
         if self.study.parts:
-            yield from _part_lines(self)
+            yield from (*_part_lines(self), *published)
             return
         yield from (self.study.question, "", *render_tree(self.graph, self.stored_addresses), "")
         yield from (*training_lines(self.study), *align_table(stage_table(self.study)), "")
         yield from (*_mixture_lines(self.study), *growth_lines(self.study), "")
         yield from (*_cost_lines(self.cost), *_size_cost_lines(self.study, self.cost))
-        yield from published_lines(self.study, utilisation=self.cost.device.utilisation)
+        yield from published
         if names := self.graph.undigested_names():
             yield f"Addresses are provisional until a run has read {', '.join(names)}."
         yield from _claim_lines(self.study)
