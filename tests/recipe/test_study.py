@@ -155,7 +155,7 @@ def test_last_checkpoints_are_those_of_the_last_stage_of_every_arm_that_has_one(
 def test_a_combined_study_has_the_arms_of_its_parts_under_longer_names() -> None:
     """Parts may have different horizons and compare their arms at totals of their own."""
     smoke = get_scale("smoke")
-    parts = [when(smoke), rewarm(smoke, horizon="full")]
+    parts = [when(smoke), when_controls(smoke, horizon="full")]
     study = combine("both", question="?", parts=parts)
     assert [arm.label for arm in study.arms] == [f"{part.name}.{arm.label}" for part in parts for arm in part.arms]
     for part in parts:
