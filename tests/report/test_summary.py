@@ -13,7 +13,7 @@ from firstsight.report.results import ArmResult
 from firstsight.report.summary import answer_sentence, comparability_warnings, seed_gaps, study_limits
 from firstsight.report.table import score_table
 from firstsight.studies.when import TWO_POINTS
-from tests.report.study_builder import MakeArms, run_info, study
+from tests.report.study_builder import VISION, MakeArms, run_info, study
 
 AS_IN_PAPER = {0: 0.05, 20: 0.2, 40: 0.3, 60: 0.45, 80: 0.8, 100: 0.6}
 FLAT = dict.fromkeys(range(0, 101, 20), 0.5)
@@ -128,3 +128,6 @@ def test_scores_that_cannot_be_compared_are_named(make_arms: MakeArms) -> None:
     changed, hole = comparability_warnings(changed_arms, score_table(changed_arms))
     assert changed.startswith("Not all arms were evaluated on pope in the same version")
     assert hole.startswith("No score on gqa: start-020.s1. The vision stable score")
+    blind = [_with_tasks(arm, **dict.fromkeys(VISION)) if arm.name == "start-020" else arm for arm in arms]
+    (absent,) = comparability_warnings(blind, score_table(blind))
+    assert absent == "No vision score, because no vision task was evaluated: start-020.s1, start-020.s2."

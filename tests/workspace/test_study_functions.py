@@ -218,5 +218,6 @@ def test_a_study_function_has_a_scale() -> None:
 def test_every_shipped_study_is_found_by_name() -> None:
     assert "when" in shipped_studies()
     assert all(find_study_function(name).name == name for name in shipped_studies())
+    assert find_study_function("when_controls").function is find_study_function("when-controls").function
     with pytest.raises(UnknownName):
         find_study_function("never")

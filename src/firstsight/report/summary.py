@@ -112,6 +112,9 @@ def _hole_warnings(arms: Sequence[ArmResult], rows: pl.DataFrame) -> Iterator[st
             if missing := ", ".join(task for task in tasks if task not in evaluated):
                 lacking.setdefault(missing, []).append(arm.label)
         for missing, labels in lacking.items():
+            if missing == ", ".join(tasks):
+                yield f"No {kind} score, because no {kind} task was evaluated: {', '.join(labels)}."
+                continue
             yield (
                 f"No score on {missing}: {', '.join(labels)}. The {kind} stable score of such an arm is a mean over "
                 "fewer tasks than that of the others. Differences between arms leave these tasks out."

@@ -149,10 +149,14 @@ def study(
 
 
 def find_study_function(name: str) -> StudyFunction:
-    """The study with a name: when, my_study.py, or my_study.py:late. UnknownName or RequestError otherwise."""
+    """The study with a name: when, my_study.py, or my_study.py:late; when_controls is when-controls.
+
+    UnknownName or RequestError otherwise.
+    """
     path, _, function = name.partition(".py:")
     if name.endswith(".py") or function:
         return _from_file(Path(path if name.endswith(".py") else f"{path}.py"), function)
+    name = name.replace("_", "-")
     if name not in shipped_studies():
         raise UnknownName("study", name, shipped_studies())
     return _study_function(name, shipped_function(name))
