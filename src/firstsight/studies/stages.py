@@ -22,7 +22,7 @@ from firstsight.recipe.study import Study, over_seeds
 from firstsight.studies.when import TEXT_KEPT, trunk_arm
 from firstsight.units import Share
 
-STAGE = Axis(name="stage", label="Judged after", unit="category")
+STAGE = Axis(name="stage", label="Last stage of training", unit="category")
 
 FINETUNING_ADDS_VISION = Claim(
     name="finetuning-adds-vision",
