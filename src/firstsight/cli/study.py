@@ -34,10 +34,11 @@ def plan(
     Example: firstsight plan when --scale 1b --device h100
     """
     workspace = Workspace(out)
-    terminal.print_lines(workspace.plan(study, device=device, utilisation=utilisation).lines())
+    lines = list(workspace.plan(study, device=device, utilisation=utilisation).lines())
     if figure is not None:
         workspace.learning_rates(study, figure)
-        terminal.print_lines([f"learning rates: {figure}"])
+        lines.append(f"learning rates: {figure}")
+    terminal.print_lines(lines)
 
 
 def run(
