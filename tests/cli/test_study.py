@@ -31,6 +31,14 @@ def test_plan_prints_the_learning_rate_of_each_branch(capsys: pytest.CaptureFixt
     )
 
 
+def test_plan_draws_the_learning_rates_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ("plan", "schedules", "--scale", "1b", "--out", tmp_path / "none", "--figure")
+    code, out, _ = run_command(capsys, *options, tmp_path / "rates.svg")
+    assert code == 0 and out.endswith(f"learning rates: {tmp_path / 'rates.svg'}")
+    assert "published" in (tmp_path / "rates.svg").read_text() and not (tmp_path / "none").exists()
+    assert "ends in .svg or .png" in refused(capsys, *options, tmp_path / "rates.pdf")
+
+
 @pytest.mark.parametrize(
     "study", ["when", "when-controls", "schedules", "captions", "encoders", "frozen", "ladder", "scale"]
 )
