@@ -10,7 +10,7 @@ import pytest
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import build_graph
-from firstsight.recipe.analysis import Axis, Bars, Coordinate, Figure, Grid, Sweep
+from firstsight.recipe.analysis import Axis, Bars, Comparison, Coordinate, Figure, Grid, Sweep
 from firstsight.recipe.scales import START, branch_at, get_scale
 from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens
@@ -73,6 +73,18 @@ def test_arms_at_one_place_are_drawn_by_name_or_refused() -> None:
 def test_what_cannot_be_drawn_is_refused(axes: tuple[Axis, ...], values: dict[str, Any], message: str) -> None:
     with pytest.raises((QuantityError, UnknownName), match=message):
         _study(axes, **values)
+
+
+@pytest.mark.parametrize(
+    ("expect", "margin", "smallest"), [("more", 0.0, -0.01), ("less", 0.0, 0.01), ("more", 0.02, 0.01)]
+)
+def test_the_smallest_difference_lies_beyond_the_margin(
+    expect: Literal["more", "less"], margin: float, smallest: float
+) -> None:
+    arms = {"arms": ("a",), "others": ("b",), "measure": "vision"}
+    with pytest.raises(QuantityError, match=f"{expect} than the margin of {margin:g}"):
+        Comparison(**arms, expect=expect, margin=margin, smallest=smallest)
+    assert Comparison(**arms, expect=expect, margin=margin).smallest_difference == margin
 
 
 def test_a_grid_has_two_axes() -> None:

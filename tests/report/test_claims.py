@@ -49,6 +49,17 @@ def test_claims_are_undecided_without_effects(make_arms: MakeArms) -> None:
     assert verdicts == dict.fromkeys(("best", "two-points", "from-scratch"), "undecided")
 
 
+def test_differences_too_small_to_matter_flip_a_claim(make_arms: MakeArms) -> None:
+    """Equal arms: with many questions, the smallest difference that matters is excluded; a test of the sign is open."""
+    arms = make_arms(vision=FLAT, text=FLAT, noise=0.0, questions=400)
+    [part] = TWO_POINTS.compare
+    by_sign = replace(TWO_POINTS, name="by-sign", compare=(replace(part, smallest=None),))
+    coarse = replace(TWO_POINTS, name="coarse", compare=(replace(part, smallest=0.2),))
+    results = _claims(arms, by_sign, coarse)
+    assert (results["by-sign"].verdict, results["coarse"].verdict) == ("undecided", "flips")
+    assert "+20.0 points, the smallest that matters, is excluded" in results["coarse"].evidence
+
+
 def test_one_seed_decides_nothing(make_arms: MakeArms) -> None:
     arms = make_arms(vision=AS_IN_PAPER, seeds=(1,), questions=80)
     assert set(_verdicts(arms).values()) == {"undecided"}

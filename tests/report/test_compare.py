@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from firstsight.evaluate.result_files import build_scores
-from firstsight.evaluate.statistics.differences import DifferenceEstimate
+from firstsight.evaluate.statistics.differences import DifferenceEstimate, Thresholds
 from firstsight.evaluate.statistics.sequential import sequential_p_value
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
 from firstsight.report.results import ArmResult
@@ -113,9 +113,12 @@ def test_comparisons_are_corrected_together_and_intervals_agree_with_the_sign(ma
 
 def test_difference_is_tested_against_the_threshold(make_arms: MakeArms) -> None:
     arms = make_arms(vision={80: 0.6, 100: 0.5}, text={80: 0.5, 100: 0.5}, questions=100)
-    assert _difference(arms, replace(LATE_END, threshold=-0.02)).sign == 1
-    assert _difference(arms, replace(LATE_END, threshold=0.5)).sign == -1
-    assert _difference(arms, replace(LATE_END, threshold=_difference(arms).mean)).sign == 0
+    assert _difference(arms, replace(LATE_END, thresholds=Thresholds(-0.02, -0.02))).sign == 1
+    assert _difference(arms, replace(LATE_END, thresholds=Thresholds(0.5, 0.5))).sign == -1
+    mean = _difference(arms).mean
+    assert _difference(arms, replace(LATE_END, thresholds=Thresholds(mean, mean))).sign == 0
+    assert _difference(arms, replace(LATE_END, thresholds=Thresholds(0.0, 0.12))).sign == 1
+    assert _difference(arms, replace(LATE_END, thresholds=Thresholds(0.0, 0.5))).sign == -1
 
 
 def test_task_that_one_run_lacks_is_left_out_and_named(make_arms: MakeArms) -> None:

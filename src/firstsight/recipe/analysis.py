@@ -151,8 +151,24 @@ class Comparison:
     """Whether the claim says that `arms` score more than `others`, or less."""
     margin: float = 0.0
     """The difference, as a share of 1, that is tested: more than `margin`, or less than it."""
+    smallest: float | None = None
+    """The smallest difference that matters, as a share of 1, beyond `margin` on the expected side: a difference that is
+    significantly short of it contradicts the claim. None: any difference beyond `margin` matters."""
     published: float | None = None
     """The published difference, as a share of 1."""
+
+    def __post_init__(self) -> None:
+        beyond = (self.smallest_difference - self.margin) * (1 if self.expect == "more" else -1)
+        if beyond < 0:
+            raise QuantityError(
+                f"Comparison: wanted as smallest a difference {self.expect} than the margin of {self.margin:g}. "
+                f"Got {self.smallest}. Leave it out where any difference matters."
+            )
+
+    @property
+    def smallest_difference(self) -> float:
+        """`smallest`, or the margin without it."""
+        return self.margin if self.smallest is None else self.smallest
 
 
 @spec
@@ -160,8 +176,8 @@ class Claim:
     """A statement about the arms of a study that its results can contradict; it holds, flips or is undecided.
 
     `all`: it holds where every comparison is significantly as expected, and flips where one is significantly the
-    opposite. `any`: it holds where at least one comparison is as expected and none the opposite, and flips the other
-    way round; comparisons that cannot be made do not count.
+    opposite, or smaller than what matters. `any`: it holds where at least one comparison is as expected and none the
+    opposite, and flips the other way round; comparisons that cannot be made do not count.
     """
 
     TAG: ClassVar = "claim"

@@ -1,7 +1,8 @@
 """The claims of a study, tested on its results: holds, flips, undecided or not tested.
 
-A comparison is decided where the whole interval is on one side of its margin; everything else is undecided, also a
-single seed or an arm without scores. A claim is not tested where the study has none of its arms or tasks. The
+A comparison is decided for the claim where the whole interval is beyond its margin, and against it where the whole
+interval is short of the smallest difference that matters; everything else is undecided, also a single seed or an arm
+without scores. A claim is not tested where the study has none of its arms or tasks. The
 comparisons of one claim are corrected together.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from firstsight.evaluate.statistics.differences import Thresholds
 from firstsight.evaluate.statistics.sequential import DecisionRule
 from firstsight.recipe.analysis import STABLE_MEASURES, Claim, Comparison, split_measure
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
@@ -70,11 +72,14 @@ def _evaluate(claim: Claim, arms: Sequence[ArmResult], comparison: ArmComparison
 def claim_tests(claim: Claim) -> list[tuple[Comparison, ArmPair]]:
     """The pairs of arms that a claim compares, each with the comparison that it is a part of."""
     pairs = [(part, a, b) for part in claim.compare for a in part.arms for b in part.others]
-    return [(part, ArmPair(a=a, b=b, measure=part.measure, threshold=part.margin)) for part, a, b in pairs]
+    return [
+        (part, ArmPair(a=a, b=b, measure=part.measure, thresholds=Thresholds(part.margin, part.smallest_difference)))
+        for part, a, b in pairs
+    ]
 
 
 def _verdict(claim: Claim, signs: Sequence[int], *, is_complete: bool) -> ClaimVerdict:
-    """`signs`: 1 where a comparison is significantly as expected, -1 where it is the opposite, else 0."""
+    """`signs`: 1 where a comparison is significantly as expected, -1 where it is the opposite or too small, else 0."""
     if claim.decide == "any":
         agree = (1 in signs) != (-1 in signs)
         return ("holds" if 1 in signs else "flips") if agree else "undecided"
@@ -112,7 +117,9 @@ def _evidence(tested: Sequence[tuple[Comparison, PairedDifference]], signs: Sequ
         yield f"{describe_difference(min(tested, key=_support)[1])}."
     else:
         yield f"{'; '.join(map(describe_difference, differences))}."
-    for part, difference in tested:
+    for part, sign, difference in zip([part for part, _ in tested], signs, differences, strict=True):
+        if sign < 0 and part.smallest is not None:
+            yield f"A difference of {format_points(part.smallest)} points, the smallest that matters, is excluded."
         if part.published is not None and difference.interval:
             low, high = difference.interval
             location = "inside" if low <= part.published <= high else "outside"

@@ -19,8 +19,10 @@ from firstsight.evaluate.statistics import bootstrap
 from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, cluster_scores
 from firstsight.evaluate.statistics.differences import (
     FAMILY_ALPHA,
+    NO_DIFFERENCE,
     DifferenceEstimate,
     HolmDecision,
+    Thresholds,
     crossed_estimate,
     holm,
 )
@@ -33,12 +35,12 @@ from firstsight.report.table import STABLE, changed_tasks, measure_rows, task_ga
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmPair:
-    """A comparison: does the score of arm `a` minus that of arm `b` differ from `threshold`, on one measure?"""
+    """A comparison: does the score of arm `a` minus that of arm `b` differ from `thresholds`, on one measure?"""
 
     a: str
     b: str
     measure: Measure
-    threshold: float = 0.0
+    thresholds: Thresholds = NO_DIFFERENCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,23 +91,24 @@ class PairedDifference:
 
     @property
     def sign(self) -> int:
-        """1 where the difference is significantly above the threshold, -1 where below, else 0."""
+        """1 where the difference is significantly above the threshold that it contradicts more, -1 below, else 0."""
         if self.adjusted_p is None or self.adjusted_p > FAMILY_ALPHA:
             return 0
-        return 1 if self.mean > self.pair.threshold else -1
+        _, signs = self.pair.thresholds.decide(np.array([self.mean]))
+        return int(signs[0])
 
     def p_value(self) -> float | None:
-        """The p-value of the threshold before `corrected`, with the sequential rule the always-valid one."""
+        """The p-value of the thresholds before `corrected`, with the sequential rule the always-valid one."""
         if self.looks:
-            return sequential_p_value(self.looks, self.pair.threshold)[0]
-        return self.estimate.p_value(self.pair.threshold) if self.estimate else None
+            return sequential_p_value(self.looks, self.pair.thresholds)[0]
+        return self.estimate.p_value(self.pair.thresholds) if self.estimate else None
 
     def corrected(self, decision: HolmDecision, *, family_size: int) -> PairedDifference:
         """This difference with the result of Holm's procedure; a significant one as it was at the look that decided."""
         fields = {"level": decision.level, "adjusted_p": decision.adjusted, "family_size": family_size}
         if not self.looks or decision.adjusted > FAMILY_ALPHA:
             return replace(self, **fields)
-        _, num_seeds = sequential_p_value(self.looks, self.pair.threshold)
+        _, num_seeds = sequential_p_value(self.looks, self.pair.thresholds)
         return replace(self, per_seed=self.per_seed[:num_seeds], estimate=self.looks[num_seeds - 2], **fields)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from firstsight.errors import RequestError
-from firstsight.evaluate.statistics.differences import pool_seed_variance
+from firstsight.evaluate.statistics.differences import pool_seed_variance, regular_arms
 from firstsight.evaluate.statistics.power import (
     VarianceComponents,
     minimum_detectable_effect,
@@ -34,9 +34,10 @@ def power_report(
     questions = rows.filter(task=STABLE, kind=kind).get_column("questions").max()
     assert isinstance(questions, int)
     lines = [
-        f"{kind}: {variances.num_arms} arms, {seeds} seeds, {questions:,} questions. "
+        f"{kind}: {seeds} seeds, {questions:,} questions. "
         "The standard deviation of a difference between two of its arms is",
-        f"  {_deviation(variances.seed_variance)} points from seed to seed (pooled over the arms),",
+        f"  {_deviation(variances.seed_variance)} points from seed to seed "
+        f"(pooled over {variances.num_arms} arms that vary alike),",
         f"  {_deviation(variances.question_variance)} points between draws of the questions, common to all seeds,",
         f"  {_deviation(variances.residual_variance)} points more in the answers of a single seed.",
         *_requirement_lines(variances, effect=effect, seeds=seeds, questions=questions, power=power),
@@ -52,6 +53,7 @@ def variance_components(
 ) -> tuple[VarianceComponents, int]:
     """Variance components of a difference, means over all pairs of compared arms, and the number of seeds.
 
+    The seeds' variance is that of arms which do not vary more than the others; `num_arms` counts these.
     Raises RequestError where there are no two arms with two seeds each: a single seed has no variance between seeds.
     """
     scored = arms_with_scores(arms)
@@ -72,9 +74,10 @@ def variance_components(
     seed_scores = comparison.seed_scores(reference.pair, seeds=seeds, tasks=tasks)
     residual = float(np.mean([estimate.residual_variance * len(d.per_seed) for d, estimate in differences]))
     question = float(np.mean([estimate.question_variance - estimate.residual_variance for _, estimate in differences]))
-    seed_variance = max(pool_seed_variance(seed_scores)[0] - residual, 0.0)
+    regular = seed_scores[regular_arms(seed_scores)]
+    seed_variance = max(pool_seed_variance(regular)[0] - residual, 0.0)
     parts = {"seed_variance": seed_variance, "question_variance": max(question, 0.0), "residual_variance": residual}
-    return VarianceComponents(num_arms=len(seed_scores), **parts), len(seeds)
+    return VarianceComponents(num_arms=len(regular), **parts), len(seeds)
 
 
 def _requirement_lines(

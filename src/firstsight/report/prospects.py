@@ -75,7 +75,7 @@ def _open_claim(result: ClaimResult) -> _OpenClaim:
         if estimate is not None and p_value is not None:
             pair, count = difference.pair, len(difference.per_seed)
             arms = (pair.a, pair.measure), (pair.b, pair.measure)
-            values = {"threshold": pair.threshold, "num_seeds": count, "estimate": estimate, "p_value": p_value}
+            values = {"thresholds": pair.thresholds, "num_seeds": count, "estimate": estimate, "p_value": p_value}
             states.append(ComparisonState(arms=arms, **values))
             differences.append(difference)
     return _OpenClaim(result, differences, simulate_continuations(states, max_seeds=MAX_SEEDS))

@@ -10,10 +10,12 @@ from scipy import stats
 
 from firstsight.evaluate.statistics.differences import (
     DifferenceEstimate,
+    Thresholds,
     crossed_estimate,
     estimate_question_variance,
     estimate_seed_variance,
     pool_seed_variance,
+    regular_arms,
 )
 
 RANDOM = np.random.default_rng(11)
@@ -85,6 +87,47 @@ def test_an_outlier_pair_is_not_pooled() -> None:
     y[0] *= 50
     assert estimate_seed_variance(y[0] - y[1], y) == (pytest.approx((y[0] - y[1]).var(ddof=1)), 3)
     assert estimate_seed_variance(y[0] - y[1], y[:2]) == (pytest.approx((y[0] - y[1]).var(ddof=1)), 3)
+
+
+def test_an_arm_that_varies_more_is_left_out_of_the_pool_of_the_others() -> None:
+    y = np.random.default_rng(4).normal(size=(6, 6))
+    assert regular_arms(y) == list(range(6))
+    y[2] *= 20
+    assert regular_arms(y) == [0, 1, 3, 4, 5]
+    assert estimate_seed_variance(y[0] - y[1], y) == pool_seed_variance(y[[0, 1, 3, 4, 5]])
+    swapped = y[[2, 0, 1, 3, 4, 5]]
+    assert estimate_seed_variance(y[2] - y[0], swapped) == (pytest.approx((y[2] - y[0]).var(ddof=1)), 5)
+
+
+def test_alike_arms_are_all_pooled_in_95_of_100_studies() -> None:
+    """The level is that of the whole procedure: over all arms, whatever the common effect of the seeds."""
+    rng = np.random.default_rng(5)
+    studies = rng.normal(size=(1000, 5, 4)) + 9 * rng.normal(size=(1000, 1, 4))
+    share = np.mean([len(regular_arms(y)) == 5 for y in studies])
+    assert 0.93 <= share <= 0.975  # three standard errors around 95.2 %
+
+
+@pytest.mark.parametrize(
+    ("mean", "margin", "smallest", "distance", "sign"),
+    [(3, 0, 0, 3, 1), (-3, 0, 0, 3, -1), (3, 0, 2, 3, 1), (0.5, 0, 2, 1.5, -1), (-3, 0, -2, 3, -1), (1, 0, -2, 3, 1)],
+)
+def test_a_mean_decides_beyond_the_margin_or_short_of_the_smallest_difference(
+    mean: float, margin: float, smallest: float, distance: float, sign: int
+) -> None:
+    distances, signs = Thresholds(margin, smallest).decide(np.array([mean]))
+    assert (distances[0], signs[0]) == (distance, sign)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.3, 1.0], ids=["at the margin", "between", "smallest"])
+def test_two_thresholds_decide_wrongly_in_at_most_5_of_100_studies(truth: float) -> None:
+    rng, thresholds, num_wrong = np.random.default_rng(6), Thresholds(0.0, 1.0), 0
+    for _ in range(2000):
+        estimate = crossed_estimate(truth + rng.normal(size=8))
+        assert estimate is not None
+        _, signs = thresholds.decide(np.array([estimate.mean]))
+        is_wrong = (signs[0] > 0 and truth <= 0) or (signs[0] < 0 and truth >= 1)
+        num_wrong += is_wrong and estimate.p_value(thresholds) <= 0.05
+    assert num_wrong / 2000 <= 0.036  # one side at 2.5 %, and three standard errors
 
 
 def test_a_single_cluster_has_no_question_variance() -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, DifferenceEstimate, crossed_estimate, holm
+from firstsight.evaluate.statistics.differences import (
+    FAMILY_ALPHA,
+    DifferenceEstimate,
+    Thresholds,
+    crossed_estimate,
+    holm,
+)
 from firstsight.evaluate.statistics.prospects import ComparisonState, Continuations, simulate_continuations
 from firstsight.evaluate.statistics.sequential import sequential_p_value
 
@@ -21,7 +27,7 @@ def _looks(scores: np.ndarray) -> list[DifferenceEstimate]:
 def _state(looks: list[DifferenceEstimate]) -> ComparisonState:
     p_value, _ = sequential_p_value(looks)
     return ComparisonState(
-        arms=("a", "b"), threshold=0.0, num_seeds=len(looks) + 1, estimate=looks[-1], p_value=p_value
+        arms=("a", "b"), thresholds=Thresholds(0.0, 0.0), num_seeds=len(looks) + 1, estimate=looks[-1], p_value=p_value
     )
 
 

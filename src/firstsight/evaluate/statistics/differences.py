@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import fdtri, gammaincinv, ndtr
@@ -31,7 +32,28 @@ _NUM_NODES = 128
 _GRID = (np.arange(_NUM_NODES) + 0.5) / _NUM_NODES
 _WEIGHT_EXPONENT = 1 / 3
 _OUTLIER_LEVEL = 0.05
-"""Level of the F test by which a pair of arms with a larger seed variance than the others is not pooled."""
+"""Level of the F tests by which arms, or a pair of them, that vary more over seeds than the others are not pooled."""
+
+
+class Thresholds(NamedTuple):
+    """What a difference is tested against. Two equal numbers are one two-sided test.
+
+    Otherwise `smallest` lies beyond `margin`: the difference is decided beyond `margin` and, the other way, short of
+    `smallest`. A true difference makes at most one of these two one-sided tests decide wrongly, so each has half the
+    error rate, like a side of the two-sided test.
+    """
+
+    margin: float
+    smallest: float
+
+    def decide(self, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The distances of means from the threshold that they contradict more, and the signs of these distances."""
+        direction = -1.0 if self.smallest < self.margin else 1.0
+        beyond, short = direction * (means - self.margin), direction * (self.smallest - means)
+        return np.maximum(beyond, short), direction * np.where(beyond >= short, 1, -1)
+
+
+NO_DIFFERENCE = Thresholds(0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +80,13 @@ class DifferenceEstimate:
         half_width = float(half_widths(np.array([self.seed_variance]), self, level=level)[0])
         return self.mean - half_width, self.mean + half_width
 
-    def p_value(self, null_value: float = 0.0) -> float:
-        """The two-sided p-value of `null_value`; below 1 - level exactly where the interval excludes `null_value`."""
-        return float(self.p_values(np.array([abs(self.mean - null_value)]))[0])
+    def p_value(self, null_value: float | Thresholds = 0.0) -> float:
+        """The two-sided p-value of a number, or of the threshold that the mean contradicts more.
+
+        Below 1 - level exactly where the interval excludes that number.
+        """
+        thresholds = null_value if isinstance(null_value, Thresholds) else Thresholds(null_value, null_value)
+        return float(self.p_values(thresholds.decide(np.array([self.mean]))[0])[0])
 
     def p_values(self, distances: np.ndarray) -> np.ndarray:
         """The two-sided p-values of means that are `distances` [cases] away from the null value."""
@@ -104,7 +130,7 @@ def crossed_estimate(
 ) -> DifferenceEstimate | None:
     """The estimate from paired differences per seed, [seeds]; None for a single seed, which has no variance.
 
-    `arm_scores` are scores of all comparable arms at the same seeds [arms, seeds], the pair included, to pool the seed
+    `arm_scores` are scores of all comparable arms at the same seeds [arms, seeds], the pair first, to pool the seed
     variance. `influences` are the influences of each cluster on each seed's difference [seeds, clusters].
     """
     num_seeds = len(seed_differences)
@@ -122,19 +148,48 @@ def crossed_estimate(
 
 
 def estimate_seed_variance(seed_differences: np.ndarray, arm_scores: np.ndarray | None) -> tuple[float, int]:
-    """The variance of a difference over seeds, and its degrees of freedom: the pair's own, or pooled over all arms.
+    """The variance of a difference over seeds, and its degrees of freedom: the pair's own, or pooled over the arms.
 
-    One pair at two seeds has a single degree of freedom, six arms have five. Pooling assumes equal variances; a pair
-    whose variance exceeds the other arms' by an F test keeps its own.
+    One pair at two seeds has a single degree of freedom, six arms have five. Pooling assumes equal variances: arms
+    that vary more than the others are left out, and a pair with one of them, or that itself varies more than the
+    others, keeps its own variance. `arm_scores` [arms, seeds] begins with the pair.
     """
     pair_variance, pair_dof = float(seed_differences.var(ddof=1)), len(seed_differences) - 1
-    variance, dof = pool_seed_variance(arm_scores) if arm_scores is not None else (pair_variance, pair_dof)
+    regular = regular_arms(arm_scores) if arm_scores is not None else []
+    if arm_scores is None or regular[:2] != [0, 1]:
+        return pair_variance, pair_dof
+    variance, dof = pool_seed_variance(arm_scores[regular])
     rest_dof = dof - pair_dof
     if rest_dof < 1:
         return pair_variance, pair_dof
     rest_variance = max((dof * variance - pair_dof * pair_variance) / rest_dof, 0.0)
     is_outlier = pair_variance > rest_variance * fdtri(pair_dof, rest_dof, 1 - _OUTLIER_LEVEL)
     return (pair_variance, pair_dof) if is_outlier else (variance, dof)
+
+
+def regular_arms(arm_scores: np.ndarray) -> list[int]:
+    """The indices of the arms that do not vary more over seeds than the others, from [arms, seeds].
+
+    One arm at a time is left out, while an F test of the residuals that leave with it against those that stay is
+    significant, at a level divided by the number of arms (Cochran 1941 is the test for equal groups without a common
+    effect of the seeds). Two arms always stay.
+    """
+    regular, per_arm = list(range(len(arm_scores))), arm_scores.shape[1] - 1
+    while len(regular) > 2 and per_arm:
+        rest = {arm: _residual_squares(arm_scores[[other for other in regular if other != arm]]) for arm in regular}
+        largest = min(rest, key=rest.__getitem__)
+        removed, dof = _residual_squares(arm_scores[regular]) - rest[largest], (len(regular) - 2) * per_arm
+        limit = fdtri(per_arm, dof, 1 - _OUTLIER_LEVEL / len(arm_scores)) * rest[largest] / dof
+        if removed / per_arm <= limit:
+            break
+        regular.remove(largest)
+    return regular
+
+
+def _residual_squares(arm_scores: np.ndarray) -> float:
+    """The sum of squared residuals of score = arm + seed + noise, from [arms, seeds]."""
+    arm_means, seed_means = arm_scores.mean(axis=1, keepdims=True), arm_scores.mean(axis=0, keepdims=True)
+    return float(((arm_scores - arm_means - seed_means + arm_scores.mean()) ** 2).sum())
 
 
 def pool_seed_variance(arm_scores: np.ndarray) -> tuple[float, int]:
@@ -145,10 +200,8 @@ def pool_seed_variance(arm_scores: np.ndarray) -> tuple[float, int]:
     """
     if arm_scores.ndim < 2 or min(arm_scores.shape) < 2:
         return 0.0, 0
-    arm_means, seed_means = arm_scores.mean(axis=1, keepdims=True), arm_scores.mean(axis=0, keepdims=True)
-    residuals = arm_scores - arm_means - seed_means + arm_scores.mean()
     dof = (arm_scores.shape[0] - 1) * (arm_scores.shape[1] - 1)
-    return float(2 * (residuals**2).sum() / dof), dof
+    return 2 * _residual_squares(arm_scores) / dof, dof
 
 
 def estimate_question_variance(influences: np.ndarray) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import gammaincinv
 
-from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, DifferenceEstimate
+from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, DifferenceEstimate, Thresholds
 from firstsight.evaluate.statistics.sequential import look_share
 
 NUM_DRAWS = 1000
@@ -27,8 +27,8 @@ class ComparisonState:
     """A comparison as the data show it."""
 
     arms: tuple[Hashable, Hashable]
-    """The score of the first less that of the second is compared with the threshold; an arm on one measure."""
-    threshold: float
+    """The score of the first less that of the second is compared with the thresholds; an arm on one measure."""
+    thresholds: Thresholds
     num_seeds: int
     estimate: DifferenceEstimate
     """At `num_seeds`."""
@@ -86,17 +86,15 @@ def _continue(
     noise = np.sqrt(true_variance / 2)[:, None] * (first - second)
     truth = estimate.mean + noise[:, :1] / np.sqrt(count)
     further = np.cumsum(truth + noise[:, 1:], axis=1)
-    p_values, signs = [np.full(len(levels), state.p_value)], [np.full(len(levels), np.sign(_gap(state)))]
+    _, sign = state.thresholds.decide(np.array([estimate.mean]))
+    p_values, signs = [np.full(len(levels), state.p_value)], [np.full(len(levels), sign[0])]
     for number in range(1, further.shape[1] + 1):
-        gaps = (count * estimate.mean + further[:, number - 1]) / (count + number) - state.threshold
-        p = _look_p_values(np.abs(gaps), estimate, num_seeds=(count, count + number), true_variance=true_variance)
-        signs.append(np.where(p < p_values[-1], np.sign(gaps), signs[-1]))
+        means = (count * estimate.mean + further[:, number - 1]) / (count + number)
+        distances, look_signs = state.thresholds.decide(means)
+        p = _look_p_values(distances, estimate, num_seeds=(count, count + number), true_variance=true_variance)
+        signs.append(np.where(p < p_values[-1], look_signs, signs[-1]))
         p_values.append(np.minimum(p, p_values[-1]))
     return np.stack(p_values, axis=1), np.stack(signs, axis=1)
-
-
-def _gap(state: ComparisonState) -> float:
-    return state.estimate.mean - state.threshold
 
 
 def _look_p_values(
