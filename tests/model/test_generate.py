@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
-from firstsight.model.generate import Sampling, continuation_likelihoods, generate
+from firstsight.model.generate import continuation_likelihoods, generate
 from firstsight.model.inference import InferenceDecoder
+from firstsight.model.sampling import Sampling
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec, VLMSpec
 from tests.model.tiny_models import (

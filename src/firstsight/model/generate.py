@@ -8,18 +8,25 @@ Shapes: I tokens per image, W vision width, S pixels per side, D width, V vocabu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from firstsight.errors import ModelError, QuantityError
 from firstsight.model.inference import InferenceDecoder, KVCache, empty_cache, inference_decoder
+from firstsight.model.sampling import (
+    UNCHANGED,
+    Sampling,
+    TokenSampler,
+    argmax_sampler,
+    inverse_cdf_sampler,
+    non_finite_error,
+)
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import VLMSpec
 
@@ -31,38 +38,6 @@ MAX_LOGIT_STATES = 512
 
 PromptImages = Sequence[Tensor | None] | None
 """For each prompt features [I, W], pixels uint8 [S, S, 3] or None; None if no prompt has an image."""
-TokenSampler = Callable[[Float[Tensor, "S V"], Int[Tensor, " B"], list[int], int], Int[Tensor, " B"]]
-"""(logits of S states, the state of each of B answers, their indices in the batch, step): the next token of each."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """Sampling from softmax(logits / temperature), restricted to the likeliest tokens.
-
-    The tokens of prompt n depend on (seed, first_index + n) and the step only, not on the other prompts of the call.
-    """
-
-    temperature: float
-    top_k: int | None = None
-    top_p: float | None = None
-    """Nucleus sampling after `top_k`: the fewest tokens that have at least this probability in total."""
-    seed: int
-    first_index: int = 0
-    """Index of the call's first prompt in a list that is generated in several calls."""
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise QuantityError(f"temperature: wanted more than 0. Got {self.temperature}. For 0 give no sampling.")
-        if self.top_k is not None and self.top_k < 1:
-            raise QuantityError(f"top_k: wanted at least 1 token. Got {self.top_k}. Give None for all.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise QuantityError(f"top_p: wanted a share above 0, up to 1. Got {self.top_p}. Give None for all.")
-        if self.first_index < 0:
-            raise QuantityError(f"first_index: wanted 0 or more. Got {self.first_index}. Count from the first prompt.")
-
-
-_UNCHANGED = Sampling(temperature=1.0, seed=0)
-"""Sampling from the model's own distribution."""
 
 
 class Likelihood(NamedTuple):
@@ -99,9 +74,9 @@ def generate(
     for groups in unique.batches(max_new_tokens):
         prefill = _prefill(decoder, embeddings, unique, groups, extra_tokens=max_new_tokens)
         prompts_of_rows = [index for index, group in enumerate(groups) for _ in group.rows]
-        rows, sampler = [row for group in groups for row in group.rows], _argmax_sampler
+        rows, sampler = [row for group in groups for row in group.rows], argmax_sampler
         if sampling is not None:
-            sampler = _inverse_cdf_sampler(sampling, rows, max_new_tokens, prefill.last_hidden.device)
+            sampler = inverse_cdf_sampler(sampling, rows, max_new_tokens, prefill.last_hidden.device)
         decoded = _decode(decoder, prefill, prompts_of_rows, stops, sampler=sampler, max_new_tokens=max_new_tokens)
         for row, answer in zip(rows, decoded, strict=True):
             answers[row] = answer
@@ -153,8 +128,8 @@ def generate_and_score(
         for batch in prefill.row_batches(keyed):
             first = batch[0][0]
             branch = prefill if len(batch) == len(keyed) else prefill.copy_rows(list(range(first, batch[-1][0] + 1)))
-            sampler = _inverse_cdf_sampler(
-                _UNCHANGED, [key for *_, key in batch], max_new_tokens, prefill.last_hidden.device
+            sampler = inverse_cdf_sampler(
+                UNCHANGED, [key for *_, key in batch], max_new_tokens, prefill.last_hidden.device
             )
             parents = [index - first for index, *_ in batch]
             answers = _decode(decoder, branch, parents, stops, sampler=sampler, max_new_tokens=max_new_tokens)
@@ -388,7 +363,7 @@ def _decode(
         column = torch.tensor(next_tokens, device=hidden.device)[:, None]
         hidden = decoder.extend(decoder.lm.embed(column), None, cache)[:, 0]
     if not is_finite:
-        raise _non_finite_error()
+        raise non_finite_error()
     return answers
 
 
@@ -406,65 +381,6 @@ def _extend_branches(
     for row, token in branches:
         tokens[row] = token
     return cache, tokens, parents
-
-
-def _non_finite_error() -> ModelError:
-    return ModelError(
-        "the model's logits: wanted finite numbers. Got NaN or infinity. Its training diverged, or an image's features "
-        "are not finite: use an earlier checkpoint, or train it with a lower learning rate."
-    )
-
-
-def _argmax_sampler(logits: Tensor, states: Tensor, answers: list[int], step: int) -> Tensor:
-    if logits.device.type == "cpu":
-        return torch.from_numpy(logits.numpy().argmax(axis=-1))[states]  # nine times torch's speed at 50,000 words
-    return logits.argmax(dim=-1)[states]
-
-
-def _inverse_cdf_sampler(
-    sampling: Sampling, keys: Sequence[int | None], num_steps: int, device: torch.device
-) -> TokenSampler:
-    """Inverse transform sampling; the uniform numbers of an answer are a Philox stream keyed by seed and its key.
-
-    Answers without a key are greedy.
-    """
-    uniform = np.zeros((num_steps, len(keys)))
-    for answer, key in enumerate(keys):
-        if key is not None:
-            words = np.array([sampling.seed % 2**64, sampling.first_index + key], dtype=np.uint64)
-            uniform[:, answer] = np.random.Generator(np.random.Philox(key=words)).random(num_steps)
-
-    def sample(logits: Tensor, states: Tensor, answers: list[int], step: int) -> Tensor:
-        tokens = _argmax_sampler(logits, states, answers, step)
-        sampled = [position for position, answer in enumerate(answers) if keys[answer] is not None]
-        if sampled:
-            columns, inverse = states[sampled].unique(return_inverse=True)
-            probabilities, ids = sampling_distribution(logits[columns], sampling)
-            cumulative = probabilities.cumsum(dim=-1)
-            if not cumulative[:, -1].isfinite().all():
-                raise _non_finite_error()
-            shares = torch.from_numpy(uniform[step, [answers[position] for position in sampled]]).to(device)
-            thresholds = shares[:, None] * cumulative[inverse, -1:]
-            chosen = torch.searchsorted(cumulative[inverse], thresholds, right=True).clamp(max=cumulative.shape[-1] - 1)
-            tokens[sampled] = chosen[:, 0] if ids is None else ids[inverse].gather(1, chosen)[:, 0]
-        return tokens
-
-    return sample
-
-
-def sampling_distribution(
-    logits: Float[Tensor, "B V"], sampling: Sampling
-) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"] | None]:
-    """Unnormalised probabilities, and the token ids of the columns, likeliest first; ids None if all V are in order."""
-    scaled = logits.double() / sampling.temperature
-    if sampling.top_k is None and sampling.top_p is None:
-        return scaled.softmax(dim=-1), None
-    vocabulary = scaled.shape[-1]
-    scaled, ids = scaled.topk(min(sampling.top_k or vocabulary, vocabulary), dim=-1)
-    probabilities = scaled.softmax(dim=-1)
-    if sampling.top_p is not None:
-        probabilities = probabilities * (probabilities.cumsum(dim=-1) - probabilities < sampling.top_p)
-    return probabilities, ids
 
 
 class _TokenQuery(NamedTuple):
@@ -507,7 +423,7 @@ def _token_log_likelihoods(
         query_rows, tokens = [logit_rows[query.state_index] for query in batch], [query.token for query in batch]
         log_likelihoods = (logits[query_rows, tokens] - logits.logsumexp(dim=-1)[query_rows]).tolist()
         if not all(map(math.isfinite, log_likelihoods)):
-            raise _non_finite_error()
+            raise non_finite_error()
         likeliest = logits.argmax(dim=-1)[query_rows].tolist()
         for query, log_likelihood, token in zip(batch, log_likelihoods, likeliest, strict=True):
             yield query.row, log_likelihood, token == query.token

@@ -39,7 +39,7 @@ def test_an_image_and_its_text_fit_a_row(name: str) -> None:
 
 def test_hour_has_more_seeds_and_nothing_else() -> None:
     cpu, hour = get_scale("cpu"), get_scale("hour")
-    assert hour == replace(cpu, name="hour", seeds=6) and cpu.seeds < hour.seeds
+    assert hour == replace(cpu, name="hour", seeds=8) and cpu.seeds < hour.seeds
 
 
 def test_a_study_at_hour_has_all_steps_of_cpu() -> None:

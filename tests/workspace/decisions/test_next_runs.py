@@ -46,7 +46,7 @@ def test_the_table_has_cost_and_chance_of_the_best_option(undecided: DecisionSto
 
 
 def test_chances_do_not_fall_with_seeds_and_a_small_budget_buys_few(undecided: DecisionStore) -> None:
-    rich, poor = (undecided.workspace.next(small_study(), budget=budget, jobs=1) for budget in ("40h", "9min"))
+    rich, poor = (undecided.workspace.next(small_study(), budget=budget, jobs=1) for budget in ("40h", "12min"))
     assert len(poor.options[0].labels) == 2 <= len(rich.options[0].labels)
     assert poor.options[0].chances["two-points"] <= (rich.likely_option or rich.options[0]).chances["two-points"]
 

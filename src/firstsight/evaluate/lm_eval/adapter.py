@@ -22,7 +22,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate.models.native import NativeModel, load_native_model
-from firstsight.model.generate import Sampling, continuation_likelihoods, generate
+from firstsight.model.generate import continuation_likelihoods, generate
+from firstsight.model.sampling import Sampling
 from firstsight.plan.verification import check_stored_folder
 from firstsight.site import Progress, ProgressCallback, Site
 

@@ -64,8 +64,8 @@ def cpu_scale() -> Scale:
 
 
 def hour_scale() -> Scale:
-    """The scale cpu with six seeds; the steps of its first two are the same."""
-    return replace(cpu_scale(), name="hour", seeds=6)
+    """The scale cpu with eight seeds; the steps of its first two are the same."""
+    return replace(cpu_scale(), name="hour", seeds=8)
 
 
 @spec

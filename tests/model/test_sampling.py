@@ -10,8 +10,9 @@ import torch
 from scipy.stats import chisquare
 
 from firstsight.errors import QuantityError
-from firstsight.model.generate import Sampling, generate, sampling_distribution
+from firstsight.model.generate import generate
 from firstsight.model.inference import InferenceDecoder
+from firstsight.model.sampling import Sampling, sampling_distribution
 from tests.model.tiny_models import PLAIN_LM, PROMPTS, pack_rows, random_model, record_calls
 
 WARM = Sampling(temperature=1.3, seed=3)
