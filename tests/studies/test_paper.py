@@ -32,3 +32,12 @@ def test_one_graph_has_the_steps_of_every_study_once(scale: str) -> None:
     assert len({step.address for step in graph.steps}) == len(graph.steps)
     cost = estimate_cost(graph, DeviceSpec("cpu", utilisation=0.4))
     assert cost.total.flops <= 0.4 * cost.unshared_total.flops, "what sharing must save at least"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "79m", "1b", "7b"])
+def test_every_claim_is_complete_and_about_arms_of_its_study(scale: str) -> None:
+    for part in paper(get_scale(scale)).parts:
+        names = {arm.name for arm in part.arms}
+        for claim in part.claims:
+            assert claim.source and claim.published and claim.caution, claim.name
+            assert all({*comparison.arms, *comparison.others} <= names for comparison in claim.compare), claim.name

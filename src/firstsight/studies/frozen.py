@@ -23,7 +23,7 @@ from firstsight.recipe.analysis import Axis, Claim, Comparison, Grid
 from firstsight.recipe.scales import IMAGE_SHARE, PAPER_SIZES, Scale, branch_at, with_image_share
 from firstsight.recipe.stages import Finetune, Midtrain
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
-from firstsight.studies.when import trunk_arm
+from firstsight.studies.when import SMALLEST, trunk_arm
 from firstsight.units import Share
 
 LR_MULTIPLE = Axis(name="lr_multiple", label="Encoder's learning rate, as a multiple of the model's", unit="category")
@@ -69,8 +69,8 @@ def _claims(table: Table) -> tuple[Claim, Claim]:
     for percent, scores in table.items():
         gap = round(scores[1] - scores[0], 4) if scores else None
         names = (f"frozen-{percent:03d}",), (f"trained-{percent:03d}",)
-        inverted.append(Comparison(arms=names[0], others=names[1], measure="vqav2", published=gap))
-        as_printed.append(Comparison(arms=names[1], others=names[0], measure="vqav2", published=gap))
+        inverted.append(Comparison(arms=names[0], others=names[1], measure="vqav2", smallest=SMALLEST, published=gap))
+        as_printed.append(Comparison(arms=names[1], others=names[0], measure="vqav2", smallest=SMALLEST, published=gap))
     text = Claim(
         name="frozen-better",
         statement="A frozen encoder gives more VQAv2 than one that trains at the model's rate.",

@@ -21,7 +21,7 @@ from firstsight.recipe.analysis import Claim, Comparison, Grid, Sweep
 from firstsight.recipe.scales import IMAGE_SHARE, PAPER_SIZES, Scale, branch_at, smaller_sizes, with_image_share
 from firstsight.recipe.study import Horizon, Study, over_seeds
 from firstsight.studies.ladder import SIZE, at_sizes
-from firstsight.studies.when import trunk_arm
+from firstsight.studies.when import SMALLEST, trunk_arm
 from firstsight.units import Share
 
 PAPER_SHARES, WORLD_SHARES = (0, 10, 50), (0, 30, 80)
@@ -64,7 +64,9 @@ def _images_help(default: str) -> Claim:
         name="images-help",
         statement="Images in pre-training give more vision than none, with equal fine-tuning.",
         source="paper, Table 3 (7B)",
-        compare=(Comparison(arms=(default,), others=("share-000",), measure="vision", published=0.0325),),
+        compare=(
+            Comparison(arms=(default,), others=("share-000",), measure="vision", smallest=SMALLEST, published=0.0325),
+        ),
         published="Vision stable score .4701 with images and .4377 without, from six tasks: VQAv2 76.39 and 74.69, GQA "
         "61.08 and 60.6, TextVQA 46.8 and 41.6, RefCOCO 64.2 and 58.9, OCID 46.1 and 39.7, POPE 87.5 and 87.1. VizWiz, "
         "which the score leaves out, falls: 10.88 and 11.69.",
@@ -81,8 +83,8 @@ def _smaller_prefers_more(percents: tuple[int, int, int], size: str) -> Claim:
         "the smaller one at the largest.",
         source="paper, in words",
         compare=(
-            Comparison(arms=(f"{large}-{size}",), others=(f"{small}-{size}",), measure="vision"),
-            Comparison(arms=(small,), others=(large,), measure="vision"),
+            Comparison(arms=(f"{large}-{size}",), others=(f"{small}-{size}",), measure="vision", smallest=SMALLEST),
+            Comparison(arms=(small,), others=(large,), measure="vision", smallest=SMALLEST),
         ),
         published="In words: 10 to 20 % is best at 1B, and smaller models prefer larger fractions.",
         caution="Sizes differ in their budgets as in the paper; in the built-in world one recipe serves both sizes.",
