@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from firstsight.plan.graph import build_graph
-from firstsight.plan.step import Step, field_differences
+from firstsight.plan.step import Step, differences_of_pairs, field_differences
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, WeightedSource
 from firstsight.recipe.scales import branch_at, get_scale
 from firstsight.recipe.study import Arm, Study
@@ -74,3 +74,11 @@ def test_a_staged_share_and_a_new_part_print_as_they_are_written() -> None:
     assert str(differences[1]).startswith(
         "components.1: (absent) | weighted_source(source=external(name=notes, form=text, tok"
     )
+
+
+def test_differences_of_pairs_are_those_of_each_two() -> None:
+    arms = {str(start): arm(start) for start in (0, 20, 80)}
+    pairs = differences_of_pairs(arms)
+    assert list(pairs) == [("0", "20"), ("0", "80"), ("20", "80")]
+    assert all(pairs[a, b] == field_differences(arms[a], arms[b]) for a, b in pairs)
+    assert pairs["20", "80"][0].texts == ("start-020", "start-080")

@@ -10,7 +10,17 @@ import pytest
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.graph import build_graph
-from firstsight.recipe.analysis import Axis, Bars, Comparison, Coordinate, Figure, Grid, Sweep
+from firstsight.recipe.analysis import (
+    Axis,
+    Bars,
+    Comparison,
+    Coordinate,
+    Figure,
+    Forgetting,
+    Grid,
+    ParetoFront,
+    Sweep,
+)
 from firstsight.recipe.scales import START, branch_at, get_scale
 from firstsight.recipe.study import Study
 from firstsight.units import Share, Tokens
@@ -65,6 +75,9 @@ def test_arms_at_one_place_are_drawn_by_name_or_refused() -> None:
         ((EPOCHS,), {"figures": (Sweep(x="epoch"),)}, "epochs"),
         ((EPOCHS,), {"figures": (Sweep(x="epochs", hollow="warm"),)}, "warm"),
         ((EPOCHS,), {"figures": (Grid(x="epochs", y="encoder"),)}, "encoder"),
+        ((EPOCHS,), {"figures": (Sweep(x="epochs", measures=("vqa",)),)}, r"vqa.*Nearest: vqav2"),
+        ((EPOCHS,), {"figures": (ParetoFront(y="gqaa soft"),)}, "gqaa"),
+        ((EPOCHS,), {"figures": (Forgetting(measure="texts"),)}, "texts"),
         ((replace(ENCODER, unit="count"),), {}, "wanted a number. Got 'siglip'"),
         ((replace(EPOCHS, unit="category"),), {}, "wanted the name of a category. Got 1"),
         ((replace(EPOCHS, unit="percent"),), {}, r"wanted a Share, such as Share\(4, 5\). Got 1"),
@@ -85,6 +98,23 @@ def test_the_smallest_difference_lies_beyond_the_margin(
     with pytest.raises(QuantityError, match=f"{expect} than the margin of {margin:g}"):
         Comparison(**arms, expect=expect, margin=margin, smallest=smallest)
     assert Comparison(**arms, expect=expect, margin=margin).smallest_difference == margin
+
+
+def test_figures_without_axes_come_after_the_one_that_fits_the_axes() -> None:
+    study = _study((EPOCHS,), figures=(ParetoFront(), Forgetting(measure="boolq soft")))
+    assert study.score_figures == (Sweep(x="epochs"),)
+    assert study.drawn_figures == (Sweep(x="epochs"), ParetoFront(), Forgetting(measure="boolq soft"))
+
+
+@pytest.mark.parametrize("measures", [(), ("vision",), ("vision", "boolq"), ("boolq", "copa", "gqa", "pope", "vqav2")])
+def test_a_sweep_is_of_the_stable_scores_or_of_a_few_tasks(measures: tuple[str, ...]) -> None:
+    with pytest.raises(QuantityError, match=r"^Sweep\.measures: wanted one to 4 tasks, or"):
+        Sweep(x="epochs", measures=measures)
+
+
+def test_a_pareto_front_has_two_measures() -> None:
+    with pytest.raises(QuantityError, match=r"^ParetoFront: wanted two different measures"):
+        ParetoFront(x="text", y="text")
 
 
 def test_a_grid_has_two_axes() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from firstsight.errors import QuantityError
 from firstsight.recipe.scales import branch_at, get_scale
-from firstsight.recipe.schedule import Continue, CosineFrom, CurvePoint, Matched, Rewarm
+from firstsight.recipe.schedule import Continue, CosineFrom, CurvePoint, Matched, Rewarm, SameCurve, schedule_text
 from firstsight.units import Share, Tokens
 
 budgets = st.integers(10, 10**13).map(Tokens)
@@ -134,3 +134,20 @@ def test_impossible_rates_are_refused(make: object, message: str) -> None:
     assert callable(make)
     with pytest.raises(QuantityError, match=message):
         make()
+
+
+def test_each_schedule_is_called_what_it_is() -> None:
+    """A continued stage is not a re-warmed one, also where it follows one."""
+    total, trunk = Tokens(1000), rewarm(1e-2)
+    warm = Rewarm(peak_lr=3e-3, min_lr=3e-5, warmup=Share(1, 20))
+    assert schedule_text(warm, warm, total) == "warm-up over 5 % of the stage to 0.003, then to 3e-05"
+    curve = CosineFrom(start=CurvePoint(schedule=trunk, tokens=total, at=Tokens(0)), min_lr=1e-4)
+    assert schedule_text(Continue(min_lr=1e-4), curve, total) == "continued from 0.01 to 0.0001"
+    matched = Matched(trunk_share=Share(0), min_lr=1e-4)
+    assert schedule_text(matched, curve, total) == "from 0.01, the trunk's rate at 0 %, to 0.0001"
+    half = CurvePoint(schedule=trunk, tokens=Tokens(2000), at=Tokens(1000))
+    rates = trunk.lr(Tokens(1000), Tokens(2000)), trunk.min_lr
+    assert schedule_text(SameCurve(), half, total) == (
+        f"on the curve of the stage before from {rates[0]:.3g} to {rates[1]:.3g}"
+    )
+    assert schedule_text(trunk, trunk, total) == "from 0.01, then to 3e-05"

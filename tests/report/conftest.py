@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.pages.report_page import write
 from tests.report.study_builder import (
     HOSTILE_TEXT,
@@ -29,7 +30,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> WrittenStudy:
     """A finished study."""
     folder = tmp_path_factory.mktemp("finished")
     arms = build_arms(StudyEffects(folder=folder / "store"))
-    return arms, write(arms, study=study(), run=run_info(), folder=folder / "report")
+    return arms, write(StudyAnalysis(arms, study()), run=run_info(), folder=folder / "report")
 
 
 @pytest.fixture(scope="session")
@@ -39,4 +40,4 @@ def hostile_study(tmp_path_factory: pytest.TempPathFactory) -> WrittenStudy:
     missing = {"start-080.s2": "midtrain failed: out of memory", "start-020.s1": "not run yet", "trunk.s1": "stopped"}
     effects = StudyEffects(folder=folder / "store", questions=20, suffix=HOSTILE_TEXT, missing=missing)
     arms = build_arms(effects)
-    return arms, write(arms, study=study(HOSTILE_TEXT), run=run_info(HOSTILE_TEXT), folder=folder / "report")
+    return arms, write(StudyAnalysis(arms, study(HOSTILE_TEXT)), run=run_info(HOSTILE_TEXT), folder=folder / "report")

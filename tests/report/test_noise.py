@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from firstsight.evaluate.result_files import build_scores
 from firstsight.report.claims import evaluate_claims
 from firstsight.report.compare import ArmComparison, ArmPair
-from firstsight.report.noise import StudyNoise, complete_table, study_noise
+from firstsight.report.noise import StudyNoise, study_noise
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
 from tests.report.study_builder import VISION, MakeArms, study
@@ -148,18 +145,6 @@ def test_without_scores_there_is_nothing() -> None:
     assert (noise.tasks, noise.stable, noise.reduced) == ((), {}, {})
     assert noise.frame().is_empty()
     assert noise.arm_table() == noise.difference_table() == []
-
-
-@given(st.dictionaries(st.sampled_from("abcd"), st.sets(st.integers(1, 4), min_size=1), min_size=1))
-def test_table_has_no_gaps_and_none_of_the_same_seeds_is_larger(seeds_by_arm: Mapping[str, set[int]]) -> None:
-    runs = {(arm, seed) for arm, seeds in seeds_by_arm.items() for seed in seeds}
-    arms, seeds = complete_table(runs)
-    assert set(product(arms, seeds)) <= runs
-    assert all(arm in arms for arm, others in seeds_by_arm.items() if others >= set(seeds))
-    is_comparable = len(arms) > 1 and len(seeds) > 1
-    for chosen in seeds_by_arm.values():
-        count = sum(others >= chosen for others in seeds_by_arm.values())
-        assert is_comparable or not (count > 1 and len(chosen) > 1)
 
 
 def test_spread_over_the_last_checkpoints_is_that_of_their_scores(make_arms: MakeArms) -> None:

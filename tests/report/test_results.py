@@ -14,12 +14,10 @@ from firstsight.recipe.analysis import Axis, Coordinate
 from firstsight.recipe.scales import START
 from firstsight.report.results import (
     ArmResult,
-    StageLog,
     arm_texts,
     arms_with_scores,
     compared_arms,
     damage_by_arms,
-    read_achieved,
     read_achieved_file,
     read_training_log,
 )
@@ -68,13 +66,6 @@ def test_invalid_log_line_is_refused_with_its_location(line: str, tmp_path: Path
     path.write_text(f"{line}\n")
     with pytest.raises(DataError, match=r"log\.jsonl:1: a log line needs numbers"):
         read_training_log(path, start_tokens=0)
-
-
-def test_achieved_mix_is_that_of_the_image_phase() -> None:
-    stage = StageLog(kind="midtrain", address="midtrain-0")
-    arm = replace(_arm("start-080"), stages=(stage,), achieved_mix={"asked": "1/2"})
-    assert read_achieved(arm) == {"asked": "1/2"}
-    assert read_achieved(replace(arm, stages=(replace(stage, achieved_mix={"asked": "1/10"}),))) == {"asked": "1/10"}
 
 
 def test_an_achieved_mix_without_its_keys_is_refused(tmp_path: Path) -> None:

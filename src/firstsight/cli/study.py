@@ -116,13 +116,29 @@ def _print_look(look: NextRuns) -> None:
         terminal.print_table(look.table())
 
 
-def report(study: Study, *, out: OutOption = RUNS) -> None:
+def report(
+    study: Study,
+    *,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it again while the study runs, until it is done.")
+    ] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print it as PDF too, with an installed Chromium.")] = False,
+    out: OutOption = RUNS,
+) -> None:
     """Write the report again from what is stored, also of an unfinished study.
 
+    --watch follows a run of this or another process; the page in a browser follows by itself.
     Example: firstsight report when --scale cpu
     """
-    results = Workspace(out).results(study)
-    _write_report(results)
+    workspace = Workspace(out)
+    for state, page in workspace.watch(study) if watch else ():
+        terminal.print_lines([f"{page}: {state}"])
+    results = workspace.results(study)
+    page = _write_report(results)
+    if pdf:
+        from firstsight.report.pdf import print_pdf
+
+        terminal.print_lines([f"pdf: {print_pdf(page)}"])
     _exit_for_damage(results)
 
 
@@ -132,8 +148,10 @@ def _exit_for_damage(results: StudyResults) -> None:
         raise typer.Exit(1)
 
 
-def _write_report(results: StudyResults) -> None:
-    terminal.print_lines([*results.problem_lines(), f"report: {results.write_report()}"])
+def _write_report(results: StudyResults) -> Path:
+    page = results.write_report()
+    terminal.print_lines([*results.problem_lines(), f"report: {page}"])
+    return page
 
 
 def explain(

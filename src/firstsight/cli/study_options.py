@@ -41,7 +41,7 @@ SHARED_OPTIONS: Mapping[str, tuple[object, object]] = {
 }
 """(annotation, default) of the options of every study, by the name of the parameter of `StudyFunction.build`."""
 METAVARS = {Share: "SHARE", Tokens: "TOKENS", int: "N", float: "NUMBER", str: "TEXT"}
-FLAGS = ("--help", "--debug", "--blind", "--no-blind", "--until-decided", "--run")
+FLAGS = ("--help", "--debug", "--blind", "--no-blind", "--until-decided", "--run", "--watch", "--pdf")
 """Options without a value."""
 
 

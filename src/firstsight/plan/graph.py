@@ -89,7 +89,7 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     return Graph(
         title=f"{study.name} at {study.scale}",
         steps=tuple(order),
-        arms={label: tuple(dict.fromkeys(with_ancestors(final))) for label, final in finals.items()},
+        arms={label: tuple(with_ancestors(final)) for label, final in finals.items()},
         seeds={arm.label: arm.seed for arm in study.arms},
     )
 
@@ -104,10 +104,17 @@ def trunk_cuts(pretrain: Pretrain, start: Share) -> tuple[Share, ...]:
 
 
 def with_ancestors(step: Step) -> Iterator[Step]:
-    """A step after all of its ancestors; a step that is reached by several paths is repeated."""
-    for _, parent in step.needs:
-        yield from with_ancestors(parent)
-    yield step
+    """A step after all of its ancestors, each once."""
+    return iter(_ancestors(step, {}))
+
+
+def _ancestors(step: Step, found: dict[Step, None]) -> dict[Step, None]:
+    """`found` with the ancestors of a step and the step itself."""
+    if step not in found:
+        for _, parent in step.needs:
+            _ancestors(parent, found)
+        found[step] = None
+    return found
 
 
 @dataclass(frozen=True, slots=True)

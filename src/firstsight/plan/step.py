@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import combinations
 from typing import Any, cast
 
 from firstsight.errors import RequestError, UnknownName
@@ -90,10 +91,16 @@ class Step:
 
 def step_address(kind: str, spec: Any, needs: Mapping[str, str], *, version: int, content_ids: ContentIds) -> str:
     """The address of a step whose inputs have the addresses `needs`, by role."""
-    identity = {"kind": kind, "spec": json_with_digests(spec, content_ids), "needs": dict(needs), "version": version}
-    digest = sha256(canonical_json(identity).encode()).hexdigest()[:12]
+    digest = step_digest(kind, to_json(spec), needs, version=version, content_ids=content_ids)
     hint = _hint(spec, content_ids)
     return f"{kind}-{hint}-{digest}" if hint and hint != kind else f"{kind}-{digest}"
+
+
+def step_digest(kind: str, spec_json: Any, needs: Mapping[str, str], *, version: int, content_ids: ContentIds) -> str:
+    """The last part of a step's address, from the JSON of its spec."""
+    spec_json = _replace_names(spec_json, content_ids, suffix="")
+    identity = {"kind": kind, "spec": spec_json, "needs": dict(needs), "version": version}
+    return sha256(canonical_json(identity).encode()).hexdigest()[:12]
 
 
 def find_address(prefix: str, addresses: Iterable[str]) -> str:
@@ -175,8 +182,13 @@ class FieldDifference:
     first: Any
     second: Any
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Both values as text, shortened."""
+        return _shorten(_format_value(self.first)), _shorten(_format_value(self.second))
+
     def __str__(self) -> str:
-        return f"{self.path}: {_shorten(_format_value(self.first))} | {_shorten(_format_value(self.second))}"
+        return f"{self.path}: {' | '.join(self.texts)}"
 
 
 def field_differences(first: Any, second: Any) -> tuple[FieldDifference, ...]:
@@ -184,6 +196,13 @@ def field_differences(first: Any, second: Any) -> tuple[FieldDifference, ...]:
     if isinstance(first, Step) and isinstance(second, Step):
         return tuple(_step_differences(first, second, path="", visited=set()))
     return tuple(_json_differences(to_json(first), to_json(second), path=""))
+
+
+def differences_of_pairs(specs: Mapping[str, Any]) -> dict[tuple[str, str], tuple[FieldDifference, ...]]:
+    """The fields in which each two of several specs differ, by their names, the earlier one first."""
+    values = {name: to_json(value) for name, value in specs.items()}
+    pairs = combinations(values, 2)
+    return {(a, b): tuple(_json_differences(values[a], values[b], path="")) for a, b in pairs}
 
 
 def _step_differences(first: Step, second: Step, *, path: str, visited: set[object]) -> Iterator[FieldDifference]:

@@ -24,6 +24,8 @@ With " soft" after it, the soft score instead: "vision soft", "text soft", "pope
 
 STABLE_MEASURES = ("vision", "text")
 SOFT_SUFFIX = " soft"
+MAX_MEASURES = 4
+"""The most single tasks in one figure."""
 
 
 def split_measure(measure: Measure) -> tuple[str, bool]:
@@ -98,6 +100,18 @@ class Sweep:
     hollow: str = ""
     """A group whose points lie on the line of the others: drawn hollow, because they differ in more than x, and joined
     by dashed lines."""
+    measures: tuple[Measure, ...] = STABLE_MEASURES
+    """What is drawn, each in a colour of its own: the two stable scores, or single tasks, by name."""
+
+    def __post_init__(self) -> None:
+        is_stable = self.measures == STABLE_MEASURES
+        if not is_stable and not (
+            0 < len(self.measures) <= MAX_MEASURES and not set(self.measures) & {*STABLE_MEASURES}
+        ):
+            raise QuantityError(
+                f"Sweep.measures: wanted one to {MAX_MEASURES} tasks, or {STABLE_MEASURES}. Got {self.measures}. "
+                "Write two figures: one of the stable scores and one of the tasks."
+            )
 
 
 @spec
@@ -122,7 +136,35 @@ class Grid:
             raise QuantityError(f"Grid: wanted two different axes. Got {self.x!r} as x and as y. Use Sweep or Bars.")
 
 
-Figure = Sweep | Bars | Grid
+@spec
+class ParetoFront:
+    """One score against another, a point for each arm; a line joins the arms that no other arm equals in one score and
+    exceeds in the other."""
+
+    TAG: ClassVar = "pareto_front"
+    x: Measure = "text"
+    y: Measure = "vision"
+
+    def __post_init__(self) -> None:
+        if self.x == self.y:
+            raise QuantityError(f"ParetoFront: wanted two different measures. Got {self.x!r} as x and as y.")
+
+
+@spec
+class Forgetting:
+    """A score after every stage: on the trunk, after each later stage and at the end.
+
+    The points of an arm are its own score and those of the arms whose training is the beginning of its training. A
+    study that asks for it has such arms: the trunk without stages, the arm without its fine-tuning.
+    """
+
+    TAG: ClassVar = "forgetting"
+    measure: Measure = "text"
+
+
+ScoreFigure = Sweep | Bars | Grid
+"""Figures that place every arm by its coordinates or its name."""
+Figure = ScoreFigure | ParetoFront | Forgetting
 
 
 @spec

@@ -125,3 +125,18 @@ ResolvedSchedule = Rewarm | CosineFrom | CurvePoint
 def _check_min_lr(schedule: Continue | Matched) -> None:
     if not schedule.min_lr >= 0:
         raise QuantityError(f"{type(schedule).__name__}.min_lr: wanted 0 or above. Got {schedule.min_lr:g}.")
+
+
+def schedule_text(stated: LRSchedule, resolved: ResolvedSchedule, total: Tokens) -> str:
+    """A schedule as a recipe states it, with the rates of its stage of `total` tokens: continued from 0.3 to 0.1."""
+    first, last = (f"{resolved.lr(Tokens(tokens), total):.3g}" for tokens in (0, total))
+    match stated:
+        case Rewarm():
+            rise = f"warm-up over {stated.warmup} of the stage to" if stated.warmup else "from"
+            return f"{rise} {stated.peak_lr:.3g}, then to {last}"
+        case Matched():
+            return f"from {first}, the trunk's rate at {stated.trunk_share}, to {last}"
+        case SameCurve():
+            return f"on the curve of the stage before from {first} to {last}"
+        case Continue():
+            return f"continued from {first} to {last}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from typing import Any, cast
 
 from firstsight.errors import QuantityError, UnknownName
@@ -25,13 +26,19 @@ SPEC_CLASSES: dict[str, type] = {
 }
 
 
+_PLAIN_TYPES = frozenset((str, int, float, bool, type(None)))
+
+
 def to_json(value: object) -> Any:
     """A spec as plain JSON: a dataclass as an object with its tag, a share as an exact fraction.
 
     Fields with the metadata `spec.OMITTED_AT_DEFAULT` are left out where they have their default.
     """
-    if is_dataclass(value) and not isinstance(value, type):
-        present = [field for field in fields(value) if not _is_omitted(field, getattr(value, field.name))]
+    if type(value) in _PLAIN_TYPES:  # most values of a spec
+        return value
+    spec_fields = _spec_fields(type(value))
+    if spec_fields is not None:
+        present = [field for field in spec_fields if not _is_omitted(field, getattr(value, field.name))]
         body = {field.name: to_json(getattr(value, field.name)) for field in present}
         return {"type": str(vars(type(value))["TAG"]), **body}
     if isinstance(value, Share):
@@ -45,8 +52,14 @@ def to_json(value: object) -> Any:
     raise QuantityError(f"a spec contains numbers, text, shares and specs. Got {type(value).__name__}: {value!r}.")
 
 
+@cache
+def _spec_fields(value_class: type) -> tuple[Field[Any], ...] | None:
+    """The fields of a dataclass; None of another class."""
+    return fields(value_class) if is_dataclass(value_class) else None
+
+
 def _is_omitted(field: Field[Any], value: object) -> bool:
-    return OMITTED_AT_DEFAULT.items() <= field.metadata.items() and value == field.default
+    return bool(field.metadata) and OMITTED_AT_DEFAULT.items() <= field.metadata.items() and value == field.default
 
 
 def from_json(value: Any) -> Any:
@@ -72,8 +85,8 @@ def find_specs(value: object, classes: tuple[type, ...]) -> Iterator[Any]:
     elif isinstance(value, (list, tuple)):
         for item in cast(list[Any], value):
             yield from find_specs(item, classes)
-    elif is_dataclass(value):
-        for field in fields(value):
+    else:
+        for field in _spec_fields(type(value)) or ():
             yield from find_specs(getattr(value, field.name), classes)
 
 

@@ -7,7 +7,22 @@ from dataclasses import field, replace
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe.analysis import Axis, Bars, Claim, Coordinate, DecisionAccuracy, Figure, Grid, Sweep
+from firstsight.recipe.analysis import (
+    STABLE_MEASURES,
+    Axis,
+    Bars,
+    Claim,
+    Coordinate,
+    DecisionAccuracy,
+    Figure,
+    Forgetting,
+    Grid,
+    Measure,
+    ParetoFront,
+    ScoreFigure,
+    Sweep,
+    split_measure,
+)
 from firstsight.recipe.spec import check_name, spec
 from firstsight.recipe.stages import (
     Donor,
@@ -131,14 +146,20 @@ class Study:
 
     @property
     def drawn_figures(self) -> tuple[Figure, ...]:
-        """`figures`; without any, lines over a numeric axis, bars over a category, or a grid over two axes.
+        """`score_figures`, then the others of `figures`."""
+        return (*self.score_figures, *(figure for figure in self.figures if not isinstance(figure, ScoreFigure)))
+
+    @property
+    def score_figures(self) -> tuple[ScoreFigure, ...]:
+        """Those of `figures` that place every arm; without any, lines over a numeric axis, bars over a category, or a
+        grid over two axes.
 
         Where these do not tell the arms apart, bars by the names of the arms.
         """
-        if self.figures:
-            return self.figures
+        if figures := tuple(figure for figure in self.figures if isinstance(figure, ScoreFigure)):
+            return figures
         names = [axis.name for axis in self.axes]
-        default: Figure = Bars()
+        default: ScoreFigure = Bars()
         if len(names) == 1:
             default = Sweep(x=names[0]) if self.axes[0].is_numeric else Bars(x=names[0])
         elif len(names) == 2:
@@ -183,6 +204,10 @@ class Study:
         name = f"{self.name}: {type(figure).__name__}"
         for axis_name in _figure_axes(figure):
             self.axis(axis_name)
+        tasks = {task for arm in self.arms for task in (*arm.evaluate.vision_tasks, *arm.evaluate.text_tasks)}
+        for measure in _figure_measures(figure):
+            if (task := split_measure(measure)[0]) not in (*STABLE_MEASURES, *tasks):
+                raise UnknownName(f"task of {self.name}", task, [*STABLE_MEASURES, *tasks])
         groups = {arm.group for arm in self.arms}
         if isinstance(figure, Sweep):
             if not self.axis(figure.x).is_numeric:
@@ -278,8 +303,20 @@ def combine(name: str, *, question: str, parts: Sequence[Study]) -> Study:
 
 
 def _figure_axes(figure: Figure) -> tuple[str, ...]:
+    """The names of the axes over which a figure places the arms."""
+    if isinstance(figure, ParetoFront | Forgetting):
+        return ()
     second = figure.y if isinstance(figure, Grid) else figure.lines if isinstance(figure, Sweep) else ""
     return tuple(filter(None, (figure.x, second)))
+
+
+def _figure_measures(figure: Figure) -> tuple[Measure, ...]:
+    """What a figure draws, where it says so."""
+    if isinstance(figure, ParetoFront):
+        return figure.x, figure.y
+    if isinstance(figure, Forgetting):
+        return (figure.measure,)
+    return figure.measures if isinstance(figure, Sweep) else ()
 
 
 def over_seeds(arms: Iterable[Arm], seeds: Iterable[int]) -> tuple[Arm, ...]:

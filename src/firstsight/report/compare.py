@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -30,7 +31,7 @@ from firstsight.evaluate.statistics.sequential import DecisionRule, look_share, 
 from firstsight.recipe.analysis import STABLE_MEASURES, Measure, split_measure
 from firstsight.report.answers import ANSWER_SCHEMA, QUESTION_KEY
 from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
-from firstsight.report.table import STABLE, changed_tasks, measure_rows, task_gains
+from firstsight.report.table import changed_tasks, measure_scores, task_gains
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +113,14 @@ class PairedDifference:
         return replace(self, per_seed=self.per_seed[:num_seeds], estimate=self.looks[num_seeds - 2], **fields)
 
 
+class _Answered(NamedTuple):
+    """A run's scores of the questions that it answered with the image."""
+
+    questions: pl.DataFrame
+    """task, question, image, split; runs with equal questions share one table."""
+    scores: pl.Series
+
+
 class ArmComparison:
     """Differences between the arms of a study."""
 
@@ -120,7 +129,8 @@ class ArmComparison:
         self._arms, self._rows, self._changed_tasks = arms_with_scores(arms), rows, changed_tasks(rows)
         self.rule: DecisionRule = rule
         self._gains: dict[tuple[str, Measure], dict[int, dict[str, float]]] = {}
-        self._answered: dict[tuple[str, frozenset[str], str], pl.DataFrame] = {}
+        self._answered: dict[tuple[str, frozenset[str], str], _Answered] = {}
+        self._intervals: dict[tuple[str, Measure], Interval | None] = {}
 
     def without_tasks(self, tasks: Sequence[str]) -> ArmComparison:
         """The same comparison as if these tasks had not been evaluated."""
@@ -146,10 +156,15 @@ class ArmComparison:
         return differences
 
     def question_interval(self, name: str, measure: Measure) -> Interval | None:
-        """95 % interval over questions of an arm's mean stable score over its seeds, centred on that mean."""
-        kind, is_soft = split_measure(measure)
-        stable = measure_rows(self._rows, measure).filter(arm=name, kind=kind, task=STABLE, condition="sighted")
-        scores = dict(stable.select("seed", "score").iter_rows())
+        """95 % interval over questions of the mean of an arm's scores over its seeds, centred on that mean."""
+        if (name, measure) not in self._intervals:
+            self._intervals[name, measure] = self._question_interval(name, measure)
+        return self._intervals[name, measure]
+
+    def _question_interval(self, name: str, measure: Measure) -> Interval | None:
+        _, is_soft = split_measure(measure)
+        arm_rows = measure_scores(self._rows.filter(arm=name), measure)
+        scores = dict(arm_rows.select("seed", "score").iter_rows())
         tasks = {task for gains in self._task_gains(name, measure).values() for task in gains}
         answers = self._shared_answers([name], sorted(scores), tasks=tasks, is_soft=is_soft)
         if answers is None:
@@ -233,20 +248,28 @@ class ArmComparison:
         """
         column = "soft" if is_soft else "score"
         labels = {(arm.name, arm.seed): arm.label for arm in self._arms}
-        common: pl.DataFrame | None = None
-        for name, seed in product(names, seeds):
-            answers = self._answered_with_image(labels[name, seed], frozenset(tasks), column)
-            scores = answers.select(*QUESTION_KEY, pl.col(column).alias(f"score_{name}_{seed}"))
-            common = answers.select(*QUESTION_KEY, "image", "split") if common is None else common
+        runs = {
+            f"score_{name}_{seed}": self._answered_with_image(labels[name, seed], frozenset(tasks), column)
+            for name, seed in product(names, seeds)
+        }
+        if not runs:
+            return None
+        common = next(iter(runs.values())).questions
+        if all(run.questions is common for run in runs.values()):  # no joins, which take most of the time
+            return None if common.is_empty() else common.hstack([run.scores.alias(name) for name, run in runs.items()])
+        for name, run in runs.items():
+            scores = run.questions.select(QUESTION_KEY).hstack([run.scores.alias(name)])
             common = common.join(scores, on=QUESTION_KEY, maintain_order="left")
-        return None if common is None or common.is_empty() else common
+        return None if common.is_empty() else common
 
-    def _answered_with_image(self, label: str, tasks: frozenset[str], column: str) -> pl.DataFrame:
+    def _answered_with_image(self, label: str, tasks: frozenset[str], column: str) -> _Answered:
         """An arm's answers to questions of `tasks` with a value of `column`, selected once for all its pairs."""
         if (label, tasks, column) not in self._answered:
             answers = self.answers[label].filter(pl.col("task").is_in(list(tasks)), blind=False).drop_nulls(column)
             answers = answers.unique(QUESTION_KEY, keep="first", maintain_order=True)
-            self._answered[label, tasks, column] = answers.select(*QUESTION_KEY, "image", "split", column)
+            questions = answers.select(*QUESTION_KEY, "image", "split")
+            alike = (run.questions for run in self._answered.values() if run.questions.equals(questions))
+            self._answered[label, tasks, column] = _Answered(next(alike, questions), answers.get_column(column))
         return self._answered[label, tasks, column]
 
 

@@ -26,7 +26,7 @@ from firstsight.evaluate.statistics.decision_accuracy import (
 from firstsight.recipe.analysis import SOFT_SUFFIX, STABLE_MEASURES, Axis, Coordinate, Measure
 from firstsight.recipe.study import Study
 from firstsight.report.format import format_percent
-from firstsight.report.noise import QuestionScores, complete_table, scores_by_task
+from firstsight.report.question_scores import QuestionScores, complete_table, scores_by_task
 from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
 from firstsight.report.table import changed_tasks, measure_rows, single_task_rows
 

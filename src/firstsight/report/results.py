@@ -16,6 +16,9 @@ from firstsight.recipe.analysis import Axis, Coordinate
 
 _DAMAGE_ADVICE = "Or delete the folder of this step and run again to compute it once more."
 
+MAX_COMPARED_ARMS = 16
+"""Of more arms a page has no recipes of two, and no intervals: they would take most of its size and time."""
+
 StageKind = Literal["pretrain", "midtrain", "finetune"]
 
 
@@ -33,6 +36,11 @@ class StageLog:
     """log.jsonl as `read_training_log` reads it; empty where the stage has not run."""
     achieved_mix: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """achieved.json: requested share, achieved shares and counts, padding; empty where the stage has not run."""
+    tokens: int = 0
+    mix: str = ""
+    """Requested share of images and the sources, as text; empty for text pre-training."""
+    schedule: str = ""
+    """`recipe.schedule.schedule_text` of the arm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,11 +70,26 @@ class ArmResult:
     """All answers, columns `report.answers.ANSWER_SCHEMA`; None without scores."""
     benchmarks_dir: Path | None = None
     """The benchmarks' folder, which contains their images: images.tar or images/."""
-    achieved_mix: Mapping[str, Any] = field(default_factory=dict)
-    """achieved.json of the last training step: requested share, achieved shares and counts, padding."""
 
     def __repr__(self) -> str:
         return f"{self.label}: {self.missing_reason or 'scored'}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """How far the run of a study is."""
+
+    stored: int
+    """Steps that are stored, of `total`."""
+    total: int
+    running: tuple[str, ...] = ()
+    """Steps that something was written for in the last minute, with their progress as text."""
+
+    def __str__(self) -> str:
+        running = (
+            f"Now: {', '.join(self.running)}." if self.running else "No step has written anything in the last minute."
+        )
+        return f"{self.stored} of {self.total} steps are stored. {running}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +105,10 @@ class RunInfo:
     """A scale on synthetic data: an example of the method, without evidence about large models."""
     uses_openmoji: bool
     """The images are made of OpenMoji drawings, which must be credited."""
+    recipe_differences: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]] = field(default_factory=dict)
+    """The fields in which the recipes of two arms differ, by their names: path, and both values as text."""
+    state: RunState | None = None
+    """Of a study that is followed while it runs: the page then reads itself again; None for a page that stays."""
     looks: tuple[str, ...] | None = None
     """The looks at the claims of a study that is decided by the sequential rule; None for verdicts of fixed size."""
 
@@ -119,11 +146,6 @@ def _log_lines(path: Path) -> Iterator[tuple[int, Any]]:
         yield from read_jsonl(path)
     except DataError as error:
         raise DataError(f"{error} {_DAMAGE_ADVICE}") from error
-
-
-def read_achieved(arm: ArmResult) -> Mapping[str, Any]:
-    """achieved.json of the arm's image phase, or that of its last training step where the former is missing."""
-    return next((s.achieved_mix for s in arm.stages if s.kind == "midtrain" and s.achieved_mix), arm.achieved_mix)
 
 
 def read_achieved_file(path: Path) -> Mapping[str, Any]:

@@ -129,7 +129,7 @@ def study_limits(
         _scale_limit(study, run),
         _seed_limit(arms),
         *[f"Arms over equal seeds: {', '.join(gaps)}." for gaps in [seed_gaps(arms)] if gaps],
-        *_hollow_limits(arms, study),
+        *dict.fromkeys(_hollow_limits(arms, study)),
         _budget_limit(tokens),
         *_missing_task_limits(arms, study),
     ]
@@ -182,7 +182,7 @@ def _seed_limit(arms: Sequence[ArmResult]) -> str:
 
 def _hollow_limits(arms: Sequence[ArmResult], study: Study) -> Iterator[str]:
     """Arms on a line that differ from the others in more than their coordinate."""
-    for figure in study.drawn_figures:
+    for figure in study.score_figures:
         if isinstance(figure, Sweep) and figure.hollow:
             axis = study.axis(figure.x)
             hollow = {axis.text(arm.at[axis.name]): None for arm in compared_arms(arms) if arm.group == figure.hollow}

@@ -159,6 +159,13 @@ def measure_rows(rows: pl.DataFrame, measure: Measure) -> pl.DataFrame:
     return soft_rows(rows) if split_measure(measure)[1] else rows
 
 
+def measure_scores(rows: pl.DataFrame, measure: Measure) -> pl.DataFrame:
+    """The rows of a measure itself, with the image: the stable score of a kind, or the score of a single task."""
+    name, _ = split_measure(measure)
+    sighted = measure_rows(rows, measure).filter(condition="sighted")
+    return sighted.filter(task=STABLE, kind=name) if name in STABLE_MEASURES else sighted.filter(task=name)
+
+
 def mean_over_seeds(rows: pl.DataFrame, *, extra_keys: Sequence[str] = ()) -> pl.DataFrame:
     """Mean over seeds of every arm, task and condition (and `extra_keys`), with the seeds' range and addresses."""
     keys = ["arm", "group", "role", "task", "kind", "condition", *extra_keys]

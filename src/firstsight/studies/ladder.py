@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.analysis import Axis, DecisionAccuracy, Figure, Sweep
+from firstsight.recipe.analysis import STABLE_MEASURES, Axis, DecisionAccuracy, Figure, Sweep
 from firstsight.recipe.model import decoder_spec
 from firstsight.recipe.scales import Scale, smaller_sizes
 from firstsight.recipe.study import Arm, Horizon, Study
@@ -69,13 +69,13 @@ def _sized(study: Study, suffix: str) -> Iterator[Arm]:
 def _sized_figures(study: Study) -> Iterator[Figure]:
     """The sweeps of a study with a line for each size; bars become lines over the sizes.
 
-    Others are left out, and sweeps in which several arms of one size have one place.
+    Others are left out, and sweeps of single tasks or in which several arms of one size have one place.
     """
     names = {arm.name for arm in study.arms if arm.role == "compared"}
-    for figure in study.drawn_figures:
+    for figure in study.score_figures:
         if isinstance(figure, Sweep):
             places = {arm.at[figure.x] for arm in study.arms if arm.role == "compared"}
-            if not figure.lines and len(places) == len(names):
+            if figure.measures == STABLE_MEASURES and not figure.lines and len(places) == len(names):
                 yield replace(figure, lines=SIZE.name)
         elif [axis.name for axis in study.axes] == [figure.x]:
             yield Sweep(x=SIZE.name, lines=figure.x)

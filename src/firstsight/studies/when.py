@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from firstsight.recipe.analysis import Claim, Comparison, Sweep
+from firstsight.recipe.analysis import Claim, Comparison, Forgetting, ParetoFront, Sweep
 from firstsight.recipe.scales import REWARMED, START, Scale, branch_at
 from firstsight.recipe.stages import TRUNK_GRID
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
@@ -70,6 +70,8 @@ TEXT_KEPT = Claim(
 )
 
 
+FIGURE_4_TASKS = ("vqav2", "arc_easy")
+"""The right panel of the paper's Figure 4; the left one has the stable scores."""
 STARTS = (Share(0), *TRUNK_GRID)
 
 
@@ -87,13 +89,14 @@ def when_at(scale: Scale, starts: Sequence[Share]) -> Study:
         for claim in (BEST, TWO_POINTS, FROM_SCRATCH, TEXT_KEPT)
         if all(names.issuperset((*part.arms, *part.others)) for part in claim.compare)
     ]
+    sweep = Sweep(x="start", hollow=REWARMED if any(arm.group == REWARMED for arm in arms) else "")
     return Study(
         name="when",
         scale=scale.name,
         question="When in text pre-training should images enter?",
         arms=over_seeds(arms, range(1, scale.seeds + 1)),
         axes=(START,),
-        figures=(Sweep(x="start", hollow=REWARMED if any(arm.group == REWARMED for arm in arms) else ""),),
+        figures=(sweep, replace(sweep, measures=FIGURE_4_TASKS), ParetoFront(), Forgetting()),
         claims=tuple(claims),
     )
 

@@ -283,7 +283,7 @@ def _external_leaves(content_ids: Mapping[str, str]) -> Iterator[Step]:
 
 
 def _repair_graph(steps: Mapping[str, Step]) -> Graph:
-    chains = {address: tuple(dict.fromkeys(with_ancestors(step))) for address, step in steps.items()}
+    chains = {address: tuple(with_ancestors(step)) for address, step in steps.items()}
     ordered = tuple(dict.fromkeys(step for chain in chains.values() for step in chain))
     return Graph(title="repair", steps=ordered, arms=chains, seeds=dict.fromkeys(chains, 0))
 

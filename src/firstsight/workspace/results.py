@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,27 +18,25 @@ from firstsight.plan import estimate
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
 from firstsight.plan.schedules import planned_rates, stage_table, training_lines
-from firstsight.plan.step import Step
+from firstsight.plan.step import Step, differences_of_pairs
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
+from firstsight.recipe.schedule import LRSchedule, ResolvedSchedule, schedule_text
 from firstsight.recipe.study import Arm, Study
+from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.answers import read_answers
-from firstsight.report.claims import ClaimResult, evaluate_claims
-from firstsight.report.compare import ArmComparison
-from firstsight.report.decision_accuracy import StudyDecisionAccuracy, study_decision_accuracy
-from firstsight.report.noise import StudyNoise, study_noise
 from firstsight.report.power import power_report
 from firstsight.report.results import (
+    MAX_COMPARED_ARMS,
     ArmResult,
     RunInfo,
+    RunState,
     StageKind,
     StageLog,
     damage_by_arms,
     read_achieved_file,
     read_training_log,
 )
-from firstsight.report.summary import answer_sentence
-from firstsight.report.table import score_table
 from firstsight.workspace.execute import run_step
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay, last_line
 from firstsight.workspace.sources import local_path
@@ -58,54 +55,28 @@ READ_FILES: Mapping[str, Sequence[str] | None] = {
 """The files of a step that a report reads, by kind: all where it is None, none of other kinds."""
 
 
-class StudyResults:
+class StudyResults(StudyAnalysis):
     """What is stored of a study, finished or not, as values for a script or a notebook."""
 
     def __init__(self, stored: StoredStudy, summary: RunSummary | None = None) -> None:
         """`summary` of the last run says what failed in it; without one, the store does."""
-        self.study, self._stored = stored.study, stored
         self.parts = [StudyResults(part, summary) for part in stored.parts]
         """The results of the parts of a combined study."""
-        self.arms = collect_results(stored.study, stored.open_store(), stored.graph, summary=summary)
-        """The results of each arm, or why they are missing."""
+        arms = collect_results(stored.study, stored.open_store(), stored.graph, summary=summary)
+        super().__init__(arms, stored.study, rule="sequential" if stored.record else "fixed")
+        self._stored = stored
 
     def __repr__(self) -> str:
         count = sum(arm.scores is not None for arm in self.arms)
         return f"{self.study.name} at {self.study.scale}: scores of {count} of {len(self.arms)} arms"
 
     @cached_property
-    def scores(self) -> pl.DataFrame:
-        """All scores: one row for one arm, task and condition, with the columns of scores.csv."""
-        return score_table(self.arms, self.study.axes)
-
-    @cached_property
-    def claims(self) -> list[ClaimResult]:
-        """The claims of the study, tested on these results; those of a combined study are its parts'."""
-        return evaluate_claims(self.study.claims, self.arms, self.comparison)
-
-    @property
     def answer(self) -> str:
         """The report's first sentence (`report.summary.answer_sentence`); of a combined study how many are done."""
         if self.parts:
             done = sum(all(arm.scores is not None for arm in part.arms) for part in self.parts)
             return f"{done} of {len(self.parts)} studies have the scores of all their arms."
-        accuracy = self.decision_accuracy
-        return answer_sentence(self.arms, self.scores, self.comparison, axes=self.study.axes, accuracy=accuracy)
-
-    @cached_property
-    def comparison(self) -> ArmComparison:
-        """Differences between the arms, tested by the rule of the study: once, or at every added seed."""
-        return ArmComparison(self.arms, self.scores, rule="sequential" if self._stored.record else "fixed")
-
-    @cached_property
-    def noise(self) -> StudyNoise:
-        """Signal and noise of every task and stable score, and the scores without the tasks that are only noise."""
-        return study_noise(self.arms, self.scores, claims=self.claims, comparison=self.comparison)
-
-    @cached_property
-    def decision_accuracy(self) -> StudyDecisionAccuracy | None:
-        """For which pairs of arms a smaller size has the order of the largest; None for a study without sizes."""
-        return study_decision_accuracy(self.arms, self.scores, self.study)
+        return super().answer
 
     def figure(self, name: str = "stable") -> StudyChart:
         """A chart of the report, shown by a notebook: stable, tasks, heat, schedules, losses; the study's name is main.
@@ -114,7 +85,7 @@ class StudyResults:
         """
         from firstsight.report.figures import draw_figure  # takes a second to import
 
-        return draw_figure(self.arms, self.study, name)
+        return draw_figure(self, name)
 
     def power(
         self, effect: float, *, kind: str = "vision", power: float = 0.8
@@ -143,15 +114,16 @@ class StudyResults:
             if all(line != arm.missing_reason for arm in missing):
                 yield f"damaged, in {len(labels)} of {len(self.arms)} arms: {line}"
 
-    def write_report(self) -> Path:
+    def write_report(self, state: RunState | None = None) -> Path:
         """Write report.html with its figures and tables, finished or not; the path of the page.
 
-        That of a combined study is an index of the reports of its parts, which are written too.
+        That of a combined study is an index of the reports of its parts, which are written too. With the `state` of a
+        run that goes on, the page reads itself again.
         """
         from firstsight.report.pages import index_page, report_page  # its figures take a second to import
 
         stored = self._stored
-        run = run_info(stored)
+        run = replace(run_info(stored), state=state)
         folder = stored.open_store().root / "reports" / f"{self.study.name}-{self.study.scale}"
         if self.parts:
             entries = [
@@ -161,22 +133,27 @@ class StudyResults:
                 for part in self.parts
             ]
             return index_page.write(entries, study=self.study, run=run, folder=folder)
-        return report_page.write(self.arms, study=self.study, run=run, folder=folder)
+        return report_page.write(self, run=run, folder=folder)
 
 
 def planned_stages(arm: Arm, graph: Graph) -> dict[Step, StageLog]:
-    """The training steps of an arm with the learning rates that they will have."""
+    """The training steps of an arm with what they will read, and the learning rates that they will have."""
     stages: dict[Step, StageLog] = {}
-    start = arm.pretrain.tokens_at(arm.start)
+    start, schedules = arm.pretrain.tokens_at(arm.start), _schedule_texts(arm)
     for step in graph.arms[arm.label]:
-        if step.kind in TRAINING_KINDS:
-            is_trunk = step.kind == "pretrain"
-            first = 0 if is_trunk else start
-            planned = [{"seen": float(first + tokens), "lr": rate} for tokens, rate in planned_rates(step.spec)]
-            kind = cast(StageKind, step.kind)
-            stages[step] = StageLog(kind=kind, address=step.address, start_tokens=first, planned=planned)
-            start += 0 if is_trunk else step.spec.rounded_tokens
+        if step.kind == "pretrain":
+            stages[step] = _planned_stage(step, 0, tokens=step.spec.tokens)
+        elif step.kind in TRAINING_KINDS:
+            tokens = step.spec.rounded_tokens
+            stages[step] = _planned_stage(step, start, tokens=tokens, mix=str(step.spec.mix), schedule=next(schedules))
+            start += tokens
     return stages
+
+
+def _planned_stage(step: Step, first: int, **texts: Any) -> StageLog:
+    planned = [{"seen": float(first + tokens), "lr": rate} for tokens, rate in planned_rates(step.spec)]
+    names = {"kind": cast(StageKind, step.kind), "address": step.address}
+    return StageLog(**names, start_tokens=first, planned=planned, **texts)
 
 
 def learning_rates(stored: StoredStudy, path: Path | None = None) -> StudyChart:
@@ -235,7 +212,6 @@ class _ResultReader:
             missing_reason="" if evaluation else self._damage[final] or self._missing_reason(steps),
             damage=damage,
             benchmarks_dir=benchmarks if benchmarks.is_dir() and not self._damage[inputs["benchmarks"]] else None,
-            achieved_mix=stages[inputs["checkpoint"]].achieved_mix if inputs["checkpoint"] in stages else {},
             **evaluation,
         )
 
@@ -286,20 +262,38 @@ class _ResultReader:
         return "not run yet"
 
 
+def _schedule_texts(arm: Arm) -> Iterator[str]:
+    """The schedule of each stage of an arm as text."""
+    for stated, stage in zip(arm.stages, arm.resolved_stages(), strict=True):
+        assert isinstance(stated.schedule, LRSchedule) and isinstance(stage.schedule, ResolvedSchedule)  # as resolved
+        yield schedule_text(stated.schedule, stage.schedule, stage.rounded_tokens)
+
+
+def _recipe_differences(study: Study) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
+    """The fields in which each two arms of a study differ at one seed; none of more than MAX_COMPARED_ARMS arms."""
+    arms = {arm.name: arm.with_seed(study.arms[0].seed) for arm in study.arms}
+    if len(arms) > MAX_COMPARED_ARMS:
+        return {}
+    pairs = differences_of_pairs({name: replace(arm, stages=arm.resolved_stages()) for name, arm in arms.items()})
+    return {pair: [(field.path, *field.texts) for field in fields] for pair, fields in pairs.items()}
+
+
 def _count_heldout(scores: Scores, answers: pl.DataFrame, path: Path) -> Mapping[str, int]:
     """The number of held-out questions of each task; DataError where the answers are not those that were scored."""
-    columns = answers.select("task", "blind").group_by("task", "blind").len().iter_rows()
-    counts = {(task, is_blind): count for task, is_blind, count in columns}
+    tasks, blind, heldout = (answers.get_column(name).to_list() for name in ("task", "blind", "heldout"))
+    counts = Counter(zip(tasks, blind, strict=True))
     for name, task in scores.tasks.items():
         for is_blind, score in ((False, task.score), (True, task.blind)):
-            wanted, got = 0 if score is None else task.n, counts.get((name, is_blind), 0)
+            wanted, got = 0 if score is None else task.n, counts[name, is_blind]
             if got != wanted:
                 condition = "without" if is_blind else "with"
                 raise DataError(
                     f"{path}: wanted {wanted} answers to {name} {condition} the image, as in scores.json. Got {got}. "
                     "Delete the folder of this step and run again to evaluate it once more."
                 )
-    return Counter(answers.filter("heldout", blind=False).get_column("task").to_list())
+    return Counter(
+        t for t, is_blind, is_heldout in zip(tasks, blind, heldout, strict=True) if is_heldout and not is_blind
+    )
 
 
 def run_info(stored: StoredStudy) -> RunInfo:
@@ -324,6 +318,7 @@ def run_info(stored: StoredStudy) -> RunInfo:
         compute_seconds=busy_seconds([(record["started"], record["ended"]) for record in records]),
         is_builtin_scale=is_builtin,
         uses_openmoji=is_builtin,
+        recipe_differences=_recipe_differences(study),
         looks=None if stored.record is None else tuple(map(str, stored.record.looks)),
     )
 

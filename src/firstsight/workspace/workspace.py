@@ -26,6 +26,7 @@ from firstsight.workspace.study_plan import StudyPlan, plan_study
 if TYPE_CHECKING:
     from firstsight.hub.export import ExportDtype, ExportResult
     from firstsight.report.figures import StudyChart
+    from firstsight.report.results import RunState
     from firstsight.workspace.decisions.next_runs import NextRuns
     from firstsight.workspace.doctor_store import StoreCheck
     from firstsight.workspace.evaluation import CheckpointEvaluation
@@ -140,6 +141,15 @@ class Workspace:
     def report(self, study: Study, *, summary: RunSummary | None = None) -> Path:
         """Write report.html of a study, finished or not; its path. The `summary` of a run says what failed in it."""
         return self.results(study, summary=summary).write_report()
+
+    def watch(self, study: Study) -> Iterator[tuple[RunState, Path]]:
+        """Write report.html again and again while a study runs, here or elsewhere: the state of the run and the page.
+
+        The page in a browser follows by itself. Ends when every arm has scores. StoreError where nothing is stored.
+        """
+        from firstsight.workspace.watch import watch_report
+
+        return watch_report(lambda: self.stored(study))
 
     def doctor(self, *, repair: bool = False, jobs: int | None = None, on_progress: OnProgress = None) -> StoreCheck:
         """Read every stored result and compare it with what was published; StoreError where nothing is stored.

@@ -11,12 +11,11 @@ from firstsight.errors import RequestError, UnknownName
 from firstsight.recipe.analysis import Axis, Coordinate
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import Study
-from firstsight.report.compare import ArmComparison
+from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.figures import draw_figure, study_charts
 from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.results import ArmResult
-from firstsight.report.table import score_table
 from firstsight.studies.when import trunk_arm
 from firstsight.workspace.study_functions import find_study_function, shipped_studies
 from tests.report.figures.charts import Spec, nodes
@@ -45,7 +44,7 @@ def _user_arms(make_arms: MakeArms) -> list[ArmResult]:
 
 
 def _spec(arms: list[ArmResult], drawn: Study, name: str = "stable") -> Spec:
-    return vega_lite_spec(draw_figure(arms, drawn, name))
+    return vega_lite_spec(draw_figure(StudyAnalysis(arms, drawn), name))
 
 
 def _x_axes(spec: Spec) -> list[Spec]:
@@ -96,11 +95,9 @@ def test_every_shipped_study_has_valid_figures(make_arms: MakeArms, name: str) -
     arms = [scores["trunk"]]
     for arm, result in zip([arm for arm in shipped.arms if arm.role == "compared"], values, strict=False):
         arms.append(replace(result, name=arm.name, label=arm.label, at=arm.at, group=arm.group))
-    rows = score_table(arms, shipped.axes)
-    comparison = ArmComparison(arms, rows)
-    charts = study_charts(arms, shipped, rows=rows, comparison=comparison, curves=read_curves(arms))
+    charts = study_charts(StudyAnalysis(arms, shipped), read_curves(arms))
     assert {"stable", "soft", "tasks", "main", "heat", "schedules", "losses"} <= charts.keys()
-    assert len([key for key in charts if key.startswith("stable")]) == len(shipped.drawn_figures)
+    assert len([key for key in charts if key.startswith(("stable", "single"))]) == len(shipped.score_figures)
     for chart in charts.values():
         spec = vega_lite_spec(chart)
         spec["datasets"] = {key: data[:1] for key, data in spec["datasets"].items()}
@@ -109,16 +106,15 @@ def test_every_shipped_study_has_valid_figures(make_arms: MakeArms, name: str) -
 
 def test_one_chart_by_name(make_arms: MakeArms) -> None:
     arms = make_arms(questions=5, seeds=(1,))
-    main = draw_figure(arms, study(), "when")
+    main = draw_figure(StudyAnalysis(arms, study()), "when")
     assert isinstance(main, alt.HConcatChart)
-    assert draw_figure(arms, study(), "main").to_dict(validate=False) == main.to_dict(validate=False)
-    names = "heat, losses, main, schedules, soft, stable, tasks, when"
-    with pytest.raises(UnknownName, match=rf"Nearest: stable.* All: {names}"):
-        draw_figure(arms, study(), "stabel")
+    assert draw_figure(StudyAnalysis(arms, study()), "main").to_dict(validate=False) == main.to_dict(validate=False)
+    with pytest.raises(UnknownName, match=r"'stabel'\. Nearest: stable, soft, schedules\."):
+        draw_figure(StudyAnalysis(arms, study()), "stabel")
 
 
 @pytest.mark.parametrize("name", ["stable", "soft", "tasks", "heat", "schedules", "losses", "main", "when"])
 def test_a_chart_without_results_says_so(make_arms: MakeArms, name: str) -> None:
     arms = [replace(arm, scores=None, stages=()) for arm in make_arms(questions=2, seeds=(1,))]
     with pytest.raises(RequestError, match=f"^the figure '{name}' of when has no results yet"):
-        draw_figure(arms, study(), name)
+        draw_figure(StudyAnalysis(arms, study()), name)

@@ -9,6 +9,7 @@ import altair as alt
 import polars as pl
 import pytest
 
+from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.decision_accuracy import study_decision_accuracy
 from firstsight.report.figures import draw_figure
 from firstsight.report.figures.layout import lay_out
@@ -41,7 +42,7 @@ def test_a_mark_for_every_share_and_a_hollow_one_for_the_decided_pairs(arms: lis
     study = ladder_study()
     accuracy = study_decision_accuracy(arms, score_table(arms, study.axes), study)
     assert accuracy is not None
-    rows = rows_of(draw_figure(arms, study, "accuracy"))
+    rows = rows_of(draw_figure(StudyAnalysis(arms, study), "accuracy"))
     for size in accuracy.sizes:
         marks = [row for row in rows if (row["measure"], row["size"]) == (size.measure, study.axes[1].text(size.size))]
         expected = {size.kind: size.over_all.share}
@@ -54,7 +55,7 @@ def test_a_mark_for_every_pair_below_the_line_where_the_order_is_reversed(arms: 
     study = ladder_study()
     accuracy = study_decision_accuracy(arms, score_table(arms, study.axes), study)
     assert accuracy is not None
-    rows = rows_of(draw_figure(arms, study, "pairs"))
+    rows = rows_of(draw_figure(StudyAnalysis(arms, study), "pairs"))
     assert len(rows) == 8 * 15 and all(row["large"] >= 0 for row in rows)
     for size in accuracy.sizes:
         text = study.axes[1].text(size.size)
@@ -78,7 +79,7 @@ def test_the_page_answers_with_the_pairs_and_has_their_table(
 ) -> None:
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"/>'
     monkeypatch.setattr("firstsight.report.pages.report_page._render_svg", lambda spec: svg)  # the slowest part
-    page = Page(write(arms, study=ladder_study(), run=run_info(), folder=tmp_path).read_text(encoding="utf-8"))
+    page = Page(write(StudyAnalysis(arms, ladder_study()), run=run_info(), folder=tmp_path).read_text(encoding="utf-8"))
     assert "In vision, 99.4k orders" in page.text
     assert "Does a smaller size decide alike?" in page.text and "by parameters of the decoder" in page.text
     frame = pl.read_csv(tmp_path / "decision-accuracy.csv")

@@ -8,11 +8,10 @@ from typing import Any
 import altair as alt
 import pytest
 
-from firstsight.report.compare import ArmComparison
+from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.figures import study_charts
 from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.style import compact_rows, field_tooltips, vega_lite_spec
-from firstsight.report.table import score_table
 from tests.report.figures.charts import nodes
 from tests.report.study_builder import MakeArms, study
 
@@ -20,13 +19,12 @@ from tests.report.study_builder import MakeArms, study
 @pytest.fixture
 def charts(make_arms: MakeArms) -> dict[str, Any]:
     arms = make_arms(questions=20)
-    rows = score_table(arms)
-    comparison = ArmComparison(arms, rows)
-    return dict(study_charts(arms, study(), rows=rows, comparison=comparison, curves=read_curves(arms)))
+    return dict(study_charts(StudyAnalysis(arms, study()), read_curves(arms)))
 
 
 def test_every_figure_is_valid(charts: dict[str, Any]) -> None:
-    assert set(charts) == {"stable", "soft", "tasks", "main", "heat", "schedules", "losses"}
+    names = {"stable", "single", "pareto", "forgetting", "soft", "tasks", "main", "heat", "schedules", "losses"}
+    assert set(charts) == names
     for chart in charts.values():
         spec = vega_lite_spec(chart)
         spec["datasets"] = {name: rows[:1] for name, rows in spec["datasets"].items()}
@@ -34,7 +32,7 @@ def test_every_figure_is_valid(charts: dict[str, Any]) -> None:
 
 
 def test_every_mark_has_its_address(charts: dict[str, Any]) -> None:
-    for name in ("stable", "soft", "tasks", "heat", "losses"):
+    for name in ("stable", "single", "soft", "tasks", "heat", "losses"):
         spec = vega_lite_spec(charts[name])
         for dataset_name, dataset in spec["datasets"].items():
             assert all(row["address"] for row in dataset), dataset_name

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.pages.report_page import write
 from firstsight.report.table import score_table
 from tests.foreign_text import OBEYED, SEQUENCES
@@ -27,7 +28,7 @@ from tests.report.study_builder import (
     study,
 )
 
-FIGURES = ("main", "stable", "soft", "tasks", "heat", "schedules", "losses")
+FIGURES = ("main", "stable", "single", "pareto", "forgetting", "soft", "tasks", "heat", "schedules", "losses")
 
 
 def _page(path: Path) -> Page:
@@ -57,7 +58,7 @@ def test_a_full_disk_leaves_the_old_page(
     page.write_text("old")
     for limit in (500_000, 5_000):  # at the page, at scores.parquet
         with file_size_limit(limit), pytest.raises(OSError, match="File too large"):
-            write(finished_study[0], study=study(), run=run_info(), folder=tmp_path)
+            write(StudyAnalysis(finished_study[0], study()), run=run_info(), folder=tmp_path)
         assert page.read_text() == "old"
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
@@ -90,7 +91,7 @@ def test_page_loads_nothing(finished_study: WrittenStudy) -> None:
 
 def test_hostile_data_is_text(finished_study: WrittenStudy, hostile_study: WrittenStudy) -> None:
     page, harmless = _page(hostile_study[1]), _page(finished_study[1])
-    assert len(page.scripts) == len(harmless.scripts) == 3
+    assert len(page.scripts) == len(harmless.scripts) == 4
     assert not [attributes for _, attributes in page.elements if "onerror" in attributes]
     assert all((image.get("src") or "data:").startswith("data:") for image in page.all("img"))
     for heading in ("Questions and model answers", "Unfinished", "The plan", "Provenance"):
@@ -121,7 +122,7 @@ def test_every_state_of_a_run_has_a_page(make_arms: MakeArms, tmp_path: Path, sc
         )
         for arm in all_arms
     ]
-    page = _page(write(arms, study=study(), run=run_info(), folder=tmp_path / "report"))
+    page = _page(write(StudyAnalysis(arms, study()), run=run_info(), folder=tmp_path / "report"))
     assert f"{7 - len(scored)} of 7 arms have no scores" in page.text
     specs = json.loads(page.scripts[1])
     assert ("stable" in specs) == any(name.startswith("start") for name in scored)
@@ -134,7 +135,7 @@ def test_every_state_of_a_run_has_a_page(make_arms: MakeArms, tmp_path: Path, sc
 def test_study_without_scores_has_a_page(make_arms: MakeArms, tmp_path: Path) -> None:
     labels = [f"start-{percent:03d}.s1" for percent in range(0, 101, 20)] + ["trunk.s1"]
     arms = make_arms(seeds=(1,), missing=dict.fromkeys(labels, "not run yet"))
-    page = _page(write(arms, study=study(), run=run_info(), folder=tmp_path))
+    page = _page(write(StudyAnalysis(arms, study()), run=run_info(), folder=tmp_path))
     assert "No answer yet" in page.text
     assert (tmp_path / "figures" / "schedules.svg").exists()
     assert not (tmp_path / "figures" / "main.svg").exists()
@@ -155,7 +156,7 @@ def test_figures_and_scores_are_written_as_files(finished_study: WrittenStudy) -
 
 def test_equal_input_gives_equal_bytes(finished_study: WrittenStudy, tmp_path: Path) -> None:
     arms, first = finished_study
-    second = write(arms, study=study(), run=run_info(), folder=tmp_path)
+    second = write(StudyAnalysis(arms, study()), run=run_info(), folder=tmp_path)
     for path in sorted(path for path in first.parent.rglob("*") if path.is_file()):
         assert path.read_bytes() == (tmp_path / path.relative_to(first.parent)).read_bytes(), path
     assert second.stat().st_size < 3_000_000
@@ -176,7 +177,8 @@ def test_drawings_are_credited_below_the_images(finished_study: WrittenStudy) ->
 
 
 def test_requested_and_achieved_image_shares_are_shown(finished_study: WrittenStudy) -> None:
-    assert _page(finished_study[1]).text.count("10 → 10.0 · 9.7 · 3.1 %") == 12
+    shown = 2  # in the arm's row, and with its stage
+    assert _page(finished_study[1]).text.count("10 → 10.0 · 9.7 · 3.1 %") == 12 * shown
 
 
 CONTROLS = "\x1b[2J\x07\x9b\u202egpj\u2066\u2028\ufeff\ufffe\r\n\0\x85"
@@ -188,7 +190,7 @@ def test_control_characters_of_every_text_are_shown_in_page_and_figures(tmp_path
     mark = mark.encode(errors="replace").decode()
     arms = build_arms(StudyEffects(folder=tmp_path / "store", questions=20, suffix=mark))
     arms = [replace(arm, group=f"{arm.group}{mark}") for arm in arms]
-    page = write(arms, study=study(mark), run=run_info(mark), folder=tmp_path / "report")
+    page = write(StudyAnalysis(arms, study(mark)), run=run_info(mark), folder=tmp_path / "report")
     texts = [page.read_bytes().decode(), *_svg_texts(tmp_path / "report")]
     assert len(texts) == 1 + len(FIGURES)
     for text in texts:

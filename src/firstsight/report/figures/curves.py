@@ -15,6 +15,7 @@ from firstsight.recipe.study import Arm, Study
 from firstsight.report.figures.style import (
     GREY_COLOUR,
     INK_COLOUR,
+    ArmChannels,
     ChartRow,
     LayeredChart,
     field_tooltips,
@@ -29,8 +30,6 @@ LEAST_BRANCH = 8
 MAX_CURVE_POINTS = 90
 """Points of a curve on the page; its first and last point and its highest rate are always among them."""
 
-ARM_COLOURS = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
-"""From the study's first arm (dark) to its last (light)."""
 GROUP_DASHES = [[1, 0], [5, 3], [2, 2], [8, 3, 2, 3]]
 """Dashes of the groups of arms, in their order."""
 
@@ -178,16 +177,25 @@ def _curve_chart(
     dashes = alt.Scale(domain=groups, range=[GROUP_DASHES[i % len(GROUP_DASHES)] for i in range(len(groups))])
     legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=400, symbolStrokeWidth=2)
     dash = alt.StrokeDash("group:N", scale=dashes, legend=legend if len(groups) > 1 else None)
-    lines = lines.encode(color=_arm_colour(stages), strokeDash=dash, opacity=opacity)
+    channels = _arm_channels(stages)
+    ends = _last_points(stages, points)
+    lines = lines.encode(color=channels.colour, strokeDash=dash, opacity=opacity)
+    marks = (
+        rows_chart(ends).transform_lookup(lookup="address", from_=lookup).mark_point(size=55, filled=True, opacity=1)
+    )
+    marks = marks.encode(x=x, y=y, color=channels.colour, shape=channels.shape, tooltip=tooltips)
     is_trunk = {stage["stage"] == "pretrain" for stage in stages}
-    layers = [trunk] * (True in is_trunk) + [lines] * (False in is_trunk)
+    layers = [trunk] * (True in is_trunk) + [lines, marks] * (False in is_trunk)
     return alt.layer(*layers).properties(width=width, height=300)
 
 
-def _arm_colour(stages: Sequence[ChartRow]) -> alt.Color:
+def _last_points(stages: Sequence[ChartRow], points: Sequence[ChartRow]) -> list[ChartRow]:
+    """The last point of each arm and seed, which carries the arm's shape."""
+    last = {point["address"]: point for point in points}
+    finals = {stage["label"]: last[stage["address"]] for stage in stages if stage["stage"] != "pretrain"}
+    return list(finals.values())
+
+
+def _arm_channels(stages: Sequence[ChartRow]) -> ArmChannels:
     arms = sorted((stage["order"], stage["arm"]) for stage in stages if stage["stage"] != "pretrain")
-    names = list(dict.fromkeys(name for _, name in arms))
-    last = max(len(names) - 1, 1)
-    colours = [ARM_COLOURS[round(index * (len(ARM_COLOURS) - 1) / last)] for index in range(len(names))]
-    legend = alt.Legend(title=None, orient="top", columns=6, symbolType="stroke", symbolStrokeWidth=3)
-    return alt.Color("arm:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
+    return ArmChannels(list(dict.fromkeys(name for _, name in arms)))

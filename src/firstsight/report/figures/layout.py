@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from firstsight.recipe.analysis import Axis, Figure, Grid, Sweep
+from firstsight.recipe.analysis import Axis, Grid, ScoreFigure, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.figures.style import ChartRow
 from firstsight.report.results import ArmResult, arm_texts, compared_arms
@@ -33,7 +33,7 @@ LABEL_EXPRESSIONS = {
 class Layout:
     """The places of the compared arms in one figure."""
 
-    figure: Figure
+    figure: ScoreFigure
     titles: tuple[str, ...]
     """Labels of the axes that the figure shows; none for the names of the arms."""
     axis: Axis | None
@@ -96,7 +96,7 @@ def _moved(value: float, share: float, ticks: Sequence[float], *, is_log: bool) 
     return value + share * (last - first or abs(first) or 1.0)
 
 
-def lay_out(figure: Figure, arms: Sequence[ArmResult], study: Study) -> Layout:
+def lay_out(figure: ScoreFigure, arms: Sequence[ArmResult], study: Study) -> Layout:
     """The places of all compared arms of a study in one of its figures."""
     arms = list({arm.name: arm for arm in compared_arms(arms)}.values())
     if isinstance(figure, Sweep):

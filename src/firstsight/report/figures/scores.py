@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -10,8 +11,10 @@ import altair as alt
 import polars as pl
 
 from firstsight.evaluate.statistics.bootstrap import Interval
+from firstsight.recipe.analysis import Sweep
 from firstsight.report.figures.layout import Layout
 from firstsight.report.figures.style import (
+    ARM_SHAPES,
     BACKGROUND_COLOUR,
     INK_COLOUR,
     KIND_COLOURS,
@@ -29,10 +32,36 @@ KIND_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolSt
 KIND_COLOUR = alt.Color("kind:N", scale=KIND_SCALE, legend=KIND_LEGEND)
 SCORE_Y = alt.Y("score:Q", title=None, axis=alt.Axis(labelExpr=PERCENT_LABEL), scale=alt.Scale(zero=False, nice=True))
 STABLE_Y = SCORE_Y.title("mean over tasks of (score − chance)")
+MEASURE_COLOURS = {
+    "vision": ["#0072B2", "#009E73", "#56B4E9", "#7b4fa3"],
+    "text": ["#D55E00", "#CC79A7", "#b08900", "#6b6f76"],
+}
+"""Colours of single tasks by their kind, in their order."""
 SIGHTED, BLIND, QUESTION_BLIND = "with the image", "without the image", "without the question"
 CONDITION_LINES = {"sighted": SIGHTED, "blind": BLIND, "question_blind": QUESTION_BLIND}
-SERIES_SHAPES = ["circle", "diamond", "square", "triangle", "cross"]
 HOLLOW_DASH, BLIND_DASH, QUESTION_BLIND_DASH, BASELINE_DASH = [5, 4], [2.5, 2.5], [1, 3], [9, 3, 2, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreChannels:
+    """The vertical axis of a figure of scores, and its colours by the column `kind`."""
+
+    y: alt.Y
+    colours: Mapping[str, str]
+
+    @property
+    def colour(self) -> alt.Color:
+        scale = alt.Scale(domain=list(self.colours), range=list(self.colours.values()))
+        return alt.Color("kind:N", scale=scale, legend=KIND_LEGEND)
+
+    @property
+    def fill(self) -> alt.Fill:
+        """Of the column `fill`: a kind, or hollow."""
+        scale = alt.Scale(domain=[*self.colours, "hollow"], range=[*self.colours.values(), BACKGROUND_COLOUR])
+        return alt.Fill("fill:N", scale=scale, legend=None)
+
+
+STABLE_CHANNELS = ScoreChannels(STABLE_Y, KIND_COLOURS)
 
 
 def stable_score_chart(
@@ -42,21 +71,45 @@ def stable_score_chart(
 
     `intervals` are over questions, by arm and kind.
     """
-    stable = rows.filter(task=STABLE)
-    arms = layout.join(stable)
-    mean, baselines = _join_means(arms, layout), mean_over_seeds(stable.filter(role="baseline"))
+    return _score_chart(rows.filter(task=STABLE), intervals, layout, STABLE_CHANNELS, width=width)
+
+
+def single_task_chart(
+    rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], layout: Layout, *, width: int | str = 460
+) -> LayeredChart:
+    """The scores of the single tasks that a sweep names, like `stable_score_chart`; `intervals` by arm and task."""
+    measures = layout.figure.measures if isinstance(layout.figure, Sweep) else ()
+    kinds = dict(rows.select("task", "kind").unique(maintain_order=True).iter_rows())
+    colours: dict[str, str] = {}
+    for task in filter(kinds.__contains__, measures):
+        number = sum(kinds[name] == kinds[task] for name in colours)
+        colours[task] = MEASURE_COLOURS[kinds[task]][number]
+    tasks = rows.filter(pl.col("task").is_in(list(colours))).with_columns(kind="task")
+    return _score_chart(tasks, intervals, layout, ScoreChannels(SCORE_Y.title("score"), colours), width=width)
+
+
+def _score_chart(
+    rows: pl.DataFrame,
+    intervals: Mapping[tuple[str, str], Interval],
+    layout: Layout,
+    channels: ScoreChannels,
+    *,
+    width: int | str,
+) -> LayeredChart:
+    arms = layout.join(rows)
+    mean, baselines = _join_means(arms, layout), mean_over_seeds(rows.filter(role="baseline"))
     dash = _line_dash(mean, baselines, layout)
     if layout.axis is None:
         marks = [_bars(mean), *_blind_rules(mean, dash), *_bar_intervals(mean, intervals), _bar_seeds(arms)]
     else:
         marks = [
-            *_series_lines(mean, layout, dash),
-            *_blind_lines(mean, dash),
-            *_interval_bars(mean, intervals),
-            _seed_dots(arms),
-            _mean_points(mean, layout),
+            *_series_lines(mean, layout, dash, channels),
+            *_blind_lines(mean, dash, channels),
+            *_interval_bars(mean, intervals, channels),
+            _seed_dots(arms, channels),
+            _mean_points(mean, layout, channels),
         ]
-    layers = [*marks[:1], *_level_rules(mean, baselines, dash), *marks[1:]]
+    layers = [*marks[:1], *_level_rules(mean, baselines, dash, channels), *marks[1:]]
     return alt.layer(*layers).encode(x=layout.x()).properties(width=width, height=400)
 
 
@@ -89,7 +142,7 @@ def _hollow_line(layout: Layout) -> str:
     return f"to {layout.hollow}"
 
 
-def _series_lines(mean: pl.DataFrame, layout: Layout, dash: alt.StrokeDash) -> list[alt.Chart]:
+def _series_lines(mean: pl.DataFrame, layout: Layout, dash: alt.StrokeDash, channels: ScoreChannels) -> list[alt.Chart]:
     """A line through each series in segments, dashed where either end is hollow."""
     points: list[ChartRow] = []
     for (kind, series), part in mean.filter(condition="sighted").group_by("kind", "series", maintain_order=True):
@@ -98,19 +151,22 @@ def _series_lines(mean: pl.DataFrame, layout: Layout, dash: alt.StrokeDash) -> l
             segment = {"kind": kind, "segment": f"{kind}-{series}-{index}", "line": line}
             points += [segment | {key: end[key] for key in ("x", "score", "address")} for end in (a, b)]
     chart = rows_chart(points).mark_line(strokeWidth=2.2, clip=False)
-    return [chart.encode(y=STABLE_Y, color=KIND_COLOUR, detail="segment:N", strokeDash=dash)]
+    return [chart.encode(y=channels.y, color=channels.colour, detail="segment:N", strokeDash=dash)]
 
 
-def _blind_lines(mean: pl.DataFrame, dash: alt.StrokeDash) -> list[alt.Chart]:
+def _blind_lines(mean: pl.DataFrame, dash: alt.StrokeDash, channels: ScoreChannels) -> list[alt.Chart]:
     """The score of each arm without the image."""
     blind = mean.filter(condition="blind").with_columns(pl.lit(BLIND).alias("line"))
     tooltips = field_tooltips("line", "arm", "score", "seeds", "address")
-    base = rows_chart(blind.to_dicts()).encode(y=STABLE_Y, color=KIND_COLOUR, tooltip=tooltips, detail="series:N")
+    base = rows_chart(blind.to_dicts()).encode(y=channels.y, color=channels.colour, tooltip=tooltips)
+    base = base.encode(detail=["series:N", "kind:N"])
     dots = base.mark_circle(size=14, opacity=0.8).encode(description="address:N")
     return [] if blind.is_empty() else [base.mark_line(strokeWidth=1.5, opacity=0.8).encode(strokeDash=dash), dots]
 
 
-def _level_rules(mean: pl.DataFrame, baselines: pl.DataFrame, dash: alt.StrokeDash) -> list[alt.Chart]:
+def _level_rules(
+    mean: pl.DataFrame, baselines: pl.DataFrame, dash: alt.StrokeDash, channels: ScoreChannels
+) -> list[alt.Chart]:
     """Horizontal lines: the score without the question, the same for all arms, and that of each baseline."""
     levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND)
     for (name,), part in baselines.filter(condition="sighted").group_by("arm", maintain_order=True):
@@ -118,7 +174,7 @@ def _level_rules(mean: pl.DataFrame, baselines: pl.DataFrame, dash: alt.StrokeDa
     x = {"x": alt.value(0), "x2": alt.value("width")}
     rule = rows_chart(levels).mark_rule(strokeWidth=1.5, opacity=0.8)
     tooltips = field_tooltips("line", "arm", "score", "seeds", "address")
-    return [rule.encode(**x, y=STABLE_Y, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)] * bool(levels)
+    return [rule.encode(**x, y=channels.y, color=channels.colour, strokeDash=dash, tooltip=tooltips)] * bool(levels)
 
 
 def _level_rows(means: pl.DataFrame, line: str) -> list[ChartRow]:
@@ -144,32 +200,33 @@ INTERVAL_TOOLTIPS = field_tooltips("arm", "interval_note", "interval_low", "inte
 INTERVAL_ENDS = {"y": alt.Y("interval_low:Q"), "y2": "interval_high:Q"}
 
 
-def _interval_bars(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[alt.Chart]:
+def _interval_bars(
+    mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], channels: ScoreChannels
+) -> list[alt.Chart]:
     rows = _interval_rows(mean, intervals)
     bars = rows_chart(rows).mark_rule(strokeWidth=7, opacity=0.2)
-    return [bars.encode(**INTERVAL_ENDS, color=KIND_COLOUR, tooltip=INTERVAL_TOOLTIPS)] * bool(rows)
+    return [bars.encode(**INTERVAL_ENDS, color=channels.colour, tooltip=INTERVAL_TOOLTIPS)] * bool(rows)
 
 
-def _seed_dots(arms: pl.DataFrame) -> alt.Chart:
+def _seed_dots(arms: pl.DataFrame, channels: ScoreChannels) -> alt.Chart:
     """Every seed as a small dot, slightly to the right of its mean so that neither hides the other."""
     dots = rows_chart(arms.filter(condition="sighted").to_dicts()).mark_circle(size=30, opacity=0.85, xOffset=11)
     tooltips = field_tooltips("label", "seed", "score", "group", "questions", "address")
-    return dots.encode(y=STABLE_Y, color=KIND_COLOUR, tooltip=tooltips, description="address:N")
+    return dots.encode(y=channels.y, color=channels.colour, tooltip=tooltips, description="address:N")
 
 
-def _mean_points(mean: pl.DataFrame, layout: Layout) -> alt.Chart:
+def _mean_points(mean: pl.DataFrame, layout: Layout, channels: ScoreChannels) -> alt.Chart:
     """Means over seeds; the shape is by series, with a legend where there are several."""
     fill_kind = pl.when(pl.col("hollow")).then(pl.lit("hollow")).otherwise("kind")
     rows = mean.filter(condition="sighted").with_columns(fill=fill_kind).to_dicts()
-    fill = alt.Scale(domain=[*KIND_COLOURS, "hollow"], range=[*KIND_COLOURS.values(), BACKGROUND_COLOUR])
-    shape = alt.Scale(domain=layout.series, range=SERIES_SHAPES)
+    shape = alt.Scale(domain=layout.series, range=ARM_SHAPES)
     colours: dict[str, Any] = {"symbolStrokeColor": INK_COLOUR, "symbolFillColor": INK_COLOUR}
     legend = alt.Legend(title=None, orient="bottom", columns=3, labelLimit=220, **colours)
     points = rows_chart(rows).mark_point(size=95, strokeWidth=2.2, opacity=1)
     return points.encode(
-        y=STABLE_Y,
-        color=KIND_COLOUR,
-        fill=alt.Fill("fill:N", scale=fill, legend=None),
+        y=channels.y,
+        color=channels.colour,
+        fill=channels.fill,
         shape=alt.Shape("series:N", scale=shape, legend=legend if len(layout.series) > 1 else None),
         tooltip=field_tooltips("arm", "place", "score", "seeds", "group", "address"),
         description="address:N",
@@ -244,7 +301,7 @@ def _mark_layers(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
     mean_tooltips = field_tooltips("arm", "task", "score", "seeds", "group", "address")
     seeds = base.transform_filter(alt.datum.mark == "seed").mark_circle(size=9, opacity=0.85, xOffset=5)
     points = base.transform_filter(alt.datum.mark == "sighted").mark_point(size=26, strokeWidth=1.6, opacity=1)
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=layout.series, range=SERIES_SHAPES), legend=None)
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=layout.series, range=ARM_SHAPES), legend=None)
     points = points.encode(tooltip=mean_tooltips, description="address:N", shape=shape)
     solid = alt.Fill("kind:N", scale=KIND_SCALE, legend=None)
     return [

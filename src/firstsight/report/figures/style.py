@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -21,6 +22,13 @@ LayeredChart = alt.LayerChart | alt.FacetChart
 
 KIND_COLOURS = {"vision": "#0072B2", "text": "#D55E00"}
 GREY_COLOUR, INK_COLOUR, BACKGROUND_COLOUR = "#6b6f76", "#1d2129", "#ffffff"
+
+ARM_RAMP = ["#4b2a8a", "#3b5fa8", "#1f8a99", "#2ba36b", "#9aa81f", "#d98b00"]
+"""Colours from the first arm of a study (dark) to its last (light), between which those of more arms lie."""
+ARM_SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
+"""Of arms or lines in their order, so that neighbours in colour differ in shape."""
+MAX_LEGEND_ARMS = 40
+"""With more arms a figure has no legend: their names would fill the page; every mark has them in its tooltip."""
 
 THEME: dict[str, Any] = json.loads((files("firstsight.report.figures") / "theme.json").read_text(encoding="utf-8"))
 
@@ -73,6 +81,43 @@ def rows_chart(rows: Sequence[ChartRow]) -> alt.Chart:
 def inline_data(rows: Sequence[ChartRow]) -> alt.InlineData:
     """Rows as one JSON string, which altair neither copies nor validates row by row; `vega_lite_spec` parses it."""
     return alt.InlineData(values=json.dumps(compact_rows(rows)), format=alt.JsonDataFormat(type="json"))
+
+
+@dataclass(frozen=True, slots=True)
+class ArmChannels:
+    """Colour and shape of each arm, with one legend for both, by a column that contains the arm's name."""
+
+    names: Sequence[str]
+    field: str = "arm"
+
+    @property
+    def colour(self) -> alt.Color:
+        scale = alt.Scale(domain=list(self.names), range=arm_colours(len(self.names)))
+        return alt.Color(f"{self.field}:N", scale=scale, legend=self._legend)
+
+    @property
+    def shape(self) -> alt.Shape:
+        shapes = [ARM_SHAPES[index % len(ARM_SHAPES)] for index in range(len(self.names))]
+        scale = alt.Scale(domain=list(self.names), range=shapes)
+        return alt.Shape(f"{self.field}:N", scale=scale, legend=self._legend)
+
+    @property
+    def _legend(self) -> alt.Legend | None:
+        legend = alt.Legend(title=None, orient="top", columns=6, symbolSize=90, symbolOpacity=1, labelLimit=200)
+        return legend if len(self.names) <= MAX_LEGEND_ARMS else None
+
+
+def arm_colours(count: int) -> list[str]:
+    """`count` different colours along ARM_RAMP, its first and its last one included."""
+    ramp = [[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in ARM_RAMP]
+    colours = []
+    for index in range(count):
+        position = index * (len(ramp) - 1) / max(count - 1, 1)
+        start = min(int(position), len(ramp) - 2)
+        rest = position - start
+        parts = [round(a + rest * (b - a)) for a, b in zip(ramp[start], ramp[start + 1], strict=True)]
+        colours.append("#{:02x}{:02x}{:02x}".format(*parts))
+    return colours
 
 
 def _move_rows(node: Any, datasets: dict[str, list[ChartRow]]) -> Any:

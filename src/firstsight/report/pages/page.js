@@ -7,12 +7,14 @@
     tooltip: { theme: "light" },
   };
 
+  const rowsOf = (spec) => Object.values(spec.datasets ?? {}).flat();
+
   // Small multiples: as many columns as fit, each as wide as its share.
   function fitFacets(spec, width) {
-    const columns = Math.max(2, Math.min(4, Math.floor(width / 132)));
+    const columns = Math.max(2, Math.min(width > 900 ? 7 : 4, Math.floor(width / 132)));
     const gap = 14;
     const cell = Math.floor((width - 44) / columns) - gap;
-    const tasks = new Set(Object.values(spec.datasets ?? {}).flat().concat(spec.data?.values ?? []).map((row) => row.task));
+    const tasks = new Set(rowsOf(spec).map((row) => row.task));
     const available = columns < 4 ? 0 : 470 / Math.ceil(tasks.size / columns) - 46;
     const height = Math.max(Math.round(cell * 0.62), Math.min(Math.round(available), 150));
     return { ...spec, columns, spacing: { row: 22, column: gap }, spec: { ...spec.spec, width: cell, height } };
@@ -37,10 +39,12 @@
       return fitFacets(spec, width);
     }
     // Legends of arms wrap where the page is narrow.
-    for (const layer of spec.layer) {
-      const legend = layer.encoding?.color?.legend;
-      if (legend?.columns) legend.columns = Math.max(2, Math.floor(width / 104));
-    }
+    for (const layer of spec.layer)
+      for (const channel of ["color", "shape"]) {
+        const legend = layer.encoding?.[channel]?.legend;
+        if (legend?.columns) legend.columns = Math.max(2, Math.floor(width / 104));
+      }
+    if (spec.height?.step) spec.height = spec.height.step * new Set(rowsOf(spec).map((row) => row.task)).size;
     spec.width = "container";
     spec.autosize = { type: "fit-x", contains: "padding" };
     return spec;

@@ -17,21 +17,20 @@ import vl_convert
 from markupsafe import Markup
 
 from firstsight.files import write_atomic
-from firstsight.recipe.analysis import Bars, Sweep
+from firstsight.recipe.analysis import Bars, ScoreFigure, Sweep
 from firstsight.recipe.study import Study
-from firstsight.report.claims import ClaimResult, evaluate_claims, rule_sentence
-from firstsight.report.compare import ArmComparison
-from firstsight.report.decision_accuracy import study_decision_accuracy
-from firstsight.report.figures import StudyChart, study_charts
+from firstsight.report.analysis import StudyAnalysis
+from firstsight.report.claims import ClaimResult, rule_sentence
+from firstsight.report.figures import StudyChart, figure_names, study_charts
 from firstsight.report.figures.curves import read_curves
 from firstsight.report.figures.layout import lay_out
 from firstsight.report.figures.style import vega_lite_spec
 from firstsight.report.format import axis_limit, format_percent, inline_json, read_assets, render_template
-from firstsight.report.noise import study_noise
+from firstsight.report.pages.arm_pairs import pair_data
 from firstsight.report.pages.question_cards import draw_samples
-from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, damage_by_arms, read_achieved
-from firstsight.report.summary import answer_sentence, comparability_warnings, seed_gaps, study_limits, tests_paper
-from firstsight.report.table import score_table, task_overview
+from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, damage_by_arms
+from firstsight.report.summary import comparability_warnings, seed_gaps, study_limits, tests_paper
+from firstsight.report.table import task_overview
 from firstsight.visible import visible_values
 
 VEGA_LITE_VERSION = "6.4"
@@ -40,6 +39,9 @@ VegaSpec = dict[str, Any]
 FIGURE_TITLES = {
     "main": "Left: all tasks together. Right: single tasks.",
     "stable": "Stable score: mean over tasks of (accuracy − chance).",
+    "single": "Scores of single tasks.",
+    "pareto": "One score against the other. Dashed: the arms that no other arm equals in one and exceeds in the other.",
+    "forgetting": "The score after every stage at which it was measured. Lines join the stages of one training.",
     "soft": "Soft stable score: mean over tasks of (expected score of a sampled answer − chance).",
     "accuracy": "Share of pairs of arms in the order of the largest size, by size. Hollow: of the pairs decided there.",
     "pairs": "Pairs of arms: below the line the smaller size reverses the order. Hollow: undecided at the largest.",
@@ -52,41 +54,39 @@ SWEEP_MARKS = "Large: mean over seeds{hollow}. Small: one seed. Thick bars: 95 %
 BAR_MARKS = "Bars: mean over seeds. Dots: one seed. Thick lines: 95 % over questions."
 
 
-def write(arms: Sequence[ArmResult], *, study: Study, run: RunInfo, folder: Path) -> Path:
+def write(results: StudyAnalysis, *, run: RunInfo, folder: Path) -> Path:
     """Write report.html, scores and noise as CSV and Parquet, and figures/ into `folder`; returns the page's path.
 
     The page of an unfinished study lists what is missing. Equal input gives equal bytes.
     Raises DataError where a scores, answers or log file is invalid.
     """
-    rows, curves = score_table(arms, study.axes), read_curves(arms)
-    comparison = ArmComparison(arms, rows, rule="fixed" if run.looks is None else "sequential")
-    results = _results_context(arms, rows, comparison, study)
-    accuracy = results["accuracy"]
-    charts = study_charts(arms, study, rows=rows, comparison=comparison, curves=curves, accuracy=accuracy)
+    study, curves = results.study, read_curves(results.arms)
+    charts = study_charts(results, curves)
     specs = {name: vega_lite_spec(chart) for name, chart in charts.items()}
-    supported, limitations = study_limits(arms, rows, study, run=run, tokens=curves.total_tokens)
+    supported, limitations = study_limits(results.arms, results.scores, study, run=run, tokens=curves.total_tokens)
     svgs = {name: _render_svg(with_title(spec, name, study)) for name, spec in specs.items()}
     page = render_template(
         "page.html",
         css=read_assets("page.css"),
-        js=read_assets("page.js"),
+        js=read_assets("page.js", "pairs.js"),
         vega=_vega_script(),
         figures=list(specs),
         specs=inline_json({name: spec for name, spec in specs.items() if name != "main"}),
+        pairs=inline_json(pair_data(results, run.recipe_differences)),
         static_figures={name: Markup(svg) for name, svg in svgs.items()},
         supported=supported,
         limitations=limitations,
         run=run,
-        **_study_context(arms, study, curves.total_tokens),
-        **results,
+        **_study_context(results.arms, study, curves.total_tokens),
+        **_results_context(results),
     )
     for name, svg in svgs.items():
         for suffix in (".svg", ".png"):
             _write_svg(svg, folder / "figures" / f"{name}{suffix}")
-    _write_table(rows, folder / "scores")
-    _write_table(results["noise"].frame(), folder / "noise")
-    if accuracy:
-        _write_table(accuracy.frame(), folder / "decision-accuracy")
+    _write_table(results.scores, folder / "scores")
+    _write_table(results.noise.frame(), folder / "noise")
+    if results.decision_accuracy:
+        _write_table(results.decision_accuracy.frame(), folder / "decision-accuracy")
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
 
@@ -110,8 +110,8 @@ def _write_table(table: pl.DataFrame, path: Path) -> None:
 
 def with_title(spec: VegaSpec, name: str, study: Study) -> VegaSpec:
     """The figure with the study's question as title, and its content and source below."""
-    kind = "stable" if name.startswith("stable") else name
-    marks = f" {_marks_caption(study)}" if name in ("main", "stable", "soft", "tasks") else ""
+    kind = re.sub(r"-\d+$", "", name)
+    marks = f" {_marks_caption(study)}" if kind in ("main", "stable", "single", "soft", "tasks") else ""
     source = f"firstsight · {study.name} · {study.scale} scale · horizon {study.horizon}"
     title = {"text": study.question, "subtitle": [FIGURE_TITLES[kind] + marks, source]}
     return spec | {"padding": 16, "title": visible_values(title)}
@@ -119,7 +119,7 @@ def with_title(spec: VegaSpec, name: str, study: Study) -> VegaSpec:
 
 def _marks_caption(study: Study) -> str:
     """How to read the marks of the study's first figure."""
-    figure = study.drawn_figures[0]
+    figure = study.score_figures[0]
     if isinstance(figure, Sweep):
         return SWEEP_MARKS.format(hollow=f", hollow: {figure.hollow}" if figure.hollow else "")
     return BAR_MARKS if isinstance(figure, Bars) else "Means over seeds."
@@ -133,13 +133,21 @@ def _render_svg(spec: VegaSpec) -> str:
 
 
 def _study_context(arms: Sequence[ArmResult], study: Study, total_tokens: Mapping[str, float]) -> dict[str, Any]:
-    figures = study.drawn_figures
+    figures = study.score_figures
+    titles = {
+        name: lay_out(figure, arms, study).title
+        for name, figure in figure_names(study).items()
+        if isinstance(figure, ScoreFigure)
+    }
     return {
         "study": study,
         "arms": sorted(arms, key=lambda arm: arm.role == "baseline"),
         "names": list(dict.fromkeys(arm.name for arm in arms)),
         "has_groups": len({arm.group for arm in arms if arm.role == "compared"}) > 1,
-        "figure_titles": [lay_out(figure, arms, study).title for figure in figures],
+        "figure_titles": titles,
+        "panel_tasks": next(
+            (" and ".join(f.measures) for f in figures if isinstance(f, Sweep) and f != figures[0]), ""
+        ),
         "is_sweep": isinstance(figures[0], Sweep),
         "hollow": figures[0].hollow if isinstance(figures[0], Sweep) else "",
         "scored_arms": arms_with_scores(arms),
@@ -149,34 +157,36 @@ def _study_context(arms: Sequence[ArmResult], study: Study, total_tokens: Mappin
         "seed_gaps": seed_gaps(arms),
         "tests_paper": tests_paper(study),
         "total_tokens": total_tokens,
-        "image_shares": {arm.label: _image_share_text(arm) for arm in arms},
+        "image_shares": {arm.label: _image_shares(arm) for arm in arms},
+        "share_text": share_text,
     }
 
 
-def _image_share_text(arm: ArmResult) -> str:
-    """The image share of the arm's image phase: requested, then achieved in rows, tokens and loss tokens."""
-    mix = read_achieved(arm)
-    if not mix or all(stage.kind != "midtrain" for stage in arm.stages):
+def _image_shares(arm: ArmResult) -> list[str]:
+    """The image share of each image phase of an arm: requested, then achieved in rows, tokens and loss tokens."""
+    return [share_text(stage.achieved_mix) for stage in arm.stages if stage.kind == "midtrain" and stage.achieved_mix]
+
+
+def share_text(mix: Mapping[str, Any]) -> str:
+    """10 → 10.0 · 9.7 · 3.1 %, from an achieved.json; empty for an empty one."""
+    if not mix:
         return ""
     achieved = " · ".join(format_percent(mix["achieved"][unit]) for unit in ("rows", "tokens", "loss_tokens"))
     return f"{100 * float(Fraction(mix['asked'])):.3g} → {achieved} %"
 
 
-def _results_context(
-    arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: ArmComparison, study: Study
-) -> dict[str, Any]:
-    results = evaluate_claims(study.claims, arms, comparison)
-    accuracy = study_decision_accuracy(arms, rows, study)
+def _results_context(results: StudyAnalysis) -> dict[str, Any]:
+    arms, rows = results.arms, results.scores
     return {
-        "answer": answer_sentence(arms, rows, comparison, axes=study.axes, accuracy=accuracy),
+        "answer": results.answer,
         "warnings": comparability_warnings(arms, rows),
-        "claim_results": results,
-        "rule": rule_sentence(comparison.rule),
-        "axis_limit": _claims_axis_limit(results),
-        "noise": study_noise(arms, rows, claims=results, comparison=comparison),
-        "accuracy": accuracy,
+        "claim_results": results.claims,
+        "rule": rule_sentence(results.rule),
+        "axis_limit": _claims_axis_limit(results.claims),
+        "noise": results.noise,
+        "accuracy": results.decision_accuracy,
         "overview": task_overview(rows),
-        "samples": draw_samples(arms, rows, comparison),
+        "samples": draw_samples(arms, rows, results.comparison),
         "score_rows": rows.to_dicts(),
         "csv": base64.b64encode(rows.write_csv().encode()).decode(),
     }

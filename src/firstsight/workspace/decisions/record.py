@@ -61,7 +61,8 @@ class SequentialRecord:
 
 def record_path(study: Study, root: Path) -> Path:
     """The file of a study's record."""
-    arms = {arm.name: to_json(arm.with_seed(0)) for arm in reversed(study.arms)}
+    first_arms = {arm.name: arm for arm in reversed(study.arms)}
+    arms = {name: to_json(arm.with_seed(0)) for name, arm in first_arms.items()}
     digest = sha256(canonical_json(arms).encode()).hexdigest()[:12]
     return root / "decisions" / f"{study.name}-{study.scale}-{digest}.json"
 
