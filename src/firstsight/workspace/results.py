@@ -1,11 +1,18 @@
-"""Collect what is stored of a study, the results of each arm or why they are missing, and write its report."""
+"""Collect what is stored of a study, the results of each arm or why they are missing, and write its report.
+
+A study that runs, here or in another process, is followed from what its store contains.
+"""
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -53,6 +60,14 @@ READ_FILES: Mapping[str, Sequence[str] | None] = {
     **dict.fromkeys(("evaluate", "benchmarks"), None),
 }
 """The files of a step that a report reads, by kind: all where it is None, none of other kinds."""
+
+
+POLL_SECONDS = 5.0
+PROGRESS_SECONDS = 30.0
+"""The page is written again after that time where only the progress of running steps has changed."""
+RECENT_SECONDS = 60.0
+"""A step whose files have not changed for that long is not called running."""
+LOG_TAIL_BYTES = 4096
 
 
 class StudyResults(StudyAnalysis):
@@ -336,7 +351,7 @@ def _provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def busy_seconds(spans: Sequence[tuple[str, str]]) -> float:
     """Seconds that at least one of the spans (start and end as ISO times) covers."""
     total, covered_until = 0.0, float("-inf")
-    for start, end in sorted(tuple(datetime.fromisoformat(time).timestamp() for time in span) for span in spans):
+    for start, end in sorted(tuple(datetime.fromisoformat(moment).timestamp() for moment in span) for span in spans):
         total += max(0.0, end - max(start, covered_until))
         covered_until = max(covered_until, end)
     return total
@@ -349,3 +364,77 @@ def benchmarks_folder(stored: StoredStudy, *, display: ProgressDisplay = NO_DISP
     if step.kind != EXTERNAL_KIND:
         return run_step(step, Store(stored.root), site=stored.site, display=display)
     return local_path(step.spec, stored.site)
+
+
+def watch_report(
+    load: Callable[[], StoredStudy], *, poll_seconds: float = POLL_SECONDS
+) -> Iterator[tuple[RunState, Path]]:
+    """Write the report when something was stored or has failed, or running steps have moved on; gives the state and the
+    page each time. Ends when no arm can get further scores.
+
+    `load` reads the study again: a run may add arms, or prepare sources. The last page does not read itself again; one
+    is also written after KeyboardInterrupt and where the caller stops.
+    """
+    seen: tuple[object, ...] = ()
+    written, state = 0.0, None
+    try:
+        while True:
+            stored = load()
+            state = run_state(stored)
+            facts = (state.stored, state.total, _failures(stored))
+            is_progress = state.running != (seen[-1] if seen else ()) and time.monotonic() - written > PROGRESS_SECONDS
+            if not seen or facts != seen[:-1] or is_progress:
+                results = StudyResults(stored)
+                is_done = all(arm.scores is not None or arm.damage for arm in results.arms)
+                page = results.write_report(None if is_done else state)
+                seen, written = (*facts, state.running), time.monotonic()
+                yield state, page
+                if is_done:
+                    return
+            time.sleep(poll_seconds)
+    except (KeyboardInterrupt, GeneratorExit):
+        if state is not None:
+            StudyResults(load()).write_report()
+        raise
+
+
+def run_state(stored: StoredStudy) -> RunState:
+    """How many steps of a study are stored, and which ones are running."""
+    store = stored.open_store()
+    steps = [step for step in stored.graph.steps if step.kind != EXTERNAL_KIND]
+    missing = [step for step in steps if not store.has(step.address)]
+    running = (_running_text(step, store.root / "work" / step.address) for step in missing)
+    return RunState(stored=len(steps) - len(missing), total=len(steps), running=tuple(filter(None, running)))
+
+
+def _failures(stored: StoredStudy) -> tuple[str, ...]:
+    store = stored.open_store()
+    return tuple(step.address for step in stored.graph.steps if store.last_failure(step.address))
+
+
+def _running_text(step: Step, work: Path) -> str:
+    """The name of a step whose working folder has changed lately, with its progress; else an empty text."""
+    changed = 0.0
+    with suppress(OSError):  # it may be published meanwhile
+        changed = max(path.stat().st_mtime for path in (work, *work.iterdir()))
+    if time.time() - changed > RECENT_SECONDS:
+        return ""
+    tokens = _logged_tokens(work / "log.jsonl") if step.kind in TRAINING_KINDS else None
+    if tokens is None:
+        return step.slug
+    spec, start = step.spec, 0
+    if step.kind == "pretrain":  # its log counts from the beginning of the trunk
+        start = spec.pretrain.tokens_at(spec.start)
+    total = spec.tokens if step.kind == "pretrain" else spec.rounded_tokens
+    return f"{step.slug} {100 * min(max((tokens - start) / total, 0.0), 1.0):.0f} %"
+
+
+def _logged_tokens(log: Path) -> float | None:
+    """The tokens of the last whole line of a training log; None without one."""
+    with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - LOG_TAIL_BYTES, 0))
+            *lines, _ = file.read().split(b"\n")
+        row: Any = json.loads(lines[-1])
+        return float(row["seen"])
+    return None

@@ -147,7 +147,7 @@ class Workspace:
 
         The page in a browser follows by itself. Ends when every arm has scores. StoreError where nothing is stored.
         """
-        from firstsight.workspace.watch import watch_report
+        from firstsight.workspace.results import watch_report
 
         return watch_report(lambda: self.stored(study))
 

@@ -11,9 +11,8 @@ import pytest
 
 from firstsight.plan.store import Store
 from firstsight.report.results import RunState
-from firstsight.workspace import watch
-from firstsight.workspace.results import StudyResults
-from firstsight.workspace.watch import run_state, watch_report
+from firstsight.workspace import results as results_module
+from firstsight.workspace.results import StudyResults, run_state, watch_report
 from tests.workspace.decision_store import DecisionStore, small_study
 
 STUDY = small_study(seeds=1)
@@ -46,7 +45,7 @@ def test_page_follows_the_store_and_stays_once_nothing_is_missing(
         if polls == 3:  # the first polls find nothing new, and write nothing
             store.fill(STUDY)
 
-    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr(results_module.time, "sleep", sleep)
     pages = [(state.stored, page.read_text()) for state, page in watch_report(lambda: store.workspace.stored(STUDY))]
     assert [stored for stored, _ in pages] == [0, total]
     assert pages[0][1].startswith(f"0 of {total} steps are stored.") and pages[1][1] == "final"
@@ -57,7 +56,7 @@ def test_an_interrupt_leaves_a_page_that_stays(store: DecisionStore, monkeypatch
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(watch.time, "sleep", interrupt)
+    monkeypatch.setattr(results_module.time, "sleep", interrupt)
     pages = watch_report(lambda: store.workspace.stored(STUDY))
     _, page = next(pages)
     assert page.read_text() != "final"
@@ -76,7 +75,7 @@ def test_what_runs_is_what_was_written_lately(store: DecisionStore) -> None:
     (folder / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"seen": 1')
     (stored.root / "work" / other.address).mkdir()
     assert set(run_state(stored).running) == {f"{step.slug} 50 %", other.slug}
-    old = time.time() - 2 * watch.RECENT_SECONDS
+    old = time.time() - 2 * results_module.RECENT_SECONDS
     for path in (folder, folder / "log.jsonl"):
         os.utime(path, (old, old))
     assert run_state(stored).running == (other.slug,)
