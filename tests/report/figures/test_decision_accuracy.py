@@ -67,7 +67,7 @@ def test_a_mark_for_every_pair_below_the_line_where_the_order_is_reversed(arms: 
 
 def test_a_sweep_has_a_line_for_each_size_and_hollow_ends(arms: list[ArmResult]) -> None:
     study = ladder_study()
-    layout = lay_out(study.figures[0], arms, study)
+    layout = lay_out(study.score_figures[0], arms, study)
     assert layout.series == ["99.4k", "330k", "1.18M"]
     places = dict(layout.places.group_by("series").agg(pl.col("hollow").sum()).iter_rows())
     assert places == {"99.4k": 2, "330k": 2, "1.18M": 2}
