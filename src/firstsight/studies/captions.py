@@ -66,8 +66,8 @@ def caption_sources(images: Mixture) -> Mapping[str, Mixture]:
     match images.sources:
         case (Recaptioned() as best,):
             alt_text = replace(best, synthetic_share=Share(0))
-            others = {"datacomp": alt_text, "cc12m": CC12M, "stock": STOCK_PHOTOS}
-            return {"datacomp-dr": images, **{name: single_source(source) for name, source in others.items()}}
+            sources = {"datacomp": alt_text, "cc12m": CC12M, "stock": STOCK_PHOTOS}
+            return {"datacomp-dr": images, **{name: single_source(source) for name, source in sources.items()}}
         case (SyntheticCaptions(quality="rich") as rich,):
             noisy = replace(rich, quality="noisy")
             half = (WeightedSource(source=source, share=Share(1, 2), max_epochs=1) for source in (rich, noisy))
@@ -88,18 +88,16 @@ def _with_images(arm: Arm, name: str, images: Mixture) -> Arm:
     return replace(arm, name=name, stages=stages, at={CAPTIONS.name: name})
 
 
-def _best(best: str, *others: str) -> Claim:
+def _best(best: str, *names: str) -> Claim:
     """The paper's claim about its DataComp-DR: no source is ahead in vision, and each is behind in text."""
     compare: list[Comparison] = []
-    for other in others:
+    for name in names:
         published = [
-            round(first - second, 4) for first, second in zip(TABLE_5_BEST, TABLE_5.get(other, ()), strict=False)
+            round(first - second, 4) for first, second in zip(TABLE_5_BEST, TABLE_5.get(name, ()), strict=False)
         ]
         vision, text = published or (None, None)
-        compare.append(
-            Comparison(arms=(best,), others=(other,), measure="vision", margin=-SEED_NOISE, published=vision)
-        )
-        compare.append(Comparison(arms=(best,), others=(other,), measure="text", smallest=SMALLEST, published=text))
+        compare.append(Comparison(arms=(best,), others=(name,), measure="vision", margin=-SEED_NOISE, published=vision))
+        compare.append(Comparison(arms=(best,), others=(name,), measure="text", smallest=SMALLEST, published=text))
     return Claim(
         name="best-captions",
         statement=f"{best} is the best source over both scores: more text than any other, and not less vision.",

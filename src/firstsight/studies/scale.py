@@ -45,10 +45,10 @@ def _percents(scale: Scale) -> tuple[int, int, int]:
 
 def _shares(scale: Scale) -> Study:
     """The study at one size."""
-    none, *more = _percents(scale)
+    percents = _percents(scale)
     late = replace(branch_at(scale, Share(80, 100)), at={})
-    arms = [replace(with_image_share(late, Share(n, 100)), name=f"share-{n:03d}") for n in (none, *more)]
-    default = next(f"share-{n:03d}" for n in more if Share(n, 100) == late.stages[0].mix.image_share)
+    arms = [replace(with_image_share(late, Share(n, 100)), name=f"share-{n:03d}") for n in percents]
+    default = next(f"share-{n:03d}" for n in percents if Share(n, 100) == late.stages[0].mix.image_share)
     return Study(
         name="scale",
         scale=scale.name,

@@ -84,7 +84,7 @@ def _curves(arms: Sequence[ArmResult], stage_points: Callable[[StageLog], list[d
 
 def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
     names = {"arm": arm.name, "label": arm.label, "seed": arm.seed, "group": arm.group}
-    branch = next((other for other in arm.stages if other.kind != "pretrain" and other.planned), None)
+    branch = next((later for later in arm.stages if later.kind != "pretrain" and later.planned), None)
     names["start"] = branch.planned[0]["seen"] if branch else 0
     if stage.kind == "pretrain":
         names |= {"arm": stage.kind, "label": f"{stage.kind}, seed {arm.seed}", "group": ""}
