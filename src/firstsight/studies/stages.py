@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.recipe.analysis import Axis, Bars, Claim, Comparison
+from firstsight.recipe.analysis import Axis, Bars, Claim, Comparison, Forgetting
 from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.study import Study, over_seeds
 from firstsight.studies.when import SMALLEST, TEXT_KEPT, trunk_arm
@@ -56,6 +56,6 @@ def stages(scale: Scale) -> Study:
         question="What does each stage of training add, and what does it cost?",
         arms=over_seeds([trunk, *arms], range(1, scale.seeds + 1)),
         axes=(STAGE,),
-        figures=(Bars(x=STAGE.name),),
+        figures=(Bars(x=STAGE.name), Forgetting()),
         claims=(FINETUNING_ADDS_VISION, FINETUNING_KEEPS_TEXT, TEXT_KEPT),
     )
