@@ -19,7 +19,7 @@ from dataclasses import replace
 from math import floor
 from typing import NamedTuple
 
-from firstsight.recipe.analysis import Axis, Bars, Claim, Comparison
+from firstsight.recipe.analysis import Axis, Bars, Claim, Comparison, ParetoFront
 from firstsight.recipe.mixture import (
     DataSource,
     External,
@@ -169,7 +169,7 @@ def approaches(scale: Scale, horizon: Horizon = "branch") -> Study:
         question="Which published way of adding images to a language model is best at an equal budget?",
         arms=over_seeds(arms, range(1, scale.seeds + 1)),
         axes=(APPROACH,),
-        figures=(Bars(x=APPROACH.name),),
+        figures=(Bars(x=APPROACH.name), ParetoFront()),
         claims=(OWN_BEST, TEXT_SHARE),
     )
 
