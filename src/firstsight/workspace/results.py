@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -165,8 +165,13 @@ def planned_stages(arm: Arm, graph: Graph) -> dict[Step, StageLog]:
     return stages
 
 
+@lru_cache(maxsize=4096)  # the segments of a trunk are steps of all its arms
+def _planned_rows(step: Step, first: int) -> tuple[Mapping[str, float], ...]:
+    return tuple({"seen": float(first + tokens), "lr": rate} for tokens, rate in planned_rates(step.spec))
+
+
 def _planned_stage(step: Step, first: int, **texts: Any) -> StageLog:
-    planned = [{"seen": float(first + tokens), "lr": rate} for tokens, rate in planned_rates(step.spec)]
+    planned = _planned_rows(step, first)
     names = {"kind": cast(StageKind, step.kind), "address": step.address}
     return StageLog(**names, start_tokens=first, planned=planned, **texts)
 

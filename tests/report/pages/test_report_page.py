@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -205,3 +206,13 @@ def _svg_texts(folder: Path) -> list[str]:
         with Image.open(file.with_suffix(".png")) as image:
             assert min(image.size) > 100
     return [file.read_bytes().decode() for file in files]
+
+
+def test_many_scores_are_in_the_csv_alone(make_arms: MakeArms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("firstsight.report.pages.report_page.MAX_SCORE_ROWS", 20)
+    results = StudyAnalysis(make_arms(questions=5, seeds=(1,)), study())
+    page = _page(write(results, run=run_info(), folder=tmp_path))
+    assert f"{len(results.scores)} scores, too many for a table on this page." in page.text
+    assert "vqav2visionsighted" not in page.text.replace("\n", "")
+    [link] = [link for link in page.all("a") if "download" in link]
+    assert base64.b64decode(str(link["href"]).partition(",")[2]).decode() == results.scores.write_csv()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from firstsight.recipe.analysis import Axis, ParetoFront
+from firstsight.recipe.study import Study
 from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.pages.report_page import write
 from firstsight.report.results import RunState
@@ -39,6 +41,33 @@ def test_a_page_is_whole_and_silent_at_every_width(finished_study: WrittenStudy,
     assert browser.messages == []
     assert {request.partition(":")[0] for request in browser.requests[1:]} <= {"data"}
     assert browser.requests[0] == finished_study[1].resolve().as_uri()
+
+
+CATEGORY = Axis(name="encoder", label="Encoder of the images", unit="category")
+COUNT = Axis(name="epochs", label="Epochs of fine-tuning", unit="count")
+
+
+@pytest.mark.parametrize("axes", [(), (CATEGORY,), (COUNT,), (COUNT, CATEGORY)])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_figures_of_other_studies_are_whole_and_silent(
+    axes: tuple[Axis, ...], width: int, tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bars, lines and grids, with more arms than a row of a legend has room for."""
+    monkeypatch.setattr("firstsight.report.pages.report_page._render_svg", lambda spec: "<svg/>")  # the slowest part
+    monkeypatch.setattr("vl_convert.svg_to_png", lambda svg, scale: b"")
+    vision = {start: 0.05 * number for number, start in enumerate(range(0, 101, 10))}
+    effects = StudyEffects(folder=tmp_path / "store", questions=8, seeds=(1,), vision=vision, text=vision)
+    arms = [
+        replace(arm, at={"encoder": f"an-encoder-{number}", "epochs": number + 1}, group="")
+        for number, arm in enumerate(build_arms(effects))
+    ]
+    user_study = Study(
+        name="mine", scale="cpu", question="?", arms=study().arms[:1], axes=axes, figures=(ParetoFront(),)
+    )
+    page = write(StudyAnalysis(arms, user_study), run=run_info(), folder=tmp_path / "report")
+    browser.open(page, width=width)
+    assert browser.messages == []
+    assert browser.value(OVERFLOWS) == []
 
 
 def test_a_mark_shows_its_numbers_and_address(finished_study: WrittenStudy, browser: Browser) -> None:

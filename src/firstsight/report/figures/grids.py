@@ -101,8 +101,8 @@ def task_heatmap(rows: pl.DataFrame, texts: Mapping[str, str], *, width: int | s
     )
     names = cells.get_column("column").unique(maintain_order=True).to_list()
     order = single_task_names(tasks, "vision") + single_task_names(tasks, "text")
-    label_angle = -40 if max(map(len, names)) > 9 else 0
-    column_axis = alt.Axis(orient="top", labelAngle=label_angle, domain=False, ticks=False)
+    label_angle = -90 if max(map(len, names)) > 9 else 0  # a slanted name would end outside the figure
+    column_axis = alt.Axis(orient="top", labelAngle=label_angle, labelLimit=160, domain=False, ticks=False)
     task_axis = alt.Axis(domain=False, ticks=False, labelLimit=170)
     margin = ("guesser_score", "guesser", "margin", *MARGIN_INTERVAL)
     base = rows_chart(cells.to_dicts()).encode(

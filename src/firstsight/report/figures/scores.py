@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -100,6 +100,7 @@ def _score_chart(
     mean, baselines = _join_means(arms, layout), mean_over_seeds(rows.filter(role="baseline"))
     dash = _line_dash(mean, baselines, layout)
     if layout.axis is None:
+        channels = replace(channels, y=BAR_Y)
         marks = [_bars(mean), *_blind_rules(mean, dash), *_bar_intervals(mean, intervals), _bar_seeds(arms)]
     else:
         marks = [
@@ -250,7 +251,7 @@ def _blind_rules(mean: pl.DataFrame, dash: alt.StrokeDash) -> list[alt.Chart]:
     tooltips = field_tooltips("line", "arm", "score", "seeds", "address")
     ends = {"x": alt.X("place:N", bandPosition=0), "x2": alt.X2("place:N", bandPosition=1)}
     rule = rows_chart(blind.to_dicts()).mark_rule(strokeWidth=1.8)
-    rule = rule.encode(**ends, y=STABLE_Y, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)
+    rule = rule.encode(**ends, y=BAR_Y, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)
     return [rule] * (not blind.is_empty())
 
 
@@ -265,7 +266,7 @@ def _bar_seeds(arms: pl.DataFrame) -> alt.Chart:
     dots = rows_chart(arms.filter(condition="sighted").to_dicts())
     dots = dots.mark_circle(size=34, opacity=1, stroke=BACKGROUND_COLOUR, strokeWidth=0.8)
     tooltips = field_tooltips("label", "seed", "score", "group", "questions", "address")
-    encoding = {"y": STABLE_Y, "color": KIND_COLOUR, "xOffset": KIND_OFFSET}
+    encoding = {"y": BAR_Y, "color": KIND_COLOUR, "xOffset": KIND_OFFSET}
     return dots.encode(**encoding, tooltip=tooltips, description="address:N")
 
 
@@ -278,13 +279,14 @@ def task_grid(
     data = [row | {"mark": row["condition"]} for row in _join_means(tasks, layout).to_dicts()]
     data += [row | {"mark": "seed"} for row in tasks.filter(condition="sighted").to_dicts()]
     base = rows_chart(data).encode(x=layout.x(compact=True), y=SCORE_Y, color=KIND_COLOUR)
-    panels = alt.layer(*_condition_lines(base, is_sweep=layout.axis is not None), *_mark_layers(base, layout))
+    marks = {row["mark"] for row in data}  # a layer without rows is a warning in the browser's console
+    panels = alt.layer(*_condition_lines(base, marks, is_sweep=layout.axis is not None), *_mark_layers(base, layout))
     header = alt.Header(labelAnchor="start", labelOrient="top")
     facet = alt.Facet("task:N", sort=order, title=None, header=header)
     return panels.properties(width=width, height=panel_height).facet(facet=facet, columns=columns)
 
 
-def _condition_lines(base: alt.Chart, *, is_sweep: bool) -> list[alt.Chart]:
+def _condition_lines(base: alt.Chart, marks: Collection[str], *, is_sweep: bool) -> list[alt.Chart]:
     tooltips = field_tooltips("arm", "task", "condition", "score", "seeds", "address")
     dashes = {"sighted": [1, 0], "blind": BLIND_DASH, "question_blind": QUESTION_BLIND_DASH}
     return [
@@ -292,7 +294,7 @@ def _condition_lines(base: alt.Chart, *, is_sweep: bool) -> list[alt.Chart]:
         .mark_line(strokeWidth=1.9 if condition == "sighted" else 1.3, strokeDash=dash, opacity=0.9)
         .encode(tooltip=tooltips, detail="series:N")
         for condition, dash in dashes.items()
-        if is_sweep or condition != "sighted"
+        if condition in marks and (is_sweep or condition != "sighted")
     ]
 
 
@@ -307,5 +309,5 @@ def _mark_layers(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
     return [
         seeds.encode(tooltip=seed_tooltips, description="address:N"),
         points.transform_filter("!datum.hollow").encode(fill=solid),
-        points.transform_filter("datum.hollow").encode(fill=alt.value(BACKGROUND_COLOUR)),
+        *[points.transform_filter("datum.hollow").encode(fill=alt.value(BACKGROUND_COLOUR))] * bool(layout.hollow),
     ]

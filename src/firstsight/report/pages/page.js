@@ -42,7 +42,10 @@
     for (const layer of spec.layer)
       for (const channel of ["color", "shape"]) {
         const legend = layer.encoding?.[channel]?.legend;
-        if (legend?.columns) legend.columns = Math.max(2, Math.floor(width / 104));
+        if (!legend?.columns) continue;
+        const longest = Math.max(...layer.encoding[channel].scale.domain.map((name) => name.length));
+        const columnWidth = Math.max(104, 34 + Math.min(6.6 * longest, legend.labelLimit ?? 200));
+        legend.columns = Math.max(1, Math.floor((width - 40) / columnWidth));
       }
     if (spec.height?.step) spec.height = spec.height.step * new Set(rowsOf(spec).map((row) => row.task)).size;
     spec.width = "container";

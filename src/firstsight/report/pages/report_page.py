@@ -35,6 +35,8 @@ from firstsight.visible import visible_values
 
 VEGA_LITE_VERSION = "6.4"
 VegaSpec = dict[str, Any]
+MAX_SCORE_ROWS = 4000
+"""Of more scores the page has the CSV alone: their table would be most of the page, and of the time to open it."""
 
 FIGURE_TITLES = {
     "main": "Left: all tasks together. Right: single tasks.",
@@ -187,7 +189,8 @@ def _results_context(results: StudyAnalysis) -> dict[str, Any]:
         "accuracy": results.decision_accuracy,
         "overview": task_overview(rows),
         "samples": draw_samples(arms, rows, results.comparison),
-        "score_rows": rows.to_dicts(),
+        "num_scores": len(rows),
+        "score_rows": rows.to_dicts() if len(rows) <= MAX_SCORE_ROWS else [],
         "csv": base64.b64encode(rows.write_csv().encode()).decode(),
     }
 
