@@ -49,7 +49,7 @@ def test_page_follows_the_store_and_stays_once_nothing_is_missing(
     pages = [(state.stored, page.read_text()) for state, page in watch_report(lambda: store.workspace.stored(STUDY))]
     assert [stored for stored, _ in pages] == [0, total]
     assert pages[0][1].startswith(f"0 of {total} steps are stored.") and pages[1][1] == "final"
-    assert polls == 3
+    assert polls == 3 and str(RunState(stored=total, total=total)) == f"All {total} steps are stored."
 
 
 def test_an_interrupt_leaves_a_page_that_stays(store: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> None:

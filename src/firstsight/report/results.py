@@ -86,6 +86,8 @@ class RunState:
     """Steps that something was written for in the last minute, with their progress as text."""
 
     def __str__(self) -> str:
+        if self.stored == self.total:
+            return f"All {self.total} steps are stored."
         running = (
             f"Now: {', '.join(self.running)}." if self.running else "No step has written anything in the last minute."
         )

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from firstsight.evaluate.result_files import build_scores
 from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.pages.report_page import write
 from firstsight.report.table import score_table
@@ -216,3 +217,19 @@ def test_many_scores_are_in_the_csv_alone(make_arms: MakeArms, tmp_path: Path, m
     assert "vqav2visionsighted" not in page.text.replace("\n", "")
     [link] = [link for link in page.all("a") if "download" in link]
     assert base64.b64decode(str(link["href"]).partition(",")[2]).decode() == results.scores.write_csv()
+
+
+def test_scores_that_are_not_comparable_are_marked_where_they_are_shown(make_arms: MakeArms, tmp_path: Path) -> None:
+    first, *others = make_arms(questions=10, seeds=(1,))
+    assert first.scores
+    holes = {name: scores for name, scores in first.scores.tasks.items() if name != "gqa"}
+    changed = {**holes, "pope": replace(holes["pope"], version=9)}
+    arms = [replace(first, scores=build_scores(changed)), *others]
+    text = _page(write(StudyAnalysis(arms, study()), run=run_info(), folder=tmp_path)).text
+    assert "No score on gqa: start-000.s1." in text
+    assert "Not all arms were evaluated on pope in the same version" in text
+    mark = "Not all of these scores are comparable: see above."
+    for heading in ("The stable score is", "Each point is an arm", "A claim holds where", "In %, means over seeds"):
+        start = text.index(heading)
+        assert mark in text[start - 2 * len(mark) : start], heading
+    assert mark not in _page(write(StudyAnalysis(others, study()), run=run_info(), folder=tmp_path)).text

@@ -81,7 +81,7 @@ def pareto_chart(
 def _pareto_layers(
     figure: ParetoFront, points: Sequence[ChartRow], *, line: Sequence[ChartRow], dots: Sequence[ChartRow]
 ) -> list[alt.Chart]:
-    scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(labelExpr=PERCENT_LABEL)
+    scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(labelExpr=PERCENT_LABEL, tickCount=6)
     x = alt.X("x:Q", title=measure_title(figure.x), scale=scale, axis=axis)
     y = alt.Y("y:Q", title=measure_title(figure.y), scale=scale, axis=axis)
     channels = ArmChannels([row["text"] for row in points], field="text")

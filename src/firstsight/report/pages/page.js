@@ -64,6 +64,10 @@
   const nodes = [...document.querySelectorAll("[data-chart]")];
   const drawAll = () => nodes.forEach((node) => draw(node));
   drawAll();
+  // A printed page has the stages of the arms and the plan; the table of scores stays closed.
+  addEventListener("beforeprint", () => {
+    for (const part of document.querySelectorAll("#arms details, #plan details")) part.open = true;
+  });
   let timer;
   addEventListener("resize", () => {
     clearTimeout(timer);
