@@ -24,7 +24,7 @@ from firstsight.recipe.scales import SCALES, get_scale
 from firstsight.recipe.scales.models import llama32_1b
 from firstsight.recipe.schedule import Matched, Rewarm, SameCurve
 from firstsight.recipe.serialize import SPEC_CLASSES, canonical_json, from_json, to_json
-from firstsight.recipe.stages import Donor, RowShape
+from firstsight.recipe.stages import Donor, PublicModel, RowShape
 from firstsight.studies.when import when
 from firstsight.units import Share, Tokens
 from firstsight.workspace.study_functions import find_study_function, shipped_studies
@@ -47,6 +47,7 @@ EXAMPLES = (
     SyntheticMultitask(
         world=WORLD, images=9, turns=2, captions=Share(1, 2), words=Share(1, 6), boxes=Share(1, 3), dialogues=Share(0)
     ),
+    PublicModel(weights=External(name="whole", form="model", tokens=Tokens(0))),
     Donor(
         model=llama32_1b(),
         tokenizer=External(name="words", form="tokenizer", tokens=Tokens(0)),

@@ -273,11 +273,13 @@ def _item_count(source: Any) -> int:
             return 0
 
 
-def _evaluate_cost(spec: Evaluate, model: LMSpec | VLMSpec) -> ComputeCost:
+def _evaluate_cost(spec: Evaluate, model: LMSpec | VLMSpec | None) -> ComputeCost:
     """Each vision question is run with its image and, blind, without it; by every model that the step evaluates."""
     vision_questions = sum(_question_count(spec, task) for task in spec.vision_tasks)
     calls = vision_questions * 2 + sum(_question_count(spec, task) for task in spec.text_tasks)
     calls, vision_questions = calls * spec.evaluated_models, vision_questions * spec.evaluated_models
+    if model is None:
+        return ComputeCost(items=calls, note="unknown: the FLOPs of a model of others")
     lm = decoder_spec(model)
     flops = calls * QUESTION_TOKENS * lm.flops(QUESTION_TOKENS)
     if isinstance(model, VLMSpec):
@@ -292,9 +294,10 @@ def _question_count(spec: Evaluate, task: str) -> int:
     return QUESTION_COUNTS.get(task, TEXT_TASK_QUESTIONS)
 
 
-def _evaluated_model(step: Step) -> LMSpec | VLMSpec:
+def _evaluated_model(step: Step) -> LMSpec | VLMSpec | None:
+    """None for a model of others."""
     checkpoint = next(parent for role, parent in step.needs if role in MODEL_ROLES)
-    if checkpoint.donor_model:
+    if checkpoint.is_public_checkpoint:
         return checkpoint.donor_model
     spec = checkpoint.spec
     return spec.pretrain.model if isinstance(spec, TrunkSegment) else spec.model

@@ -19,6 +19,7 @@ from firstsight.recipe.stages import (
     Midtrain,
     Prepare,
     Pretrain,
+    PublicModel,
     TokenizerSource,
     TrunkSegment,
 )
@@ -150,7 +151,9 @@ class _GraphBuilder:
         return self.step("evaluate", arm.evaluate, inputs)
 
     def trunk(self, arm: Arm) -> Step | None:
-        """What an arm branches from: a donor's checkpoint, or the last segment of its own trunk; None at start 0."""
+        """What an arm branches from: a public checkpoint, or the last segment of its own trunk; None at start 0."""
+        if isinstance(arm.pretrain, PublicModel):
+            return self.leaf(arm.pretrain.weights)
         if not isinstance(arm.pretrain, Donor):
             return self.segments(arm.pretrain, trunk_cuts(arm.pretrain, arm.start))
         if not arm.start:
@@ -258,7 +261,7 @@ class _TreeRenderer:
 
 
 def _is_model(step: Step) -> bool:
-    return step.kind in MODEL_KINDS or bool(step.donor_model)
+    return step.kind in MODEL_KINDS or step.is_public_checkpoint
 
 
 def _is_trunk(step: Step) -> bool:

@@ -23,7 +23,7 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.scales.synthetic import SYNTHETIC_TEXT_TASKS, SYNTHETIC_VISION_TASKS
-from firstsight.recipe.stages import AdamWSpec, Pretrain, Stage, TokenizerSource
+from firstsight.recipe.stages import AdamWSpec, Pretrain, PublicModel, Stage, TokenizerSource
 from firstsight.recipe.study import Arm
 from firstsight.recipe.synthetic_sizes import LARGEST_TURNS, SyntheticSource
 from firstsight.recipe.vision import ContrastiveTraining, Dinov2, TowerSpec
@@ -45,6 +45,10 @@ def check_arm(arm: Arm) -> None:
             "Got start 0 and no stages; set a start above 0 or add a stage."
         )
     trunk = arm.pretrain
+    if isinstance(trunk, PublicModel):
+        _check_public_model(arm)
+        _check_evaluation(arm)
+        return
     if arm.start and isinstance(trunk, Pretrain):
         _check_numbers(f"{arm.label}: pretrain", trunk)
         _check_vocabulary(f"{arm.label}: pretrain", trunk.tokenizer, trunk.model)
@@ -193,6 +197,13 @@ def _check_mix(location: str, stage: Stage) -> None:
             )
 
 
+def _check_public_model(arm: Arm) -> None:
+    """It has no stages, and is evaluated as it is."""
+    if arm.stages or arm.start != 1:
+        got = f"start {arm.start} and {len(arm.stages)} stages"
+        _refuse(f"{arm.label}: pretrain", "a finished model without stages", got, "Write start=Share(1), stages=()")
+
+
 def _check_last_checkpoints(location: str, stage: Stage) -> None:
     if (first := stage.checkpoint_tokens[-1]) < 1:
         end = stage.checkpoint_tokens[0]
@@ -240,7 +251,8 @@ def _check_evaluation(arm: Arm) -> None:
         _refuse(location, "at least one task", "none", "Name some in vision_tasks or text_tasks")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         _refuse(location, "each task once", f"{', '.join(repeated)} twice", "Name it once")
-    if evaluate.vision_tasks and not arm.stages:
+    trunk = arm.pretrain
+    if evaluate.vision_tasks and not arm.stages and not isinstance(trunk, PublicModel):
         advice = "Write vision_tasks=(), or add a stage with images"
         _refuse(f"{location}.vision_tasks", "none for a text model", ", ".join(evaluate.vision_tasks), advice)
     if not isinstance(evaluate.benchmarks, SyntheticBenchmarks):
@@ -258,7 +270,7 @@ def _check_evaluation(arm: Arm) -> None:
             world.max_objects,
             "Raise it",
         )
-    tokenizer = arm.stages[-1].tokenizer if arm.stages else arm.pretrain.tokenizer
+    tokenizer = arm.stages[-1].tokenizer if arm.stages else None if isinstance(trunk, PublicModel) else trunk.tokenizer
     if isinstance(tokenizer, SyntheticVocabulary) and not _has_same_words(world, tokenizer.world):
         got = f"objects={world.objects}, kinds={world.kinds}"
         wanted = f"words of the tokenizer, objects={tokenizer.world.objects}, kinds={tokenizer.world.kinds}"

@@ -12,7 +12,7 @@ from itertools import pairwise
 from firstsight.plan.estimate import DeviceSpec, format_hours, text_run_flops
 from firstsight.recipe.scales.published import COMMON_ASSUMPTIONS, PUBLISHED_DEVICE, published_run
 from firstsight.recipe.schedule import Continue, CurvePoint, Rewarm
-from firstsight.recipe.stages import Donor, Finetune, Midtrain, Pretrain, Trains, TrunkSegment
+from firstsight.recipe.stages import Donor, Finetune, Midtrain, Pretrain, PublicModel, Trains, TrunkSegment
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import Tokens
 
@@ -63,7 +63,8 @@ def stage_table(study: Study) -> tuple[tuple[str, ...], ...]:
 def published_lines(study: Study, *, utilisation: float) -> Iterator[str]:
     """For each of the paper's trunks its published hours beside ours, with the utilisation that they imply, and what
     the scale assumes where the paper says nothing or contradicts itself."""
-    trunks = dict.fromkeys(_without_seed(arm.pretrain) for arm in study.arms)
+    trained = (arm.pretrain for arm in study.arms if not isinstance(arm.pretrain, PublicModel))
+    trunks = dict.fromkeys(map(_without_seed, trained))
     runs = {trunk: run for trunk in trunks if (run := published_run(trunk))}
     for trunk, run in runs.items():
         if run.gpu_hours:
@@ -99,8 +100,8 @@ class PublishedRate:
 
 def published_rate(arm: Arm) -> PublishedRate | None:
     """The rate of an arm that starts, and schedules its mid-training, as an arm of the paper; None for any other."""
-    run = published_run(arm.pretrain)
-    stage = arm.stages[0] if arm.stages else None
+    trunk, stage = arm.pretrain, arm.stages[0] if arm.stages else None
+    run = None if isinstance(trunk, PublicModel) else published_run(trunk)
     if run is None or stage is None or arm.start not in run.rates:
         return None
     published = run.rates[arm.start]
@@ -127,8 +128,10 @@ def planned_rates(spec: TrunkSegment | Midtrain | Finetune) -> list[tuple[int, f
     return [(tokens, run.lr(Tokens(tokens))) for tokens in sorted(points)]
 
 
-def _trunk_text(trunk: Pretrain | Donor) -> str:
-    """One trunk: its length and rates, and a donor's checkpoints."""
+def _trunk_text(trunk: Pretrain | Donor | PublicModel) -> str:
+    """One trunk: its length and rates, and a donor's checkpoints; or a public model."""
+    if isinstance(trunk, PublicModel):
+        return f"public model: {trunk.weights.name}, evaluated as it is"
     rates = _rates_text([trunk.lr(Tokens(0)), trunk.schedule.peak_lr, trunk.lr(trunk.rounded_tokens)])
     schedule = f"{trunk.tokens:,} tokens, learning rate {rates}, {trunk.schedule.warmup} warm-up"
     if isinstance(trunk, Pretrain):

@@ -84,6 +84,11 @@ class Step:
         """The readable part of the address: the kind, and the setting that distinguishes it from its siblings."""
         return self.address[:-13]
 
+    @property
+    def is_public_checkpoint(self) -> bool:
+        """Whether it is the weights of others: of a donor, or of a whole model."""
+        return self.donor_model is not None or (isinstance(self.spec, External) and self.spec.form == "model")
+
     def parent(self, role: str) -> Step | None:
         """The input in `role`, if any."""
         return dict(self.needs).get(role)

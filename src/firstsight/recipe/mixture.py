@@ -16,7 +16,7 @@ PackingMode = Literal["one_image_per_row", "best_fit"]
 ShareUnit = Literal["rows", "tokens", "loss_tokens"]
 """What a share counts: rows (the paper), tokens without padding, or tokens that have loss."""
 ExternalForm = Literal[
-    "text", "captions", "interleaved", "dialogues", "benchmarks", "tokenizer", "encoder", "checkpoint"
+    "text", "captions", "interleaved", "dialogues", "benchmarks", "tokenizer", "encoder", "checkpoint", "model"
 ]
 
 

@@ -197,6 +197,27 @@ class Donor(_TextRun):
 
 
 @spec
+class PublicModel:
+    """A finished model of others in transformers' layout: evaluated as it is, without stages and without seeds."""
+
+    TAG: ClassVar = "public_model"
+    weights: External
+
+    def __post_init__(self) -> None:
+        if self.weights.form != "model":
+            raise QuantityError(f'{self.weights.name}: wanted an External of form "model". Got {self.weights.form}.')
+
+    @property
+    def rounded_tokens(self) -> Tokens:
+        """0: how many tokens it was trained on is not declared."""
+        return Tokens(0)
+
+    def tokens_at(self, share: Share) -> Tokens:
+        """0 at every share."""
+        return Tokens(0)
+
+
+@spec
 class TrunkSegment:
     """The part of a trunk from `start` (the end of the previous segment, or 0) to `end`."""
 

@@ -31,6 +31,7 @@ from firstsight.recipe.stages import (
     LastCheckpoints,
     Midtrain,
     Pretrain,
+    PublicModel,
     resolve_schedules,
 )
 from firstsight.units import Share, Tokens
@@ -49,8 +50,8 @@ class Arm:
     TAG: ClassVar = "arm"
     name: str
     seed: int
-    pretrain: Pretrain | Donor
-    """The trunk: text pre-training of this study, or a public run with checkpoints."""
+    pretrain: Pretrain | Donor | PublicModel
+    """The trunk: text pre-training of this study, or a public run with checkpoints; or a finished model of others."""
     start: Share
     """Where on the trunk the first stage branches off; 0 starts from an untrained model."""
     stages: tuple[Midtrain | Finetune, ...]
@@ -75,7 +76,7 @@ class Arm:
 
     def with_seed(self, seed: int) -> Arm:
         """The same arm with every stage's seed set; a donor has none."""
-        trunk = self.pretrain if isinstance(self.pretrain, Donor) else replace(self.pretrain, seed=seed)
+        trunk = replace(self.pretrain, seed=seed) if isinstance(self.pretrain, Pretrain) else self.pretrain
         stages = tuple(replace(stage, seed=seed) for stage in self.stages)
         return replace(self, seed=seed, pretrain=trunk, stages=stages)
 
@@ -84,6 +85,8 @@ class Arm:
 
         QuantityError for a schedule that has nothing to continue, or would rise.
         """
+        if isinstance(self.pretrain, PublicModel):
+            return ()
         return resolve_schedules(self._full_stages(), trunk=self.pretrain, start=self.start, location=self.label)
 
     def total_tokens(self) -> Tokens:

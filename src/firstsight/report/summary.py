@@ -128,6 +128,7 @@ def study_limits(
     limits = [
         _scale_limit(study, run),
         _seed_limit(arms),
+        _untrained_limit(arms),
         *[f"Arms over equal seeds: {', '.join(gaps)}." for gaps in [seed_gaps(arms)] if gaps],
         *dict.fromkeys(_hollow_limits(arms, study)),
         _budget_limit(tokens),
@@ -162,9 +163,9 @@ def tests_paper(study: Study) -> bool:
 
 
 def seed_gaps(arms: Sequence[ArmResult]) -> list[str]:
-    """The arms that lack a seed that others have: mlp3 lacks seed 2."""
+    """The arms that lack a seed that others have: mlp3 lacks seed 2. Models that were not trained here have none."""
     seeds: dict[str, set[int]] = {}
-    for arm in arms:
+    for arm in filter(_is_trained, arms):
         seeds.setdefault(arm.name, set()).add(arm.seed)
     lacking = {name: sorted(set().union(*seeds.values()) - own) for name, own in seeds.items()}
     return [
@@ -172,6 +173,19 @@ def seed_gaps(arms: Sequence[ArmResult]) -> list[str]:
         for name, missing in lacking.items()
         if missing
     ]
+
+
+def _is_trained(arm: ArmResult) -> bool:
+    """Whether a step of the study trained it; else it is a model of others."""
+    return bool(arm.stages)
+
+
+def _untrained_limit(arms: Sequence[ArmResult]) -> str:
+    names = [arm.name for arm in arms_with_scores(arms) if not _is_trained(arm)]
+    if not names:
+        return ""
+    rule = "Each is compared with one seed of the others, on the same questions, with intervals over questions alone"
+    return f"How {join_names(names)} would score with other seeds, data or budgets: not trained here. {rule}."
 
 
 def _seed_limit(arms: Sequence[ArmResult]) -> str:

@@ -20,6 +20,7 @@ from firstsight.errors import QuantityError
 from firstsight.recipe.analysis import STABLE_MEASURES, Axis, DecisionAccuracy, Figure, Sweep
 from firstsight.recipe.model import decoder_spec
 from firstsight.recipe.scales import Scale, smaller_sizes
+from firstsight.recipe.stages import PublicModel
 from firstsight.recipe.study import Arm, Horizon, Study
 from firstsight.studies.when import when_at
 from firstsight.units import parse_share
@@ -62,6 +63,9 @@ def at_sizes(build: Callable[[Scale], Study], *, smaller: Mapping[str, Scale], l
 def _sized(study: Study, suffix: str) -> Iterator[Arm]:
     """The arms of a study with `suffix` after their names, and the size of their decoder as coordinate."""
     for arm in study.arms:
+        if isinstance(arm.pretrain, PublicModel):
+            got = f"Got {arm.name}, a model of others. Leave it out"
+            raise QuantityError(f"{study.name}: wanted arms that are trained here, at any size. {got}.")
         size = decoder_spec(arm.stages[-1].model if arm.stages else arm.pretrain.model).parameters()
         yield replace(arm, name=f"{arm.name}{suffix}", at={**arm.at, SIZE.name: size})
 

@@ -186,7 +186,8 @@ def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tupl
         return Finding(name, f"benchmarks: {', '.join(tasks)}"), 0
     if form in RECORD_FORMS:
         return _records(name, local, form, is_prepared=is_prepared)
-    return {"tokenizer": _tokenizer, "encoder": _encoder, "checkpoint": _checkpoint}[form](name, local), 0
+    finders = {"tokenizer": _tokenizer, "encoder": _encoder, "checkpoint": _checkpoint, "model": _model}
+    return finders[form](name, local), 0
 
 
 def _records(name: str, location: Location, form: ExternalForm, *, is_prepared: bool) -> tuple[Finding, int]:
@@ -203,7 +204,7 @@ def _records(name: str, location: Location, form: ExternalForm, *, is_prepared: 
 
 def _tokenizer(name: str, location: Location) -> Finding:
     size = check_models.tokenizer_size(location, name)
-    vocab_size = paper.paper_scale("1b").base.pretrain.model.vocab_size
+    vocab_size = paper.paper_scale("1b").base.stages[0].model.lm.vocab_size
     advice = f"The scales 79m to 7b have room for {vocab_size:,}: give your models a larger vocabulary."
     return check_finding(name, f"tokenizer: {size:,} tokens", ok=size <= vocab_size, advice=advice)
 
@@ -224,6 +225,10 @@ def _checkpoint(name: str, location: Location) -> Finding:
     lm, kind = (model.lm, "a vision-language model") if isinstance(model, VLMSpec) else (model, moments)
     value = f"checkpoint: {lm.layers} layers, width {lm.width}, vocabulary {lm.vocab_size:,}, {kind}"
     return Finding(name, value, advice="" if has_moments else 'Branches from it need moments="fresh".')
+
+
+def _model(name: str, location: Location) -> Finding:
+    return Finding(name, f"model of others: {read_settings(Path(location.path) / 'config.json').get('model_type')}")
 
 
 def _downloaded(location: Location) -> Location | None:
@@ -249,6 +254,8 @@ def detect_form(name: str, location: Location) -> ExternalForm:
         return "checkpoint"
     if config.is_file() and read_settings(config).get("model_type") in check_models.ENCODER_DEFAULTS:
         return "encoder"
+    if config.is_file() and any(path.glob("*.safetensors")):
+        return "model"
     if path.name == "tokenizer.json" or (path / "tokenizer.json").is_file():
         return "tokenizer"
     if any((path / task).is_dir() for task in (*VISION_TASKS, *paper.PAPER_TEXT_TASKS)):

@@ -77,7 +77,7 @@ def find_text_model(name: str, stored: StoredStudy) -> Path:
     if Path(name).is_dir():
         raise RequestError(f"{name}: a folder does not record its text model. Name it with --text-model.")
     address = _checkpoint_address(name, stored)
-    donors = {step.address for step in stored.graph.steps if step.donor_model}
+    donors = {step.address for step in stored.graph.steps if step.is_public_checkpoint}
     while address not in donors and (record := Store(stored.root).provenance(address))["kind"] != "pretrain":
         parent = record["needs"].get("previous") or record["needs"].get("trunk")
         if parent is None:
@@ -97,7 +97,7 @@ def _checkpoint_address(name: str, stored: StoredStudy) -> str:
     step = stored.graph.final_step(subject.label) if isinstance(subject, Arm) else subject
     assert isinstance(step, Step)  # a spec comes from a stored result
     step = step.parent("checkpoint") or step
-    if not step.donor_model and (stored.store is None or not stored.store.has(step.address)):
+    if not step.is_public_checkpoint and (stored.store is None or not stored.store.has(step.address)):
         command = f"firstsight run {study.name} --scale {study.scale} --out {out}"
         raise RequestError(f"{name}: its checkpoint {step.address} is not stored under {out}. Run it first: {command}")
     return step.address
@@ -105,7 +105,7 @@ def _checkpoint_address(name: str, stored: StoredStudy) -> str:
 
 def _checkpoint_folder(address: str, stored: StoredStudy) -> Path:
     for step in stored.graph.steps:
-        if step.address == address and step.donor_model:
+        if step.address == address and step.is_public_checkpoint:
             return sources.local_path(step.spec, stored.site)
     return Store(stored.root).check_result(address)
 

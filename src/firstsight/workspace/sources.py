@@ -25,8 +25,10 @@ SITE_VARIABLE = "FIRSTSIGHT_SITE"
 """The environment variable with the path of the site file."""
 RECORD_FORMS: tuple[ExternalForm, ...] = ("text", "captions", "interleaved", "dialogues")
 """Forms of sources that consist of records and are prepared."""
-HUB_FORMS = ("tokenizer", "encoder", "checkpoint")
+HUB_FORMS = ("tokenizer", "encoder", "checkpoint", "model")
 """Forms that may be a model repository on the Hugging Face hub: `path = "hf://owner/name"`."""
+TOKENIZER_SUFFIXES = (".model", ".txt", ".jinja")
+"""Suffixes of the files of a model in transformers' layout, besides JSON, that decide which tokens it reads."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 """Suffixes of weight files; the digest of an encoder covers these and the JSON files next to them."""
 
@@ -179,9 +181,9 @@ def checkpoint_files(location: Location, name: str) -> list[Path]:
 
 
 def content_digest(source: External, site: Site, digests: FileDigests) -> str:
-    """The digest of a tokenizer, encoder, checkpoint or benchmarks folder; RequestError where it is not one.
+    """The digest of a tokenizer, encoder, checkpoint, model or benchmarks folder; RequestError where it is not one.
 
-    An encoder's or checkpoint's covers its weights and the files that configure them, a benchmarks folder's all files.
+    Those of models cover weights and the files that configure them, that of a benchmarks folder all files.
     """
     name, location = source.name, site.sources[source.name]
     if source.form == "tokenizer":
@@ -192,5 +194,7 @@ def content_digest(source: External, site: Site, digests: FileDigests) -> str:
         if not files:
             raise RequestError(f"{name}: wanted a folder with one folder for each task at {folder}. Got no file.")
     else:
-        files = (encoder_files if source.form == "encoder" else checkpoint_files)(location, name)
+        files = (checkpoint_files if source.form == "checkpoint" else encoder_files)(location, name)
+    if source.form == "model":
+        files += [file for file in folder.glob("*") if file.suffix in TOKENIZER_SUFFIXES]
     return digests.combined_digest(folder, files)

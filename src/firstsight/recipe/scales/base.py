@@ -12,7 +12,6 @@ from firstsight.recipe.schedule import Continue, LRSchedule, Rewarm
 from firstsight.recipe.spec import describe, matches, spec
 from firstsight.recipe.stages import (
     AdamWSpec,
-    Donor,
     Evaluate,
     Finetune,
     Midtrain,
@@ -57,7 +56,7 @@ class Scale:
     def with_decoder(self, lm: LMSpec) -> Scale:
         """The scale with another decoder in its trunk and in every stage, and everything else equal."""
         base = self.base
-        if isinstance(base.pretrain, Donor):
+        if not isinstance(base.pretrain, Pretrain):
             raise QuantityError(f"{self.name}: the decoder of a donor is as published. Got another one for it.")
         stages = tuple(replace(stage, model=replace(stage.model, lm=lm)) for stage in base.stages)
         return replace(self, base=replace(base, pretrain=replace(base.pretrain, model=lm), stages=stages))
