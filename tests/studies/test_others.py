@@ -88,7 +88,7 @@ def test_two_published_layouts_are_judged_like_a_checkpoint(tmp_path: Path) -> N
     (difference,) = claim.differences
     assert difference.interval is None and difference.question_interval is not None, describe_difference(difference)
     text = workspace.report(study).read_text()
-    assert "How first and second would score with other seeds, data or budgets: not trained here." in text
+    assert "How first, second would score with other seeds, data or budgets: not trained here." in text
     assert "lacks seed" not in text
     table = pl.read_csv(tmp_path / "runs" / "reports" / "two-smoke" / "scores.csv").filter(task="stable", kind="vision")
     assert set(table["arm"]) == {"first", "second"}

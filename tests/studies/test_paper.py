@@ -23,7 +23,7 @@ def test_the_parts_are_all_shipped_studies_of_the_paper(scale: str) -> None:
     assert [arm.label for arm in study.arms] == names
 
 
-@pytest.mark.parametrize("scale", ["cpu", "1b"])
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "1b"])
 def test_one_graph_has_the_steps_of_every_study_once(scale: str) -> None:
     study = paper(replace(get_scale(scale), seeds=1))
     graph = build_graph(study)

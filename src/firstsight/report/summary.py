@@ -185,7 +185,7 @@ def _untrained_limit(arms: Sequence[ArmResult]) -> str:
     if not names:
         return ""
     rule = "Each is compared with one seed of the others, on the same questions, with intervals over questions alone"
-    return f"How {join_names(names)} would score with other seeds, data or budgets: not trained here. {rule}."
+    return f"How {', '.join(names)} would score with other seeds, data or budgets: not trained here. {rule}."
 
 
 def _seed_limit(arms: Sequence[ArmResult]) -> str:
