@@ -62,7 +62,13 @@
   }
 
   const nodes = [...document.querySelectorAll("[data-chart]")];
-  const drawAll = () => nodes.forEach((node) => draw(node));
+  // One after the other, so that the page can be read and scrolled meanwhile.
+  async function drawAll() {
+    for (const node of nodes) {
+      await draw(node);
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+  }
   drawAll();
   // A printed page has the stages of the arms and the plan; the table of scores stays closed.
   addEventListener("beforeprint", () => {
