@@ -127,9 +127,16 @@ def test_logarithms_need_numbers_above_zero() -> None:
         _study((RATE,), [{"rate": 0}])
 
 
+def test_a_symmetric_logarithm_has_a_place_for_zero_alone() -> None:
+    symlog = replace(RATE, scale="symlog")
+    assert _study((symlog,), [{"rate": 0}]).drawn_figures == (Sweep(x="rate"),)
+    with pytest.raises(QuantityError, match=r"of 0 or above, because the scale is logarithmic\. Got -1"):
+        symlog.check(-1)
+
+
 @pytest.mark.parametrize("coordinate", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("scale", ["linear", "log"])
-def test_coordinates_are_finite(coordinate: float, scale: Literal["linear", "log"]) -> None:
+@pytest.mark.parametrize("scale", ["linear", "log", "symlog"])
+def test_coordinates_are_finite(coordinate: float, scale: Literal["linear", "log", "symlog"]) -> None:
     with pytest.raises(QuantityError, match=r"axis epochs: wanted a number that is finite\. Got -?(nan|inf)"):
         replace(EPOCHS, scale=scale).check(coordinate)
 

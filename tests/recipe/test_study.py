@@ -46,6 +46,13 @@ def test_a_seed_is_set_in_every_stage_and_changes_nothing_else() -> None:
     assert other.with_seed(0) == arm
 
 
+def test_a_seed_of_one_stage_stays_as_far_from_the_arms() -> None:
+    midtrain, finetune = get_scale("cpu").base.stages
+    arm = replace(get_scale("cpu").base, stages=(midtrain, replace(finetune, seed=358)))
+    assert [stage.seed for stage in arm.with_seed(7).stages] == [7, 365], "the seeds of the paper's Table 7"
+    assert arm.with_seed(7).with_seed(0) == arm
+
+
 @pytest.mark.parametrize("name", SCALES)
 @pytest.mark.parametrize("study", [when, when_controls, encoders, frozen])
 def test_at_the_full_horizon_all_arms_are_trained_on_equally_many_tokens(study: StudyMaker, name: str) -> None:

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from firstsight.recipe.analysis import Claim, Comparison
+from firstsight.recipe.analysis import Claim, Comparison, within
 from firstsight.report.claims import ClaimResult, evaluate_claims
 from firstsight.report.compare import ArmComparison
 from firstsight.report.results import ArmResult
 from firstsight.report.summary import answer_sentence
 from firstsight.report.table import score_table
-from firstsight.studies.when import BEST, FROM_SCRATCH, TEXT_KEPT, TWO_POINTS
+from firstsight.studies.when import BEST, EARLIEST_WORSE, TEXT_KEPT, TWO_POINTS
 from firstsight.studies.when_controls import SAME_SCHEDULE
 from tests.report.study_builder import MakeArms
 
@@ -21,7 +21,7 @@ OPPOSITE = {0: 0.8, 20: 0.6, 40: 0.5, 60: 0.4, 80: 0.2, 100: 0.5}
 FLAT = dict.fromkeys(range(0, 101, 20), 0.5)
 
 
-WHEN = (BEST, TWO_POINTS, FROM_SCRATCH, TEXT_KEPT)
+WHEN = (BEST, TWO_POINTS, EARLIEST_WORSE, TEXT_KEPT)
 
 
 def _claims(arms: list[ArmResult], *claims: Claim) -> dict[str, ClaimResult]:
@@ -35,18 +35,39 @@ def _verdicts(arms: list[ArmResult], *claims: Claim) -> dict[str, str]:
 
 def test_claims_hold_for_effects_as_in_the_paper(make_arms: MakeArms) -> None:
     arms = make_arms(vision=AS_IN_PAPER, text={0: 0.1, 20: 0.3, 40: 0.4, 60: 0.5, 80: 0.75, 100: 0.6}, questions=80)
-    assert _verdicts(arms) == dict.fromkeys(("best", "two-points", "from-scratch", "text-kept"), "holds")
+    assert _verdicts(arms) == dict.fromkeys(("best", "two-points", "earliest-worse", "text-kept"), "holds")
 
 
 def test_claims_flip_for_opposite_effects(make_arms: MakeArms) -> None:
     arms = make_arms(vision=OPPOSITE, text=OPPOSITE, questions=80)
-    assert _verdicts(arms) == dict.fromkeys(("best", "two-points", "from-scratch", "text-kept"), "flips")
+    assert _verdicts(arms) == dict.fromkeys(("best", "two-points", "earliest-worse", "text-kept"), "flips")
 
 
 def test_claims_are_undecided_without_effects(make_arms: MakeArms) -> None:
     verdicts = _verdicts(make_arms(vision=FLAT, text=FLAT, noise=0.08, questions=30))
     assert verdicts.pop("text-kept") != "flips"
-    assert verdicts == dict.fromkeys(("best", "two-points", "from-scratch"), "undecided")
+    assert verdicts == dict.fromkeys(("best", "two-points", "earliest-worse"), "undecided")
+
+
+@pytest.mark.parametrize(
+    ("effects", "questions", "verdict"),
+    [((0.5, 0.5), 400, "holds"), ((0.5, 0.8), 80, "flips"), ((0.8, 0.5), 80, "flips"), ((0.5, 0.5), 4, "undecided")],
+)
+def test_equivalence_needs_both_ends_of_the_interval_within_the_margin(
+    make_arms: MakeArms, effects: tuple[float, float], questions: int, verdict: str
+) -> None:
+    vision, text = dict(zip((60, 80), effects, strict=True)), {60: 0.5, 80: 0.5}
+    arms = make_arms(vision=vision, text=text, questions=questions, trunk=False)
+    same = Claim(
+        name="same",
+        statement="?",
+        source="?",
+        compare=within(("start-060",), ("start-080",), measure="vision", margin=0.05),
+    )
+    (result,) = _claims(arms, same).values()
+    assert result.verdict == verdict
+    intervals = [difference.interval for difference in result.differences]
+    assert verdict != "holds" or all(each is not None and -0.05 < each[0] < each[1] < 0.05 for each in intervals)
 
 
 def test_differences_too_small_to_matter_flip_a_claim(make_arms: MakeArms) -> None:
@@ -81,7 +102,7 @@ def test_every_difference_has_its_interval(make_arms: MakeArms) -> None:
 def test_comparisons_that_decide_one_claim_are_corrected_together(make_arms: MakeArms) -> None:
     claims = _claims(make_arms(vision=AS_IN_PAPER, questions=80))
     assert [d.family_size for d in claims["best"].differences] == [5] * 5
-    assert [d.family_size for d in claims["from-scratch"].differences] == [2] * 2
+    assert [d.family_size for d in claims["earliest-worse"].differences] == [2] * 2
     assert claims["two-points"].differences[0].family_size == 1
     assert "after Holm for 5" in claims["best"].evidence
 

@@ -51,8 +51,8 @@ class Axis:
     label: str
     """Title of the axis in figures and tables: Text pre-training before images."""
     unit: Literal["percent", "count", "tokens", "parameters", "category"]
-    scale: Literal["linear", "log"] = "linear"
-    """Of numbers; categories have none."""
+    scale: Literal["linear", "log", "symlog"] = "linear"
+    """Of numbers; categories have none. symlog: logarithmic, but linear near 0, so that it has a place for 0."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name in RESERVED_NAMES:
@@ -74,8 +74,10 @@ class Axis:
             is_number, wanted = isinstance(coordinate, Share), "a Share, such as Share(4, 5)"
         if isinstance(coordinate, float) and self.is_numeric and not math.isfinite(coordinate):
             is_number, wanted = False, f"{wanted} that is finite"
-        elif is_number and self.is_numeric and self.scale == "log":
-            is_number, wanted = float(coordinate) > 0, f"{wanted} above 0, because the scale is logarithmic"
+        elif is_number and self.is_numeric and self.scale != "linear":
+            is_legal = float(coordinate) > 0 if self.scale == "log" else float(coordinate) >= 0
+            limit = "above 0" if self.scale == "log" else "of 0 or above"
+            is_number, wanted = is_legal, f"{wanted} {limit}, because the scale is logarithmic"
         if is_number != self.is_numeric:
             raise QuantityError(f"axis {self.name}: wanted {wanted}. Got {coordinate!r}.")
 
@@ -233,3 +235,18 @@ class Claim:
     """The published numbers, as a sentence."""
     caution: str = ""
     """What confounds it, as a sentence."""
+    dissent: str = ""
+    """Later or other work that found something else, with its numbers, as a sentence."""
+
+
+def within(
+    arms: tuple[str, ...], others: tuple[str, ...], *, measure: Measure, margin: float
+) -> tuple[Comparison, Comparison]:
+    """Comparisons that hold together where each of `arms` scores less than `margin` more or less than each of `others`.
+
+    Two one-sided tests of equivalence (Schuirmann 1987, doi:10.1007/BF01068419).
+    """
+    return (
+        Comparison(arms=arms, others=others, measure=measure, expect="more", margin=-margin),
+        Comparison(arms=arms, others=others, measure=measure, expect="less", margin=margin),
+    )

@@ -75,9 +75,13 @@ class Arm:
         return f"{self.name}.s{self.seed}"
 
     def with_seed(self, seed: int) -> Arm:
-        """The same arm with every stage's seed set; a donor has none."""
-        trunk = replace(self.pretrain, seed=seed) if isinstance(self.pretrain, Pretrain) else self.pretrain
-        stages = tuple(replace(stage, seed=seed) for stage in self.stages)
+        """The same arm with another seed in its trunk and in every stage; a donor has none.
+
+        The seed of a stage that differs from the arm's by a number differs by it afterwards too.
+        """
+        trunk, change = self.pretrain, seed - self.seed
+        trunk = replace(trunk, seed=trunk.seed + change) if isinstance(trunk, Pretrain) else trunk
+        stages = tuple(replace(stage, seed=stage.seed + change) for stage in self.stages)
         return replace(self, seed=seed, pretrain=trunk, stages=stages)
 
     def resolved_stages(self) -> tuple[Midtrain | Finetune, ...]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from math import log
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from firstsight.recipe.analysis import Axis, Bars, Grid, Sweep
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import Study
-from firstsight.report.figures.layout import DODGE, MARGIN, Layout, lay_out
+from firstsight.report.figures.layout import DODGE, MARGIN, Layout, lay_out, symlog_constant
 from firstsight.report.results import ArmResult
 from firstsight.studies.when import trunk_arm
 from firstsight.units import Share
@@ -48,7 +51,44 @@ def test_lines_are_moved_apart_around_the_coordinate_on_a_logarithmic_axis(arms:
     assert layout.series == ["web", "code"] and column(layout, "tick") == [1.0, 1.0, 100.0, 100.0]
     shifts = [log(x / tick) / log(100) for x, tick in zip(column(layout, "x"), column(layout, "tick"), strict=True)]
     assert shifts == pytest.approx([-DODGE / 2, DODGE / 2] * 2)
-    assert domain(layout) == pytest.approx([100**-MARGIN, 100 ** (1 + MARGIN)]) and layout.is_log
+    assert domain(layout) == pytest.approx([100**-MARGIN, 100 ** (1 + MARGIN)])
+    assert layout.x().to_dict()["scale"]["type"] == "log"
+
+
+SHARES = (0, 1, 5, 10, 20, 50, 80, 100)
+IMAGES = replace(SIZE, name="images", unit="percent", scale="symlog")
+
+
+def test_a_symlog_axis_draws_zero_and_keeps_all_ticks_apart(arms: list[ArmResult]) -> None:
+    """At log(1 + value / constant), from the first to the last tick with margins; two lines are beside the tick."""
+    places = [(share, group) for share in SHARES for group in ("early", "late")]
+    made = [
+        replace(arms[0], name=f"{group}-{share}", group=group, at={"images": Share(share, 100)})
+        for share, group in places
+    ]
+    layout = lay_out(Sweep(x="images"), made, replace(OWN, axes=(IMAGES,)))
+    x = layout.x().to_dict()
+    assert x["axis"]["values"] == [share / 100 for share in SHARES] and x["scale"]["type"] == "symlog"
+    constant, length = x["scale"]["constant"], log(1 + 1 / x["scale"]["constant"])
+    places_on_axis = [log(1 + share / 100 / constant) / length for share in SHARES]
+    assert min(b - a for a, b in pairwise(places_on_axis)) * 460 > 25, "pixels of a figure, for labels of that width"
+    for shift, tick, value in zip([-0.5, 0.5] * 8, column(layout, "tick"), column(layout, "x"), strict=True):
+        assert isinstance(value, float) and isinstance(tick, float)
+        place = log(1 + abs(value) / constant) * (1 if value >= 0 else -1)
+        assert place == pytest.approx(log(1 + tick / constant) + shift * DODGE * length)
+    low, high = domain(layout)
+    assert -log(1 - low / constant) == pytest.approx(-MARGIN * length)
+    assert log(1 + high / constant) == pytest.approx((1 + MARGIN) * length)
+
+
+@given(st.sets(st.integers(1, 1000), min_size=1, max_size=8), st.booleans())
+def test_the_constant_of_a_symlog_axis_is_a_tick_that_no_other_one_betters(above: set[int], has_zero: bool) -> None:
+    ticks = [*[0.0] * has_zero, *map(float, sorted(above))]
+    gaps = {}
+    for constant in ticks[has_zero:]:
+        places = [log(1 + tick / constant) for tick in ticks]
+        gaps[constant] = min((b - a for a, b in pairwise(places)), default=0) / (places[-1] - places[0] or 1)
+    assert gaps[symlog_constant(ticks)] == pytest.approx(max(gaps.values()))
 
 
 def test_a_hollow_group_is_on_the_line_of_the_others(make_arms: MakeArms) -> None:

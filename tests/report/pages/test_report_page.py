@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from dataclasses import replace
@@ -72,6 +73,13 @@ def test_every_figure_states_the_horizon(finished_study: WrittenStudy) -> None:
     figures = sorted((finished_study[1].parent / "figures").glob("*.svg"))
     assert [file.stem for file in figures] == sorted(FIGURES)
     assert all("horizon branch" in file.read_text(encoding="utf-8") for file in figures)
+
+
+def test_other_findings_stand_beside_their_claim(finished_study: WrittenStudy) -> None:
+    page = finished_study[1].read_text()
+    dissents = [claim.dissent for claim in study().claims if claim.dissent]
+    assert dissents and page.count("Other findings.") == len(dissents)
+    assert all(html.escape(dissent, quote=False) in page for dissent in dissents)
 
 
 def test_page_loads_nothing(finished_study: WrittenStudy) -> None:

@@ -7,7 +7,16 @@ from dataclasses import replace
 from functools import partial
 
 from firstsight.errors import QuantityError, UnknownName
-from firstsight.recipe.scales.base import CONTINUED, IMAGE_SHARE, REWARMED, START, Scale, branch_at, with_image_share
+from firstsight.recipe.scales.base import (
+    CONTINUED,
+    IMAGE_SHARE,
+    REWARMED,
+    START,
+    Scale,
+    branch_at,
+    percent_name,
+    with_image_share,
+)
 from firstsight.recipe.scales.paper import PAPER_SIZES, paper_scale
 from firstsight.recipe.scales.synthetic import (
     SMALLER_WIDTHS,
@@ -27,6 +36,7 @@ __all__ = [
     "Scale",
     "branch_at",
     "get_scale",
+    "percent_name",
     "smaller_sizes",
     "with_image_share",
 ]

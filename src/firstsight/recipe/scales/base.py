@@ -30,8 +30,8 @@ VISION_TASKS = ("vqav2", "gqa", "vizwiz", "textvqa", "refcoco", "ocid_ref", "pop
 START = Axis(name="start", label="Text pre-training before images", unit="percent")
 """The axis of `branch_at`."""
 
-IMAGE_SHARE = Axis(name="image_share", label="Images in mid-training, share of rows", unit="percent")
-"""The axis of `with_image_share`."""
+IMAGE_SHARE = Axis(name="image_share", label="Images in mid-training, share of rows", unit="percent", scale="symlog")
+"""The axis of `with_image_share`; 0 has a place on it."""
 
 CONTINUED, REWARMED = "continued", "re-warmed"
 """Groups of the arms of `branch_at`, by the learning rate at which they start."""
@@ -161,7 +161,9 @@ def branch_at(scale: Scale, start: Share) -> Arm:
     if 0 < start < 1:
         schedule, group = Continue(min_lr=scale.rewarm.min_lr), CONTINUED
     stages = (replace(midtrain, schedule=schedule), *later)
-    return replace(base, name=start_name(start), start=start, stages=stages, at={START.name: start}, group=group)
+    return replace(
+        base, name=percent_name("start", start), start=start, stages=stages, at={START.name: start}, group=group
+    )
 
 
 def with_image_share(arm: Arm, share: Share) -> Arm:
@@ -171,10 +173,10 @@ def with_image_share(arm: Arm, share: Share) -> Arm:
     return replace(arm, stages=(first, *later), at={**arm.at, IMAGE_SHARE.name: share})
 
 
-def start_name(start: Share) -> str:
+def percent_name(word: str, share: Share) -> str:
     """start-020 for exactly 20 %; other shares have decimals: start-019.7, and start-033.33 for a third."""
-    percent = start * 100
+    percent = share * 100
     if percent.denominator == 1:
-        return f"start-{percent.numerator:03d}"
+        return f"{word}-{percent.numerator:03d}"
     digits = f"{float(percent):06.2f}"
-    return f"start-{digits[:-2]}{digits[-2:].rstrip('0') or '0'}"
+    return f"{word}-{digits[:-2]}{digits[-2:].rstrip('0') or '0'}"

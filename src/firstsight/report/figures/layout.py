@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import copysign, expm1, log1p
 from typing import Any
 
 import altair as alt
@@ -75,24 +77,37 @@ class Layout:
         options: dict[str, Any] = {"values": ticks[::step]} if len(ticks) <= MAX_TICKS else {}
         options |= {"labelFlush": 12} if compact else {}
         axis = alt.Axis(labelExpr=LABEL_EXPRESSIONS[self.axis.unit], grid=False, **options)
-        scale = alt.Scale(type="log" if self.is_log else "linear", domain=self._domain(ticks), nice=False)
+        kind = self.axis.scale
+        domain = [_moved(ticks[0], -MARGIN, ticks, kind), _moved(ticks[-1], MARGIN, ticks, kind)]
+        scale = alt.Scale(type=kind, domain=domain, nice=False)
+        if kind == "symlog":
+            scale.constant = symlog_constant(ticks)
         return alt.X("x:Q", title=None if compact else self.title, axis=axis, scale=scale)
 
-    @property
-    def is_log(self) -> bool:
-        """Whether the horizontal axis is logarithmic."""
-        return self.axis is not None and self.axis.scale == "log"
 
-    def _domain(self, ticks: Sequence[float]) -> list[float]:
-        first, last = ticks[0], ticks[-1]
-        return [_moved(first, -MARGIN, ticks, is_log=self.is_log), _moved(last, MARGIN, ticks, is_log=self.is_log)]
+def symlog_constant(ticks: Sequence[float]) -> float:
+    """Below which number a symlog axis is about linear: the tick above 0 that keeps neighbours furthest apart.
+
+    A value is at log(1 + value / constant), as in d3 and Vega.
+    """
+
+    def least_gap(constant: float) -> float:
+        places = [log1p(tick / constant) for tick in ticks]
+        return min(b - a for a, b in pairwise(places)) / (places[-1] - places[0])
+
+    positive = [tick for tick in ticks if tick > 0]
+    return max(positive, key=least_gap) if len(ticks) > 1 else next(iter(positive), 1.0)
 
 
-def _moved(value: float, share: float, ticks: Sequence[float], *, is_log: bool) -> float:
+def _moved(value: float, share: float, ticks: Sequence[float], kind: str) -> float:
     """A position moved by a share of the axis's length."""
     first, last = ticks[0], ticks[-1]
-    if is_log:
+    if kind == "log":
         return value * (last / first if last > first else 10.0) ** share
+    if kind == "symlog":
+        constant = symlog_constant(ticks)
+        place = log1p(value / constant) + share * log1p((last - first) / (first + constant) or 1.0)
+        return copysign(constant * expm1(abs(place)), place)
     return value + share * (last - first or abs(first) or 1.0)
 
 
@@ -127,7 +142,7 @@ def _sweep_places(figure: Sweep, arms: Sequence[ArmResult], study: Study) -> pl.
         tick, shift = float(arm.at[axis.name]), DODGE * (line - (len(lines) - 1) / 2)
         series = lines[line] if len(lines) > 1 or figure.hollow else ""
         row: ChartRow = {"arm": arm.name, "place": axis.text(arm.at[axis.name]), "series": series, "tick": tick}
-        row["x"] = _moved(tick, shift, ticks, is_log=axis.scale == "log")
+        row["x"] = _moved(tick, shift, ticks, axis.scale)
         rows.append(row | {"hollow": bool(figure.hollow) and arm.group == figure.hollow})
     return _table(rows)
 
