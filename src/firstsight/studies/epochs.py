@@ -17,7 +17,7 @@ from firstsight.recipe.analysis import Axis, Claim, Comparison, Sweep
 from firstsight.recipe.scales import START, Scale, branch_at
 from firstsight.recipe.stages import Finetune
 from firstsight.recipe.study import Arm, Study, over_seeds
-from firstsight.studies.when import trunk_arm
+from firstsight.studies.when import SMALLEST, trunk_arm
 from firstsight.units import Share
 
 EPOCHS = Axis(name="epochs", label="Epochs of fine-tuning", unit="count")
@@ -31,6 +31,7 @@ MORE_EPOCHS = Claim(
             arms=("start-080-epochs-2", "start-080-epochs-3", "start-080-epochs-4"),
             others=("start-080-epochs-1",),
             measure="vision",
+            smallest=SMALLEST,
         ),
     ),
     published="VQAv2 75.39 after one epoch, 76.5 after two (Table 7, 10 %, seed 7); Figure 8 prints no values.",

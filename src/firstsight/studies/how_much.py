@@ -22,7 +22,7 @@ from dataclasses import replace
 from firstsight.recipe.analysis import Claim, Comparison, Sweep
 from firstsight.recipe.scales import IMAGE_SHARE, Scale, branch_at, percent_name, with_image_share
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
-from firstsight.studies.when import trunk_arm
+from firstsight.studies.when import SMALLEST, trunk_arm
 from firstsight.units import Share
 
 SHARES = tuple(Share(percent, 100) for percent in (0, 1, 5, 10, 20, 50, 100))
@@ -37,6 +37,7 @@ BEST_SHARE = Claim(
             arms=("share-010", "share-020"),
             others=("share-000", "share-001", "share-005", "share-050", "share-100"),
             measure="vision",
+            smallest=SMALLEST,
         ),
     ),
     published="Above or below 10 to 20 % of tokens the 1.4B model is worse; the figure's values are not printed.",
@@ -50,7 +51,7 @@ LITTLE_IS_ENOUGH = Claim(
     statement="A little is enough: 1 % of images gives more vision than none, 5 % is within a point of 10 and 20 %.",
     source="paper, Figure 5 and Table 7",
     compare=(
-        Comparison(arms=("share-001",), others=("share-000",), measure="vision"),
+        Comparison(arms=("share-001",), others=("share-000",), measure="vision", smallest=SMALLEST),
         Comparison(arms=("share-005",), others=("share-010", "share-020"), measure="vision", margin=-0.01),
     ),
     published="VQAv2 73.83, 75.36 and 75.39 with 1, 5 and 10 % at a start of 20 % (Table 7, one epoch, seed 7).",

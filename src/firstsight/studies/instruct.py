@@ -18,7 +18,7 @@ from firstsight.recipe.analysis import Axis, Claim, Comparison, Sweep
 from firstsight.recipe.mixture import Mixture, WeightedSource
 from firstsight.recipe.scales import Scale, branch_at, percent_name
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
-from firstsight.studies.when import trunk_arm
+from firstsight.studies.when import SMALLEST, trunk_arm
 from firstsight.units import Share
 
 INSTRUCT_SHARE = Axis(name="instruct_share", label="Instructions among the images of mid-training", unit="percent")
@@ -36,6 +36,7 @@ INSTRUCT_HURTS = Claim(
             others=("instruct-000",),
             measure="vision",
             expect="less",
+            smallest=-SMALLEST,
         ),
     ),
     published="The figure shows it; its values are not printed.",

@@ -18,7 +18,7 @@ from firstsight.recipe.analysis import Axis, Claim, Comparison, Sweep
 from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.stages import Midtrain
 from firstsight.recipe.study import Arm, Study, over_seeds
-from firstsight.studies.when import trunk_arm
+from firstsight.studies.when import SMALLEST, trunk_arm
 from firstsight.units import Share, Tokens
 
 MULTIPLIER = Axis(name="multiplier", label="Image-text tokens, as a multiple of the scale's", unit="count", scale="log")
@@ -28,8 +28,8 @@ MORE_TOKENS = Claim(
     statement="Twice and four times the image-text tokens give more vision.",
     source="a hypothesis of this study; the paper's Appendix G varies it",
     compare=(
-        Comparison(arms=("tokens-2x", "tokens-4x"), others=("tokens-1x",), measure="vision"),
-        Comparison(arms=("tokens-4x",), others=("tokens-2x",), measure="vision"),
+        Comparison(arms=("tokens-2x", "tokens-4x"), others=("tokens-1x",), measure="vision", smallest=SMALLEST),
+        Comparison(arms=("tokens-4x",), others=("tokens-2x",), measure="vision", smallest=SMALLEST),
     ),
     published="Appendix G shows a figure of 79M models; its values are not printed.",
     caution="More tokens are more text too, and a longer schedule. Not a claim of the paper itself.",
