@@ -9,8 +9,10 @@ import pytest
 
 from firstsight.cli.app import command
 from firstsight.errors import MissingPackage
+from firstsight.site import Location
 from firstsight.workspace import doctor
 from firstsight.workspace.doctor import machine_findings, missing_package
+from tests.evaluate.models import tiny_hf_models
 from tests.workspace.projects import DonorProject, OwnProject
 
 
@@ -88,3 +90,8 @@ def test_doctor_reports_checkpoints_and_models_that_are_not_downloaded(
     assert findings["donor-40"].value == "checkpoint: 2 layers, width 32, vocabulary 512, without moments"
     assert "not on this machine yet" in findings["far"].value and "set path to that folder" in findings["far"].advice
     assert findings["odd"].state == "missing" and "hf://OWNER/NAME" in findings["odd"].advice
+
+
+def test_a_model_in_the_layout_of_transformers_is_one(tmp_path: Path) -> None:
+    location = Location(path=str(tiny_hf_models.llava(tmp_path / "llava")))
+    assert doctor.detect_form("whole", location) == "model"

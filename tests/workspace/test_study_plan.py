@@ -125,15 +125,17 @@ def test_a_plan_names_the_claims_whose_arms_or_tasks_do_not_exist(tmp_path: Path
 
 
 def test_a_combined_plan_counts_what_parts_share(tmp_path: Path) -> None:
-    """`rewarm` adds two branches to the steps of `when`: their mid-training, fine-tuning and evaluation."""
-    parts = [fs.study(name, scale="smoke") for name in ("when", "rewarm")]
+    """The controls add branches to the steps of `when`, each with mid-training, fine-tuning and evaluation."""
+    parts = [fs.study(name, scale="smoke") for name in ("when", "when-controls")]
     graphs = [StoredStudy(part, tmp_path, Site()).graph for part in parts]
+    added = set(graphs[1].steps) - set(graphs[0].steps)
+    assert {step.kind for step in added} == {"midtrain", "finetune", "evaluate"}
     plan = fs.Workspace(tmp_path).plan(combine("both", question="Which?", parts=parts))
     rows = [line.split() for line in plan.lines()]
-    counts = [row[:4] for row in rows if row[:1] in (["when"], ["rewarm"])]
+    counts = [row[:4] for row in rows if row[:1] in (["when"], ["when-controls"])]
     assert counts == [
         ["when", "7", str(len(graphs[0].steps)), str(len(graphs[0].steps))],
-        ["rewarm", "5", str(len(graphs[1].steps)), "6"],
+        ["when-controls", str(len(parts[1].arms)), str(len(graphs[1].steps)), str(len(added))],
     ]
     costs = [fs.Workspace(tmp_path).plan(part).cost for part in parts]
     separate, unshared = (sum(getattr(c, name).flops for c in costs) for name in ("total", "unshared_total"))
