@@ -19,7 +19,9 @@ def test_json_is_safe_inside_a_script_element(finished_study: WrittenStudy) -> N
     assert json.loads(inline_json(hostile)) == hostile
     assert not set("<>&") & set(inline_json(hostile))
     page = Page(finished_study[1].read_text())
-    assert json.loads(page.scripts[1]).keys() == {"stable", "soft", "tasks", "heat", "schedules", "losses"}
+    assert json.loads(page.scripts[1]).keys() == {
+        *("stable", "single", "soft", "tasks", "pareto", "forgetting", "heat", "schedules", "losses"),
+    }
 
 
 def test_missing_names_are_errors() -> None:

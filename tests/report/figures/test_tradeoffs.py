@@ -81,7 +81,7 @@ def test_forgetting_joins_the_stages_of_one_training(make_arms: MakeArms) -> Non
     [points] = layer_rows(spec, "point")
     stages = {arm: [row["stage"] for row in points if row["arm"] == arm] for arm in ("start-080", "start-100")}
     assert stages == {
-        "start-080": ["image-text training", "fine-tuning"],
+        "start-080": ["image-text mid-training", "fine-tuning"],
         "start-100": ["text pre-training", "fine-tuning"],
     }
     single = [arm for arm in arms if arm.name == "start-020"]
@@ -94,7 +94,7 @@ def test_a_second_stage_of_a_kind_has_a_number() -> None:
     arm = ArmResult(name="arm", label="arm.s1", seed=1, address="evaluate-0", stages=stages)
     assert stage_names(arm) == [
         *["text pre-training"] * 2,
-        *("image-text training", "image-text training 2", "fine-tuning"),
+        *("image-text mid-training", "image-text mid-training 2", "fine-tuning"),
     ]
 
 

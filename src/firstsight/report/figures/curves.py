@@ -85,7 +85,7 @@ def _curves(arms: Sequence[ArmResult], stage_points: Callable[[StageLog], list[d
 def _stage_row(arm: ArmResult, stage: StageLog) -> ChartRow:
     names = {"arm": arm.name, "label": arm.label, "seed": arm.seed, "group": arm.group}
     branch = next((later for later in arm.stages if later.kind != "pretrain" and later.planned), None)
-    names["start"] = branch.planned[0]["seen"] if branch else 0
+    names["branch_seen"] = branch.planned[0]["seen"] if branch else 0
     if stage.kind == "pretrain":
         names |= {"arm": stage.kind, "label": f"{stage.kind}, seed {arm.seed}", "group": ""}
     return {"address": stage.address, **names, "stage": stage.kind}
@@ -113,7 +113,7 @@ def learning_rate_chart(curves: TrainingCurves, study: Study, *, width: int | st
     factor, x_title = _branch_factor(stages, curves.rows), X_TITLE
     if factor > 1:
         x_title += f"; after the branch drawn {factor} times as long"
-    starts = {stage["address"]: stage["start"] for stage in stages if stage["stage"] != "pretrain"}
+    starts = {stage["address"]: stage["branch_seen"] for stage in stages if stage["stage"] != "pretrain"}
     rows = [row | {"x": _stretched(row["seen"], starts.get(row["address"]), factor)} for row in curves.rows]
     points = [row for arm in study.arms if arm.seed == first_seed and (row := _published_row(arm, factor))]
     y_title = f"learning rate{'; diamonds: published' * bool(points)}"
@@ -130,7 +130,7 @@ def _branch_factor(stages: Sequence[ChartRow], rows: Sequence[ChartRow]) -> int:
     """By how much curves after the branch are stretched, so that the longest is a LEAST_BRANCH-th of the trunk."""
     last_seen = {row["address"]: row["seen"] for row in rows}
     trunk = max((last_seen[stage["address"]] for stage in stages if stage["stage"] == "pretrain"), default=0)
-    lengths = (last_seen[stage["address"]] - stage["start"] for stage in stages if stage["stage"] != "pretrain")
+    lengths = (last_seen[stage["address"]] - stage["branch_seen"] for stage in stages if stage["stage"] != "pretrain")
     return max(1, round(trunk / LEAST_BRANCH / max(lengths, default=trunk or 1)))
 
 

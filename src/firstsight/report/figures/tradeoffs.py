@@ -21,7 +21,7 @@ from firstsight.report.figures.style import (
 from firstsight.report.results import ArmResult, arms_with_scores
 from firstsight.report.table import measure_scores
 
-STAGE_TEXTS = {"pretrain": "text pre-training", "midtrain": "image-text training", "finetune": "fine-tuning"}
+STAGE_TEXTS = {"pretrain": "text pre-training", "midtrain": "image-text mid-training", "finetune": "fine-tuning"}
 POINT_SIZE, SEED_SIZE = 120, 26
 INTERVAL_FIELDS = ("x_low", "x_high", "y_low", "y_high")
 
@@ -142,7 +142,7 @@ def forgetting_chart(
     texts: Mapping[str, str],
     width: int | str = 460,
 ) -> LayeredChart | None:
-    """The score after every stage at which it was measured, a line for each arm; None where none has two points."""
+    """The score after every stage at which it was measured, a line for each arm; None where all lines have one point."""
     scores = dict(measure_scores(rows, figure.measure).select("label", "score").iter_rows())
     scored = [arm for arm in arms_with_scores(arms) if arm.label in scores]
     by_label = {arm.label: arm for arm in scored}
