@@ -142,7 +142,7 @@ def forgetting_chart(
     texts: Mapping[str, str],
     width: int | str = 460,
 ) -> LayeredChart | None:
-    """The score after every stage at which it was measured, a line for each arm; None where all lines have one point."""
+    """The score after every stage at which it was measured, a line for each arm; None if all have one point."""
     scores = dict(measure_scores(rows, figure.measure).select("label", "score").iter_rows())
     scored = [arm for arm in arms_with_scores(arms) if arm.label in scores]
     by_label = {arm.label: arm for arm in scored}
