@@ -117,7 +117,7 @@ def _evidence(tested: Sequence[tuple[Comparison, PairedDifference]], signs: Sequ
         yield f"{describe_difference(min(tested, key=_support)[1])}."
     else:
         yield f"{'; '.join(map(describe_difference, differences))}."
-    for part, sign, difference in zip([part for part, _ in tested], signs, differences, strict=True):
+    for (part, difference), sign in zip(tested, signs, strict=True):
         if sign < 0 and part.smallest is not None:
             yield f"A difference of {format_points(part.smallest)} points, the smallest that matters, is excluded."
         if part.published is not None and difference.interval:

@@ -176,20 +176,21 @@ def regular_arms(arm_scores: np.ndarray) -> list[int]:
     """
     regular, per_arm = list(range(len(arm_scores))), arm_scores.shape[1] - 1
     while len(regular) > 2 and per_arm:
-        rest = {arm: _residual_squares(arm_scores[[other for other in regular if other != arm]]) for arm in regular}
-        largest = min(rest, key=rest.__getitem__)
-        removed, dof = _residual_squares(arm_scores[regular]) - rest[largest], (len(regular) - 2) * per_arm
-        limit = fdtri(per_arm, dof, 1 - _OUTLIER_LEVEL / len(arm_scores)) * rest[largest] / dof
+        squares = (_residuals(arm_scores[regular]) ** 2).sum(axis=1)
+        largest = int(squares.argmax())
+        removed = squares[largest] * len(regular) / (len(regular) - 1)  # its own, and its part in the seeds' means
+        rest, dof = max(squares.sum() - removed, 0.0), (len(regular) - 2) * per_arm
+        limit = fdtri(per_arm, dof, 1 - _OUTLIER_LEVEL / len(arm_scores)) * rest / dof
         if removed / per_arm <= limit:
             break
-        regular.remove(largest)
+        del regular[largest]
     return regular
 
 
-def _residual_squares(arm_scores: np.ndarray) -> float:
-    """The sum of squared residuals of score = arm + seed + noise, from [arms, seeds]."""
+def _residuals(arm_scores: np.ndarray) -> np.ndarray:
+    """Residuals of score = arm + seed + noise, [arms, seeds]."""
     arm_means, seed_means = arm_scores.mean(axis=1, keepdims=True), arm_scores.mean(axis=0, keepdims=True)
-    return float(((arm_scores - arm_means - seed_means + arm_scores.mean()) ** 2).sum())
+    return arm_scores - arm_means - seed_means + arm_scores.mean()
 
 
 def pool_seed_variance(arm_scores: np.ndarray) -> tuple[float, int]:
@@ -201,7 +202,7 @@ def pool_seed_variance(arm_scores: np.ndarray) -> tuple[float, int]:
     if arm_scores.ndim < 2 or min(arm_scores.shape) < 2:
         return 0.0, 0
     dof = (arm_scores.shape[0] - 1) * (arm_scores.shape[1] - 1)
-    return 2 * _residual_squares(arm_scores) / dof, dof
+    return float(2 * (_residuals(arm_scores) ** 2).sum() / dof), dof
 
 
 def estimate_question_variance(influences: np.ndarray) -> tuple[float, float]:
