@@ -9,8 +9,9 @@ import pytest
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.analysis import Grid
 from firstsight.recipe.scales import SCALES, get_scale
+from firstsight.recipe.scales.published import SEED_NOISE
 from firstsight.recipe.stages import Finetune
-from firstsight.studies.seeds import PUBLISHED_NOISE, seeds
+from firstsight.studies.seeds import seeds
 from firstsight.studies.when import when
 from firstsight.units import Share
 
@@ -54,12 +55,12 @@ def test_arms_of_the_own_share_and_epochs_are_steps_of_when(name: str) -> None:
 def test_the_claim_tests_each_pair_in_both_directions_with_the_published_margin() -> None:
     (claim,) = seeds(get_scale("1b")).claims
     differences = [abs(a - b) for a, b in zip(*TABLE_7.values(), strict=True)]
-    assert max(differences) == pytest.approx(0.63) and max(differences) < 100 * PUBLISHED_NOISE
+    assert max(differences) == pytest.approx(0.63) and max(differences) < 100 * SEED_NOISE
     assert ".63 points in six pairs" in claim.published
     ends = {(part.arms, part.others, part.expect, part.margin) for part in claim.compare}
     names = [f"share-{share}-epochs-{count}" for share in ("001", "005", "010") for count in (1, 2)]
     assert ends == {
         ((name,), (f"{name}-b",), expect, margin)
         for name in names
-        for expect, margin in (("more", -PUBLISHED_NOISE), ("less", PUBLISHED_NOISE))
+        for expect, margin in (("more", -SEED_NOISE), ("less", SEED_NOISE))
     }

@@ -21,6 +21,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -231,6 +232,7 @@ def _provenance_record(step: Step, *, started: datetime, files: dict[str, str]) 
     }
 
 
+@cache
 def _installed_version(package: str) -> str | None:
     try:
         return version(package)

@@ -28,8 +28,8 @@ from firstsight.recipe.mixture import (
     single_source,
 )
 from firstsight.recipe.scales import Scale, branch_at
+from firstsight.recipe.scales.published import SEED_NOISE
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
-from firstsight.studies.encoders import SEED_NOISE
 from firstsight.studies.when import SMALLEST, trunk_arm
 from firstsight.units import Share, Tokens
 

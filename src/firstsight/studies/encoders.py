@@ -26,6 +26,7 @@ from firstsight.recipe.mixture import External
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import Scale, branch_at
 from firstsight.recipe.scales.models import siglip_dinov2_384
+from firstsight.recipe.scales.published import SEED_NOISE
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip
 from firstsight.studies.when import trunk_arm
@@ -34,8 +35,6 @@ from firstsight.units import Share, Tokens
 DINOV2 = External(name="dinov2-large-patch14-reg4-384", form="encoder", tokens=Tokens(0))
 """The paper's second tower: timm's vit_large_patch14_reg4_dinov2.lvd142m, in Hugging Face layout."""
 
-SEED_NOISE = 0.0065
-"""The paper's Table 7: VQAv2 of one recipe moves by up to this with another seed."""
 ENCODER = Axis(name="encoder", label="Encoder and its tokens", unit="category")
 
 BOTH_ENCODERS = Claim(

@@ -147,7 +147,7 @@ def study_coverage(study: Study, *, trials: int) -> float:
             influences = (gaps - size * (gaps.sum(1, keepdims=True) / num_questions)) / num_questions
             estimate = crossed_estimate(arm_scores[0] - arm_scores[1], arm_scores=arm_scores, influences=influences)
             assert estimate is not None
-            num_covered += estimate.p_value(0.0) > 0.05
+            num_covered += estimate.p_value() > 0.05
     return num_covered / trials
 
 

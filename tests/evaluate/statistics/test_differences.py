@@ -45,9 +45,9 @@ def test_a_single_seed_has_no_estimate() -> None:
 def test_p_value_and_interval_agree(level: float) -> None:
     estimate = DifferenceEstimate(mean=0.02, seed_variance=1e-4, dof=2, question_variance=2e-4, residual_variance=5e-5)
     low, high = estimate.interval(level)
-    assert estimate.p_value(low) == pytest.approx(1 - level, rel=1e-3)
-    assert estimate.p_value(high) == pytest.approx(1 - level, rel=1e-3)
-    assert estimate.p_value(0.02) == pytest.approx(1)
+    assert estimate.p_value(Thresholds(low, low)) == pytest.approx(1 - level, rel=1e-3)
+    assert estimate.p_value(Thresholds(high, high)) == pytest.approx(1 - level, rel=1e-3)
+    assert estimate.p_value(Thresholds(0.02, 0.02)) == pytest.approx(1)
 
 
 def test_variances_are_those_of_the_two_way_analysis() -> None:

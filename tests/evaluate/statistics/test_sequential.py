@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.evaluate.statistics.differences import crossed_estimate
+from firstsight.evaluate.statistics.differences import Thresholds, crossed_estimate
 from firstsight.evaluate.statistics.sequential import look_share, sequential_p_value
 from tests.evaluate.statistics.sequential_simulations import (
     NULL_STUDIES,
@@ -29,10 +29,11 @@ def test_shares_sum_to_the_part_that_is_spent(last: int) -> None:
 def test_p_value_is_the_smallest_corrected_one_of_all_looks(differences: list[float], null: float) -> None:
     values = np.array(differences) + np.arange(len(differences)) * 1e-3  # never all equal
     looks = [look for n in range(2, len(values) + 1) if (look := crossed_estimate(values[:n]))]
-    p_value, num_seeds = sequential_p_value(looks, null)
-    corrected = [look.p_value(null) / look_share(n) for n, look in enumerate(looks, start=2)]
+    thresholds = Thresholds(null, null)
+    p_value, num_seeds = sequential_p_value(looks, thresholds)
+    corrected = [look.p_value(thresholds) / look_share(n) for n, look in enumerate(looks, start=2)]
     assert p_value == min(1.0, *corrected) and corrected[num_seeds - 2] == min(corrected)
-    assert sequential_p_value(looks[:-1], null)[0] >= p_value, "one look more never makes a decision undone"
+    assert sequential_p_value(looks[:-1], thresholds)[0] >= p_value, "one look more never makes a decision undone"
 
 
 def test_error_rate_of_many_looks() -> None:

@@ -80,12 +80,11 @@ class DifferenceEstimate:
         half_width = float(half_widths(np.array([self.seed_variance]), self, level=level)[0])
         return self.mean - half_width, self.mean + half_width
 
-    def p_value(self, null_value: float | Thresholds = 0.0) -> float:
-        """The two-sided p-value of a number, or of the threshold that the mean contradicts more.
+    def p_value(self, thresholds: Thresholds = NO_DIFFERENCE) -> float:
+        """The two-sided p-value of the threshold that the mean contradicts more.
 
-        Below 1 - level exactly where the interval excludes that number.
+        Below 1 - level exactly where the interval excludes that threshold.
         """
-        thresholds = null_value if isinstance(null_value, Thresholds) else Thresholds(null_value, null_value)
         return float(self.p_values(thresholds.decide(np.array([self.mean]))[0])[0])
 
     def p_values(self, distances: np.ndarray) -> np.ndarray:

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 from scipy.optimize import brentq
-from scipy.special import gammaincinv
+from scipy.special import gammaincinv, ndtr
 
 from firstsight.evaluate.statistics.differences import DifferenceEstimate, half_widths
 
@@ -132,4 +131,4 @@ def _half_width_nodes(estimate: DifferenceEstimate, level: float) -> np.ndarray:
 def _detection_probability(effect: float, estimate: DifferenceEstimate, nodes: np.ndarray) -> float:
     """The probability that the measured mean exceeds the half-width, averaged over `nodes`."""
     standard_error = max(estimate.standard_error, 1e-300)
-    return float(stats.norm.sf((nodes - effect) / standard_error).mean())
+    return float(ndtr((effect - nodes) / standard_error).mean())

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from firstsight.evaluate.statistics.differences import DifferenceEstimate, Thresholds
+from firstsight.evaluate.statistics.differences import NO_DIFFERENCE, DifferenceEstimate, Thresholds
 
 DecisionRule = Literal["fixed", "sequential"]
 """How a difference is tested: once, at all of its seeds, or at every number of seeds from two on."""
@@ -24,11 +24,13 @@ def look_share(num_seeds: int) -> float:
     return 6 / ((num_seeds + 4) * (num_seeds + 5))
 
 
-def sequential_p_value(looks: Sequence[DifferenceEstimate], null_value: float | Thresholds = 0.0) -> tuple[float, int]:
-    """The always-valid p-value of `null_value`, and the number of seeds of the look that gave it.
+def sequential_p_value(
+    looks: Sequence[DifferenceEstimate], thresholds: Thresholds = NO_DIFFERENCE
+) -> tuple[float, int]:
+    """The always-valid p-value of `thresholds`, and the number of seeds of the look that gave it.
 
     `looks`: the estimates at 2, 3, 4 ... seeds; at least one.
     """
-    corrected = [(look.p_value(null_value) / look_share(n), n) for n, look in enumerate(looks, start=2)]
+    corrected = [(look.p_value(thresholds) / look_share(n), n) for n, look in enumerate(looks, start=2)]
     p_value, num_seeds = min(corrected)
     return min(p_value, 1.0), num_seeds
