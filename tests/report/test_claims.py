@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from firstsight.recipe.analysis import Claim, Comparison, within
-from firstsight.report.claims import ClaimResult, evaluate_claims
+from firstsight.report.claims import ClaimResult, evaluate_claims, family_sentence
 from firstsight.report.compare import ArmComparison
 from firstsight.report.results import ArmResult
 from firstsight.report.summary import answer_sentence
@@ -68,6 +68,27 @@ def test_equivalence_needs_both_ends_of_the_interval_within_the_margin(
     assert result.verdict == verdict
     intervals = [difference.interval for difference in result.differences]
     assert verdict != "holds" or all(each is not None and -margin < each[0] < each[1] < margin for each in intervals)
+
+
+def test_claims_that_stay_decided_with_one_error_rate_for_all(make_arms: MakeArms) -> None:
+    """Holm over the claims by hand: of 40 claims the smallest p-value must be below .05 / 40."""
+    clear = _claims(make_arms(vision=AS_IN_PAPER, questions=80))
+    vague = _claims(make_arms(vision=FLAT, text=FLAT, noise=0.08, questions=30))
+    p_values = {
+        name: max(d.adjusted_p or 0 for d in r.differences) for name, r in clear.items() if r.verdict == "holds"
+    }
+    others = {f"vague-{number}": vague["two-points"] for number in range(40 - len(clear))}
+    names = [
+        name
+        for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1]))
+        if p <= 0.05 / (40 - rank)
+    ]
+    assert names, "the example has a claim that stays decided"
+    sentence = family_sentence({**clear, **others})
+    assert "5 % for all 40 together: " in sentence
+    assert {text.partition(" ")[0] for text in sentence.partition("together: ")[2].split(", ")} == set(names)
+    assert family_sentence(others) == "", "nothing is decided"
+    assert family_sentence({"alone": clear["two-points"]}) == ""
 
 
 def test_one_seed_decides_nothing(make_arms: MakeArms) -> None:

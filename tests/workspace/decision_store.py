@@ -13,7 +13,7 @@ from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, missing_steps
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
-from firstsight.recipe.study import Study
+from firstsight.recipe.study import Study, combine
 from firstsight.studies.when import TWO_POINTS, when
 from firstsight.workspace.workspace import Workspace
 from tests.report.study_builder import StudyEffects, build_arms
@@ -28,6 +28,14 @@ def small_study(seeds: int = 2) -> Study:
     study = when(replace(get_scale("smoke"), seeds=seeds))
     arms = tuple(arm for arm in study.arms if arm.name in ("start-080", "start-100"))
     return replace(study, arms=arms, claims=(TWO_POINTS,))
+
+
+def combined_study(seeds: int = 2) -> Study:
+    """Two studies of the same two arms: the claim about vision, and that 80 % is not worse in text."""
+    first = small_study(seeds)
+    text = replace(TWO_POINTS, name="text-kept", compare=(replace(TWO_POINTS.compare[0], measure="text"),))
+    second = replace(first, name="when-text", claims=(text,))
+    return combine("both", question="Is 80 % better?", parts=[first, second])
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class DecisionStore:
             noise=self.noise,
         )
         build_arms(replace(effects, trunk=False))
-        labels = {graph.final_step(label): label for label in graph.arms}
+        labels = {graph.final_step(label): label[label.index("start-") :] for label in graph.arms}  # without a part
         missing = missing_steps(graph, store)
         for step in (step for step in graph.steps if step in missing):
             folder, started = store.work_folder(step.address), datetime.now(UTC) - timedelta(seconds=SECONDS)

@@ -113,7 +113,7 @@ def _decide(workspace: Workspace, study: Study, *, budget: str, max_runs: int | 
 def _print_look(look: NextRuns) -> None:
     terminal.print_lines(look.lines())
     if look.options:
-        terminal.print_table(look.table())
+        terminal.print_table(look.table(), wrapped=look.table()[0][-1])
 
 
 def report(

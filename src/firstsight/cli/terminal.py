@@ -62,14 +62,19 @@ def print_lines(lines: Iterable[str]) -> None:
         console.print(plain(line, single_line=False), soft_wrap=True)
 
 
-def print_table(rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """Print a title, a header and rows: the first column to the left, the others to the right, the row `total` bold."""
+def print_table(rows: Iterable[Sequence[str]], *, title: str | None = None, wrapped: str = "") -> None:
+    """Print a title, a header and rows: the first column to the left, the others to the right, the row `total` bold.
+
+    The column called `wrapped` is to the left, and its long texts are broken into lines.
+    """
     if title is not None:
         print_lines([title])
     head, *body = rows
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in head:
-        table.add_column(plain(name), justify="right" if table.columns else "left", no_wrap=True)
+        is_wrapped = name == wrapped
+        is_left = is_wrapped or not table.columns
+        table.add_column(plain(name), justify="left" if is_left else "right", no_wrap=not is_wrapped)
     for row in body:
         table.add_row(*map(plain, row), style="bold" if row[0] == "total" else None)
     make_console().print(table)

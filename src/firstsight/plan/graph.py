@@ -95,6 +95,14 @@ def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
     )
 
 
+def select_arms(graph: Graph, labels: Collection[str]) -> Graph:
+    """The part of a graph that the arms with these labels need."""
+    arms = {label: steps for label, steps in graph.arms.items() if label in labels}
+    needed = {step for steps in arms.values() for step in steps}
+    seeds = {label: graph.seeds[label] for label in arms}
+    return replace(graph, steps=tuple(step for step in graph.steps if step in needed), arms=arms, seeds=seeds)
+
+
 def trunk_cuts(pretrain: Pretrain, start: Share) -> tuple[Share, ...]:
     """The ends of the segments of a trunk up to `start`: those of TRUNK_GRID before it, and itself.
 

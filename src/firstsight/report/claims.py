@@ -8,11 +8,11 @@ comparisons of one claim are corrected together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from firstsight.evaluate.statistics.differences import Thresholds
+from firstsight.evaluate.statistics.differences import FAMILY_ALPHA, Thresholds, holm
 from firstsight.evaluate.statistics.sequential import DecisionRule
 from firstsight.recipe.analysis import STABLE_MEASURES, Claim, Comparison, split_measure
 from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
@@ -43,6 +43,33 @@ def rule_sentence(rule: DecisionRule) -> str:
     if rule == "fixed":
         return "These verdicts are of fixed size: one test at the seeds that were planned."
     return "These verdicts are by the sequential rule, which allows a look after every added seed."
+
+
+def family_sentence(results: Mapping[str, ClaimResult]) -> str:
+    """What is decided where one error rate is shared by all claims, not one for each; empty for fewer than two claims.
+
+    `results` by the name to print. The p-value of a claim is the smallest error rate at which its comparisons decide
+    it; Holm's procedure corrects these over the tested claims.
+    """
+    tested = {name: result for name, result in results.items() if result.verdict != "not tested"}
+    p_values = {name: p for name, result in tested.items() if (p := _decision_p_value(result)) is not None}
+    if len(tested) < 2 or not p_values:
+        return ""
+    decisions = holm(list(p_values.values()), num_comparisons=len(tested))
+    decided = [name for name, d in zip(p_values, decisions, strict=True) if d.adjusted <= FAMILY_ALPHA]
+    listed = ", ".join(f"{name} {results[name].verdict}" for name in decided) or "none is decided"
+    rate = f"{100 * FAMILY_ALPHA:g} %"
+    return f"Each claim has its own error rate of {rate}. At {rate} for all {len(tested)} together: {listed}."
+
+
+def _decision_p_value(result: ClaimResult) -> float | None:
+    """The smallest error rate at which a claim is decided as it is; None for one that is not decided."""
+    expected = {pair: 1 if part.expect == "more" else -1 for part, pair in claim_tests(result.claim)}
+    verdict_sign = {"holds": 1, "flips": -1}.get(result.verdict)
+    values = [d.adjusted_p for d in result.differences if d.sign and d.sign * expected[d.pair] == verdict_sign]
+    p_values = [value for value in values if value is not None]
+    needs_all = result.claim.decide == "all" and result.verdict == "holds"
+    return (max if needs_all else min)(p_values, default=None)
 
 
 def evaluate_claims(claims: Sequence[Claim], arms: Sequence[ArmResult], comparison: ArmComparison) -> list[ClaimResult]:

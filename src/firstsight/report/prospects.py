@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class _OpenClaim:
     differences: Sequence[PairedDifference]
     """Those over at least two seeds."""
     continuations: Continuations
+    cache: dict[tuple[int, ...], float] = field(default_factory=dict[tuple[int, ...], float])
+    """Chances by the further seeds of each difference."""
 
     @property
     def undecided(self) -> list[PairedDifference]:
@@ -31,7 +33,12 @@ class _OpenClaim:
 
     def chance(self, arms: Sequence[str], num_seeds: int) -> float:
         """The chance that the claim is decided once these arms have `num_seeds` seeds."""
-        further = [self._further_seeds(difference, arms, num_seeds) for difference in self.differences]
+        further = tuple(self._further_seeds(difference, arms, num_seeds) for difference in self.differences)
+        if further not in self.cache:
+            self.cache[further] = self._chance(further)
+        return self.cache[further]
+
+    def _chance(self, further: Sequence[int]) -> float:
         expected = {pair: 1 if part.expect == "more" else -1 for part, pair in claim_tests(self.result.claim)}
         signs = self.continuations.select(further) * [expected[difference.pair] for difference in self.differences]
         is_complete = len(self.differences) == len(expected)
@@ -48,15 +55,16 @@ class ClaimProspects:
     """The chances of the undecided claims, by the sequential rule."""
 
     def __init__(self, results: Sequence[ClaimResult]) -> None:
-        """`results` are the undecided claims, tested by the sequential rule."""
-        self._claims = [_open_claim(result) for result in results]
+        """`results` are the undecided claims, tested by the sequential rule; those that compare arms of one seed, such
+        as models of others, have no chance and are left out."""
+        with_seeds = [result for result in results if any(d.estimate is not None for d in result.differences)]
+        self._claims = [_open_claim(result) for result in with_seeds]
 
     def arm_sets(self) -> list[tuple[str, ...]]:
-        """For each open claim the arms of its undecided comparisons, and those of all open claims together."""
+        """For each open claim the arms of its undecided comparisons."""
         pairs = [[difference.pair for difference in claim.undecided] for claim in self._claims]
         sets = [tuple(dict.fromkeys(arm for pair in own for arm in (pair.a, pair.b))) for own in pairs]
-        everything = tuple(dict.fromkeys(arm for own in sets for arm in own))
-        return list({frozenset(arms): arms for arms in [*sets, everything] if arms}.values())
+        return list({frozenset(arms): arms for arms in sets if arms}.values())
 
     def min_seeds(self, arms: Sequence[str]) -> int:
         """The fewest seeds of an undecided comparison between these arms."""

@@ -24,7 +24,7 @@ from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External, Recaptioned, base_source
 from firstsight.recipe.serialize import find_specs
 from firstsight.recipe.stages import Prepare
-from firstsight.recipe.study import Study
+from firstsight.recipe.study import Study, combine
 from firstsight.site import Site
 from firstsight.workspace import sources
 from firstsight.workspace.check_models import check_models
@@ -46,8 +46,11 @@ class StoredStudy:
 
     @classmethod
     def find(cls, study: Study, root: Path, site: Site) -> StoredStudy:
-        """A study with the arms that were added to decide its claims; those of parts are added to the parts."""
-        record = None if study.parts else read_sequential_record(study, root)
+        """A study with the arms that were added to decide its claims, or to decide those of its parts."""
+        if study.parts:
+            parts = [cls.find(part, root, site).study for part in study.parts]
+            return cls(combine(study.name, question=study.question, parts=parts), root, site)
+        record = read_sequential_record(study, root)
         return cls(study.with_arms(record.labels) if record else study, root, site, record)
 
     @cached_property

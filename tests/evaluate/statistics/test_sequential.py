@@ -14,6 +14,7 @@ from tests.evaluate.statistics.sequential_simulations import (
     SequentialStudy,
     chasing_rate,
     decision_rates,
+    family_rates,
     seeds_until_decided,
 )
 
@@ -53,6 +54,15 @@ def test_error_rate_in_2000_studies_without_an_effect(study: SequentialStudy) ->
 @pytest.mark.timeout(600)
 def test_error_rate_where_seeds_follow_the_smallest_p_value() -> None:
     assert chasing_rate(SequentialStudy(seeds=12), trials=2000) <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_error_rate_of_all_claims_of_a_paper_together() -> None:
+    """Holm's correction looks at the tail: of 4,000 claims, a few are decided at .05 / 29."""
+    rates = family_rates(SequentialStudy(comparisons=1, seeds=6), claims=29, trials=4000)
+    assert rates["claim"] <= 0.05 < rates["any"], "each claim has its own error rate"
+    assert rates["together"] <= 0.05 + 2 * (0.05 * 0.95 / (4000 / 29)) ** 0.5, "4,000 claims are 138 papers"
 
 
 @pytest.mark.slow

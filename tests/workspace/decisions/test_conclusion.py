@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workspace.decision_store import DecisionStore, small_study
+from tests.workspace.decision_store import DecisionStore, combined_study, small_study
 
 
 def filled_store(folder: Path, *, late: float, seeds: int = 2) -> DecisionStore:
@@ -43,3 +43,12 @@ def test_without_claims_there_is_the_answer_alone(tmp_path: Path, seeds: int) ->
     store = filled_store(tmp_path, late=0.2, seeds=seeds)
     study = replace(small_study(seeds), claims=())
     assert store.workspace.conclusion(study) == [store.workspace.results(study).answer]
+
+
+def test_a_combined_study_has_the_answers_and_claims_of_its_parts(tmp_path: Path) -> None:
+    study = combined_study(3)
+    lines = filled_store(tmp_path, late=0.2, seeds=3).workspace.conclusion(study)
+    assert [line.partition(":")[0] for line in lines[:2]] == ["when", "when-text"]
+    assert lines[2] == "2 of 2 studies have the scores of all their arms."
+    assert lines[3] == "Claims decided: when.two-points holds. Undecided: when-text.text-kept."
+    assert "when-text.text-kept" in lines[4] or "No open claim" in lines[4]

@@ -10,10 +10,11 @@ import pytest
 from firstsight.errors import DamagedResult, QuantityError, RequestError, StoreError
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.study import Study
+from firstsight.units import Share
 from firstsight.workspace.decisions import next_runs
-from firstsight.workspace.decisions.next_runs import NextOption
+from firstsight.workspace.decisions.next_runs import DECIDES, NextOption
 from firstsight.workspace.decisions.record import read_sequential_record
-from tests.workspace.decision_store import SECONDS, DecisionStore, small_study
+from tests.workspace.decision_store import SECONDS, DecisionStore, combined_study, small_study
 
 FAR = {80: 0.8, 100: 0.5}
 
@@ -34,7 +35,8 @@ def test_the_table_has_cost_and_chance_of_the_best_option(undecided: DecisionSto
     assert set(option.first_seed()) == {"start-080.s3", "start-100.s3"}
     assert list(option.chances) == ["two-points"] and 0 < option.chances["two-points"] <= 1
     header, row = look.table()
-    assert header == ("run", "time", "decides two-points, %") and row[0].startswith("start-080, start-100 x seed")
+    assert header == ("run", "time", DECIDES) and row[0].startswith("start-080, start-100 x seed")
+    assert row[2] == f"two-points {100 * option.chances['two-points']:.0f}"
     assert read_sequential_record(study, undecided.workspace.root) is None, (
         "nothing is declared by looking at what would be next"
     )
@@ -71,6 +73,45 @@ def test_one_run_adds_what_the_first_line_says_and_no_more(undecided: DecisionSt
     record = read_sequential_record(study, workspace.root)
     assert record is not None and record.labels == before.options[0].labels
     assert after.summary is not None and after.seeds["start-080"] == 2 + len(record.labels) // 2
+
+
+def test_studies_in_one_graph_share_the_steps_of_a_proposal(undecided: DecisionStore) -> None:
+    alone = undecided.workspace.next(small_study(), budget="4h", jobs=1).options[0]
+    look = undecided.workspace.next(combined_study(), budget="4h", jobs=1)
+    assert {name for option in look.options for name in option.chances} == {"when.two-points", "when-text.text-kept"}
+    (option,) = (option for option in look.options if len(option.labels) == 2 * len(alone.labels))
+    names = ("when.start-080", "when.start-100", "when-text.start-080", "when-text.start-100")
+    assert {label.rpartition(".s")[0] for label in option.labels} == set(names), "equal models are proposed together"
+    assert option.seconds == pytest.approx(alone.seconds), "and cost what one of them does"
+    assert option.chances["when.two-points"] == alone.chances["two-points"]
+    assert "when.two-points" in look.table()[1][2]
+
+
+def test_all_parts_of_a_combined_study_are_decided(undecided: DecisionStore) -> None:
+    workspace, study = undecided.workspace, combined_study()
+    before, after = workspace.run_until_decided(study, budget="100h", max_runs=1, jobs=1)
+    records = [read_sequential_record(part, workspace.root) for part in study.parts]
+    for part, record in zip(study.parts, records, strict=True):
+        assert record is not None and len(record.looks) == 2
+        added = [label.removeprefix(f"{part.name}.") for label in before.options[0].labels]
+        assert set(record.labels) == {label for label in added if label.startswith("start-")}
+        results = workspace.results(part)
+        names = [f"{part.name}.{result.claim.name}" for result in results.claims]
+        assert names == [result.claim.name for result in after.claims if result.claim.name.startswith(f"{part.name}.")]
+        assert all(arm.scores for arm in results.arms) and results.rule == "sequential"
+    assert len(workspace.stored(study).study.arms) == 8 + len(before.options[0].labels), (
+        "the combined study has them too"
+    )
+
+
+def test_arms_that_no_claim_compares_are_not_run(undecided: DecisionStore) -> None:
+    study = small_study()
+    further = replace(study.arms[0], name="start-050", start=Share(1, 2))
+    study = replace(study, arms=(*study.arms, further), axes=(), figures=())
+    before, after = undecided.workspace.run_until_decided(study, budget="100h", max_runs=1, jobs=1)
+    assert before.options and after.summary is not None and after.seeds["start-050"] == 0
+    final = undecided.workspace.stored(study).graph.final_step("start-050.s1")
+    assert final not in after.summary.published
 
 
 def test_a_seed_that_only_some_arms_have_has_the_addresses_of_a_whole_study() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from firstsight.files import write_atomic
 from firstsight.recipe.study import Study
-from firstsight.report.claims import ClaimResult
+from firstsight.report.claims import ClaimResult, family_sentence
 from firstsight.report.format import read_assets, render_template
 from firstsight.report.results import RunInfo
 
@@ -38,13 +38,15 @@ class IndexEntry:
 
 def write(entries: Sequence[IndexEntry], *, study: Study, run: RunInfo, folder: Path) -> Path:
     """Write report.html into `folder`; returns its path. Equal input gives equal bytes."""
-    verdicts = [result.verdict for entry in entries for result in entry.claims]
+    results = [(entry.study.name, result) for entry in entries for result in entry.claims]
+    verdicts = [result.verdict for _, result in results]
     page = render_template(
         "index.html",
         css=read_assets("page.css", "index.css"),
         study=study,
         entries=[(entry, os.path.relpath(entry.page, folder)) for entry in entries],
         verdicts={name: verdicts.count(name) for name in dict.fromkeys(verdicts)},
+        family=family_sentence({f"{name}.{result.claim.name}": result for name, result in results}),
         run=run,
     )
     write_atomic(folder / "report.html", page)

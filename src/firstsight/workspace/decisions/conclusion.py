@@ -14,17 +14,19 @@ from firstsight.workspace.study_graph import StoredStudy
 def conclusion_lines(stored: StoredStudy, results: StudyResults, *, jobs: int | None = None) -> Iterator[str]:
     """Three sentences, or one where the study states no claim that its arms can test.
 
-    Of a combined study a sentence for each part, with the verdicts of its claims.
+    Of a combined study, before them, the answer of each part.
     """
     for part in results.parts:
-        verdicts = ", ".join(f"{result.claim.name} {result.verdict}" for result in part.claims)
-        yield f"{part.study.name}: {part.answer}{f' Claims: {verdicts}.' if verdicts else ''}"
+        yield f"{part.study.name}: {part.answer}"
     yield results.answer
-    tested = [result for result in results.claims if result.verdict != "not tested"]
+    claims = {result.claim.name: result for result in results.claims}
+    for part in results.parts:
+        claims |= {f"{part.study.name}.{result.claim.name}": result for result in part.claims}
+    tested = {name: result.verdict for name, result in claims.items() if result.verdict != "not tested"}
     if not tested:
         return
-    undecided = [result.claim.name for result in tested if result.verdict == "undecided"]
-    decided = [f"{result.claim.name} {result.verdict}" for result in tested if result.verdict != "undecided"]
+    undecided = [name for name, verdict in tested.items() if verdict == "undecided"]
+    decided = [f"{name} {verdict}" for name, verdict in tested.items() if verdict != "undecided"]
     yield f"Claims decided: {', '.join(decided) or 'none'}. Undecided: {', '.join(undecided) or 'none'}."
     yield _cost_sentence(stored, undecided, jobs)
 

@@ -1,5 +1,7 @@
 """Which arms and seeds to run next, so that the open claims of a study are decided at the least cost; and running them.
 
+Those of a combined study are the open claims of all its parts, whose arms share steps.
+
 An option is a set of arms that get seeds up to a number. Its cost is that of its steps that are not stored, at the
 speeds that this machine had in the study so far; its value is the expected number of claims that it decides an hour.
 """
@@ -9,29 +11,37 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from itertools import accumulate
 from math import fsum
 
 from firstsight.errors import DamagedResult, DataError, RequestError
+from firstsight.plan.graph import select_arms
 from firstsight.plan.remaining_time import RemainingTime
 from firstsight.plan.scheduler import RunSummary, missing_steps
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
-from firstsight.report.claims import ClaimResult, claim_tests, rule_sentence
+from firstsight.report.claims import ClaimResult, claim_tests, family_sentence, rule_sentence
 from firstsight.report.format import format_duration, format_percent
 from firstsight.report.prospects import MAX_SEEDS, ClaimProspects
 from firstsight.report.results import ArmResult
 from firstsight.units import parse_duration
-from firstsight.workspace.decisions.record import Look, SequentialRecord, record_path
+from firstsight.workspace.decisions.claim_studies import ClaimStudy, claim_studies, evaluated_seeds
 from firstsight.workspace.execute import run_graph, worker_count
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
-from firstsight.workspace.results import StudyResults
 from firstsight.workspace.study_graph import StoredStudy, prepare_study
 
 LIKELY = 0.8
 """The chance to be decided at which the cost of a claim is stated."""
 FEW_ARMS = 4
+MAX_LISTED = 10
+"""Options in a table."""
+MIN_CHANCE = 0.005
+"""Smaller chances are left out of a table."""
+DECIDES = "decides, with its chance in %"
+"""The last column of `NextRuns.table`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +52,12 @@ class NextOption:
     seconds: float
     chances: Mapping[str, float]
     """By name of the claim."""
+
+    def claims_text(self) -> str:
+        """The claims that it may decide with their chances in percent, the likeliest first: two-points 62, best 10."""
+        ranked = sorted(self.chances.items(), key=lambda item: -item[1])
+        texts = [f"{name} {100 * chance:.0f}" for name, chance in ranked if chance >= MIN_CHANCE]
+        return ", ".join(texts) or f"none, by {100 * MIN_CHANCE:g} % or more"
 
     @property
     def value(self) -> float:
@@ -75,7 +91,9 @@ def _seeds_text(numbers: Sequence[int]) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NextRuns:
-    """A look at the claims of a study by the sequential rule, and what could be run next within the budget."""
+    """A look at the claims of a study, or of all parts of a combined one, by the sequential rule, and what could be run
+    next within the budget.
+    """
 
     claims: tuple[ClaimResult, ...]
     """All claims that can be tested."""
@@ -87,6 +105,8 @@ class NextRuns:
     """The least cost at which a claim is decided with the chance LIKELY; None where MAX_SEEDS seeds are not enough."""
     seeds: Mapping[str, int]
     """The number of evaluated seeds of each arm, by name."""
+    studies: tuple[ClaimStudy, ...] = field(default=(), repr=False)
+    """The study, or the parts of a combined one."""
     summary: RunSummary | None = None
     """Of the run before this look."""
 
@@ -99,6 +119,8 @@ class NextRuns:
         for result in self.claims:
             yield f"{result.claim.name}: {result.verdict}. {result.evidence}"
         yield rule_sentence("sequential")
+        if sentence := family_sentence({result.claim.name: result for result in self.claims}):
+            yield sentence
         if self.open_claims:
             yield self.cost_line()
         if self.cheapest_option and not self.options:
@@ -117,14 +139,9 @@ class NextRuns:
         return f"To decide {name} with a chance of {format_percent(chance)} %: {self.likely_option}, {cost}."
 
     def table(self) -> list[tuple[str, ...]]:
-        """The options with a header row: arms and new seeds, time, chance to decide each open claim in percent."""
-        names = [result.claim.name for result in self.open_claims]
-        header = ("run", "time", *(f"decides {name}, %" for name in names))
-        rows = [
-            (str(option), format_duration(option.seconds), *(format_percent(option.chances[name]) for name in names))
-            for option in self.options
-        ]
-        return [header, *rows]
+        """The best options with a header row: arms and new seeds, time, open claims with the chance to decide them."""
+        rows = [(str(o), format_duration(o.seconds), o.claims_text()) for o in self.options[:MAX_LISTED]]
+        return [("run", "time", DECIDES), *rows]
 
 
 def plan_next(
@@ -134,16 +151,13 @@ def plan_next(
 
     With `names` only these claims are looked at.
     """
-    sequential = replace(stored, record=stored.record or SequentialRecord())
-    results = StudyResults(sequential)
-    considered = [result for result in results.claims if names is None or result.claim.name in names]
+    studies = claim_studies(stored)
+    arms = [arm for study in studies for arm in study.arms]
+    considered = [result for study in studies for result in study.claims if names is None or result.claim.name in names]
     claims = tuple(result for result in considered if result.verdict != "not tested")
-    open_claims = [result for result in claims if result.verdict == "undecided"]
-    _check_decidable(sequential, results, claims)
-    prospects = ClaimProspects(open_claims)
-    sets = prospects.arm_sets()
-    costs = _SeedCosts(sequential, results.arms, names={name for arms in sets for name in arms}, jobs=jobs)
-    options = [costs.option(arms, count, prospects) for arms in sets for count in _seed_counts(prospects, arms)]
+    _check_decidable(stored, studies, claims)
+    prospects = ClaimProspects([result for result in claims if result.verdict == "undecided"])
+    options = _all_options(stored, arms, prospects, jobs=jobs)
     affordable = [option for option in options if option.seconds <= budget]
     best = {frozenset(_names(o)): o for o in sorted(affordable, key=lambda o: (o.value, -o.seconds))}
     likely = [option for option in options if max(option.chances.values()) >= LIKELY]
@@ -152,8 +166,31 @@ def plan_next(
         options=tuple(sorted(best.values(), key=lambda option: -option.value)),
         cheapest_option=min(options, key=lambda option: option.seconds, default=None),
         likely_option=min(likely, key=lambda option: option.seconds, default=None),
-        seeds=_evaluated_seeds(results.arms),
+        seeds=evaluated_seeds(arms),
+        studies=tuple(studies),
     )
+
+
+def _all_options(
+    stored: StoredStudy, arms: Sequence[ArmResult], prospects: ClaimProspects, *, jobs: int | None
+) -> list[NextOption]:
+    """Options for the arms of each claim, and for those of the best claim and the next ones together.
+
+    Arms of several studies that are one model are in an option together: they have the same steps.
+    """
+    finals = {arm.name: stored.graph.final_step(arm.label) for arm in reversed(arms)}
+    sets = prospects.arm_sets()
+    names = list(dict.fromkeys(name for arms in sets for name in arms))
+    costs = _SeedCosts(stored, arms, names=set(names), jobs=jobs)
+
+    def options(models: Collection[Step]) -> list[NextOption]:
+        equal_arms = tuple(name for name in names if finals[name] in models)
+        return [costs.option(equal_arms, count, prospects) for count in _seed_counts(prospects, equal_arms)]
+
+    by_set = {models: options(models) for models in (frozenset(finals[name] for name in arms) for arms in sets)}
+    ranked = sorted(by_set, key=lambda models: -max(option.value for option in by_set[models]))
+    unions = accumulate(ranked, frozenset[Step].union)
+    return [option for models in dict.fromkeys((*ranked, *unions)) for option in by_set.get(models) or options(models)]
 
 
 def _seed_counts(prospects: ClaimProspects, arms: Sequence[str]) -> range:
@@ -165,23 +202,16 @@ def _names(option: NextOption) -> set[str]:
     return {label.rpartition(".s")[0] for label in option.labels}
 
 
-def _evaluated_seeds(arms: Sequence[ArmResult]) -> dict[str, int]:
-    counts = dict.fromkeys((arm.name for arm in arms), 0)
-    for arm in arms:
-        counts[arm.name] += arm.scores is not None
-    return counts
-
-
-def _check_decidable(stored: StoredStudy, results: StudyResults, claims: Sequence[ClaimResult]) -> None:
+def _check_decidable(stored: StoredStudy, studies: Sequence[ClaimStudy], claims: Sequence[ClaimResult]) -> None:
     """RequestError without claims that can be tested, for claims about arms that are not stored, and for one seed."""
-    study, record = stored.study, stored.record
+    study = stored.study
     if not claims:
-        reasons = "; ".join(f"{result.claim.name}: {result.evidence}" for result in results.claims)
-        got = f"Got {len(study.claims)}: {reasons}" if reasons else "Got none. Write claims=(Claim(...),) in its Study."
+        results = [result for part in studies for result in part.claims]
+        reasons = "; ".join(f"{result.claim.name}: {result.evidence}" for result in results)
+        got = f"Got {len(results)}: {reasons}" if reasons else "Got none. Write claims=(Claim(...),) in its Study."
         raise RequestError(f"{study.name}: wanted claims about its arms, which further seeds could decide. {got}")
     names = {name for result in claims for _, pair in claim_tests(result.claim) for name in (pair.a, pair.b)}
-    added = set(record.labels) if record else set[str]()
-    arms = [arm for arm in results.arms if arm.name in names and arm.label not in added]
+    arms = [arm for part in studies for arm in part.arms if arm.name in names and arm.label not in part.added_labels]
     if missing := [arm for arm in arms if arm.scores is None]:
         rest = f" and {len(missing) - FEW_ARMS} more" if len(missing) > FEW_ARMS else ""
         lacking = f"{', '.join(arm.label for arm in missing[:FEW_ARMS])}{rest}"
@@ -191,7 +221,7 @@ def _check_decidable(stored: StoredStudy, results: StudyResults, claims: Sequenc
         num_seeds = len({arm.seed for arm in study.arms})
         raise RequestError(f"{wanted}. Run {study_command('run', stored, num_seeds)} first.")
     differences = [difference for result in claims for difference in result.differences]
-    if any(difference.estimate is None for difference in differences):
+    if all(difference.estimate is None for difference in differences):
         raise RequestError(
             f"{study.name}: wanted at least two seeds of every arm: one has no variance between seeds. Got one. "
             f"Run {study_command('run', stored, 2)} first, and give --seeds 2 here too."
@@ -268,35 +298,29 @@ def run_until_decided(
 ) -> Iterator[NextRuns]:
     """Look at the claims, run the best option within `budget` seconds, and so on; gives each look.
 
-    Ends where all claims are decided, no option fits what is left of the budget, a step has failed, or after
-    `max_runs` runs. Of an option only the first seed is run before the next look, unless `max_runs` limits the looks.
-    RequestError, before anything runs, where not even the cheapest option fits.
+    Of a study only these arms are run, not what else is missing. Ends where all claims are decided, no option fits what
+    is left of the budget, a step has failed, or after `max_runs` runs. Of an option only the first seed is run before
+    the next look, unless `max_runs` limits the looks. RequestError, before anything runs, where not even the cheapest
+    option fits.
     """
-    deadline, path = time.monotonic() + budget, record_path(stored.study, stored.root)
-    state, summary, num_runs = plan_next(stored, budget=budget, jobs=jobs), None, 0
+    deadline, summary, num_runs = time.monotonic() + budget, None, 0
+    state = plan_next(stored, budget=budget, jobs=jobs)
     check_budget(state, budget)
-    record = stored.record or SequentialRecord()
-    base = stored.study
     while True:
-        record = record.with_look(_look(state))
-        record.write(path)
+        for study in state.studies:
+            study.write_record()
         yield replace(state, summary=summary)
         is_stopped = (summary is not None and not summary.ok) or num_runs == max_runs
         if is_stopped or not state.open_claims or not state.options:
             return
         labels = state.options[0].labels if max_runs else state.options[0].first_seed()
-        record = replace(record, labels=tuple(dict.fromkeys((*record.labels, *labels))))
-        record.write(path)
-        stored = StoredStudy(base.with_arms(record.labels), stored.root, stored.site, record)
-        store, graph = prepare_study(stored, jobs=jobs, display=display)
-        summary = run_graph(graph, store, site=stored.site, jobs=jobs, display=display)
+        for study in state.studies:
+            study.write_record(labels)
+        stored = StoredStudy.find(stored.study, stored.root, stored.site)
+        store, graph = prepare_study(stored, jobs=jobs, display=display, select=partial(select_arms, labels=labels))
+        summary = run_graph(select_arms(graph, labels), store, site=stored.site, jobs=jobs, display=display)
         num_runs += 1
         state = plan_next(stored, budget=max(deadline - time.monotonic(), 0.0), jobs=jobs)
-
-
-def _look(state: NextRuns) -> Look:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Look(time=now, seeds=state.seeds, verdicts={r.claim.name: r.verdict for r in state.claims})
 
 
 def check_budget(state: NextRuns, budget: float) -> None:
