@@ -116,10 +116,12 @@ def test_the_site_file_and_the_studies_of_the_page_have_the_same_names(page_fold
         assert not [step for step in steps.steps if step.kind == "pretrain"]
 
 
-def test_pythia_is_refused_and_told_what_to_do(page_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (page_folder / "pythia").mkdir()
-    (page_folder / "pythia" / "config.json").write_text(json.dumps({"model_type": "gpt_neox", "vocab_size": 50_304}))
-    assert command(["import", "pythia", "--out", "donors/pythia"]) == 2
+def test_an_unsupported_family_is_refused_and_told_what_to_do(
+    page_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (page_folder / "qwen").mkdir()
+    (page_folder / "qwen" / "config.json").write_text(json.dumps({"model_type": "qwen2", "vocab_size": 50_304}))
+    assert command(["import", "qwen", "--out", "donors/qwen"]) == 2
     words = " ".join(capsys.readouterr().err.split())
-    assert "gpt_neox" in words and "Llama-family run as the donor" in words
+    assert "biases of queries, keys and values" in words and "Use a run of one of these as the donor" in words
     assert not (page_folder / "donors").exists()

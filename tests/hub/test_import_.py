@@ -136,8 +136,12 @@ def test_the_rows_that_chat_tokens_need_are_reported(source: Path, tmp_path: Pat
         ("layers", ["missing: model.layers.2.input_layernorm.weight, model.layers.2.mlp.down_proj.weight"], 2),
         ("bias", ["llama: config.json: wanted a plain Llama. Got attention_bias True. Choose"], 2),
         (
-            "neox",
-            ["llama: model_type: wanted llama", "Pythia", "Use OpenLM/DCLM or a Llama-family run as the donor"],
+            "gpt2",
+            [
+                "llama: model_type: wanted llama",
+                "learned position embeddings",
+                "Use a run of one of these as the donor",
+            ],
             2,
         ),
         ("vision", ["llama: wanted a language model. Got siglip: vision weights", "need no import", "site file"], 2),
@@ -170,8 +174,8 @@ def test_bad_input_is_named_with_its_location_and_advice(
             change_config(source, num_hidden_layers=3)
         case "bias":
             change_config(source, attention_bias=True)
-        case "neox":
-            change_config(source, model_type="gpt_neox")
+        case "gpt2":
+            change_config(source, model_type="gpt2")
         case "vision":
             change_config(source, model_type="siglip")
         case "no config":

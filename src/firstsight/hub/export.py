@@ -19,7 +19,7 @@ from torch import Tensor
 from firstsight.data.tokenizer import Tokenizer, load_tokenizer
 from firstsight.errors import ModelError, RequestError
 from firstsight.files import read_json, staged_folder, write_json
-from firstsight.hub import llama, llava, sidecars
+from firstsight.hub import gpt_neox, llama, llava, sidecars
 from firstsight.hub.public_weights import LazyTensors
 from firstsight.model.checkpoint_io import LoadedCheckpoint, load
 from firstsight.model.tensors import write_tensors
@@ -90,6 +90,8 @@ def export_config(spec: LMSpec | VLMSpec) -> tuple[dict[str, Any], str]:
     if isinstance(spec, VLMSpec):
         reason, name = llava.llava_unsupported_reason(spec), "FirstsightForConditionalGeneration"
         config = {} if reason else llava.llava_config(spec)
+    elif gpt_neox.is_gpt_neox(spec):
+        return gpt_neox.gpt_neox_config(spec), ""
     else:
         reason, name = llama.llama_unsupported_reason(spec), "FirstsightForCausalLM"
         config = {} if reason else llama.llama_config(spec)
@@ -102,7 +104,8 @@ def export_tensors(loaded: LoadedCheckpoint, *, uses_hf_class: bool) -> dict[str
     """A checkpoint's tensors and its external encoder's, under the names of the exported files."""
     tensors: dict[str, Tensor] = dict(loaded.model.state_dict())
     if uses_hf_class and not isinstance(loaded.spec, VLMSpec):
-        return llama.to_llama({name.removeprefix("lm."): tensor for name, tensor in tensors.items()}, loaded.spec)
+        to_hf = gpt_neox.to_gpt_neox if gpt_neox.is_gpt_neox(loaded.spec) else llama.to_llama
+        return to_hf({name.removeprefix("lm."): tensor for name, tensor in tensors.items()}, loaded.spec)
     if loaded.encoder is not None:
         tensors |= {f"encoder.{name}": tensor for name, tensor in loaded.encoder.state_dict().items()}
     return llava.to_llava(tensors, loaded.spec) if uses_hf_class and isinstance(loaded.spec, VLMSpec) else tensors

@@ -36,7 +36,7 @@ from firstsight.data.images import convert_to_rgb, resize_to_square
 from firstsight.errors import DataError, ModelError
 from firstsight.hub.sidecars import IMAGE_TOKEN
 from firstsight.model import attention
-from firstsight.model.layers import AttentionInputs, HiddenStates, Projection, merge_heads
+from firstsight.model.layers import AttentionInputs, HiddenStates, Projection, Reach, merge_heads
 from firstsight.model.lm import LM
 from firstsight.model.vision import Encoder
 from firstsight.model.vlm import VLM
@@ -126,8 +126,12 @@ class _FirstsightModel(PreTrainedModel, GenerationMixin):
         token_mask = _token_mask(attention_mask, input_ids, past_length)
         x, image_ids = self._embed_inputs(input_ids, pixel_values, past_length)
         allowed = cached_attention_mask(token_mask, count, image_ids)
+        windowed_mask, window = None, lm.spec.window
+        if 0 < window < token_mask.shape[1]:
+            windowed_mask = cached_attention_mask(token_mask, count, image_ids, window=window)
+            windowed_mask = attention.additive_mask(windowed_mask, lm.wide_dtype)
         mask = attention.additive_mask(allowed, lm.wide_dtype)
-        inputs = lm.masked_inputs(_position_ids(position_ids, token_mask, count), mask)
+        inputs = lm.masked_inputs(_position_ids(position_ids, token_mask, count), mask, windowed_mask)
         hidden = lm(x, inputs) if cache is None else run_blocks_with_cache(lm, x, inputs, cache=cache)
         positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = lm.logits(hidden[:, positions])
@@ -212,12 +216,18 @@ def _position_ids(position_ids: Tensor | None, token_mask: Bool[Tensor, "B S"], 
 
 
 def cached_attention_mask(
-    token_mask: Bool[Tensor, "B S"], new_tokens: int, image_ids: Int[Tensor, "B T"] | None = None
+    token_mask: Bool[Tensor, "B S"], new_tokens: int, image_ids: Int[Tensor, "B T"] | None = None, *, window: int = 0
 ) -> Bool[Tensor, "B 1 T S"]:
-    """True where a new token attends: earlier tokens without padding, itself, and all tokens of its own image."""
+    """True where a new token attends: earlier tokens without padding, itself, and all tokens of its own image.
+
+    With a window only the last `window` tokens, itself included, besides those of its image.
+    """
     columns = torch.arange(token_mask.shape[1], device=token_mask.device)
     rows = columns[-new_tokens:, None]
-    allowed = (token_mask[:, None, :] & (columns <= rows)) | (columns == rows)
+    is_earlier = token_mask[:, None, :] & (columns <= rows)
+    if window:
+        is_earlier &= attention.window_mask(token_mask, new_tokens, window)[:, 0]
+    allowed = is_earlier | (columns == rows)
     if image_ids is not None:
         allowed[:, :, -new_tokens:] |= (image_ids[:, :, None] == image_ids[:, None, :]) & (image_ids >= 0)[:, None, :]
     return allowed[:, None]
@@ -228,6 +238,7 @@ class _CachedInputs(NamedTuple):
 
     inputs: AttentionInputs
     mask: Float[Tensor, "B 1 T S"]
+    windowed_mask: Float[Tensor, "B 1 T S"]
     cache: Any
     layer_index: int
 
@@ -242,18 +253,21 @@ class _CachedInputs(NamedTuple):
     def preceding_inputs(self, h: HiddenStates, count: int) -> Float[Tensor, "B lag D"]:
         return update_shift_state(self.cache, self.layer_index, h, positions=self.positions, lag=count)
 
-    def attend(self, q: Projection, k: Projection, v: Projection) -> Projection:
-        q, k, v = self.inputs.rotated_heads(q, k, v)
+    def attend(self, q: Projection, k: Projection, v: Projection, reach: Reach) -> Projection:
+        q, k, v = self.inputs.split_heads(q, k, v, reach)
         k, v = self.cache.update(k, v, self.layer_index)
-        return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=True))
+        mask = self.windowed_mask if reach.is_windowed else self.mask
+        return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True))
 
 
 def run_blocks_with_cache(lm: LM, x: HiddenStates, inputs: AttentionInputs, *, cache: Any) -> HiddenStates:
     """The blocks over tokens that follow those in transformers' cache; the cache is extended by the new tokens."""
     assert isinstance(inputs.mask, Tensor)
-    mask = inputs.mask.to(lm.compute_dtype)
+    mask = windowed_mask = inputs.mask.to(lm.compute_dtype)
+    if isinstance(inputs.windowed_mask, Tensor):
+        windowed_mask = inputs.windowed_mask.to(lm.compute_dtype)
     for index, layer in enumerate(lm.layers):
-        x = layer(x, _CachedInputs(inputs, mask, cache, index))
+        x = layer(x, _CachedInputs(inputs, mask, windowed_mask, cache, index))
     return x
 
 

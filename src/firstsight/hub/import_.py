@@ -1,6 +1,7 @@
 """Import of public weights as a checkpoint folder, checked against their configuration before anything is written.
 
-A source is an open_lm `.pt` file, or a folder in transformers' layout: OpenLM/DCLM, the Llama family, or an export.
+A source is an open_lm `.pt` file, or a folder in transformers' layout: OpenLM/DCLM, GPT-NeoX (Pythia), the Llama family
+and its relatives, or an export.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from firstsight.data.tokenizer import load_tokenizer
 from firstsight.errors import ModelError, RequestError
 from firstsight.files import file_sha256, staged_folder, write_json
-from firstsight.hub import llama, llava, openlm
+from firstsight.hub import gpt_neox, llama, llava, openlm
 from firstsight.hub.download import HUB_PREFIX, resolve_hub_path
 from firstsight.hub.public_weights import LazyTensors, PublicWeights, concat_rows, read_config
 from firstsight.hub.sidecars import ENCODER_TENSOR_NAME, write_encoder_towers
@@ -128,6 +129,8 @@ def _read_weights(path: Path, request: ImportRequest) -> PublicWeights:
         )
     if model_type in ("llava", llava.SPEC_KEY):
         return llava.read_vision_language_weights(path, config)
+    if model_type == gpt_neox.MODEL_TYPE:
+        return gpt_neox.read_gpt_neox_weights(path, config)
     return llama.read_llama_weights(path, config)
 
 

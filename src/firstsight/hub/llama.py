@@ -1,11 +1,12 @@
-"""The Llama family in transformers' layout: configurations to specs and tensors to firstsight's names, both ways.
+"""The Llama family and its relatives in transformers' layout: configurations to specs, tensors to names, both ways.
 
-Source: transformers' LlamaConfig, MistralConfig and LlamaForCausalLM; a missing setting has their default.
+The relatives differ from a Llama in settings of the decoder and have its tensor names: Mistral, OLMo 2 and 3, Qwen3,
+SmolLM3. Source: transformers' configurations and classes; a missing setting has their default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +33,32 @@ from firstsight.model.tensors import ShapeAndDtype, StoredTensors, format_faults
 from firstsight.model.vision import UNSUPPORTED_ENCODERS, unsupported_reason
 from firstsight.recipe.model import LinearRope, Llama3Rope, LMSpec, Rope, Rotary
 
-LLAMA_MODEL_TYPES = ("llama", "mistral")
+FAMILY_SPECS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {},
+    "mistral": {},
+    "olmo2": {"block": "post_norm", "qk_norm": True},
+    "olmo3": {"block": "post_norm", "qk_norm": True},
+    "qwen3": {"qk_norm": True, "qk_norm_width": "head"},
+    "smollm3": {},
+}
+"""Fields of LMSpec in which a family, by its model_type, differs from a Llama; windows and periods come on top."""
+FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "mistral": {"sliding_window": 4096},
+    "olmo2": {"rms_norm_eps": 1e-5},
+    "olmo3": {"rms_norm_eps": 1e-5, "sliding_window": 4096, "rope_theta": 500_000.0},
+    "qwen3": {"head_dim": 128, "num_key_value_heads": 32},
+    "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True, "rope_theta": 2_000_000.0},
+}
+"""Values of settings that a config.json may leave out, where they are not LlamaConfig's."""
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "olmo3": "Olmo3ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+}
+WINDOWED_TYPES = ("mistral", "olmo3")
 LLAMA_SIZE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 LLAMA_SUPPORTED_VALUES: SupportedValues = {
     "attention_bias": (False, None),
@@ -40,24 +66,18 @@ LLAMA_SUPPORTED_VALUES: SupportedValues = {
     "hidden_act": ("silu", "swish"),
     "partial_rotary_factor": (1, None),
     "quantization_config": (None,),
-    "sliding_window": (None,),
     "use_sliding_window": (False, None),
     "logit_scale": (1, None),
     "embedding_multiplier": (1, None),
 }
 UNSUPPORTED_FAMILIES = {
-    "gpt_neox": "gpt_neox (Pythia) is another architecture: parallel blocks, biases, LayerNorm with bias, GELU and "
-    "partial rotary. Its weights are not supported; its tokenizer is OpenLM's and is supported",
     "gpt2": "it has learned position embeddings, biases, LayerNorm with bias and a feed-forward without gate",
     "qwen2": "it has biases of queries, keys and values",
-    "qwen3": "it normalizes queries and keys per head; OpenLM normalizes all heads together",
     **dict.fromkeys(
         ("gemma", "gemma2", "gemma3"),
         "its norm weights are offsets from one, its embeddings are scaled by the root of the width, its gate is GELU",
     ),
     "olmo": "its LayerNorm has no weights",
-    "olmo2": "its norms come after attention and feed-forward instead of before",
-    "smollm3": "every fourth of its layers has no rotary embedding (SmolLM2 is a Llama and is supported)",
     "phi3": "it has queries, keys and values in one tensor and a sliding window",
     "phi": "its attention and feed-forward are parallel, with biases",
     "cohere": "its attention and feed-forward are parallel",
@@ -71,15 +91,10 @@ _INV_FREQ_SUFFIX = ".self_attn.rotary_emb.inv_freq"
 
 
 def read_llama_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
-    """The weights of a folder of the Llama family; ModelError if the family or a setting is not supported."""
+    """The weights of a folder of these families; ModelError if the family or a setting is not supported."""
     with prefix_errors(path):
         spec = llama_spec(config)
-        architectures = config.get("architectures")
-        if isinstance(architectures, list) and architectures and not str(architectures[0]).endswith("ForCausalLM"):
-            raise ModelError(
-                f"config.json: architectures: wanted a language model (...ForCausalLM). Got {architectures[0]}, with "
-                "another output head or none. Use the language model that it was made from."
-            )
+        check_architecture(config)
     stored, shapes, parts = StoredTensors(path), model_shapes(spec), llama_tensor_names(spec)
     expected: dict[str, ShapeAndDtype] = {}
     for name, sources in parts.items():
@@ -97,9 +112,11 @@ def read_llama_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
 
 
 def llama_spec(config: Mapping[str, Any]) -> LMSpec:
-    """The decoder of a config.json of model_type llama or mistral; ModelError names all unsupported settings."""
-    if config.get("model_type") not in LLAMA_MODEL_TYPES:
-        raise ModelError(unsupported_family_message(config.get("model_type")))
+    """The decoder of a config.json of one of FAMILY_SPECS; ModelError names all unsupported settings."""
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILY_SPECS:
+        raise ModelError(unsupported_family_message(model_type))
+    config = {**FAMILY_DEFAULTS.get(model_type, {}), **config}
     if missing := [name for name in LLAMA_SIZE_KEYS if not is_positive_int(config.get(name))]:
         raise ModelError(f"config.json: wanted whole numbers. Got none for {', '.join(missing)}. Copy it again.")
     if unsupported := _unsupported_settings(config):
@@ -116,11 +133,11 @@ def llama_spec(config: Mapping[str, Any]) -> LMSpec:
             vocab_size=config["vocab_size"],
             norm="rms",
             eps=float_setting(config, "rms_norm_eps", default=1e-6),
-            qk_norm=False,
             rope=_rotary_spec(config),
             ties_embeddings=bool(config.get("tie_word_embeddings", False)),
             token_shift=1,
             embedding_scale=1,
+            **{"qk_norm": False, **FAMILY_SPECS[model_type], **_layer_settings(config)},
         )
     except QuantityError as error:
         raise ModelError(f"config.json: wanted valid sizes of a decoder. {error}") from error
@@ -130,28 +147,81 @@ def unsupported_family_message(model_type: object) -> str:
     """The message for a model_type that is not supported: the reason, if it is a known one, and alternatives."""
     encoders = {x: f"it is an encoder, {why}. Use SigLIP or DINOv2" for x, why in UNSUPPORTED_ENCODERS.items()}
     reason = unsupported_reason(model_type, UNSUPPORTED_FAMILIES | encoders)
-    name = "gpt_neox" if model_type == "gpt_neox" else repr(model_type)
+    names = ", ".join((*FAMILY_SPECS, "gpt_neox"))
     return (
-        f"model_type: wanted llama, mistral or openlm. Got {name}{f': {reason}' if reason else ''}. "
-        "Use OpenLM/DCLM or a Llama-family run as the donor."
+        f"model_type: wanted {names} or openlm. Got {model_type!r}{f': {reason}' if reason else ''}. "
+        "Use a run of one of these as the donor: firstsight donors lists those with public checkpoints."
     )
 
 
+def check_architecture(config: Mapping[str, Any]) -> None:
+    """ModelError if a config.json names a class without a language model's head."""
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and architectures and not str(architectures[0]).endswith("ForCausalLM"):
+        raise ModelError(
+            f"config.json: architectures: wanted a language model (...ForCausalLM). Got {architectures[0]}, with "
+            "another output head or none. Use the language model that it was made from."
+        )
+
+
 def _unsupported_settings(config: Mapping[str, Any]) -> list[str]:
-    settings = dict(config)
-    if config["model_type"] == "mistral":
-        settings.setdefault("sliding_window", "4096, the default of mistral")
-    unsupported = unsupported_settings(settings, LLAMA_SUPPORTED_VALUES)
-    types = settings.get("layer_types") or []
+    unsupported = unsupported_settings(config, LLAMA_SUPPORTED_VALUES)
+    types = config.get("layer_types") or []
     if not isinstance(types, list):
         return [*unsupported, f"layer_types {types!r}"]
-    others = {f"layer_types {kind!r}" for kind in cast(list[Any], types) if kind != "full_attention"}
+    supported = ["full_attention", *(["sliding_attention"] if config["model_type"] in WINDOWED_TYPES else [])]
+    others = {f"layer_types {kind!r}" for kind in cast(list[Any], types) if kind not in supported}
+    if config["model_type"] == "llama" and config.get("sliding_window") is not None:
+        others.add(f"sliding_window {config['sliding_window']!r}")
     return unsupported + sorted(others)
+
+
+def _layer_settings(config: Mapping[str, Any]) -> dict[str, int]:
+    """The fields of LMSpec about layers that differ from the others: windows, and layers without rotary."""
+    layers, model_type = config["num_hidden_layers"], config["model_type"]
+    if model_type == "smollm3":
+        has_rotary = config.get("no_rope_layers")
+        if has_rotary is None:
+            return {"rotary_period": positive_int_setting(config, "no_rope_layer_interval", default=4)}
+        return {"rotary_period": _period("no_rope_layers", [not x for x in _layer_list(has_rotary, layers)])}
+    if model_type not in WINDOWED_TYPES or config.get("sliding_window") is None:
+        return {}
+    pattern = ["full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(layers)]
+    default = pattern if model_type == "olmo3" else ["sliding_attention"] * layers
+    is_full = [kind == "full_attention" for kind in _layer_list(config.get("layer_types") or default, layers)]
+    window = {"window": positive_int_setting(config, "sliding_window", default=0)}
+    return {} if all(is_full) else {**window, "window_period": _period("layer_types", is_full)}
+
+
+def _layer_list(values: object, layers: int) -> list[Any]:
+    if isinstance(values, list) and len(cast(list[Any], values)) >= layers:
+        return cast(list[Any], values)[:layers]
+    raise ModelError(f"config.json: wanted a value for each of {layers} layers. Got {values!r}. Copy it again.")
+
+
+def _period(name: str, is_exception: Sequence[bool]) -> int:
+    """n if exactly every n-th layer is an exception, 0 if none is; ModelError for any other pattern."""
+    if not any(is_exception):
+        return 0
+    period = is_exception.index(True) + 1
+    if list(is_exception) == [(layer + 1) % period == 0 for layer in range(len(is_exception))]:
+        return period
+    raise ModelError(
+        f"config.json: {name}: wanted every n-th layer to differ. Got another pattern. Choose another run."
+    )
 
 
 def _rotary_spec(config: Mapping[str, Any]) -> Rotary:
     """The rotary embedding, from the old keys (rope_theta, rope_scaling) or the new one (rope_parameters)."""
     rope = nested_settings(config, "rope_parameters") or nested_settings(config, "rope_scaling")
+    if by_layer_type := [
+        nested_settings(rope, kind) for kind in ("full_attention", "sliding_attention") if kind in rope
+    ]:
+        if by_layer_type[0] != by_layer_type[-1]:
+            raise ModelError(
+                "config.json: rope: wanted the same for all layers. Got two. Choose an earlier checkpoint."
+            )
+        rope = by_layer_type[0]
     base = float_setting({"rope_theta": 10_000.0} | dict(config) | rope, "rope_theta", default=10_000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if (fraction := rope.get("partial_rotary_factor", 1)) != 1:
@@ -187,25 +257,59 @@ def _rotary_spec(config: Mapping[str, Any]) -> Rotary:
 
 
 def llama_unsupported_reason(spec: LMSpec) -> str:
-    """Why LlamaForCausalLM cannot represent a model; empty if it can."""
+    """Why neither LlamaForCausalLM nor a relative can represent a model; empty if one can."""
     features = {
         "LayerNorm": spec.norm != "rms",
-        "norm of queries and keys": spec.qk_norm,
+        "norm of queries and keys": spec.qk_norm and (spec.block, spec.qk_norm_width) == ("pre_norm", "full"),
         "token shift": spec.token_shift != 1,
         "scaled embeddings": spec.embedding_scale != 1,
+        "parallel blocks": spec.block == "parallel",
+        "MLP without a gate": spec.mlp != "swiglu",
+        "biases": spec.has_biases,
+        "partial rotary": isinstance(spec.rope, Rope) and spec.rope.fraction != 1,
         "width that is not a multiple of its heads": spec.width % spec.heads != 0,
     }
     used = [feature for feature, is_used in features.items() if is_used]
+    if not used and not _model_type(spec):
+        return "no class has this combination of norms, windows and layers without rotary"
     return f"LlamaForCausalLM has no {', no '.join(used)}" if used else ""
 
 
+def _model_type(spec: LMSpec) -> str:
+    """The family of a decoder without features that none of them has; empty where no family combines its settings."""
+    norms = {"block": spec.block, "qk_norm": spec.qk_norm, "qk_norm_width": spec.qk_norm_width}
+    layers = spec.window > 0, spec.window_period > 0, spec.rotary_period > 0
+    kinds = {
+        "llama": (False, False, False),
+        "mistral": (True, False, False),
+        "smollm3": (False, False, True),
+        "olmo2": (False, False, False),
+        "olmo3": (True, True, False),
+        "qwen3": (False, False, False),
+    }
+    plain = {"block": "pre_norm", "qk_norm": False, "qk_norm_width": "full"}
+    matching = (name for name in kinds if kinds[name] == layers and {**plain, **FAMILY_SPECS[name]} == norms)
+    return next(matching, "")
+
+
 def llama_config(spec: LMSpec) -> dict[str, Any]:
-    """LlamaConfig's fields, without the longest context; ModelError if `llama_unsupported_reason` has one."""
+    """The fields of config.json, without the longest context; ModelError if `llama_unsupported_reason` has one."""
     if reason := llama_unsupported_reason(spec):
         raise ModelError(f"wanted a model of the Llama family. Got: {reason}. Export it with firstsight's classes.")
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
+    model_type, rope = _model_type(spec), _rope_parameters(spec.rope)
+    extra: dict[str, Any] = {}
+    if spec.window:
+        extra = {"sliding_window": spec.window}
+    elif spec.rotary_period:
+        extra = {"no_rope_layers": [int(spec.has_rotary(layer)) for layer in range(spec.layers)]}
+        extra["no_rope_layer_interval"] = spec.rotary_period
+    if model_type == "olmo3":
+        is_windowed = [spec.is_windowed(layer) for layer in range(spec.layers)]
+        extra["layer_types"] = ["sliding_attention" if windowed else "full_attention" for windowed in is_windowed]
+        rope = dict.fromkeys(("full_attention", "sliding_attention"), rope)
+    return extra | {
+        "model_type": model_type,
+        "architectures": [ARCHITECTURES[model_type]],
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.width,
         "intermediate_size": spec.mlp_width,
@@ -215,7 +319,7 @@ def llama_config(spec: LMSpec) -> dict[str, Any]:
         "head_dim": spec.head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": spec.eps,
-        "rope_parameters": _rope_parameters(spec.rope),
+        "rope_parameters": rope,
         "tie_word_embeddings": spec.ties_embeddings,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -243,6 +347,10 @@ def _rope_parameters(rope: Rotary) -> dict[str, Any]:
 def llama_tensor_names(spec: LMSpec) -> dict[str, tuple[tuple[str, int], ...]]:
     """For each tensor of a decoder (without `lm.`): name and rows of the Llama tensors that are concatenated to it."""
     q, kv, width, hidden = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.width, spec.mlp_width
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    if spec.block == "post_norm":
+        norms = ["post_attention_layernorm", "post_feedforward_layernorm"]
+    qk_norms = dict(zip("qk", (spec.head_dim,) * 2 if spec.qk_norm_width == "head" else (q, kv), strict=True))
     parts = {"tok_embeddings.weight": (("model.embed_tokens.weight", spec.vocab_size),)}
     for layer in range(spec.layers):
         block = f"model.layers.{layer}"
@@ -250,12 +358,13 @@ def llama_tensor_names(spec: LMSpec) -> dict[str, tuple[tuple[str, int], ...]]:
         parts |= {
             f"layers.{layer}.{name}.weight": tuple((f"{source}.weight", rows) for source, rows in sources)
             for name, sources in (
-                ("attention_norm", [(f"{block}.input_layernorm", width)]),
+                ("attention_norm", [(f"{block}.{norms[0]}", width)]),
                 ("attention.in_proj", [(f"{attention}.{x}_proj", q if x == "q" else kv) for x in "qkv"]),
                 ("attention.out_proj", [(f"{attention}.o_proj", width)]),
-                ("ffn_norm", [(f"{block}.post_attention_layernorm", width)]),
+                ("ffn_norm", [(f"{block}.{norms[1]}", width)]),
                 ("feed_forward.w12", [(f"{mlp}.gate_proj", hidden), (f"{mlp}.up_proj", hidden)]),
                 ("feed_forward.w3", [(f"{mlp}.down_proj", width)]),
+                *((f"attention.{x}_norm", [(f"{attention}.{x}_norm", qk_norms[x])]) for x in "qk" if spec.qk_norm),
             )
         }
     parts["norm.weight"] = (("model.norm.weight", width),)

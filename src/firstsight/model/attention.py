@@ -35,14 +35,18 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(row, head, query index, key index): whether the query may attend to the key."""
 
 
-def boolean_mask(docs: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None = None) -> Bool[Tensor, "B 1 T T"]:
+def boolean_mask(
+    docs: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None = None, *, window: int = 0
+) -> Bool[Tensor, "B 1 T T"]:
     """True where a token may attend: to earlier tokens of its document, and to all tokens of its own image.
 
-    `image_ids` numbers each row's images from 0, -1 for text; None makes all tokens causal.
+    With a window only to its last `window` tokens, itself included, besides those of its image. `image_ids` numbers
+    each row's images from 0, -1 for text; None makes all tokens causal.
     Padding is a document of its own, so that no row of the softmax is empty.
     """
     length = docs.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=docs.device).tril()
+    causal = causal.triu(1 - window) if window else causal
     allowed = (docs[:, :, None] == docs[:, None, :]) & causal
     if image_ids is not None:
         allowed |= (image_ids[:, :, None] == image_ids[:, None, :]) & (image_ids >= 0)[:, None, :]
@@ -54,7 +58,16 @@ def additive_mask(allowed: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
 
 
-def block_mask(docs: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None = None) -> BlockMask:
+def window_mask(token_mask: Bool[Tensor, "B S"], new_tokens: int, window: int) -> Bool[Tensor, "B 1 T S"]:
+    """True where the last `window` tokens before each of the new ones are, itself and those after it included.
+
+    `token_mask` is False at padding, which does not count as a distance.
+    """
+    positions = token_mask.cumsum(1)
+    return (positions[:, -new_tokens:, None] - positions[:, None, :] < window)[:, None]
+
+
+def block_mask(docs: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None = None, *, window: int = 0) -> BlockMask:
     """`boolean_mask` as sparse blocks, without evaluating every pair.
 
     Documents must be in ascending order with padding last, and an image within one document.
@@ -68,13 +81,17 @@ def block_mask(docs: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None = 
     # ids ascend, so two blocks share a document if the earlier one's last id reaches the later one's first
     any_allowed = (last[:, None, :] >= first[:, :, None]) & (is_earlier | (index[:, None] == index))
     all_allowed = (first[:, None, :] == last[:, :, None]) & is_earlier & is_full
+    if window:
+        distance = ATTENTION_BLOCK * (index[:, None] - index)  # of the blocks' first tokens
+        any_allowed = any_allowed & (distance - ATTENTION_BLOCK < window - 1)
+        all_allowed = all_allowed & (distance + ATTENTION_BLOCK <= window)
     if image_ids is not None:
         any_allowed |= _blocks_sharing_images(image_ids) & (index[:, None] < index)
     return BlockMask.from_kv_blocks(
         *_kv_block_indices(any_allowed & ~all_allowed),
         *_kv_block_indices(all_allowed),
         BLOCK_SIZE=ATTENTION_BLOCK,
-        mask_mod=_causal_mask_mod(docs) if image_ids is None else _prefix_mask_mod(docs, image_ids),
+        mask_mod=_mask_mod(docs, image_ids, window),
         seq_lengths=(length, length),
     )
 
@@ -94,8 +111,15 @@ def _causal_mask_mod(docs: Int[Tensor, "B T"]) -> MaskMod:
     return lambda row, head, q, k: (docs[row, q] == docs[row, k]) & (k <= q)
 
 
-def _prefix_mask_mod(docs: Int[Tensor, "B T"], ids: Int[Tensor, "B T"]) -> MaskMod:
+def _windowed_mask_mod(docs: Int[Tensor, "B T"], window: int) -> MaskMod:
     causal = _causal_mask_mod(docs)
+    return lambda row, head, q, k: causal(row, head, q, k) & (q - k < window)
+
+
+def _mask_mod(docs: Int[Tensor, "B T"], ids: Int[Tensor, "B T"] | None, window: int) -> MaskMod:
+    causal = _windowed_mask_mod(docs, window) if window else _causal_mask_mod(docs)
+    if ids is None:
+        return causal
     return lambda row, head, q, k: causal(row, head, q, k) | ((ids[row, q] == ids[row, k]) & (ids[row, k] >= 0))
 
 
@@ -106,12 +130,17 @@ def _kv_block_indices(is_selected: Bool[Tensor, "B n n"]) -> tuple[Int[Tensor, "
 
 
 def attention_mask(
-    docs: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None, dtype: torch.dtype, *, head_dim: int
+    docs: Int[Tensor, "B T"],
+    image_ids: Int[Tensor, "B T"] | None,
+    dtype: torch.dtype,
+    *,
+    head_dim: int,
+    window: int = 0,
 ) -> AttentionMask:
     """The mask in the form for the device: blocks on a GPU (whose kernel has no float64), else additive."""
     if docs.is_cuda and dtype != torch.float64 and head_dim >= MIN_FLEX_HEAD_DIM:
-        return block_mask(docs, image_ids)
-    mask, length = additive_mask(boolean_mask(docs, image_ids), dtype), docs.shape[1]
+        return block_mask(docs, image_ids, window=window)
+    mask, length = additive_mask(boolean_mask(docs, image_ids, window=window), dtype), docs.shape[1]
     if not QUERY_STRIPE < length <= MAX_EAGER_LENGTH:
         return mask
     starts, stripes = range(0, length, QUERY_STRIPE), mask.split(QUERY_STRIPE, dim=2)

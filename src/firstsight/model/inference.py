@@ -18,13 +18,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from firstsight.model import layers
-from firstsight.model.attention import Heads, KVHeads
+from firstsight.model.attention import Heads, KVHeads, additive_mask, window_mask
 from firstsight.model.layers import (
     Block,
     BlockOps,
     HiddenStates,
+    Linear,
     Norm,
     Projection,
+    Reach,
     TensorFn,
     decoder_block,
     merge_heads,
@@ -107,7 +109,7 @@ class InferenceDecoder:
     def __init__(self, lm: LM, max_length: int) -> None:
         self.lm = lm
         self._blocks = [_prepare_block(block, lm.spec.head_dim, lm.compute_dtype) for block in lm.blocks]
-        self._final_norm = _prepare_norm(lm.norm, lm.norm.weight, lm.compute_dtype)
+        self._final_norm = _prepare_norm(lm.norm, lm.compute_dtype)
         self._output_projection = prepare_linear(lm.head_weight, lm.compute_dtype)
         positions = torch.arange(max_length, device=lm.norm.weight.device)[None]
         cos, sin = layers.rotary_cos_sin(positions, lm.spec.rope, head_dim=lm.spec.head_dim, dtype=lm.wide_dtype)
@@ -152,9 +154,13 @@ class InferenceDecoder:
             cache.has_padding = cache.has_padding or min(token_counts) < num_new
         cache.length += num_new
         is_causal = start == 0 and num_new > 1 and not is_bidirectional
-        mask = _additive_mask(cache, num_new) if start else None
+        mask = windowed_mask = _additive_mask(cache, num_new) if start else None
+        if 0 < self.lm.spec.window < cache.length and not is_bidirectional:
+            windowed_mask = _windowed_mask(cache, num_new, self.lm.spec.window)
         dtype = self.lm.compute_dtype
-        return _ExtendContext(rotary_factors, positions, new_lengths, start, cache.length, is_causal, mask, dtype)
+        return _ExtendContext(
+            rotary_factors, positions, new_lengths, start, cache.length, is_causal, mask, windowed_mask, dtype
+        )
 
 
 def inference_decoder(lm: LM, max_length: int) -> InferenceDecoder:
@@ -183,6 +189,8 @@ class _ExtendContext(NamedTuple):
     end: int
     is_causal: bool
     mask: Float[Tensor, "_ 1 T S"] | None
+    windowed_mask: Float[Tensor, "_ 1 T S"] | None
+    """Of windowed layers; `mask` itself where all tokens are within the window."""
     dtype: torch.dtype
 
 
@@ -207,14 +215,20 @@ class _CachedInputs(NamedTuple):
         self.shift_inputs.copy_(_last_inputs(inputs, self.context.new_lengths, count))
         return preceding
 
-    def attend(self, q: Projection, k: Projection, v: Projection) -> Projection:
+    def attend(self, q: Projection, k: Projection, v: Projection, reach: Reach) -> Projection:
         context, head_dim, num_new = self.context, self.keys_values.shape[4], q.shape[1]
-        queries = _rotate_heads(q, context.rotary_factors).transpose(1, 2).to(self.keys_values.dtype)
+        if reach.has_rotary:
+            queries, rotated_keys = (_rotate_heads(x, context.rotary_factors) for x in (q, k))
+        else:
+            queries, rotated_keys = (x.unflatten(-1, (-1, head_dim)) for x in (q, k))
+        queries = queries.transpose(1, 2).to(self.keys_values.dtype)
         new_keys, new_values = self.keys_values.narrow(3, context.start, num_new).unbind(0)
-        new_keys.copy_(_rotate_heads(k, context.rotary_factors).transpose(1, 2))
+        new_keys.copy_(rotated_keys.transpose(1, 2))
         new_values.copy_(v.unflatten(-1, (-1, head_dim)).transpose(1, 2))
         keys, values = self.keys_values.narrow(3, 0, context.end).unbind(0)
-        return merge_heads(_attention(queries, keys, values, context)).to(context.dtype)
+        mask = context.windowed_mask if reach.is_windowed else context.mask
+        is_causal = context.is_causal and mask is None
+        return merge_heads(_attention(queries, keys, values, mask, is_causal=is_causal)).to(context.dtype)
 
 
 def prepare_linear(weight: Float[Tensor, "out into"], dtype: torch.dtype) -> TensorFn:
@@ -260,11 +274,12 @@ def _blocked_linear(weight: Float[Tensor, "out into"]) -> TensorFn:
     return linear
 
 
-def _prepare_norm(norm: Norm, weight: Float[Tensor, " D"], dtype: torch.dtype) -> TensorFn:
-    """`norm` with this weight, for inputs in `dtype`; on a CPU RMSNorm by the vector's length, in half the time."""
-    weight = weight.detach().to(dtype)
+def _prepare_norm(norm: Norm, dtype: torch.dtype, weight: Float[Tensor, " D"] | None = None) -> TensorFn:
+    """`norm`, or with this weight, for inputs in `dtype`; on a CPU RMSNorm by the vector's length, in half the time."""
+    weight = (norm.weight if weight is None else weight).detach().to(dtype)
     if not norm.is_rms_norm:
-        return lambda x: F.layer_norm(x, weight.shape, weight, None, norm.eps)
+        bias = None if norm.bias is None else norm.bias.detach().to(dtype)
+        return lambda x: F.layer_norm(x, weight.shape, weight, bias, norm.eps)
     if weight.device.type != "cpu":
         return lambda x: F.rms_norm(x, weight.shape, weight, norm.eps)
     wide_dtype, sqrt_width = torch.promote_types(dtype, torch.float32), len(weight) ** 0.5
@@ -284,26 +299,51 @@ def _prepare_block(block: Block, head_dim: int, dtype: torch.dtype) -> BlockOps:
 
     Queries and keys have the two dimensions of a rotary pair next to each other.
     """
-    attention = block.attention
-    q, k, v = attention.in_proj.weight.detach().split(attention.qkv_sizes)
-    in_proj = torch.cat((_interleave_halves(q, head_dim), _interleave_halves(k, head_dim), v))
+    attention, feed_forward = block.attention, block.feed_forward
 
-    def head_norm(norm: Norm | None) -> TensorFn | None:
-        return None if norm is None else _prepare_norm(norm, _interleave_halves(norm.weight.detach(), head_dim), dtype)
+    def interleaved_qkv(rows: Tensor) -> Tensor:
+        q, k, v = rows.detach().split(attention.qkv_sizes)
+        return torch.cat((_interleave_halves(q, head_dim), _interleave_halves(k, head_dim), v))
 
     return BlockOps(
-        attention_norm=_prepare_norm(block.attention_norm, block.attention_norm.weight, dtype),
-        in_proj=prepare_linear(in_proj, dtype),
-        q_norm=head_norm(attention.q_norm),
-        k_norm=head_norm(attention.k_norm),
-        out_proj=prepare_linear(attention.out_proj.weight, dtype),
-        ffn_norm=_prepare_norm(block.ffn_norm, block.ffn_norm.weight, dtype),
-        w12=prepare_linear(block.feed_forward.w12.weight, dtype),
-        w3=prepare_linear(block.feed_forward.w3.weight, dtype),
+        attention_norm=_prepare_norm(block.attention_norm, dtype),
+        in_proj=_prepare_biased(attention.in_proj, dtype, interleaved_qkv),
+        q_norm=_prepare_qk_norm(attention.q_norm, head_dim, dtype),
+        k_norm=_prepare_qk_norm(attention.k_norm, head_dim, dtype),
+        out_proj=_prepare_biased(attention.out_proj, dtype),
+        ffn_norm=_prepare_norm(block.ffn_norm, dtype),
+        w12=_prepare_biased(feed_forward.w12, dtype),
+        w3=_prepare_biased(feed_forward.w3, dtype),
         shift=None if attention.shift is None else attention.shift.detach().to(dtype),
         qkv_sizes=attention.qkv_sizes,
-        activation=F.silu,
+        activation=_swiglu if block.activation is layers.swiglu else block.activation,
+        order=block.order,
+        reach=block.reach,
     )
+
+
+def _prepare_biased(linear: Linear, dtype: torch.dtype, order_rows: TensorFn = torch.detach) -> TensorFn:
+    """`prepare_linear` with the bias of the map, its outputs in another order."""
+    product = prepare_linear(order_rows(linear.weight), dtype)
+    if linear.bias is None:
+        return product
+    bias = order_rows(linear.bias).to(dtype)
+    return lambda x: product(x) + bias
+
+
+def _prepare_qk_norm(norm: Norm | None, head_dim: int, dtype: torch.dtype) -> TensorFn | None:
+    """The norm of queries or keys whose rotary pairs are next to each other."""
+    if norm is None:
+        return None
+    prepared = _prepare_norm(norm, dtype, _interleave_halves(norm.weight.detach(), head_dim))
+    if not norm.is_per_head:
+        return prepared
+    return lambda x: prepared(x.unflatten(-1, (-1, head_dim))).flatten(-2)
+
+
+def _swiglu(gate_value: Tensor) -> Tensor:
+    gate, value = gate_value.chunk(2, dim=-1)
+    return F.silu(gate) * value
 
 
 def _interleave_halves(weight: Float[Tensor, "rows *any"], head_dim: int) -> Float[Tensor, "rows *any"]:
@@ -325,16 +365,16 @@ def _attention_backends(device: torch.device) -> AbstractContextManager[object]:
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
-def _attention(q: Heads, k: KVHeads, v: KVHeads, call: _ExtendContext) -> Heads:
+def _attention(q: Heads, k: KVHeads, v: KVHeads, mask: Float[Tensor, "_ 1 T S"] | None, *, is_causal: bool) -> Heads:
     """Softmax attention; for a single token the queries that share a key head are treated as tokens of that head."""
     num_rows, num_heads, num_new, head_dim = q.shape
     group = num_heads // k.shape[1]
     if num_new == 1 and q.device.type == "cpu":
-        return _single_token_attention(q, k, v, call.mask)
+        return _single_token_attention(q, k, v, mask)
     if num_new == 1 and group > 1:
         grouped = q.reshape(num_rows, num_heads // group, group, head_dim)
-        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=call.mask).reshape(q.shape)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=call.mask, is_causal=call.is_causal, enable_gqa=group > 1)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(q.shape)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=group > 1)
 
 
 def _single_token_attention(q: Heads, keys: KVHeads, values: KVHeads, mask: Float[Tensor, "_ 1 T S"] | None) -> Heads:
@@ -354,6 +394,18 @@ def _additive_mask(cache: KVCache, num_new: int) -> Float[Tensor, "_ 1 T S"] | N
     future = cache.padding_bias.new_full((num_new, num_new), float("-inf")).triu(1)
     causal = F.pad(future, (cache.length - num_new, 0))[None, None]
     return causal if bias is None else causal + bias
+
+
+def _windowed_mask(cache: KVCache, num_new: int, window: int) -> Float[Tensor, "B 1 T S"]:
+    """0 where each of the last `num_new` columns may attend in a windowed layer, -inf elsewhere.
+
+    A padding column attends to itself, so that no row of the softmax is empty.
+    """
+    is_token = cache.padding_bias[:, : cache.length] == 0
+    columns = torch.arange(cache.length, device=is_token.device)
+    rows = columns[-num_new:, None]
+    allowed = is_token[:, None, None] & (columns <= rows) & window_mask(is_token, num_new, window)
+    return additive_mask(allowed | (columns == rows), cache.padding_bias.dtype)
 
 
 def _last_inputs(inputs: HiddenStates, new_lengths: Int[Tensor, " B"] | None, count: int) -> Tensor:

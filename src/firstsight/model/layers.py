@@ -1,4 +1,4 @@
-"""The decoder block: norm, token shift, attention with rotary position embeddings, SwiGLU.
+"""The decoder block: norm, token shift, attention with rotary position embeddings, MLP.
 
 `decoder_block` is its arithmetic, for training, for inference with a cache and for the transformers classes. These
 differ in the functions that multiply by the weights (`BlockOps`) and in the attention (`BlockInputs`).
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ HiddenStates = Float[Tensor, "B T D"]
 Projection = Float[Tensor, "B T _"]
 """Queries, keys or values of all heads side by side."""
 TensorFn = Callable[[Tensor], Tensor]
+BlockOrder = Literal["pre_norm", "parallel", "post_norm"]
+"""As `LMSpec.block`."""
 RotaryCosSin = tuple[Float[Tensor, "B 1 T half"], Float[Tensor, "B 1 T half"]]
 
 
@@ -49,9 +51,16 @@ class BlockInputs(Protocol):
         """The `count` normed inputs of this block before the first token of `h`."""
         ...
 
-    def attend(self, q: Projection, k: Projection, v: Projection) -> Projection:
-        """Attention with rotary position embeddings of queries [B, T, H*K], keys and values [B, T, G*K]."""
+    def attend(self, q: Projection, k: Projection, v: Projection, reach: Reach) -> Projection:
+        """Attention of queries [B, T, H*K] to keys and values [B, T, G*K], in the way of a layer."""
         ...
+
+
+class Reach(NamedTuple):
+    """How the attention of a layer sees distances."""
+
+    has_rotary: bool
+    is_windowed: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,19 +72,24 @@ class AttentionInputs:
     mask: AttentionMask
     positions: Int[Tensor, "B T"]
     dtype: torch.dtype
+    windowed_mask: AttentionMask | None = None
+    """The mask of windowed layers; None where it would be that of the others."""
 
     def preceding_inputs(self, h: HiddenStates, count: int) -> Float[Tensor, "B count D"]:
         """Zeros: each row begins with its first token."""
         return h.new_zeros(h.shape[0], count, h.shape[2])
 
-    def attend(self, q: Projection, k: Projection, v: Projection) -> Projection:
+    def attend(self, q: Projection, k: Projection, v: Projection, reach: Reach) -> Projection:
         """Softmax attention under the mask."""
-        return merge_heads(masked_attention(*self.rotated_heads(q, k, v), self.mask))
+        mask = self.mask if self.windowed_mask is None or not reach.is_windowed else self.windowed_mask
+        return merge_heads(masked_attention(*self.split_heads(q, k, v, reach), mask))
 
-    def rotated_heads(self, q: Projection, k: Projection, v: Projection) -> tuple[Tensor, Tensor, Tensor]:
+    def split_heads(self, q: Projection, k: Projection, v: Projection, reach: Reach) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, H, T, K], keys and values [B, G, T, K] by head; queries and keys are rotated."""
         head_dim = 2 * self.cos.shape[-1]
         q, k, v = (x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (q, k, v))
+        if not reach.has_rotary:
+            return q, k, v
         return apply_rotary(q, self.cos, self.sin), apply_rotary(k, self.cos, self.sin), v
 
 
@@ -90,44 +104,62 @@ class BlockOps(NamedTuple):
     out_proj: TensorFn
     ffn_norm: TensorFn
     w12: TensorFn
-    """Gate, then value."""
+    """Gate, then value; without a gate the hidden layer."""
     w3: TensorFn
     shift: Float[Tensor, "taps D"] | None
     qkv_sizes: tuple[int, int, int]
     """Widths of queries, keys and values: H*K, G*K, G*K."""
     activation: TensorFn
+    """From the output of `w12` to the input of `w3`."""
+    order: BlockOrder
+    reach: Reach
 
 
 BlockFn = Callable[[Tensor, BlockOps, BlockInputs], Tensor]
 
 
 class Weight(nn.Module):
-    """A parameter `weight`, uninitialised."""
+    """A parameter `weight`, uninitialised, and where a model has biases a `bias` with an entry for each row of it."""
 
-    def __init__(self, *shape: int) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, *shape: int, has_bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
+        self.register_parameter("bias", nn.Parameter(torch.empty(shape[:1])) if has_bias else None)
+
+    def cast_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """The bias in `dtype`."""
+        return None if self.bias is None else self.bias.to(dtype)
 
 
 class Linear(Weight):
-    """A linear map without bias in the dtype of its input."""
+    """A linear map in the dtype of its input."""
 
     def forward(self, x: Float[Tensor, "*any into"]) -> Float[Tensor, "*any out"]:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), self.cast_bias(x.dtype))
 
 
 class Norm(Weight):
-    """LayerNorm or RMSNorm with a weight and no bias, computed in the dtype of its input."""
+    """LayerNorm or RMSNorm with a weight, computed in the dtype of its input.
 
-    def __init__(self, width: int, spec: LMSpec) -> None:
-        super().__init__(width)
-        self.is_rms_norm, self.eps = spec.norm == "rms", spec.eps
+    `is_per_head`: each head of heads side by side is normalised by itself, all with the same weight.
+    """
+
+    def __init__(self, width: int, spec: LMSpec, *, has_bias: bool = False, is_per_head: bool = False) -> None:
+        super().__init__(width, has_bias=has_bias)
+        self.is_rms_norm, self.eps, self.is_per_head = spec.norm == "rms", spec.eps, is_per_head
 
     def forward(self, x: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        if self.is_per_head:
+            return self._normalize(x.unflatten(-1, (-1, len(self.weight)))).flatten(-2)
+        return self._normalize(x)
+
+    def _normalize(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)
         if self.is_rms_norm:
             return F.rms_norm(x, weight.shape, weight, self.eps)
-        return F.layer_norm(x, weight.shape, weight, None, self.eps)
+        return F.layer_norm(x, weight.shape, weight, self.cast_bias(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
@@ -137,30 +169,40 @@ class Attention(nn.Module):
         super().__init__()
         query_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
         self.qkv_sizes = (query_width, kv_width, kv_width)
-        self.in_proj = Linear(query_width + 2 * kv_width, spec.width)
-        self.q_norm = Norm(query_width, spec) if spec.qk_norm else None
-        self.k_norm = Norm(kv_width, spec) if spec.qk_norm else None
-        self.out_proj = Linear(spec.width, query_width)
+        self.in_proj = Linear(query_width + 2 * kv_width, spec.width, has_bias=spec.has_biases)
+        self.q_norm = _qk_norm(query_width, spec)
+        self.k_norm = _qk_norm(kv_width, spec)
+        self.out_proj = Linear(spec.width, query_width, has_bias=spec.has_biases)
         self.shift = nn.Parameter(torch.empty(spec.token_shift, spec.width)) if spec.token_shift > 1 else None
 
 
+def _qk_norm(width: int, spec: LMSpec) -> Norm | None:
+    if not spec.qk_norm:
+        return None
+    is_per_head = spec.qk_norm_width == "head"
+    return Norm(spec.head_dim if is_per_head else width, spec, is_per_head=is_per_head)
+
+
 class FeedForward(nn.Module):
-    """The weights of SwiGLU: `w12` for gate and value, `w3` for the output."""
+    """The weights of the MLP: `w12` for SwiGLU's gate and value or the hidden layer, `w3` for the output."""
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
-        self.w12 = Linear(2 * spec.mlp_width, spec.width)
-        self.w3 = Linear(spec.width, spec.mlp_width)
+        self.w12 = Linear(spec.mlp_hidden_width, spec.width, has_bias=spec.has_biases)
+        self.w3 = Linear(spec.width, spec.mlp_width, has_bias=spec.has_biases)
 
 
 class Block(nn.Module):
-    """One pre-norm block, with open_lm's parameter names: a module that torch's wrappers and hooks apply to."""
+    """One block, with open_lm's parameter names: a module that torch's wrappers and hooks apply to."""
 
-    def __init__(self, spec: LMSpec) -> None:
+    def __init__(self, spec: LMSpec, layer: int) -> None:
         super().__init__()
+        self.order: BlockOrder = spec.block
+        self.reach = Reach(spec.has_rotary(layer), spec.is_windowed(layer))
+        self.activation = swiglu if spec.mlp == "swiglu" else F.gelu
         self.block_fn: BlockFn = decoder_block
         """`decoder_block` or its compiled form, which all blocks share; hooks and wrappers stay outside of it."""
-        self.attention_norm, self.ffn_norm = Norm(spec.width, spec), Norm(spec.width, spec)
+        self.attention_norm, self.ffn_norm = (Norm(spec.width, spec, has_bias=spec.has_biases) for _ in range(2))
         self.attention = Attention(spec)
         self.feed_forward = FeedForward(spec)
 
@@ -178,7 +220,9 @@ class Block(nn.Module):
             w3=feed_forward.w3,
             shift=attention.shift,
             qkv_sizes=attention.qkv_sizes,
-            activation=silu,
+            activation=self.activation,
+            order=self.order,
+            reach=self.reach,
         )
 
     def forward(self, x: HiddenStates, inputs: BlockInputs) -> HiddenStates:
@@ -187,22 +231,30 @@ class Block(nn.Module):
 
 
 def decoder_block(x: HiddenStates, ops: BlockOps, inputs: BlockInputs) -> HiddenStates:
-    """One pre-norm block on the residual stream: the only place of its arithmetic, with and without a cache."""
-    h = ops.attention_norm(x.to(inputs.dtype))
+    """One block on the residual stream: the only place of its arithmetic, with and without a cache."""
+    has_post_norm = ops.order == "post_norm"
+    h = x.to(inputs.dtype) if has_post_norm else ops.attention_norm(x.to(inputs.dtype))
     if ops.shift is not None:
         assert inputs.positions is not None
         preceding = inputs.preceding_inputs(h, ops.shift.shape[0] - 1)
         h = shift_tokens(h, ops.shift.to(h.dtype), preceding, inputs.positions)
     q, k, v = ops.in_proj(h).split(ops.qkv_sizes, dim=-1)
     if ops.q_norm is not None and ops.k_norm is not None:
-        q, k = ops.q_norm(q), ops.k_norm(k)  # over all heads
-    x = x + ops.out_proj(inputs.attend(q, k, v))
-    gate, value = ops.w12(ops.ffn_norm(x.to(inputs.dtype))).chunk(2, dim=-1)
-    return x + ops.w3(ops.activation(gate) * value)
+        q, k = ops.q_norm(q), ops.k_norm(k)
+    attended = ops.out_proj(inputs.attend(q, k, v, ops.reach))
+    stream = x + (ops.attention_norm(attended) if has_post_norm else attended)
+    mlp_input = (x if ops.order == "parallel" else stream).to(inputs.dtype)
+    hidden = ops.w12(mlp_input if has_post_norm else ops.ffn_norm(mlp_input))
+    output = ops.w3(ops.activation(hidden))
+    return stream + (ops.ffn_norm(output) if has_post_norm else output)
 
 
 def rotary_frequencies(rope: RopeSpec, head_dim: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[head_dim / 2] radians per position for each pair of a head's dimensions."""
+    """[head_dim / 2] radians per position for each pair of a head's dimensions; 0 for those that are not rotated."""
+    if isinstance(rope, Rope) and rope.fraction != 1:
+        rotary_dim = int(head_dim * rope.fraction)
+        inv_freq = rope.base ** (-torch.arange(0, rotary_dim, 2, device=device, dtype=dtype) / rotary_dim)
+        return F.pad(inv_freq, (0, (head_dim - rotary_dim) // 2))
     inv_freq = rope.base ** (-torch.arange(0, head_dim, 2, device=device, dtype=dtype) / head_dim)
     match rope:
         case LinearRope():
@@ -245,6 +297,12 @@ def shift_tokens(
 def merge_heads(x: Heads) -> Projection:
     """Heads [B, H, T, K] side by side: [B, T, H*K]."""
     return x.transpose(1, 2).flatten(2)
+
+
+def swiglu(gate_value: Float[Tensor, "*any _"]) -> Float[Tensor, "*any F"]:
+    """The values times the SiLU of their gates, which come first."""
+    gate, value = gate_value.chunk(2, dim=-1)
+    return silu(gate) * value
 
 
 def silu(gate: Float[Tensor, "*any F"]) -> Float[Tensor, "*any F"]:

@@ -36,13 +36,15 @@ class LM(nn.Module):
         self.recompute = False
         """Store only each block's input for the backward pass and compute the rest again: less memory, same bits."""
         self.tok_embeddings = Weight(spec.vocab_size, spec.width)
-        self.layers = nn.ModuleList([Block(spec) for _ in range(spec.layers)])
-        self.norm = Norm(spec.width, spec)
+        self.layers = nn.ModuleList([Block(spec, layer) for layer in range(spec.layers)])
+        self.norm = Norm(spec.width, spec, has_bias=spec.has_biases)
         self.output = None if spec.ties_embeddings else Weight(spec.vocab_size, spec.width)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """open_lm's initialisation: normal values truncated at three standard deviations; norm weights are one.
+
+        Biases are zero.
 
         The standard deviation is fan-in ** -0.5 (the fan-in of `out_proj` is heads x head_dim), times
         (2 * depth) ** -0.5 for the matrices that write to the residual stream of the block at `depth`, from 1.
@@ -64,9 +66,9 @@ class LM(nn.Module):
             init_weight(feed_forward.w3.weight, hidden_std * depth_scale)
             if attention.shift is not None:
                 attention.shift.copy_(one_hot_taps(*attention.shift.shape))
-        for parameter in self.parameters():
+        for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
-                parameter.fill_(1)
+                parameter.fill_(0 if name.endswith(".bias") else 1)
 
     def embed(self, tokens: Int[Tensor, "B T"]) -> HiddenStates:
         """Word embeddings times `spec.embedding_scale`: the input of the first block."""
@@ -91,14 +93,26 @@ class LM(nn.Module):
         `image_ids` numbers each row's images, -1 for text; an image's tokens attend to each other in both directions.
         None makes all tokens causal. Angles and masks are float32, or float64 if the products are.
         """
-        mask = attention_mask(docs, image_ids, self.wide_dtype, head_dim=self.spec.head_dim)
-        return self.masked_inputs(positions, mask)
+        head_dim, window, windowed_mask = self.spec.head_dim, self.spec.window, None
+        mask = attention_mask(docs, image_ids, self.wide_dtype, head_dim=head_dim)
+        if 0 < window < docs.shape[1]:
+            windowed_mask = attention_mask(docs, image_ids, self.wide_dtype, head_dim=head_dim, window=window)
+        return self.masked_inputs(positions, mask, windowed_mask)
 
-    def masked_inputs(self, positions: Int[Tensor, "B T"], mask: AttentionMask) -> AttentionInputs:
-        """`attention_inputs` with a given mask."""
+    def masked_inputs(
+        self, positions: Int[Tensor, "B T"], mask: AttentionMask, windowed_mask: AttentionMask | None
+    ) -> AttentionInputs:
+        """`attention_inputs` with given masks."""
         rope, head_dim = self.spec.rope, self.spec.head_dim
         cos, sin = layers.rotary_cos_sin(positions, rope, head_dim=head_dim, dtype=self.wide_dtype)
-        return AttentionInputs(cos=cos, sin=sin, mask=mask, positions=positions, dtype=self.compute_dtype)
+        return AttentionInputs(
+            cos=cos,
+            sin=sin,
+            mask=mask,
+            positions=positions,
+            dtype=self.compute_dtype,
+            windowed_mask=windowed_mask,
+        )
 
     @property
     def wide_dtype(self) -> torch.dtype:

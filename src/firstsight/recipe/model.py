@@ -1,18 +1,19 @@
-"""Models: decoders of the OpenLM and Llama families as settings of one spec, and vision-language models around them.
+"""Models: decoders of several families as settings of one spec, and vision-language models around them.
 
 Parameters and FLOPs are formulas. Source: paper Table 2, sections 1.2, 2 and 3, and open_lm's configurations; for the
-Llama settings transformers' LlamaConfig.
+settings of other families (Llama, GPT-NeoX, OLMo 2 and 3, Qwen3, SmolLM3) transformers' configurations.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import field, replace
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 from firstsight.errors import QuantityError
-from firstsight.recipe.spec import spec
+from firstsight.recipe.spec import OMITTED_AT_DEFAULT, spec
 from firstsight.recipe.vision import PatchProjectionSpec, VisionSpec
+from firstsight.units import Share
 
 
 @spec
@@ -21,9 +22,13 @@ class Rope:
 
     TAG: ClassVar = "rope"
     base: float
+    fraction: Share = field(default=Share(1), metadata=OMITTED_AT_DEFAULT)
+    """The part of each head that is rotated: the first numbers of both halves (GPT-NeoX rotates a quarter)."""
 
     def __post_init__(self) -> None:
         _check_positive("rotary base", self.base)
+        if not self.fraction:
+            raise QuantityError("a rotary fraction is above 0. Got 0. Set 1 for whole heads.")
 
 
 @spec
@@ -70,7 +75,7 @@ Rotary = Rope | LinearRope | Llama3Rope
 
 @spec
 class LMSpec:
-    """A decoder-only language model: pre-norm, no biases, rotary, SwiGLU; OpenLM or Llama by its settings."""
+    """A decoder-only language model; OpenLM by the defaults, Llama, Pythia, OLMo, Qwen3, SmolLM3 by its settings."""
 
     TAG: ClassVar = "lm"
     layers: int
@@ -86,7 +91,7 @@ class LMSpec:
     """layer: LayerNorm with a weight and no bias (OpenLM); rms: RMSNorm (Llama)."""
     eps: float
     qk_norm: bool
-    """Norm of the full query and key vectors before heads and rotary (OpenLM)."""
+    """Norm of queries and keys before rotary (OpenLM, OLMo 2, Qwen3)."""
     rope: Rotary
     ties_embeddings: bool
     """The head's weights are the input embeddings."""
@@ -94,6 +99,21 @@ class LMSpec:
     """Taps of a learned causal mix of each token with its predecessors before attention; 1 is none (the paper)."""
     embedding_scale: int
     """Input embeddings are multiplied by this; 1 in the paper."""
+    block: Literal["pre_norm", "parallel", "post_norm"] = field(default="pre_norm", metadata=OMITTED_AT_DEFAULT)
+    """Norms before attention and MLP; parallel: both read the same residual stream (GPT-NeoX); post_norm: norms of the
+    outputs of attention and MLP (OLMo 2)."""
+    mlp: Literal["swiglu", "gelu"] = field(default="swiglu", metadata=OMITTED_AT_DEFAULT)
+    """gelu: two linear maps, without a gate (GPT-NeoX)."""
+    has_biases: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
+    """Biases of all norms and of the linear maps in the blocks (GPT-NeoX)."""
+    qk_norm_width: Literal["full", "head"] = field(default="full", metadata=OMITTED_AT_DEFAULT)
+    """What `qk_norm` normalizes: all heads together, or each by itself with the same weights (Qwen3)."""
+    rotary_period: int = field(default=0, metadata=OMITTED_AT_DEFAULT)
+    """Every n-th layer has no rotary embedding (SmolLM3: 4); 0: all layers have it."""
+    window: int = field(default=0, metadata=OMITTED_AT_DEFAULT)
+    """The last tokens, with itself, that a token of a windowed layer attends to (OLMo 3); 0: no layer is windowed."""
+    window_period: int = field(default=0, metadata=OMITTED_AT_DEFAULT)
+    """Every n-th layer attends to the whole document in spite of the window (OLMo 3: 4); 0: none does."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocab_size", "eps"):
@@ -108,27 +128,59 @@ class LMSpec:
             )
         if self.head_dim % 2:
             raise QuantityError(f"rotary rotates pairs: head_dim must be even. Got {self.head_dim}. Add one.")
+        if isinstance(self.rope, Rope) and self.head_dim * self.rope.fraction % 2:
+            got = f"{self.rope.fraction} of {self.head_dim}"
+            raise QuantityError(f"rotary rotates pairs: wanted an even part of each head. Got {got}. Change either.")
+        if min(self.rotary_period, self.window, self.window_period) < 0 or (self.window_period and not self.window):
+            got = f"rotary_period={self.rotary_period}, window={self.window}, window_period={self.window_period}"
+            raise QuantityError(f"window and periods are 0 or above, a window_period needs a window. Got {got}.")
+        if self.qk_norm_width == "head" and not self.qk_norm:
+            raise QuantityError('qk_norm_width="head" needs qk_norm=True. Got qk_norm=False. Set both.')
 
     @property
     def attention_parameters(self) -> int:
         """Weights of one block's attention that multiply matrices."""
         return 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
 
+    @property
+    def mlp_hidden_width(self) -> int:
+        """Outputs of the first linear map of an MLP: gate and value of SwiGLU side by side."""
+        return self.mlp_width * (2 if self.mlp == "swiglu" else 1)
+
+    @property
+    def block_parameters(self) -> int:
+        """Weights of one block that multiply matrices."""
+        return self.attention_parameters + self.width * (self.mlp_hidden_width + self.mlp_width)
+
     def parameters(self) -> int:
         """Count of all weights, norms included."""
-        norms = 2 * self.width + (self.head_dim * (self.heads + self.kv_heads) if self.qk_norm else 0)
+        qk_heads = 2 if self.qk_norm_width == "head" else self.heads + self.kv_heads
+        norms = 2 * self.width + (self.head_dim * qk_heads if self.qk_norm else 0)
         token_shift = self.token_shift * self.width if self.token_shift > 1 else 0
-        block = self.attention_parameters + 3 * self.width * self.mlp_width + norms + token_shift
-        return self.layers * block + self.width + (1 if self.ties_embeddings else 2) * self.vocab_size * self.width
+        head_biases = self.head_dim * (self.heads + 2 * self.kv_heads)
+        biases = head_biases + 4 * self.width + self.mlp_hidden_width if self.has_biases else 0
+        final_norm = self.width * (2 if self.has_biases else 1)
+        embeddings = (1 if self.ties_embeddings else 2) * self.vocab_size * self.width
+        return self.layers * (self.block_parameters + norms + token_shift + biases) + final_norm + embeddings
 
     def flops(self, row_length: int) -> int:
         """Forward FLOPs of one token in a row: 2 per weight used, and those between tokens."""
-        block = self.attention_parameters + 3 * self.width * self.mlp_width
-        return 2 * (self.layers * block + self.vocab_size * self.width) + self.attention_flops(row_length)
+        weights = self.layers * self.block_parameters + self.vocab_size * self.width
+        return 2 * weights + self.attention_flops(row_length)
 
     def attention_flops(self, row_length: int) -> int:
         """The part of `flops` without weights: scores and weighted values, half of the full matrix as it is causal."""
-        return self.layers * 2 * row_length * self.heads * self.head_dim
+        windowed = sum(map(self.is_windowed, range(self.layers))) if self.window < row_length else 0
+        window_area = self.window * (2 * row_length - self.window) // row_length if windowed else 0
+        return 2 * self.heads * self.head_dim * ((self.layers - windowed) * row_length + windowed * window_area)
+
+    def has_rotary(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, has rotary embeddings."""
+        return not self.rotary_period or (layer + 1) % self.rotary_period != 0
+
+    def is_windowed(self, layer: int) -> bool:
+        """Whether the attention of a layer, counted from 0, is limited to the window."""
+        return self.window > 0 and (not self.window_period or (layer + 1) % self.window_period != 0)
 
 
 def swiglu_width(width: int) -> int:
