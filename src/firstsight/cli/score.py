@@ -11,19 +11,21 @@ import typer
 
 from firstsight.cli import terminal
 from firstsight.errors import RequestError
+from firstsight.evaluate.offline_scoring import Rules
 from firstsight.files import write_atomic
 from firstsight.plan.verification import check_stored_folder
 from firstsight.units import parse_share
 
 if TYPE_CHECKING:
-    from firstsight.evaluate.offline_scoring.scoring import ScoredAnswers
+    from firstsight.evaluate.offline_scoring.scoring import PartScore, ScoredAnswers
 
 
 def score(
     task: Annotated[str, typer.Argument(metavar="TASK", help="vqav2, gqa, vizwiz, textvqa, refcoco, pope ...")],
     *,
     answers: Annotated[list[Path], typer.Option(help="The model's answers; a folder, or several times, for parts.")],
-    references: Annotated[list[Path], typer.Option(help="The benchmark's files; also the model's question file.")],
+    references: Annotated[list[Path], typer.Option(help="The benchmark's files, or parts; the model's question file.")],
+    rules: Annotated[Rules, typer.Option("--as", help="Rules: ours, or the paper's harness, of raw answers.")] = "own",
     missing: Annotated[str, typer.Option(metavar="SHARE", help="Largest share without an answer.")] = "5%",
     out_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here.")] = None,
     rows: Annotated[Path | None, typer.Option(metavar="FILE", help="Write each question's score here.")] = None,
@@ -46,7 +48,7 @@ def score(
     folder = references[0] if references[0].is_dir() else references[0].parent
     definition = get_task(task, folder.resolve().parent)
     with as_request_error():
-        scored = scoring.score_answer_files(definition, answers, references)
+        scored = scoring.score_answer_files(definition, answers, references, rules=rules)
     if out_json:
         _write(out_json, json.dumps(scoring.score_summary(scored), indent=1) + "\n")
     if rows:
@@ -55,6 +57,8 @@ def score(
     if scored.missing_count > allowed * len(scored.rows):
         raise RequestError("\n".join([_too_few_answers(scored, str(allowed)), *details]))
     terminal.print_table(_score_table(scored))
+    if scored.parts:
+        terminal.print_table(_part_table(scored.parts), title="")
     if scored.splits:
         terminal.print_table(_split_table(scored.splits), title="")
     terminal.print_lines(["", *details])
@@ -75,6 +79,13 @@ def _score_table(scored: ScoredAnswers) -> Iterator[tuple[str, ...]]:
     yield (*name, _percent(scored.score), interval, *(f"{count:,}" for count in counts))
 
 
+def _part_table(parts: Mapping[str, PartScore]) -> Iterator[tuple[str, ...]]:
+    yield ("part", "score", "95 % interval", "questions", "missing")
+    for name, part in parts.items():
+        interval = " to ".join(map(_percent, part.interval))
+        yield (name, _percent(part.score), interval, f"{part.num_questions:,}", f"{part.missing_count:,}")
+
+
 def _split_table(splits: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, ...]]:
     yield ("split", "accuracy", "precision", "recall", "F1", "yes")
     for name, scores in splits.items():
@@ -91,7 +102,10 @@ def _detail_lines(scored: ScoredAnswers) -> Iterator[str]:
     if scored.missing_count and scored.answered_score is not None:
         questions = _counted(scored.missing_count, "question has", "questions have")
         answered = _percent(scored.answered_score)
-        yield f"{questions} no answer, which counts as wrong; the answered ones alone score {answered}"
+        if scored.rules == "paper":
+            yield f"{questions} no answer, which does not count in the paper's harness"
+        else:
+            yield f"{questions} no answer, which counts as wrong; the answered ones alone score {answered}"
     if joined.contested_positions:
         ids = ", ".join(scored.rows[position].question.id for position in joined.contested_positions[:4])
         answers = f"{len(joined.contested_positions):,} of these got several answers that give only image and question"

@@ -78,7 +78,9 @@ def test_gzip_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
 
 def test_answers_that_are_numbers_booleans_or_null(tmp_path: Path) -> None:
     content = '{"a": 2, "b": true, "c": null, "d": NaN, "e": ["x"], "f": [0.1, 0.2, 0.3, 0.4], "g": "\\ud83d\\udc31"}'
-    words = [answer.answer for answer in read_answer_files([write_file(tmp_path, "answers.json", content)], "vqav2")]
+    words = [
+        answer.answer for answer in read_answer_files([write_file(tmp_path, "answers.json", content)], "vqav2").records
+    ]
     assert words == ["2", "yes", "", "", "x", "[0.1, 0.2, 0.3, 0.4]", "\N{CAT FACE}"]
 
 
@@ -86,7 +88,7 @@ def test_textvqa_has_two_answers_in_the_papers_harness(tmp_path: Path) -> None:
     """The question contains OCR tokens, which were in the prompt of only one of the answers."""
     row = {"question_id": 1, "model_output_ocr": "with", "model_output_no_ocr": "without"}
     path = write_file(tmp_path, "results.json", {"1": row | {"question": "what?\nReference OCR token: A"}})
-    scored = {name: read_answer_files([path], name)[0] for name in ("textvqa", "textvqa_ocr")}
+    scored = {name: read_answer_files([path], name).records[0] for name in ("textvqa", "textvqa_ocr")}
     assert {name: (answer.answer, "OCR" in answer.prompt) for name, answer in scored.items()} == {
         "textvqa": ("without", False),
         "textvqa_ocr": ("with", True),

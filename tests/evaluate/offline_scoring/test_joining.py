@@ -89,4 +89,4 @@ def test_line_numbers_are_no_identity(questions: tuple[Question, ...], tmp_path:
     """As many answers as questions, without any identity."""
     path = write_file(tmp_path, "answers.json", [{"answer": f"w{n}"} for n in range(COUNT)])
     with pytest.raises(Exception, match="none of 12 answers could be joined"):
-        join_answers(read_answer_files([path], "vqav2"), questions, {})
+        join_answers(read_answer_files([path], "vqav2").records, questions, {})

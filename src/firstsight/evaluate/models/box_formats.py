@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -32,18 +33,38 @@ _BRACKETED_LIST = re.compile(rf"\[\s*{_LIST}\s*\]")
 """[left, top, right, bottom], also in brackets, text or JSON: all other families."""
 _BARE_LIST = re.compile(rf"\s*{_LIST}\s*")
 
-_HUNDREDTHS = re.compile(r"\{\s*(?:<\s*\d{1,3}\s*>\s*){4}\}")
+_HUNDREDTHS = re.compile(r"\{\s*" + r"\s*".join([r"<\s*(\d{1,3})\s*>"] * 4) + r"\s*\}")
 """MiniGPT-v2."""
-_THOUSANDTHS = re.compile(r"<box>|<\|box_start\|>|\[\s*\[[\d\s,]*\]\s*\]")
-"""Qwen-VL, InternVL, CogVLM."""
+_THOUSANDTHS = re.compile(
+    r"(?:<box>|<\|box_start\|>|<\|det\|>)(.*?)(?:</box>|<\|box_end\|>|<\|/det\|>|$)|\[\s*\[([\d\s,]*)\]", re.DOTALL
+)
+"""Qwen-VL, InternVL, DeepSeek-VL2, CogVLM; the second group is a box of [[...]]."""
+_FREE_NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?![\w.])", re.ASCII)
 _LOC_TOKEN = re.compile(r"<loc(\d{4})>")
 _LOC_BOX = re.compile(r"(?:<loc\d{4}>\s*){4}")
 """PaliGemma: top, left, bottom, right in 1,024 steps."""
-_SIGNED_LIST = re.compile(r"[\[(]?\s*" + r"\s*,\s*".join([r"(-?\d+\.?\d*)"] * 4) + r"\s*[\])]?")
+_SIGNED = r"([+-]?(?:\d+\.?\d*|\.\d+))"
+_COMMA = r"\s*,\s*"
+_SIGNED_LIST = re.compile(r"[\[(]?\s*" + _COMMA.join([_SIGNED] * 4) + r"\s*,?\s*[\])]?")
+"""A box alone."""
+_LISTS = re.compile(
+    rf"\[\s*{_COMMA.join([_SIGNED] * 4)}\s*\]|\(\s*{_COMMA.join([_SIGNED] * 4)}\s*\)"
+    rf"|\(\s*{_SIGNED}{_COMMA}{_SIGNED}\s*\)(?:\s*,?\s*|\s+(?:to|and)\s+)\(\s*{_SIGNED}{_COMMA}{_SIGNED}\s*\)"
+    rf"|\[\s*{_SIGNED}{_COMMA}{_SIGNED}\s*\](?:\s*,?\s*|\s+(?:to|and)\s+)\[\s*{_SIGNED}{_COMMA}{_SIGNED}\s*\]"
+)
+"""A box in a sentence or in JSON: four numbers in brackets, or two corners."""
+_MAX_ANSWER_CHARS = 100_000
+"""Longer answers are not searched for boxes."""
 _MIN_BOXES = 20
 """Minimum number of boxes to infer a unit from."""
 _PIXEL_TOLERANCE = 1.0
-"""Pixels by which a box may exceed its image because of rounding."""
+"""Pixels, or steps of another unit, by which a box may exceed its image because of rounding."""
+_SHARE_TOLERANCE = 0.005
+"""Half a step of shares with two decimals."""
+_MAX_SHARE = 2.0
+"""Boxes of which none has a larger number are shares that exceed their images, and no pixels or hundredths."""
+_MIN_REORDERED = 0.05
+"""Share of boxes that end before they begin from which a file's boxes may be left, top, width and height."""
 
 
 class BoxFormat(NamedTuple):
@@ -96,60 +117,167 @@ def normalize_model_box(answer: str, box_format: BoxFormat, *, get_image_size: C
     return rescaled or answer
 
 
+Box = tuple[float, ...]
+"""Left, top, right and bottom."""
+
+
+class _FileBox(NamedTuple):
+    """The first box of an answer in a file."""
+
+    edges: Box = ()
+    """Empty without a box."""
+    unit: str = ""
+    """The unit of its notation; "shares" for numbers up to 1, "plain" for others without a notation."""
+    is_alone: bool = True
+    """Whether the answer has nothing else."""
+    has_others: bool = False
+    """Whether the answer has several boxes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileBoxes:
+    """The answers of a file with boxes in shares of their images."""
+
+    texts: tuple[str, ...]
+    """Answers without a box are unchanged."""
+    notes: tuple[str, ...]
+
+
 def normalize_file_boxes(
-    answers: Sequence[str], images: Sequence[str], *, get_image_sizes: Callable[[], Mapping[str, ImageSize]]
-) -> tuple[list[str], tuple[str, ...]]:
-    """Answers with boxes in shares of their images, and a note for each other unit; other answers are unchanged.
+    answers: Sequence[str],
+    images: Sequence[str],
+    *,
+    get_image_sizes: Callable[[], Mapping[str, ImageSize]],
+    units: Sequence[str] = (),
+) -> FileBoxes:
+    """Boxes in shares of their images, and a note for each other unit and each way in which a box was read.
 
-    The unit of plain numbers is inferred from all boxes together; DataError if it cannot be. `get_image_sizes` returns
-    sizes by normalised image name; it is called only for plain numbers.
+    `units` are those that a file's form defines, "" for answers without one. The unit of plain numbers is inferred from
+    all boxes together; DataError if it cannot be. `get_image_sizes` returns sizes by normalised image name; it is
+    called only for plain numbers. A box that exceeds its image by no more than rounding does is cut to the image.
     """
-    parsed = [_parse_notation(answer) for answer in answers]
-    texts = [text for text, _ in parsed]
-    counts = Counter(unit for _, unit in parsed)
+    boxes = [_find_box(answer) for answer in answers]
+    if any(units):
+        boxes = [box._replace(unit=box.unit and unit) for box, unit in zip(boxes, units, strict=True)]
+    counts = Counter(box.unit for box in boxes)
     notes = [f"{counts[unit]:,} boxes are written in {unit} of the image" for unit in _UNIT_EXTENTS if counts[unit]]
-    positions = [position for position, (_, unit) in enumerate(parsed) if unit == "plain"]
+    sizes: list[ImageSize | None] = [None] * len(boxes)
     # A few are malformed answers in shares; if most have numbers over 1, the file is in another unit.
-    if 2 * len(positions) <= len(answers):
-        return texts, tuple(notes)
-    all_sizes = get_image_sizes()
-    sizes = [all_sizes.get(normalize_image_name(images[position])) for position in positions]
-    unit = _infer_unit([texts[position] for position in positions], sizes)
-    for position, size in zip(positions, sizes, strict=True):
-        width, height = size if unit == "pixels" and size else (_UNIT_EXTENTS[unit],) * 2
-        texts[position] = rescale_box(texts[position], right_edge=width, bottom_edge=height) or texts[position]
-    return texts, (*notes, f"{len(positions):,} boxes have no units; all of them together are {unit}")
+    if counts["pixels"] or 2 * counts["plain"] > len(answers):
+        all_sizes = get_image_sizes()
+        sizes = [all_sizes.get(normalize_image_name(image)) for image in images]
+        positions = [position for position, box in enumerate(boxes) if box.unit in ("plain", "pixels")]
+        edges, box_sizes = (
+            [boxes[position].edges for position in positions],
+            [sizes[position] for position in positions],
+        )
+        unit = _infer_unit(edges, box_sizes) if counts["plain"] else "pixels"
+        if unit == "pixels" and not all(box_sizes):
+            raise DataError("The boxes are in pixels, and the references have no sizes of images. Add files that have.")
+        for position in positions:
+            boxes[position] = boxes[position]._replace(unit=unit)
+        if counts["plain"]:
+            notes.append(f"{len(positions):,} boxes have no units; all of them together are {unit}")
+        notes += _order_notes(edges, box_sizes, unit)
+    texts = [_share_text(answer, box, size) for answer, box, size in zip(answers, boxes, sizes, strict=True)]
+    notes += _reading_notes(answers, boxes, [text for text, _ in texts], sum(is_cut for _, is_cut in texts))
+    return FileBoxes(texts=tuple(text for text, _ in texts), notes=tuple(notes))
 
 
-def _parse_notation(answer: str) -> tuple[str, str]:
-    """A box in shares and the unit that its notation implies; "plain" for four numbers, some above 1."""
-    if parse_box(answer) is not None:
-        return answer, "shares"
-    for unit, pattern in (("hundredths", _HUNDREDTHS), ("thousandths", _THOUSANDTHS)):
-        if pattern.search(answer):
-            return rescale_box(answer, right_edge=_UNIT_EXTENTS[unit]) or answer, unit
-    if _LOC_BOX.search(answer):
-        steps = _UNIT_EXTENTS["1,024ths"]
-        top, left, bottom, right = (int(step) / steps for step in _LOC_TOKEN.findall(answer)[:4])
-        return str([left, top, right, bottom]), "1,024ths"
-    match = _SIGNED_LIST.fullmatch(answer.strip())
-    return answer, "plain" if match and max(map(float, match.groups())) > 1 else ""
+def _find_box(answer: str) -> _FileBox:
+    """The first box of an answer, by its notation if it has one, whatever other numbers the answer has."""
+    if (shares := parse_box(answer)) is not None:
+        return _FileBox(shares, "shares")
+    if len(answer) > _MAX_ANSWER_CHARS:
+        return _FileBox()
+    if match := _HUNDREDTHS.search(answer):
+        has_others = _HUNDREDTHS.search(answer, match.end()) is not None
+        return _FileBox(tuple(map(float, match.groups())), "hundredths", has_others=has_others)
+    if match := _LOC_BOX.search(answer):
+        top, left, bottom, right = map(float, _LOC_TOKEN.findall(match[0]))
+        has_others = _LOC_BOX.search(answer, match.end()) is not None
+        return _FileBox((left, top, right, bottom), "1,024ths", has_others=has_others)
+    if match := _SIGNED_LIST.fullmatch(answer.strip()):
+        return _numbers_box(match.groups())
+    notation = _THOUSANDTHS.search(answer)
+    written = notation[1] or notation[2] or "" if notation else ""
+    numbers = _FREE_NUMBER.findall(written)
+    match = _LISTS.search(written or answer) if len(numbers) != 4 else None
+    if match is None and len(numbers) != 4:
+        return _FileBox()
+    box = _numbers_box(match.groups() if match else numbers)
+    end = match or notation
+    rest = (written if match and written else answer)[end.end() :] if end else ""
+    unit = "thousandths" if notation and (box.unit == "plain" or "." not in written) else box.unit
+    return box._replace(unit=unit, is_alone=notation is not None, has_others=_LISTS.search(rest) is not None)
 
 
-def _infer_unit(boxes: Sequence[str], sizes: Sequence[ImageSize | None]) -> str:
-    edges = [tuple(map(float, match.groups())) for box in boxes if (match := _SIGNED_LIST.fullmatch(box.strip()))]
-    largest = max(map(max, edges))
+def _numbers_box(groups: Sequence[str | None]) -> _FileBox:
+    edges = tuple(float(number) for number in groups if number is not None)
+    return _FileBox(edges, "shares" if max(edges) <= 1 + _SHARE_TOLERANCE else "plain")
+
+
+def _share_text(answer: str, box: _FileBox, size: ImageSize | None) -> tuple[str, bool]:
+    """A box as the metric reads it, and whether it was cut to the image; other answers are unchanged."""
+    if box.unit in ("", "plain") or (box.unit == "shares" and parse_box(answer) is not None):
+        return answer, False
+    extent = _UNIT_EXTENTS.get(box.unit, 1.0)
+    width, height = size if box.unit == "pixels" and size else (extent, extent)
+    tolerance = _SHARE_TOLERANCE if box.unit == "shares" else _PIXEL_TOLERANCE
+    pairs = list(zip(box.edges, (width, height) * 2, strict=True))
+    is_cut = any(edge < 0 or edge > end for edge, end in pairs)
+    if is_cut and any(edge < -tolerance or edge > end + tolerance for edge, end in pairs):
+        return str([edge / end for edge, end in pairs]), False
+    return str([min(max(edge / end, 0.0), 1.0) for edge, end in pairs]), is_cut
+
+
+def _reading_notes(answers: Sequence[str], boxes: Sequence[_FileBox], texts: Sequence[str], num_cut: int) -> list[str]:
+    notes: list[str] = []
+    in_sentences = [answer for answer, box in zip(answers, boxes, strict=True) if not box.is_alone]
+    if in_sentences:
+        notes.append(f"{len(in_sentences):,} boxes are read from sentences or JSON such as {in_sentences[0]!r:.80}")
+    if several := sum(box.has_others for box in boxes):
+        notes.append(f"{several:,} answers have several boxes, of which the first counts")
+    if num_cut:
+        notes.append(f"{num_cut:,} boxes exceed their images by no more than rounding and are cut to them")
+    unread = [answer for answer, text in zip(answers, texts, strict=True) if answer and parse_box(text) is None]
+    if unread:
+        notes.append(f"{len(unread):,} answers have no box inside the image, such as {unread[0]!r:.80}")
+    return notes
+
+
+def _infer_unit(boxes: Sequence[Box], sizes: Sequence[ImageSize | None]) -> str:
+    largest = max(map(max, boxes))
+    if largest <= _MAX_SHARE:
+        return "shares"
     if len(boxes) >= _MIN_BOXES and all(sizes):
         if largest <= _UNIT_EXTENTS["hundredths"]:
             return "hundredths"
-        pairs = zip(edges, sizes, strict=True)
+        pairs = zip(boxes, sizes, strict=True)
         excesses = (edge - extent for box, size in pairs for edge, extent in zip(box[2:], size or (), strict=True))
         if max(excesses) <= _PIXEL_TOLERANCE:
             return "pixels"
         if largest <= _UNIT_EXTENTS["thousandths"]:
             return "thousandths"
     raise DataError(
-        f"{len(boxes):,} box{'es' if len(boxes) > 1 else ''} such as {boxes[0]} beyond 1: their unit is unclear. "
+        f"{len(boxes):,} box{'es' if len(boxes) > 1 else ''} such as {list(boxes[0])} beyond 1: their unit is unclear. "
         f"Wanted left, top, right, bottom in shares of the image, or {_MIN_BOXES} boxes in pixels, hundredths or "
         "thousandths. Divide them by the image's width and height."
     )
+
+
+def _order_notes(boxes: Sequence[Box], sizes: Sequence[ImageSize | None], unit: str) -> list[str]:
+    """A warning if some boxes end before they begin and all would fit as left, top, width and height."""
+    extent = _UNIT_EXTENTS.get(unit, 1.0)
+    num_reversed = sum(left >= right or top >= bottom for left, top, right, bottom in boxes)
+    ends = [size if unit == "pixels" and size else (extent, extent) for size in sizes]
+    fits = all(
+        box[0] + box[2] <= width + _PIXEL_TOLERANCE and box[1] + box[3] <= height + _PIXEL_TOLERANCE
+        for box, (width, height) in zip(boxes, ends, strict=True)
+    )
+    if num_reversed < _MIN_REORDERED * len(boxes) or not fits:
+        return []
+    return [
+        f"{num_reversed:,} boxes end before they begin, and all fit their images as left, top, width and height: "
+        "convert them to left, top, right and bottom if they are"
+    ]

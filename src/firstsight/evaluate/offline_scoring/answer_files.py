@@ -5,14 +5,19 @@ The meaning of each form's keys is in the tables below; keys are tried in the or
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firstsight.errors import DataError
+from firstsight.evaluate.offline_scoring.answer_folders import AnswerFile, PassedOver, list_answer_files
 from firstsight.evaluate.task import parse_json_text, read_text_file
 
 ID_KEYS = (
@@ -43,7 +48,10 @@ _YES_NO_KEY = "yes_no_probabilities"
 SPLIT_KEYS = ("split", "category")
 TRUE_BOX_KEYS = ("ground_truth_bbox", "gt_bbox", "gt_box", "true_bbox")
 """True boxes, which harnesses repeat in their results; they identify the question."""
-_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_REFEXP_BOXES = "predicted_bounding_boxes"
+"""Google RefExp's key of the boxes of one expression, the likeliest first, as left, top, width and height in pixels."""
+_TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+"""Endings of tables, and their separators."""
 _UNSUPPORTED_SIGNATURES = {
     b"PK\x03\x04": "a spreadsheet or a zip archive",
     b"PAR1": "a Parquet table",
@@ -52,7 +60,10 @@ _UNSUPPORTED_SIGNATURES = {
     **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), "text in UTF-16"),
 }
 """First bytes of files that tools write but that are not read here."""
-_WRAPPER_KEYS = ("annotations", "answers", "predictions", "results", "data", "outputs", "samples", "logs")
+_WRAPPER_KEYS = (
+    *("annotations", "answers", "predictions", "results", "data", "outputs", "samples", "logs"),
+    "examples",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,29 +79,54 @@ class AnswerRecord:
     split: str = ""
     true_box: tuple[float, ...] = ()
     """The true box that the record repeats."""
+    box_unit: str = ""
+    """The unit of the answered box, where the file's form defines it."""
+    change: str = ""
+    """How the answer was changed while reading, where it was no text."""
 
 
-def read_answer_files(paths: Sequence[Path], task: str) -> list[AnswerRecord]:
-    """All answers to `task` in the files, in order; DataError names a record without an answer."""
-    files = [file for path in paths for file in _list_files(path)]
-    answers = [answer for path, name in files for answer in _file_answers(path, name, task)]
-    if not answers:
+class _NoAnswers(DataError):
+    """A file without any answer, such as a summary of scores."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerFiles:
+    """The answers of all files, and lines on what was passed over and what was changed while reading."""
+
+    records: list[AnswerRecord]
+    notes: tuple[str, ...]
+
+
+def read_answer_files(paths: Sequence[Path], task: str) -> AnswerFiles:
+    """All answers to `task` in the files, in order; DataError names a record without an answer.
+
+    Of a folder, files without answers are passed over and named in the notes; a named file without answers is refused.
+    """
+    passed_over = PassedOver()
+    files = list_answer_files(paths, task, passed_over)
+    records: list[AnswerRecord] = []
+    refused: list[_NoAnswers] = []
+    for file in files:
+        try:
+            records += _file_answers(file, task)
+        except _NoAnswers as error:
+            if not file.is_in_folder:
+                raise
+            refused.append(error)
+            passed_over.add("without answers to this task", file.name)
+    if refused and not records:
+        raise refused[0]
+    if not records:
         names = ", ".join(path.name for path in paths) or "no file"
         raise DataError(f"{names}: wanted answers. Got none. Give the file that the model's answers were written to.")
-    return answers
+    changes = Counter(record.change for record in records if record.change)
+    notes = [f"{count:,} answers are {change}" for change, count in changes.items()]
+    return AnswerFiles(records=records, notes=(*passed_over.notes(), *notes))
 
 
-def _list_files(path: Path) -> list[tuple[Path, str]]:
-    """(file, relative name) of the files in a folder and its subfolders; some harnesses write a subfolder per split."""
-    if not path.is_dir():
-        return [(path, path.name)]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_SUFFIXES))
-    return [(file, file.relative_to(path).as_posix()) for file in files if not file.name.startswith(".")]
-
-
-def _file_answers(path: Path, name: str, task: str) -> list[AnswerRecord]:
+def _file_answers(file: AnswerFile, task: str) -> list[AnswerRecord]:
     """A file's answers; of the answers.jsonl of `firstsight evaluate` those to `task` with the image."""
-    records = list(read_answer_records(path, display_name=name))
+    records = list(read_answer_records(file.path, display_name=file.name))
     task_records = [
         (location, record)
         for location, record in records
@@ -98,20 +134,44 @@ def _file_answers(path: Path, name: str, task: str) -> list[AnswerRecord]:
     ]
     if records and not task_records:
         names = ", ".join(sorted({str(record["task"]) for _, record in records}))
-        raise DataError(f"{path}: wanted answers to {task}, with the image. Got {names}. Name one of its tasks.")
-    return [_parse_answer(record, task, name, location) for location, record in task_records]
+        raise _NoAnswers(f"{file.path}: wanted answers to {task}, with the image. Got {names}. Name one of its tasks.")
+    keys = [_answer_key(record, task) for _, record in task_records]
+    if records and not any(keys):
+        location, record = task_records[0]
+        raise _NoAnswers(_no_answer_message(location, record))
+    return [
+        _parse_answer(record, key, file.name, location)
+        for (location, record), key in zip(task_records, keys, strict=True)
+    ]
 
 
-def _parse_answer(record: Mapping[str, Any], task: str, file: str, location: str) -> AnswerRecord:
-    fields = _flatten_record(record)
-    keys = (*TASK_ANSWER_KEYS.get(task, ()), *ANSWER_KEYS, _YES_NO_KEY)
-    is_llava = "prompt" in record and "text" in record
-    key = "text" if is_llava else next((key for key in keys if key in record), None)
-    if key is None:
-        raise DataError(
-            f"{location}: wanted an answer, under a key such as answer, text, prediction, response, model_output or "
-            f"caption. Got only {', '.join(map(str, record))}. Rename its key, or give the file with the answers."
+def _answer_key(record: Mapping[str, Any], task: str) -> str:
+    """The key of a record's answer; empty without one."""
+    if "prompt" in record and "text" in record:
+        return "text"  # LLaVA's
+    keys = (*TASK_ANSWER_KEYS.get(task, ()), _REFEXP_BOXES, *ANSWER_KEYS, _YES_NO_KEY)
+    return next((key for key in keys if key in record), "")
+
+
+def _no_answer_message(location: str, record: Mapping[str, Any]) -> str:
+    names = ", ".join(map(str, record))
+    if any(re.fullmatch(r"generated_refexp|descrip_\d_\d", str(key)) for key in record):
+        return (
+            f"{location}: has generated expressions, which people compare. Wanted boxes: Google RefExp's results with "
+            f"annotation_id and {_REFEXP_BOXES}."
         )
+    return (
+        f"{location}: wanted an answer, under a key such as answer, text, prediction, response, model_output or "
+        f"caption. Got only {names:.200}. Rename its key, or give the answers (lmms-eval: samples_*.jsonl)."
+    )
+
+
+def _parse_answer(record: Mapping[str, Any], key: str, file: str, location: str) -> AnswerRecord:
+    if not key:
+        raise DataError(_no_answer_message(location, record))
+    if key == _REFEXP_BOXES:
+        return _parse_refexp(record, file, location)
+    fields = _flatten_record(record)
     value = record[key]
     return AnswerRecord(
         id=_name_field(fields, ID_KEYS, location),
@@ -120,6 +180,27 @@ def _parse_answer(record: Mapping[str, Any], task: str, file: str, location: str
         prompt=_prompt(fields, key),
         split=_name_field(fields, SPLIT_KEYS, location),
         true_box=next((_parse_true_box(fields[k], fields.get("hw")) for k in TRUE_BOX_KEYS if k in fields), ()),
+        change="" if type(value) is str else _describe_change(value),
+        file=file,
+        location=location,
+    )
+
+
+def _parse_refexp(record: Mapping[str, Any], file: str, location: str) -> AnswerRecord:
+    """Google RefExp's results of comprehension; the first box counts, as in its precision at 1."""
+    boxes = record[_REFEXP_BOXES]
+    if not isinstance(boxes, list) or not all(_is_number_list(box, 4) for box in boxes):
+        excerpt = json.dumps(boxes)[:80]
+        raise DataError(f"{location}: {_REFEXP_BOXES} is a list of [left, top, width, height]. Got {excerpt}.")
+    names = [_name_field(record, (key,), location) for key in ("annotation_id", "refexp_id") if key in record]
+    left, top, width, height = boxes[0] if boxes else (0, 0, 0, 0)
+    return AnswerRecord(
+        id="-".join(names),
+        answer=json.dumps([left, top, left + width, top + height]) if boxes else "",
+        image=_name_field(record, IMAGE_KEYS, location),
+        prompt=record["refexp"] if isinstance(record.get("refexp"), str) else "",
+        box_unit="pixels",
+        change="Google RefExp's lists of left, top, width and height, of which the first counts",
         file=file,
         location=location,
     )
@@ -166,7 +247,24 @@ def _name_field(record: Mapping[str, Any], keys: Sequence[str], location: str) -
     return ""
 
 
+def _describe_change(value: Any) -> str:
+    """How `_answer_text` changes a value that is no text; empty if it only writes its digits."""
+    match value:
+        case bool():
+            return "true or false, read as yes or no"
+        case float() if value.is_integer():
+            return "numbers such as 2.0, read as 2"
+        case None | []:
+            return "null or empty lists, read as no answer"
+        case float() if math.isnan(value):
+            return "NaN, read as no answer"
+        case [item] if type(item) is not str:
+            return _describe_change(item)
+    return ""
+
+
 def _answer_text(value: Any, location: str) -> str:
+    """The text of an answer. A number is its digits, without a decimal point if it is whole, as for ids."""
     match value:
         case str():
             return value
@@ -177,7 +275,7 @@ def _answer_text(value: Any, location: str) -> str:
         case float() if math.isnan(value):
             return ""
         case int() | float():
-            return str(value)
+            return str(int(value) if isinstance(value, float) and value.is_integer() else value)
         case [item]:
             return _answer_text(item, location)
         case list() if all(isinstance(item, int | float) for item in value):
@@ -224,7 +322,7 @@ def _entries(content: Any, path: Path) -> list[tuple[str | None, Any]]:
         kind = type(content).__name__
         raise DataError(f"{path}: wanted a list of answers or an object keyed by id. Got a {kind}: {content!r:.60}.")
     if isinstance(content.get("questions"), list):
-        raise DataError(f"{path}: contains questions. Wanted answers. Name this file with --references.")
+        raise _NoAnswers(f"{path}: contains questions. Wanted answers. Name this file with --references.")
     wrapped = [content[key] for key in _WRAPPER_KEYS if isinstance(content.get(key), list | dict)]
     if _has_id(content) and any(key in content for key in ANSWER_KEYS):
         return [(None, content)]
@@ -239,11 +337,29 @@ def _answers_of_id(value: Any) -> list[Any]:
 
 
 def load_answer_json(path: Path) -> Any:
-    """A JSON file, or JSON lines as a list; plain or gzip. NaN, which Python writes, is valid."""
+    """A JSON file; JSON lines or a table with a header as a list; plain or gzip. NaN, which Python writes, is valid."""
     check_file_format(path)
     text = read_text_file(path)
+    if separator := _TABLE_SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix.lower()):
+        return _table_rows(text, separator, path)
     content = parse_json_text(text, path) if text.strip() else []
     return [content] if isinstance(content, dict) and ".jsonl" in path.name else content
+
+
+def _table_rows(text: str, separator: str, path: Path) -> list[dict[str, str]]:
+    """The rows of a table with a header; ids such as 17.0, as pandas writes them beside empty cells, are whole."""
+    csv.field_size_limit(1 << 30)
+    rows: list[dict[str, str]] = []
+    try:
+        for cells in csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
+            if None in cells or None in cells.values():
+                raise DataError(f"{path}: row {len(rows) + 1} has another number of cells than the header.")
+            rows.append({key.strip(): cell for key, cell in cells.items()})
+    except csv.Error as error:
+        raise DataError(f"{path}: row {len(rows) + 1} is no valid row: {error}. Was the file cut short?") from error
+    for row in rows:
+        row.update({key: row[key].removesuffix(".0") for key in ID_KEYS if re.fullmatch(r"\d+\.0", row.get(key, ""))})
+    return rows
 
 
 def check_file_format(path: Path) -> None:
@@ -255,8 +371,8 @@ def check_file_format(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(4)
     kind = next((kind for signature, kind in _UNSUPPORTED_SIGNATURES.items() if head.startswith(signature)), "")
-    if kind or path.name.endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")):
+    if kind:
         raise DataError(
-            f"{path}: is {kind or 'a table'}. Wanted JSON or JSON lines in UTF-8, plain or gzip. Unpack it, or write "
+            f"{path}: is {kind}. Wanted JSON or JSON lines in UTF-8, or csv or tsv, plain or gzip. Unpack it, or write "
             "its records in one of these forms (VLMEvalKit: PRED_FORMAT=json)."
         )

@@ -62,18 +62,29 @@ class _Match(NamedTuple):
 
 
 def join_answers(
-    raw_answers: Sequence[AnswerRecord], questions: Sequence[Question], question_records: Mapping[str, AnswerRecord]
+    raw_answers: Sequence[AnswerRecord],
+    questions: Sequence[Question],
+    question_records: Mapping[str, AnswerRecord],
+    *,
+    other_sets: Mapping[str, str] | None = None,
 ) -> JoinedAnswers:
     """Each question's answer. `question_records` are the entries of a model's question file by the answers' ids.
+
+    Answers with an id of `other_sets`, which an index gives to another set, belong to no question here, whatever they
+    repeat of a question.
 
     Raises DataError for an answer that fits several questions, a question with different answers, or no match at all.
     """
     index = QuestionIndex(questions)
     _check_question_file(raw_answers, question_records)
     answers = [_with_question_fields(answer, question_records.get(answer.id), index) for answer in raw_answers]
-    matches = _match_answers(answers, index)
+    others = other_sets or {}
+    candidates = [answer for answer in answers if answer.id not in others]
+    matches = _match_answers(candidates, index)
     if not any(matches):
-        matches = _match_by_text(answers, index)
+        matches = _match_by_text(candidates, index)
+    candidate_matches = iter(matches)
+    matches = [None if answer.id in others else next(candidate_matches) for answer in answers]
     if not any(matches):
         raise DataError(_no_match_message(raw_answers, index, question_records))
     pairs = zip(answers, matches, strict=True)

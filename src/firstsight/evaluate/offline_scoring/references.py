@@ -1,4 +1,7 @@
-"""Reading of --references: the benchmark's own files, and the files of questions that a model was given."""
+"""Reading of --references: the benchmark's own files, and the files of questions that a model was given.
+
+Several files of one benchmark, such as its head and its tail, are parts of it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +22,19 @@ from firstsight.evaluate.offline_scoring.answer_files import (
     load_answer_json,
     read_answer_records,
 )
+from firstsight.evaluate.offline_scoring.parts import other_set_ids, read_parts
 from firstsight.evaluate.task import Question, Task, benchmark_files, normalize_image_name
 from firstsight.evaluate.tasks import TASKS
 from firstsight.limits import parse_json
 
 _TRUTH_KEYS = ("label", "answer", "answers", "gold", "target", "ground_truth", "bbox", "box")
-_HARNESS_INDEX = re.compile(r'\s*\{\s*"-?\d+"\s*:\s*\{\s*"question_id"')
+_HARNESS_INDEX = re.compile(r'\s*\{\s*"-?\d+"\s*:\s*\{\s*"(?:question|example)_id"')
 _FIRST_ENTRY_CHARS = 2000
 """Characters at the start of such an index that contain the keys of its first entry."""
-_QUESTION_KEYS = (("question_id",), ("image", "img_path"), ("text", "question"), ("category", "split"))
+_QUESTION_KEYS = (
+    *(("question_id", "example_id"), ("image", "img_path")),
+    *(("text", "question", "ref_expression"), ("category", "split")),
+)
 _SIZED_IMAGE_KEYS = ("img_id", "image", "file_name", "scene_path")
 _MAX_HEAD_BYTES = 1 << 16
 """Bytes read to recognise a question file, which has one short object per line."""
@@ -39,12 +47,19 @@ class References:
     questions: tuple[Question, ...]
     question_records: dict[str, AnswerRecord]
     benchmark_files: tuple[Path, ...]
+    parts: Mapping[str, range]
+    """Positions of the questions of each part; empty for a benchmark in one part."""
+    other_sets: Mapping[str, str]
+    """Ids that the index of the paper's harness gives to another set, and that set: {"123": "RefCOCO+"}."""
 
     def image_sizes(self) -> Mapping[str, tuple[float, float]]:
         """Images' width and height by normalised name, if the benchmark's own files have them."""
         sizes: dict[str, tuple[float, float]] = {}
         for path in self.benchmark_files:
-            for _, row in read_answer_records(path):
+            content = load_answer_json(path)
+            images = content.get("images") if isinstance(content, dict) else None  # COCO's and Google RefExp's forms
+            rows = images.values() if isinstance(images, dict) else images
+            for row in rows if rows is not None else (row for _, row in read_answer_records(path)):
                 name, width, height = _first_value(row, _SIZED_IMAGE_KEYS), row.get("width"), row.get("height")
                 if isinstance(name, str) and isinstance(width, int) and isinstance(height, int):
                     sizes[normalize_image_name(name)] = (float(width), float(height))
@@ -53,9 +68,14 @@ class References:
 
 def read_references(paths: Sequence[Path], task: Task) -> References:
     """The references of `task`; of a folder all data files are read. DataError names files without right answers."""
-    files = [file for path in paths for file in (_list_files(path, task) if path.is_dir() else (path,))]
+    groups = {path: tuple(_list_files(path, task)) if path.is_dir() else (path,) for path in paths}
+    files = [file for group in groups.values() for file in group]
+    indexes = [path for path in files if _is_index(path, '"ref_expression"')]
     question_files = [path for path in files if _is_question_file(path)]
-    own_files = tuple(path for path in files if path not in question_files)
+    # An index has the boxes rounded to hundredths, so that the benchmark's own files take precedence.
+    question_files += indexes if len(indexes) < len(files) - len(question_files) else []
+    groups = {path: tuple(file for file in group if file not in question_files) for path, group in groups.items()}
+    own_files = tuple(file for group in groups.values() for file in group)
     if not own_files:
         names = ", ".join(path.name for path in files) or "no files"
         raise DataError(
@@ -65,8 +85,20 @@ def read_references(paths: Sequence[Path], task: Task) -> References:
     # A variant's additions to the prompt do not matter for the score of existing answers.
     base_task = TASKS[task.variant_of] if task.variant_of is not None and task.answer_type == "words" else task
     records = {key: record for path in question_files for key, record in _read_question_file(path).items()}
-    questions = base_task.read_questions(own_files)
-    return References(questions=questions, question_records=records, benchmark_files=own_files)
+    names = Counter(path.name for path in groups)
+    named = {path.name if names[path.name] == 1 else str(path): group for path, group in groups.items() if group}
+    parts = read_parts(named, base_task.read_questions)
+    ranges: dict[str, range] = {}
+    for name, questions in parts.items():
+        start = sum(map(len, ranges.values()))
+        ranges[name] = range(start, start + len(questions))
+    return References(
+        questions=tuple(question for questions in parts.values() for question in questions),
+        question_records=records,
+        benchmark_files=own_files,
+        parts=ranges if len(ranges) > 1 else {},
+        other_sets={key: name for path in indexes for key, name in other_set_ids(path, task).items()},
+    )
 
 
 def _list_files(folder: Path, task: Task) -> Sequence[Path]:
@@ -78,14 +110,19 @@ def _list_files(folder: Path, task: Task) -> Sequence[Path]:
     return benchmark_files(folder)
 
 
-def _is_question_file(path: Path) -> bool:
-    """Whether a file is LLaVA's JSON lines of id, image and text without a truth, or the paper's harness' index."""
+def _is_index(path: Path, key: str) -> bool:
+    """Whether a file is an index of the paper's harness whose entries have `key`."""
     check_file_format(path)
     line = _first_line(path)
-    if _HARNESS_INDEX.match(line):
-        return all(key in line[:_FIRST_ENTRY_CHARS] for key in ('"question"', '"img_path"'))
+    return bool(_HARNESS_INDEX.match(line)) and all(name in line[:_FIRST_ENTRY_CHARS] for name in (key, '"img_path"'))
+
+
+def _is_question_file(path: Path) -> bool:
+    """Whether a file is LLaVA's JSON lines of id, image and text without a truth, or an index of questions."""
+    if _is_index(path, '"question"'):
+        return True
     try:
-        record = parse_json(line, path)
+        record = parse_json(_first_line(path), path)
     except json.JSONDecodeError:
         return False
     return isinstance(record, dict) and {"question_id", "text"} <= record.keys() and not record.keys() & _TRUTH_KEYS

@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.exact_match import YES_NO_MATCH, is_yes_answer, pope_report
 from firstsight.evaluate.models.box_formats import normalize_file_boxes
+from firstsight.evaluate.offline_scoring import Rules
 from firstsight.evaluate.offline_scoring.answer_files import AnswerRecord, read_answer_files
+from firstsight.evaluate.offline_scoring.cleaning import clean_answers
 from firstsight.evaluate.offline_scoring.joining import JoinedAnswers, join_answers
+from firstsight.evaluate.offline_scoring.paper_rules import as_paper
 from firstsight.evaluate.offline_scoring.question_index import has_box_truth
 from firstsight.evaluate.offline_scoring.references import References, read_references
 from firstsight.evaluate.result_files import SCORES_VERSION, answer_line, round_score
@@ -26,7 +29,20 @@ from firstsight.evaluate.task import Question, Task, describe_version
 _NO_PATTERN = re.compile(r"\W*(?:no|not)\b", re.IGNORECASE)
 _OCR_MARKER = "OCR token"
 """In LLaVA's prompts of all versions."""
+_DECIMAL_NUMBER = re.compile(r"\d+\.0+")
+_ANYWHERE_NO_PATTERN = re.compile(r"\b(?:no|not)\b", re.IGNORECASE)
+_YES_PATTERN = re.compile(r"\byes\b", re.IGNORECASE)
 _CHOICE_LETTER = re.compile(r"\(?([A-Z])(?:\)|\.|:|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartScore:
+    """The score over one file of a benchmark in several files."""
+
+    num_questions: int
+    missing_count: int
+    score: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +53,18 @@ class ScoredAnswers:
     rows: tuple[ScoredAnswer, ...]
     """In the order of the questions; a question without an answer scores 0."""
     score: float
-    """Missing answers count as wrong; a share of 1, for CIDEr the score itself."""
+    """Missing answers count as wrong, but not by the paper's rules; a share of 1, for CIDEr the score itself."""
     interval: tuple[float, float]
     answered_score: float | None
     """The score over the answered questions alone; None if every question is answered."""
     splits: Mapping[str, Mapping[str, float]]
     """For yes-no questions accuracy, precision, recall, f1 and share of yes by split, and their `mean`."""
+    parts: Mapping[str, PartScore]
+    """By file or folder, where several references were given as parts of one benchmark."""
     joined_answers: JoinedAnswers
+    cleaned: Mapping[str, int]
+    """The number of answers by what was removed from them, such as special tokens."""
+    rules: Rules
     benchmark_version: str
     """Which published version of the benchmark the references are."""
     notes: tuple[str, ...]
@@ -60,72 +81,141 @@ class ScoredAnswers:
         return sum(not row.is_readable for row, answer in pairs if answer)
 
 
-def score_answer_files(task: Task, answer_paths: Sequence[Path], reference_paths: Sequence[Path]) -> ScoredAnswers:
-    """Read, join and score. DataError names the file or record that cannot be used, and the remedy."""
+def score_answer_files(
+    task: Task, answer_paths: Sequence[Path], reference_paths: Sequence[Path], *, rules: Rules = "own"
+) -> ScoredAnswers:
+    """Read, join and score. DataError names the file or record that cannot be used, and the remedy.
+
+    By the rules of the paper's harness, answers are not cleaned, boxes are not converted and missing answers do not
+    count.
+    """
     was_enabled = gc.isenabled()
     gc.disable()  # over millions of live records it would take half of the time
     try:
-        return _join_and_score(task, answer_paths, reference_paths)
+        return _join_and_score(as_paper(task) if rules == "paper" else task, answer_paths, reference_paths, rules)
     finally:
         if was_enabled:
             gc.enable()
 
 
-def _join_and_score(task: Task, answer_paths: Sequence[Path], reference_paths: Sequence[Path]) -> ScoredAnswers:
+def _join_and_score(
+    task: Task, answer_paths: Sequence[Path], reference_paths: Sequence[Path], rules: Rules
+) -> ScoredAnswers:
     references = read_references(reference_paths, task)
     questions, version = references.questions, describe_version(task, references.questions)
-    records = read_answer_files(answer_paths, task.name)
+    files = read_answer_files(answer_paths, task.name)
     try:
-        joined = join_answers(records, questions, references.question_records)
+        joined = join_answers(files.records, questions, references.question_records, other_sets=references.other_sets)
     except DataError as error:
         raise DataError(f"{error} The references are {version}.") from error
-    texts, unit_notes = _answer_texts(joined.answers, references)
+    texts = _answer_texts(task, joined.answers, references, rules)
     rows = [
         row if answer else replace(row, score=0.0, is_readable=False)  # a metric may score empty answers otherwise
-        for row, answer in zip(_score_rows(task, questions, texts, joined.answers), joined.answers, strict=True)
+        for row, answer in zip(_score_rows(task, questions, texts.texts, joined.answers), joined.answers, strict=True)
     ]
     answered = [(row, answer) for row, answer in zip(rows, joined.answers, strict=True) if answer]
     skipped = task.count_skipped(references.benchmark_files) if task.count_skipped else {}
     skipped_notes = [f"{count:,} questions {reason} are left out" for reason, count in skipped.items()]
+    answered_score = _answered_score(task, answered) if len(answered) < len(rows) else None
+    scored_rows = [row for row, _ in answered] if rules == "paper" else rows
+    warnings = (*_other_set_notes(joined, references), *_warnings(task, answered))
     return ScoredAnswers(
         task=task,
         rows=tuple(rows),
-        score=question_scores(rows).mean,
-        interval=bca_interval(question_scores(rows)),
-        answered_score=_answered_score(task, answered) if len(answered) < len(rows) else None,
+        score=answered_score if rules == "paper" and answered_score is not None else question_scores(rows).mean,
+        interval=bca_interval(question_scores(scored_rows)),
+        answered_score=answered_score,
         splits=_yes_no_splits(rows, joined.answers) if task.metric is YES_NO_MATCH else {},
+        parts={name: _part_score(rows, joined.answers, part, rules) for name, part in references.parts.items()},
         joined_answers=joined,
+        cleaned=texts.cleaned,
+        rules=rules,
         benchmark_version=version,
-        notes=(*unit_notes, *skipped_notes, *_warnings(task, [answer for _, answer in answered])),
+        notes=(*files.notes, *texts.notes, *skipped_notes, *warnings),
     )
 
 
-def _warnings(task: Task, answers: Sequence[AnswerRecord]) -> list[str]:
+def _part_score(
+    rows: Sequence[ScoredAnswer], answers: Sequence[AnswerRecord | None], part: range, rules: Rules
+) -> PartScore:
+    missing_count = sum(answers[position] is None for position in part)
+    counted = [rows[position] for position in part if rules == "own" or answers[position]]
+    if not counted:
+        return PartScore(num_questions=len(part), missing_count=missing_count, score=0.0, interval=(0.0, 1.0))
+    scores = question_scores(counted)
+    return PartScore(
+        num_questions=len(part), missing_count=missing_count, score=scores.mean, interval=bca_interval(scores)
+    )
+
+
+def _other_set_notes(joined: JoinedAnswers, references: References) -> list[str]:
+    counts = Counter(
+        references.other_sets[answer.id] for answer in joined.unmatched if answer.id in references.other_sets
+    )
+    sets = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+    return [f"answers to other sets of the index do not count: {sets}"] if counts else []
+
+
+def _warnings(task: Task, answered: Sequence[tuple[ScoredAnswer, AnswerRecord]]) -> list[str]:
+    """What makes a score differ from what its name says. Texts are those that were scored, after cleaning."""
     warnings: list[str] = []
-    ocr_count = sum(_OCR_MARKER in answer.prompt for answer in answers) if task.name == "textvqa" else 0
+    ocr_count = sum(_OCR_MARKER in answer.prompt for _, answer in answered) if task.name == "textvqa" else 0
     if ocr_count:
         warnings.append(f"{ocr_count:,} prompts have OCR tokens: this is a score of textvqa_ocr, not of textvqa")
-    texts = [answer.answer for answer in answers]
-    negated = [text for text in texts if _NO_PATTERN.match(text) and is_yes_answer(text)]
-    if negated and task.metric is YES_NO_MATCH:
+    if task.metric is YES_NO_MATCH:
+        texts = [row.answer for row, _ in answered]
+        negated = [text for text in texts if _looks_negated(text) and is_yes_answer(text)]
+        if negated:
+            warnings.append(
+                f"{len(negated):,} answers such as {negated[0][:20]!r} count as yes, as in POPE's script, which "
+                "recognises only No, no and not between spaces; clean the answers if they mean no"
+            )
+    unreadable = [row.answer for row, _ in answered if not row.is_readable and row.answer.strip()]
+    if unreadable and not has_box_truth(answered[0][0].question):
+        warnings.append(f"{len(unreadable):,} answers are not in the task's form, such as {unreadable[0]!r:.80}")
+    decimals = [row.answer for row, _ in answered if _DECIMAL_NUMBER.fullmatch(row.answer)]
+    if decimals and task.metric.name.startswith(("vqa", "exact")):
         warnings.append(
-            f"{len(negated):,} answers such as {negated[0][:20]!r} count as yes, as in POPE's script, which recognises "
-            "only No, no and not between spaces; clean the answers if they mean no"
+            f"{len(decimals):,} answers are texts such as {decimals[0]!r}, which the official scorer does not take for "
+            f"{int(float(decimals[0]))}"
         )
     return warnings
 
 
-def _answer_texts(answers: Sequence[AnswerRecord | None], references: References) -> tuple[list[str], tuple[str, ...]]:
-    """Texts in the order of the questions, boxes in shares of the image, and notes on other units."""
-    texts = [answer.answer if answer else "" for answer in answers]
+def _looks_negated(text: str) -> bool:
+    is_denial = _ANYWHERE_NO_PATTERN.search(text) is not None and _YES_PATTERN.search(text) is None
+    return is_denial or _NO_PATTERN.match(text) is not None
+
+
+class _AnswerTexts(NamedTuple):
+    """Texts in the order of the questions, as the metric reads them."""
+
+    texts: Sequence[str]
+    notes: tuple[str, ...] = ()
+    cleaned: Mapping[str, int] = {}
+
+
+def _answer_texts(
+    task: Task, answers: Sequence[AnswerRecord | None], references: References, rules: Rules
+) -> _AnswerTexts:
+    """The answers without special tokens and the like, and boxes in shares of the image; by the paper's rules, raw."""
+    raw = [answer.answer if answer else "" for answer in answers]
+    if rules == "paper":
+        return _AnswerTexts(raw)
+    cleaned = clean_answers(raw, has_choices=task.metric.name in ("choice", "letter"))
     if not has_box_truth(references.questions[0]):
-        return texts, ()
-    positions = [position for position, answer in enumerate(answers) if answer]
-    images = [str(references.questions[position].image) for position in positions]
-    boxes, notes = normalize_file_boxes([texts[p] for p in positions], images, get_image_sizes=references.image_sizes)
-    for position, box in zip(positions, boxes, strict=True):
-        texts[position] = box
-    return texts, notes
+        return _AnswerTexts(cleaned.texts, cleaned.notes, cleaned.counts)
+    texts = list(cleaned.texts)
+    answered = [(position, answer) for position, answer in enumerate(answers) if answer]
+    boxes = normalize_file_boxes(
+        [texts[position] for position, _ in answered],
+        [str(references.questions[position].image) for position, _ in answered],
+        get_image_sizes=references.image_sizes,
+        units=[answer.box_unit for _, answer in answered],
+    )
+    for (position, _), text in zip(answered, boxes.texts, strict=True):
+        texts[position] = text
+    return _AnswerTexts(texts, (*cleaned.notes, *boxes.notes), cleaned.counts)
 
 
 def _score_rows(
@@ -200,10 +290,22 @@ def score_summary(scored: ScoredAnswers) -> dict[str, Any]:
         "shared": joined.shared_across_splits,
         "contested": [scored.rows[position].question.id for position in joined.contested_positions],
         "joined_by": dict(joined.method_counts),
+        "parts": {name: _part_summary(part) for name, part in scored.parts.items()},
+        "cleaned": dict(scored.cleaned),
+        "rules": scored.rules,
         "splits": {name: {key: round_score(x) for key, x in split.items()} for name, split in scored.splits.items()},
         "benchmark": scored.benchmark_version,
         "notes": list(scored.notes),
         "versions": {"scores": SCORES_VERSION, "task": task.version},
+    }
+
+
+def _part_summary(part: PartScore) -> dict[str, Any]:
+    return {
+        "score": round_score(part.score),
+        "interval": [round_score(end) for end in part.interval],
+        "n": part.num_questions,
+        "missing": part.missing_count,
     }
 
 

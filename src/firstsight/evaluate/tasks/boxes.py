@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.boxes import IOU25, IOU50, BoundingBox
@@ -22,8 +23,8 @@ def read_refcoco(paths: Sequence[Path], *, benchmark: str) -> tuple[Question, ..
 
     In pixels: MiniGPT-4's {"img_id", "sents", "bbox": [left, top, width, height]}; Qwen-VL's {"image", "sent", "bbox":
     [left, top, right, bottom]}; Shikra's, likewise, {"img_path", "expression", "bbox", "dataset_name"}; MDETR's, which
-    is COCO's form with a caption per image. In shares: the index of the paper's harness, which contains all three
-    benchmarks and names them under "refer_dataset".
+    is COCO's form with a caption per image; Google RefExp's, aligned with COCO. In shares: the index of the paper's
+    harness, which contains all three benchmarks and names them under "refer_dataset".
     """
     path = single_file(paths, f"{benchmark}'s sentences of one split")
     return _read_questions(path, _refcoco_question, benchmark=benchmark)
@@ -97,7 +98,10 @@ def _benchmark_of(record: BenchmarkRecord) -> str | None:
 def _read_box_records(path: Path) -> list[BenchmarkRecord]:
     """The records of a file; for MDETR's COCO form one per image, with its caption and box."""
     file_records = read_records(path)
-    content = file_records[0].fields if len(file_records) == 1 else {}
+    tables = {record.key: record.fields for record in file_records if record.key in _REFEXP_TABLES}
+    content: dict[Any, Any] = tables or (file_records[0].fields if len(file_records) == 1 else {})
+    if content.keys() >= set(_REFEXP_TABLES):
+        return _read_refexps(content, path)
     if not {"images", "annotations"} <= content.keys():
         return file_records
     boxes = {require_key(row, "image_id", path): row for row in content["annotations"]}
@@ -112,6 +116,38 @@ def _read_box_records(path: Path) -> list[BenchmarkRecord]:
         box = require_key(boxes.get(image.value("id"), {}), "bbox", path)
         image.fields.update(img_id=image.value("file_name"), sents=image.value("caption"), bbox=box)
     return images
+
+
+_REFEXP_TABLES = {"images": "image_id", "annotations": "annotation_id", "refexps": "refexp_id"}
+"""The tables of Google RefExp's file, and their rows' ids."""
+
+
+def _read_refexps(content: Mapping[Any, Any], path: Path) -> list[BenchmarkRecord]:
+    """One record per expression of google_refexp_val_201511_coco_aligned.json; ids are <annotation>-<expression>."""
+    tables = {
+        name: {str(require_key(row, key, path)): row for row in _values(content[name])}
+        for name, key in _REFEXP_TABLES.items()
+    }
+    rows: list[dict[str, Any]] = []
+    for annotation_id, annotation in tables["annotations"].items():
+        if "bbox" not in annotation:
+            raise DataError(f"{path}: annotations have no bbox. Align the file with COCO by its own setup.py.")
+        image = tables["images"].get(str(annotation.get("image_id")), {})
+        for refexp_id in require_key(annotation, "refexp_ids", path):
+            rows.append(
+                {
+                    "question_id": f"{annotation_id}-{refexp_id}",
+                    "sents": require_key(tables["refexps"].get(str(refexp_id), {}), "raw", path),
+                    "img_id": require_key(image, "file_name", path),
+                    **{key: require_key(image, key, path) for key in ("width", "height")},
+                    "bbox": annotation["bbox"],
+                }
+            )
+    return list_records(rows, path)
+
+
+def _values(table: Any) -> list[Any]:
+    return list(table.values()) if isinstance(table, dict) else list(table)
 
 
 _VAL_COUNTS = {"RefCOCO": 10834, "RefCOCO+": 10758, "RefCOCOg": 4896}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics import METRICS
 from firstsight.evaluate.metrics.metric import Truth
+from firstsight.evaluate.metrics.vqa import normalise_vizwiz_annotations
 from firstsight.evaluate.task import Question, Task, benchmark_files, load_json, single_file
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.choices import OPTION_LETTERS, question_with_options
@@ -83,7 +85,11 @@ def _has_images(paths: Sequence[Path], is_choice: bool, task_path: Path) -> bool
 
 def _read_questions(paths: Sequence[Path], *, metric: str, is_choice: bool) -> tuple[Question, ...]:
     rows = records.read_records(single_file(paths, "questions.jsonl"))
-    return records.require_unique_ids([_question(row, metric, is_choice=is_choice) for row in rows], paths)
+    questions = [_question(row, metric, is_choice=is_choice) for row in rows]
+    if metric == "vizwiz":
+        truths = normalise_vizwiz_annotations([question.truth for question in questions])
+        questions = [replace(question, truth=truth) for question, truth in zip(questions, truths, strict=True)]
+    return records.require_unique_ids(questions, paths)
 
 
 def _question(record: BenchmarkRecord, metric: str, *, is_choice: bool) -> Question:

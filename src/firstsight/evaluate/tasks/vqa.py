@@ -12,7 +12,12 @@ from typing import Any
 
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.exact_match import EXACT_MATCH, YES_NO_MATCH
-from firstsight.evaluate.metrics.vqa import TEXTVQA_ACCURACY, VIZWIZ_ACCURACY, VQA_ACCURACY
+from firstsight.evaluate.metrics.vqa import (
+    TEXTVQA_ACCURACY,
+    VIZWIZ_ACCURACY,
+    VQA_ACCURACY,
+    normalise_vizwiz_annotations,
+)
 from firstsight.evaluate.task import Question, load_json, record_tags, require_key, single_file
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, read_records, text_field, vision_task
@@ -46,12 +51,18 @@ def read_gqa(paths: Sequence[Path]) -> tuple[Question, ...]:
 
 
 def read_vizwiz(paths: Sequence[Path]) -> tuple[Question, ...]:
-    """The VQA form, or VizWiz's own list, whose question ids are the image names."""
+    """The VQA form, or VizWiz's own list, whose question ids are the image names.
+
+    Annotations of a file of another origin are normalised, as VizWiz's are.
+    """
     contents = {path: load_json(path) for path in paths}
     if _is_vqa_form(contents):
-        return _join_vqa_files(contents)
-    path = single_file(paths, "VizWiz's list of one split")
-    return _annotated_questions(read_records(path), path, id_keys=("question_id", "image"), image_key="image")
+        questions = _join_vqa_files(contents)
+    else:
+        path = single_file(paths, "VizWiz's list of one split")
+        questions = _annotated_questions(read_records(path), path, id_keys=("question_id", "image"), image_key="image")
+    truths = normalise_vizwiz_annotations([question.truth for question in questions])
+    return tuple(replace(question, truth=truth) for question, truth in zip(questions, truths, strict=True))
 
 
 def _annotated_questions(
@@ -242,7 +253,7 @@ KINDS = vision_task("kinds", VQA_ACCURACY, read_vqa, version=2)
 
 GQA = vision_task("gqa", EXACT_MATCH, read_gqa, version=1, chance=0.25, baseline=0.25, published=_SIZES["gqa"])
 
-VIZWIZ = vision_task("vizwiz", VIZWIZ_ACCURACY, read_vizwiz, prompt=_VIZWIZ, version=2, published=_SIZES["vizwiz"])
+VIZWIZ = vision_task("vizwiz", VIZWIZ_ACCURACY, read_vizwiz, prompt=_VIZWIZ, version=3, published=_SIZES["vizwiz"])
 """Questions of blind people, many of them unanswerable; scored, but not in the stable score."""
 
 TEXTVQA = vision_task("textvqa", TEXTVQA_ACCURACY, read_textvqa, version=2, baseline=0.0, published=_SIZES["textvqa"])

@@ -1,0 +1,109 @@
+"""Which files of a folder are answers to a task; the others are passed over, and named.
+
+Harnesses write summaries, logs and the answers to several tasks into one folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+_FORMS = ("json", "jsonl", "csv", "tsv")
+_ENDINGS = tuple(f".{form}{packed}" for form in _FORMS for packed in ("", ".gz"))
+_SAMPLES = re.compile(
+    r"(?:^|_)samples_(?P<task>.+?)(?:_\d{4}-?\d{2}-?\d{2}T?[\d:.-]*)?\.jsonl?(?:\.gz)?$", re.IGNORECASE
+)
+"""20240601_120000_samples_vqav2_val.jsonl of lmms-eval, samples_arc_easy_2024-06-01T12-00-00.123.jsonl of lm-eval."""
+_SAMPLE_PREFIXES = {
+    "refcoco": ("refcoco_", "refcoco-"),
+    "refcoco_plus": ("refcoco+", "refcoco_plus", "refcocoplus"),
+    "refcocog": ("refcocog",),
+    "coco_captions": ("coco",),
+    "textvqa_ocr": ("textvqa",),
+    "pope_p": ("pope",),
+}
+"""What the names of a task's samples begin with, where it is not the task's own name."""
+_COPIES = re.compile(r".*-formatted-predictions.*\.json")
+"""The paper's harness writes its answers again for the official scripts, without punctuation."""
+_MAX_NAMES = 3
+
+
+class AnswerFile(NamedTuple):
+    """A file that may contain answers."""
+
+    path: Path
+    name: str
+    """Relative to the folder that was given."""
+    is_in_folder: bool
+    """Whether a folder was given, whose other files are passed over, and not this file."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PassedOver:
+    """Names of files that were passed over, by reason."""
+
+    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, reason: str, *names: str) -> None:
+        """Record files of one reason."""
+        if names:
+            self.names[reason] += names
+
+    def notes(self) -> list[str]:
+        """A line for each reason."""
+        return [f"{_count(names)} passed over, {reason}: {_some(names)}" for reason, names in self.names.items()]
+
+
+def list_answer_files(paths: Sequence[Path], task: str, passed_over: PassedOver) -> list[AnswerFile]:
+    """The files that may contain answers to `task`, of folders with their subfolders, sorted by name."""
+    files: list[AnswerFile] = []
+    for path in paths:
+        if path.is_dir():
+            files += _folder_files(path, task, passed_over)
+        else:
+            files.append(AnswerFile(path, path.name, is_in_folder=False))
+    return files
+
+
+def _folder_files(folder: Path, task: str, passed_over: PassedOver) -> list[AnswerFile]:
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    hidden = [name for name in names if any(part.startswith(".") for part in Path(name).parts)]
+    others = [name for name in names if name not in set(hidden) and not name.lower().endswith(_ENDINGS)]
+    passed_over.add("hidden", *hidden)
+    passed_over.add("no JSON, JSON lines or table", *others)
+    names = _drop(names, {*hidden, *others})
+    copies = [name for name in names if _COPIES.fullmatch(Path(name).name)]
+    if len(copies) < len(names):
+        passed_over.add("copies of answers for official scripts", *copies)
+        names = _drop(names, copies)
+    foreign = _samples_of_other_tasks(names, task)
+    passed_over.add("samples of other tasks", *foreign)
+    return [AnswerFile(folder / name, name, is_in_folder=True) for name in _drop(names, foreign)]
+
+
+def _samples_of_other_tasks(names: Sequence[str], task: str) -> list[str]:
+    """Samples whose names are of other tasks, if some are of `task`; of its boxes, the samples of captions too."""
+    samples = {name: match["task"].lower() for name in names if (match := _SAMPLES.search(Path(name).name))}
+    prefixes = _SAMPLE_PREFIXES.get(task, (task,))
+    own = {name for name, sample in samples.items() if sample == task or sample.startswith(prefixes)}
+    comprehension = {name for name in own if "_rec" in samples[name]}
+    own = comprehension or own
+    return [name for name in samples if name not in own] if own else []
+
+
+def _drop(names: Sequence[str], dropped: Iterable[str]) -> list[str]:
+    without = set(dropped)
+    return [name for name in names if name not in without]
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names):,} file{'' if len(names) == 1 else 's'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES:,} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
