@@ -25,7 +25,7 @@ GOLDEN = {
     "mmmu": "\nQ?\nAnswer with the option's letter from the given choices directly.",
 }
 """The paper's prompts (paper 5.2), and its harness's for the other tasks."""
-VERSIONS = {"vqav2": 2, "kinds": 2, "vizwiz": 2, "textvqa": 2}
+VERSIONS = {"vqav2": 2, "kinds": 2, "vizwiz": 3, "textvqa": 2}
 BASELINES = {"vqav2": 0.25, "gqa": 0.25, "textvqa": 0.0, "refcoco": 0.0, "ocid_ref": 0.0, "pope": 0.5}
 METRICS = {"vqav2": "vqa", "textvqa": "textvqa", "vizwiz": "vizwiz", "gqa": "exact", "refcocog": "iou50"} | {
     "ocid_ref": "iou25",
