@@ -13,6 +13,7 @@ from firstsight.report.format import (
     format_points,
     format_score,
     join_names,
+    known_columns,
 )
 
 
@@ -50,3 +51,9 @@ def test_names_are_joined_as_in_a_sentence() -> None:
 )
 def test_axis_limit_is_a_multiple_of_five_points_that_contains_all(differences: list[float], limit: float) -> None:
     assert axis_limit(differences) == pytest.approx(limit)
+
+
+def test_columns_without_any_known_value_are_named_instead() -> None:
+    table = [("task", "noise", "range"), ("gqa", "unknown", "1.0"), ("pope", "unknown", "unknown")]
+    assert known_columns(table) == ([["task", "range"], ["gqa", "1.0"], ["pope", "unknown"]], ["noise"])
+    assert known_columns(table[:1]) == ([list(table[0])], [])

@@ -34,7 +34,7 @@ def test_answer_names_the_best_and_the_next_arm_and_the_seeds(make_arms: MakeArm
 def test_there_is_no_answer_where_a_guesser_scores_as_much(make_arms: MakeArms) -> None:
     near_chance = dict.fromkeys(range(0, 101, 20), 0.01)
     answer = _answer(make_arms(vision=near_chance))
-    assert "a guesser without" in answer and " %, Text pre-training before images) scores" in answer
+    assert "a guesser without" in answer and " % (Text pre-training before images), scores" in answer
     assert "a guesser without" not in _answer(make_arms(vision=AS_IN_PAPER))
 
 

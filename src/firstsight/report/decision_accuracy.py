@@ -112,12 +112,18 @@ class StudyDecisionAccuracy:
         """The report's answer: the share of each smaller size on the first measure; there is one."""
         first = [size for size in self.sizes if size.measure == self.sizes[0].measure]
         largest = self.axis.text(first[0].largest)
-        parts = [
-            f"{self.axis.text(size.size)} orders {size.over_all.num_alike:g} of {size.over_all.num_pairs} pairs of "
-            f"arms as {largest} does ({_interval_text(size.over_all)}), and {size.over_decided.num_alike:g} of the "
-            f"{size.over_decided.num_pairs} that {largest} decides"
-            for size in first
-        ]
+        parts = []
+        for size in first:
+            decided = size.over_decided
+            parts.append(
+                f"{self.axis.text(size.size)} orders {size.over_all.num_alike:g} of {size.over_all.num_pairs} pairs of "
+                f"arms as {largest} does ({_interval_text(size.over_all)}), "
+                + (
+                    f"and {decided.num_alike:g} of the {decided.num_pairs} that {largest} decides"
+                    if decided.num_pairs
+                    else f"none of which {largest} decides"
+                )
+            )
         return f"In {first[0].measure}, {'; '.join(parts)} ({self.axis.label})."
 
     def _names(self, size: SizeAccuracy) -> tuple[str, str]:

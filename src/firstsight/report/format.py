@@ -120,6 +120,14 @@ def describe_box(box: BoundingBox) -> str:
     return ", ".join(f"{side} {100 * e:.0f} %" for side, e in zip(("left", "top", "right", "bottom"), box, strict=True))
 
 
+def known_columns(table: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
+    """A table of text with a header row without the columns that are "unknown" in all rows, and the titles of these."""
+    header, *rows = table
+    unknown = [place for place in range(len(header)) if rows and all(row[place] == "unknown" for row in rows)]
+    known = [[text for place, text in enumerate(row) if place not in unknown] for row in table]
+    return known, [header[place] for place in unknown]
+
+
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "percent": format_percent,
     "points": format_points,
@@ -130,6 +138,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "token_count": format_count,
     "readable": readable_answer,
     "visible": escape_invisible,
+    "known_columns": known_columns,
     "single_line": partial(escape_invisible, allowed=" "),
     "visible_html": visible_html,
 }

@@ -46,20 +46,18 @@ def answer_sentence(
         return f"No answer yet: no arm has been evaluated on vision ({scored} of {len(arms)} have scores)."
     best, *others = ranked
     texts = arm_texts(arms, axes)
-    place = place_text(next(arm for arm in arms if arm.name == best["arm"]), axes)
-    meaning = ", ".join(axis.label for axis in axes) if texts[best["arm"]] == place else ""
+    winner = _winner_text(next(arm for arm in arms if arm.name == best["arm"]), texts[best["arm"]], axes)
     # The higher stable score of both guessers in vision.
     guessers = rows.filter(pl.col("condition").is_in(GUESSERS), arm=best["arm"], task=STABLE, kind="vision")
     guesser_score = max(mean_over_seeds(guessers).get_column("score").to_list(), default=None)
     score = _chance_text(best["score"])
     if guesser_score is not None and best["score"] <= guesser_score:
-        winner = ", ".join(filter(None, (texts[best["arm"]], meaning)))
         return (
-            f"No answer: even the best arm ({winner}) scores {score} in vision, and a guesser "
+            f"No answer: even the best arm, {winner}, scores {score} in vision, and a guesser "
             f"without the image or the question {_chance_text(guesser_score)}, so the order of the arms means nothing."
         )
     seeds = f"mean of {best['seeds']} seeds" if best["seeds"] > 1 else "one seed"
-    opening = f"Best in vision: {texts[best['arm']]}{f' ({meaning})' * bool(meaning)}, {score} ({seeds})"
+    opening = f"Best in vision: {winner}, {score} ({seeds})"
     if not others:
         return f"{opening}; no other arm has been evaluated."
     # The best arm was selected by its score, so it is corrected as if every pair had been compared.
@@ -73,6 +71,12 @@ def answer_sentence(
         names = join_names(undecided)
         return f"{opening}; {runner_up}. These seeds and questions cannot distinguish it from {names}."
     return f"{opening}, significantly better than every other arm; {runner_up}."
+
+
+def _winner_text(arm: ArmResult, text: str, axes: Sequence[Axis]) -> str:
+    """An arm by its text, with what this is: 80 % (Text pre-training before images)."""
+    meaning = "; ".join(axis.label for axis in axes) if text == place_text(arm, axes) else ""
+    return f"{text} ({meaning})" if meaning else text
 
 
 def _chance_text(stable_score: float) -> str:

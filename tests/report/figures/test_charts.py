@@ -72,8 +72,9 @@ def test_logarithms_are_lines_on_a_logarithmic_scale(make_arms: MakeArms) -> Non
 
 @pytest.mark.parametrize(("axes", "names"), [((ENCODER,), ["siglip", "patches", "dinov2"]), ((), None)])
 def test_categories_and_names_are_bars(make_arms: MakeArms, axes: tuple[Axis, ...], names: list[str] | None) -> None:
-    spec = _spec(_user_arms(make_arms), _user_study(*axes))
-    [axis] = _x_axes(spec)
+    results = StudyAnalysis(_user_arms(make_arms), _user_study(*axes))
+    spec = vega_lite_spec(study_charts(results, read_curves(results.arms))["stable"])
+    axis = spec["encoding"]["y"] if "encoding" in spec else next(layer["encoding"]["y"] for layer in spec["layer"])
     assert axis["type"] == "nominal" and axis["sort"] == (names or [f"mine-start-0{n}" for n in (20, 60, 80)])
     assert "bar" in _marks(spec) and "line" not in _marks(spec)
 

@@ -102,7 +102,7 @@ def test_a_hollow_group_is_on_the_line_of_the_others(make_arms: MakeArms) -> Non
 
 def test_a_grid_has_a_column_and_a_row_for_each_arm(arms: list[ArmResult]) -> None:
     layout = lay_out(Grid(x="size", y="kind_of_text"), arms, OWN)
-    assert layout.title == "Size, Kind" and not layout.hollow and layout.axis is None
+    assert layout.title == "Size × Kind" and not layout.hollow and layout.axis is None
     cells = list(zip(column(layout, "column"), column(layout, "row"), strict=True))
     assert cells == [("1", "web"), ("1", "code"), ("100", "web"), ("100", "code")]
 
@@ -110,4 +110,4 @@ def test_a_grid_has_a_column_and_a_row_for_each_arm(arms: list[ArmResult]) -> No
 def test_bars_have_the_order_of_the_arms_and_no_baseline(arms: list[ArmResult]) -> None:
     layout = lay_out(Bars(), arms, OWN)
     names = ["web-1", "code-1", "web-100", "code-100"]
-    assert column(layout, "arm") == names == layout.x().to_dict()["sort"] and layout.titles == ()
+    assert column(layout, "arm") == column(layout, "place") == names and layout.titles == ()

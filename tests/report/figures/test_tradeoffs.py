@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import altair as alt
+import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.recipe.analysis import Forgetting, ParetoFront
 from firstsight.report.compare import ArmComparison
-from firstsight.report.figures.style import ARM_RAMP, ARM_SHAPES, ArmChannels, arm_colours, vega_lite_spec
+from firstsight.report.figures.style import (
+    ARM_RAMP,
+    ARM_SHAPES,
+    PERCENT_LABEL,
+    ArmChannels,
+    arm_colours,
+    rows_chart,
+    vega_lite_spec,
+)
 from firstsight.report.figures.tradeoffs import earlier_arms, forgetting_chart, pareto_chart, pareto_front, stage_names
+from firstsight.report.pages.report_page import VEGA_LITE_VERSION
 from firstsight.report.results import ArmResult, StageLog, arm_texts
 from firstsight.report.table import score_table
 from tests.report.figures.charts import layer_rows
@@ -86,6 +97,28 @@ def test_forgetting_joins_the_stages_of_one_training(make_arms: MakeArms) -> Non
     }
     single = [arm for arm in arms if arm.name == "start-020"]
     assert forgetting_chart(Forgetting(), single, score_table(single), texts=arm_texts(single, ())) is None
+
+
+def test_a_stage_has_one_point_in_a_line_the_last_that_was_measured(make_arms: MakeArms) -> None:
+    arms = make_arms(questions=5, seeds=(1,))
+    trunk = next(arm for arm in arms if arm.name == "trunk")
+    half = replace(trunk, name="half", label="half.s1", stages=trunk.stages[:1])
+    longer = replace(trunk, stages=(*trunk.stages, StageLog(kind="pretrain", address="pretrain-more")))
+    parts = [half, longer, *(arm for arm in _with_prefix(arms) if arm.name in ("cut", "start-080"))]
+    chart = forgetting_chart(Forgetting(), parts, score_table(parts), texts=arm_texts(parts, ()))
+    assert chart is not None
+    [points] = layer_rows(vega_lite_spec(chart), "point")
+    measured = {arm: [row["measured"] for row in points if row["arm"] == arm] for arm in ("trunk", "start-080")}
+    assert measured["trunk"] == ["trunk"] and measured["start-080"][-2:] == ["cut", "start-080"]
+
+
+def test_labels_of_a_small_range_of_scores_differ() -> None:
+    rows = [{"x": 0, "score": score} for score in (0.001, 0.0065)]
+    y = alt.Y("score:Q", axis=alt.Axis(labelExpr=PERCENT_LABEL, title=None), scale=alt.Scale(zero=False))
+    chart = rows_chart(rows).mark_point().encode(y=y)
+    labels = re.findall(r">([^<]+)\u00a0%<", vl_convert.vegalite_to_svg(vega_lite_spec(chart), VEGA_LITE_VERSION))
+    assert len(labels) > 3 and len(set(labels)) == len(labels)
+    assert all(0 <= float(label) <= 1 for label in labels), "percent of shares from 0.001 to 0.0065"
 
 
 def test_a_second_stage_of_a_kind_has_a_number() -> None:

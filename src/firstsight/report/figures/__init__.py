@@ -21,6 +21,7 @@ from firstsight.recipe.analysis import (
 from firstsight.recipe.study import Study
 from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.compare import ArmComparison
+from firstsight.report.figures.bars import bar_chart, task_panels
 from firstsight.report.figures.curves import (
     TrainingCurves,
     learning_rate_chart,
@@ -60,7 +61,7 @@ def study_charts(results: StudyAnalysis, curves: TrainingCurves) -> dict[str, St
     if (accuracy := results.decision_accuracy) and accuracy.sizes:
         charts |= {"accuracy": accuracy_chart(accuracy), "pairs": pairs_chart(accuracy)}
     if not single_task_rows(sighted.filter(role="compared")).is_empty():
-        charts["tasks"] = task_grid(rows, layout)
+        charts["tasks"] = _task_chart(rows, layout)
     if not single_task_rows(sighted).is_empty():
         charts["heat"] = task_heatmap(rows, arm_texts(results.arms, study.axes))
     if (planned := planned_curves(results.arms)).rows:
@@ -68,7 +69,8 @@ def study_charts(results: StudyAnalysis, curves: TrainingCurves) -> dict[str, St
     if curves.rows:
         charts["losses"] = loss_chart(curves)
     if "stable" in charts and "tasks" in charts:
-        charts["main"] = _side_by_side(charts["stable"], task_grid(rows, layout, width=125, panel_height=110))
+        panels = _task_chart(rows, layout, width=125, panel_height=110)
+        charts["main"] = _side_by_side(charts["stable"], panels, **{"height": 430} if layout.axis else {})
     return charts
 
 
@@ -129,12 +131,21 @@ def _intervals(rows: pl.DataFrame, comparison: ArmComparison, *, suffix: str = "
 
 
 def _stable_chart(rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], layout: Layout) -> LayeredChart:
-    return (score_grid if isinstance(layout.figure, Grid) else stable_score_chart)(rows, intervals, layout)
+    if isinstance(layout.figure, Grid):
+        return score_grid(rows, intervals, layout)
+    return (bar_chart if layout.axis is None else stable_score_chart)(rows, intervals, layout)
 
 
-def _side_by_side(stable: StudyChart, tasks: alt.FacetChart) -> alt.HConcatChart:
-    """The main figure for use outside the page."""
-    left = stable.properties(width=430, height=430) if isinstance(stable, alt.LayerChart) else stable
+def _task_chart(rows: pl.DataFrame, layout: Layout, **sizes: int) -> alt.FacetChart:
+    """Small multiples of single tasks, in which only numbers are joined by lines."""
+    if layout.axis is None:
+        return task_panels(rows, layout)
+    return task_grid(rows, layout, **sizes)
+
+
+def _side_by_side(stable: StudyChart, tasks: alt.FacetChart, **sizes: int) -> alt.HConcatChart:
+    """The main figure for use outside the page; `sizes` are of the stable scores."""
+    left = stable.properties(**({"width": 430} | sizes)) if isinstance(stable, alt.LayerChart) else stable
     return alt.hconcat(left, tasks, spacing=36)
 
 

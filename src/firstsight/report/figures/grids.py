@@ -17,6 +17,7 @@ from firstsight.report.figures.style import (
     LayeredChart,
     field_tooltips,
     rows_chart,
+    wrapped_title,
 )
 from firstsight.report.table import (
     GUESSERS,
@@ -28,6 +29,7 @@ from firstsight.report.table import (
     single_task_rows,
 )
 
+ROW_HEIGHT = 54
 DARK_CELL = 0.6
 """Share of the colour range beyond which a cell's text is white."""
 
@@ -35,7 +37,8 @@ DARK_CELL = 0.6
 def score_grid(
     rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], layout: Layout, *, width: int = 300
 ) -> alt.FacetChart:
-    """Vision and text stable score over two axes: in each cell the mean over seeds, and that of the better guesser.
+    """Vision and text stable score over two axes: in each cell the mean over seeds, and in brackets that of the better
+    guesser.
 
     The darkest cell of a kind is its best one. `intervals` are over questions, by arm and kind.
     """
@@ -57,14 +60,17 @@ def score_grid(
     places = {name: cells.get_column(name).unique(maintain_order=True).to_list() for name in ("column", "row")}
     plain: dict[str, Any] = {"domain": False, "ticks": False}
     x_title, y_title = layout.titles
+    height = ROW_HEIGHT * len(places["row"])
     base = rows_chart(data).encode(
         x=alt.X("column:N", sort=places["column"], title=x_title, axis=alt.Axis(labelAngle=0, **plain)),
-        y=alt.Y("row:N", sort=places["row"], title=y_title, axis=alt.Axis(labelLimit=130, **plain)),
+        y=alt.Y(
+            "row:N", sort=places["row"], title=wrapped_title(y_title, height), axis=alt.Axis(labelLimit=130, **plain)
+        ),
         tooltip=field_tooltips("arm", "score", "interval_low", "interval_high", "guesser_score", "seeds", "address"),
     )
     header = alt.Header(labelAnchor="start", labelOrient="top")
     facet = alt.Facet("kind:N", sort=list(KIND_COLOURS), title=None, header=header)
-    panel = alt.layer(*_grid_layers(base)).properties(width=width, height=alt.Step(54))
+    panel = alt.layer(*_grid_layers(base)).properties(width=width, height=alt.Step(ROW_HEIGHT))
     return panel.facet(facet=facet, columns=2)
 
 
@@ -76,7 +82,7 @@ def _grid_layers(base: alt.Chart) -> list[alt.Chart]:
     ink = alt.condition(f"datum.shade > {DARK_CELL}", alt.value("#ffffff"), alt.value(INK_COLOUR))
     score = base.mark_text(fontSize=14, fontWeight=600, dy=-7).encode(text=alt.Text("score:Q", format=".1%"), color=ink)
     guesser = base.transform_filter("isValid(datum.guesser_score)").transform_calculate(
-        guesser_text="'guesser ' + format(datum.guesser_score, '.1%')"
+        guesser_text="'(' + format(datum.guesser_score, '.1%') + ')'"
     )
     guesser = guesser.mark_text(fontSize=10.5, dy=10).encode(text="guesser_text:N", color=ink)
     return [tiles.encode(description="address:N"), score, guesser]

@@ -13,7 +13,7 @@ import polars as pl
 
 from firstsight.recipe.analysis import Axis, Grid, ScoreFigure, Sweep
 from firstsight.recipe.study import Study
-from firstsight.report.figures.style import ChartRow
+from firstsight.report.figures.style import PERCENT_LABEL, ChartRow
 from firstsight.report.results import ArmResult, arm_texts, compared_arms
 
 MAX_TICKS = 8
@@ -24,7 +24,7 @@ MARGIN = 0.045
 """Length of the axis before its first and after its last coordinate, as a share of it."""
 
 LABEL_EXPRESSIONS = {
-    "percent": "replace(format(datum.value * 100, '.4~g') + '%', '%', '\u00a0%')",
+    "percent": PERCENT_LABEL,
     "count": "format(datum.value, '.4~g')",
     **dict.fromkeys(("tokens", "parameters"), "replace(format(datum.value, '.3~s'), 'G', 'B')"),
 }
@@ -47,7 +47,7 @@ class Layout:
     @property
     def title(self) -> str:
         """The labels as one text."""
-        return ", ".join(self.titles)
+        return " × ".join(self.titles)
 
     @property
     def series(self) -> list[str]:
@@ -65,17 +65,13 @@ class Layout:
         return rows.join(self.places, on="arm", how="inner", maintain_order="left")
 
     def x(self, *, compact: bool = False) -> alt.X:
-        """The horizontal axis; `compact` for small multiples."""
-        if self.axis is None:
-            names = self.places.get_column("place").to_list()
-            small = alt.Axis(labelAngle=-50, labelLimit=70, labelFontSize=10)
-            angle = -30 if len(names) > 6 or max(map(len, names), default=0) > 12 else 0
-            axis = small if compact else alt.Axis(labelAngle=angle, labelLimit=160)
-            return alt.X("place:N", title=None if compact else self.title or None, sort=names, axis=axis)
+        """The horizontal axis of a sweep; `compact` for small multiples."""
+        assert self.axis is not None  # a sweep's
         ticks = self.places.get_column("tick").unique().sort().to_list()
         step = -(-len(ticks) // 3) if compact else 1
         options: dict[str, Any] = {"values": ticks[::step]} if len(ticks) <= MAX_TICKS else {}
         options |= {"labelFlush": 12} if compact else {}
+        options |= {"labelOverlap": "greedy", "labelSeparation": 5}
         axis = alt.Axis(labelExpr=LABEL_EXPRESSIONS[self.axis.unit], grid=False, **options)
         kind = self.axis.scale
         domain = [_moved(ticks[0], -MARGIN, ticks, kind), _moved(ticks[-1], MARGIN, ticks, kind)]

@@ -1,9 +1,9 @@
-"""Figures of scores: the stable score of every arm as lines or bars, and single tasks as small multiples."""
+"""Figures of scores against a numeric axis: stable scores as lines, and single tasks as small multiples."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ from firstsight.report.figures.style import (
     BACKGROUND_COLOUR,
     INK_COLOUR,
     KIND_COLOURS,
+    PERCENT_LABEL,
     ChartRow,
     LayeredChart,
     field_tooltips,
@@ -25,13 +26,11 @@ from firstsight.report.figures.style import (
 )
 from firstsight.report.table import INTERVAL, STABLE, mean_over_seeds, single_task_names, single_task_rows
 
-PERCENT_LABEL = "replace(format(datum.value, '.0%'), '%', '\u00a0%')"
-"""Vega expression of an axis label: 80 %."""
 KIND_SCALE = alt.Scale(domain=list(KIND_COLOURS), range=list(KIND_COLOURS.values()))
 KIND_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolSize=200)
 KIND_COLOUR = alt.Color("kind:N", scale=KIND_SCALE, legend=KIND_LEGEND)
 SCORE_Y = alt.Y("score:Q", title=None, axis=alt.Axis(labelExpr=PERCENT_LABEL), scale=alt.Scale(zero=False, nice=True))
-STABLE_Y = SCORE_Y.title("mean over tasks of (score − chance)")
+STABLE_TITLE = "mean over tasks of (score − chance)"
 MEASURE_COLOURS = {
     "vision": ["#0072B2", "#009E73", "#56B4E9", "#7b4fa3"],
     "text": ["#D55E00", "#CC79A7", "#b08900", "#6b6f76"],
@@ -61,13 +60,13 @@ class ScoreChannels:
         return alt.Fill("fill:N", scale=scale, legend=None)
 
 
-STABLE_CHANNELS = ScoreChannels(STABLE_Y, KIND_COLOURS)
+STABLE_CHANNELS = ScoreChannels(SCORE_Y.title(STABLE_TITLE), KIND_COLOURS)
 
 
 def stable_score_chart(
     rows: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], layout: Layout, *, width: int | str = 460
 ) -> LayeredChart:
-    """Vision and text stable score of a sweep or of bars, with seeds, intervals, guessers and baselines.
+    """Vision and text stable score of a sweep, with seeds, intervals, guessers and baselines.
 
     `intervals` are over questions, by arm and kind.
     """
@@ -97,31 +96,23 @@ def _score_chart(
     width: int | str,
 ) -> LayeredChart:
     arms = layout.join(rows)
-    mean, baselines = _join_means(arms, layout), mean_over_seeds(rows.filter(role="baseline"))
-    dash = _line_dash(mean, baselines, layout)
-    if layout.axis is None:
-        channels = replace(channels, y=BAR_Y)
-        marks = [_bars(mean), *_blind_rules(mean, dash), *_bar_intervals(mean, intervals), _bar_seeds(arms)]
-    else:
-        marks = [
-            *_series_lines(mean, layout, dash, channels),
-            *_blind_lines(mean, dash, channels),
-            *_interval_bars(mean, intervals, channels),
-            _seed_dots(arms, channels),
-            _mean_points(mean, layout, channels),
-        ]
-    layers = [*marks[:1], *_level_rules(mean, baselines, dash, channels), *marks[1:]]
+    mean, baselines = layout.join(mean_over_seeds(arms)), mean_over_seeds(rows.filter(role="baseline"))
+    dash = line_dash(mean, baselines, layout)
+    layers = [
+        *_series_lines(mean, layout, dash, channels),
+        *_level_rules(mean, baselines, dash, channels),
+        *_blind_lines(mean, dash, channels),
+        *_interval_bars(mean, intervals, channels),
+        _seed_dots(arms, channels),
+        _mean_points(mean, layout, channels),
+    ]
     return alt.layer(*layers).encode(x=layout.x()).properties(width=width, height=400)
 
 
-def _join_means(arms: pl.DataFrame, layout: Layout) -> pl.DataFrame:
-    return layout.join(mean_over_seeds(arms))
-
-
-def _line_dash(mean: pl.DataFrame, baselines: pl.DataFrame, layout: Layout) -> alt.StrokeDash:
+def line_dash(mean: pl.DataFrame, baselines: pl.DataFrame, layout: Layout) -> alt.StrokeDash:
     """The dash of every kind of line in the figure, with its legend; several series are named by their shapes."""
     conditions, dashes = set(mean.get_column("condition")), {}
-    dashes |= {_solid_line(layout): [1, 0]} if layout.axis is not None else {}
+    dashes |= {_solid_line(layout): [1, 0]} if layout.axis else {}
     dashes |= {_hollow_line(layout): HOLLOW_DASH} if layout.hollow else {}
     dashes |= {BLIND: BLIND_DASH} if "blind" in conditions else {}
     dashes |= {QUESTION_BLIND: QUESTION_BLIND_DASH} if "question_blind" in conditions else {}
@@ -169,13 +160,19 @@ def _level_rules(
     mean: pl.DataFrame, baselines: pl.DataFrame, dash: alt.StrokeDash, channels: ScoreChannels
 ) -> list[alt.Chart]:
     """Horizontal lines: the score without the question, the same for all arms, and that of each baseline."""
-    levels = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND)
-    for (name,), part in baselines.filter(condition="sighted").group_by("arm", maintain_order=True):
-        levels += _level_rows(part, f"baseline: {name}")
+    levels = level_rows(mean, baselines)
     x = {"x": alt.value(0), "x2": alt.value("width")}
     rule = rows_chart(levels).mark_rule(strokeWidth=1.5, opacity=0.8)
     tooltips = field_tooltips("line", "arm", "score", "seeds", "address")
     return [rule.encode(**x, y=channels.y, color=channels.colour, strokeDash=dash, tooltip=tooltips)] * bool(levels)
+
+
+def level_rows(mean: pl.DataFrame, baselines: pl.DataFrame) -> list[ChartRow]:
+    """Rows kind, line, score, seeds, arm, address: the score without the question, and that of each baseline."""
+    rows = _level_rows(mean.filter(condition="question_blind"), QUESTION_BLIND)
+    for (name,), part in baselines.filter(condition="sighted").group_by("arm", maintain_order=True):
+        rows += _level_rows(part, f"baseline: {name}")
+    return rows
 
 
 def _level_rows(means: pl.DataFrame, line: str) -> list[ChartRow]:
@@ -187,7 +184,8 @@ def _level_rows(means: pl.DataFrame, line: str) -> list[ChartRow]:
     return rows
 
 
-def _interval_rows(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[ChartRow]:
+def interval_rows(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[ChartRow]:
+    """The means of arms that have an interval over questions, with its ends."""
     rows: list[ChartRow] = []
     for row in mean.filter(condition="sighted").to_dicts():
         low, high = intervals.get((row["arm"], row["kind"]), (None, None))
@@ -197,16 +195,14 @@ def _interval_rows(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Inter
     return rows
 
 
-INTERVAL_TOOLTIPS = field_tooltips("arm", "interval_note", "interval_low", "interval_high", "address")
-INTERVAL_ENDS = {"y": alt.Y("interval_low:Q"), "y2": "interval_high:Q"}
-
-
 def _interval_bars(
     mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval], channels: ScoreChannels
 ) -> list[alt.Chart]:
-    rows = _interval_rows(mean, intervals)
+    rows = interval_rows(mean, intervals)
     bars = rows_chart(rows).mark_rule(strokeWidth=7, opacity=0.2)
-    return [bars.encode(**INTERVAL_ENDS, color=channels.colour, tooltip=INTERVAL_TOOLTIPS)] * bool(rows)
+    ends = {"y": alt.Y("interval_low:Q"), "y2": "interval_high:Q"}
+    tooltips = field_tooltips("arm", "interval_note", "interval_low", "interval_high", "address")
+    return [bars.encode(**ends, color=channels.colour, tooltip=tooltips)] * bool(rows)
 
 
 def _seed_dots(arms: pl.DataFrame, channels: ScoreChannels) -> alt.Chart:
@@ -234,59 +230,43 @@ def _mean_points(mean: pl.DataFrame, layout: Layout, channels: ScoreChannels) ->
     )
 
 
-KIND_OFFSET = alt.XOffset("kind:N", sort=list(KIND_COLOURS))
-BAR_Y = STABLE_Y.scale(zero=True, nice=True)
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """The marks of the panels of single tasks."""
+
+    rows: Sequence[ChartRow]
+    """Of each arm, task and condition the mean over seeds, and each seed with the image: `mark` is the condition, or
+    seed."""
+    order: Sequence[str]
+    """The tasks, vision first."""
+
+    @property
+    def marks(self) -> set[str]:
+        """Which marks there are: a layer without rows is a warning in the browser's console."""
+        return {row["mark"] for row in self.rows}
 
 
-def _bars(mean: pl.DataFrame) -> alt.Chart:
-    """Means over seeds, vision next to text."""
-    bars = rows_chart(mean.filter(condition="sighted").to_dicts()).mark_bar(opacity=0.55)
-    tooltips = field_tooltips("arm", "place", "score", "seeds", "group", "address")
-    return bars.encode(y=BAR_Y, color=KIND_COLOUR, xOffset=KIND_OFFSET, tooltip=tooltips, description="address:N")
-
-
-def _blind_rules(mean: pl.DataFrame, dash: alt.StrokeDash) -> list[alt.Chart]:
-    """The score of each arm without the image, as a line across its bars."""
-    blind = mean.filter(condition="blind").with_columns(pl.lit(BLIND).alias("line"))
-    tooltips = field_tooltips("line", "arm", "score", "seeds", "address")
-    ends = {"x": alt.X("place:N", bandPosition=0), "x2": alt.X2("place:N", bandPosition=1)}
-    rule = rows_chart(blind.to_dicts()).mark_rule(strokeWidth=1.8)
-    rule = rule.encode(**ends, y=BAR_Y, color=KIND_COLOUR, strokeDash=dash, tooltip=tooltips)
-    return [rule] * (not blind.is_empty())
-
-
-def _bar_intervals(mean: pl.DataFrame, intervals: Mapping[tuple[str, str], Interval]) -> list[alt.Chart]:
-    rows = _interval_rows(mean, intervals)
-    rules = rows_chart(rows).mark_rule(strokeWidth=7, opacity=0.3)
-    ends = {**INTERVAL_ENDS, "xOffset": KIND_OFFSET}
-    return [rules.encode(**ends, color=KIND_COLOUR, tooltip=INTERVAL_TOOLTIPS)] * bool(rows)
-
-
-def _bar_seeds(arms: pl.DataFrame) -> alt.Chart:
-    dots = rows_chart(arms.filter(condition="sighted").to_dicts())
-    dots = dots.mark_circle(size=34, opacity=1, stroke=BACKGROUND_COLOUR, strokeWidth=0.8)
-    tooltips = field_tooltips("label", "seed", "score", "group", "questions", "address")
-    encoding = {"y": BAR_Y, "color": KIND_COLOUR, "xOffset": KIND_OFFSET}
-    return dots.encode(**encoding, tooltip=tooltips, description="address:N")
+def task_rows(rows: pl.DataFrame, layout: Layout) -> TaskRows:
+    """The scores of single tasks at the places of a layout."""
+    tasks = layout.join(single_task_rows(rows).filter(pl.col("condition").is_in(list(CONDITION_LINES))))
+    marks = [row | {"mark": row["condition"]} for row in layout.join(mean_over_seeds(tasks)).to_dicts()]
+    marks += [row | {"mark": "seed"} for row in tasks.filter(condition="sighted").to_dicts()]
+    return TaskRows(marks, single_task_names(tasks, "vision") + single_task_names(tasks, "text"))
 
 
 def task_grid(
     rows: pl.DataFrame, layout: Layout, *, columns: int = 4, width: int = 118, panel_height: int = 84
 ) -> alt.FacetChart:
     """Single tasks as small multiples: with the image (line and seeds), without it, and without the question."""
-    tasks = layout.join(single_task_rows(rows).filter(pl.col("condition").is_in(list(CONDITION_LINES))))
-    order = single_task_names(tasks, "vision") + single_task_names(tasks, "text")
-    data = [row | {"mark": row["condition"]} for row in _join_means(tasks, layout).to_dicts()]
-    data += [row | {"mark": "seed"} for row in tasks.filter(condition="sighted").to_dicts()]
-    base = rows_chart(data).encode(x=layout.x(compact=True), y=SCORE_Y, color=KIND_COLOUR)
-    marks = {row["mark"] for row in data}  # a layer without rows is a warning in the browser's console
-    panels = alt.layer(*_condition_lines(base, marks, is_sweep=layout.axis is not None), *_mark_layers(base, layout))
+    tasks = task_rows(rows, layout)
+    base = rows_chart(tasks.rows).encode(x=layout.x(compact=True), y=SCORE_Y, color=KIND_COLOUR)
+    panels = alt.layer(*_condition_lines(base, tasks.marks), *_mark_layers(base, layout))
     header = alt.Header(labelAnchor="start", labelOrient="top")
-    facet = alt.Facet("task:N", sort=order, title=None, header=header)
+    facet = alt.Facet("task:N", sort=tasks.order, title=None, header=header)
     return panels.properties(width=width, height=panel_height).facet(facet=facet, columns=columns)
 
 
-def _condition_lines(base: alt.Chart, marks: Collection[str], *, is_sweep: bool) -> list[alt.Chart]:
+def _condition_lines(base: alt.Chart, marks: Collection[str]) -> list[alt.Chart]:
     tooltips = field_tooltips("arm", "task", "condition", "score", "seeds", "address")
     dashes = {"sighted": [1, 0], "blind": BLIND_DASH, "question_blind": QUESTION_BLIND_DASH}
     return [
@@ -294,7 +274,7 @@ def _condition_lines(base: alt.Chart, marks: Collection[str], *, is_sweep: bool)
         .mark_line(strokeWidth=1.9 if condition == "sighted" else 1.3, strokeDash=dash, opacity=0.9)
         .encode(tooltip=tooltips, detail="series:N")
         for condition, dash in dashes.items()
-        if condition in marks and (is_sweep or condition != "sighted")
+        if condition in marks
     ]
 
 

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; shape and dash repea
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -53,6 +54,17 @@ FIELD_LABELS = {
     "label": ("arm and seed", None),
 }
 """Title and number format of each field in a tooltip; None for text."""
+
+
+PERCENT_LABEL = "replace(format(datum.value * 100, '.4~g') + '%', '%', '\u00a0%')"
+"""Vega expression of an axis label: 80 %, 0.5 %."""
+TITLE_LETTER_WIDTH = 6.5
+"""Pixels of a letter in the title of an axis."""
+
+
+def wrapped_title(text: str, length: int) -> list[str] | None:
+    """The title of an axis in lines that are no longer than it, in pixels; None for an empty one."""
+    return textwrap.wrap(text, width=max(10, int(length / TITLE_LETTER_WIDTH))) or None
 
 
 def vega_lite_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import polars as pl
 
 from firstsight.recipe.analysis import STABLE_MEASURES, Forgetting, Measure, ParetoFront, split_measure
 from firstsight.report.compare import ArmComparison
-from firstsight.report.figures.scores import PERCENT_LABEL
 from firstsight.report.figures.style import (
     GREY_COLOUR,
+    PERCENT_LABEL,
     ArmChannels,
     ChartRow,
     LayeredChart,
@@ -142,14 +142,15 @@ def forgetting_chart(
     texts: Mapping[str, str],
     width: int | str = 460,
 ) -> LayeredChart | None:
-    """The score after every stage at which it was measured, a line for each arm; None if all have one point."""
+    """The last score measured in every stage, a line for each arm; None if all have one point."""
     scores = dict(measure_scores(rows, figure.measure).select("label", "score").iter_rows())
     scored = [arm for arm in arms_with_scores(arms) if arm.label in scores]
     by_label = {arm.label: arm for arm in scored}
     seeds: list[ChartRow] = []
     for label, points in earlier_arms(scored).items():
         end = by_label[label]
-        for point in points:
+        latest = {stage_names(point)[-1]: point for point in points}  # a stage may be measured on its way too
+        for point in latest.values():
             row = {"arm": end.name, "text": texts[end.name], "measured": point.name, "label": point.label}
             row |= {"stage": stage_names(point)[-1], "steps": len(point.stages), "seed": point.seed}
             seeds.append(row | {"score": scores[point.label], "address": point.address})

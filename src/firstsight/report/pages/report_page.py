@@ -17,7 +17,7 @@ import vl_convert
 from markupsafe import Markup
 
 from firstsight.files import write_atomic
-from firstsight.recipe.analysis import Bars, ScoreFigure, Sweep
+from firstsight.recipe.analysis import Bars, Grid, ScoreFigure, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.claims import ClaimResult, rule_sentence
@@ -37,6 +37,8 @@ VEGA_LITE_VERSION = "6.4"
 VegaSpec = dict[str, Any]
 MAX_SCORE_ROWS = 4000
 """Of more scores the page has the CSV alone: their table would be most of the page, and of the time to open it."""
+MAX_LISTED_ARMS = 8
+"""Panels of single tasks that list more arms than that have the whole width of the page."""
 
 FIGURE_TITLES = {
     "main": "Left: all tasks together. Right: single tasks.",
@@ -124,7 +126,7 @@ def _marks_caption(study: Study) -> str:
     figure = study.score_figures[0]
     if isinstance(figure, Sweep):
         return SWEEP_MARKS.format(hollow=f", hollow: {figure.hollow}" if figure.hollow else "")
-    return BAR_MARKS if isinstance(figure, Bars) else "Means over seeds."
+    return BAR_MARKS if isinstance(figure, Bars) else "Means over seeds; in brackets the better guesser."
 
 
 def _render_svg(spec: VegaSpec) -> str:
@@ -136,6 +138,7 @@ def _render_svg(spec: VegaSpec) -> str:
 
 def _study_context(arms: Sequence[ArmResult], study: Study, total_tokens: Mapping[str, float]) -> dict[str, Any]:
     figures = study.score_figures
+    compared_names = {arm.name for arm in arms if arm.role == "compared"}
     titles = {
         name: lay_out(figure, arms, study).title
         for name, figure in figure_names(study).items()
@@ -151,6 +154,8 @@ def _study_context(arms: Sequence[ArmResult], study: Study, total_tokens: Mappin
             (" and ".join(f.measures) for f in figures if isinstance(f, Sweep) and f != figures[0]), ""
         ),
         "is_sweep": isinstance(figures[0], Sweep),
+        "is_grid": isinstance(figures[0], Grid),
+        "has_small_panels": isinstance(figures[0], Sweep) or len(compared_names) <= MAX_LISTED_ARMS,
         "hollow": figures[0].hollow if isinstance(figures[0], Sweep) else "",
         "scored_arms": arms_with_scores(arms),
         "missing_arms": [arm for arm in arms if arm.scores is None],
