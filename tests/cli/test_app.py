@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from firstsight.cli import app
 from tests.cli.command_line import refused, run_command
 from tests.cli.processes import run_in_terminal
 
@@ -37,6 +38,11 @@ def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str], words: list[st
         (["explain", "start-020", "start-080", "--study", "whn"], "Nearest: when"),
         (["report", "whenn"], "Nearest: when"),
         (["plan"], "Missing argument"),
+        (["plan", "when", "--seeds", "2.5"], "--seeds: wanted a whole number. Got '2.5'."),
+        (["plan", "when", "--seeds=x"], "--seeds: wanted a whole number. Got 'x'."),
+        (["power", "when", "--effect", "two"], "--effect: wanted a number. Got 'two'."),
+        (["plan", "when", "--scale", "smoke", "--average", "999"], "--average: wanted at most 20 checkpoints"),
+        (["plan", "when", "--scale", "smoke", "--last", "21"], "--last: wanted at most 20 checkpoints"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(
@@ -48,7 +54,10 @@ def test_unknown_names_are_refused_with_the_nearest(
 def test_an_output_folder_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "runs"
     file.write_text("not a folder")
-    assert "--out" in refused(capsys, "run", "when", "--scale", "smoke", "--out", file)
+    for command in ("run", "plan", "report", "next", "noise"):
+        assert "wanted a folder of results. Got a file." in refused(
+            capsys, command, "when", "--scale", "smoke", "--out", file
+        )
     assert "--out" in refused(capsys, "run", "when", "--scale", "smoke", "--out", file / "below")
     assert file.read_text() == "not a folder"
 
@@ -105,6 +114,31 @@ def test_ctrl_c_in_a_terminal_prints_how_to_resume(tmp_path: Path) -> None:
     assert code == 130 and b"Traceback" not in output
     assert output.endswith(STOPPED.encode())
     assert [path.name.partition("-")[0] for path in (tmp_path / "runs" / "steps").iterdir()] == ["texts"]
+
+
+@pytest.mark.parametrize(
+    ("words", "is_resumed"),
+    [
+        ("run when", True),
+        ("evaluate start-080.s1", True),
+        ("next when --run", True),
+        ("doctor --store runs --repair", True),
+        ("next when", False),
+        ("plan when", False),
+        ("noise when", False),
+        ("report when", False),
+    ],
+)
+def test_only_commands_that_continue_say_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, is_resumed: bool
+) -> None:
+    def stop(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "build", stop)
+    code, _, message = run_command(capsys, *words.split())
+    assert code == 130 and message.startswith("error: stopped. ")
+    assert (message == STOPPED.strip()) == is_resumed
 
 
 def test_a_checkpoint_that_is_not_stored_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

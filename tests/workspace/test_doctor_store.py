@@ -238,6 +238,16 @@ def test_a_step_that_another_process_runs_is_not_repaired(root: Path, tmp_path: 
     assert Store(root).has(TEXTS.address)
 
 
+def test_what_no_run_wrote_is_named_and_no_damage(root: Path) -> None:
+    stray = root / "steps" / "notes.txt"
+    stray.write_text("mine")
+    check = Workspace(root).doctor(repair=True)
+    stray_lines = [line for line in check.lines() if "notes.txt" in line]
+    assert check.ok and stray_lines == [f"no result: {stray}, which no run wrote. Move it elsewhere, or delete it."]
+    assert check.results == len(Store(root).addresses()) - 1 and stray.read_text() == "mine"
+    stray.unlink()
+
+
 def test_a_deleted_result_is_no_damage(root: Path) -> None:
     shutil.rmtree(Store(root).path(TEXTS.address))
     check = check_store(root)

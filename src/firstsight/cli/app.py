@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -23,7 +25,7 @@ from firstsight.cli.evaluate import answers, evaluate
 from firstsight.cli.prepare import prepare
 from firstsight.cli.score import score
 from firstsight.cli.study import explain, next_, noise, plan, power, preview, report, run
-from firstsight.cli.study_options import RUNS, OutOption, requested_study, with_study
+from firstsight.cli.study_options import RUNS, StoreOption, requested_study, with_study
 from firstsight.errors import FirstsightError, RequestError, describe_error
 from firstsight.workspace.doctor import machine_findings, missing_package
 from firstsight.workspace.workspace import Workspace
@@ -33,6 +35,10 @@ STOPPED = 130
 OUTPUT_CLOSED = 141
 """The exit code where the reader of the output ended first, as `head` does: a shell's for SIGPIPE."""
 
+RESUMED = ("run", "prepare", "preview", "evaluate")
+"""Commands that continue where they were stopped, as `next --run` and `doctor --repair` do."""
+NUMBER_ERROR = re.compile(r"Invalid value for '(--[\w-]+)': Input should be a valid (integer|number)")
+
 STUDY_COMMANDS = (plan, run, next_, report, preview, power, noise)
 """Commands whose first argument is the study."""
 STUDY_OPTION_COMMANDS = (explain, ask, evaluate, answers)
@@ -41,7 +47,7 @@ STUDY_OPTION_COMMANDS = (explain, ask, evaluate, answers)
 
 def doctor(
     *,
-    out: OutOption = RUNS,
+    out: StoreOption = RUNS,
     store: Annotated[Path | None, typer.Option(metavar="DIR", help="Check the results under DIR instead.")] = None,
     repair: Annotated[bool, typer.Option("--repair", help="With --store: compute damaged results again.")] = False,
     jobs: Annotated[int | None, typer.Option(metavar="N", help="With --repair: steps run in parallel.")] = None,
@@ -140,18 +146,24 @@ def command(arguments: list[str]) -> int:
     except (TyperException, typer.Abort, FirstsightError, ModuleNotFoundError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
-        message, code = _describe(error)
+        message, code = _describe(error, arguments)
         terminal.print_error(message)
         return code
     if code == STOPPED:  # typer turns Ctrl-C into this code
-        terminal.print_error("stopped. What was finished or saved is kept; the same command continues from there.")
+        terminal.print_error(f"stopped. {_kept_sentence(arguments)}")
     return code
 
 
-def _describe(error: Exception) -> tuple[str, int]:
+def _kept_sentence(arguments: Sequence[str]) -> str:
+    if arguments[:1] and (arguments[0] in RESUMED or {"--run", "--repair"} & set(arguments)):
+        return "What was finished or saved is kept; the same command continues from there."
+    return "Stored results are as they were; the same command starts again."
+
+
+def _describe(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     match error:
         case TyperException():
-            return error.format_message(), error.exit_code
+            return _describe_usage(error.format_message(), arguments), error.exit_code
         case FirstsightError():
             return str(error), 2 if isinstance(error, RequestError) else 1
         case ModuleNotFoundError() if (package_error := missing_package(error)) is not None:
@@ -164,3 +176,14 @@ def _describe(error: Exception) -> tuple[str, int]:
             return describe_error(error.__cause__ or error), 1
         case _:
             raise error
+
+
+def _describe_usage(message: str, arguments: Sequence[str]) -> str:
+    """An error of the parser; of an option that wants a number, with the text that it got."""
+    wrong = NUMBER_ERROR.match(message)
+    if wrong is None:
+        return message
+    option, kind = wrong.groups()
+    inline = (word.partition("=")[2] for word in arguments if word.startswith(f"{option}="))
+    text = dict(pairwise(arguments)).get(option) or next(inline, "")
+    return f"{option}: wanted a {'whole ' * (kind == 'integer')}number. Got {text!r}."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firstsight.cli import terminal
-from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.cli.study_options import RUNS, StoreOption
 from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import UnknownName
 from firstsight.plan.verification import check_stored_folder
@@ -28,7 +28,7 @@ def ask(
     *,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     question: Annotated[str, typer.Argument(help="The question, in words of the vocabulary.")],
-    out: OutOption = RUNS,
+    out: StoreOption = RUNS,
 ) -> None:
     """Print a checkpoint's answer to a question about an image.
 

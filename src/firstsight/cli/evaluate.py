@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firstsight.cli import terminal
-from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.cli.study_options import RUNS, OutOption, StoreOption
 from firstsight.cli.terminal import TerminalProgress
 from firstsight.recipe.study import Study
 from firstsight.workspace.workspace import Workspace
@@ -115,7 +115,7 @@ def answers(
     question: Annotated[str, typer.Option(metavar="ID", help="Print only this question: 12, or pope/12.")] = "",
     rows: Annotated[int, typer.Option(metavar="N", help="Maximum number of questions on the page.")] = 400,
     benchmarks: Annotated[Path | None, typer.Option(help="The folder of the images, if it was moved.")] = None,
-    out: OutOption = RUNS,
+    out: StoreOption = RUNS,
 ) -> None:
     """Write a page of images, prompts, answers, references and scores; of two checkpoints, their differences first.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from firstsight.cli import terminal
-from firstsight.cli.study_options import RUNS, OutOption
+from firstsight.cli.study_options import RUNS, OutOption, StoreOption
 from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import RequestError, UnknownName
 from firstsight.recipe.study import Study
@@ -27,7 +27,7 @@ def plan(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the learning rates into this file: .svg or .png.")
     ] = None,
-    out: OutOption = RUNS,
+    out: StoreOption = RUNS,
 ) -> None:
     """Show what would run, what arms share, and what it costs. Runs nothing.
 
@@ -82,7 +82,7 @@ def next_(
     *,
     budget: Annotated[str, typer.Option(metavar="TIME", help="The most time on this machine: 2h, 90min.")] = "2h",
     run: Annotated[bool, typer.Option("--run", help="Run the first line of the table, then write the report.")] = False,
-    out: OutOption = RUNS,
+    out: StoreOption = RUNS,
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Steps run in parallel; default: all cores.")] = None,
 ) -> None:
     """Show which arms and seeds to run next, so that the open claims are decided at the least cost.
@@ -123,7 +123,7 @@ def report(
         bool, typer.Option("--watch", help="Write it again while the study runs, until it is done.")
     ] = False,
     pdf: Annotated[bool, typer.Option("--pdf", help="Print it as PDF too, with an installed Chromium.")] = False,
-    out: OutOption = RUNS,
+    out: StoreOption = RUNS,
 ) -> None:
     """Write the report again from what is stored, also of an unfinished study.
 
@@ -159,7 +159,7 @@ def explain(
     first: Annotated[str, typer.Argument(metavar="FIRST", help="An arm, a step or an address.")],
     *,
     second: Annotated[str, typer.Argument(metavar="SECOND", help="A second arm, step or address.")],
-    out: OutOption = RUNS,
+    out: StoreOption = RUNS,
 ) -> None:
     """Show the fields in which two arms, steps or addresses differ.
 
@@ -195,7 +195,7 @@ def power(
     effect: Annotated[float, typer.Option(metavar="POINTS", help="The difference to detect, in points.")],
     kind: Annotated[str, typer.Option(metavar="KIND", help="The stable score: vision or text.")] = "vision",
     power: Annotated[float, typer.Option(metavar="SHARE", help="The probability of detecting it.")] = 0.8,
-    out: OutOption = RUNS,
+    out: StoreOption = RUNS,
 ) -> None:
     """How many seeds or questions are needed to detect a difference between two arms, from a study's stored results.
 
@@ -208,7 +208,7 @@ def power(
     _exit_for_damage(results)
 
 
-def noise(study: Study, *, out: OutOption = RUNS) -> None:
+def noise(study: Study, *, out: StoreOption = RUNS) -> None:
     """How far arms differ on each task, how much of it is noise of seeds and questions, and which tasks decide.
 
     Example: firstsight noise when --scale cpu

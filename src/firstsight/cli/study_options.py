@@ -21,6 +21,8 @@ from firstsight.visible import visible
 from firstsight.workspace.study_functions import StudyFunction, StudyParameter, find_study_function, shipped_studies
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of results; created if missing.")]
+StoreOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of results.")]
+"""Of commands that make no such folder."""
 RUNS = Path("runs")
 
 STUDY_ARGUMENT = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study, mine.py or mine.py:FUNCTION.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -25,7 +25,7 @@ SEED_COUNTS = (2, 3, 4, 5, 8, 10, 16)
 
 def power_report(
     arms: Sequence[ArmResult], rows: pl.DataFrame, *, effect: float, kind: str, power: float
-) -> tuple[list[str], list[tuple[str, str]]]:
+) -> tuple[list[str], list[tuple[str, ...]]]:
     """Text lines, and a table of smallest detectable effects with a header row.
 
     `effect` is a share of 1, `power` the probability with which to detect it.
@@ -33,7 +33,10 @@ def power_report(
     variances, seeds = variance_components(arms, ArmComparison(arms, rows), kind=kind)
     questions = rows.filter(task=STABLE, kind=kind).get_column("questions").max()
     assert isinstance(questions, int)
+    planned = len({arm.seed for arm in arms})
+    left_out = f"Of {planned} seeds that the study would have, all of the compared arms have {seeds} stored. "
     lines = [
+        *[f"{left_out}The numbers below are from these."] * (seeds < planned),
         f"{kind}: {seeds} seeds, {questions:,} questions. "
         "The standard deviation of a difference between two of its arms is",
         f"  {_deviation(variances.seed_variance)} points from seed to seed "
@@ -46,6 +49,31 @@ def power_report(
     effects = [(count, minimum_detectable_effect(variances, num_seeds=count, target_power=power)) for count in counts]
     header = ("seeds", f"smallest effect detected with power {100 * power:.3g} %, points")
     return lines, [header, *((str(count), f"{100 * effect:.1f}") for count, effect in effects if effect is not None)]
+
+
+def combined_power_report(
+    parts: Mapping[str, tuple[Sequence[ArmResult], pl.DataFrame]], *, effect: float, kind: str, power: float
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Why the variance of some studies is unknown, as lines; of the others a row each, with a header row.
+
+    `parts`: the arms of each study and their score table, by its name; the rest is as for `power_report`.
+    """
+    target = f"with power {100 * power:.3g} %"
+    rows = [("study", "seeds", f"smallest effect {target}, points", f"seeds for {100 * effect:.3g} points")]
+    lines: list[str] = []
+    for name, (arms, scores) in parts.items():
+        try:
+            variances, seeds = variance_components(arms, ArmComparison(arms, scores), kind=kind)
+        except RequestError as error:
+            lines.append(f"{name}: {error}")
+            continue
+        smallest = minimum_detectable_effect(variances, num_seeds=seeds, target_power=power)
+        needed = seeds_needed(effect, components=variances, target_power=power)
+        smallest_text = "unknown" if smallest is None else f"{100 * smallest:.1f}"
+        rows.append((name, str(seeds), smallest_text, "no number" if needed is None else str(needed)))
+    if len(rows) == 1:
+        raise RequestError(f"power needs two seeds of a study. {lines[0] if lines else 'Got no study.'}")
+    return lines, rows
 
 
 def variance_components(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from firstsight.workspace.execute import run_graph
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.sources import check_locations, external_sources
 
+ADDRESS = re.compile(r".+-[0-9a-f]{12}")
 DAMAGED_FOLDER = "damaged"
 """Below a store: the results that were replaced, as they were."""
 
@@ -86,7 +88,8 @@ class StoreCheck:
 def check_store(root: Path, *, display: ProgressDisplay = NO_DISPLAY, repairs: Sequence[str] = ()) -> StoreCheck:
     """Read every file of every result under `root`, and remove what dead processes left; StoreError for no store."""
     store, started = open_store(root), monotonic()
-    addresses = store.addresses()
+    records = read_provenances(store)
+    addresses = [name for name in store.addresses() if not _is_stray(name, records)]
     sizes = {address: _size(store.path(address)) for address in addresses}
     problems: dict[str, tuple[str, ...]] = {}
     total = max(1, sum(sizes.values()))
@@ -95,7 +98,6 @@ def check_store(root: Path, *, display: ProgressDisplay = NO_DISPLAY, repairs: S
             problems[address] = lines
             done = sum(sizes[name] for name in problems)
             on_progress(Progress(done=done // 2**20, total=total // 2**20 + 1, unit="MiB"))
-    records = read_provenances(store)
     aside = {path.name.rpartition(".")[0] for path in (root / DAMAGED_FOLDER).glob("*/")}
     pending = sorted(name for name in aside & records.keys() if not store.has(name))
     problems |= dict.fromkeys(pending, ("set aside by a repair, and not computed again yet",))
@@ -113,6 +115,8 @@ def check_store(root: Path, *, display: ProgressDisplay = NO_DISPLAY, repairs: S
 
 def open_store(root: Path) -> Store:
     """The store under `root`; StoreError where there is none."""
+    if root.is_file():
+        raise StoreError(f"{root}: wanted a folder of results. Got a file. Name the --out of a run.")
     if not (root / "store.json").is_file():
         raise StoreError(f"{root}: wanted a folder of results. Got no store.json in it. Name the --out of a run.")
     return Store(root)
@@ -127,6 +131,11 @@ def read_provenances(store: Store) -> dict[str, dict[str, Any]]:
         except DamagedResult:
             continue
     return records
+
+
+def _is_stray(name: str, records: Collection[str]) -> bool:
+    """Whether an entry of the folder of results is none: it has no record and not the name of a step."""
+    return name not in records and not ADDRESS.fullmatch(name)
 
 
 def _size(path: Path) -> int:
@@ -195,6 +204,8 @@ def _notes(store: Store, records: Collection[str]) -> Iterator[str]:
         yield f"running: {', '.join(running)}"
     if unfinished := [name for name in work if name not in running]:
         yield f"unfinished, which a run of their study continues: {', '.join(unfinished)}"
+    for name in (name for name in store.addresses() if _is_stray(name, records)):
+        yield f"no result: {store.path(name)}, which no run wrote. Move it elsewhere, or delete it."
     if deleted := sorted(name for name in records if not store.has(name) and name not in work):
         yield f"deleted, which a run of their study computes again where it needs them: {', '.join(deleted)}"
 

@@ -32,7 +32,7 @@ from firstsight.recipe.schedule import LRSchedule, ResolvedSchedule, schedule_te
 from firstsight.recipe.study import Arm, Study
 from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.answers import read_answers
-from firstsight.report.power import power_report
+from firstsight.report.power import combined_power_report, power_report
 from firstsight.report.results import (
     MAX_COMPARED_ARMS,
     ArmResult,
@@ -104,11 +104,11 @@ class StudyResults(StudyAnalysis):
 
     def power(
         self, effect: float, *, kind: str = "vision", power: float = 0.8
-    ) -> tuple[list[str], list[tuple[str, str]]]:
+    ) -> tuple[list[str], list[tuple[str, ...]]]:
         """The seeds or questions needed to detect a difference of `effect` points between two arms with probability
         `power`: lines of text, and a table of the smallest detectable differences with a header row.
 
-        `kind` is the stable score: vision or text.
+        `kind` is the stable score: vision or text. Of a combined study the table has a row for each part.
         """
         if not 0 < effect <= 100:  # neither is NaN
             raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
@@ -117,7 +117,10 @@ class StudyResults(StudyAnalysis):
         if not FAMILY_ALPHA < power < 1:
             rate = f"{FAMILY_ALPHA:g}, which a test at the 5 % level reaches without any effect"
             raise RequestError(f"--power: wanted a share below 1 and above {rate}. Got {power:g}.")
-        return power_report(self.arms, self.scores, effect=effect / 100, kind=kind, power=power)
+        options = {"effect": effect / 100, "kind": kind, "power": power}
+        if self.parts:
+            return combined_power_report({part.study.name: (part.arms, part.scores) for part in self.parts}, **options)
+        return power_report(self.arms, self.scores, **options)
 
     def problem_lines(self) -> Iterator[str]:
         """What a report of these results lacks, as text for the terminal: arms without scores, and damage."""

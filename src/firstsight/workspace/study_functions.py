@@ -104,7 +104,9 @@ class StudyFunction:
         ):
             if not matches(number, int) or number < 0 or number == refused:
                 raise QuantityError(f"--{name}: wanted a whole number, {wanted}. Got {number!r}.")
-        return study.with_last_checkpoints(average=average, each=last)
+        study = study.with_last_checkpoints(average=average, each=last)
+        _check_checkpoints(study, max(average, last), option="--average" if average >= last else "--last")
+        return study
 
     def _parse(self, options: Mapping[str, Any]) -> dict[str, Any]:
         parameters = {parameter.name: parameter for parameter in self.parameters}
@@ -116,6 +118,15 @@ class StudyFunction:
                 wanted = f"wanted {describe(parameter.kind)} as {parameter.name}. Got none"
                 raise RequestError(f"{self.name}: {wanted}. Give {parameter.option}.")
         return {name: parameters[name].parse(value) for name, value in options.items()}
+
+
+def _check_checkpoints(study: Study, count: int, *, option: str) -> None:
+    """QuantityError where the last stage of an arm is too short for its last `count` checkpoints."""
+    for arm in study.arms if count > 1 else ():
+        end, earlier, *_ = (*arm.stages[-1].checkpoint_tokens, 0) if arm.stages else (count, count - 1)
+        if count > (most := (end - 1) // (end - earlier) + 1):
+            spacing = f"they are {end - earlier:,} tokens apart, and the last stage of {arm.label} has {end:,}"
+            raise QuantityError(f"{option}: wanted at most {most} checkpoints: {spacing}. Got {count}.")
 
 
 def _parse_number(text: str) -> float:

@@ -46,7 +46,12 @@ class StoredStudy:
 
     @classmethod
     def find(cls, study: Study, root: Path, site: Site) -> StoredStudy:
-        """A study with the arms that were added to decide its claims, or to decide those of its parts."""
+        """A study with the arms that were added to decide its claims, or to decide those of its parts.
+
+        StoreError where `root` is no folder.
+        """
+        if root.is_file():
+            raise StoreError(f"{root}: wanted a folder of results. Got a file. Name another with --out.")
         if study.parts:
             parts = [cls.find(part, root, site).study for part in study.parts]
             return cls(combine(study.name, question=study.question, parts=parts), root, site)
