@@ -9,7 +9,7 @@ area are no box, and an answer without a box is wrong.
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import lru_cache, partial
 
 from firstsight.evaluate.metrics.metric import Metric, Truth, elementwise
 
@@ -36,6 +36,7 @@ iou50 = partial(iou_match, min_iou=0.5)
 iou25 = partial(iou_match, min_iou=0.25)
 
 
+@lru_cache(maxsize=1 << 16)
 def parse_box(answer: str) -> BoundingBox | None:
     """Four numbers in [0, 1], left < right and top < bottom, with or without brackets; None for anything else."""
     match = _BOX_PATTERN.fullmatch(answer.strip()) if len(answer) <= _MAX_ANSWER_CHARS else None

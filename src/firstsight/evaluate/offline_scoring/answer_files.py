@@ -135,7 +135,8 @@ def _file_answers(file: AnswerFile, task: str) -> list[AnswerRecord]:
     if records and not task_records:
         names = ", ".join(sorted({str(record["task"]) for _, record in records}))
         raise _NoAnswers(f"{file.path}: wanted answers to {task}, with the image. Got {names}. Name one of its tasks.")
-    keys = [_answer_key(record, task) for _, record in task_records]
+    known_keys = (*TASK_ANSWER_KEYS.get(task, ()), _REFEXP_BOXES, *ANSWER_KEYS, _YES_NO_KEY)
+    keys = [_answer_key(record, known_keys) for _, record in task_records]
     if records and not any(keys):
         location, record = task_records[0]
         raise _NoAnswers(_no_answer_message(location, record))
@@ -145,12 +146,11 @@ def _file_answers(file: AnswerFile, task: str) -> list[AnswerRecord]:
     ]
 
 
-def _answer_key(record: Mapping[str, Any], task: str) -> str:
+def _answer_key(record: Mapping[str, Any], known_keys: Sequence[str]) -> str:
     """The key of a record's answer; empty without one."""
     if "prompt" in record and "text" in record:
         return "text"  # LLaVA's
-    keys = (*TASK_ANSWER_KEYS.get(task, ()), _REFEXP_BOXES, *ANSWER_KEYS, _YES_NO_KEY)
-    return next((key for key in keys if key in record), "")
+    return next((key for key in known_keys if key in record), "")
 
 
 def _no_answer_message(location: str, record: Mapping[str, Any]) -> str:
@@ -237,7 +237,9 @@ def _yes_or_no(probabilities: Any, location: str) -> str:
 def _name_field(record: Mapping[str, Any], keys: Sequence[str], location: str) -> str:
     """A name or whole number as text; 17.0, as some tables write ids, is 17."""
     for key in keys:
-        match record.get(key):
+        if key not in record:
+            continue
+        match record[key]:
             case str(name):
                 return name.strip()
             case float(number) if not number.is_integer():

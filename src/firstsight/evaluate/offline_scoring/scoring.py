@@ -173,7 +173,8 @@ def _warnings(task: Task, answered: Sequence[tuple[ScoredAnswer, AnswerRecord]])
     unreadable = [row.answer for row, _ in answered if not row.is_readable and row.answer.strip()]
     if unreadable and not has_box_truth(answered[0][0].question):
         warnings.append(f"{len(unreadable):,} answers are not in the task's form, such as {unreadable[0]!r:.80}")
-    decimals = [row.answer for row, _ in answered if _DECIMAL_NUMBER.fullmatch(row.answer)]
+    unique_decimals = {text for text in {row.answer for row, _ in answered} if _DECIMAL_NUMBER.fullmatch(text)}
+    decimals = [row.answer for row, _ in answered if row.answer in unique_decimals] if unique_decimals else []
     if decimals and task.metric.name.startswith(("vqa", "exact")):
         warnings.append(
             f"{len(decimals):,} answers are texts such as {decimals[0]!r}, which the official scorer does not take for "
