@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,9 @@ def score(
     task: Annotated[str, typer.Argument(metavar="TASK", help="vqav2, gqa, vizwiz, textvqa, refcoco, pope ...")],
     *,
     answers: Annotated[list[Path], typer.Option(help="The model's answers; a folder, or several times, for parts.")],
-    references: Annotated[list[Path], typer.Option(help="The benchmark's files, or parts; the model's question file.")],
+    references: Annotated[
+        list[Path] | None, typer.Option(help="The benchmark's files, or parts; the model's question file.")
+    ] = None,
     rules: Annotated[Rules, typer.Option("--as", help="Rules: ours, or the paper's harness, of raw answers.")] = "own",
     missing: Annotated[str, typer.Option(metavar="SHARE", help="Largest share without an answer.")] = "5%",
     out_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here.")] = None,
@@ -32,6 +35,7 @@ def score(
 ) -> None:
     """Score the answers of any model; answers are matched to questions by their content, in any order.
 
+    The task dclm has no references: it aggregates accuracies, DCLM's results, to Core and Extended.
     Example: firstsight score pope --answers llava.jsonl --references coco_pope/ --references llava_pope_test.jsonl
     """
     from firstsight.evaluate.offline_scoring import scoring
@@ -41,6 +45,12 @@ def score(
     for path in filter(None, (out_json, rows)):
         if not path.parent.is_dir():
             raise RequestError(f"{path}: there is no folder {path.parent}. Make it, or write elsewhere.")
+    if task == "dclm" and not references:
+        with as_request_error():
+            _score_dclm(answers, out_json)
+        return
+    if not references:
+        raise RequestError("--references: wanted the benchmark's own files. Only the task dclm has none.")
     allowed = parse_share(missing)
     current_site()  # its limits
     for path in answers:
@@ -62,6 +72,33 @@ def score(
     if scored.splits:
         terminal.print_table(_split_table(scored.splits), title="")
     terminal.print_lines(["", *details])
+
+
+def _score_dclm(paths: Sequence[Path], out_json: Path | None) -> None:
+    """Print DCLM's aggregates of accuracies by task, beside the paper's stable score over the same accuracies."""
+    from firstsight.evaluate.dclm import BASELINES, CORE_TASKS, dclm_scores, read_accuracies
+    from firstsight.evaluate.result_files import aggregate_scores
+    from firstsight.evaluate.tasks import TASKS
+
+    accuracies = {name: accuracy for path in paths for name, accuracy in read_accuracies(path).items()}
+    scores, stable = dclm_scores(accuracies), aggregate_scores(accuracies, "text")
+    num_stable = sum(task.kind == "text" and task.baseline is not None for task in TASKS.values())
+    if out_json:
+        _write(out_json, json.dumps({**asdict(scores), "stable": stable.stable}, indent=1) + "\n")
+    rows = [
+        ("Core", scores.core, len(CORE_TASKS), scores.missing_core),
+        ("Extended", scores.extended, len(BASELINES), scores.missing_extended),
+        ("stable (the paper's)", stable.stable, num_stable, stable.missing_tasks),
+    ]
+    header = ("aggregate", "score", "tasks", "missing")
+    cells = [(name, "n/a" if x is None else _percent(x), str(count), str(len(gone))) for name, x, count, gone in rows]
+    terminal.print_table(iter([header, *cells]))
+    categories = [(name, _percent(score)) for name, score in scores.categories.items()]
+    if categories:
+        terminal.print_table(iter([("category", "centred"), *categories]), title="")
+    terminal.print_lines(["", *(f"{name} lacks {', '.join(gone)}" for name, _, _, gone in rows if gone)])
+    if scores.unknown:
+        terminal.print_lines([f"no tasks of DCLM: {', '.join(scores.unknown)}"])
 
 
 def _write(path: Path, text: str) -> None:
