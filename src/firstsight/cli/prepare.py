@@ -88,6 +88,9 @@ def _print_counts(title: str, folder: Path, stats: Mapping[str, Any]) -> None:
     terminal.print_table(_count_rows(stats), title=f"\n{title}")
     if stats["refused"]:
         terminal.print_table(_rejected_rows(folder, stats["refused"]), title="")
+    if notices := stats.get("notices"):  # an index of an earlier version has none
+        rows = ((reason, f"{count:,}", first) for reason, (count, first) in sorted(notices.items()))
+        terminal.print_table([("not read", "number", "first"), *rows], title="")
 
 
 def _count_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

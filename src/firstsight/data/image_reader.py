@@ -28,6 +28,7 @@ from pyarrow import ipc, parquet
 
 from firstsight.data.images import has_image_signature
 from firstsight.data.index import Index
+from firstsight.data.readers.fields import single_image
 from firstsight.data.readers.filesystem import FileInfo, SourceFolder, open_folder
 from firstsight.errors import DataError
 from firstsight.files import file_lock, write_atomic
@@ -94,14 +95,15 @@ class ImageReader:
             yield number, data
 
     def _read_cell(self, files: LocalFiles | RemoteFiles, path: str, column: str, row: int) -> bytes:
-        """The image in a row of a table: bytes, a struct with `bytes`, or a list of one of these."""
+        """The image in a row of a table, in any of the forms that preparing accepts; ValueError if it is gone."""
         full_path = files.folder.path(path)
         table = self._tables.get(full_path, lambda: open_image_table(files.open_arrow(path), path))
         group = table.group_of(row)
         cells = self._columns.get(f"{full_path}#{column}#{group}", lambda: table.column(group, column))
-        value = cells[row - table.starts[group]].as_py()
-        value = value[0] if isinstance(value, list) else value
-        return value["bytes"] if isinstance(value, dict) else value
+        value = single_image(cells[row - table.starts[group]].as_py())
+        if not isinstance(value, bytes):
+            raise ValueError(f"{type(value).__name__} instead of bytes")
+        return value
 
 
 class LRUCache(Generic[_Value]):

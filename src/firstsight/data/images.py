@@ -18,11 +18,12 @@ import re
 import struct
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from firstsight.data.records import RecordError
 from firstsight.limits import current_limits, describe_excess
@@ -47,6 +48,10 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _MAGIC = re.compile(rb"(?s)\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|II\0\*|MM\*\0")
+_BASE64_MAGIC = re.compile(r"iVBORw0KGgo|/9j/[\w+/]{4}|R0lGOD[dl]|UklGR[\w+/]{8}|[\w+/]{200}")
+"""The beginnings of PNG, JPEG, GIF and WebP in base64, or of anything that is too long for a name."""
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_LARGE_PNG_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
 _Square = UInt8[np.ndarray, "S S 3"]
 _MAX_EXTRANEOUS_BYTES = 16
 """Bytes before the end marker that some cameras write; damaged scans have hundreds."""
@@ -63,6 +68,11 @@ def has_image_signature(data: bytes) -> bool:
     return _MAGIC.match(data) is not None
 
 
+def looks_like_base64(text: str) -> bool:
+    """Whether a text is an image in base64 or a data URL instead of the name of one."""
+    return text.startswith("data:") or ("." not in text[:64] and _BASE64_MAGIC.match(text) is not None)
+
+
 def open_image(data: bytes) -> Image.Image:
     """An image with only its header decoded; RecordError when it is invalid or the image above a limit."""
     if not data:
@@ -72,16 +82,59 @@ def open_image(data: bytes) -> Image.Image:
         raise RecordError("too many bytes", describe_excess("picture", len(data)))
     Image.MAX_IMAGE_PIXELS = limits.pixels  # Pillow's own check, which it also makes for parts of files such as tiles
     try:
-        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        image = Image.open(io.BytesIO(_without_large_text(data)), formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         size = re.search(r"\((\d+) pixels", str(error))
         raise RecordError("too many pixels", describe_excess("pixels", int(size[1]) if size else None)) from None
     except _DECODE_ERRORS:
-        raise RecordError("not an image", f"none of {', '.join(IMAGE_FORMATS)}") from None
+        is_base64 = looks_like_base64(data[:256].decode("latin-1"))
+        hint = ", but base64: write the bytes themselves" if is_base64 else ""
+        raise RecordError("not an image", f"none of {', '.join(IMAGE_FORMATS)}{hint}") from None
     width, height = image.size
     if width * height > limits.pixels:
         raise RecordError("too many pixels", describe_excess("pixels", width * height, detail=f" ({width} x {height})"))
     return image
+
+
+def _without_large_text(data: bytes) -> bytes:
+    """A PNG without texts and a color profile that unpack to more than Pillow reads of one; they are not in its pixels.
+
+    After as many unpacked bytes, all others are left out too, so that many of them cost no more time than one.
+    """
+    if not data.startswith(_PNG_SIGNATURE):
+        return data
+    position, unpacked_bytes, large = len(_PNG_SIGNATURE), 0, list[tuple[int, int]]()
+    while position + 12 <= len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
+        end = position + 12 + size
+        if data[position + 4 : position + 8] in _LARGE_PNG_CHUNKS:
+            limit = PngImagePlugin.MAX_TEXT_CHUNK
+            unpacked_size = (
+                _unpacked_size(data[position + 8 : end - 4], limit) if unpacked_bytes <= limit else limit + 1
+            )
+            unpacked_bytes += min(unpacked_size, limit)
+            if unpacked_size > limit:
+                large.append((position, end))
+        position = end
+    if not large:
+        return data
+    starts = [0, *(end for _, end in large)]
+    ends = [*(start for start, _ in large), len(data)]
+    return b"".join(data[start:end] for start, end in zip(starts, ends, strict=True))
+
+
+def _unpacked_size(chunk: bytes, limit: int) -> int:
+    """Bytes of the compressed part of a text or profile, `limit` + 1 if there are more."""
+    start = max(0, chunk.find(b"\0", 0, 80))
+    stream = re.compile(rb"\x78[\x01\x5e\x9c\xda]").search(chunk, start)
+    if stream is None:  # a text that is not compressed
+        return len(chunk)
+    decompressor = zlib.decompressobj()
+    try:
+        size = len(decompressor.decompress(chunk[stream.start() :], limit + 1))
+    except zlib.error:
+        return len(chunk)
+    return size
 
 
 def decode_rgb(data: bytes) -> Image.Image:
@@ -215,8 +268,15 @@ def _jpeg_scale(size: tuple[int, int], min_side: int | None, fit: ImageFit) -> i
 
 
 def _exif_orientation(image: Image.Image) -> int:
+    """The orientation from 1 to 8, whatever its type in the file; 1 if it is missing or cannot be read."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        value: Any = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = value[0] if isinstance(value, tuple) else value
+        if isinstance(value, str | bytes):
+            data = value.encode("latin-1") if isinstance(value, str) else value
+            data = data.strip(b"\0 ")[:1]
+            value = int(data) if data.isdigit() else data[0] if data else 1
+        return int(value) if value in _TRANSPOSES else 1
     except _DECODE_ERRORS:
         return 1
 

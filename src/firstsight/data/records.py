@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from firstsight.errors import DataError
 from firstsight.limits import current_limits, describe_excess
@@ -17,21 +17,48 @@ RejectionReason = Literal[
     "not JSON", "not UTF-8", "field missing", "empty text", "bad loss span", "empty caption", "no caption",
     "no image", "several images", "empty turn", "unknown role", "turns do not alternate", "unsafe path",
     "not a plain file", "zero bytes", "too many bytes", "too many pixels", "not an image", "duplicate key",
-    "control character", "too long", "too deep", "bad tokens", "bad layout",
+    "control character", "too long", "too deep", "bad tokens", "bad layout", "dots in key", "video or audio",
 ]  # fmt: skip
 IMAGE_PLACEHOLDER = "<image>"
 MAX_CAPTION_CHARS = 10_000
 """Longer captions are whole pages that were mistaken for one."""
+MAX_DETAIL_CHARS = 300
+"""Characters of a rejected record that a message or quarantine.jsonl quotes."""
+MAX_NOTICES = 100
+"""Reasons that are counted apart, since some contain endings of files."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_BYTE_ORDER_MARK = "\ufeff"
+_INVISIBLE = re.compile(
+    "[\\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]*"
+)
+_AROUND_PLACEHOLDER = re.compile(rf"(\s*){IMAGE_PLACEHOLDER}(\s*)")
 
 
 class RecordError(DataError):
     """A single record is invalid: it is rejected and written to quarantine.jsonl with its reason."""
 
     def __init__(self, reason: RejectionReason, detail: str) -> None:
+        detail = detail if len(detail) <= MAX_DETAIL_CHARS else f"{detail[:MAX_DETAIL_CHARS]} ..."
         super().__init__(f"{reason}: {detail}")
         self.reason: RejectionReason = reason
         self.detail = detail
+
+
+class Notices:
+    """What of a source was not read, or read otherwise than it says: by reason a count and the first place."""
+
+    def __init__(self, entries: Mapping[str, Sequence[Any]] | None = None) -> None:
+        self.entries = dict[str, tuple[int, str]]()
+        for reason, (count, first) in (entries or {}).items():
+            self.add(reason, first, count)
+
+    def add(self, reason: str, place: str, count: int = 1) -> None:
+        """Count something at `place`."""
+        if reason not in self.entries and len(self.entries) >= MAX_NOTICES:
+            reason = "other reasons"
+        counted, first = self.entries.get(reason, (0, place))
+        self.entries[reason] = counted + count, first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,12 +150,16 @@ Record = Document | TokenizedChunk | ImageText | InterleavedDocument | Dialogue
 
 
 def clean_text(text: object, *, empty_reason: RejectionReason) -> str:
-    """`text` if it is a string with visible characters, no NUL, valid UTF-8, within the limit; else RecordError."""
+    """`text` without a byte order mark; RecordError unless it has visible characters, no NUL, and is valid UTF-8.
+
+    Longer ones than the limit are errors too.
+    """
     if not isinstance(text, str):
         raise RecordError("field missing", f"wanted a text, got {type(text).__name__}")
     if len(text) > current_limits().record:  # of a table's cell; no line of JSON comes here with so many
         raise RecordError("too long", describe_excess("record", len(text)))
-    if not text.strip():
+    text = text.lstrip(_BYTE_ORDER_MARK)
+    if _INVISIBLE.fullmatch(text):
         raise RecordError(empty_reason, "nothing but white space")
     try:
         text.encode()
@@ -141,7 +172,7 @@ def clean_text(text: object, *, empty_reason: RejectionReason) -> str:
 
 def parse_caption(text: object) -> str:
     """A caption without white space around it; raises RecordError for control characters and for whole pages."""
-    caption = clean_text(text, empty_reason="empty caption").strip()
+    caption = clean_text(text, empty_reason="empty caption").strip().strip(_BYTE_ORDER_MARK).strip()
     if len(caption) > MAX_CAPTION_CHARS:
         raise RecordError("too long", f"{len(caption):,} characters, at most {MAX_CAPTION_CHARS:,}")
     if match := _CONTROL_CHARACTERS.search(caption):
@@ -178,7 +209,11 @@ def join_interleaved(parts: Sequence[str | ImageLocation], *, record_id: str, se
 def parse_document(row: Mapping[str, object], *, default_id: str) -> Document:
     """A text record {"id"?, "text", "loss"?}."""
     text = clean_text(row.get("text"), empty_reason="empty text")
-    loss = _parse_loss_spans(row["loss"], len(text)) if "loss" in row else None
+    loss = None
+    if "loss" in row:
+        marks = len(str(row["text"])) - len(text)
+        spans = _parse_loss_spans(row["loss"], len(text) + marks)
+        loss = tuple((max(0, start - marks), end - marks) for start, end in spans if end > marks)
     return Document(id=str(row.get("id", default_id)), text=text, loss=loss)
 
 
@@ -221,5 +256,10 @@ def parse_llava_dialogue(row: Mapping[str, object], *, default_id: str, image: I
 
 
 def strip_image_placeholder(text: str) -> str:
-    """`text` without image placeholders and the line break next to them."""
-    return re.sub(f"{IMAGE_PLACEHOLDER}\n|\n?{IMAGE_PLACEHOLDER}", "", text)
+    """`text` without image placeholders and the white space next to them; between words the longer side of it stays."""
+    return _AROUND_PLACEHOLDER.sub(_white_space_left, text)
+
+
+def _white_space_left(match: re.Match[str]) -> str:
+    is_between = match.start() > 0 and match.end() < len(match.string)
+    return max(match[1], match[2], key=lambda space: ("\n" in space, len(space))) if is_between else ""

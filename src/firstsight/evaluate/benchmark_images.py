@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from firstsight.data.readers.file_types import ARCHIVE_ENDINGS, no_data_reason
 from firstsight.data.readers.tars import list_tar_members
 from firstsight.errors import DataError
 from firstsight.evaluate.task import coco_number, image_stem
@@ -30,7 +31,9 @@ class BenchmarkImages:
         self._shared_stores = _open_stores(benchmarks_path)
         self._task_stores: dict[str, list[_ImageStore]] = {}
         if not self._shared_stores and not any(_store_paths(folder) for folder in benchmarks_path.glob("*/")):
-            raise DataError(f"{benchmarks_path}: wanted the images in {_TAR_NAME} or {_FOLDER_NAME}/. Got neither.")
+            archives = [path.name for path in benchmarks_path.glob("*") if path.name.lower().endswith(ARCHIVE_ENDINGS)]
+            got = f"{archives[0]}, which is not read. Unpack it" if archives else "neither"
+            raise DataError(f"{benchmarks_path}: wanted the images in {_TAR_NAME} or {_FOLDER_NAME}/. Got {got}.")
 
     def read(self, name: str, folder: str = "") -> bytes:
         """The bytes of the image file that the task in `folder` calls `name`; DataError where it is missing."""
@@ -164,7 +167,10 @@ def _open_stores(folder: Path) -> list[_ImageStore]:
 
 
 def _walk_files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(relative path, 0, 0) of every file below `folder`; links to folders are followed, each folder once."""
+    """(relative path, 0, 0) of every file below `folder`, without those of macOS and hidden ones.
+
+    Links to folders are followed, each folder once.
+    """
     visited: set[str] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         real_path = os.path.realpath(root)
@@ -174,7 +180,8 @@ def _walk_files(folder: Path) -> Iterator[tuple[str, int, int]]:
         visited.add(real_path)
         folders.sort()
         relative_root = os.path.relpath(root, folder)
-        yield from ((name if relative_root == "." else f"{relative_root}/{name}", 0, 0) for name in sorted(names))
+        paths = (name if relative_root == "." else f"{relative_root}/{name}" for name in sorted(names))
+        yield from ((path, 0, 0) for path in paths if not no_data_reason(path))
 
 
 def _lookup_key(name: str) -> str:

@@ -95,7 +95,7 @@ def read_llama_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
     with prefix_errors(path):
         spec = llama_spec(config)
         check_architecture(config)
-    stored, shapes, parts = StoredTensors(path), model_shapes(spec), llama_tensor_names(spec)
+    stored, shapes, parts = StoredTensors(path, is_public=True), model_shapes(spec), llama_tensor_names(spec)
     expected: dict[str, ShapeAndDtype] = {}
     for name, sources in parts.items():
         shape, dtype = shapes[f"lm.{name}"]

@@ -54,7 +54,7 @@ PROJECTOR_NAMES = {f"projector.linears.{n}.{part}": f"multi_modal_projector.line
 
 def read_vision_language_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
     """The weights of a Llava or an exported folder, with those of its external encoder."""
-    stored = StoredTensors(path)
+    stored = StoredTensors(path, is_public=True)
     with prefix_errors(path):
         if config.get("model_type") == SPEC_KEY:
             spec: LMSpec | VLMSpec = embedded_spec(config)

@@ -30,7 +30,7 @@ from firstsight.hub.public_weights import (
     unsupported_settings,
 )
 from firstsight.limits import check_limit, check_model_sizes, read_file, read_settings
-from firstsight.model.tensors import StoredTensors, shapes_and_dtypes
+from firstsight.model.tensors import StoredTensors, shapes_and_dtypes, unwrapped_name
 from firstsight.recipe.model import LMSpec, Rope, openlm_spec
 
 OPENLM_SIZE_KEYS = {"width": "hidden_dim", "layers": "n_layers", "heads": "n_heads", "vocab_size": "vocab_size"}
@@ -48,8 +48,6 @@ OPENLM_SUPPORTED_VALUES: SupportedValues = {
 }
 INV_FREQ_SUFFIX = ".pos_embed.inv_freq"
 """The buffer of rotary frequencies that open_lm stores with every layer."""
-WRAPPER_PREFIXES = ("module.", "model.")
-"""Prefixes of tensor names from DistributedDataParallel and transformers."""
 ADAMW_STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -76,7 +74,7 @@ def read_openlm_folder(path: Path, config: Mapping[str, Any], config_path: Path 
     with prefix_errors(path):
         settings = [read_openlm_settings(config_path)] if config_path else []
         spec = openlm_spec_from_settings(*settings, config, nested_settings(config, "params_args_dict"))
-        stored = StoredTensors(path)
+        stored = StoredTensors(path, is_public=True)
         files = (*hf_folder_files(path, stored), *([config_path] if config_path else []))
         return _checked_weights(path, spec, stored, files=files)
 
@@ -170,10 +168,7 @@ def openlm_tensor_names(tensors: Mapping[str, Tensor], spec: LMSpec) -> dict[str
 
 def strip_wrapper_prefixes(name: str) -> str:
     """A tensor's name without the prefixes of torch.compile, distributed training and transformers."""
-    name = name.replace("_orig_mod.", "")
-    for prefix in WRAPPER_PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+    return unwrapped_name(name).removeprefix("model.")
 
 
 def _check_inv_freq(inv_freq: Tensor, spec: LMSpec, name: str) -> None:

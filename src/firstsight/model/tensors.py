@@ -5,6 +5,7 @@ The tensors of one name are one file of up to `MAX_SHARD_BYTES`, or shards with 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ MAX_SHARD_BYTES = 2_000_000_000
 NARROW_DTYPES, WIDE_DTYPES = (torch.bfloat16, torch.float16), (torch.float32, torch.float64)
 """Dtypes that checkpoints may be stored in, and those that represent all of their values exactly."""
 
+_WRAPPER_PREFIX = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 ShapeAndDtype = tuple[torch.Size, torch.dtype]
 
 
@@ -40,10 +42,11 @@ class NamedTensors(Protocol):
 class StoredTensors(Mapping[str, Tensor]):
     """The safetensors of one name in a folder: the headers are read and checked at once, a tensor on access.
 
+    `is_public`: tensors are called without the prefixes that wrappers of a model leave (`unwrapped_name`).
     Raises ModelError that names a missing or damaged file, and the tensors that differ between index and shards.
     """
 
-    def __init__(self, folder: Path, name: str = "model") -> None:
+    def __init__(self, folder: Path, name: str = "model", *, is_public: bool = False) -> None:
         self.folder = folder
         self._files: dict[str, Path] = {}
         self._shapes_and_dtypes: dict[str, ShapeAndDtype] = {}
@@ -60,6 +63,13 @@ class StoredTensors(Mapping[str, Tensor]):
             }
             problem = format_faults(faults)
             raise ModelError(f"{index_path}: wanted the tensors of its shards. Got {problem}. Copy the folder again.")
+        self._stored_names = {unwrapped_name(tensor) if is_public else tensor: tensor for tensor in self._files}
+        if len(self._stored_names) < len(self._files):
+            twice = sorted(set(self._files) - set(self._stored_names.values()))
+            raise ModelError(
+                f"{folder}: wanted each tensor once. Got {', '.join(twice)} and the same without the prefix of a "
+                "wrapper. Write the weights again."
+            )
 
     def _read_header(self, file: Path) -> None:
         with _open_safetensors(file) as data:
@@ -70,13 +80,15 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         """A tensor in memory of its own; ModelError if it has values that are not finite."""
-        with _open_safetensors(self._files[name]) as data:
-            tensor = data.get_tensor(name).clone()  # so that the file can be closed
-        check_finite(name, tensor, location=self._files[name])
+        stored_name = self._stored_names[name]
+        file = self._files[stored_name]
+        with _open_safetensors(file) as data:
+            tensor = data.get_tensor(stored_name).clone()  # so that the file can be closed
+        check_finite(name, tensor, location=file)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._stored_names)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -88,11 +100,16 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def shape(self, name: str) -> torch.Size:
         """A tensor's shape, from the header."""
-        return self._shapes_and_dtypes[name][0]
+        return self._shapes_and_dtypes[self._stored_names[name]][0]
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype, from the header."""
-        return self._shapes_and_dtypes[name][1]
+        return self._shapes_and_dtypes[self._stored_names[name]][1]
+
+
+def unwrapped_name(name: str) -> str:
+    """A tensor's name without the prefixes of torch.compile, distributed training and activation checkpointing."""
+    return _WRAPPER_PREFIX.sub("", name)
 
 
 class MeanTensors(Mapping[str, Tensor]):

@@ -373,7 +373,7 @@ def _load_tower_weights(tower: Tower, folder: Path) -> None:
 
 def _open_tensors(folder: Path) -> StoredTensors:
     if any(folder.glob("*.safetensors*")):
-        return StoredTensors(folder)
+        return StoredTensors(folder, is_public=True)
     if pickles := sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)):
         problem = f"{', '.join(pickles)}, which may run code when it is read"
         advice = "Convert it: transformers' save_pretrained writes safetensors"

@@ -191,10 +191,13 @@ def _source_finding(name: str, location: Location, *, is_prepared: bool) -> tupl
 
 
 def _records(name: str, location: Location, form: ExternalForm, *, is_prepared: bool) -> tuple[Finding, int]:
-    from firstsight.data.readers import list_shards
+    from firstsight.data.readers import list_source
 
-    sizes = {shard.name: shard.size for shard in list_shards(location, form)}
+    listing = list_source(location, form)
+    sizes = {shard.name: shard.size for shard in listing.shards}
+    unread = [f"{count:,} not read ({reason})" for reason, (count, _) in listing.notices.entries.items()]
     value = f"{form}: {len(sizes):,} shard{'s' * (len(sizes) != 1)}, {format_bytes(sum(sizes.values()))}"
+    value = ", ".join([value, *unread])
     if is_prepared:
         return Finding(name, f"{value}, prepared"), 0
     advice = f"firstsight prepare {name} --tokenizer ..., or leave it to run."

@@ -54,7 +54,7 @@ def test_invalid_dialogues_are_rejected_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(to_jsonl(rows) + b"{\n[]\n")
     assert [reason for _, reason in rejected(read_all(source_at(tmp_path), "dialogues"))] == [
         "field missing", "empty turn", "field missing", "no image", "several images", "field missing",
-        "unknown role", "field missing", "field missing", "control character", "not JSON", "not JSON",
+        "unknown role", "video or audio", "field missing", "control character", "not JSON", "not JSON",
     ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     images     .png .jpg .jpeg .webp .gif .bmp .tif .tiff, loose or in a tar; inside a field of a table or of JSON
                as base64, inside Parquet as bytes
-    texts      .json .jsonl .csv .tsv .txt, also .gz or .zst, loose or in a tar; .parquet: every string at any depth
+    texts      .json .jsonl .csv .tsv .txt, also .gz, .zst, .zstd, loose or in a tar; .parquet: all strings at any depth
 
 Files with other suffixes are counted by suffix, so that the report lists everything that was not read.
 """
@@ -26,20 +26,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from firstsight.data.images import perceptual_hash
+from firstsight.data.readers.file_types import codec_of, is_image_name, no_data_reason
+from firstsight.data.readers.json_files import unpacked
 from firstsight.data.readers.tables import check_row_groups
 from firstsight.data.readers.tars import TarMember, read_tar_members
-from firstsight.data.records import RecordError
+from firstsight.data.records import Notices, RecordError
 from firstsight.errors import DataError
 from firstsight.limits import check_limit, current_limits, parse_json, read_all
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _MIN_BASE64_CHARS = 512
 """Shorter strings are never read as base64 of an image."""
 _READ_ERRORS = (
-    ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError, csv.Error, pa.ArrowException, DataError,
+    ValueError, OSError, EOFError, zlib.error, csv.Error, pa.ArrowException, DataError,
 )  # fmt: skip
 
 
@@ -105,6 +105,9 @@ def collect_eval_sets(paths: Sequence[Path], *, with_hashes: bool = True) -> Eva
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 name = str(file.relative_to(path.parent))
+                if reason := no_data_reason(str(file.relative_to(path)) if path.is_dir() else file.name):
+                    sets.unread[reason] += 1
+                    continue
                 try:
                     _collect_file(file, name, sets)
                 except _READ_ERRORS as error:
@@ -137,7 +140,8 @@ def _collect_tar(file: Path, name: str, sets: EvalSets) -> None:
     with file.open("rb") as raw:
         is_gzip = raw.peek(2)[:2] == b"\x1f\x8b"
         stream: Any = gzip.GzipFile(fileobj=raw) if is_gzip else raw
-        for member, content in read_tar_members(stream, name, needs_content=is_needed):
+        notices = Notices()
+        for member, content in read_tar_members(stream, name, needs_content=is_needed, notices=notices):
             if member.is_regular:
                 member_name = f"{name}/{member.name}"
                 try:
@@ -145,16 +149,16 @@ def _collect_tar(file: Path, name: str, sets: EvalSets) -> None:
                     _collect_stream(io.BytesIO(content), member_name, sets)
                 except _READ_ERRORS as error:  # the members after it are still read
                     sets.broken_items.append(f"{member_name}: {error}")
+        sets.unread.update({reason: count for reason, (count, _) in notices.entries.items()})
 
 
 def _collect_stream(stream: Any, name: str, sets: EvalSets) -> None:
-    path = PurePosixPath(name.lower())
-    decompress = _DECOMPRESSORS.get(path.suffix)
-    suffix = path.with_suffix("").suffix if decompress else path.suffix
-    if decompress is None and suffix in IMAGE_SUFFIXES:
+    path, codec = PurePosixPath(name.lower()), codec_of(name)
+    suffix = path.with_suffix("").suffix if codec else path.suffix
+    if not codec and is_image_name(name):
         sets.add_image(read_all(stream, name, "picture"), EvalItem(file=name))
     elif suffix in _TEXT_PARSERS:
-        content = read_all(decompress(stream) if decompress else stream, name, "file")
+        content = read_all(unpacked(stream, name), name, "file")
         for item, value in _TEXT_PARSERS[suffix](content.decode("utf-8-sig")):
             sets.add_value(value, EvalItem(file=name, item=item))
     else:
@@ -187,8 +191,4 @@ _TEXT_PARSERS: dict[str, Callable[[str], Iterator[tuple[str, object]]]] = {
     ".csv": partial(_parse_csv, delimiter=","),
     ".tsv": partial(_parse_csv, delimiter="\t"),
     ".txt": lambda text: ((f"line {number}", line.strip()) for number, line in enumerate(text.split("\n"), start=1)),
-}
-_DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
-    ".gz": lambda stream: gzip.GzipFile(fileobj=stream),
-    ".zst": lambda stream: zstandard.ZstdDecompressor().stream_reader(stream),
 }

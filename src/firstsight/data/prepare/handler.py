@@ -26,6 +26,7 @@ from firstsight.data.index import INDEX_FORMAT, ShardInfo
 from firstsight.data.prepare.merge_shards import merge_parts, merge_quarantines
 from firstsight.data.prepare.shard_writer import PrepareJob, ShardPart, ShardProgress, ShardWriter, load_finished_part
 from firstsight.data.readers import Shard
+from firstsight.data.records import Notices
 from firstsight.errors import DataError, FirstsightError, StepFailed
 from firstsight.files import FileDigests, file_sha256, write_atomic, write_json
 from firstsight.limits import apply_limits
@@ -36,6 +37,8 @@ from firstsight.site import Location, Progress, ProgressCallback, Site
 from firstsight.worker_process import WorkerProcess
 
 COMPLETE = "complete.json"
+READING = "reading 2"
+"""Changed if equal files of others give other records than before; their digests, and so addresses, change with it."""
 _REPORT_INTERVAL = 0.5
 """Seconds between two progress reports."""
 _SOURCE_FORMS: Mapping[type[mixture.DataSource], mixture.ExternalForm] = {
@@ -55,7 +58,8 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
     when the disk is full; finished shards stay for the next run.
     """
     job = prepare_job(spec, inputs=inputs, out=out, site=site)
-    shards = readers.list_shards(job.location, job.form)
+    listing = readers.list_source(job.location, job.form)
+    shards = listing.shards
     with _disk_full_as_error(out):
         digests = readers.cached_shard_digests(job.source, job.location, site.cache)
         if _is_undamaged(out, on_progress) and _is_published(out, job, shards, digests):
@@ -63,7 +67,7 @@ def prepare(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: Site,
             return
         _clear(out)
         parts = _write_missing_parts(job, shards, worker_count=site.readers, on_progress=on_progress)
-        stats = _count_records(parts)
+        stats = _count_records(parts, listing.notices)
         merge_quarantines(parts, out)
         write_json(out / "refused.json", stats, sync=True)
         _check_rejected_share(parts, job.location, stats)
@@ -80,7 +84,7 @@ def prepare_job(spec: Prepare, *, inputs: Mapping[str, Path], out: Path, site: S
     text_tokenizer = tokenizer.load_tokenizer(inputs["tokenizer"])
     # Declared sizes and `most_bad`, which decides whether a source is accepted, do not change its parts.
     location_fields = [location.path, location.pictures, location.captions, dict(location.columns), location.split]
-    identity = [INDEX_FORMAT, readers.without_declared_size(source), location_fields, text_tokenizer.digest]
+    identity = [INDEX_FORMAT, READING, readers.without_declared_size(source), location_fields, text_tokenizer.digest]
     return PrepareJob(
         source=source,
         location=location,
@@ -149,17 +153,27 @@ class _PrepareProgress:
         self._on_progress(Progress(done=done, total=max(self._total_bytes, done), unit="bytes", metrics=metrics))
 
 
-def _count_records(parts: Sequence[ShardPart]) -> dict[str, Any]:
+def _count_records(parts: Sequence[ShardPart], files: Notices) -> dict[str, Any]:
+    """Counts of a source: of records, by split, rejected by reason, captions, and what of it was not read."""
     counts, rejected = Counter[str](), Counter[str]()
     captions = Counter({"real": 0, "synthetic": 0})
     splits: dict[str, Counter[str]] = {}
+    notices = Notices({f"file: {reason}": entry for reason, entry in files.entries.items()})
     for part in parts:
+        for reason, (count, first) in part.notices.items():
+            notices.add(reason, first, count)
         counts.update(part.counts)
         captions.update(part.caption_counts)
         split = {name: part.counts[name] for name in ("samples", "shown", "tokens", "loss tokens", "bad")}
         splits.setdefault(part.shard.split, Counter()).update(split)
         rejected.update({reason: count for reason, (count, _) in part.rejections.items()})
-    return {"counts": dict(counts), "splits": splits, "refused": rejected, "captions": captions}
+    return {
+        "counts": dict(counts),
+        "splits": splits,
+        "refused": rejected,
+        "captions": captions,
+        "notices": notices.entries,
+    }
 
 
 def _check_rejected_share(parts: Sequence[ShardPart], location: Location, stats: Mapping[str, Any]) -> None:
@@ -222,7 +236,7 @@ def _clear(out: Path) -> None:
 def _content_key(job: PrepareJob) -> str:
     """Equal for two jobs that make equal indices of equal shards; without the paths of this machine."""
     source, location = readers.without_declared_size(job.source), job.location
-    identity = [INDEX_FORMAT, source, dict(location.columns), location.split, job.tokenizer_digest]
+    identity = [INDEX_FORMAT, READING, source, dict(location.columns), location.split, job.tokenizer_digest]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -236,13 +250,14 @@ def _publish(out: Path, job: PrepareJob, parts: Sequence[ShardPart], stats: Mapp
     manifest = {
         "format": INDEX_FORMAT,
         "form": job.form,
-        **stats,
+        **{name: value for name, value in stats.items() if name != "notices"},
         "tokenizer": job.tokenizer_digest,
         "special": asdict(job.special_tokens),
-        "source": _combine_digests([part.digest for part in parts] + _limits_text(job)),
+        "source": _combine_digests([part.digest for part in parts] + _limits_text(job) + _reading_text(job)),
     }
     manifest["counts"] |= {"images": image_count}
     manifest["digest"] = _combine_digests([json.dumps(manifest, sort_keys=True), *digests])
+    manifest["notices"] = stats["notices"]  # not in the digest: a README that is added makes no other data
     write_json(out / "manifest.json", manifest, sync=True)
     _write_complete(out)
     remove_path(out / "parts")
@@ -252,6 +267,11 @@ def _limits_text(job: PrepareJob) -> list[str]:
     """Other limits than the defaults, which make other records of equal files."""
     changed = job.limits.changed_for_records()
     return [json.dumps(changed, sort_keys=True)] if changed else []
+
+
+def _reading_text(job: PrepareJob) -> list[str]:
+    """How the user's files were read; steps of a study that write data read it back as ever."""
+    return [READING] if isinstance(mixture.base_source(job.source), mixture.External) else []
 
 
 def _write_complete(out: Path) -> None:

@@ -74,6 +74,8 @@ class ShardPart:
     rejections: Mapping[str, tuple[int, RejectedRecord]]
     """For each reason the number of rejected records and the first of them."""
     caption_counts: Mapping[str, int]
+    notices: Mapping[str, tuple[int, str]]
+    """What of the shard was not read, by reason: a count and the first place."""
     image_shards: tuple[str, ...]
 
     @property
@@ -119,6 +121,7 @@ def load_finished_part(job: PrepareJob, shard: readers.Shard, *, is_new: bool) -
                 reason: (count, RejectedRecord(**first)) for reason, (count, first) in metadata["refused"].items()
             },
             caption_counts=metadata["captions"],
+            notices=metadata["notices"],
             image_shards=tuple(metadata["places"]),
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
@@ -171,6 +174,7 @@ class ShardWriter:
             "counts": part.counts(),
             "refused": {reason: (count, asdict(first)) for reason, (count, first) in part.rejections.items()},
             "captions": dict(part.caption_counts),
+            "notices": records.notices.entries,
             "places": list(part.image_shards),
             "sha256": part.file_digests(),
         }

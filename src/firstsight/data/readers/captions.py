@@ -1,8 +1,9 @@
 """Captioned images: WebDataset tars as DataComp, CC12M and DataComp-DR have them, and tables.
 
-A tar sample is neighbouring members with one key: key.jpg|jpeg|png|webp, key.txt, key.json ("caption" if there is no
-txt) and key.syn.json ("syn_text": synthetic captions), which may also be in a tar of the same name in another folder.
-Other members of a sample (paug.json, npz) are not parsed, but enter the digest.
+A tar sample is neighbouring members with one key: one image (key.jpg, key.png, ...), key.txt, key.json ("caption" if
+there is no txt) and key.syn.json ("syn_text": synthetic captions), which may also be in a tar of the same name in
+another folder. Other members of a sample (paug.json, npz) are not parsed, but counted, and enter the digest. A key ends
+at the first dot of a file's name, as in webdataset: samples whose names have more dots are rejected one by one.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from firstsight.data.images import perceptual_hash
+from firstsight.data.readers.file_types import IMAGE_EXTENSIONS, is_documentation
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, open_folder
 from firstsight.data.readers.json_files import decode_utf8, parse_json_object, parse_optional_object
 from firstsight.data.readers.tables import TableRow, table_records
-from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, check_member, extension_filter, read_tar_members
+from firstsight.data.readers.tars import DOTS_ADVICE, TarMember, check_member, extension_filter, read_tar_members
 from firstsight.data.records import ImageLocation, ImageText, Record, RecordError, RejectedRecord, parse_caption
 from firstsight.errors import DataError
 
 _SYNTHETIC_EXTENSION = "syn.json"
-_needs_content = extension_filter((*IMAGE_EXTENSIONS, "txt", "json", _SYNTHETIC_EXTENSION))
+_IMAGE_ENDINGS, _TEXT_ENDINGS = frozenset(IMAGE_EXTENSIONS), frozenset(("txt", "json"))
+_READ_EXTENSIONS = _IMAGE_ENDINGS | _TEXT_ENDINGS | {_SYNTHETIC_EXTENSION}
+_needs_content = extension_filter(_READ_EXTENSIONS)
+_Entry = tuple[TarMember, bytes]
 TarSample = Mapping[str, tuple[TarMember, bytes]]
 """Members of a sample and their bytes, by extension."""
 SyntheticCaptions = Mapping[str, object] | None
@@ -32,9 +37,13 @@ def read_captions_tar(context: ReadContext) -> Iterator[Record | RejectedRecord]
     external = _load_synthetic_captions(context) if has_external else None
     keys = set[str]()
     with context.folder.open_stream(context.shard.name, context.digest) as stream:
-        members = read_tar_members(stream, context.path, needs_content=_needs_content)
-        for key, sample in groupby(members, key=lambda entry: entry[0].key):
-            entries = list(sample)
+        members = read_tar_members(stream, context.path, needs_content=_needs_content, notices=context.notices)
+        for key, group in groupby(members, key=lambda entry: entry[0].key):
+            entries, dotted = _split_group(context, list(group))
+            for name in dotted:
+                yield context.rejected(RecordError("dots in key", f"{name}: {DOTS_ADVICE}"), name)
+            if not entries:
+                continue
             try:
                 if key in keys:
                     raise RecordError("duplicate key", key)
@@ -44,7 +53,43 @@ def read_captions_tar(context: ReadContext) -> Iterator[Record | RejectedRecord]
                 yield context.rejected(error, key)
 
 
-def _members_by_extension(entries: Sequence[tuple[TarMember, bytes]]) -> TarSample:
+def _split_group(context: ReadContext, entries: list[_Entry]) -> tuple[list[_Entry], list[str]]:
+    """The members of one sample, and the names of the samples that only share its key, because their names have dots.
+
+    Members that are no data are counted and left out: names without an ending, a README without an image.
+    """
+    has_image = any(member.extension in _IMAGE_ENDINGS for member, _ in entries)
+    dotted = _dotted_samples(entries, has_image=has_image)
+    sample: list[_Entry] = []
+    for member, content in entries:
+        place = f"{context.shard.name}, {member.name}"
+        if not member.extension:
+            context.notices.add("tar member: no ending", place)
+        elif not has_image and is_documentation(member.name):
+            context.notices.add("tar member: documentation", place)
+        elif member.name.rpartition(".")[0] not in dotted:
+            sample.append((member, content))
+            if member.extension not in _READ_EXTENSIONS:
+                context.notices.add(f"tar member: .{member.extension} of a sample", place)
+    return sample, dotted
+
+
+def _dotted_samples(entries: Sequence[_Entry], *, has_image: bool) -> list[str]:
+    """Names up to their last dot of the samples in one group: each has an image and a text, or several have one."""
+    stems: dict[str, set[str]] = {}
+    for member, _ in entries:
+        if "." in member.extension:
+            stem, _, ending = member.name.rpartition(".")
+            stems.setdefault(stem, set()).add(ending.lower())
+    pairs = [stem for stem, endings in stems.items() if endings & _IMAGE_ENDINGS and endings & _TEXT_ENDINGS]
+    images = [stem for stem, endings in stems.items() if endings & _IMAGE_ENDINGS]
+    texts = [stem for stem, endings in stems.items() if "txt" in endings]
+    if pairs or has_image:
+        return pairs
+    return next((names for names in (images, texts) if len(names) > 1), [])
+
+
+def _members_by_extension(entries: Sequence[_Entry]) -> TarSample:
     sample = dict[str, tuple[TarMember, bytes]]()
     for member, content in entries:
         check_member(member)
@@ -55,9 +100,12 @@ def _members_by_extension(entries: Sequence[tuple[TarMember, bytes]]) -> TarSamp
 
 
 def _make_image_text(context: ReadContext, key: str, sample: TarSample, external: SyntheticCaptions) -> ImageText:
-    extension = next(filter(sample.__contains__, IMAGE_EXTENSIONS), None)
-    if extension is None:
+    extensions = list(filter(sample.__contains__, IMAGE_EXTENSIONS))
+    if not extensions:
         raise RecordError("no image", f"has {', '.join(sample)}, none of {', '.join(IMAGE_EXTENSIONS)}")
+    if len(extensions) > 1:
+        raise RecordError("several images", f"{' and '.join(sample[name][0].name for name in extensions)}")
+    extension = extensions[0]
     is_synthetic, choice = context.caption_choice(key)
     if is_synthetic:
         caption = select_caption(_synthetic_captions(key, sample, external), choice)

@@ -19,7 +19,7 @@ import fsspec
 from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
-from firstsight.data.records import ImageLocation, RecordError, RejectedRecord
+from firstsight.data.records import ImageLocation, Notices, RecordError, RejectedRecord
 from firstsight.errors import DataError, MissingPackage, RequestError
 from firstsight.limits import read_all
 from firstsight.site import Location
@@ -106,10 +106,9 @@ class SourceFolder:
         """The full path of a file in `filesystem`."""
         return f"{self.base_path.rstrip('/')}/{name}"
 
-    def names(self, *extensions: str) -> list[str]:
-        """Sorted names of the selected files with one of `extensions` (in any case), hidden ones left out."""
-        names = self._all_names() if self.selected_names is None else self.selected_names
-        return sorted(name for name in names if name.lower().endswith(extensions) and "/." not in f"/{name}")
+    def names(self) -> list[str]:
+        """Sorted names of the selected files; a hidden folder of a local source is one name that ends in a slash."""
+        return sorted(self._all_names() if self.selected_names is None else self.selected_names)
 
     def _all_names(self) -> Iterator[str]:
         if self.is_local:
@@ -138,6 +137,14 @@ class SourceFolder:
     def has_file(self, name: str) -> bool:
         return self.filesystem.isfile(self.path(name))
 
+    def files_in(self, folder: str) -> list[str]:
+        """Sorted names of the files in one folder; none if it does not exist."""
+        try:
+            entries = self.filesystem.ls(self.path(folder), detail=False)
+        except (OSError, ValueError):
+            return []
+        return sorted(f"{folder}/{str(path).rstrip('/').rpartition('/')[2]}".lstrip("/") for path in entries)
+
     def open(self, name: str) -> BinaryStream:
         """The file's bytes; DataError when it cannot be opened."""
         path = self.path(name)
@@ -165,15 +172,15 @@ class SourceFolder:
 
     @contextmanager
     def open_stream(
-        self, name: str, digest: ReadDigest, *, start: int = 0, stop: int | None = None
+        self, name: str, digest: ReadDigest, *, start: int = 0, stop: int | None = None, drain: bool = True
     ) -> Iterator[io.BufferedIOBase]:
-        """Bytes from `start` to `stop`, hashed in `digest`; on exit what the caller left unread is hashed too."""
+        """Bytes from `start` to `stop`, hashed in `digest`; on exit what is left is hashed too, unless not `drain`."""
         with self.open(name) as raw:
             skip_bytes(raw, start)
             size = (1 << 62) if stop is None else stop - start
             with io.BufferedReader(_HashingStream(raw, digest, size), _READ_SIZE) as stream:
                 yield stream
-                while stream.read(_READ_SIZE):
+                while drain and stream.read(_READ_SIZE):
                     pass
 
     @contextmanager
@@ -223,6 +230,7 @@ class ReadContext:
     folder: SourceFolder
     location: Location
     digest: ReadDigest
+    notices: Notices
     find_image: Callable[[str], ImageLocation]
     """An image by its name; RecordError if it is missing or broken."""
     choose_caption: Callable[[str], tuple[bool, int]] | None
@@ -300,17 +308,21 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _walk_local(base_path: str) -> Iterator[str]:
-    """Names of all files below a local folder; links to folders are followed, each folder is visited once."""
+    """Names of all files below a local folder; links to folders are followed, each folder is visited once.
+
+    Hidden folders are not visited: one is a name that ends in a slash.
+    """
     visited = set[str]()
     for root, folders, files in os.walk(base_path, followlinks=True):
-        folders[:] = [folder for folder in folders if not folder.startswith(".")]
         real_path = os.path.realpath(root)
         if real_path in visited:
             folders.clear()
             continue
         visited.add(real_path)
         prefix = Path(root).relative_to(base_path).as_posix()
-        yield from (name if prefix == "." else f"{prefix}/{name}" for name in files)
+        hidden = [f"{folder}/" for folder in folders if folder.startswith(".")]
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        yield from (name if prefix == "." else f"{prefix}/{name}" for name in (*files, *hidden))
 
 
 def skip_bytes(stream: BinaryStream, count: int) -> int:

@@ -8,11 +8,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from firstsight.data.images import perceptual_hash
+from firstsight.data.images import looks_like_base64, perceptual_hash
+from firstsight.data.readers.file_types import (
+    ARCHIVE_ENDINGS,
+    IMAGE_EXTENSIONS,
+    file_type,
+    is_image_name,
+    no_data_reason,
+)
 from firstsight.data.readers.filesystem import ReadDigest, SourceFolder, open_folder
 from firstsight.data.readers.json_files import parse_optional_object
-from firstsight.data.readers.tars import IMAGE_EXTENSIONS, TarMember, check_member, read_tar_members
-from firstsight.data.records import ImageLocation, RecordError
+from firstsight.data.readers.tars import TarMember, check_member, read_tar_members
+from firstsight.data.records import ImageLocation, Notices, RecordError
 from firstsight.limits import current_limits, describe_excess
 from firstsight.site import Location
 
@@ -21,7 +28,8 @@ class ImageLookup:
     """All images of a location by name; the headers of its tars are read once, at the first lookup.
 
     Searched: `location.pictures` if given, else the folder of the source. A name is first looked up among the members
-    of tars, then as a file, then as a file in images/; with `match_urls` also among the urls in the tars' json members.
+    of tars, then as a file, then as a file in images/, then with another image's ending in the same places (OCR-VQA's
+    GIFs are called .jpg); with `match_urls` also among the urls in the tars' json members.
     """
 
     def __init__(self, location: Location, *, match_urls: bool) -> None:
@@ -30,18 +38,28 @@ class ImageLookup:
         """Tar and member of a name; None if several members have it."""
         self._results = dict[str, tuple[ImageLocation | RecordError, str]]()
         """Image or error of a name, and sha256 of its bytes; cached because many records may name the same image."""
+        self._folder_stems = dict[str, dict[str, list[str]]]()
+        """By folder: the image files of a name without ending."""
+        self._archives = list[str]()
+        self._renamed = dict[str, str]()
+        """The file of a name that was found with another ending."""
 
-    def finder(self, digest: ReadDigest) -> Callable[[str], ImageLocation]:
+    def finder(self, digest: ReadDigest, notices: Notices) -> Callable[[str], ImageLocation]:
         """A function from a name to its checked location; it raises RecordError and joins what it reads to `digest`."""
         joined = set[str]()
 
         def find_image(name: str) -> ImageLocation:
+            if looks_like_base64(name):
+                advice = "write them to files, to a tar or to a column of bytes"
+                raise RecordError("not an image", f"images in base64 are not read ({name[:16]}...): {advice}")
             if name not in self._results:
                 self._results[name] = self._look_up(name)
             image, sha256 = self._results[name]
             if name not in joined:
                 joined.add(name)
                 digest.join(sha256)
+                if name in self._renamed:
+                    notices.add("image found with another ending", f"{name}: {self._renamed[name]}")
             if isinstance(image, RecordError):
                 raise RecordError(image.reason, image.detail)
             return image
@@ -64,22 +82,35 @@ class ImageLookup:
     def _folder(self) -> SourceFolder:
         folder = open_folder(self._location.pictures or self._location.path)
         folder = folder if self._location.pictures else replace(folder, selected_names=None)
-        for tar in folder.names(".tar"):
-            self._index_tar(folder, tar)
+        for name in folder.names():
+            if not no_data_reason(name):
+                if file_type(name) == "tar":
+                    self._index_tar(folder, name)
+                elif name.lower().endswith(ARCHIVE_ENDINGS):
+                    self._archives.append(name)
         return folder
 
+    @cached_property
+    def _member_stems(self) -> dict[str, list[str]]:
+        """The members that are images by their paths without ending."""
+        stems = dict[str, list[str]]()
+        for name in self._members:
+            if "://" not in name and is_image_name(name):
+                stems.setdefault(name.rpartition(".")[0], []).append(name)
+        return stems
+
     def _index_tar(self, folder: SourceFolder, tar: str) -> None:
-        images, urls = dict[str, TarMember](), dict[str, str]()
+        images, urls = dict[str, TarMember | None](), dict[str, str]()
         with folder.open(tar) as data:
             for member, content in read_tar_members(data, folder.path(tar), needs_content=self._may_have_url):
                 self._add_member(str(PurePosixPath(member.name)), tar, member)
                 if member.extension in IMAGE_EXTENSIONS:
-                    images[member.key] = member
+                    images[member.key] = None if member.key in images else member
                 elif content and isinstance(url := parse_optional_object(content).get("url"), str) and url:
                     urls[member.key] = url
         for key, url in urls.items():
             if key in images:
-                self._add_member(url, tar, images[key])
+                self._members[url] = None if url in self._members or (image := images[key]) is None else (tar, image)
 
     def _may_have_url(self, member: TarMember) -> bool:
         return self._match_urls and member.is_regular and member.extension == "json" and member.size <= 1 << 20
@@ -89,22 +120,45 @@ class ImageLookup:
 
     def _read_image(self, folder: SourceFolder, name: str) -> tuple[str, int, bytes]:
         key = name if "://" in name else str(PurePosixPath(name))
-        if key in self._members:
-            entry = self._members[key]
+        if "://" in name and key not in self._members:
+            raise RecordError("no image", f"no json member of a tar names {name} as its url; images are not downloaded")
+        path = PurePosixPath(name)
+        if key not in self._members and (path.is_absolute() or ".." in path.parts):
+            raise RecordError("unsafe path", name)
+        candidates = (key, f"images/{key}")
+        match = key if key in self._members else next(filter(folder.has_file, candidates), None)
+        if match is None:
+            match = self._renamed_image(folder, candidates)
+            self._renamed[name] = match
+        if match in self._members:
+            entry = self._members[match]
             if entry is None:
                 raise RecordError("duplicate key", f"{name} occurs twice among the tars' members")
             tar, member = entry
             check_member(member)
             return tar, member.offset_data, folder.read_range(tar, member.offset_data, member.size)
-        if "://" in name:
-            raise RecordError("no image", f"no json member of a tar names {name} as its url")
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise RecordError("unsafe path", name)
-        file_name = next((candidate for candidate in (key, f"images/{key}") if folder.has_file(candidate)), None)
-        if file_name is None:
-            raise RecordError("no image", f"{name} is in no tar, no file of its own, nor in images/")
-        size = folder.file_info(file_name).size
+        size = folder.file_info(match).size
         if size > current_limits().picture:
             raise RecordError("too many bytes", f"{name}: {describe_excess('picture', size)}")
-        return file_name, 0, folder.read(file_name, "picture")
+        return match, 0, folder.read(match, "picture")
+
+    def _renamed_image(self, folder: SourceFolder, candidates: tuple[str, str]) -> str:
+        """The only image that differs from a name in its ending; RecordError for none or several."""
+        stems = [key.rpartition(".")[0] if is_image_name(key) else key for key in candidates]
+        matches = self._member_stems.get(stems[0], [])
+        matches = matches or [name for stem in stems for name in self._stems_of_folder(folder, stem).get(stem, [])]
+        if len(matches) > 1:
+            raise RecordError("duplicate key", f"{candidates[0]} may be any of {', '.join(matches[:3])}")
+        if not matches:
+            hint = f" ({self._archives[0]} is an archive, which is not read: unpack it)" if self._archives else ""
+            raise RecordError("no image", f"{candidates[0]} is in no tar, no file of its own, nor in images/{hint}")
+        return matches[0]
+
+    def _stems_of_folder(self, folder: SourceFolder, stem: str) -> dict[str, list[str]]:
+        parent = stem.rpartition("/")[0]
+        if parent not in self._folder_stems:
+            stems = self._folder_stems.setdefault(parent, {})
+            for name in filter(is_image_name, folder.files_in(parent)):
+                if not no_data_reason(name):
+                    stems.setdefault(name.rpartition(".")[0], []).append(name)
+        return self._folder_stems[parent]

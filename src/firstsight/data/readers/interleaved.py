@@ -10,11 +10,10 @@ as a record of its own; a document without any image left is rejected.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from firstsight.data.readers.filesystem import ReadContext
-from firstsight.data.readers.json_files import jsonl_records
+from firstsight.data.readers.json_files import Position, json_records
 from firstsight.data.readers.tables import TableRow, table_records
 from firstsight.data.records import ImageLocation, Record, RecordError, RejectedRecord, join_interleaved
 
@@ -23,10 +22,14 @@ _Part = str | tuple[str, ...]
 _Rejected = list[RejectedRecord]
 
 
-def read_interleaved_jsonl(context: ReadContext) -> Iterator[Record | RejectedRecord]:
-    """Documents of a JSON-lines shard."""
+def read_interleaved_json(context: ReadContext) -> Iterator[Record | RejectedRecord]:
+    """Documents of lines or a list of JSON."""
     rejected: _Rejected = []
-    return _insert(jsonl_records(context, partial(_convert, context, rejected, "line")), rejected)
+
+    def parse(row: Mapping[str, Any], position: Position) -> Record:
+        return _convert(context, rejected, position.unit, row, position.number)
+
+    return _insert(json_records(context, parse), rejected)
 
 
 def read_interleaved_table(context: ReadContext) -> Iterator[Record | RejectedRecord]:
@@ -48,7 +51,7 @@ def _insert(records: Iterator[Record | RejectedRecord], rejected: _Rejected) -> 
 
 
 def _convert(context: ReadContext, rejected: _Rejected, unit: str, row: Mapping[str, Any], number: int) -> Record:
-    """The document of a row, which is the `unit` (line or row) of a `number`; rejected images go into `rejected`."""
+    """The document of a row, which is a `unit` (line, byte, row) and its number; rejected images go into `rejected`."""
     parts, separator = (_parse_mmc4(row), " ") if "text_list" in row else (_parse_obelics(row), "\n\n")
     resolved: list[str | ImageLocation] = []
     for part_number, part in enumerate(parts, start=1):
@@ -97,7 +100,8 @@ def _parse_mmc4(row: Mapping[str, Any]) -> list[_Part]:
         index = image.get("matched_text_index") if isinstance(image, Mapping) else None
         if type(index) is not int or not 0 <= index < len(texts):
             raise RecordError("bad layout", f"wanted a matched_text_index below {len(texts)}, got {index!r}")
-        names = tuple(str(image[key]) for key in ("image_name", "raw_url") if image.get(key))
+        keys = ("image_name", "raw_url", "image_base64")  # OpenFlamingo's copies have the last, which is refused
+        names = tuple(str(image[key]) for key in keys if image.get(key))
         images_before.setdefault(index, []).append(names)
     return [part for index, text in enumerate(texts) for part in (*images_before.get(index, ()), text)]
 
@@ -105,5 +109,6 @@ def _parse_mmc4(row: Mapping[str, Any]) -> list[_Part]:
 def _list_field(row: Mapping[str, Any], name: str) -> Sequence[Any]:
     value = row.get(name)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RecordError("field missing", f"wanted lists images and texts, or text_list and image_info. Got no {name}")
+        wanted, got = "wanted lists images and texts, or text_list and image_info", ", ".join(row)
+        raise RecordError("field missing", f"{wanted}. Got no list {name} among {got}")
     return value

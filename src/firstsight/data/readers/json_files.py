@@ -1,4 +1,4 @@
-"""JSON in untrusted files: JSON lines, plain or compressed, and large JSON lists, both in bounded memory.
+"""JSON in untrusted files: JSON lines and large JSON lists, plain or compressed, both in bounded memory.
 
 The parser of lists is our own because json and ijson do not report the byte offsets of items.
 """
@@ -12,39 +12,89 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from firstsight.data.readers.file_types import codec_of, is_plain_json
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, SourceFolder
 from firstsight.data.records import Record, RecordError, RejectedRecord
 from firstsight.errors import DataError, LimitExceeded
 from firstsight.limits import UnpackedStream, current_limits, describe_excess, iter_lines, limit_exceeded, parse_json
 
-JSONL_EXTENSIONS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 RANGE_ITEMS, RANGE_BYTES = 10_000, 16 << 20
 """A byte range of a list ends at the first item after this many items or bytes."""
 _READ_SIZE = 1 << 20
 _NOT_WHITESPACE = re.compile(r"[^ \t\r\n]")
-_BYTE_ORDER_MARK = "\xef\xbb\xbf"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_ZSTD_WINDOW = "Frame requires too much memory"
+JsonLayout = Literal["list", "lines", "other"]
 
 
-def jsonl_records(
-    context: ReadContext, parse: Callable[[Mapping[str, Any], int], Record]
+class Position(NamedTuple):
+    """Where a record begins: the number of a line, counted from 1, or of a byte of a list."""
+
+    unit: Literal["line", "byte"]
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.unit} {self.number}"
+
+
+def json_records(
+    context: ReadContext, parse: Callable[[Mapping[str, Any], Position], Record]
 ) -> Iterator[Record | RejectedRecord]:
-    """The record that `parse` makes of each row and its number, counted from 1; blank lines are skipped.
+    """The record that `parse` makes of each line or item and its position; blank lines are skipped.
 
-    `parse` may raise RecordError; a line above the limit is skipped. DataError when a compressed file is truncated.
+    `parse` may raise RecordError; a line above the limit is skipped. DataError when a compressed file is truncated, or
+    a list is not JSON.
     """
-    with context.folder.open_stream(context.shard.name, context.digest) as stream:
-        for number, line in enumerate(_read_lines(stream, context.path), start=1):
+    shard, path = context.shard, context.path
+    layout = json_layout(context.folder, shard.name)
+    with context.folder.open_stream(shard.name, context.digest, start=shard.start, stop=shard.stop) as raw:
+        stream = unpacked(raw, path)
+        rows: Iterator[tuple[int, bytes | None]] = enumerate(iter_lines(stream), start=1)
+        if layout != "lines":
+            continues = not codec_of(path) and shard.stop < shard.size
+            rows = json_list_items(stream, path, start=shard.start, list_continues=continues)
+        unit: Literal["line", "byte"] = "line" if layout == "lines" else "byte"
+        for number, line in rows:
             if line is None or line.strip():
                 try:
                     if line is None:
                         raise RecordError("too many bytes", describe_excess("record"))
-                    yield parse(parse_json_object(line), number)
+                    yield parse(parse_json_object(line), Position(unit, number))
                 except RecordError as error:
-                    yield context.rejected(error, f"line {number}")
+                    yield context.rejected(error, f"{unit} {number}")
+
+
+def json_layout(folder: SourceFolder, name: str) -> JsonLayout:
+    """Whether a file is a list or lines of JSON: by its ending, for .json by its beginning; "other": neither.
+
+    A single object in a plain .json is "other": settings and statistics are such files.
+    """
+    if not is_plain_json(name):
+        return "lines"
+    with folder.open_stream(name, ReadDigest(), drain=False) as raw:
+        stream, limit = unpacked(raw, folder.path(name)), current_limits().record
+        first = _next_text(stream)
+        if first.startswith(b"["):
+            return "list"
+        try:
+            first += b"" if first.endswith(b"\n") else stream.readline(limit)
+            is_object = isinstance(parse_json(first, name), dict)
+        except (ValueError, LimitExceeded):
+            is_object = False
+        return "lines" if is_object and (codec_of(name) or _next_text(stream)) else "other"
+
+
+def _next_text(stream: Any) -> bytes:
+    """The beginning of the next line that is not blank, without white space before it; empty at the end."""
+    while line := stream.readline(1 << 12):
+        if text := without_byte_order_mark(line).lstrip():
+            return text
+    return b""
 
 
 def parse_json_object(data: bytes) -> dict[str, Any]:
@@ -63,39 +113,64 @@ def parse_json_object(data: bytes) -> dict[str, Any]:
 def parse_optional_object(data: bytes) -> dict[str, Any]:
     """A JSON object, or an empty one if the bytes are anything else."""
     try:
-        value = parse_json(data, "JSON")
+        value = parse_json(without_byte_order_mark(data), "JSON")
     except (ValueError, LimitExceeded):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def decode_utf8(data: bytes, prefix: str = "") -> str:
-    """The text; RecordError names the first byte that is not UTF-8, after `prefix`."""
+    """The text without a byte order mark; RecordError names the first byte that is not UTF-8, after `prefix`."""
     try:
-        return data.decode()
+        return without_byte_order_mark(data).decode()
     except UnicodeDecodeError as error:
-        raise RecordError("not UTF-8", f"{prefix}byte {error.start}") from None
+        hint = ": the file is UTF-16, convert it" if data.startswith(_UTF16_MARKS) else ""
+        start = error.start + len(data) - len(without_byte_order_mark(data))
+        raise RecordError("not UTF-8", f"{prefix}byte {start}{hint}") from None
 
 
-def _read_lines(stream: io.BufferedIOBase, path: str) -> Iterator[bytes | None]:
-    """Lines of a plain or compressed stream, None for one above the limit; DataError for a truncated compressed one.
+def without_byte_order_mark(data: bytes) -> bytes:
+    """UTF-8 without a mark at its beginning; files that were joined have marks at the beginnings of lines too."""
+    return data.removeprefix(_BYTE_ORDER_MARK)
+
+
+def unpacked(stream: Any, path: str) -> Any:
+    """A stream unpacked as its name says; reading raises DataError if it is truncated, LimitExceeded if too large.
 
     pyarrow reports truncated zstandard frames, which zstandard's reader does not; Python's gzip accepts zero bytes
     after the last member (tape padding), which pyarrow does not.
     """
-    if path.endswith(".gz"):
-        lines: Any = gzip.GzipFile(fileobj=stream)
-    elif path.endswith(".zst"):
-        unclosed = SimpleNamespace(read=stream.read, close=lambda: None, closed=False)  # pyarrow closes what it reads
-        lines = pa.CompressedInputStream(pa.PythonFile(unclosed, "r"), "zstd")
+    codec = codec_of(path)
+    if not codec:
+        return stream
+    if codec == "gzip":
+        content: Any = gzip.GzipFile(fileobj=stream)
     else:
-        yield from iter_lines(stream)
-        return
-    try:
-        yield from iter_lines(io.BufferedReader(UnpackedStream(lines, path), _READ_SIZE))
-    except (EOFError, OSError, zlib.error) as error:
-        codec = "gzip" if path.endswith(".gz") else "zstd"
-        raise DataError(f"{path}: not a complete {codec} file ({error}). Copy it again from its origin.") from None
+        unclosed = SimpleNamespace(read=stream.read, close=lambda: None, closed=False)  # pyarrow closes what it reads
+        content = pa.CompressedInputStream(pa.PythonFile(unclosed, "r"), "zstd")
+    return io.BufferedReader(_CheckedStream(content, path, codec), _READ_SIZE)
+
+
+class _CheckedStream(io.RawIOBase):
+    """Unpacked bytes within the limit; DataError instead of a codec's own errors."""
+
+    def __init__(self, content: Any, path: str, codec: str) -> None:
+        self._content, self._path, self._codec = UnpackedStream(content, path), path, codec
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return self._content.readinto(buffer)
+        except (EOFError, OSError, zlib.error) as error:
+            if _ZSTD_WINDOW in str(error):
+                raise DataError(
+                    f"{self._path}: wanted zstandard frames with a window of at most 128 MB. Got a longer one (zstd "
+                    "--long=28 or more). Pack it again: zstd -dc --long=31 FILE | zstd -o NEW.jsonl.zst"
+                ) from None
+            advice = "Copy it again from its origin."
+            raise DataError(f"{self._path}: not a complete {self._codec} file ({error}). {advice}") from None
 
 
 def json_list_ranges(folder: SourceFolder, name: str, size: int) -> list[tuple[int, int]]:
@@ -170,7 +245,7 @@ class _JsonListParser:
 
     def skip_opening(self) -> bool:
         """Skip the opening bracket, and the closing one of an empty list; whether there are items."""
-        if self._read_more() and self._buffer.startswith(_BYTE_ORDER_MARK):
+        if self._read_more() and self._buffer.startswith(_BYTE_ORDER_MARK.decode("latin-1")):
             self.position = len(_BYTE_ORDER_MARK)
         if self.next_character() != "[":
             raise self.error(repr(self.excerpt()))

@@ -5,22 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from firstsight.data.index import Index, ShardInfo
 from firstsight.data.readers.captions import read_captions_table, read_captions_tar
-from firstsight.data.readers.dialogues import read_dialogues_json, read_dialogues_jsonl, read_dialogues_table
+from firstsight.data.readers.dialogues import read_dialogues_json, read_dialogues_table
+from firstsight.data.readers.file_types import (
+    ARCHIVE_ENDINGS,
+    FileType,
+    codec_of,
+    file_type,
+    is_image_name,
+    is_plain_json,
+    known_endings,
+    no_data_reason,
+    unread_reason,
+)
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, Shard, SourceFolder, open_folder
 from firstsight.data.readers.image_lookup import ImageLookup
-from firstsight.data.readers.interleaved import read_interleaved_jsonl, read_interleaved_table
-from firstsight.data.readers.json_files import JSONL_EXTENSIONS, json_list_ranges
-from firstsight.data.readers.tables import TABLE_EXTENSIONS
-from firstsight.data.readers.text import read_documents_jsonl, read_documents_table, read_documents_tar
-from firstsight.data.records import Record, RejectedRecord
+from firstsight.data.readers.interleaved import read_interleaved_json, read_interleaved_table
+from firstsight.data.readers.json_files import json_layout, json_list_ranges, without_byte_order_mark
+from firstsight.data.readers.text import read_documents_json, read_documents_table, read_documents_tar
+from firstsight.data.records import Notices, Record, RejectedRecord
 from firstsight.errors import DataError, LimitExceeded, RequestError, UnknownName
 from firstsight.files import FileDigests
 from firstsight.limits import parse_json
@@ -29,24 +39,16 @@ from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recapt
 from firstsight.site import Location, Site
 
 FormatReader = Callable[[ReadContext], Iterator[Record | RejectedRecord]]
-FORMAT_READERS: Mapping[ExternalForm, Mapping[tuple[str, ...], FormatReader]] = {
-    "text": {
-        JSONL_EXTENSIONS: read_documents_jsonl,
-        TABLE_EXTENSIONS: read_documents_table,
-        (".tar",): read_documents_tar,
-    },
-    "captions": {(".tar",): read_captions_tar, TABLE_EXTENSIONS: read_captions_table},
-    "interleaved": {JSONL_EXTENSIONS: read_interleaved_jsonl, TABLE_EXTENSIONS: read_interleaved_table},
-    "dialogues": {
-        (".json",): read_dialogues_json,
-        JSONL_EXTENSIONS: read_dialogues_jsonl,
-        TABLE_EXTENSIONS: read_dialogues_table,
-    },
+FORMAT_READERS: Mapping[ExternalForm, Mapping[FileType, FormatReader]] = {
+    "text": {"json": read_documents_json, "table": read_documents_table, "tar": read_documents_tar},
+    "captions": {"tar": read_captions_tar, "table": read_captions_table},
+    "interleaved": {"json": read_interleaved_json, "table": read_interleaved_table},
+    "dialogues": {"json": read_dialogues_json, "table": read_dialogues_table},
 }
-"""By form and extension."""
+"""By form and type of file."""
 SHARD_MANIFEST = "manifest.jsonl"
 """Shards and their numbers of samples, one per line: {"shard", "num_sequences"} (open_lm, vla_foundry)."""
-_METADATA_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
+_METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
 """Written by `datasets` in the folder of its tables."""
 _SPLIT_ALIASES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -70,27 +72,52 @@ def locate_source(source: DataSource, folder: Path | None, site: Site) -> Locati
     return Location(path=str(folder))
 
 
-def list_shards(location: Location, form: ExternalForm) -> tuple[Shard, ...]:
-    """The shards of a source in the order of their names, large JSON lists as several; DataError when there is none.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceListing:
+    """The shards of a source in the order of their names, large JSON lists as several, and its other files."""
 
-    If the names belong to several splits, only those of the location's split.
+    shards: tuple[Shard, ...]
+    notices: Notices
+    """Files that are not read, by reason."""
+
+
+def list_shards(location: Location, form: ExternalForm) -> tuple[Shard, ...]:
+    """The shards of `list_source`."""
+    return list_source(location, form).shards
+
+
+def list_source(location: Location, form: ExternalForm) -> SourceListing:
+    """The shards of a source, if their names belong to several splits only those of the location's split.
+
+    DataError when there is none, or when its images are in an archive.
     """
     _check_form(location, form)
-    folder = open_folder(location.path)
+    folder, notices = open_folder(location.path), Notices()
+    _check_no_archive(location.pictures)
     if folder.selected_names == (SHARD_MANIFEST,):
         names = _manifest_shards(folder)
     else:
-        names = _record_files(location, folder, form)
+        names = _record_files(location, folder, form, notices)
     if not names:
-        extensions = ", ".join(chain(*FORMAT_READERS[form]))
-        raise DataError(f"{location.path}: wanted {form} as {extensions}. Got no such file. Check the source's folder.")
+        got = "; ".join(f"{count:,} x {reason} ({first})" for reason, (count, first) in notices.entries.items())
+        raise DataError(
+            f"{location.path}: wanted {form} as {known_endings(FORMAT_READERS[form])}. Got no such file"
+            f"{f', but {got}' if got else ''}. Check the source's folder."
+        )
     shards: list[Shard] = []
-    for name in _select_split(location, names):
+    for name in _select_split(location, names, notices):
         size, stamp = folder.file_info(name)
-        ranges = json_list_ranges(folder, name, size) if name.lower().endswith(".json") else [(0, size)]
+        is_list = is_plain_json(name) and not codec_of(name) and json_layout(folder, name) != "lines"
+        ranges = json_list_ranges(folder, name, size) if is_list else [(0, size)]
         shard = partial(Shard, name=name, split=_split_of_name(name), size=size, stamp=stamp)
         shards += [shard(start=start, stop=stop) for start, stop in ranges]
-    return tuple(shards)
+    return SourceListing(shards=tuple(shards), notices=notices)
+
+
+def _check_no_archive(pictures: str) -> None:
+    if ending := next(filter(pictures.lower().endswith, ARCHIVE_ENDINGS), ""):
+        got = f"Got a {ending} archive, which is not read. Unpack it"
+        raise DataError(f"{pictures}: wanted a folder of images or a .tar. {got}.")
 
 
 def _check_form(location: Location, form: ExternalForm) -> None:
@@ -98,24 +125,42 @@ def _check_form(location: Location, form: ExternalForm) -> None:
         raise DataError(f"{location.path}: no reader for sources of form {form!r}. Known: {', '.join(FORMAT_READERS)}.")
 
 
-def _record_files(location: Location, folder: SourceFolder, form: ExternalForm) -> list[str]:
-    """Names of files that contain records; manifests and statistics that other tools write are left out."""
-    extensions = tuple(chain(*FORMAT_READERS[form]))
-    names = folder.names(*extensions, ".tar")
-    tar_stems = {name[: -len(".tar")] for name in names if name.lower().endswith(".tar")}
+def _record_files(location: Location, folder: SourceFolder, form: ExternalForm, notices: Notices) -> list[str]:
+    """Names of files that contain records; all others are counted in `notices`, by the reason why they are not read."""
+    names = folder.names()
+    tar_stems = {name[: -len(".tar")].lower() for name in names if file_type(name) == "tar"}
     base = folder.base_path.rstrip("/") + "/"
-    other_paths = (open_folder(path).base_path for path in (location.pictures, location.captions) if path)
-    excluded = tuple(path.removeprefix(base) + "/" for path in other_paths if path.startswith(base))
-    return [
-        name
-        for name in names
-        if name.lower().endswith(extensions)
-        and PurePosixPath(name).name not in (SHARD_MANIFEST, *_METADATA_FILES)
-        and not name.endswith("_stats.json")
-        # img2dataset writes a table about each of its tars.
-        and not (name.endswith(".parquet") and name[: -len(".parquet")] in tar_stems)
-        and not name.startswith(excluded)
-    ]
+    images_path = open_folder(location.pictures or location.path).base_path
+    captions_path = open_folder(location.captions).base_path if location.captions else ""
+    elsewhere = tuple(f"{path.removeprefix(base)}/" for path in (images_path, captions_path) if path.startswith(base))
+    has_images = form in ("dialogues", "interleaved") and images_path == folder.base_path
+    """Tars and image files in the source's folder are then what the records name."""
+    records: list[str] = []
+    for name in names:
+        is_image = has_images and (is_image_name(name) or file_type(name) == "tar")
+        if reason := _reason_not_read(folder, name, form, tar_stems):
+            if not (name.startswith(elsewhere) or (is_image and not no_data_reason(name))):
+                notices.add(reason, name)
+        elif not name.startswith(elsewhere):
+            records.append(name)
+    return records
+
+
+def _reason_not_read(folder: SourceFolder, name: str, form: ExternalForm, tar_stems: Container[str]) -> str:
+    """Why a file has no records of a form; empty if it has."""
+    if reason := no_data_reason(name):
+        return reason
+    file_name, kind = PurePosixPath(name).name.lower(), file_type(name)
+    if file_name in (SHARD_MANIFEST, *_METADATA_FILES):
+        return f"metadata {file_name}"
+    if kind not in FORMAT_READERS[form]:
+        return unread_reason(name)
+    if file_name.endswith("_stats.json"):
+        return "metadata _stats.json of img2dataset"
+    if name.lower().endswith(".parquet") and name[: -len(".parquet")].lower() in tar_stems:
+        return "metadata of a tar, by img2dataset"
+    is_settings = form != "dialogues" and is_plain_json(name) and not codec_of(name)
+    return "one JSON object, no list or lines" if is_settings and json_layout(folder, name) == "other" else ""
 
 
 def _split_of_name(name: str) -> str:
@@ -126,8 +171,8 @@ def _split_of_name(name: str) -> str:
     return next((_SPLIT_ALIASES[label] for label in labels if label in _SPLIT_ALIASES), "")
 
 
-def _select_split(location: Location, names: list[str]) -> list[str]:
-    """The names of the location's split; DataError when it has to be chosen, or does not exist."""
+def _select_split(location: Location, names: list[str], notices: Notices) -> list[str]:
+    """The names of the location's split, others are counted; DataError when it has to be chosen, or does not exist."""
     splits = sorted({_split_of_name(name) for name in names} - {""})
     split = _SPLIT_ALIASES.get(location.split.lower(), location.split)
     if not split and len(splits) > 1:
@@ -140,7 +185,11 @@ def _select_split(location: Location, names: list[str]) -> list[str]:
             f"{location.path}: wanted the split {split!r}. Got {', '.join(splits) or 'names without a split'}. "
             "Change or remove split in the site file."
         )
-    return [name for name in names if not split or _split_of_name(name) == split]
+    selected = [name for name in names if not split or _split_of_name(name) == split]
+    for name in names:
+        if split and (other := _split_of_name(name)) != split:
+            notices.add(f"split {other or 'without a name'}", name)
+    return selected
 
 
 def _manifest_shards(folder: SourceFolder) -> list[str]:
@@ -157,7 +206,7 @@ def _manifest_counts(folder: SourceFolder, manifest: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for number, line in enumerate(folder.read(manifest, "file").splitlines(), start=1):
         try:
-            row = parse_json(line, manifest) if line.strip() else None
+            row = parse_json(without_byte_order_mark(line), manifest) if line.strip() else None
         except (ValueError, LimitExceeded):
             row = ()
         if row is None:
@@ -189,22 +238,22 @@ class RecordReader:
 
     def read(self, shard: Shard) -> ShardRecords:
         """One pass over a shard."""
-        digest, source = ReadDigest(), self._source
+        digest, notices, source = ReadDigest(), Notices(), self._source
         context = ReadContext(
             shard=shard,
             folder=self._folder,
             location=self.location,
             digest=digest,
-            find_image=self._images.finder(digest),
+            notices=notices,
+            find_image=self._images.finder(digest, notices),
             choose_caption=partial(choose_caption, source) if isinstance(source, Recaptioned) else None,
         )
-        name = shard.name.lower()
-        readers = FORMAT_READERS[self._form].items()
-        read_records = next((reader for extensions, reader in readers if name.endswith(extensions)), None)
+        kind = file_type(shard.name)
+        read_records = None if kind is None else FORMAT_READERS[self._form].get(kind)
         if read_records is None:
             raise DataError(f"{context.path}: wanted {self._form}. Got a name with another ending. Rename the file.")
-        expected_count = self._manifest_count(shard.name) if name.endswith(".tar") else None
-        return ShardRecords(read_records(context), digest, path=context.path, expected_count=expected_count)
+        expected_count = self._manifest_count(shard.name) if kind == "tar" else None
+        return ShardRecords(read_records(context), context, expected_count=expected_count)
 
     def _manifest_count(self, name: str) -> int | None:
         manifest = (PurePosixPath(name).parent / SHARD_MANIFEST).as_posix()
@@ -225,10 +274,15 @@ class ShardRecords:
     """One pass over a shard: its records in order, a RejectedRecord in place of each invalid one."""
 
     def __init__(
-        self, records: Iterator[Record | RejectedRecord], digest: ReadDigest, *, path: str, expected_count: int | None
+        self, records: Iterator[Record | RejectedRecord], context: ReadContext, *, expected_count: int | None
     ) -> None:
-        self._records, self._digest, self._path, self._expected_count = records, digest, path, expected_count
+        self._records, self._context, self._expected_count = records, context, expected_count
         self._is_exhausted = False
+
+    @property
+    def notices(self) -> Notices:
+        """What of the shard has not been read so far."""
+        return self._context.notices
 
     def __iter__(self) -> Iterator[Record | RejectedRecord]:
         """DataError at the end when the number of records differs from the manifest."""
@@ -238,7 +292,7 @@ class ShardRecords:
             yield record
         if self._expected_count not in (None, count):
             raise DataError(
-                f"{self._path}: wanted {self._expected_count} samples, as in {SHARD_MANIFEST}. Got {count}. "
+                f"{self._context.path}: wanted {self._expected_count} samples, as in {SHARD_MANIFEST}. Got {count}. "
                 "Copy the shard or its manifest again."
             )
         self._is_exhausted = True
@@ -251,7 +305,7 @@ class ShardRecords:
         """
         if not self._is_exhausted:
             raise DataError("wanted a complete pass for a shard's digest. Got an unfinished one. Read all records.")
-        return self._digest.hexdigest()
+        return self._context.digest.hexdigest()
 
 
 def check_source_unchanged(index: Index, location: Location, *, cache: Path) -> None:

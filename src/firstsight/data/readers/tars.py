@@ -12,12 +12,13 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from firstsight.data.readers.file_types import IMAGE_EXTENSIONS, no_data_reason
 from firstsight.data.readers.filesystem import BinaryStream, skip_bytes
-from firstsight.data.records import RecordError
+from firstsight.data.records import Notices, RecordError
 from firstsight.errors import DataError
 from firstsight.limits import current_limits, describe_excess
 
-IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+DOTS_ADVICE = "a key ends at the first dot of a name, so members of several samples have one key; rename them"
 _BLOCK_SIZE = tarfile.BLOCKSIZE
 _MAX_HEADER_BYTES = 1 << 20
 """Bytes of an extended header; a name is never longer."""
@@ -79,15 +80,22 @@ def list_tar_members(file: Path) -> Iterator[TarMember]:
 
 
 def read_tar_members(
-    data: BinaryStream, path: str, *, needs_content: Callable[[TarMember], bool]
+    data: BinaryStream, path: str, *, needs_content: Callable[[TarMember], bool], notices: Notices | None = None
 ) -> Iterator[tuple[TarMember, bytes]]:
     """Members in file order, with their bytes where `needs_content`, else with none.
+
+    Members that are no data by their names (macOS, hidden) are passed over, and counted in `notices`.
 
     Raises DataError (`path` names the tar) when it is truncated, has no closing block, continues after it, or when a
     member has two sizes, because two tar readers could then disagree on the files in it.
     """
     tar = _TarReader(data, path)
     while (member := tar.next_member()) is not None:
+        if reason := no_data_reason(member.name):
+            tar.skip_padded(member.size)
+            if notices is not None:
+                notices.add(f"tar member: {reason}", f"{path.rpartition('/')[2]}, {member.name}")
+            continue
         yield member, tar.read_padded(member.size) if needs_content(member) else tar.skip_padded(member.size)
     tar.check_end()
 
